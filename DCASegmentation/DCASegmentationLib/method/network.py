@@ -1,0 +1,144 @@
+"""The whole network (Fig. 3): one encoder, the experts, and the aggregation decoder that gives the result."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from .experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES, Decoded, ExpertDecoder
+from .fusion import FusionKind, fusion
+from .stitching import StitchingMode, stitch
+from .vnet import ConvBlock, Encoder, Norm, Upsampling
+
+LEVELS = (1, 2, 3, 4)
+
+
+class Parts(NamedTuple):
+    """Everything the network says of a volume.
+
+    ``aggregated`` and each of ``experts`` are logits (batch, channel, depth, height, width); ``attention`` maps a
+    level (1 is DeB-6 at 1/8 resolution, 4 is DeB-9 at full resolution) to (batch, expert, depth, height, width),
+    which sums to one over the experts. A fusion without weights leaves ``attention`` empty.
+    """
+
+    aggregated: Tensor
+    experts: tuple[Tensor, ...]
+    attention: dict[int, Tensor]
+
+
+class AggregationDecoder(nn.Module):
+    """The decoder D_A: at each level up-sampling, added skip, fusion with the experts, a convolution block."""
+
+    def __init__(self, n_filters: int, out_channels: int, norm: Norm, n_experts: int, kind: FusionKind) -> None:
+        super().__init__()
+        widths = [n_filters * 2**level for level in (3, 2, 1, 0)]
+        self.ups = nn.ModuleList(Upsampling(2 * width, width, norm) for width in widths)
+        self.fusions = nn.ModuleList(fusion(kind, width, n_experts) for width in widths)
+        self.blocks = nn.ModuleList(
+            ConvBlock(width, width, stages, norm) for width, stages in zip(widths, VNET_N_STAGES, strict=True)
+        )
+        self.head = nn.Conv3d(n_filters, out_channels, kernel_size=1)
+
+    def forward(
+        self, encoded: Sequence[Tensor], experts: Sequence[Sequence[Tensor]], attention_levels: Collection[int] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logits, and the attention of the levels asked for.
+
+        ``encoded`` are x1 to x5 of the encoder, ``experts`` the features F6 to F9 of each expert.
+        """
+        attention: dict[int, Tensor] = {}
+        stream = encoded[-1]
+        skips = reversed(encoded[:-1])
+        for level, up, fuse, block, skip in zip(LEVELS, self.ups, self.fusions, self.blocks, skips, strict=True):
+            fused = fuse([features[level - 1] for features in experts], up(stream) + skip)
+            if fused.attention is not None and level in attention_levels:
+                attention[level] = fused.attention
+            stream = block(fused.features)
+        return self.head(stream), attention
+
+
+class DCANet(nn.Module):
+    """DCA's network. Every option is plain data, so that a bundle's JSON can rebuild it.
+
+    ``owners`` holds for each expert the labels it answers for (log-gap analysis gives head, medium and tail); an
+    expert without labels is not built. One set of owners gives the paper's single-decoder baseline; ``aggregation``
+    off leaves the stitched experts as the result. Defaults are the paper's, save for the stitching: see
+    ``stitching.stitch``.
+
+    The sides of a volume must be divisible by 16. Raises ValueError for options that do not fit together.
+    """
+
+    divisor = 16
+
+    def __init__(
+        self,
+        owners: Sequence[Sequence[int]],
+        in_channels: int = 1,
+        n_filters: int = 16,
+        norm: Norm = "batch",
+        n_stages: Sequence[Sequence[int]] = PAPER_N_STAGES,
+        dilations: Sequence[Sequence[int]] = PAPER_DILATIONS,
+        fusion: FusionKind = "dfam",
+        aggregation: bool = True,
+        stitching: StitchingMode = "background_relative",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not len(owners) == len(n_stages) == len(dilations):
+            raise ValueError("owners, n_stages and dilations need one entry for each expert")
+        built = [expert for expert, owned in enumerate(owners) if owned]
+        self.owners = tuple(tuple(owners[expert]) for expert in built)
+        labels = sorted(label for owned in self.owners for label in owned)
+        if not labels or labels != list(range(1, len(labels) + 1)):
+            raise ValueError(f"owners must hold each label from 1 to K exactly once, got {list(owners)}")
+        self.out_channels = len(labels) + 1
+        self.stitching: StitchingMode = stitching
+        self.options: dict[str, Any] = {
+            "owners": [list(owned) for owned in owners],
+            "in_channels": in_channels,
+            "n_filters": n_filters,
+            "norm": norm,
+            "n_stages": [list(stages) for stages in n_stages],
+            "dilations": [list(dilation) for dilation in dilations],
+            "fusion": fusion,
+            "aggregation": aggregation,
+            "stitching": stitching,
+            "dropout": dropout,
+        }
+        # Position of each built expert among head, medium and tail: an empty group leaves a gap.
+        self.expert_slots = tuple(built)
+        self.encoder = Encoder(in_channels, n_filters, norm, dropout)
+        self.experts = nn.ModuleList(
+            ExpertDecoder(n_filters, self.out_channels, norm, n_stages[expert], dilations[expert], dropout)
+            for expert in built
+        )
+        self.aggregation = (
+            AggregationDecoder(n_filters, self.out_channels, norm, len(built), fusion) if aggregation else None
+        )
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Logits (batch, channel, depth, height, width) of the result for (batch, in_channels, depth, height, width).
+
+        The aggregation decoder's, or without one the stitched experts'.
+        """
+        return self.forward_parts(volume, attention_levels=()).aggregated
+
+    def forward_parts(self, volume: Tensor, attention_levels: Collection[int] = LEVELS) -> Parts:
+        """The result with the experts' logits and the attention of ``attention_levels``."""
+        encoded = self.encoder(volume)
+        decoded = self.decode_experts(encoded)
+        logits = tuple(expert.logits for expert in decoded)
+        if self.aggregation is None:
+            return Parts(self.stitch(logits), logits, {})
+        aggregated, attention = self.aggregation(encoded, [expert.features for expert in decoded], attention_levels)
+        return Parts(aggregated, logits, attention)
+
+    def decode_experts(self, encoded: Sequence[Tensor]) -> list[Decoded]:
+        """Features and logits of every expert from x1 to x5 of the encoder."""
+        return [expert(encoded) for expert in self.experts]
+
+    def stitch(self, expert_logits: Sequence[Tensor]) -> Tensor:
+        """The experts' stitched logits, in the network's own stitching mode."""
+        return stitch(expert_logits, self.owners, self.stitching)
