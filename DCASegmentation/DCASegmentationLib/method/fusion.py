@@ -12,7 +12,7 @@ FusionKind = Literal["dfam", "average", "concat", "none"]
 
 
 class Fused(NamedTuple):
-    """``features`` go on in the aggregation decoder; ``attention`` (batch, expert, depth, height, width) sums to one."""
+    """What goes on in the aggregation decoder, and the weights (batch, expert, depth, height, width) that made it."""
 
     features: Tensor
     attention: Tensor | None
@@ -32,8 +32,8 @@ class DFAM(nn.Module):
         self.mix = nn.Conv3d(channels * n_experts, channels, kernel_size=3, padding=1)
         self.gate = nn.Conv3d(channels, n_experts, kernel_size=1)
         # A gate of zeros weighs the experts alike, so training starts from the plain average.
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
+        for parameter in self.gate.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, experts: Sequence[Tensor], stream: Tensor) -> Fused:
         unified = torch.cat([unify(features) for unify, features in zip(self.unify, experts, strict=True)], dim=1)

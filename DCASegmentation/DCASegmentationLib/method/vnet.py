@@ -6,6 +6,7 @@ The encoder is the one of the semi-supervised V-Net family the paper builds on: 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Encoder(nn.Module):
             ConvBlock(in_channels if level == 0 else width, width, self.N_STAGES[level], norm)
             for level, width in enumerate(widths)
         )
-        self.downs = nn.ModuleList(Downsampling(a, b, norm) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.downs = nn.ModuleList(Downsampling(a, b, norm) for a, b in pairwise(widths))
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, volume: Tensor) -> list[Tensor]:
