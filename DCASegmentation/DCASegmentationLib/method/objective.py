@@ -26,28 +26,33 @@ def segmentation_loss(
     their probability vanishes, so ``owned`` takes background and the ``owned`` labels, and ``present`` the channels
     that occur in the case's labels.
     """
-    cross_entropy = functional.cross_entropy(logits, labels.long())
-    return (soft_dice_loss(logits, labels, dice_channels, owned) + cross_entropy) / 2
-
-
-def soft_dice_loss(logits: Tensor, labels: Tensor, dice_channels: DiceChannels, owned: Iterable[int] = ()) -> Tensor:
-    """One minus the soft Dice of the channels chosen, see ``segmentation_loss``."""
+    labels = labels.long()
     n_channels = logits.shape[1]
-    probabilities = torch.softmax(logits, dim=1).flatten(2)
-    target = functional.one_hot(labels.long(), n_channels).movedim(-1, 1).flatten(2).to(probabilities.dtype)
-    overlap = (probabilities * target).sum(dim=2)
-    total = probabilities.sum(dim=2) + target.sum(dim=2)
-    loss = 1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)
+    # One log-softmax serves both terms, and indexing stands for a one-hot target: neither is cheap on whole volumes.
+    log_probabilities = functional.log_softmax(logits, dim=1)
+    of_truth = log_probabilities.gather(1, labels[:, None])[:, 0]
+    cross_entropy = -of_truth.mean()
+
+    truth = labels.flatten(1)
+    zeros = logits.new_zeros(len(logits), n_channels)
+    overlap = zeros.scatter_add(1, truth, of_truth.exp().flatten(1))
+    sizes = zeros.scatter_add(1, truth, torch.ones_like(truth, dtype=logits.dtype))
+    total = log_probabilities.exp().sum(dim=(2, 3, 4)) + sizes
+    dice = 1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)
+    return (dice[_chosen(dice_channels, sizes, owned)].mean() + cross_entropy) / 2
+
+
+def _chosen(dice_channels: DiceChannels, sizes: Tensor, owned: Iterable[int]) -> Tensor:
+    """Which channels of which case count, as booleans of the shape of ``sizes`` (batch, channel), in voxels."""
     if dice_channels == "all":
-        chosen = torch.ones_like(loss, dtype=torch.bool)
-    elif dice_channels == "owned":
-        chosen = torch.zeros_like(loss, dtype=torch.bool)
+        return torch.ones_like(sizes, dtype=torch.bool)
+    if dice_channels == "owned":
+        chosen = torch.zeros_like(sizes, dtype=torch.bool)
         chosen[:, [0, *owned]] = True
-    elif dice_channels == "present":
-        chosen = target.sum(dim=2) > 0
-    else:
-        raise ValueError(f"dice_channels must be 'all', 'owned' or 'present', not {dice_channels!r}")
-    return loss[chosen].mean()
+        return chosen
+    if dice_channels == "present":
+        return sizes > 0
+    raise ValueError(f"dice_channels must be 'all', 'owned' or 'present', not {dice_channels!r}")
 
 
 def unsupervised_weight(step: int, ramp_steps: int, maximum: float = 10.0) -> float:

@@ -1,0 +1,60 @@
+"""The losses of one training step of DCA, each in a graph of its own (section "Aggregate" of the slides).
+
+The experts learn from labelled patches alone, and the aggregation decoder hands no gradient to them. So the experts'
+pass over unlabelled patches needs no graph, and the two passes are two backward calls: the memory of one is free
+before the other begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..method.label_split import split_labels
+from ..method.network import DCANet
+from ..method.objective import segmentation_loss
+from .options import TrainingOptions
+
+GROUPS = ("head", "medium", "tail")
+
+
+def supervised_losses(network: DCANet, volumes: Tensor, labels: Tensor, options: TrainingOptions) -> dict[str, Tensor]:
+    """The losses on labelled patches, by name; their sum is to be minimized.
+
+    ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). One loss for
+    each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it.
+    """
+    encoded = network.encoder(volumes)
+    decoded = network.decode_experts(encoded)
+    losses = {}
+    for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
+        target = split_labels(labels, owned)
+        losses[GROUPS[slot]] = segmentation_loss(expert.logits, target, options.dice_channels, owned)
+    if network.aggregation is not None and options.supervise_aggregation:
+        logits, _ = network.aggregation(encoded, [_detached(expert.features) for expert in decoded])
+        losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, range(1, network.out_channels))
+    return losses
+
+
+def unsupervised_loss(network: DCANet, volumes: Tensor, options: TrainingOptions) -> tuple[Tensor, Tensor]:
+    """L_un on unlabelled patches, and the share of voxels where the aggregation agrees with the pseudo-label.
+
+    The experts stitch the pseudo-label; the loss teaches the aggregation decoder and the encoder.
+    """
+    if network.aggregation is None:
+        raise ValueError("a network without aggregation decoder has no unsupervised loss")
+    encoded = network.encoder(volumes)
+    with torch.no_grad():
+        decoded = network.decode_experts(_detached(encoded))
+        pseudo_labels = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)
+    logits, _ = network.aggregation(encoded, [expert.features for expert in decoded])
+    loss = segmentation_loss(logits, pseudo_labels, options.dice_channels, range(1, network.out_channels))
+    with torch.no_grad():
+        agreement = (logits.argmax(dim=1) == pseudo_labels).float().mean()
+    return loss, agreement
+
+
+def _detached(features: Sequence[Tensor]) -> list[Tensor]:
+    return [feature.detach() for feature in features]

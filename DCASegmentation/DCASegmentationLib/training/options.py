@@ -1,0 +1,108 @@
+"""Everything a training run can be told, as plain data that goes into its checkpoints and its bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from ..method.experts import PAPER_DILATIONS, PAPER_N_STAGES
+from ..method.fusion import FusionKind
+from ..method.objective import DiceChannels
+from ..method.stitching import StitchingMode
+from ..method.vnet import Norm
+
+Preset = Literal["default", "paper"]
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """The model grid: ``spacing`` (x, y, z) in mm, ``orientation``, and the HU window mapped to 0..1."""
+
+    spacing: tuple[float, float, float] = (4.0, 4.0, 4.0)
+    orientation: str = "RAS"
+    hu_window: tuple[float, float] = (-125.0, 275.0)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of one run; the defaults are ours, ``paper()`` is the literal reading of the paper.
+
+    ``patch`` is (depth, height, width) in voxels of the model grid.
+    """
+
+    grid: GridOptions = field(default_factory=GridOptions)
+    n_filters: int = 8
+    # Batch statistics of two patches are noise; instance norm does not depend on the batch at all.
+    norm: Norm = "instance"
+    n_stages: tuple[tuple[int, ...], ...] = PAPER_N_STAGES
+    dilations: tuple[tuple[int, ...], ...] = PAPER_DILATIONS
+    fusion: FusionKind = "dfam"
+    # A raw stitch is moved by the constant that a softmax leaves free in each expert's logits.
+    stitching: StitchingMode = "background_relative"
+    patch: tuple[int, int, int] = (48, 48, 48)
+    labelled_per_step: int = 2
+    unlabelled_per_step: int = 2
+    steps: int = 6000
+    # Share of labelled patches centered on an organ, each organ as often as any other.
+    organ_centered: float = 0.75
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    weight_decay: float = 1e-4
+    gradient_limit: float = 12.0
+    # After a label split most channels are absent from a patch; only those present carry a useful Dice.
+    dice_channels: DiceChannels = "present"
+    # The paper teaches the aggregation decoder by pseudo-labels alone; true labels, where there are some, are better.
+    supervise_aggregation: bool = True
+    unsupervised_weight: float = 1.0
+    # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved: early
+    # pseudo-labels teach nothing.
+    negligible_weight: float = 0.1
+    ramp_fraction: float = 1.0
+    # Weights averaged over some last hundred steps; what is validated and shipped. None keeps the plain weights.
+    averaging: float | None = 0.998
+    augment: bool = True
+    seed: int = 0
+
+    @classmethod
+    def paper(cls, **changes: Any) -> TrainingOptions:
+        """Preset ``paper``: section 3.6 of the method's dossier, with the paper's patch, batch, optimizer and loss."""
+        literal: dict[str, Any] = {
+            "n_filters": 16,
+            "norm": "batch",
+            "stitching": "raw",
+            "patch": (96, 96, 96),
+            "labelled_per_step": 2,
+            "unlabelled_per_step": 2,
+            "steps": 17000,
+            "organ_centered": 0.0,
+            "optimizer": "sgd",
+            "learning_rate": 1e-2,
+            "warmup_steps": 0,
+            "gradient_limit": float("inf"),
+            "dice_channels": "all",
+            "supervise_aggregation": False,
+            "unsupervised_weight": 10.0,
+            "negligible_weight": 0.0,
+            "averaging": None,
+            "augment": False,
+        }
+        return cls(**{**literal, **changes})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
+        known = {item.name for item in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValueError(f"unknown training options: {', '.join(unknown)}")
+        values = {key: _tuples(value) for key, value in data.items()}
+        grid = {key: _tuples(value) for key, value in data.get("grid", {}).items()}
+        return cls(**{**values, "grid": GridOptions(**grid)})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists where the options hold tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,246 @@
+"""The training loop of DCA in plain PyTorch (section 3.6 of the method's dossier)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UserError
+from ..method.log_gap import Partition, partition
+from ..method.network import DCANet
+from ..method.objective import unsupervised_weight
+from ..organs import Vocabulary
+from .augmentation import augment_intensity
+from .averaging import AveragedWeights
+from .cases import Case
+from .checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from .dca_step import supervised_losses, unsupervised_loss
+from .options import TrainingOptions
+from .sampling import PatchSampler
+from .validation import validate
+
+CHECKPOINT = "last.pt"
+BEST = "best.pt"
+LOG = "log.jsonl"
+
+# The faster layout for 3D convolutions, on the CPU too.
+_CHANNELS_LAST = torch.channels_last_3d
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Trainer:
+    """One run in one folder.
+
+    ``labelled`` and ``unlabelled`` are cases on the model grid. The groups of organs come from log-gap analysis of
+    the labelled cases. Everything drawn at random comes from the options' seed, and a resumed run draws what the
+    uninterrupted one would have drawn.
+
+    Raises UserError if there are no labelled cases, or if the folder holds a run with other options.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainingOptions,
+        vocabulary: Vocabulary,
+        labelled: Sequence[Case],
+        unlabelled: Sequence[Case],
+        validation: Sequence[Case] = (),
+        device: str = "cpu",
+    ) -> None:
+        if not labelled:
+            raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
+        self.folder = folder
+        self.options = options
+        self.vocabulary = vocabulary
+        self.device = torch.device(device)
+        self.partition = _log_gap(labelled, vocabulary)
+        torch.manual_seed(options.seed)
+        self.network = build_network(options, self.partition).to(self.device, memory_format=_CHANNELS_LAST)
+        self.averaged = AveragedWeights(self.network, options.averaging) if options.averaging else None
+        self.optimizer = _optimizer(self.network, options)
+        self.step = 0
+        self.best = -1.0
+        self._generator = np.random.default_rng(options.seed)
+        self._labelled = PatchSampler(labelled, options, self._generator)
+        self._unlabelled = PatchSampler(unlabelled, options, self._generator) if unlabelled else None
+        self._validation = list(validation)
+
+    @property
+    def best_network(self) -> DCANet:
+        """The network that is validated and shipped: the averaged weights where the options average."""
+        return self.averaged.network if self.averaged is not None else self.network  # type: ignore[return-value]
+
+    def resume(self) -> None:
+        """Go on from the folder's last checkpoint.
+
+        Raises UserError if there is none to read, or if it is of other options (steps and seed aside).
+        """
+        state = load_checkpoint(self.folder / CHECKPOINT)
+        saved = TrainingOptions.from_json(state["options"])
+        if replace(saved, steps=self.options.steps) != self.options:
+            raise UserError(
+                f"The run in {self.folder} was started with other options.",
+                "Resume it with the same options, or train in a new folder.",
+            )
+        if state["owners"] != [list(owned) for owned in self.partition.owners]:
+            raise UserError(
+                f"The run in {self.folder} has other groups of organs: its labelled cases have changed.",
+                "Resume it with the same cases, or train in a new folder.",
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            self.averaged.network.load_state_dict(state["averaged"])
+            self.averaged.updates = state["averaged_updates"]
+        self.step = state["step"]
+        self.best = state["best"]
+        restored = restore_generator(state["generator"])
+        self._generator.bit_generator.state = restored.bit_generator.state
+        torch.set_rng_state(state["torch_generator"])
+
+    def save(self, name: str = CHECKPOINT) -> None:
+        """Write a checkpoint into the folder."""
+        state: dict[str, Any] = {
+            "options": self.options.to_json(),
+            "owners": [list(owned) for owned in self.partition.owners],
+            "step": self.step,
+            "best": self.best,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": generator_state(self._generator),
+            "torch_generator": torch.get_rng_state(),
+        }
+        if self.averaged is not None:
+            state["averaged"] = self.averaged.network.state_dict()
+            state["averaged_updates"] = self.averaged.updates
+        save_checkpoint(self.folder / name, state)
+
+    def run(
+        self,
+        minutes: float | None = None,
+        save_every: int = 100,
+        validate_every: int = 500,
+        report: Report | None = None,
+    ) -> None:
+        """Train until the options' steps are done or ``minutes`` are over, saving on the way and at the end.
+
+        Ctrl+C saves too. ``report`` receives each line of the log.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        try:
+            while self.step < self.options.steps and (deadline is None or time.monotonic() < deadline):
+                started = time.monotonic()
+                values = self._advance()
+                line = {"step": self.step, **values, "seconds": round(time.monotonic() - started, 3)}
+                if self._validation and self.step % validate_every == 0:
+                    line["dice"] = self._validate()
+                self._log(line, report)
+                if self.step % save_every == 0:
+                    self.save()
+        finally:
+            self.save()
+
+    def _advance(self) -> dict[str, float]:
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, options)
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        volumes, labels = self._labelled.draw(options.labelled_per_step)
+        assert labels is not None
+        losses = supervised_losses(
+            self.network, self._tensor(volumes), torch.from_numpy(labels).to(self.device), options
+        )
+        torch.stack(list(losses.values())).sum().backward()
+        values = {name: loss.item() for name, loss in losses.items()}
+
+        weight = self._unsupervised_weight()
+        if weight > 0 and self._unlabelled is not None:
+            volumes, _ = self._unlabelled.draw(options.unlabelled_per_step)
+            loss, agreement = unsupervised_loss(self.network, self._tensor(volumes), options)
+            (weight * loss).backward()
+            values |= {"unsupervised": loss.item(), "weight": weight, "agreement": agreement.item()}
+
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), options.gradient_limit)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            if self.averaged is not None:
+                self.averaged.update(self.network)
+        else:
+            values["skipped"] = 1.0
+        self.step += 1
+        return values
+
+    def _unsupervised_weight(self) -> float:
+        options = self.options
+        maximum = options.unsupervised_weight
+        weight = unsupervised_weight(self.step, round(options.ramp_fraction * options.steps), maximum)
+        return weight if weight > options.negligible_weight * maximum else 0.0
+
+    def _tensor(self, volumes: np.ndarray) -> torch.Tensor:
+        if self.options.augment:
+            volumes = augment_intensity(volumes, self._generator)
+        return torch.from_numpy(volumes).to(self.device).to(memory_format=_CHANNELS_LAST)
+
+    def _validate(self) -> dict[str, float]:
+        scores = validate(self.best_network, self._validation, self.options)
+        dice = {
+            organ.key: round(float(score), 4)
+            for organ, score in zip(self.vocabulary, scores, strict=True)
+            if np.isfinite(score)
+        }
+        mean = float(np.mean(list(dice.values())))
+        if mean > self.best:
+            self.best = mean
+            self.save(BEST)
+        return {"mean": round(mean, 4), **dice}
+
+    def _log(self, line: dict[str, Any], report: Report | None) -> None:
+        rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rounded) + "\n")
+        if report is not None:
+            report(rounded)
+
+
+def learning_rate(step: int, options: TrainingOptions) -> float:
+    """Polynomial decay (power 0.9) over the steps of the run, after a linear warm-up."""
+    warmup = min(1.0, (step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
+    return options.learning_rate * warmup * (1 - step / options.steps) ** 0.9
+
+
+def build_network(options: TrainingOptions, groups: Partition) -> DCANet:
+    """A network with fresh weights for these options and groups of organs."""
+    return DCANet(
+        owners=groups.owners,
+        n_filters=options.n_filters,
+        norm=options.norm,
+        n_stages=options.n_stages,
+        dilations=options.dilations,
+        fusion=options.fusion,
+        stitching=options.stitching,
+    )
+
+
+def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary) -> Partition:
+    counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
+    return partition({organ.label: int(counts[organ.label]) for organ in vocabulary})
+
+
+def _optimizer(network: DCANet, options: TrainingOptions) -> torch.optim.Optimizer:
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(), lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay
+    )

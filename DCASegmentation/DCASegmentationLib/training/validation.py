@@ -1,0 +1,37 @@
+"""How good a network is on whole cases while it trains: Dice on the model grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.inferers.utils import sliding_window_inference
+
+from ..imaging.intensity import window
+from ..imaging.overlap import dice_by_label
+from ..method.network import DCANet
+from .cases import Case
+from .options import TrainingOptions
+
+
+@torch.inference_mode()
+def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
+    """Mean Dice over ``cases`` for each label 1 to K; NaN where no case has the label. Leaves the network's mode."""
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    scores = []
+    for case in cases:
+        if case.labels is None:
+            raise ValueError(f"case {case.name} has no labels to validate on")
+        volume = torch.from_numpy(window(case.hu, *options.grid.hu_window))[None, None].to(device)
+        logits = sliding_window_inference(volume, options.patch, 1, network, overlap=overlap, mode="gaussian")
+        assert isinstance(logits, torch.Tensor)
+        predicted = logits.argmax(dim=1)[0].cpu().numpy()
+        scores.append(dice_by_label(predicted, case.labels, network.out_channels - 1))
+    network.train(training)
+    table = np.array(scores)
+    counts = np.sum(~np.isnan(table), axis=0)
+    return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
+

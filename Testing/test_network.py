@@ -1,0 +1,122 @@
+"""The network: the paper's sizes, its attention, and its options."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DCASegmentationLib.method.network import DCANet
+from torch import nn
+
+SYNAPSE_OWNERS = ((6,), (1, 2, 3, 4, 5, 7, 8, 9, 10, 11), (12, 13))
+SMALL_OWNERS = ((1,), (2, 3), (4,))
+
+
+def millions(module: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in module.parameters()) / 1e6
+
+
+@pytest.fixture
+def small_network() -> DCANet:
+    torch.manual_seed(0)
+    return DCANet(SMALL_OWNERS, n_filters=2, norm="instance").eval()
+
+
+@pytest.fixture
+def volume() -> torch.Tensor:
+    return torch.rand(2, 1, 32, 16, 48, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_parameter_counts_are_those_of_the_paper_configuration():
+    network = DCANet(SYNAPSE_OWNERS, n_filters=16, norm="batch")
+    assert network.aggregation is not None
+    fusions = millions(network.aggregation.fusions)
+    assert millions(network.encoder) == pytest.approx(7.377, abs=5e-4)
+    assert [millions(expert) for expert in network.experts] == pytest.approx([1.491, 2.072, 2.660], abs=5e-4)
+    assert fusions == pytest.approx(1.830, abs=5e-4)
+    assert millions(network.aggregation) - fusions == pytest.approx(2.072, abs=5e-4)
+    assert millions(network) == pytest.approx(17.502, abs=5e-4)
+
+
+def test_the_result_has_a_channel_for_each_organ_and_the_background(small_network, volume):
+    with torch.no_grad():
+        assert small_network(volume).shape == (2, 5, 32, 16, 48)
+
+
+def test_attention_sums_to_one_at_every_level_and_voxel(small_network, volume):
+    assert small_network.aggregation is not None
+    for fusion in small_network.aggregation.fusions:
+        nn.init.normal_(fusion.gate.weight)  # a fresh gate is even everywhere and would hide a missing softmax
+    with torch.no_grad():
+        attention = small_network.forward_parts(volume).attention
+    assert sorted(attention) == [1, 2, 3, 4]
+    for level, weights in attention.items():
+        assert weights.shape == (2, 3, *(side >> (4 - level) for side in (32, 16, 48)))
+        assert weights.min() < 0.3 < 0.36 < weights.max()
+        torch.testing.assert_close(weights.sum(dim=1), torch.ones_like(weights[:, 0]))
+
+
+def test_only_the_attention_asked_for_is_kept(small_network, volume):
+    with torch.no_grad():
+        assert sorted(small_network.forward_parts(volume, attention_levels=(4,)).attention) == [4]
+
+
+@pytest.mark.parametrize("fusion", ["average", "concat", "none"])
+def test_other_fusions_of_figure_8_run(fusion, volume):
+    network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", fusion=fusion)
+    parts = network.forward_parts(volume)
+    assert parts.aggregated.shape == (2, 5, 32, 16, 48)
+    assert bool(parts.attention) == (fusion == "average")
+
+
+def test_one_expert_without_aggregation_is_the_plain_vnet(volume):
+    network = DCANet(
+        [(1, 2, 3, 4)], n_filters=16, n_stages=[(3, 3, 2, 1)], dilations=[(1, 1, 1, 1)], aggregation=False
+    )
+    assert millions(network) == pytest.approx(9.449, abs=1e-3)
+    parts = network.eval().forward_parts(volume)
+    assert torch.equal(parts.aggregated.argmax(1), parts.experts[0].argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("head_stages", "head_dilation", "tail_stages"),
+    [((3, 3, 2, 1), 1, (3, 3, 2, 1)), ((2, 2, 1, 1), 1, (4, 4, 3, 2)), ((3, 3, 2, 1), 2, (3, 3, 2, 1))],
+    ids=["V1", "V2", "V3"],
+)
+def test_the_variants_of_table_5_can_be_built(head_stages, head_dilation, tail_stages, volume):
+    network = DCANet(
+        SMALL_OWNERS,
+        n_filters=2,
+        norm="instance",
+        n_stages=[head_stages, (3, 3, 2, 1), tail_stages],
+        dilations=[(head_dilation,) * 4, (1,) * 4, (1,) * 4],
+    )
+    with torch.no_grad():
+        assert network(volume).shape == (2, 5, 32, 16, 48)
+    dilations = {layer.dilation[0] for layer in network.experts[0].blocks.modules() if isinstance(layer, nn.Conv3d)}
+    assert dilations == {head_dilation}
+
+
+def test_an_empty_group_has_no_expert(volume):
+    network = DCANet([(1, 2), (), (3,)], n_filters=2, norm="instance")
+    assert len(network.experts) == 2
+    assert network.expert_slots == (0, 2)
+    with torch.no_grad():
+        assert network.forward_parts(volume).attention[4].shape[1] == 2
+
+
+def test_the_options_rebuild_the_same_network(small_network):
+    rebuilt = DCANet(**small_network.options)
+    rebuilt.load_state_dict(small_network.state_dict())
+    assert rebuilt.options == small_network.options
+
+
+@pytest.mark.parametrize("owners", [[(1,), (2,), (2, 3)], [(1,), (3,), (4,)], [(), (), ()]])
+def test_owners_must_hold_every_label_once(owners):
+    with pytest.raises(ValueError, match="exactly once"):
+        DCANet(owners, n_filters=2)
+
+
+@pytest.mark.parametrize("option", [{"norm": "group"}, {"fusion": "sum"}, {"n_stages": [(1, 1, 1, 1)]}])
+def test_unknown_options_are_refused(option):
+    with pytest.raises(ValueError):
+        DCANet(SMALL_OWNERS, n_filters=2, **option)

@@ -1,0 +1,57 @@
+"""The loss and its ramp, against numbers worked out by hand and by torch's own parts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from DCASegmentationLib.method.objective import segmentation_loss, unsupervised_weight
+from torch.nn import functional
+
+
+def test_the_loss_is_half_dice_and_half_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 3, 4, 5, generator=generator)
+    labels = torch.randint(0, 4, (2, 3, 4, 5), generator=generator)
+    probabilities = logits.softmax(dim=1).flatten(2)
+    target = functional.one_hot(labels, 4).movedim(-1, 1).flatten(2)
+    dice = 2 * (probabilities * target).sum(2) / (probabilities.sum(2) + target.sum(2))
+    expected = (functional.cross_entropy(logits, labels) + (1 - dice).mean()) / 2
+    torch.testing.assert_close(segmentation_loss(logits, labels), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_perfect_prediction_costs_nothing():
+    labels = torch.tensor([0, 1, 2, 1]).reshape(1, 1, 2, 2)
+    logits = 50.0 * functional.one_hot(labels, 3).movedim(-1, 1).float()
+    assert segmentation_loss(logits, labels).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_absent_channels_count_only_in_the_literal_reading():
+    # Two voxels, both background and sure of it; channel 2 is absent and holds a little probability.
+    logits = torch.tensor([[[2.0, 2.0], [-40.0, -40.0], [0.0, 0.0]]]).reshape(1, 3, 1, 1, 2)
+    labels = torch.zeros(1, 1, 1, 2, dtype=torch.long)
+    background = 1 / (1 + math.exp(-2))
+    cross_entropy = -math.log(background)
+    dice_background = 1 - 2 * background / (1 + background)
+    present = segmentation_loss(logits, labels, "present").item()
+    assert present == pytest.approx((dice_background + cross_entropy) / 2, abs=1e-4)
+    owned = segmentation_loss(logits, labels, "owned", owned=[2]).item()
+    assert owned == pytest.approx(((dice_background + 1) / 2 + cross_entropy) / 2, abs=1e-3)
+    assert segmentation_loss(logits, labels, "all").item() < owned  # the empty channel 1 is perfect: Dice 1
+
+
+def test_unknown_dice_channels_are_refused():
+    with pytest.raises(ValueError, match="dice_channels"):
+        segmentation_loss(torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.long), "some")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("progress", "weight"), [(0, 0.067), (0.1, 0.174), (0.25, 0.60), (0.5, 2.87), (0.75, 7.32), (1, 10), (2, 10)]
+)
+def test_the_ramp_has_the_values_of_the_dossier(progress, weight):
+    assert unsupervised_weight(round(progress * 1000), 1000) == pytest.approx(weight, abs=0.005)
+
+
+def test_a_ramp_of_no_steps_starts_at_its_maximum():
+    assert unsupervised_weight(0, 0, maximum=3.0) == 3.0
