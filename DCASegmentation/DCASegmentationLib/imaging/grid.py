@@ -1,0 +1,155 @@
+"""Grids of voxels in space: the CT's own, and the model's over the same body.
+
+Letters name directions in the patient, as nibabel's and MONAI's axis codes do: a grid is "RAS" when its first index
+increases towards the Right, its second towards Anterior, its third towards Superior. Coordinates are SimpleITK's,
+which are LPS: x grows to the Left, y to Posterior, z to Superior. An array of a grid has the axes (z, y, x), the
+reverse of the index order, so the array of a "RAS" grid is what MONAI calls "SAR".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+_WORLD_AXIS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+# MONAI's Spacing keeps the spacing of an axis that is this close (mm) to the one asked for.
+_SAME_SPACING_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image lie.
+
+    ``size`` is the number of voxels along (x, y, z), ``spacing`` their distance in mm, ``origin`` the center of voxel
+    (0, 0, 0) in mm (LPS), and ``direction`` the 3x3 matrix, row by row, whose columns are the unit vectors of the axes.
+    """
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+    @classmethod
+    def of(cls, image: sitk.Image) -> Grid:
+        """The grid of a 3D image."""
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (z, y, x) of an array on this grid."""
+        return self.size[2], self.size[1], self.size[0]
+
+    @property
+    def axes(self) -> np.ndarray:
+        """3x3 matrix whose columns are the unit vectors (LPS) of the index axes x, y, z."""
+        return np.reshape(self.direction, (3, 3))
+
+    @property
+    def volume_ml_per_voxel(self) -> float:
+        """Volume of one voxel in ml (1 ml = 1000 mm³)."""
+        return float(np.prod(self.spacing)) / 1000.0
+
+    def to_image_geometry(self, image: sitk.Image) -> None:
+        """Gives ``image`` this origin, spacing and direction. Raises ValueError where its size is another."""
+        if image.GetSize() != self.size:
+            raise ValueError(f"the image has {image.GetSize()} voxels, the grid {self.size}")
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin)
+        image.SetDirection(self.direction)
+
+    def image_of(self, array: np.ndarray) -> sitk.Image:
+        """A new image on this grid with the values of ``array`` (z, y, x)."""
+        image = sitk.GetImageFromArray(array)
+        self.to_image_geometry(image)
+        return image
+
+    def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
+        """Whether no voxel lies further than ``tolerance_mm`` from its counterpart in ``other``."""
+        if self.size != other.size:
+            return False
+        return bool(np.abs(self.corners() - other.corners()).max() <= tolerance_mm)
+
+    def corners(self) -> np.ndarray:
+        """Centers of the eight corner voxels in mm (LPS), shape (8, 3). Every other voxel lies between them."""
+        index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(self.size) - 1)
+        return np.array(self.origin) + (index * np.array(self.spacing)) @ self.axes.T
+
+
+def model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], orientation: str = "RAS") -> Grid:
+    """The grid on which a model sees a CT: axes in the order and sense of ``orientation``, ``spacing`` in mm (x, y, z).
+
+    The convention is the one of MONAI's ``Orientation`` followed by ``Spacing``, so that a MONAI bundle sees the same
+    voxels: axes are permuted and flipped, never rotated; the first voxels of both grids share their center; an axis of
+    n voxels at s mm gets round((n - 1) s / t + 1) voxels at t mm, which may reach up to t/2 beyond the last center.
+
+    Raises ValueError for an ``orientation`` that is no three-letter code or a spacing that is not positive.
+    """
+    grid = image if isinstance(image, Grid) else Grid.of(image)
+    if min(spacing) <= 0:
+        raise ValueError(f"the spacing {spacing} mm is not positive")
+    size, step, columns = [], [], []
+    origin = np.array(grid.origin)
+    for wanted, (axis, sign) in zip(spacing, _index_axes(grid, orientation), strict=True):
+        count, given = grid.size[axis], grid.spacing[axis]
+        if sign < 0:
+            origin = origin + grid.axes[:, axis] * given * (count - 1)
+        used = given if abs(given - wanted) <= _SAME_SPACING_MM else wanted
+        columns.append(sign * grid.axes[:, axis])
+        step.append(float(used))
+        # Rounded before as well: 2.4999999999 is a tie (half to even) that arithmetic has blurred.
+        size.append(int(np.rint(np.round((count - 1) * given / used, 6) + 1.0)))
+    x, y, z = origin.tolist()
+    return Grid(
+        size=(size[0], size[1], size[2]),
+        spacing=(step[0], step[1], step[2]),
+        origin=(x, y, z),
+        direction=tuple(np.stack(columns, axis=1).ravel().tolist()),
+    )
+
+
+def canonical_view(array: np.ndarray, grid: sitk.Image | Grid, orientation: str = "RAS") -> np.ndarray:
+    """``array`` (…, z, y, x) of ``grid`` with its axes in the order and sense of ``orientation``: a view, no copy.
+
+    Its axes run as those of ``model_grid(grid, spacing, orientation)``; writing into the view writes into ``array``.
+    """
+    grid = grid if isinstance(grid, Grid) else Grid.of(grid)
+    if array.shape[-3:] != grid.shape:
+        raise ValueError(f"the array has the shape {array.shape[-3:]}, the grid {grid.shape} (z, y, x)")
+    lead = array.ndim - 3
+    # From index axes (x, y, z) to array axes (z, y, x), both in what is listed and in what the numbers mean.
+    picked = [(lead + 2 - axis, sign) for axis, sign in reversed(_index_axes(grid, orientation))]
+    view = array.transpose(*range(lead), *(axis for axis, _ in picked))
+    flips = tuple(slice(None, None, sign) for _, sign in picked)
+    return view[(slice(None),) * lead + flips]
+
+
+def _index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
+    """For each letter of ``orientation`` the index axis of ``grid`` closest to its line, and 1 or -1 for its sense."""
+    try:
+        targets = [_WORLD_AXIS[letter] for letter in orientation.upper()]
+    except KeyError:
+        targets = []
+    if sorted(world for world, _ in targets) != [0, 1, 2]:
+        raise ValueError(f"{orientation!r} is no orientation: it takes one letter each of R/L, A/P and S/I")
+    nearest = _nearest_world_axes(grid.axes)
+    found = []
+    for world, sense in targets:
+        axis = next(index for index, (line, _) in enumerate(nearest) if line == world)
+        found.append((axis, sense * nearest[axis][1]))
+    return found
+
+
+def _nearest_world_axes(axes: np.ndarray) -> list[tuple[int, int]]:
+    """For each column of ``axes`` the coordinate axis it follows most closely, each taken once, and its sign.
+
+    The column with the largest component chooses first, as in nibabel's ``io_orientation``, on which MONAI relies.
+    """
+    left = np.array(axes, dtype=float)
+    nearest = [(0, 1)] * 3
+    for column in np.argsort(-np.max(axes**2, axis=0), kind="stable"):
+        world = int(np.argmax(np.abs(left[:, column])))
+        nearest[column] = (world, 1 if left[world, column] > 0 else -1)
+        left[world, :] = 0.0
+    return nearest
