@@ -1,0 +1,67 @@
+"""Voxel types: the smallest one that holds a CT, and voxels that are no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ImageError
+
+
+def slices(image: sitk.Image) -> Iterator[np.ndarray]:
+    """The axial slices (y, x) of an image one after the other, as views: whole-volume temporaries cost a CT each."""
+    yield from sitk.GetArrayViewFromImage(image)
+
+
+def require_finite(image: sitk.Image, name: str) -> None:
+    """Raises ImageError where voxels are NaN or infinite."""
+    if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
+        return
+    bad = sum(int(plane.size - np.count_nonzero(np.isfinite(plane))) for plane in slices(image))
+    if bad:
+        raise ImageError(
+            f"{name} has {bad} voxel{'s' if bad > 1 else ''} without a finite value (NaN or infinite).",
+            "Export it again from the original DICOM, or replace those voxels by -1024 HU.",
+        )
+
+
+def value_range(image: sitk.Image) -> tuple[float, float]:
+    """Smallest and largest voxel value."""
+    low, high = np.inf, -np.inf
+    for plane in slices(image):
+        low, high = min(low, float(plane.min())), max(high, float(plane.max()))
+    return low, high
+
+
+def has_only_integers(image: sitk.Image) -> bool:
+    """Whether every voxel is a whole number, whatever type it is stored in."""
+    if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
+        return True
+    return all(bool(np.array_equal(plane, np.rint(plane))) for plane in slices(image))
+
+
+def compact_ct(image: sitk.Image) -> sitk.Image:
+    """The same HU as int16 where that loses nothing, else as float32. Voxels must be finite."""
+    if image.GetPixelID() == sitk.sitkInt16:
+        return image
+    limits = np.iinfo(np.int16)
+    low, high = value_range(image)
+    fits = limits.min <= low and high <= limits.max and has_only_integers(image)
+    return _cast(image, sitk.sitkInt16 if fits else sitk.sitkFloat32)
+
+
+def compact_labels(image: sitk.Image, name: str) -> sitk.Image:
+    """The same labels as uint8 or uint16. Raises ImageError where a voxel is negative, fractional or above 65535."""
+    low, high = value_range(image)
+    if low < 0 or high > np.iinfo(np.uint16).max or not has_only_integers(image):
+        raise ImageError(
+            f"{name} is no label map: its voxels are not whole numbers from 0 to 65535.",
+            "Give a label map (0 = background, one number per organ), not the CT or a probability map.",
+        )
+    return _cast(image, sitk.sitkUInt8 if high <= np.iinfo(np.uint8).max else sitk.sitkUInt16)
+
+
+def _cast(image: sitk.Image, pixel_id: int) -> sitk.Image:
+    return image if image.GetPixelID() == pixel_id else sitk.Cast(image, pixel_id)
