@@ -6,119 +6,18 @@ shares are the cliffs where one group ends and the next begins. Pure Python, sin
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations, pairwise
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Literal, get_args
 
 from ..errors import UserError
+from .partition import Partition, PartitionMode, log_gaps
 
-PartitionMode = Literal["top2", "sequential", "balanced", "fixed", "average", "manual"]
 NoSecondGap = Literal["error", "empty_tail", "guarded"]
 GROUPS = ("head", "medium", "tail")
 
 # A group above this share of the classes leaves its expert the imbalance it was to be spared.
 LARGEST_SHARE_OF_CLASSES = 0.7
-
-
-@dataclass(frozen=True)
-class Partition:
-    """The three groups of organs and what they were derived from.
-
-    ``ranking`` holds the labels that have voxels, c_(1) to c_(K'), by falling ``counts`` (V_k, voxels), ties by
-    label. ``head``, ``medium`` and ``tail`` (S_H, S_M, S_T) hold every label once, in the order of the ranking;
-    labels without voxels come last in their group.
-
-    Raises ValueError where these do not fit together.
-    """
-
-    ranking: tuple[int, ...]
-    counts: tuple[int, ...]
-    head: tuple[int, ...]
-    medium: tuple[int, ...]
-    tail: tuple[int, ...]
-    mode: PartitionMode
-    warnings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        grouped = [*self.head, *self.medium, *self.tail]
-        if self.mode not in get_args(PartitionMode):
-            raise ValueError(f"{self.mode!r} is no partition mode")
-        if len(set(grouped)) != len(grouped) or not set(self.ranking) <= set(grouped):
-            raise ValueError("every label must be in exactly one of head, medium and tail")
-        if not self.ranking or len(self.ranking) != len(self.counts) or min(self.counts) < 1:
-            raise ValueError("a partition needs a positive voxel count for each ranked label")
-        if list(zip(self.counts, self.ranking, strict=True)) != sorted(
-            zip(self.counts, self.ranking, strict=True), key=lambda pair: (-pair[0], pair[1])
-        ):
-            raise ValueError("labels must be ranked by falling count, ties by label")
-
-    @property
-    def owners(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Labels of the head, medium and tail expert, as the network's option ``owners`` takes them."""
-        return self.head, self.medium, self.tail
-
-    @property
-    def proportions(self) -> tuple[float, ...]:
-        """P_(j) = V_(j) / V_fg, in the order of the ranking."""
-        foreground = sum(self.counts)
-        return tuple(count / foreground for count in self.counts)
-
-    @property
-    def gaps(self) -> tuple[float, ...]:
-        """G_j = log(P_(j) / P_(j+1)), natural logarithm, for j = 1 to K'-1."""
-        return _gaps(self.counts)
-
-    @property
-    def absent(self) -> tuple[int, ...]:
-        """Labels without a voxel, which have no place in the ranking."""
-        ranked = set(self.ranking)
-        return tuple(sorted(label for group in self.owners for label in group if label not in ranked))
-
-    @property
-    def breakpoints(self) -> tuple[int, int] | None:
-        """(k_HM, k_MT): the ranks, counted from 1, after which head and medium end.
-
-        None where the groups are no runs of the ranking (mode ``manual``). An empty medium gives equal ranks, an
-        empty tail k_MT = K'.
-        """
-        ranked = set(self.ranking)
-        head, medium, tail = ([label for label in group if label in ranked] for group in self.owners)
-        if (*head, *medium, *tail) != self.ranking:
-            return None
-        return len(head), len(head) + len(medium)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for JSON; proportions, gaps and breakpoints are there for readers and derived again on loading."""
-        return {
-            "mode": self.mode,
-            "ranking": list(self.ranking),
-            "counts": list(self.counts),
-            "proportions": list(self.proportions),
-            "gaps": list(self.gaps),
-            "breakpoints": None if self.breakpoints is None else list(self.breakpoints),
-            "head": list(self.head),
-            "medium": list(self.medium),
-            "tail": list(self.tail),
-            "warnings": list(self.warnings),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Partition:
-        """The partition ``to_json`` wrote. Raises ValueError for anything else."""
-        try:
-            return cls(
-                ranking=_integers(data["ranking"]),
-                counts=_integers(data["counts"]),
-                head=_integers(data["head"]),
-                medium=_integers(data["medium"]),
-                tail=_integers(data["tail"]),
-                mode=data["mode"],
-                warnings=tuple(str(line) for line in data["warnings"]),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a partition: {error}") from error
 
 
 def partition(
@@ -155,7 +54,9 @@ def partition(
     ranking, counts = _rank(voxel_counts)
     absent = tuple(label for label in sorted(voxel_counts) if label not in ranking)
     if mode not in get_args(PartitionMode):
-        raise UserError(f"There is no partition mode '{mode}'.", f"Choose one of: {', '.join(get_args(PartitionMode))}.")
+        raise UserError(
+            f"There is no partition mode '{mode}'.", f"Choose one of: {', '.join(get_args(PartitionMode))}."
+        )
     if mode == "manual":
         sets = _manual(groups, ranking, absent)
     else:
@@ -174,11 +75,6 @@ def _rank(voxel_counts: Mapping[int, int]) -> tuple[tuple[int, ...], tuple[int, 
     return tuple(label for _, label in present), tuple(-count for count, _ in present)
 
 
-def _gaps(counts: Sequence[int]) -> tuple[float, ...]:
-    # From the counts, not the proportions: equal ratios then give equal gaps, and ties are true ties.
-    return tuple(math.log(larger / smaller) for larger, smaller in pairwise(counts))
-
-
 def _breakpoints(
     counts: Sequence[int],
     mode: PartitionMode,
@@ -191,7 +87,7 @@ def _breakpoints(
         return _fixed(counts, *thresholds)
     if len(counts) < 3:
         return 1, 1
-    gaps = _gaps(counts)
+    gaps = log_gaps(counts)
     if mode == "sequential":
         return _sequential(gaps, no_second_gap)
     if mode == "balanced":
@@ -199,8 +95,9 @@ def _breakpoints(
     if mode == "average":
         size, left_over = divmod(len(counts), 3)
         return size + (left_over > 0), 2 * size + left_over
-    first, second = sorted(sorted(_ranks(gaps), key=lambda j: -gaps[j - 1])[:2])
-    return first, second
+    largest = _largest(gaps, _ranks(gaps))
+    second = _largest(gaps, [j for j in _ranks(gaps) if j != largest])
+    return min(largest, second), max(largest, second)
 
 
 def _ranks(gaps: Sequence[float]) -> range:
@@ -208,27 +105,24 @@ def _ranks(gaps: Sequence[float]) -> range:
     return range(1, len(gaps) + 1)
 
 
+def _largest(gaps: Sequence[float], ranks: Sequence[int]) -> int:
+    """The rank of the largest gap among ``ranks``, the first of equals."""
+    return max(ranks, key=lambda j: gaps[j - 1])
+
+
 def _sequential(gaps: Sequence[float], no_second_gap: NoSecondGap) -> tuple[int, int]:
-    def largest(ranks: Sequence[int]) -> int:
-        return max(ranks, key=_size_of(gaps))
-
     ranks = _ranks(gaps)
-    k_hm = largest(ranks)
-    if k_hm < len(gaps):
-        return k_hm, largest(ranks[k_hm:])
-    if no_second_gap == "empty_tail":
-        return k_hm, len(gaps) + 1
-    if no_second_gap == "guarded":
-        k_hm = largest(ranks[:-1])
-        return k_hm, largest(ranks[k_hm:])
-    raise UserError(
-        "The largest gap lies before the last class, so there is no second gap to end the medium group.",
-        "Use mode top2, or choose what to do without a second gap: empty_tail or guarded.",
-    )
-
-
-def _size_of(gaps: Sequence[float]) -> Callable[[int], float]:
-    return lambda j: gaps[j - 1]
+    k_hm = _largest(gaps, ranks)
+    if k_hm == len(gaps):
+        if no_second_gap == "empty_tail":
+            return k_hm, len(gaps) + 1
+        if no_second_gap != "guarded":
+            raise UserError(
+                "The largest gap lies before the last class, so there is no second gap to end the medium group.",
+                "Use mode top2, or choose what to do without a second gap: empty_tail or guarded.",
+            )
+        k_hm = _largest(gaps, ranks[:-1])
+    return k_hm, _largest(gaps, ranks[k_hm:])
 
 
 def _balanced(gaps: Sequence[float], min_size: int) -> tuple[int, int]:
@@ -279,9 +173,7 @@ def _manual(
     return ordered[0], ordered[1], ordered[2]
 
 
-def _warnings(
-    sets: tuple[tuple[int, ...], ...], absent: tuple[int, ...], names: Mapping[int, str]
-) -> tuple[str, ...]:
+def _warnings(sets: tuple[tuple[int, ...], ...], absent: tuple[int, ...], names: Mapping[int, str]) -> tuple[str, ...]:
     n_classes = sum(len(group) for group in sets)
     lines = []
     for label in absent:
@@ -299,9 +191,3 @@ def _warnings(
 
 def _name(label: int, names: Mapping[int, str]) -> str:
     return names.get(label, f"Label {label}")
-
-
-def _integers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
-        raise ValueError("labels and voxel counts must be lists of integers")
-    return tuple(cast("list[int]", values))
