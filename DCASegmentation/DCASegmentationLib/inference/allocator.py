@@ -1,0 +1,30 @@
+"""Keeping freed memory within the process, for glibc.
+
+glibc gives every large block back to the system when it is freed and asks for it anew for the next layer, and the
+page faults of that cost about a third of the network's time on a CPU (two Zen 3 cores, patch 96). Kept memory is
+reused instead. The setting holds for the whole process, so only processes of our own use it (the command line, the
+worker), never Slicer's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+# Parameters of mallopt(3), from glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_MMAP_MAX = -4
+_LARGEST = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory. False where the C library is another one."""
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None)
+    # Only glibc says which version of glibc it is; musl and others go without.
+    if not hasattr(libc, "gnu_get_libc_version") or not hasattr(libc, "mallopt"):
+        return False
+    settings = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, _LARGEST), (_M_MMAP_MAX, 0))
+    return all(libc.mallopt(parameter, value) == 1 for parameter, value in settings)

@@ -1,0 +1,95 @@
+"""Which device runs the network, and what happens when its memory does not suffice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..errors import UserError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device to compute on: torch's name for it, what it is in words, and whether it runs in half precision."""
+
+    torch_device: torch.device
+    description: str
+    half: bool = False
+
+
+def choose_device(name: str = "auto", half: bool | None = None) -> Device:
+    """The device called ``name``: ``auto`` takes CUDA, else MPS (Apple), else the CPU; or ``cpu``, ``mps``, ``cuda:1``.
+
+    ``half`` asks for half precision (float16 autocast); left out, it is on for CUDA. Elsewhere it is never on: CPUs
+    are slower with it. Raises UserError for a device that this computer lacks.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"There is no device called '{name}'.", "Choose auto, cpu, cuda, cuda:1 or mps.") from None
+    if device.type == "cpu":
+        return cpu()
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(
+                f"PyTorch finds {count} CUDA devices, so '{name}' cannot be used.",
+                "Choose auto or cpu, or install a PyTorch with CUDA and a current driver.",
+            )
+        properties = torch.cuda.get_device_properties(device)
+        use_half = half is not False
+        precision = "half precision" if use_half else "single precision"
+        memory = properties.total_memory / 2**30
+        return Device(device, f"{properties.name}, {memory:.0f} GiB, CUDA, {precision}", use_half)
+    if device.type == "mps" and torch.backends.mps.is_available():
+        return Device(device, "Apple GPU (MPS), single precision")
+    raise UserError(f"This computer has no device '{name}' that PyTorch can use.", "Choose auto or cpu.")
+
+
+def cpu() -> Device:
+    """The CPU, in single precision."""
+    return Device(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is a device or the computer running out of memory."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    # MPS and the CPU's allocator raise plain RuntimeErrors that only their text tells apart.
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How windows are run: on which device and how many at once."""
+
+    device: Device
+    batch: int
+
+    def after(self, error: Exception) -> tuple[Plan, str] | None:
+        """The next, smaller plan after ``error`` and a message about it; None if no other plan could help.
+
+        Out of memory halves the batch, and at a batch of one goes over to the CPU; an operation the device does not
+        have goes over to the CPU at once.
+        """
+        on_cpu = self.device.torch_device.type == "cpu"
+        if is_out_of_memory(error):
+            if self.batch > 1:
+                smaller = self.batch // 2
+                return replace(self, batch=smaller), (
+                    f"Not enough memory on {self.device.description} for {self.batch} windows at once: "
+                    f"going on with {smaller}."
+                )
+            if not on_cpu:
+                return Plan(cpu(), 1), (
+                    f"Not enough memory on {self.device.description} for a single window: going on with the CPU."
+                )
+        elif not on_cpu and isinstance(error, NotImplementedError):
+            return Plan(cpu(), self.batch), (
+                f"{self.device.description} lacks an operation the network needs: going on with the CPU."
+            )
+        return None

@@ -1,0 +1,36 @@
+"""What a segmentation run gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import SimpleITK as sitk
+
+from .measurements import OrganMeasurement
+
+
+@dataclass
+class Result:
+    """Labels and maps of one CT.
+
+    ``labels`` (uint8) lie on exactly the CT's grid. ``attention`` (level to expert to float32 image, summing to one
+    over the experts), ``deciding_expert`` (uint8: 0 background, 1 head, 2 medium, 3 tail), ``entropy`` and
+    ``disagreement`` (float32, 0 to 1) lie on the model grid and are there if they were asked for.
+    ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase.
+    """
+
+    labels: sitk.Image
+    measurements: tuple[OrganMeasurement, ...]
+    device: str
+    attention: dict[int, dict[str, sitk.Image]] = field(default_factory=dict)
+    deciding_expert: sitk.Image | None = None
+    entropy: sitk.Image | None = None
+    disagreement: sitk.Image | None = None
+    attention_by_organ: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def volumes_ml(self) -> dict[str, float]:
+        """Volume in ml of every organ of the vocabulary, by key."""
+        return {measurement.organ.key: measurement.ml for measurement in self.measurements}

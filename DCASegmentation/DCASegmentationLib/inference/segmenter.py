@@ -1,0 +1,210 @@
+"""A CT in, organs and expert maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from numpy.typing import NDArray
+
+from ..errors import Cancelled
+from ..imaging.grid import Grid, canonical_view, model_grid
+from ..imaging.intensity import window
+from ..imaging.resampling import resample
+from ..method.network import DCANet
+from ..organs import Vocabulary
+from .back_to_ct import LabelsOnCTGrid
+from .device import choose_device
+from .maps import MapsOnModelGrid
+from .measurements import measure
+from .options import SegmentOptions
+from .result import Result
+from .slab import Planes, averaged_planes
+from .stopwatch import Stopwatch
+from .window_prediction import OTHER, RESULT, WindowPrediction, attention_name
+
+__all__ = ["Model", "ModelMetadata", "Result", "SegmentOptions", "Segmenter"]
+
+Progress = Callable[[float, str], None]
+
+# Shares of the whole run's progress: nearly all of the time goes into the windows.
+_RESAMPLED = 0.03
+_WINDOWS_DONE = 0.97
+
+
+class ModelMetadata(Protocol):
+    """What the segmenter must know of a trained model."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Organs, labels 1 to K."""
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Spacing (x, y, z) of the model grid in mm."""
+
+    @property
+    def orientation(self) -> str:
+        """Directions of increasing x, y and z index, such as RAS."""
+
+    @property
+    def hu_window(self) -> tuple[float, float]:
+        """HU that become 0 and 1."""
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Window size (depth, height, width) in voxels."""
+
+
+class Model(Protocol):
+    """A trained model: a ``bundle.Bundle``, or anything else that can give its network and say what it expects."""
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What the network expects and gives."""
+
+    def network(self, device: str | torch.device = "cpu") -> DCANet:
+        """The network in evaluation mode on ``device``."""
+
+
+class Segmenter:
+    """Runs one model on CT after CT; the network is loaded once.
+
+    ``device`` and ``half`` are those of ``device.choose_device``. After memory ran out on a device, later runs start
+    there again: the next CT may be smaller.
+    """
+
+    def __init__(self, model: Model, device: str = "auto", half: bool | None = None) -> None:
+        self._model = model
+        self.device = choose_device(device, half)
+        self._networks: dict[torch.device, DCANet] = {}
+
+    def _network_on(self, device: torch.device) -> DCANet:
+        if device not in self._networks:
+            self._networks[device] = self._model.network(device).eval()
+        return self._networks[device]
+
+    def segment(
+        self,
+        ct: sitk.Image,
+        options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
+        progress: Progress | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Result:
+        """Segment ``ct`` (3D scalar, HU; see ``imaging.reading``).
+
+        ``progress(fraction, message)`` is called at each window, ``cancelled`` is asked before each. Raises Cancelled
+        when it says so, UserError for options this model cannot meet or memory that does not suffice.
+        """
+        metadata = self._model.metadata
+        kept = options.kept_labels(metadata.vocabulary)
+        clock = Stopwatch()
+        warnings: list[str] = []
+        _tell(progress, 0.0, "Resampling")
+        with clock.phase("load network"):
+            predict = WindowPrediction(self._network_on, options, self.device, warnings.append)
+        with clock.phase("resampling"):
+            ct_grid = Grid.of(ct)
+            grid = model_grid(ct, metadata.spacing, metadata.orientation)
+            volume = self._windowed_volume(ct, grid)
+        if any(length < side for length, side in zip(volume.shape, metadata.patch, strict=True)):
+            warnings.append(
+                f"At the model's spacing the CT has {_sides(volume.shape)} voxels, fewer than one window of "
+                f"{_sides(metadata.patch)}: it was padded with air, and organs at its border are less certain."
+            )
+
+        label_array = np.zeros(ct.GetSize()[::-1], dtype=np.uint8)
+        labels = LabelsOnCTGrid(canonical_view(label_array, ct_grid, metadata.orientation), ct_grid, grid, kept)
+        maps = MapsOnModelGrid(
+            volume.shape,
+            metadata.vocabulary,
+            predict.expert_slots,
+            sorted(set(options.attention_levels)),
+            options.deciding_expert,
+            options.entropy,
+            options.disagreement,
+            kept,
+        )
+
+        def timed_predict(windows: torch.Tensor) -> dict[str, torch.Tensor]:
+            with clock.phase("network"):
+                return predict(windows)
+
+        def on_window(done: int, total: int) -> None:
+            if cancelled and cancelled():
+                raise Cancelled
+            fraction = _RESAMPLED + (_WINDOWS_DONE - _RESAMPLED) * done / total
+            _tell(progress, fraction, f"Segmenting window {min(done + 1, total)} of {total}")
+
+        with clock.rest("averaging windows"):
+            for z, planes in averaged_planes(
+                volume, metadata.patch, timed_predict, options.overlap, options.weighting, options.batch, on_window
+            ):
+                self._take_plane(z, planes, options, labels, maps, clock)
+
+        _tell(progress, _WINDOWS_DONE, "Finishing")
+        with clock.phase("measuring"):
+            measurements = measure(
+                label_array, sitk.GetArrayViewFromImage(ct), ct_grid.volume_ml_per_voxel, metadata.vocabulary
+            )
+        result = Result(
+            labels=ct_grid.image_of(label_array),
+            measurements=measurements,
+            device=predict.plan.device.description,
+            attention={
+                level: {expert: grid.image_of(values) for expert, values in experts.items()}
+                for level, experts in maps.attention.items()
+            },
+            deciding_expert=grid.image_of(maps.deciding_expert) if maps.deciding_expert is not None else None,
+            entropy=grid.image_of(maps.entropy) if maps.entropy is not None else None,
+            disagreement=grid.image_of(maps.disagreement) if maps.disagreement is not None else None,
+            attention_by_organ=maps.attention_by_organ(),
+            seconds=clock.seconds,
+            warnings=warnings,
+        )
+        _tell(progress, 1.0, "Finished")
+        return result
+
+    def _windowed_volume(self, ct: sitk.Image, grid: Grid) -> torch.Tensor:
+        low, high = self._model.metadata.hu_window
+        resampled = resample(ct, grid, "linear")
+        return torch.from_numpy(window(sitk.GetArrayViewFromImage(resampled), low, high))
+
+    def _take_plane(
+        self,
+        z: int,
+        planes: Planes,
+        options: SegmentOptions,
+        labels: LabelsOnCTGrid,
+        maps: MapsOnModelGrid,
+        clock: Stopwatch,
+    ) -> None:
+        def probabilities(name: str) -> NDArray[np.float32]:
+            values = planes[name] if options.average == "probabilities" else torch.softmax(planes[name], dim=0)
+            return values.cpu().numpy()
+
+        result = probabilities(RESULT)
+        with clock.phase("labels on the CT's grid"):
+            labels.add(z, result)
+        if not options.wants_maps:
+            return
+        with clock.phase("maps"):
+            maps.add(
+                z,
+                result,
+                {level: planes[attention_name(level)].cpu().numpy() for level in options.levels_needed},
+                probabilities(OTHER) if options.disagreement else None,
+            )
+
+
+def _sides(size: tuple[int, ...] | torch.Size) -> str:
+    depth, height, width = size
+    return f"{width} x {height} x {depth}"
+
+
+def _tell(progress: Progress | None, fraction: float, message: str) -> None:
+    if progress:
+        progress(fraction, message)

@@ -1,0 +1,58 @@
+"""A small network with random weights whose answers vary from voxel to voxel, for tests of the inference."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from DCASegmentationLib.method.network import DCANet
+from DCASegmentationLib.organs import AMOS, Vocabulary
+
+PATCH = (32, 32, 32)
+
+
+def vivid_network(n_labels: int = 3, network_class: type[DCANet] = DCANet, **options) -> DCANet:
+    """A network of ``n_labels`` organs, its heads balanced so that every channel wins somewhere."""
+    torch.manual_seed(3)
+    third = max(n_labels // 3, 1)
+    labels = list(range(1, n_labels + 1))
+    owners = [labels[:third], labels[third : 2 * third], labels[2 * third :]]
+    network = network_class(owners=owners, n_filters=2, norm="instance", **options).eval()
+    heads = [expert.head for expert in network.experts]
+    if network.aggregation is not None:
+        heads.append(network.aggregation.head)
+        for fusion in network.aggregation.fusions:
+            if hasattr(fusion, "gate"):
+                torch.nn.init.normal_(fusion.gate.weight)
+    with torch.inference_mode():
+        for head in heads:
+            head.weight *= 20
+        parts = network.forward_parts(torch.rand(1, 1, *PATCH), ())
+        answers = [*parts.experts, parts.aggregated]
+        for head, logits in zip(heads, answers, strict=False):
+            head.bias -= logits.mean(dim=(0, 2, 3, 4))
+    return network
+
+
+class SmallModel:
+    """What a segmenter needs: metadata and a network. ``spacing`` (x, y, z) in mm."""
+
+    def __init__(
+        self,
+        network: DCANet,
+        spacing: tuple[float, float, float] = (4.0, 4.0, 4.0),
+        orientation: str = "RAS",
+        patch: tuple[int, int, int] = PATCH,
+    ) -> None:
+        n_labels = network.out_channels - 1
+        self._network = network
+        self.metadata = SimpleNamespace(
+            vocabulary=Vocabulary("few", AMOS.organs[:n_labels]),
+            spacing=spacing,
+            orientation=orientation,
+            hu_window=(-160.0, 240.0),
+            patch=patch,
+        )
+
+    def network(self, device: str | torch.device = "cpu") -> DCANet:
+        return self._network.to(device)

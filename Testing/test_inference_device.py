@@ -1,0 +1,168 @@
+"""Choosing a device, and going on with less when memory runs out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from DCASegmentationLib.errors import BundleError, UserError
+from DCASegmentationLib.inference.device import Device, Plan, choose_device, cpu, is_out_of_memory
+from DCASegmentationLib.inference.options import SegmentOptions
+from DCASegmentationLib.inference.window_prediction import RESULT, WindowPrediction
+from DCASegmentationLib.method.network import DCANet
+from small_model import PATCH, vivid_network
+
+torch.set_num_threads(1)
+
+GPU = Device(torch.device("cuda"), "a GPU", half=True)
+
+
+class HungryNetwork(DCANet):
+    """Runs out of memory above ``most_windows`` at once, as a device does."""
+
+    most_windows = 1
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        if len(volume) > self.most_windows:
+            raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(volume)} GiB.")
+        return super().forward(volume)
+
+
+@pytest.fixture
+def windows():
+    return torch.rand(5, 1, *PATCH, generator=torch.Generator().manual_seed(2))
+
+
+def hungry(most_windows):
+    network = vivid_network(network_class=HungryNetwork)
+    network.most_windows = most_windows
+    return network
+
+
+def test_short_memory_halves_the_batch_and_changes_no_result(windows):
+    said = []
+    enough = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=5), cpu(), said.append)
+    short = WindowPrediction(lambda _: hungry(2), SegmentOptions(batch=8), cpu(), said.append)
+    torch.testing.assert_close(short(windows)[RESULT], enough(windows)[RESULT], rtol=1e-3, atol=2e-3)
+    assert short.plan.batch == 2
+    assert len(said) == 2
+    assert "going on with 4" in said[0]
+    assert "going on with 2" in said[1]
+
+
+def test_a_device_too_small_for_one_window_gives_over_to_the_cpu():
+    plan, message = Plan(GPU, 1).after(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert plan.device.torch_device.type == "cpu"
+    assert not plan.device.half
+    assert "a GPU" in message
+    assert "CPU" in message
+
+
+def test_an_operation_a_device_lacks_goes_to_the_cpu():
+    apple = Device(torch.device("mps"), "Apple GPU (MPS)")
+    plan, message = Plan(apple, 2).after(NotImplementedError("The operator 'aten::conv3d' is not implemented for MPS"))
+    assert plan.device.torch_device.type == "cpu"
+    assert "lacks an operation" in message
+
+
+def test_the_network_moves_along_when_the_device_changes(windows):
+    """``meta`` stands for a device that cannot run the network: it holds shapes and no numbers."""
+    moved = []
+
+    def network_on(device):
+        moved.append(device.type)
+        return vivid_network() if device.type == "cpu" else hungry(0)
+
+    said = []
+    predict = WindowPrediction(network_on, SegmentOptions(), Device(torch.device("meta"), "a tiny device"), said.append)
+    result = predict(windows[:2])[RESULT]
+    assert moved == ["meta", "cpu"]
+    assert result.shape == (2, 4, *PATCH)
+    assert said == ["Not enough memory on a tiny device for a single window: going on with the CPU."]
+
+
+def test_too_little_memory_for_one_window_on_the_cpu_is_the_users_matter(windows):
+    predict = WindowPrediction(lambda _: hungry(0), SegmentOptions(), cpu(), print)
+    with pytest.raises(UserError, match="memory"):
+        predict(windows)
+
+
+def test_other_errors_of_the_network_are_not_taken_for_short_memory(windows):
+    predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(), cpu(), print)
+    with pytest.raises(RuntimeError) as caught:
+        predict(windows[:, :, :-3])
+    assert not is_out_of_memory(caught.value)
+
+
+def test_weights_that_are_no_numbers_are_reported(windows):
+    network = vivid_network()
+    with torch.no_grad():
+        network.encoder.get_parameter(next(name for name, _ in network.encoder.named_parameters())).fill_(torch.nan)
+    predict = WindowPrediction(lambda _: network, SegmentOptions(), cpu(), print)
+    with pytest.raises(BundleError, match="not finite"):
+        predict(windows[:1])
+
+
+def test_half_precision_that_overflows_is_done_again_in_single(windows):
+    network = vivid_network()
+    with torch.no_grad():
+        network.aggregation.head.bias += 1e6
+    said = []
+    half = Device(torch.device("cpu"), "CPU in half precision", half=True)
+    predict = WindowPrediction(lambda _: network, SegmentOptions(), half, said.append)
+    result = predict(windows[:1])[RESULT]
+    assert torch.isfinite(result).all()
+    assert said == ["Half precision overflowed: going on in single precision."]
+    assert not predict.plan.device.half
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (MemoryError(), True),
+        (RuntimeError("Given groups=1, expected input to have 1 channels"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_short_memory_is_told_from_other_errors(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_auto_finds_a_device_and_says_which():
+    device = choose_device("auto")
+    assert device.torch_device.type in ("cuda", "mps", "cpu")
+    assert device.description
+    assert device.half == (device.torch_device.type == "cuda")
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "xpu"])
+def test_a_device_that_is_not_there_is_refused_with_a_way_out(name):
+    with pytest.raises(UserError) as caught:
+        choose_device(name)
+    assert "auto" in caught.value.remedy
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_half_precision_on_cuda_agrees_with_single_on_the_cpu(windows):
+    on_cpu = WindowPrediction(lambda _: vivid_network(), SegmentOptions(), cpu(), print)(windows)[RESULT]
+    on_gpu = WindowPrediction(lambda d: vivid_network().to(d), SegmentOptions(), choose_device("cuda"), print)(windows)[
+        RESULT
+    ]
+    assert (on_gpu.cpu().argmax(1) == on_cpu.argmax(1)).float().mean() > 0.98
+
+
+def test_freed_memory_is_kept_only_where_the_c_library_is_glibc():
+    # In a process of its own: the setting cannot be taken back.
+    script = (
+        "import platform; from DCASegmentationLib.inference.allocator import keep_freed_memory;"
+        "assert keep_freed_memory() == (platform.libc_ver()[0] == 'glibc')"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
