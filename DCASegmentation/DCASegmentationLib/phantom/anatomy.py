@@ -1,0 +1,95 @@
+"""All structures of a person, in the order in which they take their place, fitted to the person's volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from DCASegmentationLib.phantom.block import Block
+from DCASegmentationLib.phantom.body import Body
+from DCASegmentationLib.phantom.bowel import bowel
+from DCASegmentationLib.phantom.pelvis import bladder, prostate_or_uterus, rectum
+from DCASegmentationLib.phantom.person import Person, stream
+from DCASegmentationLib.phantom.posture import Posture
+from DCASegmentationLib.phantom.retroperitoneum import adrenals, duodenum, kidneys, pancreas
+from DCASegmentationLib.phantom.skeleton import muscles, skeleton
+from DCASegmentationLib.phantom.structure import (
+    Structure,
+    bounds_distance,
+    free_distance,
+    nothing_yet,
+    place,
+)
+from DCASegmentationLib.phantom.upper_abdomen import PYLORUS, esophagus, gallbladder, liver, spleen, stomach
+from DCASegmentationLib.phantom.vessels import great_vessels, heart, mesenteric_branches, visceral_vessels
+
+_FIT_POINTS = 17.0
+"""Sample points along the side of a cube of an organ's volume when its size is fitted."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A person's body and its structures; earlier ones have the right of way."""
+
+    person: Person
+    body: Body
+    posture: Posture
+    structures: tuple[Structure, ...]
+
+    @classmethod
+    def of(cls, person: Person) -> Anatomy:
+        """Build the anatomy and move each organ's surface until its volume is the person's."""
+        body, posture = Body(person), Posture.of(person)
+        placed: list[Structure] = []
+        for structure in _structures(person):
+            placed.append(_fitted(structure, placed, body, posture))
+        return cls(person, body, posture, tuple(placed))
+
+
+def _structures(person: Person) -> list[Structure]:
+    random = stream(person.seed, "anatomy")
+    return [
+        *skeleton(),
+        *muscles(),
+        *great_vessels(person, random),
+        *visceral_vessels(random),
+        esophagus(person, random),
+        heart(random),
+        *kidneys(person, random),
+        *adrenals(person, random),
+        duodenum(person, random, PYLORUS),
+        pancreas(person, random),
+        gallbladder(person, random),
+        stomach(person, random),
+        spleen(person, random),
+        liver(person, random),
+        rectum(random),
+        *prostate_or_uterus(person, random),
+        bladder(person, random),
+        *bowel(person),
+        mesenteric_branches(random),
+    ]
+
+
+def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: Posture) -> Structure:
+    """The structure with the offset that gives it its volume, as near as ``give`` and its neighbours allow."""
+    if structure.volume_ml is None:
+        return structure
+    step = (structure.volume_ml * 1000.0) ** (1 / 3) / _FIT_POINTS
+    box = structure.box
+    low = tuple(v - structure.give for v in box[0])
+    high = tuple(v + structure.give for v in box[1])
+    block = Block.around((low, high), step, body)  # type: ignore[arg-type]
+    occupied = nothing_yet(block)
+    for earlier in placed:
+        place(earlier, block, occupied)
+    everywhere = (slice(0, block.x.shape[0]), slice(0, block.x.shape[1]), slice(0, block.x.shape[2]))
+    free = free_distance(structure, block, everywhere)
+    allowed = bounds_distance(structure, block, everywhere, occupied) < 0
+    allowed &= posture.scanned(block.z)
+    center = tuple(float(block_axis[allowed & (free < 0)].mean()) for block_axis in (block.x, block.y, block.z))
+    wanted = int(structure.volume_ml * 1000.0 / posture.volume_factor(center) / step**3)  # type: ignore[arg-type]
+    candidates = np.sort(free[allowed], axis=None)
+    offset = float(candidates[min(wanted, candidates.size - 1)])
+    return replace(structure, offset=float(np.clip(offset, -structure.give, structure.give)))
