@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .dicom_slices import Slice, int16_holds, read_slice, sorted_slices
+from .dicom_slices import Slice, read_slice, sorted_slices
 from .itk_warnings import no_itk_warnings
 
 
 def read_dicom_folder(folder: Path, series: str | None = None) -> sitk.Image:
     """Reads the one CT series of ``folder`` (HU, 3D), its slices ordered by position.
 
-    ``series`` chooses among several: the number shown in the error's list, or the SeriesInstanceUID.
+    ``series`` chooses among several: the number shown in the error's list, or the SeriesInstanceUID. Files that are no
+    DICOM images (a DICOMDIR, a report, a text) are passed over.
+
+    Returns int16 where every voxel fits, else float32. Memory: twice the volume.
 
     Raises ImageError where the folder holds no DICOM image, several series and no choice, another modality than CT,
     a multi-frame file, and where slices are missing, doubled, unevenly spaced, of different size or tilted.
     """
     with no_itk_warnings():
-        uid = _choose(folder, series)
-        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        found = _series_in(folder)
+        if not found:
+            raise _no_dicom(folder)
+        slices = sorted_slices(_chosen(found, series, folder.name), folder.name)
         try:
-            slices = sorted_slices([read_slice(Path(file)) for file in files], folder.name)
-            reader = sitk.ImageSeriesReader()
-            reader.SetFileNames([str(one.file) for one in slices])
-            if int16_holds(slices):
-                # ITK would take 32 bits a voxel because of the rescale intercept.
-                reader.SetOutputPixelType(sitk.sitkInt16)
-            return reader.Execute()
+            return _stack(slices)
         except RuntimeError:
             raise ImageError(
                 f"The DICOM files of {folder.name} cannot be decoded (damaged, or an unusual compression).",
@@ -37,44 +39,93 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> sitk.Image:
             ) from None
 
 
-def _choose(folder: Path, series: str | None) -> str:
-    uids = sorted(sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
-    if not uids:
-        raise _no_dicom(folder)
-    if series is None and len(uids) == 1:
-        return uids[0]
-    if series is not None and series in uids:
-        return series
-    if series is not None and series.isdecimal() and 1 <= int(series) <= len(uids):
-        return uids[int(series) - 1]
-    listed = "; ".join(f"[{number}] {_describe(folder, uid)}" for number, uid in enumerate(uids, start=1))
-    count = f"{len(uids)} series" if len(uids) > 1 else "1 series"
-    if series is None:
-        raise ImageError(
-            f"{folder.name} holds {count}: {listed}.", "Choose one with --series and its number or its UID."
-        )
-    raise ImageError(
-        f"{folder.name} holds no series {series}, but {count}: {listed}.",
-        "Choose one of these by its number or its UID.",
-    )
+def _series_in(folder: Path) -> dict[str, list[Slice]]:
+    """The DICOM images of ``folder`` by SeriesInstanceUID, in the order of the UIDs.
 
-
-def _describe(folder: Path, uid: str) -> str:
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+    Header by header: GDCM's own listing keeps every file of the folder in memory, voxels and all.
+    """
+    series: dict[str, list[Slice]] = {}
     try:
-        first: Slice | None = read_slice(Path(files[0]))
-    except RuntimeError:
-        first = None
-    modality = (first.modality if first else "") or "unknown modality"
-    description = (first.description if first else "") or "no description"
-    return f"{modality}, {description}, {len(files)} slice{'s' if len(files) != 1 else ''}, UID {uid}"
+        files = sorted(entry for entry in folder.iterdir() if entry.is_file())
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+    for file in files:
+        try:
+            one = read_slice(file)
+        except RuntimeError:
+            continue
+        series.setdefault(one.series_uid, []).append(one)
+    return dict(sorted(series.items()))
+
+
+def _chosen(found: dict[str, list[Slice]], series: str | None, name: str) -> list[Slice]:
+    uids = list(found)
+    if series is None and len(uids) == 1:
+        return found[uids[0]]
+    if series is not None and series in found:
+        return found[series]
+    if series is not None and series.isdecimal() and 1 <= int(series) <= len(uids):
+        return found[uids[int(series) - 1]]
+    listed = "; ".join(f"[{number}] {_described(found[uid])}" for number, uid in enumerate(uids, start=1))
+    holds = f"{name} holds {len(uids)} series: {listed}."
+    if series is None:
+        raise ImageError(holds, "Choose one with --series and its number or UID.")
+    raise ImageError(f"There is no series {series}: {holds}", "Choose one of these by its number or UID.")
+
+
+def _described(slices: list[Slice]) -> str:
+    first = slices[0]
+    count = f"{len(slices)} slice{'s' if len(slices) != 1 else ''}"
+    modality, description = first.modality or "unknown modality", first.description or "no description"
+    return f"{modality}, {description}, {count}, UID {first.series_uid}"
+
+
+def _stack(slices: list[Slice]) -> sitk.Image:
+    """The volume of ordered, evenly spaced slices.
+
+    Slice by slice, because ITK's series reader would take 32 bits for every voxel of a CT with a rescale intercept.
+    """
+    columns, rows = slices[0].size[:2]
+    array = np.empty((len(slices), rows, columns), np.int16)
+    for index, one in enumerate(slices):
+        plane = sitk.GetArrayViewFromImage(sitk.ReadImage(str(one.file), imageIO="GDCMImageIO"))
+        if array.dtype == np.int16 and not _int16_holds(plane):
+            array = array.astype(np.float32)
+        array[index] = plane.reshape(rows, columns)
+    volume = sitk.GetImageFromArray(array)
+    first, last = slices[0], slices[-1]
+    gap = float(np.linalg.norm(last.position - first.position)) / (len(slices) - 1)
+    normal = np.cross(first.axes[0], first.axes[1])
+    volume.SetSpacing((*first.spacing, gap))
+    volume.SetOrigin(first.position.tolist())
+    volume.SetDirection(np.stack([*first.axes, normal], axis=1).ravel().tolist())
+    return volume
+
+
+def _int16_holds(plane: np.ndarray) -> bool:
+    limits = np.iinfo(np.int16)
+    if plane.min() < limits.min or plane.max() > limits.max:
+        return False
+    return plane.dtype.kind in "iu" or bool(np.array_equal(plane, np.rint(plane)))
 
 
 def _no_dicom(folder: Path) -> ImageError:
     for candidate in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        if sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(candidate)):
+        if _begins_with_dicom(candidate):
             return ImageError(
                 f"{folder} itself holds no DICOM images, its subfolder {candidate.name} does.",
                 f"Give that folder: {candidate}",
             )
     return ImageError(f"{folder} holds no DICOM images.", "Give the folder with the DICOM files of one CT series.")
+
+
+def _begins_with_dicom(folder: Path) -> bool:
+    """Whether one of the first entries of ``folder`` is a DICOM image; a few, as it may be anything's folder."""
+    try:
+        for entry in islice(folder.iterdir(), 10):
+            with suppress(RuntimeError):
+                if entry.is_file() and read_slice(entry):
+                    return True
+    except OSError:
+        pass
+    return False

@@ -1,7 +1,7 @@
 """The slices of a DICOM series: where each lies, and whether together they fill a volume.
 
 ITK stacks whatever it is given at one common distance, so a missing slice or a tilted gantry would shift everything
-above it without a word.
+above it with no more than a warning.
 """
 
 from __future__ import annotations
@@ -27,17 +27,22 @@ _REGULARIZE = (
 
 @dataclass(frozen=True)
 class Slice:
-    """What the header of one file says. ``position`` and ``axes`` (row and column direction) are in mm, LPS."""
+    """What the header of one file says.
+
+    ``size`` is (columns, rows, frames) and ``spacing`` in mm along rows and columns (x, y); ``position`` (mm, LPS) is
+    the center of the first voxel; ``axes`` (2, 3) are the unit vectors of x and y. Both are NaN where the header lacks
+    them.
+    """
 
     file: Path
+    series_uid: str
     modality: str
     description: str
     size: tuple[int, ...]
-    pixel_mm: float
-    position: np.ndarray | None
-    axes: np.ndarray | None
-    stored_range: tuple[float, float]
-    rescale: tuple[float, float]
+    values_per_voxel: int
+    spacing: tuple[float, float]
+    position: np.ndarray
+    axes: np.ndarray
 
 
 def read_slice(file: Path) -> Slice:
@@ -52,43 +57,24 @@ def read_slice(file: Path) -> Slice:
         raw = reader.GetMetaData(tag) if reader.HasMetaDataKey(tag) else ""
         return raw.strip(" \0").encode("utf-8", "replace").decode("utf-8")
 
-    def numbers(tag: str, count: int) -> np.ndarray | None:
+    def numbers(tag: str, count: int) -> np.ndarray:
         try:
             values = np.array([float(value) for value in text(tag).split("\\")])
         except ValueError:
-            return None
-        return values if len(values) == count and np.isfinite(values).all() else None
+            values = np.empty(0)
+        return values if len(values) == count else np.full(count, np.nan)
 
-    def number(tag: str, default: float) -> float:
-        value = numbers(tag, 1)
-        return default if value is None else float(value[0])
-
-    bits = int(number("0028|0101", 16))
-    signed = number("0028|0103", 0) == 1
-    axes = numbers("0020|0037", 6)
     return Slice(
         file=file,
+        series_uid=text("0020|000e"),
         modality=text("0008|0060"),
         description=text("0008|103e"),
         size=reader.GetSize(),
-        pixel_mm=min(reader.GetSpacing()[:2]),
+        values_per_voxel=reader.GetNumberOfComponents(),
+        spacing=(reader.GetSpacing()[0], reader.GetSpacing()[1]),
         position=numbers("0020|0032", 3),
-        axes=None if axes is None else axes.reshape(2, 3),
-        stored_range=(-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1),
-        rescale=(number("0028|1053", 1.0), number("0028|1052", 0.0)),
+        axes=numbers("0020|0037", 6).reshape(2, 3),
     )
-
-
-def int16_holds(slices: list[Slice]) -> bool:
-    """Whether every value the slices can store is, after rescaling to HU, a whole number within int16."""
-    limits = np.iinfo(np.int16)
-    for one in slices:
-        slope, intercept = one.rescale
-        ends = [slope * stored + intercept for stored in one.stored_range]
-        whole = slope == int(slope) and intercept == int(intercept)
-        if not whole or min(ends) < limits.min or max(ends) > limits.max:
-            return False
-    return True
 
 
 def sorted_slices(slices: list[Slice], name: str) -> list[Slice]:
@@ -99,14 +85,16 @@ def sorted_slices(slices: list[Slice], name: str) -> list[Slice]:
     _require_ct(slices, name)
     if len(slices) == 1:
         raise _problem(name, "has a single slice", "Give the folder with all slices of the CT.")
-    if len({one.size for one in slices}) > 1:
+    if len({one.size for one in slices}) > 1 or np.ptp([one.spacing for one in slices], axis=0).max() > 1e-3:
         raise _problem(name, "has slices of different size", "Choose a folder with one CT series only.")
     axes = _common_axes(slices, name)
+    if not np.isfinite([one.position for one in slices]).all():
+        raise _problem(name, "does not say where its slices lie (no ImagePositionPatient)", _EXPORT_AGAIN)
     normal = np.cross(axes[0], axes[1])
-    ordered = sorted(slices, key=lambda one: float(_position(one, name) @ normal))
-    positions = np.array([_position(one, name) for one in ordered])
+    ordered = sorted(slices, key=lambda one: float(one.position @ normal))
+    positions = np.array([one.position for one in ordered])
     _require_even_gaps(positions @ normal, name)
-    _require_no_tilt(positions, normal, min(one.pixel_mm for one in slices), name)
+    _require_no_tilt(positions, normal, min(slices[0].spacing), name)
     return ordered
 
 
@@ -114,6 +102,8 @@ def _require_ct(slices: list[Slice], name: str) -> None:
     other = sorted({one.modality for one in slices if one.modality not in ("", "CT")})
     if other:
         raise _problem(name, f"is no CT but {', '.join(other)}", "Give a CT series.")
+    if any(one.values_per_voxel > 1 for one in slices):
+        raise _problem(name, "holds color pictures", "Give a CT series.")
     if any(len(one.size) > 2 and one.size[2] > 1 for one in slices):
         raise _problem(
             name,
@@ -124,21 +114,15 @@ def _require_ct(slices: list[Slice], name: str) -> None:
 
 def _common_axes(slices: list[Slice], name: str) -> np.ndarray:
     first = slices[0].axes
-    if first is None or any(one.axes is None for one in slices):
+    if not np.isfinite([one.axes for one in slices]).all():
         raise _problem(name, "does not say how its slices lie (no ImageOrientationPatient)", _EXPORT_AGAIN)
-    if any(one.axes is not None and not np.allclose(one.axes, first, atol=_PARALLEL) for one in slices):
+    if not np.allclose([one.axes for one in slices], first, atol=_PARALLEL):
         raise _problem(
             name,
             "has slices that are not parallel (a localizer among them?)",
             "Choose a folder with one axial CT series only.",
         )
     return first
-
-
-def _position(one: Slice, name: str) -> np.ndarray:
-    if one.position is None:
-        raise _problem(name, "does not say where its slices lie (no ImagePositionPatient)", _EXPORT_AGAIN)
-    return one.position
 
 
 def _require_even_gaps(heights: np.ndarray, name: str) -> None:

@@ -21,6 +21,13 @@ def damaged(path: Path, kind: str) -> ImageError:
     return ImageError(f"{path.name} is damaged or no {kind} file.", "Copy, download or export it again.")
 
 
+def not_finite(name: str, voxels: int) -> ImageError:
+    return ImageError(
+        f"{name} has {voxels} voxel{'s' if voxels > 1 else ''} without a finite value (NaN or infinite).",
+        "Export it again from the original DICOM, or replace those voxels by -1024 HU.",
+    )
+
+
 def missing_data_file(path: Path, data_file: Path) -> ImageError:
     return ImageError(
         f"{path.name} keeps its voxels in {data_file.name}, which is missing.",
@@ -43,10 +50,10 @@ def missing_spacing(path: Path, field: str) -> ImageError:
     )
 
 
-def impossible_spacing(path: Path, spacing: tuple[float, ...]) -> ImageError:
-    shown = " x ".join(f"{value:g}" for value in spacing)
+def impossible_spacing(path: Path, spacing: tuple[float, ...] = ()) -> ImageError:
+    shown = f" ({' x '.join(f'{value:g}' for value in spacing)} mm)" if spacing else ""
     return ImageError(
-        f"{path.name} has an impossible voxel spacing ({shown} mm).",
+        f"{path.name} has an impossible voxel spacing{shown}.",
         "Export it again from the original DICOM, or correct the spacing in 3D Slicer and save it as .nrrd.",
     )
 

@@ -9,18 +9,18 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from . import file_errors, metaimage_header, nifti_header, nrrd_header
+from . import file_errors, metaimage_checks, nifti_checks, nrrd_checks
 from .dicom_series import read_dicom_folder
 from .itk_warnings import no_itk_warnings
 from .voxels import compact_ct, compact_labels, require_finite
 
 _FORMATS = {
-    ".nii.gz": ("NIfTI", nifti_header),
-    ".nii": ("NIfTI", nifti_header),
-    ".nrrd": ("NRRD", nrrd_header),
-    ".nhdr": ("NRRD", nrrd_header),
-    ".mha": ("MetaImage", metaimage_header),
-    ".mhd": ("MetaImage", metaimage_header),
+    ".nii.gz": ("NIfTI", nifti_checks),
+    ".nii": ("NIfTI", nifti_checks),
+    ".nrrd": ("NRRD", nrrd_checks),
+    ".nhdr": ("NRRD", nrrd_checks),
+    ".mha": ("MetaImage", metaimage_checks),
+    ".mhd": ("MetaImage", metaimage_checks),
 }
 _READABLE = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder of DICOM files"
 # Finer than any clinical scanner and coarser than any slice spacing in use: outside lies a wrong unit or a wrong field.
@@ -66,18 +66,18 @@ def read_labels(path: Path) -> sitk.Image:
 
 
 def _read_file(path: Path) -> sitk.Image:
-    kind, header = _format_of(path)
+    kind, checks = _format_of(path)
     try:
         if path.stat().st_size == 0:
             raise file_errors.empty(path)
-        header.check_complete(path)
+        checks.check_content(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         with no_itk_warnings():
             reader.ReadImageInformation()
             size = reader.GetSize()
             _require_volume(path, size, reader.GetNumberOfComponents())
-            header.check_geometry_stated(path)
+            checks.check_geometry_stated(path)
             _require_geometry(path, reader.GetSpacing()[:3], None)
             # A fourth axis of length one is no time series: drop it.
             reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
@@ -146,9 +146,6 @@ def _from_itk(error: RuntimeError, path: Path, kind: str) -> ImageError:
         return file_errors.sheared(path)
     if "bytes but received" in text or "hit end of" in text:
         return file_errors.truncated(path)
-    if "spacing" in text and "invalid" in text:
-        return ImageError(
-            f"{path.name} has an impossible voxel spacing.",
-            "Export it again from the original DICOM, or correct the spacing in 3D Slicer and save it as .nrrd.",
-        )
+    if "trouble parsing spac" in text:
+        return file_errors.impossible_spacing(path)
     return file_errors.damaged(path, kind)

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
+from . import file_errors
 
 
 def slices(image: sitk.Image) -> Iterator[np.ndarray]:
@@ -21,10 +22,7 @@ def require_finite(image: sitk.Image, name: str) -> None:
         return
     bad = sum(int(plane.size - np.count_nonzero(np.isfinite(plane))) for plane in slices(image))
     if bad:
-        raise ImageError(
-            f"{name} has {bad} voxel{'s' if bad > 1 else ''} without a finite value (NaN or infinite).",
-            "Export it again from the original DICOM, or replace those voxels by -1024 HU.",
-        )
+        raise file_errors.not_finite(name, bad)
 
 
 def value_range(image: sitk.Image) -> tuple[float, float]:

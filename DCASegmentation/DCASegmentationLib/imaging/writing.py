@@ -18,7 +18,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import ImageError, OutputError
-from . import nifti_header
+from . import nifti_checks
 from .itk_warnings import no_itk_warnings
 
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -43,7 +43,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
             sitk.WriteImage(image, str(temporary), extension != ".nii")
         if extension in (".nii", ".nii.gz"):
             # ITK reports a full disk for every format but this one.
-            nifti_header.check_complete(temporary)
+            nifti_checks.check_content(temporary)
 
     _write_atomically(path, extension, write)
 

@@ -1,7 +1,8 @@
-"""What ITK does not check about a NIfTI-1 file: that it is complete and that it states its geometry.
+"""What ITK does not check about a NIfTI-1 file: that it is complete, finite, and states its geometry.
 
-ITK reads a NIfTI file that was cut off without a word (the missing voxels are undefined), replaces a spacing of zero or
-NaN by 1 mm, and takes the axes as they come where the header names no coordinate system.
+ITK reads a NIfTI file that was cut off without a word (the missing voxels are undefined), replaces voxels that are NaN
+or infinite by 0 and a spacing of zero or NaN by 1 mm, and takes the axes as they come where the header names no
+coordinate system.
 """
 
 from __future__ import annotations
@@ -14,20 +15,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import numpy as np
+
 from . import file_errors
 
 _HEADER_BYTES = 348
 _CHUNK = 1 << 20
+_FLOATS = {16: "f4", 64: "f8"}  # NIfTI's data type codes
 
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """The fields checked here: ``shape`` and ``spacing`` (mm) of the axes x, y, z, …, bytes to the last voxel."""
+    """The fields checked here: ``shape`` and ``spacing`` (mm) of the axes x, y, z, …"""
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     states_orientation: bool
-    total_bytes: int
+    data_offset: int
+    data_bytes: int
+    floats: np.dtype | None
 
 
 def check_geometry_stated(path: Path) -> None:
@@ -40,20 +46,29 @@ def check_geometry_stated(path: Path) -> None:
         raise file_errors.missing_orientation(path, "its qform and sform codes are both 0")
 
 
-def check_complete(path: Path) -> None:
-    """Reads the file to its end, 1 MiB at a time; raises ImageError where it is cut off or its checksum is wrong."""
+def check_content(path: Path) -> None:
+    """Reads the file to its end, 1 MiB at a time.
+
+    Raises ImageError where it is cut off, its checksum is wrong, or voxels are NaN or infinite.
+    """
+    found = not_finite = 0
     with _open(path) as stream:
         header = _read_header(stream, path)
-        found = _HEADER_BYTES
         try:
+            stream.read(max(0, header.data_offset - _HEADER_BYTES))
             while chunk := stream.read(_CHUNK):
+                voxels = chunk[: max(0, header.data_bytes - found)]
                 found += len(chunk)
+                if header.floats is not None and len(voxels) % header.floats.itemsize == 0:
+                    not_finite += int(np.count_nonzero(~np.isfinite(np.frombuffer(voxels, header.floats))))
         except EOFError:
             raise file_errors.truncated(path) from None
         except (gzip.BadGzipFile, zlib.error):
             raise file_errors.damaged(path, "NIfTI") from None
-    if found < header.total_bytes:
-        raise file_errors.truncated(path, header.total_bytes, found)
+    if found < header.data_bytes:
+        raise file_errors.truncated(path, header.data_bytes, found)
+    if not_finite:
+        raise file_errors.not_finite(path.name, not_finite)
 
 
 def _open(path: Path) -> BinaryIO:
@@ -78,7 +93,7 @@ def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
     shape = tuple(sizes[:dimensions])
     if not 1 <= dimensions <= 7 or min(shape) < 1:
         raise file_errors.damaged(path, "NIfTI")
-    (bits,) = struct.unpack_from(order + "h", raw, 72)
+    datatype, bits = struct.unpack_from(order + "2h", raw, 70)
     pixdim = struct.unpack_from(order + "8f", raw, 76)
     (offset,) = struct.unpack_from(order + "f", raw, 108)
     qform_code, sform_code = struct.unpack_from(order + "2h", raw, 252)
@@ -86,5 +101,7 @@ def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
         shape=shape,
         spacing=tuple(pixdim[1 : 1 + min(dimensions, 3)]),
         states_orientation=qform_code > 0 or sform_code > 0,
-        total_bytes=int(offset) + math.prod(shape) * bits // 8,
+        data_offset=int(offset),
+        data_bytes=math.prod(shape) * bits // 8,
+        floats=np.dtype(order + _FLOATS[datatype]) if datatype in _FLOATS else None,
     )

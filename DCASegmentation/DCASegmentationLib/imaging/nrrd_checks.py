@@ -30,7 +30,7 @@ def check_geometry_stated(path: Path) -> None:
         raise file_errors.missing_orientation(path, "no anatomical 'space' in its header")
 
 
-def check_complete(path: Path) -> None:
+def check_content(path: Path) -> None:
     """Raises ImageError where a detached header's data file is missing; cut data are found by ITK while reading."""
     fields = _read_fields(path)
     name = fields.get("data file", fields.get("datafile"))

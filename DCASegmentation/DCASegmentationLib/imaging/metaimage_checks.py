@@ -23,7 +23,7 @@ def check_geometry_stated(path: Path) -> None:
         raise file_errors.missing_orientation(path, "no 'TransformMatrix' in its header")
 
 
-def check_complete(path: Path) -> None:
+def check_content(path: Path) -> None:
     """Raises ImageError where the header is cut off, the data file is missing or shorter than the header says."""
     fields, header_bytes = _read_fields(path)
     name = fields["ElementDataFile"]

@@ -1,0 +1,202 @@
+"""Every kind of file that is no usable volume gets one line that says what is wrong and one that says what to do."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import ImageError
+from DCASegmentationLib.imaging.reading import read_ct
+
+FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
+NRRD = "type: short\ndimension: 3\nsizes: 6 5 4\nencoding: raw\nendian: little\n"
+MHA = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nDimSize = 6 5 4\n"
+
+
+def a_ct() -> sitk.Image:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1024, 1500, (40, 50, 60)).astype(np.int16))
+    image.SetSpacing((1.0, 2.0, 3.0))
+    return image
+
+
+def nifti_with(path: Path, *changes: tuple[str, int, list[float]]) -> Path:
+    """A good NIfTI file with header fields (struct format, byte offset, values) overwritten."""
+    sitk.WriteImage(a_ct(), str(path.with_suffix(".nii")))
+    raw = bytearray(path.with_suffix(".nii").read_bytes())
+    for form, offset, values in changes:
+        struct.pack_into(form, raw, offset, *values)
+    path.write_bytes(raw)
+    return path
+
+
+def nrrd_with(path: Path, header: str) -> Path:
+    path.write_bytes(f"NRRD0004\n{NRRD}{header}\n\n".encode() + bytes(240))
+    return path
+
+
+def mha_with(path: Path, header: str) -> Path:
+    path.write_bytes(f"{MHA}{header}ElementType = MET_SHORT\nElementDataFile = LOCAL\n".encode() + bytes(240))
+    return path
+
+
+def refused(path: Path, problem: str, capfd: pytest.CaptureFixture[str] | None = None) -> ImageError:
+    with pytest.raises(ImageError, match=problem) as caught:
+        read_ct(path)
+    error = caught.value
+    assert error.problem and "\n" not in error.problem
+    assert error.remedy and "\n" not in error.remedy
+    if capfd is not None:
+        assert capfd.readouterr().err == ""
+    return error
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    for name in ("ct.nii.gz", "ct", "ct.xyz"):
+        assert str(tmp_path / name) in refused(tmp_path / name, "There is no file").problem
+
+
+@pytest.mark.parametrize("extension", [*FORMATS, ".nhdr", ".mhd"])
+def test_an_empty_file_is_called_empty(extension: str, tmp_path: Path) -> None:
+    (tmp_path / f"ct{extension}").touch()
+    refused(tmp_path / f"ct{extension}", "is empty")
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@pytest.mark.parametrize("kept", [0.002, 0.5, 0.999])
+def test_a_file_cut_off_anywhere_is_called_incomplete(
+    extension: str, kept: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"ct{extension}"
+    sitk.WriteImage(a_ct(), str(path), extension != ".nii")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    refused(path, "incomplete", capfd)
+
+
+@pytest.mark.parametrize(("extension", "data"), [(".nhdr", ".raw.gz"), (".mhd", ".zraw")])
+def test_a_missing_data_file_is_named(extension: str, data: str, tmp_path: Path) -> None:
+    sitk.WriteImage(a_ct(), str(tmp_path / f"ct{extension}"), True)
+    (tmp_path / f"ct{data}").unlink()
+    refused(tmp_path / f"ct{extension}", f"ct{data}, which is missing")
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_a_file_of_something_else_is_called_damaged(
+    extension: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / f"ct{extension}").write_bytes(b"This is a letter, not a CT.\n" * 100)
+    refused(tmp_path / f"ct{extension}", "damaged or no", capfd)
+
+
+def test_a_flipped_byte_in_a_compressed_file_is_found(tmp_path: Path) -> None:
+    sitk.WriteImage(a_ct(), str(tmp_path / "ct.nii.gz"))
+    raw = bytearray((tmp_path / "ct.nii.gz").read_bytes())
+    raw[len(raw) // 2] ^= 0xFF
+    (tmp_path / "ct.nii.gz").write_bytes(raw)
+    refused(tmp_path / "ct.nii.gz", "damaged")
+
+
+def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    (tmp_path / "ct.png").write_bytes(b"\x89PNG")
+    assert ".nii.gz" in refused(tmp_path / "ct.png", "not supported").remedy
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_images_of_another_dimension_are_refused(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"ct{extension}"
+    sitk.WriteImage(a_ct()[:, :, 3], str(path))
+    refused(path, r"2D image \(60 x 50\)")
+    sitk.WriteImage(a_ct()[:, :, 3:4], str(path))
+    refused(path, r"single slice \(60 x 50 x 1\)")
+    sitk.WriteImage(sitk.JoinSeries([a_ct()] * 3), str(path))
+    assert "time point" in refused(path, "4D series of 3 volumes").remedy
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_color_images_are_refused(extension: str, tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Compose([sitk.Cast(a_ct(), sitk.sitkUInt8)] * 3), str(tmp_path / f"ct{extension}"))
+    refused(tmp_path / f"ct{extension}", "3 values per voxel")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("extension", FORMATS)
+def test_voxels_that_are_no_numbers_are_counted(extension: str, value: float, tmp_path: Path) -> None:
+    image = sitk.Cast(a_ct(), sitk.sitkFloat32)
+    image[3, 4, 5] = value
+    image[9, 9, 9] = value
+    sitk.WriteImage(image, str(tmp_path / f"ct{extension}"))
+    refused(tmp_path / f"ct{extension}", "2 voxels without a finite value")
+
+
+@pytest.mark.parametrize("spacing", [0.0, -1.0, float("nan"), 1e-6, 1e6])
+def test_an_impossible_spacing_in_nifti_is_refused(spacing: float, tmp_path: Path) -> None:
+    refused(nifti_with(tmp_path / "ct.nii", ("<f", 88, [spacing])), "impossible voxel spacing")
+
+
+@pytest.mark.parametrize("spacing", ["0", "-1", "nan", "1e-6", "1e6"])
+def test_an_impossible_spacing_in_metaimage_is_refused(spacing: str, tmp_path: Path) -> None:
+    path = mha_with(tmp_path / "ct.mha", f"ElementSpacing = {spacing} 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n")
+    refused(path, "impossible voxel spacing")
+
+
+@pytest.mark.parametrize("first", ["(0,0,0)", "(1e-6,0,0)", "(1e6,0,0)", "(nan,0,0)"])
+def test_an_impossible_spacing_in_nrrd_is_refused(first: str, tmp_path: Path) -> None:
+    path = nrrd_with(tmp_path / "ct.nrrd", f"space: LPS\nspace directions: {first} (0,1,0) (0,0,1)")
+    refused(path, "impossible voxel spacing")
+
+
+def test_a_nifti_file_without_orientation_is_refused(tmp_path: Path) -> None:
+    path = nifti_with(tmp_path / "ct.nii", ("<2h", 252, [0, 0]))
+    refused(path, "qform and sform codes are both 0")
+    compressed = tmp_path / "ct.nii.gz"
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    refused(compressed, "qform and sform codes are both 0")
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("", "how large its voxels are"),
+        ("spacings: 1 2 3", "no 'space directions'"),
+        ("space dimension: 3\nspace directions: (1,0,0) (0,1,0) (0,0,1)", "no anatomical 'space'"),
+        ("space: scanner-xyz\nspace directions: (1,0,0) (0,1,0) (0,0,1)", "no anatomical 'space'"),
+    ],
+)
+def test_a_nrrd_file_without_geometry_is_refused(header: str, problem: str, tmp_path: Path) -> None:
+    refused(nrrd_with(tmp_path / "ct.nrrd", header), problem)
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("TransformMatrix = 1 0 0 0 1 0 0 0 1\n", "no 'ElementSpacing'"),
+        ("ElementSpacing = 1 1 1\n", "no 'TransformMatrix'"),
+    ],
+)
+def test_a_metaimage_without_geometry_is_refused(header: str, problem: str, tmp_path: Path) -> None:
+    refused(mha_with(tmp_path / "ct.mha", header), problem)
+
+
+def test_the_handwritten_headers_of_these_tests_are_otherwise_good(tmp_path: Path) -> None:
+    assert read_ct(nifti_with(tmp_path / "ct.nii")).GetSpacing() == (1.0, 2.0, 3.0)
+    read_ct(nrrd_with(tmp_path / "ct.nrrd", "space: LPS\nspace directions: (1,0,0) (0,1,0) (0,0,1)"))
+    read_ct(mha_with(tmp_path / "ct.mha", "ElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"))
+
+
+def test_sheared_axes_are_refused_in_every_format(tmp_path: Path) -> None:
+    # No qform, and in the sform's first row x grows with the third index as well.
+    refused(nifti_with(tmp_path / "ct.nii", ("<h", 252, [0]), ("<4f", 280, [-1.0, 0.0, -0.9, 0.0])), "right angles")
+    sheared = "space: LPS\nspace directions: (1,0,0) (0,1,0) (0.3,0,1)"
+    refused(nrrd_with(tmp_path / "ct.nrrd", sheared), "right angles")
+    matrix = "ElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0.3 0 1\n"
+    refused(mha_with(tmp_path / "ct.mha", matrix), "right angles")
+
+
+def test_a_series_is_chosen_in_dicom_folders_only(tmp_path: Path) -> None:
+    sitk.WriteImage(a_ct(), str(tmp_path / "ct.nrrd"))
+    with pytest.raises(ImageError, match="no folder of DICOM files"):
+        read_ct(tmp_path / "ct.nrrd", series="1")

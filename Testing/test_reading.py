@@ -1,0 +1,153 @@
+"""Volumes come back from every format with their voxels, geometry and the smallest type that holds them."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import ImageError
+from DCASegmentationLib.imaging.grid import Grid, model_grid
+from DCASegmentationLib.imaging.reading import read_ct, read_labels
+from DCASegmentationLib.imaging.resampling import resample
+from DCASegmentationLib.imaging.writing import write_image
+
+FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
+REAL_CTS = Path(__file__).resolve().parents[1] / "../shared/ct"
+
+
+def axis_orientations() -> list[np.ndarray]:
+    """All 48 ways in which index axes can lie along the patient's axes."""
+    return [
+        np.eye(3)[list(order)] * signs
+        for order in itertools.permutations(range(3))
+        for signs in itertools.product([1, -1], repeat=3)
+    ]
+
+
+def a_ct(direction: np.ndarray | None = None) -> sitk.Image:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1024, 1500, (3, 4, 5)).astype(np.int16))
+    image.SetSpacing((0.7, 0.9, 2.5))
+    image.SetOrigin((-120.25, 33.5, -801.125))
+    if direction is not None:
+        image.SetDirection(direction.ravel().tolist())
+    return image
+
+
+def oblique() -> np.ndarray:
+    a, b = np.radians(12.0), np.radians(-7.0)
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    return about_x @ about_z
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_all_48_orientations_come_back_from_every_format(extension: str, tmp_path: Path) -> None:
+    for direction in [*axis_orientations(), oblique()]:
+        ct = a_ct(direction)
+        write_image(ct, tmp_path / f"ct{extension}")
+        read = read_ct(tmp_path / f"ct{extension}")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
+        # NIfTI keeps its geometry in 32 bits.
+        tolerance = 1e-4 if extension.startswith(".nii") else 1e-9
+        assert Grid.of(read).same_as(Grid.of(ct), tolerance)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_labels_come_back_on_exactly_the_input_grid(extension: str, tmp_path: Path) -> None:
+    write_image(a_ct(oblique()), tmp_path / f"ct{extension}")
+    ct = read_ct(tmp_path / f"ct{extension}")
+    on_model_grid = resample(ct, model_grid(ct, (1.1, 1.2, 1.3))) > 0
+    labels = resample(on_model_grid, Grid.of(ct), "nearest")
+    assert Grid.of(labels) == Grid.of(ct)
+    write_image(labels, tmp_path / f"labels{extension}")
+    assert Grid.of(read_labels(tmp_path / f"labels{extension}")).same_as(Grid.of(ct), 1e-6)
+
+
+@pytest.mark.parametrize("extension", [".nhdr", ".mhd"])
+def test_a_header_with_its_voxels_in_a_file_beside_it_is_read(extension: str, tmp_path: Path) -> None:
+    sitk.WriteImage(a_ct(), str(tmp_path / f"ct{extension}"), True)
+    read = read_ct(tmp_path / f"ct{extension}")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(a_ct()))
+
+
+@pytest.mark.parametrize(
+    "stored", [sitk.sitkInt32, sitk.sitkInt64, sitk.sitkFloat32, sitk.sitkFloat64], ids=["int32", "int64", "f32", "f64"]
+)
+def test_whole_numbers_become_int16_whatever_type_they_are_stored_in(stored: int, tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.Cast(a_ct(), stored), str(tmp_path / "ct.nrrd"))
+    read = read_ct(tmp_path / "ct.nrrd")
+    assert read.GetPixelID() == sitk.sitkInt16
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(a_ct()))
+
+
+def test_fractions_and_values_beyond_int16_become_float32(tmp_path: Path) -> None:
+    for offset in (0.25, 40000.0):
+        sitk.WriteImage(sitk.Cast(a_ct(), sitk.sitkFloat64) + offset, str(tmp_path / "ct.nrrd"))
+        read = read_ct(tmp_path / "ct.nrrd")
+        assert read.GetPixelID() == sitk.sitkFloat32
+        np.testing.assert_allclose(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(a_ct()) + offset)
+
+
+def test_nifti_scaling_is_applied(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    stored = nibabel.Nifti1Image(np.full((4, 5, 6), 1064, np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
+    stored.header.set_slope_inter(1.0, -1024.0)
+    nibabel.save(stored, tmp_path / "ct.nii.gz")
+    # nibabel resets the scaling while saving arrays, so it is put into the header afterwards.
+    raw = bytearray(gzip.decompress((tmp_path / "ct.nii.gz").read_bytes()))
+    struct.pack_into("<2f", raw, 112, 1.0, -1024.0)
+    (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(bytes(raw)))
+    read = read_ct(tmp_path / "ct.nii.gz")
+    assert read.GetPixelID() == sitk.sitkInt16
+    assert read[0, 0, 0] == 40
+
+
+@pytest.mark.parametrize("extension", [".mha", ".nii.gz"])
+def test_a_fourth_axis_of_length_one_is_no_time_series(extension: str, tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.JoinSeries([a_ct()]), str(tmp_path / f"ct{extension}"))
+    read = read_ct(tmp_path / f"ct{extension}")
+    assert read.GetSize() == a_ct().GetSize()
+    assert Grid.of(read).same_as(Grid.of(a_ct()))
+
+
+def test_label_maps_are_uint8_or_uint16(tmp_path: Path) -> None:
+    for highest, stored, expected in [
+        (15, sitk.sitkFloat64, sitk.sitkUInt8),
+        (255, sitk.sitkInt16, sitk.sitkUInt8),
+        (699, sitk.sitkInt32, sitk.sitkUInt16),
+    ]:
+        array = np.zeros((3, 4, 5))
+        array[1, 2, 3] = highest
+        sitk.WriteImage(sitk.Cast(Grid.of(a_ct()).image_of(array), stored), str(tmp_path / "labels.nrrd"))
+        labels = read_labels(tmp_path / "labels.nrrd")
+        assert labels.GetPixelID() == expected
+        assert labels[3, 2, 1] == highest
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.5, 70000.0])
+def test_what_is_no_label_map_is_not_read_as_one(bad: float, tmp_path: Path) -> None:
+    array = np.zeros((3, 4, 5))
+    array[1, 2, 3] = bad
+    sitk.WriteImage(Grid.of(a_ct()).image_of(array), str(tmp_path / "labels.nrrd"))
+    with pytest.raises(ImageError, match="no label map"):
+        read_labels(tmp_path / "labels.nrrd")
+
+
+@pytest.mark.skipif(not REAL_CTS.is_dir(), reason="the shared CTs are not here")
+@pytest.mark.parametrize(
+    ("case", "size"),
+    [
+        ("abdomen_noncontrast_labelled", (122, 101, 112)),
+        ("abdomen_portalvenous", (360, 360, 75)),
+        ("chest_upper_abdomen", (301, 301, 102)),
+    ],
+)
+def test_real_cts_are_read_as_int16(case: str, size: tuple[int, int, int]) -> None:
+    ct = read_ct(REAL_CTS / case / "ct.nii.gz")
+    assert ct.GetPixelID() == sitk.sitkInt16
+    assert ct.GetSize() == size
