@@ -9,6 +9,7 @@ import numpy as np
 from DCASegmentationLib.phantom.block import Block
 from DCASegmentationLib.phantom.body import Body
 from DCASegmentationLib.phantom.bowel import bowel
+from DCASegmentationLib.phantom.fields import Array
 from DCASegmentationLib.phantom.pelvis import bladder, prostate_or_uterus, rectum
 from DCASegmentationLib.phantom.person import Person, stream
 from DCASegmentationLib.phantom.posture import Posture
@@ -88,8 +89,18 @@ def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: 
     free = free_distance(structure, block, everywhere)
     allowed = bounds_distance(structure, block, everywhere, occupied) < 0
     allowed &= posture.scanned(block.z)
-    center = tuple(float(block_axis[allowed & (free < 0)].mean()) for block_axis in (block.x, block.y, block.z))
-    wanted = int(structure.volume_ml * 1000.0 / posture.volume_factor(center) / step**3)  # type: ignore[arg-type]
-    candidates = np.sort(free[allowed], axis=None)
-    offset = float(candidates[min(wanted, candidates.size - 1)])
-    return replace(structure, offset=float(np.clip(offset, -structure.give, structure.give)))
+    weight = np.float32(step**3 / 1000.0) * _volume_factor(block, posture)[allowed]
+    candidates = free[allowed]
+    order = np.argsort(candidates)
+    volume_ml = np.cumsum(weight[order], dtype=np.float64)
+    last = min(int(np.searchsorted(volume_ml, structure.volume_ml)), order.size - 1)
+    return replace(structure, offset=float(np.clip(candidates[order[last]], -structure.give, structure.give)))
+
+
+def _volume_factor(block: Block, posture: Posture) -> Array:
+    """The posture's volume factor at the points of a block, computed at every third and repeated."""
+    thin = (slice(None, None, 3),) * 3
+    factor = posture.volume_factor(block.x[thin], block.y[thin], block.z[thin])
+    for axis, count in enumerate(block.x.shape):
+        factor = factor.repeat(3, axis=axis).take(np.arange(count), axis=axis)
+    return factor

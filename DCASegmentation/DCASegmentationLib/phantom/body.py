@@ -18,9 +18,9 @@ _EXPONENT = 2.3
 # Heights, and there half widths and the front and back of the cavity (inside the ribs and abdominal muscles, then
 # the pelvic bones) and of the muscle around it.
 _Z = (-330.0, -235.0, -205.0, -180.0, -150.0, -125.0, -92.0, -56.0, -19.0, 18.0, 54.0, 88.0, 148.0, 203.0, 330.0)
-_CAVITY_HALF_WIDTH = (50.0, 60.0, 66.0, 77.0, 97.0, 113.0, 124.0, 128.0, 128.0, 130.0, 134.0, 136.0, 136.0, 132.0, 118.0)
-_CAVITY_FRONT = (-55.0, -60.0, -66.0, -72.0, -77.0, -82.0, -87.0, -91.0, -94.0, -96.0, -98.0, -100.0, -101.0, -97.0, -80.0)
-_CAVITY_BACK = (50.0, 58.0, 68.0, 74.0, 70.0, 60.0, 50.0, 51.0, 55.0, 59.0, 64.0, 70.0, 79.0, 82.0, 80.0)
+_CAVITY_HALF_WIDTH = (28.0, 50.0, 58.0, 64.0, 74.0, 88.0, 106.0, 122.0, 128.0, 130.0, 134.0, 136.0, 136.0, 132.0, 118.0)
+_CAVITY_FRONT = (-30.0, -58.0, -66.0, -72.0, -77.0, -82.0, -87.0, -91.0, -94.0, -96.0, -98.0, -100.0, -101.0, -97.0, -80.0)
+_CAVITY_BACK = (35.0, 56.0, 68.0, 74.0, 68.0, 54.0, 46.0, 49.0, 55.0, 59.0, 64.0, 70.0, 79.0, 82.0, 80.0)
 _MUSCLE_HALF_WIDTH = (165.0, 172.0, 172.0, 170.0, 168.0, 164.0, 158.0, 151.0, 149.0, 150.0, 153.0, 155.0, 156.0, 152.0, 150.0)
 _MUSCLE_FRONT = (-95.0, -92.0, -92.0, -92.0, -93.0, -95.0, -99.0, -103.0, -106.0, -108.0, -110.0, -113.0, -115.0, -113.0, -100.0)
 _MUSCLE_BACK = (95.0, 112.0, 116.0, 115.0, 111.0, 104.0, 92.0, 86.0, 85.0, 86.0, 88.0, 92.0, 98.0, 101.0, 102.0)
@@ -34,23 +34,22 @@ class Body:
 
     def cavity(self, x: Array, y: Array, z: Array) -> Array:
         """Distance to the inner wall of chest, abdomen and pelvis."""
-        fat = self.person.visceral_fat_mm
-        belly = fat * _belly(z)
+        belly = self._belly(z)
         return _outline(
             x, y, _at(z, _CAVITY_HALF_WIDTH) + 0.35 * belly, _at(z, _CAVITY_FRONT) - belly, _at(z, _CAVITY_BACK)
         )
 
     def muscle(self, x: Array, y: Array, z: Array) -> Array:
         """Distance to the outside of the trunk's muscles."""
-        belly = self.person.visceral_fat_mm * _belly(z)
+        belly = self._belly(z)
         return _outline(
             x, y, _at(z, _MUSCLE_HALF_WIDTH) + 0.35 * belly, _at(z, _MUSCLE_FRONT) - belly, _at(z, _MUSCLE_BACK)
         )
 
     def skin(self, x: Array, y: Array, z: Array) -> Array:
         """Distance to the outside of the skin."""
-        belly = self.person.visceral_fat_mm * _belly(z)
-        fat = self.person.subcutaneous_fat_mm * (0.55 + 0.45 * _belly(z + 40.0))
+        belly = self._belly(z)
+        fat = self.person.subcutaneous_fat_mm * (0.55 + 0.45 * _bulge(z + 40.0))
         return _outline(
             x,
             y,
@@ -70,6 +69,10 @@ class Body:
         """Angle around the trunk from the spine (0) to the breastbone (pi), the same on both sides."""
         return np.arctan2(np.abs(x), (y - _CENTER_Y) * 1.35)
 
+    def _belly(self, z: Array) -> Array:
+        """How far (mm) visceral fat pushes the wall out; the belly of a thin person falls in."""
+        return (self.person.visceral_fat_mm - 9.0) * _bulge(z)
+
     @staticmethod
     def _dome(x: Array, y: Array) -> Array:
         depth = np.where(y < _CENTER_Y, 86.0, 94.0)
@@ -80,7 +83,7 @@ class Body:
         return edge + (top - edge) * (1.0 - out**4)
 
 
-def _belly(z: Array) -> Array:
+def _bulge(z: Array) -> Array:
     """How much of the belly's fat shows at a height: all of it at the navel, none at the chest and the hips."""
     return np.exp(-(((z + 30.0) / 110.0) ** 2))
 

@@ -27,8 +27,8 @@ def _colon(person: Person, random: np.random.Generator) -> list[Structure]:
         ([(-102, 10, -8), (-98, -22, 0), (-90, -50, -8), (-70, -74 + front, -16 - 0.5 * sag)], 22.0),
         ([(-70, -74 + front, -16 - 0.5 * sag), (-35, -80 + front, -24 - sag), (0, -82 + front, -26 - sag),
           (35, -80 + front, -16 - sag)], 19.0),
-        ([(35, -80 + front, -16 - sag), (70, -68 + front, 8), (96, -40, 34), (110, 0, 58)], 18.0),
-        ([(110, 0, 58), (111, 24, 40), (108, 28, 8), (108, 24 + dy, -30), (106, 14, -65)], 15.0),
+        ([(35, -80 + front, -16 - sag), (70, -68 + front, 10), (98, -46, 46), (112, -14, 76)], 19.0),
+        ([(112, -14, 76), (113, 18, 58), (108, 28, 8), (108, 24 + dy, -30), (106, 14, -65)], 15.0),
         ([(106, 14, -65), (100, -4, -100), (78, -12, -132), (50, 0, -146)], 14.0),
         ([(50, 0, -146), (20, 12, -138), (-12, 20, -148), (-8, 36, -164), (2, 42, -172)], 14.0),
     ]  # fmt: skip
@@ -57,10 +57,10 @@ def _small_bowel(person: Person, random: np.random.Generator) -> list[Structure]
     points: list[Point] = []
     for layer, depth in enumerate((-36.0, -66.0 + 0.6 * front)):
         for row, z in enumerate(np.arange(8.0 if layer else -34.0, -172.0, -spacing)):
-            half = float(np.interp(z, (-170.0, -110.0, -60.0, 10.0), (42.0, 76.0, 84.0, 70.0)))
+            half = float(np.interp(z, (-170.0, -110.0, -60.0, 10.0), (38.0, 70.0, 92.0, 88.0)))
             xs = np.arange(-half, half + 1.0, spacing * 0.95)
             for x in xs if (row + layer) % 2 == 0 else xs[::-1]:
-                dx, dy, dz = jitter(random, 5.0, 5.0, 5.0)
+                dx, dy, dz = jitter(random, 6.0, 6.0, 8.0)
                 points.append((float(x + dx), float(depth + dy), float(z + dz)))
     widths = random.uniform(10.5, 14.5, len(points))
     loops = tube(points, widths.tolist(), pieces=2)

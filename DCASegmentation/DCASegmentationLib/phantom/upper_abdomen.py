@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.fields import Array, Ellipsoid, Point, Region, smooth_maximum, tube
+from DCASegmentationLib.phantom.fields import Array, Ellipsoid, Point, Region, smooth_maximum, smooth_minimum, tube
 from DCASegmentationLib.phantom.materials import Hollow, Layered, Solid
 from DCASegmentationLib.phantom.person import Person, jitter
 from DCASegmentationLib.phantom.structure import Structure
@@ -34,9 +34,9 @@ def stomach(person: Person, random: np.random.Generator) -> Structure:
     sag, dx, dy = jitter(random, 10.0, 5.0, 4.0)
     sag += 14 * (scale - 1)
     path = [
-        (58 + dx, 6, 148),
-        (64 + dx, -6 + dy, 126),
-        (64 + dx, -26 + dy, 96 - 0.4 * sag),
+        (62 + dx, -6, 147),
+        (68 + dx, -16 + dy, 125),
+        (67 + dx, -33 + dy, 96 - 0.4 * sag),
         (52 + dx, -52 + dy, 66 - 0.8 * sag),
         (28, -66 + dy, 44 - sag),
         (2, -66 + 0.5 * dy, 38 - 0.8 * sag),
@@ -57,11 +57,11 @@ def stomach(person: Person, random: np.random.Generator) -> Structure:
 def spleen(person: Person, random: np.random.Generator) -> Structure:
     """Behind the stomach under the left dome, along the tenth rib, hollow towards the stomach."""
     volume = person.volumes_ml["spleen"]
-    scale = (volume / 210.0) ** (1 / 3)
+    scale = (volume / 150.0) ** (1 / 3)
     dx, dy, dz, turn = jitter(random, 3.0, 5.0, 6.0, 7.0)
     center = (101 + dx, 26 + dy, 112 + dz)
     body = Ellipsoid(center, (29 * scale, 47 * scale, 54 * scale), (-28 + turn, 8, 28 + turn))
-    hollow = Ellipsoid((48, -12, center[2] + 4), (45, 48, 62))
+    hollow = Ellipsoid((48, -14, center[2] + 4), (42, 44, 60))
     return Structure(
         "spleen", (body,), Solid("spleen", 5.0), label=AMOS.by_key["spleen"].label, carved=(hollow,), gap=1.5,
         wall_gap=3.5, diaphragm_gap=3.0, volume_ml=volume, give=20.0,
@@ -89,16 +89,20 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
     room = person.stature[0] * person.stature[1] * person.stature[2]
     excess = (volume / room) / 1710.0 - 1.0
     rise, lobe, depth, slope = jitter(random, 5.0, 9.0, 6.0, 0.05)
-    height = 6.0 - 45.0 * excess + rise
-    left = 62.0 + lobe + 15.0 * excess
+    height = 9.0 - 60.0 * excess + rise
+    left = 58.0 + lobe + 15.0 * excess
+    left_lobe = Ellipsoid((left - 34.0, -66.0, 118.0), (62.0, 24.0, 30.0), (0.0, -14.0, -8.0))
 
     def distance(x: Array, y: Array, z: Array) -> Array:
         # The lower surface rises from the right edge to the left and, near the midline, to the back.
         lower = (height + (0.55 + slope) * np.maximum(x + 112.0, -20.0) + 0.22 * (y + 30.0) - z) / np.float32(1.18)
-        behind = np.float32(0.74) * (x + 3.0) + np.float32(0.67) * (y - depth - 4.0)
+        # Its inner border runs from the left front to the vena cava, then beside the spine to the back.
+        back = y - depth + 2.0
+        behind = 0.8 * (x + 8.0 + np.where(back < 0, 0.72 * back, 0.42 * back))
         far_left = 0.86 * (x - left) + 0.5 * (z - 120.0)
         shape = smooth_maximum(lower.astype(np.float32), behind.astype(np.float32), 18.0)
-        return smooth_maximum(shape, far_left.astype(np.float32), 14.0).astype(np.float32)
+        shape = smooth_maximum(shape, far_left.astype(np.float32), 14.0)
+        return smooth_minimum(shape, left_lobe(x, y, z), 16.0).astype(np.float32)
 
     region = Region(distance, ((-175.0, -150.0, -60.0), (100.0, 100.0, 200.0)))
     return Structure(
