@@ -165,7 +165,7 @@ class Segmenter:
             seconds=clock.seconds,
             warnings=warnings,
         )
-        _tell(progress, 1.0, "Finished")
+        _tell(progress, 1.0, "Finishing")
         return result
 
     def _windowed_volume(self, ct: sitk.Image, grid: Grid) -> torch.Tensor:

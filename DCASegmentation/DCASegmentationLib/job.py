@@ -1,0 +1,223 @@
+"""One CT file in, one folder of results out: what ``dca segment`` and the worker run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import SimpleITK as sitk
+
+from .errors import UserError
+from .imaging.ct_check import check_ct
+from .imaging.reading import read_ct
+from .imaging.writing import new_folder, write_image, write_json, write_text
+from .inference.maps import EXPERTS
+from .inference.options import SegmentOptions
+from .inference.result import Result
+from .inference.segmenter import Segmenter
+from .inference.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+
+REQUEST = "request.json"
+EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
+
+Progress = Callable[[float, str], None]
+
+# The share of the progress that the segmentation itself takes; reading comes before, writing after it.
+_READ = 0.02
+_SEGMENTED = 0.95
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to segment, with what, and where the results go.
+
+    ``ct`` is an image file or a folder of DICOM files, of which ``series`` picks a series; ``out`` is the folder to
+    make. ``extension`` chooses the image format of labels and maps. ``overwrite`` replaces an
+    earlier job's folder, nothing else.
+    """
+
+    ct: Path
+    out: Path
+    bundle: Bundle
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    device: str = "auto"
+    series: str | None = None
+    extension: str = ".nrrd"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.extension not in EXTENSIONS:
+            raise UserError(
+                f"Results cannot be written as '{self.extension}'.", f"Choose one of: {', '.join(EXTENSIONS)}."
+            )
+
+
+def segment_to_folder(
+    job: Job,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    also_write: Callable[[Path, sitk.Image, Result], None] | None = None,
+    segmenter: Segmenter | None = None,
+) -> Result:
+    """Segment ``job.ct`` and put everything into ``job.out``; give the result too.
+
+    Written are ``labels``, ``attention_<expert>_level<l>``, ``deciding_expert``, ``entropy`` and ``disagreement``
+    (the maps that the options ask for), ``volumes.csv``, ``expert_attention.csv`` (where there is attention),
+    ``request.json`` and ``log.txt``. ``also_write(folder, ct, result)`` may add files, a scene for instance.
+    ``segmenter`` is one kept from an earlier job with the same bundle and device.
+
+    The folder appears when it is complete; on any error, or when ``cancelled`` says so (Cancelled), there is none.
+    Raises ImageError, BundleError, OutputError or UserError for what the user can set right.
+    """
+    job.options.kept_labels(job.bundle.metadata.vocabulary)
+    clock = Stopwatch()
+    with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST) as folder:
+        _tell(progress, 0.0, "Reading the CT")
+        with clock.phase("reading"):
+            ct = read_ct(job.ct, series=job.series)
+            check_ct(ct)
+        result = (segmenter or Segmenter(job.bundle, job.device)).segment(
+            ct, job.options, _part_of(progress, _READ, _SEGMENTED), cancelled
+        )
+        _tell(progress, _SEGMENTED, "Writing the results")
+        with clock.phase("writing"):
+            _write_images(folder, job.extension, result)
+            _write_tables(folder, result)
+            if also_write:
+                also_write(folder, ct, result)
+        order = ("reading", *result.seconds, "writing")
+        seconds = {**clock.seconds, **result.seconds}
+        result = replace(result, seconds={phase: seconds[phase] for phase in order})
+        write_text(_log(job, ct, result), folder / "log.txt")
+        write_json(_request(job, ct), folder / REQUEST)
+    _tell(progress, 1.0, "Finished")
+    return result
+
+
+def _write_images(folder: Path, extension: str, result: Result) -> None:
+    images = {"labels": result.labels}
+    for level, experts in result.attention.items():
+        images |= {f"attention_{expert}_level{level}": image for expert, image in experts.items()}
+    for name, image in (
+        ("deciding_expert", result.deciding_expert),
+        ("entropy", result.entropy),
+        ("disagreement", result.disagreement),
+    ):
+        if image is not None:
+            images[name] = image
+    for name, image in images.items():
+        write_image(image, folder / f"{name}{extension}")
+
+
+def _write_tables(folder: Path, result: Result) -> None:
+    _write_csv(
+        folder / "volumes.csv",
+        ("label", "organ", "name", "ml", "mean_hu", "voxels", "note"),
+        (
+            (
+                each.organ.label,
+                each.organ.key,
+                each.organ.name,
+                f"{each.ml:.3f}",
+                "" if each.mean_hu is None else f"{each.mean_hu:.1f}",
+                each.voxels,
+                each.note,
+            )
+            for each in result.measurements
+        ),
+    )
+    if result.attention_by_organ:
+        labels = {each.organ.key: each.organ.label for each in result.measurements}
+        _write_csv(
+            folder / "expert_attention.csv",
+            ("level", "label", "organ", *EXPERTS),
+            (
+                (level, labels[key], key, *(f"{means[expert]:.4f}" if expert in means else "" for expert in EXPERTS))
+                for level, organs in result.attention_by_organ.items()
+                for key, means in organs.items()
+            ),
+        )
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(text.getvalue(), path)
+
+
+def _request(job: Job, ct: sitk.Image) -> dict[str, Any]:
+    """All that decides the result, for whoever wants to repeat the run."""
+    return {
+        "ct": str(job.ct.resolve()),
+        "series": job.series,
+        "ct_geometry": _geometry(ct),
+        "bundle": {
+            "name": job.bundle.metadata.name,
+            "folder": str(job.bundle.folder.resolve()),
+            "sha256": job.bundle.metadata.weights.sha256,
+        },
+        "options": asdict(job.options),
+        "device": job.device,
+        "extension": job.extension,
+        "overwrite": job.overwrite,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy")},
+        },
+    }
+
+
+def _geometry(image: sitk.Image) -> dict[str, Any]:
+    return {
+        "size": list(image.GetSize()),
+        "spacing_mm": list(image.GetSpacing()),
+        "origin_mm": list(image.GetOrigin()),
+        "direction": list(image.GetDirection()),
+        "voxel_type": image.GetPixelIDTypeAsString(),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        # The library can be used from a checkout that was never installed.
+        return "not installed"
+
+
+def _log(job: Job, ct: sitk.Image, result: Result) -> str:
+    lines = [
+        f"{datetime.now(timezone.utc).astimezone():%Y-%m-%d %H:%M:%S %z}",
+        f"CT: {job.ct}",
+        f"Size: {' x '.join(map(str, ct.GetSize()))} voxels of {' x '.join(f'{s:.4g}' for s in ct.GetSpacing())} mm",
+        f"Model: {job.bundle.metadata.name}",
+        f"Device: {result.device}",
+        *(f"{phase}: {seconds:.2f} s" for phase, seconds in result.seconds.items()),
+        f"total: {sum(result.seconds.values()):.2f} s",
+        *(f"Warning: {warning}" for warning in result.warnings),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _part_of(progress: Progress | None, start: float, stop: float) -> Progress | None:
+    """The stretch from ``start`` to ``stop`` of ``progress`` as a progress of its own."""
+    if progress is None:
+        return None
+    return lambda fraction, message: progress(start + (stop - start) * fraction, message)
+
+
+def _tell(progress: Progress | None, fraction: float, message: str) -> None:
+    if progress:
+        progress(fraction, message)

@@ -1,0 +1,288 @@
+"""A CT file in, a folder of results out, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DCASegmentationLib.errors import Cancelled, ImageError, OutputError, UserError
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.inference.options import SegmentOptions
+from DCASegmentationLib.job import Job, segment_to_folder
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.phantom.case import generate
+from small_model import SmallModel, vivid_network
+
+torch.set_num_threads(1)
+
+REAL_CTS = Path(__file__).parents[2] / "shared" / "ct"
+MAPS = ["deciding_expert.nrrd", "disagreement.nrrd", "entropy.nrrd"]
+ATTENTION = [f"attention_{expert}_level{level}.nrrd" for expert in ("head", "medium", "tail") for level in (1, 4)]
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return SmallModel(vivid_network(len(AMOS)), spacing=(12.0, 12.0, 12.0))
+
+
+@pytest.fixture(scope="module")
+def ct_path(tmp_path_factory):
+    """A tilted phantom whose axes run in no model's order."""
+    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    sitk.WriteImage(generate(3, spacing=(7.0, 6.0, 8.0), orientation="PSL", tilt_degrees=8).ct, str(path))
+    return path
+
+
+@pytest.fixture
+def job(ct_path, bundle, tmp_path):
+    return Job(ct_path, tmp_path / "results", bundle, SegmentOptions(overlap=0.0), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def everything(ct_path, bundle, tmp_path_factory):
+    """The folder of a run with all maps, and its result."""
+    folder = tmp_path_factory.mktemp("everything") / "results"
+    options = SegmentOptions(
+        overlap=0.0, attention_levels=(1, 4), deciding_expert=True, entropy=True, disagreement=True
+    )
+    return folder, segment_to_folder(Job(ct_path, folder, bundle, options, device="cpu"))
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_that_was_asked_for_is_in_the_folder(everything):
+    folder, _ = everything
+    tables = ["expert_attention.csv", "log.txt", "request.json", "volumes.csv"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["labels.nrrd", *MAPS, *ATTENTION, *tables])
+
+
+def test_nothing_else_is_written_than_was_asked_for(job):
+    segment_to_folder(job)
+    names = {path.name for path in job.out.iterdir()}
+    assert names == {"labels.nrrd", "log.txt", "request.json", "volumes.csv"}
+
+
+def test_written_labels_have_the_geometry_of_the_ct(everything, ct_path):
+    labels = sitk.ReadImage(str(everything[0] / "labels.nrrd"))
+    assert Grid.of(labels).same_as(Grid.of(sitk.ReadImage(str(ct_path))))
+    assert sitk.Hash(labels) == sitk.Hash(everything[1].labels)
+    assert len(np.unique(sitk.GetArrayViewFromImage(labels))) > 5
+
+
+def test_written_maps_are_the_results_maps(everything):
+    folder, result = everything
+    for name, image in [
+        ("entropy", result.entropy),
+        ("disagreement", result.disagreement),
+        ("deciding_expert", result.deciding_expert),
+        ("attention_tail_level4", result.attention[4]["tail"]),
+    ]:
+        written = sitk.ReadImage(str(folder / f"{name}.nrrd"))
+        assert sitk.Hash(written) == sitk.Hash(image)
+        assert Grid.of(written).same_as(Grid.of(image))
+
+
+def test_volumes_are_counted_in_the_written_labels(everything, ct_path):
+    folder, _ = everything
+    labels = sitk.ReadImage(str(folder / "labels.nrrd"))
+    hu = sitk.GetArrayFromImage(sitk.ReadImage(str(ct_path)))
+    array = sitk.GetArrayFromImage(labels)
+    ml = float(np.prod(labels.GetSpacing())) / 1000
+    table = rows(folder / "volumes.csv")
+    assert [row["organ"] for row in table] == list(AMOS.by_key)
+    assert any(row["note"].startswith("above the usual") for row in table)
+    for row in table:
+        mask = array == int(row["label"])
+        assert int(row["voxels"]) == mask.sum()
+        assert float(row["ml"]) == pytest.approx(mask.sum() * ml, abs=1e-3)
+        if mask.any():
+            assert float(row["mean_hu"]) == pytest.approx(hu[mask].mean(), abs=0.06)
+        else:
+            assert (row["mean_hu"], row["note"]) == ("", "not found")
+
+
+def test_the_attention_table_sums_to_one_for_every_organ(everything):
+    table = rows(everything[0] / "expert_attention.csv")
+    assert {row["level"] for row in table} == {"1", "4"}
+    for row in table:
+        assert sum(float(row[expert]) for expert in ("head", "medium", "tail")) == pytest.approx(1, abs=2e-4)
+        assert row["organ"] == AMOS.by_label[int(row["label"])].key
+
+
+def test_the_request_tells_how_to_repeat_the_run(everything, ct_path, bundle):
+    request = json.loads((everything[0] / "request.json").read_text(encoding="utf-8"))
+    assert request["ct"] == str(ct_path)
+    assert request["ct_geometry"]["size"] == list(sitk.ReadImage(str(ct_path)).GetSize())
+    assert request["bundle"]["sha256"] == bundle.metadata.weights.sha256
+    assert SegmentOptions(**{**request["options"], "attention_levels": (1, 4)}).levels_needed == (1, 4)
+    assert request["versions"]["torch"] == torch.__version__
+
+
+def test_the_log_tells_the_time_of_each_phase(everything):
+    folder, result = everything
+    log = (folder / "log.txt").read_text(encoding="utf-8")
+    phases = list(result.seconds)
+    assert (phases[0], phases[-1]) == ("reading", "writing")
+    assert all(f"{phase}: " in log for phase in result.seconds)
+
+
+def test_a_scan_smaller_than_a_window_runs_and_the_log_says_so(ct_path, bundle, tmp_path):
+    ct = sitk.ReadImage(str(ct_path))
+    sitk.WriteImage(ct[10:30, 10:30, 10:30], str(tmp_path / "small.nrrd"))
+    segment_to_folder(Job(tmp_path / "small.nrrd", tmp_path / "out", bundle, device="cpu"))
+    assert "Warning: At the model's spacing" in (tmp_path / "out" / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".mha"])
+def test_images_come_in_the_format_asked_for(job, extension, ct_path):
+    job = replace(job, extension=extension)
+    segment_to_folder(job)
+    labels = sitk.ReadImage(str(job.out / f"labels{extension}"))
+    assert Grid.of(labels).same_as(Grid.of(sitk.ReadImage(str(ct_path))))
+
+
+def test_another_format_is_refused(job):
+    with pytest.raises(UserError, match="png"):
+        replace(job, extension=".png")
+
+
+def test_what_is_written_along_becomes_part_of_the_folder(job, ct_path):
+    def note(folder, ct, result):
+        (folder / "note.txt").write_text(f"{ct.GetSize()} {len(result.measurements)}", encoding="utf-8")
+
+    segment_to_folder(job, also_write=note)
+    assert (job.out / "note.txt").read_text(encoding="utf-8").endswith(" 15")
+
+
+def test_an_existing_folder_is_left_alone_unless_told(job):
+    segment_to_folder(job)
+    mark = job.out / "labels.nrrd"
+    mark.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="exists already"):
+        segment_to_folder(job)
+    assert mark.read_bytes() == b"mine"
+    segment_to_folder(replace(job, overwrite=True))
+    assert mark.stat().st_size > 4
+
+
+def test_a_folder_of_other_things_is_never_overwritten(job):
+    job.out.mkdir()
+    (job.out / "thesis.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError):
+        segment_to_folder(replace(job, overwrite=True))
+    assert [path.name for path in job.out.iterdir()] == ["thesis.txt"]
+
+
+def test_progress_runs_from_reading_to_the_end(job):
+    told = []
+    segment_to_folder(job, progress=lambda fraction, message: told.append((fraction, message)))
+    fractions = [fraction for fraction, _ in told]
+    assert fractions == sorted(fractions)
+    assert told[0] == (0.0, "Reading the CT")
+    assert told[-1] == (1.0, "Finished")
+    assert [message for _, message in told].count("Finished") == 1
+
+
+def empty_file(folder, ct):
+    (folder / "bad.nii.gz").touch()
+    return folder / "bad.nii.gz"
+
+
+def truncated_file(folder, ct):
+    sitk.WriteImage(ct, str(folder / "bad.nrrd"))
+    content = (folder / "bad.nrrd").read_bytes()
+    (folder / "bad.nrrd").write_bytes(content[: len(content) // 2])
+    return folder / "bad.nrrd"
+
+
+def missing_file(folder, ct):
+    return folder / "nowhere.nii.gz"
+
+
+def image(change):
+    def write(folder, ct):
+        sitk.WriteImage(change(ct), str(folder / "bad.nrrd"))
+        return folder / "bad.nrrd"
+
+    return write
+
+
+def with_nan(ct):
+    array = sitk.GetArrayFromImage(ct).astype(np.float32)
+    array[3, 4, 5] = np.nan
+    return Grid.of(ct).image_of(array)
+
+
+BAD_INPUT = {
+    "an empty file": empty_file,
+    "a truncated file": truncated_file,
+    "a file that is not there": missing_file,
+    "one slice": image(lambda ct: ct[:, :, 20:21]),
+    "a 2D image": image(lambda ct: ct[:, :, 20]),
+    "a 4D series": image(lambda ct: sitk.JoinSeries([ct, ct])),
+    "a colored image": image(lambda ct: sitk.Compose([sitk.Cast(ct, sitk.sitkUInt8)] * 3)),
+    "gray values 0 to 255": image(lambda ct: sitk.Cast(sitk.RescaleIntensity(ct, 0, 255), sitk.sitkUInt8)),
+    "voxels that are no numbers": image(with_nan),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_INPUT)
+def test_bad_input_is_refused_in_a_line_and_leaves_nothing_behind(kind, job, ct_path, tmp_path):
+    source = tmp_path / "input"
+    source.mkdir()
+    bad = BAD_INPUT[kind](source, sitk.ReadImage(str(ct_path)))
+    with pytest.raises(ImageError) as caught:
+        segment_to_folder(replace(job, ct=bad))
+    assert caught.value.problem
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["input"]
+
+
+def test_an_unknown_organ_is_refused_before_anything_is_read(job, tmp_path):
+    with pytest.raises(UserError, match="appendix"):
+        segment_to_folder(replace(job, ct=tmp_path / "nowhere.nrrd", options=SegmentOptions(organs=("appendix",))))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(job, tmp_path):
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    told = []
+    with pytest.raises(OutputError):
+        segment_to_folder(replace(job, out=tmp_path / "file" / "results"), progress=lambda *step: told.append(step))
+    assert told == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(job, tmp_path):
+    def fill_the_disk(folder, ct, result):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match="full"):
+        segment_to_folder(job, also_write=fill_the_disk)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cancelling_leaves_nothing_behind(job, tmp_path):
+    with pytest.raises(Cancelled):
+        segment_to_folder(job, cancelled=lambda: True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL_CTS.exists(), reason="needs ../shared/ct")
+@pytest.mark.parametrize("case", ["abdomen_portalvenous", "abdomen_noncontrast_labelled"])
+def test_real_cts_run_to_the_end_on_their_own_grid(case, bundle, tmp_path):
+    path = REAL_CTS / case / "ct.nii.gz"
+    segment_to_folder(Job(path, tmp_path / "out", bundle, device="cpu"))
+    labels = sitk.ReadImage(str(tmp_path / "out" / "labels.nrrd"))
+    assert Grid.of(labels).same_as(Grid.of(sitk.ReadImage(str(path))))
