@@ -1,0 +1,118 @@
+"""What each part of the network gives, holds and costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .network import DCANet
+
+_EXPERTS = ("Head expert", "Medium expert", "Tail expert")
+_LEVELS = ("DeB-6", "DeB-7", "DeB-8", "DeB-9")
+
+
+@dataclass(frozen=True)
+class PartSummary:
+    """One part of the network.
+
+    ``output_shape`` is (channel, depth, height, width): of an encoder or decoder its last output, of a fusion what it
+    hands on. ``parameters`` are numbers learned. ``macs`` are multiply-accumulate operations of one patch; one is a
+    multiplication with its addition, and only convolutions count: normalization and activation are small beside them.
+    """
+
+    name: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+
+
+def summarize(network: DCANet, patch: Sequence[int] = (96, 96, 96)) -> list[PartSummary]:
+    """A row for each part of ``network`` for one patch (depth, height, width), and the total as the last row.
+
+    The fusion at each level of the aggregation decoder has a row of its own and is not in the decoder's. Nothing is
+    computed: only shapes go through the network.
+
+    Raises ValueError if a side of the patch is not divisible by 16.
+    """
+    depth, height, width = patch
+    if any(side < network.divisor or side % network.divisor for side in patch):
+        raise ValueError(f"the sides of a patch must be divisible by {network.divisor}, got {tuple(patch)}")
+    # Built anew from the options where tensors have a shape but no data: neither memory nor time.
+    with torch.device("meta"):
+        hollow = DCANet(**network.options).eval()
+        volume = torch.empty(1, network.options["in_channels"], depth, height, width)
+    probes = _probes(hollow)
+    handles = [handle for probe in probes for handle in probe.attach()]
+    with torch.no_grad():
+        result = hollow(volume)
+    for handle in handles:
+        handle.remove()
+    rows = [probe.row() for probe in probes]
+    total = PartSummary(
+        "Total", tuple(result.shape[1:]), sum(row.parameters for row in rows), sum(row.macs for row in rows)
+    )
+    return [*rows, total]
+
+
+@dataclass
+class _Probe:
+    """Watches one part; ``without`` are modules inside it that have a probe of their own."""
+
+    name: str
+    module: nn.Module
+    without: Sequence[nn.Module] = ()
+    macs: int = 0
+    output_shape: tuple[int, ...] = field(default=())
+
+    def attach(self) -> list[Any]:
+        inner = {id(module) for other in self.without for module in other.modules()}
+        handles = [
+            module.register_forward_hook(self._count)
+            for module in self.module.modules()
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and id(module) not in inner
+        ]
+        return [*handles, self.module.register_forward_hook(self._note_shape)]
+
+    def row(self) -> PartSummary:
+        inner = sum(parameter.numel() for module in self.without for parameter in module.parameters())
+        parameters = sum(parameter.numel() for parameter in self.module.parameters()) - inner
+        return PartSummary(self.name, self.output_shape, parameters, self.macs)
+
+    def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
+        # Each voxel of a convolution's output, and of a transposed convolution's input, meets the whole kernel.
+        voxels = inputs[0][0, 0].numel() if isinstance(module, nn.ConvTranspose3d) else output[0, 0].numel()
+        kernel = math.prod(module.kernel_size) * module.in_channels * module.out_channels // module.groups
+        self.macs += voxels * kernel
+
+    def _note_shape(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        while not isinstance(output, Tensor):
+            output = _main_tensor(output)
+        self.output_shape = tuple(output.shape[1:])
+
+
+def _main_tensor(output: Any) -> Any:
+    """The part of an output that a reader wants the shape of."""
+    if hasattr(output, "logits"):
+        return output.logits
+    # An encoder's features end with the deepest; a decoder's pair and a fusion's begin with what they hand on.
+    return output[-1] if isinstance(output, list) else output[0]
+
+
+def _probes(network: DCANet) -> list[_Probe]:
+    probes = [_Probe("Encoder", network.encoder)]
+    single = len(network.options["owners"]) == 1
+    for slot, expert in zip(network.expert_slots, network.experts, strict=True):
+        probes.append(_Probe("Decoder" if single else _EXPERTS[slot], expert))
+    if network.aggregation is not None:
+        kind = network.options["fusion"]
+        title = "DFAM" if kind == "dfam" else f"Fusion ({kind})"
+        fusions = list(network.aggregation.fusions)
+        probes += [_Probe(f"{title} {level}", module) for level, module in zip(_LEVELS, fusions, strict=True)]
+        probes.append(_Probe("Aggregation decoder", network.aggregation, without=fusions))
+    return probes
