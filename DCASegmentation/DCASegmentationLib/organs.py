@@ -6,9 +6,9 @@ vein), so a label map always travels with the name of its vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 
 @dataclass(frozen=True)
@@ -71,44 +71,163 @@ class Vocabulary:
         return {organ.key: organ for organ in self.organs}
 
 
-_SPLEEN = dict(key="spleen", name="Spleen", abbreviation="Sp", code=Code("78961009", "Spleen"),
-               color=(157, 108, 162), volume_ml=(80.0, 450.0))
+# Codes as in Slicer's terminology lists and in TotalSegmentator. Colors follow Slicer's where these tell neighbors
+# apart; its liver and stomach, aorta and kidney, and both adrenal glands and pancreas are too close to.
+_SPLEEN = partial(
+    Organ,
+    key="spleen",
+    name="Spleen",
+    abbreviation="Sp",
+    code=Code("78961009", "Spleen"),
+    color=(157, 108, 162),
+    volume_ml=(80.0, 450.0),
+)
 _KIDNEY = Code("64033007", "Kidney")
-_RIGHT_KIDNEY = dict(key="right_kidney", name="Right kidney", abbreviation="RK", code=_KIDNEY, side=RIGHT,
-                     color=(212, 126, 151), volume_ml=(90.0, 300.0))
-_LEFT_KIDNEY = dict(key="left_kidney", name="Left kidney", abbreviation="LK", code=_KIDNEY, side=LEFT,
-                    color=(185, 102, 83), volume_ml=(90.0, 300.0))
-_GALLBLADDER = dict(key="gallbladder", name="Gallbladder", abbreviation="Ga", code=Code("28231008", "Gallbladder"),
-                    color=(139, 150, 98), volume_ml=(5.0, 120.0))
-_ESOPHAGUS = dict(key="esophagus", name="Esophagus", abbreviation="Es", code=Code("32849002", "Esophagus"),
-                  color=(211, 171, 143), volume_ml=(5.0, 60.0))
-_LIVER = dict(key="liver", name="Liver", abbreviation="Li", code=Code("10200004", "Liver"),
-              color=(221, 130, 101), volume_ml=(800.0, 2600.0))
-_STOMACH = dict(key="stomach", name="Stomach", abbreviation="St", code=Code("69695003", "Stomach"),
-                color=(216, 132, 105), volume_ml=(60.0, 900.0))
-_AORTA = dict(key="aorta", name="Aorta", abbreviation="Ao", code=Code("15825003", "Aorta"),
-              color=(224, 97, 76), volume_ml=(25.0, 250.0))
-_VENA_CAVA = dict(key="inferior_vena_cava", name="Inferior vena cava", abbreviation="IVC",
-                  code=Code("64131007", "Inferior vena cava"), color=(0, 151, 206), volume_ml=(20.0, 140.0))
-_PORTAL_VEIN = dict(key="portal_and_splenic_vein", name="Portal and splenic vein", abbreviation="PSV",
-                    code=Code("32764006", "Portal vein"), color=(0, 112, 165), volume_ml=(10.0, 60.0))
-_PANCREAS = dict(key="pancreas", name="Pancreas", abbreviation="Pa", code=Code("15776009", "Pancreas"),
-                 color=(249, 180, 111), volume_ml=(25.0, 160.0))
+_RIGHT_KIDNEY = partial(
+    Organ,
+    key="right_kidney",
+    name="Right kidney",
+    abbreviation="RK",
+    code=_KIDNEY,
+    side=RIGHT,
+    color=(165, 50, 85),
+    volume_ml=(90.0, 300.0),
+)
+_LEFT_KIDNEY = partial(
+    Organ,
+    key="left_kidney",
+    name="Left kidney",
+    abbreviation="LK",
+    code=_KIDNEY,
+    side=LEFT,
+    color=(205, 85, 110),
+    volume_ml=(90.0, 300.0),
+)
+_GALLBLADDER = partial(
+    Organ,
+    key="gallbladder",
+    name="Gallbladder",
+    abbreviation="Ga",
+    code=Code("28231008", "Gallbladder"),
+    color=(112, 168, 72),
+    volume_ml=(5.0, 120.0),
+)
+_ESOPHAGUS = partial(
+    Organ,
+    key="esophagus",
+    name="Esophagus",
+    abbreviation="Es",
+    code=Code("32849002", "Esophagus"),
+    color=(211, 171, 143),
+    volume_ml=(5.0, 60.0),
+)
+_LIVER = partial(
+    Organ,
+    key="liver",
+    name="Liver",
+    abbreviation="Li",
+    code=Code("10200004", "Liver"),
+    color=(221, 130, 101),
+    volume_ml=(800.0, 2600.0),
+)
+_STOMACH = partial(
+    Organ,
+    key="stomach",
+    name="Stomach",
+    abbreviation="St",
+    code=Code("69695003", "Stomach"),
+    color=(245, 165, 185),
+    volume_ml=(60.0, 900.0),
+)
+_AORTA = partial(
+    Organ,
+    key="aorta",
+    name="Aorta",
+    abbreviation="Ao",
+    code=Code("15825003", "Aorta"),
+    color=(220, 30, 40),
+    volume_ml=(25.0, 250.0),
+)
+_VENA_CAVA = partial(
+    Organ,
+    key="inferior_vena_cava",
+    name="Inferior vena cava",
+    abbreviation="IVC",
+    code=Code("64131007", "Inferior vena cava"),
+    color=(0, 151, 206),
+    volume_ml=(20.0, 140.0),
+)
+_PORTAL_VEIN = partial(
+    Organ,
+    key="portal_and_splenic_vein",
+    name="Portal and splenic vein",
+    abbreviation="PSV",
+    code=Code("110765007", "Portal vein and splenic vein"),
+    color=(90, 90, 225),
+    volume_ml=(10.0, 60.0),
+)
+_PANCREAS = partial(
+    Organ,
+    key="pancreas",
+    name="Pancreas",
+    abbreviation="Pa",
+    code=Code("15776009", "Pancreas"),
+    color=(249, 190, 80),
+    volume_ml=(25.0, 160.0),
+)
 _ADRENAL = Code("23451007", "Adrenal gland")
-_RIGHT_ADRENAL = dict(key="right_adrenal_gland", name="Right adrenal gland", abbreviation="RAG", code=_ADRENAL,
-                      side=RIGHT, color=(249, 186, 150), volume_ml=(1.5, 12.0))
-_LEFT_ADRENAL = dict(key="left_adrenal_gland", name="Left adrenal gland", abbreviation="LAG", code=_ADRENAL,
-                     side=LEFT, color=(244, 170, 147), volume_ml=(1.5, 12.0))
-_DUODENUM = dict(key="duodenum", name="Duodenum", abbreviation="Du", code=Code("38848004", "Duodenum"),
-                 color=(255, 253, 229), volume_ml=(20.0, 150.0))
-_BLADDER = dict(key="bladder", name="Bladder", abbreviation="Bl", code=Code("89837001", "Bladder"),
-                color=(222, 154, 132), volume_ml=(20.0, 700.0))
-_PROSTATE_UTERUS = dict(key="prostate_uterus", name="Prostate or uterus", abbreviation="P/U",
-                        code=Code("41216001", "Prostate"), color=(230, 158, 140), volume_ml=(8.0, 250.0))
+_RIGHT_ADRENAL = partial(
+    Organ,
+    key="right_adrenal_gland",
+    name="Right adrenal gland",
+    abbreviation="RAG",
+    code=_ADRENAL,
+    side=RIGHT,
+    color=(80, 215, 170),
+    volume_ml=(1.5, 12.0),
+)
+_LEFT_ADRENAL = partial(
+    Organ,
+    key="left_adrenal_gland",
+    name="Left adrenal gland",
+    abbreviation="LAG",
+    code=_ADRENAL,
+    side=LEFT,
+    color=(0, 140, 115),
+    volume_ml=(1.5, 12.0),
+)
+_DUODENUM = partial(
+    Organ,
+    key="duodenum",
+    name="Duodenum",
+    abbreviation="Du",
+    code=Code("38848004", "Duodenum"),
+    color=(245, 240, 140),
+    volume_ml=(20.0, 150.0),
+)
+_BLADDER = partial(
+    Organ,
+    key="bladder",
+    name="Bladder",
+    abbreviation="Bl",
+    code=Code("89837001", "Bladder"),
+    color=(165, 215, 245),
+    volume_ml=(20.0, 700.0),
+)
+# One label for two organs: the code of either would be false for half of the patients, the system's is true for all.
+_PROSTATE_UTERUS = partial(
+    Organ,
+    key="prostate_uterus",
+    name="Prostate or uterus",
+    abbreviation="P/U",
+    code=Code("21514008", "Genitourinary system"),
+    color=(235, 110, 200),
+    volume_ml=(8.0, 250.0),
+)
 
 
-def _vocabulary(name: str, *organs: dict) -> Vocabulary:
-    return Vocabulary(name, tuple(Organ(label=label, **organ) for label, organ in enumerate(organs, start=1)))
+def _vocabulary(name: str, *organs: Callable[..., Organ]) -> Vocabulary:
+    return Vocabulary(name, tuple(organ(label=label) for label, organ in enumerate(organs, start=1)))
 
 
 AMOS = _vocabulary(
