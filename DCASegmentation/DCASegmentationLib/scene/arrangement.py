@@ -1,0 +1,66 @@
+"""What the user meets on opening the scene: a folder with the case, and slice views on its organs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import slicer
+
+from DCASegmentationLib.figures.planes import SCREEN_AXES, Plane
+
+# Slice views of Slicer's standard layouts, by their orientation.
+_STANDARD_VIEWS = {"axial": ("Red", "Axial"), "sagittal": ("Yellow", "Sagittal"), "coronal": ("Green", "Coronal")}
+
+
+def group_in_folder(name: str, nodes: Sequence[Any]) -> None:
+    """Put the nodes into one folder of the subject hierarchy."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
+    for node in nodes:
+        # Inside Slicer a node has its item already; outside nothing creates one.
+        if item := hierarchy.GetItemByDataNode(node):
+            hierarchy.SetItemParent(item, folder)
+        else:
+            hierarchy.CreateItem(folder, node)
+
+
+def arrange_views(ct_node: Any, planes: Mapping[str, Plane]) -> None:
+    """Show the CT in the standard slice views, each on its plane."""
+    for orientation, plane in planes.items():
+        view, preset = _STANDARD_VIEWS[orientation]
+        composite = _view_node("vtkMRMLSliceCompositeNode", view)
+        composite.SetBackgroundVolumeID(ct_node.GetID())
+        slice_node = _view_node("vtkMRMLSliceNode", view)
+        slice_node.SetDefaultOrientation(preset)
+        place_slice(slice_node, plane, slice_node.GetDimensions()[:2])
+
+
+def place_slice(slice_node: Any, plane: Plane, pixels: Sequence[int]) -> None:
+    """Set a vtkMRMLSliceNode to a plane, shown on ``pixels`` (columns, rows) with square pixels."""
+    matrix = slice_node.GetSliceToRAS()
+    for row in range(3):
+        for column in range(3):
+            matrix.SetElement(row, column, SCREEN_AXES[plane.orientation][row, column])
+        matrix.SetElement(row, 3, plane.center[row])
+    slice_node.UpdateMatrices()
+    columns, rows = pixels
+    mm_per_pixel = max(plane.width_mm / columns, plane.height_mm / rows)
+    slice_node.SetFieldOfView(mm_per_pixel * columns, mm_per_pixel * rows, 1.0)
+
+
+def _view_node(class_name: str, view: str) -> Any:
+    """The view node of the standard layout, made where no layout manager has done so."""
+    node = slicer.mrmlScene.GetSingletonNode(view, class_name)
+    if node is not None:
+        return node
+    node = slicer.mrmlScene.CreateNodeByClass(class_name)
+    node.UnRegister(None)
+    node.SetSingletonTag(view)
+    node.SetLayoutName(view)
+    node.SetName(view)
+    if class_name == "vtkMRMLSliceNode":
+        node.SetDimensions(512, 512, 1)
+    return slicer.mrmlScene.AddNode(node)

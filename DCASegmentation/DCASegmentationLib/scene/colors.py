@@ -1,0 +1,51 @@
+"""Color nodes for maps from 0 to 1 and for the deciding expert, made once per scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import slicer
+
+from DCASegmentationLib.figures.palette import EXPERTS, color_table
+
+_TAG = "DCASegmentation.colors"
+
+
+def scale_colors(name: str) -> Any:
+    """The vtkMRMLColorTableNode of a perceptual color map ("Viridis" or "Inferno").
+
+    It is a node of our own that is saved with the scene: Slicer's files of these colors are not part of slicer-core.
+    """
+    table = color_table(name)
+    return _color_node(f"{name} (0 to 1)", [(f"{i / (len(table) - 1):.2f}", *rgb, 255) for i, rgb in enumerate(table)])
+
+
+def expert_colors() -> Any:
+    """The vtkMRMLColorTableNode that names and colors the experts; 0, the background, is transparent."""
+    entries = [("background", 0, 0, 0, 0), *((f"{name} expert", *color, 255) for _, name, color in EXPERTS)]
+    return _color_node("DCA experts", entries)
+
+
+def _color_node(name: str, entries: Sequence[tuple[Any, ...]]) -> Any:
+    if (node := _existing(name)) is not None:
+        return node
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", name)
+    node.SetTypeToUser()
+    node.SetNumberOfColors(len(entries))
+    node.GetLookupTable().SetRange(0, len(entries) - 1)
+    for index, (label, red, green, blue, opacity) in enumerate(entries):
+        node.SetColor(index, label, red / 255.0, green / 255.0, blue / 255.0, opacity / 255.0)
+    node.SetAttribute("Category", "DCA")
+    node.SetAttribute(_TAG, name)
+    # A node hidden from editors would not be saved with the scene.
+    node.SetHideFromEditors(False)
+    return node
+
+
+def _existing(name: str) -> Any | None:
+    for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
+        node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLColorTableNode")
+        if node.GetAttribute(_TAG) == name:
+            return node
+    return None

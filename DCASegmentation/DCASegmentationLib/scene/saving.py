@@ -1,0 +1,78 @@
+"""Segmentations and scenes on disk: whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import slicer
+import vtk
+
+from DCASegmentationLib.errors import OutputError
+
+_REMEDY = "Choose an existing folder you may write to, with free space."
+
+
+def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
+    """Write a vtkMRMLSegmentationNode as .seg.nrrd. Raises OutputError."""
+    with _whole_or_not_at_all(path, ".seg.nrrd", overwrite) as unfinished:
+        storage = slicer.vtkMRMLSegmentationStorageNode()
+        storage.SetScene(slicer.mrmlScene)
+        storage.SetFileName(str(unfinished))
+        storage.SetUseCompression(True)
+        if not storage.WriteData(node):
+            raise OutputError(f"The segmentation cannot be written to {path}.", _REMEDY)
+
+
+def save_scene_bundle(path: Path, overwrite: bool = False) -> None:
+    """Write the whole scene, data included, as one .mrb that Slicer opens. Raises OutputError."""
+    with _whole_or_not_at_all(path, ".mrb", overwrite) as unfinished:
+        if not slicer.mrmlScene.WriteToMRB(str(unfinished)) or not _is_complete(unfinished):
+            raise OutputError(f"The scene cannot be written to {path}.", _REMEDY)
+
+
+def _is_complete(bundle: Path) -> bool:
+    """Whether every member of the archive is whole: a full disk cuts it off without an error from VTK."""
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            return archive.testzip() is None and any(name.endswith(".mrml") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
+    """A place beside ``path`` to write to, under the same name, that becomes ``path`` on success."""
+    if not path.name.endswith(suffix):
+        raise OutputError(f"{path.name} does not end in {suffix}.", f"Name the file with {suffix} at its end.")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already.", "Choose another name, or allow it to be overwritten.")
+    try:
+        # A folder, not another file name: the name of a .mrb also stands inside of it.
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path.parent} cannot be written to: {error.strerror}.", _REMEDY) from error
+    try:
+        with _vtk_messages_off():
+            yield folder / path.name
+        (folder / path.name).replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", _REMEDY) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _vtk_messages_off() -> Iterator[None]:
+    """A failed write is reported once, by the error raised, not also by VTK's log."""
+    before = vtk.vtkObject.GetGlobalWarningDisplay()
+    vtk.vtkObject.GlobalWarningDisplayOff()
+    try:
+        yield
+    finally:
+        vtk.vtkObject.SetGlobalWarningDisplay(before)
