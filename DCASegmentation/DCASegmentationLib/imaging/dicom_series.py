@@ -13,6 +13,8 @@ from ..errors import ImageError
 from .dicom_slices import Slice, read_slice, sorted_slices
 from .itk_warnings import no_itk_warnings
 
+_CT_IMAGE_STORAGE = b"1.2.840.10008.5.1.4.1.1.2\0"
+
 
 def read_dicom_folder(folder: Path, series: str | None = None) -> sitk.Image:
     """Reads the one CT series of ``folder`` (HU, 3D), its slices ordered by position.
@@ -23,7 +25,7 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> sitk.Image:
     Returns int16 where every voxel fits, else float32. Memory: twice the volume.
 
     Raises ImageError where the folder holds no DICOM image, several series and no choice, another modality than CT,
-    a multi-frame file, and where slices are missing, doubled, unevenly spaced, of different size or tilted.
+    a multi-frame or damaged file, and where slices are missing, doubled, unevenly spaced, of different size or tilted.
     """
     with no_itk_warnings():
         found = _series_in(folder)
@@ -53,9 +55,22 @@ def _series_in(folder: Path) -> dict[str, list[Slice]]:
         try:
             one = read_slice(file)
         except RuntimeError:
+            if _claims_to_be_ct(file):
+                # Left out, it would shorten the volume unnoticed.
+                raise ImageError(
+                    f"{file.name} in {folder.name} is an incomplete or damaged DICOM file.",
+                    "Copy or export the series again.",
+                ) from None
             continue
         series.setdefault(one.series_uid, []).append(one)
     return dict(sorted(series.items()))
+
+
+def _claims_to_be_ct(file: Path) -> bool:
+    """Whether the file's meta information names it a CT image."""
+    with file.open("rb") as stream:
+        start = stream.read(1024)
+    return start[128:132] == b"DICM" and _CT_IMAGE_STORAGE in start
 
 
 def _chosen(found: dict[str, list[Slice]], series: str | None, name: str) -> list[Slice]:
@@ -88,7 +103,9 @@ def _stack(slices: list[Slice]) -> sitk.Image:
     columns, rows = slices[0].size[:2]
     array = np.empty((len(slices), rows, columns), np.int16)
     for index, one in enumerate(slices):
-        plane = sitk.GetArrayViewFromImage(sitk.ReadImage(str(one.file), imageIO="GDCMImageIO"))
+        # The view does not keep its image alive, so the image needs a name.
+        image = sitk.ReadImage(str(one.file), imageIO="GDCMImageIO")
+        plane = sitk.GetArrayViewFromImage(image)
         if array.dtype == np.int16 and not _int16_holds(plane):
             array = array.astype(np.float32)
         array[index] = plane.reshape(rows, columns)

@@ -1,0 +1,234 @@
+"""One series out of a folder of DICOM files, and what keeps a folder from being one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import ImageError
+from DCASegmentationLib.imaging.reading import read_ct
+
+pydicom = pytest.importorskip("pydicom")
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid  # noqa: E402
+
+AXIAL = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+CORONAL = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
+
+
+def hu_of(index: int) -> np.ndarray:
+    """Six rows of five voxels; the slice can be told from its values."""
+    return (np.arange(30).reshape(6, 5) + 100 * index - 1000).astype(np.int16)
+
+
+def write_series(
+    folder: Path,
+    *,
+    slices: int = 8,
+    position: Callable[[int], list[float]] = lambda index: [-10.0, -20.0, 3.0 * index],
+    axes: list[float] = AXIAL,
+    uid: str | None = None,
+    change: Callable[[Dataset, int], None] = lambda dataset, index: None,
+    **attributes: object,
+) -> str:
+    """Writes a series as a scanner would, but with file names and instance numbers in no useful order."""
+    folder.mkdir(exist_ok=True)
+    uid = uid or generate_uid()
+    for index in range(slices):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+        dataset.SOPClassUID = CTImageStorage
+        dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        dataset.SeriesInstanceUID = uid
+        dataset.StudyInstanceUID = "1.2.3"
+        dataset.Modality = "CT"
+        dataset.SeriesDescription = "Abdomen 3 mm"
+        dataset.InstanceNumber = slices - index
+        dataset.ImagePositionPatient = position(index)
+        dataset.ImageOrientationPatient = axes
+        dataset.PixelSpacing = [0.8, 0.7]
+        dataset.Rows, dataset.Columns = 6, 5
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+        dataset.PixelData = (hu_of(index) + 1024).astype(np.uint16).tobytes()
+        for name, value in attributes.items():
+            setattr(dataset, name, value)
+        change(dataset, index)
+        dataset.save_as(folder / f"{uid[-6:]}_{(5 * index) % slices:03d}.dcm", enforce_file_format=True)
+    return uid
+
+
+def refused(folder: Path, problem: str, series: str | None = None) -> ImageError:
+    with pytest.raises(ImageError, match=problem) as caught:
+        read_ct(folder, series)
+    assert "\n" not in caught.value.problem
+    assert caught.value.remedy and "\n" not in caught.value.remedy
+    return caught.value
+
+
+def test_a_series_becomes_a_volume_in_hu(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    ct = read_ct(tmp_path / "ct")
+    assert ct.GetPixelID() == sitk.sitkInt16
+    assert ct.GetSize() == (5, 6, 8)
+    assert ct.GetSpacing() == pytest.approx((0.7, 0.8, 3.0))
+    assert ct.GetOrigin() == (-10.0, -20.0, 0.0)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), np.stack([hu_of(index) for index in range(8)]))
+
+
+def test_slices_are_ordered_by_position_and_agree_with_gdcm(tmp_path: Path) -> None:
+    # Coronal slices, the first one at the back: along the normal (0, 1, 0) positions fall.
+    write_series(tmp_path / "ct", axes=CORONAL, position=lambda index: [5.0, 60.0 - 2.0 * index, 7.0])
+    ct = read_ct(tmp_path / "ct")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), np.stack([hu_of(7 - index) for index in range(8)]))
+    np.testing.assert_allclose(ct.TransformIndexToPhysicalPoint((0, 0, 7)), [5.0, 60.0, 7.0])
+
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "ct")))
+    gdcm = reader.Execute()
+    assert gdcm.GetOrigin() == pytest.approx(ct.GetOrigin())
+    assert gdcm.GetDirection() == pytest.approx(ct.GetDirection())
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(gdcm), sitk.GetArrayFromImage(ct))
+
+
+def test_an_oblique_series_keeps_its_direction(tmp_path: Path) -> None:
+    row, column = np.array([np.cos(0.2), np.sin(0.2), 0.0]), np.array([-np.sin(0.2), np.cos(0.2), 0.0])
+    write_series(tmp_path / "ct", axes=[*row, *column])
+    direction = np.reshape(read_ct(tmp_path / "ct").GetDirection(), (3, 3))
+    np.testing.assert_allclose(direction, np.stack([row, column, [0, 0, 1]], axis=1), atol=1e-6)
+
+
+def test_values_with_a_fractional_slope_become_float32(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", RescaleSlope=0.5)
+    ct = read_ct(tmp_path / "ct")
+    assert ct.GetPixelID() == sitk.sitkFloat32
+    assert ct[1, 0, 0] == pytest.approx(0.5 * 25 - 1024)
+
+
+def test_other_files_in_the_folder_are_passed_over(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    (tmp_path / "ct" / "README.txt").write_text("Exported by the PACS.")
+    (tmp_path / "ct" / "empty").touch()
+    assert read_ct(tmp_path / "ct").GetSize() == (5, 6, 8)
+
+
+def test_several_series_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", uid="1.2.3.1")
+    write_series(tmp_path / "ct", uid="1.2.3.2", slices=3, SeriesDescription="Topogram")
+    problem = refused(tmp_path / "ct", "2 series").problem
+    assert "[1] CT, Abdomen 3 mm, 8 slices, UID 1.2.3.1" in problem
+    assert "[2] CT, Topogram, 3 slices, UID 1.2.3.2" in problem
+    assert read_ct(tmp_path / "ct", series="1").GetDepth() == 8
+    assert read_ct(tmp_path / "ct", series="2").GetDepth() == 3
+    assert read_ct(tmp_path / "ct", series="1.2.3.2").GetDepth() == 3
+    assert "1.2.3.1" in refused(tmp_path / "ct", "no series 9", series="9").problem
+
+
+def test_a_folder_without_dicom_is_told_from_one_whose_subfolder_has_it(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "notes.txt").write_text("nothing here")
+    refused(tmp_path / "study", "holds no DICOM images")
+    write_series(tmp_path / "study" / "series1")
+    assert str(tmp_path / "study" / "series1") in refused(tmp_path / "study", "subfolder series1").remedy
+
+
+def test_one_dicom_file_is_answered_with_its_folder(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    file = next((tmp_path / "ct").iterdir())
+    assert str(tmp_path / "ct") in refused(file, "a single slice").remedy
+
+
+def test_a_single_slice_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", slices=1)
+    refused(tmp_path / "ct", "single slice")
+
+
+def test_missing_slices_are_counted(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", position=lambda index: [0.0, 0.0, 3.0 * (index + 2 * (index > 4))])
+    refused(tmp_path / "ct", r"lacks 2 slices \(first gap after slice 5\)")
+
+
+def test_uneven_slices_are_refused_and_rounded_positions_are_not(tmp_path: Path) -> None:
+    write_series(tmp_path / "uneven", position=lambda index: [0.0, 0.0, 3.0 * index + 1.3 * (index > 4)])
+    refused(tmp_path / "uneven", "unevenly spaced")
+    write_series(tmp_path / "rounded", position=lambda index: [0.0, 0.0, round(index * 10 / 3, 2)])
+    assert read_ct(tmp_path / "rounded").GetSpacing()[2] == pytest.approx(10 / 3, abs=0.01)
+
+
+def test_doubled_slices_are_taken_for_several_time_points(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", position=lambda index: [0.0, 0.0, 3.0 * (index // 2)])
+    refused(tmp_path / "ct", "same positions")
+
+
+def test_a_tilted_gantry_is_recognized_with_its_angle(tmp_path: Path) -> None:
+    shift = 3.0 * float(np.tan(np.radians(12.0)))
+    write_series(tmp_path / "ct", position=lambda index: [0.0, shift * index, 3.0 * index])
+    assert "3D Slicer" in refused(tmp_path / "ct", "tilted by 12.0 degrees").remedy
+
+
+def test_slices_that_are_not_parallel_are_refused(tmp_path: Path) -> None:
+    def turn_the_first(dataset: Dataset, index: int) -> None:
+        if index == 0:
+            dataset.ImageOrientationPatient = CORONAL
+
+    write_series(tmp_path / "ct", change=turn_the_first)
+    refused(tmp_path / "ct", "not parallel")
+
+
+def test_slices_of_different_size_are_refused(tmp_path: Path) -> None:
+    def enlarge_the_last(dataset: Dataset, index: int) -> None:
+        if index == 7:
+            dataset.Rows, dataset.PixelData = 12, dataset.PixelData * 2
+
+    write_series(tmp_path / "ct", change=enlarge_the_last)
+    refused(tmp_path / "ct", "different size")
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient"])
+def test_slices_without_a_place_are_refused(tag: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", change=lambda dataset, index: delattr(dataset, tag))
+    refused(tmp_path / "ct", f"no {tag}")
+
+
+def test_another_modality_is_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "mr", Modality="MR")
+    refused(tmp_path / "mr", "is no CT but MR")
+
+
+def test_a_multi_frame_file_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", slices=1, NumberOfFrames=4, PixelData=bytes(4 * 60))
+    refused(tmp_path / "ct", "multi-frame")
+
+
+def test_color_pictures_are_refused(tmp_path: Path) -> None:
+    write_series(
+        tmp_path / "ct",
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PixelData=bytes(90),
+    )
+    refused(tmp_path / "ct", "color pictures")
+
+
+@pytest.mark.parametrize("lost", [1, 20, 65])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_file_cut_off_within_or_before_its_voxels_is_refused(lost: int, syntax: UID, tmp_path: Path) -> None:
+    def use_the_syntax(dataset: Dataset, index: int) -> None:
+        dataset.file_meta.TransferSyntaxUID = syntax
+
+    write_series(tmp_path / "ct", change=use_the_syntax)
+    assert read_ct(tmp_path / "ct").GetSize() == (5, 6, 8)
+    file = sorted((tmp_path / "ct").iterdir())[3]
+    file.write_bytes(file.read_bytes()[:-lost])
+    refused(tmp_path / "ct", f"{file.name} in ct is an incomplete or damaged")

@@ -1,0 +1,216 @@
+"""Results are written whole or not at all, and nobody's files are lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.imaging.writing import new_folder, write_image, write_json, write_text
+
+FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
+as_a_user = pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="root and Windows write into read-only folders"
+)
+
+
+def an_image(size: int = 8) -> sitk.Image:
+    return sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 1000, (size,) * 3).astype(np.int16))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_an_image_is_written_and_nothing_is_left_beside_it(extension: str, tmp_path: Path) -> None:
+    (tmp_path / f"ct{extension}").write_text("an older file")
+    write_image(an_image(), tmp_path / f"ct{extension}")
+    assert names(tmp_path) == [f"ct{extension}"]
+    read = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"ct{extension}")))
+    np.testing.assert_array_equal(read, sitk.GetArrayFromImage(an_image()))
+
+
+def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_image(an_image(), tmp_path / "ct.nrrd")
+    assert (tmp_path / "ct.nrrd").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_label_maps_are_compressed(tmp_path: Path) -> None:
+    write_image(sitk.Image([50, 50, 50], sitk.sitkUInt8), tmp_path / "labels.nrrd")
+    assert (tmp_path / "labels.nrrd").stat().st_size < 2000
+
+
+def test_text_and_json_are_utf8(tmp_path: Path) -> None:
+    write_text("5 mm³\n", tmp_path / "log.txt")
+    write_json({"volume": "5 mm³"}, tmp_path / "volumes.json")
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "5 mm³\n"
+    assert json.loads((tmp_path / "volumes.json").read_text(encoding="utf-8")) == {"volume": "5 mm³"}
+    assert names(tmp_path) == ["log.txt", "volumes.json"]
+
+
+def test_a_missing_folder_a_folder_and_another_format_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=f"There is no folder {tmp_path / 'missing'}"):
+        write_image(an_image(), tmp_path / "missing" / "ct.nrrd")
+    (tmp_path / "ct.nrrd").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        write_image(an_image(), tmp_path / "ct.nrrd")
+    with pytest.raises(OutputError, match="cannot be written in that format"):
+        write_image(an_image(), tmp_path / "ct.png")
+    assert names(tmp_path) == ["ct.nrrd"]
+
+
+@as_a_user
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(OutputError, match="not writable"):
+            write_image(an_image(), tmp_path / "ct.nrrd")
+        with pytest.raises(OutputError, match="not writable"), new_folder(tmp_path / "out"):
+            pass
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+@pytest.mark.parametrize("extension", FORMATS)
+def test_where_no_more_can_be_written_the_older_file_stays(extension: str, tmp_path: Path) -> None:
+    """The kernel cuts files off at 50 kB, as a full disk would; ITK itself does not notice for NIfTI."""
+    target = tmp_path / f"ct{extension}"
+    target.write_text("an older file")
+    program = f"""
+        import resource
+        import numpy as np, SimpleITK as sitk
+        from pathlib import Path
+        from DCASegmentationLib.errors import OutputError
+        from DCASegmentationLib.imaging.writing import write_image
+        image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 1000, (50, 50, 50)).astype(np.int16))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        try:
+            write_image(image, Path({str(target)!r}))
+        except OutputError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert "disk is" in done.stdout and "full" in done.stdout
+    assert names(tmp_path) == [target.name]
+    assert target.read_text() == "an older file"
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_a_full_disk_is_reported_and_left_clean(extension: str, tmp_path: Path) -> None:
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        with pytest.raises(OutputError, match="full"):
+            write_image(an_image(50), tmp_path / f"ct{extension}")
+        with pytest.raises(OutputError, match="disk is full"):
+            write_text("x" * 200_000, tmp_path / "log.txt")
+        with pytest.raises(OutputError, match="disk is full"), new_folder(tmp_path / "out") as folder:
+            (folder / "volumes.csv").write_text("x" * 200_000)
+        assert names(tmp_path) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_folder_appears_only_when_the_work_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with new_folder(out) as folder:
+        (folder / "labels.txt").write_text("1")
+        assert not out.exists()
+    assert names(out) == ["labels.txt"]
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, FileNotFoundError])
+def test_nothing_remains_of_work_that_fails(error: type[BaseException], tmp_path: Path) -> None:
+    with pytest.raises(error), new_folder(tmp_path / "out") as folder:
+        (folder / "labels.txt").write_text("1")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_within_the_work_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="disk is full"), new_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert names(tmp_path) == []
+
+
+def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"), new_folder(out):
+        pytest.fail("the work must not even begin")
+    assert (out / "mine.txt").read_text() == "mine"
+
+    with new_folder(out, overwrite=True) as folder:
+        (folder / "labels.txt").write_text("1")
+        assert (out / "mine.txt").exists()
+    assert names(out) == ["labels.txt"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_an_older_result_outlives_work_that_fails(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "labels.txt").write_text("older")
+    with pytest.raises(ValueError), new_folder(out, overwrite=True) as folder:
+        (folder / "labels.txt").write_text("newer")
+        raise ValueError
+    assert (out / "labels.txt").read_text() == "older"
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "labels.txt").write_text("1")
+    assert names(tmp_path / "out") == ["labels.txt"]
+
+
+def test_only_what_is_recognized_as_a_result_is_overwritten(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.doc").write_text("years of work")
+    with (
+        pytest.raises(OutputError, match=r"no earlier result \(it has no request.json\)"),
+        new_folder(out, overwrite=True, recognized_by="request.json"),
+    ):
+        pytest.fail("the work must not even begin")
+    (out / "request.json").write_text("{}")
+    with new_folder(out, overwrite=True, recognized_by="request.json") as folder:
+        (folder / "request.json").write_text("{}")
+    assert names(out) == ["request.json"]
+
+
+def test_the_working_and_home_directories_are_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    working, home = tmp_path / "a" / "working", tmp_path / "home"
+    for folder in (working, home):
+        folder.mkdir(parents=True)
+        (folder / "mine.txt").write_text("mine")
+    monkeypatch.chdir(working)
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (working, working.parent, home, Path()):
+        with pytest.raises(OutputError, match="is not replaced"), new_folder(folder, overwrite=True):
+            pytest.fail("the work must not even begin")
+    assert (working / "mine.txt").exists()
+
+
+def test_a_file_in_the_way_and_a_missing_parent_are_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match="is no folder"), new_folder(tmp_path / "out", overwrite=True):
+        pass
+    with pytest.raises(OutputError, match="There is no folder"), new_folder(tmp_path / "missing" / "out"):
+        pass
+    with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out" / "below"):
+        pass
