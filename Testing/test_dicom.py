@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +145,20 @@ def test_one_dicom_file_is_answered_with_its_folder(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     file = next((tmp_path / "ct").iterdir())
     assert str(tmp_path / "ct") in refused(file, "a single slice").remedy
+
+
+def test_the_working_directory_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path / "mr", Modality="MR")
+    monkeypatch.chdir(tmp_path / "mr")
+    refused(Path("."), "series in mr is no CT")  # noqa: PTH201 - what a user gives
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root and Windows may read everything")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct")
+    file = next((tmp_path / "ct").iterdir())
+    file.chmod(0)
+    refused(tmp_path / "ct", f"{file.name} cannot be read")
 
 
 def test_a_single_slice_is_refused(tmp_path: Path) -> None:

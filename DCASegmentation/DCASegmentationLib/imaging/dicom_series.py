@@ -48,22 +48,28 @@ def _series_in(folder: Path) -> dict[str, list[Slice]]:
     """
     series: dict[str, list[Slice]] = {}
     try:
-        files = sorted(entry for entry in folder.iterdir() if entry.is_file())
+        for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
+            one = _image_in(file)
+            if one is not None:
+                series.setdefault(one.series_uid, []).append(one)
     except OSError as error:
-        raise ImageError(f"{folder} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
-    for file in files:
-        try:
-            one = read_slice(file)
-        except RuntimeError:
-            if _claims_to_be_ct(file):
-                # Left out, it would shorten the volume unnoticed.
-                raise ImageError(
-                    f"{file.name} in {folder.name} is an incomplete or damaged DICOM file.",
-                    "Copy or export the series again.",
-                ) from None
-            continue
-        series.setdefault(one.series_uid, []).append(one)
+        where = error.filename or folder
+        raise ImageError(f"{where} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
     return dict(sorted(series.items()))
+
+
+def _image_in(file: Path) -> Slice | None:
+    """The header of a DICOM image; None for a file of another kind."""
+    try:
+        return read_slice(file)
+    except RuntimeError:
+        if _claims_to_be_ct(file):
+            # Left out, it would shorten the volume unnoticed.
+            raise ImageError(
+                f"{file.name} in {file.parent.name} is an incomplete or damaged DICOM file.",
+                "Copy or export the series again.",
+            ) from None
+        return None
 
 
 def _claims_to_be_ct(file: Path) -> bool:

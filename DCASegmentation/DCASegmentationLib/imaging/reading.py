@@ -42,6 +42,8 @@ def read_ct(path: Path, series: str | None = None) -> sitk.Image:
     """
     path = Path(path)
     if path.is_dir():
+        # "." has no name to tell the user about.
+        path = path.absolute()
         image = read_dicom_folder(path, series)
         _require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
     elif series is not None:
