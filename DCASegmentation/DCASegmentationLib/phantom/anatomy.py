@@ -23,7 +23,7 @@ from DCASegmentationLib.phantom.structure import (
     place,
 )
 from DCASegmentationLib.phantom.upper_abdomen import PYLORUS, esophagus, gallbladder, liver, spleen, stomach
-from DCASegmentationLib.phantom.vessels import great_vessels, heart, mesenteric_branches, visceral_vessels
+from DCASegmentationLib.phantom.vessels import great_vessels, heart, lung_vessels, mesenteric_branches, visceral_vessels
 
 _FIT_POINTS = 17.0
 """Sample points along the side of a cube of an organ's volume when its size is fitted."""
@@ -70,6 +70,7 @@ def _structures(person: Person) -> list[Structure]:
         bladder(person, random),
         *bowel(person),
         mesenteric_branches(random),
+        lung_vessels(random),
     ]
 
 

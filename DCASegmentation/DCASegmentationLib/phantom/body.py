@@ -18,7 +18,7 @@ _EXPONENT = 2.3
 # Heights, and there half widths and the front and back of the cavity (inside the ribs and abdominal muscles, then
 # the pelvic bones) and of the muscle around it.
 _Z = (-330.0, -235.0, -205.0, -180.0, -150.0, -125.0, -92.0, -56.0, -19.0, 18.0, 54.0, 88.0, 148.0, 203.0, 330.0)
-_CAVITY_HALF_WIDTH = (28.0, 50.0, 58.0, 64.0, 74.0, 88.0, 106.0, 122.0, 128.0, 130.0, 134.0, 136.0, 136.0, 132.0, 118.0)
+_CAVITY_HALF_WIDTH = (20.0, 41.0, 56.0, 64.0, 74.0, 88.0, 106.0, 122.0, 128.0, 130.0, 134.0, 136.0, 136.0, 132.0, 118.0)
 _CAVITY_FRONT = (-30.0, -58.0, -66.0, -72.0, -77.0, -82.0, -87.0, -91.0, -94.0, -96.0, -98.0, -100.0, -101.0, -97.0, -80.0)
 _CAVITY_BACK = (35.0, 56.0, 68.0, 74.0, 68.0, 54.0, 46.0, 49.0, 55.0, 59.0, 64.0, 70.0, 79.0, 82.0, 80.0)
 _MUSCLE_HALF_WIDTH = (165.0, 172.0, 172.0, 170.0, 168.0, 164.0, 158.0, 151.0, 149.0, 150.0, 153.0, 155.0, 156.0, 152.0, 150.0)
@@ -80,7 +80,7 @@ class Body:
         edge = 76.0 - 0.32 * y
         # The right dome stands higher; the heart presses the middle down.
         top = 171.0 - 7.0 * np.tanh((x - 10.0) / 35.0) - 9.0 * np.exp(-(((x - 20.0) / 32.0) ** 2))
-        return edge + (top - edge) * (1.0 - out**4)
+        return edge + (top - edge) * (1.0 - out**7)
 
 
 def _bulge(z: Array) -> Array:

@@ -51,18 +51,22 @@ def _colon(person: Person, random: np.random.Generator) -> list[Structure]:
 
 
 def _small_bowel(person: Person, random: np.random.Generator) -> list[Structure]:
-    """A tube wound to and fro through the middle of the belly and into the pelvis, in two layers."""
+    """A tube wound to and fro through the middle of the belly and into the pelvis, in three layers."""
     front = -0.7 * person.visceral_fat_mm
-    spacing = float(random.uniform(27, 31))
+    spacing = float(random.uniform(26.5, 30))
     points: list[Point] = []
-    for layer, depth in enumerate((-36.0, -66.0 + 0.6 * front)):
-        for row, z in enumerate(np.arange(8.0 if layer else -34.0, -172.0, -spacing)):
-            half = float(np.interp(z, (-170.0, -110.0, -60.0, 10.0), (38.0, 70.0, 92.0, 88.0)))
-            xs = np.arange(-half, half + 1.0, spacing * 0.95)
+    for layer, (depth, top) in enumerate(((-10.0, 44.0), (-37.0, 40.0), (-64.0 + 0.6 * front, 10.0))):
+        for row, z in enumerate(np.arange(top, -172.0, -spacing)):
+            half = float(np.interp(z, (-170.0, -110.0, -60.0, 10.0), (38.0, 66.0, 90.0, 90.0)))
+            # The deep layer is jejunum in the left flank; above the third part of the duodenum all loops lie left.
+            right = -half if layer == 2 or (layer == 1 and z < -34) else 30.0
+            if layer == 0 and z < -60:
+                continue
+            xs = np.arange(right, half + 1.0, spacing * 0.95)
             for x in xs if (row + layer) % 2 == 0 else xs[::-1]:
                 dx, dy, dz = jitter(random, 6.0, 6.0, 8.0)
                 points.append((float(x + dx), float(depth + dy), float(z + dz)))
-    widths = random.uniform(10.5, 14.5, len(points))
+    widths = random.uniform(11.0, 15.0, len(points))
     loops = tube(points, widths.tolist(), pieces=2)
     structures = []
     for first in range(0, len(loops), _STRETCH):

@@ -21,7 +21,7 @@ _HU: dict[str, tuple[float, float, float, float]] = {
     "skin": (20, 25, 35, 35),
     "muscle": (52, 56, 60, 60),
     "cancellous_bone": (170, 175, 180, 180),
-    "cortical_bone": (620, 620, 620, 620),
+    "cortical_bone": (560, 560, 560, 560),
     "disc": (80, 80, 85, 85),
     "cartilage": (95, 95, 95, 95),
     "spinal_canal": (25, 28, 30, 30),

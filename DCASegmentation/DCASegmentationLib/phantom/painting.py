@@ -80,7 +80,7 @@ def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -
     Layered("skin", "fat", 2.0, 5.0).paint(canvas, skin)
     muscle = smooth["muscle"].copy()
     # Fat streaks between the muscles of the back and the hips.
-    streak = 2.6 - 9.0 * np.abs(smooth["grain"])
+    streak = 1.8 - 9.0 * np.abs(smooth["grain"]) + np.minimum(3.0 * smooth["cloud"], 0.0)
     np.maximum(muscle, np.minimum(streak, -muscle - 14.0), out=muscle)
     Solid("muscle", 5.0).paint(canvas, muscle)
     ribs = _ribs(block, smooth)

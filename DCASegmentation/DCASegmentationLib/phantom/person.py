@@ -57,7 +57,7 @@ class Person:
         height = random.normal(1.0 if male else 0.935, 0.035)
         build = random.normal(0.0, 0.035)
         fatness = random.beta(2.0, 2.6)
-        visceral = fatness * (32.0 if male else 20.0) * random.uniform(0.6, 1.15)
+        visceral = fatness * (44.0 if male else 30.0) * random.uniform(0.6, 1.15)
         subcutaneous = 5.0 + fatness * (26.0 if male else 36.0) * random.uniform(0.7, 1.15)
         width = (1.0 if male else 0.95) * (1.0 + build)
         depth = (1.0 if male else 0.96) * (1.0 + build + random.normal(0.0, 0.015))

@@ -16,7 +16,7 @@ def kidneys(person: Person, random: np.random.Generator) -> list[Structure]:
     structures = []
     for key, side, middle in (("right_kidney", -1.0, (-62.0, 24.0, 12.0)), ("left_kidney", 1.0, (62.0, 22.0, 28.0))):
         volume = person.volumes_ml[key]
-        scale = (volume / 175.0) ** (1 / 3)
+        scale = (volume / 145.0) ** (1 / 3)
         dx, dy, dz, turn, lean = jitter(random, 3.0, 2.0, 7.0, 6.0, 3.0)
         center = (middle[0] + dx + 2.5 * (scale - 1) * side * 20, middle[1] + dy, middle[2] + dz)
         degrees = (9 + lean, (-13 + lean) * side, (38 + turn) * side)
@@ -92,7 +92,7 @@ def duodenum(person: Person, random: np.random.Generator, pylorus: Point) -> Str
 def pancreas(person: Person, random: np.random.Generator) -> Structure:
     """Head in the C of the duodenum, neck before the portal vein, body over the aorta, tail to the spleen's hilum."""
     volume = person.volumes_ml["pancreas"]
-    scale = float((volume / 80.0) ** 0.45)
+    scale = float((volume / 68.0) ** 0.45)
     tail, rise, dy = jitter(random, 5.0, 7.0, 3.0)
     path = [
         (-30, -36, 4),
@@ -108,5 +108,5 @@ def pancreas(person: Person, random: np.random.Generator) -> Structure:
     uncinate = tube([(-28, -36, 8), (-16, -31, 10)], [11 * scale, 6 * scale], 2)
     return Structure(
         "pancreas", (*tube(path, radii.tolist(), 3), *uncinate), Solid("pancreas", 9.0),
-        label=AMOS.by_key["pancreas"].label, blend=2.0, gap=0.8, volume_ml=volume, give=6.0,
+        label=AMOS.by_key["pancreas"].label, blend=2.0, gap=0.8, volume_ml=volume, give=8.0,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from DCASegmentationLib.phantom.structure import Structure
 # The middle of the vertebral bodies: height and distance from the front (mm).
 _SPINE_Z = (-140.0, -92.0, -56.0, -19.0, 18.0, 54.0, 88.0, 119.0, 148.0, 176.0, 203.0, 229.0, 254.0, 278.0, 301.0)
 _SPINE_Y = (46.0, 20.0, 13.0, 12.0, 15.0, 19.0, 25.0, 31.0, 37.0, 42.0, 46.0, 50.0, 52.0, 53.0, 53.0)
-_BONE = Layered("cortical_bone", "cancellous_bone", 1.8, texture=22.0)
+_BONE = Layered("cortical_bone", "cancellous_bone", 1.5, texture=22.0)
 _MUSCLE = Solid("muscle", 4.0)
 
 

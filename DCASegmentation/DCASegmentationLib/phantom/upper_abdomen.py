@@ -57,9 +57,9 @@ def stomach(person: Person, random: np.random.Generator) -> Structure:
 def spleen(person: Person, random: np.random.Generator) -> Structure:
     """Behind the stomach under the left dome, along the tenth rib, hollow towards the stomach."""
     volume = person.volumes_ml["spleen"]
-    scale = (volume / 150.0) ** (1 / 3)
+    scale = (volume / 160.0) ** (1 / 3)
     dx, dy, dz, turn = jitter(random, 3.0, 5.0, 6.0, 7.0)
-    center = (101 + dx, 26 + dy, 112 + dz)
+    center = (100 + dx, 27 + dy, 106 + dz)
     body = Ellipsoid(center, (29 * scale, 47 * scale, 54 * scale), (-28 + turn, 8, 28 + turn))
     hollow = Ellipsoid((48, -14, center[2] + 4), (42, 44, 60))
     return Structure(
@@ -89,7 +89,7 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
     room = person.stature[0] * person.stature[1] * person.stature[2]
     excess = (volume / room) / 1710.0 - 1.0
     rise, lobe, depth, slope = jitter(random, 5.0, 9.0, 6.0, 0.05)
-    height = 9.0 - 60.0 * excess + rise
+    height = 5.0 - 115.0 * excess + rise
     left = 58.0 + lobe + 15.0 * excess
     left_lobe = Ellipsoid((left - 34.0, -66.0, 118.0), (62.0, 24.0, 30.0), (0.0, -14.0, -8.0))
 
@@ -106,7 +106,7 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
 
     region = Region(distance, ((-175.0, -150.0, -60.0), (100.0, 100.0, 200.0)))
     return Structure(
-        "liver", (region,), Solid("liver", 5.0), label=AMOS.by_key["liver"].label, gap=0.8, wall_gap=3.5,
+        "liver", (region,), Solid("liver", 5.0), label=AMOS.by_key["liver"].label, gap=1.5, wall_gap=3.5,
         diaphragm_gap=2.5, volume_ml=volume, give=25.0, inlays=((liver_vessels(random), Solid("portal_blood", 3.0)),),
     )  # fmt: skip
 

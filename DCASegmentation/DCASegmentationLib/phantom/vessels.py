@@ -97,6 +97,17 @@ def mesenteric_branches(random: np.random.Generator) -> Structure:
     return Structure("mesenteric_branches", tuple(branches), _PORTAL, gap=0.5)
 
 
+def lung_vessels(random: np.random.Generator) -> Structure:
+    """Branches of the pulmonary vessels in the bases of the lungs."""
+    branches: list[Shape] = []
+    for side in (-1.0, 1.0):
+        for _ in range(9):
+            x, y, z = side * random.uniform(60, 118), random.uniform(-55, 65), random.uniform(140, 200)
+            middle = (side * 55.0, 0.5 * y + 8, 0.4 * z + 135)
+            branches += tube([(side * 34, 10, 240), middle, (x, y, z)], [4.0, 2.6, 1.2], 2)
+    return Structure("lung_vessels", tuple(branches), _CAVA, gap=1.0, wall_gap=8.0, diaphragm_gap=6.0, thoracic=True)
+
+
 def liver_vessels(random: np.random.Generator) -> tuple[Shape, ...]:
     """Hepatic veins and portal branches, inside the liver."""
     j = jitter(random, *(5.0,) * 9)
