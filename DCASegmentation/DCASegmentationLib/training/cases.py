@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,5 +78,5 @@ def load_case(path: Path) -> Case:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Case(path.stem, arrays["hu"], arrays.get("labels"))
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error

@@ -20,11 +20,14 @@ from .options import TrainingOptions
 GROUPS = ("head", "medium", "tail")
 
 
-def supervised_losses(network: DCANet, volumes: Tensor, labels: Tensor, options: TrainingOptions) -> dict[str, Tensor]:
+def supervised_losses(
+    network: DCANet, volumes: Tensor, labels: Tensor, options: TrainingOptions, experts_only: bool = False
+) -> dict[str, Tensor]:
     """The losses on labelled patches, by name; their sum is to be minimized.
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). One loss for
-    each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it.
+    each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it and the
+    step is not for the experts alone.
     """
     encoded = network.encoder(volumes)
     decoded = network.decode_experts(encoded)
@@ -32,7 +35,7 @@ def supervised_losses(network: DCANet, volumes: Tensor, labels: Tensor, options:
     for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
         target = split_labels(labels, owned)
         losses[GROUPS[slot]] = segmentation_loss(expert.logits, target, options.dice_channels, owned)
-    if network.aggregation is not None and options.supervise_aggregation:
+    if network.aggregation is not None and options.supervise_aggregation and not experts_only:
         logits, _ = network.aggregation(encoded, [_detached(expert.features) for expert in decoded])
         losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, range(1, network.out_channels))
     return losses

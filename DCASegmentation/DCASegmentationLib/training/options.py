@@ -54,6 +54,9 @@ class TrainingOptions:
     dice_channels: DiceChannels = "present"
     # The paper teaches the aggregation decoder by pseudo-labels alone; true labels, where there are some, are better.
     supervise_aggregation: bool = True
+    # Share of the steps in which the experts learn alone: aggregating experts that know nothing teaches little and
+    # takes two fifths of a step.
+    experts_first: float = 0.25
     unsupervised_weight: float = 1.0
     # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved: early
     # pseudo-labels teach nothing.
@@ -82,6 +85,7 @@ class TrainingOptions:
             "gradient_limit": float("inf"),
             "dice_channels": "all",
             "supervise_aggregation": False,
+            "experts_first": 0.0,
             "unsupervised_weight": 10.0,
             "negligible_weight": 0.0,
             "averaging": None,

@@ -159,13 +159,13 @@ class Trainer:
 
         volumes, labels = self._labelled.draw(options.labelled_per_step)
         assert labels is not None
-        losses = supervised_losses(
-            self.network, self._tensor(volumes), torch.from_numpy(labels).to(self.device), options
-        )
+        truth = torch.from_numpy(labels).to(self.device)
+        experts_only = self.step < options.experts_first * options.steps
+        losses = supervised_losses(self.network, self._tensor(volumes), truth, options, experts_only)
         torch.stack(list(losses.values())).sum().backward()
         values = {name: loss.item() for name, loss in losses.items()}
 
-        weight = self._unsupervised_weight()
+        weight = 0.0 if experts_only else self._unsupervised_weight()
         if weight > 0 and self._unlabelled is not None:
             volumes, _ = self._unlabelled.draw(options.unlabelled_per_step)
             loss, agreement = unsupervised_loss(self.network, self._tensor(volumes), options)

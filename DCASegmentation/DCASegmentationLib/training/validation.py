@@ -34,4 +34,3 @@ def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, o
     table = np.array(scores)
     counts = np.sum(~np.isnan(table), axis=0)
     return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
-

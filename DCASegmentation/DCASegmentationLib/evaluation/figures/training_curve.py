@@ -1,0 +1,70 @@
+"""The learning curve of a run: losses and validation Dice over its steps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ...errors import UserError
+from ...organs import Vocabulary
+
+_LOSSES = ("head", "medium", "tail", "aggregation", "unsupervised")
+# Steps over which a loss is averaged: single patches tell little.
+_SMOOTHING = 25
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log in order; of a step done twice, after a stop between two checkpoints, the later.
+
+    Raises UserError if there is no log or it is no log.
+    """
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        by_step = {int(line["step"]): line for line in lines}
+    except FileNotFoundError as error:
+        raise UserError(f"There is no training log at {path}.", "Name the folder of a run.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the log of a training run ({error}).", "Name the folder of a run.") from error
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title: str) -> Figure:
+    """Losses above, Dice of each organ and their mean below, over the steps."""
+    lines = list(log)
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, dice = figure.subplots(2, 1, sharex=True)
+    figure.suptitle(title)
+    for name in _LOSSES:
+        steps = np.array([line["step"] for line in lines if name in line])
+        values = np.array([line[name] for line in lines if name in line])
+        if len(values):
+            losses.plot(steps, _smooth(values), label=name)
+    losses.set_ylabel(f"loss, mean of {_SMOOTHING} steps")
+    losses.legend(ncols=len(_LOSSES), fontsize="small", frameon=False)
+
+    validated = [line for line in lines if "dice" in line]
+    steps = np.array([line["step"] for line in validated])
+    colors = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
+    for organ, color in zip(vocabulary, colors, strict=False):
+        values = np.array([line["dice"].get(organ.key, np.nan) for line in validated])
+        dice.plot(steps, values, color=color, linewidth=1, label=organ.name)
+    dice.plot(steps, [line["dice"]["mean"] for line in validated], color="black", linewidth=2.5, label="Mean")
+    dice.set(xlabel="step", ylabel="Dice on validation cases", ylim=(0, 1))
+    dice.legend(ncols=4, fontsize="x-small", frameon=False)
+    return figure
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """The running mean over the last ``_SMOOTHING`` values."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - _SMOOTHING, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

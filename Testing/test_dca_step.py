@@ -1,0 +1,93 @@
+"""One training step: who learns from what."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DCASegmentationLib.method.label_split import split_labels
+from DCASegmentationLib.method.network import DCANet
+from DCASegmentationLib.method.objective import segmentation_loss
+from DCASegmentationLib.training.dca_step import supervised_losses, unsupervised_loss
+from DCASegmentationLib.training.options import TrainingOptions
+
+OWNERS = ((1,), (2, 3), (4,))
+
+
+@pytest.fixture
+def options() -> TrainingOptions:
+    return TrainingOptions(n_filters=2, patch=(16, 16, 32))
+
+
+@pytest.fixture
+def network() -> DCANet:
+    torch.manual_seed(0)
+    return DCANet(OWNERS, n_filters=2, norm="instance")
+
+
+@pytest.fixture
+def volumes() -> torch.Tensor:
+    return torch.rand(2, 1, 16, 16, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    return torch.randint(0, 5, (2, 16, 16, 32), generator=torch.Generator().manual_seed(2))
+
+
+def has_gradient(module: torch.nn.Module) -> bool:
+    return any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters())
+
+
+def test_the_aggregation_loss_leaves_no_gradient_in_any_expert(network, volumes, options):
+    loss, _ = unsupervised_loss(network, volumes, options)
+    loss.backward()
+    assert not any(has_gradient(expert) for expert in network.experts)
+    assert has_gradient(network.aggregation)
+    assert has_gradient(network.encoder)
+
+
+def test_supervising_the_aggregation_leaves_no_gradient_in_any_expert(network, volumes, labels, options):
+    supervised_losses(network, volumes, labels, options)["aggregation"].backward()
+    assert not any(has_gradient(expert) for expert in network.experts)
+    assert has_gradient(network.aggregation)
+
+
+def test_each_expert_learns_from_its_own_loss_only(network, volumes, labels, options):
+    supervised_losses(network, volumes, labels, options)["medium"].backward()
+    assert [has_gradient(expert) for expert in network.experts] == [False, True, False]
+    assert not has_gradient(network.aggregation)
+
+
+def test_an_expert_is_scored_on_its_split_labels(network, volumes, labels, options):
+    losses = supervised_losses(network, volumes, labels, options)
+    logits = network.forward_parts(volumes).experts[0]
+    expected = segmentation_loss(logits, split_labels(labels, (1,)), options.dice_channels, (1,))
+    torch.testing.assert_close(losses["head"], expected)
+
+
+def test_the_paper_gives_the_aggregation_decoder_no_true_labels(network, volumes, labels):
+    assert "aggregation" not in supervised_losses(network, volumes, labels, TrainingOptions.paper())
+
+
+def test_two_separate_passes_give_the_gradients_of_the_joint_one(network, volumes, labels, options):
+    """The plain reading: everything in one graph, experts' features detached where the aggregation decoder reads them."""
+    joint = DCANet(**network.options)
+    joint.load_state_dict(network.state_dict())
+    unlabelled = torch.rand(2, 1, 16, 16, 32)
+
+    sum(supervised_losses(network, volumes, labels, options).values()).backward()
+    (0.5 * unsupervised_loss(network, unlabelled, options)[0]).backward()
+
+    encoded = joint.encoder(torch.cat([volumes, unlabelled]))
+    decoded = joint.decode_experts(encoded)
+    assert joint.aggregation is not None
+    aggregated, _ = joint.aggregation(encoded, [[f.detach() for f in expert.features] for expert in decoded])
+    pseudo = joint.stitch([expert.logits[2:] for expert in decoded]).argmax(dim=1)
+    loss = segmentation_loss(aggregated[:2], labels, "present") + 0.5 * segmentation_loss(
+        aggregated[2:], pseudo, "present"
+    )
+    for owned, expert in zip(OWNERS, decoded, strict=True):
+        loss = loss + segmentation_loss(expert.logits[:2], split_labels(labels, owned), "present")
+    loss.backward()
+    for one, other in zip(network.parameters(), joint.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=2e-5, rtol=1e-3)

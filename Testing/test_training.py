@@ -1,0 +1,178 @@
+"""A whole tiny run: it learns, it resumes exactly, it does not lose anything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.organs import Organ, Vocabulary
+from DCASegmentationLib.training.cases import Case, load_case, save_case
+from DCASegmentationLib.training.checkpoint import load_checkpoint, save_checkpoint
+from DCASegmentationLib.training.options import TrainingOptions
+from DCASegmentationLib.training.sampling import PatchSampler
+from DCASegmentationLib.training.trainer import CHECKPOINT, LOG, Trainer
+
+THREE_BALLS = Vocabulary(
+    "balls",
+    tuple(
+        Organ(label, key, key.title(), key, None, (200, 0, 0), (0.0, 1e4))  # type: ignore[arg-type]
+        for label, key in enumerate(("large", "middle", "small"), start=1)
+    ),
+)
+OPTIONS = TrainingOptions(n_filters=2, patch=(16, 32, 32), steps=30, learning_rate=2e-2, warmup_steps=5, averaging=0.8)
+
+
+def case_of_balls(seed: int, labelled: bool = True) -> Case:
+    """Three balls of different size and density in water."""
+    generator = np.random.default_rng(seed)
+    z, y, x = np.mgrid[0:24, 0:40, 0:40]
+    hu = generator.normal(0, 10, z.shape)
+    labels = np.zeros(z.shape, np.uint8)
+    for label, radius, density in ((1, 8, 200), (2, 5, 120), (3, 3, 60)):
+        center = np.array([12, 9 + 11 * (label - 1), 9 + 11 * (label - 1)]) + generator.integers(-2, 3, 3)
+        inside = (z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 < radius**2
+        labels[inside] = label
+        hu[inside] += density
+    return Case(f"balls {seed}", hu.astype(np.int16), labels if labelled else None)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path):
+    def make(name: str = "run", options: TrainingOptions = OPTIONS) -> Trainer:
+        return Trainer(
+            tmp_path / name,
+            options,
+            THREE_BALLS,
+            labelled=[case_of_balls(1), case_of_balls(2)],
+            unlabelled=[case_of_balls(3, labelled=False)],
+            validation=[case_of_balls(4)],
+        )
+
+    return make
+
+
+def log_of(trainer: Trainer) -> list[dict]:
+    return [json.loads(line) for line in (trainer.folder / LOG).read_text().splitlines()]
+
+
+def test_a_short_run_learns_the_organs(make_trainer):
+    trainer = make_trainer()
+    trainer.run(validate_every=30)
+    lines = log_of(trainer)
+    assert lines[-1]["step"] == 30
+    assert lines[-1]["dice"]["large"] > 0.5
+    assert np.mean([line["medium"] for line in lines[-5:]]) < np.mean([line["medium"] for line in lines[:5]])
+    assert "unsupervised" in lines[-1] and "unsupervised" not in lines[0]
+    assert [trainer.partition.head, trainer.partition.tail] == [(1,), (3,)]
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make_trainer):
+    options = replace(OPTIONS, steps=6, n_filters=2)
+    whole = make_trainer("whole", options)
+    whole.run()
+
+    first = make_trainer("parts", options)
+    while first.step < 3:
+        first._advance()
+    first.folder.mkdir()
+    first.save()
+    second = make_trainer("parts", options)
+    second.resume()
+    second.run()
+
+    assert second.step == 6
+    for one, other in zip(whole.best_network.parameters(), second.best_network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_run_that_is_interrupted_saves_what_it_has(make_trainer):
+    trainer = make_trainer()
+
+    def press_ctrl_c(line: dict) -> None:
+        if line["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run(report=press_ctrl_c)
+    assert load_checkpoint(trainer.folder / CHECKPOINT)["step"] == 3
+
+
+def test_resuming_with_other_options_is_refused(make_trainer):
+    trainer = make_trainer()
+    trainer.folder.mkdir()
+    trainer.save()
+    with pytest.raises(UserError, match="other options"):
+        make_trainer(options=replace(OPTIONS, n_filters=2)).resume()
+
+
+def test_a_run_without_labelled_cases_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no labelled case"):
+        Trainer(tmp_path, OPTIONS, THREE_BALLS, labelled=[], unlabelled=[])
+
+
+def test_a_run_without_unlabelled_cases_trains_supervised(tmp_path):
+    trainer = Trainer(tmp_path, replace(OPTIONS, steps=2), THREE_BALLS, labelled=[case_of_balls(1)], unlabelled=[])
+    trainer.run()
+    assert all("unsupervised" not in line for line in log_of(trainer))
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path):
+    path = tmp_path / CHECKPOINT
+    save_checkpoint(path, {"step": 1})
+    save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path)["step"] == 2
+    path.write_bytes(path.read_bytes()[:100])
+    assert load_checkpoint(path)["step"] == 1
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    torch.save({"format": 1, "step": Malicious()}, tmp_path / CHECKPOINT)
+    with pytest.raises(UserError, match="No checkpoint can be read"):
+        load_checkpoint(tmp_path / CHECKPOINT)
+
+
+def test_options_survive_json():
+    for options in (OPTIONS, TrainingOptions.paper(steps=100)):
+        assert TrainingOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+
+
+def test_cases_survive_the_disk_and_a_damaged_one_is_named(tmp_path):
+    case = case_of_balls(1)
+    save_case(case, tmp_path / "balls.npz")
+    read = load_case(tmp_path / "balls.npz")
+    assert read.labels is not None and case.labels is not None
+    assert np.array_equal(read.hu, case.hu) and np.array_equal(read.labels, case.labels)
+    (tmp_path / "balls.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(UserError, match=r"balls\.npz cannot be read"):
+        load_case(tmp_path / "balls.npz")
+
+
+def test_small_organs_are_sampled_as_often_as_large_ones():
+    options = replace(OPTIONS, patch=(8, 8, 8), organ_centered=1.0)
+    sampler = PatchSampler([case_of_balls(1)], options, np.random.default_rng(0))
+    volumes, labels = sampler.draw(300)
+    assert volumes.shape == (300, 1, 8, 8, 8) and labels is not None
+    assert volumes.min() >= 0 and volumes.max() <= 1
+    shares = [np.mean([(patch == label).any() for patch in labels]) for label in (1, 2, 3)]
+    assert min(shares) > 0.25
+    anywhere = PatchSampler([case_of_balls(1)], replace(options, organ_centered=0.0), np.random.default_rng(0))
+    patches = anywhere.draw(300)[1]
+    assert patches is not None
+    assert np.mean([(patch == 3).any() for patch in patches]) < 0.15
+
+
+def test_a_case_smaller_than_the_patch_is_padded_with_air():
+    case = Case("thin", np.full((4, 40, 40), 50, np.int16), np.ones((4, 40, 40), np.uint8))
+    volumes, labels = PatchSampler([case], OPTIONS, np.random.default_rng(0)).draw(2)
+    assert volumes.shape == (2, 1, 16, 32, 32)
+    assert labels is not None and (labels[:, :6] == 0).all() and (volumes[:, 0, :6] == 0).all()
+    assert (labels[:, 6:10] == 1).all()
