@@ -1,0 +1,44 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import bundle, demo, evaluate, model, partition, phantom, segment, train
+
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 an unexpected error, 2 something you gave cannot be used, 130 cancelled with Ctrl+C."
+)
+
+
+def build_app() -> typer.Typer:
+    """``dca`` with all of its commands."""
+    app = typer.Typer(
+        name="dca",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=_EXIT_CODES,
+    )
+    app.callback()(_dca)
+    for command in (segment, demo, phantom, partition, model, train, evaluate):
+        app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
+    app.add_typer(bundle.build_group(), name="bundle")
+    return app
+
+
+def _dca(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error comes from. May stand anywhere in the command.")
+    ] = False,
+) -> None:
+    """Segment the organs of an abdominal CT with DCA (Divide, Conquer, and Aggregate), and see which of its three
+    experts decided where.
+
+    For research, not for clinical use. Start with **dca demo**, or with a CT of your own:
+    **dca segment ct.nii.gz -o result**. **dca COMMAND --help** explains a command.
+    """

@@ -1,0 +1,71 @@
+"""``dca demo``: everything once, without a CT of one's own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import OutputError
+from .console import say, say_plain, working
+from .phantom import write_phantom
+from .scene_files import PICTURE
+from .segment import segment_ct
+
+NAME = "demo"
+EXAMPLES = "Example: dca demo -o dca-demo"
+
+
+def run(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")] = Path("dca-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Which synthetic person.")] = 7,
+    bundle: Annotated[str | None, typer.Option(help="Folder or name of the trained model.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")] = False,
+) -> None:
+    """Make a synthetic CT, segment it, build the Slicer scene, and draw one picture of it all.
+
+    Takes under two minutes on two cores. The picture shows the organs in three planes and in 3D, and below them on
+    the axial plane the attention of the three experts and the expert that decided.
+    """
+    started_empty = not out.exists()
+    if not (started_empty or overwrite) and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} exists already.", "Choose another folder with -o, or add --overwrite.")
+    try:
+        _run(out, seed, bundle, device, overwrite)
+    except BaseException:
+        # Both steps leave whole folders or none; an unfinished demo is not left either.
+        if started_empty:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _run(out: Path, seed: int, bundle: str | None, device: str, overwrite: bool) -> None:
+    _make(out)
+    phantom, result = out / "phantom", out / "result"
+    say_plain(f"dca phantom --seed {seed} -o {phantom}")
+    with working("Making the synthetic CT"):
+        write_phantom(phantom, seed, overwrite=overwrite)
+    ct = phantom / "ct.nii.gz"
+    say_plain(f"dca segment {ct} -o {result} --picture")
+    segment_ct(
+        ct,
+        result,
+        bundle,
+        device=device,
+        picture_title=f"Synthetic CT (phantom {seed}, no patient)",
+        overwrite=overwrite,
+    )
+    say("")
+    say_plain(f"The picture: {result / PICTURE}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError:
+        raise OutputError(f"There is no folder {folder.absolute().parent}.", "Create it first.") from None
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be made: {error.strerror}.", "Choose another folder with -o.") from None

@@ -1,0 +1,57 @@
+"""The files of a result that need Slicer's own libraries: segmentation, scene and picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+    from ..inference.result import Result
+    from ..organs import Vocabulary
+
+SEGMENTATION = "segmentation.seg.nrrd"
+SCENE = "scene.mrb"
+PICTURE = "picture.png"
+
+_NO_SLICER = (
+    f"{SEGMENTATION} and {SCENE} were not written: they need Slicer's libraries. "
+    'To have them: pip install "dca-segmentation[scene]"'
+)
+
+
+@dataclass
+class SceneFiles:
+    """Writes segmentation and scene (``with_scene``), and a picture where it has a ``picture_title``.
+
+    ``messages`` tells afterwards what could not be written, or not in the best way, and what to install for it.
+    """
+
+    vocabulary: Vocabulary
+    with_scene: bool
+    picture_title: str | None
+    model: str
+    messages: list[str] = field(default_factory=list)
+
+    def write(self, folder: Path, ct: sitk.Image, result: Result) -> None:
+        """Write the files into ``folder``; what ``job.segment_to_folder`` calls. Raises OutputError."""
+        nodes = None
+        if self.with_scene:
+            if find_spec("slicer") is None:
+                self.messages.append(_NO_SLICER)
+            else:
+                from ..scene.session import build_scene, save_scene
+
+                nodes = build_scene(ct, result, self.vocabulary)
+                save_scene(nodes, folder / SEGMENTATION, folder / SCENE)
+        if self.picture_title is not None:
+            from ..scene.picture import draw
+
+            drawn = draw(
+                folder / PICTURE, ct, result, self.vocabulary, self.picture_title, f"Model: {self.model}", nodes
+            )
+            if drawn.fallback_reason:
+                self.messages.append(f"The picture was drawn without Slicer's views. {drawn.fallback_reason}")

@@ -1,0 +1,171 @@
+"""``dca segment``: organs and expert maps of one CT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ..errors import UserError
+from .bundle import load
+from .console import output, progress_bar, say_plain, table, warn
+from .values import whole_numbers, words
+
+if TYPE_CHECKING:
+    from ..inference.result import Result
+
+NAME = "segment"
+EXAMPLES = "Example: dca segment ct.nii.gz -o result/ --organs liver,spleen"
+
+# Groups of options on the help page.
+_MAPS = "Maps"
+_WINDOWS = "Network and sliding window"
+
+Output = Literal["aggregated", "experts"]
+Weighting = Literal["gaussian", "constant"]
+
+
+def run(
+    ct: Annotated[
+        Path, typer.Argument(help="The CT: a NIfTI, NRRD or MetaImage file, or a folder of DICOM files.", metavar="CT")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make for the results.")],
+    bundle: Annotated[
+        str | None, typer.Option(help="Folder or name of the trained model. Else the default one (dca bundle info).")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="Which series of a DICOM folder: its number or UID.")] = None,
+    organs: Annotated[str | None, typer.Option(help="Only these organs, as in liver,spleen. All if left out.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    picture: Annotated[bool, typer.Option("--picture", help="Draw picture.png too.")] = False,
+    attention_levels: Annotated[
+        str,
+        typer.Option(
+            help="Levels of the attention maps, 1 (coarse) to 4 (fine), as in 1,4; or none.", rich_help_panel=_MAPS
+        ),
+    ] = "4",
+    no_deciding_expert: Annotated[
+        bool, typer.Option("--no-deciding-expert", help="No map of the expert that decided.", rich_help_panel=_MAPS)
+    ] = False,
+    no_entropy: Annotated[
+        bool, typer.Option("--no-entropy", help="No map of the uncertainty.", rich_help_panel=_MAPS)
+    ] = False,
+    no_disagreement: Annotated[
+        bool,
+        typer.Option(
+            "--no-disagreement", help="No map of where experts and final decoder disagree.", rich_help_panel=_MAPS
+        ),
+    ] = False,
+    no_scene: Annotated[
+        bool, typer.Option("--no-scene", help="No segmentation.seg.nrrd and scene.mrb for 3D Slicer.")
+    ] = False,
+    result_of: Annotated[
+        Output,
+        typer.Option(
+            "--output",
+            help="Whose result: the aggregation decoder's, or the stitched experts'.",
+            rich_help_panel=_WINDOWS,
+        ),
+    ] = "aggregated",
+    overlap: Annotated[
+        float, typer.Option(help="Overlap of neighboring windows, 0 to below 1.", rich_help_panel=_WINDOWS)
+    ] = 0.5,
+    weighting: Annotated[
+        Weighting, typer.Option(help="How overlapping windows are weighted.", rich_help_panel=_WINDOWS)
+    ] = "gaussian",
+    extension: Annotated[
+        str, typer.Option("--format", help="Format of labels and maps: .nrrd, .nii.gz, .nii or .mha.")
+    ] = ".nrrd",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier result.")] = False,
+) -> None:
+    """Segment the organs of an abdominal CT.
+
+    Writes into a new folder: labels, segmentation and scene for 3D Slicer, maps of the three experts' attention, of
+    the deciding expert, uncertainty and disagreement, volumes.csv (ml and mean HU of each organ), and a log. The
+    folder appears when all of it is complete.
+    """
+    segment_ct(
+        ct,
+        out,
+        bundle,
+        series=series,
+        device=device,
+        picture_title=ct.name if picture else None,
+        with_scene=not no_scene,
+        extension=extension,
+        overwrite=overwrite,
+        organs=None if organs is None else words(organs),
+        attention_levels=_levels(attention_levels),
+        deciding_expert=not no_deciding_expert,
+        entropy=not no_entropy,
+        disagreement=not no_disagreement,
+        output_of=result_of,
+        overlap=overlap,
+        weighting=weighting,
+    )
+
+
+def segment_ct(
+    ct: Path,
+    out: Path,
+    bundle: str | None = None,
+    *,
+    series: str | None = None,
+    device: str = "auto",
+    picture_title: str | None = None,
+    with_scene: bool = True,
+    extension: str = ".nrrd",
+    overwrite: bool = False,
+    organs: tuple[str, ...] | None = None,
+    attention_levels: tuple[int, ...] = (4,),
+    deciding_expert: bool = True,
+    entropy: bool = True,
+    disagreement: bool = True,
+    output_of: Output = "aggregated",
+    overlap: float = 0.5,
+    weighting: Weighting = "gaussian",
+) -> None:
+    """Segment ``ct`` into the folder ``out`` and print the organs' volumes. Raises UserError."""
+    from ..inference.allocator import keep_freed_memory
+    from ..inference.options import SegmentOptions
+    from ..job import Job, segment_to_folder
+    from .scene_files import SceneFiles
+
+    keep_freed_memory()
+    options = SegmentOptions(
+        overlap=overlap,
+        weighting=weighting,
+        output=output_of,
+        attention_levels=attention_levels,
+        deciding_expert=deciding_expert,
+        entropy=entropy,
+        disagreement=disagreement,
+        organs=organs,
+    )
+    model = load(bundle)
+    job = Job(ct, out, model, options, device, series, extension, overwrite)
+    also = SceneFiles(model.metadata.vocabulary, with_scene, picture_title, model.metadata.name)
+    with progress_bar() as progress:
+        result = segment_to_folder(job, progress, also_write=also.write)
+    for message in (*result.warnings, *also.messages):
+        warn(message)
+    _print_volumes(result)
+    say_plain(f"Took {sum(result.seconds.values()):.0f} s on {result.device}.")
+    say_plain(f"The results are in {out}.")
+
+
+def _levels(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
+    levels = whole_numbers(text, "--attention-levels", "1,4")
+    if not levels:
+        raise UserError("No attention level was given.", "Write none, or levels such as 1,4.")
+    return levels
+
+
+def _print_volumes(result: Result) -> None:
+    shown = table("Organs", "Organ", "Volume (ml)", "Mean HU", "Note", numbers=("Volume (ml)", "Mean HU"))
+    for each in result.measurements:
+        mean = "" if each.mean_hu is None else f"{each.mean_hu:.0f}"
+        shown.add_row(each.organ.name, f"{each.ml:.1f}", mean, each.note)
+    output().print(shown)

@@ -1,0 +1,158 @@
+"""Who may import whom: the house of the design, read from the source of every file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "DCASegmentationLib"
+LIBRARY = Path(__file__).parents[1] / "DCASegmentation" / PACKAGE
+FILES = sorted(LIBRARY.rglob("*.py"))
+
+# For each part: the other parts of the package, and the libraries outside of Python's own, that it may import anywhere
+# in its files. A part is a folder, or a file at the top.
+SLICER = {"slicer", "vtk"}
+RULES: dict[str, tuple[set[str], set[str]]] = {
+    "errors": (set(), set()),
+    "organs": (set(), set()),
+    "method": ({"errors", "organs"}, {"torch"}),
+    "imaging": ({"errors", "organs"}, {"numpy", "SimpleITK"}),
+    "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
+    "bundle": ({"errors", "organs", "method", "imaging"}, {"torch"}),
+    "inference": ({"errors", "organs", "method", "imaging"}, {"torch", "numpy", "SimpleITK"}),
+    "job": ({"errors", "organs", "imaging", "inference", "bundle"}, {"SimpleITK"}),
+    "training": (
+        {"errors", "organs", "method", "imaging", "phantom", "bundle"},
+        {"torch", "monai", "numpy", "SimpleITK"},
+    ),
+    "evaluation": (
+        {"errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "training"},
+        {"torch", "monai", "numpy", "SimpleITK", "matplotlib"},
+    ),
+    "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
+    "scene": ({"errors", "organs", "figures"}, {"numpy", "SimpleITK", *SLICER}),
+    "cli": (
+        {
+            *("errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "job"),
+            *("training", "evaluation", "figures", "scene"),
+        },
+        {"typer", "rich", "torch", "numpy", "SimpleITK"},
+    ),
+}
+
+# What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
+LOADED_BY_SLICER = {"errors", "organs", "scene", "figures", ""}
+HEAVY = {"torch", "monai", "ignite"}
+
+
+def part_of(path: Path) -> str:
+    """The part a file belongs to: its folder, or its own name at the top; "" is the package's ``__init__``."""
+    first = path.relative_to(LIBRARY).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imported_modules(path: Path, nodes: list[ast.stmt] | None = None) -> set[str]:
+    """Full names of the modules that a file imports, relative imports resolved; of ``nodes`` only, where given."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = [PACKAGE, *path.relative_to(LIBRARY).parent.parts]
+    found: set[str] = set()
+    for top in tree.body if nodes is None else nodes:
+        for node in ast.walk(top):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                # "from . import segment" imports the module segment.
+                found |= {f"{module}.{alias.name}" for alias in node.names} if not node.module else {module}
+    return found
+
+
+def at_file_scope(path: Path) -> list[ast.stmt]:
+    """The statements that run when the file is imported: none inside functions or TYPE_CHECKING blocks."""
+
+    def runs(body: list[ast.stmt]) -> list[ast.stmt]:
+        found: list[ast.stmt] = []
+        for node in body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                found.append(node)
+            elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                found += runs(node.orelse)
+            elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for field in ("body", "orelse", "finalbody", "handlers"):
+                    inner = getattr(node, field, [])
+                    found += runs([s for s in inner if isinstance(s, ast.stmt)])
+                    found += [s for h in inner if isinstance(h, ast.ExceptHandler) for s in runs(h.body)]
+        return found
+
+    return runs(ast.parse(path.read_text(encoding="utf-8")).body)
+
+
+def parts_imported(path: Path) -> set[str]:
+    names = (name.split(".") for name in imported_modules(path))
+    return {name[1] for name in names if name[0] == PACKAGE and len(name) > 1} - {part_of(path)}
+
+
+def libraries_imported(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - {PACKAGE, "__future__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
+def test_a_file_imports_only_what_its_part_may_know(path):
+    part = part_of(path)
+    if part == "":
+        assert imported_modules(path) <= {"__future__"}
+        return
+    assert part in RULES, f"{part} has no rule: say in RULES whom it may import"
+    parts, libraries = RULES[part]
+    assert parts_imported(path) <= parts
+    assert libraries_imported(imported_modules(path)) <= libraries
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if part_of(p) in LOADED_BY_SLICER], ids=lambda path: path.stem)
+def test_what_slicer_loads_imports_no_heavy_library_at_file_scope(path):
+    assert not libraries_imported(imported_modules(path, at_file_scope(path))) & HEAVY
+
+
+def test_the_parts_depend_on_each_other_in_one_direction():
+    uses: dict[str, set[str]] = {}
+    for path in FILES:
+        uses.setdefault(part_of(path), set()).update(parts_imported(path))
+    left = {part: set(used) for part, used in uses.items()}
+    while left:
+        free = [part for part, used in left.items() if not used & set(left)]
+        assert free, f"these parts import each other in a circle: {sorted(left)}"
+        for part in free:
+            del left[part]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=lambda path: path.parent.name)
+def test_package_files_hold_no_code_but_the_entry_of_the_command_line(path):
+    if part_of(path) == "cli":
+        return
+    code = [ast.unparse(node) for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    allowed = ("'", '"', "from __future__ import", "__version__ =")
+    assert [line for line in code if not line.startswith(allowed)] == []
+
+
+@pytest.mark.parametrize("rule_breaker", ["import vtk", "from ..scene import maps", "def f():\n    import slicer"])
+def test_the_reading_of_imports_sees_every_kind(rule_breaker, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "LIBRARY", tmp_path)
+    path = tmp_path / "imaging" / "reading.py"
+    path.parent.mkdir()
+    path.write_text(rule_breaker, encoding="utf-8")
+    parts, libraries = RULES["imaging"]
+    assert not (parts_imported(path) <= parts and libraries_imported(imported_modules(path)) <= libraries)
+
+
+def test_the_figures_of_slicer_load_without_torch():
+    script = (
+        "import sys, DCASegmentationLib.figures.case_picture, DCASegmentationLib.scene.picture;"
+        "print([name for name in ('torch', 'monai', 'typer') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
