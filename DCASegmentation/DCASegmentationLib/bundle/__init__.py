@@ -1,0 +1,1 @@
+"""A trained model on disk: a MONAI bundle, checked and loaded safely."""

@@ -1,0 +1,102 @@
+"""The model card (docs/README.md) and the licence of a bundle, written from its metadata."""
+
+from __future__ import annotations
+
+from ..method.log_gap import GROUPS
+from .metadata import Metadata
+
+_APACHE = """{copyright}
+
+Licensed under the Apache License, Version 2.0 (the "License"); you may not use this model except in compliance with
+the License. You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software distributed under the License is distributed on an
+"AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the License for the
+specific language governing permissions and limitations under the License.
+"""
+
+
+def model_card(metadata: Metadata) -> str:
+    """Markdown that tells a stranger what the model does, how well, on what it was trained and what it cannot do."""
+    return "\n\n".join(
+        [
+            f"# {metadata.name}",
+            metadata.description,
+            "Research use only; this is no medical device.",
+            "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in metadata.limits),
+            "## Organs\n\n" + _organs(metadata),
+            "## Scores\n\n" + _scores(metadata),
+            "## Input\n\n" + _input(metadata),
+            "## Training data\n\n" + _training_data(metadata),
+            "## Use\n\n" + _use(metadata),
+            f"## Licence\n\nWeights: {metadata.licence}. See LICENSE.\n",
+        ]
+    )
+
+
+def licence_text(metadata: Metadata) -> str:
+    """The content of the bundle's LICENSE."""
+    if metadata.licence == "Apache-2.0":
+        return _APACHE.format(copyright=metadata.copyright)
+    return f"{metadata.copyright}\n\nThe weights are licensed under {metadata.licence}.\n"
+
+
+def _organs(metadata: Metadata) -> str:
+    groups = {label: name for name, group in zip(GROUPS, metadata.partition.owners, strict=True) for label in group}
+    share = dict(zip(metadata.partition.ranking, metadata.partition.proportions, strict=True))
+    lines = [f"Vocabulary {metadata.vocabulary.name}. The expert that owns an organ follows from log-gap analysis", ""]
+    lines[0] += f" (mode {metadata.partition.mode}) of the labelled training cases."
+    lines += ["| label | organ | expert | share of foreground voxels |", "|---|---|---|---|"]
+    lines += [
+        f"| {organ.label} | {organ.name} | {groups[organ.label]} | {100 * share.get(organ.label, 0.0):.2f} % |"
+        for organ in metadata.vocabulary
+    ]
+    return "\n".join(lines)
+
+
+def _scores(metadata: Metadata) -> str:
+    scores = metadata.scores
+    if scores is None:
+        return "Not measured."
+    names = {organ.key: organ.name for organ in metadata.vocabulary}
+    lines = [f"Mean Dice {scores.mean_dice:.3f} over {scores.cases} cases: {scores.data}."]
+    if scores.command:
+        lines[0] += f" Measured with `{scores.command}`."
+    lines += ["", "| organ | Dice |", "|---|---|"]
+    lines += [f"| {names.get(key, key)} | {value:.3f} |" for key, value in scores.dice.items()]
+    return "\n".join(lines)
+
+
+def _input(metadata: Metadata) -> str:
+    spacing = " x ".join(f"{side:g}" for side in metadata.spacing)
+    depth, height, width = metadata.patch
+    low, high = metadata.hu_window
+    return (
+        f"CT in Hounsfield units, any orientation and spacing. It is resampled to {spacing} mm (x, y, z) in "
+        f"orientation {metadata.orientation}; {low:g} to {high:g} HU become 0 to 1. The network sees patches of "
+        f"{depth} x {height} x {width} voxels (depth, height, width) and gives {len(metadata.class_names)} channels "
+        "of logits, background first."
+    )
+
+
+def _training_data(metadata: Metadata) -> str:
+    lines = ["| data | labelled | unlabelled | licence | source |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {data.name} | {data.labelled} | {data.unlabelled} | {data.licence} | {data.source} |"
+        for data in metadata.training_data
+    ]
+    return "\n".join(lines)
+
+
+def _use(metadata: Metadata) -> str:
+    return (
+        "With SlicerDCASegmentation, from this folder:\n\n"
+        "    dca segment CT -o OUT --bundle .\n\n"
+        "With MONAI (which needs pytorch-ignite, fire and nibabel, and the package dca-segmentation for the "
+        "network):\n\n"
+        "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
+        "--image CT.nii.gz --output_dir OUT\n\n"
+        "Both give the same labels."
+    )

@@ -1,0 +1,388 @@
+"""Bundles: saved whole, loaded safely, refused with a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from DCASegmentationLib.bundle.information import information
+from DCASegmentationLib.bundle.loading import Bundle, verify
+from DCASegmentationLib.bundle.metadata import MeasuredScores, Metadata, TrainingData
+from DCASegmentationLib.bundle.saving import save_bundle, save_scores
+from DCASegmentationLib.errors import BundleError, OutputError, UserError
+from DCASegmentationLib.method.log_gap import partition
+from DCASegmentationLib.method.network import DCANet
+from DCASegmentationLib.organs import AMOS, SYNAPSE
+
+COUNTS = {organ.label: 4 ** (1 + organ.label % 5) for organ in AMOS}
+torch.set_num_threads(1)
+
+WEIGHTS = Path("models", "model.pt")
+METADATA = Path("configs", "metadata.json")
+
+
+def metadata(vocabulary=AMOS) -> Metadata:
+    return Metadata(
+        name="small-test-model",
+        description="Random weights; it finds nothing.",
+        vocabulary=vocabulary,
+        spacing=(4.0, 4.0, 5.0),
+        orientation="RAS",
+        hu_window=(-125.0, 275.0),
+        patch=(32, 48, 64),
+        partition=partition({organ.label: COUNTS[organ.label] for organ in vocabulary}, "average"),
+        training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
+        limits=("Random weights: nothing it says is true.",),
+    )
+
+
+def small_network(vocabulary=AMOS) -> DCANet:
+    torch.manual_seed(5)
+    return DCANet(metadata(vocabulary).partition.owners, n_filters=2, norm="batch").eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return save_bundle(tmp_path_factory.mktemp("saved") / "model", small_network(), metadata()).folder
+
+
+@pytest.fixture
+def network() -> DCANet:
+    return small_network()
+
+
+@pytest.fixture
+def folder(tmp_path, saved) -> Path:
+    """A bundle of the test's own, to damage."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def change_metadata(folder: Path, change) -> None:
+    path = folder / METADATA
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def replace_weights(folder: Path, content: bytes) -> None:
+    """Other weights with a checksum that fits, as someone would who means harm."""
+    (folder / WEIGHTS).write_bytes(content)
+    described = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    change_metadata(folder, lambda found: found["dca"]["weights"].update(described))
+
+
+def change_state(folder: Path, change) -> None:
+    state = torch.load(folder / WEIGHTS, weights_only=True)
+    change(state)
+    torch.save(state, folder / "changed.pt")
+    replace_weights(folder, (folder / "changed.pt").read_bytes())
+
+
+def complaint(folder: Path) -> str:
+    """What a user is told when the model is to be used."""
+    with pytest.raises(BundleError) as caught:
+        Bundle.load(folder).network()
+    assert "\n" not in caught.value.problem
+    assert caught.value.remedy
+    return caught.value.problem
+
+
+def test_a_bundle_comes_back_with_its_metadata_and_the_networks_answers(tmp_path, network):
+    saved = save_bundle(tmp_path / "model", network, metadata(), dtype="float32")
+
+    loaded = Bundle.load(tmp_path / "model")
+
+    assert loaded.metadata == saved.metadata
+    assert replace(loaded.metadata, network={}, weights=metadata().weights) == metadata()
+    again = loaded.network()
+    assert not again.training
+    volume = torch.rand(1, 1, 32, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(again(volume), network(volume))
+
+
+def test_a_bundle_has_the_files_of_a_monai_bundle(folder):
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    assert files == ["LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.pt"]
+    content = json.loads((folder / METADATA).read_text())
+    assert {"version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors"} <= {
+        *content
+    }
+    output = content["network_data_format"]["outputs"]["pred"]
+    assert output["num_channels"] == 16
+    assert output["channel_def"]["0"] == "background"
+    assert output["channel_def"]["10"] == "Pancreas"
+
+
+def test_half_precision_halves_the_file_and_is_loaded_as_float32(tmp_path, network):
+    whole = save_bundle(tmp_path / "whole", network, metadata(), dtype="float32")
+    half = save_bundle(tmp_path / "half", network, metadata())
+
+    assert half.metadata.weights.dtype == "float16"
+    assert half.metadata.weights.bytes < 0.75 * whole.metadata.weights.bytes
+    for name, tensor in half.network().state_dict().items():
+        expected = network.state_dict()[name]
+        assert tensor.dtype == expected.dtype
+        torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_weights_beyond_half_precision_are_kept_in_full(tmp_path, network):
+    with torch.no_grad():
+        network.encoder.blocks[0][1].running_var.fill_(1e6)
+
+    loaded = save_bundle(tmp_path / "model", network, metadata()).network()
+
+    assert torch.equal(loaded.encoder.blocks[0][1].running_var, torch.full((2,), 1e6))
+
+
+def test_what_is_there_is_replaced_only_on_request_and_only_if_it_is_a_bundle(tmp_path, network, folder):
+    with pytest.raises(OutputError, match="exists already"):
+        save_bundle(folder, network, metadata())
+    save_bundle(folder, network, replace(metadata(), name="second"), overwrite=True)
+    assert Bundle.load(folder).metadata.name == "second"
+
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.txt").write_text("years of work")
+    with pytest.raises(OutputError, match="not replaced"):
+        save_bundle(thesis, network, metadata(), overwrite=True)
+    assert (thesis / "chapter.txt").read_text() == "years of work"
+
+
+def test_a_network_that_does_not_fit_its_metadata_leaves_nothing_behind(tmp_path):
+    with pytest.raises(BundleError, match="14 channels, but AMOS needs 16"):
+        save_bundle(tmp_path / "model", small_network(SYNAPSE), metadata())
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_are_added_without_touching_the_weights(folder):
+    before = (folder / WEIGHTS).read_bytes()
+    scores = MeasuredScores("synthetic CT", 10, {"liver": 0.9, "pancreas": 0.7}, "dca evaluate")
+
+    save_scores(folder, scores)
+
+    assert Bundle.load(folder).metadata.scores == scores
+    assert json.loads((folder / METADATA).read_text())["eval_metrics"] == {"mean_dice": pytest.approx(0.8)}
+    assert "Mean Dice 0.800 over 10 cases: synthetic CT." in (folder / "docs" / "README.md").read_text()
+    assert (folder / WEIGHTS).read_bytes() == before
+
+
+def test_the_model_card_tells_limits_data_and_licence(folder):
+    card = (folder / "docs" / "README.md").read_text()
+
+    for fact in (
+        "Random weights: nothing it says is true.",
+        "| No data | 0 | 0 | CC0-1.0 |",
+        "Apache-2.0",
+        "4 x 4 x 5 mm",
+    ):
+        assert fact in card
+    assert "Apache License" in (folder / "LICENSE").read_text()
+
+
+def test_verify_says_what_was_checked_and_what_to_know(folder):
+    verification = verify(folder)
+
+    assert len(verification.checks) == 3
+    assert verification.warnings == ("The metadata hold no measured scores.",)
+
+
+def test_verify_warns_of_a_configuration_that_someone_changed(folder):
+    path = folder / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["run"] = ["$__import__('os').getcwd()"]
+    path.write_text(json.dumps(config))
+    (folder / "LICENSE").unlink()
+
+    warnings = verify(folder).warnings
+
+    assert any("read it before MONAI runs it" in line for line in warnings)
+    assert "LICENSE is missing." in warnings
+
+
+def test_information_has_a_row_for_all_a_user_asks(folder):
+    rows = dict(information(Bundle.load(folder)))
+
+    assert rows["Name"] == "small-test-model 0.1.0"
+    assert rows["Grid"] == "4 x 4 x 5 mm, RAS"
+    assert rows["Mean Dice"] == "not measured"
+    listed = ", ".join(rows[f"{group} expert"] for group in ("Head", "Medium", "Tail"))
+    assert sorted(listed.split(", ")) == sorted(organ.name for organ in AMOS)
+
+
+def test_metadata_load_without_torch():
+    script = (
+        "import sys, DCASegmentationLib.bundle.metadata_reading, DCASegmentationLib.bundle.finding;"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+# What is refused, each with its own message.
+
+
+def test_a_wrong_checksum_is_refused(folder):
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+
+    assert "the SHA-256 checksum differs" in complaint(folder)
+
+
+def test_truncated_weights_are_refused(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[:1000])
+
+    assert "it is incomplete" in complaint(folder)
+
+
+class Intruder:
+    """A pickle that leaves a file behind when it is loaded with code allowed."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("pack", ["torch", "pickle"])
+def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, pack):
+    trace = tmp_path / "intruder-was-here"
+    if pack == "torch":
+        torch.save({"encoder": Intruder(trace)}, folder / "evil.pt")
+        content = (folder / "evil.pt").read_bytes()
+    else:
+        content = pickle.dumps(Intruder(trace))
+    replace_weights(folder, content)
+
+    assert "it could run code on this computer" in complaint(folder)
+    assert not trace.exists()
+
+
+def test_a_file_that_is_no_weights_at_all_is_refused(folder):
+    replace_weights(folder, b"GIF89a" + bytes(100))
+
+    assert "cannot be read as PyTorch weights" in complaint(folder)
+
+
+def test_a_list_of_weights_is_refused(folder):
+    torch.save([torch.zeros(3)], folder / "list.pt")
+    replace_weights(folder, (folder / "list.pt").read_bytes())
+
+    assert "no table of named weights" in complaint(folder)
+
+
+def test_missing_weights_of_the_network_are_refused(folder):
+    change_state(folder, lambda state: [state.pop(name) for name in list(state) if name.startswith("experts.2.head")])
+
+    assert complaint(folder) == "models/model.pt lacks weights of the network: experts.2.head.weight and 1 more."
+
+
+def test_weights_of_another_network_are_refused(folder):
+    change_state(folder, lambda state: state.update({"decoder.weight": torch.zeros(2)}))
+
+    assert "weights that the network does not have: decoder.weight" in complaint(folder)
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    change_state(folder, lambda state: state.update({"experts.0.head.weight": torch.zeros(14, 2, 1, 1, 1)}))
+
+    message = complaint(folder)
+    assert "experts.0.head.weight has the shape 14 x 2 x 1 x 1 x 1, the network needs 16 x 2 x 1 x 1 x 1" in message
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+    change_state(folder, lambda state: state["experts.0.head.bias"].fill_(float("nan")))
+
+    assert "experts.0.head.bias holds values that are not finite" in complaint(folder)
+
+
+@pytest.mark.parametrize("key", ["weights", "spacing_mm", "vocabulary", "partition", "network", "limits", "format"])
+def test_a_missing_key_of_the_metadata_is_named(folder, key):
+    change_metadata(folder, lambda content: content["dca"].pop(key))
+
+    assert complaint(folder) == f"The model's metadata lack 'dca.{key}'."
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("spacing_mm", [4.0, 4.0], "dca.spacing_mm is not 3 numbers"),
+        ("spacing_mm", [4.0, 0.0, 4.0], "no values a model can have"),
+        ("patch", [32, 32, 40], "no values a model can have"),
+        ("orientation", "RAR", "not three directions"),
+        ("hu_window", "wide", "dca.hu_window is no list"),
+        ("partition", {"mode": "top2"}, "dca.partition is not a partition"),
+        ("network", {"owners": [[1]], "colour": "red"}, "network options are wrong"),
+        ("network", {"owners": [[2], [], []]}, "network options are wrong"),
+        ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not know"),
+        ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS otherwise"),
+    ],
+)
+def test_metadata_that_cannot_be_meant_are_refused(folder, key, value, message):
+    change_metadata(folder, lambda content: content["dca"].update({key: value}))
+
+    assert message in complaint(folder)
+
+
+def test_a_weight_file_outside_of_the_bundle_is_refused(folder):
+    change_metadata(folder, lambda content: content["dca"]["weights"].update(file="../other/model.pt"))
+
+    assert "dca.weights.file is '../other/model.pt'" in complaint(folder)
+
+
+def test_a_newer_format_is_refused_before_anything_else_is_read(folder):
+    def newer(content):
+        content["dca"] = {"format": 2, "weights_of_the_future": []}
+
+    change_metadata(folder, newer)
+
+    assert "has bundle format 2; this program reads format 1" in complaint(folder)
+
+
+def test_metadata_that_are_no_json_are_refused(folder):
+    (folder / METADATA).write_text("{")
+
+    assert "cannot be read as JSON" in complaint(folder)
+
+
+def test_a_monai_bundle_of_another_program_is_refused(folder):
+    change_metadata(folder, lambda content: content.pop("dca"))
+
+    assert "is a MONAI bundle of another program" in complaint(folder)
+
+
+def test_missing_weights_are_refused(folder):
+    (folder / WEIGHTS).unlink()
+
+    assert "has no models/model.pt" in complaint(folder)
+
+
+def test_what_is_no_bundle_folder_is_refused(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+
+    assert "There is no model bundle" in complaint(tmp_path / "nowhere")
+    assert "is no model bundle: it has no configs/metadata.json" in complaint(tmp_path / "empty")
+    assert "is a zip file" in complaint(tmp_path / "model.zip")
+    assert "is a file; a model bundle is a folder" in complaint(folder / WEIGHTS)
+
+
+def test_every_refusal_is_an_error_the_user_is_shown(folder):
+    (folder / WEIGHTS).unlink()
+
+    with pytest.raises(UserError):
+        Bundle.load(folder)

@@ -1,0 +1,78 @@
+"""Which bundle is used when none is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from DCASegmentationLib.bundle import finding
+from DCASegmentationLib.bundle.finding import default_bundle, find_bundle, find_bundles
+from DCASegmentationLib.errors import BundleError
+
+
+@pytest.fixture
+def computer(tmp_path, monkeypatch) -> Path:
+    """A computer without bundles: its home and the program's own folder lie in the folder given."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DCA_MODELS", raising=False)
+    monkeypatch.setattr(finding, "__file__", str(tmp_path / "DCASegmentation/DCASegmentationLib/bundle/finding.py"))
+    return tmp_path
+
+
+def put_bundle(folder: Path) -> Path:
+    (folder / "configs").mkdir(parents=True)
+    (folder / "configs" / "metadata.json").write_text("{}")
+    return folder
+
+
+def test_without_any_bundle_the_user_is_told_where_one_could_be(computer):
+    assert find_bundles() == []
+    with pytest.raises(BundleError, match=r"No model bundle was found\. .*DCA_MODELS"):
+        default_bundle()
+
+
+def test_the_users_bundles_come_before_those_of_the_program(computer, monkeypatch):
+    shipped = put_bundle(computer / "Resources" / "models" / "shipped")
+    in_extension = put_bundle(computer / "DCASegmentation" / "Resources" / "models" / "extension")
+    assert find_bundles() == [shipped, in_extension]
+
+    in_home = put_bundle(computer / "home" / ".dca" / "models" / "mine")
+    named = put_bundle(computer / "elsewhere" / "named")
+    monkeypatch.setenv("DCA_MODELS", str(computer / "elsewhere"))
+
+    assert find_bundles() == [named, in_home, shipped, in_extension]
+    assert default_bundle() == named
+
+
+def test_the_variable_may_name_several_folders_and_bundles_themselves(computer, monkeypatch):
+    one = put_bundle(computer / "one")
+    two = put_bundle(computer / "more" / "two")
+    monkeypatch.setenv("DCA_MODELS", os.pathsep.join([str(one), str(two.parent)]))
+
+    assert find_bundles() == [one, two]
+
+
+def test_a_variable_that_names_no_folder_is_no_silent_default(computer, monkeypatch):
+    put_bundle(computer / "Resources" / "models" / "shipped")
+    monkeypatch.setenv("DCA_MODELS", str(computer / "typo"))
+
+    with pytest.raises(BundleError, match="which is no folder"):
+        default_bundle()
+
+
+def test_a_bundle_is_found_by_name_or_by_folder(computer):
+    shipped = put_bundle(computer / "Resources" / "models" / "shipped")
+    own = put_bundle(computer / "own")
+
+    assert find_bundle("shipped") == shipped
+    assert find_bundle(str(own)) == own
+    with pytest.raises(BundleError, match=r"no model bundle 'shiped'\. Known models: shipped"):
+        find_bundle("shiped")
+
+
+def test_of_two_bundles_with_one_name_the_users_counts(computer):
+    put_bundle(computer / "Resources" / "models" / "abdomen")
+    newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")
+
+    assert find_bundles() == [newer]
