@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from DCASegmentationLib.phantom.block import Block
-from DCASegmentationLib.phantom.body import Body
-from DCASegmentationLib.phantom.bowel import bowel
-from DCASegmentationLib.phantom.fields import Array
-from DCASegmentationLib.phantom.pelvis import bladder, prostate_or_uterus, rectum
-from DCASegmentationLib.phantom.person import Person, stream
-from DCASegmentationLib.phantom.posture import Posture
-from DCASegmentationLib.phantom.retroperitoneum import adrenals, duodenum, kidneys, pancreas
-from DCASegmentationLib.phantom.skeleton import muscles, skeleton
-from DCASegmentationLib.phantom.structure import (
+from .block import Block
+from .body import Body
+from .bowel import bowel
+from .fields import Array
+from .pelvis import bladder, prostate_or_uterus, rectum
+from .person import Person, stream
+from .posture import Posture
+from .retroperitoneum import adrenals, duodenum, kidneys, pancreas
+from .skeleton import muscles, skeleton
+from .structure import (
     Structure,
     bounds_distance,
     free_distance,
     nothing_yet,
     place,
 )
-from DCASegmentationLib.phantom.upper_abdomen import PYLORUS, esophagus, gallbladder, liver, spleen, stomach
-from DCASegmentationLib.phantom.vessels import great_vessels, heart, lung_vessels, mesenteric_branches, visceral_vessels
+from .upper_abdomen import PYLORUS, esophagus, gallbladder, liver, spleen, stomach
+from .vessels import great_vessels, heart, lung_vessels, mesenteric_branches, visceral_vessels
 
 _FIT_POINTS = 17.0
 """Sample points along the side of a cube of an organ's volume when its size is fitted."""

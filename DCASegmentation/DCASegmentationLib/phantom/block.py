@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from DCASegmentationLib.phantom.body import Body
-from DCASegmentationLib.phantom.fields import Array, Point
+from .body import Body
+from .fields import Array, Point
 
 _STRIDE = 4
 Slices = tuple[slice, slice, slice]
@@ -34,8 +34,10 @@ class Block:
         axes = [np.arange(low, high + step, step, dtype=np.float32) for low, high in zip(*box, strict=True)]
         z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij", sparse=True)
         shape = (axes[2].size, axes[1].size, axes[0].size)
-        dense = [np.ascontiguousarray(np.broadcast_to(array, shape)) for array in (x, y, z)]
-        return cls(*dense, body.cavity(x, y, z).astype(np.float32), body.diaphragm(x, y, z).astype(np.float32))
+        full_x, full_y, full_z = (np.ascontiguousarray(np.broadcast_to(array, shape)) for array in (x, y, z))
+        cavity = body.cavity(x, y, z).astype(np.float32)
+        diaphragm = body.diaphragm(x, y, z).astype(np.float32)
+        return cls(full_x, full_y, full_z, cavity, diaphragm)
 
     @cached_property
     def _nodes(self) -> tuple[NDArray[np.int64], ...]:

@@ -10,20 +10,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from DCASegmentationLib.phantom.fields import FAR, Array
-from DCASegmentationLib.phantom.person import Person
+from .fields import FAR, Array
+from .person import Person
 
 _CENTER_Y = -15.0
 _EXPONENT = 2.3
 # Heights, and there half widths and the front and back of the cavity (inside the ribs and abdominal muscles, then
 # the pelvic bones) and of the muscle around it.
-_Z = (-330.0, -235.0, -205.0, -180.0, -150.0, -125.0, -92.0, -56.0, -19.0, 18.0, 54.0, 88.0, 148.0, 203.0, 330.0)
-_CAVITY_HALF_WIDTH = (20.0, 41.0, 56.0, 64.0, 74.0, 88.0, 106.0, 122.0, 128.0, 130.0, 134.0, 136.0, 136.0, 132.0, 118.0)
-_CAVITY_FRONT = (-30.0, -58.0, -66.0, -72.0, -77.0, -82.0, -87.0, -91.0, -94.0, -96.0, -98.0, -100.0, -101.0, -97.0, -80.0)
-_CAVITY_BACK = (35.0, 56.0, 68.0, 74.0, 68.0, 54.0, 46.0, 49.0, 55.0, 59.0, 64.0, 70.0, 79.0, 82.0, 80.0)
-_MUSCLE_HALF_WIDTH = (165.0, 172.0, 172.0, 170.0, 168.0, 164.0, 158.0, 151.0, 149.0, 150.0, 153.0, 155.0, 156.0, 152.0, 150.0)
-_MUSCLE_FRONT = (-95.0, -92.0, -92.0, -92.0, -93.0, -95.0, -99.0, -103.0, -106.0, -108.0, -110.0, -113.0, -115.0, -113.0, -100.0)
-_MUSCLE_BACK = (95.0, 112.0, 116.0, 115.0, 111.0, 104.0, 92.0, 86.0, 85.0, 86.0, 88.0, 92.0, 98.0, 101.0, 102.0)
+# fmt: off
+_Z =                 (-330, -235, -205, -180, -150, -125,  -92,  -56,  -19,   18,   54,   88,  148,  203,  330)
+_CAVITY_HALF_WIDTH = (  20,   41,   56,   64,   74,   88,  106,  122,  128,  130,  134,  136,  136,  132,  118)
+_CAVITY_FRONT =      ( -30,  -58,  -66,  -72,  -77,  -82,  -87,  -91,  -94,  -96,  -98, -100, -101,  -97,  -80)
+_CAVITY_BACK =       (  35,   56,   68,   74,   68,   54,   46,   49,   55,   59,   64,   70,   79,   82,   80)
+_MUSCLE_HALF_WIDTH = ( 165,  172,  172,  170,  168,  164,  158,  151,  149,  150,  153,  155,  156,  152,  150)
+_MUSCLE_FRONT =      ( -95,  -92,  -92,  -92,  -93,  -95,  -99, -103, -106, -108, -110, -113, -115, -113, -100)
+_MUSCLE_BACK =       (  95,  112,  116,  115,  111,  104,   92,   86,   85,   86,   88,   92,   98,  101,  102)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Body:
         edge = 76.0 - 0.32 * y
         # The right dome stands higher; the heart presses the middle down.
         top = 171.0 - 7.0 * np.tanh((x - 10.0) / 35.0) - 9.0 * np.exp(-(((x - 20.0) / 32.0) ** 2))
-        return edge + (top - edge) * (1.0 - out**7)
+        return np.asarray(edge + (top - edge) * (1.0 - out**7))
 
 
 def _bulge(z: Array) -> Array:
@@ -88,7 +90,7 @@ def _bulge(z: Array) -> Array:
     return np.exp(-(((z + 30.0) / 110.0) ** 2))
 
 
-def _at(z: Array, values: tuple[float, ...]) -> Array:
+def _at(z: Array, values: tuple[int, ...]) -> Array:
     return np.interp(z, _Z, values)
 
 
@@ -97,7 +99,5 @@ def _outline(x: Array, y: Array, half_width: Array, front: Array, back: Array) -
     u = np.abs(x) / half_width
     v = np.abs(y - _CENTER_Y) / depth
     radius = np.maximum((u**_EXPONENT + v**_EXPONENT) ** (1 / _EXPONENT), 0.05)
-    gradient = radius ** (1 - _EXPONENT) * np.hypot(
-        u ** (_EXPONENT - 1) / half_width, v ** (_EXPONENT - 1) / depth
-    )
+    gradient = radius ** (1 - _EXPONENT) * np.hypot(u ** (_EXPONENT - 1) / half_width, v ** (_EXPONENT - 1) / depth)
     return np.clip((radius - 1.0) / np.maximum(gradient, 1e-4), -2 * FAR, 4 * FAR)

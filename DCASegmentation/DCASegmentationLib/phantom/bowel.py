@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import cycle
+
 import numpy as np
 
-from DCASegmentationLib.phantom.fields import Capsule, Point, tube
-from DCASegmentationLib.phantom.materials import Hollow
-from DCASegmentationLib.phantom.person import Person, jitter, stream
-from DCASegmentationLib.phantom.structure import Structure
+from .fields import Point, tube
+from .materials import Hollow
+from .person import Person, jitter, stream
+from .structure import Structure
 
 _STRETCH = 5
 """Capsules of small bowel that share one content and one level of gas."""
@@ -38,8 +41,8 @@ def _colon(person: Person, random: np.random.Generator) -> list[Structure]:
         lines = tube(path, radius * filling, pieces=5)
         # Haustra: the width swells and narrows from pouch to pouch.
         pouches = tuple(
-            Capsule(c.start, c.end, c.start_radius * (1.06 if i % 2 else 0.86), c.end_radius * (0.86 if i % 2 else 1.06))
-            for i, c in enumerate(lines)
+            replace(c, start_radius=c.start_radius * swell, end_radius=c.end_radius * narrow)
+            for c, swell, narrow in zip(lines, cycle((0.86, 1.06)), cycle((1.06, 0.86)), strict=False)
         )
         middle = float(np.mean([c.start[1] for c in lines]))
         gas = middle + float(random.uniform(-14, 8)) if random.random() < 0.75 else None

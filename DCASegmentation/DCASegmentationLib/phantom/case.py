@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
 
-from DCASegmentationLib.phantom.anatomy import Anatomy
-from DCASegmentationLib.phantom.contrast import Contrast
-from DCASegmentationLib.phantom.noise import add_noise
-from DCASegmentationLib.phantom.painting import paint
-from DCASegmentationLib.phantom.person import Person, stream
-from DCASegmentationLib.phantom.scan import Scan
+from ..errors import Cancelled
+from .anatomy import Anatomy
+from .contrast import Contrast
+from .noise import add_noise
+from .painting import paint
+from .person import Person, stream
+from .scan import Scan
+
+Progress = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ def generate(
     phase: str = "portal_venous",
     noise_hu: float = 12.0,
     tilt_degrees: float = 0.0,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Phantom:
     """A synthetic abdominal CT with all 15 organs of AMOS; the same arguments give the same voxels.
 
@@ -38,15 +45,26 @@ def generate(
     (three letters, the directions the index axes run in) belong to the image's axes in order. ``phase``: none,
     arterial, portal_venous or delayed. ``noise_hu``: SD of the noise. ``tilt_degrees`` (-30 to 30): gives oblique
     direction cosines. The label of a voxel is that of the structure its center lies in.
-    Raises ValueError for arguments that make no scan.
+    ``progress(fraction, message)`` and ``cancelled()`` are called between slabs of the scan.
+    Raises ValueError for arguments that make no scan and Cancelled when told to stop.
     """
     if seed < 0:
         raise ValueError(f"seed must be 0 or above, not {seed}")
     person = Person.draw(seed)
     contrast = Contrast.of(person, phase)
+    tell = partial(_tell, progress, cancelled)
+    tell(0.0)
     anatomy = Anatomy.of(person)
     scan = Scan.around(anatomy, spacing, orientation, tilt_degrees)
-    clean, labels = paint(scan, anatomy, contrast)
+    clean, labels = paint(scan, anatomy, contrast, lambda share: tell(0.1 + 0.85 * share))
     hu = add_noise(clean, spacing, noise_hu, stream(seed, "noise"))
     ct = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
+    tell(1.0)
     return Phantom(scan.image(ct), scan.image(labels), person)
+
+
+def _tell(progress: Progress | None, cancelled: Callable[[], bool] | None, fraction: float) -> None:
+    if cancelled is not None and cancelled():
+        raise Cancelled
+    if progress is not None:
+        progress(fraction, "Making the phantom")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from DCASegmentationLib.phantom.person import Person, jitter, stream
+from .person import Person, jitter, stream
 
 PHASES = ("none", "arterial", "portal_venous", "delayed")
 

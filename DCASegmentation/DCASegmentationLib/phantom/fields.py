@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Point = tuple[float, float, float]
 
 MARGIN = 8.0
@@ -71,7 +72,7 @@ class Ellipsoid:
         # First-order distance: value of the implicit function over its gradient.
         np.sqrt(gradient, out=gradient)
         np.maximum(gradient, 1e-6, out=gradient)
-        return (scaled - np.sqrt(scaled)) / gradient
+        return np.asarray((scaled - np.sqrt(scaled)) / gradient)
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,7 @@ def tube(
     nodes = np.asarray(points, dtype=float)
     widths = np.broadcast_to(np.asarray(radii, dtype=float), (len(nodes),))
     line = smooth_curve(np.column_stack([nodes, widths]), pieces)
-    return tuple(
-        Capsule(_point(a[:3]), _point(b[:3]), float(a[3]), float(b[3]), flatness)
-        for a, b in zip(line[:-1], line[1:], strict=True)
-    )
+    return tuple(Capsule(_point(a[:3]), _point(b[:3]), float(a[3]), float(b[3]), flatness) for a, b in pairwise(line))
 
 
 def smooth_curve(nodes: NDArray[np.float64], pieces: int) -> NDArray[np.float64]:

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from DCASegmentationLib.phantom.contrast import Contrast
-from DCASegmentationLib.phantom.fields import Array
+from .contrast import Contrast
+from .fields import Array
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from DCASegmentationLib.phantom.fields import Array
+from .fields import Array
 
 _KERNEL_MM = 0.9
 """SD of the reconstruction kernel that correlates the noise of neighbouring voxels."""

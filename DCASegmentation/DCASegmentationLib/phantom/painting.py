@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from DCASegmentationLib.phantom.anatomy import Anatomy
-from DCASegmentationLib.phantom.block import Block
-from DCASegmentationLib.phantom.contrast import Contrast
-from DCASegmentationLib.phantom.fields import Array
-from DCASegmentationLib.phantom.materials import Canvas, Layered, Solid
-from DCASegmentationLib.phantom.scan import Scan, Smooth
-from DCASegmentationLib.phantom.structure import Structure, nothing_yet, place, union
+from .anatomy import Anatomy
+from .block import Block
+from .contrast import Contrast
+from .fields import Array
+from .materials import Canvas, Layered, Solid
+from .scan import Scan, Smooth
+from .structure import Structure, nothing_yet, place, union
 
 _FINE_MM = 1.5
 _MOST_SAMPLES = 3
 
 
-def paint(scan: Scan, anatomy: Anatomy, contrast: Contrast) -> tuple[Array, NDArray[np.uint8]]:
+def paint(
+    scan: Scan, anatomy: Anatomy, contrast: Contrast, tell: Callable[[float], None]
+) -> tuple[Array, NDArray[np.uint8]]:
     """CT numbers in HU without noise, and labels, both (z, y, x).
 
     A boundary in the CT is as wide as a voxel. Where voxels are much longer along one axis, that axis is sampled up to
     three times per voxel and averaged. A voxel's label is that of the structure its center lies in, 0 where there is
-    none.
+    none. ``tell(share)`` is called with the share of the work done.
     """
     finest = max(min(scan.spacing), _FINE_MM)
     factors = tuple(int(np.clip(round(s / finest), 1, _MOST_SAMPLES)) for s in scan.spacing)
@@ -32,7 +36,7 @@ def paint(scan: Scan, anatomy: Anatomy, contrast: Contrast) -> tuple[Array, NDAr
     # With an odd number of samples to a voxel, the middle one is the voxel's center.
     centered = all(factor % 2 for factor in factors)
     centers = tuple(slice(factor // 2, None, factor) for factor in factors[::-1])
-    for slab, block, smooth in scan.blocks(anatomy, factors, smooth=True):  # type: ignore[arg-type]
+    for slab, block, smooth in scan.blocks(anatomy, factors, smooth=True):
         hu = _background(block, smooth, contrast, blur)
         sampled = np.zeros(hu.shape, dtype=np.uint8)
         occupied = nothing_yet(block)
@@ -44,12 +48,13 @@ def paint(scan: Scan, anatomy: Anatomy, contrast: Contrast) -> tuple[Array, NDAr
             if centered and structure.label:
                 sampled[placed[0]][placed[1] < 0] = structure.label
         result[slab] = _averaged(hu, factors)
+        tell((1.0 if centered else 0.75) * slab.stop / scan.size[2])
         if centered:
             labels[slab] = sampled[centers]
-    return result, labels if centered else _center_labels(scan, anatomy)
+    return result, labels if centered else _center_labels(scan, anatomy, lambda share: tell(0.75 + 0.25 * share))
 
 
-def _center_labels(scan: Scan, anatomy: Anatomy) -> NDArray[np.uint8]:
+def _center_labels(scan: Scan, anatomy: Anatomy, tell: Callable[[float], None]) -> NDArray[np.uint8]:
     labels = np.zeros(scan.size[::-1], dtype=np.uint8)
     for slab, block, _ in scan.blocks(anatomy, (1, 1, 1), smooth=False):
         occupied = nothing_yet(block)
@@ -57,6 +62,7 @@ def _center_labels(scan: Scan, anatomy: Anatomy) -> NDArray[np.uint8]:
             placed = place(structure, block, occupied)
             if placed is not None and structure.label:
                 labels[slab][placed[0]][placed[1] < 0] = structure.label
+        tell(slab.stop / scan.size[2])
     return labels
 
 
@@ -75,7 +81,7 @@ def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -
     """Air, table, skin, fat, muscle, ribs, lungs: what the structures are laid into."""
     hu = np.full(block.x.shape, contrast.hu["air"], dtype=np.float32)
     canvas = Canvas(hu, block.y, smooth["grain"], smooth["cloud"], blur, contrast)
-    Layered("table", "air", 2.5, 0.0).paint(canvas, np.abs(smooth["table"]) - 7.0)
+    Layered("table", "air", 2.5, 0.0).paint(canvas, np.abs(smooth["table"]) - np.float32(7.0))
     skin = smooth["skin"]
     Layered("skin", "fat", 2.0, 5.0).paint(canvas, skin)
     muscle = smooth["muscle"].copy()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.fields import Ellipsoid, Shape, tube
-from DCASegmentationLib.phantom.materials import Hollow, Layered, Solid
-from DCASegmentationLib.phantom.person import Person, jitter
-from DCASegmentationLib.phantom.structure import Structure
+from ..organs import AMOS
+from .fields import Ellipsoid, Shape, tube
+from .materials import Hollow, Layered, Solid
+from .person import Person, jitter
+from .structure import Structure
 
 
 def rectum(random: np.random.Generator) -> Structure:
@@ -30,13 +30,13 @@ def prostate_or_uterus(person: Person, random: np.random.Generator) -> list[Stru
     if person.sex == "male":
         scale = (volume / 27.0) ** (1 / 3)
         dy, dz = jitter(random, 2.0, 2.5)
-        gland: tuple[Shape, ...] = (Ellipsoid((0, -17 + dy, -244 + dz), (23 * scale, 16 * scale, 17 * scale), (15, 0, 0)),)
+        gland = Ellipsoid((0, -17 + dy, -244 + dz), (23 * scale, 16 * scale, 17 * scale), (15, 0, 0))
         vesicles = tuple(
             capsule for side in (-1, 1)
             for capsule in tube([(5 * side, 6, -222), (26 * side, 14, -208)], [4.5, 5.5], 2)
         )  # fmt: skip
         return [
-            _free("prostate_uterus", gland, Solid("prostate", 7.0), label=label, volume_ml=volume, give=6.0),
+            _free("prostate_uterus", (gland,), Solid("prostate", 7.0), label=label, volume_ml=volume, give=6.0),
             _free("seminal_vesicles", vesicles, Solid("bladder_wall", 6.0)),
         ]
     scale = (volume / 85.0) ** (1 / 3)

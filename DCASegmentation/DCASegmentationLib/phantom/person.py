@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from DCASegmentationLib.organs import AMOS
+from ..organs import AMOS
 
 # Mean volumes in ml (male, female) and the spread (SD of the logarithm) between persons. Liver to stomach: Geraghty
 # 2004 and ICRP 89; the others from the ranges of reference CTs. The esophagus counts from the scan's top down only.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from DCASegmentationLib.phantom.fields import Array
-from DCASegmentationLib.phantom.person import Person, jitter, stream
+from .fields import Array
+from .person import Person, jitter, stream
 
 REFERENCE_TOP = 205.0
 """Height (reference mm) at which the scan starts: the bases of the lungs."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.fields import Ellipsoid, Point, Shape, tube
-from DCASegmentationLib.phantom.materials import Hollow, Kidney, Solid
-from DCASegmentationLib.phantom.person import Person, jitter
-from DCASegmentationLib.phantom.structure import Structure
+from ..organs import AMOS
+from .fields import Ellipsoid, Point, Shape, tube
+from .materials import Hollow, Kidney, Solid
+from .person import Person, jitter
+from .structure import Structure
 
 
 def kidneys(person: Person, random: np.random.Generator) -> list[Structure]:

@@ -10,11 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from DCASegmentationLib.phantom.anatomy import Anatomy
-from DCASegmentationLib.phantom.block import Block
-from DCASegmentationLib.phantom.fields import Array, rotation
-from DCASegmentationLib.phantom.person import stream
-from DCASegmentationLib.phantom.posture import REFERENCE_BOTTOM, REFERENCE_TOP
+from .anatomy import Anatomy
+from .block import Block
+from .fields import Array, rotation
+from .person import stream
+from .posture import REFERENCE_BOTTOM, REFERENCE_TOP
 
 _NODE_MM = 9.0
 """Coordinates and outlines are smooth: computed on nodes this far apart, interpolated (cubic) to the points between."""
@@ -64,7 +64,7 @@ class Scan:
         image.SetDirection(self.direction.ravel().tolist())
         return image
 
-    def blocks(self, anatomy: Anatomy, factors: tuple[int, int, int], smooth: bool) -> Iterator[tuple[slice, Block, Smooth]]:
+    def blocks(self, anatomy: Anatomy, factors: tuple[int, ...], smooth: bool) -> Iterator[tuple[slice, Block, Smooth]]:
         """The sample points, ``factors`` (i, j, k) to a voxel along each axis, in slabs of whole voxels along k.
 
         Yields the slab's slice of k, its points, and what else varies smoothly there (empty unless ``smooth``).
@@ -82,7 +82,7 @@ class Scan:
 
 
 Smooth = dict[str, Array]
-"""Further smooth quantities at the points of a block: muscle, skin, rib_angle, grain, cloud, depth."""
+"""What else is known at the points of a block: distances to muscle, skin and table (mm), rib_angle, grain, cloud."""
 
 
 def orientation_matrix(orientation: str) -> NDArray[np.float64]:
@@ -92,7 +92,7 @@ def orientation_matrix(orientation: str) -> NDArray[np.float64]:
     """
     code = orientation.upper()
     if len(code) != 3 or any(letter not in _LETTERS for letter in code) or len({_LETTERS[c][0] for c in code}) != 3:
-        raise ValueError(f"orientation must be three letters such as RAS or LPS, one per body axis, not {orientation!r}")
+        raise ValueError(f"orientation must be three letters, one per body axis, such as RAS; not {orientation!r}")
     matrix = np.zeros((3, 3))
     for column, letter in enumerate(code):
         axis, sign = _LETTERS[letter]
@@ -111,7 +111,7 @@ class _Nodes:
     def along(cls, count: int, factor: int, spacing: float) -> _Nodes:
         step = _NODE_MM / spacing
         points = (np.arange(count * factor) + 0.5) / factor - 0.5
-        index = np.arange(-2, int(np.ceil(count / step)) + 3) * step
+        index = np.arange(-2.0, np.ceil(count / step) + 3.0) * step
         place = points / step + 2
         left = np.floor(place).astype(int)
         t = place - left

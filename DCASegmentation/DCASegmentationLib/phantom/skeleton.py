@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
-from DCASegmentationLib.phantom.fields import Capsule, Ellipsoid, Point, Shape, tube
-from DCASegmentationLib.phantom.materials import Layered, Solid
-from DCASegmentationLib.phantom.structure import Structure
+from .fields import Capsule, Ellipsoid, Point, Shape, tube
+from .materials import Layered, Solid
+from .structure import Structure
 
 # The middle of the vertebral bodies: height and distance from the front (mm).
 _SPINE_Z = (-140.0, -92.0, -56.0, -19.0, 18.0, 54.0, 88.0, 119.0, 148.0, 176.0, 203.0, 229.0, 254.0, 278.0, 301.0)
@@ -37,10 +39,20 @@ def muscles() -> list[Structure]:
         structures.append(_unconfined("psoas", psoas, _MUSCLE, gap=0.5))
         quadratus = (Ellipsoid((66 * side, 52, -20), (23, 9, 62), (0, 0, 20 * side)),)
         structures.append(_unconfined("quadratus_lumborum", quadratus, _MUSCLE, gap=0.5))
-        crus = tube([(8 * side, -3, 30), (13 * side, 0, 70), (16 * side, 4, 105), (11 * side, -4, 140)], [4, 5, 5, 4], 2)
+        crus_path = [(8 * side, -3, 30), (13 * side, 0, 70), (16 * side, 4, 105), (11 * side, -4, 140)]
+        crus = tube(crus_path, [4, 5, 5, 4], 2)
         structures.append(_unconfined("crus", crus, _MUSCLE, gap=0.3))
         piriformis = tube([(20 * side, 62, -165), (60 * side, 62, -185), (110 * side, 40, -200)], [7, 10, 6], 2)
         structures.append(_unconfined("piriformis", piriformis, _MUSCLE, gap=0.5))
+        # The floor of the pelvis: slings from the pubic bones round the rectum.
+        for z, reach in ((-236.0, 38.0), (-248.0, 29.0), (-259.0, 20.0)):
+            sling = [
+                (13 * side, -48, z + 2),
+                (reach * side, -12, z),
+                (0.85 * reach * side, 34, z - 4),
+                (3 * side, 57, z),
+            ]
+            structures.append(_unconfined("levator_ani", tube(sling, [3, 4.5, 4.5, 4], 3), _MUSCLE, gap=0.5))
         obturator = tube([(52 * side, -32, -195), (56 * side, 5, -205), (50 * side, 35, -220)], [7, 8, 6], 2)
         structures.append(_unconfined("obturator_internus", obturator, _MUSCLE, gap=0.5))
     return structures
@@ -53,7 +65,7 @@ def _canal() -> Structure:
 
 def _discs() -> Structure:
     disks = []
-    for low, high in zip(_SPINE_Z[:-1], _SPINE_Z[1:], strict=True):
+    for low, high in pairwise(_SPINE_Z):
         z = (low + high) / 2
         size = _size(z)
         disks.append(Ellipsoid((0.0, spine_y(z), z), (22 * size, 16 * size, 9.0), (_tilt(z), 0, 0)))
@@ -95,6 +107,7 @@ def _sacrum() -> Structure:
 def _hips() -> list[Structure]:
     structures = []
     for side in (-1.0, 1.0):
+
         def at(x: float, y: float, z: float, side: float = side) -> Point:
             return x * side, y, z
 
@@ -113,7 +126,8 @@ def _hips() -> list[Structure]:
             *tube([at(11, -55, -244), at(34, -25, -265), at(56, 18, -276)], [6, 6, 11], 2),
             *tube([at(76, 26, -215), at(66, 34, -240), at(57, 24, -274)], [13, 12, 14], 2),
         ]
-        structures.append(_unconfined("femoral_head", (Ellipsoid(at(94, -8, -206), (23.5, 23.5, 23.5)),), _BONE, gap=0.0))
+        head = Ellipsoid(at(94, -8, -206), (23.5, 23.5, 23.5))
+        structures.append(_unconfined("femoral_head", (head,), _BONE, gap=0.0))
         femur = tube([at(96, -7, -208), at(120, 2, -228), at(134, 8, -246), at(132, 6, -350)], [17, 15, 17, 15], 2)
         structures.append(_unconfined("femur", (*femur, Ellipsoid(at(144, 16, -232), (13, 16, 20))), _BONE, gap=0.0))
         structures.append(

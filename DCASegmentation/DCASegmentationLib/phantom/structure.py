@@ -7,17 +7,17 @@ from functools import cached_property
 
 import numpy as np
 
-from DCASegmentationLib.phantom.block import Block, Slices
-from DCASegmentationLib.phantom.fields import FAR, Array, Point, Shape, smooth_minimum
-from DCASegmentationLib.phantom.materials import Material
+from .block import Block, Slices
+from .fields import FAR, Array, Point, Shape, smooth_minimum
+from .materials import Material
 
 
 @dataclass(frozen=True)
 class Structure:
     """A union of ``parts``, less the parts it is ``carved`` by.
 
-    ``key`` is the organ's key in the vocabulary where ``label`` is not 0. ``blend`` (mm) rounds the seams between parts.
-    ``gap`` (mm) is the fat plane it leaves to structures laid before it, None where it may lie inside them.
+    ``key`` is the organ's key in the vocabulary where ``label`` is not 0. ``blend`` (mm) rounds the seams between
+    parts. ``gap`` (mm) is the fat plane it leaves to structures laid before it, None where it may lie inside them.
     ``wall_gap`` and ``diaphragm_gap`` (mm) confine it to the cavity and below the diaphragm (None: not confined;
     ``thoracic``: above it). ``volume_ml`` is the volume its surface is moved to, by at most ``give`` mm;
     ``offset`` (mm, outward) is that move. ``inlays`` lie inside it and carry its label.
@@ -48,7 +48,7 @@ def union_box(shapes: tuple[Shape, ...]) -> tuple[Point, Point]:
     """The box (mm) around all shapes."""
     low = np.min([shape.box[0] for shape in shapes], axis=0)
     high = np.max([shape.box[1] for shape in shapes], axis=0)
-    return tuple(low.tolist()), tuple(high.tolist())  # type: ignore[return-value]
+    return tuple(low.tolist()), tuple(high.tolist())
 
 
 def union(shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 0.0, grown: float = 0.0) -> Array:
@@ -60,9 +60,7 @@ def union(shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 
         where = block.slices((_moved(low, -pad), _moved(high, pad)))
         if where is None:
             continue
-        inner = tuple(
-            slice(max(w.start, p.start), min(w.stop, p.stop)) for w, p in zip(where, part, strict=True)
-        )
+        inner = tuple(slice(max(w.start, p.start), min(w.stop, p.stop)) for w, p in zip(where, part, strict=True))
         if any(s.start >= s.stop for s in inner):
             continue
         local = tuple(slice(i.start - p.start, i.stop - p.start) for i, p in zip(inner, part, strict=True))
@@ -117,5 +115,3 @@ def nothing_yet(block: Block) -> Array:
 
 def _moved(point: Point, by: float) -> Point:
     return point[0] + by, point[1] + by, point[2] + by
-
-

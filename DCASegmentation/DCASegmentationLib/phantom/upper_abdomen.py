@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.fields import Array, Ellipsoid, Point, Region, smooth_maximum, smooth_minimum, tube
-from DCASegmentationLib.phantom.materials import Hollow, Layered, Solid
-from DCASegmentationLib.phantom.person import Person, jitter
-from DCASegmentationLib.phantom.structure import Structure
-from DCASegmentationLib.phantom.vessels import liver_vessels
+from ..organs import AMOS
+from .fields import Array, Ellipsoid, Point, Region, smooth_maximum, smooth_minimum, tube
+from .materials import Hollow, Layered, Solid
+from .person import Person, jitter
+from .structure import Structure
+from .vessels import liver_vessels
 
 PYLORUS: Point = (-26.0, -50.0, 44.0)
 
@@ -78,8 +79,9 @@ def gallbladder(person: Person, random: np.random.Generator) -> Structure:
     middle = 0.45 * neck + 0.55 * fundus
     path = [_point(neck), _point(middle), _point(fundus)]
     return Structure(
-        "gallbladder", tube(path, [5 * scale, 14 * scale, 16 * scale], 4), Layered("gallbladder_wall", "bile", 1.8, 3.0),
-        label=AMOS.by_key["gallbladder"].label, blend=3.0, gap=1.0, wall_gap=5.0, volume_ml=volume, give=8.0,
+        "gallbladder", tube(path, [5 * scale, 14 * scale, 16 * scale], 4),
+        Layered("gallbladder_wall", "bile", 1.8, 3.0), label=AMOS.by_key["gallbladder"].label, blend=3.0, gap=1.0,
+        wall_gap=5.0, volume_ml=volume, give=8.0,
     )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
     room = person.stature[0] * person.stature[1] * person.stature[2]
     excess = (volume / room) / 1710.0 - 1.0
     rise, lobe, depth, slope = jitter(random, 5.0, 9.0, 6.0, 0.05)
-    height = 5.0 - 115.0 * excess + rise
+    height = 12.0 - 115.0 * excess + rise
     left = 58.0 + lobe + 15.0 * excess
     left_lobe = Ellipsoid((left - 34.0, -66.0, 118.0), (62.0, 24.0, 30.0), (0.0, -14.0, -8.0))
 
@@ -111,5 +113,5 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
     )  # fmt: skip
 
 
-def _point(values: np.ndarray) -> Point:
+def _point(values: NDArray[np.float64]) -> Point:
     return float(values[0]), float(values[1]), float(values[2])

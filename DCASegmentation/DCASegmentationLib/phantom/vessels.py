@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.fields import Ellipsoid, Shape, tube
-from DCASegmentationLib.phantom.materials import Layered, Solid
-from DCASegmentationLib.phantom.person import Person, jitter
-from DCASegmentationLib.phantom.structure import Structure
+from ..organs import AMOS
+from .fields import Ellipsoid, Shape, tube
+from .materials import Layered, Solid
+from .person import Person, jitter
+from .structure import Structure
 
 _ARTERY = Solid("arterial_blood", 3.0)
 _CAVA = Solid("caval_blood", 4.0)
@@ -20,8 +20,9 @@ def heart(random: np.random.Generator) -> Structure:
     dx, dy = jitter(random, 4.0, 3.0)
     parts = (Ellipsoid((24 + dx, -46 + dy, 218), (62, 46, 52), (0, 25, -25)),)
     return Structure(
-        "heart", parts, Layered("heart_muscle", "blood", 10.0, 6.0), gap=1.0, wall_gap=3.0, diaphragm_gap=2.0, thoracic=True
-    )
+        "heart", parts, Layered("heart_muscle", "blood", 10.0, 6.0), gap=1.0, wall_gap=3.0, diaphragm_gap=2.0,
+        thoracic=True,
+    )  # fmt: skip
 
 
 def great_vessels(person: Person, random: np.random.Generator) -> list[Structure]:
@@ -67,7 +68,8 @@ def visceral_vessels(random: np.random.Generator) -> list[Structure]:
         [6.2, 5.6, 5.2, 4.4, 3.2, 2.2], 3,
     )  # fmt: skip
     splenic = tube([(-8 + dx, -32, 42), (20, -22, 54), (48, 1, 72), (76, 25, 92)], [5.4, 4.8, 4.4, 3.6], 3)
-    mesenteric = tube([(10, -20, 48), (7, -34, 36), (5, -40, 18), (3, -47, -8), (-6, -46, -50)], [3.6, 3.6, 3.4, 3, 2], 3)
+    mesenteric_path = [(10, -20, 48), (7, -34, 36), (5, -40, 18), (3, -47, -8), (-6, -46, -50)]
+    mesenteric = tube(mesenteric_path, [3.6, 3.6, 3.4, 3, 2], 3)
     celiac = tube([(12, -14, 64), (10, -30, 66), (-4, -32, 68), (-24, -34, 74)], [3.6, 3.4, 2.8, 2.4], 2)
     splenic_artery = tube([(10, -30, 66), (34, -12, 72), (56, 2, 84), (78, 16, 98)], [2.8, 2.6, 2.4, 2.0], 3)
     renal = (
@@ -121,12 +123,10 @@ def liver_vessels(random: np.random.Generator) -> tuple[Shape, ...]:
         ([(-62, -12, 98), (-80, -34 + j[7], 112), (-100, -42, 120)], [4.6, 3.6, 2.2]),
         ([(-40, -27, 90), (-26, -46, 104), (2, -64 + j[8], 108)], [5.4, 4.6, 2.6]),
     ]
-    return tuple(capsule for points, radii in hepatic + portal for capsule in tube(points, radii, 2))  # type: ignore[arg-type]
+    return tuple(capsule for points, radii in hepatic + portal for capsule in tube(points, radii, 2))
 
 
-def _organ(
-    person: Person, key: str, parts: tuple[Shape, ...], material: Solid, gap: float, give: float
-) -> Structure:
+def _organ(person: Person, key: str, parts: tuple[Shape, ...], material: Solid, gap: float, give: float) -> Structure:
     return Structure(
         key, parts, material, label=AMOS.by_key[key].label, gap=gap, wall_gap=None, diaphragm_gap=None,
         volume_ml=person.volumes_ml[key], give=give,
