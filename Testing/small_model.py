@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -47,10 +46,7 @@ class SmallModel:
     ) -> None:
         n_labels = network.out_channels - 1
         self._network = network
-        self.folder = Path("small-model")
         self.metadata = SimpleNamespace(
-            name="small model",
-            weights=SimpleNamespace(sha256="0" * 64),
             vocabulary=Vocabulary("few", AMOS.organs[:n_labels]),
             spacing=spacing,
             orientation=orientation,

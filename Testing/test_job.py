@@ -6,19 +6,23 @@ import csv
 import errno
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from DCASegmentationLib.bundle.metadata import Metadata
+from DCASegmentationLib.bundle.saving import save_bundle
 from DCASegmentationLib.errors import Cancelled, ImageError, OutputError, UserError
 from DCASegmentationLib.imaging.grid import Grid
 from DCASegmentationLib.inference.options import SegmentOptions
 from DCASegmentationLib.job import Job, segment_to_folder
+from DCASegmentationLib.method.partition import Partition
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.case import generate
-from small_model import SmallModel, vivid_network
+from small_model import PATCH, vivid_network
 
 torch.set_num_threads(1)
 
@@ -28,8 +32,22 @@ ATTENTION = [f"attention_{expert}_level{level}.nrrd" for expert in ("head", "med
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return SmallModel(vivid_network(len(AMOS)), spacing=(12.0, 12.0, 12.0))
+def bundle(tmp_path_factory):
+    network = vivid_network(len(AMOS))
+    head, medium, tail = network.owners
+    metadata = Metadata(
+        name="small",
+        description="Random weights.",
+        vocabulary=AMOS,
+        spacing=(12.0, 12.0, 12.0),
+        orientation="RAS",
+        hu_window=(-160.0, 240.0),
+        patch=PATCH,
+        partition=Partition(tuple(AMOS.by_label), tuple(range(150, 0, -10)), head, medium, tail, mode="manual"),
+        training_data=(),
+        limits=("It knows nothing.",),
+    )
+    return save_bundle(tmp_path_factory.mktemp("bundles") / "small", network, metadata)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +141,8 @@ def test_the_request_tells_how_to_repeat_the_run(everything, ct_path, bundle):
     request = json.loads((everything[0] / "request.json").read_text(encoding="utf-8"))
     assert request["ct"] == str(ct_path)
     assert request["ct_geometry"]["size"] == list(sitk.ReadImage(str(ct_path)).GetSize())
-    assert request["bundle"]["sha256"] == bundle.metadata.weights.sha256
+    assert request["bundle"]["name"] == "small"
+    assert request["bundle"]["sha256"] == sha256((bundle.folder / "models" / "model.pt").read_bytes()).hexdigest()
     assert SegmentOptions(**{**request["options"], "attention_levels": (1, 4)}).levels_needed == (1, 4)
     assert request["versions"]["torch"] == torch.__version__
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import SimpleITK as sitk
 
+from .bundle.loading import Bundle
 from .errors import UserError
 from .imaging.ct_check import check_ct
 from .imaging.reading import read_ct
@@ -23,9 +24,6 @@ from .inference.options import SegmentOptions
 from .inference.result import Result
 from .inference.segmenter import Segmenter
 from .inference.stopwatch import Stopwatch
-
-if TYPE_CHECKING:
-    from .bundle import Bundle
 
 REQUEST = "request.json"
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
