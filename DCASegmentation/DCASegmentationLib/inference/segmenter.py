@@ -82,6 +82,11 @@ class Segmenter:
         self.device = choose_device(device, half)
         self._networks: dict[torch.device, DCANet] = {}
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The organs the model knows, by the labels it writes."""
+        return self._model.metadata.vocabulary
+
     def _network_on(self, device: torch.device) -> DCANet:
         if device not in self._networks:
             self._networks[device] = self._model.network(device).eval()
