@@ -21,7 +21,11 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
     """
     low, high = metadata.hu_window
     return {
-        "imports": ["$import numpy", "$import torch"],
+        "imports": [
+            "$import numpy",
+            "$import torch",
+            "$from DCASegmentationLib.bundle.exact_rotation import with_exact_rotation",
+        ],
         "bundle_root": ".",
         "image": "ct.nii.gz",
         "images": ["@image"],
@@ -36,7 +40,8 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
             "transforms": [
                 {"_target_": "LoadImaged", "keys": "image"},
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
-                {"_target_": "Orientationd", "keys": "image", "axcodes": metadata.orientation[::-1]},
+                {"_target_": "Lambdad", "keys": "image", "func": "$with_exact_rotation"},
+                {"_target_": "Orientationd", "keys": "image", "axcodes": metadata.orientation[::-1], "labels": None},
                 {"_target_": "Spacingd", "keys": "image", "pixdim": list(metadata.spacing[::-1]), "mode": "bilinear"},
                 {
                     "_target_": "ScaleIntensityRanged",
@@ -94,7 +99,6 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         },
         "handlers": [
             {
-                # Loads with weights_only, and into the network's float32 whatever type the file has.
                 "_target_": "CheckpointLoader",
                 "_desc_": "weights only, checked and converted to the network's float32",
                 "load_path": f"$@bundle_root + '/{WEIGHTS}'",

@@ -1,0 +1,159 @@
+"""The bundle run by MONAI's own command gives the labels that this program gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DCASegmentationLib.bundle.exact_rotation import with_exact_rotation
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.bundle.metadata import Metadata, TrainingData
+from DCASegmentationLib.bundle.saving import save_bundle
+from DCASegmentationLib.imaging.grid import Grid, model_grid
+from DCASegmentationLib.imaging.intensity import window
+from DCASegmentationLib.imaging.resampling import resample
+from DCASegmentationLib.inference.segmenter import Segmenter
+from DCASegmentationLib.method.log_gap import partition
+from DCASegmentationLib.organs import AMOS
+from scipy.ndimage import gaussian_filter
+from small_model import PATCH, vivid_network
+
+REPOSITORY = Path(__file__).parents[1]
+SHIPPED = sorted(path.parents[1] for path in REPOSITORY.glob("Resources/models/*/configs/metadata.json"))
+# Where the two best organs are this close, float32 sums in another order may choose the other one.
+CLOSE_CALL = 1e-4
+
+FLIPPED = np.diag([1.0, -1.0, -1.0])
+OBLIQUE = np.reshape(sitk.VersorRigid3DTransform((0.02, 0.13, 0.05, 0.99)).GetMatrix(), (3, 3))
+
+torch.set_num_threads(1)
+
+
+def soft_ct(path: Path, direction: np.ndarray) -> Path:
+    """Soft noise about 0 HU on an anisotropic grid, as NIfTI."""
+    noise = gaussian_filter(np.random.default_rng(4).normal(size=(34, 58, 62)), 1.5)
+    ct = sitk.GetImageFromArray((150 * noise / noise.std()).astype(np.int16))
+    ct.SetSpacing((3.1, 2.9, 4.7))
+    ct.SetOrigin((-31.0, 17.25, -404.0))
+    ct.SetDirection(direction.ravel())
+    sitk.WriteImage(ct, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def random_bundle(tmp_path_factory) -> Path:
+    """Random weights whose labels change from voxel to voxel."""
+    network = vivid_network(len(AMOS))
+    sizes = {organ.label: 100 - organ.label for organ in AMOS}
+    metadata = Metadata(
+        name="random",
+        description="Random weights.",
+        vocabulary=AMOS,
+        spacing=(4.0, 3.5, 4.5),
+        orientation="RAS",
+        hu_window=(-160.0, 240.0),
+        patch=PATCH,
+        partition=partition(sizes, "average"),
+        training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
+        limits=("Random weights.",),
+    )
+    return save_bundle(tmp_path_factory.mktemp("bundle") / "random", network, metadata).folder
+
+
+def run_monai(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "monai.bundle", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def labels_by_monai(bundle: Path, ct: Path, out: Path) -> sitk.Image:
+    """What the command in the model card gives."""
+    run = run_monai(
+        "run", "--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle),
+        "--image", str(ct), "--output_dir", str(out),
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    (written,) = out.iterdir()
+    return sitk.ReadImage(str(written))
+
+
+def leads(bundle: Bundle, ct: sitk.Image) -> np.ndarray:
+    """How far the best probability is ahead of the second at each voxel of the CT (z, y, x), over the whole volume."""
+    from monai.inferers import sliding_window_inference
+
+    metadata = bundle.metadata
+    grid = model_grid(ct, metadata.spacing, metadata.orientation)
+    volume = window(sitk.GetArrayViewFromImage(resample(ct, grid, "linear")), *metadata.hu_window)
+    with torch.inference_mode():
+        logits = sliding_window_inference(
+            torch.from_numpy(volume)[None, None], metadata.patch, 1, bundle.network(), overlap=0.5, mode="gaussian"
+        )
+        probabilities = torch.softmax(logits, dim=1)[0].numpy()
+    best = np.zeros((2, *ct.GetSize()[::-1]), dtype=np.float32)
+    for channel in probabilities:
+        on_ct = sitk.GetArrayFromImage(resample(grid.image_of(channel), Grid.of(ct), "linear"))
+        best = np.sort(np.concatenate([best, on_ct[None]]), axis=0)[1:]
+    return best[1] - best[0]
+
+
+def assert_same_labels(bundle_folder: Path, ct_path: Path, out: Path) -> None:
+    bundle = Bundle.load(bundle_folder)
+    ct = sitk.ReadImage(str(ct_path))
+
+    ours = Segmenter(bundle, device="cpu").segment(ct).labels
+    monai = labels_by_monai(bundle_folder, ct_path, out)
+
+    assert Grid.of(monai).same_as(Grid.of(ct))
+    ours_array, monai_array = (sitk.GetArrayFromImage(image) for image in (ours, monai))
+    assert len(np.unique(ours_array)) > 3, "labels without variety would agree whatever the grids"
+    different = ours_array != monai_array
+    assert different.mean() < 1e-3
+    if different.any():
+        assert leads(bundle, ct)[different].max() < CLOSE_CALL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", [FLIPPED, OBLIQUE @ FLIPPED], ids=["flipped", "oblique"])
+def test_monai_and_this_program_give_the_same_labels_with_random_weights(random_bundle, tmp_path, direction):
+    assert_same_labels(random_bundle, soft_ct(tmp_path / "ct.nii.gz", direction), tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bundle", SHIPPED, ids=lambda folder: folder.name)
+def test_monai_and_this_program_give_the_same_labels_with_the_shipped_model(bundle, tmp_path):
+    from DCASegmentationLib.phantom.case import generate
+
+    sitk.WriteImage(generate(7, spacing=(3.0, 3.0, 5.0)).ct, str(tmp_path / "phantom.nii.gz"))
+
+    assert_same_labels(bundle, tmp_path / "phantom.nii.gz", tmp_path / "out")
+
+
+def test_axes_of_single_precision_become_exactly_perpendicular_and_nothing_else_changes():
+    affine = np.eye(4)
+    affine[:3] = np.column_stack([OBLIQUE @ np.diag([3.1, -2.9, 4.7]), (-31.0, 17.25, -404.0)])
+    image = SimpleNamespace(affine=torch.from_numpy(affine.astype(np.float32)))
+
+    exact = with_exact_rotation(image).affine.numpy()
+
+    axes = exact[:3, :3] / np.linalg.norm(exact[:3, :3], axis=0)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-14)
+    np.testing.assert_allclose(exact, affine, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_monai_finds_the_network_as_the_metadata_describe_it(random_bundle):
+    configs = random_bundle / "configs"
+
+    run = run_monai(
+        "verify_net_in_out", "network_def", "--config_file", str(configs / "inference.json"),
+        "--meta_file", str(configs / "metadata.json"), "--device", "cpu",
+    )  # fmt: skip
+
+    assert run.returncode == 0, run.stderr[-3000:]
