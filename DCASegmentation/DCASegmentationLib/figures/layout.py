@@ -102,10 +102,13 @@ def _show(axes: Axes, panel: Panel) -> None:
     axes.imshow(panel.pixels, interpolation="none", aspect="auto")
     axes.set_axis_off()
     axes.set_title(panel.title, loc="left", fontsize=12.5, pad=5)
+    letters = "white" if panel.pixels[:, :10].mean() < 128 else "0.25"
     for x, letter, side in ((0.012, panel.left, "left"), (0.988, panel.right, "right")):
-        text = axes.text(x, 0.5, letter, ha=side, va="center", color="white", fontsize=13, weight="bold",
-                         transform=axes.transAxes)  # fmt: skip
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
+        text = axes.text(
+            x, 0.5, letter, ha=side, va="center", color=letters, fontsize=13, weight="bold", transform=axes.transAxes
+        )
+        if letters == "white":
+            text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
     if panel.mm_per_pixel > 0:
         _add_scale_bar(axes, panel)
 

@@ -22,6 +22,7 @@ _NORMAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 _AIR_HU = -300
 _SAMPLING_MM = 4.0
 _MARGIN_MM = 10.0
+_BEYOND_ORGANS_MM = 25.0
 _NARROWEST, _WIDEST = 0.6, 1.7
 
 
@@ -47,6 +48,10 @@ def choose_planes(ct: sitk.Image, labels: sitk.Image) -> dict[str, Plane]:
     """
     low, high = _framed_body(ct)
     points, organs = _labelled_points(labels)
+    if len(points):
+        # A scan may reach far beyond the organs, up and down.
+        low[2] = max(low[2], points[:, 2].min() - _BEYOND_ORGANS_MM)
+        high[2] = min(high[2], points[:, 2].max() + _BEYOND_ORGANS_MM)
     center = [
         _best_position(points[:, axis], organs, _step_along(labels, axis), default=(low[axis] + high[axis]) / 2)
         for axis in range(3)
@@ -114,18 +119,19 @@ def _thinned(image: sitk.Image) -> sitk.Image:
 
 
 def _step_along(image: sitk.Image, axis: int) -> float:
-    """Distance between neighboring samples along a patient axis, as the width of the bins to count in."""
-    matrix = np.abs(np.reshape(image.GetDirection(), (3, 3)))
-    return max(_SAMPLING_MM, 1.01 * float(image.GetSpacing()[int(np.argmax(matrix[axis]))]))
+    """Distance between neighboring samples along the image axis closest to a patient axis."""
+    nearest = int(np.argmax(np.abs(np.reshape(image.GetDirection(), (3, 3))[axis])))
+    return float(_thinned(image).GetSpacing()[nearest])
 
 
 def _best_position(coordinates: np.ndarray, organs: np.ndarray, step: float, default: float) -> float:
     if len(coordinates) == 0:
         return float(default)
     first = coordinates.min()
-    bins = ((coordinates - first) / step).astype(int)
+    # Bins as far apart as the samples: others would hold now one plane of voxels, now two.
+    bins = np.rint((coordinates - first) / step).astype(int)
     votes = np.zeros(bins.max() + 1)
     for organ in np.unique(organs):
         counts = np.bincount(bins[organs == organ], minlength=len(votes))
         votes += counts / counts.max()
-    return float(first + (np.argmax(votes) + 0.5) * step)
+    return float(first + np.argmax(votes) * step)

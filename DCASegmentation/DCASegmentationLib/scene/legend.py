@@ -1,4 +1,4 @@
-"""Color legends in Slicer's views, with a title in words."""
+"""Color legends in Slicer's views, with a title in words; each appears in the views that show its volume."""
 
 from __future__ import annotations
 

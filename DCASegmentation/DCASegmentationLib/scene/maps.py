@@ -39,7 +39,7 @@ def show_map(image: sitk.Image, name: str, title: str, colors: str, threshold: f
     display.SetLowerThreshold(threshold)
     display.SetUpperThreshold(1.0)
     display.SetApplyThreshold(threshold > 0.0)
-    add_scale_legend(node, title).SetVisibility(False)
+    add_scale_legend(node, title)
     return node
 
 
@@ -50,5 +50,5 @@ def show_deciding_expert(image: sitk.Image, name: str = "Expert that decided") -
     """
     node = add_volume(image, name, "vtkMRMLLabelMapVolumeNode")
     node.GetDisplayNode().SetAndObserveColorNodeID(expert_colors().GetID())
-    add_name_legend(node, "Expert that decided", len(EXPERTS) + 1).SetVisibility(False)
+    add_name_legend(node, "Expert that decided", len(EXPERTS) + 1)
     return node

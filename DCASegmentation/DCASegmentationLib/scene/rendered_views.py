@@ -20,7 +20,7 @@ def render_planes(nodes: CaseNodes, planes: Mapping[str, Plane], sizes: Mapping[
     """The CT on each plane with its organs outlined and faintly filled."""
     panels = []
     for name, plane in planes.items():
-        with _organs_filled(nodes.segmentation), SliceView(f"DCA {name}", sizes[name]) as view:
+        with organs_filled(nodes.segmentation), SliceView(f"DCA {name}", sizes[name]) as view:
             view.show(plane, nodes.ct)
             panels.append(plane_panel(view.pixels(), plane, name.capitalize()))
     return panels
@@ -39,7 +39,7 @@ def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes
     level = finest_level(nodes.attention)
     panels = []
     for (name, title), size in zip(titles.items(), sizes, strict=False):
-        with _organs_outlined_in_white(nodes.segmentation), SliceView(f"DCA {name}", size) as view:
+        with organs_outlined_in_white(nodes.segmentation), SliceView(f"DCA {name}", size) as view:
             if name == "expert":
                 view.show(plane, nodes.ct, labels=nodes.deciding_expert, opacity=MAP_OPACITY)
             elif level is not None:
@@ -49,14 +49,14 @@ def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes
 
 
 @contextmanager
-def _organs_filled(segmentation: Any) -> Iterator[None]:
+def organs_filled(segmentation: Any) -> Iterator[None]:
     """Organs outlined and faintly filled in their colors, for as long as the context lasts."""
     with _style(segmentation, FILL_OPACITY, thickness=2):
         yield
 
 
 @contextmanager
-def _organs_outlined_in_white(segmentation: Any) -> Iterator[None]:
+def organs_outlined_in_white(segmentation: Any) -> Iterator[None]:
     """Organs thinly outlined in white, which no map uses, for as long as the context lasts."""
     display = segmentation.GetDisplayNode()
     organs = segmentation.GetSegmentation().GetSegmentIDs()

@@ -14,6 +14,7 @@ import slicer
 import vtk
 
 from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.scene.nrrd_check import is_whole
 
 _REMEDY = "Choose an existing folder you may write to, with free space."
 
@@ -25,7 +26,7 @@ def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
         storage.SetScene(slicer.mrmlScene)
         storage.SetFileName(str(unfinished))
         storage.SetUseCompression(True)
-        if not storage.WriteData(node):
+        if not storage.WriteData(node) or not _is_whole_file(unfinished):
             raise OutputError(f"The segmentation cannot be written to {path}.", _REMEDY)
 
 
@@ -36,13 +37,32 @@ def save_scene_bundle(path: Path, overwrite: bool = False) -> None:
             raise OutputError(f"The scene cannot be written to {path}.", _REMEDY)
 
 
+def _is_whole_file(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return is_whole(stream)
+    except OSError:
+        return False
+
+
 def _is_complete(bundle: Path) -> bool:
-    """Whether every member of the archive is whole: a full disk cuts it off without an error from VTK."""
+    """Whether the archive holds a scene and every image in it is whole; a full disk cuts either without an error."""
     try:
         with zipfile.ZipFile(bundle) as archive:
-            return archive.testzip() is None and any(name.endswith(".mrml") for name in archive.namelist())
+            scenes = [name for name in archive.namelist() if name.endswith(".mrml")]
+            images = [name for name in archive.namelist() if name.endswith(".nrrd")]
+            return (
+                len(scenes) == 1
+                and archive.read(scenes[0]).rstrip().endswith(b"</MRML>")
+                and all(_is_whole_member(archive, name) for name in images)
+            )
     except (OSError, zipfile.BadZipFile):
         return False
+
+
+def _is_whole_member(archive: zipfile.ZipFile, name: str) -> bool:
+    with archive.open(name) as stream:
+        return is_whole(stream)
 
 
 @contextmanager

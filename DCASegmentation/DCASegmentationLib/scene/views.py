@@ -102,7 +102,7 @@ class SliceView(_OffscreenView):
         self._mapper.SetColorLevel(127.5)
         actor = vtk.vtkActor2D()
         actor.SetMapper(self._mapper)
-        self.renderer.AddActor2D(actor)
+        self.renderer.AddViewProp(actor)
 
     def show(self, plane: Plane, ct: Any, overlay: Any = None, labels: Any = None, opacity: float = 0.0) -> None:
         """Cut along ``plane``: the CT, with an ``overlay`` volume or a ``labels`` map over it at ``opacity``."""
@@ -118,11 +118,18 @@ class SliceView(_OffscreenView):
         self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
 
     def close(self) -> None:
-        composite = self.logic.GetSliceCompositeNode()
         application_logic().GetSliceLogics().RemoveItem(self.logic)
-        super().close()
-        slicer.mrmlScene.RemoveNode(composite)
+        made_by_logic = (
+            self.logic.GetSliceCompositeNode(),
+            self.logic.GetSliceModelNode(),
+            self.logic.GetSliceDisplayNode(),
+            self.logic.GetSliceModelTransformNode(),
+        )
+        # Off the scene first: a logic that watches it makes its nodes anew when they go.
         self.logic.SetMRMLScene(None)
+        super().close()
+        for node in made_by_logic:
+            slicer.mrmlScene.RemoveNode(node)
 
 
 class ThreeDView(_OffscreenView):

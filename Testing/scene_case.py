@@ -1,0 +1,71 @@
+"""A small oblique CT with four organs and made-up maps, in the form that scenes and pictures take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import SimpleITK as sitk
+from DCASegmentationLib.organs import AMOS
+
+# Boxes of indices (z, y, x). Index x runs to the patient's left, y to posterior, z to superior.
+BOXES = {
+    "liver": (slice(8, 22), slice(6, 22), slice(4, 16)),
+    "spleen": (slice(12, 20), slice(12, 24), slice(26, 34)),
+    "right_kidney": (slice(4, 12), slice(22, 28), slice(8, 14)),
+    "left_kidney": (slice(4, 12), slice(22, 28), slice(24, 30)),
+}
+SIZE_ZYX = (26, 34, 40)
+
+
+@dataclass
+class MadeUpResult:
+    """The attributes of a segmentation result that the scene reads."""
+
+    labels: sitk.Image
+    attention: dict[int, dict[str, sitk.Image]] = field(default_factory=dict)
+    deciding_expert: sitk.Image | None = None
+    entropy: sitk.Image | None = None
+    disagreement: sitk.Image | None = None
+
+
+def small_ct(tilt_degrees: float = 12.0) -> sitk.Image:
+    """Fat in a soft-tissue body in air; spacing 5 x 6 x 8 mm; turned about the x axis."""
+    hu = np.full(SIZE_ZYX, -1000, dtype=np.int16)
+    hu[:, 2:-2, 2:-2] = -100
+    for box in BOXES.values():
+        hu[box] = 100
+    return on_grid(hu, tilt_degrees)
+
+
+def small_labels(tilt_degrees: float = 12.0) -> sitk.Image:
+    labels = np.zeros(SIZE_ZYX, dtype=np.uint8)
+    for key, box in BOXES.items():
+        labels[box] = AMOS.by_key[key].label
+    return on_grid(labels, tilt_degrees)
+
+
+def small_result(tilt_degrees: float = 12.0) -> MadeUpResult:
+    """The head expert attends to the liver alone, the tail expert to the left kidney; levels 4 only."""
+    labels = small_labels(tilt_degrees)
+    array = sitk.GetArrayFromImage(labels)
+    head = np.where(array == AMOS.by_key["liver"].label, 0.9, 0.1)
+    tail = np.where(array == AMOS.by_key["left_kidney"].label, 0.9, 0.05)
+    maps = {"head": head, "medium": 1.0 - head - tail * (1.0 - head), "tail": tail * (1.0 - head)}
+    experts = np.where(array == AMOS.by_key["liver"].label, 1, np.where(array > 0, 3, 0)).astype(np.uint8)
+    return MadeUpResult(
+        labels=labels,
+        attention={4: {name: on_grid(values.astype(np.float32), tilt_degrees) for name, values in maps.items()}},
+        deciding_expert=on_grid(experts, tilt_degrees),
+        entropy=on_grid((1.0 - np.maximum(head, tail)).astype(np.float32), tilt_degrees),
+    )
+
+
+def on_grid(array: np.ndarray, tilt_degrees: float) -> sitk.Image:
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((5.0, 6.0, 8.0))
+    image.SetOrigin((-101.5, -97.25, -310.125))
+    angle = np.deg2rad(tilt_degrees)
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    image.SetDirection((1.0, 0.0, 0.0, 0.0, cos, -sin, 0.0, sin, cos))
+    return image

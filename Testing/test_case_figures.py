@@ -1,0 +1,98 @@
+"""Planes and drawn views, which need neither Slicer nor OpenGL."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.figures.case import organs_in
+from DCASegmentationLib.figures.case_picture import draw_case
+from DCASegmentationLib.figures.depth_view import draw_depth_view
+from DCASegmentationLib.figures.planes import Plane, choose_planes
+from DCASegmentationLib.figures.slices import sample
+from DCASegmentationLib.organs import AMOS
+from scene_case import BOXES, on_grid, small_ct, small_labels, small_result
+
+
+def test_the_coronal_plane_goes_where_both_kidneys_are():
+    planes = choose_planes(small_ct(0.0), small_labels(0.0))
+    # Liver, spleen and kidneys share rows 22 and 23 alone when the spleen reaches to row 23: posterior of the middle.
+    y_of_rows = [-small_ct(0.0).TransformIndexToPhysicalPoint((0, row, 0))[1] for row in (22, 23)]
+    assert min(y_of_rows) - 6 <= planes["coronal"].center[1] <= max(y_of_rows) + 6
+
+
+def test_a_small_organ_counts_as_much_as_a_large_one():
+    labels = np.zeros((40, 40, 40), dtype=np.uint8)
+    labels[2:20, 2:38, 2:38] = AMOS.by_key["liver"].label
+    labels[25:27, 20:22, 10:12] = AMOS.by_key["right_adrenal_gland"].label
+    labels[25:27, 20:22, 28:30] = AMOS.by_key["left_adrenal_gland"].label
+    image = sitk.GetImageFromArray(labels)
+    image.SetSpacing((5.0, 5.0, 5.0))
+    z = choose_planes(sitk.Cast(image, sitk.sitkInt16) * 100 - 100, image)["axial"].center[2]
+    assert 24 * 5 <= z <= 28 * 5
+
+
+def test_planes_are_cropped_to_the_body_and_to_the_scan():
+    ct = small_ct(0.0)
+    plane = choose_planes(ct, small_labels(0.0))["axial"]
+    body_width = (40 - 4) * 5.0
+    assert body_width - 10 <= plane.width_mm <= 40 * 5.0
+
+
+def test_without_any_organ_the_planes_go_through_the_body():
+    ct = small_ct(0.0)
+    empty = on_grid(np.zeros_like(sitk.GetArrayFromImage(small_labels())), 0.0)
+    middle = ct.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in ct.GetSize()])
+    center = choose_planes(ct, empty)["axial"].center
+    assert center == pytest.approx((-middle[0], -middle[1], middle[2]), abs=8)
+
+
+def test_an_image_of_air_alone_still_gives_planes():
+    air = on_grid(np.full((10, 10, 10), -1000, dtype=np.int16), 0.0)
+    planes = choose_planes(air, on_grid(np.zeros((10, 10, 10), dtype=np.uint8), 0.0))
+    assert all(plane.width_mm > 0 and plane.height_mm > 0 for plane in planes.values())
+
+
+@pytest.mark.parametrize("tilt_degrees", [0.0, 20.0])
+def test_a_plane_shows_at_each_pixel_what_lies_there(tilt_degrees):
+    labels = small_labels(tilt_degrees)
+    box = BOXES["right_kidney"]
+    index = [(part.start + part.stop - 1) / 2 for part in reversed(box)]
+    left, posterior, superior = labels.TransformContinuousIndexToPhysicalPoint(index)
+    plane = Plane("axial", (-left + 30.0, -posterior + 12.0, superior), 200.0, 100.0)
+    pixels = sample(labels, plane, (200, 100), "nearest", 0.0)
+    # 30 mm to the right of the center lies 30 pixels to the left of it; 12 mm posterior 12 pixels below.
+    assert pixels[50 + 12, 100 + 30] == AMOS.by_key["right_kidney"].label
+
+
+def test_the_depth_view_shows_the_organ_in_front():
+    labels = small_labels(0.0)
+    columns, rows = 200, 200
+    plane = choose_planes(small_ct(0.0), labels)["coronal"]
+    view = draw_depth_view(labels, AMOS, plane, (columns, rows))
+    liver = np.array(AMOS.by_key["liver"].color) / 255
+    painted = view[(view != 255).any(axis=2)].astype(float)
+    hue = painted / np.linalg.norm(painted, axis=1, keepdims=True)
+    assert np.mean(hue @ liver / np.linalg.norm(liver) > 0.995) > 0.3
+    assert np.all(view[0, 0] == 255)
+
+
+def test_only_organs_with_voxels_are_listed():
+    assert {organ.key for organ in organs_in(small_labels(), AMOS)} == set(BOXES)
+
+
+def test_a_case_without_maps_gives_a_picture_of_one_row(tmp_path):
+    result = small_result()
+    draw_case(tmp_path / "full.png", small_ct(), result, AMOS, "Case")
+    result.attention, result.deciding_expert = {}, None
+    draw_case(tmp_path / "plain.png", small_ct(), result, AMOS, "Case")
+    import matplotlib.image
+
+    full, plain = (matplotlib.image.imread(tmp_path / name) for name in ("full.png", "plain.png"))
+    assert plain.shape[0] < 0.75 * full.shape[0]
+
+
+def test_a_picture_for_a_missing_folder_is_an_error_a_user_can_read(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw_case(tmp_path / "nowhere" / "case.png", small_ct(), small_result(), AMOS, "Case")
