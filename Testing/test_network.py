@@ -69,9 +69,7 @@ def test_other_fusions_of_figure_8_run(fusion, volume):
 
 
 def test_one_expert_without_aggregation_is_the_plain_vnet(volume):
-    network = DCANet(
-        [(1, 2, 3, 4)], n_filters=16, n_stages=[(3, 3, 2, 1)], dilations=[(1, 1, 1, 1)], aggregation=False
-    )
+    network = DCANet([(1, 2, 3, 4)], n_filters=16, n_stages=[(3, 3, 2, 1)], dilations=[(1, 1, 1, 1)], aggregation=False)
     assert millions(network) == pytest.approx(9.449, abs=1e-3)
     parts = network.eval().forward_parts(volume)
     assert torch.equal(parts.aggregated.argmax(1), parts.experts[0].argmax(1))

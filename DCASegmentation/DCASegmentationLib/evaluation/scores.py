@@ -14,7 +14,7 @@ from ..organs import Vocabulary
 
 @dataclass
 class Scores:
-    """Dice of the organs of ``vocabulary`` (columns) in cases (rows); NaN where a case lacks the organ on both sides."""
+    """Dice of the organs of ``vocabulary`` in cases; NaN where a case has the organ on neither side."""
 
     vocabulary: Vocabulary
     cases: list[str] = field(default_factory=list)

@@ -22,5 +22,5 @@ class AveragedWeights:
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
         for kept, new in zip(self.network.parameters(), network.parameters(), strict=True):
             kept.lerp_(new, 1 - decay)
-        for kept, new in zip(self.network.buffers(), network.buffers(), strict=True):
-            kept.copy_(new)
+        for statistic, current in zip(self.network.buffers(), network.buffers(), strict=True):
+            statistic.copy_(current)

@@ -66,10 +66,12 @@ def prepare_case(name: str, ct: sitk.Image, labels: sitk.Image | None, grid: Gri
 
 def save_case(case: Case, path: Path) -> None:
     """Write a case as NPZ, whole or not at all."""
-    arrays = {"hu": case.hu} if case.labels is None else {"hu": case.hu, "labels": case.labels}
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
-        np.savez(file, **arrays)
+        if case.labels is None:
+            np.savez(file, hu=case.hu)
+        else:
+            np.savez(file, hu=case.hu, labels=case.labels)
     part.replace(path)
 
 

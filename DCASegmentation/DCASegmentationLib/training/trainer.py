@@ -64,7 +64,8 @@ class Trainer:
         self.device = torch.device(device)
         self.partition = _log_gap(labelled, vocabulary)
         torch.manual_seed(options.seed)
-        self.network = build_network(options, self.partition).to(self.device, memory_format=_CHANNELS_LAST)
+        self.network = build_network(options, self.partition).to(self.device)
+        self.network.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
         self.averaged = AveragedWeights(self.network, options.averaging) if options.averaging else None
         self.optimizer = _optimizer(self.network, options)
         self.step = 0
@@ -141,7 +142,7 @@ class Trainer:
             while self.step < self.options.steps and (deadline is None or time.monotonic() < deadline):
                 started = time.monotonic()
                 values = self._advance()
-                line = {"step": self.step, **values, "seconds": round(time.monotonic() - started, 3)}
+                line: dict[str, Any] = {"step": self.step, **values, "seconds": round(time.monotonic() - started, 3)}
                 if self._validation and self.step % validate_every == 0:
                     line["dice"] = self._validate()
                 self._log(line, report)
