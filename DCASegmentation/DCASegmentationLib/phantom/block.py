@@ -19,7 +19,8 @@ Slices = tuple[slice, slice, slice]
 class Block:
     """Sample points of one block, all arrays of one size.
 
-    ``x``, ``y``, ``z``: reference coordinates (mm). ``cavity``, ``diaphragm``: distances (mm) of body.Body.
+    ``x``, ``y``, ``z``: reference coordinates (mm). ``cavity``, ``diaphragm``: distances (mm) of body.Body. ``axes``: the
+    coordinates along z, y and x where the points lie on a regular grid of reference coordinates.
     """
 
     x: Array
@@ -27,6 +28,7 @@ class Block:
     z: Array
     cavity: Array
     diaphragm: Array
+    axes: tuple[Array, Array, Array] | None = None
 
     @classmethod
     def around(cls, box: tuple[Point, Point], step: float, body: Body) -> Block:
@@ -37,7 +39,7 @@ class Block:
         full_x, full_y, full_z = (np.ascontiguousarray(np.broadcast_to(array, shape)) for array in (x, y, z))
         cavity = body.cavity(x, y, z).astype(np.float32)
         diaphragm = body.diaphragm(x, y, z).astype(np.float32)
-        return cls(full_x, full_y, full_z, cavity, diaphragm)
+        return cls(full_x, full_y, full_z, cavity, diaphragm, (axes[2], axes[1], axes[0]))
 
     @cached_property
     def _nodes(self) -> tuple[NDArray[np.int64], ...]:
@@ -65,6 +67,8 @@ class Block:
 
     def slices(self, box: tuple[Point, Point]) -> Slices | None:
         """The part of the block that may lie in ``box`` (mm), None if nothing does."""
+        if self.axes is not None:
+            return _regular_slices(self.axes, box)
         lowest, highest = self._extent
         if any(b < a for a, b in zip(lowest, box[1], strict=True)) or any(
             b > a for a, b in zip(highest, box[0], strict=True)
@@ -87,3 +91,13 @@ class Block:
     def __getitem__(self, part: Slices) -> tuple[Array, Array, Array]:
         """Coordinates of a part of the block."""
         return self.x[part], self.y[part], self.z[part]
+
+
+def _regular_slices(axes: tuple[Array, Array, Array], box: tuple[Point, Point]) -> Slices | None:
+    ranges = []
+    for axis, low, high in zip(axes, box[0][::-1], box[1][::-1], strict=True):
+        first, last = np.searchsorted(axis, low), np.searchsorted(axis, high, side="right")
+        if first >= last:
+            return None
+        ranges.append(slice(int(first), int(last)))
+    return ranges[0], ranges[1], ranges[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import SimpleITK as sitk
@@ -54,13 +54,19 @@ def generate(
     contrast = Contrast.of(person, phase)
     tell = partial(_tell, progress, cancelled)
     tell(0.0)
-    anatomy = Anatomy.of(person)
+    anatomy = _anatomy(seed)
     scan = Scan.around(anatomy, spacing, orientation, tilt_degrees)
     clean, labels = paint(scan, anatomy, contrast, lambda share: tell(0.1 + 0.85 * share))
     hu = add_noise(clean, spacing, noise_hu, stream(seed, "noise"))
     ct = np.clip(np.rint(hu), -1024, 3071).astype(np.int16)
     tell(1.0)
     return Phantom(scan.image(ct), scan.image(labels), person)
+
+
+@lru_cache(maxsize=4)
+def _anatomy(seed: int) -> Anatomy:
+    """Building a person takes a second or two; one who is scanned again is remembered."""
+    return Anatomy.of(Person.draw(seed))
 
 
 def _tell(progress: Progress | None, cancelled: Callable[[], bool] | None, fraction: float) -> None:

@@ -51,10 +51,11 @@ def paint(
         tell((1.0 if centered else 0.75) * slab.stop / scan.size[2])
         if centered:
             labels[slab] = sampled[centers]
-    return result, labels if centered else _center_labels(scan, anatomy, lambda share: tell(0.75 + 0.25 * share))
+    return result, labels if centered else paint_labels(scan, anatomy, lambda share: tell(0.75 + 0.25 * share))
 
 
-def _center_labels(scan: Scan, anatomy: Anatomy, tell: Callable[[float], None]) -> NDArray[np.uint8]:
+def paint_labels(scan: Scan, anatomy: Anatomy, tell: Callable[[float], None]) -> NDArray[np.uint8]:
+    """Labels (z, y, x) alone: each voxel has that of the structure its center lies in."""
     labels = np.zeros(scan.size[::-1], dtype=np.uint8)
     for slab, block, _ in scan.blocks(anatomy, (1, 1, 1), smooth=False):
         occupied = nothing_yet(block)

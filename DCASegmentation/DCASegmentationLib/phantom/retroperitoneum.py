@@ -45,7 +45,7 @@ def adrenals(person: Person, random: np.random.Generator) -> list[Structure]:
     """Both adrenal glands: a ridge with two thin limbs, in front of and above the upper pole of the kidney."""
     structures = []
     for key, side, middle in (
-        ("right_adrenal_gland", -1.0, (-36.0, 17.0, 77.0)),
+        ("right_adrenal_gland", -1.0, (-38.0, 21.0, 78.0)),
         ("left_adrenal_gland", 1.0, (37.0, 5.0, 80.0)),
     ):
         dx, dy, dz, spread = jitter(random, 1.5, 1.5, 3.0, 5.0)
@@ -57,7 +57,7 @@ def adrenals(person: Person, random: np.random.Generator) -> list[Structure]:
         )
         structures.append(
             Structure(
-                key, limbs, Solid("adrenal", 5.0), label=AMOS.by_key[key].label, blend=2.0, gap=0.8, wall_gap=2.0,
+                key, limbs, Solid("adrenal", 5.0), label=AMOS.by_key[key].label, blend=4.0, gap=0.8, wall_gap=2.0,
                 diaphragm_gap=1.0, volume_ml=person.volumes_ml[key], give=3.0,
             )
         )  # fmt: skip
@@ -108,5 +108,5 @@ def pancreas(person: Person, random: np.random.Generator) -> Structure:
     uncinate = tube([(-28, -36, 8), (-16, -31, 10)], [11 * scale, 6 * scale], 2)
     return Structure(
         "pancreas", (*tube(path, radii.tolist(), 3), *uncinate), Solid("pancreas", 9.0),
-        label=AMOS.by_key["pancreas"].label, blend=2.0, gap=0.8, volume_ml=volume, give=8.0,
+        label=AMOS.by_key["pancreas"].label, blend=4.0, gap=0.8, volume_ml=volume, give=8.0,
     )  # fmt: skip
