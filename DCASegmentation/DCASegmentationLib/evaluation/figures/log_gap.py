@@ -1,0 +1,111 @@
+"""Organs by falling log proportion, with the gaps that divide them (Fig. 1 and 2 of the slides)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...errors import OutputError
+from ...method.log_gap import GROUPS
+from ...method.partition import Partition
+from ...organs import Vocabulary
+
+# Blue, yellow and vermillion of Okabe and Ito stay apart in every kind of color blindness; the marker's shape tells
+# the groups apart without color.
+_COLORS = {"head": "#0072B2", "medium": "#F0E442", "tail": "#D55E00"}
+_MARKERS = {"head": "o", "medium": "s", "tail": "^"}
+_INK = "#222222"
+_FORMATS = (".png", ".pdf", ".svg")
+
+
+def draw_log_gap(partition: Partition, vocabulary: Vocabulary, path: Path) -> None:
+    """Draw ``partition`` of the organs of ``vocabulary`` into ``path`` (.png, .pdf or .svg), replacing what is there.
+
+    Raises OutputError for another format or a path that cannot be written.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise OutputError(f"{path.name}: plots cannot be written in that format.", f"Use {', '.join(_FORMATS)}.")
+    figure = log_gap_figure(partition, vocabulary)
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        figure.savefig(temporary, dpi=150)
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def log_gap_figure(partition: Partition, vocabulary: Vocabulary) -> Figure:
+    """The figure itself: a marker for each organ, colored by group, and an arrow for each gap that divides groups."""
+    labels = [*partition.ranking, *partition.absent]
+    figure = Figure(figsize=(max(6.4, 0.62 * len(labels) + 1.6), 4.8), layout="constrained")
+    axes = figure.subplots()
+    _set_up(axes, [vocabulary.by_label[label].name for label in labels], partition)
+    axes.plot(range(len(partition.ranking)), partition.proportions, color="#999999", linewidth=1, zorder=1)
+    for name, owned in zip(GROUPS, partition.owners, strict=True):
+        _draw_group(axes, name, owned, partition)
+    for place in range(len(partition.ranking), len(labels)):
+        axes.text(place, 0.03, "no voxels", rotation=90, ha="center", va="bottom", color=_INK, fontsize=9,
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+    dividing = sorted({rank for rank in partition.breakpoints or () if 0 < rank < len(partition.ranking)})
+    for rank in dividing:
+        # Above a falling curve there is room on the right, below it on the left.
+        above = rank == dividing[0] and rank < len(partition.ranking) - 1
+        _draw_gap(axes, rank, partition, above)
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, handletextpad=0.2)
+    return figure
+
+
+def _set_up(axes: Axes, names: Sequence[str], partition: Partition) -> None:
+    axes.set_yscale("log")
+    smallest, largest = partition.proportions[-1], partition.proportions[0]
+    bottom, top = smallest / 2.6, largest * 2.5
+    axes.set_ylim(bottom, top)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_ylabel("Share of the foreground voxels (log scale)")
+    decades = range(math.floor(math.log10(bottom)), 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    shown = [tick for tick in ticks if bottom <= tick <= 1]
+    axes.set_yticks(shown, [f"{100 * tick:g} %" for tick in shown])
+    axes.minorticks_off()
+    axes.set_title(f"Organs by volume, in three groups (mode {partition.mode})", loc="left", fontsize=12, pad=30)
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_group(axes: Axes, name: str, owned: Sequence[int], partition: Partition) -> None:
+    places = [partition.ranking.index(label) for label in owned if label in partition.ranking]
+    shares = [partition.proportions[place] for place in places]
+    count = f"{len(owned)} organ" if len(owned) == 1 else f"{len(owned)} organs"
+    axes.scatter(
+        places, shares, s=70, color=_COLORS[name], edgecolor=_INK, linewidth=0.8, marker=_MARKERS[name], zorder=3,
+        label=f"{name.capitalize()} ({count})",
+    )  # fmt: skip
+
+
+def _draw_gap(axes: Axes, rank: int, partition: Partition, above: bool) -> None:
+    """The gap after ``rank``: a line between the groups, an arrow as long as the gap, and its size."""
+    upper, lower = partition.proportions[rank - 1], partition.proportions[rank]
+    middle = rank - 0.5
+    axes.axvline(middle, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    arrow = {"arrowstyle": "<->", "color": _INK, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", xy=(middle, lower), xytext=(middle, upper), arrowprops=arrow, zorder=2)
+    axes.annotate(
+        f"gap {partition.gaps[rank - 1]:.2f}\n({upper / lower:.1f} times)",
+        xy=(middle, upper if above else lower),
+        xytext=(6, 2) if above else (-6, -2),
+        textcoords="offset points",
+        ha="left" if above else "right",
+        va="bottom" if above else "top",
+        fontsize=9,
+        color=_INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        zorder=0.8,
+    )

@@ -1,0 +1,69 @@
+"""The plot of log proportions shows what the partition says."""
+
+from __future__ import annotations
+
+import pytest
+from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.evaluation.figures.log_gap import draw_log_gap, log_gap_figure
+from DCASegmentationLib.method.log_gap import partition
+from DCASegmentationLib.organs import AMOS
+from matplotlib.image import imread
+
+# Liver, then spleen and kidneys, then the adrenals; no voxel of the gallbladder.
+COUNTS = {6: 8000, 1: 900, 2: 800, 3: 700, 11: 30, 12: 20, 4: 0}
+
+
+@pytest.fixture
+def axes():
+    return log_gap_figure(partition(COUNTS), AMOS).axes[0]
+
+
+def test_every_organ_has_its_place_by_falling_volume_and_those_without_voxels_come_last(axes):
+    names = [label.get_text() for label in axes.get_xticklabels()]
+
+    assert names[:4] == ["Liver", "Spleen", "Right kidney", "Left kidney"]
+    assert names[4:] == ["Right adrenal gland", "Left adrenal gland", "Gallbladder"]
+    assert [text.get_position()[0] for text in axes.texts if text.get_text() == "no voxels"] == [6]
+
+
+def test_each_group_has_its_own_color_and_the_shares_of_its_organs(axes):
+    groups = {points.get_label(): points for points in axes.collections}
+
+    assert list(groups) == ["Head (1 organ)", "Medium (3 organs)", "Tail (3 organs)"]
+    assert len({tuple(points.get_facecolor()[0]) for points in groups.values()}) == 3
+    total = sum(COUNTS.values())
+    shares = groups["Medium (3 organs)"].get_offsets()[:, 1]
+    assert list(shares) == pytest.approx([900 / total, 800 / total, 700 / total])
+    assert axes.get_yscale() == "log"
+
+
+def test_the_two_gaps_are_marked_between_the_groups(axes):
+    marked = [text for text in axes.texts if text.get_text().startswith("gap")]
+
+    assert [text.get_text() for text in marked] == ["gap 2.18\n(8.9 times)", "gap 3.15\n(23.3 times)"]
+    assert [text.xy[0] for text in marked] == [0.5, 3.5]
+
+
+def test_groups_that_are_no_runs_of_the_ranking_have_no_gaps_marked():
+    manual = partition(COUNTS, "manual", groups=[[1, 12], [6, 2], [3, 11, 4]])
+
+    axes = log_gap_figure(manual, AMOS).axes[0]
+
+    assert not [text for text in axes.texts if text.get_text().startswith("gap")]
+
+
+@pytest.mark.parametrize("counts", [{6: 5}, {6: 5, 1: 2}, {organ.label: 2**organ.label for organ in AMOS}])
+def test_a_plot_is_written_for_any_number_of_organs(counts, tmp_path):
+    draw_log_gap(partition(counts), AMOS, tmp_path / "log_gap.png")
+
+    picture = imread(tmp_path / "log_gap.png")
+    assert min(picture.shape[:2]) > 500
+    assert picture.std() > 0.02
+    assert [path.name for path in tmp_path.iterdir()] == ["log_gap.png"]
+
+
+def test_another_format_or_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(OutputError, match=r"Use \.png, \.pdf, \.svg"):
+        draw_log_gap(partition(COUNTS), AMOS, tmp_path / "log_gap.gif")
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw_log_gap(partition(COUNTS), AMOS, tmp_path / "nowhere" / "log_gap.png")
