@@ -69,12 +69,29 @@ def _segment(organ: Organ) -> Any:
 
 
 def _oriented_label_map(array: np.ndarray, ct_node: Any) -> Any:
-    scalars = numpy_to_vtk(np.ascontiguousarray(array).ravel(), deep=True, array_type=_vtk_type(array.dtype))
+    """The labels as Slicer's image with axes, over the box that holds organs: surfaces take time for every voxel."""
+    box = _box_of_organs(array)
+    inside = np.ascontiguousarray(array[box])
     label_map = slicer.vtkOrientedImageData()
-    label_map.SetExtent(0, array.shape[2] - 1, 0, array.shape[1] - 1, 0, array.shape[0] - 1)
-    label_map.GetPointData().SetScalars(scalars)
+    label_map.SetExtent([bound for part in reversed(box) for bound in (part.start, part.stop - 1)])
+    label_map.GetPointData().SetScalars(numpy_to_vtk(inside.ravel(), deep=True, array_type=_vtk_type(array.dtype)))
     label_map.SetGeometryFromImageToWorldMatrix(index_to_ras(ct_node))
     return label_map
+
+
+def _box_of_organs(array: np.ndarray) -> tuple[slice, slice, slice]:
+    """The smallest box (z, y, x) around the organs, with one voxel to spare where there is one."""
+    slices = []
+    part = array
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(part.any(axis=others))
+        start = max(0, int(found.min(initial=0)) - 1)
+        stop = min(array.shape[axis], int(found.max(initial=0)) + 2)
+        slices.append(slice(start, stop))
+        # Later axes need to look at this part alone.
+        part = np.moveaxis(np.moveaxis(part, axis, 0)[start:stop], 0, axis)
+    return slices[0], slices[1], slices[2]
 
 
 def _vtk_type(dtype: np.dtype) -> int:
