@@ -12,7 +12,7 @@ from ..errors import UserError
 from .checkpoint import load_checkpoint
 from .options import TrainingOptions
 from .run_record import RunRecord, read_record
-from .trainer import BEST, CHECKPOINT, build_network
+from .trainer import BEST, CHECKPOINT, build_network, same_groups
 
 LIMITS = (
     "Trained on synthetic CT only: on CTs of patients its organs are often wrong or missing.",
@@ -28,7 +28,7 @@ def pack(run: Path, out: Path, name: str = "dca-synthetic", overwrite: bool = Fa
     """
     record = read_record(run)
     state = load_checkpoint(run / (BEST if (run / BEST).exists() else CHECKPOINT))
-    if state["owners"] != [list(owned) for owned in record.partition.owners]:
+    if not same_groups(state["owners"], record.partition.owners):
         raise UserError(f"The checkpoint in {run} is of another run than its record.", "Train in a new folder.")
     options = TrainingOptions.from_json(state["options"])
     network = build_network(options, record.partition)

@@ -92,7 +92,7 @@ class Trainer:
                 f"The run in {self.folder} was started with other options.",
                 "Resume it with the same options, or train in a new folder.",
             )
-        if state["owners"] != [list(owned) for owned in self.partition.owners]:
+        if not same_groups(state["owners"], self.partition.owners):
             raise UserError(
                 f"The run in {self.folder} has other groups of organs: its labelled cases have changed.",
                 "Resume it with the same cases, or train in a new folder.",
@@ -213,6 +213,11 @@ class Trainer:
             file.write(json.dumps(rounded) + "\n")
         if report is not None:
             report(rounded)
+
+
+def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
+    """Whether each expert owns the same labels in both; their order within a group means nothing to the network."""
+    return [set(owned) for owned in one] == [set(owned) for owned in other]
 
 
 def learning_rate(step: int, options: TrainingOptions) -> float:
