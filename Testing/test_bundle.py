@@ -326,6 +326,7 @@ def test_a_missing_key_of_the_metadata_is_named(folder, key):
         ("orientation", "RAR", "not three directions"),
         ("hu_window", "wide", "dca.hu_window is no list"),
         ("partition", {"mode": "top2"}, "dca.partition is not a partition"),
+        ("scores", {"data": "", "cases": 1, "dice": {"brain": 0.9}, "command": ""}, "dca.scores.dice is not of organs"),
         ("network", {"owners": [[1]], "colour": "red"}, "network options are wrong"),
         ("network", {"owners": [[2], [], []]}, "network options are wrong"),
         ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not know"),

@@ -10,8 +10,7 @@ import torch
 
 from ..errors import BundleError
 from ..method.network import DCANet
-from .finding import default_bundle, find_bundle
-from .metadata import INFERENCE, LICENSE, MODEL_CARD, Metadata
+from .metadata import INFERENCE, LICENSE, MODEL_CARD, Metadata, Weights
 from .metadata_reading import GET_AGAIN, read_metadata
 from .monai_config import inference_config
 from .weights import fill, read_checked, read_weights
@@ -31,8 +30,13 @@ class Bundle:
         Raises BundleError for anything that is not a whole bundle of this program.
         """
         bundle = cls(folder, read_metadata(folder))
-        read_checked(folder, bundle.metadata.weights)
+        read_checked(folder, bundle.weights)
         return bundle
+
+    @property
+    def weights(self) -> Weights:
+        """The weight file as the metadata describe it."""
+        return self.metadata.weights
 
     def network(self, device: str | torch.device = "cpu") -> DCANet:
         """The network with its weights (float32), in evaluation mode on ``device``.
@@ -49,14 +53,8 @@ class Bundle:
                 f"{len(self.metadata.class_names)}.",
                 GET_AGAIN,
             )
-        weights = self.metadata.weights
-        fill(network, read_weights(self.folder, weights), weights.file)
+        fill(network, read_weights(self.folder, self.weights), self.weights.file)
         return network.to(device).eval()
-
-
-def chosen_bundle(name_or_folder: str | Path | None) -> Bundle:
-    """The bundle of this name or in this folder, the default one for None. Raises BundleError if there is none."""
-    return Bundle.load(default_bundle() if name_or_folder is None else find_bundle(str(name_or_folder)))
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def verify(folder: Path) -> Verification:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     checks = (
         f"metadata: complete, {bundle.metadata.vocabulary.name}, {len(bundle.metadata.vocabulary)} organs",
-        f"weights: {bundle.metadata.weights.bytes / 1e6:.1f} MB, SHA-256 as in the metadata, nothing but numbers",
+        f"weights: {bundle.weights.bytes / 1e6:.1f} MB, SHA-256 as in the metadata, nothing but numbers",
         f"network: {parameters / 1e6:.3f} M parameters, each one there, of its shape and finite",
     )
     return Verification(bundle, checks, tuple(_warnings(bundle)))

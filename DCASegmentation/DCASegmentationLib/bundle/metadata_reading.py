@@ -89,7 +89,7 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
         training_data=tuple(_training_data(entry) for entry in own.parts("training_data")),
         licence=own.text("licence"),
         limits=tuple(str(sentence) for sentence in own.items("limits")),
-        scores=None if own.item("scores") is None else _scores(own.part("scores")),
+        scores=None if own.item("scores") is None else _scores(own.part("scores"), vocabulary),
         weights=_weights(own.part("weights")),
     )
 
@@ -122,8 +122,10 @@ def _training_data(part: _Fields) -> TrainingData:
     )
 
 
-def _scores(part: _Fields) -> MeasuredScores:
+def _scores(part: _Fields, vocabulary: Vocabulary) -> MeasuredScores:
     dice = part.part("dice")
+    if not dice.values or not set(dice.values) <= set(vocabulary.by_key):
+        raise _wrong("dca.scores.dice", f"not of organs of {vocabulary.name}")
     return MeasuredScores(
         data=part.text("data"),
         cases=int(part.number("cases")),
