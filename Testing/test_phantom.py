@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
 from DCASegmentationLib.errors import Cancelled
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.anatomy import Anatomy

@@ -8,7 +8,6 @@ from functools import cache
 import numpy as np
 import pytest
 import SimpleITK as sitk
-
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.case import generate
 from DCASegmentationLib.phantom.person import Person

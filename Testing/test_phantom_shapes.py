@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from DCASegmentationLib.phantom.block import Block
 from DCASegmentationLib.phantom.body import Body
 from DCASegmentationLib.phantom.contrast import Contrast

@@ -13,7 +13,7 @@ from .fields import Array
 from .pelvis import bladder, prostate_or_uterus, rectum
 from .person import Person, stream
 from .posture import Posture
-from .retroperitoneum import adrenals, duodenum, kidneys, pancreas
+from .retroperitoneum import duodenum, kidneys_and_adrenals, pancreas
 from .skeleton import muscles, skeleton
 from .structure import (
     Structure,
@@ -57,8 +57,7 @@ def _structures(person: Person) -> list[Structure]:
         *visceral_vessels(random),
         esophagus(person, random),
         heart(random),
-        *kidneys(person, random),
-        *adrenals(person, random),
+        *kidneys_and_adrenals(person, random),
         duodenum(person, random, PYLORUS),
         pancreas(person, random),
         gallbladder(person, random),

@@ -19,8 +19,8 @@ Slices = tuple[slice, slice, slice]
 class Block:
     """Sample points of one block, all arrays of one size.
 
-    ``x``, ``y``, ``z``: reference coordinates (mm). ``cavity``, ``diaphragm``: distances (mm) of body.Body. ``axes``: the
-    coordinates along z, y and x where the points lie on a regular grid of reference coordinates.
+    ``x``, ``y``, ``z``: reference coordinates (mm). ``cavity``, ``diaphragm``: distances (mm) of body.Body.
+    ``axes``: the coordinates along z, y and x where the points lie on a regular grid of reference coordinates.
     """
 
     x: Array

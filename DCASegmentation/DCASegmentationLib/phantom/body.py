@@ -19,9 +19,9 @@ _EXPONENT = 2.3
 # the pelvic bones) and of the muscle around it.
 # fmt: off
 _Z =                 (-330, -235, -205, -180, -150, -125,  -92,  -56,  -19,   18,   54,   88,  148,  203,  330)
-_CAVITY_HALF_WIDTH = (  20,   41,   56,   64,   74,   88,  106,  122,  128,  130,  134,  136,  136,  132,  118)
+_CAVITY_HALF_WIDTH = (  20,   37,   51,   60,   73,   88,  106,  122,  128,  130,  134,  136,  136,  132,  118)
 _CAVITY_FRONT =      ( -30,  -58,  -66,  -72,  -77,  -82,  -87,  -91,  -94,  -96,  -98, -100, -101,  -97,  -80)
-_CAVITY_BACK =       (  35,   56,   68,   74,   68,   54,   46,   49,   55,   59,   64,   70,   79,   82,   80)
+_CAVITY_BACK =       (  35,   54,   64,   71,   68,   54,   46,   49,   55,   59,   64,   70,   79,   82,   80)
 _MUSCLE_HALF_WIDTH = ( 165,  172,  172,  170,  168,  164,  158,  151,  149,  150,  153,  155,  156,  152,  150)
 _MUSCLE_FRONT =      ( -95,  -92,  -92,  -92,  -93,  -95,  -99, -103, -106, -108, -110, -113, -115, -113, -100)
 _MUSCLE_BACK =       (  95,  112,  116,  115,  111,  104,   92,   86,   85,   86,   88,   92,   98,  101,  102)
@@ -82,7 +82,9 @@ class Body:
         edge = 76.0 - 0.32 * y
         # The right dome stands higher; the heart presses the middle down.
         top = 171.0 - 7.0 * np.tanh((x - 10.0) / 35.0) - 9.0 * np.exp(-(((x - 20.0) / 32.0) ** 2))
-        return np.asarray(edge + (top - edge) * (1.0 - out**7))
+        # Round on top, steep at the wall: the lung reaches far down there.
+        fall = 0.45 * out**2.5 + 0.55 * out**9
+        return np.asarray(edge + (top - edge) * (1.0 - fall))
 
 
 def _bulge(z: Array) -> Array:

@@ -15,7 +15,7 @@ def rectum(random: np.random.Generator) -> Structure:
     """Along the hollow of the sacrum to the anus."""
     width = float(random.uniform(0.85, 1.2))
     path = [(2, 42, -172), (0, 50, -195), (0, 47, -218), (0, 36, -240), (0, 38, -262), (0, 46, -290)]
-    radii = (np.array([13.0, 16.0, 16.0, 13.0, 10.0, 9.0]) * width).tolist()
+    radii = (np.array([14.0, 18.0, 18.0, 14.0, 10.0, 9.0]) * width).tolist()
     gas = float(random.uniform(30, 44)) if random.random() < 0.6 else None
     return Structure(
         "rectum", tube(path, radii, 3), Hollow("bowel_wall", "feces", 3.5, 25.0, gas), gap=1.5, wall_gap=None,

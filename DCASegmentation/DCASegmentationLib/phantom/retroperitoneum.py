@@ -11,57 +11,64 @@ from .person import Person, jitter
 from .structure import Structure
 
 
-def kidneys(person: Person, random: np.random.Generator) -> list[Structure]:
-    """Right and left kidney beside the spine, the right one lower, upper poles leaning inward and back."""
-    structures = []
-    for key, side, middle in (("right_kidney", -1.0, (-62.0, 24.0, 12.0)), ("left_kidney", 1.0, (62.0, 22.0, 28.0))):
-        volume = person.volumes_ml[key]
-        scale = (volume / 145.0) ** (1 / 3)
-        dx, dy, dz, turn, lean = jitter(random, 3.0, 2.0, 7.0, 6.0, 3.0)
-        center = (middle[0] + dx + 2.5 * (scale - 1) * side * 20, middle[1] + dy, middle[2] + dz)
-        degrees = (9 + lean, (-13 + lean) * side, (38 + turn) * side)
-        radii = (31.0 * scale, 25.5 * scale, 56.0 * scale)
-        # The hilum opens inward and to the front; the sinus holds fat and the renal pelvis.
-        hilum = (center[0] - 24 * scale * side, center[1] - 13 * scale, center[2] - 2)
-        sinus = Ellipsoid(hilum, (17 * scale, 9 * scale, 19 * scale), degrees)
-        structures.append(
-            Structure(
-                key, (Ellipsoid(center, radii, degrees),), Kidney(6.5 * scale), label=AMOS.by_key[key].label,
-                carved=(sinus,), gap=1.0, wall_gap=3.0, diaphragm_gap=3.0, volume_ml=volume, give=7.0,
-            )
-        )  # fmt: skip
-        pelvis = tube(
-            [(hilum[0] + 8 * side, hilum[1] + 4, hilum[2]), (hilum[0] - 1 * side, hilum[1] + 1, hilum[2] - 8),
-             (40 * side, 2, -45), (44 * side, -8, -92), (48 * side, 18, -150), (30 * side, 6, -208)],
-            [6, 4.5, 2.2, 2.0, 2.0, 2.0], 3,
-        )  # fmt: skip
-        structures.append(
-            Structure(f"{key}_ureter", pelvis, Solid("renal_pelvis", 2.0), gap=0.4, wall_gap=None, diaphragm_gap=None)
-        )
-    return structures
+def kidneys_and_adrenals(person: Person, random: np.random.Generator) -> list[Structure]:
+    """Both kidneys, then both adrenal glands, each in front of and above the upper pole of its kidney."""
+    kidneys: list[Structure] = []
+    adrenals: list[Structure] = []
+    for side, middle in ((-1.0, (-62.0, 24.0, 12.0)), (1.0, (62.0, 22.0, 28.0))):
+        name = "left" if side > 0 else "right"
+        scale = (person.volumes_ml[f"{name}_kidney"] / 145.0) ** (1 / 3)
+        shift = jitter(random, 3.0, 2.0, 7.0)
+        center = (middle[0] + shift[0] + 30 * (scale - 1.05) * side, middle[1] + shift[1], middle[2] + shift[2])
+        kidneys += _kidney(person, f"{name}_kidney", side, center, scale, random)
+        pole = center[2] + 52.0 * scale
+        adrenals.append(_adrenal(person, f"{name}_adrenal_gland", side, pole, random))
+    return kidneys + adrenals
 
 
-def adrenals(person: Person, random: np.random.Generator) -> list[Structure]:
-    """Both adrenal glands: a ridge with two thin limbs, in front of and above the upper pole of the kidney."""
-    structures = []
-    for key, side, middle in (
-        ("right_adrenal_gland", -1.0, (-38.0, 21.0, 78.0)),
-        ("left_adrenal_gland", 1.0, (37.0, 5.0, 80.0)),
-    ):
-        dx, dy, dz, spread = jitter(random, 1.5, 1.5, 3.0, 5.0)
-        x, y, z = middle[0] + dx, middle[1] + dy, middle[2] + dz
-        limbs: tuple[Shape, ...] = (
-            Ellipsoid((x, y - 6, z), (3.6, 7.5, 13.0), (8, 0, 12 * side)),
-            Ellipsoid((x - 3.5 * side, y + 6, z - 4), (2.5, 14.0, 16.0), (10, 0, (16 + spread) * side)),
-            Ellipsoid((x + 6.0 * side, y + 5, z - 4), (2.5, 13.0, 15.0), (10, 0, (-34 + spread) * side)),
-        )
-        structures.append(
-            Structure(
-                key, limbs, Solid("adrenal", 5.0), label=AMOS.by_key[key].label, blend=4.0, gap=0.8, wall_gap=2.0,
-                diaphragm_gap=1.0, volume_ml=person.volumes_ml[key], give=3.0,
-            )
-        )  # fmt: skip
-    return structures
+def _kidney(
+    person: Person, key: str, side: float, center: Point, scale: float, random: np.random.Generator
+) -> list[Structure]:
+    """A kidney beside the spine, its upper pole leaning inward and back, and its ureter."""
+    turn, lean = jitter(random, 6.0, 3.0)
+    degrees = (9 + lean, (-13 + lean) * side, (38 + turn) * side)
+    body = Ellipsoid(center, (31.0 * scale, 25.5 * scale, 56.0 * scale), degrees)
+    # The hilum opens inward and to the front; the sinus holds fat and the renal pelvis.
+    hilum = (center[0] - 24 * scale * side, center[1] - 13 * scale, center[2] - 2)
+    sinus = Ellipsoid(hilum, (17 * scale, 9 * scale, 19 * scale), degrees)
+    path = [
+        (hilum[0] + 8 * side, hilum[1] + 4, hilum[2]),
+        (hilum[0] - 1 * side, hilum[1] + 1, hilum[2] - 8),
+        (40 * side, 2, -45),
+        (44 * side, -8, -92),
+        (48 * side, 18, -150),
+        (30 * side, 6, -208),
+    ]
+    ureter = tube(path, [6, 4.5, 2.2, 2.0, 2.0, 2.0], 3)
+    return [
+        Structure(
+            key, (body,), Kidney(6.5 * scale), label=AMOS.by_key[key].label, carved=(sinus,), gap=1.0, wall_gap=3.0,
+            diaphragm_gap=3.0, volume_ml=person.volumes_ml[key], give=7.0,
+        ),
+        Structure(f"{key}_ureter", ureter, Solid("renal_pelvis", 2.0), gap=0.4, wall_gap=None, diaphragm_gap=None),
+    ]  # fmt: skip
+
+
+def _adrenal(person: Person, key: str, side: float, pole: float, random: np.random.Generator) -> Structure:
+    """A ridge with two thin limbs behind it; ``pole`` is the height (mm) of the kidney's upper pole."""
+    dx, dy, dz, spread = jitter(random, 1.5, 1.5, 2.0, 5.0)
+    # The right gland sits on the pole behind the vena cava, the left one reaches down before it.
+    x, y = (38.0 + dx, 5.0 + dy) if side > 0 else (-38.0 + dx, 21.0 + dy)
+    z = float(np.clip(pole - 3.0 if side > 0 else pole + 8.0, 66.0, 100.0)) + dz
+    limbs: tuple[Shape, ...] = (
+        Ellipsoid((x, y - 6, z), (3.6, 7.5, 13.0), (8, 0, 12 * side)),
+        Ellipsoid((x - 3.5 * side, y + 6, z - 4), (2.5, 14.0, 16.0), (10, 0, (16 + spread) * side)),
+        Ellipsoid((x + 6.0 * side, y + 5, z - 4), (2.5, 13.0, 15.0), (10, 0, (-34 + spread) * side)),
+    )
+    return Structure(
+        key, limbs, Solid("adrenal", 5.0), label=AMOS.by_key[key].label, blend=4.0, gap=0.8, wall_gap=2.0,
+        diaphragm_gap=1.0, volume_ml=person.volumes_ml[key], give=3.0,
+    )  # fmt: skip
 
 
 def duodenum(person: Person, random: np.random.Generator, pylorus: Point) -> Structure:

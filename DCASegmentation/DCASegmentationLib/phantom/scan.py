@@ -77,7 +77,8 @@ class Scan:
         for first, last in pairwise(edges):
             rows = slice(first * factors[2], last * factors[2])
             values = {name: _upsampled(field, nodes, rows) for name, field in fields.items()}
-            block = Block(*(values.pop(name) for name in ("x", "y", "z", "cavity", "diaphragm")))
+            x, y, z, cavity, diaphragm = (values.pop(name) for name in ("x", "y", "z", "cavity", "diaphragm"))
+            block = Block(x, y, z, cavity, diaphragm)
             yield slice(first, last), block, values
 
 

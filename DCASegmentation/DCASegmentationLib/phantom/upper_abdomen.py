@@ -18,11 +18,20 @@ PYLORUS: Point = (-26.0, -50.0, 44.0)
 def esophagus(person: Person, random: np.random.Generator) -> Structure:
     """In front of the aorta through the hiatus to the inner side of the stomach."""
     dx, dy = jitter(random, 2.0, 1.5)
-    path = [(4, 0, 330), (3 + dx, -2, 240), (4 + dx, -5, 203), (7 + dx, -10 + dy, 176), (12 + dx, -16 + dy, 152),
-            (22, -18 + dy, 140), (34, -14, 134)]  # fmt: skip
+    # It ends at the inner side of the stomach, which lies further out when the stomach is empty.
+    cardia = 63.0 - 34.0 * _stomach_scale(person)
+    path = [
+        (4, 0, 330),
+        (3 + dx, -2, 240),
+        (4 + dx, -5, 203),
+        (7 + dx, -10 + dy, 176),
+        (12 + dx, -16 + dy, 152),
+        (0.5 * (12 + dx + cardia), -18 + dy, 142),
+        (cardia, -16, 134),
+    ]
     gas = -6.0 if random.random() < 0.3 else None
     return Structure(
-        "esophagus", tube(path, [9, 9, 9, 9, 8.5, 8.5, 8.5], 3, flatness=1.3),
+        "esophagus", tube(path, [9, 9, 9, 9, 8.5, 8.5, 8], 3, flatness=1.3),
         Hollow("esophageal_wall", "bowel_fluid", 4.0, gas_in_front_of=gas), label=AMOS.by_key["esophagus"].label,
         gap=0.8, wall_gap=None, diaphragm_gap=None, volume_ml=person.volumes_ml["esophagus"], give=3.0,
     )  # fmt: skip
@@ -31,7 +40,7 @@ def esophagus(person: Person, random: np.random.Generator) -> Structure:
 def stomach(person: Person, random: np.random.Generator) -> Structure:
     """Fundus under the left dome, body to the front, antrum across the midline to the pylorus."""
     volume = person.volumes_ml["stomach"]
-    scale = float((volume / 385.0) ** 0.42)
+    scale = _stomach_scale(person)
     sag, dx, dy = jitter(random, 10.0, 5.0, 4.0)
     sag += 14 * (scale - 1)
     path = [
@@ -53,6 +62,11 @@ def stomach(person: Person, random: np.random.Generator) -> Structure:
         label=AMOS.by_key["stomach"].label, blend=3.0, gap=1.0, wall_gap=3.5, diaphragm_gap=3.0, volume_ml=volume,
         give=14.0,
     )  # fmt: skip
+
+
+def _stomach_scale(person: Person) -> float:
+    """Width of the stomach relative to one of 385 ml; with its filling it widens more than it lengthens."""
+    return float((person.volumes_ml["stomach"] / 385.0) ** 0.42)
 
 
 def spleen(person: Person, random: np.random.Generator) -> Structure:
@@ -91,6 +105,7 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
     room = person.stature[0] * person.stature[1] * person.stature[2]
     excess = (volume / room) / 1710.0 - 1.0
     rise, lobe, depth, slope = jitter(random, 5.0, 9.0, 6.0, 0.05)
+    phases = random.uniform(0.0, 2 * np.pi, 2)
     height = 12.0 - 115.0 * excess + rise
     left = 58.0 + lobe + 15.0 * excess
     left_lobe = Ellipsoid((left - 34.0, -66.0, 118.0), (62.0, 24.0, 30.0), (0.0, -14.0, -8.0))
@@ -101,6 +116,9 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
         # Its inner border runs from the left front to the vena cava, then beside the spine to the back.
         back = y - depth + 2.0
         behind = 0.8 * (x + 8.0 + np.where(back < 0, 0.72 * back, 0.42 * back))
+        # Neither surface is flat.
+        lower = lower + 4.0 * np.sin(x / 19.0 + y / 31.0 + phases[0])
+        behind = behind + 4.0 * np.sin(y / 17.0 + z / 29.0 + phases[1])
         far_left = 0.86 * (x - left) + 0.5 * (z - 120.0)
         shape = smooth_maximum(lower.astype(np.float32), behind.astype(np.float32), 18.0)
         shape = smooth_maximum(shape, far_left.astype(np.float32), 14.0)
