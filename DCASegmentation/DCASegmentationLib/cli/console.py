@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +19,19 @@ Report = Callable[[float, str], None]
 _QUIET_SECONDS = 20.0
 
 
+class _Output(Console):
+    """Standard output; when its reader, such as ``head``, has seen enough, the work still goes on to its end."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # What Python itself still wants to flush at its end must not fail either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @cache
 def output() -> Console:
     """The console of results. It asks for ``sys.stdout`` anew each time it prints."""
-    return Console(highlight=False)
+    return _Output(highlight=False)
 
 
 @cache
@@ -68,18 +79,6 @@ def progress_bar() -> Iterator[Report]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("Starting", total=1.0)
         yield lambda fraction, message: bar.update(task, completed=fraction, description=message)
-
-
-@contextmanager
-def working(message: str) -> Iterator[None]:
-    """Shows ``message`` while something of unknown length runs."""
-    console = _messages()
-    if console.is_terminal:
-        with console.status(message):
-            yield
-    else:
-        console.print(message, soft_wrap=True, markup=False)
-        yield
 
 
 def _sparing_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> Report:

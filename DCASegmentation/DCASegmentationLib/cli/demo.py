@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import OutputError
-from .console import say, say_plain, working
+from .console import progress_bar, say, say_plain
 from .phantom import write_phantom
 from .scene_files import PICTURE
 from .segment import segment_ct
@@ -46,8 +46,8 @@ def _run(out: Path, seed: int, bundle: str | None, device: str, overwrite: bool)
     _make(out)
     phantom, result = out / "phantom", out / "result"
     say_plain(f"dca phantom --seed {seed} -o {phantom}")
-    with working("Making the synthetic CT"):
-        write_phantom(phantom, seed, overwrite=overwrite)
+    with progress_bar() as progress:
+        write_phantom(phantom, seed, overwrite=overwrite, progress=progress)
     ct = phantom / "ct.nii.gz"
     say_plain(f"dca segment {ct} -o {result} --picture")
     segment_ct(

@@ -93,7 +93,7 @@ def _score_own(scores: Scores, segmenter: Segmenter, pairs: list[tuple[Path, Pat
             raise ImageError(
                 f"{labels_path.name} does not lie on the grid of {ct_path.name}.", "Resample the label map to the CT."
             )
-        scores.add(ct_path.name, score_case(segmenter, scores.vocabulary, ct, truth))
+        scores.add(ct_path.name, score_case(segmenter, ct, truth))
 
 
 def _print(scores: Scores, model: Bundle) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable
 from enum import IntEnum
@@ -61,10 +59,6 @@ def _report(error: BaseException) -> tuple[ExitCode, str]:
         return ExitCode.BAD_INPUT, f"Error: {problem}. Add --help to see what is possible." if problem else ""
     if isinstance(error, Cancelled | KeyboardInterrupt | Abort):
         return ExitCode.CANCELLED, ""
-    if isinstance(error, BrokenPipeError):
-        # The reader of a pipe, such as head, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE, ""
     if isinstance(error, MemoryError):
         return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use a smaller volume."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -75,15 +75,14 @@ def _network(n_filters: int, classes: int, single_decoder: bool, fusion: Fusion,
     from ..method.network import DCANet
 
     labels = list(range(1, classes))
-    # The plain V-Net's decoder is the medium expert's.
-    chosen = slice(1, 2) if single_decoder else slice(None)
     with torch.device("meta"):
         return DCANet(
             owners=[labels] if single_decoder else [labels[:1], labels[1:-1], labels[-1:]],
             n_filters=n_filters,
             norm=norm,
-            n_stages=PAPER_N_STAGES[chosen],
-            dilations=PAPER_DILATIONS[chosen],
+            # The plain V-Net's decoder is the medium expert's.
+            n_stages=PAPER_N_STAGES[1:2] if single_decoder else PAPER_N_STAGES,
+            dilations=PAPER_DILATIONS[1:2] if single_decoder else PAPER_DILATIONS,
             fusion=fusion,
             aggregation=not single_decoder,
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import UserError
-from .console import say_plain, working
+from .console import Report, progress_bar, say_plain
 from .values import spacing as spacing_of
 
 NAME = "phantom"
@@ -37,8 +37,8 @@ def run(
     Writes ct.nii.gz (HU), labels.nii.gz (AMOS labels 1 to 15) and person.json (who was drawn). No patient is
     involved. The same arguments give the same voxels.
     """
-    with working(f"Making phantom {seed}"):
-        write_phantom(out, seed, spacing_of(spacing), orientation, phase, noise, tilt, overwrite)
+    with progress_bar() as progress:
+        write_phantom(out, seed, spacing_of(spacing), orientation, phase, noise, tilt, overwrite, progress)
     say_plain(f"The phantom is in {out}: ct.nii.gz, labels.nii.gz and {PERSON}.")
 
 
@@ -51,6 +51,7 @@ def write_phantom(
     noise_hu: float = 12.0,
     tilt_degrees: float = 0.0,
     overwrite: bool = False,
+    progress: Report | None = None,
 ) -> None:
     """Make the folder ``out`` with a phantom; the arguments are those of ``phantom.case.generate``.
 
@@ -61,7 +62,7 @@ def write_phantom(
 
     with new_folder(out, overwrite, recognized_by=PERSON) as folder:
         try:
-            phantom = generate(seed, spacing, orientation, phase, noise_hu, tilt_degrees)
+            phantom = generate(seed, spacing, orientation, phase, noise_hu, tilt_degrees, progress)
         except ValueError as error:
             raise UserError(f"Such a phantom cannot be made: {error}.", "See dca phantom --help.") from None
         write_image(phantom.ct, folder / "ct.nii.gz")

@@ -63,7 +63,8 @@ def run(
     torch_device = str(choose_device(device).torch_device)
     changes: dict[str, Any] = {}
     if patch is not None:
-        changes["patch"] = patch_of(patch)
+        # The deepest features have a sixteenth of a side; a single voxel there has no statistics to normalize by.
+        changes["patch"] = patch_of(patch, smallest=32)
     if batch is not None:
         changes |= {"labelled_per_step": batch, "unlabelled_per_step": batch}
     given = {"steps": steps, "n_filters": filters, "learning_rate": learning_rate, "seed": seed}

@@ -52,12 +52,14 @@ def new_file(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def patch(text: str, option: str = "--patch") -> tuple[int, int, int]:
+def patch(text: str, option: str = "--patch", smallest: int = 16) -> tuple[int, int, int]:
     """A patch (depth, height, width) in voxels from one number or three. Raises UserError for anything else."""
     sides = whole_numbers(text, option, "96 or 96,96,96")
     if len(sides) == 1:
         sides = sides * 3
-    if len(sides) != 3 or any(side < 16 or side % 16 for side in sides):
-        raise UserError(f"{option} '{text}' is no patch.", "Give one or three sides, each a multiple of 16.")
+    if len(sides) != 3 or any(side < smallest or side % 16 for side in sides):
+        raise UserError(
+            f"{option} '{text}' is no patch.", f"Give one or three sides, multiples of 16 from {smallest} on."
+        )
     depth, height, width = sides
     return depth, height, width

@@ -1,0 +1,78 @@
+"""Fixtures for tests of the whole program: a small real bundle, a small real CT, and the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+# Two cores, small tensors: threads would only wait for each other. Before torch is imported anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command left behind: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def dca(capsys, monkeypatch, tmp_path) -> Callable[..., Run]:
+    """Runs ``dca`` with these arguments in this process, as a user without models of their own."""
+    from DCASegmentationLib.cli import main
+
+    monkeypatch.delenv("DCA_MODELS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def run(*arguments: object) -> Run:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Run(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory) -> Path:
+    """The folder of a bundle for all organs of AMOS on a 12 mm grid; its weights are random."""
+    from DCASegmentationLib.bundle.metadata import Metadata, TrainingData
+    from DCASegmentationLib.bundle.saving import save_bundle
+    from DCASegmentationLib.method.log_gap import partition
+    from DCASegmentationLib.organs import AMOS
+    from small_model import PATCH, vivid_network
+
+    network = vivid_network(len(AMOS))
+    counts = {organ.label: 1000 - organ.label for organ in AMOS}
+    metadata = Metadata(
+        name="random-weights",
+        description="Random weights; what it finds means nothing.",
+        vocabulary=AMOS,
+        spacing=(12.0, 12.0, 12.0),
+        orientation="RAS",
+        hu_window=(-160.0, 240.0),
+        patch=PATCH,
+        partition=partition(counts, "manual", groups=network.owners),
+        training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
+        limits=("Random weights: nothing it says is true.",),
+    )
+    return save_bundle(tmp_path_factory.mktemp("bundle") / "random-weights", network, metadata).folder
+
+
+@pytest.fixture(scope="session")
+def coarse_phantom(tmp_path_factory) -> Path:
+    """A folder with ``ct.nii.gz`` and ``labels.nii.gz`` of a synthetic person, 6 x 6 x 8 mm."""
+    from DCASegmentationLib.imaging.writing import write_image
+    from DCASegmentationLib.phantom.case import generate
+
+    folder = tmp_path_factory.mktemp("phantom")
+    phantom = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS")
+    write_image(phantom.ct, folder / "ct.nii.gz")
+    write_image(phantom.labels, folder / "labels.nii.gz")
+    return folder

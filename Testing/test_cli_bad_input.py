@@ -1,0 +1,429 @@
+"""Everything a user may get wrong: one line that says what is wrong and what to do, and nothing half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import resource
+import shutil
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+
+@pytest.fixture
+def inputs(tmp_path) -> Path:
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path) -> Path:
+    folder = tmp_path / "outputs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def refused(dca, outputs):
+    """Runs a command that must fail: exit code 2, one line of error, no traceback, no output. Gives that line."""
+
+    def run(*arguments: object, code: int = 2) -> str:
+        before = sorted(outputs.rglob("*"))
+        result = dca(*arguments)
+        assert result.code == code, result.err
+        assert result.out == ""
+        lines = result.err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("Error: "), result.err
+        assert "Traceback" not in result.err
+        assert lines[0].rstrip().endswith((".", ")")), "the line says what to do"
+        assert sorted(outputs.rglob("*")) == before
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def refuses_ct(refused, outputs, small_bundle):
+    """Segments a file that is no usable CT, and gives the line of error."""
+    return lambda path, *more: refused("segment", path, "-o", outputs / "result", "--bundle", small_bundle, *more)
+
+
+@pytest.fixture
+def hu(coarse_phantom) -> sitk.Image:
+    return sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
+
+
+def written(image: sitk.Image, path: Path) -> Path:
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
+    changed = sitk.GetImageFromArray(array)
+    changed.CopyInformation(image)
+    return changed
+
+
+# --- CTs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file(refuses_ct, inputs):
+    assert "There is no file" in refuses_ct(inputs / "nothing.nii.gz")
+
+
+def test_an_empty_file(refuses_ct, inputs):
+    (inputs / "ct.nii.gz").touch()
+    assert "is empty" in refuses_ct(inputs / "ct.nii.gz")
+
+
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_truncated_file(refuses_ct, inputs, hu, extension):
+    path = written(hu, inputs / f"ct{extension}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    line = refuses_ct(path)
+    assert "incomplete" in line or "damaged" in line
+
+
+def test_a_file_of_another_kind(refuses_ct, inputs):
+    (inputs / "report.pdf").write_bytes(b"%PDF-1.7 no image")
+    assert "format that is not supported" in refuses_ct(inputs / "report.pdf")
+
+
+def test_a_folder_without_dicom_files(refuses_ct, inputs):
+    assert "DICOM" in refuses_ct(inputs)
+
+
+def test_a_2d_image(refuses_ct, inputs, hu):
+    assert "2D image" in refuses_ct(written(hu[:, :, 20], inputs / "ct.mha"))
+
+
+def test_a_single_slice(refuses_ct, inputs, hu):
+    assert "single slice" in refuses_ct(written(hu[:, :, 20:21], inputs / "ct.nii.gz"))
+
+
+def test_a_4d_series(refuses_ct, inputs, hu):
+    assert "4D series of 2 volumes" in refuses_ct(written(sitk.JoinSeries([hu, hu]), inputs / "ct.nii.gz"))
+
+
+def test_an_rgb_image(refuses_ct, inputs, hu):
+    gray = sitk.Cast(hu, sitk.sitkUInt8)
+    assert "3 values per voxel" in refuses_ct(written(sitk.Compose(gray, gray, gray), inputs / "ct.nrrd"))
+
+
+def test_a_gray_picture_from_0_to_255(refuses_ct, inputs, hu):
+    array = np.clip((sitk.GetArrayFromImage(hu) + 200) / 2, 0, 255).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 3, array.shape).astype(np.uint8)
+    assert "gray picture" in refuses_ct(written(like(hu, np.maximum(array, noise)), inputs / "ct.nii.gz"))
+
+
+def test_an_mr(refuses_ct, inputs, hu):
+    random = np.random.default_rng(0)
+    tissue = np.abs(sitk.GetArrayFromImage(hu).astype(float) + 1000) * 0.35
+    mr = np.abs(tissue + random.normal(0, 25, tissue.shape)).astype(np.int16)
+    assert "looks like an MR" in refuses_ct(written(like(hu, mr), inputs / "ct.nii.gz"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_voxels_that_are_no_number(refuses_ct, inputs, hu, value):
+    array = sitk.GetArrayFromImage(hu).astype(np.float32)
+    array[10, 20, 30] = value
+    line = refuses_ct(written(like(hu, array), inputs / "ct.nii.gz"))
+    assert "NaN" in line or "infinite" in line
+
+
+def test_spacing_zero(refuses_ct, inputs, hu):
+    path = written(hu, inputs / "ct.nii")
+    raw = bytearray(path.read_bytes())
+    # pixdim[1] to [3] of the NIfTI header.
+    struct.pack_into("<3f", raw, 80, 0.0, 0.0, 0.0)
+    path.write_bytes(raw)
+    assert "spacing" in refuses_ct(path)
+
+
+def test_missing_geometry(refuses_ct, inputs, hu):
+    path = written(hu, inputs / "ct.nii")
+    raw = bytearray(path.read_bytes())
+    # qform_code and sform_code: zero says that the file does not know where the patient lies.
+    struct.pack_into("<2h", raw, 252, 0, 0)
+    path.write_bytes(raw)
+    assert "does not say how the patient lies" in refuses_ct(path)
+
+
+def test_a_volume_too_small_to_hold_organs(refuses_ct, inputs, hu):
+    assert "too small" in refuses_ct(written(hu[30:36, 30:36, 20:24], inputs / "ct.nii.gz"))
+
+
+def test_a_series_of_what_is_no_folder(refuses_ct, coarse_phantom):
+    assert "no folder of DICOM files" in refuses_ct(coarse_phantom / "ct.nii.gz", "--series", "2")
+
+
+# --- options of segment ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--organs", "liver,splen"), "Did you mean 'spleen'?"),
+        (("--organs", ","), "No organ was chosen"),
+        (("--overlap", "1"), "overlap of 1 is not possible"),
+        (("--attention-levels", "5"), "no attention level 5"),
+        (("--attention-levels", "fine"), "--attention-levels 'fine'"),
+        (("--device", "abacus"), "no device called 'abacus'"),
+        (("--device", "cuda:99"), "cuda:99"),
+        (("--format", ".png"), "'.png'"),
+        (("--weighting", "flat"), "--weighting"),
+        (("--nonsense",), "--nonsense"),
+    ],
+)
+def test_an_option_that_is_not_possible(refuses_ct, coarse_phantom, options, problem):
+    assert problem in refuses_ct(coarse_phantom / "ct.nii.gz", *options)
+
+
+def test_a_missing_argument(refused):
+    assert "Missing" in refused("segment")
+
+
+def test_a_command_that_does_not_exist(refused):
+    assert "No such command" in refused("segmnt")
+
+
+# --- where results should go -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def segment_to(refused, coarse_phantom, small_bundle):
+    ct = coarse_phantom / "ct.nii.gz"
+    return lambda out, *more: refused("segment", ct, "-o", out, "--bundle", small_bundle, "--overlap", 0, *more)
+
+
+def test_an_output_folder_that_cannot_be_made(segment_to, outputs):
+    assert "no folder" in segment_to(outputs / "a" / "b")
+    (outputs / "file").write_text("not a folder")
+    assert "cannot be written" in segment_to(outputs / "file" / "result")
+    assert "is no folder" in segment_to(outputs / "file")
+
+
+def test_an_output_folder_that_is_not_writable(segment_to, outputs):
+    outputs.chmod(0o555)
+    try:
+        if not _is_writable(outputs):
+            assert "not writable" in segment_to(outputs / "result")
+        # Nobody may make folders here, not even root.
+        assert "writable" in segment_to("/sys/kernel/result") or "cannot be written" in segment_to("/sys/kernel/result")
+    finally:
+        outputs.chmod(0o755)
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        (folder / "probe").mkdir()
+    except PermissionError:
+        return False
+    (folder / "probe").rmdir()
+    return True
+
+
+def test_someone_elses_folder_is_never_replaced(segment_to, outputs):
+    (outputs / "thesis").mkdir()
+    (outputs / "thesis" / "chapter1.txt").write_text("years of work")
+    assert "exists already" in segment_to(outputs / "thesis")
+    assert "no earlier result" in segment_to(outputs / "thesis", "--overwrite")
+    assert (outputs / "thesis" / "chapter1.txt").read_text() == "years of work"
+
+
+@pytest.fixture
+def full_disk():
+    """No file of this process can grow beyond 20 kB, as on a disk with no more room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_while_labels_are_written(segment_to, outputs, full_disk):
+    assert "full" in segment_to(outputs / "result", "--no-scene")
+
+
+@pytest.mark.scene
+@pytest.mark.skipif(find_spec("slicer") is None, reason="slicer-core is not installed")
+def test_a_full_disk_while_the_scene_is_written(segment_to, outputs, monkeypatch):
+    import DCASegmentationLib.scene.session as session
+
+    build, limits = session.build_scene, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def build_then_fill_the_disk(*arguments, **options):
+        nodes = build(*arguments, **options)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limits[1]))
+        return nodes
+
+    monkeypatch.setattr(session, "build_scene", build_then_fill_the_disk)
+    try:
+        assert "cannot be written" in segment_to(outputs / "result")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_while_a_phantom_is_written(refused, outputs, full_disk):
+    assert "full" in refused("phantom", "--seed", 3, "-o", outputs / "case", "--spacing", "6,6,8")
+
+
+# --- bundles -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bundle(small_bundle, inputs) -> Path:
+    """A bundle to damage."""
+    return Path(shutil.copytree(small_bundle, inputs / "bundle"))
+
+
+def change_metadata(bundle: Path, change) -> None:
+    path = bundle / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    change(metadata["dca"])
+    path.write_text(json.dumps(metadata))
+
+
+@pytest.fixture
+def refuses_bundle(refused, coarse_phantom, outputs, bundle):
+    """Both commands that use the damaged bundle refuse it, with the same line."""
+
+    def run() -> str:
+        line = refused("bundle", "verify", bundle)
+        ct = coarse_phantom / "ct.nii.gz"
+        assert refused("segment", ct, "-o", outputs / "result", "--bundle", bundle) == line
+        return line
+
+    return run
+
+
+def test_a_folder_that_is_no_bundle(refuses_bundle, bundle):
+    shutil.rmtree(bundle / "configs")
+    assert "metadata.json" in refuses_bundle()
+
+
+def test_a_bundle_of_a_newer_format(refuses_bundle, bundle):
+    change_metadata(bundle, lambda dca: dca.update(format=99))
+    assert "format 99" in refuses_bundle()
+
+
+def test_a_bundle_without_its_spacing(refuses_bundle, bundle):
+    change_metadata(bundle, lambda dca: dca.pop("spacing_mm"))
+    assert "spacing_mm" in refuses_bundle()
+
+
+def test_weights_that_were_changed(refuses_bundle, bundle):
+    path = bundle / "models" / "model.pt"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    assert "checksum" in refuses_bundle()
+
+
+def test_weights_that_hold_code(refuses_bundle, bundle, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "it-ran",)
+
+    content = pickle.dumps(Code())
+    (bundle / "models" / "model.pt").write_bytes(content)
+    described = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    change_metadata(bundle, lambda dca: dca["weights"].update(described))
+    assert "could run code" in refuses_bundle()
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_a_bundle_that_is_not_there(refused):
+    assert "no model bundle 'nothing'" in refused("bundle", "info", "nothing")
+
+
+def test_a_user_without_any_model_is_told_where_to_put_one(refused, monkeypatch):
+    monkeypatch.setattr("DCASegmentationLib.bundle.finding._shipped", lambda: [])
+    assert ".dca/models" in refused("bundle", "info").replace("\\", "/")
+
+
+# --- the other commands ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--spacing", "1.5"), "is not 3 numbers"),
+        (("--spacing", "1,1,0"), "no voxel spacing"),
+        (("--spacing", "99,99,99"), "spacing"),
+        (("--orientation", "LPX"), "orientation"),
+        (("--phase", "midnight"), "--phase"),
+        (("--tilt", "80"), "--tilt"),
+        (("--noise", "-1"), "--noise"),
+        (("--seed", "-1"), "--seed"),
+    ],
+)
+def test_a_phantom_that_cannot_be_made(refused, outputs, options, problem):
+    assert problem in refused("phantom", "-o", outputs / "case", *options)
+
+
+def test_a_label_map_of_another_vocabulary(refused, coarse_phantom):
+    labels = coarse_phantom / "labels.nii.gz"
+    assert "Synapse ends at 13" in refused("partition", labels, "--vocabulary", "Synapse")
+
+
+def test_a_ct_in_place_of_a_label_map(refused, coarse_phantom):
+    assert "ct.nii.gz" in refused("partition", coarse_phantom / "ct.nii.gz")
+
+
+def test_label_maps_without_an_organ(refused, hu, inputs):
+    empty = sitk.Image(hu.GetSize(), sitk.sitkUInt8)
+    empty.CopyInformation(hu)
+    assert "hold no organ" in refused("partition", written(empty, inputs / "labels.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--mode", "manual"), "needs three groups"),
+        (("--mode", "manual", "--groups", "1,2"), "is not three groups"),
+        (("--mode", "manual", "--groups", "1/2/x"), "whole numbers"),
+        (("--mode", "fixed", "--thresholds", "0.1,0.5"), "not possible"),
+        (("--mode", "largest"), "--mode"),
+        (("-o", "/nowhere/partition.json"), "no folder"),
+    ],
+)
+def test_a_partition_that_is_not_possible(refused, coarse_phantom, options, problem):
+    assert problem in refused("partition", coarse_phantom / "labels.nii.gz", *options)
+
+
+def test_an_existing_file_is_kept(refused, coarse_phantom, outputs):
+    (outputs / "partition.json").write_text("mine")
+    line = refused("partition", coarse_phantom / "labels.nii.gz", "-o", outputs / "partition.json")
+    assert "exists already" in line and "--overwrite" in line
+    assert (outputs / "partition.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("patch", ["20", "0", "32,32", "big"])
+def test_a_patch_that_does_not_fit_the_network(refused, patch):
+    assert "--patch" in refused("model", "--patch", patch)
+
+
+def test_a_label_map_on_another_grid_than_its_ct(refused, coarse_phantom, inputs, small_bundle):
+    labels = sitk.ReadImage(str(coarse_phantom / "labels.nii.gz"))
+    shifted = written(labels[:, :, 1:], inputs / "labels.nii.gz")
+    pair = ("--ct", coarse_phantom / "ct.nii.gz", "--labels", shifted)
+    assert "does not lie on the grid" in refused("evaluate", "--bundle", small_bundle, *pair)
+    assert "one --labels for each --ct" in refused("evaluate", "--bundle", small_bundle, *pair[:2])
+
+
+def test_a_demo_where_something_is_already(refused, outputs):
+    (outputs / "dca-demo").mkdir()
+    (outputs / "dca-demo" / "notes.txt").write_text("mine")
+    assert "exists already" in refused("demo", "-o", outputs / "dca-demo")
+
+
+def test_a_run_that_is_not_there_cannot_be_resumed_or_packed(refused, outputs):
+    assert "holds no run" in refused("train", "-o", outputs / "run", "--resume")
+    assert "holds no run" in refused("bundle", "pack", outputs / "run", "-o", outputs / "model")

@@ -1,0 +1,84 @@
+"""From nothing to a measured model with the command line: train, stop, resume, pack, evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+TINY = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--validate-every", 1, "--device", "cpu")
+PEOPLE = ("--labelled", 1, "--unlabelled", 1, "--validation", 1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Prepared cases, made by the first run and read by the others."""
+    return tmp_path_factory.mktemp("cases")
+
+
+@pytest.fixture
+def run_folder(dca, tmp_path, cache) -> Path:
+    """A run stopped before the first of its four steps."""
+    out = tmp_path / "run"
+    first = dca("train", "-o", out, *PEOPLE, *TINY, "--steps", 4, "--cache", cache, "--minutes", 0)
+    assert first.code == 0, first.err
+    return out
+
+
+def steps_logged(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_stopped_run_is_resumed_packed_and_measured(dca, run_folder, cache, tmp_path):
+    resumed = dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2)
+    assert resumed.code == 0, resumed.err
+    assert steps_logged(run_folder) == [1, 2, 3, 4]
+    assert "Dice in the last validation" in resumed.out and f"dca bundle pack {run_folder}" in resumed.out
+
+    model = tmp_path / "model"
+    packed = dca("bundle", "pack", run_folder, "-o", model, "--name", "tiny")
+    assert packed.code == 0, packed.err
+    assert dca("bundle", "verify", model).code == 0
+    metadata = json.loads((model / "configs" / "metadata.json").read_text())
+    assert metadata["name"] == "tiny" and metadata["dca"]["spacing_mm"] == [14.0, 14.0, 14.0]
+    assert metadata["dca"]["training_data"][0]["labelled"] == 1
+    assert any("synthetic CT only" in limit for limit in metadata["dca"]["limits"])
+
+    scores = tmp_path / "scores.csv"
+    measured = dca("evaluate", "--bundle", model, "--phantoms", 1, "-o", scores, "--write-scores")
+    assert measured.code == 0, measured.err
+    written = json.loads((model / "configs" / "metadata.json").read_text())["dca"]["scores"]
+    assert written["cases"] == 1 and 0 <= written["mean_dice"] <= 1
+    assert len(scores.read_text().splitlines()) == 3
+
+
+def test_the_packed_weights_are_those_that_validated_best(dca, run_folder, cache, tmp_path):
+    from DCASegmentationLib.bundle.loading import Bundle
+
+    assert dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2).code == 0
+    best = torch.load(run_folder / "best.pt", weights_only=True)
+    assert dca("bundle", "pack", run_folder, "-o", tmp_path / "model").code == 0
+    packed = Bundle.load(tmp_path / "model").network().state_dict()
+    for name, tensor in best["averaged"].items():
+        torch.testing.assert_close(packed[name].float(), tensor.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_is_never_started_over_and_keeps_its_options(dca, run_folder, cache):
+    again = dca("train", "-o", run_folder, *PEOPLE, *TINY, "--cache", cache)
+    assert again.code == 2 and "holds a run already" in again.err
+    other = dca("train", "-o", run_folder, "--resume", "--filters", 4)
+    assert other.code == 2 and "n_filters" in other.err
+
+
+def test_the_papers_settings_go_into_the_record_and_back(tmp_path):
+    from DCASegmentationLib.method.log_gap import partition
+    from DCASegmentationLib.organs import AMOS
+    from DCASegmentationLib.training.options import TrainingOptions
+    from DCASegmentationLib.training.run_record import Cohort, RunRecord, read_record, write_record
+
+    counts = partition({organ.label: 100 * organ.label**2 for organ in AMOS})
+    record = RunRecord(AMOS, TrainingOptions.paper(), Cohort(4, 212, 24), counts)
+    write_record(tmp_path / "run", record)
+    assert read_record(tmp_path / "run") == record
