@@ -79,7 +79,7 @@ def spleen(person: Person, random: np.random.Generator) -> Structure:
     hollow = Ellipsoid((48, -14, center[2] + 4), (42, 44, 60))
     return Structure(
         "spleen", (body,), Solid("spleen", 5.0), label=AMOS.by_key["spleen"].label, carved=(hollow,), gap=1.5,
-        wall_gap=3.5, diaphragm_gap=3.0, volume_ml=volume, give=20.0,
+        wall_gap=3.5, diaphragm_gap=3.0, volume_ml=volume, give=28.0,
     )  # fmt: skip
 
 
