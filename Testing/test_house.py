@@ -30,7 +30,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
-        {"errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "training"},
+        {"errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "training", "figures"},
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib"},
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),

@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...errors import OutputError
+from ...figures.palette import EXPERTS
 from ...method.log_gap import GROUPS
 from ...method.partition import Partition
 from ...organs import Vocabulary
 
-# Blue, yellow and vermillion of Okabe and Ito stay apart in every kind of color blindness; the marker's shape tells
-# the groups apart without color.
-_COLORS = {"head": "#0072B2", "medium": "#F0E442", "tail": "#D55E00"}
+# The marker's shape tells the groups apart without color.
+_COLORS = {name: tuple(part / 255 for part in color) for _, name, color in EXPERTS}
 _MARKERS = {"head": "o", "medium": "s", "tail": "^"}
 _INK = "#222222"
 _FORMATS = (".png", ".pdf", ".svg")
