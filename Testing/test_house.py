@@ -20,11 +20,17 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "organs": (set(), set()),
     "method": ({"errors", "organs"}, {"torch"}),
-    "imaging": ({"errors", "organs"}, {"numpy", "SimpleITK"}),
+    "partials": (set(), set()),
+    "worker_protocol": (set(), set()),
+    "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
     "bundle": ({"errors", "organs", "method", "imaging"}, {"torch"}),
     "inference": ({"errors", "organs", "method", "imaging"}, {"torch", "numpy", "SimpleITK"}),
     "job": ({"errors", "organs", "imaging", "inference", "bundle"}, {"SimpleITK"}),
+    "worker": (
+        {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
+        set(),
+    ),
     "training": (
         {"errors", "organs", "method", "imaging", "phantom", "bundle"},
         {"torch", "monai", "numpy", "SimpleITK"},
@@ -35,6 +41,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
     "scene": ({"errors", "organs", "figures"}, {"numpy", "SimpleITK", *SLICER}),
+    "panels": (
+        {"errors", "organs", "figures", "scene", "partials", "worker_protocol"},
+        {"qt", "ctk", "numpy", *SLICER},
+    ),
     "cli": (
         {
             *("errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "job"),
@@ -45,7 +55,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 }
 
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
-LOADED_BY_SLICER = {"errors", "organs", "scene", "figures", ""}
+LOADED_BY_SLICER = {"errors", "organs", "partials", "worker_protocol", "scene", "figures", "panels", ""}
 HEAVY = {"torch", "monai", "ignite"}
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from ..errors import ImageError, OutputError
+from ..partials import partial_name
 from . import nifti_checks
 from .itk_warnings import no_itk_warnings
 
@@ -71,7 +72,7 @@ def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = 
     """
     path = Path(path).absolute()
     _require_replaceable(path, overwrite, recognized_by)
-    temporary = _temporary_name(path)
+    temporary = partial_name(path)
     try:
         temporary.mkdir()
     except OSError as error:
@@ -96,7 +97,7 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
     path = Path(path)
     if path.is_dir():
         raise OutputError(f"{path} is a folder.", "Choose another file name.")
-    temporary = _temporary_name(path, extension)
+    temporary = partial_name(path, extension)
     try:
         # Created here first: the operating system says why it refuses, ITK does not.
         temporary.touch(exist_ok=False)
@@ -113,10 +114,6 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _temporary_name(path: Path, extension: str = "") -> Path:
-    return path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}{extension}")
 
 
 def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None) -> None:

@@ -1,0 +1,1 @@
+"""The worker: a process that segments CTs on request, outside of Slicer."""
