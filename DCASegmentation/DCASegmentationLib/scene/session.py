@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import SimpleITK as sitk
 import slicer
@@ -14,6 +12,7 @@ from DCASegmentationLib.figures.case import CaseResult
 from DCASegmentationLib.figures.planes import choose_planes
 from DCASegmentationLib.organs import Vocabulary
 from DCASegmentationLib.scene.arrangement import arrange_views, group_in_folder
+from DCASegmentationLib.scene.case_record import CaseNodes, remember
 from DCASegmentationLib.scene.headless import boot
 from DCASegmentationLib.scene.maps import show_attention, show_deciding_expert, show_map
 from DCASegmentationLib.scene.saving import save_scene_bundle, save_segmentation
@@ -21,24 +20,6 @@ from DCASegmentationLib.scene.segmentation import show_segmentation
 from DCASegmentationLib.scene.volumes import show_ct
 
 Progress = Callable[[float, str], None]
-
-
-@dataclass
-class CaseNodes:
-    """The MRML nodes of one case. ``attention`` maps level and expert to a volume node."""
-
-    ct: Any
-    segmentation: Any
-    attention: dict[int, dict[str, Any]] = field(default_factory=dict)
-    deciding_expert: Any | None = None
-    entropy: Any | None = None
-    disagreement: Any | None = None
-
-    def all(self) -> list[Any]:
-        """Every node of the case that is there."""
-        maps = [node for experts in self.attention.values() for node in experts.values()]
-        optional = [self.deciding_expert, self.entropy, self.disagreement]
-        return [self.ct, self.segmentation, *maps, *(node for node in optional if node is not None)]
 
 
 def build_scene(ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, name: str = "Case") -> CaseNodes:
@@ -59,6 +40,7 @@ def build_scene(ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, name
         nodes.entropy = show_map(result.entropy, "Uncertainty (entropy)", "Uncertainty", "Inferno")
     if result.disagreement is not None:
         nodes.disagreement = show_map(result.disagreement, "Disagreement", "Disagreement of decoders", "Inferno")
+    remember(nodes)
     group_in_folder(name, nodes.all())
     arrange_views(ct_node, choose_planes(ct, result.labels))
     return nodes

@@ -1,0 +1,73 @@
+"""Volume and mean HU of every segment as it is now, corrections included, and the table of them as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import slicer.util
+
+from DCASegmentationLib.organs import VOCABULARIES
+from DCASegmentationLib.scene.segment_voxels import segment_layers
+
+_HEADER = ("organ", "name", "ml", "mean_hu", "voxels", "note")
+_USUAL_ML = {organ.key: organ.volume_ml for vocabulary in VOCABULARIES.values() for organ in vocabulary}
+
+
+@dataclass(frozen=True)
+class SegmentStatistics:
+    """One segment on the CT's grid; ``mean_hu`` is None for a segment without voxels."""
+
+    segment_id: str
+    name: str
+    voxels: int
+    ml: float
+    mean_hu: float | None
+
+    @property
+    def note(self) -> str:
+        """How the volume compares with ordinary adults'; empty within their range and for segments added by hand."""
+        if self.voxels == 0:
+            return "empty"
+        low, high = _USUAL_ML.get(self.segment_id, (0.0, float("inf")))
+        if low <= self.ml <= high:
+            return ""
+        return f"{'below' if self.ml < low else 'above'} the usual {low:g} to {high:g} ml"
+
+
+def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
+    """Measure every segment of a vtkMRMLSegmentationNode on the grid of the CT node, in the order of the segments.
+
+    A segment's volume is the number of its voxels there times the volume of one; its HU are those of these voxels.
+    """
+    values: dict[str, np.ndarray] = {}
+    array = slicer.util.arrayFromVolume(ct)
+    for layer in segment_layers(segmentation, ct):
+        values |= layer.values_within(array)
+    ml_per_voxel = float(np.prod(ct.GetSpacing())) / 1000.0
+    content = segmentation.GetSegmentation()
+    none = np.empty(0)
+    return [
+        _statistics(segment_id, content.GetSegment(segment_id).GetName(), values.get(segment_id, none), ml_per_voxel)
+        for segment_id in content.GetSegmentIDs()
+    ]
+
+
+def as_text(rows: Iterable[SegmentStatistics], delimiter: str = ",") -> str:
+    """The table with a header line: CSV, or with tabs what a spreadsheet takes from the clipboard."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(_HEADER)
+    for row in rows:
+        hu = "" if row.mean_hu is None else f"{row.mean_hu:.1f}"
+        writer.writerow((row.segment_id, row.name, f"{row.ml:.3f}", hu, row.voxels, row.note))
+    return text.getvalue()
+
+
+def _statistics(segment_id: str, name: str, values: np.ndarray, ml_per_voxel: float) -> SegmentStatistics:
+    mean = float(values.mean(dtype=np.float64)) if len(values) else None
+    return SegmentStatistics(segment_id, name, len(values), len(values) * ml_per_voxel, mean)
