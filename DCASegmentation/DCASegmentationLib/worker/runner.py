@@ -1,0 +1,92 @@
+"""Runs one request after the other with a model that stays loaded. Imports torch: load this file late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..bundle.finding import default_bundle, find_bundle
+from ..bundle.loading import Bundle
+from ..errors import Cancelled, UserError
+from ..inference.allocator import keep_freed_memory
+from ..inference.device import is_out_of_memory
+from ..inference.options import SegmentOptions
+from ..inference.segmenter import Segmenter
+from ..job import Job, segment_to_folder
+from ..worker_protocol import Done, Segment
+
+Progress = Callable[[float, str], None]
+
+
+class Runner:
+    """Segments CTs; ``log`` takes lines for the user's log."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._bundle: Bundle | None = None
+        self._device = ""
+        self._segmenter: Segmenter | None = None
+        keep_freed_memory()
+
+    def run(self, request: Segment, progress: Progress, cancelled: Callable[[], bool]) -> Done:
+        """Do what ``request`` asks. Raises Cancelled, UserError, or whatever went wrong; then there is no folder."""
+
+        def tell(fraction: float, message: str) -> None:
+            # Between the phases nobody else asks.
+            if cancelled():
+                raise Cancelled
+            progress(fraction, message)
+
+        out = Path(request.out)
+        if out.exists() or out.is_symlink():
+            raise UserError(f"{out} exists already.", "Name a folder that does not exist yet.")
+        options = _options(request.options)
+        tell(0.0, "Checking the model")
+        bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
+        segmenter = self._segmenter_for(bundle, request.device)
+        job = Job(Path(request.ct), out, bundle, options, request.device)
+        try:
+            result = segment_to_folder(job, tell, cancelled, segmenter=segmenter)
+        except RuntimeError as error:
+            # torch has no class of its own for this on the CPU.
+            if is_out_of_memory(error):
+                raise MemoryError from error
+            raise
+        for warning in result.warnings:
+            self._log(f"Warning: {warning}")
+        return Done(request.id, str(out), result.device, result.seconds, tuple(result.warnings))
+
+    def _segmenter_for(self, bundle: Bundle, device: str) -> Segmenter:
+        # The metadata hold the checksum of the weights, and loading has just compared it: an equal bundle is the
+        # same model, whatever happened to its folder meanwhile.
+        if self._segmenter is None or bundle != self._bundle or device != self._device:
+            self._log(f"Loading the model {bundle.metadata.name}.")
+            # The old one goes first: two may not fit into the memory of a GPU.
+            self._segmenter = None
+            self._segmenter = Segmenter(bundle, device)
+            self._bundle, self._device = bundle, device
+        return self._segmenter
+
+
+def _options(asked: Mapping[str, Any]) -> SegmentOptions:
+    standard = asdict(SegmentOptions())
+    values: dict[str, Any] = {}
+    for name, value in asked.items():
+        if name not in standard:
+            raise UserError(f"There is no option '{name}'.", f"There are: {', '.join(standard)}.")
+        # JSON knows lists, the options know tuples.
+        values[name] = tuple(value) if isinstance(value, list) else value
+        if not _is_like(values[name], standard[name]):
+            raise UserError(f"The option {name} cannot be {value!r}.", f"By itself it is {standard[name]!r}.")
+    return SegmentOptions(**values)
+
+
+def _is_like(value: object, standard: object) -> bool:
+    """Whether ``value`` is of the type of an option that is ``standard`` when nobody asks for it."""
+    if standard is None:
+        return value is None or isinstance(value, tuple)
+    if isinstance(standard, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(standard)
