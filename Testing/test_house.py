@@ -42,7 +42,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
     "scene": ({"errors", "organs", "figures"}, {"numpy", "SimpleITK", *SLICER}),
     "panels": (
-        {"errors", "organs", "figures", "scene", "partials", "worker_protocol"},
+        {"errors", "organs", "figures", "scene", "partials", "worker_protocol", "bundle"},
         {"qt", "ctk", "numpy", *SLICER},
     ),
     "cli": (

@@ -11,6 +11,11 @@ from .metadata import METADATA
 VARIABLE = "DCA_MODELS"
 
 
+def own_models() -> Path:
+    """The folder of the models the user added; it need not exist."""
+    return Path.home() / ".dca" / "models"
+
+
 def find_bundles() -> list[Path]:
     """Folders of all bundles found, the one to use by default first.
 
@@ -19,7 +24,7 @@ def find_bundles() -> list[Path]:
     the same folder name the first counts. Raises BundleError if DCA_MODELS names a folder that does not exist.
     """
     found: dict[str, Path] = {}
-    for place in [*_from_environment(), Path.home() / ".dca" / "models", *_shipped()]:
+    for place in [*_from_environment(), own_models(), *_shipped()]:
         for folder in [place, *sorted(place.iterdir())] if place.is_dir() else []:
             if (folder / METADATA).is_file():
                 found.setdefault(folder.resolve().name, folder)

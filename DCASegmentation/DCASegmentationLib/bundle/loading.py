@@ -13,7 +13,8 @@ from ..method.network import DCANet
 from .metadata import INFERENCE, LICENSE, MODEL_CARD, Metadata, Weights
 from .metadata_reading import GET_AGAIN, read_metadata
 from .monai_config import inference_config
-from .weights import fill, read_checked, read_weights
+from .weight_file import read_checked
+from .weights import fill, read_weights
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ..errors import BundleError
 from ..method.network import DCANet
 from .metadata import Weights
 from .metadata_reading import GET_AGAIN
+from .weight_file import read_checked
 
 StoredType = Literal["float16", "float32"]
 
@@ -66,22 +67,6 @@ def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
     ):
         raise BundleError(f"{weights.file} is no table of named weights.", GET_AGAIN)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-
-
-def read_checked(folder: Path, weights: Weights) -> bytes:
-    """The bytes of the weight file, if they are those the metadata describe. Raises BundleError otherwise."""
-    path = folder / weights.file
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise BundleError(f"The bundle {folder} has no {weights.file}.", GET_AGAIN) from None
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
-    if len(content) != weights.bytes:
-        raise BundleError(f"{path} has {len(content)} bytes, not {weights.bytes}: it is incomplete.", GET_AGAIN)
-    if hashlib.sha256(content).hexdigest() != weights.sha256:
-        raise BundleError(f"{path} is not the file its metadata describe: the SHA-256 checksum differs.", GET_AGAIN)
-    return content
 
 
 def fill(network: DCANet, state: Mapping[str, Tensor], file: str) -> None:

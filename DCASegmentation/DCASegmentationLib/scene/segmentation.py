@@ -29,21 +29,38 @@ def show_segmentation(labels: sitk.Image | np.ndarray, vocabulary: Vocabulary, c
 
     Returns the vtkMRMLSegmentationNode. Raises ValueError when the grids differ or a label is not in ``vocabulary``.
     """
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.CreateDefaultDisplayNodes()
+    try:
+        add_organs(node, labels, vocabulary, ct_node)
+    except ValueError:
+        slicer.mrmlScene.RemoveNode(node)
+        raise
+    return node
+
+
+def add_organs(node: Any, labels: sitk.Image | np.ndarray, vocabulary: Vocabulary, ct_node: Any) -> list[str]:
+    """Add the organs of a label map, as :func:`show_segmentation` does, to a vtkMRMLSegmentationNode that is there.
+
+    What the node holds already stays; a segment whose ID is taken gets another one. Returns the IDs of the segments
+    added. Raises ValueError, before anything is changed, when the grids differ or a label is unknown.
+    """
     array = sitk.GetArrayViewFromImage(labels) if isinstance(labels, sitk.Image) else labels
     _check_size(array, ct_node)
     present = [label for label in np.flatnonzero(np.bincount(array.ravel())).tolist() if label > 0]
     if unknown := sorted(set(present) - set(vocabulary.by_label)):
         raise ValueError(f"labels {unknown} are not in the vocabulary {vocabulary.name}")
 
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(ct_node)
+    segmentation = node.GetSegmentation()
     shared = _oriented_label_map(array, ct_node)
+    added = []
     for label in present:
         segment = _segment(vocabulary.by_label[label])
         segment.AddRepresentation(_BINARY_LABELMAP, shared)
-        node.GetSegmentation().AddSegment(segment, vocabulary.by_label[label].key)
-    return node
+        added.append(segmentation.GenerateUniqueSegmentID(vocabulary.by_label[label].key))
+        segmentation.AddSegment(segment, added[-1])
+    return added
 
 
 def add_closed_surfaces(node: Any) -> None:

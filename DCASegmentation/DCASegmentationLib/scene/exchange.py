@@ -1,0 +1,153 @@
+"""The two ways between the scene and a job folder: the CT out, the results in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import slicer.util
+
+from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.organs import Vocabulary
+from DCASegmentationLib.scene.case_record import LEVELS, CaseNodes, recall, remember
+from DCASegmentationLib.scene.hierarchy import place_beside
+from DCASegmentationLib.scene.maps import show_attention, show_deciding_expert, show_map
+from DCASegmentationLib.scene.region import Region, in_whole_grid, region_of_interest
+from DCASegmentationLib.scene.segmentation import add_organs, show_segmentation
+from DCASegmentationLib.scene.target import remove_nodes, replace_organs, tag_organs
+from DCASegmentationLib.scene.transforms import index_to_world, under_transform_of
+
+CT_FILE = "ct.nrrd"
+_ORTHOGONAL = 1e-3
+# Files of a job that hold one map each: file name, title of its legend. All are values from 0 to 1.
+_MAPS = {
+    "entropy": ("Uncertainty (entropy)", "Uncertainty"),
+    "disagreement": ("Disagreement", "Disagreement of decoders"),
+}
+_EXPERTS = ("head", "medium", "tail")
+
+
+def require_ct(node: Any) -> None:
+    """Raises UserError unless ``node`` is a scalar volume with voxels: no label map, no vectors, no other node."""
+    if node is None:
+        raise UserError("No CT is chosen.", "Choose the CT to segment.")
+    name = node.GetName()
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise UserError(f"{name} is a label map, not a CT.", "Choose the CT that it belongs to.")
+    # Subclasses hold vectors, tensors or sequences of values.
+    if node.GetClassName() != "vtkMRMLScalarVolumeNode":
+        raise UserError(f"{name} is no scalar volume ({node.GetNodeTagName()}).", "Choose a CT volume.")
+    image = node.GetImageData()
+    if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        raise UserError(f"{name} holds no voxels.", "Load the CT again, or choose another one.")
+    if image.GetNumberOfScalarComponents() != 1:
+        raise UserError(f"{name} has several values per voxel.", "Choose a CT with one value per voxel.")
+    if min(image.GetDimensions()) < 2:
+        raise UserError(f"{name} is a single slice.", "Choose the whole CT volume.")
+
+
+def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Path, Region]:
+    """Write a CT as ``folder / "ct.nrrd"``, as it lies in the patient: a linear transform on the node is applied.
+
+    ``roi_node`` (vtkMRMLMarkupsROINode) limits it to the smallest box of voxels that holds the ROI. Returns the file
+    and the box (indices of the CT's own grid). The file is not compressed: that would take longer than all the rest.
+
+    Raises UserError for a node that is no CT, a transform that is not linear, axes that are not at right angles, and a
+    ROI that misses the CT; OutputError where the file cannot be written.
+    """
+    require_ct(node)
+    matrix = index_to_world(node)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    directions = matrix[:3, :3] / spacing
+    if not np.allclose(directions.T @ directions, np.eye(3), atol=_ORTHOGONAL):
+        raise UserError(
+            f"The axes of {node.GetName()} are not at right angles (gantry tilt, or a shearing transform).",
+            "Resample it first: modules Transforms (Harden) and Resample Scalar Volume.",
+        )
+    voxels = slicer.util.arrayFromVolume(node)
+    region = Region.whole(voxels.shape) if roi_node is None else region_of_interest(roi_node, matrix, voxels.shape)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels[region.slices]))
+    to_lps = np.diag([-1.0, -1.0, 1.0])
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((to_lps @ directions).ravel().tolist())
+    image.SetOrigin((to_lps @ (matrix @ [*region.first_index_xyz, 1.0])[:3]).tolist())
+    path = folder / CT_FILE
+    try:
+        sitk.WriteImage(image, str(path), False)
+    except RuntimeError:
+        raise OutputError(
+            f"{node.GetName()} could not be written to {folder}: the disk is full, or the folder not writable.",
+            "Free some space, or choose another temporary folder in Slicer's application settings (Modules).",
+        ) from None
+    return path, region
+
+
+def import_result(
+    folder: Path,
+    ct_node: Any,
+    vocabulary: Vocabulary,
+    region: Region | None = None,
+    segmentation: Any | None = None,
+) -> CaseNodes:
+    """Show the results in the job folder ``folder`` for the CT they were made of.
+
+    ``region`` is what :func:`export_ct` gave. The organs become a new segmentation named after the CT, or replace
+    those that this program put into ``segmentation`` earlier, and their maps. Maps become volumes of their own;
+    everything comes under the CT's transform and, in the subject hierarchy, under its patient and study.
+
+    All files are read before the scene is changed. Raises UserError where one is missing or damaged.
+    """
+    labels = sitk.GetArrayFromImage(_read(folder / "labels.nrrd"))
+    maps = {path.name.removesuffix(".nrrd"): _read(path) for path in sorted(folder.glob("*.nrrd"))}
+    if region is not None:
+        size = ct_node.GetImageData().GetDimensions()[::-1]
+        if labels.shape != region.shape or not region.fits(size):
+            raise _unexpected(folder)
+        labels = in_whole_grid(labels, region, size)
+    earlier = recall(segmentation)
+    try:
+        if segmentation is None:
+            name = slicer.mrmlScene.GenerateUniqueName(f"{ct_node.GetName()} organs")
+            segmentation = show_segmentation(labels, vocabulary, ct_node, name)
+            added = list(segmentation.GetSegmentation().GetSegmentIDs())
+        else:
+            added = replace_organs(segmentation, lambda node: add_organs(node, labels, vocabulary, ct_node))
+    except ValueError:
+        raise _unexpected(folder) from None
+    tag_organs(segmentation, added)
+    if earlier is not None:
+        remove_nodes(earlier.maps())
+    nodes = CaseNodes(ct_node, segmentation)
+    _show_maps(maps, nodes)
+    under_transform_of(ct_node, [segmentation], nodes.maps())
+    place_beside(ct_node, segmentation, nodes.maps())
+    remember(nodes)
+    return nodes
+
+
+def _show_maps(maps: dict[str, sitk.Image], nodes: CaseNodes) -> None:
+    for level in LEVELS:
+        images = {expert: maps.get(f"attention_{expert}_level{level}") for expert in _EXPERTS}
+        if found := {expert: image for expert, image in images.items() if image is not None}:
+            nodes.attention[level] = show_attention(found, level)
+    if "deciding_expert" in maps:
+        nodes.deciding_expert = show_deciding_expert(maps["deciding_expert"])
+    for key, (name, title) in _MAPS.items():
+        if key in maps:
+            setattr(nodes, key, show_map(maps[key], name, title, "Inferno"))
+
+
+def _read(path: Path) -> sitk.Image:
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError:
+        raise _unexpected(path.parent) from None
+
+
+def _unexpected(folder: Path) -> UserError:
+    return UserError(
+        f"The results in {folder} are incomplete or do not belong to this CT.", "Segment the CT once more."
+    )
