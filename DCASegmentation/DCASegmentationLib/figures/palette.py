@@ -16,7 +16,12 @@ INFERNO = (
     (188, 55, 84), (210, 70, 68), (228, 90, 49), (241, 115, 29), (249, 142, 9), (252, 172, 17), (249, 203, 53),
     (242, 234, 105), (252, 255, 164),
 )  # fmt: skip
-COLOR_MAPS = {"Viridis": VIRIDIS, "Inferno": INFERNO}
+CIVIDIS = (
+    (0, 34, 78), (0, 46, 106), (26, 56, 111), (50, 67, 109), (67, 78, 108), (83, 90, 109), (97, 101, 111),
+    (111, 112, 115), (125, 124, 120), (140, 136, 120), (155, 148, 118), (171, 160, 114), (188, 174, 108),
+    (205, 187, 99), (222, 201, 88), (240, 216, 70), (254, 232, 56),
+)  # fmt: skip
+COLOR_MAPS = {"Viridis": VIRIDIS, "Cividis": CIVIDIS, "Inferno": INFERNO}
 
 # Value in deciding-expert label maps, name, color: blue, yellow and vermillion of Okabe and Ito, which differ in
 # brightness too and stay apart in every kind of color blindness.
@@ -28,7 +33,7 @@ EXPERTS = (
 
 
 def color_table(name: str, size: int = 256) -> np.ndarray:
-    """The color map ``name`` ("Viridis" or "Inferno") as (size, 3) float values, 0 to 255."""
+    """The color map ``name`` (a key of ``COLOR_MAPS``) as (size, 3) float values, 0 to 255."""
     support = np.array(COLOR_MAPS[name], dtype=float)
     at = np.linspace(0.0, len(support) - 1.0, size)
     return np.stack([np.interp(at, np.arange(len(support)), support[:, channel]) for channel in range(3)], axis=1)

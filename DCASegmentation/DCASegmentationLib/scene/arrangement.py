@@ -31,9 +31,9 @@ def arrange_views(ct_node: Any, planes: Mapping[str, Plane]) -> None:
     """Show the CT in the standard slice views, each on its plane."""
     for orientation, plane in planes.items():
         view, preset = _STANDARD_VIEWS[orientation]
-        composite = _view_node("vtkMRMLSliceCompositeNode", view)
+        composite = view_node("vtkMRMLSliceCompositeNode", view)
         composite.SetBackgroundVolumeID(ct_node.GetID())
-        slice_node = _view_node("vtkMRMLSliceNode", view)
+        slice_node = view_node("vtkMRMLSliceNode", view)
         slice_node.SetDefaultOrientation(preset)
         place_slice(slice_node, plane, slice_node.GetDimensions()[:2])
 
@@ -51,7 +51,7 @@ def place_slice(slice_node: Any, plane: Plane, pixels: Sequence[int]) -> None:
     slice_node.SetFieldOfView(mm_per_pixel * columns, mm_per_pixel * rows, 1.0)
 
 
-def _view_node(class_name: str, view: str) -> Any:
+def view_node(class_name: str, view: str) -> Any:
     """The view node of the standard layout, made where no layout manager has done so."""
     node = slicer.mrmlScene.GetSingletonNode(view, class_name)
     if node is not None:

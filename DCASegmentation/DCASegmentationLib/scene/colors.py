@@ -13,7 +13,7 @@ _TAG = "DCASegmentation.colors"
 
 
 def scale_colors(name: str) -> Any:
-    """The vtkMRMLColorTableNode of a perceptual color map ("Viridis" or "Inferno").
+    """The vtkMRMLColorTableNode of a perceptual color map (a key of ``palette.COLOR_MAPS``).
 
     It is a node of our own that is saved with the scene: Slicer's files of these colors are not part of slicer-core.
     """

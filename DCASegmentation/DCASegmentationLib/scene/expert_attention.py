@@ -1,0 +1,123 @@
+"""How much each expert contributed to each organ: mean attention within the segments, as a table and a bar plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import slicer
+import slicer.util
+import vtk
+
+from DCASegmentationLib.figures.palette import EXPERTS
+from DCASegmentationLib.organs import VOCABULARIES
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.segment_voxels import segment_layers
+
+_TABLE, _CHART = "DCASegmentation.attention_table", "DCASegmentation.attention_chart"
+_ORGAN, _NUMBER, _SERIES = "Organ", "Number", "DCASegmentation.attention_series."
+_SHORT = {organ.key: organ.abbreviation for vocabulary in VOCABULARIES.values() for organ in vocabulary}
+
+
+@dataclass(frozen=True)
+class SegmentAttention:
+    """Mean attention (0 to 1) of each expert within a segment, by "head", "medium", "tail"; empty without voxels."""
+
+    segment_id: str
+    name: str
+    means: dict[str, float]
+
+    @property
+    def short_name(self) -> str:
+        """The organ's abbreviation, the whole name of a segment added by hand."""
+        return _SHORT.get(self.segment_id, self.name)
+
+
+def attention_by_segment(nodes: CaseNodes, level: int) -> list[SegmentAttention]:
+    """Means over the voxels of the maps' grid whose centers lie in the segment, in the order of the segments.
+
+    The segments are taken as they are now, corrections included. Empty without maps of this level.
+    """
+    maps = nodes.attention.get(level, {})
+    if not maps:
+        return []
+    arrays = {expert: slicer.util.arrayFromVolume(node) for expert, node in maps.items()}
+    means: dict[str, dict[str, float]] = {}
+    # All maps of a level share one grid.
+    for layer in segment_layers(nodes.segmentation, next(iter(maps.values()))):
+        for expert, array in arrays.items():
+            for segment_id, values in layer.values_within(array).items():
+                if len(values):
+                    means.setdefault(segment_id, {})[expert] = float(values.mean(dtype=float))
+    content = nodes.segmentation.GetSegmentation()
+    return [
+        SegmentAttention(segment_id, content.GetSegment(segment_id).GetName(), means.get(segment_id, {}))
+        for segment_id in content.GetSegmentIDs()
+    ]
+
+
+def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> Any:
+    """Write the rows into the case's table node and plot them as bars; returns the vtkMRMLPlotChartNode.
+
+    The nodes are made once per case and found again by references on its segmentation. Slicer's plots show numbers
+    on the axis, so the title of the axis says which organ each number is.
+    """
+    table = _own_node(nodes, _TABLE, "vtkMRMLTableNode", "Mean attention by organ")
+    _fill(table, [row for row in rows if row.means])
+    chart = _own_node(nodes, _CHART, "vtkMRMLPlotChartNode", "Mean attention by organ")
+    shown = [row.short_name for row in rows if row.means]
+    before = chart.StartModify()
+    chart.SetTitle(f"Mean attention of each expert by organ (level {level})")
+    chart.SetXAxisTitle(" · ".join(f"{number} {name}" for number, name in enumerate(shown, start=1)))
+    chart.SetYAxisTitle("Mean attention")
+    chart.SetYAxisRangeAuto(False)
+    chart.SetYAxisRange(0.0, 1.0)
+    chart.SetXAxisRangeAuto(False)
+    chart.SetXAxisRange(0.4, len(shown) + 0.6)
+    chart.SetAxisTitleFontSize(12)
+    chart.RemoveAllPlotSeriesNodeIDs()
+    for _, expert, color in EXPERTS:
+        if expert in nodes.attention.get(level, {}):
+            chart.AddAndObservePlotSeriesNodeID(_series(nodes, table, expert, color).GetID())
+    chart.EndModify(before)
+    return chart
+
+
+def _series(nodes: CaseNodes, table: Any, expert: str, color: tuple[int, int, int]) -> Any:
+    series = _own_node(nodes, _SERIES + expert, "vtkMRMLPlotSeriesNode", f"{expert.capitalize()} expert")
+    series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatterBar)
+    series.SetAndObserveTableNodeID(table.GetID())
+    series.SetXColumnName(_NUMBER)
+    series.SetYColumnName(expert.capitalize())
+    series.SetLabelColumnName(_ORGAN)
+    series.SetColor(*(channel / 255.0 for channel in color))
+    return series
+
+
+def _fill(table: Any, rows: list[SegmentAttention]) -> None:
+    before = table.StartModify()
+    table.RemoveAllColumns()
+    names, numbers = vtk.vtkStringArray(), vtk.vtkDoubleArray()
+    names.SetName(_ORGAN)
+    numbers.SetName(_NUMBER)
+    columns = []
+    for _, expert, _ in EXPERTS:
+        column = vtk.vtkDoubleArray()
+        column.SetName(expert.capitalize())
+        columns.append((expert, column))
+    for number, row in enumerate(rows, start=1):
+        names.InsertNextValue(row.name)
+        numbers.InsertNextValue(number)
+        for expert, column in columns:
+            column.InsertNextValue(row.means.get(expert, 0.0))
+    for column in (names, numbers, *(column for _, column in columns)):
+        table.AddColumn(column)
+    table.EndModify(before)
+
+
+def _own_node(nodes: CaseNodes, role: str, class_name: str, name: str) -> Any:
+    node = nodes.segmentation.GetNodeReference(role)
+    if node is None:
+        node = slicer.mrmlScene.AddNewNodeByClass(class_name, name)
+        nodes.segmentation.SetNodeReferenceID(role, node.GetID())
+    return node

@@ -1,0 +1,84 @@
+"""What a case says about one place: organ, HU, attention of the experts, uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import slicer
+import vtk
+
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.volumes import index_to_ras
+
+Point = Sequence[float]
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """``organs`` are the names of the visible segments there; None stands for what has no value there."""
+
+    organs: tuple[str, ...] = ()
+    hu: float | None = None
+    attention: dict[str, float] = field(default_factory=dict)
+    uncertainty: float | None = None
+    disagreement: float | None = None
+
+
+def read_at(nodes: CaseNodes, ras: Point, level: int) -> ReadOut:
+    """Read the nearest voxels of a case at ``ras`` (mm, in the world); attention is that of ``level``."""
+    attention = {name: value_at(node, ras) for name, node in nodes.attention.get(level, {}).items()}
+    return ReadOut(
+        organs=segments_at(nodes.segmentation, ras),
+        hu=value_at(nodes.ct, ras),
+        attention={name: value for name, value in attention.items() if value is not None},
+        uncertainty=value_at(nodes.entropy, ras),
+        disagreement=value_at(nodes.disagreement, ras),
+    )
+
+
+def value_at(volume: Any | None, ras: Point) -> float | None:
+    """The value of a volume node's nearest voxel; None outside of it or without a volume."""
+    if volume is None or volume.GetImageData() is None:
+        return None
+    return _voxel(volume.GetImageData(), index_to_ras(volume), _from_world(volume, ras))
+
+
+def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
+    """The names of the visible segments at a place, of all layers."""
+    content, display = segmentation.GetSegmentation(), segmentation.GetDisplayNode()
+    point = _from_world(segmentation, ras)
+    names = []
+    for layer in range(content.GetNumberOfLayers()):
+        image = content.GetLayerDataObject(layer)
+        if image is None or image.IsEmpty():
+            continue
+        matrix = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(matrix)
+        label = _voxel(image, matrix, point)
+        for segment_id in content.GetSegmentIDsForLayer(layer) if label else ():
+            visible = display is None or display.GetSegmentVisibility(segment_id)
+            if visible and content.GetSegment(segment_id).GetLabelValue() == label:
+                names.append(content.GetSegment(segment_id).GetName())
+    return tuple(names)
+
+
+def _from_world(node: Any, ras: Point) -> Point:
+    """A place in the world as the node's own coordinates: before its parent transforms."""
+    parent = node.GetParentTransformNode()
+    if parent is None:
+        return ras
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, parent, transform)
+    return transform.TransformPoint(*ras)
+
+
+def _voxel(image: Any, to_ras: vtk.vtkMatrix4x4, point: Point) -> float | None:
+    to_index = vtk.vtkMatrix4x4()
+    vtk.vtkMatrix4x4.Invert(to_ras, to_index)
+    index = [round(value) for value in to_index.MultiplyPoint((*point, 1.0))[:3]]
+    extent = image.GetExtent()
+    if any(not extent[2 * axis] <= index[axis] <= extent[2 * axis + 1] for axis in range(3)):
+        return None
+    return float(image.GetScalarComponentAsDouble(*index, 0))

@@ -1,0 +1,78 @@
+"""A case is found again from its segmentation, in this scene and in a saved one."""
+
+from __future__ import annotations
+
+import pytest
+from DCASegmentationLib.organs import AMOS
+from scene_case import small_ct, small_result
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytestmark = pytest.mark.scene
+
+
+@pytest.fixture
+def case():
+    from DCASegmentationLib.scene.headless import boot
+    from DCASegmentationLib.scene.session import build_scene
+
+    boot()
+    slicer.mrmlScene.Clear(False)
+    yield build_scene(small_ct(), small_result(), AMOS, name="Case")
+    slicer.mrmlScene.Clear(False)
+
+
+def test_a_case_is_recalled_with_all_its_nodes(case):
+    from DCASegmentationLib.scene.case_record import recall
+
+    assert recall(case.segmentation) == case
+
+
+def test_a_segmentation_of_someone_else_is_no_case(case):
+    from DCASegmentationLib.scene.case_record import cases_in_scene, recall
+
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "By hand")
+    assert recall(other) is None
+    assert recall(None) is None
+    assert cases_in_scene() == [case]
+
+
+@pytest.mark.parametrize("beside_another_case", [False, True])
+def test_a_saved_scene_holds_the_record(case, tmp_path, beside_another_case):
+    from DCASegmentationLib.scene.case_record import cases_in_scene
+    from DCASegmentationLib.scene.saving import save_scene_bundle
+
+    save_scene_bundle(tmp_path / "case.mrb")
+    if not beside_another_case:
+        slicer.mrmlScene.Clear(False)
+    assert slicer.mrmlScene.ReadFromMRB(str(tmp_path / "case.mrb"), not beside_another_case)
+    loaded = cases_in_scene()[-1]
+    assert len(cases_in_scene()) == 1 + beside_another_case
+    assert loaded.segmentation is not case.segmentation
+    assert loaded.ct.GetName() == "Case CT"
+    assert [node.GetName() for node in loaded.maps()] == [
+        "Head expert attention (level 4)",
+        "Medium expert attention (level 4)",
+        "Tail expert attention (level 4)",
+        "Expert that decided",
+        "Uncertainty (entropy)",
+    ]
+    assert all(node.GetScene() is slicer.mrmlScene and node not in case.all() for node in loaded.all())
+
+
+def test_what_was_deleted_is_left_out(case):
+    from DCASegmentationLib.scene.case_record import recall
+
+    for node in (case.ct, case.entropy, case.attention[4]["tail"]):
+        slicer.mrmlScene.RemoveNode(node)
+    left = recall(case.segmentation)
+    assert left.ct is None
+    assert left.entropy is None
+    assert list(left.attention[4]) == ["head", "medium"]
+    assert case.deciding_expert in left.all()
+
+
+def test_a_second_run_replaces_the_record(case):
+    from DCASegmentationLib.scene.case_record import CaseNodes, recall, remember
+
+    remember(CaseNodes(case.ct, case.segmentation))
+    assert recall(case.segmentation) == CaseNodes(case.ct, case.segmentation)

@@ -1,0 +1,158 @@
+"""Maps over the CT in the slice views, and the arrangements of views that belong to a result."""
+
+from __future__ import annotations
+
+import pytest
+from DCASegmentationLib.organs import AMOS
+from scene_case import small_ct, small_result
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytestmark = pytest.mark.scene
+
+USUAL_VIEWS = ("Red", "Yellow", "Green")
+
+
+@pytest.fixture
+def case():
+    from DCASegmentationLib.scene.headless import boot
+    from DCASegmentationLib.scene.session import build_scene
+
+    boot()
+    slicer.mrmlScene.Clear(False)
+    yield build_scene(small_ct(), small_result(), AMOS, name="Case")
+    slicer.mrmlScene.Clear(False)
+
+
+@pytest.fixture
+def layout_node(case):
+    """Slicer's own layout logic, which makes the views of an arrangement."""
+    logic = slicer.vtkMRMLLayoutLogic()
+    logic.SetMRMLScene(slicer.mrmlScene)
+    node = logic.GetLayoutNode()
+    node.SetViewArrangement(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    yield node
+    logic.SetMRMLScene(None)
+
+
+def composite(view):
+    return slicer.mrmlScene.GetSingletonNode(view, "vtkMRMLSliceCompositeNode")
+
+
+def show(case, choice, **style):
+    from DCASegmentationLib.scene.expert_views import MapStyle, map_node, show_map_over_ct
+
+    show_map_over_ct(case, map_node(case, 4, choice), MapStyle(**style))
+
+
+def test_only_maps_that_are_there_can_be_chosen(case):
+    from DCASegmentationLib.scene.expert_views import available_maps
+
+    assert available_maps(case, 4) == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
+    assert available_maps(case, 1) == ["none", "deciding", "uncertainty"]
+
+
+def test_an_attention_map_lies_over_the_ct_in_every_view_of_it(case):
+    show(case, "tail", opacity=0.4, threshold=0.25, colors="Cividis", legend=False)
+    node = case.attention[4]["tail"]
+    for view in USUAL_VIEWS:
+        assert composite(view).GetBackgroundVolumeID() == case.ct.GetID()
+        assert composite(view).GetForegroundVolumeID() == node.GetID()
+        assert composite(view).GetForegroundOpacity() == pytest.approx(0.4)
+    assert node.GetDisplayNode().GetApplyThreshold()
+    assert node.GetDisplayNode().GetLowerThreshold() == 0.25
+    assert node.GetDisplayNode().GetColorNode().GetName() == "Cividis (0 to 1)"
+    assert not slicer.modules.colors.logic().GetColorLegendDisplayNode(node).GetVisibility()
+
+
+def test_the_deciding_expert_takes_the_place_of_a_map_and_goes_again(case):
+    show(case, "head")
+    show(case, "deciding", opacity=0.7)
+    assert composite("Red").GetForegroundVolumeID() is None
+    assert composite("Red").GetLabelVolumeID() == case.deciding_expert.GetID()
+    assert composite("Red").GetLabelOpacity() == pytest.approx(0.7)
+    show(case, "none")
+    assert composite("Red").GetLabelVolumeID() is None
+    assert composite("Red").GetBackgroundVolumeID() == case.ct.GetID()
+
+
+@pytest.mark.parametrize("filled", [True, False])
+def test_under_a_map_organs_are_outlined_only_and_get_their_fill_back(case, filled):
+    display = case.segmentation.GetDisplayNode()
+    display.SetVisibility2DFill(filled)
+    show(case, "head")
+    show(case, "tail")
+    assert not display.GetVisibility2DFill()
+    assert display.GetVisibility2DOutline()
+    show(case, "none")
+    assert bool(display.GetVisibility2DFill()) is filled
+
+
+def test_a_view_of_another_volume_and_its_layers_are_left_alone(case):
+    other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "PET")
+    composite("Yellow").SetBackgroundVolumeID(other.GetID())
+    composite("Green").SetForegroundVolumeID(other.GetID())
+    show(case, "deciding")
+    assert composite("Yellow").GetBackgroundVolumeID() == other.GetID()
+    assert composite("Yellow").GetLabelVolumeID() is None
+    assert composite("Green").GetForegroundVolumeID() == other.GetID()
+    assert composite("Green").GetLabelVolumeID() == case.deciding_expert.GetID()
+
+
+def test_where_no_view_shows_the_ct_all_views_take_it(case):
+    for view in USUAL_VIEWS:
+        composite(view).SetBackgroundVolumeID(None)
+    show(case, "head")
+    assert {composite(view).GetBackgroundVolumeID() for view in USUAL_VIEWS} == {case.ct.GetID()}
+
+
+def test_the_experts_stand_side_by_side_in_linked_views_of_their_own(case, layout_node):
+    from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
+    from DCASegmentationLib.scene.layouts import COMPARISON, ViewLayouts
+
+    red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    composites = ViewLayouts().show_comparison(case)
+    show_side_by_side(composites, case, 4, MapStyle(opacity=0.6))
+    assert layout_node.GetViewArrangement() == COMPARISON
+    for expert, node in case.attention[4].items():
+        view = composite(f"DCA{expert.capitalize()}")
+        assert view.GetForegroundVolumeID() == node.GetID()
+        assert view.GetBackgroundVolumeID() == case.ct.GetID()
+        assert view.GetForegroundOpacity() == pytest.approx(0.6)
+        assert view.GetLinkedControl()
+        slice_node = slicer.mrmlScene.GetSingletonNode(f"DCA{expert.capitalize()}", "vtkMRMLSliceNode")
+        assert slice_node.GetLayoutLabel() == expert.capitalize()
+        assert slice_node.GetSliceToRAS().GetElement(2, 3) == pytest.approx(red.GetSliceToRAS().GetElement(2, 3))
+        assert slice_node.GetViewGroup() != red.GetViewGroup()
+
+
+def test_a_map_for_the_usual_views_leaves_the_comparison_as_it_is(case, layout_node):
+    from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
+    from DCASegmentationLib.scene.layouts import ViewLayouts
+
+    show_side_by_side(ViewLayouts().show_comparison(case), case, 4, MapStyle())
+    show(case, "tail")
+    assert composite("DCAHead").GetForegroundVolumeID() == case.attention[4]["head"].GetID()
+    assert composite("Red").GetForegroundVolumeID() == case.attention[4]["tail"].GetID()
+
+
+def test_the_bar_plot_is_shown_in_the_plot_view_and_the_user_gets_the_layout_back(case, layout_node):
+    from DCASegmentationLib.scene.expert_attention import attention_by_segment, update_chart
+    from DCASegmentationLib.scene.layouts import BAR_PLOT, ViewLayouts
+
+    layouts = ViewLayouts()
+    chart = update_chart(case, 4, attention_by_segment(case, 4))
+    layouts.show_comparison(case)
+    layouts.show_bar_plot(chart)
+    assert layout_node.GetViewArrangement() == BAR_PLOT
+    plot_view = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotViewNode")
+    assert plot_view.GetPlotChartNodeID() == chart.GetID()
+    layouts.restore()
+    assert layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+
+
+def test_the_panel_s_editor_node_is_one_per_scene_and_not_slicer_s_own(case):
+    from DCASegmentationLib.scene.correction import editor_node
+
+    node = editor_node()
+    assert editor_node() is node
+    assert node.GetSingletonTag() == "DCASegmentation"
