@@ -1,0 +1,133 @@
+"""The words between panel and worker: each message survives the way, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from DCASegmentationLib.worker_protocol import (
+    VERSION,
+    Cancel,
+    Done,
+    Failure,
+    Hello,
+    Log,
+    Progress,
+    ProtocolError,
+    Quit,
+    Segment,
+    WasCancelled,
+    decode_event,
+    decode_request,
+    encode,
+)
+
+REQUESTS = [
+    Segment("1", "/data/ct.nrrd", "/data/out"),
+    Segment("läuft-2", "/data/Müller 腹部/ct.nrrd", "/data/out", "model", "cuda:1", {"overlap": 0.25, "organs": None}),
+    Cancel("1"),
+    Quit(),
+]
+EVENTS = [
+    Hello(VERSION, 42, "0.1.0"),
+    Progress("1", 0.5, "Segmenting window 3 of 6"),
+    Progress("1", 1, "Finished"),
+    Log("a\nline of two"),
+    Done("1", "/data/腹部", "CPU", {"network": 1.5, "reading": 0}, ("padded with air",)),
+    Failure(None, "No.", "Do.", "Trace"),
+    Failure("1", "No."),
+    WasCancelled("1"),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: each.type)
+def test_a_request_arrives_as_it_was_sent(request_):
+    assert decode_request(encode(request_)) == request_
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda each: each.type)
+def test_an_event_arrives_as_it_was_sent(event):
+    assert decode_event(encode(event)) == event
+
+
+@pytest.mark.parametrize("message", [*REQUESTS, *EVENTS], ids=lambda each: each.type)
+def test_a_message_is_one_line_of_ascii(message):
+    line = encode(message)
+    assert line.isascii() and line.endswith(b"\n") and line.count(b"\n") == 1
+
+
+def test_a_name_that_is_no_valid_text_survives():
+    undecodable = b"/data/\xff.nrrd".decode("utf-8", "surrogateescape")
+    assert decode_request(encode(Segment("1", undecodable, "out"))).ct == undecodable
+
+
+def test_fields_that_have_a_standard_value_may_be_left_out():
+    line = b'{"type": "segment", "version": 1, "id": "1", "ct": "a", "out": "b"}'
+    assert decode_request(line) == Segment("1", "a", "b", None, "auto", {})
+
+
+def test_fields_of_a_later_minor_change_are_passed_over():
+    line = b'{"type": "cancel", "version": 1, "id": "1", "reason": "bored"}'
+    assert decode_request(line) == Cancel("1")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (b"segment please", "no line of JSON: segment please"),
+        (b'{"type": "cancel", ', "no line of JSON"),
+        (b"\xff\xfe\x00", "no line of JSON"),
+        (b"[" * 100_000, "no line of JSON"),
+        (b"[1, 2]", "no JSON object"),
+        (b'{"version": 1}', "There is no 'None'; there are segment, cancel, quit."),
+        (b'{"type": "fly", "version": 1}', "There is no 'fly'"),
+        (b'{"type": ["segment"], "version": 1}', "There is no"),
+        (b'{"type": "done", "version": 1, "id": "1"}', "There is no 'done'"),
+        (b'{"type": "cancel", "version": 1}', "lacks its id"),
+        (b'{"type": "cancel", "version": 1, "id": 1}', "The id of 'cancel' cannot be 1."),
+        (b'{"type": "cancel", "version": 1, "id": null}', "cannot be None"),
+        (b'{"type": "segment", "version": 1, "id": "1", "ct": "a", "out": "b", "options": []}', "The options of"),
+        (b'{"type": "cancel", "id": "1"}', "names no version"),
+        (
+            b'{"type": "cancel", "version": 2, "id": "1"}',
+            "speaks version 1 of its protocol; the request is of version 2",
+        ),
+        (b'{"type": "cancel", "version": "1", "id": "1"}', "is of version 1"),
+    ],
+)
+def test_anything_else_is_no_request_and_the_reason_is_told(line, complaint):
+    with pytest.raises(ProtocolError, match=complaint):
+        decode_request(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Using device cuda",
+        b'{"type": "progress", "id": "1", "fraction": "half", "message": ""}',
+        b'{"type": "progress", "id": "1", "fraction": true, "message": ""}',
+        b'{"type": "done", "id": "1", "folder": "a", "device": "b", "seconds": {"network": "long"}}',
+        b'{"type": "done", "id": "1", "folder": "a", "device": "b", "seconds": {}, "warnings": [1]}',
+    ],
+)
+def test_anything_else_is_no_event(line):
+    with pytest.raises(ProtocolError):
+        decode_event(line)
+
+
+def test_a_refusal_names_the_run_that_the_line_speaks_of():
+    with pytest.raises(ProtocolError) as refusal:
+        decode_request(b'{"type": "segment", "version": 7, "id": "third"}')
+    assert refusal.value.id == "third"
+    with pytest.raises(ProtocolError) as refusal:
+        decode_request(b"nothing at all")
+    assert refusal.value.id is None
+
+
+def test_numbers_that_json_lacks_are_not_sent():
+    with pytest.raises(ValueError, match="JSON"):
+        encode(Progress("1", float("nan"), ""))
+
+
+def test_requests_carry_the_version():
+    assert {json.loads(encode(each))["version"] for each in REQUESTS} == {VERSION}
