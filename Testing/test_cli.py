@@ -21,6 +21,7 @@ from DCASegmentationLib.cli.console import _sparing_lines
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.case import generate
 
+SHIPPED = Path(__file__).parents[1] / "Resources" / "models"
 COMMANDS = ["segment", "demo", "phantom", "partition", "model", "train", "evaluate", "bundle"]
 HEAVY = ["torch", "monai", "slicer", "vtk", "SimpleITK", "numpy", "matplotlib"]
 
@@ -160,6 +161,39 @@ def test_without_slicer_the_rest_is_written_and_one_line_says_what_to_install(
     assert {"labels.nrrd", "volumes.csv"} <= names(out) and "scene.mrb" not in names(out)
     notes = [line for line in run.err.splitlines() if "scene.mrb" in line]
     assert len(notes) == 1 and 'pip install "dca-segmentation[scene]"' in notes[0]
+
+
+def test_without_opengl_the_picture_is_drawn_all_the_same_and_one_line_says_what_to_install(
+    dca, coarse_phantom, small_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("DCASegmentationLib.scene.picture.rendering_problem", lambda: "No OpenGL: install libegl1.")
+    out = tmp_path / "result"
+    run = dca(
+        *("segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle),
+        *("--picture", "--no-scene", "--overlap", 0),
+    )
+    assert run.code == 0
+    assert sitk.ReadImage(str(out / "picture.png")).GetSize()[0] > 1000
+    assert [line for line in run.err.splitlines() if "install libegl1" in line and line.startswith("Note: ")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHIPPED.is_dir() and any(SHIPPED.iterdir())), reason="no bundle is shipped")
+def test_the_demo_ends_in_a_picture(dca, tmp_path):
+    out = tmp_path / "demo"
+    run = dca("demo", "-o", out)
+    assert run.code == 0, run.err
+    assert names(out) == {"phantom", "result"}
+    picture = out / "result" / "picture.png"
+    assert str(picture) in run.out.splitlines()[-1]
+    assert sitk.ReadImage(str(picture)).GetSize()[0] > 1000
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "result" / "labels.nrrd")))
+    truth = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "phantom" / "labels.nii.gz")))
+    liver = AMOS.by_key["liver"].label
+    both = ((labels == liver) & (truth == liver)).sum()
+    assert 2 * both / ((labels == liver).sum() + (truth == liver).sum()) > 0.8
+    again = dca("demo", "-o", out)
+    assert again.code == 2 and "exists already" in again.err
 
 
 def test_an_earlier_result_is_replaced_only_when_told(dca, coarse_phantom, small_bundle, tmp_path):

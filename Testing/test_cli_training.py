@@ -37,6 +37,8 @@ def test_a_stopped_run_is_resumed_packed_and_measured(dca, run_folder, cache, tm
     assert steps_logged(run_folder) == [1, 2, 3, 4]
     assert "Dice in the last validation" in resumed.out and f"dca bundle pack {run_folder}" in resumed.out
 
+    assert (run_folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+
     model = tmp_path / "model"
     packed = dca("bundle", "pack", run_folder, "-o", model, "--name", "tiny")
     assert packed.code == 0, packed.err

@@ -17,6 +17,10 @@ from .segment import segment_ct
 NAME = "demo"
 EXAMPLES = "Example: dca demo -o dca-demo"
 
+# A little coarser and quicker than the defaults, so that two cores need a minute or so.
+_SPACING = (2.0, 2.0, 3.0)
+_OVERLAP = 0.25
+
 
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")] = Path("dca-demo"),
@@ -45,17 +49,19 @@ def run(
 def _run(out: Path, seed: int, bundle: str | None, device: str, overwrite: bool) -> None:
     _make(out)
     phantom, result = out / "phantom", out / "result"
-    say_plain(f"dca phantom --seed {seed} -o {phantom}")
-    with progress_bar() as progress:
-        write_phantom(phantom, seed, overwrite=overwrite, progress=progress)
     ct = phantom / "ct.nii.gz"
-    say_plain(f"dca segment {ct} -o {result} --picture")
+    say_plain("The demo is these two commands:")
+    say_plain(f"  dca phantom --seed {seed} -o {phantom} --spacing {','.join(f'{side:g}' for side in _SPACING)}")
+    say_plain(f"  dca segment {ct} -o {result} --picture --overlap {_OVERLAP}")
+    with progress_bar() as progress:
+        write_phantom(phantom, seed, _SPACING, overwrite=overwrite, progress=progress)
     segment_ct(
         ct,
         result,
         bundle,
         device=device,
         picture_title=f"Synthetic CT (phantom {seed}, no patient)",
+        overlap=_OVERLAP,
         overwrite=overwrite,
     )
     say("")

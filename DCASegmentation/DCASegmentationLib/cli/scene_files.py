@@ -27,13 +27,15 @@ _NO_SLICER = (
 class SceneFiles:
     """Writes segmentation and scene (``with_scene``), and a picture where it has a ``picture_title``.
 
+    ``subtitle`` is the picture's second line, about the model.
+
     ``messages`` tells afterwards what could not be written, or not in the best way, and what to install for it.
     """
 
     vocabulary: Vocabulary
     with_scene: bool
     picture_title: str | None
-    model: str
+    subtitle: str
     messages: list[str] = field(default_factory=list)
 
     def write(self, folder: Path, ct: sitk.Image, result: Result) -> None:
@@ -50,8 +52,6 @@ class SceneFiles:
         if self.picture_title is not None:
             from ..scene.picture import draw
 
-            drawn = draw(
-                folder / PICTURE, ct, result, self.vocabulary, self.picture_title, f"Model: {self.model}", nodes
-            )
+            drawn = draw(folder / PICTURE, ct, result, self.vocabulary, self.picture_title, self.subtitle, nodes)
             if drawn.fallback_reason:
                 self.messages.append(f"The picture was drawn without Slicer's views. {drawn.fallback_reason}")

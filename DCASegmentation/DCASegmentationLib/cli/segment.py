@@ -144,10 +144,11 @@ def segment_ct(
     )
     model = load(bundle)
     job = Job(ct, out, model, options, device, series, extension, overwrite)
-    also = SceneFiles(model.metadata.vocabulary, with_scene, picture_title, model.metadata.name)
+    about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
+    also = SceneFiles(model.metadata.vocabulary, with_scene, picture_title, about)
     with progress_bar() as progress:
         result = segment_to_folder(job, progress, also_write=also.write)
-    for message in (*result.warnings, *also.messages):
+    for message in (*result.warnings, *also.messages, about):
         warn(message)
     _print_volumes(result)
     say_plain(f"Took {sum(result.seconds.values()):.0f} s on {result.device}.")

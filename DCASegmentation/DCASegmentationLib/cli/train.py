@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 NAME = "train"
 EXAMPLES = "Example: dca train -o runs/first --labelled 24 --unlabelled 16 --validation 4 --steps 6000"
 
+CURVE = "curve.png"
+
 Preset = Literal["default", "paper"]
 
 
 def run(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoints, log, record.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoints, log, learning curve.")],
     labelled: Annotated[int, typer.Option(min=1, help="Synthetic people with labels.")] = 24,
     unlabelled: Annotated[int, typer.Option(min=0, help="Synthetic people without labels.")] = 16,
     validation: Annotated[int, typer.Option(min=0, help="Synthetic people to validate on.")] = 4,
@@ -93,6 +95,7 @@ def run(
     for warning in trainer.partition.warnings:
         warn(warning)
     _train(trainer, minutes, validate_every)
+    _plot_curve(trainer)
     say_plain(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
     if trainer.step < options.steps:
         say_plain(f"Go on with: dca train -o {out} --resume" + (f" --cache {cache}" if cache else ""))
@@ -137,6 +140,18 @@ def _train(trainer: Trainer, minutes: float | None, validate_every: int) -> None
         shown.add_section()
         shown.add_row("Mean", f"{dice['mean']:.3f}")
         output().print(shown)
+
+
+def _plot_curve(trainer: Trainer) -> None:
+    """The learning curve so far, as ``curve.png`` in the run's folder."""
+    from ..evaluation.figures.training_curve import read_log, training_curve
+    from ..training.trainer import LOG
+
+    if (trainer.folder / LOG).exists():
+        figure = training_curve(read_log(trainer.folder / LOG), trainer.vocabulary, trainer.folder.name)
+        unfinished = trainer.folder / ".curve.partial.png"
+        figure.savefig(unfinished)
+        unfinished.replace(trainer.folder / CURVE)
 
 
 def _summary(line: dict[str, Any], steps: int, dice: dict[str, float]) -> str:
