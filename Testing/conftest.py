@@ -12,6 +12,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+# slicer_bench, module_widget and the like, for tests of the Slicer module.
+pytest_plugins = ["bench.fixtures"]
+
 
 @dataclass(frozen=True)
 class Run:

@@ -1,0 +1,94 @@
+"""``slicer.app``: what scripts ask of the application object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import slicer
+from DCASegmentationLib.scene.headless import application_logic
+from PySide6 import QtCore, QtWidgets
+
+from bench.view_widgets import qSlicerLayoutManager
+
+
+class Application:
+    """The stand-in of qSlicerApplication; ``folder`` holds its settings and temporary files."""
+
+    applicationName = "Slicer"
+    majorVersion, minorVersion = 5, 12
+    isInstalled = True
+    os = "linux"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._qt = QtWidgets.QApplication.instance()
+        self._settings = QtCore.QSettings(str(folder / "Slicer.ini"), QtCore.QSettings.Format.IniFormat)
+        self._layout_manager = qSlicerLayoutManager()
+        self._startup: list[Callable[..., Any]] = []
+        self.temporaryPath = str(folder / "temporary")
+        self.slicerHome = str(folder / "home")
+        Path(self.temporaryPath).mkdir()
+
+    def applicationLogic(self) -> Any:
+        return application_logic()
+
+    def mrmlScene(self) -> Any:
+        return slicer.mrmlScene
+
+    def layoutManager(self) -> Any:
+        return self._layout_manager
+
+    def settings(self) -> Any:
+        return self._settings
+
+    userSettings = revisionUserSettings = settings
+
+    def processEvents(self, *arguments: Any) -> None:
+        self._qt.processEvents()
+
+    def testingEnabled(self) -> bool:
+        return False
+
+    def connect(self, signal: str, receiver: Callable[..., Any]) -> bool:
+        if signal == "startupCompleted()":
+            self._startup.append(receiver)
+            return True
+        return bool(self._qt.connect(signal, receiver))
+
+    def disconnect(self, signal: str, receiver: Callable[..., Any]) -> bool:
+        if receiver in self._startup:
+            self._startup.remove(receiver)
+            return True
+        return bool(self._qt.disconnect(signal, receiver))
+
+    def finishStartup(self) -> None:
+        """What the application does once its window is open; for the bench to call."""
+        receivers, self._startup = self._startup, []
+        for receiver in receivers:
+            receiver()
+
+    def topLevelWidgets(self) -> list[Any]:
+        return self._qt.topLevelWidgets()
+
+    def setOverrideCursor(self, cursor: Any) -> None:
+        self._qt.setOverrideCursor(cursor)
+
+    def restoreOverrideCursor(self) -> None:
+        self._qt.restoreOverrideCursor()
+
+    def pauseRender(self) -> None:
+        """Nothing is drawn."""
+
+    resumeRender = pauseRender
+
+    def startupEnvironment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def clipboard(self) -> Any:
+        return self._qt.clipboard()
+
+    def palette(self) -> Any:
+        return self._qt.palette()

@@ -1,0 +1,178 @@
+"""Puts the stand-ins where Slicer's Python looks for its own, and takes them away again."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+import slicer
+from DCASegmentationLib.scene.headless import boot
+from PySide6 import QtCore, QtWidgets
+
+from bench import mrml_widgets, node_combo_box, parameter_node, scripted_module, segmentation_widgets, view_widgets
+from bench.application import Application
+from bench.pythonqt import patch
+from bench.qt_modules import QtModule, ctk_module, stand_ins_of
+from bench.scripted_module import ModuleParent
+from bench.told_dialogs import Dialogs
+from bench.told_packages import Packages, Torch
+from bench.ui_loader import UiLoader
+
+MODULE_FILE = Path(__file__).parents[2] / "DCASegmentation" / "DCASegmentation.py"
+_ABSENT = object()
+
+
+class Bench:
+    """Slicer as the module sees it. ``dialogs``, ``packages`` and ``torch`` tell it what a person or computer would."""
+
+    def __init__(self, folder: Path) -> None:
+        self._qt_application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
+        patch()
+        boot()
+        self.dialogs, self.packages, self.torch = Dialogs(), Packages(), Torch()
+        self.status_messages: list[str] = []
+        self.slot_errors: list[str] = []
+        self.app = Application(folder)
+        self.stand_ins = {
+            name: cls
+            for module in (mrml_widgets, node_combo_box, segmentation_widgets, view_widgets)
+            for name, cls in stand_ins_of(module).items()
+        }
+        self._before: list[tuple[dict[str, Any], str, Any]] = []
+
+    def install(self) -> None:
+        """Make ``import qt``, ``slicer.app`` and the rest work."""
+        ctk = ctk_module()
+        widgets = {**self.stand_ins, **stand_ins_of(sys.modules["bench.ctk_widgets"])}
+        qt = QtModule(
+            QUiLoader=lambda *arguments: UiLoader(widgets, *arguments),
+            QFileDialog=self.dialogs.file_dialog(),
+        )
+        i18n = ModuleType("slicer.i18n")
+        i18n.tr = lambda text, *context: text
+        i18n.translate = lambda context, text, *rest: text
+        modules: dict[str, ModuleType | None] = {
+            "qt": qt,
+            "ctk": ctk,
+            "slicer.ScriptedLoadableModule": scripted_module,
+            "slicer.parameterNodeWrapper": parameter_node,
+            "slicer.i18n": i18n,
+            "slicer.packaging": self.packages.module(),
+            "PyTorchUtils": self.torch.module(),
+        }
+        for name, module in modules.items():
+            self._put(sys.modules, name, module)
+            if name.startswith("slicer."):
+                self._put(vars(slicer), name.removeprefix("slicer."), module)
+        self._put(vars(slicer), "app", self.app)
+        for name, cls in self.stand_ins.items():
+            self._put(vars(slicer), name, cls)
+        functions = {
+            **self.dialogs.util_functions(),
+            "showStatusMessage": lambda message, duration=0: self.status_messages.append(message),
+            "mainWindow": lambda: None,
+            "startupEnvironment": self.app.startupEnvironment,
+            "pip_install": self.packages.install,
+        }
+        for name, function in functions.items():
+            self._put(vars(slicer.util), name, function)
+        self._excepthook, sys.excepthook = sys.excepthook, self._record_slot_error
+
+    def uninstall(self) -> None:
+        """Leave Python as it was found."""
+        self.torch.clear()
+        sys.excepthook = self._excepthook
+        while self._before:
+            names, name, value = self._before.pop()
+            if value is _ABSENT:
+                names.pop(name, None)
+            else:
+                names[name] = value
+
+    def clear(self) -> None:
+        """An empty scene, the standard layout, no settings, nothing told and nothing recorded."""
+        slicer.mrmlScene.Clear(0)
+        self.app.settings().clear()
+        self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        for told in (self.dialogs, self.packages, self.torch, self.status_messages, self.slot_errors):
+            told.clear()
+
+    def load_module(self, path: Path = MODULE_FILE) -> ModuleType:
+        """Import a scripted module's file as Slicer does and make its module object."""
+        name = path.stem
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(str(path))
+        module = importlib.util.module_from_spec(spec)
+        self._put(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        parent = ModuleParent(name, path)
+        parent.module = getattr(module, name)(parent)
+        self._put(vars(slicer.modules), name.lower(), parent)
+        self._put(vars(slicer.modules), f"{name}Instance", parent.module)
+        return module
+
+    def make_widget(self, module: ModuleType) -> Any:
+        """The module's panel as opened for the first time: set up, with the scene, entered and shown."""
+        name = module.__name__
+        top = slicer.qMRMLWidget()
+        top.setLayout(QtWidgets.QVBoxLayout())
+        top.setMRMLScene(slicer.mrmlScene)
+        widget = getattr(module, f"{name}Widget")(top)
+        getattr(slicer.modules, name.lower()).widget = widget
+        self._put(vars(slicer.modules), f"{name}Widget", widget)
+        widget.setup()
+        top.resize(400, 800)
+        top.show()
+        if hasattr(widget, "enter"):
+            widget.enter()
+        self.process_events()
+        return widget
+
+    def process_events(self, seconds: float = 0.0) -> None:
+        """Let Qt deliver what is pending, for some time."""
+        end = time.monotonic() + seconds
+        while True:
+            self._qt_application.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
+            self._qt_application.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
+            if time.monotonic() >= end:
+                return
+            time.sleep(0.005)
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
+        """Run Qt's event loop until ``condition()`` holds. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise TimeoutError(f"Still not so after {seconds} s; slots raised: {self.slot_errors}")
+            self.process_events()
+            time.sleep(0.005)
+
+    def _put(self, names: dict[str, Any], name: str, value: Any) -> None:
+        self._before.append((names, name, names.get(name, _ABSENT)))
+        names[name] = value
+
+    def _record_slot_error(self, kind: type, error: BaseException, trace: Any) -> None:
+        self.slot_errors.append(f"{kind.__name__}: {error}")
+        self._excepthook(kind, error, trace)
+
+
+@contextmanager
+def installed(bench: Bench) -> Iterator[Bench]:
+    """The bench with an empty scene, put in place for as long as the context lasts."""
+    bench.install()
+    try:
+        bench.clear()
+        yield bench
+    finally:
+        slicer.mrmlScene.Clear(0)
+        bench.uninstall()

@@ -1,0 +1,228 @@
+"""Stand-ins of the CTK widgets that the module uses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from bench.stand_in import Plain, Signal, StandIn
+
+_UNLIMITED = 16777215  # Qt's QWIDGETSIZE_MAX
+
+
+class ctkCollapsibleButton(StandIn, QtWidgets.QAbstractButton):
+    """A header to click, with what it covers below it."""
+
+    flat = Plain(False)
+    contentsFrameShape = Plain(0)
+    contentsFrameShadow = Plain(0)
+    contentsLineWidth = Plain(1)
+    contentsMidLineWidth = Plain(0)
+    collapsedHeight = Plain(10)
+    contentsCollapsed = Signal("contentsCollapsed(bool)")
+
+    def __init__(self, *arguments: Any) -> None:
+        texts = [argument for argument in arguments if isinstance(argument, str)]
+        super().__init__(*[argument for argument in arguments if not isinstance(argument, str)])
+        self._state.hidden = []
+        self._state.collapsed = False
+        self.text = texts[0] if texts else ""
+        self.setCheckable(True)
+        self.setChecked(True)
+        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Preferred, QtWidgets.QSizePolicy.Policy.Preferred)
+        self.setContentsMargins(0, self._header_height(), 0, 0)
+        self.toggled.connect(self._follow_check)
+
+    @property
+    def collapsed(self) -> bool:
+        return bool(self._state.collapsed)
+
+    @collapsed.setter
+    def collapsed(self, collapsed: bool) -> None:
+        self.setChecked(not collapsed)
+
+    def _header_height(self) -> int:
+        return self.fontMetrics().height() + 10
+
+    def _follow_check(self, checked: bool) -> None:
+        self._state.collapsed = not checked
+        self._state.hidden = _show_contents(self, checked, self._state.hidden)
+        self.setMaximumHeight(_UNLIMITED if checked else self._header_height())
+        self.updateGeometry()
+        self.contentsCollapsed.emit(not checked)
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        child = event.child()
+        if event.added() and self.collapsed and isinstance(child, QtWidgets.QWidget):
+            self._state.hidden.append(child)
+            child.setVisible(False)
+        super().childEvent(event)
+
+    def sizeHint(self) -> QtCore.QSize:
+        header = QtCore.QSize(self.fontMetrics().horizontalAdvance(self.text) + 30, self._header_height())
+        layout = self.layout()
+        return header if self.collapsed or layout is None else layout.totalSizeHint().expandedTo(header)
+
+    def minimumSizeHint(self) -> QtCore.QSize:
+        layout = self.layout()
+        header = QtCore.QSize(30, self._header_height())
+        return header if self.collapsed or layout is None else layout.totalMinimumSize().expandedTo(header)
+
+    def hitButton(self, position: QtCore.QPoint) -> bool:
+        return position.y() < self._header_height()
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        painter = QtWidgets.QStylePainter(self)
+        header = QtCore.QRect(0, 0, self.width, self._header_height())
+        button = QtWidgets.QStyleOptionButton()
+        button.initFrom(self)
+        button.rect = header
+        painter.drawControl(QtWidgets.QStyle.ControlElement.CE_PushButtonBevel, button)
+        arrow = QtWidgets.QStyleOption()
+        arrow.initFrom(self)
+        arrow.rect = QtCore.QRect(8, header.center().y() - 5, 10, 10)
+        down, right = (
+            QtWidgets.QStyle.PrimitiveElement.PE_IndicatorArrowDown,
+            QtWidgets.QStyle.PrimitiveElement.PE_IndicatorArrowRight,
+        )
+        painter.drawPrimitive(right if self.collapsed else down, arrow)
+        painter.drawText(header.adjusted(26, 0, -4, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, self.text)
+
+
+class ctkCollapsibleGroupBox(StandIn, QtWidgets.QGroupBox):
+    """A group box whose title's check mark opens and closes it."""
+
+    collapsedHeight = Plain(14)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._state.hidden = []
+        self.setCheckable(True)
+        self.setChecked(True)
+        self.toggled.connect(self._follow_check)
+
+    @property
+    def collapsed(self) -> bool:
+        return not self.checked
+
+    @collapsed.setter
+    def collapsed(self, collapsed: bool) -> None:
+        self.setChecked(not collapsed)
+
+    def _follow_check(self, checked: bool) -> None:
+        self._state.hidden = _show_contents(self, checked, self._state.hidden)
+        self.setMaximumHeight(_UNLIMITED if checked else self.fontMetrics().height() + 8)
+        self.updateGeometry()
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        child = event.child()
+        if event.added() and self.collapsed and isinstance(child, QtWidgets.QWidget):
+            self._state.hidden.append(child)
+            child.setVisible(False)
+        super().childEvent(event)
+
+
+def _show_contents(widget: QtWidgets.QWidget, shown: bool, hidden: list[Any]) -> list[Any]:
+    """Show the children that were hidden, or hide those that are shown; returns the children that are hidden."""
+    if shown:
+        for child in hidden:
+            child.setVisible(True)
+        return []
+    children = [child for child in widget.children() if isinstance(child, QtWidgets.QWidget)]
+    hidden = [child for child in children if not child.isHidden()]
+    for child in hidden:
+        child.setVisible(False)
+    return hidden
+
+
+def _of_spin_box(name: str) -> Any:
+    """A property of ctkSliderWidget that is one of its spin box."""
+
+    def write(self: Any, value: Any) -> None:
+        setattr(self._state.spin_box, name, value)
+        self._fit_slider()
+
+    return property(lambda self: getattr(self._state.spin_box, name), write)
+
+
+class ctkSliderWidget(StandIn, QtWidgets.QWidget):
+    """A slider with a spin box for numbers with decimals."""
+
+    valueChanged = Signal("valueChanged(double)")
+    valueIsChanging = Signal("valueIsChanging(double)")
+    pageStep = Plain(10.0)
+    tracking = Plain(True)
+    tickInterval = Plain(0.0)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._state.slider = QtWidgets.QSlider(QtCore.Qt.Orientation.Horizontal, self)
+        self._state.spin_box = QtWidgets.QDoubleSpinBox(self)
+        self._state.spin_box.maximum = 99.0
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._state.slider, 1)
+        layout.addWidget(self._state.spin_box)
+        self._state.spin_box.valueChanged.connect(self._follow_spin_box)
+        self._state.slider.valueChanged.connect(self._follow_slider)
+        self._fit_slider()
+
+    def _fit_slider(self) -> None:
+        """The slider counts steps of the spin box."""
+        box, slider = self._state.spin_box, self._state.slider
+        slider.blockSignals(True)
+        slider.setRange(0, round((box.maximum - box.minimum) / box.singleStep))
+        slider.value = round((box.value - box.minimum) / box.singleStep)
+        slider.blockSignals(False)
+
+    def _follow_spin_box(self, value: float) -> None:
+        self._fit_slider()
+        self.valueIsChanging.emit(value)
+        self.valueChanged.emit(value)
+
+    def _follow_slider(self, position: int) -> None:
+        self._state.spin_box.value = self._state.spin_box.minimum + position * self._state.spin_box.singleStep
+
+    def setValue(self, value: float) -> None:
+        self._state.spin_box.setValue(value)
+
+    def setDecimals(self, decimals: int) -> None:
+        self._state.spin_box.setDecimals(decimals)
+
+    def setSpinBoxVisible(self, visible: bool) -> None:
+        self._state.spin_box.setVisible(visible)
+
+    value = _of_spin_box("value")
+    minimum = _of_spin_box("minimum")
+    maximum = _of_spin_box("maximum")
+    singleStep = _of_spin_box("singleStep")
+    decimals = _of_spin_box("decimals")
+    prefix = _of_spin_box("prefix")
+    suffix = _of_spin_box("suffix")
+
+    @property
+    def spinBoxVisible(self) -> bool:
+        return not self._state.spin_box.isHidden()
+
+    @spinBoxVisible.setter
+    def spinBoxVisible(self, visible: bool) -> None:
+        self.setSpinBoxVisible(visible)
+
+
+class ctkMenuButton(StandIn, QtWidgets.QPushButton):
+    """A push button with a menu behind an arrow."""
+
+
+class ctkComboBox(StandIn, QtWidgets.QComboBox):
+    """A combo box with a text for when nothing is chosen."""
+
+    defaultText = Plain("")
+    scrollWheelEffect = Plain(0)
+    currentUserDataAsString = property(lambda self: str(self.currentData or ""))
+
+
+class ctkMessageBox(StandIn, QtWidgets.QMessageBox):
+    """A message box; ``bench.dialogs`` answers it."""
+
+    dontShowAgainSettingsKey = Plain("")

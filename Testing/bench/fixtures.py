@@ -1,0 +1,58 @@
+"""Fixtures for tests on the bench. They skip where slicer-core or PySide6 is not installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def _bench(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    pytest.importorskip("slicer", reason="slicer-core is not installed")
+    pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
+    from bench.bench import Bench
+
+    return Bench(tmp_path_factory.mktemp("slicer"))
+
+
+@pytest.fixture
+def slicer_bench(_bench: Any) -> Iterator[Any]:
+    """Slicer's Qt side in place, with an empty scene. An error in a slot, which Qt only prints, fails the test."""
+    from bench.bench import installed
+
+    with installed(_bench) as bench:
+        yield bench
+        bench.process_events()
+        assert not bench.slot_errors, f"Slots raised: {bench.slot_errors}"
+        assert not bench.dialogs.unused_answers(), "The module never asked what the test answers"
+
+
+@pytest.fixture
+def module(slicer_bench: Any) -> Any:
+    """``DCASegmentation.py``, imported unmodified."""
+    return slicer_bench.load_module()
+
+
+@pytest.fixture
+def module_widget(slicer_bench: Any, module: Any) -> Iterator[Any]:
+    """The module's panel, set up, entered and shown."""
+    widget = slicer_bench.make_widget(module)
+    yield widget
+    widget.exit()
+    widget.cleanup()
+    widget.parent.close()
+    slicer_bench.process_events()
+
+
+@pytest.fixture
+def screenshot(tmp_path: Path) -> Callable[..., Path]:
+    """``screenshot(widget, name, style)`` writes a PNG into the folder DCA_SCREENSHOTS, or one that is thrown away."""
+    from bench.screenshot import screenshot as write
+
+    folder = Path(os.environ.get("DCA_SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return lambda widget, name, style="light": write(widget, folder / f"{name}.png", style)

@@ -1,0 +1,210 @@
+"""Gives the classes of PySide6 the manners of PythonQt, through which Slicer's Python meets Qt.
+
+There, a property is an attribute and never a call (``button.text``), ``connect`` is also a method of every object that
+takes a signature (``button.connect("clicked(bool)", f)``), and an object of a C++ class takes no new attributes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
+
+QT_MODULES = (QtWidgets, QtGui, QtCore, QtNetwork, QtUiTools)
+
+# Virtual methods that are properties too: Qt calls them by name, so they stay methods here.
+_VIRTUAL = {"sizeHint", "minimumSizeHint"}
+# Modules whose classes stand for C++ classes of Slicer; subclasses elsewhere are Python's, and take new attributes.
+STAND_IN_MODULES = {
+    "bench.ctk_widgets",
+    "bench.mrml_widgets",
+    "bench.node_combo_box",
+    "bench.segmentation_widgets",
+    "bench.view_widgets",
+}
+_read_property = QtCore.QObject.property
+_write_property = QtCore.QObject.setProperty
+_is_patched = False
+
+
+class BenchError(Exception):
+    """The module asks something of Slicer's Qt side that the real one would refuse or silently ignore."""
+
+
+def patch() -> None:
+    """Change the classes of PySide6, once for the process."""
+    global _is_patched
+    if _is_patched:
+        return
+    _is_patched = True
+    classes = list(_qobject_classes())
+    # All accessors are looked up before any class changes: a property hides the method it is read by.
+    accessors = [(cls, name, _accessor(cls, name)) for cls in classes for name in _own_properties(cls)]
+    for cls, name, accessor in accessors:
+        setattr(cls, name, accessor)
+    finders = [(cls, _finder(cls.__getattribute__)) for cls in classes if "__getattribute__" in vars(cls)]
+    for cls, finder in finders:  # some classes have a getattribute of their own, which must be kept
+        cls.__getattribute__ = finder
+    for cls in classes:
+        cls.__setattr__ = _set_known_attribute
+    QtCore.QObject.name = QtCore.QObject.objectName  # PythonQt's second name of it
+    QtCore.QObject.className = class_name
+    QtCore.QObject.property = _dynamic_property
+    for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QEventLoop, QtCore.QCoreApplication):
+        cls.exec_ = cls.exec
+    _let_processes_take_text()
+
+
+def _finder(find: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    def find_attribute(self: Any, name: str) -> Any:
+        # Set on the class, these two would be passed over by PySide6's own.
+        if name == "connect":
+            return partial(_connect, self)
+        if name == "disconnect":
+            return partial(_disconnect, self)
+        return find(self, name)
+
+    return find_attribute
+
+
+def class_name(obj: Any) -> str:
+    """The name of the C++ class of ``obj``; of a Python subclass, that of the C++ class it extends."""
+    return next(cls.__name__ for cls in type(obj).__mro__ if is_cpp(cls))
+
+
+def is_cpp(cls: type) -> bool:
+    """Whether this class stands for one that is written in C++ in Slicer."""
+    return cls.__module__.startswith("PySide6.") or cls.__module__ in STAND_IN_MODULES
+
+
+def _qobject_classes() -> Iterator[type]:
+    for module in QT_MODULES:
+        for name in dir(module):
+            cls = getattr(module, name)
+            if inspect.isclass(cls) and issubclass(cls, QtCore.QObject) and hasattr(cls, "staticMetaObject"):
+                yield cls
+
+
+def _own_properties(cls: Any) -> list[str]:
+    """Properties of ``cls``: those it adds, and inherited ones whose reading method it declares again."""
+    meta = cls.staticMetaObject
+    names = [meta.property(index).name() for index in range(meta.propertyCount())]
+    added = set(names[meta.propertyOffset() :])
+    return [name for name in dict.fromkeys(names) if (name in added or name in vars(cls)) and name not in _VIRTUAL]
+
+
+def _accessor(cls: Any, name: str) -> property:
+    capital = name[0].upper() + name[1:]
+    getters = [method for method in (getattr(cls, name, None), getattr(cls, "is" + capital, None)) if callable(method)]
+    setter = getattr(cls, "set" + capital, None)
+
+    def read(self: Any) -> Any:
+        value = getters[0](self) if getters else _read_property(self, name)
+        return tuple(value) if isinstance(value, list) else value
+
+    def write(self: Any, value: Any) -> None:
+        if isinstance(getattr(type(self), name), property) and isinstance(read(self), bool):
+            value = bool(value)
+        try:
+            if setter is not None:
+                setter(self, value)
+                return
+        except (TypeError, ValueError):
+            if not isinstance(value, int):
+                raise
+        if not _write_property(self, name, value):
+            raise BenchError(f"{class_name(self)}.{name} cannot be set to {value!r}")
+
+    return property(read, write)
+
+
+def _set_known_attribute(self: Any, name: str, value: Any) -> None:
+    for cls in type(self).__mro__:
+        if name in vars(cls) and hasattr(vars(cls)[name], "__set__"):
+            vars(cls)[name].__set__(self, value)
+            return
+    # PySide6 itself keeps signals and added slots in an object, the latter under a name with two underscores.
+    is_its_own = name.startswith("__") or isinstance(value, QtCore.SignalInstance)
+    if is_cpp(type(self)) and not is_its_own:
+        raise AttributeError(
+            f"'{name}' does not exist on {class_name(self)} and creating new attributes on C++ objects is not allowed"
+        )
+    self.__dict__[name] = value
+
+
+def _dynamic_property(self: Any, name: str) -> Any:
+    value = _read_property(self, name)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def arguments_for(receiver: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """As many of a signal's ``arguments`` as ``receiver`` takes."""
+    try:
+        parameters = inspect.signature(receiver).parameters.values()
+    except (TypeError, ValueError):
+        return arguments
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return arguments
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return arguments[: len(positional)]
+
+
+def _connect(self: Any, signature: str, receiver: Any, slot: str | None = None) -> bool:
+    """``obj.connect("clicked(bool)", function)`` or ``obj.connect("clicked(bool)", other, "setEnabled(bool)")``."""
+    if slot is not None:
+        receiver = getattr(receiver, slot.split("(")[0])
+    if not callable(receiver):
+        raise BenchError(f"{signature} of {class_name(self)} is connected to {receiver!r}, which cannot be called")
+    stand_in = getattr(type(self), "_connect_stand_in", None)
+    if stand_in is not None and stand_in(self, signature, receiver):
+        return True
+    count = _argument_count(self, signature)
+
+    def give(*arguments: Any) -> None:
+        receiver(*arguments_for(receiver, arguments))
+
+    # PySide6 counts the parameters of what it calls.
+    deliver = (lambda: give(), lambda a: give(a), lambda a, b: give(a, b), lambda a, b, c: give(a, b, c))[count]
+    _signal(self, signature).connect(deliver)
+    self.__dict__.setdefault("_deliveries", []).append((_normalized(signature), receiver, deliver))
+    return True
+
+
+def _disconnect(self: Any, signature: str, receiver: Any) -> bool:
+    stand_in = getattr(type(self), "_disconnect_stand_in", None)
+    if stand_in is not None and stand_in(self, signature, receiver):
+        return True
+    deliveries = self.__dict__.get("_deliveries", [])
+    for entry in deliveries:
+        if entry[0] == _normalized(signature) and entry[1] == receiver:
+            deliveries.remove(entry)
+            _signal(self, signature).disconnect(entry[2])
+            return True
+    return False
+
+
+def _normalized(signature: str) -> str:
+    return bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
+
+
+def _argument_count(obj: Any, signature: str) -> int:
+    index = obj.metaObject().indexOfSignal(_normalized(signature))
+    if index < 0:
+        raise BenchError(f"{class_name(obj)} has no signal {signature}")
+    return int(obj.metaObject().method(index).parameterCount())
+
+
+def _signal(obj: Any, signature: str) -> Any:
+    return getattr(obj, signature.split("(")[0])
+
+
+def _let_processes_take_text() -> None:
+    write = QtCore.QProcess.write
+
+    def write_text(self: Any, data: Any) -> int:
+        return int(write(self, data.encode() if isinstance(data, str) else data))
+
+    QtCore.QProcess.write = write_text

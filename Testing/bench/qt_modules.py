@@ -1,0 +1,44 @@
+"""The modules ``qt`` and ``ctk`` as Slicer's Python sees them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from bench import ctk_widgets
+from bench.pythonqt import QT_MODULES
+from bench.stand_in import StandIn
+
+# PySide6's own additions, which PythonQt does not have.
+_ABSENT = {"Signal", "Slot", "Property", "SIGNAL", "SLOT", "ClassInfo", "QEnum", "QFlag"}
+
+
+class QtModule(ModuleType):
+    """All of Qt's names in one module. ``replaced`` come first."""
+
+    def __init__(self, **replaced: Any) -> None:
+        super().__init__("qt")
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _ABSENT and not name.startswith("__"):
+            for module in QT_MODULES:
+                if hasattr(module, name):
+                    return getattr(module, name)
+        raise AttributeError(f"module 'qt' has no attribute '{name}'")
+
+
+def ctk_module() -> ModuleType:
+    """``ctk`` with the stand-ins of CTK's widgets."""
+    module = ModuleType("ctk")
+    module.__dict__.update(stand_ins_of(ctk_widgets))
+    return module
+
+
+def stand_ins_of(module: ModuleType) -> dict[str, type]:
+    """The stand-ins that a module of the bench defines, by the names of the real classes."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, StandIn) and value.__module__ == module.__name__
+    }

@@ -1,0 +1,229 @@
+"""Stand-ins of the widgets for segmentations: they hold their nodes; editing and drawing stay with Slicer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from PySide6 import QtCore, QtWidgets
+
+from bench.ctk_widgets import ctkMenuButton
+from bench.mrml_widgets import qMRMLWidget
+from bench.stand_in import Plain, Signal
+
+
+class qMRMLSegmentsTableView(qMRMLWidget):
+    """Segments by name, with a check box for visibility."""
+
+    segmentAboutToBeModified = Signal("segmentAboutToBeModified(QString)")
+    selectionChanged = Signal("selectionChanged(QItemSelection,QItemSelection)")
+    headerVisible = Plain(True)
+    visibilityColumnVisible = Plain(True)
+    colorColumnVisible = Plain(True)
+    opacityColumnVisible = Plain(True)
+    statusColumnVisible = Plain(False)
+    layerColumnVisible = Plain(False)
+    filterBarVisible = Plain(False)
+    readOnly = Plain(False)
+    selectionMode = Plain(3)
+    textFilter = Plain("")
+    jumpToSelectedSegmentEnabled = Plain(False)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._state.node, self._state.observers = None, []
+        self._state.table = table = QtWidgets.QTreeWidget(self)
+        table.setHeaderLabels(["Segment"])
+        table.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.ExtendedSelection)
+        table.itemChanged.connect(self._follow_item)
+        table.itemSelectionChanged.connect(lambda: self.selectionChanged.emit(None, None))
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(table)
+        self.destroyed.connect(lambda state=self._state: _stop_observing(state))
+
+    segmentCount = property(lambda self: self._state.table.topLevelItemCount)
+
+    def segmentationNode(self) -> Any:
+        return self._state.node
+
+    def setSegmentationNode(self, node: Any) -> None:
+        _stop_observing(self._state)
+        self._state.node = node
+        if node is not None:
+            events = (slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved)
+            self._state.observers = [
+                (node, node.AddObserver(event, lambda *arguments: self._refill())) for event in events
+            ]
+        self._refill()
+
+    def selectedSegmentIDs(self) -> tuple[str, ...]:
+        return tuple(item.data(0, QtCore.Qt.ItemDataRole.UserRole) for item in self._state.table.selectedItems())
+
+    def setSelectedSegmentIDs(self, ids: Any) -> None:
+        for index in range(self._state.table.topLevelItemCount):
+            item = self._state.table.topLevelItem(index)
+            item.setSelected(item.data(0, QtCore.Qt.ItemDataRole.UserRole) in ids)
+
+    def clearSelection(self) -> None:
+        self._state.table.clearSelection()
+
+    def _refill(self) -> None:
+        node, table = self._state.node, self._state.table
+        table.blockSignals(True)
+        table.clear()
+        for segment_id in () if node is None else node.GetSegmentation().GetSegmentIDs():
+            item = QtWidgets.QTreeWidgetItem([node.GetSegmentation().GetSegment(segment_id).GetName()])
+            item.setData(0, QtCore.Qt.ItemDataRole.UserRole, segment_id)
+            display = node.GetDisplayNode()
+            is_visible = display is None or display.GetSegmentVisibility(segment_id)
+            checked, unchecked = QtCore.Qt.CheckState.Checked, QtCore.Qt.CheckState.Unchecked
+            item.setCheckState(0, checked if is_visible else unchecked)
+            table.addTopLevelItem(item)
+        table.blockSignals(False)
+
+    def _follow_item(self, item: Any, column: int) -> None:
+        segment_id = item.data(0, QtCore.Qt.ItemDataRole.UserRole)
+        is_visible = item.checkState(0) == QtCore.Qt.CheckState.Checked
+        self._state.node.GetDisplayNode().SetSegmentVisibility(segment_id, is_visible)
+
+
+class qMRMLSegmentationShow3DButton(ctkMenuButton):
+    """Makes and shows the closed surfaces when checked."""
+
+    locked = Plain(False)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._state.node = None
+        self.setCheckable(True)
+        self.text = "Show 3D"
+        self.toggled.connect(self._follow_check)
+
+    def segmentationNode(self) -> Any:
+        return self._state.node
+
+    def setSegmentationNode(self, node: Any) -> None:
+        self._state.node = node
+        has_surfaces = node is not None and node.GetSegmentation().ContainsRepresentation("Closed surface")
+        self.blockSignals(True)
+        self.checked = has_surfaces
+        self.blockSignals(False)
+
+    def setLocked(self, locked: bool) -> None:
+        self.locked = locked
+
+    def _follow_check(self, checked: bool) -> None:
+        if self._state.node is None:
+            return
+        if checked:
+            self._state.node.CreateClosedSurfaceRepresentation()
+        else:
+            self._state.node.RemoveClosedSurfaceRepresentation()
+
+
+class qMRMLSegmentEditorWidget(qMRMLWidget):
+    """Knows what is edited and which effect is active; edits nothing."""
+
+    segmentationNodeChanged = Signal("segmentationNodeChanged(vtkMRMLSegmentationNode*)")
+    sourceVolumeNodeChanged = Signal("sourceVolumeNodeChanged(vtkMRMLVolumeNode*)")
+    currentSegmentIDChanged = Signal("currentSegmentIDChanged(QString)")
+    segmentationNodeSelectorVisible = Plain(True)
+    sourceVolumeNodeSelectorVisible = Plain(True)
+    switchToSegmentationsButtonVisible = Plain(True)
+    maskingSectionVisible = Plain(True)
+    specifyGeometryButtonVisible = Plain(True)
+    show3DButtonVisible = Plain(True)
+    addRemoveSegmentButtonsVisible = Plain(True)
+    autoShowSourceVolumeNode = Plain(True)
+    undoEnabled = Plain(True)
+    maximumNumberOfUndoStates = Plain(10)
+    readOnly = Plain(False)
+    jumpToSelectedSegmentEnabled = Plain(False)
+    effectColumnCount = Plain(2)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._state.editor = self._state.shortcuts = None
+        layout = QtWidgets.QVBoxLayout(self)
+        layout.addWidget(QtWidgets.QLabel("Slicer shows its Segment Editor here."))
+
+    def mrmlSegmentEditorNode(self) -> Any:
+        return self._state.editor
+
+    def setMRMLSegmentEditorNode(self, node: Any) -> None:
+        self._state.editor = node
+
+    def segmentationNode(self) -> Any:
+        return self._state.editor.GetSegmentationNode() if self._state.editor else None
+
+    def setSegmentationNode(self, node: Any) -> None:
+        if self._state.editor and node is not self.segmentationNode():
+            self._state.editor.SetAndObserveSegmentationNode(node)
+            self.segmentationNodeChanged.emit(node)
+
+    def sourceVolumeNode(self) -> Any:
+        return self._state.editor.GetSourceVolumeNode() if self._state.editor else None
+
+    def setSourceVolumeNode(self, node: Any) -> None:
+        if self._state.editor and node is not self.sourceVolumeNode():
+            self._state.editor.SetAndObserveSourceVolumeNode(node)
+            self.sourceVolumeNodeChanged.emit(node)
+
+    def currentSegmentID(self) -> str:
+        return (self._state.editor.GetSelectedSegmentID() or "") if self._state.editor else ""
+
+    def setCurrentSegmentID(self, segment_id: str) -> None:
+        self._state.editor.SetSelectedSegmentID(segment_id)
+        self.currentSegmentIDChanged.emit(segment_id)
+
+    def activeEffect(self) -> Any:
+        """The name of the effect; Slicer gives an effect object."""
+        return (self._state.editor.GetActiveEffectName() or None) if self._state.editor else None
+
+    def setActiveEffect(self, effect: Any) -> None:
+        if effect is not None:
+            raise TypeError("The bench has no effects: setActiveEffectByName, or None")
+        self.setActiveEffectByName("")
+
+    def setActiveEffectByName(self, name: str) -> None:
+        if self._state.editor:
+            self._state.editor.SetActiveEffectName(name)
+
+    def setMaximumNumberOfUndoStates(self, count: int) -> None:
+        self.maximumNumberOfUndoStates = count
+
+    def setUndoEnabled(self, enabled: bool) -> None:
+        self.undoEnabled = enabled
+
+    def setSegmentationNodeSelectorVisible(self, visible: bool) -> None:
+        self.segmentationNodeSelectorVisible = visible
+
+    def setSourceVolumeNodeSelectorVisible(self, visible: bool) -> None:
+        self.sourceVolumeNodeSelectorVisible = visible
+
+    def setSwitchToSegmentationsButtonVisible(self, visible: bool) -> None:
+        self.switchToSegmentationsButtonVisible = visible
+
+    def setAutoShowSourceVolumeNode(self, show: bool) -> None:
+        self.autoShowSourceVolumeNode = show
+
+    def setReadOnly(self, read_only: bool) -> None:
+        self.readOnly = read_only
+
+    def installKeyboardShortcuts(self, parent: Any = None) -> None:
+        self._state.shortcuts = parent or self
+
+    def uninstallKeyboardShortcuts(self) -> None:
+        self._state.shortcuts = None
+
+    def setupViewObservations(self) -> None:
+        """There are no views to observe."""
+
+    removeViewObservations = updateWidgetFromMRML = setupViewObservations
+
+
+def _stop_observing(state: Any) -> None:
+    for node, tag in state.observers:
+        node.RemoveObserver(tag)
+    state.observers = []

@@ -1,0 +1,96 @@
+"""Loads .ui files with the stand-ins in the places of Slicer's widgets, and refuses what the real classes lack."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from typing import Any
+
+from PySide6 import QtCore, QtUiTools, QtWidgets
+
+from bench import manifest
+from bench.pythonqt import BenchError, _write_property
+
+
+class UiLoader(QtUiTools.QUiLoader):
+    """``qt.QUiLoader``: creates custom widgets from ``stand_ins`` (class name -> class)."""
+
+    def __init__(self, stand_ins: Mapping[str, type], parent: Any = None) -> None:
+        super().__init__(parent)
+        self._stand_ins = stand_ins
+
+    def createWidget(self, class_name: str, parent: Any = None, name: str = "") -> Any:
+        if class_name in self._stand_ins:
+            widget = self._stand_ins[class_name](parent)
+            widget.setObjectName(name)
+            return widget
+        if class_name not in self.availableWidgets():
+            raise BenchError(f"The bench has no stand-in of {class_name}, which {name} is")
+        return super().createWidget(class_name, parent, name)
+
+    def load(self, file: Any, parent: Any = None) -> Any:
+        tree = ElementTree.fromstring(bytes(file.readAll().data()))
+        check_ui(tree)
+        # Qt would look for the connections' signals in the stand-ins' meta objects, where VTK's types are unknown.
+        connections = tree.find("connections")
+        if connections is not None:
+            tree.remove(connections)
+        buffer = QtCore.QBuffer()
+        buffer.setData(ElementTree.tostring(tree))
+        buffer.open(QtCore.QBuffer.OpenModeFlag.ReadOnly)
+        top = super().load(buffer, parent)
+        if top is None:
+            raise BenchError(f"Qt cannot load the .ui: {self.errorString()}")
+        _set_properties(tree, top)
+        for sender, signal, receiver, slot in _connections(connections):
+            _find(top, sender).connect(signal, _find(top, receiver), slot)
+        return top
+
+
+def widget_classes(tree: ElementTree.Element) -> dict[str, str]:
+    """Object name -> class of all widgets of a .ui."""
+    return {str(widget.get("name")): str(widget.get("class")) for widget in tree.iter("widget")}
+
+
+def check_ui(tree: ElementTree.Element) -> None:
+    """Raise :class:`BenchError` for a class, property, signal or slot that does not exist in Slicer."""
+    classes = widget_classes(tree)
+    for widget in tree.iter("widget"):
+        class_name = str(widget.get("class"))
+        for prop in widget.findall("property"):
+            is_dynamic = prop.get("stdset") == "0"
+            if not is_dynamic and not manifest.has_property(class_name, str(prop.get("name"))):
+                raise BenchError(f"{widget.get('name')}: {class_name} has no property {prop.get('name')}")
+    for sender, signal, receiver, slot in _connections(tree.find("connections")):
+        for name in (sender, receiver):
+            if name not in classes:
+                raise BenchError(f"A connection names {name}, which is no widget")
+        if not manifest.has_signal(classes[sender], signal):
+            raise BenchError(f"{sender}: {classes[sender]} has no signal {signal}")
+        if not manifest.has_slot(classes[receiver], slot):
+            raise BenchError(f"{receiver}: {classes[receiver]} has no slot {slot}")
+
+
+def _connections(element: ElementTree.Element | None) -> list[tuple[str, ...]]:
+    parts = ("sender", "signal", "receiver", "slot")
+    return [tuple(str(item.findtext(part)) for part in parts) for item in ([] if element is None else element)]
+
+
+def _find(top: Any, name: str) -> Any:
+    return top if top.objectName == name else top.findChild(QtWidgets.QWidget, name)
+
+
+def _set_properties(tree: ElementTree.Element, top: Any) -> None:
+    """Qt has set the properties that a stand-in adds as dynamic ones, which it does not see: hand them over."""
+    for element in tree.iter("widget"):
+        own = manifest.members(str(element.get("class")), "properties")
+        for prop in element.findall("property"):
+            name = str(prop.get("name"))
+            if name not in own:
+                continue
+            widget = _find(top, str(element.get("name")))
+            value = widget.property(name)
+            if prop[0].tag in ("enum", "set"):
+                value = 0  # stand-ins know no enumerations of CTK
+            _write_property(widget, name, None)
+            setattr(widget, name, value)

@@ -1,0 +1,135 @@
+"""Stand-ins of the views: the layout is Slicer's own layout logic, each slice view its own slice logic; none draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from DCASegmentationLib.scene.headless import application_logic
+from PySide6 import QtCore
+
+from bench.mrml_widgets import qMRMLWidget
+from bench.stand_in import Plain, StandIn
+
+
+class qMRMLAbstractViewWidget(qMRMLWidget):
+    """A view; the stand-in shows nothing."""
+
+    viewLabel = Plain("")
+
+
+class qMRMLSliceWidget(qMRMLAbstractViewWidget):
+    """One slice view."""
+
+    def __init__(self, node: Any) -> None:
+        super().__init__()
+        self._state.logic = logic = slicer.vtkMRMLSliceLogic()
+        logic.SetMRMLApplicationLogic(application_logic())
+        logic.SetMRMLScene(slicer.mrmlScene)
+        logic.SetSliceNode(node)
+        application_logic().GetSliceLogics().AddItem(logic)
+
+    def sliceLogic(self) -> Any:
+        return self._state.logic
+
+    def mrmlSliceNode(self) -> Any:
+        return self._state.logic.GetSliceNode()
+
+    def mrmlSliceCompositeNode(self) -> Any:
+        return self._state.logic.GetSliceCompositeNode()
+
+    def fitSliceToBackground(self) -> None:
+        self._state.logic.FitSliceToBackground()
+
+
+class qMRMLThreeDWidget(qMRMLAbstractViewWidget):
+    """One 3D view."""
+
+    def __init__(self, node: Any) -> None:
+        super().__init__()
+        self._state.node = node
+
+    def mrmlViewNode(self) -> Any:
+        return self._state.node
+
+
+class qMRMLPlotWidget(qMRMLAbstractViewWidget):
+    """A plot view: knows its view node, whose chart it would draw."""
+
+    def mrmlPlotViewNode(self) -> Any:
+        return getattr(self._state, "node", None)
+
+    def setMRMLPlotViewNode(self, node: Any) -> None:
+        self._state.node = node
+
+
+class qSlicerLayoutManager(StandIn, QtCore.QObject):
+    """``slicer.app.layoutManager()``: view nodes come and go as the layout's description says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        state = self._state
+        state.logic = slicer.vtkMRMLLayoutLogic()
+        state.logic.SetMRMLApplicationLogic(application_logic())
+        state.logic.SetMRMLScene(slicer.mrmlScene)
+        state.slices, state.views, state.plots = {}, {}, {}
+
+    def layoutLogic(self) -> Any:
+        return self._state.logic
+
+    @property
+    def layout(self) -> int:
+        return self._state.logic.GetLayoutNode().GetViewArrangement()
+
+    @layout.setter
+    def layout(self, layout: int) -> None:
+        self.setLayout(layout)
+
+    def setLayout(self, layout: int) -> None:
+        self._state.logic.GetLayoutNode().SetViewArrangement(layout)
+
+    def _shown(self, class_name: str) -> list[Any]:
+        nodes = self._state.logic.GetViewNodes()
+        found = [nodes.GetItemAsObject(index) for index in range(nodes.GetNumberOfItems())]
+        return [node for node in found if node.IsA(class_name)]
+
+    def sliceViewNames(self) -> tuple[str, ...]:
+        return tuple(node.GetLayoutName() for node in self._shown("vtkMRMLSliceNode"))
+
+    def sliceWidget(self, name: str) -> Any:
+        for node in self._shown("vtkMRMLSliceNode"):
+            if node.GetLayoutName() == name:
+                if node.GetID() not in self._state.slices or self._state.slices[node.GetID()].mrmlSliceNode() != node:
+                    self._state.slices[node.GetID()] = qMRMLSliceWidget(node)
+                return self._state.slices[node.GetID()]
+        return None
+
+    @property
+    def threeDViewCount(self) -> int:
+        return len(self._shown("vtkMRMLViewNode"))
+
+    def threeDWidget(self, which: Any) -> Any:
+        nodes = self._shown("vtkMRMLViewNode")
+        named = {node.GetLayoutName(): node for node in nodes}
+        node = named.get(which) if isinstance(which, str) else nodes[which] if which < len(nodes) else None
+        return None if node is None else self._state.views.setdefault(node.GetID(), qMRMLThreeDWidget(node))
+
+    @property
+    def plotViewCount(self) -> int:
+        return len(self._shown("vtkMRMLPlotViewNode"))
+
+    def plotWidget(self, index: int) -> Any:
+        node = self._shown("vtkMRMLPlotViewNode")[index]
+        widget = self._state.plots.setdefault(node.GetID(), qMRMLPlotWidget())
+        widget.setMRMLPlotViewNode(node)
+        return widget
+
+    def mrmlScene(self) -> Any:
+        return slicer.mrmlScene
+
+    def resetSliceViews(self) -> None:
+        for name in self.sliceViewNames():
+            self.sliceWidget(name).fitSliceToBackground()
+
+    def resetThreeDViews(self) -> None:
+        """Nothing is drawn, so no camera has to move."""
