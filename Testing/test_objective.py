@@ -55,3 +55,15 @@ def test_the_ramp_has_the_values_of_the_dossier(progress, weight):
 
 def test_a_ramp_of_no_steps_starts_at_its_maximum():
     assert unsupervised_weight(0, 0, maximum=3.0) == 3.0
+
+
+def test_class_balance_weighs_the_cross_entropy_of_small_classes_up():
+    # Three voxels of background, one of an organ; everywhere the background has probability 0.8.
+    logits = torch.log(torch.tensor([0.8, 0.2])).reshape(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 4)
+    labels = torch.tensor([0, 0, 0, 1]).reshape(1, 1, 1, 4)
+    dice = segmentation_loss(logits, labels).item() * 2 - (-(3 * math.log(0.8) + math.log(0.2)) / 4)
+    background, organ = 4 / 3, 4.0
+    balanced = -(3 * background * math.log(0.8) + organ * math.log(0.2)) / (3 * background + organ)
+    assert segmentation_loss(logits, labels, class_balance=1.0).item() == pytest.approx((dice + balanced) / 2, abs=1e-5)
+    halfway = segmentation_loss(logits, labels, class_balance=0.5).item()
+    assert segmentation_loss(logits, labels).item() < halfway < (dice + balanced) / 2

@@ -24,7 +24,16 @@ THREE_BALLS = Vocabulary(
         for label, key in enumerate(("large", "middle", "small"), start=1)
     ),
 )
-OPTIONS = TrainingOptions(n_filters=2, patch=(16, 32, 32), steps=30, learning_rate=2e-2, warmup_steps=5, averaging=0.8)
+OPTIONS = TrainingOptions(
+    n_filters=2,
+    n_stages=((1, 1, 1, 1),) * 3,
+    patch=(16, 32, 32),
+    steps=30,
+    learning_rate=2e-2,
+    warmup_steps=5,
+    experts_first=0.2,
+    averaging=0.8,
+)
 
 
 def case_of_balls(seed: int, labelled: bool = True) -> Case:
@@ -72,7 +81,7 @@ def test_a_short_run_learns_the_organs(make_trainer):
 
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make_trainer):
-    options = replace(OPTIONS, steps=6, n_filters=2)
+    options = replace(OPTIONS, steps=6)
     whole = make_trainer("whole", options)
     whole.run()
 
@@ -107,7 +116,7 @@ def test_resuming_with_other_options_is_refused(make_trainer):
     trainer.folder.mkdir()
     trainer.save()
     with pytest.raises(UserError, match="other options"):
-        make_trainer(options=replace(OPTIONS, n_filters=2)).resume()
+        make_trainer(options=replace(OPTIONS, n_filters=4)).resume()
 
 
 def test_a_run_without_labelled_cases_is_refused(tmp_path):

@@ -16,7 +16,11 @@ _SMOOTH = 1e-5
 
 
 def segmentation_loss(
-    logits: Tensor, labels: Tensor, dice_channels: DiceChannels = "all", owned: Iterable[int] = ()
+    logits: Tensor,
+    labels: Tensor,
+    dice_channels: DiceChannels = "all",
+    owned: Iterable[int] = (),
+    class_balance: float = 0.0,
 ) -> Tensor:
     """L_seg = (Dice + cross-entropy) / 2.
 
@@ -25,20 +29,27 @@ def segmentation_loss(
     reading of the paper; after a label split most channels are empty in a patch and hold the loss near one until
     their probability vanishes, so ``owned`` takes background and the ``owned`` labels, and ``present`` the channels
     that occur in the case's labels.
+
+    ``class_balance`` weighs each voxel's cross-entropy by (voxels / voxels of its class) to this power: 0 is the
+    paper's plain mean, 1 gives every class present the same say. Without it a class of a few dozen voxels hardly
+    pulls at all once the softmax has given up on it, and Dice, whose gradient passes through that softmax, neither.
     """
     labels = labels.long()
     n_channels = logits.shape[1]
     # One log-softmax serves both terms, and indexing stands for a one-hot target: neither is cheap on whole volumes.
     log_probabilities = functional.log_softmax(logits, dim=1)
     of_truth = log_probabilities.gather(1, labels[:, None])[:, 0]
-    cross_entropy = -of_truth.mean()
-
     truth = labels.flatten(1)
     zeros = logits.new_zeros(len(logits), n_channels)
     overlap = zeros.scatter_add(1, truth, of_truth.exp().flatten(1))
     sizes = zeros.scatter_add(1, truth, torch.ones_like(truth, dtype=logits.dtype))
     total = log_probabilities.exp().sum(dim=(2, 3, 4)) + sizes
     dice = 1 - (2 * overlap + _SMOOTH) / (total + _SMOOTH)
+    cross_entropy = -of_truth.mean()
+    if class_balance > 0:
+        voxels = sizes.sum(dim=0)
+        weights = (voxels.sum() / voxels.clamp(min=1)).pow(class_balance)[labels]
+        cross_entropy = -(weights * of_truth).sum() / weights.sum()
     return (dice[_chosen(dice_channels, sizes, owned)].mean() + cross_entropy) / 2
 
 

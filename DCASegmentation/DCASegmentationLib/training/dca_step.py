@@ -21,23 +21,29 @@ GROUPS = ("head", "medium", "tail")
 
 
 def supervised_losses(
-    network: DCANet, volumes: Tensor, labels: Tensor, options: TrainingOptions, experts_only: bool = False
+    network: DCANet,
+    volumes: Tensor,
+    labels: Tensor,
+    options: TrainingOptions,
+    experts_only: bool = False,
+    class_balance: float = 0.0,
 ) -> dict[str, Tensor]:
     """The losses on labelled patches, by name; their sum is to be minimized.
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). One loss for
     each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it and the
-    step is not for the experts alone.
+    step is not for the experts alone. ``class_balance`` is that of ``method.objective.segmentation_loss``.
     """
     encoded = network.encoder(volumes)
     decoded = network.decode_experts(encoded)
     losses = {}
     for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
         target = split_labels(labels, owned)
-        losses[GROUPS[slot]] = segmentation_loss(expert.logits, target, options.dice_channels, owned)
+        losses[GROUPS[slot]] = segmentation_loss(expert.logits, target, options.dice_channels, owned, class_balance)
     if network.aggregation is not None and options.supervise_aggregation and not experts_only:
         logits, _ = network.aggregation(encoded, [_detached(expert.features) for expert in decoded])
-        losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, range(1, network.out_channels))
+        organs = range(1, network.out_channels)
+        losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, organs, class_balance)
     return losses
 
 

@@ -52,11 +52,14 @@ class TrainingOptions:
     gradient_limit: float = 12.0
     # After a label split most channels are absent from a patch; only those present carry a useful Dice.
     dice_channels: DiceChannels = "present"
+    # Weighs small organs up in the cross-entropy, or the softmax gives up on them in the first steps; fades to nothing
+    # over the run, because it also makes organs too large. See method.objective.
+    class_balance: float = 0.75
     # The paper teaches the aggregation decoder by pseudo-labels alone; true labels, where there are some, are better.
     supervise_aggregation: bool = True
-    # Share of the steps in which the experts learn alone: aggregating experts that know nothing teaches little and
+    # Share of the steps in which the experts learn alone: aggregating experts that know little teaches little and
     # takes two fifths of a step.
-    experts_first: float = 0.25
+    experts_first: float = 0.5
     unsupervised_weight: float = 1.0
     # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved: early
     # pseudo-labels teach nothing.
@@ -84,6 +87,7 @@ class TrainingOptions:
             "warmup_steps": 0,
             "gradient_limit": float("inf"),
             "dice_channels": "all",
+            "class_balance": 0.0,
             "supervise_aggregation": False,
             "experts_first": 0.0,
             "unsupervised_weight": 10.0,

@@ -162,7 +162,8 @@ class Trainer:
         assert labels is not None
         truth = torch.from_numpy(labels).to(self.device)
         experts_only = self.step < options.experts_first * options.steps
-        losses = supervised_losses(self.network, self._tensor(volumes), truth, options, experts_only)
+        balance = options.class_balance * (1 - self.step / options.steps)
+        losses = supervised_losses(self.network, self._tensor(volumes), truth, options, experts_only, balance)
         torch.stack(list(losses.values())).sum().backward()
         values = {name: loss.item() for name, loss in losses.items()}
 
