@@ -1,0 +1,181 @@
+"""The Segment section: the choices, Apply that becomes Cancel, and how the run goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels.model_card import modelCard
+from DCASegmentationLib.panels.model_list import Model, availableModels
+from DCASegmentationLib.panels.remaining_time import RemainingTime
+
+
+class SegmentPanel:
+    """``layout`` is where the panel goes.
+
+    ``onApply()`` and ``onCancel()`` are called for the button, ``onModelChosen(name)`` when the user picks a model.
+    The node selectors and the device are bound to the parameter node by their ``SlicerParameterName``; the models are
+    not, because which there are is known only on this computer.
+    """
+
+    def __init__(
+        self,
+        layout: qt.QLayout,
+        uiFolder: Path,
+        onApply: Callable[[], None],
+        onCancel: Callable[[], None],
+        onModelChosen: Callable[[str], None],
+    ) -> None:
+        self._onApply, self._onCancel, self._onModelChosen = onApply, onCancel, onModelChosen
+        self._models: dict[str, Model] = {}
+        self._remaining: RemainingTime | None = None
+        self._wanted = ""
+        self.widget = slicer.util.loadUI(str(uiFolder / "Segment.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self.ui.applyButton.connect("clicked()", self._onButton)
+        self.ui.modelSelector.connect("activated(int)", self._onModelActivated)
+        self.ui.deviceUsedLabel.text = _("Automatic takes a GPU where PyTorch finds one.")
+        self.ui.messageLabel.visible = False
+        shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), self.widget)
+        shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
+        shortcut.connect("activated()", self._onShortcut)
+        self.updateModels()
+
+    @property
+    def model(self) -> Model | None:
+        """The chosen model, if it is on this computer."""
+        return self._models.get(self._wanted)
+
+    @property
+    def isRunning(self) -> bool:
+        return self._remaining is not None
+
+    def updateModels(self) -> None:
+        """List the models that are there now, keeping the choice."""
+        try:
+            self._models = {model.name: model for model in availableModels()}
+        except UserError as error:
+            self._models = {}
+            self.showError(error)
+        self._fillModelSelector()
+
+    def selectModel(self, name: str) -> None:
+        """Choose the model ``name``, or the default one for an empty name."""
+        if name != self._wanted or not name:
+            self._wanted = name
+            self._fillModelSelector()
+
+    def setApplicable(self, hindrance: str) -> None:
+        """Enable Apply unless there is a ``hindrance``, which becomes its tool tip. A run can always be cancelled."""
+        if not self.isRunning:
+            self.ui.applyButton.enabled = not hindrance
+            self.ui.applyButton.toolTip = hindrance or _("Segment the organs of the CT (Ctrl+Return)")
+
+    def showStart(self) -> None:
+        """Apply becomes Cancel; the choices of the run can no longer be changed."""
+        self._remaining = RemainingTime()
+        self._setChoicesEnabled(False)
+        self.ui.applyButton.enabled = True
+        self.ui.applyButton.text = _("Cancel")
+        self.ui.applyButton.toolTip = _("Stop the segmentation; nothing in the scene changes")
+        self.ui.progressBar.value = 0
+        self.ui.progressBar.visible = True
+        self.ui.messageLabel.visible = False
+
+    def showProgress(self, fraction: float, message: str) -> None:
+        """How far the run has come (0 to 1), and what it does."""
+        if self._remaining is None:
+            return
+        self.ui.progressBar.value = round(100 * fraction)
+        left = self._remaining.inWords(fraction)
+        self._showMessage(f"{message}: {left}" if left else message)
+
+    def showCancelling(self) -> None:
+        """Cancel was pressed and the worker is ending."""
+        self.ui.applyButton.enabled = False
+        self._showMessage(_("Cancelling..."))
+
+    def showEnd(self) -> None:
+        """The run has ended, however it did: Cancel becomes Apply again."""
+        self._remaining = None
+        self._setChoicesEnabled(True)
+        self.ui.applyButton.text = _("Apply")
+        self.ui.progressBar.visible = False
+
+    def showResult(self, organs: int, seconds: float, device: str, warnings: tuple[str, ...]) -> None:
+        """Say in one line what came of the run, and what to know about it."""
+        found = _("{count} organs were segmented in {seconds:.0f} s.").format(count=organs, seconds=seconds)
+        self._showMessage(" ".join([found, *warnings]))
+        self.log(" ".join([found, _("Device: {device}.").format(device=device)]))
+        for warning in warnings:
+            self.log(warning)
+        self.ui.deviceUsedLabel.text = _("Used last: {device}").format(device=device)
+
+    def showMessage(self, message: str) -> None:
+        """Say something that is no fault."""
+        self._showMessage(message)
+        self.log(message)
+
+    def showError(self, error: UserError, details: str = "") -> None:
+        """Say what is wrong and what to do about it; ``details`` go into the log, which opens for them."""
+        self._showMessage(f"<b>{escape(error.problem)}</b> {escape(error.remedy)}")
+        self.log(str(error))
+        if details:
+            self.log(details)
+            self.ui.logGroup.collapsed = False
+
+    def log(self, message: str) -> None:
+        """Add a line to the log, with the time of day."""
+        self.ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {message}")
+
+    def _showMessage(self, text: str) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.visible = True
+
+    def _setChoicesEnabled(self, enabled: bool) -> None:
+        for widget in (
+            self.ui.inputVolumeSelector,
+            self.ui.modelSelector,
+            self.ui.outputSegmentationSelector,
+            self.ui.deviceSelector,
+            self.ui.roiSelector,
+        ):
+            widget.enabled = enabled
+
+    def _fillModelSelector(self) -> None:
+        if not self._wanted and self._models:
+            self._wanted = next(iter(self._models))
+        selector = self.ui.modelSelector
+        selector.clear()
+        for name, model in self._models.items():
+            selector.addItem(name if model.metadata is not None else _("{name} (damaged)").format(name=name), name)
+        if self._wanted and self._wanted not in self._models:
+            selector.addItem(_("{name} (not on this computer)").format(name=self._wanted), self._wanted)
+        if not selector.count:
+            selector.addItem(_("None installed: see Setup"), "")
+        selector.currentIndex = selector.findData(self._wanted)
+        model = self.model
+        self.ui.modelCardGroup.visible = model is not None
+        self.ui.modelCardBrowser.html = modelCard(model) if model is not None else ""
+
+    def _onModelActivated(self, index: int) -> None:
+        self._wanted = self.ui.modelSelector.itemData(index)
+        self._fillModelSelector()
+        self._onModelChosen(self._wanted)
+
+    def _onButton(self) -> None:
+        (self._onCancel if self.isRunning else self._onApply)()
+
+    def _onShortcut(self) -> None:
+        # The shortcut starts a run; it must not stop one by being pressed twice.
+        if not self.isRunning and self.ui.applyButton.enabled:
+            self._onApply()

@@ -1,0 +1,237 @@
+"""One CT on its way from the scene through the worker and back, without any widget."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import slicer
+from slicer.i18n import tr as _
+
+from DCASegmentationLib.bundle.finding import default_bundle
+from DCASegmentationLib.bundle.metadata_reading import read_metadata
+from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.organs import Vocabulary
+from DCASegmentationLib.panels.worker_process import WorkerProcess
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.exchange import export_ct, import_result, require_ct
+from DCASegmentationLib.scene.region import Region
+from DCASegmentationLib.scene.target import require_target
+from DCASegmentationLib.worker_protocol import Done, Failure, Segment
+
+# What the Experts section shows.
+ALL_MAPS: Mapping[str, Any] = {
+    "attention_levels": [1, 2, 3, 4],
+    "deciding_expert": True,
+    "entropy": True,
+    "disagreement": True,
+}
+# Shares of the progress: writing the CT comes before what the worker does, showing the results after it.
+_EXPORTED, _COMPUTED = 0.02, 0.95
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to segment: the CT node, the model's folder (None for the default), the device, and where it goes.
+
+    ``segmentation`` is an existing vtkMRMLSegmentationNode or None for a new one, ``roi`` a vtkMRMLMarkupsROINode or
+    None for the whole CT, ``options`` fields of ``inference.options.SegmentOptions``.
+    """
+
+    ct: Any
+    bundle: Path | None = None
+    device: str = "auto"
+    segmentation: Any | None = None
+    roi: Any | None = None
+    options: Mapping[str, Any] = field(default_factory=lambda: dict(ALL_MAPS))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: with ``nodes``, with an ``error`` (and ``details`` for the log), or ``cancelled``.
+
+    ``device`` in words, ``seconds`` of each phase of the worker, ``elapsed`` seconds of the whole run, ``warnings``.
+    """
+
+    nodes: CaseNodes | None = None
+    error: UserError | None = None
+    cancelled: bool = False
+    details: str = ""
+    device: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    elapsed: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Run:
+    id: str
+    order: Order
+    folder: Path
+    region: Region
+    vocabulary: Vocabulary
+    onProgress: Callable[[float, str], None]
+    onFinished: Callable[[Outcome], None]
+    started: float = field(default_factory=time.monotonic)
+
+
+class SegmentationRunner:
+    """Runs one order at a time, in a worker that ``newWorker()`` gives when it is first needed.
+
+    The scene is changed only when a result is complete. The run is given up when its CT is removed or the scene is
+    closed. Temporary files are gone when ``onFinished`` is called, however the run ended.
+    """
+
+    def __init__(self, newWorker: Callable[[], WorkerProcess]) -> None:
+        self._newWorker = newWorker
+        self._worker: WorkerProcess | None = None
+        self._run: _Run | None = None
+        self._givenUp: UserError | None = None
+        self._observations: list[int] = []
+
+    @property
+    def isRunning(self) -> bool:
+        return self._run is not None
+
+    def start(
+        self,
+        order: Order,
+        onProgress: Callable[[float, str], None],
+        onFinished: Callable[[Outcome], None],
+    ) -> None:
+        """Export the CT and hand it to the worker; everything later is told by the callbacks.
+
+        ``onProgress(fraction, message)``; ``onFinished(outcome)`` is called once. Raises UserError, with nothing begun,
+        for an order that cannot be carried out, and OutputError where the temporary folder cannot be written.
+        """
+        if self._run is not None:
+            raise UserError(_("A CT is being segmented already."), _("Wait until it is finished, or cancel it."))
+        require_ct(order.ct)
+        if order.segmentation is not None:
+            require_target(order.segmentation, order.ct)
+        if self._worker is None:
+            self._worker = self._newWorker()
+        bundle = default_bundle() if order.bundle is None else order.bundle
+        vocabulary = read_metadata(bundle).vocabulary
+        folder = _temporaryFolder()
+        try:
+            onProgress(0.0, _("Exporting the CT"))
+            path, region = export_ct(order.ct, folder, order.roi)
+            run = _Run(uuid.uuid4().hex, order, folder, region, vocabulary, onProgress, onFinished)
+            request = Segment(run.id, str(path), str(folder / "result"), str(bundle), order.device, dict(order.options))
+            self._run, self._givenUp = run, None
+            self._observe()
+            self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
+        except BaseException:
+            self._clear()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def cancel(self) -> None:
+        """Stop the run, if there is one; ``onFinished`` tells when it has ended."""
+        if self._run is not None and self._worker is not None:
+            self._worker.cancel()
+
+    def stop(self) -> None:
+        """End run and worker at once, as when Slicer closes; nothing is called back."""
+        run = self._run
+        self._clear()
+        if self._worker is not None:
+            self._worker.stop()
+        if run is not None:
+            shutil.rmtree(run.folder, ignore_errors=True)
+
+    def _onProgress(self, fraction: float, message: str) -> None:
+        if self._run is not None:
+            self._run.onProgress(_EXPORTED + (_COMPUTED - _EXPORTED) * fraction, message)
+
+    def _onDone(self, done: Done) -> None:
+        run = self._run
+        if run is None:
+            return
+        if self._givenUp is not None or not slicer.mrmlScene.IsNodePresent(run.order.ct):
+            self._finish(Outcome(error=self._givenUp or _ctRemoved()))
+            return
+        run.onProgress(_COMPUTED, _("Showing the result"))
+        try:
+            nodes = self._show(run, Path(done.folder))
+        except UserError as error:
+            self._finish(Outcome(error=error))
+            return
+        self._finish(Outcome(nodes, device=done.device, seconds=done.seconds, warnings=tuple(done.warnings)))
+
+    def _show(self, run: _Run, folder: Path) -> CaseNodes:
+        segmentation = run.order.segmentation
+        if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
+            # Deleted meanwhile: the result is still worth having.
+            segmentation = None
+        return import_result(folder, run.order.ct, run.vocabulary, run.region, segmentation)
+
+    def _onError(self, failure: Failure) -> None:
+        self._finish(
+            Outcome(error=self._givenUp or UserError(failure.problem, failure.remedy), details=failure.details)
+        )
+
+    def _onCancelled(self) -> None:
+        if self._givenUp is not None:
+            self._finish(Outcome(error=self._givenUp))
+        else:
+            self._finish(Outcome(cancelled=True))
+
+    def _finish(self, outcome: Outcome) -> None:
+        run = self._run
+        if run is None:
+            return
+        self._clear()
+        shutil.rmtree(run.folder, ignore_errors=True)
+        run.onFinished(replace(outcome, elapsed=time.monotonic() - run.started))
+
+    def _observe(self) -> None:
+        scene = slicer.mrmlScene
+        self._observations = [
+            scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, self._onNodeRemoved),
+            scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._onSceneClosed),
+        ]
+
+    def _clear(self) -> None:
+        for observation in self._observations:
+            slicer.mrmlScene.RemoveObserver(observation)
+        self._observations = []
+        self._run = None
+
+    def _onNodeRemoved(self, caller: Any, event: str) -> None:
+        if self._run is not None and not slicer.mrmlScene.IsNodePresent(self._run.order.ct):
+            self._giveUp(_ctRemoved())
+
+    def _onSceneClosed(self, caller: Any, event: str) -> None:
+        self._giveUp(
+            UserError(_("The scene was closed while its CT was being segmented."), _("Load the CT and apply again."))
+        )
+
+    def _giveUp(self, reason: UserError) -> None:
+        if self._givenUp is None:
+            self._givenUp = reason
+            self.cancel()
+
+
+def _ctRemoved() -> UserError:
+    return UserError(_("The CT was removed while it was being segmented."), _("Load the CT and apply again."))
+
+
+def _temporaryFolder() -> Path:
+    place = slicer.app.temporaryPath
+    try:
+        return Path(tempfile.mkdtemp(prefix="DCASegmentation-", dir=place))
+    except OSError as error:
+        raise OutputError(
+            _("The temporary folder {folder} cannot be written to: {reason}.").format(
+                folder=place, reason=error.strerror or error
+            ),
+            _("Choose another one: Edit / Application Settings / Modules / Temporary directory."),
+        ) from None

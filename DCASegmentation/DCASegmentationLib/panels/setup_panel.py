@@ -1,0 +1,136 @@
+"""The Setup section: what is missing before a model can run, one button each, and the models on this computer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from DCASegmentationLib.bundle.adding import add_bundle, remove_bundle
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels import requirements
+from DCASegmentationLib.panels.model_list import Model, availableModels
+
+
+class SetupPanel:
+    """``layout`` is where the panel goes; ``onChanged()`` is called when models or packages have changed."""
+
+    def __init__(self, layout: qt.QLayout, uiFolder: Path, onChanged: Callable[[], None]) -> None:
+        self._onChanged = onChanged
+        self._models: list[Model] = []
+        self.widget = slicer.util.loadUI(str(uiFolder / "Setup.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self.ui.installExtensionButton.connect("clicked()", self.onInstallExtension)
+        self.ui.installTorchButton.connect("clicked()", self.onInstallTorch)
+        self.ui.addZipButton.connect("clicked()", self.onAddZip)
+        self.ui.addFolderButton.connect("clicked()", self.onAddFolder)
+        self.ui.openFolderButton.connect("clicked()", self.onOpenFolder)
+        self.ui.deleteModelButton.connect("clicked()", self.onDeleteModel)
+        self.ui.modelList.connect("currentRowChanged(int)", self._updateButtons)
+        self.update()
+
+    def isComplete(self) -> bool:
+        """Whether nothing is missing."""
+        return requirements.torchVersion() is not None and any(model.metadata is not None for model in self._models)
+
+    def update(self) -> None:
+        """Look again for what is there."""
+        torch, extension = requirements.torchVersion(), requirements.extensionInstalled()
+        self.ui.torchLabel.text = (
+            _("PyTorch {version} is installed.").format(version=torch) if torch else _("PyTorch is not installed yet.")
+        )
+        self.ui.installTorchButton.visible = torch is None and extension
+        self.ui.extensionLabel.text = (
+            _("The PyTorch extension is installed.")
+            if extension
+            else _("The PyTorch extension is missing: PyTorch is installed through it.")
+        )
+        # With PyTorch there already, the extension has nothing left to do.
+        self.ui.extensionLabel.visible = extension or torch is None
+        self.ui.installExtensionButton.visible = not extension and torch is None
+        self._updateModels()
+
+    def onInstallExtension(self) -> None:
+        self._attempt(requirements.installExtension)
+
+    def onInstallTorch(self) -> None:
+        self._attempt(requirements.installTorch)
+
+    def onAddZip(self) -> None:
+        path = qt.QFileDialog.getOpenFileName(self.widget, _("Add a model"), "", _("Model bundles (*.zip)"))
+        if path:
+            self._add(Path(path))
+
+    def onAddFolder(self) -> None:
+        path = qt.QFileDialog.getExistingDirectory(self.widget, _("Add a model"))
+        if path:
+            self._add(Path(path))
+
+    def onOpenFolder(self) -> None:
+        model = self._selected()
+        if model is not None:
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(model.folder)))
+
+    def onDeleteModel(self) -> None:
+        model = self._selected()
+        if model is None or not slicer.util.confirmOkCancelDisplay(
+            _("Delete the model {name} from this computer?").format(name=model.name), _("Delete model")
+        ):
+            return
+        self._attempt(lambda: remove_bundle(model.folder), _("{name} was deleted.").format(name=model.name))
+
+    def _add(self, source: Path) -> None:
+        def add() -> None:
+            with slicer.util.WaitCursor():
+                add_bundle(source)
+
+        self._attempt(add, _("The model was added; its checksum is right."))
+
+    def _attempt(self, action: Callable[[], None], success: str = "") -> None:
+        message = success
+        try:
+            action()
+        except UserError as error:
+            message = str(error)
+        self.update()
+        self._showMessage(message)
+        self._onChanged()
+
+    def _updateModels(self) -> None:
+        problem = ""
+        try:
+            self._models = availableModels()
+        except UserError as error:
+            self._models, problem = [], str(error)
+        self.ui.modelList.clear()
+        for model in self._models:
+            suffix = (
+                _(" (damaged)") if model.metadata is None else "" if model.isOwn else _(" (came with the extension)")
+            )
+            self.ui.modelList.addItem(model.name + suffix)
+        self.ui.modelLabel.text = (
+            _("Models on this computer:")
+            if self._models
+            else _("No model is installed: add one from a zip file or a folder.")
+        )
+        self.ui.modelList.visible = bool(self._models)
+        self._showMessage(problem)
+        self._updateButtons()
+
+    def _showMessage(self, message: str) -> None:
+        self.ui.setupMessageLabel.text = message
+        self.ui.setupMessageLabel.visible = bool(message)
+
+    def _updateButtons(self, row: int = -1) -> None:
+        model = self._selected()
+        self.ui.openFolderButton.enabled = model is not None
+        self.ui.deleteModelButton.enabled = model is not None and model.isOwn
+
+    def _selected(self) -> Model | None:
+        row = self.ui.modelList.currentRow
+        return self._models[row] if 0 <= row < len(self._models) else None

@@ -1,0 +1,181 @@
+"""What the build system and the Extensions Index look at: lists of files, metadata, index entry, imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULE = ROOT / "DCASegmentation"
+INDEX_ENTRY = ROOT / "Resources" / "DCASegmentation.json"
+
+# The index's rules: what an entry may hold (schema 1.0.1), and which packages a module may import at file scope.
+ENTRY_FIELDS = {
+    "$schema": str, "category": str, "scm_url": str, "scm_revision": str, "scm_type": str, "build_dependencies": list,
+    "build_subdirectory": str, "enabled": bool, "tier": int,
+}  # fmt: skip
+ENTRY_REQUIRED = {"$schema", "category", "scm_url"}
+BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy", "scipy", "DCASegmentationLib"}
+# What is imported while Slicer loads the module and its panel.
+_LIBRARY = MODULE / "DCASegmentationLib"
+SLICER_LOADS = [
+    MODULE / "DCASegmentation.py",
+    *(_LIBRARY / name for name in ("errors.py", "organs.py", "partials.py", "worker_protocol.py")),
+    *(path for part in ("panels", "scene") for path in sorted((_LIBRARY / part).rglob("*.py"))),
+]
+
+
+def listed(variable: str) -> list[str]:
+    text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
+    found = re.search(rf"set\({variable}\n(.*?)\n\s*\)", text, re.DOTALL)
+    assert found, f"{variable} is not set"
+    return found[1].split()
+
+
+def metadata(name: str) -> str:
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    found = re.search(rf'^set\(EXTENSION_{name} "([^"]*)"\)$', text, re.MULTILINE)
+    assert found, f"EXTENSION_{name} is not set in the form that the index reads"
+    return found[1]
+
+
+def files_below(folder: Path) -> set[str]:
+    ignored = {"__pycache__", ".mypy_cache", ".DS_Store"}
+    paths = (path for path in folder.rglob("*") if path.is_file() and not ignored & set(path.parts))
+    return {path.relative_to(MODULE).as_posix() for path in paths}
+
+
+def test_every_script_of_the_module_is_packaged_and_no_other():
+    scripts = {name for name in files_below(MODULE / "DCASegmentationLib") if name.endswith(".py")}
+    assert set(listed("MODULE_PYTHON_SCRIPTS")) == {"DCASegmentation.py", *scripts}
+
+
+def test_every_resource_of_the_module_is_packaged_and_no_other():
+    assert set(listed("MODULE_PYTHON_RESOURCES")) == files_below(MODULE / "Resources")
+
+
+def test_the_library_holds_nothing_but_scripts_which_alone_are_packaged():
+    assert {name for name in files_below(MODULE / "DCASegmentationLib") if not name.endswith(".py")} == set()
+
+
+def test_only_the_module_file_lies_where_slicer_looks_for_modules():
+    assert [path.name for path in MODULE.glob("*.py")] == ["DCASegmentation.py"]
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_cmake_reads_both_files_and_finds_every_file_listed(tmp_path):
+    # Slicer's own macros are absent here: these take their place and check what Slicer's check.
+    (tmp_path / "SlicerConfig.cmake").write_text(
+        'set(Slicer_USE_FILE "${CMAKE_CURRENT_LIST_DIR}/use.cmake")\n'
+        'set(Slicer_EXTENSION_GENERATE_CONFIG "${CMAKE_CURRENT_LIST_DIR}/done.cmake")\n'
+        'set(Slicer_EXTENSION_CPACK "${CMAKE_CURRENT_LIST_DIR}/done.cmake")\n'
+        'set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR "lib/qt-scripted-modules")\n'
+    )
+    (tmp_path / "done.cmake").write_text("")
+    (tmp_path / "use.cmake").write_text(
+        "function(slicerMacroBuildScriptedModule)\n"
+        '  cmake_parse_arguments(M "WITH_GENERIC_TESTS" "NAME" "SCRIPTS;RESOURCES" ${ARGN})\n'
+        "  foreach(file ${M_SCRIPTS} ${M_RESOURCES})\n"
+        '    if(NOT EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${file}")\n'
+        '      message(FATAL_ERROR "${file} does not exist")\n'
+        "    endif()\n"
+        "  endforeach()\n"
+        "endfunction()\n"
+    )
+    command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path / "build"), f"-DSlicer_DIR={tmp_path}"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_models_that_come_along_are_installed_where_the_program_looks_for_them():
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert 'DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}/Resources/models"' in text
+    assert 'DESTINATION "${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}/Resources"' in text
+
+
+def test_the_metadata_say_what_the_index_asks_for():
+    assert re.search(r"^project\(DCASegmentation\)$", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)
+    assert metadata("CATEGORY") == "Segmentation"
+    assert metadata("DEPENDS") == "PyTorch"
+    assert metadata("CONTRIBUTORS")
+    assert 40 < len(metadata("DESCRIPTION")) < 400
+    for name in ("HOMEPAGE", "ICONURL", "SCREENSHOTURLS"):
+        assert metadata(name).startswith("https://"), name
+
+
+@pytest.mark.parametrize("name", ["ICONURL", "SCREENSHOTURLS"])
+def test_pictures_named_in_the_metadata_are_png_files_of_the_repository(name):
+    for url in metadata(name).split():
+        path = ROOT / url.split("/main/", 1)[1]
+        assert path.read_bytes().startswith(b"\x89PNG"), url
+
+
+def test_the_icon_of_the_extension_has_128_pixels():
+    content = (ROOT / "Resources" / "DCASegmentation.png").read_bytes()
+    assert struct.unpack(">II", content[16:24]) == (128, 128)
+
+
+def test_the_index_entry_satisfies_the_schema_and_agrees_with_cmake():
+    raw = INDEX_ENTRY.read_bytes()
+    entry = json.loads(raw)
+    assert b"\r" not in raw
+    assert set(entry) >= ENTRY_REQUIRED
+    assert {key: type(value) for key, value in entry.items()} == {key: ENTRY_FIELDS[key] for key in entry}
+    assert entry["$schema"].endswith("slicer-extension-catalog-entry-schema-v1.0.1.json#")
+    assert entry["category"] == metadata("CATEGORY")
+    assert entry["build_dependencies"] == metadata("DEPENDS").split()
+    assert entry["tier"] in (1, 3, 5)
+    assert entry["scm_url"].removesuffix(".git") == metadata("HOMEPAGE")
+    repository = entry["scm_url"].rsplit("/", 1)[1]
+    assert entry["scm_url"].startswith("https://") and repository.startswith("Slicer")
+
+
+def statements(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text(encoding="utf-8")).body
+
+
+@pytest.mark.parametrize("path", SLICER_LOADS, ids=lambda path: path.relative_to(MODULE).as_posix())
+def test_what_slicer_loads_imports_only_what_slicer_brings(path):
+    for node in statements(path):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            top = name.split(".")[0]
+            assert top in BUNDLED_WITH_SLICER or top in sys.stdlib_module_names, f"{name} is not in Slicer's Python"
+
+
+@pytest.mark.parametrize("path", SLICER_LOADS, ids=lambda path: path.relative_to(MODULE).as_posix())
+def test_what_slicer_loads_does_nothing_when_it_is_imported(path):
+    # A call on its own line acts; calls that give a constant its value do not.
+    acting = [ast.unparse(n) for n in statements(path) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
+    loops = [ast.unparse(n) for n in statements(path) if isinstance(n, ast.For | ast.While | ast.With)]
+    assert acting + loops == []
+
+
+def test_torch_is_never_installed_by_pip_directly():
+    for path in MODULE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and "pip" in ast.unparse(node.func):
+                assert "torch" not in ast.unparse(node), f"{path.name}: {ast.unparse(node)}"
+
+
+def test_models_are_found_read_and_added_without_torch():
+    script = (
+        "import sys, DCASegmentationLib.bundle.adding, DCASegmentationLib.bundle.finding;"
+        "import DCASegmentationLib.bundle.metadata_reading, DCASegmentationLib.worker_protocol;"
+        "print([name for name in ('torch', 'monai', 'typer') if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
