@@ -1,19 +1,222 @@
-"""The bench itself: a scene, Qt by PythonQt's rules, and stand-ins that behave as Slicer's widgets were seen to."""
+"""Qt on the bench has the manners of PythonQt, and Slicer's widgets those seen in a running Slicer."""
 
 from __future__ import annotations
+
+import sys
 
 import pytest
 
 pytestmark = pytest.mark.scene
 
 
-def test_loading_every_ui_file_of_the_module(slicer_bench):
-    import slicer
-    from bench.bench import MODULE_FILE
+def test_properties_are_attributes_and_never_calls(slicer_bench):
+    import qt
 
-    files = sorted((MODULE_FILE.parent / "Resources" / "UI").glob("*.ui"))
-    assert files
-    for file in files:
-        widget = slicer.util.loadUI(str(file))
-        widget.setMRMLScene(slicer.mrmlScene)
-        assert vars(slicer.util.childWidgetVariables(widget))
+    button = qt.QPushButton("Go")
+    button.checkable = True
+    button.checked = "yes"
+    assert (button.text, button.checked, button.enabled) == ("Go", True, True)
+    with pytest.raises(TypeError, match="'str' object is not callable"):
+        button.text()
+
+
+def test_a_cpp_object_takes_no_new_attribute_but_one_of_a_python_subclass_does(slicer_bench):
+    import qt
+
+    class Panel(qt.QWidget):
+        pass
+
+    panel = Panel()
+    panel.note = "mine"
+    assert panel.note == "mine"
+    with pytest.raises(AttributeError, match="'txet' does not exist on QPushButton and creating new attributes on C"):
+        qt.QPushButton().txet = "Go"
+
+
+def test_both_ways_to_connect_work_and_receivers_may_take_fewer_arguments(slicer_bench):
+    import qt
+
+    heard = []
+    box = qt.QCheckBox()
+    box.connect("toggled(bool)", heard.append)
+    box.connect("toggled(bool)", lambda: heard.append("nothing"))
+    box.toggled.connect(lambda checked: heard.append(("signal", checked)))
+    box.checked = True
+    assert sorted(map(str, heard)) == ["('signal', True)", "True", "nothing"]
+    box.disconnect("toggled(bool)", heard.append)
+    heard.clear()
+    box.checked = False
+    assert False not in heard
+
+
+def test_lists_come_back_as_tuples_and_integers_are_enumerations(slicer_bench):
+    import qt
+
+    label = qt.QLabel()
+    label.setProperty("names", ["a", "b"])
+    label.alignment = 4
+    assert label.property("names") == ("a", "b")
+    assert label.alignment == qt.Qt.AlignHCenter
+
+
+def test_a_process_takes_text_and_gives_bytes(slicer_bench):
+    import qt
+
+    ended = []
+    process = qt.QProcess()
+    process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status)))
+    process.start(sys.executable, ["-c", "print(input())"])
+    process.write("Ä\n")
+    slicer_bench.wait_for(lambda: ended)
+    assert ended == [(0, qt.QProcess.NormalExit)]
+    assert process.readAllStandardOutput().data() == "Ä\n".encode()
+    assert (process.processId(), process.state()) == (0, qt.QProcess.NotRunning)
+
+
+def test_settings_keep_their_type(slicer_bench):
+    import slicer
+
+    slicer.app.settings().setValue("DCA/count", 3)
+    assert slicer.app.settings().value("DCA/count") == 3
+    assert slicer.util.settingsValue("DCA/count", 0, int, slicer.app.settings()) == 3
+
+
+def test_pyside_is_not_to_be_seen(slicer_bench):
+    import qt
+
+    for name in ("Signal", "Slot", "Property"):
+        assert not hasattr(qt, name)
+
+
+def test_an_error_in_a_slot_is_recorded_and_the_sender_goes_on(slicer_bench):
+    import qt
+
+    def fail():
+        raise ValueError("broken slot")
+
+    button = qt.QPushButton()
+    button.connect("clicked()", fail)
+    button.click()
+    assert slicer_bench.slot_errors == ["ValueError: broken slot"]
+    slicer_bench.slot_errors.clear()
+
+
+def test_everything_is_taken_away_again(_bench):
+    import slicer
+    from bench.bench import installed
+
+    with installed(_bench):
+        assert hasattr(slicer, "app")
+        assert "qt" in sys.modules
+    assert not hasattr(slicer, "app")
+    assert not hasattr(slicer, "qMRMLNodeComboBox")
+    assert not {"qt", "ctk", "slicer.i18n", "PyTorchUtils"} & set(sys.modules)
+
+
+def test_torch_can_be_absent_until_its_extension_installs_it(slicer_bench):
+    import importlib.util
+
+    slicer_bench.torch.is_installed = False
+    assert importlib.util.find_spec("torch") is None
+    import PyTorchUtils
+
+    PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True)
+    assert importlib.util.find_spec("torch") is not None
+
+
+def test_packages_are_recorded_and_not_installed(slicer_bench):
+    from slicer.packaging import pip_check, pip_ensure
+
+    slicer_bench.packages.missing = {"scipy"}
+    assert not pip_check("scipy>=1.0")
+    pip_ensure(["scipy>=1.0", "numpy"])
+    assert slicer_bench.packages.installed == ["scipy>=1.0"]
+    assert pip_check(["scipy", "numpy"])
+
+
+def test_questions_get_the_answers_told_and_others_fail(slicer_bench):
+    import qt
+    import slicer
+    from bench.pythonqt import BenchError
+
+    slicer_bench.dialogs.answer(False, "chosen.zip")
+    assert slicer.util.confirmOkCancelDisplay("Delete it?") is False
+    assert qt.QFileDialog.getOpenFileName(None, "Add a model") == "chosen.zip"
+    slicer.util.errorDisplay("No disk space", detailedText="28")
+    assert slicer_bench.dialogs.texts == ["Delete it?", "Add a model", "No disk space"]
+    with pytest.raises(BenchError, match="Nobody told the bench"):
+        slicer.util.confirmYesNoDisplay("Sure?")
+
+
+def test_a_collapsed_section_hides_what_it_covers(slicer_bench):
+    import ctk
+    import qt
+
+    section = ctk.ctkCollapsibleButton()
+    section.setLayout(qt.QVBoxLayout())
+    label, hidden = qt.QLabel("inside"), qt.QLabel("hidden anyway")
+    section.layout().addWidget(label)
+    section.layout().addWidget(hidden)
+    hidden.visible = False
+    section.show()
+    heard = []
+    section.connect("contentsCollapsed(bool)", heard.append)
+    section.collapsed = True
+    assert label.isHidden() and section.collapsed
+    section.collapsed = False
+    assert not label.isHidden() and hidden.isHidden()
+    assert heard == [True, False]
+
+
+def test_a_slider_keeps_its_decimals_and_its_range(slicer_bench):
+    import ctk
+
+    slider = ctk.ctkSliderWidget()
+    slider.minimum, slider.maximum, slider.singleStep = 0.0, 1.0, 0.05
+    heard = []
+    slider.valueChanged.connect(heard.append)
+    slider.value = 0.35
+    slider.value = 7
+    assert heard == [pytest.approx(0.35), 1.0]
+
+
+def test_a_node_selector_follows_the_scene_and_selects_nothing_by_itself(slicer_bench):
+    import slicer
+
+    selector = slicer.qMRMLNodeComboBox()
+    selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+    selector.noneEnabled = True
+    selector.setMRMLScene(slicer.mrmlScene)
+    heard = []
+    selector.connect("currentNodeChanged(vtkMRMLNode*)", heard.append)
+    ct = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode")
+    assert selector.nodeCount() == 1
+    assert selector.currentNode() is None
+    selector.setCurrentNode(ct)
+    assert selector.currentNodeID == ct.GetID()
+    slicer.mrmlScene.RemoveNode(ct)
+    assert selector.currentNode() is None
+    assert heard == [ct, None]
+
+
+def test_the_layout_has_the_views_it_describes_each_with_its_logic(slicer_bench):
+    import slicer
+
+    manager = slicer.app.layoutManager()
+    assert set(manager.sliceViewNames()) == {"Red", "Green", "Yellow"}
+    xml = '<layout type="horizontal"><item><view class="vtkMRMLSliceNode" singletontag="Own"/></item></layout>'
+    manager.layoutLogic().GetLayoutNode().AddLayoutDescription(7399, xml)
+    manager.setLayout(7399)
+    assert manager.sliceViewNames() == ("Own",)
+    assert manager.sliceWidget("Own").sliceLogic().GetSliceNode().GetLayoutName() == "Own"
+    assert slicer.mrmlScene.GetSingletonNode("Own", "vtkMRMLSliceCompositeNode")
+
+
+def test_a_widget_is_drawn_in_light_and_in_dark(slicer_bench, screenshot):
+    import qt
+
+    label = qt.QLabel("Text")
+    light, dark = (qt.QImage(str(screenshot(label, style, style))) for style in ("light", "dark"))
+    assert light.pixelColor(0, 0).lightness() > 200
+    assert dark.pixelColor(0, 0).lightness() < 80

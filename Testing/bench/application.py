@@ -14,8 +14,8 @@ from PySide6 import QtCore, QtWidgets
 from bench.view_widgets import qSlicerLayoutManager
 
 
-class Application:
-    """The stand-in of qSlicerApplication; ``folder`` holds its settings and temporary files."""
+class qSlicerApplication:
+    """``folder`` holds its settings and temporary files."""
 
     applicationName = "Slicer"
     majorVersion, minorVersion = 5, 12
@@ -27,7 +27,7 @@ class Application:
         self._qt = QtWidgets.QApplication.instance()
         self._settings = QtCore.QSettings(str(folder / "Slicer.ini"), QtCore.QSettings.Format.IniFormat)
         self._layout_manager = qSlicerLayoutManager()
-        self._startup: list[Callable[..., Any]] = []
+        self._at_startup: list[Callable[..., Any]] = []
         self.temporaryPath = str(folder / "temporary")
         self.slicerHome = str(folder / "home")
         Path(self.temporaryPath).mkdir()
@@ -54,21 +54,15 @@ class Application:
 
     def connect(self, signal: str, receiver: Callable[..., Any]) -> bool:
         if signal == "startupCompleted()":
-            self._startup.append(receiver)
+            self._at_startup.append(receiver)
             return True
         return bool(self._qt.connect(signal, receiver))
 
     def disconnect(self, signal: str, receiver: Callable[..., Any]) -> bool:
-        if receiver in self._startup:
-            self._startup.remove(receiver)
+        if receiver in self._at_startup:
+            self._at_startup.remove(receiver)
             return True
         return bool(self._qt.disconnect(signal, receiver))
-
-    def finishStartup(self) -> None:
-        """What the application does once its window is open; for the bench to call."""
-        receivers, self._startup = self._startup, []
-        for receiver in receivers:
-            receiver()
 
     def topLevelWidgets(self) -> list[Any]:
         return self._qt.topLevelWidgets()

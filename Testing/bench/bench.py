@@ -19,9 +19,10 @@ from DCASegmentationLib.scene.headless import boot
 from PySide6 import QtCore, QtWidgets
 
 from bench import mrml_widgets, node_combo_box, parameter_node, scripted_module, segmentation_widgets, view_widgets
-from bench.application import Application
+from bench.application import qSlicerApplication
 from bench.pythonqt import patch
 from bench.qt_modules import QtModule, ctk_module, stand_ins_of
+from bench.sample_data import SampleData
 from bench.scripted_module import ModuleParent
 from bench.told_dialogs import Dialogs
 from bench.told_packages import Packages, Torch
@@ -41,7 +42,11 @@ class Bench:
         self.dialogs, self.packages, self.torch = Dialogs(), Packages(), Torch()
         self.status_messages: list[str] = []
         self.slot_errors: list[str] = []
-        self.app = Application(folder)
+        self.sample_data = SampleData()
+        self.app = qSlicerApplication(folder)
+        crosshair = slicer.vtkMRMLCrosshairNode()  # which Slicer's scene always has
+        crosshair.SetSingletonTag("default")
+        slicer.mrmlScene.AddNode(crosshair)
         self.stand_ins = {
             name: cls
             for module in (mrml_widgets, node_combo_box, segmentation_widgets, view_widgets)
@@ -68,6 +73,7 @@ class Bench:
             "slicer.i18n": i18n,
             "slicer.packaging": self.packages.module(),
             "PyTorchUtils": self.torch.module(),
+            "SampleData": self.sample_data.module(),
         }
         for name, module in modules.items():
             self._put(sys.modules, name, module)
@@ -103,7 +109,7 @@ class Bench:
         slicer.mrmlScene.Clear(0)
         self.app.settings().clear()
         self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-        for told in (self.dialogs, self.packages, self.torch, self.status_messages, self.slot_errors):
+        for told in (self.dialogs, self.packages, self.torch, self.sample_data, self.status_messages, self.slot_errors):
             told.clear()
 
     def load_module(self, path: Path = MODULE_FILE) -> ModuleType:
@@ -116,9 +122,8 @@ class Bench:
         self._put(sys.modules, name, module)
         spec.loader.exec_module(module)
         parent = ModuleParent(name, path)
-        parent.module = getattr(module, name)(parent)
         self._put(vars(slicer.modules), name.lower(), parent)
-        self._put(vars(slicer.modules), f"{name}Instance", parent.module)
+        self._put(vars(slicer.modules), f"{name}Instance", getattr(module, name)(parent))
         return module
 
     def make_widget(self, module: ModuleType) -> Any:
@@ -128,7 +133,7 @@ class Bench:
         top.setLayout(QtWidgets.QVBoxLayout())
         top.setMRMLScene(slicer.mrmlScene)
         widget = getattr(module, f"{name}Widget")(top)
-        getattr(slicer.modules, name.lower()).widget = widget
+        getattr(slicer.modules, name.lower())._widget = widget
         self._put(vars(slicer.modules), f"{name}Widget", widget)
         widget.setup()
         top.resize(400, 800)
@@ -137,6 +142,12 @@ class Bench:
             widget.enter()
         self.process_events()
         return widget
+
+    def finish_startup(self) -> None:
+        """Slicer's window is open now: call who waits for startupCompleted()."""
+        receivers, self.app._at_startup = self.app._at_startup, []
+        for receiver in receivers:
+            receiver()
 
     def process_events(self, seconds: float = 0.0) -> None:
         """Let Qt deliver what is pending, for some time."""

@@ -21,7 +21,3 @@ class qMRMLWidget(StandIn, QtWidgets.QWidget):
         if scene is not self.mrmlScene():
             self._state.scene = scene
             self.mrmlSceneChanged.emit(scene)
-
-
-class qSlicerWidget(qMRMLWidget):
-    """As qMRMLWidget, of the application."""

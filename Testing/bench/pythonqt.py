@@ -191,10 +191,12 @@ def _normalized(signature: str) -> str:
 
 
 def _argument_count(obj: Any, signature: str) -> int:
-    index = obj.metaObject().indexOfSignal(_normalized(signature))
+    # Not obj.metaObject(): PySide6 takes what that gives for deleted, everywhere, once obj is.
+    meta: Any = next(cls for cls in type(obj).__mro__ if cls.__module__.startswith("PySide6.")).staticMetaObject
+    index = meta.indexOfSignal(_normalized(signature))
     if index < 0:
         raise BenchError(f"{class_name(obj)} has no signal {signature}")
-    return int(obj.metaObject().method(index).parameterCount())
+    return int(meta.method(index).parameterCount())
 
 
 def _signal(obj: Any, signature: str) -> Any:

@@ -9,7 +9,9 @@ import unittest
 from typing import Any
 
 import slicer
-from PySide6 import QtGui, QtWidgets
+from PySide6 import QtWidgets
+
+from bench import manifest
 
 __all__ = [
     "ScriptedLoadableModule",
@@ -31,7 +33,6 @@ class ScriptedLoadableModule:
         self.moduleName = type(self).__name__
         parent.title, parent.categories, parent.dependencies = "", [], []
         parent.contributors, parent.helpText, parent.acknowledgementText = [], "", ""
-        parent.hidden = False
 
     def resourcePath(self, filename: str) -> str:
         return str(_folder_of(type(self)) / "Resources" / filename)
@@ -124,9 +125,13 @@ class ModuleParent:
     """The C++ side of a scripted module: ``parent`` of the module class, ``slicer.modules.<name>``."""
 
     def __init__(self, name: str, path: pathlib.Path) -> None:
+        self._widget: Any = None
         self.name, self.path = name, str(path)
-        self.icon = QtGui.QIcon()
-        self.widget: Any = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not manifest.has_property("qSlicerScriptedLoadableModule", name):
+            raise AttributeError(f"'{name}' does not exist on qSlicerScriptedLoadableModule")
+        object.__setattr__(self, name, value)
 
     def widgetRepresentation(self) -> Any:
-        return self.widget.parent if self.widget else None
+        return self._widget.parent if self._widget else None

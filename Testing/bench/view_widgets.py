@@ -73,6 +73,7 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
         state.logic.SetMRMLApplicationLogic(application_logic())
         state.logic.SetMRMLScene(slicer.mrmlScene)
         state.slices, state.views, state.plots = {}, {}, {}
+        state.logic.AddObserver("ModifiedEvent", lambda *event: self._make_slice_widgets())
 
     def layoutLogic(self) -> Any:
         return self._state.logic
@@ -97,12 +98,16 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
         return tuple(node.GetLayoutName() for node in self._shown("vtkMRMLSliceNode"))
 
     def sliceWidget(self, name: str) -> Any:
+        self._make_slice_widgets()
+        shown = {node.GetLayoutName(): node for node in self._shown("vtkMRMLSliceNode")}
+        return self._state.slices[shown[name].GetID()] if name in shown else None
+
+    def _make_slice_widgets(self) -> None:
+        """As in Slicer, each slice view of the layout has a widget, and with it a logic, from the first."""
+        slices = self._state.slices
         for node in self._shown("vtkMRMLSliceNode"):
-            if node.GetLayoutName() == name:
-                if node.GetID() not in self._state.slices or self._state.slices[node.GetID()].mrmlSliceNode() != node:
-                    self._state.slices[node.GetID()] = qMRMLSliceWidget(node)
-                return self._state.slices[node.GetID()]
-        return None
+            if node.GetID() not in slices or slices[node.GetID()].mrmlSliceNode() is not node:
+                slices[node.GetID()] = qMRMLSliceWidget(node)
 
     @property
     def threeDViewCount(self) -> int:

@@ -1,0 +1,168 @@
+"""The bench is no easier than Slicer: what the real classes lack is refused, in a .ui, in a connect and in the code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.scene
+
+ROOT = Path(__file__).parents[1]
+UI_FILES = sorted((ROOT / "DCASegmentation" / "Resources" / "UI").glob("*.ui"))
+PANELS = [
+    ROOT / "DCASegmentation" / "DCASegmentation.py",
+    *sorted((ROOT / "DCASegmentation" / "DCASegmentationLib" / "panels").glob("*.py")),
+]
+ALL_CLASSES = ROOT.parent / "shared" / "reference" / "slicer-widget-api.json"
+# In Slicer a decorator of the application, which headers do not declare as scripts see it.
+DECORATED = {("qSlicerApplication", "testingEnabled")}
+WIDGET = '<widget class="{0}" name="tested">{1}</widget>'
+CONNECTION = """<connections><connection><sender>top</sender><signal>{0}</signal>
+<receiver>tested</receiver><slot>{1}</slot></connection></connections>"""
+
+
+def test_stand_ins_offer_no_member_that_the_real_classes_lack(slicer_bench):
+    from bench import application, ctk_widgets, manifest
+    from bench.qt_modules import stand_ins_of
+
+    classes = {**slicer_bench.stand_ins, **stand_ins_of(ctk_widgets)}
+    classes["qSlicerApplication"] = application.qSlicerApplication
+    assert len(classes) > 12
+    additions = [
+        (name, member)
+        for name, cls in classes.items()
+        for base in cls.__mro__
+        if base.__module__.startswith("bench.")
+        for member in vars(base)
+        if not member.startswith("_") and not manifest.has_member(name, member)
+    ]
+    assert set(additions) <= DECORATED
+
+
+def test_signals_of_stand_ins_have_the_signatures_of_the_real_ones(slicer_bench):
+    from bench import ctk_widgets, manifest
+    from bench.qt_modules import stand_ins_of
+    from bench.stand_in import Signal
+
+    signals = [
+        (name, signature)
+        for name, cls in {**slicer_bench.stand_ins, **stand_ins_of(ctk_widgets)}.items()
+        for member in vars(cls).values()
+        if isinstance(member, Signal)
+        for signature in member.signatures
+    ]
+    assert signals
+    assert [each for each in signals if not manifest.has_signal(*each)] == []
+
+
+def write_ui(folder: Path, class_name: str, contents: str = "", after: str = "") -> str:
+    widget = WIDGET.format(class_name, contents)
+    layout = f'<layout class="QVBoxLayout" name="topLayout"><item>{widget}</item></layout>'
+    path = folder / "tested.ui"
+    path.write_text(f'<ui version="4.0"><widget class="qMRMLWidget" name="top">{layout}</widget>{after}</ui>')
+    return str(path)
+
+
+def test_a_ui_of_existing_members_is_loaded(slicer_bench, tmp_path):
+    import slicer
+
+    types = '<property name="nodeTypes"><stringlist><string>vtkMRMLModelNode</string></stringlist></property>'
+    connection = CONNECTION.format("mrmlSceneChanged(vtkMRMLScene*)", "setMRMLScene(vtkMRMLScene*)")
+    top = slicer.util.loadUI(write_ui(tmp_path, "qMRMLNodeComboBox", types, connection))
+    top.setMRMLScene(slicer.mrmlScene)
+    selector = slicer.util.childWidgetVariables(top).tested
+    assert selector.nodeTypes == ("vtkMRMLModelNode",)
+    assert selector.mrmlScene() is slicer.mrmlScene
+
+
+@pytest.mark.parametrize(
+    ("class_name", "contents", "after", "missing"),
+    [
+        ("qMRMLNoSuchWidget", "", "", "qMRMLNoSuchWidget"),
+        ("QPushButton", '<property name="txet"><string>x</string></property>', "", "txet"),
+        ("ctkSliderWidget", '<property name="range"><number>3</number></property>', "", "range"),
+        ("qMRMLNodeComboBox", "", CONNECTION.format("sceneChanged()", "setMRMLScene(vtkMRMLScene*)"), "sceneChanged"),
+        ("qMRMLNodeComboBox", "", CONNECTION.format("mrmlSceneChanged(vtkMRMLScene*)", "setScene()"), "setScene"),
+    ],
+)
+def test_a_ui_is_refused_for_what_the_real_class_lacks(slicer_bench, tmp_path, class_name, contents, after, missing):
+    import slicer
+    from bench.pythonqt import BenchError
+
+    with pytest.raises(BenchError, match=missing):
+        slicer.util.loadUI(write_ui(tmp_path, class_name, contents, after))
+
+
+def test_connecting_a_signal_that_does_not_exist_is_refused(slicer_bench):
+    import qt
+    import slicer
+    from bench.pythonqt import BenchError
+
+    with pytest.raises(BenchError, match=r"QPushButton has no signal pressed\(int\)"):
+        qt.QPushButton().connect("pressed(int)", print)
+    with pytest.raises(BenchError, match=r"qMRMLNodeComboBox has no signal currentNodeChanged\(int\)"):
+        slicer.qMRMLNodeComboBox().connect("currentNodeChanged(int)", print)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("self.ui.goButton.txet = 'Go'", "has no txet"),
+        ("self.ui.goButton.click = 3", "no property click to set"),
+        ("self.ui.goButton.text()", "text of goButton, a QPushButton, is a property"),
+        ("self.ui.selector.nodeTypes()", "nodeTypes of selector, a qMRMLNodeComboBox, is a property"),
+        ("self.ui.selector.connect('nodeChanged()', print)", r"no signal nodeChanged\(\)"),
+        ("self.ui.goButon.text = 'Go'", "no .ui names goButon"),
+        ("box = self.ui.selector; box.setNode(None)", "has no setNode"),
+        ("qt.QPushButton(text='Go')", "no keyword arguments"),
+    ],
+)
+def test_reading_the_code_finds(slicer_bench, line, complaint):
+    from bench.lint import complaints
+
+    objects = {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}
+    source = f"class Panel:\n    def fill(self):\n        {line}\n"
+    assert len(found := complaints(source, objects)) == 1
+    assert re.search(complaint, found[0])
+
+
+def test_reading_the_code_accepts_what_slicer_has(slicer_bench):
+    from bench.lint import complaints
+
+    source = """
+def fill(self):
+    self.ui.goButton.text = "Go"
+    self.ui.goButton.connect("clicked(bool)", print)
+    box = self.ui.selector
+    box.setCurrentNode(box.currentNode())
+    box.connect("currentNodeChanged(vtkMRMLNode*)", print)
+    return box.nodeTypes, self.ui.goButton.checked
+"""
+    assert complaints(source, {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}) == []
+
+
+@pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
+def test_every_ui_file_of_the_module_is_accepted(slicer_bench, path):
+    import slicer
+
+    widget = slicer.util.loadUI(str(path))
+    widget.setMRMLScene(slicer.mrmlScene)
+    assert vars(slicer.util.childWidgetVariables(widget))
+
+
+@pytest.mark.parametrize("path", PANELS, ids=lambda path: path.name)
+def test_the_module_asks_its_widgets_only_for_what_they_have(slicer_bench, path):
+    from bench.lint import complaints, named_objects
+
+    assert complaints(path.read_text(encoding="utf-8"), named_objects(UI_FILES)) == []
+
+
+@pytest.mark.skipif(not ALL_CLASSES.exists(), reason="the members of all classes are not on this computer")
+def test_the_manifest_is_what_the_headers_say(slicer_bench):
+    from bench import manifest
+    from bench.make_manifest import USED, pick
+
+    assert pick(json.loads(ALL_CLASSES.read_text(encoding="utf-8")), USED) == manifest.classes()
