@@ -64,3 +64,10 @@ def view_node(class_name: str, view: str) -> Any:
     if class_name == "vtkMRMLSliceNode":
         node.SetDimensions(512, 512, 1)
     return slicer.mrmlScene.AddNode(node)
+
+
+def jump_to_segment(segmentation: Any, segment_id: str) -> None:
+    """Center all slice views on a segment: on the middle of its largest part. Nothing happens for an empty one."""
+    center = segmentation.GetSegmentCenterRAS(segment_id)
+    if center is not None:
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.CenteredJumpSlice)

@@ -102,6 +102,7 @@ def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: in
         if node is not None:
             apply_style(node, style)
         lay_over(composite, nodes, node, style.opacity)
+    _fill_organs(nodes.segmentation, False)
 
 
 def _composites_with(nodes: CaseNodes) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Segmentations and scenes on disk: whole or not at all."""
+"""Segmentations, tables and scenes on disk: whole or not at all."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
         storage.SetUseCompression(True)
         if not storage.WriteData(node) or not _is_whole_file(unfinished):
             raise OutputError(f"The segmentation cannot be written to {path}.", _REMEDY)
+
+
+def save_table(text: str, path: Path, overwrite: bool = False) -> None:
+    """Write a table that is CSV already. Raises OutputError."""
+    with _whole_or_not_at_all(path, ".csv", overwrite) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def save_scene_bundle(path: Path, overwrite: bool = False) -> None:

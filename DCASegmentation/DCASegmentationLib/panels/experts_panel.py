@@ -1,0 +1,235 @@
+"""The Experts section: their maps over the CT, side by side, under the cursor, and by organ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from DCASegmentationLib.figures.palette import COLOR_MAPS
+from DCASegmentationLib.panels.attention_table import AttentionTable
+from DCASegmentationLib.panels.cursor_read_out import CursorReadOut
+from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
+from DCASegmentationLib.scene import expert_views
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
+from DCASegmentationLib.scene.expert_views import MapStyle
+from DCASegmentationLib.scene.layouts import (
+    BAR_PLOT,
+    COMPARISON,
+    ViewLayouts,
+    comparison_composites,
+    register_comparison,
+)
+
+
+class ExpertsPanel(VTKObservationMixin):
+    """``layout`` is where the panel goes.
+
+    The choices are kept in the parameter node, as ``expertMap`` (a name of ``scene.expert_views``), ``expertLevel``
+    (1 to 4), ``mapOpacity`` and ``mapThreshold`` (0 to 1), ``colorMap`` (a key of ``palette.COLOR_MAPS``) and
+    ``showLegend``. Sliders and check box are bound to it by their ``SlicerParameterName``; which maps and levels can be
+    chosen depends on the result, so the selectors are filled here.
+    """
+
+    def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
+        VTKObservationMixin.__init__(self)
+        self._nodes: CaseNodes | None = None
+        self._parameters: Any = None
+        self._rows: list[SegmentAttention] = []
+        self._measured: int | None = None
+        self._layouts = ViewLayouts()
+        self._watch = SegmentationWatch(self._onSegmentationChanged)
+        self.widget = slicer.util.loadUI(str(uiFolder / "Experts.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self._table = AttentionTable(self.ui.attentionTable)
+        self._readOut = CursorReadOut(self.ui)
+        for name in COLOR_MAPS:
+            self.ui.colorMapSelector.addItem(name, name)
+        self.ui.mapSelector.connect("activated(int)", self._onMapActivated)
+        self.ui.levelSelector.connect("activated(int)", self._onLevelActivated)
+        self.ui.colorMapSelector.connect("activated(int)", self._onColorMapActivated)
+        self.ui.compareButton.connect("clicked(bool)", self._onCompare)
+        self.ui.plotButton.connect("clicked(bool)", self._onPlot)
+        register_comparison()
+        self._updateWidgets()
+
+    def setParameterNode(self, parameterNode: Any | None) -> None:
+        """Keep the choices in this parameter node; None while there is none."""
+        if self._parameters is not None:
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self._parameters = parameterNode
+        if parameterNode is not None:
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.update()
+
+    def setResult(self, nodes: CaseNodes | None) -> None:
+        """Show the experts of this result; None when there is none (any more)."""
+        if nodes == self._nodes:
+            return
+        before = self._nodes
+        self._nodes, self._measured, self._rows = nodes, None, []
+        self._readOut.setCase(nodes, self.level)
+        if before is not None and before.segmentation.GetScene() is not None:
+            expert_views.show_map_over_ct(before, None, MapStyle())
+        self._watch.watch(nodes.segmentation if nodes is not None else None)
+        self.update()
+
+    def enter(self) -> None:
+        """The module is shown: follow the mouse and the layout."""
+        self.exit()
+        self._readOut.start()
+        if (node := self._layouts.node()) is not None:
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.update()
+
+    def exit(self) -> None:
+        self._readOut.stop()
+        if (node := self._layouts.node()) is not None and self.hasObserver(
+            node, vtk.vtkCommand.ModifiedEvent, self._onModified
+        ):
+            self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
+
+    def cleanup(self) -> None:
+        self._readOut.stop()
+        self._watch.watch(None)
+        self.removeObservers()
+
+    @property
+    def level(self) -> int:
+        """The chosen level of attention, or the finest that the result has."""
+        wanted = self._parameters.expertLevel if self._parameters is not None else 0
+        levels = self._nodes.attention if self._nodes is not None else {}
+        return wanted if wanted in levels else max(levels, default=0)
+
+    @property
+    def choice(self) -> str:
+        """The chosen map, or none where the result lacks it."""
+        wanted = self._parameters.expertMap if self._parameters is not None else expert_views.NONE
+        there = self._nodes is not None and wanted in expert_views.available_maps(self._nodes, self.level)
+        return wanted if there else expert_views.NONE
+
+    @property
+    def isComparing(self) -> bool:
+        return self._nodes is not None and self._layouts.current() == COMPARISON
+
+    def update(self) -> None:
+        """Bring views, table and widgets into line with result and choices."""
+        if self._nodes is not None and self._parameters is not None:
+            self._updateViews(self._nodes)
+            self._updateAttention(self._nodes)
+        self._updateWidgets()
+
+    def _updateViews(self, nodes: CaseNodes) -> None:
+        parameters = self._parameters
+        style = MapStyle(parameters.mapOpacity, parameters.mapThreshold, parameters.colorMap, parameters.showLegend)
+        node = expert_views.map_node(nodes, self.level, self.choice)
+        expert_views.show_map_over_ct(nodes, node, style)
+        if self.isComparing:
+            expert_views.show_side_by_side(comparison_composites(), nodes, self.level, style)
+
+    def _updateAttention(self, nodes: CaseNodes) -> None:
+        """Measured only where level or segments have changed: sliders call for an update at every step."""
+        if self._measured == self.level:
+            return
+        self._measured = self.level
+        self._readOut.setCase(nodes, self.level)
+        self._rows = attention_by_segment(nodes, self.level)
+        self._table.fill(self._rows)
+        if self._layouts.current() == BAR_PLOT:
+            update_chart(nodes, self.level, self._rows)
+
+    def _updateWidgets(self) -> None:
+        hasMaps = self._nodes is not None and bool(self._nodes.maps())
+        isUsable = hasMaps and self._parameters is not None
+        hasAttention = isUsable and self.level > 0
+        self.ui.expertsHintLabel.visible = not hasMaps
+        self.ui.expertsHintLabel.text = (
+            _("Segment a CT to see what its experts did.") if self._nodes is None else _("This result has no maps.")
+        )
+        self._fillSelectors()
+        isScale = self.choice not in (expert_views.NONE, expert_views.DECIDING)
+        self.ui.mapSelector.enabled = isUsable
+        self.ui.levelSelector.enabled = hasAttention
+        self.ui.mapOpacitySlider.enabled = isUsable and (self.isComparing or self.choice != expert_views.NONE)
+        self.ui.legendCheckBox.enabled = self.ui.mapOpacitySlider.enabled
+        self.ui.mapThresholdSlider.enabled = self.ui.colorMapSelector.enabled = isUsable and (
+            self.isComparing or isScale
+        )
+        self.ui.compareButton.enabled = self.ui.plotButton.enabled = hasAttention
+        self.ui.compareButton.checked = self.isComparing
+        self.ui.plotButton.checked = hasAttention and self._layouts.current() == BAR_PLOT
+        for widget in (self.ui.cursorGroup, self.ui.attentionTable, self.ui.attentionTableLabel):
+            widget.visible = hasAttention
+
+    def _fillSelectors(self) -> None:
+        maps = expert_views.available_maps(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
+        titles = _mapTitles()
+        _fill(self.ui.mapSelector, [(titles[name], name) for name in maps], self.choice)
+        levels = sorted(self._nodes.attention, reverse=True) if self._nodes is not None else []
+        _fill(self.ui.levelSelector, [(_levelTitle(level), level) for level in levels], self.level)
+        if self._parameters is not None:
+            self.ui.colorMapSelector.currentIndex = self.ui.colorMapSelector.findData(self._parameters.colorMap)
+
+    def _onModified(self, caller: Any, event: str) -> None:
+        self.update()
+
+    def _onSegmentationChanged(self) -> None:
+        self._measured = None
+        self.update()
+
+    def _onMapActivated(self, index: int) -> None:
+        self._parameters.expertMap = self.ui.mapSelector.itemData(index)
+
+    def _onLevelActivated(self, index: int) -> None:
+        self._parameters.expertLevel = self.ui.levelSelector.itemData(index)
+
+    def _onColorMapActivated(self, index: int) -> None:
+        self._parameters.colorMap = self.ui.colorMapSelector.itemData(index)
+
+    def _onCompare(self, checked: bool) -> None:
+        if checked and self._nodes is not None:
+            self._layouts.show_comparison(self._nodes)
+        else:
+            self._layouts.restore()
+        self.update()
+
+    def _onPlot(self, checked: bool) -> None:
+        if checked and self._nodes is not None:
+            self._layouts.show_bar_plot(update_chart(self._nodes, self.level, self._rows))
+        else:
+            self._layouts.restore()
+        self.update()
+
+
+def _mapTitles() -> dict[str, str]:
+    return {
+        expert_views.NONE: _("None"),
+        expert_views.DECIDING: _("Expert that decided"),
+        "head": _("Attention to the head expert"),
+        "medium": _("Attention to the medium expert"),
+        "tail": _("Attention to the tail expert"),
+        expert_views.UNCERTAINTY: _("Uncertainty"),
+        expert_views.DISAGREEMENT: _("Disagreement"),
+    }
+
+
+def _levelTitle(level: int) -> str:
+    notes = {4: _("4 (finest, decides)"), 1: _("1 (coarsest)")}
+    return notes.get(level, str(level))
+
+
+def _fill(selector: qt.QComboBox, items: list[tuple[str, Any]], chosen: Any) -> None:
+    """Offer other items only where they are others: a list that is open must not close under the mouse."""
+    if [selector.itemData(index) for index in range(selector.count)] != [data for _title, data in items]:
+        selector.clear()
+        for title, data in items:
+            selector.addItem(title, data)
+    selector.currentIndex = selector.findData(chosen)

@@ -1,0 +1,180 @@
+"""The Result section: the segments with volume and mean HU, and the ways out of Slicer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels.compact_table import makeCompact, numberItem, setRows
+from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
+from DCASegmentationLib.scene.arrangement import jump_to_segment
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.saving import save_segmentation, save_table
+from DCASegmentationLib.scene.statistics import SegmentStatistics, as_text, measure_segments
+from DCASegmentationLib.scene.surface_files import write_surfaces
+
+_SWATCH = 12  # pixels
+
+
+class ResultPanel(VTKObservationMixin):
+    """``layout`` is where the panel goes. The numbers follow corrections of the segmentation."""
+
+    def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
+        VTKObservationMixin.__init__(self)
+        self._segmentation: Any = None
+        self._ct: Any = None
+        self._rows: list[SegmentStatistics] = []
+        self._watch = SegmentationWatch(self.update)
+        self.widget = slicer.util.loadUI(str(uiFolder / "Result.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        makeCompact(self.ui.segmentsTable)
+        self.ui.segmentsTable.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
+        self.ui.segmentsTable.connect("cellDoubleClicked(int,int)", self._onDoubleClicked)
+        self.ui.copyButton.connect("clicked()", self.onCopy)
+        self.ui.saveTableButton.connect("clicked()", self.onSaveTable)
+        self.ui.saveSegmentationButton.connect("clicked()", self.onSaveSegmentation)
+        self.ui.saveSurfacesButton.connect("clicked()", self.onSaveSurfaces)
+        self.setResult(None)
+
+    def setResult(self, nodes: CaseNodes | None) -> None:
+        """Show this result; None when there is none (any more)."""
+        self._segmentation, self._ct = (nodes.segmentation, nodes.ct) if nodes is not None else (None, None)
+        self.removeObservers()
+        self._watch.watch(self._segmentation)
+        display = self._segmentation.GetDisplayNode() if nodes is not None else None
+        if display is not None:
+            self.addObserver(display, vtk.vtkCommand.ModifiedEvent, self._onDisplayModified)
+        self.ui.show3DButton.setSegmentationNode(self._segmentation)
+        for widget in (self.ui.segmentsTable, self.ui.show3DButton, self.ui.saveSegmentationButton,
+                       self.ui.saveSurfacesButton, self.ui.copyButton, self.ui.saveTableButton):  # fmt: skip
+            widget.visible = nodes is not None
+        self.ui.resultHintLabel.visible = nodes is None
+        self._say("")
+        self.update()
+
+    def update(self) -> None:
+        """Measure again and fill the table."""
+        self._rows = []
+        if self._ct is not None:
+            self._rows = measure_segments(self._segmentation, self._ct)
+        elif self._segmentation is not None:
+            self._say(_("The CT is no longer in the scene, so the organs cannot be measured."))
+        self._fillTable()
+
+    def enter(self) -> None:
+        """Nothing is shown while the module is closed but what is up to date anyway."""
+
+    def exit(self) -> None:
+        """See :meth:`enter`."""
+
+    def cleanup(self) -> None:
+        self.removeObservers()
+        self._watch.watch(None)
+
+    def onCopy(self) -> None:
+        qt.QApplication.clipboard().setText(as_text(self._rows, delimiter="\t"))
+        self._say(_("The table was copied."))
+
+    def onSaveTable(self) -> None:
+        self._save(
+            _("Save table"),
+            ".csv",
+            "CSV (*.csv)",
+            lambda path, overwrite: save_table(as_text(self._rows), path, overwrite),
+        )
+
+    def onSaveSegmentation(self) -> None:
+        self._save(
+            _("Save segmentation"), ".seg.nrrd", "Segmentation (*.seg.nrrd)",
+            lambda path, overwrite: save_segmentation(self._segmentation, path, overwrite),
+        )  # fmt: skip
+
+    def onSaveSurfaces(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Save one STL file per visible organ"))
+        if folder:
+            self._attempt(
+                lambda: write_surfaces(self._segmentation, Path(folder), self._onProgress),
+                _("The surfaces were written to {place}.").format(place=folder),
+            )
+
+    def _save(self, title: str, suffix: str, kind: str, write: Callable[[Path, bool], None]) -> None:
+        suggestion = self._segmentation.GetName() + suffix
+        chosen = qt.QFileDialog.getSaveFileName(self.widget, title, suggestion, kind)
+        if not chosen:
+            return
+        path = Path(chosen)
+        # The dialog has asked about overwriting the name as typed, not about the one completed here.
+        isAsTyped = path.name.endswith(suffix)
+        path = path if isAsTyped else path.with_name(path.name + suffix)
+        self._attempt(lambda: write(path, isAsTyped), _("Written to {place}.").format(place=path))
+
+    def _attempt(self, action: Callable[[], Any], success: str) -> None:
+        try:
+            with slicer.util.WaitCursor():
+                action()
+        except UserError as error:
+            self._say(str(error))
+        else:
+            self._say(success)
+
+    def _onProgress(self, fraction: float, message: str) -> None:
+        self._say(message)
+        # Painted at once: the writing keeps the event loop waiting.
+        self.ui.resultMessageLabel.repaint()
+
+    def _say(self, message: str) -> None:
+        self.ui.resultMessageLabel.text = message
+        self.ui.resultMessageLabel.visible = bool(message)
+
+    def _fillTable(self) -> None:
+        table = self.ui.segmentsTable
+        wasBlocked = table.blockSignals(True)
+        setRows(table, len(self._rows))
+        for row, statistics in enumerate(self._rows):
+            name = qt.QTableWidgetItem(statistics.name)
+            name.setData(qt.Qt.UserRole, statistics.segment_id)
+            name.setIcon(qt.QIcon(self._swatch(statistics.segment_id)))
+            hu = "\N{EN DASH}" if statistics.mean_hu is None else f"{statistics.mean_hu:.0f}"
+            for column, item in enumerate((name, numberItem(f"{statistics.ml:.1f}"), numberItem(hu))):
+                item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+                if statistics.note:
+                    item.setToolTip(_("{organ}: volume {note}").format(organ=statistics.name, note=statistics.note))
+                table.setItem(row, column, item)
+        table.blockSignals(wasBlocked)
+        self._showVisibility()
+
+    def _swatch(self, segmentId: str) -> qt.QPixmap:
+        red, green, blue = self._segmentation.GetSegmentation().GetSegment(segmentId).GetColor()
+        pixmap = qt.QPixmap(_SWATCH, _SWATCH)
+        pixmap.fill(qt.QColor.fromRgbF(red, green, blue))
+        return pixmap
+
+    def _showVisibility(self) -> None:
+        table = self.ui.segmentsTable
+        wasBlocked = table.blockSignals(True)
+        for row in range(table.rowCount):
+            item = table.item(row, 0)
+            isVisible = self._segmentation.GetDisplayNode().GetSegmentVisibility(item.data(qt.Qt.UserRole))
+            item.setCheckState(qt.Qt.Checked if isVisible else qt.Qt.Unchecked)
+        table.blockSignals(wasBlocked)
+
+    def _onDisplayModified(self, caller: Any, event: str) -> None:
+        self._showVisibility()
+
+    def _onItemChanged(self, item: qt.QTableWidgetItem) -> None:
+        if item.column() == 0 and self._segmentation is not None:
+            isVisible = item.checkState() == qt.Qt.Checked
+            self._segmentation.GetDisplayNode().SetSegmentVisibility(item.data(qt.Qt.UserRole), isVisible)
+
+    def _onDoubleClicked(self, row: int, column: int) -> None:
+        jump_to_segment(self._segmentation, self.ui.segmentsTable.item(row, 0).data(qt.Qt.UserRole))

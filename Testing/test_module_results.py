@@ -1,0 +1,366 @@
+"""The sections Experts, Result and Correct on the bench: real scene, stand-in widgets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pytest
+from DCASegmentationLib.organs import AMOS
+from scene_case import BOXES, small_ct, small_result
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytest.importorskip("PySide6", reason="needs PySide6")
+pytestmark = pytest.mark.scene
+
+UI_FOLDER = Path(__file__).parents[1] / "DCASegmentation" / "Resources" / "UI"
+
+
+@pytest.fixture
+def case(slicer_bench):
+    from DCASegmentationLib.scene.session import build_scene
+
+    return build_scene(small_ct(), small_result(), AMOS, name="Case")
+
+
+@pytest.fixture
+def layout(slicer_bench):
+    """The layout that panels are put into, in a window as narrow as Slicer's panel."""
+    import qt
+
+    window = qt.QWidget()
+    window.setLayout(qt.QVBoxLayout())
+    window.resize(400, 700)
+    window.show()
+    yield window.layout()
+    window.close()
+
+
+@pytest.fixture
+def parameters(slicer_bench):
+    from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+    share = Annotated[float, WithinRange(0.0, 1.0)]
+    kinds = {"expertLevel": int, "expertMap": str, "mapOpacity": share, "mapThreshold": share, "colorMap": str}
+    defaults = {"expertLevel": 4, "expertMap": "none", "mapOpacity": 0.5, "mapThreshold": 0.0, "colorMap": "Viridis"}
+    attributes = {"__annotations__": {**kinds, "showLegend": bool}, **defaults, "showLegend": True}
+    wrapper = parameterNodeWrapper(type("Choices", (), attributes))
+    return wrapper(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode"))
+
+
+@pytest.fixture
+def experts(layout, parameters):
+    from DCASegmentationLib.panels.experts_panel import ExpertsPanel
+
+    panel = ExpertsPanel(layout, UI_FOLDER)
+    tag = parameters.connectGui(panel.ui)
+    panel.setParameterNode(parameters)
+    panel.enter()
+    yield panel
+    panel.setParameterNode(None)
+    parameters.disconnectGui(tag)
+    panel.cleanup()
+
+
+@pytest.fixture
+def result(slicer_bench, layout):
+    from DCASegmentationLib.panels.result_panel import ResultPanel
+
+    panel = ResultPanel(layout, UI_FOLDER)
+    panel.enter()
+    slicer_bench.process_events()
+    yield panel
+    panel.cleanup()
+
+
+@pytest.fixture
+def correct(slicer_bench, layout):
+    from DCASegmentationLib.panels.correct_panel import CorrectPanel
+
+    panel = CorrectPanel(layout, UI_FOLDER)
+    panel.enter()
+    slicer_bench.process_events()
+    yield panel
+    panel.cleanup()
+
+
+def red():
+    return slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
+
+
+def choose(selector, data):
+    """As a user who picks an item of the list."""
+    index = selector.findData(data)
+    assert index >= 0, f"{data} is not offered"
+    selector.currentIndex = index
+    selector.activated.emit(index)
+
+
+def texts(table):
+    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
+
+
+def paint(segmentation, segment_id, box, ct_node):
+    array = np.zeros(small_ct().GetSize()[::-1], np.uint8)
+    array[box] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, segmentation, segment_id, ct_node)
+
+
+def test_without_a_result_the_sections_say_so_and_offer_nothing(experts, result, correct):
+    assert experts.ui.expertsHintLabel.text == "Segment a CT to see what its experts did."
+    assert not experts.ui.mapSelector.enabled
+    assert not experts.ui.compareButton.enabled
+    assert not result.ui.segmentsTable.visible
+    assert not result.ui.saveSurfacesButton.visible
+    assert not correct.ui.segmentEditor.visible
+
+
+def test_the_first_look_at_a_result_shows_the_organs_and_no_map(experts, case):
+    experts.setResult(case)
+    assert red().GetForegroundVolumeID() is None
+    assert red().GetLabelVolumeID() is None
+    assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
+    offered = [experts.ui.mapSelector.itemData(index) for index in range(experts.ui.mapSelector.count)]
+    assert offered == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
+
+
+def test_choices_reach_the_views(experts, case, parameters):
+    experts.setResult(case)
+    choose(experts.ui.mapSelector, "head")
+    experts.ui.mapOpacitySlider.value = 0.8
+    experts.ui.mapThresholdSlider.value = 0.3
+    choose(experts.ui.colorMapSelector, "Cividis")
+    experts.ui.legendCheckBox.checked = False
+    node = case.attention[4]["head"]
+    assert red().GetForegroundVolumeID() == node.GetID()
+    assert red().GetForegroundOpacity() == pytest.approx(0.8)
+    assert node.GetDisplayNode().GetLowerThreshold() == pytest.approx(0.3)
+    assert node.GetDisplayNode().GetColorNode().GetName() == "Cividis (0 to 1)"
+    assert not slicer.modules.colors.logic().GetColorLegendDisplayNode(node).GetVisibility()
+    assert (parameters.expertMap, parameters.colorMap, parameters.showLegend) == ("head", "Cividis", False)
+
+
+def test_a_restored_parameter_node_shows_in_widgets_and_views(experts, case, parameters):
+    experts.setResult(case)
+    parameters.expertMap = "deciding"
+    parameters.mapOpacity = 0.25
+    assert experts.ui.mapSelector.currentText == "Expert that decided"
+    assert experts.ui.mapOpacitySlider.value == pytest.approx(0.25)
+    assert not experts.ui.mapThresholdSlider.enabled
+    assert red().GetLabelVolumeID() == case.deciding_expert.GetID()
+    assert red().GetLabelOpacity() == pytest.approx(0.25)
+
+
+def test_a_choice_that_the_result_lacks_shows_no_map(experts, case, parameters):
+    parameters.expertMap, parameters.expertLevel = "disagreement", 2
+    experts.setResult(case)
+    assert experts.ui.mapSelector.currentText == "None"
+    assert experts.ui.levelSelector.currentData == 4
+    assert red().GetForegroundVolumeID() is None
+
+
+def test_the_map_of_an_earlier_result_goes_with_it(experts, case, parameters):
+    experts.setResult(case)
+    parameters.expertMap = "head"
+    experts.setResult(None)
+    assert red().GetForegroundVolumeID() is None
+    assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
+    assert not experts.ui.mapSelector.enabled
+
+
+def test_the_experts_are_compared_side_by_side_and_the_layout_comes_back(slicer_bench, experts, case):
+    layouts = slicer_bench.app.layoutManager()
+    before = layouts.layout
+    experts.setResult(case)
+    experts.ui.compareButton.click()
+    assert layouts.sliceViewNames() == ("DCAHead", "DCAMedium", "DCATail")
+    shown = {name: layouts.sliceWidget(name).mrmlSliceCompositeNode() for name in layouts.sliceViewNames()}
+    assert [each.GetForegroundVolumeID() for each in shown.values()] == [
+        case.attention[4][name].GetID() for name in ("head", "medium", "tail")
+    ]
+    assert all(each.GetLinkedControl() for each in shown.values())
+    experts.ui.mapOpacitySlider.value = 0.9
+    assert {each.GetForegroundOpacity() for each in shown.values()} == {0.9}
+    experts.ui.compareButton.click()
+    assert layouts.layout == before
+    assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
+
+
+def test_leaving_the_comparison_by_slicer_s_own_menu_is_noticed(slicer_bench, experts, case):
+    experts.setResult(case)
+    experts.ui.compareButton.click()
+    slicer_bench.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+    assert not experts.ui.compareButton.checked
+    assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
+
+
+def test_the_bar_plot_opens_in_slicer_s_plot_view(slicer_bench, experts, case):
+    experts.setResult(case)
+    experts.ui.plotButton.click()
+    layouts = slicer_bench.app.layoutManager()
+    chart = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
+    assert layouts.plotViewCount == 1
+    assert layouts.plotWidget(0).mrmlPlotViewNode().GetPlotChartNodeID() == chart.GetID()
+    experts.ui.plotButton.click()
+    assert layouts.plotViewCount == 0
+
+
+def test_the_table_of_attention_follows_a_correction(slicer_bench, experts, case):
+    experts.setResult(case)
+    table = experts.ui.attentionTable
+    assert ["Liver", "0.90", "0.10", "0.00"] in [[cell.replace("0.09", "0.10") for cell in row] for row in texts(table)]
+    assert table.item(3, 1).font().bold()
+    assert not table.item(3, 2).font().bold()
+    paint(case.segmentation, "liver", BOXES["left_kidney"], case.ct)
+    slicer_bench.wait_for(lambda: texts(table)[3] == ["Liver", "0.10", "0.09", "0.81"])
+
+
+def test_the_read_out_follows_the_mouse(experts, case):
+    crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    experts.setResult(case)
+    left, posterior, superior = small_ct().TransformIndexToPhysicalPoint((10, 14, 15))
+    crosshair.SetCursorPositionRAS([-left, -posterior, superior])
+    assert experts.ui.cursorOrganLabel.text == "Liver, 100 HU"
+    assert experts.ui.cursorAttentionLabel.text == "head 0.90 · medium 0.09 · tail 0.00"
+    assert experts.ui.cursorUncertaintyLabel.text == "0.10"
+    crosshair.SetCursorPositionInvalid()
+    assert experts.ui.cursorOrganLabel.text == "\N{EN DASH}"
+    experts.exit()
+    crosshair.SetCursorPositionRAS([-left, -posterior, superior])
+    assert experts.ui.cursorOrganLabel.text == "\N{EN DASH}"
+
+
+def test_the_table_of_segments_measures_and_follows_a_correction(slicer_bench, result, case):
+    result.setResult(case)
+    assert texts(result.ui.segmentsTable) == [
+        ["Spleen", "184.3", "100"],
+        ["Right kidney", "69.1", "100"],
+        ["Left kidney", "69.1", "100"],
+        ["Liver", "645.1", "100"],
+    ]
+    paint(case.segmentation, "liver", (slice(0, 10), slice(2, 4), slice(2, 12)), case.ct)
+    slicer_bench.wait_for(lambda: texts(result.ui.segmentsTable)[3] == ["Liver", "48.0", "-100"])
+
+
+def test_check_boxes_and_visibility_follow_each_other(result, case):
+    import qt
+
+    result.setResult(case)
+    display = case.segmentation.GetDisplayNode()
+    result.ui.segmentsTable.item(3, 0).setCheckState(qt.Qt.Unchecked)
+    assert not display.GetSegmentVisibility("liver")
+    assert display.GetSegmentVisibility("spleen")
+    display.SetSegmentVisibility("spleen", False)
+    assert result.ui.segmentsTable.item(0, 0).checkState() == qt.Qt.Unchecked
+
+
+def test_a_double_click_goes_to_the_organ(result, case):
+    result.setResult(case)
+    result.ui.segmentsTable.cellDoubleClicked.emit(0, 1)
+    index = [(part.start + part.stop - 1) / 2 for part in reversed(BOXES["spleen"])]
+    left, posterior, superior = small_ct().TransformContinuousIndexToPhysicalPoint(index)
+    node = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    center = [node.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
+    assert center == pytest.approx([-left, -posterior, superior], abs=5.0)  # half a voxel, tilted
+
+
+def test_surfaces_are_made_and_shown_by_slicer_s_own_button(result, case):
+    result.setResult(case)
+    result.ui.show3DButton.click()
+    assert case.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
+
+
+def test_the_table_is_copied_and_saved(slicer_bench, result, case, tmp_path):
+    import qt
+
+    result.setResult(case)
+    result.ui.copyButton.click()
+    assert qt.QApplication.clipboard().text().splitlines()[1].startswith("spleen\tSpleen\t184.320\t100.0")
+    slicer_bench.dialogs.answer(str(tmp_path / "organs"))
+    result.ui.saveTableButton.click()
+    assert (tmp_path / "organs.csv").read_text().splitlines()[1].startswith("spleen,Spleen,184.320,100.0")
+    assert "organs.csv" in result.ui.resultMessageLabel.text
+
+
+def test_segmentation_and_surfaces_are_saved(slicer_bench, result, case, tmp_path):
+    result.setResult(case)
+    slicer_bench.dialogs.answer(str(tmp_path / "organs.seg.nrrd"), str(tmp_path))
+    result.ui.saveSegmentationButton.click()
+    result.ui.saveSurfacesButton.click()
+    assert len(list(tmp_path.glob("*.stl"))) == 4
+    assert (tmp_path / "organs.seg.nrrd").stat().st_size > 0
+
+
+def test_a_name_completed_by_the_panel_overwrites_nothing(slicer_bench, result, case, tmp_path):
+    there = tmp_path / "organs.csv"
+    there.write_text("precious")
+    result.setResult(case)
+    slicer_bench.dialogs.answer(str(tmp_path / "organs"))
+    result.ui.saveTableButton.click()
+    assert there.read_text() == "precious"
+    assert "exists already" in result.ui.resultMessageLabel.text
+
+
+def test_cancelling_a_file_dialog_writes_nothing(slicer_bench, result, case, tmp_path):
+    result.setResult(case)
+    slicer_bench.dialogs.answer("", "")
+    result.ui.saveTableButton.click()
+    result.ui.saveSurfacesButton.click()
+    assert not result.ui.resultMessageLabel.visible
+
+
+def test_without_its_ct_a_result_can_still_be_saved(result, experts, case):
+    slicer.mrmlScene.RemoveNode(case.ct)
+    from DCASegmentationLib.scene.case_record import recall
+
+    left = recall(case.segmentation)
+    result.setResult(left)
+    experts.setResult(left)
+    assert "no longer in the scene" in result.ui.resultMessageLabel.text
+    assert result.ui.saveSegmentationButton.visible
+
+
+def test_the_editor_edits_this_segmentation_on_this_ct_with_undo(correct, case):
+    correct.setResult(case)
+    editor = correct.ui.segmentEditor
+    assert editor.visible
+    assert editor.mrmlSegmentEditorNode().GetSingletonTag() == "DCASegmentation"
+    assert editor.segmentationNode() is case.segmentation
+    assert editor.sourceVolumeNode() is case.ct
+    assert editor.maximumNumberOfUndoStates == 10
+    assert editor.undoEnabled
+
+
+def test_leaving_the_section_deactivates_the_effect(correct, case):
+    correct.setResult(case)
+    correct.ui.segmentEditor.setActiveEffectByName("Paint")
+    assert correct.ui.segmentEditor.activeEffect()
+    correct.exit()
+    assert correct.ui.segmentEditor.activeEffect() is None
+
+
+def test_after_the_scene_was_closed_the_sections_take_a_new_result(experts, result, correct):
+    from DCASegmentationLib.scene.session import build_scene
+
+    for _ in range(2):
+        for panel in (experts, result, correct):
+            panel.setResult(None)
+        slicer.mrmlScene.Clear(0)
+        case = build_scene(small_ct(), small_result(), AMOS, name="Case")
+        for panel in (experts, result, correct):
+            panel.setResult(case)
+        assert result.ui.segmentsTable.rowCount == 4
+        assert correct.ui.segmentEditor.segmentationNode() is case.segmentation
+
+
+@pytest.mark.parametrize("style", ["light", "dark"])
+def test_the_sections_fit_into_400_pixels(experts, result, correct, case, screenshot, layout, style, parameters):
+    for panel in (experts, result, correct):
+        panel.setResult(case)
+    parameters.expertMap = "head"
+    window = experts.widget.parent()
+    for name, panel in (("experts", experts), ("result", result), ("correct", correct)):
+        assert panel.widget.minimumSizeHint().width() <= 380
+        assert screenshot(panel.widget, f"{name}-{style}", style).exists()
+    assert window.width == 400
