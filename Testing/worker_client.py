@@ -50,7 +50,8 @@ class Worker:
         self._events.put(END)
 
     def _read_errors(self) -> None:
-        self.errors = self.process.stderr.read()
+        while piece := self.process.stderr.read1():
+            self.errors += piece
 
     def write(self, line: bytes) -> None:
         self.process.stdin.write(line)

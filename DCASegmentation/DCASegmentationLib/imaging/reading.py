@@ -38,7 +38,8 @@ def read_ct(path: Path, series: str | None = None) -> sitk.Image:
 
     Raises ImageError for a file that is missing, empty, incomplete, damaged or of another format; for images of
     other than three dimensions, of several values per voxel, of a single slice; for voxels that are NaN or infinite;
-    for a spacing that is missing or impossible, a missing orientation, and axes not at right angles.
+    for a spacing that is missing or impossible, a missing orientation, and axes not at right angles. Raises MemoryError
+    where the image does not fit into the memory.
     """
     path = Path(path)
     if path.is_dir():
@@ -89,6 +90,8 @@ def _read_file(path: Path) -> sitk.Image:
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
     except RuntimeError as error:
+        if "Failed to allocate memory" in str(error):
+            raise MemoryError(f"no memory for {path.name}") from None
         raise _from_itk(error, path, kind) from None
 
 

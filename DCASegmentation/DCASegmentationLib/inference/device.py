@@ -58,9 +58,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` is a device or the computer running out of memory."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
-    # MPS and the CPU's allocator raise plain RuntimeErrors that only their text tells apart.
+    # MPS, the CPU's allocator and ITK raise plain RuntimeErrors that only their text tells apart.
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    signs = ("out of memory", "can't allocate memory", "failed to allocate memory")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Runner:
         try:
             result = segment_to_folder(job, tell, cancelled, segmenter=segmenter)
         except RuntimeError as error:
-            # torch has no class of its own for this on the CPU.
+            # torch on the CPU and ITK have no class of their own for this.
             if is_out_of_memory(error):
                 raise MemoryError from error
             raise

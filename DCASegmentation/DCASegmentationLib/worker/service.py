@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .runner import Runner
 
 # How long a run may take to stop by itself; one window of the network can take longer on a CPU.
-_SECONDS_TO_STOP = 0.4
+_SECONDS_TO_STOP = 0.2
 
 
 class Run:

@@ -1,0 +1,134 @@
+"""The worker's end: cancelled, told to quit, left alone or killed, it is gone within a second and leaves no traces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.bundle.saving import save_bundle
+from DCASegmentationLib.worker_protocol import Done, Log, Progress, Quit, WasCancelled, decode_event, encode
+from worker_cases import EVERYTHING, MANY_WINDOWS
+from worker_client import COMMAND, Worker, is_gone, worker_environment
+
+pytest_plugins = ("worker_cases",)
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")
+
+
+@pytest.fixture
+def worker():
+    worker = Worker()
+    worker.next_event()
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def slow_bundle(small_bundle, tmp_path_factory):
+    """The small bundle on a finer grid with such large windows that one of them takes seconds."""
+    bundle = Bundle.load(small_bundle)
+    metadata = replace(bundle.metadata, name="slow", spacing=(3.0, 3.0, 3.0), patch=(144, 144, 144))
+    return save_bundle(tmp_path_factory.mktemp("slow") / "slow", bundle.network(), metadata).folder
+
+
+def cancel_and_time(worker):
+    """Cancel run 1; give what the worker still said, and the seconds until it was gone."""
+    started = time.monotonic()
+    worker.cancel()
+    assert worker.wait() == 0
+    return worker.rest(), time.monotonic() - started
+
+
+# Each starts a worker, and PyTorch takes seconds to load: the phases that pass quickly are left to the slow tests.
+PHASES = [
+    pytest.param("Checking the model", EVERYTHING, id="checking the model", marks=pytest.mark.slow),
+    pytest.param("Reading the CT", EVERYTHING, id="reading"),
+    pytest.param("Resampling", EVERYTHING, id="resampling", marks=pytest.mark.slow),
+    pytest.param("Segmenting window 3 ", MANY_WINDOWS, id="network"),
+    pytest.param("Writing the results", EVERYTHING, id="writing"),
+]
+
+
+@pytest.mark.parametrize(("message", "options"), PHASES)
+def test_cancel_in_any_phase_ends_it_within_a_second_and_leaves_nothing(
+    worker, request_for, large_ct, tmp_path, message, options
+):
+    worker.write(encode(request_for(ct=str(large_ct), options=options)))
+    worker.wait_for_progress(message)
+    events, seconds = cancel_and_time(worker)
+    assert events[-1] == WasCancelled("1")
+    assert all(isinstance(event, Progress | Log) for event in events[:-1])
+    assert seconds < 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cancel_does_not_wait_for_a_window_that_takes_long(worker, request_for, slow_bundle, large_ct, tmp_path):
+    worker.write(encode(request_for(bundle=str(slow_bundle), ct=str(large_ct))))
+    worker.wait_for_progress("Segmenting window 1 ")
+    time.sleep(0.2)
+    events, seconds = cancel_and_time(worker)
+    assert events == [WasCancelled("1")]
+    assert seconds < 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def request_to_quit(worker):
+    worker.write(encode(Quit()))
+
+
+def end_of_input(worker):
+    worker.process.stdin.close()
+
+
+@pytest.mark.parametrize("end", [pytest.param(request_to_quit, marks=pytest.mark.slow), end_of_input])
+def test_told_to_end_in_the_middle_of_a_run_it_leaves_only_what_was_done(worker, request_for, tmp_path, end):
+    earlier = request_for("0", out=str(tmp_path / "earlier"))
+    assert isinstance(worker.segment(earlier), Done)
+    worker.write(encode(request_for(options=MANY_WINDOWS)))
+    worker.wait_for_progress("Segmenting window 2 ")
+    started = time.monotonic()
+    end(worker)
+    assert worker.wait() == 0
+    assert time.monotonic() - started < 1
+    assert not any(isinstance(event, Done) for event in worker.rest())
+    assert list(tmp_path.iterdir()) == [tmp_path / "earlier"]
+
+
+# A parent between this test and the worker, to be killed: it starts the worker on the streams it has, and waits.
+PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); sys.stdin = None; time.sleep(60)"
+
+
+@pytest.fixture
+def orphan(request_for):
+    """A worker in the middle of a run whose parent was killed; ``input`` is the other end of its standard input."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *COMMAND],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=worker_environment(),
+    )
+    pid = decode_event(parent.stdout.readline()).pid
+    parent.stdin.write(encode(request_for(options=MANY_WINDOWS)))
+    parent.stdin.flush()
+    while b"Segmenting window 2 " not in parent.stdout.readline():
+        pass
+    parent.kill()
+    parent.wait()
+    yield pid
+    parent.stdin.close()
+    parent.stdout.close()
+
+
+def test_the_death_of_its_parent_ends_it_even_if_its_input_goes_on(orphan, tmp_path):
+    # The other end of its input is still open in this process.
+    assert is_gone(orphan, seconds=3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_leads_a_process_group_that_can_be_ended_as_a_whole(worker):
+    assert os.getpgid(worker.process.pid) == worker.process.pid
+    assert os.getpgid(worker.process.pid) != os.getpgid(0)
