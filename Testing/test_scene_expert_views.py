@@ -105,6 +105,32 @@ def test_where_no_view_shows_the_ct_all_views_take_it(case):
     assert {composite(view).GetBackgroundVolumeID() for view in USUAL_VIEWS} == {case.ct.GetID()}
 
 
+@pytest.mark.rendering
+def test_a_view_made_after_the_maps_shows_the_legend_of_its_map_and_of_no_other(case):
+    """As the views of the comparison are; Slicer's legends do not notice by themselves."""
+    from DCASegmentationLib.figures.planes import Plane
+    from DCASegmentationLib.scene.expert_views import MapStyle, apply_style, lay_over
+    from DCASegmentationLib.scene.opengl import rendering_problem
+    from DCASegmentationLib.scene.views import SliceView
+
+    if rendering_problem():
+        pytest.skip(rendering_problem())
+    head, tail = case.attention[4]["head"], case.attention[4]["tail"]
+
+    def pixels_changed_by_legend_of(node, shown):
+        with SliceView("Late", (300, 240)) as view:
+            view.show(Plane("axial", (0.0, 0.0, -200.0), 300.0, 240.0), case.ct)
+            lay_over(view.logic.GetSliceCompositeNode(), case, shown, 0.5)
+            pictures = []
+            for legend in (True, False):
+                apply_style(node, MapStyle(legend=legend))
+                pictures.append(view.pixels())
+        return int((pictures[0] != pictures[1]).any(axis=2).sum())
+
+    assert pixels_changed_by_legend_of(head, shown=head) > 500
+    assert pixels_changed_by_legend_of(tail, shown=head) == 0
+
+
 def test_the_experts_stand_side_by_side_in_linked_views_of_their_own(case, layout_node):
     from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
     from DCASegmentationLib.scene.layouts import COMPARISON, ViewLayouts

@@ -64,6 +64,8 @@ def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle) -> Non
 def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> None:
     """Set the layers of one vtkMRMLSliceCompositeNode: a map of the case, or none, over its CT."""
     own = {each.GetID() for each in nodes.maps()}
+    layers = _layers(composite)
+    flags = composite.GetInteractionFlags()
     before = composite.StartModify()
     if nodes.ct is not None:
         composite.SetBackgroundVolumeID(nodes.ct.GetID())
@@ -78,7 +80,15 @@ def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float)
     elif node is not None:
         composite.SetForegroundVolumeID(node.GetID())
         composite.SetForegroundOpacity(opacity)
+    if _layers(composite) != layers:
+        # Legends follow the layers only where these flags say that layers were changed.
+        composite.SetInteractionFlags(composite.ForegroundVolumeFlag | composite.LabelVolumeFlag)
     composite.EndModify(before)
+    composite.SetInteractionFlags(flags)
+
+
+def _layers(composite: Any) -> tuple[str | None, ...]:
+    return composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID(), composite.GetLabelVolumeID()
 
 
 def apply_style(node: Any, style: MapStyle) -> None:

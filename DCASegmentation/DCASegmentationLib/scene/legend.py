@@ -6,10 +6,15 @@ from typing import Any
 
 import slicer
 
+# Width and height as shares of the view. Slicer makes the text as large as the width lets the labels be, and the title
+# the same: the short numbers of a scale need little width, or the title would reach across the whole image.
+_SCALE_SIZE, _NAMES_SIZE = (0.07, 0.4), (0.22, 0.35)
+
 
 def add_scale_legend(node: Any, title: str) -> Any:
     """Give a map volume a legend with numbers from 0 to 1. Returns the vtkMRMLColorLegendDisplayNode."""
     legend = _legend(node, title)
+    legend.SetSize(*_SCALE_SIZE)
     legend.SetLabelFormat("%.1f")
     legend.SetNumberOfLabels(3)
     return legend
@@ -18,6 +23,7 @@ def add_scale_legend(node: Any, title: str) -> Any:
 def add_name_legend(node: Any, title: str, count: int) -> Any:
     """Give a label map a legend with the names of its ``count`` colors. Returns the vtkMRMLColorLegendDisplayNode."""
     legend = _legend(node, title)
+    legend.SetSize(*_NAMES_SIZE)
     legend.SetUseColorNamesForLabels(True)
     legend.SetMaxNumberOfColors(count)
     legend.SetNumberOfLabels(count)
