@@ -145,6 +145,7 @@ class _Wrapper:
     def __init__(self, parameterNode: Any, prefix: str | None = None) -> None:
         self.parameterNode = parameterNode
         self._connections: dict[int, dict[str, Any]] = {}
+        self._observations: dict[int, int] = {}
         self._is_writing_widgets = False
         for parameter in self.allParameters.values():
             if not parameter.is_in(parameterNode):
@@ -186,12 +187,17 @@ class _Wrapper:
         for name, connector in connectors.items():
             connector.write(self.getValue(name))
             connector.connect(lambda name=name, connector=connector: self._take(name, connector))
-        self.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *event: self._write_widgets(tag))
+        self._observations[tag] = self.AddObserver(
+            vtk.vtkCommand.ModifiedEvent, lambda *event: self._write_widgets(tag)
+        )
         return tag
 
     def disconnectGui(self, tag: int) -> None:
         for connector in self._connections.pop(tag, {}).values():
             connector.disconnect()
+        # The node outlives this wrapper: a callback left on it would be called after Python has cleared it away.
+        if tag in self._observations:
+            self.RemoveObserver(self._observations.pop(tag))
 
     def _take(self, name: str, connector: Any) -> None:
         if not self._is_writing_widgets:

@@ -15,8 +15,9 @@ from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
 
 QT_MODULES = (QtWidgets, QtGui, QtCore, QtNetwork, QtUiTools)
 
-# Virtual methods that are properties too: Qt calls them by name, so they stay methods here.
-_VIRTUAL = {"sizeHint", "minimumSizeHint"}
+# Virtual methods that are properties too: Qt calls them by name, so they stay methods here. So does the static method
+# that QTimer has under the name of a property.
+_VIRTUAL = {"sizeHint", "minimumSizeHint", "singleShot"}
 # Modules whose classes stand for C++ classes of Slicer; subclasses elsewhere are Python's, and take new attributes.
 STAND_IN_MODULES = {
     "bench.ctk_widgets",
@@ -42,7 +43,7 @@ def patch() -> None:
     _is_patched = True
     classes = list(_qobject_classes())
     # All accessors are looked up before any class changes: a property hides the method it is read by.
-    accessors = [(cls, name, _accessor(cls, name)) for cls in classes for name in _own_properties(cls)]
+    accessors = [(cls, name, QtProperty(cls, name)) for cls in classes for name in _own_properties(cls)]
     for cls, name, accessor in accessors:
         setattr(cls, name, accessor)
     finders = [(cls, _finder(cls.__getattribute__)) for cls in classes if "__getattribute__" in vars(cls)]
@@ -50,12 +51,22 @@ def patch() -> None:
         cls.__getattribute__ = finder
     for cls in classes:
         cls.__setattr__ = _set_known_attribute
-    QtCore.QObject.name = QtCore.QObject.objectName  # PythonQt's second name of it
+    QtCore.QObject.name = vars(QtCore.QObject)["objectName"]  # PythonQt's second name of it
     QtCore.QObject.className = class_name
     QtCore.QObject.property = _dynamic_property
     for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QEventLoop, QtCore.QCoreApplication):
         cls.exec_ = cls.exec
+    # The static method of PySide6 connects by way of the changed ``connect``.
+    QtCore.QTimer.singleShot = staticmethod(_single_shot)
     _let_processes_take_text()
+
+
+def _single_shot(milliseconds: int, receiver: Callable[[], Any]) -> None:
+    timer = QtCore.QTimer(QtWidgets.QApplication.instance())
+    timer.setSingleShot(True)
+    timer.timeout.connect(receiver)
+    timer.timeout.connect(timer.deleteLater)
+    timer.start(milliseconds)
 
 
 def _finder(find: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
@@ -96,29 +107,36 @@ def _own_properties(cls: Any) -> list[str]:
     return [name for name in dict.fromkeys(names) if (name in added or name in vars(cls)) and name not in _VIRTUAL]
 
 
-def _accessor(cls: Any, name: str) -> property:
-    capital = name[0].upper() + name[1:]
-    getters = [method for method in (getattr(cls, name, None), getattr(cls, "is" + capital, None)) if callable(method)]
-    setter = getattr(cls, "set" + capital, None)
+class QtProperty:
+    """An attribute of objects; of the class, what it was before: QTimer has a property and a function singleShot."""
 
-    def read(self: Any) -> Any:
-        value = getters[0](self) if getters else _read_property(self, name)
+    def __init__(self, cls: Any, name: str) -> None:
+        capital = name[0].upper() + name[1:]
+        self._name = name
+        self._of_class = getattr(cls, name, None)
+        getters = (self._of_class, getattr(cls, "is" + capital, None))
+        is_static = isinstance(inspect.getattr_static(cls, name, None), staticmethod)
+        self._get = None if is_static else next(filter(callable, getters), None)
+        self._set = getattr(cls, "set" + capital, None)
+
+    def __get__(self, owner: Any, cls: type) -> Any:
+        if owner is None:
+            return self._of_class
+        value = self._get(owner) if self._get else _read_property(owner, self._name)
         return tuple(value) if isinstance(value, list) else value
 
-    def write(self: Any, value: Any) -> None:
-        if isinstance(getattr(type(self), name), property) and isinstance(read(self), bool):
+    def __set__(self, owner: Any, value: Any) -> None:
+        if isinstance(self.__get__(owner, type(owner)), bool):
             value = bool(value)
         try:
-            if setter is not None:
-                setter(self, value)
+            if self._set is not None:
+                self._set(owner, value)
                 return
         except (TypeError, ValueError):
             if not isinstance(value, int):
                 raise
-        if not _write_property(self, name, value):
-            raise BenchError(f"{class_name(self)}.{name} cannot be set to {value!r}")
-
-    return property(read, write)
+        if not _write_property(owner, self._name, value):
+            raise BenchError(f"{class_name(owner)}.{self._name} cannot be set to {value!r}")
 
 
 def _set_known_attribute(self: Any, name: str, value: Any) -> None:
