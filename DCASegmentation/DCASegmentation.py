@@ -424,7 +424,8 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
             test()
 
     def test_ModuleLoadsAndShowsItsPanel(self) -> None:
-        widget = slicer.util.getModuleWidget("DCASegmentation")
+        slicer.modules.dcasegmentation.widgetRepresentation()
+        widget = slicer.modules.DCASegmentationWidget
         self.assertEqual(widget.segmentPanel.ui.applyButton.text, _("Apply"))
         self.assertFalse(widget.segmentPanel.ui.applyButton.enabled, "there is no CT")
         self._phantom()
