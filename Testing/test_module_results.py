@@ -160,12 +160,15 @@ def test_a_choice_that_the_result_lacks_shows_no_map(experts, case, parameters):
     assert red().GetForegroundVolumeID() is None
 
 
-def test_the_map_of_an_earlier_result_goes_with_it(experts, case, parameters):
+@pytest.mark.parametrize("deleted", [False, True])
+def test_the_map_of_an_earlier_result_goes_with_it(experts, case, parameters, deleted):
     experts.setResult(case)
     parameters.expertMap = "head"
+    if deleted:
+        slicer.mrmlScene.RemoveNode(case.segmentation)
     experts.setResult(None)
     assert red().GetForegroundVolumeID() is None
-    assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
+    assert deleted or case.segmentation.GetDisplayNode().GetVisibility2DFill()
     assert not experts.ui.mapSelector.enabled
 
 

@@ -77,8 +77,8 @@ class ExpertsPanel(VTKObservationMixin):
         before = self._nodes
         self._nodes, self._measured, self._rows = nodes, None, []
         self._readOut.setCase(nodes, self.level)
-        if before is not None and before.segmentation.GetScene() is not None:
-            expert_views.show_map_over_ct(before, None, MapStyle())
+        if before is not None:
+            expert_views.take_maps_away(before)
         self._watch.watch(nodes.segmentation if nodes is not None else None)
         self.update()
 

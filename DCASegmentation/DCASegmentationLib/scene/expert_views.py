@@ -63,17 +63,13 @@ def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle) -> Non
 
 def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> None:
     """Set the layers of one vtkMRMLSliceCompositeNode: a map of the case, or none, over its CT."""
-    own = {each.GetID() for each in nodes.maps()}
     layers = _layers(composite)
     flags = composite.GetInteractionFlags()
     before = composite.StartModify()
     if nodes.ct is not None:
         composite.SetBackgroundVolumeID(nodes.ct.GetID())
     # What else the user has put into these layers stays until a map needs the place.
-    if composite.GetForegroundVolumeID() in own:
-        composite.SetForegroundVolumeID(None)
-    if composite.GetLabelVolumeID() in own:
-        composite.SetLabelVolumeID(None)
+    _take_away(composite, nodes)
     if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
         composite.SetLabelVolumeID(node.GetID())
         composite.SetLabelOpacity(opacity)
@@ -85,6 +81,21 @@ def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float)
         composite.SetInteractionFlags(composite.ForegroundVolumeFlag | composite.LabelVolumeFlag)
     composite.EndModify(before)
     composite.SetInteractionFlags(flags)
+
+
+def take_maps_away(nodes: CaseNodes) -> None:
+    """Show the maps of a case in no view any more, also of one whose other nodes were deleted."""
+    for composite in _composites():
+        _take_away(composite, nodes)
+    _fill_organs(nodes.segmentation, True)
+
+
+def _take_away(composite: Any, nodes: CaseNodes) -> None:
+    own = {each.GetID() for each in nodes.maps()}
+    if composite.GetForegroundVolumeID() in own:
+        composite.SetForegroundVolumeID(None)
+    if composite.GetLabelVolumeID() in own:
+        composite.SetLabelVolumeID(None)
 
 
 def _layers(composite: Any) -> tuple[str | None, ...]:
@@ -117,13 +128,16 @@ def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: in
 
 def _composites_with(nodes: CaseNodes) -> list[Any]:
     """The views of the case: those with its CT in the background. The views of the comparison are not among them."""
-    scene = slicer.mrmlScene
-    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")
-    every = [scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode") for index in range(count)]
-    usual = [each for each in every if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
+    usual = [each for each in _composites() if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
     if nodes.ct is None:
         return usual
     return [each for each in usual if each.GetBackgroundVolumeID() == nodes.ct.GetID()] or usual
+
+
+def _composites() -> list[Any]:
+    scene = slicer.mrmlScene
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSliceCompositeNode")
+    return [scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode") for index in range(count)]
 
 
 def _fill_organs(segmentation: Any, filled: bool) -> None:
