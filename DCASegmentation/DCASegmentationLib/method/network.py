@@ -59,6 +59,17 @@ class AggregationDecoder(nn.Module):
         return self.head(stream), attention
 
 
+    def start_from(self, expert: ExpertDecoder) -> None:
+        """Take over the weights of a plain V-Net expert, whose blocks are the same; the fusions keep theirs.
+
+        Raises ValueError if the expert has other blocks.
+        """
+        if [len(block) for block in expert.blocks] != [len(block) for block in self.blocks]:
+            raise ValueError("only a plain V-Net expert has the blocks of the aggregation decoder")
+        for own, other in ((self.ups, expert.ups), (self.blocks, expert.blocks), (self.head, expert.head)):
+            own.load_state_dict(other.state_dict())
+
+
 class DCANet(nn.Module):
     """DCA's network. Every option is plain data, so that a bundle's JSON can rebuild it.
 

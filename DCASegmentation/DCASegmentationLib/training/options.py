@@ -60,6 +60,10 @@ class TrainingOptions:
     # Share of the steps in which the experts learn alone: aggregating experts that know little teaches little and
     # takes two fifths of a step.
     experts_first: float = 0.5
+    # The aggregation decoder has the blocks of the medium expert and starts, when its time comes, as a copy of it.
+    aggregation_start: Literal["medium", "fresh"] = "medium"
+    # It starts late, when the learning rate has fallen: its own is so many times as high.
+    aggregation_rate: float = 2.0
     unsupervised_weight: float = 1.0
     # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved: early
     # pseudo-labels teach nothing.
@@ -90,6 +94,8 @@ class TrainingOptions:
             "class_balance": 0.0,
             "supervise_aggregation": False,
             "experts_first": 0.0,
+            "aggregation_start": "fresh",
+            "aggregation_rate": 1.0,
             "unsupervised_weight": 10.0,
             "negligible_weight": 0.0,
             "averaging": None,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
+from ..method.experts import VNET_N_STAGES
 from ..method.log_gap import Partition, partition
 from ..method.network import DCANet
 from ..method.objective import unsupervised_weight
@@ -154,14 +155,16 @@ class Trainer:
     def _advance(self) -> dict[str, float]:
         options = self.options
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, options)
+            group["lr"] = group["rate"] * learning_rate(self.step, options)
+        experts_only = self.step < options.experts_first * options.steps
+        if self.step > 0 and not experts_only and self.step - 1 < options.experts_first * options.steps:
+            self._start_aggregation()
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
 
         volumes, labels = self._labelled.draw(options.labelled_per_step)
         assert labels is not None
         truth = torch.from_numpy(labels).to(self.device)
-        experts_only = self.step < options.experts_first * options.steps
         balance = options.class_balance * (1 - self.step / options.steps)
         losses = supervised_losses(self.network, self._tensor(volumes), truth, options, experts_only, balance)
         torch.stack(list(losses.values())).sum().backward()
@@ -183,6 +186,16 @@ class Trainer:
             values["skipped"] = 1.0
         self.step += 1
         return values
+
+    def _start_aggregation(self) -> None:
+        """Hand the medium expert's weights to the aggregation decoder, where the options and the blocks allow it."""
+        if self.options.aggregation_start != "medium" or 1 not in self.network.expert_slots:
+            return
+        if tuple(self.options.n_stages[1]) != VNET_N_STAGES:
+            return
+        for network in (self.network, self.best_network):
+            if network.aggregation is not None:
+                network.aggregation.start_from(network.experts[network.expert_slots.index(1)])
 
     def _unsupervised_weight(self) -> float:
         options = self.options
@@ -246,8 +259,12 @@ def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary) -> Partition:
 
 
 def _optimizer(network: DCANet, options: TrainingOptions) -> torch.optim.Optimizer:
+    late = list(network.aggregation.parameters()) if network.aggregation is not None else []
+    known = {id(parameter) for parameter in late}
+    groups = [
+        {"params": [p for p in network.parameters() if id(p) not in known], "rate": 1.0},
+        {"params": late, "rate": options.aggregation_rate},
+    ]
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(
-        network.parameters(), lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay
-    )
+        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)
