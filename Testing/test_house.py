@@ -43,7 +43,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "scene": ({"errors", "organs", "figures"}, {"numpy", "SimpleITK", *SLICER}),
     "panels": (
         {"errors", "organs", "figures", "scene", "partials", "worker_protocol", "bundle"},
-        {"qt", "ctk", "numpy", *SLICER},
+        # PyTorchUtils is the module of Slicer's PyTorch extension.
+        {"qt", "ctk", "numpy", "PyTorchUtils", *SLICER},
     ),
     "cli": (
         {

@@ -116,8 +116,6 @@ class SegmentPanel:
         found = _("{count} organs were segmented in {seconds:.0f} s.").format(count=organs, seconds=seconds)
         self._showMessage(" ".join([found, *warnings]))
         self.log(" ".join([found, _("Device: {device}.").format(device=device)]))
-        for warning in warnings:
-            self.log(warning)
         self.ui.deviceUsedLabel.text = _("Used last: {device}").format(device=device)
 
     def showMessage(self, message: str) -> None:

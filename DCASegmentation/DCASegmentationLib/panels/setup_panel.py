@@ -109,10 +109,8 @@ class SetupPanel:
             self._models, problem = [], str(error)
         self.ui.modelList.clear()
         for model in self._models:
-            suffix = (
-                _(" (damaged)") if model.metadata is None else "" if model.isOwn else _(" (came with the extension)")
-            )
-            self.ui.modelList.addItem(model.name + suffix)
+            damaged = _("{name} (damaged)").format(name=model.name)
+            self.ui.modelList.addItem(model.name if model.metadata is not None else damaged)
         self.ui.modelLabel.text = (
             _("Models on this computer:")
             if self._models

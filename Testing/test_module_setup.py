@@ -1,0 +1,132 @@
+"""The panel's Setup section: what is missing is said and can be had by one button; models come and go offline."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.scene
+slicer = pytest.importorskip("slicer")
+
+
+@pytest.fixture(autouse=True)
+def a_computer_without_models(monkeypatch, tmp_path):
+    monkeypatch.delenv("DCA_MODELS", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("DCASegmentationLib.bundle.finding._shipped", lambda: [])
+
+
+@pytest.fixture
+def setup(module_widget) -> Any:
+    return module_widget.setupPanel
+
+
+def zip_of(bundle: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in bundle.rglob("*"):
+            archive.write(path, path.relative_to(bundle))
+    return target
+
+
+def models_to_choose(widget: Any) -> list[str]:
+    selector = widget.segmentPanel.ui.modelSelector
+    return [selector.itemText(index) for index in range(selector.count)]
+
+
+def test_the_section_is_open_while_a_model_is_missing(module_widget, setup):
+    assert not module_widget.ui.setupSection.collapsed
+    assert "No model is installed" in setup.ui.modelLabel.text
+    assert models_to_choose(module_widget) == ["None installed: see Setup"]
+
+
+def test_a_model_from_a_zip_can_be_chosen_at_once_and_deleted_after_a_question(
+    module_widget, setup, slicer_bench, small_bundle, tmp_path
+):
+    slicer_bench.dialogs.answer(zip_of(small_bundle, tmp_path / "model.zip"))
+    setup.ui.addZipButton.click()
+    assert "checksum is right" in setup.ui.setupMessageLabel.text
+    assert models_to_choose(module_widget) == ["random-weights"]
+    assert "Random weights" in module_widget.segmentPanel.ui.modelCardBrowser.plainText
+    assert not setup.ui.deleteModelButton.enabled
+    setup.ui.modelList.setCurrentRow(0)
+    slicer_bench.dialogs.answer(False, True)
+    setup.ui.deleteModelButton.click()
+    assert models_to_choose(module_widget) == ["random-weights"]
+    setup.ui.deleteModelButton.click()
+    assert "random-weights" not in models_to_choose(module_widget)
+
+
+def test_a_model_from_a_folder_can_be_added(module_widget, setup, slicer_bench, small_bundle):
+    slicer_bench.dialogs.answer(small_bundle)
+    setup.ui.addFolderButton.click()
+    assert models_to_choose(module_widget) == ["random-weights"]
+
+
+def test_a_file_that_is_no_model_is_named(setup, slicer_bench, tmp_path):
+    (tmp_path / "letter.zip").write_text("hello")
+    slicer_bench.dialogs.answer(tmp_path / "letter.zip")
+    setup.ui.addZipButton.click()
+    assert "letter.zip" in setup.ui.setupMessageLabel.text
+
+
+def test_a_dialog_that_is_closed_changes_nothing(setup, slicer_bench):
+    slicer_bench.dialogs.answer("", "")
+    setup.ui.addZipButton.click()
+    setup.ui.addFolderButton.click()
+    assert not setup.ui.setupMessageLabel.visible
+
+
+def test_torch_is_installed_through_the_extension_by_one_button(setup, slicer_bench):
+    slicer_bench.torch.is_installed = False
+    setup.update()
+    assert "not installed" in setup.ui.torchLabel.text
+    assert not setup.ui.installTorchButton.isHidden()
+    setup.ui.installTorchButton.click()
+    assert "is installed" in setup.ui.torchLabel.text
+    assert setup.ui.installTorchButton.isHidden()
+
+
+def test_an_installation_that_fails_is_told(setup, slicer_bench):
+    slicer_bench.torch.is_installed = False
+    slicer_bench.torch.install_fails = True
+    setup.update()
+    setup.ui.installTorchButton.click()
+    assert "PyTorch was not installed" in setup.ui.setupMessageLabel.text
+
+
+def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot_work(setup, slicer_bench, monkeypatch):
+    slicer_bench.torch.is_installed = False
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
+    setup.update()
+    assert "extension is missing" in setup.ui.extensionLabel.text
+    assert setup.ui.installTorchButton.isHidden()
+    setup.ui.installExtensionButton.click()
+    assert "Extensions Manager" in setup.ui.setupMessageLabel.text
+
+
+def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
+    module_widget, setup, slicer_bench, small_bundle, monkeypatch
+):
+    from DCASegmentationLib.scene.volumes import show_ct
+    from scene_case import small_ct
+
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    module_widget._parameterNode.inputVolume = show_ct(small_ct(), "CT")
+    module_widget.onSetupChanged()
+    slicer_bench.torch.is_installed = False
+    slicer_bench.torch.install_fails = True
+    module_widget.segmentPanel.ui.applyButton.click()
+    assert "PyTorch was not installed" in module_widget.segmentPanel.ui.messageLabel.text
+    assert not module_widget.logic.isRunning
+
+
+def test_sample_data_are_offered_once_slicer_has_started(module, slicer_bench):
+    assert slicer_bench.sample_data.sources == []
+    slicer_bench.finish_startup()
+    (source,) = slicer_bench.sample_data.sources
+    assert source["fileNames"] == "CTLiver.nrrd"
+    assert source["uris"].endswith(source["checksums"].removeprefix("SHA256:"))
