@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from DCASegmentationLib.figures.planes import SCREEN_AXES
 from DCASegmentationLib.organs import AMOS, SYNAPSE, VOCABULARIES
 from scene_case import BOXES, small_ct, small_labels, small_result
 
@@ -218,3 +219,12 @@ def test_a_case_lies_in_one_folder_with_the_ct_in_the_standard_views():
 def _terminology(segmentation, key: str) -> str:
     segment = segmentation.GetSegmentation().GetSegment(key)
     return segment.GetTerminology() if hasattr(segment, "GetTerminology") else segment.GetTag("TerminologyEntry")
+
+
+@pytest.mark.parametrize("view", ["Axial", "Sagittal", "Coronal"])
+def test_slices_lie_as_slicers_own_presets_do(view):
+    node = slicer.vtkMRMLSliceNode()
+    slicer.mrmlScene.AddNode(node)
+    preset = slicer.mrmlScene.GetDefaultNodeByClass("vtkMRMLSliceNode").GetSliceOrientationPreset(view)
+    axes = SCREEN_AXES[view.lower()]
+    assert [[preset.GetElement(row, column) for column in range(3)] for row in range(3)] == axes.tolist()

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-# Columns: direction on the screen to the right, on the screen upwards, and towards the viewer, in RAS. Radiological
-# convention: the patient's right lies on the left of axial and coronal views; sagittal views look to the left.
+# Columns: direction on the screen to the right, on the screen upwards, and of the slice offset, in RAS: Slicer's own
+# presets, or its views would call themselves "Reformat". Radiological convention: the patient's right lies on the left
+# of axial and coronal views; sagittal views look to the left.
 SCREEN_AXES = {
-    "axial": np.array([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -1.0]]).T,
+    "axial": np.array([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).T,
     "coronal": np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]).T,
     "sagittal": np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]]).T,
 }
