@@ -73,6 +73,29 @@ def test_a_process_takes_text_and_gives_bytes(slicer_bench):
     assert (process.processId(), process.state()) == (0, qt.QProcess.NotRunning)
 
 
+def test_a_timer_has_the_property_and_the_function_single_shot(slicer_bench):
+    import qt
+
+    heard = []
+    qt.QTimer.singleShot(1, lambda: heard.append("once"))
+    timer = qt.QTimer()
+    timer.singleShot = True
+    assert timer.singleShot
+    slicer_bench.wait_for(lambda: heard == ["once"])
+
+
+def test_the_watch_notes_when_the_event_loop_stood_still(slicer_bench):
+    import time
+
+    import qt
+    from bench.event_loop_watch import EventLoopWatch
+
+    with EventLoopWatch() as watch:
+        qt.QTimer.singleShot(20, lambda: time.sleep(0.2))
+        slicer_bench.process_events(0.4)
+    assert max(seconds for _moment, seconds in watch.blocks) == pytest.approx(0.2, abs=0.15)
+
+
 def test_settings_keep_their_type(slicer_bench):
     import slicer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import slicer
@@ -37,6 +38,9 @@ class qSlicerApplication:
 
     def mrmlScene(self) -> Any:
         return slicer.mrmlScene
+
+    def moduleManager(self) -> Any:
+        return SimpleNamespace(module=lambda name: getattr(slicer.modules, name.lower(), None))
 
     def layoutManager(self) -> Any:
         return self._layout_manager

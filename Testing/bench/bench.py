@@ -23,7 +23,7 @@ from bench.application import qSlicerApplication
 from bench.pythonqt import patch
 from bench.qt_modules import QtModule, ctk_module, stand_ins_of
 from bench.sample_data import SampleData
-from bench.scripted_module import ModuleParent
+from bench.scripted_module import qSlicerScriptedLoadableModule
 from bench.told_dialogs import Dialogs
 from bench.told_packages import Packages, Torch
 from bench.ui_loader import UiLoader
@@ -80,6 +80,7 @@ class Bench:
             if name.startswith("slicer."):
                 self._put(vars(slicer), name.removeprefix("slicer."), module)
         self._put(vars(slicer), "app", self.app)
+        self._put(vars(slicer), "qSlicerScriptedLoadableModule", qSlicerScriptedLoadableModule)
         for name, cls in self.stand_ins.items():
             self._put(vars(slicer), name, cls)
         functions = {
@@ -121,7 +122,7 @@ class Bench:
         module = importlib.util.module_from_spec(spec)
         self._put(sys.modules, name, module)
         spec.loader.exec_module(module)
-        parent = ModuleParent(name, path)
+        parent = qSlicerScriptedLoadableModule(name, path)
         self._put(vars(slicer.modules), name.lower(), parent)
         self._put(vars(slicer.modules), f"{name}Instance", getattr(module, name)(parent))
         return module
@@ -129,11 +130,12 @@ class Bench:
     def make_widget(self, module: ModuleType) -> Any:
         """The module's panel as opened for the first time: set up, with the scene, entered and shown."""
         name = module.__name__
-        top = slicer.qMRMLWidget()
+        top = slicer.qSlicerScriptedLoadableModuleWidget()
         top.setLayout(QtWidgets.QVBoxLayout())
         top.setMRMLScene(slicer.mrmlScene)
         widget = getattr(module, f"{name}Widget")(top)
-        getattr(slicer.modules, name.lower())._widget = widget
+        top._state.python_widget = widget
+        getattr(slicer.modules, name.lower())._widget = top
         self._put(vars(slicer.modules), f"{name}Widget", widget)
         widget.setup()
         top.resize(400, 800)

@@ -79,21 +79,12 @@ class ctkCollapsibleButton(StandIn, QtWidgets.QAbstractButton):
         button.initFrom(self)
         button.rect = header
         painter.drawControl(QtWidgets.QStyle.ControlElement.CE_PushButtonBevel, button)
-        arrow = QtWidgets.QStyleOption()
-        arrow.initFrom(self)
-        arrow.rect = QtCore.QRect(8, header.center().y() - 5, 10, 10)
-        down, right = (
-            QtWidgets.QStyle.PrimitiveElement.PE_IndicatorArrowDown,
-            QtWidgets.QStyle.PrimitiveElement.PE_IndicatorArrowRight,
-        )
-        painter.drawPrimitive(right if self.collapsed else down, arrow)
+        painter.drawPrimitive(*_arrow(self, QtCore.QRect(8, header.center().y() - 5, 10, 10), self.collapsed))
         painter.drawText(header.adjusted(26, 0, -4, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, self.text)
 
 
 class ctkCollapsibleGroupBox(StandIn, QtWidgets.QGroupBox):
     """A group box whose title's check mark opens and closes it."""
-
-    collapsedHeight = Plain(14)
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -112,8 +103,22 @@ class ctkCollapsibleGroupBox(StandIn, QtWidgets.QGroupBox):
 
     def _follow_check(self, checked: bool) -> None:
         self._state.hidden = _show_contents(self, checked, self._state.hidden)
-        self.setMaximumHeight(_UNLIMITED if checked else self.fontMetrics().height() + 8)
+        self.setFlat(not checked)
+        self.setMaximumHeight(_UNLIMITED if checked else self.fontMetrics().height() + 6)
         self.updateGeometry()
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        """An arrow in the place of the check mark."""
+        super().paintEvent(event)
+        option = QtWidgets.QStyleOptionGroupBox()
+        self.initStyleOption(option)
+        style = QtWidgets.QStyle
+        place = self.style().subControlRect(
+            style.ComplexControl.CC_GroupBox, option, style.SubControl.SC_GroupBoxCheckBox, self
+        )
+        painter = QtWidgets.QStylePainter(self)
+        painter.fillRect(place, self.palette.window())
+        painter.drawPrimitive(*_arrow(self, place.adjusted(2, 2, -2, -2), self.collapsed))
 
     def childEvent(self, event: QtCore.QChildEvent) -> None:
         child = event.child()
@@ -121,6 +126,14 @@ class ctkCollapsibleGroupBox(StandIn, QtWidgets.QGroupBox):
             self._state.hidden.append(child)
             child.setVisible(False)
         super().childEvent(event)
+
+
+def _arrow(widget: QtWidgets.QWidget, place: QtCore.QRect, to_the_right: bool) -> tuple[Any, Any]:
+    element = QtWidgets.QStyle.PrimitiveElement
+    option = QtWidgets.QStyleOption()
+    option.initFrom(widget)
+    option.rect = place
+    return element.PE_IndicatorArrowRight if to_the_right else element.PE_IndicatorArrowDown, option
 
 
 def _show_contents(widget: QtWidgets.QWidget, shown: bool, hidden: list[Any]) -> list[Any]:
@@ -212,17 +225,3 @@ class ctkSliderWidget(StandIn, QtWidgets.QWidget):
 
 class ctkMenuButton(StandIn, QtWidgets.QPushButton):
     """A push button with a menu behind an arrow."""
-
-
-class ctkComboBox(StandIn, QtWidgets.QComboBox):
-    """A combo box with a text for when nothing is chosen."""
-
-    defaultText = Plain("")
-    scrollWheelEffect = Plain(0)
-    currentUserDataAsString = property(lambda self: str(self.currentData or ""))
-
-
-class ctkMessageBox(StandIn, QtWidgets.QMessageBox):
-    """A message box; ``bench.dialogs`` answers it."""
-
-    dontShowAgainSettingsKey = Plain("")

@@ -14,23 +14,18 @@ from typing import Any
 USED = (
     "ctkCollapsibleButton",
     "ctkCollapsibleGroupBox",
-    "ctkComboBox",
     "ctkMenuButton",
-    "ctkMessageBox",
     "ctkSliderWidget",
     "qMRMLNodeComboBox",
     "qMRMLPlotWidget",
     "qMRMLSegmentEditorWidget",
     "qMRMLSegmentationShow3DButton",
-    "qMRMLSegmentsTableView",
     "qMRMLSliceWidget",
-    "qMRMLThreeDWidget",
     "qMRMLWidget",
     "qSlicerApplication",
     "qSlicerLayoutManager",
     "qSlicerScriptedLoadableModule",
     "qSlicerScriptedLoadableModuleWidget",
-    "qSlicerWidget",
 )
 # What the reading of the headers took for methods although it is code: "qWarning(...)", "f(node)".
 _SIGNATURE = re.compile(r"\w+\((?:[\w:]+[*&]?(?:<[\w,*]+>)?(?:,[\w:]+[*&]?)*)?\)")

@@ -21,3 +21,17 @@ class qMRMLWidget(StandIn, QtWidgets.QWidget):
         if scene is not self.mrmlScene():
             self._state.scene = scene
             self.mrmlSceneChanged.emit(scene)
+
+
+class qSlicerScriptedLoadableModuleWidget(StandIn, QtWidgets.QWidget):
+    """What a scripted module's panel is put into."""
+
+    mrmlSceneChanged = Signal("mrmlSceneChanged(vtkMRMLScene*)")
+
+    def setMRMLScene(self, scene: Any) -> None:
+        self._state.scene = scene
+        self.mrmlSceneChanged.emit(scene)
+
+    def self(self) -> Any:
+        """The module's Python widget."""
+        return self._state.python_widget

@@ -15,9 +15,8 @@ from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
 
 QT_MODULES = (QtWidgets, QtGui, QtCore, QtNetwork, QtUiTools)
 
-# Virtual methods that are properties too: Qt calls them by name, so they stay methods here. So does the static method
-# that QTimer has under the name of a property.
-_VIRTUAL = {"sizeHint", "minimumSizeHint", "singleShot"}
+# Virtual methods that are properties too: Qt calls them by name, so they stay methods here.
+_VIRTUAL = {"sizeHint", "minimumSizeHint"}
 # Modules whose classes stand for C++ classes of Slicer; subclasses elsewhere are Python's, and take new attributes.
 STAND_IN_MODULES = {
     "bench.ctk_widgets",
@@ -56,8 +55,8 @@ def patch() -> None:
     QtCore.QObject.property = _dynamic_property
     for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QEventLoop, QtCore.QCoreApplication):
         cls.exec_ = cls.exec
-    # The static method of PySide6 connects by way of the changed ``connect``.
-    QtCore.QTimer.singleShot = staticmethod(_single_shot)
+    # PySide6's own function of this name connects by way of the changed ``connect``.
+    vars(QtCore.QTimer)["singleShot"].of_class = _single_shot
     _let_processes_take_text()
 
 
@@ -113,15 +112,15 @@ class QtProperty:
     def __init__(self, cls: Any, name: str) -> None:
         capital = name[0].upper() + name[1:]
         self._name = name
-        self._of_class = getattr(cls, name, None)
-        getters = (self._of_class, getattr(cls, "is" + capital, None))
+        self.of_class = getattr(cls, name, None)
+        getters = (self.of_class, getattr(cls, "is" + capital, None))
         is_static = isinstance(inspect.getattr_static(cls, name, None), staticmethod)
         self._get = None if is_static else next(filter(callable, getters), None)
         self._set = getattr(cls, "set" + capital, None)
 
     def __get__(self, owner: Any, cls: type) -> Any:
         if owner is None:
-            return self._of_class
+            return self.of_class
         value = self._get(owner) if self._get else _read_property(owner, self._name)
         return tuple(value) if isinstance(value, list) else value
 

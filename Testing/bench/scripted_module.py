@@ -121,7 +121,7 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         """Subclasses run their tests here."""
 
 
-class ModuleParent:
+class qSlicerScriptedLoadableModule:
     """The C++ side of a scripted module: ``parent`` of the module class, ``slicer.modules.<name>``."""
 
     def __init__(self, name: str, path: pathlib.Path) -> None:
@@ -134,4 +134,4 @@ class ModuleParent:
         object.__setattr__(self, name, value)
 
     def widgetRepresentation(self) -> Any:
-        return self._widget.parent if self._widget else None
+        return self._widget

@@ -4,88 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import slicer
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtWidgets
 
 from bench.ctk_widgets import ctkMenuButton
 from bench.mrml_widgets import qMRMLWidget
 from bench.stand_in import Plain, Signal
-
-
-class qMRMLSegmentsTableView(qMRMLWidget):
-    """Segments by name, with a check box for visibility."""
-
-    segmentAboutToBeModified = Signal("segmentAboutToBeModified(QString)")
-    selectionChanged = Signal("selectionChanged(QItemSelection,QItemSelection)")
-    headerVisible = Plain(True)
-    visibilityColumnVisible = Plain(True)
-    colorColumnVisible = Plain(True)
-    opacityColumnVisible = Plain(True)
-    statusColumnVisible = Plain(False)
-    layerColumnVisible = Plain(False)
-    filterBarVisible = Plain(False)
-    readOnly = Plain(False)
-    selectionMode = Plain(3)
-    textFilter = Plain("")
-    jumpToSelectedSegmentEnabled = Plain(False)
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self._state.node, self._state.observers = None, []
-        self._state.table = table = QtWidgets.QTreeWidget(self)
-        table.setHeaderLabels(["Segment"])
-        table.setSelectionMode(QtWidgets.QAbstractItemView.SelectionMode.ExtendedSelection)
-        table.itemChanged.connect(self._follow_item)
-        table.itemSelectionChanged.connect(lambda: self.selectionChanged.emit(None, None))
-        layout = QtWidgets.QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(table)
-        self.destroyed.connect(lambda state=self._state: _stop_observing(state))
-
-    segmentCount = property(lambda self: self._state.table.topLevelItemCount)
-
-    def segmentationNode(self) -> Any:
-        return self._state.node
-
-    def setSegmentationNode(self, node: Any) -> None:
-        _stop_observing(self._state)
-        self._state.node = node
-        if node is not None:
-            events = (slicer.vtkSegmentation.SegmentAdded, slicer.vtkSegmentation.SegmentRemoved)
-            self._state.observers = [
-                (node, node.AddObserver(event, lambda *arguments: self._refill())) for event in events
-            ]
-        self._refill()
-
-    def selectedSegmentIDs(self) -> tuple[str, ...]:
-        return tuple(item.data(0, QtCore.Qt.ItemDataRole.UserRole) for item in self._state.table.selectedItems())
-
-    def setSelectedSegmentIDs(self, ids: Any) -> None:
-        for index in range(self._state.table.topLevelItemCount):
-            item = self._state.table.topLevelItem(index)
-            item.setSelected(item.data(0, QtCore.Qt.ItemDataRole.UserRole) in ids)
-
-    def clearSelection(self) -> None:
-        self._state.table.clearSelection()
-
-    def _refill(self) -> None:
-        node, table = self._state.node, self._state.table
-        table.blockSignals(True)
-        table.clear()
-        for segment_id in () if node is None else node.GetSegmentation().GetSegmentIDs():
-            item = QtWidgets.QTreeWidgetItem([node.GetSegmentation().GetSegment(segment_id).GetName()])
-            item.setData(0, QtCore.Qt.ItemDataRole.UserRole, segment_id)
-            display = node.GetDisplayNode()
-            is_visible = display is None or display.GetSegmentVisibility(segment_id)
-            checked, unchecked = QtCore.Qt.CheckState.Checked, QtCore.Qt.CheckState.Unchecked
-            item.setCheckState(0, checked if is_visible else unchecked)
-            table.addTopLevelItem(item)
-        table.blockSignals(False)
-
-    def _follow_item(self, item: Any, column: int) -> None:
-        segment_id = item.data(0, QtCore.Qt.ItemDataRole.UserRole)
-        is_visible = item.checkState(0) == QtCore.Qt.CheckState.Checked
-        self._state.node.GetDisplayNode().SetSegmentVisibility(segment_id, is_visible)
 
 
 class qMRMLSegmentationShow3DButton(ctkMenuButton):
@@ -221,9 +144,3 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         """There are no views to observe."""
 
     removeViewObservations = updateWidgetFromMRML = setupViewObservations
-
-
-def _stop_observing(state: Any) -> None:
-    for node, tag in state.observers:
-        node.RemoveObserver(tag)
-    state.observers = []

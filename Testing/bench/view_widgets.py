@@ -42,17 +42,6 @@ class qMRMLSliceWidget(qMRMLAbstractViewWidget):
         self._state.logic.FitSliceToBackground()
 
 
-class qMRMLThreeDWidget(qMRMLAbstractViewWidget):
-    """One 3D view."""
-
-    def __init__(self, node: Any) -> None:
-        super().__init__()
-        self._state.node = node
-
-    def mrmlViewNode(self) -> Any:
-        return self._state.node
-
-
 class qMRMLPlotWidget(qMRMLAbstractViewWidget):
     """A plot view: knows its view node, whose chart it would draw."""
 
@@ -72,7 +61,7 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
         state.logic = slicer.vtkMRMLLayoutLogic()
         state.logic.SetMRMLApplicationLogic(application_logic())
         state.logic.SetMRMLScene(slicer.mrmlScene)
-        state.slices, state.views, state.plots = {}, {}, {}
+        state.slices, state.plots = {}, {}
         state.logic.AddObserver("ModifiedEvent", lambda *event: self._make_slice_widgets())
 
     def layoutLogic(self) -> Any:
@@ -110,16 +99,6 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
                 slices[node.GetID()] = qMRMLSliceWidget(node)
 
     @property
-    def threeDViewCount(self) -> int:
-        return len(self._shown("vtkMRMLViewNode"))
-
-    def threeDWidget(self, which: Any) -> Any:
-        nodes = self._shown("vtkMRMLViewNode")
-        named = {node.GetLayoutName(): node for node in nodes}
-        node = named.get(which) if isinstance(which, str) else nodes[which] if which < len(nodes) else None
-        return None if node is None else self._state.views.setdefault(node.GetID(), qMRMLThreeDWidget(node))
-
-    @property
     def plotViewCount(self) -> int:
         return len(self._shown("vtkMRMLPlotViewNode"))
 
@@ -135,6 +114,3 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
     def resetSliceViews(self) -> None:
         for name in self.sliceViewNames():
             self.sliceWidget(name).fitSliceToBackground()
-
-    def resetThreeDViews(self) -> None:
-        """Nothing is drawn, so no camera has to move."""

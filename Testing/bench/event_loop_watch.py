@@ -1,0 +1,39 @@
+"""When the window stood still: the times for which Qt's event loop delivered nothing."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from PySide6 import QtCore
+
+_MILLISECONDS = 10
+_WORTH_NOTING = 0.1  # s
+
+
+class EventLoopWatch:
+    """A timer that should come every 10 ms while the context lasts; ``blocks`` is when it came late and how late (s)."""
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[float, float]] = []
+        self._timer = QtCore.QTimer()
+        self._timer.setInterval(_MILLISECONDS)
+        self._timer.setTimerType(QtCore.Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._note)
+        self._start = self._last = 0.0
+
+    def __enter__(self) -> EventLoopWatch:
+        self._start = self._last = time.monotonic()
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._timer.stop()
+        self._note()
+
+    def _note(self) -> None:
+        now = time.monotonic()
+        late = now - self._last - _MILLISECONDS / 1000
+        if late > _WORTH_NOTING:
+            self.blocks.append((self._last - self._start, late))
+        self._last = now

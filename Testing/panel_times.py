@@ -1,0 +1,52 @@
+"""From Apply in the panel to segments in the scene: the time outside the network, and how long the GUI stood still.
+
+Run: python Testing/panel_times.py CT [BUNDLE]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.bench import Bench, installed
+from bench.event_loop_watch import EventLoopWatch
+
+NETWORK = "network"  # the worker's name of that phase
+
+
+def main(ct: str) -> None:
+    """Segment ``ct`` twice, so that the worker is warm the second time."""
+    from DCASegmentationLib.imaging.reading import read_ct
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    image = read_ct(Path(ct))
+    with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
+        show_ct(image, "CT")
+        panel = bench.make_widget(bench.load_module())
+        outcomes = []
+        finished = panel.onFinished
+        panel.onFinished = lambda outcome: (outcomes.append(outcome), finished(outcome))
+        for name in ("first", "warm"):
+            outcomes.clear()
+            started = time.monotonic()
+            with EventLoopWatch() as running:
+                panel.segmentPanel.ui.applyButton.click()
+                bench.wait_for(lambda: outcomes, 3600)
+            seconds = time.monotonic() - started
+            if outcomes[0].nodes is None:
+                raise SystemExit(f"{name}: {outcomes[0].error}")
+            network = outcomes[0].seconds[NETWORK]
+            print(f"{name}: {seconds:.2f} s, of them network {network:.2f} s, other {seconds - network:.2f} s")
+            print("  " + ", ".join(f"{phase} {value:.2f} s" for phase, value in outcomes[0].seconds.items()))
+            blocks = ", ".join(f"{late:.2f} s at {moment:.2f} s" for moment, late in running.blocks)
+            print(f"  the GUI stood still for: {blocks or 'never over 0.1 s'}")
+        panel.cleanup()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        os.environ["DCA_MODELS"] = sys.argv[2]
+    main(sys.argv[1])
