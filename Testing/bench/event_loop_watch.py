@@ -12,7 +12,7 @@ _WORTH_NOTING = 0.1  # s
 
 
 class EventLoopWatch:
-    """A timer that should come every 10 ms while the context lasts; ``blocks``: when it came late, by how much, in s."""
+    """A timer that should come every 10 ms while the context lasts; ``blocks``: when it was late, by how much (s)."""
 
     def __init__(self) -> None:
         self.blocks: list[tuple[float, float]] = []
