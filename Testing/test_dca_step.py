@@ -70,7 +70,7 @@ def test_the_paper_gives_the_aggregation_decoder_no_true_labels(network, volumes
 
 
 def test_two_separate_passes_give_the_gradients_of_the_joint_one(network, volumes, labels, options):
-    """The plain reading: everything in one graph, experts' features detached where the aggregation decoder reads them."""
+    """The plain reading: one graph, with the experts' features detached where the aggregation decoder reads them."""
     joint = DCANet(**network.options)
     joint.load_state_dict(network.state_dict())
     unlabelled = torch.rand(2, 1, 16, 16, 32)
@@ -91,3 +91,15 @@ def test_two_separate_passes_give_the_gradients_of_the_joint_one(network, volume
     loss.backward()
     for one, other in zip(network.parameters(), joint.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=2e-5, rtol=1e-3)
+
+
+def test_in_the_experts_stage_the_aggregation_decoder_is_left_out(network, volumes, labels, options):
+    assert sorted(supervised_losses(network, volumes, labels, options, "experts")) == ["head", "medium", "tail"]
+
+
+def test_in_the_aggregation_stage_encoder_and_experts_get_no_gradient(network, volumes, labels, options):
+    losses = supervised_losses(network, volumes, labels, options, "aggregation")
+    assert list(losses) == ["aggregation"]
+    (losses["aggregation"] + unsupervised_loss(network, volumes, options, "aggregation")[0]).backward()
+    assert has_gradient(network.aggregation)
+    assert not has_gradient(network.encoder) and not has_gradient(network.experts)

@@ -118,3 +118,15 @@ def test_owners_must_hold_every_label_once(owners):
 def test_unknown_options_are_refused(option):
     with pytest.raises(ValueError):
         DCANet(SMALL_OWNERS, n_filters=2, **option)
+
+
+def test_the_aggregation_decoder_can_start_as_a_copy_of_the_medium_expert(small_network, volume):
+    aggregation = small_network.aggregation
+    assert aggregation is not None
+    aggregation.start_from(small_network.experts[1])
+    encoded = small_network.encoder(volume)
+    nothing = [[torch.zeros_like(f) for f in expert.features] for expert in small_network.decode_experts(encoded)]
+    logits, _ = aggregation(encoded, nothing)
+    torch.testing.assert_close(logits, small_network.experts[1](encoded).logits)
+    with pytest.raises(ValueError, match="plain V-Net expert"):
+        aggregation.start_from(small_network.experts[2])

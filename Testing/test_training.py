@@ -15,7 +15,7 @@ from DCASegmentationLib.training.cases import Case, load_case, save_case
 from DCASegmentationLib.training.checkpoint import load_checkpoint, save_checkpoint
 from DCASegmentationLib.training.options import TrainingOptions
 from DCASegmentationLib.training.sampling import PatchSampler
-from DCASegmentationLib.training.trainer import CHECKPOINT, LOG, Trainer
+from DCASegmentationLib.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate, stage_of
 
 THREE_BALLS = Vocabulary(
     "balls",
@@ -31,7 +31,7 @@ OPTIONS = TrainingOptions(
     steps=30,
     learning_rate=2e-2,
     warmup_steps=5,
-    experts_first=0.2,
+    experts_first=0.5,
     averaging=0.8,
 )
 
@@ -75,8 +75,10 @@ def test_a_short_run_learns_the_organs(make_trainer):
     lines = log_of(trainer)
     assert lines[-1]["step"] == 30
     assert lines[-1]["dice"]["large"] > 0.5
-    assert np.mean([line["medium"] for line in lines[-5:]]) < np.mean([line["medium"] for line in lines[:5]])
-    assert "unsupervised" in lines[-1] and "unsupervised" not in lines[0]
+    assert np.mean([line["medium"] for line in lines[10:15]]) < np.mean([line["medium"] for line in lines[:5]])
+    assert [line["step"] for line in lines if "medium" in line] == list(range(1, 16))
+    assert [line["step"] for line in lines if "aggregation" in line] == list(range(16, 31))
+    assert "unsupervised" in lines[-1] and "unsupervised" not in lines[15]
     assert [trainer.partition.head, trainer.partition.tail] == [(1,), (3,)]
 
 
@@ -109,6 +111,27 @@ def test_a_run_that_is_interrupted_saves_what_it_has(make_trainer):
     with pytest.raises(KeyboardInterrupt):
         trainer.run(report=press_ctrl_c)
     assert load_checkpoint(trainer.folder / CHECKPOINT)["step"] == 3
+
+
+def test_the_experts_stay_as_they_are_while_the_aggregation_learns(make_trainer):
+    trainer = make_trainer(options=replace(OPTIONS, steps=4))
+    trainer._advance()
+    trainer._advance()
+    assert trainer.averaged is not None
+    experts = [parameter.clone() for parameter in trainer.averaged.network.experts.parameters()]
+    before = [parameter.clone() for parameter in trainer.network.aggregation.parameters()]
+    trainer._advance()
+    trainer._advance()
+    for one, other in zip(experts, trainer.network.experts.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert not all(map(torch.equal, before, trainer.network.aggregation.parameters()))
+
+
+def test_the_paper_trains_all_decoders_together():
+    paper = TrainingOptions.paper(steps=100)
+    assert stage_of(0, paper) == stage_of(99, paper) == ("joint", 0, 100)
+    assert learning_rate(0, 100, paper) == 0.01
+    assert learning_rate(50, 100, paper) == pytest.approx(0.01 * 0.5**0.9)
 
 
 def test_resuming_with_other_options_is_refused(make_trainer):

@@ -16,6 +16,11 @@ class AveragedWeights:
         self._decay = decay
         self.updates = 0
 
+    def start_from(self, network: nn.Module) -> None:
+        """Forget what was averaged and begin at ``network``."""
+        self.network.load_state_dict(network.state_dict())
+        self.updates = 0
+
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         self.updates += 1

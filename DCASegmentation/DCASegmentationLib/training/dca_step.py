@@ -2,12 +2,13 @@
 
 The experts learn from labelled patches alone, and the aggregation decoder hands no gradient to them. So the experts'
 pass over unlabelled patches needs no graph, and the two passes are two backward calls: the memory of one is free
-before the other begins.
+before the other begins. For the same reason the decoders may learn one after the other (see ``Stage``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,42 +20,52 @@ from .options import TrainingOptions
 
 GROUPS = ("head", "medium", "tail")
 
+# Who learns in a step: encoder and experts, the aggregation decoder on what they have become, or all (the paper).
+Stage = Literal["experts", "aggregation", "joint"]
+
 
 def supervised_losses(
     network: DCANet,
     volumes: Tensor,
     labels: Tensor,
     options: TrainingOptions,
-    experts_only: bool = False,
+    stage: Stage = "joint",
     class_balance: float = 0.0,
 ) -> dict[str, Tensor]:
     """The losses on labelled patches, by name; their sum is to be minimized.
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). One loss for
-    each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it and the
-    step is not for the experts alone. ``class_balance`` is that of ``method.objective.segmentation_loss``.
+    each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it; of these,
+    the losses of those who learn in the ``stage``. ``class_balance`` is that of
+    ``method.objective.segmentation_loss``.
     """
-    encoded = network.encoder(volumes)
-    decoded = network.decode_experts(encoded)
+    with torch.set_grad_enabled(stage != "aggregation"):
+        encoded = network.encoder(volumes)
+        decoded = network.decode_experts(encoded)
     losses = {}
-    for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
-        target = split_labels(labels, owned)
-        losses[GROUPS[slot]] = segmentation_loss(expert.logits, target, options.dice_channels, owned, class_balance)
-    if network.aggregation is not None and options.supervise_aggregation and not experts_only:
+    if stage != "aggregation":
+        for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
+            target = split_labels(labels, owned)
+            losses[GROUPS[slot]] = segmentation_loss(expert.logits, target, options.dice_channels, owned, class_balance)
+    if stage != "experts" and network.aggregation is not None and options.supervise_aggregation:
         logits, _ = network.aggregation(encoded, [_detached(expert.features) for expert in decoded])
         organs = range(1, network.out_channels)
         losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, organs, class_balance)
     return losses
 
 
-def unsupervised_loss(network: DCANet, volumes: Tensor, options: TrainingOptions) -> tuple[Tensor, Tensor]:
+def unsupervised_loss(
+    network: DCANet, volumes: Tensor, options: TrainingOptions, stage: Stage = "joint"
+) -> tuple[Tensor, Tensor]:
     """L_un on unlabelled patches, and the share of voxels where the aggregation agrees with the pseudo-label.
 
-    The experts stitch the pseudo-label; the loss teaches the aggregation decoder and the encoder.
+    The experts stitch the pseudo-label; the loss teaches the aggregation decoder and, in the ``joint`` stage, the
+    encoder.
     """
     if network.aggregation is None:
         raise ValueError("a network without aggregation decoder has no unsupervised loss")
-    encoded = network.encoder(volumes)
+    with torch.set_grad_enabled(stage == "joint"):
+        encoded = network.encoder(volumes)
     with torch.no_grad():
         decoded = network.decode_experts(_detached(encoded))
         pseudo_labels = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)

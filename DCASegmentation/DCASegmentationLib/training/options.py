@@ -53,21 +53,20 @@ class TrainingOptions:
     # After a label split most channels are absent from a patch; only those present carry a useful Dice.
     dice_channels: DiceChannels = "present"
     # Weighs small organs up in the cross-entropy, or the softmax gives up on them in the first steps; fades to nothing
-    # over the run, because it also makes organs too large. See method.objective.
+    # over each stage, because it also makes organs too large. See method.objective.
     class_balance: float = 0.75
     # The paper teaches the aggregation decoder by pseudo-labels alone; true labels, where there are some, are better.
     supervise_aggregation: bool = True
-    # Share of the steps in which the experts learn alone: aggregating experts that know little teaches little and
-    # takes two fifths of a step.
-    experts_first: float = 0.5
-    # The aggregation decoder has the blocks of the medium expert and starts, when its time comes, as a copy of it.
+    # Share of the steps in which encoder and experts learn; in the rest the aggregation decoder learns on what they
+    # have become. It hands them no gradient, so nothing is lost, a step takes half the time, and both stages have a
+    # schedule of their own. 0 trains all together.
+    experts_first: float = 0.65
+    # The aggregation decoder has the blocks of the medium expert and starts its stage as a copy of it.
     aggregation_start: Literal["medium", "fresh"] = "medium"
-    # It starts late, when the learning rate has fallen: its own is so many times as high.
-    aggregation_rate: float = 2.0
     unsupervised_weight: float = 1.0
-    # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved: early
-    # pseudo-labels teach nothing.
-    negligible_weight: float = 0.1
+    # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved.
+    negligible_weight: float = 0.8
+    # Share of the steps (of the aggregation's stage, where there are two) over which the unsupervised weight grows.
     ramp_fraction: float = 1.0
     # Weights averaged over some last hundred steps; what is validated and shipped. None keeps the plain weights.
     averaging: float | None = 0.998
@@ -95,7 +94,6 @@ class TrainingOptions:
             "supervise_aggregation": False,
             "experts_first": 0.0,
             "aggregation_start": "fresh",
-            "aggregation_rate": 1.0,
             "unsupervised_weight": 10.0,
             "negligible_weight": 0.0,
             "averaging": None,

@@ -22,7 +22,7 @@ from .augmentation import augment_intensity
 from .averaging import AveragedWeights
 from .cases import Case
 from .checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
-from .dca_step import supervised_losses, unsupervised_loss
+from .dca_step import Stage, supervised_losses, unsupervised_loss
 from .options import TrainingOptions
 from .sampling import PatchSampler
 from .validation import validate
@@ -154,26 +154,29 @@ class Trainer:
 
     def _advance(self) -> dict[str, float]:
         options = self.options
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate(self.step, options)
-        experts_only = self.step < options.experts_first * options.steps
-        if self.step > 0 and not experts_only and self.step - 1 < options.experts_first * options.steps:
+        stage, first, length = stage_of(self.step, options)
+        within = self.step - first
+        if stage == "aggregation" and within == 0:
             self._start_aggregation()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(within, length, options)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
+        values: dict[str, float] = {}
 
         volumes, labels = self._labelled.draw(options.labelled_per_step)
         assert labels is not None
         truth = torch.from_numpy(labels).to(self.device)
-        balance = options.class_balance * (1 - self.step / options.steps)
-        losses = supervised_losses(self.network, self._tensor(volumes), truth, options, experts_only, balance)
-        torch.stack(list(losses.values())).sum().backward()
-        values = {name: loss.item() for name, loss in losses.items()}
+        balance = options.class_balance * (1 - within / length)
+        losses = supervised_losses(self.network, self._tensor(volumes), truth, options, stage, balance)
+        if losses:
+            torch.stack(list(losses.values())).sum().backward()
+            values |= {name: loss.item() for name, loss in losses.items()}
 
-        weight = 0.0 if experts_only else self._unsupervised_weight()
+        weight = self._unsupervised_weight(stage, within, length)
         if weight > 0 and self._unlabelled is not None:
             volumes, _ = self._unlabelled.draw(options.unlabelled_per_step)
-            loss, agreement = unsupervised_loss(self.network, self._tensor(volumes), options)
+            loss, agreement = unsupervised_loss(self.network, self._tensor(volumes), options, stage)
             (weight * loss).backward()
             values |= {"unsupervised": loss.item(), "weight": weight, "agreement": agreement.item()}
 
@@ -188,20 +191,26 @@ class Trainer:
         return values
 
     def _start_aggregation(self) -> None:
-        """Hand the medium expert's weights to the aggregation decoder, where the options and the blocks allow it."""
-        if self.options.aggregation_start != "medium" or 1 not in self.network.expert_slots:
-            return
-        if tuple(self.options.n_stages[1]) != VNET_N_STAGES:
-            return
-        for network in (self.network, self.best_network):
-            if network.aggregation is not None:
-                network.aggregation.start_from(network.experts[network.expert_slots.index(1)])
+        """Begin the aggregation's stage: on the averaged experts, as a copy of the medium one if that has its blocks.
 
-    def _unsupervised_weight(self) -> float:
+        The optimizer starts anew: its moments are those of weights that learn no more.
+        """
+        if self.averaged is not None:
+            self.network.load_state_dict(self.averaged.network.state_dict())
+        aggregation, slots = self.network.aggregation, self.network.expert_slots
+        medium = 1 in slots and tuple(self.options.n_stages[1]) == VNET_N_STAGES
+        if aggregation is not None and medium and self.options.aggregation_start == "medium":
+            aggregation.start_from(self.network.experts[slots.index(1)])
+        self.optimizer = _optimizer(self.network, self.options)
+        if self.averaged is not None:
+            self.averaged.start_from(self.network)
+
+    def _unsupervised_weight(self, stage: Stage, within: int, length: int) -> float:
         options = self.options
-        maximum = options.unsupervised_weight
-        weight = unsupervised_weight(self.step, round(options.ramp_fraction * options.steps), maximum)
-        return weight if weight > options.negligible_weight * maximum else 0.0
+        if stage == "experts":
+            return 0.0
+        weight = unsupervised_weight(within, round(options.ramp_fraction * length), options.unsupervised_weight)
+        return weight if weight > options.negligible_weight * options.unsupervised_weight else 0.0
 
     def _tensor(self, volumes: np.ndarray) -> torch.Tensor:
         if self.options.augment:
@@ -234,10 +243,18 @@ def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) ->
     return [set(owned) for owned in one] == [set(owned) for owned in other]
 
 
-def learning_rate(step: int, options: TrainingOptions) -> float:
-    """Polynomial decay (power 0.9) over the steps of the run, after a linear warm-up."""
-    warmup = min(1.0, (step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
-    return options.learning_rate * warmup * (1 - step / options.steps) ** 0.9
+def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
+    """Who learns at ``step``, the first step of that stage, and its length in steps."""
+    border = round(options.experts_first * options.steps)
+    if border == 0:
+        return "joint", 0, options.steps
+    return ("experts", 0, border) if step < border else ("aggregation", border, options.steps - border)
+
+
+def learning_rate(within: int, length: int, options: TrainingOptions) -> float:
+    """Polynomial decay (power 0.9) over the ``length`` steps of a stage, after a linear warm-up."""
+    warmup = min(1.0, (within + 1) / options.warmup_steps) if options.warmup_steps else 1.0
+    return options.learning_rate * warmup * (1 - within / length) ** 0.9
 
 
 def build_network(options: TrainingOptions, groups: Partition) -> DCANet:
@@ -259,12 +276,8 @@ def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary) -> Partition:
 
 
 def _optimizer(network: DCANet, options: TrainingOptions) -> torch.optim.Optimizer:
-    late = list(network.aggregation.parameters()) if network.aggregation is not None else []
-    known = {id(parameter) for parameter in late}
-    groups = [
-        {"params": [p for p in network.parameters() if id(p) not in known], "rate": 1.0},
-        {"params": late, "rate": options.aggregation_rate},
-    ]
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.SGD(
+        network.parameters(), lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay
+    )
