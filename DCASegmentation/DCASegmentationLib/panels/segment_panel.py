@@ -161,9 +161,9 @@ class SegmentPanel:
         if not selector.count:
             selector.addItem(_("None installed: see Setup"), "")
         selector.currentIndex = selector.findData(self._wanted)
-        model = self.model
-        self.ui.modelCardGroup.visible = model is not None
-        self.ui.modelCardBrowser.html = modelCard(model) if model is not None else ""
+        chosen = self.model
+        self.ui.modelCardGroup.visible = chosen is not None
+        self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else ""
 
     def _onModelActivated(self, index: int) -> None:
         self._wanted = self.ui.modelSelector.itemData(index)
