@@ -120,13 +120,15 @@ def test_unknown_options_are_refused(option):
         DCANet(SMALL_OWNERS, n_filters=2, **option)
 
 
-def test_the_aggregation_decoder_can_start_as_a_copy_of_the_medium_expert(small_network, volume):
-    aggregation = small_network.aggregation
+def test_the_aggregation_decoder_can_start_from_what_the_experts_know(small_network, volume):
+    aggregation, experts = small_network.aggregation, list(small_network.experts)
     assert aggregation is not None
-    aggregation.start_from(small_network.experts[1])
+    aggregation.start_from(experts, SMALL_OWNERS, plain=1)
     encoded = small_network.encoder(volume)
     nothing = [[torch.zeros_like(f) for f in expert.features] for expert in small_network.decode_experts(encoded)]
     logits, _ = aggregation(encoded, nothing)
-    torch.testing.assert_close(logits, small_network.experts[1](encoded).logits)
+    torch.testing.assert_close(logits[:, [0, 2, 3]], experts[1](encoded).logits[:, [0, 2, 3]])
+    assert torch.equal(aggregation.head.weight[4], experts[2].head.weight[4])
+    assert torch.equal(aggregation.head.bias[1], experts[0].head.bias[1])
     with pytest.raises(ValueError, match="plain V-Net expert"):
-        aggregation.start_from(small_network.experts[2])
+        aggregation.start_from(experts, SMALL_OWNERS, plain=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES, Decoded, ExpertDecoder
@@ -59,15 +60,22 @@ class AggregationDecoder(nn.Module):
         return self.head(stream), attention
 
 
-    def start_from(self, expert: ExpertDecoder) -> None:
-        """Take over the weights of a plain V-Net expert, whose blocks are the same; the fusions keep theirs.
+    def start_from(self, experts: Sequence[ExpertDecoder], owners: Sequence[Sequence[int]], plain: int) -> None:
+        """Take over what the experts know: the blocks of ``experts[plain]``, and from each organ's owner its logit.
 
-        Raises ValueError if the expert has other blocks.
+        The plain V-Net expert has the same blocks, but to its head the organs of the others are background, and a
+        logit that has learned to be never the largest is slow to unlearn it. The fusions keep their weights. Raises
+        ValueError if the expert has other blocks.
         """
+        expert = experts[plain]
         if [len(block) for block in expert.blocks] != [len(block) for block in self.blocks]:
             raise ValueError("only a plain V-Net expert has the blocks of the aggregation decoder")
         for own, other in ((self.ups, expert.ups), (self.blocks, expert.blocks), (self.head, expert.head)):
             own.load_state_dict(other.state_dict())
+        with torch.no_grad():
+            for owner, owned in zip(experts, owners, strict=True):
+                for own_parameter, parameter in zip(self.head.parameters(), owner.head.parameters(), strict=True):
+                    own_parameter[list(owned)] = parameter[list(owned)]
 
 
 class DCANet(nn.Module):

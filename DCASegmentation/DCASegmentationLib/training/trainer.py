@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from ..method.experts import VNET_N_STAGES
+from ..method.experts import VNET_N_STAGES, ExpertDecoder
 from ..method.log_gap import Partition, partition
 from ..method.network import DCANet
 from ..method.objective import unsupervised_weight
@@ -200,7 +200,8 @@ class Trainer:
         aggregation, slots = self.network.aggregation, self.network.expert_slots
         medium = 1 in slots and tuple(self.options.n_stages[1]) == VNET_N_STAGES
         if aggregation is not None and medium and self.options.aggregation_start == "medium":
-            aggregation.start_from(self.network.experts[slots.index(1)])
+            experts: list[ExpertDecoder] = list(self.network.experts)  # type: ignore[arg-type]
+            aggregation.start_from(experts, self.network.owners, plain=slots.index(1))
         self.optimizer = _optimizer(self.network, self.options)
         if self.averaged is not None:
             self.averaged.start_from(self.network)
