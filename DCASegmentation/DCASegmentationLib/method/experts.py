@@ -45,6 +45,7 @@ class ExpertDecoder(nn.Module):
         super().__init__()
         if len(n_stages) != 4 or len(dilation) != 4:
             raise ValueError("an expert has four decoder blocks: n_stages and dilation need four numbers each")
+        self.n_stages = tuple(n_stages)
         widths = [n_filters * 2**level for level in (3, 2, 1, 0)]
         self.ups = nn.ModuleList(Upsampling(2 * width, width, norm) for width in widths)
         self.blocks = nn.ModuleList(

@@ -59,7 +59,6 @@ class AggregationDecoder(nn.Module):
             stream = block(fused.features)
         return self.head(stream), attention
 
-
     def start_from(self, experts: Sequence[ExpertDecoder], owners: Sequence[Sequence[int]], plain: int) -> None:
         """Take over what the experts know: the blocks of ``experts[plain]``, and from each organ's owner its logit.
 
@@ -68,7 +67,7 @@ class AggregationDecoder(nn.Module):
         ValueError if the expert has other blocks.
         """
         expert = experts[plain]
-        if [len(block) for block in expert.blocks] != [len(block) for block in self.blocks]:
+        if expert.n_stages != VNET_N_STAGES:
             raise ValueError("only a plain V-Net expert has the blocks of the aggregation decoder")
         for own, other in ((self.ups, expert.ups), (self.blocks, expert.blocks), (self.head, expert.head)):
             own.load_state_dict(other.state_dict())
