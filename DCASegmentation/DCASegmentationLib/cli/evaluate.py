@@ -17,6 +17,7 @@ from .values import new_file
 if TYPE_CHECKING:
     from ..bundle.loading import Bundle
     from ..evaluation.scores import Scores
+    from ..inference.options import SegmentOptions
     from ..inference.segmenter import Segmenter
 
 NAME = "evaluate"
@@ -33,6 +34,9 @@ def run(
     ct: Annotated[list[Path] | None, typer.Option(help="A labelled CT of your own. May be repeated.")] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="The label map of that CT, once for each --ct.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    result: Annotated[
+        str, typer.Option("--output", help="aggregated (the model's result) or experts (the stitched experts' alone).")
+    ] = "aggregated",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with the Dice of each case.")] = None,
     write_scores: Annotated[
         bool, typer.Option("--write-scores", help="Write the scores on phantoms into the bundle's metadata.")
@@ -46,6 +50,7 @@ def run(
     from ..evaluation.phantom_test import score_on_phantoms
     from ..evaluation.scores import Scores
     from ..inference.allocator import keep_freed_memory
+    from ..inference.options import SegmentOptions
     from ..inference.segmenter import Segmenter
 
     own = _pairs(ct or [], labels or [])
@@ -53,6 +58,9 @@ def run(
         phantoms = _USUAL_PHANTOMS
     if write_scores and (own or not phantoms):
         raise UserError("--write-scores is for scores on phantoms alone.", "Leave out --ct and --labels.")
+    if write_scores and result != "aggregated":
+        raise UserError("--write-scores is for the model's own result.", "Leave out --output.")
+    options = SegmentOptions(output=result)  # type: ignore[arg-type]  # which checks it
     if out is not None:
         new_file(out, overwrite)
     keep_freed_memory()
@@ -60,10 +68,10 @@ def run(
     segmenter = Segmenter(model, device)
     with progress_bar() as progress:
         if phantoms:
-            scores = score_on_phantoms(segmenter, model.metadata.vocabulary, phantoms, progress=progress)
+            scores = score_on_phantoms(segmenter, model.metadata.vocabulary, phantoms, options, progress=progress)
         else:
             scores = Scores(model.metadata.vocabulary)
-        _score_own(scores, segmenter, own, progress)
+        _score_own(scores, segmenter, own, options, progress)
     _print(scores, model)
     if out is not None:
         scores.write_csv(out)
@@ -79,7 +87,13 @@ def _pairs(cts: list[Path], labels: list[Path]) -> list[tuple[Path, Path]]:
     return list(zip(cts, labels, strict=True))
 
 
-def _score_own(scores: Scores, segmenter: Segmenter, pairs: list[tuple[Path, Path]], progress: Report) -> None:
+def _score_own(
+    scores: Scores,
+    segmenter: Segmenter,
+    pairs: list[tuple[Path, Path]],
+    options: SegmentOptions,
+    progress: Report,
+) -> None:
     from ..evaluation.phantom_test import score_case
     from ..imaging.ct_check import check_ct
     from ..imaging.grid import Grid
@@ -93,7 +107,7 @@ def _score_own(scores: Scores, segmenter: Segmenter, pairs: list[tuple[Path, Pat
             raise ImageError(
                 f"{labels_path.name} does not lie on the grid of {ct_path.name}.", "Resample the label map to the CT."
             )
-        scores.add(ct_path.name, score_case(segmenter, ct, truth))
+        scores.add(ct_path.name, score_case(segmenter, ct, truth, options))
 
 
 def _print(scores: Scores, model: Bundle) -> None:

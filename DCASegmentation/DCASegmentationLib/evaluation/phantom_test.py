@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..imaging.overlap import dice_by_label
+from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
 from ..organs import Vocabulary
 from ..training.phantom_cohort import TEST_SEEDS, draw_acquisition, scan_phantom
@@ -20,6 +21,7 @@ def score_on_phantoms(
     segmenter: Segmenter,
     vocabulary: Vocabulary,
     count: int,
+    options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
     first_seed: int = TEST_SEEDS,
     progress: Progress | None = None,
 ) -> Scores:
@@ -40,9 +42,14 @@ def score_on_phantoms(
     return scores
 
 
-def score_case(segmenter: Segmenter, ct: sitk.Image, truth: sitk.Image) -> np.ndarray:
+def score_case(
+    segmenter: Segmenter,
+    ct: sitk.Image,
+    truth: sitk.Image,
+    options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
+) -> np.ndarray:
     """Dice (K,) of the segmentation of ``ct`` against the label map ``truth`` on the same grid."""
-    labels = segmenter.segment(ct).labels  # a view does not keep its image alive
+    labels = segmenter.segment(ct, options).labels  # a view does not keep its image alive
     return dice_by_label(
         sitk.GetArrayViewFromImage(labels), sitk.GetArrayViewFromImage(truth), len(segmenter.vocabulary)
     )
