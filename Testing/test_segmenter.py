@@ -187,7 +187,7 @@ def test_cancelling_stops_before_the_next_window(ct):
     segmenter = Segmenter(SmallModel(vivid_network(network_class=CountingNetwork)), device="cpu")
     windows_seen.clear()
     with pytest.raises(Cancelled):
-        segmenter.segment(ct, cancelled=lambda: len(windows_seen) >= 2)
+        segmenter.segment(ct, SegmentOptions(batch=1), cancelled=lambda: len(windows_seen) >= 2)
     assert windows_seen == [1, 1]
 
 

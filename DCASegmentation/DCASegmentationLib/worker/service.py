@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from .. import __version__
+from DCASegmentationLib import __version__
+
 from ..errors import Cancelled
 from ..partials import remove_folder, remove_partials
 from ..worker_protocol import (
