@@ -76,7 +76,8 @@ def test_the_network_moves_along_when_the_device_changes(windows):
         return vivid_network() if device.type == "cpu" else hungry(0)
 
     said = []
-    predict = WindowPrediction(network_on, SegmentOptions(batch=1), Device(torch.device("meta"), "a tiny device"), said.append)
+    meta = Device(torch.device("meta"), "a tiny device")
+    predict = WindowPrediction(network_on, SegmentOptions(batch=1), meta, said.append)
     result = predict(windows[:2])[RESULT]
     assert moved == ["meta", "cpu"]
     assert result.shape == (2, 4, *PATCH)

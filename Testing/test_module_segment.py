@@ -45,7 +45,7 @@ def apply(panel: Any) -> None:
 
 
 def wait_for_end(panel: Any, bench: Any) -> None:
-    bench.wait_for(lambda: not panel.logic.isRunning, 20)
+    bench.wait_for(lambda: not panel.logic.isRunning, 120)
 
 
 def message(panel: Any) -> str:
@@ -79,7 +79,7 @@ def worker_process_id() -> int:
 
 def wait_for_progress(panel: Any, bench: Any) -> None:
     """Until the worker has begun: it has told of progress beyond that of the export."""
-    bench.wait_for(lambda: panel.segmentPanel.ui.progressBar.value >= 4 or not panel.logic.isRunning, 60)
+    bench.wait_for(lambda: panel.segmentPanel.ui.progressBar.value >= 4 or not panel.logic.isRunning, 120)
     assert panel.logic.isRunning
 
 

@@ -13,8 +13,7 @@ import pytest
 import SimpleITK as sitk
 from DCASegmentationLib import __version__
 from DCASegmentationLib.worker_protocol import VERSION, Done, Failure, Hello, Log, Progress, encode
-from worker_cases import EVERYTHING, MANY_WINDOWS
-from worker_client import Worker, worker_environment
+from worker_client import EVERYTHING, MANY_WINDOWS, Worker, worker_environment
 
 pytest_plugins = ("worker_cases",)
 

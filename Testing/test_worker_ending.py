@@ -12,8 +12,7 @@ import pytest
 from DCASegmentationLib.bundle.loading import Bundle
 from DCASegmentationLib.bundle.saving import save_bundle
 from DCASegmentationLib.worker_protocol import Done, Log, Progress, Quit, WasCancelled, decode_event, encode
-from worker_cases import EVERYTHING, MANY_WINDOWS
-from worker_client import COMMAND, Worker, is_gone, worker_environment
+from worker_client import COMMAND, EVERYTHING, MANY_WINDOWS, Worker, is_gone, worker_environment
 
 pytest_plugins = ("worker_cases",)
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")

@@ -1,4 +1,4 @@
-"""Cases for the tests of the worker: a CT whose phases last long enough to meet, and a slow model."""
+"""Fixtures for the tests of the worker: a CT whose phases last long enough to meet, and requests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DCASegmentationLib.worker_protocol import Segment
-
-# Windows overlap nearly all, so that there are many; every map, so that writing takes its time.
-MANY_WINDOWS = {"overlap": 0.9, "batch": 1}
-EVERYTHING = {
-    **{"overlap": 0.0, "batch": 1, "attention_levels": [1, 2, 3, 4]},
-    **{"deciding_expert": True, "entropy": True, "disagreement": True},
-}
 
 
 @pytest.fixture(scope="session")

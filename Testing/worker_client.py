@@ -17,6 +17,13 @@ MODULE_FOLDER = Path(__file__).parents[1] / "DCASegmentation"
 COMMAND = [sys.executable, "-m", "DCASegmentationLib.worker"]
 END = object()
 
+# Windows overlap nearly all, so that there are many; every map, so that writing takes its time.
+MANY_WINDOWS = {"overlap": 0.9, "batch": 1}
+EVERYTHING = {
+    **{"overlap": 0.0, "batch": 1, "attention_levels": [1, 2, 3, 4]},
+    **{"deciding_expert": True, "entropy": True, "disagreement": True},
+}
+
 
 def worker_environment(python_path: Path | None = None, **changes: str) -> dict[str, str]:
     """The environment that the worker is started in; ``python_path`` is searched before everything else."""
@@ -65,7 +72,7 @@ class Worker:
     def cancel(self, run_id: str = "1") -> None:
         self.write(encode(Cancel(run_id)))
 
-    def next_event(self, seconds: float = 30) -> Event:
+    def next_event(self, seconds: float = 120) -> Event:
         event = self._events.get(timeout=seconds)
         assert event is not END, f"the worker ended: {self.wait()}, {self.errors.decode()}"
         return event

@@ -32,7 +32,8 @@ class WorkerConnection:
 
     ``onEvent(event)`` gets what it says but its greeting and its log; ``onLog(line)`` gets log lines, those that
     libraries print included; ``onEnd(ending)`` is called once, when the process is gone, by its own doing or not. All
-    are called from Qt's event loop, never from within a method of this class.
+    are called from Qt's event loop, never from within a method of this class. ``workerPid`` is None until the worker
+    has said hello.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class WorkerConnection:
         self.lastLogLines: deque[str] = deque(maxlen=_LOG_LINES)
         self._onEvent, self._onLog, self._onEnd = onEvent, onLog, onEnd
         self._program = pythonExecutable
-        self._workerPid: int | None = None
+        self.workerPid: int | None = None
         self._output = b""
         self._errorOutput = b""
         self._ending: Ending | None = None
@@ -73,8 +74,8 @@ class WorkerConnection:
         """End the worker and all it has started, now; ``onEnd`` follows, with ``ending`` where one is given."""
         if self._ending is None:
             self._ending = ending
-        if self._workerPid is not None and self._process.state() != qt.QProcess.NotRunning:
-            _endTree(self._workerPid)
+        if self.workerPid is not None and self._process.state() != qt.QProcess.NotRunning:
+            _endTree(self.workerPid)
         # What Qt started may be a launcher before the worker; without it the worker finds its input at an end.
         self._process.kill()
 
@@ -101,7 +102,7 @@ class WorkerConnection:
             self.kill(Ending("The segmentation process gave an answer that cannot be understood.", _REPORT))
             return
         if isinstance(event, Hello):
-            self._workerPid = event.pid
+            self.workerPid = event.pid
             if event.version != VERSION:
                 self.kill(
                     Ending(

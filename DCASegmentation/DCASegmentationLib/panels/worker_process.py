@@ -62,6 +62,11 @@ class WorkerProcess:
         return self._run is not None
 
     @property
+    def pid(self) -> int | None:
+        """The worker's process; None if there is none, or none that has said hello."""
+        return self._connection.workerPid if self._connection else None
+
+    @property
     def lastLogLines(self) -> list[str]:
         """The last lines of the log of the worker, or of the one before if it has ended."""
         return list(self._connection.lastLogLines) if self._connection else list(self._lastLogLines)

@@ -1,0 +1,319 @@
+"""The panel's side of the worker: real processes behind Qt's event loop, and what becomes of bad ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from DCASegmentationLib.worker_protocol import Segment
+from worker_client import MANY_WINDOWS, MODULE_FOLDER, is_gone
+
+pytest_plugins = ("worker_cases",)
+pytestmark = [pytest.mark.scene, pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")]
+
+
+class Outcome:
+    """What a run tells, in the order it is told."""
+
+    def __init__(self):
+        self.progress = []
+        self.ends = []
+
+    @property
+    def callbacks(self):
+        return (
+            lambda fraction, message: self.progress.append((fraction, message)),
+            lambda done: self.ends.append(("done", done)),
+            lambda failure: self.ends.append(("error", failure)),
+            lambda: self.ends.append(("cancelled", None)),
+        )
+
+
+class Panel:
+    """Stands where the panel stands: asks a WorkerProcess and lets Qt's event loop run."""
+
+    def __init__(self, bench, worker):
+        self.bench = bench
+        self.worker = worker
+
+    def begin(self, request):
+        outcome = Outcome()
+        self.worker.segment(request, *outcome.callbacks)
+        return outcome
+
+    def wait_for(self, condition):
+        # PyTorch takes its time to load on a computer that does other things too.
+        self.bench.wait_for(condition, seconds=120)
+
+    def wait_for_progress(self, outcome, message):
+        self.wait_for(lambda: any(said.startswith(message) for _, said in outcome.progress) or outcome.ends)
+        assert not outcome.ends, outcome.ends
+
+    def wait_for_end(self, outcome):
+        """The one end that a run has: its kind and what came along."""
+        self.wait_for(lambda: outcome.ends)
+        self.bench.process_events(0.05)
+        (end,) = outcome.ends
+        return end
+
+    def cancel(self, outcome):
+        """Cancel; give how the run ended and after how many seconds."""
+        started = time.monotonic()
+        self.worker.cancel()
+        self.wait_for(lambda: outcome.ends)
+        seconds = time.monotonic() - started
+        return self.wait_for_end(outcome)[0], seconds
+
+
+@pytest.fixture
+def panel_for(slicer_bench):
+    from DCASegmentationLib.panels.worker_process import WorkerProcess
+
+    workers = []
+
+    def make(library_folder=MODULE_FOLDER, python=sys.executable, **others):
+        workers.append(WorkerProcess(python, library_folder, **others))
+        return Panel(slicer_bench, workers[-1])
+
+    yield make
+    for worker in workers:
+        worker.stop()
+
+
+@pytest.fixture
+def panel(panel_for):
+    """With the real worker."""
+    return panel_for()
+
+
+@pytest.fixture
+def panel_with(panel_for, tmp_path_factory):
+    """With a process in the worker's place that runs ``code`` after its hello."""
+
+    def make(code, hello='{"type": "hello", "version": 1, "pid": %d, "library": "0"}'):
+        package = tmp_path_factory.mktemp("library") / "DCASegmentationLib"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        start = f"import json, os, subprocess, sys, time\nos.setsid()\nprint({hello!r} % os.getpid(), flush=True)\n"
+        (package / "worker.py").write_text(start + code, encoding="utf-8")
+        return panel_for(package.parent)
+
+    return make
+
+
+def request_into(folder):
+    return Segment("1", "ct.nrrd", str(folder / "result"))
+
+
+def test_runs_follow_each_other_in_one_warm_process(panel_for, request_for, tmp_path):
+    lines = []
+    panel = panel_for(onLog=lines.append)
+    outcome = panel.begin(request_for())
+    assert panel.worker.isRunning
+    with pytest.raises(RuntimeError):
+        panel.begin(request_for("2"))
+    kind, done = panel.wait_for_end(outcome)
+    assert (kind, done.folder) == ("done", str(tmp_path / "result"))
+    assert not panel.worker.isRunning
+    assert outcome.progress[-1] == (1.0, "Finished")
+
+    pid = panel.worker.pid
+    kind, done = panel.wait_for_end(panel.begin(request_for("2", out=str(tmp_path / "größer 2"))))
+    assert (kind, done.folder) == ("done", str(tmp_path / "größer 2"))
+    assert panel.worker.pid == pid
+    assert done.seconds["load network"] < 0.05
+    assert lines.count("Loading the model random-weights.") == 1
+    assert panel.worker.lastLogLines == lines
+
+    kind, failure = panel.wait_for_end(panel.begin(request_for("3", ct="nowhere.nrrd", out=str(tmp_path / "3"))))
+    assert (kind, failure.problem) == ("error", "There is no file nowhere.nrrd.")
+    panel.worker.stop()
+    assert is_gone(pid, seconds=1)
+
+
+def test_a_run_cancelled_in_the_middle_is_gone_within_a_second(panel, request_for, tmp_path):
+    outcome = panel.begin(request_for(options=MANY_WINDOWS))
+    panel.wait_for_progress(outcome, "Segmenting window 2 ")
+    pid = panel.worker.pid
+    end, seconds = panel.cancel(outcome)
+    assert end == "cancelled"
+    assert seconds < 1
+    assert is_gone(pid, seconds=0.05)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_cancelled_before_the_worker_is_ready_is_gone_within_a_second(panel, request_for, tmp_path):
+    outcome = panel.begin(request_for())
+    panel.wait_for(lambda: panel.worker.pid is not None)
+    pid = panel.worker.pid
+    end, seconds = panel.cancel(outcome)
+    assert (end, outcome.progress) == ("cancelled", [])
+    assert seconds < 1
+    assert is_gone(pid, seconds=0.05)
+
+
+def test_killed_from_outside_it_says_so_and_the_next_run_works(panel, request_for, tmp_path):
+    outcome = panel.begin(request_for(options=MANY_WINDOWS))
+    panel.wait_for_progress(outcome, "Segmenting window 2 ")
+    assert list(tmp_path.glob(".result.partial-*"))
+    os.kill(panel.worker.pid, signal.SIGKILL)
+    kind, failure = panel.wait_for_end(outcome)
+    assert (kind, failure.problem) == ("error", "The segmentation process was ended from outside.")
+    assert "memory" in failure.remedy
+    assert "Loading the model random-weights." in failure.details
+    assert list(tmp_path.iterdir()) == []
+    assert panel.wait_for_end(panel.begin(request_for()))[0] == "done"
+
+
+# A worker that takes a request, starts a process of its own, writes and says something, and then hears nothing more.
+DEAF = """
+child = subprocess.Popen(["sleep", "60"])
+request = json.loads(sys.stdin.readline())
+folder, name = os.path.split(request["out"])
+os.mkdir(os.path.join(folder, "." + name + ".partial-1234"))
+print(json.dumps({"type": "progress", "id": "1", "fraction": 0, "message": str(child.pid)}), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_hears_nothing_is_killed_with_all_it_started(panel_with, tmp_path):
+    panel = panel_with(DEAF)
+    outcome = panel.begin(request_into(tmp_path))
+    panel.wait_for_progress(outcome, "")
+    pid, child = panel.worker.pid, int(outcome.progress[0][1])
+    end, seconds = panel.cancel(outcome)
+    assert end == "cancelled"
+    assert seconds < 1
+    assert is_gone(pid, seconds=0.05) and is_gone(child, seconds=0.05)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stop_ends_worker_and_run_without_a_word(panel_with, tmp_path):
+    panel = panel_with(DEAF)
+    outcome = panel.begin(request_into(tmp_path))
+    panel.wait_for_progress(outcome, "")
+    pid, child = panel.worker.pid, int(outcome.progress[0][1])
+    panel.worker.stop()
+    assert is_gone(pid, seconds=0.05) and is_gone(child, seconds=0.05)
+    assert list(tmp_path.iterdir()) == []
+    panel.bench.process_events(0.1)
+    assert outcome.ends == []
+    assert not panel.worker.isRunning
+
+
+def test_cancelling_twice_or_without_a_run_is_harmless(panel_with, tmp_path):
+    panel = panel_with(DEAF)
+    panel.worker.cancel()
+    outcome = panel.begin(request_into(tmp_path))
+    panel.wait_for_progress(outcome, "")
+    panel.worker.cancel()
+    assert panel.cancel(outcome)[0] == "cancelled"
+    panel.worker.cancel()
+
+
+def test_results_that_cross_the_cancel_are_removed(panel_with, tmp_path):
+    panel = panel_with(
+        'request = json.loads(sys.stdin.readline())\n'
+        'print(json.dumps({"type": "progress", "id": "1", "fraction": 1, "message": "Finished"}), flush=True)\n'
+        'assert json.loads(sys.stdin.readline())["type"] == "cancel"\n'
+        'os.mkdir(request["out"])\n'
+        'done = {"type": "done", "id": "1", "folder": request["out"], "device": "CPU", "seconds": {}}\n'
+        'print(json.dumps(done), flush=True)\n'
+        'sys.stdin.readline()\n'
+    )  # fmt: skip
+    outcome = panel.begin(request_into(tmp_path))
+    panel.wait_for_progress(outcome, "Finished")
+    assert panel.cancel(outcome)[0] == "cancelled"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_there_before_is_never_removed(panel_with, tmp_path):
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "thesis.txt").write_text("mine", encoding="utf-8")
+    panel = panel_with("sys.stdin.readline(); sys.exit(3)")
+    assert panel.wait_for_end(panel.begin(request_into(tmp_path)))[0] == "error"
+    assert (tmp_path / "result" / "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_lines_may_arrive_in_pieces(panel_with, tmp_path):
+    panel = panel_with(
+        'sys.stdin.readline()\n'
+        'text = json.dumps({"type": "error", "id": "1", "problem": "größer", "remedy": ""}, ensure_ascii=False)\n'
+        'for byte in (text + "\\n").encode():\n'
+        '    os.write(1, bytes([byte])); time.sleep(0.001)\n'
+        'time.sleep(60)\n'
+    )  # fmt: skip
+    kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
+    assert (kind, failure.problem) == ("error", "größer")
+
+
+@pytest.mark.parametrize(
+    ("code", "problem", "details"),
+    [
+        ("print('Downloading 10%', flush=True); time.sleep(60)", "cannot be understood", "Downloading 10%"),
+        ("print('[]', flush=True); time.sleep(60)", "cannot be understood", "no JSON object"),
+        ("sys.exit('no such thing')", "ended without an answer (exit code 1)", "no such thing"),
+        ("sys.stderr.write('last words'); sys.exit(0)", "ended without an answer (exit code 0)", "last words"),
+        ("os.abort()", "crashed (code 6)", ""),
+    ],
+)
+def test_a_bad_worker_is_an_error_with_its_last_words_and_another_is_started(
+    panel_with, tmp_path, code, problem, details
+):
+    panel = panel_with(code)
+    for _ in range(2):
+        kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
+        assert kind == "error" and problem in failure.problem
+        assert failure.remedy and details in failure.details
+
+
+def test_a_worker_of_another_version_is_refused(panel_with, tmp_path):
+    panel = panel_with("time.sleep(60)", hello='{"type": "hello", "version": 2, "pid": %d, "library": "9.9"}')
+    kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
+    assert kind == "error" and "version 2" in failure.problem
+    assert "Start Slicer again" in failure.remedy
+
+
+def test_a_missing_python_is_said(panel_for, tmp_path):
+    panel = panel_for(python=str(tmp_path / "no-python"))
+    kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
+    assert kind == "error" and failure.problem == f"{tmp_path / 'no-python'} could not be started."
+
+
+def test_a_missing_library_is_said(panel_for, tmp_path):
+    (tmp_path / "empty" / "DCASegmentationLib").mkdir(parents=True)
+    (tmp_path / "empty" / "DCASegmentationLib" / "__init__.py").touch()
+    panel = panel_for(tmp_path / "empty")
+    kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
+    assert kind == "error" and "No module named DCASegmentationLib.worker" in failure.details
+
+
+def test_asking_and_cancelling_never_hold_up_the_caller(panel_with, tmp_path):
+    panel = panel_with(DEAF)
+    started = time.monotonic()
+    outcome = panel.begin(request_into(tmp_path))
+    asked = time.monotonic() - started
+    panel.wait_for_progress(outcome, "")
+    started = time.monotonic()
+    panel.worker.cancel()
+    assert max(asked, time.monotonic() - started) < 0.3
+    assert panel.wait_for_end(outcome)[0] == "cancelled"
+
+
+def test_the_next_run_can_be_asked_for_from_the_end_of_the_last(panel, request_for, tmp_path):
+    second = Outcome()
+    first = Outcome()
+    progress, _, error, cancelled = first.callbacks
+    next_request = request_for("2", out=str(tmp_path / "second"))
+
+    def ask_again(done):
+        first.ends.append(("done", done))
+        panel.worker.segment(next_request, *second.callbacks)
+
+    panel.worker.segment(request_for(), progress, ask_again, error, cancelled)
+    assert panel.wait_for_end(second)[0] == "done"
+    assert [Path(end.folder).name for _, end in first.ends + second.ends] == ["result", "second"]
