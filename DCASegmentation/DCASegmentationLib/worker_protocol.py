@@ -31,6 +31,10 @@ error whose ``id`` is that of the line, null where it has none. After ``cancelle
 goes back to the system; it also ends after ``quit``, at the end of its standard input and when its parent ends, and
 removes what a run has half written. After any other answer it waits for the next request with the model loaded.
 
+A cancel is answered in a few tenths of a second, but for the seconds after the start in which PyTorch loads: then no
+other thread of the worker gets its turn. Who cannot wait ends the process group that the worker leads (on Windows, its
+process tree) and removes the remains by ``partials.remove_partials``.
+
 Version 1 is changed by new optional fields only, which readers pass over; anything else needs a new number.
 This file is loaded by Slicer and by the worker, and knows Python's standard library alone.
 """

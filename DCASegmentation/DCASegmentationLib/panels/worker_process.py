@@ -13,7 +13,7 @@ from ..partials import remove_folder, remove_partials
 from ..worker_protocol import Cancel, Done, Event, Failure, Progress, Segment, WasCancelled
 from .worker_connection import Ending, WorkerConnection
 
-_MILLISECONDS_TO_CANCEL = 800
+_MILLISECONDS_TO_CANCEL = 600
 _MILLISECONDS_TO_STOP = 2000
 
 
