@@ -65,6 +65,15 @@ def test_an_expert_is_scored_on_its_split_labels(network, volumes, labels, optio
     torch.testing.assert_close(losses["head"], expected)
 
 
+def test_an_unknown_organ_is_no_background_to_its_owner_but_to_the_others(network, volumes, labels, options):
+    labels[labels == 4] = 0
+    known = supervised_losses(network, volumes, labels, options)
+    unknown = supervised_losses(network, volumes, labels, options, unknown=[(4,), (4,)])
+    assert unknown["head"] == known["head"] and unknown["medium"] == known["medium"]
+    assert unknown["tail"] < known["tail"] - 0.01
+    assert unknown["aggregation"] != known["aggregation"]
+
+
 def test_the_paper_gives_the_aggregation_decoder_no_true_labels(network, volumes, labels):
     assert "aggregation" not in supervised_losses(network, volumes, labels, TrainingOptions.paper())
 

@@ -41,6 +41,21 @@ def test_absent_channels_count_only_in_the_literal_reading():
     assert segmentation_loss(logits, labels, "all").item() < owned  # the empty channel 1 is perfect: Dice 1
 
 
+def test_an_unknown_organ_may_lie_anywhere_in_the_background():
+    """A map that does not tell of channel 2 teaches as a network without it would learn, its share background."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 2, 3, 4, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 2, (2, 2, 3, 4), generator=generator)
+    unknown = torch.tensor([[False, False, True]] * 2)
+    loss = segmentation_loss(logits, labels, "all", class_balance=0.5, unknown=unknown)
+    joined = torch.stack([logits[:, [0, 2]].logsumexp(1), logits[:, 1]], dim=1)
+    torch.testing.assert_close(loss, segmentation_loss(joined, labels, "all", class_balance=0.5))
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
+    nothing = segmentation_loss(logits, labels, unknown=torch.zeros(2, 3, dtype=torch.bool))
+    torch.testing.assert_close(nothing, segmentation_loss(logits, labels))
+
+
 def test_unknown_dice_channels_are_refused():
     with pytest.raises(ValueError, match="dice_channels"):
         segmentation_loss(torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.long), "some")  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from DCASegmentationLib.training.checkpoint import load_checkpoint, save_checkpo
 from DCASegmentationLib.training.options import TrainingOptions
 from DCASegmentationLib.training.sampling import PatchSampler
 from DCASegmentationLib.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate, stage_of
+from DCASegmentationLib.training.validation import validate
 
 THREE_BALLS = Vocabulary(
     "balls",
@@ -134,6 +135,56 @@ def test_the_paper_trains_all_decoders_together():
     assert learning_rate(50, 100, paper) == pytest.approx(0.01 * 0.5**0.9)
 
 
+def test_a_run_starts_from_a_trained_network(make_trainer, tmp_path):
+    trained = make_trainer().network
+    trainer = Trainer(tmp_path, OPTIONS, THREE_BALLS, [case_of_balls(5)], [], initial=trained)
+    for one, other in zip(trained.parameters(), trainer.best_network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_trained_network_of_other_options_or_groups_is_no_start(make_trainer, tmp_path):
+    trained = make_trainer().network
+    with pytest.raises(UserError, match="other options"):
+        Trainer(tmp_path, replace(OPTIONS, n_filters=4), THREE_BALLS, [case_of_balls(5)], [], initial=trained)
+    without_the_small = case_of_balls(5)
+    without_the_small.labels[without_the_small.labels == 3] = 1
+    without_the_small.labels[:] = np.where(without_the_small.labels == 2, 3, without_the_small.labels)
+    with pytest.raises(UserError, match="other groups"):
+        Trainer(tmp_path, OPTIONS, THREE_BALLS, [without_the_small], [], initial=trained)
+
+
+def case_without_the_middle_ball(seed: int) -> Case:
+    """The middle ball is there, but the label map does not tell of it."""
+    case = case_of_balls(seed)
+    return Case(case.name, case.hu, np.where(case.labels == 2, 0, case.labels).astype(np.uint8), unknown=(2,))
+
+
+def test_an_organ_that_some_maps_do_not_tell_of_is_learned_from_the_others(tmp_path):
+    cases = [case_of_balls(1), *(case_without_the_middle_ball(seed) for seed in (2, 5, 6))]
+    options = replace(OPTIONS, steps=120, class_balance=0.75)
+    trainer = Trainer(tmp_path, options, THREE_BALLS, cases, [], [case_of_balls(4)])
+    told = Trainer(tmp_path, OPTIONS, THREE_BALLS, cases[:1], [])
+    assert trainer.partition.owners == told.partition.owners
+    trainer.run(validate_every=120)
+    assert log_of(trainer)[-1]["dice"]["middle"] > 0.5  # 0.0 where they say background
+
+
+def test_validation_leaves_out_organs_that_the_map_does_not_tell_of(make_trainer):
+    scores = validate(make_trainer().best_network, [case_without_the_middle_ball(4)], OPTIONS)
+    assert np.isnan(scores[1]) and not np.isnan(scores[[0, 2]]).any()
+
+
+def test_a_case_keeps_on_disk_what_its_map_does_not_tell_of(tmp_path):
+    save_case(case_without_the_middle_ball(1), tmp_path / "case.npz")
+    assert load_case(tmp_path / "case.npz").unknown == (2,)
+
+
+def test_an_organ_is_not_both_labelled_and_unknown():
+    case = case_of_balls(1)
+    with pytest.raises(ValueError, match="unknown"):
+        Case(case.name, case.hu, case.labels, unknown=(2,))
+
+
 def test_resuming_with_other_options_is_refused(make_trainer):
     trainer = make_trainer()
     trainer.folder.mkdir()
@@ -191,20 +242,20 @@ def test_cases_survive_the_disk_and_a_damaged_one_is_named(tmp_path):
 def test_small_organs_are_sampled_as_often_as_large_ones():
     options = replace(OPTIONS, patch=(8, 8, 8), organ_centered=1.0)
     sampler = PatchSampler([case_of_balls(1)], options, np.random.default_rng(0))
-    volumes, labels = sampler.draw(300)
+    volumes, labels, _ = sampler.draw(300)
     assert volumes.shape == (300, 1, 8, 8, 8) and labels is not None
     assert volumes.min() >= 0 and volumes.max() <= 1
     shares = [np.mean([(patch == label).any() for patch in labels]) for label in (1, 2, 3)]
     assert min(shares) > 0.25
     anywhere = PatchSampler([case_of_balls(1)], replace(options, organ_centered=0.0), np.random.default_rng(0))
-    patches = anywhere.draw(300)[1]
+    patches = anywhere.draw(300).labels
     assert patches is not None
     assert np.mean([(patch == 3).any() for patch in patches]) < 0.15
 
 
 def test_a_case_smaller_than_the_patch_is_padded_with_air():
     case = Case("thin", np.full((4, 40, 40), 50, np.int16), np.ones((4, 40, 40), np.uint8))
-    volumes, labels = PatchSampler([case], OPTIONS, np.random.default_rng(0)).draw(2)
+    volumes, labels, _ = PatchSampler([case], OPTIONS, np.random.default_rng(0)).draw(2)
     assert volumes.shape == (2, 1, 16, 32, 32)
     assert labels is not None and (labels[:, :6] == 0).all() and (volumes[:, 0, :6] == 0).all()
     assert (labels[:, 6:10] == 1).all()

@@ -30,6 +30,7 @@ def run(
     labelled: Annotated[int, typer.Option(min=1, help="Synthetic people with labels.")] = 24,
     unlabelled: Annotated[int, typer.Option(min=0, help="Synthetic people without labels.")] = 16,
     validation: Annotated[int, typer.Option(min=0, help="Synthetic people to validate on.")] = 4,
+    init: Annotated[Path | None, typer.Option(help="Model (bundle) whose weights the run starts from.")] = None,
     preset: Annotated[
         Preset, typer.Option(help="Our defaults, or the paper's settings (needs a large GPU).")
     ] = "default",
@@ -42,6 +43,13 @@ def run(
         int | None, typer.Option(min=1, help="Patches of each kind, labelled and unlabelled, in a step.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-8, help="Highest learning rate.")] = None,
+    experts_first: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of the steps for the experts; then the aggregation decoder learns."),
+    ] = None,
+    class_balance: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="How much more small organs weigh in the cross-entropy.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of prepared cases, shared by runs. Else OUT/cases.")
@@ -55,6 +63,7 @@ def run(
     Training on CT of your own comes later. Ctrl+C saves the run; --resume goes on exactly where it stopped. Then make
     a model of it with **dca bundle pack**.
     """
+    from ..bundle.loading import Bundle
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
     from ..organs import AMOS
@@ -69,11 +78,16 @@ def run(
         changes["patch"] = patch_of(patch, smallest=32)
     if batch is not None:
         changes |= {"labelled_per_step": batch, "unlabelled_per_step": batch}
-    given = {"steps": steps, "n_filters": filters, "learning_rate": learning_rate, "seed": seed}
+    given = {
+        **{"steps": steps, "n_filters": filters, "learning_rate": learning_rate, "seed": seed},
+        **{"experts_first": experts_first, "class_balance": class_balance},
+    }
     changes |= {name: value for name, value in given.items() if value is not None}
     if resume:
         record = read_record(out)
         unchangeable = sorted(set(changes) - {"steps"}) + ["spacing"] * (spacing is not None)
+        if init is not None:
+            unchangeable.append("init")
         if unchangeable:
             raise UserError(
                 f"A resumed run keeps its options; {', '.join(unchangeable)} cannot be changed.",
@@ -85,10 +99,13 @@ def run(
             raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
         options = _options(preset, None if spacing is None else spacing_of(spacing), changes)
         cohort = Cohort(labelled, unlabelled, validation)
+    initial = None if init is None else Bundle.load(init)
     folder = cache or out / "cases"
     with progress_bar() as progress:
         groups = cohort.cases(folder, options.grid, progress)
-    trainer = Trainer(out, options, AMOS, *groups, device=torch_device)
+    trainer = Trainer(
+        out, options, AMOS, *groups, device=torch_device, initial=None if initial is None else initial.network()
+    )
     if resume:
         trainer.resume()
     write_record(out, RunRecord(AMOS, options, cohort, trainer.partition))

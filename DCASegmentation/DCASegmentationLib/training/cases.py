@@ -24,11 +24,17 @@ class Case:
     """One CT on the model grid.
 
     ``hu`` is int16 (depth, height, width); ``labels`` is uint8 of the same shape, or None for an unlabelled case.
+    ``unknown`` are the labels that the label map does not tell of: where it says background, they may be.
     """
 
     name: str
     hu: np.ndarray
     labels: np.ndarray | None
+    unknown: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and self.unknown and np.isin(self.labels, self.unknown).any():
+            raise ValueError(f"case {self.name} has voxels of labels that are said to be unknown in it")
 
     @cached_property
     def positions(self) -> dict[int, np.ndarray]:
@@ -71,7 +77,7 @@ def save_case(case: Case, path: Path) -> None:
         if case.labels is None:
             np.savez(file, hu=case.hu)
         else:
-            np.savez(file, hu=case.hu, labels=case.labels)
+            np.savez(file, hu=case.hu, labels=case.labels, unknown=np.array(case.unknown, np.int64))
     part.replace(path)
 
 
@@ -79,6 +85,7 @@ def load_case(path: Path) -> Case:
     """Read a case written by ``save_case``. Raises UserError if the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return Case(path.stem, arrays["hu"], arrays.get("labels"))
+            unknown = tuple(int(label) for label in arrays.get("unknown", ()))
+            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error

@@ -31,14 +31,16 @@ def supervised_losses(
     options: TrainingOptions,
     stage: Stage = "joint",
     class_balance: float = 0.0,
+    unknown: Sequence[Sequence[int]] = (),
 ) -> dict[str, Tensor]:
     """The losses on labelled patches, by name; their sum is to be minimized.
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). One loss for
     each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it; of these,
     the losses of those who learn in the ``stage``. ``class_balance`` is that of
-    ``method.objective.segmentation_loss``.
+    ``method.objective.segmentation_loss``, ``unknown`` the labels of each patch that its label map does not tell of.
     """
+    hidden = _channels(unknown, network.out_channels, volumes.device) if any(unknown) else None
     with torch.set_grad_enabled(stage != "aggregation"):
         encoded = network.encoder(volumes)
         decoded = network.decode_experts(encoded)
@@ -46,11 +48,15 @@ def supervised_losses(
     if stage != "aggregation":
         for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
             target = split_labels(labels, owned)
-            losses[GROUPS[slot]] = segmentation_loss(expert.logits, target, options.dice_channels, owned, class_balance)
+            # What others own is background to this expert, whether the map tells of it or not.
+            of_owned = None if hidden is None else hidden & _channels([owned], network.out_channels, volumes.device)
+            losses[GROUPS[slot]] = segmentation_loss(
+                expert.logits, target, options.dice_channels, owned, class_balance, of_owned
+            )
     if stage != "experts" and network.aggregation is not None and options.supervise_aggregation:
         logits, _ = network.aggregation(encoded, [_detached(expert.features) for expert in decoded])
         organs = range(1, network.out_channels)
-        losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, organs, class_balance)
+        losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, organs, class_balance, hidden)
     return losses
 
 
@@ -74,6 +80,14 @@ def unsupervised_loss(
     with torch.no_grad():
         agreement = (logits.argmax(dim=1) == pseudo_labels).float().mean()
     return loss, agreement
+
+
+def _channels(labels: Sequence[Sequence[int]], n_channels: int, device: torch.device) -> Tensor:
+    """Booleans (batch, channel): true where the case's ``labels`` are."""
+    mask = torch.zeros(len(labels), n_channels, dtype=torch.bool, device=device)
+    for row, channels in zip(mask, labels, strict=True):
+        row[list(channels)] = True
+    return mask
 
 
 def _detached(features: Sequence[Tensor]) -> list[Tensor]:

@@ -61,8 +61,9 @@ class TrainingOptions:
     # have become. It hands them no gradient, so nothing is lost, a step takes half the time, and both stages have a
     # schedule of their own. 0 trains all together.
     experts_first: float = 0.65
-    # The aggregation decoder has the blocks of the medium expert and starts its stage as a copy of it.
-    aggregation_start: Literal["medium", "fresh"] = "medium"
+    # The aggregation decoder has the blocks of the medium expert and starts its stage as a copy of it; "as_is" leaves
+    # it the weights it has: fresh ones, or those of the model that the run starts from.
+    aggregation_start: Literal["medium", "as_is"] = "medium"
     unsupervised_weight: float = 1.0
     # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved.
     negligible_weight: float = 0.8
@@ -93,7 +94,7 @@ class TrainingOptions:
             "class_balance": 0.0,
             "supervise_aggregation": False,
             "experts_first": 0.0,
-            "aggregation_start": "fresh",
+            "aggregation_start": "as_is",
             "unsupervised_weight": 10.0,
             "negligible_weight": 0.0,
             "averaging": None,

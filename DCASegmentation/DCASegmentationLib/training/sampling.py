@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ..imaging.intensity import window
 from .cases import Case
 from .options import TrainingOptions
+
+
+class Patches(NamedTuple):
+    """Patches of one step.
+
+    ``volumes`` are float32 (count, 1, depth, height, width) in 0..1, ``labels`` int64 (count, depth, height, width) or
+    None, ``unknown`` the labels that each patch's label map does not tell of.
+    """
+
+    volumes: np.ndarray
+    labels: np.ndarray | None
+    unknown: tuple[tuple[int, ...], ...]
 
 
 class PatchSampler:
@@ -31,16 +44,18 @@ class PatchSampler:
         self._holders = holders
         self._labels = sorted(holders)
 
-    def draw(self, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """``count`` patches: float32 (count, 1, d, h, w) in 0..1, and int64 labels (count, d, h, w) if any."""
+    def draw(self, count: int) -> Patches:
+        """``count`` patches, with labels if the cases have some."""
         volumes: list[np.ndarray] = []
         labels: list[np.ndarray] = []
+        unknown: list[tuple[int, ...]] = []
         for _ in range(count):
             case, center = self._choose()
             volumes.append(window(self._cut(case.hu, center, fill=-1000), *self._options.grid.hu_window))
             if case.labels is not None:
                 labels.append(self._cut(case.labels, center, fill=0).astype(np.int64))
-        return np.stack(volumes)[:, None], np.stack(labels) if labels else None
+            unknown.append(case.unknown)
+        return Patches(np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unknown))
 
     def _choose(self) -> tuple[Case, np.ndarray]:
         generator = self._generator

@@ -42,9 +42,10 @@ class Trainer:
 
     ``labelled`` and ``unlabelled`` are cases on the model grid. The groups of organs come from log-gap analysis of
     the labelled cases. Everything drawn at random comes from the options' seed, and a resumed run draws what the
-    uninterrupted one would have drawn.
+    uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run starts from.
 
-    Raises UserError if there are no labelled cases, or if the folder holds a run with other options.
+    Raises UserError if there are no labelled cases, if the folder holds a run with other options, or if ``initial``
+    is a network of other options or groups.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Trainer:
         unlabelled: Sequence[Case],
         validation: Sequence[Case] = (),
         device: str = "cpu",
+        initial: DCANet | None = None,
     ) -> None:
         if not labelled:
             raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
@@ -65,7 +67,10 @@ class Trainer:
         self.device = torch.device(device)
         self.partition = _log_gap(labelled, vocabulary)
         torch.manual_seed(options.seed)
-        self.network = build_network(options, self.partition).to(self.device)
+        self.network = build_network(options, self.partition)
+        if initial is not None:
+            _start_from(self.network, initial)
+        self.network.to(self.device)
         self.network.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
         self.averaged = AveragedWeights(self.network, options.averaging) if options.averaging else None
         self.optimizer = _optimizer(self.network, options)
@@ -164,19 +169,20 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         values: dict[str, float] = {}
 
-        volumes, labels = self._labelled.draw(options.labelled_per_step)
-        assert labels is not None
-        truth = torch.from_numpy(labels).to(self.device)
+        patches = self._labelled.draw(options.labelled_per_step)
+        assert patches.labels is not None
+        truth = torch.from_numpy(patches.labels).to(self.device)
         balance = options.class_balance * (1 - within / length)
-        losses = supervised_losses(self.network, self._tensor(volumes), truth, options, stage, balance)
+        volumes = self._tensor(patches.volumes)
+        losses = supervised_losses(self.network, volumes, truth, options, stage, balance, patches.unknown)
         if losses:
             torch.stack(list(losses.values())).sum().backward()
             values |= {name: loss.item() for name, loss in losses.items()}
 
         weight = self._unsupervised_weight(stage, within, length)
         if weight > 0 and self._unlabelled is not None:
-            volumes, _ = self._unlabelled.draw(options.unlabelled_per_step)
-            loss, agreement = unsupervised_loss(self.network, self._tensor(volumes), options, stage)
+            volumes = self._tensor(self._unlabelled.draw(options.unlabelled_per_step).volumes)
+            loss, agreement = unsupervised_loss(self.network, volumes, options, stage)
             (weight * loss).backward()
             values |= {"unsupervised": loss.item(), "weight": weight, "agreement": agreement.item()}
 
@@ -271,9 +277,30 @@ def build_network(options: TrainingOptions, groups: Partition) -> DCANet:
     )
 
 
+def _start_from(network: DCANet, initial: DCANet) -> None:
+    """Give ``network`` the weights of ``initial``. Raises UserError if they were made for something else."""
+    if not same_groups(network.owners, initial.owners):
+        raise UserError(
+            "The model to start from divides the organs into other groups than the labelled cases do.",
+            "Start from another model, or without one.",
+        )
+    try:
+        network.load_state_dict(initial.state_dict())
+    except RuntimeError:
+        raise UserError(
+            "The model to start from has a network of other options (filters, normalization, stages or fusion).",
+            "Train with the options of that model, or start without it.",
+        ) from None
+
+
 def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary) -> Partition:
+    """The groups by mean voxels of each organ over the cases that tell of it, times the number of cases."""
     counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
-    return partition({organ.label: int(counts[organ.label]) for organ in vocabulary})
+    sizes: dict[int, int] = {}
+    for organ in vocabulary:
+        telling = sum(organ.label not in case.unknown for case in labelled)
+        sizes[organ.label] = round(int(counts[organ.label]) * len(labelled) / telling) if telling else 0
+    return partition(sizes, names={organ.label: organ.name for organ in vocabulary})
 
 
 def _optimizer(network: DCANet, options: TrainingOptions) -> torch.optim.Optimizer:

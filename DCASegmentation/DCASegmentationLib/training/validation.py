@@ -17,7 +17,7 @@ from .options import TrainingOptions
 
 @torch.inference_mode()
 def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
-    """Mean Dice over ``cases`` for each label 1 to K; NaN where no case has the label. Leaves the network's mode."""
+    """Mean Dice over ``cases`` for each label 1 to K; NaN where no case tells of it. Leaves the network's mode."""
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -29,7 +29,9 @@ def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, o
         logits = sliding_window_inference(volume, options.patch, 1, network, overlap=overlap, mode="gaussian")
         assert isinstance(logits, torch.Tensor)
         predicted = logits.argmax(dim=1)[0].cpu().numpy()
-        scores.append(dice_by_label(predicted, case.labels, network.out_channels - 1))
+        dice = dice_by_label(predicted, case.labels, network.out_channels - 1)
+        dice[[label - 1 for label in case.unknown]] = np.nan
+        scores.append(dice)
     network.train(training)
     table = np.array(scores)
     counts = np.sum(~np.isnan(table), axis=0)
