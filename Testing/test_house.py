@@ -22,14 +22,20 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "method": ({"errors", "organs"}, {"torch"}),
     "partials": (set(), set()),
     "worker_protocol": (set(), set()),
+    "review_file": ({"errors"}, set()),
     "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
     "bundle": ({"errors", "organs", "method", "imaging"}, {"torch"}),
-    "inference": ({"errors", "organs", "method", "imaging"}, {"torch", "numpy", "SimpleITK"}),
-    "job": ({"errors", "organs", "imaging", "inference", "bundle"}, {"SimpleITK"}),
+    "inference": ({"errors", "organs", "review_file", "method", "imaging"}, {"torch", "numpy", "SimpleITK"}),
+    "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
     "worker": (
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
         set(),
+    ),
+    "dicom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK", "pydicom", "highdicom"}),
+    "cohort": (
+        {*("errors", "organs", "partials", "imaging", "inference", "bundle", "job", "figures", "dicom")},
+        {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
     ),
     "training": (
         {"errors", "organs", "method", "imaging", "phantom", "bundle"},
@@ -49,9 +55,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         {
             *("errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "job"),
-            *("training", "evaluation", "figures", "scene"),
+            *("training", "evaluation", "figures", "scene", "dicom", "cohort"),
         },
-        {"typer", "rich", "torch", "numpy", "SimpleITK"},
+        {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),
 }
 

@@ -1,0 +1,97 @@
+"""Cases to workers and outcomes back, a few at a time, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from distributed import Client, Future, KilledWorker
+
+from ..errors import OutputError, UserError
+from .case import FAILED, Case, Outcome
+from .settings import Settings
+from .work import process
+
+_TICK_SECONDS = 0.5
+_PATIENCE_SECONDS = 120.0
+# Enough that no worker waits for the next case, few enough that the scheduler holds little.
+_AHEAD = 2
+_DISK_PROBLEMS_IN_A_ROW = 3
+
+_GO_ON = "Run the same command again to go on where it stopped."
+
+
+def outcomes(
+    client: Client, cases: Sequence[Case], settings: Settings, tick: Callable[[int], None]
+) -> Iterator[Outcome]:
+    """The outcome of each case, as they come; ``tick(cases in the hands of workers)`` is called twice a second.
+
+    Raises UserError where the scheduler or all of its workers are gone, and OutputError where nothing can be written
+    any more; cases without an outcome then are as if they had not been begun.
+    """
+    done: queue.SimpleQueue[tuple[Case, Future]] = queue.SimpleQueue()
+    waiting = iter(cases)
+    left = len(cases)
+    running: dict[str, Future] = {}
+    without_workers: float | None = None
+    disk_problems = 0
+    while left:
+        workers = _threads(client)
+        without_workers = None if workers else without_workers or time.monotonic()
+        if without_workers and time.monotonic() - without_workers > _PATIENCE_SECONDS:
+            raise UserError("All workers are gone.", f"Start workers again. {_GO_ON}")
+        for case in _next(waiting, max(workers, 1) * _AHEAD - len(running)):
+            future = client.submit(process, case, settings, key=f"case-{case.key}-{settings.weights[:8]}", pure=False)
+            running[case.key] = future
+            future.add_done_callback(lambda finished, case=case: done.put((case, finished)))
+        tick(len(running))
+        for case, future in _finished(done):
+            outcome = _outcome(case, future)
+            running.pop(case.key)
+            left -= 1
+            disk_problems = disk_problems + 1 if outcome.again and "disk is full" in outcome.reason else 0
+            yield outcome
+            if disk_problems == _DISK_PROBLEMS_IN_A_ROW:
+                raise OutputError(f"The disk is full: {outcome.reason}", f"Free some space. {_GO_ON}")
+        if client.status not in ("running", "connecting"):
+            raise _scheduler_gone()
+
+
+def _next(waiting: Iterator[Case], count: int) -> list[Case]:
+    return [case for _, case in zip(range(count), waiting, strict=False)]
+
+
+def _threads(client: Client) -> int:
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    except (KeyError, OSError):
+        return 0
+    return sum(int(worker["nthreads"]) for worker in workers.values())
+
+
+def _finished(done: queue.SimpleQueue[tuple[Case, Future]]) -> Iterator[tuple[Case, Future]]:
+    """What has finished, after waiting for a tick at most."""
+    try:
+        yield done.get(timeout=_TICK_SECONDS)
+        while True:
+            yield done.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _outcome(case: Case, future: Future) -> Outcome:
+    if future.status == "finished":
+        outcome: Outcome = future.result()
+        return outcome
+    if future.status in ("cancelled", "lost"):
+        raise _scheduler_gone()
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        reason = "Its worker was ended by the system, probably as the memory did not suffice, three times."
+        return Outcome(case.key, FAILED, reason, again=True)
+    return Outcome(case.key, FAILED, f"The worker failed: {type(error).__name__}: {error}", again=True)
+
+
+def _scheduler_gone() -> UserError:
+    return UserError("The Dask scheduler went away.", f"Start it again. {_GO_ON}")

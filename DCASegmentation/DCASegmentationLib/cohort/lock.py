@@ -1,0 +1,32 @@
+"""One run at a time on a cohort's folder."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import OutputError
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Holds ``file`` for this process alone; raises OutputError where another one holds it.
+
+    An exclusive transaction of SQLite: the operating system takes the lock back however the process ends, on Linux,
+    macOS and Windows alike.
+    """
+    connection = sqlite3.connect(file, timeout=0.5, isolation_level=None)
+    try:
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise OutputError(f"{file} cannot be used: {error}.", "Choose another folder with -o.") from None
+            raise OutputError(
+                f"Another run is at work on {file.parent}.", "Wait for its end, or choose another folder with -o."
+            ) from None
+        yield
+    finally:
+        connection.close()

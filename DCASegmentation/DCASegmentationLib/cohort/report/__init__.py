@@ -1,0 +1,1 @@
+"""The report of a cohort: one HTML file without outside links."""

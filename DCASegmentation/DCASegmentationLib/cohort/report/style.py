@@ -1,0 +1,44 @@
+"""How the report looks."""
+
+STYLE = """
+:root { --ink: #1d2733; --faint: #66727f; --line: #dfe4ea; --back: #f5f7f9; --card: #fff; --accent: #1f6f8b;
+  --ok: #2c7a4b; --failed: #b3362b; --skipped: #8a6d1a; --usual: #e3ecf1; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e9ee; --faint: #98a4b0; --line: #2f3943; --back: #14191f;
+  --card: #1b2229; --accent: #6cc0dc; --ok: #6fcf97; --failed: #ff8a7a; --skipped: #e0c060; --usual: #263541; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans",
+  sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px; }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 40px 0 10px; }
+p.about { color: var(--faint); margin: 2px 0; overflow-wrap: anywhere; }
+.warning { border-left: 4px solid var(--skipped); padding: 8px 12px; background: var(--card); margin: 14px 0; }
+.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 0; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 10px 18px;
+  min-width: 120px; }
+.tile b { display: block; font-size: 26px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tile span { color: var(--faint); font-size: 13px; }
+.ok { color: var(--ok); } .failed { color: var(--failed); } .skipped, .pending { color: var(--skipped); }
+.panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow-x: auto; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 14px; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
+.card .picture { background: #000; display: flex; justify-content: center; height: 160px; }
+.card img { height: 160px; max-width: 100%; object-fit: contain; display: block; }
+.card div.text { padding: 10px 14px 12px; } .card h3 { font-size: 14px; margin: 0 0 4px; overflow-wrap: anywhere; }
+.card ul { margin: 4px 0 0; padding-left: 18px; font-size: 13px; } .card small { color: var(--faint); }
+table { border-collapse: collapse; width: 100%; font-size: 13px; }
+th { text-align: left; color: var(--faint); font-weight: 600; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+th, td { padding: 7px 12px; vertical-align: top; } tbody tr + tr td { border-top: 1px solid var(--line); }
+td { overflow-wrap: anywhere; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
+  white-space: nowrap; overflow-wrap: normal; }
+td img { height: 56px; display: block; border-radius: 4px; background: #000; }
+td small { color: var(--faint); display: block; }
+.chart { width: 100%; min-width: 720px; display: block; padding: 8px; }
+.chart text { fill: var(--ink); font-size: 13px; } .chart .organ { text-anchor: end; }
+.chart .tick { text-anchor: middle; fill: var(--faint); font-size: 12px; }
+.chart .missing { fill: var(--failed); font-size: 12px; }
+.chart .grid { stroke: var(--line); } .chart .usual { fill: var(--usual); }
+.chart .dot { fill-opacity: .75; stroke: var(--card); stroke-width: .6; }
+.chart .outside { stroke: var(--failed); stroke-width: 1.6; } .chart .median { stroke: var(--ink); stroke-width: 2; }
+footer { color: var(--faint); font-size: 13px; margin-top: 40px; }
+"""

@@ -1,0 +1,126 @@
+"""From the ledger to the report."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment
+
+from ...imaging.writing import write_text
+from ...organs import Vocabulary
+from ..case import FAILED, OK, PENDING, SKIPPED
+from ..check_first import Concern, concerns
+from ..ledger import Entry, Ledger
+from ..settings import THUMBNAIL
+from .style import STYLE
+from .template import PAGE
+from .volume_chart import volume_chart
+
+_MOST_CARDS = 24
+_MOST_REASONS = 4
+# Beyond, the file would be too large for a browser: the pictures lie in the cases' folders too.
+_MOST_PICTURES = 500
+_BY_REVIEW = "In the order of the volume that the review expects to be wrong."
+_BY_VOLUME = "In the order of how far organ volumes lie outside of what is usual in adults."
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case as a card or a line of a table shows it."""
+
+    name: str
+    source: str
+    status: str
+    reason: str
+    slices: str
+    seconds: str
+    notes: str
+    picture: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A case to check first."""
+
+    rank: int
+    name: str
+    source: str
+    picture: str
+    reasons: tuple[str, ...]
+    more: int
+
+
+def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path) -> None:
+    """Writes the report of all that ``ledger`` holds to ``path``; pictures are read from the folders in ``cases``.
+
+    Raises OutputError where it cannot be written.
+    """
+    entries = list(ledger.entries())
+    first = concerns(entries, vocabulary)
+    done = [entry for entry in entries if entry.status == OK]
+    pictured = {entry.key for entry in done[:_MOST_PICTURES]}
+    counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
+    volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
+    seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
+    rows = [_row(entry, cases, entry.key in pictured) for entry in entries]
+    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    text = page.render(
+        title=f"Cohort of {len(done)} CT{'s' if len(done) != 1 else ''}",
+        style=STYLE,
+        source=ledger.about("source"),
+        model=ledger.about("model"),
+        written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        strays=int(ledger.about("strays") or 0),
+        tiles=[(status, count) for status, count in counts.items() if count or status != PENDING],
+        seconds=f"{statistics.median(seconds):.1f}" if seconds else "",
+        first=[_card(rank, one, cases) for rank, one in enumerate(first[:_MOST_CARDS], start=1)],
+        first_left=max(len(first) - _MOST_CARDS, 0),
+        order=_BY_REVIEW if first and first[0].reviewed else _BY_VOLUME,
+        failures=[row for row in rows if row.status == FAILED],
+        chart=volume_chart(volumes, vocabulary) if volumes else "",
+        rows=rows,
+    )
+    write_text(text.encode("utf-8", "replace").decode("utf-8"), path)
+
+
+def _name(entry: Entry) -> str:
+    told = " · ".join(filter(None, (entry.patient, _date(entry.study_date), entry.description)))
+    return told or Path(entry.source).name
+
+
+def _date(dicom: str) -> str:
+    return f"{dicom[:4]}-{dicom[4:6]}-{dicom[6:8]}" if len(dicom) == 8 and dicom.isdecimal() else dicom
+
+
+def _row(entry: Entry, cases: Path, with_picture: bool) -> Row:
+    outcome = entry.outcome
+    total = outcome.seconds.get("total") if outcome else None
+    notes = [entry.reason, *entry.notes, *(outcome.notes if outcome else ())]
+    return Row(
+        name=_name(entry),
+        source=entry.source,
+        status=entry.status,
+        reason=entry.reason,
+        slices=str(entry.slices) if entry.slices > 1 else "",
+        seconds="" if total is None else f"{total:.1f}",
+        notes=". ".join(note.rstrip(".") for note in notes if note),
+        picture=_picture(entry, cases) if with_picture else "",
+    )
+
+
+def _card(rank: int, concern: Concern, cases: Path) -> Card:
+    entry = concern.entry
+    shown = concern.reasons[:_MOST_REASONS]
+    return Card(rank, _name(entry), entry.source, _picture(entry, cases), shown, len(concern.reasons) - len(shown))
+
+
+def _picture(entry: Entry, cases: Path) -> str:
+    try:
+        content = (cases / entry.name / THUMBNAIL).read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,178 @@
+"""The processes that do the work: workers of this machine, or those of a Dask scheduler somewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+from distributed import Client, Nanny, Scheduler, SpecCluster
+
+from ..errors import UserError
+
+_LOOPBACK = "127.0.0.1"
+_DASHBOARD_PORT = 8787
+# What the machine keeps for itself and this program.
+_SHARE_OF_MEMORY = 0.9
+_CORES_PER_WORKER = 4
+_BYTES_PER_WORKER = 6e9
+_PATIENCE = "30s"
+
+
+@dataclass(frozen=True)
+class LocalWorkers:
+    """Worker processes of this machine: ``count``, the ``threads`` of each, its memory, and a GPU each if ``gpus``."""
+
+    count: int
+    threads: int
+    memory_bytes: int
+    gpus: bool = False
+
+    @classmethod
+    def planned(cls, count: int | None, gpus: int, memory_bytes: int | None = None) -> LocalWorkers:
+        """One for each of ``gpus``, else for so many cores and so much memory; or ``count``, cores divided."""
+        cores, memory = _cores(), psutil.virtual_memory().total * _SHARE_OF_MEMORY
+        chosen = count or gpus or max(1, min(cores // _CORES_PER_WORKER, int(memory / _BYTES_PER_WORKER)))
+        if gpus and chosen > gpus:
+            raise UserError(f"{chosen} workers are more than the {gpus} GPUs.", f"Give --workers {gpus} or less.")
+        return cls(chosen, max(1, cores // chosen), memory_bytes or int(memory / chosen), bool(gpus))
+
+
+@contextmanager
+def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -> Iterator[Client]:
+    """Worker processes on this machine, reachable from it alone; they end with this process, however it ends."""
+    quiet = {"logging": {"distributed": "critical"}}
+    with dask.config.set({**_steady_memory(), **quiet, **_restarts()}), _quiet():
+        cluster = SpecCluster(
+            workers={index: _local_worker(workers, index) for index in range(workers.count)},
+            scheduler={
+                "cls": Scheduler,
+                "options": {"host": _LOOPBACK, "port": 0, "dashboard_address": f"{_LOOPBACK}:{dashboard_port}"},
+            },
+            silence_logs=logging.CRITICAL,
+        )
+        try:
+            with Client(cluster, timeout=_PATIENCE) as client:
+                yield client
+        finally:
+            cluster.close(timeout=10)
+
+
+@contextmanager
+def remote_client(address: str) -> Iterator[Client]:
+    """The workers of the Dask scheduler at ``address``. Raises UserError where it does not answer or has none."""
+    with _quiet():
+        try:
+            client = Client(address, timeout=_PATIENCE)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise UserError(
+                f"The Dask scheduler {address} does not answer ({type(error).__name__}).",
+                "Give its address, such as tcp://head-node:8786, and check that it runs.",
+            ) from None
+        with client:
+            _require_able_workers(client)
+            yield client
+
+
+def _local_worker(workers: LocalWorkers, index: int) -> dict[str, Any]:
+    threads = str(workers.threads)
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = {**dict.fromkeys(names, threads), "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads}
+    if workers.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = _visible_gpu(index)
+    return {
+        "cls": Nanny,
+        "options": {
+            "host": _LOOPBACK,
+            # One case in the network, one being read or written.
+            "nthreads": 2,
+            "memory_limit": workers.memory_bytes,
+            "env": environment,
+            "death_timeout": 60,
+            "silence_logs": logging.CRITICAL,
+        },
+    }
+
+
+def _visible_gpu(index: int) -> str:
+    """The ``index``-th of the GPUs this process may use, as its number or UUID."""
+    told = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return told[index] if told else str(index)
+
+
+def _require_able_workers(client: Client) -> None:
+    try:
+        client.wait_for_workers(1, timeout=60)
+    except TimeoutError:
+        raise UserError("The Dask scheduler has no workers.", "Start some: dask worker ADDRESS --nthreads 2.") from None
+    here = installed_version()
+    unable = [address for address, told in client.run(installed_version, on_error="return").items() if told != here]
+    if unable:
+        raise UserError(
+            f"{len(unable)} of the workers lack this program in version {here} ({unable[0]} is one).",
+            'Install it on all of them: pip install "dca-segmentation[cohort]"',
+        )
+
+
+def require_shared_folders(client: Client, folders: list[str]) -> None:
+    """Raises UserError where a worker does not see one of ``folders``."""
+    for folder in folders:
+        blind = [address for address, sees in client.run(_sees, folder).items() if not sees]
+        if blind:
+            raise UserError(
+                f"{len(blind)} of the workers do not see {folder} ({blind[0]} is one).",
+                "Input, output and model must lie on storage that all machines mount under the same path.",
+            )
+
+
+def installed_version() -> str:
+    """The version of this program in this process."""
+    try:
+        return version("dca-segmentation")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _sees(folder: str) -> bool:
+    return Path(folder).exists()
+
+
+def _steady_memory() -> dict[str, Any]:
+    """Workers hold no results that could be spilled; one above its limit is ended and started anew."""
+    memory = "distributed.worker.memory"
+    return {f"{memory}.target": False, f"{memory}.spill": False, f"{memory}.pause": False, f"{memory}.terminate": 0.95}
+
+
+def _restarts() -> dict[str, Any]:
+    """A case whose worker was ended is tried twice more; then it may be to blame."""
+    return {"distributed.scheduler.allowed-failures": 2}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What goes wrong is told by the ledger; Dask's own log would tear the table."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def visible_gpus() -> int:
+    """How many GPUs (CUDA) this process may use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,96 @@
+"""Which series are axial CT volumes of a patient as scanned, and why another is not."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from .headers import Header
+from .series import Series
+
+_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+_ENHANCED_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
+_LOCALIZERS = ("LOCALIZER", "TOPOGRAM", "SCOUT", "SCANOGRAM", "SURVIEW")
+# Value 4 of the image type of a multi-energy CT image (DICOM PS3.3 C.8.15.3.7), and vendors' words for the same.
+_ENERGY = re.compile(
+    r"^(VMI|MAT_.*|EFF_ATOMIC_NUM|ELECTRON_DENSITY|VNC|VUE|.*IODINE.*|.*MONOENERG.*|.*VIRTUAL.*MONO.*|.*MATERIAL.*"
+    r"|.*EFFECTIVE.?Z.*|DE.?MAP.*|RHO.?Z|GSI.*)$"
+)
+_HU = ("", "HU", "US")
+# The slice normal may lean so far from the patient's long axis, as in a scan of a spine.
+_AXIAL_COSINE = np.cos(np.radians(30.0))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is taken: series of at least ``fewest_slices``, those computed from others only if ``derived``."""
+
+    fewest_slices: int = 20
+    derived: bool = False
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The images to use of a series, none where it is passed over for ``reason``. ``notes`` tell what was left out."""
+
+    images: tuple[Header, ...]
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def select(series: Series, rules: Rules) -> Selection:
+    """The images of ``series`` that make up a CT volume; the first reason against them, if there is one."""
+    scan = tuple(image for image in series.images if not _is_localizer(image))
+    reason = _against(scan, series, rules)
+    if reason:
+        return Selection((), reason)
+    localizers = len(series.images) - len(scan)
+    notes = []
+    if localizers:
+        notes.append(f"{localizers} localizer{'s' if localizers > 1 else ''} among the slices left out")
+    if any(image.lossy for image in scan):
+        notes.append("its images were compressed with loss")
+    return Selection(scan, notes=tuple(notes))
+
+
+def _against(scan: tuple[Header, ...], series: Series, rules: Rules) -> str:
+    modalities = sorted({image.modality for image in series.images} - {"CT", ""})
+    if modalities:
+        return f"{', '.join(modalities)}, no CT"
+    if not scan:
+        return "localizer"
+    if any(image.sop_class in _ENHANCED_CT or image.frames > 1 for image in scan):
+        return "multi-frame (enhanced) CT, which is not supported: convert it to single images"
+    if any(image.sop_class not in (_CT_IMAGE, "") for image in scan):
+        return "secondary capture or another kind of object, no CT images"
+    energy = sorted({value for image in scan for value in image.image_type if _ENERGY.match(value)})
+    if energy:
+        return f"dual-energy map ({', '.join(energy)})"
+    units = sorted({image.rescale_type for image in scan} - set(_HU))
+    if units:
+        return f"dual-energy or other map: voxels in {', '.join(units)}, not in HU"
+    derived = next((image for image in scan if _is_derived(image)), None)
+    if derived is not None and not rules.derived:
+        return f"derived ({chr(92).join(derived.image_type)})"
+    if not all(_is_axial(image) for image in scan if np.isfinite(image.axes).all()):
+        return "not axial"
+    if len(scan) < rules.fewest_slices:
+        return f"only {len(scan)} slice{'s' if len(scan) > 1 else ''}, fewer than {rules.fewest_slices}"
+    return ""
+
+
+def _is_localizer(image: Header) -> bool:
+    return any(value in _LOCALIZERS for value in image.image_type)
+
+
+def _is_derived(image: Header) -> bool:
+    """Lossy compression alone also makes an image DERIVED (DICOM PS3.3 C.7.6.1.1.2), still a PRIMARY one."""
+    values = image.image_type
+    return "DERIVED" in values[:1] and not (image.lossy and "PRIMARY" in values[1:2])
+
+
+def _is_axial(image: Header) -> bool:
+    normal = np.cross(image.axes[:3], image.axes[3:])
+    return bool(abs(normal[2]) >= _AXIAL_COSINE)

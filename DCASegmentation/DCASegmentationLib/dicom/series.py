@@ -1,0 +1,82 @@
+"""Images of an archive put together into series, copies of the same image taken once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from .headers import Header
+
+
+@dataclass(frozen=True)
+class Series:
+    """The images of one series of one patient's study, in the order in which they were found.
+
+    ``uid`` is empty where the archive was anonymized so far that its series have none.
+    """
+
+    patient: str
+    study: str
+    uid: str
+    images: tuple[Header, ...]
+
+    @property
+    def description(self) -> str:
+        return next((image.description for image in self.images if image.description), "")
+
+    @property
+    def study_date(self) -> str:
+        return next((image.study_date for image in self.images if image.study_date), "")
+
+
+def group(headers: Iterable[Header]) -> list[Series]:
+    """The series that ``headers`` belong to, in the order of their first files.
+
+    The same series UID in two patients or studies, as careless anonymization leaves it, makes two series. Images
+    without a series UID belong together where folder, description, size and orientation agree.
+    """
+    found: dict[tuple[str, ...], list[Header]] = {}
+    for header in headers:
+        key: tuple[str, ...] = (header.patient, header.study, header.series)
+        if not header.series:
+            folder = str(Path(header.file).parent)
+            axes = ",".join(f"{cosine:.3f}" for cosine in header.axes)
+            key = (*key, folder, header.modality, header.description, f"{header.columns}x{header.rows}", axes)
+        found.setdefault(key, []).append(header)
+    return [Series(*_names(images[0]), tuple(images)) for images in found.values()]
+
+
+def _names(image: Header) -> tuple[str, str, str]:
+    return image.patient, image.study, image.series
+
+
+def without_copies(images: Iterable[Header]) -> tuple[list[Header], int]:
+    """The images with every copy (same instance UID, same voxels) left out, and how many those were.
+
+    Raises ValueError where two different images have the same instance UID, OSError where a file cannot be read.
+    """
+    kept: dict[str, Header] = {}
+    nameless: list[Header] = []
+    copies = 0
+    for image in images:
+        if not image.instance:
+            nameless.append(image)
+        elif image.instance not in kept:
+            kept[image.instance] = image
+        else:
+            first = kept[image.instance]
+            if first.position != image.position or _voxels(first) != _voxels(image):
+                names = f"{Path(first.file).name} and {Path(image.file).name}"
+                raise ValueError(f"{names} are different images with the same UID")
+            copies += 1
+    return [*kept.values(), *nameless], copies
+
+
+def _voxels(image: Header) -> str:
+    with Path(image.file).open("rb") as stream:
+        dataset = pydicom.dcmread(stream, specific_tags=["PixelData"])
+    return hashlib.sha256(dataset.get("PixelData", b"")).hexdigest()
