@@ -1,0 +1,157 @@
+"""The body round the structures of a label map: trunk, wall, fat, and what else no label tells of.
+
+Most label maps have structures and nothing between them. Here every voxel becomes some tissue, from where it lies
+among the structures: worked out on a grid of about 3 mm.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .tissues import INDEX, N_SHELLS, SHELL_MM, SHELLS
+from .volumes import Field, Mask, Spacing, closed, distance_to, hull_distance, noise, smoothed
+
+_LIMBS_MM = 25.0
+
+
+def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Generator) -> tuple[np.ndarray, Field]:
+    """The tissue of every voxel that belongs to no structure, uint8 (z, y, x), and the distance (mm) to the trunk's
+    surface under the fat, negative inside."""
+    shape = next(iter(structures.values())).shape
+    empty = np.zeros(shape, bool)
+
+    def of(*names: str) -> Mask:
+        return np.logical_or.reduce([structures.get(name, empty) for name in names])
+
+    taken = np.logical_or.reduce(list(structures.values()))
+    hull = hull_distance(taken, spacing)
+    # A waist between ribs and hips stays, but no dent where a single slice holds less than its neighbors.
+    hull = np.minimum(hull, smoothed(np.minimum(hull, 200.0), spacing, (0.0, 0.0, 12.0)))
+    inside = hull < 0
+    free = inside & ~taken
+    tissue = np.zeros(shape, np.uint8)
+    tissue[inside] = INDEX["visceral_fat"]
+    if not structures.get("lung", empty).any():
+        structures = {**structures, **_chest(structures, hull, spacing)}
+    lung = of("lung", "airway")
+    bone = of("bone")
+    _set(tissue, free & _between_lungs(lung, spacing), "mediastinum")
+    near_ribs = distance_to(bone, spacing) < 7.0
+    _set(tissue, free & ((hull > -3.0) | (near_ribs & (hull > -17.0))), "wall_muscle")
+    organs = of("liver", "spleen", "stomach", "colon", "right_kidney", "left_kidney")
+    _set(tissue, free & (distance_to(lung, spacing) < 5.0) & (distance_to(organs, spacing) < 9.0), "diaphragm")
+    back = of("back_muscle", "psoas") | (bone & closed(of("back_muscle"), spacing, 30.0))
+    _set(tissue, free & closed(back, spacing, 7.0), "back_muscle")
+    _set(tissue, free & _discs(bone, structures.get("spinal_canal", empty), spacing), "disc")
+    organs = of("bladder", "prostate_uterus", "colon")
+    _pelvis(tissue, free, of("gluteal_muscle", "psoas"), bone, organs, spacing, random)
+    if "bowel" not in structures:
+        _bowel_in(tissue, free, hull, of("bone", "back_muscle", "psoas"), spacing, random)
+    for name, extra in structures.items():
+        if name in ("lung", "heart"):
+            made = "lung" if name == "lung" else "heart_blood"
+            _set(tissue, extra & ~taken & inside, made)
+    return tissue, hull
+
+
+def shells(hull: Field) -> np.ndarray:
+    """Numbers of the shells outside the trunk, 0 beyond the last and inside."""
+    number = np.floor(hull / SHELL_MM)
+    return np.where((number >= 0) & (number < N_SHELLS), SHELLS + number, 0).astype(np.uint8)
+
+
+def _set(tissue: np.ndarray, where: Mask, name: str) -> None:
+    tissue[where] = INDEX[name]
+
+
+def _between_lungs(lung: Mask, spacing: Spacing) -> Mask:
+    """Within the lungs' hull, in slices where the lungs are large."""
+    if not lung.any():
+        return lung
+    area = lung.sum(axis=(1, 2))
+    large = area > 0.35 * area.max()
+    return (hull_distance(lung, spacing) < 0) & large[:, None, None]
+
+
+def _discs(bone: Mask, canal: Mask, spacing: Spacing) -> Mask:
+    """The gaps between vertebral bodies: short along z, in front of the canal."""
+    if not canal.any():
+        return np.zeros_like(bone)
+    near = distance_to(canal, spacing)
+    front = np.zeros_like(bone)
+    reach = max(1, round(6.0 / spacing[2]))
+    above, below = np.zeros_like(bone), np.zeros_like(bone)
+    for step in range(1, reach + 1):
+        above[:-step] |= bone[step:]
+        below[step:] |= bone[:-step]
+    height, width = bone.shape[1:]
+    rows, columns = np.arange(height)[:, None], np.arange(width)[None]
+    for k in np.flatnonzero(canal.any(axis=(1, 2))):
+        y, x = np.nonzero(canal[k])
+        front[k] = (rows >= y.max()) & (np.abs(columns - x.mean()) * spacing[0] < 28.0)
+    return above & below & front & (near < 45.0)
+
+
+def _pelvis(
+    tissue: np.ndarray, free: Mask, muscles: Mask, bone: Mask, organs: Mask, spacing: Spacing,
+    random: np.random.Generator,
+) -> None:  # fmt: skip
+    """Muscles of hips and thighs: what lies between and round bones and muscles there, with streaks of fat."""
+    levels = np.flatnonzero(muscles.any(axis=(1, 2)))
+    if not len(levels):
+        return
+    streaks = noise(tissue.shape, spacing, 7.0, random)
+    close = closed(muscles | bone, spacing, 11.0)
+    lowest = levels[0] + int(110.0 / spacing[2])
+    close[lowest:] &= closed(muscles, spacing, 9.0)[lowest:]
+    clear = distance_to(organs, spacing) > 7.0
+    _set(tissue, free & close & clear & (streaks > -0.9), "pelvic_muscle")
+    # Below the organs of the pelvis only muscles and fat are left.
+    floor = np.flatnonzero(organs.any(axis=(1, 2)))
+    bottom = int(floor[0]) if len(floor) else 0
+    thighs = free.copy()
+    thighs[bottom:] &= (distance_to(bone, spacing) < _LIMBS_MM)[bottom:] & (np.arange(bottom, len(free)) < lowest)[
+        :, None, None
+    ]
+    _set(tissue, thighs & clear & (streaks > -0.4), "pelvic_muscle")
+
+
+def _bowel_in(
+    tissue: np.ndarray, free: Mask, hull: Field, behind: Mask, spacing: Spacing, random: np.random.Generator
+) -> None:
+    """Loops of small bowel in the free space of the belly, for a map that has none: the layers of smooth noise."""
+    depth, height, width = free.shape
+    rows = np.arange(height)[None, :, None]
+    spine = np.where(behind.any(axis=1), height - 1 - behind[:, ::-1].argmax(axis=1), 0)
+    middle = spine[:, width // 3 : 2 * width // 3].max(axis=1)[:, None, None]
+    space = free & (tissue == INDEX["visceral_fat"]) & (hull < -9.0) & (rows > middle)
+    space[int(0.72 * depth) :] = False
+    loops = noise(free.shape, spacing, 6.5, random)
+    _set(tissue, space & (loops > 0.1), "bowel_wall")
+    _set(tissue, space & (loops > 0.65), "bowel_lumen")
+
+
+def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[str, Mask]:
+    """Lungs and heart above the organs of the belly, for a map that shows ribs and no lungs."""
+    below = ("liver", "spleen", "stomach", "right_kidney", "left_kidney", "colon")
+    organs = np.logical_or.reduce([structures[name] for name in below if name in structures])
+    empty = np.zeros_like(organs)
+    belly = closed(organs, spacing, 35.0)
+    belly = distance_to(belly, spacing) < 6.0
+    height = np.arange(len(belly))[:, None, None]
+    top = np.where(belly.any(axis=0), len(belly) - 1 - belly[::-1].argmax(axis=0), -1)
+    organ_top = int(np.flatnonzero(organs.any(axis=(1, 2)))[-1])
+    # Where no organ lies below, in the recess behind and beside them, the lung reaches some 7 cm down.
+    lowest = organ_top - round(75.0 / spacing[2])
+    open_above = (height > np.maximum(top, lowest)[None]) & (hull < -11.0)
+    bone = structures.get("bone", empty)
+    through = ("aorta", "esophagus", "inferior_vena_cava")
+    vessels = np.logical_or.reduce([structures[name] for name in through if name in structures] or [empty])
+    middle = distance_to(vessels, spacing)
+    lung = open_above & (distance_to(bone, spacing) > 3.0) & (middle > 4.0)
+    x = np.arange(lung.shape[2])[None, None] * spacing[0]
+    y = np.arange(lung.shape[1])[None, :, None] * spacing[1]
+    _, ys, xs = np.nonzero(vessels if vessels.any() else organs)
+    center_x, center_y = xs.mean() * spacing[0] - 22.0, ys.mean() * spacing[1] + 38.0
+    heart = lung & (np.hypot((x - center_x) / 60.0, (y - center_y) / 42.0) < 1.0) & (height > organ_top - 2)
+    return {"lung": lung & ~heart, "heart": heart}

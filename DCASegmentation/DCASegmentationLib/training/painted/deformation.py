@@ -1,0 +1,117 @@
+"""Another person of the same anatomy: where in the label map each point of the new body lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...phantom.fields import rotation
+from .anatomy import Anatomy
+from .volumes import Field, Spacing
+from .waves import smooth_noise, upsampled
+
+_NODE_MM = 9.0
+# Length (mm) over which the shape varies, and by how much (SD in mm).
+_SCALES = ((130.0, 8.0), (60.0, 4.0), (30.0, 1.7))
+# Most that an organ's surface moves out or in (mm).
+_GROWTH_MM = {
+    "liver": (-9.0, 10.0), "spleen": (-6.0, 9.0), "right_kidney": (-4.0, 4.0), "left_kidney": (-4.0, 4.0),
+    "stomach": (-11.0, 12.0), "gallbladder": (-4.0, 7.0), "pancreas": (-3.5, 3.0), "aorta": (-3.0, 4.5),
+    "inferior_vena_cava": (-3.5, 3.5), "bladder": (-10.0, 14.0), "duodenum": (-2.5, 4.0), "colon": (-5.0, 6.0),
+    "bowel": (-4.0, 5.0), "heart": (-6.0, 8.0), "psoas": (-6.0, 5.0), "lung": (-6.0, 4.0),
+    "prostate_uterus": (-4.0, 8.0),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """``scale``: size along x, y, z relative to the label map; ``degrees``: turned about them; ``growth``: mm by which
+    organs' surfaces move out."""
+
+    scale: NDArray[np.float64]
+    degrees: tuple[float, float, float]
+    growth: dict[str, float]
+    elastic: float
+
+    @classmethod
+    def draw(cls, anatomy: Anatomy, random: np.random.Generator) -> Deformation:
+        size = float(np.clip(random.normal(0.98, 0.07), 0.82, 1.16))
+        scale = size * np.exp(np.clip(random.normal(0.0, (0.05, 0.07, 0.05)), -0.13, 0.13))
+        growth = {}
+        for structure in anatomy.changes:
+            low, high = _GROWTH_MM[structure]
+            growth[structure] = float(random.uniform(low, high) * random.choice([0.4, 1.0]))
+        # Visceral fat parts the loops of the bowel and the organs.
+        if random.random() < 0.3:
+            for structure in ("bowel", "colon", "stomach", "pancreas", "duodenum"):
+                if structure in growth:
+                    growth[structure] = 0.6 * _GROWTH_MM[structure][0]
+        angles = random.normal(0.0, (3.0, 3.0, 4.0))
+        return cls(
+            scale, (float(angles[0]), float(angles[1]), float(angles[2])), growth, float(random.uniform(0.4, 1.25))
+        )
+
+    def positions(
+        self, anatomy: Anatomy, shape: tuple[int, int, int], spacing: Spacing, corner: NDArray[np.float64],
+        center: NDArray[np.float64], random: np.random.Generator,
+    ) -> tuple[Field, Field, Field]:
+        """Positions (x, y, z) in mm in the label map of the voxels of a grid, each (z, y, x).
+
+        ``corner`` is the place of the grid's first voxel and ``center`` the point that stays, both in the label map's
+        mm before the change of size.
+        """  # fmt: skip
+        counts = tuple(int(np.ceil((n - 1) * s / _NODE_MM)) + 2 for n, s in zip(shape, spacing[::-1], strict=True))
+        nodes = [np.arange(n) * _NODE_MM for n in counts]
+        z, y, x = np.meshgrid(*nodes, indexing="ij")
+        offset = np.stack([x, y, z]).reshape(3, -1) + ((corner - center) * self.scale)[:, None]
+        place = (rotation(self.degrees).T @ offset) / self.scale[:, None] + center[:, None]
+        place = place.reshape(3, *x.shape)
+        for length, sd in _SCALES:
+            for axis in range(3):
+                bend = smooth_noise(x.shape, (_NODE_MM,) * 3, length, random)
+                # Along the body, where organs are thin and stacked, half as much.
+                place[axis] += self.elastic * sd * (0.7 if axis == 2 else 1.0) * bend
+        place -= _sampled(anatomy, self.growth, place)
+        weights = [
+            _linear(np.arange(n, dtype=np.float64) * s / _NODE_MM, count)
+            for n, s, count in zip(shape, spacing[::-1], counts, strict=True)
+        ]
+        fields = [upsampled(component.astype(np.float32), weights) for component in place]
+        return fields[0], fields[1], fields[2]
+
+
+def _linear(points: NDArray[np.float64], count: int) -> Field:
+    weights = np.zeros((len(points), count), np.float32)
+    left = np.minimum(points.astype(int), count - 2)
+    rows = np.arange(len(points))
+    weights[rows, left] = 1 - (points - left)
+    weights[rows, left + 1] = points - left
+    return weights
+
+
+def _sampled(anatomy: Anatomy, growth: dict[str, float], place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum of the organs' changes at ``place`` (3, z, y, x), in mm."""
+    total = np.zeros_like(place)
+    step = np.array(anatomy.change_step)[:, None, None, None]
+    for structure, amount in growth.items():
+        change = anatomy.changes[structure]
+        index = (place - change.start[:, None, None, None]) / step
+        size = np.array(change.field.shape[:0:-1])[:, None, None, None]
+        near = ((index > 0) & (index < size - 1)).all(axis=0)
+        points = index[:, near]
+        total[:, near] += amount * _trilinear(change.field, points)
+    return total
+
+
+def _trilinear(field: Field, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    left = points.astype(int)
+    t = points - left
+    result = np.zeros((3, points.shape[1]))
+    for dz in (0, 1):
+        for dy in (0, 1):
+            for dx in (0, 1):
+                weight = np.prod(np.where(np.array([dx, dy, dz])[:, None] == 1, t, 1 - t), axis=0)
+                result += weight * field[:, left[2] + dz, left[1] + dy, left[0] + dx]
+    return result
