@@ -1,0 +1,135 @@
+"""Labels as DICOM SEG: what other programs read from it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+hd = pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.dicom.headers import read_header  # noqa: E402
+from DCASegmentationLib.dicom.segmentation import Algorithm, write_segmentation  # noqa: E402
+from DCASegmentationLib.dicom.segmentation_check import require_same_voxels  # noqa: E402
+from DCASegmentationLib.dicom.stacks import ordered  # noqa: E402
+from DCASegmentationLib.errors import ImageError, OutputError  # noqa: E402
+from DCASegmentationLib.organs import AMOS  # noqa: E402
+from dicom_archive import write_ct_series  # noqa: E402
+
+ALGORITHM = Algorithm("DCA test", "0.1.0", {"weights_sha256": "ab" * 32})
+
+
+def series_of(folder: Path, ct: sitk.Image, **attributes) -> list[Path]:
+    write_ct_series(folder, ct, **attributes)
+    headers = [header for header in map(read_header, folder.iterdir()) if header]
+    return [Path(image.file) for image in ordered(headers, "test")]
+
+
+@pytest.fixture(scope="module")
+def case(coarse_phantom, tmp_path_factory) -> tuple[list[Path], sitk.Image, Path]:
+    """The slices of a synthetic CT, its labels without stomach (which is thus not found), and their DICOM SEG."""
+    folder = tmp_path_factory.mktemp("seg")
+    labels = sitk.ReadImage(str(coarse_phantom / "labels.nii.gz"))
+    labels = sitk.Mask(labels, labels != AMOS.by_key["stomach"].label)
+    slices = series_of(folder / "ct", sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")))
+    write_segmentation(folder / "seg.dcm", slices, labels, AMOS, ALGORITHM)
+    return slices, labels, folder / "seg.dcm"
+
+
+def test_every_voxel_comes_back_in_its_place(case):
+    _, labels, path = case
+    segmentation = hd.seg.segread(path)
+    volume = segmentation.get_volume(combine_segments=True)
+    label_of = {0: 0} | {
+        number: AMOS.by_key[segmentation.get_segment_description(number).tracking_id].label
+        for number in range(1, segmentation.number_of_segments + 1)
+    }
+    read = np.zeros(labels.GetSize()[::-1], dtype=np.uint8)
+    for index in np.argwhere(volume.array):
+        point = (volume.affine @ (*index, 1.0))[:3]
+        read[labels.TransformPhysicalPointToIndex(point.tolist())[::-1]] = label_of[int(volume.array[tuple(index)])]
+    np.testing.assert_array_equal(read, sitk.GetArrayFromImage(labels))
+    require_same_voxels(path, labels, AMOS)
+
+
+def test_the_check_notices_a_single_voxel_and_a_shift(case):
+    _, labels, path = case
+    changed = sitk.Image(labels)
+    x, y, z = np.argwhere(sitk.GetArrayViewFromImage(labels) == 6)[0].tolist()[::-1]
+    changed[x, y, z] = 0
+    shifted = sitk.Image(labels)
+    shifted.SetOrigin([value + shift for value, shift in zip(labels.GetOrigin(), (6.0, 0.0, 0.0), strict=True)])
+    for other in (changed, shifted):
+        with pytest.raises(OutputError, match="differs"):
+            require_same_voxels(path, other, AMOS)
+
+
+def test_segments_bear_codes_sides_colors_and_the_algorithm(case):
+    _, labels, path = case
+    segmentation = pydicom.dcmread(path)
+    present = set(np.unique(sitk.GetArrayFromImage(labels)))
+    organs = [organ for organ in AMOS if organ.label in present]
+    assert "stomach" not in {organ.key for organ in organs}
+    assert [segment.SegmentLabel for segment in segmentation.SegmentSequence] == [organ.name for organ in organs]
+    for segment, organ in zip(segmentation.SegmentSequence, organs, strict=True):
+        (kind,) = segment.SegmentedPropertyTypeCodeSequence
+        assert (kind.CodeValue, kind.CodingSchemeDesignator) == (organ.code.value, "SCT")
+        sides = [code.CodeValue for code in kind.get("SegmentedPropertyTypeModifierCodeSequence", [])]
+        assert sides == ([organ.side.value] if organ.side else [])
+        (algorithm,) = segment.SegmentationAlgorithmIdentificationSequence
+        assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("DCA test", "0.1.0")
+        assert "ab" * 32 in algorithm.AlgorithmParameters
+        assert segment.SegmentAlgorithmType == "AUTOMATIC"
+
+
+def test_every_frame_refers_to_the_slice_it_lies_on(case):
+    slices, _, path = case
+    positions = {source.SOPInstanceUID: source.ImagePositionPatient for source in map(pydicom.dcmread, slices)}
+    segmentation = pydicom.dcmread(path)
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        uid = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        assert frame.PlanePositionSequence[0].ImagePositionPatient == positions[uid]
+    first = pydicom.dcmread(slices[0])
+    for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+        assert segmentation[name].value == first[name].value
+    assert segmentation.SeriesInstanceUID != first.SeriesInstanceUID
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
+def test_dciodvfy_finds_no_error(case):
+    run = subprocess.run(["dciodvfy", str(case[2])], capture_output=True, text=True)
+    assert [line for line in run.stderr.splitlines() if line.startswith("Error")] == []
+
+
+def test_oblique_slices_keep_their_geometry(coarse_phantom, tmp_path):
+    ct, labels = (sitk.ReadImage(str(coarse_phantom / name)) for name in ("ct.nii.gz", "labels.nii.gz"))
+    turn = sitk.Euler3DTransform((0.0, 0.0, 0.0), 0.2, -0.1, 0.3).GetMatrix()
+    for image in (ct, labels):
+        image.SetDirection(turn)
+    write_segmentation(tmp_path / "seg.dcm", series_of(tmp_path / "ct", ct), labels, AMOS, ALGORITHM)
+    require_same_voxels(tmp_path / "seg.dcm", labels, AMOS)
+
+
+def test_patients_with_names_in_any_script_are_taken_over(coarse_phantom, tmp_path):
+    ct, labels = (sitk.ReadImage(str(coarse_phantom / name)) for name in ("ct.nii.gz", "labels.nii.gz"))
+    slices = series_of(tmp_path / "ct", ct, PatientName="Müller^Jörg", PatientID="Ö-1")
+    write_segmentation(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM)
+    assert str(pydicom.dcmread(tmp_path / "seg.dcm").PatientName) == "Müller^Jörg"
+
+
+def test_a_ct_without_uids_has_nothing_to_refer_to(coarse_phantom, tmp_path):
+    ct, labels = (sitk.ReadImage(str(coarse_phantom / name)) for name in ("ct.nii.gz", "labels.nii.gz"))
+    slices = series_of(tmp_path / "ct", ct, SOPInstanceUID="", SeriesInstanceUID="")
+    with pytest.raises(ImageError, match="no SOPInstanceUID, SeriesInstanceUID to refer to"):
+        write_segmentation(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM)
+
+
+def test_no_organ_makes_no_segmentation(case, tmp_path):
+    slices, labels, _ = case
+    with pytest.raises(ImageError, match="no organ was found"):
+        write_segmentation(tmp_path / "seg.dcm", slices, labels * 0, AMOS, ALGORITHM)

@@ -1,0 +1,185 @@
+"""What is taken out of an archive in which everything lies mixed, and why the rest is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.dicom.headers import read_header  # noqa: E402
+from DCASegmentationLib.dicom.reading import gathered  # noqa: E402
+from DCASegmentationLib.dicom.selection import Rules, Selection, select  # noqa: E402
+from DCASegmentationLib.dicom.series import group, without_copies  # noqa: E402
+from DCASegmentationLib.dicom.stacks import ordered, volumes  # noqa: E402
+from DCASegmentationLib.errors import ImageError  # noqa: E402
+from DCASegmentationLib.imaging.reading import read_ct  # noqa: E402
+from dicom_archive import write_ct_series  # noqa: E402
+
+SLICES = 24
+LONG_NAME = "ä" * 100
+
+
+@pytest.fixture
+def ct() -> sitk.Image:
+    random = np.random.default_rng(0)
+    image = sitk.GetImageFromArray(random.integers(-1000, 1000, (SLICES, 12, 10)).astype(np.int16))
+    image.SetSpacing((0.7, 0.8, 3.0))
+    image.SetOrigin((-10.0, -20.0, 30.0))
+    return image
+
+
+def headers(folder: Path):
+    found = [read_header(file) for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [header for header in found if header is not None]
+
+
+def selected(folder: Path, rules: Rules = Rules()) -> Selection:
+    (series,) = group(headers(folder))
+    return select(series, rules)
+
+
+def test_an_axial_ct_is_taken_with_its_slices_in_order(ct, tmp_path):
+    write_ct_series(tmp_path / "a", ct)
+    stacks = volumes(selected(tmp_path).images, "a", 20)
+    assert list(stacks) == [""]
+    assert [image.position[2] for image in stacks[""]] == pytest.approx([30.0 + 3 * index for index in range(SLICES)])
+
+
+def test_patients_studies_and_series_in_one_folder_are_told_apart(ct, tmp_path):
+    for number, (patient, study) in enumerate([("P1", "1.2.1"), ("P1", "1.2.1"), ("P1", "1.2.2"), ("P2", "1.2.3")]):
+        write_ct_series(tmp_path, ct, patient=patient, study=study, stem=f"{number}-")
+    found = group(headers(tmp_path))
+    assert [(one.patient, one.study, len(one.images)) for one in found] == [
+        ("P1", "1.2.1", SLICES), ("P1", "1.2.1", SLICES), ("P1", "1.2.2", SLICES), ("P2", "1.2.3", SLICES),
+    ]  # fmt: skip
+
+
+def test_the_same_series_uid_in_two_patients_makes_two_series(ct, tmp_path):
+    write_ct_series(tmp_path / "a", ct, uid="1.2.3", patient="P1")
+    write_ct_series(tmp_path / "b", ct, uid="1.2.3", patient="P2")
+    assert [one.patient for one in group(headers(tmp_path))] == ["P1", "P2"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "attributes"),
+    [
+        ("localizer", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+        (r"derived \(DERIVED\\SECONDARY\\MPR\)", {"ImageType": ["DERIVED", "SECONDARY", "MPR"]}),
+        (r"dual-energy map \(VMI\)", {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}),
+        ("dual-energy map", {"ImageType": ["DERIVED", "PRIMARY", "IODINE_MAP"]}),
+        ("voxels in MGML, not in HU", {"RescaleType": "MGML"}),
+        ("MR, no CT", {"Modality": "MR"}),
+        ("multi-frame", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}),
+        ("secondary capture", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
+        ("not axial", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
+    ],
+)
+def test_what_is_no_axial_ct_is_passed_over_with_its_reason(reason, attributes, ct, tmp_path):
+    write_ct_series(tmp_path, ct, **attributes)
+    chosen = selected(tmp_path)
+    assert re.search(reason, chosen.reason)
+    assert chosen.images == ()
+
+
+def test_a_short_series_is_passed_over_unless_fewer_slices_are_asked_for(ct, tmp_path):
+    write_ct_series(tmp_path, ct[:, :, :5])
+    assert selected(tmp_path).reason == "only 5 slices, fewer than 20"
+    assert len(selected(tmp_path, Rules(fewest_slices=5)).images) == 5
+
+
+def test_derived_series_are_taken_when_asked_for(ct, tmp_path):
+    write_ct_series(tmp_path, ct, ImageType=["DERIVED", "SECONDARY", "AXIAL"])
+    assert selected(tmp_path, Rules(derived=True)).reason == ""
+
+
+def test_images_that_are_derived_by_lossy_compression_alone_are_taken_with_a_note(ct, tmp_path):
+    write_ct_series(tmp_path, ct, ImageType=["DERIVED", "PRIMARY", "AXIAL"], LossyImageCompression="01")
+    assert selected(tmp_path).notes == ("its images were compressed with loss",)
+
+
+def test_a_localizer_within_a_series_is_left_out_of_it(ct, tmp_path):
+    def first_is_localizer(dataset, index):
+        if index == 0:
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    write_ct_series(tmp_path, ct, change=first_is_localizer)
+    chosen = selected(tmp_path)
+    assert len(chosen.images) == SLICES - 1
+    assert chosen.notes == ("1 localizer among the slices left out",)
+
+
+def test_images_without_uids_are_put_together_by_folder_and_geometry(ct, tmp_path):
+    for folder in ("a", "b"):
+        write_ct_series(
+            tmp_path / folder, ct, SeriesInstanceUID="", StudyInstanceUID="", SOPInstanceUID="", PatientID=""
+        )
+    found = group(headers(tmp_path))
+    assert [len(one.images) for one in found] == [SLICES, SLICES]
+    assert len(ordered(found[0].images, "a")) == SLICES
+
+
+def test_copies_of_images_are_used_once(ct, tmp_path):
+    write_ct_series(tmp_path / "a", ct)
+    (tmp_path / "copy").mkdir()
+    for file in list((tmp_path / "a").iterdir())[:3]:
+        (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
+    kept, copies = without_copies(selected(tmp_path).images)
+    assert (len(kept), copies) == (SLICES, 3)
+
+
+def test_different_images_with_one_uid_are_refused(ct, tmp_path):
+    write_ct_series(tmp_path, ct, SOPInstanceUID="1.2.3.4")
+    with pytest.raises(ValueError, match="different images with the same UID"):
+        without_copies(selected(tmp_path).images)
+
+
+def test_acquisitions_in_one_series_become_volumes_of_their_own(ct, tmp_path):
+    write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=1, stem="A")
+    write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=2, stem="B")
+    stacks = volumes(selected(tmp_path).images, "two", 20)
+    assert {number: len(stack) for number, stack in stacks.items()} == {"1": SLICES, "2": SLICES}
+
+
+def moved(axis: int, mm_of):
+    def change(dataset, index):
+        position = [float(value) for value in dataset.ImagePositionPatient]
+        position[axis] += mm_of(index)
+        dataset.ImagePositionPatient = position
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("problem", "change"),
+    [
+        ("lacks 1 slice", moved(2, lambda index: 3.0 * (index > 9))),
+        ("same positions", moved(2, lambda index: -3.0 * (index % 2))),
+        ("unevenly spaced", moved(2, lambda index: 1.2 * (index > 9))),
+        ("tilted by 15.0 degrees", moved(1, lambda index: 3.0 * index * float(np.tan(np.radians(15))))),
+    ],
+)
+def test_slices_that_fill_no_volume_are_refused(problem, change, ct, tmp_path):
+    write_ct_series(tmp_path, ct, change=change)
+    with pytest.raises(ImageError, match=problem):
+        volumes(selected(tmp_path).images, "faulty", 20)
+
+
+@pytest.mark.parametrize("name", ["plain", "Bauch Übersicht ÅÄÖ", "腹部", f"{LONG_NAME}/{LONG_NAME}/{LONG_NAME}"])
+@pytest.mark.parametrize("syntax", [None, "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"])
+def test_a_series_is_read_whatever_its_names_and_its_lossless_compression(name, syntax, ct, tmp_path):
+    write_ct_series(tmp_path / name, ct, syntax=syntax)
+    files = [Path(image.file) for image in ordered(selected(tmp_path).images, name)]
+    with gathered(files, name) as folder:
+        read = read_ct(folder)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
+    np.testing.assert_allclose(read.GetOrigin(), ct.GetOrigin(), atol=1e-4)
+
+
+def test_a_file_that_vanished_since_the_search_is_named(tmp_path):
+    with pytest.raises(ImageError, match="IM0001 cannot be read"), gathered([tmp_path / "IM0001"], "x"):
+        pass
