@@ -98,7 +98,7 @@ class DCASegmentationParameterNode:
     regionOfInterest: vtkMRMLMarkupsROINode
     resultSegmentation: vtkMRMLSegmentationNode
     expertLevel: Annotated[int, WithinRange(1, 4)] = 4
-    expertMap: str = "deciding"
+    expertMap: str = "none"
     mapOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
     mapThreshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     colorMap: str = "Viridis"

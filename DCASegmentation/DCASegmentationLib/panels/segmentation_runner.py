@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+import traceback
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -20,7 +22,7 @@ from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.organs import Vocabulary
 from DCASegmentationLib.panels.worker_process import WorkerProcess
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.exchange import export_ct, import_result, require_ct
+from DCASegmentationLib.scene.exchange import ResultFiles, export_ct, require_ct, show_result
 from DCASegmentationLib.scene.region import Region
 from DCASegmentationLib.scene.target import require_target
 from DCASegmentationLib.worker_protocol import Done, Failure, Segment
@@ -94,6 +96,8 @@ class SegmentationRunner:
         self._run: _Run | None = None
         self._givenUp: UserError | None = None
         self._observations: list[int] = []
+        self._showing: Iterator[Outcome | None] | None = None
+        self._isCancelled = False
 
     @property
     def isRunning(self) -> bool:
@@ -125,7 +129,7 @@ class SegmentationRunner:
             path, region = export_ct(order.ct, folder, order.roi)
             run = _Run(uuid.uuid4().hex, order, folder, region, vocabulary, onProgress, onFinished)
             request = Segment(run.id, str(path), str(folder / "result"), str(bundle), order.device, dict(order.options))
-            self._run, self._givenUp = run, None
+            self._run, self._givenUp, self._isCancelled = run, None, False
             self._observe()
             self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
         except BaseException:
@@ -135,6 +139,7 @@ class SegmentationRunner:
 
     def cancel(self) -> None:
         """Stop the run, if there is one; ``onFinished`` tells when it has ended."""
+        self._isCancelled = True
         if self._run is not None and self._worker is not None:
             self._worker.cancel()
 
@@ -155,23 +160,46 @@ class SegmentationRunner:
         run = self._run
         if run is None:
             return
-        if self._givenUp is not None or not slicer.mrmlScene.IsNodePresent(run.order.ct):
-            self._finish(Outcome(error=self._givenUp or _ctRemoved()))
-            return
         run.onProgress(_COMPUTED, _("Showing the result"))
-        try:
-            nodes = self._show(run, Path(done.folder))
-        except UserError as error:
-            self._finish(Outcome(error=error))
-            return
-        self._finish(Outcome(nodes, device=done.device, seconds=done.seconds, warnings=tuple(done.warnings)))
+        self._showing = self._show(run, done)
+        self._continueShowing()
 
-    def _show(self, run: _Run, folder: Path) -> CaseNodes:
-        segmentation = run.order.segmentation
-        if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
-            # Deleted meanwhile: the result is still worth having.
-            segmentation = None
-        return import_result(folder, run.order.ct, run.vocabulary, run.region, segmentation)
+    def _continueShowing(self) -> None:
+        """One step of showing the result; the next one follows from the event loop, so that Slicer never stands."""
+        if self._showing is None:
+            return
+        try:
+            outcome = next(self._showing)
+        except UserError as error:
+            outcome = Outcome(error=error)
+        # Whatever else goes wrong: the run must end, or no other could start.
+        except Exception as error:
+            problem = _("The result could not be shown ({reason}).").format(reason=f"{type(error).__name__}: {error}")
+            remedy = _("Apply again. If it happens again, report it with the log.")
+            outcome = Outcome(error=UserError(problem, remedy), details=traceback.format_exc())
+        if outcome is not None:
+            self._finish(outcome)
+        else:
+            qt.QTimer.singleShot(0, self._continueShowing)
+
+    def _show(self, run: _Run, done: Done) -> Iterator[Outcome | None]:
+        """Read and show the result in steps, each giving None but the last one. The scene is changed in one step."""
+        files = ResultFiles(Path(done.folder))
+        for _step in files.read():
+            yield None
+        # The user had time to close the scene, delete the CT or press Cancel.
+        if self._givenUp is not None or not slicer.mrmlScene.IsNodePresent(run.order.ct):
+            yield Outcome(error=self._givenUp or _ctRemoved())
+        elif self._isCancelled:
+            yield Outcome(cancelled=True)
+        else:
+            segmentation = run.order.segmentation
+            if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
+                # Deleted meanwhile: the result is still worth having.
+                segmentation = None
+            nodes = show_result(files, run.order.ct, run.vocabulary, run.region, segmentation)
+            yield None
+            yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=tuple(done.warnings))
 
     def _onError(self, failure: Failure) -> None:
         self._finish(
@@ -203,7 +231,7 @@ class SegmentationRunner:
         for observation in self._observations:
             slicer.mrmlScene.RemoveObserver(observation)
         self._observations = []
-        self._run = None
+        self._run = self._showing = None
 
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
         if self._run is not None and not slicer.mrmlScene.IsNodePresent(self._run.order.ct):

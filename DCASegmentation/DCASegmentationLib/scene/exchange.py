@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from DCASegmentationLib.scene.target import remove_nodes, replace_organs, tag_or
 from DCASegmentationLib.scene.transforms import index_to_world, under_transform_of
 
 CT_FILE = "ct.nrrd"
+_LABELS = "labels.nrrd"
 _ORTHOGONAL = 1e-3
 # Files of a job that hold one map each: file name, title of its legend. All are values from 0 to 1.
 _MAPS = {
@@ -85,6 +87,25 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
     return path, region
 
 
+class ResultFiles:
+    """The results in a job folder. Reading them takes some tenths of a second, so it can be done in small steps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.labels: np.ndarray | None = None
+        self.maps: dict[str, sitk.Image] = {}
+
+    def read(self) -> Iterator[None]:
+        """Read file by file, pausing after each. Raises UserError where one is missing or damaged."""
+        labels = _read(self.folder / _LABELS)
+        yield
+        self.labels = sitk.GetArrayFromImage(labels)
+        for path in sorted(self.folder.glob("*.nrrd")):
+            if path.name != _LABELS:
+                self.maps[path.name.removesuffix(".nrrd")] = _read(path)
+                yield
+
+
 def import_result(
     folder: Path,
     ct_node: Any,
@@ -92,21 +113,37 @@ def import_result(
     region: Region | None = None,
     segmentation: Any | None = None,
 ) -> CaseNodes:
-    """Show the results in the job folder ``folder`` for the CT they were made of.
+    """Read the results in the job folder ``folder`` and show them: :class:`ResultFiles`, :func:`show_result`.
+
+    All files are read before the scene is changed. Raises UserError where one is missing or damaged.
+    """
+    files = ResultFiles(folder)
+    for _ in files.read():
+        pass
+    return show_result(files, ct_node, vocabulary, region, segmentation)
+
+
+def show_result(
+    files: ResultFiles,
+    ct_node: Any,
+    vocabulary: Vocabulary,
+    region: Region | None = None,
+    segmentation: Any | None = None,
+) -> CaseNodes:
+    """Show results that were read for the CT they were made of.
 
     ``region`` is what :func:`export_ct` gave. The organs become a new segmentation named after the CT, or replace
     those that this program put into ``segmentation`` earlier, and their maps. Maps become volumes of their own;
     everything comes under the CT's transform and, in the subject hierarchy, under its patient and study.
 
-    All files are read before the scene is changed. Raises UserError where one is missing or damaged.
+    Raises UserError, with the scene as it was, where the results do not fit the CT or the vocabulary.
     """
-    labels = sitk.GetArrayFromImage(_read(folder / "labels.nrrd"))
-    maps = {path.name.removesuffix(".nrrd"): _read(path) for path in sorted(folder.glob("*.nrrd"))}
-    if region is not None:
-        size = ct_node.GetImageData().GetDimensions()[::-1]
-        if labels.shape != region.shape or not region.fits(size):
-            raise _unexpected(folder)
-        labels = in_whole_grid(labels, region, size)
+    labels = files.labels
+    size = ct_node.GetImageData().GetDimensions()[::-1]
+    region = region or Region.whole(size)
+    if labels is None or labels.shape != region.shape or not region.fits(size):
+        raise _unexpected(files.folder)
+    labels = in_whole_grid(labels, region, size)
     earlier = recall(segmentation)
     try:
         if segmentation is None:
@@ -116,12 +153,12 @@ def import_result(
         else:
             added = replace_organs(segmentation, lambda node: add_organs(node, labels, vocabulary, ct_node))
     except ValueError:
-        raise _unexpected(folder) from None
+        raise _unexpected(files.folder) from None
     tag_organs(segmentation, added)
     if earlier is not None:
         remove_nodes(earlier.maps())
     nodes = CaseNodes(ct_node, segmentation)
-    _show_maps(maps, nodes)
+    _show_maps(files.maps, nodes)
     under_transform_of(ct_node, [segmentation], nodes.maps())
     place_beside(ct_node, segmentation, nodes.maps())
     remember(nodes)
