@@ -11,14 +11,14 @@ import SimpleITK as sitk
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.dicom.headers import read_header  # noqa: E402
-from DCASegmentationLib.dicom.reading import gathered  # noqa: E402
-from DCASegmentationLib.dicom.selection import Rules, Selection, select  # noqa: E402
-from DCASegmentationLib.dicom.series import group, without_copies  # noqa: E402
-from DCASegmentationLib.dicom.stacks import ordered, volumes  # noqa: E402
-from DCASegmentationLib.errors import ImageError  # noqa: E402
-from DCASegmentationLib.imaging.reading import read_ct  # noqa: E402
-from dicom_archive import write_ct_series  # noqa: E402
+from DCASegmentationLib.dicom.headers import read_header
+from DCASegmentationLib.dicom.reading import gathered
+from DCASegmentationLib.dicom.selection import Rules, Selection, select
+from DCASegmentationLib.dicom.series import group, without_copies
+from DCASegmentationLib.dicom.stacks import ordered, volumes
+from DCASegmentationLib.errors import ImageError
+from DCASegmentationLib.imaging.reading import read_ct
+from dicom_archive import write_ct_series
 
 SLICES = 24
 LONG_NAME = "ä" * 100
@@ -38,9 +38,9 @@ def headers(folder: Path):
     return [header for header in found if header is not None]
 
 
-def selected(folder: Path, rules: Rules = Rules()) -> Selection:
+def selected(folder: Path, **rules) -> Selection:
     (series,) = group(headers(folder))
-    return select(series, rules)
+    return select(series, Rules(**rules))
 
 
 def test_an_axial_ct_is_taken_with_its_slices_in_order(ct, tmp_path):
@@ -89,12 +89,12 @@ def test_what_is_no_axial_ct_is_passed_over_with_its_reason(reason, attributes, 
 def test_a_short_series_is_passed_over_unless_fewer_slices_are_asked_for(ct, tmp_path):
     write_ct_series(tmp_path, ct[:, :, :5])
     assert selected(tmp_path).reason == "only 5 slices, fewer than 20"
-    assert len(selected(tmp_path, Rules(fewest_slices=5)).images) == 5
+    assert len(selected(tmp_path, fewest_slices=5).images) == 5
 
 
 def test_derived_series_are_taken_when_asked_for(ct, tmp_path):
     write_ct_series(tmp_path, ct, ImageType=["DERIVED", "SECONDARY", "AXIAL"])
-    assert selected(tmp_path, Rules(derived=True)).reason == ""
+    assert selected(tmp_path, derived=True).reason == ""
 
 
 def test_images_that_are_derived_by_lossy_compression_alone_are_taken_with_a_note(ct, tmp_path):

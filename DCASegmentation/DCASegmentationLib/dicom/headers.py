@@ -9,6 +9,7 @@ from typing import Any
 
 import pydicom
 from pydicom.config import disable_value_validation
+from pydicom.uid import UID
 
 _PREAMBLE = 128
 _MAGIC = b"DICM"
@@ -66,12 +67,22 @@ def read_header(path: Path) -> Header | None:
     with path.open("rb") as stream, disable_value_validation():
         try:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS)
-            return _header(path, dataset) if "Rows" in dataset else None
-        except OSError:
+            if "Rows" in dataset:
+                return _header(path, dataset)
+            if _claims_an_image(dataset):
+                raise ValueError("its header ends too early")
+            return None
+        except (OSError, ValueError):
             raise
         # pydicom raises whatever the damaged bytes lead to.
         except Exception as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _claims_an_image(dataset: pydicom.Dataset) -> bool:
+    """Whether what is left of a header belongs to an image, or does not even say what it belongs to."""
+    kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+    return kind == "" or "Image Storage" in UID(kind).name
 
 
 def _header(path: Path, dataset: pydicom.Dataset) -> Header:

@@ -1,0 +1,135 @@
+"""What a cohort finds in its input, before anything is segmented."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from cohort_archive import EXPECTED, write_archive
+from DCASegmentationLib.cohort.case import folder_name
+from DCASegmentationLib.cohort.finding import Findings, find
+from DCASegmentationLib.dicom.selection import Rules
+from DCASegmentationLib.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory, coarse_phantom) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    write_archive(folder, coarse_phantom)
+    return folder
+
+
+def found_in(folder: Path) -> Findings:
+    return find(folder, folder / "out", Rules())
+
+
+def test_every_series_and_file_of_a_mixed_archive_is_accounted_for(archive):
+    found = found_in(archive)
+    cases = {case.source for case in found.cases}
+    rejected = {each.source: each for each in found.rejected}
+    assert cases | set(rejected) == set(EXPECTED)
+    # These two can only be told from their voxels.
+    assert cases - {"plain/torn.nii.gz", "plain/flat.nrrd"} == {
+        source for source, (status, _) in EXPECTED.items() if status == "ok"
+    }
+    for source, each in rejected.items():
+        status, reason = EXPECTED[source]
+        assert each.status == status
+        assert reason in each.reason
+    assert found.strays == 30
+
+
+def test_a_second_search_finds_the_same_cases(archive):
+    first, second = found_in(archive), found_in(archive)
+    assert [(case.key, case.fingerprint) for case in first.cases] == [
+        (case.key, case.fingerprint) for case in second.cases
+    ]
+    assert len({case.key for case in first.cases} | {each.key for each in first.rejected}) == len(EXPECTED)
+
+
+def test_a_changed_case_is_known_again_but_not_taken_for_the_same(archive, tmp_path):
+    shutil.copytree(archive / "plain", tmp_path / "plain")
+    (before,) = (case for case in found_in(tmp_path).cases if case.source.endswith("ct.nii.gz"))
+    os.utime(tmp_path / "plain/ct.nii.gz", (1, 1))
+    (after,) = (case for case in found_in(tmp_path).cases if case.source.endswith("ct.nii.gz"))
+    assert before.key == after.key
+    assert before.fingerprint != after.fingerprint
+
+
+def test_series_uids_that_two_patients_share_are_noted(archive):
+    notes = {case.source: " ".join(case.notes) for case in found_in(archive).cases}
+    assert "also that of another patient" in notes["anna/ct"]
+    assert "also that of another patient" in notes["Jürgen Öz/腹部"]
+
+
+def test_an_unusable_slice_beside_a_series_is_noted_with_it(archive, tmp_path):
+    shutil.copytree(archive / "anna/ct", tmp_path / "ct")
+    shutil.copy(archive / "broken/IM00007", tmp_path / "ct/zz")
+    (case,) = found_in(tmp_path).cases
+    assert case.notes == ("1 unusable file beside it: slices may lack at an end",)
+
+
+def test_an_empty_folder_holds_nothing(tmp_path):
+    found = found_in(tmp_path)
+    assert (found.cases, found.rejected, found.strays) == ([], [], 0)
+
+
+def test_an_input_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(UserError, match="There is no file or folder"):
+        found_in(tmp_path / "nothing")
+
+
+def test_one_file_is_an_input_too(coarse_phantom, tmp_path):
+    (case,) = find(coarse_phantom / "ct.nii.gz", tmp_path, Rules()).cases
+    assert case.source == "ct.nii.gz"
+
+
+def test_many_stray_files_are_counted_only(tmp_path):
+    for number in range(3000):
+        (tmp_path / f"{number}.txt").touch()
+    told = []
+    found = find(tmp_path, tmp_path / "out", Rules(), lambda files, text: told.append(files))
+    assert (found.strays, found.rejected) == (3000, [])
+    assert told[-1] == 3000
+
+
+def test_the_cohorts_own_folder_is_no_input(archive, tmp_path):
+    shutil.copytree(archive / "plain", tmp_path / "out/plain")
+    assert found_in(tmp_path).cases == []
+
+
+def test_links_to_folders_lead_nowhere(archive, tmp_path):
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "elsewhere").symlink_to(archive)
+    assert found_in(tmp_path).cases == []
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root and Windows may read everything")
+def test_what_may_not_be_read_is_named(archive, tmp_path):
+    shutil.copytree(archive / "plain", tmp_path / "plain")
+    (tmp_path / "plain/notes0.txt").chmod(0)
+    (each,) = (each for each in found_in(tmp_path).rejected if each.status == "failed")
+    assert each.reason == "cannot be read: Permission denied"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
+def test_names_that_are_no_text_are_shown_nevertheless(archive, tmp_path):
+    folder = os.fsencode(tmp_path) + b"/\xff\xfe"
+    shutil.copytree(os.fsencode(archive / "anna/ct"), folder)
+    (case,) = found_in(tmp_path).cases
+    assert case.source == "\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("text", ["../../etc", "a" * 500, "", "...", "Bauch, venös\n", "腹" * 90])
+def test_folders_of_results_have_short_names_without_separators(text):
+    name = folder_name(text, "0123456789abcdef")
+    assert name.endswith("-01234567")
+    assert not set(name) & set("/\\\n:")
+    assert not name.startswith(".")
+    assert len(name.encode()) <= 160

@@ -1,0 +1,134 @@
+"""The ledger of a cohort, its lock, and the order of cases to check."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
+from DCASegmentationLib.cohort.check_first import concerns, off_range
+from DCASegmentationLib.cohort.ledger import Ledger
+from DCASegmentationLib.cohort.lock import locked
+from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.organs import AMOS
+
+IDENTITY = {"weights": "ab", "overlap": 0.5}
+USUAL = {organ.key: sum(organ.volume_ml) / 2 for organ in AMOS}
+
+
+def case(key: str, fingerprint: str = "1") -> Case:
+    return Case(key, f"name-{key}", f"source-{key}", (f"/{key}.nrrd",), False, fingerprint)
+
+
+@pytest.fixture
+def file(tmp_path) -> Path:
+    return tmp_path / "cohort.sqlite"
+
+
+def begun(file: Path, *cases: Case, rejected: tuple[Rejected, ...] = (), retry_failed: bool = False) -> Ledger:
+    ledger = Ledger(file)
+    ledger.begin(IDENTITY)
+    ledger.enter(cases, rejected, retry_failed)
+    return ledger
+
+
+def test_a_later_run_goes_on_with_what_is_left(file):
+    ledger = begun(file, case("a"), case("b"), rejected=(Rejected("c", "c", "skipped", "localizer"),))
+    ledger.finish(Outcome("a", "ok", volumes_ml={"liver": 1500.0}, concerns=("x",), notes=("y",)))
+    ledger.close()
+    again = begun(file, case("a"), case("b"))
+    assert again.pending() == {"b"}
+    entry = next(entry for entry in again.entries() if entry.key == "a")
+    assert entry.outcome == Outcome("a", "ok", volumes_ml={"liver": 1500.0}, concerns=("x",), notes=("y",))
+
+
+def test_a_changed_case_is_done_again(file):
+    begun(file, case("a")).finish(Outcome("a", "ok"))
+    assert begun(file, case("a", fingerprint="2")).pending() == {"a"}
+
+
+def test_failures_of_the_disk_or_a_worker_are_tried_again_those_of_the_case_when_asked(file):
+    ledger = begun(file, case("disk"), case("torn"))
+    ledger.finish(Outcome("disk", "failed", "The disk is full.", again=True))
+    ledger.finish(Outcome("torn", "failed", "incomplete"))
+    assert begun(file, case("disk"), case("torn")).pending() == {"disk"}
+    assert begun(file, case("disk"), case("torn"), retry_failed=True).pending() == {"disk", "torn"}
+
+
+def test_what_is_not_found_any_more_is_forgotten_unless_it_has_results(file):
+    ledger = begun(file, case("done"), case("gone"), rejected=(Rejected("bad", "bad", "failed", "damaged"),))
+    ledger.finish(Outcome("done", "ok"))
+    assert [entry.key for entry in begun(file, case("new")).entries()] == ["done", "new"]
+
+
+def test_another_model_or_other_options_are_refused(file):
+    begun(file, case("a")).close()
+    with pytest.raises(OutputError, match="another model or other options"):
+        Ledger(file).begin({**IDENTITY, "overlap": 0.25})
+
+
+def test_a_change_is_whole_or_not_at_all(file):
+    ledger = begun(file, case("a"))
+    with pytest.raises(AttributeError):
+        ledger.enter([case("b"), None], ())
+    assert ledger.pending() == {"a"}
+
+
+def test_a_file_that_is_no_ledger_is_refused(file):
+    file.write_text("no ledger " * 200)
+    with pytest.raises(OutputError, match="no ledger"):
+        Ledger(file)
+
+
+def test_the_lock_is_free_again_after_a_kill(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from DCASegmentationLib.cohort.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", script, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(OutputError, match="Another run is at work"), locked(tmp_path / "lock"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path / "lock"):
+        pass
+
+
+def test_volumes_outside_of_the_usual_range_lead_the_list(file):
+    ledger = begun(file, *map(case, "abc"))
+    ledger.finish(Outcome("a", "ok", volumes_ml=USUAL))
+    ledger.finish(Outcome("b", "ok", volumes_ml={**USUAL, "liver": 3000.0}))
+    ledger.finish(Outcome("c", "ok", volumes_ml={**USUAL, "liver": 100.0, "spleen": 0.0}))
+    found = concerns(list(ledger.entries()), AMOS)
+    assert [one.entry.key for one in found] == ["c", "b"]
+    assert found[0].reasons == ("Spleen not found", "Liver 100 ml, below the usual 800 to 2600")
+
+
+def test_a_review_is_believed_before_volumes(file):
+    ledger = begun(file, *map(case, "abc"))
+    ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "spleen": 0.0}))
+    ledger.finish(Outcome("b", "ok", volumes_ml=USUAL, concern=3.0, concerns=("Liver: uncertain",)))
+    ledger.finish(Outcome("c", "ok", volumes_ml=USUAL, concern=30.0, concerns=("Aorta: hole",)))
+    found = concerns(list(ledger.entries()), AMOS)
+    assert [(one.entry.key, one.reviewed) for one in found] == [("c", True), ("b", True), ("a", False)]
+
+
+def test_distance_from_the_usual_range_is_zero_inside_and_bounded_below():
+    liver = AMOS.by_key["liver"]
+    assert off_range(1500.0, liver) == 0
+    assert off_range(5200.0, liver) == pytest.approx(0.693, abs=1e-3)
+    assert off_range(0.0, liver) == off_range(1e-6, liver) < off_range(400.0, liver) < 0
+
+
+def test_an_outcome_keeps_all_that_it_says(file):
+    outcome = Outcome("a", "failed", "why", True, ("n",), {"liver": 1.5}, {"total": 2.0}, 1.0, ("c",), "host:1", 1, 9.5)
+    ledger = begun(file, case("a"))
+    ledger.finish(outcome)
+    assert next(ledger.entries()).outcome == outcome == replace(outcome)

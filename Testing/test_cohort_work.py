@@ -1,0 +1,181 @@
+"""One case in the hands of a worker: complete results or none, and an outcome in any case."""
+
+from __future__ import annotations
+
+import errno
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.cohort import work
+from DCASegmentationLib.cohort.case import Case
+from DCASegmentationLib.cohort.finding import find
+from DCASegmentationLib.cohort.model import PROCESS
+from DCASegmentationLib.cohort.settings import CASES, Settings
+from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
+from DCASegmentationLib.dicom.selection import Rules
+from DCASegmentationLib.inference.options import SegmentOptions
+from DCASegmentationLib.organs import AMOS
+from dicom_archive import write_ct_series
+
+
+@pytest.fixture
+def settings(small_bundle, tmp_path) -> Settings:
+    (tmp_path / "out" / CASES).mkdir(parents=True)
+    weights = Bundle.load(small_bundle).weights.sha256
+    return Settings(str(tmp_path / "out"), str(small_bundle), weights, SegmentOptions(overlap=0.25), "cpu")
+
+
+@pytest.fixture
+def ct(coarse_phantom) -> sitk.Image:
+    return sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
+
+
+@pytest.fixture
+def case_in(tmp_path):
+    def first(folder: Path) -> Case:
+        return find(folder, tmp_path / "out", Rules()).cases[0]
+
+    return first
+
+
+@pytest.fixture
+def dicom_case(ct, tmp_path, case_in) -> Case:
+    write_ct_series(tmp_path / "in", ct)
+    return case_in(tmp_path / "in")
+
+
+def left_in(settings: Settings) -> list[str]:
+    return [entry.name for entry in (Path(settings.out) / CASES).iterdir()]
+
+
+def test_a_dicom_series_becomes_a_folder_with_all_that_belongs_to_it(dicom_case, settings):
+    outcome = work.process(dicom_case, settings)
+    assert (outcome.status, outcome.reason) == ("ok", "")
+    folder = settings.folder_of(dicom_case.name)
+    assert {file.name for file in folder.iterdir()} >= {
+        "case.json", "labels.nrrd", "log.txt", "request.json", "segmentation.dcm", "thumbnail.jpg", "volumes.csv",
+    }  # fmt: skip
+    require_same_voxels(folder / "segmentation.dcm", sitk.ReadImage(str(folder / "labels.nrrd")), AMOS)
+    request = json.loads((folder / "request.json").read_text())
+    assert request["ct"] == list(dicom_case.files)
+    assert left_in(settings) == [dicom_case.name]
+    assert outcome.seconds["total"] > outcome.seconds["network"] > 0
+
+
+def test_a_plain_file_becomes_labels_without_dicom(coarse_phantom, settings, case_in):
+    case = case_in(coarse_phantom)
+    assert work.process(case, settings).status == "ok"
+    assert not (settings.folder_of(case.name) / "segmentation.dcm").exists()
+
+
+def test_the_results_are_those_of_a_plain_file_with_the_same_voxels(dicom_case, coarse_phantom, settings, case_in):
+    plain = case_in(coarse_phantom)
+    labels = []
+    for case in (dicom_case, plain):
+        work.process(case, settings)
+        labels.append(sitk.GetArrayFromImage(sitk.ReadImage(str(settings.folder_of(case.name) / "labels.nrrd"))))
+    np.testing.assert_array_equal(*labels)
+
+
+def test_a_process_loads_the_model_once(dicom_case, coarse_phantom, settings, case_in):
+    loads = [work.process(case, settings).loads for case in (dicom_case, case_in(coarse_phantom), dicom_case)]
+    assert loads == [loads[0]] * 3
+    assert PROCESS.segmenter(settings) is PROCESS.segmenter(settings)
+
+
+def test_a_finished_case_is_taken_over_without_work(dicom_case, settings, monkeypatch):
+    first = work.process(dicom_case, settings)
+    monkeypatch.setattr(work, "_segmented", lambda *_: pytest.fail("it was segmented again"))
+    assert replace(work.process(dicom_case, settings), peak_mb=0.0) == replace(first, peak_mb=0.0)
+
+
+@pytest.mark.parametrize("change", ["fingerprint", "options"])
+def test_a_case_is_done_again_when_it_or_the_options_have_changed(change, dicom_case, settings):
+    work.process(dicom_case, settings)
+    record = settings.folder_of(dicom_case.name) / "case.json"
+    before = record.stat().st_ino
+    if change == "fingerprint":
+        dicom_case = replace(dicom_case, fingerprint="other")
+    else:
+        settings = replace(settings, options=SegmentOptions(overlap=0.0))
+    assert work.process(dicom_case, settings).status == "ok"
+    assert record.stat().st_ino != before
+    assert left_in(settings) == [dicom_case.name]
+
+
+def test_slices_cut_off_leave_a_reason_and_nothing_else(dicom_case, settings):
+    file = Path(dicom_case.files[11])
+    file.write_bytes(file.read_bytes()[:-100])
+    outcome = work.process(dicom_case, settings)
+    assert (outcome.status, outcome.again) == ("failed", False)
+    assert "incomplete or damaged" in outcome.reason
+    assert left_in(settings) == []
+
+
+def test_a_slice_that_vanished_is_named(dicom_case, settings):
+    file = Path(dicom_case.files[3])
+    file.unlink()
+    assert f"{file.name} cannot be read" in work.process(dicom_case, settings).reason
+
+
+def test_an_unknown_compression_is_a_reason(dicom_case, settings):
+    for file in dicom_case.files:
+        dataset = pydicom.dcmread(file)
+        # HTJ2K, which GDCM does not decode.
+        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.201"
+        dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(file)
+    outcome = work.process(dicom_case, settings)
+    assert outcome.status == "failed"
+    assert left_in(settings) == []
+
+
+def test_a_full_disk_leaves_nothing_and_is_to_be_tried_again(dicom_case, settings, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(work, "write_segmentation", full)
+    outcome = work.process(dicom_case, settings)
+    assert (outcome.status, outcome.again) == ("failed", True)
+    assert "The disk is full" in outcome.reason
+    assert left_in(settings) == []
+
+
+def test_what_nobody_thought_of_is_an_outcome_too(dicom_case, settings, monkeypatch):
+    monkeypatch.setattr(work, "thumbnail", lambda *_: 1 / 0)
+    outcome = work.process(dicom_case, settings)
+    assert outcome.status == "failed"
+    assert "ZeroDivisionError: division by zero (test_cohort_work.py, line" in outcome.reason
+
+
+def test_memory_that_does_not_suffice_is_told_and_tried_again(dicom_case, settings, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(work, "thumbnail", no_memory)
+    outcome = work.process(dicom_case, settings)
+    assert (outcome.again, outcome.reason) == (True, "The memory of the worker does not suffice for this CT.")
+
+
+def test_a_ct_without_uids_is_segmented_but_gets_no_dicom_seg(ct, tmp_path, settings, case_in):
+    write_ct_series(tmp_path / "in", ct, SeriesInstanceUID="", StudyInstanceUID="", SOPInstanceUID="", PatientID="")
+    case = case_in(tmp_path / "in")
+    outcome = work.process(case, settings)
+    assert outcome.status == "ok"
+    assert any("DICOM SEG was not written" in note for note in outcome.notes)
+    assert (settings.folder_of(case.name) / "labels.nrrd").is_file()
+
+
+def test_another_model_on_a_worker_is_refused(dicom_case, settings):
+    other = replace(settings, weights="00" * 32, device="auto", bundle=f"{settings.bundle}/.")
+    assert "is another one" in work.process(dicom_case, other).reason
