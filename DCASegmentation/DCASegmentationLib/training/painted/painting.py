@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ...imaging.grid import Grid, canonical_view
+from ...phantom.scan import orientation_matrix
 from ..cases import Case
 from ..options import GridOptions
 from .anatomy import Anatomy
@@ -42,6 +44,13 @@ def paint_case(seed: int, anatomies: Sequence[Anatomy], grid: GridOptions, phase
         np.ascontiguousarray(canonical_view(labels, own, grid.orientation)),
         anatomy.unknown,
     )
+
+
+def image_of(array: np.ndarray, grid: GridOptions) -> sitk.Image:
+    """A painted case's ``hu`` or ``labels`` as an image; its first voxel lies at 0 mm."""
+    axes = orientation_matrix(grid.orientation)
+    size = (array.shape[2], array.shape[1], array.shape[0])
+    return Grid(size, grid.spacing, (0.0, 0.0, 0.0), tuple(axes.ravel().tolist())).image_of(array)
 
 
 def _along_ras(grid: GridOptions) -> Spacing:

@@ -26,7 +26,8 @@ def spline_weights(points: NDArray[np.float64], step: float) -> tuple[Field, int
 
 def smooth_noise(shape: tuple[int, int, int], spacing: Spacing, step_mm: float, random: np.random.Generator) -> Field:
     """Noise (z, y, x) of mean 0 and SD 1 that varies over about ``step_mm``."""
-    axes = [spline_weights(np.arange(n, dtype=np.float64) * s, step_mm) for n, s in zip(shape, spacing[::-1], strict=True)]
+    places = (np.arange(n, dtype=np.float64) * step for n, step in zip(shape, spacing[::-1], strict=True))
+    axes = [spline_weights(place, step_mm) for place in places]
     controls = random.standard_normal([count for _, count in axes], dtype=np.float32)
     # The mean square of a cubic B-spline's weights is 0.479 along each axis.
     return upsampled(controls, [weights for weights, _ in axes]) * np.float32(0.479**-1.5)

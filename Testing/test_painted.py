@@ -1,0 +1,271 @@
+"""CT painted from label maps: what is read, what is painted, and that labels and image agree."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.imaging.reading import read_ct, read_labels
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.phantom.case import generate
+from DCASegmentationLib.training.options import GridOptions
+from DCASegmentationLib.training.painted.anatomy import Anatomy, load_anatomy
+from DCASegmentationLib.training.painted.cohort import painted_cases
+from DCASegmentationLib.training.painted.label_map import read_label_map, read_names
+from DCASegmentationLib.training.painted.painting import paint_case
+from DCASegmentationLib.training.painted.tissues import TISSUES, structure_of
+from DCASegmentationLib.training.painted.volumes import distance_to, hull_distance
+from DCASegmentationLib.training.painted.waves import smooth_noise
+
+GRID = GridOptions(spacing=(6.0, 6.0, 6.0))
+REAL = Path(__file__).parents[2] / "shared" / "ct"
+# A label map need not show everything.
+LEFT_OUT = ("bladder", "prostate_uterus")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A label map of a synthetic person without the organs of the pelvis, with a spine, and the table of its names."""
+    phantom = generate(5, spacing=(5.0, 5.0, 5.0), orientation="LPS")
+    labels, hu = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(phantom.ct)
+    for key in LEFT_OUT:
+        labels[labels == AMOS.by_key[key].label] = 0
+    labels[(labels == 0) & (hu > 300)] = 16
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(phantom.labels)
+    place = tmp_path_factory.mktemp("map")
+    sitk.WriteImage(image, str(place / "labels.nii.gz"))
+    rows = [f"{organ.label}\t{organ.key}" for organ in AMOS] + ["16\tvertebrae"]
+    (place / "label_table.tsv").write_text("id\tname\n" + "\n".join(rows), encoding="utf-8")
+    return place
+
+
+@pytest.fixture(scope="module")
+def anatomy(folder) -> Anatomy:
+    return load_anatomy(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "structure"),
+    [
+        ("kidney_left", "left_kidney"),
+        ("right_adrenal_gland", "right_adrenal"),
+        ("Gall bladder", "gallbladder"),
+        ("urinary_bladder", "bladder"),
+        ("portal_vein_and_superior_mesenteric_vein", "portal_vein"),
+        ("iliac_vena_left", "vein"),
+        ("left_renal_artery", "artery"),
+        ("left_renal_pelvis", "renal_pelvis"),
+        ("L5-L4-IntervertebralDisc", "disc"),
+        ("Lumbar3", "bone"),
+        ("rib_left_10", "bone"),
+        ("brachiocephalic_trunk", "artery"),
+        ("colon_and_ileum", "colon"),
+        ("iliopsoas_left", "psoas"),
+        ("kidney", None),
+        ("something else", None),
+    ],
+)
+def test_structures_are_known_by_their_names(name, structure):
+    assert structure_of(name) == structure
+
+
+def test_every_organ_of_amos_has_a_tissue():
+    assert {tissue.label for tissue in TISSUES} == set(range(len(AMOS) + 1))
+
+
+def test_tables_of_names_are_read_with_tabs_commas_and_blanks(tmp_path):
+    for name, text in {
+        "a.tsv": "id\tname\tvolume\n3\tliver\t1400\n",
+        "b.csv": 'id,name\n3,"liver"\n',
+        "c.ctbl": "# Colors\n3 liver 147 59 0 255\n",
+    }.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert read_names(tmp_path / name) == {3: "liver"}
+
+
+def test_a_sidecar_corrects_the_spacing_renames_and_divides(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    size = read_labels(tmp_path / "labels.nii.gz").GetSize()
+    lower = [[0, size[0]], [0, size[1]], [0, size[2] // 2]]
+    sidecar = {
+        "spacing": [4, 4.5, 6],
+        "names": {"stomach": "duodenum_too"},
+        "parts": {"vertebrae": [{"name": "sacrum", "boxes": [lower]}]},
+    }
+    (tmp_path / "anatomy.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    found = read_label_map(tmp_path)
+    assert found.spacing == (4.0, 4.5, 6.0)
+    assert found.names[AMOS.by_key["stomach"].label] == "duodenum_too"
+    sacrum = next(number for number, name in found.names.items() if name == "sacrum")
+    levels = np.flatnonzero((found.voxels == sacrum).any(axis=(1, 2)))
+    assert len(levels) and levels[-1] < size[2] // 2
+    assert not (found.voxels[: size[2] // 2] == 16).any()
+
+
+def test_a_label_map_comes_with_its_axes_to_the_right_the_front_and_the_head(folder):
+    voxels = read_label_map(folder).voxels
+    places = {key: np.argwhere(voxels == AMOS.by_key[key].label).mean(axis=0) for key in ("liver", "spleen", "aorta")}
+    assert places["liver"][2] > places["spleen"][2]
+    assert places["liver"][1] > places["aorta"][1]
+    lung_side, kidney = places["liver"][0], np.argwhere(voxels == AMOS.by_key["right_kidney"].label).mean(axis=0)[0]
+    assert lung_side > kidney
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "label map"),
+        ({"labels.nrrd": None}, "table"),
+        ({"labels.nrrd": None, "t.tsv": "nothing"}, "names no structures"),
+        ({"labels.nrrd": None, "t.tsv": "1\tspleen\n"}, "no liver"),
+        ({"labels.nrrd": None, "t.tsv": "1\tliver\n", "anatomy.json": "[3]"}, "anatomy.json"),
+    ],
+)
+def test_a_folder_that_is_no_anatomy_is_refused_in_words(content, words, tmp_path):
+    image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.uint8))
+    for name, text in content.items():
+        if text is None:
+            sitk.WriteImage(image, str(tmp_path / name))
+        else:
+            (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        load_anatomy(tmp_path)
+
+
+def test_the_same_seed_paints_the_same_case_and_another_another(anatomy):
+    first, again, other = (paint_case(seed, [anatomy], GRID) for seed in (4, 4, 5))
+    assert first.name == again.name
+    assert np.array_equal(first.hu, again.hu) and np.array_equal(first.labels, again.labels)
+    assert first.hu.shape != other.hu.shape or not np.array_equal(first.hu, other.hu)
+
+
+def test_an_anatomy_goes_to_another_process_and_paints_the_same_there(anatomy):
+    sent = pickle.loads(pickle.dumps(anatomy))
+    assert np.array_equal(paint_case(9, [sent], GRID).hu, paint_case(9, [anatomy], GRID).hu)
+
+
+def test_organs_that_the_label_map_lacks_are_unknown_and_not_painted(anatomy):
+    case = paint_case(1, [anatomy], GRID)
+    assert case.unknown == tuple(AMOS.by_key[key].label for key in LEFT_OUT)
+    assert not np.isin(case.labels, case.unknown).any()
+
+
+def test_labels_lie_where_the_image_shows_the_organ(anatomy):
+    """The liver's voxels are soft tissue, and a liver moved by two voxels would not fit its image as well."""
+    liver = AMOS.by_key["liver"].label
+    fits, shifted = [], []
+    for seed in range(8):
+        case = paint_case(seed, [anatomy], GRID, "portal_venous")
+        rim = (case.labels == liver) & (distance_to(case.labels == liver, (6.0, 6.0, 6.0)) > -7.0)
+        middle = np.median(case.hu[case.labels == liver])
+        assert 20 < middle < 200
+        fits.append(np.median(np.abs(case.hu[rim] - middle)))
+        shifted.append(np.median(np.abs(np.roll(case.hu, (2, 2), (1, 2))[rim] - middle)))
+    assert np.mean(fits) < 0.8 * np.mean(shifted)
+
+
+def test_the_phase_shows_in_the_aorta_and_the_kidneys(anatomy):
+    def mean(phase, key):
+        values = []
+        for seed in range(6):
+            case = paint_case(seed, [anatomy], GRID, phase)
+            values.append(np.median(case.hu[case.labels == AMOS.by_key[key].label]))
+        return np.mean(values)
+
+    assert mean("none", "aorta") < 80 < mean("portal_venous", "aorta") < 180 < mean("arterial", "aorta")
+    assert mean("portal_venous", "right_kidney") > mean("none", "right_kidney") + 60
+
+
+def test_the_right_stays_right(anatomy):
+    for seed in range(5):
+        labels = paint_case(seed, [anatomy], GRID).labels
+        liver, spleen = (np.argwhere(labels == AMOS.by_key[key].label) for key in ("liver", "spleen"))
+        if len(liver) and len(spleen):
+            assert liver[:, 2].mean() > spleen[:, 2].mean()
+
+
+def test_the_case_follows_the_grids_orientation(anatomy):
+    ras = paint_case(2, [anatomy], GRID)
+    lps = paint_case(2, [anatomy], GridOptions(spacing=(6.0, 6.0, 6.0), orientation="LPS"))
+    assert np.array_equal(lps.hu, ras.hu[:, ::-1, ::-1])
+    assert np.array_equal(lps.labels, ras.labels[:, ::-1, ::-1])
+
+
+def test_a_gallbladder_taken_out_is_neither_labelled_nor_seen(anatomy):
+    label = AMOS.by_key["gallbladder"].label
+    counts = [int((paint_case(seed, [anatomy], GRID).labels == label).sum()) for seed in range(40)]
+    assert 1 <= sum(count == 0 for count in counts) <= 25
+
+
+def test_cases_are_kept_and_only_missing_ones_are_made_again(anatomy, tmp_path):
+    told = []
+    first = painted_cases(tmp_path, [anatomy], 10, 3, GRID, lambda share, text: told.append(share))
+    assert told == pytest.approx([1 / 3, 2 / 3, 1.0])
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    (tmp_path / "painted_11.npz").unlink()
+    again = painted_cases(tmp_path, [anatomy], 10, 3, GRID)
+    for before, after in zip(first, again, strict=True):
+        assert np.array_equal(before.hu, after.hu) and np.array_equal(before.labels, after.labels)
+        assert before.unknown == after.unknown
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert [name for name in sorted(times) if kept[name] == times[name]] == ["painted_10.npz", "painted_12.npz"]
+
+
+def test_a_convex_hull_holds_its_mask_and_knows_distances():
+    mask = np.zeros((1, 30, 40), bool)
+    mask[0, 5:15, 10:21] = True
+    mask[0, 8:11, 12:15] = False
+    distance = hull_distance(mask, (2.0, 2.0, 1.0))
+    assert (distance[mask] <= 1e-4).all()
+    assert distance[0, 9, 13] == pytest.approx(-6.0, abs=1e-4)
+    assert distance[0, 9, 25] == pytest.approx(10.0, abs=1e-4)
+
+
+def test_smooth_noise_has_the_spread_and_the_length_it_is_asked_for():
+    field = smooth_noise((60, 60, 60), (2.0, 2.0, 2.0), 10.0, np.random.default_rng(0))
+    assert abs(float(field.mean())) < 0.1
+    assert 0.9 < float(field.std()) < 1.1
+
+    def likeness(step):
+        return float(np.corrcoef(field[step:].ravel(), field[:-step].ravel())[0, 1])
+
+    assert likeness(1) > 0.9 and abs(likeness(15)) < 0.15
+
+
+def test_the_command_writes_a_case_to_look_at(folder, dca, tmp_path):
+    out = tmp_path / "painted"
+    run = dca("paint", folder, "--seed", 3, "--phase", "arterial", "--spacing", "6,6,6", "-o", out)
+    assert run.code == 0, run.err
+    ct, labels = read_ct(out / "ct.nrrd"), read_labels(out / "labels.nrrd")
+    assert ct.GetSize() == labels.GetSize() and ct.GetSpacing() == (6.0, 6.0, 6.0)
+    record = json.loads((out / "painted.json").read_text(encoding="utf-8"))
+    assert record["seed"] == 3 and "arterial" in record["case"] and record["unknown"] == list(LEFT_OUT)
+    assert dca("paint", folder, "-o", out).code == 2
+    assert dca("paint", tmp_path / "nowhere", "-o", tmp_path / "b").code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.exists(), reason="the real label maps are not here")
+def test_small_organs_of_the_real_label_maps_survive_at_3_mm():
+    anatomies = [load_anatomy(REAL / name) for name in ("labels_torso_male", "labels_spl_atlas")]
+    assert [anatomy.unknown for anatomy in anatomies] == [(), (14, 15)]
+    grid = GridOptions(spacing=(3.0, 3.0, 3.0))
+    volumes: dict[int, list[float]] = {organ.label: [] for organ in AMOS}
+    for seed in range(24):
+        labels = paint_case(seed, anatomies, grid).labels
+        for organ in AMOS:
+            inside = np.argwhere(labels == organ.label)
+            # An organ that the scan's range cuts has no volume.
+            if len(inside) and inside[:, 0].min() > 0 and inside[:, 0].max() < len(labels) - 1:
+                volumes[organ.label].append(len(inside) * 0.027)
+    for organ in AMOS:
+        if organ.key not in ("aorta", "esophagus"):
+            low, high = organ.volume_ml
+            assert 0.8 * low < np.median(volumes[organ.label]) < high, organ.key
