@@ -25,7 +25,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "review_file": ({"errors"}, set()),
     "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
-    "bundle": ({"errors", "organs", "method", "imaging"}, {"torch"}),
+    "bundle": ({"errors", "organs", "method", "imaging", "worker_protocol"}, {"torch", "certifi"}),
     "inference": ({"errors", "organs", "review_file", "method", "imaging"}, {"torch", "numpy", "SimpleITK"}),
     "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
     "worker": (
@@ -46,15 +46,15 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib"},
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
-    "scene": ({"errors", "organs", "figures"}, {"numpy", "SimpleITK", *SLICER}),
+    "scene": ({"errors", "organs", "review_file", "figures"}, {"numpy", "SimpleITK", *SLICER}),
     "panels": (
-        {"errors", "organs", "figures", "scene", "partials", "worker_protocol", "bundle"},
+        {"errors", "organs", "review_file", "figures", "scene", "partials", "worker_protocol", "bundle"},
         # PyTorchUtils is the module of Slicer's PyTorch extension.
         {"qt", "ctk", "numpy", "PyTorchUtils", *SLICER},
     ),
     "cli": (
         {
-            *("errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "job"),
+            *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
             *("training", "evaluation", "figures", "scene", "dicom", "cohort"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
@@ -62,7 +62,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 }
 
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
-LOADED_BY_SLICER = {"errors", "organs", "partials", "worker_protocol", "scene", "figures", "panels", ""}
+LOADED_BY_SLICER = {"errors", "organs", "review_file", "partials", "worker_protocol", "scene", "figures", "panels", ""}
 HEAVY = {"torch", "monai", "ignite"}
 
 

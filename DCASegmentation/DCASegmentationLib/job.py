@@ -24,6 +24,7 @@ from .inference.options import SegmentOptions
 from .inference.result import Result
 from .inference.segmenter import Segmenter
 from .inference.stopwatch import Stopwatch
+from .review_file import ALTERNATIVE, PLACES, REVIEW
 
 REQUEST = "request.json"
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
@@ -70,8 +71,9 @@ def segment_to_folder(
     """Segment ``job.ct`` and put everything into ``job.out``; give the result too.
 
     Written are ``labels``, ``attention_<expert>_level<l>``, ``deciding_expert``, ``entropy`` and ``disagreement``
-    (the maps that the options ask for), ``volumes.csv``, ``expert_attention.csv`` (where there is attention),
-    ``request.json`` and ``log.txt``. ``also_write(folder, ct, result)`` may add files, a scene for instance.
+    (the maps that the options ask for), the list and the images of ``review_file`` (with the option ``review``),
+    ``volumes.csv``, ``expert_attention.csv`` (where there is attention), ``request.json`` and ``log.txt``.
+    ``also_write(folder, ct, result)`` may add files, a scene for instance.
     ``segmenter`` is one kept from an earlier job with the same bundle and device.
 
     The folder appears when it is complete; on any error, or when ``cancelled`` says so (Cancelled), there is none.
@@ -113,6 +115,9 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
     ):
         if image is not None:
             images[name] = image
+    if result.review is not None:
+        images |= {PLACES: result.review.places, ALTERNATIVE: result.review.alternative}
+        write_json(result.review.review.to_json(extension), folder / REVIEW)
     for name, image in images.items():
         write_image(image, folder / f"{name}{extension}")
 

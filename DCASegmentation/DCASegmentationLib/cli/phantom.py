@@ -10,6 +10,7 @@ import typer
 from ..errors import UserError
 from .console import Report, progress_bar, say_plain
 from .values import spacing as spacing_of
+from .values import words
 
 NAME = "phantom"
 EXAMPLES = "Example: dca phantom --seed 7 -o case/"
@@ -30,15 +31,20 @@ def run(
     phase: Annotated[Phase, typer.Option(help="Contrast phase.")] = "portal_venous",
     noise: Annotated[float, typer.Option(min=0.0, help="Noise, standard deviation in HU.")] = 12.0,
     tilt: Annotated[float, typer.Option(min=-30.0, max=30.0, help="Degrees the scan is turned by (oblique).")] = 0.0,
+    missing: Annotated[
+        str, typer.Option(help="Organs taken out by surgery, as in gallbladder,left_kidney.", metavar="ORGANS")
+    ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier phantom's folder.")] = False,
 ) -> None:
-    """Make a synthetic abdominal CT with all 15 organs of AMOS and their exact labels.
+    """Make a synthetic abdominal CT with the 15 organs of AMOS and their exact labels.
 
     Writes ct.nii.gz (HU), labels.nii.gz (AMOS labels 1 to 15) and person.json (who was drawn). No patient is
     involved. The same arguments give the same voxels.
     """
     with progress_bar() as progress:
-        write_phantom(out, seed, spacing_of(spacing), orientation, phase, noise, tilt, overwrite, progress)
+        write_phantom(
+            out, seed, spacing_of(spacing), orientation, phase, noise, tilt, overwrite, progress, words(missing)
+        )
     say_plain(f"The phantom is in {out}: ct.nii.gz, labels.nii.gz and {PERSON}.")
 
 
@@ -52,6 +58,7 @@ def write_phantom(
     tilt_degrees: float = 0.0,
     overwrite: bool = False,
     progress: Report | None = None,
+    missing: tuple[str, ...] = (),
 ) -> None:
     """Make the folder ``out`` with a phantom; the arguments are those of ``phantom.case.generate``.
 
@@ -62,7 +69,7 @@ def write_phantom(
 
     with new_folder(out, overwrite, recognized_by=PERSON) as folder:
         try:
-            phantom = generate(seed, spacing, orientation, phase, noise_hu, tilt_degrees, progress)
+            phantom = generate(seed, spacing, orientation, phase, noise_hu, tilt_degrees, progress, missing=missing)
         except ValueError as error:
             raise UserError(f"Such a phantom cannot be made: {error}.", "See dca phantom --help.") from None
         write_image(phantom.ct, folder / "ct.nii.gz")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UserError
+from ..review_file import Review
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
 from .values import whole_numbers, words
@@ -21,6 +22,8 @@ EXAMPLES = "Example: dca segment ct.nii.gz -o result/ --organs liver,spleen"
 # Groups of options on the help page.
 _MAPS = "Maps"
 _WINDOWS = "Network and sliding window"
+
+_SHOWN_PLACES = 20
 
 Output = Literal["aggregated", "experts"]
 Weighting = Literal["gaussian", "constant"]
@@ -54,6 +57,12 @@ def run(
         bool,
         typer.Option(
             "--no-disagreement", help="No map of where experts and final decoder disagree.", rich_help_panel=_MAPS
+        ),
+    ] = False,
+    review: Annotated[
+        bool,
+        typer.Option(
+            "--review", help="List the places most likely wrong: review.json and two images.", rich_help_panel=_MAPS
         ),
     ] = False,
     no_scene: Annotated[
@@ -99,6 +108,7 @@ def run(
         deciding_expert=not no_deciding_expert,
         entropy=not no_entropy,
         disagreement=not no_disagreement,
+        review=review,
         output_of=result_of,
         overlap=overlap,
         weighting=weighting,
@@ -121,6 +131,7 @@ def segment_ct(
     deciding_expert: bool = True,
     entropy: bool = True,
     disagreement: bool = True,
+    review: bool = False,
     output_of: Output = "aggregated",
     overlap: float = 0.5,
     weighting: Weighting = "gaussian",
@@ -140,6 +151,7 @@ def segment_ct(
         deciding_expert=deciding_expert,
         entropy=entropy,
         disagreement=disagreement,
+        review=review,
         organs=organs,
     )
     model = load(bundle)
@@ -151,6 +163,8 @@ def segment_ct(
     for message in (*result.warnings, *also.messages, about):
         warn(message)
     _print_volumes(result)
+    if result.review is not None:
+        print_review(result.review.review)
     say_plain(f"Took {sum(result.seconds.values()):.0f} s on {result.device}.")
     say_plain(f"The results are in {out}.")
 
@@ -170,3 +184,19 @@ def _print_volumes(result: Result) -> None:
         mean = "" if each.mean_hu is None else f"{each.mean_hu:.0f}"
         shown.add_row(each.organ.name, f"{each.ml:.1f}", mean, each.note)
     output().print(shown)
+
+
+def print_review(review: Review) -> None:
+    """The first places to check, as a table, and what is to be said of whole organs."""
+    shown = table(
+        f"Places to check: {len(review.places)}", "#", "Organ", "ml", "Position (LPS, mm)", "Why", numbers=("#", "ml")
+    )
+    for place in review.places[:_SHOWN_PLACES]:
+        position = ", ".join(f"{value:.0f}" for value in place.position_mm)
+        why = " ".join(reason.text for reason in place.reasons[:2])
+        if place.alternative is not None:
+            why += f" {place.alternative.text}"
+        shown.add_row(str(place.rank), place.name, f"{place.ml:.1f}", position, why)
+    output().print(shown)
+    for note in review.organs:
+        say_plain(f"{note.organ}: {' '.join(note.notes)}")

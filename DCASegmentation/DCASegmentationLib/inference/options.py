@@ -25,6 +25,7 @@ class SegmentOptions:
     ``average``: whether logits or probabilities of overlapping windows are averaged (paper: probabilities).
     ``attention_levels``: levels whose attention maps are kept, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full).
     ``deciding_expert``, ``entropy``, ``disagreement``: further maps to make.
+    ``review``: whether places to check are looked for (see ``review_file``).
     ``organs``: keys of the organs to keep in the labels; None keeps all.
 
     Raises UserError for values that do not fit.
@@ -38,6 +39,7 @@ class SegmentOptions:
     deciding_expert: bool = False
     entropy: bool = False
     disagreement: bool = False
+    review: bool = False
     # On CPUs torch's convolutions take twice the time for each window that comes alone.
     batch: int = 2
     organs: tuple[str, ...] | None = None

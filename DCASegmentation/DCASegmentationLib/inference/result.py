@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import SimpleITK as sitk
 
 from .measurements import OrganMeasurement
+from .review.making import ReviewResult
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Result:
     over the experts), ``deciding_expert`` (uint8: 0 background, 1 head, 2 medium, 3 tail), ``entropy`` and
     ``disagreement`` (float32, 0 to 1) lie on the model grid and are there if they were asked for.
     ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase.
+    ``review`` holds the places to check, None if they were not asked for.
     """
 
     labels: sitk.Image
@@ -26,6 +28,7 @@ class Result:
     deciding_expert: sitk.Image | None = None
     entropy: sitk.Image | None = None
     disagreement: sitk.Image | None = None
+    review: ReviewResult | None = None
     attention_by_organ: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from .maps import MapsOnModelGrid
 from .measurements import measure
 from .options import SegmentOptions
 from .result import Result
+from .review.gathering import ReviewGathering, options_with_evidence
 from .slab import Planes, averaged_planes
 from .stopwatch import Stopwatch
 from .window_prediction import OTHER, RESULT, WindowPrediction, attention_name
@@ -110,7 +111,9 @@ class Segmenter:
         warnings: list[str] = []
         _tell(progress, 0.0, "Resampling")
         with clock.phase("load network"):
-            predict = WindowPrediction(self._network_on, options, self.device, warnings.append)
+            network = self._network_on(self.device.torch_device)
+            needed = options_with_evidence(options, network)
+            predict = WindowPrediction(self._network_on, needed, self.device, warnings.append)
         with clock.phase("resampling"):
             ct_grid = Grid.of(ct)
             grid = model_grid(ct, metadata.spacing, metadata.orientation)
@@ -123,6 +126,10 @@ class Segmenter:
 
         label_array = np.zeros(ct.GetSize()[::-1], dtype=np.uint8)
         labels = LabelsOnCTGrid(canonical_view(label_array, ct_grid, metadata.orientation), ct_grid, grid, kept)
+        gathering = None
+        if options.review:
+            owners = network.options["owners"]
+            gathering = ReviewGathering(needed, metadata.vocabulary, owners, ct_grid, grid, metadata.orientation)
         maps = MapsOnModelGrid(
             volume.shape,
             metadata.vocabulary,
@@ -148,13 +155,17 @@ class Segmenter:
             for z, planes in averaged_planes(
                 volume, metadata.patch, timed_predict, options.overlap, options.weighting, options.batch, on_window
             ):
-                self._take_plane(z, planes, options, labels, maps, clock)
+                self._take_plane(z, planes, options, needed, labels, maps, gathering, clock)
 
         _tell(progress, _WINDOWS_DONE, "Finishing")
         with clock.phase("measuring"):
             measurements = measure(
                 label_array, sitk.GetArrayViewFromImage(ct), ct_grid.volume_ml_per_voxel, metadata.vocabulary
             )
+        review = None
+        if gathering is not None:
+            with clock.phase("review"):
+                review = gathering.finish(label_array, measurements)
         result = Result(
             labels=ct_grid.image_of(label_array),
             measurements=measurements,
@@ -166,6 +177,7 @@ class Segmenter:
             deciding_expert=grid.image_of(maps.deciding_expert) if maps.deciding_expert is not None else None,
             entropy=grid.image_of(maps.entropy) if maps.entropy is not None else None,
             disagreement=grid.image_of(maps.disagreement) if maps.disagreement is not None else None,
+            review=review,
             attention_by_organ=maps.attention_by_organ(),
             seconds=clock.seconds,
             warnings=warnings,
@@ -183,8 +195,10 @@ class Segmenter:
         z: int,
         planes: Planes,
         options: SegmentOptions,
+        needed: SegmentOptions,
         labels: LabelsOnCTGrid,
         maps: MapsOnModelGrid,
+        gathering: ReviewGathering | None,
         clock: Stopwatch,
     ) -> None:
         def probabilities(name: str) -> NDArray[np.float32]:
@@ -194,15 +208,17 @@ class Segmenter:
         result = probabilities(RESULT)
         with clock.phase("labels on the CT's grid"):
             labels.add(z, result)
-        if not options.wants_maps:
+        if not needed.wants_maps and gathering is None:
             return
-        with clock.phase("maps"):
-            maps.add(
-                z,
-                result,
-                {level: planes[attention_name(level)].cpu().numpy() for level in options.levels_needed},
-                probabilities(OTHER) if options.disagreement else None,
-            )
+        other = probabilities(OTHER) if needed.disagreement else None
+        attention = {level: planes[attention_name(level)].cpu().numpy() for level in needed.levels_needed}
+        if options.wants_maps:
+            with clock.phase("maps"):
+                asked = {level: attention[level] for level in options.levels_needed}
+                maps.add(z, result, asked, other)
+        if gathering is not None:
+            with clock.phase("review"):
+                gathering.add(z, result, other, attention[max(attention)] if attention else None)
 
 
 def _sides(size: tuple[int, ...] | torch.Size) -> str:

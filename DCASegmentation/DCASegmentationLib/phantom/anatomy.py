@@ -39,11 +39,16 @@ class Anatomy:
     structures: tuple[Structure, ...]
 
     @classmethod
-    def of(cls, person: Person) -> Anatomy:
-        """Build the anatomy and move each organ's surface until its volume is the person's."""
+    def of(cls, person: Person, missing: frozenset[str] = frozenset()) -> Anatomy:
+        """Build the anatomy and move each organ's surface until its volume is the person's.
+
+        The organs whose keys are ``missing`` were taken out: what is laid later, or fat, has their room.
+        """
         body, posture = Body(person), Posture.of(person)
         placed: list[Structure] = []
         for structure in _structures(person):
+            if structure.label and structure.key in missing:
+                continue
             placed.append(_fitted(structure, placed, body, posture))
         return cls(person, body, posture, tuple(placed))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -10,6 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import Cancelled
+from ..organs import AMOS
 from .anatomy import Anatomy
 from .contrast import Contrast
 from .noise import add_noise
@@ -38,23 +39,27 @@ def generate(
     tilt_degrees: float = 0.0,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    missing: Collection[str] = (),
 ) -> Phantom:
-    """A synthetic abdominal CT with all 15 organs of AMOS; the same arguments give the same voxels.
+    """A synthetic abdominal CT with the 15 organs of AMOS; the same arguments give the same voxels.
 
     ``seed`` (0 or above) says who the person is, whatever the other arguments. ``spacing`` (mm) and ``orientation``
     (three letters, the directions the index axes run in) belong to the image's axes in order. ``phase``: none,
     arterial, portal_venous or delayed. ``noise_hu``: SD of the noise. ``tilt_degrees`` (-30 to 30): gives oblique
-    direction cosines. The label of a voxel is that of the structure its center lies in.
+    direction cosines. ``missing``: keys of the organs this person has lost to surgery. The label of a voxel is that of
+    the structure its center lies in.
     ``progress(fraction, message)`` and ``cancelled()`` are called between slabs of the scan.
     Raises ValueError for arguments that make no scan and Cancelled when told to stop.
     """
     if seed < 0:
         raise ValueError(f"seed must be 0 or above, not {seed}")
+    if unknown := sorted(set(missing) - set(AMOS.by_key)):
+        raise ValueError(f"missing must name organs of AMOS, not {unknown[0]!r}")
     person = Person.draw(seed)
     contrast = Contrast.of(person, phase)
     tell = partial(_tell, progress, cancelled)
     tell(0.0)
-    anatomy = _anatomy(seed)
+    anatomy = _anatomy(seed, frozenset(missing))
     scan = Scan.around(anatomy, spacing, orientation, tilt_degrees)
     clean, labels = paint(scan, anatomy, contrast, lambda share: tell(0.1 + 0.85 * share))
     hu = add_noise(clean, spacing, noise_hu, stream(seed, "noise"))
@@ -64,9 +69,9 @@ def generate(
 
 
 @lru_cache(maxsize=4)
-def _anatomy(seed: int) -> Anatomy:
+def _anatomy(seed: int, missing: frozenset[str]) -> Anatomy:
     """Building a person takes a second or two; one who is scanned again is remembered."""
-    return Anatomy.of(Person.draw(seed))
+    return Anatomy.of(Person.draw(seed), missing)
 
 
 def _tell(progress: Progress | None, cancelled: Callable[[], bool] | None, fraction: float) -> None:

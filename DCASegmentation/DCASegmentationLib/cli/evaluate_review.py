@@ -1,0 +1,123 @@
+"""``dca evaluate-review``: whether the places to check lead to what is wrong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ImageError, UserError
+from .bundle import load
+from .console import output, progress_bar, say_plain, table
+
+if TYPE_CHECKING:
+    from ..evaluation.review_measurement import ReviewMeasurement
+    from ..inference.segmenter import Segmenter
+
+NAME = "evaluate-review"
+EXAMPLES = "Example: dca evaluate-review --phantoms 12 -o reach/"
+
+# By this file an earlier folder is known.
+_SUMMARY = "reach.json"
+_USUAL_PHANTOMS = 12
+
+
+def run(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make: reach.csv, reach.json, reach.png.")],
+    bundle: Annotated[str | None, typer.Option(help="Folder or name of the model. Else the default one.")] = None,
+    phantoms: Annotated[
+        int | None, typer.Option(min=1, help="So many synthetic people unlike the training's. 12 unless --ct is given.")
+    ] = None,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="The people on which the scoring was chosen, not those for reporting.")
+    ] = False,
+    ct: Annotated[Path | None, typer.Option(help="A labelled CT of your own instead.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="The label map of that CT.")] = None,
+    label_table: Annotated[
+        Path | None, typer.Option(help="Table (columns id and name) of that label map, if its numbers are others.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
+) -> None:
+    """Measure which share of the errors lies in the first 5, 10 and 20 places to check.
+
+    Beside the review's own order: the same places at random, by size and by entropy, and places made of the entropy
+    alone. On synthetic people with thicker slices, more noise, other contrast and missing organs than in training, or
+    on a labelled CT. Where labels come from another network, this is agreement with that network.
+    """
+    from ..evaluation.figures.review_curve import review_curve
+    from ..evaluation.review_cases import REPORT_SEEDS, TUNING_SEEDS
+    from ..evaluation.review_measurement import ReviewMeasurement, measure_on_phantoms
+    from ..imaging.writing import new_folder, write_json
+    from ..inference.allocator import keep_freed_memory
+    from ..inference.segmenter import Segmenter
+
+    if (ct is None) != (labels is None):
+        raise UserError("A CT and its label map go together.", "Give both --ct and --labels.")
+    if ct is not None and (phantoms is not None or tuning):
+        raise UserError("Phantoms and a CT of your own are measured apart.", "Give --ct, or --phantoms.")
+    if label_table is not None and labels is None:
+        raise UserError("--label-table is for --labels.", "Give --ct and --labels too.")
+    keep_freed_memory()
+    model = load(bundle)
+    segmenter = Segmenter(model, device)
+    measured = ReviewMeasurement()
+    first_seed = TUNING_SEEDS if tuning else REPORT_SEEDS
+    with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:
+        with progress_bar() as progress:
+            if ct is not None and labels is not None:
+                _add_own(measured, segmenter, ct, labels, label_table)
+                data = ct.name
+            else:
+                count = phantoms or _USUAL_PHANTOMS
+                measure_on_phantoms(measured, segmenter, count, first_seed, progress)
+                data = f"{count} synthetic people from seed {first_seed}"
+        measured.write_csv(folder / "reach.csv")
+        weights = model.metadata.weights.sha256
+        about = {"data": data, "model": {"name": model.metadata.name, "sha256": weights}}
+        write_json({**about, **measured.to_json()}, folder / _SUMMARY)
+        review_curve(measured, f"{model.metadata.name}: {data}").savefig(folder / "reach.png", dpi=120)
+    _print(measured, f"{model.metadata.name}: {data}")
+    say_plain(f"Written: {out}")
+
+
+def _add_own(
+    measured: ReviewMeasurement, segmenter: Segmenter, ct_path: Path, labels_path: Path, label_table: Path | None
+) -> None:
+    from ..evaluation.label_tables import read_table, translated
+    from ..evaluation.review_measurement import add_case
+    from ..imaging.ct_check import check_ct
+    from ..imaging.grid import Grid
+    from ..imaging.reading import read_ct, read_labels
+
+    ct, truth = read_ct(ct_path), read_labels(labels_path)
+    check_ct(ct)
+    if not Grid.of(ct).same_as(Grid.of(truth)):
+        raise ImageError(
+            f"{labels_path.name} does not lie on the grid of {ct_path.name}.", "Resample the label map to the CT."
+        )
+    known = None
+    if label_table is not None:
+        names = read_table(label_table, segmenter.vocabulary)
+        truth, known = translated(truth, names), tuple(sorted(set(names.values())))
+    add_case(measured, segmenter, ct_path.name, ct, truth, known)
+
+
+def _print(measured: ReviewMeasurement, title: str) -> None:
+    from ..evaluation.review_reach import FIRST, ORDERS
+
+    columns = ("Places", "ml", "Errors", "Gross errors", "Organs", "Errors, same ml", "Gross, same ml")
+    shown = table(f"{title}: reached, mean of {len(measured.cases)} cases", "Order", *columns, numbers=columns)
+    for first in FIRST:
+        for order in ORDERS:
+            mean = measured.mean(order, first)
+            shares = ("errors", "gross", "organs", "same_ml_errors", "same_ml_gross")
+            shown.add_row(order, str(first), f"{mean['ml']:.0f}", *(_share(mean[name]) for name in shares))
+        shown.add_section()
+    output().print(shown)
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if math.isfinite(value) else "-"

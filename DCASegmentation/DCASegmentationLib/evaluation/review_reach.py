@@ -1,0 +1,225 @@
+"""How much of what is wrong the first places of a review hold, against other orders of the same places.
+
+What is compared, each taking its first places:
+
+- ``review``: the review's places in its own order.
+- ``random``, ``size``: the same places in random order, and the largest first. They profit from how the review cuts
+  places.
+- ``entropy, same places``: those places too, by falling mean entropy.
+- ``entropy, own places``: places made and ordered by the entropy alone, as without a review: the most uncertain
+  voxels, as many ml as all of the review's places have, joined where voxels of one organ touch as the review's are
+  (without that all of them would be one place), by falling sum of entropy.
+
+A place counts with the voxels of its mask, nothing around it.
+
+The same number of places is one budget; but a large place takes more looking than a small one, so the second budget is
+volume: every order takes places until it has looked at as many ml as the review's first N, the last place in part.
+
+An erroneous voxel is one whose label differs from the truth. Many of them lie along borders that are a voxel of the
+model off; *gross* ones are those that no shift of a border by one voxel of the model, in any direction, would right.
+An organ is wrongly segmented if its Dice is below 0.7, and reached if the places hold a quarter of the voxels on which
+result and truth differ about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from ..imaging.grid import Grid
+from ..imaging.overlap import dice_by_label
+from ..imaging.resampling import resample
+from ..inference.result import Result
+from ..inference.review.components import grown
+from ..inference.review.evidence import Bytes
+from ..inference.review.findings import Findings
+from ..inference.review.making import ranks_on_ct
+from ..inference.review.places import make_places
+from ..inference.review.scoring import Scoring
+from ..organs import Vocabulary
+
+FIRST = (5, 10, 20)
+OURS = "review"
+ORDERS = (OURS, "random", "size", "entropy, own places", "entropy, same places")
+
+_WRONG_BELOW = 0.7
+_REACHED = 0.25
+_SHUFFLES = 200
+
+Amounts = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PlaceContents:
+    """What the places of one case hold; index 0 is outside of all places, then rank 1 to N.
+
+    ``ml``: size. ``errors`` and ``gross``: erroneous voxels, gross ones (on the model grid). ``organ_errors``: for each
+    wrongly segmented organ's key, the voxels on which result and truth differ about it. ``entropy``: mean.
+    """
+
+    ml: Amounts
+    errors: Amounts
+    gross: Amounts
+    entropy: Amounts
+    organ_errors: dict[str, Amounts]
+
+    @property
+    def count(self) -> int:
+        """Number of places."""
+        return len(self.ml) - 1
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Shares (0 to 1) reached by the first ``first`` places of an order, NaN where there is nothing to reach.
+
+    ``same_ml_errors`` and ``same_ml_gross`` are those within as many ml as the review's first places have.
+    """
+
+    case: str
+    order: str
+    first: int
+    ml: float
+    errors: float
+    gross: float
+    organs: float
+    same_ml_errors: float
+    same_ml_gross: float
+
+
+class TruthOfCase:
+    """The truth beside a result that has a review; counts what any map of places holds of what is wrong.
+
+    ``truth`` lies on the CT's grid; ``known`` are the labels it tells of, None for all: others count as background.
+    Raises ValueError without a review.
+    """
+
+    def __init__(
+        self, case: str, result: Result, truth: sitk.Image, vocabulary: Vocabulary, known: Sequence[int] | None = None
+    ) -> None:
+        if result.review is None:
+            raise ValueError("the result needs a review")
+        known = tuple(vocabulary.by_label) if known is None else tuple(known)
+        self.case = case
+        self._result, self._review = result, result.review
+        self._ct = Grid.of(result.labels)
+        self._grid = result.review.grid
+        self._labels = _only(sitk.GetArrayFromImage(result.labels), known)
+        self._true = _only(sitk.GetArrayFromImage(truth), known)
+        on_grid = _only(sitk.GetArrayFromImage(resample(truth, self._grid, "nearest")), known)
+        self._gross = _gross(_only(result.review.evidence.labels, known), on_grid)
+        dice = dice_by_label(self._labels, self._true, len(vocabulary))
+        self.wrong_organs = tuple(organ for organ in vocabulary if dice[organ.label - 1] < _WRONG_BELOW)
+        self.error_ml = float(np.count_nonzero(self._labels != self._true)) * self._ct.volume_ml_per_voxel
+
+    def of_review(self) -> PlaceContents:
+        """What the review's places hold."""
+        return self._contents(sitk.GetArrayFromImage(self._review.places), len(self._review.review.places))
+
+    def of_entropy(self) -> PlaceContents:
+        """What places made of entropy alone hold: the most uncertain voxels, as many ml as the review's places have,
+        joined where those of one organ touch, by falling sum of entropy."""
+        evidence = self._review.evidence
+        voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.places)))
+        wanted = round(voxels * self._ct.volume_ml_per_voxel / self._grid.volume_ml_per_voxel)
+        at_least = np.cumsum(np.bincount(evidence.entropy.ravel(), minlength=256)[::-1])
+        threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
+        alone = copy(evidence)
+        alone.risk, alone.other, alone.disagreement, alone.decider = evidence.entropy, None, None, None
+        scoring = Scoring(threshold / 255, 0.0, smallest_ml=Scoring.smallest_ml, organ_share=0.0)
+        made = make_places(alone, Findings(), {}, self._grid, scoring, "")
+        ranks, kept = ranks_on_ct(made, self._grid, self._ct)
+        return self._contents(ranks, len(kept))
+
+    def _contents(self, ranks: Bytes, count: int) -> PlaceContents:
+        wrong = self._labels != self._true
+
+        def inside(mask: NDArray[np.bool_]) -> Amounts:
+            return np.bincount(ranks[mask], minlength=count + 1).astype(float)
+
+        model_ranks = sitk.GetArrayFromImage(resample(self._ct.image_of(ranks), self._grid, "nearest"))
+        voxels = np.bincount(model_ranks.ravel(), minlength=count + 1)
+        entropy = np.bincount(model_ranks.ravel(), self._review.evidence.entropy.ravel(), count + 1)
+        return PlaceContents(
+            ml=np.bincount(ranks.ravel(), minlength=count + 1).astype(float) * self._ct.volume_ml_per_voxel,
+            errors=inside(wrong),
+            gross=np.bincount(model_ranks[self._gross], minlength=count + 1).astype(float),
+            entropy=entropy / np.maximum(voxels, 1),
+            organ_errors={
+                organ.key: inside((self._labels == organ.label) != (self._true == organ.label))
+                for organ in self.wrong_organs
+            },
+        )
+
+
+def reached(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
+    """What each order reaches within the first places; for ``random`` the mean over 200 orders."""
+    ours, entropy = truth.of_review(), truth.of_entropy()
+    ranks = np.arange(1, ours.count + 1)
+    orders = {
+        OURS: (ours, [ranks]),
+        "random": (ours, [np.random.default_rng(seed).permutation(ranks) for seed in range(_SHUFFLES)]),
+        "size": (ours, [_falling(ours.ml[1:])]),
+        "entropy, own places": (entropy, [np.arange(1, entropy.count + 1)]),
+        "entropy, same places": (ours, [_falling(ours.entropy[1:])]),
+    }
+    found = []
+    for name in ORDERS:
+        contents, alike = orders[name]
+        for number in first:
+            budget = float(ours.ml[ranks[:number]].sum())
+            rows = np.array([_of_order(contents, order, number, budget) for order in alike])
+            found.append(Reached(truth.case, name, number, *rows.mean(axis=0).tolist()))
+    return found
+
+
+def _of_order(contents: PlaceContents, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
+    chosen = order[:number]
+    organs = [amounts[chosen].sum() >= _REACHED * amounts.sum() for amounts in contents.organ_errors.values()]
+    weights = _within(contents.ml[order], budget_ml)
+    return [
+        float(contents.ml[chosen].sum()),
+        _share(contents.errors[chosen].sum(), contents.errors.sum()),
+        _share(contents.gross[chosen].sum(), contents.gross.sum()),
+        float(np.mean(organs)) if organs else float("nan"),
+        _share((contents.errors[order] * weights).sum(), contents.errors.sum()),
+        _share((contents.gross[order] * weights).sum(), contents.gross.sum()),
+    ]
+
+
+def _within(ml: Amounts, budget_ml: float) -> Amounts:
+    """How much of each place, 0 to 1, is looked at before the budget is spent."""
+    before = np.concatenate([[0.0], np.cumsum(ml)[:-1]])
+    return np.clip((budget_ml - before) / np.maximum(ml, 1e-9), 0.0, 1.0)
+
+
+def _falling(values: Amounts) -> NDArray[np.intp]:
+    return np.argsort(-values, kind="stable") + 1
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _only(labels: NDArray[np.uint8], known: Sequence[int]) -> NDArray[np.uint8]:
+    table = np.zeros(int(labels.max(initial=0)) + 1, np.uint8)
+    kept = [label for label in known if label < len(table)]
+    table[kept] = kept
+    return table[labels]
+
+
+def _gross(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Erroneous voxels whose label the truth has nowhere next to them, or whose true label the result has nowhere."""
+    wrong = labels != truth
+    shifted = np.zeros_like(wrong)
+    for label in np.unique(labels[wrong]) if wrong.any() else ():
+        shifted |= (labels == label) & grown(truth == label)
+    back = np.zeros_like(wrong)
+    for label in np.unique(truth[wrong]) if wrong.any() else ():
+        back |= (truth == label) & grown(labels == label)
+    return wrong & ~(shifted & back)

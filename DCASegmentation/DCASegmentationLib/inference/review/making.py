@@ -1,0 +1,207 @@
+"""The review of one segmentation: places on the CT's grid, their list, and the suggested label map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...imaging.grid import Grid
+from ...imaging.resampling import resample
+from ...organs import Vocabulary
+from ...review_file import Alternative, OrganNote, Place, Point, Review
+from ..measurements import OrganMeasurement
+from .components import Box, Mask
+from .evidence import Bytes, Evidence
+from .findings import find
+from .places import NO_SUGGESTION, Candidate, Candidates, make_places
+from .scoring import Scoring
+
+# A suggestion that changes less than this share of its place is not worth a click.
+_WORTH_A_CLICK = 0.05
+_NAMED_ML = 0.05
+
+
+@dataclass(frozen=True)
+class ReviewResult:
+    """The list, and on the CT's grid (uint8) ``places``, the rank of each voxel's place or 0, and ``alternative``,
+    the labels with every suggestion accepted. ``evidence``, on the model's ``grid``, is what
+    it was made from."""
+
+    review: Review
+    places: sitk.Image
+    alternative: sitk.Image
+    evidence: Evidence
+    grid: Grid
+
+
+def make_review(
+    evidence: Evidence,
+    labels: Bytes,
+    other_labels: Bytes | None,
+    ct: Grid,
+    grid: Grid,
+    measurements: tuple[OrganMeasurement, ...],
+    owners: Sequence[Sequence[int]],
+    other_is_experts: bool = True,
+    scoring: Scoring = Scoring(),  # noqa: B008 - frozen
+) -> ReviewResult:
+    """Find the places to check.
+
+    ``labels`` are the result and ``other_labels`` the other prediction's labels, None without one, both (z, y, x) on
+    ``ct``; ``other_labels`` is overwritten. ``evidence`` lies on ``grid``. ``owners`` are the labels of the head,
+    medium and tail expert; ``other_is_experts`` says that the other prediction is the stitched experts'.
+    """
+    other_name = "experts" if other_is_experts else "decoder's probabilities"
+    groups = {label: slot for slot, owned in enumerate(owners, start=1) for label in owned}
+    findings = find(evidence, grid, measurements, scoring, other_name)
+    candidates = make_places(evidence, findings, groups, grid, scoring, other_name)
+    ranks, kept = ranks_on_ct(candidates, grid, ct)
+    alternative = _suggested(candidates, ranks, labels, other_labels, grid, ct)
+    source = "experts" if other_is_experts else "decoder"
+    boxes = _boxes(ct.image_of(ranks))
+    places = [
+        _place(
+            rank, candidate, boxes[rank], ranks, alternative, labels, ct, grid, source, evidence.vocabulary, candidates
+        )
+        for rank, candidate in enumerate(kept, start=1)
+    ]
+    for place in places:
+        if place.alternative is None:
+            box = boxes[place.rank]
+            np.copyto(alternative[box], labels[box], where=ranks[box] == place.rank)
+    notes = tuple(
+        OrganNote(each.organ.key, each.organ.label, round(each.ml, 3), tuple(findings.notes[each.organ.key]))
+        for each in measurements
+        if each.organ.key in findings.notes
+    )
+    review = Review(evidence.vocabulary.name, _geometry(ct), tuple(places), notes)
+    return ReviewResult(review, ct.image_of(ranks), ct.image_of(alternative), evidence, grid)
+
+
+def ranks_on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Bytes, list[Candidate]]:
+    """Ranks on the CT's grid, and the candidates that have a voxel there: a coarse CT can pass between theirs."""
+    image = resample(grid.image_of(candidates.map), ct, "nearest", outside=0)
+    numbers = sitk.GetArrayFromImage(image)
+    present = set(np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)))
+    kept = [candidate for candidate in candidates.places if candidate.number in present]
+    renumbered = np.zeros(256, np.uint8)
+    for rank, candidate in enumerate(kept, start=1):
+        renumbered[candidate.number] = rank
+    return renumbered[numbers], kept
+
+
+def _suggested(
+    candidates: Candidates, ranks: Bytes, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid
+) -> Bytes:
+    """``labels`` with the other prediction's labels within places, and anatomy's suggestions above them."""
+    if other_labels is None:
+        alternative = labels.copy()
+    else:
+        alternative = other_labels
+        np.copyto(alternative, labels, where=ranks == 0)
+    if (candidates.suggestions == NO_SUGGESTION).all():
+        return alternative
+    anatomy = sitk.GetArrayViewFromImage(
+        wanted := resample(grid.image_of(candidates.suggestions), ct, "nearest", outside=NO_SUGGESTION)
+    )
+    # Removing is for what is there, filling for what is not; at their rim the finer grid knows better.
+    says = (anatomy != NO_SUGGESTION) & (ranks > 0) & ((anatomy == 0) | (labels == 0))
+    np.copyto(alternative, anatomy, where=says)
+    del wanted
+    return alternative
+
+
+def _place(
+    rank: int,
+    candidate: Candidate,
+    box: Box,
+    ranks: Bytes,
+    alternative: Bytes,
+    labels: Bytes,
+    ct: Grid,
+    grid: Grid,
+    source: str,
+    vocabulary: Vocabulary,
+    candidates: Candidates,
+) -> Place:
+    inside = ranks[box] == rank
+    ml = float(np.count_nonzero(inside)) * ct.volume_ml_per_voxel
+    first = np.array([part.start for part in reversed(box)])
+    last = np.array([part.stop - 1 for part in reversed(box)])
+    corners = np.array([_millimeters(ct, np.where(pick, last + 0.5, first - 0.5)) for pick in np.ndindex(2, 2, 2)])
+    anatomy = candidates.suggestions[candidates.map == candidate.number] != NO_SUGGESTION
+    return Place(
+        rank=rank,
+        organ=candidate.organ.key,
+        label=candidate.organ.label,
+        name=candidate.organ.name,
+        score=round(candidate.score, 4),
+        expected_wrong_ml=round(min(candidate.expected_wrong_ml, ml), 4),
+        ml=round(ml, 4),
+        position_mm=_position(candidate, inside, first, ct, grid),
+        box_mm=(_point(corners.min(axis=0)), _point(corners.max(axis=0))),
+        box_voxels=(tuple(first.tolist()), tuple(last.tolist())),
+        reasons=candidate.reasons,
+        alternative=_alternative(
+            alternative[box][inside], labels[box][inside], ct, "anatomy" if anatomy.any() else source, vocabulary
+        ),
+    )
+
+
+def _position(candidate: Candidate, inside: Mask, first: np.ndarray, ct: Grid, grid: Grid) -> Point:
+    """Center of the voxel of the place on the CT's grid that is nearest to the candidate's spot."""
+    spot = _millimeters(grid, np.array(candidate.spot[::-1]))
+    voxels = np.argwhere(inside)[:, ::-1] + first
+    away = (voxels - np.linalg.solve(ct.axes * np.array(ct.spacing), spot - np.array(ct.origin))) * np.array(ct.spacing)
+    return _point(_millimeters(ct, voxels[int(np.round((away**2).sum(axis=1), 3).argmin())]))
+
+
+def _boxes(ranks: sitk.Image) -> dict[int, Box]:
+    """The box around each rank's voxels."""
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.Execute(ranks)
+    boxes = {}
+    for rank in shapes.GetLabels():
+        i, j, k, *size = shapes.GetBoundingBox(rank)
+        boxes[int(rank)] = (slice(k, k + size[2]), slice(j, j + size[1]), slice(i, i + size[0]))
+    return boxes
+
+
+def _alternative(wanted: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary) -> Alternative | None:
+    changed = wanted[wanted != labels]
+    if changed.size * ct.volume_ml_per_voxel < max(_WORTH_A_CLICK * labels.size * ct.volume_ml_per_voxel, _NAMED_ML):
+        return None
+    counts = np.bincount(changed, minlength=len(vocabulary) + 1)
+    written = sorted(np.flatnonzero(counts).tolist(), key=lambda label: (-counts[label], label))
+    ml = counts * ct.volume_ml_per_voxel
+    what = ", ".join(
+        f"{_name(vocabulary, label)} ({ml[label]:.1f} ml)" for label in written[:3] if ml[label] >= _NAMED_ML
+    )
+    who = {"experts": "The experts hold", "decoder": "The decoder holds", "anatomy": "Suggested:"}
+    return Alternative(source, tuple(written), round(float(ml.sum()), 4), f"{who[source]} {what}.")
+
+
+def _name(vocabulary: Vocabulary, label: int) -> str:
+    return "background" if label == 0 else vocabulary.by_label[label].name
+
+
+def _millimeters(grid: Grid, index: np.ndarray) -> np.ndarray:
+    """The position in mm (LPS) of an index (i, j, k), which may lie between voxels."""
+    return np.array(grid.origin) + grid.axes @ (index * np.array(grid.spacing))
+
+
+def _point(values: np.ndarray) -> Point:
+    x, y, z = (round(float(value), 3) for value in values)
+    return x, y, z
+
+
+def _geometry(grid: Grid) -> dict[str, list[float] | list[int]]:
+    return {
+        "size": list(grid.size),
+        "spacing_mm": list(grid.spacing),
+        "origin_mm": list(grid.origin),
+        "direction": list(grid.direction),
+    }

@@ -1,0 +1,75 @@
+"""What the network itself says about places, in words."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...review_file import Reason
+from ..maps import EXPERTS
+from .evidence import Bytes, Evidence
+
+# Shares of a place from which a reason is told.
+_DISAGREES = 0.2
+_ATTENTION = 0.5
+# Attention that does this everywhere in the scan's organs says nothing about one place.
+_MORE_THAN_USUAL = 1.25
+_UNDECIDED = 0.5
+"""Attention of the deciding expert below which nobody has decided."""
+
+
+def network_reasons(
+    evidence: Evidence, ranks: Bytes, count: int, owners: dict[int, int], other_name: str
+) -> dict[int, list[Reason]]:
+    """For each place 1 to ``count`` of ``ranks``: disagreement, attention of the wrong group, and how unsure it is."""
+    size = np.maximum(_counts(ranks, np.ones(ranks.shape, bool), count), 1)
+    unsure = np.bincount(ranks.ravel(), weights=evidence.risk.ravel(), minlength=count + 1) / 255 / size
+    reasons: dict[int, list[Reason]] = {number: [] for number in range(1, count + 1)}
+    if evidence.other is not None:
+        differ = _counts(ranks, evidence.other != evidence.labels, count) / size
+        for number in range(1, count + 1):
+            if differ[number] >= _DISAGREES:
+                text = f"The {other_name} say something else in {differ[number]:.0%} of it."
+                reasons[number].append(Reason("disagreement", text))
+    if evidence.decider is not None and evidence.attention is not None:
+        _attention_reasons(reasons, evidence, ranks, count, owners, size)
+    for number in range(1, count + 1):
+        reasons[number].append(Reason("uncertain", f"On average {unsure[number]:.0%} likely to be wrong."))
+    return reasons
+
+
+def _attention_reasons(
+    reasons: dict[int, list[Reason]],
+    evidence: Evidence,
+    ranks: Bytes,
+    count: int,
+    owners: dict[int, int],
+    size: NDArray[np.int64],
+) -> None:
+    assert evidence.decider is not None and evidence.attention is not None
+    owner_of = np.zeros(256, np.uint8)
+    for label, owner in owners.items():
+        owner_of[label] = owner
+    organ = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
+    foreign = evidence.decider != owner_of[organ]
+    undecided = evidence.attention < _UNDECIDED * 255
+    organs = evidence.labels > 0
+    total = max(int(np.count_nonzero(organs)), 1)
+    usual_foreign = np.count_nonzero(foreign & organs) / total
+    usual_undecided = np.count_nonzero(undecided & organs) / total
+    foreign_share = _counts(ranks, foreign, count) / size
+    undecided_share = _counts(ranks, undecided, count) / size
+    deciders = np.stack([_counts(ranks, foreign & (evidence.decider == slot), count) for slot in (1, 2, 3)])
+    for number in range(1, count + 1):
+        if foreign_share[number] >= max(_ATTENTION, _MORE_THAN_USUAL * usual_foreign):
+            expert = EXPERTS[int(deciders[:, number].argmax())]
+            text = f"The {expert} expert decides in {foreign_share[number]:.0%} of it, which is not its organ."
+            reasons[number].append(Reason("foreign_expert", text))
+        if undecided_share[number] >= max(_ATTENTION, _MORE_THAN_USUAL * usual_undecided):
+            text = f"In {undecided_share[number]:.0%} of it no expert has half of the attention."
+            reasons[number].append(Reason("undecided", text))
+
+
+def _counts(ranks: Bytes, mask: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
+    """How many voxels of each place are in ``mask``; index 0 is outside of places."""
+    return np.bincount(ranks[mask], minlength=count + 1)

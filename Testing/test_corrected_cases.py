@@ -1,0 +1,143 @@
+"""Corrected cases in a folder that MONAI can read, and that two writers at once cannot spoil."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import ImageError, OutputError, UserError
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.organs import AMOS, SYNAPSE
+from DCASegmentationLib.training.corrected_cases import TouchedPlace, add_corrected_case, read_dataset
+from monai.data import load_decathlon_datalist
+
+GRID = Grid((10, 9, 8), (2.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1, 0, 0, 0, -1, 0, 0, 0, 1))
+LIVER, SPLEEN, BLADDER = (AMOS.by_key[key].label for key in ("liver", "spleen", "bladder"))
+MODEL = ("dca-synthetic", "ab" * 32)
+
+
+def ct():
+    image = GRID.image_of(np.arange(720, dtype=np.int16).reshape(GRID.shape))
+    image.SetMetaData("0010|0010", "Doe^Jane")
+    return image
+
+
+def labels():
+    array = np.zeros(GRID.shape, np.uint8)
+    array[2:5], array[5:7], array[7] = LIVER, SPLEEN, BLADDER
+    return GRID.image_of(array)
+
+
+def add(folder, name="case-1", **changes):
+    arguments = {"vocabulary": AMOS, "reviewed": ("liver", "bladder", "gallbladder"), "model": MODEL} | changes
+    image, label_map = arguments.pop("ct", ct()), arguments.pop("labels", labels())
+    return add_corrected_case(folder, name, image, label_map, **arguments)
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_added_is_read_back(tmp_path):
+    add(tmp_path, places=(TouchedPlace(3, "liver", "corrected"),))
+    (case,) = read_dataset(tmp_path)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(case.image))), sitk.GetArrayFromImage(ct()))
+    assert Grid.of(sitk.ReadImage(str(case.label))).same_as(GRID)
+    assert (case.model, case.model_sha256) == MODEL
+    assert case.reviewed == ("gallbladder", "liver", "bladder")
+    assert case.places == (TouchedPlace(3, "liver", "corrected"),)
+
+
+def test_organs_that_nobody_reviewed_are_unknown_and_not_in_the_map(tmp_path):
+    case = add(tmp_path)
+    assert set(case.unknown) == set(AMOS.by_label) - {LIVER, BLADDER, AMOS.by_key["gallbladder"].label}
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(case.label)))
+    assert set(np.unique(written)) == {0, LIVER, BLADDER}
+    assert (written[5:7] == 0).all(), "the spleen was not reviewed"
+
+
+def test_monai_reads_the_list(tmp_path):
+    add(tmp_path)
+    (entry,) = load_decathlon_datalist(str(tmp_path / "dataset.json"), is_segmentation=True)
+    case = read_dataset(tmp_path)[0]
+    assert (entry["image"], entry["label"]) == (str(case.image), str(case.label))
+    assert tuple(entry["unknown"]) == case.unknown
+
+
+def test_nobody_can_be_found_out_from_what_is_written(tmp_path):
+    case = add(tmp_path)
+    image = sitk.ReadImage(str(case.image))
+    assert not any("Doe" in image.GetMetaData(key) for key in image.GetMetaDataKeys())
+    for name, content in tree(tmp_path).items():
+        assert b"Doe" not in content
+        if name.endswith(".json"):
+            assert str(tmp_path).encode() not in content
+
+
+def test_a_case_is_never_replaced(tmp_path):
+    add(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match="exists already"):
+        add(tmp_path, reviewed=("spleen",))
+    assert tree(tmp_path) == before
+
+
+def test_two_writers_at_once_lose_nothing(tmp_path):
+    names = [f"case-{number}" for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda name: add(tmp_path, name), names))
+    assert [case.name for case in read_dataset(tmp_path)] == sorted(names)
+    listed = json.loads((tmp_path / "dataset.json").read_text())
+    assert len(listed["training"]) == listed["numTraining"] == len(names)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        ({"reviewed": ()}, UserError, "No organ"),
+        ({"reviewed": ("heart",)}, UserError, "no organ 'heart'"),
+        ({"name": "../elsewhere"}, UserError, "cannot be called"),
+        ({"name": ""}, UserError, "cannot be called"),
+        ({"labels": GRID.image_of(np.full(GRID.shape, 16, np.uint8))}, UserError, "hold 16"),
+        ({"labels": sitk.Image(10, 9, 8, sitk.sitkUInt8)}, ImageError, "grid"),
+    ],
+    ids=["nothing reviewed", "unknown organ", "a way out", "no name", "unknown label", "other grid"],
+)
+def test_what_cannot_be_used_is_refused_and_leaves_nothing(wrong, error, said, tmp_path):
+    with pytest.raises(error, match=said) as caught:
+        add(tmp_path, **wrong)
+    assert caught.value.remedy
+    assert tree(tmp_path) == {}
+
+
+def test_a_folder_is_of_one_vocabulary(tmp_path):
+    add(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="cases of AMOS"):
+        add(
+            tmp_path,
+            "other",
+            vocabulary=SYNAPSE,
+            reviewed=("liver",),
+            labels=GRID.image_of(np.zeros(GRID.shape, np.uint8)),
+        )
+    assert tree(tmp_path) == before
+
+
+def test_a_file_that_was_changed_is_noticed(tmp_path):
+    case = add(tmp_path)
+    case.label.write_bytes(case.image.read_bytes())
+    with pytest.raises(UserError, match="not the file that was written"):
+        read_dataset(tmp_path)
+
+
+def test_a_damaged_case_is_named_and_nothing_is_added_beside_it(tmp_path):
+    case = add(tmp_path)
+    case.label.unlink()
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="case-1 is damaged"):
+        add(tmp_path, "case-2")
+    assert tree(tmp_path) == before

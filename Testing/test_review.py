@@ -1,0 +1,243 @@
+"""Places to check: on constructed maps, where it is known what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.inference.measurements import measure
+from DCASegmentationLib.inference.review.evidence import Evidence
+from DCASegmentationLib.inference.review.making import make_review
+from DCASegmentationLib.organs import AMOS
+
+SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, LIVER = (
+    AMOS.by_key[key].label for key in ("spleen", "right_kidney", "left_kidney", "liver")
+)
+OWNERS = ((LIVER, SPLEEN), (RIGHT_KIDNEY, LEFT_KIDNEY), tuple(sorted({*range(1, 16)} - {1, 2, 3, 6})))
+SHAPE = (30, 40, 40)
+# 8 ml a voxel: a few thousand of them are a body.
+GRID = Grid((40, 40, 30), (20.0, 20.0, 20.0), (-400.0, -400.0, -300.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
+FINE = Grid((80, 80, 60), (10.0, 10.0, 10.0), (-405.0, -405.0, -305.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
+
+
+def body():
+    """Labels of a liver, a ball of some 2 l about the voxel (13, 13, 13), and nothing else."""
+    z, y, x = np.indices(SHAPE)
+    return np.where((z - 13) ** 2 + (y - 13) ** 2 + (x - 13) ** 2 < 4.2**2, np.uint8(LIVER), np.uint8(0))
+
+
+def probabilities(labels, sure=0.99):
+    """(channel, depth, height, width): ``sure`` for each voxel's label, the rest even among the others."""
+    sure = np.broadcast_to(np.asarray(sure, np.float32), labels.shape)
+    result = np.repeat(((1 - sure) / 15)[None], 16, axis=0)
+    np.put_along_axis(result, labels[None].astype(np.intp), sure[None], axis=0)
+    return result.astype(np.float32)
+
+
+def evidence_of(labels, other=None, sure=0.99, attention=None):
+    evidence = Evidence(SHAPE, AMOS, (0, 1, 2), other is not None, attention is not None)
+    mine = probabilities(labels, sure)
+    others = None if other is None else probabilities(other, sure)
+    for z in range(SHAPE[0]):
+        evidence.add(
+            z,
+            mine[:, z],
+            None if others is None else others[:, z],
+            None if attention is None else attention[:, z],
+        )
+    return evidence
+
+
+def review_of(labels, other=None, sure=0.99, attention=None, ct=GRID):
+    """The review of ``labels`` on ``ct``, GRID or one of half its spacing."""
+    factor = ct.size[0] // GRID.size[0]
+
+    def fine(array):
+        return array.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)
+
+    on_ct = fine(labels)
+    measured = measure(on_ct, on_ct.astype(np.int16), ct.volume_ml_per_voxel, AMOS)
+    evidence = evidence_of(labels, other, sure, attention)
+    return make_review(evidence, on_ct, None if other is None else fine(other), ct, GRID, measured, OWNERS)
+
+
+def about(result, key):
+    return [place for place in result.review.places if place.organ == key]
+
+
+def kinds(place):
+    return [reason.kind for reason in place.reasons]
+
+
+def array(image):
+    return sitk.GetArrayFromImage(image)
+
+
+def test_a_sure_and_sound_organ_is_no_place_to_check():
+    assert about(review_of(body()), "liver") == []
+
+
+def test_an_island_is_a_place_and_its_suggestion_is_to_remove_it():
+    labels = body()
+    labels[4:6, 30:32, 30:32] = LIVER
+    result = review_of(labels)
+    (place,) = about(result, "liver")
+    assert kinds(place)[0] == "island"
+    assert place.ml == pytest.approx(8 * 8)
+    assert place.box_voxels == ((30, 30, 4), (31, 31, 5))
+    assert (place.alternative.source, place.alternative.labels, place.alternative.ml) == ("anatomy", (0,), 64.0)
+    accepted = array(result.alternative)
+    np.testing.assert_array_equal(accepted, body())
+
+
+def test_a_hole_is_a_place_and_its_suggestion_is_to_fill_it():
+    labels = body()
+    labels[12, 12, 12] = 0
+    result = review_of(labels)
+    (place,) = about(result, "liver")
+    assert kinds(place)[0] == "hole"
+    assert place.alternative.labels == (LIVER,)
+    np.testing.assert_array_equal(array(result.alternative), body())
+
+
+def test_an_organ_the_experts_hold_but_the_result_lacks_is_missing_and_suggested():
+    other = body()
+    other[12:14, 22:26, 12:14] = RIGHT_KIDNEY
+    result = review_of(body(), other)
+    (place,) = about(result, "right_kidney")
+    assert kinds(place)[:2] == ["missing", "disagreement"]
+    assert place.alternative.source == "experts"
+    assert place.alternative.labels == (RIGHT_KIDNEY,)
+    np.testing.assert_array_equal(array(result.alternative), other)
+    assert "Not found" in next(note for note in result.review.organs if note.organ == "right_kidney").notes[0]
+
+
+def test_an_organ_nobody_holds_is_a_note_and_no_place():
+    result = review_of(body(), body())
+    assert about(result, "gallbladder") == []
+    note = next(note for note in result.review.organs if note.organ == "gallbladder")
+    assert note.notes == ("Not found anywhere; usual are 5 to 120 ml. It may have been taken out.",)
+
+
+def test_a_flat_end_within_the_scan_is_a_cut_and_at_the_edge_of_the_scan_is_none():
+    def cone(first):
+        labels = np.zeros(SHAPE, np.uint8)
+        for plane, side in enumerate((7, 7, 6, 5, 4, 2)):
+            labels[first + plane, 10 : 10 + side, 10 : 10 + side] = LIVER
+        return labels
+
+    (place,) = about(review_of(cone(8)), "liver")
+    assert kinds(place)[0] == "cut"
+    assert "lower end" in place.reasons[0].text
+    at_edge = review_of(cone(0))
+    assert about(at_edge, "liver") == []
+    note = next(note for note in at_edge.review.organs if note.organ == "liver")
+    assert note.notes == ("Runs out of the scan: its volume is a lower bound.",)
+
+
+def test_an_organ_far_too_small_is_a_place_as_a_whole():
+    labels = body()
+    labels[20:22, 20, 20] = SPLEEN
+    (place,) = about(review_of(labels), "spleen")
+    assert kinds(place)[0] == "volume"
+    assert "smaller than usual" in place.reasons[0].text
+    assert place.ml == pytest.approx(16.0)
+
+
+def test_an_organ_on_the_wrong_side_of_the_body_is_out_of_position():
+    """Organs at their usual places, but the spleen beside the right kidney."""
+    positions = {
+        "right_kidney": (-69, 3, -8),
+        "left_kidney": (66, 7, 8),
+        "stomach": (42, -64, 59),
+        "duodenum": (-25, -49, -13),
+        "bladder": (-2, -37, -215),
+        "spleen": (-150, 4, 0),
+    }
+    labels = np.zeros(SHAPE, np.uint8)
+    for key, position in positions.items():
+        i, j, k = np.rint((np.array(position) - np.array(GRID.origin)) / (GRID.axes.diagonal() * 20)).astype(int)
+        # From 16 to 24 voxels, 128 to 192 ml, fit all of them.
+        labels[k : k + 2, j - 2 : j + 2, i - 1 : i + 1] = AMOS.by_key[key].label
+    result = review_of(labels)
+    assert [place.organ for place in result.review.places if "position" in kinds(place)] == ["spleen"]
+
+
+def test_uncertain_voxels_of_one_organ_that_touch_are_one_place_and_ranks_follow_the_expected_ml():
+    labels = body()
+    labels[12:15, 24:28, 10:13] = SPLEEN
+    sure = np.full(SHAPE, 0.99, np.float32)
+    sure[12, 12, 11:15] = 0.5
+    sure[13, 13, 15] = 0.5  # touches the row before it by a corner
+    sure[12:14, 24:26, 10:13] = 0.5
+    result = review_of(labels, sure=sure)
+    spleen, liver = result.review.places
+    assert (spleen.organ, liver.organ) == ("spleen", "liver")
+    assert liver.ml == pytest.approx(5 * 8)
+    assert liver.expected_wrong_ml == pytest.approx(5 * 8 * 0.5, rel=0.02)
+    assert spleen.score > liver.score
+    assert (array(result.places) == 2).sum() == 5
+
+
+def test_attention_of_another_group_and_of_nobody_are_reasons():
+    labels = body()
+    labels[12:15, 24:28, 10:13] = RIGHT_KIDNEY
+    doubtful_liver = (slice(12, 14), slice(12, 15), slice(12, 15))
+    doubtful_kidney = (slice(12, 14), slice(24, 28), slice(10, 13))
+    sure = np.full(SHAPE, 0.99, np.float32)
+    sure[doubtful_liver] = sure[doubtful_kidney] = 0.5
+    attention = np.zeros((3, *SHAPE), np.float32)
+    attention[0] = 1
+    attention[(slice(None), *doubtful_liver)] = np.reshape([0.1, 0.1, 0.8], (3, 1, 1, 1))
+    attention[(slice(None), *doubtful_kidney)] = np.reshape([0.3, 0.4, 0.3], (3, 1, 1, 1))
+    result = review_of(labels, sure=sure, attention=attention)
+    (liver,), (kidney,) = about(result, "liver"), about(result, "right_kidney")
+    assert "foreign_expert" in kinds(liver) and "undecided" not in kinds(liver)
+    assert "The tail expert decides in 100%" in liver.reasons[kinds(liver).index("foreign_expert")].text
+    assert "undecided" in kinds(kidney) and "foreign_expert" not in kinds(kidney)
+
+
+def test_the_two_images_lie_on_the_ct_and_differ_from_the_labels_only_within_places():
+    labels = body()
+    labels[4:6, 30:32, 30:32] = LIVER
+    other = body()
+    other[12:14, 22:26, 12:14] = RIGHT_KIDNEY
+    result = review_of(labels, other, ct=FINE)
+    assert Grid.of(result.places) == FINE and Grid.of(result.alternative) == FINE
+    places, alternative = array(result.places), array(result.alternative)
+    on_ct = labels.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    np.testing.assert_array_equal(alternative[places == 0], on_ct[places == 0])
+    assert sorted(np.unique(places)) == list(range(len(result.review.places) + 1))
+    for place in result.review.places:
+        own = np.argwhere(places == place.rank)[:, ::-1]
+        assert place.box_voxels == (tuple(own.min(axis=0)), tuple(own.max(axis=0)))
+        assert place.ml == pytest.approx(len(own) * FINE.volume_ml_per_voxel)
+        index = result.places.TransformPhysicalPointToIndex(place.position_mm)
+        assert result.places[index] == place.rank, "the point to look at lies in the place"
+
+
+def test_the_same_evidence_gives_the_same_review():
+    labels, other = body(), body()
+    labels[4:6, 30:32, 30:32] = LIVER
+    other[12:14, 22:26, 12:14] = RIGHT_KIDNEY
+    noise = np.random.default_rng(0).uniform(0.3, 0.99, SHAPE)
+    first, second = (review_of(labels, other, sure=noise) for _ in range(2))
+    assert first.review == second.review
+    assert sitk.Hash(first.places) == sitk.Hash(second.places)
+    assert sitk.Hash(first.alternative) == sitk.Hash(second.alternative)
+
+
+def test_evidence_costs_a_byte_for_each_voxel_and_question():
+    evidence = evidence_of(body(), body(), attention=np.ones((3, *SHAPE), np.float32) / 3)
+    assert evidence.nbytes == 8 * body().size
+
+
+def test_organs_that_were_not_asked_for_count_as_background():
+    evidence = Evidence((1, 1, 2), AMOS, (0, 1, 2), False, False, kept=frozenset({LIVER}))
+    mixed = np.zeros((16, 1, 2), np.float32)
+    mixed[SPLEEN, 0, 0], mixed[0, 0, 0], mixed[LIVER, 0, 1] = 0.8, 0.2, 1
+    evidence.add(0, mixed)
+    assert evidence.labels.tolist() == [[[0, LIVER]]]
+    assert evidence.risk.tolist() == [[[0, 0]]], "that it is background is beyond doubt"
+    assert evidence.kept == (LIVER,)

@@ -1,0 +1,155 @@
+"""Measuring where the review leads: the counts, the orders, the cases, the command."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.evaluation.label_tables import read_table, translated
+from DCASegmentationLib.evaluation.review_cases import REPORT_SEEDS, TUNING_SEEDS, draw_odd_scan
+from DCASegmentationLib.evaluation.review_reach import ORDERS, TruthOfCase, reached
+from DCASegmentationLib.inference.result import Result
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.phantom.case import generate
+from DCASegmentationLib.training.sources import phantoms as training_phantoms
+from test_review import GRID, LIVER, SPLEEN, body, evidence_of, make_review, measure
+
+
+def case():
+    """A result with an island of the liver that is wrong and a spleen that is right but doubtful, and its truth."""
+    labels = body()
+    labels[12:15, 24:28, 10:13] = SPLEEN
+    truth = labels.copy()
+    labels[4:6, 30:34, 30:33] = LIVER
+    sure = np.full(labels.shape, 0.99, np.float32)
+    sure[12:15, 24:28, 10:13] = 0.64
+    measured = measure(labels, labels.astype(np.int16), GRID.volume_ml_per_voxel, AMOS)
+    review = make_review(
+        evidence_of(labels, sure=sure),
+        labels.copy(),
+        None,
+        GRID,
+        GRID,
+        measured,
+        ((1, 6), (2, 3), (4, 5, *range(7, 16))),
+    )
+    return Result(GRID.image_of(labels), measured, "CPU", review=review), GRID.image_of(truth)
+
+
+def rows_of(result, truth, first=(1, 2), **options):
+    rows = reached(TruthOfCase("case", result, truth, AMOS, **options), first)
+    return {(row.order, row.first): row for row in rows}
+
+
+def test_what_the_first_places_hold_is_counted_for_every_order():
+    rows = rows_of(*case())
+    assert {order for order, _ in rows} == set(ORDERS)
+    assert rows["review", 1].errors == 1.0, "all that is wrong is the island, and it comes first"
+    assert rows["review", 1].gross == 1.0
+    assert rows["review", 1].ml == pytest.approx(24 * 8)
+    assert rows["size", 1].errors == 0.0, "the spleen's place is larger"
+    assert rows["random", 1].errors == pytest.approx(0.5, abs=0.1)
+    assert all(rows[order, 2].errors == 1.0 for order in ("review", "size", "random", "entropy, same places"))
+
+
+def test_the_same_volume_is_a_budget_that_counts_a_place_in_part():
+    rows = rows_of(*case())
+    # The review's first place has 24 voxels, the spleen's 36: by size, two thirds of that are looked at.
+    assert rows["size", 1].same_ml_errors == 0.0
+    # Two places are 60 voxels: both of them, whatever the order.
+    assert rows["size", 2].same_ml_errors == pytest.approx(1.0)
+
+
+def test_errors_about_organs_that_the_truth_does_not_tell_of_do_not_count():
+    result, truth = case()
+    rows = rows_of(result, truth, known=[SPLEEN])
+    assert np.isnan(rows["review", 1].errors), "there is nothing wrong with the spleen"
+
+
+def test_a_border_one_voxel_off_is_an_error_but_no_gross_one():
+    result, _ = case()
+    array = sitk.GetArrayFromImage(result.labels)
+    moved = np.roll(array, 1, axis=0)
+    counted = TruthOfCase("case", result, GRID.image_of(moved), AMOS)
+    assert counted.error_ml > 0
+    assert counted.of_review().gross.sum() == 0
+
+
+def test_wrongly_segmented_organs_are_those_with_a_low_dice():
+    result, truth = case()
+    lost = sitk.GetArrayFromImage(truth)
+    lost[lost == SPLEEN] = 0
+    counted = TruthOfCase("case", result, GRID.image_of(lost), AMOS)
+    assert [organ.key for organ in counted.wrong_organs] == ["spleen"]
+    assert counted.of_review().organ_errors["spleen"].sum() == 36
+
+
+def test_a_result_without_review_is_refused():
+    result, truth = case()
+    with pytest.raises(ValueError, match="review"):
+        TruthOfCase("case", replace(result, review=None), truth, AMOS)
+
+
+def test_the_people_are_unlike_those_of_the_training_and_tuning_is_kept_apart_from_reporting():
+    scans = [draw_odd_scan(REPORT_SEEDS + index) for index in range(40)]
+    usual = [training_phantoms.draw_acquisition(seed) for seed in range(200)]
+    assert min(scan.noise_hu for scan in scans) > max(scan.noise_hu for scan in usual)
+    boxes = [(scan.spacing[0], scan.spacing[2]) for scan in usual]
+    for scan in scans:
+        assert scan.spacing[0] > max(box[0] for box in boxes) or scan.spacing[2] > max(box[1] for box in boxes)
+    assert {len(scan.missing) for scan in scans} == {0, 1, 2}
+    seeds = (TUNING_SEEDS, REPORT_SEEDS, training_phantoms.LABELLED_SEEDS, training_phantoms.TEST_SEEDS)
+    assert min(abs(a - b) for a in seeds for b in seeds if a != b) >= 100_000
+
+
+def test_a_phantom_can_lack_organs_and_is_else_the_same_person():
+    whole = generate(5, spacing=(8.0, 8.0, 8.0))
+    without = generate(5, spacing=(8.0, 8.0, 8.0), missing=("spleen", "left_kidney"))
+    before, after = (
+        np.bincount(sitk.GetArrayFromImage(each.labels).ravel(), minlength=16) for each in (whole, without)
+    )
+    assert after[AMOS.by_key["spleen"].label] == after[AMOS.by_key["left_kidney"].label] == 0
+    assert before[AMOS.by_key["spleen"].label] > 0
+    assert after[AMOS.by_key["right_kidney"].label] == before[AMOS.by_key["right_kidney"].label]
+    with pytest.raises(ValueError, match="heart"):
+        generate(5, missing=("heart",))
+
+
+def test_label_maps_of_other_programs_are_read_by_the_names_of_their_labels(tmp_path):
+    path = tmp_path / "table.tsv"
+    path.write_text("id\tname\n2\tkidney_right\n5\tliver\n9\tfemur_left\n104\turinary_bladder\n")
+    table = read_table(path, AMOS)
+    assert table == {2: 2, 5: LIVER, 104: AMOS.by_key["bladder"].label}
+    image = sitk.GetImageFromArray(np.array([[[0, 2, 5, 9, 104]]], np.uint8))
+    assert sitk.GetArrayFromImage(translated(image, table)).tolist() == [[[0, 2, 6, 0, 14]]]
+    path.write_text("number,organ\n1,liver\n")
+    with pytest.raises(UserError, match="no table of labels"):
+        read_table(path, AMOS)
+
+
+def test_the_command_measures_a_labelled_ct(dca, small_bundle, coarse_phantom, tmp_path):
+    out = tmp_path / "reach"
+    files = ("--ct", coarse_phantom / "ct.nii.gz", "--labels", coarse_phantom / "labels.nii.gz")
+    run = dca("evaluate-review", "--bundle", small_bundle, *files, "-o", out)
+    assert run.code == 0, run.err
+    assert sorted(path.name for path in out.iterdir()) == ["reach.csv", "reach.json", "reach.png"]
+    summary = json.loads((out / "reach.json").read_text())
+    assert set(summary["means"]) == set(ORDERS)
+    assert 0 < summary["means"]["review"]["20"]["errors"] <= 1
+    with (out / "reach.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    shares = [float(row["errors"]) for row in rows if row["order"] == "review"]
+    assert shares == sorted(shares), "more places reach no less"
+    assert float(rows[0]["errors"]) == shares[0]
+
+
+def test_the_command_refuses_half_of_a_case(dca, small_bundle, coarse_phantom, tmp_path):
+    run = dca("evaluate-review", "--bundle", small_bundle, "--ct", coarse_phantom / "ct.nii.gz", "-o", tmp_path / "out")
+    assert run.code == 2
+    assert "--labels" in run.err
+    assert not (tmp_path / "out").exists()
