@@ -75,12 +75,15 @@ def test_a_run_is_never_started_over_and_keeps_its_options(dca, run_folder, cach
 
 
 def test_the_papers_settings_go_into_the_record_and_back(tmp_path):
+    from DCASegmentationLib.bundle.metadata import TrainingData
     from DCASegmentationLib.method.log_gap import partition
     from DCASegmentationLib.organs import AMOS
+    from DCASegmentationLib.training.cohort import Cohort
     from DCASegmentationLib.training.options import TrainingOptions
-    from DCASegmentationLib.training.run_record import Cohort, RunRecord, read_record, write_record
+    from DCASegmentationLib.training.run_record import InitialModel, RunRecord, read_record, write_record
 
     counts = partition({organ.label: 100 * organ.label**2 for organ in AMOS})
-    record = RunRecord(AMOS, TrainingOptions.paper(), Cohort(4, 212, 24), counts)
+    initial = InitialModel("a model", "0" * 64, (TrainingData("some CTs", 1, 2, "CC0-1.0"),))
+    record = RunRecord(AMOS, TrainingOptions.paper(), Cohort.of_phantoms(4, 212, 24), counts, initial)
     write_record(tmp_path / "run", record)
     assert read_record(tmp_path / "run") == record

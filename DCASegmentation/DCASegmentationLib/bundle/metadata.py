@@ -33,13 +33,14 @@ _OLDEST = {"monai": "1.5.1", "torch": "2.4.1", "numpy": "1.26.0"}
 
 @dataclass(frozen=True)
 class TrainingData:
-    """One source of training cases: ``labelled`` and ``unlabelled`` count them."""
+    """One source of training cases: ``labelled`` and ``unlabelled`` count them; ``synthetic`` ones show no patient."""
 
     name: str
     labelled: int
     unlabelled: int
     licence: str
     source: str = ""
+    synthetic: bool = False
 
 
 @dataclass(frozen=True)

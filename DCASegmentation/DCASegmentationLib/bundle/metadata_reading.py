@@ -119,6 +119,7 @@ def _training_data(part: _Fields) -> TrainingData:
         unlabelled=int(part.number("unlabelled")),
         licence=part.text("licence"),
         source=part.text("source"),
+        synthetic=part.values.get("synthetic") is True,
     )
 
 

@@ -136,7 +136,7 @@ def _dice(value: float) -> str:
 def _write_into(model: Bundle, scores: Scores) -> None:
     from ..bundle.metadata import MeasuredScores
     from ..bundle.saving import save_scores
-    from ..training.phantom_cohort import TEST_SEEDS
+    from ..training.sources.phantoms import TEST_SEEDS
 
     count = len(scores.cases)
     save_scores(

@@ -67,7 +67,8 @@ def run(
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
     from ..organs import AMOS
-    from ..training.run_record import Cohort, RunRecord, read_record, write_record
+    from ..training.cohort import Cohort
+    from ..training.run_record import InitialModel, RunRecord, read_record, write_record
     from ..training.trainer import CHECKPOINT, Trainer
 
     keep_freed_memory()
@@ -83,6 +84,7 @@ def run(
         **{"experts_first": experts_first, "class_balance": class_balance},
     }
     changes |= {name: value for name, value in given.items() if value is not None}
+    initial = None if init is None else Bundle.load(init)
     if resume:
         record = read_record(out)
         unchangeable = sorted(set(changes) - {"steps"}) + ["spacing"] * (spacing is not None)
@@ -93,13 +95,13 @@ def run(
                 f"A resumed run keeps its options; {', '.join(unchangeable)} cannot be changed.",
                 "Leave them out, or train in a new folder.",
             )
-        options, cohort = _with(record.options, **changes), record.cohort
+        options, cohort, started_from = _with(record.options, **changes), record.cohort, record.initial
     else:
         if (out / CHECKPOINT).exists():
             raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
         options = _options(preset, None if spacing is None else spacing_of(spacing), changes)
-        cohort = Cohort(labelled, unlabelled, validation)
-    initial = None if init is None else Bundle.load(init)
+        cohort = Cohort.of_phantoms(labelled, unlabelled, validation)
+        started_from = None if initial is None else InitialModel.of(initial)
     folder = cache or out / "cases"
     with progress_bar() as progress:
         groups = cohort.cases(folder, options.grid, progress)
@@ -108,7 +110,7 @@ def run(
     )
     if resume:
         trainer.resume()
-    write_record(out, RunRecord(AMOS, options, cohort, trainer.partition))
+    write_record(out, RunRecord(AMOS, options, cohort, trainer.partition, started_from))
     for warning in trainer.partition.warnings:
         warn(warning)
     _train(trainer, minutes, validate_every)

@@ -11,7 +11,7 @@ from ..imaging.overlap import dice_by_label
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
 from ..organs import Vocabulary
-from ..training.phantom_cohort import TEST_SEEDS, draw_acquisition, scan_phantom
+from ..training.sources.phantoms import TEST_SEEDS, draw_acquisition, scan_phantom
 from .scores import Scores
 
 Progress = Callable[[float, str], None]

@@ -59,15 +59,17 @@ class Case:
         return np.bincount(self.labels.ravel(), minlength=n_labels + 1).astype(np.int64)
 
 
-def prepare_case(name: str, ct: sitk.Image, labels: sitk.Image | None, grid: GridOptions) -> Case:
-    """A CT in HU, and its label map if there is one, on the model grid."""
+def prepare_case(
+    name: str, ct: sitk.Image, labels: sitk.Image | None, grid: GridOptions, unknown: tuple[int, ...] = ()
+) -> Case:
+    """A CT in HU, and its label map if there is one, on the model grid; ``unknown`` as in ``Case``."""
     target = model_grid(ct, grid.spacing, grid.orientation)
     hu = sitk.GetArrayFromImage(resample(ct, target, "linear"))
     hu = np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
     if labels is None:
         return Case(name, hu, None)
     on_grid = sitk.GetArrayFromImage(resample(labels, target, "nearest", outside=0)).astype(np.uint8)
-    return Case(name, hu, on_grid)
+    return Case(name, hu, on_grid, unknown)
 
 
 def save_case(case: Case, path: Path) -> None:

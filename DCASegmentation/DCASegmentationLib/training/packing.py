@@ -14,10 +14,9 @@ from .options import TrainingOptions
 from .run_record import RunRecord, read_record
 from .trainer import BEST, CHECKPOINT, build_network, same_groups
 
-LIMITS = (
-    "Trained on synthetic CT only: on CTs of patients its organs are often wrong or missing.",
-    "Not for clinical use.",
-)
+SYNTHETIC_ONLY = "Trained on synthetic CT only: on CTs of patients its organs are often wrong or missing."
+NO_LABELLED_PATIENT = "No CT of a patient with labels was trained on: its organs may be wrong or missing."
+NOT_CLINICAL = "Not for clinical use."
 
 
 def pack(run: Path, out: Path, name: str = "dca-synthetic", overwrite: bool = False) -> Bundle:
@@ -39,13 +38,14 @@ def pack(run: Path, out: Path, name: str = "dca-synthetic", overwrite: bool = Fa
 
 
 def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
-    options, cohort = record.options, record.cohort
+    options = record.options
+    training_data = _training_data(record)
     spacing = " x ".join(f"{side:g}" for side in options.grid.spacing)
     return Metadata(
         name=name,
         description=(
-            f"DCA for the {len(record.vocabulary)} organs of {record.vocabulary.name} at {spacing} mm, trained on "
-            f"synthetic CT only, {step} steps, {options.n_filters} filters."
+            f"DCA for the {len(record.vocabulary)} organs of {record.vocabulary.name} at {spacing} mm, {step} steps, "
+            f"{options.n_filters} filters, trained on {_in_words(training_data)}."
         ),
         vocabulary=record.vocabulary,
         spacing=options.grid.spacing,
@@ -53,14 +53,36 @@ def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
         hu_window=options.grid.hu_window,
         patch=options.patch,
         partition=record.partition,
-        training_data=(
-            TrainingData(
-                name="Synthetic abdominal CT of dca phantom",
-                labelled=cohort.labelled,
-                unlabelled=cohort.unlabelled,
-                licence="Apache-2.0",
-                source="DCASegmentationLib.phantom of this program; no patient is involved",
-            ),
-        ),
-        limits=LIMITS,
+        training_data=training_data,
+        limits=_limits(training_data),
+        licence=_licence(training_data),
     )
+
+
+def _training_data(record: RunRecord) -> tuple[TrainingData, ...]:
+    """The run's own data, and those that the model it started from had seen before."""
+    before = () if record.initial is None else record.initial.training_data
+    own = record.cohort.training_data
+    return own + tuple(data for data in before if data not in own)
+
+
+def _in_words(training_data: tuple[TrainingData, ...]) -> str:
+    if all(data.synthetic for data in training_data):
+        return "synthetic CT only"
+    kinds = {("labelled" if data.labelled else "unlabelled", data.synthetic) for data in training_data}
+    words = {True: "synthetic CT", False: "CT of patients"}
+    return ", ".join(f"{count} {words[synthetic]}" for count, synthetic in sorted(kinds))
+
+
+def _limits(training_data: tuple[TrainingData, ...]) -> tuple[str, ...]:
+    if all(data.synthetic for data in training_data):
+        return (SYNTHETIC_ONLY, NOT_CLINICAL)
+    if not any(data.labelled and not data.synthetic for data in training_data):
+        return (NO_LABELLED_PATIENT, NOT_CLINICAL)
+    return (NOT_CLINICAL,)
+
+
+def _licence(training_data: tuple[TrainingData, ...]) -> str:
+    """Apache-2.0, or the share-alike licence of some of the data, which may bind what is made of them."""
+    share_alike = [data.licence for data in training_data if "-SA-" in f"{data.licence}-".replace(" ", "-")]
+    return share_alike[0] if share_alike else "Apache-2.0"

@@ -1,4 +1,4 @@
-"""What a run was: its people, options and groups of organs, beside its checkpoints as ``run.json``."""
+"""What a run was: its cohort, options, groups of organs and beginning, beside its checkpoints as ``run.json``."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..bundle.loading import Bundle
+from ..bundle.metadata import TrainingData
 from ..errors import UserError
 from ..imaging.writing import write_json
 from ..method.partition import Partition
 from ..organs import VOCABULARIES, Vocabulary
-from .cases import Case
-from .options import GridOptions, TrainingOptions
-from .phantom_cohort import LABELLED_SEEDS, UNLABELLED_SEEDS, VALIDATION_SEEDS, Progress, phantom_cases
+from .cohort import Cohort
+from .options import TrainingOptions
 
 RECORD = "run.json"
 
 
 @dataclass(frozen=True)
-class Cohort:
-    """How many phantoms were trained on, with and without labels, and validated on."""
+class InitialModel:
+    """The bundle whose weights a run started from, and what that had been trained on."""
 
-    labelled: int
-    unlabelled: int
-    validation: int
+    name: str
+    sha256: str
+    training_data: tuple[TrainingData, ...]
 
-    def cases(
-        self, folder: Path, grid: GridOptions, progress: Progress | None = None
-    ) -> tuple[list[Case], list[Case], list[Case]]:
-        """The cases of the three groups on the model grid, made in ``folder`` where they are not there yet."""
-        return (
-            phantom_cases(folder, "labelled", LABELLED_SEEDS, self.labelled, grid, True, progress),
-            phantom_cases(folder, "unlabelled", UNLABELLED_SEEDS, self.unlabelled, grid, False, progress),
-            phantom_cases(folder, "validation", VALIDATION_SEEDS, self.validation, grid, True, progress),
-        )
+    @classmethod
+    def of(cls, bundle: Bundle) -> InitialModel:
+        metadata = bundle.metadata
+        return cls(metadata.name, metadata.weights.sha256, metadata.training_data)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> InitialModel:
+        """The model ``asdict`` gave."""
+        return cls(data["name"], data["sha256"], tuple(TrainingData(**one) for one in data["training_data"]))
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,17 @@ class RunRecord:
     options: TrainingOptions
     cohort: Cohort
     partition: Partition
+    initial: InitialModel | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON, which knows no infinity: no limit of the gradient becomes null."""
         limit = self.options.gradient_limit
         return {
             "vocabulary": self.vocabulary.name,
-            "cohort": asdict(self.cohort),
+            "cohort": self.cohort.to_json(),
             "partition": self.partition.to_json(),
             "options": {**self.options.to_json(), "gradient_limit": limit if math.isfinite(limit) else None},
+            "initial": None if self.initial is None else asdict(self.initial),
         }
 
     @classmethod
@@ -66,8 +69,9 @@ class RunRecord:
             options=TrainingOptions.from_json(
                 {**data["options"], "gradient_limit": math.inf if limit is None else limit}
             ),
-            cohort=Cohort(**data["cohort"]),
+            cohort=Cohort.from_json(data["cohort"]),
             partition=Partition.from_json(data["partition"]),
+            initial=None if data["initial"] is None else InitialModel.from_json(data["initial"]),
         )
 
 

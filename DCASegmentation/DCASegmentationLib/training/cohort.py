@@ -1,0 +1,83 @@
+"""Whom a run trains on and whom it validates on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..bundle.metadata import TrainingData
+from .cases import Case
+from .options import GridOptions
+from .sources.ct_files import CTFiles
+from .sources.phantoms import LABELLED_SEEDS, UNLABELLED_SEEDS, VALIDATION_SEEDS, Phantoms
+from .sources.source import Progress, Source
+
+_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Phantoms, CTFiles)}
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Sources of labelled and unlabelled training cases and of labelled cases to validate on."""
+
+    labelled: tuple[Source, ...]
+    unlabelled: tuple[Source, ...] = ()
+    validation: tuple[Source, ...] = ()
+
+    @classmethod
+    def of_phantoms(cls, labelled: int, unlabelled: int, validation: int) -> Cohort:
+        """So many synthetic people, nobody in two groups."""
+        return cls(
+            (Phantoms(LABELLED_SEEDS, labelled),),
+            (Phantoms(UNLABELLED_SEEDS, unlabelled),),
+            (Phantoms(VALIDATION_SEEDS, validation),),
+        )
+
+    def cases(
+        self, cache: Path, grid: GridOptions, progress: Progress | None = None
+    ) -> tuple[list[Case], list[Case], list[Case]]:
+        """The cases of the three groups on the model grid, made in ``cache`` where they are not there yet."""
+        return (
+            _cases(self.labelled, cache, grid, True, progress),
+            _cases(self.unlabelled, cache, grid, False, progress),
+            _cases(self.validation, cache, grid, True, progress),
+        )
+
+    @property
+    def training_data(self) -> tuple[TrainingData, ...]:
+        """What a model trained on this cohort must name; the same source counts its cases of both groups."""
+        told: dict[tuple[str, str, str], TrainingData] = {}
+        groups = ((self.labelled, True), (self.unlabelled, False))
+        for one in (data for group, labelled in groups for source in group for data in source.describe(labelled)):
+            key = (one.name, one.licence, one.source)
+            before = told.get(key, replace(one, labelled=0, unlabelled=0))
+            told[key] = replace(
+                one, labelled=before.labelled + one.labelled, unlabelled=before.unlabelled + one.unlabelled
+            )
+        return tuple(told.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the run's record."""
+        groups = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
+        return {
+            name: [{"kind": source.kind, **source.to_json()} for source in sources] for name, sources in groups.items()
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Cohort:
+        """The cohort ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        return cls(**{name: tuple(_source(source) for source in data[name]) for name in data})
+
+
+def _cases(
+    sources: Sequence[Source], cache: Path, grid: GridOptions, labelled: bool, progress: Progress | None
+) -> list[Case]:
+    return [case for source in sources for case in source.cases(cache, grid, labelled, progress)]
+
+
+def _source(data: dict[str, Any]) -> Source:
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    kind = str(fields.pop("kind"))
+    made: Source = _KINDS[kind](**fields)
+    return made

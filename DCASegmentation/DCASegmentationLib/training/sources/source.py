@@ -1,0 +1,39 @@
+"""Where training cases come from, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from ...bundle.metadata import TrainingData
+from ..cases import Case
+from ..options import GridOptions
+
+Progress = Callable[[float, str], None]
+
+
+class Source(Protocol):
+    """Cases of one kind, described well enough to make them again: plain data that goes into the run's record."""
+
+    kind: ClassVar[str]
+
+    def cases(self, cache: Path, grid: GridOptions, labelled: bool, progress: Progress | None = None) -> list[Case]:
+        """The cases on the model grid, kept in ``cache``; without their labels unless ``labelled``."""
+        ...
+
+    def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
+        """What a model trained on these cases, as labelled or unlabelled ones, must say of them."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, from which the class makes an equal source: ``cls(**data)``, lists for tuples."""
+        ...
+
+
+def cache_folder(cache: Path, grid: GridOptions) -> Path:
+    """The folder in ``cache`` for cases on this ``grid``, so that runs on other grids never read them."""
+    side = "x".join(f"{spacing:g}" for spacing in grid.spacing)
+    folder = cache / f"{side}mm-{grid.orientation}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,87 @@
+"""Cases to train on from phantoms and from files: made once, described, made again from their record."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import ImageError
+from DCASegmentationLib.training.cohort import Cohort
+from DCASegmentationLib.training.options import GridOptions
+from DCASegmentationLib.training.sources.ct_files import CTFile, CTFiles
+from DCASegmentationLib.training.sources.phantoms import Phantoms
+
+GRID = GridOptions(spacing=(12.0, 12.0, 12.0))
+
+
+@pytest.fixture
+def labelled_ct(coarse_phantom: Path) -> CTFile:
+    return CTFile(str(coarse_phantom / "ct.nii.gz"), str(coarse_phantom / "labels.nii.gz"))
+
+
+def files(*entries: CTFile) -> CTFiles:
+    return CTFiles("Some CTs", "CC-BY-SA-4.0", "a hospital", entries)
+
+
+def test_a_ct_from_a_file_lies_on_the_model_grid(labelled_ct, tmp_path):
+    [case] = files(labelled_ct).cases(tmp_path, GRID, labelled=True)
+    assert case.hu.shape == case.labels.shape and case.hu.min() < -900 < 100 < case.hu.max()
+    assert set(np.unique(case.labels)) >= {0, 1, 6, 7}
+
+
+def test_labels_are_left_out_of_unlabelled_cases(labelled_ct, tmp_path):
+    [case] = files(labelled_ct).cases(tmp_path, GRID, labelled=False)
+    assert case.labels is None
+
+
+def test_a_label_map_in_other_numbers_is_renamed(labelled_ct, tmp_path):
+    renamed = CTFile(labelled_ct.image, labelled_ct.labels, ids={6: 1, 1: 6}, unknown=(5,))
+    [plain] = files(labelled_ct).cases(tmp_path, GRID, labelled=True)
+    [case] = files(renamed).cases(tmp_path, GRID, labelled=True)
+    assert set(np.unique(case.labels)) == {0, 1, 6} and case.unknown == (5,)
+    assert np.array_equal(case.labels == 1, plain.labels == 6)
+
+
+def test_a_prepared_case_is_read_again_until_its_file_changes(labelled_ct, tmp_path):
+    copy = tmp_path / "ct.nii.gz"
+    copy.write_bytes(Path(labelled_ct.image).read_bytes())
+    source = files(CTFile(str(copy)))
+    source.cases(tmp_path / "cache", GRID, labelled=False)
+    [prepared] = (tmp_path / "cache").rglob("*.npz")
+    made = prepared.stat().st_mtime_ns
+    source.cases(tmp_path / "cache", GRID, labelled=False)
+    assert prepared.stat().st_mtime_ns == made
+    os.utime(copy, ns=(1, 1))
+    source.cases(tmp_path / "cache", GRID, labelled=False)
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == 2
+
+
+def test_cases_on_another_grid_are_others(labelled_ct, tmp_path):
+    [coarse] = files(labelled_ct).cases(tmp_path, GridOptions(spacing=(20.0, 20.0, 20.0)), labelled=False)
+    [fine] = files(labelled_ct).cases(tmp_path, GRID, labelled=False)
+    assert fine.hu.size > 3 * coarse.hu.size
+
+
+def test_a_label_map_on_another_grid_is_refused(labelled_ct, tmp_path):
+    small = tmp_path / "labels.nrrd"
+    sitk.WriteImage(sitk.Image(20, 20, 20, sitk.sitkUInt8), str(small))
+    with pytest.raises(ImageError, match="grid"):
+        files(CTFile(labelled_ct.image, str(small))).cases(tmp_path, GRID, labelled=True)
+
+
+def test_a_cohort_goes_into_json_and_back(labelled_ct):
+    mixed = Cohort(
+        (Phantoms(5, 2), files(CTFile(labelled_ct.image, labelled_ct.labels, {3: 1}, (2,)))), (files(labelled_ct),)
+    )
+    assert Cohort.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
+
+
+def test_a_cohort_names_each_of_its_data_once(labelled_ct):
+    mixed = Cohort((Phantoms(5, 2), files(labelled_ct)), (files(labelled_ct, labelled_ct),), (Phantoms(9, 1),))
+    phantoms, cts = mixed.training_data
+    assert phantoms.synthetic and (phantoms.labelled, phantoms.unlabelled) == (2, 0)
+    assert not cts.synthetic and (cts.labelled, cts.unlabelled, cts.licence) == (1, 2, "CC-BY-SA-4.0")
