@@ -22,7 +22,7 @@ from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.case import generate
 
 SHIPPED = Path(__file__).parents[1] / "Resources" / "models"
-COMMANDS = ["segment", "demo", "phantom", "partition", "model", "train", "evaluate", "bundle"]
+COMMANDS = ["segment", "demo", "phantom", "paint", "partition", "model", "train", "evaluate", "bundle"]
 HEAVY = ["torch", "monai", "slicer", "vtk", "SimpleITK", "numpy", "matplotlib"]
 
 needs_slicer = pytest.mark.skipif(find_spec("slicer") is None, reason="slicer-core is not installed")
