@@ -18,7 +18,7 @@ EXPECTED = {
     "bert/rle": ("ok", ""),
     "bert/tilted": ("failed", "tilted by 10.0 degrees"),
     "bert/gap": ("failed", "lacks 1 slice"),
-    "Jürgen Öz/腹部": ("ok", "same"),
+    "Jürgen Öz/腹部": ("ok", "also that of another patient"),
     "nameless": ("ok", "without a series UID"),
     "broken/IM00007": ("failed", "damaged DICOM"),
     "broken/empty.dcm": ("failed", "empty"),

@@ -31,7 +31,7 @@ from dicom_archive import write_ct_series
 def settings(small_bundle, tmp_path) -> Settings:
     (tmp_path / "out" / CASES).mkdir(parents=True)
     weights = Bundle.load(small_bundle).weights.sha256
-    return Settings(str(tmp_path / "out"), str(small_bundle), weights, SegmentOptions(overlap=0.25), "cpu")
+    return Settings(str(tmp_path / "out"), str(small_bundle), weights, SegmentOptions(overlap=0.0), "cpu")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_case_is_done_again_when_it_or_the_options_have_changed(change, dicom_
     if change == "fingerprint":
         dicom_case = replace(dicom_case, fingerprint="other")
     else:
-        settings = replace(settings, options=SegmentOptions(overlap=0.0))
+        settings = replace(settings, options=SegmentOptions(overlap=0.1))
     assert work.process(dicom_case, settings).status == "ok"
     assert record.stat().st_ino != before
     assert left_in(settings) == [dicom_case.name]

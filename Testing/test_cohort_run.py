@@ -1,0 +1,310 @@
+"""A whole cohort with real worker processes: from a mixed archive to SEG files, ledger and report, through kills."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+pytest.importorskip("distributed", reason="the extra cohort is not installed")
+
+import psutil
+from cohort_archive import EXPECTED, write_archive
+from DCASegmentationLib.cohort.lock import locked
+from DCASegmentationLib.cohort.settings import LOCK
+from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
+from DCASegmentationLib.organs import AMOS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Cohort:
+    """``dca cohort`` on the archive, as processes of its own."""
+
+    def __init__(self, archive: Path, out: Path, bundle: Path) -> None:
+        self.archive = archive
+        self.out = out
+        self.listening: set[str] = set()
+        self._bundle = bundle
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        command = [
+            *(sys.executable, "-m", "DCASegmentationLib.cli", "cohort", str(self.archive), "-o", str(self.out)),
+            *("--bundle", str(self._bundle), "--device", "cpu", "--overlap", "0"),
+            *("--dashboard-port", "0", *more),
+        ]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def run(self, *more: str) -> tuple[int, str]:
+        process = self.start(*more)
+        out, err = process.communicate(timeout=200)
+        return process.returncode, out + err
+
+    def ledger(self) -> dict[str, tuple[str, str]]:
+        """By source: status, and reason with notes."""
+        if not (self.out / "cohort.sqlite").exists():
+            return {}
+        connection = sqlite3.connect(f"file:{self.out / 'cohort.sqlite'}?mode=ro", uri=True, timeout=20)
+        try:
+            rows = connection.execute("SELECT source, status, reason || notes || outcome FROM cases").fetchall()
+        except sqlite3.OperationalError:
+            # Begun a moment ago: there are no tables yet.
+            rows = []
+        finally:
+            connection.close()
+        return {source: (status, text) for source, status, text in rows}
+
+    def require_all_accounted_for(self) -> None:
+        ledger = self.ledger()
+        assert set(ledger) == set(EXPECTED)
+        for source, (status, reason) in EXPECTED.items():
+            assert ledger[source][0] == status, ledger[source]
+            assert reason in ledger[source][1]
+        folders = sorted((self.out / "cases").iterdir())
+        # Whole folders of the cases with results, and nothing else.
+        assert len(folders) == sum(status == "ok" for status, _ in EXPECTED.values())
+        for folder in folders:
+            assert (folder / "case.json").is_file()
+            if (folder / "segmentation.dcm").exists():
+                require_same_voxels(folder / "segmentation.dcm", sitk.ReadImage(str(folder / "labels.nrrd")), AMOS)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory, coarse_phantom) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    write_archive(folder, coarse_phantom)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(archive, small_bundle, tmp_path_factory) -> Cohort:
+    """A cohort that ran through undisturbed."""
+    cohort = Cohort(archive, tmp_path_factory.mktemp("finished") / "out", small_bundle)
+    process = cohort.start("--workers", "1")
+    while process.poll() is None:
+        cohort.listening |= _listening_addresses(process.pid)
+        time.sleep(0.3)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert "6 failed, 5 ok, 5 skipped" in out, out
+    return cohort
+
+
+@pytest.fixture
+def cohort(archive, small_bundle, tmp_path) -> Cohort:
+    return Cohort(archive, tmp_path / "out", small_bundle)
+
+
+def test_one_command_takes_a_mixed_archive_to_segmentations_ledger_and_report(finished):
+    finished.require_all_accounted_for()
+    dicom = [folder for folder in (finished.out / "cases").iterdir() if (folder / "segmentation.dcm").exists()]
+    assert len(dicom) == 3
+
+
+def test_dask_listens_on_loopback_alone(finished):
+    assert finished.listening == {"127.0.0.1"}
+
+
+def test_the_report_is_one_file_that_names_every_case(finished):
+    page = (finished.out / "report.html").read_text(encoding="utf-8")
+    for source, (status, reason) in EXPECTED.items():
+        assert source in page
+        if status != "ok":
+            assert reason in page
+    # Nothing is fetched from anywhere, and no script runs.
+    assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|<script|https?://""", page)
+    assert page.count("data:image/jpeg;base64,") >= 5
+
+
+def test_a_second_run_has_nothing_to_do_and_starts_no_worker(finished, dca, small_bundle, monkeypatch):
+    from DCASegmentationLib.cohort import workers
+
+    monkeypatch.setattr(workers, "local_client", lambda *_: pytest.fail("workers were started"))
+    before = {file: file.stat().st_mtime_ns for file in (finished.out / "cases").rglob("*")}
+    done = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle, "--overlap", "0")
+    assert (done.code, done.out.splitlines()[0]) == (0, "6 failed, 5 ok, 5 skipped.")
+    assert {file: file.stat().st_mtime_ns for file in (finished.out / "cases").rglob("*")} == before
+    finished.require_all_accounted_for()
+
+
+def test_two_runs_on_one_folder_refuse_each_other(finished, dca, small_bundle):
+    with locked(finished.out / LOCK):
+        refused = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle)
+    assert refused.code == 2
+    assert "Another run is at work" in refused.err
+
+
+def test_a_folder_that_holds_something_else_is_not_touched(archive, dca, small_bundle, tmp_path):
+    (tmp_path / "letter.txt").write_text("mine")
+    refused = dca("cohort", archive, "-o", tmp_path, "--bundle", small_bundle)
+    assert refused.code == 2
+    assert "holds something else" in refused.err
+    assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_other_options_for_a_cohort_begun_are_refused(finished, dca, small_bundle):
+    refused = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle, "--overlap", "0.1")
+    assert refused.code == 2
+    assert "another model or other options" in refused.err
+
+
+def test_an_empty_folder_gives_an_empty_report(dca, small_bundle, tmp_path):
+    (tmp_path / "in").mkdir()
+    done = dca("cohort", tmp_path / "in", "-o", tmp_path / "out", "--bundle", small_bundle)
+    assert done.code == 0
+    assert "Nothing was found." in done.out
+    assert "No case has results yet" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_scheduler_that_does_not_answer_is_said(archive, dca, small_bundle, tmp_path, monkeypatch):
+    from DCASegmentationLib.cohort import workers
+
+    monkeypatch.setattr(workers, "_PATIENCE", "1s")
+    address = ("--scheduler", "tcp://127.0.0.1:9")
+    refused = dca("cohort", archive, "-o", tmp_path / "out", "--bundle", small_bundle, *address)
+    assert refused.code == 2
+    assert "does not answer" in refused.err
+
+
+@pytest.mark.slow
+def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
+    dice = random.Random(7)
+    victims = ["worker", "program", *dice.sample(["worker", "worker", "program", "program"], 4)]
+    killed = []
+    process = cohort.start("--workers", "1")
+    for victim in victims:
+        if process.poll() is not None:
+            process = cohort.start("--workers", "1")
+        workers = []
+        while not workers and process.poll() is None:
+            workers = _workers_of(process.pid)
+            time.sleep(0.1)
+        # From the worker's start over the loading of the model to its second or third case.
+        time.sleep(dice.uniform(0, 5))
+        if process.poll() is None:
+            (workers[0] if victim == "worker" else process).kill()
+            killed.append(victim)
+        if victim == "program":
+            process.communicate()
+    process.communicate()
+    assert {"worker", "program"} <= set(killed)
+    for _ in range(3):
+        code, text = cohort.run("--workers", "1")
+        assert code == 0, text
+        if "6 failed, 5 ok, 5 skipped" in text:
+            break
+    cohort.require_all_accounted_for()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_dask_already_runs_on_does_the_same_work(cohort, running_scheduler):
+    address, _, _ = running_scheduler
+    code, text = cohort.run("--scheduler", address)
+    assert code == 0, text
+    cohort.require_all_accounted_for()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(cohort, running_scheduler):
+    address, scheduler, _ = running_scheduler
+    process = cohort.start("--scheduler", address)
+    while process.poll() is None and not any(status == "ok" for status, _ in cohort.ledger().values()):
+        time.sleep(0.3)
+    scheduler.kill()
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2, err
+    assert "went away" in err
+    code, text = cohort.run("--workers", "1")
+    assert code == 0, text
+    cohort.require_all_accounted_for()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_the_report_looks_like_something_in_a_browser(finished, tmp_path):
+    picture = tmp_path / "report.png"
+    subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1120,2400", f"--screenshot={picture}"),
+            (finished.out / "report.html").as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    shot = sitk.GetArrayFromImage(sitk.ReadImage(str(picture)))
+    assert shot.shape[:2] == (2400, 1120)
+    # Pictures of CTs, colored organs and text: many colors, and no blank page.
+    assert len({tuple(pixel) for pixel in shot[::3, ::3].reshape(-1, shot.shape[2])}) > 500
+    assert (shot[:800, :, :3].std(axis=(0, 1)) > 15).all()
+
+
+@pytest.fixture
+def running_scheduler(tmp_path) -> Iterator[tuple[str, psutil.Process, psutil.Process]]:
+    """A Dask scheduler and one worker on this machine, started as on a cluster: by Dask's own commands."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    file = tmp_path / "scheduler.json"
+    common = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"),
+            *("--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)),
+        ],
+        **common,
+    )
+    while not file.exists():
+        time.sleep(0.1)
+    worker = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)),
+            *("--nthreads", "2", "--host", "127.0.0.1", "--death-timeout", "20", "--local-directory", str(tmp_path)),
+        ],
+        **common,
+    )
+    yield json.loads(file.read_text())["address"], psutil.Process(scheduler.pid), psutil.Process(worker.pid)
+    for process in (worker, scheduler):
+        for child in _family(process.pid):
+            child.kill()
+        process.wait()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _workers_of(pid: int) -> list[psutil.Process]:
+    """The worker processes that a running program has started."""
+    return [child for child in _family(pid)[1:] if "spawn_main" in " ".join(_command(child))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _listening_addresses(pid: int) -> set[str]:
+    found = set()
+    for process in _family(pid):
+        with suppress(psutil.Error):
+            found |= {each.laddr.ip for each in process.net_connections("inet") if each.status == "LISTEN"}
+    return found
