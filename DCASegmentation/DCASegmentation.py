@@ -155,7 +155,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Slicer closes, or the module is loaded again."""
         self.setParameterNode(None)
         self.removeObservers()
-        for panel in self.resultPanels:
+        for panel in [self.setupPanel, *self.resultPanels]:
             panel.cleanup()
         self.logic.stop()
 

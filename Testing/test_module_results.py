@@ -313,6 +313,25 @@ def test_cancelling_a_file_dialog_writes_nothing(slicer_bench, result, case, tmp
     assert not result.ui.resultMessageLabel.visible
 
 
+def test_dicom_seg_is_offered_where_slicer_writes_it_and_the_ct_came_from_dicom(result, case, monkeypatch):
+    from bench.dicom_dialog import qSlicerDICOMExportDialog
+    from DCASegmentationLib.scene.hierarchy import place_beside
+
+    result.setResult(case)
+    button = result.ui.exportDICOMButton
+    assert not button.visible
+    monkeypatch.setattr(slicer.modules, "dicomPlugins", {"DICOMSegmentationPlugin": object}, raising=False)
+    result.setResult(case)
+    assert button.visible and not button.enabled
+    assert "was not loaded from DICOM" in button.toolTip
+    case.ct.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
+    place_beside(case.ct, case.segmentation, [])
+    result.setResult(case)
+    button.click()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    assert qSlicerDICOMExportDialog._opened_for.pop() == hierarchy.GetItemByDataNode(case.segmentation)
+
+
 def test_without_its_ct_a_result_can_still_be_saved(result, experts, case):
     slicer.mrmlScene.RemoveNode(case.ct)
     from DCASegmentationLib.scene.case_record import recall

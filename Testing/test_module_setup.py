@@ -12,6 +12,8 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
+from model_server import serving  # noqa: E402
+
 
 @pytest.fixture(autouse=True)
 def a_computer_without_models(monkeypatch, tmp_path):
@@ -130,3 +132,32 @@ def test_sample_data_are_offered_once_slicer_has_started(module, slicer_bench):
     source = slicer_bench.sample_data.sources[-1]
     assert source["fileNames"] == "CTLiver.nrrd"
     assert source["uris"].endswith(source["checksums"].removeprefix("SHA256:"))
+
+
+def test_a_model_is_downloaded_in_the_background_and_can_be_chosen(
+    module_widget, setup, slicer_bench, small_bundle, tmp_path
+):
+    archive = zip_of(small_bundle, tmp_path / "model.zip").read_bytes()
+    with serving(archive) as server:
+        server.waits_after = len(archive) // 2
+        slicer_bench.dialogs.answer(server.address)
+        setup.ui.downloadButton.click()
+        slicer_bench.wait_for(lambda: "Downloading" in setup.ui.setupMessageLabel.text)
+        assert setup.ui.downloadButton.text == "Stop download"
+        setup.ui.downloadButton.click()
+        slicer_bench.wait_for(lambda: "was stopped" in setup.ui.setupMessageLabel.text)
+        assert models_to_choose(module_widget) == ["None installed: see Setup"]
+        server.waits_after = None
+        slicer_bench.dialogs.answer(server.address)
+        setup.ui.downloadButton.click()
+        slicer_bench.wait_for(lambda: models_to_choose(module_widget) == ["random-weights"])
+        assert server.ranges[0] is None and server.ranges[1].startswith("bytes=")
+    assert setup.ui.downloadButton.text == "Download model..."
+
+
+@pytest.mark.parametrize("address", ["", "https://example.org/model.zip"])
+def test_without_an_address_that_tells_the_checksum_nothing_is_downloaded(setup, slicer_bench, address):
+    slicer_bench.dialogs.answer(address)
+    setup.ui.downloadButton.click()
+    assert setup.ui.downloadButton.text == "Download model..."
+    assert ("SHA-256" in setup.ui.setupMessageLabel.text) == bool(address)

@@ -126,6 +126,19 @@ def test_slicer_reads_the_terminology_of_every_organ_as_written(vocabulary):
         assert (side or None) == (organ.side.value if organ.side else None)
 
 
+def test_segments_are_what_slicer_s_export_as_dicom_seg_asks_for(segmentation):
+    import vtk
+
+    content = segmentation.GetSegmentation()
+    for segment_id in content.GetSegmentIDs():
+        segment = content.GetSegment(segment_id)
+        voxels = segment.GetRepresentation("Binary labelmap").GetPointData().GetArray("ImageScalars")
+        assert voxels is not None and voxels.GetValueRange() != (0, 0), "taken for an empty segment"
+        found = vtk.reference("")
+        assert segment.GetTag("DICOM.SegmentAlgorithmType", found) and found == "AUTOMATIC"
+        assert segment.GetTag("DICOM.SegmentAlgorithmName", found) and found
+
+
 def test_the_ct_is_source_and_reference_geometry_of_the_segmentation(segmentation, ct_node):
     role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
     assert segmentation.GetNodeReference(role) is ct_node

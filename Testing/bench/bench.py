@@ -18,7 +18,15 @@ import slicer
 from DCASegmentationLib.scene.headless import boot
 from PySide6 import QtCore, QtWidgets
 
-from bench import mrml_widgets, node_combo_box, parameter_node, scripted_module, segmentation_widgets, view_widgets
+from bench import (
+    dicom_dialog,
+    mrml_widgets,
+    node_combo_box,
+    parameter_node,
+    scripted_module,
+    segmentation_widgets,
+    view_widgets,
+)
 from bench.application import qSlicerApplication
 from bench.pythonqt import patch
 from bench.qt_modules import QtModule, ctk_module, stand_ins_of
@@ -49,7 +57,7 @@ class Bench:
         slicer.mrmlScene.AddNode(crosshair)
         self.stand_ins = {
             name: cls
-            for module in (mrml_widgets, node_combo_box, segmentation_widgets, view_widgets)
+            for module in (dicom_dialog, mrml_widgets, node_combo_box, segmentation_widgets, view_widgets)
             for name, cls in stand_ins_of(module).items()
         }
         self._before: list[tuple[dict[str, Any], str, Any]] = []
@@ -61,6 +69,7 @@ class Bench:
         qt = QtModule(
             QUiLoader=lambda *arguments: UiLoader(widgets, *arguments),
             QFileDialog=self.dialogs.file_dialog(),
+            QInputDialog=self.dialogs.input_dialog(),
         )
         i18n = ModuleType("slicer.i18n")
         i18n.tr = lambda text, *context: text

@@ -23,6 +23,7 @@ USED = (
     "qMRMLSliceWidget",
     "qMRMLWidget",
     "qSlicerApplication",
+    "qSlicerDICOMExportDialog",
     "qSlicerLayoutManager",
     "qSlicerScriptedLoadableModule",
     "qSlicerScriptedLoadableModuleWidget",

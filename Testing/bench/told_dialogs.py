@@ -71,6 +71,17 @@ class Dialogs:
             "confirmRetryCloseDisplay": confirm,
         }
 
+    def input_dialog(self) -> type:
+        """``qt.QInputDialog`` whose static function gives the text told, "" to cancel, as PythonQt does."""
+        dialogs = self
+
+        class QInputDialog(QtWidgets.QInputDialog):
+            @staticmethod
+            def getText(parent: Any, title: str, label: str, *rest: Any) -> str:
+                return str(dialogs._ask("question", label))
+
+        return QInputDialog
+
     def file_dialog(self) -> type:
         """``qt.QFileDialog`` whose static functions give the path told, as text, as PythonQt does."""
         dialogs = self

@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels import dicom_export
 from DCASegmentationLib.panels.compact_table import makeCompact, numberItem, setRows
 from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
 from DCASegmentationLib.scene.arrangement import jump_to_segment
@@ -44,6 +45,7 @@ class ResultPanel(VTKObservationMixin):
         self.ui.saveTableButton.connect("clicked()", self.onSaveTable)
         self.ui.saveSegmentationButton.connect("clicked()", self.onSaveSegmentation)
         self.ui.saveSurfacesButton.connect("clicked()", self.onSaveSurfaces)
+        self.ui.exportDICOMButton.connect("clicked()", self.onExportDICOM)
         self.setResult(None)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
@@ -58,6 +60,10 @@ class ResultPanel(VTKObservationMixin):
         for widget in (self.ui.segmentsTable, self.ui.show3DButton, self.ui.saveSegmentationButton,
                        self.ui.saveSurfacesButton, self.ui.copyButton, self.ui.saveTableButton):  # fmt: skip
             widget.visible = nodes is not None
+        hindrance = dicom_export.hindrance(self._ct)
+        self.ui.exportDICOMButton.visible = nodes is not None and dicom_export.canExport()
+        self.ui.exportDICOMButton.enabled = not hindrance
+        self.ui.exportDICOMButton.toolTip = hindrance or _("Write the segmentation as a DICOM SEG series of this study")
         self.ui.resultHintLabel.visible = nodes is None
         self._say("")
         self.update()
@@ -106,6 +112,9 @@ class ResultPanel(VTKObservationMixin):
                 lambda: write_surfaces(self._segmentation, Path(folder), self._onProgress),
                 _("The surfaces were written to {place}.").format(place=folder),
             )
+
+    def onExportDICOM(self) -> None:
+        dicom_export.openDialog(self._segmentation)
 
     def _save(self, title: str, suffix: str, kind: str, write: Callable[[Path, bool], None]) -> None:
         suggestion = self._segmentation.GetName() + suffix

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from DCASegmentationLib.bundle.adding import add_bundle, remove_bundle
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.panels import requirements
+from DCASegmentationLib.panels.model_download import ModelDownload
 from DCASegmentationLib.panels.model_list import Model, availableModels
 
 
@@ -22,6 +23,7 @@ class SetupPanel:
     def __init__(self, layout: qt.QLayout, uiFolder: Path, onChanged: Callable[[], None]) -> None:
         self._onChanged = onChanged
         self._models: list[Model] = []
+        self._download: ModelDownload | None = None
         self.widget = slicer.util.loadUI(str(uiFolder / "Setup.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
@@ -29,6 +31,7 @@ class SetupPanel:
         self.ui.installTorchButton.connect("clicked()", self.onInstallTorch)
         self.ui.addZipButton.connect("clicked()", self.onAddZip)
         self.ui.addFolderButton.connect("clicked()", self.onAddFolder)
+        self.ui.downloadButton.connect("clicked()", self.onDownload)
         self.ui.openFolderButton.connect("clicked()", self.onOpenFolder)
         self.ui.deleteModelButton.connect("clicked()", self.onDeleteModel)
         self.ui.modelList.connect("currentRowChanged(int)", self._updateButtons)
@@ -70,6 +73,40 @@ class SetupPanel:
         path = qt.QFileDialog.getExistingDirectory(self.widget, _("Add a model"))
         if path:
             self._add(Path(path))
+
+    def onDownload(self) -> None:
+        """Ask for the address and download; while it goes on, the button stops it."""
+        if self._download is not None:
+            self._download.cancel()
+            return
+        address = qt.QInputDialog.getText(
+            self.widget, _("Download a model"), _("Address of the zip file, with #sha256= and its checksum at the end:")
+        )
+        if not address:
+            return
+        try:
+            self._download = ModelDownload(address, self._onDownloadProgress, self._onDownloadEnd)
+        except UserError as error:
+            self._showMessage(str(error))
+        self._updateDownloadButton()
+
+    def cleanup(self) -> None:
+        """Slicer closes, or the module is loaded again."""
+        if self._download is not None:
+            self._download.stop()
+
+    def _onDownloadProgress(self, fraction: float, message: str) -> None:
+        self._showMessage(_("{message} ({percent} %)").format(message=message, percent=round(100 * fraction)))
+
+    def _onDownloadEnd(self, problem: UserError | None) -> None:
+        self._download = None
+        self._updateDownloadButton()
+        self._updateModels()
+        self._showMessage(_("The model was added; its checksum is right.") if problem is None else str(problem))
+        self._onChanged()
+
+    def _updateDownloadButton(self) -> None:
+        self.ui.downloadButton.text = _("Download model...") if self._download is None else _("Stop download")
 
     def onOpenFolder(self) -> None:
         model = self._selected()

@@ -54,7 +54,7 @@ class WorkerConnection:
         self._ending: Ending | None = None
         self._isAbandoned = False
         self._process = qt.QProcess()
-        self._process.setProcessEnvironment(_environment(environment, libraryFolder))
+        self._process.setProcessEnvironment(workerEnvironment(environment, libraryFolder))
         self._process.connect("readyReadStandardOutput()", self._readOutput)
         self._process.connect("readyReadStandardError()", self._readErrorOutput)
         self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
@@ -157,7 +157,8 @@ class WorkerConnection:
             self._process.deleteLater()
 
 
-def _environment(variables: Mapping[str, str] | None, libraryFolder: Path) -> qt.QProcessEnvironment:
+def workerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) -> qt.QProcessEnvironment:
+    """``variables``, or those of this process, with ``libraryFolder`` first among those Python imports from."""
     all_variables = dict(os.environ if variables is None else variables)
     path = all_variables.get("PYTHONPATH")
     all_variables["PYTHONPATH"] = os.pathsep.join([str(libraryFolder), *([path] if path else [])])

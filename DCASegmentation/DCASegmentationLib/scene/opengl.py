@@ -36,7 +36,7 @@ def rendering_problem() -> str:
     """Why offscreen rendering cannot work and what to install, in one line; empty when it works.
 
     Renders one green window in a process of its own and looks at the color. Takes some two seconds, once.
-    Inside Slicer, whose own views are open, there is nothing to find out: the module PythonQt is there and nowhere else.
+    Inside Slicer, whose own views are open, there is nothing to find out; nowhere else is there a module PythonQt.
     """
     if "PythonQt" in sys.modules:
         return ""
