@@ -38,7 +38,7 @@ from ..inference.result import Result
 from ..inference.review.components import grown
 from ..inference.review.evidence import Bytes
 from ..inference.review.findings import Findings
-from ..inference.review.making import ranks_on_ct
+from ..inference.review.making import on_ct
 from ..inference.review.places import make_places
 from ..inference.review.scoring import Scoring
 from ..organs import Vocabulary
@@ -133,8 +133,8 @@ class TruthOfCase:
         alone.risk, alone.other, alone.disagreement, alone.decider = evidence.entropy, None, None, None
         scoring = Scoring(threshold / 255, 0.0, smallest_ml=Scoring.smallest_ml, organ_share=0.0)
         made = make_places(alone, Findings(), {}, self._grid, scoring, "")
-        ranks, kept = ranks_on_ct(made, self._grid, self._ct)
-        return self._contents(ranks, len(kept))
+        made, ranks = on_ct(made, self._grid, self._ct)
+        return self._contents(ranks, len(made.places))
 
     def _contents(self, ranks: Bytes, count: int) -> PlaceContents:
         wrong = self._labels != self._true

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
 
 from ...imaging.grid import Grid
-from ...imaging.resampling import resample
 from ...organs import Vocabulary
 from ...review_file import Alternative, OrganNote, Place, Point, Review
 from ..measurements import OrganMeasurement
 from .components import Box, Mask
 from .evidence import Bytes, Evidence
 from .findings import find
+from .nearest import NearestVoxel
 from .places import NO_SUGGESTION, Candidate, Candidates, make_places
 from .scoring import Scoring
 
@@ -58,15 +58,15 @@ def make_review(
     groups = {label: slot for slot, owned in enumerate(owners, start=1) for label in owned}
     findings = find(evidence, grid, measurements, scoring, other_name)
     candidates = make_places(evidence, findings, groups, grid, scoring, other_name)
-    ranks, kept = ranks_on_ct(candidates, grid, ct)
-    alternative = _suggested(candidates, ranks, labels, other_labels, grid, ct)
+    candidates, ranks = on_ct(candidates, grid, ct)
+    alternative = _suggested(candidates, labels, other_labels, grid, ct)
     source = "experts" if other_is_experts else "decoder"
     boxes = _boxes(ct.image_of(ranks))
     places = [
         _place(
             rank, candidate, boxes[rank], ranks, alternative, labels, ct, grid, source, evidence.vocabulary, candidates
         )
-        for rank, candidate in enumerate(kept, start=1)
+        for rank, candidate in enumerate(candidates.places, start=1)
     ]
     for place in places:
         if place.alternative is None:
@@ -81,36 +81,42 @@ def make_review(
     return ReviewResult(review, ct.image_of(ranks), ct.image_of(alternative), evidence, grid)
 
 
-def ranks_on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Bytes, list[Candidate]]:
-    """Ranks on the CT's grid, and the candidates that have a voxel there: a coarse CT can pass between theirs."""
-    image = resample(grid.image_of(candidates.map), ct, "nearest", outside=0)
-    numbers = sitk.GetArrayFromImage(image)
-    present = set(np.flatnonzero(np.bincount(numbers.ravel(), minlength=256)))
+def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Bytes]:
+    """The candidates that have a voxel on the CT's grid, numbered anew, and their numbers there.
+
+    A CT coarser than the model can pass between a place's voxels.
+    """
+    nearest = NearestVoxel(grid, ct)
+    present = set(np.unique(nearest.reached(candidates.map)))
     kept = [candidate for candidate in candidates.places if candidate.number in present]
-    renumbered = np.zeros(256, np.uint8)
-    for rank, candidate in enumerate(kept, start=1):
-        renumbered[candidate.number] = rank
-    return renumbered[numbers], kept
+    numbers = np.zeros(256, np.uint8)
+    for number, candidate in enumerate(kept, start=1):
+        numbers[candidate.number] = number
+    renumbered = tuple(replace(candidate, number=number) for number, candidate in enumerate(kept, start=1))
+    candidates = replace(candidates, places=renumbered, map=numbers[candidates.map])
+    ranks = np.empty(ct.shape, np.uint8)
+    for out, z in zip(nearest.along_model(ranks), nearest.indices[0], strict=True):
+        out[...] = nearest.plane(candidates.map, z)
+    return candidates, ranks
 
 
-def _suggested(
-    candidates: Candidates, ranks: Bytes, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid
-) -> Bytes:
+def _suggested(candidates: Candidates, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid) -> Bytes:
     """``labels`` with the other prediction's labels within places, and anatomy's suggestions above them."""
-    if other_labels is None:
-        alternative = labels.copy()
-    else:
-        alternative = other_labels
-        np.copyto(alternative, labels, where=ranks == 0)
-    if (candidates.suggestions == NO_SUGGESTION).all():
-        return alternative
-    anatomy = sitk.GetArrayViewFromImage(
-        wanted := resample(grid.image_of(candidates.suggestions), ct, "nearest", outside=NO_SUGGESTION)
-    )
-    # Removing is for what is there, filling for what is not; at their rim the finer grid knows better.
-    says = (anatomy != NO_SUGGESTION) & (ranks > 0) & ((anatomy == 0) | (labels == 0))
-    np.copyto(alternative, anatomy, where=says)
-    del wanted
+    nearest = NearestVoxel(grid, ct)
+    alternative = np.empty_like(labels) if other_labels is None else other_labels
+    places = candidates.map.any(axis=(1, 2))
+    wanted = (candidates.suggestions != NO_SUGGESTION).any(axis=(1, 2))
+    views = (nearest.along_model(each) for each in (alternative, labels))
+    for out, label, z in zip(*views, nearest.indices[0], strict=True):
+        if other_labels is None or not places[z]:
+            out[...] = label
+        else:
+            np.copyto(out, label, where=nearest.plane(candidates.map, z) == 0)
+        if wanted[z]:
+            anatomy = nearest.plane(candidates.suggestions, z)
+            # Removing is for what is there, filling for what is not; at their rim the finer grid knows better.
+            says = (anatomy != NO_SUGGESTION) & ((anatomy == 0) | (label == 0))
+            np.copyto(out, anatomy, where=says)
     return alternative
 
 
