@@ -27,7 +27,7 @@ _LAYERS: dict[str, tuple[str, str, float]] = {
     "bowel": ("bowel_wall", "bowel_lumen", 2.6),
     "bladder": ("bladder_wall", "bladder_lumen", 2.5),
     "heart": ("heart_muscle", "heart_blood", 9.0),
-    "bone": ("cortical_bone", "cancellous_bone", 2.0),
+    "bone": ("cortical_bone", "cancellous_bone", 1.6),
 }
 # What can be filled, and into how many stretches of one filling.
 _LUMENS = {
@@ -39,7 +39,7 @@ _LUMENS = {
     "bladder_lumen": 1,
 }
 # What can grow and shrink, the rest of the body making room over so many mm.
-_CHANGING = {
+CHANGING = {
     "liver": 28.0, "spleen": 22.0, "right_kidney": 18.0, "left_kidney": 18.0, "stomach": 24.0, "gallbladder": 12.0,
     "pancreas": 12.0, "aorta": 12.0, "inferior_vena_cava": 12.0, "bladder": 24.0, "duodenum": 12.0, "colon": 14.0,
     "bowel": 16.0, "heart": 18.0, "psoas": 16.0, "lung": 25.0, "prostate_uterus": 12.0,
@@ -62,8 +62,8 @@ class Lumen:
 
 @dataclass(frozen=True)
 class Change:
-    """Directions outward from an organ, (3, z, y, x) for x, y, z, at most 1 long, fading with the distance; on every
-    ``step`` mm (x, y, z) from ``start`` mm on."""
+    """How the body yields to an organ, (4, z, y, x), from ``start`` mm (x, y, z) on: directions outward from it (x, y,
+    z), at most 1 long, and how far a point moves along with it (0 to 1); both fade with the distance."""
 
     field: Field
     start: NDArray[np.float64]
@@ -229,26 +229,27 @@ def _changes(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> tu
     offset = np.array([(f // 2) * s for f, s in zip(factors, spacing, strict=True)])
     coarse = voxels[part]
     changes = {}
-    for structure, reach in _CHANGING.items():
+    for structure, reach in CHANGING.items():
         if structure not in number:
             continue
         mask = coarse == number[structure]
         box = box_of(mask, step, 2.5 * reach)
         if box is not None:
             start = offset + np.array([s.start for s in box[::-1]]) * np.array(step)
-            changes[structure] = Change(_outward(mask[box], step, reach), start)
+            changes[structure] = Change(_yielding(mask[box], step, reach), start)
     return changes, step
 
 
-def _outward(mask: Mask, spacing: Spacing, reach: float) -> Field:
-    """Unit steps away from the surface, shorter where the sides of a thin organ meet, fading outside over ``reach``."""
+def _yielding(mask: Mask, spacing: Spacing, reach: float) -> Field:
+    """The field of a ``Change``: unit steps away from the surface, shorter where the sides of a thin organ meet, and
+    the share in its moves, both fading outside over ``reach``."""
     distance = distance_to(mask, spacing)
     smooth = smoothed(distance, spacing, (5.0, 5.0, 5.0))
     gradient = np.stack([np.gradient(smooth, s, axis=a) for a, s in zip((2, 1, 0), spacing, strict=True)])
     fade = np.exp(-((np.maximum(distance, 0.0) / reach) ** 2))
     # In the middle the organ does not move: what grows is its outside.
-    fade *= np.clip(1.0 + np.minimum(distance, 0.0) / (2.0 * reach), 0.0, 1.0)
-    return (gradient * fade).astype(np.float32)
+    outward = gradient * (fade * np.clip(1.0 + np.minimum(distance, 0.0) / (2.0 * reach), 0.0, 1.0))
+    return np.concatenate([outward, fade[None]]).astype(np.float32)
 
 
 def _levels(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> dict[str, tuple[float, float]]:

@@ -36,6 +36,7 @@ class Appearance:
     vessel: Field
     vessel_share: Field
     oral_contrast: bool
+    lesion_hu: float | None = None
 
     @classmethod
     def draw(cls, random: np.random.Generator, wall_mm: tuple[float, float], phase: str | None = None) -> Appearance:
@@ -47,6 +48,9 @@ class Appearance:
         values["liver"] -= fatty
         values["muscle"] += float(random.normal(-4.0, 7.0))
         values["fat"] += float(random.normal(0.0, 6.0))
+        # Marrow loses bone and gains fat with age.
+        values["cancellous_bone"] = float(random.uniform(40.0, 220.0))
+        values["cortical_bone"] = float(random.uniform(280.0, 700.0))
         hu, texture = np.zeros(256, np.float32), np.zeros(256, np.float32)
         vessel, share = np.zeros(256, np.float32), np.zeros(256, np.float32)
         own = {name: float(random.normal(0.0, spread)) for name in sorted({t.hu for t in TISSUES})}
@@ -64,13 +68,22 @@ class Appearance:
         if phase == "arterial":
             texture[INDEX["spleen"]] = float(random.uniform(10.0, 35.0))
         hu[INDEX["mediastinum"]] += float(random.uniform(20.0, 70.0))
+        if random.random() < 0.08:
+            # Ascites, or the dense fat of the very thin.
+            hu[INDEX["visceral_fat"]] = float(random.uniform(-70.0, 20.0))
         for side in ("right", "left"):
             hu[INDEX[f"renal_sinus_{side}"]] += float(random.uniform(0.0, 60.0))
         texture[INDEX["colon_lumen"]] = float(random.choice([15.0, 60.0, 150.0, 260.0]))
         texture[INDEX["stomach_lumen"]] = float(random.choice([3.0, 15.0, 60.0]))
         oral = bool(random.random() < 0.25)
         _shells(hu, texture, share, values, wall_mm, random)
-        return cls(phase, hu, texture, vessel, share, oral)
+        lesion = None
+        if random.random() < 0.3:
+            # Cysts and metastases; early on some are brighter than the organ.
+            lesion = float(random.choice([random.uniform(0.0, 20.0), values["liver"] - random.uniform(15.0, 60.0)]))
+            if phase == "arterial" and random.random() < 0.3:
+                lesion = values["liver"] + float(random.uniform(20.0, 70.0))
+        return cls(phase, hu, texture, vessel, share, oral, lesion)
 
     def fill(self, name: str, lumen: Lumen, random: np.random.Generator) -> Field:
         """CT numbers of the voxels of a lumen."""

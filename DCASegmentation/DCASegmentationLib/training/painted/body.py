@@ -7,11 +7,13 @@ among the structures: worked out on a grid of about 3 mm.
 from __future__ import annotations
 
 import numpy as np
+import SimpleITK as sitk
 
 from .tissues import INDEX, N_SHELLS, SHELL_MM, SHELLS
 from .volumes import Field, Mask, Spacing, closed, distance_to, hull_distance, noise, smoothed
 
 _LIMBS_MM = 25.0
+_CANAL_MM2 = 900.0
 
 
 def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Generator) -> tuple[np.ndarray, Field]:
@@ -45,6 +47,7 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
     _set(tissue, free & _discs(bone, structures.get("spinal_canal", empty), spacing), "disc")
     organs = of("bladder", "prostate_uterus", "colon")
     _pelvis(tissue, free, of("gluteal_muscle", "psoas"), bone, organs, spacing, random)
+    _set(tissue, free & _canal(bone, spacing), "spinal_canal")
     if "bowel" not in structures:
         _bowel_in(tissue, free, hull, of("bone", "back_muscle", "psoas"), spacing, random)
     for name, extra in structures.items():
@@ -92,6 +95,27 @@ def _discs(bone: Mask, canal: Mask, spacing: Spacing) -> Mask:
     return above & below & front & (near < 45.0)
 
 
+def _canal(bone: Mask, spacing: Spacing) -> Mask:
+    """What the vertebrae enclose, and the stretches between one arch and the next."""
+    thick = closed(bone, spacing, 5.0)
+    canal = np.zeros_like(bone)
+    largest = int(_CANAL_MM2 / (spacing[0] * spacing[1]))
+    for k in np.flatnonzero(bone.any(axis=(1, 2))):
+        plane = sitk.GetImageFromArray(thick[k].astype(np.uint8))
+        holes = sitk.ConnectedComponent(sitk.BinaryFillhole(plane) - plane)
+        # A ring of ribs encloses the chest, which is no canal.
+        number = sitk.GetArrayFromImage(holes)
+        small = np.bincount(number.ravel()) <= largest
+        small[0] = False
+        canal[k] = small[number]
+    reach = max(1, round(15.0 / spacing[2]))
+    above, below = canal.copy(), canal.copy()
+    for step in range(1, reach + 1):
+        above[:-step] |= canal[step:]
+        below[step:] |= canal[:-step]
+    return above & below
+
+
 def _pelvis(
     tissue: np.ndarray, free: Mask, muscles: Mask, bone: Mask, organs: Mask, spacing: Spacing,
     random: np.random.Generator,
@@ -131,6 +155,13 @@ def _bowel_in(
     _set(tissue, space & (loops > 0.65), "bowel_lumen")
 
 
+def _smooth_level(level: np.ndarray, spacing: Spacing) -> Field:
+    """A height map (y, x) in mm without steps."""
+    image = sitk.GetImageFromArray(level.astype(np.float32))
+    image.SetSpacing(spacing[:2])
+    return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, 12.0))
+
+
 def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[str, Mask]:
     """Lungs and heart above the organs of the belly, for a map that shows ribs and no lungs."""
     below = ("liver", "spleen", "stomach", "right_kidney", "left_kidney", "colon")
@@ -143,7 +174,9 @@ def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[s
     organ_top = int(np.flatnonzero(organs.any(axis=(1, 2)))[-1])
     # Where no organ lies below, in the recess behind and beside them, the lung reaches some 7 cm down.
     lowest = organ_top - round(75.0 / spacing[2])
-    open_above = (height > np.maximum(top, lowest)[None]) & (hull < -11.0)
+    level = np.maximum(top, lowest)
+    level = np.maximum(_smooth_level(level * spacing[2], spacing), level * spacing[2] - 9.0)
+    open_above = (height * spacing[2] > level[None]) & (height > top[None]) & (hull < -11.0)
     bone = structures.get("bone", empty)
     through = ("aorta", "esophagus", "inferior_vena_cava")
     vessels = np.logical_or.reduce([structures[name] for name in through if name in structures] or [empty])
@@ -153,5 +186,7 @@ def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[s
     y = np.arange(lung.shape[1])[None, :, None] * spacing[1]
     _, ys, xs = np.nonzero(vessels if vessels.any() else organs)
     center_x, center_y = xs.mean() * spacing[0] - 22.0, ys.mean() * spacing[1] + 38.0
-    heart = lung & (np.hypot((x - center_x) / 60.0, (y - center_y) / 42.0) < 1.0) & (height > organ_top - 2)
+    center_z = organ_top * spacing[2] + 36.0
+    ball = ((x - center_x) / 62.0) ** 2 + ((y - center_y) / 46.0) ** 2 + ((height * spacing[2] - center_z) / 48.0) ** 2
+    heart = lung & (ball < 1.0)
     return {"lung": lung & ~heart, "heart": heart}

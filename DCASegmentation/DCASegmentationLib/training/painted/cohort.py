@@ -30,10 +30,15 @@ def painted_cases(
     cases: list[Case] = []
     for index in range(count):
         seed = first_seed + index
-        path = folder / f"painted_{seed}.npz"
+        path = case_file(folder, seed)
         if not path.exists():
             save_case(paint_case(seed, anatomies, grid), path)
         cases.append(load_case(path))
         if progress is not None:
             progress((index + 1) / count, f"Painted case {index + 1} of {count}")
     return cases
+
+
+def case_file(folder: Path, seed: int) -> Path:
+    """Where ``painted_cases`` keeps the case of ``seed``."""
+    return folder / f"painted_{seed}.npz"

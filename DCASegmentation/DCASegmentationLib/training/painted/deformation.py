@@ -8,37 +8,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...phantom.fields import rotation
-from .anatomy import Anatomy
+from .anatomy import CHANGING, Anatomy
 from .volumes import Field, Spacing
 from .waves import smooth_noise, upsampled
 
 _NODE_MM = 9.0
 # Length (mm) over which the shape varies, and by how much (SD in mm).
-_SCALES = ((130.0, 8.0), (60.0, 4.0), (30.0, 1.7))
+_SCALES = ((130.0, 9.5), (60.0, 5.0), (30.0, 1.8))
 # Most that an organ's surface moves out or in (mm).
 _GROWTH_MM = {
-    "liver": (-9.0, 10.0), "spleen": (-6.0, 9.0), "right_kidney": (-4.0, 4.0), "left_kidney": (-4.0, 4.0),
+    "liver": (-9.0, 10.0), "spleen": (-4.0, 13.0), "right_kidney": (-4.0, 4.0), "left_kidney": (-4.0, 4.0),
     "stomach": (-11.0, 12.0), "gallbladder": (-4.0, 7.0), "pancreas": (-3.5, 3.0), "aorta": (-3.0, 4.5),
     "inferior_vena_cava": (-3.5, 3.5), "bladder": (-10.0, 14.0), "duodenum": (-2.5, 4.0), "colon": (-5.0, 6.0),
     "bowel": (-4.0, 5.0), "heart": (-6.0, 8.0), "psoas": (-6.0, 5.0), "lung": (-6.0, 4.0),
     "prostate_uterus": (-4.0, 8.0),
 }  # fmt: skip
+# How far organs lie from where they were (SD), as a share of the room over which the body makes way for them.
+_SHIFT = 0.15
+_FIXED = ("lung", "colon", "bowel", "psoas", "aorta")
 
 
 @dataclass(frozen=True)
 class Deformation:
     """``scale``: size along x, y, z relative to the label map; ``degrees``: turned about them; ``growth``: mm by which
-    organs' surfaces move out."""
+    organs' surfaces move out, and ``shift``: by which the organs lie elsewhere (x, y, z); ``elastic``: how strongly
+    everything is bent, about 1."""
 
     scale: NDArray[np.float64]
     degrees: tuple[float, float, float]
     growth: dict[str, float]
+    shift: dict[str, NDArray[np.float64]]
     elastic: float
 
     @classmethod
     def draw(cls, anatomy: Anatomy, random: np.random.Generator) -> Deformation:
-        size = float(np.clip(random.normal(0.98, 0.07), 0.82, 1.16))
-        scale = size * np.exp(np.clip(random.normal(0.0, (0.05, 0.07, 0.05)), -0.13, 0.13))
+        size = float(np.clip(random.normal(0.99, 0.07), 0.82, 1.18))
+        scale = size * np.exp(np.clip(random.normal(0.0, (0.05, 0.08, 0.05)), -0.15, 0.15))
         growth = {}
         for structure in anatomy.changes:
             low, high = _GROWTH_MM[structure]
@@ -48,10 +53,14 @@ class Deformation:
             for structure in ("bowel", "colon", "stomach", "pancreas", "duodenum"):
                 if structure in growth:
                     growth[structure] = 0.6 * _GROWTH_MM[structure][0]
+        shift = {
+            structure: _SHIFT * CHANGING[structure] * np.clip(random.normal(0.0, (1.0, 1.0, 1.3)), -2.5, 2.5)
+            for structure in anatomy.changes
+            if structure not in _FIXED
+        }
         angles = random.normal(0.0, (3.0, 3.0, 4.0))
-        return cls(
-            scale, (float(angles[0]), float(angles[1]), float(angles[2])), growth, float(random.uniform(0.4, 1.25))
-        )
+        degrees = (float(angles[0]), float(angles[1]), float(angles[2]))
+        return cls(scale, degrees, growth, shift, float(random.uniform(0.4, 1.25)))
 
     def positions(
         self, anatomy: Anatomy, shape: tuple[int, int, int], spacing: Spacing, corner: NDArray[np.float64],
@@ -73,13 +82,28 @@ class Deformation:
                 bend = smooth_noise(x.shape, (_NODE_MM,) * 3, length, random)
                 # Along the body, where organs are thin and stacked, half as much.
                 place[axis] += self.elastic * sd * (0.7 if axis == 2 else 1.0) * bend
-        place -= _sampled(anatomy, self.growth, place)
+        place -= self._yielded(anatomy, place)
         weights = [
             _linear(np.arange(n, dtype=np.float64) * s / _NODE_MM, count)
             for n, s, count in zip(shape, spacing[::-1], counts, strict=True)
         ]
         fields = [upsampled(component.astype(np.float32), weights) for component in place]
         return fields[0], fields[1], fields[2]
+
+    def _yielded(self, anatomy: Anatomy, place: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far the organs' changes move the points at ``place`` (3, z, y, x), in mm."""
+        total = np.zeros_like(place)
+        step = np.array(anatomy.change_step)[:, None, None, None]
+        for structure, amount in self.growth.items():
+            change = anatomy.changes[structure]
+            index = (place - change.start[:, None, None, None]) / step
+            size = np.array(change.field.shape[:0:-1])[:, None, None, None]
+            near = ((index > 0) & (index < size - 1)).all(axis=0)
+            outward = _trilinear(change.field, index[:, near])
+            total[:, near] += amount * outward[:3]
+            if structure in self.shift:
+                total[:, near] += self.shift[structure][:, None] * outward[3]
+        return total
 
 
 def _linear(points: NDArray[np.float64], count: int) -> Field:
@@ -91,24 +115,10 @@ def _linear(points: NDArray[np.float64], count: int) -> Field:
     return weights
 
 
-def _sampled(anatomy: Anatomy, growth: dict[str, float], place: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sum of the organs' changes at ``place`` (3, z, y, x), in mm."""
-    total = np.zeros_like(place)
-    step = np.array(anatomy.change_step)[:, None, None, None]
-    for structure, amount in growth.items():
-        change = anatomy.changes[structure]
-        index = (place - change.start[:, None, None, None]) / step
-        size = np.array(change.field.shape[:0:-1])[:, None, None, None]
-        near = ((index > 0) & (index < size - 1)).all(axis=0)
-        points = index[:, near]
-        total[:, near] += amount * _trilinear(change.field, points)
-    return total
-
-
 def _trilinear(field: Field, points: NDArray[np.float64]) -> NDArray[np.float64]:
     left = points.astype(int)
     t = points - left
-    result = np.zeros((3, points.shape[1]))
+    result = np.zeros((len(field), points.shape[1]))
     for dz in (0, 1):
         for dy in (0, 1):
             for dx in (0, 1):

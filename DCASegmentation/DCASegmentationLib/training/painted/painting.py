@@ -15,13 +15,16 @@ from ..cases import Case
 from ..options import GridOptions
 from .anatomy import Anatomy
 from .appearance import Appearance
+from .arms import add_arms
 from .deformation import Deformation
 from .scanner import Scanner
-from .tissues import INDEX, SHELLS, TISSUES
+from .tissues import INDEX, N_SHELLS, SHELLS, TISSUES
 from .volumes import Field, Spacing
 from .waves import smooth_noise
 
 _LABELS = np.array([tissue.label for tissue in TISSUES] + [0] * (256 - len(TISSUES)), np.uint8)
+# Where cysts and metastases are common.
+_HOSTS = ("liver", "right_renal_cortex", "left_renal_cortex", "right_renal_medulla", "left_renal_medulla", "spleen")
 _WORLD = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 _RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -67,7 +70,8 @@ def _painted(
     change = Deformation.draw(anatomy, random)
     appearance, missing = _without(anatomy, appearance, random)
     low, high = _range(anatomy, random)
-    corner, shape = _frame(anatomy, appearance, change, low, high, spacing, random)
+    arms = random.random() < 0.12
+    corner, shape = _frame(anatomy, appearance, change, low, high, spacing, arms, random)
     scanner = Scanner.draw(random, max(shape[1] * spacing[1], shape[2] * spacing[0]))
     fine = 2 if scanner.slice_mm > 0.8 * spacing[2] else 1
     fine_spacing = (spacing[0], spacing[1], spacing[2] / fine)
@@ -83,6 +87,8 @@ def _painted(
     values = _values(anatomy, appearance, first, last, missing, random)
     hu = _linear(values, x, y, z - np.float32(first))
     _texture(hu, tissues, appearance, spacing, fine, random)
+    if arms:
+        add_arms(hu, fine_spacing, appearance, random)
     result = scanner.scan(hu, spacing, fine, random)
     labels = _LABELS[tissues]
     for label in missing:
@@ -113,7 +119,7 @@ def _range(anatomy: Anatomy, random: np.random.Generator) -> tuple[float, float]
 
 def _frame(
     anatomy: Anatomy, appearance: Appearance, change: Deformation, low: float, high: float, spacing: Spacing,
-    random: np.random.Generator,
+    arms: bool, random: np.random.Generator,
 ) -> tuple[NDArray[np.float64], tuple[int, int, int]]:  # fmt: skip
     """Where the scan's first voxel lies (mm in the label map, x, y, z) and how many voxels it has (z, y, x)."""
     stride = 6
@@ -123,6 +129,8 @@ def _frame(
     rows, columns = np.flatnonzero(body.any(axis=(0, 2))), np.flatnonzero(body.any(axis=(0, 1)))
     cut = random.random() < 0.12
     margins = random.uniform(-35.0, 5.0, 4) if cut else random.uniform(2.0, 32.0, 4)
+    if arms:
+        margins[:2] = random.uniform(50.0, 95.0, 2)
     x0, x1 = columns[0] * stride * step[0] - margins[0], columns[-1] * stride * step[0] + margins[1]
     y0, y1 = rows[0] * stride * step[1] - margins[2], rows[-1] * stride * step[1] + margins[3]
     extent = np.array([x1 - x0, y1 - y0, high - low]) * change.scale / np.array(spacing)
@@ -220,10 +228,17 @@ def _texture(
     line = np.where(large, wide / np.float32(0.24), narrow / np.float32(0.30))
     # A vessel runs where two independent fields are both near zero; thicker where the tissue has more of them.
     within = np.clip(1.6 - line / np.maximum(share, 0.05), 0.0, 1.0) * (share > 0)
-    solid = tissues < SHELLS + 60
+    solid = tissues < SHELLS + N_SHELLS
+    ill = np.zeros(shape, np.float32)
+    if appearance.lesion_hu is not None:
+        size, most = float(random.uniform(18.0, 45.0)), float(random.uniform(1.6, 2.4))
+        host = np.isin(np.arange(256), [INDEX[name] for name in _HOSTS])[tissues]
+        ill = np.clip(4.0 * (smooth_noise(shape, spacing, size, random) - most), 0.0, 1.0) * host
     for level in range(fine):
         part = hu[level::fine]
         # Gas and what lies beyond the body have no texture, whatever tissue the voxel's center is.
         tissue_there = solid & (part > -930)
         part += np.where(tissue_there, added, 0.0)
         part += np.where(tissue_there, within * (blood - part), 0.0)
+        if appearance.lesion_hu is not None:
+            part += ill * (np.float32(appearance.lesion_hu) - part)
