@@ -30,6 +30,9 @@ from DCASegmentationLib.organs import AMOS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
+# Quick; the bundle's answers are random anyway.
+OPTIONS = ("--overlap", "0", "--no-review")
+
 
 class Cohort:
     """``dca cohort`` on the archive, as processes of its own."""
@@ -43,7 +46,7 @@ class Cohort:
     def start(self, *more: str) -> subprocess.Popen[str]:
         command = [
             *(sys.executable, "-m", "DCASegmentationLib.cli", "cohort", str(self.archive), "-o", str(self.out)),
-            *("--bundle", str(self._bundle), "--device", "cpu", "--overlap", "0"),
+            *("--bundle", str(self._bundle), "--device", "cpu", *OPTIONS),
             *("--dashboard-port", "0", *more),
         ]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -134,7 +137,7 @@ def test_a_second_run_has_nothing_to_do_and_starts_no_worker(finished, dca, smal
 
     monkeypatch.setattr(workers, "local_client", lambda *_: pytest.fail("workers were started"))
     before = {file: file.stat().st_mtime_ns for file in (finished.out / "cases").rglob("*")}
-    done = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle, "--overlap", "0")
+    done = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle, *OPTIONS)
     assert (done.code, done.out.splitlines()[0]) == (0, "6 failed, 5 ok, 5 skipped.")
     assert {file: file.stat().st_mtime_ns for file in (finished.out / "cases").rglob("*")} == before
     finished.require_all_accounted_for()

@@ -71,6 +71,15 @@ def test_a_dicom_series_becomes_a_folder_with_all_that_belongs_to_it(dicom_case,
     assert outcome.seconds["total"] > outcome.seconds["network"] > 0
 
 
+def test_a_review_gives_the_case_its_concern(dicom_case, settings):
+    reviewed = replace(settings, options=SegmentOptions(overlap=0.0, review=True))
+    outcome = work.process(dicom_case, reviewed)
+    review = json.loads((settings.folder_of(dicom_case.name) / "review.json").read_text())
+    assert outcome.concern == pytest.approx(sum(place["expected_wrong_ml"] for place in review["places"]))
+    assert len(outcome.concerns) == min(len(review["places"]), 3) > 0
+    assert outcome.concerns[0].startswith(review["places"][0]["name"])
+
+
 def test_a_plain_file_becomes_labels_without_dicom(coarse_phantom, settings, case_in):
     case = case_in(coarse_phantom)
     assert work.process(case, settings).status == "ok"

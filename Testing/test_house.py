@@ -34,7 +34,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "dicom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK", "pydicom", "highdicom"}),
     "cohort": (
-        {*("errors", "organs", "partials", "imaging", "inference", "bundle", "job", "figures", "dicom")},
+        {
+            *("errors", "organs", "partials", "review_file", "imaging", "inference", "bundle", "job", "figures"),
+            "dicom",
+        },
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
     ),
     "training": (

@@ -45,6 +45,9 @@ def run(
     organs: Annotated[str | None, typer.Option(help="Only these organs, as in liver,spleen. All if left out.")] = None,
     overlap: Annotated[float, typer.Option(help="Overlap of neighboring windows, 0 to below 1.")] = 0.5,
     extension: Annotated[str, typer.Option("--format", help="Format of labels: as in dca segment.")] = ".nrrd",
+    no_review: Annotated[
+        bool, typer.Option("--no-review", help="Do not look for places to check: quicker, but a poorer report.")
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -99,7 +102,7 @@ def run(
     if scheduler and (workers or memory):
         raise UserError("--workers and --memory are for workers of this machine.", "Leave them out with --scheduler.")
     model = load(bundle)
-    options = SegmentOptions(overlap=overlap, organs=None if organs is None else words(organs))
+    options = SegmentOptions(overlap=overlap, organs=None if organs is None else words(organs), review=not no_review)
     options.kept_labels(model.metadata.vocabulary)
     local = None if scheduler else _planned(workers, memory, device)
     settings = Settings(

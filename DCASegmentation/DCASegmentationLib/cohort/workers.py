@@ -49,7 +49,7 @@ class LocalWorkers:
 def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -> Iterator[Client]:
     """Worker processes on this machine, reachable from it alone; they end with this process, however it ends."""
     quiet = {"logging": {"distributed": "critical"}}
-    with dask.config.set({**_steady_memory(), **quiet, **_restarts()}), _quiet():
+    with dask.config.set({**_steady_memory(), **_one_arena(), **quiet, **_restarts()}), _quiet():
         cluster = SpecCluster(
             workers={index: _local_worker(workers, index) for index in range(workers.count)},
             scheduler={
@@ -148,6 +148,11 @@ def _steady_memory() -> dict[str, Any]:
     """Workers hold no results that could be spilled; one above its limit is ended and started anew."""
     memory = "distributed.worker.memory"
     return {f"{memory}.target": False, f"{memory}.spill": False, f"{memory}.pause": False, f"{memory}.terminate": 0.95}
+
+
+def _one_arena() -> dict[str, Any]:
+    """glibc keeps freed memory (see ``inference.allocator``) of its main arena alone; threads else have others."""
+    return {"distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1}
 
 
 def _restarts() -> dict[str, Any]:
