@@ -19,7 +19,10 @@ PLACE = Place(
     position_mm=(12.0, -40.5, 1010.0),
     box_mm=((0.0, -60.0, 990.0), (30.0, -20.0, 1030.0)),
     box_voxels=((10, 20, 30), (30, 40, 43)),
-    reasons=(Reason("island", "A piece of 2.1 ml."), Reason("uncertain", "On average 40% likely to be wrong.")),
+    reasons=(
+        Reason("island", "A piece of 2.1 ml."),
+        Reason("uncertain", "The network gives 40% of the probability to other labels."),
+    ),
     alternative=Alternative("experts", (0, 13), 8.8, "The experts hold Duodenum (8.8 ml)."),
 )
 REVIEW = Review(

@@ -64,7 +64,8 @@ class Place:
     """A connected place that may be wrong; ``rank`` 1 comes first.
 
     ``organ``, ``label`` and ``name`` are the organ it is about; ``ml`` its size, ``expected_wrong_ml`` how much of it
-    is expected to be wrong; ``score`` orders the places. ``position_mm`` (LPS) is the point in it to look at,
+    is expected to be wrong, by the network's own probabilities and the findings, which may over- or understate it;
+    ``score`` orders the places. ``position_mm`` (LPS) is the point in it to look at,
     ``box_mm`` and ``box_voxels`` the corners of the box around it.
     """
 

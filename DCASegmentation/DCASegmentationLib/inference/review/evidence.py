@@ -23,9 +23,9 @@ class Evidence:
     ``labels``: the result. ``alternative``: the label it would most likely have instead, by the other prediction
     (stitched experts, or the decoder where the experts are the result) where that says something else, else the runner
     up. ``other``: the other prediction's label. ``risk``, ``entropy`` and ``disagreement`` are 0 to 255 for 0 to 1:
-    ``risk`` is the mean over both predictions of the probability that the voxel is not what ``labels`` say, so half
-    of its sum is expected to be wrong if the two are as good as they claim. ``decider`` is 1 head, 2 medium, 3 tail,
-    whoever has most attention, and ``attention`` that expert's attention, 0 to 255 for 0 to 1.
+    ``risk`` is the mean over both predictions of the probability that they give to other labels than the voxel's; its
+    sum is the number of wrong voxels, if the network is as sure as it should be. ``decider`` is 1 head, 2 medium,
+    3 tail, whoever has most attention, and ``attention`` that expert's attention, 0 to 255 for 0 to 1.
 
     ``kept`` are the labels to write, None for all; the others count as background. Without an aggregation decoder
     there is no ``other`` and no ``disagreement``, without attention no ``decider``: ``has_other`` and

@@ -34,7 +34,8 @@ def network_reasons(
     if evidence.decider is not None and evidence.attention is not None:
         _attention_reasons(reasons, evidence, ranks, count, owners, size)
     for number in range(1, count + 1):
-        reasons[number].append(Reason("uncertain", f"On average {unsure[number]:.0%} likely to be wrong."))
+        text = f"The network gives {unsure[number]:.0%} of the probability to other labels."
+        reasons[number].append(Reason("uncertain", text))
     return reasons
 
 
