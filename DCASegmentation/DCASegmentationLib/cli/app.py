@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bundle, cohort, demo, evaluate, evaluate_review, model, paint, partition, phantom, segment, train
+from . import bundle, cohort, dataset, demo, evaluate, evaluate_review, model, paint, partition, phantom, segment, train
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 an unexpected error, 2 something you gave cannot be used, 130 cancelled with Ctrl+C."
@@ -27,6 +27,7 @@ def build_app() -> typer.Typer:
     app.callback()(_dca)
     for command in (segment, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review):
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
+    app.add_typer(dataset.build_group(), name="dataset")
     app.add_typer(bundle.build_group(), name="bundle")
     return app
 

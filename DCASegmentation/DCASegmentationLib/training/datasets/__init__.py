@@ -1,0 +1,1 @@
+"""Lists of data made from what one downloads."""

@@ -1,0 +1,203 @@
+"""Lists of data: made from folders as they are downloaded, read back, and refused where they cannot be right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.imaging.reading import read_labels
+from DCASegmentationLib.imaging.writing import write_image
+from DCASegmentationLib.organs import AMOS as AMOS_ORGANS
+from DCASegmentationLib.training.cohort_of_list import cohort_of
+from DCASegmentationLib.training.datalist import Datalist, Entry, read_datalist, require_files, write_datalist
+from DCASegmentationLib.training.datasets import layouts, splits
+from DCASegmentationLib.training.datasets.checking import check_files
+from DCASegmentationLib.training.options import GridOptions
+
+
+def touch(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+
+
+@pytest.fixture(scope="module")
+def amos_folder(tmp_path_factory) -> Path:
+    """As AMOS22 unpacks, with the ids that its public splits name and some more; the files are empty."""
+    folder = tmp_path_factory.mktemp("amos22")
+    named = {number for split in splits.AMOS.values() for number in (*split.labelled, *split.validation)}
+    training = [f"amos_{number:04d}.nii.gz" for number in sorted(named | {4, 5, 600})]
+    test = [f"amos_{number:04d}.nii.gz" for number in (8, 13, 18, 544, 598)]
+    for part, names in (("Tr", training), ("Va", test)):
+        touch(folder / f"images{part}", names)
+        touch(folder / f"labels{part}", names)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def synapse_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("synapse")
+    touch(folder / "img", [f"img{number:04d}.nii.gz" for number in splits.SYNAPSE_IDS])
+    touch(folder / "label", [f"label{number:04d}.nii.gz" for number in splits.SYNAPSE_IDS])
+    return folder
+
+
+@pytest.fixture
+def own_folder(tmp_path, coarse_phantom) -> Path:
+    """Four CTs, three of them with label maps, as nnU-Net names them."""
+    folder = tmp_path / "own"
+    for name in "abcd":
+        (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
+        (folder / "imagesTr" / f"{name}_0000.nii.gz").symlink_to(coarse_phantom / "ct.nii.gz")
+        if name != "d":
+            (folder / "labelsTr").mkdir(exist_ok=True)
+            (folder / "labelsTr" / f"{name}.nii.gz").symlink_to(coarse_phantom / "labels.nii.gz")
+    return folder
+
+
+def numbers(entries: tuple[Entry, ...]) -> list[int]:
+    return [int(entry.image.name[-11:-7]) for entry in entries]
+
+
+@pytest.mark.parametrize("name", splits.SYNAPSE)
+def test_every_synapse_split_divides_the_thirty_cases(synapse_folder, name):
+    built = layouts.synapse(synapse_folder, name).datalist
+    groups = [numbers(entries) for _, entries in built.groups()]
+    assert sorted(number for group in groups for number in group) == sorted(splits.SYNAPSE_IDS)
+    assert [len(group) for group in groups[2:]] == [4, 6]
+    assert all(entry.label is None for entry in built.unlabelled)
+
+
+@pytest.mark.parametrize("name", splits.AMOS)
+def test_no_amos_split_trains_on_its_validation_cases_or_on_mri(amos_folder, name):
+    built = layouts.amos(amos_folder, name).datalist
+    training = {*numbers(built.training), *numbers(built.unlabelled)}
+    assert not training & set(splits.AMOS[name].validation)
+    assert max(training | {*numbers(built.validation), *numbers(built.test)}) <= splits.LAST_CT_OF_AMOS
+    assert [entry.label for entry in built.training if entry.label is None] == []
+
+
+def test_the_defects_of_amos_splits_are_said(amos_folder):
+    five = layouts.amos(amos_folder, "5p")
+    assert len(five.datalist.training) == 7 and any("514, 548, 578" in caveat for caveat in five.caveats)
+    twenty = layouts.amos(amos_folder, "20p")
+    assert len(set(splits.AMOS["20p"].labelled) & set(splits.AMOS["20p"].validation)) == 3
+    assert any("66, 349, 381" in caveat for caveat in twenty.caveats)
+    assert len(layouts.amos(amos_folder, "5p", with_mri=True).datalist.training) == 10
+
+
+def test_a_folder_that_lacks_cases_of_the_split_is_refused(synapse_folder, tmp_path):
+    with pytest.raises(UserError, match="There is no folder"):
+        layouts.amos(tmp_path, "5p")
+    with pytest.raises(UserError, match=r"no split '7p'.*2p, 5p"):
+        layouts.amos(tmp_path, "7p")
+    touch(tmp_path / "img", ["img0001.nii.gz"])
+    touch(tmp_path / "label", ["label0001.nii.gz"])
+    with pytest.raises(UserError, match="lacks 29 cases"):
+        layouts.synapse(tmp_path, "galoss-20p")
+
+
+def test_a_folder_of_ones_own_becomes_a_list_and_cases(dca, own_folder, tmp_path):
+    out = own_folder / "list.json"
+    made = dca("dataset", "folder", own_folder, "-o", out, "--validation", 1, "--name", "mine")
+    assert made.code == 0, made.err
+    datalist = read_datalist(out)
+    assert [len(entries) for _, entries in datalist.groups()] == [2, 1, 1, 0]
+    assert json.loads(out.read_text())["unlabelled"] == [{"image": "imagesTr/d_0000.nii.gz"}]
+    labelled, unlabelled, validation = cohort_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))
+    assert len(labelled) == 2 and len(validation) == 1 and unlabelled[0].labels is None
+
+
+def test_monai_reads_the_list(own_folder, tmp_path):
+    from monai.data import load_decathlon_datalist
+
+    datalist = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 1, 0).datalist
+    write_datalist(datalist, own_folder / "list.json")
+    items = load_decathlon_datalist(str(own_folder / "list.json"), True, "training")
+    assert [set(item) for item in items] == [{"image", "label"}] * 2
+    assert all(Path(item["image"]).exists() for item in items)
+
+
+def test_a_label_map_without_a_ct_is_named(own_folder):
+    (own_folder / "labelsTr" / "z.nii.gz").touch()
+    with pytest.raises(UserError, match=r"z\.nii\.gz has no CT of its name"):
+        layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0)
+
+
+def test_a_folder_with_one_labelled_case_or_none_to_spare_says_so(own_folder):
+    few = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 1, 0, labelled=1)
+    assert any("One labelled case" in caveat for caveat in few.caveats)
+    assert len(few.datalist.unlabelled) == 2 and all(entry.label is None for entry in few.datalist.unlabelled)
+    with pytest.raises(UserError, match="leave none"):
+        layouts.folder_of_cts(own_folder, AMOS_ORGANS, 2, 1)
+
+
+@pytest.fixture
+def write_list(tmp_path):
+    def write(**content: object) -> Path:
+        path = tmp_path / "list.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "no list 'training'"),
+        ({"training": [{"label": "a.nii.gz"}]}, r"training\[0\].*no 'image'"),
+        ({"training": [{"image": "a.nii.gz"}]}, "no 'label'"),
+        ({"training": [{"image": "a", "label": "b", "unknown": [16]}]}, "label 16.*no organ of AMOS"),
+        ({"training": [{"image": "a", "label": "b", "label_map": {"52": 99}}]}, "label 99"),
+        ({"training": [{"image": "a", "label": "b", "label_map": [1]}]}, "not of whole numbers"),
+        ({"training": [{"image": "a", "label": "b"}], "unlabelled": ["a"]}, "in training and in unlabelled"),
+        ({"training": [], "vocabulary": "BTCV"}, "Synapse"),
+    ],
+)
+def test_a_list_that_cannot_be_right_is_refused(write_list, content, said):
+    with pytest.raises(UserError, match=said):
+        read_datalist(write_list(**content))
+
+
+def test_files_that_are_missing_are_named(write_list):
+    datalist = read_datalist(write_list(training=[{"image": "a.nii.gz", "label": "b.nii.gz"}]))
+    with pytest.raises(UserError, match=r"not there: .*a\.nii\.gz, .*b\.nii\.gz"):
+        require_files(datalist)
+
+
+def test_a_list_survives_the_disk(tmp_path):
+    entry = Entry(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", unknown=(14, 15), label_map={52: 8})
+    datalist = Datalist(AMOS_ORGANS, (entry,), (Entry(Path("/elsewhere/c.nii.gz")),), name="n", licence="l", source="s")
+    write_datalist(datalist, tmp_path / "list.json")
+    assert read_datalist(tmp_path / "list.json") == datalist
+
+
+def test_checking_names_every_file_that_cannot_be_used(own_folder, tmp_path):
+    datalist = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0).datalist
+    labels = read_labels(own_folder / "labelsTr" / "a.nii.gz")
+    other_grid, out_of_range = sitk.Image(labels), sitk.Cast(labels, sitk.sitkUInt8)
+    other_grid.SetOrigin((5.0, 0.0, 0.0))
+    out_of_range[10, 10, 10] = 40
+    for name, image in (("a", other_grid), ("b", out_of_range)):
+        (own_folder / "labelsTr" / f"{name}.nii.gz").unlink()
+        write_image(image, own_folder / "labelsTr" / f"{name}.nii.gz")
+    (own_folder / "imagesTr" / "c_0000.nii.gz").unlink()
+    checked = check_files(datalist)
+    assert len(checked.errors) == 3
+    assert "does not lie on the grid of a_0000" in checked.errors[0]
+    assert "label 40" in checked.errors[1] and "There is no file" in checked.errors[2]
+
+
+def test_checking_counts_voxels_by_the_names_of_other_numbers(own_folder):
+    image, label = own_folder / "imagesTr" / "a_0000.nii.gz", own_folder / "labelsTr" / "a.nii.gz"
+    liver_only = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, label_map={6: 7}),)))
+    counts = np.bincount(sitk.GetArrayFromImage(read_labels(label)).ravel())
+    assert liver_only.voxels[7] == counts[6] and not any(liver_only.voxels[label] for label in (1, 6))
+    assert any("Liver" in warning and "tail" in warning for warning in liver_only.warnings)
+    told = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, unknown=(6,)),)))
+    assert "listed as unknown" in told.errors[0]
