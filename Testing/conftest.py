@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 # slicer_bench, module_widget and the like, for tests of the Slicer module.
-pytest_plugins = ["bench.fixtures"]
+pytest_plugins = ["bench.fixtures", "warm_worker"]
 
 
 @dataclass(frozen=True)

@@ -102,12 +102,13 @@ def test_an_installation_that_fails_is_told(setup, slicer_bench):
 
 def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot_work(setup, slicer_bench, monkeypatch):
     slicer_bench.torch.is_installed = False
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", None)
-    setup.update()
-    assert "extension is missing" in setup.ui.extensionLabel.text
-    assert setup.ui.installTorchButton.isHidden()
-    setup.ui.installExtensionButton.click()
-    assert "Extensions Manager" in setup.ui.setupMessageLabel.text
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "PyTorchUtils", None)
+        setup.update()
+        assert "extension is missing" in setup.ui.extensionLabel.text
+        assert setup.ui.installTorchButton.isHidden()
+        setup.ui.installExtensionButton.click()
+        assert "Extensions Manager" in setup.ui.setupMessageLabel.text
 
 
 def test_apply_installs_torch_at_first_use_and_says_when_that_fails(

@@ -1,0 +1,62 @@
+"""Driving the panel as a user does, and looking at the scene afterwards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import slicer
+from scene_case import small_ct
+
+
+def add_ct(name: str) -> Any:
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    return show_ct(small_ct(), name)
+
+
+def apply(panel: Any) -> None:
+    assert panel.segmentPanel.ui.applyButton.text == "Apply"
+    panel.segmentPanel.ui.applyButton.click()
+
+
+def wait_for_end(panel: Any, bench: Any) -> None:
+    bench.wait_for(lambda: not panel.logic.isRunning, 120)
+
+
+def message(panel: Any) -> str:
+    return panel.segmentPanel.ui.messageLabel.text
+
+
+def segmentations() -> list[Any]:
+    scene = slicer.mrmlScene
+    return [
+        scene.GetNthNodeByClass(i, "vtkMRMLSegmentationNode")
+        for i in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"))
+    ]
+
+
+def temporary_files() -> list[Path]:
+    return list(Path(slicer.app.temporaryPath).iterdir())
+
+
+def worker_process_id() -> int:
+    """The child of this process that runs a worker, found as a task manager finds it; the youngest of several."""
+    found: dict[int, int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and b"DCASegmentationLib.worker" in command:
+            found[int(process.name)] = int(fields[19])  # the time it was started at
+    assert found, "no worker runs"
+    return max(found, key=lambda pid: found[pid])
+
+
+def node_ids() -> set[str]:
+    """All nodes of the scene, to see later that nothing was added or removed."""
+    scene = slicer.mrmlScene
+    return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}

@@ -1,0 +1,300 @@
+"""What the panel does with what cannot be segmented, and when something breaks in the middle: it says what it was,
+leaves the scene as it was, and the next Apply works."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.scene, pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")]
+slicer = pytest.importorskip("slicer")
+
+from module_driving import (  # noqa: E402
+    add_ct,
+    apply,
+    message,
+    node_ids,
+    temporary_files,
+    wait_for_end,
+    worker_process_id,
+)
+from scene_case import small_labels  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def ct(slicer_bench) -> Any:
+    return add_ct("CT")
+
+
+@pytest.fixture
+def cold_panel(ct, module_widget) -> Any:
+    """The panel, which will start a worker of its own."""
+    return module_widget
+
+
+@pytest.fixture
+def panel(warm_worker, cold_panel) -> Any:
+    return cold_panel
+
+
+@pytest.fixture
+def refuses(panel, slicer_bench) -> Callable[..., None]:
+    """``refuses(*words)``: Apply ends in a message with these words and a remedy, and the scene is as before."""
+
+    def check(*words: str) -> None:
+        before = node_ids()
+        apply(panel)
+        wait_for_end(panel, slicer_bench)
+        for word in words:
+            assert word in message(panel)
+        problem, _, remedy = message(panel).partition("</b>")
+        assert problem.startswith("<b>") and remedy.strip(), "it says what is wrong and what to do"
+        assert node_ids() == before
+        assert temporary_files() == []
+        assert panel.segmentPanel.ui.applyButton.text == "Apply"
+
+    return check
+
+
+def still_works(panel: Any, bench: Any) -> None:
+    apply(panel)
+    wait_for_end(panel, bench)
+    assert "organs were segmented" in message(panel)
+    assert temporary_files() == []
+
+
+def test_without_a_ct_there_is_nothing_to_apply(module_widget):
+    assert not module_widget.segmentPanel.ui.applyButton.enabled
+    assert module_widget.segmentPanel.ui.applyButton.toolTip == "Select a CT first."
+
+
+def test_an_mr_volume_is_refused_by_name(panel, ct, slicer_bench, refuses):
+    # Every voxel positive and none alike its neighbor, as in MR.
+    noise = np.random.default_rng(1).integers(0, 900, slicer.util.arrayFromVolume(ct).shape)
+    slicer.util.updateVolumeFromArray(ct, noise.astype(np.int16))
+    refuses("looks like an MR or another modality")
+    panel._parameterNode.inputVolume = add_ct("Good")
+    still_works(panel, slicer_bench)
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("vtkMRMLLabelMapVolumeNode", "is a label map, not a CT"),
+        ("vtkMRMLVectorVolumeNode", "is no scalar volume"),
+        ("vtkMRMLScalarVolumeNode", "holds no voxels"),
+    ],
+)
+def test_a_node_that_is_no_ct_is_refused_by_name(panel, refuses, kind, problem):
+    panel._parameterNode.inputVolume = slicer.mrmlScene.AddNewNodeByClass(kind, "Something")
+    refuses("Something", problem)
+
+
+def test_a_segmentation_of_another_ct_is_refused(panel, refuses):
+    from DCASegmentationLib.organs import AMOS
+    from DCASegmentationLib.scene.segmentation import show_segmentation
+
+    other = show_segmentation(small_labels(), AMOS, add_ct("Other"), "Other organs")
+    panel._parameterNode.outputSegmentation = other
+    refuses("Other organs", "belongs to another CT")
+
+
+def test_a_transform_that_is_not_linear_has_to_be_hardened(ct, refuses):
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "Warp")
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    refuses("not linear", "Harden")
+
+
+def test_a_temporary_folder_that_is_not_there_is_named(panel, monkeypatch):
+    monkeypatch.setattr(slicer.app, "temporaryPath", "/no/such/folder")
+    apply(panel)
+    assert "/no/such/folder" in message(panel)
+
+
+def test_a_temporary_folder_that_is_read_only_is_named(panel, slicer_bench, monkeypatch, tmp_path):
+    # Nothing is read-only for root but what the kernel itself offers.
+    folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "read-only"
+    if not folder.exists():
+        folder.mkdir(mode=0o500)
+    before = node_ids()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(slicer.app, "temporaryPath", str(folder))
+        apply(panel)
+        assert f"{folder} cannot be written to" in message(panel)
+    assert node_ids() == before and not panel.logic.isRunning
+    still_works(panel, slicer_bench)
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """As on a disk that is full: no file can grow over ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_before_the_run_is_told(panel, slicer_bench, refuses):
+    with no_file_over(1000):
+        refuses("could not be written", "the disk is full")
+    still_works(panel, slicer_bench)
+
+
+def test_a_disk_that_is_full_at_the_end_of_the_run_is_told(cold_panel, slicer_bench):
+    with no_file_over(1000):
+        # The worker keeps the limit it is started with; the panel's own ends here.
+        runner = cold_panel.logic._runner
+        runner._worker = runner._newWorker()
+        runner._worker.start()
+    before = node_ids()
+    apply(cold_panel)
+    wait_for_end(cold_panel, slicer_bench)
+    assert "<b>" in message(cold_panel) and "disk" in message(cold_panel)
+    assert node_ids() == before and temporary_files() == []
+
+
+def test_a_damaged_model_is_named(panel, small_bundle, monkeypatch, tmp_path, refuses):
+    broken = tmp_path / "broken"
+    shutil.copytree(small_bundle, broken)
+    (broken / "models" / "model.pt").write_bytes(b"nonsense")
+    monkeypatch.setenv("DCA_MODELS", str(broken))
+    panel.onSetupChanged()
+    panel.onModelChosen("broken")
+    refuses("model.pt")
+
+
+def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the_next(
+    panel, slicer_bench, small_bundle, monkeypatch, tmp_path
+):
+    doomed = tmp_path / "doomed"
+    shutil.copytree(small_bundle, doomed)
+    monkeypatch.setenv("DCA_MODELS", os.pathsep.join([str(doomed), str(small_bundle)]))
+    panel.onSetupChanged()
+    panel.onModelChosen("doomed")
+
+    def delete(fraction: float, text: str) -> None:
+        if text.startswith("Segmenting") and doomed.exists():
+            shutil.rmtree(doomed)
+
+    monkeypatch.setattr(panel.segmentPanel, "showProgress", delete)
+    apply(panel)
+    wait_for_end(panel, slicer_bench)
+    assert not doomed.exists() and "organs were segmented" in message(panel)
+    before = node_ids()
+    apply(panel)
+    wait_for_end(panel, slicer_bench)
+    assert "<b>" in message(panel) and "doomed" in message(panel)
+    assert node_ids() == before
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    panel.onSetupChanged()
+    panel.onModelChosen(small_bundle.name)
+    still_works(panel, slicer_bench)
+
+
+@pytest.fixture
+def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
+    """``worker_from(source)``: the module starts this program as its worker; REAL is the real library."""
+    from DCASegmentationLib.panels.worker_process import WorkerProcess
+    from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER
+
+    package = tmp_path / "library" / "DCASegmentationLib"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+
+    def use(source: str) -> None:
+        (package / "worker.py").write_text(f"REAL = {str(LIBRARY_FOLDER)!r}\n{source}")
+
+    monkeypatch.setattr(module, "newWorker", lambda log: WorkerProcess(sys.executable, package.parent, None, log))
+    return use
+
+
+# The real worker, which stays in the phase that a file names, so that it is met there.
+STAYS_IN_PHASE = """
+import sys, time, pathlib
+for name in [name for name in sys.modules if name.startswith("DCASegmentationLib")]:
+    del sys.modules[name]
+sys.path.insert(0, REAL)
+from DCASegmentationLib.worker import channel
+from DCASegmentationLib.worker.__main__ import main
+
+send = channel.Channel.send
+
+def send_and_stay(self, event):
+    send(self, event)
+    phase = pathlib.Path(PHASE).read_text()
+    if phase and event.type == "progress" and event.message.startswith(phase):
+        time.sleep(60)
+
+channel.Channel.send = send_and_stay
+main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the process table of Linux")
+def test_a_worker_killed_from_outside_in_any_phase_is_told_and_the_next_run_works(
+    worker_from, cold_panel, slicer_bench, monkeypatch, tmp_path
+):
+    phase_file = tmp_path / "phase"
+    worker_from(f"PHASE = {str(phase_file)!r}\n{STAYS_IN_PHASE}")
+    said: list[str] = []
+    shown = cold_panel.segmentPanel.showProgress
+    monkeypatch.setattr(cold_panel.segmentPanel, "showProgress", lambda *how: (shown(*how), said.append(how[1])))
+    before = node_ids()
+    for phase in ("Checking the model", "Reading the CT", "Segmenting", "Writing"):
+        phase_file.write_text(phase)
+        said.clear()
+        apply(cold_panel)
+        slicer_bench.wait_for(lambda phase=phase: any(text.startswith(phase) for text in said), 120)
+        os.kill(worker_process_id(), signal.SIGKILL)
+        wait_for_end(cold_panel, slicer_bench)
+        assert "was ended from outside" in message(cold_panel)
+        assert node_ids() == before and temporary_files() == []
+    phase_file.write_text("")
+    still_works(cold_panel, slicer_bench)
+
+
+def test_a_worker_killed_while_it_starts_is_told(cold_panel, slicer_bench):
+    before = node_ids()
+    apply(cold_panel)
+    os.kill(worker_process_id(), signal.SIGKILL)
+    wait_for_end(cold_panel, slicer_bench)
+    assert "was ended from outside" in message(cold_panel)
+    assert node_ids() == before and temporary_files() == []
+
+
+def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, cold_panel, slicer_bench, tmp_path):
+    worker_from(
+        "import os, pathlib, sys\n"
+        f"flag = pathlib.Path({str(tmp_path / 'spoken')!r})\n"
+        "if not flag.exists():\n"
+        "    flag.touch()\n"
+        "    print('Good morning', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "os.environ['PYTHONPATH'] = REAL\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'DCASegmentationLib.worker'])\n"
+    )
+    before = node_ids()
+    apply(cold_panel)
+    wait_for_end(cold_panel, slicer_bench)
+    assert "an answer that cannot be understood" in message(cold_panel)
+    assert "Good morning" in cold_panel.segmentPanel.ui.logText.plainText
+    assert node_ids() == before and temporary_files() == []
+    still_works(cold_panel, slicer_bench)

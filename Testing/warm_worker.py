@@ -1,0 +1,41 @@
+"""One real worker for many tests of the panel: PyTorch takes longer to load than most of them last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def _shared_worker(_bench: Any) -> Iterator[list[Any]]:
+    workers: list[Any] = []
+    yield workers
+    for worker in workers:
+        worker.end()
+
+
+@pytest.fixture
+def warm_worker(module: Any, _shared_worker: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module gets a worker that earlier tests have warmed. Stopped within a run it ends, as any other."""
+    from DCASegmentationLib.panels.worker_process import WorkerProcess
+
+    class Lent(WorkerProcess):
+        def stop(self) -> None:
+            if self.isRunning:
+                super().stop()
+
+        def end(self) -> None:
+            super().stop()
+
+    def new_worker(on_log: Callable[[str], None]) -> Any:
+        if not _shared_worker:
+            from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER, pythonProgram
+
+            program, environment = pythonProgram()
+            _shared_worker.append(Lent(program, LIBRARY_FOLDER, environment))
+        _shared_worker[0]._onLog = on_log
+        return _shared_worker[0]
+
+    monkeypatch.setattr(module, "newWorker", new_worker)
