@@ -127,6 +127,31 @@ def test_a_folder_is_of_one_vocabulary(tmp_path):
     assert tree(tmp_path) == before
 
 
+def test_what_somebody_has_added_to_the_list_stays(tmp_path):
+    add(tmp_path)
+    path = tmp_path / "dataset.json"
+    content = json.loads(path.read_text())
+    held_back = content["training"].pop()
+    content |= {"validation": [held_back], "unlabelled": [{"image": "more/ct.nii.gz"}], "licence": "CC0-1.0"}
+    content["training"] = [{"image": "own/ct.nii.gz", "label": "own/labels.nii.gz"}]
+    path.write_text(json.dumps(content))
+    add(tmp_path, "case-2")
+    after = json.loads(path.read_text())
+    assert [entry["image"] for entry in after["training"]] == ["own/ct.nii.gz", "cases/case-2/ct.nii.gz"]
+    assert {key: after[key] for key in ("validation", "unlabelled", "licence")} == {
+        key: content[key] for key in ("validation", "unlabelled", "licence")
+    }
+
+
+def test_a_damaged_list_is_not_overwritten(tmp_path):
+    add(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"training": [')
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="is damaged"):
+        add(tmp_path, "case-2")
+    assert tree(tmp_path) == before
+
+
 def test_a_file_that_was_changed_is_noticed(tmp_path):
     case = add(tmp_path)
     case.label.write_bytes(case.image.read_bytes())

@@ -93,6 +93,7 @@ def add_corrected_case(
     unknown = _unknown(vocabulary, reviewed)
     known = _known_labels(ct, labels, vocabulary, unknown)
     _require_vocabulary(folder, vocabulary)
+    _read_list(folder)
     (folder / CASES).mkdir(parents=True, exist_ok=True)
     grid = Grid.of(ct)
     with new_folder(folder / CASES / name) as case:
@@ -206,30 +207,51 @@ def _write_list(folder: Path, vocabulary: Vocabulary) -> None:
     listed: list[Path] | None = None
     while listed != (found := _case_folders(folder)):
         cases = [_read_case(path) for path in found]
-        write_json(_list(cases, vocabulary), folder / LIST)
+        write_json(_list(cases, vocabulary, _read_list(folder)), folder / LIST)
         listed = found
 
 
-def _list(cases: Sequence[CorrectedCase], vocabulary: Vocabulary) -> dict[str, Any]:
+def _read_list(folder: Path) -> dict[str, Any]:
+    """The list as it is, empty where there is none. Raises UserError where it is damaged."""
+    path = folder / LIST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(entry.get("image"), str) for entry in content.get("training", ())):
+            raise ValueError("an entry has no image")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"The list {path} is damaged ({error}).", "Remove it: it is made again.") from None
+    return dict(content)
+
+
+def _list(cases: Sequence[CorrectedCase], vocabulary: Vocabulary, before: dict[str, Any]) -> dict[str, Any]:
+    """The list with ``cases``; what somebody has added to the one ``before``, unlabelled CTs for instance, stays."""
+    own = [
+        {
+            "image": f"{CASES}/{case.name}/{_CT}",
+            "label": f"{CASES}/{case.name}/{_LABELS}",
+            "unknown": list(case.unknown),
+            "provenance": f"{CASES}/{case.name}/{_CASE}",
+        }
+        for case in cases
+    ]
+    others = [entry for entry in before.get("training", ()) if not entry["image"].startswith(f"{CASES}/")]
+    elsewhere = json.dumps([before.get(group, []) for group in ("validation", "test", "unlabelled")])
+    # A case held back for validation is not trained on because another one was added.
+    training = others + [entry for entry in own if json.dumps(entry["image"]) not in elsewhere]
     return {
         "name": "Corrected cases",
         "description": "Corrected segmentations; labels in 'unknown' are not told of by a case's label map.",
-        "vocabulary": vocabulary.name,
         "tensorImageSize": "3D",
         "modality": {"0": "CT"},
-        "labels": {"0": "background", **{str(organ.label): organ.key for organ in vocabulary}},
-        "numTraining": len(cases),
         "numTest": 0,
-        "training": [
-            {
-                "image": f"{CASES}/{case.name}/{_CT}",
-                "label": f"{CASES}/{case.name}/{_LABELS}",
-                "unknown": list(case.unknown),
-                "provenance": f"{CASES}/{case.name}/{_CASE}",
-            }
-            for case in cases
-        ],
         "test": [],
+        **before,
+        "vocabulary": vocabulary.name,
+        "labels": {"0": "background", **{str(organ.label): organ.key for organ in vocabulary}},
+        "numTraining": len(training),
+        "training": training,
     }
 
 

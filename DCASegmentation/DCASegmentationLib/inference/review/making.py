@@ -104,8 +104,8 @@ def _suggested(candidates: Candidates, labels: Bytes, other_labels: Bytes | None
     """``labels`` with the other prediction's labels within places, and anatomy's suggestions above them."""
     nearest = NearestVoxel(grid, ct)
     alternative = np.empty_like(labels) if other_labels is None else other_labels
-    places = candidates.map.any(axis=(1, 2))
-    wanted = (candidates.suggestions != NO_SUGGESTION).any(axis=(1, 2))
+    places = np.any(candidates.map, axis=(1, 2))
+    wanted = np.any(candidates.suggestions != NO_SUGGESTION, axis=(1, 2))
     views = (nearest.along_model(each) for each in (alternative, labels))
     for out, label, z in zip(*views, nearest.indices[0], strict=True):
         if other_labels is None or not places[z]:
