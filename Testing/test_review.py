@@ -241,3 +241,15 @@ def test_organs_that_were_not_asked_for_count_as_background():
     assert evidence.labels.tolist() == [[[0, LIVER]]]
     assert evidence.risk.tolist() == [[[0, 0]]], "that it is background is beyond doubt"
     assert evidence.kept == (LIVER,)
+
+
+def test_a_place_that_a_coarse_ct_passes_by_is_left_out_and_the_ranks_have_no_gap():
+    labels = body()
+    labels[4, 31, 31] = labels[6:8, 30:33, 30:33] = LIVER  # the first lies between the voxels of the CT
+    coarse = Grid((13, 13, 10), (60.0, 60.0, 60.0), (-400.0, -400.0, -300.0), GRID.direction)
+    on_ct = np.ascontiguousarray(labels[::3, :39:3, :39:3])
+    measured = measure(on_ct, on_ct.astype(np.int16), coarse.volume_ml_per_voxel, AMOS)
+    result = make_review(evidence_of(labels), on_ct, None, coarse, GRID, measured, OWNERS)
+    assert [place.rank for place in result.review.places] == [1]
+    assert set(np.unique(array(result.places))) == {0, 1}
+    assert len(review_of(labels).review.places) == 2

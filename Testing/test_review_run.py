@@ -12,6 +12,8 @@ import torch
 from DCASegmentationLib.imaging.grid import Grid
 from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
 from DCASegmentationLib.review_file import read_review
+from DCASegmentationLib.worker.runner import Runner
+from DCASegmentationLib.worker_protocol import Segment
 from scipy.ndimage import gaussian_filter
 from small_model import SmallModel, vivid_network
 
@@ -117,3 +119,13 @@ def test_the_command_writes_the_list_and_its_images_when_asked_and_says_what_com
     assert review.ct["size"] == list(places.GetSize())
     request = json.loads((tmp_path / "with" / "request.json").read_text())
     assert request["options"]["review"] is True
+
+
+def test_the_worker_makes_a_review_when_its_request_asks(small_bundle, coarse_phantom, tmp_path):
+    out = tmp_path / "result"
+    options = {"overlap": 0.0, "review": True}
+    request = Segment("1", str(coarse_phantom / "ct.nii.gz"), str(out), str(small_bundle), "cpu", options)
+    done = Runner(lambda line: None).run(request, lambda fraction, message: None, lambda: False)
+    assert "review" in done.seconds
+    assert {path.name for path in out.iterdir()} >= REVIEW_FILES
+    assert read_review(out / "review.json").places
