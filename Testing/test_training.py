@@ -142,15 +142,21 @@ def test_a_run_starts_from_a_trained_network(make_trainer, tmp_path):
         assert torch.equal(one, other)
 
 
-def test_a_trained_network_of_other_options_or_groups_is_no_start(make_trainer, tmp_path):
+def test_a_trained_network_of_other_options_is_no_start(make_trainer, tmp_path):
     trained = make_trainer().network
     with pytest.raises(UserError, match="other options"):
         Trainer(tmp_path, replace(OPTIONS, n_filters=4), THREE_BALLS, [case_of_balls(5)], [], initial=trained)
-    without_the_small = case_of_balls(5)
-    without_the_small.labels[without_the_small.labels == 3] = 1
-    without_the_small.labels[:] = np.where(without_the_small.labels == 2, 3, without_the_small.labels)
-    with pytest.raises(UserError, match="other groups"):
-        Trainer(tmp_path, OPTIONS, THREE_BALLS, [without_the_small], [], initial=trained)
+
+
+def test_an_expert_that_gets_an_organ_starts_with_a_fresh_logit_for_it(make_trainer, tmp_path):
+    trained = make_trainer().network
+    turned = case_of_balls(5)
+    turned.labels[:] = np.array([0, 2, 1, 3], np.uint8)[turned.labels]  # the second label is the largest now
+    network = Trainer(tmp_path, replace(OPTIONS, seed=1), THREE_BALLS, [turned], [], initial=trained).network
+    for expert, kept, new in ((0, [0, 1, 3], 2), (1, [0, 2, 3], 1), (2, [0, 1, 2, 3], None)):
+        before, after = trained.experts[expert].head, network.experts[expert].head
+        assert torch.equal(before.weight[kept], after.weight[kept])
+        assert new is None or not torch.equal(before.weight[new], after.weight[new])
 
 
 def case_without_the_middle_ball(seed: int) -> Case:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UserError
+from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
 from .values import patch as patch_of
 from .values import spacing as spacing_of
@@ -30,7 +31,9 @@ def run(
     labelled: Annotated[int, typer.Option(min=1, help="Synthetic people with labels.")] = 24,
     unlabelled: Annotated[int, typer.Option(min=0, help="Synthetic people without labels.")] = 16,
     validation: Annotated[int, typer.Option(min=0, help="Synthetic people to validate on.")] = 4,
-    init: Annotated[Path | None, typer.Option(help="Model (bundle) whose weights the run starts from.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Folder or name of a model whose weights the run starts from.")
+    ] = None,
     preset: Annotated[
         Preset, typer.Option(help="Our defaults, or the paper's settings (needs a large GPU).")
     ] = "default",
@@ -63,7 +66,6 @@ def run(
     Training on CT of your own comes later. Ctrl+C saves the run; --resume goes on exactly where it stopped. Then make
     a model of it with **dca bundle pack**.
     """
-    from ..bundle.loading import Bundle
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
     from ..organs import AMOS
@@ -84,7 +86,7 @@ def run(
         **{"experts_first": experts_first, "class_balance": class_balance},
     }
     changes |= {name: value for name, value in given.items() if value is not None}
-    initial = None if init is None else Bundle.load(init)
+    initial = None if init is None else load(init)
     if resume:
         record = read_record(out)
         unchangeable = sorted(set(changes) - {"steps"}) + ["spacing"] * (spacing is not None)

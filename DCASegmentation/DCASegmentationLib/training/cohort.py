@@ -11,10 +11,11 @@ from ..bundle.metadata import TrainingData
 from .cases import Case
 from .options import GridOptions
 from .sources.ct_files import CTFiles
+from .sources.painted import Painted
 from .sources.phantoms import LABELLED_SEEDS, UNLABELLED_SEEDS, VALIDATION_SEEDS, Phantoms
 from .sources.source import Progress, Source
 
-_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Phantoms, CTFiles)}
+_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Phantoms, Painted, CTFiles)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..errors import UserError
 from ..method.experts import VNET_N_STAGES, ExpertDecoder
@@ -45,7 +46,7 @@ class Trainer:
     uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run starts from.
 
     Raises UserError if there are no labelled cases, if the folder holds a run with other options, or if ``initial``
-    is a network of other options or groups.
+    is a network of other options.
     """
 
     def __init__(
@@ -278,19 +279,27 @@ def build_network(options: TrainingOptions, groups: Partition) -> DCANet:
 
 
 def _start_from(network: DCANet, initial: DCANet) -> None:
-    """Give ``network`` the weights of ``initial``. Raises UserError if they were made for something else."""
-    if not same_groups(network.owners, initial.owners):
-        raise UserError(
-            "The model to start from divides the organs into other groups than the labelled cases do.",
-            "Start from another model, or without one.",
-        )
+    """Give ``network`` the weights of ``initial``, which may have other groups of organs.
+
+    To an expert an organ of the others is background, and a logit that has learned to be never the largest is slow to
+    unlearn it: where an expert gets an organ that it did not own, the logit keeps its fresh weights. Raises UserError
+    if ``initial`` is a network of other options.
+    """
+    heads: list[nn.Conv3d] = [expert.head for expert in network.experts]  # type: ignore[misc]
+    fresh = [[parameter.detach().clone() for parameter in head.parameters()] for head in heads]
     try:
         network.load_state_dict(initial.state_dict())
     except RuntimeError:
         raise UserError(
-            "The model to start from has a network of other options (filters, normalization, stages or fusion).",
+            "The model to start from has a network of other options (organs, filters, stages, fusion or norm).",
             "Train with the options of that model, or start without it.",
         ) from None
+    before = dict(zip(initial.expert_slots, initial.owners, strict=True))
+    with torch.no_grad():
+        for slot, owned, head, values in zip(network.expert_slots, network.owners, heads, fresh, strict=True):
+            new = sorted(set(owned) - set(before[slot]))
+            for parameter, value in zip(head.parameters(), values, strict=True):
+                parameter[new] = value[new]
 
 
 def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary) -> Partition:

@@ -47,7 +47,8 @@ def training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title:
         values = np.array([line[name] for line in lines if name in line])
         if len(values):
             losses.plot(steps, _smooth(values), label=name)
-    losses.set_ylabel(f"loss, mean of {_SMOOTHING} steps")
+    # A decoder that starts anew begins a hundred times as high as it ends.
+    losses.set(ylabel=f"loss, mean of {_SMOOTHING} steps", yscale="log")
     losses.legend(ncols=len(_LOSSES), fontsize="small", frameon=False)
 
     validated = [line for line in lines if "dice" in line]
