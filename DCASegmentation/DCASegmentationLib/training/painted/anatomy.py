@@ -44,6 +44,11 @@ CHANGING = {
     "pancreas": 12.0, "aorta": 12.0, "inferior_vena_cava": 12.0, "bladder": 24.0, "duodenum": 12.0, "colon": 14.0,
     "bowel": 16.0, "heart": 18.0, "psoas": 16.0, "lung": 25.0, "prostate_uterus": 12.0,
 }  # fmt: skip
+_LARGE = (
+    "liver", "spleen", "right_kidney", "left_kidney", "stomach", "colon", "bowel", "bone", "back_muscle", "psoas",
+    "gluteal_muscle", "wall_muscle", "heart", "lung", "bladder", "aorta", "inferior_vena_cava",
+)  # fmt: skip
+_STEPS_MM = 2.0
 _MARGIN_MM = 84.0
 _COARSE_MM = 3.0
 
@@ -107,7 +112,7 @@ def prepare(label_map: LabelMap) -> Anatomy:
         if found:
             lut[n] = number[found]
     spacing = label_map.spacing
-    voxels = _padded(lut[label_map.voxels], spacing)
+    voxels = _without_steps(_padded(lut[label_map.voxels], spacing), number, spacing)
     random = np.random.default_rng(0)
     tissues = _surroundings(voxels, number, spacing, random)
     for structure, n in number.items():
@@ -143,6 +148,30 @@ def _padded(voxels: np.ndarray, spacing: Spacing) -> NDArray[np.uint8]:
     return np.pad(cut, [(0, 0), *margins])
 
 
+def _without_steps(voxels: NDArray[np.uint8], number: dict[str, int], spacing: Spacing) -> NDArray[np.uint8]:
+    """Maps drawn slice by slice jump between thick slices; the large structures are smoothed across them."""
+    if spacing[2] < _STEPS_MM:
+        return voxels
+    ours = np.isin(voxels, [0, *(number[name] for name in _LARGE if name in number)])
+    best = np.zeros(voxels.shape, np.float32)
+    left = np.ones(voxels.shape, np.float32)
+    result = voxels.copy()
+    result[ours] = 0
+    for name in _LARGE:
+        if name not in number:
+            continue
+        mask = voxels == number[name]
+        box = box_of(mask, spacing, 12.0)
+        assert box is not None
+        share = smoothed(mask[box].astype(np.float32), spacing, (0.9, 0.9, 3.0))
+        left[box] -= share
+        more = (share > best[box]) & ours[box]
+        result[box][more] = number[name]
+        best[box][more] = share[more]
+    result[ours & (left > best)] = 0
+    return result
+
+
 def _surroundings(
     voxels: np.ndarray, number: dict[str, int], spacing: Spacing, random: np.random.Generator
 ) -> NDArray[np.uint8]:
@@ -159,7 +188,7 @@ def _surroundings(
     for axis, factor in enumerate(factors[::-1]):
         fine = np.repeat(fine, factor, axis=axis)
     fine = fine[: shape[0], : shape[1], : shape[2]].copy()
-    image = sitk.GetImageFromArray(hull)
+    image = sitk.GetImageFromArray(body.uneven(hull, coarse_spacing, random))
     image.SetSpacing(coarse_spacing)
     reference = sitk.Image(shape[2], shape[1], shape[0], sitk.sitkUInt8)
     reference.SetSpacing(spacing)

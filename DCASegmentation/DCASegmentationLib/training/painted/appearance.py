@@ -50,7 +50,7 @@ class Appearance:
         values["fat"] += float(random.normal(0.0, 6.0))
         # Marrow loses bone and gains fat with age.
         values["cancellous_bone"] = float(random.uniform(40.0, 220.0))
-        values["cortical_bone"] = float(random.uniform(280.0, 700.0))
+        values["cortical_bone"] = float(random.uniform(250.0, 600.0))
         hu, texture = np.zeros(256, np.float32), np.zeros(256, np.float32)
         vessel, share = np.zeros(256, np.float32), np.zeros(256, np.float32)
         own = {name: float(random.normal(0.0, spread)) for name in sorted({t.hu for t in TISSUES})}
@@ -71,8 +71,6 @@ class Appearance:
         if random.random() < 0.08:
             # Ascites, or the dense fat of the very thin.
             hu[INDEX["visceral_fat"]] = float(random.uniform(-70.0, 20.0))
-        for side in ("right", "left"):
-            hu[INDEX[f"renal_sinus_{side}"]] += float(random.uniform(0.0, 60.0))
         texture[INDEX["colon_lumen"]] = float(random.choice([15.0, 60.0, 150.0, 260.0]))
         texture[INDEX["stomach_lumen"]] = float(random.choice([3.0, 15.0, 60.0]))
         oral = bool(random.random() < 0.25)
@@ -126,7 +124,7 @@ def _shells(
     random: np.random.Generator,
 ) -> None:  # fmt: skip
     muscle = float(random.uniform(*wall_mm))
-    fat = float(np.clip(random.gamma(2.2, 8.0), 3.0, SHELL_MM * N_SHELLS - muscle - 8.0))
+    fat = float(np.clip(random.gamma(2.2, 9.5), 3.0, SHELL_MM * N_SHELLS - muscle - 8.0))
     for k in range(N_SHELLS):
         depth, index = (k + 0.5) * SHELL_MM, SHELLS + k
         if depth < muscle:

@@ -57,6 +57,12 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
     return tissue, hull
 
 
+def uneven(hull: Field, spacing: Spacing, random: np.random.Generator) -> Field:
+    """The distance to the trunk as the fat counts it, which is thicker here and thinner there."""
+    thickness = np.exp(0.12 * noise(hull.shape, spacing, 80.0, random))
+    return np.where(hull > 0, hull / thickness, hull).astype(np.float32)
+
+
 def shells(hull: Field) -> np.ndarray:
     """Numbers of the shells outside the trunk, 0 beyond the last and inside."""
     number = np.floor(hull / SHELL_MM)

@@ -49,7 +49,7 @@ class Deformation:
             low, high = _GROWTH_MM[structure]
             growth[structure] = float(random.uniform(low, high) * random.choice([0.4, 1.0]))
         # Visceral fat parts the loops of the bowel and the organs.
-        if random.random() < 0.3:
+        if random.random() < 0.45:
             for structure in ("bowel", "colon", "stomach", "pancreas", "duodenum"):
                 if structure in growth:
                     growth[structure] = 0.6 * _GROWTH_MM[structure][0]

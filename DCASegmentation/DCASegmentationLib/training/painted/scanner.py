@@ -14,9 +14,9 @@ _OUTSIDE = -1024.0
 @dataclass(frozen=True)
 class Scanner:
     """``slice_mm``: thickness and distance of the slices; ``noise_hu``: SD of the noise in a voxel; ``blur``: share of
-    itself a voxel gives to its neighbors in the plane; ``field_mm``: radius of the field of view, or None for all;
-    ``table_mm``: distance of the table's top from the back, or None for no table; ``gain`` and ``shift``: how far HU
-    are off."""
+    itself a voxel gives to its neighbors in the plane, negative for a kernel that sharpens; ``field_mm``: radius of
+    the field of view, or None for all; ``table_mm``: distance of the table's top from the back, or None for no table;
+    ``gain`` and ``shift``: how far HU are off."""
 
     slice_mm: float
     noise_hu: float
@@ -29,11 +29,11 @@ class Scanner:
     @classmethod
     def draw(cls, random: np.random.Generator, width_mm: float) -> Scanner:
         slice_mm = float(random.choice([1.0, 1.5, 2.5, 3.0, 5.0, random.uniform(1.0, 5.0)]))
-        noise = float(np.clip(random.gamma(3.0, 5.0), 3.0, 45.0))
+        noise = float(np.clip(random.gamma(3.0, 4.5), 3.0, 45.0))
         return cls(
             slice_mm=slice_mm,
             noise_hu=noise,
-            blur=float(random.choice([0.0, random.uniform(0.0, 0.35)])),
+            blur=float(random.choice([0.0, random.uniform(-0.2, 0.35)])),
             field_mm=float(random.uniform(0.44, 0.62)) * width_mm if random.random() < 0.35 else None,
             table_mm=float(random.uniform(1.0, 22.0)) if random.random() < 0.7 else None,
             gain=float(random.normal(1.0, 0.02)),
@@ -46,7 +46,7 @@ class Scanner:
         if self.table_mm is not None:
             _table(hu, spacing, self.table_mm, random)
         for axis in (1, 2):
-            if self.blur > 0:
+            if self.blur:
                 hu = _blurred(hu, axis, self.blur)
         depth = len(hu) // fine
         slices = self._slices(hu, spacing[2] / fine, random)

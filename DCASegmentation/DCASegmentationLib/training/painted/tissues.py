@@ -83,8 +83,6 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue("back_muscle", "muscle", texture=12.0),
     Tissue("psoas", "muscle", texture=6.0),
     Tissue("gluteal_muscle", "muscle", texture=12.0),
-    Tissue("renal_sinus_right", "fat", "right_kidney", 20.0, 0.6),
-    Tissue("renal_sinus_left", "fat", "left_kidney", 20.0, 0.6),
 )  # fmt: skip
 
 SHELLS = 100
