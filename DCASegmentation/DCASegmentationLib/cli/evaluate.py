@@ -11,17 +11,22 @@ import typer
 from ..errors import ImageError, UserError
 from ..method.log_gap import GROUPS
 from .bundle import load
-from .console import Report, output, progress_bar, say_plain, table
-from .values import new_file
+from .console import Report, output, progress_bar, say_plain, table, warn
+from .values import new_file, words
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
+
     from ..bundle.loading import Bundle
+    from ..evaluation.phantom_test import Scoring
     from ..evaluation.scores import Scores
     from ..inference.options import SegmentOptions
     from ..inference.segmenter import Segmenter
+    from ..method.partition import Partition
+    from ..training.datalist import Entry
 
 NAME = "evaluate"
-EXAMPLES = "Example: dca evaluate --phantoms 10 -o scores.csv"
+EXAMPLES = "Example: dca evaluate --phantoms 10 --metrics dice,asd,hd95,nsd -o scores.csv"
 
 _USUAL_PHANTOMS = 10
 
@@ -29,108 +34,235 @@ _USUAL_PHANTOMS = 10
 def run(
     bundle: Annotated[str | None, typer.Option(help="Folder or name of the model. Else the default one.")] = None,
     phantoms: Annotated[
-        int | None, typer.Option(min=1, help="So many synthetic people no training has seen. 10 unless --ct is given.")
+        int | None, typer.Option(min=1, help="So many synthetic people no training has seen. 10 if nothing is given.")
     ] = None,
     ct: Annotated[list[Path] | None, typer.Option(help="A labelled CT of your own. May be repeated.")] = None,
     labels: Annotated[list[Path] | None, typer.Option(help="The label map of that CT, once for each --ct.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A list of data (dca dataset); see --group.")] = None,
+    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    prediction: Annotated[
+        list[Path] | None, typer.Option(help="A label map to score instead of a model's. May be repeated.")
+    ] = None,
+    truth: Annotated[list[Path] | None, typer.Option(help="The true label map, once for each --prediction.")] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Of dice, asd (mm, both ways), asd_voxel (the paper's family's), hd95, nsd.")
+    ] = "dice",
+    empty: Annotated[
+        str, typer.Option(help="Organs that one side lacks: leave_out, dhc, galoss or galoss_validation.")
+    ] = "leave_out",
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Tolerance of nsd in mm.")] = 2.0,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     result: Annotated[
         str, typer.Option("--output", help="aggregated (the model's result) or experts (the stitched experts' alone).")
     ] = "aggregated",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with the Dice of each case.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with the scores of each case.")] = None,
+    table_file: Annotated[
+        Path | None, typer.Option("--table", help="Table in the paper's layout: .csv, .md or .tex.")
+    ] = None,
     write_scores: Annotated[
         bool, typer.Option("--write-scores", help="Write the scores on phantoms into the bundle's metadata.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing CSV file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Measure the Dice of a model on synthetic people it has never seen, or on labelled CTs of your own.
+    """Measure a model on synthetic people it has never seen, on labelled CTs of your own or on a list of data; or score
+    label maps, whatever made them.
 
-    Label maps must use the model's numbers of the organs (see dca bundle info) and lie on the grid of their CT.
+    Label maps must use the model's numbers of the organs (see dca bundle info) and lie on the grid of their CT. Organs
+    that an entry of a list says are unknown in it do not count.
     """
-    from ..evaluation.phantom_test import score_on_phantoms
+    from ..evaluation.empty_labels import policy_named
+    from ..evaluation.metrics import metrics_named
+    from ..evaluation.phantom_test import Scoring, score_on_phantoms
     from ..evaluation.scores import Scores
     from ..inference.allocator import keep_freed_memory
     from ..inference.options import SegmentOptions
     from ..inference.segmenter import Segmenter
 
-    own = _pairs(ct or [], labels or [])
-    if phantoms is None and not own:
+    scoring = Scoring(metrics_named(["dice", *words(metrics)]), policy_named(empty), tolerance)
+    _require_surfaces(scoring)
+    maps = _pairs(prediction or [], truth or [], "--prediction", "--truth")
+    entries = _entries(ct or [], labels or [], data, group)
+    if maps and (entries or phantoms):
+        raise UserError("--prediction scores label maps alone.", "Leave out --ct, --data and --phantoms.")
+    if phantoms is None and not entries and not maps:
         phantoms = _USUAL_PHANTOMS
-    if write_scores and (own or not phantoms):
-        raise UserError("--write-scores is for scores on phantoms alone.", "Leave out --ct and --labels.")
+    if write_scores and (entries or maps or not phantoms):
+        raise UserError("--write-scores is for scores on phantoms alone.", "Leave out --ct, --data and --prediction.")
     if write_scores and result != "aggregated":
         raise UserError("--write-scores is for the model's own result.", "Leave out --output.")
     options = SegmentOptions(output=result)  # type: ignore[arg-type]  # which checks it
-    if out is not None:
-        new_file(out, overwrite)
+    for file in (out, table_file):
+        if file is not None:
+            new_file(file, overwrite)
+    form = None if table_file is None else _form(table_file)
     keep_freed_memory()
     model = load(bundle)
-    segmenter = Segmenter(model, device)
+    vocabulary = model.metadata.vocabulary
     with progress_bar() as progress:
-        if phantoms:
-            scores = score_on_phantoms(segmenter, model.metadata.vocabulary, phantoms, options, progress=progress)
+        scores = Scores(vocabulary, scoring.metrics)
+        if maps:
+            _score_maps(scores, maps, scoring, progress)
         else:
-            scores = Scores(model.metadata.vocabulary)
-        _score_own(scores, segmenter, own, options, progress)
-    _print(scores, model)
+            segmenter = Segmenter(model, device)
+            if phantoms:
+                scores = score_on_phantoms(segmenter, vocabulary, phantoms, options, progress=progress, scoring=scoring)
+            _score_entries(scores, segmenter, entries, options, scoring, progress)
+    _print(scores, "Label maps" if maps else model.metadata.name, model.metadata.partition)
     if out is not None:
         scores.write_csv(out)
         say_plain(f"Written: {out}")
+    if table_file is not None and form is not None:
+        _write_table(scores, "Label maps" if maps else model.metadata.name, table_file, form)
     if write_scores:
         _write_into(model, scores)
         say_plain(f"The scores are in the metadata of {model.folder}.")
 
 
-def _pairs(cts: list[Path], labels: list[Path]) -> list[tuple[Path, Path]]:
-    if len(cts) != len(labels):
-        raise UserError(f"{len(cts)} CTs were given, and {len(labels)} label maps.", "Give one --labels for each --ct.")
-    return list(zip(cts, labels, strict=True))
+def _require_surfaces(scoring: Scoring) -> None:
+    """MONAI measures surfaces with SciPy, which is not installed along with this program."""
+    from importlib.util import find_spec
+
+    if len(scoring.metrics) > 1 and find_spec("scipy") is None:
+        raise UserError("Distances need SciPy.", "Install it (pip install scipy), or measure dice alone.")
 
 
-def _score_own(
+def _pairs(ours: list[Path], theirs: list[Path], our_option: str, their_option: str) -> list[tuple[Path, Path]]:
+    if len(ours) != len(theirs):
+        raise UserError(
+            f"{len(ours)} {our_option} and {len(theirs)} {their_option} were given.",
+            f"Give one {their_option} for each {our_option}.",
+        )
+    return list(zip(ours, theirs, strict=True))
+
+
+def _entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
+    """The labelled CTs to score on. Raises UserError where there is none in the list's group."""
+    from ..training.datalist import Entry, read_datalist, require_files
+
+    entries = [Entry(ct, label) for ct, label in _pairs(cts, labels, "--ct", "--labels")]
+    if data is None:
+        return entries
+    if group not in ("test", "validation", "training"):
+        raise UserError(f"There is no group '{group}' of labelled cases.", "Choose test, validation or training.")
+    datalist = read_datalist(data)
+    require_files(datalist)
+    listed = [entry for entry in dict(datalist.groups())[group] if entry.label is not None]
+    if not listed:
+        raise UserError(f"{data} has no labelled case in its group '{group}'.", "Choose another --group.")
+    return entries + listed
+
+
+def _score_entries(
     scores: Scores,
     segmenter: Segmenter,
-    pairs: list[tuple[Path, Path]],
+    entries: list[Entry],
     options: SegmentOptions,
+    scoring: Scoring,
     progress: Report,
 ) -> None:
+    import numpy as np
+
+    from ..evaluation.label_tables import translated
     from ..evaluation.phantom_test import score_case
     from ..imaging.ct_check import check_ct
-    from ..imaging.grid import Grid
     from ..imaging.reading import read_ct, read_labels
 
-    for index, (ct_path, labels_path) in enumerate(pairs):
-        progress(index / len(pairs), f"CT {index + 1} of {len(pairs)}")
-        ct, truth = read_ct(ct_path), read_labels(labels_path)
+    for index, entry in enumerate(entries):
+        assert entry.label is not None
+        progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
+        ct, truth = read_ct(entry.image), read_labels(entry.label)
         check_ct(ct)
-        if not Grid.of(ct).same_as(Grid.of(truth)):
-            raise ImageError(
-                f"{labels_path.name} does not lie on the grid of {ct_path.name}.", "Resample the label map to the CT."
-            )
-        scores.add(ct_path.name, score_case(segmenter, ct, truth, options))
+        _require_one_grid(truth, entry.label, ct, entry.image)
+        if entry.label_map:
+            truth = translated(truth, dict(entry.label_map))
+        _require_known(truth, entry.label, scores)
+        found = score_case(segmenter, ct, truth, options, scoring)
+        for values in found.values():
+            values[[label - 1 for label in entry.unknown]] = np.nan
+        scores.add(entry.image.name, found)
 
 
-def _print(scores: Scores, model: Bundle) -> None:
+def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: Report) -> None:
+    from ..evaluation.phantom_test import score_labels
+    from ..imaging.reading import read_labels
+
+    for index, (predicted_path, truth_path) in enumerate(maps):
+        progress(index / len(maps), f"Label map {index + 1} of {len(maps)}")
+        predicted, truth = read_labels(predicted_path), read_labels(truth_path)
+        _require_one_grid(predicted, predicted_path, truth, truth_path)
+        for image, path in ((predicted, predicted_path), (truth, truth_path)):
+            _require_known(image, path, scores)
+        scores.add(predicted_path.name, score_labels(predicted, truth, len(scores.vocabulary), scoring))
+
+
+def _require_one_grid(labels: sitk.Image, path: Path, other: sitk.Image, other_path: Path) -> None:
+    from ..imaging.grid import Grid
+
+    if not Grid.of(labels).same_as(Grid.of(other)):
+        raise ImageError(f"{path.name} does not lie on the grid of {other_path.name}.", "Resample it to that grid.")
+
+
+def _require_known(labels: sitk.Image, path: Path, scores: Scores) -> None:
+    from ..imaging.voxels import value_range
+
+    highest = int(value_range(labels)[1])
+    if highest > len(scores.vocabulary):
+        raise ImageError(
+            f"{path.name} holds label {highest}, but {scores.vocabulary.name} ends at {len(scores.vocabulary)}.",
+            "Give label maps in the model's numbers (dca bundle info), or a list with label_map.",
+        )
+
+
+def _print(scores: Scores, title: str, partition: Partition) -> None:
+    from ..evaluation.uncertainty import bootstrap_interval
+
+    titles = {
+        metric: f"{metric.title} ({metric.unit})" if metric.unit == "mm" else metric.title for metric in scores.metrics
+    }
     shown = table(
-        f"{model.metadata.name}: mean Dice of {len(scores.cases)} cases", "Organ", "Expert", "Dice", numbers=("Dice",)
-    )
-    partition = model.metadata.partition
+        f"{title}: means of {len(scores.cases)} cases", "Organ", "Expert", *titles.values(),
+        numbers=tuple(titles.values()),
+    )  # fmt: skip
     groups = dict(zip(GROUPS, partition.owners, strict=True))
-    by_organ = scores.by_organ()
+    by_organ = {metric: scores.by_organ(metric) for metric in scores.metrics}
     for group, owned in groups.items():
         for label in owned:
             organ = scores.vocabulary.by_label[label]
-            shown.add_row(organ.name, group, _dice(by_organ[organ.key]))
+            shown.add_row(organ.name, group, *(_shown(by_organ[metric][organ.key]) for metric in scores.metrics))
         shown.add_section()
-    for group, dice in scores.by_group(groups).items():
-        shown.add_row(f"All {group} organs", "", _dice(dice))
+    for group, owned in groups.items():
+        shown.add_row(f"All {group} organs", "", *(_shown(scores.mean(owned, metric)) for metric in scores.metrics))
     shown.add_section()
-    shown.add_row("Mean of all organs", "", _dice(scores.mean()))
+    shown.add_row("Mean of all organs", "", *(_shown(scores.mean(metric=metric)) for metric in scores.metrics))
+    if len(scores.cases) > 1:
+        intervals = [bootstrap_interval(scores, metric) for metric in scores.metrics]
+        shown.add_row("95 % interval over cases", "", *(f"{_shown(low)} to {_shown(high)}" for low, high in intervals))
     output().print(shown)
+    for metric in scores.metrics:
+        if metric.kind == "distance" and (left_out := scores.not_counted(metric)):
+            warn(f"{metric.title}: {left_out} organs that one side lacks do not count. Read it together with Dice.")
 
 
-def _dice(value: float) -> str:
+def _shown(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def _form(path: Path) -> str:
+    forms = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
+    if path.suffix not in forms:
+        raise UserError(f"--table {path} is of no known kind.", f"End its name in one of: {', '.join(forms)}.")
+    return forms[path.suffix]
+
+
+def _write_table(scores: Scores, name: str, path: Path, form: str) -> None:
+    from ..evaluation.method_table import MethodTable
+    from ..evaluation.metrics import ASD
+    from ..imaging.writing import write_text
+
+    distances = [metric for metric in scores.metrics if metric.kind == "distance"]
+    made = MethodTable(scores.vocabulary, {name: [scores]}, distances[0] if distances else ASD)
+    write_text(made.text(form), path)  # type: ignore[arg-type]
+    say_plain(f"Written: {path}")
 
 
 def _write_into(model: Bundle, scores: Scores) -> None:

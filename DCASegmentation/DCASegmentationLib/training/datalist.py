@@ -85,8 +85,10 @@ def read_datalist(path: Path) -> Datalist:
             _entry(data, path, f"{group}[{index}]", vocabulary, group) for index, data in enumerate(entries)
         )
     _require_disjoint(groups, path)
-    told = {key: str(content[key]) for key in ("name", "licence", "source") if content.get(key)}
-    return Datalist(vocabulary, **groups, **told)
+    told: dict[str, Any] = {key: str(content[key]) for key in ("name", "licence", "source") if content.get(key)}
+    return Datalist(
+        vocabulary, groups["training"], groups["unlabelled"], groups["validation"], groups["test"], **told
+    )
 
 
 def write_datalist(datalist: Datalist, path: Path) -> None:

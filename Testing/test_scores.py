@@ -1,0 +1,113 @@
+"""Scores of many cases: means, spreads, intervals, and tables in the paper's layout."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from DCASegmentationLib.evaluation.method_table import MethodTable
+from DCASegmentationLib.evaluation.metrics import ASD, DICE
+from DCASegmentationLib.evaluation.scores import Scores
+from DCASegmentationLib.evaluation.uncertainty import bootstrap_interval, over_seeds
+from DCASegmentationLib.organs import SYNAPSE
+
+NAN = float("nan")
+
+
+def scores_of(dice: list[float], asd: float = 1.0) -> Scores:
+    """One case for each Dice, the same for all organs."""
+    scores = Scores(SYNAPSE, (DICE, ASD))
+    for index, value in enumerate(dice):
+        scores.add(f"case {index}", {"dice": np.full(13, value), "asd": np.full(13, asd)})
+    return scores
+
+
+@pytest.fixture
+def uneven() -> Scores:
+    """The spleen counts in the first case only; the second organ in none."""
+    scores = Scores(SYNAPSE)
+    for first in (0.8, NAN):
+        values = np.full(13, 0.5)
+        values[:2] = first, NAN
+        scores.add("case", {"dice": values})
+    return scores
+
+
+def test_means_are_over_cases_first_and_leave_out_what_does_not_count(uneven):
+    by_organ = uneven.by_organ()
+    assert by_organ["spleen"] == 0.8 and np.isnan(by_organ["right_kidney"])
+    assert uneven.mean() == pytest.approx((0.8 + 11 * 0.5) / 12)
+    assert uneven.by_group({"head": (1,), "rest": (1, 2, 3)}) == pytest.approx({"head": 0.8, "rest": 0.65})
+    assert uneven.not_counted() == 3
+
+
+def test_seeds_give_a_mean_and_a_deviation():
+    mean, deviation = over_seeds([scores_of([0.5]), scores_of([0.7])])
+    assert (mean, deviation) == pytest.approx((0.6, np.std([0.5, 0.7], ddof=1)))
+    assert np.isnan(over_seeds([scores_of([0.5])]).deviation)
+
+
+def test_the_interval_over_cases_covers_the_mean_and_shrinks_with_more_cases():
+    few = [0.4, 0.8, 0.6, 0.7]
+    low, high = bootstrap_interval(scores_of(few))
+    assert min(few) <= low < np.mean(few) < high <= max(few)
+    narrow = bootstrap_interval(scores_of(few * 16))
+    assert narrow[1] - narrow[0] < (high - low) / 2
+    assert bootstrap_interval(scores_of([0.5] * 5)) == pytest.approx((0.5, 0.5))
+    # Exactly known: two cases of 0 and 1 give 0 in a quarter of the draws, 1 in another.
+    assert bootstrap_interval(scores_of([0.0, 1.0])) == (0.0, 1.0)
+
+
+def test_the_table_has_the_columns_of_the_papers_first_table():
+    made = MethodTable(SYNAPSE, {"V-Net": [scores_of([0.5]), scores_of([0.7])], "DCA": [scores_of([0.75], NAN)]})
+    assert made.header()[:5] == ["Method", "Avg. Dice", "Avg. ASD", "Sp", "RK"] and made.header()[-1] == "LAG"
+    rows = made.cells()
+    assert rows[0][:4] == ["V-Net", "60.00±14.1", "1.00±0.0", "60.0"]
+    assert rows[1][:4] == ["DCA", "75.00", "-", "75.0"] and len(rows[1]) == 16
+
+
+def test_the_table_is_written_as_csv_markdown_and_latex():
+    made = MethodTable(SYNAPSE, {"20 % of_it": [scores_of([0.5])]}, order=(6, 12))
+    assert list(csv.reader(made.text("csv").splitlines())) == [made.header(), *made.cells()]
+    assert made.text("markdown").splitlines()[2] == "| 20 % of_it | 50.00 | 1.00 | 50.0 | 50.0 |"
+    latex = made.text("latex")
+    assert r"20 \% of\_it & 50.00 & 1.00 & 50.0 & 50.0 \\" in latex and "& Li & RAG" in latex
+    assert latex.count("{") == latex.count("}")
+
+
+def test_scores_of_other_organs_are_refused():
+    with pytest.raises(ValueError, match="13 organs"):
+        Scores(SYNAPSE).add("case", {"dice": np.zeros(15)})
+
+
+def test_label_maps_are_scored_by_the_command(dca, small_bundle, coarse_phantom, tmp_path):
+    labels = coarse_phantom / "labels.nii.gz"
+    out, table = tmp_path / "scores.csv", tmp_path / "table.md"
+    run = dca(
+        "evaluate", "--bundle", small_bundle, "--prediction", labels, "--truth", labels,
+        "--metrics", "asd,hd95,nsd,asd_voxel", "-o", out, "--table", table,
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    rows = list(csv.DictReader(out.open()))
+    assert {row["metric"]: float(row["mean"]) for row in rows if row["case"] == "mean"} == {
+        "dice": 1, "asd": 0, "hd95": 0, "nsd": 1, "asd_voxel": 0
+    }  # fmt: skip
+    assert "| random-weights |" not in table.read_text() and "| Label maps | 100.00 | 0.00 |" in table.read_text()
+
+
+def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(
+    dca, small_bundle, coarse_phantom, tmp_path
+):
+    from DCASegmentationLib.organs import AMOS
+    from DCASegmentationLib.training.datalist import Datalist, Entry, write_datalist
+
+    entry = Entry(coarse_phantom / "ct.nii.gz", coarse_phantom / "labels.nii.gz", unknown=(6,))
+    write_datalist(Datalist(AMOS, (), test=(entry,)), tmp_path / "list.json")
+    out = tmp_path / "scores.csv"
+    run = dca("evaluate", "--bundle", small_bundle, "--data", tmp_path / "list.json", "-o", out)
+    assert run.code == 0, run.err
+    row = next(csv.DictReader(out.open()))
+    assert row["liver"] == "" and row["spleen"] != ""
+    none = dca("evaluate", "--bundle", small_bundle, "--data", tmp_path / "list.json", "--group", "validation")
+    assert none.code == 2 and "no labelled case" in none.err
