@@ -6,11 +6,13 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+import torch
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
@@ -22,6 +24,7 @@ from DCASegmentationLib.cohort.model import PROCESS
 from DCASegmentationLib.cohort.settings import CASES, Settings
 from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
 from DCASegmentationLib.dicom.selection import Rules
+from DCASegmentationLib.inference.device import Device
 from DCASegmentationLib.inference.options import SegmentOptions
 from DCASegmentationLib.organs import AMOS
 from dicom_archive import write_ct_series
@@ -174,6 +177,23 @@ def test_memory_that_does_not_suffice_is_told_and_tried_again(dicom_case, settin
     monkeypatch.setattr(work, "thumbnail", no_memory)
     outcome = work.process(dicom_case, settings)
     assert (outcome.again, outcome.reason) == (True, "The memory of the worker does not suffice for this CT.")
+
+
+def test_a_gpu_that_does_not_hold_the_model_gives_the_case_to_the_cpu(dicom_case, settings, monkeypatch):
+    on_cpu = PROCESS.segmenter(settings)
+    on_gpu = SimpleNamespace(device=Device(torch.device("cuda"), "a small GPU"))
+    monkeypatch.setattr(PROCESS, "segmenter", lambda settings: on_cpu if settings.device == "cpu" else on_gpu)
+    really = work._into_folder
+
+    def full_gpu(case, settings, segmenter):
+        if segmenter is on_gpu:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return really(case, settings, segmenter)
+
+    monkeypatch.setattr(work, "_into_folder", full_gpu)
+    outcome = work.process(dicom_case, replace(settings, device="auto"))
+    assert outcome.status == "ok"
+    assert "no memory left on a small GPU: ran on the CPU" in outcome.notes
 
 
 def test_a_ct_without_uids_is_segmented_but_gets_no_dicom_seg(ct, tmp_path, settings, case_in):

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from ..dicom.reading import gathered
 from ..dicom.segmentation import Algorithm, write_segmentation
 from ..dicom.segmentation_check import require_same_voxels
-from ..errors import ImageError, OutputError, UserError
+from ..errors import ImageError, UserError
 from ..imaging.writing import new_folder, write_json
 from ..inference.device import is_out_of_memory
 from ..inference.segmenter import Result
@@ -39,7 +39,8 @@ def process(case: Case, settings: Settings) -> Outcome:
         try:
             outcome = recorded(case, settings) or _segmented(case, settings)
         except UserError as error:
-            outcome = _failed(case, str(error), again=isinstance(error, OutputError))
+            # Of all that can be set right, the CT alone will be the same in the next run.
+            outcome = _failed(case, str(error), again=not isinstance(error, ImageError))
         except MemoryError:
             outcome = _failed(case, "The memory of the worker does not suffice for this CT.", again=True)
         # One broken case must not stop the others, whatever breaks.

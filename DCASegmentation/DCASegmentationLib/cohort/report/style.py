@@ -9,7 +9,8 @@ STYLE = """
 body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans",
   sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 40px 0 10px; }
+h1 { font-size: 26px; margin: 0 0 4px; }
+h2 + p.about { margin-bottom: 10px; } h2 { font-size: 18px; margin: 40px 0 10px; }
 p.about { color: var(--faint); margin: 2px 0; overflow-wrap: anywhere; }
 .warning { border-left: 4px solid var(--skipped); padding: 8px 12px; background: var(--card); margin: 14px 0; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 20px 0 0; }
@@ -38,7 +39,8 @@ td small { color: var(--faint); display: block; }
 .chart .tick { text-anchor: middle; fill: var(--faint); font-size: 12px; }
 .chart .missing { fill: var(--failed); font-size: 12px; }
 .chart .grid { stroke: var(--line); } .chart .usual { fill: var(--usual); }
-.chart .dot { fill-opacity: .75; stroke: var(--card); stroke-width: .6; }
-.chart .outside { stroke: var(--failed); stroke-width: 1.6; } .chart .median { stroke: var(--ink); stroke-width: 2; }
+.chart .dot { fill-opacity: .85; stroke: var(--ink); stroke-opacity: .45; stroke-width: .7; }
+.chart .outside { stroke: var(--failed); stroke-opacity: 1; stroke-width: 1.6; }
+.chart .median { stroke: var(--ink); stroke-width: 2; }
 footer { color: var(--faint); font-size: 13px; margin-top: 40px; }
 """

@@ -13,7 +13,7 @@ PAGE = """<!doctype html>
 <h1>{{ title }}</h1>
 <p class="about">{{ source }}</p>
 <p class="about">Model {{ model }}. Written {{ written }}.
-{% if strays %} {{ strays }} other files, no images.{% endif %}</p>
+{% if strays %} {{ strays }} file{{ 's' if strays > 1 }} of other kinds.{% endif %}</p>
 <div class="warning">For research, not for clinical use. Every segmentation here was made by a program.</div>
 <div class="tiles">
 {% for name, count in tiles %}<div class="tile"><b class="{{ name }}">{{ count }}</b><span>{{ name }}</span></div>
@@ -43,7 +43,7 @@ PAGE = """<!doctype html>
 
 <h2>Organ volumes</h2>
 {% if chart %}
-<p class="about">Each dot is a case; gray: volumes usual in adults; dark line: median; red rim: outside.</p>
+<p class="about">Each dot is a case. Band: volumes usual in adults; line: median; red rim: outside of the band.</p>
 <div class="panel">{{ chart|safe }}</div>
 {% else %}<p class="about">No case has results yet.</p>{% endif %}
 
