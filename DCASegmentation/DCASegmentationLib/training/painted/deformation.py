@@ -43,7 +43,7 @@ class Deformation:
     @classmethod
     def draw(cls, anatomy: Anatomy, random: np.random.Generator) -> Deformation:
         size = float(np.clip(random.normal(0.99, 0.07), 0.82, 1.18))
-        scale = size * np.exp(np.clip(random.normal(0.0, (0.05, 0.08, 0.05)), -0.15, 0.15))
+        scale = size * np.exp(np.clip(random.normal(0.0, (0.05, 0.09, 0.05)), -0.17, 0.17))
         growth = {}
         for structure in anatomy.changes:
             low, high = _GROWTH_MM[structure]

@@ -30,7 +30,8 @@ _RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def paint_case(seed: int, anatomies: Sequence[Anatomy], grid: GridOptions, phase: str | None = None) -> Case:
-    """The case of ``seed`` on the model grid; the same arguments give the same voxels.
+    """The case of ``seed`` on the model grid; the same arguments give the same voxels (on another processor, up to
+    rounding).
 
     Raises ValueError for an unknown ``phase``.
     """
