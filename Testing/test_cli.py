@@ -187,6 +187,9 @@ def test_the_demo_ends_in_a_picture(dca, tmp_path):
     picture = out / "result" / "picture.png"
     assert str(picture) in run.out.splitlines()[-1]
     assert sitk.ReadImage(str(picture)).GetSize()[0] > 1000
+    if find_spec("PySide6") and find_spec("slicer"):
+        assert "without the module's panel" not in run.err
+        assert sitk.ReadImage(str(picture)).GetSize()[0] > 2600, "the panel lies beside the views"
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "result" / "labels.nrrd")))
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "phantom" / "labels.nii.gz")))
     liver = AMOS.by_key["liver"].label

@@ -1,0 +1,66 @@
+"""The module's panel after a real run, as a picture: what ``dca demo`` puts beside the views.
+
+Run: python Testing/bench/panel_picture.py CT PICTURE HEIGHT [BUNDLE]
+
+Loads the CT into a scene, presses Apply, waits for the real worker, and draws the panel HEIGHT pixels high.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PySide6 import QtCore, QtGui, QtWidgets
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.bench import Bench, installed
+
+_WIDTH = 400
+_MOST_SECONDS = 600
+
+
+def draw_panel(ct: Path, picture: Path, height: int) -> None:
+    """Segment ``ct`` through the panel and write the panel to ``picture``. Exits with its message on failure."""
+    from DCASegmentationLib.imaging.reading import read_ct
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
+        QtWidgets.QApplication.setStyle("Fusion")
+        show_ct(read_ct(ct), "CT")
+        panel = bench.make_widget(bench.load_module())
+        try:
+            panel.segmentPanel.ui.applyButton.click()
+            bench.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
+            if panel._parameterNode.resultSegmentation is None:
+                raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
+            panel._parameterNode.expertMap = "deciding"
+            bench.process_events(0.1)
+            write(panel.parent, picture, height)
+        finally:
+            panel.cleanup()
+
+
+def write(widget: Any, path: Path, height: int) -> None:
+    """Draw the widget at its natural height for a panel of 400 pixels, enlarged or reduced to ``height``."""
+    widget.resize(_WIDTH, 100)
+    QtWidgets.QApplication.processEvents()
+    natural = max(widget.sizeHint().height(), widget.minimumSizeHint().height())
+    widget.resize(_WIDTH, natural)
+    QtWidgets.QApplication.processEvents()
+    scale = height / natural
+    image = QtGui.QImage(round(_WIDTH * scale), height, QtGui.QImage.Format.Format_RGB32)
+    image.setDevicePixelRatio(scale)
+    widget.render(image, QtCore.QPoint(0, 0))
+    if not image.save(str(path)):
+        raise SystemExit(f"{path} cannot be written.")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 4:
+        os.environ["DCA_MODELS"] = sys.argv[4]
+    draw_panel(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
