@@ -6,7 +6,9 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -43,13 +45,19 @@ class Cohort:
         self.listening: set[str] = set()
         self._bundle = bundle
 
-    def start(self, *more: str) -> subprocess.Popen[str]:
+    def start(self, *more: str, largest_file: int | None = None) -> subprocess.Popen[str]:
+        """Starts it; ``largest_file`` (bytes) lets files grow no further, as on a disk with no more room."""
         command = [
             *(sys.executable, "-m", "DCASegmentationLib.cli", "cohort", str(self.archive), "-o", str(self.out)),
             *("--bundle", str(self._bundle), "--device", "cpu", *OPTIONS),
             *("--dashboard-port", "0", *more),
         ]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+        def limit() -> None:
+            if largest_file is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
 
     def run(self, *more: str) -> tuple[int, str]:
         process = self.start(*more)
@@ -198,8 +206,10 @@ def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
         # From the worker's start over the loading of the model to its second or third case.
         time.sleep(dice.uniform(0, 5))
         if process.poll() is None:
-            (workers[0] if victim == "worker" else process).kill()
-            killed.append(victim)
+            # A worker may just have been started anew in the place of the one seen before.
+            with suppress(psutil.NoSuchProcess, IndexError):
+                (_workers_of(process.pid)[0] if victim == "worker" else process).kill()
+                killed.append(victim)
         if victim == "program":
             process.communicate()
     process.communicate()
@@ -209,6 +219,34 @@ def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
         assert code == 0, text
         if "6 failed, 5 ok, 5 skipped" in text:
             break
+    cohort.require_all_accounted_for()
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_and_the_next_one_finishes(cohort):
+    process = cohort.start("--workers", "1", largest_file=60_000)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 2, err
+    assert "The disk is full" in err
+    full = [reason for _, reason in cohort.ledger().values() if "The disk is full" in reason]
+    assert full
+    code, text = cohort.run("--workers", "1")
+    assert code == 0, text
+    cohort.require_all_accounted_for()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_run_at_once_and_the_next_one_finishes(cohort):
+    process = cohort.start("--workers", "1")
+    while process.poll() is None and not any(status == "ok" for status, _ in cohort.ledger().values()):
+        time.sleep(0.3)
+    # As a terminal does: to the program and its workers alike.
+    for each in _family(process.pid):
+        each.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.strip().splitlines()[-1]) == (130, "Cancelled.")
+    code, text = cohort.run("--workers", "1")
+    assert code == 0, text
     cohort.require_all_accounted_for()
 
 

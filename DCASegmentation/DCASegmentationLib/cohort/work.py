@@ -49,7 +49,8 @@ def process(case: Case, settings: Settings) -> Outcome:
                 outcome = _failed(case, "The memory of the worker does not suffice for this CT.", again=True)
             else:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                what = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+                said = next(iter(str(error).splitlines()), "")
+                what = f"{type(error).__name__}: {said} ({Path(where.filename).name}, line {where.lineno})"
                 outcome = _failed(case, f"Something unexpected happened: {what}", again=True)
     return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=PROCESS.loads, peak_mb=peak_mb())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,11 @@ def write_segmentation(
         content_description="Organs found by DCA",
         series_description=f"Organs, {algorithm.name}"[:64],
     )
+    stream = io.BytesIO()
     with disable_value_validation():
-        segmentation.save_as(path)
+        segmentation.save_as(stream)
+    # Written here: pydicom hides why the disk refuses.
+    path.write_bytes(stream.getbuffer())
 
 
 def _source(file: Path) -> pydicom.Dataset:
