@@ -26,7 +26,7 @@ _LAYERS: dict[str, tuple[str, str, float]] = {
     "colon": ("colon_wall", "colon_lumen", 2.2),
     "bowel": ("bowel_wall", "bowel_lumen", 2.6),
     "bladder": ("bladder_wall", "bladder_lumen", 2.5),
-    "heart": ("heart_muscle", "heart_blood", 9.0),
+    "heart": ("heart_muscle", "heart_blood", 6.0),
     "bone": ("cortical_bone", "cancellous_bone", 1.6),
 }
 # What can be filled, and into how many stretches of one filling.
