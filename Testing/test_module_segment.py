@@ -9,6 +9,7 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
+from DCASegmentationLib.errors import UserError  # noqa: E402
 from module_driving import add_ct, apply, message, segmentations, temporary_files, wait_for_end  # noqa: E402
 
 
@@ -170,3 +171,17 @@ def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, slice
 def test_the_self_test_of_the_module_passes(panel, module, slicer_bench):
     module.DCASegmentationTest().runTest()
     assert "Skipped" not in " ".join(slicer_bench.dialogs.texts)
+
+
+@pytest.mark.parametrize("style", ["light", "dark"])
+def test_the_first_look_is_calm_and_fits_into_400_pixels(panel, screenshot, style):
+    for section in ("setupSection", "expertsSection", "resultSection", "correctSection"):
+        assert getattr(panel.ui, section).collapsed
+    assert panel.parent.minimumSizeHint().width() <= 400
+    assert screenshot(panel.parent, f"first-look-{style}", style).exists()
+    panel.ui.setupSection.collapsed = False
+    for group in (panel.segmentPanel.ui.modelCardGroup, panel.segmentPanel.ui.advancedGroup):
+        group.collapsed = False
+    panel.segmentPanel.showError(UserError("The CT could not be written to the disk.", "Free some space."), "Details")
+    assert panel.parent.minimumSizeHint().width() <= 400
+    assert screenshot(panel.parent, f"opened-{style}", style).exists()
