@@ -40,7 +40,7 @@ def supervised_losses(
     the losses of those who learn in the ``stage``. ``class_balance`` is that of
     ``method.objective.segmentation_loss``, ``unknown`` the labels of each patch that its label map does not tell of.
     """
-    hidden = _channels(unknown, network.out_channels, volumes.device) if any(unknown) else None
+    hidden = channels_of(unknown, network.out_channels, volumes.device) if any(unknown) else None
     with torch.set_grad_enabled(stage != "aggregation"):
         encoded = network.encoder(volumes)
         decoded = network.decode_experts(encoded)
@@ -49,14 +49,16 @@ def supervised_losses(
         for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):
             target = split_labels(labels, owned)
             # What others own is background to this expert, whether the map tells of it or not.
-            of_owned = None if hidden is None else hidden & _channels([owned], network.out_channels, volumes.device)
+            of_owned = None if hidden is None else hidden & channels_of([owned], network.out_channels, volumes.device)
             losses[GROUPS[slot]] = segmentation_loss(
-                expert.logits, target, options.dice_channels, owned, class_balance, of_owned
+                expert.logits.float(), target, options.dice_channels, owned, class_balance, of_owned
             )
     if stage != "experts" and network.aggregation is not None and options.supervise_aggregation:
         logits, _ = network.aggregation(encoded, [_detached(expert.features) for expert in decoded])
         organs = range(1, network.out_channels)
-        losses["aggregation"] = segmentation_loss(logits, labels, options.dice_channels, organs, class_balance, hidden)
+        losses["aggregation"] = segmentation_loss(
+            logits.float(), labels, options.dice_channels, organs, class_balance, hidden
+        )
     return losses
 
 
@@ -76,13 +78,13 @@ def unsupervised_loss(
         decoded = network.decode_experts(_detached(encoded))
         pseudo_labels = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)
     logits, _ = network.aggregation(encoded, [expert.features for expert in decoded])
-    loss = segmentation_loss(logits, pseudo_labels, options.dice_channels, range(1, network.out_channels))
+    loss = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, range(1, network.out_channels))
     with torch.no_grad():
         agreement = (logits.argmax(dim=1) == pseudo_labels).float().mean()
     return loss, agreement
 
 
-def _channels(labels: Sequence[Sequence[int]], n_channels: int, device: torch.device) -> Tensor:
+def channels_of(labels: Sequence[Sequence[int]], n_channels: int, device: torch.device) -> Tensor:
     """Booleans (batch, channel): true where the case's ``labels`` are."""
     mask = torch.zeros(len(labels), n_channels, dtype=torch.bool, device=device)
     for row, channels in zip(mask, labels, strict=True):

@@ -8,10 +8,12 @@ from typing import Any, Literal
 from ..method.experts import PAPER_DILATIONS, PAPER_N_STAGES
 from ..method.fusion import FusionKind
 from ..method.objective import DiceChannels
+from ..method.partition import PartitionMode
 from ..method.stitching import StitchingMode
 from ..method.vnet import Norm
 
 Preset = Literal["default", "paper"]
+StrategyName = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class TrainingOptions:
     """
 
     grid: GridOptions = field(default_factory=GridOptions)
+    # How to learn; what is said of experts and aggregation below is for "dca" alone. See training.strategies.
+    strategy: StrategyName = "dca"
+    # How organs are divided among the experts. The literal rule ("sequential") is fragile: see method.log_gap.
+    partition: PartitionMode = "top2"
+    # Off: the stitched experts are the result (a reading of Table 3's third row).
+    aggregation: bool = True
     n_filters: int = 8
     # Batch statistics of two patches are noise; instance norm does not depend on the batch at all.
     norm: Norm = "instance"
@@ -72,12 +80,15 @@ class TrainingOptions:
     # Weights averaged over some last hundred steps; what is validated and shipped. None keeps the plain weights.
     averaging: float | None = 0.998
     augment: bool = True
+    # Half precision on CUDA, with scaled gradients; other devices compute in full.
+    mixed_precision: bool = True
     seed: int = 0
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainingOptions:
         """Preset ``paper``: section 3.6 of the method's dossier, with the paper's patch, batch, optimizer and loss."""
         literal: dict[str, Any] = {
+            "partition": "sequential",
             "n_filters": 16,
             "norm": "batch",
             "stitching": "raw",
@@ -99,6 +110,7 @@ class TrainingOptions:
             "negligible_weight": 0.0,
             "averaging": None,
             "augment": False,
+            "mixed_precision": False,
         }
         return cls(**{**literal, **changes})
 

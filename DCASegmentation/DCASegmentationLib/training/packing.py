@@ -30,6 +30,11 @@ def pack(run: Path, out: Path, name: str = "dca-synthetic", overwrite: bool = Fa
     if not same_groups(state["owners"], record.partition.owners):
         raise UserError(f"The checkpoint in {run} is of another run than its record.", "Train in a new folder.")
     options = TrainingOptions.from_json(state["options"])
+    if options.strategy != "dca":
+        raise UserError(
+            f"The run in {run} trained the baseline '{options.strategy}', which is made for comparison.",
+            "Pack a run of --strategy dca.",
+        )
     network = build_network(options, record.partition)
     network.load_state_dict(state["averaged"] if options.averaging else state["network"])
     return save_bundle(
@@ -83,6 +88,9 @@ def _limits(training_data: tuple[TrainingData, ...]) -> tuple[str, ...]:
 
 
 def _licence(training_data: tuple[TrainingData, ...]) -> str:
-    """Apache-2.0, or the share-alike licence of some of the data, which may bind what is made of them."""
+    """Apache-2.0, or the licence of some of the data that may bind what is made of them: share-alike, or not told."""
     share_alike = [data.licence for data in training_data if "-SA-" in f"{data.licence}-".replace(" ", "-")]
+    not_told = [data.name for data in training_data if data.licence.startswith(("see ", "not stated"))]
+    if not_told and not share_alike:
+        return f"as the terms of its training data allow ({', '.join(not_told)})"
     return share_alike[0] if share_alike else "Apache-2.0"

@@ -1,10 +1,11 @@
-"""The training loop of DCA in plain PyTorch (section 3.6 of the method's dossier)."""
+"""The training loop in plain PyTorch (section 3.6 of the method's dossier), the same for every strategy."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import UserError
-from ..method.experts import VNET_N_STAGES, ExpertDecoder
+from ..errors import OutputError, UserError
 from ..method.log_gap import Partition, partition
 from ..method.network import DCANet
-from ..method.objective import unsupervised_weight
 from ..organs import Vocabulary
 from .augmentation import augment_intensity
 from .averaging import AveragedWeights
 from .cases import Case
 from .checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
-from .dca_step import Stage, supervised_losses, unsupervised_loss
+from .distributed import Processes, join, without_averaging
 from .options import TrainingOptions
 from .sampling import PatchSampler
+from .strategies.choosing import make_strategy
+from .strategies.dca import stage_of as stage_of
+from .strategies.strategy import Batch, Moment, Strategy
 from .validation import validate
 
 CHECKPOINT = "last.pt"
@@ -45,8 +47,10 @@ class Trainer:
     the labelled cases. Everything drawn at random comes from the options' seed, and a resumed run draws what the
     uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run starts from.
 
-    Raises UserError if there are no labelled cases, if the folder holds a run with other options, or if ``initial``
-    is a network of other options.
+    Started by ``torchrun``, each process has a trainer and its share of every batch; the first one writes the files.
+
+    Raises UserError if there are no labelled cases, if a label map has labels that the vocabulary does not, if the
+    folder holds a run with other options, or if ``initial`` is a network of other options.
     """
 
     def __init__(
@@ -62,21 +66,27 @@ class Trainer:
     ) -> None:
         if not labelled:
             raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
+        _require_labels([*labelled, *validation], vocabulary)
         self.folder = folder
         self.options = options
         self.vocabulary = vocabulary
         self.device = torch.device(device)
-        self.partition = _log_gap(labelled, vocabulary)
+        self.processes: Processes = join(self.device)
+        self.partition = _log_gap(labelled, vocabulary, options)
         torch.manual_seed(options.seed)
-        self.network = build_network(options, self.partition)
+        self.strategy: Strategy = make_strategy(options, self.partition)
+        self.network: DCANet = self.strategy.network
         if initial is not None:
             _start_from(self.network, initial)
-        self.network.to(self.device)
-        self.network.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
+        self.strategy.to(self.device)
+        self.strategy.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
         self.averaged = AveragedWeights(self.network, options.averaging) if options.averaging else None
-        self.optimizer = _optimizer(self.network, options)
+        self.optimizer = _optimizer(self.strategy, options)
         self.step = 0
         self.best = -1.0
+        self._model = self.processes.wrapped(self.strategy, self.device)
+        self._half = options.mixed_precision and self.device.type == "cuda"
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half)
         self._generator = np.random.default_rng(options.seed)
         self._labelled = PatchSampler(labelled, options, self._generator)
         self._unlabelled = PatchSampler(unlabelled, options, self._generator) if unlabelled else None
@@ -86,6 +96,11 @@ class Trainer:
     def best_network(self) -> DCANet:
         """The network that is validated and shipped: the averaged weights where the options average."""
         return self.averaged.network if self.averaged is not None else self.network  # type: ignore[return-value]
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are cases to validate on."""
+        return bool(self._validation)
 
     def resume(self) -> None:
         """Go on from the folder's last checkpoint.
@@ -105,7 +120,11 @@ class Trainer:
                 "Resume it with the same cases, or train in a new folder.",
             )
         self.network.load_state_dict(state["network"])
+        # What the strategy keeps beside its network; runs from before there were others have none.
+        self.strategy.load_state_dict(state.get("strategy", {}), strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scaler"):
+            self._scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
             self.averaged.network.load_state_dict(state["averaged"])
             self.averaged.updates = state["averaged_updates"]
@@ -116,14 +135,19 @@ class Trainer:
         torch.set_rng_state(state["torch_generator"])
 
     def save(self, name: str = CHECKPOINT) -> None:
-        """Write a checkpoint into the folder."""
+        """Write a checkpoint into the folder, from the first process alone."""
+        if not self.processes.first:
+            return
+        beside = {key: value for key, value in self.strategy.state_dict().items() if not key.startswith("network.")}
         state: dict[str, Any] = {
             "options": self.options.to_json(),
             "owners": [list(owned) for owned in self.partition.owners],
             "step": self.step,
             "best": self.best,
             "network": self.network.state_dict(),
+            "strategy": beside,
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
             "generator": generator_state(self._generator),
             "torch_generator": torch.get_rng_state(),
         }
@@ -146,84 +170,81 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         try:
-            while self.step < self.options.steps and (deadline is None or time.monotonic() < deadline):
+            while self.step < self.options.steps and not self._over(deadline):
                 started = time.monotonic()
                 values = self._advance()
                 line: dict[str, Any] = {"step": self.step, **values, "seconds": round(time.monotonic() - started, 3)}
                 if self._validation and self.step % validate_every == 0:
-                    line["dice"] = self._validate()
-                self._log(line, report)
+                    if self.processes.first:
+                        line["dice"] = self._validate()
+                    self.processes.wait()
+                if self.processes.first:
+                    self._log(line, report)
                 if self.step % save_every == 0:
                     self.save()
         finally:
             self.save()
 
+    def _over(self, deadline: float | None) -> bool:
+        return deadline is not None and self.processes.agree(time.monotonic() >= deadline)
+
     def _advance(self) -> dict[str, float]:
         options = self.options
-        stage, first, length = stage_of(self.step, options)
-        within = self.step - first
-        if stage == "aggregation" and within == 0:
-            self._start_aggregation()
+        moment = self.strategy.moment(self.step)
+        if self.strategy.begin(moment, None if self.averaged is None else self.averaged.network):  # type: ignore[arg-type]
+            self.optimizer = _optimizer(self.strategy, options)
+            if self.averaged is not None:
+                self.averaged.start_from(self.network)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(within, length, options)
-        self.network.train()
+            group["lr"] = learning_rate(moment.within, moment.length, options)
+        self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
-        values: dict[str, float] = {}
+        batch = self._draw(moment)
+        values = self._backward(batch, moment)
+        if batch.unlabelled is not None:
+            values["weight"] = self.strategy.weight(moment)
 
-        patches = self._labelled.draw(options.labelled_per_step)
-        assert patches.labels is not None
-        truth = torch.from_numpy(patches.labels).to(self.device)
-        balance = options.class_balance * (1 - within / length)
-        volumes = self._tensor(patches.volumes)
-        losses = supervised_losses(self.network, volumes, truth, options, stage, balance, patches.unknown)
-        if losses:
-            torch.stack(list(losses.values())).sum().backward()
-            values |= {name: loss.item() for name, loss in losses.items()}
-
-        weight = self._unsupervised_weight(stage, within, length)
-        if weight > 0 and self._unlabelled is not None:
-            volumes = self._tensor(self._unlabelled.draw(options.unlabelled_per_step).volumes)
-            loss, agreement = unsupervised_loss(self.network, volumes, options, stage)
-            (weight * loss).backward()
-            values |= {"unsupervised": loss.item(), "weight": weight, "agreement": agreement.item()}
-
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), options.gradient_limit)
+        self._scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.strategy.learning()), options.gradient_limit)
         if torch.isfinite(norm):
-            self.optimizer.step()
+            self._scaler.step(self.optimizer)
             if self.averaged is not None:
                 self.averaged.update(self.network)
+            self.strategy.after_step(moment)
         else:
             values["skipped"] = 1.0
+        self._scaler.update()
         self.step += 1
         return values
 
-    def _start_aggregation(self) -> None:
-        """Begin the aggregation's stage: on the averaged experts, as a copy of the medium one if that has its blocks.
+    def _draw(self, moment: Moment) -> Batch:
+        """This process's share of the step's patches; unlabelled ones where they count."""
+        share = self.processes.share
+        patches = self._labelled.draw(self.options.labelled_per_step)
+        assert patches.labels is not None
+        volumes = self._tensor(patches.volumes)
+        truth = torch.from_numpy(share(patches.labels)).to(self.device)
+        unlabelled = None
+        if self._unlabelled is not None and self.strategy.weight(moment) > 0:
+            unlabelled = self._tensor(self._unlabelled.draw(self.options.unlabelled_per_step).volumes)
+        return Batch(volumes, truth, share(patches.unknown), unlabelled)
 
-        The optimizer starts anew: its moments are those of weights that learn no more.
-        """
-        if self.averaged is not None:
-            self.network.load_state_dict(self.averaged.network.state_dict())
-        aggregation, slots = self.network.aggregation, self.network.expert_slots
-        medium = 1 in slots and tuple(self.options.n_stages[1]) == VNET_N_STAGES
-        if aggregation is not None and medium and self.options.aggregation_start == "medium":
-            experts: list[ExpertDecoder] = list(self.network.experts)  # type: ignore[arg-type]
-            aggregation.start_from(experts, self.network.owners, plain=slots.index(1))
-        self.optimizer = _optimizer(self.network, self.options)
-        if self.averaged is not None:
-            self.averaged.start_from(self.network)
-
-    def _unsupervised_weight(self, stage: Stage, within: int, length: int) -> float:
-        options = self.options
-        if stage == "experts":
-            return 0.0
-        weight = unsupervised_weight(within, round(options.ramp_fraction * length), options.unsupervised_weight)
-        return weight if weight > options.negligible_weight * options.unsupervised_weight else 0.0
+    def _backward(self, batch: Batch, moment: Moment) -> dict[str, float]:
+        """Gradients of all parts of the step, one graph after the other; the values to log."""
+        parts = self.strategy.parts(moment, batch)
+        values: dict[str, torch.Tensor] = {}
+        for part in parts:
+            with nullcontext() if part == parts[-1] else without_averaging(self._model):
+                with torch.autocast(self.device.type, torch.float16, enabled=self._half):
+                    loss = self._model(part, batch, moment)
+                self._scaler.scale(loss.total).backward()
+            values |= loss.values
+        return self.processes.mean(values)
 
     def _tensor(self, volumes: np.ndarray) -> torch.Tensor:
         if self.options.augment:
             volumes = augment_intensity(volumes, self._generator)
-        return torch.from_numpy(volumes).to(self.device).to(memory_format=_CHANNELS_LAST)
+        return torch.from_numpy(self.processes.share(volumes)).to(self.device).to(memory_format=_CHANNELS_LAST)
 
     def _validate(self) -> dict[str, float]:
         scores = validate(self.best_network, self._validation, self.options)
@@ -240,8 +261,13 @@ class Trainer:
 
     def _log(self, line: dict[str, Any], report: Report | None) -> None:
         rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rounded) + "\n")
+        try:
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(rounded) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"The log {self.folder / LOG} cannot be written ({error.strerror}).", "Make room, then resume."
+            ) from error
         if report is not None:
             report(rounded)
 
@@ -249,14 +275,6 @@ class Trainer:
 def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
     """Whether each expert owns the same labels in both; their order within a group means nothing to the network."""
     return [set(owned) for owned in one] == [set(owned) for owned in other]
-
-
-def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
-    """Who learns at ``step``, the first step of that stage, and its length in steps."""
-    border = round(options.experts_first * options.steps)
-    if border == 0:
-        return "joint", 0, options.steps
-    return ("experts", 0, border) if step < border else ("aggregation", border, options.steps - border)
 
 
 def learning_rate(within: int, length: int, options: TrainingOptions) -> float:
@@ -267,15 +285,17 @@ def learning_rate(within: int, length: int, options: TrainingOptions) -> float:
 
 def build_network(options: TrainingOptions, groups: Partition) -> DCANet:
     """A network with fresh weights for these options and groups of organs."""
-    return DCANet(
-        owners=groups.owners,
-        n_filters=options.n_filters,
-        norm=options.norm,
-        n_stages=options.n_stages,
-        dilations=options.dilations,
-        fusion=options.fusion,
-        stitching=options.stitching,
-    )
+    return make_strategy(options, groups).network
+
+
+def _require_labels(cases: Sequence[Case], vocabulary: Vocabulary) -> None:
+    for case in cases:
+        highest = 0 if case.labels is None else int(case.labels.max())
+        if highest > len(vocabulary):
+            raise UserError(
+                f"The label map of {case.name} holds label {highest}; {vocabulary.name} ends at {len(vocabulary)}.",
+                "Choose the vocabulary it was labelled with, or give its list a label_map.",
+            )
 
 
 def _start_from(network: DCANet, initial: DCANet) -> None:
@@ -302,19 +322,19 @@ def _start_from(network: DCANet, initial: DCANet) -> None:
                 parameter[new] = value[new]
 
 
-def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary) -> Partition:
+def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary, options: TrainingOptions) -> Partition:
     """The groups by mean voxels of each organ over the cases that tell of it, times the number of cases."""
     counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
     sizes: dict[int, int] = {}
     for organ in vocabulary:
         telling = sum(organ.label not in case.unknown for case in labelled)
         sizes[organ.label] = round(int(counts[organ.label]) * len(labelled) / telling) if telling else 0
-    return partition(sizes, names={organ.label: organ.name for organ in vocabulary})
+    names = {organ.label: organ.name for organ in vocabulary}
+    return partition(sizes, options.partition, no_second_gap="guarded", names=names)
 
 
-def _optimizer(network: DCANet, options: TrainingOptions) -> torch.optim.Optimizer:
+def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:
+    learning = list(strategy.learning())
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(
-        network.parameters(), lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay
-    )
+        return torch.optim.AdamW(learning, lr=options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.SGD(learning, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)

@@ -1,0 +1,114 @@
+"""One run on several processes, as ``torchrun`` starts them: one for each GPU, or for each part of a machine's cores.
+
+Every process draws the whole batch from the same generator and keeps its own share, so a run on n processes sees the
+patches that one process would have seen, and its gradient is the mean over them. (Dice over the channels ``present``
+and weights by class are means of their own in each process; with the paper's loss nothing differs.)
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import UserError
+
+
+class _Sliceable(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
+_Items = TypeVar("_Items", bound=_Sliceable)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this is; the first one writes files and speaks to the user."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: _Items) -> _Items:
+        """This process's part of a batch."""
+        if len(items) % self.count:
+            raise UserError(
+                f"A batch of {len(items)} cannot be shared by {self.count} processes.",
+                f"Choose a --batch that {self.count} divides.",
+            )
+        size = len(items) // self.count
+        shared: _Items = items[self.rank * size : (self.rank + 1) * size]
+        return shared
+
+    def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Means over the processes, which all have the same names."""
+        if not values:
+            return {}
+        joined = torch.stack([value.detach().float() for value in values.values()])
+        if self.count > 1:
+            distributed.all_reduce(joined)
+            joined /= self.count
+        return dict(zip(values, joined.tolist(), strict=True))
+
+    def agree(self, decision: bool) -> bool:
+        """The first process's decision, for all: whether the time is over, say."""
+        if self.count == 1:
+            return decision
+        told = [decision]
+        distributed.broadcast_object_list(told)
+        return told[0]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+    def wrapped(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """``module``, or with several processes one that averages gradients over them."""
+        if self.count == 1:
+            return module
+        # A stage or a part of the step uses some of the weights only.
+        devices = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+
+
+def join(device: torch.device) -> Processes:
+    """The processes that ``torchrun`` started, or this one alone; on CUDA, ``device`` becomes this process's.
+
+    Repeated calls give the same answer.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    if not distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Processes(distributed.get_rank(), distributed.get_world_size())
+
+
+def leave() -> None:
+    """End the group of processes, where there is one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """This process's own GPU where ``torchrun`` started one for each; else ``device``."""
+    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def without_averaging(module: nn.Module) -> AbstractContextManager[Any]:
+    """Gradients stay in this process within: they are averaged along with those of a later part of the step."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

@@ -1,0 +1,87 @@
+"""DCA: experts on split labels, an aggregation decoder taught by their stitched pseudo-labels."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from ...method.experts import VNET_N_STAGES, ExpertDecoder
+from ...method.network import DCANet
+from ...method.partition import Partition
+from ..dca_step import Stage, supervised_losses, unsupervised_loss
+from ..options import TrainingOptions
+from .strategy import Batch, Loss, Moment, Strategy
+
+
+def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
+    """The whole network of DCA, or without its aggregation decoder where the options leave it out."""
+    return DCANet(
+        owners=groups.owners,
+        n_filters=options.n_filters,
+        norm=options.norm,
+        n_stages=options.n_stages,
+        dilations=options.dilations,
+        fusion=options.fusion,
+        aggregation=options.aggregation,
+        stitching=options.stitching,
+    )
+
+
+class DCA(Strategy):
+    """Sections 3.5 to 3.7 of the method's dossier, in one stage (the paper) or two (ours)."""
+
+    name: ClassVar[str] = "dca"
+
+    def __init__(self, options: TrainingOptions, groups: Partition) -> None:
+        super().__init__(options)
+        self.network = dca_network(options, groups)
+
+    def moment(self, step: int) -> Moment:
+        stage, first, length = stage_of(step, self.options)
+        return Moment(step, stage, step - first, length)
+
+    def begin(self, moment: Moment, averaged: DCANet | None) -> bool:
+        """At the first step of the aggregation's stage: on the averaged experts, and as a copy of the medium one if
+        that has its blocks. The optimizer's moments are those of weights that learn no more."""
+        if moment.stage != "aggregation" or moment.within:
+            return False
+        if averaged is not None:
+            self.network.load_state_dict(averaged.state_dict())
+        aggregation, slots = self.network.aggregation, self.network.expert_slots
+        medium = 1 in slots and tuple(self.options.n_stages[1]) == VNET_N_STAGES
+        if aggregation is not None and medium and self.options.aggregation_start == "medium":
+            experts: list[ExpertDecoder] = list(self.network.experts)  # type: ignore[arg-type]
+            aggregation.start_from(experts, self.network.owners, plain=slots.index(1))
+        return True
+
+    def weight(self, moment: Moment) -> float:
+        learns = moment.stage != "experts" and self.network.aggregation is not None
+        return super().weight(moment) if learns else 0.0
+
+    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+        aggregation = self.network.aggregation is not None and self.options.supervise_aggregation
+        labelled = ("labelled",) if moment.stage != "aggregation" or aggregation else ()
+        return labelled + (("unlabelled",) if batch.unlabelled is not None else ())
+
+    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+        stage: Stage = moment.stage  # type: ignore[assignment]  # made by stage_of
+        if part == "labelled":
+            balance = self.options.class_balance * (1 - moment.within / moment.length)
+            losses = supervised_losses(
+                self.network, batch.volumes, batch.labels, self.options, stage, balance, batch.unknown
+            )
+            return Loss(
+                torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
+            )
+        assert batch.unlabelled is not None
+        loss, agreement = unsupervised_loss(self.network, batch.unlabelled, self.options, stage)
+        return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
+
+
+def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
+    """Who learns at ``step``, the first step of that stage, and its length in steps."""
+    border = round(options.experts_first * options.steps) if options.aggregation else 0
+    if border == 0:
+        return "joint", 0, options.steps
+    return ("experts", 0, border) if step < border else ("aggregation", border, options.steps - border)

@@ -1,0 +1,134 @@
+"""Ways to learn, in one loop: DCA, the baselines, and what a strategy may ask of the loop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.training.cases import Case
+from DCASegmentationLib.training.options import TrainingOptions
+from DCASegmentationLib.training.strategies.choosing import OWN_OPTIONS, make_strategy
+from DCASegmentationLib.training.strategies.dca import DCA
+from DCASegmentationLib.training.strategies.strategy import Batch, Loss, Moment
+from DCASegmentationLib.training.trainer import LOG, Trainer
+from test_training import OPTIONS, THREE_BALLS, case_of_balls
+
+BASELINES = ("vnet", "plain_experts", "ua_mt", "cps")
+
+
+def options_for(strategy: str, **changes) -> TrainingOptions:
+    return replace(OPTIONS, **{"strategy": strategy, **OWN_OPTIONS[strategy], **changes})  # type: ignore[index]
+
+
+def trainer_for(folder: Path, options: TrainingOptions) -> Trainer:
+    return Trainer(
+        folder, options, THREE_BALLS,
+        labelled=[case_of_balls(1), case_of_balls(2)], unlabelled=[case_of_balls(3, labelled=False)],
+        validation=[case_of_balls(4)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", BASELINES)
+def test_every_baseline_learns_and_resumes_bit_for_bit(tmp_path, strategy):
+    options = options_for(strategy, steps=6, ramp_fraction=0.1)
+    whole = trainer_for(tmp_path / "whole", options)
+    whole.run(validate_every=6)
+    lines = [json.loads(line) for line in (tmp_path / "whole" / LOG).read_text().splitlines()]
+    assert lines[-1]["supervised"] < lines[0]["supervised"] and 0 <= lines[-1]["dice"]["mean"] <= 1
+    assert ("unsupervised" in lines[-1]) == (strategy in ("ua_mt", "cps"))
+
+    first = trainer_for(tmp_path / "parts", options)
+    while first.step < 3:
+        first._advance()
+    first.folder.mkdir()
+    first.save()
+    second = trainer_for(tmp_path / "parts", options)
+    second.resume()
+    second.run()
+    for one, other in zip(whole.strategy.parameters(), second.strategy.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_two_networks_of_cps_differ_from_the_start(tmp_path):
+    strategy = trainer_for(tmp_path, options_for("cps")).strategy
+    pairs = zip(strategy.network.parameters(), strategy.second.parameters(), strict=True)
+    assert not all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_the_teacher_of_ua_mt_follows_the_student_and_gets_no_gradient(tmp_path):
+    trainer = trainer_for(tmp_path, options_for("ua_mt", learning_rate=0.1, warmup_steps=0))
+    before = [parameter.clone() for parameter in trainer.strategy.teacher.parameters()]
+    for _ in range(3):
+        trainer._advance()
+    teacher, student = trainer.strategy.teacher, trainer.strategy.network
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    gaps = [(t - s).norm() for t, s in zip(teacher.parameters(), student.parameters(), strict=True)]
+    moved = [(t - b).norm() for t, b in zip(teacher.parameters(), before, strict=True)]
+    assert sum(moved) > 0 and 0 < sum(gaps) < sum(
+        (s - b).norm() for s, b in zip(student.parameters(), before, strict=True)
+    )
+
+
+def test_a_vnet_has_one_decoder_and_looks_at_no_unlabelled_patch(tmp_path):
+    trainer = trainer_for(tmp_path, options_for("vnet"))
+    assert len(trainer.network.experts) == 1 and trainer.network.aggregation is None
+    assert trainer._draw(trainer.strategy.moment(5)).unlabelled is None
+
+
+def test_averaged_experts_answer_with_the_mean_of_three(tmp_path):
+    network = trainer_for(tmp_path, options_for("plain_experts")).network.eval()
+    volume = torch.rand(1, 1, 16, 32, 32)
+    parts = network.forward_parts(volume)
+    torch.testing.assert_close(network(volume), sum(parts.experts) / 3)
+
+
+def test_without_aggregation_dca_is_its_stitched_experts(tmp_path):
+    trainer = trainer_for(tmp_path, options_for("dca", aggregation=False, steps=2))
+    trainer.run()
+    lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
+    assert all({"head", "medium", "tail"} <= set(line) and "unsupervised" not in line for line in lines)
+
+
+class WeighedByClass(DCA):
+    """What DHC and GA ask of the loop: a number for each class that changes while training, and is kept."""
+
+    def __init__(self, options, groups) -> None:
+        super().__init__(options, groups)
+        self.register_buffer("class_weights", torch.ones(4))
+
+    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+        loss = super().forward(part, batch, moment)
+        return Loss(loss.total * self.class_weights.mean(), loss.values)
+
+    def after_step(self, moment: Moment) -> None:
+        self.class_weights += 1
+
+
+def test_a_strategy_keeps_weights_of_classes_that_change(tmp_path, monkeypatch):
+    from DCASegmentationLib.training.strategies import choosing
+
+    monkeypatch.setitem(choosing._MAKERS, "dca", WeighedByClass)
+    trainer = trainer_for(tmp_path, replace(OPTIONS, steps=2))
+    trainer.run()
+    again = trainer_for(tmp_path, replace(OPTIONS, steps=2))
+    again.resume()
+    assert again.strategy.class_weights.tolist() == [3.0] * 4
+
+
+@pytest.mark.parametrize("mode", ["average", "sequential", "fixed"])
+def test_organs_are_divided_as_the_options_say(tmp_path, mode):
+    trainer = trainer_for(tmp_path, replace(OPTIONS, partition=mode))
+    assert trainer.partition.mode == mode
+    assert make_strategy(trainer.options, trainer.partition).network.owners == trainer.network.owners
+
+
+def test_a_label_that_the_vocabulary_does_not_have_is_named(tmp_path):
+    case = case_of_balls(1)
+    wrong = Case("odd", case.hu, np.where(case.labels == 3, 9, case.labels).astype(np.uint8))
+    with pytest.raises(UserError, match="odd holds label 9; balls ends at 3"):
+        Trainer(tmp_path, OPTIONS, THREE_BALLS, [case, wrong], [])
