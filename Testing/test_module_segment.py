@@ -133,20 +133,73 @@ def test_inside_a_region_only_that_part_is_computed(panel, ct, slicer_bench):
     assert found[1] - found[0] < bounds[1] - bounds[0]
 
 
-def test_choices_survive_saving_and_loading_the_scene(panel, module, slicer_bench, tmp_path):
+def test_every_choice_survives_saving_and_loading_the_scene(panel, module, slicer_bench, tmp_path):
     apply(panel)
     wait_for_end(panel, slicer_bench)
-    panel._parameterNode.device = module.Device.CPU
+    parameters = panel._parameterNode
+    parameters.device = module.Device.CPU
+    parameters.outputSegmentation = parameters.resultSegmentation
+    parameters.regionOfInterest = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
+    chosen = {
+        "modelName": "random-weights", "expertLevel": 2, "expertMap": "head", "mapOpacity": 0.25, "mapThreshold": 0.75,
+        "colorMap": "Cividis", "showLegend": False,
+    }  # fmt: skip
+    for name, value in chosen.items():
+        setattr(parameters, name, value)
     path = tmp_path / "scene.mrb"
     slicer.mrmlScene.WriteToMRB(str(path))
     slicer.mrmlScene.Clear(0)
     assert panel._parameterNode.resultSegmentation is None
+    assert panel._parameterNode.expertMap == "none"
     slicer.mrmlScene.ReadFromMRB(str(path), False)
     slicer_bench.process_events()
-    assert panel._parameterNode.device is module.Device.CPU
-    assert panel._parameterNode.inputVolume.GetName() == "CT"
-    assert panel._parameterNode.resultSegmentation.GetName() == "CT organs"
+    parameters = panel._parameterNode
+    assert parameters.device is module.Device.CPU
+    assert parameters.inputVolume.GetName() == "CT"
+    assert parameters.resultSegmentation.GetName() == parameters.outputSegmentation.GetName() == "CT organs"
+    assert parameters.regionOfInterest.GetName() == "Region"
+    assert {name: getattr(parameters, name) for name in chosen} == chosen
+    assert panel.expertsPanel.ui.mapSelector.currentData == "head"
+    assert panel.expertsPanel.ui.mapOpacitySlider.value == pytest.approx(0.25)
     assert not panel.ui.resultSection.collapsed
+
+
+def test_the_same_ct_twice_gets_two_segmentations_and_the_later_one_is_shown(panel, slicer_bench):
+    for _ in range(2):
+        apply(panel)
+        wait_for_end(panel, slicer_bench)
+    first, second = segmentations()
+    assert first.GetName() == "CT organs" and second.GetName().startswith("CT organs_")
+    assert panel._parameterNode.resultSegmentation is second
+
+
+def test_a_ct_under_a_linear_transform_takes_its_segmentation_along(panel, ct, slicer_bench):
+    import vtk
+
+    matrix = vtk.vtkTransform()
+    matrix.RotateZ(20.0)
+    matrix.Translate(5.0, -3.0, 8.0)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "Registration")
+    transform.SetMatrixTransformToParent(matrix.GetMatrix())
+    ct.SetAndObserveTransformNodeID(transform.GetID())
+    apply(panel)
+    wait_for_end(panel, slicer_bench)
+    (segmentation,) = segmentations()
+    assert segmentation.GetParentTransformNode() is transform
+
+
+def test_a_ct_whose_axes_are_left_handed_is_segmented(panel, ct, slicer_bench):
+    directions = [[0.0] * 3 for _ in range(3)]
+    ct.GetIJKToRASDirections(directions)
+    for row in directions:
+        row[0] = -row[0]
+    ct.SetIJKToRASDirections(directions)
+    apply(panel)
+    wait_for_end(panel, slicer_bench)
+    (segmentation,) = segmentations()
+    found = segmentation.GetSegmentation()
+    voxels = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, found.GetNthSegmentID(0), ct)
+    assert voxels.shape == slicer.util.arrayFromVolume(ct).shape and voxels.any()
 
 
 def test_a_script_gets_the_nodes_without_any_widget(ct, module, slicer_bench):
