@@ -15,22 +15,31 @@ from .values import patch as patch_of
 from .values import spacing as spacing_of
 
 if TYPE_CHECKING:
+    from ..training.cases import Case
     from ..training.options import TrainingOptions
     from ..training.trainer import Trainer
 
 NAME = "train"
-EXAMPLES = "Example: dca train -o runs/first --labelled 24 --unlabelled 16 --validation 4 --steps 6000"
+EXAMPLES = "Example: dca dataset folder my-cts -o list.json, then dca train -o runs/first --data list.json"
 
 CURVE = "curve.png"
 
 Preset = Literal["default", "paper"]
+Strategy = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
+Division = Literal["top2", "sequential", "balanced", "fixed", "average"]
 
 
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoints, log, learning curve.")],
+    data: Annotated[Path | None, typer.Option(help="A list of CTs (dca dataset). Else synthetic people.")] = None,
     labelled: Annotated[int, typer.Option(min=1, help="Synthetic people with labels.")] = 24,
     unlabelled: Annotated[int, typer.Option(min=0, help="Synthetic people without labels.")] = 16,
     validation: Annotated[int, typer.Option(min=0, help="Synthetic people to validate on.")] = 4,
+    all_labels: Annotated[
+        bool, typer.Option("--all-labels", help="Use the labels of the unlabelled cases, too: full supervision.")
+    ] = False,
+    strategy: Annotated[Strategy, typer.Option(help="dca, or a baseline for comparison.")] = "dca",
+    division: Annotated[Division | None, typer.Option(help="How organs are divided (dca partition).")] = None,
     init: Annotated[
         str | None, typer.Option(help="Folder or name of a model whose weights the run starts from.")
     ] = None,
@@ -59,22 +68,27 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard into OUT, too.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its own options.")] = False,
 ) -> None:
-    """Train DCA on synthetic CT, semi-supervised: some people with labels, some without.
+    """Train DCA, semi-supervised: on CTs of your own, some with label maps, some without, or on synthetic ones.
 
-    Training on CT of your own comes later. Ctrl+C saves the run; --resume goes on exactly where it stopped. Then make
-    a model of it with **dca bundle pack**.
+    Ctrl+C saves the run; --resume goes on exactly where it stopped. Then make a model of it with **dca bundle pack**.
+    Several GPUs: **torchrun --nproc-per-node 4 -m DCASegmentationLib.cli train ...**, the batch being that of all.
     """
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
     from ..organs import AMOS
     from ..training.cohort import Cohort
+    from ..training.cohort_of_list import cohort_of
+    from ..training.datalist import read_datalist, require_files
+    from ..training.distributed import join, leave, local_device
     from ..training.run_record import InitialModel, RunRecord, read_record, write_record
     from ..training.trainer import CHECKPOINT, Trainer
 
     keep_freed_memory()
-    torch_device = str(choose_device(device).torch_device)
+    torch_device = local_device(choose_device(device).torch_device)
+    processes = join(torch_device)
     changes: dict[str, Any] = {}
     if patch is not None:
         # The deepest features have a sixteenth of a side; a single voxel there has no statistics to normalize by.
@@ -82,7 +96,7 @@ def run(
     if batch is not None:
         changes |= {"labelled_per_step": batch, "unlabelled_per_step": batch}
     given = {
-        **{"steps": steps, "n_filters": filters, "learning_rate": learning_rate, "seed": seed},
+        **{"steps": steps, "n_filters": filters, "learning_rate": learning_rate, "seed": seed, "partition": division},
         **{"experts_first": experts_first, "class_balance": class_balance},
     }
     changes |= {name: value for name, value in given.items() if value is not None}
@@ -90,43 +104,89 @@ def run(
     if resume:
         record = read_record(out)
         unchangeable = sorted(set(changes) - {"steps"}) + ["spacing"] * (spacing is not None)
-        if init is not None:
-            unchangeable.append("init")
+        unchangeable += ["init"] * (init is not None) + ["data"] * (data is not None)
+        unchangeable += ["strategy"] * (strategy not in ("dca", record.options.strategy)) + ["all-labels"] * all_labels
         if unchangeable:
             raise UserError(
                 f"A resumed run keeps its options; {', '.join(unchangeable)} cannot be changed.",
                 "Leave them out, or train in a new folder.",
             )
         options, cohort, started_from = _with(record.options, **changes), record.cohort, record.initial
+        vocabulary = record.vocabulary
     else:
         if (out / CHECKPOINT).exists():
             raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
-        options = _options(preset, None if spacing is None else spacing_of(spacing), changes)
-        cohort = Cohort.of_phantoms(labelled, unlabelled, validation)
+        options = _options(preset, strategy, None if spacing is None else spacing_of(spacing), changes)
+        if data is None:
+            cohort, vocabulary = Cohort.of_phantoms(labelled, unlabelled, validation), AMOS
+        else:
+            datalist = read_datalist(data)
+            require_files(datalist)
+            cohort, vocabulary = cohort_of(datalist), datalist.vocabulary
+        if all_labels:
+            cohort = cohort.fully_labelled()
         started_from = None if initial is None else InitialModel.of(initial)
     folder = cache or out / "cases"
+    if not processes.first:
+        # The first process makes what is not in the cache yet, and alone speaks.
+        processes.wait()
     with progress_bar() as progress:
-        groups = cohort.cases(folder, options.grid, progress)
+        groups = cohort.cases(folder, options.grid, progress if processes.first else None)
+    if processes.first:
+        processes.wait()
     trainer = Trainer(
-        out, options, AMOS, *groups, device=torch_device, initial=None if initial is None else initial.network()
+        out,
+        options,
+        vocabulary,
+        *groups,
+        device=str(torch_device),
+        initial=None if initial is None else initial.network(),
     )
     if resume:
         trainer.resume()
-    write_record(out, RunRecord(AMOS, options, cohort, trainer.partition, started_from))
-    for warning in trainer.partition.warnings:
-        warn(warning)
-    _train(trainer, minutes, validate_every)
+    if processes.first:
+        write_record(out, RunRecord(vocabulary, options, cohort, trainer.partition, started_from))
+        for warning in (*trainer.partition.warnings, *_warnings(groups, options)):
+            warn(warning)
+    _train(trainer, minutes, validate_every, tensorboard)
+    leave()
+    if not processes.first:
+        return
     _plot_curve(trainer)
     say_plain(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
     if trainer.step < options.steps:
         say_plain(f"Go on with: dca train -o {out} --resume" + (f" --cache {cache}" if cache else ""))
-    elif trainer.best >= 0:
+    elif trainer.best >= 0 and options.strategy == "dca":
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 
 
-def _options(preset: Preset, spacing: tuple[float, float, float] | None, changes: dict[str, Any]) -> TrainingOptions:
-    from ..training.options import GridOptions, TrainingOptions
+def _warnings(groups: tuple[list[Case], list[Case], list[Case]], options: TrainingOptions) -> list[str]:
+    """What a user should know of the cases before hours are spent on them."""
+    labelled, unlabelled, validation = groups
+    found = []
+    if len(labelled) == 1:
+        found.append("There is one labelled case: what is learned is this one person's.")
+    if not unlabelled and options.strategy not in ("vnet", "plain_experts"):
+        found.append("There is no unlabelled case: the training is supervised alone.")
+    if not validation:
+        found.append("There is no case to validate on: the last weights are kept, not the best.")
+    small = [
+        case.name
+        for case in labelled + unlabelled
+        if any(side < least for side, least in zip(case.hu.shape, options.patch, strict=True))
+    ]
+    if small:
+        found.append(f"{len(small)} cases are smaller than the patch and are padded with air, such as {small[0]}.")
+    return found
 
+
+def _options(
+    preset: Preset, strategy: Strategy, spacing: tuple[float, float, float] | None, changes: dict[str, Any]
+) -> TrainingOptions:
+    from ..training.options import GridOptions, TrainingOptions
+    from ..training.strategies.choosing import OWN_OPTIONS
+
+    changes = {"strategy": strategy, **OWN_OPTIONS[strategy], **changes}
     if spacing is not None:
         changes = {**changes, "grid": GridOptions(spacing=spacing)}
     return TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
@@ -138,21 +198,34 @@ def _with(options: TrainingOptions, **changes: Any) -> TrainingOptions:
     return replace(options, **changes)
 
 
-def _train(trainer: Trainer, minutes: float | None, validate_every: int) -> None:
+def _train(trainer: Trainer, minutes: float | None, validate_every: int, tensorboard: bool) -> None:
     """Train with a bar that shows the last losses, λ and Dice; then a table of the last validation."""
+    from ..training.tensorboard_log import TensorBoardLog
+
     started, first = time.monotonic(), trainer.step
+    board = None
+    if tensorboard and trainer.processes.first:
+        board = TensorBoardLog(trainer.folder, trainer.vocabulary, trainer.partition, trainer.options)
     dice: dict[str, float] = {}
 
     with progress_bar() as progress:
 
         def report(line: dict[str, Any]) -> None:
             dice.update(line.get("dice", {}))
+            if board is not None:
+                board.add(line)
+                if "dice" in line:
+                    board.add_example(trainer.best_network, trainer.validation[0], line["step"])
             done = (line["step"] - first) / max(trainer.options.steps - first, 1)
             if minutes:
                 done = max(done, (time.monotonic() - started) / (60 * minutes))
             progress(min(done, 1.0), _summary(line, trainer.options.steps, dice))
 
-        trainer.run(minutes=minutes, validate_every=validate_every, report=report)
+        try:
+            trainer.run(minutes=minutes, validate_every=validate_every, report=report)
+        finally:
+            if board is not None:
+                board.close()
     if dice:
         shown = table("Dice in the last validation", "Organ", "Dice", numbers=("Dice",))
         for organ in trainer.vocabulary:
@@ -176,7 +249,9 @@ def _plot_curve(trainer: Trainer) -> None:
 
 
 def _summary(line: dict[str, Any], steps: int, dice: dict[str, float]) -> str:
-    losses = (f"{name} {line[name]:.2f}" for name in ("head", "medium", "tail", "aggregation") if name in line)
+    losses = (
+        f"{name} {line[name]:.2f}" for name in ("supervised", "head", "medium", "tail", "aggregation") if name in line
+    )
     parts = [f"step {line['step']}/{steps}", *losses, f"λ {line.get('weight', 0.0):.2f}"]
     if dice:
         parts.append(f"Dice {dice['mean']:.3f}")

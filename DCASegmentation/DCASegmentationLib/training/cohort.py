@@ -35,6 +35,13 @@ class Cohort:
             (Phantoms(VALIDATION_SEEDS, validation),),
         )
 
+    def fully_labelled(self) -> Cohort:
+        """The unlabelled cases with their labels, too: what a fully supervised network learns from.
+
+        Only sources that have labels for them (phantoms, lists that name them) can give them.
+        """
+        return Cohort((*self.labelled, *self.unlabelled), (), self.validation)
+
     def cases(
         self, cache: Path, grid: GridOptions, progress: Progress | None = None
     ) -> tuple[list[Case], list[Case], list[Case]]:

@@ -10,8 +10,9 @@
 Paths are relative to the list's folder, or absolute. ``unknown`` are the labels of the vocabulary that the case's label
 map does not tell of: its background there may be that organ. ``label_map`` renames the numbers of a map that has
 others, theirs to ours; what it does not name is background. Both may be left out, and so may every key but
-``training``. Entries of ``test`` may be plain paths, as in the Decathlon. ``monai.data.load_decathlon_datalist`` reads
-such a list too.
+``training``. A label of an ``unlabelled`` entry is looked at by a fully supervised training alone, for comparison.
+Entries of ``test`` may be plain paths, as in the Decathlon. ``monai.data.load_decathlon_datalist`` reads such a list
+too.
 """
 
 from __future__ import annotations
@@ -86,9 +87,7 @@ def read_datalist(path: Path) -> Datalist:
         )
     _require_disjoint(groups, path)
     told: dict[str, Any] = {key: str(content[key]) for key in ("name", "licence", "source") if content.get(key)}
-    return Datalist(
-        vocabulary, groups["training"], groups["unlabelled"], groups["validation"], groups["test"], **told
-    )
+    return Datalist(vocabulary, groups["training"], groups["unlabelled"], groups["validation"], groups["test"], **told)
 
 
 def write_datalist(datalist: Datalist, path: Path) -> None:
@@ -140,13 +139,11 @@ def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str
     if not isinstance(data, dict) or not isinstance(data.get("image"), str):
         raise UserError(f"{place} in {path} has no 'image'.", 'Write each entry as {"image": ..., "label": ...}.')
     label = data.get("label")
-    if group == "unlabelled":
-        label = None
-    elif label is None and group in _LABELLED:
+    if label is None and group in _LABELLED:
         raise UserError(
             f"{place} in {path} ({data['image']}) has no 'label'.", "Add its label map, or list it as unlabelled."
         )
-    elif label is not None and not isinstance(label, str):
+    if label is not None and not isinstance(label, str):
         raise UserError(f"The 'label' of {place} in {path} is no path.", "Name one label map for each CT.")
     try:
         unknown = tuple(sorted({int(one) for one in data.get("unknown", ())}))

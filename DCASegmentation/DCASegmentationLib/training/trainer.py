@@ -66,6 +66,9 @@ class Trainer:
     ) -> None:
         if not labelled:
             raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
+        bare = next((case.name for case in [*labelled, *validation] if case.labels is None), None)
+        if bare is not None:
+            raise UserError(f"{bare} has no label map to learn from.", "Add one, or list it as unlabelled.")
         _require_labels([*labelled, *validation], vocabulary)
         self.folder = folder
         self.options = options
@@ -98,9 +101,9 @@ class Trainer:
         return self.averaged.network if self.averaged is not None else self.network  # type: ignore[return-value]
 
     @property
-    def validates(self) -> bool:
-        """Whether there are cases to validate on."""
-        return bool(self._validation)
+    def validation(self) -> tuple[Case, ...]:
+        """The cases to validate on."""
+        return tuple(self._validation)
 
     def resume(self) -> None:
         """Go on from the folder's last checkpoint.

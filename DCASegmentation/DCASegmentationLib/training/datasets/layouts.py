@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
     datalist = Datalist(
         AMOS,
         training=_chosen(training, labelled & allowed),
-        unlabelled=_without_labels(_chosen(training, (set(training) - labelled - set(chosen.validation)) & allowed)),
+        unlabelled=_chosen(training, (set(training) - labelled - set(chosen.validation)) & allowed),
         validation=_chosen(training, set(chosen.validation) & allowed),
         test=_chosen(test, set(test) & allowed),
         name=f"AMOS22, split {split}",
@@ -70,7 +70,7 @@ def synapse(folder: Path, split: str) -> Built:
     datalist = Datalist(
         SYNAPSE,
         training=_chosen(cases, chosen.labelled),
-        unlabelled=_without_labels(_chosen(cases, rest)),
+        unlabelled=_chosen(cases, rest),
         validation=_chosen(cases, chosen.validation),
         test=_chosen(cases, chosen.test),
         name=f"Synapse (BTCV), split {split}",
@@ -94,7 +94,7 @@ def folder_of_cts(
 
     CTs lie in ``images`` or ``imagesTr``, label maps of the same file name in ``labels`` or ``labelsTr`` (nnU-Net's
     ``_0000`` of a CT does not count). CTs without a label map are unlabelled. Of the labelled ones, drawn by ``seed``,
-    ``validation`` and ``test`` are kept out of the training; ``labelled`` keeps the labels of so many only.
+    ``validation`` and ``test`` are kept out of the training; ``labelled`` uses the labels of so many only.
 
     Raises UserError for another folder, a label map without CT, two files of one name, or too few labelled cases.
     """
@@ -130,7 +130,7 @@ def folder_of_cts(
     datalist = Datalist(
         vocabulary,
         training=_sorted(training),
-        unlabelled=(*others, *_without_labels(_sorted(hidden))),
+        unlabelled=(*others, *_sorted(hidden)),
         validation=_sorted(kept),
         test=_sorted(tested),
         name=name or folder.absolute().name,
@@ -203,7 +203,3 @@ def _chosen(cases: dict[int, Entry], numbers: Iterable[int]) -> tuple[Entry, ...
 
 def _sorted(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.image))
-
-
-def _without_labels(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    return tuple(replace(entry, label=None) for entry in entries)

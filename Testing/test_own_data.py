@@ -1,0 +1,96 @@
+"""From a folder of one's own CTs to a segmentation: list, train, stop, resume, evaluate, bundle, segment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+TINY = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--validate-every", 2, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def own_list(coarse_phantom, tmp_path_factory) -> Path:
+    """A list of four CTs: two labelled ones, one that is not, one to validate and test on."""
+    from DCASegmentationLib.organs import AMOS
+    from DCASegmentationLib.training.datalist import Datalist, Entry, write_datalist
+
+    folder = tmp_path_factory.mktemp("own")
+    entries = []
+    for name in "abcde":
+        image, label = folder / f"{name}.nii.gz", folder / f"{name}_labels.nii.gz"
+        image.symlink_to(coarse_phantom / "ct.nii.gz")
+        label.symlink_to(coarse_phantom / "labels.nii.gz")
+        entries.append(Entry(image, label))
+    a, b, c, d, e = entries
+    partly_told = Entry(b.image, b.label, unknown=(), label_map={6: 6, 1: 1})
+    datalist = Datalist(AMOS, (a, partly_told), (c,), (d,), (e,), name="own CTs", licence="not stated", source="a test")
+    write_datalist(datalist, folder / "list.json")
+    return folder / "list.json"
+
+
+def test_ones_own_cts_are_trained_on_evaluated_packed_and_segmented(dca, own_list, tmp_path):
+    run, model = tmp_path / "run", tmp_path / "model"
+    first = dca("train", "-o", run, "--data", own_list, *TINY, "--steps", 4, "--minutes", 0)
+    assert first.code == 0, first.err
+    resumed = dca("train", "-o", run, "--resume", "--validate-every", 2, "--tensorboard")
+    assert resumed.code == 0, resumed.err
+    assert [path.name.startswith("events") for path in (run / "tensorboard").iterdir()] == [True]
+    packed = dca("bundle", "pack", run, "-o", model, "--name", "own")
+    assert packed.code == 0, packed.err
+    told = json.loads((model / "configs" / "metadata.json").read_text())["dca"]
+    assert told["training_data"] == [
+        {"name": "own CTs", "labelled": 2, "unlabelled": 1, "licence": "not stated", "source": "a test",
+         "synthetic": False}
+    ]  # fmt: skip
+    scores = tmp_path / "scores.csv"
+    measured = dca("evaluate", "--bundle", model, "--data", own_list, "-o", scores)
+    assert measured.code == 0, measured.err
+    assert scores.read_text().splitlines()[1].startswith("e.nii.gz,")
+    ct = own_list.parent / "e.nii.gz"
+    segmented = dca("segment", ct, "-o", tmp_path / "result", "--bundle", model, "--no-scene", "--device", "cpu")
+    assert segmented.code == 0, segmented.err
+    assert (tmp_path / "result" / "labels.nrrd").exists()
+
+
+def test_a_baseline_is_trained_on_all_labels_but_not_packed(dca, own_list, tmp_path):
+    run = tmp_path / "run"
+    trained = dca("train", "-o", run, "--data", own_list, *TINY, "--steps", 1, "--strategy", "vnet", "--all-labels")
+    assert trained.code == 0, trained.err
+    record = json.loads((run / "run.json").read_text())
+    assert len(record["cohort"]["labelled"]) == 2 and record["options"]["strategy"] == "vnet"
+    refused = dca("bundle", "pack", run, "-o", tmp_path / "model")
+    assert refused.code == 2 and "baseline 'vnet'" in refused.err
+
+
+def test_what_is_lacking_is_said_before_the_training(dca, own_list, tmp_path):
+    content = json.loads(own_list.read_text())
+    alone = own_list.with_name("alone.json")
+    alone.write_text(json.dumps({"training": content["training"][:1]}))
+    trained = dca("train", "-o", tmp_path / "run", "--data", alone, *TINY, "--steps", 1)
+    assert trained.code == 0, trained.err
+    for said in ("one labelled case", "no unlabelled case", "no case to validate on"):
+        assert said in trained.err
+    alone.write_text(json.dumps({"training": [{"image": "gone.nii.gz", "label": "gone.nii.gz"}]}))
+    refused = dca("train", "-o", tmp_path / "other", "--data", alone, *TINY)
+    assert refused.code == 2 and "gone.nii.gz" in refused.err
+
+
+def test_tensorboard_holds_losses_groups_and_an_example(tmp_path):
+    from DCASegmentationLib.training.tensorboard_log import FOLDER, TensorBoardLog
+    from DCASegmentationLib.training.trainer import Trainer
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from test_training import OPTIONS, THREE_BALLS, case_of_balls
+
+    trainer = Trainer(tmp_path, OPTIONS, THREE_BALLS, [case_of_balls(1)], [])
+    log = TensorBoardLog(tmp_path, THREE_BALLS, trainer.partition, OPTIONS)
+    log.add({"step": 3, "head": 0.5, "weight": 0.1, "dice": {"mean": 0.4, "large": 0.7, "small": 0.1}})
+    log.add_example(trainer.best_network, case_of_balls(2), 3)
+    log.close()
+    read = EventAccumulator(str(tmp_path / FOLDER)).Reload()
+    assert {"loss/head", "weight", "dice/large", "dice of groups/head", "dice of groups/tail"} <= set(
+        read.Tags()["scalars"]
+    )
+    assert read.Scalars("dice of groups/tail")[0].value == pytest.approx(0.1)
+    assert read.Images("example: CT, truth, result")[0].width == 3 * OPTIONS.patch[2]
