@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from . import bundle, cohort, dataset, demo, evaluate, evaluate_review, model, paint, partition, phantom, segment, train
+from . import (
+    benchmark,
+    bundle,
+    cohort,
+    dataset,
+    demo,
+    evaluate,
+    evaluate_review,
+    experiment,
+    model,
+    paint,
+    partition,
+    phantom,
+    segment,
+    train,
+)
 
 _EXIT_CODES = (
     "Exit codes: 0 done, 1 an unexpected error, 2 something you gave cannot be used, 130 cancelled with Ctrl+C."
@@ -25,7 +40,8 @@ def build_app() -> typer.Typer:
         epilog=_EXIT_CODES,
     )
     app.callback()(_dca)
-    for command in (segment, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review):
+    commands = (segment, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review)
+    for command in (*commands, experiment, benchmark):
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
     app.add_typer(dataset.build_group(), name="dataset")
     app.add_typer(bundle.build_group(), name="bundle")

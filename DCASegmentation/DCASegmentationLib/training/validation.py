@@ -15,24 +15,30 @@ from .cases import Case
 from .options import TrainingOptions
 
 
-@torch.inference_mode()
 def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
     """Mean Dice over ``cases`` for each label 1 to K; NaN where no case tells of it. Leaves the network's mode."""
-    training = network.training
-    network.eval()
-    device = next(network.parameters()).device
     scores = []
     for case in cases:
         if case.labels is None:
             raise ValueError(f"case {case.name} has no labels to validate on")
-        volume = torch.from_numpy(window(case.hu, *options.grid.hu_window))[None, None].to(device)
-        logits = sliding_window_inference(volume, options.patch, 1, network, overlap=overlap, mode="gaussian")
-        assert isinstance(logits, torch.Tensor)
-        predicted = logits.argmax(dim=1)[0].cpu().numpy()
+        predicted = predict(network, case, options, overlap)
         dice = dice_by_label(predicted, case.labels, network.out_channels - 1)
         dice[[label - 1 for label in case.unknown]] = np.nan
         scores.append(dice)
-    network.train(training)
     table = np.array(scores)
     counts = np.sum(~np.isnan(table), axis=0)
     return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
+
+
+@torch.inference_mode()
+def predict(network: DCANet, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
+    """The label map (depth, height, width) of ``case`` by sliding window. Leaves the network's mode."""
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    volume = torch.from_numpy(window(case.hu, *options.grid.hu_window))[None, None].to(device)
+    logits = sliding_window_inference(volume, options.patch, 1, network, overlap=overlap, mode="gaussian")
+    assert isinstance(logits, torch.Tensor)
+    network.train(training)
+    labels: np.ndarray = logits.argmax(dim=1)[0].cpu().numpy()
+    return labels

@@ -1,0 +1,1 @@
+"""The paper's tables as experiments that run, resume and tabulate."""

@@ -1,0 +1,111 @@
+"""Which networks each table compares, and the settings of its runs without data of one's own.
+
+The settings were chosen before any result was seen: the paper's proportions of Synapse at 20 % (4 labelled and 16
+unlabelled people, 4 to validate, 6 to test on), our default preset, and a network, grid and length small enough for a
+CPU. All arms of an experiment have the same steps, patches, backbone width, data and seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...method.experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
+from ...training.options import GridOptions, TrainingOptions
+from ...training.strategies.choosing import OWN_OPTIONS
+
+SEEDS = (0, 1, 2)
+LABELLED, UNLABELLED, VALIDATION, TEST = 4, 16, 4, 6
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a table: ``changes`` to the options of all, and whether it may see all labels.
+
+    Rows of several tables with the same ``key`` are one run.
+    """
+
+    key: str
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    all_labels: bool = False
+
+    def options(self, common: TrainingOptions, seed: int) -> TrainingOptions:
+        """The options of one of its runs."""
+        strategy = self.changes.get("strategy", "dca")
+        return replace(common, **{**OWN_OPTIONS[strategy], **self.changes, "seed": seed})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table of the paper: its rows, and whether its columns are the groups, too."""
+
+    name: str
+    title: str
+    arms: tuple[Arm, ...]
+    by_group: bool = False
+
+
+def small_options(**changes: Any) -> TrainingOptions:
+    """The default preset with a small network on a coarse grid, for a CPU."""
+    small: dict[str, Any] = {
+        "grid": GridOptions(spacing=(6.0, 6.0, 6.0)),
+        "n_filters": 4,
+        "patch": (32, 32, 32),
+        "steps": 1000,
+    }
+    return TrainingOptions(**{**small, **changes})
+
+
+_DCA = Arm("dca", "DCA")
+_VNET = Arm("vnet", "V-Net, labelled part", {"strategy": "vnet"})
+_PLAIN_STAGES, _PLAIN_DILATIONS = (VNET_N_STAGES,) * 3, ((1, 1, 1, 1),) * 3
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        Experiment(
+            "baselines",
+            "Methods in the layout of Tables 1 and 2",
+            (
+                Arm("vnet-full", "V-Net (fully)", {"strategy": "vnet"}, all_labels=True),
+                _VNET,
+                Arm("ua-mt", "UA-MT", {"strategy": "ua_mt"}),
+                Arm("cps", "CPS", {"strategy": "cps"}),
+                _DCA,
+            ),
+        ),
+        Experiment(
+            "table3",
+            "Components (Table 3), with both readings of the row without DFAM",
+            (
+                _VNET,
+                Arm("experts", "+ 3 experts, each on all organs, averaged", {"strategy": "plain_experts"}),
+                Arm("stitched", "+ LGA, stitched experts", {"aggregation": False}),
+                Arm("no-dfam", "+ LGA, aggregation decoder without DFAM", {"fusion": "none"}),
+                Arm("dca", "+ DFAM (DCA)"),
+            ),
+        ),
+        Experiment(
+            "table4",
+            "Division of organs (Table 4); LGA by its two largest gaps",
+            (
+                Arm("average", "Average", {"partition": "average"}),
+                Arm("fixed", "Fixed thresholds (1 %, 10 %)", {"partition": "fixed"}),
+                Arm("dca", "LGA"),
+            ),
+            by_group=True,
+        ),
+        Experiment(
+            "table5",
+            "Asymmetry of the experts (Table 5)",
+            (
+                Arm("v1", "V1, all alike", {"n_stages": _PLAIN_STAGES, "dilations": _PLAIN_DILATIONS}),
+                Arm("v2", "V2, depth", {"n_stages": PAPER_N_STAGES, "dilations": _PLAIN_DILATIONS}),
+                Arm("v3", "V3, dilation", {"n_stages": _PLAIN_STAGES, "dilations": PAPER_DILATIONS}),
+                Arm("dca", "Depth and dilation (DCA)"),
+            ),
+        ),
+    )
+}

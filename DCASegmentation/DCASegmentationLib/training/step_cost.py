@@ -1,0 +1,133 @@
+"""What a training step costs in time and memory, against the plain pass: run in a process of its own for each.
+
+``python -m DCASegmentationLib.training.step_cost WAY OPTIONS`` prints JSON; ``measure`` starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from ..method.log_gap import partition
+from ..method.objective import unsupervised_weight
+from .dca_step import Stage, supervised_losses, unsupervised_loss
+from .options import TrainingOptions
+from .plain_pass import plain_losses
+from .strategies.dca import dca_network
+
+WAYS = ("plain", "joint", "experts", "aggregation", "labelled")
+"""One graph of everything; the same losses in two graphs; the two stages of the default preset; and the second stage
+while the unsupervised loss is left out for its small weight."""
+
+_ORGANS = 15
+_MODULE = f"{__package__}.step_cost"
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of the fastest step, which other work on the machine disturbs least; peak memory of its tensors and
+    graphs in MiB (on the CPU the growth of the process's peak above what it had before the first step); and the losses
+    of the first step."""
+
+    way: str
+    seconds: float
+    peak_mib: float
+    losses: dict[str, float]
+
+
+def measure(
+    way: str, options: TrainingOptions, device: str = "cpu", steps: int = 3, threads: int | None = None
+) -> StepCost:
+    """Steps with random volumes and labels from one seed, the same for every way, in a process of its own."""
+    told = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
+    done = subprocess.run([sys.executable, "-m", _MODULE, way, told], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-1000:])
+    return StepCost(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple[float, float]:
+    """Mean seconds and peak MiB of a step of a whole run: its stages, and in the second one the steps with and without
+    the unsupervised loss, by their shares."""
+    if options.experts_first == 0:
+        return costs["joint"].seconds, costs["joint"].peak_mib
+    steps = 1000
+    least = options.negligible_weight * options.unsupervised_weight
+    weights = [
+        unsupervised_weight(step, round(options.ramp_fraction * steps), options.unsupervised_weight)
+        for step in range(steps)
+    ]
+    taught = sum(weight > least for weight in weights) / steps
+    second = taught * costs["aggregation"].seconds + (1 - taught) * costs["labelled"].seconds
+    seconds = options.experts_first * costs["experts"].seconds + (1 - options.experts_first) * second
+    return seconds, max(costs["experts"].peak_mib, costs["aggregation"].peak_mib)
+
+
+def _step(network: torch.nn.Module, way: str, options: TrainingOptions, device: torch.device) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(1)
+    size = (options.labelled_per_step, 1, *options.patch)
+    volumes = torch.rand(size, generator=generator).to(device)
+    unlabelled = torch.rand((options.unlabelled_per_step, 1, *options.patch), generator=generator).to(device)
+    labels = torch.randint(0, _ORGANS + 1, (size[0], *options.patch), generator=generator).to(device)
+    weight = options.unsupervised_weight
+    if way == "plain":
+        losses = plain_losses(network, volumes, labels, unlabelled, options)  # type: ignore[arg-type]
+        supervised = [loss for name, loss in losses.items() if name != "unsupervised"]
+        (torch.stack(supervised).sum() + weight * losses["unsupervised"]).backward()
+        return {name: loss.item() for name, loss in losses.items()}
+    stage: Stage = "aggregation" if way == "labelled" else way  # type: ignore[assignment]
+    losses = supervised_losses(network, volumes, labels, options, stage)  # type: ignore[arg-type]
+    if losses:
+        torch.stack(list(losses.values())).sum().backward()
+    found = {name: loss.item() for name, loss in losses.items()}
+    if stage != "experts" and way != "labelled":
+        del losses
+        loss, _ = unsupervised_loss(network, unlabelled, options, stage)  # type: ignore[arg-type]
+        (weight * loss).backward()
+        found["unsupervised"] = loss.item()
+    return found
+
+
+def _peak_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    # Kilobytes on Linux.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _main(way: str, told: str) -> None:
+    given = json.loads(told)
+    options = TrainingOptions.from_json(given["options"])
+    device = torch.device(given["device"])
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    torch.manual_seed(0)
+    groups = partition({label: 4 ** (_ORGANS - label) for label in range(1, _ORGANS + 1)}, "average")
+    network = dca_network(replace(options, strategy="dca"), groups).to(device).train()
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    before = _peak_mib(device) if device.type == "cpu" else 0.0
+    seconds: list[float] = []
+    losses: dict[str, float] = {}
+    for step in range(given["steps"]):
+        started = time.perf_counter()
+        found = _step(network, way, options, device)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+        losses = losses or found
+        if step == 0 and given["steps"] > 1:
+            # The first step also loads kernels and memory.
+            seconds.clear()
+    print(json.dumps(asdict(StepCost(way, min(seconds), _peak_mib(device) - before, losses))))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,79 @@
+"""Experiments: every row of the paper's tables can be trained; runs are kept, resumed and tabulated."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
+from DCASegmentationLib.evaluation.experiments.running import SCORES, Data, run_experiment
+from test_training import OPTIONS, THREE_BALLS, case_of_balls
+
+COMMON = replace(OPTIONS, steps=2)
+
+
+@pytest.fixture
+def data() -> Data:
+    labelled, hidden = [case_of_balls(1), case_of_balls(2)], case_of_balls(3)
+    return Data(
+        THREE_BALLS, labelled, [case_of_balls(3, labelled=False)], [case_of_balls(4)],
+        [case_of_balls(5), case_of_balls(6)], [*labelled, hidden], "balls",
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_row_of_a_table_is_trained_and_tabulated(tmp_path, data, name):
+    outcome = run_experiment(EXPERIMENTS[name], COMMON, data, tmp_path, seeds=[0])
+    rows = list(csv.reader((tmp_path / f"{name}.csv").open()))
+    assert [row[0] for row in rows[1:]] == [arm.title for arm in EXPERIMENTS[name].arms]
+    assert rows[0][3:] == ["large", "middle", "small"]
+    told = json.loads((tmp_path / f"{name}.json").read_text())["arms"]
+    assert all(0 <= arm["dice"] <= 1 for arm in told.values()) and outcome.groups["head"] == (1,)
+
+
+def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path, data, monkeypatch):
+    from DCASegmentationLib.training.trainer import Trainer
+
+    pair = Experiment("pair", "Two", (Arm("vnet", "V-Net", {"strategy": "vnet"}), Arm("dca", "DCA")))
+    steps: list[int] = []
+    advance = Trainer._advance
+
+    def counted(trainer: Trainer) -> dict:
+        if len(steps) == 3:
+            steps.append(-1)
+            raise KeyboardInterrupt
+        steps.append(trainer.step)
+        return advance(trainer)
+
+    monkeypatch.setattr(Trainer, "_advance", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(pair, COMMON, data, tmp_path, seeds=[0])
+    run_experiment(pair, COMMON, data, tmp_path, seeds=[0])
+    assert steps == [0, 1, 0, -1, 1]
+    again = run_experiment(pair, COMMON, data, tmp_path, seeds=[0])
+    assert len(steps) == 5 and (tmp_path / "runs" / "dca" / "seed-0" / SCORES).exists()
+    assert again.scores["dca"][0].cases == ["balls 5", "balls 6"]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, data):
+    only = Experiment("one", "One", (Arm("vnet", "V-Net", {"strategy": "vnet"}),))
+    run_experiment(only, COMMON, data, tmp_path, seeds=[0])
+    with pytest.raises(UserError, match="other settings"):
+        run_experiment(only, replace(COMMON, steps=3), data, tmp_path, seeds=[0])
+    with pytest.raises(UserError, match="needs labels of the unlabelled"):
+        run_experiment(EXPERIMENTS["baselines"], COMMON, replace(data, all_labelled=()), tmp_path, seeds=[0])
+
+
+@pytest.mark.slow
+def test_the_command_runs_a_table_on_phantoms(dca, tmp_path):
+    run = dca(
+        "experiment", "table4", "-o", tmp_path, "--people", "1,1,1,1", "--seeds", "0", "--steps", 1,
+        "--filters", 1, "--spacing", "14,14,14", "--device", "cpu",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    assert "LGA" in run.out and (tmp_path / "table4.tex").exists()
+    assert dca("experiment", "table9", "-o", tmp_path).code == 2

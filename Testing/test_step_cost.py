@@ -1,0 +1,45 @@
+"""What a training step costs against the plain pass: the same losses, less memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DCASegmentationLib.method.network import DCANet
+from DCASegmentationLib.training.dca_step import supervised_losses, unsupervised_loss
+from DCASegmentationLib.training.options import TrainingOptions
+from DCASegmentationLib.training.plain_pass import plain_losses
+from DCASegmentationLib.training.step_cost import WAYS, StepCost, expected_step, measure
+
+
+def test_two_graphs_have_the_losses_of_one():
+    torch.manual_seed(0)
+    options = TrainingOptions(n_filters=2, patch=(16, 16, 32))
+    network = DCANet(((1,), (2, 3), (4,)), n_filters=2, norm="instance")
+    volumes, unlabelled = torch.rand(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
+    labels = torch.randint(0, 5, (2, 16, 16, 32))
+    plain = plain_losses(network, volumes, labels, unlabelled, options)
+    ours = supervised_losses(network, volumes, labels, options)
+    ours["unsupervised"] = unsupervised_loss(network, unlabelled, options)[0]
+    assert set(plain) == set(ours)
+    for name, loss in ours.items():
+        torch.testing.assert_close(loss, plain[name], atol=1e-5, rtol=0)
+
+
+def test_the_mean_step_of_a_run_weighs_its_stages():
+    figures = zip(WAYS, (9, 8, 2, 4, 3), (90, 80, 20, 40, 30), strict=True)
+    costs = {way: StepCost(way, seconds, mib, {}) for way, seconds, mib in figures}
+    half = TrainingOptions(experts_first=0.5, negligible_weight=0.0)
+    assert expected_step(costs, half) == (pytest.approx(0.5 * 2 + 0.5 * 4), 40)
+    # Of the second stage, exp(-5 (1 - t)^2) > 0.8 holds in the last 21 %.
+    mostly = TrainingOptions(experts_first=0.5, negligible_weight=0.8)
+    assert expected_step(costs, mostly)[0] == pytest.approx(0.5 * 2 + 0.5 * (3 + 0.211), abs=0.002)
+    assert expected_step(costs, TrainingOptions.paper()) == (8, 80)
+
+
+@pytest.mark.slow
+def test_a_step_takes_at_most_six_tenths_of_the_plain_passs_memory():
+    options = TrainingOptions(patch=(48, 48, 48))
+    plain, joint, experts = (measure(way, options, steps=2, threads=1) for way in ("plain", "joint", "experts"))
+    assert joint.losses == pytest.approx(plain.losses, abs=1e-5)
+    assert joint.peak_mib < 0.6 * plain.peak_mib and experts.peak_mib < 0.6 * plain.peak_mib
+    assert experts.seconds < plain.seconds
