@@ -210,3 +210,16 @@ def test_checking_counts_voxels_by_the_names_of_other_numbers(own_folder):
     assert any("Liver" in warning and "tail" in warning for warning in liver_only.warnings)
     told = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, unknown=(6,)),)))
     assert "listed as unknown" in told.errors[0]
+
+
+def test_the_list_of_corrected_cases_is_read_with_what_its_maps_do_not_tell_of(coarse_phantom, tmp_path):
+    from DCASegmentationLib.imaging.reading import read_ct
+    from DCASegmentationLib.training.corrected_cases import LIST, add_corrected_case
+
+    ct, labels = read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz")
+    add_corrected_case(tmp_path, "one", ct, labels, AMOS_ORGANS, ["liver", "spleen"], ("a model", "0" * 64))
+    datalist = read_datalist(tmp_path / LIST)
+    require_files(datalist)
+    assert datalist.training[0].unknown == tuple(label for label in range(1, 16) if label not in (1, 6))
+    case = cohort_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))[0][0]
+    assert case.unknown == datalist.training[0].unknown and set(np.unique(case.labels)) == {0, 1, 6}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.organs import Organ, Vocabulary
 from DCASegmentationLib.training.cases import Case, load_case, save_case
 from DCASegmentationLib.training.checkpoint import load_checkpoint, save_checkpoint
@@ -217,6 +217,21 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path):
     assert load_checkpoint(path)["step"] == 2
     path.write_bytes(path.read_bytes()[:100])
     assert load_checkpoint(path)["step"] == 1
+
+
+def test_a_full_disk_loses_no_checkpoint(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / CHECKPOINT
+    save_checkpoint(path, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            save_checkpoint(path, {"step": 2, "network": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(path)["step"] == 1
+    assert [each.name for each in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
