@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
 NAME = "train"
-EXAMPLES = "Example: dca dataset folder my-cts -o list.json, then dca train -o runs/first --data list.json"
+EXAMPLES = "Example: dca train -o runs/first --data list.json, with the list of dca dataset folder my-cts -o list.json"
 
 CURVE = "curve.png"
 
