@@ -269,3 +269,23 @@ def test_small_organs_of_the_real_label_maps_survive_at_3_mm():
         if organ.key not in ("aorta", "esophagus"):
             low, high = organ.volume_ml
             assert 0.8 * low < np.median(volumes[organ.label]) < high, organ.key
+
+
+def test_painted_cts_are_labelled_cases_beside_those_of_a_list(dca, folder, coarse_phantom, tmp_path):
+    listed = tmp_path / "list.json"
+    ct = {"image": str(coarse_phantom / "ct.nii.gz")}
+    truth = {**ct, "label": str(coarse_phantom / "labels.nii.gz")}
+    listed.write_text(json.dumps({"training": [], "validation": [truth], "name": "one CT", "vocabulary": "AMOS"}))
+    out = tmp_path / "run"
+    tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--steps", 2, "--device", "cpu")
+    maps = ("--synthesize", folder, "--licence", "CC0-1.0", "--painted", 2)
+    trained = dca("train", "-o", out, *maps, "--data", listed, "--unlabelled", 1, *tiny, "--validate-every", 2)
+    assert trained.code == 0, trained.err
+    assert dca("bundle", "pack", out, "-o", tmp_path / "model").code == 0
+    told = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]["training_data"]
+    assert [(one["labelled"], one["unlabelled"], one["licence"]) for one in told] == [
+        (2, 0, "CC0-1.0"),
+        (0, 1, "Apache-2.0"),
+    ]
+    refused = dca("train", "-o", tmp_path / "other", "--synthesize", tmp_path / "nowhere")
+    assert refused.code == 2 and "nowhere is no folder" in refused.err

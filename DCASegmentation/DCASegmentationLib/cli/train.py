@@ -16,6 +16,7 @@ from .values import spacing as spacing_of
 
 if TYPE_CHECKING:
     from ..training.cases import Case
+    from ..training.cohort import Cohort
     from ..training.options import TrainingOptions
     from ..training.trainer import Trainer
 
@@ -32,9 +33,23 @@ Division = Literal["top2", "sequential", "balanced", "fixed", "average"]
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoints, log, learning curve.")],
     data: Annotated[Path | None, typer.Option(help="A list of CTs (dca dataset). Else synthetic people.")] = None,
-    labelled: Annotated[int, typer.Option(min=1, help="Synthetic people with labels.")] = 24,
-    unlabelled: Annotated[int, typer.Option(min=0, help="Synthetic people without labels.")] = 16,
-    validation: Annotated[int, typer.Option(min=0, help="Synthetic people to validate on.")] = 4,
+    synthesize: Annotated[
+        list[Path] | None,
+        typer.Option(help="Paint labelled CTs from this label map, too (dca paint). May be repeated."),
+    ] = None,
+    licence: Annotated[
+        list[str] | None, typer.Option(help="Licence of the label map, once for each --synthesize.")
+    ] = None,
+    painted: Annotated[int, typer.Option(min=1, help="How many CTs to paint.")] = 300,
+    labelled: Annotated[
+        int | None, typer.Option(min=0, help="Synthetic people with labels. 24, or none beside --data.")
+    ] = None,
+    unlabelled: Annotated[
+        int | None, typer.Option(min=0, help="Synthetic people without labels. 16, or none beside --data.")
+    ] = None,
+    validation: Annotated[
+        int | None, typer.Option(min=0, help="Synthetic people to validate on. 4, or none beside --data.")
+    ] = None,
     all_labels: Annotated[
         bool, typer.Option("--all-labels", help="Use the labels of the unlabelled cases, too: full supervision.")
     ] = False,
@@ -117,12 +132,20 @@ def run(
         if (out / CHECKPOINT).exists():
             raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
         options = _options(preset, strategy, None if spacing is None else spacing_of(spacing), changes)
-        if data is None:
-            cohort, vocabulary = Cohort.of_phantoms(labelled, unlabelled, validation), AMOS
-        else:
+        people = [labelled, unlabelled, validation]
+        usual = (24, 16, 4) if data is None else (0, 0, 0)
+        cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
+        vocabulary = AMOS
+        if data is not None:
             datalist = read_datalist(data)
             require_files(datalist)
-            cohort, vocabulary = cohort_of(datalist), datalist.vocabulary
+            cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
+        if synthesize:
+            cohort = cohort.joined(_painted(synthesize, licence or [], painted))
+        if vocabulary != AMOS and cohort.synthetic:
+            raise UserError(
+                f"Synthetic CTs have the organs of AMOS, the list those of {vocabulary.name}.", "Choose one."
+            )
         if all_labels:
             cohort = cohort.fully_labelled()
         started_from = None if initial is None else InitialModel.of(initial)
@@ -158,6 +181,24 @@ def run(
         say_plain(f"Go on with: dca train -o {out} --resume" + (f" --cache {cache}" if cache else ""))
     elif trainer.best >= 0 and options.strategy == "dca":
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
+
+
+def _painted(maps: list[Path], licences: list[str], count: int) -> Cohort:
+    """``count`` CTs painted from these label maps, as labelled cases."""
+    from ..training.cohort import Cohort
+    from ..training.sources.painted import PAINTED_SEEDS, LabelMapFolder, Painted
+
+    if licences and len(licences) != len(maps):
+        raise UserError(
+            f"{len(maps)} --synthesize and {len(licences)} --licence were given.",
+            "Give one --licence for each --synthesize, or none.",
+        )
+    for folder in maps:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder.", "Name a folder with a label map and a table of its names.")
+    licences = licences or ["not stated"] * len(maps)
+    folders = tuple(LabelMapFolder(str(folder.resolve()), one) for folder, one in zip(maps, licences, strict=True))
+    return Cohort((Painted(folders, PAINTED_SEEDS, count),))
 
 
 def _warnings(groups: tuple[list[Case], list[Case], list[Case]], options: TrainingOptions) -> list[str]:

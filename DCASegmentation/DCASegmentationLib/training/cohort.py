@@ -30,10 +30,22 @@ class Cohort:
     def of_phantoms(cls, labelled: int, unlabelled: int, validation: int) -> Cohort:
         """So many synthetic people, nobody in two groups."""
         return cls(
-            (Phantoms(LABELLED_SEEDS, labelled),),
-            (Phantoms(UNLABELLED_SEEDS, unlabelled),),
-            (Phantoms(VALIDATION_SEEDS, validation),),
+            _phantoms(LABELLED_SEEDS, labelled),
+            _phantoms(UNLABELLED_SEEDS, unlabelled),
+            _phantoms(VALIDATION_SEEDS, validation),
         )
+
+    def joined(self, other: Cohort) -> Cohort:
+        """The cases of both cohorts."""
+        return Cohort(
+            self.labelled + other.labelled, self.unlabelled + other.unlabelled, self.validation + other.validation
+        )
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any of its cases is synthetic."""
+        sources = (*self.labelled, *self.unlabelled, *self.validation)
+        return any(isinstance(source, Phantoms | Painted) for source in sources)
 
     def fully_labelled(self) -> Cohort:
         """The unlabelled cases with their labels, too: what a fully supervised network learns from.
@@ -76,6 +88,10 @@ class Cohort:
     def from_json(cls, data: dict[str, Any]) -> Cohort:
         """The cohort ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
         return cls(**{name: tuple(_source(source) for source in data[name]) for name in data})
+
+
+def _phantoms(first_seed: int, count: int) -> tuple[Phantoms, ...]:
+    return (Phantoms(first_seed, count),) if count else ()
 
 
 def _cases(

@@ -49,7 +49,8 @@ def training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title:
             losses.plot(steps, _smooth(values), label=name)
     # A decoder that starts anew begins a hundred times as high as it ends.
     losses.set(ylabel=f"loss, mean of {_SMOOTHING} steps", yscale="log")
-    losses.legend(ncols=len(_LOSSES), fontsize="small", frameon=False)
+    if losses.lines:  # a baseline's losses have other names
+        losses.legend(ncols=len(_LOSSES), fontsize="small", frameon=False)
 
     validated = [line for line in lines if "dice" in line]
     steps = np.array([line["step"] for line in validated])
