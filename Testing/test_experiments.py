@@ -27,6 +27,7 @@ def data() -> Data:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_row_of_a_table_is_trained_and_tabulated(tmp_path, data, name):
+    data = replace(data, validation=(), test=data.test[:1])
     outcome = run_experiment(EXPERIMENTS[name], COMMON, data, tmp_path, seeds=[0])
     rows = list(csv.reader((tmp_path / f"{name}.csv").open()))
     assert [row[0] for row in rows[1:]] == [arm.title for arm in EXPERIMENTS[name].arms]

