@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -97,7 +98,11 @@ def _step(network: torch.nn.Module, way: str, options: TrainingOptions, device: 
 def _peak_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    # Kilobytes on Linux.
+    status = Path("/proc/self/status")
+    if status.exists():
+        # ru_maxrss begins with the size of the process that started this one, which may be larger than this gets.
+        high_water = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(high_water.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
