@@ -18,7 +18,7 @@ COMMAND = [sys.executable, "-m", "DCASegmentationLib.worker"]
 END = object()
 
 # Windows overlap nearly all, so that there are many; every map, so that writing takes its time.
-MANY_WINDOWS = {"overlap": 0.9, "batch": 1}
+MANY_WINDOWS = {"overlap": 0.95, "batch": 1}
 EVERYTHING = {
     **{"overlap": 0.0, "batch": 1, "attention_levels": [1, 2, 3, 4]},
     **{"deciding_expert": True, "entropy": True, "disagreement": True},
