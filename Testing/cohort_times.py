@@ -1,6 +1,6 @@
 """How a cohort scales: synthetic CTs by a plain loop, by one worker and by two.
 
-    python Testing/cohort_times.py --cases 40 --spacing 2,2,4 --work /tmp/cohort-times
+    python Testing/cohort_times.py --cases 40 --spacing 2,2,4 --work DIR
 
 Each worker has one thread, as has the plain loop: so it is the processes that are compared. Printed are the rate
 from the first finished case to the last (start-up, which a long cohort forgets, is told apart), how often each worker
