@@ -27,6 +27,7 @@ CURVE = "curve.png"
 
 Preset = Literal["default", "paper"]
 Strategy = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
+AggregationStart = Literal["medium", "as_is"]
 Division = Literal["top2", "sequential", "balanced", "fixed", "average"]
 
 
@@ -41,6 +42,9 @@ def run(
         list[str] | None, typer.Option(help="Licence of the label map, once for each --synthesize.")
     ] = None,
     painted: Annotated[int, typer.Option(min=1, help="How many CTs to paint.")] = 300,
+    painted_from: Annotated[
+        int, typer.Option(min=0, help="Number of the first painted CT; other numbers are other people.")
+    ] = 0,
     labelled: Annotated[
         int | None, typer.Option(min=0, help="Synthetic people with labels. 24, or none beside --data.")
     ] = None,
@@ -76,6 +80,10 @@ def run(
     ] = None,
     class_balance: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="How much more small organs weigh in the cross-entropy.")
+    ] = None,
+    aggregation_start: Annotated[
+        AggregationStart | None,
+        typer.Option(help="The aggregation decoder begins as a copy of the medium expert, or with the weights it has."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     cache: Annotated[
@@ -113,6 +121,7 @@ def run(
     given = {
         **{"steps": steps, "n_filters": filters, "learning_rate": learning_rate, "seed": seed, "partition": division},
         **{"experts_first": experts_first, "class_balance": class_balance},
+        **{"aggregation_start": aggregation_start},
     }
     changes |= {name: value for name, value in given.items() if value is not None}
     initial = None if init is None else load(init)
@@ -141,7 +150,7 @@ def run(
             require_files(datalist)
             cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
         if synthesize:
-            cohort = cohort.joined(_painted(synthesize, licence or [], painted))
+            cohort = cohort.joined(_painted(synthesize, licence or [], painted_from, painted))
         if vocabulary != AMOS and cohort.synthetic:
             raise UserError(
                 f"Synthetic CTs have the organs of AMOS, the list those of {vocabulary.name}.", "Choose one."
@@ -183,11 +192,16 @@ def run(
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 
 
-def _painted(maps: list[Path], licences: list[str], count: int) -> Cohort:
-    """``count`` CTs painted from these label maps, as labelled cases."""
+def _painted(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
+    """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.cohort import Cohort
-    from ..training.sources.painted import PAINTED_SEEDS, LabelMapFolder, Painted
+    from ..training.sources.painted import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, LabelMapFolder, Painted
 
+    if PAINTED_SEEDS + first + count > PAINTED_VALIDATION_SEEDS:
+        raise UserError(
+            f"Painted CTs {first} to {first + count} are too many.",
+            f"--painted-from and --painted add up to {PAINTED_VALIDATION_SEEDS - PAINTED_SEEDS} at most.",
+        )
     if licences and len(licences) != len(maps):
         raise UserError(
             f"{len(maps)} --synthesize and {len(licences)} --licence were given.",
@@ -198,7 +212,7 @@ def _painted(maps: list[Path], licences: list[str], count: int) -> Cohort:
             raise UserError(f"{folder} is no folder.", "Name a folder with a label map and a table of its names.")
     licences = licences or ["not stated"] * len(maps)
     folders = tuple(LabelMapFolder(str(folder.resolve()), one) for folder, one in zip(maps, licences, strict=True))
-    return Cohort((Painted(folders, PAINTED_SEEDS, count),))
+    return Cohort((Painted(folders, PAINTED_SEEDS + first, count),))
 
 
 def _warnings(groups: tuple[list[Case], list[Case], list[Case]], options: TrainingOptions) -> list[str]:

@@ -22,9 +22,14 @@ from .tissues import INDEX, N_SHELLS, SHELLS, TISSUES
 from .volumes import Field, Spacing
 from .waves import smooth_noise
 
+# Changes with what is painted from a seed: cases kept on disk are of one version.
+PAINTER_VERSION = 2
+
 _LABELS = np.array([tissue.label for tissue in TISSUES] + [0] * (256 - len(TISSUES)), np.uint8)
 # Where cysts and metastases are common.
 _HOSTS = ("liver", "right_renal_cortex", "left_renal_cortex", "right_renal_medulla", "left_renal_medulla", "spleen")
+# How often a scan is one of the kinds of ``_range``.
+_RANGES = (0.35, 0.11, 0.14, 0.18, 0.12, 0.10)
 _WORLD = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 _RAS = (-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0)
 
@@ -104,7 +109,8 @@ def _range(anatomy: Anatomy, random: np.random.Generator) -> tuple[float, float]
     liver = levels["liver"][1]
     kidney = min(levels.get(name, levels["liver"])[0] for name in ("right_kidney", "left_kidney"))
     bottom = levels.get("bladder", (0.0, 0.0))[0]
-    kind = random.choice(["abdomen", "cut", "upper", "chest", "pelvis"], p=[0.47, 0.13, 0.16, 0.12, 0.12])
+    # Scans of abdomens often reach far into the chest; a network that has not seen hearts takes them for livers.
+    kind = random.choice(["abdomen", "cut", "upper", "chest", "trunk", "pelvis"], p=_RANGES)
     if kind == "abdomen":
         low, high = bottom - random.uniform(-5, 55), liver + random.uniform(3, 60)
     elif kind == "cut":
@@ -112,7 +118,9 @@ def _range(anatomy: Anatomy, random: np.random.Generator) -> tuple[float, float]
     elif kind == "upper":
         low, high = kidney - random.uniform(-40, 70), liver + random.uniform(-10, 50)
     elif kind == "chest":
-        low, high = kidney - random.uniform(-70, 40), liver + random.uniform(60, 170)
+        low, high = kidney - random.uniform(-70, 60), liver + random.uniform(40, 260)
+    elif kind == "trunk":
+        low, high = bottom - random.uniform(-5, 55), liver + random.uniform(60, 260)
     else:
         low, high = bottom - random.uniform(-5, 55), kidney + random.uniform(-20, 110)
     return max(low, 0.0), max(min(high, end), low + 120.0)

@@ -13,6 +13,7 @@ from ..cases import Case, load_case
 from ..options import GridOptions
 from ..painted.anatomy import load_anatomy
 from ..painted.cohort import case_file, painted_cases
+from ..painted.painting import PAINTER_VERSION
 from .source import Progress, cache_folder
 
 # Far from the seeds of phantoms; those for validation are never trained on.
@@ -75,11 +76,11 @@ class Painted:
         return asdict(self)
 
     def _digest(self) -> str:
-        """Tells cases of other label maps apart, and of maps that have changed."""
+        """Tells cases of other label maps apart, of maps that have changed, and of other painters."""
         states = [
             (path.name, path.stat().st_size, path.stat().st_mtime_ns)
             for each in self.maps
             for path in sorted(Path(each.folder).iterdir())
             if path.is_file()
         ]
-        return hashlib.sha256(repr(states).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr((PAINTER_VERSION, states)).encode()).hexdigest()[:12]
