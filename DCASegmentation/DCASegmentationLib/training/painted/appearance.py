@@ -55,11 +55,15 @@ class Appearance:
         vessel, share = np.zeros(256, np.float32), np.zeros(256, np.float32)
         own = {name: float(random.normal(0.0, spread)) for name in sorted({t.hu for t in TISSUES})}
         lively = float(random.uniform(0.5, 1.6))
+        lean = _infiltrated(random)
         for index, tissue in enumerate(TISSUES):
             soft = tissue.hu not in ("air", "gas", "fat", "lung")
             hu[index] = values[tissue.hu] + (own[tissue.hu] if soft else 0.0)
             texture[index] = tissue.texture * lively
             share[index] = tissue.vessels
+            if tissue.organ in lean:
+                lost, uneven = lean[tissue.organ]
+                hu[index], texture[index] = hu[index] - lost, max(texture[index], uneven)
         vessel[:] = values["portal_blood"]
         vessel[INDEX["liver"]] = hu[INDEX["hepatic_vein"]] = _hepatic_blood(values, phase)
         vessel[INDEX["lung"]] = values["blood"] - 150.0
@@ -112,6 +116,17 @@ def _contrast(random: np.random.Generator, phase: str | None) -> tuple[dict[str,
         value = (1 - mix) * first[name] + mix * second[name]
         values[name] = base + strength * (value - base)
     return values, early if mix < 0.5 else late
+
+
+def _infiltrated(random: np.random.Generator) -> dict[str, tuple[float, float]]:
+    """Organs that hold fat, as the pancreas and adrenal glands of many do: HU lost, and SD in HU of what remains."""
+    found = {}
+    if random.random() < 0.35:
+        found["pancreas"] = (float(random.uniform(10.0, 65.0)), float(random.uniform(12.0, 32.0)))
+    for organ in ("right_adrenal_gland", "left_adrenal_gland"):
+        if random.random() < 0.25:
+            found[organ] = (float(random.uniform(10.0, 45.0)), float(random.uniform(6.0, 16.0)))
+    return found
 
 
 def _hepatic_blood(values: dict[str, float], phase: str) -> float:
