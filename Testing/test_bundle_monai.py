@@ -19,6 +19,7 @@ from DCASegmentationLib.bundle.saving import save_bundle
 from DCASegmentationLib.imaging.grid import Grid, model_grid
 from DCASegmentationLib.imaging.intensity import window
 from DCASegmentationLib.imaging.resampling import resample
+from DCASegmentationLib.inference.options import SegmentOptions
 from DCASegmentationLib.inference.segmenter import Segmenter
 from DCASegmentationLib.method.log_gap import partition
 from DCASegmentationLib.organs import AMOS
@@ -107,7 +108,7 @@ def assert_same_labels(bundle_folder: Path, ct_path: Path, out: Path) -> None:
     bundle = Bundle.load(bundle_folder)
     ct = sitk.ReadImage(str(ct_path))
 
-    ours = Segmenter(bundle, device="cpu").segment(ct).labels
+    ours = Segmenter(bundle, device="cpu").segment(ct, SegmentOptions(keep_islands=True)).labels
     monai = labels_by_monai(bundle_folder, ct_path, out)
 
     assert Grid.of(monai).same_as(Grid.of(ct))

@@ -93,14 +93,14 @@ def test_labels_come_back_on_exactly_the_input_grid(segmenter, direction, pixel_
 
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_streaming_gives_the_labels_of_the_whole_volume(segmenter, network, ct, average):
-    labels = segmenter.segment(ct, SegmentOptions(overlap=0.25, average=average)).labels
+    labels = segmenter.segment(ct, SegmentOptions(overlap=0.25, average=average, keep_islands=True)).labels
     probabilities, grid = whole_volume_probabilities(ct, network, 0.25, average)
     assert len(np.unique(sitk.GetArrayViewFromImage(labels))) == network.out_channels
     assert_same_but_for_ties(labels, on_ct_grid(probabilities, grid, ct))
 
 
 def test_the_experts_output_is_their_stitched_prediction(segmenter, network, ct):
-    labels = segmenter.segment(ct, SegmentOptions(overlap=0.25, output="experts")).labels
+    labels = segmenter.segment(ct, SegmentOptions(overlap=0.25, output="experts", keep_islands=True)).labels
     probabilities, grid = whole_volume_probabilities(
         ct, lambda windows: network.stitch(network.forward_parts(windows).experts), 0.25
     )

@@ -55,6 +55,9 @@ def run(
     result: Annotated[
         str, typer.Option("--output", help="aggregated (the model's result) or experts (the stitched experts' alone).")
     ] = "aggregated",
+    keep_islands: Annotated[
+        bool, typer.Option("--keep-islands", help="Keep pieces of an organ far smaller than its largest.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with the scores of each case.")] = None,
     table_file: Annotated[
         Path | None, typer.Option("--table", help="Table in the paper's layout: .csv, .md or .tex.")
@@ -90,7 +93,7 @@ def run(
         raise UserError("--write-scores is for scores on phantoms alone.", "Leave out --ct, --data and --prediction.")
     if write_scores and result != "aggregated":
         raise UserError("--write-scores is for the model's own result.", "Leave out --output.")
-    options = SegmentOptions(output=result)  # type: ignore[arg-type]  # which checks it
+    options = SegmentOptions(output=result, keep_islands=keep_islands)  # type: ignore[arg-type]  # which checks it
     for file in (out, table_file):
         if file is not None:
             new_file(file, overwrite)

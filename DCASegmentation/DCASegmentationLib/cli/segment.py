@@ -65,6 +65,9 @@ def run(
             "--review", help="List the places most likely wrong: review.json and two images.", rich_help_panel=_MAPS
         ),
     ] = False,
+    keep_islands: Annotated[
+        bool, typer.Option("--keep-islands", help="Keep pieces of an organ far smaller than its largest.")
+    ] = False,
     no_scene: Annotated[
         bool, typer.Option("--no-scene", help="No segmentation.seg.nrrd and scene.mrb for 3D Slicer.")
     ] = False,
@@ -109,6 +112,7 @@ def run(
         entropy=not no_entropy,
         disagreement=not no_disagreement,
         review=review,
+        keep_islands=keep_islands,
         output_of=result_of,
         overlap=overlap,
         weighting=weighting,
@@ -132,6 +136,7 @@ def segment_ct(
     entropy: bool = True,
     disagreement: bool = True,
     review: bool = False,
+    keep_islands: bool = False,
     output_of: Output = "aggregated",
     overlap: float = 0.5,
     weighting: Weighting = "gaussian",
@@ -152,6 +157,7 @@ def segment_ct(
         entropy=entropy,
         disagreement=disagreement,
         review=review,
+        keep_islands=keep_islands,
         organs=organs,
     )
     model = load(bundle)

@@ -26,6 +26,7 @@ class SegmentOptions:
     ``attention_levels``: levels whose attention maps are kept, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full).
     ``deciding_expert``, ``entropy``, ``disagreement``: further maps to make.
     ``review``: whether places to check are looked for (see ``review_file``).
+    ``keep_islands``: whether pieces of an organ far smaller than its largest stay in the labels (``islands``).
     ``organs``: keys of the organs to keep in the labels; None keeps all.
 
     Raises UserError for values that do not fit.
@@ -40,6 +41,7 @@ class SegmentOptions:
     entropy: bool = False
     disagreement: bool = False
     review: bool = False
+    keep_islands: bool = False
     # On CPUs torch's convolutions take twice the time for each window that comes alone.
     batch: int = 2
     organs: tuple[str, ...] | None = None

@@ -18,6 +18,7 @@ class Result:
     over the experts), ``deciding_expert`` (uint8: 0 background, 1 head, 2 medium, 3 tail), ``entropy`` and
     ``disagreement`` (float32, 0 to 1) lie on the model grid and are there if they were asked for.
     ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase.
+    ``islands_ml`` is what was taken out of each organ, by key, as too small and too far off to be it.
     ``review`` holds the places to check, None if they were not asked for.
     """
 
@@ -30,6 +31,7 @@ class Result:
     disagreement: sitk.Image | None = None
     review: ReviewResult | None = None
     attention_by_organ: dict[int, dict[str, dict[str, float]]] = field(default_factory=dict)
+    islands_ml: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

@@ -18,6 +18,7 @@ from ..method.network import DCANet
 from ..organs import Vocabulary
 from .back_to_ct import LabelsOnCTGrid
 from .device import choose_device
+from .islands import remove_islands
 from .maps import MapsOnModelGrid
 from .measurements import measure
 from .options import SegmentOptions
@@ -158,6 +159,10 @@ class Segmenter:
                 self._take_plane(z, planes, options, needed, labels, maps, gathering, clock)
 
         _tell(progress, _WINDOWS_DONE, "Finishing")
+        removed: dict[int, int] = {}
+        if not options.keep_islands:
+            with clock.phase("islands"):
+                removed = remove_islands(label_array)
         with clock.phase("measuring"):
             measurements = measure(
                 label_array, sitk.GetArrayViewFromImage(ct), ct_grid.volume_ml_per_voxel, metadata.vocabulary
@@ -178,6 +183,10 @@ class Segmenter:
             entropy=grid.image_of(maps.entropy) if maps.entropy is not None else None,
             disagreement=grid.image_of(maps.disagreement) if maps.disagreement is not None else None,
             review=review,
+            islands_ml={
+                metadata.vocabulary.by_label[label].key: voxels * ct_grid.volume_ml_per_voxel
+                for label, voxels in removed.items()
+            },
             attention_by_organ=maps.attention_by_organ(),
             seconds=clock.seconds,
             warnings=warnings,
