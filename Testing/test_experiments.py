@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
-from DCASegmentationLib.evaluation.experiments.running import SCORES, Data, run_experiment
+from DCASegmentationLib.evaluation.experiments.running import run_experiment
+from DCASegmentationLib.evaluation.experiments.runs import SCORES, Data, Runs
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 COMMON = replace(OPTIONS, steps=2)
@@ -28,7 +29,7 @@ def data() -> Data:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_row_of_a_table_is_trained_and_tabulated(tmp_path, data, name):
     data = replace(data, validation=(), test=data.test[:1])
-    outcome = run_experiment(EXPERIMENTS[name], COMMON, data, tmp_path, seeds=[0])
+    outcome = run_experiment(EXPERIMENTS[name], Runs(tmp_path, COMMON, data, [0]))
     rows = list(csv.reader((tmp_path / f"{name}.csv").open()))
     assert [row[0] for row in rows[1:]] == [arm.title for arm in EXPERIMENTS[name].arms]
     assert rows[0][3:] == ["large", "middle", "small"]
@@ -52,21 +53,21 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path, d
 
     monkeypatch.setattr(Trainer, "_advance", counted)
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(pair, COMMON, data, tmp_path, seeds=[0])
-    run_experiment(pair, COMMON, data, tmp_path, seeds=[0])
+        run_experiment(pair, Runs(tmp_path, COMMON, data, [0]))
+    run_experiment(pair, Runs(tmp_path, COMMON, data, [0]))
     assert steps == [0, 1, 0, -1, 1]
-    again = run_experiment(pair, COMMON, data, tmp_path, seeds=[0])
+    again = run_experiment(pair, Runs(tmp_path, COMMON, data, [0]))
     assert len(steps) == 5 and (tmp_path / "runs" / "dca" / "seed-0" / SCORES).exists()
     assert again.scores["dca"][0].cases == ["balls 5", "balls 6"]
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path, data):
     only = Experiment("one", "One", (Arm("vnet", "V-Net", {"strategy": "vnet"}),))
-    run_experiment(only, COMMON, data, tmp_path, seeds=[0])
+    run_experiment(only, Runs(tmp_path, COMMON, data, [0]))
     with pytest.raises(UserError, match="other settings"):
-        run_experiment(only, replace(COMMON, steps=3), data, tmp_path, seeds=[0])
+        run_experiment(only, Runs(tmp_path, replace(COMMON, steps=3), data, [0]))
     with pytest.raises(UserError, match="needs labels of the unlabelled"):
-        run_experiment(EXPERIMENTS["baselines"], COMMON, replace(data, all_labelled=()), tmp_path, seeds=[0])
+        run_experiment(EXPERIMENTS["baselines"], Runs(tmp_path, COMMON, replace(data, all_labelled=()), [0]))
 
 
 @pytest.mark.slow

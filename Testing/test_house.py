@@ -46,7 +46,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "evaluation": (
         {"errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "training", "figures"},
-        {"torch", "monai", "numpy", "SimpleITK", "matplotlib"},
+        {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
     "scene": ({"errors", "organs", "review_file", "figures"}, {"numpy", "SimpleITK", *SLICER}),

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import UserError
 from .console import output, progress_bar, say_plain, table, warn
+from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import new_file
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def build_group() -> typer.Typer:
     group.command("synapse")(synapse)
     group.command("folder")(folder)
     group.command("check")(check)
+    group.command("presets")(presets)
+    group.command("prepare")(prepare)
     return group
 
 
@@ -99,6 +102,45 @@ def check(data: Annotated[Path, typer.Argument(help="A list (JSON).")]) -> None:
     datalist = read_datalist(data)
     _check(datalist)
     _print(datalist)
+
+
+def presets() -> None:
+    """The ways to prepare CTs, for **dca train --preprocessing** and **dca experiment --preprocessing**, and why."""
+    from ..training.preprocessing import PRESETS
+
+    shown = table("Preprocessing", "Name", "Voxels", "Intensity", "Why")
+    for name, preset in PRESETS.items():
+        grid = preset.grid
+        voxels = "x".join(f"{side:g}" for side in grid.spacing) + " mm"
+        if grid.shape is not None:
+            voxels = "x".join(map(str, grid.shape)) + " in each case"
+        low, high = grid.hu_window
+        scaled = f"{low:g} to {high:g} HU" if grid.scaling == "window" else "z-score"
+        shown.add_row(name, voxels, scaled, preset.reason, end_section=True)
+    output().print(shown)
+
+
+def prepare(
+    data: Annotated[Path, typer.Argument(help="A list (JSON).")],
+    cache: Annotated[Path, typer.Option(help="Folder of prepared cases, for the --cache of other commands.")],
+    preprocessing: PreprocessingOption = None,
+    spacing: SpacingOption = None,
+) -> None:
+    """Bring every CT of a list to a model's grid once, so that training, elsewhere or often, finds it there.
+
+    Training does it by itself where it was not done; what is there is not made again.
+    """
+    from ..training.cohort_of_list import cohort_of, sources_of_test
+    from ..training.datalist import read_datalist, require_files
+    from ..training.options import GridOptions
+
+    datalist = read_datalist(data)
+    require_files(datalist)
+    grid = changes_of(preprocessing, spacing).get("grid", GridOptions())
+    with progress_bar() as progress:
+        groups = cohort_of(datalist).cases(cache, grid, progress)
+        tested = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]
+    say_plain(f"{sum(map(len, groups)) + len(tested)} cases are in {cache}.")
 
 
 def _finish(built: Built, out: Path, unchecked: bool) -> None:

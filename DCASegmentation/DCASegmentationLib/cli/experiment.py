@@ -1,4 +1,4 @@
-"""``dca experiment``: the paper's tables, run and resumed."""
+"""``dca experiment``: the paper's tables and figures, run and resumed."""
 
 from __future__ import annotations
 
@@ -10,84 +10,130 @@ import typer
 
 from ..errors import UserError
 from .console import output, progress_bar, say_plain, table
+from .preparation import PreprocessingOption, SpacingOption, changes_of
+from .values import numbers, whole_numbers
 from .values import patch as patch_of
-from .values import spacing as spacing_of
-from .values import whole_numbers
 
 if TYPE_CHECKING:
-    from ..evaluation.experiments.running import Data, Outcome
-    from ..training.options import GridOptions
+    from ..evaluation.experiments.figures import Also
+    from ..evaluation.experiments.running import Outcome
+    from ..evaluation.experiments.runs import Data
+    from ..training.options import GridOptions, TrainingOptions
 
 NAME = "experiment"
 EXAMPLES = "Example: dca experiment table3 -o experiments/phantoms --seeds 0,1,2"
 
 
 def run(
-    name: Annotated[str, typer.Argument(help="table3, table4, table5, or baselines (as Tables 1 and 2).")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the runs and tables; shared by experiments.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="table3, table4, table5, baselines (as Tables 1 and 2), or a figure: fig1, fig2, fig5 to fig8."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of runs, tables and figures; shared by all.")],
     data: Annotated[Path | None, typer.Option(help="A list of CTs (dca dataset). Else synthetic people.")] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of the runs.")] = "0,1,2",
+    seeds: Annotated[str, typer.Option(help="Seeds of the runs. Figures 5, 6 and 8 show the first.")] = "0,1,2",
     preset: Annotated[
         Literal["small", "default", "paper"], typer.Option(help="small: 6 mm, 4 filters, 1000 steps, for a CPU.")
     ] = "small",
     steps: Annotated[int | None, typer.Option(min=1, help="Length of each run in steps.")] = None,
     filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
     patch: Annotated[str | None, typer.Option(help="Patch in voxels, one side or depth,height,width.")] = None,
-    spacing: Annotated[str | None, typer.Option(help="Voxel size of the model's grid in mm, as x,y,z.")] = None,
+    preprocessing: PreprocessingOption = None,
+    spacing: SpacingOption = None,
     people: Annotated[
         str, typer.Option(help="Synthetic people: labelled, unlabelled, to validate and to test on.")
     ] = "4,16,4,6",
+    also: Annotated[
+        list[Path] | None, typer.Option(help="fig2: further lists whose labelled parts are ranked. May be repeated.")
+    ] = None,
+    ratios: Annotated[
+        str, typer.Option(help="fig2 of one list: percent of its cases that are labelled.")
+    ] = "10,20,40,100",
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases. Else OUT/cases.")] = None,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
 ) -> None:
-    """Train and compare the networks of one of the paper's tables, each with several seeds, and write the table.
+    """Train and compare the networks of one of the paper's tables or figures, each with several seeds, and write it.
 
-    What is done is kept: call it again to go on after Ctrl+C, or with another table to add its runs. Scores are those
-    of the test cases on the model's grid.
+    What is done is kept: call it again to go on after Ctrl+C, or with another table to add its runs; figures use the
+    runs that tables have made, and the other way round. Scores are those of the test cases on the model's grid.
     """
-    from ..evaluation.experiments.definitions import EXPERIMENTS, small_options
+    from ..evaluation.experiments.definitions import EXPERIMENTS
+    from ..evaluation.experiments.figures import FIGURES, make_figure
     from ..evaluation.experiments.running import run_experiment
+    from ..evaluation.experiments.runs import Runs
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
-    from ..training.options import GridOptions, TrainingOptions
 
-    if name not in EXPERIMENTS:
-        raise UserError(f"There is no experiment '{name}'.", f"Choose one of: {', '.join(EXPERIMENTS)}.")
+    known = (*EXPERIMENTS, *FIGURES)
+    if name not in known:
+        raise UserError(f"There is no experiment '{name}'.", f"Choose one of: {', '.join(known)}.")
+    if also and name != "fig2":
+        raise UserError(f"{name} has no further lists to compare.", "Leave --also out.")
     changes: dict[str, Any] = {"steps": steps, "n_filters": filters}
     changes = {key: value for key, value in changes.items() if value is not None}
     if patch is not None:
         changes["patch"] = patch_of(patch, smallest=32)
-    if spacing is not None:
-        changes["grid"] = GridOptions(spacing=spacing_of(spacing))
+    common = _options(preset, changes_of(preprocessing, spacing) | changes)
+    drawn = whole_numbers(seeds, "--seeds", "0,1,2")
+    counts = whole_numbers(people, "--people", "4,16,4,6")
+    percent = numbers(ratios, "--ratios", len(ratios.split(",")))
+    if not all(0 < one <= 100 for one in percent):
+        raise UserError(f"--ratios '{ratios}' are not percent.", "Write it like --ratios 10,20,40,100.")
+    keep_freed_memory()
+    folder = cache or out / "cases"
+    with progress_bar() as progress:
+        cases = _data(data, counts, folder, common.grid, progress)
+        runs = Runs(out, common, cases, drawn, str(choose_device(device).torch_device), validate_every, progress)
+        if name in EXPERIMENTS:
+            outcome = run_experiment(EXPERIMENTS[name], runs)
+        else:
+            picture = make_figure(name, runs, _also(also or [], cases, folder, common.grid, percent, progress))
+    if name in EXPERIMENTS:
+        _print(outcome, len(drawn), cases.told)
+        say_plain(f"Written: {out / name}.csv, .md, .tex and .json")
+    else:
+        say_plain(f"Written: {picture} and {picture.with_suffix('.json').name}, the numbers in it")
+
+
+def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
+    from ..evaluation.experiments.definitions import small_options
+    from ..training.options import TrainingOptions
+
     presets: dict[str, Callable[..., TrainingOptions]] = {
         "small": small_options,
         "default": TrainingOptions,
         "paper": TrainingOptions.paper,
     }
-    common = presets[preset](**changes)
-    drawn = whole_numbers(seeds, "--seeds", "0,1,2")
-    keep_freed_memory()
-    with progress_bar() as progress:
-        cases = _data(
-            data, whole_numbers(people, "--people", "4,16,4,6"), cache or out / "cases", common.grid, progress
-        )
-        outcome = run_experiment(
-            EXPERIMENTS[name],
-            common,
-            cases,
-            out,
-            drawn,
-            str(choose_device(device).torch_device),
-            validate_every,
-            progress,
-        )
-    _print(outcome, len(drawn), cases.told)
-    say_plain(f"Written: {out / name}.csv, .md, .tex and .json")
+    return presets[preset](**changes)
+
+
+def _also(
+    lists: list[Path], data: Data, cache: Path, grid: GridOptions, ratios: tuple[float, ...], progress: Any
+) -> Also:
+    """The labelled parts of further lists after that of the first."""
+    from ..evaluation.experiments.figures import Also
+    from ..evaluation.label_ratios import Subset
+    from ..training.cohort_of_list import cohort_of
+    from ..training.datalist import read_datalist, require_files
+
+    if not lists:
+        return Also(ratios=ratios)
+    subsets = [Subset(f"{data.told}\n({len(data.labelled)})", data.labelled)]
+    for path in lists:
+        datalist = read_datalist(path)
+        require_files(datalist)
+        if datalist.vocabulary != data.vocabulary:
+            raise UserError(f"{path} has the organs of {datalist.vocabulary.name}.", "Compare lists of one vocabulary.")
+        labelled = cohort_of(datalist).cases(cache, grid, progress)[0]
+        subsets.append(Subset(f"{datalist.name}\n({len(labelled)})", labelled))
+    return Also(tuple(subsets), ratios)
 
 
 def _data(data: Path | None, people: tuple[int, ...], cache: Path, grid: GridOptions, progress: Any) -> Data:
-    from ..evaluation.experiments.running import Data
+    from ..evaluation.experiments.runs import Data
     from ..organs import AMOS
     from ..training.cohort import Cohort
     from ..training.cohort_of_list import cohort_of, sources_of_test

@@ -11,8 +11,8 @@ import typer
 from ..errors import UserError
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
+from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import patch as patch_of
-from .values import spacing as spacing_of
 
 if TYPE_CHECKING:
     from ..training.cases import Case
@@ -69,7 +69,8 @@ def run(
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after this time; --resume goes on.")] = None,
     filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
     patch: Annotated[str | None, typer.Option(help="Patch in voxels, one side or depth,height,width.")] = None,
-    spacing: Annotated[str | None, typer.Option(help="Voxel size of the model's grid in mm, as x,y,z.")] = None,
+    preprocessing: PreprocessingOption = None,
+    spacing: SpacingOption = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Patches of each kind, labelled and unlabelled, in a step.")
     ] = None,
@@ -112,7 +113,7 @@ def run(
     keep_freed_memory()
     torch_device = local_device(choose_device(device).torch_device)
     processes = join(torch_device)
-    changes: dict[str, Any] = {}
+    changes = changes_of(preprocessing, spacing)
     if patch is not None:
         # The deepest features have a sixteenth of a side; a single voxel there has no statistics to normalize by.
         changes["patch"] = patch_of(patch, smallest=32)
@@ -127,7 +128,7 @@ def run(
     initial = None if init is None else load(init)
     if resume:
         record = read_record(out)
-        unchangeable = sorted(set(changes) - {"steps"}) + ["spacing"] * (spacing is not None)
+        unchangeable = sorted(set(changes) - {"steps"})
         unchangeable += ["init"] * (init is not None) + ["data"] * (data is not None)
         unchangeable += ["strategy"] * (strategy not in ("dca", record.options.strategy)) + ["all-labels"] * all_labels
         if unchangeable:
@@ -140,7 +141,7 @@ def run(
     else:
         if (out / CHECKPOINT).exists():
             raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
-        options = _options(preset, strategy, None if spacing is None else spacing_of(spacing), changes)
+        options = _options(preset, strategy, changes)
         people = [labelled, unlabelled, validation]
         usual = (24, 16, 4) if data is None else (0, 0, 0)
         cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
@@ -235,15 +236,11 @@ def _warnings(groups: tuple[list[Case], list[Case], list[Case]], options: Traini
     return found
 
 
-def _options(
-    preset: Preset, strategy: Strategy, spacing: tuple[float, float, float] | None, changes: dict[str, Any]
-) -> TrainingOptions:
-    from ..training.options import GridOptions, TrainingOptions
+def _options(preset: Preset, strategy: Strategy, changes: dict[str, Any]) -> TrainingOptions:
+    from ..training.options import TrainingOptions
     from ..training.strategies.choosing import OWN_OPTIONS
 
     changes = {"strategy": strategy, **OWN_OPTIONS[strategy], **changes}
-    if spacing is not None:
-        changes = {**changes, "grid": GridOptions(spacing=spacing)}
     return TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
 
 
@@ -293,14 +290,15 @@ def _train(trainer: Trainer, minutes: float | None, validate_every: int, tensorb
 
 def _plot_curve(trainer: Trainer) -> None:
     """The learning curve so far, as ``curve.png`` in the run's folder."""
+    from ..evaluation.figures.saving import save_figure
     from ..evaluation.figures.training_curve import read_log, training_curve
     from ..training.trainer import LOG
 
     if (trainer.folder / LOG).exists():
-        figure = training_curve(read_log(trainer.folder / LOG), trainer.vocabulary, trainer.folder.name)
-        unfinished = trainer.folder / ".curve.partial.png"
-        figure.savefig(unfinished)
-        unfinished.replace(trainer.folder / CURVE)
+        save_figure(
+            training_curve(read_log(trainer.folder / LOG), trainer.vocabulary, trainer.folder.name),
+            trainer.folder / CURVE,
+        )
 
 
 def _summary(line: dict[str, Any], steps: int, dice: dict[str, float]) -> str:

@@ -109,6 +109,24 @@ def model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], or
     )
 
 
+def grid_of_shape(image: sitk.Image | Grid, shape: tuple[int, int, int], orientation: str = "RAS") -> Grid:
+    """A grid of ``shape`` (z, y, x) voxels over the whole of ``image``, its axes as those of ``model_grid``.
+
+    Both grids have the same outer faces, as where an array is resized, so voxels may have any proportions. Raises
+    ValueError for an ``orientation`` that is no three-letter code or a side below 1.
+    """
+    if min(shape) < 1:
+        raise ValueError(f"the shape {shape} has a side without a voxel")
+    grid = image if isinstance(image, Grid) else Grid.of(image)
+    own = [grid.spacing[axis] for axis, _ in _index_axes(grid, orientation)]
+    oriented = model_grid(grid, (own[0], own[1], own[2]), orientation)
+    size = (shape[2], shape[1], shape[0])
+    spacing = [n * step / m for n, step, m in zip(oriented.size, oriented.spacing, size, strict=True)]
+    to_first_center = oriented.axes @ (np.array(spacing) - np.array(oriented.spacing)) / 2
+    x, y, z = (np.array(oriented.origin) + to_first_center).tolist()
+    return Grid(size, (spacing[0], spacing[1], spacing[2]), (x, y, z), oriented.direction)
+
+
 def canonical_view(array: np.ndarray, grid: sitk.Image | Grid, orientation: str = "RAS") -> np.ndarray:
     """``array`` (…, z, y, x) of ``grid`` with its axes in the order and sense of ``orientation``: a view, no copy.
 

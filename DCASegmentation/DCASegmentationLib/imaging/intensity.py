@@ -17,3 +17,16 @@ def window(array: np.ndarray, low_hu: float, high_hu: float) -> np.ndarray:
     scaled -= np.float32(low_hu)
     scaled /= np.float32(high_hu - low_hu)
     return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def standardize(array: np.ndarray, mean: float, deviation: float) -> np.ndarray:
+    """(``array`` - ``mean``) / ``deviation`` as float32, zeros where there is no deviation.
+
+    ``array`` itself stays as it is.
+    """
+    if deviation <= 0:
+        return np.zeros(array.shape, np.float32)
+    scaled = array.astype(np.float32)
+    scaled -= np.float32(mean)
+    scaled /= np.float32(deviation)
+    return scaled

@@ -11,7 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import UserError
-from ..imaging.grid import model_grid
+from ..imaging.grid import grid_of_shape, model_grid
+from ..imaging.intensity import standardize, window
 from ..imaging.resampling import resample
 from .options import GridOptions
 
@@ -24,13 +25,15 @@ class Case:
     """One CT on the model grid.
 
     ``hu`` is int16 (depth, height, width); ``labels`` is uint8 of the same shape, or None for an unlabelled case.
-    ``unknown`` are the labels that the label map does not tell of: where it says background, they may be.
+    ``unknown`` are the labels that the label map does not tell of: where it says background, they may be. ``spacing``
+    (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the grid's.
     """
 
     name: str
     hu: np.ndarray
     labels: np.ndarray | None
     unknown: tuple[int, ...] = ()
+    spacing: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.unknown and np.isin(self.labels, self.unknown).any():
@@ -52,34 +55,58 @@ class Case:
             found[int(label)] = np.stack(np.unravel_index(flat, self.labels.shape), axis=1)
         return found
 
+    def voxel_size(self, grid: GridOptions) -> tuple[float, float, float]:
+        """Depth, height and width of a voxel in mm."""
+        x, y, z = grid.spacing
+        return self.spacing or (z, y, x)
+
+    def scaled(self, hu: np.ndarray, grid: GridOptions) -> np.ndarray:
+        """``hu``, the whole or a part of its voxels, as the network takes them: float32, 0..1 for a window."""
+        if grid.scaling == "window":
+            return window(hu, *grid.hu_window)
+        return standardize(hu, *self._moments)
+
+    @cached_property
+    def _moments(self) -> tuple[float, float]:
+        return float(self.hu.mean(dtype=np.float64)), float(self.hu.std(dtype=np.float64))
+
     def voxel_counts(self, n_labels: int) -> np.ndarray:
         """Voxels of each label 0 to ``n_labels``, int64."""
-        if self.labels is None:
-            return np.zeros(n_labels + 1, dtype=np.int64)
-        return np.bincount(self.labels.ravel(), minlength=n_labels + 1).astype(np.int64)
+        lacking = max(n_labels + 1 - len(self._counts), 0)
+        return np.pad(self._counts, (0, lacking))
+
+    @cached_property
+    def _counts(self) -> np.ndarray:
+        counts: np.ndarray = np.zeros(1) if self.labels is None else np.bincount(self.labels.ravel())
+        return counts.astype(np.int64)
 
 
 def prepare_case(
     name: str, ct: sitk.Image, labels: sitk.Image | None, grid: GridOptions, unknown: tuple[int, ...] = ()
 ) -> Case:
     """A CT in HU, and its label map if there is one, on the model grid; ``unknown`` as in ``Case``."""
-    target = model_grid(ct, grid.spacing, grid.orientation)
+    target, spacing = model_grid(ct, grid.spacing, grid.orientation), None
+    if grid.shape is not None:
+        target = grid_of_shape(ct, grid.shape, grid.orientation)
+        spacing = (target.spacing[2], target.spacing[1], target.spacing[0])
     hu = sitk.GetArrayFromImage(resample(ct, target, "linear"))
     hu = np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
     if labels is None:
-        return Case(name, hu, None)
+        return Case(name, hu, None, spacing=spacing)
     on_grid = sitk.GetArrayFromImage(resample(labels, target, "nearest", outside=0)).astype(np.uint8)
-    return Case(name, hu, on_grid, unknown)
+    return Case(name, hu, on_grid, unknown, spacing)
 
 
 def save_case(case: Case, path: Path) -> None:
     """Write a case as NPZ, whole or not at all."""
     part = path.with_name(path.name + ".part")
+    arrays = {"hu": case.hu}
+    if case.labels is not None:
+        arrays |= {"labels": case.labels, "unknown": np.array(case.unknown, np.int64)}
+    if case.spacing is not None:
+        arrays["spacing"] = np.array(case.spacing)
     with part.open("wb") as file:
-        if case.labels is None:
-            np.savez(file, hu=case.hu)
-        else:
-            np.savez(file, hu=case.hu, labels=case.labels, unknown=np.array(case.unknown, np.int64))
+        np.savez(file, **arrays)  # type: ignore[arg-type]
     part.replace(path)
 
 
@@ -88,6 +115,8 @@ def load_case(path: Path) -> Case:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             unknown = tuple(int(label) for label in arrays.get("unknown", ()))
-            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown)
+            sides = arrays.get("spacing")
+            spacing = None if sides is None else (float(sides[0]), float(sides[1]), float(sides[2]))
+            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown, spacing)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error

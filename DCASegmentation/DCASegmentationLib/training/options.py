@@ -13,16 +13,24 @@ from ..method.stitching import StitchingMode
 from ..method.vnet import Norm
 
 Preset = Literal["default", "paper"]
+Scaling = Literal["window", "z_score"]
 StrategyName = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 
 
 @dataclass(frozen=True)
 class GridOptions:
-    """The model grid: ``spacing`` (x, y, z) in mm, ``orientation``, and the HU window mapped to 0..1."""
+    """The model grid: ``spacing`` (x, y, z) in mm, ``orientation``, and the HU window mapped to 0..1.
+
+    The other two are for comparison with published protocols, and no bundle has them: ``shape`` (depth, height, width)
+    gives every case so many voxels whatever its size in mm, in place of ``spacing``; ``scaling`` "z_score" takes HU
+    minus the case's mean over its standard deviation in place of the window.
+    """
 
     spacing: tuple[float, float, float] = (4.0, 4.0, 4.0)
     orientation: str = "RAS"
     hu_window: tuple[float, float] = (-125.0, 275.0)
+    shape: tuple[int, int, int] | None = None
+    scaling: Scaling = "window"
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,8 @@ class TrainingOptions:
     def paper(cls, **changes: Any) -> TrainingOptions:
         """Preset ``paper``: section 3.6 of the method's dossier, with the paper's patch, batch, optimizer and loss."""
         literal: dict[str, Any] = {
+            # The family's voxels (see training.preprocessing); the slides state none.
+            "grid": GridOptions(spacing=(1.5, 1.5, 2.0)),
             "partition": "sequential",
             "n_filters": 16,
             "norm": "batch",

@@ -35,6 +35,12 @@ def pack(run: Path, out: Path, name: str = "dca-synthetic", overwrite: bool = Fa
             f"The run in {run} trained the baseline '{options.strategy}', which is made for comparison.",
             "Pack a run of --strategy dca.",
         )
+    if options.grid.shape is not None or options.grid.scaling != "window":
+        raise UserError(
+            f"The run in {run} prepared its CTs as a published protocol does, for comparison: inference has voxels in "
+            "mm and a window in HU.",
+            "Train with another --preprocessing to make a model.",
+        )
     network = build_network(options, record.partition)
     network.load_state_dict(state["averaged"] if options.averaging else state["network"])
     return save_bundle(

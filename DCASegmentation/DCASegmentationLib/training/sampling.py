@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..imaging.intensity import window
 from .cases import Case
 from .options import TrainingOptions
 
@@ -15,8 +14,8 @@ from .options import TrainingOptions
 class Patches(NamedTuple):
     """Patches of one step.
 
-    ``volumes`` are float32 (count, 1, depth, height, width) in 0..1, ``labels`` int64 (count, depth, height, width) or
-    None, ``unknown`` the labels that each patch's label map does not tell of.
+    ``volumes`` are float32 (count, 1, depth, height, width), in 0..1 for a window, ``labels`` int64 (count, depth,
+    height, width) or None, ``unknown`` the labels that each patch's label map does not tell of.
     """
 
     volumes: np.ndarray
@@ -51,7 +50,7 @@ class PatchSampler:
         unknown: list[tuple[int, ...]] = []
         for _ in range(count):
             case, center = self._choose()
-            volumes.append(window(self._cut(case.hu, center, fill=-1000), *self._options.grid.hu_window))
+            volumes.append(case.scaled(self._cut(case.hu, center, fill=-1000), self._options.grid))
             if case.labels is not None:
                 labels.append(self._cut(case.labels, center, fill=0).astype(np.int64))
             unknown.append(case.unknown)

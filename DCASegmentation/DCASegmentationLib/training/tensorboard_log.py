@@ -66,10 +66,13 @@ class TensorBoardLog:
             found = network(volume).argmax(dim=1)[0].cpu().numpy()
         network.train(training)
         middle = patch.volumes.shape[2] // 2
-        gray = np.repeat(patch.volumes[0, 0, middle][..., None], 3, axis=-1)
+        shown = patch.volumes[0, 0, middle]
+        if self._options.grid.scaling != "window":
+            shown = (shown - shown.min()) / max(float(np.ptp(shown)), 1e-6)
+        gray = np.repeat(shown[..., None], 3, axis=-1)
         panes = [gray, self._colored(gray, patch.labels[0, middle]), self._colored(gray, found[middle])]
-        # Rows of an array of a RAS grid run from the back to the front.
-        picture = np.concatenate(panes, axis=1)[::-1].copy()
+        # Rows of an array of a RAS grid run from the back to the front, columns from the patient's left to the right.
+        picture = np.concatenate([pane[::-1, ::-1] for pane in panes], axis=1)
         self._writer.add_image("example: CT, truth, result", picture, step, dataformats="HWC")
 
     def close(self) -> None:

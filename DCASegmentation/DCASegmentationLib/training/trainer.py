@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..errors import OutputError, UserError
-from ..method.log_gap import Partition, partition
+from ..method.log_gap import Partition
 from ..method.network import DCANet
 from ..organs import Vocabulary
 from .augmentation import augment_intensity
@@ -23,6 +23,7 @@ from .averaging import AveragedWeights
 from .cases import Case
 from .checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from .distributed import Processes, join, without_averaging
+from .division import divide
 from .options import TrainingOptions
 from .sampling import PatchSampler
 from .strategies.choosing import make_strategy
@@ -70,12 +71,17 @@ class Trainer:
         if bare is not None:
             raise UserError(f"{bare} has no label map to learn from.", "Add one, or list it as unlabelled.")
         _require_labels([*labelled, *validation], vocabulary)
+        if options.augment and options.grid.scaling != "window":
+            raise UserError(
+                "Augmentation changes intensities from 0 to 1, which z-scored CTs do not have.",
+                "Turn it off (option augment).",
+            )
         self.folder = folder
         self.options = options
         self.vocabulary = vocabulary
         self.device = torch.device(device)
         self.processes: Processes = join(self.device)
-        self.partition = _log_gap(labelled, vocabulary, options)
+        self.partition = divide(labelled, vocabulary, options.partition)
         torch.manual_seed(options.seed)
         self.strategy: Strategy = make_strategy(options, self.partition)
         self.network: DCANet = self.strategy.network
@@ -323,17 +329,6 @@ def _start_from(network: DCANet, initial: DCANet) -> None:
             new = sorted(set(owned) - set(before[slot]))
             for parameter, value in zip(head.parameters(), values, strict=True):
                 parameter[new] = value[new]
-
-
-def _log_gap(labelled: Sequence[Case], vocabulary: Vocabulary, options: TrainingOptions) -> Partition:
-    """The groups by mean voxels of each organ over the cases that tell of it, times the number of cases."""
-    counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
-    sizes: dict[int, int] = {}
-    for organ in vocabulary:
-        telling = sum(organ.label not in case.unknown for case in labelled)
-        sizes[organ.label] = round(int(counts[organ.label]) * len(labelled) / telling) if telling else 0
-    names = {organ.label: organ.name for organ in vocabulary}
-    return partition(sizes, options.partition, no_second_gap="guarded", names=names)
 
 
 def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:

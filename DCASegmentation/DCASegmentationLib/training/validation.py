@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
 
-from ..imaging.intensity import window
 from ..imaging.overlap import dice_by_label
 from ..method.network import DCANet
 from .cases import Case
@@ -36,7 +35,7 @@ def predict(network: DCANet, case: Case, options: TrainingOptions, overlap: floa
     training = network.training
     network.eval()
     device = next(network.parameters()).device
-    volume = torch.from_numpy(window(case.hu, *options.grid.hu_window))[None, None].to(device)
+    volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None].to(device)
     logits = sliding_window_inference(volume, options.patch, 1, network, overlap=overlap, mode="gaussian")
     assert isinstance(logits, torch.Tensor)
     network.train(training)

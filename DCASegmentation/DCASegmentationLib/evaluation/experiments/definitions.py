@@ -1,4 +1,4 @@
-"""Which networks each table compares, and the settings of its runs without data of one's own.
+"""Which networks each table and figure compares, and the settings of its runs without data of one's own.
 
 The settings were chosen before any result was seen: the paper's proportions of Synapse at 20 % (4 labelled and 16
 unlabelled people, 4 to validate, 6 to test on), our default preset, and a network, grid and length small enough for a
@@ -109,3 +109,32 @@ EXPERIMENTS = {
         ),
     )
 }
+
+METHODS = EXPERIMENTS["baselines"].arms
+"""The methods that figures 1, 5 and 6 show."""
+
+FUSIONS = (
+    Arm("fusion-average", "Average", {"fusion": "average"}),
+    Arm("fusion-concat", "Concat", {"fusion": "concat"}),
+    Arm("dca", "DFAM (DCA)"),
+)
+"""Figure 8."""
+
+DEPTHS = {"shallow": PAPER_N_STAGES[0], "V-Net": VNET_N_STAGES, "deep": PAPER_N_STAGES[2]}
+"""Stages of a decoder's four blocks in figure 7, by name; the paper's head, medium and tail expert have these."""
+
+DILATIONS = (1, 2)
+
+
+def variant(depth: str, dilation: int) -> Arm:
+    """A run of figure 7: all three experts are this decoder, and each is looked at on its own group alone.
+
+    The experts share the encoder and nothing else, so one run tells of all three. Without the aggregation decoder, as
+    the figure is of the experts.
+    """
+    changes = {"aggregation": False, "n_stages": (DEPTHS[depth],) * 3, "dilations": ((dilation,) * 4,) * 3}
+    return Arm(f"expert-{depth.lower()}-d{dilation}", f"{depth}, dilation {dilation}", changes)
+
+
+STITCHED = EXPERIMENTS["table3"].arms[2]
+"""DCA's own three experts without the aggregation decoder, which figure 7 compares the variants with."""

@@ -9,17 +9,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...errors import OutputError
-from ...figures.palette import EXPERTS
 from ...method.log_gap import GROUPS
 from ...method.partition import Partition
 from ...organs import Vocabulary
-
-# The marker's shape tells the groups apart without color.
-_COLORS = {name: tuple(part / 255 for part in color) for _, name, color in EXPERTS}
-_MARKERS = {"head": "o", "medium": "s", "tail": "^"}
-_INK = "#222222"
-_FORMATS = (".png", ".pdf", ".svg")
+from .group_style import GROUP_COLORS, GROUP_MARKERS, INK
+from .saving import save_figure
 
 
 def draw_log_gap(partition: Partition, vocabulary: Vocabulary, path: Path) -> None:
@@ -27,17 +21,7 @@ def draw_log_gap(partition: Partition, vocabulary: Vocabulary, path: Path) -> No
 
     Raises OutputError for another format or a path that cannot be written.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise OutputError(f"{path.name}: plots cannot be written in that format.", f"Use {', '.join(_FORMATS)}.")
-    figure = log_gap_figure(partition, vocabulary)
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        figure.savefig(temporary, dpi=150)
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    save_figure(log_gap_figure(partition, vocabulary), path)
 
 
 def log_gap_figure(partition: Partition, vocabulary: Vocabulary) -> Figure:
@@ -50,7 +34,7 @@ def log_gap_figure(partition: Partition, vocabulary: Vocabulary) -> Figure:
     for name, owned in zip(GROUPS, partition.owners, strict=True):
         _draw_group(axes, name, owned, partition)
     for place in range(len(partition.ranking), len(labels)):
-        axes.text(place, 0.03, "no voxels", rotation=90, ha="center", va="bottom", color=_INK, fontsize=9,
+        axes.text(place, 0.03, "no voxels", rotation=90, ha="center", va="bottom", color=INK, fontsize=9,
                   transform=axes.get_xaxis_transform())  # fmt: skip
     dividing = sorted({rank for rank in partition.breakpoints or () if 0 < rank < len(partition.ranking)})
     for rank in dividing:
@@ -85,8 +69,8 @@ def _draw_group(axes: Axes, name: str, owned: Sequence[int], partition: Partitio
     shares = [partition.proportions[place] for place in places]
     count = f"{len(owned)} organ" if len(owned) == 1 else f"{len(owned)} organs"
     axes.scatter(
-        places, shares, s=70, color=_COLORS[name], edgecolor=_INK, linewidth=0.8, marker=_MARKERS[name], zorder=3,
-        label=f"{name.capitalize()} ({count})",
+        places, shares, s=70, color=GROUP_COLORS[name], edgecolor=INK, linewidth=0.8, marker=GROUP_MARKERS[name],
+        zorder=3, label=f"{name.capitalize()} ({count})",
     )  # fmt: skip
 
 
@@ -94,8 +78,8 @@ def _draw_gap(axes: Axes, rank: int, partition: Partition, above: bool) -> None:
     """The gap after ``rank``: a line between the groups, an arrow as long as the gap, and its size."""
     upper, lower = partition.proportions[rank - 1], partition.proportions[rank]
     middle = rank - 0.5
-    axes.axvline(middle, color=_INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-    arrow = {"arrowstyle": "<->", "color": _INK, "shrinkA": 0, "shrinkB": 0}
+    axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
+    arrow = {"arrowstyle": "<->", "color": INK, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", xy=(middle, lower), xytext=(middle, upper), arrowprops=arrow, zorder=2)
     axes.annotate(
         f"gap {partition.gaps[rank - 1]:.2f}\n({upper / lower:.1f} times)",
@@ -105,7 +89,7 @@ def _draw_gap(axes: Axes, rank: int, partition: Partition, above: bool) -> None:
         ha="left" if above else "right",
         va="bottom" if above else "top",
         fontsize=9,
-        color=_INK,
+        color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         zorder=0.8,
     )

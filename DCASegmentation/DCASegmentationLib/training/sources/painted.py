@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...bundle.metadata import TrainingData
+from ...errors import UserError
 from ..cases import Case, load_case
 from ..options import GridOptions
 from ..painted.anatomy import load_anatomy
@@ -47,6 +48,11 @@ class Painted:
 
     def cases(self, cache: Path, grid: GridOptions, labelled: bool, progress: Progress | None = None) -> list[Case]:
         """See ``Source``. Label maps are read only where cases are missing, which takes some 20 s for each of them."""
+        if grid.shape is not None:
+            raise UserError(
+                "CTs are painted voxel by voxel in mm; a preprocessing of fixed shape has no such voxels.",
+                "Choose another --preprocessing, or leave --synthesize out.",
+            )
         folder = cache_folder(cache, grid) / f"painted_{self._digest()}"
         seeds = range(self.first_seed, self.first_seed + self.count)
         if all(case_file(folder, seed).exists() for seed in seeds):

@@ -32,8 +32,13 @@ class Source(Protocol):
 
 
 def cache_folder(cache: Path, grid: GridOptions) -> Path:
-    """The folder in ``cache`` for cases on this ``grid``, so that runs on other grids never read them."""
-    side = "x".join(f"{spacing:g}" for spacing in grid.spacing)
-    folder = cache / f"{side}mm-{grid.orientation}"
+    """The folder in ``cache`` for cases on this ``grid``, so that runs on other grids never read them.
+
+    HU are kept, so runs with other windows share the cases.
+    """
+    side = "x".join(f"{spacing:g}" for spacing in grid.spacing) + "mm"
+    if grid.shape is not None:
+        side = "x".join(map(str, grid.shape)) + "voxels"
+    folder = cache / f"{side}-{grid.orientation}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

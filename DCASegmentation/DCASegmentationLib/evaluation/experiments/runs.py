@@ -1,0 +1,204 @@
+"""The runs of a folder of experiments: each made once, resumed where it stopped, scored, and found again."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError
+from ...imaging.writing import write_json
+from ...method.log_gap import GROUPS
+from ...method.partition import Partition
+from ...organs import Vocabulary
+from ...training.cases import Case
+from ...training.checkpoint import load_checkpoint
+from ...training.division import divide
+from ...training.options import TrainingOptions
+from ...training.strategies.strategy import Strategy
+from ...training.trainer import BEST, CHECKPOINT, Trainer
+from ...training.validation import predict
+from ..metrics import ASD, DICE, measure
+from ..scores import Scores
+from .definitions import Arm
+
+SCORES = "scores.json"
+SETTINGS = "experiment.json"
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Cases on the model grid. ``all_labelled`` are the labelled and unlabelled ones with labels, or empty where there
+    are none for them; ``told`` names them for the record."""
+
+    vocabulary: Vocabulary
+    labelled: Sequence[Case]
+    unlabelled: Sequence[Case]
+    validation: Sequence[Case]
+    test: Sequence[Case]
+    all_labelled: Sequence[Case]
+    told: str
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of the same settings (``common``) and ``data`` with several ``seeds`` in one ``folder``, which tables and
+    figures share.
+
+    Raises UserError if the folder was made with other settings or data.
+    """
+
+    folder: Path
+    common: TrainingOptions
+    data: Data
+    seeds: Sequence[int]
+    device: str = "cpu"
+    validate_every: int = 100
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        _require_settings(self.folder, self.common, self.data)
+
+    def scores(self, arms: Sequence[Arm]) -> dict[str, list[Scores]]:
+        """Scores on the test cases of every seed by the arm's key; what is not there yet is run.
+
+        Of each run the weights that validated best are scored, on the model grid. Raises UserError if an arm needs
+        labels that the data do not have.
+        """
+        jobs = [(arm, seed) for arm in arms for seed in self.seeds]
+        found: dict[str, list[Scores]] = {arm.key: [] for arm in arms}
+        for index, (arm, seed) in enumerate(jobs):
+
+            def report(share: float, index: int = index, arm: Arm = arm, seed: int = seed) -> None:
+                self.report((index + share) / len(jobs), f"{arm.title}, seed {seed}")
+
+            run = self._run_folder(arm, seed)
+            if not (run / SCORES).exists():
+                self._make(arm, seed, report)
+            found[arm.key].append(read_scores(run / SCORES, self.data.vocabulary))
+        return found
+
+    def trained(self, arm: Arm) -> Strategy:
+        """What the run of the first seed came to, with the weights that were scored; it is run where it is not there.
+
+        Raises UserError as ``scores`` does, or where a run's scores are there and its weights are not.
+        """
+        seed = self.seeds[0]
+        run = self._run_folder(arm, seed)
+        if not (run / SCORES).exists():
+            self._make(arm, seed, lambda share: self.report(share, f"{arm.title}, seed {seed}"))
+        trainer = self._trainer(arm, seed)
+        if not (run / BEST).exists():
+            trainer.resume()
+        _use_scored_weights(trainer)
+        return trainer.strategy
+
+    def division(self) -> Partition:
+        """Head, medium and tail as DCA's own division has them, the same for all arms."""
+        return divide(self.data.labelled, self.data.vocabulary, self.common.partition)
+
+    def groups(self) -> dict[str, Sequence[int]]:
+        """Labels of the groups of ``division`` by their names."""
+        return dict(zip(GROUPS, self.division().owners, strict=True))
+
+    def report(self, share: float, message: str) -> None:
+        """Tell how far the work is."""
+        if self.progress is not None:
+            self.progress(share, message)
+
+    def _run_folder(self, arm: Arm, seed: int) -> Path:
+        return self.folder / "runs" / arm.key / f"seed-{seed}"
+
+    def _trainer(self, arm: Arm, seed: int) -> Trainer:
+        data = self.data
+        if arm.all_labels and not data.all_labelled:
+            raise UserError(
+                f"'{arm.title}' needs labels of the unlabelled cases, which the data do not have.",
+                "Name them in the list, or choose another experiment.",
+            )
+        labelled, unlabelled = (data.all_labelled, ()) if arm.all_labels else (data.labelled, data.unlabelled)
+        return Trainer(
+            self._run_folder(arm, seed), arm.options(self.common, seed), data.vocabulary, labelled, unlabelled,
+            data.validation, self.device,
+        )  # fmt: skip
+
+    def _make(self, arm: Arm, seed: int, report: Callable[[float], None]) -> None:
+        trainer = self._trainer(arm, seed)
+        if (trainer.folder / CHECKPOINT).exists():
+            trainer.resume()
+        steps = trainer.options.steps
+        trainer.run(validate_every=min(self.validate_every, steps), report=lambda line: report(line["step"] / steps))
+        _use_scored_weights(trainer)
+        scores = score_cases(trainer.strategy, self.data.test, self.data.vocabulary)
+        cases = {
+            case: {metric.key: [rounded(value, 5) for value in scores.table(metric)[row]] for metric in scores.metrics}
+            for row, case in enumerate(scores.cases)
+        }
+        write_json({"arm": arm.title, "seed": seed, "steps": trainer.step, "cases": cases}, trainer.folder / SCORES)
+
+
+def score_cases(strategy: Strategy, cases: Sequence[Case], vocabulary: Vocabulary) -> Scores:
+    """Dice and ASD (mm) of a strategy's network on ``cases``, on the model grid."""
+    options = strategy.options
+    scores = Scores(vocabulary, (DICE, ASD))
+    for case in cases:
+        assert case.labels is not None
+        predicted = predict(strategy.network, case, options)
+        found = measure(predicted, case.labels, case.voxel_size(options.grid), len(vocabulary), (DICE, ASD))
+        for values in found.values():
+            values[[label - 1 for label in case.unknown]] = np.nan
+        scores.add(case.name, found)
+    return scores
+
+
+def read_scores(path: Path, vocabulary: Vocabulary) -> Scores:
+    """What a run left. Raises UserError where it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        scores = Scores(vocabulary, (DICE, ASD))
+        for case, values in content["cases"].items():
+            scores.add(case, {key: np.array(one, float) for key, one in values.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Delete it; it is measured again.") from None
+    return scores
+
+
+def rounded(value: float, digits: int = 4) -> float | None:
+    """A number for JSON, which knows no NaN."""
+    return round(float(value), digits) if np.isfinite(value) else None
+
+
+def _use_scored_weights(trainer: Trainer) -> None:
+    """The weights that validated best; without validation the network stays as the last step left it."""
+    if (trainer.folder / BEST).exists():
+        best = load_checkpoint(trainer.folder / BEST)
+        trainer.network.load_state_dict(best["averaged"] if trainer.options.averaging else best["network"])
+
+
+def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
+    told: dict[str, Any] = {"data": data.told, "test": [case.name for case in data.test]}
+    options = common.to_json()
+    if math.isinf(options["gradient_limit"]):
+        options["gradient_limit"] = None
+    path = folder / SETTINGS
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_json({"options": options, **told}, path)
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        there = dict(before.pop("options"))
+        there["gradient_limit"] = math.inf if there["gradient_limit"] is None else there["gradient_limit"]
+        # An option that did not exist yet has its default, which changes nothing.
+        same = before == told and TrainingOptions.from_json(there) == common
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Choose another folder.") from None
+    if not same:
+        raise UserError(f"{folder} holds runs with other settings or data.", "Choose another folder.")
