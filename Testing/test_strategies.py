@@ -13,10 +13,10 @@ from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.training.cases import Case
 from DCASegmentationLib.training.options import TrainingOptions
 from DCASegmentationLib.training.strategies.choosing import OWN_OPTIONS, make_strategy
-from DCASegmentationLib.training.strategies.dca import DCA
-from DCASegmentationLib.training.strategies.strategy import Batch, Loss, Moment
+from DCASegmentationLib.training.strategies.strategy import Batch, Loss, Moment, Strategy, plain_vnet
 from DCASegmentationLib.training.trainer import LOG, Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
+from torch.nn import functional
 
 BASELINES = ("vnet", "plain_experts", "ua_mt", "cps")
 
@@ -94,30 +94,58 @@ def test_without_aggregation_dca_is_its_stitched_experts(tmp_path):
     assert all({"head", "medium", "tail"} <= set(line) and "unsupervised" not in line for line in lines)
 
 
-class WeighedByClass(DCA):
-    """What DHC and GA ask of the loop: a number for each class that changes while training, and is kept."""
+class TwoWeighedNetworks(Strategy):
+    """What DHC and GA ask of the loop, made up: a second network, and for each of the two its own weights of classes,
+    which follow what was seen; a part of the step looks at all patches."""
 
     def __init__(self, options, groups) -> None:
-        super().__init__(options, groups)
-        self.register_buffer("class_weights", torch.ones(4))
+        super().__init__(options)
+        self.network, self.second = plain_vnet(options, groups), plain_vnet(options, groups)
+        self.register_buffer("weights", torch.ones(2, 4))
+        self.register_buffer("seen", torch.zeros(4))
+
+    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+        return ("all",)
 
     def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
-        loss = super().forward(part, batch, moment)
-        return Loss(loss.total * self.class_weights.mean(), loss.values)
+        assert batch.unlabelled is not None
+        self.seen = torch.bincount(batch.labels.ravel(), minlength=4).float()
+        total = torch.zeros(())
+        volumes = torch.cat([batch.volumes, batch.unlabelled])
+        answers = [self.network(volumes), self.second(volumes)]
+        labelled = len(batch.volumes)
+        for one, other, weights in zip(answers, reversed(answers), self.weights, strict=True):
+            pseudo = other[labelled:].detach().argmax(dim=1)
+            total = total + functional.cross_entropy(one[:labelled], batch.labels, weight=weights)
+            total = total + self.weight(moment) * functional.cross_entropy(one[labelled:], pseudo, weight=weights)
+        return Loss(total, {"supervised": total.detach()})
 
     def after_step(self, moment: Moment) -> None:
-        self.class_weights += 1
+        rare = self.seen.sum() / (4 * self.seen.clamp(min=1))
+        decay = torch.tensor([[0.5], [0.9]])
+        self.weights.mul_(decay).add_((1 - decay) * rare)
 
 
-def test_a_strategy_keeps_weights_of_classes_that_change(tmp_path, monkeypatch):
+def test_a_method_with_two_networks_and_weights_of_classes_fits_the_loop_and_resumes(tmp_path, monkeypatch):
     from DCASegmentationLib.training.strategies import choosing
 
-    monkeypatch.setitem(choosing._MAKERS, "dca", WeighedByClass)
-    trainer = trainer_for(tmp_path, replace(OPTIONS, steps=2))
-    trainer.run()
-    again = trainer_for(tmp_path, replace(OPTIONS, steps=2))
-    again.resume()
-    assert again.strategy.class_weights.tolist() == [3.0] * 4
+    monkeypatch.setitem(choosing._MAKERS, "cps", TwoWeighedNetworks)
+    options = options_for("cps", steps=6, ramp_fraction=0.1)
+    whole = trainer_for(tmp_path / "whole", options)
+    whole.run(validate_every=6)
+    first = trainer_for(tmp_path / "parts", options)
+    while first.step < 3:
+        first._advance()
+    first.folder.mkdir()
+    first.save()
+    second = trainer_for(tmp_path / "parts", options)
+    second.resume()
+    assert second.strategy.weights[0, 3] > second.strategy.weights[1, 3] > 1 > second.strategy.weights[0, 0]
+    second.run()
+    for one, other in zip(
+        whole.strategy.state_dict().values(), second.strategy.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("mode", ["average", "sequential", "fixed"])

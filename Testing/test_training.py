@@ -219,6 +219,48 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path):
     assert load_checkpoint(path)["step"] == 1
 
 
+def test_a_run_whose_last_checkpoint_was_cut_off_goes_on_from_the_one_before(make_trainer):
+    options = replace(OPTIONS, steps=4)
+    whole = make_trainer("whole", options)
+    whole.run()
+    cut = make_trainer("cut", options)
+    cut.folder.mkdir()
+    for _ in range(2):
+        cut._advance()
+    cut.save()
+    cut._advance()
+    cut.save()
+    path = cut.folder / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:1000])
+    again = make_trainer("cut", options)
+    again.resume()
+    assert again.step == 2
+    again.run()
+    for one, other in zip(whole.best_network.parameters(), again.best_network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_steps_without_a_finite_gradient_are_left_out_and_end_a_run_that_has_no_others(make_trainer, monkeypatch):
+    from DCASegmentationLib.training import trainer as training
+
+    trainer = make_trainer()
+    weights = [parameter.clone() for parameter in trainer.network.parameters()]
+    plain = trainer.strategy.forward
+
+    def broken(*given):
+        loss = plain(*given)
+        return loss._replace(total=loss.total * float("nan"))
+
+    monkeypatch.setattr(trainer.strategy, "forward", broken)
+    monkeypatch.setattr(training, "_SKIPPED_IN_A_ROW", 3)
+    with pytest.raises(UserError, match="not finite in 3 steps"):
+        trainer.run()
+    assert [line["skipped"] for line in log_of(trainer)] == [1, 1, 1]
+    assert load_checkpoint(trainer.folder / CHECKPOINT)["step"] == 3
+    for before, after in zip(weights, trainer.network.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_a_full_disk_loses_no_checkpoint(tmp_path):
     resource = pytest.importorskip("resource")
     path = tmp_path / CHECKPOINT

@@ -23,6 +23,7 @@ def run(
         Literal["instance", "batch"], typer.Option(help="With batch statistics the losses of the two differ.")
     ] = "instance",
     steps: Annotated[int, typer.Option(min=2, help="Steps of each; the first does not count.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turn; medians are shown.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file with the figures.")] = None,
@@ -30,16 +31,17 @@ def run(
 ) -> None:
     """Measure time and peak memory of a training step, with forward and backward pass on random volumes.
 
-    Each way runs in a process of its own: everything in one graph (plain), the same losses in two graphs (joint), and
-    the stages in which the default preset trains, the second also without the unsupervised loss (labelled). The losses
-    of plain and joint are compared.
+    Each way runs in a process of its own: everything in one graph (plain; plain_kept where the process keeps freed
+    memory, as **dca train** does), the same losses in two graphs (joint), and the stages in which the default preset
+    trains, the second also without the unsupervised loss (labelled). The losses of plain and joint are compared. On the
+    CPU seconds are CPU seconds.
     """
     from dataclasses import asdict
 
     from ..imaging.writing import write_json
     from ..inference.device import choose_device
     from ..training.options import TrainingOptions
-    from ..training.step_cost import WAYS, expected_step, measure
+    from ..training.step_cost import expected_step, measure_in_turn
 
     if out is not None:
         new_file(out, overwrite)
@@ -50,11 +52,8 @@ def run(
         changes["patch"] = patch_of(patch, smallest=32)
     options = TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
     torch_device = str(choose_device(device).torch_device)
-    costs = {}
     with progress_bar() as progress:
-        for index, way in enumerate(WAYS):
-            progress(index / len(WAYS), f"Measuring {way}")
-            costs[way] = measure(way, options, torch_device, steps, threads)
+        costs = measure_in_turn(options, torch_device, rounds, steps, threads, progress)
     plain = costs["plain"]
     whole = expected_step(costs, options)
     shown = table(

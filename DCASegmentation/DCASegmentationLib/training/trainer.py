@@ -38,6 +38,10 @@ LOG = "log.jsonl"
 # The faster layout for 3D convolutions, on the CPU too.
 _CHANNELS_LAST = torch.channels_last_3d
 
+# So many steps in a row without a finite gradient, and nothing will be learned any more. A half-precision scaler that
+# starts too high leaves out some ten.
+_SKIPPED_IN_A_ROW = 100
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -100,6 +104,7 @@ class Trainer:
         self._labelled = PatchSampler(labelled, options, self._generator)
         self._unlabelled = PatchSampler(unlabelled, options, self._generator) if unlabelled else None
         self._validation = list(validation)
+        self._skipped = 0
 
     @property
     def best_network(self) -> DCANet:
@@ -174,7 +179,8 @@ class Trainer:
     ) -> None:
         """Train until the options' steps are done or ``minutes`` are over, saving on the way and at the end.
 
-        Ctrl+C saves too. ``report`` receives each line of the log.
+        Ctrl+C saves too. ``report`` receives each line of the log. Raises UserError where the gradient is not finite
+        in a hundred steps in a row: those steps are left out, and the weights are what they were before.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -191,6 +197,12 @@ class Trainer:
                     self._log(line, report)
                 if self.step % save_every == 0:
                     self.save()
+                if self._skipped == _SKIPPED_IN_A_ROW:
+                    raise UserError(
+                        f"The gradient was not finite in {_SKIPPED_IN_A_ROW} steps in a row, the last of them "
+                        f"{self.step}; they were left out.",
+                        "Check the data (dca dataset check), or train anew with a smaller --learning-rate.",
+                    )
         finally:
             self.save()
 
@@ -220,8 +232,10 @@ class Trainer:
             if self.averaged is not None:
                 self.averaged.update(self.network)
             self.strategy.after_step(moment)
+            self._skipped = 0
         else:
             values["skipped"] = 1.0
+            self._skipped += 1
         self._scaler.update()
         self.step += 1
         return values

@@ -1,0 +1,198 @@
+"""The paper's figures from runs: what they show is computed right, and every one is drawn and resumed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.evaluation.experiments.definitions import FUSIONS, METHODS, STITCHED, variant
+from DCASegmentationLib.evaluation.experiments.figures import Also, make_figure
+from DCASegmentationLib.evaluation.experiments.runs import SCORES, SETTINGS, Data, Runs
+from DCASegmentationLib.evaluation.features import balanced_voxels, feature_volume, features_at, last_block, last_fusion
+from DCASegmentationLib.evaluation.figures.feature_clusters import embed
+from DCASegmentationLib.evaluation.figures.fused_maps import contrast
+from DCASegmentationLib.evaluation.figures.slice_views import Slice, fullest_slices
+from DCASegmentationLib.evaluation.label_ratios import Subset, kendall_tau, moved, stability, subsets_of
+from DCASegmentationLib.method.log_gap import partition
+from DCASegmentationLib.method.network import DCANet
+from DCASegmentationLib.training.cases import Case
+from test_training import OPTIONS, THREE_BALLS, case_of_balls
+
+COMMON = replace(OPTIONS, steps=1, aggregation_start="as_is")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    labelled, hidden = [case_of_balls(1), case_of_balls(2)], case_of_balls(3)
+    data = Data(
+        THREE_BALLS, labelled, [case_of_balls(3, labelled=False)], [], [case_of_balls(5)], [*labelled, hidden], "balls"
+    )
+    return Runs(tmp_path_factory.mktemp("figures"), COMMON, data, [0])
+
+
+def numbers_of(runs: Runs, name: str) -> dict:
+    assert make_figure(name, runs).read_bytes().startswith(b"\x89PNG")
+    return json.loads((runs.folder / f"{name}.json").read_text())
+
+
+def test_organ_dice_are_those_of_the_runs_and_later_figures_use_the_same_runs(runs):
+    numbers = numbers_of(runs, "fig1")
+    shares = list(numbers["share_of_voxels"].values())
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1, abs=1e-4)
+    assert list(numbers["dice"]) == [arm.title for arm in METHODS]
+    scores = runs.folder / "runs" / "dca" / "seed-0" / SCORES
+    told = json.loads(scores.read_text())["cases"]["balls 5"]["dice"]
+    assert list(numbers["dice"]["DCA"].values()) == pytest.approx(told, abs=1e-4)
+
+    written = scores.stat().st_mtime_ns
+    overlays = numbers_of(runs, "fig5")
+    assert list(overlays["dice"]) == ["V-Net, labelled part", "UA-MT", "CPS", "DCA"]
+    assert overlays["dice"]["DCA"]["balls 5"] == pytest.approx(np.mean(told), abs=1e-4)
+    pytest.importorskip("sklearn")
+    clusters = numbers_of(runs, "fig6")
+    assert clusters["voxels"] == 3 * 80 and all(-1 <= one <= 1 for one in clusters["silhouette"].values())
+    assert scores.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_variants_of_experts_and_fusions_are_run_and_drawn(runs):
+    variants = numbers_of(runs, "fig7")
+    assert set(variants["dice"]) == {"head", "medium", "tail"} and len(variants["dice"]["head"]) == 6
+    fused = numbers_of(runs, "fig8")
+    assert list(fused["contrast"]) == [arm.title for arm in FUSIONS]
+    assert all(value > 0 for one in fused["contrast"].values() for value in one.values())
+
+
+def test_figure_2_ranks_subsets_and_needs_no_run(runs):
+    numbers = numbers_of(runs, "fig2")
+    assert [len(subset["cases"]) for subset in numbers["subsets"]] == [1, 1, 1, 3]
+    assert numbers["subsets"][-1]["kendall_tau"] == 1 and numbers["subsets"][-1]["ranking"][0] == "large"
+    assert {row["mode"] for row in numbers["random_subsets"]} == {"sequential", "top2"}
+    make_figure("fig2", runs, Also((Subset("one", runs.data.labelled[:1]), Subset("two", runs.data.labelled))))
+    assert [each["title"] for each in json.loads((runs.folder / "fig2.json").read_text())["subsets"]] == ["one", "two"]
+
+
+def test_what_cannot_be_drawn_is_said(runs):
+    with pytest.raises(UserError, match="no figure 'fig9'"):
+        make_figure("fig9", runs)
+
+
+def test_a_variant_gives_all_experts_one_decoder_and_the_stitched_ones_are_the_papers():
+    options = variant("deep", 2).options(COMMON, seed=3)
+    assert options.n_stages == ((4, 4, 3, 2),) * 3 and options.dilations == ((2,) * 4,) * 3
+    assert not options.aggregation and options.seed == 3
+    assert not STITCHED.options(COMMON, 0).aggregation and STITCHED.options(COMMON, 0).n_stages == COMMON.n_stages
+
+
+def test_settings_written_before_an_option_existed_are_still_the_same(tmp_path, runs):
+    content = json.loads((runs.folder / SETTINGS).read_text())
+    del content["options"]["grid"]["shape"], content["options"]["grid"]["scaling"]
+    (tmp_path / SETTINGS).write_text(json.dumps(content))
+    assert Runs(tmp_path, COMMON, runs.data, [0]).folder == tmp_path
+    with pytest.raises(UserError, match="other settings"):
+        Runs(tmp_path, replace(COMMON, n_filters=3), runs.data, [0])
+    unlimited = replace(COMMON, gradient_limit=float("inf"))
+    for _ in range(2):
+        Runs(tmp_path / "paper", unlimited, runs.data, [0])
+
+
+def test_kendalls_tau_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        one, other = generator.permutation(9).tolist(), generator.permutation(9).tolist()
+        expected = stats.kendalltau([one.index(item) for item in range(9)], [other.index(item) for item in range(9)])
+        assert kendall_tau(one, other) == pytest.approx(expected.statistic)
+    assert kendall_tau([1, 2, 3], [3, 2, 1]) == -1 and kendall_tau([7], [7]) == 1
+    with pytest.raises(ValueError, match="same items"):
+        kendall_tau([1, 2], [1, 3])
+
+
+def test_moved_organs_are_those_in_another_group():
+    one = partition({1: 1000, 2: 100, 3: 90, 4: 1}, "top2")
+    other = partition({1: 1000, 2: 900, 3: 90, 4: 1}, "top2")
+    assert one.owners == ((1,), (2, 3), (4,)) and other.owners == ((1, 2), (3,), (4,))
+    assert moved(one, other) == 1 and moved(one, one) == 0
+
+
+def test_subsets_are_the_first_cases_and_all_cases_are_stable():
+    cases = [case_of_balls(seed) for seed in range(5)]
+    assert [len(subset.cases) for subset in subsets_of(cases, (10, 40, 100))] == [1, 2, 5]
+    whole = stability(cases, THREE_BALLS, 5, "top2", draws=3)
+    assert (whole.tau, whole.same_groups, whole.moved) == (1, 1, 0)
+
+
+def test_features_are_those_of_the_layer_before_the_head():
+    torch.manual_seed(0)
+    network = DCANet(((1,), (2,), (3,)), n_filters=2, norm="instance").train()
+    case = Case("one patch", np.random.default_rng(0).integers(-100, 200, OPTIONS.patch).astype(np.int16), None)
+    found = feature_volume(network, last_block(network), case, OPTIONS)
+    assert found.shape == (2, *OPTIONS.patch) and network.training
+    assert network.aggregation is not None
+    network.eval()
+    with torch.no_grad():
+        logits = network.aggregation.head(torch.from_numpy(found)[None])
+        expected = network(torch.from_numpy(case.scaled(case.hu, OPTIONS.grid))[None, None])
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    fused = feature_volume(network, last_fusion(network), case, OPTIONS)
+    assert fused.shape == found.shape and not np.allclose(fused, found)
+    stitched = DCANet(((1,), (2,), (3,)), n_filters=2, norm="instance", aggregation=False)
+    with pytest.raises(ValueError, match="no last block in common"):
+        last_block(stitched)
+
+
+def test_sampled_voxels_are_as_many_of_each_organ_and_lie_in_it():
+    cases = [case_of_balls(1), case_of_balls(2)]
+    voxels = balanced_voxels(cases, 31)
+    assert np.bincount(voxels.labels).tolist() == [0, 31, 31, 31]
+    for position, index, label in zip(voxels.positions, voxels.cases, voxels.labels, strict=True):
+        assert cases[index].labels[tuple(position)] == label  # type: ignore[index]
+    network = DCANet(((1, 2, 3),), n_filters=2, norm="instance", n_stages=[(1,) * 4], dilations=[(1,) * 4],
+                     aggregation=False)  # fmt: skip
+    features = features_at(network, last_block(network), cases, OPTIONS, voxels)
+    whole = feature_volume(network, last_block(network), cases[1], OPTIONS)
+    row = int(np.flatnonzero(voxels.cases == 1)[0])
+    assert features[row] == pytest.approx(whole[(slice(None), *voxels.positions[row])])
+
+
+def test_clusters_that_are_apart_have_a_silhouette_near_one():
+    pytest.importorskip("sklearn")
+    generator = np.random.default_rng(0)
+    labels = np.repeat([1, 2, 3], 20)
+    found = embed(100.0 * labels[:, None] * [1, -1] + generator.normal(size=(60, 2)), labels)
+    assert found.silhouette > 0.9 and found.points.shape == (60, 2)
+    assert abs(embed(generator.normal(size=(60, 2)), labels).silhouette) < 0.2
+
+
+def test_contrast_is_the_mean_in_organs_over_that_of_the_rest_of_the_body():
+    labels = np.array([0, 0, 1, 1, 2, 0])
+    hu = np.array([50, 50, 50, 50, 50, -1000])
+    groups = {"head": (1,), "tail": (2,), "medium": (3,)}
+    found = contrast(np.array([1.0, 3.0, 4.0, 8.0, 1.0, 99.0]), hu, labels, groups)
+    assert found == {"head": 3.0, "tail": 0.5}
+
+
+def test_slices_show_the_patients_right_on_the_left_and_the_front_on_top():
+    array = np.zeros((3, 4, 5))
+    array[1, 3, 4], array[2, 0, 0] = 1, 2  # anterior and right; superior
+    assert Slice("Axial", 0, 1, 1.0).of(array)[0, 0] == 1
+    assert Slice("Coronal", 1, 0, 1.0).of(array)[0, -1] == 2
+    labels = np.zeros((5, 6, 7), int)
+    labels[2, 1:3], labels[2, 4], labels[2, 4, :3], labels[4, 4] = 1, 2, 1, 2
+    axial, coronal = fullest_slices(labels, (3.0, 1.0, 2.0))
+    assert (axial.index, axial.aspect, coronal.index, coronal.aspect) == (2, 0.5, 4, 1.5)
+
+
+@pytest.mark.slow
+def test_the_command_draws_a_figure_on_phantoms(dca, tmp_path: Path):
+    options = ("--people", "1,2,1,1", "--seeds", "0", "--steps", 1, "--filters", 1, "--spacing", "14,14,14")
+    drawn = dca("experiment", "fig2", "-o", tmp_path, *options, "--ratios", "50,100", "--device", "cpu")
+    assert drawn.code == 0, drawn.err
+    assert "fig2.png" in drawn.out and (tmp_path / "fig2.png").exists()
+    assert dca("experiment", "table4", "-o", tmp_path, "--also", "list.json").code == 2
+    assert dca("experiment", "fig2", "-o", tmp_path, "--ratios", "0").code == 2

@@ -1,0 +1,139 @@
+"""Ways to prepare CTs: grids, intensities, what is shared on disk, and that inference sees what training saw."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.imaging.grid import Grid, grid_of_shape, model_grid
+from DCASegmentationLib.imaging.intensity import standardize, window
+from DCASegmentationLib.imaging.resampling import resample
+from DCASegmentationLib.training.cases import load_case, prepare_case, save_case
+from DCASegmentationLib.training.options import GridOptions, TrainingOptions
+from DCASegmentationLib.training.packing import pack
+from DCASegmentationLib.training.preprocessing import PRESETS, preprocessing
+from DCASegmentationLib.training.sampling import PatchSampler
+from DCASegmentationLib.training.sources.source import cache_folder
+from DCASegmentationLib.training.trainer import Trainer
+from test_training import OPTIONS, THREE_BALLS, case_of_balls
+
+
+@pytest.fixture
+def ct() -> sitk.Image:
+    generator = np.random.default_rng(0)
+    image = sitk.GetImageFromArray(generator.integers(-1000, 1000, (10, 20, 30)).astype(np.int16))
+    image.SetSpacing((1.0, 2.0, 5.0))
+    image.SetOrigin((7.0, -3.0, 11.0))
+    image.SetDirection((-1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    return image
+
+
+def faces(grid: Grid) -> np.ndarray:
+    """Lowest and highest corner of the volume, faces of voxels, in mm."""
+    half = np.abs(grid.axes) @ np.array(grid.spacing) / 2
+    corners = grid.corners()
+    return np.array([corners.min(axis=0) - half, corners.max(axis=0) + half])
+
+
+def test_a_grid_of_fixed_shape_covers_the_whole_image(ct):
+    grid = grid_of_shape(ct, (8, 16, 24), "RAS")
+    assert grid.shape == (8, 16, 24) and grid.spacing == pytest.approx((30 / 24, 40 / 16, 50 / 8))
+    np.testing.assert_allclose(faces(grid), faces(Grid.of(ct)), atol=1e-9)
+    assert grid.direction == model_grid(ct, (1.0, 1.0, 1.0), "RAS").direction
+    same = grid_of_shape(ct, (10, 20, 30), "LAS")
+    assert same.spacing == pytest.approx((1.0, 2.0, 5.0))
+    with pytest.raises(ValueError, match="without a voxel"):
+        grid_of_shape(ct, (0, 1, 1))
+
+
+def test_a_constant_stays_constant_to_the_rim_of_a_fixed_shape(ct):
+    flat = ct * 0 + 70
+    assert np.unique(prepare_case("flat", flat, None, GridOptions(shape=(7, 33, 64))).hu).tolist() == [70]
+
+
+def test_a_case_of_fixed_shape_keeps_its_voxel_size_on_disk(ct, tmp_path):
+    case = prepare_case("a", ct, ct * 0 + 1, preprocessing("dhc").grid)
+    assert case.hu.shape == (80, 160, 160) and case.labels is not None and (case.labels == 1).all()
+    save_case(case, tmp_path / "a.npz")
+    read = load_case(tmp_path / "a.npz")
+    assert read.voxel_size(GridOptions()) == pytest.approx((50 / 80, 40 / 160, 30 / 160))
+    assert case_of_balls(1).voxel_size(GridOptions(spacing=(1.0, 2.0, 3.0))) == (3.0, 2.0, 1.0)
+
+
+def test_z_scores_are_of_the_whole_case_wherever_a_patch_lies():
+    case, grid = case_of_balls(1), GridOptions(scaling="z_score")
+    whole = case.scaled(case.hu, grid)
+    assert whole.mean() == pytest.approx(0, abs=1e-4) and whole.std() == pytest.approx(1, abs=1e-4)
+    np.testing.assert_array_equal(case.scaled(case.hu[3:9], grid), whole[3:9])
+    options = replace(OPTIONS, grid=grid, augment=False)
+    assert PatchSampler([case], options, np.random.default_rng(0)).draw(2).volumes.min() < 0
+    assert standardize(np.full(3, 5), 5.0, 0.0).tolist() == [0, 0, 0]
+
+
+def test_a_z_scored_run_trains_without_augmentation_and_makes_no_model(tmp_path):
+    from DCASegmentationLib.training.cohort import Cohort
+    from DCASegmentationLib.training.run_record import RunRecord, write_record
+
+    options = replace(OPTIONS, grid=GridOptions(scaling="z_score"), steps=1)
+    with pytest.raises(UserError, match="Augmentation"):
+        Trainer(tmp_path, options, THREE_BALLS, [case_of_balls(1)], [])
+    trainer = Trainer(tmp_path, replace(options, augment=False), THREE_BALLS, [case_of_balls(1)], [])
+    trainer.run()
+    from DCASegmentationLib.organs import AMOS
+
+    write_record(tmp_path, RunRecord(AMOS, trainer.options, Cohort.of_phantoms(1, 0, 0), trainer.partition))
+    with pytest.raises(UserError, match="published protocol"):
+        pack(tmp_path, tmp_path / "model")
+
+
+def test_presets_that_share_a_grid_share_the_cases_on_disk(tmp_path):
+    folders = {name: cache_folder(tmp_path, preset.grid) for name, preset in PRESETS.items()}
+    assert folders["duomod"] == folders["magicnet"] == folders["galoss-amos"]
+    assert len({folders[name] for name in ("default", "fine", "duomod", "dhc")}) == 4
+    assert folders["dhc"].name == "80x160x160voxels-RAS"
+
+
+def test_an_unknown_preset_names_those_there_are():
+    with pytest.raises(UserError, match="no preprocessing 'nnunet'") as raised:
+        preprocessing("nnunet")
+    assert "duomod" in raised.value.remedy
+
+
+def test_the_papers_preset_has_the_familys_voxels():
+    assert TrainingOptions.paper().grid == preprocessing("duomod").grid
+
+
+@pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.grid.shape is None])
+def test_training_resamples_as_inference_does(ct, name):
+    """The segmenter resamples with ``model_grid`` and ``resample`` and rounds nothing; training keeps whole HU."""
+    grid = PRESETS[name].grid
+    prepared = prepare_case("a", ct, None, grid)
+    seen = sitk.GetArrayFromImage(resample(ct, model_grid(ct, grid.spacing, grid.orientation)))
+    assert np.abs(prepared.hu - seen).max() <= 0.5
+    if grid.scaling == "window":
+        inferred = window(seen, *grid.hu_window)
+        assert np.abs(prepared.scaled(prepared.hu, grid) - inferred).max() <= 0.5 / 350
+
+
+def test_the_command_lists_presets_prepares_cases_and_trains_on_them(dca, coarse_phantom, tmp_path):
+    import json
+
+    listed = dca("dataset", "presets")
+    assert listed.code == 0 and all(name in listed.out for name in PRESETS)
+    entry = {"image": str(coarse_phantom / "ct.nii.gz"), "label": str(coarse_phantom / "labels.nii.gz")}
+    (tmp_path / "list.json").write_text(json.dumps({"training": [entry]}))
+    own = ("--preprocessing", "magicnet", "--spacing", "14,14,14")
+    prepared = dca("dataset", "prepare", tmp_path / "list.json", "--cache", tmp_path / "cache", *own)
+    assert prepared.code == 0 and "1 cases" in prepared.out, prepared.err
+    (made,) = (tmp_path / "cache" / "14x14x14mm-RAS").iterdir()
+    written = made.stat().st_mtime_ns
+    tiny = ("--filters", 1, "--patch", 32, "--batch", 1, "--steps", 1, "--device", "cpu", "--cache", tmp_path / "cache")
+    trained = dca("train", "-o", tmp_path / "run", "--data", tmp_path / "list.json", *own, *tiny)
+    assert trained.code == 0, trained.err
+    grid = json.loads((tmp_path / "run" / "run.json").read_text())["options"]["grid"]
+    assert grid["scaling"] == "z_score" and grid["spacing"] == [14, 14, 14] and made.stat().st_mtime_ns == written
+    refused = dca("train", "-o", tmp_path / "other", "--preprocessing", "dhc", "--spacing", "4,4,4")
+    assert refused.code == 2 and "same number of voxels" in refused.err
