@@ -27,6 +27,7 @@ from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.exchange import export_ct, import_result, require_ct
 from DCASegmentationLib.scene.target import own_organs, require_target
 from DCASegmentationLib.scene.volumes import show_ct
+from DCASegmentationLib.worker_protocol import FoundDevices
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -124,7 +125,13 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiFolder = Path(self.resourcePath("UI"))
         self.segmentPanel = SegmentPanel(
-            self.ui.segmentSection.layout(), uiFolder, self.onApply, self.onCancel, self.onModelChosen
+            self.ui.segmentSection.layout(),
+            uiFolder,
+            self.onApply,
+            self.onCancel,
+            self.onModelChosen,
+            self.onDevicesWanted,
+            {device.value: device.name for device in Device},
         )
         self.setupPanel = SetupPanel(self.ui.setupSection.layout(), uiFolder, self.onSetupChanged)
         self.expertsPanel = ExpertsPanel(self.ui.expertsSection.layout(), uiFolder)
@@ -205,6 +212,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.expertsPanel.setParameterNode(parameterNode)
         if parameterNode is not None:
             self._connections = [parameterNode.connectGui(panel.ui) for panel in self.panels]
+            self.segmentPanel.updateDevices()
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self.onParameterNodeModified)
             self.onParameterNodeModified()
         else:
@@ -235,6 +243,21 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._parameterNode is not None:
             self._parameterNode.modelName = name
         self.segmentPanel.setApplicable(self._hindrance())
+
+    def onDevicesWanted(self) -> None:
+        """The list of devices came into sight: the worker, which loads PyTorch, says what there is."""
+        if requirements.torchVersion() is None:
+            self.segmentPanel.showDevices(None, _("PyTorch, once it is installed, tells what there is."))
+            return
+        self.segmentPanel.showDevices(None, _("Looking for devices..."))
+        try:
+            self.logic.findDevices(self.onDevicesFound)
+        except UserError as error:
+            self.segmentPanel.showDevices(None, str(error))
+
+    def onDevicesFound(self, devices: FoundDevices | None) -> None:
+        unknown = _("PyTorch did not tell what there is; the log says more.")
+        self.segmentPanel.showDevices(devices, unknown if devices is None else "")
 
     def onSetupChanged(self) -> None:
         """Models or packages may have come or gone."""
@@ -397,6 +420,14 @@ class DCASegmentationLogic(ScriptedLoadableModuleLogic):
         if outcomes[0].error is not None:
             raise outcomes[0].error
         return outcomes[0].nodes
+
+    def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
+        """Ask what this computer has to compute on; ``onFound(devices)`` tells later, with None if it is not known.
+
+        ``devices.found`` names what ``segment`` takes as ``device``, ``devices.missing`` says why the others are not
+        there. It waits for a run that goes on. Raises UserError if Slicer's Python is not found.
+        """
+        self._runner.findDevices(onFound)
 
     def cancel(self) -> None:
         """Stop the run, if there is one; its ``onFinished`` is called when it has ended."""

@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 import SimpleITK as sitk
 from DCASegmentationLib import __version__
-from DCASegmentationLib.worker_protocol import VERSION, Done, Failure, Hello, Log, Progress, encode
+from DCASegmentationLib.worker_protocol import (
+    VERSION,
+    Devices,
+    Done,
+    Failure,
+    FoundDevices,
+    Hello,
+    Log,
+    Progress,
+    encode,
+)
 from worker_client import EVERYTHING, MANY_WINDOWS, Worker, worker_environment
 
 pytest_plugins = ("worker_cases",)
@@ -64,6 +74,13 @@ def files_of(folder):
 def test_the_first_line_says_who_is_there(new_worker):
     worker = new_worker()
     assert worker.next_event() == Hello(VERSION, worker.process.pid, __version__)
+
+
+def test_what_there_is_to_compute_on_is_told_and_can_be_chosen(warm, request_for):
+    warm.write(encode(Devices("7")))
+    answer = warm.next_event()
+    assert isinstance(answer, FoundDevices) and answer.id == "7"
+    assert "cpu" in answer.found and not set(answer.found) & set(answer.missing)
 
 
 def test_a_run_leaves_the_folder_that_was_asked_for(warm, request_for):

@@ -8,8 +8,10 @@ import pytest
 from DCASegmentationLib.worker_protocol import (
     VERSION,
     Cancel,
+    Devices,
     Done,
     Failure,
+    FoundDevices,
     Hello,
     Log,
     Progress,
@@ -26,6 +28,7 @@ REQUESTS = [
     Segment("1", "/data/ct.nrrd", "/data/out"),
     Segment("läuft-2", "/data/Müller 腹部/ct.nrrd", "/data/out", "model", "cuda:1", {"overlap": 0.25, "organs": None}),
     Cancel("1"),
+    Devices("2"),
     Quit(),
 ]
 EVENTS = [
@@ -37,6 +40,7 @@ EVENTS = [
     Failure(None, "No.", "Do.", "Trace"),
     Failure("1", "No."),
     WasCancelled("1"),
+    FoundDevices("2", {"cuda": "NVIDIA T4, 15 GiB", "cpu": "8 threads"}, {"mps": "none found"}),
 ]
 
 
@@ -79,7 +83,7 @@ def test_fields_of_a_later_minor_change_are_passed_over():
         (b"\xff\xfe\x00", "no line of JSON"),
         (b"[" * 100_000, "no line of JSON"),
         (b"[1, 2]", "no JSON object"),
-        (b'{"version": 1}', "There is no 'None'; there are segment, cancel, quit."),
+        (b'{"version": 1}', "There is no 'None'; there are segment, cancel, devices, quit."),
         (b'{"type": "fly", "version": 1}', "There is no 'fly'"),
         (b'{"type": ["segment"], "version": 1}', "There is no"),
         (b'{"type": "done", "version": 1, "id": "1"}', "There is no 'done'"),

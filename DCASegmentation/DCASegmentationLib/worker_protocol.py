@@ -9,11 +9,13 @@ Requests, each with ``version``, the number of this protocol:
     {"type": "segment", "version": 1, "id": "1", "ct": "/data/ct.nrrd", "out": "/data/result",
      "bundle": "/models/first", "device": "auto", "options": {"attention_levels": [4], "entropy": true}}
     {"type": "cancel", "version": 1, "id": "1"}
+    {"type": "devices", "version": 1, "id": "2"}
     {"type": "quit", "version": 1}
 
 ``id`` is the caller's own word for the run. ``ct`` is an image file or a folder of DICOM files; ``out`` is the folder
 to make, which must not exist. ``bundle`` is the folder or name of a model, null for the default one; ``options`` are
-fields of ``inference.options.SegmentOptions``. ``bundle``, ``device`` and ``options`` may be left out.
+fields of ``inference.options.SegmentOptions``. ``bundle``, ``device`` and ``options`` may be left out. ``devices`` asks
+what there is to compute on; it is answered once PyTorch is loaded and no run goes on, by found_devices or error.
 
 Events:
 
@@ -24,6 +26,7 @@ Events:
      "seconds": {"reading": 0.2, "network": 9.1}, "warnings": []}
     {"type": "error", "id": "1", "problem": "...", "remedy": "...", "details": ""}
     {"type": "cancelled", "id": "1"}
+    {"type": "found_devices", "id": "2", "found": {"cpu": "8 threads"}, "missing": {"cuda": "...", "mps": "..."}}
 
 Each ``segment`` is answered by exactly one of done, error and cancelled; only done leaves a folder. One run goes at a
 time: a second ``segment`` meanwhile is an error, and the first goes on. A line that is no request is answered by an
@@ -35,7 +38,8 @@ A cancel is answered in a few tenths of a second, but for the seconds after the 
 other thread of the worker gets its turn. Who cannot wait ends the process group that the worker leads (on Windows, its
 process tree) and removes the remains by ``partials.remove_partials``.
 
-Version 1 is changed by new optional fields only, which readers pass over; anything else needs a new number.
+Version 1 is changed only by what an older side can do without: new optional fields, which readers pass over, and new
+requests, which an older worker answers by an error. Anything else needs a new number.
 This file is loaded by Slicer and by the worker, and knows Python's standard library alone.
 """
 
@@ -79,6 +83,14 @@ class Cancel:
     """Stop the run ``id``, leave nothing of it, and end."""
 
     type: ClassVar[str] = "cancel"
+    id: str
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Tell what there is to compute on."""
+
+    type: ClassVar[str] = "devices"
     id: str
 
 
@@ -148,17 +160,29 @@ class WasCancelled:
     id: str
 
 
-Request = Segment | Cancel | Quit
-Event = Hello | Progress | Log | Done | Failure | WasCancelled
+@dataclass(frozen=True)
+class FoundDevices:
+    """``found``: what is there, by the names that ``Segment.device`` takes; ``missing``: why the others are not."""
 
-REQUESTS: Mapping[str, type[Request]] = {kind.type: kind for kind in (Segment, Cancel, Quit)}
-EVENTS: Mapping[str, type[Event]] = {kind.type: kind for kind in (Hello, Progress, Log, Done, Failure, WasCancelled)}
+    type: ClassVar[str] = "found_devices"
+    id: str
+    found: Mapping[str, str]
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+
+Request = Segment | Cancel | Devices | Quit
+Event = Hello | Progress | Log | Done | Failure | WasCancelled | FoundDevices
+
+REQUESTS: Mapping[str, type[Request]] = {kind.type: kind for kind in (Segment, Cancel, Devices, Quit)}
+EVENTS: Mapping[str, type[Event]] = {
+    kind.type: kind for kind in (Hello, Progress, Log, Done, Failure, WasCancelled, FoundDevices)
+}
 
 
 def encode(message: Request | Event) -> bytes:
     """``message`` as one line. Raises ValueError for numbers that JSON lacks (NaN, infinity)."""
     content: dict[str, Any] = {"type": message.type}
-    if isinstance(message, Segment | Cancel | Quit):
+    if isinstance(message, Request):
         content["version"] = VERSION
     return json.dumps({**content, **asdict(message)}, allow_nan=False).encode("ascii") + b"\n"
 

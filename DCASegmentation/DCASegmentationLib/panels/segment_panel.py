@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 
@@ -13,15 +13,19 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels.device_list import showDevices
 from DCASegmentationLib.panels.model_card import modelCard
 from DCASegmentationLib.panels.model_list import Model, availableModels
 from DCASegmentationLib.panels.remaining_time import RemainingTime
+from DCASegmentationLib.worker_protocol import FoundDevices
 
 
 class SegmentPanel:
     """``layout`` is where the panel goes.
 
-    ``onApply()`` and ``onCancel()`` are called for the button, ``onModelChosen(name)`` when the user picks a model.
+    ``onApply()`` and ``onCancel()`` are called for the button, ``onModelChosen(name)`` when the user picks a model,
+    ``onDevicesWanted()`` when the list of devices comes into sight and nobody has said yet what there is;
+    ``deviceNames`` are the items of that list by the worker's word for each.
     The node selectors and the device are bound to the parameter node by their ``SlicerParameterName``; the models are
     not, because which there are is known only on this computer.
     """
@@ -33,8 +37,12 @@ class SegmentPanel:
         onApply: Callable[[], None],
         onCancel: Callable[[], None],
         onModelChosen: Callable[[str], None],
+        onDevicesWanted: Callable[[], None],
+        deviceNames: Mapping[str, str],
     ) -> None:
         self._onApply, self._onCancel, self._onModelChosen = onApply, onCancel, onModelChosen
+        self._onDevicesWanted, self._deviceNames = onDevicesWanted, deviceNames
+        self._devices: FoundDevices | None = None
         self._models: dict[str, Model] = {}
         self._remaining: RemainingTime | None = None
         self._wanted = ""
@@ -43,7 +51,8 @@ class SegmentPanel:
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.ui.applyButton.connect("clicked()", self._onButton)
         self.ui.modelSelector.connect("activated(int)", self._onModelActivated)
-        self.ui.deviceUsedLabel.text = _("Automatic takes a GPU where PyTorch finds one.")
+        self.ui.advancedGroup.connect("toggled(bool)", self._onAdvancedToggled)
+        self._showDeviceNote("")
         self.ui.messageLabel.visible = False
         shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), self.widget)
         shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
@@ -73,6 +82,16 @@ class SegmentPanel:
         if name != self._wanted or not name:
             self._wanted = name
             self._fillModelSelector()
+
+    def showDevices(self, devices: FoundDevices | None, note: str = "") -> None:
+        """Say for each device what was found of it; None while that is not known, with what to say about it."""
+        self._devices = devices
+        self.updateDevices()
+        self._showDeviceNote(note)
+
+    def updateDevices(self) -> None:
+        """Write the texts again: binding the list to a parameter node fills it with bare names."""
+        showDevices(self.ui.deviceSelector, self._deviceNames, self._devices)
 
     def setApplicable(self, hindrance: str) -> None:
         """Enable Apply unless there is a ``hindrance``, which becomes its tool tip. A run can always be cancelled."""
@@ -116,7 +135,7 @@ class SegmentPanel:
         found = _("{count} organs were segmented in {seconds:.0f} s.").format(count=organs, seconds=seconds)
         self._showMessage(" ".join([found, *warnings]))
         self.log(" ".join([found, _("Device: {device}.").format(device=device)]))
-        self.ui.deviceUsedLabel.text = _("Used last: {device}").format(device=device)
+        self._showDeviceNote(_("Used last: {device}").format(device=device))
 
     def showMessage(self, message: str) -> None:
         """Say something that is no fault."""
@@ -134,6 +153,9 @@ class SegmentPanel:
     def log(self, message: str) -> None:
         """Add a line to the log, with the time of day."""
         self.ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {message}")
+
+    def _showDeviceNote(self, text: str) -> None:
+        self.ui.deviceNoteLabel.text = text or _("Automatic takes a GPU where PyTorch finds one.")
 
     def _showMessage(self, text: str) -> None:
         self.ui.messageLabel.text = text
@@ -164,6 +186,10 @@ class SegmentPanel:
         chosen = self.model
         self.ui.modelCardGroup.visible = chosen is not None
         self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else ""
+
+    def _onAdvancedToggled(self, opened: bool) -> None:
+        if opened and self._devices is None:
+            self._onDevicesWanted()
 
     def _onModelActivated(self, index: int) -> None:
         self._wanted = self.ui.modelSelector.itemData(index)

@@ -25,7 +25,7 @@ from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.exchange import ResultFiles, export_ct, require_ct, show_result
 from DCASegmentationLib.scene.region import Region
 from DCASegmentationLib.scene.target import require_target
-from DCASegmentationLib.worker_protocol import Done, Failure, Segment
+from DCASegmentationLib.worker_protocol import Done, Failure, FoundDevices, Segment
 
 # What the Experts section shows.
 ALL_MAPS: Mapping[str, Any] = {
@@ -136,6 +136,15 @@ class SegmentationRunner:
             self._clear()
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
+        """Ask the worker, which starts if need be, what there is to compute on: see ``WorkerProcess.findDevices``.
+
+        Raises UserError if no worker can be started.
+        """
+        if self._worker is None:
+            self._worker = self._newWorker()
+        self._worker.findDevices(onFound)
 
     def cancel(self) -> None:
         """Stop the run, if there is one; ``onFinished`` tells when it has ended."""

@@ -10,11 +10,12 @@ from pathlib import Path
 import qt
 
 from ..partials import remove_folder, remove_partials
-from ..worker_protocol import Cancel, Done, Event, Failure, Progress, Segment, WasCancelled
+from ..worker_protocol import Cancel, Devices, Done, Event, Failure, FoundDevices, Progress, Segment, WasCancelled
 from .worker_connection import Ending, WorkerConnection
 
 _MILLISECONDS_TO_CANCEL = 600
 _MILLISECONDS_TO_STOP = 2000
+_DEVICES = "devices"  # the id of the only request of its kind
 
 
 @dataclass
@@ -54,6 +55,7 @@ class WorkerProcess:
         self._onLog = onLog
         self._connection: WorkerConnection | None = None
         self._run: _Run | None = None
+        self._onDevices: Callable[[FoundDevices | None], None] | None = None
         self._lastLogLines: list[str] = []
 
     @property
@@ -110,6 +112,13 @@ class WorkerProcess:
         assert self._connection is not None
         self._connection.send(request)
 
+    def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
+        """Ask what there is to compute on; ``onFound`` is told once, after a run that goes on, None if it cannot be."""
+        self.start()
+        self._onDevices = onFound
+        assert self._connection is not None
+        self._connection.send(Devices(_DEVICES))
+
     def cancel(self) -> None:
         """Stop the run that goes on, if one does: its process is gone within a second, then ``onCancelled`` comes."""
         run = self._run
@@ -127,7 +136,7 @@ class WorkerProcess:
     def stop(self) -> None:
         """End the worker, without calling anyone; what a run has half written is removed."""
         run, connection = self._run, self._connection
-        self._run = self._connection = None
+        self._run = self._connection = self._onDevices = None
         if connection is not None:
             connection.killAndWait(_MILLISECONDS_TO_STOP)
         if run is not None:
@@ -137,8 +146,16 @@ class WorkerProcess:
         if self._onLog is not None:
             self._onLog(line)
 
+    def _tellDevices(self, found: FoundDevices | None) -> None:
+        onDevices, self._onDevices = self._onDevices, None
+        if onDevices is not None:
+            onDevices(found)
+
     def _onEvent(self, event: Event) -> None:
         run = self._run
+        if getattr(event, "id", None) == _DEVICES:
+            self._tellDevices(event if isinstance(event, FoundDevices) else None)
+            return
         # A failure of no run is one of a request that could not be read.
         if run is None or getattr(event, "id", None) not in (run.request.id, None):
             return
@@ -163,6 +180,7 @@ class WorkerProcess:
         run = self._run
         self._lastLogLines = self.lastLogLines
         self._run = self._connection = None
+        self._tellDevices(None)
         if run is None:
             return
         run.removeTraces()

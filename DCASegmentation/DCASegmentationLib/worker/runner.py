@@ -12,10 +12,11 @@ from ..bundle.loading import Bundle
 from ..errors import Cancelled, UserError
 from ..inference.allocator import keep_freed_memory
 from ..inference.device import is_out_of_memory
+from ..inference.found_devices import found_devices, missing_devices
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
 from ..job import Job, segment_to_folder
-from ..worker_protocol import Done, Segment
+from ..worker_protocol import Devices, Done, FoundDevices, Segment
 
 Progress = Callable[[float, str], None]
 
@@ -57,6 +58,10 @@ class Runner:
         for warning in result.warnings:
             self._log(f"Warning: {warning}")
         return Done(request.id, str(out), result.device, result.seconds, tuple(result.warnings))
+
+    def devices(self, request: Devices) -> FoundDevices:
+        """What this computer can compute on."""
+        return FoundDevices(request.id, found_devices(), missing_devices())
 
     def _segmenter_for(self, bundle: Bundle, device: str) -> Segmenter:
         # The metadata hold the checksum of the weights, and loading has just compared it: an equal bundle is the

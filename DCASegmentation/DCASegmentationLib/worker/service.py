@@ -16,6 +16,7 @@ from ..partials import remove_folder, remove_partials
 from ..worker_protocol import (
     VERSION,
     Cancel,
+    Devices,
     Failure,
     Hello,
     Log,
@@ -73,7 +74,7 @@ class Service:
         self._lock = threading.Lock()
         self._ending = threading.Lock()
         self._run: Run | None = None
-        self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Run | Devices] = queue.SimpleQueue()
         self._runner: Runner | None = None
 
     def serve(self) -> NoReturn:
@@ -87,13 +88,18 @@ class Service:
         except LibraryError as error:
             problem = error
         while True:
-            run = self._runs.get()
+            work = self._work.get()
             if problem is not None:
-                if run.settle():
-                    self._channel.send(failure_of(run.request.id, problem))
+                if isinstance(work, Devices):
+                    self._channel.send(failure_of(work.id, problem))
+                elif work.settle():
+                    self._channel.send(failure_of(work.request.id, problem))
                 # What failed to load may load in a new process, once it is repaired.
                 self._end()
-            self._do(run)
+            elif isinstance(work, Devices):
+                self._tell_devices(work)
+            else:
+                self._do(work)
 
     def _load_libraries(self) -> None:
         try:
@@ -103,6 +109,14 @@ class Service:
 
     def _log(self, message: str) -> None:
         self._channel.send(Log(message))
+
+    def _tell_devices(self, request: Devices) -> None:
+        assert self._runner is not None
+        try:
+            self._channel.send(self._runner.devices(request))
+        # A driver that is broken raises anything; the CPU still works.
+        except Exception as error:
+            self._channel.send(failure_of(request.id, error))
 
     def _do(self, run: Run) -> None:
         assert self._runner is not None
@@ -150,6 +164,8 @@ class Service:
             self._accept(request)
         elif isinstance(request, Cancel):
             self._cancel(request.id)
+        elif isinstance(request, Devices):
+            self._work.put(request)
         else:
             self._end()
 
@@ -158,7 +174,7 @@ class Service:
             busy = self._run is not None
             if not busy:
                 self._run = Run(request)
-                self._runs.put(self._run)
+                self._work.put(self._run)
         if busy:
             self._channel.send(
                 Failure(request.id, "A segmentation is running already.", "Wait until it is done, or cancel it.")

@@ -1,0 +1,110 @@
+"""What there is to compute on is known before a run: asked of the worker, shown in the panel's list."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from DCASegmentationLib.inference.device import choose_device
+from DCASegmentationLib.inference.found_devices import found_devices, missing_devices
+from DCASegmentationLib.worker_protocol import FoundDevices
+
+GIB = 2**30
+
+
+def test_every_device_found_can_be_chosen():
+    assert list(found_devices())[-1] == "cpu"
+    for name in found_devices():
+        assert choose_device(name).torch_device.type == name.split(":")[0]
+
+
+def test_a_device_is_found_or_missing_and_never_both():
+    assert not set(found_devices()) & set(missing_devices())
+    assert {"cuda", "mps", "cpu"} <= {*found_devices(), *missing_devices()}
+
+
+def test_each_graphics_card_is_told_with_its_memory(monkeypatch):
+    cards = [("NVIDIA RTX 3090", 24 * GIB), ("NVIDIA T4", 15 * GIB)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda index: SimpleNamespace(name=cards[index][0], total_memory=cards[index][1]),
+    )
+    found = found_devices()
+    assert (found["cuda"], found["cuda:1"]) == ("NVIDIA RTX 3090, 24 GiB", "NVIDIA T4, 15 GiB")
+    assert "cuda" not in missing_devices()
+
+
+@pytest.mark.parametrize(("built", "reason"), [(True, "none found"), (False, "this PyTorch is built without it")])
+def test_why_there_is_no_cuda_is_told(monkeypatch, built, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
+    assert missing_devices()["cuda"] == reason
+
+
+def titles(panel: Any) -> list[str]:
+    selector = panel.segmentPanel.ui.deviceSelector
+    return [selector.itemText(index) for index in range(selector.count)]
+
+
+BARE = ["Automatic", "CUDA", "MPS", "CPU"]
+
+
+@pytest.fixture
+def panel(module_widget, warm_worker) -> Any:
+    return module_widget
+
+
+@pytest.mark.scene
+def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, module, slicer_bench):
+    import slicer
+
+    assert titles(panel) == BARE
+    panel._parameterNode.device = module.Device.CPU
+    panel.segmentPanel.ui.advancedGroup.collapsed = False
+    assert panel.segmentPanel.ui.deviceNoteLabel.text == "Looking for devices..."
+    slicer_bench.wait_for(lambda: titles(panel) != BARE, 60)
+    shown = dict(zip(BARE, titles(panel), strict=True))
+    assert shown["CPU"].startswith("CPU: ") and shown["CPU"].endswith(" threads")
+    assert shown["Automatic"] == f"Automatic: {next(iter(found_devices())).upper()}"
+    for name, reason in missing_devices().items():
+        assert shown[name.upper()] == f"{name.upper()}: {reason}"
+    assert panel._parameterNode.device is module.Device.CPU
+    assert panel.segmentPanel.ui.deviceNoteLabel.text != "Looking for devices..."
+    slicer.mrmlScene.Clear(0)
+    assert titles(panel) == list(shown.values()), "the next scene binds the list again, which writes bare names"
+    assert panel._parameterNode.device is module.Device.Automatic
+
+
+@pytest.mark.scene
+def test_before_pytorch_is_there_the_list_says_so(panel, slicer_bench):
+    slicer_bench.torch.is_installed = False
+    panel.segmentPanel.ui.advancedGroup.collapsed = False
+    assert "once it is installed" in panel.segmentPanel.ui.deviceNoteLabel.text
+    assert titles(panel) == BARE
+
+
+@pytest.mark.scene
+def test_further_cards_are_counted_and_automatic_names_the_first(panel):
+    found = {"cuda": "NVIDIA RTX 3090, 24 GiB", "cuda:1": "NVIDIA T4, 15 GiB", "cpu": "8 threads"}
+    panel.segmentPanel.showDevices(FoundDevices("1", found, {"mps": "on Apple computers only"}))
+    assert titles(panel) == [
+        "Automatic: CUDA",
+        "CUDA: NVIDIA RTX 3090, 24 GiB, and 1 more",
+        "MPS: on Apple computers only",
+        "CPU: 8 threads",
+    ]
+
+
+@pytest.mark.scene
+def test_a_worker_that_cannot_start_leaves_the_list_usable(module_widget, module, slicer_bench, monkeypatch, tmp_path):
+    from DCASegmentationLib.panels.worker_process import WorkerProcess
+
+    monkeypatch.setattr(module, "newWorker", lambda _log: WorkerProcess(str(tmp_path / "no-python"), tmp_path))
+    module_widget.segmentPanel.ui.advancedGroup.collapsed = False
+    slicer_bench.wait_for(lambda: "did not tell" in module_widget.segmentPanel.ui.deviceNoteLabel.text)
+    assert titles(module_widget) == BARE
