@@ -2,6 +2,7 @@
 
 import enum
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -110,13 +111,14 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: its sections, and who of them tells whom."""
 
     def __init__(self, parent: Any = None) -> None:
-        ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic: DCASegmentationLogic | None = None
         self._parameterNode: Any = None
         self._connections: list[Any] = []
         self._shown: Any = None
         self._isEntered = False
+        # The last: without a parent it sets the panel up at once.
+        ScriptedLoadableModuleWidget.__init__(self, parent)
 
     def setup(self) -> None:
         ScriptedLoadableModuleWidget.setup(self)
@@ -165,6 +167,20 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         for panel in [self.setupPanel, *self.resultPanels]:
             panel.cleanup()
         self.logic.stop()
+
+    def onReload(self) -> None:
+        """Developers' Reload: takes the library anew too, not this file alone. A run that goes on is ended."""
+        mine = ("DCASegmentation", "DCASegmentationLib")
+        before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in mine}
+        try:
+            ScriptedLoadableModuleWidget.onReload(self)
+        except BaseException:
+            # New code that cannot be read leaves this panel in place, with the library it came with.
+            sys.modules.update(before)
+            raise
+        if self._isEntered:
+            # Slicer sets the new panel up, but does not tell it that it is seen.
+            slicer.modules.DCASegmentationWidget.enter()
 
     def enter(self) -> None:
         self._isEntered = True

@@ -143,7 +143,7 @@ class Bench:
         top.setLayout(QtWidgets.QVBoxLayout())
         top.setMRMLScene(slicer.mrmlScene)
         widget = getattr(module, f"{name}Widget")(top)
-        top._state.python_widget = widget
+        top._state.python_widget, top._state.module_name = widget, name
         getattr(slicer.modules, name.lower())._widget = top
         self._put(vars(slicer.modules), f"{name}Widget", widget)
         widget.setup()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
+import slicer
 from PySide6 import QtWidgets
 
 from bench.stand_in import Signal, StandIn
@@ -31,6 +33,14 @@ class qSlicerScriptedLoadableModuleWidget(StandIn, QtWidgets.QWidget):
     def setMRMLScene(self, scene: Any) -> None:
         self._state.scene = scene
         self.mrmlSceneChanged.emit(scene)
+
+    def reload(self) -> None:
+        """A new panel in this place, of the class that the module has now. It is set up, but not entered."""
+        name = self._state.module_name
+        widget = getattr(sys.modules[name], f"{name}Widget")(self)
+        self._state.python_widget = widget
+        setattr(slicer.modules, f"{name}Widget", widget)
+        widget.setup()
 
     def self(self) -> Any:
         """The module's Python widget."""

@@ -59,7 +59,6 @@ class ScriptedLoadableModuleWidget:
         else:
             self.parent = parent
         self.layout = self.parent.layout()
-        self.logic: Any = None
         if parent is None:
             self.setup()
 
@@ -71,6 +70,10 @@ class ScriptedLoadableModuleWidget:
 
     def cleanup(self) -> None:
         """Called when the application closes and the module's widget is destroyed."""
+
+    def onReload(self) -> None:
+        """The developer's button, by the function of Slicer's own ``slicer.util``."""
+        slicer.util.reloadScriptedModule(self.moduleName)
 
     def setupDeveloperSection(self) -> None:
         """Nothing to reload here."""

@@ -1,0 +1,71 @@
+"""Reload in developer mode: the library too is taken anew, whatever goes on, and broken code costs nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.scene
+slicer = pytest.importorskip("slicer")
+
+from module_driving import (  # noqa: E402
+    add_ct,
+    apply,
+    message,
+    segmentations,
+    temporary_files,
+    wait_for_end,
+    worker_process_id,
+)
+from worker_client import is_gone  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(autouse=True)
+def the_library_of_other_tests_stays() -> Iterator[None]:
+    before = dict(sys.modules)
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "DCASegmentationLib"]:
+        sys.modules.pop(name)
+    sys.modules.update({name: module for name, module in before.items() if name.startswith("DCASegmentationLib")})
+
+
+def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_bench):
+    library = sys.modules["DCASegmentationLib.panels.segment_panel"]
+    add_ct("CT")
+    module_widget.enter()
+    apply(module_widget)
+    worker = worker_process_id()
+    module_widget.onReload()
+    panel = slicer.modules.DCASegmentationWidget
+    try:
+        assert panel is not module_widget
+        assert sys.modules["DCASegmentationLib.panels.segment_panel"] is not library
+        assert type(panel.segmentPanel) is sys.modules["DCASegmentationLib.panels.segment_panel"].SegmentPanel
+        assert is_gone(worker, 5) and temporary_files() == []
+        assert panel._isEntered and panel.segmentPanel.ui.applyButton.enabled
+        apply(panel)
+        wait_for_end(panel, slicer_bench)
+        assert len(segmentations()) == 1, message(panel)
+    finally:
+        panel.exit()
+        panel.cleanup()
+
+
+def test_broken_code_is_not_taken_and_the_panel_goes_on(module_widget, slicer_bench, tmp_path, monkeypatch):
+    modules = {name: module for name, module in sys.modules.items() if name.startswith("DCASegmentation")}
+    broken = tmp_path / "DCASegmentation.py"
+    broken.write_text(Path(slicer.modules.dcasegmentation.path).read_text(encoding="utf-8") + "\ndef half(:\n")
+    monkeypatch.setattr(slicer.modules.dcasegmentation, "path", str(broken))
+    with pytest.raises(SyntaxError):
+        module_widget.onReload()
+    assert slicer.modules.DCASegmentationWidget is module_widget
+    assert {name: sys.modules[name] for name in modules} == modules
