@@ -116,7 +116,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode: Any = None
         self._connections: list[Any] = []
         self._shown: Any = None
-        self._isEntered = False
+        self.isEntered = False
         # The last: without a parent it sets the panel up at once.
         ScriptedLoadableModuleWidget.__init__(self, parent)
 
@@ -178,12 +178,12 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             # New code that cannot be read leaves this panel in place, with the library it came with.
             sys.modules.update(before)
             raise
-        if self._isEntered:
+        if self.isEntered:
             # Slicer sets the new panel up, but does not tell it that it is seen.
             slicer.modules.DCASegmentationWidget.enter()
 
     def enter(self) -> None:
-        self._isEntered = True
+        self.isEntered = True
         self.initializeParameterNode()
         self.setupPanel.update()
         self.onSetupChanged()
@@ -192,13 +192,13 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.onCorrectCollapsed(self.ui.correctSection.collapsed)
 
     def exit(self) -> None:
-        self._isEntered = False
+        self.isEntered = False
         for panel in self.resultPanels:
             panel.exit()
 
     def onCorrectCollapsed(self, collapsed: bool) -> None:
         """The Segment Editor works only while it can be seen."""
-        (self.correctPanel.exit if collapsed or not self._isEntered else self.correctPanel.enter)()
+        (self.correctPanel.exit if collapsed or not self.isEntered else self.correctPanel.enter)()
 
     def onSceneStartClose(self, caller: Any, event: str) -> None:
         self.setParameterNode(None)
@@ -295,7 +295,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _start(self) -> None:
         parameters = self._parameterNode
         if requirements.torchVersion() is None:
-            requirements.installTorch()
+            requirements.installTorch(self.segmentPanel.showMessage)
             self.setupPanel.update()
         target = parameters.outputSegmentation
         if target is not None:
@@ -476,8 +476,13 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
         self.assertEqual(widget.segmentPanel.ui.applyButton.text, _("Apply"))
         self.assertFalse(widget.segmentPanel.ui.applyButton.enabled, "there is no CT")
         self._phantom()
+        wasEntered = widget.isEntered
         widget.enter()
-        self.assertEqual(widget.segmentPanel.ui.inputVolumeSelector.currentNode().GetName(), "Phantom")
+        try:
+            self.assertEqual(widget.segmentPanel.ui.inputVolumeSelector.currentNode().GetName(), "Phantom")
+        finally:
+            if not wasEntered:
+                widget.exit()
         self.delayDisplay("The panel is there and takes the CT")
 
     def test_ParameterNodeKeepsChoices(self) -> None:

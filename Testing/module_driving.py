@@ -42,7 +42,14 @@ def temporary_files() -> list[Path]:
 
 
 def worker_process_id() -> int:
-    """The child of this process that runs a worker, found as a task manager finds it; the youngest of several."""
+    """The child of this process that runs a worker; the youngest of several."""
+    found = worker_processes()
+    assert found, "no worker runs"
+    return max(found, key=lambda pid: found[pid])
+
+
+def worker_processes() -> dict[int, int]:
+    """The children of this process that run a worker, found as a task manager finds them, with their time of start."""
     found: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -52,8 +59,7 @@ def worker_process_id() -> int:
             continue
         if int(fields[1]) == os.getpid() and b"DCASegmentationLib.worker" in command:
             found[int(process.name)] = int(fields[19])  # the time it was started at
-    assert found, "no worker runs"
-    return max(found, key=lambda pid: found[pid])
+    return found
 
 
 def node_ids() -> set[str]:

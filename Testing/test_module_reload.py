@@ -51,7 +51,7 @@ def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_b
         assert sys.modules["DCASegmentationLib.panels.segment_panel"] is not library
         assert type(panel.segmentPanel) is sys.modules["DCASegmentationLib.panels.segment_panel"].SegmentPanel
         assert is_gone(worker, 5) and temporary_files() == []
-        assert panel._isEntered and panel.segmentPanel.ui.applyButton.enabled
+        assert panel.isEntered and panel.segmentPanel.ui.applyButton.enabled
         apply(panel)
         wait_for_end(panel, slicer_bench)
         assert len(segmentations()) == 1, message(panel)

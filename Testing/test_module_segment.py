@@ -221,11 +221,6 @@ def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, slice
         module.DCASegmentationLogic().segment(labels)
 
 
-def test_the_self_test_of_the_module_passes(panel, module, slicer_bench):
-    module.DCASegmentationTest().runTest()
-    assert "Skipped" not in " ".join(slicer_bench.dialogs.texts)
-
-
 @pytest.mark.parametrize("style", ["light", "dark"])
 def test_the_first_look_is_calm_and_fits_into_400_pixels(panel, screenshot, style):
     for section in ("setupSection", "expertsSection", "resultSection", "correctSection"):

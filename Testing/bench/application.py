@@ -29,6 +29,7 @@ class qSlicerApplication:
         self._settings = QtCore.QSettings(str(folder / "Slicer.ini"), QtCore.QSettings.Format.IniFormat)
         self._layout_manager = qSlicerLayoutManager()
         self._at_startup: list[Callable[..., Any]] = []
+        self._is_testing = False
         self.temporaryPath = str(folder / "temporary")
         self.slicerHome = str(folder / "home")
         Path(self.temporaryPath).mkdir()
@@ -54,7 +55,7 @@ class qSlicerApplication:
         self._qt.processEvents()
 
     def testingEnabled(self) -> bool:
-        return False
+        return self._is_testing
 
     def connect(self, signal: str, receiver: Callable[..., Any]) -> bool:
         if signal == "startupCompleted()":

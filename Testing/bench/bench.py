@@ -118,6 +118,7 @@ class Bench:
         """An empty scene, the standard layout, no settings, nothing told and nothing recorded."""
         slicer.mrmlScene.Clear(0)
         self.app.settings().clear()
+        self.app._is_testing = False
         self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         for told in (self.dialogs, self.packages, self.torch, self.sample_data, self.status_messages, self.slot_errors):
             told.clear()

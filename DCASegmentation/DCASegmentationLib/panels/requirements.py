@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import slicer
@@ -32,7 +33,11 @@ def torchVersion() -> str | None:
 
 def extensionInstalled() -> bool:
     """Whether Slicer's PyTorch extension is there."""
-    return importlib.util.find_spec("PyTorchUtils") is not None
+    try:
+        return importlib.util.find_spec("PyTorchUtils") is not None
+    except ValueError:
+        # Loaded by other means than Python's own import, and so without a spec.
+        return True
 
 
 def extensionsManager() -> Any | None:
@@ -41,20 +46,28 @@ def extensionsManager() -> Any | None:
 
 
 def installExtension() -> None:
-    """Install the PyTorch extension and restart Slicer. Raises UserError if that does not work."""
+    """Install the PyTorch extension and restart Slicer, which asks before both. Raises UserError if it is not there."""
+    _refuseWhileTesting()
     manager = extensionsManager()
     if manager is None or not manager.installExtensionFromServer("PyTorch", True):
         raise UserError(
-            _("The PyTorch extension could not be installed."),
+            _("The PyTorch extension was not installed."),
             _("Check the network, or install it yourself: View / Extensions Manager, search for PyTorch."),
+        )
+    if not extensionInstalled():
+        raise UserError(
+            _("The PyTorch extension is installed, but not loaded yet."),
+            _("Restart Slicer, then press Install PyTorch here."),
         )
 
 
-def installTorch() -> None:
+def installTorch(announce: Callable[[str], None]) -> None:
     """Install PyTorch through the PyTorch extension, which asks first and chooses the build for this computer.
 
+    ``announce(message)`` is called before: it takes some minutes, in which Slicer does not answer.
     Raises UserError if the extension is missing, the user declines, or the installation fails.
     """
+    _refuseWhileTesting()
     try:
         import PyTorchUtils
     except ImportError:
@@ -62,6 +75,8 @@ def installTorch() -> None:
             _("PyTorch is missing, and so is the PyTorch extension that installs it."),
             _("Open Setup and press Install extension."),
         ) from None
+    announce(_("PyTorch is being installed. This takes some minutes, in which Slicer does not answer."))
+    slicer.app.processEvents()
     try:
         PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
     # Whatever pip and the extension raise, the user needs one sentence and the log.
@@ -74,3 +89,12 @@ def installTorch() -> None:
         ) from error
     if torchVersion() is None:
         raise UserError(_("PyTorch was not installed."), _("Models need it: press Install PyTorch under Setup."))
+
+
+def _refuseWhileTesting() -> None:
+    """A test must not change Slicer's Python; asked nothing, the extension would install."""
+    if slicer.app.testingEnabled():
+        raise UserError(
+            _("Nothing is installed while Slicer runs in testing mode."),
+            _("Install it before the test: PythonSlicer -m pip install torch"),
+        )

@@ -88,7 +88,7 @@ class ResultPanel(VTKObservationMixin):
         self._watch.watch(None)
 
     def onCopy(self) -> None:
-        qt.QApplication.clipboard().setText(as_text(self._rows, delimiter="\t"))
+        slicer.app.clipboard().setText(as_text(self._rows, delimiter="\t"))
         self._say(_("The table was copied."))
 
     def onSaveTable(self) -> None:

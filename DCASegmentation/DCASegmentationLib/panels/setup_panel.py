@@ -62,7 +62,7 @@ class SetupPanel:
         self._attempt(requirements.installExtension)
 
     def onInstallTorch(self) -> None:
-        self._attempt(requirements.installTorch)
+        self._attempt(lambda: requirements.installTorch(self._showMessage))
 
     def onAddZip(self) -> None:
         path = qt.QFileDialog.getOpenFileName(self.widget, _("Add a model"), "", _("Model bundles (*.zip)"))

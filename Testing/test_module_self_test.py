@@ -1,0 +1,89 @@
+"""The module's own test, as Slicer runs it with --testing: without PyTorch and with it, asking and leaving nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import unittest
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.scene
+slicer = pytest.importorskip("slicer")
+
+from DCASegmentationLib.errors import UserError  # noqa: E402
+from module_driving import temporary_files, worker_processes  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def testing_mode(slicer_bench) -> None:
+    slicer_bench.app._is_testing = True
+
+
+@pytest.fixture(autouse=True)
+def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def run_as_ctest_does(caplog: Any) -> tuple[unittest.TestResult, str]:
+    """As ``slicer.testing.runUnitTest`` does for CTest; and what the test said."""
+    caplog.set_level(logging.INFO)
+    result = unittest.TestResult()
+    unittest.TestLoader().loadTestsFromName("DCASegmentation").run(result)
+    return result, caplog.text
+
+
+def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left(module_widget, slicer_bench, caplog):
+    before = worker_processes()
+    result, said = run_as_ctest_does(caplog)
+    assert result.wasSuccessful() and result.testsRun >= 4, (result.errors, result.failures)
+    assert "The phantom is segmented" in said and "Skipped" not in said
+    assert worker_processes() == before and temporary_files() == []
+    assert slicer_bench.dialogs.shown == []
+
+
+def test_without_pytorch_only_the_segmentation_is_left_out(module_widget, slicer_bench, caplog):
+    before = worker_processes()
+    slicer_bench.torch.is_installed = False
+    result, said = run_as_ctest_does(caplog)
+    assert result.wasSuccessful(), (result.errors, result.failures)
+    assert "Skipped: segmentation needs PyTorch" in said and "organs come back" in said
+    assert not slicer_bench.torch.is_installed
+    assert worker_processes() == before and slicer_bench.dialogs.shown == []
+
+
+def test_reload_and_test_runs_the_same(module_widget, module, slicer_bench, caplog):
+    slicer_bench.torch.is_installed = False
+    caplog.set_level(logging.INFO)
+    slicer.modules.DCASegmentationInstance.runTest()
+    assert "Skipped" in caplog.text and "The parameter node keeps choices" in caplog.text
+    assert module_widget.isEntered
+
+
+def test_nothing_is_installed_while_slicer_is_tested(slicer_bench):
+    from DCASegmentationLib.panels import requirements
+
+    slicer_bench.torch.is_installed = False
+    with pytest.raises(UserError, match="testing mode"):
+        requirements.installTorch(print)
+    with pytest.raises(UserError, match="testing mode"):
+        requirements.installExtension()
+    assert not slicer_bench.torch.is_installed
+
+
+def test_loading_the_module_loads_no_pytorch():
+    import subprocess
+
+    library = Path(__file__).parents[1] / "DCASegmentation"
+    code = (
+        f"import sys; sys.path[:0] = [{str(library)!r}, {str(Path(__file__).parent)!r}]\n"
+        "import tempfile; from pathlib import Path\n"
+        "from bench.bench import Bench, installed\n"
+        "with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:\n"
+        "    bench.make_widget(bench.load_module()).cleanup()\n"
+        "raise SystemExit(bool({'torch', 'monai', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
