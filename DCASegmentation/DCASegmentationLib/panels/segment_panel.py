@@ -52,7 +52,7 @@ class SegmentPanel:
         self.ui.applyButton.connect("clicked()", self._onButton)
         self.ui.modelSelector.connect("activated(int)", self._onModelActivated)
         self.ui.advancedGroup.connect("toggled(bool)", self._onAdvancedToggled)
-        self._showDeviceNote("")
+        self._showDeviceNote(_("Automatic takes a GPU where PyTorch finds one."))
         self.ui.messageLabel.visible = False
         shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), self.widget)
         shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
@@ -155,7 +155,8 @@ class SegmentPanel:
         self.ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {message}")
 
     def _showDeviceNote(self, text: str) -> None:
-        self.ui.deviceNoteLabel.text = text or _("Automatic takes a GPU where PyTorch finds one.")
+        self.ui.deviceNoteLabel.text = text
+        self.ui.deviceNoteLabel.visible = bool(text)
 
     def _showMessage(self, text: str) -> None:
         self.ui.messageLabel.text = text
