@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_nothing_and_is_to_be_tried_again(dicom_case, setting
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(work, "write_segmentation", full)
+    monkeypatch.setattr(work, "write_checked", full)
     outcome = work.process(dicom_case, settings)
     assert (outcome.status, outcome.again) == ("failed", True)
     assert "The disk is full" in outcome.reason

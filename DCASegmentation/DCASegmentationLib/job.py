@@ -42,7 +42,8 @@ class Job:
 
     ``ct`` is an image file or a folder of DICOM files, of which ``series`` picks a series; ``out`` is the folder to
     make. ``extension`` chooses the image format of labels and maps. ``overwrite`` replaces an
-    earlier job's folder, nothing else.
+    earlier job's folder, nothing else. ``files`` are those that ``ct`` links to, where it is a temporary folder: the
+    results name them in its place.
     """
 
     ct: Path
@@ -53,6 +54,7 @@ class Job:
     series: str | None = None
     extension: str = ".nrrd"
     overwrite: bool = False
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -163,7 +165,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 def _request(job: Job, ct: sitk.Image) -> dict[str, Any]:
     """All that decides the result, for whoever wants to repeat the run."""
     return {
-        "ct": str(job.ct.resolve()),
+        "ct": [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
         "series": job.series,
         "ct_geometry": _geometry(ct),
         "bundle": {
@@ -203,7 +205,7 @@ def _version(distribution: str) -> str:
 def _log(job: Job, ct: sitk.Image, result: Result) -> str:
     lines = [
         f"{datetime.now(timezone.utc).astimezone():%Y-%m-%d %H:%M:%S %z}",
-        f"CT: {job.ct}",
+        f"CT: {_source(job)}",
         f"Size: {' x '.join(map(str, ct.GetSize()))} voxels of {' x '.join(f'{s:.4g}' for s in ct.GetSpacing())} mm",
         f"Model: {job.bundle.metadata.name}",
         f"Device: {result.device}",
@@ -213,6 +215,17 @@ def _log(job: Job, ct: sitk.Image, result: Result) -> str:
         *(f"Warning: {warning}" for warning in result.warnings),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _source(job: Job) -> str:
+    if not job.files:
+        return _readable(job.ct)
+    return f"{len(job.files)} DICOM files, the first is {_readable(job.files[0])}"
+
+
+def _readable(path: Path) -> str:
+    """``path`` as text that any file can hold, even where its bytes are none."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _part_of(progress: Progress | None, start: float, stop: float) -> Progress | None:

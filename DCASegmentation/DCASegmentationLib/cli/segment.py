@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,8 @@ from .console import output, progress_bar, say_plain, table, warn
 from .values import whole_numbers, words
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
+
     from ..inference.result import Result
 
 NAME = "segment"
@@ -31,7 +34,10 @@ Weighting = Literal["gaussian", "constant"]
 
 def run(
     ct: Annotated[
-        Path, typer.Argument(help="The CT: a NIfTI, NRRD or MetaImage file, or a folder of DICOM files.", metavar="CT")
+        Path,
+        typer.Argument(
+            help="The CT: a NIfTI, NRRD or MetaImage file, or a folder with DICOM files anywhere in it.", metavar="CT"
+        ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make for the results.")],
     bundle: Annotated[
@@ -71,6 +77,9 @@ def run(
     no_scene: Annotated[
         bool, typer.Option("--no-scene", help="No segmentation.seg.nrrd and scene.mrb for 3D Slicer.")
     ] = False,
+    no_dicom_seg: Annotated[
+        bool, typer.Option("--no-dicom-seg", help="No segmentation.dcm (DICOM SEG) where the CT is DICOM.")
+    ] = False,
     result_of: Annotated[
         Output,
         typer.Option(
@@ -92,9 +101,9 @@ def run(
 ) -> None:
     """Segment the organs of an abdominal CT.
 
-    Writes into a new folder: labels, segmentation and scene for 3D Slicer, maps of the three experts' attention, of
-    the deciding expert, uncertainty and disagreement, volumes.csv (ml and mean HU of each organ), and a log. The
-    folder appears when all of it is complete.
+    Writes into a new folder: labels, segmentation and scene for 3D Slicer, a DICOM SEG where the CT is DICOM, maps of
+    the three experts' attention, of the deciding expert, uncertainty and disagreement, volumes.csv (ml and mean HU of
+    each organ), and a log. The folder appears when all of it is complete.
     """
     segment_ct(
         ct,
@@ -104,6 +113,7 @@ def run(
         device=device,
         picture_title=ct.name if picture else None,
         with_scene=not no_scene,
+        with_dicom_seg=not no_dicom_seg,
         extension=extension,
         overwrite=overwrite,
         organs=None if organs is None else words(organs),
@@ -128,6 +138,7 @@ def segment_ct(
     device: str = "auto",
     picture_title: str | None = None,
     with_scene: bool = True,
+    with_dicom_seg: bool = True,
     extension: str = ".nrrd",
     overwrite: bool = False,
     organs: tuple[str, ...] | None = None,
@@ -145,6 +156,7 @@ def segment_ct(
     from ..inference.allocator import keep_freed_memory
     from ..inference.options import SegmentOptions
     from ..job import Job, segment_to_folder
+    from .dicom_ct import opened
     from .scene_files import SceneFiles
 
     keep_freed_memory()
@@ -164,9 +176,15 @@ def segment_ct(
     job = Job(ct, out, model, options, device, series, extension, overwrite)
     about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     also = SceneFiles(model.metadata.vocabulary, with_scene, picture_title, about)
-    with progress_bar() as progress:
-        result = segment_to_folder(job, progress, also_write=also.write)
-    for message in (*result.warnings, *also.messages, about):
+    with progress_bar() as progress, opened(ct, series, out, progress, with_dicom_seg) as dicom:
+        def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
+            also.write(folder, image, found)
+            if dicom.files and with_dicom_seg:
+                dicom.write_segmentation(folder, found, model.metadata)
+
+        read = replace(job, ct=dicom.path, series=dicom.series, files=dicom.files)
+        result = segment_to_folder(read, progress, also_write=also_write)
+    for message in (*result.warnings, *dicom.messages, *also.messages, about):
         warn(message)
     _print_volumes(result)
     if result.review is not None:

@@ -12,9 +12,9 @@ from ..dicom.headers import Header, is_dicom, read_header
 from ..dicom.selection import Rules, select
 from ..dicom.series import Series, group, without_copies
 from ..dicom.stacks import volumes
+from ..dicom.tree import files_below
 from ..errors import ImageError, UserError
 from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name
-from .tree import files_below
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _CALLED_DICOM = (".dcm", ".ima", ".dicom")

@@ -15,7 +15,6 @@ REPORT = "report.html"
 CASES = "cases"
 RECORD = "case.json"
 THUMBNAIL = "thumbnail.jpg"
-DICOM_SEG = "segmentation.dcm"
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,18 @@ from typing import Any
 import SimpleITK as sitk
 
 from ..dicom.reading import gathered
-from ..dicom.segmentation import Algorithm, write_segmentation
-from ..dicom.segmentation_check import require_same_voxels
+from ..dicom.segmentation import DICOM_SEG, Algorithm
+from ..dicom.segmentation_check import write_checked
 from ..errors import ImageError, UserError
 from ..imaging.writing import new_folder, write_json
 from ..inference.device import is_out_of_memory
 from ..inference.segmenter import Result
-from ..job import REQUEST, Job, segment_to_folder
+from ..job import Job, segment_to_folder
 from .case import FAILED, OK, Case, Outcome
 from .memory import peak_mb
 from .model import PROCESS, SharedSegmenter, lacks_device_memory
 from .review_score import review_score
-from .settings import DICOM_SEG, RECORD, THUMBNAIL, Settings
+from .settings import RECORD, THUMBNAIL, Settings
 from .thumbnail import thumbnail
 
 _RESULT = "result"
@@ -90,25 +90,26 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
         vocabulary = segmenter.vocabulary
         (folder / THUMBNAIL).write_bytes(thumbnail(ct, result.labels, vocabulary))
         if case.dicom:
+            metadata = segmenter.model.metadata
+            algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
             try:
-                write_segmentation(folder / DICOM_SEG, files, result.labels, vocabulary, _algorithm(segmenter))
+                write_checked(folder / DICOM_SEG, files, result.labels, vocabulary, algorithm)
             except ImageError as error:
                 notes.append(str(error))
-            else:
-                require_same_voxels(folder / DICOM_SEG, result.labels, vocabulary)
 
     target = settings.folder_of(case.name)
     with new_folder(target, overwrite=True, recognized_by=RECORD) as folder:
         with gathered(files, case.description or "series") if case.dicom else nullcontext(files[0]) as ct:
             waiting = perf_counter()
             job = Job(
-                ct, folder / _RESULT, segmenter.model, settings.options, settings.device, extension=settings.extension
+                *(ct, folder / _RESULT, segmenter.model, settings.options, settings.device),
+                extension=settings.extension,
+                files=tuple(files) if case.dicom else (),
             )
             result = segment_to_folder(job, also_write=also_write, segmenter=segmenter)
             # Waiting for other cases' turn in the network is no work on this one.
             waited = perf_counter() - waiting - sum(result.seconds.values())
         _move_up(folder)
-        _name_source(folder / REQUEST, case)
         seconds.update(result.seconds)
         seconds["total"] = perf_counter() - started - max(waited, 0.0)
         score = review_score(folder)
@@ -125,25 +126,12 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
     return outcome
 
 
-def _algorithm(segmenter: SharedSegmenter) -> Algorithm:
-    metadata = segmenter.model.metadata
-    return Algorithm(f"DCA {metadata.name}", metadata.version, {"weights_sha256": metadata.weights.sha256})
-
-
 def _move_up(folder: Path) -> None:
     """Put what the segmentation wrote beside the record: one folder for each case, as ``dca segment`` makes it."""
     result = folder / _RESULT
     for file in result.iterdir():
         file.rename(folder / file.name)
     result.rmdir()
-
-
-def _name_source(request: Path, case: Case) -> None:
-    """Name the files of a series in the place of the temporary folder through which they were read."""
-    if case.dicom:
-        content = json.loads(request.read_text(encoding="utf-8"))
-        content["ct"] = [_text(file) for file in case.files]
-        write_json(content, request)
 
 
 def _record(case: Case, settings: Settings, outcome: Outcome) -> dict[str, Any]:
@@ -161,10 +149,6 @@ def _record(case: Case, settings: Settings, outcome: Outcome) -> dict[str, Any]:
 
 def _failed(case: Case, reason: str, again: bool) -> Outcome:
     return Outcome(case.key, FAILED, reason, again)
-
-
-def _text(path: str) -> str:
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _plain(value: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from pydicom.sr.codedict import codes
 from ..errors import ImageError
 from ..organs import Organ, Vocabulary
 
+DICOM_SEG = "segmentation.dcm"
 MANUFACTURER = "SlicerDCASegmentation"
 # Positions in DICOM are decimal strings of at most 16 characters.
 _SAME_MM = 0.01
@@ -35,6 +36,11 @@ class Algorithm:
     name: str
     version: str
     parameters: Mapping[str, str]
+
+    @classmethod
+    def of_model(cls, name: str, version: str, weights_sha256: str) -> Algorithm:
+        """DCA with the trained model of that name and version, known by the SHA-256 of its weights."""
+        return cls(f"DCA {name}", version, {"weights_sha256": weights_sha256})
 
 
 def write_segmentation(

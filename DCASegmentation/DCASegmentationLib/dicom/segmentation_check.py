@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom as hd
@@ -10,8 +11,17 @@ import SimpleITK as sitk
 
 from ..errors import OutputError
 from ..organs import Vocabulary
+from .segmentation import Algorithm, write_segmentation
 
 _SAME_MM = 0.01
+
+
+def write_checked(
+    path: Path, slices: Sequence[Path], labels: sitk.Image, vocabulary: Vocabulary, algorithm: Algorithm
+) -> None:
+    """As ``segmentation.write_segmentation``, and compared with ``labels``. Raises OutputError where they differ."""
+    write_segmentation(path, slices, labels, vocabulary, algorithm)
+    require_same_voxels(path, labels, vocabulary)
 
 
 def require_same_voxels(path: Path, labels: sitk.Image, vocabulary: Vocabulary) -> None:
