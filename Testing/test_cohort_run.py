@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import resource
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
@@ -223,6 +225,27 @@ def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
 
 
 @pytest.mark.slow
+def test_a_case_too_large_for_the_memory_fails_alone_and_takes_no_other_with_it(small_bundle, tmp_path, coarse_phantom):
+    archive = tmp_path / "in"
+    archive.mkdir()
+    for number in range(3):
+        shutil.copy(coarse_phantom / "ct.nii.gz", archive / f"{number}.nii.gz")
+    # 1.6 GB of voxels in a file of some MB; a worker may take 1 GiB.
+    empty = gzip.compress(bytes(2**24), 1)
+    header = gzip.compress(_nifti_header((1000, 1000, 800)), 1)
+    (archive / "huge.nii.gz").write_bytes(header + empty * (2 * 1000 * 1000 * 800 // 2**24 + 1))
+    cohort = Cohort(archive, tmp_path / "out", small_bundle)
+    code, text = cohort.run("--workers", "1", "--memory", "1")
+    assert code == 0, text
+    ledger = cohort.ledger()
+    status, reason = ledger.pop("huge.nii.gz")
+    assert status == "failed"
+    assert "with no other case beside it" in reason
+    assert {status for status, _ in ledger.values()} == {"ok"}
+    assert len(list((cohort.out / "cases").iterdir())) == 3
+
+
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_the_next_one_finishes(cohort):
     process = cohort.start("--workers", "1", largest_file=60_000)
     _, err = process.communicate(timeout=200)
@@ -321,6 +344,20 @@ def running_scheduler(tmp_path) -> Iterator[tuple[str, psutil.Process, psutil.Pr
         for child in _family(process.pid):
             child.kill()
         process.wait()
+
+
+def _nifti_header(size: tuple[int, int, int]) -> bytes:
+    """Of a NIfTI file of int16 voxels of 1 mm, in its own axes."""
+    header = bytearray(352)
+    struct.pack_into("<i", header, 0, 348)
+    struct.pack_into("<8h", header, 40, 3, *size, 1, 1, 1, 1)
+    struct.pack_into("<hh", header, 70, 4, 16)
+    struct.pack_into("<8f", header, 76, *[1.0] * 8)
+    struct.pack_into("<fff", header, 108, 352.0, 1.0, 0.0)
+    struct.pack_into("<hh", header, 252, 1, 1)
+    struct.pack_into("<12f", header, 280, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0)
+    header[344:348] = b"n+1\0"
+    return bytes(header)
 
 
 def _family(pid: int) -> list[psutil.Process]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from distributed import Client, Future, KilledWorker
@@ -27,11 +28,15 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """The outcome of each case, as they come; ``tick(cases in the hands of workers)`` is called twice a second.
 
-    Raises UserError where the scheduler or all of its workers are gone, and OutputError where nothing can be written
-    any more; cases without an outcome then are as if they had not been begun.
+    A case whose worker was ended, as by the system when memory is short, is tried again, at last with nothing beside
+    it. Raises UserError where the scheduler or all of its workers are gone, and OutputError where nothing can be
+    written any more; cases without an outcome then are as if they had not been begun.
     """
     done: queue.SimpleQueue[tuple[Case, Future]] = queue.SimpleQueue()
     waiting = iter(cases)
+    # Their workers were ended, which may have been the fault of a case beside them: at the end, one by one.
+    suspects: deque[Case] = deque()
+    alone: set[str] = set()
     left = len(cases)
     running: dict[str, Future] = {}
     without_workers: float | None = None
@@ -41,14 +46,23 @@ def outcomes(
         without_workers = None if workers else without_workers or time.monotonic()
         if without_workers and time.monotonic() - without_workers > _PATIENCE_SECONDS:
             raise UserError("All workers are gone.", f"Start workers again. {_GO_ON}")
-        for case in _next(waiting, max(workers, 1) * _AHEAD - len(running)):
-            future = client.submit(process, case, settings, key=f"case-{case.key}-{settings.weights[:8]}", pure=False)
+        next_ones = _next(waiting, max(workers, 1) * _AHEAD - len(running))
+        if suspects and not running and not next_ones:
+            next_ones = [suspects.popleft()]
+            alone.add(next_ones[0].key)
+        for case in next_ones:
+            attempt = "-alone" if case.key in alone else ""
+            key = f"case-{case.key}-{settings.weights[:8]}{attempt}"
+            future = client.submit(process, case, settings, key=key, pure=False)
             running[case.key] = future
             future.add_done_callback(lambda finished, case=case: done.put((case, finished)))
         tick(len(running))
         for case, future in _finished(done):
-            outcome = _outcome(case, future)
             running.pop(case.key)
+            if _was_ended(future) and case.key not in alone:
+                suspects.append(case)
+                continue
+            outcome = _outcome(case, future)
             left -= 1
             disk_problems = disk_problems + 1 if outcome.again and "disk is full" in outcome.reason else 0
             yield outcome
@@ -88,9 +102,16 @@ def _outcome(case: Case, future: Future) -> Outcome:
         raise _scheduler_gone()
     error = future.exception()
     if isinstance(error, KilledWorker):
-        reason = "Its worker was ended by the system, probably as the memory did not suffice, three times."
+        reason = (
+            "Its worker was ended again and again, at last with no other case beside it: probably the memory does not "
+            "suffice for this CT."
+        )
         return Outcome(case.key, FAILED, reason, again=True)
     return Outcome(case.key, FAILED, f"The worker failed: {type(error).__name__}: {error}", again=True)
+
+
+def _was_ended(future: Future) -> bool:
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 def _scheduler_gone() -> UserError:

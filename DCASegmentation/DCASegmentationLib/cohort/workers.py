@@ -49,7 +49,7 @@ class LocalWorkers:
 def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -> Iterator[Client]:
     """Worker processes on this machine, reachable from it alone; they end with this process, however it ends."""
     quiet = {"logging": {"distributed": "critical"}}
-    with dask.config.set({**_steady_memory(), **_one_arena(), **quiet, **_restarts()}), _quiet():
+    with dask.config.set({**_steady_memory(), **_one_arena(), **quiet, **_restarts(), **_sparing()}), _quiet():
         cluster = SpecCluster(
             workers={index: _local_worker(workers, index) for index in range(workers.count)},
             scheduler={
@@ -156,8 +156,13 @@ def _one_arena() -> dict[str, Any]:
 
 
 def _restarts() -> dict[str, Any]:
-    """A case whose worker was ended is tried twice more; then it may be to blame."""
-    return {"distributed.scheduler.allowed-failures": 2}
+    """A case whose worker was ended is tried once more beside others; then ``dispatch`` gives it a worker alone."""
+    return {"distributed.scheduler.allowed-failures": 1}
+
+
+def _sparing() -> dict[str, Any]:
+    """Workers look at their own stacks, for the dashboard, ten times a second instead of a hundred times."""
+    return {"distributed.worker.profile.interval": "100ms"}
 
 
 @contextmanager

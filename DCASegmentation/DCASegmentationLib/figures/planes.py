@@ -92,10 +92,20 @@ def _body_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     # Opening parts the body from the table it lies on.
     opened = sitk.BinaryMorphologicalOpening(mask, [1, 1, 1])
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(opened))
-    points, _ = _points(coarse, sitk.GetArrayViewFromImage(parts) == 1)
+    points, _ = _points(coarse, _row_ends(sitk.GetArrayViewFromImage(parts) == 1))
     if len(points) == 0:
-        points, _ = _points(coarse, np.ones(coarse.GetSize()[::-1], dtype=bool))
+        points, _ = _points(coarse, _row_ends(np.ones(coarse.GetSize()[::-1], dtype=bool)))
     return points.min(axis=0), points.max(axis=0)
+
+
+def _row_ends(mask: np.ndarray) -> np.ndarray:
+    """The first and the last voxel of ``mask`` in each row: what lies between reaches no further in any direction."""
+    ends = np.zeros_like(mask)
+    z, y = np.nonzero(mask.any(axis=2))
+    rows = mask[z, y]
+    ends[z, y, rows.argmax(axis=1)] = True
+    ends[z, y, mask.shape[2] - 1 - rows[:, ::-1].argmax(axis=1)] = True
+    return ends
 
 
 def _labelled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
