@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, generate_uid
+
+# Lossless syntaxes that pydicom does not write by itself, with GDCM's names of their encoders.
+_BY_GDCM = {JPEGLosslessSV1: "JPEG", JPEG2000Lossless: "JPEG2000"}
 
 Change = Callable[[pydicom.Dataset, int], None]
 
@@ -43,11 +47,30 @@ def write_ct_series(
             setattr(dataset, name, value)
         if change is not None:
             change(dataset, index)
-        if syntax is not None:
+        if syntax in _BY_GDCM:
+            _compress_with_gdcm(dataset, syntax)
+        elif syntax is not None:
             dataset.compress(syntax, generate_instance_uid=False)
         # Names in no useful order, as archives have them.
         dataset.save_as(folder / f"{stem}{(7 * index) % 1009:05d}", enforce_file_format=True)
     return uid
+
+
+def _compress_with_gdcm(dataset: pydicom.Dataset, syntax: str) -> None:
+    """Put GDCM's encoding of the voxels into ``dataset``."""
+    plane = np.frombuffer(dataset.PixelData, "<i2").reshape(1, dataset.Rows, dataset.Columns)
+    with tempfile.TemporaryDirectory() as folder:
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.SetFileName(f"{folder}/slice.dcm")
+        writer.UseCompressionOn()
+        writer.SetCompressor(_BY_GDCM[syntax])
+        writer.Execute(sitk.GetImageFromArray(plane))
+        encoded = pydicom.dcmread(f"{folder}/slice.dcm")
+    assert encoded.file_meta.TransferSyntaxUID == syntax
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encoded.PixelData
+    dataset["PixelData"].is_undefined_length = True
 
 
 def _slice(

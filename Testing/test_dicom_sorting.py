@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -19,6 +20,15 @@ from DCASegmentationLib.dicom.stacks import ordered, volumes
 from DCASegmentationLib.errors import ImageError
 from DCASegmentationLib.imaging.reading import read_ct
 from dicom_archive import write_ct_series
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 SLICES = 24
 LONG_NAME = "ä" * 100
@@ -170,11 +180,47 @@ def test_slices_that_fill_no_volume_are_refused(problem, change, ct, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["plain", "Bauch Übersicht ÅÄÖ", "腹部", f"{LONG_NAME}/{LONG_NAME}/{LONG_NAME}"])
-@pytest.mark.parametrize("syntax", [None, "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80"])
-def test_a_series_is_read_whatever_its_names_and_its_lossless_compression(name, syntax, ct, tmp_path):
-    write_ct_series(tmp_path / name, ct, syntax=syntax)
-    files = [Path(image.file) for image in ordered(selected(tmp_path).images, name)]
-    with gathered(files, name) as folder:
+def test_a_series_is_read_whatever_its_names(name, ct, tmp_path):
+    require_read(tmp_path / name, ct)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEGLosslessSV1, JPEG2000Lossless])
+def test_a_series_is_read_whatever_its_lossless_compression(syntax, ct, tmp_path):
+    require_read(tmp_path, ct, syntax=syntax)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+def test_a_series_is_read_whatever_the_encoding_of_its_headers(syntax, ct, tmp_path):
+    write_ct_series(tmp_path / "written", ct)
+    (tmp_path / "in").mkdir()
+    for file in (tmp_path / "written").iterdir():
+        dataset = pydicom.dcmread(file)
+        if syntax == ExplicitVRBigEndian:
+            dataset["PixelData"].VR = "OW"
+            dataset.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(">i2").tobytes()
+        dataset.file_meta.TransferSyntaxUID = syntax
+        encoding = {"implicit_vr": syntax.is_implicit_VR, "little_endian": syntax.is_little_endian}
+        pydicom.dcmwrite(tmp_path / "in" / file.name, _plain(dataset), enforce_file_format=True, **encoding)
+    require_volume(tmp_path / "in", ct)
+
+
+def _plain(dataset):
+    """``dataset`` without the memory of how it was read, which pydicom else holds against another byte order."""
+    plain = pydicom.Dataset({element.tag: element for element in dataset})
+    plain.file_meta = dataset.file_meta
+    plain.preamble = bytes(128)
+    return plain
+
+
+def require_read(folder: Path, ct: sitk.Image, **attributes) -> None:
+    write_ct_series(folder, ct, **attributes)
+    require_volume(folder, ct)
+
+
+def require_volume(tmp_path: Path, ct: sitk.Image) -> None:
+    """That the one series in the folder is ``ct``, voxel by voxel."""
+    files = [Path(image.file) for image in ordered(selected(tmp_path).images, "test")]
+    with gathered(files, "test") as folder:
         read = read_ct(folder)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
     np.testing.assert_allclose(read.GetOrigin(), ct.GetOrigin(), atol=1e-4)

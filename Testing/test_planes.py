@@ -1,0 +1,38 @@
+"""The box around the body, from which pictures and thumbnails are framed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.figures.planes import _body_box, _points, _thinned
+
+
+def body(seed: int) -> sitk.Image:
+    """A CT of 3 mm in an oblique direction: air, a lumpy body, and a table below that does not touch it."""
+    z, y, x = np.mgrid[:30, :40, :50].astype(float)
+    random = np.random.default_rng(seed)
+    center, radii = np.array([15, 16, 25]) + random.uniform(-2, 2, 3), random.uniform(6, 14, 3)
+    inside = sum(((c - m) / r) ** 2 for c, m, r in zip((z, y, x), center, radii, strict=True)) < 1
+    array = np.where(inside, 40, -1000)
+    array[:, 37:38, 5:45] = 200
+    image = sitk.GetImageFromArray(array.astype(np.int16))
+    image.SetSpacing((3.0, 3.0, 3.0))
+    image.SetDirection(sitk.Euler3DTransform((0.0, 0.0, 0.0), *random.uniform(-0.4, 0.4, 3)).GetMatrix())
+    return image
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_box_holds_the_body_as_all_of_its_voxels_do_and_leaves_out_the_table(seed):
+    image = body(seed)
+    opened = sitk.BinaryMorphologicalOpening(_thinned(image) > -300, [1, 1, 1])
+    largest = sitk.RelabelComponent(sitk.ConnectedComponent(opened)) == 1
+    points, _ = _points(image, sitk.GetArrayViewFromImage(largest) > 0)
+    np.testing.assert_allclose(_body_box(image), (points.min(axis=0), points.max(axis=0)))
+
+
+def test_an_image_of_air_is_its_own_box():
+    image = sitk.Image([4, 5, 6], sitk.sitkInt16) - 1000
+    image.SetSpacing((4.0, 4.0, 4.0))
+    low, high = _body_box(image)
+    np.testing.assert_allclose(high - low, (12, 16, 20))
