@@ -41,8 +41,9 @@ def main(ct: str) -> None:
             network = outcomes[0].seconds[NETWORK]
             print(f"{name}: {seconds:.2f} s, of them network {network:.2f} s, other {seconds - network:.2f} s")
             print("  " + ", ".join(f"{phase} {value:.2f} s" for phase, value in outcomes[0].seconds.items()))
-            blocks = ", ".join(f"{late:.2f} s at {moment:.2f} s" for moment, late in running.blocks)
-            print(f"  the GUI stood still for: {blocks or 'never over 0.1 s'}")
+            still = max((late for _moment, late, _own in running.blocks), default=0.0)
+            own = max((own for _moment, _late, own in running.blocks), default=0.0)
+            print(f"  the GUI stood still for {still:.2f} s at most, of its own computing for {own:.2f} s at most")
         panel.cleanup()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
+import vtk
 from PySide6 import QtWidgets
 
 from bench.stand_in import Plain, Signal, StandIn
@@ -93,11 +94,21 @@ class qMRMLNodeComboBox(StandIn, QtWidgets.QWidget):
             return
         _forget(self._state)
         self._state.scene = scene
-        for event in ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent"):
+        for event in ("EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent"):
             if scene is not None:
                 code = getattr(slicer.vtkMRMLScene, event)
                 self._state.observers.append(scene.AddObserver(code, lambda *event: self._refill()))
+        for event in ("NodeAddedEvent", "NodeRemovedEvent"):
+            if scene is not None:
+                code = getattr(slicer.vtkMRMLScene, event)
+                self._state.observers.append(scene.AddObserver(code, self._follow_node))
         self._refill()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _follow_node(self, scene: Any, event: str, node: Any) -> None:
+        """As Slicer's model of the scene: a node that is not shown costs nothing."""
+        if any(node.IsA(name) for name in self._state.types):
+            self._refill()
 
     def setNodeTypeLabel(self, label: str, node_type: str) -> None:
         self._state.switches.setdefault("labels", {})[node_type] = label

@@ -16,6 +16,7 @@ from DCASegmentationLib.organs import Vocabulary
 from DCASegmentationLib.scene.case_record import LEVELS, CaseNodes, recall, remember
 from DCASegmentationLib.scene.hierarchy import place_beside
 from DCASegmentationLib.scene.maps import show_attention, show_deciding_expert, show_map
+from DCASegmentationLib.scene.nrrd_writing import write_nrrd
 from DCASegmentationLib.scene.region import Region, in_whole_grid, region_of_interest
 from DCASegmentationLib.scene.segmentation import add_organs, show_segmentation
 from DCASegmentationLib.scene.target import remove_nodes, replace_organs, tag_organs
@@ -71,15 +72,12 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
         )
     voxels = slicer.util.arrayFromVolume(node)
     region = Region.whole(voxels.shape) if roi_node is None else region_of_interest(roi_node, matrix, voxels.shape)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(voxels[region.slices]))
-    to_lps = np.diag([-1.0, -1.0, 1.0])
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection((to_lps @ directions).ravel().tolist())
-    image.SetOrigin((to_lps @ (matrix @ [*region.first_index_xyz, 1.0])[:3]).tolist())
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    to_lps[:, 3] = to_lps @ [*region.first_index_xyz, 1.0]
     path = folder / CT_FILE
     try:
-        sitk.WriteImage(image, str(path), False)
-    except RuntimeError:
+        write_nrrd(voxels[region.slices], to_lps, path)
+    except OSError:
         raise OutputError(
             f"{node.GetName()} could not be written to {folder}: the disk is full, or the folder not writable.",
             "Free some space, or choose another temporary folder in Slicer's application settings (Modules).",

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
-from vtk.util.numpy_support import numpy_to_vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
 from DCASegmentationLib.organs import Organ, Vocabulary
 from DCASegmentationLib.scene.terminology import set_terminology
@@ -100,10 +100,13 @@ def _segment(organ: Organ) -> Any:
 def _oriented_label_map(array: np.ndarray, ct_node: Any) -> Any:
     """The labels as Slicer's image with axes, over the box that holds organs: surfaces take time for every voxel."""
     box = _box_of_organs(array)
-    inside = np.ascontiguousarray(array[box])
+    inside = array[box]
     label_map = slicer.vtkOrientedImageData()
     label_map.SetExtent([bound for part in reversed(box) for bound in (part.start, part.stop - 1)])
-    scalars = numpy_to_vtk(inside.ravel(), deep=True, array_type=_vtk_type(array.dtype))
+    scalars = vtk.vtkDataArray.CreateDataArray(_vtk_type(array.dtype))
+    scalars.SetNumberOfTuples(inside.size)
+    # Copied once, into VTK's own memory.
+    vtk_to_numpy(scalars).reshape(inside.shape)[...] = inside
     # VTK's own name of an image's voxels: Slicer's export as DICOM SEG takes an image without it for an empty one.
     scalars.SetName("ImageScalars")
     label_map.GetPointData().SetScalars(scalars)

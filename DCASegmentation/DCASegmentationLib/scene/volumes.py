@@ -38,8 +38,11 @@ def add_volume(image: sitk.Image, name: str, node_class: str) -> Any:
     node.SetSpacing(image.GetSpacing())
     directions = np.diag([-1.0, -1.0, 1.0]) @ np.reshape(image.GetDirection(), (3, 3))
     node.SetIJKToRASDirections(directions.tolist())
-    slicer.util.updateVolumeFromArray(node, sitk.GetArrayViewFromImage(image))
+    # Before the voxels: the display would look through them for a window, which is set by the meaning of the volume.
     node.CreateDefaultDisplayNodes()
+    if node_class == "vtkMRMLScalarVolumeNode":
+        node.GetDisplayNode().AutoWindowLevelOff()
+    slicer.util.updateVolumeFromArray(node, sitk.GetArrayViewFromImage(image))
     return node
 
 
