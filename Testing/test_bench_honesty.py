@@ -118,6 +118,11 @@ def test_connecting_a_signal_that_does_not_exist_is_refused(slicer_bench):
         ("self.ui.goButon.text = 'Go'", "no .ui names goButon"),
         ("box = self.ui.selector; box.setNode(None)", "has no setNode"),
         ("qt.QPushButton(text='Go')", "no keyword arguments"),
+        ("qt.QApplication.clipboard()", "qt.QApplication has no clipboard"),
+        ("qt.QTimer.singleShoot(0, print)", "qt.QTimer has no singleShoot"),
+        ("qt.QNoSuchThing()", "qt.QNoSuchThing is not in qt_members.json"),
+        ("cell = qt.QTableWidgetItem(); cell.setTextAlign(0)", "a QTableWidgetItem, has no setTextAlign"),
+        ("self._timer = qt.QTimer(); self._timer.active()", "active of self._timer, a QTimer, is a property"),
     ],
 )
 def test_reading_the_code_finds(slicer_bench, line, complaint):
@@ -139,6 +144,11 @@ def fill(self):
     box = self.ui.selector
     box.setCurrentNode(box.currentNode())
     box.connect("currentNodeChanged(vtkMRMLNode*)", print)
+    cell = qt.QTableWidgetItem(qt.QInputDialog.getText(self.ui.goButton, "a", "b"))
+    cell.setFlags(qt.Qt.ItemIsEnabled)
+    self._process = qt.QProcess()
+    self._process.connect("readyRead()", print)
+    self._process.start("a", [])
     return box.nodeTypes, self.ui.goButton.checked
 """
     assert complaints(source, {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}) == []
