@@ -48,6 +48,17 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "training", "figures"},
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
+    "benchmark": (
+        {
+            *("errors", "organs", "partials", "worker_protocol", "method", "imaging", "phantom", "bundle", "inference"),
+            *("training", "evaluation", "scene"),
+        },
+        {
+            *("torch", "monai", "numpy", "SimpleITK", "matplotlib"),
+            # Other projects' programs, and what they are made of.
+            *("nnunetv2", "nibabel", "scipy"),
+        },
+    ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
     "scene": ({"errors", "organs", "review_file", "figures"}, {"numpy", "SimpleITK", *SLICER}),
     "panels": (
@@ -58,7 +69,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
-            *("training", "evaluation", "figures", "scene", "dicom", "cohort"),
+            *("training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),

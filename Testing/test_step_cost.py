@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from DCASegmentationLib.benchmark.step_cost import WAYS, StepCost, expected_step, measure
 from DCASegmentationLib.method.network import DCANet
 from DCASegmentationLib.training.dca_step import supervised_losses, unsupervised_loss
 from DCASegmentationLib.training.options import TrainingOptions
 from DCASegmentationLib.training.plain_pass import plain_losses
-from DCASegmentationLib.training.step_cost import WAYS, StepCost, expected_step, measure
 
 
 def test_two_graphs_have_the_losses_of_one():

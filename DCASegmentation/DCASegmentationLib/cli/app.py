@@ -41,8 +41,9 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_dca)
     commands = (segment, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review)
-    for command in (*commands, experiment, benchmark):
+    for command in (*commands, experiment):
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
+    app.add_typer(benchmark.build_group(), name="benchmark")
     app.add_typer(dataset.build_group(), name="dataset")
     app.add_typer(bundle.build_group(), name="bundle")
     return app

@@ -1,81 +1,15 @@
-"""``dca benchmark``: what a training step costs, against the plain joint pass."""
+"""``dca benchmark``: what this program costs, beside others."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
 import typer
 
-from .console import output, progress_bar, say_plain, table
-from .values import new_file
-from .values import patch as patch_of
-
-NAME = "benchmark"
-EXAMPLES = "Example: dca benchmark --threads 1 -o benchmark.json"
+from . import benchmark_accuracy, benchmark_inference, benchmark_memory, benchmark_panel, benchmark_training
 
 
-def run(
-    preset: Annotated[Literal["default", "paper"], typer.Option(help="Whose step to measure.")] = "default",
-    filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
-    patch: Annotated[str | None, typer.Option(help="Patch in voxels, one side or depth,height,width.")] = None,
-    norm: Annotated[
-        Literal["instance", "batch"], typer.Option(help="With batch statistics the losses of the two differ.")
-    ] = "instance",
-    steps: Annotated[int, typer.Option(min=2, help="Steps of each; the first does not count.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turn; medians are shown.")] = 3,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file with the figures.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-) -> None:
-    """Measure time and peak memory of a training step, with forward and backward pass on random volumes.
-
-    Each way runs in a process of its own: everything in one graph (plain; plain_kept where the process keeps freed
-    memory, as **dca train** does), the same losses in two graphs (joint), and the stages in which the default preset
-    trains, the second also without the unsupervised loss (labelled). The losses of plain and joint are compared. On the
-    CPU seconds are CPU seconds.
-    """
-    from dataclasses import asdict
-
-    from ..imaging.writing import write_json
-    from ..inference.device import choose_device
-    from ..training.options import TrainingOptions
-    from ..training.step_cost import expected_step, measure_in_turn
-
-    if out is not None:
-        new_file(out, overwrite)
-    changes: dict[str, Any] = {"norm": norm}
-    if filters is not None:
-        changes["n_filters"] = filters
-    if patch is not None:
-        changes["patch"] = patch_of(patch, smallest=32)
-    options = TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
-    torch_device = str(choose_device(device).torch_device)
-    with progress_bar() as progress:
-        costs = measure_in_turn(options, torch_device, rounds, steps, threads, progress)
-    plain = costs["plain"]
-    whole = expected_step(costs, options)
-    shown = table(
-        f"A step of preset {preset} on {torch_device}: patch {'x'.join(map(str, options.patch))}, "
-        f"{options.n_filters} filters, {options.labelled_per_step} + {options.unlabelled_per_step} patches",
-        "Way", "Seconds", "of plain time", "Peak MiB", "of plain memory",
-        numbers=("Seconds", "of plain time", "Peak MiB", "of plain memory"),
-    )  # fmt: skip
-    rows = [(way, cost.seconds, cost.peak_mib) for way, cost in costs.items()]
-    for way, seconds, mib in [*rows, ("a run's mean step", *whole)]:
-        shown.add_row(
-            way, f"{seconds:.3f}", f"{seconds / plain.seconds:.2f}", f"{mib:.0f}", f"{mib / plain.peak_mib:.2f}"
-        )
-    output().print(shown)
-    largest = max(abs(plain.losses[name] - value) for name, value in costs["joint"].losses.items())
-    say_plain(f"Largest difference of a loss between plain and joint: {largest:.1e}")
-    if out is not None:
-        told = {way: asdict(cost) for way, cost in costs.items()}
-        write_json({"device": torch_device, "options": _finite(options.to_json()), "ways": told}, out)
-        say_plain(f"Written: {out}")
-
-
-def _finite(options: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity."""
-    return {name: None if value == float("inf") else value for name, value in options.items()}
+def build_group() -> typer.Typer:
+    """The commands ``dca benchmark ...``."""
+    group = typer.Typer(no_args_is_help=True, help="Measure time, memory and accuracy, beside other programs.")
+    for command in (benchmark_inference, benchmark_memory, benchmark_accuracy, benchmark_training, benchmark_panel):
+        group.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
+    return group

@@ -84,7 +84,7 @@ def run(
     scoring = Scoring(metrics_named(["dice", *words(metrics)]), policy_named(empty), tolerance)
     _require_surfaces(scoring)
     maps = _pairs(prediction or [], truth or [], "--prediction", "--truth")
-    entries = _entries(ct or [], labels or [], data, group)
+    entries = labelled_entries(ct or [], labels or [], data, group)
     if maps and (entries or phantoms):
         raise UserError("--prediction scores label maps alone.", "Leave out --ct, --data and --phantoms.")
     if phantoms is None and not entries and not maps:
@@ -138,7 +138,7 @@ def _pairs(ours: list[Path], theirs: list[Path], our_option: str, their_option: 
     return list(zip(ours, theirs, strict=True))
 
 
-def _entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
+def labelled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
     """The labelled CTs to score on. Raises UserError where there is none in the list's group."""
     from ..training.datalist import Entry, read_datalist, require_files
 
@@ -165,24 +165,30 @@ def _score_entries(
 ) -> None:
     import numpy as np
 
-    from ..evaluation.label_tables import translated
     from ..evaluation.phantom_test import score_case
-    from ..imaging.ct_check import check_ct
-    from ..imaging.reading import read_ct, read_labels
 
     for index, entry in enumerate(entries):
         assert entry.label is not None
         progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
-        ct, truth = read_ct(entry.image), read_labels(entry.label)
-        check_ct(ct)
-        _require_one_grid(truth, entry.label, ct, entry.image)
-        if entry.label_map:
-            truth = translated(truth, dict(entry.label_map))
+        ct, truth = read_case(entry)
         _require_known(truth, entry.label, scores)
         found = score_case(segmenter, ct, truth, options, scoring)
         for values in found.values():
             values[[label - 1 for label in entry.unknown]] = np.nan
         scores.add(entry.image.name, found)
+
+
+def read_case(entry: Entry) -> tuple[sitk.Image, sitk.Image]:
+    """CT and labels of an entry of a list, in our numbers. Raises ImageError or UserError where they do not fit."""
+    from ..evaluation.label_tables import translated
+    from ..imaging.ct_check import check_ct
+    from ..imaging.reading import read_ct, read_labels
+
+    assert entry.label is not None
+    ct, truth = read_ct(entry.image), read_labels(entry.label)
+    check_ct(ct)
+    _require_one_grid(truth, entry.label, ct, entry.image)
+    return ct, translated(truth, dict(entry.label_map)) if entry.label_map else truth
 
 
 def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: Report) -> None:

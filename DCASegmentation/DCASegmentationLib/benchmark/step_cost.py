@@ -1,6 +1,6 @@
 """What a training step costs in time and memory, against the plain pass: run in a process of its own for each.
 
-``python -m DCASegmentationLib.training.step_cost WAY OPTIONS`` prints JSON; ``measure`` starts it.
+``python -m DCASegmentationLib.benchmark.step_cost WAY OPTIONS`` prints JSON; ``measure`` starts it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import torch
 
 from ..method.log_gap import partition
 from ..method.objective import unsupervised_weight
-from .dca_step import Stage, supervised_losses, unsupervised_loss
-from .options import TrainingOptions
-from .plain_pass import plain_losses
-from .strategies.dca import dca_network
+from ..training.dca_step import Stage, supervised_losses, unsupervised_loss
+from ..training.options import TrainingOptions
+from ..training.plain_pass import plain_losses
+from ..training.strategies.dca import dca_network
 
 WAYS = ("plain", "plain_kept", "joint", "experts", "aggregation", "labelled")
 """One graph of everything, in a process as a script of PyTorch has it; the same in one that keeps freed memory, as
@@ -114,7 +114,23 @@ def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple
     return seconds, max(costs["experts"].peak_mib, costs["aggregation"].peak_mib)
 
 
-def _step(network: torch.nn.Module, way: str, options: TrainingOptions, device: torch.device) -> dict[str, float]:
+def expected_ways(options: TrainingOptions) -> tuple[str, ...]:
+    """The ways that a run with these options goes."""
+    return ("joint",) if options.experts_first == 0 else ("experts", "aggregation", "labelled")
+
+
+def network_of(options: TrainingOptions, device: torch.device) -> torch.nn.Module:
+    """The network in training, each of its parameters with a gradient; of DCA, whatever the options' strategy."""
+    groups = partition({label: 4 ** (_ORGANS - label) for label in range(1, _ORGANS + 1)}, "average")
+    network = dca_network(replace(options, strategy="dca"), groups).to(device).train()
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    return network
+
+
+def one_step(network: torch.nn.Module, way: str, options: TrainingOptions, device: torch.device) -> dict[str, float]:
+    """Forward and backward pass of ``way`` on random volumes and labels, the same each time; the losses."""
     generator = torch.Generator().manual_seed(1)
     size = (options.labelled_per_step, 1, *options.patch)
     volumes = torch.rand(size, generator=generator).to(device)
@@ -157,18 +173,14 @@ def _main(way: str, told: str) -> None:
     if given["threads"]:
         torch.set_num_threads(given["threads"])
     torch.manual_seed(0)
-    groups = partition({label: 4 ** (_ORGANS - label) for label in range(1, _ORGANS + 1)}, "average")
-    network = dca_network(replace(options, strategy="dca"), groups).to(device).train()
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    network = network_of(options, device)
     before = _peak_mib(device) if device.type == "cpu" else 0.0
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: list[float] = []
     losses: dict[str, float] = {}
     for step in range(given["steps"]):
         started = clock()
-        found = _step(network, way, options, device)
+        found = one_step(network, way, options, device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(clock() - started)

@@ -1,0 +1,1 @@
+"""What this program costs, measured beside other programs on the same CT."""

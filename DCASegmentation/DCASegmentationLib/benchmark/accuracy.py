@@ -1,0 +1,86 @@
+"""What the shortcuts of our defaults cost in accuracy: Dice with them and without, on the same CTs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from ..bundle.loading import Bundle
+from ..evaluation.metrics import DICE
+from ..evaluation.phantom_test import score_labels
+from ..evaluation.scores import mean_or_nan
+from ..inference.options import SegmentOptions
+from ..inference.segmenter import Segmenter
+from ..training.sources.phantoms import TEST_SEEDS, scan_phantom
+from .plain_pipeline import plain_segmentation
+
+LARGEST_LOSS = 0.002
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A CT and its labels on one grid; ``unknown`` are labels that do not count."""
+
+    name: str
+    ct: sitk.Image
+    truth: sitk.Image
+    unknown: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean Dice over the organs of one case with our defaults and with the plain pipeline, and the share of voxels
+    that have the same label in both."""
+
+    name: str
+    ours: float
+    plain: float
+    same: float
+
+    @property
+    def loss(self) -> float:
+        """How much lower ours is."""
+        return self.plain - self.ours
+
+
+def phantom_cases(count: int) -> Iterator[LabelledCase]:
+    """Synthetic people whom no training has seen."""
+    for seed in range(TEST_SEEDS, TEST_SEEDS + count):
+        phantom = scan_phantom(seed)
+        yield LabelledCase(f"phantom {seed}", phantom.ct, phantom.labels)
+
+
+def compare(
+    bundle: Bundle,
+    cases: Iterable[LabelledCase],
+    options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
+    on_case: Callable[[Comparison], None] | None = None,
+) -> list[Comparison]:
+    """Segment every case with ``options`` and by the plain pipeline, on the CPU."""
+    segmenter = Segmenter(bundle, "cpu")
+    network = bundle.network().eval()
+    found = []
+    for case in cases:
+        ours = segmenter.segment(case.ct, options).labels
+        plain = plain_segmentation(case.ct, bundle, network)
+        same = np.mean(sitk.GetArrayViewFromImage(ours) == sitk.GetArrayViewFromImage(plain))
+        our_dice, plain_dice = (_mean_dice(labels, case, len(segmenter.vocabulary)) for labels in (ours, plain))
+        found.append(Comparison(case.name, our_dice, plain_dice, float(same)))
+        if on_case is not None:
+            on_case(found[-1])
+    return found
+
+
+def mean_loss(comparisons: Iterable[Comparison]) -> float:
+    """Mean over the cases of how much lower our Dice is."""
+    return float(np.mean([comparison.loss for comparison in comparisons]))
+
+
+def _mean_dice(labels: sitk.Image, case: LabelledCase, n_labels: int) -> float:
+    scores: NDArray[np.float64] = score_labels(labels, case.truth, n_labels)[DICE.key]
+    scores[[label - 1 for label in case.unknown]] = np.nan
+    return float(mean_or_nan(scores[None], axis=1)[0])

@@ -1,0 +1,111 @@
+"""What is measured side by side: ``dca segment`` in several settings, and other projects' pipelines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..method.vnet import Norm
+from .random_model import PATCH, random_bundle
+
+_LABELS_ALONE = ("--attention-levels", "none", "--no-deciding-expert", "--no-entropy", "--no-disagreement")
+_EVERYTHING = ("--attention-levels", "4", "--review")
+# The plain sliding window that the others do, over the whole volume.
+_EQUAL = ("--overlap", "0.5")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all pipelines have in common.
+
+    ``ct`` is the CT file, ``folder`` holds the models, ``windows`` says how many the peers really compute (None: all).
+    ``fine_mm`` and ``coarse_mm`` are the spacings of the models.
+    """
+
+    ct: Path
+    folder: Path
+    windows: int | None = None
+    n_filters: int = 16
+    norm: Norm = "batch"
+    patch: tuple[int, int, int] = PATCH
+    fine_mm: float = 1.5
+    coarse_mm: float = 3.0
+
+    def bundle(self, spacing_mm: float) -> Path:
+        """Our model with random weights at this spacing."""
+        return random_bundle(self.folder, spacing_mm, self.n_filters, self.norm, self.patch).folder
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One program to measure.
+
+    ``command(out, report)`` is its command line: ``out`` is a folder that it may fill, ``report`` the JSON file for the
+    times of its windows, which stays away if nothing is replayed. ``needs`` are the modules it imports.
+    """
+
+    key: str
+    name: str
+    command: Callable[[Path, Path], list[str]]
+    is_peer: bool = False
+    needs: tuple[str, ...] = field(default=())
+
+    @property
+    def missing(self) -> str | None:
+        """The first module that is not installed."""
+        return next((module for module in self.needs if find_spec(module) is None), None)
+
+
+def pipelines(setting: Setting) -> list[Pipeline]:
+    """All of them, ours first. Making the list makes nothing else: models are made when a command is asked for."""
+    fine, coarse = setting.fine_mm, setting.coarse_mm
+    return [
+        _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ALONE),
+        _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, (*_LABELS_ALONE, *_EQUAL)),
+        _ours("ours_maps", f"DCA {fine:g} mm, with maps and review", setting, fine, _EVERYTHING),
+        _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ALONE),
+        _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
+        _nnunet("totalsegmentator", "TotalSegmentator's settings, one model", "totalsegmentator", setting, fine),
+        _monai(setting),
+        _nnunet("nnunet_coarse", "nnU-Net", "nnunet", setting, coarse),
+        _nnunet("totalsegmentator_fast", "TotalSegmentator's fast settings", "totalsegmentator", setting, coarse),
+    ]
+
+
+def _ours(key: str, name: str, setting: Setting, spacing_mm: float, options: tuple[str, ...]) -> Pipeline:
+    def command(out: Path, report: Path) -> list[str]:
+        bundle = setting.bundle(spacing_mm)
+        segment = [sys.executable, "-m", "DCASegmentationLib.cli", "segment", str(setting.ct)]
+        where = ["-o", str(out / "result"), "--bundle", str(bundle), "--device", "cpu"]
+        return [*segment, *where, "--no-scene", "--format", ".nii.gz", *options]
+
+    return Pipeline(key, name, command)
+
+
+def _nnunet(key: str, name: str, module: str, setting: Setting, spacing_mm: float) -> Pipeline:
+    def command(out: Path, report: Path) -> list[str]:
+        # Imports nnU-Net, which may not be there: only when it is asked for.
+        from .peers.nnunet_model import nnunet_model
+
+        return _peer(module, setting, spacing_mm, nnunet_model(setting.folder, spacing_mm), out, report)
+
+    needs = ("nnunetv2", "nibabel", "scipy")
+    return Pipeline(key, f"{name}, {spacing_mm:g} mm", command, is_peer=True, needs=needs)
+
+
+def _monai(setting: Setting) -> Pipeline:
+    def command(out: Path, report: Path) -> list[str]:
+        bundle = setting.bundle(setting.fine_mm)
+        return _peer("monai_reference", setting, setting.fine_mm, bundle, out, report)
+
+    name = f"MONAI with our network, {setting.fine_mm:g} mm"
+    return Pipeline("monai", name, command, is_peer=True, needs=("monai", "nibabel"))
+
+
+def _peer(module: str, setting: Setting, spacing_mm: float, model: Path, out: Path, report: Path) -> list[str]:
+    windows = [] if setting.windows is None else ["--windows", str(setting.windows)]
+    program = [sys.executable, "-m", f"{__package__}.peers.{module}", str(setting.ct), str(out / "labels.nii.gz")]
+    return [*program, "--spacing", str(spacing_mm), "--model", str(model), "--report", str(report), *windows]

@@ -1,0 +1,102 @@
+"""The windows of a pipeline: the first few really computed, the others replayed, and what that says of all of them.
+
+A program that takes half an hour for a CT cannot be measured again and again. Its windows all cost the same, so a few
+are measured, and instead of the others the last answer is given once more, as a copy. Everything around the network is
+then real, its memory too, and only the network's time is extrapolated: windows x median of those computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from .process_cost import Cost
+
+
+@dataclass(frozen=True)
+class WindowCosts:
+    """Seconds of the windows of one run: ``cpu_s`` and ``wall_s`` of each one computed, and of all replays together."""
+
+    total: int
+    cpu_s: tuple[float, ...]
+    wall_s: tuple[float, ...]
+    replay_cpu_s: float = 0.0
+    replay_wall_s: float = 0.0
+
+    @property
+    def replayed(self) -> int:
+        """Windows that were not computed."""
+        return self.total - len(self.cpu_s)
+
+    def extrapolated(self, cost: Cost) -> Cost:
+        """What the process of ``cost`` would have cost with all windows computed; memory is as measured."""
+        if not self.replayed:
+            return cost
+        return replace(
+            cost,
+            cpu_s=cost.cpu_s - self.replay_cpu_s + self.replayed * statistics.median(self.cpu_s),
+            wall_s=cost.wall_s - self.replay_wall_s + self.replayed * statistics.median(self.wall_s),
+        )
+
+    def write(self, path: Path) -> None:
+        """As JSON, for the process that measures."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> WindowCosts:
+        """What ``write`` wrote."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**told, "cpu_s": tuple(told["cpu_s"]), "wall_s": tuple(told["wall_s"])})
+
+
+class Windows:
+    """Stands in the network's place: computes the first ``real`` windows (None: all), then replays the last answer."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], real: int | None) -> None:
+        if real is not None and real < 1:
+            raise ValueError(f"at least one window must be computed, not {real}")
+        self._network = network
+        self._real = real
+        self._last: Tensor | None = None
+        self._total = 0
+        self._computed: list[tuple[float, float]] = []
+        self._replays = [0.0, 0.0]
+
+    def __call__(self, windows: Tensor) -> Tensor:
+        """The network's answer to one window (1, channel, depth, height, width)."""
+        self._total += 1
+        cpu, wall = time.process_time(), time.perf_counter()
+        if self._last is not None and self._real is not None and len(self._computed) >= self._real:
+            # A copy, since whoever gets it may write into it.
+            answer = self._last.clone()
+            self._replays[0] += time.process_time() - cpu
+            self._replays[1] += time.perf_counter() - wall
+            return answer
+        answer = self._network(windows)
+        self._computed.append((time.process_time() - cpu, time.perf_counter() - wall))
+        if self._real is not None and len(self._computed) == self._real:
+            self._last = answer.clone()
+        return answer
+
+    @property
+    def costs(self) -> WindowCosts:
+        """What was measured until now."""
+        cpu, wall = zip(*self._computed, strict=True) if self._computed else ((), ())
+        return WindowCosts(self._total, cpu, wall, *self._replays)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every peer's program is told: CT, output, spacing, windows to compute, where to report, threads."""
+    parser.add_argument("ct", type=Path, help="the CT, a NIfTI file")
+    parser.add_argument("out", type=Path, help="the label map to write, .nii.gz")
+    parser.add_argument("--spacing", type=float, default=1.5, help="spacing of the model in mm")
+    parser.add_argument("--windows", type=int, default=None, help="windows to compute; all, if left out")
+    parser.add_argument("--report", type=Path, default=None, help="JSON file with the windows' times")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model")

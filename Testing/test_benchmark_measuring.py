@@ -1,0 +1,233 @@
+"""How a whole process is measured, how replayed windows are counted, and what is said of the figures."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from DCASegmentationLib.benchmark import pipelines, runs
+from DCASegmentationLib.benchmark.gpu_memory import LivingTensors, TensorBytes
+from DCASegmentationLib.benchmark.growth import measure_growth
+from DCASegmentationLib.benchmark.pipelines import Pipeline
+from DCASegmentationLib.benchmark.plot import inference_plot
+from DCASegmentationLib.benchmark.process_cost import Cost, ProcessFailedError, measure_process, with_threads
+from DCASegmentationLib.benchmark.rates import Rates
+from DCASegmentationLib.benchmark.report import inference_report
+from DCASegmentationLib.benchmark.runs import Run, Runs, measure, named
+from DCASegmentationLib.benchmark.subject import centered
+from DCASegmentationLib.benchmark.targets import Target, inference_targets
+from DCASegmentationLib.benchmark.windows import WindowCosts, Windows
+from DCASegmentationLib.errors import UserError
+
+MIB = 2**20
+HOLDS_AND_WORKS = """
+import subprocess, sys, time
+block = b"x" * ({mib} * 2**20)
+if {children}:
+    subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[1]], check=True)
+until = time.process_time() + {cpu_s}
+while time.process_time() < until:
+    pass
+time.sleep({rest_s})
+"""
+
+
+def test_memory_and_time_of_a_process_are_those_of_all_it_starts():
+    pytest.importorskip("psutil")
+    child = HOLDS_AND_WORKS.format(mib=60, children=False, cpu_s=0.3, rest_s=0.5)
+    parent = HOLDS_AND_WORKS.format(mib=60, children=True, cpu_s=0.3, rest_s=0.0)
+    cost = measure_process([sys.executable, "-c", parent, child])
+    assert 120 < cost.peak_mib < 220
+    assert 0.6 < cost.cpu_s < 2.0
+    assert cost.wall_s > 0.8
+    alone = measure_process([sys.executable, "-c", child])
+    assert 60 < alone.peak_mib < 110
+
+
+def test_a_program_that_fails_is_quoted():
+    pytest.importorskip("psutil")
+    with pytest.raises(ProcessFailedError, match="no such model"):
+        measure_process([sys.executable, "-c", "raise SystemExit('no such model')"])
+
+
+def test_every_library_gets_the_same_threads():
+    environment = with_threads(3)
+    assert {environment[name] for name in environment if name.endswith("NUM_THREADS")} == {"3"}
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_the_first_windows_are_computed_and_the_rest_are_copies():
+    calls = []
+
+    def network(volume):
+        calls.append(volume)
+        return volume + len(calls)
+
+    windows = Windows(network, 2)
+    answers = [windows(torch.zeros(1, 1, 2, 2, 2)) for _ in range(5)]
+    assert len(calls) == 2
+    assert [answer.unique().tolist() for answer in answers] == [[1], [2], [2], [2], [2]]
+    # Who gets an answer may write into it, nnU-Net does.
+    answers[2] *= 0
+    assert windows(torch.zeros(1, 1, 2, 2, 2)).unique().tolist() == [2]
+    assert (windows.costs.total, windows.costs.replayed) == (6, 4)
+
+
+def test_without_a_number_every_window_is_computed():
+    windows = Windows(lambda volume: volume, None)
+    for _ in range(4):
+        windows(torch.zeros(1))
+    assert windows.costs.replayed == 0
+    cost = Cost(9.0, 8.0, 100.0)
+    assert windows.costs.extrapolated(cost) == cost
+
+
+def test_replayed_windows_count_as_the_median_of_those_computed(tmp_path):
+    costs = WindowCosts(10, cpu_s=(5.0, 3.0, 4.0), wall_s=(6.0, 6.0, 6.0), replay_cpu_s=0.7, replay_wall_s=0.5)
+    costs.write(tmp_path / "windows.json")
+    whole = WindowCosts.read(tmp_path / "windows.json").extrapolated(Cost(wall_s=30.0, cpu_s=20.0, peak_mib=500.0))
+    assert whole.cpu_s == pytest.approx(20 - 0.7 + 7 * 4)
+    assert whole.wall_s == pytest.approx(30 - 0.5 + 7 * 6)
+    assert whole.peak_mib == 500
+
+
+def fake(key, is_peer=False, needs=()):
+    return Pipeline(key, key.upper(), lambda out, report: [key], is_peer, needs)
+
+
+def test_programs_run_in_turn_and_those_missing_or_failing_are_left_out(monkeypatch):
+    order = []
+
+    def run_once(pipeline, number, threads):
+        order.append((number, pipeline.key))
+        if pipeline.key == "broken":
+            raise ProcessFailedError("out of luck")
+        return Run(pipeline.key, number, 1.0, 2.0, 3.0, 2.0)
+
+    monkeypatch.setattr(runs, "run_once", run_once)
+    monkeypatch.setattr(pipelines, "find_spec", lambda name: None if name == "nnunetv2" else object())
+    chosen = [fake("ours"), fake("absent", True, ("nnunetv2",)), fake("broken", True), fake("peer", True)]
+    done, kept = Runs([], {}), []
+    measure(chosen, 3, 1, done, kept.append, peer_rounds=2)
+    assert order == [(1, "ours"), (1, "broken"), (1, "peer"), (2, "ours"), (2, "peer"), (3, "ours")]
+    assert kept == done.runs
+    assert done.left_out == {"absent": "nnunetv2 is not installed", "broken": "it failed: out of luck"}
+    # Measured already: nothing is run again.
+    measure(chosen, 3, 1, done, kept.append, peer_rounds=2)
+    assert len(order) == 6
+
+
+def test_a_pipeline_that_is_none_is_named_with_those_there_are():
+    with pytest.raises(UserError, match="no pipeline 'nnunett'"):
+        named(["nnunett"], [fake("nnunet")])
+
+
+def some_runs() -> Runs:
+    figures = {"ours": (90.0, 1000.0), "ours_maps": (99.0, 1200.0), "nnunet": (1000.0, 8000.0), "monai": (500.0, 9000.0)}
+    made = [
+        Run(key, number, cpu, cpu * factor, mib, cpu, 48 if key == "nnunet" else 0, 2 if key == "nnunet" else 0, 80.0)
+        for key, (cpu, mib) in figures.items()
+        for number, factor in ((1, 0.9), (2, 3.0), (3, 1.0))
+    ]
+    return Runs(made, {"totalsegmentator": "nnunetv2 is not installed"})
+
+
+def test_runs_are_kept_in_a_file_and_their_medians_compared(tmp_path):
+    some_runs().write(tmp_path / "runs.csv")
+    read = Runs.read(tmp_path / "runs.csv")
+    assert read.runs == some_runs().runs
+    assert read.median("ours").cpu_s == 90
+    assert read.ratio("ours", "nnunet") == pytest.approx(0.09)
+    assert read.ratio("ours", "totalsegmentator") is None
+    (tmp_path / "runs.csv").write_text("nothing\n1\n")
+    with pytest.raises(UserError, match="holds no runs"):
+        Runs.read(tmp_path / "runs.csv")
+
+
+def test_targets_say_met_missed_by_how_much_or_not_measured():
+    assert Target("a", 0.15, 0.12).words == "met"
+    assert Target("a", 0.15, 0.18).words == "missed by 20%"
+    assert Target("a", 0.85, 0.9, at_least=True).words == "met"
+    assert Target("a", 0.85, 0.68, at_least=True).words == "missed by 20%"
+    assert Target("a", 0.15, None).words == "not measured"
+    targets = {target.name: target for target in inference_targets(some_runs(), Rates(88.0, 66.0, 4.2, 275.0))}
+    assert targets["CPU time, 1.5 mm, our defaults, against nnU-Net"].value == pytest.approx(0.09)
+    assert targets["CPU time with expert maps, uncertainty and review, against without"].words == "met"
+    assert targets["CPU time, 1.5 mm, against MONAI with the same network"].words == "missed by 20%"
+    assert targets["network's rate against SGEMM"].value == pytest.approx(0.75)
+    assert targets["CPU time, 3 mm, our defaults, against nnU-Net"].met is None
+
+
+def test_report_and_plot_say_what_is_extrapolated_and_what_is_left_out(tmp_path):
+    shown = [fake("ours"), fake("nnunet", True), fake("totalsegmentator", True)]
+    done = some_runs()
+    text = inference_report(done, shown, inference_targets(done, None), None, {"CT": "512 x 512 x 150"})
+    assert "| NNUNET | 3 | 2 of 48 | 1000\\* | 1000\\* | 8000 |" in text
+    assert "| OURS | 3 | all | 90 | 90 | 1000 |" in text
+    assert "left out: nnunetv2 is not installed" in text
+    assert "Extrapolated" in text
+    everything = replace(done.runs[6], windows=48, computed=48)
+    whole = inference_report(Runs([everything], {}), shown[1:2], [], None, {})
+    assert "Extrapolated" not in whole
+    figure = inference_plot(done, shown, "a CT")
+    time, memory = figure.axes
+    assert [bar.get_width() for bar in time.patches] == [90, 1000]
+    assert [bool(bar.get_hatch()) for bar in time.patches] == [False, True]
+    assert [label.get_text() for label in time.get_yticklabels()] == ["OURS", "NNUNET"]
+    assert memory.patches[1].get_width() == pytest.approx(8000 / 1024)
+
+
+def test_growth_is_the_slope_and_what_would_not_fit_is_left_out():
+    asked = []
+
+    def peak_mib(slices):
+        asked.append(slices)
+        return 1000 + 50.0 * slices
+
+    growth = measure_growth(peak_mib, [450, 75, 150], free_mib=lambda: 20_000.0)
+    assert asked == [75, 150]
+    assert growth.mib_per_slice == pytest.approx(50)
+    assert growth.left_out == {450: "some 23 GiB expected, 20 GiB free"}
+    assert measure_growth(peak_mib, [75, 150, 450], lambda: 24_000.0).left_out == {}
+    assert measure_growth(peak_mib, [75], lambda: 1.0).mib_per_slice is None
+
+
+def test_tensors_are_followed_until_they_are_let_go():
+    with LivingTensors() as living:
+        first = torch.ones(1024, 1024)
+        view = first[:10].reshape(-1)
+        assert living.held == 4 * MIB
+        second = first * 2
+        assert living.held == 8 * MIB
+        first.add_(1)
+        del first
+        assert living.held == 8 * MIB, "the view still holds it"
+        del view
+        assert living.held == 4 * MIB
+        del second
+    assert (living.held, living.peak) == (0, 8 * MIB)
+
+
+def test_what_backward_needs_counts_while_it_is_kept():
+    weight = torch.ones(1024, 1024, requires_grad=True)
+    with LivingTensors() as living:
+        loss = (weight.exp().exp()).sum()
+        assert living.held >= 8 * MIB, "both exponentials are kept for the backward pass"
+        loss.backward()
+    assert living.peak >= 12 * MIB
+
+
+def test_tensors_grow_with_the_voxels_of_the_patch():
+    measured = TensorBytes({32: 2**30 + 32**3 * 100, 48: 2**30 + 48**3 * 100}, steady=2**30)
+    assert measured.gib_at((96, 96, 96)) == pytest.approx(2 + 96**3 * 100 / 2**30)
+
+
+def test_the_scan_is_cut_or_surrounded_by_air():
+    voxels = np.arange(5, dtype=np.int16).reshape(1, 5)
+    assert centered(voxels, 1, 3).tolist() == [[1, 2, 3]]
+    assert centered(voxels, 1, 7).tolist() == [[-1024, 0, 1, 2, 3, 4, -1024]]
+    assert centered(voxels, 0, 2).tolist() == [[0, 1, 2, 3, 4], [-1024] * 5]

@@ -1,0 +1,123 @@
+"""``dca benchmark`` and the programs it compares, on a coarse CT with tiny networks."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.benchmark.accuracy import LabelledCase, compare, mean_loss
+from DCASegmentationLib.benchmark.peers import monai_reference
+from DCASegmentationLib.benchmark.random_model import random_bundle
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.imaging.reading import read_ct, read_labels
+
+
+@pytest.fixture(scope="module")
+def case(coarse_phantom) -> LabelledCase:
+    return LabelledCase(
+        "phantom", read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz")
+    )
+
+
+def test_the_plain_pipeline_and_ours_agree(small_bundle, case):
+    heard = []
+    found = compare(Bundle.load(small_bundle), [case], on_case=heard.append)
+    assert heard == found
+    assert found[0].same > 0.99
+    assert mean_loss(found) == pytest.approx(0, abs=0.01)
+    unknown = LabelledCase("one organ", case.ct, case.truth, unknown=tuple(range(2, 16)))
+    one = compare(Bundle.load(small_bundle), [unknown])[0]
+    assert np.isfinite(one.ours)
+    assert one.ours != found[0].ours
+
+
+def test_monais_pipeline_runs_our_network_and_counts_its_windows(small_bundle, coarse_phantom, tmp_path):
+    costs = monai_reference.segment(coarse_phantom / "ct.nii.gz", tmp_path / "labels.nii.gz", small_bundle, 2)
+    labels = sitk.ReadImage(str(tmp_path / "labels.nii.gz"))
+    assert labels.GetSize() == sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")).GetSize()
+    assert labels.GetPixelID() == sitk.sitkUInt8
+    assert costs.total > 2
+    assert len(costs.cpu_s) == 2
+
+
+def test_the_random_model_is_made_once_and_every_channel_wins_somewhere(tmp_path):
+    bundle = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
+    written = (bundle.folder / "models" / "model.pt").stat().st_mtime_ns
+    again = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
+    assert (again.folder / "models" / "model.pt").stat().st_mtime_ns == written
+    assert (bundle.metadata.spacing, bundle.metadata.patch) == ((12.0, 12.0, 12.0), (32, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--windows", "some"), "no number of windows"),
+        (("--only", "nnunett"), "no pipeline 'nnunett'"),
+        (("--ct", "ct.nrrd"), "is no NIfTI file"),
+        (("--resume",), "nothing to go on with"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(dca, coarse_phantom, tmp_path, arguments, said):
+    given = () if "--ct" in arguments else ("--ct", coarse_phantom / "ct.nii.gz")
+    result = dca("benchmark", "inference", "-o", tmp_path / "out", *given, *arguments)
+    assert result.code == 2
+    assert said in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_ours_and_monai_are_measured_side_by_side_and_a_missing_peer_is_named(
+    dca, coarse_phantom, tmp_path, monkeypatch
+):
+    pytest.importorskip("psutil")
+    from DCASegmentationLib.benchmark import pipelines
+
+    found = pipelines.find_spec
+    monkeypatch.setattr(pipelines, "find_spec", lambda name: None if name == "nnunetv2" else found(name))
+    out = tmp_path / "out"
+    given = ("-o", out, "--ct", coarse_phantom / "ct.nii.gz", "--cache", tmp_path / "cache", "--only")
+    tiny = ("ours,nnunet,monai", "--filters", 2, "--patch", 32, "--spacing", "14,20", "--windows", 1)
+    result = dca("benchmark", "inference", *given, *tiny, "--rounds", 1)
+    assert result.code == 0, result.err
+    assert "nnunet is left out: nnunetv2 is not installed." in result.err
+    with (out / "runs.csv").open() as file:
+        rows = {row["key"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"ours", "monai"}
+    assert rows["monai"]["extrapolated"] == "yes"
+    assert float(rows["monai"]["cpu_s"]) > 1 < float(rows["ours"]["cpu_s"])
+    text = (out / "benchmark.md").read_text()
+    assert "left out: nnunetv2 is not installed" in text
+    assert "| CPU time, 1.5 mm, our defaults, against nnU-Net | ≤ 0.15 |  | not measured |" in text
+    assert (out / "benchmark.png").stat().st_size > 10_000
+    # Nothing left to measure: the same command with --resume makes table and plot again.
+    (out / "benchmark.md").unlink()
+    again = dca("benchmark", "inference", *given, *tiny, "--rounds", 1, "--resume")
+    assert again.code == 0, again.err
+    assert (out / "benchmark.md").exists()
+    other = dca("benchmark", "inference", *given, *tiny, "--rounds", 1, "--resume", "--threads", 2)
+    assert other.code == 2
+    assert "was measured with another threads" in other.err
+
+
+@pytest.mark.slow
+@pytest.mark.scene
+def test_the_panels_way_is_measured_with_a_warm_worker(dca, small_bundle, coarse_phantom, tmp_path):
+    out = tmp_path / "panel.json"
+    result = dca("benchmark", "panel", "--bundle", small_bundle, "--ct", coarse_phantom / "ct.nii.gz", "-o", out)
+    assert result.code == 0, result.err
+    assert "All but the network:" in result.out
+    assert '"with_scene": true' in Path(out).read_text()
+
+
+@pytest.mark.slow
+def test_the_training_step_says_what_it_costs_and_whether_it_waits(dca, tmp_path):
+    out = tmp_path / "training.json"
+    told = ("--preset", "small", "--filters", 1, "--patch", 32, "--threads", 1, "--steps", 2, "--device", "cpu")
+    result = dca("benchmark", "training", *told, "-o", out)
+    assert result.code == 0, result.err
+    assert "A step waits for its data for" in result.out
+    assert "GiB of tensors" in result.out
+    assert '"data_loading"' in out.read_text()
