@@ -24,7 +24,9 @@ def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.
     """Labels (uint8) of ``ct`` on its own grid by ``network``, which is the bundle's, on the CPU."""
     metadata = bundle.metadata
     grid = model_grid(ct, metadata.spacing, metadata.orientation)
-    volume = window(sitk.GetArrayViewFromImage(resample(ct, grid)), *metadata.hu_window)
+    # A view does not keep its image alive: each image has a name for as long as its view is used.
+    resampled = resample(ct, grid)
+    volume = window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
     with torch.inference_mode():
         logits: Any = sliding_window_inference(
             torch.from_numpy(volume)[None, None], metadata.patch, 1, network, overlap=0.5, mode="gaussian"
@@ -36,7 +38,8 @@ def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.
     # Channel by channel, the largest so far kept: the same argmax without sixteen CT-sized volumes.
     for label, channel in enumerate(probabilities):
         # Beyond the outermost voxel centers the outermost probabilities hold, as MONAI has it.
-        values = sitk.GetArrayViewFromImage(resample(_with_rim(grid.image_of(channel)), ct_grid, outside=0.0))
+        on_ct_grid = resample(_with_rim(grid.image_of(channel)), ct_grid, outside=0.0)
+        values = sitk.GetArrayViewFromImage(on_ct_grid)
         wins = values > highest
         labels[wins] = label
         highest[wins] = values[wins]
