@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.evaluation.changes import changes_between
+from DCASegmentationLib.imaging.changes import changes_between
 from DCASegmentationLib.organs import AMOS
 
 SPLEEN, LIVER = AMOS.by_key["spleen"], AMOS.by_key["liver"]

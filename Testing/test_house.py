@@ -60,9 +60,16 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
-    "scene": ({"errors", "organs", "review_file", "figures"}, {"numpy", "SimpleITK", *SLICER}),
+    "corrected_case_job": ({"errors", "organs", "training"}, {"SimpleITK"}),
+    "scene": (
+        {"errors", "organs", "review_file", "imaging", "figures", "corrected_case_job"},
+        {"numpy", "SimpleITK", *SLICER},
+    ),
     "panels": (
-        {"errors", "organs", "review_file", "figures", "scene", "partials", "worker_protocol", "bundle"},
+        {
+            *("errors", "organs", "review_file", "figures", "scene", "partials", "worker_protocol", "bundle"),
+            *("imaging", "corrected_case_job"),
+        },
         # PyTorchUtils is the module of Slicer's PyTorch extension.
         {"qt", "ctk", "numpy", "PyTorchUtils", *SLICER},
     ),
@@ -76,7 +83,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 }
 
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
-LOADED_BY_SLICER = {"errors", "organs", "review_file", "partials", "worker_protocol", "scene", "figures", "panels", ""}
+LOADED_BY_SLICER = {
+    *("errors", "organs", "review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
+    "corrected_case_job",
+}
 HEAVY = {"torch", "monai", "ignite"}
 
 

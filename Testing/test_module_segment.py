@@ -46,7 +46,7 @@ def test_one_click_segments_the_open_ct(panel, ct, slicer_bench):
     assert "organs were segmented" in message(panel)
     assert panel.segmentPanel.ui.applyButton.text == "Apply"
     assert not panel.ui.resultSection.collapsed
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1 + 4 * 3 + 3
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1 + 4 * 3 + 3 + 2
     assert temporary_files() == []
 
 

@@ -18,10 +18,10 @@ def makeCompact(table: qt.QTableWidget) -> None:
     table.verticalHeader().setDefaultSectionSize(_ROW)
 
 
-def setRows(table: qt.QTableWidget, count: int) -> None:
-    """As many rows, all of them in sight up to a limit."""
+def setRows(table: qt.QTableWidget, count: int, most: int = _MOST_ROWS) -> None:
+    """As many rows, all of them in sight up to ``most``."""
     table.setRowCount(count)
-    table.setFixedHeight(_ROW * min(max(count, 1), _MOST_ROWS) + _HEADER + _FRAME)
+    table.setFixedHeight(_ROW * min(max(count, 1), most) + _HEADER + _FRAME)
 
 
 def numberItem(text: str) -> qt.QTableWidgetItem:

@@ -21,18 +21,21 @@ from DCASegmentationLib.bundle.metadata_reading import read_metadata
 from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.organs import Vocabulary
 from DCASegmentationLib.panels.worker_process import WorkerProcess
-from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.exchange import ResultFiles, export_ct, require_ct, show_result
+from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.scene.ct_checksum import ct_checksum
+from DCASegmentationLib.scene.exchange import ResultFiles, export_ct, keep_for_review, require_ct, show_result
+from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
 from DCASegmentationLib.scene.region import Region
 from DCASegmentationLib.scene.target import require_target
 from DCASegmentationLib.worker_protocol import Done, Failure, FoundDevices, Segment
 
-# What the Experts section shows.
+# What the sections Experts and Review show.
 ALL_MAPS: Mapping[str, Any] = {
     "attention_levels": [1, 2, 3, 4],
     "deciding_expert": True,
     "entropy": True,
     "disagreement": True,
+    "review": True,
 }
 # Shares of the progress: writing the CT comes before what the worker does, showing the results after it.
 _EXPORTED, _COMPUTED = 0.02, 0.95
@@ -43,7 +46,8 @@ class Order:
     """What to segment: the CT node, the model's folder (None for the default), the device, and where it goes.
 
     ``segmentation`` is an existing vtkMRMLSegmentationNode or None for a new one, ``roi`` a vtkMRMLMarkupsROINode or
-    None for the whole CT, ``options`` fields of ``inference.options.SegmentOptions``.
+    None for the whole CT, ``options`` fields of ``inference.options.SegmentOptions``. Organs of ``segmentation`` that
+    were corrected or accepted stay as they are, unless ``keepCorrected`` is false.
     """
 
     ct: Any
@@ -52,6 +56,7 @@ class Order:
     segmentation: Any | None = None
     roi: Any | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: dict(ALL_MAPS))
+    keepCorrected: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ class SegmentationRunner:
         self._observations: list[int] = []
         self._showing: Iterator[Outcome | None] | None = None
         self._isCancelled = False
+        self._checksum = ""
 
     @property
     def isRunning(self) -> bool:
@@ -132,6 +138,8 @@ class SegmentationRunner:
             self._run, self._givenUp, self._isCancelled = run, None, False
             self._observe()
             self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
+            self._checksum = ""
+            qt.QTimer.singleShot(0, lambda: self._takeChecksum(run))
         except BaseException:
             self._clear()
             shutil.rmtree(folder, ignore_errors=True)
@@ -160,6 +168,11 @@ class SegmentationRunner:
             self._worker.stop()
         if run is not None:
             shutil.rmtree(run.folder, ignore_errors=True)
+
+    def _takeChecksum(self, run: _Run) -> None:
+        """Of the CT that was exported; in a turn of the event loop of its own, so that Slicer never stands."""
+        if self._run is run and slicer.mrmlScene.IsNodePresent(run.order.ct):
+            self._checksum = ct_checksum(run.order.ct)
 
     def _onProgress(self, fraction: float, message: str) -> None:
         if self._run is not None:
@@ -206,9 +219,14 @@ class SegmentationRunner:
             if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
                 # Deleted meanwhile: the result is still worth having.
                 segmentation = None
-            nodes = show_result(files, run.order.ct, run.vocabulary, run.region, segmentation)
+            kept = kept_organs(recall(segmentation)) if run.order.keepCorrected else NOTHING_KEPT
+            nodes = show_result(files, run.order.ct, run.vocabulary, run.region, segmentation, kept)
             yield None
-            yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=tuple(done.warnings))
+            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(run.order.ct):
+                keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum)
+                yield None
+            warnings = (*done.warnings, *_keptInWords(kept, run.vocabulary))
+            yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=warnings)
 
     def _onError(self, failure: Failure) -> None:
         self._finish(
@@ -255,6 +273,17 @@ class SegmentationRunner:
         if self._givenUp is None:
             self._givenUp = reason
             self.cancel()
+
+
+def _keptInWords(kept: Kept, vocabulary: Vocabulary) -> list[str]:
+    """Which organs stayed as they were corrected or accepted, in a sentence; none if none did."""
+    names = [vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in kept.segments.values()]
+    names += [
+        _("{organ} (removed)").format(organ=vocabulary.by_key[key].name)
+        for key in kept.removed
+        if key in vocabulary.by_key
+    ]
+    return [_("Kept as corrected or accepted: {organs}.").format(organs=", ".join(names))] if names else []
 
 
 def _ctRemoved() -> UserError:

@@ -14,6 +14,7 @@ _TAG = "DCASegmentation.case"
 _VERSION = "1"
 _CT = "DCASegmentation.ct"
 _SINGLE_MAPS = ("deciding_expert", "entropy", "disagreement")
+_LABEL_MAPS = ("automatic", "places")
 LEVELS = (1, 2, 3, 4)
 
 
@@ -21,7 +22,8 @@ LEVELS = (1, 2, 3, 4)
 class CaseNodes:
     """The MRML nodes of one case. ``attention`` maps level and expert to a volume node.
 
-    ``ct`` is None where the CT of a remembered case was deleted.
+    ``ct`` is None where the CT of a remembered case was deleted. ``automatic`` is the label map as the network gave
+    it, ``places`` holds the rank of the place to check in each voxel; both have the same voxels, a box of the CT's.
     """
 
     ct: Any
@@ -30,6 +32,8 @@ class CaseNodes:
     deciding_expert: Any | None = None
     entropy: Any | None = None
     disagreement: Any | None = None
+    automatic: Any | None = None
+    places: Any | None = None
 
     def maps(self) -> list[Any]:
         """The volume nodes that can be laid over the CT."""
@@ -37,9 +41,13 @@ class CaseNodes:
         single = [self.deciding_expert, self.entropy, self.disagreement]
         return [*attention, *(node for node in single if node is not None)]
 
+    def label_maps(self) -> list[Any]:
+        """The label map volumes that the review goes by."""
+        return [node for node in (self.automatic, self.places) if node is not None]
+
     def all(self) -> list[Any]:
         """Every node of the case that is there."""
-        return [*([] if self.ct is None else [self.ct]), self.segmentation, *self.maps()]
+        return [*([] if self.ct is None else [self.ct]), self.segmentation, *self.maps(), *self.label_maps()]
 
 
 def remember(nodes: CaseNodes) -> None:
@@ -60,7 +68,7 @@ def recall(segmentation: Any | None) -> CaseNodes | None:
     if segmentation is None or segmentation.GetAttribute(_TAG) is None:
         return None
     nodes = CaseNodes(segmentation.GetNodeReference(_CT), segmentation)
-    for name in _SINGLE_MAPS:
+    for name in (*_SINGLE_MAPS, *_LABEL_MAPS):
         setattr(nodes, name, segmentation.GetNodeReference(_role(name)))
     for level in LEVELS:
         found = {name: segmentation.GetNodeReference(_attention_role(level, name)) for _, name, _ in EXPERTS}
@@ -78,7 +86,7 @@ def cases_in_scene() -> list[CaseNodes]:
 
 
 def _roles(nodes: CaseNodes) -> Iterator[tuple[str, Any | None]]:
-    for name in _SINGLE_MAPS:
+    for name in (*_SINGLE_MAPS, *_LABEL_MAPS):
         yield _role(name), getattr(nodes, name)
     for level in LEVELS:
         for _, expert, _ in EXPERTS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,22 @@ import slicer.util
 
 from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.organs import Vocabulary
+from DCASegmentationLib.review_file import ALTERNATIVE, PLACES, REVIEW, Review, read_review
 from DCASegmentationLib.scene.case_record import LEVELS, CaseNodes, recall, remember
 from DCASegmentationLib.scene.hierarchy import place_beside
 from DCASegmentationLib.scene.maps import show_attention, show_deciding_expert, show_map
 from DCASegmentationLib.scene.nrrd_writing import write_nrrd
+from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
 from DCASegmentationLib.scene.region import Region, in_whole_grid, region_of_interest
+from DCASegmentationLib.scene.review_import import show_review, without_kept
+from DCASegmentationLib.scene.review_record import Origin
 from DCASegmentationLib.scene.segmentation import add_organs, show_segmentation
 from DCASegmentationLib.scene.target import remove_nodes, replace_organs, tag_organs
 from DCASegmentationLib.scene.transforms import index_to_world, under_transform_of
 
 CT_FILE = "ct.nrrd"
 _LABELS = "labels.nrrd"
+_REQUEST = "request.json"
 _ORTHOGONAL = 1e-3
 # Files of a job that hold one map each: file name, title of its legend. All are values from 0 to 1.
 _MAPS = {
@@ -92,6 +99,8 @@ class ResultFiles:
         self.folder = folder
         self.labels: np.ndarray | None = None
         self.maps: dict[str, sitk.Image] = {}
+        self.review: Review | None = None
+        self.model = ("", "")
 
     def read(self) -> Iterator[None]:
         """Read file by file, pausing after each. Raises UserError where one is missing or damaged."""
@@ -102,6 +111,9 @@ class ResultFiles:
             if path.name != _LABELS:
                 self.maps[path.name.removesuffix(".nrrd")] = _read(path)
                 yield
+        if PLACES in self.maps:
+            self.review = read_review(self.folder / REVIEW)
+        self.model = _model(self.folder / _REQUEST)
 
 
 def import_result(
@@ -118,7 +130,9 @@ def import_result(
     files = ResultFiles(folder)
     for _ in files.read():
         pass
-    return show_result(files, ct_node, vocabulary, region, segmentation)
+    nodes = show_result(files, ct_node, vocabulary, region, segmentation)
+    keep_for_review(files, nodes, vocabulary, region)
+    return nodes
 
 
 def show_result(
@@ -127,12 +141,13 @@ def show_result(
     vocabulary: Vocabulary,
     region: Region | None = None,
     segmentation: Any | None = None,
+    kept: Kept = NOTHING_KEPT,
 ) -> CaseNodes:
     """Show results that were read for the CT they were made of.
 
     ``region`` is what :func:`export_ct` gave. The organs become a new segmentation named after the CT, or replace
-    those that this program put into ``segmentation`` earlier, and their maps. Maps become volumes of their own;
-    everything comes under the CT's transform and, in the subject hierarchy, under its patient and study.
+    those that this program put into ``segmentation`` earlier but those ``kept``, and their maps. Maps become volumes of
+    their own; everything comes under the CT's transform and, in the subject hierarchy, under its patient and study.
 
     Raises UserError, with the scene as it was, where the results do not fit the CT or the vocabulary.
     """
@@ -147,20 +162,50 @@ def show_result(
         if segmentation is None:
             name = slicer.mrmlScene.GenerateUniqueName(f"{ct_node.GetName()} organs")
             segmentation = show_segmentation(labels, vocabulary, ct_node, name)
-            added = list(segmentation.GetSegmentation().GetSegmentIDs())
+            added = {each: each for each in segmentation.GetSegmentation().GetSegmentIDs()}
         else:
-            added = replace_organs(segmentation, lambda node: add_organs(node, labels, vocabulary, ct_node))
+            fresh = without_kept(labels, vocabulary, segmentation, kept, ct_node)
+            added = replace_organs(
+                segmentation, lambda node: add_organs(node, fresh, vocabulary, ct_node), kept.segments
+            )
     except ValueError:
         raise _unexpected(files.folder) from None
     tag_organs(segmentation, added)
     if earlier is not None:
-        remove_nodes(earlier.maps())
+        remove_nodes([*earlier.maps(), *earlier.label_maps()])
     nodes = CaseNodes(ct_node, segmentation)
     _show_maps(files.maps, nodes)
     under_transform_of(ct_node, [segmentation], nodes.maps())
     place_beside(ct_node, segmentation, nodes.maps())
     remember(nodes)
     return nodes
+
+
+def keep_for_review(
+    files: ResultFiles,
+    nodes: CaseNodes,
+    vocabulary: Vocabulary,
+    region: Region | None = None,
+    kept: Kept = NOTHING_KEPT,
+    checksum: str = "",
+) -> None:
+    """Add the automatic result and the places to check to the case that :func:`show_result` gave for these files.
+
+    ``checksum`` is that of the CT that was exported (see ``ct_checksum``).
+    """
+    assert files.labels is not None
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    origin = Origin(*files.model, vocabulary.name, date, checksum)
+    images = [files.maps.get(name) for name in (PLACES, ALTERNATIVE)]
+    places, alternative = (None if image is None else sitk.GetArrayViewFromImage(image) for image in images)
+    region = region or Region.whole(files.labels.shape)
+    if files.review is None or places is None or alternative is None:
+        show_review(nodes, origin, region, files.labels, kept)
+    elif places.shape != files.labels.shape or alternative.shape != files.labels.shape:
+        raise _unexpected(files.folder)
+    else:
+        show_review(nodes, origin, region, files.labels, kept, files.review, places, alternative)
+    remember(nodes)
 
 
 def _show_maps(maps: dict[str, sitk.Image], nodes: CaseNodes) -> None:
@@ -173,6 +218,15 @@ def _show_maps(maps: dict[str, sitk.Image], nodes: CaseNodes) -> None:
     for key, (name, title) in _MAPS.items():
         if key in maps:
             setattr(nodes, key, show_map(maps[key], name, title, "Inferno"))
+
+
+def _model(request: Path) -> tuple[str, str]:
+    """Name and checksum of the model, as the worker has noted them beside its results."""
+    try:
+        bundle = json.loads(request.read_text(encoding="utf-8"))["bundle"]
+        return str(bundle["name"]), str(bundle["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
 
 
 def _read(path: Path) -> sitk.Image:

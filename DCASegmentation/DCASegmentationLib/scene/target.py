@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import slicer
+import vtk
 
 from DCASegmentationLib.errors import UserError
 
@@ -14,16 +15,30 @@ _TAG = "DCASegmentation.Organ"
 _BINARY_LABELMAP = "Binary labelmap"
 
 
-def tag_organs(node: Any, segment_ids: Iterable[str]) -> None:
-    """Mark segments of a vtkMRMLSegmentationNode as made by this program."""
-    for segment_id in segment_ids:
-        node.GetSegmentation().GetSegment(segment_id).SetTag(_TAG, "1")
+# What earlier versions wrote instead of the organ's key: then the segment's ID is the key.
+_UNNAMED = "1"
+
+
+def tag_organs(node: Any, organs: Mapping[str, str]) -> None:
+    """Mark segments of a vtkMRMLSegmentationNode, by segment ID, as organs of this program: ``organs`` are keys."""
+    for segment_id, key in organs.items():
+        node.GetSegmentation().GetSegment(segment_id).SetTag(_TAG, key)
 
 
 def own_organs(node: Any) -> list[str]:
     """IDs of the segments that :func:`tag_organs` marked."""
     segmentation = node.GetSegmentation()
     return [each for each in segmentation.GetSegmentIDs() if segmentation.GetSegment(each).HasTag(_TAG)]
+
+
+def organs_by_segment(node: Any) -> dict[str, str]:
+    """Organ key of each segment that :func:`tag_organs` marked, whatever its name is now."""
+    found = {}
+    for segment_id in own_organs(node):
+        key = vtk.reference("")
+        node.GetSegmentation().GetSegment(segment_id).GetTag(_TAG, key)
+        found[segment_id] = segment_id if str(key) == _UNNAMED else str(key)
+    return found
 
 
 def require_target(node: Any, ct_node: Any) -> None:
@@ -48,9 +63,14 @@ def require_target(node: Any, ct_node: Any) -> None:
         raise UserError(f"{name} is under another transform than the CT.", "Put both under the same transform.")
 
 
-def replace_organs(node: Any, add: Callable[[Any], list[str]]) -> list[str]:
-    """Remove the organs this program put into ``node`` and ``add`` new ones, as one change. Returns their IDs."""
-    before = own_organs(node)
+def replace_organs(
+    node: Any, add: Callable[[Any], dict[str, str]], kept: Collection[str] = ()
+) -> dict[str, str]:
+    """Remove the organs this program put into ``node`` but those ``kept`` (segment IDs), and ``add`` new ones.
+
+    This is one change. Returns what ``add`` gives: the organ key of each new segment.
+    """
+    before = [each for each in own_organs(node) if each not in kept]
     old = [(each, node.GetSegmentation().GetSegment(each)) for each in before]
     modification = node.StartModify()
     try:

@@ -8,8 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from ..imaging.grid import Grid
 from ..organs import Organ, Vocabulary
+from .grid import Grid
 
 
 @dataclass(frozen=True)

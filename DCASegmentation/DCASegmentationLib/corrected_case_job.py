@@ -1,0 +1,59 @@
+"""A CT and its corrected labels as files in, a case in a folder to train on out.
+
+This is what the panel runs in a process of its own, ``python -m DCASegmentationLib.corrected_case_job FOLDER``, because
+compressing a CT takes seconds. FOLDER holds ``ct.nrrd``, ``labels.nrrd`` on its grid, and ``case.json``::
+
+    {"folder": "/data/training", "name": "ct-1a2b3c4d", "vocabulary": "AMOS", "reviewed": ["liver"],
+     "model": ["dca-abdomen", "<sha256>"], "places": [{"rank": 1, "organ": "liver", "status": "corrected"}]}
+
+The answer is one line of JSON: ``{"name": ..., "cases": ...}``, or ``{"problem": ..., "remedy": ...}``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
+
+
+def main(folder: Path) -> int:
+    """Do what ``folder`` asks and print the answer; 0 where a case was added, 2 where it cannot be."""
+    from .errors import UserError
+
+    try:
+        answer, code = _add(folder), 0
+    except UserError as error:
+        answer, code = {"problem": error.problem, "remedy": error.remedy}, 2
+    except (OSError, RuntimeError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        answer, code = {"problem": f"The case could not be written ({reason}).", "remedy": "Try again."}, 1
+    print(json.dumps(answer), flush=True)
+    return code
+
+
+def _add(folder: Path) -> dict[str, Any]:
+    import SimpleITK as sitk
+
+    from .organs import VOCABULARIES
+    from .training.corrected_cases import TouchedPlace, add_corrected_case, read_dataset
+
+    content = json.loads((folder / CASE).read_text(encoding="utf-8"))
+    training = Path(content["folder"])
+    case = add_corrected_case(
+        training,
+        content["name"],
+        sitk.ReadImage(str(folder / CT)),
+        sitk.ReadImage(str(folder / LABELS)),
+        VOCABULARIES[content["vocabulary"]],
+        content["reviewed"],
+        (content["model"][0], content["model"][1]),
+        [TouchedPlace(int(place["rank"]), place["organ"], place["status"]) for place in content["places"]],
+    )
+    return {"name": case.name, "cases": len(read_dataset(training))}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,67 @@
+"""What changed since the automatic result, organ by organ, in a Qt table and as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+import qt
+from slicer.i18n import tr as _
+
+from DCASegmentationLib.imaging.changes import OrganChange
+from DCASegmentationLib.panels.compact_table import makeCompact, numberItem, setRows
+
+_HEADER = ("organ", "name", "automatic_ml", "now_ml", "added_ml", "removed_ml", "dice", "reviewed")
+
+
+class ChangesTable:
+    """``table`` has the columns organ (with a check box), ml before, ml now and Dice.
+
+    ``onReviewed(key, isReviewed)`` is called when the user ticks an organ or takes the tick away.
+    """
+
+    def __init__(self, table: qt.QTableWidget, onReviewed: Callable[[str, bool], None]) -> None:
+        self._table, self._onReviewed = table, onReviewed
+        makeCompact(table)
+        table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
+
+    def fill(self, changes: Sequence[OrganChange], reviewed: Sequence[bool]) -> None:
+        """Show these changes; organs that changed are bold."""
+        table = self._table
+        wasBlocked = table.blockSignals(True)
+        setRows(table, len(changes))
+        for row, (change, isReviewed) in enumerate(zip(changes, reviewed, strict=True)):
+            organ = qt.QTableWidgetItem(change.organ.name)
+            organ.setData(qt.Qt.UserRole, change.organ.key)
+            organ.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+            organ.setCheckState(qt.Qt.Checked if isReviewed else qt.Qt.Unchecked)
+            dice = "\N{EN DASH}" if change.dice is None else f"{change.dice:.3f}"
+            numbers = (numberItem(f"{change.before_ml:.1f}"), numberItem(f"{change.after_ml:.1f}"), numberItem(dice))
+            for column, item in enumerate((organ, *numbers)):
+                font = item.font()
+                font.setBold(change.changed)
+                item.setFont(font)
+                item.setToolTip(
+                    _("{added:.1f} ml came, {removed:.1f} ml went").format(
+                        added=change.added_ml, removed=change.removed_ml
+                    )
+                )
+                table.setItem(row, column, item)
+        table.blockSignals(wasBlocked)
+
+    def _onItemChanged(self, item: qt.QTableWidgetItem) -> None:
+        if item.column() == 0:
+            self._onReviewed(item.data(qt.Qt.UserRole), item.checkState() == qt.Qt.Checked)
+
+
+def changesAsText(changes: Sequence[OrganChange], reviewed: Sequence[bool], delimiter: str = ",") -> str:
+    """The table with a header line: CSV, or with tabs what a spreadsheet takes from the clipboard."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(_HEADER)
+    for change, isReviewed in zip(changes, reviewed, strict=True):
+        dice = "" if change.dice is None else f"{change.dice:.4f}"
+        volumes = (f"{ml:.3f}" for ml in (change.before_ml, change.after_ml, change.added_ml, change.removed_ml))
+        writer.writerow((change.organ.key, change.organ.name, *volumes, dice, int(isReviewed)))
+    return text.getvalue()

@@ -1,0 +1,346 @@
+"""The Review section: the places most likely wrong, what to do about each, what changed, and cases to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.imaging.changes import OrganChange
+from DCASegmentationLib.panels.changes_table import ChangesTable, changesAsText
+from DCASegmentationLib.panels.places_table import PlacesTable
+from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
+from DCASegmentationLib.panels.training_set import TrainingSetWriter
+from DCASegmentationLib.review_file import Place
+from DCASegmentationLib.scene import editable_area, place_view
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.corrected_case import CorrectedCase
+from DCASegmentationLib.scene.organ_changes import organ_changes
+from DCASegmentationLib.scene.place_statuses import follow_edits, mark_organ, organ_is_reviewed, set_status
+from DCASegmentationLib.scene.review_record import (
+    ACCEPTED,
+    CORRECTED,
+    FLAGGED,
+    SUGGESTION,
+    TO_CHECK,
+    ReviewState,
+    read_review,
+    read_state,
+)
+from DCASegmentationLib.scene.saving import save_table
+from DCASegmentationLib.scene.suggestions import accept_suggestion, segment_for, take_back
+
+_PLACE, _UNCERTAIN, _EVERYWHERE = "place", "uncertain", "everywhere"
+_TRAINING_SET = "DCASegmentation/TrainingSet"
+
+
+class ReviewPanel:
+    """``layout`` is where the panel goes.
+
+    ``onEdit(segmentId, area)`` is asked to open the Segment Editor on a segment, limited to the volume ``area`` (see
+    ``editable_area``; None for everywhere), ``onLeavePlace()`` to end that, ``onBeforeChange()`` to save a state for
+    the Segment Editor's undo. Everything that is decided here is written on the segmentation.
+    """
+
+    def __init__(
+        self,
+        layout: qt.QLayout,
+        uiFolder: Path,
+        onEdit: Callable[[str, Any], None],
+        onLeavePlace: Callable[[], None],
+        onBeforeChange: Callable[[], None],
+    ) -> None:
+        self._onEdit, self._onLeavePlace, self._onBeforeChange = onEdit, onLeavePlace, onBeforeChange
+        self._nodes: CaseNodes | None = None
+        self._places: tuple[Place, ...] = ()
+        self._current = -1
+        self._isEntered = False
+        self._changes: tuple[OrganChange, ...] = ()
+        self._watch = SegmentationWatch(self._onSegmentationChanged)
+        self._writer = TrainingSetWriter(self._onAdded)
+        self.widget = slicer.util.loadUI(str(uiFolder / "Review.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self._table = PlacesTable(self.ui.placesTable)
+        self._changesTable = ChangesTable(self.ui.changesTable, self._onOrganReviewed)
+        for title, name in (
+            (_("in this place"), _PLACE),
+            (_("in uncertain voxels"), _UNCERTAIN),
+            (_("everywhere"), _EVERYWHERE),
+        ):
+            self.ui.limitSelector.addItem(title, name)
+        self.ui.placesTable.connect("cellClicked(int,int)", self._onCellClicked)
+        self.ui.previousButton.connect("clicked()", self.goToPrevious)
+        self.ui.nextButton.connect("clicked()", self.goToNext)
+        self.ui.acceptButton.connect("clicked(bool)", self._onAccept)
+        self.ui.suggestionButton.connect("clicked(bool)", self._onSuggestion)
+        self.ui.flagButton.connect("clicked(bool)", self._onFlag)
+        self.ui.editButton.connect("clicked()", self._onEditClicked)
+        self.ui.changesGroup.connect("toggled(bool)", self._onChangesToggled)
+        self.ui.copyChangesButton.connect("clicked()", self.onCopyChanges)
+        self.ui.saveChangesButton.connect("clicked()", self.onSaveChanges)
+        self.ui.trainingSetButton.connect("clicked()", self.onAddToTrainingSet)
+        self._shortcuts = [
+            self._shortcut("Ctrl+Down", self.goToNext),
+            self._shortcut("Ctrl+Up", self.goToPrevious),
+            self._shortcut("Ctrl+Shift+A", self.ui.acceptButton.click),
+            self._shortcut("Ctrl+Shift+F", self.ui.flagButton.click),
+        ]
+        self.setResult(None)
+
+    def setResult(self, nodes: CaseNodes | None) -> None:
+        """Review this result; None when there is none (any more)."""
+        self._leave()
+        self._nodes = nodes
+        review = read_review(nodes.segmentation) if nodes is not None else None
+        self._places = review.places if review is not None else ()
+        self._watch.watch(nodes.segmentation if nodes is not None else None)
+        self._say("")
+        self._table.fill(self._places, self._state)
+        hint = _("Segment a CT to see the places to check first.")
+        if nodes is not None:
+            hint = _("Nothing suspicious was found.") if review is not None else _("No places were looked for here.")
+        self.ui.reviewHintLabel.text = hint
+        self.ui.reviewHintLabel.visible = not self._places
+        for widget in (self.ui.placesTable, self.ui.checkedBar, self.ui.placeLabel, self.ui.previousButton,
+                       self.ui.nextButton, self.ui.acceptButton, self.ui.suggestionButton, self.ui.flagButton,
+                       self.ui.editButton, self.ui.limitSelector):  # fmt: skip
+            widget.visible = bool(self._places)
+        hasAutomatic = nodes is not None and nodes.automatic is not None
+        for widget in (self.ui.changesGroup, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton):
+            widget.visible = hasAutomatic
+        self.update()
+
+    def update(self) -> None:
+        """Bring statuses, buttons and what changed into line with the segmentation as it is."""
+        self._updateStatuses()
+        self._updateChanges()
+
+    def enter(self) -> None:
+        """The section is seen: outline the place that was left."""
+        self._isEntered = True
+        if self._place is not None and self._nodes is not None:
+            place_view.outline(self._nodes, self._place)
+
+    def exit(self) -> None:
+        """The section, or the module, is left: nothing of it stays in the views."""
+        self._isEntered = False
+        place_view.hide_outline()
+
+    def cleanup(self) -> None:
+        self._watch.watch(None)
+        self._writer.stop()
+        place_view.hide_outline()
+
+    @property
+    def _state(self) -> ReviewState:
+        return read_state(self._nodes.segmentation) if self._nodes is not None else ReviewState()
+
+    @property
+    def _place(self) -> Place | None:
+        return self._places[self._current] if 0 <= self._current < len(self._places) else None
+
+    def goTo(self, row: int) -> None:
+        """Show the place in this row in all views, outlined."""
+        if self._nodes is None or not 0 <= row < len(self._places):
+            return
+        if row != self._current:
+            self._onLeavePlace()
+        self._current = row
+        place = self._places[row]
+        self._table.select(row)
+        place_view.jump_to(self._nodes, place)
+        if place_view.outline(self._nodes, place) is None:
+            self._say(_("The volume with the places was deleted: they can be visited, but not outlined."))
+        self._updateStatuses()
+
+    def goToNext(self) -> None:
+        self.goTo(self._current + 1)
+
+    def goToPrevious(self) -> None:
+        self.goTo(self._current - 1)
+
+    def onCopyChanges(self) -> None:
+        qt.QApplication.clipboard().setText(changesAsText(self._changes, self._reviewed(), "\t"))
+        self._say(_("The table was copied."))
+
+    def onSaveChanges(self) -> None:
+        if self._nodes is None:
+            return
+        suggestion = f"{self._nodes.segmentation.GetName()} changes.csv"
+        chosen = qt.QFileDialog.getSaveFileName(self.widget, _("Save table"), suggestion, "CSV (*.csv)")
+        if not chosen:
+            return
+        path = Path(chosen)
+        # The dialog has asked about overwriting the name as typed, not about the one completed here.
+        isAsTyped = path.name.endswith(".csv")
+        path = path if isAsTyped else path.with_name(path.name + ".csv")
+        try:
+            save_table(changesAsText(self._changes, self._reviewed()), path, isAsTyped)
+        except UserError as error:
+            self._showError(error)
+        else:
+            self._say(_("Written to {place}.").format(place=path))
+
+    def onAddToTrainingSet(self) -> None:
+        if self._nodes is None:
+            return
+        settings = slicer.app.settings()
+        before = settings.value(_TRAINING_SET, "") or ""
+        title = _("Folder of the training set")
+        chosen = qt.QFileDialog.getExistingDirectory(self.widget, title, str(before))
+        if not chosen:
+            return
+        settings.setValue(_TRAINING_SET, chosen)
+        self._addTo(Path(chosen))
+
+    def _addTo(self, training: Path) -> None:
+        assert self._nodes is not None
+        try:
+            with slicer.util.WaitCursor():
+                self._writer.start(self._nodes, training)
+        except UserError as error:
+            self._showError(error)
+            return
+        self.ui.trainingSetButton.enabled = False
+        self._say(_("Writing the case; this takes some seconds..."))
+
+    def _onAdded(self, case: CorrectedCase | None, cases: int, error: UserError | None) -> None:
+        self.ui.trainingSetButton.enabled = True
+        if error is not None or case is None:
+            self._showError(error or UserError(_("The case could not be written."), ""))
+            return
+        names = ", ".join(organ.name for organ in case.organs)
+        text = _("Added as {name}, with {organs}. The folder holds {count} cases.").format(
+            name=case.name, organs=names, count=cases
+        )
+        if case.left_out:
+            text += " " + _("Left out, as no organ of the model: {names}.").format(names=", ".join(case.left_out))
+        self._say(text)
+
+    def _onCellClicked(self, row: int, column: int) -> None:
+        self.goTo(row)
+
+    def _onAccept(self, checked: bool) -> None:
+        self._decide(ACCEPTED if checked else TO_CHECK)
+
+    def _onFlag(self, checked: bool) -> None:
+        self._decide(FLAGGED if checked else TO_CHECK)
+
+    def _decide(self, status: str) -> None:
+        if self._nodes is not None and self._place is not None:
+            set_status(self._nodes, self._place.rank, status)
+            # Without another word of the user's, a place that was edited is a corrected one.
+            follow_edits(self._nodes)
+        self.update()
+
+    def _onSuggestion(self, checked: bool) -> None:
+        if self._nodes is None or self._place is None:
+            return
+        self._onBeforeChange()
+        try:
+            with slicer.util.WaitCursor():
+                (accept_suggestion if checked else take_back)(self._nodes, self._place.rank)
+        except UserError as error:
+            self._showError(error)
+        self.update()
+
+    def _onEditClicked(self) -> None:
+        nodes, place = self._nodes, self._place
+        if nodes is None or place is None:
+            return
+        limit = self.ui.limitSelector.currentData
+        area = None
+        if limit == _PLACE:
+            area = editable_area.limit_to_place(nodes, place)
+        elif limit == _UNCERTAIN:
+            area = editable_area.limit_to_uncertain(nodes)
+        if area is None and limit != _EVERYWHERE:
+            self._say(_("What editing was to be limited to was deleted, or never made: choose everywhere."))
+            return
+        try:
+            segmentId = segment_for(nodes, place.label)
+        except UserError as error:
+            self._showError(error)
+            return
+        self._onEdit(segmentId, area)
+
+    def _onSegmentationChanged(self) -> None:
+        if self._nodes is not None:
+            follow_edits(self._nodes)
+        self.update()
+
+    def _onChangesToggled(self, opened: bool) -> None:
+        self._updateChanges()
+
+    def _onOrganReviewed(self, key: str, isReviewed: bool) -> None:
+        if self._nodes is not None:
+            mark_organ(self._nodes, key, isReviewed)
+
+    def _reviewed(self) -> list[bool]:
+        if self._nodes is None:
+            return []
+        return [organ_is_reviewed(self._nodes, change.organ.key) for change in self._changes]
+
+    def _updateStatuses(self) -> None:
+        state, place = self._state, self._place
+        self._table.showStatuses(self._places, state)
+        checked = sum(state.status(each.rank) != TO_CHECK for each in self._places)
+        self.ui.checkedBar.maximum = max(len(self._places), 1)
+        self.ui.checkedBar.value = checked
+        status = state.status(place.rank) if place is not None else TO_CHECK
+        self.ui.previousButton.enabled = self._current > 0
+        self.ui.nextButton.enabled = self._current + 1 < len(self._places)
+        self.ui.acceptButton.enabled = place is not None and status not in (CORRECTED, SUGGESTION)
+        self.ui.acceptButton.checked = status == ACCEPTED
+        self.ui.flagButton.enabled = self.ui.editButton.enabled = self.ui.limitSelector.enabled = place is not None
+        self.ui.flagButton.checked = status == FLAGGED
+        alternative = place.alternative if place is not None else None
+        self.ui.suggestionButton.enabled = alternative is not None and self._nodes is not None
+        self.ui.suggestionButton.checked = status == SUGGESTION
+        self.ui.suggestionButton.toolTip = (
+            _("Nothing is suggested for this place.")
+            if alternative is None
+            else _("{what} Press again to take it back.").format(what=alternative.text)
+        )
+        self.ui.placeLabel.text = _inWords(place) if place is not None else _("Click a place, or press Next.")
+
+    def _updateChanges(self) -> None:
+        """Measured only where it is seen: it passes over the whole segmentation."""
+        if self._nodes is None or self._nodes.automatic is None or self.ui.changesGroup.collapsed:
+            return
+        self._changes = organ_changes(self._nodes)
+        self._changesTable.fill(self._changes, self._reviewed())
+
+    def _leave(self) -> None:
+        """Let go of the place that was looked at."""
+        self._current = -1
+        self._changes = ()
+        place_view.hide_outline()
+        self._onLeavePlace()
+
+    def _showError(self, error: UserError) -> None:
+        self._say(f"<b>{escape(error.problem)}</b> {escape(error.remedy)}")
+
+    def _say(self, message: str) -> None:
+        self.ui.reviewMessageLabel.text = message
+        self.ui.reviewMessageLabel.visible = bool(message)
+
+    def _shortcut(self, keys: str, action: Callable[[], None]) -> qt.QShortcut:
+        # Of the whole window: the mouse is in the views. Qt lets it rest while this widget is hidden.
+        shortcut = qt.QShortcut(qt.QKeySequence(keys), self.widget)
+        shortcut.connect("activated()", action)
+        return shortcut
+
+
+def _inWords(place: Place) -> str:
+    reasons = " ".join(escape(reason.text) for reason in place.reasons)
+    suggestion = f" <i>{escape(place.alternative.text)}</i>" if place.alternative is not None else ""
+    return f"<b>{place.rank}. {escape(place.name)}</b> {reasons}{suggestion}"

@@ -1,0 +1,107 @@
+"""Adding a corrected case to a folder to train on, in a process of its own: compressing a CT takes seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.panels.worker_connection import workerEnvironment
+from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER, pythonProgram
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.corrected_case import CorrectedCase, write_corrected_case
+
+_MILLISECONDS_TO_STOP = 2000
+
+
+class TrainingSetWriter:
+    """Adds one case at a time. ``onEnd(case, cases, error)`` is called when it has ended: with the case and how many
+    the folder holds now, or with the error."""
+
+    def __init__(self, onEnd: Callable[[CorrectedCase | None, int, UserError | None], None]) -> None:
+        self._onEnd = onEnd
+        self._process: Any = None
+        self._folder: Path | None = None
+        self._case: CorrectedCase | None = None
+
+    @property
+    def isRunning(self) -> bool:
+        return self._process is not None
+
+    def start(self, nodes: CaseNodes, training: Path, version: int = 1) -> None:
+        """Check the case and begin to write it into the folder ``training``. Raises UserError, with nothing begun."""
+        if self._process is not None:
+            raise UserError(_("A case is being added already."), _("Wait until it is finished."))
+        program, environment = pythonProgram()
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="DCASegmentation-", dir=slicer.app.temporaryPath))
+        except OSError as error:
+            raise OutputError(
+                _("The temporary folder {folder} cannot be written to: {reason}.").format(
+                    folder=slicer.app.temporaryPath, reason=error.strerror or error
+                ),
+                _("Choose another one: Edit / Application Settings / Modules / Temporary directory."),
+            ) from None
+        try:
+            self._case = write_corrected_case(nodes, self._folder, training, version)
+        except BaseException:
+            self._clear()
+            raise
+        process = qt.QProcess()
+        process.setProcessEnvironment(workerEnvironment(environment, LIBRARY_FOLDER))
+        process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
+        process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
+        self._process = process
+        process.start(program, ["-m", "DCASegmentationLib.corrected_case_job", str(self._folder)])
+
+    def stop(self) -> None:
+        """End it, as when Slicer closes; nobody is called. The folder to train on holds a whole case or none."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.waitForFinished(_MILLISECONDS_TO_STOP)
+        self._clear()
+
+    def _onFinished(self, exitCode: int, exitStatus: int) -> None:
+        if self._process is None:
+            return
+        said = self._process.readAllStandardOutput().data().decode("utf-8", "replace").strip().split("\n")[-1]
+        complaint = self._process.readAllStandardError().data().decode("utf-8", "replace").strip().split("\n")[-1]
+        try:
+            answer = json.loads(said)
+        except ValueError:
+            answer = {}
+        if exitCode == 0 and isinstance(answer, dict) and "cases" in answer:
+            self._end(int(answer["cases"]), None)
+        elif isinstance(answer, dict) and "problem" in answer:
+            self._end(0, UserError(str(answer["problem"]), str(answer.get("remedy", ""))))
+        else:
+            problem = _("The case could not be written ({reason}).").format(reason=complaint or exitCode)
+            self._end(0, UserError(problem, _("Try again.")))
+
+    def _onProcessError(self, error: int) -> None:
+        # All other errors are followed by the end of the process.
+        if error == qt.QProcess.FailedToStart:
+            self._end(0, UserError(_("Slicer's Python could not be started."), _("Check that Slicer is installed.")))
+
+    def _end(self, cases: int, error: UserError | None) -> None:
+        process, case = self._process, self._case
+        self._process = None
+        self._clear()
+        if process is not None:
+            # From the event loop: it must not be within a signal of its own then.
+            qt.QTimer.singleShot(0, process.deleteLater)
+        self._onEnd(None if error is not None else case, cases, error)
+
+    def _clear(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = self._case = None

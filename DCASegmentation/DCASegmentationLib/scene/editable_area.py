@@ -1,0 +1,120 @@
+"""Where the Segment Editor may paint: a volume for its own mask, the editable intensity range of the source volume.
+
+A segment as the mask would not do: painting over it takes voxels out of it, so that no stroke could be mended.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import slicer.util
+
+from DCASegmentationLib.review_file import Place
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.label_volumes import Box, put_voxels
+from DCASegmentationLib.scene.place_voxels import voxels_of
+
+_TAG = "DCASegmentation.editable"
+_MARGIN_MM = 5.0
+# Of the entropy (0 to 1): from about where the likeliest of 16 labels has less than 85 % of the probability.
+UNCERTAIN = 0.15
+_RANGE = (0.5, 1.0)
+
+
+def limit_to_place(nodes: CaseNodes, place: Place) -> Any | None:
+    """The editable area is the place and ``5 mm`` around it, for a stroke must be able to end beside it.
+
+    Returns the vtkMRMLScalarVolumeNode (1 where editing is allowed) to take as source volume; None where the voxels of
+    the place were deleted.
+    """
+    voxels = voxels_of(nodes, place.rank)
+    if voxels is None:
+        return None
+    spacing = np.array(voxels.volume.GetSpacing())[::-1]
+    margin = np.ceil(_MARGIN_MM / spacing).astype(int)
+    size = voxels.volume.GetImageData().GetDimensions()[::-1]
+    box = tuple(
+        slice(max(part.start - more, 0), min(part.stop + more, length))
+        for part, more, length in zip(voxels.box, margin.tolist(), size, strict=True)
+    )
+    inside = np.zeros([part.stop - part.start for part in box], np.uint8)
+    at = tuple(
+        slice(part.start - around.start, part.stop - around.start) for part, around in zip(voxels.box, box, strict=True)
+    )
+    inside[at][voxels.mask] = 1
+    return _show(nodes, _grown(inside, spacing), (box[0], box[1], box[2]), voxels.volume)
+
+
+def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | None:
+    """The editable area is where the uncertainty (entropy, 0 to 1) is ``threshold`` or more.
+
+    Returns the volume as :func:`limit_to_place` does; None for a case without a map of uncertainty.
+    """
+    if nodes.entropy is None or nodes.entropy.GetImageData() is None:
+        return None
+    values = slicer.util.arrayFromVolume(nodes.entropy) >= threshold
+    size = nodes.entropy.GetImageData().GetDimensions()
+    whole = (slice(0, size[2]), slice(0, size[1]), slice(0, size[0]))
+    return _show(nodes, values.astype(np.uint8), whole, nodes.entropy)
+
+
+def mask_with(editor: Any, area: Any) -> None:
+    """Let a vtkMRMLSegmentEditorNode, whose source volume is ``area``, edit there only."""
+    before = editor.StartModify()
+    editor.SetSourceVolumeIntensityMaskRange(*_RANGE)
+    editor.SetSourceVolumeIntensityMask(True)
+    editor.EndModify(before)
+
+
+def unmask(editor: Any | None) -> None:
+    """Let it edit everywhere again, and remove the area from the scene."""
+    if editor is not None:
+        editor.SetSourceVolumeIntensityMask(False)
+    node = _node()
+    if node is not None:
+        displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+        for each in [node, *displays]:
+            slicer.mrmlScene.RemoveNode(each)
+
+
+def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """``inside`` (z, y, x) and all voxels within the margin of it."""
+    image = sitk.GetImageFromArray(inside)
+    image.SetSpacing(spacing[::-1].tolist())
+    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
+    return (sitk.GetArrayFromImage(distance) <= _MARGIN_MM).astype(np.uint8)
+
+
+def _show(nodes: CaseNodes, voxels: np.ndarray, box: Box, reference: Any) -> Any:
+    node = _node() or _new_node()
+    put_voxels(node, voxels, box, reference)
+    node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
+    _beside_ct(node, nodes)
+    return node
+
+
+def _beside_ct(node: Any, nodes: CaseNodes) -> None:
+    """Whatever the Segment Editor paints on goes where its source volume is in the subject hierarchy."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+    of_segmentation = hierarchy.GetItemByDataNode(nodes.segmentation)
+    if of_segmentation:
+        hierarchy.SetItemParent(item, hierarchy.GetItemParent(of_segmentation))
+
+
+def _node() -> Any | None:
+    return slicer.mrmlScene.GetSingletonNode(_TAG, "vtkMRMLScalarVolumeNode")
+
+
+def _new_node() -> Any:
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+    node.UnRegister(None)
+    node.SetSingletonTag(_TAG)
+    node.SetName("Editable area")
+    node.SetSaveWithScene(False)
+    return slicer.mrmlScene.AddNode(node)

@@ -1,0 +1,150 @@
+"""A segmentation as it is now beside the automatic result it began as: what was corrected, in which place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import slicer.util
+
+from DCASegmentationLib.imaging.changes import OrganChange, changes_between
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.label_volumes import Box, box_within, joined_box
+from DCASegmentationLib.scene.review_record import read_origin, read_state
+from DCASegmentationLib.scene.segment_voxels import Layer, segment_layers
+from DCASegmentationLib.scene.target import organs_by_segment
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a new run leaves alone: ``segments`` (organ keys by segment ID), and keys of organs ``removed`` by hand."""
+
+    segments: Mapping[str, str]
+    removed: tuple[str, ...] = ()
+
+    @property
+    def organs(self) -> tuple[str, ...]:
+        """The keys of all."""
+        return (*self.segments.values(), *self.removed)
+
+
+NOTHING_KEPT = Kept({})
+
+
+def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
+    """Every organ of the vocabulary, automatic and now; empty where the automatic result is no longer known.
+
+    Compared are voxels of the CT, of as large a part of it as either takes; without the CT, those of the automatic
+    result's box. An organ of which segments overlap another counts whole.
+    """
+    origin = read_origin(nodes.segmentation)
+    vocabulary = origin.organs() if origin is not None else None
+    if nodes.automatic is None or vocabulary is None:
+        return ()
+    reference, box = _reference(nodes)
+    layers = segment_layers(nodes.segmentation, reference)
+    whole = joined_box(box, *(layer.box for layer in layers))
+    before = np.zeros([part.stop - part.start for part in whole], np.uint8)
+    before[_shifted(box, whole)] = slicer.util.arrayFromVolume(nodes.automatic)
+    labels = labels_by_segment(nodes)
+    found = {
+        change.organ.key: change
+        for change in changes_between(*_images(before, np.zeros_like(before), reference), vocabulary)
+    }
+    for layer in layers:
+        after = np.zeros_like(before)
+        after[_shifted(layer.box, whole)] = organ_labels(layer, labels)
+        present = {labels[segment_id] for segment_id in layer.segments.values() if segment_id in labels}
+        for change in changes_between(*_images(before, after, reference), vocabulary):
+            if change.organ.label in present:
+                found[change.organ.key] = change
+    return tuple(found[organ.key] for organ in vocabulary)
+
+
+def changed_places(nodes: CaseNodes) -> set[int]:
+    """The ranks of the places in which an organ is no longer as the automatic result had it."""
+    if nodes.automatic is None or nodes.places is None:
+        return set()
+    automatic, places = (slicer.util.arrayFromVolume(node) for node in (nodes.automatic, nodes.places))
+    now = labels_now(nodes)
+    return set(np.unique(places[(now != automatic) & (places > 0)]).tolist())
+
+
+def labels_now(nodes: CaseNodes) -> np.ndarray:
+    """The organs as they are now as labels (z, y, x) on the voxels of ``nodes.automatic``."""
+    assert nodes.automatic is not None
+    labels = labels_by_segment(nodes)
+    now = np.zeros(nodes.automatic.GetImageData().GetDimensions()[::-1], np.uint8)
+    for layer in segment_layers(nodes.segmentation, nodes.automatic):
+        organs = organ_labels(layer, labels)
+        np.copyto(now[layer.box], organs, where=organs > 0)
+    return now
+
+
+def labels_by_segment(nodes: CaseNodes) -> dict[str, int]:
+    """The label of each segment of this program in the vocabulary of the automatic result."""
+    origin = read_origin(nodes.segmentation)
+    vocabulary = origin.organs() if origin is not None else None
+    organs = organs_by_segment(nodes.segmentation)
+    if vocabulary is None:
+        return {}
+    return {each: vocabulary.by_key[key].label for each, key in organs.items() if key in vocabulary.by_key}
+
+
+def organ_labels(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
+    """The voxels of a layer with the numbers of ``labels`` (by segment ID), 0 for all other segments."""
+    numbers = np.zeros(int(layer.labels.max(initial=0)) + 1, np.uint8)
+    for value, segment_id in layer.segments.items():
+        if value < len(numbers):
+            numbers[value] = labels.get(segment_id, 0)
+    return np.asarray(numbers[layer.labels])
+
+
+def kept_organs(nodes: CaseNodes | None) -> Kept:
+    """The organs that a new run must not touch: corrected, or marked as completed in Slicer's own segment status.
+
+    Where the automatic result is no longer known, those whose status says that somebody has worked on them.
+    """
+    if nodes is None:
+        return NOTHING_KEPT
+    changed = {change.organ.key for change in organ_changes(nodes) if change.changed}
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    touched = {logic.Completed} if nodes.automatic is not None else {logic.InProgress, logic.Completed, logic.Flagged}
+    segments = organs_by_segment(nodes.segmentation)
+    content = nodes.segmentation.GetSegmentation()
+    kept = {
+        segment_id: key
+        for segment_id, key in segments.items()
+        if key in changed or logic.GetSegmentStatus(content.GetSegment(segment_id)) in touched
+    }
+    removed = (changed | read_state(nodes.segmentation).absent) - set(segments.values())
+    return Kept(kept, tuple(sorted(removed)))
+
+
+def _reference(nodes: CaseNodes) -> tuple[Any, Box]:
+    """The volume on whose voxels to compare, and the box of the automatic result in it."""
+    assert nodes.automatic is not None
+    size = nodes.automatic.GetImageData().GetDimensions()
+    box = None if nodes.ct is None or nodes.ct.GetImageData() is None else box_within(nodes.automatic, nodes.ct)
+    if box is not None:
+        return nodes.ct, box
+    return nodes.automatic, (slice(0, size[2]), slice(0, size[1]), slice(0, size[0]))
+
+
+def _shifted(box: Box, whole: Box) -> Box:
+    """``box`` counted from the start of ``whole``."""
+    z, y, x = (
+        slice(part.start - around.start, part.stop - around.start) for part, around in zip(box, whole, strict=True)
+    )
+    return z, y, x
+
+
+def _images(before: np.ndarray, after: np.ndarray, reference: Any) -> tuple[sitk.Image, sitk.Image]:
+    images = sitk.GetImageFromArray(before), sitk.GetImageFromArray(after)
+    for image in images:
+        image.SetSpacing(reference.GetSpacing())
+    return images

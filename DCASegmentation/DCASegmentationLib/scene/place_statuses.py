@@ -1,0 +1,162 @@
+"""What became of each place, and with it of each organ, in Slicer's own segment status."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import slicer
+
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.organ_changes import changed_places, labels_now
+from DCASegmentationLib.scene.place_voxels import members, voxels_of
+from DCASegmentationLib.scene.review_record import (
+    ACCEPTED,
+    CORRECTED,
+    FLAGGED,
+    SUGGESTION,
+    TO_CHECK,
+    ReviewState,
+    read_review,
+    read_state,
+    read_suggestion,
+    unpack,
+    write_state,
+)
+from DCASegmentationLib.scene.target import organs_by_segment
+
+
+def set_status(nodes: CaseNodes, rank: int, status: str) -> None:
+    """Mark a place; the status of its organ's segment follows."""
+    state = read_state(nodes.segmentation)
+    state.set_status(rank, status)
+    write_state(nodes.segmentation, state)
+    _update_organs(nodes, state, {rank})
+
+
+def follow_edits(nodes: CaseNodes) -> bool:
+    """Mark places that were edited as corrected, and those where it was undone as to check again.
+
+    Flagged ones stay flagged. Returns whether any status has changed.
+    """
+    review = read_review(nodes.segmentation)
+    if review is None or nodes.automatic is None or nodes.places is None:
+        return False
+    state, changed = read_state(nodes.segmentation), changed_places(nodes)
+    moved = set()
+    for rank in (place.rank for place in review.places):
+        before = state.status(rank)
+        after = _status_after_edits(nodes, state, rank, rank in changed)
+        if after != before:
+            state.set_status(rank, after)
+            state.before.pop(rank, None)
+            moved.add(rank)
+    if moved:
+        write_state(nodes.segmentation, state)
+        _update_organs(nodes, state, moved)
+    return bool(moved)
+
+
+def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, is_changed: bool) -> str:
+    before = state.status(rank)
+    if before == FLAGGED:
+        return FLAGGED
+    if before == SUGGESTION:
+        if _holds_suggestion(nodes, rank):
+            return SUGGESTION
+        if _is_as_before(nodes, state, rank):
+            # Taken back by the Segment Editor's undo.
+            return CORRECTED if is_changed else TO_CHECK
+    if is_changed:
+        return CORRECTED
+    return ACCEPTED if before == ACCEPTED else TO_CHECK
+
+
+def _holds_suggestion(nodes: CaseNodes, rank: int) -> bool:
+    place, suggestion = voxels_of(nodes, rank), read_suggestion(nodes.segmentation, rank)
+    if place is None or suggestion is None:
+        return False
+    return np.array_equal(labels_now(nodes)[place.box][place.mask], suggestion)
+
+
+def _is_as_before(nodes: CaseNodes, state: ReviewState, rank: int) -> bool:
+    place = voxels_of(nodes, rank)
+    if place is None or rank not in state.before:
+        return False
+    kept = state.before[rank]
+    return all(
+        np.array_equal(inside, unpack(kept.get(segment_id, ""), place.count))
+        for segment_id, inside in members(nodes, place).items()
+    )
+
+
+def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
+    """After a new run: the places of organs that were completed, or removed, before it need no second look."""
+    review = read_review(nodes.segmentation)
+    if review is None:
+        return
+    state = read_state(nodes.segmentation)
+    segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
+    for place in review.places:
+        segment_id = segments.get(place.organ)
+        if place.organ in organs and (segment_id is None or _status_of(nodes, segment_id) == _done()):
+            state.set_status(place.rank, ACCEPTED)
+    write_state(nodes.segmentation, state)
+    follow_edits(nodes)
+
+
+def organ_is_reviewed(nodes: CaseNodes, key: str) -> bool:
+    """Whether somebody has looked at the whole organ: its segment is completed, or it is known to be absent."""
+    for segment_id, each in organs_by_segment(nodes.segmentation).items():
+        if each == key:
+            return _status_of(nodes, segment_id) == _done()
+    return key in read_state(nodes.segmentation).absent
+
+
+def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
+    """Say that somebody has, or has not, looked at the whole organ, present or absent."""
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    state = read_state(nodes.segmentation)
+    state.absent.discard(key)
+    segments = [each for each, organ in organs_by_segment(nodes.segmentation).items() if organ == key]
+    if not segments and is_reviewed:
+        state.absent.add(key)
+    write_state(nodes.segmentation, state)
+    for segment_id in segments:
+        segment = nodes.segmentation.GetSegmentation().GetSegment(segment_id)
+        logic.SetSegmentStatus(segment, logic.Completed if is_reviewed else logic.InProgress)
+
+
+def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int]) -> None:
+    """The organs of these places: flagged with any place flagged, completed with none left to check."""
+    review = read_review(nodes.segmentation)
+    if review is None:
+        return
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    organs = {place.organ for place in review.places if place.rank in ranks}
+    segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
+    for key in organs:
+        statuses = [state.status(place.rank) for place in review.places if place.organ == key]
+        if FLAGGED in statuses:
+            status = logic.Flagged
+        elif TO_CHECK not in statuses:
+            status = logic.Completed
+        else:
+            status = logic.InProgress if set(statuses) != {TO_CHECK} else logic.NotStarted
+        if key in segments:
+            state.absent.discard(key)
+            logic.SetSegmentStatus(nodes.segmentation.GetSegmentation().GetSegment(segments[key]), status)
+        elif status == logic.Completed:
+            state.absent.add(key)
+        else:
+            state.absent.discard(key)
+    write_state(nodes.segmentation, state)
+
+
+def _status_of(nodes: CaseNodes, segment_id: str) -> int:
+    segment = nodes.segmentation.GetSegmentation().GetSegment(segment_id)
+    return int(slicer.vtkSlicerSegmentationsModuleLogic.GetSegmentStatus(segment))
+
+
+def _done() -> int:
+    return int(slicer.vtkSlicerSegmentationsModuleLogic.Completed)
