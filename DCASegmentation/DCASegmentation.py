@@ -20,12 +20,14 @@ from DCASegmentationLib.panels import requirements
 from DCASegmentationLib.panels.correct_panel import CorrectPanel
 from DCASegmentationLib.panels.experts_panel import ExpertsPanel
 from DCASegmentationLib.panels.result_panel import ResultPanel
+from DCASegmentationLib.panels.review_panel import ReviewPanel
 from DCASegmentationLib.panels.segment_panel import SegmentPanel
 from DCASegmentationLib.panels.segmentation_runner import ALL_MAPS, Order, Outcome, SegmentationRunner
 from DCASegmentationLib.panels.setup_panel import SetupPanel
 from DCASegmentationLib.panels.worker_python import newWorker
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.exchange import export_ct, import_result, require_ct
+from DCASegmentationLib.scene.organ_changes import kept_organs
 from DCASegmentationLib.scene.target import own_organs, require_target
 from DCASegmentationLib.scene.volumes import show_ct
 from DCASegmentationLib.worker_protocol import FoundDevices
@@ -105,6 +107,7 @@ class DCASegmentationParameterNode:
     mapThreshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
     colorMap: str = "Viridis"
     showLegend: bool = True
+    keepCorrected: bool = True
 
 
 class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -139,6 +142,14 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.expertsPanel = ExpertsPanel(self.ui.expertsSection.layout(), uiFolder)
         self.resultPanel = ResultPanel(self.ui.resultSection.layout(), uiFolder)
         self.correctPanel = CorrectPanel(self.ui.correctSection.layout(), uiFolder)
+        self.reviewPanel = ReviewPanel(
+            self.ui.reviewSection.layout(),
+            uiFolder,
+            self.onEditPlace,
+            self.correctPanel.editEverywhere,
+            self.correctPanel.saveStateForUndo,
+        )
+        self.ui.reviewSection.connect("contentsCollapsed(bool)", self.onReviewCollapsed)
         self.ui.correctSection.connect("contentsCollapsed(bool)", self.onCorrectCollapsed)
         self.ui.setupSection.collapsed = self.setupPanel.isComplete()
         self.logic = DCASegmentationLogic(onLog=self.segmentPanel.log)
@@ -158,7 +169,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     @property
     def resultPanels(self) -> list[Any]:
         """Those about a result, each shown in a section of its own."""
-        return [self.expertsPanel, self.resultPanel, self.correctPanel]
+        return [self.expertsPanel, self.resultPanel, self.reviewPanel, self.correctPanel]
 
     def cleanup(self) -> None:
         """Slicer closes, or the module is loaded again."""
@@ -189,6 +200,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.onSetupChanged()
         self.expertsPanel.enter()
         self.resultPanel.enter()
+        self.onReviewCollapsed(self.ui.reviewSection.collapsed)
         self.onCorrectCollapsed(self.ui.correctSection.collapsed)
 
     def exit(self) -> None:
@@ -199,6 +211,15 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onCorrectCollapsed(self, collapsed: bool) -> None:
         """The Segment Editor works only while it can be seen."""
         (self.correctPanel.exit if collapsed or not self.isEntered else self.correctPanel.enter)()
+
+    def onReviewCollapsed(self, collapsed: bool) -> None:
+        """A place is outlined only while its list can be seen."""
+        (self.reviewPanel.exit if collapsed or not self.isEntered else self.reviewPanel.enter)()
+
+    def onEditPlace(self, segmentId: str, area: Any) -> None:
+        """Open the Segment Editor on a segment, limited to an area."""
+        self.ui.correctSection.collapsed = False
+        self.correctPanel.editWithin(segmentId, area)
 
     def onSceneStartClose(self, caller: Any, event: str) -> None:
         self.setParameterNode(None)
@@ -250,7 +271,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         nodes = recall(segmentation)
         for panel in self.resultPanels:
             panel.setResult(nodes)
-        for section in (self.ui.expertsSection, self.ui.resultSection):
+        for section in (self.ui.expertsSection, self.ui.resultSection, self.ui.reviewSection):
             section.collapsed = nodes is None
         if nodes is None:
             self.ui.correctSection.collapsed = True
@@ -301,13 +322,8 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if target is not None:
             require_ct(parameters.inputVolume)
             require_target(target, parameters.inputVolume)
-            replaced = len(own_organs(target))
-            question = _(
-                "Replace the {count} organs that this module segmented in {name}? Corrections to them are lost."
-            )
-            if replaced and not slicer.util.confirmOkCancelDisplay(
-                question.format(count=replaced, name=target.GetName()), _("Segment again")
-            ):
+            question = self._question(target)
+            if question and not slicer.util.confirmOkCancelDisplay(question, _("Segment again")):
                 return
         self.segmentPanel.showStart()
         self.logic.segment(
@@ -317,9 +333,27 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             target,
             parameters.regionOfInterest,
             wait=False,
+            keepCorrected=parameters.keepCorrected,
             onProgress=self.segmentPanel.showProgress,
             onFinished=self.onFinished,
         )
+
+    def _question(self, target: Any) -> str:
+        """What to ask before organs in ``target`` are replaced; empty if none are."""
+        kept = kept_organs(recall(target))
+        own = own_organs(target)
+        content = target.GetSegmentation()
+        names = ", ".join(content.GetSegment(each).GetName() for each in kept.segments)
+        keep = self._parameterNode.keepCorrected
+        replaced = len(own) - (len(kept.segments) if keep else 0)
+        if not replaced:
+            return ""
+        question = _("Replace {count} organs that this module segmented in {name}?")
+        if names and keep:
+            question += " " + _("Kept as corrected or accepted: {organs}.")
+        elif names:
+            question += " " + _("Corrections are lost: {organs}.")
+        return question.format(count=replaced, name=target.GetName(), organs=names)
 
     def onFinished(self, outcome: Outcome) -> None:
         """A run has ended, one way or another."""
@@ -390,6 +424,7 @@ class DCASegmentationLogic(ScriptedLoadableModuleLogic):
         roi: Any | None = None,
         options: Mapping[str, Any] = ALL_MAPS,
         wait: bool = True,
+        keepCorrected: bool = True,
         onProgress: Callable[[float, str], None] = lambda fraction, message: None,
         onFinished: Callable[[Outcome], None] = lambda outcome: None,
     ) -> CaseNodes | None:
@@ -398,7 +433,8 @@ class DCASegmentationLogic(ScriptedLoadableModuleLogic):
         ``bundleFolder`` is the model (the default one if None), ``device`` auto, cuda, mps or cpu. The organs go into
         ``outputSegmentation``, of which only organs from earlier runs are replaced, or into a new segmentation.
         ``roi`` (vtkMRMLMarkupsROINode) limits what is computed. ``options`` are fields of
-        ``inference.options.SegmentOptions``.
+        ``inference.options.SegmentOptions``. With ``keepCorrected``, organs of ``outputSegmentation`` that were
+        corrected or accepted stay as they are.
 
         With ``wait`` it returns the nodes of the result when they are there, while Slicer stays responsive, and raises
         Cancelled when the run is cancelled. Without, it returns None at once and ``onFinished(outcome)`` tells later.
@@ -414,6 +450,7 @@ class DCASegmentationLogic(ScriptedLoadableModuleLogic):
             outputSegmentation,
             roi,
             dict(options),
+            keepCorrected,
         )
         outcomes: list[Outcome] = []
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
+# Where a folder to train on keeps its cases, each under its name.
+CASES = "cases"
 
 
 def main(folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 from PySide6 import QtWidgets
 
 from bench.ctk_widgets import ctkMenuButton
@@ -67,7 +68,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._state.editor = self._state.shortcuts = None
+        self._state.editor = self._state.shortcuts = self._state.logic = None
         layout = QtWidgets.QVBoxLayout(self)
         layout.addWidget(QtWidgets.QLabel("Slicer shows its Segment Editor here."))
 
@@ -75,7 +76,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         return self._state.editor
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:
-        self._state.editor = node
+        self._state.editor, self._state.logic = node, None
 
     def segmentationNode(self) -> Any:
         return self._state.editor.GetSegmentationNode() if self._state.editor else None
@@ -112,6 +113,17 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
     def setActiveEffectByName(self, name: str) -> None:
         if self._state.editor:
             self._state.editor.SetActiveEffectName(name)
+
+    def saveStateForUndo(self) -> None:
+        """Keeps what the segment editor logic keeps: a copy of the segmentation."""
+        if self._state.logic is None:
+            self._state.logic = slicer.vtkSlicerSegmentEditorLogic()
+            self._state.logic.SetMRMLScene(slicer.mrmlScene)
+            self._state.logic.SetSegmentEditorNode(self._state.editor)
+        self._state.logic.SaveStateForUndo()
+
+    def undo(self) -> None:
+        self._state.logic.Undo()
 
     def setMaximumNumberOfUndoStates(self, count: int) -> None:
         self.maximumNumberOfUndoStates = count

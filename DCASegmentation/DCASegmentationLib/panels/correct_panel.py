@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
 import slicer.util
 
+from DCASegmentationLib.scene import editable_area
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.correction import editor_node
 
@@ -25,17 +27,53 @@ class CorrectPanel:
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.widget.setMRMLScene(slicer.mrmlScene)
         self.ui.segmentEditor.visible = False
+        self.ui.editEverywhereButton.connect("clicked()", self.editEverywhere)
+        self._nodes: CaseNodes | None = None
+        self._showLimit(False)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
         """Correct this result; None when there is none (any more)."""
         editor = self.ui.segmentEditor
         editor.setActiveEffect(None)
+        self._nodes = nodes
+        editable_area.unmask(editor_node())
+        self._showLimit(False)
         # The scene may have been closed meanwhile, and the node with it.
         editor.setMRMLSegmentEditorNode(editor_node())
         editor.setSegmentationNode(nodes.segmentation if nodes is not None else None)
         editor.setSourceVolumeNode(nodes.ct if nodes is not None else None)
         editor.visible = nodes is not None
         self.ui.correctHintLabel.visible = nodes is None
+
+    def editWithin(self, segmentId: str, area: Any) -> None:
+        """Paint on a segment, only where the volume ``area`` says so (see ``editable_area``); None for everywhere."""
+        self.editEverywhere()
+        editor = self.ui.segmentEditor
+        editor.setCurrentSegmentID(segmentId)
+        if area is not None:
+            # The widget takes the range of the new volume over, so the mask comes after it.
+            editor.setSourceVolumeNode(area)
+            editable_area.mask_with(editor.mrmlSegmentEditorNode())
+            self._showLimit(True)
+        editor.setActiveEffectByName("Paint")
+
+    def editEverywhere(self) -> None:
+        """Take the limit away, if there is one; the effect ends, or its next stroke would go further than before."""
+        if not self._isLimited:
+            return
+        editor = self.ui.segmentEditor
+        editor.setActiveEffect(None)
+        editor.setSourceVolumeNode(self._nodes.ct if self._nodes is not None else None)
+        editable_area.unmask(editor.mrmlSegmentEditorNode())
+        self._showLimit(False)
+
+    def saveStateForUndo(self) -> None:
+        """Call before the segmentation is changed by something else than an effect, so that it can be undone here."""
+        self.ui.segmentEditor.saveStateForUndo()
+
+    def _showLimit(self, isLimited: bool) -> None:
+        self._isLimited = isLimited
+        self.ui.limitLabel.visible = self.ui.editEverywhereButton.visible = isLimited
 
     def enter(self) -> None:
         self.ui.segmentEditor.setupViewObservations()

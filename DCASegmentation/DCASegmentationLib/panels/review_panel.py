@@ -20,8 +20,8 @@ from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
 from DCASegmentationLib.panels.training_set import TrainingSetWriter
 from DCASegmentationLib.review_file import Place
 from DCASegmentationLib.scene import editable_area, place_view
-from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.corrected_case import CorrectedCase
+from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.scene.corrected_case import CorrectedCase, case_version
 from DCASegmentationLib.scene.organ_changes import organ_changes
 from DCASegmentationLib.scene.place_statuses import follow_edits, mark_organ, organ_is_reviewed, set_status
 from DCASegmentationLib.scene.review_record import (
@@ -58,10 +58,9 @@ class ReviewPanel:
         onBeforeChange: Callable[[], None],
     ) -> None:
         self._onEdit, self._onLeavePlace, self._onBeforeChange = onEdit, onLeavePlace, onBeforeChange
-        self._nodes: CaseNodes | None = None
+        self._segmentation: Any = None
         self._places: tuple[Place, ...] = ()
         self._current = -1
-        self._isEntered = False
         self._changes: tuple[OrganChange, ...] = ()
         self._watch = SegmentationWatch(self._onSegmentationChanged)
         self._writer = TrainingSetWriter(self._onAdded)
@@ -90,18 +89,18 @@ class ReviewPanel:
         self._shortcuts = [
             self._shortcut("Ctrl+Down", self.goToNext),
             self._shortcut("Ctrl+Up", self.goToPrevious),
-            self._shortcut("Ctrl+Shift+A", self.ui.acceptButton.click),
-            self._shortcut("Ctrl+Shift+F", self.ui.flagButton.click),
+            self._shortcut("Ctrl+Shift+A", lambda: self.ui.acceptButton.click()),
+            self._shortcut("Ctrl+Shift+F", lambda: self.ui.flagButton.click()),
         ]
         self.setResult(None)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
         """Review this result; None when there is none (any more)."""
         self._leave()
-        self._nodes = nodes
+        self._segmentation = nodes.segmentation if nodes is not None else None
         review = read_review(nodes.segmentation) if nodes is not None else None
         self._places = review.places if review is not None else ()
-        self._watch.watch(nodes.segmentation if nodes is not None else None)
+        self._watch.watch(self._segmentation)
         self._say("")
         self._table.fill(self._places, self._state)
         hint = _("Segment a CT to see the places to check first.")
@@ -125,13 +124,12 @@ class ReviewPanel:
 
     def enter(self) -> None:
         """The section is seen: outline the place that was left."""
-        self._isEntered = True
-        if self._place is not None and self._nodes is not None:
-            place_view.outline(self._nodes, self._place)
+        nodes = self._nodes
+        if self._place is not None and nodes is not None:
+            place_view.outline(nodes, self._place)
 
     def exit(self) -> None:
         """The section, or the module, is left: nothing of it stays in the views."""
-        self._isEntered = False
         place_view.hide_outline()
 
     def cleanup(self) -> None:
@@ -140,8 +138,13 @@ class ReviewPanel:
         place_view.hide_outline()
 
     @property
+    def _nodes(self) -> CaseNodes | None:
+        """The nodes of the case that are there now: any of them can be deleted at any time."""
+        return recall(self._segmentation)
+
+    @property
     def _state(self) -> ReviewState:
-        return read_state(self._nodes.segmentation) if self._nodes is not None else ReviewState()
+        return read_state(self._segmentation) if self._segmentation is not None else ReviewState()
 
     @property
     def _place(self) -> Place | None:
@@ -149,15 +152,16 @@ class ReviewPanel:
 
     def goTo(self, row: int) -> None:
         """Show the place in this row in all views, outlined."""
-        if self._nodes is None or not 0 <= row < len(self._places):
+        nodes = self._nodes
+        if nodes is None or not 0 <= row < len(self._places):
             return
         if row != self._current:
             self._onLeavePlace()
         self._current = row
         place = self._places[row]
         self._table.select(row)
-        place_view.jump_to(self._nodes, place)
-        if place_view.outline(self._nodes, place) is None:
+        place_view.jump_to(nodes, place)
+        if place_view.outline(nodes, place) is None:
             self._say(_("The volume with the places was deleted: they can be visited, but not outlined."))
         self._updateStatuses()
 
@@ -172,9 +176,9 @@ class ReviewPanel:
         self._say(_("The table was copied."))
 
     def onSaveChanges(self) -> None:
-        if self._nodes is None:
+        if self._segmentation is None:
             return
-        suggestion = f"{self._nodes.segmentation.GetName()} changes.csv"
+        suggestion = f"{self._segmentation.GetName()} changes.csv"
         chosen = qt.QFileDialog.getSaveFileName(self.widget, _("Save table"), suggestion, "CSV (*.csv)")
         if not chosen:
             return
@@ -190,7 +194,7 @@ class ReviewPanel:
             self._say(_("Written to {place}.").format(place=path))
 
     def onAddToTrainingSet(self) -> None:
-        if self._nodes is None:
+        if self._segmentation is None:
             return
         settings = slicer.app.settings()
         before = settings.value(_TRAINING_SET, "") or ""
@@ -202,10 +206,16 @@ class ReviewPanel:
         self._addTo(Path(chosen))
 
     def _addTo(self, training: Path) -> None:
-        assert self._nodes is not None
+        nodes = self._nodes
+        if nodes is None:
+            return
+        version = case_version(nodes, training)
+        question = _("This CT is in the training set already. Add this as a further case of it?")
+        if version > 1 and not slicer.util.confirmOkCancelDisplay(question, _("Add to training set")):
+            return
         try:
             with slicer.util.WaitCursor():
-                self._writer.start(self._nodes, training)
+                self._writer.start(nodes, training, version)
         except UserError as error:
             self._showError(error)
             return
@@ -218,7 +228,7 @@ class ReviewPanel:
             self._showError(error or UserError(_("The case could not be written."), ""))
             return
         names = ", ".join(organ.name for organ in case.organs)
-        text = _("Added as {name}, with {organs}. The folder holds {count} cases.").format(
+        text = _("Added as {name}, with {organs}. Cases in the folder: {count}.").format(
             name=case.name, organs=names, count=cases
         )
         if case.left_out:
@@ -235,19 +245,21 @@ class ReviewPanel:
         self._decide(FLAGGED if checked else TO_CHECK)
 
     def _decide(self, status: str) -> None:
-        if self._nodes is not None and self._place is not None:
-            set_status(self._nodes, self._place.rank, status)
+        nodes = self._nodes
+        if nodes is not None and self._place is not None:
+            set_status(nodes, self._place.rank, status)
             # Without another word of the user's, a place that was edited is a corrected one.
-            follow_edits(self._nodes)
+            follow_edits(nodes)
         self.update()
 
     def _onSuggestion(self, checked: bool) -> None:
-        if self._nodes is None or self._place is None:
+        nodes = self._nodes
+        if nodes is None or self._place is None:
             return
         self._onBeforeChange()
         try:
             with slicer.util.WaitCursor():
-                (accept_suggestion if checked else take_back)(self._nodes, self._place.rank)
+                (accept_suggestion if checked else take_back)(nodes, self._place.rank)
         except UserError as error:
             self._showError(error)
         self.update()
@@ -273,21 +285,24 @@ class ReviewPanel:
         self._onEdit(segmentId, area)
 
     def _onSegmentationChanged(self) -> None:
-        if self._nodes is not None:
-            follow_edits(self._nodes)
+        nodes = self._nodes
+        if nodes is not None:
+            follow_edits(nodes)
         self.update()
 
     def _onChangesToggled(self, opened: bool) -> None:
         self._updateChanges()
 
     def _onOrganReviewed(self, key: str, isReviewed: bool) -> None:
-        if self._nodes is not None:
-            mark_organ(self._nodes, key, isReviewed)
+        nodes = self._nodes
+        if nodes is not None:
+            mark_organ(nodes, key, isReviewed)
 
     def _reviewed(self) -> list[bool]:
-        if self._nodes is None:
+        nodes = self._nodes
+        if nodes is None:
             return []
-        return [organ_is_reviewed(self._nodes, change.organ.key) for change in self._changes]
+        return [organ_is_reviewed(nodes, change.organ.key) for change in self._changes]
 
     def _updateStatuses(self) -> None:
         state, place = self._state, self._place
@@ -303,7 +318,7 @@ class ReviewPanel:
         self.ui.flagButton.enabled = self.ui.editButton.enabled = self.ui.limitSelector.enabled = place is not None
         self.ui.flagButton.checked = status == FLAGGED
         alternative = place.alternative if place is not None else None
-        self.ui.suggestionButton.enabled = alternative is not None and self._nodes is not None
+        self.ui.suggestionButton.enabled = alternative is not None
         self.ui.suggestionButton.checked = status == SUGGESTION
         self.ui.suggestionButton.toolTip = (
             _("Nothing is suggested for this place.")
@@ -314,9 +329,10 @@ class ReviewPanel:
 
     def _updateChanges(self) -> None:
         """Measured only where it is seen: it passes over the whole segmentation."""
-        if self._nodes is None or self._nodes.automatic is None or self.ui.changesGroup.collapsed:
+        nodes = self._nodes
+        if nodes is None or nodes.automatic is None or self.ui.changesGroup.collapsed:
             return
-        self._changes = organ_changes(self._nodes)
+        self._changes = organ_changes(nodes)
         self._changesTable.fill(self._changes, self._reviewed())
 
     def _leave(self) -> None:

@@ -98,7 +98,7 @@ class TrainingSetWriter:
         self._clear()
         if process is not None:
             # From the event loop: it must not be within a signal of its own then.
-            qt.QTimer.singleShot(0, process.deleteLater)
+            qt.QTimer.singleShot(0, lambda: process.deleteLater())
         self._onEnd(None if error is not None else case, cases, error)
 
     def _clear(self) -> None:

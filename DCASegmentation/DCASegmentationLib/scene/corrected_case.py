@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
-from DCASegmentationLib.corrected_case_job import CASE, LABELS
+from DCASegmentationLib.corrected_case_job import CASE, CASES, LABELS
 from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.organs import Organ, Vocabulary
 from DCASegmentationLib.scene.case_record import CaseNodes
@@ -59,7 +59,7 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
         )
     labels = _labels(nodes, {organ: segments[organ.key] for organ in reviewed if organ.key in segments})
     path, _region = export_ct(nodes.ct, folder)
-    name = f"ct-{origin.ct_checksum or ct_checksum(nodes.ct)}" + (f"-{version}" if version > 1 else "")
+    name = _name(origin.ct_checksum or ct_checksum(nodes.ct), version)
     _write(labels, path, folder)
     content = {
         "folder": str(training),
@@ -71,6 +71,21 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
     }
     (folder / CASE).write_text(json.dumps(content), encoding="utf-8")
     return CorrectedCase(name, reviewed, left_out)
+
+
+def case_version(nodes: CaseNodes, training: Path) -> int:
+    """1 for a CT that ``training`` does not hold yet, else the next number for a case of it."""
+    origin = read_origin(nodes.segmentation)
+    if origin is None or not origin.ct_checksum:
+        return 1
+    version = 1
+    while (training / CASES / _name(origin.ct_checksum, version)).exists():
+        version += 1
+    return version
+
+
+def _name(checksum: str, version: int) -> str:
+    return f"ct-{checksum}" + (f"-{version}" if version > 1 else "")
 
 
 def _origin(nodes: CaseNodes) -> Origin:

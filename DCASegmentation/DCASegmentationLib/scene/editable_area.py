@@ -21,14 +21,16 @@ _TAG = "DCASegmentation.editable"
 _MARGIN_MM = 5.0
 # Of the entropy (0 to 1): from about where the likeliest of 16 labels has less than 85 % of the probability.
 UNCERTAIN = 0.15
-_RANGE = (0.5, 1.0)
+# Whole numbers: the editor compares in the type of the voxels. Between them lies what it interpolates at the rim.
+_EDITABLE = 100
+_RANGE = (50.0, 100.0)
 
 
 def limit_to_place(nodes: CaseNodes, place: Place) -> Any | None:
-    """The editable area is the place and ``5 mm`` around it, for a stroke must be able to end beside it.
+    """The editable area is the place and 5 mm around it, for a stroke must be able to end beside it.
 
-    Returns the vtkMRMLScalarVolumeNode (1 where editing is allowed) to take as source volume; None where the voxels of
-    the place were deleted.
+    Returns the vtkMRMLScalarVolumeNode (100 where editing is allowed, else 0) to take as source volume; None where
+    the voxels of the place were deleted.
     """
     voxels = voxels_of(nodes, place.rank)
     if voxels is None:
@@ -61,8 +63,8 @@ def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | 
     return _show(nodes, values.astype(np.uint8), whole, nodes.entropy)
 
 
-def mask_with(editor: Any, area: Any) -> None:
-    """Let a vtkMRMLSegmentEditorNode, whose source volume is ``area``, edit there only."""
+def mask_with(editor: Any) -> None:
+    """Let a vtkMRMLSegmentEditorNode whose source volume is an editable area edit there only."""
     before = editor.StartModify()
     editor.SetSourceVolumeIntensityMaskRange(*_RANGE)
     editor.SetSourceVolumeIntensityMask(True)
@@ -90,7 +92,9 @@ def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 def _show(nodes: CaseNodes, voxels: np.ndarray, box: Box, reference: Any) -> Any:
     node = _node() or _new_node()
-    put_voxels(node, voxels, box, reference)
+    # With a rim of zeros: the editor takes the corners of a volume for what lies around it.
+    around = [slice(part.start - 1, part.stop + 1) for part in box]
+    put_voxels(node, np.pad(voxels * np.uint8(_EDITABLE), 1), (around[0], around[1], around[2]), reference)
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
     _beside_ct(node, nodes)
     return node

@@ -1,0 +1,118 @@
+"""A small case in the scene with three places to check, as a run would leave it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.review_file import Alternative, Place, Reason, Review
+from scene_case import MadeUpResult, small_ct, small_labels, small_result
+
+STOMACH, LIVER = AMOS.by_key["stomach"].label, AMOS.by_key["liver"].label
+# Boxes of indices (z, y, x), by rank: a part of the liver that may be stomach or nothing, one of the spleen that may be
+# liver, and one of the right kidney for which nothing is suggested.
+PLACES = {
+    1: (slice(18, 22), slice(6, 12), slice(4, 10)),
+    2: (slice(12, 16), slice(12, 16), slice(26, 30)),
+    3: (slice(4, 6), slice(22, 28), slice(8, 14)),
+}
+ORGANS = {1: "liver", 2: "spleen", 3: "right_kidney"}
+
+
+def label_array() -> np.ndarray:
+    return sitk.GetArrayFromImage(small_labels())
+
+
+def alternative_array() -> np.ndarray:
+    alternative = label_array()
+    alternative[18:20, 6:12, 4:10] = STOMACH
+    alternative[20:22, 6:12, 4:10] = 0
+    alternative[PLACES[2]] = LIVER
+    return alternative
+
+
+def place_array() -> np.ndarray:
+    places = np.zeros_like(label_array())
+    for rank, box in PLACES.items():
+        places[box] = rank
+    return places
+
+
+def review() -> Review:
+    return Review("AMOS", {}, tuple(_place(rank) for rank in PLACES))
+
+
+def _place(rank: int) -> Place:
+    box = PLACES[rank]
+    first = tuple(part.start for part in reversed(box))
+    last = tuple(part.stop - 1 for part in reversed(box))
+    middle = [(start + stop) // 2 for start, stop in zip(first, last, strict=True)]
+    organ = AMOS.by_key[ORGANS[rank]]
+    alternative = None if rank == 3 else Alternative("experts", (STOMACH,), 8.6, "The experts hold Stomach (8.6 ml).")
+    ml = np.prod([part.stop - part.start for part in box]) * 5 * 6 * 8 / 1000
+    x, y, z = small_ct().TransformIndexToPhysicalPoint(middle)
+    return Place(
+        rank=rank,
+        organ=organ.key,
+        label=organ.label,
+        name=organ.name,
+        score=4.0 - rank,
+        expected_wrong_ml=1.0,
+        ml=float(ml),
+        position_mm=(x, y, z),
+        box_mm=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        box_voxels=(first, last),
+        reasons=(
+            Reason("disagreement", "The experts say something else in 80 % of it."),
+            Reason("uncertain", "The network gives 40 % of the probability to other labels."),
+        ),
+        alternative=alternative,
+    )
+
+
+def reviewed_case(result: MadeUpResult | None = None) -> Any:
+    """The nodes (CaseNodes) of the case, with maps of the experts."""
+    from DCASegmentationLib.scene.case_record import remember
+    from DCASegmentationLib.scene.ct_checksum import ct_checksum
+    from DCASegmentationLib.scene.region import Region
+    from DCASegmentationLib.scene.review_import import show_review
+    from DCASegmentationLib.scene.review_record import Origin
+    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.target import tag_organs
+
+    nodes = build_scene(small_ct(), result or small_result(), AMOS, name="Case")
+    tag_organs(nodes.segmentation, {each: each for each in nodes.segmentation.GetSegmentation().GetSegmentIDs()})
+    labels = label_array()
+    origin = Origin("made-up", "ab" * 32, "AMOS", "2026-11-24T12:00:00+00:00", ct_checksum(nodes.ct))
+    show_review(
+        nodes,
+        origin,
+        Region.whole(labels.shape),
+        labels,
+        review=review(),
+        places=place_array(),
+        alternative=alternative_array(),
+    )
+    remember(nodes)
+    return nodes
+
+
+def labels_of(nodes: Any) -> np.ndarray:
+    """The organs as they are now, on the whole grid of the CT."""
+    from DCASegmentationLib.scene.organ_changes import labels_by_segment
+
+    labels = np.zeros_like(label_array())
+    for segment_id, label in labels_by_segment(nodes).items():
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, segment_id, nodes.ct)
+        labels[mask > 0] = label
+    return labels
+
+
+def paint(nodes: Any, segment_id: str, box: tuple[slice, ...], value: int = 1) -> None:
+    """Set a box (z, y, x) of a segment as a stroke of the Segment Editor would."""
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, segment_id, nodes.ct)
+    mask[box] = value
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, nodes.segmentation, segment_id, nodes.ct)

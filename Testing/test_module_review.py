@@ -1,0 +1,399 @@
+"""The panel's Review section driven as a user drives it, on a case as a run would leave it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import vtk
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytest.importorskip("PySide6", reason="needs PySide6")
+pytestmark = pytest.mark.scene
+
+from DCASegmentationLib.organs import AMOS  # noqa: E402
+from module_driving import temporary_files  # noqa: E402
+from review_case import LIVER, label_array, labels_of, paint, reviewed_case  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def panel(module_widget) -> Any:
+    return module_widget
+
+
+@pytest.fixture
+def case(panel, slicer_bench) -> Any:
+    """A case of three places, shown in the panel."""
+    nodes = reviewed_case()
+    show(panel, nodes)
+    slicer_bench.process_events()
+    return nodes
+
+
+@pytest.fixture
+def review(panel) -> Any:
+    return panel.reviewPanel
+
+
+def show(panel, nodes):
+    panel._parameterNode.inputVolume = nodes.ct
+    panel._parameterNode.resultSegmentation = nodes.segmentation
+
+
+def rows(table):
+    return [[table.item(row, column).text() for column in range(table.columnCount)] for row in range(table.rowCount)]
+
+
+def statuses(review):
+    return [row[3] for row in rows(review.ui.placesTable)]
+
+
+def progress(review):
+    return review.ui.checkedBar.text
+
+
+def outline():
+    return slicer.mrmlScene.GetSingletonNode("DCASegmentation.place", "vtkMRMLSegmentationNode")
+
+
+def message(review):
+    return review.ui.reviewMessageLabel.text
+
+
+def tick(review, key, checked=True):
+    import qt
+
+    table = review.ui.changesTable
+    for row in range(table.rowCount):
+        if table.item(row, 0).data(qt.Qt.UserRole) == key:
+            table.item(row, 0).setCheckState(qt.Qt.Checked if checked else qt.Qt.Unchecked)
+            return
+    raise AssertionError(f"{key} is not listed")
+
+
+def test_without_a_result_the_section_says_so(panel, review):
+    panel.ui.reviewSection.collapsed = False
+    assert review.ui.reviewHintLabel.visible and not review.ui.placesTable.visible
+    assert not review.ui.trainingSetButton.visible
+    review.goToNext()
+
+
+def test_the_places_are_listed_in_order_with_reason_size_and_status(panel, review, case):
+    assert not panel.ui.reviewSection.collapsed
+    assert rows(review.ui.placesTable) == [
+        ["Liver", "experts disagree", "34.6", "To check"],
+        ["Spleen", "experts disagree", "15.4", "To check"],
+        ["Right kidney", "experts disagree", "17.3", "To check"],
+    ]
+    assert progress(review) == "0 of 3 checked"
+    assert not review.ui.acceptButton.enabled, "no place is looked at yet"
+
+
+def test_keys_lead_from_place_to_place_in_all_views(review, case):
+    down, up = review._shortcuts[:2]
+    down.activated.emit()
+    assert outline().GetSegmentation().GetSegment("place").GetName() == "1: Liver"
+    assert "80 %" in review.ui.placeLabel.text and "The experts hold Stomach" in review.ui.placeLabel.text
+    down.activated.emit()
+    assert review.ui.placesTable.currentRow() == 1
+    red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    x, y, z = review._place.position_mm
+    assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx([-x, -y, z])
+    up.activated.emit()
+    up.activated.emit()
+    assert review.ui.placesTable.currentRow() == 0 and not review.ui.previousButton.enabled
+
+
+def test_a_click_on_a_row_goes_there(review, case):
+    review.ui.placesTable.cellClicked.emit(2, 0)
+    assert outline().GetSegmentation().GetSegment("place").GetName() == "3: Right kidney"
+    assert not review.ui.nextButton.enabled
+    assert not review.ui.suggestionButton.enabled, "nothing is suggested there"
+
+
+def test_one_click_accepts_the_alternative_and_another_takes_it_back(review, case):
+    review.goToNext()
+    review.ui.suggestionButton.click()
+    assert statuses(review) == ["Accepted", "To check", "To check"] and progress(review) == "1 of 3 checked"
+    assert (labels_of(case) != label_array()).any()
+    assert not review.ui.acceptButton.enabled
+    review.ui.suggestionButton.click()
+    assert statuses(review)[0] == "To check" and not review.ui.suggestionButton.checked
+    np.testing.assert_array_equal(labels_of(case), label_array())
+
+
+def test_the_segment_editors_undo_knows_the_alternative_too(panel, review, case, slicer_bench):
+    review.goToNext()
+    review.ui.suggestionButton.click()
+    panel.correctPanel.ui.segmentEditor.undo()
+    slicer_bench.process_events(0.7)
+    np.testing.assert_array_equal(labels_of(case), label_array())
+    assert statuses(review)[0] == "To check"
+
+
+def test_a_place_is_accepted_as_it_is_or_flagged(review, case):
+    review.goToNext()
+    review.ui.acceptButton.click()
+    assert statuses(review)[0] == "Accepted"
+    review.ui.flagButton.click()
+    assert statuses(review)[0] == "Flagged" and not review.ui.acceptButton.checked
+    review.ui.flagButton.click()
+    assert statuses(review)[0] == "To check"
+
+
+def test_painting_in_a_place_shows_as_corrected_by_itself(review, case, slicer_bench):
+    paint(case, "right_kidney", (slice(4, 5), slice(22, 24), slice(8, 10)), 0)
+    slicer_bench.process_events(0.7)
+    assert statuses(review)[2] == "Corrected" and progress(review) == "1 of 3 checked"
+
+
+@pytest.mark.parametrize("limit", ["place", "uncertain"])
+def test_edit_here_opens_the_segment_editor_limited_by_its_own_mask(panel, review, case, limit):
+    review.goTo(2)
+    review.ui.limitSelector.currentIndex = review.ui.limitSelector.findData(limit)
+    review.ui.editButton.click()
+    editor = panel.correctPanel.ui.segmentEditor
+    assert not panel.ui.correctSection.collapsed
+    assert editor.currentSegmentID() == "right_kidney" and editor.activeEffect() == "Paint"
+    assert editor.sourceVolumeNode().GetName() == "Editable area"
+    assert editor.mrmlSegmentEditorNode().GetSourceVolumeIntensityMask()
+    assert panel.correctPanel.ui.limitLabel.visible
+    panel.correctPanel.ui.editEverywhereButton.click()
+    assert editor.sourceVolumeNode() is case.ct and editor.activeEffect() is None
+    assert not editor.mrmlSegmentEditorNode().GetSourceVolumeIntensityMask()
+
+
+def test_going_on_to_another_place_ends_the_limited_editing(panel, review, case):
+    review.goTo(2)
+    review.ui.editButton.click()
+    review.goToPrevious()
+    editor = panel.correctPanel.ui.segmentEditor
+    assert editor.activeEffect() is None and editor.sourceVolumeNode() is case.ct
+
+
+def test_editing_an_organ_that_is_missing_makes_its_segment(panel, review, case):
+    case.segmentation.GetSegmentation().RemoveSegment("right_kidney")
+    review.goTo(2)
+    review.ui.limitSelector.currentIndex = review.ui.limitSelector.findData("everywhere")
+    review.ui.editButton.click()
+    assert "right_kidney" in case.segmentation.GetSegmentation().GetSegmentIDs()
+    assert panel.correctPanel.ui.segmentEditor.currentSegmentID() == "right_kidney"
+
+
+def test_leaving_the_section_or_the_module_hides_the_outline(panel, review, case):
+    review.goToNext()
+    panel.ui.reviewSection.collapsed = True
+    assert outline() is None
+    panel.ui.reviewSection.collapsed = False
+    assert outline() is not None
+    panel.exit()
+    assert outline() is None
+    panel.enter()
+    assert outline() is not None
+
+
+def test_what_changed_is_a_table_to_copy_and_to_save(review, case, slicer_bench, tmp_path):
+    review.goToNext()
+    review.ui.suggestionButton.click()
+    review.ui.changesGroup.collapsed = False
+    table = {row[0]: row[1:] for row in rows(review.ui.changesTable)}
+    assert len(table) == len(AMOS) and table["Spleen"] == ["184.3", "184.3", "1.000"]
+    assert table["Liver"] == ["645.1", "610.6", "0.972"] and table["Bladder"] == ["0.0", "0.0", "\N{EN DASH}"]
+    slicer_bench.dialogs.answer(str(tmp_path / "changes"))
+    review.ui.saveChangesButton.click()
+    review.ui.copyChangesButton.click()
+    written = (tmp_path / "changes.csv").read_text()
+    assert slicer.app.clipboard().text() == written.replace(",", "\t")
+    (liver,) = [row for row in csv.DictReader(io.StringIO(written)) if row["organ"] == "liver"]
+    assert float(liver["removed_ml"]) == pytest.approx(34.56) and liver["reviewed"] == "1"
+
+
+def test_everything_is_there_again_after_saving_and_loading_the_scene(panel, review, case, slicer_bench, tmp_path):
+    review.goToNext()
+    review.ui.suggestionButton.click()
+    review.goTo(2)
+    review.ui.flagButton.click()
+    path = tmp_path / "scene.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(path))
+    slicer.mrmlScene.Clear(0)
+    assert not review.ui.placesTable.visible
+    slicer.mrmlScene.ReadFromMRB(str(path), False)
+    slicer_bench.process_events()
+    assert statuses(review) == ["Accepted", "To check", "Flagged"] and progress(review) == "2 of 3 checked"
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1, "no outline is saved"
+    review.goToNext()
+    review.ui.suggestionButton.click()
+    np.testing.assert_array_equal(labels_of(review._nodes), label_array())
+
+
+def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, slicer_bench):
+    slicer.mrmlScene.RemoveNode(case.places)
+    review.goToNext()
+    assert "was deleted" in message(review)
+    review.ui.suggestionButton.click()
+    assert "was deleted" in message(review)
+    slicer.mrmlScene.RemoveNode(case.ct)
+    slicer_bench.dialogs.answer("/nowhere")
+    review.ui.trainingSetButton.click()
+    assert "no longer in the scene" in message(review)
+    slicer.mrmlScene.RemoveNode(case.segmentation)
+    slicer_bench.process_events()
+    assert not review.ui.placesTable.visible
+
+
+def add_to(review, slicer_bench, folder):
+    slicer_bench.dialogs.answer(str(folder))
+    review.ui.trainingSetButton.click()
+    slicer_bench.wait_for(lambda: not review._writer.isRunning, 60)
+    assert temporary_files() == []
+    return message(review)
+
+
+def review_the_liver(review):
+    review.goTo(0)
+    review.ui.suggestionButton.click()
+    review.ui.changesGroup.collapsed = False
+
+
+def test_reviewed_organs_are_added_to_a_training_set_the_others_as_unknown(review, case, slicer_bench, tmp_path):
+    review_the_liver(review)
+    tick(review, "gallbladder")
+    said = add_to(review, slicer_bench, tmp_path)
+    assert "Added as ct-" in said and "Gallbladder, Liver" in said and "in the folder: 1." in said
+    (entry,) = json.loads((tmp_path / "dataset.json").read_text())["training"]
+    assert set(entry["unknown"]) == set(AMOS.by_label) - {LIVER, AMOS.by_key["gallbladder"].label}
+    ct = sitk.ReadImage(str(tmp_path / entry["image"]))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), slicer.util.arrayFromVolume(case.ct))
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / entry["label"])))
+    np.testing.assert_array_equal(labels == LIVER, labels_of(case) == LIVER)
+    provenance = json.loads((tmp_path / entry["provenance"]).read_text())
+    assert provenance["model"] == {"name": "made-up", "sha256": "ab" * 32}
+    assert provenance["places"] == [{"rank": 1, "organ": "liver", "status": "suggestion accepted"}]
+
+
+def test_segments_count_by_what_they_are_not_by_what_they_are_called(review, case, slicer_bench, tmp_path):
+    review_the_liver(review)
+    content = case.segmentation.GetSegmentation()
+    content.GetSegment("liver").SetName("Leber")
+    content.AddEmptySegment("tumor", "Tumor")
+    assert "Left out, as no organ of the model: Tumor" in add_to(review, slicer_bench, tmp_path)
+
+
+def nothing(review, case):
+    pass
+
+
+def empty(review, case):
+    review_the_liver(review)
+    paint(case, "liver", (slice(None),) * 3, 0)
+
+
+def doubled(review, case):
+    review_the_liver(review)
+    case.segmentation.GetSegmentation().AddEmptySegment("second", "liver")
+
+
+def overlapping(review, case):
+    review_the_liver(review)
+    tick(review, "spleen")
+    mask = (labels_of(case) == LIVER).astype(np.uint8)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, case.segmentation, "spleen", case.ct)
+
+
+def other_geometry(review, case):
+    review_the_liver(review)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(2, 3, 150.0)
+    transform.SetMatrixTransformToParent(matrix)
+    case.segmentation.SetAndObserveTransformNodeID(transform.GetID())
+
+
+def changed_ct(review, case):
+    review_the_liver(review)
+    slicer.util.arrayFromVolume(case.ct)[3, 3, 3] += 1
+    slicer.util.arrayFromVolumeModified(case.ct)
+
+
+def moved_ct(review, case):
+    review_the_liver(review)
+    case.ct.SetSpacing(5.0, 6.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (nothing, "No organ of this case was reviewed"),
+        (empty, "The segment Liver is empty"),
+        (doubled, "Two segments stand for Liver"),
+        (overlapping, "overlap in"),
+        (other_geometry, "lie on the voxels of the CT"),
+        (changed_ct, "has changed since it was segmented"),
+        (moved_ct, "has changed since it was segmented"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_cannot_be_trained_on_is_said_and_nothing_is_written(spoil, said, review, case, slicer_bench, tmp_path):
+    spoil(review, case)
+    segments = case.segmentation.GetSegmentation().GetSegmentIDs()
+    text = add_to(review, slicer_bench, tmp_path)
+    assert said in text and "</b> " in text
+    assert list(tmp_path.iterdir()) == []
+    assert case.segmentation.GetSegmentation().GetSegmentIDs() == segments
+    assert review.ui.trainingSetButton.enabled
+
+
+def test_the_same_ct_is_added_twice_only_after_a_question(review, case, slicer_bench, tmp_path):
+    review_the_liver(review)
+    add_to(review, slicer_bench, tmp_path)
+    slicer_bench.dialogs.answer(str(tmp_path), False)
+    review.ui.trainingSetButton.click()
+    assert not review._writer.isRunning
+    slicer_bench.dialogs.answer(str(tmp_path), True)
+    review.ui.trainingSetButton.click()
+    slicer_bench.wait_for(lambda: not review._writer.isRunning, 60)
+    assert "-2, with" in message(review) and "in the folder: 2." in message(review)
+
+
+def test_two_slicers_add_to_one_folder_at_once(review, case, slicer_bench, tmp_path):
+    from DCASegmentationLib.panels.training_set import TrainingSetWriter
+
+    review_the_liver(review)
+    ends: list[Any] = []
+    writers = [TrainingSetWriter(lambda case, cases, error: ends.append(error)) for _ in range(3)]
+    for version, writer in enumerate(writers, start=1):
+        writer.start(case, tmp_path, version)
+    slicer_bench.wait_for(lambda: len(ends) == 3, 90)
+    assert ends == [None, None, None]
+    listed = json.loads((tmp_path / "dataset.json").read_text())
+    assert len(listed["training"]) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_the_review_goes_on(review, case, slicer_bench, tmp_path):
+    review_the_liver(review)
+    blocked = tmp_path / "a file"
+    blocked.write_text("precious")
+    assert "</b>" in add_to(review, slicer_bench, blocked)
+    assert blocked.read_text() == "precious" and statuses(review)[0] == "Accepted"
+
+
+@pytest.mark.parametrize("style", ["light", "dark"])
+def test_the_section_fits_into_400_pixels(panel, review, case, screenshot, style):
+    review_the_liver(review)
+    review.goToNext()
+    review.ui.acceptButton.click()
+    review.goToNext()
+    assert panel.parent.minimumSizeHint().width() <= 400
+    review.widget.resize(380, review.widget.sizeHint().height())
+    assert screenshot(review.widget, f"review-{style}", style).exists()

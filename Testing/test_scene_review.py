@@ -1,0 +1,306 @@
+"""What is decided in a review, in a real scene: suggestions, corrections, statuses, what a new run keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.organs import AMOS
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytestmark = pytest.mark.scene
+
+from DCASegmentationLib.scene import editable_area, place_view  # noqa: E402
+from DCASegmentationLib.scene.case_record import cases_in_scene, recall  # noqa: E402
+from DCASegmentationLib.scene.headless import boot  # noqa: E402
+from DCASegmentationLib.scene.organ_changes import changed_places, kept_organs, organ_changes  # noqa: E402
+from DCASegmentationLib.scene.place_statuses import follow_edits, mark_organ, organ_is_reviewed, set_status  # noqa: E402
+from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion  # noqa: E402
+from DCASegmentationLib.scene.suggestions import accept_suggestion, take_back  # noqa: E402
+from review_case import (  # noqa: E402
+    LIVER,
+    PLACES,
+    STOMACH,
+    alternative_array,
+    label_array,
+    labels_of,
+    paint,
+    review,
+    reviewed_case,
+)
+
+
+@pytest.fixture
+def case():
+    boot()
+    slicer.mrmlScene.Clear(0)
+    yield reviewed_case()
+    slicer.mrmlScene.Clear(0)
+
+
+def statuses(case):
+    return {rank: read_state(case.segmentation).status(rank) for rank in PLACES}
+
+
+def segment_status(case, key):
+    segment = case.segmentation.GetSegmentation().GetSegment(key)
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    return logic.GetSegmentStatusAsHumanReadableString(logic.GetSegmentStatus(segment))
+
+
+def with_suggestions(*ranks):
+    expected, alternative = label_array(), alternative_array()
+    for rank in ranks:
+        expected[PLACES[rank]] = alternative[PLACES[rank]]
+    return expected
+
+
+def test_a_suggestion_is_written_into_its_place_alone(case):
+    accept_suggestion(case, 1)
+    np.testing.assert_array_equal(labels_of(case), with_suggestions(1))
+    accept_suggestion(case, 2)
+    np.testing.assert_array_equal(labels_of(case), with_suggestions(1, 2))
+    assert statuses(case) == {1: "suggestion", 2: "suggestion", 3: "to_check"}
+    stomach = case.segmentation.GetSegmentation().GetSegment("stomach")
+    assert stomach.GetName() == "Stomach" and stomach.GetColor() == pytest.approx(
+        [channel / 255 for channel in AMOS.by_label[STOMACH].color]
+    )
+
+
+def test_a_suggestion_is_taken_back_to_what_was_there_corrections_included(case):
+    paint(case, "liver", (slice(18, 19), slice(6, 8), slice(4, 6)), 0)
+    corrected = labels_of(case)
+    accept_suggestion(case, 1)
+    take_back(case, 1)
+    np.testing.assert_array_equal(labels_of(case), corrected)
+    assert "stomach" not in case.segmentation.GetSegmentation().GetSegmentIDs()
+    assert statuses(case)[1] == "corrected"
+
+
+def test_segments_of_the_user_are_not_touched_by_a_suggestion(case):
+    case.segmentation.GetSegmentation().AddEmptySegment("mine", "Mine")
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        (label_array() == LIVER).astype(np.uint8), case.segmentation, "mine", case.ct
+    )
+    accept_suggestion(case, 1)
+    mine = slicer.util.arrayFromSegmentBinaryLabelmap(case.segmentation, "mine", case.ct)
+    np.testing.assert_array_equal(mine > 0, label_array() == LIVER)
+
+
+def test_without_a_suggestion_nothing_can_be_accepted(case):
+    with pytest.raises(UserError, match="Nothing is suggested"):
+        accept_suggestion(case, 3)
+    with pytest.raises(UserError, match="No suggestion was accepted"):
+        take_back(case, 1)
+
+
+def test_painting_in_a_place_marks_it_corrected_and_undoing_it_marks_it_to_check(case):
+    box = (slice(4, 5), slice(22, 24), slice(8, 10))
+    paint(case, "right_kidney", box, 0)
+    assert changed_places(case) == {3}
+    assert follow_edits(case)
+    assert statuses(case)[3] == "corrected"
+    paint(case, "right_kidney", box, 1)
+    assert follow_edits(case) and not follow_edits(case)
+    assert statuses(case)[3] == "to_check"
+
+
+def test_editing_an_accepted_suggestion_makes_it_a_correction(case):
+    accept_suggestion(case, 1)
+    paint(case, "stomach", (slice(18, 19), slice(6, 7), slice(4, 5)), 0)
+    follow_edits(case)
+    assert statuses(case)[1] == "corrected"
+
+
+def test_the_segment_editors_undo_takes_a_suggestion_back(case):
+    from DCASegmentationLib.scene.correction import editor_node
+
+    logic = slicer.vtkSlicerSegmentEditorLogic()
+    logic.SetMRMLScene(slicer.mrmlScene)
+    logic.SetSegmentEditorNode(editor_node())
+    logic.SetSegmentationNode(case.segmentation)
+    logic.SaveStateForUndo()
+    accept_suggestion(case, 1)
+    logic.Undo()
+    follow_edits(case)
+    np.testing.assert_array_equal(labels_of(case), label_array())
+    assert statuses(case)[1] == "to_check"
+
+
+def test_organs_carry_slicers_own_segment_status(case):
+    assert segment_status(case, "liver") == "Not started"
+    set_status(case, 1, "accepted")
+    assert segment_status(case, "liver") == "Completed"
+    set_status(case, 1, "flagged")
+    assert segment_status(case, "liver") == "Flagged"
+    set_status(case, 1, "to_check")
+    assert segment_status(case, "liver") == "Not started"
+
+
+def test_an_organ_that_is_not_there_can_be_reviewed_too(case):
+    assert not organ_is_reviewed(case, "gallbladder")
+    mark_organ(case, "gallbladder", True)
+    assert organ_is_reviewed(case, "gallbladder")
+    mark_organ(case, "gallbladder", False)
+    assert not organ_is_reviewed(case, "gallbladder")
+
+
+def test_what_changed_is_told_organ_by_organ(case):
+    changes = {change.organ.key: change for change in organ_changes(case)}
+    assert not any(change.changed for change in changes.values())
+    accept_suggestion(case, 2)
+    # Beyond the box of the automatic result, where the user alone has painted.
+    paint(case, "left_kidney", (slice(0, 2), slice(0, 2), slice(0, 2)))
+    changes = {change.organ.key: change for change in organ_changes(case)}
+    moved = 4 * 4 * 4 * 0.24
+    assert {key for key, change in changes.items() if change.changed} == {"spleen", "liver", "left_kidney"}
+    assert changes["spleen"].after_ml == pytest.approx(changes["spleen"].before_ml - moved)
+    assert changes["liver"].added_ml == pytest.approx(moved)
+    before, both = changes["spleen"].before_ml, changes["spleen"].after_ml
+    assert changes["spleen"].dice == pytest.approx(2 * both / (before + both))
+    assert changes["left_kidney"].added_ml == pytest.approx(8 * 0.24)
+
+
+def test_an_organ_counts_whole_where_segments_overlap(case):
+    mask = (label_array() == LIVER).astype(np.uint8)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, case.segmentation, "spleen", case.ct)
+    changes = {change.organ.key: change for change in organ_changes(case)}
+    assert changes["spleen"].after_ml == pytest.approx(changes["liver"].after_ml)
+    assert changes["liver"].dice == 1.0
+
+
+def test_a_new_run_keeps_what_was_corrected_completed_or_removed(case):
+    assert kept_organs(case).organs == ()
+    paint(case, "liver", PLACES[1], 0)
+    set_status(case, 2, "accepted")
+    case.segmentation.GetSegmentation().RemoveSegment("left_kidney")
+    kept = kept_organs(case)
+    assert set(kept.segments) == {"liver", "spleen"} and kept.removed == ("left_kidney",)
+
+
+def test_the_review_is_saved_with_the_scene_and_restored(case, tmp_path):
+    accept_suggestion(case, 1)
+    set_status(case, 3, "flagged")
+    mark_organ(case, "bladder", True)
+    path = tmp_path / "scene.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(path))
+    slicer.mrmlScene.Clear(0)
+    slicer.mrmlScene.ReadFromMRB(str(path), False)
+    (again,) = cases_in_scene()
+    assert read_review(again.segmentation) == review()
+    assert statuses(again) == {1: "suggestion", 2: "to_check", 3: "flagged"}
+    assert organ_is_reviewed(again, "bladder")
+    assert read_origin(again.segmentation).model == "made-up"
+    np.testing.assert_array_equal(labels_of(again), with_suggestions(1))
+    assert not follow_edits(again)
+    take_back(again, 1)
+    accept_suggestion(again, 2)
+    np.testing.assert_array_equal(labels_of(again), with_suggestions(2))
+
+
+def test_a_damaged_record_is_no_review(case):
+    case.segmentation.SetAttribute("DCASegmentation.review", "{")
+    case.segmentation.SetAttribute("DCASegmentation.review.state", "[1]")
+    assert read_review(case.segmentation) is None
+    assert read_state(case.segmentation).statuses == {}
+    assert not follow_edits(case)
+
+
+def test_without_the_volume_of_places_the_list_is_still_there(case):
+    slicer.mrmlScene.RemoveNode(case.places)
+    left = recall(case.segmentation)
+    assert len(read_review(left.segmentation).places) == 3
+    assert place_view.outline(left, review().places[0]) is None
+    with pytest.raises(UserError, match="was deleted"):
+        accept_suggestion(left, 1)
+
+
+def test_a_place_is_outlined_and_in_the_middle_of_all_views(case):
+    place = review().places[1]
+    camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
+    looking = np.array(camera.GetPosition()) - camera.GetFocalPoint()
+    node = place_view.outline(case, place)
+    place_view.jump_to(case, place)
+    voxels = slicer.util.arrayFromSegmentBinaryLabelmap(node, "place", case.ct)
+    np.testing.assert_array_equal(voxels > 0, np.isin(np.arange(voxels.size), flat(PLACES[2])).reshape(voxels.shape))
+    ras = np.array(place.position_mm) * (-1, -1, 1)
+    red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx(ras)
+    assert camera.GetFocalPoint() == pytest.approx(ras)
+    assert np.array(camera.GetPosition()) - camera.GetFocalPoint() == pytest.approx(looking)
+    assert node.GetHideFromEditors() and not node.GetSaveWithScene()
+    place_view.hide_outline()
+    assert slicer.mrmlScene.GetSingletonNode("DCASegmentation.place", "vtkMRMLSegmentationNode") is None
+
+
+def test_places_follow_the_transform_of_the_case(case):
+    import vtk
+
+    matrix = vtk.vtkTransform()
+    matrix.Translate(5.0, -3.0, 8.0)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    transform.SetMatrixTransformToParent(matrix.GetMatrix())
+    place = review().places[0]
+    before = np.array(place_view.position_of(case, place))
+    for node in (case.ct, case.segmentation, case.automatic, case.places):
+        node.SetAndObserveTransformNodeID(transform.GetID())
+    assert np.array(place_view.position_of(case, place)) - before == pytest.approx([5.0, -3.0, 8.0])
+    accept_suggestion(case, 1)
+    np.testing.assert_array_equal(labels_of(case), with_suggestions(1))
+
+
+@pytest.mark.parametrize("limit", ["place", "uncertain"])
+def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
+    from DCASegmentationLib.scene.correction import editor_node
+
+    node = editor_node()
+    area = (
+        editable_area.limit_to_place(case, review().places[2])
+        if limit == "place"
+        else editable_area.limit_to_uncertain(case, 0.5)
+    )
+    logic = slicer.vtkSlicerSegmentEditorLogic()
+    logic.SetMRMLScene(slicer.mrmlScene)
+    logic.SetSegmentEditorNode(node)
+    logic.SetSegmentationNode(case.segmentation)
+    logic.SetCurrentSegmentID("right_kidney")
+    logic.SetSourceVolumeNode(area)
+    editable_area.mask_with(node)
+    logic.UpdateReferenceGeometryImage()
+    logic.ResetModifierLabelmapToDefault()
+    modifier = logic.GetModifierLabelmap()
+    modifier.GetPointData().GetScalars().Fill(1)
+    logic.ModifySegmentByLabelmap(
+        case.segmentation, "right_kidney", modifier, logic.ModificationModeAdd, (0, -1, 0, -1, 0, -1), True, False
+    )
+    painted = (labels_of(case) != label_array()).astype(bool)
+    if limit == "place":
+        near = sitk.GetArrayFromImage(small_distance())
+        assert painted[PLACES[1]].sum() == 0 and painted.any()
+        assert near[painted].max() <= 5.0
+    else:
+        entropy = slicer.util.arrayFromVolume(case.entropy)
+        assert painted.any() and entropy[painted].min() >= 0.5
+    editable_area.unmask(node)
+    assert not node.GetSourceVolumeIntensityMask()
+    assert slicer.mrmlScene.GetSingletonNode("DCASegmentation.editable", "vtkMRMLScalarVolumeNode") is None
+
+
+def small_distance():
+    """Distance of each voxel from the third place, mm."""
+    mask = np.zeros_like(label_array())
+    mask[PLACES[3]] = 1
+    image = sitk.GetImageFromArray(mask)
+    image.SetSpacing((5.0, 6.0, 8.0))
+    return sitk.SignedMaurerDistanceMap(image, False, False, True)
+
+
+def flat(box):
+    index = np.arange(label_array().size).reshape(label_array().shape)
+    return index[box].ravel()
+
+
+def test_suggestions_are_kept_voxel_by_voxel(case):
+    np.testing.assert_array_equal(read_suggestion(case.segmentation, 1), alternative_array()[PLACES[1]].ravel())
+    assert read_suggestion(case.segmentation, 3) is None
