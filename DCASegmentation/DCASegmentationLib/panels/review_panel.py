@@ -172,7 +172,7 @@ class ReviewPanel:
         self.goTo(self._current - 1)
 
     def onCopyChanges(self) -> None:
-        qt.QApplication.clipboard().setText(changesAsText(self._changes, self._reviewed(), "\t"))
+        slicer.app.clipboard().setText(changesAsText(self._changes, self._reviewed(), "\t"))
         self._say(_("The table was copied."))
 
     def onSaveChanges(self) -> None:
