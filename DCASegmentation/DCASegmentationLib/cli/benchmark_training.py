@@ -36,8 +36,8 @@ def run(
 
     Each way runs in a process of its own: everything in one graph (plain; plain_kept where the process keeps freed
     memory, as **dca train** does), the same losses in two graphs (joint), and the stages in which the default preset
-    trains, the second also without the unsupervised loss (labelled). The losses of plain and joint are compared. On the
-    CPU seconds are CPU seconds. Then a run on synthetic people says how long its steps wait for their patches.
+    trains, the second also without the unsupervised loss (labelled). Their losses are compared with those of plain. On
+    the CPU seconds are CPU seconds. Then a run on synthetic people says how long its steps wait for their patches.
 
     The memory on a GPU is an estimate: tensors of steps with small patches, measured on the CPU in single precision,
     brought to the whole patch, and 1.5 GiB assumed for what CUDA takes beside them.
@@ -88,8 +88,8 @@ def run(
             way, f"{seconds:.3f}", f"{seconds / plain.seconds:.2f}", f"{mib:.0f}", f"{mib / plain.peak_mib:.2f}"
         )
     output().print(shown)
-    largest = max(abs(plain.losses[name] - value) for name, value in costs["joint"].losses.items())
-    say_plain(f"Largest difference of a loss between plain and joint: {largest:.1e}")
+    largest = max(abs(plain.losses[name] - value) for cost in costs.values() for name, value in cost.losses.items())
+    say_plain(f"Largest difference of a loss from that of plain: {largest:.1e}")
     say_plain(f"A step waits for its data for {loading.share:.1%} of its time, over {loading.steps} steps.")
     gpu_gib = tensors_gib + BEYOND_TENSORS_GIB
     say_plain(

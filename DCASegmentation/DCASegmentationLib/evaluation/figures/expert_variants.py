@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 
 from ...method.log_gap import GROUPS
-from .group_style import GROUP_COLORS, INK
+from .group_style import GROUP_COLORS, INK, columns_of_legend, write_headline
 
 Spread = tuple[float, float]
 _OF_PAPER = {"head": ("shallow", 2), "medium": ("V-Net", 1), "tail": ("deep", 1)}
@@ -22,7 +22,7 @@ def expert_variant_figure(
     three experts together, is a dashed line."""
     groups = [group for group in GROUPS if group in dice]
     figure = Figure(figsize=(3.4 * len(groups) + 0.6, 4.1), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    write_headline(figure, title)
     panels = figure.subplots(1, len(groups), squeeze=False)[0]
     for axes, group in zip(panels, groups, strict=True):
         depths = list(dict.fromkeys(depth for depth, _ in dice[group]))
@@ -50,5 +50,8 @@ def expert_variant_figure(
         axes.set_axisbelow(True)
     panels[0].set_ylabel("Dice of the group's organs")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=9, markerscale=0.7)
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=columns_of_legend(figure, 4, 2.2), frameon=False, fontsize=9,
+        markerscale=0.7,
+    )  # fmt: skip
     return figure

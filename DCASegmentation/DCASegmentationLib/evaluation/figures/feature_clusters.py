@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 
 from ...errors import UserError
 from ...organs import Vocabulary
-from .group_style import INK, rgb
+from .group_style import INK, columns_of_legend, rgb, write_headline
 
 _PERPLEXITY = 30.0
 
@@ -56,7 +56,7 @@ def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabul
     columns = min(len(clusters), 4)
     rows = -(-len(clusters) // columns)
     figure = Figure(figsize=(3.4 * columns, 3.6 * rows + 1.3), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    write_headline(figure, title)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     present = [organ for organ in vocabulary if (labels == organ.label).any()]
     for axes, (method, found) in zip(panels, clusters.items(), strict=False):
@@ -78,7 +78,7 @@ def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabul
         for organ in present
     ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(5, len(handles)), frameon=False, fontsize=8,
-        handletextpad=0.1,
+        handles=handles, loc="outside lower center", ncols=columns_of_legend(figure, len(handles)), frameon=False,
+        fontsize=8, handletextpad=0.1,
     )  # fmt: skip
     return figure

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...method.log_gap import GROUPS
+from .group_style import write_headline
 from .slice_views import Slice, gray
 
 # Above this percentile of the body the map is saturated, so that one bright voxel does not darken it.
@@ -45,7 +46,7 @@ def fused_map_figure(
     heights = [plane.of(hu).shape[0] * plane.aspect / plane.of(hu).shape[1] for _, plane in planes]
     columns = len(strengths) + 1
     figure = Figure(figsize=(wide * columns + 0.8, wide * sum(heights) + 1.3), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    write_headline(figure, title)
     grid = figure.subplots(len(planes), columns, squeeze=False, height_ratios=heights)
     for row, (group, plane) in zip(grid, planes, strict=True):
         outline = np.isin(plane.of(labels), list(groups[group]))

@@ -12,7 +12,7 @@ from ...method.log_gap import GROUPS
 from ...method.partition import Partition
 from ...organs import Vocabulary
 from ..label_ratios import MODES, Stability, ranking_of
-from .group_style import GROUP_COLORS, GROUP_MARKERS, INK, rgb
+from .group_style import GROUP_COLORS, GROUP_MARKERS, INK, rgb, write_headline
 
 
 def label_ratio_figure(
@@ -27,7 +27,7 @@ def label_ratio_figure(
     wide = max(3.2, 1.15 * len(titles) + 1.6)
     high = max(4.6, 0.34 * len(vocabulary) + 1.3)
     figure = Figure(figsize=(wide + (3.6 if stability else 0), high), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    write_headline(figure, title)
     if stability:
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(wide, 3.6))[0]
         _draw_stability(right.subplots(2, 1, sharex=True), stability)

@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from ...method.log_gap import GROUPS
 from ...method.partition import Partition
 from ...organs import Vocabulary
-from .group_style import GROUP_COLORS, INK, METHOD_MARKERS
+from .group_style import GROUP_COLORS, INK, METHOD_MARKERS, write_headline
 
 
 def organ_dice_figure(
@@ -28,13 +28,15 @@ def organ_dice_figure(
     places = range(len(order))
     figure = Figure(figsize=(max(7.0, 0.62 * len(order) + 2.2), 6.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 1.6))
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    write_headline(figure, title)
 
     shares = [100 * share for share in division.proportions]
     above.bar(range(len(shares)), shares, color=colors[: len(shares)], edgecolor=INK, linewidth=0.6, width=0.7)
     for place, share in enumerate(shares):
         above.annotate(f"{share:.2g}", (place, share), (0, 2), textcoords="offset points", ha="center", fontsize=8)
-    above.set(yscale="log", ylabel="Share of the organs'\nvoxels (%, log scale)", ylim=(min(shares) / 2, 200))
+    above.set(yscale="log", ylabel="Share of the organs'\nvoxels (log scale)", ylim=(min(shares) / 2, 200))
+    above.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    above.minorticks_off()
     handles = [Patch(facecolor=GROUP_COLORS[group], edgecolor=INK, label=group.capitalize()) for group in GROUPS]
     above.legend(handles=handles, ncols=3, frameon=False, loc="upper right")
 
@@ -44,7 +46,7 @@ def organ_dice_figure(
     for name, marker, spread in zip(others, METHOD_MARKERS, _spread(len(others)), strict=False):
         found = [dice[name].get(organ.key, float("nan")) for organ in organs]
         below.plot(
-            [place + spread for place in places], found, linestyle="none", marker=marker, markersize=6, label=name,
+            [place + spread for place in places], found, linestyle="none", marker=marker, markersize=7, label=name,
             markeredgecolor="white", markeredgewidth=0.7,
         )  # fmt: skip
     below.set(ylabel="Dice on the test cases", ylim=(0, 1), xlim=(-0.6, len(order) - 0.4))

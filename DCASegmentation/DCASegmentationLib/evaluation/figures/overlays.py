@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ...organs import Vocabulary
-from .group_style import rgb
+from .group_style import columns_of_legend, rgb, write_headline
 from .slice_views import Slice, fullest_slices, gray, with_organs
 
 
@@ -36,7 +36,7 @@ def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: 
     wide = 1.9
     columns = len(methods) + 2
     figure = Figure(figsize=(wide * columns, wide * sum(heights) + 1.4), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    write_headline(figure, title)
     grid = figure.subplots(len(planes), columns, squeeze=False, height_ratios=heights)
     for row, (case, plane) in zip(grid, planes, strict=True):
         picture, truth = gray(plane.of(case.hu)), plane.of(case.truth)
@@ -55,7 +55,8 @@ def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: 
             row[0].set_title("CT", fontsize=10)
             row[1].set_title("Truth", fontsize=10)
     handles = [Patch(facecolor=rgb(organ.color), label=organ.name) for organ in vocabulary]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False, fontsize=9)
+    side_by_side = columns_of_legend(figure, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=side_by_side, frameon=False, fontsize=9)
     return figure
 
 
