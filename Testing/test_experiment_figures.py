@@ -182,6 +182,11 @@ def test_slices_show_the_patients_right_on_the_left_and_the_front_on_top():
     array[1, 3, 4], array[2, 0, 0] = 1, 2  # anterior and right; superior
     assert Slice("Axial", 0, 1, 1.0).of(array)[0, 0] == 1
     assert Slice("Coronal", 1, 0, 1.0).of(array)[0, -1] == 2
+    hu = np.full((3, 9, 12), -1000)
+    hu[1, 3:6, 4:10] = 40
+    assert Slice("Axial", 0, 1, 1.0).around_body(hu).of(hu).shape == (3 + 4, 6 + 4)
+    empty = Slice("Axial", 0, 0, 1.0)
+    assert empty.around_body(hu) == empty
     labels = np.zeros((5, 6, 7), int)
     labels[2, 1:3], labels[2, 4], labels[2, 4, :3], labels[4, 4] = 1, 2, 1, 2
     axial, coronal = fullest_slices(labels, (3.0, 1.0, 2.0))

@@ -198,7 +198,7 @@ def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
         if group in groups:
             of_group = np.where(np.isin(labels, list(groups[group])), labels, 0)
             axial = fullest_slices(of_group, spacing)[0]
-            planes.append((group, replace(axial, index=_largest_section(of_group))))
+            planes.append((group, replace(axial, index=_largest_section(of_group)).around_body(case.hu)))
     title = f"{runs.data.told}; seed {runs.seeds[0]}; numbers: strength in organs over that in the rest of the body"
     figure = fused_map_figure(case.hu, strengths, contrasts, labels, groups, planes, title)
     numbers = {name: {group: rounded(value) for group, value in one.items()} for name, one in contrasts.items()}

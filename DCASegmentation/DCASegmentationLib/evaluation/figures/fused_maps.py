@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 
 from ...method.log_gap import GROUPS
 from .group_style import write_headline
-from .slice_views import Slice, gray
+from .slice_views import AIR_HU, Slice, gray
 
 # Above this percentile of the body the map is saturated, so that one bright voxel does not darken it.
 _PERCENTILE = 99.5
-_AIR_HU = -300
 
 
 def strength(features: np.ndarray) -> np.ndarray:
@@ -25,7 +24,7 @@ def contrast(
     strengths: np.ndarray, hu: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
     """Mean strength within each group's organs over that of the body outside of all organs."""
-    body = (hu > _AIR_HU) & (labels == 0)
+    body = (hu > AIR_HU) & (labels == 0)
     outside = float(strengths[body].mean())
     inside = {group: np.isin(labels, list(owned)) for group, owned in groups.items()}
     return {group: float(strengths[mask].mean()) / outside for group, mask in inside.items() if mask.any()}
@@ -53,7 +52,7 @@ def fused_map_figure(
         row[0].imshow(gray(plane.of(hu)), aspect=plane.aspect)
         row[0].set_ylabel(f"{group.capitalize()} organs")
         for axes, values in zip(row[1:], strengths.values(), strict=True):
-            top = np.percentile(values[hu > _AIR_HU], _PERCENTILE)
+            top = np.percentile(values[hu > AIR_HU], _PERCENTILE)
             shown = axes.imshow(
                 plane.of(values) / top, aspect=plane.aspect, cmap="inferno", vmin=0, vmax=1, interpolation="nearest"
             )

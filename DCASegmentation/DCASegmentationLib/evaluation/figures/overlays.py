@@ -30,7 +30,9 @@ class CaseResults:
 
 def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str) -> Figure:
     """For each case two rows, axial and coronal: CT, truth, and each method with the truth's outline in white."""
-    planes = [(case, plane) for case in cases for plane in fullest_slices(case.truth, case.spacing)]
+    planes = [
+        (case, plane.around_body(case.hu)) for case in cases for plane in fullest_slices(case.truth, case.spacing)
+    ]
     methods = list(cases[0].found)
     heights = [_height(plane.of(case.hu), plane) for case, plane in planes]
     wide = 1.9
