@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from DCASegmentationLib.method.label_split import split_labels
+from DCASegmentationLib.method.log_gap import partition
 from DCASegmentationLib.method.network import DCANet
 from DCASegmentationLib.method.objective import segmentation_loss
 from DCASegmentationLib.training.dca_step import supervised_losses, unsupervised_loss
 from DCASegmentationLib.training.options import TrainingOptions
+from DCASegmentationLib.training.strategies.dca import DCA
+from DCASegmentationLib.training.strategies.strategy import Batch, Moment
 
 OWNERS = ((1,), (2, 3), (4,))
 
@@ -100,6 +105,43 @@ def test_two_separate_passes_give_the_gradients_of_the_joint_one(network, volume
     loss.backward()
     for one, other in zip(network.parameters(), joint.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("supervised", [True, False])
+def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(network, volumes, labels, supervised):
+    """With instance norm, where statistics are each patch's own. Organ 3 is unknown in the first patch."""
+    options = replace(
+        TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), norm="instance", unsupervised_weight=2.0, steps=1),
+        supervise_aggregation=supervised, class_balance=0.5, partition="top2",
+    )  # fmt: skip
+    labels[0][labels[0] == 3] = 0
+    batch = Batch(volumes, labels, ((3,), ()), torch.rand(2, 1, 16, 16, 32))
+    moment = Moment(0, "joint", 0, 1)
+    gradients = []
+    for joint in (True, False):
+        strategy = DCA(replace(options, joint_statistics=joint), partition({1: 900, 2: 90, 3: 80, 4: 1}, "top2"))
+        strategy.network = DCANet(**network.options)
+        strategy.network.load_state_dict(network.state_dict())
+        parts = strategy.parts(moment, batch)
+        assert (parts == ("all",)) == joint
+        for part in parts:
+            strategy.forward(part, batch, moment).total.backward()
+        gradients.append([parameter.grad for parameter in strategy.network.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
+
+
+def test_the_papers_batch_norm_has_the_statistics_of_all_patches():
+    options = TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), steps=1)
+    assert options.joint_statistics and not TrainingOptions().joint_statistics
+    volumes, unlabelled = torch.zeros(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
+    batch = Batch(volumes, torch.randint(0, 5, (2, 16, 16, 32)), ((), ()), unlabelled)
+    torch.manual_seed(0)
+    strategy = DCA(options, partition({1: 900, 2: 90, 3: 80, 4: 1}, "top2"))
+    first = strategy.network.encoder.blocks[0]
+    strategy.forward("all", batch, Moment(0, "joint", 0, 1))
+    expected = first[0](torch.cat([volumes, unlabelled])).mean(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(first[1].running_mean, 0.1 * expected)
 
 
 def test_in_the_experts_stage_the_aggregation_decoder_is_left_out(network, volumes, labels, options):

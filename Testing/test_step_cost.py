@@ -17,9 +17,10 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one():
     network = DCANet(((1,), (2, 3), (4,)), n_filters=2, norm="instance")
     volumes, unlabelled = torch.rand(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
     labels = torch.randint(0, 5, (2, 16, 16, 32))
-    plain = plain_losses(network, volumes, labels, unlabelled, options)
+    plain, agreement = plain_losses(network, volumes, labels, unlabelled, options)
     ours = supervised_losses(network, volumes, labels, options)
-    ours["unsupervised"] = unsupervised_loss(network, unlabelled, options)[0]
+    ours["unsupervised"], also = unsupervised_loss(network, unlabelled, options)
+    assert agreement == also
     assert set(plain) == set(ours)
     for name, loss in ours.items():
         torch.testing.assert_close(loss, plain[name], atol=1e-5, rtol=0)

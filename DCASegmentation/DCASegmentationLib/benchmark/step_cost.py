@@ -138,7 +138,7 @@ def one_step(network: torch.nn.Module, way: str, options: TrainingOptions, devic
     labels = torch.randint(0, _ORGANS + 1, (size[0], *options.patch), generator=generator).to(device)
     weight = options.unsupervised_weight
     if way in ("plain", "plain_kept"):
-        losses = plain_losses(network, volumes, labels, unlabelled, options)  # type: ignore[arg-type]
+        losses, _ = plain_losses(network, volumes, labels, unlabelled, options)  # type: ignore[arg-type]
         supervised = [loss for name, loss in losses.items() if name != "unsupervised"]
         (torch.stack(supervised).sum() + weight * losses["unsupervised"]).backward()
         return {name: loss.item() for name, loss in losses.items()}

@@ -34,8 +34,8 @@ class Slice:
 
     def around_body(self, hu: np.ndarray) -> Slice:
         """The same slice without the air around the body; ``hu`` is (z, y, x)."""
-        body = replace(self, box=(slice(None), slice(None))).of(hu) > AIR_HU
-        return replace(self, box=(_extent(body.any(axis=1)), _extent(body.any(axis=0)))) if body.any() else self
+        body = np.asarray(replace(self, box=(slice(None), slice(None))).of(hu) > AIR_HU)
+        return replace(self, box=(_extent(np.any(body, axis=1)), _extent(np.any(body, axis=0)))) if body.any() else self
 
 
 def fullest_slices(labels: np.ndarray, spacing: tuple[float, float, float]) -> list[Slice]:

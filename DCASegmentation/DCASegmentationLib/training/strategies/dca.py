@@ -11,6 +11,7 @@ from ...method.network import DCANet
 from ...method.partition import Partition
 from ..dca_step import Stage, supervised_losses, unsupervised_loss
 from ..options import TrainingOptions
+from ..plain_pass import plain_losses
 from .strategy import Batch, Loss, Moment, Strategy
 
 
@@ -60,14 +61,18 @@ class DCA(Strategy):
         return super().weight(moment) if learns else 0.0
 
     def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+        if self._in_one_graph(moment, batch):
+            return ("all",)
         aggregation = self.network.aggregation is not None and self.options.supervise_aggregation
         labelled = ("labelled",) if moment.stage != "aggregation" or aggregation else ()
         return labelled + (("unlabelled",) if batch.unlabelled is not None else ())
 
     def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
         stage: Stage = moment.stage  # type: ignore[assignment]  # made by stage_of
+        balance = self.options.class_balance * (1 - moment.within / moment.length)
+        if part == "all":
+            return self._all(batch, moment, balance)
         if part == "labelled":
-            balance = self.options.class_balance * (1 - moment.within / moment.length)
             losses = supervised_losses(
                 self.network, batch.volumes, batch.labels, self.options, stage, balance, batch.unknown
             )
@@ -77,6 +82,19 @@ class DCA(Strategy):
         assert batch.unlabelled is not None
         loss, agreement = unsupervised_loss(self.network, batch.unlabelled, self.options, stage)
         return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
+
+    def _in_one_graph(self, moment: Moment, batch: Batch) -> bool:
+        joint = self.options.joint_statistics and moment.stage == "joint"
+        return joint and batch.unlabelled is not None and self.network.aggregation is not None
+
+    def _all(self, batch: Batch, moment: Moment, class_balance: float) -> Loss:
+        assert batch.unlabelled is not None
+        losses, agreement = plain_losses(
+            self.network, batch.volumes, batch.labels, batch.unlabelled, self.options, class_balance, batch.unknown
+        )
+        weights = {"unsupervised": self.weight(moment)}
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        return Loss(total, {**{name: loss.detach() for name, loss in losses.items()}, "agreement": agreement})
 
 
 def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
