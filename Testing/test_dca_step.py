@@ -131,9 +131,8 @@ def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(networ
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
 
 
-def test_the_papers_batch_norm_has_the_statistics_of_all_patches():
-    options = TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), steps=1)
-    assert options.joint_statistics and not TrainingOptions().joint_statistics
+def test_batch_norm_has_the_statistics_of_all_patches_where_they_are_joint():
+    options = TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), steps=1, joint_statistics=True)
     volumes, unlabelled = torch.zeros(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
     batch = Batch(volumes, torch.randint(0, 5, (2, 16, 16, 32)), ((), ()), unlabelled)
     torch.manual_seed(0)

@@ -34,7 +34,7 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one():
 
 
 def test_the_mean_step_of_a_run_weighs_its_stages():
-    figures = zip(WAYS, (9, 9, 8, 2, 4, 3), (90, 90, 80, 20, 40, 30), strict=True)
+    figures = zip(WAYS, (9, 7, 8, 2, 4, 3), (90, 70, 80, 20, 40, 30), strict=True)
     costs = {way: StepCost(way, seconds, mib, {}) for way, seconds, mib in figures}
     half = TrainingOptions(experts_first=0.5, negligible_weight=0.0)
     assert expected_step(costs, half) == (pytest.approx(0.5 * 2 + 0.5 * 4), 40)
@@ -42,6 +42,7 @@ def test_the_mean_step_of_a_run_weighs_its_stages():
     mostly = TrainingOptions(experts_first=0.5, negligible_weight=0.8)
     assert expected_step(costs, mostly)[0] == pytest.approx(0.5 * 2 + 0.5 * (3 + 0.211), abs=0.002)
     assert expected_step(costs, TrainingOptions.paper()) == (8, 80)
+    assert expected_step(costs, TrainingOptions.paper(joint_statistics=True)) == (7, 70)
 
 
 @pytest.mark.slow

@@ -101,7 +101,8 @@ def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple
     """Mean seconds and peak MiB of a step of a whole run: its stages, and in the second one the steps with and without
     the unsupervised loss, by their shares."""
     if options.experts_first == 0:
-        return costs["joint"].seconds, costs["joint"].peak_mib
+        (way,) = expected_ways(options)
+        return costs[way].seconds, costs[way].peak_mib
     steps = 1000
     least = options.negligible_weight * options.unsupervised_weight
     weights = [
@@ -116,7 +117,9 @@ def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple
 
 def expected_ways(options: TrainingOptions) -> tuple[str, ...]:
     """The ways that a run with these options goes."""
-    return ("joint",) if options.experts_first == 0 else ("experts", "aggregation", "labelled")
+    if options.experts_first == 0:
+        return ("plain_kept",) if options.joint_statistics else ("joint",)
+    return "experts", "aggregation", "labelled"
 
 
 def network_of(options: TrainingOptions, device: torch.device) -> torch.nn.Module:

@@ -86,6 +86,12 @@ def run(
         AggregationStart | None,
         typer.Option(help="The aggregation decoder begins as a copy of the medium expert, or with the weights it has."),
     ] = None,
+    joint_statistics: Annotated[
+        bool,
+        typer.Option(
+            "--joint-statistics", help="Preset paper: batch norm over labelled and unlabelled patches together."
+        ),
+    ] = False,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything drawn at random.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder of prepared cases, shared by runs. Else OUT/cases.")
@@ -125,6 +131,8 @@ def run(
         **{"aggregation_start": aggregation_start},
     }
     changes |= {name: value for name, value in given.items() if value is not None}
+    if joint_statistics:
+        changes["joint_statistics"] = True
     initial = None if init is None else load(init)
     if resume:
         record = read_record(out)

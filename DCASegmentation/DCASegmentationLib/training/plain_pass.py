@@ -1,7 +1,7 @@
 """A step of DCA as one reads it first: all patches through encoder and experts together, in one graph.
 
-What ``dca_step`` computes in parts has these losses, batch statistics aside. ``dca benchmark`` measures what the parts
-save, and the option ``joint_statistics`` trains this way.
+What ``dca_step`` computes in parts has these losses, batch statistics aside. ``dca benchmark training`` measures what
+the parts save, and the option ``joint_statistics`` trains this way.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ def plain_losses(
     options: TrainingOptions,
     class_balance: float = 0.0,
     unknown: Sequence[Sequence[int]] = (),
+    aggregate_all: bool = True,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The losses of a step by name, all of one graph, and the share of voxels where the aggregation agrees with the
     pseudo-label. The losses are those of the experts, ``aggregation`` where true labels teach it, and ``unsupervised``.
 
-    The rest is as in ``dca_step.supervised_losses``. Raises ValueError for a network without aggregation decoder.
+    ``aggregate_all`` gives the aggregation decoder the labelled patches even where their labels do not teach it. The
+    rest is as in ``dca_step.supervised_losses``. Raises ValueError for a network without aggregation decoder.
     """
     if network.aggregation is None:
         raise ValueError("a network without aggregation decoder has no plain pass")
@@ -45,8 +47,7 @@ def plain_losses(
             expert.logits[:count].float(), split_labels(labels, owned), options.dice_channels, owned, class_balance,
             of_owned,
         )  # fmt: skip
-    # The decoder sees labelled patches only where they teach it.
-    first = 0 if options.supervise_aggregation else count
+    first = 0 if options.supervise_aggregation or aggregate_all else count
     aggregated, _ = network.aggregation(
         [level[first:] for level in encoded], [[level[first:].detach() for level in one.features] for one in decoded]
     )

@@ -90,8 +90,9 @@ class DCA(Strategy):
     def _all(self, batch: Batch, moment: Moment, class_balance: float) -> Loss:
         assert batch.unlabelled is not None
         losses, agreement = plain_losses(
-            self.network, batch.volumes, batch.labels, batch.unlabelled, self.options, class_balance, batch.unknown
-        )
+            self.network, batch.volumes, batch.labels, batch.unlabelled, self.options, class_balance, batch.unknown,
+            aggregate_all=False,
+        )  # fmt: skip
         weights = {"unsupervised": self.weight(moment)}
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         return Loss(total, {**{name: loss.detach() for name, loss in losses.items()}, "agreement": agreement})
