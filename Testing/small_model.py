@@ -11,13 +11,13 @@ from DCASegmentationLib.organs import AMOS, Vocabulary
 PATCH = (32, 32, 32)
 
 
-def vivid_network(n_labels: int = 3, network_class: type[DCANet] = DCANet, **options) -> DCANet:
+def vivid_network(n_labels: int = 3, **options) -> DCANet:
     """A network of ``n_labels`` organs, its heads balanced so that every channel wins somewhere."""
     torch.manual_seed(3)
     third = max(n_labels // 3, 1)
     labels = list(range(1, n_labels + 1))
     owners = [labels[:third], labels[third : 2 * third], labels[2 * third :]]
-    network = network_class(owners=owners, n_filters=2, norm="instance", **options).eval()
+    network = DCANet(owners=owners, n_filters=2, norm="instance", **options).eval()
     heads = [expert.head for expert in network.experts]
     if network.aggregation is not None:
         heads.append(network.aggregation.head)
@@ -45,6 +45,7 @@ class SmallModel:
         patch: tuple[int, int, int] = PATCH,
     ) -> None:
         n_labels = network.out_channels - 1
+        self.weights_sha256 = None
         self._network = network
         self.metadata = SimpleNamespace(
             vocabulary=Vocabulary("few", AMOS.organs[:n_labels]),

@@ -26,7 +26,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
     "bundle": ({"errors", "organs", "method", "imaging", "worker_protocol"}, {"torch", "certifi"}),
-    "inference": ({"errors", "organs", "review_file", "method", "imaging"}, {"torch", "numpy", "SimpleITK"}),
+    "inference": (
+        {"errors", "organs", "review_file", "method", "imaging"},
+        {"torch", "numpy", "SimpleITK", "openvino"},
+    ),
     "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
     "worker": (
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},

@@ -11,23 +11,11 @@ from DCASegmentationLib.errors import BundleError, UserError
 from DCASegmentationLib.inference.device import Device, Plan, choose_device, cpu, is_out_of_memory
 from DCASegmentationLib.inference.options import SegmentOptions
 from DCASegmentationLib.inference.window_prediction import RESULT, WindowPrediction
-from DCASegmentationLib.method.network import DCANet
 from small_model import PATCH, vivid_network
 
 torch.set_num_threads(1)
 
 GPU = Device(torch.device("cuda"), "a GPU", half=True)
-
-
-class HungryNetwork(DCANet):
-    """Runs out of memory above ``most_windows`` at once, as a device does."""
-
-    most_windows = 1
-
-    def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        if len(volume) > self.most_windows:
-            raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(volume)} GiB.")
-        return super().forward(volume)
 
 
 @pytest.fixture
@@ -36,8 +24,14 @@ def windows():
 
 
 def hungry(most_windows):
-    network = vivid_network(network_class=HungryNetwork)
-    network.most_windows = most_windows
+    """A network that runs out of memory above ``most_windows`` at once, as on a device."""
+
+    def take_memory(_, given):
+        if len(given[0]) > most_windows:
+            raise torch.cuda.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(given[0])} GiB.")
+
+    network = vivid_network()
+    network.encoder.register_forward_pre_hook(take_memory)
     return network
 
 

@@ -11,7 +11,6 @@ from DCASegmentationLib.imaging.grid import Grid, model_grid
 from DCASegmentationLib.imaging.intensity import window
 from DCASegmentationLib.imaging.resampling import resample
 from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
-from DCASegmentationLib.method.network import DCANet
 from monai.inferers import sliding_window_inference
 from scipy.ndimage import gaussian_filter
 from small_model import PATCH, SmallModel, vivid_network
@@ -179,26 +178,22 @@ def test_progress_runs_from_nothing_to_all_and_counts_the_windows(segmenter, ct)
 def test_cancelling_stops_before_the_next_window(ct):
     windows_seen = []
 
-    class CountingNetwork(DCANet):
-        def forward(self, volume):
-            windows_seen.append(len(volume))
-            return super().forward(volume)
-
-    segmenter = Segmenter(SmallModel(vivid_network(network_class=CountingNetwork)), device="cpu")
-    windows_seen.clear()
+    network = vivid_network()
+    network.encoder.register_forward_pre_hook(lambda _, given: windows_seen.append(len(given[0])))
+    segmenter = Segmenter(SmallModel(network), device="cpu")
     with pytest.raises(Cancelled):
         segmenter.segment(ct, SegmentOptions(batch=1), cancelled=lambda: len(windows_seen) >= 2)
     assert windows_seen == [1, 1]
 
 
 def test_short_memory_is_a_warning_and_changes_no_label(segmenter, ct):
-    class HungryNetwork(DCANet):
-        def forward(self, volume):
-            if len(volume) > 1:
-                raise RuntimeError("MPS backend out of memory")
-            return super().forward(volume)
+    def take_memory(_, given):
+        if len(given[0]) > 1:
+            raise RuntimeError("MPS backend out of memory")
 
-    hungry = Segmenter(SmallModel(vivid_network(network_class=HungryNetwork)), device="cpu")
+    network = vivid_network()
+    network.encoder.register_forward_pre_hook(take_memory)
+    hungry = Segmenter(SmallModel(network), device="cpu")
     result = hungry.segment(ct, SegmentOptions(overlap=0.25, batch=3))
     assert any("going on with 1" in warning for warning in result.warnings)
     assert sitk.Hash(result.labels) == sitk.Hash(segmenter.segment(ct, SegmentOptions(overlap=0.25)).labels)

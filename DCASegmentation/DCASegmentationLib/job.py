@@ -43,7 +43,7 @@ class Job:
     ``ct`` is an image file or a folder of DICOM files, of which ``series`` picks a series; ``out`` is the folder to
     make. ``extension`` chooses the image format of labels and maps. ``overwrite`` replaces an
     earlier job's folder, nothing else. ``files`` are those that ``ct`` links to, where it is a temporary folder: the
-    results name them in its place.
+    results name them in its place. ``runtime`` runs the network (``inference.runtimes.choosing``).
     """
 
     ct: Path
@@ -55,6 +55,7 @@ class Job:
     extension: str = ".nrrd"
     overwrite: bool = False
     files: tuple[Path, ...] = ()
+    runtime: str = "auto"
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -88,7 +89,7 @@ def segment_to_folder(
         with clock.phase("reading"):
             ct = read_ct(job.ct, series=job.series)
             check_ct(ct)
-        result = (segmenter or Segmenter(job.bundle, job.device)).segment(
+        result = (segmenter or Segmenter(job.bundle, job.device, runtime=job.runtime)).segment(
             ct, job.options, _part_of(progress, _READ, _SEGMENTED), cancelled
         )
         _tell(progress, _SEGMENTED, "Writing the results")
@@ -101,7 +102,7 @@ def segment_to_folder(
         seconds = {**clock.seconds, **result.seconds}
         result = replace(result, seconds={phase: seconds[phase] for phase in order})
         write_text(_log(job, ct, result), folder / "log.txt")
-        write_json(_request(job, ct), folder / REQUEST)
+        write_json(_request(job, ct, result), folder / REQUEST)
     _tell(progress, 1.0, "Finished")
     return result
 
@@ -162,7 +163,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
     write_text(text.getvalue(), path)
 
 
-def _request(job: Job, ct: sitk.Image) -> dict[str, Any]:
+def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     """All that decides the result, for whoever wants to repeat the run."""
     return {
         "ct": [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
@@ -175,11 +176,12 @@ def _request(job: Job, ct: sitk.Image) -> dict[str, Any]:
         },
         "options": asdict(job.options),
         "device": job.device,
+        "runtime": result.runtime,
         "extension": job.extension,
         "overwrite": job.overwrite,
         "versions": {
             "python": platform.python_version(),
-            **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy")},
+            **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy", "openvino")},
         },
     }
 
@@ -209,6 +211,7 @@ def _log(job: Job, ct: sitk.Image, result: Result) -> str:
         f"Size: {' x '.join(map(str, ct.GetSize()))} voxels of {' x '.join(f'{s:.4g}' for s in ct.GetSpacing())} mm",
         f"Model: {job.bundle.metadata.name}",
         f"Device: {result.device}",
+        f"Runtime: {result.runtime}",
         *(f"Islands removed from {organ}: {ml:.2f} ml" for organ, ml in result.islands_ml.items()),
         *(f"{phase}: {seconds:.2f} s" for phase, seconds in result.seconds.items()),
         f"total: {sum(result.seconds.values()):.2f} s",

@@ -14,8 +14,9 @@ Requests, each with ``version``, the number of this protocol:
 
 ``id`` is the caller's own word for the run. ``ct`` is an image file or a folder of DICOM files; ``out`` is the folder
 to make, which must not exist. ``bundle`` is the folder or name of a model, null for the default one; ``options`` are
-fields of ``inference.options.SegmentOptions``. ``bundle``, ``device`` and ``options`` may be left out. ``devices`` asks
-what there is to compute on; it is answered once PyTorch is loaded and no run goes on, by found_devices or error.
+fields of ``inference.options.SegmentOptions``, ``runtime`` is one of ``inference.runtimes.choosing.CHOICES``.
+``bundle``, ``device``, ``options`` and ``runtime`` may be left out. ``devices`` asks what there is to compute on; it
+is answered once PyTorch is loaded and no run goes on, by found_devices or error.
 
 Events:
 
@@ -76,6 +77,7 @@ class Segment:
     bundle: str | None = None
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
+    runtime: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,11 @@ class Bundle:
         """The weight file as the metadata describe it."""
         return self.metadata.weights
 
+    @property
+    def weights_sha256(self) -> str:
+        """The checksum that names the weights."""
+        return self.weights.sha256
+
     def network(self, device: str | torch.device = "cpu") -> DCANet:
         """The network with its weights (float32), in evaluation mode on ``device``.
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from ..errors import UserError
 from .bundle import load
 from .console import say_plain, table, warn
-from .values import words
+from .values import RUNTIME, words
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -61,6 +61,7 @@ def run(
         typer.Option(min=0.5, help="GiB each worker may take; one above it is ended.", rich_help_panel=_WHERE),
     ] = None,
     device: Annotated[str, typer.Option(help="auto or cpu.", rich_help_panel=_WHERE)] = "auto",
+    runtime: Annotated[str, typer.Option(help=RUNTIME, rich_help_panel=_WHERE)] = "auto",
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -113,6 +114,7 @@ def run(
         device=device,
         extension=extension,
         threads=local.threads if local else 0,
+        runtime=runtime,
     )
     cohort = Cohort(
         source, settings, Rules(fewest_slices, derived), model.metadata.vocabulary, model.metadata.name, retry_failed

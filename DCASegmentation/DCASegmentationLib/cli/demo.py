@@ -14,6 +14,7 @@ from .panel_picture import add_panel
 from .phantom import write_phantom
 from .scene_files import PICTURE
 from .segment import segment_ct
+from .values import RUNTIME
 
 NAME = "demo"
 EXAMPLES = "Example: dca demo -o dca-demo"
@@ -28,6 +29,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Which synthetic person.")] = 7,
     bundle: Annotated[str | None, typer.Option(help="Folder or name of the trained model.")] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    runtime: Annotated[str, typer.Option(help=RUNTIME)] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")] = False,
 ) -> None:
     """Make a synthetic CT, segment it, build the Slicer scene, and draw one picture of it all.
@@ -40,7 +42,7 @@ def run(
     if not (started_empty or overwrite) and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists already.", "Choose another folder with -o, or add --overwrite.")
     try:
-        _run(out, seed, bundle, device, overwrite)
+        _run(out, seed, bundle, device, runtime, overwrite)
     except BaseException:
         # Both steps leave whole folders or none; an unfinished demo is not left either.
         if started_empty:
@@ -48,7 +50,7 @@ def run(
         raise
 
 
-def _run(out: Path, seed: int, bundle: str | None, device: str, overwrite: bool) -> None:
+def _run(out: Path, seed: int, bundle: str | None, device: str, runtime: str, overwrite: bool) -> None:
     _make(out)
     phantom, result = out / "phantom", out / "result"
     ct = phantom / "ct.nii.gz"
@@ -62,6 +64,7 @@ def _run(out: Path, seed: int, bundle: str | None, device: str, overwrite: bool)
         result,
         bundle,
         device=device,
+        runtime=runtime,
         picture_title=f"Synthetic CT (phantom {seed}, no patient)",
         overlap=_OVERLAP,
         overwrite=overwrite,

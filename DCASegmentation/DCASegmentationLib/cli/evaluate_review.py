@@ -62,7 +62,7 @@ def run(
         raise UserError("--label-table is for --labels.", "Give --ct and --labels too.")
     keep_freed_memory()
     model = load(bundle)
-    segmenter = Segmenter(model, device)
+    segmenter = Segmenter(model, device, runtime="auto")
     measured = ReviewMeasurement()
     first_seed = TUNING_SEEDS if tuning else REPORT_SEEDS
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..review_file import Review
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
-from .values import whole_numbers, words
+from .values import RUNTIME, whole_numbers, words
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -88,6 +88,7 @@ def run(
             rich_help_panel=_WINDOWS,
         ),
     ] = "aggregated",
+    runtime: Annotated[str, typer.Option(help=RUNTIME, rich_help_panel=_WINDOWS)] = "auto",
     overlap: Annotated[
         float, typer.Option(help="Overlap of neighboring windows, 0 to below 1.", rich_help_panel=_WINDOWS)
     ] = 0.5,
@@ -111,6 +112,7 @@ def run(
         bundle,
         series=series,
         device=device,
+        runtime=runtime,
         picture_title=ct.name if picture else None,
         with_scene=not no_scene,
         with_dicom_seg=not no_dicom_seg,
@@ -136,6 +138,7 @@ def segment_ct(
     *,
     series: str | None = None,
     device: str = "auto",
+    runtime: str = "auto",
     picture_title: str | None = None,
     with_scene: bool = True,
     with_dicom_seg: bool = True,
@@ -173,7 +176,7 @@ def segment_ct(
         organs=organs,
     )
     model = load(bundle)
-    job = Job(ct, out, model, options, device, series, extension, overwrite)
+    job = Job(ct, out, model, options, device, series, extension, overwrite, runtime=runtime)
     about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     also = SceneFiles(model.metadata.vocabulary, with_scene, picture_title, about)
     with progress_bar() as progress, opened(ct, series, out, progress, with_dicom_seg) as dicom:
@@ -189,7 +192,7 @@ def segment_ct(
     _print_volumes(result)
     if result.review is not None:
         print_review(result.review.review)
-    say_plain(f"Took {sum(result.seconds.values()):.0f} s on {result.device}.")
+    say_plain(f"Took {sum(result.seconds.values()):.0f} s on {result.device}, runtime {result.runtime}.")
     say_plain(f"The results are in {out}.")
 
 

@@ -6,6 +6,11 @@ from pathlib import Path
 
 from ..errors import OutputError, UserError
 
+RUNTIME = (
+    "What runs the network: eager (PyTorch), openvino, compile (torch.compile), cuda-half; auto takes the fastest, "
+    "measured once; measure measures all anew."
+)
+
 
 def numbers(text: str, option: str, count: int = 3) -> tuple[float, ...]:
     """``count`` numbers. Raises UserError for anything else."""

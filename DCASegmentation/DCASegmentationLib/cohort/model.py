@@ -22,8 +22,8 @@ from .settings import Settings
 class SharedSegmenter(Segmenter):
     """A segmenter that several threads of a process may call: one is in the network, the others read and write."""
 
-    def __init__(self, model: Bundle, device: str) -> None:
-        super().__init__(model, device)
+    def __init__(self, model: Bundle, device: str, runtime: str) -> None:
+        super().__init__(model, device, runtime=runtime)
         self.model = model
         self._turn = threading.Lock()
 
@@ -44,13 +44,13 @@ class WorkerModel:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._segmenters: dict[tuple[str, str], SharedSegmenter] = {}
+        self._segmenters: dict[tuple[str, str, str], SharedSegmenter] = {}
         self._turns: dict[int, threading.BoundedSemaphore] = {}
         self.loads = 0
 
     def segmenter(self, settings: Settings) -> SharedSegmenter:
         """The segmenter for ``settings``, made at the first call. Raises BundleError, and UserError for the device."""
-        key = (settings.bundle, settings.device)
+        key = (settings.bundle, settings.device, settings.runtime)
         with self._lock:
             if key not in self._segmenters:
                 self._segmenters[key] = self._load(settings)
@@ -73,7 +73,7 @@ class WorkerModel:
                 "All workers must see the same folder of the model.",
             )
         self.loads += 1
-        return SharedSegmenter(bundle, settings.device)
+        return SharedSegmenter(bundle, settings.device, settings.runtime)
 
 
 PROCESS = WorkerModel()

@@ -34,6 +34,7 @@ class Settings:
     extension: str = ".nrrd"
     threads: int = 0
     at_once: int = 2
+    runtime: str = "auto"
 
     def folder_of(self, name: str) -> Path:
         """The folder of results of the case called ``name``."""

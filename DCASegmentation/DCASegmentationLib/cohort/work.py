@@ -105,6 +105,7 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
                 *(ct, folder / _RESULT, segmenter.model, settings.options, settings.device),
                 extension=settings.extension,
                 files=tuple(files) if case.dicom else (),
+                runtime=settings.runtime,
             )
             result = segment_to_folder(job, also_write=also_write, segmenter=segmenter)
             # Waiting for other cases' turn in the network is no work on this one.

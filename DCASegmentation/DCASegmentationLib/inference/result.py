@@ -17,7 +17,8 @@ class Result:
     ``labels`` (uint8) lie on exactly the CT's grid. ``attention`` (level to expert to float32 image, summing to one
     over the experts), ``deciding_expert`` (uint8: 0 background, 1 head, 2 medium, 3 tail), ``entropy`` and
     ``disagreement`` (float32, 0 to 1) lie on the model grid and are there if they were asked for.
-    ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase.
+    ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase,
+    ``device`` where the network ran, ``runtime`` what ran it.
     ``islands_ml`` is what was taken out of each organ, by key, as too small and too far off to be it.
     ``review`` holds the places to check, None if they were not asked for.
     """
@@ -25,6 +26,7 @@ class Result:
     labels: sitk.Image
     measurements: tuple[OrganMeasurement, ...]
     device: str
+    runtime: str = ""
     attention: dict[int, dict[str, sitk.Image]] = field(default_factory=dict)
     deciding_expert: sitk.Image | None = None
     entropy: sitk.Image | None = None

@@ -14,6 +14,7 @@ from ..errors import Cancelled
 from ..imaging.grid import Grid, canonical_view, model_grid
 from ..imaging.intensity import window
 from ..imaging.resampling import resample
+from ..method.level_by_level import Wanted
 from ..method.network import DCANet
 from ..organs import Vocabulary
 from .back_to_ct import LabelsOnCTGrid
@@ -24,9 +25,12 @@ from .measurements import measure
 from .options import SegmentOptions
 from .result import Result
 from .review.gathering import ReviewGathering, options_with_evidence
-from .slab import Planes, averaged_planes
+from .runtimes.choosing import check_runtime, choose_runtime
+from .runtimes.eager import EagerRuntime
+from .runtimes.runtime import Runtime, Task
+from .slab import Planes, averaged_planes, middle_window
 from .stopwatch import Stopwatch
-from .window_prediction import OTHER, RESULT, WindowPrediction, attention_name
+from .window_prediction import OTHER, RESULT, WindowPrediction, attention_name, check_abilities
 
 __all__ = ["Model", "ModelMetadata", "Result", "SegmentOptions", "Segmenter"]
 
@@ -68,6 +72,10 @@ class Model(Protocol):
     def metadata(self) -> ModelMetadata:
         """What the network expects and gives."""
 
+    @property
+    def weights_sha256(self) -> str | None:
+        """Names the weights, for what may be kept of them from run to run; None where nothing may."""
+
     def network(self, device: str | torch.device = "cpu") -> DCANet:
         """The network in evaluation mode on ``device``."""
 
@@ -75,13 +83,19 @@ class Model(Protocol):
 class Segmenter:
     """Runs one model on CT after CT; the network is loaded once.
 
-    ``device`` and ``half`` are those of ``device.choose_device``. After memory ran out on a device, later runs start
-    there again: the next CT may be smaller.
+    ``device`` and ``half`` are those of ``device.choose_device``, ``runtime`` is one of ``runtimes.choosing.CHOICES``:
+    what runs the network. After memory ran out on a device, later runs start there again: the next CT may be smaller.
+    Raises UserError for a device or a runtime that this computer lacks.
     """
 
-    def __init__(self, model: Model, device: str = "auto", half: bool | None = None) -> None:
+    def __init__(
+        self, model: Model, device: str = "auto", half: bool | None = None, runtime: str = EagerRuntime.name
+    ) -> None:
         self._model = model
         self.device = choose_device(device, half)
+        check_runtime(runtime, self.device)
+        self._runtime_name = runtime
+        self._runtime: tuple[Wanted, Runtime] | None = None
         self._networks: dict[torch.device, DCANet] = {}
 
     @property
@@ -93,6 +107,18 @@ class Segmenter:
         if device not in self._networks:
             self._networks[device] = self._model.network(device).eval()
         return self._networks[device]
+
+    def _runtime_for(
+        self, task: Task, volume: torch.Tensor, tell: Callable[[str], None], warn: Callable[[str], None]
+    ) -> Runtime:
+        if self._runtime is None or self._runtime[0] != task.wanted:
+            # The old one goes first: each holds the network's memory for a window.
+            self._runtime = None
+            self._runtime = (
+                task.wanted,
+                choose_runtime(self._runtime_name, task, middle_window(volume, task.patch), tell, warn),
+            )
+        return self._runtime[1]
 
     def segment(
         self,
@@ -114,11 +140,21 @@ class Segmenter:
         with clock.phase("load network"):
             network = self._network_on(self.device.torch_device)
             needed = options_with_evidence(options, network)
-            predict = WindowPrediction(self._network_on, needed, self.device, warnings.append)
+            check_abilities(network, needed)
         with clock.phase("resampling"):
             ct_grid = Grid.of(ct)
             grid = model_grid(ct, metadata.spacing, metadata.orientation)
             volume = self._windowed_volume(ct, grid)
+        with clock.phase("load network"):
+            predict = WindowPrediction(
+                self._network_on,
+                needed,
+                self.device,
+                warnings.append,
+                lambda task: self._runtime_for(task, volume, lambda text: _tell(progress, 0.0, text), warnings.append),
+                metadata.patch,
+                self._model.weights_sha256,
+            )
         if any(length < side for length, side in zip(volume.shape, metadata.patch, strict=True)):
             warnings.append(
                 f"At the model's spacing the CT has {_sides(volume.shape)} voxels, fewer than one window of "
@@ -175,6 +211,7 @@ class Segmenter:
             labels=ct_grid.image_of(label_array),
             measurements=measurements,
             device=predict.plan.device.description,
+            runtime=predict.runtime,
             attention={
                 level: {expert: grid.image_of(values) for expert, values in experts.items()}
                 for level, experts in maps.attention.items()

@@ -133,6 +133,13 @@ def averaged_planes(
         on_window(done, len(positions))
 
 
+def middle_window(volume: Tensor, patch: Triple) -> Tensor:
+    """The window (1, 1, depth, height, width) in the middle of ``volume``, padded where that is smaller."""
+    padded = Padding.to_patch(volume.shape, patch).apply(volume)
+    z, y, x = ((length - side) // 2 for length, side in zip(padded.shape, patch, strict=True))
+    return _window(padded, (z, y, x), patch)[None]
+
+
 def _window(volume: Tensor, position: Triple, patch: Triple) -> Tensor:
     z, y, x = position
     return volume[None, z : z + patch[0], y : y + patch[1], x : x + patch[2]]

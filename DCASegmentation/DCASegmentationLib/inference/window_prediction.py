@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import BundleError, UserError
+from ..method.level_by_level import Wanted
 from ..method.network import DCANet
 from .device import Device, Plan, is_out_of_memory
 from .options import SegmentOptions
+from .runtimes.eager import EagerRuntime
+from .runtimes.runtime import Runtime, Task
 
 RESULT = "result"
 OTHER = "other"
@@ -24,6 +27,15 @@ def attention_name(level: int) -> str:
     return f"attention {level}"
 
 
+def wanted_of(options: SegmentOptions) -> Wanted:
+    """What the network must give for ``options``."""
+    return Wanted(
+        aggregated=options.output == "aggregated" or options.disagreement,
+        stitched=options.output == "experts" or options.disagreement,
+        attention_levels=options.levels_needed,
+    )
+
+
 class WindowPrediction:
     """Runs the network on batches of windows.
 
@@ -32,7 +44,8 @@ class WindowPrediction:
     for, and the attention of each level needed, brought to the windows' resolution. ``average`` decides whether
     the first two are logits or probabilities.
 
-    When memory runs out, ``plan`` gets smaller (see ``device.Plan``) and stays so; ``report`` is told.
+    ``runtime_for(task)`` gives what runs the network at first; when memory runs out or it fails, PyTorch itself goes
+    on. When memory runs out, ``plan`` gets smaller (see ``device.Plan``) and stays so; ``report`` is told.
     Raises UserError if memory does not suffice for one window on the CPU or if the network lacks what the options
     ask for, and BundleError if the network's values are not finite.
     """
@@ -43,18 +56,28 @@ class WindowPrediction:
         options: SegmentOptions,
         device: Device,
         report: Callable[[str], None],
+        runtime_for: Callable[[Task], Runtime] = EagerRuntime,
+        patch: tuple[int, int, int] = (0, 0, 0),
+        weights_sha256: str | None = None,
     ) -> None:
         self.plan = Plan(device, options.batch)
         self._network_on = network_on
-        self._network = network_on(device.torch_device)
+        network = network_on(device.torch_device)
         self._options = options
         self._report = report
-        _check_abilities(self._network, options)
+        check_abilities(network, options)
+        self._task = Task(network, wanted_of(options), patch, device, weights_sha256)
+        self._runtime = runtime_for(self._task)
+
+    @property
+    def runtime(self) -> str:
+        """The name of the runtime that runs the network now."""
+        return self._runtime.name
 
     @property
     def expert_slots(self) -> tuple[int, ...]:
         """Which of head (0), medium (1) and tail (2) the attention's channels stand for."""
-        return self._network.expert_slots
+        return self._task.network.expert_slots
 
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
         parts: list[dict[str, Tensor]] = []
@@ -66,7 +89,7 @@ class WindowPrediction:
                 done += len(chunk)
                 continue
             except (RuntimeError, MemoryError) as error:
-                following = self.plan.after(error)
+                following = self._following(error)
                 if following is None and is_out_of_memory(error):
                     raise UserError(
                         "The memory does not suffice to run the model on a single window.",
@@ -83,52 +106,48 @@ class WindowPrediction:
         device = parts[-1][RESULT].device
         return {name: torch.cat([part[name].to(device) for part in parts]) for name in parts[0]}
 
+    def _following(self, error: Exception) -> tuple[Plan, str] | None:
+        """What to go on with after ``error``, and what to say of it."""
+        if self._runtime.name != EagerRuntime.name and not is_out_of_memory(error):
+            return self.plan, f"The runtime {self._runtime.name} failed ({_first_line(error)}): going on with PyTorch."
+        return self.plan.after(error)
+
     def _change_plan(self, plan: Plan) -> None:
         if self.plan.device.torch_device.type == "cuda":
             torch.cuda.empty_cache()
+        network = self._task.network
         if plan.device.torch_device != self.plan.device.torch_device:
-            self._network = self._network_on(plan.device.torch_device)
+            network = self._network_on(plan.device.torch_device)
+        if plan.device != self.plan.device or plan == self.plan:
+            self._task = replace(self._task, network=network, device=plan.device)
+            self._runtime = EagerRuntime(self._task)
         self.plan = plan
 
     def _predict(self, windows: Tensor) -> dict[str, Tensor]:
         device = self.plan.device
-        predictions = self._forward(windows.to(device.torch_device), device.half)
+        predictions = self._forward(windows.to(device.torch_device))
         if _finite(predictions):
             return predictions
         if device.half:
             self._report("Half precision overflowed: going on in single precision.")
-            self.plan = Plan(Device(device.torch_device, device.description), self.plan.batch)
+            self._change_plan(Plan(Device(device.torch_device, device.description), self.plan.batch))
             return self._predict(windows)
         raise BundleError(
             "The network gives values that are not finite.", "Its weights are damaged: get the model bundle again."
         )
 
-    def _forward(self, windows: Tensor, half: bool) -> dict[str, Tensor]:
+    def _forward(self, windows: Tensor) -> dict[str, Tensor]:
         options = self._options
-        network = self._network
-        precision = torch.autocast(windows.device.type, torch.float16) if half else nullcontext()
-        with torch.inference_mode(), precision:
-            both = options.disagreement
-            attention: dict[int, Tensor] = {}
-            if options.output == "aggregated" and not (both or options.levels_needed):
-                logits = {RESULT: network(windows)}
-            elif options.output == "experts" and not (both or options.levels_needed):
-                # The experts' own answer needs neither the aggregation decoder nor the fusion.
-                experts = network.decode_experts(network.encoder(windows))
-                logits = {RESULT: network.stitch([expert.logits for expert in experts])}
-            else:
-                parts = network.forward_parts(windows, options.levels_needed)
-                attention = parts.attention
-                logits = {RESULT: parts.aggregated, OTHER: network.stitch(parts.experts)}
-                if options.output == "experts":
-                    logits = {RESULT: logits[OTHER], OTHER: logits[RESULT]}
-                if not both:
-                    del logits[OTHER]
+        answer = self._runtime(windows)
         with torch.inference_mode():
-            predictions = {name: values.float() for name, values in logits.items()}
+            both = {"aggregated": answer.aggregated, "experts": answer.stitched}
+            logits = {RESULT: both.pop(options.output)}
+            if options.disagreement:
+                logits[OTHER] = both.popitem()[1]
+            predictions = {name: values.float() for name, values in logits.items() if values is not None}
             if options.average == "probabilities":
                 predictions = {name: torch.softmax(values, dim=1) for name, values in predictions.items()}
-            for level, weights in attention.items():
+            for level, weights in answer.attention.items():
                 predictions[attention_name(level)] = at_patch_resolution(weights.float(), windows.shape[2:])
         return predictions
 
@@ -144,11 +163,17 @@ def at_patch_resolution(attention: Tensor, size: torch.Size) -> Tensor:
     return functional.interpolate(attention, size=list(size), mode="trilinear", align_corners=False)
 
 
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def _finite(predictions: dict[str, Tensor]) -> bool:
     return all(bool(torch.isfinite(values).all()) for values in predictions.values())
 
 
-def _check_abilities(network: DCANet, options: SegmentOptions) -> None:
+def check_abilities(network: DCANet, options: SegmentOptions) -> None:
+    """Raises UserError where ``network`` lacks what ``options`` ask for."""
     if network.aggregation is None and (options.disagreement or options.levels_needed):
         raise UserError(
             "This model has no aggregation decoder, so it has no attention and no disagreement.",

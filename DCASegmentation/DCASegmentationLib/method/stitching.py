@@ -29,18 +29,28 @@ def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mod
         raise ValueError(f"{len(expert_logits)} experts need as many sets of owned labels, not {len(owners)}")
     if sorted(label for owned in owners for label in owned) != list(range(1, n_channels)):
         raise ValueError(f"each of the labels 1 to {n_channels - 1} needs exactly one owner, got {list(owners)}")
-    if mode == "raw":
-        sources = list(expert_logits)
-    elif mode == "background_relative":
-        sources = [logits - logits[:, :1] for logits in expert_logits]
-    elif mode == "log_softmax":
-        sources = [functional.log_softmax(logits, dim=1) for logits in expert_logits]
-    else:
-        raise ValueError(f"stitching must be 'raw', 'background_relative' or 'log_softmax', not {mode!r}")
+    sources = [comparable(logits, mode) for logits in expert_logits]
+    owned_logits = [logits[:, list(owned)] for logits, owned in zip(sources, owners, strict=True)]
+    return join([logits[:, :1] for logits in sources], owned_logits, owners)
 
-    stitched = torch.empty_like(sources[0])
-    stitched[:, 0] = torch.stack([logits[:, 0] for logits in sources]).mean(dim=0)
-    for logits, owned in zip(sources, owners, strict=True):
-        index = list(owned)
-        stitched[:, index] = logits[:, index]
-    return stitched
+
+def comparable(logits: Tensor, mode: StitchingMode) -> Tensor:
+    """One expert's logits (background first) as ``mode`` stitches them. Raises ValueError for another mode."""
+    if mode == "raw":
+        return logits
+    if mode == "background_relative":
+        return logits - logits[:, :1]
+    if mode == "log_softmax":
+        return functional.log_softmax(logits, dim=1)
+    raise ValueError(f"stitching must be 'raw', 'background_relative' or 'log_softmax', not {mode!r}")
+
+
+def join(backgrounds: Sequence[Tensor], foregrounds: Sequence[Tensor], owners: Sequence[Sequence[int]]) -> Tensor:
+    """The mean of ``backgrounds`` and, by label, the channels of ``foregrounds``, each in the order of its owner's."""
+    background = torch.stack(list(backgrounds)).mean(dim=0)
+    channels = {
+        label: logits[:, index : index + 1]
+        for logits, owned in zip(foregrounds, owners, strict=True)
+        for index, label in enumerate(owned)
+    }
+    return torch.cat([background, *(channels[label] for label in sorted(channels))], dim=1)

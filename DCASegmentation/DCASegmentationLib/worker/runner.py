@@ -27,7 +27,7 @@ class Runner:
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
         self._bundle: Bundle | None = None
-        self._device = ""
+        self._device = self._runtime = ""
         self._segmenter: Segmenter | None = None
         keep_freed_memory()
 
@@ -46,8 +46,8 @@ class Runner:
         options = _options(request.options)
         tell(0.0, "Checking the model")
         bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
-        segmenter = self._segmenter_for(bundle, request.device)
-        job = Job(Path(request.ct), out, bundle, options, request.device)
+        segmenter = self._segmenter_for(bundle, request.device, request.runtime)
+        job = Job(Path(request.ct), out, bundle, options, request.device, runtime=request.runtime)
         try:
             result = segment_to_folder(job, tell, cancelled, segmenter=segmenter)
         except RuntimeError as error:
@@ -63,15 +63,16 @@ class Runner:
         """What this computer can compute on."""
         return FoundDevices(request.id, found_devices(), missing_devices())
 
-    def _segmenter_for(self, bundle: Bundle, device: str) -> Segmenter:
+    def _segmenter_for(self, bundle: Bundle, device: str, runtime: str) -> Segmenter:
         # The metadata hold the checksum of the weights, and loading has just compared it: an equal bundle is the
         # same model, whatever happened to its folder meanwhile.
-        if self._segmenter is None or bundle != self._bundle or device != self._device:
+        asked = (device, runtime)
+        if self._segmenter is None or bundle != self._bundle or asked != (self._device, self._runtime):
             self._log(f"Loading the model {bundle.metadata.name}.")
             # The old one goes first: two may not fit into the memory of a GPU.
             self._segmenter = None
-            self._segmenter = Segmenter(bundle, device)
-            self._bundle, self._device = bundle, device
+            self._segmenter = Segmenter(bundle, device, runtime=runtime)
+            self._bundle, self._device, self._runtime = bundle, device, runtime
         return self._segmenter
 
 

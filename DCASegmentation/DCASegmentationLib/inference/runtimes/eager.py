@@ -1,0 +1,27 @@
+"""PyTorch, layer by layer: runs everywhere."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from ...method.level_by_level import Answer, answer
+from .runtime import Task
+
+
+class EagerRuntime:
+    """PyTorch as it is, in half precision (autocast) where the task's device says so."""
+
+    name = "eager"
+
+    def __init__(self, task: Task) -> None:
+        self._network = task.network
+        self._wanted = task.wanted
+        self._half = task.device.half
+
+    def __call__(self, windows: Tensor) -> Answer:
+        precision = torch.autocast(windows.device.type, torch.float16) if self._half else nullcontext()
+        with torch.inference_mode(), precision:
+            return answer(self._network, windows, self._wanted)

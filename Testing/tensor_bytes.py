@@ -1,0 +1,19 @@
+"""Bytes that torch's tensors take, counted by allocations: the same on every machine, whatever else runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch.profiler import ProfilerActivity, profile
+
+
+def most_bytes_held(run: Callable[[], object]) -> int:
+    """The most bytes of tensors that ``run()`` holds at once on the CPU, beyond those that are there before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    held = most = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most

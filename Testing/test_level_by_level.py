@@ -1,0 +1,101 @@
+"""The low-memory pass gives what the plain pass gives, computes no more than is asked for, and holds less."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DCASegmentationLib.method.level_by_level import Wanted, answer
+from DCASegmentationLib.method.network import DCANet
+from small_model import vivid_network
+from tensor_bytes import most_bytes_held
+
+torch.set_num_threads(1)
+
+EVERYTHING = Wanted(True, True, (1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def volume():
+    return torch.rand(2, 1, 32, 16, 48, generator=torch.Generator().manual_seed(1))
+
+
+def calls_of(module, run):
+    """How often ``module`` ran within ``run()``."""
+    calls = []
+    handle = module.register_forward_hook(lambda *_: calls.append(1))
+    run()
+    handle.remove()
+    return len(calls)
+
+
+@pytest.mark.parametrize("fusion", ["dfam", "average"])
+@pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
+@torch.inference_mode()
+def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
+    network = vivid_network(5, fusion=fusion, stitching=stitching)
+    ours, parts = answer(network, volume, EVERYTHING), network.forward_parts(volume)
+    torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
+    assert list(ours.attention) == [1, 2, 3, 4]
+    for level, weights in parts.attention.items():
+        torch.testing.assert_close(ours.attention[level], weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"fusion": "concat"}, {"fusion": "none"}, {"norm": "batch"}], ids=str)
+@torch.inference_mode()
+def test_other_networks_give_their_result_too(volume, options):
+    network = DCANet([(1,), (2, 3), (4,)], n_filters=2, **options).eval()
+    ours, parts = answer(network, volume, Wanted(stitched=True)), network.forward_parts(volume)
+    torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_an_expert_without_organs_is_no_hindrance(volume):
+    network = DCANet([(1, 2), (), (3,)], n_filters=2, norm="instance").eval()
+    ours, parts = answer(network, volume, EVERYTHING), network.forward_parts(volume)
+    torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
+    assert ours.attention[4].shape[1] == 2
+
+
+@torch.inference_mode()
+def test_without_an_aggregation_decoder_the_stitched_experts_are_the_result(volume):
+    network = vivid_network(aggregation=False)
+    ours = answer(network, volume, Wanted())
+    torch.testing.assert_close(ours.aggregated, network(volume), rtol=1e-4, atol=1e-4)
+    assert ours.stitched is None
+    with pytest.raises(ValueError, match="no attention"):
+        answer(network, volume, EVERYTHING)
+
+
+@torch.inference_mode()
+def test_experts_alone_run_no_decoder_and_only_the_attention_asked_for(volume):
+    network = vivid_network()
+    decoder = network.aggregation
+    assert decoder is not None
+    wanted = Wanted(aggregated=False, stitched=True, attention_levels=(2,))
+    ours = answer(network, volume, wanted)
+    assert ours.aggregated is None
+    assert list(ours.attention) == [2]
+    expected = network.forward_parts(volume, (2,)).attention[2]
+    torch.testing.assert_close(ours.attention[2], expected, rtol=1e-4, atol=1e-5)
+    for part in (*decoder.ups, *decoder.blocks, decoder.head, decoder.fusions[0].gate, decoder.fusions[3].gate):
+        layers = list(part) if isinstance(part, torch.nn.Sequential) else [part]
+        assert calls_of(layers[0], lambda: answer(network, volume, wanted)) == 0
+    assert calls_of(decoder.fusions[1].gate, lambda: answer(network, volume, wanted)) == 1
+
+
+@torch.inference_mode()
+def test_the_volume_itself_is_left_as_it_is(volume):
+    before = volume.clone()
+    answer(vivid_network(), volume, EVERYTHING)
+    assert torch.equal(volume, before)
+
+
+def test_it_holds_little_more_than_half_of_what_the_plain_pass_holds():
+    network = vivid_network(15)
+    volume = torch.rand(1, 1, 64, 64, 64)
+    with torch.inference_mode():
+        plain = most_bytes_held(lambda: network(volume))
+        lean = most_bytes_held(lambda: answer(network, volume, Wanted()))
+    assert lean < 0.6 * plain

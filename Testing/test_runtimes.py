@@ -1,0 +1,348 @@
+"""Ways of running the network: each gives what PyTorch gives, and the fastest is measured once and remembered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.imaging.intensity import window
+from DCASegmentationLib.inference.device import Device, cpu
+from DCASegmentationLib.inference.options import SegmentOptions
+from DCASegmentationLib.inference.runtimes import cache, choosing, making, openvino_cpu
+from DCASegmentationLib.inference.runtimes.choosing import check_runtime, choose_runtime
+from DCASegmentationLib.inference.runtimes.compiled import CompiledRuntime, compiler
+from DCASegmentationLib.inference.runtimes.eager import EagerRuntime
+from DCASegmentationLib.inference.runtimes.runtime import Task
+from DCASegmentationLib.inference.segmenter import Segmenter
+from DCASegmentationLib.inference.slab import middle_window
+from DCASegmentationLib.inference.window_prediction import RESULT, WindowPrediction
+from DCASegmentationLib.method.level_by_level import Wanted
+from DCASegmentationLib.phantom.case import generate
+from small_model import PATCH, SmallModel, vivid_network
+
+torch.set_num_threads(1)
+
+needs_openvino = pytest.mark.skipif(not openvino_cpu.is_installed(), reason="needs OpenVINO (extra openvino)")
+SHIPPED = Path(__file__).parents[1] / "Resources" / "models" / "dca-abdomen"
+CLOSE = 1e-4
+EVERYTHING = Wanted(True, True, (2, 4))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.delenv(choosing.VARIABLE, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return torch.rand(2, 1, *PATCH, generator=torch.Generator().manual_seed(5))
+
+
+def task(wanted=EVERYTHING, weights_sha256="0123", **options):
+    return Task(vivid_network(5, **options), wanted, PATCH, cpu(), weights_sha256)
+
+
+def assert_same_answer(given, expected):
+    """Attention within 1e-4, logits within 1e-4 of their range, and the same labels but where two are that close."""
+    assert given.attention.keys() == expected.attention.keys()
+    for level, weights in expected.attention.items():
+        assert (given.attention[level] - weights).abs().max() < CLOSE
+    for ours, theirs in ((given.aggregated, expected.aggregated), (given.stitched, expected.stitched)):
+        assert (ours is None) == (theirs is None)
+        if theirs is None:
+            continue
+        close = CLOSE * float(theirs.max() - theirs.min())
+        assert (ours - theirs).abs().max() < close
+        best, second = theirs.topk(2, dim=1).values.unbind(1)
+        leads = (best - second)[ours.argmax(1) != theirs.argmax(1)]
+        assert (leads < close).all()
+        assert len(theirs.argmax(1).unique()) > 3, "one label everywhere would prove nothing"
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("wanted", "options"),
+    [(EVERYTHING, {}), (Wanted(False, True, (3,)), {"stitching": "log_softmax", "fusion": "average"})],
+    ids=["everything", "experts"],
+)
+def test_openvino_gives_what_pytorch_gives(windows, wanted, options):
+    asked = task(wanted, weights_sha256=None, **options)
+    assert_same_answer(making.make_runtime("openvino", asked)(windows), EagerRuntime(asked)(windows))
+
+
+@needs_openvino
+def test_openvino_gives_the_labels_of_the_shipped_model():
+    bundle = Bundle.load(SHIPPED)
+    asked = Task(bundle.network(), Wanted(), bundle.metadata.patch, cpu())
+    ct = generate(3, spacing=(4.0, 4.0, 4.0), orientation="RAS").ct
+    volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
+    windows = middle_window(volume, bundle.metadata.patch)
+    ours, theirs = (run(windows).aggregated for run in (making.make_runtime("openvino", asked), EagerRuntime(asked)))
+    assert (ours.softmax(1) - theirs.softmax(1)).abs().max() < CLOSE
+    assert (ours.argmax(1) != theirs.argmax(1)).sum() <= 1, "a tie may go either way, no more"
+    assert len(theirs.argmax(1).unique()) > 5
+
+
+@needs_openvino
+def test_labels_of_a_ct_are_the_same_with_openvino():
+    noise = np.random.default_rng(4).normal(size=(20, 36, 40))
+    ct = sitk.GetImageFromArray((200 * noise).astype(np.int16))
+    ct.SetSpacing((4.0, 4.0, 4.0))
+    model = SmallModel(vivid_network())
+    options = SegmentOptions(overlap=0.0, entropy=True)
+    plain = Segmenter(model, "cpu").segment(ct, options)
+    ours = Segmenter(model, "cpu", runtime="openvino").segment(ct, options)
+    assert (plain.runtime, ours.runtime) == ("eager", "openvino")
+    different = sitk.GetArrayFromImage(plain.labels) != sitk.GetArrayFromImage(ours.labels)
+    assert different.mean() < 1e-4
+    np.testing.assert_allclose(
+        sitk.GetArrayFromImage(ours.entropy), sitk.GetArrayFromImage(plain.entropy), atol=10 * CLOSE
+    )
+
+
+@needs_openvino
+def test_a_conversion_is_kept_and_used_again(windows, own_cache, monkeypatch):
+    asked = task(Wanted())
+    first = making.make_runtime("openvino", asked)(windows)
+    (kept,) = (own_cache / "openvino").iterdir()
+    assert not [each for each in kept.parent.iterdir() if "partial" in each.name]
+    monkeypatch.setattr(openvino_cpu, "_convert", lambda *_: pytest.fail("converted although it was kept"))
+    torch.testing.assert_close(making.make_runtime("openvino", asked)(windows).aggregated, first.aggregated)
+
+
+@needs_openvino
+def test_a_damaged_conversion_is_made_again(windows, own_cache):
+    asked = task(Wanted())
+    first = making.make_runtime("openvino", asked)(windows)
+    (weights,) = (own_cache / "openvino").glob("*/model.bin")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100] + bytes(100))
+    again = making.make_runtime("openvino", asked)(windows)
+    torch.testing.assert_close(again.aggregated, first.aggregated)
+    assert weights.read_bytes() == whole
+
+
+@needs_openvino
+def test_other_weights_options_patches_and_answers_are_other_conversions():
+    openvino = openvino_cpu.load_openvino()
+    asked = task(Wanted())
+    others = [
+        replace(asked, weights_sha256="other"),
+        replace(asked, wanted=Wanted(attention_levels=(4,))),
+        replace(asked, patch=(32, 32, 48)),
+        replace(asked, network=vivid_network(5, stitching="raw")),
+    ]
+    keys = [json.dumps(openvino_cpu._key(each, openvino)) for each in (asked, *others)]
+    assert len(set(keys)) == len(keys)
+
+
+@needs_openvino
+def test_a_cache_that_cannot_be_written_is_no_hindrance(windows, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
+    assert making.make_runtime("openvino", task(Wanted()))(windows).aggregated.shape[0] == 2
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+@needs_openvino
+def test_openvino_is_kept_from_reporting_its_use():
+    script = (
+        "import sys; from DCASegmentationLib.inference.runtimes.openvino_cpu import load_openvino;"
+        "assert load_openvino().__name__ == 'openvino';"
+        "assert sys.modules.get('openvino_telemetry') is None;"
+        "import openvino.tools.ovc.telemetry_utils as used; assert used.tm.__name__.endswith('telemetry_stub')"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+def test_torch_compile_gives_what_pytorch_gives(windows):
+    asked = task(Wanted(attention_levels=(4,)))
+    assert_same_answer(CompiledRuntime(asked)(windows), EagerRuntime(asked)(windows))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_half_gives_nearly_what_pytorch_gives(windows):
+    device = Device(torch.device("cuda"), "CUDA", half=True)
+    asked = replace(task(Wanted()), device=device, network=vivid_network(5).cuda())
+    given = making.make_runtime("cuda-half", asked)(windows.cuda()).aggregated
+    expected = EagerRuntime(asked)(windows.cuda()).aggregated
+    assert (given.argmax(1) == expected.argmax(1)).float().mean() > 0.98
+
+
+class Stand:
+    """A runtime that takes as long and errs as much as it is told."""
+
+    def __init__(self, name, seconds, error=0.0):
+        self.name, self.seconds, self.error = name, seconds, error
+        self.made = 0
+
+    def __call__(self, asked):
+        self.made += 1
+        eager = EagerRuntime(asked)
+
+        def run(windows):
+            whole = eager(windows)
+            choosing.perf_counter.now += self.seconds * len(windows)
+            return whole._replace(aggregated=whole.aggregated + self.error * torch.arange(6).view(1, 6, 1, 1, 1))
+
+        runtime = SimpleNamespace(name=self.name)
+        return _Called(runtime, run)
+
+
+class _Called:
+    def __init__(self, runtime, run):
+        self.name, self._run = runtime.name, run
+
+    def __call__(self, windows):
+        return self._run(windows)
+
+
+@pytest.fixture
+def stands(monkeypatch):
+    """Two runtimes beside eager, on a clock that only they move: which is fastest does not hang on this machine."""
+
+    def clock():
+        return clock.now
+
+    clock.now = 0.0
+    monkeypatch.setattr(choosing, "perf_counter", clock)
+    made = {name: Stand(name, seconds) for name, seconds in (("openvino", 1.0), ("compile", 0.5))}
+
+    original = choosing._measured
+
+    def slow_eager(runtime, windows):
+        seconds, given = original(runtime, windows)
+        return (2.0, given) if runtime.name == "eager" else (seconds, given)
+
+    monkeypatch.setattr(choosing, "_measured", slow_eager)
+    monkeypatch.setattr(making, "RUNTIMES", {"eager": EagerRuntime, **made})
+    monkeypatch.setattr(choosing, "RUNTIMES", making.RUNTIMES)
+    for module in (making, choosing):
+        monkeypatch.setattr(module, "hindrance", lambda *_: None)
+    return SimpleNamespace(**made)
+
+
+def choose(name, windows, asked=None, said=None):
+    said = [] if said is None else said
+    return choose_runtime(name, asked or task(Wanted()), windows, said.append, said.append)
+
+
+def test_the_fastest_is_chosen_and_remembered(windows, stands):
+    said = []
+    assert choose("auto", windows, said=said).name == "openvino"
+    assert said == ["Measuring which runtime is fastest (once for this model)"]
+    assert choose("auto", windows, said=said).name == "openvino"
+    assert len(said) == 1
+    assert choose("auto", windows, replace(task(Wanted()), weights_sha256="another"), said).name == "openvino"
+    assert len(said) == 2, "another model is measured by itself"
+
+
+def test_what_compiles_for_long_is_measured_only_when_asked_for(windows, stands):
+    choose("auto", windows)
+    assert stands.compile.made == 0
+    assert choose("measure", windows).name == "compile"
+    assert choose("auto", windows).name == "compile"
+
+
+def test_a_runtime_that_gives_other_values_is_not_chosen_however_fast(windows, stands):
+    stands.openvino.error = 0.1
+    said = []
+    assert choose("auto", windows, said=said).name == "eager"
+    assert any("openvino gives other values" in line for line in said)
+
+
+def test_a_runtime_that_gives_no_numbers_is_not_chosen(windows, stands):
+    stands.openvino.error = float("nan")
+    assert choose("auto", windows).name == "eager"
+
+
+def test_a_runtime_that_fails_while_measured_is_left_out(windows, stands, monkeypatch, own_cache):
+    def fail(_):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setitem(making.RUNTIMES, "openvino", fail)
+    assert choose("auto", windows).name == "eager"
+    (record,) = (own_cache / "runtimes").iterdir()
+    assert "no such instruction" in json.loads(record.read_text())["measured"]["openvino"]["failed"]
+
+
+def test_a_choice_that_cannot_be_read_is_made_again(windows, stands, own_cache):
+    choose("auto", windows)
+    (record,) = (own_cache / "runtimes").iterdir()
+    record.write_text("{")
+    assert choose("auto", windows).name == "openvino"
+    assert json.loads(record.read_text())["runtime"] == "openvino"
+
+
+def test_the_environment_can_name_the_runtime(windows, stands, monkeypatch):
+    monkeypatch.setenv(choosing.VARIABLE, "eager")
+    assert choose("auto", windows).name == "eager"
+    assert choose("openvino", windows).name == "openvino"
+
+
+def test_a_runtime_there_is_not_is_refused_with_a_way_out():
+    with pytest.raises(UserError, match="no runtime 'abacus'") as caught:
+        check_runtime("abacus", cpu())
+    assert "eager" in caught.value.remedy
+    with pytest.raises(UserError, match="cuda-half is for a CUDA GPU"):
+        check_runtime("cuda-half", cpu())
+
+
+def test_openvino_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(making, "is_installed", lambda: False)
+    with pytest.raises(UserError, match="OpenVINO is not installed") as caught:
+        Segmenter(SmallModel(vivid_network()), "cpu", runtime="openvino")
+    assert "pip install" in caught.value.remedy
+
+
+def test_a_runtime_that_fails_in_the_middle_gives_over_to_pytorch(windows):
+    class Failing(EagerRuntime):
+        name = "openvino"
+        left = 1
+
+        def __call__(self, given):
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("the primitive failed\nat length")
+            return super().__call__(given)
+
+    said = []
+    predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), said.append, Failing)
+    plain = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), print)
+    torch.testing.assert_close(predict(windows)[RESULT], plain(windows)[RESULT])
+    assert said == ["The runtime openvino failed (the primitive failed): going on with PyTorch."]
+    assert predict.runtime == "eager"
+
+
+@needs_openvino
+def test_the_command_line_runs_openvino(dca, small_bundle, coarse_phantom, tmp_path):
+    out = tmp_path / "out"
+    ct = coarse_phantom / "ct.nii.gz"
+    run = dca("segment", ct, "-o", out, "--bundle", small_bundle, "--no-scene", "--runtime", "openvino")
+    assert run.code == 0, run.err
+    assert "runtime openvino" in run.out
+    assert json.loads((out / "request.json").read_text())["runtime"] == "openvino"
+    (kept,) = (tmp_path / "cache" / "openvino").glob("*/contents.json")
+    assert Bundle.load(small_bundle).weights_sha256 in kept.read_text()
+
+
+def test_the_command_line_refuses_a_runtime_there_is_not(dca, small_bundle, coarse_phantom, tmp_path):
+    ct = coarse_phantom / "ct.nii.gz"
+    run = dca("segment", ct, "-o", tmp_path / "out", "--bundle", small_bundle, "--runtime", "x")
+    assert run.code == 2
+    assert "no runtime 'x'" in run.err
+    assert not (tmp_path / "out").exists()
