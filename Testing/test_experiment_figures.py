@@ -201,3 +201,22 @@ def test_the_command_draws_a_figure_on_phantoms(dca, tmp_path: Path):
     assert "fig2.png" in drawn.out and (tmp_path / "fig2.png").exists()
     assert dca("experiment", "table4", "-o", tmp_path, "--also", "list.json").code == 2
     assert dca("experiment", "fig2", "-o", tmp_path, "--ratios", "0").code == 2
+
+
+def test_the_command_compares_the_labelled_parts_of_several_lists(dca, coarse_phantom, tmp_path):
+    files = {}
+    for name in "abc":
+        files[name] = {"image": str(tmp_path / f"{name}.nii.gz"), "label": str(tmp_path / f"{name}_labels.nii.gz")}
+        Path(files[name]["image"]).symlink_to(coarse_phantom / "ct.nii.gz")
+        Path(files[name]["label"]).symlink_to(coarse_phantom / "labels.nii.gz")
+    few = {"name": "few", "training": [files["a"]], "unlabelled": [files["b"]], "test": [files["c"]]}
+    more = {"name": "more", "training": [files["a"], files["b"]]}
+    for content in (few, more):
+        (tmp_path / f"{content['name']}.json").write_text(json.dumps(content))
+    options = ("--spacing", "14,14,14", "--seeds", "0", "--device", "cpu")
+    lists = ("--data", tmp_path / "few.json", "--also", tmp_path / "more.json")
+    drawn = dca("experiment", "fig2", "-o", tmp_path / "out", *lists, *options)
+    assert drawn.code == 0, drawn.err
+    numbers = json.loads((tmp_path / "out" / "fig2.json").read_text())
+    assert [(each["title"], len(each["cases"])) for each in numbers["subsets"]] == [("few\n(1)", 1), ("more\n(2)", 2)]
+    assert numbers["subsets"][0]["kendall_tau"] == 1 and not (tmp_path / "out" / "runs").exists()

@@ -45,9 +45,13 @@ def test_ones_own_cts_are_trained_on_evaluated_packed_and_segmented(dca, own_lis
          "synthetic": False}
     ]  # fmt: skip
     scores = tmp_path / "scores.csv"
-    measured = dca("evaluate", "--bundle", model, "--data", own_list, "-o", scores)
+    wanted = ("--metrics", "dice,asd,hd95,nsd", "--table", tmp_path / "scores.md")
+    measured = dca("evaluate", "--bundle", model, "--data", own_list, "-o", scores, *wanted)
     assert measured.code == 0, measured.err
-    assert scores.read_text().splitlines()[1].startswith("e.nii.gz,")
+    assert [line.split(",")[:2] for line in scores.read_text().splitlines()[1::2]] == [
+        [metric, "e.nii.gz"] for metric in ("dice", "asd", "hd95", "nsd")
+    ]
+    assert (tmp_path / "scores.md").read_text().startswith("| Method | Avg. Dice |")
     ct = own_list.parent / "e.nii.gz"
     segmented = dca("segment", ct, "-o", tmp_path / "result", "--bundle", model, "--no-scene", "--device", "cpu")
     assert segmented.code == 0, segmented.err

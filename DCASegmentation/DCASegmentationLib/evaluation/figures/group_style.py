@@ -17,7 +17,7 @@ METHOD_MARKERS = ("D", "o", "v", "P", "X", "s", "<", ">")
 
 def write_headline(figure: Figure, text: str) -> None:
     """``text`` over the whole figure, left, in as many lines as its width needs."""
-    letters = max(20, int(figure.get_figwidth() * 11.5))
+    letters = max(20, int(figure.get_figwidth() * 12.5))
     figure.suptitle(textwrap.fill(text, letters), x=0.01, ha="left", fontsize=11)
 
 
