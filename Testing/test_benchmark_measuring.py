@@ -20,7 +20,7 @@ from DCASegmentationLib.benchmark.report import inference_report
 from DCASegmentationLib.benchmark.runs import Run, Runs, measure, named
 from DCASegmentationLib.benchmark.subject import centered
 from DCASegmentationLib.benchmark.targets import Target, inference_targets
-from DCASegmentationLib.benchmark.windows import WindowCosts, Windows
+from DCASegmentationLib.benchmark.windows import WindowCosts, Windows, copied_tensor
 from DCASegmentationLib.errors import UserError
 
 MIB = 2**20
@@ -67,7 +67,7 @@ def test_the_first_windows_are_computed_and_the_rest_are_copies():
         calls.append(volume)
         return volume + len(calls)
 
-    windows = Windows(network, 2)
+    windows = Windows(network, 2, copied_tensor)
     answers = [windows(torch.zeros(1, 1, 2, 2, 2)) for _ in range(5)]
     assert len(calls) == 2
     assert [answer.unique().tolist() for answer in answers] == [[1], [2], [2], [2], [2]]
@@ -77,8 +77,15 @@ def test_the_first_windows_are_computed_and_the_rest_are_copies():
     assert (windows.costs.total, windows.costs.replayed) == (6, 4)
 
 
+def test_a_batch_is_computed_as_a_whole_and_replayed_in_part():
+    windows = Windows(lambda batch: batch + 1, 3, copied_tensor)
+    for size in (2, 2, 2, 1):
+        assert windows(torch.zeros(size, 1)).tolist() == [[1]] * size
+    assert (windows.costs.total, len(windows.costs.cpu_s), windows.costs.replayed) == (7, 4, 3)
+
+
 def test_without_a_number_every_window_is_computed():
-    windows = Windows(lambda volume: volume, None)
+    windows = Windows(lambda volume: volume, None, copied_tensor)
     for _ in range(4):
         windows(torch.zeros(1))
     assert windows.costs.replayed == 0

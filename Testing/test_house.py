@@ -54,7 +54,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "benchmark": (
         {
             *("errors", "organs", "partials", "worker_protocol", "method", "imaging", "phantom", "bundle", "inference"),
-            *("training", "evaluation", "scene"),
+            *("job", "training", "evaluation", "scene"),
         },
         {
             *("torch", "monai", "numpy", "SimpleITK", "matplotlib"),

@@ -14,6 +14,7 @@ from ..evaluation.metrics import DICE
 from ..evaluation.phantom_test import score_labels
 from ..evaluation.scores import mean_or_nan
 from ..inference.options import SegmentOptions
+from ..inference.runtimes.choosing import AUTO
 from ..inference.segmenter import Segmenter
 from ..training.sources.phantoms import TEST_SEEDS, scan_phantom
 from .plain_pipeline import plain_segmentation
@@ -61,7 +62,7 @@ def compare(
     on_case: Callable[[Comparison], None] | None = None,
 ) -> list[Comparison]:
     """Segment every case with ``options`` and by the plain pipeline, on the CPU."""
-    segmenter = Segmenter(bundle, "cpu")
+    segmenter = Segmenter(bundle, "cpu", runtime=AUTO)
     network = bundle.network().eval()
     found = []
     for case in cases:

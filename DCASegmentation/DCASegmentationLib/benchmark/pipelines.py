@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ..method.vnet import Norm
 from .random_model import PATCH, random_bundle
 
-_LABELS_ALONE = ("--attention-levels", "none", "--no-deciding-expert", "--no-entropy", "--no-disagreement")
-_EVERYTHING = ("--attention-levels", "4", "--review")
+
+@dataclass(frozen=True)
+class _Options:
+    """What ``dca segment`` is asked for: on its command line, and as fields of ``inference.options.SegmentOptions``."""
+
+    typed: tuple[str, ...]
+    fields: Mapping[str, Any]
+
+
+_LABELS_ALONE = _Options(
+    ("--attention-levels", "none", "--no-deciding-expert", "--no-entropy", "--no-disagreement"), {}
+)
+_EVERYTHING = _Options(
+    ("--attention-levels", "4", "--review"),
+    {"attention_levels": [4], "deciding_expert": True, "entropy": True, "disagreement": True, "review": True},
+)
 # The plain sliding window that the others do, over the whole volume.
-_EQUAL = ("--overlap", "0.5")
+_EQUAL = _Options((*_LABELS_ALONE.typed, "--overlap", "0.5"), {"overlap": 0.5})
 
 
 @dataclass(frozen=True)
 class Setting:
     """What all pipelines have in common.
 
-    ``ct`` is the CT file, ``folder`` holds the models, ``windows`` says how many the peers really compute (None: all).
-    ``fine_mm`` and ``coarse_mm`` are the spacings of the models.
+    ``ct`` is the CT file, ``folder`` holds the models, ``windows`` and ``our_windows`` say how many the peers and we
+    really compute (None: all). ``fine_mm`` and ``coarse_mm`` are the spacings of the models.
     """
 
     ct: Path
     folder: Path
     windows: int | None = None
+    our_windows: int | None = None
     n_filters: int = 16
     norm: Norm = "batch"
     patch: tuple[int, int, int] = PATCH
@@ -64,7 +81,7 @@ def pipelines(setting: Setting) -> list[Pipeline]:
     fine, coarse = setting.fine_mm, setting.coarse_mm
     return [
         _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ALONE),
-        _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, (*_LABELS_ALONE, *_EQUAL)),
+        _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
         _ours("ours_maps", f"DCA {fine:g} mm, with maps and review", setting, fine, _EVERYTHING),
         _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ALONE),
         _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
@@ -75,12 +92,16 @@ def pipelines(setting: Setting) -> list[Pipeline]:
     ]
 
 
-def _ours(key: str, name: str, setting: Setting, spacing_mm: float, options: tuple[str, ...]) -> Pipeline:
+def _ours(key: str, name: str, setting: Setting, spacing_mm: float, options: _Options) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
         bundle = setting.bundle(spacing_mm)
+        if setting.our_windows is not None:
+            told = [str(setting.ct), str(out / "result"), "--model", str(bundle), "--report", str(report)]
+            counted = ["--windows", str(setting.our_windows), "--options", json.dumps(options.fields)]
+            return [sys.executable, "-m", f"{__package__}.ours", *told, *counted]
         segment = [sys.executable, "-m", "DCASegmentationLib.cli", "segment", str(setting.ct)]
         where = ["-o", str(out / "result"), "--bundle", str(bundle), "--device", "cpu"]
-        return [*segment, *where, "--no-scene", "--format", ".nii.gz", *options]
+        return [*segment, *where, "--no-scene", "--format", ".nii.gz", *options.typed]
 
     return Pipeline(key, name, command)
 

@@ -24,6 +24,7 @@ from ..bundle.loading import Bundle
 from ..inference.allocator import keep_freed_memory
 from ..inference.device import choose_device
 from ..inference.options import SegmentOptions
+from ..inference.runtimes.choosing import AUTO, choose_runtime
 from ..inference.window_prediction import WindowPrediction
 from ..method.summary import summarize
 from .process_cost import ProcessFailedError, with_threads
@@ -38,13 +39,14 @@ class Rates:
     """Medians in GFLOP per CPU second: of products of matrices of side 2048 (SGEMM), and of the network's windows.
 
     The network's operations are those of its convolutions, a multiplication and an addition being two.
-    ``window_cpu_s`` is the CPU time of one window, ``window_gflop`` its work.
+    ``window_cpu_s`` is the CPU time of one window, ``window_gflop`` its work, ``runtime`` what runs it.
     """
 
     sgemm: float
     network: float
     window_cpu_s: float
     window_gflop: float
+    runtime: str = "eager"
 
     @property
     def share(self) -> float:
@@ -65,9 +67,21 @@ def _rates(folder: Path, rounds: int) -> Rates:
     keep_freed_memory()
     bundle = Bundle.load(folder)
     options = SegmentOptions()
-    predict = WindowPrediction(bundle.network, options, choose_device("cpu"), lambda message: None)
     patch = bundle.metadata.patch
     windows = torch.rand(options.batch, 1, *patch)
+
+    def ignore(message: str) -> None:
+        return
+
+    predict = WindowPrediction(
+        bundle.network,
+        options,
+        choose_device("cpu"),
+        ignore,
+        lambda task: choose_runtime(AUTO, task, windows, ignore, ignore),
+        patch,
+        bundle.metadata.weights.sha256,
+    )
     gflop = 2e-9 * summarize(bundle.network(), patch)[-1].macs
     # The first of each also loads kernels and memory.
     sgemm_rate()
@@ -77,7 +91,7 @@ def _rates(folder: Path, rounds: int) -> Rates:
         products.append(sgemm_rate())
         forwards.append(_cpu_s(lambda: predict(windows)) / options.batch)
     window = statistics.median(forwards)
-    return Rates(statistics.median(products), gflop / window, window, gflop)
+    return Rates(statistics.median(products), gflop / window, window, gflop, predict.runtime)
 
 
 def sgemm_rate() -> float:

@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
 from .process_cost import Cost
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -56,33 +59,41 @@ class WindowCosts:
         return cls(**{**told, "cpu_s": tuple(told["cpu_s"]), "wall_s": tuple(told["wall_s"])})
 
 
-class Windows:
-    """Stands in the network's place: computes the first ``real`` windows (None: all), then replays the last answer."""
+class Windows(Generic[Answer]):
+    """Stands in the network's place: computes the first ``real`` windows (None: all), then replays the last answer.
 
-    def __init__(self, network: Callable[[Tensor], Tensor], real: int | None) -> None:
+    ``copied(answer, n)`` gives a copy of the first n windows of an answer. A batch is computed as a whole.
+    """
+
+    def __init__(
+        self, network: Callable[[Tensor], Answer], real: int | None, copied: Callable[[Answer, int], Answer]
+    ) -> None:
         if real is not None and real < 1:
             raise ValueError(f"at least one window must be computed, not {real}")
         self._network = network
         self._real = real
-        self._last: Tensor | None = None
+        self._copied = copied
+        self._last: tuple[Answer, int] | None = None
         self._total = 0
         self._computed: list[tuple[float, float]] = []
         self._replays = [0.0, 0.0]
 
-    def __call__(self, windows: Tensor) -> Tensor:
-        """The network's answer to one window (1, channel, depth, height, width)."""
-        self._total += 1
+    def __call__(self, windows: Tensor) -> Answer:
+        """The answer to windows (batch, channel, depth, height, width)."""
+        batch = len(windows)
+        self._total += batch
         cpu, wall = time.process_time(), time.perf_counter()
-        if self._last is not None and self._real is not None and len(self._computed) >= self._real:
+        if self._last is not None and batch <= self._last[1]:
             # A copy, since whoever gets it may write into it.
-            answer = self._last.clone()
+            answer = self._copied(self._last[0], batch)
             self._replays[0] += time.process_time() - cpu
             self._replays[1] += time.perf_counter() - wall
             return answer
         answer = self._network(windows)
-        self._computed.append((time.process_time() - cpu, time.perf_counter() - wall))
-        if self._real is not None and len(self._computed) == self._real:
-            self._last = answer.clone()
+        taken = (time.process_time() - cpu) / batch, (time.perf_counter() - wall) / batch
+        self._computed += [taken] * batch
+        if self._real is not None and len(self._computed) >= self._real:
+            self._last = self._copied(answer, batch), batch
         return answer
 
     @property
@@ -90,6 +101,11 @@ class Windows:
         """What was measured until now."""
         cpu, wall = zip(*self._computed, strict=True) if self._computed else ((), ())
         return WindowCosts(self._total, cpu, wall, *self._replays)
+
+
+def copied_tensor(answer: Tensor, count: int) -> Tensor:
+    """The first ``count`` windows of a network's output."""
+    return answer[:count].clone()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,6 +32,7 @@ def run(
     windows: Annotated[
         str, typer.Option(help="How many windows the others compute; the rest is replayed. Or all.")
     ] = "all",
+    our_windows: Annotated[str, typer.Option(help="The same for ours.")] = "all",
     only: Annotated[str | None, typer.Option(help="Only these, as in ours,nnunet.")] = None,
     slices: Annotated[int, typer.Option(min=16, help="Slices of the synthetic CT, of 512 x 512 voxels.")] = 150,
     ct: Annotated[Path | None, typer.Option(help="A CT (NIfTI) to measure on instead.")] = None,
@@ -68,7 +69,8 @@ def run(
         setting = Setting(
             ct=_own(ct) if ct is not None else benchmark_ct(folder, slices, progress),
             folder=folder,
-            windows=_windows(windows),
+            windows=_windows(windows, "--windows"),
+            our_windows=_windows(our_windows, "--our-windows"),
             n_filters=filters,
             norm=norm,
             patch=patch_of(patch, smallest=32),
@@ -102,11 +104,11 @@ def run(
     say_plain(f"Table, plot and runs are in {out}.")
 
 
-def _windows(text: str) -> int | None:
+def _windows(text: str, option: str) -> int | None:
     if text == "all":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"--windows '{text}' is no number of windows.", "Write all, or a number from 1 on.")
+        raise UserError(f"{option} '{text}' is no number of windows.", "Write all, or a number from 1 on.")
     return int(text)
 
 

@@ -28,7 +28,7 @@ from monai.transforms import (
 )
 
 from ...bundle.loading import Bundle
-from ..windows import WindowCosts, Windows, add_arguments
+from ..windows import WindowCosts, Windows, add_arguments, copied_tensor
 
 
 def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
@@ -54,7 +54,7 @@ def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
             AsDiscreted("pred", argmax=True),
         ]
     )
-    counted = Windows(network, windows)
+    counted = Windows(network, windows, copied_tensor)
     batch = list_data_collate([preprocessing({"image": str(ct)})])
     with torch.inference_mode():
         batch["pred"] = sliding_window_inference(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from ..windows import WindowCosts, Windows, add_arguments
+from ..windows import WindowCosts, Windows, add_arguments, copied_tensor
 
 
 def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
@@ -29,7 +29,7 @@ def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
     )
     predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
     # Only the call is replaced: nnU-Net loads its weights into the network it has.
-    counted = Windows(predictor.network.forward, windows)
+    counted = Windows(predictor.network.forward, windows, copied_tensor)
     predictor.network.forward = counted
     predictor.predict_from_files_sequential([[str(ct)]], [str(out).removesuffix(".nii.gz")])
     return counted.costs
