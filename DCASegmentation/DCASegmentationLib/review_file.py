@@ -61,12 +61,12 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Place:
-    """A connected place that may be wrong; ``rank`` 1 comes first.
+    """A connected place that may be wrong, small enough to be looked at in one go; ``rank`` 1 comes first.
 
-    ``organ``, ``label`` and ``name`` are the organ it is about; ``ml`` its size, ``expected_wrong_ml`` how much of it
-    is expected to be wrong, by the network's own probabilities and the findings, which may over- or understate it;
-    ``score`` orders the places. ``position_mm`` (LPS) is the point in it to look at,
-    ``box_mm`` and ``box_voxels`` the corners of the box around it.
+    ``organ``, ``label`` and ``name`` are the organ it is mostly about, ``others`` the keys of further organs whose
+    borders in it are in doubt; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong, as was
+    counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
+    ``position_mm`` (LPS) is the point in it to look at, ``box_mm`` and ``box_voxels`` the corners of the box around it.
     """
 
     rank: int
@@ -81,6 +81,7 @@ class Place:
     box_voxels: tuple[Voxel, Voxel]
     reasons: tuple[Reason, ...]
     alternative: Alternative | None = None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ def _place_from_json(content: Mapping[str, Any]) -> Place:
             float(alternative["ml"]),
             str(alternative["text"]),
         ),
+        others=tuple(str(key) for key in content.get("others", ())),
     )
 
 

@@ -7,10 +7,11 @@ What is compared, each taking its first places:
   places.
 - ``entropy, same places``: those places too, by falling mean entropy.
 - ``entropy, own places``: places made and ordered by the entropy alone, as without a review: the most uncertain
-  voxels, as many ml as all of the review's places have, joined where voxels of one organ touch as the review's are
-  (without that all of them would be one place), by falling sum of entropy.
+  voxels, as many ml as all of the review's places have, cut into places of the same size as the review's, by falling
+  sum of entropy.
 
-A place counts with the voxels of its mask, nothing around it.
+No place of any order is wider than ``Scoring.across_mm`` along any axis (on the model's grid), so that it can be looked
+at in one go. A place counts with the voxels of its mask, nothing around it.
 
 The same number of places is one budget; but a large place takes more looking than a small one, so the second budget is
 volume: every order takes places until it has looked at as many ml as the review's first N, the last place in part.
@@ -24,7 +25,6 @@ result and truth differ about it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,11 +37,11 @@ from ..imaging.resampling import resample
 from ..inference.result import Result
 from ..inference.review.components import grown
 from ..inference.review.evidence import Bytes
-from ..inference.review.findings import Findings
-from ..inference.review.making import on_ct
-from ..inference.review.places import make_places
+from ..inference.review.nearest import NearestVoxel
+from ..inference.review.regions import regions
 from ..inference.review.scoring import Scoring
 from ..organs import Vocabulary
+from ..review_file import MOST_PLACES
 
 FIRST = (5, 10, 20)
 OURS = "review"
@@ -123,18 +123,21 @@ class TruthOfCase:
 
     def of_entropy(self) -> PlaceContents:
         """What places made of entropy alone hold: the most uncertain voxels, as many ml as the review's places have,
-        joined where those of one organ touch, by falling sum of entropy."""
-        evidence = self._review.evidence
+        cut as the review cuts its own, by falling sum of entropy."""
+        entropy = self._review.evidence.entropy
         voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.places)))
         wanted = round(voxels * self._ct.volume_ml_per_voxel / self._grid.volume_ml_per_voxel)
-        at_least = np.cumsum(np.bincount(evidence.entropy.ravel(), minlength=256)[::-1])
+        at_least = np.cumsum(np.bincount(entropy.ravel(), minlength=256)[::-1])
         threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
-        alone = copy(evidence)
-        alone.risk, alone.other, alone.disagreement, alone.decider = evidence.entropy, None, None, None
-        scoring = Scoring(threshold / 255, 0.0, smallest_ml=Scoring.smallest_ml, organ_share=0.0)
-        made = make_places(alone, Findings(), {}, self._grid, scoring, "")
-        made, ranks = on_ct(made, self._grid, self._ct)
-        return self._contents(ranks, len(made.places))
+        weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
+        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES)
+        sums = np.bincount(pieces.ravel(), weights.ravel(), MOST_PLACES + 1)
+        pieces = NearestVoxel(self._grid, self._ct).on_ct(pieces, self._ct)
+        # A coarse CT can pass by a place.
+        order = sorted(set(np.unique(pieces).tolist()) - {0}, key=lambda piece: (-sums[piece], piece))
+        ranks = np.zeros(256, np.uint8)
+        ranks[order] = np.arange(1, len(order) + 1, dtype=np.uint8)
+        return self._contents(ranks[pieces], len(order))
 
     def _contents(self, ranks: Bytes, count: int) -> PlaceContents:
         wrong = self._labels != self._true

@@ -1,4 +1,4 @@
-"""Connected pieces of masks and maps."""
+"""Connected pieces of masks, and boxes around them."""
 
 from __future__ import annotations
 
@@ -19,21 +19,6 @@ def pieces_of_mask(mask: Mask, corners: bool = True) -> tuple[Pieces, int]:
     numbered = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), corners)
     pieces = sitk.GetArrayFromImage(numbered).astype(np.uint32)
     return pieces, int(pieces.max(initial=0))
-
-
-def pieces_of_map(values: NDArray[np.uint8]) -> tuple[Pieces, int]:
-    """The pieces of equal value in ``values``, 0 left out, numbered from 1; corners connect."""
-    numbered = sitk.ScalarConnectedComponentImageFilter()
-    numbered.SetFullyConnected(True)
-    # A distance below 1 joins equal values alone.
-    numbered.SetDistanceThreshold(0.0)
-    pieces = sitk.GetArrayFromImage(numbered.Execute(sitk.GetImageFromArray(values))).astype(np.uint32)
-    pieces[values == 0] = 0
-    present = np.unique(pieces)
-    present = present[present > 0]
-    renumbered = np.zeros(int(pieces.max(initial=0)) + 1, np.uint32)
-    renumbered[present] = np.arange(1, len(present) + 1, dtype=np.uint32)
-    return renumbered[pieces], len(present)
 
 
 def box_of(mask: Mask, margin: int = 0) -> Box | None:

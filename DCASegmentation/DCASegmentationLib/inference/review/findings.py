@@ -20,6 +20,8 @@ _MINOR_PIECE = 0.2
 # A place whose cross-section is this share of the organ's largest is a cut, not an end.
 _FLAT_END = 0.5
 _FEWEST_PLANES = 4
+# The risk from which the runner-up is close to being found.
+_CLOSE = 0.12
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> I
 def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str) -> None:
     low, high = organ.volume_ml
     # The runner-up counts only where the winner is in doubt: there is one everywhere.
-    close = (evidence.alternative == organ.label) & (evidence.risk >= scoring.suspicious * 255)
+    close = (evidence.alternative == organ.label) & (evidence.risk >= _CLOSE * 255)
     for held, risk, text in (
         (
             None if evidence.other is None else evidence.other == organ.label,

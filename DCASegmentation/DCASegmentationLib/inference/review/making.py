@@ -19,8 +19,8 @@ from .nearest import NearestVoxel
 from .places import NO_SUGGESTION, Candidate, Candidates, make_places
 from .scoring import Scoring
 
-# A suggestion that changes less than this share of its place is not worth a click.
-_WORTH_A_CLICK = 0.05
+# A suggestion that changes less than this is not worth a click.
+_WORTH_A_CLICK_ML = 0.2
 _NAMED_ML = 0.05
 
 
@@ -94,10 +94,7 @@ def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Byt
         numbers[candidate.number] = number
     renumbered = tuple(replace(candidate, number=number) for number, candidate in enumerate(kept, start=1))
     candidates = replace(candidates, places=renumbered, map=numbers[candidates.map])
-    ranks = np.empty(ct.shape, np.uint8)
-    for out, z in zip(nearest.along_model(ranks), nearest.indices[0], strict=True):
-        out[...] = nearest.plane(candidates.map, z)
-    return candidates, ranks
+    return candidates, nearest.on_ct(candidates.map, ct)
 
 
 def _suggested(candidates: Candidates, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid) -> Bytes:
@@ -134,6 +131,7 @@ def _place(
     candidates: Candidates,
 ) -> Place:
     inside = ranks[box] == rank
+    organ = candidate.organs[0]
     ml = float(np.count_nonzero(inside)) * ct.volume_ml_per_voxel
     first = np.array([part.start for part in reversed(box)])
     last = np.array([part.stop - 1 for part in reversed(box)])
@@ -141,9 +139,9 @@ def _place(
     anatomy = candidates.suggestions[candidates.map == candidate.number] != NO_SUGGESTION
     return Place(
         rank=rank,
-        organ=candidate.organ.key,
-        label=candidate.organ.label,
-        name=candidate.organ.name,
+        organ=organ.key,
+        label=organ.label,
+        name=organ.name,
         score=round(candidate.score, 4),
         expected_wrong_ml=round(min(candidate.expected_wrong_ml, ml), 4),
         ml=round(ml, 4),
@@ -151,6 +149,7 @@ def _place(
         box_mm=(_point(corners.min(axis=0)), _point(corners.max(axis=0))),
         box_voxels=(tuple(first.tolist()), tuple(last.tolist())),
         reasons=candidate.reasons,
+        others=tuple(organ.key for organ in candidate.organs[1:]),
         alternative=_alternative(
             alternative[box][inside], labels[box][inside], ct, "anatomy" if anatomy.any() else source, vocabulary
         ),
@@ -178,7 +177,7 @@ def _boxes(ranks: sitk.Image) -> dict[int, Box]:
 
 def _alternative(wanted: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary) -> Alternative | None:
     changed = wanted[wanted != labels]
-    if changed.size * ct.volume_ml_per_voxel < max(_WORTH_A_CLICK * labels.size * ct.volume_ml_per_voxel, _NAMED_ML):
+    if changed.size * ct.volume_ml_per_voxel < _WORTH_A_CLICK_ML:
         return None
     counts = np.bincount(changed, minlength=len(vocabulary) + 1)
     written = sorted(np.flatnonzero(counts).tolist(), key=lambda label: (-counts[label], label))

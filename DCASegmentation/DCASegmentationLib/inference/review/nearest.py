@@ -47,3 +47,10 @@ class NearestVoxel:
         """Plane ``z`` of a model map at the CT's voxels along the model's y and x."""
         _, y, x = self.indices
         return values[z].take(y, axis=0).take(x, axis=1)
+
+    def on_ct(self, values: Bytes, ct: Grid) -> Bytes:
+        """A whole model map on the CT's grid (z, y, x)."""
+        result = np.empty(ct.shape, np.uint8)
+        for out, z in zip(self.along_model(result), self.indices[0], strict=True):
+            out[...] = self.plane(values, z)
+        return result

@@ -1,4 +1,4 @@
-"""From evidence and findings to connected places on the model grid, scored and in order."""
+"""From evidence and findings to connected places on the model grid that can be looked at in one go, in order."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from numpy.typing import NDArray
 from ...imaging.grid import Grid
 from ...organs import Organ
 from ...review_file import KINDS, MOST_PLACES, Reason
-from .components import Pieces, box_of, pieces_of_map
+from .components import box_of
 from .evidence import Bytes, Evidence
 from .findings import Finding, Findings, several
+from .likelihood import likelihood_of_error
 from .normal_ranges import usual_ml
+from .regions import regions
 from .scoring import Scoring
 from .words import network_reasons
 
 NO_SUGGESTION = 255
 
+# Scores are added up as whole numbers.
+_UNIT = 10_000
+# An organ with less than this share of a place is not what it is about.
+_NAMED_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Candidate:
     """A place on the model grid: ``number`` is its value in ``Candidates.map``; ``spot`` the voxel (z, y, x) in it
-    to look at."""
+    to look at. ``organs`` are those it concerns, the one with most to be wrong first."""
 
     number: int
-    organ: Organ
+    organs: tuple[Organ, ...]
     score: float
     expected_wrong_ml: float
     spot: tuple[int, int, int]
@@ -46,74 +53,94 @@ class Candidates:
 def make_places(
     evidence: Evidence, findings: Findings, owners: dict[int, int], grid: Grid, scoring: Scoring, other_name: str
 ) -> Candidates:
-    """Join suspicious voxels and findings of the same organ where they touch, score and order them.
+    """Cut doubtful voxels and findings into places, score and order them.
 
     ``owners`` gives for each organ's label its expert: 1 head, 2 medium, 3 tail.
     """
-    concern, risk, suggestions = _concerns(evidence, findings, scoring)
-    pieces, count = pieces_of_map(concern)
+    wrong, concern, suggestions = _concerns(evidence, findings, scoring)
+    weights = _weights(evidence, findings, wrong, concern, scoring)
+    pieces = regions(weights, grid.spacing[::-1], scoring.across_mm, MOST_PLACES)
+    count = int(pieces.max(initial=0))
     flat = pieces.ravel()
-    first = _first_voxels(flat, count)
-    size = np.bincount(flat, minlength=count + 1)
-    wrong = np.bincount(flat, weights=risk.ravel(), minlength=count + 1) / 255 * grid.volume_ml_per_voxel
+    expected = np.bincount(flat, weights=wrong.ravel(), minlength=count + 1) / 255 * grid.volume_ml_per_voxel
+    score = np.bincount(flat, weights=weights.ravel(), minlength=count + 1) / _UNIT * grid.volume_ml_per_voxel
     highest = np.zeros(count + 1, np.uint8)
     np.maximum.at(highest, flat[flat > 0], evidence.risk.ravel()[flat > 0])
     found = _texts(findings.places, pieces, grid.volume_ml_per_voxel)
 
-    scores: dict[int, float] = {}
-    for piece in range(1, count + 1):
-        large_enough = size[piece] * grid.volume_ml_per_voxel >= scoring.smallest_ml
-        doubtful = large_enough and highest[piece] >= scoring.certain_enough * 255
-        if not doubtful and piece not in found:
-            continue
-        organ = evidence.vocabulary.by_label[int(concern.flat[first[piece]])]
-        score = wrong[piece] * (1 + scoring.organ_share / usual_ml(organ))
-        scores[piece] = float(score * (scoring.unusual if organ.key in findings.unusual else 1.0))
-    # Pieces are numbered by their first voxel, so a tie is decided by position, always the same way.
-    ranked = sorted(scores, key=lambda piece: (-round(scores[piece], 6), piece))[:MOST_PLACES]
+    doubtful = (score >= scoring.least_score) & (highest >= scoring.certain_enough * 255)
+    kept = [piece for piece in range(1, count + 1) if doubtful[piece] or piece in found]
+    # Of equal ones that comes first which was cut first: the same one always.
+    ranked = sorted(kept, key=lambda piece: (-round(float(score[piece]), 6), piece))
 
     numbers = np.zeros(count + 1, np.uint8)
     numbers[ranked] = np.arange(1, len(ranked) + 1, dtype=np.uint8)
     ranks = numbers[pieces]
     told = network_reasons(evidence, ranks, len(ranked), owners, other_name)
+    organs = _organs(evidence, ranks, wrong, concern, len(ranked))
     places = []
     for number, piece in enumerate(ranked, start=1):
-        organ = evidence.vocabulary.by_label[int(concern.flat[first[piece]])]
         reasons = sorted((*found.get(piece, ()), *told[number]), key=lambda reason: KINDS.index(reason.kind))
-        ml = float(wrong[piece])
-        spot = _spot(ranks == number, risk)
-        places.append(Candidate(number, organ, scores[piece], ml, spot, tuple(reasons)))
+        spot = _spot(ranks == number, wrong)
+        places.append(
+            Candidate(number, organs[number], float(score[piece]), float(expected[piece]), spot, tuple(reasons))
+        )
     suggestions[ranks == 0] = NO_SUGGESTION
     return Candidates(tuple(places), ranks, suggestions)
 
 
 def _concerns(evidence: Evidence, findings: Findings, scoring: Scoring) -> tuple[Bytes, Bytes, Bytes]:
-    """For each voxel the organ it may be wrong about (0: none), its risk with the findings', what anatomy suggests."""
-    suspicious = evidence.risk >= scoring.suspicious * 255
-    organ = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
-    concern = np.where(suspicious, organ, np.uint8(0)).astype(np.uint8)
-    risk = evidence.risk.copy()
+    """For each doubtful voxel how likely it is wrong (0 to 255; 0 for all others), the organ that this is about, and
+    what anatomy suggests."""
+    wrong = likelihood_of_error(evidence)
+    wrong[wrong < _doubtful_from(wrong, scoring)] = 0
+    concern = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
     suggestions = np.full(concern.shape, NO_SUGGESTION, np.uint8)
     # The most telling come last: theirs is the word where findings overlap.
     for finding in sorted(findings.places, key=lambda each: -KINDS.index(each.kind)):
         concern[finding.box][finding.mask] = finding.organ.label
         least = np.uint8(round(finding.risk * 255))
-        risk[finding.box][finding.mask] = np.maximum(risk[finding.box][finding.mask], least)
+        wrong[finding.box][finding.mask] = np.maximum(wrong[finding.box][finding.mask], least)
         if finding.suggestion is not None:
             suggestions[finding.box][finding.mask] = finding.suggestion
-    return concern, risk, suggestions
+    wrong[concern == 0] = 0
+    return wrong, concern, suggestions
 
 
-def _first_voxels(flat: Pieces, count: int) -> NDArray[np.intp]:
-    """Index of a voxel of each piece."""
-    first = np.zeros(count + 1, np.intp)
-    position = np.flatnonzero(flat)
-    # Assigned backwards, so that the first of each piece is the last to be written.
-    first[flat[position][::-1]] = position[::-1]
-    return first
+def _doubtful_from(wrong: Bytes, scoring: Scoring) -> int:
+    """The likelihood (0 to 255) from which voxels hold the doubtful share of what is expected to be wrong."""
+    held = np.bincount(wrong.ravel(), minlength=256) * np.arange(256)
+    from_above = np.cumsum(held[::-1])
+    share = int(np.searchsorted(from_above, scoring.doubtful_share * from_above[-1]))
+    return max(255 - share, round(scoring.least_likelihood * 255), 1)
 
 
-def _texts(findings: list[Finding], pieces: Pieces, ml_per_voxel: float) -> dict[int, list[Reason]]:
+def _weights(
+    evidence: Evidence, findings: Findings, wrong: Bytes, concern: Bytes, scoring: Scoring
+) -> NDArray[np.int64]:
+    """What each voxel adds to the score of its place, in ``_UNIT`` of a voxel."""
+    counts = np.zeros(256)
+    for organ in evidence.vocabulary:
+        counts[organ.label] = 1 + scoring.organ_share / usual_ml(organ)
+        counts[organ.label] *= scoring.unusual if organ.key in findings.unusual else 1.0
+    table = np.rint(np.arange(256)[:, None] / 255 * counts * _UNIT).astype(np.int64)
+    return np.asarray(table[wrong, concern])
+
+
+def _organs(evidence: Evidence, ranks: Bytes, wrong: Bytes, concern: Bytes, count: int) -> dict[int, tuple[Organ, ...]]:
+    """For each place the organs with a share in what may be wrong, the largest share first."""
+    inside = ranks > 0
+    pairs = ranks[inside].astype(np.intp) * 256 + concern[inside]
+    held = np.bincount(pairs, wrong[inside].astype(float), minlength=(count + 1) * 256).reshape(-1, 256)
+    named = {}
+    for number in range(1, count + 1):
+        labels = np.flatnonzero(held[number] >= max(_NAMED_SHARE * held[number].sum(), 1e-9))
+        order = sorted(labels.tolist(), key=lambda label: (-held[number][label], label))
+        named[number] = tuple(evidence.vocabulary.by_label[label] for label in order)
+    return named
+
+
+def _texts(findings: list[Finding], pieces: Bytes, ml_per_voxel: float) -> dict[int, list[Reason]]:
     """The findings of each piece; a finding that several pieces share is told in the one that has most of it, and of
     several alike there the number and the ml."""
     found: dict[int, dict[str, list[Finding]]] = {}

@@ -10,8 +10,10 @@ from ..maps import EXPERTS
 from .evidence import Bytes, Evidence
 
 # Shares of a place from which a reason is told.
-_DISAGREES = 0.2
+_DISAGREES = 0.3
 _ATTENTION = 0.5
+# Risk from which a voxel is in doubt.
+_IN_DOUBT = 0.12
 # Attention that does this everywhere in the scan's organs says nothing about one place.
 _MORE_THAN_USUAL = 1.25
 _UNDECIDED = 0.5
@@ -21,7 +23,11 @@ _UNDECIDED = 0.5
 def network_reasons(
     evidence: Evidence, ranks: Bytes, count: int, owners: dict[int, int], other_name: str
 ) -> dict[int, list[Reason]]:
-    """For each place 1 to ``count`` of ``ranks``: disagreement, attention of the wrong group, and how unsure it is."""
+    """For each place 1 to ``count`` of ``ranks``: disagreement, attention of the wrong group, and how unsure it is.
+
+    Shares are those of its voxels in doubt: a place holds more, the whole border along them.
+    """
+    ranks = _in_doubt(evidence, ranks, count)
     size = np.maximum(_counts(ranks, np.ones(ranks.shape, bool), count), 1)
     unsure = np.bincount(ranks.ravel(), weights=evidence.risk.ravel(), minlength=count + 1) / 255 / size
     reasons: dict[int, list[Reason]] = {number: [] for number in range(1, count + 1)}
@@ -29,14 +35,22 @@ def network_reasons(
         differ = _counts(ranks, evidence.other != evidence.labels, count) / size
         for number in range(1, count + 1):
             if differ[number] >= _DISAGREES:
-                text = f"The {other_name} say something else in {differ[number]:.0%} of it."
+                text = f"The {other_name} say something else in {differ[number]:.0%} of what is in doubt."
                 reasons[number].append(Reason("disagreement", text))
     if evidence.decider is not None and evidence.attention is not None:
         _attention_reasons(reasons, evidence, ranks, count, owners, size)
     for number in range(1, count + 1):
-        text = f"The network gives {unsure[number]:.0%} of the probability to other labels."
+        text = f"Where it is in doubt, the network gives {unsure[number]:.0%} of the probability to other labels."
         reasons[number].append(Reason("uncertain", text))
     return reasons
+
+
+def _in_doubt(evidence: Evidence, ranks: Bytes, count: int) -> Bytes:
+    """``ranks`` without the voxels of little risk; a place that has no others keeps them."""
+    doubtful = np.where(evidence.risk >= _IN_DOUBT * 255, ranks, np.uint8(0))
+    keeps = np.bincount(doubtful.ravel(), minlength=count + 1) == 0
+    keeps[0] = False
+    return np.where(keeps[ranks], ranks, doubtful)
 
 
 def _attention_reasons(
@@ -64,10 +78,10 @@ def _attention_reasons(
     for number in range(1, count + 1):
         if foreign_share[number] >= max(_ATTENTION, _MORE_THAN_USUAL * usual_foreign):
             expert = EXPERTS[int(deciders[:, number].argmax())]
-            text = f"The {expert} expert decides in {foreign_share[number]:.0%} of it, which is not its organ."
+            text = f"The {expert} expert decides in {foreign_share[number]:.0%} of what is in doubt, of others' organs."
             reasons[number].append(Reason("foreign_expert", text))
         if undecided_share[number] >= max(_ATTENTION, _MORE_THAN_USUAL * usual_undecided):
-            text = f"In {undecided_share[number]:.0%} of it no expert has half of the attention."
+            text = f"In {undecided_share[number]:.0%} of what is in doubt no expert has half of the attention."
             reasons[number].append(Reason("undecided", text))
 
 
