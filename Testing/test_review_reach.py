@@ -148,6 +148,20 @@ def test_the_command_measures_a_labelled_ct(dca, small_bundle, coarse_phantom, t
     assert float(rows[0]["errors"]) == shares[0]
 
 
+def test_the_command_measures_the_labelled_cases_of_a_list(dca, small_bundle, coarse_phantom, tmp_path):
+    entry = {"image": str(coarse_phantom / "ct.nii.gz"), "label": str(coarse_phantom / "labels.nii.gz")}
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"training": [], "validation": [{**entry, "unknown": [1], "label_map": {"6": 6}}]}))
+    given = ("evaluate-review", "--bundle", small_bundle, "--data", listed)
+    run = dca(*given, "--group", "validation", "-o", tmp_path / "out")
+    assert run.code == 0, run.err
+    (case,) = json.loads((tmp_path / "out" / "reach.json").read_text())["cases"]
+    assert case["case"].endswith("/ct.nii.gz")
+    assert "spleen" not in case["wrong_organs"], "nobody knows where it is"
+    assert "no labelled case" in dca(*given, "-o", tmp_path / "none").err
+    assert "measured apart" in dca(*given, "--phantoms", 1, "-o", tmp_path / "none").err
+
+
 def test_the_command_refuses_half_of_a_case(dca, small_bundle, coarse_phantom, tmp_path):
     run = dca("evaluate-review", "--bundle", small_bundle, "--ct", coarse_phantom / "ct.nii.gz", "-o", tmp_path / "out")
     assert run.code == 2

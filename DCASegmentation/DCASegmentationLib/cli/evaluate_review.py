@@ -10,11 +10,15 @@ import typer
 
 from ..errors import ImageError, UserError
 from .bundle import load
-from .console import output, progress_bar, say_plain, table
+from .console import Report, output, progress_bar, say_plain, table
+from .evaluate import labelled_entries
 
 if TYPE_CHECKING:
+    import SimpleITK as sitk
+
     from ..evaluation.review_measurement import ReviewMeasurement
     from ..inference.segmenter import Segmenter
+    from ..training.datalist import Entry
 
 NAME = "evaluate-review"
 EXAMPLES = "Example: dca evaluate-review --phantoms 12 -o reach/"
@@ -38,14 +42,19 @@ def run(
     label_table: Annotated[
         Path | None, typer.Option(help="Table (columns id and name) of that label map, if its numbers are others.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Or the labelled cases of a list (dca dataset); see --group.")
+    ] = None,
+    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
 ) -> None:
     """Measure which share of the errors lies in the first 5, 10 and 20 places to check.
 
     Beside the review's own order: the same places at random, by size and by entropy, and places made of the entropy
-    alone. On synthetic people with thicker slices, more noise, other contrast and missing organs than in training, or
-    on a labelled CT. Where labels come from another network, this is agreement with that network.
+    alone, all cut into places of the same size. On synthetic people with thicker slices, more noise, other contrast and
+    missing organs than in training, or on labelled CTs. Where labels come from another network, this is agreement with
+    that network.
     """
     from ..evaluation.figures.review_curve import review_curve
     from ..evaluation.review_cases import REPORT_SEEDS, TUNING_SEEDS
@@ -56,10 +65,11 @@ def run(
 
     if (ct is None) != (labels is None):
         raise UserError("A CT and its label map go together.", "Give both --ct and --labels.")
-    if ct is not None and (phantoms is not None or tuning):
-        raise UserError("Phantoms and a CT of your own are measured apart.", "Give --ct, or --phantoms.")
+    if (ct is not None) + (data is not None) + (phantoms is not None or tuning) > 1:
+        raise UserError("Phantoms, a CT of your own and a list are measured apart.", "Give --phantoms, --ct or --data.")
     if label_table is not None and labels is None:
         raise UserError("--label-table is for --labels.", "Give --ct and --labels too.")
+    entries = labelled_entries([], [], data, group)
     keep_freed_memory()
     model = load(bundle)
     segmenter = Segmenter(model, device, runtime="auto")
@@ -69,17 +79,20 @@ def run(
         with progress_bar() as progress:
             if ct is not None and labels is not None:
                 _add_own(measured, segmenter, ct, labels, label_table)
-                data = ct.name
+                told = ct.name
+            elif data is not None:
+                _add_entries(measured, segmenter, entries, progress)
+                told = f"{group} cases of {data.name}"
             else:
                 count = phantoms or _USUAL_PHANTOMS
                 measure_on_phantoms(measured, segmenter, count, first_seed, progress)
-                data = f"{count} synthetic people from seed {first_seed}"
+                told = f"{count} synthetic people from seed {first_seed}"
         measured.write_csv(folder / "reach.csv")
         weights = model.metadata.weights.sha256
-        about = {"data": data, "model": {"name": model.metadata.name, "sha256": weights}}
+        about = {"data": told, "model": {"name": model.metadata.name, "sha256": weights}}
         write_json({**about, **measured.to_json()}, folder / _SUMMARY)
-        review_curve(measured, f"{model.metadata.name}: {data}").savefig(folder / "reach.png", dpi=120)
-    _print(measured, f"{model.metadata.name}: {data}")
+        review_curve(measured, f"{model.metadata.name}: {told}").savefig(folder / "reach.png", dpi=120)
+    _print(measured, f"{model.metadata.name}: {told}")
     say_plain(f"Written: {out}")
 
 
@@ -88,6 +101,31 @@ def _add_own(
 ) -> None:
     from ..evaluation.label_tables import read_table, translated
     from ..evaluation.review_measurement import add_case
+
+    ct, truth = _read(ct_path, labels_path)
+    known = None
+    if label_table is not None:
+        names = read_table(label_table, segmenter.vocabulary)
+        truth, known = translated(truth, names), tuple(sorted(set(names.values())))
+    add_case(measured, segmenter, ct_path.name, ct, truth, known)
+
+
+def _add_entries(measured: ReviewMeasurement, segmenter: Segmenter, entries: list[Entry], progress: Report) -> None:
+    from ..evaluation.label_tables import translated
+    from ..evaluation.review_measurement import add_case
+
+    for index, entry in enumerate(entries):
+        assert entry.label is not None
+        progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
+        ct, truth = _read(entry.image, entry.label)
+        if entry.label_map:
+            truth = translated(truth, dict(entry.label_map))
+        known = [label for label in segmenter.vocabulary.by_label if label not in entry.unknown]
+        add_case(measured, segmenter, f"{entry.image.parent.name}/{entry.image.name}", ct, truth, known)
+
+
+def _read(ct_path: Path, labels_path: Path) -> tuple[sitk.Image, sitk.Image]:
+    """A CT and its label map. Raises ImageError where they do not lie on one grid."""
     from ..imaging.ct_check import check_ct
     from ..imaging.grid import Grid
     from ..imaging.reading import read_ct, read_labels
@@ -98,11 +136,7 @@ def _add_own(
         raise ImageError(
             f"{labels_path.name} does not lie on the grid of {ct_path.name}.", "Resample the label map to the CT."
         )
-    known = None
-    if label_table is not None:
-        names = read_table(label_table, segmenter.vocabulary)
-        truth, known = translated(truth, names), tuple(sorted(set(names.values())))
-    add_case(measured, segmenter, ct_path.name, ct, truth, known)
+    return ct, truth
 
 
 def _print(measured: ReviewMeasurement, title: str) -> None:
