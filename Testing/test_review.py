@@ -289,6 +289,16 @@ def test_evidence_costs_a_byte_for_each_voxel_and_question():
     assert evidence.nbytes == 8 * body().size
 
 
+def test_an_island_that_the_result_lacks_is_background_with_its_organ_as_the_alternative():
+    labels = body()
+    labels[4, 30, 30] = LIVER
+    evidence = evidence_of(labels)
+    evidence.take_out_islands()
+    np.testing.assert_array_equal(evidence.labels, body())
+    assert evidence.alternative[4, 30, 30] == LIVER
+    assert evidence.alternative[13, 13, 13] != LIVER
+
+
 def test_organs_that_were_not_asked_for_count_as_background():
     evidence = Evidence((1, 1, 2), AMOS, (0, 1, 2), False, False, kept=frozenset({LIVER}))
     mixed = np.zeros((16, 1, 2), np.float32)

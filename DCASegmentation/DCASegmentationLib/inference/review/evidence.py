@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...organs import Vocabulary
+from ..islands import remove_islands
 from ..maps import FloatArray, normalised_entropy, total_variation
 
 Bytes = NDArray[np.uint8]
@@ -99,6 +100,13 @@ class Evidence:
         if self.decider is not None and self.attention is not None and attention is not None:
             self.decider[z] = self._slots[attention.argmax(axis=0)] + np.uint8(1)
             self.attention[z] = _byte(attention.max(axis=0))
+
+    def take_out_islands(self) -> None:
+        """Make background of the islands in ``labels``, as in the result on the CT's grid; their label becomes the
+        alternative."""
+        before = self.labels.copy()
+        remove_islands(self.labels)
+        np.copyto(self.alternative, before, where=before != self.labels)
 
     def _folded(self, probabilities: FloatArray) -> FloatArray:
         """``probabilities`` with those of organs that are not kept added to the background."""

@@ -46,6 +46,7 @@ class ReviewGathering:
         kept = options.kept_labels(vocabulary)
         slots = [slot for slot, owned in enumerate(owners) if owned]
         self._owners = owners
+        self._keep_islands = options.keep_islands
         self._ct, self._grid = ct, grid
         self._other_is_experts = options.output == "aggregated"
         self._evidence = Evidence(
@@ -64,6 +65,8 @@ class ReviewGathering:
 
     def finish(self, labels: Bytes, measurements: tuple[OrganMeasurement, ...]) -> ReviewResult:
         """The review of ``labels`` (z, y, x) on the CT's grid."""
+        if not self._keep_islands:
+            self._evidence.take_out_islands()
         return make_review(
             self._evidence,
             labels,
