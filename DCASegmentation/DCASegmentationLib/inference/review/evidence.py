@@ -102,11 +102,13 @@ class Evidence:
             self.attention[z] = _byte(attention.max(axis=0))
 
     def take_out_islands(self) -> None:
-        """Make background of the islands in ``labels``, as in the result on the CT's grid; their label becomes the
-        alternative."""
+        """Make background of the islands in ``labels`` and ``other``, as in the result on the CT's grid; what
+        ``labels`` lose becomes the alternative."""
         before = self.labels.copy()
         remove_islands(self.labels)
         np.copyto(self.alternative, before, where=before != self.labels)
+        if self.other is not None:
+            remove_islands(self.other)
 
     def _folded(self, probabilities: FloatArray) -> FloatArray:
         """``probabilities`` with those of organs that are not kept added to the background."""

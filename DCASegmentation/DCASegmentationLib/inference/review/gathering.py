@@ -11,6 +11,7 @@ from ...imaging.grid import Grid, canonical_view
 from ...method.network import DCANet
 from ...organs import Vocabulary
 from ..back_to_ct import LabelsOnCTGrid
+from ..islands import remove_islands
 from ..maps import FloatArray
 from ..measurements import OrganMeasurement
 from ..options import SegmentOptions
@@ -67,6 +68,8 @@ class ReviewGathering:
         """The review of ``labels`` (z, y, x) on the CT's grid."""
         if not self._keep_islands:
             self._evidence.take_out_islands()
+            if self._other is not None:
+                remove_islands(self._other)
         return make_review(
             self._evidence,
             labels,
