@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UserError
 from .console import output, progress_bar, say_plain, table
+from .experiment_learning import LEARNING, run_learning
 from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import numbers, whole_numbers
 from .values import patch as patch_of
@@ -28,7 +29,7 @@ def run(
     name: Annotated[
         str,
         typer.Argument(
-            help="table3, table4, table5, baselines (as Tables 1 and 2), or a figure: fig1, fig2, fig5 to fig8."
+            help="table3, table4, table5, baselines (as Tables 1 and 2), fig1, fig2, fig5 to fig8, or learning."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of runs, tables and figures; shared by all.")],
@@ -53,9 +54,15 @@ def run(
     ] = "10,20,40,100",
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases. Else OUT/cases.")] = None,
     validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
+    bundle: Annotated[
+        str | None, typer.Option(help="For learning: the model to go on from. Else dca-synthetic.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
 ) -> None:
     """Train and compare the networks of one of the paper's tables or figures, each with several seeds, and write it.
+
+    **learning** asks instead what a model learns from 1, 2 and 4 corrected cases of a scanner it does not know, with
+    and without unlabelled ones, on synthetic people; it takes --seeds, --steps, --cache and --device.
 
     What is done is kept: call it again to go on after Ctrl+C, or with another table to add its runs; figures use the
     runs that tables have made, and the other way round. Scores are those of the test cases on the model's grid.
@@ -67,7 +74,16 @@ def run(
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
 
-    known = (*EXPERIMENTS, *FIGURES)
+    if name == LEARNING:
+        if data is not None or any(given is not None for given in (filters, patch, spacing, preprocessing)):
+            raise UserError(
+                "learning has data, grid and network of its own.", "Leave out --data and what is said of the network."
+            )
+        run_learning(bundle, out, cache or out / "cases", whole_numbers(seeds, "--seeds", "0,1,2"), steps, device)
+        return
+    if bundle is not None:
+        raise UserError(f"--bundle is for {LEARNING}.", f"{name} starts from nothing.")
+    known = (*EXPERIMENTS, *FIGURES, LEARNING)
     if name not in known:
         raise UserError(f"There is no experiment '{name}'.", f"Choose one of: {', '.join(known)}.")
     if also and name != "fig2":

@@ -15,6 +15,7 @@ from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import patch as patch_of
 
 if TYPE_CHECKING:
+    from ..bundle.loading import Bundle
     from ..training.cases import Case
     from ..training.cohort import Cohort
     from ..training.options import TrainingOptions
@@ -25,6 +26,8 @@ EXAMPLES = "Example: dca train -o runs/first --data list.json, with the list of 
 
 CURVE = "curve.png"
 
+_VALIDATE_EVERY = 500
+
 Preset = Literal["default", "paper"]
 Strategy = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 AggregationStart = Literal["medium", "as_is"]
@@ -33,7 +36,10 @@ Division = Literal["top2", "sequential", "balanced", "fixed", "average"]
 
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: checkpoints, log, learning curve.")],
-    data: Annotated[Path | None, typer.Option(help="A list of CTs (dca dataset). Else synthetic people.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A list of CTs (dca dataset), or a folder of corrected cases. Else synthetic people."),
+    ] = None,
     synthesize: Annotated[
         list[Path] | None,
         typer.Option(help="Paint labelled CTs from this label map, too (dca paint). May be repeated."),
@@ -60,7 +66,10 @@ def run(
     strategy: Annotated[Strategy, typer.Option(help="dca, or a baseline for comparison.")] = "dca",
     division: Annotated[Division | None, typer.Option(help="How organs are divided (dca partition).")] = None,
     init: Annotated[
-        str | None, typer.Option(help="Folder or name of a model whose weights the run starts from.")
+        str | None,
+        typer.Option(
+            help="Folder or name of a model whose weights the run starts from. With --data alone: a short, careful run."
+        ),
     ] = None,
     preset: Annotated[
         Preset, typer.Option(help="Our defaults, or the paper's settings (needs a large GPU).")
@@ -97,13 +106,17 @@ def run(
         Path | None, typer.Option(help="Folder of prepared cases, shared by runs. Else OUT/cases.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
+    validate_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between validations. 500, or a quarter of a shorter run.")
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard into OUT, too.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its own options.")] = False,
 ) -> None:
     """Train DCA, semi-supervised: on CTs of your own, some with label maps, some without, or on synthetic ones.
 
     Ctrl+C saves the run; --resume goes on exactly where it stopped. Then make a model of it with **dca bundle pack**.
+    With --init and --data alone it keeps the model's grid, network and groups of organs, and trains briefly at a low
+    learning rate; options that are given win.
     Several GPUs: **torchrun --nproc-per-node 4 -m DCASegmentationLib.cli train ...**, the batch being that of all.
     """
     from ..inference.allocator import keep_freed_memory
@@ -111,7 +124,7 @@ def run(
     from ..organs import AMOS
     from ..training.cohort import Cohort
     from ..training.cohort_of_list import cohort_of
-    from ..training.datalist import read_datalist, require_files
+    from ..training.datalist import list_of, read_datalist, require_files
     from ..training.distributed import join, leave, local_device
     from ..training.run_record import InitialModel, RunRecord, read_record, write_record
     from ..training.trainer import CHECKPOINT, Trainer
@@ -145,21 +158,31 @@ def run(
                 "Leave them out, or train in a new folder.",
             )
         options, cohort, started_from = _with(record.options, **changes), record.cohort, record.initial
-        vocabulary = record.vocabulary
+        vocabulary, groups = record.vocabulary, record.partition
     else:
         if (out / CHECKPOINT).exists():
             raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
-        options = _options(preset, strategy, changes)
+        fine_tuned = None
+        if data is not None and not synthesize and not (labelled or unlabelled) and strategy == "dca":
+            fine_tuned = None if preset == "paper" else initial
+        options = _options(preset, strategy, changes, fine_tuned)
+        groups = None if fine_tuned is None or division is not None else fine_tuned.metadata.partition
         people = [labelled, unlabelled, validation]
         usual = (24, 16, 4) if data is None else (0, 0, 0)
         cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
         vocabulary = AMOS
         if data is not None:
-            datalist = read_datalist(data)
+            datalist = read_datalist(list_of(data))
             require_files(datalist)
             cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
         if synthesize:
             cohort = cohort.joined(_painted(synthesize, licence or [], painted_from, painted))
+        if initial is not None and initial.metadata.vocabulary != vocabulary:
+            raise UserError(
+                f"The model to start from knows the organs of {initial.metadata.vocabulary.name}, the data have those "
+                f"of {vocabulary.name}.",
+                "Start from a model of the same organs.",
+            )
         if vocabulary != AMOS and cohort.synthetic:
             raise UserError(
                 f"Synthetic CTs have the organs of AMOS, the list those of {vocabulary.name}.", "Choose one."
@@ -172,23 +195,26 @@ def run(
         # The first process makes what is not in the cache yet, and alone speaks.
         processes.wait()
     with progress_bar() as progress:
-        groups = cohort.cases(folder, options.grid, progress if processes.first else None)
+        cases = cohort.cases(folder, options.grid, progress if processes.first else None)
     if processes.first:
         processes.wait()
     trainer = Trainer(
         out,
         options,
         vocabulary,
-        *groups,
+        *cases,
         device=str(torch_device),
         initial=None if initial is None else initial.network(),
+        groups=groups,
     )
     if resume:
         trainer.resume()
     if processes.first:
         write_record(out, RunRecord(vocabulary, options, cohort, trainer.partition, started_from))
-        for warning in (*trainer.partition.warnings, *_warnings(groups, options)):
+        for warning in (*trainer.partition.warnings, *_warnings(cases, options)):
             warn(warning)
+    if validate_every is None:
+        validate_every = max(min(_VALIDATE_EVERY, options.steps // 4), 1)
     _train(trainer, minutes, validate_every, tensorboard)
     leave()
     if not processes.first:
@@ -224,9 +250,9 @@ def _painted(maps: list[Path], licences: list[str], first: int, count: int) -> C
     return Cohort((Painted(folders, PAINTED_SEEDS + first, count),))
 
 
-def _warnings(groups: tuple[list[Case], list[Case], list[Case]], options: TrainingOptions) -> list[str]:
+def _warnings(cases: tuple[list[Case], list[Case], list[Case]], options: TrainingOptions) -> list[str]:
     """What a user should know of the cases before hours are spent on them."""
-    labelled, unlabelled, validation = groups
+    labelled, unlabelled, validation = cases
     found = []
     if len(labelled) == 1:
         found.append("There is one labelled case: what is learned is this one person's.")
@@ -244,10 +270,13 @@ def _warnings(groups: tuple[list[Case], list[Case], list[Case]], options: Traini
     return found
 
 
-def _options(preset: Preset, strategy: Strategy, changes: dict[str, Any]) -> TrainingOptions:
+def _options(preset: Preset, strategy: Strategy, changes: dict[str, Any], fine_tuned: Bundle | None) -> TrainingOptions:
+    from ..training.fine_tuning import fine_tuning_options
     from ..training.options import TrainingOptions
     from ..training.strategies.choosing import OWN_OPTIONS
 
+    if fine_tuned is not None:
+        return fine_tuning_options(fine_tuned.metadata, **changes)
     changes = {"strategy": strategy, **OWN_OPTIONS[strategy], **changes}
     return TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
 

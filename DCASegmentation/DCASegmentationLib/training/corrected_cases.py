@@ -32,8 +32,8 @@ from ..errors import ImageError, UserError
 from ..imaging.grid import Grid
 from ..imaging.writing import new_folder, write_image, write_json
 from ..organs import Vocabulary
+from .datalist import FOLDERS_LIST as LIST
 
-LIST = "dataset.json"
 CASES = "cases"
 FORMAT = "dca-corrected-case"
 VERSION = 1

@@ -28,6 +28,9 @@ from ..errors import UserError
 from ..imaging.writing import write_json
 from ..organs import AMOS, VOCABULARIES, Vocabulary
 
+FOLDERS_LIST = "dataset.json"
+"""The name of the list in a folder of cases."""
+
 GROUPS = ("training", "unlabelled", "validation", "test")
 _LABELLED = ("training", "validation")
 
@@ -59,6 +62,11 @@ class Datalist:
         """Name and entries of each group."""
         for group in GROUPS:
             yield group, getattr(self, group)
+
+
+def list_of(path: Path) -> Path:
+    """The list itself where ``path`` is a folder that holds one, as a folder of corrected cases does."""
+    return path / FOLDERS_LIST if path.is_dir() else path
 
 
 def read_datalist(path: Path) -> Datalist:

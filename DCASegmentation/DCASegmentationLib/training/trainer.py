@@ -50,7 +50,8 @@ class Trainer:
 
     ``labelled`` and ``unlabelled`` are cases on the model grid. The groups of organs come from log-gap analysis of
     the labelled cases. Everything drawn at random comes from the options' seed, and a resumed run draws what the
-    uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run starts from.
+    uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run starts from. ``groups``
+    are the groups of organs to train with, whatever the labelled cases hold.
 
     Started by ``torchrun``, each process has a trainer and its share of every batch; the first one writes the files.
 
@@ -68,6 +69,7 @@ class Trainer:
         validation: Sequence[Case] = (),
         device: str = "cpu",
         initial: DCANet | None = None,
+        groups: Partition | None = None,
     ) -> None:
         if not labelled:
             raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
@@ -85,7 +87,7 @@ class Trainer:
         self.vocabulary = vocabulary
         self.device = torch.device(device)
         self.processes: Processes = join(self.device)
-        self.partition = divide(labelled, vocabulary, options.partition)
+        self.partition = groups if groups is not None else divide(labelled, vocabulary, options.partition)
         torch.manual_seed(options.seed)
         self.strategy: Strategy = make_strategy(options, self.partition)
         self.network: DCANet = self.strategy.network
