@@ -48,7 +48,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
-        {"errors", "organs", "method", "imaging", "phantom", "bundle", "inference", "training", "figures"},
+        {
+            *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "training"),
+            "figures",
+        },
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
     "benchmark": (

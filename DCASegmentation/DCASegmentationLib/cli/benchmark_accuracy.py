@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..benchmark.accuracy import Comparison, LabelledCase
+    from ..organs import Vocabulary
     from ..training.datalist import Entry
 
 NAME = "accuracy"
@@ -57,7 +58,7 @@ def run(
             progress(len(done) / total, f"Case {len(done)} of {total}")
 
         of_phantoms = compare(model, phantom_cases(phantoms), on_case=on_case)
-        of_entries = compare(model, _cases(entries), on_case=on_case)
+        of_entries = compare(model, _cases(entries, model.metadata.vocabulary), on_case=on_case)
     shown = table(
         f"{model.metadata.name}: mean Dice", "Case", "Defaults", "Plain", "Difference", "Voxels alike",
         numbers=("Defaults", "Plain", "Difference", "Voxels alike"),
@@ -81,10 +82,10 @@ def run(
         say_plain(f"Written: {out}")
 
 
-def _cases(entries: list[Entry]) -> Iterator[LabelledCase]:
+def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabelledCase]:
     from ..benchmark.accuracy import LabelledCase
-    from .evaluate import read_case
+    from ..evaluation.listed_cases import read_entry
 
     for entry in entries:
-        ct, truth = read_case(entry)
+        ct, truth = read_entry(entry, vocabulary)
         yield LabelledCase(entry.image.name, ct, truth, entry.unknown)

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import output, say, say_plain, table, warn
+from ..errors import UserError
+from .console import output, progress_bar, say, say_plain, table, warn
 
 if TYPE_CHECKING:
     from ..bundle.loading import Bundle
+    from ..evaluation.held_out import HeldOut
+
+_NAME = "dca-synthetic"
 
 _Named = Annotated[
     str | None,
@@ -74,13 +78,95 @@ def list_all() -> None:
 
 def pack(
     run: Annotated[Path, typer.Argument(help="Folder of a run of dca train.", metavar="RUN")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")],
-    name: Annotated[str, typer.Option(help="The model's name.")] = "dca-synthetic",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle.")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to make, unless --replace is given.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name. dca-synthetic, or that of the model to replace.")
+    ] = None,
+    better_than: Annotated[
+        str | None, typer.Option(help="Only if it is at least as good as this model on held-out cases.")
+    ] = None,
+    replace: Annotated[
+        str | None,
+        typer.Option(help="Likewise, and takes this model's place; the old one stays beside it, renamed."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="List with the held-out cases. Else those that the run was validated on.")
+    ] = None,
+    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    device: Annotated[str, typer.Option(help="To compare on: auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle in OUT.")] = False,
 ) -> None:
-    """Make a model of the best checkpoint of a training run."""
+    """Make a model of the best checkpoint of a training run.
+
+    With --better-than or --replace both models are measured as **dca evaluate** does, and a new one with a lower mean
+    Dice is refused.
+    """
+    from ..bundle.metadata import METADATA
+    from ..bundle.replacing import replacing
+    from ..imaging.writing import new_folder
     from ..training.packing import pack as make
 
-    bundle = make(run, out, name, overwrite)
+    if (out is None) == (replace is None):
+        raise UserError("A place for the new model is needed.", "Give -o OUT or --replace BUNDLE, one of them.")
+    if better_than is not None and replace is not None:
+        raise UserError("--replace compares with the model it replaces.", "Leave out --better-than.")
+    rival = better_than if replace is None else replace
+    if rival is None:
+        if data is not None:
+            raise UserError("--data is for a comparison.", "Give --better-than or --replace, too.")
+        assert out is not None
+        bundle = make(run, out, name or _NAME, overwrite)
+    else:
+        old = load(rival)
+        cases = _held_out(run, data, group)
+        if replace is not None:
+            with replacing(old.folder) as (folder, kept):
+                _require_as_good(old, make(run, folder, name or old.metadata.name), cases, device)
+            out = old.folder
+            say_plain(f"The old model is kept in {kept}.")
+        else:
+            assert out is not None
+            with new_folder(out, overwrite, recognized_by=METADATA) as folder:
+                _require_as_good(old, make(run, folder, name or _NAME), cases, device)
+        bundle = load(str(out))
     say_plain(f"The bundle is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
     say_plain(f"Measure it with: dca evaluate --bundle {out} --phantoms 10 --write-scores")
+
+
+def _held_out(run: Path, data: Path | None, group: str) -> HeldOut:
+    """The cases to compare on: those of the list, or the run's own validation cases, with a word of warning."""
+    from ..evaluation.held_out import HeldOut, held_out_by
+    from ..training.run_record import read_record
+    from .evaluate import labelled_entries
+
+    record = read_record(run)
+    if data is not None:
+        return HeldOut(tuple(labelled_entries([], [], data, group)))
+    cases = held_out_by(record.cohort.validation)
+    if cases.count:
+        warn("The run chose its best step on the cases that it is compared on, which favors it; --data names others.")
+    return cases
+
+
+def _require_as_good(old: Bundle, new: Bundle, cases: HeldOut, device: str) -> None:
+    """Print the comparison. Raises UserError where the new model is worse."""
+    import math
+
+    from ..evaluation.held_out import compare
+
+    with progress_bar() as progress:
+        found = compare(old, new, cases, device, progress)
+    shown = table(f"Dice: means of {cases.count} held-out cases", "Organ", "Old", "New", numbers=("Old", "New"))
+    before, after = found.old.by_organ(), found.new.by_organ()
+    for organ in old.metadata.vocabulary:
+        pair = (before[organ.key], after[organ.key])
+        shown.add_row(organ.name, *(f"{dice:.3f}" if math.isfinite(dice) else "-" for dice in pair))
+    shown.add_section()
+    shown.add_row("Mean of all organs", f"{found.old.mean():.4f}", f"{found.new.mean():.4f}")
+    output().print(shown)
+    if not found.at_least_as_good:
+        raise UserError(
+            f"The new model is worse than {old.metadata.name}: mean Dice {found.new.mean():.4f}, not "
+            f"{found.old.mean():.4f}. Nothing was replaced.",
+            "Train on, or with more cases; without --better-than and --replace it is made all the same.",
+        )

@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ImageError, UserError
+from ..errors import UserError
 from ..method.log_gap import GROUPS
 from .bundle import load
 from .console import Report, output, progress_bar, say_plain, table, warn
 from .values import new_file, words
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
     from ..bundle.loading import Bundle
     from ..evaluation.phantom_test import Scoring
     from ..evaluation.scores import Scores
-    from ..inference.options import SegmentOptions
-    from ..inference.segmenter import Segmenter
     from ..method.partition import Partition
     from ..training.datalist import Entry
 
@@ -74,6 +70,7 @@ def run(
     that an entry of a list says are unknown in it do not count.
     """
     from ..evaluation.empty_labels import policy_named
+    from ..evaluation.listed_cases import score_entries
     from ..evaluation.metrics import metrics_named
     from ..evaluation.phantom_test import Scoring, score_on_phantoms
     from ..evaluation.scores import Scores
@@ -109,7 +106,7 @@ def run(
             segmenter = Segmenter(model, device, runtime="auto")
             if phantoms:
                 scores = score_on_phantoms(segmenter, vocabulary, phantoms, options, progress=progress, scoring=scoring)
-            _score_entries(scores, segmenter, entries, options, scoring, progress)
+            score_entries(scores, segmenter, entries, options, scoring, progress)
     _print(scores, "Label maps" if maps else model.metadata.name, model.metadata.partition)
     if out is not None:
         scores.write_csv(out)
@@ -155,71 +152,18 @@ def labelled_entries(cts: list[Path], labels: list[Path], data: Path | None, gro
     return entries + listed
 
 
-def _score_entries(
-    scores: Scores,
-    segmenter: Segmenter,
-    entries: list[Entry],
-    options: SegmentOptions,
-    scoring: Scoring,
-    progress: Report,
-) -> None:
-    import numpy as np
-
-    from ..evaluation.phantom_test import score_case
-
-    for index, entry in enumerate(entries):
-        assert entry.label is not None
-        progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
-        ct, truth = read_case(entry)
-        _require_known(truth, entry.label, scores)
-        found = score_case(segmenter, ct, truth, options, scoring)
-        for values in found.values():
-            values[[label - 1 for label in entry.unknown]] = np.nan
-        scores.add(entry.image.name, found)
-
-
-def read_case(entry: Entry) -> tuple[sitk.Image, sitk.Image]:
-    """CT and labels of an entry of a list, in our numbers. Raises ImageError or UserError where they do not fit."""
-    from ..evaluation.label_tables import translated
-    from ..imaging.ct_check import check_ct
-    from ..imaging.reading import read_ct, read_labels
-
-    assert entry.label is not None
-    ct, truth = read_ct(entry.image), read_labels(entry.label)
-    check_ct(ct)
-    _require_one_grid(truth, entry.label, ct, entry.image)
-    return ct, translated(truth, dict(entry.label_map)) if entry.label_map else truth
-
-
 def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: Report) -> None:
+    from ..evaluation.listed_cases import require_known, require_one_grid
     from ..evaluation.phantom_test import score_labels
     from ..imaging.reading import read_labels
 
     for index, (predicted_path, truth_path) in enumerate(maps):
         progress(index / len(maps), f"Label map {index + 1} of {len(maps)}")
         predicted, truth = read_labels(predicted_path), read_labels(truth_path)
-        _require_one_grid(predicted, predicted_path, truth, truth_path)
+        require_one_grid(predicted, predicted_path, truth, truth_path)
         for image, path in ((predicted, predicted_path), (truth, truth_path)):
-            _require_known(image, path, scores)
+            require_known(image, path, scores.vocabulary)
         scores.add(predicted_path.name, score_labels(predicted, truth, len(scores.vocabulary), scoring))
-
-
-def _require_one_grid(labels: sitk.Image, path: Path, other: sitk.Image, other_path: Path) -> None:
-    from ..imaging.grid import Grid
-
-    if not Grid.of(labels).same_as(Grid.of(other)):
-        raise ImageError(f"{path.name} does not lie on the grid of {other_path.name}.", "Resample it to that grid.")
-
-
-def _require_known(labels: sitk.Image, path: Path, scores: Scores) -> None:
-    from ..imaging.voxels import value_range
-
-    highest = int(value_range(labels)[1])
-    if highest > len(scores.vocabulary):
-        raise ImageError(
-            f"{path.name} holds label {highest}, but {scores.vocabulary.name} ends at {len(scores.vocabulary)}.",
-            "Give label maps in the model's numbers (dca bundle info), or a list with label_map.",
-        )
 
 
 def _print(scores: Scores, title: str, partition: Partition) -> None:

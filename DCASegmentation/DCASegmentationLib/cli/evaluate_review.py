@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ImageError, UserError
+from ..errors import UserError
 from .bundle import load
 from .console import Report, output, progress_bar, say_plain, table
 from .evaluate import labelled_entries
 
 if TYPE_CHECKING:
-    import SimpleITK as sitk
-
     from ..evaluation.review_measurement import ReviewMeasurement
     from ..inference.segmenter import Segmenter
     from ..training.datalist import Entry
@@ -100,9 +98,14 @@ def _add_own(
     measured: ReviewMeasurement, segmenter: Segmenter, ct_path: Path, labels_path: Path, label_table: Path | None
 ) -> None:
     from ..evaluation.label_tables import read_table, translated
+    from ..evaluation.listed_cases import require_one_grid
     from ..evaluation.review_measurement import add_case
+    from ..imaging.ct_check import check_ct
+    from ..imaging.reading import read_ct, read_labels
 
-    ct, truth = _read(ct_path, labels_path)
+    ct, truth = read_ct(ct_path), read_labels(labels_path)
+    check_ct(ct)
+    require_one_grid(truth, labels_path, ct, ct_path)
     known = None
     if label_table is not None:
         names = read_table(label_table, segmenter.vocabulary)
@@ -111,32 +114,14 @@ def _add_own(
 
 
 def _add_entries(measured: ReviewMeasurement, segmenter: Segmenter, entries: list[Entry], progress: Report) -> None:
-    from ..evaluation.label_tables import translated
+    from ..evaluation.listed_cases import read_entry
     from ..evaluation.review_measurement import add_case
 
     for index, entry in enumerate(entries):
-        assert entry.label is not None
         progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
-        ct, truth = _read(entry.image, entry.label)
-        if entry.label_map:
-            truth = translated(truth, dict(entry.label_map))
+        ct, truth = read_entry(entry, segmenter.vocabulary)
         known = [label for label in segmenter.vocabulary.by_label if label not in entry.unknown]
         add_case(measured, segmenter, f"{entry.image.parent.name}/{entry.image.name}", ct, truth, known)
-
-
-def _read(ct_path: Path, labels_path: Path) -> tuple[sitk.Image, sitk.Image]:
-    """A CT and its label map. Raises ImageError where they do not lie on one grid."""
-    from ..imaging.ct_check import check_ct
-    from ..imaging.grid import Grid
-    from ..imaging.reading import read_ct, read_labels
-
-    ct, truth = read_ct(ct_path), read_labels(labels_path)
-    check_ct(ct)
-    if not Grid.of(ct).same_as(Grid.of(truth)):
-        raise ImageError(
-            f"{labels_path.name} does not lie on the grid of {ct_path.name}.", "Resample the label map to the CT."
-        )
-    return ct, truth
 
 
 def _print(measured: ReviewMeasurement, title: str) -> None:

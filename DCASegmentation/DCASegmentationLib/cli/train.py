@@ -16,6 +16,7 @@ from .values import patch as patch_of
 
 if TYPE_CHECKING:
     from ..bundle.loading import Bundle
+    from ..method.partition import Partition
     from ..training.cases import Case
     from ..training.cohort import Cohort
     from ..training.options import TrainingOptions
@@ -124,6 +125,7 @@ def run(
     from ..organs import AMOS
     from ..training.cohort import Cohort
     from ..training.cohort_of_list import cohort_of
+    from ..training.corrected_cases import CASES, read_dataset
     from ..training.datalist import list_of, read_datalist, require_files
     from ..training.distributed import join, leave, local_device
     from ..training.run_record import InitialModel, RunRecord, read_record, write_record
@@ -147,6 +149,7 @@ def run(
     if joint_statistics:
         changes["joint_statistics"] = True
     initial = None if init is None else load(init)
+    groups: Partition | None
     if resume:
         record = read_record(out)
         unchangeable = sorted(set(changes) - {"steps"})
@@ -172,6 +175,9 @@ def run(
         cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
         vocabulary = AMOS
         if data is not None:
+            if (data / CASES).is_dir():
+                # Corrected cases are what was written, or they are not trained on.
+                read_dataset(data)
             datalist = read_datalist(list_of(data))
             require_files(datalist)
             cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
@@ -189,6 +195,8 @@ def run(
             )
         if all_labels:
             cohort = cohort.fully_labelled()
+        if not cohort.labelled:
+            raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
         started_from = None if initial is None else InitialModel.of(initial)
     folder = cache or out / "cases"
     if not processes.first:

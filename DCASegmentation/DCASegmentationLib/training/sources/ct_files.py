@@ -18,6 +18,7 @@ from ...imaging.ct_check import check_ct
 from ...imaging.grid import Grid
 from ...imaging.reading import read_ct, read_labels
 from ..cases import Case, load_case, prepare_case, save_case
+from ..datalist import Entry
 from ..options import GridOptions
 from .source import Progress, cache_folder
 
@@ -65,6 +66,14 @@ class CTFiles:
             if progress is not None:
                 progress((index + 1) / len(self.files), f"CT {index + 1} of {len(self.files)}")
         return cases
+
+    def entries(self) -> list[Entry]:
+        """Those with a label map, as entries of a list."""
+        return [
+            Entry(Path(file.image), Path(file.labels), file.unknown, dict(file.ids))
+            for file in self.files
+            if file.labels
+        ]
 
     def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``."""

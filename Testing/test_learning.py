@@ -1,0 +1,200 @@
+"""Learning from corrected cases: train on their folder, compare on held-out ones, replace the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.imaging.reading import read_ct, read_labels
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.training.corrected_cases import LIST, add_corrected_case
+from DCASegmentationLib.training.run_record import read_record
+
+SHORT = ("--steps", 2, "--batch", 1, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def corrected(coarse_phantom, tmp_path_factory) -> Path:
+    """One corrected case of which liver and spleen were looked at, an untouched one, and one held back."""
+    folder = tmp_path_factory.mktemp("corrected")
+    ct, labels = read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz")
+    add_corrected_case(folder, "one", ct, labels, AMOS, ["liver", "spleen"], ("a model", "0" * 64))
+    for name in ("untouched.nii.gz", "held_back.nii.gz"):
+        shutil.copy(coarse_phantom / "ct.nii.gz", folder / name)
+    shutil.copy(coarse_phantom / "labels.nii.gz", folder / "held_back_labels.nii.gz")
+    content = json.loads((folder / LIST).read_text())
+    content |= {
+        "unlabelled": [{"image": "untouched.nii.gz"}],
+        "validation": [{"image": "held_back.nii.gz", "label": "held_back_labels.nii.gz"}],
+    }
+    (folder / LIST).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(small_bundle, corrected, tmp_path_factory) -> Path:
+    """A run that goes on from the random model on the folder."""
+    from DCASegmentationLib.cli import main
+
+    run = tmp_path_factory.mktemp("runs") / "run"
+    options = ("train", "-o", run, "--init", small_bundle, "--data", corrected, *SHORT)
+    assert main([str(option) for option in options]) == 0
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """A copy of the run, to be packed and spoiled."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_on_corrected_cases_keeps_what_the_model_is_and_goes_carefully(trained, small_bundle):
+    record, model = read_record(trained), Bundle.load(small_bundle).metadata
+    assert record.options.grid.spacing == model.spacing and record.options.grid.hu_window == model.hu_window
+    assert record.partition.owners == model.partition.owners, "one case with two known organs divides nothing anew"
+    assert record.options.learning_rate < 1e-3 and record.options.aggregation_start == "as_is"
+    assert record.options.steps == 2, "what is asked for wins"
+    (labelled,), (unlabelled,) = record.cohort.labelled, record.cohort.unlabelled
+    assert set(labelled.files[0].unknown) == set(AMOS.by_label) - {1, 6}
+    assert unlabelled.files[0].labels is None
+    assert record.initial.name == model.name
+
+
+def test_a_run_with_a_model_to_start_from_but_without_data_is_an_ordinary_one(dca, small_bundle, tmp_path):
+    people = ("--labelled", 1, "--unlabelled", 0, "--validation", 0)
+    run = dca("train", "-o", tmp_path / "run", "--init", small_bundle, *people, "--spacing", "14,14,14", *SHORT)
+    assert run.code == 2 and "network of other options" in run.err, "it has to be told the model's network"
+
+
+def test_a_resumed_run_keeps_the_groups_of_the_model(dca, run):
+    resumed = dca("train", "-o", run, "--resume", "--steps", 3)
+    assert resumed.code == 0, resumed.err
+    assert "step 3 of 3" in resumed.out
+
+
+def test_a_model_replaces_another_only_if_it_is_at_least_as_good(dca, run, tmp_path):
+    model = tmp_path / "models" / "mine"
+    model.parent.mkdir()
+    assert dca("bundle", "pack", run, "-o", model, "--name", "mine").code == 0
+    before = files(model)
+    _find_nothing(run)
+    refused = dca("bundle", "pack", run, "--replace", model)
+    assert refused.code == 2 and "worse than mine" in refused.err and "mean Dice 0.0000" in refused.err
+    assert "Mean of all organs" in refused.out
+    assert files(model) == before and [path.name for path in model.parent.iterdir()] == ["mine"]
+    refused = dca("bundle", "pack", run, "-o", tmp_path / "models" / "other", "--better-than", model)
+    assert refused.code == 2 and [path.name for path in model.parent.iterdir()] == ["mine"]
+
+
+def test_the_replaced_model_is_kept_beside_the_new_one(dca, run, tmp_path):
+    model = tmp_path / "models" / "mine"
+    model.parent.mkdir()
+    good = files(run)
+    _find_nothing(run)
+    assert dca("bundle", "pack", run, "-o", model, "--name", "mine").code == 0
+    old = files(model)
+    (run / "best.pt").write_bytes(good["best.pt"])
+    done = dca("bundle", "pack", run, "--replace", model)
+    assert done.code == 0, done.err
+    kept = [path for path in model.parent.iterdir() if path.name.startswith("mine-before-")]
+    assert len(kept) == 1 and files(kept[0]) == old and str(kept[0]) in done.out
+    assert len(list(model.parent.iterdir())) == 2
+    assert Bundle.load(model).metadata.name == "mine"
+    assert files(model) != old
+    again = dca("bundle", "pack", run, "--replace", model, "--data", _list_of(run), "--group", "validation")
+    assert again.code == 0, "equally good is good enough"
+    assert len(list(model.parent.iterdir())) == 3, "one more of the same day"
+
+
+def _list_of(run: Path) -> Path:
+    """The list the run was trained with."""
+    (source,) = read_record(run).cohort.validation
+    return Path(source.files[0].image).parent / LIST
+
+
+def _find_nothing(run: Path) -> None:
+    """Make the run's best network give background everywhere."""
+    path = run / "best.pt"
+    state = torch.load(path, weights_only=True)
+    for weights in (state["network"], state["averaged"]):
+        weights["aggregation.head.weight"].zero_()
+        weights["aggregation.head.bias"].zero_()
+        weights["aggregation.head.bias"][0] = 1
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "-o OUT or --replace"),
+        (("-o", "out", "--replace", "model"), "-o OUT or --replace"),
+        (("--better-than", "model", "--replace", "model"), "Leave out --better-than"),
+        (("-o", "out", "--data", "list.json"), "Give --better-than or --replace"),
+        (("-o", "out", "--better-than", "no-such-model"), "no model bundle"),
+    ],
+    ids=["no place", "two places", "two rivals", "cases for nothing", "no rival"],
+)
+def test_what_cannot_be_packed_is_said_before_anything_is_made(dca, trained, tmp_path, monkeypatch, options, said):
+    monkeypatch.chdir(tmp_path)
+    refused = dca("bundle", "pack", trained, *options)
+    assert refused.code == 2 and said in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_held_out_cases_nothing_is_compared(dca, run, small_bundle, tmp_path):
+    record = json.loads((run / "run.json").read_text())
+    record["cohort"]["validation"] = []
+    (run / "run.json").write_text(json.dumps(record))
+    refused = dca("bundle", "pack", run, "-o", tmp_path / "out", "--better-than", small_bundle)
+    assert refused.code == 2 and "no held-out case" in refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_folders_of_corrected_cases_are_refused_before_training(dca, corrected, small_bundle, tmp_path):
+    def refused(folder):
+        run = dca("train", "-o", tmp_path / "run", "--init", small_bundle, "--data", folder, *SHORT)
+        assert run.code == 2 and not (tmp_path / "run").exists()
+        return run.err
+
+    (tmp_path / "empty").mkdir()
+    assert "There is no list" in refused(tmp_path / "empty")
+    changed = Path(shutil.copytree(corrected, tmp_path / "changed"))
+    shutil.copy(changed / "held_back_labels.nii.gz", changed / "cases" / "one" / "labels.nii.gz")
+    assert "is not the file that was written" in refused(changed)
+    (changed / "cases" / "one" / "labels.nii.gz").unlink()
+    assert "is damaged" in refused(changed)
+    others = Path(shutil.copytree(corrected, tmp_path / "others"))
+    content = json.loads((others / LIST).read_text())
+    (others / LIST).write_text(json.dumps({**content, "training": []}))
+    assert "no labelled case" in refused(others)
+    (others / LIST).write_text(json.dumps({**content, "vocabulary": "Synapse", "training": [], "validation": []}))
+    assert "organs" in refused(others)
+
+
+@pytest.mark.slow
+def test_the_experiment_scores_every_arm_once_and_keeps_to_its_settings(dca, small_bundle, tmp_path, monkeypatch):
+    from DCASegmentationLib.evaluation.experiments import learning
+
+    monkeypatch.setattr(learning, "_SPACING", (9.0, 9.0, 12.0))
+    options = ("--bundle", small_bundle, "--seeds", "0", "--steps", "2", "-o", tmp_path / "out", "--device", "cpu")
+    first = dca("experiment", "learning", *options)
+    assert first.code == 0, first.err
+    written = json.loads((tmp_path / "out" / "learning.json").read_text())
+    assert [arm["corrected cases"] for arm in written["arms"]] == ["before", "1", "1", "2", "2", "4", "4"]
+    assert len((tmp_path / "out" / "learning.csv").read_text().splitlines()) == 8
+    scores = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("scores.json")}
+    assert len(scores) == 7
+    assert dca("experiment", "learning", *options).code == 0
+    assert scores == {path: path.stat().st_mtime_ns for path in scores}, "what is done is kept"
+    other = dca("experiment", "learning", *options, "--steps", "3")
+    assert other.code == 2 and "other settings" in other.err
+    assert "of its own" in dca("experiment", "learning", *options, "--filters", 4).err
+    assert "--bundle is for learning" in dca("experiment", "table3", "--bundle", small_bundle, "-o", tmp_path).err
