@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +22,7 @@ import torch
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
+from DCASegmentationLib import job
 from DCASegmentationLib.bundle.loading import Bundle
 from DCASegmentationLib.cohort import work
 from DCASegmentationLib.cohort.case import Case
@@ -26,6 +33,7 @@ from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
 from DCASegmentationLib.dicom.selection import Rules
 from DCASegmentationLib.inference.device import Device
 from DCASegmentationLib.inference.options import SegmentOptions
+from DCASegmentationLib.inference.segmenter import Segmenter
 from DCASegmentationLib.organs import AMOS
 from dicom_archive import write_ct_series
 
@@ -102,6 +110,59 @@ def test_a_process_loads_the_model_once(dicom_case, coarse_phantom, settings, ca
     loads = [work.process(case, settings).loads for case in (dicom_case, case_in(coarse_phantom), dicom_case)]
     assert loads == [loads[0]] * 3
     assert PROCESS.segmenter(settings) is PROCESS.segmenter(settings)
+
+
+def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
+    coarse_phantom, settings, case_in, tmp_path, monkeypatch
+):
+    for number in range(3):
+        shutil.copytree(coarse_phantom, tmp_path / f"in/{number}")
+    cases = find(tmp_path / "in", tmp_path / "out", Rules()).cases
+    PROCESS.segmenter(settings)
+    read: list[Path] = []
+    two_are_read = threading.Event()
+    in_network: list[int] = []
+    most_in_network: list[int] = []
+    read_when_first_left: list[int] = []
+
+    def read_ct(path, series=None):
+        read.append(path)
+        if len(read) == 2:
+            two_are_read.set()
+        return real_read(path, series)
+
+    def segment(self, *arguments):
+        in_network.append(1)
+        most_in_network.append(len(in_network))
+        # The second case can only be read now if reading goes on beside the network.
+        assert two_are_read.wait(60)
+        if not read_when_first_left:
+            time.sleep(0.3)
+            read_when_first_left.append(len(read))
+        result = real_segment(self, *arguments)
+        in_network.pop()
+        return result
+
+    real_read, real_segment = job.read_ct, Segmenter.segment
+    monkeypatch.setattr(job, "read_ct", read_ct)
+    monkeypatch.setattr(Segmenter, "segment", segment)
+    with ThreadPoolExecutor(3) as threads:
+        outcomes = list(threads.map(lambda case: work.process(case, settings), cases))
+    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("ok", "")] * 3
+    assert max(most_in_network) == 1
+    # Two in memory, never three, however many threads there are.
+    assert read_when_first_left == [2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
+def test_a_plain_file_whose_name_is_no_text_fails_and_ends_no_worker(coarse_phantom, settings, tmp_path, case_in):
+    (tmp_path / "in").mkdir()
+    target = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff\xfe.nii.gz"))
+    shutil.copy(coarse_phantom / "ct.nii.gz", target)
+    outcome = work.process(case_in(tmp_path / "in"), settings)
+    assert (outcome.status, outcome.again) == ("failed", False)
+    assert "\ufffd\ufffd.nii.gz cannot be opened: its name or path is no text in UTF-8." in outcome.reason
+    json.dumps(outcome.reason).encode()
 
 
 def test_a_finished_case_is_taken_over_without_work(dicom_case, settings, monkeypatch):

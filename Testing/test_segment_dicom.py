@@ -9,11 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
-import pydicom
 import pytest
 import SimpleITK as sitk
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+import highdicom as hd
+import pydicom
 from DCASegmentationLib.dicom.one_ct import find_one_ct
 from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
 from DCASegmentationLib.errors import ImageError

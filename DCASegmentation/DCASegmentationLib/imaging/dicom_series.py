@@ -11,6 +11,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError
 from .dicom_slices import Slice, read_slice, sorted_slices
+from .file_errors import require_text_name
 from .itk_warnings import no_itk_warnings
 
 _CT_IMAGE_STORAGE = b"1.2.840.10008.5.1.4.1.1.2\0"
@@ -49,6 +50,7 @@ def _series_in(folder: Path) -> dict[str, list[Slice]]:
     series: dict[str, list[Slice]] = {}
     try:
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
+            require_text_name(file)
             one = _image_in(file)
             if one is not None:
                 series.setdefault(one.series_uid, []).append(one)

@@ -63,3 +63,12 @@ def sheared(path: Path) -> ImageError:
         f"{path.name} has axes that are not at right angles (shear, as after a gantry tilt).",
         "Resample it to a right-angled grid first, for instance in 3D Slicer: harden its transform, save as .nrrd.",
     )
+
+
+def require_text_name(path: Path) -> None:
+    """Raises ImageError where ``path`` is no Unicode text, as file systems allow: SimpleITK ends the process then."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        raise ImageError(f"{shown} cannot be opened: its name or path is no text in UTF-8.", "Rename it.") from None

@@ -70,6 +70,7 @@ def read_labels(path: Path) -> sitk.Image:
 
 def _read_file(path: Path) -> sitk.Image:
     kind, checks = _format_of(path)
+    file_errors.require_text_name(path)
     try:
         if path.stat().st_size == 0:
             raise file_errors.empty(path)
