@@ -111,6 +111,13 @@ def test_volumes_outside_of_the_usual_range_lead_the_list(file):
     assert found[0].reasons == ("Spleen not found", "Liver 100 ml, below the usual 800 to 2600")
 
 
+def test_large_volumes_are_told_without_exponents(file):
+    ledger = begun(file, case("a"))
+    ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "liver": 33723.4}))
+    (found,) = concerns(list(ledger.entries()), AMOS)
+    assert found.reasons == ("Liver 33700 ml, above the usual 800 to 2600",)
+
+
 def test_a_review_is_believed_before_volumes(file):
     ledger = begun(file, *map(case, "abc"))
     ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "spleen": 0.0}))

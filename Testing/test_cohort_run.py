@@ -61,9 +61,9 @@ class Cohort:
 
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=limit)
 
-    def run(self, *more: str) -> tuple[int, str]:
+    def run(self, *more: str, patience: float = 200) -> tuple[int, str]:
         process = self.start(*more)
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=patience)
         return process.returncode, out + err
 
     def ledger(self) -> dict[str, tuple[str, str]]:
@@ -225,6 +225,7 @@ def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_case_too_large_for_the_memory_fails_alone_and_takes_no_other_with_it(small_bundle, tmp_path, coarse_phantom):
     archive = tmp_path / "in"
     archive.mkdir()
@@ -235,7 +236,7 @@ def test_a_case_too_large_for_the_memory_fails_alone_and_takes_no_other_with_it(
     header = gzip.compress(_nifti_header((1000, 1000, 800)), 1)
     (archive / "huge.nii.gz").write_bytes(header + empty * (2 * 1000 * 1000 * 800 // 2**24 + 1))
     cohort = Cohort(archive, tmp_path / "out", small_bundle)
-    code, text = cohort.run("--workers", "1", "--memory", "1")
+    code, text = cohort.run("--workers", "1", "--memory", "1", patience=550)
     assert code == 0, text
     ledger = cohort.ledger()
     status, reason = ledger.pop("huge.nii.gz")

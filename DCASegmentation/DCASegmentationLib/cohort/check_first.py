@@ -54,9 +54,14 @@ def _concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
     return Concern(entry, sum(map(abs, off.values())), words, False)
 
 
+def _rounded(ml: float) -> str:
+    """Three digits, and no exponent."""
+    return f"{ml:.3g}" if ml < 1000 else f"{round(ml, 2 - math.floor(math.log10(ml))):.0f}"
+
+
 def _words(organ: Organ, ml: float) -> str:
     if ml <= 0:
         return f"{organ.name} not found"
     low, high = organ.volume_ml
     side = "below" if ml < low else "above"
-    return f"{organ.name} {ml:.3g} ml, {side} the usual {low:g} to {high:g}"
+    return f"{organ.name} {_rounded(ml)} ml, {side} the usual {low:g} to {high:g}"

@@ -32,6 +32,8 @@ th { text-align: left; color: var(--faint); font-weight: 600; border-bottom: 1px
 th, td { padding: 7px 12px; vertical-align: top; } tbody tr + tr td { border-top: 1px solid var(--line); }
 td { overflow-wrap: anywhere; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap; overflow-wrap: normal; }
+td.ok, td.failed, td.skipped, td.pending { white-space: nowrap; overflow-wrap: normal; }
+td.why { white-space: normal; overflow-wrap: anywhere; } td.case { min-width: 200px; }
 td img { height: 56px; display: block; border-radius: 4px; background: #000; }
 td small { color: var(--faint); display: block; }
 .chart { width: 100%; min-width: 720px; display: block; padding: 8px; }

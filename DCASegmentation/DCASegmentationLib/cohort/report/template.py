@@ -37,7 +37,7 @@ PAGE = """<!doctype html>
 <h2>Failures</h2>
 {% if failures %}<div class="panel"><table><thead><tr><th>What</th><th>Why</th></tr></thead><tbody>
 {% for row in failures %}<tr><td>{{ row.name }}<small>{{ row.source }}</small></td>
-<td class="failed">{{ row.reason }}</td></tr>
+<td class="failed why">{{ row.reason }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% else %}<p class="about">None.</p>{% endif %}
 
@@ -51,7 +51,7 @@ PAGE = """<!doctype html>
 <div class="panel"><table><thead><tr><th></th><th>Case</th><th>State</th><th class="number">Slices</th>
 <th class="number">Seconds</th><th>Notes</th></tr></thead><tbody>
 {% for row in rows %}<tr><td>{% if row.picture %}<img src="{{ row.picture }}" alt="">{% endif %}</td>
-<td>{{ row.name }}<small>{{ row.source }}</small></td><td class="{{ row.status }}">{{ row.status }}</td>
+<td class="case">{{ row.name }}<small>{{ row.source }}</small></td><td class="{{ row.status }}">{{ row.status }}</td>
 <td class="number">{{ row.slices }}</td><td class="number">{{ row.seconds }}</td>
 <td>{{ row.notes }}</td></tr>
 {% endfor %}</tbody></table></div>
