@@ -39,7 +39,7 @@ PRESETS: dict[str, Preprocessing] = {
     "duomod": Preprocessing(
         GridOptions(spacing=_ANISOTROPIC),
         "DuoMod-Net's AMOS: 1.5 x 1.5 x 2.0 mm, -125 to 275 HU to 0..1. The paper's preset takes it: the slides say "
-        "nothing of spacing, and the family is closest to it.",
+        "nothing of spacing, and MagicNet's data, which the paper's protocol most likely took over, have it, too.",
     ),
     "galoss-amos": Preprocessing(
         GridOptions(spacing=_ANISOTROPIC),
