@@ -165,7 +165,7 @@ def warm_up(chosen: Sequence[Pipeline], setting: Setting, threads: int) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         piece = Path(folder) / "piece.nii.gz"
-        write_image(middle(read_ct(setting.ct), setting.coarse_mm * max(setting.patch)), piece)
+        write_image(middle(read_ct(setting.ct), setting.fine_mm * max(setting.patch)), piece)
         for pipeline in pipelines(replace(setting, ct=piece, our_windows=None)):
             if pipeline.key in {each.key for each in ours}:
                 out = Path(folder) / pipeline.key
