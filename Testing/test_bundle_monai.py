@@ -108,7 +108,7 @@ def assert_same_labels(bundle_folder: Path, ct_path: Path, out: Path) -> None:
     bundle = Bundle.load(bundle_folder)
     ct = sitk.ReadImage(str(ct_path))
 
-    ours = Segmenter(bundle, device="cpu").segment(ct, SegmentOptions(keep_islands=True)).labels
+    ours = Segmenter(bundle, device="cpu").segment(ct, SegmentOptions(keep_islands=True, body_box=False)).labels
     monai = labels_by_monai(bundle_folder, ct_path, out)
 
     assert Grid.of(monai).same_as(Grid.of(ct))

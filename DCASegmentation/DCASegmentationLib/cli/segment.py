@@ -89,6 +89,10 @@ def run(
         ),
     ] = "aggregated",
     runtime: Annotated[str, typer.Option(help=RUNTIME, rich_help_panel=_WINDOWS)] = "auto",
+    no_body_box: Annotated[
+        bool,
+        typer.Option("--no-body-box", help="Run windows over the air around the body too.", rich_help_panel=_WINDOWS),
+    ] = False,
     overlap: Annotated[
         float, typer.Option(help="Overlap of neighboring windows, 0 to below 1.", rich_help_panel=_WINDOWS)
     ] = 0.5,
@@ -126,6 +130,7 @@ def run(
         review=review,
         keep_islands=keep_islands,
         output_of=result_of,
+        body_box=not no_body_box,
         overlap=overlap,
         weighting=weighting,
     )
@@ -152,6 +157,7 @@ def segment_ct(
     review: bool = False,
     keep_islands: bool = False,
     output_of: Output = "aggregated",
+    body_box: bool = True,
     overlap: float = 0.5,
     weighting: Weighting = "gaussian",
 ) -> None:
@@ -164,6 +170,7 @@ def segment_ct(
 
     keep_freed_memory()
     options = SegmentOptions(
+        body_box=body_box,
         overlap=overlap,
         weighting=weighting,
         output=output_of,

@@ -20,6 +20,8 @@ ATTENTION_LEVELS = (1, 2, 3, 4)
 class SegmentOptions:
     """Options of one run; none of them belongs to the model.
 
+    ``body_box``: windows lie over the body's box only, and those that hold no body are left out.
+
     ``overlap``, ``weighting``, ``batch``: the sliding window (share of a side, weights, windows at once).
     ``output``: the aggregation decoder's result, or the stitched experts' (which skips the aggregation decoder).
     ``average``: whether logits or probabilities of overlapping windows are averaged (paper: probabilities).
@@ -41,6 +43,7 @@ class SegmentOptions:
     entropy: bool = False
     disagreement: bool = False
     review: bool = False
+    body_box: bool = True
     keep_islands: bool = False
     # On CPUs torch's convolutions take twice the time for each window that comes alone.
     batch: int = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ from ..method.level_by_level import Wanted
 from ..method.network import DCANet
 from ..organs import Vocabulary
 from .back_to_ct import LabelsOnCTGrid
+from .body import Body, find_body, whole_region
+from .canvas import Canvas
 from .device import choose_device
 from .islands import remove_islands
 from .maps import MapsOnModelGrid
@@ -28,7 +30,8 @@ from .review.gathering import ReviewGathering, options_with_evidence
 from .runtimes.choosing import check_runtime, choose_runtime
 from .runtimes.eager import EagerRuntime
 from .runtimes.runtime import Runtime, Task
-from .slab import Planes, averaged_planes, middle_window
+from .slab import COVERED, Planes, averaged_planes, middle_window
+from .sliding_window import Triple
 from .stopwatch import Stopwatch
 from .window_prediction import OTHER, RESULT, WindowPrediction, attention_name, check_abilities
 
@@ -144,14 +147,17 @@ class Segmenter:
         with clock.phase("resampling"):
             ct_grid = Grid.of(ct)
             grid = model_grid(ct, metadata.spacing, metadata.orientation)
-            volume = self._windowed_volume(ct, grid)
+            volume, body = self._windowed_volume(ct, grid, options.body_box)
+        region = whole_region(volume.shape) if body is None else body.region(metadata.patch)
         with clock.phase("load network"):
             predict = WindowPrediction(
                 self._network_on,
                 needed,
                 self.device,
                 warnings.append,
-                lambda task: self._runtime_for(task, volume, lambda text: _tell(progress, 0.0, text), warnings.append),
+                lambda task: self._runtime_for(
+                    task, volume[region], lambda text: _tell(progress, 0.0, text), warnings.append
+                ),
                 metadata.patch,
                 self._model.weights_sha256,
             )
@@ -188,11 +194,29 @@ class Segmenter:
             fraction = _RESAMPLED + (_WINDOWS_DONE - _RESAMPLED) * done / total
             _tell(progress, fraction, f"Segmenting window {min(done + 1, total)} of {total}")
 
+        def holds_body(position: Triple) -> bool:
+            first = [at + side.start for at, side in zip(position, region, strict=True)]
+            return body is None or body.touches(first, metadata.patch)
+
+        size = (volume.shape[1], volume.shape[2])
+        canvases = {name: Canvas(region, size, certain=name in (RESULT, OTHER)) for name in predict.names}
+        background = canvases[RESULT].blank(len(metadata.vocabulary) + 1)
         with clock.rest("averaging windows"):
+            for z in range(region[0].start):
+                self._take_background(z, background, labels, gathering, clock)
             for z, planes in averaged_planes(
-                volume, metadata.patch, timed_predict, options.overlap, options.weighting, options.batch, on_window
+                volume[region],
+                metadata.patch,
+                timed_predict,
+                options.overlap,
+                options.weighting,
+                options.batch,
+                on_window,
+                holds_body,
             ):
-                self._take_plane(z, planes, options, needed, labels, maps, gathering, clock)
+                self._take_plane(region[0].start + z, planes, canvases, options, needed, labels, maps, gathering, clock)
+            for z in range(region[0].stop, len(volume)):
+                self._take_background(z, background, labels, gathering, clock)
 
         _tell(progress, _WINDOWS_DONE, "Finishing")
         removed: dict[int, int] = {}
@@ -231,15 +255,33 @@ class Segmenter:
         _tell(progress, 1.0, "Finishing")
         return result
 
-    def _windowed_volume(self, ct: sitk.Image, grid: Grid) -> torch.Tensor:
+    def _windowed_volume(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
+        """The network's input on ``grid``, and where the body is, if it is to be found."""
         low, high = self._model.metadata.hu_window
         resampled = resample(ct, grid, "linear")
-        return torch.from_numpy(window(sitk.GetArrayViewFromImage(resampled), low, high))
+        hu = sitk.GetArrayViewFromImage(resampled)
+        return torch.from_numpy(window(hu, low, high)), find_body(hu, grid.spacing) if find else None
+
+    def _take_background(
+        self,
+        z: int,
+        background: NDArray[np.float32],
+        labels: LabelsOnCTGrid,
+        gathering: ReviewGathering | None,
+        clock: Stopwatch,
+    ) -> None:
+        """A plane of which nothing was computed: the maps hold 0 there."""
+        with clock.phase("labels on the CT's grid"):
+            labels.add(z, background)
+        if gathering is not None:
+            with clock.phase("review"):
+                gathering.add_background(z, background)
 
     def _take_plane(
         self,
         z: int,
         planes: Planes,
+        canvases: Mapping[str, Canvas],
         options: SegmentOptions,
         needed: SegmentOptions,
         labels: LabelsOnCTGrid,
@@ -247,9 +289,13 @@ class Segmenter:
         gathering: ReviewGathering | None,
         clock: Stopwatch,
     ) -> None:
+        covered = planes[COVERED][0].cpu().numpy() if COVERED in planes else None
+
+        def put(name: str, values: torch.Tensor) -> NDArray[np.float32]:
+            return canvases[name].put(values.cpu().numpy(), covered)
+
         def probabilities(name: str) -> NDArray[np.float32]:
-            values = planes[name] if options.average == "probabilities" else torch.softmax(planes[name], dim=0)
-            return values.cpu().numpy()
+            return put(name, planes[name] if options.average == "probabilities" else torch.softmax(planes[name], dim=0))
 
         result = probabilities(RESULT)
         with clock.phase("labels on the CT's grid"):
@@ -257,7 +303,7 @@ class Segmenter:
         if not needed.wants_maps and gathering is None:
             return
         other = probabilities(OTHER) if needed.disagreement else None
-        attention = {level: planes[attention_name(level)].cpu().numpy() for level in needed.levels_needed}
+        attention = {level: put(attention_name(level), planes[attention_name(level)]) for level in needed.levels_needed}
         if options.wants_maps:
             with clock.phase("maps"):
                 asked = {level: attention[level] for level in options.levels_needed}

@@ -18,6 +18,9 @@ from .sliding_window import Padding, Triple, Weighting, importance_map, window_p
 Predict = Callable[[Tensor], Mapping[str, Tensor]]
 Planes = dict[str, Tensor]
 
+COVERED = "covered"
+"""Name of a plane (1, height, width) that is False where no window was run; left out where all of them were."""
+
 
 class RollingSlab:
     """Weighted sums over the windows of one patch's depth of planes, for any number of named predictions.
@@ -78,10 +81,16 @@ class RollingSlab:
             self._sums[name] = torch.zeros(shape, dtype=torch.float32, device=device)
 
     def finish(self, stop: int) -> Iterator[tuple[int, Planes]]:
-        """Weighted means (channel, height, width) of the planes below ``stop``, one by one; their slots are freed."""
+        """Weighted means (channel, height, width) of the planes below ``stop``, one by one; their slots are freed.
+
+        Where no window was added they are 0, and a plane called ``COVERED`` is False there.
+        """
         for z in range(self._lowest, stop):
             slot = z % self._depth
-            yield z, {name: sums[:, slot] / self._total[slot] for name, sums in self._sums.items()}
+            covered = self._total[slot] > 0
+            total = torch.where(covered, self._total[slot], 1)
+            means = {name: sums[:, slot] / total for name, sums in self._sums.items()}
+            yield z, means if bool(covered.all()) else {**means, COVERED: covered[None]}
             for sums in self._sums.values():
                 sums[:, slot] = 0
             self._total[slot] = 0
@@ -96,6 +105,7 @@ def averaged_planes(
     weighting: Weighting = "gaussian",
     batch: int = 1,
     on_window: Callable[[int, int], None] | None = None,
+    holds_something: Callable[[Triple], bool] | None = None,
 ) -> Iterator[tuple[int, Planes]]:
     """Run ``predict`` over all windows of ``volume`` and yield each finished plane: (z, name to its mean over windows).
 
@@ -103,7 +113,8 @@ def averaged_planes(
     predictions (batch, channel, depth, height, width) of the patch's size. Planes come in order, each
     (channel, height, width), and hold what MONAI's ``sliding_window_inference`` holds there. A volume smaller than
     the patch is padded with zeros and cropped again. ``on_window(done, total)`` is called before each batch and once
-    after the last; what it raises stops the run.
+    after the last; what it raises stops the run. ``holds_something(first voxel)`` says of a window of the volume
+    whether it is worth running (see ``COVERED``); left out, all are run.
     """
     padding = Padding.to_patch(volume.shape, patch)
     padded = padding.apply(volume)
@@ -111,11 +122,15 @@ def averaged_planes(
     top, left = padding.before[1:]
     area = (slice(None), slice(top, top + height), slice(left, left + width))
 
-    positions = window_positions(padded.shape, patch, overlap)
+    positions = [
+        position
+        for position in window_positions(padded.shape, patch, overlap)
+        if holds_something is None or holds_something(_less(position, padding.before))
+    ]
     slab = RollingSlab(padded.shape, importance_map(patch, weighting))
     done = 0
     layers = [(z, list(layer)) for z, layer in groupby(positions, key=lambda position: position[0])]
-    stops = [z for z, _ in layers[1:]] + [padded.shape[0]]
+    stops = [*(z for z, _ in layers[1:]), padded.shape[0]]
     for (_, layer), stop in zip(layers, stops, strict=True):
         for first in range(0, len(layer), batch):
             if on_window:
@@ -131,6 +146,11 @@ def averaged_planes(
                 yield inner, {name: plane[area] for name, plane in planes.items()}
     if on_window:
         on_window(done, len(positions))
+
+
+def _less(position: Triple, before: Triple) -> Triple:
+    z, y, x = (first - added for first, added in zip(position, before, strict=True))
+    return z, y, x
 
 
 def middle_window(volume: Tensor, patch: Triple) -> Tensor:

@@ -75,6 +75,12 @@ class WindowPrediction:
         return self._runtime.name
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the predictions."""
+        both = (RESULT, OTHER) if self._options.disagreement else (RESULT,)
+        return *both, *(attention_name(level) for level in self._options.levels_needed)
+
+    @property
     def expert_slots(self) -> tuple[int, ...]:
         """Which of head (0), medium (1) and tail (2) the attention's channels stand for."""
         return self._task.network.expert_slots

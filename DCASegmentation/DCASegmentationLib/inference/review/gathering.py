@@ -64,6 +64,11 @@ class ReviewGathering:
         if other is not None and self._other is not None:
             self._on_ct.add(z, other)
 
+    def add_background(self, z: int, background: FloatArray) -> None:
+        """Take plane ``z`` of which nothing was computed; ``background`` are its probabilities."""
+        if self._other is not None:
+            self._on_ct.add(z, background)
+
     def finish(self, labels: Bytes, measurements: tuple[OrganMeasurement, ...]) -> ReviewResult:
         """The review of ``labels`` (z, y, x) on the CT's grid."""
         if not self._keep_islands:

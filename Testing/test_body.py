@@ -1,0 +1,211 @@
+"""The body's box leaves air out and cuts no anatomy, and leaving windows out changes nothing within the body."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DCASegmentationLib.imaging.grid import Grid, model_grid
+from DCASegmentationLib.imaging.resampling import resample
+from DCASegmentationLib.inference.body import find_body
+from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
+from DCASegmentationLib.inference.sliding_window import window_positions
+from small_model import PATCH, SmallModel, vivid_network
+
+torch.set_num_threads(1)
+
+SPACING = (4.0, 4.0, 4.0)
+SHAPE = (50, 110, 120)
+AIR, TISSUE, LUNG, TABLE = -1000.0, 40.0, -850.0, -100.0
+REAL_CT = Path(__file__).parents[2] / "shared" / "ct"
+
+
+def ellipse(center, radii, shape=SHAPE):
+    """A mask (z, y, x) of an elliptic cylinder along z; center and radii (y, x) in voxels."""
+    y, x = np.mgrid[: shape[1], : shape[2]]
+    inside = ((y - center[0]) / radii[0]) ** 2 + ((x - center[1]) / radii[1]) ** 2 <= 1
+    return np.broadcast_to(inside, shape)
+
+
+def scanned(body, noise=0.0, shape=SHAPE):
+    hu = np.where(body, TISSUE, AIR).astype(np.float32)
+    if noise:
+        hu += np.random.default_rng(1).normal(scale=noise, size=shape).astype(np.float32)
+    return hu
+
+
+def assert_nothing_is_cut(hu, body):
+    """Every voxel of ``body`` lies in the region, and every window with a voxel of it is run."""
+    found = find_body(hu, SPACING)
+    region = found.region(PATCH)
+    outside = body.copy()
+    outside[region] = False
+    assert not outside.any()
+    size = [side.stop - side.start for side in region]
+    padded = [max(length, side) for length, side in zip(size, PATCH, strict=True)]
+    for position in window_positions(padded, PATCH, 0.5):
+        first = [at + side.start for at, side in zip(position, region, strict=True)]
+        part = tuple(slice(at, at + side) for at, side in zip(first, PATCH, strict=True))
+        assert found.touches(first, PATCH) or not body[part].any()
+    return region
+
+
+def share(region):
+    return np.prod([side.stop - side.start for side in region]) / np.prod(SHAPE)
+
+
+TRUNK = ellipse((55, 60), (28, 40))
+ARMS = ellipse((60, 11), (9, 8)) | ellipse((60, 109), (9, 8))
+
+
+def test_air_around_the_body_is_left_out():
+    assert share(assert_nothing_is_cut(scanned(TRUNK), TRUNK)) < 0.75
+
+
+def test_arms_beside_the_trunk_belong_to_the_body():
+    body = TRUNK | ARMS
+    region = assert_nothing_is_cut(scanned(body), body)
+    assert region[2].stop - region[2].start > 110
+
+
+@pytest.mark.parametrize(
+    "radii", [(14, 20), (54, 59), (10, 13)], ids=["thin adult", "obese, to the edge of the field of view", "infant"]
+)
+def test_thin_and_obese_bodies_are_kept_whole(radii):
+    body = ellipse((55, 60), radii)
+    assert_nothing_is_cut(scanned(body), body)
+
+
+@pytest.mark.parametrize("center", [(10, 60), (55, 115), (105, 5)], ids=["above", "right", "corner"])
+def test_a_body_that_the_field_of_view_cuts_is_kept_to_the_edge(center):
+    body = ellipse(center, (28, 40))
+    region = assert_nothing_is_cut(scanned(body), body)
+    touched = np.argwhere(body)
+    for axis in (1, 2):
+        if touched[:, axis].min() == 0:
+            assert region[axis].start == 0
+        if touched[:, axis].max() == SHAPE[axis] - 1:
+            assert region[axis].stop == SHAPE[axis]
+
+
+def test_lungs_within_the_body_are_run_too():
+    lungs = ellipse((50, 42), (18, 14)) | ellipse((50, 78), (18, 14))
+    hu = scanned(TRUNK)
+    hu[lungs] = LUNG
+    assert_nothing_is_cut(hu, TRUNK)
+
+
+def test_a_scanner_table_and_its_parts_do_not_widen_the_box():
+    hu = scanned(TRUNK)
+    alone = find_body(hu, SPACING).region(PATCH)
+    # A curved top is two shells of a few mm about foam; rails below it.
+    hu[:, 88, 5:115] = hu[:, 94, 5:115] = TABLE
+    hu[:, 89:94, 5:115] = -920.0
+    hu[:, 100:102, 20:24] = 300.0
+    with_table = assert_nothing_is_cut(hu, TRUNK)
+    assert with_table[2] == alone[2]
+    assert with_table[1].stop - alone[1].stop <= 8
+
+
+def test_noise_and_specks_outside_do_not_widen_the_box():
+    alone = find_body(scanned(TRUNK), SPACING).region(PATCH)
+    hu = scanned(TRUNK, noise=150.0)
+    specks = np.random.default_rng(2).random(SHAPE) < 0.002
+    hu[specks] = 500.0
+    noisy = assert_nothing_is_cut(hu, TRUNK)
+    assert all(abs(a.start - b.start) <= 2 and abs(a.stop - b.stop) <= 2 for a, b in zip(noisy, alone, strict=True))
+
+
+def test_a_volume_without_a_body_is_run_whole():
+    region = find_body(np.full(SHAPE, AIR, np.float32), SPACING).region(PATCH)
+    assert [(side.start, side.stop) for side in region] == [(0, length) for length in SHAPE]
+
+
+def test_the_region_is_never_smaller_than_a_window_or_larger_than_the_volume():
+    for z, y, x in product((0, 12, 24), (0, 40, 100), (0, 50, 110)):
+        body = np.zeros(SHAPE, bool)
+        body[z : z + 14, y : y + 14, x : x + 14] = True
+        region = assert_nothing_is_cut(scanned(body), body)
+        for side, length, least in zip(region, SHAPE, PATCH, strict=True):
+            assert 0 <= side.start < side.stop <= length
+            assert side.stop - side.start >= min(least, length)
+
+
+def test_no_organ_of_a_phantom_is_cut(coarse_phantom):
+    ct, labels = (sitk.ReadImage(str(coarse_phantom / f"{name}.nii.gz")) for name in ("ct", "labels"))
+    assert_no_organ_is_cut(ct, labels)
+
+
+@pytest.mark.skipif(not REAL_CT.is_dir(), reason="needs the shared CTs")
+def test_no_organ_of_a_real_ct_is_cut():
+    folder = REAL_CT / "abdomen_noncontrast_labelled"
+    ct, labels = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for name in ("ct", "labels"))
+    assert_no_organ_is_cut(ct, labels)
+
+
+def assert_no_organ_is_cut(ct, labels):
+    grid = model_grid(ct, SPACING)
+    organs = sitk.GetArrayFromImage(resample(labels, grid, "nearest")) > 0
+    assert organs.any()
+    assert_nothing_is_cut(sitk.GetArrayFromImage(resample(ct, grid)), organs)
+
+
+@pytest.fixture(scope="module")
+def bent_ct():
+    """A body along two edges of the volume: its box is the whole volume, and windows in one corner hold none of it."""
+    rng = np.random.default_rng(4)
+    hu = np.full((36, 72, 72), AIR)
+    body = np.zeros(hu.shape, bool)
+    body[:, :, :20] = body[:, :20] = True
+    hu[body] = rng.normal(scale=200, size=int(body.sum()))
+    ct = sitk.GetImageFromArray(hu.astype(np.int16))
+    ct.SetSpacing(SPACING)
+    ct.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    return ct, body
+
+
+def test_leaving_windows_out_changes_nothing_within_the_body(bent_ct):
+    ct, body = bent_ct
+    assert Grid.of(ct).same_as(model_grid(ct, SPACING, "RAS"))
+    segmenter = Segmenter(SmallModel(vivid_network()), "cpu")
+    counts = []
+    results = []
+    for body_box in (False, True):
+        told = []
+        options = SegmentOptions(
+            body_box=body_box, entropy=True, disagreement=True, attention_levels=(4,), keep_islands=True, overlap=0.25
+        )
+        results.append(segmenter.segment(ct, options, lambda _, text, told=told: told.append(text)))
+        counts.append(int(next(text for text in told if "window" in text).split()[-1]))
+    plain, boxed = results
+    assert counts[1] < counts[0]
+    for name in ("labels", "entropy", "disagreement"):
+        ours, theirs = (sitk.GetArrayFromImage(getattr(each, name)) for each in (boxed, plain))
+        np.testing.assert_allclose(ours[body], theirs[body], atol=2e-3, err_msg=name)
+    corner = (slice(None), slice(-16, None), slice(-16, None))
+    assert sitk.GetArrayFromImage(boxed.labels)[corner].max() == 0
+    assert sitk.GetArrayFromImage(boxed.entropy)[corner].max() == 0
+    assert sum(sitk.GetArrayFromImage(each)[corner].max() for each in boxed.attention[4].values()) == 0
+    sums = sum(sitk.GetArrayFromImage(each)[body] for each in boxed.attention[4].values())
+    np.testing.assert_allclose(sums, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("review", [False, True])
+def test_a_small_body_in_much_air_costs_few_windows_and_fills_every_plane(review):
+    hu = np.full((60, 100, 100), AIR)
+    hu[20:44, 40:66, 30:56] = np.random.default_rng(4).normal(scale=200, size=(24, 26, 26))
+    ct = sitk.GetImageFromArray(hu.astype(np.int16))
+    ct.SetSpacing(SPACING)
+    told = []
+    result = Segmenter(SmallModel(vivid_network()), "cpu").segment(
+        ct, SegmentOptions(overlap=0.25, review=review, entropy=True), lambda _, text: told.append(text)
+    )
+    total = int(next(text for text in told if "window" in text).split()[-1])
+    assert total <= 8
+    assert Grid.of(result.labels).same_as(Grid.of(ct))
+    assert sitk.GetArrayFromImage(result.labels)[20:44, 40:66, 30:56].any()
+    assert (result.review is not None) == review
