@@ -58,11 +58,17 @@ def run(
     with progress_bar() as progress:
         settings = {
             length: Setting(
-                benchmark_ct(folder, length, progress), folder, windows, filters, norm, patch_of(patch, smallest=32),
-                fine_mm=spacing, coarse_mm=2 * spacing,
+                benchmark_ct(folder, length, progress),
+                folder,
+                windows=windows,
+                n_filters=filters,
+                norm=norm,
+                patch=patch_of(patch, smallest=32),
+                fine_mm=spacing,
+                coarse_mm=2 * spacing,
             )
             for length in lengths
-        }  # fmt: skip
+        }
         chosen = named(words(only), pipelines(settings[lengths[0]]))
         warm_up(chosen, settings[lengths[0]], threads)
         for pipeline in chosen:
