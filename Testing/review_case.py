@@ -104,7 +104,7 @@ def labels_of(nodes: Any) -> np.ndarray:
     """The organs as they are now, on the whole grid of the CT."""
     from DCASegmentationLib.scene.organ_changes import labels_by_segment
 
-    labels = np.zeros_like(label_array())
+    labels = np.zeros(slicer.util.arrayFromVolume(nodes.ct).shape, np.uint8)
     for segment_id, label in labels_by_segment(nodes).items():
         mask = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, segment_id, nodes.ct)
         labels[mask > 0] = label

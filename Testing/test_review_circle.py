@@ -1,0 +1,138 @@
+"""The whole circle: segment, review, correct, save, load, segment again, add to a training set, train, use the model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+pytest.importorskip("PySide6", reason="needs PySide6")
+pytestmark = [pytest.mark.scene, pytest.mark.slow]
+
+from DCASegmentationLib.organs import AMOS  # noqa: E402
+from module_driving import apply, message, wait_for_end  # noqa: E402
+from review_case import labels_of  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def command(*arguments: object) -> str:
+    """Run ``dca`` as a command of its own."""
+    line = [sys.executable, "-m", "DCASegmentationLib.cli", *(str(each) for each in arguments)]
+    run = subprocess.run(line, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def stroke(panel: Any, segment_id: str) -> None:
+    """Paint everywhere with the Segment Editor's logic and the panel's settings: only what they allow changes."""
+    logic = slicer.vtkSlicerSegmentEditorLogic()
+    logic.SetMRMLScene(slicer.mrmlScene)
+    logic.SetSegmentEditorNode(panel.correctPanel.ui.segmentEditor.mrmlSegmentEditorNode())
+    logic.UpdateReferenceGeometryImage()
+    logic.ResetModifierLabelmapToDefault()
+    logic.GetModifierLabelmap().GetPointData().GetScalars().Fill(1)
+    logic.ModifySegmentByLabelmap(
+        logic.GetSegmentationNode(), segment_id, logic.GetModifierLabelmap(), logic.ModificationModeAdd,
+        (0, -1, 0, -1, 0, -1), True, False,
+    )  # fmt: skip
+
+
+def segmented(panel: Any, bench: Any) -> Any:
+    apply(panel)
+    wait_for_end(panel, bench)
+    nodes = panel.reviewPanel._nodes
+    assert nodes is not None, message(panel)
+    return nodes
+
+
+def test_the_whole_circle(module_widget, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path):
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    panel, review = module_widget, module_widget.reviewPanel
+    panel._parameterNode.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")
+    nodes = segmented(panel, slicer_bench)
+    automatic = labels_of(nodes)
+    places = review._places
+    assert len(places) > 3 and review.ui.checkedBar.text == f"0 of {len(places)} checked"
+
+    # The experts' alternative in one place, a stroke limited to another.
+    row = next(row for row, place in enumerate(places) if place.alternative is not None)
+    review.goTo(row)
+    review.ui.suggestionButton.click()
+    accepted = labels_of(nodes)
+    assert (accepted != automatic).any()
+    painted = next(each for each, place in enumerate(places) if place.organ != places[row].organ)
+    review.goTo(painted)
+    review.ui.editButton.click()
+    segment_id = panel.correctPanel.ui.segmentEditor.currentSegmentID()
+    stroke(panel, segment_id)
+    slicer_bench.process_events(0.7)
+    corrected = labels_of(nodes)
+    assert (corrected != accepted).any()
+    words = [review.ui.placesTable.item(each, 3).text() for each in (row, painted)]
+    assert words[1] == "Corrected" and words[0] in ("Accepted", "Corrected")
+    key = places[painted].organ
+    review.ui.changesGroup.collapsed = False
+    tick(review, key)
+
+    # Saved and loaded, and segmented again: what was corrected is still there.
+    scene = tmp_path / "scene.mrb"
+    assert slicer.mrmlScene.WriteToMRB(str(scene))
+    slicer.mrmlScene.Clear(0)
+    slicer.mrmlScene.ReadFromMRB(str(scene), False)
+    slicer_bench.process_events()
+    assert [review.ui.placesTable.item(each, 3).text() for each in (row, painted)] == words
+    np.testing.assert_array_equal(labels_of(review._nodes), corrected)
+    panel._parameterNode.outputSegmentation = panel._parameterNode.resultSegmentation
+    if panel._question(panel._parameterNode.outputSegmentation):
+        slicer_bench.dialogs.answer(True)
+    nodes = segmented(panel, slicer_bench)
+    name = AMOS.by_key[key].name
+    assert "Kept as corrected or accepted" in message(panel) and name in message(panel)
+    label = AMOS.by_key[key].label
+    np.testing.assert_array_equal(labels_of(nodes) == label, corrected == label)
+
+    # Into a training set, a few steps of training, a model, and its own segmentation.
+    training = tmp_path / "training"
+    slicer_bench.dialogs.answer(str(training))
+    review.ui.trainingSetButton.click()
+    slicer_bench.wait_for(lambda: not review._writer.isRunning, 120)
+    assert "Added as ct-" in review.ui.reviewMessageLabel.text and name in review.ui.reviewMessageLabel.text
+    (entry,) = json.loads((training / "dataset.json").read_text())["training"]
+    written = sitk.GetArrayFromImage(sitk.ReadImage(str(training / entry["label"])))
+    np.testing.assert_array_equal(written == label, corrected == label)
+    assert label not in entry["unknown"] and len(entry["unknown"]) >= 1
+    run, model = tmp_path / "run", tmp_path / "models" / "corrected"
+    command(
+        "train", "-o", run, "--init", small_bundle, "--data", training / "dataset.json", "--steps", 2, "--batch", 1,
+        "--filters", 2, "--patch", 32, "--spacing", "12,12,12", "--device", "cpu",
+    )  # fmt: skip
+    command("bundle", "pack", run, "-o", model, "--name", "corrected")
+    monkeypatch.setenv("DCA_MODELS", str(Path(model).parent))
+    panel._parameterNode.modelName = "corrected"
+    panel.onSetupChanged()
+    assert panel.segmentPanel.model is not None and panel.segmentPanel.model.metadata.name == "corrected"
+    panel._parameterNode.outputSegmentation = None
+    again = segmented(panel, slicer_bench)
+    assert again.segmentation is not nodes.segmentation
+    assert len(review._places) > 0
+
+
+def tick(review: Any, key: str) -> None:
+    import qt
+
+    table = review.ui.changesTable
+    row = next(row for row in range(table.rowCount) if table.item(row, 0).data(qt.Qt.UserRole) == key)
+    table.item(row, 0).setCheckState(qt.Qt.Checked)
