@@ -1,6 +1,7 @@
 """Slicer's entry into DCASegmentation: what Slicer asks of a module, handed on to DCASegmentationLib."""
 
 import enum
+import json
 import logging
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from DCASegmentationLib.panels.segment_panel import SegmentPanel
 from DCASegmentationLib.panels.segmentation_runner import ALL_MAPS, Order, Outcome, SegmentationRunner
 from DCASegmentationLib.panels.setup_panel import SetupPanel
 from DCASegmentationLib.panels.worker_python import newWorker
+from DCASegmentationLib.review_file import ALTERNATIVE, PLACES, REVIEW, Alternative, Place, Reason, Review
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.exchange import export_ct, import_result, require_ct
 from DCASegmentationLib.scene.organ_changes import kept_organs
@@ -502,6 +504,7 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
             self.test_ModuleLoadsAndShowsItsPanel,
             self.test_ParameterNodeKeepsChoices,
             self.test_CTGoesOutAndOrgansComeBack,
+            self.test_PlacesAreReviewed,
             self.test_PhantomIsSegmented,
         ):
             self.setUp()
@@ -546,6 +549,38 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
         self.assertTrue((liver.astype(bool) == expected).all(), "the liver lies where it was")
         self.delayDisplay("A CT goes out and its organs come back")
 
+    def test_PlacesAreReviewed(self) -> None:
+        ctNode, phantom = self._phantom()
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self._writeReview(phantom, folder)
+            nodes = import_result(folder, ctNode, AMOS)
+        widget = slicer.modules.DCASegmentationWidget
+        parameters = widget.logic.getParameterNode()
+        parameters.resultSegmentation = nodes.segmentation
+        review, buttons = widget.reviewPanel, widget.reviewPanel.ui
+        self.assertEqual(buttons.placesTable.rowCount, 1)
+        liver = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ctNode)
+        review.goToNext()
+        buttons.suggestionButton.click()
+        without = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ctNode)
+        self.assertLess(without.sum(), liver.sum(), "the suggestion took voxels away")
+        self.assertEqual(buttons.placesTable.item(0, 3).text(), _("Accepted"))
+        self.assertEqual(buttons.checkedBar.value, 1)
+        buttons.suggestionButton.click()
+        again = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ctNode)
+        self.assertTrue((again == liver).all(), "and gave them back")
+        buttons.flagButton.click()
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        status = logic.GetSegmentStatus(nodes.segmentation.GetSegmentation().GetSegment("liver"))
+        self.assertEqual(status, logic.Flagged)
+        buttons.editButton.click()
+        editor = widget.correctPanel.ui.segmentEditor
+        self.assertEqual(editor.sourceVolumeNode().GetName(), "Editable area")
+        widget.correctPanel.ui.editEverywhereButton.click()
+        self.assertEqual(editor.sourceVolumeNode().GetName(), "Phantom")
+        self.delayDisplay("A place is reviewed")
+
     def test_PhantomIsSegmented(self) -> None:
         if requirements.torchVersion() is None or not find_bundles():
             self.delayDisplay("Skipped: segmentation needs PyTorch and a model")
@@ -560,6 +595,39 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
         self.assertEqual(set(nodes.attention), {1, 2, 3, 4})
         self.assertIsNotNone(nodes.entropy)
         self.delayDisplay("The phantom is segmented")
+
+    @staticmethod
+    def _writeReview(phantom: Any, folder: Path) -> None:
+        """The files of a result with one place to check: a few planes of the liver, where nothing is suggested."""
+        liver = AMOS.by_key["liver"]
+        labels = sitk.GetArrayFromImage(phantom.labels)
+        found = (labels == liver.label).nonzero()
+        z, y, x = (int(axis[len(axis) // 2]) for axis in found)
+        first, last = (x - 2, y - 2, z - 1), (x + 2, y + 2, z + 1)
+        box = tuple(slice(start, stop + 1) for start, stop in zip(reversed(first), reversed(last), strict=True))
+        places, alternative = labels * 0, labels.copy()
+        places[box], alternative[box] = 1, 0
+        for name, array in (("labels", labels), (PLACES, places), (ALTERNATIVE, alternative)):
+            image = sitk.GetImageFromArray(array)
+            image.CopyInformation(phantom.labels)
+            sitk.WriteImage(image, str(folder / f"{name}.nrrd"))
+        right, back, up = phantom.labels.TransformIndexToPhysicalPoint((x, y, z))
+        place = Place(
+            rank=1,
+            organ=liver.key,
+            label=liver.label,
+            name=liver.name,
+            score=1.0,
+            expected_wrong_ml=1.0,
+            ml=float(places.sum()) * 6 * 6 * 8 / 1000,
+            position_mm=(right, back, up),
+            box_mm=((right, back, up), (right, back, up)),
+            box_voxels=(first, last),
+            reasons=(Reason("uncertain", "Made up."),),
+            alternative=Alternative("anatomy", (0,), 1.0, "Suggested: background."),
+        )
+        content = Review("AMOS", {}, (place,)).to_json()
+        (folder / REVIEW).write_text(json.dumps(content), encoding="utf-8")
 
     @staticmethod
     def _phantom() -> tuple[Any, Any]:

@@ -196,6 +196,23 @@ def test_the_reading_of_imports_sees_every_kind(rule_breaker, tmp_path, monkeypa
     assert not (parts_imported(path) <= parts and libraries_imported(imported_modules(path)) <= libraries)
 
 
+def test_the_panel_and_its_jobs_load_without_torch():
+    """File scopes are followed all the way: what a panel imports may import something itself."""
+    reached: set[Path] = set()
+    waiting = [path for path in FILES if part_of(path) in LOADED_BY_SLICER]
+    waiting += [LIBRARY / "training" / "corrected_cases.py"]
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        names = imported_modules(path, at_file_scope(path))
+        assert not libraries_imported(names) & HEAVY, path
+        files = (LIBRARY.parent / Path(*name.split(".")) for name in names if name.startswith(f"{PACKAGE}."))
+        waiting += [each for file in files for each in (file.with_suffix(".py"), file / "__init__.py") if each.exists()]
+    assert len(reached) > 100
+
+
 def test_the_figures_of_slicer_load_without_torch():
     script = (
         "import sys, DCASegmentationLib.figures.case_picture, DCASegmentationLib.scene.picture;"

@@ -1,4 +1,4 @@
-"""The whole circle: segment, review, correct, save, load, segment again, add to a training set, train, use the model."""
+"""The whole circle: segment, review, correct, save, load, segment again, add to a training set, train, segment."""
 
 from __future__ import annotations
 
@@ -57,7 +57,11 @@ def segmented(panel: Any, bench: Any) -> Any:
     return nodes
 
 
-def test_the_whole_circle(module_widget, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path):
+# On a busy computer the commands alone, which load PyTorch anew, take minutes.
+@pytest.mark.timeout(900)
+def test_the_whole_circle(
+    module_widget, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path
+):
     from DCASegmentationLib.scene.volumes import show_ct
 
     panel, review = module_widget, module_widget.reviewPanel
@@ -115,10 +119,8 @@ def test_the_whole_circle(module_widget, warm_worker, slicer_bench, coarse_phant
     np.testing.assert_array_equal(written == label, corrected == label)
     assert label not in entry["unknown"] and len(entry["unknown"]) >= 1
     run, model = tmp_path / "run", tmp_path / "models" / "corrected"
-    command(
-        "train", "-o", run, "--init", small_bundle, "--data", training / "dataset.json", "--steps", 2, "--batch", 1,
-        "--filters", 2, "--patch", 32, "--spacing", "12,12,12", "--device", "cpu",
-    )  # fmt: skip
+    few_steps = ("--steps", 2, "--batch", 1, "--device", "cpu")
+    command("train", "-o", run, "--init", small_bundle, "--data", training, *few_steps)
     command("bundle", "pack", run, "-o", model, "--name", "corrected")
     monkeypatch.setenv("DCA_MODELS", str(Path(model).parent))
     panel._parameterNode.modelName = "corrected"

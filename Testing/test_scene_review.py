@@ -304,3 +304,17 @@ def flat(box):
 def test_suggestions_are_kept_voxel_by_voxel(case):
     np.testing.assert_array_equal(read_suggestion(case.segmentation, 1), alternative_array()[PLACES[1]].ravel())
     assert read_suggestion(case.segmentation, 3) is None
+
+
+def test_an_organ_is_completed_only_with_the_places_that_it_shares(case):
+    from dataclasses import replace
+
+    from DCASegmentationLib.scene.review_record import write_review
+
+    first, second, third = review().places
+    shared = replace(review(), places=(first, replace(second, others=("liver",)), third))
+    write_review(case.segmentation, shared, {})
+    set_status(case, 1, "accepted")
+    assert segment_status(case, "liver") == "In progress"
+    set_status(case, 2, "accepted")
+    assert (segment_status(case, "liver"), segment_status(case, "spleen")) == ("Completed", "Completed")

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import slicer
 
+from DCASegmentationLib.review_file import Place
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.organ_changes import changed_places, labels_now
 from DCASegmentationLib.scene.place_voxels import members, voxels_of
@@ -97,9 +98,9 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
         return
     state = read_state(nodes.segmentation)
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
+    done = {key for key in organs if key not in segments or _status_of(nodes, segments[key]) == _done()}
     for place in review.places:
-        segment_id = segments.get(place.organ)
-        if place.organ in organs and (segment_id is None or _status_of(nodes, segment_id) == _done()):
+        if done.issuperset(_organs_of(place)):
             state.set_status(place.rank, ACCEPTED)
     write_state(nodes.segmentation, state)
     follow_edits(nodes)
@@ -133,10 +134,10 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     if review is None:
         return
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    organs = {place.organ for place in review.places if place.rank in ranks}
+    organs = {key for place in review.places if place.rank in ranks for key in _organs_of(place)}
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     for key in organs:
-        statuses = [state.status(place.rank) for place in review.places if place.organ == key]
+        statuses = [state.status(place.rank) for place in review.places if key in _organs_of(place)]
         if FLAGGED in statuses:
             status = logic.Flagged
         elif TO_CHECK not in statuses:
@@ -151,6 +152,11 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
         else:
             state.absent.discard(key)
     write_state(nodes.segmentation, state)
+
+
+def _organs_of(place: Place) -> tuple[str, ...]:
+    """All organs whose borders in the place are in doubt."""
+    return (place.organ, *place.others)
 
 
 def _status_of(nodes: CaseNodes, segment_id: str) -> int:
