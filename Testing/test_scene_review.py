@@ -318,3 +318,13 @@ def test_an_organ_is_completed_only_with_the_places_that_it_shares(case):
     assert segment_status(case, "liver") == "In progress"
     set_status(case, 2, "accepted")
     assert (segment_status(case, "liver"), segment_status(case, "spleen")) == ("Completed", "Completed")
+
+
+def test_an_organ_that_was_ticked_stays_reviewed_whatever_becomes_of_its_places(case):
+    mark_organ(case, "liver", True)
+    paint(case, "liver", (slice(18, 19), slice(6, 8), slice(4, 6)), 0)
+    follow_edits(case)
+    set_status(case, 1, "to_check")
+    assert organ_is_reviewed(case, "liver")
+    mark_organ(case, "liver", False)
+    assert not organ_is_reviewed(case, "liver")

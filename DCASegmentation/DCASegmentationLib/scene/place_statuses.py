@@ -102,6 +102,7 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
     for place in review.places:
         if done.issuperset(_organs_of(place)):
             state.set_status(place.rank, ACCEPTED)
+    state.ticked |= done
     write_state(nodes.segmentation, state)
     follow_edits(nodes)
 
@@ -119,6 +120,7 @@ def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     state = read_state(nodes.segmentation)
     state.absent.discard(key)
+    (state.ticked.add if is_reviewed else state.ticked.discard)(key)
     segments = [each for each, organ in organs_by_segment(nodes.segmentation).items() if organ == key]
     if not segments and is_reviewed:
         state.absent.add(key)
@@ -129,7 +131,7 @@ def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
 
 
 def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int]) -> None:
-    """The organs of these places: flagged with any place flagged, completed with none left to check."""
+    """The organs of these places: flagged with any place flagged, completed with none left to check, or as ticked."""
     review = read_review(nodes.segmentation)
     if review is None:
         return
@@ -140,7 +142,7 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
         statuses = [state.status(place.rank) for place in review.places if key in _organs_of(place)]
         if FLAGGED in statuses:
             status = logic.Flagged
-        elif TO_CHECK not in statuses:
+        elif TO_CHECK not in statuses or key in state.ticked:
             status = logic.Completed
         else:
             status = logic.InProgress if set(statuses) != {TO_CHECK} else logic.NotStarted

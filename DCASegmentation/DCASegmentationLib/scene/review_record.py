@@ -43,12 +43,13 @@ class Origin:
 @dataclass
 class ReviewState:
     """What was decided, by rank of the place. ``before`` holds what an accepted suggestion has overwritten: for each
-    segment ID which voxels of the place were in it, see :func:`pack`. ``absent`` are the keys of organs that somebody
-    has looked for and not found."""
+    segment ID which voxels of the place were in it, see :func:`pack`. ``ticked`` are the keys of organs that somebody
+    says to have looked at as a whole, ``absent`` of those that somebody has looked for and not found."""
 
     statuses: dict[int, str] = field(default_factory=dict)
     before: dict[int, dict[str, str]] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
+    ticked: set[str] = field(default_factory=set)
 
     def status(self, rank: int) -> str:
         return self.statuses.get(rank, TO_CHECK)
@@ -108,6 +109,7 @@ def write_state(segmentation: Any, state: ReviewState) -> None:
         "statuses": {str(rank): status for rank, status in sorted(state.statuses.items())},
         "before": {str(rank): segments for rank, segments in sorted(state.before.items())},
         "absent": sorted(state.absent),
+        "ticked": sorted(state.ticked),
     }
     segmentation.SetAttribute(_STATE, json.dumps(content))
 
@@ -119,6 +121,7 @@ def read_state(segmentation: Any) -> ReviewState:
         {int(rank): str(status) for rank, status in content.get("statuses", {}).items()},
         {int(rank): dict(segments) for rank, segments in content.get("before", {}).items()},
         {str(key) for key in content.get("absent", ())},
+        {str(key) for key in content.get("ticked", ())},
     )
 
 
