@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,10 +118,11 @@ def test_the_whole_circle(
     np.testing.assert_array_equal(written == label, corrected == label)
     assert label not in entry["unknown"] and len(entry["unknown"]) >= 1
     run, model = tmp_path / "run", tmp_path / "models" / "corrected"
+    model.parent.mkdir()
     few_steps = ("--steps", 2, "--batch", 1, "--device", "cpu")
     command("train", "-o", run, "--init", small_bundle, "--data", training, *few_steps)
     command("bundle", "pack", run, "-o", model, "--name", "corrected")
-    monkeypatch.setenv("DCA_MODELS", str(Path(model).parent))
+    monkeypatch.setenv("DCA_MODELS", str(model.parent))
     panel._parameterNode.modelName = "corrected"
     panel.onSetupChanged()
     assert panel.segmentPanel.model is not None and panel.segmentPanel.model.metadata.name == "corrected"
