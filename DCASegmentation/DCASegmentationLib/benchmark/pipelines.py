@@ -30,7 +30,7 @@ _EVERYTHING = _Options(
     {"attention_levels": [4], "deciding_expert": True, "entropy": True, "disagreement": True, "review": True},
 )
 # The plain sliding window that the others do, over the whole volume.
-_EQUAL = _Options((*_LABELS_ALONE.typed, "--overlap", "0.5"), {"overlap": 0.5})
+_EQUAL = _Options((*_LABELS_ALONE.typed, "--overlap", "0.5", "--no-body-box"), {"overlap": 0.5, "body_box": False})
 
 
 @dataclass(frozen=True)
