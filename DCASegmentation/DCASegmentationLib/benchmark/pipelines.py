@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..bundle.finding import default_bundle
 from ..method.vnet import Norm
 from .random_model import PATCH, random_bundle
 
@@ -51,8 +52,10 @@ class Setting:
     fine_mm: float = 1.5
     coarse_mm: float = 3.0
 
-    def bundle(self, spacing_mm: float) -> Path:
-        """Our model with random weights at this spacing."""
+    def bundle(self, spacing_mm: float | None) -> Path:
+        """Our model with random weights at this spacing; the shipped one for None."""
+        if spacing_mm is None:
+            return default_bundle()
         return random_bundle(self.folder, spacing_mm, self.n_filters, self.norm, self.patch).folder
 
 
@@ -82,8 +85,10 @@ def pipelines(setting: Setting) -> list[Pipeline]:
     return [
         _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ALONE),
         _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
-        _ours("ours_maps", f"DCA {fine:g} mm, with maps and review", setting, fine, _EVERYTHING),
         _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ALONE),
+        # Places to check are looked for in organs: what random weights give is nothing to look at.
+        _ours("shipped", "shipped model", setting, None, _LABELS_ALONE),
+        _ours("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
         _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
         _nnunet("totalsegmentator", "TotalSegmentator's settings, one model", "totalsegmentator", setting, fine),
         _monai(setting),
@@ -92,7 +97,7 @@ def pipelines(setting: Setting) -> list[Pipeline]:
     ]
 
 
-def _ours(key: str, name: str, setting: Setting, spacing_mm: float, options: _Options) -> Pipeline:
+def _ours(key: str, name: str, setting: Setting, spacing_mm: float | None, options: _Options) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
         bundle = setting.bundle(spacing_mm)
         if setting.our_windows is not None:
