@@ -81,7 +81,7 @@ def test_ours_and_monai_are_measured_side_by_side_and_a_missing_peer_is_named(
     monkeypatch.setattr(pipelines, "find_spec", lambda name: None if name == "nnunetv2" else found(name))
     out = tmp_path / "out"
     given = ("-o", out, "--ct", coarse_phantom / "ct.nii.gz", "--cache", tmp_path / "cache", "--only")
-    tiny = ("ours,nnunet,monai", "--filters", 2, "--patch", 32, "--spacing", "14,20", "--windows", 1)
+    tiny = ("ours,nnunet,monai", "--filters", 2, "--patch", 32, "--spacing", "8,14", "--windows", 1)
     result = dca("benchmark", "inference", *given, *tiny, "--rounds", 1)
     assert result.code == 0, result.err
     assert "nnunet is left out: nnunetv2 is not installed." in result.err
