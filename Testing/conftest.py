@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DCA_RUNTIME", "eager")
 
 import pytest
+
+# A shell's background jobs ignore Ctrl+C, and so would every command that a test starts and stops.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # slicer_bench, module_widget and the like, for tests of the Slicer module.
 pytest_plugins = ["bench.fixtures", "warm_worker"]
