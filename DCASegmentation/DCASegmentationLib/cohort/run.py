@@ -99,6 +99,8 @@ def _run(
                 for outcome in outcomes(client, cases, cohort.settings, show):
                     ledger.finish(outcome)
                     state.note(sources[outcome.key], outcome.status, outcome.reason)
+            # A worker that the system ended, for want of memory say, could not do it.
+            _remove_unfinished(out / CASES)
         state.running = 0
         tick(state)
     finally:
@@ -107,7 +109,7 @@ def _run(
 
 
 def _remove_unfinished(cases: Path) -> None:
-    """What a run that was killed had begun to write."""
+    """What a run or a worker that was killed had begun to write."""
     for entry in os.scandir(cases):
         if entry.name.startswith(".") and _PARTIAL in entry.name:
             remove_folder(Path(entry.path))
