@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def worker_process_id() -> int:
     found = worker_processes()
     assert found, "no worker runs"
     return max(found, key=lambda pid: found[pid])
+
+
+def started_worker_process_id(before: dict[int, int], seconds: float = 10.0) -> int:
+    """The worker that was not there ``before``: a process just forked bears its parent's name for a moment."""
+    deadline = time.monotonic() + seconds
+    while not (new := worker_processes().keys() - before.keys()):
+        assert time.monotonic() < deadline, "no worker was started"
+    return new.pop()
 
 
 def worker_processes() -> dict[int, int]:

@@ -24,9 +24,11 @@ from module_driving import (  # noqa: E402
     apply,
     message,
     node_ids,
+    started_worker_process_id,
     temporary_files,
     wait_for_end,
     worker_process_id,
+    worker_processes,
 )
 from scene_case import small_labels  # noqa: E402
 
@@ -272,9 +274,9 @@ def test_a_worker_killed_from_outside_in_any_phase_is_told_and_the_next_run_work
 
 
 def test_a_worker_killed_while_it_starts_is_told(cold_panel, slicer_bench):
-    before = node_ids()
+    before, workers = node_ids(), worker_processes()
     apply(cold_panel)
-    os.kill(worker_process_id(), signal.SIGKILL)
+    os.kill(started_worker_process_id(workers), signal.SIGKILL)
     wait_for_end(cold_panel, slicer_bench)
     assert "was ended from outside" in message(cold_panel)
     assert node_ids() == before and temporary_files() == []
