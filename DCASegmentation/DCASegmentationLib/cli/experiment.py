@@ -36,7 +36,7 @@ def run(
     data: Annotated[Path | None, typer.Option(help="A list of CTs (dca dataset). Else synthetic people.")] = None,
     seeds: Annotated[str, typer.Option(help="Seeds of the runs. Figures 5, 6 and 8 show the first.")] = "0,1,2",
     preset: Annotated[
-        Literal["small", "default", "paper"], typer.Option(help="small: 6 mm, 4 filters, 1000 steps, for a CPU.")
+        Literal["small", "default", "paper"], typer.Option(help="small: 6 mm, 4 filters, 2000 steps, for a CPU.")
     ] = "small",
     steps: Annotated[int | None, typer.Option(min=1, help="Length of each run in steps.")] = None,
     filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
@@ -53,7 +53,7 @@ def run(
         str, typer.Option(help="fig2 of one list: percent of its cases that are labelled.")
     ] = "10,20,40,100",
     cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases. Else OUT/cases.")] = None,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     bundle: Annotated[
         str | None, typer.Option(help="For learning: the model to go on from. Else dca-synthetic.")
     ] = None,
