@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.benchmark.step_cost import WAYS, StepCost, expected_step, measure_in_turn
+from DCASegmentationLib.benchmark.step_cost import WAYS, StepCost, expected_step, expected_ways, measure_in_turn
 from DCASegmentationLib.method.network import DCANet
 from DCASegmentationLib.training.dca_step import supervised_losses, unsupervised_loss
 from DCASegmentationLib.training.options import TrainingOptions
@@ -52,6 +52,9 @@ def test_a_step_of_the_default_preset_costs_less_than_the_plain_pass_and_has_its
     plain = costs["plain"]
     for cost in costs.values():
         assert cost.losses == pytest.approx({name: plain.losses[name] for name in cost.losses}, abs=1e-5)
-    for way in ("joint", "experts", "aggregation", "labelled"):
+    for way in expected_ways(options):
         assert costs[way].peak_mib < 0.6 * plain.peak_mib
+    # No step of the default preset. At the preset's own patch it takes 0.54; with one this small the weights' share of
+    # the memory, which no way saves, is larger.
+    assert costs["joint"].peak_mib < 0.7 * plain.peak_mib
     assert expected_step(costs, options)[0] < 0.65 * plain.seconds
