@@ -156,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--spacing", default="3,3,4")
-    parser.add_argument("--overlap", type=float, default=0.5)
+    parser.add_argument("--overlap", type=float, default=None)
     parser.add_argument("--review", action="store_true", help="look for places to check, as dca cohort does")
     parser.add_argument("--bundle", help="folder of the model, else the default one")
     parser.add_argument("--pin", action="store_true", help="bind the loop and each worker to one core (Linux)")

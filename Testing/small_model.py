@@ -53,6 +53,7 @@ class SmallModel:
             orientation=orientation,
             hu_window=(-160.0, 240.0),
             patch=patch,
+            overlap=0.25,
         )
 
     def network(self, device: str | torch.device = "cpu") -> DCANet:

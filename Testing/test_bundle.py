@@ -221,6 +221,12 @@ def test_information_has_a_row_for_all_a_user_asks(folder):
     assert sorted(listed.split(", ")) == sorted(organ.name for organ in AMOS)
 
 
+def test_a_bundle_of_before_windows_overlaps_were_a_models_own_keeps_its_half(folder):
+    change_metadata(folder, lambda content: content["dca"].pop("overlap"))
+
+    assert Bundle.load(folder).metadata.overlap == 0.5
+
+
 def test_metadata_load_without_torch():
     script = (
         "import sys, DCASegmentationLib.bundle.metadata_reading, DCASegmentationLib.bundle.finding;"
@@ -323,6 +329,7 @@ def test_a_missing_key_of_the_metadata_is_named(folder, key):
         ("spacing_mm", [4.0, 4.0], "dca.spacing_mm is not 3 numbers"),
         ("spacing_mm", [4.0, 0.0, 4.0], "no values a model can have"),
         ("patch", [32, 32, 40], "no values a model can have"),
+        ("overlap", 1.0, "dca.overlap is no share"),
         ("orientation", "RAR", "not three directions"),
         ("hu_window", "wide", "dca.hu_window is no list"),
         ("partition", {"mode": "top2"}, "dca.partition is not a partition"),

@@ -94,7 +94,7 @@ def leads(bundle: Bundle, ct: sitk.Image) -> np.ndarray:
     volume = window(sitk.GetArrayFromImage(resample(ct, grid, "linear")), *metadata.hu_window)
     with torch.inference_mode():
         logits = sliding_window_inference(
-            torch.from_numpy(volume)[None, None], metadata.patch, 1, bundle.network(), overlap=0.5, mode="gaussian"
+            torch.from_numpy(volume)[None, None], metadata.patch, 1, bundle.network(), metadata.overlap, "gaussian"
         )
         probabilities = torch.softmax(logits, dim=1)[0].numpy()
     best = np.zeros((2, *ct.GetSize()[::-1]), dtype=np.float32)

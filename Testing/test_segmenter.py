@@ -90,6 +90,15 @@ def test_labels_come_back_on_exactly_the_input_grid(segmenter, direction, pixel_
     assert labels.GetPixelID() == sitk.sitkUInt8
 
 
+def test_windows_overlap_as_the_model_says_unless_asked_otherwise(network, ct):
+    model = SmallModel(network)
+    model.metadata.overlap = 0.8
+    segmenter = Segmenter(model, device="cpu")
+    own, other = segmenter.segment(ct).labels, segmenter.segment(ct, SegmentOptions(overlap=0.25)).labels
+    assert sitk.Hash(own) == sitk.Hash(segmenter.segment(ct, SegmentOptions(overlap=0.8)).labels)
+    assert sitk.Hash(own) != sitk.Hash(other)
+
+
 @pytest.mark.parametrize("average", ["logits", "probabilities"])
 def test_streaming_gives_the_labels_of_the_whole_volume(segmenter, network, ct, average):
     labels = segmenter.segment(ct, SegmentOptions(overlap=0.25, average=average, keep_islands=True)).labels

@@ -70,6 +70,10 @@ class Weights:
 
 UNSAVED = Weights(WEIGHTS, "", 0, "")
 
+DEFAULT_OVERLAP = 0.25
+"""Of neighboring windows. Half of a side costs three times as much, and gave no better Dice (``dca benchmark
+accuracy``)."""
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -77,8 +81,10 @@ class Metadata:
 
     ``spacing`` (x, y, z) in mm and ``orientation`` (directions of increasing x, y and z index) are those of the model
     grid; ``hu_window`` are the HU that become 0 and 1; ``patch`` is (depth, height, width) in voxels of the model
-    grid, the order of the network's arrays. ``network`` are the options of ``DCANet``; it and ``weights`` are filled
-    in when the bundle is saved. ``licence`` is the weights'. ``limits`` are sentences on what the model cannot do.
+    grid, the order of the network's arrays, and ``overlap`` the share of its sides that neighboring windows have in
+    common unless a run asks for another: what the model was measured with. ``network`` are the options of ``DCANet``;
+    it and ``weights`` are filled in when the bundle is saved. ``licence`` is the weights'. ``limits`` are sentences on
+    what the model cannot do.
     """
 
     name: str
@@ -98,6 +104,7 @@ class Metadata:
     scores: MeasuredScores | None = None
     network: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights = UNSAVED
+    overlap: float = DEFAULT_OVERLAP
 
     @property
     def class_names(self) -> list[str]:
@@ -123,6 +130,7 @@ def _own_fields(metadata: Metadata) -> dict[str, Any]:
         "orientation": metadata.orientation,
         "hu_window": list(metadata.hu_window),
         "patch": list(metadata.patch),
+        "overlap": metadata.overlap,
         "network": dict(metadata.network),
         "partition": metadata.partition.to_json(),
         "training_data": [asdict(source) for source in metadata.training_data],

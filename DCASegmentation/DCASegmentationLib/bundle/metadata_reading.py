@@ -62,6 +62,10 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
     low, high = own.numbers("hu_window", 2)
     patch = [int(side) for side in own.numbers("patch", 3)]
     orientation = own.text("orientation")
+    # Bundles from before it was a model's own were run with half a side.
+    overlap = own.number("overlap") if "overlap" in own.values else 0.5
+    if not 0 <= overlap < 1:
+        raise _wrong("dca.overlap", "no share of a window's side")
     if min(spacing) <= 0 or low >= high or min(patch) < 16 or any(side % 16 for side in patch):
         raise _wrong("spacing_mm, hu_window or patch", "no values a model can have")
     if re.fullmatch("[RLAPSI]{3}", orientation) is None or len({"RLAPSI".index(c) // 2 for c in orientation}) != 3:
@@ -91,6 +95,7 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
         limits=tuple(str(sentence) for sentence in own.items("limits")),
         scores=None if own.item("scores") is None else _scores(own.part("scores"), vocabulary),
         weights=_weights(own.part("weights")),
+        overlap=overlap,
     )
 
 

@@ -76,8 +76,8 @@ def _input(metadata: Metadata) -> str:
     return (
         f"CT in Hounsfield units, any orientation and spacing. It is resampled to {spacing} mm (x, y, z) in "
         f"orientation {metadata.orientation}; {low:g} to {high:g} HU become 0 to 1. The network sees patches of "
-        f"{depth} x {height} x {width} voxels (depth, height, width) and gives {len(metadata.class_names)} channels "
-        "of logits, background first."
+        f"{depth} x {height} x {width} voxels (depth, height, width), which overlap by {metadata.overlap:.0%}, and "
+        f"gives {len(metadata.class_names)} channels of logits, background first."
     )
 
 

@@ -30,7 +30,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         "image": "ct.nii.gz",
         "images": ["@image"],
         "output_dir": "$@bundle_root + '/eval'",
-        "overlap": 0.5,
+        "overlap": metadata.overlap,
         "sw_batch_size": 1,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": {"_target_": "DCASegmentationLib.method.network.DCANet", **metadata.network},

@@ -43,7 +43,9 @@ def run(
         str | None, typer.Option(help="Folder or name of the trained model. Else the default one (dca bundle info).")
     ] = None,
     organs: Annotated[str | None, typer.Option(help="Only these organs, as in liver,spleen. All if left out.")] = None,
-    overlap: Annotated[float, typer.Option(help="Overlap of neighboring windows, 0 to below 1.")] = 0.5,
+    overlap: Annotated[
+        float | None, typer.Option(help="Overlap of neighboring windows, 0 to below 1. Else the model's.")
+    ] = None,
     extension: Annotated[str, typer.Option("--format", help="Format of labels: as in dca segment.")] = ".nrrd",
     no_review: Annotated[
         bool, typer.Option("--no-review", help="Do not look for places to check: quicker, but a poorer report.")

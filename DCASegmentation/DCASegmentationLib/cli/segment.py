@@ -94,8 +94,9 @@ def run(
         typer.Option("--no-body-box", help="Run windows over the air around the body too.", rich_help_panel=_WINDOWS),
     ] = False,
     overlap: Annotated[
-        float, typer.Option(help="Overlap of neighboring windows, 0 to below 1.", rich_help_panel=_WINDOWS)
-    ] = 0.5,
+        float | None,
+        typer.Option(help="Overlap of neighboring windows, 0 to below 1. Else the model's.", rich_help_panel=_WINDOWS),
+    ] = None,
     weighting: Annotated[
         Weighting, typer.Option(help="How overlapping windows are weighted.", rich_help_panel=_WINDOWS)
     ] = "gaussian",
@@ -158,7 +159,7 @@ def segment_ct(
     keep_islands: bool = False,
     output_of: Output = "aggregated",
     body_box: bool = True,
-    overlap: float = 0.5,
+    overlap: float | None = None,
     weighting: Weighting = "gaussian",
 ) -> None:
     """Segment ``ct`` into the folder ``out`` and print the organs' volumes. Raises UserError."""

@@ -18,11 +18,12 @@ ATTENTION_LEVELS = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Options of one run; none of them belongs to the model.
+    """Options of one run. None of them belongs to the model, but for the overlap that it was measured with.
 
     ``body_box``: windows lie over the body's box only, and those that hold no body are left out.
 
-    ``overlap``, ``weighting``, ``batch``: the sliding window (share of a side, weights, windows at once).
+    ``overlap``, ``weighting``, ``batch``: the sliding window (share of a side, None for the model's own; weights;
+    windows at once).
     ``output``: the aggregation decoder's result, or the stitched experts' (which skips the aggregation decoder).
     ``average``: whether logits or probabilities of overlapping windows are averaged (paper: probabilities).
     ``attention_levels``: levels whose attention maps are kept, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full).
@@ -34,7 +35,7 @@ class SegmentOptions:
     Raises UserError for values that do not fit.
     """
 
-    overlap: float = 0.5
+    overlap: float | None = None
     weighting: Weighting = "gaussian"
     output: Output = "aggregated"
     average: Average = "logits"
@@ -50,7 +51,7 @@ class SegmentOptions:
     organs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < 1:
+        if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UserError(f"An overlap of {self.overlap:g} is not possible.", "Give a share from 0 to below 1.")
         if self.batch < 1:
             raise UserError(f"{self.batch} windows at once are not possible.", "Give a batch of 1 or more.")

@@ -67,6 +67,10 @@ class ModelMetadata(Protocol):
     def patch(self) -> tuple[int, int, int]:
         """Window size (depth, height, width) in voxels."""
 
+    @property
+    def overlap(self) -> float:
+        """Share of a window's side that neighbors have in common, where nothing else is asked for."""
+
 
 class Model(Protocol):
     """A trained model: a ``bundle.Bundle``, or anything else that can give its network and say what it expects."""
@@ -208,7 +212,7 @@ class Segmenter:
                 volume[region],
                 metadata.patch,
                 timed_predict,
-                options.overlap,
+                metadata.overlap if options.overlap is None else options.overlap,
                 options.weighting,
                 options.batch,
                 on_window,

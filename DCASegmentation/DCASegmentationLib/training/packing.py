@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..bundle.loading import Bundle
-from ..bundle.metadata import Metadata, TrainingData
+from ..bundle.metadata import DEFAULT_OVERLAP, Metadata, TrainingData
 from ..bundle.saving import save_bundle
 from ..errors import UserError
 from .checkpoint import load_checkpoint
@@ -67,6 +67,7 @@ def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
         training_data=training_data,
         limits=_limits(training_data),
         licence=_licence(training_data),
+        overlap=DEFAULT_OVERLAP if record.initial is None else record.initial.overlap,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.loading import Bundle
-from ..bundle.metadata import TrainingData
+from ..bundle.metadata import DEFAULT_OVERLAP, TrainingData
 from ..errors import UserError
 from ..imaging.writing import write_json
 from ..method.partition import Partition
@@ -22,21 +22,23 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The bundle whose weights a run started from, and what that had been trained on."""
+    """The bundle whose weights a run started from, what that had been trained on, and the overlap of its windows."""
 
     name: str
     sha256: str
     training_data: tuple[TrainingData, ...]
+    overlap: float = DEFAULT_OVERLAP
 
     @classmethod
     def of(cls, bundle: Bundle) -> InitialModel:
         metadata = bundle.metadata
-        return cls(metadata.name, metadata.weights.sha256, metadata.training_data)
+        return cls(metadata.name, metadata.weights.sha256, metadata.training_data, metadata.overlap)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> InitialModel:
         """The model ``asdict`` gave."""
-        return cls(data["name"], data["sha256"], tuple(TrainingData(**one) for one in data["training_data"]))
+        training_data = tuple(TrainingData(**one) for one in data["training_data"])
+        return cls(data["name"], data["sha256"], training_data, data.get("overlap", DEFAULT_OVERLAP))
 
 
 @dataclass(frozen=True)

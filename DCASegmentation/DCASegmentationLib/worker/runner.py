@@ -76,6 +76,10 @@ class Runner:
         return self._segmenter
 
 
+# Values such as the options may have that are None by themselves.
+_IN_PLACE_OF_NONE: Mapping[str, object] = {"overlap": 0.5, "organs": ()}
+
+
 def _options(asked: Mapping[str, Any]) -> SegmentOptions:
     standard = asdict(SegmentOptions())
     values: dict[str, Any] = {}
@@ -84,15 +88,14 @@ def _options(asked: Mapping[str, Any]) -> SegmentOptions:
             raise UserError(f"There is no option '{name}'.", f"There are: {', '.join(standard)}.")
         # JSON knows lists, the options know tuples.
         values[name] = tuple(value) if isinstance(value, list) else value
-        if not _is_like(values[name], standard[name]):
+        by_itself = values[name] is None and standard[name] is None
+        if not by_itself and not _is_like(values[name], _IN_PLACE_OF_NONE.get(name, standard[name])):
             raise UserError(f"The option {name} cannot be {value!r}.", f"By itself it is {standard[name]!r}.")
     return SegmentOptions(**values)
 
 
 def _is_like(value: object, standard: object) -> bool:
-    """Whether ``value`` is of the type of an option that is ``standard`` when nobody asks for it."""
-    if standard is None:
-        return value is None or isinstance(value, tuple)
+    """Whether ``value`` is of the type of ``standard``."""
     if isinstance(standard, float):
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is type(standard)
