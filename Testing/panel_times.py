@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from bench.bench import Bench, installed
 from bench.event_loop_watch import EventLoopWatch
@@ -25,10 +26,15 @@ def main(ct: str) -> None:
     image = read_ct(Path(ct))
     with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
         show_ct(image, "CT")
-        panel = bench.make_widget(bench.load_module())
+        panel = bench.make_widget(bench.load_module()).panel
         outcomes = []
-        finished = panel.onFinished
-        panel.onFinished = lambda outcome: (outcomes.append(outcome), finished(outcome))
+        segment = panel.logic.segment
+
+        def listened(*order: Any, **choices: Any) -> None:
+            finished = choices.pop("onFinished")
+            segment(*order, onFinished=lambda outcome: (outcomes.append(outcome), finished(outcome)), **choices)
+
+        panel.logic.segment = listened
         for name in ("first", "warm"):
             outcomes.clear()
             started = time.monotonic()

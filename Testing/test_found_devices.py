@@ -55,16 +55,17 @@ BARE = ["Automatic", "CUDA", "MPS", "CPU"]
 
 
 @pytest.fixture
-def panel(module_widget, warm_worker) -> Any:
-    return module_widget
+def panel(module_panel, warm_worker) -> Any:
+    return module_panel
 
 
 @pytest.mark.scene
-def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, module, slicer_bench):
+def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, slicer_bench):
     import slicer
+    from DCASegmentationLib.panels.parameters import Device
 
     assert titles(panel) == BARE
-    panel._parameterNode.device = module.Device.CPU
+    panel.parameters.device = Device.CPU
     panel.segmentPanel.ui.advancedGroup.collapsed = False
     assert panel.segmentPanel.ui.deviceNoteLabel.text == "Looking for devices..."
     slicer_bench.wait_for(lambda: titles(panel) != BARE, 60)
@@ -73,11 +74,11 @@ def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, module, sl
     assert shown["Automatic"] == f"Automatic: {next(iter(found_devices())).upper()}"
     for name, reason in missing_devices().items():
         assert shown[name.upper()] == f"{name.upper()}: {reason}"
-    assert panel._parameterNode.device is module.Device.CPU
+    assert panel.parameters.device is Device.CPU
     assert panel.segmentPanel.ui.deviceNoteLabel.text != "Looking for devices..."
     slicer.mrmlScene.Clear(0)
     assert titles(panel) == list(shown.values()), "the next scene binds the list again, which writes bare names"
-    assert panel._parameterNode.device is module.Device.Automatic
+    assert panel.parameters.device is Device.Automatic
 
 
 @pytest.mark.scene
@@ -101,10 +102,13 @@ def test_further_cards_are_counted_and_automatic_names_the_first(panel):
 
 
 @pytest.mark.scene
-def test_a_worker_that_cannot_start_leaves_the_list_usable(module_widget, module, slicer_bench, monkeypatch, tmp_path):
+def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, slicer_bench, monkeypatch, tmp_path):
     from DCASegmentationLib.panels.worker_process import WorkerProcess
 
-    monkeypatch.setattr(module, "newWorker", lambda _log: WorkerProcess(str(tmp_path / "no-python"), tmp_path))
-    module_widget.segmentPanel.ui.advancedGroup.collapsed = False
-    slicer_bench.wait_for(lambda: "did not tell" in module_widget.segmentPanel.ui.deviceNoteLabel.text)
-    assert titles(module_widget) == BARE
+    monkeypatch.setattr(
+        "DCASegmentationLib.panels.segmentation_logic.newWorker",
+        lambda _log: WorkerProcess(str(tmp_path / "no-python"), tmp_path),
+    )
+    module_panel.segmentPanel.ui.advancedGroup.collapsed = False
+    slicer_bench.wait_for(lambda: "did not tell" in module_panel.segmentPanel.ui.deviceNoteLabel.text)
+    assert titles(module_panel) == BARE

@@ -69,7 +69,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "corrected_case_job": ({"errors", "organs", "training"}, {"SimpleITK"}),
     "scene": (
         {"errors", "organs", "review_file", "imaging", "figures", "corrected_case_job"},
-        {"numpy", "SimpleITK", *SLICER},
+        # SampleData is a module of Slicer.
+        {"numpy", "SimpleITK", "SampleData", *SLICER},
     ),
     "panels": (
         {
@@ -78,6 +79,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         },
         # PyTorchUtils is the module of Slicer's PyTorch extension.
         {"qt", "ctk", "numpy", "PyTorchUtils", *SLICER},
+    ),
+    "self_test": (
+        {"errors", "organs", "review_file", "phantom", "bundle", "scene", "panels"},
+        {"SimpleITK", *SLICER},
     ),
     "cli": (
         {
@@ -91,7 +96,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
 LOADED_BY_SLICER = {
     *("errors", "organs", "review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
-    "corrected_case_job",
+    *("corrected_case_job", "self_test", "phantom"),
 }
 HEAVY = {"torch", "monai", "ignite"}
 

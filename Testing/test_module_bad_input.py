@@ -45,9 +45,9 @@ def ct(slicer_bench) -> Any:
 
 
 @pytest.fixture
-def cold_panel(ct, module_widget) -> Any:
+def cold_panel(ct, module_panel) -> Any:
     """The panel, which will start a worker of its own."""
-    return module_widget
+    return module_panel
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def still_works(panel: Any, bench: Any) -> None:
     assert temporary_files() == []
 
 
-def test_without_a_ct_there_is_nothing_to_apply(module_widget):
-    assert not module_widget.segmentPanel.ui.applyButton.enabled
-    assert module_widget.segmentPanel.ui.applyButton.toolTip == "Select a CT first."
+def test_without_a_ct_there_is_nothing_to_apply(module_panel):
+    assert not module_panel.segmentPanel.ui.applyButton.enabled
+    assert module_panel.segmentPanel.ui.applyButton.toolTip == "Select a CT first."
 
 
 def test_an_mr_volume_is_refused_by_name(panel, ct, slicer_bench, refuses):
@@ -91,7 +91,7 @@ def test_an_mr_volume_is_refused_by_name(panel, ct, slicer_bench, refuses):
     noise = np.random.default_rng(1).integers(0, 900, slicer.util.arrayFromVolume(ct).shape)
     slicer.util.updateVolumeFromArray(ct, noise.astype(np.int16))
     refuses("looks like an MR or another modality")
-    panel._parameterNode.inputVolume = add_ct("Good")
+    panel.parameters.inputVolume = add_ct("Good")
     still_works(panel, slicer_bench)
 
 
@@ -104,7 +104,7 @@ def test_an_mr_volume_is_refused_by_name(panel, ct, slicer_bench, refuses):
     ],
 )
 def test_a_node_that_is_no_ct_is_refused_by_name(panel, refuses, kind, problem):
-    panel._parameterNode.inputVolume = slicer.mrmlScene.AddNewNodeByClass(kind, "Something")
+    panel.parameters.inputVolume = slicer.mrmlScene.AddNewNodeByClass(kind, "Something")
     refuses("Something", problem)
 
 
@@ -113,7 +113,7 @@ def test_a_segmentation_of_another_ct_is_refused(panel, refuses):
     from DCASegmentationLib.scene.segmentation import show_segmentation
 
     other = show_segmentation(small_labels(), AMOS, add_ct("Other"), "Other organs")
-    panel._parameterNode.outputSegmentation = other
+    panel.parameters.outputSegmentation = other
     refuses("Other organs", "belongs to another CT")
 
 
@@ -178,8 +178,8 @@ def test_a_damaged_model_is_named(panel, small_bundle, monkeypatch, tmp_path, re
     shutil.copytree(small_bundle, broken)
     (broken / "models" / "model.pt").write_bytes(b"nonsense")
     monkeypatch.setenv("DCA_MODELS", str(broken))
-    panel.onSetupChanged()
-    panel.onModelChosen("broken")
+    panel.segmentControl.updateModels()
+    panel.parameters.modelName = "broken"
     refuses("model.pt")
 
 
@@ -189,8 +189,8 @@ def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the
     doomed = tmp_path / "doomed"
     shutil.copytree(small_bundle, doomed)
     monkeypatch.setenv("DCA_MODELS", os.pathsep.join([str(doomed), str(small_bundle)]))
-    panel.onSetupChanged()
-    panel.onModelChosen("doomed")
+    panel.segmentControl.updateModels()
+    panel.parameters.modelName = "doomed"
 
     def delete(fraction: float, text: str) -> None:
         if text.startswith("Segmenting") and doomed.exists():
@@ -206,13 +206,13 @@ def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the
     assert "<b>" in message(panel) and "doomed" in message(panel)
     assert node_ids() == before
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    panel.onSetupChanged()
-    panel.onModelChosen(small_bundle.name)
+    panel.segmentControl.updateModels()
+    panel.parameters.modelName = small_bundle.name
     still_works(panel, slicer_bench)
 
 
 @pytest.fixture
-def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
+def worker_from(monkeypatch, tmp_path) -> Callable[[str], None]:
     """``worker_from(source)``: the module starts this program as its worker; REAL is the real library."""
     from DCASegmentationLib.panels.worker_process import WorkerProcess
     from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER
@@ -224,7 +224,10 @@ def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
     def use(source: str) -> None:
         (package / "worker.py").write_text(f"REAL = {str(LIBRARY_FOLDER)!r}\n{source}")
 
-    monkeypatch.setattr(module, "newWorker", lambda log: WorkerProcess(sys.executable, package.parent, None, log))
+    monkeypatch.setattr(
+        "DCASegmentationLib.panels.segmentation_logic.newWorker",
+        lambda log: WorkerProcess(sys.executable, package.parent, None, log),
+    )
     return use
 
 

@@ -42,12 +42,13 @@ def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_b
     library = sys.modules["DCASegmentationLib.panels.segment_panel"]
     add_ct("CT")
     module_widget.enter()
-    apply(module_widget)
+    apply(module_widget.panel)
     worker = worker_process_id()
     module_widget.onReload()
-    panel = slicer.modules.DCASegmentationWidget
+    widget = slicer.modules.DCASegmentationWidget
+    panel = widget.panel
     try:
-        assert panel is not module_widget
+        assert widget is not module_widget
         assert sys.modules["DCASegmentationLib.panels.segment_panel"] is not library
         assert type(panel.segmentPanel) is sys.modules["DCASegmentationLib.panels.segment_panel"].SegmentPanel
         assert is_gone(worker, 5) and temporary_files() == []
@@ -56,8 +57,8 @@ def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_b
         wait_for_end(panel, slicer_bench)
         assert len(segmentations()) == 1, message(panel)
     finally:
-        panel.exit()
-        panel.cleanup()
+        widget.exit()
+        widget.cleanup()
 
 
 def test_broken_code_is_not_taken_and_the_panel_goes_on(module_widget, slicer_bench, tmp_path, monkeypatch):

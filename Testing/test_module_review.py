@@ -28,8 +28,8 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def panel(module_widget) -> Any:
-    return module_widget
+def panel(module_panel) -> Any:
+    return module_panel
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def review(panel) -> Any:
 
 
 def show(panel, nodes):
-    panel._parameterNode.inputVolume = nodes.ct
-    panel._parameterNode.resultSegmentation = nodes.segmentation
+    panel.parameters.inputVolume = nodes.ct
+    panel.parameters.resultSegmentation = nodes.segmentation
 
 
 def rows(table):
@@ -394,6 +394,6 @@ def test_the_section_fits_into_400_pixels(panel, review, case, screenshot, style
     review.goToNext()
     review.ui.acceptButton.click()
     review.goToNext()
-    assert panel.parent.minimumSizeHint().width() <= 400
+    assert panel.widget.window().minimumSizeHint().width() <= 400
     review.widget.resize(380, review.widget.sizeHint().height())
     assert screenshot(review.widget, f"review-{style}", style).exists()

@@ -30,9 +30,9 @@ def ct(slicer_bench) -> Any:
 
 
 @pytest.fixture
-def panel(ct, module_widget) -> Any:
+def panel(ct, module_panel) -> Any:
     """The module's panel opened on a scene with a CT."""
-    return module_widget
+    return module_panel
 
 
 def test_one_click_segments_the_open_ct(panel, ct, slicer_bench):
@@ -94,7 +94,7 @@ def test_a_scene_closed_during_the_run_gives_no_result(panel, slicer_bench):
 def test_two_cts_get_a_segmentation_each(panel, slicer_bench):
     apply(panel)
     wait_for_end(panel, slicer_bench)
-    panel._parameterNode.inputVolume = add_ct("Second")
+    panel.parameters.inputVolume = add_ct("Second")
     apply(panel)
     wait_for_end(panel, slicer_bench)
     assert [node.GetName() for node in segmentations()] == ["CT organs", "Second organs"]
@@ -106,7 +106,7 @@ def test_only_own_segments_of_an_existing_segmentation_are_replaced_after_a_ques
     (segmentation,) = segmentations()
     segmentation.GetSegmentation().AddEmptySegment("mine", "My own")
     volumes = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
-    panel._parameterNode.outputSegmentation = segmentation
+    panel.parameters.outputSegmentation = segmentation
     slicer_bench.dialogs.answer(False, True)
     apply(panel)
     assert not panel.logic.isRunning
@@ -124,7 +124,7 @@ def test_inside_a_region_only_that_part_is_computed(panel, ct, slicer_bench):
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
     roi.SetCenter(*[(bounds[2 * axis] + bounds[2 * axis + 1]) / 2 for axis in range(3)])
     roi.SetSize(100.0, 100.0, 120.0)
-    panel._parameterNode.regionOfInterest = roi
+    panel.parameters.regionOfInterest = roi
     apply(panel)
     wait_for_end(panel, slicer_bench)
     (segmentation,) = segmentations()
@@ -133,11 +133,13 @@ def test_inside_a_region_only_that_part_is_computed(panel, ct, slicer_bench):
     assert found[1] - found[0] < bounds[1] - bounds[0]
 
 
-def test_every_choice_survives_saving_and_loading_the_scene(panel, module, slicer_bench, tmp_path):
+def test_every_choice_survives_saving_and_loading_the_scene(panel, slicer_bench, tmp_path):
+    from DCASegmentationLib.panels.parameters import Device
+
     apply(panel)
     wait_for_end(panel, slicer_bench)
-    parameters = panel._parameterNode
-    parameters.device = module.Device.CPU
+    parameters = panel.parameters
+    parameters.device = Device.CPU
     parameters.outputSegmentation = parameters.resultSegmentation
     parameters.regionOfInterest = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
     chosen = {
@@ -149,12 +151,12 @@ def test_every_choice_survives_saving_and_loading_the_scene(panel, module, slice
     path = tmp_path / "scene.mrb"
     slicer.mrmlScene.WriteToMRB(str(path))
     slicer.mrmlScene.Clear(0)
-    assert panel._parameterNode.resultSegmentation is None
-    assert panel._parameterNode.expertMap == "none"
+    assert panel.parameters.resultSegmentation is None
+    assert panel.parameters.expertMap == "none"
     slicer.mrmlScene.ReadFromMRB(str(path), False)
     slicer_bench.process_events()
-    parameters = panel._parameterNode
-    assert parameters.device is module.Device.CPU
+    parameters = panel.parameters
+    assert parameters.device is Device.CPU
     assert parameters.inputVolume.GetName() == "CT"
     assert parameters.resultSegmentation.GetName() == parameters.outputSegmentation.GetName() == "CT organs"
     assert parameters.regionOfInterest.GetName() == "Region"
@@ -170,7 +172,7 @@ def test_the_same_ct_twice_gets_two_segmentations_and_the_later_one_is_shown(pan
         wait_for_end(panel, slicer_bench)
     first, second = segmentations()
     assert first.GetName() == "CT organs" and second.GetName().startswith("CT organs_")
-    assert panel._parameterNode.resultSegmentation is second
+    assert panel.parameters.resultSegmentation is second
 
 
 def test_a_ct_under_a_linear_transform_takes_its_segmentation_along(panel, ct, slicer_bench):
@@ -225,11 +227,11 @@ def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, slice
 def test_the_first_look_is_calm_and_fits_into_400_pixels(panel, screenshot, style):
     for section in ("setupSection", "expertsSection", "resultSection", "correctSection"):
         assert getattr(panel.ui, section).collapsed
-    assert panel.parent.minimumSizeHint().width() <= 400
-    assert screenshot(panel.parent, f"first-look-{style}", style).exists()
+    assert panel.widget.window().minimumSizeHint().width() <= 400
+    assert screenshot(panel.widget.window(), f"first-look-{style}", style).exists()
     panel.ui.setupSection.collapsed = False
     for group in (panel.segmentPanel.ui.modelCardGroup, panel.segmentPanel.ui.advancedGroup):
         group.collapsed = False
     panel.segmentPanel.showError(UserError("The CT could not be written to the disk.", "Free some space."), "Details")
-    assert panel.parent.minimumSizeHint().width() <= 400
-    assert screenshot(panel.parent, f"opened-{style}", style).exists()
+    assert panel.widget.window().minimumSizeHint().width() <= 400
+    assert screenshot(panel.widget.window(), f"opened-{style}", style).exists()

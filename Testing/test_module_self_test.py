@@ -60,7 +60,7 @@ def test_reload_and_test_runs_the_same(module_widget, module, slicer_bench, capl
     caplog.set_level(logging.INFO)
     slicer.modules.DCASegmentationInstance.runTest()
     assert "Skipped" in caplog.text and "The parameter node keeps choices" in caplog.text
-    assert module_widget.isEntered
+    assert module_widget.panel.isEntered
 
 
 def test_nothing_is_installed_while_slicer_is_tested(slicer_bench):

@@ -23,8 +23,8 @@ def a_computer_without_models(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def setup(module_widget) -> Any:
-    return module_widget.setupPanel
+def setup(module_panel) -> Any:
+    return module_panel.setupPanel
 
 
 def zip_of(bundle: Path, target: Path) -> Path:
@@ -39,33 +39,33 @@ def models_to_choose(widget: Any) -> list[str]:
     return [selector.itemText(index) for index in range(selector.count)]
 
 
-def test_the_section_is_open_while_a_model_is_missing(module_widget, setup):
-    assert not module_widget.ui.setupSection.collapsed
+def test_the_section_is_open_while_a_model_is_missing(module_panel, setup):
+    assert not module_panel.ui.setupSection.collapsed
     assert "No model is installed" in setup.ui.modelLabel.text
-    assert models_to_choose(module_widget) == ["None installed: see Setup"]
+    assert models_to_choose(module_panel) == ["None installed: see Setup"]
 
 
 def test_a_model_from_a_zip_can_be_chosen_at_once_and_deleted_after_a_question(
-    module_widget, setup, slicer_bench, small_bundle, tmp_path
+    module_panel, setup, slicer_bench, small_bundle, tmp_path
 ):
     slicer_bench.dialogs.answer(zip_of(small_bundle, tmp_path / "model.zip"))
     setup.ui.addZipButton.click()
     assert "checksum is right" in setup.ui.setupMessageLabel.text
-    assert models_to_choose(module_widget) == ["random-weights"]
-    assert "Random weights" in module_widget.segmentPanel.ui.modelCardBrowser.plainText
+    assert models_to_choose(module_panel) == ["random-weights"]
+    assert "Random weights" in module_panel.segmentPanel.ui.modelCardBrowser.plainText
     assert not setup.ui.deleteModelButton.enabled
     setup.ui.modelList.setCurrentRow(0)
     slicer_bench.dialogs.answer(False, True)
     setup.ui.deleteModelButton.click()
-    assert models_to_choose(module_widget) == ["random-weights"]
+    assert models_to_choose(module_panel) == ["random-weights"]
     setup.ui.deleteModelButton.click()
-    assert "random-weights" not in models_to_choose(module_widget)
+    assert "random-weights" not in models_to_choose(module_panel)
 
 
-def test_a_model_from_a_folder_can_be_added(module_widget, setup, slicer_bench, small_bundle):
+def test_a_model_from_a_folder_can_be_added(module_panel, setup, slicer_bench, small_bundle):
     slicer_bench.dialogs.answer(small_bundle)
     setup.ui.addFolderButton.click()
-    assert models_to_choose(module_widget) == ["random-weights"]
+    assert models_to_choose(module_panel) == ["random-weights"]
 
 
 def test_a_file_that_is_no_model_is_named(setup, slicer_bench, tmp_path):
@@ -112,19 +112,19 @@ def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot
 
 
 def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
-    module_widget, setup, slicer_bench, small_bundle, monkeypatch
+    module_panel, setup, slicer_bench, small_bundle, monkeypatch
 ):
     from DCASegmentationLib.scene.volumes import show_ct
     from scene_case import small_ct
 
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    module_widget._parameterNode.inputVolume = show_ct(small_ct(), "CT")
-    module_widget.onSetupChanged()
+    module_panel.parameters.inputVolume = show_ct(small_ct(), "CT")
+    module_panel.segmentControl.updateModels()
     slicer_bench.torch.is_installed = False
     slicer_bench.torch.install_fails = True
-    module_widget.segmentPanel.ui.applyButton.click()
-    assert "PyTorch was not installed" in module_widget.segmentPanel.ui.messageLabel.text
-    assert not module_widget.logic.isRunning
+    module_panel.segmentPanel.ui.applyButton.click()
+    assert "PyTorch was not installed" in module_panel.segmentPanel.ui.messageLabel.text
+    assert not module_panel.logic.isRunning
 
 
 def test_sample_data_are_offered_once_slicer_has_started(module, slicer_bench):
@@ -136,7 +136,7 @@ def test_sample_data_are_offered_once_slicer_has_started(module, slicer_bench):
 
 
 def test_a_model_is_downloaded_in_the_background_and_can_be_chosen(
-    module_widget, setup, slicer_bench, small_bundle, tmp_path
+    module_panel, setup, slicer_bench, small_bundle, tmp_path
 ):
     archive = zip_of(small_bundle, tmp_path / "model.zip").read_bytes()
     with serving(archive) as server:
@@ -147,11 +147,11 @@ def test_a_model_is_downloaded_in_the_background_and_can_be_chosen(
         assert setup.ui.downloadButton.text == "Stop download"
         setup.ui.downloadButton.click()
         slicer_bench.wait_for(lambda: "was stopped" in setup.ui.setupMessageLabel.text)
-        assert models_to_choose(module_widget) == ["None installed: see Setup"]
+        assert models_to_choose(module_panel) == ["None installed: see Setup"]
         server.waits_after = None
         slicer_bench.dialogs.answer(server.address)
         setup.ui.downloadButton.click()
-        slicer_bench.wait_for(lambda: models_to_choose(module_widget) == ["random-weights"])
+        slicer_bench.wait_for(lambda: models_to_choose(module_panel) == ["random-weights"])
         assert server.ranges[0] is None and server.ranges[1].startswith("bytes=")
     assert setup.ui.downloadButton.text == "Download model..."
 

@@ -59,12 +59,13 @@ def segmented(panel: Any, bench: Any) -> Any:
 # On a busy computer the commands alone, which load PyTorch anew, take minutes.
 @pytest.mark.timeout(900)
 def test_the_whole_circle(
-    module_widget, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path
+    module_panel, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path
 ):
+    from DCASegmentationLib.panels.segment_control import replacementQuestion
     from DCASegmentationLib.scene.volumes import show_ct
 
-    panel, review = module_widget, module_widget.reviewPanel
-    panel._parameterNode.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")
+    panel, review = module_panel, module_panel.reviewPanel
+    panel.parameters.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")
     nodes = segmented(panel, slicer_bench)
     automatic = labels_of(nodes)
     places = review._places
@@ -98,8 +99,8 @@ def test_the_whole_circle(
     slicer_bench.process_events()
     assert [review.ui.placesTable.item(each, 3).text() for each in (row, painted)] == words
     np.testing.assert_array_equal(labels_of(review._nodes), corrected)
-    panel._parameterNode.outputSegmentation = panel._parameterNode.resultSegmentation
-    if panel._question(panel._parameterNode.outputSegmentation):
+    panel.parameters.outputSegmentation = panel.parameters.resultSegmentation
+    if replacementQuestion(panel.parameters.outputSegmentation, keepCorrected=True):
         slicer_bench.dialogs.answer(True)
     nodes = segmented(panel, slicer_bench)
     name = AMOS.by_key[key].name
@@ -123,10 +124,10 @@ def test_the_whole_circle(
     command("train", "-o", run, "--init", small_bundle, "--data", training, *few_steps)
     command("bundle", "pack", run, "-o", model, "--name", "corrected")
     monkeypatch.setenv("DCA_MODELS", str(model.parent))
-    panel._parameterNode.modelName = "corrected"
-    panel.onSetupChanged()
+    panel.parameters.modelName = "corrected"
+    panel.segmentControl.updateModels()
     assert panel.segmentPanel.model is not None and panel.segmentPanel.model.metadata.name == "corrected"
-    panel._parameterNode.outputSegmentation = None
+    panel.parameters.outputSegmentation = None
     again = segmented(panel, slicer_bench)
     assert again.segmentation is not nodes.segmentation
     assert len(review._places) > 0

@@ -38,4 +38,4 @@ def warm_worker(module: Any, _shared_worker: list[Any], monkeypatch: pytest.Monk
         _shared_worker[0]._onLog = on_log
         return _shared_worker[0]
 
-    monkeypatch.setattr(module, "newWorker", new_worker)
+    monkeypatch.setattr("DCASegmentationLib.panels.segmentation_logic.newWorker", new_worker)

@@ -39,13 +39,19 @@ def module(slicer_bench: Any) -> Any:
 
 @pytest.fixture
 def module_widget(slicer_bench: Any, module: Any) -> Iterator[Any]:
-    """The module's panel, set up, entered and shown."""
+    """The module's widget, set up, entered and shown."""
     widget = slicer_bench.make_widget(module)
     yield widget
     widget.exit()
     widget.cleanup()
     widget.parent.close()
     slicer_bench.process_events()
+
+
+@pytest.fixture
+def module_panel(module_widget: Any) -> Any:
+    """The panel in the module's widget."""
+    return module_widget.panel
 
 
 @pytest.fixture

@@ -32,15 +32,15 @@ def draw_panel(ct: Path, picture: Path, height: int) -> None:
     with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
         QtWidgets.QApplication.setStyle("Fusion")
         show_ct(read_ct(ct), "CT")
-        panel = bench.make_widget(bench.load_module())
+        panel = bench.make_widget(bench.load_module()).panel
         try:
             panel.segmentPanel.ui.applyButton.click()
             bench.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
-            if panel._parameterNode.resultSegmentation is None:
+            if panel.parameters.resultSegmentation is None:
                 raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
-            panel._parameterNode.expertMap = "deciding"
+            panel.parameters.expertMap = "deciding"
             bench.process_events(0.1)
-            write(panel.parent, picture, height)
+            write(panel.widget.window(), picture, height)
         finally:
             panel.cleanup()
 

@@ -1,0 +1,38 @@
+"""The choices of the panel, as Slicer's parameter node keeps them in the scene."""
+
+import enum
+from typing import Annotated
+
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+
+class Device(enum.Enum):
+    """Where the network is computed; the values are the worker's words. Scenes keep the member's name."""
+
+    Automatic = "auto"
+    CUDA = "cuda"
+    MPS = "mps"
+    CPU = "cpu"
+
+
+@parameterNodeWrapper
+class DCASegmentationParameterNode:
+    """The choices of the panel, saved with the scene.
+
+    ``resultSegmentation`` is the segmentation of the last run, which the sections below Segment are about.
+    """
+
+    inputVolume: vtkMRMLScalarVolumeNode
+    modelName: str
+    device: Device = Device.Automatic
+    outputSegmentation: vtkMRMLSegmentationNode
+    regionOfInterest: vtkMRMLMarkupsROINode
+    resultSegmentation: vtkMRMLSegmentationNode
+    expertLevel: Annotated[int, WithinRange(1, 4)] = 4
+    expertMap: str = "none"
+    mapOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
+    mapThreshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    colorMap: str = "Viridis"
+    showLegend: bool = True
+    keepCorrected: bool = True

@@ -1,0 +1,169 @@
+"""The Segment section at work: what Apply, Cancel and its choices do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels import requirements
+from DCASegmentationLib.panels.parameters import Device
+from DCASegmentationLib.panels.segment_panel import SegmentPanel
+from DCASegmentationLib.panels.segmentation_runner import Outcome
+from DCASegmentationLib.scene.case_record import recall
+from DCASegmentationLib.scene.exchange import require_ct
+from DCASegmentationLib.scene.organ_changes import kept_organs
+from DCASegmentationLib.scene.target import own_organs, require_target
+from DCASegmentationLib.worker_protocol import FoundDevices
+
+
+class SegmentControl:
+    """``layout`` is where the section's panel goes.
+
+    ``newLogic(onLog)`` gives what segments (see ``SegmentationLogic``). ``onResult(segmentation)`` is called with the
+    segmentation of a run that ended well, ``onInstalled()`` when Apply has installed PyTorch.
+    """
+
+    def __init__(
+        self,
+        layout: qt.QLayout,
+        uiFolder: Path,
+        newLogic: Callable[[Callable[[str], None]], Any],
+        onResult: Callable[[Any], None],
+        onInstalled: Callable[[], None],
+    ) -> None:
+        self._onResult, self._onInstalled = onResult, onInstalled
+        self._parameters: Any = None
+        self.panel = SegmentPanel(
+            layout,
+            uiFolder,
+            self._onApply,
+            self._onCancel,
+            self._onModelChosen,
+            self._onDevicesWanted,
+            {device.value: device.name for device in Device},
+        )
+        self.logic = newLogic(self.panel.log)
+
+    def setParameterNode(self, parameterNode: Any | None) -> None:
+        """Take the choices from this parameter node; None while there is none."""
+        self._parameters = parameterNode
+        if parameterNode is not None:
+            # Binding has filled the list with bare names.
+            self.panel.updateDevices()
+
+    def update(self) -> None:
+        """Bring model and Apply into line with the choices."""
+        if self._parameters is not None:
+            self.panel.selectModel(self._parameters.modelName)
+        self.panel.setApplicable(self._hindrance())
+
+    def updateModels(self) -> None:
+        """Models may have come or gone."""
+        self.panel.updateModels()
+        self.panel.setApplicable(self._hindrance())
+
+    def _hindrance(self) -> str:
+        """Why Apply would be of no use now; empty if it would be."""
+        model = self.panel.model
+        if self._parameters is None or self._parameters.inputVolume is None:
+            return _("Select a CT first.")
+        if model is None:
+            return _("Add a model under Setup, or select another one.")
+        if model.problem is not None:
+            return str(model.problem)
+        return ""
+
+    def _onModelChosen(self, name: str) -> None:
+        if self._parameters is not None:
+            self._parameters.modelName = name
+        self.panel.setApplicable(self._hindrance())
+
+    def _onDevicesWanted(self) -> None:
+        """The list of devices came into sight: the worker, which loads PyTorch, says what there is."""
+        if requirements.torchVersion() is None:
+            self.panel.showDevices(None, _("PyTorch, once it is installed, tells what there is."))
+            return
+        self.panel.showDevices(None, _("Looking for devices..."))
+        try:
+            self.logic.findDevices(self._onDevicesFound)
+        except UserError as error:
+            self.panel.showDevices(None, str(error))
+
+    def _onDevicesFound(self, devices: FoundDevices | None) -> None:
+        unknown = _("PyTorch did not tell what there is; the log says more.")
+        self.panel.showDevices(devices, unknown if devices is None else "")
+
+    def _onApply(self) -> None:
+        try:
+            self._start()
+        except UserError as error:
+            self.panel.showEnd()
+            self.panel.showError(error)
+        self.panel.setApplicable(self._hindrance())
+
+    def _onCancel(self) -> None:
+        self.panel.showCancelling()
+        self.logic.cancel()
+
+    def _start(self) -> None:
+        parameters, model = self._parameters, self.panel.model
+        if model is None:
+            raise UserError(_("No model is chosen."), _("Add a model under Setup, or select another one."))
+        if requirements.torchVersion() is None:
+            requirements.installTorch(self.panel.showMessage)
+            self._onInstalled()
+        target = parameters.outputSegmentation
+        if target is not None:
+            require_ct(parameters.inputVolume)
+            require_target(target, parameters.inputVolume)
+            question = replacementQuestion(target, parameters.keepCorrected)
+            if question and not slicer.util.confirmOkCancelDisplay(question, _("Segment again")):
+                return
+        self.panel.showStart()
+        self.logic.segment(
+            parameters.inputVolume,
+            model.folder,
+            parameters.device.value,
+            target,
+            parameters.regionOfInterest,
+            wait=False,
+            keepCorrected=parameters.keepCorrected,
+            onProgress=self.panel.showProgress,
+            onFinished=self._onFinished,
+        )
+
+    def _onFinished(self, outcome: Outcome) -> None:
+        """A run has ended, one way or another."""
+        self.panel.showEnd()
+        if outcome.nodes is not None:
+            organs = len(own_organs(outcome.nodes.segmentation))
+            self.panel.showResult(organs, outcome.elapsed, outcome.device, outcome.warnings)
+            self._onResult(outcome.nodes.segmentation)
+        elif outcome.cancelled:
+            self.panel.showMessage(_("Cancelled. Nothing was changed."))
+        elif outcome.error is not None:
+            self.panel.showError(outcome.error, outcome.details)
+        self.panel.setApplicable(self._hindrance())
+
+
+def replacementQuestion(segmentation: Any, keepCorrected: bool) -> str:
+    """What to ask before a run replaces organs in ``segmentation``; empty if it replaces none."""
+    kept = kept_organs(recall(segmentation))
+    content = segmentation.GetSegmentation()
+    names = ", ".join(content.GetSegment(each).GetName() for each in kept.segments)
+    replaced = len(own_organs(segmentation)) - (len(kept.segments) if keepCorrected else 0)
+    if not replaced:
+        return ""
+    question = _("Replace {count} organs that this module segmented in {name}?")
+    if names and keepCorrected:
+        question += " " + _("Kept as corrected or accepted: {organs}.")
+    elif names:
+        question += " " + _("Corrections are lost: {organs}.")
+    return question.format(count=replaced, name=segmentation.GetName(), organs=names)

@@ -1,0 +1,123 @@
+"""The CT that is open, or opened while the module is seen, is chosen by itself; a choice is never replaced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytestmark = pytest.mark.scene
+slicer = pytest.importorskip("slicer")
+
+from module_driving import add_ct  # noqa: E402
+from scene_case import small_ct  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def add_mr(name: str = "MR") -> Any:
+    """Values from 0 to 800, as an MR has them: no air below that of water."""
+    node = add_ct(name)
+    voxels = slicer.util.arrayFromVolume(node)
+    slicer.util.updateVolumeFromArray(node, ((voxels - voxels.min()) * 0.4).astype(np.int16))
+    return node
+
+
+def add_map(name: str = "Head expert attention (level 4)") -> Any:
+    from DCASegmentationLib.scene.maps import show_map
+
+    return show_map(sitk.Cast(small_ct() > 0, sitk.sitkFloat32), name, "Attention", "Viridis")
+
+
+def add_label_map() -> Any:
+    from DCASegmentationLib.scene.volumes import add_volume
+
+    return add_volume(small_ct() > 0, "Labels", "vtkMRMLLabelMapVolumeNode")
+
+
+def chosen(panel: Any) -> str | None:
+    node = panel.parameters.inputVolume
+    assert node is panel.segmentPanel.ui.inputVolumeSelector.currentNode()
+    return node.GetName() if node is not None else None
+
+
+def test_a_ct_that_is_loaded_while_the_module_is_open_is_chosen(module_panel, slicer_bench):
+    assert chosen(module_panel) is None
+    add_ct("CT")
+    slicer_bench.process_events()
+    assert chosen(module_panel) == "CT"
+    assert module_panel.segmentPanel.ui.applyButton.enabled
+
+
+def test_a_choice_stays_whatever_is_loaded_after_it(module_panel, slicer_bench):
+    add_ct("First")
+    slicer_bench.process_events()
+    add_ct("Second")
+    slicer_bench.process_events()
+    assert chosen(module_panel) == "First"
+    module_panel.exit()
+    module_panel.enter()
+    assert chosen(module_panel) == "First"
+
+
+@pytest.mark.parametrize("add", [add_mr, add_map, add_label_map])
+def test_what_is_no_ct_is_left_alone_and_the_ct_after_it_chosen(module_panel, slicer_bench, add):
+    add()
+    slicer_bench.process_events()
+    assert chosen(module_panel) is None
+    module_panel.exit()
+    module_panel.enter()
+    assert chosen(module_panel) is None
+    add_ct("CT")
+    slicer_bench.process_events()
+    assert chosen(module_panel) == "CT"
+
+
+def test_a_volume_without_voxels_is_looked_at_again_when_it_is_shown(module_panel, slicer_bench):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+    node.CopyOrientation(add_mr())
+    slicer_bench.process_events()
+    assert chosen(module_panel) is None
+    slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(small_ct()))
+    node.CreateDefaultDisplayNodes()
+    slicer_bench.process_events()
+    assert chosen(module_panel) == "CT"
+
+
+def test_of_several_open_cts_the_one_in_the_red_view_is_chosen(module_panel, slicer_bench):
+    from DCASegmentationLib.scene.arrangement import view_node
+
+    module_panel.exit()
+    add_ct("First")
+    shown = add_ct("Shown")
+    slicer_bench.process_events()
+    assert chosen(module_panel) is None, "while the module is not seen, nothing is chosen"
+    view_node("vtkMRMLSliceCompositeNode", "Red").SetBackgroundVolumeID(shown.GetID())
+    module_panel.enter()
+    assert chosen(module_panel) == "Shown"
+
+
+def test_after_the_ct_was_deleted_the_next_one_is_chosen(module_panel, slicer_bench):
+    first = add_ct("First")
+    slicer_bench.process_events()
+    slicer.mrmlScene.RemoveNode(first)
+    add_ct("Second")
+    slicer_bench.process_events()
+    assert chosen(module_panel) == "Second"
+
+
+def test_a_large_ct_is_judged_by_a_part_of_its_voxels(slicer_bench):
+    from DCASegmentationLib.scene.open_ct import _thinned, looks_like_ct
+
+    voxels = np.random.default_rng(0).integers(-1000, 400, (9, 300, 300), np.int16)
+    node = slicer.util.addVolumeFromArray(voxels)
+    node.SetSpacing(1.0, 1.0, 5.0)
+    assert _thinned(node).GetSize() == (300, 300, 9) and looks_like_ct(node)
+    node = slicer.util.addVolumeFromArray(np.tile(voxels, (10, 1, 1)))
+    assert _thinned(node).GetNumberOfPixels() < 1_000_000 and looks_like_ct(node)
