@@ -162,3 +162,74 @@ def test_without_an_address_that_tells_the_checksum_nothing_is_downloaded(setup,
     setup.ui.downloadButton.click()
     assert setup.ui.downloadButton.text == "Download model..."
     assert ("SHA-256" in setup.ui.setupMessageLabel.text) == bool(address)
+
+
+@pytest.fixture
+def without_openvino(setup, slicer_bench, monkeypatch) -> Any:
+    """A computer without a GPU, on which OpenVINO can be installed."""
+    monkeypatch.setattr("shutil.which", lambda name, *rest: None)
+    monkeypatch.setattr("sys.platform", "linux")
+    slicer_bench.packages.hide("openvino")
+    setup.update()
+    return setup
+
+
+def test_openvino_is_offered_on_a_cpu_and_installed_alone_after_a_question(without_openvino, slicer_bench):
+    ui = without_openvino.ui
+    assert "Optional" in ui.openVINOLabel.text and not ui.installOpenVINOButton.isHidden()
+    slicer_bench.dialogs.answer(True)
+    ui.installOpenVINOButton.click()
+    assert slicer_bench.packages.installed == ["--no-deps openvino>=2025.0"]
+    assert "was installed" in ui.setupMessageLabel.text
+    assert ui.installOpenVINOButton.isHidden() and "is installed" in ui.openVINOLabel.text
+
+
+def test_slicer_5_10_installs_openvino_by_its_older_function(without_openvino, slicer_bench, monkeypatch):
+    monkeypatch.setitem(sys.modules, "slicer.packaging", None)
+    slicer_bench.dialogs.answer(True)
+    without_openvino.ui.installOpenVINOButton.click()
+    assert slicer_bench.packages.installed == ["--no-deps openvino>=2025.0"]
+
+
+def test_who_declines_openvino_is_not_offered_it_again(without_openvino, slicer_bench):
+    ui = without_openvino.ui
+    slicer_bench.dialogs.answer(False)
+    ui.installOpenVINOButton.click()
+    assert slicer_bench.packages.installed == []
+    assert "slicer.util.pip_install('--no-deps openvino>=2025.0')" in ui.setupMessageLabel.text
+    without_openvino.update()
+    assert ui.installOpenVINOButton.isHidden() and ui.openVINOLabel.isHidden()
+
+
+def test_openvino_that_cannot_be_installed_is_told_and_offered_on(without_openvino, slicer_bench):
+    ui = without_openvino.ui
+    slicer_bench.packages.fails = True
+    slicer_bench.dialogs.answer(True)
+    ui.installOpenVINOButton.click()
+    assert "could not be installed" in ui.setupMessageLabel.text and "Nothing needs it" in ui.setupMessageLabel.text
+    assert not ui.installOpenVINOButton.isHidden()
+
+
+@pytest.mark.parametrize("reason", ["a GPU", "an Apple GPU", "no PyTorch", "testing"])
+def test_openvino_is_not_offered_where_it_is_of_no_use(without_openvino, slicer_bench, monkeypatch, reason):
+    ui = without_openvino.ui
+    if reason == "a GPU":
+        monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
+    elif reason == "an Apple GPU":
+        monkeypatch.setattr("sys.platform", "darwin")
+        monkeypatch.setattr("platform.machine", lambda: "arm64")
+    elif reason == "no PyTorch":
+        slicer_bench.torch.is_installed = False
+    else:
+        slicer_bench.app._is_testing = True
+        ui.installOpenVINOButton.click()
+        assert "testing mode" in ui.setupMessageLabel.text and slicer_bench.packages.installed == []
+        return
+    without_openvino.update()
+    assert ui.installOpenVINOButton.isHidden() and ui.openVINOLabel.isHidden()
+
+
+def test_setup_counts_as_complete_without_openvino(without_openvino, small_bundle, monkeypatch):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    without_openvino.update()
+    assert without_openvino.isComplete()

@@ -97,7 +97,7 @@ class Bench:
             "showStatusMessage": lambda message, duration=0: self.status_messages.append(message),
             "mainWindow": lambda: None,
             "startupEnvironment": self.app.startupEnvironment,
-            "pip_install": self.packages.install,
+            "pip_install": self.packages.install_5_10,
         }
         for name, function in functions.items():
             self._put(vars(slicer.util), name, function)
@@ -106,6 +106,7 @@ class Bench:
     def uninstall(self) -> None:
         """Leave Python as it was found."""
         self.torch.clear()
+        self.packages.clear()
         sys.excepthook = self._excepthook
         while self._before:
             names, name, value = self._before.pop()

@@ -2,60 +2,60 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
+import shlex
+import subprocess
 import sys
-from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 
 class Packages:
-    """``missing`` names distributions that the module shall believe absent until they are installed."""
+    """``hide(name)`` makes the module believe a package absent until it is installed; ``fails`` lets pip fail.
+
+    ``installed`` are the arguments that pip was given.
+    """
 
     def __init__(self) -> None:
-        self.missing: set[str] = set()
         self.installed: list[str] = []
-        self.declined = False
+        self.fails = False
+        self._hidden: dict[str, ModuleType | None] = {}
 
     def clear(self) -> None:
-        self.missing.clear()
         self.installed.clear()
-        self.declined = False
+        self.fails = False
+        for name in list(self._hidden):
+            self._show(name)
 
-    def check(self, requirements: Any) -> bool:
-        return not any(self._lacks(requirement) for requirement in _listed(requirements))
+    def hide(self, name: str) -> None:
+        """Python's import system no longer finds it."""
+        self._hidden.setdefault(name, sys.modules.get(name))
+        sys.modules[name] = None  # type: ignore[assignment]
 
-    def install(self, requirements: Any, **keywords: Any) -> None:
-        for requirement in _listed(requirements):
-            self.installed.append(requirement)
-            self.missing.discard(_name(requirement))
+    def _show(self, name: str) -> None:
+        module = self._hidden.pop(name)
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
 
-    def ensure(self, requirements: Any, **keywords: Any) -> None:
-        absent = [requirement for requirement in _listed(requirements) if self._lacks(requirement)]
-        if absent and self.declined:
-            raise RuntimeError("User declined package installation")
-        self.install(absent)
+    def install(self, requirements: Any, requester: str | None = None) -> None:
+        """``pip_install``; from Slicer 5.12 it shows how it goes on in the name of ``requester``."""
+        if self.fails:
+            raise subprocess.CalledProcessError(1, "pip install")
+        self.installed.append(requirements)
+        for argument in shlex.split(requirements):
+            if _name(argument) in self._hidden:
+                self._show(_name(argument))
 
-    def _lacks(self, requirement: str) -> bool:
-        name = _name(requirement)
-        if name in self.missing:
-            return True
-        try:
-            importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            return name not in map(_name, self.installed)
-        return False
+    def install_5_10(self, requirements: Any) -> None:
+        """``slicer.util.pip_install`` of Slicer 5.10."""
+        self.install(requirements)
 
     def module(self) -> ModuleType:
         """``slicer.packaging`` of Slicer 5.12."""
         module = ModuleType("slicer.packaging")
-        module.pip_check = self.check
-        module.pip_ensure = self.ensure
         module.pip_install = self.install
-        module.load_requirements = load_requirements
         return module
 
 
@@ -109,16 +109,6 @@ class Torch:
         module.PyTorchUtilsLogic = PyTorchUtilsLogic
         module.__spec__ = ModuleSpec("PyTorchUtils", None)
         return module
-
-
-def load_requirements(path: Any) -> list[str]:
-    """Lines of a requirements file, without comments and options."""
-    lines = (line.split("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line and not line.startswith("-")]
-
-
-def _listed(requirements: Any) -> Iterable[str]:
-    return [requirements] if isinstance(requirements, str) else [str(requirement) for requirement in requirements]
 
 
 def _name(requirement: str) -> str:

@@ -47,7 +47,7 @@ def extensionsManager() -> Any | None:
 
 def installExtension() -> None:
     """Install the PyTorch extension and restart Slicer, which asks before both. Raises UserError if it is not there."""
-    _refuseWhileTesting()
+    refuseWhileTesting("torch")
     manager = extensionsManager()
     if manager is None or not manager.installExtensionFromServer("PyTorch", True):
         raise UserError(
@@ -67,7 +67,7 @@ def installTorch(announce: Callable[[str], None]) -> None:
     ``announce(message)`` is called before: it takes some minutes, in which Slicer does not answer.
     Raises UserError if the extension is missing, the user declines, or the installation fails.
     """
-    _refuseWhileTesting()
+    refuseWhileTesting("torch")
     try:
         import PyTorchUtils
     except ImportError:
@@ -91,10 +91,10 @@ def installTorch(announce: Callable[[str], None]) -> None:
         raise UserError(_("PyTorch was not installed."), _("Models need it: press Install PyTorch under Setup."))
 
 
-def _refuseWhileTesting() -> None:
-    """A test must not change Slicer's Python; asked nothing, the extension would install."""
+def refuseWhileTesting(package: str) -> None:
+    """Raises UserError in testing mode: a test must not change Slicer's Python, and nobody is there to be asked."""
     if slicer.app.testingEnabled():
         raise UserError(
             _("Nothing is installed while Slicer runs in testing mode."),
-            _("Install it before the test: PythonSlicer -m pip install torch"),
+            _("Install it before the test: PythonSlicer -m pip install {package}").format(package=package),
         )

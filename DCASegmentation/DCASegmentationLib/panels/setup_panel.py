@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from DCASegmentationLib.bundle.adding import add_bundle, remove_bundle
 from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.panels import requirements
+from DCASegmentationLib.panels import openvino_offer, requirements
 from DCASegmentationLib.panels.model_download import ModelDownload
 from DCASegmentationLib.panels.model_list import Model, availableModels
 
@@ -29,6 +29,7 @@ class SetupPanel:
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.ui.installExtensionButton.connect("clicked()", self.onInstallExtension)
         self.ui.installTorchButton.connect("clicked()", self.onInstallTorch)
+        self.ui.installOpenVINOButton.connect("clicked()", self.onInstallOpenVINO)
         self.ui.addZipButton.connect("clicked()", self.onAddZip)
         self.ui.addFolderButton.connect("clicked()", self.onAddFolder)
         self.ui.downloadButton.connect("clicked()", self.onDownload)
@@ -56,6 +57,7 @@ class SetupPanel:
         # With PyTorch there already, the extension has nothing left to do.
         self.ui.extensionLabel.visible = extension or torch is None
         self.ui.installExtensionButton.visible = not extension and torch is None
+        self._updateOpenVINO()
         self._updateModels()
 
     def onInstallExtension(self) -> None:
@@ -63,6 +65,12 @@ class SetupPanel:
 
     def onInstallTorch(self) -> None:
         self._attempt(lambda: requirements.installTorch(self._showMessage))
+
+    def onInstallOpenVINO(self) -> None:
+        self._attempt(
+            openvino_offer.installOpenVINO,
+            _("OpenVINO was installed. The next segmentation measures once whether it is faster here."),
+        )
 
     def onAddZip(self) -> None:
         path = qt.QFileDialog.getOpenFileName(self.widget, _("Add a model"), "", _("Model bundles (*.zip)"))
@@ -137,6 +145,16 @@ class SetupPanel:
         self.update()
         self._showMessage(message)
         self._onChanged()
+
+    def _updateOpenVINO(self) -> None:
+        version, isOffered = openvino_offer.openVINOVersion(), openvino_offer.isOffered()
+        self.ui.openVINOLabel.text = (
+            _("OpenVINO {version} is installed.").format(version=version)
+            if version is not None
+            else _("Optional: OpenVINO makes the segmentation faster on the CPU.")
+        )
+        self.ui.openVINOLabel.visible = isOffered or version is not None
+        self.ui.installOpenVINOButton.visible = isOffered
 
     def _updateModels(self) -> None:
         problem = ""
