@@ -9,8 +9,17 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from highdicom.legacy import LegacyConvertedEnhancedCTImage
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    generate_uid,
+)
 
 # Lossless syntaxes that pydicom does not write by itself, with GDCM's names of their encoders.
 _BY_GDCM = {JPEGLosslessSV1: "JPEG", JPEG2000Lossless: "JPEG2000"}
@@ -54,6 +63,35 @@ def write_ct_series(
         # Names in no useful order, as archives have them.
         dataset.save_as(folder / f"{stem}{(7 * index) % 1009:05d}", enforce_file_format=True)
     return uid
+
+
+def moved(axis: int, mm_of: Callable[[int], float]) -> Change:
+    """A change that moves slice ``index`` by ``mm_of(index)`` along an axis of the patient."""
+
+    def change(dataset: pydicom.Dataset, index: int) -> None:
+        position = [float(value) for value in dataset.ImagePositionPatient]
+        position[axis] += mm_of(index)
+        dataset.ImagePositionPatient = position
+
+    return change
+
+
+def write_enhanced_ct(folder: Path, series: Path) -> None:
+    """Writes the ``series`` (a folder of files) as one enhanced CT image: all slices are frames of one file."""
+    slices = [pydicom.dcmread(file) for file in sorted(series.iterdir())]
+    enhanced = LegacyConvertedEnhancedCTImage(slices, generate_uid(), 7, generate_uid(), 1)
+    enhanced.SOPClassUID = enhanced.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    folder.mkdir(parents=True)
+    enhanced.save_as(folder / "IM00001")
+
+
+def claim_unknown_compression(file: Path) -> None:
+    """Makes ``file`` say that it is HTJ2K, which GDCM does not decode."""
+    dataset = pydicom.dcmread(file)
+    dataset.file_meta.TransferSyntaxUID = HTJ2KLossless
+    dataset.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51" + bytes(60)])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(file)
 
 
 def _compress_with_gdcm(dataset: pydicom.Dataset, syntax: str) -> None:

@@ -26,11 +26,12 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
 import psutil
-from cohort_archive import EXPECTED, write_archive
+from cohort_archive import EXPECTED, SUMMARY, count, write_archive
 from DCASegmentationLib.cohort.lock import locked
 from DCASegmentationLib.cohort.settings import LOCK
 from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
 from DCASegmentationLib.organs import AMOS
+from kubernetes_manifest import SCHEDULER, command
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -88,7 +89,7 @@ class Cohort:
             assert reason in ledger[source][1]
         folders = sorted((self.out / "cases").iterdir())
         # Whole folders of the cases with results, and nothing else.
-        assert len(folders) == sum(status == "ok" for status, _ in EXPECTED.values())
+        assert len(folders) == count("ok")
         for folder in folders:
             assert (folder / "case.json").is_file()
             if (folder / "segmentation.dcm").exists():
@@ -112,7 +113,7 @@ def finished(archive, small_bundle, tmp_path_factory) -> Cohort:
         time.sleep(0.3)
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert "6 failed, 5 ok, 5 skipped" in out, out
+    assert SUMMARY in out, out
     return cohort
 
 
@@ -148,7 +149,7 @@ def test_a_second_run_has_nothing_to_do_and_starts_no_worker(finished, dca, smal
     monkeypatch.setattr(workers, "local_client", lambda *_: pytest.fail("workers were started"))
     before = {file: file.stat().st_mtime_ns for file in (finished.out / "cases").rglob("*")}
     done = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle, *OPTIONS)
-    assert (done.code, done.out.splitlines()[0]) == (0, "6 failed, 5 ok, 5 skipped.")
+    assert (done.code, done.out.splitlines()[0]) == (0, f"{SUMMARY}.")
     assert {file: file.stat().st_mtime_ns for file in (finished.out / "cases").rglob("*")} == before
     finished.require_all_accounted_for()
 
@@ -219,7 +220,7 @@ def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
     for _ in range(3):
         code, text = cohort.run("--workers", "1")
         assert code == 0, text
-        if "6 failed, 5 ok, 5 skipped" in text:
+        if SUMMARY in text:
             break
     cohort.require_all_accounted_for()
 
@@ -275,9 +276,12 @@ def test_ctrl_c_ends_the_run_at_once_and_the_next_one_finishes(cohort):
 
 
 @pytest.mark.slow
-def test_a_cluster_that_dask_already_runs_on_does_the_same_work(cohort, running_scheduler):
+def test_the_commands_of_the_kubernetes_manifest_do_the_same_work(cohort, running_scheduler):
     address, _, _ = running_scheduler
-    code, text = cohort.run("--scheduler", address)
+    in_place_of = {"/data/archive": str(cohort.archive), "/data/cohort": str(cohort.out), SCHEDULER: address}
+    words = [in_place_of.get(word, word) for word in command("cohort")]
+    assert words[:5] == ["dca", "cohort", str(cohort.archive), "-o", str(cohort.out)]
+    code, text = cohort.run(*words[5:])
     assert code == 0, text
     cohort.require_all_accounted_for()
 
@@ -292,6 +296,11 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(cohort, runni
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2, err
     assert "went away" in err
+    pending = [source for source, (status, _) in cohort.ledger().items() if status == "pending"]
+    page = (cohort.out / "report.html").read_text(encoding="utf-8")
+    assert "The last run ended early. The Dask scheduler went away." in page
+    assert pending
+    assert page.count(">pending</td>") == len(pending)
     code, text = cohort.run("--workers", "1")
     assert code == 0, text
     cohort.require_all_accounted_for()
@@ -320,26 +329,23 @@ def test_the_report_looks_like_something_in_a_browser(finished, tmp_path):
 
 @pytest.fixture
 def running_scheduler(tmp_path) -> Iterator[tuple[str, psutil.Process, psutil.Process]]:
-    """A Dask scheduler and one worker on this machine, started as on a cluster: by Dask's own commands."""
+    """A Dask scheduler and one worker, as the Kubernetes manifest starts them, but on this machine and any port."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     file = tmp_path / "scheduler.json"
-    common = {"cwd": tmp_path, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    scheduler = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"),
-            *("--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)),
-        ],
-        **common,
-    )
+
+    def start(words: list[str], *more: str) -> subprocess.Popen[bytes]:
+        assert words[0] == "dask"
+        local = [sys.executable, "-m", "dask", *words[1:], "--host", "127.0.0.1", *more]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(local, cwd=tmp_path, env=environment, **quiet)
+
+    in_place_of = {"8786": "0", "/tmp": str(tmp_path)}
+    scheduler = start([in_place_of.get(word, word) for word in command("scheduler")], "--scheduler-file", str(file))
     while not file.exists():
+        assert scheduler.poll() is None
         time.sleep(0.1)
-    worker = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file)),
-            *("--nthreads", "2", "--host", "127.0.0.1", "--death-timeout", "20", "--local-directory", str(tmp_path)),
-        ],
-        **common,
-    )
+    in_place_of[SCHEDULER] = json.loads(file.read_text())["address"]
+    worker = start([in_place_of.get(word, word) for word in command("worker")], "--death-timeout", "20")
     yield json.loads(file.read_text())["address"], psutil.Process(scheduler.pid), psutil.Process(worker.pid)
     for process in (worker, scheduler):
         for child in _family(process.pid):

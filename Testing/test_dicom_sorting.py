@@ -19,7 +19,7 @@ from DCASegmentationLib.dicom.series import group, without_copies
 from DCASegmentationLib.dicom.stacks import ordered, volumes
 from DCASegmentationLib.errors import ImageError
 from DCASegmentationLib.imaging.reading import read_ct
-from dicom_archive import write_ct_series
+from dicom_archive import moved, write_ct_series, write_enhanced_ct
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -84,7 +84,6 @@ def test_the_same_series_uid_in_two_patients_makes_two_series(ct, tmp_path):
         ("dual-energy map", {"ImageType": ["DERIVED", "PRIMARY", "IODINE_MAP"]}),
         ("voxels in MGML, not in HU", {"RescaleType": "MGML"}),
         ("MR, no CT", {"Modality": "MR"}),
-        ("multi-frame", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"}),
         ("secondary capture", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
         ("not axial", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
     ],
@@ -93,6 +92,14 @@ def test_what_is_no_axial_ct_is_passed_over_with_its_reason(reason, attributes, 
     write_ct_series(tmp_path, ct, **attributes)
     chosen = selected(tmp_path)
     assert re.search(reason, chosen.reason)
+    assert chosen.images == ()
+
+
+def test_enhanced_ct_is_passed_over_with_its_reason(ct, tmp_path):
+    write_ct_series(tmp_path / "slices", ct)
+    write_enhanced_ct(tmp_path / "enhanced", tmp_path / "slices")
+    chosen = selected(tmp_path / "enhanced")
+    assert chosen.reason == "multi-frame (enhanced) CT, which is not supported: convert it to single images"
     assert chosen.images == ()
 
 
@@ -153,15 +160,6 @@ def test_acquisitions_in_one_series_become_volumes_of_their_own(ct, tmp_path):
     write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=2, stem="B")
     stacks = volumes(selected(tmp_path).images, "two", 20)
     assert {number: len(stack) for number, stack in stacks.items()} == {"1": SLICES, "2": SLICES}
-
-
-def moved(axis: int, mm_of):
-    def change(dataset, index):
-        position = [float(value) for value in dataset.ImagePositionPatient]
-        position[axis] += mm_of(index)
-        dataset.ImagePositionPatient = position
-
-    return change
 
 
 @pytest.mark.parametrize(

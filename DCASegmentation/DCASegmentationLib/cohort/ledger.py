@@ -15,6 +15,9 @@ from typing import Any
 from ..errors import OutputError
 from .case import FAILED, PENDING, Case, Outcome, Rejected
 
+# Why the last run ended before its last case; noted of the whole cohort.
+ENDED_EARLY = "ended_early"
+
 _FORMAT = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from distributed import Client
 
 from ..dicom.selection import Rules
-from ..errors import OutputError
+from ..errors import OutputError, UserError
 from ..organs import Vocabulary
 from ..partials import remove_folder
-from .case import PENDING
+from .case import PENDING, Case
 from .dispatch import outcomes
 from .finding import find
-from .ledger import Ledger
+from .ledger import ENDED_EARLY, Ledger
 from .lock import locked
 from .report.writing import write_report
 from .settings import CASES, LEDGER, LOCK, REPORT, Settings, prepare
@@ -87,25 +87,43 @@ def _run(
     state = State(len(found.cases) + len(found.rejected), {PENDING: 0, **ledger.counts()})
     try:
         if cases:
-            sources = {case.key: case.source for case in cases}
-            with clients() as client:
-                require_shared_folders(client, [str(out), cohort.settings.bundle, str(cohort.source.absolute())])
-                state.dashboard = client.dashboard_link
-
-                def show(running: int) -> None:
-                    state.running = running
-                    tick(state)
-
-                for outcome in outcomes(client, cases, cohort.settings, show):
-                    ledger.finish(outcome)
-                    state.note(sources[outcome.key], outcome.status, outcome.reason)
-            # A worker that the system ended, for want of memory say, could not do it.
-            _remove_unfinished(out / CASES)
+            _segment(cohort, out, ledger, cases, clients, state, tick)
         state.running = 0
         tick(state)
-    finally:
-        write_report(out / REPORT, ledger, cohort.vocabulary, out / CASES)
+    except BaseException as error:
+        # What ended the run says more than that this could not be written either, as on a full disk.
+        with suppress(OutputError):
+            ledger.note(ENDED_EARLY, error.problem if isinstance(error, UserError) else "It was cancelled.")
+            write_report(out / REPORT, ledger, cohort.vocabulary, out / CASES)
+        raise
+    ledger.note(ENDED_EARLY, "")
+    write_report(out / REPORT, ledger, cohort.vocabulary, out / CASES)
     return state
+
+
+def _segment(
+    cohort: Cohort,
+    out: Path,
+    ledger: Ledger,
+    cases: list[Case],
+    clients: Callable[[], AbstractContextManager[Client]],
+    state: State,
+    tick: Callable[[State], None],
+) -> None:
+    sources = {case.key: case.source for case in cases}
+    with clients() as client:
+        require_shared_folders(client, [str(out), cohort.settings.bundle, str(cohort.source.absolute())])
+        state.dashboard = client.dashboard_link
+
+        def show(running: int) -> None:
+            state.running = running
+            tick(state)
+
+        for outcome in outcomes(client, cases, cohort.settings, show):
+            ledger.finish(outcome)
+            state.note(sources[outcome.key], outcome.status, outcome.reason)
+    # A worker that the system ended, for want of memory say, could not do it.
+    _remove_unfinished(out / CASES)
 
 
 def _remove_unfinished(cases: Path) -> None:

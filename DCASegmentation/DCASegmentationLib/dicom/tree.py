@@ -11,7 +11,7 @@ def files_below(root: Path, leave_out: Path, unreadable: Callable[[Path, OSError
     """Every file below ``root`` but those below ``leave_out``, folder by folder in the order of their names.
 
     Links to folders are not followed (they may lead in circles), links to files are. A folder that cannot be listed
-    is told to ``unreadable``. Memory: the names of one folder at a time.
+    and a link that leads to itself are told to ``unreadable``. Memory: the names of one folder at a time.
     """
     if root.is_file():
         yield root
@@ -23,11 +23,15 @@ def files_below(root: Path, leave_out: Path, unreadable: Callable[[Path, OSError
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        if Path(entry.path).absolute() != leave_out:
-                            folders.append(entry.path)
-                    elif entry.is_file():
-                        files.append(entry.path)
+                    # One entry that cannot be looked at must not hide those after it.
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            if Path(entry.path).absolute() != leave_out:
+                                folders.append(entry.path)
+                        elif entry.is_file():
+                            files.append(entry.path)
+                    except OSError as error:
+                        unreadable(Path(entry.path), error)
         except OSError as error:
             unreadable(Path(folder), error)
         waiting += sorted(folders, reverse=True)

@@ -20,7 +20,7 @@ p.about { color: var(--faint); margin: 2px 0; overflow-wrap: anywhere; }
 .tile span { color: var(--faint); font-size: 13px; }
 .ok { color: var(--ok); } .failed { color: var(--failed); } .skipped, .pending { color: var(--skipped); }
 .panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow-x: auto; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 14px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 14px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
 .card .picture { background: #000; display: flex; justify-content: center; height: 160px; }
 .card img { height: 160px; max-width: 100%; object-fit: contain; display: block; }
@@ -33,16 +33,29 @@ th, td { padding: 7px 12px; vertical-align: top; } tbody tr + tr td { border-top
 td { overflow-wrap: anywhere; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums;
   white-space: nowrap; overflow-wrap: normal; }
 td.ok, td.failed, td.skipped, td.pending { white-space: nowrap; overflow-wrap: normal; }
-td.why { white-space: normal; overflow-wrap: anywhere; } td.case { min-width: 200px; }
+td.why { min-width: 260px; width: 58%; } td.which { min-width: 180px; } td.why small { margin-top: 4px; }
+td.case { min-width: 200px; width: 30%; }
+td.notes { min-width: 240px; width: 42%; }
 td img { height: 56px; display: block; border-radius: 4px; background: #000; }
 td small { color: var(--faint); display: block; }
+/* Paths may be long; the whole one shows under the cursor. */
+small.path { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden;
+  overflow-wrap: anywhere; }
 .chart { width: 100%; min-width: 720px; display: block; padding: 8px; }
 .chart text { fill: var(--ink); font-size: 13px; } .chart .organ { text-anchor: end; }
 .chart .tick { text-anchor: middle; fill: var(--faint); font-size: 12px; }
+.chart .value { text-anchor: end; font-size: 12px; font-variant-numeric: tabular-nums; }
 .chart .missing { fill: var(--failed); font-size: 12px; }
 .chart .grid { stroke: var(--line); } .chart .usual { fill: var(--usual); }
 .chart .dot { fill-opacity: .85; stroke: var(--ink); stroke-opacity: .45; stroke-width: .7; }
 .chart .outside { stroke: var(--failed); stroke-opacity: 1; stroke-width: 1.6; }
+.chart .bar { fill-opacity: .9; } .chart .bar.outside { fill: var(--failed); stroke: none; }
 .chart .median { stroke: var(--ink); stroke-width: 2; }
 footer { color: var(--faint); font-size: 13px; margin-top: 40px; }
+@media print { :root { --ink: #000; --faint: #444; --line: #bbb; --back: #fff; --card: #fff; --accent: #1f6f8b;
+    --ok: #2c7a4b; --failed: #b3362b; --skipped: #8a6d1a; --usual: #dde6ec; }
+  * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+  body { font-size: 11px; } main { max-width: none; padding: 0; } table, .card ul { font-size: 10px; }
+  .panel { overflow: visible; } .chart { min-width: 0; } td.case, td.why, td.notes { min-width: 0; }
+  .card, .panel > .chart, tr { break-inside: avoid; } h2 { break-after: avoid; } }
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import statistics
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,32 +15,49 @@ from ...imaging.writing import write_text
 from ...organs import Vocabulary
 from ..case import FAILED, OK, PENDING, SKIPPED
 from ..check_first import Concern, concerns
-from ..ledger import Entry, Ledger
+from ..ledger import ENDED_EARLY, Entry, Ledger
 from ..settings import THUMBNAIL
 from .style import STYLE
 from .template import PAGE
-from .volume_chart import volume_chart
+from .volume_chart import explanation, volume_chart
 
 _MOST_CARDS = 24
 _MOST_REASONS = 4
+_MOST_IN_A_GROUP = 10
 # Beyond, the file would be too large for a browser: the pictures lie in the cases' folders too.
 _MOST_PICTURES = 500
+_NUMBER = re.compile(r"\d[\d.,]*")
 _BY_REVIEW = "In the order of the volume that the review expects to be wrong."
 _BY_VOLUME = "In the order of how far organ volumes lie outside of what is usual in adults."
 
 
 @dataclass(frozen=True)
 class Row:
-    """A case as a card or a line of a table shows it."""
+    """A case as a line of a table shows it; ``rank`` among those to check."""
 
     name: str
     source: str
     status: str
-    reason: str
     slices: str
     seconds: str
+    rank: str
     notes: str
+    folder: str
     picture: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """So many cases with one ``reason``: (name, source) of the first, and how many ``more`` there are.
+
+    ``alike`` says that their reasons are not quite the same: this is the first one's.
+    """
+
+    reason: str
+    count: int
+    first: tuple[tuple[str, str], ...]
+    more: int
+    alike: bool
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,8 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
     counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
     volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
     seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
-    rows = [_row(entry, cases, entry.key in pictured) for entry in entries]
+    ranks = {one.entry.key: str(rank) for rank, one in enumerate(first, start=1)}
+    rows = [_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured) for entry in entries]
     page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     text = page.render(
         title=f"Cohort of {len(done)} CT{'s' if len(done) != 1 else ''}",
@@ -80,8 +99,11 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
         first=[_card(rank, one, cases) for rank, one in enumerate(first[:_MOST_CARDS], start=1)],
         first_left=max(len(first) - _MOST_CARDS, 0),
         order=_BY_REVIEW if first and first[0].reviewed else _BY_VOLUME,
-        failures=[row for row in rows if row.status == FAILED],
+        ended_early=ledger.about(ENDED_EARLY),
+        failures=_by_reason([entry for entry in entries if entry.status == FAILED]),
+        skipped=_by_reason([entry for entry in entries if entry.status == SKIPPED]),
         chart=volume_chart(volumes, vocabulary) if volumes else "",
+        chart_says=explanation(len(volumes)),
         rows=rows,
     )
     write_text(text.encode("utf-8", "replace").decode("utf-8"), path)
@@ -96,7 +118,7 @@ def _date(dicom: str) -> str:
     return f"{dicom[:4]}-{dicom[4:6]}-{dicom[6:8]}" if len(dicom) == 8 and dicom.isdecimal() else dicom
 
 
-def _row(entry: Entry, cases: Path, with_picture: bool) -> Row:
+def _row(entry: Entry, rank: str, cases: Path, with_picture: bool) -> Row:
     outcome = entry.outcome
     total = outcome.seconds.get("total") if outcome else None
     notes = [entry.reason, *entry.notes, *(outcome.notes if outcome else ())]
@@ -104,12 +126,39 @@ def _row(entry: Entry, cases: Path, with_picture: bool) -> Row:
         name=_name(entry),
         source=entry.source,
         status=entry.status,
-        reason=entry.reason,
         slices=str(entry.slices) if entry.slices > 1 else "",
         seconds="" if total is None else f"{total:.1f}",
+        rank=rank,
         notes=". ".join(note.rstrip(".") for note in notes if note),
+        folder=entry.name if entry.status == OK else "",
         picture=_picture(entry, cases) if with_picture else "",
     )
+
+
+def _by_reason(entries: list[Entry]) -> list[Group]:
+    """Entries whose reasons differ in names and numbers only together, the largest groups first."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(_wording(entry), []).append(entry)
+    groups = [
+        Group(
+            alike[0].reason,
+            len(alike),
+            tuple((_name(entry), entry.source) for entry in alike[:_MOST_IN_A_GROUP]),
+            max(len(alike) - _MOST_IN_A_GROUP, 0),
+            len({entry.reason for entry in alike}) > 1,
+        )
+        for alike in found.values()
+    ]
+    return sorted(groups, key=lambda group: -group.count)
+
+
+def _wording(entry: Entry) -> str:
+    """The reason without the entry's own names, and without numbers."""
+    text = entry.reason
+    for name in filter(None, (Path(entry.source).name, entry.description)):
+        text = text.replace(name, "#")
+    return _NUMBER.sub("#", text)
 
 
 def _card(rank: int, concern: Concern, cases: Path) -> Card:

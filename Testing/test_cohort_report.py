@@ -1,0 +1,96 @@
+"""What the report says of a ledger; test_cohort_run.py looks at one in a browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
+from DCASegmentationLib.cohort.ledger import ENDED_EARLY, Ledger
+from DCASegmentationLib.cohort.report.volume_chart import volume_chart
+from DCASegmentationLib.cohort.report.writing import write_report
+from DCASegmentationLib.organs import AMOS
+
+LIVER = AMOS.by_key["liver"]
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    found = Ledger(tmp_path / "cohort.sqlite")
+    found.begin({})
+    return found
+
+
+def case(number: int, **about: str) -> Case:
+    return Case(f"{number}", f"folder-{number}", f"in/{number}", ("a", "b"), True, "1", **about)
+
+
+@pytest.fixture
+def report(tmp_path, ledger) -> Callable[[], str]:
+    """Writes the report and reads it."""
+
+    def written() -> str:
+        file = tmp_path / "report.html"
+        write_report(file, ledger, AMOS, tmp_path / "cases")
+        return file.read_text(encoding="utf-8")
+
+    return written
+
+
+def test_failures_of_one_kind_stand_together_whatever_their_names_and_numbers(ledger, report):
+    lacking = [
+        Rejected(f"r{number}", f"in/{number}", "failed", f"The DICOM series in A{number} lacks {number} slices.",
+                 description=f"A{number}")
+        for number in range(2, 16)
+    ]  # fmt: skip
+    ledger.enter([], [*lacking, Rejected("x", "in/x.dcm", "failed", "empty")])
+    section = report().partition("<h2>Failures</h2>")[2].partition("<h2>")[0]
+    assert re.findall(r'<td class="number">(\d+)</td>', section) == ["14", "1"]
+    assert "The DICOM series in A10 lacks 10 slices." in section
+    assert "the others differ in names or numbers" in section
+    assert "and 4 more" in section
+
+
+def test_a_run_that_ended_early_is_said_with_its_reason_until_one_ends_well(ledger, report):
+    ledger.enter([case(1)], [])
+    ledger.note(ENDED_EARLY, "The disk is full.")
+    assert "The last run ended early. The disk is full." in report()
+    ledger.note(ENDED_EARLY, "")
+    assert "ended early" not in report()
+
+
+def test_every_case_to_check_has_its_rank_in_the_table_and_results_their_folder(ledger, report):
+    ledger.enter([case(number) for number in range(3)], [])
+    for number, ml in enumerate((1500.0, 100.0, 0.0)):
+        ledger.finish(Outcome(f"{number}", "ok", volumes_ml={"liver": ml}, seconds={"total": 3.0}))
+    rows = report().partition("<h2>All cases</h2>")[2].split("<tr>")[2:]
+    cells = [re.findall(r'<td class="number">(.*?)</td>', row) for row in rows]
+    assert cells == [["2", "3.0", ""], ["2", "3.0", "2"], ["2", "3.0", "1"]]
+    assert all(f"cases/folder-{number}" in row for number, row in enumerate(rows))
+
+
+def test_what_patients_are_called_is_text_whatever_it_contains(ledger, report):
+    name = "<script>alert('x')</script>"
+    ledger.enter([case(1, patient=name, description=name)], [Rejected("r", name, "failed", name, name)])
+    ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 0.1}, concerns=(name,), concern=1.0, notes=(name,)))
+    page = report()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("cases", [20, 400])
+def test_a_small_cohort_is_drawn_as_dots_and_a_large_one_as_histograms(cases):
+    low, high = LIVER.volume_ml
+    inside = (low * high) ** 0.5
+    volumes = [(f"c{number}", {"liver": inside * (1 + number / cases / 10)}) for number in range(cases - 3)]
+    volumes += [("small", {"liver": low / 2}), ("large", {"liver": high * 1.2}), ("none", {"liver": 0.0})]
+    svg = volume_chart(volumes, AMOS)
+    assert "1 without" in svg
+    counts = [int(count) for count in re.findall(r"<title>(\d+) cases?</title>", svg)]
+    assert svg.count("<circle") == (cases - 1 if cases == 20 else 0)
+    assert sum(counts) == (0 if cases == 20 else cases - 1)
+    assert len(re.findall(r'class="(?:dot|bar) outside"', svg)) == 2
