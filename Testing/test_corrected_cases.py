@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from DCASegmentationLib.case_folder import TouchedPlace
 from DCASegmentationLib.errors import ImageError, OutputError, UserError
 from DCASegmentationLib.imaging.grid import Grid
 from DCASegmentationLib.organs import AMOS, SYNAPSE
-from DCASegmentationLib.training.corrected_cases import TouchedPlace, add_corrected_case, read_dataset
+from DCASegmentationLib.training.corrected_cases import add_corrected_case, read_dataset
 from monai.data import load_decathlon_datalist
 
 GRID = Grid((10, 9, 8), (2.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1, 0, 0, 0, -1, 0, 0, 0, 1))

@@ -214,7 +214,8 @@ def test_checking_counts_voxels_by_the_names_of_other_numbers(own_folder):
 
 def test_the_list_of_corrected_cases_is_read_with_what_its_maps_do_not_tell_of(coarse_phantom, tmp_path):
     from DCASegmentationLib.imaging.reading import read_ct
-    from DCASegmentationLib.training.corrected_cases import LIST, add_corrected_case
+    from DCASegmentationLib.training.corrected_cases import add_corrected_case
+    from DCASegmentationLib.training.datalist import FOLDERS_LIST as LIST
 
     ct, labels = read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz")
     add_corrected_case(tmp_path, "one", ct, labels, AMOS_ORGANS, ["liver", "spleen"], ("a model", "0" * 64))

@@ -28,7 +28,8 @@ BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy", "scip
 _LIBRARY = MODULE / "DCASegmentationLib"
 SLICER_LOADS = [
     MODULE / "DCASegmentation.py",
-    *(_LIBRARY / name for name in ("errors.py", "organs.py", "partials.py", "worker_protocol.py", "self_test.py")),
+    *(_LIBRARY / f"{name}.py" for name in ("errors", "organs", "partials", "worker_protocol", "case_folder")),
+    _LIBRARY / "self_test.py",
     *(path for part in ("panels", "scene", "phantom") for path in sorted((_LIBRARY / part).rglob("*.py"))),
 ]
 

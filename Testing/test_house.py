@@ -30,6 +30,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "organs", "review_file", "method", "imaging"},
         {"torch", "numpy", "SimpleITK", "openvino"},
     ),
+    "case_folder": ({"errors", "imaging"}, {"SimpleITK"}),
     "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
     "worker": (
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
@@ -44,7 +45,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "organs", "method", "imaging", "phantom", "bundle"},
+        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
@@ -66,9 +67,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
-    "corrected_case_job": ({"errors", "organs", "training"}, {"SimpleITK"}),
+    "corrected_case_job": ({"errors", "organs", "case_folder", "training"}, {"SimpleITK"}),
     "scene": (
-        {"errors", "organs", "review_file", "imaging", "figures", "corrected_case_job"},
+        {"errors", "organs", "case_folder", "review_file", "imaging", "figures", "corrected_case_job"},
         # SampleData is a module of Slicer.
         {"numpy", "SimpleITK", "SampleData", *SLICER},
     ),
@@ -87,7 +88,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
-            *("training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
+            *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),
@@ -96,7 +97,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
 LOADED_BY_SLICER = {
     *("errors", "organs", "review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
-    *("corrected_case_job", "self_test", "phantom"),
+    *("case_folder", "corrected_case_job", "self_test", "phantom"),
 }
 HEAVY = {"torch", "monai", "ignite"}
 
@@ -205,7 +206,7 @@ def test_the_panel_and_its_jobs_load_without_torch():
     """File scopes are followed all the way: what a panel imports may import something itself."""
     reached: set[Path] = set()
     waiting = [path for path in FILES if part_of(path) in LOADED_BY_SLICER]
-    waiting += [LIBRARY / "training" / "corrected_cases.py"]
+    waiting += [LIBRARY / "training" / name for name in ("corrected_cases.py", "unlabelled_cts.py")]
     while waiting:
         path = waiting.pop()
         if path in reached:

@@ -11,7 +11,8 @@ import torch
 from DCASegmentationLib.bundle.loading import Bundle
 from DCASegmentationLib.imaging.reading import read_ct, read_labels
 from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.training.corrected_cases import LIST, add_corrected_case
+from DCASegmentationLib.training.corrected_cases import add_corrected_case
+from DCASegmentationLib.training.datalist import FOLDERS_LIST as LIST
 from DCASegmentationLib.training.run_record import read_record
 
 SHORT = ("--steps", 2, "--batch", 1, "--device", "cpu")

@@ -244,6 +244,9 @@ def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, sli
     review.ui.suggestionButton.click()
     assert "was deleted" in message(review)
     slicer.mrmlScene.RemoveNode(case.ct)
+    review.ui.trainingSetButton.click()
+    assert "no longer in the scene" in message(review)
+    review.ui.trainingSetSelector.currentIndex = 1
     slicer_bench.dialogs.answer("/nowhere")
     review.ui.trainingSetButton.click()
     assert "no longer in the scene" in message(review)
@@ -334,13 +337,10 @@ def moved_ct(review, case):
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (nothing, "No organ of this case was reviewed"),
         (empty, "The segment Liver is empty"),
         (doubled, "Two segments stand for Liver"),
         (overlapping, "overlap in"),
         (other_geometry, "lie on the voxels of the CT"),
-        (changed_ct, "has changed since it was segmented"),
-        (moved_ct, "has changed since it was segmented"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -352,6 +352,40 @@ def test_what_cannot_be_trained_on_is_said_and_nothing_is_written(spoil, said, r
     assert list(tmp_path.iterdir()) == []
     assert case.segmentation.GetSegmentation().GetSegmentIDs() == segments
     assert review.ui.trainingSetButton.enabled
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (nothing, "No organ of this case was reviewed"),
+        (changed_ct, "has changed since it was segmented"),
+        (moved_ct, "has changed since it was segmented"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_where_nothing_can_be_added_no_folder_is_asked_for(spoil, said, review, case, slicer_bench):
+    spoil(review, case)
+    review.ui.trainingSetButton.click()
+    assert said in message(review) and slicer_bench.dialogs.shown == []
+
+
+def test_a_ct_is_added_as_it_is_once_and_gives_way_to_its_corrected_case(review, case, slicer_bench, tmp_path):
+    review.ui.trainingSetSelector.currentIndex = 1
+    said = add_to(review, slicer_bench, tmp_path)
+    assert "without labels. CTs without labels in the folder: 1." in said
+    listed = json.loads((tmp_path / "dataset.json").read_text())
+    assert listed["training"] == []
+    (entry,) = listed["unlabelled"]
+    ct = sitk.ReadImage(str(tmp_path / entry["image"]))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), slicer.util.arrayFromVolume(case.ct))
+    assert "already, without labels" in add_to(review, slicer_bench, tmp_path)
+    review_the_liver(review)
+    review.ui.trainingSetSelector.currentIndex = 0
+    assert "in the folder: 1." in add_to(review, slicer_bench, tmp_path)
+    listed = json.loads((tmp_path / "dataset.json").read_text())
+    assert len(listed["training"]) == 1 and listed["unlabelled"] == []
+    review.ui.trainingSetSelector.currentIndex = 1
+    assert "already, with corrected organs" in add_to(review, slicer_bench, tmp_path)
 
 
 def test_the_same_ct_is_added_twice_only_after_a_question(review, case, slicer_bench, tmp_path):

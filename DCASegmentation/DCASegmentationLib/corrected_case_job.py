@@ -1,4 +1,4 @@
-"""A CT and its corrected labels as files in, a case in a folder to train on out.
+"""A CT, with its corrected labels or alone, as files in, a case in a folder to train on out.
 
 This is what the panel runs in a process of its own, ``python -m DCASegmentationLib.corrected_case_job FOLDER``, because
 compressing a CT takes seconds. FOLDER holds ``ct.nrrd``, ``labels.nrrd`` on its grid, and ``case.json``::
@@ -6,7 +6,10 @@ compressing a CT takes seconds. FOLDER holds ``ct.nrrd``, ``labels.nrrd`` on its
     {"folder": "/data/training", "name": "ct-1a2b3c4d", "vocabulary": "AMOS", "reviewed": ["liver"],
      "model": ["dca-abdomen", "<sha256>"], "places": [{"rank": 1, "organ": "liver", "status": "corrected"}]}
 
-The answer is one line of JSON: ``{"name": ..., "cases": ...}``, or ``{"problem": ..., "remedy": ...}``.
+A CT alone has no ``labels.nrrd``, and a ``case.json`` of ``{"folder": "/data/training", "unlabelled": true}``.
+
+The answer is one line of JSON: ``{"name": ..., "cases": ...}``, with how many of that kind the folder holds now, or
+``{"problem": ..., "remedy": ...}``.
 """
 
 from __future__ import annotations
@@ -17,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
-# Where a folder to train on keeps its cases, each under its name.
-CASES = "cases"
 
 
 def main(folder: Path) -> int:
@@ -39,11 +40,16 @@ def main(folder: Path) -> int:
 def _add(folder: Path) -> dict[str, Any]:
     import SimpleITK as sitk
 
+    from .case_folder import TouchedPlace, case_folders, unlabelled_folders
     from .organs import VOCABULARIES
-    from .training.corrected_cases import TouchedPlace, add_corrected_case, read_dataset
+    from .training.corrected_cases import add_corrected_case
+    from .training.unlabelled_cts import add_unlabelled_ct
 
     content = json.loads((folder / CASE).read_text(encoding="utf-8"))
     training = Path(content["folder"])
+    if content.get("unlabelled"):
+        added = add_unlabelled_ct(training, sitk.ReadImage(str(folder / CT)))
+        return {"name": added.parent.name, "cases": len(unlabelled_folders(training))}
     case = add_corrected_case(
         training,
         content["name"],
@@ -54,7 +60,7 @@ def _add(folder: Path) -> dict[str, Any]:
         (content["model"][0], content["model"][1]),
         [TouchedPlace(int(place["rank"]), place["organ"], place["status"]) for place in content["places"]],
     )
-    return {"name": case.name, "cases": len(read_dataset(training))}
+    return {"name": case.name, "cases": len(case_folders(training))}
 
 
 if __name__ == "__main__":

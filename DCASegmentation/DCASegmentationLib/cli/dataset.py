@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import ImageError, UserError
 from .console import output, progress_bar, say_plain, table, warn
 from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import new_file
@@ -31,6 +31,7 @@ def build_group() -> typer.Typer:
     group.command("amos")(amos)
     group.command("synapse")(synapse)
     group.command("folder")(folder)
+    group.command("add")(add)
     group.command("check")(check)
     group.command("presets")(presets)
     group.command("prepare")(prepare)
@@ -93,6 +94,37 @@ def folder(
         raise UserError(f"There is no vocabulary '{vocabulary}'.", f"Choose one of: {', '.join(VOCABULARIES)}.")
     built = layouts.folder_of_cts(data, VOCABULARIES[vocabulary], validation, test, labelled, seed, name, licence)
     _finish(built, out, unchecked)
+
+
+def add(
+    folder: Annotated[Path, typer.Argument(help="Folder of corrected cases; it is made if there is none.")],
+    cts: Annotated[list[Path], typer.Argument(metavar="CT...", help="CTs: image files, or folders of DICOM files.")],
+) -> None:
+    """Add CTs without labels to a folder of corrected cases, for **dca train --init MODEL --data FOLDER**.
+
+    They are copied, under a name made of their voxels: no file name and nothing of a DICOM header is kept. A CT that
+    is there already is passed over. What is no CT in Hounsfield units is named at the end, and the others are added.
+    """
+    from ..case_folder import unlabelled_folders
+    from ..imaging.reading import read_ct
+    from ..training.unlabelled_cts import AlreadyThereError, add_unlabelled_ct
+
+    refused = 0
+    with progress_bar() as progress:
+        for count, ct in enumerate(cts):
+            progress(count / len(cts), f"Adding {ct.name}")
+            try:
+                added = add_unlabelled_ct(folder, read_ct(ct))
+            except AlreadyThereError as there:
+                say_plain(f"{ct}: {there.problem}")
+            except ImageError as error:
+                refused += 1
+                warn(f"{ct}: {error}")
+            else:
+                say_plain(f"{ct}: added as {added.parent.name}")
+    say_plain(f"CTs without labels in {folder}: {len(unlabelled_folders(folder))}")
+    if refused:
+        raise UserError(f"{refused} of {len(cts)} CTs were not added.", "What is wrong with each is said above.")
 
 
 def check(data: Annotated[Path, typer.Argument(help="A list (JSON).")]) -> None:

@@ -120,16 +120,18 @@ def run(
     learning rate; options that are given win.
     Several GPUs: **torchrun --nproc-per-node 4 -m DCASegmentationLib.cli train ...**, the batch being that of all.
     """
+    from ..case_folder import CASES
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
     from ..organs import AMOS
     from ..training.cohort import Cohort
     from ..training.cohort_of_list import cohort_of
-    from ..training.corrected_cases import CASES, read_dataset
+    from ..training.corrected_cases import read_dataset
     from ..training.datalist import list_of, read_datalist, require_files
     from ..training.distributed import join, leave, local_device
     from ..training.run_record import InitialModel, RunRecord, read_record, write_record
     from ..training.trainer import CHECKPOINT, Trainer
+    from ..training.unlabelled_cts import read_unlabelled_cts
 
     keep_freed_memory()
     torch_device = local_device(choose_device(device).torch_device)
@@ -175,9 +177,10 @@ def run(
         cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
         vocabulary = AMOS
         if data is not None:
+            # What is in a folder of corrected cases is what was written, or it is not trained on.
             if (data / CASES).is_dir():
-                # Corrected cases are what was written, or they are not trained on.
                 read_dataset(data)
+            read_unlabelled_cts(data)
             datalist = read_datalist(list_of(data))
             require_files(datalist)
             cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary

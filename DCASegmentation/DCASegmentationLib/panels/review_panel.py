@@ -21,7 +21,7 @@ from DCASegmentationLib.panels.training_set import TrainingSetWriter
 from DCASegmentationLib.review_file import Place
 from DCASegmentationLib.scene import editable_area, place_view
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
-from DCASegmentationLib.scene.corrected_case import CorrectedCase, case_version
+from DCASegmentationLib.scene.corrected_case import CorrectedCase, case_version, require_reviewed
 from DCASegmentationLib.scene.organ_changes import organ_changes
 from DCASegmentationLib.scene.place_statuses import follow_edits, mark_organ, organ_is_reviewed, set_status
 from DCASegmentationLib.scene.review_record import (
@@ -37,6 +37,7 @@ from DCASegmentationLib.scene.review_record import (
 from DCASegmentationLib.scene.saving import save_table
 from DCASegmentationLib.scene.suggestions import accept_suggestion, segment_for, take_back
 
+_REVIEWED, _CT_ALONE = "reviewed", "ct"
 _PLACE, _UNCERTAIN, _EVERYWHERE = "place", "uncertain", "everywhere"
 _TRAINING_SET = "DCASegmentation/TrainingSet"
 
@@ -75,6 +76,8 @@ class ReviewPanel:
             (_("everywhere"), _EVERYWHERE),
         ):
             self.ui.limitSelector.addItem(title, name)
+        for title, name in ((_("with the reviewed organs"), _REVIEWED), (_("CT alone, without labels"), _CT_ALONE)):
+            self.ui.trainingSetSelector.addItem(title, name)
         self.ui.placesTable.connect("cellClicked(int,int)", self._onCellClicked)
         self.ui.previousButton.connect("clicked()", self.goToPrevious)
         self.ui.nextButton.connect("clicked()", self.goToNext)
@@ -113,7 +116,8 @@ class ReviewPanel:
                        self.ui.editButton, self.ui.limitSelector):  # fmt: skip
             widget.visible = bool(self._places)
         hasAutomatic = nodes is not None and nodes.automatic is not None
-        for widget in (self.ui.changesGroup, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton):
+        for widget in (self.ui.changesGroup, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton,
+                       self.ui.trainingSetSelector):  # fmt: skip
             widget.visible = hasAutomatic
         self.update()
 
@@ -194,7 +198,14 @@ class ReviewPanel:
             self._say(_("Written to {place}.").format(place=path))
 
     def onAddToTrainingSet(self) -> None:
-        if self._segmentation is None:
+        nodes = self._nodes
+        if nodes is None:
+            return
+        try:
+            if self.ui.trainingSetSelector.currentData != _CT_ALONE:
+                require_reviewed(nodes)
+        except UserError as error:
+            self._showError(error)
             return
         settings = slicer.app.settings()
         before = settings.value(_TRAINING_SET, "") or ""
@@ -209,31 +220,39 @@ class ReviewPanel:
         nodes = self._nodes
         if nodes is None:
             return
-        version = case_version(nodes, training)
+        isAlone = self.ui.trainingSetSelector.currentData == _CT_ALONE
+        version = 1 if isAlone else case_version(nodes, training)
         question = _("This CT is in the training set already. Add this as a further case of it?")
         if version > 1 and not slicer.util.confirmOkCancelDisplay(question, _("Add to training set")):
             return
         try:
             with slicer.util.WaitCursor():
-                self._writer.start(nodes, training, version)
+                if isAlone:
+                    self._writer.startUnlabelled(nodes, training)
+                else:
+                    self._writer.start(nodes, training, version)
         except UserError as error:
             self._showError(error)
             return
-        self.ui.trainingSetButton.enabled = False
+        self._setTrainingSetEnabled(False)
         self._say(_("Writing the case; this takes some seconds..."))
 
     def _onAdded(self, case: CorrectedCase | None, cases: int, error: UserError | None) -> None:
-        self.ui.trainingSetButton.enabled = True
+        self._setTrainingSetEnabled(True)
         if error is not None or case is None:
             self._showError(error or UserError(_("The case could not be written."), ""))
             return
+        text = _("Added as {name}, with {organs}. Cases in the folder: {count}.")
+        if not case.organs:
+            text = _("Added as {name}, without labels. CTs without labels in the folder: {count}.")
         names = ", ".join(organ.name for organ in case.organs)
-        text = _("Added as {name}, with {organs}. Cases in the folder: {count}.").format(
-            name=case.name, organs=names, count=cases
-        )
+        text = text.format(name=case.name, organs=names, count=cases)
         if case.left_out:
             text += " " + _("Left out, as no organ of the model: {names}.").format(names=", ".join(case.left_out))
         self._say(text)
+
+    def _setTrainingSetEnabled(self, enabled: bool) -> None:
+        self.ui.trainingSetButton.enabled = self.ui.trainingSetSelector.enabled = enabled
 
     def _onCellClicked(self, row: int, column: int) -> None:
         self.goTo(row)

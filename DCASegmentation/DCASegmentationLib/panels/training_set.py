@@ -1,4 +1,4 @@
-"""Adding a corrected case to a folder to train on, in a process of its own: compressing a CT takes seconds."""
+"""Adding a corrected case, or a CT alone, to a folder to train on: in a process, for compressing a CT takes seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.panels.worker_connection import workerEnvironment
 from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER, pythonProgram
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.corrected_case import CorrectedCase, write_corrected_case
+from DCASegmentationLib.scene.corrected_case import CorrectedCase, write_corrected_case, write_ct_alone
 
 _MILLISECONDS_TO_STOP = 2000
 
@@ -38,6 +38,13 @@ class TrainingSetWriter:
 
     def start(self, nodes: CaseNodes, training: Path, version: int = 1) -> None:
         """Check the case and begin to write it into the folder ``training``. Raises UserError, with nothing begun."""
+        self._start(lambda folder: write_corrected_case(nodes, folder, training, version))
+
+    def startUnlabelled(self, nodes: CaseNodes, training: Path) -> None:
+        """Begin to write the CT alone, as one without labels. Raises UserError, with nothing begun."""
+        self._start(lambda folder: write_ct_alone(nodes, folder, training))
+
+    def _start(self, write: Callable[[Path], CorrectedCase]) -> None:
         if self._process is not None:
             raise UserError(_("A case is being added already."), _("Wait until it is finished."))
         program, environment = pythonProgram()
@@ -51,7 +58,7 @@ class TrainingSetWriter:
                 _("Choose another one: Edit / Application Settings / Modules / Temporary directory."),
             ) from None
         try:
-            self._case = write_corrected_case(nodes, self._folder, training, version)
+            self._case = write(self._folder)
         except BaseException:
             self._clear()
             raise

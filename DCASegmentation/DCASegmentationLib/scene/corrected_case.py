@@ -12,7 +12,8 @@ import SimpleITK as sitk
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
-from DCASegmentationLib.corrected_case_job import CASE, CASES, LABELS
+from DCASegmentationLib.case_folder import CASES, case_name
+from DCASegmentationLib.corrected_case_job import CASE, LABELS
 from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.organs import Organ, Vocabulary
 from DCASegmentationLib.scene.case_record import CaseNodes
@@ -31,7 +32,7 @@ _AGAIN = "Segment the CT again, and correct that result."
 
 @dataclass(frozen=True)
 class CorrectedCase:
-    """``name`` of the case, ``organs`` it tells of, and the names of segments ``left_out``."""
+    """``name`` of the case, ``organs`` it tells of (none for a CT alone), and the names of segments ``left_out``."""
 
     name: str
     organs: tuple[Organ, ...]
@@ -51,15 +52,10 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
     origin = _origin(nodes)
     vocabulary = _vocabulary(origin)
     segments, left_out = _segments_of_organs(nodes, vocabulary)
-    reviewed = tuple(organ for organ in vocabulary if organ_is_reviewed(nodes, organ.key))
-    if not reviewed:
-        raise UserError(
-            "No organ of this case was reviewed as a whole.",
-            "Check all places of an organ, or tick organs under What changed that you have looked at.",
-        )
+    reviewed = _reviewed(nodes, vocabulary)
     labels = _labels(nodes, {organ: segments[organ.key] for organ in reviewed if organ.key in segments})
     path, _region = export_ct(nodes.ct, folder)
-    name = _name(origin.ct_checksum or ct_checksum(nodes.ct), version)
+    name = case_name(origin.ct_checksum or ct_checksum(nodes.ct), version)
     _write(labels, path, folder)
     content = {
         "folder": str(training),
@@ -73,27 +69,51 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
     return CorrectedCase(name, reviewed, left_out)
 
 
+def require_reviewed(nodes: CaseNodes) -> tuple[Organ, ...]:
+    """The organs of a case that somebody has reviewed.
+
+    Raises UserError where there are none, and where the CT is gone or another than was segmented.
+    """
+    return _reviewed(nodes, _vocabulary(_origin(nodes)))
+
+
+def _reviewed(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[Organ, ...]:
+    reviewed = tuple(organ for organ in vocabulary if organ_is_reviewed(nodes, organ.key))
+    if not reviewed:
+        raise UserError(
+            "No organ of this case was reviewed as a whole.",
+            "Check all places of an organ, or tick organs under What changed that you have looked at.",
+        )
+    return reviewed
+
+
+def write_ct_alone(nodes: CaseNodes, folder: Path, training: Path) -> CorrectedCase:
+    """Write the CT of a case without labels into ``folder``, from where it can be added to the folder ``training``.
+
+    Raises UserError where the CT is gone and for what ``export_ct`` refuses, OutputError where ``folder`` cannot be
+    written.
+    """
+    _require_ct(nodes)
+    export_ct(nodes.ct, folder)
+    (folder / CASE).write_text(json.dumps({"folder": str(training), "unlabelled": True}), encoding="utf-8")
+    return CorrectedCase(case_name(ct_checksum(nodes.ct)), (), ())
+
+
 def case_version(nodes: CaseNodes, training: Path) -> int:
     """1 for a CT that ``training`` does not hold yet, else the next number for a case of it."""
     origin = read_origin(nodes.segmentation)
     if origin is None or not origin.ct_checksum:
         return 1
     version = 1
-    while (training / CASES / _name(origin.ct_checksum, version)).exists():
+    while (training / CASES / case_name(origin.ct_checksum, version)).exists():
         version += 1
     return version
 
 
-def _name(checksum: str, version: int) -> str:
-    return f"ct-{checksum}" + (f"-{version}" if version > 1 else "")
-
-
 def _origin(nodes: CaseNodes) -> Origin:
     """Where the case comes from, if its CT is still that one."""
+    _require_ct(nodes)
     name = nodes.segmentation.GetName()
-    if nodes.ct is None:
-        raise UserError(f"The CT of {name} is no longer in the scene.", "Load it and segment it again.")
-    require_ct(nodes.ct)
     origin = read_origin(nodes.segmentation)
     if origin is None or nodes.automatic is None:
         raise UserError(f"It is not known which automatic result {name} began as.", _AGAIN)
@@ -101,6 +121,13 @@ def _origin(nodes: CaseNodes) -> Origin:
     if moved or (origin.ct_checksum and origin.ct_checksum != ct_checksum(nodes.ct)):
         raise UserError(f"{nodes.ct.GetName()} has changed since it was segmented.", _AGAIN)
     return origin
+
+
+def _require_ct(nodes: CaseNodes) -> None:
+    if nodes.ct is None:
+        name = nodes.segmentation.GetName()
+        raise UserError(f"The CT of {name} is no longer in the scene.", "Load it and segment it again.")
+    require_ct(nodes.ct)
 
 
 def _vocabulary(origin: Origin) -> Vocabulary:
