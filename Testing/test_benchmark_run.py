@@ -26,7 +26,7 @@ def test_the_plain_pipeline_and_ours_agree(case, tmp_path):
     # 13 mm: halfway between two voxels of a grid twice as coarse, two certain answers would be a tie.
     bundle = random_bundle(tmp_path, 13.0, n_filters=2, norm="instance", patch=(32, 32, 32))
     heard = []
-    found = compare(bundle, [case], SegmentOptions(keep_islands=True, body_box=False), heard.append)
+    found = compare(bundle, [case], {"whole": SegmentOptions(keep_islands=True, body_box=False)}, heard.append)
     assert heard == found
     assert found[0].same > 0.99
     assert mean_loss(found) == pytest.approx(0, abs=0.01)

@@ -40,11 +40,12 @@ def test_a_stopped_run_is_resumed_packed_and_measured(dca, run_folder, cache, tm
     assert (run_folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
     model = tmp_path / "model"
-    packed = dca("bundle", "pack", run_folder, "-o", model, "--name", "tiny")
+    packed = dca("bundle", "pack", run_folder, "-o", model, "--name", "tiny", "--overlap", 0.125)
     assert packed.code == 0, packed.err
     assert dca("bundle", "verify", model).code == 0
     metadata = json.loads((model / "configs" / "metadata.json").read_text())
     assert metadata["name"] == "tiny" and metadata["dca"]["spacing_mm"] == [14.0, 14.0, 14.0]
+    assert metadata["dca"]["overlap"] == 0.125
     assert metadata["dca"]["training_data"][0]["labelled"] == 1
     assert any("synthetic CT only" in limit for limit in metadata["dca"]["limits"])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,18 +35,28 @@ class LabelledCase:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Mean Dice over the organs of one case with our defaults and with the plain pipeline, and the share of voxels
-    that have the same label in both."""
+    """Mean Dice over the organs of one case with a setting of ours and with the plain pipeline, the share of voxels
+    that have the same label in both, and the CPU seconds that ours took."""
 
     name: str
+    setting: str
     ours: float
     plain: float
     same: float
+    cpu_s: float
 
     @property
     def loss(self) -> float:
         """How much lower ours is."""
         return self.plain - self.ours
+
+
+DEFAULTS: Mapping[str, SegmentOptions] = {"defaults": SegmentOptions()}
+
+
+def with_overlaps(overlaps: Iterable[float]) -> dict[str, SegmentOptions]:
+    """The default settings, and the same with other overlaps of the windows, by what to call them."""
+    return {**DEFAULTS, **{f"overlap {overlap:g}": SegmentOptions(overlap=overlap) for overlap in overlaps}}
 
 
 def phantom_cases(count: int) -> Iterator[LabelledCase]:
@@ -58,21 +69,25 @@ def phantom_cases(count: int) -> Iterator[LabelledCase]:
 def compare(
     bundle: Bundle,
     cases: Iterable[LabelledCase],
-    options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
+    settings: Mapping[str, SegmentOptions] = DEFAULTS,
     on_case: Callable[[Comparison], None] | None = None,
 ) -> list[Comparison]:
-    """Segment every case with ``options`` and by the plain pipeline, on the CPU."""
+    """Segment every case with each of the ``settings`` and by the plain pipeline, on the CPU."""
     segmenter = Segmenter(bundle, "cpu", runtime=AUTO)
     network = bundle.network().eval()
     found = []
     for case in cases:
-        ours = segmenter.segment(case.ct, options).labels
         plain = plain_segmentation(case.ct, bundle, network)
-        same = np.mean(sitk.GetArrayViewFromImage(ours) == sitk.GetArrayViewFromImage(plain))
-        our_dice, plain_dice = (_mean_dice(labels, case, len(segmenter.vocabulary)) for labels in (ours, plain))
-        found.append(Comparison(case.name, our_dice, plain_dice, float(same)))
-        if on_case is not None:
-            on_case(found[-1])
+        plain_dice = _mean_dice(plain, case, len(segmenter.vocabulary))
+        for setting, options in settings.items():
+            started = time.process_time()
+            ours = segmenter.segment(case.ct, options).labels
+            cpu_s = time.process_time() - started
+            same = float(np.mean(sitk.GetArrayViewFromImage(ours) == sitk.GetArrayViewFromImage(plain)))
+            dice = _mean_dice(ours, case, len(segmenter.vocabulary))
+            found.append(Comparison(case.name, setting, dice, plain_dice, same, cpu_s))
+            if on_case is not None:
+                on_case(found[-1])
     return found
 
 

@@ -9,7 +9,7 @@ import typer
 
 from .bundle import load
 from .console import output, progress_bar, say_plain, table
-from .values import new_file
+from .values import new_file, numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,16 +27,21 @@ def run(
     phantoms: Annotated[int, typer.Option(min=0, help="So many synthetic people no training has seen.")] = 10,
     data: Annotated[Path | None, typer.Option(help="A list of data (dca dataset), of labelled CTs, as well.")] = None,
     group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    overlaps: Annotated[
+        str | None, typer.Option(help="Other overlaps of windows to compare as well, as in 0.25,0.5.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with each case.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Compare the Dice of the default settings with that of the plain pipeline: windows over the whole volume that
     overlap by half, probabilities of the whole volume resampled to the CT's grid.
+
+    With --overlaps it tells how far the windows of a model should overlap: dca bundle pack --overlap records it.
     """
     import csv
     import io
 
-    from ..benchmark.accuracy import LARGEST_LOSS, compare, mean_loss, phantom_cases
+    from ..benchmark.accuracy import compare, phantom_cases, with_overlaps
     from ..errors import UserError
     from ..imaging.writing import write_text
     from ..inference.allocator import keep_freed_memory
@@ -49,37 +54,42 @@ def run(
         raise UserError("There is nothing to compare on.", "Give --phantoms, or --data with a list of labelled CTs.")
     keep_freed_memory()
     model = load(bundle)
-    total = phantoms + len(entries)
+    settings = with_overlaps([] if overlaps is None else numbers(overlaps, "--overlaps", len(overlaps.split(","))))
+    total = (phantoms + len(entries)) * len(settings)
     with progress_bar() as progress:
         done: list[Comparison] = []
 
         def on_case(comparison: Comparison) -> None:
             done.append(comparison)
-            progress(len(done) / total, f"Case {len(done)} of {total}")
+            progress(len(done) / total, f"Segmentation {len(done)} of {total}")
 
-        of_phantoms = compare(model, phantom_cases(phantoms), on_case=on_case)
-        of_entries = compare(model, _cases(entries, model.metadata.vocabulary), on_case=on_case)
-    shown = table(
-        f"{model.metadata.name}: mean Dice", "Case", "Defaults", "Plain", "Difference", "Voxels alike",
-        numbers=("Defaults", "Plain", "Difference", "Voxels alike"),
-    )  # fmt: skip
+        of_phantoms = compare(model, phantom_cases(phantoms), settings, on_case)
+        of_entries = compare(model, _cases(entries, model.metadata.vocabulary), settings, on_case)
+    figures = ("Ours", "Plain", "Difference", "Voxels alike", "CPU s")
+    shown = table(f"{model.metadata.name}: mean Dice", "Case", "Setting", *figures, numbers=figures)
     for each in done:
-        shown.add_row(each.name, f"{each.ours:.4f}", f"{each.plain:.4f}", f"{-each.loss:+.4f}", f"{each.same:.3%}")
+        row = (f"{each.ours:.4f}", f"{each.plain:.4f}", f"{-each.loss:+.4f}", f"{each.same:.3%}", f"{each.cpu_s:.1f}")
+        shown.add_row(each.name, each.setting, *row)
     output().print(shown)
     for name, comparisons in (("phantoms", of_phantoms), ("labelled CTs", of_entries)):
-        if comparisons:
-            loss = mean_loss(comparisons)
-            verdict = "met" if loss <= LARGEST_LOSS else "missed"
-            say_plain(
-                f"{len(comparisons)} {name}: {-loss:+.4f} (target: not lower by more than {LARGEST_LOSS}; {verdict})."
-            )
+        for setting in settings if comparisons else ():
+            _say_mean(name, setting, [each for each in comparisons if each.setting == setting])
     if out is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", "defaults", "plain", "share_of_voxels_alike"])
-        writer.writerows((each.name, each.ours, each.plain, each.same) for each in done)
+        writer.writerow(["case", "setting", "ours", "plain", "share_of_voxels_alike", "cpu_s"])
+        writer.writerows((e.name, e.setting, e.ours, e.plain, e.same, e.cpu_s) for e in done)
         write_text(text.getvalue(), out)
         say_plain(f"Written: {out}")
+
+
+def _say_mean(cases: str, setting: str, comparisons: list[Comparison]) -> None:
+    from ..benchmark.accuracy import LARGEST_LOSS, mean_loss
+
+    loss = mean_loss(comparisons)
+    seconds = sum(each.cpu_s for each in comparisons) / len(comparisons)
+    verdict = f"not lower by more than {LARGEST_LOSS}: {'met' if loss <= LARGEST_LOSS else 'missed'}"
+    say_plain(f"{len(comparisons)} {cases}, {setting}: {-loss:+.4f} ({verdict}), {seconds:.1f} CPU seconds each.")
 
 
 def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabelledCase]:

@@ -93,6 +93,12 @@ def pack(
         Path | None, typer.Option(help="List with the held-out cases. Else those that the run was validated on.")
     ] = None,
     group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=0.95, help="Overlap of its windows: what dca benchmark accuracy --overlaps has found best."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="To compare on: auto, cuda, cuda:1, mps or cpu.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle in OUT.")] = False,
 ) -> None:
@@ -115,19 +121,19 @@ def pack(
         if data is not None:
             raise UserError("--data is for a comparison.", "Give --better-than or --replace, too.")
         assert out is not None
-        bundle = make(run, out, name or _NAME, overwrite)
+        bundle = make(run, out, name or _NAME, overlap, overwrite)
     else:
         old = load(rival)
         cases = _held_out(run, data, group)
         if replace is not None:
             with replacing(old.folder) as (folder, kept):
-                _require_as_good(old, make(run, folder, name or old.metadata.name), cases, device)
+                _require_as_good(old, make(run, folder, name or old.metadata.name, overlap), cases, device)
             out = old.folder
             say_plain(f"The old model is kept in {kept}.")
         else:
             assert out is not None
             with new_folder(out, overwrite, recognized_by=METADATA) as folder:
-                _require_as_good(old, make(run, folder, name or _NAME), cases, device)
+                _require_as_good(old, make(run, folder, name or _NAME, overlap), cases, device)
         bundle = load(str(out))
     say_plain(f"The bundle is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
     say_plain(f"Measure it with: dca evaluate --bundle {out} --phantoms 10 --write-scores")

@@ -19,10 +19,13 @@ NO_LABELLED_PATIENT = "No CT of a patient with labels was trained on: its organs
 NOT_CLINICAL = "Not for clinical use."
 
 
-def pack(run: Path, out: Path, name: str = "dca-synthetic", overwrite: bool = False) -> Bundle:
+def pack(
+    run: Path, out: Path, name: str = "dca-synthetic", overlap: float | None = None, overwrite: bool = False
+) -> Bundle:
     """Make the bundle ``out`` of the checkpoint in ``run`` that validated best, or of the last if none was validated.
 
-    Everything in its metadata comes from the run; scores are left to be measured. Raises UserError if there is no
+    Everything in its metadata comes from the run, but for the ``overlap`` of its windows: left out, it is that of the
+    model that the run started from, or the usual one. Scores are left to be measured. Raises UserError if there is no
     such run, OutputError where the bundle cannot be written.
     """
     record = read_record(run)
@@ -43,9 +46,10 @@ def pack(run: Path, out: Path, name: str = "dca-synthetic", overwrite: bool = Fa
         )
     network = build_network(options, record.partition)
     network.load_state_dict(state["averaged"] if options.averaging else state["network"])
-    return save_bundle(
-        out, network.eval(), _metadata(name, replace(record, options=options), state["step"]), overwrite=overwrite
-    )
+    metadata = _metadata(name, replace(record, options=options), state["step"])
+    if overlap is not None:
+        metadata = replace(metadata, overlap=overlap)
+    return save_bundle(out, network.eval(), metadata, overwrite=overwrite)
 
 
 def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
