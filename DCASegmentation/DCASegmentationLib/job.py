@@ -14,6 +14,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from .bundle.finding import default_bundle
 from .bundle.loading import Bundle
 from .errors import UserError
 from .imaging.ct_check import check_ct
@@ -64,6 +65,11 @@ class Job:
             )
 
 
+def make_segmenter(bundle: Bundle, device: str, runtime: str) -> Segmenter:
+    """The segmenter of a model; the abdomen is looked for with the default one, which is coarse and quick."""
+    return Segmenter(bundle, device, runtime=runtime, coarse=lambda: Bundle.load(default_bundle()))
+
+
 def segment_to_folder(
     job: Job,
     progress: Progress | None = None,
@@ -89,7 +95,7 @@ def segment_to_folder(
         with clock.phase("reading"):
             ct = read_ct(job.ct, series=job.series)
             check_ct(ct)
-        result = (segmenter or Segmenter(job.bundle, job.device, runtime=job.runtime)).segment(
+        result = (segmenter or make_segmenter(job.bundle, job.device, job.runtime)).segment(
             ct, job.options, _part_of(progress, _READ, _SEGMENTED), cancelled
         )
         _tell(progress, _SEGMENTED, "Writing the results")

@@ -93,6 +93,14 @@ def run(
         bool,
         typer.Option("--no-body-box", help="Run windows over the air around the body too.", rich_help_panel=_WINDOWS),
     ] = False,
+    find_abdomen: Annotated[
+        bool,
+        typer.Option(
+            "--find-abdomen",
+            help="In a long scan: look for the organs with the default model first, and segment around them alone.",
+            rich_help_panel=_WINDOWS,
+        ),
+    ] = False,
     overlap: Annotated[
         float | None,
         typer.Option(help="Overlap of neighboring windows, 0 to below 1. Else the model's.", rich_help_panel=_WINDOWS),
@@ -132,6 +140,7 @@ def run(
         keep_islands=keep_islands,
         output_of=result_of,
         body_box=not no_body_box,
+        find_abdomen=find_abdomen,
         overlap=overlap,
         weighting=weighting,
     )
@@ -159,6 +168,7 @@ def segment_ct(
     keep_islands: bool = False,
     output_of: Output = "aggregated",
     body_box: bool = True,
+    find_abdomen: bool = False,
     overlap: float | None = None,
     weighting: Weighting = "gaussian",
 ) -> None:
@@ -172,6 +182,7 @@ def segment_ct(
     keep_freed_memory()
     options = SegmentOptions(
         body_box=body_box,
+        find_abdomen=find_abdomen,
         overlap=overlap,
         weighting=weighting,
         output=output_of,

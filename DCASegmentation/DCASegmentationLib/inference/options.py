@@ -22,6 +22,8 @@ class SegmentOptions:
 
     ``body_box``: windows lie over the body's box only, and those that hold no body are left out.
 
+    ``find_abdomen``: a coarse pass looks for organs first, and only the planes around them are segmented.
+
     ``overlap``, ``weighting``, ``batch``: the sliding window (share of a side, None for the model's own; weights;
     windows at once).
     ``output``: the aggregation decoder's result, or the stitched experts' (which skips the aggregation decoder).
@@ -45,6 +47,7 @@ class SegmentOptions:
     disagreement: bool = False
     review: bool = False
     body_box: bool = True
+    find_abdomen: bool = False
     keep_islands: bool = False
     # On CPUs torch's convolutions take twice the time for each window that comes alone.
     batch: int = 2

@@ -17,6 +17,7 @@ from ..imaging.resampling import resample
 from ..method.level_by_level import Wanted
 from ..method.network import DCANet
 from ..organs import Vocabulary
+from .abdomen import abdominal_planes, at_least
 from .back_to_ct import LabelsOnCTGrid
 from .body import Body, find_body, whole_region
 from .canvas import Canvas
@@ -91,14 +92,23 @@ class Segmenter:
     """Runs one model on CT after CT; the network is loaded once.
 
     ``device`` and ``half`` are those of ``device.choose_device``, ``runtime`` is one of ``runtimes.choosing.CHOICES``:
-    what runs the network. After memory ran out on a device, later runs start there again: the next CT may be smaller.
+    what runs the network. ``coarse`` gives the model that looks for the abdomen where the options ask for it; left out,
+    it is the model itself. After memory ran out on a device, later runs start there again: the next CT may be smaller.
     Raises UserError for a device or a runtime that this computer lacks.
     """
 
     def __init__(
-        self, model: Model, device: str = "auto", half: bool | None = None, runtime: str = EagerRuntime.name
+        self,
+        model: Model,
+        device: str = "auto",
+        half: bool | None = None,
+        runtime: str = EagerRuntime.name,
+        coarse: Callable[[], Model] | None = None,
     ) -> None:
         self._model = model
+        self._half = half
+        self._coarse = coarse
+        self._finder: Segmenter | None = None
         self.device = choose_device(device, half)
         check_runtime(runtime, self.device)
         self._runtime_name = runtime
@@ -153,6 +163,16 @@ class Segmenter:
             grid = model_grid(ct, metadata.spacing, metadata.orientation)
             volume, body = self._windowed_volume(ct, grid, options.body_box)
         region = whole_region(volume.shape) if body is None else body.region(metadata.patch)
+        if body is not None and not body.blocks.any():
+            # Nothing but air: no plane is worth a window.
+            region = (slice(0, 0), *region[1:])
+        elif options.find_abdomen:
+            with clock.phase("finding the abdomen"):
+                abdomen = self._abdomen(ct, grid, progress, cancelled)
+            if abdomen is None:
+                warnings.append("No abdomen was found in this scan: all of it was segmented.")
+            else:
+                region = (at_least(abdomen, metadata.patch[0], len(volume)), *region[1:])
         with clock.phase("load network"):
             predict = WindowPrediction(
                 self._network_on,
@@ -258,6 +278,20 @@ class Segmenter:
         )
         _tell(progress, 1.0, "Finishing")
         return result
+
+    def _abdomen(
+        self, ct: sitk.Image, grid: Grid, progress: Progress | None, cancelled: Callable[[], bool] | None
+    ) -> slice | None:
+        """Planes of ``grid`` around the organs that the coarse model finds with windows side by side."""
+        if self._finder is None:
+            model = self._model if self._coarse is None else self._coarse()
+            self._finder = Segmenter(model, str(self.device.torch_device), self._half, self._runtime_name)
+
+        def tell(share: float, message: str) -> None:
+            _tell(progress, _RESAMPLED * share, "Finding the abdomen")
+
+        labels = self._finder.segment(ct, SegmentOptions(overlap=0.0), tell, cancelled).labels
+        return abdominal_planes(labels, self._finder.vocabulary, grid)
 
     def _windowed_volume(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
         """The network's input on ``grid``, and where the body is, if it is to be found."""

@@ -15,7 +15,7 @@ from ..inference.device import is_out_of_memory
 from ..inference.found_devices import found_devices, missing_devices
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
-from ..job import Job, segment_to_folder
+from ..job import Job, make_segmenter, segment_to_folder
 from ..worker_protocol import Devices, Done, FoundDevices, Segment
 
 Progress = Callable[[float, str], None]
@@ -71,7 +71,7 @@ class Runner:
             self._log(f"Loading the model {bundle.metadata.name}.")
             # The old one goes first: two may not fit into the memory of a GPU.
             self._segmenter = None
-            self._segmenter = Segmenter(bundle, device, runtime=runtime)
+            self._segmenter = make_segmenter(bundle, device, runtime)
             self._bundle, self._device, self._runtime = bundle, device, runtime
         return self._segmenter
 
