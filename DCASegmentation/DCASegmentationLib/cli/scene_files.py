@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+    from ..bundle.metadata import Metadata
     from ..inference.result import Result
-    from ..organs import Vocabulary
+    from ..scene.session import PlacesToCheck
 
 SEGMENTATION = "segmentation.seg.nrrd"
 SCENE = "scene.mrb"
@@ -27,12 +28,12 @@ _NO_SLICER = (
 class SceneFiles:
     """Writes segmentation and scene (``with_scene``), and a picture where it has a ``picture_title``.
 
-    ``subtitle`` is the picture's second line, about the model.
+    ``model`` describes what made the result; ``subtitle`` is the picture's second line, about the model.
 
     ``messages`` tells afterwards what could not be written, or not in the best way, and what to install for it.
     """
 
-    vocabulary: Vocabulary
+    model: Metadata
     with_scene: bool
     picture_title: str | None
     subtitle: str
@@ -47,11 +48,19 @@ class SceneFiles:
             else:
                 from ..scene.session import build_scene, save_scene
 
-                nodes = build_scene(ct, result, self.vocabulary)
+                nodes = build_scene(ct, result, self.model.vocabulary, to_check=self._to_check(result))
                 save_scene(nodes, folder / SEGMENTATION, folder / SCENE)
         if self.picture_title is not None:
             from ..scene.picture import draw
 
-            drawn = draw(folder / PICTURE, ct, result, self.vocabulary, self.picture_title, self.subtitle, nodes)
+            drawn = draw(folder / PICTURE, ct, result, self.model.vocabulary, self.picture_title, self.subtitle, nodes)
             if drawn.fallback_reason:
                 self.messages.append(f"The picture was drawn without Slicer's views. {drawn.fallback_reason}")
+
+    def _to_check(self, result: Result) -> PlacesToCheck | None:
+        from ..scene.session import PlacesToCheck
+
+        found = result.review
+        if found is None:
+            return None
+        return PlacesToCheck(found.review, found.places, found.alternative, self.model.name, self.model.weights.sha256)

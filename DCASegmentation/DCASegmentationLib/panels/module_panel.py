@@ -18,7 +18,7 @@ from DCASegmentationLib.panels.result_panel import ResultPanel
 from DCASegmentationLib.panels.review_panel import ReviewPanel
 from DCASegmentationLib.panels.segment_control import SegmentControl
 from DCASegmentationLib.panels.setup_panel import SetupPanel
-from DCASegmentationLib.scene.case_record import recall
+from DCASegmentationLib.scene.case_record import cases_in_scene, recall
 from DCASegmentationLib.scene.open_ct import open_ct
 
 
@@ -150,6 +150,12 @@ class ModulePanel(VTKObservationMixin):
         """Take the parameter node of the scene, which a scene that was loaded may have brought along."""
         self._setParameterNode(self.logic.getParameterNode())
         self._chooseOpenCT()
+        self._showCaseOfScene()
+
+    def _showCaseOfScene(self) -> None:
+        """Show the latest result of a scene that tells of none, as ``dca segment`` writes it; a choice stays."""
+        if self._parameters.resultSegmentation is None and (cases := cases_in_scene()):
+            self._parameters.resultSegmentation = cases[-1].segmentation
 
     def _chooseOpenCT(self) -> None:
         """Choose the CT that is open; a choice that was made stays."""
