@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
@@ -21,6 +22,7 @@ from DCASegmentationLib.cohort.case import folder_name
 from DCASegmentationLib.cohort.finding import Findings, find
 from DCASegmentationLib.dicom.selection import Rules
 from DCASegmentationLib.errors import UserError
+from dicom_archive import write_ct_series
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,34 @@ def test_names_that_are_no_text_are_shown_nevertheless(archive, tmp_path):
     shutil.copytree(os.fsencode(archive / "anna/ct"), folder)
     (case,) = found_in(tmp_path).cases
     assert case.source == "\ufffd\ufffd"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
+def test_files_whose_names_look_alike_are_cases_of_their_own(archive, tmp_path):
+    for name in (b"\xff.nii.gz", b"\xfe.nii.gz"):
+        shutil.copy(archive / "plain/ct.nii.gz", os.fsencode(tmp_path) + b"/" + name)
+    cases = found_in(tmp_path).cases
+    assert [case.source for case in cases] == ["\ufffd.nii.gz"] * 2
+    assert len({case.key for case in cases}) == 2
+
+
+def test_series_without_uids_in_one_folder_are_told_apart(archive, tmp_path):
+    ct = sitk.ReadImage(str(archive / "plain/ct.nii.gz"))
+    nameless = {"SeriesInstanceUID": "", "SOPInstanceUID": "", "StudyInstanceUID": "", "PatientID": ""}
+    write_ct_series(tmp_path, ct, **nameless)
+    coronal = [1, 0, 0, 0, 0, -1]
+    write_ct_series(tmp_path, ct[:, :, :1], stem="LOC", ImageOrientationPatient=coronal, **nameless)
+    found = found_in(tmp_path)
+    (case,), (rejected,) = found.cases, found.rejected
+    assert (len(case.files), rejected.reason) == (ct.GetDepth(), "not axial")
+    assert case.key != rejected.key
+
+
+def test_what_macos_puts_beside_files_is_no_image(archive, tmp_path):
+    shutil.copytree(archive / "plain", tmp_path / "plain")
+    (tmp_path / "plain/._ct.nii.gz").write_bytes(b"\0\5\x16\7" + bytes(100))
+    before = len(found_in(archive / "plain").cases)
+    assert len(found_in(tmp_path).cases) == before
 
 
 @pytest.mark.parametrize("text", ["../../etc", "a" * 500, "", "...", "Bauch, venös\n", "腹" * 90])

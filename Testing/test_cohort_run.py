@@ -193,6 +193,17 @@ def test_a_scheduler_that_does_not_answer_is_said(archive, dca, small_bundle, tm
     assert "does not answer" in refused.err
 
 
+def test_workers_that_do_not_start_are_said(archive, dca, small_bundle, tmp_path, monkeypatch):
+    from DCASegmentationLib.cohort import workers
+
+    monkeypatch.setattr(workers, "_START_SECONDS", 0.1)
+    options = ("--workers", "1", "--device", "cpu", "--dashboard-port", "0")
+    refused = dca("cohort", archive, "-o", tmp_path / "out", "--bundle", small_bundle, *options)
+    assert refused.code == 2
+    assert "The worker processes did not start" in refused.err
+    assert "The last run ended early. The worker processes did not start" in (tmp_path / "out/report.html").read_text()
+
+
 @pytest.mark.slow
 def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
     dice = random.Random(7)

@@ -18,6 +18,8 @@ from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _CALLED_DICOM = (".dcm", ".ima", ".dicom")
+# What macOS puts beside each file on other disks and in archives, under the file's own name.
+_APPLE_DOUBLE = "._"
 _LABELS = re.compile(r"(^|[._ -])(labels?|seg|segmentations?|masks?)$", re.IGNORECASE)
 _TELL_EVERY = 200
 
@@ -76,6 +78,9 @@ class _Search:
 
     def _take(self, file: Path) -> None:
         name = file.name.lower()
+        if name.startswith(_APPLE_DOUBLE):
+            self._found.strays += 1
+            return
         ending = next((ending for ending in _PLAIN if name.endswith(ending)), None)
         if ending is not None:
             self._take_plain(file, file.name[: -len(ending)])
@@ -92,7 +97,7 @@ class _Search:
 
     def _take_plain(self, file: Path, stem: str) -> None:
         shown = self._shown(file)
-        key = digest(("file", shown))
+        key = digest(("file", self._relative(file)))
         if _LABELS.search(stem):
             self._found.rejected.append(Rejected(key, shown, SKIPPED, "label map by its name"))
             return
@@ -111,7 +116,7 @@ class _Search:
 
     def _take_series(self, series: Series, shared: bool) -> None:
         folder = Path(series.images[0].file).parent
-        place = (series.uid,) if series.uid else (self._shown(folder), series.description)
+        place = (series.uid,) if series.uid else (self._relative(folder), *series.kind)
         key = digest(("series", series.patient, series.study, *place))
         about = {"patient": series.patient, "study_date": series.study_date, "description": series.description}
         shown = self._shown(folder)
@@ -167,13 +172,16 @@ class _Search:
     def _reject_files(self, folder: Path, reason: str, names: list[str]) -> None:
         shown = self._shown(folder / names[0])
         more = f" ({len(names)} files, this one first)" if len(names) > 1 else ""
-        key = digest(("bad", self._shown(folder), reason))
+        key = digest(("bad", self._relative(folder), reason))
         self._found.rejected.append(Rejected(key, shown, FAILED, f"{reason}{more}"))
 
+    def _relative(self, path: Path) -> str:
+        """``path`` from the input on."""
+        return str(path.relative_to(self._root) if path != self._root else Path(path.name))
+
     def _shown(self, path: Path) -> str:
-        """``path`` from the input on, readable even where its bytes are no text."""
-        relative = path.relative_to(self._root) if path != self._root else Path(path.name)
-        return str(relative).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        """``path`` from the input on, readable even where its bytes are no text; such paths may then look alike."""
+        return self._relative(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _fingerprint(images: list[Header]) -> str:

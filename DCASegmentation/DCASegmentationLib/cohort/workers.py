@@ -24,6 +24,8 @@ _SHARE_OF_MEMORY = 0.9
 _CORES_PER_WORKER = 4
 _BYTES_PER_WORKER = 6e9
 _PATIENCE = "30s"
+# On a machine that is busy with other things a Python process may take minutes to begin.
+_START_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,23 @@ class LocalWorkers:
 
 @contextmanager
 def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -> Iterator[Client]:
-    """Worker processes on this machine, reachable from it alone; they end with this process, however it ends."""
+    """Worker processes on this machine, reachable from it alone; they end with this process, however it ends.
+
+    Raises UserError where they do not start.
+    """
     quiet = {"logging": {"distributed": "critical"}}
     with dask.config.set({**_steady_memory(), **_one_arena(), **quiet, **_restarts(), **_sparing()}), _quiet():
-        cluster = SpecCluster(
+        cluster = _local_cluster(workers, dashboard_port)
+        try:
+            with Client(cluster, timeout=_PATIENCE) as client:
+                yield client
+        finally:
+            cluster.close(timeout=10)
+
+
+def _local_cluster(workers: LocalWorkers, dashboard_port: int) -> SpecCluster:
+    try:
+        return SpecCluster(
             workers={index: _local_worker(workers, index) for index in range(workers.count)},
             scheduler={
                 "cls": Scheduler,
@@ -58,11 +73,12 @@ def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -
             },
             silence_logs=logging.CRITICAL,
         )
-        try:
-            with Client(cluster, timeout=_PATIENCE) as client:
-                yield client
-        finally:
-            cluster.close(timeout=10)
+    # Dask lets out whatever a start that took too long, or a process that died in it, led to.
+    except Exception as error:
+        raise UserError(
+            f"The worker processes did not start within {_START_SECONDS} s, or ended at once ({type(error).__name__}).",
+            "Wait until the machine is less busy, or give fewer --workers.",
+        ) from error
 
 
 @contextmanager
@@ -95,7 +111,7 @@ def _local_worker(workers: LocalWorkers, index: int) -> dict[str, Any]:
             "nthreads": 2,
             "memory_limit": workers.memory_bytes,
             "env": environment,
-            "death_timeout": 60,
+            "death_timeout": _START_SECONDS,
             "silence_logs": logging.CRITICAL,
         },
     }

@@ -25,6 +25,11 @@ class Series:
     images: tuple[Header, ...]
 
     @property
+    def kind(self) -> tuple[str, ...]:
+        """What tells it from other series without a UID in the same folder."""
+        return _kind(self.images[0])
+
+    @property
     def description(self) -> str:
         return next((image.description for image in self.images if image.description), "")
 
@@ -43,11 +48,14 @@ def group(headers: Iterable[Header]) -> list[Series]:
     for header in headers:
         key: tuple[str, ...] = (header.patient, header.study, header.series)
         if not header.series:
-            folder = str(Path(header.file).parent)
-            axes = ",".join(f"{cosine:.3f}" for cosine in header.axes)
-            key = (*key, folder, header.modality, header.description, f"{header.columns}x{header.rows}", axes)
+            key = (*key, str(Path(header.file).parent), *_kind(header))
         found.setdefault(key, []).append(header)
     return [Series(*_names(images[0]), tuple(images)) for images in found.values()]
+
+
+def _kind(image: Header) -> tuple[str, ...]:
+    axes = ",".join(f"{cosine:.3f}" for cosine in image.axes)
+    return image.modality, image.description, f"{image.columns}x{image.rows}", axes
 
 
 def _names(image: Header) -> tuple[str, str, str]:
