@@ -161,6 +161,16 @@ def test_names_that_are_no_text_are_shown_nevertheless(archive, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
+def test_reasons_that_name_such_files_are_text_too(archive, tmp_path):
+    shutil.copytree(archive / "bert/one-uid", tmp_path / "\udcff")
+    for file in list((tmp_path / "\udcff").iterdir()):
+        file.rename(file.with_name(f"\udcfe{file.name}"))
+    (each,) = found_in(tmp_path).rejected
+    assert "\ufffdIM00000 and \ufffdIM00007 are different images" in each.reason
+    each.reason.encode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
 def test_files_whose_names_look_alike_are_cases_of_their_own(archive, tmp_path):
     for name in (b"\xff.nii.gz", b"\xfe.nii.gz"):
         shutil.copy(archive / "plain/ct.nii.gz", os.fsencode(tmp_path) + b"/" + name)

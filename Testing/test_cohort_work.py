@@ -199,6 +199,13 @@ def test_a_slice_that_vanished_is_named(dicom_case, settings):
     assert f"{file.name} cannot be read" in work.process(dicom_case, settings).reason
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
+def test_a_slice_that_vanished_is_named_even_if_its_name_is_no_text(dicom_case, settings):
+    gone = f"{Path(dicom_case.files[3]).parent}/\udcff"
+    case = replace(dicom_case, files=(*dicom_case.files[:3], gone, *dicom_case.files[4:]))
+    assert "\ufffd cannot be read" in work.process(case, settings).reason
+
+
 def test_an_unknown_compression_is_a_reason(dicom_case, settings):
     for file in dicom_case.files:
         claim_unknown_compression(Path(file))

@@ -21,7 +21,7 @@ from DCASegmentationLib.dicom.one_ct import find_one_ct
 from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
 from DCASegmentationLib.errors import ImageError
 from DCASegmentationLib.organs import AMOS
-from dicom_archive import write_ct_series
+from dicom_archive import write_ct_series, write_enhanced_ct
 
 QUICK = ("--no-scene", "--overlap", "0", "--attention-levels", "none", "--no-deciding-expert")
 
@@ -175,6 +175,13 @@ def test_the_only_series_is_taken_if_it_is_derived_or_coronal_too(ct, tmp_path):
     coronal.SetDirection((1, 0, 0, 0, 0, 1, 0, -1, 0))
     write_ct_series(tmp_path / "b", coronal)
     assert len(found(tmp_path / "b").files) == ct.GetDepth()
+
+
+def test_an_enhanced_ct_is_refused_with_what_to_do(ct, tmp_path):
+    write_ct_series(tmp_path / "slices", ct)
+    write_enhanced_ct(tmp_path / "in", tmp_path / "slices")
+    error = refused(tmp_path / "in", "multi-frame")
+    assert "3D Slicer" in error.remedy
 
 
 def test_two_phases_in_one_series_are_two_cts(ct, tmp_path):

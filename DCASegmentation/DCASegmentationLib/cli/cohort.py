@@ -158,7 +158,7 @@ def _live() -> Iterator[tuple[Callable[[int, str], None], Callable[[State], None
     with Live(Text("Looking through the input"), console=console, refresh_per_second=4, transient=True) as live:
 
         def searching(files: int, text: str) -> None:
-            live.update(Text(f"Looking through the input: {files} files, {text}"))
+            live.update(Text(_printable(f"Looking through the input: {files} files, {text}")))
 
         yield searching, lambda state: live.update(_table(state))
 
@@ -189,9 +189,15 @@ def _table(state: State) -> Group:
         *(str(state.left), str(state.running), _rate(state), _duration(state.seconds), _duration(state.seconds_left)),
     )
     lines = [
-        Text(f"{status:8}{source}  {why}", overflow="ellipsis", no_wrap=True) for source, status, why in state.recent
+        Text(_printable(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
+        for source, status, why in state.recent
     ]
     return Group(shown, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
+
+
+def _printable(text: str) -> str:
+    """``text`` without line breaks and the like: names of files may hold what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
 
 
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))

@@ -74,6 +74,11 @@ def digest(parts: Iterable[str]) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def readable(text: str) -> str:
+    """``text`` as ledger and report can hold it, even where it names files whose names are no text."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def folder_name(text: str, key: str) -> str:
     """A name for a folder, short on every file system: letters and digits of any script, and the start of ``key``."""
     plain = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in text).strip("._")

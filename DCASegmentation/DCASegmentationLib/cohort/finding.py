@@ -14,7 +14,7 @@ from ..dicom.series import Series, group, without_copies
 from ..dicom.stacks import volumes
 from ..dicom.tree import files_below
 from ..errors import ImageError, UserError
-from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name
+from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name, readable
 
 _PLAIN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 _CALLED_DICOM = (".dcm", ".ima", ".dicom")
@@ -122,7 +122,7 @@ class _Search:
         shown = self._shown(folder)
 
         def reject(status: str, reason: str) -> None:
-            self._found.rejected.append(Rejected(key, shown, status, reason, **about))
+            self._found.rejected.append(Rejected(key, shown, status, readable(reason), **about))
 
         chosen = select(series, self._rules)
         if chosen.reason:
@@ -181,7 +181,7 @@ class _Search:
 
     def _shown(self, path: Path) -> str:
         """``path`` from the input on, readable even where its bytes are no text; such paths may then look alike."""
-        return self._relative(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return readable(self._relative(path))
 
 
 def _fingerprint(images: list[Header]) -> str:

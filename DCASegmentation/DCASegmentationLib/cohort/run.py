@@ -15,7 +15,7 @@ from ..dicom.selection import Rules
 from ..errors import OutputError, UserError
 from ..organs import Vocabulary
 from ..partials import remove_folder
-from .case import PENDING, Case
+from .case import PENDING, Case, readable
 from .dispatch import outcomes
 from .finding import find
 from .ledger import ENDED_EARLY, Ledger
@@ -80,7 +80,7 @@ def _run(
     found = find(cohort.source, out, cohort.rules, searching)
     ledger.enter(found.cases, found.rejected, cohort.retry_failed)
     ledger.note("strays", str(found.strays))
-    ledger.note("source", str(cohort.source.absolute()).encode("utf-8", "replace").decode())
+    ledger.note("source", readable(str(cohort.source.absolute())))
     ledger.note("model", cohort.model)
     pending = ledger.pending()
     cases = [case for case in found.cases if case.key in pending]

@@ -23,7 +23,7 @@ from ..imaging.writing import new_folder, write_json
 from ..inference.device import is_out_of_memory
 from ..inference.segmenter import Result
 from ..job import Job, segment_to_folder
-from .case import FAILED, OK, Case, Outcome
+from .case import FAILED, OK, Case, Outcome, readable
 from .memory import peak_mb
 from .model import PROCESS, SharedSegmenter, lacks_device_memory
 from .review_score import review_score
@@ -149,7 +149,7 @@ def _record(case: Case, settings: Settings, outcome: Outcome) -> dict[str, Any]:
 
 
 def _failed(case: Case, reason: str, again: bool) -> Outcome:
-    return Outcome(case.key, FAILED, reason, again)
+    return Outcome(case.key, FAILED, readable(reason), again)
 
 
 def _plain(value: dict[str, Any]) -> Any:
