@@ -319,12 +319,13 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(cohort, runni
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_the_report_looks_like_something_in_a_browser(finished, tmp_path):
+@pytest.mark.parametrize("width", [1120, 420])
+def test_the_report_looks_like_something_in_a_browser_wide_and_narrow(width, finished, tmp_path):
     picture = tmp_path / "report.png"
     subprocess.run(
         [
             *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
-            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1120,2400", f"--screenshot={picture}"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2400", f"--screenshot={picture}"),
             (finished.out / "report.html").as_uri(),
         ],
         check=True,
@@ -332,7 +333,7 @@ def test_the_report_looks_like_something_in_a_browser(finished, tmp_path):
         timeout=60,
     )
     shot = sitk.GetArrayFromImage(sitk.ReadImage(str(picture)))
-    assert shot.shape[:2] == (2400, 1120)
+    assert shot.shape[:2] == (2400, width)
     # Pictures of CTs, colored organs and text: many colors, and no blank page.
     assert len({tuple(pixel) for pixel in shot[::3, ::3].reshape(-1, shot.shape[2])}) > 500
     assert (shot[:800, :, :3].std(axis=(0, 1)) > 15).all()

@@ -1,0 +1,74 @@
+"""How many workers there are, and what each may take of the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("distributed", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.cohort import workers as module
+from DCASegmentationLib.cohort.workers import LocalWorkers, local_client
+from DCASegmentationLib.errors import UserError
+
+GIB = 2**30
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Says how many cores and how much memory (bytes) this machine has."""
+
+    def has(cores: int, memory: int) -> None:
+        monkeypatch.setattr(module, "_cores", lambda: cores)
+        monkeypatch.setattr(module.psutil, "virtual_memory", lambda: type("Memory", (), {"total": memory}))
+
+    return has
+
+
+def test_there_is_one_worker_for_each_gpu_and_the_cores_are_divided(machine):
+    machine(32, 256 * GIB)
+    planned = LocalWorkers.planned(None, 4)
+    assert (planned.count, planned.threads, planned.gpus) == (4, 8, True)
+    with pytest.raises(UserError, match="5 workers are more than the 4 GPUs"):
+        LocalWorkers.planned(5, 4)
+
+
+@pytest.mark.parametrize(
+    ("cores", "gib", "count", "threads"), [(2, 23, 1, 2), (16, 256, 4, 4), (16, 16, 2, 8), (64, 4, 1, 64)]
+)
+def test_without_a_gpu_there_are_as_many_as_cores_and_memory_allow(cores, gib, count, threads, machine):
+    machine(cores, gib * GIB)
+    planned = LocalWorkers.planned(None, 0)
+    assert (planned.count, planned.threads, planned.gpus) == (count, threads, False)
+    assert planned.memory_bytes * planned.count <= 0.9 * gib * GIB
+
+
+def test_a_stated_number_divides_cores_and_memory(machine):
+    machine(8, 100 * GIB)
+    planned = LocalWorkers.planned(3, 0)
+    assert (planned.count, planned.threads) == (3, 2)
+    assert LocalWorkers.planned(3, 0, 7 * GIB).memory_bytes == 7 * GIB
+
+
+@pytest.mark.parametrize(("told", "seen"), [("", ["0", "1"]), ("3,5", ["3", "5"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])])
+def test_each_worker_sees_a_gpu_of_its_own(told, seen, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    two = LocalWorkers(2, 4, 8 * GIB, gpus=True)
+    environments = [module._local_worker(two, index)["options"]["env"] for index in range(2)]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == seen
+
+
+@pytest.mark.slow
+def test_a_worker_uses_its_share_of_the_cores_whatever_the_program_uses(monkeypatch):
+    # One of two, as PyTorch never takes more than there are.
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
+        (told,) = client.run(_threads).values()
+    assert told == (1, 1)
+
+
+def _threads() -> tuple[int, int]:
+    """Threads of PyTorch and of ITK in this process."""
+    import SimpleITK as sitk
+    import torch
+
+    return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
