@@ -28,8 +28,13 @@ class CaseResults:
     spacing: tuple[float, float, float]
 
 
-def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str) -> Figure:
-    """For each case two rows, axial and coronal: CT, truth, and each method with the truth's outline in white."""
+def overlay_figure(
+    cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str, labels: str = "Truth"
+) -> Figure:
+    """For each case two rows, axial and coronal: CT, truth, and each method with the truth's outline in white.
+
+    ``labels`` stands over the truth, to say whose it is.
+    """
     planes = [
         (case, plane.around_body(case.hu)) for case in cases for plane in fullest_slices(case.truth, case.spacing)
     ]
@@ -50,12 +55,12 @@ def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: 
             axes.spines[:].set_visible(False)
         for axes in row[2:]:
             _outline(axes, truth)
-        row[0].set_ylabel(f"{case.name}\n{plane.name}" if plane.name == "Axial" else plane.name)
+        row[0].set_ylabel(f"{case.name}\n{plane.name}".strip() if plane.name == "Axial" else plane.name)
         if plane.name == "Axial":
             for axes, method in zip(row[2:], methods, strict=True):
                 axes.set_title(f"{method}\nDice {case.dice[method]:.3f}", fontsize=10)
             row[0].set_title("CT", fontsize=10)
-            row[1].set_title("Truth", fontsize=10)
+            row[1].set_title(labels, fontsize=10)
     handles = [Patch(facecolor=rgb(organ.color), label=organ.name) for organ in vocabulary]
     side_by_side = columns_of_legend(figure, len(handles))
     figure.legend(handles=handles, loc="outside lower center", ncols=side_by_side, frameon=False, fontsize=9)

@@ -1,0 +1,63 @@
+"""Labelled CTs of a list with what a model finds in them: the picture in the README of a real CT is made so.
+
+Run: python Testing/overlay_picture.py LIST PICTURE [--group validation] [--bundle MODEL] [--labels "Whose labels"]
+
+LIST is a list of data (``dca dataset``). The labels of a case are titled as ``--labels`` says, which is to tell whose
+they are; the Dice is that of ``dca evaluate``, on the CT's own grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from DCASegmentationLib.cli.bundle import load
+from DCASegmentationLib.cli.evaluate import labelled_entries
+from DCASegmentationLib.evaluation.figures.overlays import CaseResults, overlay_figure
+from DCASegmentationLib.evaluation.figures.saving import save_figure
+from DCASegmentationLib.evaluation.listed_cases import read_entry
+from DCASegmentationLib.evaluation.phantom_test import score_labels
+from DCASegmentationLib.imaging.grid import model_grid
+from DCASegmentationLib.imaging.resampling import resample
+from DCASegmentationLib.inference.segmenter import Segmenter
+from DCASegmentationLib.training.datalist import Entry
+
+_SHOWN_MM = (3.0, 3.0, 3.0)
+
+
+def draw(data: Path, group: str, bundle: str | None, labels: str, picture: Path) -> None:
+    """Segment the labelled CTs of a group, and draw each in two planes. Raises UserError."""
+    model = load(bundle)
+    segmenter = Segmenter(model, "cpu", runtime="auto")
+    cases = [_case(entry, segmenter, model.metadata.name) for entry in labelled_entries([], [], data, group)]
+    title = "A CT of a patient, not trained on" if len(cases) == 1 else "CTs of patients, not trained on"
+    save_figure(overlay_figure(cases, model.metadata.vocabulary, title, labels), picture)
+
+
+def _case(entry: Entry, segmenter: Segmenter, model: str) -> CaseResults:
+    ct, truth = read_entry(entry, segmenter.vocabulary)
+    found = segmenter.segment(ct).labels
+    dice = score_labels(found, truth, len(segmenter.vocabulary))["dice"]
+    dice[[label - 1 for label in entry.unknown]] = np.nan
+    grid = model_grid(ct, _SHOWN_MM)
+    shown = [sitk.GetArrayFromImage(resample(image, grid, "nearest")) for image in (truth, found)]
+    hu = sitk.GetArrayFromImage(resample(ct, grid))
+    x, y, z = grid.spacing
+    return CaseResults("", hu, shown[0], {model: shown[1]}, {model: float(np.nanmean(dice))}, (z, y, x))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="LIST")
+    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    parser.add_argument("--group", default="validation")
+    parser.add_argument("--bundle")
+    parser.add_argument("--labels", default="Truth")
+    chosen = parser.parse_args()
+    draw(chosen.data, chosen.group, chosen.bundle, chosen.labels, chosen.picture)
+
+
+if __name__ == "__main__":
+    main()
