@@ -14,6 +14,7 @@ from DCASegmentationLib.figures.palette import EXPERTS, color_table
 from DCASegmentationLib.organs import Organ
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -97,8 +98,6 @@ def _add_row(figure: Figure, panels: Sequence[Panel], top: float, height: float,
 
 
 def _show(axes: Axes, panel: Panel) -> None:
-    from matplotlib.patheffects import withStroke
-
     axes.imshow(panel.pixels, interpolation="none", aspect="auto")
     axes.set_axis_off()
     axes.set_title(panel.title, loc="left", fontsize=12.5, pad=5)
@@ -108,7 +107,7 @@ def _show(axes: Axes, panel: Panel) -> None:
             x, 0.5, letter, ha=side, va="center", color=letters, fontsize=13, weight="bold", transform=axes.transAxes
         )
         if letters == "white":
-            text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
+            _edge_in_black(text)
     if panel.mm_per_pixel > 0:
         _add_scale_bar(axes, panel)
 
@@ -117,8 +116,19 @@ def _add_scale_bar(axes: Axes, panel: Panel) -> None:
     rows, columns = panel.pixels.shape[:2]
     length = 50.0 / panel.mm_per_pixel
     end, level = columns * 0.975, rows * 0.955
-    axes.plot([end - length, end], [level, level], color="white", linewidth=2.2, solid_capstyle="butt")
-    axes.text(end - length / 2, level - rows * 0.012, "5 cm", color="white", fontsize=9.5, ha="center", va="bottom")
+    (bar,) = axes.plot([end - length, end], [level, level], color="white", linewidth=2.2, solid_capstyle="butt")
+    text = axes.text(
+        end - length / 2, level - rows * 0.012, "5 cm", color="white", fontsize=9.5, ha="center", va="bottom"
+    )
+    _edge_in_black(bar, 4.0)
+    _edge_in_black(text)
+
+
+def _edge_in_black(artist: Artist, width: float = 2.5) -> None:
+    """White that can be read on bone."""
+    from matplotlib.patheffects import withStroke
+
+    artist.set_path_effects([withStroke(linewidth=width, foreground="black")])
 
 
 def _add_organ_legend(figure: Figure, picture: Picture, top: float, total: float) -> None:
