@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,16 @@ def test_a_scan_of_nothing_but_air_has_no_organ():
     result = Segmenter(SmallModel(vivid_network()), "cpu").segment(air, SegmentOptions(entropy=True, review=True))
     assert not sitk.GetArrayViewFromImage(result.labels).any()
     assert not sitk.GetArrayViewFromImage(result.entropy).any()
+
+
+def test_the_default_model_is_asked_where_the_abdomen_is(dca, coarse_phantom, small_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    out = tmp_path / "result"
+    run = dca(
+        *("segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle),
+        *("--find-abdomen", "--overlap", 0, "--no-scene"),
+    )
+    assert run.code == 0, run.err
+    request = json.loads((out / "request.json").read_text())
+    assert request["options"]["find_abdomen"] is True
+    assert "finding the abdomen" in (out / "log.txt").read_text()

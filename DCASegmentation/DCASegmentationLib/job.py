@@ -14,8 +14,7 @@ from typing import Any
 
 import SimpleITK as sitk
 
-from .bundle.finding import default_bundle
-from .bundle.loading import Bundle
+from .bundle.loading import Bundle, default_model
 from .errors import UserError
 from .imaging.ct_check import check_ct
 from .imaging.reading import read_ct
@@ -67,7 +66,7 @@ class Job:
 
 def make_segmenter(bundle: Bundle, device: str, runtime: str) -> Segmenter:
     """The segmenter of a model; the abdomen is looked for with the default one, which is coarse and quick."""
-    return Segmenter(bundle, device, runtime=runtime, coarse=lambda: Bundle.load(default_bundle()))
+    return Segmenter(bundle, device, runtime=runtime, coarse=default_model)
 
 
 def segment_to_folder(

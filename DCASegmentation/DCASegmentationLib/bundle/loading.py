@@ -10,6 +10,7 @@ import torch
 
 from ..errors import BundleError
 from ..method.network import DCANet
+from .finding import default_bundle
 from .metadata import INFERENCE, LICENSE, MODEL_CARD, Metadata, Weights
 from .metadata_reading import GET_AGAIN, read_metadata
 from .monai_config import inference_config
@@ -61,6 +62,11 @@ class Bundle:
             )
         fill(network, read_weights(self.folder, self.weights), self.weights.file)
         return network.to(device).eval()
+
+
+def default_model() -> Bundle:
+    """The model to use when none is named. Raises BundleError if there is none, or if it is damaged."""
+    return Bundle.load(default_bundle())
 
 
 @dataclass(frozen=True)

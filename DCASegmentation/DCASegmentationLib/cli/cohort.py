@@ -43,6 +43,7 @@ def run(
         str | None, typer.Option(help="Folder or name of the trained model. Else the default one (dca bundle info).")
     ] = None,
     organs: Annotated[str | None, typer.Option(help="Only these organs, as in liver,spleen. All if left out.")] = None,
+    find_abdomen: Annotated[bool, typer.Option("--find-abdomen", help="In long scans: as in dca segment.")] = False,
     overlap: Annotated[
         float | None, typer.Option(help="Overlap of neighboring windows, 0 to below 1. Else the model's.")
     ] = None,
@@ -105,7 +106,12 @@ def run(
     if scheduler and (workers or memory):
         raise UserError("--workers and --memory are for workers of this machine.", "Leave them out with --scheduler.")
     model = load(bundle)
-    options = SegmentOptions(overlap=overlap, organs=None if organs is None else words(organs), review=not no_review)
+    options = SegmentOptions(
+        find_abdomen=find_abdomen,
+        overlap=overlap,
+        organs=None if organs is None else words(organs),
+        review=not no_review,
+    )
     options.kept_labels(model.metadata.vocabulary)
     local = None if scheduler else _planned(workers, memory, device)
     settings = Settings(

@@ -10,7 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk
 import torch
 
-from ..bundle.loading import Bundle
+from ..bundle.loading import Bundle, default_model
 from ..errors import BundleError
 from ..inference.allocator import keep_freed_memory
 from ..inference.device import is_out_of_memory
@@ -23,7 +23,7 @@ class SharedSegmenter(Segmenter):
     """A segmenter that several threads of a process may call: one is in the network, the others read and write."""
 
     def __init__(self, model: Bundle, device: str, runtime: str) -> None:
-        super().__init__(model, device, runtime=runtime)
+        super().__init__(model, device, runtime=runtime, coarse=default_model)
         self.model = model
         self._turn = threading.Lock()
 
