@@ -16,6 +16,8 @@ from slicer.util import VTKObservationMixin
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.panels import dicom_export
 from DCASegmentationLib.panels.compact_table import makeCompact, numberItem, setRows
+from DCASegmentationLib.panels.error_text import errorText
+from DCASegmentationLib.panels.save_dialog import askForFile
 from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
 from DCASegmentationLib.scene.arrangement import jump_to_segment
 from DCASegmentationLib.scene.case_record import CaseNodes
@@ -76,6 +78,7 @@ class ResultPanel(VTKObservationMixin):
         elif self._segmentation is not None:
             self._say(_("The CT is no longer in the scene, so the organs cannot be measured."))
         self._fillTable()
+        self.ui.copyButton.enabled = self.ui.saveTableButton.enabled = bool(self._rows)
 
     def enter(self) -> None:
         """Nothing is shown while the module is closed but what is up to date anyway."""
@@ -117,22 +120,17 @@ class ResultPanel(VTKObservationMixin):
         dicom_export.openDialog(self._segmentation)
 
     def _save(self, title: str, suffix: str, kind: str, write: Callable[[Path, bool], None]) -> None:
-        suggestion = self._segmentation.GetName() + suffix
-        chosen = qt.QFileDialog.getSaveFileName(self.widget, title, suggestion, kind)
-        if not chosen:
-            return
-        path = Path(chosen)
-        # The dialog has asked about overwriting the name as typed, not about the one completed here.
-        isAsTyped = path.name.endswith(suffix)
-        path = path if isAsTyped else path.with_name(path.name + suffix)
-        self._attempt(lambda: write(path, isAsTyped), _("Written to {place}.").format(place=path))
+        chosen = askForFile(self.widget, title, self._segmentation.GetName(), suffix, kind)
+        if chosen is not None:
+            path, mayOverwrite = chosen
+            self._attempt(lambda: write(path, mayOverwrite), _("Written to {place}.").format(place=path))
 
     def _attempt(self, action: Callable[[], Any], success: str) -> None:
         try:
             with slicer.util.WaitCursor():
                 action()
         except UserError as error:
-            self._say(str(error))
+            self._say(errorText(error))
         else:
             self._say(success)
 

@@ -15,7 +15,9 @@ from slicer.i18n import tr as _
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.imaging.changes import OrganChange
 from DCASegmentationLib.panels.changes_table import ChangesTable, changesAsText
+from DCASegmentationLib.panels.error_text import errorText
 from DCASegmentationLib.panels.places_table import PlacesTable
+from DCASegmentationLib.panels.save_dialog import askForFile
 from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
 from DCASegmentationLib.panels.training_set import TrainingSetWriter
 from DCASegmentationLib.review_file import Place
@@ -182,16 +184,13 @@ class ReviewPanel:
     def onSaveChanges(self) -> None:
         if self._segmentation is None:
             return
-        suggestion = f"{self._segmentation.GetName()} changes.csv"
-        chosen = qt.QFileDialog.getSaveFileName(self.widget, _("Save table"), suggestion, "CSV (*.csv)")
-        if not chosen:
+        name = f"{self._segmentation.GetName()} changes"
+        chosen = askForFile(self.widget, _("Save table"), name, ".csv", "CSV (*.csv)")
+        if chosen is None:
             return
-        path = Path(chosen)
-        # The dialog has asked about overwriting the name as typed, not about the one completed here.
-        isAsTyped = path.name.endswith(".csv")
-        path = path if isAsTyped else path.with_name(path.name + ".csv")
+        path, mayOverwrite = chosen
         try:
-            save_table(changesAsText(self._changes, self._reviewed()), path, isAsTyped)
+            save_table(changesAsText(self._changes, self._reviewed()), path, mayOverwrite)
         except UserError as error:
             self._showError(error)
         else:
@@ -353,6 +352,7 @@ class ReviewPanel:
             return
         self._changes = organ_changes(nodes)
         self._changesTable.fill(self._changes, self._reviewed())
+        self.ui.copyChangesButton.enabled = self.ui.saveChangesButton.enabled = bool(self._changes)
 
     def _leave(self) -> None:
         """Let go of the place that was looked at."""
@@ -362,7 +362,7 @@ class ReviewPanel:
         self._onLeavePlace()
 
     def _showError(self, error: UserError) -> None:
-        self._say(f"<b>{escape(error.problem)}</b> {escape(error.remedy)}")
+        self._say(errorText(error))
 
     def _say(self, message: str) -> None:
         self.ui.reviewMessageLabel.text = message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from html import escape
 from pathlib import Path
 
 import qt
@@ -14,6 +13,7 @@ from slicer.i18n import tr as _
 
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.panels.device_list import showDevices
+from DCASegmentationLib.panels.error_text import errorText
 from DCASegmentationLib.panels.model_card import modelCard
 from DCASegmentationLib.panels.model_list import Model, availableModels
 from DCASegmentationLib.panels.remaining_time import RemainingTime
@@ -144,7 +144,7 @@ class SegmentPanel:
 
     def showError(self, error: UserError, details: str = "") -> None:
         """Say what is wrong and what to do about it; ``details`` go into the log, which opens for them."""
-        self._showMessage(f"<b>{escape(error.problem)}</b> {escape(error.remedy)}")
+        self._showMessage(errorText(error))
         self.log(str(error))
         if details:
             self.log(details)

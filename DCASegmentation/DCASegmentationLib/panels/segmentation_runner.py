@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 import traceback
 import uuid
@@ -18,8 +17,9 @@ from slicer.i18n import tr as _
 
 from DCASegmentationLib.bundle.finding import default_bundle
 from DCASegmentationLib.bundle.metadata_reading import read_metadata
-from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.organs import Vocabulary
+from DCASegmentationLib.panels.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.panels.worker_process import WorkerProcess
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.ct_checksum import ct_checksum
@@ -129,7 +129,7 @@ class SegmentationRunner:
             self._worker = self._newWorker()
         bundle = default_bundle() if order.bundle is None else order.bundle
         vocabulary = read_metadata(bundle).vocabulary
-        folder = _temporaryFolder()
+        folder = newTemporaryFolder()
         try:
             onProgress(0.0, _("Exporting the CT"))
             path, region = export_ct(order.ct, folder, order.roi)
@@ -288,16 +288,3 @@ def _keptInWords(kept: Kept, vocabulary: Vocabulary) -> list[str]:
 
 def _ctRemoved() -> UserError:
     return UserError(_("The CT was removed while it was being segmented."), _("Load the CT and apply again."))
-
-
-def _temporaryFolder() -> Path:
-    place = slicer.app.temporaryPath
-    try:
-        return Path(tempfile.mkdtemp(prefix="DCASegmentation-", dir=place))
-    except OSError as error:
-        raise OutputError(
-            _("The temporary folder {folder} cannot be written to: {reason}.").format(
-                folder=place, reason=error.strerror or error
-            ),
-            _("Choose another one: Edit / Application Settings / Modules / Temporary directory."),
-        ) from None

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from DCASegmentationLib.bundle.adding import add_bundle, remove_bundle
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.panels import openvino_offer, requirements
+from DCASegmentationLib.panels.error_text import errorText
 from DCASegmentationLib.panels.model_download import ModelDownload
 from DCASegmentationLib.panels.model_list import Model, availableModels
 
@@ -95,7 +96,7 @@ class SetupPanel:
         try:
             self._download = ModelDownload(address, self._onDownloadProgress, self._onDownloadEnd)
         except UserError as error:
-            self._showMessage(str(error))
+            self._showMessage(errorText(error))
         self._updateDownloadButton()
 
     def cleanup(self) -> None:
@@ -110,7 +111,7 @@ class SetupPanel:
         self._download = None
         self._updateDownloadButton()
         self._updateModels()
-        self._showMessage(_("The model was added; its checksum is right.") if problem is None else str(problem))
+        self._showMessage(_("The model was added; its checksum is right.") if problem is None else errorText(problem))
         self._onChanged()
 
     def _updateDownloadButton(self) -> None:
@@ -141,7 +142,7 @@ class SetupPanel:
         try:
             action()
         except UserError as error:
-            message = str(error)
+            message = errorText(error)
         self.update()
         self._showMessage(message)
         self._onChanged()
@@ -161,7 +162,7 @@ class SetupPanel:
         try:
             self._models = availableModels()
         except UserError as error:
-            self._models, problem = [], str(error)
+            self._models, problem = [], errorText(error)
         self.ui.modelList.clear()
         for model in self._models:
             damaged = _("{name} (damaged)").format(name=model.name)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
-from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.panels.worker_connection import workerEnvironment
 from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER, pythonProgram
 from DCASegmentationLib.scene.case_record import CaseNodes
@@ -48,15 +47,7 @@ class TrainingSetWriter:
         if self._process is not None:
             raise UserError(_("A case is being added already."), _("Wait until it is finished."))
         program, environment = pythonProgram()
-        try:
-            self._folder = Path(tempfile.mkdtemp(prefix="DCASegmentation-", dir=slicer.app.temporaryPath))
-        except OSError as error:
-            raise OutputError(
-                _("The temporary folder {folder} cannot be written to: {reason}.").format(
-                    folder=slicer.app.temporaryPath, reason=error.strerror or error
-                ),
-                _("Choose another one: Edit / Application Settings / Modules / Temporary directory."),
-            ) from None
+        self._folder = newTemporaryFolder()
         try:
             self._case = write(self._folder)
         except BaseException:
