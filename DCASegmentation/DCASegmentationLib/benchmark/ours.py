@@ -32,7 +32,10 @@ class _CountedRuntime:
 
     def __init__(self, runtime: Runtime, real: int | None) -> None:
         self.name = runtime.name
-        self.windows = Windows(runtime, real, _copied)
+        self.needs_network = runtime.needs_network
+        self.windows_at_once = runtime.windows_at_once
+        self.rest = runtime.rest
+        self.windows = Windows(runtime, real, _first)
 
     def __call__(self, windows: Tensor) -> Answer:
         return self.windows(windows)
@@ -52,11 +55,11 @@ class _CountedSegmenter(Segmenter):
         return self.counted
 
 
-def _copied(answer: Answer, count: int) -> Answer:
-    aggregated, stitched = (
-        None if logits is None else logits[:count].clone() for logits in (answer.aggregated, answer.stitched)
-    )
-    return Answer(aggregated, stitched, {level: each[:count].clone() for level, each in answer.attention.items()})
+def _first(answer: Answer, count: int) -> Answer:
+    """No copy: a runtime's answer is not written into, and it stays where it is while nothing else is computed."""
+    both = (answer.aggregated, answer.stitched)
+    aggregated, stitched = (None if logits is None else logits[:count] for logits in both)
+    return Answer(aggregated, stitched, {level: each[:count] for level, each in answer.attention.items()})
 
 
 def main() -> None:

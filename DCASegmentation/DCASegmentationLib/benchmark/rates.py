@@ -66,22 +66,21 @@ def measure_rates(bundle: Path, threads: int, rounds: int = 3) -> Rates:
 def _rates(folder: Path, rounds: int) -> Rates:
     keep_freed_memory()
     bundle = Bundle.load(folder)
-    options = SegmentOptions()
     patch = bundle.metadata.patch
-    windows = torch.rand(options.batch, 1, *patch)
 
     def ignore(message: str) -> None:
         return
 
     predict = WindowPrediction(
         bundle.network,
-        options,
+        SegmentOptions(),
         choose_device("cpu"),
         ignore,
-        lambda task: choose_runtime(AUTO, task, windows, ignore, ignore),
+        lambda task: choose_runtime(AUTO, task, torch.rand(1, 1, *patch), ignore, ignore),
         patch,
         bundle.metadata.weights.sha256,
     )
+    windows = torch.rand(predict.plan.batch, 1, *patch)
     gflop = 2e-9 * summarize(bundle.network(), patch)[-1].macs
     # The first of each also loads kernels and memory.
     sgemm_rate()
@@ -89,7 +88,7 @@ def _rates(folder: Path, rounds: int) -> Rates:
     products, forwards = [], []
     for _ in range(rounds):
         products.append(sgemm_rate())
-        forwards.append(_cpu_s(lambda: predict(windows)) / options.batch)
+        forwards.append(_cpu_s(lambda: predict(windows)) / len(windows))
     window = statistics.median(forwards)
     return Rates(statistics.median(products), gflop / window, window, gflop, predict.runtime)
 

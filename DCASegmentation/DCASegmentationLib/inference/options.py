@@ -25,7 +25,7 @@ class SegmentOptions:
     ``find_abdomen``: a coarse pass looks for organs first, and only the planes around them are segmented.
 
     ``overlap``, ``weighting``, ``batch``: the sliding window (share of a side, None for the model's own; weights;
-    windows at once).
+    windows at once, None leaves that to the runtime).
     ``output``: the aggregation decoder's result, or the stitched experts' (which skips the aggregation decoder).
     ``average``: whether logits or probabilities of overlapping windows are averaged (paper: probabilities).
     ``attention_levels``: levels whose attention maps are kept, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full).
@@ -49,14 +49,13 @@ class SegmentOptions:
     body_box: bool = True
     find_abdomen: bool = False
     keep_islands: bool = False
-    # On CPUs torch's convolutions take twice the time for each window that comes alone.
-    batch: int = 2
+    batch: int | None = None
     organs: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
             raise UserError(f"An overlap of {self.overlap:g} is not possible.", "Give a share from 0 to below 1.")
-        if self.batch < 1:
+        if self.batch is not None and self.batch < 1:
             raise UserError(f"{self.batch} windows at once are not possible.", "Give a batch of 1 or more.")
         for name, value, choices in (
             ("weighting", self.weighting, get_args(Weighting)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..method.level_by_level import Wanted
 from ..method.network import DCANet
 from ..organs import Vocabulary
 from .abdomen import abdominal_planes, at_least
+from .allocator import give_back_freed_memory
 from .back_to_ct import LabelsOnCTGrid
 from .body import Body, find_body, whole_region
 from .canvas import Canvas
@@ -121,7 +123,8 @@ class Segmenter:
         return self._model.metadata.vocabulary
 
     def _network_on(self, device: torch.device) -> DCANet:
-        if device not in self._networks:
+        """The network with its weights, loaded again if they were let go of."""
+        if device not in self._networks or not self._networks[device].has_weights:
             self._networks[device] = self._model.network(device).eval()
         return self._networks[device]
 
@@ -131,6 +134,8 @@ class Segmenter:
         if self._runtime is None or self._runtime[0] != task.wanted:
             # The old one goes first: each holds the network's memory for a window.
             self._runtime = None
+            if not task.network.has_weights:
+                task = replace(task, network=self._network_on(task.device.torch_device))
             self._runtime = (
                 task.wanted,
                 choose_runtime(self._runtime_name, task, middle_window(volume, task.patch), tell, warn),
@@ -155,14 +160,15 @@ class Segmenter:
         warnings: list[str] = []
         _tell(progress, 0.0, "Resampling")
         with clock.phase("load network"):
-            network = self._network_on(self.device.torch_device)
+            device = self.device.torch_device
+            network = self._networks.get(device) or self._network_on(device)
             needed = options_with_evidence(options, network)
             check_abilities(network, needed)
         with clock.phase("resampling"):
             ct_grid = Grid.of(ct)
             grid = model_grid(ct, metadata.spacing, metadata.orientation)
             volume, body = self._windowed_volume(ct, grid, options.body_box)
-        region = whole_region(volume.shape) if body is None else body.region(metadata.patch)
+        region = whole_region(grid.shape) if body is None else body.region(metadata.patch)
         if body is not None and not body.blocks.any():
             # Nothing but air: no plane is worth a window.
             region = (slice(0, 0), *region[1:])
@@ -172,7 +178,9 @@ class Segmenter:
             if abdomen is None:
                 warnings.append("No abdomen was found in this scan: all of it was segmented.")
             else:
-                region = (at_least(abdomen, metadata.patch[0], len(volume)), *region[1:])
+                region = (at_least(abdomen, metadata.patch[0], grid.shape[0]), *region[1:])
+        # The rest is never looked at.
+        volume = volume[region].clone()
         with clock.phase("load network"):
             predict = WindowPrediction(
                 self._network_on,
@@ -180,14 +188,18 @@ class Segmenter:
                 self.device,
                 warnings.append,
                 lambda task: self._runtime_for(
-                    task, volume[region], lambda text: _tell(progress, 0.0, text), warnings.append
+                    task, volume, lambda text: _tell(progress, 0.0, text), warnings.append
                 ),
                 metadata.patch,
                 self._model.weights_sha256,
+                network,
             )
-        if any(length < side for length, side in zip(volume.shape, metadata.patch, strict=True)):
+            network = self._networks[device] = predict.network
+            # Reading, resampling and converting took memory in other sizes than windows will.
+            give_back_freed_memory()
+        if any(length < side for length, side in zip(grid.shape, metadata.patch, strict=True)):
             warnings.append(
-                f"At the model's spacing the CT has {_sides(volume.shape)} voxels, fewer than one window of "
+                f"At the model's spacing the CT has {_sides(grid.shape)} voxels, fewer than one window of "
                 f"{_sides(metadata.patch)}: it was padded with air, and organs at its border are less certain."
             )
 
@@ -198,7 +210,7 @@ class Segmenter:
             owners = network.options["owners"]
             gathering = ReviewGathering(needed, metadata.vocabulary, owners, ct_grid, grid, metadata.orientation)
         maps = MapsOnModelGrid(
-            volume.shape,
+            grid.shape,
             metadata.vocabulary,
             predict.expert_slots,
             sorted(set(options.attention_levels)),
@@ -222,27 +234,29 @@ class Segmenter:
             first = [at + side.start for at, side in zip(position, region, strict=True)]
             return body is None or body.touches(first, metadata.patch)
 
-        size = (volume.shape[1], volume.shape[2])
+        size = (grid.shape[1], grid.shape[2])
         canvases = {name: Canvas(region, size, certain=name in (RESULT, OTHER)) for name in predict.names}
         background = canvases[RESULT].blank(len(metadata.vocabulary) + 1)
         with clock.rest("averaging windows"):
             for z in range(region[0].start):
                 self._take_background(z, background, labels, gathering, clock)
             for z, planes in averaged_planes(
-                volume[region],
+                volume,
                 metadata.patch,
                 timed_predict,
                 metadata.overlap if options.overlap is None else options.overlap,
                 options.weighting,
-                options.batch,
+                predict.plan.batch,
                 on_window,
                 holds_body,
             ):
                 self._take_plane(region[0].start + z, planes, canvases, options, needed, labels, maps, gathering, clock)
-            for z in range(region[0].stop, len(volume)):
+            for z in range(region[0].stop, grid.shape[0]):
                 self._take_background(z, background, labels, gathering, clock)
 
         _tell(progress, _WINDOWS_DONE, "Finishing")
+        predict.rest()
+        give_back_freed_memory()
         removed: dict[int, int] = {}
         if not options.keep_islands:
             with clock.phase("islands"):
@@ -298,7 +312,8 @@ class Segmenter:
         low, high = self._model.metadata.hu_window
         resampled = resample(ct, grid, "linear")
         hu = sitk.GetArrayViewFromImage(resampled)
-        return torch.from_numpy(window(hu, low, high)), find_body(hu, grid.spacing) if find else None
+        body = find_body(hu, grid.spacing) if find else None
+        return torch.from_numpy(window(hu, low, high)), body
 
     def _take_background(
         self,

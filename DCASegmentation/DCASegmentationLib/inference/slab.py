@@ -60,7 +60,8 @@ class RollingSlab:
             self._total[(slots, *area)] += weights
             for name, prediction in predictions.items():
                 sums = self._sums[name]
-                sums[(slice(None), slots, *area)] += prediction[:, planes].to(sums.device, sums.dtype) * weights
+                # In one go: the product alone would be as large as the prediction.
+                sums[(slice(None), slots, *area)].addcmul_(prediction[:, planes].to(sums.device, sums.dtype), weights)
 
     def _allocate(self, predictions: Mapping[str, Tensor]) -> None:
         device = next(iter(predictions.values())).device
@@ -141,6 +142,8 @@ def averaged_planes(
             predictions = predict(torch.stack([_window(padded, position, patch) for position in chosen]))
             for index, position in enumerate(chosen):
                 slab.add(position, {name: prediction[index] for name, prediction in predictions.items()})
+            # Before the next windows are run: they take the memory for their own.
+            del predictions
             done += len(chosen)
         for z, planes in slab.finish(stop):
             inner = z - padding.before[0]

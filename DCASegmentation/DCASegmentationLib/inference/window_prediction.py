@@ -42,10 +42,12 @@ class WindowPrediction:
     Called with windows (batch, 1, depth, height, width) it returns named predictions, float32
     (batch, channel, depth, height, width) on the plan's device: ``RESULT``, ``OTHER`` if the disagreement is asked
     for, and the attention of each level needed, brought to the windows' resolution. ``average`` decides whether
-    the first two are logits or probabilities.
+    the first two are logits or probabilities. They are good until the next call, and not to be written into.
 
-    ``runtime_for(task)`` gives what runs the network at first; when memory runs out or it fails, PyTorch itself goes
-    on. When memory runs out, ``plan`` gets smaller (see ``device.Plan``) and stays so; ``report`` is told.
+    ``network_on(device)`` gives the network; ``network`` is the one on ``device`` where it is there already, perhaps
+    without weights. ``runtime_for(task)`` gives what runs the network at first; when memory runs out or it fails,
+    PyTorch itself goes on. When memory runs out, ``plan`` gets smaller (see ``device.Plan``) and stays so; ``report``
+    is told.
     Raises UserError if memory does not suffice for one window on the CPU or if the network lacks what the options
     ask for, and BundleError if the network's values are not finite.
     """
@@ -59,20 +61,28 @@ class WindowPrediction:
         runtime_for: Callable[[Task], Runtime] = EagerRuntime,
         patch: tuple[int, int, int] = (0, 0, 0),
         weights_sha256: str | None = None,
+        network: DCANet | None = None,
     ) -> None:
-        self.plan = Plan(device, options.batch)
         self._network_on = network_on
-        network = network_on(device.torch_device)
+        network = network or network_on(device.torch_device)
         self._options = options
         self._report = report
         check_abilities(network, options)
         self._task = Task(network, wanted_of(options), patch, device, weights_sha256)
         self._runtime = runtime_for(self._task)
+        if not self._runtime.needs_network:
+            self._task = replace(self._task, network=network.without_weights())
+        self.plan = Plan(device, options.batch or self._runtime.windows_at_once)
 
     @property
     def runtime(self) -> str:
         """The name of the runtime that runs the network now."""
         return self._runtime.name
+
+    @property
+    def network(self) -> DCANet:
+        """The network, without weights where the runtime has its own."""
+        return self._task.network
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,13 +95,21 @@ class WindowPrediction:
         """Which of head (0), medium (1) and tail (2) the attention's channels stand for."""
         return self._task.network.expert_slots
 
+    def rest(self) -> None:
+        """Let go of memory that the next window would take again."""
+        self._runtime.rest()
+
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
         parts: list[dict[str, Tensor]] = []
         done = 0
         while done < len(windows):
             chunk = windows[done : done + self.plan.batch]
             try:
-                parts.append(self._predict(chunk))
+                part = self._predict(chunk)
+                if len(chunk) < len(windows):
+                    # The next answer may lie where this one does.
+                    part = {name: values.clone() for name, values in part.items()}
+                parts.append(part)
                 done += len(chunk)
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -121,10 +139,10 @@ class WindowPrediction:
     def _change_plan(self, plan: Plan) -> None:
         if self.plan.device.torch_device.type == "cuda":
             torch.cuda.empty_cache()
-        network = self._task.network
-        if plan.device.torch_device != self.plan.device.torch_device:
-            network = self._network_on(plan.device.torch_device)
         if plan.device != self.plan.device or plan == self.plan:
+            network = self._task.network
+            if plan.device.torch_device != self.plan.device.torch_device or not network.has_weights:
+                network = self._network_on(plan.device.torch_device)
             self._task = replace(self._task, network=network, device=plan.device)
             self._runtime = EagerRuntime(self._task)
         self.plan = plan

@@ -86,15 +86,21 @@ def _attention(fuse: nn.Module, features: Sequence[Tensor]) -> Tensor | None:
     if not isinstance(fuse, DFAM):
         fused: Tensor | None = fuse(features, torch.zeros_like(features[0])).attention
         return fused
-    # The convolution over the concatenated experts is the sum of one over each.
-    width = features[0].shape[1]
+    # The convolution over the concatenated experts is the sum of one over each, and each takes the 1x1x1 before it in.
+    kernels = fuse.mix.weight.split(features[0].shape[1], dim=1)
+    unify = cast("list[nn.Conv3d]", list(fuse.unify))
     mixed: Tensor | None = None
-    for each, (unify, own) in enumerate(zip(fuse.unify, features, strict=True)):
-        kernel = fuse.mix.weight[:, each * width : (each + 1) * width]
-        part = functional.conv3d(unify(own), kernel, fuse.mix.bias if each == 0 else None, padding=1)
+    for own, first, kernel in zip(features, unify, kernels, strict=True):
+        whole = torch.einsum("omzyx,mi->oizyx", kernel, first.weight[:, :, 0, 0, 0])
+        part = functional.conv3d(own, whole, fuse.mix.bias if mixed is None else None, padding=1)
         mixed = part if mixed is None else mixed.add_(part)
         del part
     assert mixed is not None
+    # Their biases reach the border too, but not the padding beyond it. Ones of the features' own are no constant to a
+    # converter, which would keep the outcome as a volume.
+    ones = features[0][:1, :1].clamp(1, 1)
+    biased = [torch.einsum("omzyx,m->ozyx", kernel, first.bias) for first, kernel in zip(unify, kernels, strict=True)]
+    mixed.add_(functional.conv3d(ones, torch.stack(biased).sum(dim=0)[:, None], padding=1))
     return torch.softmax(fuse.gate(mixed.relu_()), dim=1)
 
 

@@ -136,6 +136,16 @@ class DCANet(nn.Module):
             AggregationDecoder(n_filters, self.out_channels, norm, len(built), fusion) if aggregation else None
         )
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether it can be run; not so for what ``without_weights`` gives."""
+        return not next(self.parameters()).is_meta
+
+    def without_weights(self) -> DCANet:
+        """A network of the same options whose parameters take no memory: all can be asked of it but to run."""
+        with torch.device("meta"):
+            return DCANet(**self.options).eval()
+
     def forward(self, volume: Tensor) -> Tensor:
         """Logits (batch, channel, depth, height, width) of the result for (batch, in_channels, depth, height, width).
 

@@ -16,6 +16,8 @@ class CompiledRuntime:
     """The network compiled by TorchInductor with its weights as constants, for one window at a time."""
 
     name = "compile"
+    needs_network = True
+    windows_at_once = 1
 
     def __init__(self, task: Task) -> None:
         self._wanted = task.wanted
@@ -26,6 +28,9 @@ class CompiledRuntime:
         # Inductor freezes weights only here, and cannot in inference mode.
         with torch.no_grad():
             return one_by_one(windows, self._run, self._wanted)
+
+    def rest(self) -> None:
+        """Nothing is held between windows."""
 
 
 def compiler() -> str | None:

@@ -21,6 +21,8 @@ class CudaHalfRuntime:
     """The network's weights and features in float16, channels last; each batch size is captured as a graph once."""
 
     name = "cuda-half"
+    needs_network = False
+    windows_at_once = 2
 
     def __init__(self, task: Task) -> None:
         self._wanted = task.wanted
@@ -39,6 +41,9 @@ class CudaHalfRuntime:
         graph.replay()
         # The graph writes into the same tensors again at its next turn.
         return from_tuple(tuple(values.float() for values in given), self._wanted)
+
+    def rest(self) -> None:
+        """A graph's memory is its own as long as it lives."""
 
     def _captured(self, windows: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
         taken = windows.clone(memory_format=torch.preserve_format)

@@ -15,6 +15,9 @@ class EagerRuntime:
     """PyTorch as it is, in half precision (autocast) where the task's device says so."""
 
     name = "eager"
+    needs_network = True
+    # On CPUs torch's convolutions take twice the time for each window that comes alone.
+    windows_at_once = 2
 
     def __init__(self, task: Task) -> None:
         self._network = task.network
@@ -25,3 +28,6 @@ class EagerRuntime:
         precision = torch.autocast(windows.device.type, torch.float16) if self._half else nullcontext()
         with torch.inference_mode(), precision:
             return answer(self._network, windows, self._wanted)
+
+    def rest(self) -> None:
+        """Nothing is held between windows."""

@@ -22,11 +22,11 @@ from ...errors import UserError
 from ...imaging.writing import new_folder, write_json
 from ...method.level_by_level import Answer
 from .cache import cache_folder
-from .runtime import Task, WindowNetwork, from_tuple
+from .runtime import Task, WindowNetwork, one_by_one
 
 _MODEL, _WEIGHTS, _CONTENTS = "model.xml", "model.bin", "contents.json"
 # Goes up when the same weights are to be converted in another way.
-_CONVERSION = 1
+_CONVERSION = 2
 _BLOCK = 8
 
 
@@ -34,6 +34,8 @@ class OpenVINORuntime:
     """The network as OpenVINO runs it, in single precision, one window at a time."""
 
     name = "openvino"
+    needs_network = False
+    windows_at_once = 1
 
     def __init__(self, task: Task) -> None:
         openvino = load_openvino()
@@ -53,12 +55,19 @@ class OpenVINORuntime:
         self._request = self._network.create_infer_request()
 
     def __call__(self, windows: Tensor) -> Answer:
-        answers = []
-        for window in windows:
-            given = self._request.infer([np.ascontiguousarray(window[None].numpy())], share_inputs=True)
-            answers.append(tuple(torch.from_numpy(given[output]) for output in self._network.outputs))
-        joined = answers[0] if len(answers) == 1 else tuple(map(torch.cat, zip(*answers, strict=True)))
-        return from_tuple(joined, self._wanted)
+        return one_by_one(windows, self._run if len(windows) == 1 else self._copied, self._wanted)
+
+    def _run(self, window: Tensor) -> tuple[Tensor, ...]:
+        """The answer to one window, in OpenVINO's own memory: good until the next window."""
+        given = self._request.infer([np.ascontiguousarray(window.numpy())], share_inputs=True, share_outputs=True)
+        return tuple(torch.from_numpy(given[output]) for output in self._network.outputs)
+
+    def _copied(self, window: Tensor) -> tuple[Tensor, ...]:
+        return tuple(values.clone() for values in self._run(window))
+
+    def rest(self) -> None:
+        """Let go of the memory that windows are computed in."""
+        self._network.release_memory()
 
 
 def is_installed() -> bool:

@@ -21,11 +21,23 @@ class Runtime(Protocol):
     def name(self) -> str:
         """Its name, as in ``--runtime``."""
 
+    @property
+    def needs_network(self) -> bool:
+        """Whether it runs the task's own network, which has to keep its weights then."""
+
+    @property
+    def windows_at_once(self) -> int:
+        """How many windows it is best given at once."""
+
     def __call__(self, windows: Tensor) -> Answer:
         """The answer for windows (batch, 1, depth, height, width), float32 on the runtime's device.
 
-        Raises RuntimeError or MemoryError where memory does not suffice.
+        It may be overwritten at the next call, and is not to be written into. Raises RuntimeError or MemoryError where
+        memory does not suffice.
         """
+
+    def rest(self) -> None:
+        """Let go of memory that the next window would take again."""
 
 
 @dataclass(frozen=True)
@@ -71,5 +83,7 @@ def from_tuple(values: tuple[Tensor, ...], wanted: Wanted) -> Answer:
 
 def one_by_one(windows: Tensor, run: Callable[[Tensor], tuple[Tensor, ...]], wanted: Wanted) -> Answer:
     """The answers of ``run`` to single windows, put together: what is compiled is compiled for one shape."""
+    if len(windows) == 1:
+        return from_tuple(run(windows), wanted)
     answers = [run(window[None]) for window in windows]
     return from_tuple(tuple(torch.cat(values) for values in zip(*answers, strict=True)), wanted)

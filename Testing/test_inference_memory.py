@@ -1,0 +1,82 @@
+"""What a segmentation holds at once, counted by allocations: little more for a longer CT."""
+
+from __future__ import annotations
+
+import tracemalloc
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
+from DCASegmentationLib.method.level_by_level import Wanted, answer
+from DCASegmentationLib.method.network import DCANet
+from small_model import PATCH, SmallModel, vivid_network
+from tensor_bytes import most_bytes_held
+
+torch.set_num_threads(1)
+
+SIDE = 32
+N_LABELS = 15
+CHANNELS = N_LABELS + 1
+VOXELS = 64 * SIDE * SIDE
+LABELS_ALONE = SegmentOptions(overlap=0.0, batch=1)
+MAPS_TOO = SegmentOptions(
+    overlap=0.0, batch=1, attention_levels=(4,), deciding_expert=True, entropy=True, disagreement=True
+)
+
+
+class Held(NamedTuple):
+    """The most bytes of torch's tensors, and of numpy's arrays, that were held at once."""
+
+    tensors: int
+    arrays: int
+
+
+@pytest.fixture(scope="module")
+def network():
+    return vivid_network(N_LABELS)
+
+
+@cache
+def held(n_slices: int, network: DCANet, options: SegmentOptions) -> Held:
+    """While a CT is segmented whose voxels are those of the model grid."""
+    segmenter = Segmenter(SmallModel(network), "cpu")
+    noise = np.random.default_rng(3).normal(scale=100, size=(n_slices, SIDE, SIDE))
+    ct = sitk.GetImageFromArray(noise.astype(np.int16))
+    ct.SetSpacing((4.0, 4.0, 4.0))
+    # What is imported only now is no memory of the CT's.
+    most_bytes_held(lambda: segmenter.segment(ct[:, :, :16], options))
+    tracemalloc.start()
+    try:
+        tensors = most_bytes_held(lambda: segmenter.segment(ct, options))
+        return Held(tensors, tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_longer_ct_takes_a_few_bytes_a_voxel_and_no_more_tensors(network):
+    short, long = (held(n_slices, network, LABELS_ALONE) for n_slices in (64, 128))
+    # The channels of every voxel alone would be 64 bytes.
+    assert long.tensors - short.tensors < VOXELS / 4
+    # The network's input is 4, labels on the CT's grid are 1, and finding the body and islands takes some for a while.
+    assert (long.arrays - short.arrays) / VOXELS < 9
+
+
+def test_with_maps_it_takes_what_they_hold_and_no_more_tensors(network):
+    short, long = (held(n_slices, network, MAPS_TOO) for n_slices in (64, 128))
+    assert long.tensors - short.tensors < VOXELS / 4
+    # Three maps of attention, entropy and disagreement in float32, and the deciding expert: 21.
+    assert (long.arrays - short.arrays) / VOXELS < 9 + 21
+
+
+def test_tensors_are_one_patch_deep_a_slab_and_one_answer(network):
+    window = torch.rand(1, 1, *PATCH)
+    with torch.inference_mode():
+        for_a_window = most_bytes_held(lambda: answer(network, window, Wanted()))
+    depth = PATCH[0]
+    slab = 4 * (depth * SIDE * SIDE * (CHANNELS + 1) + window.numel())
+    planes = 4 * 3 * CHANNELS * SIDE * SIDE
+    assert held(64, network, LABELS_ALONE).tensors < slab + for_a_window + window.nbytes + planes
