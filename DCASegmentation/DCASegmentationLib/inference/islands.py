@@ -30,7 +30,7 @@ def remove_islands(labels: NDArray[np.uint8], share: float = SMALL_SHARE) -> dic
         sizes = np.bincount(number)
         islands = (sizes < share * sizes.max())[number]
         if islands.any():
-            part[mask] = np.where(islands, 0, label)
+            part[mask] = np.where(islands, np.uint8(0), np.uint8(label))
             removed[int(label)] = int(islands.sum())
     return removed
 
