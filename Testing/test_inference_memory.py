@@ -48,10 +48,12 @@ def held(n_slices: int, network: DCANet, options: SegmentOptions) -> Held:
     ct = sitk.GetImageFromArray(noise.astype(np.int16))
     ct.SetSpacing((4.0, 4.0, 4.0))
     # What is imported only now is no memory of the CT's.
-    most_bytes_held(lambda: segmenter.segment(ct[:, :, :16], options))
+    segmenter.segment(ct[:, :, :16], options)
+    # One after the other: counting tensors takes arrays.
+    tensors = most_bytes_held(lambda: segmenter.segment(ct, options))
     tracemalloc.start()
     try:
-        tensors = most_bytes_held(lambda: segmenter.segment(ct, options))
+        segmenter.segment(ct, options)
         return Held(tensors, tracemalloc.get_traced_memory()[1])
     finally:
         tracemalloc.stop()
@@ -61,15 +63,15 @@ def test_a_longer_ct_takes_a_few_bytes_a_voxel_and_no_more_tensors(network):
     short, long = (held(n_slices, network, LABELS_ALONE) for n_slices in (64, 128))
     # The network's input is 4 bytes; the channels of every voxel would be 64.
     assert (long.tensors - short.tensors) / VOXELS < 4.5
-    # Labels on the CT's grid are 1; finding islands takes 13 more for a while, if one label is everywhere.
-    assert (long.arrays - short.arrays) / VOXELS < 18
+    # Labels on the CT's grid are 1; finding islands takes some seven more for a while.
+    assert (long.arrays - short.arrays) / VOXELS < 12
 
 
 def test_with_maps_it_takes_what_they_hold_and_no_more_tensors(network):
     short, long = (held(n_slices, network, MAPS_TOO) for n_slices in (64, 128))
     assert (long.tensors - short.tensors) / VOXELS < 4.5
     # Three maps of attention, entropy and disagreement in float32, and the deciding expert: 21.
-    assert (long.arrays - short.arrays) / VOXELS < 21 + 9
+    assert (long.arrays - short.arrays) / VOXELS < 21 + 12
 
 
 def test_tensors_are_one_patch_deep_a_slab_and_one_answer(network):
