@@ -85,8 +85,9 @@ def pipelines(setting: Setting) -> list[Pipeline]:
     return [
         _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ALONE),
         _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
+        _ours("ours_maps", f"DCA {fine:g} mm, with maps and review", setting, fine, _EVERYTHING),
         _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ALONE),
-        # Places to check are looked for in organs: what random weights give is nothing to look at.
+        # What random weights find is noise, and noise is all places to check: here are organs.
         _ours("shipped", "shipped model", setting, None, _LABELS_ALONE),
         _ours("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
         _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
