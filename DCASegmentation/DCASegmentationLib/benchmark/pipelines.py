@@ -26,10 +26,11 @@ class _Options:
 _LABELS_ALONE = _Options(
     ("--attention-levels", "none", "--no-deciding-expert", "--no-entropy", "--no-disagreement"), {}
 )
-_EVERYTHING = _Options(
-    ("--attention-levels", "4", "--review"),
-    {"attention_levels": [4], "deciding_expert": True, "entropy": True, "disagreement": True, "review": True},
+_MAPS = _Options(
+    ("--attention-levels", "4"),
+    {"attention_levels": [4], "deciding_expert": True, "entropy": True, "disagreement": True},
 )
+_EVERYTHING = _Options((*_MAPS.typed, "--review"), {**_MAPS.fields, "review": True})
 # The plain sliding window that the others do, over the whole volume.
 _EQUAL = _Options((*_LABELS_ALONE.typed, "--overlap", "0.5", "--no-body-box"), {"overlap": 0.5, "body_box": False})
 
@@ -85,9 +86,9 @@ def pipelines(setting: Setting) -> list[Pipeline]:
     return [
         _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ALONE),
         _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
-        _ours("ours_maps", f"DCA {fine:g} mm, with maps and review", setting, fine, _EVERYTHING),
+        _ours("ours_maps", f"DCA {fine:g} mm, with maps", setting, fine, _MAPS),
         _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ALONE),
-        # What random weights find is noise, and noise is all places to check: here are organs.
+        # With places to check here alone: what random weights give is noise, and all of noise is a place to check.
         _ours("shipped", "shipped model", setting, None, _LABELS_ALONE),
         _ours("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
         _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
