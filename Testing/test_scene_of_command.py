@@ -21,6 +21,10 @@ def result(tmp_path_factory, small_bundle, coarse_phantom) -> Path:
     from DCASegmentationLib.cli import main
 
     folder = tmp_path_factory.mktemp("segment") / "result"
+    # In a process of its own the command finds an empty scene. Here the module's parameter node, a singleton that
+    # outlives Clear, may be left of other tests, without its values.
+    for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode"):
+        slicer.mrmlScene.RemoveNode(node)
     ct = coarse_phantom / "ct.nii.gz"
     arguments = ("segment", ct, "-o", folder, "--bundle", small_bundle, "--review", "--device", "cpu")
     assert main([str(each) for each in arguments]) == 0
