@@ -10,6 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from .label_boxes import boxes_of
+
 SMALL_SHARE = 0.1
 """Share of an organ's largest piece below which another piece is an island: organs that the network found in two
 halves stay whole."""
@@ -22,7 +24,7 @@ def remove_islands(labels: NDArray[np.uint8], share: float = SMALL_SHARE) -> dic
     largest piece.
     """
     removed = {}
-    for label, box in _boxes(labels).items():
+    for label, box in boxes_of(labels).items():
         part = labels[box]
         mask = part == label
         pieces = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)), True)
@@ -33,22 +35,3 @@ def remove_islands(labels: NDArray[np.uint8], share: float = SMALL_SHARE) -> dic
             part[mask] = np.where(islands, np.uint8(0), np.uint8(label))
             removed[int(label)] = int(islands.sum())
     return removed
-
-
-def _boxes(labels: NDArray[np.uint8]) -> dict[int, tuple[slice, slice, slice]]:
-    """The box around each label's voxels, the background left out.
-
-    Not by ITK's LabelShapeStatistics: it holds the runs of all labels at once, many times a noisy label map.
-    """
-    in_z, in_y, in_x = (np.zeros((256, length), dtype=np.bool_) for length in labels.shape)
-    for z, plane in enumerate(labels):
-        where = np.flatnonzero(plane != 0)
-        found = plane.ravel()[where]
-        y, x = np.divmod(where, plane.shape[1])
-        in_z[found, z] = in_y[found, y] = in_x[found, x] = True
-    boxes = {}
-    for label in np.flatnonzero(in_z.any(axis=1)):
-        held = [np.flatnonzero(each[label]) for each in (in_z, in_y, in_x)]
-        depth, height, width = (slice(int(each[0]), int(each[-1]) + 1) for each in held)
-        boxes[int(label)] = depth, height, width
-    return boxes

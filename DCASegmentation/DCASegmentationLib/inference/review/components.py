@@ -6,9 +6,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from ..label_boxes import Box
+
 Mask = NDArray[np.bool_]
 Pieces = NDArray[np.uint32]
-Box = tuple[slice, slice, slice]
 
 
 def pieces_of_mask(mask: Mask, corners: bool = True) -> tuple[Pieces, int]:

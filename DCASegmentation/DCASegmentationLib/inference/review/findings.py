@@ -9,9 +9,10 @@ import numpy as np
 
 from ...imaging.grid import Grid
 from ...organs import Organ
+from ..label_boxes import Box
 from ..measurements import OrganMeasurement
 from . import normal_ranges
-from .components import Box, Mask, box_of, pieces_of_mask
+from .components import Mask, box_of, pieces_of_mask
 from .evidence import Evidence
 from .scoring import Scoring
 

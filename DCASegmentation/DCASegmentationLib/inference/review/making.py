@@ -11,8 +11,9 @@ import SimpleITK as sitk
 from ...imaging.grid import Grid
 from ...organs import Vocabulary
 from ...review_file import Alternative, OrganNote, Place, Point, Review
+from ..label_boxes import Box, boxes_of
 from ..measurements import OrganMeasurement
-from .components import Box, Mask
+from .components import Mask
 from .evidence import Bytes, Evidence
 from .findings import find
 from .nearest import NearestVoxel
@@ -61,7 +62,7 @@ def make_review(
     candidates, ranks = on_ct(candidates, grid, ct)
     alternative = _suggested(candidates, labels, other_labels, grid, ct)
     source = "experts" if other_is_experts else "decoder"
-    boxes = _boxes(ct.image_of(ranks))
+    boxes = boxes_of(ranks)
     places = [
         _place(
             rank, candidate, boxes[rank], ranks, alternative, labels, ct, grid, source, evidence.vocabulary, candidates
@@ -162,17 +163,6 @@ def _position(candidate: Candidate, inside: Mask, first: np.ndarray, ct: Grid, g
     voxels = np.argwhere(inside)[:, ::-1] + first
     away = (voxels - np.linalg.solve(ct.axes * np.array(ct.spacing), spot - np.array(ct.origin))) * np.array(ct.spacing)
     return _point(_millimeters(ct, voxels[int(np.round((away**2).sum(axis=1), 3).argmin())]))
-
-
-def _boxes(ranks: sitk.Image) -> dict[int, Box]:
-    """The box around each rank's voxels."""
-    shapes = sitk.LabelShapeStatisticsImageFilter()
-    shapes.Execute(ranks)
-    boxes = {}
-    for rank in shapes.GetLabels():
-        i, j, k, *size = shapes.GetBoundingBox(rank)
-        boxes[int(rank)] = (slice(k, k + size[2]), slice(j, j + size[1]), slice(i, i + size[0]))
-    return boxes
 
 
 def _alternative(wanted: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary) -> Alternative | None:

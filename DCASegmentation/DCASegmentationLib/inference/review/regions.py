@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .components import Box, pieces_of_mask
+from ..label_boxes import Box
+from .components import pieces_of_mask
 from .evidence import Bytes
 
 Weights = NDArray[np.int64]
