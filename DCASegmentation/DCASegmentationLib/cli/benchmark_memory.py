@@ -25,6 +25,9 @@ def run(
     slices: Annotated[str, typer.Option(help="Lengths of the synthetic CT, 512 x 512 voxels each.")] = "75,150,450",
     only: Annotated[str, typer.Option(help="Which programs; see dca benchmark inference.")] = "ours,nnunet,monai",
     windows: Annotated[int, typer.Option(min=1, help="Windows the others compute; the rest is replayed.")] = 1,
+    our_windows: Annotated[
+        int | None, typer.Option(min=1, help="The same for ours.", show_default="all of them")
+    ] = None,
     spacing: Annotated[float, typer.Option(min=0.5, help="Spacing of the models in mm.")] = 1.5,
     filters: Annotated[int, typer.Option(min=1, help="Channels of our network at full resolution.")] = 16,
     norm: Annotated[Literal["instance", "batch"], typer.Option(help="Its normalization.")] = "batch",
@@ -61,6 +64,7 @@ def run(
                 benchmark_ct(folder, length, progress),
                 folder,
                 windows=windows,
+                our_windows=our_windows,
                 n_filters=filters,
                 norm=norm,
                 patch=patch_of(patch, smallest=32),
