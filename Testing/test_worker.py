@@ -186,6 +186,8 @@ def test_a_request_may_come_in_pieces(warm, request_for):
         ({"device": "cuda:99"}, "cuda:99"),
         ({"options": {"overlap": 2}}, "overlap of 2"),
         ({"options": {"overlap": "much"}}, "The option overlap cannot be 'much'"),
+        ({"options": {"batch": 0}}, "0 windows at once"),
+        ({"options": {"batch": "two"}}, "The option batch cannot be 'two'"),
         ({"options": {"entropy": 1}}, "The option entropy cannot be 1"),
         ({"options": {"zoom": 2}}, "no option 'zoom'"),
         ({"options": {"organs": ["appendix"]}}, "appendix"),

@@ -113,8 +113,8 @@ def orphan(request_for):
     pid = decode_event(parent.stdout.readline()).pid
     parent.stdin.write(encode(request_for(options=MANY_WINDOWS)))
     parent.stdin.flush()
-    while b"Segmenting window 2 " not in parent.stdout.readline():
-        pass
+    while b"Segmenting window 2 " not in (line := parent.stdout.readline()):
+        assert line, "the worker has ended"
     parent.kill()
     parent.wait()
     yield pid

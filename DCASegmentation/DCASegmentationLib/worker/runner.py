@@ -77,7 +77,7 @@ class Runner:
 
 
 # Values such as the options may have that are None by themselves.
-_IN_PLACE_OF_NONE: Mapping[str, object] = {"overlap": 0.5, "organs": ()}
+_IN_PLACE_OF_NONE: Mapping[str, object] = {"overlap": 0.5, "batch": 1, "organs": ()}
 
 
 def _options(asked: Mapping[str, Any]) -> SegmentOptions:
