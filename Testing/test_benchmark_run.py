@@ -17,9 +17,7 @@ from DCASegmentationLib.inference.options import SegmentOptions
 
 @pytest.fixture(scope="module")
 def case(coarse_phantom) -> LabelledCase:
-    return LabelledCase(
-        "phantom", read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz")
-    )
+    return LabelledCase("phantom", read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz"))
 
 
 def test_the_plain_pipeline_and_ours_agree(case, tmp_path):

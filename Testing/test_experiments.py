@@ -11,6 +11,7 @@ from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
 from DCASegmentationLib.evaluation.experiments.running import run_experiment
 from DCASegmentationLib.evaluation.experiments.runs import SCORES, Data, Runs
+from DCASegmentationLib.evaluation.experiments.together import make_runs_of
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 COMMON = replace(OPTIONS, steps=2)
@@ -79,3 +80,40 @@ def test_the_command_runs_a_table_on_phantoms(dca, tmp_path):
     assert run.code == 0, run.err
     assert "LGA" in run.out and (tmp_path / "table4.tex").exists()
     assert dca("experiment", "table9", "-o", tmp_path).code == 2
+
+
+TWO = (Arm("vnet", "V-Net", {"strategy": "vnet"}), Arm("stitched", "Stitched", {"aggregation": False}))
+
+
+@pytest.mark.slow
+def test_runs_made_at_once_are_those_made_in_turn(tmp_path, data):
+    said: list[tuple[float, str]] = []
+    at_once = Runs(
+        tmp_path / "once", COMMON, data, [0, 1], at_once=2, progress=lambda share, text: said.append((share, text))
+    )
+    together, in_turn = at_once.scores(TWO), Runs(tmp_path / "turn", COMMON, data, [0, 1]).scores(TWO)
+    for arm in TWO:
+        for one, other in zip(together[arm.key], in_turn[arm.key], strict=True):
+            assert one.by_case() == other.by_case()
+    assert said[-1] == (1.0, "4 of 4 runs, 2 at once") and said == sorted(said)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_among_several_is_told_and_the_others_are_kept(tmp_path, data):
+    runs = Runs(tmp_path, replace(COMMON, steps=40), data, [0], at_once=2)
+    broken = tmp_path / "runs" / "vnet" / "seed-0"
+    broken.mkdir(parents=True)
+    (broken / "last.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match=r"last\.pt"):
+        runs.scores(TWO)
+    assert (tmp_path / "runs" / "stitched" / "seed-0" / "last.pt").exists()
+
+
+def test_tables_and_figures_called_together_share_their_runs(tmp_path, data, monkeypatch):
+    made: list[tuple[str, int]] = []
+    monkeypatch.setattr(Runs, "make_missing", lambda _, jobs: made.extend((arm.key, seed) for arm, seed in jobs))
+    make_runs_of(["table4", "fig8", "fig2"], Runs(tmp_path, COMMON, data, [3, 4]))
+    assert set(made) == {
+        *((key, seed) for key in ("average", "fixed", "dca") for seed in (3, 4)),
+        *((key, 3) for key in ("fusion-average", "fusion-concat", "dca")),
+    }

@@ -58,9 +58,7 @@ def segmented(panel: Any, bench: Any) -> Any:
 
 # On a busy computer the commands alone, which load PyTorch anew, take minutes.
 @pytest.mark.timeout(900)
-def test_the_whole_circle(
-    module_panel, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path
-):
+def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path):
     from DCASegmentationLib.panels.segment_control import replacementQuestion
     from DCASegmentationLib.scene.volumes import show_ct
 

@@ -96,9 +96,7 @@ def test_label_maps_are_scored_by_the_command(dca, small_bundle, coarse_phantom,
     assert "| random-weights |" not in table.read_text() and "| Label maps | 100.00 | 0.00 |" in table.read_text()
 
 
-def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(
-    dca, small_bundle, coarse_phantom, tmp_path
-):
+def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(dca, small_bundle, coarse_phantom, tmp_path):
     from DCASegmentationLib.organs import AMOS
     from DCASegmentationLib.training.datalist import Datalist, Entry, write_datalist
 

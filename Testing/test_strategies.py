@@ -142,9 +142,7 @@ def test_a_method_with_two_networks_and_weights_of_classes_fits_the_loop_and_res
     second.resume()
     assert second.strategy.weights[0, 3] > second.strategy.weights[1, 3] > 1 > second.strategy.weights[0, 0]
     second.run()
-    for one, other in zip(
-        whole.strategy.state_dict().values(), second.strategy.state_dict().values(), strict=True
-    ):
+    for one, other in zip(whole.strategy.state_dict().values(), second.strategy.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
 

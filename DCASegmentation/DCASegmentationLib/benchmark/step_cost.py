@@ -90,9 +90,7 @@ def measure_in_turn(
                 progress((index + place / len(WAYS)) / rounds, f"Measuring {way}, round {index + 1} of {rounds}")
             found[way].append(measure(way, options, device, steps, threads))
     return {
-        way: StepCost(
-            way, median(one.seconds for one in costs), median(one.peak_mib for one in costs), costs[0].losses
-        )
+        way: StepCost(way, median(one.seconds for one in costs), median(one.peak_mib for one in costs), costs[0].losses)
         for way, costs in found.items()
     }
 

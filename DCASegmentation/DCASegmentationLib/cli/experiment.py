@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from ..training.options import GridOptions, TrainingOptions
 
 NAME = "experiment"
-EXAMPLES = "Example: dca experiment table3 -o experiments/phantoms --seeds 0,1,2"
+EXAMPLES = "Example: dca experiment table3 table4 baselines -o experiments/phantoms --seeds 0,1,2"
 
 
 def run(
-    name: Annotated[
-        str,
+    names: Annotated[
+        list[str],
         typer.Argument(
-            help="table3, table4, table5, baselines (as Tables 1 and 2), fig1, fig2, fig5 to fig8, or learning."
+            help="One or several of table3, table4, table5, baselines (as Tables 1 and 2), fig1, fig2, fig5 to fig8; "
+            "or learning."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of runs, tables and figures; shared by all.")],
@@ -57,37 +58,38 @@ def run(
     bundle: Annotated[
         str | None, typer.Option(help="For learning: the model to go on from. Else dca-synthetic.")
     ] = None,
+    at_once: Annotated[
+        int, typer.Option(min=1, help="Runs made at the same time, on a GPU too; they share the processor's cores.")
+    ] = 1,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
 ) -> None:
-    """Train and compare the networks of one of the paper's tables or figures, each with several seeds, and write it.
+    """Train and compare the networks of the paper's tables or figures, each with several seeds, and write them.
 
     **learning** asks instead what a model learns from 1, 2 and 4 corrected cases of a scanner it does not know, with
     and without unlabelled ones, on synthetic people; it takes --seeds, --steps, --cache and --device.
 
     What is done is kept: call it again to go on after Ctrl+C, or with another table to add its runs; figures use the
-    runs that tables have made, and the other way round. Scores are those of the test cases on the model's grid.
+    runs that tables have made, and the other way round. Several names in one call share their runs from the start,
+    which keeps --at-once busy to the end. Scores are those of the test cases on the model's grid.
     """
     from ..evaluation.experiments.definitions import EXPERIMENTS
     from ..evaluation.experiments.figures import FIGURES, make_figure
     from ..evaluation.experiments.running import run_experiment
     from ..evaluation.experiments.runs import Runs
+    from ..evaluation.experiments.together import make_runs_of
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
 
-    if name == LEARNING:
+    if names == [LEARNING]:
         if data is not None or any(given is not None for given in (filters, patch, spacing, preprocessing)):
             raise UserError(
                 "learning has data, grid and network of its own.", "Leave out --data and what is said of the network."
             )
+        if at_once > 1:
+            raise UserError("learning makes one run after the other.", "Leave out --at-once.")
         run_learning(bundle, out, cache or out / "cases", whole_numbers(seeds, "--seeds", "0,1,2"), steps, device)
         return
-    if bundle is not None:
-        raise UserError(f"--bundle is for {LEARNING}.", f"{name} starts from nothing.")
-    known = (*EXPERIMENTS, *FIGURES, LEARNING)
-    if name not in known:
-        raise UserError(f"There is no experiment '{name}'.", f"Choose one of: {', '.join(known)}.")
-    if also and name != "fig2":
-        raise UserError(f"{name} has no further lists to compare.", "Leave --also out.")
+    _check_names(names, bundle, bool(also))
     changes: dict[str, Any] = {"steps": steps, "n_filters": filters}
     changes = {key: value for key, value in changes.items() if value is not None}
     if patch is not None:
@@ -102,16 +104,33 @@ def run(
     folder = cache or out / "cases"
     with progress_bar() as progress:
         cases = _data(data, counts, folder, common.grid, progress)
-        runs = Runs(out, common, cases, drawn, str(choose_device(device).torch_device), validate_every, progress)
-        if name in EXPERIMENTS:
-            outcome = run_experiment(EXPERIMENTS[name], runs)
-        else:
-            picture = make_figure(name, runs, _also(also or [], cases, folder, common.grid, percent, progress))
-    if name in EXPERIMENTS:
+        on = str(choose_device(device).torch_device)
+        runs = Runs(out, common, cases, drawn, on, validate_every, progress, at_once)
+        make_runs_of(names, runs)
+        outcomes = {name: run_experiment(EXPERIMENTS[name], runs) for name in names if name in EXPERIMENTS}
+        further = _also(also or [], cases, folder, common.grid, percent, progress)
+        pictures = [make_figure(name, runs, further) for name in names if name in FIGURES]
+    for name, outcome in outcomes.items():
         _print(outcome, len(drawn), cases.told)
         say_plain(f"Written: {out / name}.csv, .md, .tex and .json")
-    else:
+    for picture in pictures:
         say_plain(f"Written: {picture} and {picture.with_suffix('.json').name}, the numbers in it")
+
+
+def _check_names(names: list[str], bundle: str | None, also: bool) -> None:
+    from ..evaluation.experiments.definitions import EXPERIMENTS
+    from ..evaluation.experiments.figures import FIGURES
+
+    known = (*EXPERIMENTS, *FIGURES)
+    for name in names:
+        if name == LEARNING:
+            raise UserError(f"{LEARNING} has a folder of runs of its own.", "Call it by itself.")
+        if name not in known:
+            raise UserError(f"There is no experiment '{name}'.", f"Choose from: {', '.join((*known, LEARNING))}.")
+    if bundle is not None:
+        raise UserError(f"--bundle is for {LEARNING}.", f"{', '.join(names)} start from nothing.")
+    if also and "fig2" not in names:
+        raise UserError("Only fig2 has further lists to compare.", "Leave --also out.")
 
 
 def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:

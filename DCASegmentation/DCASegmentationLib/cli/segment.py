@@ -199,6 +199,7 @@ def segment_ct(
     about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     also = SceneFiles(model.metadata, with_scene, picture_title, about)
     with progress_bar() as progress, opened(ct, series, out, progress, with_dicom_seg) as dicom:
+
         def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
             also.write(folder, image, found)
             if dicom.files and with_dicom_seg:

@@ -187,9 +187,7 @@ class Segmenter:
                 needed,
                 self.device,
                 warnings.append,
-                lambda task: self._runtime_for(
-                    task, volume, lambda text: _tell(progress, 0.0, text), warnings.append
-                ),
+                lambda task: self._runtime_for(task, volume, lambda text: _tell(progress, 0.0, text), warnings.append),
                 metadata.patch,
                 self._model.weights_sha256,
                 network,

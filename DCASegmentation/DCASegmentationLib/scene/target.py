@@ -63,9 +63,7 @@ def require_target(node: Any, ct_node: Any) -> None:
         raise UserError(f"{name} is under another transform than the CT.", "Put both under the same transform.")
 
 
-def replace_organs(
-    node: Any, add: Callable[[Any], dict[str, str]], kept: Collection[str] = ()
-) -> dict[str, str]:
+def replace_organs(node: Any, add: Callable[[Any], dict[str, str]], kept: Collection[str] = ()) -> dict[str, str]:
     """Remove the organs this program put into ``node`` but those ``kept`` (segment IDs), and ``add`` new ones.
 
     This is one change. Returns what ``add`` gives: the organ key of each new segment.

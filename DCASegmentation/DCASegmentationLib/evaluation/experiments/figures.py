@@ -38,6 +38,8 @@ PICTURE = ".png"
 
 _RATIOS = (10.0, 20.0, 40.0, 100.0)
 _DCA = METHODS[-1]
+# Of figure 7: each of the paper's depths with each dilation.
+_COMBINATIONS = [(depth, dilation) for depth in DEPTHS for dilation in DILATIONS]
 # Voxels of each organ in figure 6.
 _PER_ORGAN = 80
 
@@ -58,7 +60,7 @@ def make_figure(name: str, runs: Runs, also: Also | None = None) -> Path:
     if name not in FIGURES:
         raise UserError(f"There is no figure '{name}'.", f"Choose one of: {', '.join(FIGURES)}.")
     _require_axes(runs)
-    figure, numbers = FIGURES[name](runs, also or Also())
+    figure, numbers = FIGURES[name].draw(runs, also or Also())
     write_json({"data": runs.data.told, **numbers}, runs.folder / f"{name}.json")
     path = runs.folder / f"{name}{PICTURE}"
     save_figure(figure, path)
@@ -71,9 +73,7 @@ def _organ_dice(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     scores = runs.scores(arms)
     keys = [organ.key for organ in runs.data.vocabulary]
     dice = {
-        arm.title: {
-            organ.key: over_seeds(scores[arm.key], labels=[organ.label]).mean for organ in runs.data.vocabulary
-        }
+        arm.title: {organ.key: over_seeds(scores[arm.key], labels=[organ.label]).mean for organ in runs.data.vocabulary}
         for arm in arms
     }
     division = runs.division()
@@ -144,9 +144,7 @@ def _feature_clusters(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     for index, arm in enumerate(arms):
         strategy = runs.trained(arm)
         runs.report(index / len(arms), f"Features of {arm.title}")
-        features = features_at(
-            strategy.network, last_block(strategy.network), runs.data.test, strategy.options, voxels
-        )
+        features = features_at(strategy.network, last_block(strategy.network), runs.data.test, strategy.options, voxels)
         clusters[arm.title] = embed(features, voxels.labels)
     title = f"{runs.data.told}; seed {runs.seeds[0]}; features of DeB-9 of the decoder that gives the result"
     figure = cluster_figure(clusters, voxels.labels, runs.data.vocabulary, title)
@@ -157,15 +155,14 @@ def _feature_clusters(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
 def _expert_variants(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     """Figure 7."""
     groups = {name: list(owned) for name, owned in runs.groups().items() if owned}
-    combinations = [(depth, dilation) for depth in DEPTHS for dilation in DILATIONS]
-    scores = runs.scores([*(variant(*combination) for combination in combinations), STITCHED])
+    scores = runs.scores(FIGURES["fig7"].arms(runs))
 
     def of_group(found: Sequence[Scores], labels: list[int]) -> tuple[float, float]:
         spread = over_seeds(found, labels=labels)
         return spread.mean, spread.deviation
 
     dice = {
-        group: {one: of_group(scores[variant(*one).key], labels) for one in combinations}
+        group: {one: of_group(scores[variant(*one).key], labels) for one in _COMBINATIONS}
         for group, labels in groups.items()
     }
     paper = {group: of_group(scores[STITCHED.key], labels) for group, labels in groups.items()}
@@ -180,7 +177,8 @@ def _expert_variants(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
 
 def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     """Figure 8: the test case in the middle by DCA's Dice; planes through the largest organ and a tail one."""
-    scores = runs.scores([_DCA])[_DCA.key][0].by_case()
+    first = replace(runs, seeds=runs.seeds[:1])
+    scores = first.scores([_DCA])[_DCA.key][0].by_case()
     order = sorted(runs.data.test, key=lambda case: scores[case.name])
     case = order[len(order) // 2]
     labels = _truth(case)
@@ -205,13 +203,22 @@ def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     return figure, {"seed": runs.seeds[0], "case": case.name, "contrast": numbers}
 
 
-FIGURES: Mapping[str, Callable[[Runs, Also], tuple[Figure, dict[str, Any]]]] = {
-    "fig1": _organ_dice,
-    "fig2": _label_ratios,
-    "fig5": _overlays,
-    "fig6": _feature_clusters,
-    "fig7": _expert_variants,
-    "fig8": _fused_maps,
+@dataclass(frozen=True)
+class PaperFigure:
+    """How a figure is drawn, the runs it shows, and whether it shows every seed of them or the first."""
+
+    draw: Callable[[Runs, Also], tuple[Figure, dict[str, Any]]]
+    arms: Callable[[Runs], Sequence[Arm]]
+    every_seed: bool = True
+
+
+FIGURES: Mapping[str, PaperFigure] = {
+    "fig1": PaperFigure(_organ_dice, lambda runs: _methods(runs, with_all_labels=True)),
+    "fig2": PaperFigure(_label_ratios, lambda _: ()),
+    "fig5": PaperFigure(_overlays, lambda runs: _methods(runs)),
+    "fig6": PaperFigure(_feature_clusters, lambda runs: _methods(runs), every_seed=False),
+    "fig7": PaperFigure(_expert_variants, lambda _: (*(variant(*one) for one in _COMBINATIONS), STITCHED)),
+    "fig8": PaperFigure(_fused_maps, lambda _: FUSIONS, every_seed=False),
 }
 
 

@@ -25,6 +25,7 @@ from ...training.trainer import BEST, CHECKPOINT, Trainer
 from ...training.validation import predict
 from ..metrics import ASD, DICE, measure
 from ..scores import Scores
+from .at_once import make_at_once
 from .definitions import Arm
 
 SCORES = "scores.json"
@@ -50,7 +51,7 @@ class Data:
 @dataclass(frozen=True)
 class Runs:
     """Runs of the same settings (``common``) and ``data`` with several ``seeds`` in one ``folder``, which tables and
-    figures share.
+    figures share. So many as ``at_once`` are made at the same time.
 
     Raises UserError if the folder was made with other settings or data.
     """
@@ -62,6 +63,7 @@ class Runs:
     device: str = "cpu"
     validate_every: int = 100
     progress: Progress | None = None
+    at_once: int = 1
 
     def __post_init__(self) -> None:
         _require_settings(self.folder, self.common, self.data)
@@ -72,18 +74,30 @@ class Runs:
         Of each run the weights that validated best are scored, on the model grid. Raises UserError if an arm needs
         labels that the data do not have.
         """
-        jobs = [(arm, seed) for arm in arms for seed in self.seeds]
-        found: dict[str, list[Scores]] = {arm.key: [] for arm in arms}
+        self.make_missing([(arm, seed) for arm in arms for seed in self.seeds])
+        return {
+            arm.key: [read_scores(self._run_folder(arm, seed) / SCORES, self.data.vocabulary) for seed in self.seeds]
+            for arm in arms
+        }
+
+    def make_missing(self, jobs: Sequence[tuple[Arm, int]]) -> None:
+        """Make those runs (arm, seed) that are not there yet; arms of the same key are one.
+
+        Raises UserError as ``scores`` does.
+        """
+        named = {(arm.key, seed): (arm, seed) for arm, seed in jobs}.values()
+        jobs = [job for job in named if not (self._run_folder(*job) / SCORES).exists()]
+        for arm, _ in jobs:
+            self._require_labels(arm)
+        if self.at_once > 1 and len(jobs) > 1:
+            make_at_once(self, jobs, self.at_once)
+            return
         for index, (arm, seed) in enumerate(jobs):
 
             def report(share: float, index: int = index, arm: Arm = arm, seed: int = seed) -> None:
                 self.report((index + share) / len(jobs), f"{arm.title}, seed {seed}")
 
-            run = self._run_folder(arm, seed)
-            if not (run / SCORES).exists():
-                self._make(arm, seed, report)
-            found[arm.key].append(read_scores(run / SCORES, self.data.vocabulary))
-        return found
+            self.make(arm, seed, report)
 
     def trained(self, arm: Arm) -> Strategy:
         """What the run of the first seed came to, with the weights that were scored; it is run where it is not there.
@@ -92,8 +106,7 @@ class Runs:
         """
         seed = self.seeds[0]
         run = self._run_folder(arm, seed)
-        if not (run / SCORES).exists():
-            self._make(arm, seed, lambda share: self.report(share, f"{arm.title}, seed {seed}"))
+        self.make_missing([(arm, seed)])
         trainer = self._trainer(arm, seed)
         if not (run / BEST).exists():
             trainer.resume()
@@ -118,18 +131,22 @@ class Runs:
 
     def _trainer(self, arm: Arm, seed: int) -> Trainer:
         data = self.data
-        if arm.all_labels and not data.all_labelled:
-            raise UserError(
-                f"'{arm.title}' needs labels of the unlabelled cases, which the data do not have.",
-                "Name them in the list, or choose another experiment.",
-            )
+        self._require_labels(arm)
         labelled, unlabelled = (data.all_labelled, ()) if arm.all_labels else (data.labelled, data.unlabelled)
         return Trainer(
             self._run_folder(arm, seed), arm.options(self.common, seed), data.vocabulary, labelled, unlabelled,
             data.validation, self.device,
         )  # fmt: skip
 
-    def _make(self, arm: Arm, seed: int, report: Callable[[float], None]) -> None:
+    def _require_labels(self, arm: Arm) -> None:
+        if arm.all_labels and not self.data.all_labelled:
+            raise UserError(
+                f"'{arm.title}' needs labels of the unlabelled cases, which the data do not have.",
+                "Name them in the list, or choose another experiment.",
+            )
+
+    def make(self, arm: Arm, seed: int, report: Callable[[float], None]) -> None:
+        """Train a run, or go on with it, and score it; ``report`` is told its share of the steps."""
         trainer = self._trainer(arm, seed)
         if (trainer.folder / CHECKPOINT).exists():
             trainer.resume()

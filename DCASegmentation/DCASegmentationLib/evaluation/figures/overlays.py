@@ -28,9 +28,7 @@ class CaseResults:
     spacing: tuple[float, float, float]
 
 
-def overlay_figure(
-    cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str, labels: str = "Truth"
-) -> Figure:
+def overlay_figure(cases: Sequence[CaseResults], vocabulary: Vocabulary, title: str, labels: str = "Truth") -> Figure:
     """For each case two rows, axial and coronal: CT, truth, and each method with the truth's outline in white.
 
     ``labels`` stands over the truth, to say whose it is.

@@ -53,7 +53,6 @@ _MARGIN_MM = 84.0
 _COARSE_MM = 3.0
 
 
-
 @dataclass(frozen=True)
 class Lumen:
     """Voxels (``flat`` indices) of a hollow organ's inside, the ``stretch`` each belongs to, and its ``height`` in it:
@@ -223,9 +222,7 @@ def _lay(tissues: np.ndarray, mask: Mask, structure: str, spacing: Spacing) -> N
     target[distance_to(inside, spacing) < -thickness] = INDEX[core]
 
 
-def _lumen(
-    tissues: np.ndarray, name: str, count: int, spacing: Spacing, random: np.random.Generator
-) -> Lumen | None:
+def _lumen(tissues: np.ndarray, name: str, count: int, spacing: Spacing, random: np.random.Generator) -> Lumen | None:
     flat = np.flatnonzero(tissues == INDEX[name])
     if not len(flat):
         return None

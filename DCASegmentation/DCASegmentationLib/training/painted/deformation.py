@@ -63,8 +63,13 @@ class Deformation:
         return cls(scale, degrees, growth, shift, float(random.uniform(0.4, 1.25)))
 
     def positions(
-        self, anatomy: Anatomy, shape: tuple[int, int, int], spacing: Spacing, corner: NDArray[np.float64],
-        center: NDArray[np.float64], random: np.random.Generator,
+        self,
+        anatomy: Anatomy,
+        shape: tuple[int, int, int],
+        spacing: Spacing,
+        corner: NDArray[np.float64],
+        center: NDArray[np.float64],
+        random: np.random.Generator,
     ) -> tuple[Field, Field, Field]:
         """Positions (x, y, z) in mm in the label map of the voxels of a grid, each (z, y, x).
 

@@ -89,9 +89,7 @@ def read_label_map(folder: Path, sidecar: Sidecar | None = None) -> LabelMap:
     view = canonical_view(voxels, image, "RAS")
     # The view's axes are the image's in another order.
     steps = np.abs(np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())).sum(axis=1)
-    return LabelMap(
-        folder.name, np.ascontiguousarray(view), (float(steps[0]), float(steps[1]), float(steps[2])), names
-    )
+    return LabelMap(folder.name, np.ascontiguousarray(view), (float(steps[0]), float(steps[1]), float(steps[2])), names)
 
 
 def read_names(path: Path) -> dict[int, str]:
