@@ -145,15 +145,6 @@ def test_a_device_that_is_not_there_is_refused_with_a_way_out(name):
     assert "auto" in caught.value.remedy
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_half_precision_on_cuda_agrees_with_single_on_the_cpu(windows):
-    on_cpu = WindowPrediction(lambda _: vivid_network(), SegmentOptions(), cpu(), print)(windows)[RESULT]
-    on_gpu = WindowPrediction(lambda d: vivid_network().to(d), SegmentOptions(), choose_device("cuda"), print)(windows)[
-        RESULT
-    ]
-    assert (on_gpu.cpu().argmax(1) == on_cpu.argmax(1)).float().mean() > 0.98
-
-
 def test_freed_memory_is_kept_only_where_the_c_library_is_glibc():
     # In a process of its own: the setting cannot be taken back.
     script = (
