@@ -173,11 +173,14 @@ def segment_ct(
     weighting: Weighting = "gaussian",
 ) -> None:
     """Segment ``ct`` into the folder ``out`` and print the organs' volumes. Raises UserError."""
-    from ..inference.allocator import keep_freed_memory
-    from ..inference.options import SegmentOptions
-    from ..job import Job, segment_to_folder
-    from .dicom_ct import opened
-    from .scene_files import SceneFiles
+    from ..inference.own_process import importing
+
+    with importing():
+        from ..inference.allocator import keep_freed_memory
+        from ..inference.options import SegmentOptions
+        from ..job import Job, segment_to_folder
+        from .dicom_ct import opened
+        from .scene_files import SceneFiles
 
     keep_freed_memory()
     options = SegmentOptions(

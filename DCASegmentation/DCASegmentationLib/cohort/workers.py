@@ -16,6 +16,7 @@ import psutil
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
 from ..errors import UserError
+from ..inference.own_process import sleeping_threads
 
 _LOOPBACK = "127.0.0.1"
 _DASHBOARD_PORT = 8787
@@ -101,6 +102,7 @@ def _local_worker(workers: LocalWorkers, index: int) -> dict[str, Any]:
     threads = str(workers.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {**dict.fromkeys(names, threads), "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads}
+    environment |= sleeping_threads()
     if workers.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = _visible_gpu(index)
     return {

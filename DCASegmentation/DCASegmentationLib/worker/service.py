@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 from DCASegmentationLib import __version__
 
 from ..errors import Cancelled
+from ..inference.own_process import importing
 from ..partials import remove_folder, remove_partials
 from ..worker_protocol import (
     VERSION,
@@ -103,7 +104,8 @@ class Service:
 
     def _load_libraries(self) -> None:
         try:
-            self._runner = importlib.import_module(".runner", __package__).Runner(self._log)
+            with importing():
+                self._runner = importlib.import_module(".runner", __package__).Runner(self._log)
         except Exception as error:
             raise LibraryError.of(error) from error
 

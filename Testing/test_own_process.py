@@ -1,0 +1,72 @@
+"""What processes of our own set before the large libraries are imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from DCASegmentationLib.worker_protocol import Devices, FoundDevices, Hello, encode
+from worker_client import MODULE_FOLDER, Worker, worker_environment
+
+# OpenMP then says at its start what it found.
+TELL = {"OMP_DISPLAY_ENV": "true"}
+SLEEP, TURN = "OMP_WAIT_POLICY = 'PASSIVE'", "OMP_WAIT_POLICY = 'ACTIVE'"
+
+
+def said_by_openmp(code: list[str], **environment: str) -> str:
+    given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    told = {**given, "PYTHONPATH": str(MODULE_FOLDER), **TELL, **environment}
+    return subprocess.run([sys.executable, *code], env=told, capture_output=True, text=True, check=False).stderr
+
+
+@pytest.fixture(scope="module", autouse=True)
+def openmp_that_tells():
+    if SLEEP not in said_by_openmp(["-c", "import torch"], OMP_WAIT_POLICY="passive"):
+        pytest.skip("the OpenMP of this PyTorch does not tell its settings")
+
+
+def segment(tmp_path: Path) -> list[str]:
+    return ["-m", "DCASegmentationLib.cli", "segment", str(tmp_path / "none.nii.gz"), "-o", str(tmp_path / "out")]
+
+
+def test_threads_that_wait_sleep_in_dca_segment(tmp_path):
+    said = said_by_openmp(segment(tmp_path))
+    assert SLEEP in said
+    assert "There is no file" in said
+
+
+def test_what_the_user_says_of_waiting_threads_stays(tmp_path):
+    assert TURN in said_by_openmp(segment(tmp_path), OMP_WAIT_POLICY="active")
+
+
+def test_threads_that_wait_sleep_in_the_worker():
+    environment = worker_environment(**TELL)
+    environment.pop("OMP_WAIT_POLICY", None)
+    worker = Worker(environment)
+    try:
+        worker.write(encode(Devices("1")))
+        # Hello comes before the libraries, the devices after.
+        answers = [type(worker.answer()) for _ in range(2)]
+    finally:
+        worker.close()
+    assert answers == [Hello, FoundDevices]
+    assert SLEEP in worker.errors.decode()
+
+
+def test_the_garbage_collector_is_on_after_the_imports(tmp_path):
+    script = (
+        "import gc; from DCASegmentationLib.inference.own_process import importing\n"
+        "try:\n"
+        "    with importing():\n"
+        "        assert not gc.isenabled()\n"
+        "        import there_is_no_such_library\n"
+        "except ImportError:\n"
+        "    assert gc.isenabled()\n"
+        "    print('as before')\n"
+    )
+    given = {**os.environ, "PYTHONPATH": str(MODULE_FOLDER)}
+    told = subprocess.run([sys.executable, "-c", script], env=given, capture_output=True, text=True, check=False)
+    assert told.stdout == "as before\n", told.stderr
