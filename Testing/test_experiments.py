@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -117,3 +124,29 @@ def test_tables_and_figures_called_together_share_their_runs(tmp_path, data, mon
         *((key, seed) for key in ("average", "fixed", "dca") for seed in (3, 4)),
         *((key, 3) for key in ("fusion-average", "fusion-concat", "dca")),
     }
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_all_runs_made_at_once(tmp_path):
+    command = [
+        sys.executable, "-m", "DCASegmentationLib.cli", "experiment", "table4", "-o", str(tmp_path), "--people", "1,1,1,1",
+        "--seeds", "0", "--filters", "1", "--spacing", "14,14,14", "--device", "cpu", "--at-once", "2",
+    ]  # fmt: skip
+    logs = [tmp_path / "runs" / key / "seed-0" / "log.jsonl" for key in ("average", "fixed")]
+    # A terminal sends Ctrl+C to all processes of its group.
+    program = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: all(log.exists() for log in logs), 120)
+        os.killpg(program.pid, signal.SIGINT)
+        assert "Traceback" not in program.communicate(timeout=60)[1] and program.returncode == 130
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+    assert all((log.parent / "last.pt").exists() for log in logs)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.1)

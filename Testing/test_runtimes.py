@@ -16,7 +16,7 @@ import torch
 from DCASegmentationLib.bundle.loading import Bundle
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.imaging.intensity import window
-from DCASegmentationLib.inference.device import Device, cpu
+from DCASegmentationLib.inference.device import cpu
 from DCASegmentationLib.inference.options import SegmentOptions
 from DCASegmentationLib.inference.runtimes import cache, choosing, making, openvino_cpu
 from DCASegmentationLib.inference.runtimes.choosing import check_runtime, choose_runtime

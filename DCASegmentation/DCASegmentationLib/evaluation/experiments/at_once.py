@@ -7,9 +7,11 @@ after the other. Runs do not depend on each other, so the numbers are those of r
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Event
@@ -41,7 +43,8 @@ def make_at_once(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int) ->
     work = _Work(replace(runs, progress=None), shares, stop)
     pool = ProcessPoolExecutor(min(processes, len(jobs)), spawning, _begin, (work, threads))
     try:
-        waiting: set[Future[None]] = {pool.submit(_make, index, *job) for index, job in enumerate(jobs)}
+        with _deaf_to_ctrl_c():
+            waiting: set[Future[None]] = {pool.submit(_make, index, *job) for index, job in enumerate(jobs)}
         while waiting:
             done, waiting = wait(waiting, _LOOK_EVERY_SECONDS, FIRST_COMPLETED)
             for one in done:
@@ -59,6 +62,22 @@ def make_at_once(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int) ->
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes started within never hear Ctrl+C, which the terminal sends to them, too: this one tells them to stop.
+
+    It hears afterwards what came meanwhile. Windows has nothing of the kind.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Stopped(Exception):  # noqa: N818 - not a fault of this run
     """Another run failed, or the user pressed Ctrl+C."""
 
@@ -72,11 +91,12 @@ class _Work:
 
     def make(self, index: int, arm: Arm, seed: int) -> None:
         def report(share: float) -> None:
-            # Scoring comes after the last step, and only then is the run done.
-            self.shares[index] = 0.99 * share
             if self.stop.is_set():
                 raise _Stopped
+            # Scoring comes after the last step, and only then is the run done.
+            self.shares[index] = 0.99 * share
 
+        report(0.0)
         self.runs.make(arm, seed, report)
         self.shares[index] = 1.0
 
