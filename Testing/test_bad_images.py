@@ -100,6 +100,19 @@ def test_a_flipped_byte_in_a_compressed_file_is_found(tmp_path: Path) -> None:
     refused(tmp_path / "ct.nii.gz", "damaged")
 
 
+@pytest.mark.parametrize("voxel", [0, 1000, -1])
+def test_a_voxel_that_the_checksum_does_not_know_is_found(voxel: int, tmp_path: Path) -> None:
+    path = tmp_path / "ct.nii.gz"
+    sitk.WriteImage(a_ct(), str(path))
+    content = gzip.decompress(path.read_bytes())
+    # Not packed any smaller, it can be unpacked whatever is in it.
+    raw = bytearray(gzip.compress(content, compresslevel=0))
+    stored = raw.index(content[-2:], len(raw) - 16) if voxel < 0 else raw.index(content[352:368]) + 2 * voxel
+    raw[stored] ^= 1
+    path.write_bytes(raw)
+    refused(path, "damaged")
+
+
 def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "ct.png").write_bytes(b"\x89PNG")
     assert ".nii.gz" in refused(tmp_path / "ct.png", "not supported").remedy

@@ -107,6 +107,14 @@ def test_nifti_scaling_is_applied(tmp_path: Path) -> None:
     assert read[0, 0, 0] == 40
 
 
+def test_nifti_packed_in_two_parts_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ct.nii.gz"
+    sitk.WriteImage(a_ct(), str(path))
+    content = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(content[:5000]) + gzip.compress(content[5000:]))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(path)), sitk.GetArrayFromImage(a_ct()))
+
+
 @pytest.mark.parametrize("extension", [".mha", ".nii.gz"])
 def test_a_fourth_axis_of_length_one_is_no_time_series(extension: str, tmp_path: Path) -> None:
     sitk.WriteImage(sitk.JoinSeries([a_ct()]), str(tmp_path / f"ct{extension}"))

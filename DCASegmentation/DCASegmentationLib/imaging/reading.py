@@ -85,7 +85,10 @@ def _read_file(path: Path) -> sitk.Image:
             _require_geometry(path, reader.GetSpacing()[:3], None)
             # A fourth axis of length one is no time series: drop it.
             reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
-            return reader.Execute()
+            image = reader.Execute()
+        if checks is nifti_checks:
+            nifti_checks.check_voxels(path, image)
+        return image
     except FileNotFoundError:
         raise ImageError(f"There is no file {path}.", "Check the path.") from None
     except OSError as error:
@@ -93,6 +96,8 @@ def _read_file(path: Path) -> sitk.Image:
     except RuntimeError as error:
         if "Failed to allocate memory" in str(error):
             raise MemoryError(f"no memory for {path.name}") from None
+        if checks is nifti_checks:
+            nifti_checks.read_through(path)
         raise _from_itk(error, path, kind) from None
 
 

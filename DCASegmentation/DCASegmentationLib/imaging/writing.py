@@ -45,6 +45,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
         if extension in (".nii", ".nii.gz"):
             # ITK reports a full disk for every format but this one.
             nifti_checks.check_content(temporary)
+            nifti_checks.check_voxels(temporary, image)
 
     _write_atomically(path, extension, write)
 
