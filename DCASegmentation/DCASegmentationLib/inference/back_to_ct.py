@@ -11,6 +11,7 @@ under any interpolation weights (and rounding, which keeps the order). So each o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,57 +98,120 @@ class LabelsOnCTGrid:
         expected = (len(self._z.lower), len(self._y.lower), len(self._x.lower))
         if labels.shape != expected:
             raise ValueError(f"labels must have the CT's shape {expected} along the model's axes, not {labels.shape}")
-        self._written = np.arange(256, dtype=np.uint8)
+        self._written: NDArray[np.uint8] | None = None
         if kept is not None:
-            self._written[[label for label in range(256) if label not in kept]] = 0
-        self._below: NDArray[np.float32] | None = None
+            self._written = np.array([label if label in kept else 0 for label in range(256)], np.uint8)
+        self._below: _Plane | None = None
         self._next_slice = 0
 
     def add(self, z: int, probabilities: NDArray[np.float32]) -> None:
         """Take plane ``z`` (channel, height, width) and write the CT slices that lie before it."""
-        below = probabilities if self._below is None else self._below
+        above = _Plane.of(probabilities)
+        below = self._below or above
         while self._next_slice < len(self._labels) and self._z.upper[self._next_slice] <= z:
             weight = self._z.weight[self._next_slice]
-            if weight == 0 and self._z.lower[self._next_slice] == z - 1:
-                plane = below
-            else:
-                plane = below * (1 - weight) + probabilities * weight
-            self._labels[self._next_slice] = self._slice_labels(plane)
+            is_below = weight == 0 and self._z.lower[self._next_slice] == z - 1
+            self._labels[self._next_slice] = self._slice_labels(below, below if is_below else above, weight)
             self._next_slice += 1
-        self._below = probabilities
+        self._below = above
 
-    def _slice_labels(self, plane: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def _slice_labels(self, below: _Plane, above: _Plane, weight: np.float32) -> NDArray[np.uint8]:
         labels = np.zeros((len(self._y.lower), len(self._x.lower)), dtype=np.uint8)
-        contenders = plane[1:] > plane[0]
-        rows = np.flatnonzero(contenders.any(axis=(0, 2)))
-        if rows.size == 0:
+        contenders = _contenders(below, above, weight)
+        if not contenders:
             return labels
-        columns = np.flatnonzero(contenders.any(axis=(0, 1)))
-        box = (self._y.touching(rows[0], rows[-1]), self._x.touching(columns[0], columns[-1]))
-        if _empty(box[0]) or _empty(box[1]):
+        boxes = [(self._y.touching(*each.rows), self._x.touching(*each.columns)) for each in contenders]
+        y, x = _around([box[0] for box in boxes]), _around([box[1] for box in boxes])
+        if _empty(y) or _empty(x):
             return labels
-        best = self._interpolated(plane[0], *box)
-        for label in np.flatnonzero(contenders.any(axis=(1, 2))) + 1:
-            rows = np.flatnonzero(contenders[label - 1].any(axis=1))
-            columns = np.flatnonzero(contenders[label - 1].any(axis=0))
-            y = self._y.touching(rows[0], rows[-1])
-            x = self._x.touching(columns[0], columns[-1])
-            if _empty(y) or _empty(x):
+        best = self._interpolated(_between(below, above, weight, 0), (0, 0), y, x)
+        for each, box in zip(contenders, boxes, strict=True):
+            if _empty(box[0]) or _empty(box[1]):
                 continue
-            values = self._interpolated(plane[label], y, x)
-            best_here = best[_within(y, box[0]), _within(x, box[1])]
+            values = self._interpolated(each.values, each.first, *box)
+            best_here = best[_within(box[0], y), _within(box[1], x)]
+            # Labels come in rising order, so the last one that wins is the largest. Copies under a mask take many
+            # times as long as these.
+            wins = (values > best_here).view(np.uint8)
+            np.maximum(best_here, values, out=best_here)
+            np.maximum(labels[box], wins * np.uint8(each.label), out=labels[box])
+        return labels if self._written is None else self._written[labels]
 
-            wins = values > best_here
-            np.copyto(best_here, values, where=wins)
-            np.copyto(labels[y, x], np.uint8(label), where=wins)
-        return self._written[labels]
-
-    def _interpolated(self, values: NDArray[np.float32], y: slice, x: slice) -> NDArray[np.float32]:
+    def _interpolated(
+        self, values: NDArray[np.float32], first: tuple[int, int], y: slice, x: slice
+    ) -> NDArray[np.float32]:
+        """``values`` (height, width), whose first is ``first`` of the model's plane, at the CT's ``y`` and ``x``."""
         top, bottom = self._y.lower[y.start], self._y.upper[y.stop - 1]
         left, right = self._x.lower[x.start], self._x.upper[x.stop - 1]
+        rows = slice(top - first[0], bottom + 1 - first[0])
+        columns = slice(left - first[1], right + 1 - first[1])
         # Columns first: the model plane has fewer rows than the CT's slice.
-        part = self._x.along(values[top : bottom + 1, left : right + 1], 1, x, left)
+        part = self._x.along(values[rows, columns], 1, x, left)
         return self._y.along(part, 0, y, top)
+
+
+class _Plane(NamedTuple):
+    """A plane of the model grid: probabilities (channel, height, width), and for each organ the ``rows`` (organ,
+    height) and ``columns`` (organ, width) where it beats the background somewhere."""
+
+    probabilities: NDArray[np.float32]
+    rows: NDArray[np.bool_]
+    columns: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.float32]) -> _Plane:
+        beats = probabilities[1:] > probabilities[0]
+        return cls(probabilities, beats.any(axis=2), beats.any(axis=1))
+
+
+class _Contender(NamedTuple):
+    """An organ that beats the background in a voxel between two planes: first and last of its ``rows`` and
+    ``columns``, and ``values`` (height, width) around them; the first of these is ``first`` of the model's plane."""
+
+    label: int
+    values: NDArray[np.float32]
+    first: tuple[int, int]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+def _contenders(below: _Plane, above: _Plane, weight: np.float32) -> list[_Contender]:
+    rows, columns = below.rows | above.rows, below.columns | above.columns
+    if not rows.any():
+        return []
+    background = _between(below, above, weight, 0)
+    found = []
+    for organ in np.flatnonzero(rows.any(axis=1)).tolist():
+        # One voxel more all around, for the interpolation.
+        y, x = _ends(rows[organ]), _ends(columns[organ])
+        area = slice(max(y[0] - 1, 0), y[1] + 2), slice(max(x[0] - 1, 0), x[1] + 2)
+        values = _between(below, above, weight, organ + 1, area)
+        beats = values > background[area]
+        if beats.any():
+            y, x = _ends(beats.any(axis=1)), _ends(beats.any(axis=0))
+            top, left = area[0].start, area[1].start
+            inner = (y[0] + top, y[1] + top), (x[0] + left, x[1] + left)
+            found.append(_Contender(organ + 1, values, (top, left), *inner))
+    return found
+
+
+def _between(
+    below: _Plane, above: _Plane, weight: np.float32, channel: int, area: tuple[slice, slice] = (slice(None),) * 2
+) -> NDArray[np.float32]:
+    """A channel (height, width) between two planes, ``weight`` the upper one's."""
+    if above is below:
+        return below.probabilities[(channel, *area)]
+    return below.probabilities[(channel, *area)] * (1 - weight) + above.probabilities[(channel, *area)] * weight
+
+
+def _ends(held: NDArray[np.bool_] | np.bool_) -> tuple[int, int]:
+    """The first and the last index that is True."""
+    found = np.flatnonzero(held)
+    return int(found[0]), int(found[-1])
+
+
+def _around(parts: list[slice]) -> slice:
+    return slice(min(part.start for part in parts), max(part.stop for part in parts))
 
 
 def _within(part: slice, whole: slice) -> slice:
