@@ -30,8 +30,8 @@ def remove_islands(labels: NDArray[np.uint8], share: float = SMALL_SHARE) -> dic
         pieces = sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)), True)
         number = sitk.GetArrayViewFromImage(pieces)[mask]
         sizes = np.bincount(number)
-        islands = (sizes < share * sizes.max())[number]
-        if islands.any():
-            part[mask] = np.where(islands, np.uint8(0), np.uint8(label))
-            removed[int(label)] = int(islands.sum())
+        small = sizes < share * sizes.max()
+        if small[1:].any():
+            part[mask] = np.where(small, np.uint8(0), np.uint8(label))[number]
+            removed[label] = int(sizes[small].sum())
     return removed

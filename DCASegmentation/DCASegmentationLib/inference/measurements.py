@@ -40,9 +40,11 @@ def measure(
     hu_sums = np.zeros(len(vocabulary) + 1)
     # Slice by slice: bincount turns its input into 64-bit numbers.
     for label_slice, ct_slice in zip(labels, ct, strict=True):
-        flat = label_slice.ravel()
+        # Organs are a small part of a slice.
+        where = np.flatnonzero(label_slice != 0)
+        flat = label_slice.ravel()[where]
         voxels += np.bincount(flat, minlength=len(voxels))
-        hu_sums += np.bincount(flat, weights=ct_slice.ravel(), minlength=len(voxels))
+        hu_sums += np.bincount(flat, weights=ct_slice.ravel()[where], minlength=len(voxels))
     return tuple(
         OrganMeasurement(
             organ,

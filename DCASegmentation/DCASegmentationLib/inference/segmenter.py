@@ -254,7 +254,6 @@ class Segmenter:
 
         _tell(progress, _WINDOWS_DONE, "Finishing")
         predict.rest()
-        give_back_freed_memory()
         removed: dict[int, int] = {}
         if not options.keep_islands:
             with clock.phase("islands"):
@@ -288,6 +287,8 @@ class Segmenter:
             seconds=clock.seconds,
             warnings=warnings,
         )
+        # Not before: what follows the windows takes the memory that they have left, at no page fault.
+        give_back_freed_memory()
         _tell(progress, 1.0, "Finishing")
         return result
 
