@@ -11,7 +11,9 @@ def test_each_label_has_the_smallest_box_around_its_voxels(density):
     assert list(boxes) == [label for label in np.unique(labels).tolist() if label]
     for label, box in boxes.items():
         where = np.argwhere(labels == label)
-        assert box == tuple(slice(low, high + 1) for low, high in zip(where.min(axis=0), where.max(axis=0), strict=True))
+        assert box == tuple(
+            slice(low, high + 1) for low, high in zip(where.min(axis=0), where.max(axis=0), strict=True)
+        )
 
 
 def test_an_empty_label_map_has_no_boxes():
