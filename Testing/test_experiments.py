@@ -129,8 +129,9 @@ def test_tables_and_figures_called_together_share_their_runs(tmp_path, data, mon
 @pytest.mark.slow
 def test_ctrl_c_saves_all_runs_made_at_once(tmp_path):
     command = [
-        sys.executable, "-m", "DCASegmentationLib.cli", "experiment", "table4", "-o", str(tmp_path), "--people", "1,1,1,1",
-        "--seeds", "0", "--filters", "1", "--spacing", "14,14,14", "--device", "cpu", "--at-once", "2",
+        sys.executable, "-m", "DCASegmentationLib.cli", "experiment", "table4", "-o", str(tmp_path),
+        "--people", "1,1,1,1", "--seeds", "0", "--filters", "1", "--spacing", "14,14,14", "--device", "cpu",
+        "--at-once", "2",
     ]  # fmt: skip
     logs = [tmp_path / "runs" / key / "seed-0" / "log.jsonl" for key in ("average", "fixed")]
     # A terminal sends Ctrl+C to all processes of its group.
