@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -126,12 +127,15 @@ def test_a_conversion_is_kept_and_used_again(windows, own_cache, monkeypatch):
 def test_a_damaged_conversion_is_made_again(windows, own_cache):
     asked = task(Wanted())
     first = making.make_runtime("openvino", asked)(windows)
-    (weights,) = (own_cache / "openvino").glob("*/model.bin")
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-100] + bytes(100))
+    (compiled,) = (own_cache / "openvino").glob("*/compiled.blob")
+    damaged = compiled.read_bytes()[:-100] + bytes(100)
+    compiled.write_bytes(damaged)
     again = making.make_runtime("openvino", asked)(windows)
     torch.testing.assert_close(again.aggregated, first.aggregated)
-    assert weights.read_bytes() == whole
+    whole = compiled.read_bytes()
+    assert whole != damaged
+    contents = json.loads((compiled.parent / "contents.json").read_text(encoding="utf-8"))
+    assert contents["sha256"] == hashlib.sha256(whole).hexdigest()
 
 
 @needs_openvino

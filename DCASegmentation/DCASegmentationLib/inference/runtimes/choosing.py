@@ -24,6 +24,7 @@ from .cache import cache_folder
 from .compiled import CompiledRuntime
 from .eager import EagerRuntime
 from .making import RUNTIMES, hindrance, make_runtime
+from .processor import processor
 from .runtime import Runtime, Task, as_tuple
 
 AUTO = "auto"
@@ -144,19 +145,10 @@ def _key(task: Task) -> dict[str, Any]:
     return {
         "weights_sha256": task.weights_sha256,
         "patch": list(task.patch),
-        "machine": [platform.machine(), _processor(), torch.get_num_threads()],
+        "machine": [platform.machine(), processor(), torch.get_num_threads()],
         "device": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else "", task.device.half],
         "versions": {name: _version(name) for name in ("dca-segmentation", "torch", "openvino")},
     }
-
-
-def _processor() -> str:
-    # platform.processor() is empty on many Linux systems.
-    with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _version(distribution: str) -> str | None:

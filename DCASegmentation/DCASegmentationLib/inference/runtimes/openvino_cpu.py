@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the network converted once for each model, patch and set of answers, and kept as a file."""
+"""OpenVINO on the CPU: the network compiled once for each model, patch, answers and processor, and kept as a file."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from ...errors import UserError
 from ...imaging.writing import new_folder, write_json
 from ...method.level_by_level import Answer
 from .cache import cache_folder
+from .processor import processor
 from .runtime import Task, WindowNetwork, one_by_one
 
-_MODEL, _WEIGHTS, _CONTENTS = "model.xml", "model.bin", "contents.json"
+_COMPILED, _CONTENTS = "compiled.blob", "contents.json"
 # Goes up when the same weights are to be converted in another way.
-_CONVERSION = 2
+_CONVERSION = 3
 _BLOCK = 8
 
 
@@ -40,18 +41,7 @@ class OpenVINORuntime:
     def __init__(self, task: Task) -> None:
         openvino = load_openvino()
         self._wanted = task.wanted
-        self._network = openvino.Core().compile_model(
-            _converted(task, openvino),
-            "CPU",
-            {
-                # By itself it takes bfloat16 where the CPU has it.
-                "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "NUM_STREAMS": 1,
-                # Pinned, the workers of a cohort would all sit on the same cores.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
+        self._network = _compiled(task, openvino)
         self._request = self._network.create_infer_request()
 
     def __call__(self, windows: Tensor) -> Answer:
@@ -89,19 +79,31 @@ def load_openvino() -> Any:
     return openvino
 
 
-def _converted(task: Task, openvino: Any) -> Any:
+def _settings() -> dict[str, Any]:
+    return {
+        # By itself it takes bfloat16 where the CPU has it.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        # Pinned, the workers of a cohort would all sit on the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _compiled(task: Task, openvino: Any) -> Any:
+    core = openvino.Core()
     if task.weights_sha256 is None:
-        return _convert(task, openvino)
+        return core.compile_model(_convert(task, openvino), "CPU", _settings())
     key = _key(task, openvino)
     folder = cache_folder() / "openvino" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    if _is_whole(folder, key):
+    if (kept := _kept(folder, key)) is not None:
         with suppress(RuntimeError):
-            return openvino.Core().read_model(folder / _MODEL, folder / _WEIGHTS)
-    model = _convert(task, openvino)
-    # A model that cannot be kept is converted again at the next start.
+            return core.import_model(kept, "CPU", _settings())
+    network = core.compile_model(_convert(task, openvino), "CPU", _settings())
+    # One that cannot be kept is converted and compiled again at the next start.
     with suppress(OSError, UserError):
-        _keep(model, folder, key, openvino)
-    return model
+        _keep(network, folder, key)
+    return network
 
 
 def _key(task: Task, openvino: Any) -> dict[str, Any]:
@@ -112,34 +114,32 @@ def _key(task: Task, openvino: Any) -> dict[str, Any]:
         "patch": list(task.patch),
         "wanted": [task.wanted.aggregated, task.wanted.stitched, sorted(task.wanted.attention_levels)],
         "conversion": _CONVERSION,
+        # What is compiled is the same for any number of threads.
+        "processor": processor(),
         "openvino": openvino.get_version(),
         "torch": torch.__version__,
     }
 
 
-def _is_whole(folder: Path, key: dict[str, Any]) -> bool:
+def _kept(folder: Path, key: dict[str, Any]) -> bytes | None:
+    """The network as it was kept; None where it was not, or is damaged."""
     try:
         contents = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
-        whole = contents["key"] == key and all(
-            contents["sha256"][name] == _sha256(folder / name) for name in (_MODEL, _WEIGHTS)
-        )
+        compiled = (folder / _COMPILED).read_bytes()
+        whole = contents["key"] == key and contents["sha256"] == hashlib.sha256(compiled).hexdigest()
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(whole)
+        return None
+    return compiled if whole else None
 
 
-def _keep(model: Any, folder: Path, key: dict[str, Any], openvino: Any) -> None:
+def _keep(network: Any, folder: Path, key: dict[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Here only where it is damaged.
     shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as partial:
-        openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
-        checksums = {name: _sha256(partial / name) for name in (_MODEL, _WEIGHTS)}
-        write_json({"key": key, "sha256": checksums}, partial / _CONTENTS)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        compiled = network.export_model().getbuffer()
+        (partial / _COMPILED).write_bytes(compiled)
+        write_json({"key": key, "sha256": hashlib.sha256(compiled).hexdigest()}, partial / _CONTENTS)
 
 
 def _convert(task: Task, openvino: Any) -> Any:
