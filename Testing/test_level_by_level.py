@@ -8,6 +8,8 @@ from DCASegmentationLib.method.level_by_level import Wanted, answer
 from DCASegmentationLib.method.network import DCANet
 from small_model import vivid_network
 from tensor_bytes import most_bytes_held
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 torch.set_num_threads(1)
 
@@ -99,3 +101,28 @@ def test_it_holds_little_more_than_half_of_what_the_plain_pass_holds():
         plain = most_bytes_held(lambda: network(volume))
         lean = most_bytes_held(lambda: answer(network, volume, Wanted()))
     assert lean < 0.6 * plain
+
+
+class FromTheCPU(TorchDispatchMode):
+    """Collects operations on ``meta`` that take something from the CPU: a tensor (single numbers may come), or a list of
+    indices, which PyTorch copies to the device out of our sight."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        if func.name() == "aten::index.Tensor" or any(each.device.type != "meta" and each.ndim for each in tensors):
+            self.found.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
+@torch.no_grad()
+def test_nothing_comes_from_the_cpu_while_a_window_runs(stitching):
+    # A CUDA graph cannot be captured otherwise.
+    network = DCANet([(1,), (2, 3), (4,)], n_filters=2, norm="instance", stitching=stitching).eval().to("meta")
+    with FromTheCPU() as seen:
+        given = answer(network, torch.empty(2, 1, 32, 32, 32, device="meta"), EVERYTHING)
+    assert given.stitched.shape == (2, 5, 32, 32, 32) and seen.found == []

@@ -122,8 +122,13 @@ def _stitched(network: DCANet, features: list[Tensor]) -> Tensor:
     backgrounds, foregrounds = [], []
     for expert, own, owned in zip(experts, features, network.owners, strict=True):
         rows = [0, *owned]
-        bias = None if expert.head.bias is None else expert.head.bias[rows]
-        logits = comparable(functional.conv3d(own, expert.head.weight[rows], bias), network.stitching)
+        bias = None if expert.head.bias is None else _rows(expert.head.bias, rows)
+        logits = comparable(functional.conv3d(own, _rows(expert.head.weight, rows), bias), network.stitching)
         backgrounds.append(logits[:, :1])
         foregrounds.append(logits[:, 1:])
     return join(backgrounds, foregrounds, network.owners)
+
+
+def _rows(parameter: Tensor, rows: Sequence[int]) -> Tensor:
+    # A list as index would become a tensor of the CPU, which no CUDA graph takes.
+    return torch.stack([parameter[row] for row in rows])

@@ -30,7 +30,7 @@ def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mod
     if sorted(label for owned in owners for label in owned) != list(range(1, n_channels)):
         raise ValueError(f"each of the labels 1 to {n_channels - 1} needs exactly one owner, got {list(owners)}")
     sources = [comparable(logits, mode) for logits in expert_logits]
-    owned_logits = [logits[:, list(owned)] for logits, owned in zip(sources, owners, strict=True)]
+    owned_logits = [_channels(logits, owned) for logits, owned in zip(sources, owners, strict=True)]
     return join([logits[:, :1] for logits in sources], owned_logits, owners)
 
 
@@ -54,3 +54,8 @@ def join(backgrounds: Sequence[Tensor], foregrounds: Sequence[Tensor], owners: S
         for index, label in enumerate(owned)
     }
     return torch.cat([background, *(channels[label] for label in sorted(channels))], dim=1)
+
+
+def _channels(logits: Tensor, labels: Sequence[int]) -> Tensor:
+    # A list as index would become a tensor of the CPU, which no CUDA graph takes.
+    return torch.stack([logits[:, label] for label in labels], dim=1) if labels else logits[:, :0]

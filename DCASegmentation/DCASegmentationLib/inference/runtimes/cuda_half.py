@@ -1,7 +1,7 @@
 """Half precision on a CUDA GPU, channels last, as a CUDA graph.
 
-Written from PyTorch's documentation and not yet run on a GPU: a runtime is used only after its answer on a window of
-the CT was compared with eager's (``choosing``), and one that fails is left out.
+Nothing in the network may come from the CPU while a graph is captured, be it a list of indices. A runtime is used only
+after its answer on a window of the CT was compared with eager's (``choosing``), and one that fails is left out.
 """
 
 from __future__ import annotations
