@@ -104,8 +104,8 @@ def test_it_holds_little_more_than_half_of_what_the_plain_pass_holds():
 
 
 class FromTheCPU(TorchDispatchMode):
-    """Collects operations on ``meta`` that take something from the CPU: a tensor (single numbers may come), or a list of
-    indices, which PyTorch copies to the device out of our sight."""
+    """Collects operations on ``meta`` that take something from the CPU: a tensor (single numbers may come), or a list
+    of indices, which PyTorch copies to the device out of our sight."""
 
     def __init__(self):
         super().__init__()
