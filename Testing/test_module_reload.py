@@ -16,9 +16,10 @@ from module_driving import (  # noqa: E402
     apply,
     message,
     segmentations,
+    started_worker_process_id,
     temporary_files,
     wait_for_end,
-    worker_process_id,
+    worker_processes,
 )
 from worker_client import is_gone  # noqa: E402
 
@@ -42,8 +43,9 @@ def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_b
     library = sys.modules["DCASegmentationLib.panels.segment_panel"]
     add_ct("CT")
     module_widget.enter()
+    workers = worker_processes()
     apply(module_widget.panel)
-    worker = worker_process_id()
+    worker = started_worker_process_id(workers)
     module_widget.onReload()
     widget = slicer.modules.DCASegmentationWidget
     panel = widget.panel
