@@ -12,7 +12,7 @@ from ...organs import Organ
 from ..label_boxes import Box
 from ..measurements import OrganMeasurement
 from . import normal_ranges
-from .components import Mask, box_of, pieces_of_mask
+from .components import Mask, box_of, each_piece, pieces_of_mask
 from .evidence import Evidence
 from .scoring import Scoring
 
@@ -99,15 +99,14 @@ def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -
         return
     sizes = np.bincount(pieces.ravel(), minlength=count + 1)
     sizes[0] = 0
-    largest = int(sizes.argmax())
-    for piece in range(1, count + 1):
-        if piece == largest:
-            continue
+    apart = sizes > 0
+    apart[sizes.argmax()] = False
+    for piece, part, voxels in each_piece(pieces, apart):
         ml = sizes[piece] * grid.volume_ml_per_voxel
-        minor = sizes[piece] < _MINOR_PIECE * sizes[largest]
+        minor = sizes[piece] < _MINOR_PIECE * sizes.max()
         text = f"A piece of {ml:.1f} ml apart from the rest of the organ."
         yield Finding(
-            organ, "island", text, box, pieces == piece, scoring.island if minor else scoring.island / 2,
+            organ, "island", text, _inside(box, part), voxels, scoring.island if minor else scoring.island / 2,
             0 if minor else None,
         )  # fmt: skip
 
@@ -116,14 +115,23 @@ def _holes(mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, sco
     # Faces connect: what the organ's corners close is closed.
     pieces, count = pieces_of_mask(~mask, corners=False)
     edges = [pieces[index].ravel() for axis in range(3) for index in _faces(axis)]
-    open_pieces = np.unique(np.concatenate(edges))
-    for piece in np.setdiff1d(np.arange(1, count + 1), open_pieces):
-        hole = pieces == piece
-        if not background[hole].all():
+    closed = np.ones(count + 1, np.bool_)
+    closed[0] = False
+    closed[np.concatenate(edges)] = False
+    for _, part, hole in each_piece(pieces, closed):
+        if not background[part][hole].all():
             continue
         ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
         text = f"A hole of {ml:.1f} ml in the organ."
-        yield Finding(organ, "hole", text, box, hole, scoring.hole, organ.label)
+        yield Finding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
+
+
+def _inside(box: Box, part: Box) -> Box:
+    """``part`` of an array that is ``box`` of the whole."""
+    z, y, x = (
+        slice(outer.start + inner.start, outer.start + inner.stop) for outer, inner in zip(box, part, strict=True)
+    )
+    return z, y, x
 
 
 def _faces(axis: int) -> Iterator[tuple[slice | int, ...]]:

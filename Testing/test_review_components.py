@@ -1,0 +1,33 @@
+"""Connected pieces one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from DCASegmentationLib.inference.review.components import each_piece, pieces_of_mask
+
+
+@pytest.mark.parametrize("density", [0.03, 0.3, 1.0])
+def test_each_piece_is_told_in_the_smallest_box(density):
+    mask = np.random.default_rng(2).random((9, 11, 13)) < density
+    pieces, count = pieces_of_mask(mask)
+    wanted = np.arange(count + 1) % 3 == 1
+    told = list(each_piece(pieces, wanted))
+    assert [number for number, _, _ in told] == np.flatnonzero(wanted).tolist()
+    for number, box, voxels in told:
+        np.testing.assert_array_equal(voxels, pieces[box] == number)
+        assert voxels.sum() == (pieces == number).sum()
+        assert all(voxels.any(axis=tuple({0, 1, 2} - {axis}))[[0, -1]].all() for axis in range(3))
+
+
+def test_no_piece_is_told_where_none_is_wanted():
+    pieces, count = pieces_of_mask(np.ones((2, 3, 4), np.bool_))
+    assert list(each_piece(pieces, np.zeros(count + 1, np.bool_))) == []
+
+
+def test_thousands_of_pieces_take_no_more_memory_than_their_voxels():
+    mask = np.zeros((40, 40, 40), np.bool_)
+    mask[::2, ::2, ::2] = True
+    pieces, count = pieces_of_mask(mask)
+    wanted = np.arange(count + 1) > 0
+    assert sum(voxels.nbytes for _, _, voxels in each_piece(pieces, wanted)) == count == 8000
