@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from DCASegmentationLib.inference.runtimes.single_window import onednn_is_there
 from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
 from DCASegmentationLib.method.level_by_level import Wanted, answer
 from DCASegmentationLib.method.network import DCANet
@@ -83,3 +84,20 @@ def test_tensors_are_one_patch_deep_a_slab_and_one_answer(network):
     planes = 4 * 3 * CHANNELS * SIDE * SIDE
     whole_input = 4 * VOXELS
     assert held(64, network, LABELS_ALONE).tensors < slab + for_a_window + window.nbytes + planes + whole_input
+
+
+@pytest.mark.skipif(not onednn_is_there(), reason="this PyTorch is built without oneDNN")
+def test_an_odd_number_of_windows_takes_no_more_tensors_than_the_even_one_above_it(network):
+    """PyTorch by itself unfolds what comes alone: the last of three windows took as much as a slab of three."""
+    segmenter = Segmenter(SmallModel(network), "cpu")
+
+    def tensors(windows: int) -> int:
+        noise = np.random.default_rng(3).normal(scale=100, size=(SIDE, SIDE, windows * SIDE))
+        ct = sitk.GetImageFromArray(noise.astype(np.int16))
+        ct.SetSpacing((4.0, 4.0, 4.0))
+        return most_bytes_held(lambda: segmenter.segment(ct, SegmentOptions(overlap=0.0, body_box=False)))
+
+    two, three, four = tensors(2), tensors(3), tensors(4)
+    assert two < three < four
+    # Each window more is one more of the input and of the slab, and of a plane.
+    assert three - two == pytest.approx(four - three, rel=0.01)

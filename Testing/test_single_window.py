@@ -1,0 +1,63 @@
+"""PyTorch on the CPU: a window that comes alone is convolved as one of several is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DCASegmentationLib.bundle.finding import default_bundle
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.inference.device import cpu
+from DCASegmentationLib.inference.runtimes.eager import EagerRuntime
+from DCASegmentationLib.inference.runtimes.runtime import Task, as_tuple
+from DCASegmentationLib.inference.runtimes.single_window import onednn_is_there
+from DCASegmentationLib.method.level_by_level import Answer, Wanted
+from small_model import PATCH, vivid_network
+from tensor_bytes import most_bytes_held
+
+torch.set_num_threads(1)
+
+needs_onednn = pytest.mark.skipif(not onednn_is_there(), reason="this PyTorch is built without oneDNN")
+
+EVERYTHING = Wanted(True, True, (1, 2, 3, 4))
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    return Task(vivid_network(), EVERYTHING, PATCH, cpu())
+
+
+@pytest.fixture
+def windows() -> torch.Tensor:
+    return torch.rand(2, 1, *PATCH, generator=torch.Generator().manual_seed(5))
+
+
+def assert_same(given: Answer, expected: Answer, windows: slice = slice(None)) -> None:
+    """``given`` is what ``expected`` holds for ``windows``."""
+    for ours, theirs in zip(as_tuple(given), as_tuple(expected), strict=True):
+        assert (ours - theirs[windows]).abs().max() < 1e-4 * (theirs.max() - theirs.min())
+
+
+@needs_onednn
+def test_a_window_alone_gets_the_answer_it_gets_beside_another(task, windows):
+    runtime = EagerRuntime(task)
+    both = runtime(windows)
+    for one in (slice(0, 1), slice(1, 2)):
+        assert_same(runtime(windows[one]), both, one)
+
+
+@needs_onednn
+def test_a_window_of_the_shipped_model_holds_little_more_than_half_of_two():
+    bundle = Bundle.load(default_bundle())
+    runtime = EagerRuntime(Task(bundle.network(), Wanted(), bundle.metadata.patch, cpu()))
+    windows = torch.rand(2, 1, *bundle.metadata.patch)
+    alone, both = (most_bytes_held(lambda given=given: runtime(given)) for given in (windows[:1], windows))
+    assert alone < 0.6 * both
+    assert runtime.windows_at_once == 1
+
+
+def test_where_onednn_may_not_be_used_windows_come_in_twos(task, windows, monkeypatch):
+    expected = EagerRuntime(task)(windows)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    runtime = EagerRuntime(task)
+    assert runtime.windows_at_once == 2
+    assert_same(runtime(windows), expected)
