@@ -66,6 +66,18 @@ def test_a_worker_uses_its_share_of_the_cores_whatever_the_program_uses(monkeypa
     assert told == (1, 1)
 
 
+def test_a_worker_keeps_no_pictures_of_its_stacks():
+    with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
+        (recurring,) = client.run(_recurring).values()
+    assert "heartbeat" in recurring
+    assert not [name for name in recurring if name.startswith("profile")]
+
+
+def _recurring(dask_worker) -> list[str]:
+    """What Dask does in this worker again and again."""
+    return list(dask_worker.periodic_callbacks)
+
+
 def _threads() -> tuple[int, int]:
     """Threads of PyTorch and of ITK in this process."""
     import SimpleITK as sitk

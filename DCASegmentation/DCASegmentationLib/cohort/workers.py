@@ -55,7 +55,7 @@ def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -
     Raises UserError where they do not start.
     """
     quiet = {"logging": {"distributed": "critical"}}
-    with dask.config.set({**_steady_memory(), **_one_arena(), **quiet, **_restarts(), **_sparing()}), _quiet():
+    with dask.config.set({**_steady_memory(), **_one_arena(), **quiet, **_restarts(), **_no_profile()}), _quiet():
         cluster = _local_cluster(workers, dashboard_port)
         try:
             with Client(cluster, timeout=_PATIENCE) as client:
@@ -178,9 +178,9 @@ def _restarts() -> dict[str, Any]:
     return {"distributed.scheduler.allowed-failures": 1}
 
 
-def _sparing() -> dict[str, Any]:
-    """Workers look at their own stacks, for the dashboard, ten times a second instead of a hundred times."""
-    return {"distributed.worker.profile.interval": "100ms"}
+def _no_profile() -> dict[str, Any]:
+    """Workers do not look at their own stacks: what they saw in a thousand seconds they would keep in memory."""
+    return {"distributed.worker.profile.enabled": False}
 
 
 @contextmanager
