@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..method.network import DCANet
 from ..training.cases import Case
 from ..training.options import TrainingOptions
+from ..training.validation import WINDOWS_AT_ONCE
 
 _OVERLAP = 0.25
 
@@ -57,7 +58,14 @@ def feature_volume(network: DCANet, layer: nn.Module, case: Case, options: Train
         device = next(network.parameters()).device
         volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None]
         found = sliding_window_inference(
-            volume, options.patch, 1, features, overlap=_OVERLAP, mode="gaussian", sw_device=device, device="cpu"
+            volume,
+            options.patch,
+            WINDOWS_AT_ONCE,
+            features,
+            overlap=_OVERLAP,
+            mode="gaussian",
+            sw_device=device,
+            device="cpu",
         )
     finally:
         handle.remove()
