@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.bench import Bench, installed
-
-_WIDTH = 400
-_MOST_SECONDS = 600
+from bench.panel_run import WIDTH, as_high_as_its_contents, panel_on_bench, segment
 
 
 def draw_panel(ct: Path, picture: Path, height: int) -> None:
@@ -29,31 +25,18 @@ def draw_panel(ct: Path, picture: Path, height: int) -> None:
     from DCASegmentationLib.imaging.reading import read_ct
     from DCASegmentationLib.scene.volumes import show_ct
 
-    with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
+    with panel_on_bench() as (panel, bench):
         QtWidgets.QApplication.setStyle("Fusion")
         show_ct(read_ct(ct), "CT")
-        panel = bench.make_widget(bench.load_module()).panel
-        try:
-            panel.segmentPanel.ui.applyButton.click()
-            bench.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
-            if panel.parameters.resultSegmentation is None:
-                raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
-            panel.parameters.expertMap = "deciding"
-            bench.process_events(0.1)
-            write(panel.widget.window(), picture, height)
-        finally:
-            panel.cleanup()
+        bench.process_events(0.1)
+        segment(panel, bench)
+        write(panel.widget.window(), picture, height)
 
 
 def write(widget: Any, path: Path, height: int) -> None:
     """Draw the widget at its natural height for a panel of 400 pixels, enlarged or reduced to ``height``."""
-    widget.resize(_WIDTH, 100)
-    QtWidgets.QApplication.processEvents()
-    natural = max(widget.sizeHint().height(), widget.minimumSizeHint().height())
-    widget.resize(_WIDTH, natural)
-    QtWidgets.QApplication.processEvents()
-    scale = height / natural
-    image = QtGui.QImage(round(_WIDTH * scale), height, QtGui.QImage.Format.Format_RGB32)
+    scale = height / as_high_as_its_contents(widget)
+    image = QtGui.QImage(round(WIDTH * scale), height, QtGui.QImage.Format.Format_RGB32)
     image.setDevicePixelRatio(scale)
     widget.render(image, QtCore.QPoint(0, 0))
     if not image.save(str(path)):

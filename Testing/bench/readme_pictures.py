@@ -11,22 +11,19 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.image import imsave
-from PySide6 import QtWidgets
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.bench import Bench, installed
+from bench.bench import Bench
+from bench.panel_run import as_high_as_its_contents, panel_on_bench, segment
 from bench.screenshot import screenshot
 
-_WIDTH = 400
-_MOST_SECONDS = 900
 # The person and the voxels of ``dca demo``.
 _SEED, _SPACING = 7, (2.0, 2.0, 3.0)
 _VIEW, _VIEW_MM = 420, 260.0  # pixels, mm
@@ -36,12 +33,8 @@ _SECTIONS = ("setup", "segment", "experts", "result", "review", "correct")
 def draw(folder: Path) -> None:
     """Write all pictures into ``folder``. Exits with the panel's message where the run fails."""
     (folder / "sections").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary, installed(Bench(Path(temporary))) as bench:
-        panel = bench.make_widget(bench.load_module()).panel
-        try:
-            _draw(panel, bench, folder)
-        finally:
-            panel.cleanup()
+    with panel_on_bench() as (panel, bench):
+        _draw(panel, bench, folder)
 
 
 def _draw(panel: Any, bench: Bench, folder: Path) -> None:
@@ -56,12 +49,7 @@ def _draw(panel: Any, bench: Bench, folder: Path) -> None:
     _shoot(panel.widget, folder / "panel-setup-dark.png", "dark")
     panel.segmentPanel.ui.modelCardGroup.collapsed = True
     panel.ui.setupSection.collapsed = True
-    panel.segmentPanel.ui.applyButton.click()
-    bench.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
-    if panel.parameters.resultSegmentation is None:
-        raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
-    panel.parameters.expertMap = "deciding"
-    bench.process_events(0.1)
+    segment(panel, bench)
     _shoot(panel.widget, folder / "panel.png")
     review = panel.reviewPanel
     review.goToNext()
@@ -98,11 +86,7 @@ def _draw_views(panel: Any, path: Path) -> None:
 
 def _shoot(widget: Any, path: Path, style: str = "light") -> None:
     """Draw a widget as high as its contents at the width of a panel of 400 pixels."""
-    window = widget.window()
-    window.resize(_WIDTH, 100)
-    QtWidgets.QApplication.processEvents()
-    window.resize(_WIDTH, max(window.sizeHint().height(), window.minimumSizeHint().height()))
-    QtWidgets.QApplication.processEvents()
+    as_high_as_its_contents(widget.window())
     screenshot(widget, path, style)
 
 

@@ -1,0 +1,47 @@
+"""The module's panel after a real run, for pictures of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PySide6 import QtWidgets
+
+from bench.bench import Bench, installed
+
+WIDTH = 400
+_MOST_SECONDS = 900
+
+
+@contextmanager
+def panel_on_bench() -> Iterator[tuple[Any, Bench]]:
+    """The panel of the unmodified module on a bench of its own, with an empty scene."""
+    with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
+        panel = bench.make_widget(bench.load_module()).panel
+        try:
+            yield panel, bench
+        finally:
+            panel.cleanup()
+
+
+def segment(panel: Any, bench: Bench) -> None:
+    """Press Apply, wait for the real worker, and show who decided. Exits with the panel's message where it fails."""
+    panel.segmentPanel.ui.applyButton.click()
+    bench.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
+    if panel.parameters.resultSegmentation is None:
+        raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
+    panel.parameters.expertMap = "deciding"
+    bench.process_events(0.1)
+
+
+def as_high_as_its_contents(window: Any) -> int:
+    """Make ``window`` as wide as a panel and as high as what is in it; the height in pixels."""
+    window.resize(WIDTH, 100)
+    QtWidgets.QApplication.processEvents()
+    height = max(window.sizeHint().height(), window.minimumSizeHint().height())
+    window.resize(WIDTH, height)
+    QtWidgets.QApplication.processEvents()
+    return int(height)
