@@ -1,4 +1,6 @@
 import numpy as np
+import pytest
+from DCASegmentationLib.inference import islands
 from DCASegmentationLib.inference.islands import remove_islands
 
 
@@ -36,3 +38,30 @@ def test_pieces_that_touch_at_a_corner_are_one():
 
 def test_an_empty_label_map_has_no_islands():
     assert remove_islands(np.zeros((2, 3, 4), np.uint8)) == {}
+
+
+@pytest.mark.parametrize("density", [0.05, 0.15, 0.3, 0.6])
+@pytest.mark.parametrize("planes", [1, 2, 5, 11])
+def test_in_slabs_the_outcome_is_that_of_the_whole(density, planes):
+    generator = np.random.default_rng(7)
+    labels = (generator.random((24, 30, 20)) < density).astype(np.uint8) * generator.integers(
+        1, 4, (24, 30, 20), np.uint8
+    )
+    # Snakes that join pieces of a slab only in a later one.
+    labels[:, 3, ::4], labels[-1, 3], labels[:12, 20:, 10] = 2, 2, 0
+    whole, in_slabs = labels.copy(), labels.copy()
+    expected = remove_islands(whole)
+    assert expected and remove_islands(in_slabs, at_once=planes * 600) == expected
+    assert np.array_equal(in_slabs, whole)
+
+
+def test_no_more_voxels_than_allowed_are_told_apart_at_once(monkeypatch):
+    sizes = []
+    numbered = islands.numbered
+    monkeypatch.setattr(islands, "numbered", lambda slab, label: (sizes.append(slab.size), numbered(slab, label))[1])
+    labels = two_pieces(large=40, small=3)
+    remove_islands(labels, at_once=800)
+    assert max(sizes) <= 800 and len(sizes) > 1
+    sizes.clear()
+    remove_islands(two_pieces(large=40, small=3))
+    assert len(sizes) == 1
