@@ -212,7 +212,7 @@ def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the
 
 
 @pytest.fixture
-def worker_from(monkeypatch, tmp_path) -> Callable[[str], None]:
+def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
     """``worker_from(source)``: the module starts this program as its worker; REAL is the real library."""
     from DCASegmentationLib.panels.worker_process import WorkerProcess
     from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER
