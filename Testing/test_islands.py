@@ -58,7 +58,7 @@ def test_in_slabs_the_outcome_is_that_of_the_whole(density, planes):
 def test_no_more_voxels_than_allowed_are_told_apart_at_once(monkeypatch):
     sizes = []
     numbered = islands.numbered
-    monkeypatch.setattr(islands, "numbered", lambda slab, label: (sizes.append(slab.size), numbered(slab, label))[1])
+    monkeypatch.setattr(islands, "numbered", lambda mask: (sizes.append(mask.size), numbered(mask))[1])
     labels = two_pieces(large=40, small=3)
     remove_islands(labels, at_once=800)
     assert max(sizes) <= 800 and len(sizes) > 1

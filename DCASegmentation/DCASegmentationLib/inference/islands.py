@@ -50,7 +50,7 @@ def remove_islands(labels: NDArray[np.uint8], share: float = SMALL_SHARE, at_onc
 def _remove(label: int, slabs: list[NDArray[np.uint8]], share: float) -> int:
     joined = JoinedPieces()
     for slab in slabs:
-        pieces = numbered(slab, label)
+        pieces = numbered(slab == label)
         for block in _blocks(sitk.GetArrayViewFromImage(pieces)):
             joined.count(block[block > 0])
         joined.close(pieces)
@@ -60,7 +60,7 @@ def _remove(label: int, slabs: list[NDArray[np.uint8]], share: float) -> int:
             if len(slabs) > 1:
                 # Those of the slab before go first.
                 del pieces
-                pieces = numbered(slab, label)
+                pieces = numbered(slab == label)
             removed += _erase(slab, sitk.GetArrayViewFromImage(pieces), small)
     return removed
 

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.uint32]
 
 
-def numbered(slab: NDArray[np.uint8], label: int) -> sitk.Image:
-    """Pieces of ``label`` in ``slab`` (z, y, x), connected over corners too, numbered from 1; 0 elsewhere."""
-    return sitk.ConnectedComponent(sitk.GetImageFromArray((slab == label).view(np.uint8)), True)
+def numbered(mask: NDArray[np.bool_], corners: bool = True) -> sitk.Image:
+    """The pieces of ``mask`` (z, y, x) numbered from 1, in the order of their first voxel; 0 elsewhere.
+
+    With ``corners`` voxels that share no more than a corner are connected (26 neighbors), else faces count (6).
+    """
+    return sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)), corners)
 
 
 class JoinedPieces:
