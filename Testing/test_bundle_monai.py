@@ -60,6 +60,8 @@ def random_bundle(tmp_path_factory) -> Path:
         spacing=(4.0, 3.5, 4.5),
         orientation="RAS",
         hu_window=(-160.0, 240.0),
+        # Two of the CT's axes become coarser, one finer.
+        anti_aliasing=True,
         patch=PATCH,
         partition=partition(sizes, "average"),
         training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
@@ -91,7 +93,7 @@ def leads(bundle: Bundle, ct: sitk.Image) -> np.ndarray:
 
     metadata = bundle.metadata
     grid = model_grid(ct, metadata.spacing, metadata.orientation)
-    volume = window(sitk.GetArrayFromImage(resample(ct, grid, "linear")), *metadata.hu_window)
+    volume = window(sitk.GetArrayFromImage(resample(ct, grid, anti_aliasing=metadata.anti_aliasing)), *metadata.hu_window)
     with torch.inference_mode():
         logits = sliding_window_inference(
             torch.from_numpy(volume)[None, None], metadata.patch, 1, bundle.network(), metadata.overlap, "gaussian"

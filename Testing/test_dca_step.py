@@ -10,7 +10,12 @@ from DCASegmentationLib.method.label_split import split_labels
 from DCASegmentationLib.method.log_gap import partition
 from DCASegmentationLib.method.network import DCANet
 from DCASegmentationLib.method.objective import segmentation_loss
-from DCASegmentationLib.training.dca_step import supervised_losses, unsupervised_loss
+from DCASegmentationLib.training.dca_step import (
+    pseudo_supervised_loss,
+    stitched_pseudo_labels,
+    supervised_losses,
+    unsupervised_loss,
+)
 from DCASegmentationLib.training.options import TrainingOptions
 from DCASegmentationLib.training.strategies.dca import DCA
 from DCASegmentationLib.training.strategies.strategy import Batch, Moment
@@ -153,3 +158,44 @@ def test_in_the_aggregation_stage_encoder_and_experts_get_no_gradient(network, v
     (losses["aggregation"] + unsupervised_loss(network, volumes, options, "aggregation")[0]).backward()
     assert has_gradient(network.aggregation)
     assert not has_gradient(network.encoder) and not has_gradient(network.experts)
+
+
+def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, volumes, options):
+    torch.manual_seed(5)
+    teacher = DCANet(OWNERS, n_filters=2, norm="instance")
+    for expert in teacher.experts:
+        torch.nn.init.normal_(expert.head.weight)
+    pseudo = stitched_pseudo_labels(teacher, volumes)
+    assert len(pseudo.unique()) > 2, "pseudo-labels of one class would agree with any split"
+    loss, agreement = pseudo_supervised_loss(network, teacher, volumes, options)
+    logits = network.forward_parts(volumes).experts
+    expected = sum(
+        segmentation_loss(one, split_labels(pseudo, owned), options.dice_channels, owned)
+        for one, owned in zip(logits, OWNERS, strict=True)
+    )
+    torch.testing.assert_close(loss, expected)
+    assert 0 <= float(agreement) <= 1
+    loss.backward()
+    assert all(has_gradient(expert) for expert in network.experts) and has_gradient(network.encoder)
+    assert not has_gradient(network.aggregation) and not has_gradient(teacher)
+
+
+def test_unlabelled_patches_count_in_every_stage_that_learns_from_them():
+    options = TrainingOptions(n_filters=2, steps=1000, expert_pseudo_labels=True)
+    strategy = DCA(options, partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
+    weights = [strategy.weight(strategy.moment(step)) for step in range(1000)]
+    border = 650
+    assert sum(weight > 0 for weight in weights[:border]) > 0.8 * border
+    assert sum(weight > 0 for weight in weights[border:]) > 0.8 * (1000 - border)
+    assert weights[border - 1] == weights[-1] == options.unsupervised_weight
+
+
+def test_the_paper_preset_has_the_familys_batch_and_initialization_and_its_experts_learn_from_labels_alone():
+    paper = TrainingOptions.paper()
+    assert paper.joint_statistics and paper.initialization == "kaiming" and paper.upsampling == "transposed"
+    assert not paper.residual and not paper.expert_pseudo_labels and not paper.grid.anti_aliasing
+    strategy = DCA(TrainingOptions.paper(n_filters=4, norm="instance"), partition({1: 9, 2: 5, 3: 5, 4: 1}, "top2"))
+    wide = strategy.network.encoder.blocks[3][3]
+    assert wide.weight.std().item() == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.03)
+    batch = Batch(torch.zeros(1), torch.zeros(1), [()], torch.zeros(1))
+    assert strategy.parts(strategy.moment(5000), batch) == ("all",)

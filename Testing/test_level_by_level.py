@@ -43,13 +43,28 @@ def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
         torch.testing.assert_close(ours.attention[level], weights, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"fusion": "concat"}, {"fusion": "none"}, {"norm": "batch"}], ids=str)
+@pytest.mark.parametrize("options", [{"fusion": "concat"}, {"fusion": "none"}, {"norm": "batch"}, {"upsampling": "trilinear"}], ids=str)
 @torch.inference_mode()
 def test_other_networks_give_their_result_too(volume, options):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, **options).eval()
     ours, parts = answer(network, volume, Wanted(stitched=True)), network.forward_parts(volume)
     torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wanted", [EVERYTHING, Wanted(), Wanted(False, True)], ids=str)
+@pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
+@torch.inference_mode()
+def test_a_correction_is_added_to_the_stitched_experts(volume, stitching, wanted):
+    network = DCANet([(1,), (2, 3), (4,)], n_filters=2, norm="instance", stitching=stitching, residual=True).eval()
+    torch.nn.init.normal_(network.aggregation.head.weight)
+    ours, parts = answer(network, volume, wanted), network.forward_parts(volume)
+    stitched = network.stitch(parts.experts)
+    assert not torch.allclose(parts.aggregated, stitched, atol=0.1)
+    if wanted.aggregated:
+        torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
+    if wanted.stitched:
+        torch.testing.assert_close(ours.stitched, stitched, rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from DCASegmentationLib.method.network import DCANet
+from DCASegmentationLib.method.transfer import start_from
+from DCASegmentationLib.method.vnet import Upsampling, initialize_kaiming
 from torch import nn
 
 SYNAPSE_OWNERS = ((6,), (1, 2, 3, 4, 5, 7, 8, 9, 10, 11), (12, 13))
@@ -120,15 +122,83 @@ def test_unknown_options_are_refused(option):
         DCANet(SMALL_OWNERS, n_filters=2, **option)
 
 
-def test_the_aggregation_decoder_can_start_from_what_the_experts_know(small_network, volume):
+@pytest.mark.parametrize("fusion", ["dfam", "average", "concat", "none"])
+@pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
+def test_a_correction_starts_with_exactly_the_stitched_experts(fusion, stitching, volume):
+    network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", fusion=fusion, stitching=stitching, residual=True)
+    parts = network.forward_parts(volume)
+    assert torch.equal(parts.aggregated, network.stitch(parts.experts))
+    assert network.aggregation is not None
+    network.aggregation.copy_blocks(network.experts[1])
+    assert torch.equal(network(volume), network.stitch(parts.experts))
+
+
+def test_a_correction_learns_while_the_experts_it_corrects_get_no_gradient(volume):
+    network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", residual=True)
+    encoded = network.encoder(volume)
+    network.aggregate(encoded, network.decode_experts(encoded))[0].square().mean().backward()
+    assert network.aggregation is not None and network.aggregation.head.weight.grad.abs().sum() > 0
+    assert all(expert.head.weight.grad is None for expert in network.experts)
+
+
+def test_the_aggregation_decoder_takes_the_blocks_of_a_plain_expert(small_network):
     aggregation, experts = small_network.aggregation, list(small_network.experts)
     assert aggregation is not None
-    aggregation.start_from(experts, SMALL_OWNERS, plain=1)
-    encoded = small_network.encoder(volume)
-    nothing = [[torch.zeros_like(f) for f in expert.features] for expert in small_network.decode_experts(encoded)]
-    logits, _ = aggregation(encoded, nothing)
-    torch.testing.assert_close(logits[:, [0, 2, 3]], experts[1](encoded).logits[:, [0, 2, 3]])
-    assert torch.equal(aggregation.head.weight[4], experts[2].head.weight[4])
-    assert torch.equal(aggregation.head.bias[1], experts[0].head.bias[1])
+    aggregation.copy_blocks(experts[1])
+    for own, other in ((aggregation.ups, experts[1].ups), (aggregation.blocks, experts[1].blocks)):
+        for one, two in zip(own.parameters(), other.parameters(), strict=True):
+            assert torch.equal(one, two)
     with pytest.raises(ValueError, match="plain V-Net expert"):
-        aggregation.start_from(experts, SMALL_OWNERS, plain=2)
+        aggregation.copy_blocks(experts[2])
+
+
+def nyquist_share(features: torch.Tensor) -> float:
+    """Energy of the highest frequency along depth against that of its neighbors, over all channels."""
+    power = torch.fft.rfft(features.detach() - features.detach().mean(), dim=2).abs().square().sum(dim=(0, 1, 3, 4))
+    return float(power[-1] / power[-4:-1].mean())
+
+
+@pytest.mark.parametrize(("mode", "clean"), [("transposed", False), ("transposed_icnr", True), ("trilinear", True)])
+def test_only_a_transposed_convolution_starts_with_a_checkerboard(mode, clean):
+    torch.manual_seed(0)
+    up = Upsampling(16, 8, "instance", mode)
+    assert up(torch.zeros(1, 16, 4, 6, 8)).shape == (1, 8, 8, 12, 16)
+    coarse = torch.nn.functional.avg_pool3d(torch.rand(1, 16, 34, 34, 34), 3, stride=1)
+    assert (nyquist_share(up(coarse)) < 2) == clean
+
+
+def test_another_up_sampling_is_refused():
+    with pytest.raises(ValueError, match="upsampling"):
+        DCANet(SMALL_OWNERS, n_filters=2, upsampling="bilinear")
+
+
+def test_kaiming_initialization_leaves_what_starts_at_zero():
+    torch.manual_seed(0)
+    network = DCANet(SMALL_OWNERS, n_filters=8, norm="instance", residual=True)
+    initialize_kaiming(network)
+    wide = network.encoder.blocks[3][3]
+    assert wide.weight.std().item() == pytest.approx((2 / (64 * 27)) ** 0.5, rel=0.02)
+    assert network.aggregation is not None
+    assert not network.aggregation.head.weight.any()
+    assert not network.aggregation.fusions[0].gate.weight.any()
+
+
+def test_a_network_with_trilinear_up_sampling_can_start_from_one_with_transposed_convolutions(volume):
+    torch.manual_seed(1)
+    initial = DCANet(SMALL_OWNERS, n_filters=2, norm="instance")
+    network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", upsampling="trilinear", residual=True)
+    start_from(network, initial)
+    kernels, reduced = initial.experts[0].ups[0][0].weight, network.experts[0].ups[0][0].reduce.weight
+    torch.testing.assert_close(reduced[:, :, 0, 0, 0], kernels.mean(dim=(2, 3, 4)).T)
+    # Where all eight kernels are alike and the features constant, both up-samplings are the same.
+    with torch.no_grad():
+        initial.experts[0].ups[0][0].weight.copy_(kernels.mean(dim=(2, 3, 4), keepdim=True).expand_as(kernels))
+    constant = torch.rand(1, 32, 1, 1, 1).expand(1, 32, 4, 4, 4)
+    torch.testing.assert_close(network.experts[0].ups[0][0](constant), initial.experts[0].ups[0][0](constant))
+    parts = network.forward_parts(volume)
+    assert torch.equal(parts.aggregated, network.stitch(parts.experts))
+
+
+def test_networks_that_differ_in_more_do_not_start_from_each_other():
+    with pytest.raises(ValueError, match="n_filters"):
+        start_from(DCANet(SMALL_OWNERS, n_filters=4, norm="instance"), DCANet(SMALL_OWNERS, n_filters=2, norm="instance"))

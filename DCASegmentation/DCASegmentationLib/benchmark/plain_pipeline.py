@@ -25,7 +25,7 @@ def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.
     metadata = bundle.metadata
     grid = model_grid(ct, metadata.spacing, metadata.orientation)
     # A view does not keep its image alive: each image has a name for as long as its view is used.
-    resampled = resample(ct, grid)
+    resampled = resample(ct, grid, anti_aliasing=metadata.anti_aliasing)
     volume = window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
     with torch.inference_mode():
         logits: Any = sliding_window_inference(

@@ -82,7 +82,8 @@ class Metadata:
     ``spacing`` (x, y, z) in mm and ``orientation`` (directions of increasing x, y and z index) are those of the model
     grid; ``hu_window`` are the HU that become 0 and 1; ``patch`` is (depth, height, width) in voxels of the model
     grid, the order of the network's arrays, and ``overlap`` the share of its sides that neighboring windows have in
-    common unless a run asks for another: what the model was measured with. ``network`` are the options of ``DCANet``;
+    common unless a run asks for another: what the model was measured with. ``anti_aliasing`` says whether CTs are
+    filtered on their way to a coarser model grid, as they were in training. ``network`` are the options of ``DCANet``;
     it and ``weights`` are filled in when the bundle is saved. ``licence`` is the weights'. ``limits`` are sentences on
     what the model cannot do.
     """
@@ -105,6 +106,7 @@ class Metadata:
     network: Mapping[str, Any] = field(default_factory=dict)
     weights: Weights = UNSAVED
     overlap: float = DEFAULT_OVERLAP
+    anti_aliasing: bool = False
 
     @property
     def class_names(self) -> list[str]:
@@ -129,6 +131,7 @@ def _own_fields(metadata: Metadata) -> dict[str, Any]:
         "spacing_mm": list(metadata.spacing),
         "orientation": metadata.orientation,
         "hu_window": list(metadata.hu_window),
+        "anti_aliasing": metadata.anti_aliasing,
         "patch": list(metadata.patch),
         "overlap": metadata.overlap,
         "network": dict(metadata.network),

@@ -96,6 +96,8 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
         scores=None if own.item("scores") is None else _scores(own.part("scores"), vocabulary),
         weights=_weights(own.part("weights")),
         overlap=overlap,
+        # Bundles from before there was a filter were trained without it.
+        anti_aliasing=own.values.get("anti_aliasing") is True,
     )
 
 

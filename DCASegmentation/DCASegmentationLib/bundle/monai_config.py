@@ -13,6 +13,9 @@ from typing import Any
 from .metadata import WEIGHTS, Metadata
 
 
+_FILTER = "DCASegmentationLib.bundle.anti_aliasing"
+
+
 def inference_config(metadata: Metadata) -> dict[str, Any]:
     """The content of ``configs/inference.json``.
 
@@ -20,11 +23,13 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
     spacing stand here in reverse.
     """
     low, high = metadata.hu_window
+    pixdim = list(metadata.spacing[::-1])
     return {
         "imports": [
             "$import numpy",
             "$import torch",
             "$from DCASegmentationLib.bundle.exact_rotation import with_exact_rotation",
+            *(["$import functools", f"$from {_FILTER} import filter_before_spacing"] if metadata.anti_aliasing else []),
         ],
         "bundle_root": ".",
         "image": "ct.nii.gz",
@@ -42,7 +47,8 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
                 {"_target_": "EnsureChannelFirstd", "keys": "image"},
                 {"_target_": "Lambdad", "keys": "image", "func": "$with_exact_rotation"},
                 {"_target_": "Orientationd", "keys": "image", "axcodes": metadata.orientation[::-1], "labels": None},
-                {"_target_": "Spacingd", "keys": "image", "pixdim": list(metadata.spacing[::-1]), "mode": "bilinear"},
+                *(_filter(pixdim) if metadata.anti_aliasing else []),
+                {"_target_": "Spacingd", "keys": "image", "pixdim": pixdim, "mode": "bilinear"},
                 {
                     "_target_": "ScaleIntensityRanged",
                     "keys": "image",
@@ -118,3 +124,9 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         },
         "run": ["$@evaluator.run()"],
     }
+
+
+def _filter(pixdim: list[float]) -> list[dict[str, Any]]:
+    """The step before ``Spacingd`` for a model whose CTs are filtered."""
+    func = f"$functools.partial(filter_before_spacing, pixdim={pixdim})"
+    return [{"_target_": "Lambdad", "keys": "image", "func": func, "track_meta": True}]

@@ -309,7 +309,7 @@ class Segmenter:
     def _windowed_volume(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
         """The network's input on ``grid``, and where the body is, if it is to be found."""
         low, high = self._model.metadata.hu_window
-        resampled = resample(ct, grid, "linear")
+        resampled = resample(ct, grid, anti_aliasing=self._model.metadata.anti_aliasing)
         hu = sitk.GetArrayViewFromImage(resampled)
         body = find_body(hu, grid.spacing) if find else None
         return torch.from_numpy(window(hu, low, high)), body

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .vnet import ConvBlock, Norm, Upsampling
+from .vnet import ConvBlock, Norm, Upsampling, UpsamplingMode
 
 # {DeB-6, DeB-7, DeB-8, DeB-9} of the head, medium and tail expert.
 PAPER_N_STAGES = ((2, 2, 1, 1), (3, 3, 2, 1), (4, 4, 3, 2))
@@ -41,13 +41,14 @@ class ExpertDecoder(nn.Module):
         n_stages: Sequence[int] = VNET_N_STAGES,
         dilation: Sequence[int] = (1, 1, 1, 1),
         dropout: float = 0.0,
+        upsampling: UpsamplingMode = "transposed",
     ) -> None:
         super().__init__()
         if len(n_stages) != 4 or len(dilation) != 4:
             raise ValueError("an expert has four decoder blocks: n_stages and dilation need four numbers each")
         self.n_stages = tuple(n_stages)
         widths = [n_filters * 2**level for level in (3, 2, 1, 0)]
-        self.ups = nn.ModuleList(Upsampling(2 * width, width, norm) for width in widths)
+        self.ups = nn.ModuleList(Upsampling(2 * width, width, norm, upsampling) for width in widths)
         self.blocks = nn.ModuleList(
             ConvBlock(width, width, stages, norm, spread)
             for width, stages, spread in zip(widths, n_stages, dilation, strict=True)
@@ -56,7 +57,7 @@ class ExpertDecoder(nn.Module):
         self.head = nn.Conv3d(n_filters, out_channels, kernel_size=1)
 
     def forward(self, encoded: Sequence[Tensor]) -> Decoded:
-        """``encoded`` are x1 to x5 of the encoder."""
+        """F6 to F9 and the logits from x1 to x5 of the encoder, ``encoded``."""
         features: list[Tensor] = []
         stream = encoded[-1]
         for up, block, skip in zip(self.ups, self.blocks, reversed(encoded[:-1]), strict=True):

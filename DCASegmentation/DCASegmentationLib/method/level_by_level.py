@@ -48,6 +48,7 @@ def answer(network: DCANet, volume: Tensor, wanted: Wanted) -> Answer:
         raise ValueError("this network has no attention")
     experts = cast("list[ExpertDecoder]", list(network.experts))
     aggregates = wanted.aggregated and decoder is not None
+    corrects = aggregates and network.residual
     skips = network.encoder(volume)
     stream = skips.pop()
     features = [stream] * len(experts)
@@ -67,12 +68,15 @@ def answer(network: DCANet, volume: Tensor, wanted: Wanted) -> Answer:
                 stream = _through(decoder.blocks[index], _fused(fuse, features, stream, weights))
             del weights
     stitched = None
-    if wanted.stitched or (wanted.aggregated and decoder is None):
+    if wanted.stitched or corrects or (wanted.aggregated and decoder is None):
         stitched = _stitched(network, features)
     del features
     if decoder is None:
         return Answer(stitched if wanted.aggregated else None, stitched if wanted.stitched else None, {})
-    return Answer(decoder.head(stream) if aggregates else None, stitched, attention)
+    aggregated = decoder.head(stream) if aggregates else None
+    if corrects and aggregated is not None and stitched is not None:
+        aggregated.add_(stitched)
+    return Answer(aggregated, stitched if wanted.stitched else None, attention)
 
 
 def _through(block: nn.Module, features: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES, Decoded, ExpertDecoder
 from .fusion import FusionKind, fusion
 from .stitching import StitchingMode, stitch
-from .vnet import ConvBlock, Encoder, Norm, Upsampling
+from .vnet import ConvBlock, Encoder, Norm, Upsampling, UpsamplingMode
 
 LEVELS = (1, 2, 3, 4)
 
@@ -32,10 +32,18 @@ class Parts(NamedTuple):
 class AggregationDecoder(nn.Module):
     """The decoder D_A: at each level up-sampling, added skip, fusion with the experts, a convolution block."""
 
-    def __init__(self, n_filters: int, out_channels: int, norm: Norm, n_experts: int, kind: FusionKind) -> None:
+    def __init__(
+        self,
+        n_filters: int,
+        out_channels: int,
+        norm: Norm,
+        n_experts: int,
+        kind: FusionKind,
+        upsampling: UpsamplingMode = "transposed",
+    ) -> None:
         super().__init__()
         widths = [n_filters * 2**level for level in (3, 2, 1, 0)]
-        self.ups = nn.ModuleList(Upsampling(2 * width, width, norm) for width in widths)
+        self.ups = nn.ModuleList(Upsampling(2 * width, width, norm, upsampling) for width in widths)
         self.fusions = nn.ModuleList(fusion(kind, width, n_experts) for width in widths)
         self.blocks = nn.ModuleList(
             ConvBlock(width, width, stages, norm) for width, stages in zip(widths, VNET_N_STAGES, strict=True)
@@ -59,22 +67,21 @@ class AggregationDecoder(nn.Module):
             stream = block(fused.features)
         return self.head(stream), attention
 
-    def start_from(self, experts: Sequence[ExpertDecoder], owners: Sequence[Sequence[int]], plain: int) -> None:
-        """Take over what the experts know: the blocks of ``experts[plain]``, and from each organ's owner its logit.
+    def copy_blocks(self, expert: ExpertDecoder) -> None:
+        """Take the up-sampling and convolution blocks of ``expert``.
 
-        The plain V-Net expert has the same blocks, but to its head the organs of the others are background, and a
-        logit that has learned to be never the largest is slow to unlearn it. The fusions keep their weights. Raises
-        ValueError if the expert has other blocks.
+        The fusions and the head keep their weights: the head reads features to which the fusions have added those of
+        all experts, which no expert's head has ever seen. Raises ValueError if the expert has other blocks.
         """
-        expert = experts[plain]
         if expert.n_stages != VNET_N_STAGES:
             raise ValueError("only a plain V-Net expert has the blocks of the aggregation decoder")
-        for own, other in ((self.ups, expert.ups), (self.blocks, expert.blocks), (self.head, expert.head)):
+        for own, other in ((self.ups, expert.ups), (self.blocks, expert.blocks)):
             own.load_state_dict(other.state_dict())
-        with torch.no_grad():
-            for owner, owned in zip(experts, owners, strict=True):
-                for own_parameter, parameter in zip(self.head.parameters(), owner.head.parameters(), strict=True):
-                    own_parameter[list(owned)] = parameter[list(owned)]
+
+    def zero_head(self) -> None:
+        """Let every logit be zero until training changes it."""
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
 
 class DCANet(nn.Module):
@@ -84,6 +91,11 @@ class DCANet(nn.Module):
     expert without labels is not built. One set of owners gives the paper's single-decoder baseline; ``aggregation``
     off leaves the stitched experts as the result. Defaults are the paper's, save for the stitching: see
     ``stitching.stitch``.
+
+    With ``residual`` the logits of the aggregation decoder are a correction: they are added to the stitched experts'
+    logits, without a gradient for these, and start at zero. So the network begins with exactly the stitched experts'
+    answer. The paper's decoder (``residual`` off) has to learn every organ anew. ``upsampling``: see
+    ``vnet.Upsampling``.
 
     The sides of a volume must be divisible by 16. Raises ValueError for options that do not fit together.
     """
@@ -102,6 +114,8 @@ class DCANet(nn.Module):
         aggregation: bool = True,
         stitching: StitchingMode = "background_relative",
         dropout: float = 0.0,
+        upsampling: UpsamplingMode = "transposed",
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if not len(owners) == len(n_stages) == len(dilations):
@@ -113,6 +127,7 @@ class DCANet(nn.Module):
             raise ValueError(f"owners must hold each label from 1 to K exactly once, got {list(owners)}")
         self.out_channels = len(labels) + 1
         self.stitching: StitchingMode = stitching
+        self.residual = residual
         self.options: dict[str, Any] = {
             "owners": [list(owned) for owned in owners],
             "in_channels": in_channels,
@@ -124,17 +139,23 @@ class DCANet(nn.Module):
             "aggregation": aggregation,
             "stitching": stitching,
             "dropout": dropout,
+            "upsampling": upsampling,
+            "residual": residual,
         }
         # Position of each built expert among head, medium and tail: an empty group leaves a gap.
         self.expert_slots = tuple(built)
         self.encoder = Encoder(in_channels, n_filters, norm, dropout)
         self.experts = nn.ModuleList(
-            ExpertDecoder(n_filters, self.out_channels, norm, n_stages[expert], dilations[expert], dropout)
+            ExpertDecoder(n_filters, self.out_channels, norm, n_stages[expert], dilations[expert], dropout, upsampling)
             for expert in built
         )
         self.aggregation = (
-            AggregationDecoder(n_filters, self.out_channels, norm, len(built), fusion) if aggregation else None
+            AggregationDecoder(n_filters, self.out_channels, norm, len(built), fusion, upsampling)
+            if aggregation
+            else None
         )
+        if residual and self.aggregation is not None:
+            self.aggregation.zero_head()
 
     @property
     def has_weights(self) -> bool:
@@ -160,8 +181,23 @@ class DCANet(nn.Module):
         logits = tuple(expert.logits for expert in decoded)
         if self.aggregation is None:
             return Parts(self.stitch(logits), logits, {})
-        aggregated, attention = self.aggregation(encoded, [expert.features for expert in decoded], attention_levels)
+        aggregated, attention = self.aggregate(encoded, decoded, attention_levels)
         return Parts(aggregated, logits, attention)
+
+    def aggregate(
+        self, encoded: Sequence[Tensor], decoded: Sequence[Decoded], attention_levels: Collection[int] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The final logits (batch, channel, depth, height, width), and the attention of ``attention_levels``.
+
+        ``encoded`` are x1 to x5 of the encoder, ``decoded`` what the experts made of them. Raises ValueError for a
+        network without aggregation decoder.
+        """
+        if self.aggregation is None:
+            raise ValueError("this network has no aggregation decoder")
+        logits, attention = self.aggregation(encoded, [expert.features for expert in decoded], attention_levels)
+        if self.residual:
+            logits = logits + self.stitch([expert.logits for expert in decoded]).detach()
+        return logits, attention
 
     def decode_experts(self, encoded: Sequence[Tensor]) -> list[Decoded]:
         """Features and logits of every expert from x1 to x5 of the encoder."""

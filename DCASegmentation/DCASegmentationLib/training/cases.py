@@ -89,7 +89,7 @@ def prepare_case(
     if grid.shape is not None:
         target = grid_of_shape(ct, grid.shape, grid.orientation)
         spacing = (target.spacing[2], target.spacing[1], target.spacing[0])
-    hu = sitk.GetArrayFromImage(resample(ct, target, "linear"))
+    hu = sitk.GetArrayFromImage(resample(ct, target, anti_aliasing=grid.anti_aliasing))
     hu = np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
     if labels is None:
         return Case(name, hu, None, spacing=spacing)

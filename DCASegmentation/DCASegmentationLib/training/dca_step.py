@@ -1,8 +1,8 @@
 """The losses of one training step of DCA, each in a graph of its own (section "Aggregate" of the slides).
 
-The experts learn from labelled patches alone, and the aggregation decoder hands no gradient to them. So the experts'
-pass over unlabelled patches needs no graph, and the two passes are two backward calls: the memory of one is free
-before the other begins. For the same reason the decoders may learn one after the other (see ``Stage``).
+In the paper the experts learn from labelled patches alone, and the aggregation decoder hands no gradient to them. So
+the experts' pass over unlabelled patches needs no graph, and the two passes are two backward calls: the memory of one
+is free before the other begins. For the same reason the decoders may learn one after the other (see ``Stage``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..method.experts import Decoded
 from ..method.label_split import split_labels
 from ..method.network import DCANet
 from ..method.objective import segmentation_loss
@@ -54,12 +55,39 @@ def supervised_losses(
                 expert.logits.float(), target, options.dice_channels, owned, class_balance, of_owned
             )
     if stage != "experts" and network.aggregation is not None and options.supervise_aggregation:
-        logits, _ = network.aggregation(encoded, [_detached(expert.features) for expert in decoded])
+        logits, _ = network.aggregate(encoded, [_detached(expert) for expert in decoded])
         organs = range(1, network.out_channels)
         losses["aggregation"] = segmentation_loss(
             logits.float(), labels, options.dice_channels, organs, class_balance, hidden
         )
     return losses
+
+
+@torch.no_grad()
+def stitched_pseudo_labels(teacher: DCANet, volumes: Tensor) -> Tensor:
+    """The stitched experts' labels (batch, depth, height, width) of ``volumes``, the paper's pseudo-label."""
+    decoded = teacher.decode_experts(teacher.encoder(volumes))
+    return teacher.stitch([expert.logits for expert in decoded]).argmax(dim=1)
+
+
+def pseudo_supervised_loss(
+    network: DCANet, teacher: DCANet, volumes: Tensor, options: TrainingOptions
+) -> tuple[Tensor, Tensor]:
+    """What the experts learn from unlabelled patches, and the share of voxels where they agree with the teacher.
+
+    ``teacher`` (the network with averaged weights) stitches the pseudo-label, and each expert learns its own split of
+    it, as it does of true labels. The encoder learns, too. Not in the paper, whose experts see labelled cases only.
+    """
+    pseudo_labels = stitched_pseudo_labels(teacher, volumes)
+    decoded = network.decode_experts(network.encoder(volumes))
+    losses = [
+        segmentation_loss(expert.logits.float(), split_labels(pseudo_labels, owned), options.dice_channels, owned)
+        for owned, expert in zip(network.owners, decoded, strict=True)
+    ]
+    with torch.no_grad():
+        found = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)
+        agreement = (found == pseudo_labels).float().mean()
+    return torch.stack(losses).sum(), agreement
 
 
 def unsupervised_loss(
@@ -75,9 +103,9 @@ def unsupervised_loss(
     with torch.set_grad_enabled(stage == "joint"):
         encoded = network.encoder(volumes)
     with torch.no_grad():
-        decoded = network.decode_experts(_detached(encoded))
+        decoded = network.decode_experts([feature.detach() for feature in encoded])
         pseudo_labels = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)
-    logits, _ = network.aggregation(encoded, [expert.features for expert in decoded])
+    logits, _ = network.aggregate(encoded, decoded)
     loss = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, range(1, network.out_channels))
     with torch.no_grad():
         agreement = (logits.argmax(dim=1) == pseudo_labels).float().mean()
@@ -92,5 +120,5 @@ def channels_of(labels: Sequence[Sequence[int]], n_channels: int, device: torch.
     return mask
 
 
-def _detached(features: Sequence[Tensor]) -> list[Tensor]:
-    return [feature.detach() for feature in features]
+def _detached(decoded: Decoded) -> Decoded:
+    return Decoded([feature.detach() for feature in decoded.features], decoded.logits.detach())

@@ -28,7 +28,9 @@ def fine_tuning_options(metadata: Metadata, **changes: Any) -> TrainingOptions:
     ``changes``. A grid among these is another preparation of the CTs, which the model has to get used to."""
     network = metadata.network
     shape = {
-        "grid": GridOptions(metadata.spacing, metadata.orientation, metadata.hu_window),
+        "grid": GridOptions(
+            metadata.spacing, metadata.orientation, metadata.hu_window, anti_aliasing=metadata.anti_aliasing
+        ),
         "patch": metadata.patch,
         "partition": metadata.partition.mode,
         "n_filters": network["n_filters"],
@@ -38,5 +40,8 @@ def fine_tuning_options(metadata: Metadata, **changes: Any) -> TrainingOptions:
         "fusion": network["fusion"],
         "aggregation": network["aggregation"],
         "stitching": network["stitching"],
+        # Bundles from before these options existed lack them.
+        "upsampling": network.get("upsampling", "transposed"),
+        "residual": network.get("residual", False),
     }
     return TrainingOptions(**{**shape, **CAREFUL, **changes})

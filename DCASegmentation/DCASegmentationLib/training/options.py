@@ -10,7 +10,7 @@ from ..method.fusion import FusionKind
 from ..method.objective import DiceChannels
 from ..method.partition import PartitionMode
 from ..method.stitching import StitchingMode
-from ..method.vnet import Norm
+from ..method.vnet import Norm, UpsamplingMode
 
 Preset = Literal["default", "paper"]
 Scaling = Literal["window", "z_score"]
@@ -20,6 +20,9 @@ StrategyName = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 @dataclass(frozen=True)
 class GridOptions:
     """The model grid: ``spacing`` (x, y, z) in mm, ``orientation``, and the HU window mapped to 0..1.
+
+    ``anti_aliasing`` filters a CT along each axis that becomes coarser, as inference then does (see
+    ``imaging.resampling``).
 
     The other two are for comparison with published protocols, and no bundle has them: ``shape`` (depth, height, width)
     gives every case so many voxels whatever its size in mm, in place of ``spacing``; ``scaling`` "z_score" takes HU
@@ -31,6 +34,7 @@ class GridOptions:
     hu_window: tuple[float, float] = (-125.0, 275.0)
     shape: tuple[int, int, int] | None = None
     scaling: Scaling = "window"
+    anti_aliasing: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,19 @@ class TrainingOptions:
     norm: Norm = "instance"
     # All patches of a step, labelled or not, go through encoder and experts as one batch, in one graph, so that batch
     # norm has the statistics of all, for time and memory of the plain pass. Instance norm and stages have no use for
-    # it. Off in the paper's preset, too: its slides do not say which patches share statistics.
+    # it. On in the paper's preset: the family's networks (GALoss, DHC, M3HL) see labelled and unlabelled patches as
+    # one batch.
     joint_statistics: bool = False
+    # "kaiming" draws the weights of 3x3x3, 2x2x2 and 1x1x1 convolutions from N(0, 2 / fan-in), as GALoss and DHC do;
+    # "torch" leaves PyTorch's own, which is narrower.
+    initialization: Literal["torch", "kaiming"] = "torch"
     n_stages: tuple[tuple[int, ...], ...] = PAPER_N_STAGES
     dilations: tuple[tuple[int, ...], ...] = PAPER_DILATIONS
     fusion: FusionKind = "dfam"
+    # Transposed convolutions leave a checkerboard in features and attention maps (see method.vnet.Upsampling).
+    upsampling: UpsamplingMode = "trilinear"
+    # The aggregation decoder's logits correct the stitched experts' and start at zero (see method.network.DCANet).
+    residual: bool = True
     # A raw stitch is moved by the constant that a softmax leaves free in each expert's logits.
     stitching: StitchingMode = "background_relative"
     patch: tuple[int, int, int] = (48, 48, 48)
@@ -81,14 +93,18 @@ class TrainingOptions:
     # have become. It hands them no gradient, so nothing is lost, a step takes half the time, and both stages have a
     # schedule of their own. 0 trains all together.
     experts_first: float = 0.65
-    # The aggregation decoder has the blocks of the medium expert and starts its stage as a copy of it; "as_is" leaves
+    # The aggregation decoder starts its stage with the blocks of the medium expert, which are its own; "as_is" leaves
     # it the weights it has: fresh ones, or those of the model that the run starts from.
     aggregation_start: Literal["medium", "as_is"] = "medium"
+    # The experts and the encoder learn from unlabelled patches, too: from the averaged stitched experts' labels. The
+    # paper's experts do not. On three balls (Testing/test_training.py), 120 steps, three seeds, it cost 0.15 of mean
+    # Dice: what the teacher has not learned yet is taught as background.
+    expert_pseudo_labels: bool = False
     unsupervised_weight: float = 1.0
     # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved.
-    negligible_weight: float = 0.8
-    # Share of the steps (of the aggregation's stage, where there are two) over which the unsupervised weight grows.
-    ramp_fraction: float = 1.0
+    negligible_weight: float = 0.05
+    # Share of the steps (of a stage's, where there are two) over which the unsupervised weight grows.
+    ramp_fraction: float = 0.5
     # Weights averaged over some last hundred steps; what is validated and shipped. None keeps the plain weights.
     averaging: float | None = 0.998
     augment: bool = True
@@ -101,10 +117,15 @@ class TrainingOptions:
         """Preset ``paper``: section 3.6 of the method's dossier, with the paper's patch, batch, optimizer and loss."""
         literal: dict[str, Any] = {
             # The family's voxels (see training.preprocessing); the slides state none.
-            "grid": GridOptions(spacing=(1.5, 1.5, 2.0)),
+            "grid": GridOptions(spacing=(1.5, 1.5, 2.0), anti_aliasing=False),
             "partition": "sequential",
             "n_filters": 16,
             "norm": "batch",
+            "joint_statistics": True,
+            "upsampling": "transposed",
+            "residual": False,
+            # Kaiming: GALoss's network A, DHC's both.
+            "initialization": "kaiming",
             "stitching": "raw",
             "patch": (96, 96, 96),
             "labelled_per_step": 2,
@@ -120,8 +141,10 @@ class TrainingOptions:
             "supervise_aggregation": False,
             "experts_first": 0.0,
             "aggregation_start": "as_is",
+            "expert_pseudo_labels": False,
             "unsupervised_weight": 10.0,
             "negligible_weight": 0.0,
+            "ramp_fraction": 1.0,
             "averaging": None,
             "augment": False,
             "mixed_precision": False,
@@ -133,13 +156,24 @@ class TrainingOptions:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
+        """Options from ``to_json``. Those of an older version that lack an option have what it did before."""
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
             raise ValueError(f"unknown training options: {', '.join(unknown)}")
-        values = {key: _tuples(value) for key, value in data.items()}
-        grid = {key: _tuples(value) for key, value in data.get("grid", {}).items()}
+        values = {key: _tuples(value) for key, value in {**_BEFORE, **data}.items()}
+        grid = {key: _tuples(value) for key, value in {**_GRID_BEFORE, **data.get("grid", {})}.items()}
         return cls(**{**values, "grid": GridOptions(**grid)})
+
+
+# What a run of a version without the option did.
+_BEFORE: dict[str, Any] = {
+    "upsampling": "transposed",
+    "residual": False,
+    "initialization": "torch",
+    "expert_pseudo_labels": False,
+}
+_GRID_BEFORE: dict[str, Any] = {"anti_aliasing": False}
 
 
 def _tuples(value: Any) -> Any:

@@ -66,6 +66,7 @@ def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
         spacing=options.grid.spacing,
         orientation=options.grid.orientation,
         hu_window=options.grid.hu_window,
+        anti_aliasing=options.grid.anti_aliasing,
         patch=options.patch,
         partition=record.partition,
         training_data=training_data,

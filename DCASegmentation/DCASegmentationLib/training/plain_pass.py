@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..method.experts import Decoded
 from ..method.label_split import split_labels
 from ..method.network import DCANet
 from ..method.objective import segmentation_loss
@@ -48,8 +49,9 @@ def plain_losses(
             of_owned,
         )  # fmt: skip
     first = 0 if options.supervise_aggregation or aggregate_all else count
-    aggregated, _ = network.aggregation(
-        [level[first:] for level in encoded], [[level[first:].detach() for level in one.features] for one in decoded]
+    aggregated, _ = network.aggregate(
+        [level[first:] for level in encoded],
+        [Decoded([level[first:].detach() for level in one.features], one.logits[first:].detach()) for one in decoded],
     )
     organs = range(1, n_channels)
     if options.supervise_aggregation:

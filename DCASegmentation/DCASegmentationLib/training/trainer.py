@@ -17,6 +17,7 @@ from torch import nn
 from ..errors import OutputError, UserError
 from ..method.log_gap import Partition
 from ..method.network import DCANet
+from ..method.transfer import start_from
 from ..organs import Vocabulary
 from .augmentation import augment_intensity
 from .averaging import AveragedWeights
@@ -324,27 +325,14 @@ def _require_labels(cases: Sequence[Case], vocabulary: Vocabulary) -> None:
 
 
 def _start_from(network: DCANet, initial: DCANet) -> None:
-    """Give ``network`` the weights of ``initial``, which may have other groups of organs.
-
-    To an expert an organ of the others is background, and a logit that has learned to be never the largest is slow to
-    unlearn it: where an expert gets an organ that it did not own, the logit keeps its fresh weights. Raises UserError
-    if ``initial`` is a network of other options.
-    """
-    heads: list[nn.Conv3d] = [expert.head for expert in network.experts]  # type: ignore[misc]
-    fresh = [[parameter.detach().clone() for parameter in head.parameters()] for head in heads]
+    """Raises UserError if ``initial`` is a network of other options than its groups and up-sampling."""
     try:
-        network.load_state_dict(initial.state_dict())
-    except RuntimeError:
+        start_from(network, initial)
+    except ValueError as error:
         raise UserError(
-            "The model to start from has a network of other options (organs, filters, stages, fusion or norm).",
+            f"The model to start from has a network of other options: {error}.",
             "Train with the options of that model, or start without it.",
         ) from None
-    before = dict(zip(initial.expert_slots, initial.owners, strict=True))
-    with torch.no_grad():
-        for slot, owned, head, values in zip(network.expert_slots, network.owners, heads, fresh, strict=True):
-            new = sorted(set(owned) - set(before[slot]))
-            for parameter, value in zip(head.parameters(), values, strict=True):
-                parameter[new] = value[new]
 
 
 def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:

@@ -9,7 +9,8 @@ import torch
 from ...method.experts import VNET_N_STAGES, ExpertDecoder
 from ...method.network import DCANet
 from ...method.partition import Partition
-from ..dca_step import Stage, supervised_losses, unsupervised_loss
+from ...method.vnet import initialize_kaiming
+from ..dca_step import Stage, pseudo_supervised_loss, supervised_losses, unsupervised_loss
 from ..options import TrainingOptions
 from ..plain_pass import plain_losses
 from .strategy import Batch, Loss, Moment, Strategy
@@ -17,7 +18,7 @@ from .strategy import Batch, Loss, Moment, Strategy
 
 def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
     """The whole network of DCA, or without its aggregation decoder where the options leave it out."""
-    return DCANet(
+    network = DCANet(
         owners=groups.owners,
         n_filters=options.n_filters,
         norm=options.norm,
@@ -26,7 +27,12 @@ def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
         fusion=options.fusion,
         aggregation=options.aggregation,
         stitching=options.stitching,
+        upsampling=options.upsampling,
+        residual=options.residual,
     )
+    if options.initialization == "kaiming":
+        initialize_kaiming(network)
+    return network
 
 
 class DCA(Strategy):
@@ -37,14 +43,19 @@ class DCA(Strategy):
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
         self.network = dca_network(options, groups)
+        # Averaged weights, which the trainer owns. In a tuple, or they would become part of this module.
+        self._teacher: tuple[DCANet, ...] = ()
 
     def moment(self, step: int) -> Moment:
         stage, first, length = stage_of(step, self.options)
         return Moment(step, stage, step - first, length)
 
     def begin(self, moment: Moment, averaged: DCANet | None) -> bool:
-        """At the first step of the aggregation's stage: on the averaged experts, and as a copy of the medium one if
-        that has its blocks. The optimizer's moments are those of weights that learn no more."""
+        """Start the aggregation's stage on the averaged experts, with the blocks of the medium one if they fit.
+
+        The optimizer's moments are those of weights that learn no more, so it starts anew.
+        """
+        self._teacher = () if averaged is None else (averaged,)
         if moment.stage != "aggregation" or moment.within:
             return False
         if averaged is not None:
@@ -52,20 +63,32 @@ class DCA(Strategy):
         aggregation, slots = self.network.aggregation, self.network.expert_slots
         medium = 1 in slots and tuple(self.options.n_stages[1]) == VNET_N_STAGES
         if aggregation is not None and medium and self.options.aggregation_start == "medium":
-            experts: list[ExpertDecoder] = list(self.network.experts)  # type: ignore[arg-type]
-            aggregation.start_from(experts, self.network.owners, plain=slots.index(1))
+            expert = self.network.experts[slots.index(1)]
+            assert isinstance(expert, ExpertDecoder)
+            aggregation.copy_blocks(expert)
+            if self.network.residual:
+                aggregation.zero_head()
         return True
 
     def weight(self, moment: Moment) -> float:
-        learns = moment.stage != "experts" and self.network.aggregation is not None
-        return super().weight(moment) if learns else 0.0
+        aggregates = moment.stage != "experts" and self.network.aggregation is not None
+        teaches = moment.stage != "aggregation" and self.options.expert_pseudo_labels
+        return super().weight(moment) if aggregates or teaches else 0.0
 
     def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
-        if self._in_one_graph(moment, batch):
-            return ("all",)
-        aggregation = self.network.aggregation is not None and self.options.supervise_aggregation
-        labelled = ("labelled",) if moment.stage != "aggregation" or aggregation else ()
-        return labelled + (("unlabelled",) if batch.unlabelled is not None else ())
+        names = []
+        aggregates = moment.stage != "experts" and self.network.aggregation is not None
+        in_one_graph = self._in_one_graph(moment, batch)
+        if in_one_graph:
+            names.append("all")
+        elif moment.stage != "aggregation" or (aggregates and self.options.supervise_aggregation):
+            names.append("labelled")
+        if batch.unlabelled is not None:
+            if moment.stage != "aggregation" and self.options.expert_pseudo_labels:
+                names.append("experts")
+            if aggregates and not in_one_graph:
+                names.append("unlabelled")
+        return tuple(names)
 
     def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
         stage: Stage = moment.stage  # type: ignore[assignment]  # made by stage_of
@@ -80,6 +103,11 @@ class DCA(Strategy):
                 torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
             )
         assert batch.unlabelled is not None
+        if part == "experts":
+            teacher = self._teacher[0] if self._teacher else self.network
+            loss, agreement = pseudo_supervised_loss(self.network, teacher, batch.unlabelled, self.options)
+            values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
+            return Loss(self.weight(moment) * loss, values)
         loss, agreement = unsupervised_loss(self.network, batch.unlabelled, self.options, stage)
         return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...method.network import DCANet, Parts
 from ...method.partition import Partition
+from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
 from .strategy import Batch, Loss, Moment, Strategy
 from .supervised import whole_label_loss
@@ -39,7 +40,10 @@ class PlainExperts(Strategy):
             n_stages=options.n_stages,
             dilations=options.dilations,
             aggregation=False,
+            upsampling=options.upsampling,
         )
+        if options.initialization == "kaiming":
+            initialize_kaiming(self.network)
 
     def weight(self, moment: Moment) -> float:
         return 0.0

@@ -17,6 +17,7 @@ from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.network import DCANet
 from ...method.objective import unsupervised_weight
 from ...method.partition import Partition
+from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
 
 
@@ -96,7 +97,7 @@ class Strategy(nn.Module):
 def plain_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0) -> DCANet:
     """The backbone with a single decoder, the paper's medium one, for all organs."""
     labels = sorted(label for owned in groups.owners for label in owned)
-    return DCANet(
+    network = DCANet(
         owners=[labels],
         n_filters=options.n_filters,
         norm=options.norm,
@@ -105,4 +106,8 @@ def plain_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0
         aggregation=False,
         stitching=options.stitching,
         dropout=dropout,
+        upsampling=options.upsampling,
     )
+    if options.initialization == "kaiming":
+        initialize_kaiming(network)
+    return network
