@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.evaluation.experiments.anatomies import LABELLED, TEST, UNLABELLED, VALIDATION, anatomies_cohort
 from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
 from DCASegmentationLib.evaluation.experiments.running import run_experiment
-from DCASegmentationLib.evaluation.experiments.runs import SCORES, Data, Runs
+from DCASegmentationLib.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, score_cases
 from DCASegmentationLib.evaluation.experiments.together import make_runs_of
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
@@ -43,6 +45,40 @@ def test_every_row_of_a_table_is_trained_and_tabulated(tmp_path, data, name):
     assert rows[0][3:] == ["large", "middle", "small"]
     told = json.loads((tmp_path / f"{name}.json").read_text())["arms"]
     assert all(0 <= arm["dice"] <= 1 for arm in told.values()) and outcome.groups["head"] == (1,)
+    for key, arm in told.items():
+        assert ("dca_minus_this" in arm) == (key != "dca")
+        assert ("decoder_minus_stitched_experts" in arm) == (key in outcome.stitched)
+    assert "dca" in outcome.stitched and "vnet" not in outcome.stitched
+
+
+def test_the_decoders_gain_over_its_experts_is_that_of_the_run(tmp_path, data):
+    only = Experiment("one", "One", (Arm("dca", "DCA"),))
+    runs = Runs(tmp_path, replace(COMMON, steps=20), data, [0])
+    outcome = run_experiment(only, runs)
+    network = runs.trained(only.arms[0]).network
+    experts = score_cases(StitchedExperts(network), runs.common, data.test, data.vocabulary)
+    assert outcome.stitched["dca"][0].by_case() == pytest.approx(experts.by_case(), abs=1e-4)
+    summed = json.loads((tmp_path / "one.json").read_text())["arms"]["dca"]["decoder_minus_stitched_experts"]
+    assert summed["dice"] == pytest.approx(outcome.scores["dca"][0].mean() - experts.mean(), abs=1e-3)
+
+
+def test_the_benchmark_on_anatomies_tests_on_people_whom_no_training_sees(tmp_path):
+    for name in {*LABELLED, *UNLABELLED, *VALIDATION, *TEST}:
+        (tmp_path / name).mkdir()
+    cohort, test, described = anatomies_cohort(tmp_path)
+
+    def people(sources):
+        return {Path(each.folder).name for source in sources for each in source.maps}
+
+    seen = people(cohort.labelled) | people(cohort.unlabelled) | people(cohort.validation)
+    assert people(test.labelled) == {"labels_bodyparts3d_male", "labels_spl_atlas"} and not seen & people(test.labelled)
+    everyone = [*cohort.labelled, *cohort.unlabelled, *cohort.validation, *test.labelled]
+    seeds = [seed for source in everyone for seed in range(source.first_seed, source.first_seed + source.count)]
+    assert len(seeds) == len(set(seeds))
+    assert "4 labelled of 2 people, 16 unlabelled of 4" in described
+    (tmp_path / "labels_spl_atlas").rmdir()
+    with pytest.raises(UserError, match="lacks labels_spl_atlas"):
+        anatomies_cohort(tmp_path)
 
 
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path, data, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from DCASegmentationLib.evaluation.method_table import MethodTable
 from DCASegmentationLib.evaluation.metrics import ASD, DICE
 from DCASegmentationLib.evaluation.scores import Scores
-from DCASegmentationLib.evaluation.uncertainty import bootstrap_interval, over_seeds
+from DCASegmentationLib.evaluation.uncertainty import bootstrap_interval, over_seeds, paired_difference
 from DCASegmentationLib.organs import SYNAPSE
 
 NAN = float("nan")
@@ -109,3 +109,21 @@ def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(dca, small_b
     assert row["liver"] == "" and row["spleen"] != ""
     none = dca("evaluate", "--bundle", small_bundle, "--data", tmp_path / "list.json", "--group", "validation")
     assert none.code == 2 and "no labelled case" in none.err
+
+
+def test_a_paired_difference_is_clear_where_every_case_gains_a_little_whatever_the_cases_differ_by():
+    hard_and_easy = [0.1, 0.5, 0.9, 0.3, 0.7, 0.2]
+    ours, theirs = scores_of([dice + 0.02 for dice in hard_and_easy]), scores_of(hard_and_easy)
+    gain = paired_difference([ours], [theirs])
+    assert (gain.mean, gain.low, gain.high) == pytest.approx((0.02, 0.02, 0.02)) and gain.is_clear
+    # The intervals of the two means overlap widely all the same.
+    assert bootstrap_interval(ours)[0] < bootstrap_interval(theirs)[1]
+    mixed = paired_difference([scores_of([0.2, 0.4, 1.0, 0.2, 0.8, 0.1])], [theirs])
+    assert not mixed.is_clear and mixed.low < mixed.mean < mixed.high
+    # Seeds are averaged first.
+    assert paired_difference([ours, theirs], [theirs]).mean == pytest.approx(0.01)
+
+
+def test_a_paired_difference_of_other_cases_is_refused():
+    with pytest.raises(ValueError, match="same cases"):
+        paired_difference([scores_of([0.5, 0.6])], [scores_of([0.5])])

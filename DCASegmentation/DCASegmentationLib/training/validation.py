@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
+from torch import nn
 
 from ..imaging.overlap import dice_by_label
 from ..method.network import DCANet
@@ -33,7 +34,7 @@ def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, o
 
 
 @torch.inference_mode()
-def predict(network: DCANet, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
+def predict(network: nn.Module, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
     """The label map (depth, height, width) of ``case`` by sliding window. Leaves the network's mode."""
     training = network.training
     network.eval()

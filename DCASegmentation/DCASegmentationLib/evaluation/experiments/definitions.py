@@ -62,7 +62,21 @@ def small_options(**changes: Any) -> TrainingOptions:
     return TrainingOptions(**{**small, **changes})
 
 
-_DCA = Arm("dca", "DCA")
+def anatomies_options(**changes: Any) -> TrainingOptions:
+    """Our default preset at 5 mm, for the benchmark on real anatomies (see ``anatomies``) on a CPU."""
+    settings: dict[str, Any] = {
+        "grid": GridOptions(spacing=(5.0, 5.0, 5.0)),
+        "patch": (32, 32, 32),
+        "steps": 6000,
+        "mixed_precision": False,
+    }
+    return TrainingOptions(**{**settings, **changes})
+
+
+DCA_KEY = "dca"
+"""The row that every experiment compares the others with."""
+
+_DCA = Arm(DCA_KEY, "DCA")
 _VNET = Arm("vnet", "V-Net, labelled part", {"strategy": "vnet"})
 _PLAIN_STAGES, _PLAIN_DILATIONS = (VNET_N_STAGES,) * 3, ((1, 1, 1, 1),) * 3
 
@@ -88,7 +102,7 @@ EXPERIMENTS = {
                 Arm("experts", "+ 3 experts, each on all organs, averaged", {"strategy": "plain_experts"}),
                 Arm("stitched", "+ LGA, stitched experts", {"aggregation": False}),
                 Arm("no-dfam", "+ LGA, aggregation decoder without DFAM", {"fusion": "none"}),
-                Arm("dca", "+ DFAM (DCA)"),
+                Arm(DCA_KEY, "+ DFAM (DCA)"),
             ),
         ),
         Experiment(
@@ -97,7 +111,7 @@ EXPERIMENTS = {
             (
                 Arm("average", "Average", {"partition": "average"}),
                 Arm("fixed", "Fixed thresholds (1 %, 10 %)", {"partition": "fixed"}),
-                Arm("dca", "LGA"),
+                Arm(DCA_KEY, "LGA"),
             ),
             by_group=True,
         ),
@@ -108,7 +122,7 @@ EXPERIMENTS = {
                 Arm("v1", "V1, all alike", {"n_stages": _PLAIN_STAGES, "dilations": _PLAIN_DILATIONS}),
                 Arm("v2", "V2, depth", {"n_stages": PAPER_N_STAGES, "dilations": _PLAIN_DILATIONS}),
                 Arm("v3", "V3, dilation", {"n_stages": _PLAIN_STAGES, "dilations": PAPER_DILATIONS}),
-                Arm("dca", "Depth and dilation (DCA)"),
+                Arm(DCA_KEY, "Depth and dilation (DCA)"),
             ),
         ),
     )
@@ -120,7 +134,7 @@ METHODS = EXPERIMENTS["baselines"].arms
 FUSIONS = (
     Arm("fusion-average", "Average", {"fusion": "average"}),
     Arm("fusion-concat", "Concat", {"fusion": "concat"}),
-    Arm("dca", "DFAM (DCA)"),
+    Arm(DCA_KEY, "DFAM (DCA)"),
 )
 """Figure 8."""
 

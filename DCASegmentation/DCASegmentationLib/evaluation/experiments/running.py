@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from ...organs import Vocabulary
 from ..method_table import Format, MethodTable
 from ..metrics import ASD
 from ..scores import Scores
-from ..uncertainty import bootstrap_interval, over_seeds
-from .definitions import Experiment
+from ..uncertainty import bootstrap_interval, over_seeds, paired_difference
+from .definitions import DCA_KEY, Experiment
 from .runs import Runs, rounded
 
 
@@ -25,6 +25,7 @@ class Outcome:
     scores: Mapping[str, Sequence[Scores]]
     groups: Mapping[str, Sequence[int]]
     vocabulary: Vocabulary
+    stitched: Mapping[str, Sequence[Scores]] = field(default_factory=dict)
 
 
 def run_experiment(experiment: Experiment, runs: Runs) -> Outcome:
@@ -32,7 +33,10 @@ def run_experiment(experiment: Experiment, runs: Runs) -> Outcome:
 
     Raises UserError if an arm needs labels that the data do not have.
     """
-    outcome = Outcome(experiment, runs.scores(experiment.arms), runs.groups(), runs.data.vocabulary)
+    scores = runs.scores(experiment.arms)
+    found = {arm.key: runs.stitched_scores(arm) for arm in experiment.arms}
+    stitched = {key: each for key, each in found.items() if each is not None}
+    outcome = Outcome(experiment, scores, runs.groups(), runs.data.vocabulary, stitched)
     write_tables(outcome, runs.folder)
     return outcome
 
@@ -48,8 +52,11 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """For each row: mean Dice and its deviation over seeds, the first seed's interval over cases, Dice by group."""
-    found = {}
+    """For each row: mean Dice and its deviation over seeds, the first seed's interval over cases, Dice by group.
+
+    DCA's row minus each other row, and a decoder minus its own stitched experts, have a paired interval over cases.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for arm in outcome.experiment.arms:
         runs = outcome.scores[arm.key]
         spread = over_seeds(runs)
@@ -66,4 +73,13 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "asd_mm": rounded(over_seeds(runs, ASD).mean),
             "asd_not_counted": sum(run.not_counted(ASD) for run in runs),
         }
+        if arm.key != DCA_KEY and DCA_KEY in outcome.scores:
+            found[arm.key]["dca_minus_this"] = _difference(outcome.scores[DCA_KEY], runs)
+        if arm.key in outcome.stitched:
+            found[arm.key]["decoder_minus_stitched_experts"] = _difference(runs, outcome.stitched[arm.key])
     return {"experiment": outcome.experiment.title, "arms": found}
+
+
+def _difference(runs: Sequence[Scores], others: Sequence[Scores]) -> dict[str, Any]:
+    difference = paired_difference(runs, others)
+    return {"dice": rounded(difference.mean), "interval_over_cases": [rounded(difference.low), rounded(difference.high)]}

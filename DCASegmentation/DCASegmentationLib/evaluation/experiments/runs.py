@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from ...errors import UserError
 from ...imaging.writing import write_json
 from ...method.log_gap import GROUPS
+from ...method.network import DCANet
 from ...method.partition import Partition
 from ...organs import Vocabulary
 from ...training.cases import Case
@@ -79,6 +82,14 @@ class Runs:
             arm.key: [read_scores(self._run_folder(arm, seed) / SCORES, self.data.vocabulary) for seed in self.seeds]
             for arm in arms
         }
+
+    def stitched_scores(self, arm: Arm) -> list[Scores] | None:
+        """Scores of the stitched experts of the arm's runs, in the order of the seeds; None for an arm without an
+        aggregation decoder, or where a run is from before they were measured."""
+        paths = [self._run_folder(arm, seed) / SCORES for seed in self.seeds]
+        if not all(path.exists() and '"stitched"' in path.read_text(encoding="utf-8") for path in paths):
+            return None
+        return [read_scores(path, self.data.vocabulary, "stitched") for path in paths]
 
     def make_missing(self, jobs: Sequence[tuple[Arm, int]]) -> None:
         """Make those runs (arm, seed) that are not there yet; arms of the same key are one.
@@ -153,21 +164,37 @@ class Runs:
         steps = trainer.options.steps
         trainer.run(validate_every=min(self.validate_every, steps), report=lambda line: report(line["step"] / steps))
         _use_scored_weights(trainer)
-        scores = score_cases(trainer.strategy, self.data.test, self.data.vocabulary)
-        cases = {
-            case: {metric.key: [rounded(value, 5) for value in scores.table(metric)[row]] for metric in scores.metrics}
-            for row, case in enumerate(scores.cases)
-        }
-        write_json({"arm": arm.title, "seed": seed, "steps": trainer.step, "cases": cases}, trainer.folder / SCORES)
+        network, options = trainer.strategy.network, trainer.options
+        scored = {"cases": score_cases(network, options, self.data.test, self.data.vocabulary)}
+        if network.aggregation is not None:
+            # What the decoder adds to its own experts is measured on every run.
+            stitched = StitchedExperts(network)
+            scored["stitched"] = score_cases(stitched, options, self.data.test, self.data.vocabulary)
+        content = {name: _cases_to_json(scores) for name, scores in scored.items()}
+        write_json({"arm": arm.title, "seed": seed, "steps": trainer.step, **content}, trainer.folder / SCORES)
 
 
-def score_cases(strategy: Strategy, cases: Sequence[Case], vocabulary: Vocabulary) -> Scores:
-    """Dice and ASD (mm) of a strategy's network on ``cases``, on the model grid."""
-    options = strategy.options
+class StitchedExperts(nn.Module):
+    """A network whose answer is that of its stitched experts, without its aggregation decoder."""
+
+    def __init__(self, network: DCANet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """Stitched logits (batch, channel, depth, height, width)."""
+        decoded = self.network.decode_experts(self.network.encoder(volume))
+        return self.network.stitch([expert.logits for expert in decoded])
+
+
+def score_cases(
+    network: nn.Module, options: TrainingOptions, cases: Sequence[Case], vocabulary: Vocabulary
+) -> Scores:
+    """Dice and ASD (mm) of a network on ``cases``, on the model grid."""
     scores = Scores(vocabulary, (DICE, ASD))
     for case in cases:
         assert case.labels is not None
-        predicted = predict(strategy.network, case, options)
+        predicted = predict(network, case, options)
         found = measure(predicted, case.labels, case.voxel_size(options.grid), len(vocabulary), (DICE, ASD))
         for values in found.values():
             values[[label - 1 for label in case.unknown]] = np.nan
@@ -175,12 +202,22 @@ def score_cases(strategy: Strategy, cases: Sequence[Case], vocabulary: Vocabular
     return scores
 
 
-def read_scores(path: Path, vocabulary: Vocabulary) -> Scores:
-    """What a run left. Raises UserError where it is damaged."""
+def _cases_to_json(scores: Scores) -> dict[str, dict[str, list[float | None]]]:
+    return {
+        case: {metric.key: [rounded(value, 5) for value in scores.table(metric)[row]] for metric in scores.metrics}
+        for row, case in enumerate(scores.cases)
+    }
+
+
+def read_scores(path: Path, vocabulary: Vocabulary, of: str = "cases") -> Scores:
+    """What a run left: the scores of its result, or with ``of`` "stitched" those of its stitched experts.
+
+    Raises UserError where the file is damaged or has no such scores.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         scores = Scores(vocabulary, (DICE, ASD))
-        for case, values in content["cases"].items():
+        for case, values in content[of].items():
             scores.add(case, {key: np.array(one, float) for key, one in values.items()})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Delete it; it is measured again.") from None

@@ -39,6 +39,8 @@ def cache_folder(cache: Path, grid: GridOptions) -> Path:
     side = "x".join(f"{spacing:g}" for spacing in grid.spacing) + "mm"
     if grid.shape is not None:
         side = "x".join(map(str, grid.shape)) + "voxels"
-    folder = cache / f"{side}-{grid.orientation}"
+    # Cases from before there was a filter lie in a folder without the suffix.
+    filtered = "-filtered" if grid.anti_aliasing else ""
+    folder = cache / f"{side}-{grid.orientation}{filtered}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,0 +1,98 @@
+"""How clean a network's attention is: energy at the Nyquist frequency, and flips of the dominant expert.
+
+Attention should follow organs. A checkerboard of the network's own making (see ``method.vnet.Upsampling``) shows as
+energy at the Nyquist frequency, and as a dominant expert that changes from voxel to voxel within one organ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..method.network import LEVELS, DCANet
+
+# How many lower frequencies the energy at the Nyquist frequency is compared with. The window spreads it over the one
+# next to it, which is left out.
+_NEIGHBORS = 3
+
+
+class AttentionQuality(NamedTuple):
+    """``nyquist`` is the ratio along (z, y, x), 1 where the highest frequency is as strong as those next to it;
+    ``flips`` the share of an organ's voxels that have a face neighbor of the same organ with another dominant expert
+    (NaN without organs)."""
+
+    nyquist: tuple[float, float, float]
+    flips: float
+
+
+def nyquist_ratio(maps: Tensor, axis: int) -> float:
+    """Energy of ``maps`` (batch, channel, depth, height, width) at the Nyquist frequency along ``axis`` (0 to 2),
+    divided by the mean energy of the next lower frequencies. Raises ValueError for a side that is odd or below 10."""
+    size = maps.shape[2 + axis]
+    if size % 2 or size < 2 * (_NEIGHBORS + 2):
+        raise ValueError(f"the Nyquist frequency needs an even side of at least 10 voxels, not {size}")
+    lines = maps.movedim(2 + axis, -1).double()
+    # The ends of a line do not meet: a window keeps that jump out of the highest frequencies.
+    window = torch.hann_window(size, dtype=torch.float64, device=maps.device)
+    power = torch.fft.rfft((lines - lines.mean(dim=-1, keepdim=True)) * window).abs().square()
+    energy = power.flatten(0, -2).sum(dim=0)
+    # The Nyquist frequency has no negative twin: its energy counts twice as much noise as that of the others.
+    return float(energy[-1] / energy[-2 - _NEIGHBORS : -2].mean().clamp(min=1e-30))
+
+
+def dominant_flips(attention: Tensor, labels: Tensor) -> tuple[int, int]:
+    """How many voxels of organs have a face neighbor of the same organ with another dominant expert, and how many
+    voxels of organs have such a neighbor at all. ``attention`` is (batch, expert, depth, height, width), ``labels``
+    (batch, depth, height, width)."""
+    dominant = attention.argmax(dim=1)
+    flipped = torch.zeros_like(labels, dtype=torch.bool)
+    inner = torch.zeros_like(flipped)
+    for axis in (1, 2, 3):
+        count = labels.shape[axis] - 1
+        organ, neighbor = labels.narrow(axis, 0, count), labels.narrow(axis, 1, count)
+        same = (organ == neighbor) & (organ > 0)
+        changed = same & (dominant.narrow(axis, 0, count) != dominant.narrow(axis, 1, count))
+        for start in (0, 1):
+            inner.narrow(axis, start, count).logical_or_(same)
+            flipped.narrow(axis, start, count).logical_or_(changed)
+    return int(flipped.sum()), int(inner.sum())
+
+
+@torch.inference_mode()
+def measure_attention(network: DCANet, volumes: Iterable[np.ndarray], patch: Sequence[int]) -> AttentionQuality:
+    """The quality of the full-resolution attention on ``volumes`` (depth, height, width; 0 to 1, the network's input).
+
+    Each volume is cut into windows of ``patch`` that do not overlap. Raises ValueError for a network without attention
+    or when no volume holds a window.
+    """
+    level = LEVELS[-1]
+    ratios: list[list[float]] = []
+    flips = voxels = 0
+    for volume in volumes:
+        for window in _windows(volume, patch):
+            parts = network.forward_parts(torch.from_numpy(window)[None, None], attention_levels=(level,))
+            if level not in parts.attention:
+                raise ValueError("this network has no attention")
+            ratios.append([nyquist_ratio(parts.attention[level], axis) for axis in range(3)])
+            changed, counted = dominant_flips(parts.attention[level], parts.aggregated.argmax(dim=1))
+            flips += changed
+            voxels += counted
+    if not ratios:
+        raise ValueError("no volume is as large as the patch")
+    z, y, x = np.mean(ratios, axis=0).tolist()
+    return AttentionQuality((z, y, x), flips / voxels if voxels else float("nan"))
+
+
+def _windows(volume: np.ndarray, patch: Sequence[int]) -> Iterable[np.ndarray]:
+    starts = [range(0, size - side + 1, side) for size, side in zip(volume.shape, patch, strict=True)]
+    for z in starts[0]:
+        for y in starts[1]:
+            for x in starts[2]:
+                window = volume[z : z + patch[0], y : y + patch[1], x : x + patch[2]]
+                # Windows of air alone say nothing.
+                if window.mean() > 0.05:
+                    yield np.ascontiguousarray(window, dtype=np.float32)
