@@ -93,7 +93,9 @@ def leads(bundle: Bundle, ct: sitk.Image) -> np.ndarray:
 
     metadata = bundle.metadata
     grid = model_grid(ct, metadata.spacing, metadata.orientation)
-    volume = window(sitk.GetArrayFromImage(resample(ct, grid, anti_aliasing=metadata.anti_aliasing)), *metadata.hu_window)
+    volume = window(
+        sitk.GetArrayFromImage(resample(ct, grid, anti_aliasing=metadata.anti_aliasing)), *metadata.hu_window
+    )
     with torch.inference_mode():
         logits = sliding_window_inference(
             torch.from_numpy(volume)[None, None], metadata.patch, 1, bundle.network(), metadata.overlap, "gaussian"

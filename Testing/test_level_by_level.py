@@ -43,7 +43,9 @@ def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
         torch.testing.assert_close(ours.attention[level], weights, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"fusion": "concat"}, {"fusion": "none"}, {"norm": "batch"}, {"upsampling": "trilinear"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"fusion": "concat"}, {"fusion": "none"}, {"norm": "batch"}, {"upsampling": "trilinear"}], ids=str
+)
 @torch.inference_mode()
 def test_other_networks_give_their_result_too(volume, options):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, **options).eval()

@@ -201,4 +201,6 @@ def test_a_network_with_trilinear_up_sampling_can_start_from_one_with_transposed
 
 def test_networks_that_differ_in_more_do_not_start_from_each_other():
     with pytest.raises(ValueError, match="n_filters"):
-        start_from(DCANet(SMALL_OWNERS, n_filters=4, norm="instance"), DCANet(SMALL_OWNERS, n_filters=2, norm="instance"))
+        start_from(
+            DCANet(SMALL_OWNERS, n_filters=4, norm="instance"), DCANet(SMALL_OWNERS, n_filters=2, norm="instance")
+        )

@@ -63,7 +63,9 @@ def test_a_ramp_comes_back_from_a_finer_grid_in_another_orientation() -> None:
                                sitk.GetArrayFromImage(image)[1:-1, 1:-1, 1:-1], atol=0.01)  # fmt: skip
 
 
-def noise(size: tuple[int, int, int], spacing: tuple[float, float, float], direction: np.ndarray | None = None) -> sitk.Image:
+def noise(
+    size: tuple[int, int, int], spacing: tuple[float, float, float], direction: np.ndarray | None = None
+) -> sitk.Image:
     values = np.random.default_rng(3).normal(40.0, 20.0, size[::-1])
     image = sitk.GetImageFromArray(np.rint(values).astype(np.int16))
     image.SetSpacing(spacing)
@@ -99,7 +101,9 @@ def test_anti_aliasing_is_a_gaussian_of_the_coarser_axes_before_linear_interpola
     filtered = Grid.of(image).image_of(array)
     ours = resample(image, grid, anti_aliasing=True)
     assert Grid.of(ours) == grid
-    np.testing.assert_allclose(sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(resample(filtered, grid)), atol=2e-3)
+    np.testing.assert_allclose(
+        sitk.GetArrayFromImage(ours), sitk.GetArrayFromImage(resample(filtered, grid)), atol=2e-3
+    )
 
 
 def test_anti_aliasing_changes_nothing_where_no_axis_becomes_coarser() -> None:

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from ..imaging.resampling import anti_aliasing_kernel, anti_aliasing_sigma
 
-
 ImageT = TypeVar("ImageT", bound=torch.Tensor)
 
 

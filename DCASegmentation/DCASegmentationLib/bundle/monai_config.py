@@ -12,7 +12,6 @@ from typing import Any
 
 from .metadata import WEIGHTS, Metadata
 
-
 _FILTER = "DCASegmentationLib.bundle.anti_aliasing"
 
 

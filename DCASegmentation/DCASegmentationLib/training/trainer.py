@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..errors import OutputError, UserError
 from ..method.log_gap import Partition

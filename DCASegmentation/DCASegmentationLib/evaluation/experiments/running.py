@@ -82,4 +82,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 
 def _difference(runs: Sequence[Scores], others: Sequence[Scores]) -> dict[str, Any]:
     difference = paired_difference(runs, others)
-    return {"dice": rounded(difference.mean), "interval_over_cases": [rounded(difference.low), rounded(difference.high)]}
+    return {
+        "dice": rounded(difference.mean),
+        "interval_over_cases": [rounded(difference.low), rounded(difference.high)],
+    }

@@ -187,9 +187,7 @@ class StitchedExperts(nn.Module):
         return self.network.stitch([expert.logits for expert in decoded])
 
 
-def score_cases(
-    network: nn.Module, options: TrainingOptions, cases: Sequence[Case], vocabulary: Vocabulary
-) -> Scores:
+def score_cases(network: nn.Module, options: TrainingOptions, cases: Sequence[Case], vocabulary: Vocabulary) -> Scores:
     """Dice and ASD (mm) of a network on ``cases``, on the model grid."""
     scores = Scores(vocabulary, (DICE, ASD))
     for case in cases:
