@@ -177,11 +177,10 @@ def test_the_only_series_is_taken_if_it_is_derived_or_coronal_too(ct, tmp_path):
     assert len(found(tmp_path / "b").files) == ct.GetDepth()
 
 
-def test_an_enhanced_ct_is_refused_with_what_to_do(ct, tmp_path):
+def test_an_enhanced_ct_is_one_file_of_all_slices(ct, tmp_path):
     write_ct_series(tmp_path / "slices", ct)
     write_enhanced_ct(tmp_path / "in", tmp_path / "slices")
-    error = refused(tmp_path / "in", "multi-frame")
-    assert "3D Slicer" in error.remedy
+    assert found(tmp_path / "in").files == (tmp_path / "in/IM00001",)
 
 
 def test_two_phases_in_one_series_are_two_cts(ct, tmp_path):
