@@ -57,7 +57,9 @@ def test_an_axial_ct_is_taken_with_its_slices_in_order(ct, tmp_path):
     write_ct_series(tmp_path / "a", ct)
     stacks = volumes(selected(tmp_path).images, "a", 20)
     assert list(stacks) == [""]
-    assert [image.position[2] for image in stacks[""].images] == pytest.approx([30.0 + 3 * index for index in range(SLICES)])
+    assert [image.position[2] for image in stacks[""].images] == pytest.approx(
+        [30.0 + 3 * index for index in range(SLICES)]
+    )
 
 
 def test_patients_studies_and_series_in_one_folder_are_told_apart(ct, tmp_path):

@@ -140,7 +140,9 @@ class _Search:
             # The files of an enhanced CT that holds several volumes are told apart by their names.
             shown_number = Path(number).name
             part = digest((key, shown_number)) if number else key
-            text = "_".join(filter(None, (series.patient, series.description, number and f"acquisition_{shown_number}")))
+            text = "_".join(
+                filter(None, (series.patient, series.description, number and f"acquisition_{shown_number}"))
+            )
             more = (f"acquisition {shown_number} of {len(stacks)} in one series",) if number else ()
             self._found.cases.append(
                 Case(

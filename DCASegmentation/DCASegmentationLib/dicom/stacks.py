@@ -34,9 +34,7 @@ def ordered(images: Sequence[DicomHeader], name: str, resample: bool = False) ->
     return Volume(tuple(by_file[str(file)] for file in stack.files), stack.notes)
 
 
-def volumes(
-    images: Sequence[DicomHeader], name: str, fewest_slices: int, resample: bool = False
-) -> dict[str, Volume]:
+def volumes(images: Sequence[DicomHeader], name: str, fewest_slices: int, resample: bool = False) -> dict[str, Volume]:
     """The volumes of a series by acquisition number; one, called "", where all slices fill one volume.
 
     Scanners store the phases of an examination now and then as acquisitions of one series, and enhanced images hold a

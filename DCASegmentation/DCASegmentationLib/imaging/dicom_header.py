@@ -443,7 +443,7 @@ class _Getter:
 
     def count(self, name: str, default: int) -> int:
         raw = self._elements.get(_TAGS[name])
-        if not isinstance(raw, bytes) or not raw.strip(b" \0") and name == "NumberOfFrames":
+        if not isinstance(raw, bytes) or (not raw.strip(b" \0") and name == "NumberOfFrames"):
             return default
         if name == "NumberOfFrames":
             number = self.numbers(name, 1)[0]

@@ -6,6 +6,7 @@ that are far from it. The first can be put right without moving any voxel by a n
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from ..errors import ImageError
 from . import file_errors
 from .grid import Grid
 
 # In voxels, at the corner where it is largest.
 ROUNDING = 0.1
 HALF_A_VOXEL = 0.5
+_SAME_MM = 1e-3
+_log = logging.getLogger(__name__)
 # Air: what lies beyond the voxels of a CT.
 _OUTSIDE_HU = -1024.0
 
@@ -72,6 +76,41 @@ def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str]
     image.SetOrigin([float(value) for value in origin])
     image.SetDirection(nearest.ravel().tolist())
     return image
+
+
+def lay_over(labels: sitk.Image, name: str, ct: sitk.Image, ct_name: str, notes: list[str] | None = None) -> None:
+    """Gives ``labels`` the geometry of ``ct`` where no voxel moves by a tenth of a voxel, as where a program rounded
+    it; a note says so from 0.001 mm on (logged as a warning where ``notes`` is None).
+
+    Raises ImageError where the two lie on different grids.
+    """
+    grid = Grid.of(ct)
+    if grid.same_as(Grid.of(labels), _SAME_MM):
+        return
+    if labels.GetSize() != ct.GetSize():
+        shown = [" x ".join(map(str, image.GetSize())) for image in (labels, ct)]
+        why = f"it has {shown[0]} voxels, not {shown[1]}"
+    else:
+        voxels = disagreement(_matrix(ct), _matrix(labels), ct.GetSize())
+        if voxels < ROUNDING:
+            apart = float(np.abs(grid.corners() - Grid.of(labels).corners()).max())
+            grid.to_image_geometry(labels)
+            note = f"{name} lies {apart:.2g} mm off the grid of {ct_name}; it was laid over it voxel by voxel."
+            if notes is None:
+                _log.warning(note)
+            else:
+                notes.append(note)
+            return
+        why = f"they are up to {voxels:.3g} voxels apart"
+    raise ImageError(
+        f"{name} does not lie on the grid of {ct_name}: {why}.",
+        "Resample the label map to the CT with nearest neighbor, for instance in 3D Slicer (Resample Scalar Volume).",
+    )
+
+
+def _matrix(image: sitk.Image) -> np.ndarray:
+    placement = Placement.of(image)
+    return np.vstack([np.c_[placement.columns, placement.origin], [0.0, 0.0, 0.0, 1.0]])
 
 
 def straightened(image: sitk.Image, placement: Placement) -> sitk.Image:

@@ -216,8 +216,8 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
         datatype=datatype,
         dtype=np.dtype(order + _TYPES[datatype]) if datatype in _TYPES else None,
         components=_COMPONENTS.get(datatype, 1) * math.prod(shape[4:5]),
-        # A slope of 0 says that the values are not scaled.
-        scaling=(slope, intercept) if slope not in (0.0, 1.0) or intercept != 0 and slope != 0 else (1.0, 0.0),
+        # A slope of 0 says that the values are not scaled; nibabel writes NaN for that.
+        scaling=(slope, intercept) if slope != 0 and math.isfinite(slope) else (1.0, 0.0),
     )
 
 

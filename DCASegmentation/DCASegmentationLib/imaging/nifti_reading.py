@@ -93,8 +93,9 @@ def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
         steps = np.linalg.norm(header.sform[:3, :3], axis=0)
         off = max(abs(a - b) / b * n for a, b, n in zip(steps, header.spacing, size, strict=True))
         # Of a sheared matrix the columns are longer than the distance of the slices.
-        if off > HALF_A_VOXEL and np.allclose((header.sform[:3, :3] / steps).T @ (header.sform[:3, :3] / steps),
-                                              np.eye(3), atol=1e-2):
+        if off > HALF_A_VOXEL and np.allclose(
+            (header.sform[:3, :3] / steps).T @ (header.sform[:3, :3] / steps), np.eye(3), atol=1e-2
+        ):
             raise file_errors.contradiction(
                 path,
                 f"its sform has a spacing of {_mm(steps)} mm, its pixdim of {_mm(header.spacing)} mm",

@@ -47,6 +47,29 @@ def voxel_checksum(voxels: np.ndarray) -> str:
     return f"{zlib.crc32(voxels.data, zlib.crc32(repr(voxels.shape).encode())):08x}"
 
 
+def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
+    """The labels of a map (background apart) that ``table`` does not name, and how many voxels each has."""
+    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
+    named = {0, *table}
+    return {number: int(count) for number, count in enumerate(counts) if count and number not in named}
+
+
+def told_left_out(found: Iterable[dict[int, int]]) -> list[str]:
+    """A sentence on the labels that the tables of several maps leave out (see ``left_out``), none where there are
+    none."""
+    voxels: dict[int, list[int]] = {}
+    for each in found:
+        for number, count in each.items():
+            voxels.setdefault(number, []).append(count)
+    if not voxels:
+        return []
+    listed = ", ".join(
+        f"{number} ({sum(counts)} voxels in {len(counts)} case{'s' if len(counts) > 1 else ''})"
+        for number, counts in sorted(voxels.items())
+    )
+    return [f"Labels that label_map leaves out count as background: {listed}."]
+
+
 def assembled(planes: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
     """The volume (z, y, x) of ``planes`` (y, x): int16 where every voxel fits without loss, else float32.
 

@@ -53,9 +53,7 @@ def implausible(
     ml = counts * grid.volume_ml_per_voxel
     cut = _cut_off(labels, grid, len(vocabulary))
     organs = [organ for organ in vocabulary if asked_for is None or organ.label in asked_for]
-    present = {
-        organ.key: organ.label for organ in organs if ml[organ.label] >= _FOUND_SHARE * organ.volume_ml[0]
-    }
+    present = {organ.key: organ.label for organ in organs if ml[organ.label] >= _FOUND_SHARE * organ.volume_ml[0]}
     notes = []
     wrong = [
         text
