@@ -129,7 +129,10 @@ def _candidates(series: Series, rules: Rules) -> list[_Candidate]:
     except (ImageError, OSError, ValueError):
         # What is wrong is told when it is chosen.
         return [_Candidate(series, selection.images, notes=selection.notes)]
-    return [_Candidate(series, stack.images, number, "", selection.notes) for number, stack in stacks.items()]
+    return [
+        _Candidate(series, stack.images, number, "", (*selection.notes, *stack.notes))
+        for number, stack in stacks.items()
+    ]
 
 
 def _chosen(candidates: list[_Candidate], choice: str | None, name: str) -> _Candidate:

@@ -41,28 +41,17 @@ class _Scale:
 
 
 _ONCE = "Apply the rescale intercept exactly once: export the CT again, or add {} to every voxel."
+_EXPORT_AGAIN = "or export the CT again with its rescale slope and intercept."
 _SCALES = (
+    *(_Scale(1, by, f"HU + {by}", f"Subtract {by} from every voxel, {_EXPORT_AGAIN}") for by in (1024, 1000)),
     *(
-        _Scale(1, offset, f"HU + {offset}", f"Subtract {offset} from every voxel, or export it with its rescale applied.")
-        for offset in (1024, 1000)
+        _Scale(1, -by, f"HU - {by}, as if the rescale intercept had been applied twice", _ONCE.format(by))
+        for by in (1024, 1000)
     ),
-    *(
-        _Scale(1, -offset, f"HU - {offset}, as if the rescale intercept had been applied twice", _ONCE.format(offset))
-        for offset in (1024, 1000)
-    ),
-    *(
-        _Scale(factor, 0, f"HU x {factor}", f"Divide every voxel by {factor}, or export the CT again with its rescale slope.")
-        for factor in (2, 4, 10, 16)
-    ),
-    *(
-        _Scale(1 / divisor, 0, f"HU / {divisor}", f"Multiply every voxel by {divisor}, or export the CT again in HU.")
-        for divisor in (2, 4, 10)
-    ),
-    *(
-        _Scale(factor, 1024, f"(HU + 1024) x {factor:g}", "Export the CT again with its rescale slope and intercept.")
-        for factor in (0.5, 2, 4, 10)
-    ),
-)  # fmt: skip
+    *(_Scale(by, 0, f"HU x {by}", f"Divide every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 10, 16)),
+    *(_Scale(1 / by, 0, f"HU / {by}", f"Multiply every voxel by {by}, {_EXPORT_AGAIN}") for by in (2, 4, 10)),
+    *(_Scale(by, 1024, f"(HU + 1024) x {by:g}", f"Undo that, {_EXPORT_AGAIN}") for by in (0.5, 2, 4, 10)),
+)
 _HU = _Scale(1, 0, "HU", "")
 
 
@@ -156,8 +145,9 @@ def _require_hu(sample: np.ndarray) -> None:
             or its_tissue >= max(3 * tissue, 0.05)
             or (its_air >= 0.03 and air < 0.001 and its_tissue >= 0.4 * tissue)
         )
-        if fits and (best is None or its_tissue > best[0]):
-            best = its_tissue, scale
+        # Air taken for the fat of another scale must not win over the scale in which it is air.
+        if fits and (best is None or its_tissue + its_air > best[0]):
+            best = its_tissue + its_air, scale
     if best is not None:
         _, scale = best
         raise ImageError(f"The image is no CT in HU: its values look like {scale.name}.", scale.remedy)

@@ -32,8 +32,9 @@ def planes_in_hu(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
 
 
 def same_voxels(one: DicomHeader, other: DicomHeader) -> bool:
-    """Whether two images of one plane each have the same stored voxels. Raises OSError."""
-    return _digest(one) == _digest(other)
+    """Whether two images of one plane each show the same: equal stored voxels, rescaled alike. Raises OSError."""
+    rescaling = [(image.planes[0].slope, image.planes[0].intercept) for image in (one, other)]
+    return repr(rescaling[0]) == repr(rescaling[1]) and _digest(one) == _digest(other)
 
 
 def _digest(image: DicomHeader) -> str:
