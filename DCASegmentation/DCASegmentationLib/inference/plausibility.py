@@ -39,6 +39,8 @@ _ORDER = (
 # The axis (x, y, z in LPS) that an organ extends along most, where the scan shows enough of it.
 _LONG = (("aorta", 2, "the aorta does not run from head to feet"),)
 _LONGEST_RATIO = 1.5
+# The kidneys are further apart from side to side than in any other direction; one that has sunk leaves some room.
+_MOST_BESIDE_RATIO = 1.3
 
 
 def implausible(
@@ -70,6 +72,11 @@ def implausible(
             others = [spread[each] for each in range(3) if each != axis]
             if max(others) > _LONGEST_RATIO * spread[axis]:
                 wrong.append(text)
+    kidneys = [present.get(key) for key in ("right_kidney", "left_kidney")]
+    if kidneys[0] is not None and kidneys[1] is not None:
+        apart = np.abs(centers[kidneys[0]] - centers[kidneys[1]])
+        if max(apart[1:]) > _MOST_BESIDE_RATIO * apart[0]:
+            wrong.append("the kidneys do not lie side by side")
     if wrong:
         found = "; ".join(dict.fromkeys(wrong))
         notes.append(
