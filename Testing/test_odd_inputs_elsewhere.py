@@ -143,9 +143,10 @@ def test_a_decimal_comma_in_the_process_changes_no_number(name: str, comma_local
 
 @pytest.mark.parametrize(("order", "signs"), orientations())
 def test_no_true_orientation_gives_a_note(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
-    labels = turned(PHANTOM.labels, order, signs)
-    assert check_ct(turned(ct(), order, signs)) == ()
-    assert implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS) == []
+    image, labels = turned(PHANTOM.ct, order, signs), turned(PHANTOM.labels, order, signs)
+    assert check_ct(image) == ()
+    hu = sitk.GetArrayViewFromImage(image)
+    assert implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS, hu=hu) == []
 
 
 @pytest.mark.parametrize(("order", "signs"), orientations()[1:])
@@ -155,6 +156,14 @@ def test_every_wrong_orientation_gives_one(order: tuple[int, ...], signs: tuple[
     labels.SetDirection((np.eye(3)[:, list(order)] * signs).ravel().tolist())
     (note,) = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
     assert "orientation" in note
+
+
+def test_a_mirrored_ct_is_seen_even_if_the_network_put_the_organs_on_their_usual_sides() -> None:
+    """As our networks do: they have learned where the liver lies."""
+    hu = np.ascontiguousarray(sitk.GetArrayFromImage(PHANTOM.ct)[:, :, ::-1])
+    labels = sitk.GetArrayFromImage(PHANTOM.labels)
+    (note,) = implausible(labels, Grid.of(PHANTOM.labels), AMOS, hu=hu)
+    assert "more soft tissue on the left" in note
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.4, 2.5])

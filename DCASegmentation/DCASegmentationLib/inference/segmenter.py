@@ -263,7 +263,8 @@ class Segmenter:
             measurements = measure(
                 label_array, sitk.GetArrayViewFromImage(ct), ct_grid.volume_ml_per_voxel, metadata.vocabulary
             )
-            warnings += implausible(label_array, ct_grid, metadata.vocabulary, kept)
+            hu = sitk.GetArrayViewFromImage(ct)
+            warnings += implausible(label_array, ct_grid, metadata.vocabulary, kept, hu)
         review = None
         if gathering is not None:
             with clock.phase("review"):
