@@ -210,3 +210,18 @@ def test_an_earlier_result_within_the_folder_is_not_looked_at(ct, tmp_path):
     write_ct_series(tmp_path / "in", ct, uid="1.2.3")
     write_ct_series(tmp_path / "in/out", ct, uid="1.2.4")
     assert {file.parent.name for file in found(tmp_path / "in").files} == {"in"}
+
+
+def test_a_tilted_ct_is_segmented_with_the_option_that_the_refusal_names(dca, ct, small_bundle, tmp_path):
+    from dicom_archive import moved
+
+    write_ct_series(tmp_path / "in", ct, change=moved(1, lambda index: 1.4 * index))
+    command = ("segment", tmp_path / "in", "-o", tmp_path / "out", "--bundle", small_bundle, *QUICK)
+    run = dca(*command)
+    assert (run.code, "--resample" in run.err) == (2, True)
+    run = dca(*command, "--resample")
+    assert run.code == 0, run.err
+    assert "it was resampled to a right-angled grid" in " ".join(run.err.split())
+    assert "resampled to a right-angled grid" in (tmp_path / "out/log.txt").read_text()
+    labels = sitk.ReadImage(str(tmp_path / "out/labels.nrrd"))
+    np.testing.assert_allclose(np.reshape(labels.GetDirection(), (3, 3)), np.eye(3), atol=1e-6)

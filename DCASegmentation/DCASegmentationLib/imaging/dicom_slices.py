@@ -25,7 +25,7 @@ _PARALLEL = 1e-3
 _FEWEST_APART = 3
 _LOCALIZERS = frozenset(("LOCALIZER", "TOPOGRAM", "SCOUT", "SCANOGRAM", "SURVIEW"))
 _EXPORT_AGAIN = "Export the complete series again."
-_RESAMPLE = "Add --resample to have it resampled to an even, right-angled grid."
+_RESAMPLE = "Add --resample (dca segment, dca cohort) to have it resampled to an even, right-angled grid."
 
 
 @dataclass(frozen=True)

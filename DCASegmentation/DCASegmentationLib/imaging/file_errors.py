@@ -97,7 +97,7 @@ def impossible_spacing(path: Path, spacing: tuple[float, ...] = ()) -> ImageErro
 def sheared(path: Path) -> ImageError:
     return ImageError(
         f"{path.name} has axes that are not at right angles (shear, as after a gantry tilt).",
-        "Add --resample to have it resampled to a right-angled grid.",
+        "Add --resample (dca segment, dca cohort) to have it resampled to a right-angled grid, or resample it first.",
     )
 
 
