@@ -18,7 +18,7 @@ EXPECTED = {
     "anna/localizer": ("skipped", "localizer"),
     "anna/mr": ("skipped", "MR, no CT"),
     "anna/iodine": ("skipped", "dual-energy map"),
-    "anna/enhanced": ("skipped", "multi-frame (enhanced) CT"),
+    "anna/enhanced": ("ok", ""),
     "anna/coronal": ("skipped", "not axial"),
     "anna/short": ("skipped", "only 5 slices, fewer than 20"),
     "anna/capture": ("skipped", "secondary capture"),

@@ -203,9 +203,9 @@ def test_the_handwritten_headers_of_these_tests_are_otherwise_good(tmp_path: Pat
 def test_sheared_axes_are_refused_in_every_format(tmp_path: Path) -> None:
     # No qform, and in the sform's first row x grows with the third index as well.
     refused(nifti_with(tmp_path / "ct.nii", ("<h", 252, [0]), ("<4f", 280, [-1.0, 0.0, -0.9, 0.0])), "right angles")
-    sheared = "space: LPS\nspace directions: (1,0,0) (0,1,0) (0.3,0,1)"
+    sheared = "space: LPS\nspace directions: (1,0,0) (0,1,0) (0.9,0,1)"
     refused(nrrd_with(tmp_path / "ct.nrrd", sheared), "right angles")
-    matrix = "ElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0.3 0 1\n"
+    matrix = "ElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0.9 0 1\n"
     refused(mha_with(tmp_path / "ct.mha", matrix), "right angles")
 
 

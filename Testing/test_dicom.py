@@ -186,15 +186,15 @@ def test_doubled_slices_are_taken_for_several_time_points(tmp_path: Path) -> Non
 def test_a_tilted_gantry_is_recognized_with_its_angle(tmp_path: Path) -> None:
     shift = 3.0 * float(np.tan(np.radians(12.0)))
     write_series(tmp_path / "ct", position=lambda index: [0.0, shift * index, 3.0 * index])
-    assert "3D Slicer" in refused(tmp_path / "ct", "tilted by 12.0 degrees").remedy
+    assert "--resample" in refused(tmp_path / "ct", "tilted by 12.0 degrees").remedy
 
 
 def test_slices_that_are_not_parallel_are_refused(tmp_path: Path) -> None:
-    def turn_the_first(dataset: Dataset, index: int) -> None:
-        if index == 0:
+    def turn(dataset: Dataset, index: int) -> None:
+        if index % 2:
             dataset.ImageOrientationPatient = CORONAL
 
-    write_series(tmp_path / "ct", change=turn_the_first)
+    write_series(tmp_path / "ct", change=turn)
     refused(tmp_path / "ct", "not parallel")
 
 
@@ -218,7 +218,7 @@ def test_another_modality_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "mr", "is no CT but MR")
 
 
-def test_a_multi_frame_file_is_refused(tmp_path: Path) -> None:
+def test_a_multi_frame_file_without_positions_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", slices=1, NumberOfFrames=4, PixelData=bytes(4 * 60))
     refused(tmp_path / "ct", "multi-frame")
 

@@ -57,7 +57,9 @@ def test_an_axial_ct_is_taken_with_its_slices_in_order(ct, tmp_path):
     write_ct_series(tmp_path / "a", ct)
     stacks = volumes(selected(tmp_path).images, "a", 20)
     assert list(stacks) == [""]
-    assert [image.position[2] for image in stacks[""]] == pytest.approx([30.0 + 3 * index for index in range(SLICES)])
+    assert [image.position[2] for image in stacks[""].images] == pytest.approx(
+        [30.0 + 3 * index for index in range(SLICES)]
+    )
 
 
 def test_patients_studies_and_series_in_one_folder_are_told_apart(ct, tmp_path):
@@ -95,12 +97,12 @@ def test_what_is_no_axial_ct_is_passed_over_with_its_reason(reason, attributes, 
     assert chosen.images == ()
 
 
-def test_enhanced_ct_is_passed_over_with_its_reason(ct, tmp_path):
+def test_enhanced_ct_is_read_as_its_slices_are(ct, tmp_path):
     write_ct_series(tmp_path / "slices", ct)
     write_enhanced_ct(tmp_path / "enhanced", tmp_path / "slices")
     chosen = selected(tmp_path / "enhanced")
-    assert chosen.reason == "multi-frame (enhanced) CT, which is not supported: convert it to single images"
-    assert chosen.images == ()
+    assert (chosen.reason, [image.frames for image in chosen.images]) == ("", [SLICES])
+    require_volume(tmp_path / "enhanced", ct)
 
 
 def test_a_short_series_is_passed_over_unless_fewer_slices_are_asked_for(ct, tmp_path):
@@ -137,7 +139,7 @@ def test_images_without_uids_are_put_together_by_folder_and_geometry(ct, tmp_pat
         )
     found = group(headers(tmp_path))
     assert [len(one.images) for one in found] == [SLICES, SLICES]
-    assert len(ordered(found[0].images, "a")) == SLICES
+    assert ordered(found[0].images, "a").slices == SLICES
 
 
 def test_copies_of_images_are_used_once(ct, tmp_path):
@@ -159,7 +161,7 @@ def test_acquisitions_in_one_series_become_volumes_of_their_own(ct, tmp_path):
     write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=1, stem="A")
     write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=2, stem="B")
     stacks = volumes(selected(tmp_path).images, "two", 20)
-    assert {number: len(stack) for number, stack in stacks.items()} == {"1": SLICES, "2": SLICES}
+    assert {number: stack.slices for number, stack in stacks.items()} == {"1": SLICES, "2": SLICES}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def require_read(folder: Path, ct: sitk.Image, **attributes) -> None:
 
 def require_volume(tmp_path: Path, ct: sitk.Image) -> None:
     """That the one series in the folder is ``ct``, voxel by voxel."""
-    files = [Path(image.file) for image in ordered(selected(tmp_path).images, "test")]
+    files = [Path(image.file) for image in ordered(selected(tmp_path).images, "test").images]
     with gathered(files, "test") as folder:
         read = read_ct(folder)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))

@@ -177,11 +177,10 @@ def test_the_only_series_is_taken_if_it_is_derived_or_coronal_too(ct, tmp_path):
     assert len(found(tmp_path / "b").files) == ct.GetDepth()
 
 
-def test_an_enhanced_ct_is_refused_with_what_to_do(ct, tmp_path):
+def test_an_enhanced_ct_is_one_file_of_all_slices(ct, tmp_path):
     write_ct_series(tmp_path / "slices", ct)
     write_enhanced_ct(tmp_path / "in", tmp_path / "slices")
-    error = refused(tmp_path / "in", "multi-frame")
-    assert "3D Slicer" in error.remedy
+    assert found(tmp_path / "in").files == (tmp_path / "in/IM00001",)
 
 
 def test_two_phases_in_one_series_are_two_cts(ct, tmp_path):
@@ -211,3 +210,18 @@ def test_an_earlier_result_within_the_folder_is_not_looked_at(ct, tmp_path):
     write_ct_series(tmp_path / "in", ct, uid="1.2.3")
     write_ct_series(tmp_path / "in/out", ct, uid="1.2.4")
     assert {file.parent.name for file in found(tmp_path / "in").files} == {"in"}
+
+
+def test_a_tilted_ct_is_segmented_with_the_option_that_the_refusal_names(dca, ct, small_bundle, tmp_path):
+    from dicom_archive import moved
+
+    write_ct_series(tmp_path / "in", ct, change=moved(1, lambda index: 1.4 * index))
+    command = ("segment", tmp_path / "in", "-o", tmp_path / "out", "--bundle", small_bundle, *QUICK)
+    run = dca(*command)
+    assert (run.code, "--resample" in run.err) == (2, True)
+    run = dca(*command, "--resample")
+    assert run.code == 0, run.err
+    assert "it was resampled to a right-angled grid" in " ".join(run.err.split())
+    assert "resampled to a right-angled grid" in (tmp_path / "out/log.txt").read_text()
+    labels = sitk.ReadImage(str(tmp_path / "out/labels.nrrd"))
+    np.testing.assert_allclose(np.reshape(labels.GetDirection(), (3, 3)), np.eye(3), atol=1e-6)

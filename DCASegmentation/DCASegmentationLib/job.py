@@ -43,7 +43,8 @@ class Job:
     ``ct`` is an image file or a folder of DICOM files, of which ``series`` picks a series; ``out`` is the folder to
     make. ``extension`` chooses the image format of labels and maps. ``overwrite`` replaces an
     earlier job's folder, nothing else. ``files`` are those that ``ct`` links to, where it is a temporary folder: the
-    results name them in its place. ``runtime`` runs the network (``inference.runtimes.choosing``).
+    results name them in its place. ``runtime`` runs the network (``inference.runtimes.choosing``). ``resample`` allows
+    a CT with tilted or unevenly spaced slices to be resampled.
     """
 
     ct: Path
@@ -56,6 +57,7 @@ class Job:
     overwrite: bool = False
     files: tuple[Path, ...] = ()
     runtime: str = "auto"
+    resample: bool = False
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -89,14 +91,16 @@ def segment_to_folder(
     """
     job.options.kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
+    notes: list[str] = []
     with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST) as folder:
         _tell(progress, 0.0, "Reading the CT")
         with clock.phase("reading"):
-            ct = read_ct(job.ct, series=job.series)
-            check_ct(ct)
+            ct = read_ct(job.ct, job.series, notes, job.resample)
+            notes += check_ct(ct)
         result = (segmenter or make_segmenter(job.bundle, job.device, job.runtime)).segment(
             ct, job.options, _part_of(progress, _READ, _SEGMENTED), cancelled
         )
+        result.warnings[:0] = notes
         _tell(progress, _SEGMENTED, "Writing the results")
         with clock.phase("writing"):
             _write_images(folder, job.extension, result)
@@ -184,6 +188,7 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
         "runtime": result.runtime,
         "extension": job.extension,
         "overwrite": job.overwrite,
+        "resample": job.resample,
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy", "openvino")},

@@ -48,6 +48,12 @@ def run(
         float | None, typer.Option(help="Overlap of neighboring windows, 0 to below 1. Else the model's.")
     ] = None,
     extension: Annotated[str, typer.Option("--format", help="Format of labels: as in dca segment.")] = ".nrrd",
+    resample: Annotated[
+        bool,
+        typer.Option(
+            "--resample", help="Take CTs with tilted or unevenly spaced slices too, resampled.", rich_help_panel=_WHAT
+        ),
+    ] = False,
     no_review: Annotated[
         bool, typer.Option("--no-review", help="Do not look for places to check: quicker, but a poorer report.")
     ] = False,
@@ -123,9 +129,15 @@ def run(
         extension=extension,
         threads=local.threads if local else 0,
         runtime=runtime,
+        resample=resample,
     )
     cohort = Cohort(
-        source, settings, Rules(fewest_slices, derived), model.metadata.vocabulary, model.metadata.name, retry_failed
+        source,
+        settings,
+        Rules(fewest_slices, derived, resample),
+        model.metadata.vocabulary,
+        model.metadata.name,
+        retry_failed,
     )
 
     def clients() -> AbstractContextManager[Client]:

@@ -32,6 +32,13 @@ class DicomCT:
 
     def write_segmentation(self, folder: Path, result: Result, metadata: Metadata) -> None:
         """Write the labels as DICOM SEG into ``folder`` and compare it with them. Raises OutputError."""
+        missing = [name for name in _NEEDED if find_spec(name) is None]
+        if missing:
+            how = 'pip install "dca-segmentation[cohort]"'
+            self.messages.append(
+                f"segmentation.dcm was not written: it needs {' and '.join(missing)}. To have it: {how}"
+            )
+            return
         from ..dicom.segmentation import DICOM_SEG, Algorithm
         from ..dicom.segmentation_check import write_checked
 
@@ -44,25 +51,21 @@ class DicomCT:
 
 @contextmanager
 def opened(
-    ct: Path, series: str | None, out: Path, progress: Callable[[float, str], None], wanted: bool
+    ct: Path, series: str | None, out: Path, progress: Callable[[float, str], None], resample: bool = False
 ) -> Iterator[DicomCT]:
     """Yields where to read ``ct`` from; for a folder of DICOM files, the one CT in it or the chosen ``series``.
 
-    The folder is sorted by pydicom where the extra ``cohort`` is installed, else it must hold one series. ``wanted``
-    says whether a DICOM SEG is: if it cannot be had, a message says how to have it. Raises ImageError.
+    ``resample`` allows slices that are tilted or unevenly spaced. Raises ImageError.
     """
     if not ct.is_dir():
         yield DicomCT(ct, series)
         return
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        how = 'pip install "dca-segmentation[cohort]"'
-        note = f"segmentation.dcm was not written: it needs {' and '.join(missing)}. To have it: {how}"
-        yield DicomCT(ct, series, messages=[note] if wanted else [])
-        return
     from ..dicom.one_ct import find_one_ct
     from ..dicom.reading import gathered
 
-    found = find_one_ct(ct, series, out, lambda files: progress(0.0, f"Looking through the folder: {files} files"))
+    def looking(files: int) -> None:
+        progress(0.0, f"Looking through the folder: {files} files")
+
+    found = find_one_ct(ct, series, out, looking, resample)
     with gathered(found.files, found.name) as folder:
         yield DicomCT(folder, None, found.files, list(found.notes))

@@ -112,6 +112,10 @@ def run(
         str, typer.Option("--format", help="Format of labels and maps: .nrrd, .nii.gz, .nii or .mha.")
     ] = ".nrrd",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier result.")] = False,
+    resample: Annotated[
+        bool,
+        typer.Option("--resample", help="Resample a CT with tilted or unevenly spaced slices to a right-angled grid."),
+    ] = False,
 ) -> None:
     """Segment the organs of an abdominal CT.
 
@@ -143,6 +147,7 @@ def run(
         find_abdomen=find_abdomen,
         overlap=overlap,
         weighting=weighting,
+        resample=resample,
     )
 
 
@@ -171,6 +176,7 @@ def segment_ct(
     find_abdomen: bool = False,
     overlap: float | None = None,
     weighting: Weighting = "gaussian",
+    resample: bool = False,
 ) -> None:
     """Segment ``ct`` into the folder ``out`` and print the organs' volumes. Raises UserError."""
     from ..inference.own_process import importing
@@ -198,10 +204,10 @@ def segment_ct(
         organs=organs,
     )
     model = load(bundle)
-    job = Job(ct, out, model, options, device, series, extension, overwrite, runtime=runtime)
+    job = Job(ct, out, model, options, device, series, extension, overwrite, runtime=runtime, resample=resample)
     about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     also = SceneFiles(model.metadata, with_scene, picture_title, about)
-    with progress_bar() as progress, opened(ct, series, out, progress, with_dicom_seg) as dicom:
+    with progress_bar() as progress, opened(ct, series, out, progress, resample) as dicom:
 
         def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
             also.write(folder, image, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,24 +130,29 @@ class _Search:
             return
         try:
             images, copies = without_copies(chosen.images)
-            stacks = volumes(images, series.description or folder.name, self._rules.fewest_slices)
+            rules = self._rules
+            stacks = volumes(images, series.description or folder.name, rules.fewest_slices, rules.resample)
         except (ImageError, ValueError, OSError) as error:
             reject(FAILED, str(error))
             return
         notes = [*chosen.notes, *self._notes(series, copies, shared)]
         for number, stack in stacks.items():
-            part = digest((key, number)) if number else key
-            text = "_".join(filter(None, (series.patient, series.description, number and f"acquisition_{number}")))
-            more = (f"acquisition {number} of {len(stacks)} in one series",) if number else ()
+            # The files of an enhanced CT that holds several volumes are told apart by their names.
+            shown_number = Path(number).name
+            part = digest((key, shown_number)) if number else key
+            text = "_".join(
+                filter(None, (series.patient, series.description, number and f"acquisition_{shown_number}"))
+            )
+            more = (f"acquisition {shown_number} of {len(stacks)} in one series",) if number else ()
             self._found.cases.append(
                 Case(
                     key=part,
                     name=folder_name(text, part),
                     source=shown,
-                    files=tuple(image.file for image in stack),
+                    files=tuple(image.file for image in stack.images),
                     dicom=True,
-                    fingerprint=_fingerprint(stack),
-                    notes=(*notes, *more),
+                    fingerprint=_fingerprint(stack.images),
+                    notes=(*notes, *stack.notes, *more),
                     **about,
                 )
             )
@@ -184,7 +189,7 @@ class _Search:
         return readable(self._relative(path))
 
 
-def _fingerprint(images: list[Header]) -> str:
+def _fingerprint(images: Sequence[Header]) -> str:
     return digest(part for image in images for part in (image.instance or image.file, repr(image.position)))
 
 

@@ -23,7 +23,8 @@ class Settings:
 
     ``weights`` is the SHA-256 of the model's weights: all workers of a cohort use the same. ``threads`` bounds the
     cores of a worker process, 0 leaves that to the worker. ``at_once`` bounds the cases of a worker process that are
-    in memory: one in the network, others being read or written.
+    in memory: one in the network, others being read or written. ``resample`` allows CTs with tilted or unevenly spaced
+    slices.
     """
 
     out: str
@@ -35,6 +36,7 @@ class Settings:
     threads: int = 0
     at_once: int = 2
     runtime: str = "auto"
+    resample: bool = False
 
     def folder_of(self, name: str) -> Path:
         """The folder of results of the case called ``name``."""
@@ -42,7 +44,9 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What decides the results: all of a cohort must agree in it."""
-        return {"weights": self.weights, "extension": self.extension, **asdict(self.options)}
+        # Left out where it is not used: cohorts that were begun before it existed can go on.
+        resampled = {"resample": True} if self.resample else {}
+        return {"weights": self.weights, "extension": self.extension, **asdict(self.options), **resampled}
 
 
 def prepare(out: Path) -> None:

@@ -106,6 +106,7 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
                 extension=settings.extension,
                 files=tuple(files) if case.dicom else (),
                 runtime=settings.runtime,
+                resample=settings.resample,
             )
             result = segment_to_folder(job, also_write=also_write, segmenter=segmenter)
             # Waiting for other cases' turn in the network is no work on this one.

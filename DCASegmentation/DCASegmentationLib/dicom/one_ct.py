@@ -13,8 +13,8 @@ from .series import Series, group, without_copies
 from .stacks import ordered, volumes
 from .tree import files_below
 
-# Whoever names one folder may mean a short or a computed series, too.
-_RULES = Rules(fewest_slices=2, derived=True)
+# A folder that was named may mean a short or a computed series, too.
+_FEWEST_SLICES = 2
 _TELL_EVERY = 100
 _MOST_LISTED = 30
 
@@ -40,7 +40,7 @@ class _Candidate:
 
     @property
     def description(self) -> str:
-        series, count = self.series, len(self.images)
+        series, count = self.series, sum(image.frames for image in self.images)
         modality = next((image.modality for image in self.images if image.modality), "unknown modality")
         told = [modality, series.description or "no description", f"{count} slice{'s' if count != 1 else ''}"]
         if series.patient:
@@ -52,13 +52,18 @@ class _Candidate:
 
 
 def find_one_ct(
-    folder: Path, choice: str | None, leave_out: Path, progress: Callable[[int], None] | None = None
+    folder: Path,
+    choice: str | None,
+    leave_out: Path,
+    progress: Callable[[int], None] | None = None,
+    resample: bool = False,
 ) -> OneCT:
     """The CT in ``folder`` and the folders below it, ``leave_out`` apart.
 
     ``choice`` is a number of the list that the error shows, or a SeriesInstanceUID: that series is taken whatever it
     is. Without it there must be one axial CT series; localizers, dual-energy maps, MR and the like beside it are
-    passed over. ``progress(files)`` is called now and then.
+    passed over. ``progress(files)`` is called now and then. ``resample`` allows slices that are tilted or unevenly
+    spaced.
 
     Raises ImageError where there is no DICOM image, no CT or more than one to choose from, where the slices do not
     fill a volume, and for a damaged or unreadable DICOM file beside them.
@@ -66,7 +71,8 @@ def find_one_ct(
     headers, damaged = _headers(folder, leave_out, progress)
     if not headers:
         raise _nothing(folder, damaged)
-    candidates = [candidate for series in group(headers) for candidate in _candidates(series)]
+    rules = Rules(_FEWEST_SLICES, derived=True, resample=resample)
+    candidates = [candidate for series in group(headers) for candidate in _candidates(series, rules)]
     chosen = _chosen(candidates, choice, folder.name)
     name = chosen.series.description or folder.name
     folders = {Path(image.file).parent for image in chosen.images}
@@ -79,12 +85,14 @@ def find_one_ct(
             )
     try:
         # An acquisition by itself is in order already; a series that was asked for, whatever it is, need not be.
-        images = ordered(without_copies(chosen.images)[0], name)
+        kept, copies = without_copies(chosen.images)
+        volume = ordered(kept, name, resample)
     except (OSError, ValueError) as error:
         raise ImageError(f"The DICOM series {name} cannot be used: {error}.", "Export it again.") from None
     passed = [each for each in candidates if each is not chosen]
-    notes = [*chosen.notes, *_passed_over(passed)]
-    return OneCT(name, tuple(Path(image.file) for image in images), tuple(notes))
+    left_out = [f"{copies} cop{'ies' if copies > 1 else 'y'} of its images left out."] if copies else []
+    notes = [*chosen.notes, *left_out, *volume.notes, *_passed_over(passed)]
+    return OneCT(name, tuple(Path(image.file) for image in volume.images), tuple(dict.fromkeys(notes)))
 
 
 def _headers(
@@ -111,16 +119,20 @@ def _headers(
     return found, damaged
 
 
-def _candidates(series: Series) -> list[_Candidate]:
-    selection = select(series, _RULES)
+def _candidates(series: Series, rules: Rules) -> list[_Candidate]:
+    selection = select(series, rules)
     if selection.reason:
         return [_Candidate(series, series.images, reason=selection.reason)]
     try:
-        stacks = volumes(without_copies(selection.images)[0], series.description, _RULES.fewest_slices)
+        images = without_copies(selection.images)[0]
+        stacks = volumes(images, series.description, rules.fewest_slices, rules.resample)
     except (ImageError, OSError, ValueError):
         # What is wrong is told when it is chosen.
         return [_Candidate(series, selection.images, notes=selection.notes)]
-    return [_Candidate(series, tuple(stack), number, "", selection.notes) for number, stack in stacks.items()]
+    return [
+        _Candidate(series, stack.images, number, "", (*selection.notes, *stack.notes))
+        for number, stack in stacks.items()
+    ]
 
 
 def _chosen(candidates: list[_Candidate], choice: str | None, name: str) -> _Candidate:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pydicom
-
+from ..imaging.dicom_pixels import same_voxels
+from ..imaging.dicom_slices import together
 from .headers import Header
 
 
@@ -16,13 +15,15 @@ from .headers import Header
 class Series:
     """The images of one series of one patient's study, in the order in which they were found.
 
-    ``uid`` is empty where the archive was anonymized so far that its series have none.
+    ``uid`` is empty where the archive was anonymized so far that its series have none. ``note`` says how its images
+    were put together where they do not have one UID.
     """
 
     patient: str
     study: str
     uid: str
     images: tuple[Header, ...]
+    note: str = ""
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -42,7 +43,8 @@ def group(headers: Iterable[Header]) -> list[Series]:
     """The series that ``headers`` belong to, in the order of their first files.
 
     The same series UID in two patients or studies, as careless anonymization leaves it, makes two series. Images
-    without a series UID belong together where folder, description, size and orientation agree.
+    without a series UID belong together where folder, description, size and orientation agree; so do single images
+    that each have a series UID of their own (see ``dicom_slices.together``).
     """
     found: dict[tuple[str, ...], list[Header]] = {}
     for header in headers:
@@ -50,7 +52,7 @@ def group(headers: Iterable[Header]) -> list[Series]:
         if not header.series:
             key = (*key, str(Path(header.file).parent), *_kind(header))
         found.setdefault(key, []).append(header)
-    return [Series(*_names(images[0]), tuple(images)) for images in found.values()]
+    return [Series(*_names(images[0]), tuple(images), note) for images, note in together(list(found.values()))]
 
 
 def _kind(image: Header) -> tuple[str, ...]:
@@ -77,14 +79,8 @@ def without_copies(images: Iterable[Header]) -> tuple[list[Header], int]:
             kept[image.instance] = image
         else:
             first = kept[image.instance]
-            if first.position != image.position or _voxels(first) != _voxels(image):
+            if first.position != image.position or not same_voxels(first, image):
                 names = f"{Path(first.file).name} and {Path(image.file).name}"
                 raise ValueError(f"{names} are different images with the same UID")
             copies += 1
     return [*kept.values(), *nameless], copies
-
-
-def _voxels(image: Header) -> str:
-    with Path(image.file).open("rb") as stream:
-        dataset = pydicom.dcmread(stream, specific_tags=["PixelData"])
-    return hashlib.sha256(dataset.get("PixelData", b"")).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import SimpleITK as sitk
 
 from ..errors import ImageError
 from ..imaging.ct_check import check_ct
-from ..imaging.grid import Grid
+from ..imaging.geometry import lay_over
 from ..imaging.reading import read_ct, read_labels
-from ..imaging.voxels import value_range
+from ..imaging.voxels import left_out, told_left_out, value_range
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Segmenter
 from ..organs import Vocabulary
@@ -22,6 +23,7 @@ from .phantom_test import Scoring, score_case
 from .scores import Scores
 
 Progress = Callable[[float, str], None]
+_log = logging.getLogger(__name__)
 
 
 def read_entry(entry: Entry, vocabulary: Vocabulary) -> tuple[sitk.Image, sitk.Image]:
@@ -32,6 +34,8 @@ def read_entry(entry: Entry, vocabulary: Vocabulary) -> tuple[sitk.Image, sitk.I
     check_ct(ct)
     require_one_grid(truth, entry.label, ct, entry.image)
     if entry.label_map:
+        for note in told_left_out([left_out(truth, entry.label_map)]):
+            _log.warning("%s: %s", entry.label.name, note)
         truth = translated(truth, dict(entry.label_map))
     require_known(truth, entry.label, vocabulary)
     return ct, truth
@@ -57,9 +61,8 @@ def score_entries(
 
 
 def require_one_grid(labels: sitk.Image, path: Path, other: sitk.Image, other_path: Path) -> None:
-    """Raises ImageError where two images do not lie on one grid."""
-    if not Grid.of(labels).same_as(Grid.of(other)):
-        raise ImageError(f"{path.name} does not lie on the grid of {other_path.name}.", "Resample it to that grid.")
+    """Raises ImageError where two images do not lie on one grid; differences by rounding are put right."""
+    lay_over(labels, path.name, other, other_path.name)
 
 
 def require_known(labels: sitk.Image, path: Path, vocabulary: Vocabulary) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from ..errors import ImageError
-from .dicom_slices import Slice, read_slice, sorted_slices
+from .dicom_header import DicomHeader, read_dicom_header
+from .dicom_pixels import planes_in_hu
+from .dicom_slices import Stack, stacked, together
 from .file_errors import require_text_name
+from .geometry import Placement, straightened
 from .itk_warnings import no_itk_warnings
+from .limits import require_allowed_size
+from .voxels import assembled
 
-_CT_IMAGE_STORAGE = b"1.2.840.10008.5.1.4.1.1.2\0"
 
-
-def read_dicom_folder(folder: Path, series: str | None = None) -> sitk.Image:
+def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resample: bool) -> sitk.Image:
     """Reads the one CT series of ``folder`` (HU, 3D), its slices ordered by position.
 
     ``series`` chooses among several: the number shown in the error's list, or the SeriesInstanceUID. Files that are no
@@ -26,62 +29,67 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> sitk.Image:
     Returns int16 where every voxel fits, else float32. Memory: twice the volume.
 
     Raises ImageError where the folder holds no DICOM image, several series and no choice, another modality than CT,
-    a multi-frame or damaged file, and where slices are missing, doubled, unevenly spaced, of different size or tilted.
+    a damaged file, and where its slices do not fill a volume (see ``dicom_slices.stacked``).
     """
-    with no_itk_warnings():
-        found = _series_in(folder)
-        if not found:
-            raise _no_dicom(folder)
-        slices = sorted_slices(_chosen(found, series, folder.name), folder.name)
-        try:
-            return _stack(slices)
-        except RuntimeError:
-            raise ImageError(
-                f"The DICOM files of {folder.name} cannot be decoded (damaged, or an unusual compression).",
-                "Export them again, or open them in 3D Slicer and save the volume as .nrrd.",
-            ) from None
+    found, grouping = _series_in(folder)
+    if not found:
+        raise _no_dicom(folder)
+    chosen = _chosen(found, series, folder.name)
+    notes += [grouping[chosen[0].file]] if grouping.get(chosen[0].file) else []
+    return _volume(chosen, folder.name, notes, resample)
 
 
-def _series_in(folder: Path) -> dict[str, list[Slice]]:
-    """The DICOM images of ``folder`` by SeriesInstanceUID, in the order of the UIDs.
+def read_dicom_files(files: Sequence[Path], name: str, notes: list[str], resample: bool) -> sitk.Image:
+    """The volume of the images in ``files``, as ``read_dicom_folder`` makes it of a series."""
+    images = [image for file in files if (image := _image_in(file)) is not None]
+    return _volume(images, name, notes, resample)
 
-    Header by header: GDCM's own listing keeps every file of the folder in memory, voxels and all.
-    """
-    series: dict[str, list[Slice]] = {}
+
+def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bool) -> sitk.Image:
+    try:
+        stack = stacked(images, name, resample)
+        notes += stack.notes
+        columns, rows = stack.slices[0].size
+        require_allowed_size((columns, rows, len(stack.slices)), name)
+        with no_itk_warnings():
+            array = assembled(_planes(stack), (len(stack.slices), rows, columns))
+    except OSError as error:
+        where = error.filename or name
+        raise ImageError(f"{where} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+    return _placed(array, stack, name, notes)
+
+
+def _series_in(folder: Path) -> tuple[dict[str, list[DicomHeader]], dict[str, str]]:
+    """The DICOM images of ``folder`` by SeriesInstanceUID, in the order of the UIDs; and by the first file of a series
+    a note where its images had different ones."""
+    series: dict[str, list[DicomHeader]] = {}
     try:
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
             require_text_name(file)
-            one = _image_in(file)
-            if one is not None:
-                series.setdefault(one.series_uid, []).append(one)
+            image = _image_in(file)
+            if image is not None:
+                series.setdefault(image.series, []).append(image)
     except OSError as error:
         where = error.filename or folder
         raise ImageError(f"{where} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
-    return dict(sorted(series.items()))
+    merged = together([images for _, images in sorted(series.items())])
+    by_uid = {images[0].series: images for images, _ in merged}
+    return by_uid, {images[0].file: note for images, note in merged if note}
 
 
-def _image_in(file: Path) -> Slice | None:
+def _image_in(file: Path) -> DicomHeader | None:
     """The header of a DICOM image; None for a file of another kind."""
     try:
-        return read_slice(file)
-    except RuntimeError:
-        if _claims_to_be_ct(file):
-            # Left out, it would shorten the volume unnoticed.
-            raise ImageError(
-                f"{file.name} in {file.parent.name} is an incomplete or damaged DICOM file.",
-                "Copy or export the series again.",
-            ) from None
-        return None
+        return read_dicom_header(file)
+    except ValueError as error:
+        # Left out, it would shorten the volume unnoticed.
+        raise ImageError(
+            f"{file.name} in {file.parent.name} is an incomplete or damaged DICOM file: {error}.",
+            "Copy or export the series again, or remove the file if it is none of its slices.",
+        ) from None
 
 
-def _claims_to_be_ct(file: Path) -> bool:
-    """Whether the file's meta information names it a CT image."""
-    with file.open("rb") as stream:
-        start = stream.read(1024)
-    return start[128:132] == b"DICM" and _CT_IMAGE_STORAGE in start
-
-
-def _chosen(found: dict[str, list[Slice]], series: str | None, name: str) -> list[Slice]:
+def _chosen(found: dict[str, list[DicomHeader]], series: str | None, name: str) -> list[DicomHeader]:
     uids = list(found)
     if series is None and len(uids) == 1:
         return found[uids[0]]
@@ -96,42 +104,54 @@ def _chosen(found: dict[str, list[Slice]], series: str | None, name: str) -> lis
     raise ImageError(f"There is no series {series}: {holds}", "Choose one of these by its number or UID.")
 
 
-def _described(slices: list[Slice]) -> str:
-    first = slices[0]
-    count = f"{len(slices)} slice{'s' if len(slices) != 1 else ''}"
+def _described(images: list[DicomHeader]) -> str:
+    first, slices = images[0], sum(image.frames for image in images)
+    count = f"{slices} slice{'s' if slices != 1 else ''}"
     modality, description = first.modality or "unknown modality", first.description or "no description"
-    return f"{modality}, {description}, {count}, UID {first.series_uid}"
+    return f"{modality}, {description}, {count}, UID {first.series}"
 
 
-def _stack(slices: list[Slice]) -> sitk.Image:
-    """The volume of ordered, evenly spaced slices.
+def _planes(stack: Stack) -> Iterator[np.ndarray]:
+    """The planes in order, file by file, as frames of one file often follow each other."""
+    for _, same in groupby(stack.slices, key=lambda one: one.image.file):
+        slices = list(same)
+        yield from planes_in_hu(slices[0].image, [one.number for one in slices])
 
-    Slice by slice, because ITK's series reader would take 32 bits for every voxel of a CT with a rescale intercept.
-    """
-    columns, rows = slices[0].size[:2]
-    array = np.empty((len(slices), rows, columns), np.int16)
-    for index, one in enumerate(slices):
-        # The view does not keep its image alive, so the image needs a name.
-        image = sitk.ReadImage(str(one.file), imageIO="GDCMImageIO")
-        plane = sitk.GetArrayViewFromImage(image)
-        if array.dtype == np.int16 and not _int16_holds(plane):
-            array = array.astype(np.float32)
-        array[index] = plane.reshape(rows, columns)
+
+def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sitk.Image:
+    spacing = stack.slices[0].frame.spacing
+    heights, positions = stack.heights, stack.positions
+    if not stack.even:
+        array = _evened(array, heights)
+        shown = np.diff(heights)
+        notes.append(
+            f"The slices of {name} are {shown.min():.3g} to {shown.max():.3g} mm apart: they were resampled to "
+            f"{len(array)} at one distance."
+        )
     volume = sitk.GetImageFromArray(array)
-    first, last = slices[0], slices[-1]
-    gap = float(np.linalg.norm(last.position - first.position)) / (len(slices) - 1)
-    normal = np.cross(first.axes[0], first.axes[1])
-    volume.SetSpacing((*first.spacing, gap))
-    volume.SetOrigin(first.position.tolist())
-    volume.SetDirection(np.stack([*first.axes, normal], axis=1).ravel().tolist())
+    step = (positions[-1] - positions[0]) / (len(array) - 1)
+    normal = np.cross(stack.axes[0], stack.axes[1])
+    if not stack.upright:
+        tilt = np.degrees(np.arccos(min(1.0, float(step @ normal) / float(np.linalg.norm(step)))))
+        notes.append(f"The gantry was tilted by {tilt:.1f} degrees in {name}: it was resampled to a right-angled grid.")
+        columns = np.stack([stack.axes[0] * spacing[0], stack.axes[1] * spacing[1], step], axis=1)
+        return straightened(volume, Placement(columns, positions[0]))
+    volume.SetSpacing((*spacing, float(step @ normal)))
+    volume.SetOrigin(positions[0].tolist())
+    volume.SetDirection(np.stack([*stack.axes, normal], axis=1).ravel().tolist())
     return volume
 
 
-def _int16_holds(plane: np.ndarray) -> bool:
-    limits = np.iinfo(np.int16)
-    if plane.min() < limits.min or plane.max() > limits.max:
-        return False
-    return plane.dtype.kind in "iu" or bool(np.array_equal(plane, np.rint(plane)))
+def _evened(array: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """The slices at one distance from the first height to the last, interpolated (linear) between their neighbors; the
+    distance is close to the usual one of ``heights``."""
+    count = round(float(heights[-1] - heights[0]) / float(np.median(np.diff(heights)))) + 1
+    even = np.empty((count, *array.shape[1:]), np.float32)
+    for index, height in enumerate(np.linspace(heights[0], heights[-1], count)):
+        above = min(max(int(np.searchsorted(heights, height)), 1), len(heights) - 1)
+        share = np.float32((height - heights[above - 1]) / (heights[above] - heights[above - 1]))
+        even[index] = (1 - share) * array[above - 1] + share * array[above]
+    return even
 
 
 def _no_dicom(folder: Path) -> ImageError:
@@ -147,10 +167,6 @@ def _no_dicom(folder: Path) -> ImageError:
 def _begins_with_dicom(folder: Path) -> bool:
     """Whether one of the first entries of ``folder`` is a DICOM image; a few, as it may be anything's folder."""
     try:
-        for entry in islice(folder.iterdir(), 10):
-            with suppress(RuntimeError):
-                if entry.is_file() and read_slice(entry):
-                    return True
-    except OSError:
-        pass
-    return False
+        return any(entry.is_file() and read_dicom_header(entry) for entry in islice(folder.iterdir(), 10))
+    except (OSError, ValueError):
+        return False

@@ -151,7 +151,7 @@ def _index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
         targets = []
     if sorted(world for world, _ in targets) != [0, 1, 2]:
         raise ValueError(f"{orientation!r} is no orientation: it takes one letter each of R/L, A/P and S/I")
-    nearest = _nearest_world_axes(grid.axes)
+    nearest = nearest_world_axes(grid.axes)
     found = []
     for world, sense in targets:
         axis = next(index for index, (line, _) in enumerate(nearest) if line == world)
@@ -159,7 +159,7 @@ def _index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
     return found
 
 
-def _nearest_world_axes(axes: np.ndarray) -> list[tuple[int, int]]:
+def nearest_world_axes(axes: np.ndarray) -> list[tuple[int, int]]:
     """For each column of ``axes`` the coordinate axis it follows most closely, each taken once, and its sign.
 
     The column with the largest component chooses first, as in nibabel's ``io_orientation``, on which MONAI relies.

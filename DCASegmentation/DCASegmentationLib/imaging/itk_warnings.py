@@ -1,19 +1,83 @@
-"""ITK's warnings, which would end on stderr between the lines meant for the user."""
+"""The surroundings in which ITK reads and writes files: no warnings on stderr, and numbers with a decimal point."""
 
 from __future__ import annotations
 
+import ctypes
+import locale
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import SimpleITK as sitk
+
+# ITK's switch belongs to the process, so the first to enter turns it off and the last to leave restores it.
+_lock = threading.Lock()
+_inside = 0
+_display_before = True
 
 
 @contextmanager
 def no_itk_warnings() -> Iterator[None]:
-    """Keeps ITK's warnings off stderr; the errors raised by this package say what matters about a file."""
-    before = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    """Keeps ITK's warnings off stderr and its numbers in the C locale while files are read or written.
+
+    The errors raised by this package say what matters about a file. Where the process has a locale with a decimal
+    comma, as Qt sets it, ITK would cut NRRD spacings and origins to whole numbers, and write them with commas.
+    """
+    global _inside, _display_before
+    with _lock:
+        if _inside == 0:
+            _display_before = sitk.ProcessObject.GetGlobalWarningDisplay()
+            sitk.ProcessObject.SetGlobalWarningDisplay(False)
+        _inside += 1
+    try:
+        with decimal_point():
+            yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                sitk.ProcessObject.SetGlobalWarningDisplay(_display_before)
+
+
+@contextmanager
+def decimal_point() -> Iterator[None]:
+    """Numbers in C code are read and written with a point, in this thread alone; other threads keep their locale."""
+    if locale.localeconv()["decimal_point"] == ".":
+        yield
+    elif sys.platform == "win32":
+        with _windows_thread_locale():
+            yield
+    else:
+        library, numbers_in_c = _posix_locale()
+        before = library.uselocale(numbers_in_c)
+        try:
+            yield
+        finally:
+            library.uselocale(before)
+
+
+@lru_cache(maxsize=1)
+def _posix_locale() -> tuple[ctypes.CDLL, int]:
+    """The C library, and the "C" locale as ``uselocale`` wants it. Made once: it is never freed."""
+    library = ctypes.CDLL(None)
+    library.newlocale.restype = ctypes.c_void_p
+    library.newlocale.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
+    library.uselocale.restype = ctypes.c_void_p
+    library.uselocale.argtypes = [ctypes.c_void_p]
+    # Both glibc and macOS give each category the bit of its number.
+    return library, library.newlocale(1 << locale.LC_NUMERIC, b"C", None)
+
+
+@contextmanager
+def _windows_thread_locale() -> Iterator[None]:
+    runtime = ctypes.CDLL("ucrtbase")
+    per_thread = runtime._configthreadlocale(1)
+    before = locale.setlocale(locale.LC_NUMERIC)
+    locale.setlocale(locale.LC_NUMERIC, "C")
     try:
         yield
     finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+        locale.setlocale(locale.LC_NUMERIC, before)
+        runtime._configthreadlocale(per_thread)

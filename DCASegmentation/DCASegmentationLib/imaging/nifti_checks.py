@@ -1,8 +1,11 @@
-"""What ITK does not check about a NIfTI-1 file: that it is complete, finite, and states its geometry.
+"""The header of a NIfTI file (version 1 or 2), and whether the file behind it is whole.
 
-ITK reads a NIfTI file that was cut off without a word (the missing voxels are undefined), replaces voxels that are NaN
-or infinite by 0 and a spacing of zero or NaN by 1 mm, and takes the axes as they come where the header names no
-coordinate system.
+ITK reads a NIfTI file that was cut off without an error (the missing voxels are undefined), replaces voxels that are
+NaN or infinite by 0 and a spacing of zero or NaN by 1 mm, takes the axes as they come where the header names no
+coordinate system, and reads ``ct.nii`` where ``ct.nii.gz`` was named. ``nifti_reading`` therefore reads these files
+without it.
+
+Source: the definitions in nifti1.h and nifti2.h (NIFTI Data Format Working Group).
 """
 
 from __future__ import annotations
@@ -21,29 +24,76 @@ import SimpleITK as sitk
 
 from . import file_errors
 
-_HEADER_BYTES = 348
 _CHUNK = 1 << 20
+# How much may follow the voxels: some programs fill the last block, but a file that goes on forever is a fault.
+_MOST_AFTER_VOXELS = 16 << 20
 # What ends a gzip file: CRC-32 and length modulo 2^32.
 _TRAILER = struct.Struct("<2I")
-_FLOATS = {16: "f4", 64: "f8"}  # NIfTI's data type codes
+_TYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
+# RGB, RGBA, and complex numbers of two sizes.
+_COMPONENTS = {128: 3, 2304: 4, 32: 2, 1792: 2}
+# Meter and micrometer; everything else counts as mm, as in nibabel and ITK.
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the fields of a version lie: (struct format, byte offset)."""
+
+    header_bytes: int
+    dim: tuple[str, int]
+    datatype: tuple[str, int]
+    pixdim: tuple[str, int]
+    offset: tuple[str, int]
+    scaling: tuple[str, int]
+    codes: tuple[str, int]
+    quaternion: tuple[str, int]
+    sform: tuple[str, int]
+    units: tuple[str, int]
+
+
+_NIFTI_1 = _Layout(
+    348, ("8h", 40), ("2h", 70), ("8f", 76), ("f", 108), ("2f", 112), ("2h", 252), ("6f", 256), ("12f", 280), ("B", 123)
+)
+_NIFTI_2 = _Layout(
+    540, ("8q", 16), ("2h", 12), ("8d", 104), ("q", 168), ("2d", 176), ("2i", 344), ("6d", 352), ("12d", 400),
+    ("i", 500),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """The fields checked here: ``shape`` and ``spacing`` (mm) of the axes x, y, z, …"""
+    """``shape`` and ``spacing`` (header's unit) belong to the axes x, y, z, …
+
+    ``qform`` and ``sform`` are 4x4 matrices from voxel indices to RAS in mm, None where the header states none.
+    ``scaling`` is (slope, intercept); ``dtype`` is None for types that hold no single number per voxel.
+    """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
-    states_orientation: bool
+    qform: np.ndarray | None
+    sform: np.ndarray | None
+    mm_per_unit: float
+    header_bytes: int
     data_offset: int
     data_bytes: int
-    floats: np.dtype | None
+    datatype: int
+    dtype: np.dtype | None
+    components: int
+    scaling: tuple[float, float]
+
+    @property
+    def states_orientation(self) -> bool:
+        """Whether there is a qform or an sform."""
+        return self.qform is not None or self.sform is not None
 
 
 def check_geometry_stated(path: Path) -> None:
     """Raises ImageError where the header has no usable spacing or neither a qform nor an sform."""
-    with _open(path) as stream:
-        header = _read_header(stream, path)
+    with open_content(path) as stream:
+        header = read_header(stream, path)
     if not all(math.isfinite(value) and value > 0 for value in header.spacing):
         raise file_errors.impossible_spacing(path, header.spacing)
     if not header.states_orientation:
@@ -66,10 +116,11 @@ def check_voxels(path: Path, image: sitk.Image) -> None:
     stated = _stated_checksum(path)
     if stated is None:
         return
-    with _open(path) as stream:
-        before = stream.read(_read_header(stream, path).data_offset - _HEADER_BYTES)
+    with open_content(path) as stream:
+        header = read_header(stream, path)
+        before = stream.read(header.data_offset - header.header_bytes)
         stream.seek(0)
-        checksum = zlib.crc32(before, zlib.crc32(stream.read(_HEADER_BYTES)))
+        checksum = zlib.crc32(before, zlib.crc32(stream.read(header.header_bytes)))
     if zlib.crc32(sitk.GetArrayViewFromImage(image).data, checksum) != stated:
         # Voxels of another type or order than the file's have another one, too.
         read_through(path)
@@ -78,23 +129,126 @@ def check_voxels(path: Path, image: sitk.Image) -> None:
 def read_through(path: Path) -> None:
     """Reads the file to its end, 1 MiB at a time. Raises ImageError as ``check_content`` does."""
     found = not_finite = 0
-    with _open(path) as stream:
-        header = _read_header(stream, path)
-        try:
-            stream.read(max(0, header.data_offset - _HEADER_BYTES))
-            while chunk := stream.read(_CHUNK):
-                voxels = chunk[: max(0, header.data_bytes - found)]
+    with open_content(path) as stream:
+        header = read_header(stream, path)
+        floats = header.dtype if header.dtype is not None and header.dtype.kind == "f" else None
+        with reading_errors(path):
+            stream.seek(header.data_offset)
+            while found < header.data_bytes and (chunk := stream.read(min(_CHUNK, header.data_bytes - found))):
                 found += len(chunk)
-                if header.floats is not None and len(voxels) % header.floats.itemsize == 0:
-                    not_finite += int(np.count_nonzero(~np.isfinite(np.frombuffer(voxels, header.floats))))
-        except EOFError:
-            raise file_errors.truncated(path) from None
-        except (gzip.BadGzipFile, zlib.error):
-            raise file_errors.damaged(path, "NIfTI") from None
-    if found < header.data_bytes:
-        raise file_errors.truncated(path, header.data_bytes, found)
+                if floats is not None and len(chunk) % floats.itemsize == 0:
+                    not_finite += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk, floats))))
+            if found < header.data_bytes:
+                raise file_errors.truncated(path, header.data_bytes, found)
+            require_end(stream, path)
     if not_finite:
         raise file_errors.not_finite(path.name, not_finite)
+
+
+def require_end(stream: BinaryIO, path: Path) -> None:
+    """Reads on to the end, where a gzip file's checksum is compared. Raises ImageError where there is none in sight."""
+    after = 0
+    while chunk := stream.read(_CHUNK):
+        after += len(chunk)
+        if after > _MOST_AFTER_VOXELS:
+            raise file_errors.too_long(path)
+
+
+class reading_errors:  # noqa: N801 - used as a function
+    """A context in which what gzip raises becomes ImageError about ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, EOFError):
+            raise file_errors.truncated(self._path) from None
+        if isinstance(error, gzip.BadGzipFile | zlib.error):
+            raise file_errors.damaged(self._path, "NIfTI") from None
+
+
+def open_content(path: Path) -> BinaryIO:
+    """The file's content, unpacked where it is a gzip file, whatever its name ends with."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if _is_compressed(path) else path.open("rb")
+
+
+def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
+    """The header at the start of ``stream``. Raises ImageError where it is cut off or none of a single NIfTI file."""
+    with reading_errors(path):
+        raw = stream.read(_NIFTI_1.header_bytes)
+        layout = _NIFTI_2 if _stated_header_bytes(raw) == _NIFTI_2.header_bytes else _NIFTI_1
+        raw += stream.read(layout.header_bytes - len(raw))
+    if len(raw) < layout.header_bytes:
+        raise file_errors.truncated(path, layout.header_bytes, len(raw))
+    order = "<" if struct.unpack_from("<i", raw)[0] == layout.header_bytes else ">"
+    magic = raw[4:12] if layout is _NIFTI_2 else raw[344:348]
+    if _stated_header_bytes(raw) != layout.header_bytes or magic[:2] != b"n+" or magic[2:3] not in b"12":
+        if magic[:2] == b"ni":
+            raise file_errors.half_of_a_pair(path)
+        raise file_errors.damaged(path, "NIfTI")
+
+    def unpack(field: tuple[str, int]) -> tuple[float, ...]:
+        return struct.unpack_from(order + field[0], raw, field[1])
+
+    dimensions, *sizes = (int(value) for value in unpack(layout.dim))
+    shape = tuple(sizes[: max(dimensions, 0)])
+    if not 1 <= dimensions <= 7 or min(shape) < 1:
+        raise file_errors.damaged(path, "NIfTI")
+    datatype, bits = (int(value) for value in unpack(layout.datatype))
+    offset = unpack(layout.offset)[0]
+    if not math.isfinite(offset) or not layout.header_bytes <= offset <= 2**31:
+        raise file_errors.damaged(path, "NIfTI")
+    pixdim = unpack(layout.pixdim)
+    qform_code, sform_code = unpack(layout.codes)
+    slope, intercept = unpack(layout.scaling)
+    return NiftiHeader(
+        shape=shape,
+        spacing=tuple(float(value) for value in pixdim[1 : 1 + min(dimensions, 3)]),
+        qform=_qform(unpack(layout.quaternion), pixdim) if qform_code > 0 else None,
+        sform=np.vstack([np.reshape(unpack(layout.sform), (3, 4)), [0, 0, 0, 1]]) if sform_code > 0 else None,
+        mm_per_unit=_MM_PER_UNIT.get(int(unpack(layout.units)[0]) & 7, 1.0),
+        header_bytes=layout.header_bytes,
+        data_offset=int(offset),
+        data_bytes=math.prod(shape) * max(bits, 0) // 8,
+        datatype=datatype,
+        dtype=np.dtype(order + _TYPES[datatype]) if datatype in _TYPES else None,
+        components=_COMPONENTS.get(datatype, 1) * math.prod(shape[4:5]),
+        # A slope of 0 says that the values are not scaled; nibabel writes NaN for that.
+        scaling=(slope, intercept) if slope != 0 and math.isfinite(slope) else (1.0, 0.0),
+    )
+
+
+def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
+    """The matrix of the quaternion (b, c, d) and offsets (x, y, z): "method 2" of nifti1.h."""
+    b, c, d = values[:3]
+    rest = 1.0 - (b * b + c * c + d * d)
+    if rest < 1e-7:
+        # Half a turn: only rounding keeps (b, c, d) from being of length one.
+        length = math.sqrt(b * b + c * c + d * d)
+        a, b, c, d = 0.0, b / length, c / length, d / length
+    else:
+        a = math.sqrt(rest)
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * [pixdim[1], pixdim[2], pixdim[3] * (-1.0 if pixdim[0] < 0 else 1.0)]
+    matrix[:3, 3] = values[3:]
+    return matrix
+
+
+def _stated_header_bytes(raw: bytes) -> int:
+    if len(raw) < 4:
+        return 0
+    either = struct.unpack("<i", raw[:4])[0], struct.unpack(">i", raw[:4])[0]
+    return next((size for size in either if size in (_NIFTI_1.header_bytes, _NIFTI_2.header_bytes)), 0)
 
 
 def _stated_checksum(path: Path) -> int | None:
@@ -102,49 +256,15 @@ def _stated_checksum(path: Path) -> int | None:
     else None."""
     if not _is_compressed(path):
         return None
-    with _open(path) as stream:
-        header = _read_header(stream, path)
+    with open_content(path) as stream:
+        header = read_header(stream, path)
     with path.open("rb") as file:
         file.seek(-_TRAILER.size, os.SEEK_END)
         checksum, length = _TRAILER.unpack(file.read(_TRAILER.size))
-    is_whole = header.data_offset >= _HEADER_BYTES and (header.data_offset + header.data_bytes) % 2**32 == length
+    is_whole = (header.data_offset + header.data_bytes) % 2**32 == length
     return int(checksum) if is_whole else None
 
 
 def _is_compressed(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if _is_compressed(path) else path.open("rb")
-
-
-def _read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
-    try:
-        raw = stream.read(_HEADER_BYTES)
-    except EOFError:
-        raise file_errors.truncated(path) from None
-    except (gzip.BadGzipFile, zlib.error):
-        raise file_errors.damaged(path, "NIfTI") from None
-    if len(raw) < _HEADER_BYTES:
-        raise file_errors.truncated(path, _HEADER_BYTES, len(raw))
-    order = "<" if struct.unpack_from("<i", raw, 0)[0] == _HEADER_BYTES else ">"
-    if struct.unpack_from(order + "i", raw, 0)[0] != _HEADER_BYTES or raw[344:347] != b"n+1":
-        raise file_errors.damaged(path, "NIfTI")
-    dimensions, *sizes = struct.unpack_from(order + "8h", raw, 40)
-    shape = tuple(sizes[:dimensions])
-    if not 1 <= dimensions <= 7 or min(shape) < 1:
-        raise file_errors.damaged(path, "NIfTI")
-    datatype, bits = struct.unpack_from(order + "2h", raw, 70)
-    pixdim = struct.unpack_from(order + "8f", raw, 76)
-    (offset,) = struct.unpack_from(order + "f", raw, 108)
-    qform_code, sform_code = struct.unpack_from(order + "2h", raw, 252)
-    return NiftiHeader(
-        shape=shape,
-        spacing=tuple(pixdim[1 : 1 + min(dimensions, 3)]),
-        states_orientation=qform_code > 0 or sform_code > 0,
-        data_offset=int(offset),
-        data_bytes=math.prod(shape) * bits // 8,
-        floats=np.dtype(order + _FLOATS[datatype]) if datatype in _FLOATS else None,
-    )

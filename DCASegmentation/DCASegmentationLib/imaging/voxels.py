@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import SimpleITK as sitk
@@ -45,6 +45,51 @@ def voxel_checksum(voxels: np.ndarray) -> str:
     """CRC-32 of the voxels (z, y, x) of a CT: it tells that something changed, not who meant it to."""
     voxels = np.ascontiguousarray(voxels)
     return f"{zlib.crc32(voxels.data, zlib.crc32(repr(voxels.shape).encode())):08x}"
+
+
+def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
+    """The labels of a map (background apart) that ``table`` does not name, and how many voxels each has."""
+    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
+    named = {0, *table}
+    return {number: int(count) for number, count in enumerate(counts) if count and number not in named}
+
+
+def told_left_out(found: Iterable[dict[int, int]]) -> list[str]:
+    """A sentence on the labels that the tables of several maps leave out (see ``left_out``), none where there are
+    none."""
+    voxels: dict[int, list[int]] = {}
+    for each in found:
+        for number, count in each.items():
+            voxels.setdefault(number, []).append(count)
+    if not voxels:
+        return []
+    listed = ", ".join(
+        f"{number} ({sum(counts)} voxels in {len(counts)} case{'s' if len(counts) > 1 else ''})"
+        for number, counts in sorted(voxels.items())
+    )
+    return [f"Labels that label_map leaves out count as background: {listed}."]
+
+
+def assembled(planes: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+    """The volume (z, y, x) of ``planes`` (y, x): int16 where every voxel fits without loss, else float32.
+
+    Plane by plane, so that no more than one plane exists in a larger type.
+    """
+    volume = np.empty(shape, np.int16)
+    for index, plane in enumerate(planes):
+        if volume.dtype == np.int16 and not _int16_holds(plane):
+            volume = volume.astype(np.float32)
+        # A float64 may be too large for a float32; ``require_finite`` finds it as infinite.
+        with np.errstate(over="ignore"):
+            volume[index] = plane
+    return volume
+
+
+def _int16_holds(plane: np.ndarray) -> bool:
+    limits = np.iinfo(np.int16)
+    if plane.min() < limits.min or plane.max() > limits.max:
+        return False
+    return plane.dtype.kind in "iu" or bool(np.array_equal(plane, np.rint(plane)))
 
 
 def compact_ct(image: sitk.Image) -> sitk.Image:

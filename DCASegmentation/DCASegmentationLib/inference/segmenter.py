@@ -28,6 +28,7 @@ from .islands import remove_islands
 from .maps import MapsOnModelGrid
 from .measurements import measure
 from .options import SegmentOptions
+from .plausibility import implausible
 from .result import Result
 from .review.gathering import ReviewGathering, options_with_evidence
 from .runtimes.choosing import check_runtime, choose_runtime
@@ -262,6 +263,8 @@ class Segmenter:
             measurements = measure(
                 label_array, sitk.GetArrayViewFromImage(ct), ct_grid.volume_ml_per_voxel, metadata.vocabulary
             )
+            hu = sitk.GetArrayViewFromImage(ct)
+            warnings += implausible(label_array, ct_grid, metadata.vocabulary, kept, hu)
         review = None
         if gathering is not None:
             with clock.phase("review"):

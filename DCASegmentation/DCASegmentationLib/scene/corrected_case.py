@@ -15,6 +15,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 from DCASegmentationLib.case_folder import CASES, case_name
 from DCASegmentationLib.corrected_case_job import CASE, LABELS
 from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.imaging.itk_warnings import no_itk_warnings
 from DCASegmentationLib.organs import Organ, Vocabulary
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.ct_checksum import ct_checksum
@@ -232,8 +233,10 @@ def _touched_places(nodes: CaseNodes) -> list[dict[str, Any]]:
 def _write(labels: np.ndarray, ct: Path, folder: Path) -> None:
     image = sitk.GetImageFromArray(labels)
     try:
-        image.CopyInformation(sitk.ReadImage(str(ct)))
-        sitk.WriteImage(image, str(folder / LABELS), False)
+        # In Slicer's process Qt may have set a locale with a decimal comma.
+        with no_itk_warnings():
+            image.CopyInformation(sitk.ReadImage(str(ct)))
+            sitk.WriteImage(image, str(folder / LABELS), False)
     except RuntimeError:
         raise OutputError(
             f"The labels could not be written to {folder}: the disk is full, or the folder not writable.",

@@ -14,6 +14,7 @@ import slicer
 import slicer.util
 
 from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.imaging.itk_warnings import no_itk_warnings
 from DCASegmentationLib.organs import Vocabulary
 from DCASegmentationLib.review_file import ALTERNATIVE, PLACES, REVIEW, Review, read_review
 from DCASegmentationLib.scene.case_record import LEVELS, CaseNodes, recall, remember
@@ -231,7 +232,9 @@ def _model(request: Path) -> tuple[str, str]:
 
 def _read(path: Path) -> sitk.Image:
     try:
-        return sitk.ReadImage(str(path))
+        # In Slicer's process Qt may have set a locale with a decimal comma.
+        with no_itk_warnings():
+            return sitk.ReadImage(str(path))
     except RuntimeError:
         raise _unexpected(path.parent) from None
 

@@ -11,8 +11,9 @@ import SimpleITK as sitk
 
 from ...errors import ImageError
 from ...imaging.ct_check import check_ct
-from ...imaging.grid import Grid
+from ...imaging.geometry import lay_over
 from ...imaging.reading import read_ct, read_labels
+from ...imaging.voxels import left_out, told_left_out
 from ..datalist import Datalist, Entry
 
 Progress = Callable[[float, str], None]
@@ -32,34 +33,39 @@ def check_files(datalist: Datalist, progress: Progress | None = None) -> Checked
     """Read every file of the list.
 
     Errors: a file that is missing, unreadable or no CT (an MRI, say), a label map on another grid than its CT, a label
-    that the vocabulary does not have, or one that the entry says its map does not tell of. Warnings: organs without a
-    voxel in the training group, one labelled case, no unlabelled one, none to validate on.
+    that the vocabulary does not have, or one that the entry says its map does not tell of. Warnings: what was put right
+    while reading, labels that a ``label_map`` leaves out, organs without a voxel in the training group, one labelled
+    case, no unlabelled one, none to validate on.
     """
     errors: list[str] = []
+    notes: list[str] = []
+    unnamed: list[dict[int, int]] = []
     voxels = np.zeros(len(datalist.vocabulary) + 1, np.int64)
     entries = [(group, entry) for group, listed in datalist.groups() for entry in listed]
     for index, (group, entry) in enumerate(entries):
         try:
-            counts = _check(entry, len(datalist.vocabulary))
+            counts = _check(entry, len(datalist.vocabulary), notes, unnamed)
             if group == "training":
                 voxels += counts
         except ImageError as error:
             errors.append(f"{group}: {error.problem}")
         if progress is not None:
             progress((index + 1) / len(entries), f"Reading {entry.image.name}")
-    return Checked(tuple(errors), _warnings(datalist, voxels), tuple(int(count) for count in voxels))
+    warnings = (*dict.fromkeys(notes), *told_left_out(unnamed), *_warnings(datalist, voxels))
+    return Checked(tuple(errors), warnings, tuple(int(count) for count in voxels))
 
 
-def _check(entry: Entry, highest: int) -> np.ndarray:
-    """Voxels of each label, in the vocabulary's numbers."""
-    ct = read_ct(_there(entry.image))
-    check_ct(ct)
+def _check(entry: Entry, highest: int, notes: list[str], unnamed: list[dict[int, int]]) -> np.ndarray:
+    """Voxels of each label, in the vocabulary's numbers. ``unnamed`` gets the labels that a label_map leaves out."""
+    ct = read_ct(_there(entry.image), notes=notes)
+    notes += [f"{entry.image.name}: {note}" for note in check_ct(ct)]
     if entry.label is None:
         return np.zeros(highest + 1, np.int64)
-    labels = read_labels(_there(entry.label))
+    labels = read_labels(_there(entry.label), notes)
     name = entry.label.name
-    if not Grid.of(ct).same_as(Grid.of(labels)):
-        raise ImageError(f"{name} does not lie on the grid of {entry.image.name}.", "Resample it to the CT.")
+    lay_over(labels, name, ct, entry.image.name, notes)
+    if entry.label_map:
+        unnamed.append(left_out(labels, entry.label_map))
     theirs = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
     counts = np.zeros(highest + 1, np.int64)
     for number, count in enumerate(theirs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,14 +14,16 @@ import numpy as np
 import SimpleITK as sitk
 
 from ...bundle.metadata import TrainingData
-from ...errors import ImageError
 from ...imaging.ct_check import check_ct
-from ...imaging.grid import Grid
+from ...imaging.geometry import lay_over
 from ...imaging.reading import read_ct, read_labels
+from ...imaging.voxels import left_out, told_left_out
 from ..cases import Case, load_case, prepare_case, save_case
 from ..datalist import Entry
 from ..options import GridOptions
 from .source import Progress, cache_folder
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,13 +61,16 @@ class CTFiles:
         """See ``Source``. Raises ImageError for a file that cannot be used, or a label map on another grid."""
         folder = cache_folder(cache, grid)
         cases: list[Case] = []
+        unnamed: list[dict[int, int]] = []
         for index, file in enumerate(self.files):
             path = folder / f"{_digest(file, labelled)}.npz"
             if not path.exists():
-                save_case(_prepare(file, grid, labelled), path)
+                save_case(_prepare(file, grid, labelled, unnamed), path)
             cases.append(load_case(path))
             if progress is not None:
                 progress((index + 1) / len(self.files), f"CT {index + 1} of {len(self.files)}")
+        for note in told_left_out(unnamed):
+            _log.warning("%s: %s", self.name, note)
         return cases
 
     def entries(self) -> list[Entry]:
@@ -90,17 +96,15 @@ def _file_from_json(data: Mapping[str, Any]) -> CTFile:
     return CTFile(data["image"], data.get("labels"), ids, tuple(data.get("unknown", ())))
 
 
-def _prepare(file: CTFile, grid: GridOptions, labelled: bool) -> Case:
+def _prepare(file: CTFile, grid: GridOptions, labelled: bool, unnamed: list[dict[int, int]]) -> Case:
     ct = read_ct(Path(file.image))
     check_ct(ct)
     if not labelled or file.labels is None:
         return prepare_case(Path(file.image).name, ct, None, grid)
     labels = read_labels(Path(file.labels))
-    if not Grid.of(ct).same_as(Grid.of(labels)):
-        raise ImageError(
-            f"{file.labels} does not lie on the grid of {file.image}.", "Resample the label map to the CT."
-        )
+    lay_over(labels, Path(file.labels).name, ct, Path(file.image).name)
     if file.ids:
+        unnamed.append(left_out(labels, file.ids))
         labels = _renamed(labels, file.ids)
     return prepare_case(Path(file.image).name, ct, labels, grid, file.unknown)
 

@@ -1,0 +1,486 @@
+"""Odd inputs as users have met them, one line each, with what must become of them. ``test_odd_inputs.py`` tries them,
+Resources/Docs/odd-inputs.md shows them.
+
+To add one: a line in ``TABLE``, with a function that writes the input into an empty folder and returns what is given to
+``dca``; then ``python Testing/odd_inputs.py`` writes the page anew.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from DCASegmentationLib.phantom.case import generate
+from dicom_archive import moved, write_ct_series, write_enhanced_ct
+from pydicom.filewriter import write_dataset
+from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+
+ACCEPTED, NOTED, REFUSED = "accepted", "accepted with a note", "refused"
+PAGE = Path(__file__).parents[1] / "Resources/Docs/odd-inputs.md"
+
+Write = Callable[[Path], Path]
+
+
+@dataclass(frozen=True)
+class Odd:
+    """``group`` and ``what`` describe the input for the page; ``words`` must stand in the note or the refusal.
+
+    ``right`` says whether the voxels must be those of ``ct()``; ``resample`` whether ``--resample`` is given.
+    """
+
+    group: str
+    what: str
+    verdict: str
+    words: str
+    write: Write
+    right: bool = True
+    resample: bool = False
+
+    @property
+    def id(self) -> str:
+        return f"{self.group}: {self.what}"
+
+
+@lru_cache(maxsize=1)
+def ct() -> sitk.Image:
+    """A synthetic person, 6 x 6 x 8 mm, at positions as scanners state them."""
+    image = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS").ct
+    image.SetOrigin((-150.5, -140.25, 811.0))
+    return image
+
+
+def hu() -> np.ndarray:
+    return sitk.GetArrayFromImage(ct()).astype(np.int16)
+
+
+def image_of(values: np.ndarray) -> sitk.Image:
+    image = sitk.GetImageFromArray(values)
+    image.CopyInformation(ct())
+    return image
+
+
+# NIfTI
+
+
+def nifti(folder: Path, name: str = "ct.nii.gz", image: sitk.Image | None = None) -> Path:
+    sitk.WriteImage(image or ct(), str(folder / name))
+    return folder / name
+
+
+def beside(other: str, name: str) -> Write:
+    """The CT under ``name``, and half of its values in a file that a reader may take for it."""
+
+    def write(folder: Path) -> Path:
+        sitk.WriteImage(image_of((hu() // 2).astype(np.int16)), str(folder / other))
+        return nifti(folder, name)
+
+    return write
+
+
+def renamed(written: str, name: str) -> Write:
+    return lambda folder: nifti(folder, written).rename(folder / name)
+
+
+def nifti2(order: str) -> Write:
+    def write(folder: Path) -> Path:
+        first = nibabel.load(nifti(folder, "first.nii"))
+        header = nibabel.Nifti2Header(endianness=order)
+        header.set_data_dtype(np.dtype(f"{order}i2"))
+        nibabel.save(nibabel.Nifti2Image(np.asarray(first.dataobj), first.affine, header), folder / "ct.nii.gz")
+        (folder / "first.nii").unlink()
+        return folder / "ct.nii.gz"
+
+    return write
+
+
+def patched(*changes: tuple[str, int, list[float]], name: str = "ct.nii") -> Write:
+    """Header fields of a good file overwritten: (struct format, byte offset, values)."""
+
+    def write(folder: Path) -> Path:
+        raw = bytearray(nifti(folder, "ct.nii").read_bytes())
+        for form, offset, values in changes:
+            struct.pack_into(form, raw, offset, *values)
+        (folder / "ct.nii").unlink()
+        (folder / name).write_bytes(gzip.compress(bytes(raw)) if name.endswith(".gz") else bytes(raw))
+        return folder / name
+
+    return write
+
+
+def sform(change: Callable[[np.ndarray], np.ndarray], qform: bool = True, pixdim: bool = True) -> Write:
+    """A file whose sform is ``change`` of the true matrix (4, 4; RAS), with or without the true qform."""
+
+    def write(folder: Path) -> Path:
+        affine = np.diag([-6.0, -6.0, 8.0, 1.0])
+        affine[:3, 3] = [150.5, 140.25, 811.0]
+        matrix = change(affine.copy())
+        steps = np.linalg.norm(matrix[:3, :3], axis=0) if pixdim and not qform else [6.0, 6.0, 8.0]
+        return patched(("<h", 252, [int(qform)]), ("<3f", 80, list(steps)), ("<12f", 280, matrix[:3].ravel().tolist()))(
+            folder
+        )
+
+    return write
+
+
+def mirrored(matrix: np.ndarray) -> np.ndarray:
+    matrix[0] *= -1
+    return matrix
+
+
+def shifted(mm: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(matrix: np.ndarray) -> np.ndarray:
+        matrix[1, 3] += mm
+        return matrix
+
+    return change
+
+
+def sheared(share: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(matrix: np.ndarray) -> np.ndarray:
+        matrix[1, 2] += share * 8.0
+        return matrix
+
+    return change
+
+
+def rotated_and_rounded(matrix: np.ndarray) -> np.ndarray:
+    angle = np.radians(11.3)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    matrix[:3, :3] = np.round(turn @ matrix[:3, :3], 3)
+    return matrix
+
+
+def endless_gzip(folder: Path) -> Path:
+    """After the voxels come 200 MB of zeros, in 200 kB."""
+    whole = gzip.decompress(nifti(folder).read_bytes())
+    (folder / "ct.nii.gz").write_bytes(gzip.compress(whole) + gzip.compress(bytes(200_000_000), compresslevel=9))
+    return folder / "ct.nii.gz"
+
+
+def bomb(folder: Path) -> Path:
+    return patched(("<3h", 42, [1700, 1700, 1700]), name="ct.nii.gz")(folder)
+
+
+def half_of_a_pair(folder: Path) -> Path:
+    sitk.WriteImage(ct(), str(folder / "ct.hdr"))
+    return (folder / "ct.hdr").rename(folder / "ct.nii")
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "ct.nii.gz")
+    return folder / "ct.nii.gz"
+
+
+# NRRD and MetaImage
+
+
+def edited(name: str, *changes: tuple[str, str]) -> Write:
+    """A good file with lines of its header replaced; the voxels stay behind it."""
+
+    def write(folder: Path) -> Path:
+        sitk.WriteImage(ct(), str(folder / name), False)
+        raw = (folder / name).read_bytes()
+        for line in raw.split(b"\n")[:20]:
+            for start, new in changes:
+                if line.startswith(start.encode()):
+                    raw = raw.replace(line + b"\n", new.encode() + (b"\n" if new else b""), 1)
+        (folder / name).write_bytes(raw)
+        return folder / name
+
+    return write
+
+
+def with_data_in(header: str, name: str, data: str) -> Write:
+    def write(folder: Path) -> Path:
+        key = "data file" if name.endswith(".nhdr") else "ElementDataFile"
+        sitk.WriteImage(ct(), str(folder / name), False)
+        lines = (folder / name).read_text().splitlines()
+        kept = [line for line in lines if not line.startswith((key, "CompressedData"))]
+        joint = ": " if name.endswith(".nhdr") else " = "
+        (folder / name).write_text("\n".join([*kept, f"{key}{joint}{data}"]) + "\n")
+        if data == "pipe.raw":
+            os.mkfifo(folder / data)
+        return folder / name
+
+    return write
+
+
+# Values
+
+
+def values(change: Callable[[np.ndarray], np.ndarray]) -> Write:
+    return lambda folder: nifti(folder, image=image_of(change(hu().astype(np.float32)).astype(np.float32)))
+
+
+def padded(
+    value: float, change: Callable[[np.ndarray], np.ndarray] = lambda hu: hu
+) -> Callable[[np.ndarray], np.ndarray]:
+    """``value`` outside the round field of view."""
+
+    def with_padding(array: np.ndarray) -> np.ndarray:
+        _, y, x = np.indices(array.shape)
+        middle = (np.array(array.shape[1:]) - 1) / 2
+        radius = np.hypot((y - middle[0]) / middle[0], (x - middle[1]) / middle[1])
+        return np.where(radius > 1.1, value, change(array))
+
+    return with_padding
+
+
+# DICOM
+
+
+def series(**more: object) -> Write:
+    def write(folder: Path) -> Path:
+        write_ct_series(folder / "ct", ct(), **more)
+        return folder / "ct"
+
+    return write
+
+
+def without(name: str, only: int | None = None) -> Callable[[pydicom.Dataset, int], None]:
+    def change(dataset: pydicom.Dataset, index: int) -> None:
+        if only is None or index == only:
+            delattr(dataset, name)
+
+    return change
+
+
+def rewritten(change: Callable[[bytes], bytes], every: int = 3) -> Write:
+    """Each third file changed byte by byte, as where archives of two systems were put together."""
+
+    def write(folder: Path) -> Path:
+        for number, file in enumerate(sorted(series()(folder).iterdir())):
+            if number % every == 0:
+                file.write_bytes(change(file.read_bytes()))
+        return folder / "ct"
+
+    return write
+
+
+def data_set_alone(implicit: bool) -> Callable[[bytes], bytes]:
+    def change(raw: bytes) -> bytes:
+        dataset = pydicom.dcmread(pydicom.filebase.DicomBytesIO(raw))
+        plain = pydicom.Dataset({element.tag: element for element in dataset})
+        stream = pydicom.filebase.DicomBytesIO()
+        stream.is_implicit_VR, stream.is_little_endian = implicit, True
+        write_dataset(stream, plain)
+        return stream.getvalue()
+
+    return change
+
+
+def monochrome1(signed: bool, syntax: str | None = None) -> Write:
+    """Stored values of HU + 1024 or of HU, called MONOCHROME1."""
+
+    def change(dataset: pydicom.Dataset, index: int) -> None:
+        if not signed:
+            dataset.PixelRepresentation, dataset.RescaleIntercept = 0, -1024
+            stored = np.frombuffer(dataset.PixelData, "<i2").astype(np.int32) + 1024
+            dataset.PixelData = stored.astype("<u2").tobytes()
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+
+    return series(change=change, syntax=syntax)
+
+
+def with_page(**attributes: object) -> Write:
+    """A further image in the series, made from the first slice."""
+
+    def write(folder: Path) -> Path:
+        files = sorted(series()(folder).iterdir())
+        page = pydicom.dcmread(files[0])
+        page.SOPInstanceUID = page.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        for name, value in attributes.items():
+            if value is None:
+                delattr(page, name)
+            else:
+                setattr(page, name, value)
+        page.save_as(folder / "ct/page")
+        return folder / "ct"
+
+    return write
+
+
+def dose_page(folder: Path) -> Path:
+    side = 40
+    return with_page(
+        ImageType=["DERIVED", "SECONDARY", "DOSE_INFO"], ImagePositionPatient=None, ImageOrientationPatient=None,
+        Rows=side, Columns=side, PixelData=bytes(2 * side * side),
+    )(folder)  # fmt: skip
+
+
+def enhanced(folder: Path) -> Path:
+    write_ct_series(folder / "slices", ct())
+    write_enhanced_ct(folder / "ct", folder / "slices")
+    return folder / "ct"
+
+
+def enhanced_file(folder: Path) -> Path:
+    return next(enhanced(folder).iterdir())
+
+
+def own_series(dataset: pydicom.Dataset, index: int) -> None:
+    dataset.SeriesInstanceUID = generate_uid()
+
+
+def tilted(degrees: float) -> Write:
+    return series(change=moved(1, lambda index: 8.0 * index * math.tan(math.radians(degrees))))
+
+
+def uneven(folder: Path) -> Path:
+    return series(change=moved(2, lambda index: 3.0 * (index > 9)))(folder)
+
+
+def cut_file(folder: Path) -> Path:
+    files = sorted(series()(folder).iterdir())
+    files[4].write_bytes(files[4].read_bytes()[:-100])
+    return folder / "ct"
+
+
+# Header and anatomy
+
+
+def header_says(change: Callable[[sitk.Image], None]) -> Write:
+    def write(folder: Path) -> Path:
+        image = sitk.Image(ct())
+        change(image)
+        sitk.WriteImage(image, str(folder / "ct.nrrd"))
+        return folder / "ct.nrrd"
+
+    return write
+
+
+def direction(*values: float) -> Callable[[sitk.Image], None]:
+    return lambda image: image.SetDirection(values)
+
+
+def lost_geometry(image: sitk.Image) -> None:
+    image.SetSpacing((1, 1, 1))
+    image.SetOrigin((0, 0, 0))
+
+
+def at_a_quarter(image: sitk.Image) -> None:
+    image.SetSpacing([step * 0.25 for step in image.GetSpacing()])
+
+
+_NOT_TRUE = {"right": False}
+
+TABLE = (
+    Odd("NIfTI", "`ct.nii.gz` with another `ct.nii` next to it", ACCEPTED, "", beside("ct.nii", "ct.nii.gz")),
+    Odd("NIfTI", "`ct.nii` with another `ct.nii.gz` next to it", ACCEPTED, "", beside("ct.nii.gz", "ct.nii")),
+    Odd("NIfTI", "`ct.nii.gz` with another pair `ct.hdr`, `ct.img` next to it", ACCEPTED, "", beside("ct.hdr", "ct.nii.gz")),
+    Odd("NIfTI", "the `.hdr` of a pair, called `.nii`", REFUSED, "header of a pair", half_of_a_pair),
+    Odd("NIfTI", "packed with gzip, but called `.nii`", ACCEPTED, "", renamed("ct.nii.gz", "ct.nii")),
+    Odd("NIfTI", "not packed, but called `.nii.gz`", ACCEPTED, "", renamed("ct.nii", "ct.nii.gz")),
+    Odd("NIfTI", "version 2, little endian", ACCEPTED, "", nifti2("<")),
+    Odd("NIfTI", "version 2, big endian", ACCEPTED, "", nifti2(">")),
+    Odd("NIfTI", "sform is the mirror image of the qform", REFUSED, "sform and its qform", sform(mirrored)),
+    Odd("NIfTI", "sform shifted by 40 mm against the qform", REFUSED, "shifted by 40 mm", sform(shifted(40))),
+    Odd("NIfTI", "sform sheared against the qform", REFUSED, "sform and its qform", sform(sheared(0.2))),
+    Odd("NIfTI", "sform and qform differ by 0.3 voxels", NOTED, "sform and qform differ", sform(shifted(1.8)), **_NOT_TRUE),
+    Odd("NIfTI", "sform and qform differ by rounding", ACCEPTED, "", sform(shifted(0.01))),
+    Odd("NIfTI", "sform and pixdim state different spacings", REFUSED, "pixdim of 6 x 6 x 8", sform(lambda m: m @ np.diag([0.5, 0.5, 0.5, 1]), qform=False, pixdim=False)),
+    Odd("NIfTI", "oblique affine rounded to three digits", ACCEPTED, "", sform(rotated_and_rounded, qform=False), **_NOT_TRUE),
+    Odd("NIfTI", "sheared by less than half a voxel", NOTED, "not quite at right angles", sform(sheared(0.008), qform=False), **_NOT_TRUE),
+    Odd("NIfTI", "sheared by a gantry tilt", REFUSED, "not at right angles", sform(sheared(0.25), qform=False)),
+    Odd("NIfTI", "sheared by a gantry tilt, `--resample`", NOTED, "resampled to a right-angled grid", sform(sheared(0.25), qform=False), right=False, resample=True),
+    Odd("NIfTI", "no qform and no sform", REFUSED, "does not say how the patient lies", patched(("<2h", 252, [0, 0]))),
+    Odd("NIfTI", "a spacing of 0", REFUSED, "impossible voxel spacing", patched(("<f", 80, [0.0]))),
+    Odd("NIfTI", "geometry in meters that is in mm", REFUSED, "impossible voxel spacing", patched(("<B", 123, [1]))),
+    Odd("NIfTI", "an infinite vox_offset", REFUSED, "damaged", patched(("<f", 108, [float("inf")]))),
+    Odd("NIfTI", "a vox_offset inside the header", REFUSED, "damaged", patched(("<f", 108, [0.0]))),
+    Odd("NIfTI", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", bomb),
+    Odd("NIfTI", "gzip data that go on after the voxels", REFUSED, "goes on long after", endless_gzip),
+    Odd("NIfTI", "a named pipe", REFUSED, "no regular file", pipe),
+    Odd("NRRD", "no `space origin`", NOTED, "origin was set to 0", edited("ct.nrrd", ("space origin", "")), **_NOT_TRUE),
+    Odd("NRRD", "`space units` of cm", REFUSED, "'space units' are cm", edited("ct.nrrd", ("space:", 'space: left-posterior-superior\nspace units: "cm" "cm" "cm"'))),
+    Odd("NRRD", "no `space directions`", REFUSED, "how large its voxels are", edited("ct.nrrd", ("space directions", ""))),
+    Odd("NRRD", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", edited("ct.nrrd", ("sizes", "sizes: 1700 1700 1700"))),
+    Odd("NRRD", "a dimension of 100", REFUSED, "damaged", edited("ct.nrrd", ("dimension", "dimension: 100"))),
+    Odd("NRRD", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("data file", "ct.nhdr", "/dev/zero")),
+    Odd("NRRD", "voxels in several files", REFUSED, "several files", with_data_in("data file", "ct.nhdr", "LIST")),
+    Odd("MetaImage", "`NDims` of 100", REFUSED, "damaged", edited("ct.mha", ("NDims", "NDims = 100"))),
+    Odd("MetaImage", "no `ElementSpacing`", REFUSED, "how large its voxels are", edited("ct.mha", ("ElementSpacing", ""))),
+    Odd("MetaImage", "no `Offset`", NOTED, "origin was set to 0", edited("ct.mha", ("Offset", "")), **_NOT_TRUE),
+    Odd("MetaImage", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", edited("ct.mha", ("DimSize", "DimSize = 1700 1700 1700"))),
+    Odd("MetaImage", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("ElementDataFile", "ct.mhd", "/dev/zero")),
+    Odd("MetaImage", "voxels in a named pipe", REFUSED, "no regular file", with_data_in("ElementDataFile", "ct.mhd", "pipe.raw")),
+    Odd("MetaImage", "`ElementDataFile = LIST`", REFUSED, "several files", with_data_in("ElementDataFile", "ct.mhd", "LIST")),
+    Odd("Values", "HU, padded with -2000 outside the field of view", ACCEPTED, "", values(padded(-2000)), **_NOT_TRUE),
+    Odd("Values", "stored values (HU + 1024), padded with -2000", REFUSED, "HU + 1024", values(padded(-2000, lambda a: np.maximum(a, -1024) + 1024))),
+    Odd("Values", "HU x 2", REFUSED, "HU x 2", values(lambda a: a * 2)),
+    Odd("Values", "HU x 2, padded with -2000", REFUSED, "HU x 2", values(padded(-2000, lambda a: a * 2))),
+    Odd("Values", "HU / 2", REFUSED, "HU / 2", values(lambda a: a / 2)),
+    Odd("Values", "HU x 10", REFUSED, "HU x 10", values(lambda a: a * 10)),
+    Odd("Values", "HU - 1024 (rescaled twice)", REFUSED, "rescale intercept had been applied twice", values(lambda a: a - 1024)),
+    Odd("DICOM", "no PixelSpacing", REFUSED, "no PixelSpacing", series(change=without("PixelSpacing"))),
+    Odd("DICOM", "no PixelSpacing in one slice", REFUSED, "no PixelSpacing in 1 of", series(change=without("PixelSpacing", 7))),
+    Odd("DICOM", "no RescaleIntercept", REFUSED, "no RescaleIntercept", series(change=without("RescaleIntercept"))),
+    Odd("DICOM", "no RescaleSlope", REFUSED, "no RescaleSlope", series(change=without("RescaleSlope"))),
+    Odd("DICOM", "no ImagePositionPatient", REFUSED, "no ImagePositionPatient", series(change=without("ImagePositionPatient"))),
+    Odd("DICOM", "no ImageOrientationPatient", REFUSED, "no ImageOrientationPatient", series(change=without("ImageOrientationPatient"))),
+    Odd("DICOM", "some files without preamble", ACCEPTED, "", rewritten(lambda raw: raw[128:])),
+    Odd("DICOM", "some files without preamble and `DICM`", ACCEPTED, "", rewritten(lambda raw: raw[132:])),
+    Odd("DICOM", "some files without meta header, implicit VR", ACCEPTED, "", rewritten(data_set_alone(True))),
+    Odd("DICOM", "some files without meta header, explicit VR", ACCEPTED, "", rewritten(data_set_alone(False))),
+    Odd("DICOM", "no file with a meta header", ACCEPTED, "", rewritten(data_set_alone(True), every=1)),
+    Odd("DICOM", "MONOCHROME1, unsigned", ACCEPTED, "", monochrome1(False)),
+    Odd("DICOM", "MONOCHROME1, signed", ACCEPTED, "", monochrome1(True)),
+    Odd("DICOM", "MONOCHROME1, unsigned, compressed (RLE)", ACCEPTED, "", monochrome1(False, RLELossless)),
+    Odd("DICOM", "MONOCHROME1, signed, compressed (JPEG 2000)", ACCEPTED, "", monochrome1(True, JPEG2000Lossless)),
+    Odd("DICOM", "a dose page among the slices", NOTED, "left out", dose_page),
+    Odd("DICOM", "a secondary capture among the slices", NOTED, "left out", with_page(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ImagePositionPatient=None)),
+    Odd("DICOM", "a scout view among the slices", NOTED, "left out", with_page(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
+    Odd("DICOM", "a scout view that is not called one", NOTED, "left out", with_page(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
+    Odd("DICOM", "a slice twice, with a new UID", NOTED, "1 copy of its", with_page()),
+    Odd("DICOM", "two different slices at one position", REFUSED, "same positions", with_page(RescaleIntercept=5)),
+    Odd("DICOM", "a series UID of its own in each slice", NOTED, "series UID of its own", series(change=own_series)),
+    Odd("DICOM", "a slice missing", REFUSED, "lacks 1 slice", series(change=moved(2, lambda index: 8.0 * (index > 9)))),
+    Odd("DICOM", "a file cut off within its voxels", REFUSED, "incomplete or damaged", cut_file),
+    Odd("DICOM", "gantry tilted by 12 degrees", REFUSED, "tilted by 12.0 degrees", tilted(12)),
+    Odd("DICOM", "gantry tilted by 12 degrees, `--resample`", NOTED, "tilted by 12.0 degrees", tilted(12), right=False, resample=True),
+    Odd("DICOM", "unevenly spaced slices", REFUSED, "unevenly spaced", uneven),
+    Odd("DICOM", "unevenly spaced slices, `--resample`", NOTED, "8 to 11 mm apart", uneven, right=False, resample=True),
+    Odd("DICOM", "enhanced multi-frame CT, as a folder", ACCEPTED, "", enhanced),
+    Odd("Header", "spacing a quarter of the true one", NOTED, "wide, which no trunk is", header_says(at_a_quarter), **_NOT_TRUE),
+    Odd("Header", "1 x 1 x 1 mm at origin 0 (no geometry)", NOTED, "lost their geometry", header_says(lost_geometry), **_NOT_TRUE),
+    Odd("Header", "back and front swapped", NOTED, "back and front were swapped", header_says(direction(1, 0, 0, 0, -1, 0, 0, 0, 1)), **_NOT_TRUE),
+    Odd("Header", "left-right and back-front axes swapped", NOTED, "deeper", header_says(direction(0, 1, 0, 1, 0, 0, 0, 0, 1)), **_NOT_TRUE),
+)  # fmt: skip
+
+
+def page() -> str:
+    """The table as Resources/Docs/odd-inputs.md shows it."""
+    lines = [
+        "# Odd inputs, and what becomes of them",
+        "",
+        "Inputs as users of CT tools have met them. Each line is a test (`Testing/odd_inputs.py`); the last column is",
+        "part of what is said. A note appears on the terminal, in `log.txt`, in the panel and in the cohort's report.",
+        "Without a note the voxels are exactly those of the file, at the place that its header states.",
+        "",
+        "Images above 2^30 voxels are refused before memory is taken for them. The environment variable",
+        "`DCA_MAX_VOXELS` allows more (a number of voxels, such as `2e9`).",
+        "",
+        "After the segmentation the result itself is looked at: a note says so where organs lie on the wrong side of",
+        "each other (the liver left of the spleen, the bladder above the kidneys), or where most volumes are far from",
+        "an adult's. Flipped axes that the CT alone does not show, left and right or head and feet, are found there.",
+        "",
+    ]
+    for group in dict.fromkeys(odd.group for odd in TABLE):
+        lines += [f"## {group}", "", "| Input | Verdict | What is said |", "|---|---|---|"]
+        lines += [f"| {odd.what} | {odd.verdict} | {odd.words} |" for odd in TABLE if odd.group == group]
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,116 @@
+"""Every line of the table of odd inputs gets its verdict, by each road by which it can come in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("nibabel")
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.dicom.one_ct import find_one_ct
+from DCASegmentationLib.dicom.reading import gathered
+from DCASegmentationLib.errors import ImageError
+from DCASegmentationLib.imaging.ct_check import check_ct
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.imaging.reading import read_ct
+from odd_inputs import ACCEPTED, NOTED, PAGE, REFUSED, TABLE, Odd, ct, page
+
+DICOM = [odd for odd in TABLE if odd.group == "DICOM"]
+
+
+def read_directly(path: Path, odd: Odd) -> tuple[sitk.Image, list[str]]:
+    notes: list[str] = []
+    return read_ct(path, notes=notes, resample=odd.resample), notes
+
+
+def read_as_the_command(path: Path, odd: Odd) -> tuple[sitk.Image, list[str]]:
+    found = find_one_ct(path, None, path / "out", resample=odd.resample)
+    notes = list(found.notes)
+    with gathered(found.files, found.name) as folder:
+        return read_ct(folder, notes=notes, resample=odd.resample), notes
+
+
+@pytest.mark.parametrize("odd", TABLE, ids=lambda odd: odd.id)
+def test_an_odd_input_gets_its_verdict(odd: Odd, tmp_path: Path) -> None:
+    require_verdict(odd, odd.write(tmp_path), read_directly)
+
+
+@pytest.mark.parametrize("odd", DICOM, ids=lambda odd: odd.id)
+def test_an_odd_dicom_folder_gets_the_same_verdict_from_the_command(odd: Odd, tmp_path: Path) -> None:
+    require_verdict(odd, odd.write(tmp_path), read_as_the_command)
+
+
+def require_verdict(odd: Odd, path: Path, read) -> None:
+    if odd.verdict == REFUSED:
+        with pytest.raises(ImageError) as caught:
+            check_ct(read(path, odd)[0])
+        assert odd.words in caught.value.problem
+        assert caught.value.remedy
+        assert "\n" not in str(caught.value)
+        return
+    image, notes = read(path, odd)
+    notes += check_ct(image)
+    if odd.verdict == ACCEPTED:
+        assert notes == []
+    else:
+        assert any(odd.words in note for note in notes), notes
+    if odd.right:
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(ct()))
+        assert Grid.of(image).same_as(Grid.of(ct()), 0.02)
+
+
+def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path) -> None:
+    """In a process of its own, in which neither pydicom nor highdicom can be imported."""
+    folders = {}
+    for number, odd in enumerate(DICOM):
+        (tmp_path / str(number)).mkdir()
+        folders[str(odd.write(tmp_path / str(number)))] = odd
+    script = (
+        "import sys, json\n"
+        "for name in ('pydicom', 'highdicom', 'nibabel'): sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "from DCASegmentationLib.dicom.one_ct import find_one_ct\n"
+        "from DCASegmentationLib.dicom.reading import gathered\n"
+        "from DCASegmentationLib.errors import ImageError\n"
+        "from DCASegmentationLib.imaging.reading import read_ct\n"
+        "from DCASegmentationLib.imaging.voxels import voxel_checksum\n"
+        "import SimpleITK as sitk\n"
+        "told = {}\n"
+        "for path, resample in json.load(sys.stdin).items():\n"
+        "    try:\n"
+        "        found = find_one_ct(Path(path), None, Path(path) / 'out', resample=resample)\n"
+        "        notes = list(found.notes)\n"
+        "        with gathered(found.files, found.name) as folder:\n"
+        "            image = read_ct(folder, notes=notes, resample=resample)\n"
+        "        told[path] = [notes, voxel_checksum(sitk.GetArrayViewFromImage(image))]\n"
+        "    except ImageError as error:\n"
+        "        told[path] = [error.problem, '']\n"
+        "print(json.dumps(told))\n"
+    )
+    given = json.dumps({path: odd.resample for path, odd in folders.items()})
+    run = subprocess.run([sys.executable, "-c", script], input=given, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    from DCASegmentationLib.imaging.voxels import voxel_checksum
+
+    for path, (said, checksum) in json.loads(run.stdout).items():
+        odd = folders[path]
+        assert odd.words in (said if isinstance(said, str) else " ".join(said))
+        assert bool(checksum) == (odd.verdict != REFUSED)
+        if odd.verdict != REFUSED and odd.right:
+            assert checksum == voxel_checksum(sitk.GetArrayViewFromImage(ct()))
+
+
+def test_the_page_in_the_docs_is_the_table() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python Testing/odd_inputs.py"
+
+
+def test_every_verdict_is_in_the_table() -> None:
+    assert {odd.verdict for odd in TABLE} == {ACCEPTED, NOTED, REFUSED}
+    assert len({odd.id for odd in TABLE}) == len(TABLE)

@@ -1,0 +1,328 @@
+"""Odd inputs that are not one CT in one process: label maps, cohorts, other locales, and geometry that is put right."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import locale
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("nibabel")
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.cohort.finding import find
+from DCASegmentationLib.dicom.selection import Rules
+from DCASegmentationLib.errors import ImageError
+from DCASegmentationLib.imaging.ct_check import check_ct
+from DCASegmentationLib.imaging.geometry import lay_over
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.imaging.limits import MAX_VOXELS
+from DCASegmentationLib.imaging.reading import read_ct, read_labels
+from DCASegmentationLib.inference.plausibility import implausible
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.phantom.case import generate
+from DCASegmentationLib.training.datalist import Datalist, Entry
+from DCASegmentationLib.training.datasets.checking import check_files
+from dicom_archive import write_ct_series
+from odd_inputs import bomb, ct, monochrome1, series, tilted, uneven
+
+PHANTOM = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS")
+
+
+def turned(image: sitk.Image, order: tuple[int, ...], signs: tuple[int, ...]) -> sitk.Image:
+    """The same image with its voxels stored along other axes, and its header saying so."""
+    return sitk.Flip(sitk.PermuteAxes(image, order), [sign < 0 for sign in signs])
+
+
+def orientations() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    return list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+# Neighbors
+
+
+def test_a_label_map_is_read_whatever_lies_next_to_it(tmp_path: Path) -> None:
+    sitk.WriteImage(PHANTOM.labels, str(tmp_path / "labels.nii.gz"))
+    sitk.WriteImage(PHANTOM.labels * 0, str(tmp_path / "labels.nii"))
+    read = read_labels(tmp_path / "labels.nii.gz")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(PHANTOM.labels))
+
+
+def test_two_files_of_one_name_are_two_cases_of_a_cohort(tmp_path: Path) -> None:
+    sitk.WriteImage(ct(), str(tmp_path / "ct.nii.gz"))
+    sitk.WriteImage(ct() + 100, str(tmp_path / "ct.nii"))
+    cases = find(tmp_path, tmp_path / "out", Rules()).cases
+    means = {case.source: float(sitk.GetArrayFromImage(read_ct(Path(case.files[0]))).mean()) for case in cases}
+    assert means["ct.nii"] == pytest.approx(means["ct.nii.gz"] + 100)
+
+
+def test_a_cohort_takes_files_without_meta_header_and_enhanced_ones(tmp_path: Path) -> None:
+    from odd_inputs import data_set_alone, enhanced, rewritten
+
+    for name, write in (("bare", rewritten(data_set_alone(True))), ("enhanced", enhanced)):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    cases = {case.source: case for case in find(tmp_path, tmp_path / "out", Rules()).cases}
+    assert len(cases["bare/ct"].files) == ct().GetDepth()
+    assert len(cases["enhanced/ct"].files) == 1
+
+
+def test_a_cohort_says_what_it_left_out(tmp_path: Path) -> None:
+    from odd_inputs import with_page
+
+    with_page()(tmp_path)
+    (case,) = find(tmp_path, tmp_path / "out", Rules()).cases
+    assert "1 copy of its slices left out." in case.notes
+    series(change=lambda dataset, index: setattr(dataset, "SeriesInstanceUID", f"1.2.{index + 1}"))(tmp_path / "apart")
+    notes = [note for each in find(tmp_path / "apart", tmp_path / "out", Rules()).cases for note in each.notes]
+    assert any("series UID of its own" in note for note in notes)
+
+
+# Locales
+
+
+@pytest.fixture(scope="session")
+def comma_locale(tmp_path_factory) -> Path:
+    """A folder for LOCPATH with a locale that has a decimal comma."""
+    folder = tmp_path_factory.mktemp("locales")
+    try:
+        command = ["localedef", "-i", "de_DE", "-f", "UTF-8", str(folder / "de_DE.UTF-8")]
+        made = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        made = False
+    if not made:
+        try:
+            locale.setlocale(locale.LC_NUMERIC, "de_DE.UTF-8")
+        except locale.Error:
+            pytest.skip("this system cannot have a locale with a decimal comma")
+        finally:
+            locale.setlocale(locale.LC_NUMERIC, "C")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.nhdr", "ct.mha", "ct.nii.gz", "ct"])
+def test_a_decimal_comma_in_the_process_changes_no_number(name: str, comma_locale: Path, tmp_path: Path) -> None:
+    image = ct()[:, :, :12]
+    image.SetSpacing((6.25, 6.75, 8.5))
+    if name == "ct":
+        write_ct_series(tmp_path / name, image)
+    else:
+        sitk.WriteImage(image, str(tmp_path / name))
+    script = (
+        "import json, locale, sys\n"
+        "from pathlib import Path\n"
+        "from DCASegmentationLib.imaging.reading import read_ct\n"
+        "from DCASegmentationLib.imaging.writing import write_image\n"
+        "locale.setlocale(locale.LC_NUMERIC, 'de_DE.UTF-8')\n"
+        "assert locale.localeconv()['decimal_point'] == ','\n"
+        "image = read_ct(Path(sys.argv[1]))\n"
+        "write_image(image, Path(sys.argv[2]))\n"
+        "assert locale.localeconv()['decimal_point'] == ','\n"
+        "print(json.dumps([image.GetSpacing(), image.GetOrigin()]))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / name), str(tmp_path / "again.nrrd")]
+    environment = {**os.environ, "LOCPATH": str(comma_locale)}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    spacing, origin = json.loads(run.stdout)
+    assert spacing == pytest.approx((6.25, 6.75, 8.5))
+    assert origin == pytest.approx(image.GetOrigin())
+    assert Grid.of(read_ct(tmp_path / "again.nrrd")).same_as(Grid.of(image))
+
+
+# Header and anatomy
+
+
+@pytest.mark.parametrize(("order", "signs"), orientations())
+def test_no_true_orientation_gives_a_note(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    image, labels = turned(PHANTOM.ct, order, signs), turned(PHANTOM.labels, order, signs)
+    assert check_ct(image) == ()
+    hu = sitk.GetArrayViewFromImage(image)
+    assert implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS, hu=hu) == []
+
+
+@pytest.mark.parametrize(("order", "signs"), orientations()[1:])
+def test_every_wrong_orientation_gives_one(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    """The labels are the true ones: what is asked is whether the header can be seen to be wrong."""
+    labels = sitk.Image(PHANTOM.labels)
+    labels.SetDirection((np.eye(3)[:, list(order)] * signs).ravel().tolist())
+    (note,) = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
+    assert "orientation" in note
+
+
+def test_a_mirrored_ct_is_seen_even_if_the_network_put_the_organs_on_their_usual_sides() -> None:
+    """As our networks do: they have learned where the liver lies."""
+    hu = np.ascontiguousarray(sitk.GetArrayFromImage(PHANTOM.ct)[:, :, ::-1])
+    labels = sitk.GetArrayFromImage(PHANTOM.labels)
+    (note,) = implausible(labels, Grid.of(PHANTOM.labels), AMOS, hu=hu)
+    assert "more soft tissue on the left" in note
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.4, 2.5])
+def test_a_wrong_scale_is_seen_in_the_volumes(scale: float) -> None:
+    labels = sitk.Image(PHANTOM.labels)
+    labels.SetSpacing([step * scale for step in labels.GetSpacing()])
+    notes = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
+    assert any("volumes far from an adult's" in note for note in notes)
+
+
+def test_organs_that_were_not_asked_for_are_not_missed() -> None:
+    array = sitk.GetArrayFromImage(PHANTOM.labels)
+    liver = AMOS.by_key["liver"].label
+    assert implausible(np.where(array == liver, array, 0), Grid.of(PHANTOM.labels), AMOS, {liver}) == []
+
+
+# Geometry that is put right
+
+
+def as_it_was(image: sitk.Image) -> np.ndarray:
+    """Voxels of ``image`` at the places of the true CT's voxels that lie well inside both."""
+    return sitk.GetArrayFromImage(
+        sitk.Resample(image, ct(), sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32)
+    )
+
+
+def test_a_tilted_gantry_is_undone_where_the_voxels_belong(tmp_path: Path) -> None:
+    """The slices of a person are written where a tilted gantry has them, then read and compared with the person."""
+    truth = sitk.SmoothingRecursiveGaussian(sitk.Cast(ct(), sitk.sitkFloat32), 8.0)
+    shear = np.tan(np.radians(12.0)) * 8.0
+    grid = Grid.of(truth)
+    planes = []
+    for index in range(grid.size[2]):
+        x, y, z = truth.TransformIndexToPhysicalPoint((0, 0, index))
+        plane = sitk.Resample(
+            truth, (grid.size[0], grid.size[1], 1), sitk.Transform(), sitk.sitkLinear,
+            (x, y + shear * index, z), grid.spacing, grid.direction, -1000.0,
+        )  # fmt: skip
+        planes.append(sitk.GetArrayFromImage(plane)[0])
+    scanned = grid.image_of(np.rint(planes).astype(np.int16))
+    from dicom_archive import moved
+
+    write_ct_series(tmp_path / "ct", scanned, change=moved(1, lambda index: float(shear * index)))
+    notes: list[str] = []
+    read = read_ct(tmp_path / "ct", notes=notes, resample=True)
+    found, wanted = as_it_was(read), sitk.GetArrayFromImage(truth)
+    # The tilt moved the upper slices out of the body; there nothing was scanned.
+    inside = found > -900
+    assert inside.sum() > 50_000
+    assert np.abs(found - wanted)[inside].mean() < 5
+    np.testing.assert_allclose(np.reshape(read.GetDirection(), (3, 3)), np.eye(3), atol=1e-6)
+    assert "12.0 degrees" in notes[0]
+
+
+def test_uneven_slices_come_to_lie_where_they_were(tmp_path: Path) -> None:
+    read = read_ct(uneven(tmp_path), notes=[], resample=True)
+    assert read.GetSpacing()[2] == pytest.approx(8.0, abs=0.1)
+    top = read.TransformIndexToPhysicalPoint((0, 0, read.GetDepth() - 1))[2]
+    assert top == pytest.approx(811.0 + 8.0 * (ct().GetDepth() - 1) + 3.0)
+    first = sitk.GetArrayFromImage(read)[0]
+    np.testing.assert_allclose(first, sitk.GetArrayFromImage(ct())[0], atol=1e-3)
+
+
+def test_tilt_and_unevenness_without_the_option_name_it(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_ct(tilted(10)(tmp_path))
+    assert "--resample" in caught.value.remedy
+
+
+def test_the_library_logs_what_nobody_asked_to_be_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from odd_inputs import with_page
+
+    read_ct(with_page()(tmp_path))
+    assert "1 copy of its slices left out." in caplog.text
+
+
+def test_compressed_monochrome1_is_read_from_a_copy_that_does_not_stay(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    read_ct(monochrome1(True, "1.2.840.10008.1.2.5")(tmp_path))
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+# Label maps
+
+
+def labels_off_by(mm: float) -> sitk.Image:
+    labels = sitk.Image(PHANTOM.labels)
+    labels.CopyInformation(ct())
+    labels.SetOrigin([value + mm for value in labels.GetOrigin()])
+    return labels
+
+
+def test_labels_off_by_rounding_are_laid_over_the_ct_with_a_note() -> None:
+    labels, notes = labels_off_by(0.005), []
+    lay_over(labels, "labels.nii.gz", ct(), "ct.nii.gz", notes)
+    assert Grid.of(labels) == Grid.of(ct())
+    assert notes == ["labels.nii.gz lies 0.005 mm off the grid of ct.nii.gz; it was laid over it voxel by voxel."]
+
+
+def test_labels_off_by_more_than_a_tenth_of_a_voxel_are_refused() -> None:
+    with pytest.raises(ImageError, match="voxels apart"):
+        lay_over(labels_off_by(0.7), "labels.nii.gz", ct(), "ct.nii.gz")
+
+
+def test_a_list_with_odd_labels_says_what_was_done_with_them(tmp_path: Path) -> None:
+    entries = []
+    for number in range(2):
+        image, label = tmp_path / f"ct{number}.nii.gz", tmp_path / f"labels{number}.nii.gz"
+        sitk.WriteImage(ct(), str(image))
+        sitk.WriteImage(labels_off_by(0.005), str(label))
+        entries.append(Entry(image, label, label_map={6: 6, 1: 1}))
+    checked = check_files(Datalist(AMOS, tuple(entries)))
+    assert checked.errors == ()
+    told = " ".join(checked.warnings)
+    kidney = int((sitk.GetArrayViewFromImage(PHANTOM.labels) == 2).sum())
+    assert f"2 ({2 * kidney} voxels in 2 cases)" in told
+    assert "labels0.nii.gz lies 0.005 mm off the grid" in told
+
+
+# Limits
+
+
+def test_more_voxels_can_be_allowed(tmp_path: Path, monkeypatch) -> None:
+    path = bomb(tmp_path)
+    with pytest.raises(ImageError) as caught:
+        read_ct(path)
+    assert MAX_VOXELS in caught.value.remedy
+    monkeypatch.setenv(MAX_VOXELS, "6e9")
+    with pytest.raises(ImageError, match=r"is incomplete|GiB of memory"):
+        read_ct(path)
+    monkeypatch.setenv(MAX_VOXELS, "1000")
+    with pytest.raises(ImageError, match="more than the limit"):
+        read_ct(series()(tmp_path))
+    monkeypatch.setenv(MAX_VOXELS, "many")
+    with pytest.raises(ImageError, match="not a number"):
+        read_ct(path)
+
+
+def test_a_gzip_of_a_bomb_is_refused_without_its_memory(tmp_path: Path) -> None:
+    """In a process with 1 GiB of address space beyond what it takes to start."""
+    (tmp_path / "ct.nrrd").write_bytes(
+        b"NRRD0004\ntype: short\ndimension: 3\nspace: LPS\nsizes: 1000 1000 1000\n"
+        b"space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nencoding: gzip\nendian: little\n\n"
+        + gzip.compress(bytes(1000))
+    )
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from DCASegmentationLib.imaging.reading import read_ct\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))\n"
+        "try:\n"
+        "    read_ct(Path(sys.argv[1]))\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__)\n"
+    )
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("Linux only")
+    command = [sys.executable, "-c", script, str(tmp_path / "ct.nrrd")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.stdout.strip() in ("ImageError", "MemoryError"), run.stderr
