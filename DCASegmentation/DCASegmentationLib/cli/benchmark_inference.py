@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import OutputError, UserError
+from ..home import home_or_temporary
 from .console import output, progress_bar, say_plain, table, warn
 from .values import patch as patch_of
 from .values import words
@@ -63,7 +64,7 @@ def run(
     from ..imaging.writing import write_text
     from .values import numbers
 
-    folder = cache or Path.home() / ".dca" / "benchmark"
+    folder = cache or home_or_temporary() / ".dca" / "benchmark"
     fine, coarse = numbers(spacing, "--spacing", 2)
     with progress_bar() as progress:
         setting = Setting(

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ..errors import UserError
 from .bundle import load
-from .console import say_plain, table, warn
+from .console import messages, say_plain, shown, table, warn
 from .values import RUNTIME, words
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def run(
         state = run_cohort(cohort, clients, searching, tick)
     for limit in model.metadata.limits:
         warn(limit)
-    shown = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
-    say_plain(f"{shown or 'Nothing was found'}.")
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
+    say_plain(f"{counted or 'Nothing was found'}.")
     say_plain(f"The report is in {out / REPORT}.")
 
 
@@ -157,14 +157,14 @@ def _local(workers: LocalWorkers | None, dashboard_port: int) -> AbstractContext
 @contextmanager
 def _live() -> Iterator[tuple[Callable[[int, str], None], Callable[[State], None]]]:
     """Functions that show the search and the state of the run: a table in a terminal, else a line now and then."""
-    console = Console(stderr=True, highlight=False)
+    console = messages()
     if not console.is_terminal:
         yield _sparing_lines(console)
         return
     with Live(Text("Looking through the input"), console=console, refresh_per_second=4, transient=True) as live:
 
         def searching(files: int, text: str) -> None:
-            live.update(Text(_printable(f"Looking through the input: {files} files, {text}")))
+            live.update(Text(shown(f"Looking through the input: {files} files, {text}")))
 
         yield searching, lambda state: live.update(_table(state))
 
@@ -178,7 +178,7 @@ def _sparing_lines(console: Console) -> tuple[Callable[[int, str], None], Callab
         nonlocal said
         if monotonic() - said >= _QUIET_SECONDS:
             said = monotonic()
-            console.print(text, soft_wrap=True, markup=False)
+            console.print(shown(text), soft_wrap=True, markup=False)
 
     return (
         lambda files, text: tell(f"Looking through the input: {files} files"),
@@ -189,21 +189,16 @@ def _sparing_lines(console: Console) -> tuple[Callable[[int, str], None], Callab
 
 
 def _table(state: State) -> Group:
-    shown: Table = table("", "OK", "Skipped", "Failed", "Left", "At work", "Rate", "Elapsed", "Time left")
-    shown.add_row(
-        *(f"[{color}]{state.counts.get(status, 0)}[/]" for status, color in _COLORS),
+    rows: Table = table("", "OK", "Skipped", "Failed", "Left", "At work", "Rate", "Elapsed", "Time left")
+    rows.add_row(
+        *(Text(str(state.counts.get(status, 0)), style=color) for status, color in _COLORS),
         *(str(state.left), str(state.running), _rate(state), _duration(state.seconds), _duration(state.seconds_left)),
     )
     lines = [
-        Text(_printable(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
+        Text(shown(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
         for source, status, why in state.recent
     ]
-    return Group(shown, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
-
-
-def _printable(text: str) -> str:
-    """``text`` without line breaks and the like: names of files may hold what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return Group(rows, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
 
 
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))

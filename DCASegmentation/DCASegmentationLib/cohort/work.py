@@ -41,8 +41,6 @@ def process(case: Case, settings: Settings) -> Outcome:
         except UserError as error:
             # Of all that can be set right, the CT alone will be the same in the next run.
             outcome = _failed(case, str(error), again=not isinstance(error, ImageError))
-        except MemoryError:
-            outcome = _failed(case, "The memory of the worker does not suffice for this CT.", again=True)
         # One broken case must not stop the others, whatever breaks.
         except Exception as error:
             if is_out_of_memory(error):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError
+from ..errors import ImageError, require_memory
 from .dicom_slices import Slice, read_slice, sorted_slices
 from .file_errors import require_text_name
 from .itk_warnings import no_itk_warnings
@@ -35,7 +35,8 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> sitk.Image:
         slices = sorted_slices(_chosen(found, series, folder.name), folder.name)
         try:
             return _stack(slices)
-        except RuntimeError:
+        except RuntimeError as error:
+            require_memory(error)
             raise ImageError(
                 f"The DICOM files of {folder.name} cannot be decoded (damaged, or an unusual compression).",
                 "Export them again, or open them in 3D Slicer and save the volume as .nrrd.",

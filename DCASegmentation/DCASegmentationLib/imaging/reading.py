@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError
+from ..errors import ImageError, require_memory
 from . import file_errors, metaimage_checks, nifti_checks, nrrd_checks
 from .dicom_series import read_dicom_folder
 from .itk_warnings import no_itk_warnings
@@ -94,8 +94,7 @@ def _read_file(path: Path) -> sitk.Image:
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
     except RuntimeError as error:
-        if "Failed to allocate memory" in str(error):
-            raise MemoryError(f"no memory for {path.name}") from None
+        require_memory(error)
         if checks is nifti_checks:
             nifti_checks.read_through(path)
         raise _from_itk(error, path, kind) from None

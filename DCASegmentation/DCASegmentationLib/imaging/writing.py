@@ -17,7 +17,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import ImageError, OutputError
+from ..errors import ImageError, OutputError, require_memory
+from ..home import home_folder
 from ..partials import partial_name
 from . import nifti_checks
 from .itk_warnings import no_itk_warnings
@@ -109,7 +110,8 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
         temporary.replace(path)
     except OSError as error:
         raise _output_error(error, path) from None
-    except (RuntimeError, ImageError):
+    except (RuntimeError, ImageError) as error:
+        require_memory(error)
         # The file could be created but not filled.
         raise OutputError(f"{path} could not be written completely: the disk is probably full.", _MORE_ROOM) from None
     finally:
@@ -126,14 +128,21 @@ def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None)
         return
     if not overwrite:
         raise OutputError(f"The folder {path} exists already.", "Choose another one, or allow it to be overwritten.")
-    home, working = Path.home().absolute(), Path.cwd().absolute()
-    if path.is_mount() or path in (home, *home.parents, working, *working.parents):
+    if path.is_mount() or any(path in (each, *each.parents) for each in _used_folders()):
         raise OutputError(f"The folder {path} holds more than results and is not replaced.", "Choose another one.")
     if recognized_by is not None and not (path / recognized_by).is_file():
         raise OutputError(
             f"The folder {path} is no earlier result (it has no {recognized_by}) and is not replaced.",
             "Choose another one, or remove it yourself.",
         )
+
+
+def _used_folders() -> Iterator[Path]:
+    """The working folder and, where there is one, the home folder."""
+    yield Path.cwd().absolute()
+    home = home_folder()
+    if home is not None:
+        yield home.absolute()
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
