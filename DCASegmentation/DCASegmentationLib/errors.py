@@ -76,3 +76,18 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".removesuffix(": ")
+
+
+def in_a_line(error: BaseException) -> str:
+    """What ``error`` says, as a sentence a user can read."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if is_out_of_memory(error):
+        return "there was not enough memory."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full."
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {error.filename} any more."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'it'}: {error.strerror or error}."
+    return f"something unexpected happened ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})."

@@ -37,7 +37,7 @@ from ..imaging.resampling import resample
 from ..inference.result import Result
 from ..inference.review.components import grown
 from ..inference.review.evidence import Bytes
-from ..inference.review.nearest import NearestVoxel
+from ..inference.nearest import NearestVoxel
 from ..inference.review.regions import regions
 from ..inference.review.scoring import Scoring
 from ..organs import Vocabulary

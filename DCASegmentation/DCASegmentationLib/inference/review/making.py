@@ -16,7 +16,7 @@ from ..measurements import OrganMeasurement
 from .components import Mask
 from .evidence import Bytes, Evidence
 from .findings import find
-from .nearest import NearestVoxel
+from ..nearest import NearestVoxel
 from .places import NO_SUGGESTION, Candidate, Candidates, make_places
 from .scoring import Scoring
 
