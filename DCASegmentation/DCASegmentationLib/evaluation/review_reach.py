@@ -130,7 +130,8 @@ class TruthOfCase:
         at_least = np.cumsum(np.bincount(entropy.ravel(), minlength=256)[::-1])
         threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
         weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
-        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES)
+        limit = max(Scoring.most_ml / self._grid.volume_ml_per_voxel, Scoring.fewest_voxels)
+        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES, lambda box, mask: limit)
         sums = np.bincount(pieces.ravel(), weights.ravel(), MOST_PLACES + 1)
         pieces = NearestVoxel(self._grid, self._ct).on_ct(pieces, self._ct)
         # A coarse CT can pass by a place.
