@@ -44,7 +44,9 @@ class Job:
     ``ct`` is an image file or a folder of DICOM files, of which ``series`` picks a series; ``out`` is the folder to
     make. ``extension`` chooses the image format of labels and maps. ``overwrite`` replaces an
     earlier job's folder, nothing else. ``files`` are those that ``ct`` links to, where it is a temporary folder: the
-    results name them in its place. ``runtime`` runs the network (``inference.runtimes.choosing``).
+    results name them in its place. ``runtime`` runs the network (``inference.runtimes.choosing``). The folder can be
+    read by its owner alone, unless it is ``shared``. With ``called`` the results name the CT so, and say nothing of
+    the files that it came from.
     """
 
     ct: Path
@@ -57,6 +59,8 @@ class Job:
     overwrite: bool = False
     files: tuple[Path, ...] = ()
     runtime: str = "auto"
+    shared: bool = False
+    called: str = ""
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -91,7 +95,7 @@ def segment_to_folder(
     """
     job.options.kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
-    with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST) as folder:
+    with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST, private=not job.shared) as folder:
         _tell(progress, 0.0, "Reading the CT")
         with clock.phase("reading"):
             ct = read_ct(job.ct, series=job.series)
@@ -198,8 +202,8 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     """All that decides the result, for whoever wants to repeat the run."""
     return {
-        "ct": [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
-        "series": job.series,
+        "ct": job.called or [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
+        "series": None if job.called else job.series,
         "ct_geometry": _geometry(ct),
         "bundle": {
             "name": job.bundle.metadata.name,
@@ -253,6 +257,8 @@ def _log(job: Job, ct: sitk.Image, result: Result) -> str:
 
 
 def _source(job: Job) -> str:
+    if job.called:
+        return job.called
     if not job.files:
         return _readable(job.ct)
     return f"{len(job.files)} DICOM files, the first is {_readable(job.files[0])}"

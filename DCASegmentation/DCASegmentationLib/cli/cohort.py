@@ -16,6 +16,7 @@ from rich.text import Text
 from ..errors import UserError
 from .bundle import load
 from .console import messages, say_plain, shown, table, warn
+from .failures import says_when_cancelled
 from .values import RUNTIME, words
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ EXAMPLES = "Example: dca cohort archive/ -o cohort/ --workers 2"
 _NEEDED = ("pydicom", "highdicom", "distributed", "psutil", "jinja2")
 _WHERE = "Where it runs"
 _WHAT = "What is taken"
+_PRIVACY = "Patients' data"
+_MOST_AT_WORK = 6
 _QUIET_SECONDS = 20.0
 
 
@@ -81,6 +84,29 @@ def run(
     derived: Annotated[
         bool, typer.Option("--derived", help="Take DICOM series computed from others, too.", rich_help_panel=_WHAT)
     ] = False,
+    anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--anonymous",
+            help="Pseudonyms in place of patient IDs, and no dates, descriptions or paths, in all that is written.",
+            rich_help_panel=_PRIVACY,
+        ),
+    ] = False,
+    pseudonym_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the secret that pseudonyms are made with. Else OUT/pseudonym.key, made if there is none.",
+            rich_help_panel=_PRIVACY,
+        ),
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Let other users of this machine read the results, as the umask says; else their owner alone can.",
+            rich_help_panel=_PRIVACY,
+        ),
+    ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.", rich_help_panel=_WHAT)
     ] = False,
@@ -98,13 +124,15 @@ def run(
             'Install them: pip install "dca-segmentation[cohort]"',
         )
     from ..cohort.run import Cohort, run_cohort
-    from ..cohort.settings import REPORT, Settings
+    from ..cohort.settings import REPORT, VOLUMES, Settings
     from ..cohort.workers import remote_client
     from ..dicom.selection import Rules
     from ..inference.options import SegmentOptions
 
     if scheduler and (workers or memory):
         raise UserError("--workers and --memory are for workers of this machine.", "Leave them out with --scheduler.")
+    if pseudonym_key is not None and not anonymous:
+        raise UserError("--pseudonym-key is for pseudonyms.", "Add --anonymous.")
     model = load(bundle)
     options = SegmentOptions(
         find_abdomen=find_abdomen,
@@ -123,21 +151,45 @@ def run(
         extension=extension,
         threads=local.threads if local else 0,
         runtime=runtime,
+        shared=shared,
     )
     cohort = Cohort(
-        source, settings, Rules(fewest_slices, derived), model.metadata.vocabulary, model.metadata.name, retry_failed
+        source,
+        settings,
+        Rules(fewest_slices, derived),
+        model.metadata.vocabulary,
+        model.metadata.name,
+        retry_failed,
+        pseudonym_key,
+        anonymous,
     )
 
     def clients() -> AbstractContextManager[Client]:
         return remote_client(scheduler) if scheduler else _local(local, dashboard_port)
 
-    with _live() as (searching, tick):
-        state = run_cohort(cohort, clients, searching, tick)
+    reached: list[State] = []
+
+    def kept() -> str:
+        again = "Run the same command again to go on"
+        if not reached:
+            return f"{again}: what earlier runs have finished is kept in {out}."
+        state = reached[-1]
+        return f"{state.total - state.left} of {state.total} are done and kept in {out}. {again} with the other {state.left}."
+
+    with says_when_cancelled(kept), _live() as (searching, tick):
+
+        def follow(state: State) -> None:
+            reached[:] = [state]
+            tick(state)
+
+        state = run_cohort(cohort, clients, searching, follow)
+    for message in state.messages:
+        warn(message)
     for limit in model.metadata.limits:
         warn(limit)
     counted = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
     say_plain(f"{counted or 'Nothing was found'}.")
-    say_plain(f"The report is in {out / REPORT}.")
+    say_plain(f"The report is in {out / REPORT}, all volumes are in {out / VOLUMES}.")
 
 
 def _planned(workers: int | None, memory: float | None, device: str) -> LocalWorkers:
@@ -198,7 +250,11 @@ def _table(state: State) -> Group:
         Text(shown(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
         for source, status, why in state.recent
     ]
-    return Group(rows, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
+    at_work = [Text(shown(f"at work {source}"), overflow="ellipsis", no_wrap=True) for source in state.at_work]
+    if len(at_work) > _MOST_AT_WORK:
+        more = len(at_work) - _MOST_AT_WORK
+        at_work[_MOST_AT_WORK:] = [Text(f"        and {more} more", style="dim")]
+    return Group(rows, *at_work, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
 
 
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))

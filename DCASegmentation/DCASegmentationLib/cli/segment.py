@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UserError
+from ..organs import VOCABULARIES
 from ..review_file import Review
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
+from .failures import says_when_cancelled
 from .values import RUNTIME, whole_numbers, words
 
 if TYPE_CHECKING:
@@ -112,6 +114,13 @@ def run(
         str, typer.Option("--format", help="Format of labels and maps: .nrrd, .nii.gz, .nii or .mha.")
     ] = ".nrrd",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier result.")] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Let other users of this machine read the results, as the umask says; else their owner alone can.",
+        ),
+    ] = False,
 ) -> None:
     """Segment the organs of an abdominal CT.
 
@@ -131,6 +140,7 @@ def run(
         with_dicom_seg=not no_dicom_seg,
         extension=extension,
         overwrite=overwrite,
+        shared=shared,
         organs=None if organs is None else words(organs),
         attention_levels=_levels(attention_levels),
         deciding_expert=not no_deciding_expert,
@@ -159,6 +169,7 @@ def segment_ct(
     with_dicom_seg: bool = True,
     extension: str = ".nrrd",
     overwrite: bool = False,
+    shared: bool = False,
     organs: tuple[str, ...] | None = None,
     attention_levels: tuple[int, ...] = (4,),
     deciding_expert: bool = True,
@@ -198,10 +209,15 @@ def segment_ct(
         organs=organs,
     )
     model = load(bundle)
-    job = Job(ct, out, model, options, device, series, extension, overwrite, runtime=runtime)
+    job = Job(ct, out, model, options, device, series, extension, overwrite, runtime=runtime, shared=shared)
     about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     also = SceneFiles(model.metadata, with_scene, picture_title, about)
-    with progress_bar() as progress, opened(ct, series, out, progress, with_dicom_seg) as dicom:
+
+    def kept() -> str:
+        before = "The result that was there before is unchanged." if out.exists() else "Nothing was written."
+        return f"{before} To segment the CT, run the same command again."
+
+    with says_when_cancelled(kept), progress_bar() as progress, opened(ct, series, out, progress, with_dicom_seg) as dicom:
 
         def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
             also.write(folder, image, found)
@@ -249,4 +265,5 @@ def print_review(review: Review) -> None:
         shown.add_row(str(place.rank), place.name, f"{place.ml:.1f}", position, why)
     output().print(shown)
     for note in review.organs:
-        say_plain(f"{note.organ}: {' '.join(note.notes)}")
+        organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
+        say_plain(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")

@@ -12,9 +12,11 @@ from ..inference.options import SegmentOptions
 LEDGER = "cohort.sqlite"
 LOCK = "lock.sqlite"
 REPORT = "report.html"
+VOLUMES = "volumes.csv"
 CASES = "cases"
 RECORD = "case.json"
 THUMBNAIL = "thumbnail.jpg"
+PICTURE = "picture.jpg"
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Settings:
 
     ``weights`` is the SHA-256 of the model's weights: all workers of a cohort use the same. ``threads`` bounds the
     cores of a worker process, 0 leaves that to the worker. ``at_once`` bounds the cases of a worker process that are
-    in memory: one in the network, others being read or written.
+    in memory: one in the network, others being read or written. Folders can be read by their owner alone, unless they
+    are ``shared``. ``pseudonyms`` names the key of the pseudonyms that stand for patients; empty, patients are named.
     """
 
     out: str
@@ -35,6 +38,8 @@ class Settings:
     threads: int = 0
     at_once: int = 2
     runtime: str = "auto"
+    shared: bool = False
+    pseudonyms: str = ""
 
     def folder_of(self, name: str) -> Path:
         """The folder of results of the case called ``name``."""
@@ -42,15 +47,25 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What decides the results: all of a cohort must agree in it."""
-        return {"weights": self.weights, "extension": self.extension, **asdict(self.options)}
+        identity = {"weights": self.weights, "extension": self.extension, **asdict(self.options)}
+        # As in cohorts that were begun before there were any.
+        return {**identity, "pseudonyms": self.pseudonyms} if self.pseudonyms else identity
 
 
-def prepare(out: Path) -> None:
-    """Make the folder ``out`` of a new cohort, or accept that of an earlier one. Raises OutputError for any other."""
+def prepare(out: Path, shared: bool = False) -> None:
+    """Make the folder ``out`` of a new cohort, or accept that of an earlier one. Raises OutputError for any other.
+
+    Names of folders may tell who patients are: unless ``shared``, none but the owner can list them.
+    """
+    mode = 0o777 if shared else 0o700
     try:
         if out.is_dir() and any(out.iterdir()) and not (out / LOCK).is_file():
             raise OutputError(f"The folder {out} holds something else than a cohort.", "Choose another one with -o.")
-        (out / CASES).mkdir(parents=True, exist_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(mode=mode, exist_ok=True)
+        (out / CASES).mkdir(mode=mode, exist_ok=True)
+        if not shared:
+            (out / CASES).chmod(0o700)
     except OSError as error:
         why = error.strerror or error
         raise OutputError(f"{out} cannot be made: {why}.", "Choose another folder with -o.") from None

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from ..imaging.grid import Grid
 from ..imaging.overlap import dice_by_label
 from ..imaging.resampling import resample
+from ..inference.nearest import NearestVoxel
 from ..inference.result import Result
 from ..inference.review.components import grown
 from ..inference.review.evidence import Bytes
-from ..inference.nearest import NearestVoxel
 from ..inference.review.regions import regions
 from ..inference.review.scoring import Scoring
 from ..organs import Vocabulary

@@ -62,12 +62,15 @@ def write_json(content: object, path: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = None) -> Iterator[Path]:
+def new_folder(
+    path: Path, overwrite: bool = False, recognized_by: str | None = None, private: bool = False
+) -> Iterator[Path]:
     """Yields a temporary folder beside ``path`` that becomes ``path`` when the block succeeds and vanishes otherwise.
 
     An existing folder with anything in it is replaced only with ``overwrite``, and then as a whole. ``recognized_by``
     names a file by which an earlier result is known: a folder without it is never replaced. Nor is, ever, a mount point
-    or a folder the working or home directory lies in.
+    or a folder the working or home directory lies in. A ``private`` one can be read by its owner alone, as what holds
+    a patient's data should be.
 
     Raises OutputError before the block where ``path`` may not be replaced or its parent is missing or not writable, and
     for an OSError within the block that tells of a full disk or missing permission.
@@ -76,7 +79,7 @@ def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = 
     _require_replaceable(path, overwrite, recognized_by)
     temporary = partial_name(path)
     try:
-        temporary.mkdir()
+        temporary.mkdir(mode=0o700 if private else 0o777)
     except OSError as error:
         raise _output_error(error, path) from None
     try:
@@ -86,6 +89,8 @@ def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = 
             if error.errno not in _FULL:
                 raise
             raise _output_error(error, path) from error
+        if private:
+            make_private(temporary)
         _require_replaceable(path, overwrite, recognized_by)
         try:
             _replace_folder(temporary, path)
@@ -93,6 +98,19 @@ def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = 
             raise _output_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_private(path: Path) -> None:
+    """Let nobody but the owner read ``path``: 0700 for folders, with all that is in them, 0600 for files. Links are not
+    followed; what the file system does not let be changed stays as it is."""
+    for folder, _, files in os.walk(path):
+        for each in [folder, *(os.path.join(folder, name) for name in files)]:
+            if not os.path.islink(each):
+                with suppress(OSError):
+                    os.chmod(each, 0o700 if each == folder else 0o600)
+    if path.is_file() and not path.is_symlink():
+        with suppress(OSError):
+            path.chmod(0o600)
 
 
 def _write_atomically(path: Path, extension: str, write: Callable[[Path], object]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..imaging.scan_edges import ScanEdges
-from ..organs import CUT_OFF, Organ, Vocabulary
+from ..organs import Organ, Vocabulary
 
 
 @dataclass(frozen=True)
