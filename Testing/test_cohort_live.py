@@ -89,3 +89,11 @@ def shown(state: State) -> str:
     console.print(command._table(state))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_the_table_names_the_cases_at_work(state):
+    state.at_work = ("P7/ct", "P8/[red]ct\x1b[2J")
+    text = shown(state)
+    assert "at work P7/ct" in text and "at work P8/[red]ct\\x1b[2J" in text
+    state.at_work = tuple(f"P{number}" for number in range(20))
+    assert "and 14 more" in shown(state)

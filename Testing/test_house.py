@@ -97,7 +97,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
 LOADED_BY_SLICER = {
-    *("errors", "organs", "home", "review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
+    *("errors", "organs", "home"),
+    *("review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
     *("case_folder", "corrected_case_job", "self_test", "phantom"),
 }
 HEAVY = {"torch", "monai", "ignite"}

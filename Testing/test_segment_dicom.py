@@ -211,3 +211,34 @@ def test_an_earlier_result_within_the_folder_is_not_looked_at(ct, tmp_path):
     write_ct_series(tmp_path / "in", ct, uid="1.2.3")
     write_ct_series(tmp_path / "in/out", ct, uid="1.2.4")
     assert {file.parent.name for file in found(tmp_path / "in").files} == {"in"}
+
+
+def test_a_slice_that_vanishes_after_reading_costs_the_dicom_seg_alone(dca, ct, small_bundle, tmp_path, monkeypatch):
+    import DCASegmentationLib.job as job
+
+    write_ct_series(tmp_path / "ct", ct)
+    write_images = job._write_images
+
+    def then_a_slice_vanishes(*arguments):
+        write_images(*arguments)
+        sorted((tmp_path / "ct").iterdir())[3].unlink()
+
+    monkeypatch.setattr(job, "_write_images", then_a_slice_vanishes)
+    done = dca("segment", tmp_path / "ct", "-o", tmp_path / "out", *QUICK, "--bundle", small_bundle)
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "labels.nrrd").is_file() and not (tmp_path / "out" / "segmentation.dcm").exists()
+    (note,) = (line for line in done.err.splitlines() if "segmentation.dcm was not written" in line)
+    assert "there is no file" in note
+
+
+def test_whatever_fails_in_the_dicom_seg_is_a_note(dca, ct, small_bundle, tmp_path, monkeypatch):
+    import DCASegmentationLib.dicom.segmentation_check as check
+
+    def fail(*arguments):
+        raise KeyError("a header that nobody thought of")
+
+    write_ct_series(tmp_path / "ct", ct)
+    monkeypatch.setattr(check, "write_checked", fail)
+    done = dca("segment", tmp_path / "ct", "-o", tmp_path / "out", *QUICK, "--bundle", small_bundle)
+    assert done.code == 0 and "a header that nobody thought of" in done.err
+    assert (tmp_path / "out" / "volumes.csv").is_file()

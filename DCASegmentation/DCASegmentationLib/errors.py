@@ -58,9 +58,9 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
         text = str(error).lower()
-        if isinstance(error, RuntimeError | OSError | ImportError | SystemError) and not isinstance(error, UserError):
-            if any(sign in text for sign in _OUT_OF_MEMORY):
-                return True
+        may_be = isinstance(error, RuntimeError | OSError | ImportError | SystemError)
+        if may_be and any(sign in text for sign in _OUT_OF_MEMORY):
+            return True
         error = error.__cause__
     return False
 

@@ -65,9 +65,9 @@ class Alternative:
 class Place:
     """A connected place that may be wrong, small enough to be looked at in one go; ``rank`` 1 comes first.
 
-    ``organ``, ``label`` and ``name`` are the organ it is about, as are its reasons; ``others`` are the keys of organs that
-    a part of it might be instead; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong, as was
-    counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
+    ``organ``, ``label`` and ``name`` are the organ it is about, as are its reasons; ``others`` are the keys of organs
+    that a part of it might be instead; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong, as
+    was counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
     ``position_mm`` (LPS) is the point in it to look at, ``box_mm`` and ``box_voxels`` the corners of the box around it.
     """
 
@@ -178,7 +178,10 @@ def _place_from_json(content: Mapping[str, Any]) -> Place:
         position_mm=_point(content["position_mm_lps"]),
         box_mm=(_point(low), _point(high)),
         box_voxels=(_voxel(first), _voxel(last)),
-        reasons=tuple(Reason(str(reason["kind"]), str(reason["text"]), str(reason.get("organ", ""))) for reason in content["reasons"]),
+        reasons=tuple(
+            Reason(str(reason["kind"]), str(reason["text"]), str(reason.get("organ", "")))
+            for reason in content["reasons"]
+        ),
         alternative=None
         if alternative is None
         else Alternative(

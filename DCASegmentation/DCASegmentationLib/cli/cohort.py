@@ -174,7 +174,8 @@ def run(
         if not reached:
             return f"{again}: what earlier runs have finished is kept in {out}."
         state = reached[-1]
-        return f"{state.total - state.left} of {state.total} are done and kept in {out}. {again} with the other {state.left}."
+        done = state.total - state.left
+        return f"{done} of {state.total} are done and kept in {out}. {again} with the other {state.left}."
 
     with says_when_cancelled(kept), _live() as (searching, tick):
 

@@ -110,9 +110,7 @@ class _PlainTable(Table):
 
 def table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
     """An empty table; the columns in ``numbers`` are aligned to the right."""
-    result = _PlainTable(
-        title=Text(shown(title)), title_justify="left", title_style="bold", header_style="bold"
-    )
+    result = _PlainTable(title=Text(shown(title)), title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
         result.add_column(Text(shown(column)), justify="right" if column in numbers else "left")
     return result

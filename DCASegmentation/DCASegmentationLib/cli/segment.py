@@ -217,7 +217,11 @@ def segment_ct(
         before = "The result that was there before is unchanged." if out.exists() else "Nothing was written."
         return f"{before} To segment the CT, run the same command again."
 
-    with says_when_cancelled(kept), progress_bar() as progress, opened(ct, series, out, progress, with_dicom_seg) as dicom:
+    with (
+        says_when_cancelled(kept),
+        progress_bar() as progress,
+        opened(ct, series, out, progress, with_dicom_seg) as dicom,
+    ):
 
         def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
             also.write(folder, image, found)

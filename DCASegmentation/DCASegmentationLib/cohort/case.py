@@ -52,7 +52,8 @@ class Outcome:
     ``again`` says that the next run shall try it anew, as the fault was not the case's (disk full, worker killed).
     ``volumes_ml`` maps organ keys to ml; ``seconds`` phases to seconds. ``concern`` orders cases to check first, with
     its ``concerns`` in words; None without a review. ``loads`` counts how often its worker process had loaded the
-    model, ``peak_mb`` is that process's highest memory so far. ``cut_off`` are the keys of organs in which the scan ends.
+    model, ``peak_mb`` is that process's highest memory so far. ``cut_off`` are the keys of the organs in which the scan
+    ends.
     """
 
     key: str

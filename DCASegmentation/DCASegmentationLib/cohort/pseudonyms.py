@@ -1,7 +1,8 @@
 """Pseudonyms in place of what tells who a patient is, for cohorts whose results leave the hospital.
 
 A pseudonym is an HMAC (SHA-256) of the patient ID under a secret key: the same patient always has the same one, and
-without the key nobody can find the patient by trying IDs. Who has the key computes it again, see ``Pseudonyms.patient``.
+without the key nobody can find the patient by trying IDs. With the key it can be computed again, see
+``Pseudonyms.patient``.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def own_key(out: Path) -> bytes:
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
-            raise OutputError(f"{file} cannot be written: {error.strerror or error}.", "Choose another folder.") from None
+            why = error.strerror or error
+            raise OutputError(f"{file} cannot be written: {why}.", "Choose another folder.") from None
     return read_key(file)
 
 

@@ -15,7 +15,7 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.config import RAISE, disable_value_validation
 from pydicom.sr.codedict import codes
-from pydicom.valuerep import DS, validate_value
+from pydicom.valuerep import DSfloat, validate_value
 
 from ..errors import ImageError
 from ..organs import Organ, Vocabulary
@@ -219,7 +219,7 @@ def _clean_copy(
     return copy
 
 
-def _thickness(source: pydicom.Dataset) -> DS | None:
+def _thickness(source: pydicom.Dataset) -> DSfloat | None:
     """The slice thickness in mm; None where it is missing, empty or impossible."""
     try:
         value = float(source.SliceThickness)
@@ -228,9 +228,9 @@ def _thickness(source: pydicom.Dataset) -> DS | None:
     return _decimals((value,))[0] if 0 < value < 1000 else None
 
 
-def _decimals(values: Iterable[float]) -> list[DS]:
+def _decimals(values: Iterable[float]) -> list[DSfloat]:
     """Decimal strings of at most 16 characters."""
-    return [DS(float(value), auto_format=True) for value in values]
+    return [DSfloat(float(value), auto_format=True) for value in values]
 
 
 def _series_number(source: pydicom.Dataset) -> int:

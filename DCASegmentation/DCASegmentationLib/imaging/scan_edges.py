@@ -7,6 +7,7 @@ value. So the scan does not end at the array's faces alone, but where, seen from
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ class ScanEdges:
     """
 
     def __init__(self, ct: NDArray[np.generic], spacing: Sequence[float]) -> None:
-        corners = ct[np.ix_(*[(0, length - 1) for length in ct.shape])].ravel()
+        corners: NDArray[Any] = ct[np.ix_(*[(0, length - 1) for length in ct.shape])].ravel()
         filling = np.unique(corners[corners <= _FILLING_HU])
         self._ends: _Ends = []
         step = tuple(reversed(tuple(spacing)))

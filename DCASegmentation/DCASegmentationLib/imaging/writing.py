@@ -103,14 +103,11 @@ def new_folder(
 def make_private(path: Path) -> None:
     """Let nobody but the owner read ``path``: 0700 for folders, with all that is in them, 0600 for files. Links are not
     followed; what the file system does not let be changed stays as it is."""
-    for folder, _, files in os.walk(path):
-        for each in [folder, *(os.path.join(folder, name) for name in files)]:
-            if not os.path.islink(each):
-                with suppress(OSError):
-                    os.chmod(each, 0o700 if each == folder else 0o600)
-    if path.is_file() and not path.is_symlink():
-        with suppress(OSError):
-            path.chmod(0o600)
+    inside = [Path(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files)]
+    for each in [path, *inside]:
+        if not each.is_symlink():
+            with suppress(OSError):
+                each.chmod(0o700 if each.is_dir() else 0o600)
 
 
 def _write_atomically(path: Path, extension: str, write: Callable[[Path], object]) -> None:

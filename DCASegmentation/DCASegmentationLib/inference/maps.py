@@ -90,8 +90,8 @@ class MapsOnModelGrid:
                     self.attention[level][EXPERTS[self._slots[channel]]][z] = weights
 
     def deciding_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
-        """The expert that decided each voxel of ``labels`` (z, y, x) on ``ct``, 0 where they are background; that of the
-        nearest voxel of the ``model`` grid. None where it was not asked for."""
+        """The expert that decided each voxel of ``labels`` (z, y, x) on ``ct``, 0 where they are background; that of
+        the nearest voxel of the ``model`` grid. None where it was not asked for."""
         if self.deciding_expert is None:
             return None
         deciders, taken = self.deciding_expert, np.flatnonzero(self.deciding_expert.any(axis=(1, 2)))

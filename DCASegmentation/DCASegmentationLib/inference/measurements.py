@@ -42,7 +42,7 @@ def measure(
     kept: Collection[int] | None = None,
     spacing: Sequence[float] | None = None,
 ) -> tuple[OrganMeasurement, ...]:
-    """Measure the organs of ``vocabulary`` that are in ``kept``, None for all: what nobody asked for was not looked for.
+    """Measure the organs of ``vocabulary`` that are in ``kept``, None for all: the others were not looked for.
 
     ``labels`` and ``ct`` (HU) are arrays of one shape (z, y, x), ``spacing`` is that of their voxels (x, y, z) in mm;
     left out, they count as cubes.

@@ -32,6 +32,11 @@ class SegmentStatistics:
     cut_off: bool = False
 
     @property
+    def shown_ml(self) -> str:
+        """The volume as a table shows it: of an organ that the scan cuts off it is a lower bound."""
+        return f"\N{GREATER-THAN OR EQUAL TO} {self.ml:.1f}" if self.cut_off else f"{self.ml:.1f}"
+
+    @property
     def note(self) -> str:
         """How the volume compares with ordinary adults'; empty within their range and for segments added by hand."""
         if self.voxels == 0:

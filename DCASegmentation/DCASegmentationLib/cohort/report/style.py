@@ -38,7 +38,8 @@ td.why { min-width: 260px; width: 58%; } td.which { min-width: 180px; } td.why s
 td.case { min-width: 200px; width: 30%; }
 td.notes { min-width: 240px; width: 42%; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
-th[aria-sort="ascending"] button::after { content: " \\25B2"; } th[aria-sort="descending"] button::after { content: " \\25BC"; }
+th[aria-sort="ascending"] button::after { content: " \\25B2"; }
+th[aria-sort="descending"] button::after { content: " \\25BC"; }
 td.cut { min-width: 90px; color: var(--skipped); }
 td img { height: 56px; display: block; border-radius: 4px; background: #000; }
 td small { color: var(--faint); display: block; }

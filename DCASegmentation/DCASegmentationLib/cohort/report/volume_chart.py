@@ -25,7 +25,7 @@ _BAR, _HIGHEST_BAR = 5.0, 26.0
 
 
 def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary: Collection[Organ]) -> str:
-    """SVG of ``volumes`` of the organs of ``vocabulary``: (name of the case, organ key to ml), on a logarithmic axis in ml.
+    """SVG of ``volumes``, (name of the case, organ key to ml), of the organs ``vocabulary``, on a logarithmic axis.
 
     The median and the number of cases in which an organ was not found stand at the right; volumes beyond the axis lie
     at its ends.

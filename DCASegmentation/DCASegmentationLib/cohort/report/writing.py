@@ -35,8 +35,8 @@ _BY_VOLUME = "In the order of how far organ volumes lie outside of what is usual
 
 @dataclass(frozen=True)
 class Row:
-    """A case as a line of a table shows it; ``rank`` among those to check. ``link`` leads to its folder and ``large`` to
-    its larger picture, from the report's own folder."""
+    """A case as a line of a table shows it; ``rank`` among those to check. ``link`` leads to its folder and ``large``
+    to its larger picture, from the report's own folder."""
 
     name: str
     source: str

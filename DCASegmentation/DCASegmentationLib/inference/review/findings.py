@@ -184,9 +184,7 @@ def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scor
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
         if not everywhere:
             mask &= _around_highest(np.where(mask, evidence.risk[box], 0), grid, scoring.across_mm)
-        found.places.append(
-            Finding(organ, "missing", text.format(ml=ml), box, mask, risk, everywhere=everywhere)
-        )
+        found.places.append(Finding(organ, "missing", text.format(ml=ml), box, mask, risk, everywhere=everywhere))
         found.note(organ, f"Not found; usual are {low:g} to {high:g} ml.")
         return
     found.note(organ, f"Not found anywhere; usual are {low:g} to {high:g} ml. It may have been taken out.")

@@ -159,7 +159,9 @@ def _limits(evidence: Evidence, grid: Grid, scoring: Scoring) -> NDArray[np.floa
     return np.maximum(limits, scoring.fewest_voxels)
 
 
-def _organs(evidence: Evidence, pieces: Bytes, wrong: Bytes, concern: Bytes, count: int) -> dict[int, tuple[Organ, ...]]:
+def _organs(
+    evidence: Evidence, pieces: Bytes, wrong: Bytes, concern: Bytes, count: int
+) -> dict[int, tuple[Organ, ...]]:
     """For each piece the organ that it is about, then those that a share of it might be instead, the largest first."""
     inside = pieces > 0
     numbers, weights = pieces[inside].astype(np.intp), wrong[inside].astype(float)
@@ -176,9 +178,7 @@ def _organs(evidence: Evidence, pieces: Bytes, wrong: Bytes, concern: Bytes, cou
     return named
 
 
-def _texts(
-    findings: list[Finding], pieces: Bytes, concern: Bytes, ml_per_voxel: float
-) -> dict[int, list[Reason]]:
+def _texts(findings: list[Finding], pieces: Bytes, concern: Bytes, ml_per_voxel: float) -> dict[int, list[Reason]]:
     """The reasons that findings give for each piece of their organ: for the one that has most of a finding, and for
     those that the finding is most of. Of several alike the number and the ml."""
     found: dict[int, dict[str, list[Finding]]] = {}

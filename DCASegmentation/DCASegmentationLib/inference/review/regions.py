@@ -33,8 +33,8 @@ def regions(
     ``weights`` (z, y, x), 0 or more, are integers, so that nothing depends on the order of a sum; ``spacing`` is in
     the same order, in mm. Again and again: of all boxes no wider than ``across_mm`` along any axis the one that holds
     most of the weight that is left, and in it the heaviest piece of connected voxels (26 neighbors). A region is thus
-    the heavy part of what is next to each other, and neighbors that fit into one box are one region. Voxels of different
-    ``kinds`` are never in one region: of a box, the kind with most weight is taken. A region with more
+    the heavy part of what is next to each other, and neighbors that fit into one box are one region. Voxels of
+    different ``kinds`` are never in one region: of a box, the kind with most weight is taken. A region with more
     voxels than its ``limit`` is halved across its longest side, again and again, and the heaviest part of it taken; the
     rest is there for the next.
     """
@@ -80,13 +80,14 @@ def _heaviest_kind(weights: Weights, kinds: Bytes) -> Weights:
 def _cut_down(weights: Weights, piece: Mask, spacing: Sequence[float], most: float) -> Mask:
     """The heaviest connected part of ``piece`` with ``most`` voxels at most, and one at least."""
     while np.count_nonzero(piece) > max(most, 1):
-        ends = [np.flatnonzero(piece.any(axis=tuple(other for other in range(3) if other != axis))) for axis in range(3)]
+        others = [tuple(other for other in range(3) if other != axis) for axis in range(3)]
+        ends = [np.flatnonzero(piece.any(axis=other)) for other in others]
         axis = int(np.argmax([(end[-1] - end[0] + 1) * step for end, step in zip(ends, spacing, strict=True)]))
         if ends[axis][0] == ends[axis][-1]:
             axis = int(np.argmax([end[-1] - end[0] for end in ends]))
         first, last = int(ends[axis][0]), int(ends[axis][-1])
         within = np.where(piece, weights, 0)
-        along = within.sum(axis=tuple(other for other in range(3) if other != axis))
+        along = within.sum(axis=others[axis])
         middle = (first + last + 1) // 2
         lower = along[:middle].sum() >= along[middle:].sum()
         index: list[slice] = [slice(None)] * 3

@@ -13,11 +13,11 @@ class Scoring:
     ``likelihood``), and at least ``least_likelihood`` likely to be wrong itself: so the share adapts to the network,
     and a sure one has few doubtful voxels. A place is a connected piece of doubtful voxels within a box of
     ``across_mm`` a side, what can be looked at in one go, of at most ``most_ml`` and at most the share
-    ``most_of_organ`` of its organ, but not cut below ``fewest_voxels``. Without a finding it needs a voxel of ``certain_enough`` risk
-    (0 to 1; see ``evidence``) and a score of ``least_score``.
+    ``most_of_organ`` of its organ, but not cut below ``fewest_voxels``. Without a finding it needs a voxel of
+    ``certain_enough`` risk (0 to 1; see ``evidence``) and a score of ``least_score``.
 
-    That a border is unsure is a reason by itself only where it is ``unusual_border`` times as unsure as that of its organ
-    is in this scan.
+    That a border is unsure is a reason by itself only where it is ``unusual_border`` times as unsure as that of its
+    organ is in this scan.
 
     A finding makes its voxels at least so likely to be wrong: an island, a hole and so on. The score of a place is the
     ml expected to be wrong in it, plus ``organ_share`` ml times the share of an ordinary organ that this is: ml alone

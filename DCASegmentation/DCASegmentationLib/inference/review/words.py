@@ -29,8 +29,8 @@ def network_reasons(
     other_name: str,
     unusual_border: float,
 ) -> dict[int, list[Reason]]:
-    """For each place of ``ranks``, 1 to the number of ``organs``, which says what it is about: disagreement, attention of
-    the wrong group, and how unsure it is where that is unusual for its organ.
+    """For each place of ``ranks``, 1 to the number of ``organs``, which says what it is about: disagreement, attention
+    of the wrong group, and how unsure it is where that is unusual for its organ.
 
     Shares are those of its voxels in doubt: a place holds more, the whole border along them.
     """
