@@ -140,7 +140,8 @@ def test_the_report_is_one_file_that_names_every_case(finished):
         if status != "ok":
             assert reason in page
     # Nothing is fetched from anywhere; links lead into the cohort's own folder.
-    assert not re.search(r"""src=["'](?!data:)|href=["'](?!cases/|volumes\.csv)|url\(|@import|<script |https?://""", page)
+    fetched = r"""src=["'](?!data:)|href=["'](?!cases/|volumes\.csv)|url\(|@import|<script |https?://"""
+    assert not re.search(fetched, page)
     links = set(re.findall(r'href="([^"]*)"', page))
     assert links and all((finished.out / unquote(link)).exists() for link in links)
     assert page.count("data:image/jpeg;base64,") >= 5

@@ -6,7 +6,7 @@ import csv
 import io
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -126,8 +126,9 @@ def segment_to_folder(
 
 
 @contextmanager
-def optional(what: str, notes: list[str]) -> Iterator[None]:
-    """Around the writing of a file that a result can do without: an error in the block becomes one of ``notes``.
+def optional(what: str, notes: list[str], *files: Path) -> Iterator[None]:
+    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what there
+    is of ``files`` is removed.
 
     Whatever the error is, disks, headers and libraries fail in ways that nobody foresees. Only who cancels is obeyed.
     """
@@ -136,6 +137,9 @@ def optional(what: str, notes: list[str]) -> Iterator[None]:
     except Cancelled:
         raise
     except Exception as error:
+        for file in files:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
         notes.append(f"{what} was not written: {in_a_line(error)} The rest of the result is complete.")
 
 

@@ -66,8 +66,8 @@ class Place:
     """A connected place that may be wrong, small enough to be looked at in one go; ``rank`` 1 comes first.
 
     ``organ``, ``label`` and ``name`` are the organ it is about, as are its reasons; ``others`` are the keys of organs
-    that a part of it might be instead; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong, as
-    was counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
+    that a part of it might be instead; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong,
+    as was counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
     ``position_mm`` (LPS) is the point in it to look at, ``box_mm`` and ``box_voxels`` the corners of the box around it.
     """
 

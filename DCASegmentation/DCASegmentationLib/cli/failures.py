@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
 # What a cancelled command says that it has kept; empty where it has not said anything.
 _kept: list[str] = []
-_NOTHING_HALF_WRITTEN = "What was half written was removed; all earlier files are as they were."
+_NOTHING_HALF_WRITTEN = "What is complete was kept, what was half written was removed. Run the command again."
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from .dispatch import outcomes
 from .finding import find
 from .ledger import ENDED_EARLY, Ledger
 from .lock import locked
-from .pseudonyms import Pseudonyms, own_key, read_key
+from .pseudonyms import Pseudonyms, hidden, own_key, read_key
 from .report.volume_table import write_volumes
 from .report.writing import write_report
 from .settings import CASES, LEDGER, LOCK, REPORT, VOLUMES, Settings, prepare
@@ -112,7 +112,10 @@ def _run(
     except BaseException as error:
         # What ended the run says more than that this could not be written either, as on a full disk.
         with suppress(OutputError):
-            ledger.note(ENDED_EARLY, error.problem if isinstance(error, UserError) else "It was cancelled.")
+            why = error.problem if isinstance(error, UserError) else "It was cancelled."
+            if pseudonyms is not None:
+                why = hidden(why, [str(cohort.source.absolute()), *cohort.source.absolute().parts[1:]])
+            ledger.note(ENDED_EARLY, why)
         _report(cohort, out, ledger, state)
         raise
     ledger.note(ENDED_EARLY, "")

@@ -88,7 +88,7 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
 
     def also_write(folder: Path, ct: sitk.Image, result: Result) -> None:
         vocabulary = segmenter.vocabulary
-        with optional(PICTURE, notes):
+        with optional(PICTURE, notes, folder / PICTURE, folder / THUMBNAIL):
             large, small = pictures(ct, result.labels, vocabulary)
             (folder / PICTURE).write_bytes(large)
             (folder / THUMBNAIL).write_bytes(small)
