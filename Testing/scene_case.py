@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import SimpleITK as sitk
-from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.organs import AMOS, Organ
 
 # Boxes of indices (z, y, x). Index x runs to the patient's left, y to posterior, z to superior.
 BOXES = {
@@ -27,6 +27,7 @@ class MadeUpResult:
     deciding_expert: sitk.Image | None = None
     entropy: sitk.Image | None = None
     disagreement: sitk.Image | None = None
+    organs: tuple[Organ, ...] | None = None
 
 
 def small_ct(tilt_degrees: float = 12.0) -> sitk.Image:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.figures.case import organs_in
+from DCASegmentationLib.figures.case import organs_in, organs_missing
 from DCASegmentationLib.figures.case_picture import draw_case
 from DCASegmentationLib.figures.depth_view import draw_depth_view
 from DCASegmentationLib.figures.planes import Plane, choose_planes
@@ -80,6 +80,13 @@ def test_the_depth_view_shows_the_organ_in_front():
 
 def test_only_organs_with_voxels_are_listed():
     assert {organ.key for organ in organs_in(small_labels(), AMOS)} == set(BOXES)
+
+
+def test_organs_not_asked_for_are_not_called_missing():
+    result = small_result()
+    assert "Bladder" in [organ.name for organ in organs_missing(result, AMOS)]
+    result.organs = (AMOS.by_key["liver"], AMOS.by_key["stomach"])
+    assert [organ.key for organ in organs_missing(result, AMOS)] == ["stomach"]
 
 
 def test_a_case_without_maps_gives_a_picture_of_one_row(tmp_path):

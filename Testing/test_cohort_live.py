@@ -69,7 +69,7 @@ def test_the_table_shows_counts_rate_time_left_and_what_happened_last(state):
 
 def test_names_of_files_cannot_command_the_terminal(state):
     state.note("a\nb\x1b[2J", "ok", "")
-    assert "ok      a\ufffdb\ufffd[2J" in shown(state)
+    assert "ok      a\\nb\\x1b[2J" in shown(state)
 
 
 def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(state, monkeypatch):
@@ -89,3 +89,11 @@ def shown(state: State) -> str:
     console.print(command._table(state))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_the_table_names_the_cases_at_work(state):
+    state.at_work = ("P7/ct", "P8/[red]ct\x1b[2J")
+    text = shown(state)
+    assert "at work P7/ct" in text and "at work P8/[red]ct\\x1b[2J" in text
+    state.at_work = tuple(f"P{number}" for number in range(20))
+    assert "and 14 more" in shown(state)

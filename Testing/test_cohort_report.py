@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable
 
@@ -10,8 +11,10 @@ import pytest
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
+from DCASegmentationLib.cohort.check_first import concerns
 from DCASegmentationLib.cohort.ledger import ENDED_EARLY, Ledger
 from DCASegmentationLib.cohort.report.volume_chart import volume_chart
+from DCASegmentationLib.cohort.report.volume_table import write_volumes
 from DCASegmentationLib.cohort.report.writing import write_report
 from DCASegmentationLib.organs import AMOS
 
@@ -94,3 +97,46 @@ def test_a_small_cohort_is_drawn_as_dots_and_a_large_one_as_histograms(cases):
     assert svg.count("<circle") == (cases - 1 if cases == 20 else 0)
     assert sum(counts) == (0 if cases == 20 else cases - 1)
     assert len(re.findall(r'class="(?:dot|bar) outside"', svg)) == 2
+
+
+def test_every_case_has_a_link_a_larger_picture_and_what_is_cut_off(ledger, report, tmp_path):
+    ledger.enter([case(1, patient="A & B"), case(2)], [])
+    ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 900.0}, cut_off=("liver",)))
+    ledger.finish(Outcome("2", "failed", reason="no memory"))
+    folder = tmp_path / "cases" / "folder-1"
+    folder.mkdir(parents=True)
+    for name in ("picture.jpg", "thumbnail.jpg"):
+        (folder / name).write_bytes(b"jpeg")
+    page = report()
+    assert 'href="cases/folder-1/"' in page and 'href="cases/folder-1/picture.jpg"' in page
+    assert "folder-2/" not in page
+    assert "Liver: cut off by the scan: lower bound" in page
+    assert 'href="volumes.csv"' in page
+
+
+def test_only_organs_that_were_looked_for_are_drawn(ledger, report):
+    ledger.enter([case(1)], [])
+    ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 1500.0, "spleen": 0.0}))
+    page = report()
+    assert ">Liver</text>" in page and ">Spleen</text>" in page and ">Bladder</text>" not in page
+    assert "Bladder not found" not in page
+
+
+def test_all_volumes_are_in_one_table(ledger, tmp_path):
+    ledger.enter([case(1, patient="P", description="=HYPERLINK(1)"), case(2)], [Rejected("3", "x", "skipped", "MR")])
+    ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 1500.0, "spleen": 200.5}, cut_off=("liver",)))
+    ledger.finish(Outcome("2", "ok", volumes_ml={"liver": 1400.0, "spleen": 0.0}))
+    write_volumes(tmp_path / "volumes.csv", ledger, AMOS)
+    rows = list(csv.DictReader((tmp_path / "volumes.csv").open(encoding="utf-8")))
+    assert [(row["status"], row["spleen_ml"], row["liver_ml"], row["cut_off"]) for row in rows] == [
+        ("ok", "200.500", "1500.000", "liver"), ("ok", "0.000", "1400.000", ""), ("skipped", "", "", ""),
+    ]  # fmt: skip
+    assert "bladder_ml" not in rows[0]
+    assert rows[0]["description"] == "'=HYPERLINK(1)", "no formula for a spreadsheet"
+
+
+def test_an_organ_cut_off_by_the_scan_is_no_reason_to_check(ledger):
+    ledger.enter([case(1), case(2)], [])
+    ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 100.0}, cut_off=("liver",)))
+    ledger.finish(Outcome("2", "ok", volumes_ml={"liver": 100.0}))
+    assert [one.entry.key for one in concerns(list(ledger.entries()), AMOS)] == ["2"]

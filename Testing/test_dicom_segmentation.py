@@ -15,7 +15,7 @@ hd = pytest.importorskip("highdicom", reason="the extra cohort is not installed"
 
 from DCASegmentationLib.dicom.headers import read_header  # noqa: E402
 from DCASegmentationLib.dicom.segmentation import Algorithm, write_segmentation  # noqa: E402
-from DCASegmentationLib.dicom.segmentation_check import require_same_voxels  # noqa: E402
+from DCASegmentationLib.dicom.segmentation_check import require_same_voxels, write_checked  # noqa: E402
 from DCASegmentationLib.dicom.stacks import ordered  # noqa: E402
 from DCASegmentationLib.errors import ImageError, OutputError  # noqa: E402
 from DCASegmentationLib.organs import AMOS  # noqa: E402
@@ -133,3 +133,98 @@ def test_no_organ_makes_no_segmentation(case, tmp_path):
     slices, labels, _ = case
     with pytest.raises(ImageError, match="no organ was found"):
         write_segmentation(tmp_path / "seg.dcm", slices, labels * 0, AMOS, ALGORITHM)
+
+
+def removed(*names):
+    def change(dataset, index):
+        for name in names:
+            dataset.pop(name, None)
+
+    return change
+
+
+def raw(name, vr, value):
+    """Puts bytes that do not conform into an attribute, as they lie in a file."""
+
+    def change(dataset, index):
+        from pydicom.dataelem import RawDataElement
+        from pydicom.tag import Tag
+
+        tag = Tag(name)
+        dataset[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+
+    return change
+
+
+def other_frames(dataset, index):
+    dataset.FrameOfReferenceUID = f"1.2.3.{index + 1}"
+
+
+ODD_HEADERS = {
+    "slice thickness missing": removed("SliceThickness"),
+    "slice thickness empty": raw("SliceThickness", "DS", b""),
+    "slice thickness no number": raw("SliceThickness", "DS", b"5 mm"),
+    "slice thickness zero": raw("SliceThickness", "DS", b"0 "),
+    "negative spacing between slices": raw("SpacingBetweenSlices", "DS", b"-8"),
+    "spacing between slices of another scan": raw("SpacingBetweenSlices", "DS", b"3 "),
+    "study time with colons": raw("StudyTime", "TM", b"12:30:15"),
+    "study time that there is not": raw("StudyTime", "TM", b"993061"),
+    "study date with dashes": raw("StudyDate", "DA", b"2020-01-01"),
+    "study date that there is not": raw("StudyDate", "DA", b"20201399"),
+    "birth date in words": raw("PatientBirthDate", "DA", b"unknown "),
+    "sex in words": raw("PatientSex", "CS", b"female"),
+    "sex in a small letter": raw("PatientSex", "CS", b"f "),
+    "two sexes": raw("PatientSex", "CS", b"M\\F "),
+    "age in years": raw("PatientAge", "AS", b"57 years"),
+    "weight in words": raw("PatientWeight", "DS", b"70 kg "),
+    "unknown character set": raw("SpecificCharacterSet", "CS", b"ISO_IR 999"),
+    "character set in words": raw("SpecificCharacterSet", "CS", b"utf8"),
+    "name in another character set than stated": raw("PatientName", "PN", b"M\xfcller^J\xf6rg"),
+    "name far too long": raw("PatientName", "PN", b"A" * 300),
+    "escape sequences in the name": raw("PatientName", "PN", b"\x1b[2J^\x1b[31m"),
+    "ID far too long": raw("PatientID", "LO", b"9" * 100),
+    "accession number of many values": raw("AccessionNumber", "SH", b"1\\2\\3 "),
+    "series number no number": raw("SeriesNumber", "IS", b"two "),
+    "negative series number": raw("SeriesNumber", "IS", b"-5"),
+    "frames of reference that differ": other_frames,
+    "nothing of the patient": removed("PatientID", "PatientName", "PatientSex", "PatientBirthDate", "StudyDate"),
+    "lossy without a ratio": raw("LossyImageCompression", "CS", b"01"),
+    "lossy with a ratio in words": raw("LossyImageCompressionRatio", "DS", b"ten "),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_HEADERS)
+def test_headers_that_do_not_conform_cost_no_segmentation(kind, coarse_phantom, tmp_path):
+    ct, labels = (sitk.ReadImage(str(coarse_phantom / name))[::4, ::4, :6] for name in ("ct.nii.gz", "labels.nii.gz"))
+    labels[5, 5, 3] = 6
+    slices = series_of(tmp_path / "ct", ct, change=ODD_HEADERS[kind])
+    write_checked(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM)
+    written = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert written.StudyInstanceUID == pydicom.dcmread(slices[0]).StudyInstanceUID
+    (measures,) = written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence
+    assert float(measures.SpacingBetweenSlices) == pytest.approx(labels.GetSpacing()[2])
+    assert written.PatientSex in ("", "M", "F", "O") and len(str(written.PatientName)) <= 64
+    for element in written:
+        assert element.value is not None or element.is_empty, element
+
+
+def test_with_a_pseudonym_nothing_of_the_patient_is_taken_over(coarse_phantom, tmp_path):
+    ct, labels = (sitk.ReadImage(str(coarse_phantom / name))[::4, ::4, :6] for name in ("ct.nii.gz", "labels.nii.gz"))
+    labels[5, 5, 3] = 6
+    known = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19500101", "StudyDate": "20200101",
+             "StudyDescription": "Abdomen of Jane", "AccessionNumber": "A99"}  # fmt: skip
+    slices = series_of(tmp_path / "ct", ct, **known)
+    write_checked(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM, "P-0123456789ab")
+    content = (tmp_path / "seg.dcm").read_bytes()
+    assert not [value for value in known.values() if value.encode() in content]
+    assert pydicom.dcmread(tmp_path / "seg.dcm").PatientID == "P-0123456789ab"
+
+
+def test_a_segmentation_that_differs_is_no_file(case, tmp_path, monkeypatch):
+    import DCASegmentationLib.dicom.segmentation_check as check
+
+    slices, labels, _ = case
+    monkeypatch.setattr(check, "require_same_voxels", lambda *_: (_ for _ in ()).throw(OutputError("It differs.")))
+    with pytest.raises(OutputError):
+        write_checked(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM)
+    assert list(tmp_path.iterdir()) == []

@@ -19,15 +19,16 @@ SLICER = {"slicer", "vtk"}
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "errors": (set(), set()),
     "organs": (set(), set()),
+    "home": (set(), set()),
     "method": ({"errors", "organs"}, {"torch"}),
     "partials": (set(), set()),
     "worker_protocol": (set(), set()),
     "review_file": ({"errors"}, set()),
-    "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
+    "imaging": ({"errors", "organs", "partials", "home"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
-    "bundle": ({"errors", "organs", "method", "imaging", "worker_protocol"}, {"torch", "certifi"}),
+    "bundle": ({"errors", "organs", "method", "imaging", "worker_protocol", "home"}, {"torch", "certifi"}),
     "inference": (
-        {"errors", "organs", "review_file", "method", "imaging"},
+        {"errors", "organs", "review_file", "method", "imaging", "home"},
         {"torch", "numpy", "SimpleITK", "openvino"},
     ),
     "case_folder": ({"errors", "imaging"}, {"SimpleITK"}),
@@ -36,7 +37,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
         set(),
     ),
-    "dicom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK", "pydicom", "highdicom"}),
+    "dicom": ({"errors", "organs", "imaging", "partials"}, {"numpy", "SimpleITK", "pydicom", "highdicom"}),
     "cohort": (
         {
             *("errors", "organs", "partials", "review_file", "imaging", "inference", "bundle", "job", "figures"),
@@ -88,7 +89,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
-            *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
+            *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort", "home"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),
@@ -96,7 +97,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
 LOADED_BY_SLICER = {
-    *("errors", "organs", "review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
+    *("errors", "organs", "home"),
+    *("review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
     *("case_folder", "corrected_case_job", "self_test", "phantom"),
 }
 HEAVY = {"torch", "monai", "ignite"}

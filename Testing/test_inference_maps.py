@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from DCASegmentationLib.imaging.grid import Grid
 from DCASegmentationLib.inference.maps import MapsOnModelGrid, normalised_entropy, total_variation
 from DCASegmentationLib.inference.measurements import measure
 from DCASegmentationLib.inference.window_prediction import at_patch_resolution
@@ -35,7 +36,12 @@ def test_the_expert_with_most_attention_decides_and_none_where_there_is_backgrou
     probabilities = plane([0.9, 0.1, 0], [0.1, 0.9, 0], [0.1, 0, 0.9], [0.1, 0.9, 0])
     finest = plane([0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.2, 0.6, 0.2])
     maps.add(0, probabilities, {1: finest[::-1], 4: finest})
-    assert maps.deciding_expert.tolist() == [[[0, 1, 3, 2]]]
+    grid = Grid((4, 1, 1), (4.0, 4.0, 4.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    labels = np.array([[[0, 1, 2, 1]]], np.uint8)
+    assert maps.deciding_expert_on(labels, grid, grid).tolist() == [[[0, 1, 3, 2]]]
+    fine = Grid((8, 1, 1), (2.0, 4.0, 4.0), (-1.0, 0.0, 0.0), grid.direction)
+    labels = np.array([[[0, 0, 0, 1, 2, 2, 1, 1]]], np.uint8)
+    assert maps.deciding_expert_on(labels, grid, fine).tolist() == [[[0, 0, 0, 1, 3, 3, 2, 2]]]
 
 
 def test_a_model_without_a_medium_expert_still_names_the_tail_expert_rightly():
@@ -65,9 +71,9 @@ def test_attention_brought_to_the_patch_still_sums_to_one(factor):
 
 
 def test_organs_are_measured_in_ml_and_hu():
-    labels = np.zeros((3, 10, 10), np.uint8)
-    ct = np.full(labels.shape, -1000, np.int16)
-    labels[1:, :5, :] = SPLEEN.label
+    labels = np.zeros((4, 12, 12), np.uint8)
+    ct = np.full(labels.shape, 20, np.int16)
+    labels[1:3, 1:6, 1:11] = SPLEEN.label
     ct[labels == SPLEEN.label] = np.arange(100) + 50
     spleen, kidney = measure(labels, ct, 2.0, TWO_ORGANS)
     assert (spleen.voxels, spleen.ml, spleen.mean_hu) == (100, 200.0, pytest.approx(99.5))
@@ -77,5 +83,72 @@ def test_organs_are_measured_in_ml_and_hu():
 
 @pytest.mark.parametrize(("ml_per_voxel", "note"), [(0.5, "below the usual 80 to 450 ml"), (5.0, "above the usual")])
 def test_an_unusual_volume_is_noted(ml_per_voxel, note):
-    labels = np.full((1, 10, 10), SPLEEN.label, np.uint8)
+    labels = np.zeros((3, 12, 12), np.uint8)
+    labels[1, 1:11, 1:11] = SPLEEN.label
     assert note in measure(labels, labels.astype(np.int16), ml_per_voxel, TWO_ORGANS)[0].note
+
+
+def test_an_organ_that_was_not_asked_for_is_not_measured():
+    labels = np.zeros((3, 12, 12), np.uint8)
+    (spleen,) = measure(labels, labels.astype(np.int16), 1.0, TWO_ORGANS, {SPLEEN.label})
+    assert spleen.organ == SPLEEN
+
+
+def test_a_few_stray_voxels_are_no_organ():
+    labels = np.zeros((8, 12, 12), np.uint8)
+    labels[-1, 3:5, 3:5] = SPLEEN.label
+    spleen = measure(labels, labels.astype(np.int16), 0.064, TWO_ORGANS)[0]
+    assert (spleen.found, spleen.cut_off, spleen.note) == (False, False, "a few stray voxels, no organ")
+
+
+def spleen_in(ct, where, step=4.0):
+    labels = np.zeros(ct.shape, np.uint8)
+    labels[where] = SPLEEN.label
+    return measure(labels, ct, step**3 / 1000, TWO_ORGANS, None, (step, step, step))[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "cut_off"),
+    [
+        (np.s_[4:8, 6:16, 6:16], False),
+        (np.s_[0:8, 6:16, 6:16], True),
+        (np.s_[4:12, 6:16, 6:16], True),
+        (np.s_[4:8, 0:16, 6:16], True),
+        (np.s_[4:8, 6:16, 6:22], True),
+        (np.s_[1:11, 1:21, 1:21], False),
+    ],
+)
+def test_an_organ_that_reaches_an_end_of_the_scan_is_cut_off(where, cut_off):
+    ct = np.full((12, 22, 22), 40, np.int16)
+    spleen = spleen_in(ct, where)
+    assert spleen.cut_off is cut_off
+    assert ("cut off by the scan: lower bound" in spleen.note) is cut_off
+
+
+def test_the_scan_ends_where_what_fills_the_outside_ends():
+    """Round fields of view and tilted volumes are filled with one value up to the array's faces."""
+    ct = np.full((12, 30, 30), 40, np.int16)
+    y, x = np.indices((30, 30)) - 14.5
+    ct[:, y**2 + x**2 > 14**2] = -2048
+    inside, at_the_circle = np.s_[4:8, 8:20, 8:20], np.s_[4:8, 13:17, 1:10]
+    assert not spleen_in(ct, inside).cut_off
+    assert spleen_in(ct, at_the_circle).cut_off
+    blank = np.full((12, 30, 30), 40, np.int16)
+    blank[:3] = -1024
+    assert spleen_in(blank, np.s_[3:8, 8:20, 8:20]).cut_off
+    assert not spleen_in(blank, np.s_[5:8, 8:20, 8:20]).cut_off
+    wedge = np.full((12, 30, 30), 40, np.int16)
+    for row in range(6):
+        wedge[: 6 - row, row] = -1024
+    assert spleen_in(wedge, np.s_[4:8, 2:20, 8:20]).cut_off
+    assert not spleen_in(wedge, np.s_[6:8, 7:20, 8:20]).cut_off
+
+
+def test_a_few_voxels_at_the_end_of_the_scan_do_not_cut_an_organ_off():
+    ct = np.full((40, 60, 60), 40, np.int16)
+    labels = np.zeros(ct.shape, np.uint8)
+    labels[1:30, 10:50, 10:50] = SPLEEN.label
+    labels[0, 20:24, 20:24] = SPLEEN.label
+    assert not measure(labels, ct, 0.001, TWO_ORGANS, None, (1.0, 1.0, 1.0))[0].cut_off
+    labels[0, 20:26, 20:26] = SPLEEN.label
+    assert measure(labels, ct, 0.001, TWO_ORGANS, None, (1.0, 1.0, 1.0))[0].cut_off

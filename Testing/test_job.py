@@ -282,13 +282,44 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(job, tmp_path
     assert told == []
 
 
-def test_a_full_disk_is_said_and_leaves_nothing_behind(job, tmp_path):
-    def fill_the_disk(folder, ct, result):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
+        (FileNotFoundError(errno.ENOENT, "gone", "slice7.dcm"), "slice7.dcm"),
+        (ValueError("a header"), "a header"),
+        (RuntimeError("Failed to allocate memory for image."), "not enough memory"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_what_comes_after_the_result_does_not_cost_it(job, tmp_path, error, said):
+    def fail(folder, ct, result):
+        raise error
+
+    result = segment_to_folder(job, also_write=fail)
+    assert {"labels.nrrd", "volumes.csv", "request.json", "log.txt"} <= {path.name for path in job.out.iterdir()}
+    (warning,) = (each for each in result.warnings if said in each)
+    assert warning in (job.out / "log.txt").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == [job.out.name]
+
+
+@pytest.mark.parametrize("table", ["_write_volumes", "_write_attention", "_log", "_request"])
+def test_a_table_that_cannot_be_written_is_left_out(job, monkeypatch, table):
+    import DCASegmentationLib.job as module
+
+    def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OutputError, match="full"):
-        segment_to_folder(job, also_write=fill_the_disk)
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(module, table, fail)
+    result = segment_to_folder(job)
+    assert (job.out / "labels.nrrd").is_file()
+    assert any("disk is full" in warning for warning in result.warnings)
+
+
+def test_organs_not_asked_for_are_in_no_table(job, tmp_path):
+    only = replace(job, options=replace(job.options, organs=("liver", "spleen")), out=tmp_path / "only")
+    segment_to_folder(only)
+    assert [row["organ"] for row in rows(only.out / "volumes.csv")] == ["spleen", "liver"]
 
 
 def test_cancelling_leaves_nothing_behind(job, tmp_path):

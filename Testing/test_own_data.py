@@ -39,6 +39,7 @@ def test_ones_own_cts_are_trained_on_evaluated_packed_and_segmented(dca, own_lis
     assert [path.name.startswith("events") for path in (run / "tensorboard").iterdir()] == [True]
     packed = dca("bundle", "pack", run, "-o", model, "--name", "own")
     assert packed.code == 0, packed.err
+    assert f"dca evaluate --bundle {model} --data LIST --group test" in packed.out and "--phantoms" not in packed.out
     told = json.loads((model / "configs" / "metadata.json").read_text())["dca"]
     assert told["training_data"] == [
         {"name": "own CTs", "labelled": 2, "unlabelled": 1, "licence": "not stated", "source": "a test",

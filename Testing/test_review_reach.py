@@ -25,9 +25,10 @@ def case():
     labels = body()
     labels[12:14, 24:28, 10:14] = SPLEEN
     truth = labels.copy()
-    labels[4:6, 30:32, 30:32] = LIVER
+    labels[4:6, 30:32, 30] = LIVER
     sure = np.full(labels.shape, 0.99, np.float32)
-    sure[12, 24, 10:12] = sure[13, 24, 10] = 0.64
+    sure[12:14, 24:28, 10:14] = 0.87
+    sure[12:14, 24:26, 10:12] = 0.6
     measured = measure(labels, labels.astype(np.int16), GRID.volume_ml_per_voxel, AMOS)
     review = make_review(
         evidence_of(labels, sure=sure),
@@ -51,7 +52,7 @@ def test_what_the_first_places_hold_is_counted_for_every_order():
     assert {order for order, _ in rows} == set(ORDERS)
     assert rows["review", 1].errors == 1.0, "all that is wrong is the island, and it comes first"
     assert rows["review", 1].gross == 1.0
-    assert rows["review", 1].ml == pytest.approx(32 * 8), "the island and its border"
+    assert rows["review", 1].ml == pytest.approx(4 * 8), "the island"
     assert rows["size", 1].errors == 0.0, "the spleen's place is larger"
     assert rows["random", 1].errors == pytest.approx(0.5, abs=0.1)
     assert all(rows[order, 2].errors == 1.0 for order in ("review", "size", "random", "entropy, same places"))
@@ -59,7 +60,7 @@ def test_what_the_first_places_hold_is_counted_for_every_order():
 
 def test_the_same_volume_is_a_budget_that_counts_a_place_in_part():
     rows = rows_of(*case())
-    # The review's first place has 32 voxels, the spleen's more: by size, a part of that is looked at.
+    # The review's first place has 4 voxels, the spleen's more: by size, a part of that is looked at.
     assert rows["size", 1].same_ml_errors == 0.0
     # In as many ml as both places have lie both of them, whatever the order.
     assert rows["size", 2].same_ml_errors == pytest.approx(1.0)

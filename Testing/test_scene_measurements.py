@@ -79,6 +79,16 @@ def test_a_correction_changes_the_numbers_and_overlap_counts_for_both(case, ct):
     assert rows["liver"].mean_hu == pytest.approx(hu[BOXES["liver"]].mean())
 
 
+def test_an_organ_that_a_correction_draws_to_the_end_of_the_scan_is_cut_off(case):
+    assert not any(row.cut_off for row in measured(case).values())
+    to_the_last_slice = (slice(12, SIZE_ZYX[0]), slice(12, 24), slice(26, 34))
+    paint(case.segmentation, "spleen", to_the_last_slice, case.ct)
+    rows = measured(case)
+    assert {key for key, row in rows.items() if row.cut_off} == {"spleen"}
+    assert "cut off by the scan: lower bound" in rows["spleen"].note
+    assert rows["spleen"].shown_ml.startswith("\N{GREATER-THAN OR EQUAL TO} ")
+
+
 def test_a_segment_without_voxels_has_no_hu(case):
     case.segmentation.GetSegmentation().AddEmptySegment("new", "New")
     assert measured(case)["new"].mean_hu is None

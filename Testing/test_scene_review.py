@@ -320,6 +320,25 @@ def test_an_organ_is_completed_only_with_the_places_that_it_shares(case):
     assert (segment_status(case, "liver"), segment_status(case, "spleen")) == ("Completed", "Completed")
 
 
+def test_an_organ_that_no_place_names_is_not_reviewed_by_judging_another(case):
+    """Its labels would go into the training set though nobody has looked at it."""
+    from dataclasses import replace
+
+    from DCASegmentationLib.scene.review_record import write_review
+
+    first, second, third = review().places
+    shared = replace(review(), places=(first, replace(second, others=("left_kidney", "bladder")), third))
+    write_review(case.segmentation, shared, {})
+    for rank in PLACES:
+        set_status(case, rank, "accepted")
+    assert segment_status(case, "spleen") == "Completed"
+    assert segment_status(case, "left_kidney") == "Not started" and not organ_is_reviewed(case, "left_kidney")
+    assert not organ_is_reviewed(case, "bladder"), "nor is it known to be absent"
+    mark_organ(case, "left_kidney", True)
+    set_status(case, 2, "to_check")
+    assert organ_is_reviewed(case, "left_kidney"), "what the user ticked stays"
+
+
 def test_an_organ_that_was_ticked_stays_reviewed_whatever_becomes_of_its_places(case):
     mark_organ(case, "liver", True)
     paint(case, "liver", (slice(18, 19), slice(6, 8), slice(4, 6)), 0)

@@ -225,3 +225,34 @@ def test_a_tilted_ct_is_segmented_with_the_option_that_the_refusal_names(dca, ct
     assert "resampled to a right-angled grid" in (tmp_path / "out/log.txt").read_text()
     labels = sitk.ReadImage(str(tmp_path / "out/labels.nrrd"))
     np.testing.assert_allclose(np.reshape(labels.GetDirection(), (3, 3)), np.eye(3), atol=1e-6)
+
+
+def test_a_slice_that_vanishes_after_reading_costs_the_dicom_seg_alone(dca, ct, small_bundle, tmp_path, monkeypatch):
+    import DCASegmentationLib.job as job
+
+    write_ct_series(tmp_path / "ct", ct)
+    write_images = job._write_images
+
+    def then_a_slice_vanishes(*arguments):
+        write_images(*arguments)
+        sorted((tmp_path / "ct").iterdir())[3].unlink()
+
+    monkeypatch.setattr(job, "_write_images", then_a_slice_vanishes)
+    done = dca("segment", tmp_path / "ct", "-o", tmp_path / "out", *QUICK, "--bundle", small_bundle)
+    assert done.code == 0, done.err
+    assert (tmp_path / "out" / "labels.nrrd").is_file() and not (tmp_path / "out" / "segmentation.dcm").exists()
+    (note,) = (line for line in done.err.splitlines() if "segmentation.dcm was not written" in line)
+    assert "there is no file" in note
+
+
+def test_whatever_fails_in_the_dicom_seg_is_a_note(dca, ct, small_bundle, tmp_path, monkeypatch):
+    import DCASegmentationLib.dicom.segmentation_check as check
+
+    def fail(*arguments):
+        raise KeyError("a header that nobody thought of")
+
+    write_ct_series(tmp_path / "ct", ct)
+    monkeypatch.setattr(check, "write_checked", fail)
+    done = dca("segment", tmp_path / "ct", "-o", tmp_path / "out", *QUICK, "--bundle", small_bundle)
+    assert done.code == 0 and "a header that nobody thought of" in done.err
+    assert (tmp_path / "out" / "volumes.csv").is_file()

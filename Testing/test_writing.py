@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import textwrap
@@ -214,3 +215,31 @@ def test_a_file_in_the_way_and_a_missing_parent_are_named(tmp_path: Path) -> Non
         pass
     with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out" / "below"):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_a_private_folder_is_its_owners_alone(tmp_path):
+    before = os.umask(0o000)
+    try:
+        with new_folder(tmp_path / "own", private=True) as folder:
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "from the beginning"
+            (folder / "cases").mkdir()
+            (folder / "cases" / "P1").write_text("a patient", encoding="utf-8")
+            (folder / "link").symlink_to(tmp_path)
+        with new_folder(tmp_path / "all") as folder:
+            (folder / "P1").write_text("no patient", encoding="utf-8")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("own", "own/cases", "own/cases/P1", "all/P1")]
+    assert modes == [0o700, 0o700, 0o600, 0o666]
+    assert stat.S_IMODE(tmp_path.stat().st_mode) != 0o600, "what a link leads to stays as it is"
+
+
+def test_memory_that_runs_out_while_writing_is_no_full_disk(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("itk::ERROR: Failed to allocate memory for image.")
+
+    monkeypatch.setattr(sitk, "WriteImage", fail)
+    with pytest.raises(MemoryError):
+        write_image(sitk.Image(2, 2, 2, sitk.sitkUInt8), tmp_path / "labels.nrrd")
+    assert list(tmp_path.iterdir()) == []

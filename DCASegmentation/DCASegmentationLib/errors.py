@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(Exception):
     """Something the user gave or has cannot be used.
@@ -34,3 +36,58 @@ class OutputError(UserError):
 
 class Cancelled(Exception):  # noqa: N818 - an outcome the user asked for, not a fault
     """The user stopped the work."""
+
+
+_OUT_OF_MEMORY = (
+    *("out of memory", "not enough memory", "bad_alloc", "bad allocation", "can't allocate memory"),
+    *("cannot allocate memory", "failed to allocate memory", "unable to allocate", "could not allocate memory"),
+)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether ``error``, or the error that it was raised from, is the computer or a device running out of memory.
+
+    torch's CPU allocator, MPS and ITK raise a plain RuntimeError that only its text tells apart; a library that no
+    longer fits into memory fails to load with an ImportError or OSError.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return True
+        text = str(error).lower()
+        may_be = isinstance(error, RuntimeError | OSError | ImportError | SystemError)
+        if may_be and any(sign in text for sign in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__
+    return False
+
+
+def require_memory(error: BaseException) -> None:
+    """Raise MemoryError if ``error`` is memory running out: for handlers that would take it for a damaged file."""
+    if is_out_of_memory(error):
+        raise MemoryError(str(error)) from error
+
+
+def root_cause(error: BaseException) -> str:
+    """The first error of the chain that led to ``error``, as its name and the first line of its text."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".removesuffix(": ")
+
+
+def in_a_line(error: BaseException) -> str:
+    """What ``error`` says, as a sentence a user can read."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if is_out_of_memory(error):
+        return "there was not enough memory."
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "the disk is full."
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {error.filename} any more."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'it'}: {error.strerror or error}."
+    return f"something unexpected happened ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from .bundle.loading import Bundle, default_model
-from .errors import UserError
+from .errors import Cancelled, UserError, in_a_line
 from .imaging.ct_check import check_ct
 from .imaging.reading import read_ct
 from .imaging.writing import new_folder, write_image, write_json, write_text
@@ -44,7 +45,8 @@ class Job:
     make. ``extension`` chooses the image format of labels and maps. ``overwrite`` replaces an
     earlier job's folder, nothing else. ``files`` are those that ``ct`` links to, where it is a temporary folder: the
     results name them in its place. ``runtime`` runs the network (``inference.runtimes.choosing``). ``resample`` allows
-    a CT with tilted or unevenly spaced slices to be resampled.
+    a CT with tilted or unevenly spaced slices to be resampled. The folder can be read by its owner alone, unless it is
+    ``shared``. With ``called`` the results name the CT so, and say nothing of the files that it came from.
     """
 
     ct: Path
@@ -58,6 +60,8 @@ class Job:
     files: tuple[Path, ...] = ()
     runtime: str = "auto"
     resample: bool = False
+    shared: bool = False
+    called: str = ""
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -86,13 +90,14 @@ def segment_to_folder(
     ``also_write(folder, ct, result)`` may add files, a scene for instance.
     ``segmenter`` is one kept from an earlier job with the same bundle and device.
 
-    The folder appears when it is complete; on any error, or when ``cancelled`` says so (Cancelled), there is none.
+    The folder appears when it is complete; on an error before labels and maps are written, or when ``cancelled`` says
+    so (Cancelled), there is none. What cannot be written after them is left out, with a warning in the result.
     Raises ImageError, BundleError, OutputError or UserError for what the user can set right.
     """
     job.options.kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
     notes: list[str] = []
-    with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST) as folder:
+    with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST, private=not job.shared) as folder:
         _tell(progress, 0.0, "Reading the CT")
         with clock.phase("reading"):
             ct = read_ct(job.ct, job.series, notes, job.resample)
@@ -104,16 +109,41 @@ def segment_to_folder(
         _tell(progress, _SEGMENTED, "Writing the results")
         with clock.phase("writing"):
             _write_images(folder, job.extension, result)
-            _write_tables(folder, result)
+            # The result is complete. Nothing that comes after it may cost it.
+            with optional(REQUEST, result.warnings):
+                write_json(_request(job, ct, result), folder / REQUEST)
+            with optional("volumes.csv", result.warnings):
+                _write_volumes(folder, result)
+            with optional("expert_attention.csv", result.warnings):
+                _write_attention(folder, result)
             if also_write:
-                also_write(folder, ct, result)
+                with optional("A further file", result.warnings):
+                    also_write(folder, ct, result)
         order = ("reading", *result.seconds, "writing")
         seconds = {**clock.seconds, **result.seconds}
         result = replace(result, seconds={phase: seconds[phase] for phase in order})
-        write_text(_log(job, ct, result), folder / "log.txt")
-        write_json(_request(job, ct, result), folder / REQUEST)
+        with optional("log.txt", result.warnings):
+            write_text(_log(job, ct, result), folder / "log.txt")
     _tell(progress, 1.0, "Finished")
     return result
+
+
+@contextmanager
+def optional(what: str, notes: list[str], *files: Path) -> Iterator[None]:
+    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what there
+    is of ``files`` is removed.
+
+    Whatever the error is, disks, headers and libraries fail in ways that nobody foresees. Only who cancels is obeyed.
+    """
+    try:
+        yield
+    except Cancelled:
+        raise
+    except Exception as error:
+        for file in files:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+        notes.append(f"{what} was not written: {in_a_line(error)} The rest of the result is complete.")
 
 
 def _write_images(folder: Path, extension: str, result: Result) -> None:
@@ -134,10 +164,10 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
         write_image(image, folder / f"{name}{extension}")
 
 
-def _write_tables(folder: Path, result: Result) -> None:
+def _write_volumes(folder: Path, result: Result) -> None:
     _write_csv(
         folder / "volumes.csv",
-        ("label", "organ", "name", "ml", "mean_hu", "voxels", "note"),
+        ("label", "organ", "name", "ml", "mean_hu", "voxels", "note", "cut_off"),
         (
             (
                 each.organ.label,
@@ -147,10 +177,14 @@ def _write_tables(folder: Path, result: Result) -> None:
                 "" if each.mean_hu is None else f"{each.mean_hu:.1f}",
                 each.voxels,
                 each.note,
+                "yes" if each.cut_off else "no",
             )
             for each in result.measurements
         ),
     )
+
+
+def _write_attention(folder: Path, result: Result) -> None:
     if result.attention_by_organ:
         labels = {each.organ.key: each.organ.label for each in result.measurements}
         _write_csv(
@@ -175,8 +209,8 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     """All that decides the result, for whoever wants to repeat the run."""
     return {
-        "ct": [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
-        "series": job.series,
+        "ct": job.called or [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
+        "series": None if job.called else job.series,
         "ct_geometry": _geometry(ct),
         "bundle": {
             "name": job.bundle.metadata.name,
@@ -231,6 +265,8 @@ def _log(job: Job, ct: sitk.Image, result: Result) -> str:
 
 
 def _source(job: Job) -> str:
+    if job.called:
+        return job.called
     if not job.files:
         return _readable(job.ct)
     return f"{len(job.files)} DICOM files, the first is {_readable(job.files[0])}"

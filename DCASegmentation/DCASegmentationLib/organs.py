@@ -21,6 +21,12 @@ class Code:
 
 
 ANATOMICAL_STRUCTURE = Code("123037004", "Anatomical Structure")
+CUT_OFF = "cut off by the scan: lower bound"
+"""Said of an organ in which the scan ends."""
+
+# Less than this share of the smallest usual volume, and less than so many ml, is no organ.
+_STRAY_SHARE, _STRAY_ML = 0.05, 0.5
+
 RIGHT = Code("24028007", "Right")
 LEFT = Code("7771000", "Left")
 
@@ -43,6 +49,26 @@ class Organ:
     volume_ml: tuple[float, float]
     side: Code | None = None
     category: Code = ANATOMICAL_STRUCTURE
+
+    def is_stray(self, ml: float) -> bool:
+        """Whether so little was found that it is not this organ, but a few stray voxels."""
+        return 0 < ml < min(_STRAY_SHARE * self.volume_ml[0], _STRAY_ML)
+
+    def note(self, voxels: int, ml: float, cut_off: bool = False) -> str:
+        """How a volume compares with ordinary adults', empty within their range. ``cut_off``: the scan ends in it."""
+        low, high = self.volume_ml
+        if voxels == 0:
+            return "not found"
+        if self.is_stray(ml):
+            return "a few stray voxels, no organ"
+        notes = []
+        if ml > high:
+            notes.append(f"above the usual {low:g} to {high:g} ml")
+        if cut_off:
+            notes.append(CUT_OFF)
+        elif ml < low:
+            notes.append(f"below the usual {low:g} to {high:g} ml")
+        return "; ".join(notes)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ REVIEW = "review.json"
 PLACES = "review_places"
 ALTERNATIVE = "review_alternative"
 
-MOST_PLACES = 40
+MOST_PLACES = 100
 
 KINDS = (
     *("missing", "volume", "position", "island", "hole", "cut"),
@@ -39,10 +39,12 @@ Voxel = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a place should be looked at: one of ``KINDS``, and a sentence."""
+    """Why a place should be looked at: one of ``KINDS``, a sentence that names its organ, and that organ's key; the
+    key is empty in files of earlier versions, where it is the place's own."""
 
     kind: str
     text: str
+    organ: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,9 @@ class Alternative:
 class Place:
     """A connected place that may be wrong, small enough to be looked at in one go; ``rank`` 1 comes first.
 
-    ``organ``, ``label`` and ``name`` are the organ it is mostly about, ``others`` the keys of further organs whose
-    borders in it are in doubt; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong, as was
-    counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
+    ``organ``, ``label`` and ``name`` are the organ it is about, as are its reasons; ``others`` are the keys of organs
+    that a part of it might be instead; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong,
+    as was counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
     ``position_mm`` (LPS) is the point in it to look at, ``box_mm`` and ``box_voxels`` the corners of the box around it.
     """
 
@@ -176,7 +178,10 @@ def _place_from_json(content: Mapping[str, Any]) -> Place:
         position_mm=_point(content["position_mm_lps"]),
         box_mm=(_point(low), _point(high)),
         box_voxels=(_voxel(first), _voxel(last)),
-        reasons=tuple(Reason(str(reason["kind"]), str(reason["text"])) for reason in content["reasons"]),
+        reasons=tuple(
+            Reason(str(reason["kind"]), str(reason["text"]), str(reason.get("organ", "")))
+            for reason in content["reasons"]
+        ),
         alternative=None
         if alternative is None
         else Alternative(

@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 from ..errors import BundleError
+from ..home import expanded, home_or_temporary
 from .metadata import METADATA
 
 VARIABLE = "DCA_MODELS"
 
 
 def own_models() -> Path:
-    """The folder of the models the user added; it need not exist."""
-    return Path.home() / ".dca" / "models"
+    """The folder of the models the user added; it need not exist. Without a home folder, one of the system's
+    temporary folder that only this user can write into."""
+    return home_or_temporary() / ".dca" / "models"
 
 
 def find_bundles() -> list[Path]:
@@ -44,7 +46,7 @@ def default_bundle() -> Path:
 
 def find_bundle(name_or_folder: str) -> Path:
     """The bundle of this name or in this folder; a folder wins. Raises BundleError if there is neither."""
-    folder = Path(name_or_folder).expanduser()
+    folder = expanded(name_or_folder)
     if folder.exists():
         return folder
     bundles = {bundle.resolve().name: bundle for bundle in find_bundles()}
@@ -55,7 +57,7 @@ def find_bundle(name_or_folder: str) -> Path:
 
 
 def _from_environment() -> list[Path]:
-    places = [Path(entry).expanduser() for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
+    places = [expanded(entry) for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     for place in places:
         if not place.is_dir():
             raise BundleError(

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import BundleError
+from ..errors import BundleError, require_memory
 from ..method.network import DCANet
 from .metadata import Weights
 from .metadata_reading import GET_AGAIN
@@ -60,7 +60,8 @@ def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise _refusal(pickled, weights) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError):
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        require_memory(error)
         raise _unreadable(weights) from None
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()

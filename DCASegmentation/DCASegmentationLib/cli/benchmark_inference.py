@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import OutputError, UserError
+from ..home import home_or_temporary
 from .console import output, progress_bar, say_plain, table, warn
+from .failures import says_when_cancelled
 from .values import patch as patch_of
 from .values import words
 
@@ -63,9 +65,10 @@ def run(
     from ..imaging.writing import write_text
     from .values import numbers
 
-    folder = cache or Path.home() / ".dca" / "benchmark"
+    folder = cache or home_or_temporary() / ".dca" / "benchmark"
     fine, coarse = numbers(spacing, "--spacing", 2)
-    with progress_bar() as progress:
+    kept = f"What was measured is kept in {out}. To go on, run the same command with --resume."
+    with says_when_cancelled(lambda: kept), progress_bar() as progress:
         setting = Setting(
             ct=_own(ct) if ct is not None else benchmark_ct(folder, slices, progress),
             folder=folder,

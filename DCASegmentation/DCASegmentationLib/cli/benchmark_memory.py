@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UserError
+from ..home import home_or_temporary
 from .console import output, progress_bar, say_plain, table, warn
 from .values import new_file, whole_numbers, words
 from .values import patch as patch_of
@@ -56,7 +57,7 @@ def run(
     lengths = whole_numbers(slices, "--slices", "75,150,450")
     if min(lengths) < 16:
         raise UserError(f"--slices '{slices}' has a scan too short.", "Give lengths of 16 slices or more.")
-    folder = cache or Path.home() / ".dca" / "benchmark"
+    folder = cache or home_or_temporary() / ".dca" / "benchmark"
     found: dict[str, Growth] = {}
     with progress_bar() as progress:
         settings = {

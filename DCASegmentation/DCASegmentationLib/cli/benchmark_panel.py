@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..home import home_or_temporary
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
 from .values import new_file
@@ -40,7 +41,7 @@ def run(
         new_file(out, overwrite)
     model = load(bundle)
     with progress_bar() as progress:
-        path = ct or benchmark_ct(cache or Path.home() / ".dca" / "benchmark", slices, progress)
+        path = ct or benchmark_ct(cache or home_or_temporary() / ".dca" / "benchmark", slices, progress)
         shares = {"first run": 0.3, "warm run": 0.7}
         times = measure_panel(
             path,

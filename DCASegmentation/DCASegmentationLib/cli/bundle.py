@@ -136,7 +136,20 @@ def pack(
                 _require_as_good(old, make(run, folder, name or _NAME, overlap), cases, device)
         bundle = load(str(out))
     say_plain(f"The bundle is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
-    say_plain(f"Measure it with: dca evaluate --bundle {out} --phantoms 10 --write-scores")
+    say_plain(_how_to_measure(run, str(out)))
+
+
+def _how_to_measure(run: Path, out: str) -> str:
+    """The command that measures the new model on cases like those it was trained on."""
+    from ..training.run_record import read_record
+    from ..training.sources.ct_files import CTFiles
+
+    cohort = read_record(run).cohort
+    own = [each.name for each in (*cohort.labelled, *cohort.validation) if isinstance(each, CTFiles)]
+    if not own:
+        return f"Measure it with: dca evaluate --bundle {out} --phantoms 10 --write-scores"
+    names = " and ".join(dict.fromkeys(own))
+    return f"Measure it with: dca evaluate --bundle {out} --data LIST --group test, where LIST is the list of {names}."
 
 
 def _held_out(run: Path, data: Path | None, group: str) -> HeldOut:

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from ..errors import UserError
 from .bundle import load
-from .console import say_plain, table, warn
+from .console import messages, say_plain, shown, table, warn
+from .failures import says_when_cancelled
 from .values import RUNTIME, words
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ EXAMPLES = "Example: dca cohort archive/ -o cohort/ --workers 2"
 _NEEDED = ("pydicom", "highdicom", "distributed", "psutil", "jinja2")
 _WHERE = "Where it runs"
 _WHAT = "What is taken"
+_PRIVACY = "Patients' data"
+_MOST_AT_WORK = 6
 _QUIET_SECONDS = 20.0
 
 
@@ -87,6 +90,29 @@ def run(
     derived: Annotated[
         bool, typer.Option("--derived", help="Take DICOM series computed from others, too.", rich_help_panel=_WHAT)
     ] = False,
+    anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--anonymous",
+            help="Pseudonyms in place of patient IDs, and no dates, descriptions or paths, in all that is written.",
+            rich_help_panel=_PRIVACY,
+        ),
+    ] = False,
+    pseudonym_key: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with the secret that pseudonyms are made with. Else OUT/pseudonym.key, made if there is none.",
+            rich_help_panel=_PRIVACY,
+        ),
+    ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Let other users of this machine read the results, as the umask says; else their owner alone can.",
+            rich_help_panel=_PRIVACY,
+        ),
+    ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.", rich_help_panel=_WHAT)
     ] = False,
@@ -104,13 +130,15 @@ def run(
             'Install them: pip install "dca-segmentation[cohort]"',
         )
     from ..cohort.run import Cohort, run_cohort
-    from ..cohort.settings import REPORT, Settings
+    from ..cohort.settings import REPORT, VOLUMES, Settings
     from ..cohort.workers import remote_client
     from ..dicom.selection import Rules
     from ..inference.options import SegmentOptions
 
     if scheduler and (workers or memory):
         raise UserError("--workers and --memory are for workers of this machine.", "Leave them out with --scheduler.")
+    if pseudonym_key is not None and not anonymous:
+        raise UserError("--pseudonym-key is for pseudonyms.", "Add --anonymous.")
     model = load(bundle)
     options = SegmentOptions(
         find_abdomen=find_abdomen,
@@ -130,6 +158,7 @@ def run(
         threads=local.threads if local else 0,
         runtime=runtime,
         resample=resample,
+        shared=shared,
     )
     cohort = Cohort(
         source,
@@ -138,18 +167,37 @@ def run(
         model.metadata.vocabulary,
         model.metadata.name,
         retry_failed,
+        pseudonym_key,
+        anonymous,
     )
 
     def clients() -> AbstractContextManager[Client]:
         return remote_client(scheduler) if scheduler else _local(local, dashboard_port)
 
-    with _live() as (searching, tick):
-        state = run_cohort(cohort, clients, searching, tick)
+    reached: list[State] = []
+
+    def kept() -> str:
+        again = "Run the same command again to go on"
+        if not reached:
+            return f"{again}: what earlier runs have finished is kept in {out}."
+        state = reached[-1]
+        done = state.total - state.left
+        return f"{done} of {state.total} are done and kept in {out}. {again} with the other {state.left}."
+
+    with says_when_cancelled(kept), _live() as (searching, tick):
+
+        def follow(state: State) -> None:
+            reached[:] = [state]
+            tick(state)
+
+        state = run_cohort(cohort, clients, searching, follow)
+    for message in state.messages:
+        warn(message)
     for limit in model.metadata.limits:
         warn(limit)
-    shown = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
-    say_plain(f"{shown or 'Nothing was found'}.")
-    say_plain(f"The report is in {out / REPORT}.")
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
+    say_plain(f"{counted or 'Nothing was found'}.")
+    say_plain(f"The report is in {out / REPORT}, all volumes are in {out / VOLUMES}.")
 
 
 def _planned(workers: int | None, memory: float | None, device: str) -> LocalWorkers:
@@ -169,14 +217,14 @@ def _local(workers: LocalWorkers | None, dashboard_port: int) -> AbstractContext
 @contextmanager
 def _live() -> Iterator[tuple[Callable[[int, str], None], Callable[[State], None]]]:
     """Functions that show the search and the state of the run: a table in a terminal, else a line now and then."""
-    console = Console(stderr=True, highlight=False)
+    console = messages()
     if not console.is_terminal:
         yield _sparing_lines(console)
         return
     with Live(Text("Looking through the input"), console=console, refresh_per_second=4, transient=True) as live:
 
         def searching(files: int, text: str) -> None:
-            live.update(Text(_printable(f"Looking through the input: {files} files, {text}")))
+            live.update(Text(shown(f"Looking through the input: {files} files, {text}")))
 
         yield searching, lambda state: live.update(_table(state))
 
@@ -190,7 +238,7 @@ def _sparing_lines(console: Console) -> tuple[Callable[[int, str], None], Callab
         nonlocal said
         if monotonic() - said >= _QUIET_SECONDS:
             said = monotonic()
-            console.print(text, soft_wrap=True, markup=False)
+            console.print(shown(text), soft_wrap=True, markup=False)
 
     return (
         lambda files, text: tell(f"Looking through the input: {files} files"),
@@ -201,21 +249,20 @@ def _sparing_lines(console: Console) -> tuple[Callable[[int, str], None], Callab
 
 
 def _table(state: State) -> Group:
-    shown: Table = table("", "OK", "Skipped", "Failed", "Left", "At work", "Rate", "Elapsed", "Time left")
-    shown.add_row(
-        *(f"[{color}]{state.counts.get(status, 0)}[/]" for status, color in _COLORS),
+    rows: Table = table("", "OK", "Skipped", "Failed", "Left", "At work", "Rate", "Elapsed", "Time left")
+    rows.add_row(
+        *(Text(str(state.counts.get(status, 0)), style=color) for status, color in _COLORS),
         *(str(state.left), str(state.running), _rate(state), _duration(state.seconds), _duration(state.seconds_left)),
     )
     lines = [
-        Text(_printable(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
+        Text(shown(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
         for source, status, why in state.recent
     ]
-    return Group(shown, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
-
-
-def _printable(text: str) -> str:
-    """``text`` without line breaks and the like: names of files may hold what a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    at_work = [Text(shown(f"at work {source}"), overflow="ellipsis", no_wrap=True) for source in state.at_work]
+    if len(at_work) > _MOST_AT_WORK:
+        more = len(at_work) - _MOST_AT_WORK
+        at_work[_MOST_AT_WORK:] = [Text(f"        and {more} more", style="dim")]
+    return Group(rows, *at_work, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
 
 
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))

@@ -9,8 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ImageError
-
 if TYPE_CHECKING:
     from ..bundle.metadata import Metadata
     from ..inference.result import Result
@@ -31,7 +29,8 @@ class DicomCT:
     messages: list[str] = field(default_factory=list)
 
     def write_segmentation(self, folder: Path, result: Result, metadata: Metadata) -> None:
-        """Write the labels as DICOM SEG into ``folder`` and compare it with them. Raises OutputError."""
+        """Write the labels as DICOM SEG into ``folder`` and compare it with them. Where that fails, whatever the
+        reason, there is none, and a message says why."""
         missing = [name for name in _NEEDED if find_spec(name) is None]
         if missing:
             how = 'pip install "dca-segmentation[cohort]"'
@@ -41,12 +40,11 @@ class DicomCT:
             return
         from ..dicom.segmentation import DICOM_SEG, Algorithm
         from ..dicom.segmentation_check import write_checked
+        from ..job import optional
 
-        algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
-        try:
+        with optional(DICOM_SEG, self.messages):
+            algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
             write_checked(folder / DICOM_SEG, self.files, result.labels, metadata.vocabulary, algorithm)
-        except ImageError as error:
-            self.messages.append(str(error))
 
 
 @contextmanager

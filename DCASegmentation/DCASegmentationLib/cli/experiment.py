@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UserError
 from .console import output, progress_bar, say_plain, table
+from .failures import says_when_cancelled
 from .experiment_learning import LEARNING, run_learning
 from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import numbers, whole_numbers
@@ -115,7 +116,8 @@ def run(
         raise UserError(f"--ratios '{ratios}' are not percent.", "Write it like --ratios 10,20,40,100.")
     keep_freed_memory()
     folder = cache or out / "cases"
-    with progress_bar() as progress:
+    kept = f"What is done is kept in {out}. To go on, run the same command again."
+    with says_when_cancelled(lambda: kept), progress_bar() as progress:
         cases = _data(data, anatomies, counts, folder, common.grid, progress)
         on = str(choose_device(device).torch_device)
         runs = Runs(out, common, cases, drawn, on, validate_every, progress, at_once)

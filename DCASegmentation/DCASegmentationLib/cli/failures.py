@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 from typer import Abort, TyperException
 
-from ..errors import Cancelled, UserError
-from .console import say_error
+from ..errors import Cancelled, UserError, is_out_of_memory
+from .console import say_error, say_traceback
 
 
 class ExitCode(IntEnum):
@@ -23,6 +24,21 @@ class ExitCode(IntEnum):
     CANCELLED = 130
 
 
+# What a cancelled command says that it has kept; empty where it has not said anything.
+_kept: list[str] = []
+_NOTHING_HALF_WRITTEN = "What is complete was kept, what was half written was removed. Run the command again."
+
+
+@contextmanager
+def says_when_cancelled(text: Callable[[], str]) -> Iterator[None]:
+    """If the block is cancelled, the command ends with ``text()``: what was saved, and how to go on."""
+    try:
+        yield
+    except (Cancelled, KeyboardInterrupt):
+        _kept[:] = [text()]
+        raise
+
+
 def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
     """Run ``command``; report what it raises in one line on standard error, with a traceback only for ``debug``.
 
@@ -30,6 +46,7 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
     run is saved.
     """
     before = _ask_like_ctrl_c()
+    _kept.clear()
     try:
         code = command()
     # Everything that ends a command early is reported here, and nowhere else.
@@ -37,7 +54,7 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
         if isinstance(error, SystemExit):
             raise
         if debug:
-            traceback.print_exc()
+            say_traceback(traceback.format_exc())
         code, message = _report(error)
         say_error(message)
     finally:
@@ -45,7 +62,7 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
             signal.signal(signal.SIGTERM, before)
     if code == ExitCode.CANCELLED:
         # Said here, since Typer turns Ctrl+C into this code without a word.
-        say_error("Cancelled.")
+        say_error(f"Cancelled. {_kept[0] if _kept else _NOTHING_HALF_WRITTEN}")
     return code if isinstance(code, int) else ExitCode.DONE
 
 
@@ -59,7 +76,7 @@ def _report(error: BaseException) -> tuple[ExitCode, str]:
         return ExitCode.BAD_INPUT, f"Error: {problem}. Add --help to see what is possible." if problem else ""
     if isinstance(error, Cancelled | KeyboardInterrupt | Abort):
         return ExitCode.CANCELLED, ""
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use a smaller volume."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ExitCode.BAD_INPUT, "Error: The disk is full. Free some space, or choose a folder on another disk."

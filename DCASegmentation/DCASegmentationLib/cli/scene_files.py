@@ -40,22 +40,28 @@ class SceneFiles:
     messages: list[str] = field(default_factory=list)
 
     def write(self, folder: Path, ct: sitk.Image, result: Result) -> None:
-        """Write the files into ``folder``; what ``job.segment_to_folder`` calls. Raises OutputError."""
+        """Write the files into ``folder``; what ``job.segment_to_folder`` calls. What fails is left out, with a
+        message."""
+        from ..job import optional
+
         nodes = None
         if self.with_scene:
             if find_spec("slicer") is None:
                 self.messages.append(_NO_SLICER)
             else:
-                from ..scene.session import build_scene, save_scene
+                with optional(f"{SCENE} or {SEGMENTATION}", self.messages):
+                    from ..scene.session import build_scene, save_scene
 
-                nodes = build_scene(ct, result, self.model.vocabulary, to_check=self._to_check(result))
-                save_scene(nodes, folder / SEGMENTATION, folder / SCENE)
+                    nodes = build_scene(ct, result, self.model.vocabulary, to_check=self._to_check(result))
+                    save_scene(nodes, folder / SEGMENTATION, folder / SCENE)
         if self.picture_title is not None:
-            from ..scene.picture import draw
+            with optional(PICTURE, self.messages):
+                from ..scene.picture import draw
 
-            drawn = draw(folder / PICTURE, ct, result, self.model.vocabulary, self.picture_title, self.subtitle, nodes)
-            if drawn.fallback_reason:
-                self.messages.append(f"The picture was drawn without Slicer's views. {drawn.fallback_reason}")
+                title, vocabulary = self.picture_title, self.model.vocabulary
+                drawn = draw(folder / PICTURE, ct, result, vocabulary, title, self.subtitle, nodes)
+                if drawn.fallback_reason:
+                    self.messages.append(f"The picture was drawn without Slicer's views. {drawn.fallback_reason}")
 
     def _to_check(self, result: Result) -> PlacesToCheck | None:
         from ..scene.session import PlacesToCheck

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ..errors import UserError
+from ..organs import VOCABULARIES
 from ..review_file import Review
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
+from .failures import says_when_cancelled
 from .values import RUNTIME, whole_numbers, words
 
 if TYPE_CHECKING:
@@ -116,6 +118,13 @@ def run(
         bool,
         typer.Option("--resample", help="Resample a CT with tilted or unevenly spaced slices to a right-angled grid."),
     ] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Let other users of this machine read the results, as the umask says; else their owner alone can.",
+        ),
+    ] = False,
 ) -> None:
     """Segment the organs of an abdominal CT.
 
@@ -135,6 +144,7 @@ def run(
         with_dicom_seg=not no_dicom_seg,
         extension=extension,
         overwrite=overwrite,
+        shared=shared,
         organs=None if organs is None else words(organs),
         attention_levels=_levels(attention_levels),
         deciding_expert=not no_deciding_expert,
@@ -164,6 +174,7 @@ def segment_ct(
     with_dicom_seg: bool = True,
     extension: str = ".nrrd",
     overwrite: bool = False,
+    shared: bool = False,
     organs: tuple[str, ...] | None = None,
     attention_levels: tuple[int, ...] = (4,),
     deciding_expert: bool = True,
@@ -204,10 +215,21 @@ def segment_ct(
         organs=organs,
     )
     model = load(bundle)
-    job = Job(ct, out, model, options, device, series, extension, overwrite, runtime=runtime, resample=resample)
+    job = Job(
+        ct, out, model, options, device, series, extension, overwrite, runtime=runtime, resample=resample, shared=shared
+    )
     about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     also = SceneFiles(model.metadata, with_scene, picture_title, about)
-    with progress_bar() as progress, opened(ct, series, out, progress, resample) as dicom:
+
+    def kept() -> str:
+        before = "The result that was there before is unchanged." if out.exists() else "Nothing was written."
+        return f"{before} To segment the CT, run the same command again."
+
+    with (
+        says_when_cancelled(kept),
+        progress_bar() as progress,
+        opened(ct, series, out, progress, resample) as dicom,
+    ):
 
         def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
             also.write(folder, image, found)
@@ -255,4 +277,5 @@ def print_review(review: Review) -> None:
         shown.add_row(str(place.rank), place.name, f"{place.ml:.1f}", position, why)
     output().print(shown)
     for note in review.organs:
-        say_plain(f"{note.organ}: {' '.join(note.notes)}")
+        organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
+        say_plain(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")

@@ -11,6 +11,7 @@ import typer
 from ..errors import UserError
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
+from .failures import says_when_cancelled
 from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import patch as patch_of
 
@@ -226,14 +227,16 @@ def run(
             warn(warning)
     if validate_every is None:
         validate_every = max(min(_VALIDATE_EVERY, options.steps // 4), 1)
-    _train(trainer, minutes, validate_every, tensorboard)
+    again = f"dca train -o {out} --resume" + (f" --cache {cache}" if cache else "")
+    with says_when_cancelled(lambda: f"The run is saved in {out}, at step {trainer.step}. Go on with: {again}"):
+        _train(trainer, minutes, validate_every, tensorboard)
     leave()
     if not processes.first:
         return
     _plot_curve(trainer)
     say_plain(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
     if trainer.step < options.steps:
-        say_plain(f"Go on with: dca train -o {out} --resume" + (f" --cache {cache}" if cache else ""))
+        say_plain(f"Go on with: {again}")
     elif trainer.best >= 0 and options.strategy == "dca":
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 

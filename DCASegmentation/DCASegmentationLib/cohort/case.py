@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 OK, SKIPPED, FAILED, PENDING = "ok", "skipped", "failed", "pending"
 
@@ -51,7 +52,8 @@ class Outcome:
     ``again`` says that the next run shall try it anew, as the fault was not the case's (disk full, worker killed).
     ``volumes_ml`` maps organ keys to ml; ``seconds`` phases to seconds. ``concern`` orders cases to check first, with
     its ``concerns`` in words; None without a review. ``loads`` counts how often its worker process had loaded the
-    model, ``peak_mb`` is that process's highest memory so far.
+    model, ``peak_mb`` is that process's highest memory so far. ``cut_off`` are the keys of the organs in which the scan
+    ends.
     """
 
     key: str
@@ -66,6 +68,13 @@ class Outcome:
     worker: str = ""
     loads: int = 0
     peak_mb: float = 0.0
+    cut_off: tuple[str, ...] = ()
+
+
+def outcome_from_json(values: dict[str, Any]) -> Outcome:
+    """The outcome that ``dataclasses.asdict`` gave, as JSON has it. Raises TypeError or KeyError for anything else."""
+    lists = {name: tuple(values.get(name, ())) for name in ("notes", "concerns", "cut_off")}
+    return Outcome(**{**values, **lists})
 
 
 def digest(parts: Iterable[str]) -> str:

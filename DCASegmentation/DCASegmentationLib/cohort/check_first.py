@@ -36,7 +36,7 @@ def concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[Concern]:
 def off_range(ml: float, organ: Organ) -> float:
     """How far a volume lies outside of the usual range: natural logarithm of the ratio, negative below; 0 inside."""
     low, high = organ.volume_ml
-    if ml <= 0:
+    if ml <= 0 or organ.is_stray(ml):
         return -_MISSING
     if ml < low:
         return max(math.log(ml / low), -_MISSING)
@@ -47,6 +47,10 @@ def _concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
     assert entry.outcome is not None
     volumes = entry.outcome.volumes_ml
     off = {organ: off_range(volumes[organ.key], organ) for organ in vocabulary if organ.key in volumes}
+    for organ in off:
+        # How large it is nobody knows, but that it is no smaller.
+        if organ.key in entry.outcome.cut_off:
+            off[organ] = max(off[organ], 0.0)
     worst = sorted((organ for organ in off if off[organ]), key=lambda organ: -abs(off[organ]))
     words = tuple(_words(organ, volumes[organ.key]) for organ in worst)
     if entry.outcome.concern is not None:
@@ -60,7 +64,7 @@ def _rounded(ml: float) -> str:
 
 
 def _words(organ: Organ, ml: float) -> str:
-    if ml <= 0:
+    if ml <= 0 or organ.is_stray(ml):
         return f"{organ.name} not found"
     low, high = organ.volume_ml
     side = "below" if ml < low else "above"

@@ -24,9 +24,9 @@ _GO_ON = "Run the same command again to go on where it stopped."
 
 
 def outcomes(
-    client: Client, cases: Sequence[Case], settings: Settings, tick: Callable[[int], None]
+    client: Client, cases: Sequence[Case], settings: Settings, tick: Callable[[Sequence[str]], None]
 ) -> Iterator[Outcome]:
-    """The outcome of each case, as they come; ``tick(cases in the hands of workers)`` is called twice a second.
+    """The outcome of each case, as they come; ``tick(keys of the cases at work)`` is called twice a second.
 
     A case whose worker was ended, as by the system when memory is short, is tried again, at last with nothing beside
     it. Raises UserError where the scheduler or all of its workers are gone, and OutputError where nothing can be
@@ -56,7 +56,8 @@ def outcomes(
             future = client.submit(process, case, settings, key=key, pure=False)
             running[case.key] = future
             future.add_done_callback(lambda finished, case=case: done.put((case, finished)))
-        tick(len(running))
+        # Workers take them in this order, one for each of their threads.
+        tick(list(running)[:workers])
         for case, future in _finished(done):
             running.pop(case.key)
             if _was_ended(future) and case.key not in alone:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from .case import FAILED, PENDING, Case, Outcome, Rejected
+from .case import FAILED, PENDING, Case, Outcome, Rejected, outcome_from_json
 
 # Why the last run ended before its last case; noted of the whole cohort.
 ENDED_EARLY = "ended_early"
@@ -194,5 +194,4 @@ class _Transaction:
 def _outcome(text: str) -> Outcome | None:
     if not text:
         return None
-    values = json.loads(text)
-    return Outcome(**{**values, "notes": tuple(values["notes"]), "concerns": tuple(values["concerns"])})
+    return outcome_from_json(json.loads(text))

@@ -15,5 +15,6 @@ def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
     if not file.is_file():
         return None
     places = read_review(file).places
-    reasons = tuple(f"{place.name}: {place.reasons[0].text}" for place in places[:_MOST_REASONS])
+    # Each names its organ.
+    reasons = tuple(dict.fromkeys(place.reasons[0].text for place in places[:_MOST_REASONS] if place.reasons))
     return sum(place.expected_wrong_ml for place in places), reasons

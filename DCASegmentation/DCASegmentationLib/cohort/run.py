@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distributed import Client
 
 from ..dicom.selection import Rules
 from ..errors import OutputError, UserError
+from ..imaging.writing import make_private
+from ..job import optional
 from ..organs import Vocabulary
 from ..partials import remove_folder
 from .case import PENDING, Case, readable
@@ -20,8 +22,10 @@ from .dispatch import outcomes
 from .finding import find
 from .ledger import ENDED_EARLY, Ledger
 from .lock import locked
+from .pseudonyms import Pseudonyms, hidden, own_key, read_key
+from .report.volume_table import write_volumes
 from .report.writing import write_report
-from .settings import CASES, LEDGER, LOCK, REPORT, Settings, prepare
+from .settings import CASES, LEDGER, LOCK, REPORT, VOLUMES, Settings, prepare
 from .state import State
 from .workers import require_shared_folders
 
@@ -33,7 +37,8 @@ _SMALLEST_FREE_BYTES = 50_000_000
 class Cohort:
     """What to run: all CTs in ``source``, with ``settings``; the ``vocabulary`` is the model's, ``model`` its name.
 
-    ``retry_failed`` tries again what failed in an earlier run for a fault of its own, too.
+    ``retry_failed`` tries again what failed in an earlier run for a fault of its own, too. An ``anonymous`` cohort has
+    pseudonyms in place of patients, made with the key in ``pseudonym_key``, else with one in its own folder.
     """
 
     source: Path
@@ -42,6 +47,8 @@ class Cohort:
     vocabulary: Vocabulary
     model: str
     retry_failed: bool = False
+    pseudonym_key: Path | None = None
+    anonymous: bool = False
 
 
 def run_cohort(
@@ -57,12 +64,18 @@ def run_cohort(
     ledger then holds all that was done.
     """
     out = Path(cohort.settings.out)
-    prepare(out)
+    prepare(out, cohort.settings.shared)
     with locked(out / LOCK):
+        _keep_private(cohort, out)
         _require_room(out)
+        pseudonyms = None
+        if cohort.anonymous:
+            pseudonyms = Pseudonyms(own_key(out) if cohort.pseudonym_key is None else read_key(cohort.pseudonym_key))
+            cohort = replace(cohort, settings=replace(cohort.settings, pseudonyms=pseudonyms.key_id))
         ledger = Ledger(out / LEDGER)
+        _keep_private(cohort, out)
         try:
-            return _run(cohort, out, ledger, clients, searching, tick)
+            return _run(cohort, out, ledger, pseudonyms, clients, searching, tick)
         finally:
             ledger.close()
 
@@ -71,6 +84,7 @@ def _run(
     cohort: Cohort,
     out: Path,
     ledger: Ledger,
+    pseudonyms: Pseudonyms | None,
     clients: Callable[[], AbstractContextManager[Client]],
     searching: Callable[[int, str], None],
     tick: Callable[[State], None],
@@ -78,9 +92,14 @@ def _run(
     ledger.begin(cohort.settings.identity())
     _remove_unfinished(out / CASES)
     found = find(cohort.source, out, cohort.rules, searching)
+    source = readable(str(cohort.source.absolute()))
+    if pseudonyms is not None:
+        found.cases = [pseudonyms.case(case) for case in found.cases]
+        found.rejected = [pseudonyms.rejected(each, cohort.source.absolute()) for each in found.rejected]
+        source = ""
     ledger.enter(found.cases, found.rejected, cohort.retry_failed)
     ledger.note("strays", str(found.strays))
-    ledger.note("source", readable(str(cohort.source.absolute())))
+    ledger.note("source", source)
     ledger.note("model", cohort.model)
     pending = ledger.pending()
     cases = [case for case in found.cases if case.key in pending]
@@ -88,17 +107,35 @@ def _run(
     try:
         if cases:
             _segment(cohort, out, ledger, cases, clients, state, tick)
-        state.running = 0
+        state.running, state.at_work = 0, ()
         tick(state)
     except BaseException as error:
         # What ended the run says more than that this could not be written either, as on a full disk.
         with suppress(OutputError):
-            ledger.note(ENDED_EARLY, error.problem if isinstance(error, UserError) else "It was cancelled.")
-            write_report(out / REPORT, ledger, cohort.vocabulary, out / CASES)
+            why = error.problem if isinstance(error, UserError) else "It was cancelled."
+            if pseudonyms is not None:
+                why = hidden(why, [str(cohort.source.absolute()), *cohort.source.absolute().parts[1:]])
+            ledger.note(ENDED_EARLY, why)
+        _report(cohort, out, ledger, state)
         raise
     ledger.note(ENDED_EARLY, "")
-    write_report(out / REPORT, ledger, cohort.vocabulary, out / CASES)
+    _report(cohort, out, ledger, state)
     return state
+
+
+def _report(cohort: Cohort, out: Path, ledger: Ledger, state: State) -> None:
+    """Write the report and the table of volumes; what fails costs no result, and is said."""
+    with optional(VOLUMES, state.messages):
+        write_volumes(out / VOLUMES, ledger, cohort.vocabulary)
+    with optional(REPORT, state.messages):
+        write_report(out / REPORT, ledger, cohort.vocabulary, out / CASES)
+    _keep_private(cohort, out)
+
+
+def _keep_private(cohort: Cohort, out: Path) -> None:
+    if not cohort.settings.shared:
+        for name in (LEDGER, LOCK, REPORT, VOLUMES):
+            make_private(out / name)
 
 
 def _segment(
@@ -115,8 +152,9 @@ def _segment(
         require_shared_folders(client, [str(out), cohort.settings.bundle, str(cohort.source.absolute())])
         state.dashboard = client.dashboard_link
 
-        def show(running: int) -> None:
-            state.running = running
+        def show(running: Sequence[str]) -> None:
+            state.running = len(running)
+            state.at_work = tuple(sources[key] for key in running)
             tick(state)
 
         for outcome in outcomes(client, cases, cohort.settings, show):

@@ -12,11 +12,14 @@ _RECENT = 50
 
 @dataclass
 class State:
-    """What a live table shows. ``recent`` are the last sources with what became of them."""
+    """What a live table shows. ``recent`` are the last sources with what became of them, ``at_work`` those of the cases
+    in the hands of workers; ``messages`` say what could not be written at the end."""
 
     total: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     running: int = 0
+    at_work: tuple[str, ...] = ()
+    messages: list[str] = field(default_factory=list)
     dashboard: str = ""
     recent: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=6))
     started: float = field(default_factory=monotonic)

@@ -22,13 +22,14 @@ from ..errors import ImageError, UserError
 from ..imaging.writing import new_folder, write_json
 from ..inference.device import is_out_of_memory
 from ..inference.segmenter import Result
-from ..job import Job, segment_to_folder
-from .case import FAILED, OK, Case, Outcome, readable
+from ..job import Job, optional, segment_to_folder
+from .case import FAILED, OK, Case, Outcome, outcome_from_json, readable
 from .memory import peak_mb
 from .model import PROCESS, SharedSegmenter, lacks_device_memory
+from .pseudonyms import without_names
 from .review_score import review_score
-from .settings import RECORD, THUMBNAIL, Settings
-from .thumbnail import thumbnail
+from .settings import PICTURE, RECORD, THUMBNAIL, Settings
+from .thumbnail import pictures
 
 _RESULT = "result"
 
@@ -41,8 +42,6 @@ def process(case: Case, settings: Settings) -> Outcome:
         except UserError as error:
             # Of all that can be set right, the CT alone will be the same in the next run.
             outcome = _failed(case, str(error), again=not isinstance(error, ImageError))
-        except MemoryError:
-            outcome = _failed(case, "The memory of the worker does not suffice for this CT.", again=True)
         # One broken case must not stop the others, whatever breaks.
         except Exception as error:
             if is_out_of_memory(error):
@@ -52,6 +51,8 @@ def process(case: Case, settings: Settings) -> Outcome:
                 said = next(iter(str(error).splitlines()), "")
                 what = f"{type(error).__name__}: {said} ({Path(where.filename).name}, line {where.lineno})"
                 outcome = _failed(case, f"Something unexpected happened: {what}", again=True)
+    if settings.pseudonyms:
+        outcome = without_names(outcome, case)
     return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=PROCESS.loads, peak_mb=peak_mb())
 
 
@@ -63,8 +64,7 @@ def recorded(case: Case, settings: Settings) -> Outcome | None:
         return None
     if record.get("fingerprint") != case.fingerprint or record.get("settings") != _plain(settings.identity()):
         return None
-    outcome = record["outcome"]
-    return Outcome(**{**outcome, "notes": tuple(outcome["notes"]), "concerns": tuple(outcome["concerns"])})
+    return outcome_from_json(record["outcome"])
 
 
 def _segmented(case: Case, settings: Settings) -> Outcome:
@@ -88,17 +88,19 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
 
     def also_write(folder: Path, ct: sitk.Image, result: Result) -> None:
         vocabulary = segmenter.vocabulary
-        (folder / THUMBNAIL).write_bytes(thumbnail(ct, result.labels, vocabulary))
+        with optional(PICTURE, notes, folder / PICTURE, folder / THUMBNAIL):
+            large, small = pictures(ct, result.labels, vocabulary)
+            (folder / PICTURE).write_bytes(large)
+            (folder / THUMBNAIL).write_bytes(small)
         if case.dicom:
-            metadata = segmenter.model.metadata
-            algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
-            try:
-                write_checked(folder / DICOM_SEG, files, result.labels, vocabulary, algorithm)
-            except ImageError as error:
-                notes.append(str(error))
+            with optional(DICOM_SEG, notes):
+                metadata = segmenter.model.metadata
+                algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
+                pseudonym = case.patient if settings.pseudonyms else ""
+                write_checked(folder / DICOM_SEG, files, result.labels, vocabulary, algorithm, pseudonym)
 
     target = settings.folder_of(case.name)
-    with new_folder(target, overwrite=True, recognized_by=RECORD) as folder:
+    with new_folder(target, overwrite=True, recognized_by=RECORD, private=not settings.shared) as folder:
         with gathered(files, case.description or "series") if case.dicom else nullcontext(files[0]) as ct:
             waiting = perf_counter()
             job = Job(
@@ -107,6 +109,8 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
                 files=tuple(files) if case.dicom else (),
                 runtime=settings.runtime,
                 resample=settings.resample,
+                shared=settings.shared,
+                called=case.source if settings.pseudonyms else "",
             )
             result = segment_to_folder(job, also_write=also_write, segmenter=segmenter)
             # Waiting for other cases' turn in the network is no work on this one.
@@ -114,7 +118,9 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
         _move_up(folder)
         seconds.update(result.seconds)
         seconds["total"] = perf_counter() - started - max(waited, 0.0)
-        score = review_score(folder)
+        score = None
+        with optional("The order to check", notes):
+            score = review_score(folder)
         outcome = Outcome(
             case.key,
             OK,
@@ -123,7 +129,10 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
             seconds={phase: round(value, 4) for phase, value in seconds.items()},
             concern=None if score is None else score[0],
             concerns=() if score is None else score[1],
+            cut_off=tuple(each.organ.key for each in result.measurements if each.cut_off),
         )
+        if settings.pseudonyms:
+            outcome = without_names(outcome, case)
         write_json(_record(case, settings, outcome), folder / RECORD)
     return outcome
 

@@ -15,7 +15,7 @@ import dask
 import psutil
 from distributed import Client, Nanny, Scheduler, SpecCluster
 
-from ..errors import UserError
+from ..errors import UserError, root_cause
 from ..inference.own_process import sleeping_threads
 
 _LOOPBACK = "127.0.0.1"
@@ -77,7 +77,7 @@ def _local_cluster(workers: LocalWorkers, dashboard_port: int) -> SpecCluster:
     # Dask lets out whatever a start that took too long, or a process that died in it, led to.
     except Exception as error:
         raise UserError(
-            f"The worker processes did not start within {_START_SECONDS} s, or ended at once ({type(error).__name__}).",
+            f"The worker processes did not start within {_START_SECONDS} s, or ended at once ({root_cause(error)}).",
             "Wait until the machine is less busy, or give fewer --workers.",
         ) from error
 

@@ -17,11 +17,21 @@ _SAME_MM = 0.01
 
 
 def write_checked(
-    path: Path, slices: Sequence[Path], labels: sitk.Image, vocabulary: Vocabulary, algorithm: Algorithm
+    path: Path,
+    slices: Sequence[Path],
+    labels: sitk.Image,
+    vocabulary: Vocabulary,
+    algorithm: Algorithm,
+    pseudonym: str = "",
 ) -> None:
-    """As ``segmentation.write_segmentation``, and compared with ``labels``. Raises OutputError where they differ."""
-    write_segmentation(path, slices, labels, vocabulary, algorithm)
-    require_same_voxels(path, labels, vocabulary)
+    """As ``segmentation.write_segmentation``, and compared with ``labels``. Raises OutputError where they differ; then
+    there is no file."""
+    write_segmentation(path, slices, labels, vocabulary, algorithm, pseudonym)
+    try:
+        require_same_voxels(path, labels, vocabulary)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def require_same_voxels(path: Path, labels: sitk.Image, vocabulary: Vocabulary) -> None:

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from ..imaging.grid import Grid
 from ..imaging.overlap import dice_by_label
 from ..imaging.resampling import resample
+from ..inference.nearest import NearestVoxel
 from ..inference.result import Result
 from ..inference.review.components import grown
 from ..inference.review.evidence import Bytes
-from ..inference.review.nearest import NearestVoxel
 from ..inference.review.regions import regions
 from ..inference.review.scoring import Scoring
 from ..organs import Vocabulary
@@ -130,7 +130,8 @@ class TruthOfCase:
         at_least = np.cumsum(np.bincount(entropy.ravel(), minlength=256)[::-1])
         threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
         weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
-        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES)
+        limit = max(Scoring.most_ml / self._grid.volume_ml_per_voxel, Scoring.fewest_voxels)
+        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES, lambda box, mask: limit)
         sums = np.bincount(pieces.ravel(), weights.ravel(), MOST_PLACES + 1)
         pieces = NearestVoxel(self._grid, self._ct).on_ct(pieces, self._ct)
         # A coarse CT can pass by a place.

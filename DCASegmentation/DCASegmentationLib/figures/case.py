@@ -15,10 +15,14 @@ from DCASegmentationLib.organs import Organ, Vocabulary
 class CaseResult(Protocol):
     """The part of a segmentation result that scenes and pictures use; ``inference`` makes such results.
 
-    ``labels`` lies on exactly the grid of the CT. ``attention`` maps a level (1 to 4) to the maps of the experts
-    "head", "medium" and "tail"; these, ``deciding_expert`` (0 background, 1 head, 2 medium, 3 tail), ``entropy`` and
-    ``disagreement`` (0 to 1) lie on the coarser grid of the model. What was not asked for is None or empty.
+    ``labels`` lies on exactly the grid of the CT, and so does ``deciding_expert`` (0 background, 1 head, 2 medium,
+    3 tail). ``attention`` maps a level (1 to 4) to the maps of the experts "head", "medium" and "tail"; these,
+    ``entropy`` and ``disagreement`` (0 to 1) lie on the coarser grid of the model. What was not asked for is None or
+    empty. ``organs`` are those that were looked for, None for all of the vocabulary.
     """
+
+    @property
+    def organs(self) -> tuple[Organ, ...] | None: ...
 
     @property
     def labels(self) -> sitk.Image: ...
@@ -51,9 +55,16 @@ class Panel:
 
 
 def organs_in(labels: sitk.Image, vocabulary: Vocabulary) -> tuple[Organ, ...]:
-    """The organs that have at least one voxel in a label map, in the order of the vocabulary."""
+    """The organs that a label map has more of than a few stray voxels, in the order of the vocabulary."""
     counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel(), minlength=len(vocabulary) + 1)
-    return tuple(organ for organ in vocabulary if counts[organ.label])
+    ml = float(np.prod(labels.GetSpacing())) / 1000
+    return tuple(organ for organ in vocabulary if counts[organ.label] and not organ.is_stray(counts[organ.label] * ml))
+
+
+def organs_missing(result: CaseResult, vocabulary: Vocabulary) -> list[Organ]:
+    """The organs that were looked for and not found."""
+    found = organs_in(result.labels, vocabulary)
+    return [organ for organ in (vocabulary if result.organs is None else result.organs) if organ not in found]
 
 
 def finest_level(attention: Mapping[int, Mapping[str, sitk.Image]]) -> int | None:

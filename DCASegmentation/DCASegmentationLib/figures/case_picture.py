@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from DCASegmentationLib.figures.case import CaseResult, Panel, finest_level, organs_in
+from DCASegmentationLib.figures.case import CaseResult, Panel, finest_level, organs_in, organs_missing
 from DCASegmentationLib.figures.depth_view import draw_depth_view
 from DCASegmentationLib.figures.drawn_views import add_experts, add_map, add_organs, draw_ct
 from DCASegmentationLib.figures.layout import Picture, row_pixels, write_picture
@@ -33,7 +33,7 @@ def draw_case(
         views=_views(ct, result, vocabulary, planes),
         maps=_maps(ct, result, vocabulary, planes["axial"]),
         organs=found,
-        missing=[organ for organ in vocabulary if organ not in found],
+        missing=organs_missing(result, vocabulary),
     )
     write_picture(picture, path)
 

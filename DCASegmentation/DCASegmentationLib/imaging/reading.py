@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import ImageError
+from ..errors import ImageError, require_memory
 from . import file_errors, metaimage_checks, nifti_checks, nrrd_checks
 from .dicom_header import DicomHeader, read_dicom_header
 from .dicom_series import read_dicom_files, read_dicom_folder
@@ -133,8 +133,7 @@ def _read_with_itk(path: Path, kind: str, checks: ModuleType, notes: list[str]) 
             reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
             image = reader.Execute()
     except RuntimeError as error:
-        if "Failed to allocate memory" in str(error):
-            raise MemoryError(f"no memory for {path.name}") from None
+        require_memory(error)
         raise _from_itk(error, path, kind) from None
     notes += checks.unstated(path)
     return image, Placement.of(image)

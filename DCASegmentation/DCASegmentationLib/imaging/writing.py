@@ -17,7 +17,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import ImageError, OutputError
+from ..errors import ImageError, OutputError, require_memory
+from ..home import home_folder
 from ..partials import partial_name
 from . import nifti_checks
 from .itk_warnings import no_itk_warnings
@@ -61,12 +62,15 @@ def write_json(content: object, path: Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = None) -> Iterator[Path]:
+def new_folder(
+    path: Path, overwrite: bool = False, recognized_by: str | None = None, private: bool = False
+) -> Iterator[Path]:
     """Yields a temporary folder beside ``path`` that becomes ``path`` when the block succeeds and vanishes otherwise.
 
     An existing folder with anything in it is replaced only with ``overwrite``, and then as a whole. ``recognized_by``
     names a file by which an earlier result is known: a folder without it is never replaced. Nor is, ever, a mount point
-    or a folder the working or home directory lies in.
+    or a folder the working or home directory lies in. A ``private`` one can be read by its owner alone, as what holds
+    a patient's data should be.
 
     Raises OutputError before the block where ``path`` may not be replaced or its parent is missing or not writable, and
     for an OSError within the block that tells of a full disk or missing permission.
@@ -75,7 +79,7 @@ def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = 
     _require_replaceable(path, overwrite, recognized_by)
     temporary = partial_name(path)
     try:
-        temporary.mkdir()
+        temporary.mkdir(mode=0o700 if private else 0o777)
     except OSError as error:
         raise _output_error(error, path) from None
     try:
@@ -85,6 +89,8 @@ def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = 
             if error.errno not in _FULL:
                 raise
             raise _output_error(error, path) from error
+        if private:
+            make_private(temporary)
         _require_replaceable(path, overwrite, recognized_by)
         try:
             _replace_folder(temporary, path)
@@ -92,6 +98,16 @@ def new_folder(path: Path, overwrite: bool = False, recognized_by: str | None = 
             raise _output_error(error, path) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_private(path: Path) -> None:
+    """Let nobody but the owner read ``path``: 0700 for folders, with all that is in them, 0600 for files. Links are not
+    followed; what the file system does not let be changed stays as it is."""
+    inside = [Path(folder, name) for folder, folders, files in os.walk(path) for name in (*folders, *files)]
+    for each in [path, *inside]:
+        if not each.is_symlink():
+            with suppress(OSError):
+                each.chmod(0o700 if each.is_dir() else 0o600)
 
 
 def _write_atomically(path: Path, extension: str, write: Callable[[Path], object]) -> None:
@@ -109,7 +125,8 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
         temporary.replace(path)
     except OSError as error:
         raise _output_error(error, path) from None
-    except (RuntimeError, ImageError):
+    except (RuntimeError, ImageError) as error:
+        require_memory(error)
         # The file could be created but not filled.
         raise OutputError(f"{path} could not be written completely: the disk is probably full.", _MORE_ROOM) from None
     finally:
@@ -126,14 +143,21 @@ def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None)
         return
     if not overwrite:
         raise OutputError(f"The folder {path} exists already.", "Choose another one, or allow it to be overwritten.")
-    home, working = Path.home().absolute(), Path.cwd().absolute()
-    if path.is_mount() or path in (home, *home.parents, working, *working.parents):
+    if path.is_mount() or any(path in (each, *each.parents) for each in _used_folders()):
         raise OutputError(f"The folder {path} holds more than results and is not replaced.", "Choose another one.")
     if recognized_by is not None and not (path / recognized_by).is_file():
         raise OutputError(
             f"The folder {path} is no earlier result (it has no {recognized_by}) and is not replaced.",
             "Choose another one, or remove it yourself.",
         )
+
+
+def _used_folders() -> Iterator[Path]:
+    """The working folder and, where there is one, the home folder."""
+    yield Path.cwd().absolute()
+    home = home_folder()
+    if home is not None:
+        yield home.absolute()
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:

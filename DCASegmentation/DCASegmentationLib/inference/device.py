@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
+
+__all__ = ["Device", "Plan", "choose_device", "cpu", "is_out_of_memory"]
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,6 @@ def choose_device(name: str = "auto", half: bool | None = None) -> Device:
 def cpu() -> Device:
     """The CPU, in single precision."""
     return Device(torch.device("cpu"), f"CPU, {torch.get_num_threads()} threads")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is a device or the computer running out of memory."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    # MPS, the CPU's allocator and ITK raise plain RuntimeErrors that only their text tells apart.
-    text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "failed to allocate memory")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 @dataclass(frozen=True)

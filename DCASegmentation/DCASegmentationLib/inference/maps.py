@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..imaging.grid import Grid
 from ..organs import Vocabulary
+from .nearest import NearestVoxel
 
 EXPERTS = ("head", "medium", "tail")
 
@@ -30,8 +32,9 @@ class MapsOnModelGrid:
 
     ``size`` is (depth, height, width) of the model grid. ``expert_slots`` says for each attention channel which of
     head (0), medium (1) and tail (2) it is. All maps are float32 arrays of ``size`` but ``deciding_expert``, uint8:
-    0 where the labels on the model grid say background, else 1 head, 2 medium, 3 tail, whoever has the largest
-    attention at the finest level given. A map that is not asked for is None, or missing in ``attention``.
+    1 head, 2 medium, 3 tail, whoever has the largest attention at the finest level given, of background voxels too;
+    0 in planes that were not taken. ``deciding_expert_on`` gives it for labels. A map that is not asked for is None, or
+    missing in ``attention``.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class MapsOnModelGrid:
         if self.deciding_expert is not None:
             finest = attention[max(attention)]
             deciders = np.asarray(self._slots, np.uint8)[finest.argmax(axis=0)] + np.uint8(1)
-            self.deciding_expert[z] = np.where(labels > 0, deciders, 0)
+            self.deciding_expert[z] = deciders
         flat = labels.ravel()
         self._voxels += np.bincount(flat, minlength=len(self._voxels))
         for level, experts in attention.items():
@@ -85,6 +88,20 @@ class MapsOnModelGrid:
                 sums[channel] += np.bincount(flat, weights=weights.ravel(), minlength=len(self._voxels))
                 if level in self.attention:
                     self.attention[level][EXPERTS[self._slots[channel]]][z] = weights
+
+    def deciding_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
+        """The expert that decided each voxel of ``labels`` (z, y, x) on ``ct``, 0 where they are background; that of
+        the nearest voxel of the ``model`` grid. None where it was not asked for."""
+        if self.deciding_expert is None:
+            return None
+        deciders, taken = self.deciding_expert, np.flatnonzero(self.deciding_expert.any(axis=(1, 2)))
+        if not len(taken):
+            return np.zeros_like(labels)
+        # A voxel of an organ next to the first or last plane taken was decided there.
+        deciders[: taken[0]], deciders[taken[-1] + 1 :] = deciders[taken[0]], deciders[taken[-1]]
+        on_ct = NearestVoxel(model, ct).on_ct(deciders, ct)
+        on_ct[labels == 0] = 0
+        return on_ct
 
     def attention_by_organ(self) -> dict[int, dict[str, dict[str, float]]]:
         """Mean attention over an organ's voxels on the model grid: level to organ key to expert.

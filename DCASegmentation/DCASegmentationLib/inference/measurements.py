@@ -1,41 +1,52 @@
-"""Volume and mean HU of each organ."""
+"""Volume and mean HU of each organ, and whether the scan ends in it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..imaging.scan_edges import ScanEdges
 from ..organs import Organ, Vocabulary
 
 
 @dataclass(frozen=True)
 class OrganMeasurement:
-    """One organ in a label map; ``mean_hu`` is None where it was not found."""
+    """One organ in a label map; ``mean_hu`` is None where it has no voxel. ``cut_off`` says that the organ reaches an
+    end of the scan, so that its volume is a lower bound."""
 
     organ: Organ
     voxels: int
     ml: float
     mean_hu: float | None
+    cut_off: bool = False
+
+    @property
+    def found(self) -> bool:
+        """Whether there is more of it than a few stray voxels."""
+        return self.voxels > 0 and not self.organ.is_stray(self.ml)
 
     @property
     def note(self) -> str:
         """How the volume compares with ordinary adults', empty if it is within their range."""
-        low, high = self.organ.volume_ml
-        if self.voxels == 0:
-            return "not found"
-        if self.ml < low:
-            return f"below the usual {low:g} to {high:g} ml"
-        if self.ml > high:
-            return f"above the usual {low:g} to {high:g} ml"
-        return ""
+        return self.organ.note(self.voxels, self.ml, self.cut_off)
 
 
 def measure(
-    labels: NDArray[np.uint8], ct: NDArray[np.generic], ml_per_voxel: float, vocabulary: Vocabulary
+    labels: NDArray[np.uint8],
+    ct: NDArray[np.generic],
+    ml_per_voxel: float,
+    vocabulary: Vocabulary,
+    kept: Collection[int] | None = None,
+    spacing: Sequence[float] | None = None,
 ) -> tuple[OrganMeasurement, ...]:
-    """Measure every organ of ``vocabulary``; ``labels`` and ``ct`` (HU) are arrays of one shape (z, y, x)."""
+    """Measure the organs of ``vocabulary`` that are in ``kept``, None for all: the others were not looked for.
+
+    ``labels`` and ``ct`` (HU) are arrays of one shape (z, y, x), ``spacing`` is that of their voxels (x, y, z) in mm;
+    left out, they count as cubes.
+    """
     voxels = np.zeros(len(vocabulary) + 1, dtype=np.int64)
     hu_sums = np.zeros(len(vocabulary) + 1)
     # Slice by slice: bincount turns its input into 64-bit numbers.
@@ -45,12 +56,14 @@ def measure(
         flat = label_slice.ravel()[where]
         voxels += np.bincount(flat, minlength=len(voxels))
         hu_sums += np.bincount(flat, weights=ct_slice.ravel()[where], minlength=len(voxels))
-    return tuple(
-        OrganMeasurement(
-            organ,
-            int(voxels[organ.label]),
-            float(voxels[organ.label] * ml_per_voxel),
-            float(hu_sums[organ.label] / voxels[organ.label]) if voxels[organ.label] else None,
-        )
-        for organ in vocabulary
-    )
+    cut_off = ScanEdges(ct, spacing or [(1000 * ml_per_voxel) ** (1 / 3)] * 3).cut_off(labels)
+    found = []
+    for organ in vocabulary:
+        if kept is not None and organ.label not in kept:
+            continue
+        count = int(voxels[organ.label])
+        ml = float(count * ml_per_voxel)
+        mean = float(hu_sums[organ.label] / count) if count else None
+        is_cut = organ.label in cut_off and not organ.is_stray(ml)
+        found.append(OrganMeasurement(organ, count, ml, mean, is_cut))
+    return tuple(found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import SimpleITK as sitk
 
+from ..organs import Organ
 from .measurements import OrganMeasurement
 from .review.making import ReviewResult
 
@@ -15,8 +16,9 @@ class Result:
     """Labels and maps of one CT.
 
     ``labels`` (uint8) lie on exactly the CT's grid. ``attention`` (level to expert to float32 image, summing to one
-    over the experts), ``deciding_expert`` (uint8: 0 background, 1 head, 2 medium, 3 tail), ``entropy`` and
-    ``disagreement`` (float32, 0 to 1) lie on the model grid and are there if they were asked for.
+    over the experts), ``entropy`` and ``disagreement`` (float32, 0 to 1) lie on the model grid, ``deciding_expert``
+    (uint8: 0 background, 1 head, 2 medium, 3 tail) on the CT's, where it is 0 exactly where ``labels`` are; all are
+    there if they were asked for.
     ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase,
     ``device`` where the network ran, ``runtime`` what ran it.
     ``islands_ml`` is what was taken out of each organ, by key, as too small and too far off to be it.
@@ -38,6 +40,11 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def organs(self) -> tuple[Organ, ...]:
+        """The organs that were asked for."""
+        return tuple(measurement.organ for measurement in self.measurements)
+
+    @property
     def volumes_ml(self) -> dict[str, float]:
-        """Volume in ml of every organ of the vocabulary, by key."""
+        """Volume in ml of every organ that was asked for, by key."""
         return {measurement.organ.key: measurement.ml for measurement in self.measurements}

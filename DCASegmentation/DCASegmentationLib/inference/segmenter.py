@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 
-from ..errors import Cancelled
+from ..errors import Cancelled, in_a_line
 from ..imaging.grid import Grid, canonical_view, model_grid
 from ..imaging.intensity import window
 from ..imaging.resampling import resample
@@ -261,14 +261,25 @@ class Segmenter:
                 removed = remove_islands(label_array)
         with clock.phase("measuring"):
             measurements = measure(
-                label_array, sitk.GetArrayViewFromImage(ct), ct_grid.volume_ml_per_voxel, metadata.vocabulary
+                label_array,
+                sitk.GetArrayViewFromImage(ct),
+                ct_grid.volume_ml_per_voxel,
+                metadata.vocabulary,
+                kept,
+                ct_grid.spacing,
             )
             hu = sitk.GetArrayViewFromImage(ct)
             warnings += implausible(label_array, ct_grid, metadata.vocabulary, kept, hu)
         review = None
         if gathering is not None:
             with clock.phase("review"):
-                review = gathering.finish(label_array, measurements)
+                try:
+                    review = gathering.finish(label_array, measurements)
+                # The labels are complete; whatever is wrong with the review must not cost them.
+                except Exception as error:
+                    warnings.append(f"The findings to review were not made: {in_a_line(error)}")
+        with clock.phase("maps"):
+            deciders = maps.deciding_expert_on(label_array, grid, ct_grid)
         result = Result(
             labels=ct_grid.image_of(label_array),
             measurements=measurements,
@@ -278,7 +289,7 @@ class Segmenter:
                 level: {expert: grid.image_of(values) for expert, values in experts.items()}
                 for level, experts in maps.attention.items()
             },
-            deciding_expert=grid.image_of(maps.deciding_expert) if maps.deciding_expert is not None else None,
+            deciding_expert=None if deciders is None else ct_grid.image_of(deciders),
             entropy=grid.image_of(maps.entropy) if maps.entropy is not None else None,
             disagreement=grid.image_of(maps.disagreement) if maps.disagreement is not None else None,
             review=review,

@@ -152,7 +152,7 @@ class ResultPanel(VTKObservationMixin):
             name.setData(qt.Qt.UserRole, statistics.segment_id)
             name.setIcon(qt.QIcon(self._swatch(statistics.segment_id)))
             hu = "\N{EN DASH}" if statistics.mean_hu is None else f"{statistics.mean_hu:.0f}"
-            for column, item in enumerate((name, numberItem(f"{statistics.ml:.1f}"), numberItem(hu))):
+            for column, item in enumerate((name, numberItem(statistics.shown_ml), numberItem(hu))):
                 item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
                 if statistics.note:
                     item.setToolTip(_("{organ}: volume {note}").format(organ=statistics.name, note=statistics.note))

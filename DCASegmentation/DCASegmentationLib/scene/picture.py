@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import SimpleITK as sitk
 
-from DCASegmentationLib.figures.case import CaseResult, organs_in
+from DCASegmentationLib.figures.case import CaseResult, organs_in, organs_missing
 from DCASegmentationLib.figures.case_picture import draw_case, map_titles, view_sizes
 from DCASegmentationLib.figures.layout import Picture, row_pixels, write_picture
 from DCASegmentationLib.figures.planes import choose_planes
@@ -65,5 +65,5 @@ def _rendered(
         views=[*render_planes(nodes, planes, sizes), render_organs(nodes, sizes["3d"])],
         maps=render_maps(nodes, map_titles(result), axial, row_pixels([axial.aspect] * 4)),
         organs=found,
-        missing=[organ for organ in vocabulary if organ not in found],
+        missing=organs_missing(result, vocabulary),
     )

@@ -131,7 +131,11 @@ def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
 
 
 def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int]) -> None:
-    """The organs of these places: flagged with any place flagged, completed with none left to check, or as ticked."""
+    """The organs of these places: flagged with any place flagged, completed with none left to check, or as ticked.
+
+    A completed organ goes into the training set. So by its places an organ is completed only if it has places of its
+    own, under whose name the user judged it, and if all others that it may reach into were judged, too.
+    """
     review = read_review(nodes.segmentation)
     if review is None:
         return
@@ -140,12 +144,15 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     for key in organs:
         statuses = [state.status(place.rank) for place in review.places if key in _organs_of(place)]
+        was_named = any(place.organ == key for place in review.places)
         if FLAGGED in statuses:
             status = logic.Flagged
-        elif TO_CHECK not in statuses or key in state.ticked:
+        elif key in state.ticked or (was_named and TO_CHECK not in statuses):
             status = logic.Completed
+        elif was_named and set(statuses) != {TO_CHECK}:
+            status = logic.InProgress
         else:
-            status = logic.InProgress if set(statuses) != {TO_CHECK} else logic.NotStarted
+            status = logic.NotStarted
         if key in segments:
             state.absent.discard(key)
             logic.SetSegmentStatus(nodes.segmentation.GetSegmentation().GetSegment(segments[key]), status)
@@ -157,7 +164,7 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
 
 
 def _organs_of(place: Place) -> tuple[str, ...]:
-    """All organs whose borders in the place are in doubt."""
+    """The organ that the place is about, and those that a part of it might be instead."""
     return (place.organ, *place.others)
 
 

@@ -11,32 +11,40 @@ from typing import Any
 import numpy as np
 import slicer.util
 
-from DCASegmentationLib.organs import VOCABULARIES
+from DCASegmentationLib.imaging.scan_edges import ScanEdges
+from DCASegmentationLib.organs import CUT_OFF, VOCABULARIES
 from DCASegmentationLib.scene.segment_voxels import segment_layers
 
 _HEADER = ("organ", "name", "ml", "mean_hu", "voxels", "note")
-_USUAL_ML = {organ.key: organ.volume_ml for vocabulary in VOCABULARIES.values() for organ in vocabulary}
+_ORGANS = {organ.key: organ for vocabulary in VOCABULARIES.values() for organ in vocabulary}
 
 
 @dataclass(frozen=True)
 class SegmentStatistics:
-    """One segment on the CT's grid; ``mean_hu`` is None for a segment without voxels."""
+    """One segment on the CT's grid; ``mean_hu`` is None for a segment without voxels. ``cut_off`` says that it reaches
+    an end of the scan, so that its volume is a lower bound."""
 
     segment_id: str
     name: str
     voxels: int
     ml: float
     mean_hu: float | None
+    cut_off: bool = False
+
+    @property
+    def shown_ml(self) -> str:
+        """The volume as a table shows it: of an organ that the scan cuts off it is a lower bound."""
+        return f"\N{GREATER-THAN OR EQUAL TO} {self.ml:.1f}" if self.cut_off else f"{self.ml:.1f}"
 
     @property
     def note(self) -> str:
         """How the volume compares with ordinary adults'; empty within their range and for segments added by hand."""
         if self.voxels == 0:
             return "empty"
-        low, high = _USUAL_ML.get(self.segment_id, (0.0, float("inf")))
-        if low <= self.ml <= high:
-            return ""
-        return f"{'below' if self.ml < low else 'above'} the usual {low:g} to {high:g} ml"
+        organ = _ORGANS.get(self.segment_id)
+        if organ is None:
+            return CUT_OFF if self.cut_off else ""
+        return organ.note(self.voxels, self.ml, self.cut_off)
 
 
 def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
@@ -46,13 +54,24 @@ def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
     """
     values: dict[str, np.ndarray] = {}
     array = slicer.util.arrayFromVolume(ct)
+    edges = ScanEdges(array, ct.GetSpacing())
+    cut_off: set[str] = set()
     for layer in segment_layers(segmentation, ct):
         values |= layer.values_within(array)
+        whole = np.zeros(array.shape, layer.labels.dtype)
+        whole[layer.box] = layer.labels
+        cut_off |= {layer.segments[label] for label in edges.cut_off(whole) if label in layer.segments}
     ml_per_voxel = float(np.prod(ct.GetSpacing())) / 1000.0
     content = segmentation.GetSegmentation()
     none = np.empty(0)
     return [
-        _statistics(segment_id, content.GetSegment(segment_id).GetName(), values.get(segment_id, none), ml_per_voxel)
+        _statistics(
+            segment_id,
+            content.GetSegment(segment_id).GetName(),
+            values.get(segment_id, none),
+            ml_per_voxel,
+            segment_id in cut_off,
+        )
         for segment_id in content.GetSegmentIDs()
     ]
 
@@ -68,6 +87,11 @@ def as_text(rows: Iterable[SegmentStatistics], delimiter: str = ",") -> str:
     return text.getvalue()
 
 
-def _statistics(segment_id: str, name: str, values: np.ndarray, ml_per_voxel: float) -> SegmentStatistics:
+def _statistics(
+    segment_id: str, name: str, values: np.ndarray, ml_per_voxel: float, reaches_end: bool
+) -> SegmentStatistics:
     mean = float(values.mean(dtype=np.float64)) if len(values) else None
-    return SegmentStatistics(segment_id, name, len(values), len(values) * ml_per_voxel, mean)
+    ml = len(values) * ml_per_voxel
+    organ = _ORGANS.get(segment_id)
+    is_cut = reaches_end and not (organ is not None and organ.is_stray(ml))
+    return SegmentStatistics(segment_id, name, len(values), ml, mean, is_cut)

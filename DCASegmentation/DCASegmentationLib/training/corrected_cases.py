@@ -62,7 +62,7 @@ def add_corrected_case(
         other = cases[0].vocabulary
         raise UserError(f"{folder} holds cases of {other}, not of {vocabulary.name}.", "Choose another folder.")
     (folder / CASES).mkdir(parents=True, exist_ok=True)
-    with new_folder(folder / CASES / name) as case:
+    with new_folder(folder / CASES / name, private=True) as case:
         write_ct(ct, case)
         write_image(Grid.of(ct).image_of(known), case / LABELS)
         content = {

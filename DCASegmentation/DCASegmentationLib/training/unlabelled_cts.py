@@ -49,7 +49,7 @@ def add_unlabelled_ct(folder: Path, ct: sitk.Image) -> Path:
         if (folder / group / name).exists():
             raise AlreadyThereError(f"This CT is in {folder} already, {what} ({name}).", "Once is enough.")
     (folder / UNLABELLED).mkdir(parents=True, exist_ok=True)
-    with new_folder(folder / UNLABELLED / name) as case:
+    with new_folder(folder / UNLABELLED / name, private=True) as case:
         write_ct(ct, case)
         content = {
             "format": UNLABELLED_FORMAT,

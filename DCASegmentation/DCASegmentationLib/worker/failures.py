@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import traceback
 
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..worker_protocol import Failure
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -33,7 +33,7 @@ def failure_of(run_id: str, error: BaseException) -> Failure:
         return Failure(run_id, error.problem, error.remedy, _traceback(error.__cause__ or error))
     if isinstance(error, UserError):
         return Failure(run_id, error.problem, error.remedy)
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return Failure(
             run_id,
             "There is not enough memory for this CT.",

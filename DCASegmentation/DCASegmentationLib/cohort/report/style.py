@@ -22,6 +22,7 @@ p.about { color: var(--faint); margin: 2px 0; overflow-wrap: anywhere; }
 .panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow-x: auto; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 14px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
+a { color: var(--accent); }
 .card .picture { background: #000; display: flex; justify-content: center; height: 160px; }
 .card img { height: 160px; max-width: 100%; object-fit: contain; display: block; }
 .card div.text { padding: 10px 14px 12px; } .card h3 { font-size: 14px; margin: 0 0 4px; overflow-wrap: anywhere; }
@@ -36,6 +37,10 @@ td.ok, td.failed, td.skipped, td.pending { white-space: nowrap; overflow-wrap: n
 td.why { min-width: 260px; width: 58%; } td.which { min-width: 180px; } td.why small { margin-top: 4px; }
 td.case { min-width: 200px; width: 30%; }
 td.notes { min-width: 240px; width: 42%; }
+th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--accent); }
+th[aria-sort="ascending"] button::after { content: " \\25B2"; }
+th[aria-sort="descending"] button::after { content: " \\25BC"; }
+td.cut { min-width: 90px; color: var(--skipped); }
 td img { height: 56px; display: block; border-radius: 4px; background: #000; }
 td small { color: var(--faint); display: block; }
 /* Paths may be long; the whole one shows under the cursor. */
@@ -52,6 +57,17 @@ small.path { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-cl
 .chart .bar { fill-opacity: .9; } .chart .bar.outside { fill: var(--failed); stroke: none; }
 .chart .median { stroke: var(--ink); stroke-width: 2; }
 footer { color: var(--faint); font-size: 13px; margin-top: 40px; }
+@media (max-width: 700px) {
+  main { padding: 18px 12px 40px; } h1 { font-size: 21px; } .tile { min-width: 88px; padding: 8px 12px; }
+  table, thead, tbody, tr, td { display: block; } th { display: none; }
+  table.cases thead tr { display: flex; flex-wrap: wrap; gap: 8px 16px; padding: 10px 12px; }
+  table.cases th { display: block; padding: 0; border: 0; text-align: left; } table.cases th.nosort { display: none; }
+  tbody tr { padding: 10px 12px; } tbody tr + tr { border-top: 1px solid var(--line); }
+  tbody tr + tr td { border-top: 0; } td, td.number { padding: 2px 0; text-align: left; }
+  td.case, td.why, td.which, td.notes, td.cut { width: auto; min-width: 0; }
+  td[data-label]:empty { display: none; } td[data-label]:not(.case)::before { content: attr(data-label) ": ";
+    color: var(--faint); }
+  td img { height: 90px; margin-bottom: 6px; } .chart { min-width: 640px; } }
 @media print { :root { --ink: #000; --faint: #444; --line: #bbb; --back: #fff; --card: #fff; --accent: #1f6f8b;
     --ok: #2c7a4b; --failed: #b3362b; --skipped: #8a6d1a; --usual: #dde6ec; }
   * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }

@@ -27,8 +27,9 @@ result yet: the same command goes on with them.</div>{% endif %}
 <p class="about">{{ order }}</p>
 <div class="cards">
 {% for card in first %}<div class="card">
-{% if card.picture %}<div class="picture"><img src="{{ card.picture }}" alt="Axial and coronal plane"></div>{% endif %}
-<div class="text"><h3>{{ card.rank }}. {{ card.name }}</h3>
+{% if card.picture %}<a class="picture" href="{{ card.large or card.picture }}"><img src="{{ card.picture }}"
+alt="Axial and coronal plane"></a>{% endif %}
+<div class="text"><h3>{{ card.rank }}. <a href="{{ card.link }}">{{ card.name }}</a></h3>
 <small class="path" title="{{ card.source }}">{{ card.source }}</small>
 <ul>{% for reason in card.reasons %}<li>{{ reason }}</li>{% endfor %}
 {% if card.more %}<li>and {{ card.more }} more</li>{% endif %}</ul></div></div>
@@ -59,18 +60,49 @@ result yet: the same command goes on with them.</div>{% endif %}
 {% else %}<p class="about">No case has results yet.</p>{% endif %}
 
 <h2>All cases</h2>
-<div class="panel"><table><thead><tr><th></th><th>Case</th><th>State</th><th class="number">Slices</th>
-<th class="number">Seconds</th><th class="number">To check</th><th>Notes</th></tr></thead><tbody>
-{% for row in rows %}<tr><td>{% if row.picture %}<img src="{{ row.picture }}" alt="">{% endif %}</td>
-<td class="case">{{ row.name }}<small class="path" title="{{ row.source }}">{{ row.source }}</small>
+<p class="about">All volumes are in <a href="{{ volumes }}">{{ volumes }}</a>. A click on a heading sorts.</p>
+<div class="panel"><table class="cases"><thead><tr><th class="nosort"></th>
+{% for heading, kind in (("Case", ""), ("State", ""), ("Slices", "number"), ("Seconds", "number"),
+("To check", "number"), ("Cut off", ""), ("Notes", "")) %}
+<th class="{{ kind }}" aria-sort="none"><button type="button">{{ heading }}</button></th>
+{% endfor %}</tr></thead><tbody>
+{% for row in rows %}<tr><td class="image">{% if row.picture %}<a href="{{ row.large or row.picture }}"><img
+src="{{ row.picture }}" alt="Larger picture of {{ row.name }}"></a>{% endif %}</td>
+<td class="case" data-label="Case">{% if row.link %}<a href="{{ row.link }}">{{ row.name }}</a>{% else %}{{ row.name }}
+{% endif %}<small class="path" title="{{ row.source }}">{{ row.source }}</small>
 {% if row.folder %}<small>cases/{{ row.folder }}</small>{% endif %}</td>
-<td class="{{ row.status }}">{{ row.status }}</td>
-<td class="number">{{ row.slices }}</td><td class="number">{{ row.seconds }}</td><td class="number">{{ row.rank }}</td>
-<td class="notes">{{ row.notes }}</td></tr>
+<td class="{{ row.status }}" data-label="State">{{ row.status }}</td>
+<td class="number" data-label="Slices">{{ row.slices }}</td>
+<td class="number" data-label="Seconds">{{ row.seconds }}</td>
+<td class="number" data-label="To check">{{ row.rank }}</td>
+<td class="cut" data-label="Cut off">{{ row.cut_off }}</td>
+<td class="notes" data-label="Notes">{{ row.notes }}</td></tr>
 {% endfor %}</tbody></table></div>
 <footer>Volumes, labels and the log of each case lie in the folder cases, one folder for each; all states and reasons
 are in cohort.sqlite.</footer>
 </main>
+<script>{{ script|safe }}</script>
 </body>
 </html>
+"""
+
+# Sorts the table by the column whose heading is clicked; empty cells come last either way.
+SORTING = """
+for (const head of document.querySelectorAll("table.cases th button")) {
+  head.addEventListener("click", () => {
+    const cell = head.parentElement, column = cell.cellIndex, body = cell.closest("table").tBodies[0];
+    const rising = cell.getAttribute("aria-sort") !== "ascending", isNumber = cell.classList.contains("number");
+    for (const other of cell.parentElement.cells)
+      if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+    cell.setAttribute("aria-sort", rising ? "ascending" : "descending");
+    const value = row => row.cells[column].textContent.trim();
+    const rows = [...body.rows].sort((one, two) => {
+      const a = value(one), b = value(two);
+      if (!a || !b) return !a - !b;
+      const order = isNumber ? parseFloat(a) - parseFloat(b) : a.localeCompare(b, undefined, { numeric: true });
+      return rising ? order : -order;
+    });
+    body.append(...rows);
+  });
+}
 """

@@ -10,10 +10,10 @@ import hashlib
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from html import escape
 
-from ...organs import Organ, Vocabulary
+from ...organs import Organ
 
 _WIDTH, _ROW, _TOP, _LEFT, _RIGHT = 960, 34, 28, 160, 150
 _LOW_ML, _HIGH_ML = 0.5, 4000.0
@@ -24,8 +24,8 @@ _RADIUS = 3.2
 _BAR, _HIGHEST_BAR = 5.0, 26.0
 
 
-def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary: Vocabulary) -> str:
-    """SVG of ``volumes``: (name of the case, organ key to ml), on a logarithmic axis in ml.
+def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary: Collection[Organ]) -> str:
+    """SVG of ``volumes``, (name of the case, organ key to ml), of the organs ``vocabulary``, on a logarithmic axis.
 
     The median and the number of cases in which an organ was not found stand at the right; volumes beyond the axis lie
     at its ends.

@@ -8,18 +8,20 @@ import statistics
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment
 
 from ...imaging.writing import write_text
-from ...organs import Vocabulary
+from ...organs import CUT_OFF, Vocabulary
 from ..case import FAILED, OK, PENDING, SKIPPED
 from ..check_first import Concern, concerns
 from ..ledger import ENDED_EARLY, Entry, Ledger
-from ..settings import THUMBNAIL
+from ..settings import CASES, PICTURE, THUMBNAIL, VOLUMES
 from .style import STYLE
-from .template import PAGE
+from .template import PAGE, SORTING
 from .volume_chart import explanation, volume_chart
+from .volume_table import organs_measured
 
 _MOST_CARDS = 24
 _MOST_REASONS = 4
@@ -33,7 +35,8 @@ _BY_VOLUME = "In the order of how far organ volumes lie outside of what is usual
 
 @dataclass(frozen=True)
 class Row:
-    """A case as a line of a table shows it; ``rank`` among those to check."""
+    """A case as a line of a table shows it; ``rank`` among those to check. ``link`` leads to its folder and ``large``
+    to its larger picture, from the report's own folder."""
 
     name: str
     source: str
@@ -44,6 +47,9 @@ class Row:
     notes: str
     folder: str
     picture: str
+    link: str = ""
+    large: str = ""
+    cut_off: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Card:
     picture: str
     reasons: tuple[str, ...]
     more: int
+    link: str = ""
+    large: str = ""
 
 
 def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path) -> None:
@@ -82,10 +90,11 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
     done = [entry for entry in entries if entry.status == OK]
     pictured = {entry.key for entry in done[:_MOST_PICTURES]}
     counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
+    measured = organs_measured(entries, vocabulary)
     volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
     seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
     ranks = {one.entry.key: str(rank) for rank, one in enumerate(first, start=1)}
-    rows = [_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured) for entry in entries]
+    rows = [_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured, vocabulary) for entry in entries]
     page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     text = page.render(
         title=f"Cohort of {len(done)} CT{'s' if len(done) != 1 else ''}",
@@ -102,9 +111,11 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
         ended_early=ledger.about(ENDED_EARLY),
         failures=_by_reason([entry for entry in entries if entry.status == FAILED]),
         skipped=_by_reason([entry for entry in entries if entry.status == SKIPPED]),
-        chart=volume_chart(volumes, vocabulary) if volumes else "",
+        chart=volume_chart(volumes, measured) if volumes else "",
         chart_says=explanation(len(volumes)),
         rows=rows,
+        volumes=VOLUMES,
+        script=SORTING,
     )
     write_text(text.encode("utf-8", "replace").decode("utf-8"), path)
 
@@ -118,7 +129,7 @@ def _date(dicom: str) -> str:
     return f"{dicom[:4]}-{dicom[4:6]}-{dicom[6:8]}" if len(dicom) == 8 and dicom.isdecimal() else dicom
 
 
-def _row(entry: Entry, rank: str, cases: Path, with_picture: bool) -> Row:
+def _row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabulary: Vocabulary) -> Row:
     outcome = entry.outcome
     total = outcome.seconds.get("total") if outcome else None
     notes = [entry.reason, *entry.notes, *(outcome.notes if outcome else ())]
@@ -132,6 +143,9 @@ def _row(entry: Entry, rank: str, cases: Path, with_picture: bool) -> Row:
         notes=". ".join(note.rstrip(".") for note in notes if note),
         folder=entry.name if entry.status == OK else "",
         picture=_picture(entry, cases) if with_picture else "",
+        link=_link(entry),
+        large=_large(entry, cases),
+        cut_off=_cut_off(entry, vocabulary),
     )
 
 
@@ -164,7 +178,26 @@ def _wording(entry: Entry) -> str:
 def _card(rank: int, concern: Concern, cases: Path) -> Card:
     entry = concern.entry
     shown = concern.reasons[:_MOST_REASONS]
-    return Card(rank, _name(entry), entry.source, _picture(entry, cases), shown, len(concern.reasons) - len(shown))
+    more = len(concern.reasons) - len(shown)
+    picture, link, large = _picture(entry, cases), _link(entry), _large(entry, cases)
+    return Card(rank, _name(entry), entry.source, picture, shown, more, link, large)
+
+
+def _link(entry: Entry) -> str:
+    """The folder of a case with results, as a link in the report."""
+    return f"{CASES}/{quote(entry.name)}/" if entry.status == OK and entry.name else ""
+
+
+def _large(entry: Entry, cases: Path) -> str:
+    link = _link(entry)
+    return f"{link}{PICTURE}" if link and (cases / entry.name / PICTURE).is_file() else ""
+
+
+def _cut_off(entry: Entry, vocabulary: Vocabulary) -> str:
+    if entry.outcome is None or not entry.outcome.cut_off:
+        return ""
+    names = ", ".join(organ.name for organ in vocabulary if organ.key in entry.outcome.cut_off)
+    return f"{names}: {CUT_OFF}"
 
 
 def _picture(entry: Entry, cases: Path) -> str:

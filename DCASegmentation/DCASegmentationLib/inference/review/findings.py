@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...imaging.grid import Grid
-from ...organs import Organ
+from ...organs import CUT_OFF, Organ
 from ..label_boxes import Box
 from ..measurements import OrganMeasurement
 from . import normal_ranges
@@ -29,7 +30,8 @@ _CLOSE = 0.12
 class Finding:
     """Voxels (``mask`` within ``box`` of the model grid) that concern ``organ``, of at least ``risk``.
 
-    ``suggestion`` is the label that anatomy wants there, None where it does not know.
+    ``suggestion`` is the label that anatomy wants there, None where it does not know. ``everywhere`` says that it is a
+    reason for all of its voxels, not to be looked at in one place alone.
     """
 
     organ: Organ
@@ -39,15 +41,18 @@ class Finding:
     mask: Mask
     risk: float
     suggestion: int | None = None
+    everywhere: bool = True
 
 
 def several(alike: list[Finding], ml_per_voxel: float) -> str:
-    """The text of findings of one kind in one place."""
+    """The text of findings of one kind about one organ in one place; it names the organ."""
+    organ = alike[0].organ.name
     if len(alike) == 1:
-        return alike[0].text
+        return f"{organ}: {alike[0].text}"
     ml = sum(np.count_nonzero(finding.mask) for finding in alike) * ml_per_voxel
     what = {"island": "pieces apart from the rest of the organ", "hole": "holes in the organ"}.get(alike[0].kind)
-    return f"{len(alike)} {what}, {ml:.1f} ml in all." if what else " ".join(finding.text for finding in alike)
+    several = f"{len(alike)} {what}, {ml:.1f} ml in all." if what else " ".join(finding.text for finding in alike)
+    return f"{organ}: {several}"
 
 
 @dataclass
@@ -71,7 +76,7 @@ def find(
     found = Findings()
     kept = [each for each in measurements if each.organ.label in evidence.kept]
     boxes = {each.organ.key: box_of(evidence.labels == each.organ.label, margin=1) for each in kept}
-    reach_edge = {each.organ.key: _ends_at_edge(evidence, each.organ, boxes[each.organ.key]) for each in kept}
+    reach_edge = {each.organ.key: each.cut_off for each in kept}
     _positions(found, evidence, grid, kept, boxes, reach_edge, scoring)
     for each in kept:
         organ, box = each.organ, boxes[each.organ.key]
@@ -79,18 +84,13 @@ def find(
             _missing(found, evidence, grid, organ, scoring, other_name)
             continue
         if reach_edge[organ.key]:
-            found.note(organ, "Runs out of the scan: its volume is a lower bound.")
+            found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
         _volume(found, evidence, each, box, reach_edge[organ.key], scoring, other_name)
         mask = evidence.labels[box] == organ.label
         found.places += _islands(mask, box, organ, grid, scoring)
         found.places += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
         found.places += _cuts(mask, box, organ, grid, scoring)
     return found
-
-
-def _ends_at_edge(evidence: Evidence, organ: Organ, box: Box | None) -> bool:
-    """Whether the organ touches the first or last plane of the scan."""
-    return box is not None and bool((evidence.labels[[0, -1]] == organ.label).any())
 
 
 def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
@@ -104,7 +104,7 @@ def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -
     for piece, part, voxels in each_piece(pieces, apart):
         ml = sizes[piece] * grid.volume_ml_per_voxel
         minor = sizes[piece] < _MINOR_PIECE * sizes.max()
-        text = f"A piece of {ml:.1f} ml apart from the rest of the organ."
+        text = f"a piece of {ml:.1f} ml apart from the rest of the organ."
         yield Finding(
             organ, "island", text, _inside(box, part), voxels, scoring.island if minor else scoring.island / 2,
             0 if minor else None,
@@ -122,7 +122,7 @@ def _holes(mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, sco
         if not background[part][hole].all():
             continue
         ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
-        text = f"A hole of {ml:.1f} ml in the organ."
+        text = f"a hole of {ml:.1f} ml in the organ."
         yield Finding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
 
 
@@ -157,7 +157,7 @@ def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> I
         end = np.zeros_like(mask)
         end[plane] = mask[plane]
         end[plane + outward] = mask[plane]
-        text = f"Its {word} end is flat: half of its largest cross-section or more stops within one plane."
+        text = f"its {word} end is flat: half of its largest cross-section or more stops within one plane."
         yield Finding(organ, "cut", text, box, end, scoring.cut)
 
 
@@ -165,13 +165,14 @@ def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scor
     low, high = organ.volume_ml
     # The runner-up counts only where the winner is in doubt: there is one everywhere.
     close = (evidence.alternative == organ.label) & (evidence.risk >= _CLOSE * 255)
-    for held, risk, text in (
+    for held, risk, everywhere, text in (
         (
             None if evidence.other is None else evidence.other == organ.label,
             scoring.missing,
-            f"Not found, but the {other_name} hold {{ml:.1f}} ml of it here.",
+            True,
+            f"not found, but the {other_name} hold {{ml:.1f}} ml of it here.",
         ),
-        (close, scoring.missing / 2, "Not found; here it comes closest to being found."),
+        (close, scoring.missing / 2, False, "not found; here it comes closest to being found."),
     ):
         box = None if held is None else box_of(held)
         if held is None or box is None:
@@ -181,10 +182,22 @@ def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scor
         sizes[0] = 0
         mask = pieces == int(sizes.argmax())
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
-        found.places.append(Finding(organ, "missing", text.format(ml=ml), box, mask, risk))
+        if not everywhere:
+            mask &= _around_highest(np.where(mask, evidence.risk[box], 0), grid, scoring.across_mm)
+        found.places.append(Finding(organ, "missing", text.format(ml=ml), box, mask, risk, everywhere=everywhere))
         found.note(organ, f"Not found; usual are {low:g} to {high:g} ml.")
         return
     found.note(organ, f"Not found anywhere; usual are {low:g} to {high:g} ml. It may have been taken out.")
+
+
+def _around_highest(values: NDArray[np.uint8], grid: Grid, across_mm: float) -> Mask:
+    """The box of ``across_mm`` a side around the highest of ``values`` (z, y, x)."""
+    center = np.unravel_index(int(values.argmax()), values.shape)
+    result = np.zeros(values.shape, np.bool_)
+    half = [max(int(across_mm / 2 / step), 1) for step in grid.spacing[::-1]]
+    z, y, x = (slice(max(int(at) - reach, 0), int(at) + reach + 1) for at, reach in zip(center, half, strict=True))
+    result[z, y, x] = True
+    return result
 
 
 def _volume(
@@ -201,16 +214,17 @@ def _volume(
     if low <= measured.ml <= high or (measured.ml < low and at_edge):
         return
     found.unusual.add(organ.key)
-    found.note(organ, f"{measured.ml:.1f} ml is {measured.note}.")
+    side = "below" if measured.ml < low else "above"
+    found.note(organ, f"{measured.ml:.1f} ml is {side} the usual {low:g} to {high:g} ml.")
     mine = evidence.labels[box] == organ.label
     if measured.ml < low:
         mask = mine if evidence.other is None else mine | (evidence.other[box] == organ.label)
-        text = f"With {measured.ml:.1f} ml smaller than usual ({low:g} to {high:g} ml): a part of it, or none of it."
+        text = f"{measured.ml:.1f} ml, smaller than usual ({low:g} to {high:g} ml): a part of it, or none of it."
     elif evidence.other is None:
         return
     else:
         mask = mine & (evidence.other[box] != organ.label)
-        text = f"With {measured.ml:.1f} ml larger than usual ({low:g} to {high:g} ml); the {other_name} hold less."
+        text = f"{measured.ml:.1f} ml, larger than usual ({low:g} to {high:g} ml); the {other_name} hold less."
     if mask.any():
         found.places.append(Finding(organ, "volume", text, box, mask, scoring.volume))
 
@@ -242,8 +256,8 @@ def _positions(
             continue
         off = float(np.linalg.norm(centers[organ.key] - expected))
         found.unusual.add(organ.key)
-        found.note(organ, f"Its center lies {off:.0f} mm from where the other organs let expect it.")
-        text = f"Lies {off:.0f} mm from where the other organs let expect it."
+        found.note(organ, f"Its center lies {off:.0f} mm from where the other organs suggest.")
+        text = f"lies {off:.0f} mm from where the other organs suggest."
         mask = evidence.labels[box] == organ.label
         found.places.append(Finding(organ, "position", text, box, mask, scoring.position))
 

@@ -13,10 +13,10 @@ from ...organs import Vocabulary
 from ...review_file import Alternative, OrganNote, Place, Point, Review
 from ..label_boxes import Box, boxes_of
 from ..measurements import OrganMeasurement
+from ..nearest import NearestVoxel
 from .components import Mask
 from .evidence import Bytes, Evidence
 from .findings import find
-from .nearest import NearestVoxel
 from .places import NO_SUGGESTION, Candidate, Candidates, make_places
 from .scoring import Scoring
 

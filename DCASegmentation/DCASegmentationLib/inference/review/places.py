@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ...imaging.grid import Grid
 from ...organs import Organ
 from ...review_file import KINDS, MOST_PLACES, Reason
+from ..label_boxes import Box
 from .components import box_of
 from .evidence import Bytes, Evidence
 from .findings import Finding, Findings, several
@@ -20,6 +21,14 @@ from .scoring import Scoring
 from .words import network_reasons
 
 NO_SUGGESTION = 255
+
+# Pieces that doubtful voxels are cut into, of which the first become places: as many as a byte can number.
+_MOST_PIECES = 250
+# A finding is a reason for the pieces of which it is so large a share, and for the one that has most of it.
+_FINDING_SHARE = 0.5
+
+# Added to the label of voxels that a finding is about; labels are far below.
+_OF_FINDING = np.uint8(128)
 
 # Scores are added up as whole numbers.
 _UNIT = 10_000
@@ -59,31 +68,44 @@ def make_places(
     """
     wrong, concern, suggestions = _concerns(evidence, findings, scoring)
     weights = _weights(evidence, findings, wrong, concern, scoring)
-    pieces = regions(weights, grid.spacing[::-1], scoring.across_mm, MOST_PLACES)
+    limits = _limits(evidence, grid, scoring)
+
+    def limit(box: Box, mask: NDArray[np.bool_]) -> float:
+        return float(limits[int(concern[box][mask][0])])
+
+    # Each about one organ, that of its reasons; what anatomy says against is apart from what the network is unsure of.
+    kinds = concern.copy()
+    for finding in findings.places:
+        kinds[finding.box][finding.mask] |= _OF_FINDING
+    pieces = regions(weights, grid.spacing[::-1], scoring.across_mm, _MOST_PIECES, limit, kinds)
     count = int(pieces.max(initial=0))
     flat = pieces.ravel()
     expected = np.bincount(flat, weights=wrong.ravel(), minlength=count + 1) / 255 * grid.volume_ml_per_voxel
     score = np.bincount(flat, weights=weights.ravel(), minlength=count + 1) / _UNIT * grid.volume_ml_per_voxel
     highest = np.zeros(count + 1, np.uint8)
     np.maximum.at(highest, flat[flat > 0], evidence.risk.ravel()[flat > 0])
-    found = _texts(findings.places, pieces, grid.volume_ml_per_voxel)
+    found = _texts(findings.places, pieces, concern, grid.volume_ml_per_voxel)
+    organs = _organs(evidence, pieces, wrong, concern, count)
+    told = network_reasons(evidence, pieces, organs, owners, other_name, scoring.unusual_border)
 
     doubtful = (score >= scoring.least_score) & (highest >= scoring.certain_enough * 255)
-    kept = [piece for piece in range(1, count + 1) if doubtful[piece] or piece in found]
+    # A border that is as unsure as it is everywhere around its organ is no reason to look there.
+    kept = [piece for piece in range(1, count + 1) if piece in found or (doubtful[piece] and told[piece])]
+    ml = np.bincount(flat, minlength=count + 1) * grid.volume_ml_per_voxel
+    # Between the ml expected to be wrong and the probability to be wrong, which puts specks first.
+    urgency = score / np.sqrt(np.maximum(ml, 1e-9))
     # Of equal ones that comes first which was cut first: the same one always.
-    ranked = sorted(kept, key=lambda piece: (-round(float(score[piece]), 6), piece))
+    ranked = sorted(kept, key=lambda piece: (-round(float(urgency[piece]), 6), piece))[:MOST_PLACES]
 
     numbers = np.zeros(count + 1, np.uint8)
     numbers[ranked] = np.arange(1, len(ranked) + 1, dtype=np.uint8)
     ranks = numbers[pieces]
-    told = network_reasons(evidence, ranks, len(ranked), owners, other_name)
-    organs = _organs(evidence, ranks, wrong, concern, len(ranked))
     places = []
     for number, piece in enumerate(ranked, start=1):
-        reasons = sorted((*found.get(piece, ()), *told[number]), key=lambda reason: KINDS.index(reason.kind))
+        reasons = sorted((*found.get(piece, ()), *told[piece]), key=lambda reason: KINDS.index(reason.kind))
         spot = _spot(ranks == number, wrong)
         places.append(
-            Candidate(number, organs[number], float(score[piece]), float(expected[piece]), spot, tuple(reasons))
+            Candidate(number, organs[piece], float(urgency[piece]), float(expected[piece]), spot, tuple(reasons))
         )
     suggestions[ranks == 0] = NO_SUGGESTION
     return Candidates(tuple(places), ranks, suggestions)
@@ -127,30 +149,50 @@ def _weights(
     return np.asarray(table[wrong, concern])
 
 
-def _organs(evidence: Evidence, ranks: Bytes, wrong: Bytes, concern: Bytes, count: int) -> dict[int, tuple[Organ, ...]]:
-    """For each place the organs with a share in what may be wrong, the largest share first."""
-    inside = ranks > 0
-    pairs = ranks[inside].astype(np.intp) * 256 + concern[inside]
-    held = np.bincount(pairs, wrong[inside].astype(float), minlength=(count + 1) * 256).reshape(-1, 256)
+def _limits(evidence: Evidence, grid: Grid, scoring: Scoring) -> NDArray[np.float64]:
+    """For each label the voxels that a place about it may have."""
+    voxels = np.bincount(evidence.labels.ravel(), minlength=256).astype(float)
+    limits = np.full(256, scoring.most_ml / grid.volume_ml_per_voxel)
+    for organ in evidence.vocabulary:
+        whole = max(voxels[organ.label], usual_ml(organ) / grid.volume_ml_per_voxel)
+        limits[organ.label] = min(limits[organ.label], scoring.most_of_organ * whole)
+    return np.maximum(limits, scoring.fewest_voxels)
+
+
+def _organs(
+    evidence: Evidence, pieces: Bytes, wrong: Bytes, concern: Bytes, count: int
+) -> dict[int, tuple[Organ, ...]]:
+    """For each piece the organ that it is about, then those that a share of it might be instead, the largest first."""
+    inside = pieces > 0
+    numbers, weights = pieces[inside].astype(np.intp), wrong[inside].astype(float)
+    about = np.zeros(count + 1, np.uint8)
+    about[numbers] = concern[inside]
+    instead = np.bincount(numbers * 256 + evidence.alternative[inside], weights, (count + 1) * 256).reshape(-1, 256)
     named = {}
     for number in range(1, count + 1):
-        labels = np.flatnonzero(held[number] >= max(_NAMED_SHARE * held[number].sum(), 1e-9))
-        order = sorted(labels.tolist(), key=lambda label: (-held[number][label], label))
-        named[number] = tuple(evidence.vocabulary.by_label[label] for label in order)
+        instead[number, [0, about[number]]] = 0
+        total = weights[numbers == number].sum()
+        labels = np.flatnonzero(instead[number] >= max(_NAMED_SHARE * total, 1e-9))
+        order = sorted(labels.tolist(), key=lambda label: (-instead[number][label], label))
+        named[number] = tuple(evidence.vocabulary.by_label[label] for label in (int(about[number]), *order))
     return named
 
 
-def _texts(findings: list[Finding], pieces: Bytes, ml_per_voxel: float) -> dict[int, list[Reason]]:
-    """The findings of each piece; a finding that several pieces share is told in the one that has most of it, and of
-    several alike there the number and the ml."""
+def _texts(findings: list[Finding], pieces: Bytes, concern: Bytes, ml_per_voxel: float) -> dict[int, list[Reason]]:
+    """The reasons that findings give for each piece of their organ: for the one that has most of a finding, and for
+    those that the finding is most of. Of several alike the number and the ml."""
     found: dict[int, dict[str, list[Finding]]] = {}
+    sizes = np.bincount(pieces.ravel(), minlength=256)
     for finding in findings:
-        inside = pieces[finding.box][finding.mask]
-        if inside.any():
-            piece = int(np.bincount(inside)[1:].argmax()) + 1
-            found.setdefault(piece, {}).setdefault(finding.kind, []).append(finding)
+        inside = finding.mask & (concern[finding.box] == finding.organ.label)
+        held = np.bincount(pieces[finding.box][inside], minlength=256)
+        held[0] = 0
+        if held.any():
+            largely = np.flatnonzero(held > _FINDING_SHARE * sizes).tolist() if finding.everywhere else []
+            for piece in {int(held.argmax()), *largely}:
+                found.setdefault(piece, {}).setdefault(finding.kind, []).append(finding)
     return {
-        piece: [Reason(kind, several(alike, ml_per_voxel)) for kind, alike in kinds.items()]
+        piece: [Reason(kind, several(alike, ml_per_voxel), alike[0].organ.key) for kind, alike in kinds.items()]
         for piece, kinds in found.items()
     }
 

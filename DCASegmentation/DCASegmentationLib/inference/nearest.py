@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...imaging.grid import Grid
-from .evidence import Bytes
+from ..imaging.grid import Grid
 
+Bytes = NDArray[np.uint8]
 Indices = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 
 

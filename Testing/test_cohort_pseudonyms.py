@@ -1,0 +1,120 @@
+"""Cohorts whose results say nothing of who the patients are, and who may read the results."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import sqlite3
+import stat
+from pathlib import Path
+
+import pydicom
+import pytest
+import SimpleITK as sitk
+
+pytest.importorskip("highdicom", reason="the extra cohort is not installed")
+pytest.importorskip("distributed", reason="the extra cohort is not installed")
+
+from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
+from DCASegmentationLib.cohort.pseudonyms import Pseudonyms, own_key, read_key, without_names
+from DCASegmentationLib.errors import UserError
+from dicom_archive import write_ct_series
+
+SECRETS = ("4711", "Mueller", "20200131", "Abdomen of M", "Doe")
+
+
+@pytest.fixture(scope="module")
+def archive(coarse_phantom, tmp_path_factory) -> Path:
+    """Two studies of one patient and one of another, and a file of a third, whose names are all over."""
+    root = tmp_path_factory.mktemp("archive")
+    ct = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
+    about = {"StudyDate": "20200131", "SeriesDescription": "Abdomen of Mueller", "PatientName": "Mueller^Eva"}
+    write_ct_series(root / "Mueller_Eva" / "1", ct, patient="4711", **about)
+    write_ct_series(root / "Mueller_Eva" / "2", ct, patient="4711", **about)
+    write_ct_series(root / "Mueller_Eva" / "short", ct[:, :, :5], patient="4711", **about)
+    sitk.WriteImage(ct, str(root / "Doe_John.nii.gz"))
+    (root / "Mueller_Eva" / "damaged.nii.gz").write_bytes(b"Mueller")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(archive, small_bundle, tmp_path_factory):
+    """The folder of an anonymous cohort, and all that was printed."""
+    import os
+    import subprocess
+    import sys
+
+    out = tmp_path_factory.mktemp("out") / "cohort"
+    command = [
+        *(sys.executable, "-m", "DCASegmentationLib.cli", "cohort", str(archive), "-o", str(out), "--anonymous"),
+        *("--bundle", str(small_bundle), "--device", "cpu", "--workers", "1", "--dashboard-port", "0"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout + done.stderr
+
+
+def test_nothing_that_is_written_tells_who_a_patient_is(run):
+    out, printed = run
+    written = [*out.rglob("*")]
+    assert len([file for file in written if file.name == "case.json"]) == 3
+    for secret in SECRETS:
+        assert secret not in printed
+        for file in written:
+            assert secret not in file.relative_to(out).as_posix(), file
+            if file.is_file() and file.suffix not in (".jpg", ".nrrd"):
+                assert secret.encode() not in file.read_bytes(), (secret, file)
+
+
+def test_one_patient_has_one_pseudonym_that_the_key_gives_again(run):
+    out, _ = run
+    key = (out / "pseudonym.key").read_bytes().strip()
+    expected = "P-" + hmac.new(key, b"patient\x004711", hashlib.sha256).hexdigest()[:12]
+    patients = sorted(json.loads(file.read_text())["patient"] for file in out.rglob("case.json"))
+    assert patients[1:] == [expected] * 2 and patients[0].startswith("C-")
+    for file in out.rglob("segmentation.dcm"):
+        assert str(pydicom.dcmread(file).PatientID) == expected
+    connection = sqlite3.connect(out / "cohort.sqlite")
+    sources = [source for (source,) in connection.execute("SELECT source FROM cases")]
+    connection.close()
+    assert len(set(sources)) == 5, "each can be told from the others"
+
+
+def test_the_same_cohort_goes_on_and_another_key_is_refused(run, archive, dca, small_bundle, tmp_path):
+    out, _ = run
+    options = ("cohort", archive, "-o", out, "--bundle", small_bundle, "--device", "cpu")
+    other = tmp_path / "other.key"
+    other.write_text("another secret that is long enough")
+    assert dca(*options, "--anonymous", "--pseudonym-key", other).code == 2
+    assert dca(*options).code == 2, "nor as one that names patients"
+    assert dca(*options, "--pseudonym-key", other).code == 2
+    again = dca(*options, "--anonymous", "--workers", 1)
+    assert again.code == 0 and "3 ok" in again.out
+
+
+def test_results_can_be_read_by_their_owner_alone(run):
+    out, _ = run
+    modes = {file.relative_to(out): stat.S_IMODE(file.stat().st_mode) for file in [*out.rglob("*"), out]}
+    assert {mode for file, mode in modes.items() if (out / file).is_dir()} == {0o700}
+    assert {mode for file, mode in modes.items() if (out / file).is_file()} == {0o600}
+
+
+def test_a_key_is_made_once_and_must_be_long_enough(tmp_path):
+    key = own_key(tmp_path)
+    assert key == own_key(tmp_path) and len(key) == 64
+    (tmp_path / "short").write_text("secret")
+    for file in (tmp_path / "short", tmp_path / "none"):
+        with pytest.raises(UserError):
+            read_key(file)
+
+
+def test_reasons_name_neither_files_nor_folders():
+    pseudonyms = Pseudonyms(b"0123456789abcdef")
+    case = Case("k", "4711-k", "Mueller_Eva/1", ("/data/Mueller_Eva/1/IM1.dcm",), True, "f", "4711", "20200131", "Eva")
+    hidden = pseudonyms.case(case)
+    assert hidden.files == case.files and "4711" not in hidden.name + hidden.source + hidden.key
+    outcome = without_names(Outcome("k", "failed", "IM1.dcm in Mueller_Eva cannot be read"), case)
+    assert outcome.reason == "(hidden) in (hidden) cannot be read"
+    rejected = Rejected("r", "Mueller_Eva/IM1.dcm", "failed", "Mueller_Eva/IM1.dcm is damaged", "4711")
+    assert "Mueller" not in pseudonyms.rejected(rejected, Path("/data")).reason
