@@ -27,7 +27,7 @@ def silent(fraction: float, message: str) -> None:
 def test_a_model_is_downloaded_checked_and_added(archive, tmp_path):
     with serving(archive) as server:
         folder = download_bundle(Source.parse(server.address), tmp_path, silent)
-    assert folder == tmp_path / "random-weights" and (folder / "models" / "model.pt").is_file()
+    assert folder == tmp_path / "random-weights" and (folder / "models" / "model.safetensors").is_file()
     assert list((tmp_path / ".downloads").iterdir()) == []
 
 

@@ -319,7 +319,7 @@ def test_a_bundle_without_its_spacing(refuses_bundle, bundle):
 
 
 def test_weights_that_were_changed(refuses_bundle, bundle):
-    path = bundle / "models" / "model.pt"
+    path = bundle / "models" / "model.safetensors"
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
@@ -332,7 +332,7 @@ def test_weights_that_hold_code(refuses_bundle, bundle, tmp_path):
             return Path.touch, (tmp_path / "it-ran",)
 
     content = pickle.dumps(Code())
-    (bundle / "models" / "model.pt").write_bytes(content)
+    (bundle / "models" / "model.safetensors").write_bytes(content)
     described = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     change_metadata(bundle, lambda dca: dca["weights"].update(described))
     assert "could run code" in refuses_bundle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -184,6 +185,8 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
         "runtime": result.runtime,
         "extension": job.extension,
         "overwrite": job.overwrite,
+        # So that only what this process made is removed when it is ended: see ``partials.remove_traces``.
+        "process": os.getpid(),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy", "openvino")},

@@ -24,7 +24,7 @@ def find_bundles() -> list[Path]:
     the same folder name the first counts. Raises BundleError if DCA_MODELS names a folder that does not exist.
     """
     found: dict[str, Path] = {}
-    for place in [*_from_environment(), own_models(), *_shipped()]:
+    for place in [*_from_environment(), own_models(), *_shipped_places()]:
         for folder in [place, *sorted(place.iterdir())] if place.is_dir() else []:
             if (folder / METADATA).is_file():
                 found.setdefault(folder.resolve().name, folder)
@@ -54,6 +54,25 @@ def find_bundle(name_or_folder: str) -> Path:
     return bundles[name_or_folder]
 
 
+def shipped_bundles() -> list[Path]:
+    """Folders of the bundles that came with the program, whether others hide them or not."""
+    return [
+        folder
+        for place in _shipped_places()
+        if place.is_dir()
+        for folder in sorted(place.iterdir())
+        if (folder / METADATA).is_file()
+    ]
+
+
+def hidden_by(bundle: Path) -> Path | None:
+    """The bundle that came with the program and is not found by its name, as ``bundle`` has that name, too."""
+    for shipped in shipped_bundles():
+        if shipped.resolve() != bundle.resolve() and shipped.resolve().name == bundle.resolve().name:
+            return shipped
+    return None
+
+
 def _from_environment() -> list[Path]:
     places = [Path(entry).expanduser() for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     for place in places:
@@ -64,7 +83,7 @@ def _from_environment() -> list[Path]:
     return places
 
 
-def _shipped() -> list[Path]:
+def _shipped_places() -> list[Path]:
     module_folder = Path(__file__).resolve().parents[2]
     # A checkout keeps Resources beside the module's folder; an installed extension within it.
     return [parent / "Resources" / "models" for parent in (module_folder.parent, module_folder)]
