@@ -19,6 +19,7 @@ import torch
 from DCASegmentationLib.bundle.information import information
 from DCASegmentationLib.bundle.loading import Bundle, verify
 from DCASegmentationLib.bundle.metadata import MeasuredScores, Metadata, TrainingData
+from DCASegmentationLib.bundle.metadata_reading import most_weight_bytes
 from DCASegmentationLib.bundle.saving import save_bundle, save_scores
 from DCASegmentationLib.errors import BundleError, OutputError, UserError
 from DCASegmentationLib.method.log_gap import partition
@@ -438,6 +439,7 @@ def test_a_missing_key_of_the_metadata_is_named(folder, key):
         ("spacing_mm", [1.0, 1.0, float("nan")], "cannot be read as JSON"),
         ("hu_window", [-1e300, 10**400], "not 2 numbers"),
         ("weights", {"file": "models/model.pt", "sha256": "0" * 64, "bytes": 10**12, "dtype": "float16"}, "not the size"),
+        ("weights", {"file": "models/model.pt", "sha256": "0" * 64, "bytes": 10**8, "dtype": "float16"}, "more than this"),
         ("weights", {"file": "models/model.pt", "sha256": "?", "bytes": 10, "dtype": "float16"}, "no SHA-256"),
         ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not know"),
         ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS otherwise"),
@@ -447,6 +449,17 @@ def test_metadata_that_cannot_be_meant_are_refused(folder, key, value, message):
     change_metadata(folder, lambda content: content["dca"].update({key: value}))
 
     assert message in complaint(folder)
+
+
+@pytest.mark.parametrize("fusion", ["dfam", "average", "concat", "none"])
+@pytest.mark.parametrize("options", [{"n_filters": 1}, {}, {"n_filters": 32}, {"n_stages": [[1] * 4] * 3}])
+def test_the_bound_of_the_weight_file_lets_every_network_through(tmp_path, fusion, options):
+    """In float32, the largest that a bundle has."""
+    with torch.device("meta"):
+        network = DCANet(metadata().partition.owners, fusion=fusion, **options)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    header = 200 * len(network.state_dict())
+    assert size + header < most_weight_bytes(network.options) < 4 * size + (4 << 20)
 
 
 def test_a_weight_file_outside_of_the_bundle_is_refused(folder):

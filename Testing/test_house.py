@@ -21,16 +21,17 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "organs": (set(), set()),
     "method": ({"errors", "organs"}, {"torch"}),
     "partials": (set(), set()),
+    "json_reading": (set(), set()),
     "worker_protocol": (set(), set()),
-    "review_file": ({"errors"}, set()),
+    "review_file": ({"errors", "json_reading"}, set()),
     "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
-    "bundle": ({"errors", "organs", "method", "imaging", "worker_protocol"}, {"torch", "certifi"}),
+    "bundle": ({"errors", "json_reading", "organs", "method", "imaging", "worker_protocol"}, {"torch", "certifi"}),
     "inference": (
         {"errors", "organs", "review_file", "method", "imaging"},
         {"torch", "numpy", "SimpleITK", "openvino"},
     ),
-    "case_folder": ({"errors", "imaging"}, {"SimpleITK"}),
+    "case_folder": ({"errors", "imaging", "json_reading"}, {"SimpleITK"}),
     "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
     "worker": (
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
@@ -40,9 +41,9 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cohort": (
         {
             *("errors", "organs", "partials", "review_file", "imaging", "inference", "bundle", "job", "figures"),
-            "dicom",
+            *("dicom", "json_reading"),
         },
-        {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
+        {"numpy", "SimpleITK", "torch", "distributed", "dask", "tornado", "psutil", "jinja2", "PIL"},
     ),
     "training": (
         {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
@@ -96,7 +97,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
 LOADED_BY_SLICER = {
-    *("errors", "organs", "review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
+    *("errors", "organs", "review_file", "partials", "json_reading", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
     *("case_folder", "corrected_case_job", "self_test", "phantom"),
 }
 HEAVY = {"torch", "monai", "ignite"}

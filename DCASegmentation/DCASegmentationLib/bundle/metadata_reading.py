@@ -17,10 +17,9 @@ from .weight_file import GET_AGAIN as GET_AGAIN
 from .weight_file import open_regular
 
 MOST_METADATA_BYTES = 1 << 20
-# Bounds that no model of this program comes near, and that no computer fails at. The largest network of these options
-# has some 300 M weights.
-_MOST_WEIGHT_BYTES = 2 << 30
-_MOST_FILTERS, _MOST_STAGES, _MOST_DILATION = 64, 8, 16
+# Bounds that no model of this program comes near, and that no computer fails at.
+_MOST_WEIGHT_BYTES = 512 << 20
+_MOST_FILTERS, _MOST_STAGES, _MOST_DILATION = 32, 8, 16
 _LARGEST_PATCH_SIDE, _LARGEST_PATCH = 512, 1 << 26  # voxels
 _MOST_OVERLAP = 0.95
 _SPACING_MM = (0.2, 50.0)
@@ -102,6 +101,10 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
         raise _wrong("dca.partition", "not of voxels of any data")
     if sorted(label for group in partition.owners for label in group) != [organ.label for organ in vocabulary]:
         raise _wrong("dca.partition", f"not of the {len(vocabulary)} labels of {vocabulary.name}")
+    network = _network(own.part("network"), len(vocabulary))
+    weights = _weights(own.part("weights"))
+    if weights.bytes > most_weight_bytes(network):
+        raise _wrong("dca.weights.bytes", f"{weights.bytes}, more than this network has")
     return Metadata(
         name=fields.text("name"),
         description=fields.text("description"),
@@ -113,13 +116,13 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
         orientation=orientation,
         hu_window=(low, high),
         patch=(int(patch[0]), int(patch[1]), int(patch[2])),
-        network=_network(own.part("network"), len(vocabulary)),
+        network=network,
         partition=partition,
         training_data=tuple(_training_data(entry) for entry in own.parts("training_data")),
         licence=own.text("licence"),
         limits=tuple(str(sentence) for sentence in own.items("limits")),
         scores=None if own.item("scores") is None else _scores(own.part("scores"), vocabulary),
-        weights=_weights(own.part("weights")),
+        weights=weights,
         overlap=overlap,
     )
 
@@ -153,6 +156,24 @@ def _network(part: _Fields, n_labels: int) -> Mapping[str, Any]:
         if not checks[name](value):
             raise BundleError(f"The model's network options are wrong: {name} cannot be {str(value)[:60]}.", GET_AGAIN)
     return options
+
+
+def most_weight_bytes(options: Mapping[str, Any]) -> int:
+    """More bytes than the weight file of a network with these options has, and at most some times as many.
+
+    Counts the convolutions of the encoder and of each decoder (see ``method.vnet``) and leaves half as much again for
+    all else. So a file of any size is refused before it is read, in Slicer too, which does not load the network.
+    """
+    filters = int(options.get("n_filters", 16))
+    widths = [filters * 2**level for level in range(5)]
+    stages = [row for row in options.get("n_stages", ()) if len(row) == 4] or [[_MOST_STAGES] * 4] * 3
+    per_unit = [27 * width**2 for width in widths]
+    encoder = 3 * sum(per_unit) + sum(16 * width**2 for width in widths)
+    decoders = [
+        sum(number * unit + 16 * width**2 for number, unit, width in zip(row, per_unit[3::-1], widths[3::-1], strict=True))
+        for row in (*stages, (3, 3, 2, 1))
+    ]
+    return min(6 * (encoder + sum(decoders)) + (2 << 20), _MOST_WEIGHT_BYTES)
 
 
 def _vocabulary(part: _Fields) -> Vocabulary:
