@@ -34,6 +34,7 @@ torch.set_num_threads(1)
 WEIGHTS = Path("models", "model.safetensors")
 OLD_WEIGHTS = Path("models", "model.pt")
 METADATA = Path("configs", "metadata.json")
+DESCRIBED = {"file": "models/model.pt", "sha256": "0" * 64, "bytes": 10, "dtype": "float16"}
 
 
 def metadata(vocabulary=AMOS) -> Metadata:
@@ -138,7 +139,7 @@ def test_a_bundle_comes_back_with_its_metadata_and_the_networks_answers(tmp_path
 def test_a_bundle_has_the_files_of_a_monai_bundle(folder):
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
-    assert files == ["LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.safetensors"]
+    assert files == ["LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", WEIGHTS.as_posix()]
     content = json.loads((folder / METADATA).read_text())
     assert {"version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors"} <= {
         *content
@@ -438,9 +439,10 @@ def test_a_missing_key_of_the_metadata_is_named(folder, key):
         ("overlap", 0.9999999, "dca.overlap is no share"),
         ("spacing_mm", [1.0, 1.0, float("nan")], "cannot be read as JSON"),
         ("hu_window", [-1e300, 10**400], "not 2 numbers"),
-        ("weights", {"file": "models/model.pt", "sha256": "0" * 64, "bytes": 10**12, "dtype": "float16"}, "not the size"),
-        ("weights", {"file": "models/model.pt", "sha256": "0" * 64, "bytes": 10**8, "dtype": "float16"}, "more than this"),
-        ("weights", {"file": "models/model.pt", "sha256": "?", "bytes": 10, "dtype": "float16"}, "no SHA-256"),
+        ("weights", {**DESCRIBED, "bytes": 10**12}, "not the size"),
+        ("weights", {**DESCRIBED, "bytes": 10**8}, "more than this"),
+        ("weights", {**DESCRIBED, "sha256": "?"}, "no SHA-256"),
+        ("weights", {**DESCRIBED, "dtype": "object"}, "not float16 or float32"),
         ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not know"),
         ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS otherwise"),
     ],

@@ -36,7 +36,8 @@ def test_a_zip_is_added_wherever_the_bundle_lies_in_it(small_bundle, models, tmp
 
 def test_a_folder_is_copied_and_stays_where_it_is(small_bundle, models):
     added = add_bundle(small_bundle, models)
-    assert (added / "models" / "model.safetensors").read_bytes() == (small_bundle / "models" / "model.safetensors").read_bytes()
+    weights = Path("models", "model.safetensors")
+    assert (added / weights).read_bytes() == (small_bundle / weights).read_bytes()
 
 
 def test_a_model_is_not_replaced_unasked(small_bundle, models):

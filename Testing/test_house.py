@@ -28,7 +28,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
     "bundle": ({"errors", "json_reading", "organs", "method", "imaging", "worker_protocol"}, {"torch", "certifi"}),
     "inference": (
-        {"errors", "organs", "review_file", "method", "imaging"},
+        {"errors", "json_reading", "organs", "review_file", "method", "imaging"},
         {"torch", "numpy", "SimpleITK", "openvino"},
     ),
     "case_folder": ({"errors", "imaging", "json_reading"}, {"SimpleITK"}),
@@ -46,13 +46,13 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "tornado", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
+        {"errors", "json_reading", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
         {
-            *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "training"),
-            "figures",
+            *("errors", "json_reading", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference"),
+            *("training", "figures"),
         },
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
@@ -68,9 +68,12 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
-    "corrected_case_job": ({"errors", "organs", "case_folder", "training"}, {"SimpleITK"}),
+    "corrected_case_job": ({"errors", "json_reading", "organs", "case_folder", "training"}, {"SimpleITK"}),
     "scene": (
-        {"errors", "organs", "case_folder", "review_file", "imaging", "figures", "corrected_case_job"},
+        {
+            *("errors", "json_reading", "organs", "case_folder", "review_file", "imaging", "figures"),
+            "corrected_case_job",
+        },
         # SampleData is a module of Slicer.
         {"numpy", "SimpleITK", "SampleData", *SLICER},
     ),
@@ -97,8 +100,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 
 # What is loaded inside Slicer's own process: the heavy libraries must not be loaded along with it.
 LOADED_BY_SLICER = {
-    *("errors", "organs", "review_file", "partials", "json_reading", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
-    *("case_folder", "corrected_case_job", "self_test", "phantom"),
+    *("errors", "organs", "review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
+    *("json_reading", "case_folder", "corrected_case_job", "self_test", "phantom"),
 }
 HEAVY = {"torch", "monai", "ignite"}
 

@@ -65,9 +65,8 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
             sys.stdin.readline()
             (folder / "labels.txt").touch()
     """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program), tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as living:
+    command = [sys.executable, "-c", textwrap.dedent(program), tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
         assert living.stdout is not None and living.stdin is not None
         living.stdout.readline()
         with pytest.raises(writing.OutputError, match="exists already"), new_folder(tmp_path / "out") as mine:

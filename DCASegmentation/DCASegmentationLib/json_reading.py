@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MOST_BYTES = 64 << 20
+_MOST_DIGITS = 40
 
 
 def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
@@ -33,7 +34,7 @@ def parse_json(content: bytes | str) -> Any:
     """The value that ``content`` (UTF-8) states. Raises ValueError where it is no JSON with finite numbers."""
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -47,3 +48,10 @@ def _finite(digits: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{digits[:40]} is too large")
     return value
+
+
+def _whole(digits: str) -> int:
+    # Beyond it, turning a number into another type fails in ways that no reader expects.
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"{digits[:_MOST_DIGITS]}... is too large")
+    return int(digits)

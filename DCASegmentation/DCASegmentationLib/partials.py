@@ -121,7 +121,8 @@ def _stem(path: Path) -> str:
     encoded = os.fsencode(path.name)
     if len(encoded) <= _LONGEST_NAME:
         return path.name
-    return f"{encoded[:40].decode('ascii', 'replace')}-{hashlib.sha256(encoded).hexdigest()[:16]}".replace("\ufffd", "_")
+    start = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in path.name[:40])
+    return f"{start}-{hashlib.sha256(encoded).hexdigest()[:16]}"
 
 
 def _hidden_entries(folder: Path) -> list[tuple[Path, re.Match[str]]]:

@@ -87,7 +87,7 @@ def _taken_in(source: Path, temporary: Path) -> tuple[Path, Metadata]:
     if not zipfile.is_zipfile(source):
         raise BundleError(f"{source} is neither a folder nor a zip file.", "Choose a model bundle, as a folder or zip.")
     try:
-        with source.open("rb") as file, zipfile.ZipFile(Bounded(file)) as archive:  # type: ignore[arg-type]
+        with source.open("rb") as file, zipfile.ZipFile(Bounded(file)) as archive:
             entries = _safe_entries(archive, source)
             inside, metadata = _described(archive, entries, source)
             chosen = {name.removeprefix(inside): entry for name, entry in entries.items() if name.startswith(inside)}

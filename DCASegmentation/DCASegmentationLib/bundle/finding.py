@@ -24,7 +24,7 @@ def find_bundles() -> list[Path]:
     the same folder name the first counts. Raises BundleError if DCA_MODELS names a folder that does not exist.
     """
     found: dict[str, Path] = {}
-    for place in [*_from_environment(), own_models(), *_shipped_places()]:
+    for place in [*_from_environment(), own_models(), *_shipped()]:
         for folder in [place, *sorted(place.iterdir())] if place.is_dir() else []:
             if (folder / METADATA).is_file():
                 found.setdefault(folder.resolve().name, folder)
@@ -58,7 +58,7 @@ def shipped_bundles() -> list[Path]:
     """Folders of the bundles that came with the program, whether others hide them or not."""
     return [
         folder
-        for place in _shipped_places()
+        for place in _shipped()
         if place.is_dir()
         for folder in sorted(place.iterdir())
         if (folder / METADATA).is_file()
@@ -83,7 +83,7 @@ def _from_environment() -> list[Path]:
     return places
 
 
-def _shipped_places() -> list[Path]:
+def _shipped() -> list[Path]:
     module_folder = Path(__file__).resolve().parents[2]
     # A checkout keeps Resources beside the module's folder; an installed extension within it.
     return [parent / "Resources" / "models" for parent in (module_folder.parent, module_folder)]

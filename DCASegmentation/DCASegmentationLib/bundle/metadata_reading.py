@@ -131,10 +131,9 @@ def _network(part: _Fields, n_labels: int) -> Mapping[str, Any]:
     """The options of the network, which is not built here: of their kinds, and of a size that can be meant."""
 
     def is_rows(value: Any, lowest: int, highest: int, most: int) -> bool:
-        return isinstance(value, list) and all(
-            isinstance(row, list) and len(row) <= most and all(type(each) is int and lowest <= each <= highest for each in row)
-            for row in value
-        )
+        if not isinstance(value, list) or not all(isinstance(row, list) and len(row) <= most for row in value):
+            return False
+        return all(type(each) is int and lowest <= each <= highest for row in value for each in row)
 
     options = part.values
     most_experts = 8
@@ -169,8 +168,9 @@ def most_weight_bytes(options: Mapping[str, Any]) -> int:
     stages = [row for row in options.get("n_stages", ()) if len(row) == 4] or [[_MOST_STAGES] * 4] * 3
     per_unit = [27 * width**2 for width in widths]
     encoder = 3 * sum(per_unit) + sum(16 * width**2 for width in widths)
+    levels = list(zip(per_unit, widths, strict=True))[3::-1]
     decoders = [
-        sum(number * unit + 16 * width**2 for number, unit, width in zip(row, per_unit[3::-1], widths[3::-1], strict=True))
+        sum(number * unit + 16 * width**2 for number, (unit, width) in zip(row, levels, strict=True))
         for row in (*stages, (3, 3, 2, 1))
     ]
     return min(6 * (encoder + sum(decoders)) + (2 << 20), _MOST_WEIGHT_BYTES)
@@ -250,7 +250,7 @@ class _Fields:
         value = self.item(key)
         if not _is_number(value):
             raise _wrong(self._name(key), "no number")
-        return value  # type: ignore[no-any-return]
+        return value
 
     def numbers(self, key: str, count: int) -> list[float]:
         values = self.items(key)

@@ -162,7 +162,7 @@ def _of_torch(file: BinaryIO) -> dict[str, StoredTensor]:
         # No file of torch.save of our days, whatever may follow: of old ones the pickle stands at the start.
         _refuse_code(start)
         raise ValueError("no zip file")
-    with zipfile.ZipFile(Bounded(file)) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(Bounded(file)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         (pickled,) = [entry for name, entry in entries.items() if name.endswith("/data.pkl")]
         if pickled.compress_type != zipfile.ZIP_STORED or pickled.file_size > _MOST_HEADER_BYTES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 OK, SKIPPED, FAILED, PENDING = "ok", "skipped", "failed", "pending"
 
@@ -66,6 +67,21 @@ class Outcome:
     worker: str = ""
     loads: int = 0
     peak_mb: float = 0.0
+
+    @classmethod
+    def from_json(cls, content: Any) -> Outcome:
+        """The outcome that ``dataclasses.asdict`` has made plain. Raises ValueError for anything else."""
+        try:
+            outcome = cls(**{**content, "notes": tuple(content["notes"]), "concerns": tuple(content["concerns"])})
+            numbers = [outcome.peak_mb, *outcome.volumes_ml.values(), *outcome.seconds.values(), outcome.concern or 0.0]
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no outcome: {error}") from None
+        texts = [outcome.key, outcome.status, outcome.reason, outcome.worker, *outcome.notes, *outcome.concerns]
+        if not all(isinstance(text, str) for text in texts) or outcome.status not in (OK, SKIPPED, FAILED):
+            raise ValueError("no outcome: no text where text should be")
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("no outcome: no number where a number should be")
+        return outcome
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -203,14 +203,14 @@ def exchange(one: Path, other: Path) -> bool:
 
     Raises OSError where it could but is refused. See renameat2(2) of Linux and renamex_np(2) of macOS.
     """
-    at_working_folder, exchange_both, swap = -100, 2, 2
+    here, exchange_both, swap = -100, ctypes.c_uint(2), ctypes.c_uint(2)
     first, second = os.fsencode(one), os.fsencode(other)
     try:
         library = ctypes.CDLL(None, use_errno=True)
         if sys.platform == "darwin":
-            failed = library.renamex_np(first, second, ctypes.c_uint(swap))
+            failed = library.renamex_np(first, second, swap)
         elif sys.platform == "linux":
-            failed = library.renameat2(at_working_folder, first, at_working_folder, second, ctypes.c_uint(exchange_both))
+            failed = library.renameat2(here, first, here, second, exchange_both)
         else:
             return False
     except (OSError, TypeError, AttributeError):

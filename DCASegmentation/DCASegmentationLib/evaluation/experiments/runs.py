@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...imaging.writing import write_json
+from ...json_reading import read_json
 from ...method.log_gap import GROUPS
 from ...method.partition import Partition
 from ...organs import Vocabulary
@@ -178,7 +178,7 @@ def score_cases(strategy: Strategy, cases: Sequence[Case], vocabulary: Vocabular
 def read_scores(path: Path, vocabulary: Vocabulary) -> Scores:
     """What a run left. Raises UserError where it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         scores = Scores(vocabulary, (DICE, ASD))
         for case, values in content["cases"].items():
             scores.add(case, {key: np.array(one, float) for key, one in values.items()})
@@ -210,7 +210,7 @@ def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None
         write_json({"options": options, **told}, path)
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         there = dict(before.pop("options"))
         there["gradient_limit"] = math.inf if there["gradient_limit"] is None else there["gradient_limit"]
         # An option that did not exist yet has its default, which changes nothing.
