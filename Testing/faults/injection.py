@@ -85,11 +85,11 @@ class Injector:
         path = arguments[0]
         if not isinstance(path, str | bytes | os.PathLike):
             return False
-        name = os.fsdecode(path)
-        if not os.path.isabs(name) and event in ("os.remove", "os.rmdir") and arguments[-1] not in (None, -1):
+        name = Path(os.fsdecode(path))
+        if not name.is_absolute() and event in ("os.remove", "os.rmdir") and arguments[-1] not in (None, -1):
             # shutil.rmtree names files within a folder that it holds open.
-            name = os.path.join(os.readlink(f"/proc/self/fd/{arguments[-1]}"), name)
-        return name.startswith(self._folder)
+            name = Path(f"/proc/self/fd/{arguments[-1]}").readlink() / name
+        return str(name).startswith(self._folder)
 
     def _note(self, kind: str) -> None:
         self.count += 1
@@ -129,7 +129,11 @@ def interrupt_after(seconds: float) -> None:
 
 def limit(kind: str, value: int) -> None:
     """A limit of the system on this process: bytes of a file, open files, bytes of memory."""
-    name = {"file size": resource.RLIMIT_FSIZE, "open files": resource.RLIMIT_NOFILE, "memory": resource.RLIMIT_AS}[kind]
+    name = {
+        "file size": resource.RLIMIT_FSIZE,
+        "open files": resource.RLIMIT_NOFILE,
+        "memory": resource.RLIMIT_AS,
+    }[kind]
     if kind == "file size":
         # The write then fails, as on a full disk.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -14,6 +14,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from DCASegmentationLib import partials
@@ -36,7 +37,7 @@ from .injection import (
     limit,
     signal_of,
 )
-from .workloads import ABSENT, EARLIER, NEW, Workload, all_workloads, fresh, leftovers
+from .workloads import ABSENT, NEW, Workload, all_workloads, fresh, leftovers
 
 DONE, REFUSED, CANCELLED, KILLED, TRACEBACK, HUNG = "done", "refused", "cancelled", "killed", "traceback", "hung"
 _CODES = {0: DONE, 2: REFUSED, 130: CANCELLED, 1: TRACEBACK}
@@ -128,7 +129,7 @@ class Harness:
         for workload in self._workloads:
             template = self._place / "templates" / workload.name
             template.mkdir(parents=True)
-            self._in_process(lambda: workload.prepare(template))
+            self._in_process(partial(workload.prepare, template))
             self._templates[workload.name] = template
             root = self._fresh(workload)
             reader, writer = os.pipe()
@@ -185,9 +186,10 @@ class Harness:
             self._require_whole(workload, root, row, f"after {fault.name}")
         else:
             # As the next command does where it begins.
-            self._in_process(lambda: [partials.clean(place) for place in (root, *root.glob("*/"))])
+            places = [root, *(place for place in root.iterdir() if place.is_dir())]
+            self._in_process(lambda: [partials.clean(place) for place in places])
             self._require_whole(workload, root, row, f"after {fault.name} and the cleaning")
-        end = self._in_process(lambda: self._work_again(workload, root))
+        end = self._in_process(lambda: workload.work(root))
         if end not in (DONE, REFUSED) or (end == REFUSED and workload.repeats):
             row.lost += 1
             row.complain(f"the next run ended: {end}: {self._said}")
@@ -274,11 +276,8 @@ class Harness:
             injector.install()
         workload.work(root)
 
-    def _work_again(self, workload: Workload, root: Path) -> None:
-        workload.work(root)
-
     def _fresh(self, workload: Workload) -> Path:
-        root = self._place / "work" / f"{workload.name}"
+        root = self._place / "work" / workload.name
         partials._cleaned.clear()
         return fresh(workload, self._templates[workload.name], root)
 
@@ -345,7 +344,7 @@ def _code_of(error: BaseException) -> int:
     def fail() -> None:
         raise error
 
-    with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: SIM115, PTH123
+    with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: PTH123
         return int(exit_code_of(fail))
 
 
@@ -401,6 +400,3 @@ def _mounted(root: Path, kind: str, free: int) -> Iterator[None]:
     # Where the disk had been is an empty folder, into which the work may have gone on.
     shutil.rmtree(root)
     beside.rename(root)
-
-
-__all__ = ["EARLIER", "Harness", "Table"]
