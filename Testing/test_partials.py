@@ -87,6 +87,22 @@ def test_what_another_machine_left_stays_for_a_week(tmp_path: Path, monkeypatch:
     assert [name[:5] for name in names(tmp_path)] == [".new."]
 
 
+def test_the_only_writer_of_a_folder_removes_what_other_machines_left(tmp_path: Path, monkeypatch, caplog) -> None:
+    """As a cohort does, whose workers may run anywhere: one was killed between the two renames of a replacement."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(partials, "_owner", lambda pid: "0badcafe-4242-1f")
+        for hidden, content in ((partial_name(tmp_path / "a"), "new"), (replaced_name(tmp_path / "a"), "earlier")):
+            hidden.mkdir()
+            (hidden / "labels.txt").write_text(content)
+        partial_name(tmp_path / "b").mkdir()
+    clean(tmp_path)
+    assert len(names(tmp_path)) == 3
+    clean(tmp_path, only_writer=True)
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a" / "labels.txt").read_text() == "earlier"
+    assert "is in" in caplog.text
+
+
 def test_a_process_number_used_again_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system does not say when a process started")

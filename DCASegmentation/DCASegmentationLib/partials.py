@@ -80,17 +80,19 @@ def remove_folder(folder: Path) -> None:
     _remove(folder, partial_name(folder))
 
 
-def clean(folder: Path) -> None:
+def clean(folder: Path, only_writer: bool = False) -> None:
     """Remove what ended processes left in ``folder``, and bring back earlier results that they had moved aside.
 
-    A folder cleaned less than a minute ago is left alone. What is brought back is logged as a warning; what cannot be
-    removed stays.
+    With ``only_writer``, the caller holds a lock on the folder: whatever another process has begun there, on this
+    machine or another one, it will not finish. Otherwise a folder cleaned less than a minute ago is left alone. What is
+    brought back is logged as a warning; what cannot be removed stays.
     """
     folder, now = Path(folder).absolute(), time.monotonic()
-    if now - _cleaned.get(folder, -math.inf) < _SECONDS_BETWEEN_CLEANINGS:
+    if not only_writer and now - _cleaned.get(folder, -math.inf) < _SECONDS_BETWEEN_CLEANINGS:
         return
     _cleaned[folder] = now
-    ended = [(entry, found) for entry, found in _hidden_entries(folder) if _has_ended(entry, found)]
+    entries = _hidden_entries(folder)
+    ended = [(entry, found) for entry, found in entries if only_writer or _has_ended(entry, found)]
     # Both are there only where a process was ended between its two renames.
     interrupted = {(found["name"], found["owner"]) for _, found in ended if found["kind"] == _PARTIAL}
     for entry, found in ended:
