@@ -13,6 +13,8 @@ class ModelServer(http.server.ThreadingHTTPServer):
     """Gives ``content``, whole or from the byte asked for.
 
     ``breaks_off_after`` so many bytes of the next answer it hangs up; ``waits_after`` so many it says no more.
+    ``headers`` take the place of its own, None leaves one out; ``leads_to`` is where it sends who asks; ``trickles`` so
+    many seconds between two bytes.
     """
 
     daemon_threads = True
@@ -22,6 +24,9 @@ class ModelServer(http.server.ThreadingHTTPServer):
         self.content = content
         self.breaks_off_after: int | None = None
         self.waits_after: int | None = None
+        self.headers: dict[str, str | None] = {}
+        self.leads_to: str | None = None
+        self.trickles: float | None = None
         self.ranges: list[str | None] = []
         self.closing = threading.Event()
 
@@ -41,13 +46,25 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         if self.path != "/model.zip":
             self.send_error(404)
             return
+        if server.leads_to is not None:
+            self.send_response(302)
+            self.send_header("Location", server.leads_to)
+            self.end_headers()
+            return
         if start >= len(server.content):
             self.send_error(416)
             return
         body = server.content[start:]
         self.send_response(206 if asked else 200)
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Length": str(len(body)), **server.headers}.items():
+            if value is not None:
+                self.send_header(name, value)
         self.end_headers()
+        if server.trickles is not None:
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                if server.closing.wait(server.trickles):
+                    return
         if server.breaks_off_after is not None:
             body, server.breaks_off_after = body[: server.breaks_off_after], None
         if server.waits_after is not None:

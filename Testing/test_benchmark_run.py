@@ -45,9 +45,9 @@ def test_monais_pipeline_runs_our_network_and_counts_its_windows(small_bundle, c
 
 def test_the_random_model_is_made_once_and_every_channel_wins_somewhere(tmp_path):
     bundle = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
-    written = (bundle.folder / "models" / "model.pt").stat().st_mtime_ns
+    written = (bundle.folder / "models" / "model.safetensors").stat().st_mtime_ns
     again = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
-    assert (again.folder / "models" / "model.pt").stat().st_mtime_ns == written
+    assert (again.folder / "models" / "model.safetensors").stat().st_mtime_ns == written
     assert (bundle.metadata.spacing, bundle.metadata.patch) == ((12.0, 12.0, 12.0), (32, 32, 32))
 
 

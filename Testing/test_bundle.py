@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -13,10 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from DCASegmentationLib.bundle.information import information
 from DCASegmentationLib.bundle.loading import Bundle, verify
 from DCASegmentationLib.bundle.metadata import MeasuredScores, Metadata, TrainingData
+from DCASegmentationLib.bundle.metadata_reading import most_weight_bytes
 from DCASegmentationLib.bundle.saving import save_bundle, save_scores
 from DCASegmentationLib.errors import BundleError, OutputError, UserError
 from DCASegmentationLib.method.log_gap import partition
@@ -24,10 +27,14 @@ from DCASegmentationLib.method.network import DCANet
 from DCASegmentationLib.organs import AMOS, SYNAPSE
 
 COUNTS = {organ.label: 4 ** (1 + organ.label % 5) for organ in AMOS}
+REPOSITORY = Path(__file__).parents[1]
+SHIPPED = sorted(path.parents[1] for path in REPOSITORY.glob("Resources/models/*/configs/metadata.json"))
 torch.set_num_threads(1)
 
-WEIGHTS = Path("models", "model.pt")
+WEIGHTS = Path("models", "model.safetensors")
+OLD_WEIGHTS = Path("models", "model.pt")
 METADATA = Path("configs", "metadata.json")
+DESCRIBED = {"file": "models/model.pt", "sha256": "0" * 64, "bytes": 10, "dtype": "float16"}
 
 
 def metadata(vocabulary=AMOS) -> Metadata:
@@ -73,18 +80,37 @@ def change_metadata(folder: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
-def replace_weights(folder: Path, content: bytes) -> None:
+def replace_weights(folder: Path, content: bytes, file: Path = WEIGHTS) -> None:
     """Other weights with a checksum that fits, as someone would who means harm."""
-    (folder / WEIGHTS).write_bytes(content)
-    described = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    for each in (folder / "models").iterdir():
+        each.unlink()
+    (folder / file).write_bytes(content)
+    described = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "file": file.as_posix()}
     change_metadata(folder, lambda found: found["dca"]["weights"].update(described))
 
 
-def change_state(folder: Path, change) -> None:
-    state = torch.load(folder / WEIGHTS, weights_only=True)
+def torch_file(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def store(folder: Path, state: dict[str, torch.Tensor], file: Path) -> None:
+    """Put ``state`` into the bundle as other programs would: with the library safetensors, or with torch.save."""
+    content = safetensors.torch.save(state) if file == WEIGHTS else torch_file(state)
+    replace_weights(folder, content, file)
+
+
+def change_state(folder: Path, file: Path, change) -> None:
+    state = safetensors.torch.load((folder / WEIGHTS).read_bytes())
     change(state)
-    torch.save(state, folder / "changed.pt")
-    replace_weights(folder, (folder / "changed.pt").read_bytes())
+    store(folder, state, file)
+
+
+@pytest.fixture(params=[WEIGHTS, OLD_WEIGHTS], ids=["safetensors", "torch.save"])
+def file(request) -> Path:
+    """The weight file, in either of its formats."""
+    return request.param
 
 
 def complaint(folder: Path) -> str:
@@ -113,7 +139,7 @@ def test_a_bundle_comes_back_with_its_metadata_and_the_networks_answers(tmp_path
 def test_a_bundle_has_the_files_of_a_monai_bundle(folder):
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
-    assert files == ["LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", "models/model.pt"]
+    assert files == ["LICENSE", "configs/inference.json", "configs/metadata.json", "docs/README.md", WEIGHTS.as_posix()]
     content = json.loads((folder / METADATA).read_text())
     assert {"version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors"} <= {
         *content
@@ -205,10 +231,58 @@ def test_verify_warns_of_a_configuration_that_someone_changed(folder):
     path.write_text(json.dumps(config))
     (folder / "LICENSE").unlink()
 
-    warnings = verify(folder).warnings
+    (folder / "scripts").mkdir()
+    (folder / "scripts" / "model.py").write_text("import os")
 
-    assert any("read it before MONAI runs it" in line for line in warnings)
-    assert "LICENSE is missing." in warnings
+    verification = verify(folder)
+
+    assert verification.code == ("configs/inference.json", "scripts/model.py")
+    assert "LICENSE is missing." in verification.warnings
+
+
+def test_the_command_calls_no_bundle_good_that_another_program_would_run_code_of(folder, dca):
+    assert dca("bundle", "verify", folder).code == 0
+    (folder / "configs" / "train.yaml").write_text("run: $__import__('os').getcwd()")
+
+    refused = dca("bundle", "verify", folder)
+
+    assert refused.code == 2
+    assert "may run code on this computer: configs/train.yaml" in " ".join(refused.err.split())
+    assert "good bundle" not in refused.out
+
+
+def test_the_library_safetensors_reads_what_is_written_and_the_other_way_round(tmp_path, network):
+    saved = save_bundle(tmp_path / "model", network, metadata(), dtype="float32").folder
+
+    state = safetensors.torch.load_file(saved / WEIGHTS)
+
+    assert set(state) == set(network.state_dict())
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    store(saved, network.state_dict(), WEIGHTS)
+    again = Bundle.load(saved).network().state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("bundle", SHIPPED, ids=lambda path: path.name)
+def test_weights_of_torch_save_are_read_as_torch_reads_them(bundle):
+    described = Bundle.load(bundle)
+    if described.weights.file != OLD_WEIGHTS.as_posix():
+        pytest.skip("it is no bundle from before safetensors")
+    expected = torch.load(bundle / OLD_WEIGHTS, weights_only=True)
+
+    state = described.network().state_dict()
+
+    assert set(state) == set(expected)
+    assert all(torch.equal(state[name], tensor.to(state[name].dtype)) for name, tensor in expected.items())
+
+
+def test_weights_that_share_or_follow_each_other_in_a_storage_are_read_in_their_places(folder, network):
+    state = dict(network.state_dict())
+    name = "experts.0.head.weight"
+    state[name] = torch.cat([torch.full((5,), 9.0), state[name].flatten()])[5:].reshape(state[name].shape)
+    store(folder, state, OLD_WEIGHTS)
+
+    assert torch.equal(Bundle.load(folder).network().state_dict()[name], network.state_dict()[name])
 
 
 def test_information_has_a_row_for_all_a_user_asks(folder):
@@ -264,56 +338,75 @@ class Intruder:
         return os.mkdir, (str(self.trace),)
 
 
-@pytest.mark.parametrize("pack", ["torch", "pickle"])
-def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, pack):
+@pytest.mark.parametrize("pack", ["torch", "pickle", "pickle before a zip"])
+def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, network, pack):
     trace = tmp_path / "intruder-was-here"
+    content = pickle.dumps(Intruder(trace))
     if pack == "torch":
-        torch.save({"encoder": Intruder(trace)}, folder / "evil.pt")
-        content = (folder / "evil.pt").read_bytes()
-    else:
-        content = pickle.dumps(Intruder(trace))
-    replace_weights(folder, content)
+        content = torch_file({"encoder": Intruder(trace)})
+    elif pack == "pickle before a zip":
+        content += torch_file(dict(network.state_dict()))
+    replace_weights(folder, content, OLD_WEIGHTS)
 
     assert "it could run code on this computer" in complaint(folder)
     assert not trace.exists()
 
 
-def test_a_file_that_is_no_weights_at_all_is_refused(folder):
-    replace_weights(folder, b"GIF89a" + bytes(100))
+def test_a_file_that_is_no_weights_at_all_is_refused(folder, file):
+    replace_weights(folder, b"GIF89a" + bytes(100), file)
 
-    assert "cannot be read as PyTorch weights" in complaint(folder)
+    assert "cannot be read as" in complaint(folder)
 
 
 def test_a_list_of_weights_is_refused(folder):
-    torch.save([torch.zeros(3)], folder / "list.pt")
-    replace_weights(folder, (folder / "list.pt").read_bytes())
+    replace_weights(folder, torch_file([torch.zeros(3)]), OLD_WEIGHTS)
 
     assert "no table of named weights" in complaint(folder)
 
 
-def test_missing_weights_of_the_network_are_refused(folder):
-    change_state(folder, lambda state: [state.pop(name) for name in list(state) if name.startswith("experts.2.head")])
+def test_missing_weights_of_the_network_are_refused(folder, file):
+    change_state(
+        folder, file, lambda state: [state.pop(name) for name in list(state) if name.startswith("experts.2.head")]
+    )
 
-    assert complaint(folder) == "models/model.pt lacks weights of the network: experts.2.head.weight and 1 more."
+    assert complaint(folder).startswith(f"{file.as_posix()} lacks weights of the network: experts.2.head.")
 
 
-def test_weights_of_another_network_are_refused(folder):
-    change_state(folder, lambda state: state.update({"decoder.weight": torch.zeros(2)}))
+def test_weights_of_another_network_are_refused(folder, file):
+    change_state(folder, file, lambda state: state.update({"decoder.weight": torch.zeros(2)}))
 
     assert "weights that the network does not have: decoder.weight" in complaint(folder)
 
 
-def test_weights_of_another_shape_are_refused(folder):
-    change_state(folder, lambda state: state.update({"experts.0.head.weight": torch.zeros(14, 2, 1, 1, 1)}))
+def test_weights_of_another_shape_are_refused(folder, file):
+    change_state(folder, file, lambda state: state.update({"experts.0.head.weight": torch.zeros(14, 2, 1, 1, 1)}))
 
     message = complaint(folder)
     assert "experts.0.head.weight has the shape 14 x 2 x 1 x 1 x 1, the network needs 16 x 2 x 1 x 1 x 1" in message
 
 
-def test_weights_that_are_not_finite_are_refused(folder):
-    change_state(folder, lambda state: state["experts.0.head.bias"].fill_(float("nan")))
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool])
+def test_weights_of_another_type_are_refused(folder, file, dtype):
+    change_state(folder, file, lambda state: state.update({"experts.0.head.bias": torch.zeros(16, dtype=dtype)}))
+
+    assert "experts.0.head.bias has values of the type" in complaint(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(folder, file):
+    change_state(folder, file, lambda state: state["experts.0.head.bias"].fill_(float("nan")))
 
     assert "experts.0.head.bias holds values that are not finite" in complaint(folder)
+
+
+def test_one_number_stored_as_a_whole_weight_is_refused(folder):
+    """A tensor that repeats its values: of 4 bytes in the file, any number in memory."""
+    change_state(
+        folder,
+        OLD_WEIGHTS,
+        lambda state: state.update({"experts.0.head.weight": torch.zeros(1).expand(16, 2, 1, 1, 1)}),
+    )
+
+    assert "cannot be read as PyTorch weights" in complaint(folder)
 
 
 @pytest.mark.parametrize("key", ["weights", "spacing_mm", "vocabulary", "partition", "network", "limits", "format"])
@@ -335,7 +428,21 @@ def test_a_missing_key_of_the_metadata_is_named(folder, key):
         ("partition", {"mode": "top2"}, "dca.partition is not a partition"),
         ("scores", {"data": "", "cases": 1, "dice": {"brain": 0.9}, "command": ""}, "dca.scores.dice is not of organs"),
         ("network", {"owners": [[1]], "colour": "red"}, "network options are wrong"),
-        ("network", {"owners": [[2], [], []]}, "network options are wrong"),
+        ("network", {"owners": [[2], [], []]}, "gives 2 channels, but AMOS needs 16"),
+        ("network", {"owners": [[*range(1, 15), 14], [], []]}, "network options are wrong"),
+        ("network", {"owners": [[*range(1, 16)], [], []], "n_filters": 600}, "n_filters cannot be 600"),
+        ("network", {"owners": [[*range(1, 16)], [], []], "n_stages": [[10**6] * 4] * 3}, "n_stages cannot be"),
+        ("network", {"owners": [[*range(1, 16)], [], []], "n_stages": [[1] * 4] * 10**4}, "n_stages cannot be"),
+        ("network", {"owners": [[*range(1, 16)], [], []], "in_channels": 10**6}, "in_channels cannot be"),
+        ("patch", [4096, 4096, 4096], "no values a model can have"),
+        ("spacing_mm", [1e-6, 1e-6, 1e-6], "no values a model can have"),
+        ("overlap", 0.9999999, "dca.overlap is no share"),
+        ("spacing_mm", [1.0, 1.0, float("nan")], "cannot be read as JSON"),
+        ("hu_window", [-1e300, 10**400], "not 2 numbers"),
+        ("weights", {**DESCRIBED, "bytes": 10**12}, "not the size"),
+        ("weights", {**DESCRIBED, "bytes": 10**8}, "more than this"),
+        ("weights", {**DESCRIBED, "sha256": "?"}, "no SHA-256"),
+        ("weights", {**DESCRIBED, "dtype": "object"}, "not float16 or float32"),
         ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not know"),
         ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS otherwise"),
     ],
@@ -346,10 +453,21 @@ def test_metadata_that_cannot_be_meant_are_refused(folder, key, value, message):
     assert message in complaint(folder)
 
 
-def test_a_weight_file_outside_of_the_bundle_is_refused(folder):
-    change_metadata(folder, lambda content: content["dca"]["weights"].update(file="../other/model.pt"))
+@pytest.mark.parametrize("fusion", ["dfam", "average", "concat", "none"])
+@pytest.mark.parametrize("options", [{"n_filters": 1}, {}, {"n_filters": 32}, {"n_stages": [[1] * 4] * 3}])
+def test_the_bound_of_the_weight_file_lets_every_network_through(tmp_path, fusion, options):
+    """In float32, the largest that a bundle has."""
+    with torch.device("meta"):
+        network = DCANet(metadata().partition.owners, fusion=fusion, **options)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    header = 200 * len(network.state_dict())
+    assert size + header < most_weight_bytes(network.options) < 4 * size + (4 << 20)
 
-    assert "dca.weights.file is '../other/model.pt'" in complaint(folder)
+
+def test_a_weight_file_outside_of_the_bundle_is_refused(folder):
+    change_metadata(folder, lambda content: content["dca"]["weights"].update(file="../other/model.safetensors"))
+
+    assert "dca.weights.file is '../other/model.safetensors'" in complaint(folder)
 
 
 def test_a_newer_format_is_refused_before_anything_else_is_read(folder):
@@ -376,7 +494,7 @@ def test_a_monai_bundle_of_another_program_is_refused(folder):
 def test_missing_weights_are_refused(folder):
     (folder / WEIGHTS).unlink()
 
-    assert "has no models/model.pt" in complaint(folder)
+    assert "has no models/model.safetensors" in complaint(folder)
 
 
 def test_what_is_no_bundle_folder_is_refused(tmp_path, folder):

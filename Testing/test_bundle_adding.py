@@ -36,7 +36,8 @@ def test_a_zip_is_added_wherever_the_bundle_lies_in_it(small_bundle, models, tmp
 
 def test_a_folder_is_copied_and_stays_where_it_is(small_bundle, models):
     added = add_bundle(small_bundle, models)
-    assert (added / "models" / "model.pt").read_bytes() == (small_bundle / "models" / "model.pt").read_bytes()
+    weights = Path("models", "model.safetensors")
+    assert (added / weights).read_bytes() == (small_bundle / weights).read_bytes()
 
 
 def test_a_model_is_not_replaced_unasked(small_bundle, models):
@@ -48,9 +49,9 @@ def test_a_model_is_not_replaced_unasked(small_bundle, models):
 def test_weights_other_than_described_are_refused_and_nothing_is_left(small_bundle, models, tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(small_bundle, changed)
-    content = bytearray((changed / "models" / "model.pt").read_bytes())
+    content = bytearray((changed / "models" / "model.safetensors").read_bytes())
     content[100] ^= 1
-    (changed / "models" / "model.pt").write_bytes(content)
+    (changed / "models" / "model.safetensors").write_bytes(content)
     with pytest.raises(BundleError, match="SHA-256"):
         add_bundle(zipped(changed, tmp_path / "changed.zip"), models)
     assert list(models.iterdir()) == []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import urllib.error
+import urllib.request
 import zipfile
 
 import pytest
+from DCASegmentationLib.bundle import downloading
 from DCASegmentationLib.bundle.downloading import Source, download_bundle
 from DCASegmentationLib.errors import BundleError, UserError
 from model_server import serving
@@ -27,7 +30,7 @@ def silent(fraction: float, message: str) -> None:
 def test_a_model_is_downloaded_checked_and_added(archive, tmp_path):
     with serving(archive) as server:
         folder = download_bundle(Source.parse(server.address), tmp_path, silent)
-    assert folder == tmp_path / "random-weights" and (folder / "models" / "model.pt").is_file()
+    assert folder == tmp_path / "random-weights" and (folder / "models" / "model.safetensors").is_file()
     assert list((tmp_path / ".downloads").iterdir()) == []
 
 
@@ -83,8 +86,93 @@ def test_no_server_is_told_as_a_broken_download(archive, tmp_path):
         "https://example.org/model.zip#sha256=12",
         "http://example.org/model.zip#sha256=" + "0" * 64,
         "file:///model.zip#sha256=" + "0" * 64,
+        "https://[example.org/model.zip#sha256=" + "0" * 64,
+        "https://example.org:port/model.zip#sha256=" + "0" * 64,
+        "https:///model.zip#sha256=" + "0" * 64,
+        "http://127.0.0.1:99999/model.zip#sha256=" + "0" * 64,
+        "https://example.org/a b.zip#sha256=" + "0" * 64,
+        "https://example.org/\x1b[31m.zip#sha256=" + "0" * 64,
+        "https://example.org/" + "a" * 3000 + "#sha256=" + "0" * 64,
     ],
 )
 def test_addresses_without_checksum_or_encryption_are_refused(address):
     with pytest.raises(UserError):
         Source.parse(address)
+
+
+@pytest.mark.parametrize("stated", ["many", "-5", "1e3", "9" * 30, ""])
+def test_a_length_that_is_none_is_one_line(archive, tmp_path, stated):
+    with serving(archive) as server:
+        server.headers = {"Content-Length": stated}
+        with pytest.raises(UserError, match=r"broke off|larger than any model"):
+            download_bundle(Source.parse(server.address), tmp_path, silent)
+
+
+def test_a_file_announced_larger_than_any_model_is_not_begun(archive, tmp_path):
+    with serving(archive) as server:
+        server.headers = {"Content-Length": str(1 << 40)}
+        with pytest.raises(UserError, match="larger than any model"):
+            download_bundle(Source.parse(server.address), tmp_path, silent)
+    assert [path.stat().st_size for path in (tmp_path / ".downloads").iterdir()] == []
+
+
+def test_a_file_that_never_ends_is_given_up(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "_MOST_BYTES", len(archive) // 2)
+    with serving(archive) as server:
+        server.headers = {"Content-Length": None}
+        with pytest.raises(UserError, match="larger than any model"):
+            download_bundle(Source.parse(server.address), tmp_path, silent)
+    assert sum(path.stat().st_size for path in (tmp_path / ".downloads").iterdir()) <= len(archive) // 2
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "_SECONDS_OF_SLOWNESS", 0.5)
+    with serving(archive) as server:
+        server.trickles = 0.05
+        with pytest.raises(UserError, match="sends too slowly"):
+            download_bundle(Source.parse(server.address), tmp_path, silent)
+        (part,) = (tmp_path / ".downloads").iterdir()
+        # What has come is kept, and the next call goes on from there.
+        assert 0 < part.stat().st_size < 1000
+        server.trickles = None
+        download_bundle(Source.parse(server.address), tmp_path, silent)
+    assert (tmp_path / "random-weights").is_dir()
+
+
+def test_a_silent_server_is_given_up(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloading, "_SECONDS_OF_SILENCE", 0.5)
+    with serving(archive) as server:
+        server.waits_after = 1000
+        with pytest.raises(UserError, match="broke off"):
+            download_bundle(Source.parse(server.address), tmp_path, silent)
+
+
+@pytest.mark.parametrize("target", ["http://example.org/model.zip", "file:///etc/passwd", "ftp://example.org/m.zip"])
+def test_a_redirection_to_a_less_safe_address_is_not_followed(archive, tmp_path, target):
+    with serving(archive) as server:
+        server.leads_to = target
+        with pytest.raises(UserError, match=r"leads to|answered: 302"):
+            download_bundle(Source.parse(server.address), tmp_path, silent)
+
+
+def test_https_is_not_left_for_http_even_on_this_computer():
+    refused: list[str] = []
+    handler = downloading._SameSafety(refused.append)
+    request = urllib.request.Request("https://example.org/model.zip")
+    with pytest.raises(urllib.error.HTTPError):
+        handler.redirect_request(request, None, 302, "Found", {}, "http://127.0.0.1:80/model.zip")
+    assert refused == ["http://127.0.0.1:80/model.zip"]
+    assert handler.redirect_request(request, None, 302, "Found", {}, "https://cdn.example.org/model.zip") is not None
+
+
+def test_another_part_of_the_file_than_asked_for_is_not_put_together(archive, tmp_path):
+    with serving(archive) as server:
+        source = Source.parse(server.address)
+        (tmp_path / ".downloads").mkdir()
+        (tmp_path / ".downloads" / f"{source.sha256}.zip").write_bytes(archive[:1000])
+        server.headers = {"Content-Range": "bytes 5-9/10"}
+        with pytest.raises(UserError, match="another part"):
+            download_bundle(source, tmp_path, silent)
+        server.headers = {}
+        download_bundle(source, tmp_path, silent)
+    assert (tmp_path / "random-weights").is_dir()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import pickle
 import resource
+import shlex
 import shutil
 import struct
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -319,7 +323,7 @@ def test_a_bundle_without_its_spacing(refuses_bundle, bundle):
 
 
 def test_weights_that_were_changed(refuses_bundle, bundle):
-    path = bundle / "models" / "model.pt"
+    path = bundle / "models" / "model.safetensors"
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
@@ -333,7 +337,7 @@ def test_weights_that_hold_code(refuses_bundle, bundle, tmp_path):
 
     content = pickle.dumps(Code())
     (bundle / "models" / "model.pt").write_bytes(content)
-    described = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    described = {"file": "models/model.pt", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     change_metadata(bundle, lambda dca: dca["weights"].update(described))
     assert "could run code" in refuses_bundle()
     assert not (tmp_path / "it-ran").exists()
@@ -427,3 +431,34 @@ def test_a_demo_where_something_is_already(refused, outputs):
 def test_a_run_that_is_not_there_cannot_be_resumed_or_packed(refused, outputs):
     assert "holds no run" in refused("train", "-o", outputs / "run", "--resume")
     assert "holds no run" in refused("bundle", "pack", outputs / "run", "-o", outputs / "model")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/full")
+@pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", "2>/dev/null"])
+def test_a_broken_standard_error_is_no_failure_of_the_work(small_bundle, how):
+    command = f"{shlex.quote(sys.executable)} -m DCASegmentationLib.cli bundle verify {shlex.quote(str(small_bundle))}"
+    done = subprocess.run(f"{command} {how}", shell=True, stdout=subprocess.PIPE, text=True)
+    # The metadata hold no scores, which is said on standard error.
+    assert (done.returncode, "is a good bundle." in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/cd/out"), "/cd/out is read-only"),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), "not enough memory"),
+        (MemoryError(), "not enough memory"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_the_computer_lacks_is_one_line(error, said, dca, monkeypatch):
+    from DCASegmentationLib.bundle import finding
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(finding, "find_bundles", fail)
+    run = dca("bundle", "list")
+    assert (run.code, said in run.err, len(run.err.splitlines())) == (2, True, 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,71 @@ def test_an_outcome_keeps_all_that_it_says(file):
     ledger = begun(file, case("a"))
     ledger.finish(outcome)
     assert next(ledger.entries()).outcome == outcome == replace(outcome)
+
+
+def _other_table(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE cases (id INTEGER)")
+
+
+def _changed(statement: str):
+    def change(file: Path) -> None:
+        begun(file, case("a")).finish(Outcome("a", "ok"))
+        with sqlite3.connect(file) as connection:
+            connection.execute(statement)
+
+    return change
+
+
+def _torn(file: Path) -> None:
+    begun(file, *(case(str(number)) for number in range(300))).close()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 : 2 * len(content) // 3] = bytes(len(content) // 3)
+    file.write_bytes(content)
+
+
+BROKEN = {
+    "text": lambda file: file.write_text("case,status"),
+    "noise": lambda file: file.write_bytes(bytes(range(256)) * 100),
+    "a folder": lambda file: file.mkdir(),
+    "of another program": _other_table,
+    "torn": _torn,
+    "outcome is no JSON": _changed("UPDATE cases SET outcome = '{'"),
+    "outcome is deep": _changed(f"UPDATE cases SET outcome = '{'[' * 100_000}'"),
+    "outcome is a list": _changed("UPDATE cases SET outcome = '[1]'"),
+    "outcome of other kinds": _changed("UPDATE cases SET outcome = '{\"key\": 1, \"notes\": [], \"concerns\": []}'"),
+    "notes are no list": _changed("UPDATE cases SET notes = '7'"),
+    "notes are bytes": _changed("UPDATE cases SET notes = x'ff00'"),
+    "run is no number": _changed("UPDATE about SET value = 'first' WHERE key = 'run'"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_ledger_is_one_line_that_says_what_to_do(file, kind):
+    BROKEN[kind](file)
+    with pytest.raises(OutputError) as refused:
+        ledger = begun(file, case("b"))
+        list(ledger.entries())
+    assert "\n" not in str(refused.value) and refused.value.remedy
+
+
+@pytest.mark.parametrize("kind", ["noise", "a folder"])
+def test_a_broken_lock_is_one_line(file, kind):
+    BROKEN[kind](file)
+    with pytest.raises(OutputError) as refused, locked(file):
+        pass
+    assert refused.value.remedy
+
+
+def test_a_damaged_outcome_in_a_folder_of_results_is_none():
+    good = asdict(Outcome("a", "ok", notes=("x",), volumes_ml={"liver": 1.0}, concern=0.5))
+    assert Outcome.from_json(json.loads(json.dumps(good))) == Outcome(**good)
+    for change in (
+        {"status": "fine"}, {"notes": 3}, {"notes": [3]}, {"volumes_ml": {"liver": "much"}}, {"seconds": [1]},
+        {"concern": "high"}, {"surprise": 1}, {"reason": None},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="no outcome"):
+            Outcome.from_json({**good, **change})
+    for content in (None, 3, [], "text", {}):
+        with pytest.raises(ValueError, match="no outcome"):
+            Outcome.from_json(content)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
+import os
+import signal
+import time
+import urllib.request
+
 import pytest
 
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
+import psutil
 from DCASegmentationLib.cohort import workers as module
 from DCASegmentationLib.cohort.workers import LocalWorkers, local_client
 from DCASegmentationLib.errors import UserError
+from distributed import Client, Security
 
 GIB = 2**30
 
@@ -84,3 +92,56 @@ def _threads() -> tuple[int, int]:
     import torch
 
     return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+
+
+def test_nobody_else_reaches_the_workers_and_no_page_is_served():
+    with local_client(LocalWorkers(1, 1, 2 * GIB)) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        assert client.dashboard_link == ""
+        for stranger in (address.replace("tls", "tcp"), address):
+            with pytest.raises(OSError):
+                Client(stranger, timeout="3s", security=Security.temporary() if stranger == address else None)
+        everything = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        listening = [
+            connection.laddr
+            for process in everything
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) >= 3
+        assert {place.ip for place in listening} == {"127.0.0.1"}
+        for place in listening:
+            with pytest.raises((OSError, http.client.HTTPException)):
+                urllib.request.urlopen(f"http://127.0.0.1:{place.port}/", timeout=3)
+
+
+def test_the_dashboard_is_there_when_asked_for_and_answers_to_its_own_name_alone():
+    with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
+        port = int(client.dashboard_link.rpartition(":")[2].split("/")[0])
+        own = f"127.0.0.1:{port}"
+        for headers, expected in (
+            ({"Host": own}, 200),
+            ({"Host": f"localhost:{port}", "Origin": f"http://{own}"}, 200),
+            ({"Host": "evil.example"}, 403),
+            ({"Host": own, "Origin": "http://evil.example"}, 403),
+        ):
+            for page in ("/health", "/status", "/json/counts.json"):
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                connection.request("GET", page, headers=headers)
+                assert connection.getresponse().status == expected, (headers, page)
+                connection.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_dask_gave_up_is_replaced(monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS_TO_COME_BACK", 0)
+    with local_client(LocalWorkers(2, 1, 2 * GIB)) as client:
+        client.wait_for_workers(2, timeout=60)
+        lost = next(iter(client.run(os.getpid).values()))
+        os.kill(lost, signal.SIGKILL)
+        deadline = time.monotonic() + 120
+        while lost in (pids := set(client.run(os.getpid, on_error="ignore").values())) or len(pids) < 2:
+            assert time.monotonic() < deadline, pids
+            module.replace_lost_workers(client)
+            time.sleep(1)

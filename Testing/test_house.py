@@ -22,16 +22,20 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "home": (set(), set()),
     "method": ({"errors", "organs"}, {"torch"}),
     "partials": (set(), set()),
+    "json_reading": (set(), set()),
     "worker_protocol": (set(), set()),
-    "review_file": ({"errors"}, set()),
+    "review_file": ({"errors", "json_reading"}, set()),
     "imaging": ({"errors", "organs", "partials", "home"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
-    "bundle": ({"errors", "organs", "method", "imaging", "worker_protocol", "home"}, {"torch", "certifi"}),
+    "bundle": (
+        {"errors", "json_reading", "organs", "method", "imaging", "worker_protocol", "home"},
+        {"torch", "certifi"},
+    ),
     "inference": (
-        {"errors", "organs", "review_file", "method", "imaging", "home"},
+        {"errors", "json_reading", "organs", "review_file", "method", "imaging", "home"},
         {"torch", "numpy", "SimpleITK", "openvino"},
     ),
-    "case_folder": ({"errors", "imaging"}, {"SimpleITK"}),
+    "case_folder": ({"errors", "imaging", "json_reading"}, {"SimpleITK"}),
     "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
     "worker": (
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
@@ -41,18 +45,18 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cohort": (
         {
             *("errors", "organs", "partials", "review_file", "imaging", "inference", "bundle", "job", "figures"),
-            "dicom",
+            *("dicom", "json_reading"),
         },
-        {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
+        {"numpy", "SimpleITK", "torch", "distributed", "dask", "tornado", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
+        {"errors", "json_reading", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
         {
-            *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "training"),
-            "figures",
+            *("errors", "json_reading", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference"),
+            *("training", "figures"),
         },
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
@@ -68,9 +72,12 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         },
     ),
     "figures": ({"errors", "organs"}, {"numpy", "SimpleITK", "matplotlib"}),
-    "corrected_case_job": ({"errors", "organs", "case_folder", "training"}, {"SimpleITK"}),
+    "corrected_case_job": ({"errors", "json_reading", "organs", "case_folder", "training"}, {"SimpleITK"}),
     "scene": (
-        {"errors", "organs", "case_folder", "review_file", "imaging", "figures", "corrected_case_job"},
+        {
+            *("errors", "json_reading", "organs", "case_folder", "review_file", "imaging", "figures"),
+            "corrected_case_job",
+        },
         # SampleData is a module of Slicer.
         {"numpy", "SimpleITK", "SampleData", *SLICER},
     ),
@@ -99,7 +106,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
 LOADED_BY_SLICER = {
     *("errors", "organs", "home"),
     *("review_file", "partials", "worker_protocol", "imaging", "scene", "figures", "panels", ""),
-    *("case_folder", "corrected_case_job", "self_test", "phantom"),
+    *("json_reading", "case_folder", "corrected_case_job", "self_test", "phantom"),
 }
 HEAVY = {"torch", "monai", "ignite"}
 

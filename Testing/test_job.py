@@ -142,7 +142,8 @@ def test_the_request_tells_how_to_repeat_the_run(everything, ct_path, bundle):
     assert request["ct"] == str(ct_path)
     assert request["ct_geometry"]["size"] == list(sitk.ReadImage(str(ct_path)).GetSize())
     assert request["bundle"]["name"] == "small"
-    assert request["bundle"]["sha256"] == sha256((bundle.folder / "models" / "model.pt").read_bytes()).hexdigest()
+    weights = (bundle.folder / "models" / "model.safetensors").read_bytes()
+    assert request["bundle"]["sha256"] == sha256(weights).hexdigest()
     assert SegmentOptions(**{**request["options"], "attention_levels": (1, 4)}).levels_needed == (1, 4)
     assert request["versions"]["torch"] == torch.__version__
 

@@ -176,11 +176,11 @@ def test_a_disk_that_is_full_at_the_end_of_the_run_is_told(cold_panel, slicer_be
 def test_a_damaged_model_is_named(panel, small_bundle, monkeypatch, tmp_path, refuses):
     broken = tmp_path / "broken"
     shutil.copytree(small_bundle, broken)
-    (broken / "models" / "model.pt").write_bytes(b"nonsense")
+    (broken / "models" / "model.safetensors").write_bytes(b"nonsense")
     monkeypatch.setenv("DCA_MODELS", str(broken))
     panel.segmentControl.updateModels()
     panel.parameters.modelName = "broken"
-    refuses("model.pt")
+    refuses("model.safetensors")
 
 
 def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the_next(

@@ -108,7 +108,7 @@ def test_another_model_or_a_changed_one_is_loaded_anew(warm, request_for, small_
     copy = tmp_path / "copy"
     shutil.copytree(small_bundle, copy)
     assert isinstance(warm.segment(request_for(bundle=str(copy))), Done)
-    with (copy / "models" / "model.pt").open("ab") as file:
+    with (copy / "models" / "model.safetensors").open("ab") as file:
         file.write(b"more")
     answer = warm.segment(request_for("2", bundle=str(copy), out=str(tmp_path / "second")))
     assert isinstance(answer, Failure) and "incomplete" in answer.problem

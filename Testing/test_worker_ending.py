@@ -75,6 +75,16 @@ def test_cancel_does_not_wait_for_a_window_that_takes_long(worker, request_for, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_another_program_made_meanwhile_stays(worker, request_for, tmp_path):
+    worker.write(encode(request_for(options=MANY_WINDOWS)))
+    worker.wait_for_progress("Segmenting window 2 ")
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "thesis.txt").write_text("years of work")
+    events, _ = cancel_and_time(worker)
+    assert events[-1] == WasCancelled("1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["result", "thesis.txt"]
+
+
 def request_to_quit(worker):
     worker.write(encode(Quit()))
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from DCASegmentationLib import partials
 from DCASegmentationLib.worker_protocol import Segment
 from worker_client import MANY_WINDOWS, MODULE_FOLDER, is_gone
 
@@ -174,10 +175,10 @@ DEAF = """
 child = subprocess.Popen(["sleep", "60"])
 request = json.loads(sys.stdin.readline())
 folder, name = os.path.split(request["out"])
-os.mkdir(os.path.join(folder, "." + name + ".partial-1234"))
+os.mkdir(os.path.join(folder, f".{name}.partial-MACHINE-{os.getpid()}-1-0badcafe"))
 print(json.dumps({"type": "progress", "id": "1", "fraction": 0, "message": str(child.pid)}), flush=True)
 time.sleep(60)
-"""
+""".replace("MACHINE", partials._machine())
 
 
 def test_a_worker_that_hears_nothing_is_killed_with_all_it_started(panel_with, tmp_path):
@@ -221,6 +222,7 @@ def test_results_that_cross_the_cancel_are_removed(panel_with, tmp_path):
         'print(json.dumps({"type": "progress", "id": "1", "fraction": 1, "message": "Finished"}), flush=True)\n'
         'assert json.loads(sys.stdin.readline())["type"] == "cancel"\n'
         'os.mkdir(request["out"])\n'
+        'json.dump({"process": os.getpid()}, open(os.path.join(request["out"], "request.json"), "w"))\n'
         'done = {"type": "done", "id": "1", "folder": request["out"], "device": "CPU", "seconds": {}}\n'
         'print(json.dumps(done), flush=True)\n'
         'sys.stdin.readline()\n'
@@ -229,6 +231,16 @@ def test_results_that_cross_the_cancel_are_removed(panel_with, tmp_path):
     panel.wait_for_progress(outcome, "Finished")
     assert panel.cancel(outcome)[0] == "cancelled"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_program_made_meanwhile_stays(panel_with, tmp_path):
+    panel = panel_with(DEAF)
+    outcome = panel.begin(request_into(tmp_path))
+    panel.wait_for_progress(outcome, "")
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "request.json").write_text('{"process": 1}')
+    assert panel.cancel(outcome)[0] == "cancelled"
+    assert [path.name for path in tmp_path.rglob("*")] == ["result", "request.json"]
 
 
 def test_a_folder_that_was_there_before_is_never_removed(panel_with, tmp_path):

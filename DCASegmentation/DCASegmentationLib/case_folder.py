@@ -14,7 +14,6 @@ appears as a whole folder by one rename, and never replaces another.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import SimpleITK as sitk
 from .errors import UserError
 from .imaging.grid import Grid
 from .imaging.writing import write_image
+from .json_reading import read_json
 
 CASES, UNLABELLED = "cases", "unlabelled"
 CT, LABELS, CASE = "ct.nii.gz", "labels.nii.gz", "case.json"
@@ -125,10 +125,15 @@ def read_unlabelled(path: Path) -> Path:
 
 def require_unchanged(path: Path) -> None:
     """Raises UserError where a file of the case in ``path`` is not the one that was written."""
-    content = json.loads((path / CASE).read_text(encoding="utf-8"))
-    for name, expected in content["sha256"].items():
-        if sha256(path / name) != expected:
-            raise UserError(f"{path / name} is not the file that was written.", f"Remove the folder {path}.")
+    try:
+        checksums = {str(name): str(expected) for name, expected in read_json(path / CASE)["sha256"].items()}
+        if not set(checksums) <= {CT, LABELS}:
+            raise ValueError("checksums of other files")
+        changed = [name for name, expected in checksums.items() if sha256(path / name) != expected]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, str(error)) from None
+    if changed:
+        raise UserError(f"{path / changed[0]} is not the file that was written.", f"Remove the folder {path}.")
 
 
 def sha256(path: Path) -> str:
@@ -147,12 +152,12 @@ def _whole(folder: Path) -> list[Path]:
 
 def _read_content(path: Path, expected: str) -> dict[str, Any]:
     try:
-        content = json.loads((path / CASE).read_text(encoding="utf-8"))
+        content = read_json(path / CASE)
         if content["format"] != expected or content["version"] != VERSION:
             raise ValueError("another format or version")
+        return dict(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, str(error)) from None
-    return dict(content)
 
 
 def _require_files(path: Path, names: tuple[str, ...]) -> None:

@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .json_reading import read_json
+
 CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
 
 
@@ -45,7 +47,7 @@ def _add(folder: Path) -> dict[str, Any]:
     from .training.corrected_cases import add_corrected_case
     from .training.unlabelled_cts import add_unlabelled_ct
 
-    content = json.loads((folder / CASE).read_text(encoding="utf-8"))
+    content = read_json(folder / CASE)
     training = Path(content["folder"])
     if content.get("unlabelled"):
         added = add_unlabelled_ct(training, sitk.ReadImage(str(folder / CT)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -130,8 +131,8 @@ def segment_to_folder(
 
 @contextmanager
 def optional(what: str, notes: list[str], *files: Path) -> Iterator[None]:
-    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what there
-    is of ``files`` is removed.
+    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what is
+    there of ``files`` is removed.
 
     Whatever the error is, disks, headers and libraries fail in ways that nobody foresees. Only who cancels is obeyed.
     """
@@ -223,6 +224,8 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
         "extension": job.extension,
         "overwrite": job.overwrite,
         "resample": job.resample,
+        # So that only what this process made is removed when it is ended: see ``partials.remove_traces``.
+        "process": os.getpid(),
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in ("dca-segmentation", "torch", "SimpleITK", "numpy", "openvino")},

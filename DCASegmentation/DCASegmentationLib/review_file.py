@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .json_reading import read_json
 
 FORMAT = "dca-review"
 VERSION = 1
@@ -147,7 +148,7 @@ class Review:
 def read_review(path: Path) -> Review:
     """The review in the file ``path``. Raises UserError where there is none or it cannot be used."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"There is no list of places {path}.", "Segment with --review.") from None
     except (OSError, ValueError) as error:

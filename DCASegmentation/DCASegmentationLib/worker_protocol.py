@@ -37,7 +37,7 @@ removes what a run has half written. After any other answer it waits for the nex
 
 A cancel is answered in a few tenths of a second, but for the seconds after the start in which PyTorch loads: then no
 other thread of the worker gets its turn. Who cannot wait ends the process group that the worker leads (on Windows, its
-process tree) and removes the remains by ``partials.remove_partials``.
+process tree) and removes the remains by ``partials.remove_traces``.
 
 Version 1 is changed only by what an older side can do without: new optional fields, which readers pass over, and new
 requests, which an older worker answers by an error. Anything else needs a new number.

@@ -56,6 +56,25 @@ def find_bundle(name_or_folder: str) -> Path:
     return bundles[name_or_folder]
 
 
+def shipped_bundles() -> list[Path]:
+    """Folders of the bundles that came with the program, whether others hide them or not."""
+    return [
+        folder
+        for place in _shipped()
+        if place.is_dir()
+        for folder in sorted(place.iterdir())
+        if (folder / METADATA).is_file()
+    ]
+
+
+def hidden_by(bundle: Path) -> Path | None:
+    """The bundle that came with the program and is not found by its name, as ``bundle`` has that name, too."""
+    for shipped in shipped_bundles():
+        if shipped.resolve() != bundle.resolve() and shipped.resolve().name == bundle.resolve().name:
+            return shipped
+    return None
+
+
 def _from_environment() -> list[Path]:
     places = [expanded(entry) for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
     for place in places:

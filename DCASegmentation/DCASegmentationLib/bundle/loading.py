@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..errors import BundleError
+from ..json_reading import parse_json
 from ..method.network import DCANet
 from .finding import default_bundle
-from .metadata import INFERENCE, LICENSE, MODEL_CARD, Metadata, Weights
-from .metadata_reading import GET_AGAIN, read_metadata
+from .metadata import INFERENCE, LICENSE, METADATA, MODEL_CARD, Metadata, Weights
+from .metadata_reading import GET_AGAIN, MOST_METADATA_BYTES, read_metadata
 from .monai_config import inference_config
-from .weight_file import read_checked
-from .weights import fill, read_weights
+from .weight_file import open_regular, require_described
+from .weights import load_network
+
+_MOST_FOLDERS = 1000
+# Configurations of MONAI, programs, and files that unpickling or loading would run.
+_CODE = {
+    *(".json", ".yaml", ".yml", ".py", ".pyc", ".pyw", ".ipynb", ".sh", ".bat", ".cmd", ".ps1", ".exe"),
+    *(".so", ".dll", ".dylib", ".pt", ".pth", ".ts", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".whl", ".jar"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Bundle:
         Raises BundleError for anything that is not a whole bundle of this program.
         """
         bundle = cls(folder, read_metadata(folder))
-        read_checked(folder, bundle.weights)
+        require_described(folder, bundle.weights)
         return bundle
 
     @property
@@ -50,18 +59,15 @@ class Bundle:
 
         Raises BundleError if the weights are not those the metadata describe, hold code, or do not fit.
         """
-        try:
-            network = DCANet(**self.metadata.network)
-        except (TypeError, ValueError) as error:
-            raise BundleError(f"The model's network options are wrong: {error}.", GET_AGAIN) from None
-        if network.out_channels != len(self.metadata.class_names):
+        organs = self.metadata.vocabulary
+        channels = 1 + sum(len(owned) for owned in self.metadata.network.get("owners", ()))
+        if channels != len(self.metadata.class_names):
             raise BundleError(
-                f"The model's network gives {network.out_channels} channels, but {self.metadata.vocabulary.name} needs "
+                f"The model's network gives {channels} channels, but {organs.name} needs "
                 f"{len(self.metadata.class_names)}.",
                 GET_AGAIN,
             )
-        fill(network, read_weights(self.folder, self.weights), self.weights.file)
-        return network.to(device).eval()
+        return load_network(self.folder, self.metadata.network, self.weights).to(device).eval()
 
 
 def default_model() -> Bundle:
@@ -71,11 +77,15 @@ def default_model() -> Bundle:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and found good, and what a user should know nevertheless."""
+    """What was checked and found good, and what a user should know nevertheless.
+
+    ``code`` are the files of the bundle that other programs would run, and that this program neither wrote nor uses.
+    """
 
     bundle: Bundle
     checks: tuple[str, ...]
     warnings: tuple[str, ...]
+    code: tuple[str, ...]
 
 
 def verify(folder: Path) -> Verification:
@@ -88,23 +98,37 @@ def verify(folder: Path) -> Verification:
         f"weights: {bundle.weights.bytes / 1e6:.1f} MB, SHA-256 as in the metadata, nothing but numbers",
         f"network: {parameters / 1e6:.3f} M parameters, each one there, of its shape and finite",
     )
-    return Verification(bundle, checks, tuple(_warnings(bundle)))
+    return Verification(bundle, checks, tuple(_warnings(bundle)), tuple(_foreign_code(bundle)))
 
 
 def _warnings(bundle: Bundle) -> list[str]:
     missing = [file for file in (INFERENCE, MODEL_CARD, LICENSE) if not (bundle.folder / file).is_file()]
     warnings = [f"{file} is missing." for file in missing]
-    if INFERENCE not in missing and not _is_ours(bundle):
-        # MONAI runs any Python expression in a configuration.
-        warnings.append(f"{INFERENCE} is not the one this program writes: read it before MONAI runs it.")
     if bundle.metadata.scores is None:
         warnings.append("The metadata hold no measured scores.")
     return warnings
 
 
-def _is_ours(bundle: Bundle) -> bool:
+def _foreign_code(bundle: Bundle) -> list[str]:
+    """Files that MONAI, Python or a shell would run: a configuration of MONAI may hold any Python expression."""
+    found = []
+    for count, (place, folders, files) in enumerate(os.walk(bundle.folder)):
+        if count > _MOST_FOLDERS:
+            raise BundleError(f"{bundle.folder} has more folders than any model bundle.", GET_AGAIN)
+        names = [(Path(place) / name).relative_to(bundle.folder).as_posix() for name in files]
+        found += [name for name in names if Path(name).suffix.lower() in _CODE and not _is_ours(bundle, name)]
+        folders.sort()
+    return sorted(found)
+
+
+def _is_ours(bundle: Bundle, name: str) -> bool:
+    if name in (METADATA, bundle.weights.file):
+        return True
+    if name != INFERENCE:
+        return False
     try:
-        content = json.loads((bundle.folder / INFERENCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with open_regular(bundle.folder, INFERENCE) as file:
+            content = parse_json(file.read(MOST_METADATA_BYTES))
+    except (OSError, ValueError, BundleError):
         return False
     return bool(content == json.loads(json.dumps(inference_config(bundle.metadata))))

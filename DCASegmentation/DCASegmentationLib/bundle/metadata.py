@@ -18,7 +18,9 @@ from ..organs import Vocabulary
 FORMAT = 1
 METADATA = "configs/metadata.json"
 INFERENCE = "configs/inference.json"
-WEIGHTS = "models/model.pt"
+WEIGHTS = "models/model.safetensors"
+# What bundles were saved with before; they are read, and no longer written.
+OLD_WEIGHTS = "models/model.pt"
 MODEL_CARD = "docs/README.md"
 LICENSE = "LICENSE"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .metadata import WEIGHTS, Metadata
+from .metadata import OLD_WEIGHTS, Metadata
 
 _FILTER = "DCASegmentationLib.bundle.anti_aliasing"
 
@@ -19,16 +19,26 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
     """The content of ``configs/inference.json``.
 
     MONAI's arrays have the axes in the order of the axis codes. The network's are (z, y, x), so orientation and
-    spacing stand here in reverse.
+    spacing stand here in reverse. Weights of ``torch.save`` are loaded by MONAI, those in safetensors, which it does
+    not read, by this program, checks included.
     """
     low, high = metadata.hu_window
     pixdim = list(metadata.spacing[::-1])
+    with_torch = metadata.weights.file == OLD_WEIGHTS
+    loader = {
+        "_target_": "CheckpointLoader",
+        "_desc_": "weights only, checked and converted to the network's float32",
+        "load_path": f"$@bundle_root + '/{OLD_WEIGHTS}'",
+        "load_dict": {"model": "@network"},
+        "map_location": "@device",
+    }
     return {
         "imports": [
             "$import numpy",
             "$import torch",
             "$from DCASegmentationLib.bundle.exact_rotation import with_exact_rotation",
             *(["$import functools", f"$from {_FILTER} import filter_before_spacing"] if metadata.anti_aliasing else []),
+            *([] if with_torch else ["$from DCASegmentationLib.bundle.weights import with_weights"]),
         ],
         "bundle_root": ".",
         "image": "ct.nii.gz",
@@ -38,7 +48,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         "sw_batch_size": 1,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": {"_target_": "DCASegmentationLib.method.network.DCANet", **metadata.network},
-        "network": "$@network_def.to(@device)",
+        "network": f"${'@network_def' if with_torch else 'with_weights(@network_def, @bundle_root)'}.to(@device)",
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -102,15 +112,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
                 },
             ],
         },
-        "handlers": [
-            {
-                "_target_": "CheckpointLoader",
-                "_desc_": "weights only, checked and converted to the network's float32",
-                "load_path": f"$@bundle_root + '/{WEIGHTS}'",
-                "load_dict": {"model": "@network"},
-                "map_location": "@device",
-            }
-        ],
+        "handlers": [loader] if with_torch else [],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..errors import OutputError
-from ..imaging.writing import new_folder
+from ..imaging.writing import exchange, new_folder
 from .loading import Bundle
 from .metadata import METADATA
 
@@ -29,6 +29,10 @@ def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
         yield temporary, kept
     Bundle.load(new)
     try:
+        if exchange(new, folder):
+            # The name is never without a model.
+            new.rename(kept)
+            return
         folder.rename(kept)
     except OSError as error:
         raise OutputError(

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
-import pickletools
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import torch
 from torch import Tensor
 
-from ..errors import BundleError, require_memory
+from ..errors import BundleError
 from ..method.network import DCANet
 from .metadata import Weights
-from .metadata_reading import GET_AGAIN
-from .weight_file import read_checked
+from .metadata_reading import GET_AGAIN, read_metadata
+from .weight_file import open_described
+from .weight_table import BYTES_OF_TYPE, StoredTensor, safetensors_header, stored_tensors
 
 StoredType = Literal["float16", "float32"]
 
 
 def write_weights(network: DCANet, folder: Path, file: str, dtype: StoredType) -> Weights:
-    """Store the weights of ``network`` as ``folder / file``; give size and SHA-256 of what was written.
+    """Store the weights of ``network`` as the safetensors file ``folder / file``; give its size and SHA-256.
 
     float16 halves the file and keeps three digits; a tensor with values beyond its range stays float32.
     """
-    buffer = io.BytesIO()
-    torch.save({name: _stored(tensor, dtype) for name, tensor in network.state_dict().items()}, buffer)
-    content = buffer.getvalue()
-    (folder / file).write_bytes(content)
-    return Weights(file, hashlib.sha256(content).hexdigest(), len(content), dtype)
+    stored = {name: _stored(tensor, dtype) for name, tensor in network.state_dict().items()}
+    # The widest first, so that each number lies at a multiple of its size.
+    stored = dict(sorted(stored.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    about = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in stored.items()}
+    parts = [safetensors_header(about), *(_bytes(tensor) for tensor in stored.values())]
+    digest = hashlib.sha256()
+    with (folder / file).open("wb") as stream:
+        for part in parts:
+            digest.update(part)
+            stream.write(part)
+    return Weights(file, digest.hexdigest(), sum(map(len, parts)), dtype)
 
 
 def _stored(tensor: Tensor, dtype: StoredType) -> Tensor:
@@ -43,70 +46,74 @@ def _stored(tensor: Tensor, dtype: StoredType) -> Tensor:
     return stored if torch.isfinite(stored).all() else plain.float()
 
 
-def read_weights(folder: Path, weights: Weights) -> dict[str, Tensor]:
-    """The tensors of a weight file in float32, on the CPU.
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 
-    The bytes that are checked are the bytes that are loaded. Raises BundleError for a file that is missing, is not
-    the one the metadata describe, holds more than tensors, or cannot be read.
+
+def load_network(folder: Path, metadata_network: Mapping[str, object], weights: Weights) -> DCANet:
+    """The network with these options and the weights of the bundle in ``folder`` (float32, on the CPU).
+
+    What the file says it holds is compared with what the network needs before a weight is read or the network is
+    built. Raises BundleError for options that fit no network, and for a weight file that is missing, is not the one
+    the metadata describe, holds more than tensors, or holds others than the network's.
     """
-    content = read_checked(folder, weights)
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            pickled = next((archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")), b"")
-    except zipfile.BadZipFile:
-        # No file of torch.save; it goes no further, whatever old format torch.load might see in it.
-        raise _refusal(content, weights) from None
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise _refusal(pickled, weights) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        require_memory(error)
-        raise _unreadable(weights) from None
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
-    ):
-        raise BundleError(f"{weights.file} is no table of named weights.", GET_AGAIN)
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        with torch.device("meta"):
+            planned = DCANet(**metadata_network)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"The model's network options are wrong: {error}.", GET_AGAIN) from None
+    with open_described(folder, weights) as file:
+        table = stored_tensors(file, weights.bytes, weights.file)
+        _require_fitting(table, planned, weights.file)
+        state = {name: _read(file, each, name, weights.file) for name, each in table.items()}
+    network = DCANet(**metadata_network)  # type: ignore[arg-type]
+    network.load_state_dict(state)
+    return network
 
 
-def fill(network: DCANet, state: Mapping[str, Tensor], file: str) -> None:
-    """Put ``state`` into ``network``. Raises BundleError unless each weight is there, of its shape, and finite."""
+def with_weights(network: DCANet, bundle: str) -> DCANet:
+    """``network`` with the weights of the bundle in the folder ``bundle``: what MONAI's configuration calls.
+
+    Raises BundleError as ``load_network`` does.
+    """
+    folder = Path(bundle)
+    network.load_state_dict(load_network(folder, network.options, read_metadata(folder).weights).state_dict())
+    return network
+
+
+def _require_fitting(table: Mapping[str, StoredTensor], network: DCANet, file: str) -> None:
+    """Raises BundleError unless each weight of ``network`` is there, of its shape and type, and nothing else."""
     expected = network.state_dict()
-    missing = [name for name in expected if name not in state]
-    surplus = [name for name in state if name not in expected]
+    missing = [name for name in expected if name not in table]
+    surplus = [name for name in table if name not in expected]
     if missing:
         raise BundleError(f"{file} lacks weights of the network: {_first(missing)}.", GET_AGAIN)
     if surplus:
         raise BundleError(f"{file} has weights that the network does not have: {_first(surplus)}.", GET_AGAIN)
     for name, tensor in expected.items():
-        if state[name].shape != tensor.shape:
-            found, wanted = (" x ".join(map(str, shape)) for shape in (state[name].shape, tensor.shape))
+        stored = table[name]
+        if stored.shape != tuple(tensor.shape):
+            found, wanted = (" x ".join(map(str, shape)) for shape in (stored.shape, tensor.shape))
             raise BundleError(f"{file}: {name} has the shape {found}, the network needs {wanted}.", GET_AGAIN)
-        if not torch.isfinite(state[name]).all():
-            raise BundleError(f"{file}: {name} holds values that are not finite.", GET_AGAIN)
-    network.load_state_dict(dict(state))
+        is_number = stored.dtype in ("float16", "float32")
+        if stored.dtype not in BYTES_OF_TYPE or is_number != tensor.is_floating_point():
+            raise BundleError(f"{file}: {name} has values of the type {stored.dtype}.", GET_AGAIN)
+
+
+def _read(file: BinaryIO, stored: StoredTensor, name: str, path: str) -> Tensor:
+    """A tensor of the file; floating-point numbers become float32."""
+    content = bytearray(stored.bytes)
+    file.seek(stored.offset)
+    if file.readinto(content) != len(content):  # type: ignore[attr-defined]
+        raise BundleError(f"{path} became shorter while it was read.", GET_AGAIN)
+    tensor = torch.frombuffer(content, dtype=getattr(torch, stored.dtype)).reshape(stored.shape)
+    if not tensor.is_floating_point():
+        return tensor
+    if not torch.isfinite(tensor).all():
+        raise BundleError(f"{path}: {name} holds values that are not finite.", GET_AGAIN)
+    return tensor.float()
 
 
 def _first(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _refusal(pickled: bytes, weights: Weights) -> BundleError:
-    """What to say of a pickle that cannot be loaded as weights: does it name Python objects, or is it just damaged?"""
-    try:
-        names_objects = any(
-            opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST") for opcode, _, _ in pickletools.genops(pickled)
-        )
-    except ValueError:
-        names_objects = False
-    if not names_objects:
-        return _unreadable(weights)
-    return BundleError(
-        f"{weights.file} holds more than weights: it could run code on this computer. It was not opened.",
-        "Do not use this model unless you trust who made it; ask for a file with nothing but weights.",
-    )
-
-
-def _unreadable(weights: Weights) -> BundleError:
-    return BundleError(f"{weights.file} cannot be read as PyTorch weights.", GET_AGAIN)
+    shown = names[0][:100]
+    return shown if len(names) == 1 else f"{shown} and {len(names) - 1} more"

@@ -6,8 +6,11 @@ answers at once: the library is imported inside of the commands.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,4 +26,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != "--debug"]
     prepare_streams(debug)
     provide_home()
-    return exit_code_of(lambda: build_app()(args=given, prog_name="dca", standalone_mode=False), debug)
+    with _lasting_messages():
+        return exit_code_of(lambda: build_app()(args=given, prog_name="dca", standalone_mode=False), debug)
+
+
+class _Messages:
+    """Standard error, of which a failure is no failure of the work: what cannot be said is left unsaid."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except (OSError, ValueError):
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self) -> None:
+        # Python flushes what is left when it ends, and that must not fail either.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            self._stream.flush()
+
+
+@contextmanager
+def _lasting_messages() -> Iterator[None]:
+    """A full disk, a closed terminal or a reader that went away behind standard error do not end the command."""
+    before = sys.stderr
+    # None where the command was started with it closed.
+    sys.stderr = _Messages(open(os.devnull, "w") if before is None else before)  # noqa: SIM115, PTH123
+    try:
+        yield
+    finally:
+        sys.stderr = before

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import BundleError, UserError
 from .console import output, progress_bar, say, say_plain, table, warn
 
 if TYPE_CHECKING:
@@ -34,10 +34,13 @@ def build_group() -> typer.Typer:
 
 def load(name: str | None) -> Bundle:
     """The bundle of this name or in this folder; the default one for None. Raises BundleError."""
-    from ..bundle.finding import default_bundle, find_bundle
+    from ..bundle.finding import default_bundle, find_bundle, hidden_by
     from ..bundle.loading import Bundle
 
-    return Bundle.load(default_bundle() if name is None else find_bundle(name))
+    folder = default_bundle() if name is None else find_bundle(name)
+    if (shipped := hidden_by(folder)) is not None and name != str(folder):
+        warn(f"The model is the one in {folder}; it hides the one of the same name in {shipped}.")
+    return Bundle.load(folder)
 
 
 def info(bundle: _Named = None) -> None:
@@ -62,16 +65,24 @@ def verify(bundle: _Named = None) -> None:
         say_plain(f"ok  {line}")
     for warning in verification.warnings:
         warn(warning)
+    if verification.code:
+        raise BundleError(
+            f"{folder} has files that this program did not write and that may run code on this computer: "
+            f"{', '.join(verification.code[:5])}{' and more' if len(verification.code) > 5 else ''}.",
+            "This program uses its weights alone, which are good; let no other program, such as monai.bundle, run it "
+            "unless you trust who made it.",
+        )
     say_plain(f"{folder} is a good bundle.")
 
 
 def list_all() -> None:
     """List the models found: in the folders of DCA_MODELS, in ~/.dca/models, and those that come along."""
-    from ..bundle.finding import find_bundles
+    from ..bundle.finding import find_bundles, hidden_by
 
     folders = find_bundles()
     for folder in folders:
-        say_plain(f"{folder.resolve().name}  ({folder})")
+        shipped = hidden_by(folder)
+        say_plain(f"{folder.resolve().name}  ({folder}{'' if shipped is None else f'; hides {shipped}'})")
     if not folders:
         say("None.")
 

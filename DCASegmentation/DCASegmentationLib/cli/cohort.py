@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NAME = "cohort"
 EXAMPLES = "Example: dca cohort archive/ -o cohort/ --workers 2"
 
-_NEEDED = ("pydicom", "highdicom", "distributed", "psutil", "jinja2")
+_NEEDED = ("pydicom", "highdicom", "distributed", "cryptography", "psutil", "jinja2")
 _WHERE = "Where it runs"
 _WHAT = "What is taken"
 _PRIVACY = "Patients' data"
@@ -77,13 +77,19 @@ def run(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Address of a running Dask scheduler, as in tcp://head-node:8786: its workers do the work.",
+            help="Address of a running Dask scheduler, as in tls://head-node:8786: its workers do the work. Whoever "
+            "reaches one of tcp:// can run code as its owner.",
             rich_help_panel=_WHERE,
         ),
     ] = None,
     dashboard_port: Annotated[
-        int, typer.Option(min=0, help="Port of Dask's dashboard on this machine.", rich_help_panel=_WHERE)
-    ] = 8787,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Show Dask's dashboard on this port of this machine (0: any free one). All its users can see it.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
     fewest_slices: Annotated[
         int, typer.Option("--min-slices", min=2, help="Shorter DICOM series are skipped.", rich_help_panel=_WHAT)
     ] = 20,
@@ -147,6 +153,11 @@ def run(
         review=not no_review,
     )
     options.kept_labels(model.metadata.vocabulary)
+    if scheduler and not scheduler.startswith(("tls://", "wss://", "tcp://127.0.0.1", "tcp://localhost")):
+        warn(
+            f"The Dask scheduler {scheduler} is not encrypted: whoever reaches it can run code as its owner and read "
+            "the cases. Use tls:// with certificates, or a network that only you reach."
+        )
     local = None if scheduler else _planned(workers, memory, device)
     settings = Settings(
         out=str(out.absolute()),
@@ -207,7 +218,7 @@ def _planned(workers: int | None, memory: float | None, device: str) -> LocalWor
     return LocalWorkers.planned(workers, gpus, None if memory is None else int(memory * 2**30))
 
 
-def _local(workers: LocalWorkers | None, dashboard_port: int) -> AbstractContextManager[Client]:
+def _local(workers: LocalWorkers | None, dashboard_port: int | None) -> AbstractContextManager[Client]:
     from ..cohort.workers import local_client
 
     assert workers is not None
@@ -262,7 +273,9 @@ def _table(state: State) -> Group:
     if len(at_work) > _MOST_AT_WORK:
         more = len(at_work) - _MOST_AT_WORK
         at_work[_MOST_AT_WORK:] = [Text(f"        and {more} more", style="dim")]
-    return Group(rows, *at_work, *lines, Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
+    if state.dashboard:
+        lines.append(Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
+    return Group(rows, *at_work, *lines)
 
 
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))

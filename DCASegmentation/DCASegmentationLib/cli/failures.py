@@ -80,6 +80,13 @@ def _report(error: BaseException) -> tuple[ExitCode, str]:
         return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use a smaller volume."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ExitCode.BAD_INPUT, "Error: The disk is full. Free some space, or choose a folder on another disk."
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return ExitCode.BAD_INPUT, f"Error: {error.filename or 'The disk'} is read-only. Choose another folder."
+    if isinstance(error, RuntimeError) and any(
+        sign in str(error).lower() for sign in ("out of memory", "can't allocate memory", "failed to allocate memory")
+    ):
+        # torch's, of a GPU or of the computer; loading torch here to name its class would take seconds.
+        return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use --device cpu."
     if isinstance(error, PermissionError):
         return ExitCode.BAD_INPUT, f"Error: {error.filename} may not be written or read. Check its permissions."
     return (

@@ -70,11 +70,23 @@ class Outcome:
     peak_mb: float = 0.0
     cut_off: tuple[str, ...] = ()
 
-
-def outcome_from_json(values: dict[str, Any]) -> Outcome:
-    """The outcome that ``dataclasses.asdict`` gave, as JSON has it. Raises TypeError or KeyError for anything else."""
-    lists = {name: tuple(values.get(name, ())) for name in ("notes", "concerns", "cut_off")}
-    return Outcome(**{**values, **lists})
+    @classmethod
+    def from_json(cls, content: Any) -> Outcome:
+        """The outcome that ``dataclasses.asdict`` has made plain. Raises ValueError for anything else."""
+        try:
+            lists = {name: tuple(content[name]) for name in ("notes", "concerns")}
+            # Cohorts of earlier versions did not note it.
+            outcome = cls(**{**content, **lists, "cut_off": tuple(content.get("cut_off", ()))})
+            numbers = [outcome.peak_mb, *outcome.volumes_ml.values(), *outcome.seconds.values(), outcome.concern or 0.0]
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no outcome: {error}") from None
+        names = (outcome.key, outcome.status, outcome.reason, outcome.worker)
+        texts = [*names, *outcome.notes, *outcome.concerns, *outcome.cut_off]
+        if not all(isinstance(text, str) for text in texts) or outcome.status not in (OK, SKIPPED, FAILED):
+            raise ValueError("no outcome: no text where text should be")
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError("no outcome: no number where a number should be")
+        return outcome
 
 
 def digest(parts: Iterable[str]) -> str:

@@ -13,9 +13,11 @@ from ..errors import OutputError, UserError
 from .case import FAILED, Case, Outcome
 from .settings import Settings
 from .work import process
+from .workers import replace_lost_workers
 
 _TICK_SECONDS = 0.5
-_PATIENCE_SECONDS = 120.0
+_PATIENCE_SECONDS = 300.0
+_SECONDS_BETWEEN_REPLACEMENTS = 5.0
 # Enough that no worker waits for the next case, few enough that the scheduler holds little.
 _AHEAD = 2
 _DISK_PROBLEMS_IN_A_ROW = 3
@@ -40,9 +42,13 @@ def outcomes(
     left = len(cases)
     running: dict[str, Future] = {}
     without_workers: float | None = None
+    replaced = time.monotonic()
     disk_problems = 0
     while left:
         workers = _threads(client)
+        if time.monotonic() - replaced > _SECONDS_BETWEEN_REPLACEMENTS:
+            replace_lost_workers(client)
+            replaced = time.monotonic()
         without_workers = None if workers else without_workers or time.monotonic()
         if without_workers and time.monotonic() - without_workers > _PATIENCE_SECONDS:
             raise UserError("All workers are gone.", f"Start workers again. {_GO_ON}")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from .case import FAILED, PENDING, Case, Outcome, Rejected, outcome_from_json
+from ..json_reading import parse_json
+from .case import FAILED, PENDING, Case, Outcome, Rejected
 
 # Why the last run ended before its last case; noted of the whole cohort.
 ENDED_EARLY = "ended_early"
@@ -28,6 +29,10 @@ CREATE TABLE IF NOT EXISTS cases (
     finished TEXT
 );
 """
+_COLUMNS = (
+    *("key", "name", "source", "patient", "study_date", "description", "slices", "fingerprint", "status", "reason"),
+    *("again", "notes", "outcome", "seen", "finished"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,26 @@ class Ledger:
         self._run = 0
         try:
             self._connection = sqlite3.connect(file, isolation_level=None)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{file} cannot be opened: {error}.", "Check the folder's permissions, or choose another with -o."
+            ) from None
+        try:
             # Whole on the disk before the next case: results are adopted by it.
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_TABLES)
+            found = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != ("ok",):
+                raise self._damaged(found)
+            # Of another program's file of the same name, these say which column it lacks.
+            self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM cases LIMIT 0")
+            self._connection.execute("SELECT key, value FROM about LIMIT 0")
         except sqlite3.Error as error:
-            raise OutputError(f"{file} is no ledger of this program or cannot be written: {error}.", "") from None
+            self._connection.close()
+            raise self._damaged(error) from None
+        except BaseException:
+            self._connection.close()
+            raise
 
     def close(self) -> None:
         self._connection.close()
@@ -74,14 +94,17 @@ class Ledger:
                     "This cohort was begun with another model or other options.",
                     "Choose another folder with -o, or the same model and options.",
                 )
-            self._run = int(self.about("run") or 0) + 1
+            earlier_runs = self.about("run") or "0"
+            if not earlier_runs.isdecimal() or len(earlier_runs) > 9:
+                raise self._damaged("its number of runs is none")
+            self._run = int(earlier_runs) + 1
             self._note("identity", told)
             self._note("run", str(self._run))
 
     def about(self, key: str) -> str:
         """Something noted of the whole cohort; empty if it was not."""
-        row = self._connection.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
-        return "" if row is None else str(row[0])
+        rows = self._rows("SELECT value FROM about WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else ""
 
     def note(self, key: str, value: str) -> None:
         """Note something of the whole cohort."""
@@ -103,7 +126,7 @@ class Ledger:
 
     def pending(self) -> set[str]:
         """Keys of the cases that have no outcome yet."""
-        return {key for (key,) in self._connection.execute("SELECT key FROM cases WHERE status = ?", (PENDING,))}
+        return {key for (key,) in self._rows("SELECT key FROM cases WHERE status = ?", (PENDING,))}
 
     def finish(self, outcome: Outcome) -> None:
         """Note what became of a case."""
@@ -117,15 +140,18 @@ class Ledger:
 
     def counts(self) -> dict[str, int]:
         """How many entries have each status."""
-        return dict(self._connection.execute("SELECT status, COUNT(*) FROM cases GROUP BY status"))
+        return dict(self._rows("SELECT status, COUNT(*) FROM cases GROUP BY status"))
 
     def entries(self) -> Iterator[Entry]:
         """All entries, in the order of their sources."""
         names = [each.name for each in fields(Entry)]
-        for row in self._connection.execute(f"SELECT {', '.join(names)} FROM cases ORDER BY source, description, key"):
+        for row in self._rows(f"SELECT {', '.join(names)} FROM cases ORDER BY source, description, key"):
             values = dict(zip(names, row, strict=True))
-            values["notes"] = tuple(json.loads(values["notes"]))
-            values["outcome"] = _outcome(values["outcome"])
+            try:
+                values["notes"] = tuple(map(str, parse_json(values["notes"])))
+                values["outcome"] = Outcome.from_json(parse_json(values["outcome"])) if values["outcome"] else None
+            except (ValueError, TypeError, AttributeError) as error:
+                raise self._damaged(error) from None
             yield Entry(**values)
 
     def _enter_case(self, case: Case, retry_failed: bool) -> None:
@@ -162,8 +188,20 @@ class Ledger:
     def _note(self, key: str, value: str) -> None:
         self._connection.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
+    def _rows(self, query: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._damaged(error) from None
+
     def _change(self) -> _Transaction:
         return _Transaction(self._connection, self._file)
+
+    def _damaged(self, why: object) -> OutputError:
+        return OutputError(
+            f"{self._file} is no ledger of this program, or is damaged: {why}.",
+            "Move it elsewhere and run the same command again: finished cases are taken over from their folders.",
+        )
 
 
 class _Transaction:
@@ -174,7 +212,10 @@ class _Transaction:
         self._file = file
 
     def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise self._refusal(error) from None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
@@ -182,16 +223,10 @@ class _Transaction:
         except sqlite3.Error as failure:
             if kind is None:
                 raise self._refusal(failure) from None
-        if isinstance(error, sqlite3.OperationalError):
+        if isinstance(error, sqlite3.Error):
             raise self._refusal(error) from None
 
     def _refusal(self, error: sqlite3.Error) -> OutputError:
         return OutputError(
             f"{self._file} cannot be written: {error}.", "Free some space on its disk, then run the same command again."
         )
-
-
-def _outcome(text: str) -> Outcome | None:
-    if not text:
-        return None
-    return outcome_from_json(json.loads(text))

@@ -17,16 +17,23 @@ def locked(file: Path) -> Iterator[None]:
     An exclusive transaction of SQLite: the operating system takes the lock back however the process ends, on Linux,
     macOS and Windows alike.
     """
-    connection = sqlite3.connect(file, timeout=0.5, isolation_level=None)
+    try:
+        connection = sqlite3.connect(file, timeout=0.5, isolation_level=None)
+    except sqlite3.Error as error:
+        raise OutputError(f"{file} cannot be used: {error}.", "Choose another folder with -o.") from None
     try:
         try:
             connection.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise OutputError(f"{file} cannot be used: {error}.", "Choose another folder with -o.") from None
-            raise OutputError(
-                f"Another run is at work on {file.parent}.", "Wait for its end, or choose another folder with -o."
-            ) from None
+        except sqlite3.Error as error:
+            if "locked" in str(error):
+                raise OutputError(
+                    f"Another run is at work on {file.parent}.", "Wait for its end, or choose another folder with -o."
+                ) from None
+            remedy = "Choose another folder with -o."
+            if not isinstance(error, sqlite3.OperationalError):
+                # Not what SQLite has made; it holds nothing.
+                remedy = f"Delete {file}, or choose another folder with -o."
+            raise OutputError(f"{file} cannot be used: {error}.", remedy) from None
         yield
     finally:
         connection.close()

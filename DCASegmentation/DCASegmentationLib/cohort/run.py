@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -16,7 +15,7 @@ from ..errors import OutputError, UserError
 from ..imaging.writing import make_private
 from ..job import optional
 from ..organs import Vocabulary
-from ..partials import remove_folder
+from ..partials import clean
 from .case import PENDING, Case, readable
 from .dispatch import outcomes
 from .finding import find
@@ -29,7 +28,6 @@ from .settings import CASES, LEDGER, LOCK, REPORT, VOLUMES, Settings, prepare
 from .state import State
 from .workers import require_shared_folders
 
-_PARTIAL = ".partial-"
 _SMALLEST_FREE_BYTES = 50_000_000
 
 
@@ -90,7 +88,8 @@ def _run(
     tick: Callable[[State], None],
 ) -> State:
     ledger.begin(cohort.settings.identity())
-    _remove_unfinished(out / CASES)
+    # The lock is held: what a run or a worker that was killed had begun to write, nobody will finish.
+    clean(out / CASES, only_writer=True)
     found = find(cohort.source, out, cohort.rules, searching)
     source = readable(str(cohort.source.absolute()))
     if pseudonyms is not None:
@@ -161,14 +160,7 @@ def _segment(
             ledger.finish(outcome)
             state.note(sources[outcome.key], outcome.status, outcome.reason)
     # A worker that the system ended, for want of memory say, could not do it.
-    _remove_unfinished(out / CASES)
-
-
-def _remove_unfinished(cases: Path) -> None:
-    """What a run or a worker that was killed had begun to write."""
-    for entry in os.scandir(cases):
-        if entry.name.startswith(".") and _PARTIAL in entry.name:
-            remove_folder(Path(entry.path))
+    clean(out / CASES, only_writer=True)
 
 
 def _require_room(out: Path) -> None:

@@ -23,7 +23,8 @@ from ..imaging.writing import new_folder, write_json
 from ..inference.device import is_out_of_memory
 from ..inference.segmenter import Result
 from ..job import Job, optional, segment_to_folder
-from .case import FAILED, OK, Case, Outcome, outcome_from_json, readable
+from ..json_reading import read_json
+from .case import FAILED, OK, Case, Outcome, readable
 from .memory import peak_mb
 from .model import PROCESS, SharedSegmenter, lacks_device_memory
 from .pseudonyms import without_names
@@ -59,12 +60,18 @@ def process(case: Case, settings: Settings) -> Outcome:
 def recorded(case: Case, settings: Settings) -> Outcome | None:
     """The outcome in the folder of ``case``, if a run that ended too early to note it has finished it before."""
     try:
-        record = json.loads((settings.folder_of(case.name) / RECORD).read_text(encoding="utf-8"))
+        record = read_json(settings.folder_of(case.name) / RECORD)
     except (OSError, ValueError):
         return None
-    if record.get("fingerprint") != case.fingerprint or record.get("settings") != _plain(settings.identity()):
+    if not isinstance(record, dict) or record.get("fingerprint") != case.fingerprint:
         return None
-    return outcome_from_json(record["outcome"])
+    if record.get("settings") != _plain(settings.identity()):
+        return None
+    try:
+        return Outcome.from_json(record["outcome"])
+    except (ValueError, KeyError):
+        # It is damaged: the case is done again.
+        return None
 
 
 def _segmented(case: Case, settings: Settings) -> Outcome:

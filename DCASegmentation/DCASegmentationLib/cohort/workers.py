@@ -1,4 +1,9 @@
-"""The processes that do the work: workers of this machine, or those of a Dask scheduler somewhere."""
+"""The processes that do the work: workers of this machine, or those of a Dask scheduler somewhere.
+
+Whoever reaches a Dask scheduler or worker can run any code there. So those of this machine listen on loopback, encrypt,
+and answer only to who has the certificate of this run, which exists in the memory of its processes alone: other users
+of the machine do not. Nothing listens for browsers unless the dashboard is asked for.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +18,17 @@ from typing import Any
 
 import dask
 import psutil
-from distributed import Client, Nanny, Scheduler, SpecCluster
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker
+from distributed.http.routing import RoutingApplication
+from tornado.httpserver import HTTPServer
+from tornado.httputil import HTTPServerRequest
+from tornado.web import ErrorHandler
 
 from ..errors import UserError, root_cause
 from ..inference.own_process import sleeping_threads
 
 _LOOPBACK = "127.0.0.1"
-_DASHBOARD_PORT = 8787
+_PROTOCOL = "tls://"
 # What the machine keeps for itself and this program.
 _SHARE_OF_MEMORY = 0.9
 _CORES_PER_WORKER = 4
@@ -27,6 +36,9 @@ _BYTES_PER_WORKER = 6e9
 _PATIENCE = "30s"
 # On a machine that is busy with other things a Python process may take minutes to begin.
 _START_SECONDS = 300
+# After this time a worker that was killed and is not there again is given up, and another one started. Dask's own 15 s
+# are too short where loading PyTorch takes as long, and then nothing would take its place.
+_SECONDS_TO_COME_BACK = 60
 
 
 @dataclass(frozen=True)
@@ -48,14 +60,51 @@ class LocalWorkers:
         return cls(chosen, max(1, cores // chosen), memory_bytes or int(memory / chosen), bool(gpus))
 
 
-@contextmanager
-def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -> Iterator[Client]:
-    """Worker processes on this machine, reachable from it alone; they end with this process, however it ends.
+class _WithoutPages:
+    """A server of Dask that has no pages for browsers."""
 
-    Raises UserError where they do not start.
+    def start_http_server(self, routes: Any, *_: Any, **__: Any) -> None:
+        # Dask stops it at the end, so there is one; but it listens nowhere.
+        self.http_application = RoutingApplication(routes)
+        self.http_server = HTTPServer(self.http_application)
+
+
+class _Scheduler(_WithoutPages, Scheduler):
+    pass
+
+
+class _Worker(_WithoutPages, Worker):
+    pass
+
+
+class _SchedulerWithDashboard(Scheduler):
+    """Answers browsers only where they show a page of this machine: one from elsewhere cannot lead them here."""
+
+    def start_http_server(self, *arguments: Any, **options: Any) -> None:
+        super().start_http_server(*arguments, **options)
+        application = self.http_application
+        find_handler = application.find_handler
+        own = {f"{name}:{self.http_server.port}" for name in (_LOOPBACK, "localhost")}
+
+        def find_if_own(request: HTTPServerRequest, **more: Any) -> Any:
+            origin = request.headers.get("Origin")
+            if request.host in own and (origin is None or origin.removeprefix("http://") in own):
+                return find_handler(request, **more)
+            return application.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
+
+        application.find_handler = find_if_own
+
+
+@contextmanager
+def local_client(workers: LocalWorkers, dashboard_port: int | None = None) -> Iterator[Client]:
+    """Worker processes on this machine, which nobody else can use; they end with this process, however it ends.
+
+    With ``dashboard_port``, Dask's dashboard listens there, on loopback; 0 is any free port. A worker that is killed
+    comes back or is replaced, see ``replace_lost_workers``. Raises UserError where they do not start.
     """
     quiet = {"logging": {"distributed": "critical"}}
-    with dask.config.set({**_steady_memory(), **_one_arena(), **quiet, **_restarts(), **_no_profile()}), _quiet():
+    settings = {**_steady_memory(), **_one_arena(), **quiet, **_restarts(), **_no_profile(), **_pages(dashboard_port)}
+    with dask.config.set(settings), _quiet():
         cluster = _local_cluster(workers, dashboard_port)
         try:
             with Client(cluster, timeout=_PATIENCE) as client:
@@ -64,14 +113,35 @@ def local_client(workers: LocalWorkers, dashboard_port: int = _DASHBOARD_PORT) -
             cluster.close(timeout=10)
 
 
-def _local_cluster(workers: LocalWorkers, dashboard_port: int) -> SpecCluster:
+def replace_lost_workers(client: Client) -> None:
+    """Start new workers on this machine in the place of those that Dask has given up; elsewhere nothing is done.
+
+    Dask starts a killed worker again, but gives it up where that fails or takes longer than _SECONDS_TO_COME_BACK.
+    """
+    cluster = client.cluster
+    if isinstance(cluster, SpecCluster):
+        # As many as there should be: those that are missing are started.
+        cluster.scale(len(cluster.worker_spec))
+
+
+def _local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecCluster:
+    try:
+        security = Security.temporary()
+    except ImportError:
+        raise UserError(
+            "Cohorts need a package that is not installed: cryptography.",
+            'Install it: pip install "dca-segmentation[cohort]"',
+        ) from None
+    options: dict[str, Any] = {"host": _LOOPBACK, "port": 0, "protocol": _PROTOCOL, "security": security}
+    scheduler = {"cls": _Scheduler, "options": {**options, "dashboard": False}}
+    if dashboard_port is not None:
+        address = f"{_LOOPBACK}:{dashboard_port}"
+        scheduler = {"cls": _SchedulerWithDashboard, "options": {**options, "dashboard_address": address}}
     try:
         return SpecCluster(
-            workers={index: _local_worker(workers, index) for index in range(workers.count)},
-            scheduler={
-                "cls": Scheduler,
-                "options": {"host": _LOOPBACK, "port": 0, "dashboard_address": f"{_LOOPBACK}:{dashboard_port}"},
-            },
+            workers={index: _local_worker(workers, index, security) for index in range(workers.count)},
+            scheduler=scheduler,
+            security=security,
             silence_logs=logging.CRITICAL,
         )
     # Dask lets out whatever a start that took too long, or a process that died in it, led to.
@@ -98,7 +168,7 @@ def remote_client(address: str) -> Iterator[Client]:
             yield client
 
 
-def _local_worker(workers: LocalWorkers, index: int) -> dict[str, Any]:
+def _local_worker(workers: LocalWorkers, index: int, security: Security | None = None) -> dict[str, Any]:
     threads = str(workers.threads)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     environment = {**dict.fromkeys(names, threads), "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": threads}
@@ -109,6 +179,9 @@ def _local_worker(workers: LocalWorkers, index: int) -> dict[str, Any]:
         "cls": Nanny,
         "options": {
             "host": _LOOPBACK,
+            "protocol": _PROTOCOL,
+            "security": security,
+            "worker_class": _Worker,
             # One case in the network, one being read or written.
             "nthreads": 2,
             "memory_limit": workers.memory_bytes,
@@ -175,7 +248,20 @@ def _one_arena() -> dict[str, Any]:
 
 def _restarts() -> dict[str, Any]:
     """A case whose worker was ended is tried once more beside others; then ``dispatch`` gives it a worker alone."""
-    return {"distributed.scheduler.allowed-failures": 1}
+    return {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.deploy.lost-worker-timeout": f"{_SECONDS_TO_COME_BACK}s",
+    }
+
+
+def _pages(dashboard_port: int | None) -> dict[str, Any]:
+    """What browsers get: nothing, or the dashboard; never a way on to other ports of this machine."""
+    module = "distributed.http"
+    asked = [f"{module}.scheduler.info", f"{module}.scheduler.json", f"{module}.health", f"{module}.statics"]
+    return {
+        "distributed.scheduler.http.routes": [] if dashboard_port is None else asked,
+        "distributed.worker.http.routes": [],
+    }
 
 
 def _no_profile() -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ImageError
+from ..imaging.writing import temporary_folder
 
 
 @contextmanager
@@ -19,8 +19,8 @@ def gathered(files: Sequence[Path], name: str) -> Iterator[Path]:
     So that the one reader of DICOM folders reads them, whatever lies beside them, however long their paths are and in
     whatever encoding their names. Raises ImageError where a file is not there any more or cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="dca-series-") as temporary:
-        folder = Path(temporary) / (_plain(name) or "series")
+    with temporary_folder("dca-series") as temporary:
+        folder = temporary / (_plain(name) or "series")
         folder.mkdir()
         for number, file in enumerate(files):
             link = folder / f"{number:06d}.dcm"

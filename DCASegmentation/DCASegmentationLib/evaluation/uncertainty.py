@@ -72,7 +72,7 @@ def paired_difference(
     samples: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """How far ``runs`` lie above ``others`` on the same cases: the mean over organs, with a paired bootstrap over cases.
+    """How far ``runs`` lie above ``others`` on the same cases: mean over organs, interval by a paired bootstrap.
 
     Scores are averaged over seeds first; each draw takes the same cases of both, so that what makes a case hard for
     both falls out. Raises ValueError where there is no case, or the cases are not the same.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import qt
 
-from ..partials import remove_folder, remove_partials
+from ..partials import remove_traces
 from ..worker_protocol import Cancel, Devices, Done, Event, Failure, FoundDevices, Progress, Segment, WasCancelled
 from .worker_connection import Ending, WorkerConnection
 
@@ -25,15 +24,11 @@ class _Run:
     onDone: Callable[[Done], None]
     onError: Callable[[Failure], None]
     onCancelled: Callable[[], None]
-    # A folder that was there before is not the run's to remove.
-    outIsNew: bool
     cancelAsked: bool = False
 
-    def removeTraces(self) -> None:
-        out = Path(self.request.out)
-        remove_partials(out)
-        if self.outIsNew and out.is_dir():
-            remove_folder(out)
+    def removeTraces(self, workerPid: int | None) -> None:
+        """Remove what the worker wrote, finished or not; what another program wrote stays."""
+        remove_traces(Path(self.request.out), workerPid)
 
 
 class WorkerProcess:
@@ -108,7 +103,7 @@ class WorkerProcess:
         if self._run is not None:
             raise RuntimeError("a segmentation is running already")
         self.start()
-        self._run = _Run(request, onProgress, onDone, onError, onCancelled, not os.path.lexists(request.out))
+        self._run = _Run(request, onProgress, onDone, onError, onCancelled)
         assert self._connection is not None
         self._connection.send(request)
 
@@ -140,7 +135,7 @@ class WorkerProcess:
         if connection is not None:
             connection.killAndWait(_MILLISECONDS_TO_STOP)
         if run is not None:
-            run.removeTraces()
+            run.removeTraces(connection.workerPid if connection is not None else None)
 
     def _onLogLine(self, line: str) -> None:
         if self._onLog is not None:
@@ -166,7 +161,7 @@ class WorkerProcess:
             self._run = None
             if run.cancelAsked:
                 # The answer and the request to cancel have crossed.
-                run.removeTraces()
+                run.removeTraces(self.pid)
                 run.onCancelled()
             elif isinstance(event, Done):
                 run.onDone(event)
@@ -177,13 +172,13 @@ class WorkerProcess:
             run.cancelAsked = True
 
     def _onEnd(self, ending: Ending) -> None:
-        run = self._run
+        run, pid = self._run, self.pid
         self._lastLogLines = self.lastLogLines
         self._run = self._connection = None
         self._tellDevices(None)
         if run is None:
             return
-        run.removeTraces()
+        run.removeTraces(pid)
         if run.cancelAsked:
             run.onCancelled()
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +14,7 @@ import slicer.util
 
 from DCASegmentationLib.errors import OutputError, UserError
 from DCASegmentationLib.imaging.itk_warnings import no_itk_warnings
+from DCASegmentationLib.json_reading import read_json
 from DCASegmentationLib.organs import Vocabulary
 from DCASegmentationLib.review_file import ALTERNATIVE, PLACES, REVIEW, Review, read_review
 from DCASegmentationLib.scene.case_record import LEVELS, CaseNodes, recall, remember
@@ -224,7 +224,7 @@ def _show_maps(maps: dict[str, sitk.Image], nodes: CaseNodes) -> None:
 def _model(request: Path) -> tuple[str, str]:
     """Name and checksum of the model, as the worker has noted them beside its results."""
     try:
-        bundle = json.loads(request.read_text(encoding="utf-8"))["bundle"]
+        bundle = read_json(request)["bundle"]
         return str(bundle["name"]), str(bundle["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return "", ""

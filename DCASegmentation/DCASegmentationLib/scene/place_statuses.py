@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import slicer
 
+from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.review_file import Place
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.organ_changes import changed_places, labels_now
@@ -85,10 +86,14 @@ def _is_as_before(nodes: CaseNodes, state: ReviewState, rank: int) -> bool:
     if place is None or rank not in state.before:
         return False
     kept = state.before[rank]
-    return all(
-        np.array_equal(inside, unpack(kept.get(segment_id, ""), place.count))
-        for segment_id, inside in members(nodes, place).items()
-    )
+    try:
+        return all(
+            np.array_equal(inside, unpack(kept.get(segment_id, ""), place.count))
+            for segment_id, inside in members(nodes, place).items()
+        )
+    except UserError:
+        # What was kept is damaged.
+        return False
 
 
 def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,16 +13,23 @@ from typing import Any
 import numpy as np
 
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.json_reading import parse_json
 from DCASegmentationLib.organs import VOCABULARIES, Vocabulary
 from DCASegmentationLib.review_file import Review
 
 TO_CHECK, CORRECTED, ACCEPTED, SUGGESTION, FLAGGED = "to_check", "corrected", "accepted", "suggestion", "flagged"
 """What became of a place: nothing yet, edited by hand, right as it was, its suggestion taken, left to others."""
+_STATUSES = (TO_CHECK, CORRECTED, ACCEPTED, SUGGESTION, FLAGGED)
 
 _LIST = "DCASegmentation.review"
 _SUGGESTIONS = "DCASegmentation.review.suggestions"
 _STATE = "DCASegmentation.review.state"
 _ORIGIN = "DCASegmentation.origin"
+
+_MOST_BYTES = 64 << 20  # a label for each voxel of the largest finding
+_MOST_TEXT = 64 << 20  # letters
+
+_log = logging.getLogger("DCASegmentationLib")
 
 
 @dataclass(frozen=True)
@@ -99,9 +107,13 @@ def read_review(segmentation: Any) -> Review | None:
 
 
 def read_suggestion(segmentation: Any, rank: int) -> np.ndarray | None:
-    """The labels that the voxels of a place could have instead, None where nothing is suggested."""
+    """The labels that the voxels of a place could have instead, None where nothing is suggested, or it is damaged."""
     packed = (_json(segmentation, _SUGGESTIONS) or {}).get(str(rank))
-    return None if packed is None else np.frombuffer(_unpacked(packed), np.uint8)
+    try:
+        return None if packed is None else np.frombuffer(_unpacked(packed), np.uint8)
+    except ValueError as error:
+        _log.warning("The suggestion for finding %d cannot be read and is ignored (%s).", rank, error)
+        return None
 
 
 def write_state(segmentation: Any, state: ReviewState) -> None:
@@ -117,12 +129,19 @@ def write_state(segmentation: Any, state: ReviewState) -> None:
 def read_state(segmentation: Any) -> ReviewState:
     """What was decided; nothing yet where it cannot be read."""
     content = _json(segmentation, _STATE) or {}
-    return ReviewState(
-        {int(rank): str(status) for rank, status in content.get("statuses", {}).items()},
-        {int(rank): dict(segments) for rank, segments in content.get("before", {}).items()},
-        {str(key) for key in content.get("absent", ())},
-        {str(key) for key in content.get("ticked", ())},
-    )
+    try:
+        return ReviewState(
+            {int(rank): status for rank, status in content.get("statuses", {}).items() if status in _STATUSES},
+            {
+                int(rank): {str(segment): _text(packed) for segment, packed in segments.items()}
+                for rank, segments in content.get("before", {}).items()
+            },
+            {_text(key) for key in content.get("absent", ())},
+            {_text(key) for key in content.get("ticked", ())},
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        _log.warning("What was decided in this review cannot be read and is ignored (%s).", error)
+        return ReviewState()
 
 
 def pack(mask: np.ndarray) -> str:
@@ -131,24 +150,60 @@ def pack(mask: np.ndarray) -> str:
 
 
 def unpack(text: str, count: int) -> np.ndarray:
-    """The mask of ``count`` voxels that :func:`pack` was given; all false for an empty text."""
+    """The mask of ``count`` voxels that :func:`pack` was given; all false for an empty text.
+
+    Raises UserError where the text is damaged.
+    """
     if not text:
         return np.zeros(count, bool)
-    return np.unpackbits(np.frombuffer(_unpacked(text), np.uint8), count=count).astype(bool)
+    try:
+        bits = np.frombuffer(_unpacked(text, (count + 7) // 8), np.uint8)
+        if len(bits) != (count + 7) // 8:
+            raise ValueError("another number of voxels")
+    except ValueError as error:
+        raise UserError(
+            f"What the suggestion has replaced cannot be read ({error}).", "Use the Segment Editor."
+        ) from None
+    return np.unpackbits(bits, count=count).astype(bool)
 
 
 def _packed(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(values.tobytes())).decode("ascii")
 
 
-def _unpacked(text: str) -> bytes:
-    return zlib.decompress(base64.b64decode(text))
+def _unpacked(text: object, most_bytes: int = _MOST_BYTES) -> bytes:
+    """The bytes that :func:`_packed` was given. Raises ValueError for a damaged text, or one of more bytes."""
+    if not isinstance(text, str):
+        raise ValueError("no text")
+    unpacker = zlib.decompressobj()
+    try:
+        # binascii.Error is a ValueError.
+        content = unpacker.decompress(base64.b64decode(text, validate=True), most_bytes + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    # A few bytes can be packed gigabytes.
+    if len(content) > most_bytes or not unpacker.eof:
+        raise ValueError("it is cut off, or larger than any finding")
+    return content
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no text where text should be")
+    return value
 
 
 def _json(segmentation: Any, name: str) -> Any:
     text = segmentation.GetAttribute(name)
-    try:
-        content = json.loads(text) if text else None
-    except ValueError:
+    if not text:
         return None
-    return content if isinstance(content, dict) else None
+    try:
+        if len(text) > _MOST_TEXT:
+            raise ValueError("it is larger than any review")
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as error:
+        _log.warning("The attribute %s of the segmentation cannot be read and is ignored (%s).", name, error)
+        return None
+    return content

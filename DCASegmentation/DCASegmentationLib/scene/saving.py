@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ import slicer
 import vtk
 
 from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.imaging.writing import temporary_folder
 from DCASegmentationLib.scene.nrrd_check import is_whole
 
 _REMEDY = "Choose an existing folder you may write to, with free space."
@@ -80,17 +79,12 @@ def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[P
         raise OutputError(f"{path} exists already.", "Choose another name, or allow it to be overwritten.")
     try:
         # A folder, not another file name: the name of a .mrb also stands inside of it.
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path.parent} cannot be written to: {error.strerror}.", _REMEDY) from error
-    try:
-        with _vtk_messages_off():
-            yield folder / path.name
-        (folder / path.name).replace(path)
+        with temporary_folder(path.name, path.parent) as folder:
+            with _vtk_messages_off():
+                yield folder / path.name
+            (folder / path.name).replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.", _REMEDY) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

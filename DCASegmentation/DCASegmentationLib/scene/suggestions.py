@@ -52,18 +52,15 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> None:
 def take_back(nodes: CaseNodes, rank: int) -> None:
     """Give the voxels of a place back to the segments they were in before its suggestion was accepted.
 
-    Raises UserError where no suggestion was accepted.
+    Raises UserError where no suggestion was accepted, or what it replaced cannot be read.
     """
     place, state = _place(nodes, rank), read_state(nodes.segmentation)
     if rank not in state.before:
         raise UserError("No suggestion was accepted for this place.", "Use the Segment Editor's undo.")
     before = state.before.pop(rank)
+    inside = {segment_id: unpack(before.get(segment_id, ""), place.count) for segment_id in labels_by_segment(nodes)}
     write_state(nodes.segmentation, state)
-    set_members(
-        nodes,
-        place,
-        {segment_id: unpack(before.get(segment_id, ""), place.count) for segment_id in labels_by_segment(nodes)},
-    )
+    set_members(nodes, place, inside)
     for segment_id in (each for each, packed in before.items() if not packed):
         if nodes.segmentation.GetSegmentation().GetSegment(segment_id) is not None and _is_empty(nodes, segment_id):
             nodes.segmentation.GetSegmentation().RemoveSegment(segment_id)

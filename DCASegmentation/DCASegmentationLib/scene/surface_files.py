@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import slicer
 import vtk
 
 from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.imaging.writing import temporary_folder
 
 Progress = Callable[[float, str], None]
 
@@ -31,12 +31,12 @@ def write_surfaces(segmentation: Any, folder: Path, progress: Progress | None = 
     if not ids:
         raise OutputError("No segment is visible, so there is nothing to write.", "Show the segments to write.")
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".surfaces-") as unfinished:
+        with temporary_folder("surfaces", folder) as unfinished:
             for number, segment_id in enumerate(ids):
                 if progress:
                     progress(number / len(ids), f"Writing {content.GetSegment(segment_id).GetName()}")
-                _write_one(segmentation, segment_id, unfinished)
-            written = sorted(Path(unfinished).iterdir())
+                _write_one(segmentation, segment_id, str(unfinished))
+            written = sorted(unfinished.iterdir())
             if len(written) != len(ids) or not all(_is_whole(path) for path in written):
                 raise OutputError(f"The surfaces cannot be written to {folder}.", _REMEDY)
             paths = [folder / path.name for path in written]

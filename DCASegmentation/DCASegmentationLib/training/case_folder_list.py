@@ -9,7 +9,6 @@ two writers at once lose nothing. What somebody has added to it by hand stays.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ..case_folder import (
 )
 from ..errors import UserError
 from ..imaging.writing import write_json
+from ..json_reading import read_json
 from ..organs import Vocabulary
 from .datalist import FOLDERS_LIST as LIST
 
@@ -99,7 +99,7 @@ def _read_list(folder: Path) -> dict[str, Any]:
     """The list as it is, empty where there is none. Raises UserError where it is damaged."""
     path = folder / LIST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         for group in ("training", "unlabelled"):
             if not all(isinstance(_image(entry), str) for entry in content.get(group, ())):
                 raise ValueError("an entry has no image")

@@ -17,7 +17,6 @@ too.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..imaging.writing import write_json
+from ..json_reading import read_json
 from ..organs import AMOS, VOCABULARIES, Vocabulary
 
 FOLDERS_LIST = "dataset.json"
@@ -77,7 +77,7 @@ def read_datalist(path: Path) -> Datalist:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"There is no list {path}.", "Make one with dca dataset.") from None
     except (OSError, ValueError) as error:

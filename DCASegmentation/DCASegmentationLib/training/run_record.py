@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..bundle.loading import Bundle
 from ..bundle.metadata import DEFAULT_OVERLAP, TrainingData
 from ..errors import UserError
 from ..imaging.writing import write_json
+from ..json_reading import read_json
 from ..method.partition import Partition
 from ..organs import VOCABULARIES, Vocabulary
 from .cohort import Cohort
@@ -87,8 +87,8 @@ def read_record(folder: Path) -> RunRecord:
     """The record in the run's ``folder``. Raises UserError where there is none, or a damaged one."""
     path = folder / RECORD
     try:
-        return RunRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return RunRecord.from_json(read_json(path))
     except FileNotFoundError:
         raise UserError(f"{folder} holds no run of dca train (no {RECORD}).", "Name the folder of a run.") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Train in a new folder.") from None

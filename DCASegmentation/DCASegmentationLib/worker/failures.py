@@ -42,6 +42,8 @@ def failure_of(run_id: str, error: BaseException) -> Failure:
         )
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return Failure(run_id, "The disk is full.", "Free some space, or choose a folder on another disk.")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return Failure(run_id, f"{error.filename or 'The disk'} is read-only.", "Choose another folder.")
     if isinstance(error, PermissionError):
         return Failure(run_id, f"{error.filename} may not be written or read.", "Check its permissions.")
     return Failure(

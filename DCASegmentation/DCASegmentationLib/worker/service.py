@@ -13,7 +13,7 @@ from DCASegmentationLib import __version__
 
 from ..errors import Cancelled
 from ..inference.own_process import importing
-from ..partials import remove_folder, remove_partials
+from ..partials import remove_traces
 from ..worker_protocol import (
     VERSION,
     Cancel,
@@ -48,8 +48,6 @@ class Run:
         self.over = threading.Event()
         self._lock = threading.Lock()
         self._settled = False
-        # A folder that was there before is never removed; the run will refuse it.
-        self._out_is_new = not os.path.lexists(request.out)
 
     def settle(self) -> bool:
         """True for the first caller, who then answers the request; False for every later one."""
@@ -58,13 +56,10 @@ class Run:
             return first
 
     def leave_no_trace(self) -> None:
-        """Stop the run, if it stops soon, and remove what it has written."""
+        """Stop the run, if it stops soon, and remove what it has written; what another program wrote stays."""
         self.cancelled.set()
         self.over.wait(_SECONDS_TO_STOP)
-        out = Path(self.request.out)
-        remove_partials(out)
-        if self._out_is_new and out.is_dir():
-            remove_folder(out)
+        remove_traces(Path(self.request.out), os.getpid())
 
 
 class Service:

@@ -22,6 +22,7 @@ import SimpleITK as sitk
 from ...bundle.loading import Bundle
 from ...errors import UserError
 from ...imaging.writing import write_json, write_text
+from ...json_reading import read_json
 from ...method.network import DCANet
 from ...phantom.case import Phantom, generate
 from ...training.cases import Case, load_case, prepare_case, save_case
@@ -195,7 +196,7 @@ def _score(network: DCANet, cases: Sequence[Case], options: TrainingOptions, bun
 
 def _read(path: Path, bundle: Bundle) -> Scores:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         scores = Scores(bundle.metadata.vocabulary, (DICE,))
         for case, dice in content["dice"].items():
             scores.add(case, {DICE.key: np.array(dice, float)})
@@ -217,7 +218,7 @@ def _require_settings(folder: Path, bundle: Bundle, options: TrainingOptions, pe
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(told, path)
-    elif json.loads(path.read_text(encoding="utf-8")) != told:
+    elif read_json(path) != told:
         raise UserError(f"{folder} holds runs of another model or with other settings.", "Choose another folder.")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import nn
 
 from ...errors import UserError
 from ...imaging.writing import write_json
+from ...json_reading import read_json
 from ...method.log_gap import GROUPS
 from ...method.network import DCANet
 from ...method.partition import Partition
@@ -213,7 +213,7 @@ def read_scores(path: Path, vocabulary: Vocabulary, of: str = "cases") -> Scores
     Raises UserError where the file is damaged or has no such scores.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         scores = Scores(vocabulary, (DICE, ASD))
         for case, values in content[of].items():
             scores.add(case, {key: np.array(one, float) for key, one in values.items()})
@@ -245,7 +245,7 @@ def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None
         write_json({"options": options, **told}, path)
         return
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         there = dict(before.pop("options"))
         there["gradient_limit"] = math.inf if there["gradient_limit"] is None else there["gradient_limit"]
         # An option that did not exist yet has its default, which changes nothing.

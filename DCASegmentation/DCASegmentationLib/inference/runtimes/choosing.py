@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...imaging.writing import write_json
+from ...json_reading import read_json
 from ...method.level_by_level import Answer
 from ..device import Device
 from .cache import cache_folder
@@ -167,7 +168,7 @@ def _read(task: Task) -> str | None:
     if task.weights_sha256 is None:
         return None
     try:
-        content = json.loads(_file(task).read_text(encoding="utf-8"))
+        content = read_json(_file(task))
         name = content["runtime"] if content["key"] == _key(task) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ...errors import UserError
 from ...imaging.writing import new_folder, write_json
+from ...json_reading import read_json
 from ...method.level_by_level import Answer
 from .cache import cache_folder
 from .processor import processor
@@ -124,7 +125,7 @@ def _key(task: Task, openvino: Any) -> dict[str, Any]:
 def _kept(folder: Path, key: dict[str, Any]) -> bytes | None:
     """The network as it was kept; None where it was not, or is damaged."""
     try:
-        contents = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
+        contents = read_json(folder / _CONTENTS)
         compiled = (folder / _COMPILED).read_bytes()
         whole = contents["key"] == key and contents["sha256"] == hashlib.sha256(compiled).hexdigest()
     except (OSError, ValueError, KeyError, TypeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import SimpleITK as sitk
 from ...errors import UserError
 from ...imaging.grid import canonical_view
 from ...imaging.reading import read_labels
+from ...json_reading import read_json
 
 SIDECAR = "anatomy.json"
 _MAPS = ("*.nii.gz", "*.nii", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
@@ -141,7 +141,7 @@ def _table(folder: Path) -> Path:
 
 def _read_sidecar(path: Path) -> Sidecar:
     try:
-        return Sidecar.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Sidecar.from_json(read_json(path))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path} cannot be used ({error}).", 'Give for instance {"spacing": [1.4, 1.4, 3]}.') from None
 

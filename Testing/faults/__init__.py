@@ -1,0 +1,10 @@
+"""Faults injected into what the program writes: nothing that was there is lost, nothing half written is left.
+
+    python -m Testing.faults                  all kinds once, as CI runs them: about two minutes
+    python -m Testing.faults --hours 3        random moments and seeds until the time is over
+    python -m Testing.faults --seed 7 --only bundle segment
+
+Run from the repository, with the package and its extra ``test`` installed. Each fault is injected into a process of
+its own, which does a real piece of work (``workloads``). A table of what was injected and lost ends it, exit code 1 if
+anything was.
+"""

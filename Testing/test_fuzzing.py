@@ -1,0 +1,330 @@
+"""Readers of what strangers may hand us, given damaged and made-up content: they read it or refuse it in one line.
+
+Hypothesis makes the content, bounded in time. DCA_FUZZ_EXAMPLES sets how many examples each reader gets; the default
+fits into continuous integration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from DCASegmentationLib.bundle.adding import add_bundle
+from DCASegmentationLib.bundle.downloading import Source
+from DCASegmentationLib.bundle.loading import Bundle
+from DCASegmentationLib.bundle.metadata_reading import parse_metadata
+from DCASegmentationLib.bundle.weight_table import stored_tensors
+from DCASegmentationLib.case_folder import read_case, require_unchanged
+from DCASegmentationLib.cohort.case import Outcome
+from DCASegmentationLib.errors import BundleError, UserError
+from DCASegmentationLib.json_reading import parse_json
+from DCASegmentationLib.method.log_gap import partition
+from DCASegmentationLib.method.network import DCANet
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.review_file import Alternative, OrganNote, Place, Reason, Review, read_review
+from DCASegmentationLib.training.cohort import Cohort
+from DCASegmentationLib.training.datalist import read_datalist
+from DCASegmentationLib.training.options import TrainingOptions
+from DCASegmentationLib.training.run_record import RunRecord, read_record
+from DCASegmentationLib.worker_protocol import ProtocolError, decode_event, decode_request
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+EXAMPLES = int(os.environ.get("DCA_FUZZ_EXAMPLES", "60"))
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="DCA_FUZZ_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+
+MESSAGE_FIELDS = ("version", "id", "ct", "out", "options", "fraction", "message", "seconds", "warnings", "pid")
+OWN_FILES = ["review.json", "case.json", "dataset.json", "run.json"]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.integers(10**30, 10**60),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+BYTES = st.binary(max_size=400)
+
+
+def taken_or_refused(read: Callable[[], object], refusals: type[Exception] = UserError) -> bool:
+    """Whether it was taken; any error but a refusal fails the test."""
+    try:
+        read()
+        return True
+    except refusals as error:
+        assert "\n" not in str(error)
+        return False
+
+
+def changed(content: Any, dice: random.Random, value: Any) -> Any:
+    """``content`` with one value in it, anywhere, replaced by ``value`` or left out."""
+    copy = json.loads(json.dumps(content))
+    places: list[tuple[Any, Any]] = []
+
+    def visit(node: Any) -> None:
+        for key, inner in list(node.items() if isinstance(node, dict) else enumerate(node)):
+            places.append((node, key))
+            if isinstance(inner, dict | list):
+                visit(inner)
+
+    visit(copy)
+    if not places:
+        return value
+    node, key = dice.choice(places)
+    if dice.random() < 0.2 and isinstance(node, dict):
+        del node[key]
+    else:
+        node[key] = value
+    return copy
+
+
+def damaged(content: bytes, dice: random.Random) -> bytes:
+    """``content`` cut off, with bits turned, with parts copied over others, or with numbers in it made large."""
+    found = bytearray(content)
+    for _ in range(dice.randint(1, 4)):
+        if not found:
+            break
+        at = dice.randrange(len(found))
+        kind = dice.randrange(5)
+        if kind == 0:
+            found[at] ^= 1 << dice.randrange(8)
+        elif kind == 1:
+            del found[at:]
+        elif kind == 2:
+            part = found[at : at + dice.randint(1, 64)]
+            to = dice.randrange(len(found))
+            found[to : to + len(part)] = part
+        elif kind == 3:
+            found[at : at + 8] = struct.pack("<Q", dice.choice([0, 2**31, 2**32 - 1, 2**63, 2**64 - 1]))
+        else:
+            found[at:at] = dice.randbytes(dice.randint(1, 16))
+    return bytes(found)
+
+
+@pytest.fixture(scope="module")
+def metadata(small_bundle) -> dict[str, Any]:
+    return json.loads((small_bundle / "configs" / "metadata.json").read_text())
+
+
+@fuzzed
+@given(content=BYTES)
+def test_json_of_any_bytes(content):
+    taken_or_refused(lambda: parse_json(content), ValueError)
+
+
+@fuzzed
+@given(content=BYTES)
+def test_worker_lines_of_any_bytes(content):
+    for decode in (decode_request, decode_event):
+        taken_or_refused(lambda decode=decode: decode(content.replace(b"\n", b" ")), ProtocolError)
+
+
+@fuzzed
+@given(
+    content=st.fixed_dictionaries(
+        {"type": st.sampled_from(["segment", "cancel", "devices", "quit", "hello", "progress", "done", "error"])},
+        optional=dict.fromkeys(MESSAGE_FIELDS, JSON),
+    )
+)
+def test_worker_lines_of_any_fields(content):
+    line = json.dumps({"version": 1, **content}).encode()
+    for decode in (decode_request, decode_event):
+        taken_or_refused(lambda decode=decode: decode(line), ProtocolError)
+
+
+@fuzzed
+@given(value=JSON, seed=st.integers(0, 2**32))
+def test_bundle_metadata_with_any_value_anywhere(metadata, value, seed):
+    written = json.dumps(changed(metadata, random.Random(seed), value)).encode()
+
+    def read() -> None:
+        found = parse_metadata(written, Path("bundle"))
+        # What is taken can be used: the options make a network, if only one without memory.
+        with torch.device("meta"):
+            try:
+                DCANet(**found.network)
+            except (TypeError, ValueError) as error:
+                raise BundleError(str(error).splitlines()[0]) from None
+        assert found.weights.bytes <= 1 << 30
+        json.dumps(found.to_json())
+
+    taken_or_refused(read, BundleError)
+
+
+@pytest.fixture(scope="module")
+def weight_files(small_bundle) -> dict[str, bytes]:
+    bundle = Bundle.load(small_bundle)
+    state = dict(list(bundle.network().state_dict().items())[:6])
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    new = (small_bundle / "models" / "model.safetensors").read_bytes()
+    return {"models/model.pt": buffer.getvalue(), "models/model.safetensors": new}
+
+
+@fuzzed
+@given(seed=st.integers(0, 2**32), name=st.sampled_from(["models/model.pt", "models/model.safetensors"]))
+def test_damaged_weight_files(weight_files, seed, name):
+    dice = random.Random(seed)
+    whole = weight_files[name]
+    # The start of the one and the end of the other say what is in them.
+    content = damaged(whole[:3000], dice) + whole[3000:] if dice.random() < 0.6 else damaged(whole, dice)
+
+    def read() -> None:
+        for tensor in stored_tensors(io.BytesIO(content), len(content), name).values():
+            assert tensor.offset >= 0 and tensor.offset + tensor.bytes <= len(content)
+
+    taken_or_refused(read, BundleError)
+
+
+@fuzzed
+@given(content=BYTES, name=st.sampled_from(["models/model.pt", "models/model.safetensors"]), zipped=st.booleans())
+def test_made_up_weight_files(content, name, zipped):
+    if zipped:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/data/0", bytes(64))
+        content = buffer.getvalue()
+    taken_or_refused(lambda: stored_tensors(io.BytesIO(content), len(content), name), BundleError)
+
+
+# The operations of pickles, by the letters they begin with, so that many of them follow each other.
+PICKLE = st.lists(
+    st.sampled_from(
+        [
+            *(b"\x80\x02", b"}", b"(", b")", b"]", b"q\x00", b"q\x01", b"h\x00", b"h\x01", b"K\x01", b"M\xff\xff"),
+            *(b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n", b"ccollections\nOrderedDict\n"),
+            *(b"X\x01\x00\x00\x00a", b"X\x07\x00\x00\x00storage", b"X\x01\x00\x00\x000", b"X\x03\x00\x00\x00cpu"),
+            *(b"t", b"\x85", b"\x86", b"\x87", b"Q", b"R", b"s", b"u", b"b", b"\x89", b"N", b".", b"0", b"1", b"2"),
+            *(b"cos\nsystem\n", b"\x93", b"\x8a\x01\x7f", b"\x94", b"\x95" + bytes(8)),
+        ]
+    ),
+    max_size=40,
+).map(b"".join)
+
+
+@fuzzed
+@given(pickled=PICKLE)
+def test_made_up_pickles(pickled):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", bytes(64))
+    content = buffer.getvalue()
+    taken_or_refused(lambda: stored_tensors(io.BytesIO(content), len(content), "models/model.pt"), BundleError)
+
+
+@settings(fuzzed, max_examples=max(EXAMPLES // 4, 10))
+@given(seed=st.integers(0, 2**32))
+def test_damaged_zip_files_of_bundles(small_bundle, tmp_path_factory, seed):
+    folder = tmp_path_factory.mktemp("zip")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(small_bundle.rglob("*")):
+            archive.write(path, path.relative_to(small_bundle))
+    whole, dice = content.getvalue(), random.Random(seed)
+    # The directory is at the end.
+    at = max(len(whole) - 1500, 0)
+    (folder / "model.zip").write_bytes(whole[:at] + damaged(whole[at:], dice))
+    taken_or_refused(lambda: add_bundle(folder / "model.zip", folder / "models"), UserError)
+    assert {path.name for path in (folder / "models").glob("*")} <= {"random-weights"}
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, tuple[Any, Callable[[Path], object]]]:
+    """Whole files of this program, by name, with their readers."""
+    place = Place(
+        *(1, "liver", 6, "Liver", 2.0, 1.0, 3.0, (1.0, 2.0, 3.0), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
+        *(((0, 0, 0), (1, 1, 1)), (Reason("island", "An island."),)),
+        Alternative("experts", (0, 6), 1.0, "The experts hold nothing."),
+    )
+    review = Review("AMOS", {"size": [1, 2, 3]}, (place,), (OrganNote("liver", 6, 1.0, ("small",)),)).to_json()
+    groups = partition({organ.label: 100 - organ.label for organ in AMOS}, "average")
+    run = RunRecord(AMOS, TrainingOptions(), Cohort.of_phantoms(2, 1, 1), groups).to_json()
+    case = {
+        "format": "dca-corrected-case", "version": 1, "vocabulary": "AMOS", "model": {"name": "m", "sha256": "0" * 64},
+        "date": "2026-01-01", "reviewed": ["liver"], "unknown": [1, 2], "places": [
+            {"rank": 1, "organ": "liver", "status": "corrected"}
+        ], "sha256": {"ct.nii.gz": "0" * 64, "labels.nii.gz": "0" * 64},
+    }  # fmt: skip
+    datalist = {
+        "name": "x", "training": [{"image": "a.nii.gz", "label": "b.nii.gz", "unknown": [1]}], "unlabelled": ["c.nii"],
+        "validation": [{"image": "d.nii.gz", "label": "e.nii.gz"}], "test": [],
+    }  # fmt: skip
+    return {
+        "review.json": (review, read_review),
+        "case.json": (case, lambda path: (read_case(path.parent), require_unchanged(path.parent))),
+        "dataset.json": (datalist, read_datalist),
+        "run.json": (run, lambda path: read_record(path.parent)),
+    }
+
+
+@fuzzed
+@given(value=JSON, seed=st.integers(0, 2**32), name=st.sampled_from(OWN_FILES))
+def test_own_files_with_any_value_anywhere(documents, tmp_path_factory, value, seed, name):
+    folder = tmp_path_factory.mktemp("own")
+    for file in ("ct.nii.gz", "labels.nii.gz"):
+        (folder / file).touch()
+    content, read = documents[name]
+    dice = random.Random(seed)
+    written = json.dumps(changed(content, dice, value)).encode()
+    (folder / name).write_bytes(damaged(written, dice) if dice.random() < 0.2 else written)
+    taken_or_refused(lambda: read(folder / name), UserError)
+    shutil.rmtree(folder)
+
+
+@fuzzed
+@given(content=JSON)
+def test_reviews_and_outcomes_of_any_content(content):
+    taken_or_refused(lambda: Review.from_json(content), UserError)
+    taken_or_refused(lambda: Outcome.from_json(content), ValueError)
+
+
+@fuzzed
+@given(address=st.text(max_size=60) | st.text(max_size=30).map(lambda part: f"https://{part}#sha256=" + "0" * 64))
+def test_addresses_of_any_text(address):
+    taken_or_refused(lambda: Source.parse(address), UserError)
+
+
+@fuzzed
+@given(content=JSON, text=st.text(max_size=80))
+def test_scene_records_of_any_content(content, text):
+    slicer = pytest.importorskip("slicer", reason="needs slicer-core")
+    assert slicer is not None
+    from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion
+
+    for name in ("", ".suggestions", ".state"):
+        for value in (json.dumps(content), text, json.dumps({"statuses": content, "before": content, "1": content})):
+            # Of a node, only this is asked.
+            node = SimpleNamespace(GetAttribute={f"DCASegmentation.review{name}": value}.get)
+            read_origin(node)
+            read_review(node)
+            read_suggestion(node, 1)
+            read_state(node)
+
+
+def test_what_is_not_changed_is_taken(metadata, weight_files, documents, tmp_path):
+    """The examples above begin with content that is good."""
+    parse_metadata(json.dumps(metadata).encode(), Path("bundle"))
+    for name, content in weight_files.items():
+        assert len(stored_tensors(io.BytesIO(content), len(content), name)) >= 6
+    assert hashlib.sha256(weight_files["models/model.pt"]).hexdigest()
+    for name in ("dataset.json", "review.json", "run.json"):
+        content, read = documents[name]
+        (tmp_path / name).write_text(json.dumps(content))
+        read(tmp_path / name)

@@ -1,0 +1,212 @@
+"""What an ended process left behind is removed or brought back; what a living one is writing stays."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from DCASegmentationLib import partials
+from DCASegmentationLib.imaging import writing
+from DCASegmentationLib.imaging.writing import exchange, new_folder, temporary_folder, write_text
+from DCASegmentationLib.partials import clean, partial_name, remove_traces, replaced_name
+
+SECONDS_OF_A_WEEK = 7 * 24 * 3600
+
+
+@pytest.fixture(autouse=True)
+def _as_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process cleans a folder once a minute; each test is to be a new process."""
+    monkeypatch.setattr(partials, "_cleaned", {})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def killed(program: str, *arguments: object) -> None:
+    """Run ``program``, which ends itself as a kill would."""
+    imports = (
+        "import os, sys\nfrom pathlib import Path\nfrom DCASegmentationLib.imaging import writing\n"
+        "from DCASegmentationLib.imaging.writing import *\nfrom DCASegmentationLib.partials import *\n"
+        "end = lambda: os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", imports + textwrap.dedent(program), *map(str, arguments)])
+    assert done.returncode == -9
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one_in_that_folder(tmp_path: Path) -> None:
+    killed(
+        """
+        with new_folder(Path(sys.argv[1]) / "out") as folder, temporary_folder("surfaces", folder.parent):
+            write_text("1", folder / "labels.txt")
+            partial_name(folder.parent / "labels.nrrd", ".nrrd").touch()
+            end()
+        """,
+        tmp_path,
+    )
+    assert len(names(tmp_path)) == 3
+    write_text("2", tmp_path / "other.txt")
+    assert names(tmp_path) == ["other.txt"]
+
+
+def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+        from DCASegmentationLib.imaging.writing import new_folder
+        with new_folder(Path(sys.argv[1]) / "out") as folder:
+            print("begun", flush=True)
+            sys.stdin.readline()
+            (folder / "labels.txt").touch()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
+        assert living.stdout is not None and living.stdin is not None
+        living.stdout.readline()
+        with pytest.raises(writing.OutputError, match="exists already"), new_folder(tmp_path / "out") as mine:
+            (mine / "labels.txt").touch()
+            living.communicate("go on\n")
+    assert living.returncode == 0
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_another_machine_left_stays_for_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(partials, "_owner", lambda pid: "0badcafe-4242-1f")
+        for name in ("new", "old"):
+            partial_name(tmp_path / name).mkdir()
+    (old,) = tmp_path.glob(".old.*")
+    os.utime(old, (0, old.stat().st_mtime - SECONDS_OF_A_WEEK - 60))
+    clean(tmp_path)
+    assert [name[:5] for name in names(tmp_path)] == [".new."]
+
+
+def test_the_only_writer_of_a_folder_removes_what_other_machines_left(tmp_path: Path, monkeypatch, caplog) -> None:
+    """As a cohort does, whose workers may run anywhere: one was killed between the two renames of a replacement."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(partials, "_owner", lambda pid: "0badcafe-4242-1f")
+        for hidden, content in ((partial_name(tmp_path / "a"), "new"), (replaced_name(tmp_path / "a"), "earlier")):
+            hidden.mkdir()
+            (hidden / "labels.txt").write_text(content)
+        partial_name(tmp_path / "b").mkdir()
+    clean(tmp_path)
+    assert len(names(tmp_path)) == 3
+    clean(tmp_path, only_writer=True)
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a" / "labels.txt").read_text() == "earlier"
+    assert "is in" in caplog.text
+
+
+def test_a_process_number_used_again_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system does not say when a process started")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(partials, "_owner", lambda pid: f"{partials._machine()}-{os.getpid()}-1")
+        partial_name(tmp_path / "out").mkdir()
+    partial_name(tmp_path / "mine").mkdir()
+    clean(tmp_path)
+    assert [name[:6] for name in names(tmp_path)] == [".mine."]
+
+
+@pytest.mark.parametrize("moment", ["before the first rename", "between the renames", "after the second rename"])
+def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_path: Path, caplog) -> None:
+    """As on a network file system: the earlier or the new result is there afterwards, whole, and nothing else."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels.txt").write_text("earlier")
+    killed(
+        """
+        writing.exchange = lambda one, other: False
+        rename, left = Path.rename, [int(sys.argv[2])]
+        def counted(path, target):
+            if not left[0]:
+                end()
+            left[0] -= 1
+            return rename(path, target)
+        Path.rename = counted
+        rmtree, writing.shutil.rmtree = writing.shutil.rmtree, lambda *_, **__: end()
+        with new_folder(Path(sys.argv[1]) / "out", overwrite=True) as folder:
+            (folder / "labels.txt").write_text("new")
+        """,
+        tmp_path,
+        ["before the first rename", "between the renames", "after the second rename"].index(moment),
+    )
+    with caplog.at_level(logging.WARNING):
+        clean(tmp_path)
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "labels.txt").read_text() == ("new" if moment.startswith("after") else "earlier")
+    assert [f"{tmp_path / 'out'} again" in line for line in caplog.messages] == [True] * moment.startswith("between")
+
+
+def test_an_earlier_result_never_takes_the_place_of_what_came_after_it(tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(partials, "_owner", lambda pid: f"{partials._machine()}-{os.getpid()}-1")
+        for hidden, content in ((partial_name(tmp_path / "out"), "new"), (replaced_name(tmp_path / "out"), "earlier")):
+            hidden.mkdir()
+            (hidden / "labels.txt").write_text(content)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels.txt").write_text("of another program")
+    clean(tmp_path)
+    (kept,) = tmp_path.glob("out-before-*")
+    assert names(tmp_path) == ["out", kept.name]
+    assert (kept / "labels.txt").read_text() == "earlier"
+    assert (tmp_path / "out" / "labels.txt").read_text() == "of another program"
+
+
+def test_an_exchange_is_one_step_and_an_earlier_result_is_never_missing(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    if not exchange(tmp_path / "new", tmp_path / "new"):
+        pytest.skip("this file system cannot exchange two folders")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels.txt").write_text("earlier")
+    program = """
+        writing.replaced_name = lambda path: end()
+        writing.shutil.rmtree = lambda *_, **__: end()
+        with new_folder(Path(sys.argv[1]) / "out", overwrite=True) as folder:
+            (folder / "labels.txt").write_text("new")
+    """
+    killed(program, tmp_path)
+    assert (tmp_path / "out" / "labels.txt").read_text() == "new"
+    clean(tmp_path)
+    assert names(tmp_path) == ["new", "out"]
+
+
+def test_long_names_leave_room_for_the_hidden_name(tmp_path: Path) -> None:
+    long = tmp_path / ("ö" * 120)
+    with new_folder(long) as folder:
+        (folder / "labels.txt").touch()
+    write_text("1", tmp_path / ("x" * 250))
+    assert names(tmp_path) == ["x" * 250, "ö" * 120]
+
+
+@pytest.mark.parametrize("maker", ["this process", "another program", "nobody"])
+def test_of_a_finished_result_only_its_maker_removes_it(maker: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if maker != "nobody":
+        (out / "request.json").write_text(json.dumps({"process": os.getpid() + (maker != "this process")}))
+    partial_name(out).mkdir()
+    remove_traces(out, os.getpid())
+    assert names(tmp_path) == ([] if maker == "this process" else ["out"])
+
+
+def test_hidden_files_of_others_are_not_touched(tmp_path: Path) -> None:
+    others = [".git", ".out.partial-12345678", ".bashrc", ".x.partial-1-2-3-4", "out.partial-0badcafe-1-1-0badcafe"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    clean(tmp_path)
+    assert names(tmp_path) == sorted(others)
+
+
+def test_a_temporary_folder_is_its_owners_alone_and_a_full_disk_is_named(tmp_path: Path, monkeypatch) -> None:
+    with temporary_folder("links", tmp_path) as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+    assert names(tmp_path) == []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(writing.OutputError, match="TMPDIR"), temporary_folder("links"):
+        pass
