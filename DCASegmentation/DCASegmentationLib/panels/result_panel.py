@@ -58,9 +58,8 @@ class ResultPanel(VTKObservationMixin):
         display = self._segmentation.GetDisplayNode() if nodes is not None else None
         if display is not None:
             self.addObserver(display, vtk.vtkCommand.ModifiedEvent, self._onDisplayModified)
-        self.ui.show3DButton.setSegmentationNode(self._segmentation)
-        for widget in (self.ui.segmentsTable, self.ui.show3DButton, self.ui.saveSegmentationButton,
-                       self.ui.saveSurfacesButton, self.ui.copyButton, self.ui.saveTableButton):  # fmt: skip
+        for widget in (self.ui.segmentsTable, self.ui.saveSegmentationButton, self.ui.saveSurfacesButton,
+                       self.ui.copyButton, self.ui.saveTableButton, self.ui.reportButton):  # fmt: skip
             widget.visible = nodes is not None
         hindrance = dicom_export.hindrance(self._ct)
         self.ui.exportDICOMButton.visible = nodes is not None and dicom_export.canExport()
