@@ -25,6 +25,7 @@ class LogWatch:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._observed: dict[str, list[tuple[Any, int]]] = {}
+        self._displays: dict[str, list[Any]] = {}
 
     def clear(self) -> None:
         self.lines.clear()
@@ -43,6 +44,7 @@ class LogWatch:
         scene = slicer.mrmlScene
         scene_tags = [
             scene.AddObserver(slicer.vtkMRMLScene.NodeAddedEvent, self._on_node_added),
+            scene.AddObserver(slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._on_node_about_to_go),
             scene.AddObserver(slicer.vtkMRMLScene.NodeRemovedEvent, self._on_node_removed),
         ]
         try:
@@ -81,14 +83,21 @@ class LogWatch:
             self._observe(node, [(node, node.AddObserver("ModifiedEvent", self._on_segment_display))])
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _on_node_about_to_go(self, scene: Any, event: str, node: Any) -> None:
+        """As Slicer's subject hierarchy and segmentations logic do."""
+        if node.IsA("vtkMRMLSegmentationNode"):
+            count = node.GetNumberOfDisplayNodes()
+            self._displays[node.GetID()] = [node.GetNthDisplayNode(index) for index in range(count)]
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+        if hierarchy is not None and not scene.IsClosing() and (item := hierarchy.GetItemByDataNode(node)):
+            hierarchy.RemoveItem(item, False, False)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_node_removed(self, scene: Any, event: str, node: Any) -> None:
         self._forget(node.GetID() or "")
-        if node.IsA("vtkMRMLSegmentationNode") and not scene.IsClosing():
-            # As Slicer's segmentations logic does.
-            for index in reversed(range(node.GetNumberOfDisplayNodes())):
-                display = node.GetNthDisplayNode(index)
-                if display is not None and scene.IsNodePresent(display):
-                    scene.RemoveNode(display)
+        for display in self._displays.pop(node.GetID() or "", []):
+            if display is not None and scene.IsNodePresent(display) and not scene.IsClosing():
+                scene.RemoveNode(display)
 
     def _on_segments(self, content: Any, event: str) -> None:
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):

@@ -20,6 +20,7 @@ from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
 from DCASegmentationLib.panels.steps import Steps, newTimer
 from DCASegmentationLib.scene import expert_views
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
+from DCASegmentationLib.scene.colors import save_colors
 from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
 from DCASegmentationLib.scene.expert_views import MapStyle
 from DCASegmentationLib.scene.layouts import (
@@ -256,6 +257,7 @@ class ExpertsPanel(VTKObservationMixin):
             return
         if checked:
             self._steps.run(self._loadingAll(nodes), self.update)
+        save_colors(checked)
         for node in nodes.maps():
             node.SetSaveWithScene(checked)
 
@@ -264,6 +266,7 @@ class ExpertsPanel(VTKObservationMixin):
             node = map_volume(nodes, name)
             if node is not None:
                 node.SetSaveWithScene(self.ui.saveMapsCheckBox.checked)
+                save_colors(self.ui.saveMapsCheckBox.checked)
             yield
 
     def _onPlot(self, checked: bool) -> None:

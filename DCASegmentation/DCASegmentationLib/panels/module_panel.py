@@ -41,6 +41,7 @@ class ModulePanel(VTKObservationMixin):
         self._parameters: Any = None
         self._connections: list[Any] = []
         self._shown: Any = None
+        self._newResult: Any = None
         self.isEntered = False
         # A volume is in the scene before its voxels are: it is looked at when whoever adds it has done.
         self._loading = newTimer(self._chooseOpenCT)
@@ -178,9 +179,9 @@ class ModulePanel(VTKObservationMixin):
     def _onResult(self, segmentation: Any | None) -> None:
         """A run has ended: show what came of it, even where it went into the segmentation that is shown already."""
         if segmentation is not None and self._parameters is not None:
-            self._shown = None
+            self._shown, self._newResult = None, segmentation
             self._parameters.resultSegmentation = segmentation
-            self._update(isNew=True)
+            self._update()
             self.ui.resultSection.collapsed = False
         self.guide.onRunEnded(segmentation is not None)
 
@@ -241,18 +242,17 @@ class ModulePanel(VTKObservationMixin):
     def _onParametersModified(self, caller: Any, event: str) -> None:
         self._update()
 
-    def _update(self, isNew: bool = False) -> None:
+    def _update(self) -> None:
         """Bring the sections into line with the parameter node."""
         if self._parameters is None:
             return
         if not self.logic.isRunning:
-            self._showResult(self._parameters.resultSegmentation, isNew)
+            self._showResult(self._parameters.resultSegmentation)
         self.segmentControl.update()
         self._updateGuide()
 
-    def _showResult(self, segmentation: Any | None, isNew: bool = False) -> None:
-        """Let the sections for results show the case of ``segmentation``, one after the other; it is ``isNew`` when a
-        run has just made it."""
+    def _showResult(self, segmentation: Any | None) -> None:
+        """Let the sections for results show the case of ``segmentation``, one after the other."""
         if segmentation is self._shown:
             return
         self._shown = segmentation
@@ -262,10 +262,11 @@ class ModulePanel(VTKObservationMixin):
             for panel in self._resultPanels:
                 panel.setResult(None)
         else:
+            isNew, self._newResult = segmentation is self._newResult, None
             self._showing.run(self._showingResult(nodes, isNew))
 
     def _showingResult(self, nodes: CaseNodes, isNew: bool) -> Iterator[None]:
-        """Everything that takes time comes in a turn of the event loop of its own."""
+        """Everything that takes time comes in a turn of the event loop of its own. ``isNew``: a run has just made it."""
         if isNew and nodes.ct is not None:
             use_abdominal_window(nodes.ct)
             isFirst = len(cases_of(nodes.ct)) == 1

@@ -13,6 +13,7 @@ from DCASegmentationLib.figures.palette import EXPERTS
 from DCASegmentationLib.organs import VOCABULARIES
 from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
 from DCASegmentationLib.scene.segment_voxels import segment_layers
+from DCASegmentationLib.scene.volumes import new_node
 
 _TABLE, _CHART = "DCASegmentation.attention_table", "DCASegmentation.attention_chart"
 _ORGAN, _NUMBER, _SERIES = "Organ", "Number", "DCASegmentation.attention_series."
@@ -129,7 +130,7 @@ def _fill(table: Any, rows: list[SegmentAttention]) -> None:
 def _own_node(nodes: CaseNodes, role: str, class_name: str, name: str) -> Any:
     node = nodes.segmentation.GetNodeReference(role)
     if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass(class_name, name)
+        node = new_node(class_name, name, hidden=True)
         mark_as_part(node, nodes.segmentation)
         nodes.segmentation.SetNodeReferenceID(role, node.GetID())
     return node

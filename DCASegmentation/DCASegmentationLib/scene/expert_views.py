@@ -11,7 +11,7 @@ import slicer
 from DCASegmentationLib.figures.palette import EXPERTS
 from DCASegmentationLib.scene import map_files
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name, cases_of
-from DCASegmentationLib.scene.colors import scale_colors
+from DCASegmentationLib.scene.colors import expert_colors, scale_colors
 from DCASegmentationLib.scene.legend import refresh_legend
 from DCASegmentationLib.scene.maps import LEAST
 
@@ -129,7 +129,9 @@ def _layers(composite: Any) -> tuple[str | None, ...]:
 def apply_style(node: Any, style: MapStyle) -> None:
     """Colors, threshold and legend of a map. What is 0, outside of the body, is left out at any threshold."""
     display = node.GetDisplayNode()
-    if not node.IsA("vtkMRMLLabelMapVolumeNode"):
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        display.SetAndObserveColorNodeID(expert_colors().GetID())
+    else:
         before = display.StartModify()
         display.SetAndObserveColorNodeID(scale_colors(style.colors).GetID())
         display.SetLowerThreshold(max(style.threshold, LEAST))

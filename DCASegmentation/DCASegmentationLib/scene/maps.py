@@ -36,7 +36,7 @@ def show_map(image: sitk.Image, name: str, title: str, colors: str) -> Any:
     ``title`` stands over the legend; ``colors`` is "Viridis" or "Inferno"; 0 is transparent. Returns the
     vtkMRMLScalarVolumeNode.
     """
-    node = add_volume(image, name, "vtkMRMLScalarVolumeNode")
+    node = add_volume(image, name, "vtkMRMLScalarVolumeNode", hidden=True)
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(scale_colors(colors).GetID())
     display.AutoWindowLevelOff()
@@ -65,7 +65,7 @@ def show_deciding_expert(image: sitk.Image, name: str = "Expert that decided") -
 
     Returns the vtkMRMLLabelMapVolumeNode.
     """
-    node = add_volume(image, name, "vtkMRMLLabelMapVolumeNode")
+    node = add_volume(image, name, "vtkMRMLLabelMapVolumeNode", hidden=True)
     node.GetDisplayNode().SetAndObserveColorNodeID(expert_colors().GetID())
     add_name_legend(node, "Expert that decided", len(EXPERTS) + 1)
     return node
