@@ -135,7 +135,15 @@ def node_names() -> list[str]:
 def alive() -> dict[str, int]:
     """How many objects of the runs there are in this process."""
     gc.collect()
-    names = ("_Run", "ResultFiles", "CaseNodes", "Order", "Outcome", "vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode")
+    names = (
+        "_Run",
+        "ResultFiles",
+        "CaseNodes",
+        "Order",
+        "Outcome",
+        "vtkMRMLSegmentationNode",
+        "vtkMRMLLabelMapVolumeNode",
+    )
     counts = dict.fromkeys(names, 0)
     for each in gc.get_objects():
         name = type(each).__name__
@@ -362,7 +370,11 @@ def test_edit_here_scrolls_to_the_editor(panel, case, slicer_bench):
 def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, case, slicer_bench):
     for name in ("segment", "result", "review", "correct", "experts", "setup"):
         getattr(panel.ui, f"{name}Section").collapsed = False
-    for group in (panel.segmentPanel.ui.modelCardGroup, panel.segmentPanel.ui.advancedGroup, panel.segmentPanel.ui.logGroup):
+    for group in (
+        panel.segmentPanel.ui.modelCardGroup,
+        panel.segmentPanel.ui.advancedGroup,
+        panel.segmentPanel.ui.logGroup,
+    ):
         group.collapsed = False
     panel.reviewPanel.ui.changesButton.checked = True
     panel.reviewPanel.goToNext()

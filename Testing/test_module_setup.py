@@ -145,7 +145,9 @@ def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, slicer_bench,
     assert said == [] and not slicer_bench.torch.is_installed
 
 
-@pytest.mark.parametrize(("version", "old"), [("2.2.2", True), ("2.4.0+cu121", True), ("2.4.1", False), ("2.13.0", False)])
+@pytest.mark.parametrize(
+    ("version", "old"), [("2.2.2", True), ("2.4.0+cu121", True), ("2.4.1", False), ("2.13.0", False)]
+)
 def test_a_pytorch_that_is_too_old_is_said(setup, monkeypatch, version, old):
     from DCASegmentationLib.panels import requirements
 

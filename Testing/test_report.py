@@ -46,7 +46,9 @@ def test_an_organ_at_the_end_of_the_scan_is_said_to_be_cut_off(report):
     labels = sitk.GetImageFromArray(array)
     labels.CopyInformation(report.labels)
     notes = {row.organ.key: row.notes for row in organ_rows(replace(report, labels=labels))}
-    assert "cut off at the first slice" in notes["right_kidney"][0] and notes["left_kidney"] == ("below the usual range",)
+    assert "cut off at the first slice" in notes["right_kidney"][0] and notes["left_kidney"] == (
+        "below the usual range",
+    )
     assert notes["bladder"] == ("not found",)
 
 

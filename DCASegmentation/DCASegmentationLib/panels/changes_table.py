@@ -44,8 +44,8 @@ class ChangesTable:
             dice = "\N{EN DASH}" if change.dice is None else f"{change.dice:.3f}"
             checked, total = progress.get(change.organ.key, (0, 0))
             findings = _("{checked} of {total}").format(checked=checked, total=total) if total else "\N{EN DASH}"
-            numbers = (numberItem(findings), numberItem(f"{change.before_ml:.1f}"), numberItem(f"{change.after_ml:.1f}"),
-                       numberItem(dice))  # fmt: skip
+            texts = (findings, f"{change.before_ml:.1f}", f"{change.after_ml:.1f}", dice)
+            numbers = [numberItem(text) for text in texts]
             for column, item in enumerate((organ, *numbers)):
                 font = item.font()
                 font.setBold(change.changed)

@@ -200,7 +200,9 @@ class ExpertsPanel(VTKObservationMixin):
             widget.visible = hasAttention
 
     def _fillSelectors(self) -> None:
-        maps = expert_views.available_choices(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
+        maps = (
+            expert_views.available_choices(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
+        )
         titles = _mapTitles()
         _fill(self.ui.mapSelector, [(titles[name], name) for name in maps], self.choice)
         levels = sorted(levels_of(self._nodes), reverse=True) if self._nodes is not None else []

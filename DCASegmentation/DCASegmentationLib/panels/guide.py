@@ -74,6 +74,8 @@ def _texts() -> Mapping[str, str]:
         _OFFER: _("New here? Download a public sample CT, segment it, and see in three tips where everything is."),
         _RUNNING: _("The sample CT is loaded and segmented. This takes some seconds to a few minutes."),
         "result": _("<b>1. Result</b>: volume and mean HU of each organ. Double-click an organ to go there."),
-        "review": _("<b>2. Review</b>: what is most likely wrong comes first. Press Next, look, then accept or flag it."),
+        "review": _(
+            "<b>2. Review</b>: what is most likely wrong comes first. Press Next, look, then accept or flag it."
+        ),
         "correct": _("<b>3. Fix</b>: Edit here under Review limits painting to the finding; undo takes strokes back."),
     }

@@ -266,7 +266,7 @@ class ModulePanel(VTKObservationMixin):
             self._showing.run(self._showingResult(nodes, isNew))
 
     def _showingResult(self, nodes: CaseNodes, isNew: bool) -> Iterator[None]:
-        """Everything that takes time comes in a turn of the event loop of its own. ``isNew``: a run has just made it."""
+        """What takes time comes in a turn of the event loop of its own. ``isNew``: a run has just made it."""
         if isNew and nodes.ct is not None:
             use_abdominal_window(nodes.ct)
             isFirst = len(cases_of(nodes.ct)) == 1

@@ -28,9 +28,9 @@ def platformProblem() -> UserError | None:
     # Slicer for macOS is built for Intel, also where it runs on Apple's own processors.
     if sys.platform == "darwin" and platform.machine() == "x86_64":
         return UserError(
-            _("This Slicer is built for Intel Macs, for which PyTorch ends at 2.2.2; models need {version} or newer.").format(
-                version=TORCH_REQUIREMENT.removeprefix(">=")
-            ),
+            _(
+                "This Slicer is built for Intel Macs, for which PyTorch ends at 2.2.2; models need {version} or newer."
+            ).format(version=TORCH_REQUIREMENT.removeprefix(">=")),
             _("Segment on Linux, Windows, or with a Slicer that is built for Apple silicon. Results open here."),
         )
     return None

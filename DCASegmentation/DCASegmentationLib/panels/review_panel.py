@@ -63,7 +63,8 @@ class ReviewPanel:
 
     ``onEdit(segmentId, makeArea)`` is asked to open the Segment Editor on a segment, limited to the volume that
     ``makeArea()`` gives (see ``editable_area``; None for everywhere), ``onLeavePlace()`` to end that,
-    ``onBeforeChange()`` to save a state for the Segment Editor's undo. Everything that is decided here is written on the segmentation.
+    ``onBeforeChange()`` to save a state for the Segment Editor's undo. Everything that is decided here is
+    written on the segmentation.
     """
 
     def __init__(

@@ -23,7 +23,14 @@ from DCASegmentationLib.panels.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.panels.worker_process import WorkerProcess
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.ct_checksum import ct_checksum
-from DCASegmentationLib.scene.exchange import ResultFiles, export_ct, keep_for_review, require_ct, show_result, take_maps
+from DCASegmentationLib.scene.exchange import (
+    ResultFiles,
+    export_ct,
+    keep_for_review,
+    require_ct,
+    show_result,
+    take_maps,
+)
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
 from DCASegmentationLib.scene.region import Region
 from DCASegmentationLib.scene.target import require_target

@@ -31,8 +31,9 @@ def attention_name(level: int, expert: str) -> str:
 class CaseNodes:
     """The MRML nodes of one case. ``attention`` maps level and expert to a volume node.
 
-    Maps that were not shown yet are still files, and no nodes (see ``map_files``). ``ct`` is None where the CT of a remembered case was deleted. ``automatic`` is the label map as the network gave
-    it, ``places`` holds the rank of the place to check in each voxel; both have the same voxels, a box of the CT's.
+    Maps that were not shown yet are still files, and no nodes (see ``map_files``). ``ct`` is None where the CT of a
+    remembered case was deleted. ``automatic`` is the label map as the network gave it, ``places`` holds the rank of the
+    finding in each voxel; both have the same voxels, a box of the CT's.
     """
 
     ct: Any

@@ -39,7 +39,9 @@ def load_sample_ct() -> Any:
         node = logic.downloadSample(_NAME)
     # Whatever the download raises, the user needs one sentence.
     except Exception as error:
-        raise UserError(f"The sample CT could not be downloaded ({error}).", "Check the network, then try again.") from error
+        raise UserError(
+            f"The sample CT could not be downloaded ({error}).", "Check the network, then try again."
+        ) from error
     if node is None:
         raise UserError("The sample CT could not be downloaded.", "Check the network, then try again.")
     return node

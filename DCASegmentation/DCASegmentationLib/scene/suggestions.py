@@ -29,8 +29,9 @@ _REMEDY = "Segment the CT again."
 def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
     """Write the suggested labels of a place into the segmentation; what was there is kept for :func:`take_back`.
 
-    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Segments of other programs, and voxels outside of the place, are not touched. Raises UserError where there is no
-    suggestion, or what it needs was deleted.
+    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Segments of other programs, and
+    voxels outside of the place, are not touched. Raises UserError where there is no suggestion, or what it needs was
+    deleted.
     """
     place, suggestion = _place(nodes, rank), read_suggestion(nodes.segmentation, rank)
     if suggestion is None or len(suggestion) != place.count:
@@ -53,7 +54,8 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
 def take_back(nodes: CaseNodes, rank: int) -> set[str]:
     """Give the voxels of a place back to the segments they were in before its suggestion was accepted.
 
-    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Raises UserError where no suggestion was accepted.
+    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Raises UserError where no
+    suggestion was accepted.
     """
     place, state = _place(nodes, rank), read_state(nodes.segmentation)
     if rank not in state.before:
