@@ -19,6 +19,8 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
+_HOMEPAGE = "https://github.com/SlicerDCASegmentation/SlicerDCASegmentation"
+
 
 class DCASegmentation(ScriptedLoadableModule):
     """What Slicer's module list and help show."""
@@ -28,11 +30,12 @@ class DCASegmentation(ScriptedLoadableModule):
         parent.title = _("DCA Segmentation")
         parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         parent.dependencies = ["Segmentations", "Volumes", "Colors"]
-        parent.contributors = ["The SlicerDCASegmentation authors"]
+        parent.contributors = ["The SlicerDCASegmentation authors", "Yajun Liu (method; Shanghai Jiao Tong University)"]
         parent.helpText = _(
             "Segments the organs of an abdominal CT with DCA (Divide, Conquer, and Aggregate) and shows which of its "
-            "experts decided where. Choose a CT and press Apply. For research only; this is no medical device."
-        )
+            "experts decided where. Choose a CT and press Apply. For research only; this is no medical device. "
+            '<a href="{link}">Manual and source</a>'
+        ).format(link=_HOMEPAGE)
         parent.acknowledgementText = _(
             "The method is by Yajun Liu: Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced "
             "Semi-Supervised Medical Image Segmentation, CVPR 2026."
@@ -90,7 +93,10 @@ class DCASegmentationLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
 
 
 class DCASegmentationTest(ScriptedLoadableModuleTest):
-    """Run by Slicer's "Reload and Test" and by CTest. Without PyTorch or a model the segmentation is left out."""
+    """Run by Slicer's "Reload and Test" and by CTest.
+
+    It fails where it cannot segment, for want of PyTorch or a model, unless the environment says DCA_TEST_MAY_SKIP=1.
+    """
 
     def setUp(self) -> None:
         slicer.mrmlScene.Clear()

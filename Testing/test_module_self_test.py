@@ -45,7 +45,15 @@ def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left(module_widge
     assert slicer_bench.dialogs.shown == []
 
 
-def test_without_pytorch_only_the_segmentation_is_left_out(module_widget, slicer_bench, caplog):
+def test_without_pytorch_it_fails_unless_told_to_skip(module_widget, slicer_bench, caplog, monkeypatch):
+    monkeypatch.delenv("DCA_TEST_MAY_SKIP", raising=False)
+    slicer_bench.torch.is_installed = False
+    result, _said = run_as_ctest_does(caplog)
+    assert len(result.failures) == 1 and "DCA_TEST_MAY_SKIP=1 leaves it out" in result.failures[0][1]
+
+
+def test_told_to_skip_only_the_segmentation_is_left_out(module_widget, slicer_bench, caplog, monkeypatch):
+    monkeypatch.setenv("DCA_TEST_MAY_SKIP", "1")
     before = worker_processes()
     slicer_bench.torch.is_installed = False
     result, said = run_as_ctest_does(caplog)
@@ -55,7 +63,8 @@ def test_without_pytorch_only_the_segmentation_is_left_out(module_widget, slicer
     assert worker_processes() == before and slicer_bench.dialogs.shown == []
 
 
-def test_reload_and_test_runs_the_same(module_widget, module, slicer_bench, caplog):
+def test_reload_and_test_runs_the_same(module_widget, module, slicer_bench, caplog, monkeypatch):
+    monkeypatch.setenv("DCA_TEST_MAY_SKIP", "1")
     slicer_bench.torch.is_installed = False
     caplog.set_level(logging.INFO)
     slicer.modules.DCASegmentationInstance.runTest()

@@ -13,6 +13,7 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
+from DCASegmentationLib.errors import UserError  # noqa: E402
 from model_server import serving  # noqa: E402
 
 
@@ -126,6 +127,33 @@ def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
     module_panel.segmentPanel.ui.applyButton.click()
     assert "PyTorch was not installed" in module_panel.segmentPanel.ui.messageLabel.text
     assert not module_panel.logic.isRunning
+
+
+def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, slicer_bench, monkeypatch):
+    from DCASegmentationLib.panels import requirements
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    slicer_bench.torch.is_installed = False
+    setup.update()
+    assert "ends at 2.2.2" in setup.ui.torchLabel.text and "2.4.1" in setup.ui.torchLabel.text
+    assert setup.ui.installTorchButton.isHidden() and setup.ui.installExtensionButton.isHidden()
+    said = []
+    for install in (lambda: requirements.installTorch(said.append), requirements.installExtension):
+        with pytest.raises(UserError, match="Intel"):
+            install()
+    assert said == [] and not slicer_bench.torch.is_installed
+
+
+@pytest.mark.parametrize(
+    ("version", "old"), [("2.2.2", True), ("2.4.0+cu121", True), ("2.4.1", False), ("2.13.0", False)]
+)
+def test_a_pytorch_that_is_too_old_is_said(setup, monkeypatch, version, old):
+    from DCASegmentationLib.panels import requirements
+
+    monkeypatch.setattr(requirements, "torchVersion", lambda: version)
+    setup.update()
+    assert ("but models need 2.4.1+" in setup.ui.torchLabel.text) == old
 
 
 def test_sample_data_are_offered_once_slicer_has_started(module, slicer_bench):

@@ -78,12 +78,13 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     painted = next(each for each, place in enumerate(places) if place.organ != places[row].organ)
     review.goTo(painted)
     review.ui.editButton.click()
+    slicer_bench.process_events()
     segment_id = panel.correctPanel.ui.segmentEditor.currentSegmentID()
     stroke(panel, segment_id)
     slicer_bench.process_events(0.7)
     corrected = labels_of(nodes)
     assert (corrected != accepted).any()
-    words = [review.ui.placesTable.item(each, 3).text() for each in (row, painted)]
+    words = [review.ui.placesTable.item(each, 2).text() for each in (row, painted)]
     assert words[1] == "Corrected" and words[0] in ("Accepted", "Corrected")
     key = places[painted].organ
     review.ui.changesGroup.collapsed = False
@@ -95,7 +96,7 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     slicer.mrmlScene.Clear(0)
     slicer.mrmlScene.ReadFromMRB(str(scene), False)
     slicer_bench.process_events()
-    assert [review.ui.placesTable.item(each, 3).text() for each in (row, painted)] == words
+    assert [review.ui.placesTable.item(each, 2).text() for each in (row, painted)] == words
     np.testing.assert_array_equal(labels_of(review._nodes), corrected)
     panel.parameters.outputSegmentation = panel.parameters.resultSegmentation
     if replacementQuestion(panel.parameters.outputSegmentation, keepCorrected=True):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from DCASegmentationLib.panels.parameters import Device
 from DCASegmentationLib.phantom.case import generate
 from DCASegmentationLib.review_file import ALTERNATIVE, PLACES, REVIEW, Alternative, Place, Reason, Review
 from DCASegmentationLib.scene.exchange import export_ct, import_result
+from DCASegmentationLib.scene.map_files import levels_of, map_volume
 from DCASegmentationLib.scene.volumes import show_ct
+
+_MAY_SKIP = "DCA_TEST_MAY_SKIP"
 
 
 def module_loads_and_shows_its_panel(test: Any) -> None:
@@ -75,6 +79,7 @@ def places_are_reviewed(test: Any) -> None:
         nodes = import_result(folder, ct_node, AMOS)
     panel = slicer.modules.DCASegmentationWidget.panel
     panel.parameters.resultSegmentation = nodes.segmentation
+    _let_steps_run()
     review, buttons = panel.reviewPanel, panel.reviewPanel.ui
     test.assertEqual(buttons.placesTable.rowCount, 1)
     liver = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ct_node)
@@ -82,7 +87,7 @@ def places_are_reviewed(test: Any) -> None:
     buttons.suggestionButton.click()
     without = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ct_node)
     test.assertLess(without.sum(), liver.sum(), "the suggestion took voxels away")
-    test.assertEqual(buttons.placesTable.item(0, 3).text(), _("Accepted"))
+    test.assertEqual(buttons.placesTable.item(0, 2).text(), _("Accepted"))
     test.assertEqual(buttons.checkedBar.value, 1)
     buttons.suggestionButton.click()
     again = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ct_node)
@@ -92,6 +97,7 @@ def places_are_reviewed(test: Any) -> None:
     status = statuses.GetSegmentStatus(nodes.segmentation.GetSegmentation().GetSegment("liver"))
     test.assertEqual(status, statuses.Flagged)
     buttons.editButton.click()
+    _let_steps_run()
     editor = panel.correctPanel.ui.segmentEditor
     test.assertEqual(editor.sourceVolumeNode().GetName(), "Editable area")
     panel.correctPanel.ui.editEverywhereButton.click()
@@ -101,7 +107,9 @@ def places_are_reviewed(test: Any) -> None:
 
 def phantom_is_segmented(test: Any, logic: Any) -> None:
     if requirements.torchVersion() is None or not find_bundles():
-        test.delayDisplay("Skipped: segmentation needs PyTorch and a model")
+        missing = "segmentation needs PyTorch and a model"
+        test.assertEqual(os.environ.get(_MAY_SKIP), "1", f"{missing}; {_MAY_SKIP}=1 leaves it out")
+        test.delayDisplay(f"Skipped: {missing}")
         return
     ct_node = _phantom()[0]
     try:
@@ -109,9 +117,15 @@ def phantom_is_segmented(test: Any, logic: Any) -> None:
     finally:
         logic.stop()
     test.assertGreater(nodes.segmentation.GetSegmentation().GetNumberOfSegments(), 0)
-    test.assertEqual(set(nodes.attention), {1, 2, 3, 4})
-    test.assertIsNotNone(nodes.entropy)
+    test.assertEqual(levels_of(nodes), [1, 2, 3, 4])
+    test.assertIsNotNone(map_volume(nodes, "entropy"))
     test.delayDisplay("The phantom is segmented")
+
+
+def _let_steps_run() -> None:
+    """The panel works in steps, one per turn of the event loop."""
+    for _turn in range(50):
+        slicer.app.processEvents()
 
 
 def _write_review(phantom: Any, folder: Path) -> None:

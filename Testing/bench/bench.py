@@ -28,7 +28,8 @@ from bench import (
     view_widgets,
 )
 from bench.application import qSlicerApplication
-from bench.pythonqt import patch
+from bench.log_watch import LogWatch
+from bench.pythonqt import KEPT, patch
 from bench.qt_modules import QtModule, ctk_module, stand_ins_of
 from bench.sample_data import SampleData
 from bench.scripted_module import qSlicerScriptedLoadableModule
@@ -38,6 +39,7 @@ from bench.ui_loader import UiLoader
 
 MODULE_FILE = Path(__file__).parents[2] / "DCASegmentation" / "DCASegmentation.py"
 _ABSENT = object()
+_TURNS = 30
 
 
 class Bench:
@@ -51,6 +53,7 @@ class Bench:
         self.status_messages: list[str] = []
         self.slot_errors: list[str] = []
         self.sample_data = SampleData()
+        self.log = LogWatch()
         self.app = qSlicerApplication(folder)
         crosshair = slicer.vtkMRMLCrosshairNode()  # which Slicer's scene always has
         crosshair.SetSingletonTag("default")
@@ -121,8 +124,11 @@ class Bench:
         self.app.settings().clear()
         self.app._is_testing = False
         self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        self.process_events()
         for told in (self.dialogs, self.packages, self.torch, self.sample_data, self.status_messages, self.slot_errors):
             told.clear()
+        self.log.clear()
+        KEPT.clear()
 
     def load_module(self, path: Path = MODULE_FILE) -> ModuleType:
         """Import a scripted module's file as Slicer does and make its module object."""
@@ -162,9 +168,17 @@ class Bench:
         for receiver in receivers:
             receiver()
 
+    def offered_to_save(self) -> list[str]:
+        """The names of the nodes that Slicer's Save dialog lists: data that is not hidden from editors."""
+        nodes = slicer.util.getNodesByClass("vtkMRMLStorableNode")
+        return [node.GetName() for node in nodes if not node.GetHideFromEditors() and node.GetSaveWithScene()]
+
     def process_events(self, seconds: float = 0.0) -> None:
         """Let Qt deliver what is pending, for some time."""
         end = time.monotonic() + seconds
+        # Work is done in steps, each of which the one before asks for.
+        for _turn in range(_TURNS):
+            self._qt_application.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
         while True:
             self._qt_application.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
             self._qt_application.sendPostedEvents(None, QtCore.QEvent.Type.DeferredDelete)
@@ -195,8 +209,9 @@ def installed(bench: Bench) -> Iterator[Bench]:
     """The bench with an empty scene, put in place for as long as the context lasts."""
     bench.install()
     try:
-        bench.clear()
-        yield bench
+        with bench.log.watching():
+            bench.clear()
+            yield bench
     finally:
         slicer.mrmlScene.Clear(0)
         bench.uninstall()

@@ -11,7 +11,72 @@ from bench.stand_in import Plain, Signal, StandIn
 _UNLIMITED = 16777215  # Qt's QWIDGETSIZE_MAX
 
 
-class ctkCollapsibleButton(StandIn, QtWidgets.QAbstractButton):
+class _Collapsible(StandIn):
+    """What both collapsible widgets do with their children.
+
+    As in CTK: children are hidden and shown from the time at which Qt has created the widget, and a child that was
+    never created is hidden, but not shown. So what is in a group box that starts collapsed, and whose own visibility
+    is set before it is seen, does not appear when it is opened.
+    """
+
+    @property
+    def collapsed(self) -> bool:
+        return not self.checked
+
+    @collapsed.setter
+    def collapsed(self, collapsed: bool) -> None:
+        self.setChecked(not collapsed)
+
+    def _follow_all(self) -> None:
+        for child in self._child_widgets():
+            self._follow_collapse(child)
+
+    def _child_widgets(self) -> list[Any]:
+        return [child for child in self.children() if isinstance(child, QtWidgets.QWidget)]
+
+    def _follow_collapse(self, child: Any) -> None:
+        attributes = QtCore.Qt.WidgetAttribute
+        if not self.testAttribute(attributes.WA_WState_Created):
+            return
+        hidden_by_others = child.property("hidden_by_others")
+        shown = not self.collapsed and not hidden_by_others
+        self._state.is_forcing = True
+        if child.testAttribute(attributes.WA_WState_Created) or not shown:
+            child.setVisible(shown)
+        if not hidden_by_others:
+            child.setAttribute(attributes.WA_WState_ExplicitShowHide, False)
+        self._state.is_forcing = False
+
+    def setVisible(self, visible: bool) -> None:
+        self._state.is_forcing = True
+        super().setVisible(visible)
+        self._state.is_forcing = False
+        if not self._state.was_created and self.testAttribute(QtCore.Qt.WidgetAttribute.WA_WState_Created):
+            self._state.was_created = True
+            for child in self._child_widgets():
+                self._follow_collapse(child)
+
+    def eventFilter(self, child: Any, event: QtCore.QEvent) -> bool:
+        if not self._state.is_forcing and isinstance(child, QtWidgets.QWidget) and child.parent() is self:
+            if event.type() == QtCore.QEvent.Type.ShowToParent:
+                child.setProperty("hidden_by_others", False)
+                self._follow_collapse(child)
+            elif event.type() == QtCore.QEvent.Type.HideToParent:
+                child.setProperty("hidden_by_others", True)
+        return False
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        child = event.child()
+        if event.added() and isinstance(child, QtWidgets.QWidget):
+            attributes = QtCore.Qt.WidgetAttribute
+            if child.testAttribute(attributes.WA_WState_ExplicitShowHide) and child.isHidden():
+                child.setProperty("hidden_by_others", True)
+            child.installEventFilter(self)
+            self._follow_collapse(child)
+        super().childEvent(event)
+
+
+class ctkCollapsibleButton(_Collapsible, QtWidgets.QAbstractButton):
     """A header to click, with what it covers below it."""
 
     flat = Plain(False)
@@ -23,10 +88,9 @@ class ctkCollapsibleButton(StandIn, QtWidgets.QAbstractButton):
     contentsCollapsed = Signal("contentsCollapsed(bool)")
 
     def __init__(self, *arguments: Any) -> None:
+        self._state.was_created = self._state.is_forcing = False
         texts = [argument for argument in arguments if isinstance(argument, str)]
         super().__init__(*[argument for argument in arguments if not isinstance(argument, str)])
-        self._state.hidden = []
-        self._state.collapsed = False
         self.text = texts[0] if texts else ""
         self.setCheckable(True)
         self.setChecked(True)
@@ -34,30 +98,14 @@ class ctkCollapsibleButton(StandIn, QtWidgets.QAbstractButton):
         self.setContentsMargins(0, self._header_height(), 0, 0)
         self.toggled.connect(self._follow_check)
 
-    @property
-    def collapsed(self) -> bool:
-        return bool(self._state.collapsed)
-
-    @collapsed.setter
-    def collapsed(self, collapsed: bool) -> None:
-        self.setChecked(not collapsed)
-
     def _header_height(self) -> int:
         return self.fontMetrics().height() + 10
 
     def _follow_check(self, checked: bool) -> None:
-        self._state.collapsed = not checked
-        self._state.hidden = _show_contents(self, checked, self._state.hidden)
+        self._follow_all()
         self.setMaximumHeight(_UNLIMITED if checked else self._header_height())
         self.updateGeometry()
         self.contentsCollapsed.emit(not checked)
-
-    def childEvent(self, event: QtCore.QChildEvent) -> None:
-        child = event.child()
-        if event.added() and self.collapsed and isinstance(child, QtWidgets.QWidget):
-            self._state.hidden.append(child)
-            child.setVisible(False)
-        super().childEvent(event)
 
     def sizeHint(self) -> QtCore.QSize:
         header = QtCore.QSize(self.fontMetrics().horizontalAdvance(self.text) + 30, self._header_height())
@@ -83,26 +131,18 @@ class ctkCollapsibleButton(StandIn, QtWidgets.QAbstractButton):
         painter.drawText(header.adjusted(26, 0, -4, 0), QtCore.Qt.AlignmentFlag.AlignVCenter, self.text)
 
 
-class ctkCollapsibleGroupBox(StandIn, QtWidgets.QGroupBox):
+class ctkCollapsibleGroupBox(_Collapsible, QtWidgets.QGroupBox):
     """A group box whose title's check mark opens and closes it."""
 
     def __init__(self, *arguments: Any) -> None:
+        self._state.was_created = self._state.is_forcing = False
         super().__init__(*arguments)
-        self._state.hidden = []
         self.setCheckable(True)
         self.setChecked(True)
         self.toggled.connect(self._follow_check)
 
-    @property
-    def collapsed(self) -> bool:
-        return not self.checked
-
-    @collapsed.setter
-    def collapsed(self, collapsed: bool) -> None:
-        self.setChecked(not collapsed)
-
     def _follow_check(self, checked: bool) -> None:
-        self._state.hidden = _show_contents(self, checked, self._state.hidden)
+        self._follow_all()
         self.setFlat(not checked)
         self.setMaximumHeight(_UNLIMITED if checked else self.fontMetrics().height() + 6)
         self.updateGeometry()
@@ -120,13 +160,6 @@ class ctkCollapsibleGroupBox(StandIn, QtWidgets.QGroupBox):
         painter.fillRect(place, self.palette.window())
         painter.drawPrimitive(*_arrow(self, place.adjusted(2, 2, -2, -2), self.collapsed))
 
-    def childEvent(self, event: QtCore.QChildEvent) -> None:
-        child = event.child()
-        if event.added() and self.collapsed and isinstance(child, QtWidgets.QWidget):
-            self._state.hidden.append(child)
-            child.setVisible(False)
-        super().childEvent(event)
-
 
 def _arrow(widget: QtWidgets.QWidget, place: QtCore.QRect, to_the_right: bool) -> tuple[Any, Any]:
     element = QtWidgets.QStyle.PrimitiveElement
@@ -134,19 +167,6 @@ def _arrow(widget: QtWidgets.QWidget, place: QtCore.QRect, to_the_right: bool) -
     option.initFrom(widget)
     option.rect = place
     return element.PE_IndicatorArrowRight if to_the_right else element.PE_IndicatorArrowDown, option
-
-
-def _show_contents(widget: QtWidgets.QWidget, shown: bool, hidden: list[Any]) -> list[Any]:
-    """Show the children that were hidden, or hide those that are shown; returns the children that are hidden."""
-    if shown:
-        for child in hidden:
-            child.setVisible(True)
-        return []
-    children = [child for child in widget.children() if isinstance(child, QtWidgets.QWidget)]
-    hidden = [child for child in children if not child.isHidden()]
-    for child in hidden:
-        child.setVisible(False)
-    return hidden
 
 
 def _of_spin_box(name: str) -> Any:

@@ -21,13 +21,15 @@ def _bench(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def slicer_bench(_bench: Any) -> Iterator[Any]:
-    """Slicer's Qt side in place, with an empty scene. An error in a slot, which Qt only prints, fails the test."""
+    """Slicer's Qt side in place, with an empty scene. A test fails by an error in a slot, which Qt only prints, and by
+    anything in Slicer's log; one that expects a line there takes it away by ``log.clear()``."""
     from bench.bench import installed
 
     with installed(_bench) as bench:
         yield bench
         bench.process_events()
         assert not bench.slot_errors, f"Slots raised: {bench.slot_errors}"
+        assert not bench.log.lines, f"Slicer's log holds: {bench.log.lines}"
         assert not bench.dialogs.unused_answers(), "The module never asked what the test answers"
 
 

@@ -21,6 +21,8 @@ USED = (
     "qMRMLSegmentEditorWidget",
     "qMRMLSegmentationShow3DButton",
     "qMRMLSliceWidget",
+    "qMRMLThreeDView",
+    "qMRMLThreeDWidget",
     "qMRMLWidget",
     "qSlicerApplication",
     "qSlicerDICOMExportDialog",

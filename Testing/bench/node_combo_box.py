@@ -7,6 +7,7 @@ from typing import Any
 import slicer
 import vtk
 from PySide6 import QtWidgets
+from shiboken6 import isValid
 
 from bench.stand_in import Plain, Signal, StandIn
 
@@ -162,6 +163,10 @@ class qMRMLNodeComboBox(StandIn, QtWidgets.QWidget):
 
     def _refill(self) -> None:
         state = self._state
+        if not isValid(state.box):
+            # Qt deleted the widget; Python has not yet.
+            _forget(state)
+            return
         if state.scene is not None and state.scene.IsBatchProcessing():
             return
         nodes = self._shown()

@@ -12,7 +12,7 @@ from PySide6 import QtWidgets
 
 from bench.bench import Bench, installed
 
-WIDTH = 400
+WIDTH = 360
 _MOST_SECONDS = 900
 
 
@@ -34,7 +34,7 @@ def segment(panel: Any, bench: Bench) -> None:
     if panel.parameters.resultSegmentation is None:
         raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
     panel.parameters.expertMap = "deciding"
-    bench.process_events(0.1)
+    bench.process_events(1.0)
 
 
 def as_high_as_its_contents(window: Any) -> int:

@@ -28,6 +28,8 @@ STAND_IN_MODULES = {
 _read_property = QtCore.QObject.property
 _write_property = QtCore.QObject.setProperty
 _is_patched = False
+# PythonQt never frees a callable that was handed to QTimer.singleShot.
+KEPT: list[Callable[[], Any]] = []
 
 
 class BenchError(Exception):
@@ -61,6 +63,7 @@ def patch() -> None:
 
 
 def _single_shot(milliseconds: int, receiver: Callable[[], Any]) -> None:
+    KEPT.append(receiver)
     timer = QtCore.QTimer(QtWidgets.QApplication.instance())
     timer.setSingleShot(True)
     timer.timeout.connect(receiver)
@@ -116,7 +119,8 @@ class QtProperty:
         getters = (self.of_class, getattr(cls, "is" + capital, None))
         is_static = isinstance(inspect.getattr_static(cls, name, None), staticmethod)
         self._get = None if is_static else next(filter(callable, getters), None)
-        self._set = getattr(cls, "set" + capital, None)
+        self._setter = "set" + capital
+        self._set = getattr(cls, self._setter, None)
 
     def __get__(self, owner: Any, cls: type) -> Any:
         if owner is None:
@@ -129,7 +133,8 @@ class QtProperty:
             value = bool(value)
         try:
             if self._set is not None:
-                self._set(owner, value)
+                # Virtual in C++, so that of a stand-in comes first.
+                getattr(type(owner), self._setter, self._set)(owner, value)
                 return
         except (TypeError, ValueError):
             if not isinstance(value, int):

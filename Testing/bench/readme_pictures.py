@@ -2,9 +2,10 @@
 
 Run: python Testing/bench/readme_pictures.py FOLDER [BUNDLE]
 
-Segments a synthetic CT (no patient) with the shipped model through the panel, and writes into FOLDER
-panel-first-look.png, panel.png, panel-review.png, panel-setup-dark.png, the slice views with the place outlined that is
-looked at there (panel-review-views.png), and every section of its own in light and dark (sections/).
+Segments a synthetic CT (no patient) with the shipped model through the panel, and writes a picture of every state into
+FOLDER: empty (panel-first-look.png), with parts missing, its choices, failed, running, done (panel.png), review, dark;
+the slice views with the finding outlined (panel-review-views.png), a map with its legend (panel-map-view.png), and
+every section of its own in light and dark (sections/).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.bench import Bench
-from bench.panel_run import as_high_as_its_contents, panel_on_bench, segment
+from bench.panel_run import as_high_as_its_contents, panel_on_bench
 from bench.screenshot import screenshot
 
 # The person and the voxels of ``dca demo``.
@@ -38,31 +39,81 @@ def draw(folder: Path) -> None:
 
 
 def _draw(panel: Any, bench: Bench, folder: Path) -> None:
+    from DCASegmentationLib.errors import UserError
     from DCASegmentationLib.phantom.case import generate
     from DCASegmentationLib.scene.volumes import show_ct
 
+    _shoot(panel.widget, folder / "panel-first-look.png")
+    _draw_missing(panel, bench, folder)
+    panel.guide.close()
     show_ct(generate(_SEED, spacing=_SPACING).ct, "Synthetic CT")
     bench.process_events(0.1)
-    _shoot(panel.widget, folder / "panel-first-look.png")
-    panel.segmentPanel.ui.modelCardGroup.collapsed = False
-    panel.ui.setupSection.collapsed = False
-    _shoot(panel.widget, folder / "panel-setup-dark.png", "dark")
-    panel.segmentPanel.ui.modelCardGroup.collapsed = True
-    panel.ui.setupSection.collapsed = True
-    segment(panel, bench)
+    panel.segmentPanel.ui.advancedGroup.collapsed = False
+    panel.segmentPanel.showDevices(None, "")
+    _shoot(panel.widget, folder / "panel-advanced.png")
+    panel.segmentPanel.ui.advancedGroup.collapsed = True
+    panel.segmentPanel.showError(UserError("The CT could not be written to the disk.", "Free some space."))
+    _shoot(panel.widget, folder / "panel-failed.png")
+    panel.segmentPanel.ui.applyButton.click()
+    bench.wait_for(lambda: panel.segmentPanel.ui.progressBar.value > 20, 600)
+    _shoot(panel.widget, folder / "panel-running.png")
+    bench.wait_for(lambda: not panel.logic.isRunning, 900)
+    if panel.parameters.resultSegmentation is None:
+        raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
+    bench.process_events(2.0)
     _shoot(panel.widget, folder / "panel.png")
     review = panel.reviewPanel
+    panel.ui.reviewSection.collapsed = False
     review.goToNext()
     review.ui.acceptButton.click()
     review.goToNext()
+    bench.process_events(0.2)
     _shoot(panel.ui.reviewSection, folder / "panel-review.png")
     _draw_views(panel, folder / "panel-review-views.png")
-    review.ui.changesGroup.collapsed = False
+    review.ui.changesButton.checked = True
+    panel.parameters.expertMap = "tail"
     for style in ("light", "dark"):
         for name in _SECTIONS:
             section = getattr(panel.ui, f"{name}Section")
             section.collapsed = False
+            bench.process_events(0.5)
             _shoot(section, folder / "sections" / f"{name}-{style}.png", style)
+    _draw_map(panel, folder / "panel-map-view.png")
+
+
+def _draw_missing(panel: Any, bench: Bench, folder: Path) -> None:
+    """Setup comes first while PyTorch is missing; and in the dark style with the card of a model."""
+    bench.torch.is_installed = False
+    panel.enter()
+    panel.ui.setupSection.collapsed = False
+    _shoot(panel.widget, folder / "panel-missing.png")
+    bench.torch.is_installed = True
+    panel.enter()
+    panel.segmentPanel.ui.modelCardGroup.collapsed = False
+    _shoot(panel.widget, folder / "panel-setup-dark.png", "dark")
+    panel.segmentPanel.ui.modelCardGroup.collapsed = True
+    panel.ui.setupSection.collapsed = True
+
+
+def _draw_map(panel: Any, path: Path) -> None:
+    """The attention to the tail expert over the CT with its legend, as Slicer's displayable managers draw it."""
+    from DCASegmentationLib.figures.planes import Plane
+    from DCASegmentationLib.scene import expert_views
+    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.first_look import organ_position
+    from DCASegmentationLib.scene.views import SliceView
+
+    nodes = recall(panel.parameters.resultSegmentation)
+    node = expert_views.map_node(nodes, 4, "tail")
+    style = expert_views.MapStyle(threshold=0.33)
+    with SliceView("Map", (640, 480)) as view:
+        center = organ_position(nodes)
+        assert center is not None
+        view.show(Plane("axial", center, 480.0, 360.0), nodes.ct)
+        expert_views.lay_over(view.logic.GetSliceCompositeNode(), nodes, node, style.opacity)
+        expert_views.apply_style(node, style)
+        expert_views.refresh_legend(node, True)
+        imsave(path, view.pixels())
 
 
 def _draw_views(panel: Any, path: Path) -> None:

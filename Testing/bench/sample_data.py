@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 
 class SampleData:
-    """``sources`` holds the arguments of each registration."""
+    """``sources`` holds the arguments of each registration. ``download()`` gives the node of a download; None fails."""
 
     def __init__(self) -> None:
         self.sources: list[dict[str, Any]] = []
+        self.download: Callable[[], Any] | None = None
 
     def clear(self) -> None:
         self.sources.clear()
+        self.download = None
 
     def module(self) -> ModuleType:
         told = self
@@ -44,6 +47,14 @@ class SampleData:
                         "checksums": checksums,
                     }
                 )
+
+            def sourceForSampleName(self, sampleName: str) -> Any:
+                return next((each for each in told.sources if each["sampleName"] == sampleName), None)
+
+            def downloadSample(self, sampleName: str) -> Any:
+                if self.sourceForSampleName(sampleName) is None or told.download is None:
+                    raise ValueError("Host not found")
+                return told.download()
 
         module = ModuleType("SampleData")
         module.SampleDataLogic = SampleDataLogic

@@ -1,4 +1,8 @@
-"""Stand-ins of the views: the layout is Slicer's own layout logic, each slice view its own slice logic; none draws."""
+"""Stand-ins of the views: the layout is Slicer's own layout logic, each slice view its own slice logic; none draws.
+
+As in Slicer, a new layout gives its slice views their final size in the next turn of the event loop, and that turn
+resets offset and field of view.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import Any
 
 import slicer
 from DCASegmentationLib.scene.headless import application_logic
-from PySide6 import QtCore
+from PySide6 import QtCore, QtGui, QtWidgets
 
 from bench.mrml_widgets import qMRMLWidget
 from bench.stand_in import Plain, StandIn
@@ -16,6 +20,10 @@ class qMRMLAbstractViewWidget(qMRMLWidget):
     """A view; the stand-in shows nothing."""
 
     viewLabel = Plain("")
+
+
+# Pixels of a slice view before its layout is done, and afterwards.
+_FIRST_SIZE, _FINAL_SIZE = (250, 250), (420, 640)
 
 
 class qMRMLSliceWidget(qMRMLAbstractViewWidget):
@@ -35,11 +43,49 @@ class qMRMLSliceWidget(qMRMLAbstractViewWidget):
     def mrmlSliceNode(self) -> Any:
         return self._state.logic.GetSliceNode()
 
+    @property
+    def sliceViewLabel(self) -> str:
+        """The letter on the bar of the view."""
+        return self.mrmlSliceNode().GetLayoutLabel() or ""
+
+    @property
+    def sliceViewColor(self) -> Any:
+        """The color of that bar."""
+        return QtGui.QColor.fromRgbF(*self.mrmlSliceNode().GetLayoutColor())
+
     def mrmlSliceCompositeNode(self) -> Any:
         return self._state.logic.GetSliceCompositeNode()
 
     def fitSliceToBackground(self) -> None:
         self._state.logic.FitSliceToBackground()
+
+
+class qMRMLThreeDView(StandIn, QtWidgets.QWidget):
+    """What a 3D view draws; knows what it was asked to show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state.asked = []
+
+    def resetFocalPoint(self) -> None:
+        self._state.asked.append("resetFocalPoint")
+
+    def resetCamera(self, *arguments: bool) -> None:
+        self._state.asked.append("resetCamera")
+
+    def rotateToViewAxis(self, axis: int) -> None:
+        self._state.asked.append("rotateToViewAxis")
+
+
+class qMRMLThreeDWidget(qMRMLAbstractViewWidget):
+    """A 3D view with its bar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._state.view = qMRMLThreeDView()
+
+    def threeDView(self) -> Any:
+        return self._state.view
 
 
 class qMRMLPlotWidget(qMRMLAbstractViewWidget):
@@ -61,8 +107,12 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
         state.logic = slicer.vtkMRMLLayoutLogic()
         state.logic.SetMRMLApplicationLogic(application_logic())
         state.logic.SetMRMLScene(slicer.mrmlScene)
-        state.slices, state.plots = {}, {}
+        state.slices, state.plots, state.three_d, state.shown_before = {}, {}, qMRMLThreeDWidget(), ()
         state.logic.AddObserver("ModifiedEvent", lambda *event: self._make_slice_widgets())
+        state.layout_turn = QtCore.QTimer()
+        state.layout_turn.singleShot = True
+        state.layout_turn.setInterval(0)
+        state.layout_turn.timeout.connect(self._finish_layout)
 
     def layoutLogic(self) -> Any:
         return self._state.logic
@@ -97,6 +147,25 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
         for node in self._shown("vtkMRMLSliceNode"):
             if node.GetID() not in slices or slices[node.GetID()].mrmlSliceNode() is not node:
                 slices[node.GetID()] = qMRMLSliceWidget(node)
+        if self.sliceViewNames() != self._state.shown_before:
+            self._state.shown_before = self.sliceViewNames()
+            for node in self._shown("vtkMRMLSliceNode"):
+                node.SetDimensions(*_FIRST_SIZE, 1)
+            self._state.layout_turn.start()
+
+    def _finish_layout(self) -> None:
+        for node in self._shown("vtkMRMLSliceNode"):
+            if tuple(node.GetDimensions()[:2]) == _FIRST_SIZE:
+                node.SetDimensions(*_FINAL_SIZE, 1)
+                self._state.slices[node.GetID()].fitSliceToBackground()
+                self._state.slices[node.GetID()].sliceLogic().SetSliceOffset(0.0)
+
+    @property
+    def threeDViewCount(self) -> int:
+        return 1 if self._shown("vtkMRMLViewNode") else 0
+
+    def threeDWidget(self, index: int) -> Any:
+        return self._state.three_d
 
     @property
     def plotViewCount(self) -> int:

@@ -19,6 +19,7 @@ from . import (
     paint,
     partition,
     phantom,
+    report,
     segment,
     train,
 )
@@ -40,7 +41,7 @@ def build_app() -> typer.Typer:
         epilog=_EXIT_CODES,
     )
     app.callback()(_dca)
-    commands = (segment, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review)
+    commands = (segment, report, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review)
     for command in (*commands, experiment):
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
     app.add_typer(benchmark.build_group(), name="benchmark")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import qt
 from slicer.i18n import tr as _
@@ -16,7 +16,7 @@ _HEADER = ("organ", "name", "automatic_ml", "now_ml", "added_ml", "removed_ml", 
 
 
 class ChangesTable:
-    """``table`` has the columns organ (with a check box), ml before, ml now and Dice.
+    """``table`` has the columns organ (with a check box), findings checked, ml before, ml now and Dice.
 
     ``onReviewed(key, isReviewed)`` is called when the user ticks an organ or takes the tick away.
     """
@@ -26,8 +26,13 @@ class ChangesTable:
         makeCompact(table)
         table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
 
-    def fill(self, changes: Sequence[OrganChange], reviewed: Sequence[bool]) -> None:
-        """Show these changes; organs that changed are bold."""
+    def fill(
+        self, changes: Sequence[OrganChange], reviewed: Sequence[bool], progress: Mapping[str, tuple[int, int]]
+    ) -> None:
+        """Show these changes; organs that changed are bold.
+
+        ``progress``: for each organ's key how many of the findings that involve it are checked, and how many there are.
+        """
         table = self._table
         wasBlocked = table.blockSignals(True)
         setRows(table, len(changes))
@@ -37,7 +42,10 @@ class ChangesTable:
             organ.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
             organ.setCheckState(qt.Qt.Checked if isReviewed else qt.Qt.Unchecked)
             dice = "\N{EN DASH}" if change.dice is None else f"{change.dice:.3f}"
-            numbers = (numberItem(f"{change.before_ml:.1f}"), numberItem(f"{change.after_ml:.1f}"), numberItem(dice))
+            checked, total = progress.get(change.organ.key, (0, 0))
+            findings = _("{checked} of {total}").format(checked=checked, total=total) if total else "\N{EN DASH}"
+            texts = (findings, f"{change.before_ml:.1f}", f"{change.after_ml:.1f}", dice)
+            numbers = [numberItem(text) for text in texts]
             for column, item in enumerate((organ, *numbers)):
                 font = item.font()
                 font.setBold(change.changed)

@@ -1,27 +1,29 @@
-"""Small tables of names and numbers, shown whole: the panel scrolls already."""
+"""Small tables of names and numbers, shown whole: the panel scrolls already; and check boxes in lists."""
 
 from __future__ import annotations
 
 import qt
 
-_ROW, _HEADER, _FRAME = 22, 26, 4  # pixels
+_ROW, _LINE, _HEADER, _FRAME = 22, 16, 26, 4  # pixels
 _MOST_ROWS = 20
+_DARK = 128  # of the lightness, 0 to 255
 
 
-def makeCompact(table: qt.QTableWidget) -> None:
-    """The first column takes the room that the numbers leave; rows are low."""
+def makeCompact(table: qt.QTableWidget, lines: int = 1) -> None:
+    """The first column takes the room that the numbers leave; rows are as low as ``lines`` of text allow."""
     header = table.horizontalHeader()
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
     header.setFixedHeight(_HEADER)
-    table.verticalHeader().setMinimumSectionSize(_ROW)
-    table.verticalHeader().setDefaultSectionSize(_ROW)
+    table.verticalHeader().setMinimumSectionSize(_rowHeight(lines))
+    table.verticalHeader().setDefaultSectionSize(_rowHeight(lines))
 
 
-def setRows(table: qt.QTableWidget, count: int, most: int = _MOST_ROWS) -> None:
+def setRows(table: qt.QTableWidget, count: int, most: int = _MOST_ROWS, lines: int = 1) -> None:
     """As many rows, all of them in sight up to ``most``."""
+    letBoxesBeSeen(table)
     table.setRowCount(count)
-    table.setFixedHeight(_ROW * min(max(count, 1), most) + _HEADER + _FRAME)
+    table.setFixedHeight(_rowHeight(lines) * min(max(count, 1), most) + _HEADER + _FRAME)
 
 
 def numberItem(text: str) -> qt.QTableWidgetItem:
@@ -29,3 +31,18 @@ def numberItem(text: str) -> qt.QTableWidgetItem:
     item = qt.QTableWidgetItem(text)
     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     return item
+
+
+def _rowHeight(lines: int) -> int:
+    return _ROW + _LINE * (lines - 1)
+
+
+def letBoxesBeSeen(table: qt.QAbstractItemView) -> None:
+    """In dark colors the style draws the frame of a check box darker than the window, and nobody sees an empty one.
+
+    It takes the color of the frame from that of the window, which a table shows nowhere else.
+    """
+    palette = table.palette
+    if palette.color(qt.QPalette.Base).lightness() < _DARK:
+        palette.setColor(qt.QPalette.Window, palette.color(qt.QPalette.Text))
+        table.setPalette(palette)

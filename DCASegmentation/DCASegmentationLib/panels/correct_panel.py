@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import qt
 import slicer
 import slicer.util
 
+from DCASegmentationLib.panels.steps import Steps
 from DCASegmentationLib.scene import editable_area
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.correction import editor_node
@@ -29,11 +31,13 @@ class CorrectPanel:
         self.ui.segmentEditor.visible = False
         self.ui.editEverywhereButton.connect("clicked()", self.editEverywhere)
         self._nodes: CaseNodes | None = None
+        self._steps = Steps()
         self._showLimit(False)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
         """Correct this result; None when there is none (any more)."""
         editor = self.ui.segmentEditor
+        self._steps.stop()
         editor.setActiveEffect(None)
         self._nodes = nodes
         editable_area.unmask(editor_node())
@@ -45,20 +49,34 @@ class CorrectPanel:
         editor.visible = nodes is not None
         self.ui.correctHintLabel.visible = nodes is None
 
-    def editWithin(self, segmentId: str, area: Any) -> None:
-        """Paint on a segment, only where the volume ``area`` says so (see ``editable_area``); None for everywhere."""
+    def editWithin(self, segmentId: str, makeArea: Callable[[], Any]) -> None:
+        """Paint on a segment, only where the volume that ``makeArea()`` gives says so (see ``editable_area``).
+
+        None for everywhere. Done in steps: making the area, showing it to the editor and starting its effect each take
+        a moment.
+        """
         self.editEverywhere()
+        self._steps.run(self._limiting(segmentId, makeArea))
+
+    def _limiting(self, segmentId: str, makeArea: Callable[[], Any]) -> Iterator[None]:
         editor = self.ui.segmentEditor
+        yield  # the section has opened by now
+        scrollTo(self.widget)
         editor.setCurrentSegmentID(segmentId)
+        yield
+        area = makeArea()
+        yield
         if area is not None:
             # The widget takes the range of the new volume over, so the mask comes after it.
             editor.setSourceVolumeNode(area)
             editable_area.mask_with(editor.mrmlSegmentEditorNode())
             self._showLimit(True)
+            yield
         editor.setActiveEffectByName("Paint")
 
     def editEverywhere(self) -> None:
         """Take the limit away, if there is one; the effect ends, or its next stroke would go further than before."""
+        self._steps.stop()
         if not self._isLimited:
             return
         editor = self.ui.segmentEditor
@@ -80,6 +98,7 @@ class CorrectPanel:
         self.ui.segmentEditor.installKeyboardShortcuts(self.widget)
 
     def exit(self) -> None:
+        self._steps.stop()
         self.ui.segmentEditor.setActiveEffect(None)
         self.ui.segmentEditor.uninstallKeyboardShortcuts()
         self.ui.segmentEditor.removeViewObservations()
@@ -87,3 +106,12 @@ class CorrectPanel:
     def cleanup(self) -> None:
         self.exit()
         self.ui.segmentEditor.setMRMLScene(None)
+
+
+def scrollTo(widget: qt.QWidget) -> None:
+    """Scroll the module panel so that ``widget`` is seen; the views stay as they are."""
+    parent = widget.parent()
+    while parent is not None and not hasattr(parent, "ensureWidgetVisible"):
+        parent = parent.parent()
+    if parent is not None:
+        parent.ensureWidgetVisible(widget, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import vtk
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from DCASegmentationLib.figures.palette import COLOR_MAPS
+from DCASegmentationLib.figures.palette import COLOR_MAPS, EXPERTS
 from DCASegmentationLib.panels.attention_table import AttentionTable
 from DCASegmentationLib.panels.cursor_read_out import CursorReadOut
 from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
+from DCASegmentationLib.panels.steps import Steps, newTimer
 from DCASegmentationLib.scene import expert_views
-from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
+from DCASegmentationLib.scene.colors import save_colors
 from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
 from DCASegmentationLib.scene.expert_views import MapStyle
 from DCASegmentationLib.scene.layouts import (
@@ -25,8 +28,11 @@ from DCASegmentationLib.scene.layouts import (
     COMPARISON,
     ViewLayouts,
     comparison_composites,
+    comparison_sizes,
+    place_comparison,
     register_comparison,
 )
+from DCASegmentationLib.scene.map_files import available_maps, levels_of, map_volume
 
 
 class ExpertsPanel(VTKObservationMixin):
@@ -44,7 +50,11 @@ class ExpertsPanel(VTKObservationMixin):
         self._parameters: Any = None
         self._rows: list[SegmentAttention] = []
         self._measured: int | None = None
+        self._isOpen = False
+        self._sizes: list[tuple[int, int]] = []
         self._layouts = ViewLayouts()
+        self._steps = Steps()
+        self._placing = newTimer(self._placeComparison)
         self._watch = SegmentationWatch(self._onSegmentationChanged)
         self.widget = slicer.util.loadUI(str(uiFolder / "Experts.ui"))
         layout.addWidget(self.widget)
@@ -58,8 +68,14 @@ class ExpertsPanel(VTKObservationMixin):
         self.ui.colorMapSelector.connect("activated(int)", self._onColorMapActivated)
         self.ui.compareButton.connect("clicked(bool)", self._onCompare)
         self.ui.plotButton.connect("clicked(bool)", self._onPlot)
+        self.ui.saveMapsCheckBox.connect("toggled(bool)", self._onSaveMaps)
         register_comparison()
         self._updateWidgets()
+
+    def setOpen(self, isOpen: bool) -> None:
+        """Whether the section can be seen: only then the maps for its table and read-out are loaded."""
+        self._isOpen = isOpen
+        self.update()
 
     def setParameterNode(self, parameterNode: Any | None) -> None:
         """Keep the choices in this parameter node; None while there is none."""
@@ -75,6 +91,7 @@ class ExpertsPanel(VTKObservationMixin):
         if nodes == self._nodes:
             return
         before = self._nodes
+        self._steps.stop()
         self._nodes, self._measured, self._rows = nodes, None, []
         self._readOut.setCase(nodes, self.level)
         if before is not None:
@@ -100,20 +117,22 @@ class ExpertsPanel(VTKObservationMixin):
     def cleanup(self) -> None:
         self._readOut.stop()
         self._watch.watch(None)
+        self._steps.stop()
+        self._placing.stop()
         self.removeObservers()
 
     @property
     def level(self) -> int:
         """The chosen level of attention, or the finest that the result has."""
         wanted = self._parameters.expertLevel if self._parameters is not None else 0
-        levels = self._nodes.attention if self._nodes is not None else {}
+        levels = levels_of(self._nodes) if self._nodes is not None else []
         return wanted if wanted in levels else max(levels, default=0)
 
     @property
     def choice(self) -> str:
         """The chosen map, or none where the result lacks it."""
         wanted = self._parameters.expertMap if self._parameters is not None else expert_views.NONE
-        there = self._nodes is not None and wanted in expert_views.available_maps(self._nodes, self.level)
+        there = self._nodes is not None and wanted in expert_views.available_choices(self._nodes, self.level)
         return wanted if there else expert_views.NONE
 
     @property
@@ -137,17 +156,26 @@ class ExpertsPanel(VTKObservationMixin):
 
     def _updateAttention(self, nodes: CaseNodes) -> None:
         """Measured only where level or segments have changed: sliders call for an update at every step."""
-        if self._measured == self.level:
+        if self._measured == self.level or not self._isOpen or self._steps.isRunning:
             return
-        self._measured = self.level
-        self._readOut.setCase(nodes, self.level)
-        self._rows = attention_by_segment(nodes, self.level)
+        self._steps.run(self._measuring(nodes, self.level), self.update)
+
+    def _measuring(self, nodes: CaseNodes, level: int) -> Iterator[None]:
+        """Load the maps that are read here, one per step, and measure."""
+        names = [attention_name(level, expert) for _number, expert, _color in EXPERTS]
+        for name in (*names, "entropy", "disagreement"):
+            map_volume(nodes, name)
+            yield
+        self._measured = level
+        self._readOut.setCase(nodes, level)
+        self._rows = attention_by_segment(nodes, level)
         self._table.fill(self._rows)
         if self._layouts.current() == BAR_PLOT:
-            update_chart(nodes, self.level, self._rows)
+            update_chart(nodes, level, self._rows)
+        self._updateWidgets()
 
     def _updateWidgets(self) -> None:
-        hasMaps = self._nodes is not None and bool(self._nodes.maps())
+        hasMaps = self._nodes is not None and bool(available_maps(self._nodes))
         isUsable = hasMaps and self._parameters is not None
         hasAttention = isUsable and self.level > 0
         self.ui.expertsHintLabel.visible = not hasMaps
@@ -163,17 +191,21 @@ class ExpertsPanel(VTKObservationMixin):
         self.ui.mapThresholdSlider.enabled = self.ui.colorMapSelector.enabled = isUsable and (
             self.isComparing or isScale
         )
-        self.ui.compareButton.enabled = self.ui.plotButton.enabled = hasAttention
+        self.ui.compareButton.enabled = hasAttention
+        self.ui.plotButton.enabled = hasAttention and bool(self._rows)
+        self.ui.saveMapsCheckBox.enabled = hasMaps
         self.ui.compareButton.checked = self.isComparing
         self.ui.plotButton.checked = hasAttention and self._layouts.current() == BAR_PLOT
         for widget in (self.ui.cursorGroup, self.ui.attentionTable, self.ui.attentionTableLabel):
             widget.visible = hasAttention
 
     def _fillSelectors(self) -> None:
-        maps = expert_views.available_maps(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
+        maps = (
+            expert_views.available_choices(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
+        )
         titles = _mapTitles()
         _fill(self.ui.mapSelector, [(titles[name], name) for name in maps], self.choice)
-        levels = sorted(self._nodes.attention, reverse=True) if self._nodes is not None else []
+        levels = sorted(levels_of(self._nodes), reverse=True) if self._nodes is not None else []
         _fill(self.ui.levelSelector, [(_levelTitle(level), level) for level in levels], self.level)
         if self._parameters is not None:
             self.ui.colorMapSelector.currentIndex = self.ui.colorMapSelector.findData(self._parameters.colorMap)
@@ -182,11 +214,17 @@ class ExpertsPanel(VTKObservationMixin):
         self.update()
 
     def _onSegmentationChanged(self) -> None:
+        self._steps.stop()
         self._measured = None
         self.update()
 
     def _onMapActivated(self, index: int) -> None:
-        self._parameters.expertMap = self.ui.mapSelector.itemData(index)
+        before, chosen = self._parameters.expertMap, self.ui.mapSelector.itemData(index)
+        threshold = expert_views.starting_threshold(chosen)
+        if threshold != expert_views.starting_threshold(before):
+            # What is little uncertainty is no attention at all.
+            self._parameters.mapThreshold = threshold
+        self._parameters.expertMap = chosen
 
     def _onLevelActivated(self, index: int) -> None:
         self._parameters.expertLevel = self.ui.levelSelector.itemData(index)
@@ -197,9 +235,41 @@ class ExpertsPanel(VTKObservationMixin):
     def _onCompare(self, checked: bool) -> None:
         if checked and self._nodes is not None:
             self._layouts.show_comparison(self._nodes)
+            self._sizes = []
+            self._placing.start()
         else:
             self._layouts.restore()
         self.update()
+
+    def _placeComparison(self) -> None:
+        """Slicer gives new views their size in later turns of the event loop, and resets their position in these."""
+        if not self.isComparing:
+            return
+        before, self._sizes = self._sizes, comparison_sizes()
+        place_comparison()
+        if self._sizes != before:
+            self._placing.start()
+        elif self._nodes is not None:
+            expert_views.refresh_legends(self._nodes, self.level, self._parameters.showLegend)
+
+    def _onSaveMaps(self, checked: bool) -> None:
+        """Load what is to be saved, one map per step; without the tick they are left out of saved scenes."""
+        nodes = self._nodes
+        if nodes is None:
+            return
+        if checked:
+            self._steps.run(self._loadingAll(nodes), self.update)
+        save_colors(checked)
+        for node in nodes.maps():
+            node.SetSaveWithScene(checked)
+
+    def _loadingAll(self, nodes: CaseNodes) -> Iterator[None]:
+        for name in sorted(available_maps(nodes)):
+            node = map_volume(nodes, name)
+            if node is not None:
+                node.SetSaveWithScene(self.ui.saveMapsCheckBox.checked)
+                save_colors(self.ui.saveMapsCheckBox.checked)
+            yield
 
     def _onPlot(self, checked: bool) -> None:
         if checked and self._nodes is not None:

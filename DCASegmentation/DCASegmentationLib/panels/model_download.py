@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from DCASegmentationLib.bundle.downloading import Source
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels.steps import newTimer
 from DCASegmentationLib.panels.worker_connection import workerEnvironment
 from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER, pythonProgram
 from DCASegmentationLib.worker_protocol import Failure, Progress, ProtocolError, decode_event
@@ -31,6 +32,7 @@ class ModelDownload:
         self._output = b""
         self._problem: UserError | None = None
         self._isOver = False
+        self._endTimer = newTimer(self._tellEnd)
         program, environment = pythonProgram()
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(workerEnvironment(environment, LIBRARY_FOLDER))
@@ -81,5 +83,13 @@ class ModelDownload:
         if self._isOver:
             return
         self._isOver = True
+        self._problem = problem
         # From the event loop: whoever hears of it lets go of the process.
-        qt.QTimer.singleShot(0, lambda: self._onEnd(problem))
+        self._endTimer.start()
+
+    def _tellEnd(self) -> None:
+        onEnd, problem = self._onEnd, self._problem
+        # Qt's objects hold what they were connected to, and so this object, until they are deleted.
+        self._process.deleteLater()
+        self._endTimer.deleteLater()
+        onEnd(problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,21 @@ import slicer.util
 import vtk
 from slicer.util import VTKObservationMixin
 
-from DCASegmentationLib.panels.correct_panel import CorrectPanel
+from DCASegmentationLib.panels.correct_panel import CorrectPanel, scrollTo
 from DCASegmentationLib.panels.experts_panel import ExpertsPanel
+from DCASegmentationLib.panels.guide import Guide
 from DCASegmentationLib.panels.result_panel import ResultPanel
 from DCASegmentationLib.panels.review_panel import ReviewPanel
 from DCASegmentationLib.panels.segment_control import SegmentControl
 from DCASegmentationLib.panels.setup_panel import SetupPanel
-from DCASegmentationLib.scene.case_record import cases_in_scene, recall
+from DCASegmentationLib.panels.show_3d import centerThreeDView
+from DCASegmentationLib.panels.steps import Steps, newTimer
+from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
+from DCASegmentationLib.scene.first_look import go_to_organs, hide_earlier, use_abdominal_window
+from DCASegmentationLib.scene.hierarchy import remove_empty_folders
+from DCASegmentationLib.scene.map_files import remove_unused_folders
 from DCASegmentationLib.scene.open_ct import open_ct
+from DCASegmentationLib.scene.target import remove_nodes
 
 
 class ModulePanel(VTKObservationMixin):
@@ -34,20 +41,20 @@ class ModulePanel(VTKObservationMixin):
         self._parameters: Any = None
         self._connections: list[Any] = []
         self._shown: Any = None
+        self._newResult: Any = None
         self.isEntered = False
         # A volume is in the scene before its voxels are: it is looked at when whoever adds it has done.
-        self._loading = qt.QTimer()
-        self._loading.setSingleShot(True)
-        self._loading.setInterval(0)
-        self._loading.connect("timeout()", self._chooseOpenCT)
+        self._loading = newTimer(self._chooseOpenCT)
+        self._tidying = newTimer(self._tidy)
+        self._showing = Steps()
         self.widget = slicer.util.loadUI(str(uiFolder / "DCASegmentation.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.segmentControl = SegmentControl(
-            self.ui.segmentSection.layout(), uiFolder, newLogic, self._onResult, self._onInstalled
+            self.ui.segmentSection.layout(), uiFolder, newLogic, self._onResult, self._onInstalled, centerThreeDView
         )
         self.segmentPanel, self.logic = self.segmentControl.panel, self.segmentControl.logic
-        self.setupPanel = SetupPanel(self.ui.setupSection.layout(), uiFolder, self.segmentControl.updateModels)
+        self.setupPanel = SetupPanel(self.ui.setupSection.layout(), uiFolder, self._onSetupChanged)
         self.expertsPanel = ExpertsPanel(self.ui.expertsSection.layout(), uiFolder)
         self.resultPanel = ResultPanel(self.ui.resultSection.layout(), uiFolder)
         self.correctPanel = CorrectPanel(self.ui.correctSection.layout(), uiFolder)
@@ -60,6 +67,9 @@ class ModulePanel(VTKObservationMixin):
         )
         self.ui.reviewSection.connect("contentsCollapsed(bool)", self._onReviewCollapsed)
         self.ui.correctSection.connect("contentsCollapsed(bool)", self._onCorrectCollapsed)
+        self.ui.expertsSection.connect("contentsCollapsed(bool)", self._onExpertsCollapsed)
+        self.guide = Guide(self.ui, self._startGuidedRun, self._openSection)
+        self._placeSetup()
         self.ui.setupSection.collapsed = self.setupPanel.isComplete()
         self.widget.setMRMLScene(slicer.mrmlScene)
         for panel in self._panels:
@@ -95,17 +105,24 @@ class ModulePanel(VTKObservationMixin):
         self.resultPanel.enter()
         self._onReviewCollapsed(self.ui.reviewSection.collapsed)
         self._onCorrectCollapsed(self.ui.correctSection.collapsed)
+        self._onExpertsCollapsed(self.ui.expertsSection.collapsed)
+        self._placeSetup()
 
     def exit(self) -> None:
         self.isEntered = False
+        self._onExpertsCollapsed(True)
         for panel in self._resultPanels:
             panel.exit()
 
     def cleanup(self) -> None:
         """Slicer closes, or the module is loaded again."""
         self._loading.stop()
+        self._tidying.stop()
+        self._showing.stop()
         self._setParameterNode(None)
         self.removeObservers()
+        self.segmentControl.show3D.stop()
+        remove_unused_folders(Path(slicer.app.temporaryPath), also_recent=True)
         for panel in [self.setupPanel, *self._resultPanels]:
             panel.cleanup()
         self.logic.stop()
@@ -114,24 +131,59 @@ class ModulePanel(VTKObservationMixin):
         """The Segment Editor works only while it can be seen."""
         (self.correctPanel.exit if collapsed or not self.isEntered else self.correctPanel.enter)()
 
+    def _onExpertsCollapsed(self, collapsed: bool) -> None:
+        """Maps for the table and the read-out are loaded only while they can be seen."""
+        self.expertsPanel.setOpen(not collapsed and self.isEntered)
+
     def _onReviewCollapsed(self, collapsed: bool) -> None:
         """A place is outlined only while its list can be seen."""
         (self.reviewPanel.exit if collapsed or not self.isEntered else self.reviewPanel.enter)()
 
-    def _onEditPlace(self, segmentId: str, area: Any) -> None:
+    def _onEditPlace(self, segmentId: str, makeArea: Callable[[], Any]) -> None:
         """Open the Segment Editor on a segment, limited to an area."""
         self.ui.correctSection.collapsed = False
-        self.correctPanel.editWithin(segmentId, area)
+        self.correctPanel.editWithin(segmentId, makeArea)
 
     def _onInstalled(self) -> None:
         self.setupPanel.update()
+        self._placeSetup()
 
-    def _onResult(self, segmentation: Any) -> None:
-        """A run has ended well: show it, even where it went into the segmentation that is shown already."""
-        if self._parameters is not None:
-            self._shown = None
+    def _onSetupChanged(self) -> None:
+        self.segmentControl.updateModels()
+        self._placeSetup()
+
+    def _placeSetup(self) -> None:
+        """Setup is the last section, and the first one while something is missing."""
+        layout = self.widget.layout()
+        layout.removeWidget(self.ui.setupSection)
+        isComplete = self.setupPanel.isComplete()
+        # Below the guide, or above the spacer.
+        layout.insertWidget(layout.count() - 1 if isComplete else 1, self.ui.setupSection)
+        self._updateGuide()
+
+    def _updateGuide(self) -> None:
+        hasCT = self._parameters is not None and self._parameters.inputVolume is not None
+        self.guide.update(hasCT, self.setupPanel.isComplete())
+
+    def _startGuidedRun(self) -> bool:
+        if not self.segmentControl.loadSample():
+            return False
+        self.segmentControl.apply()
+        return bool(self.logic.isRunning)
+
+    def _openSection(self, name: str) -> None:
+        section = getattr(self.ui, f"{name}Section")
+        section.collapsed = False
+        scrollTo(section)
+
+    def _onResult(self, segmentation: Any | None) -> None:
+        """A run has ended: show what came of it, even where it went into the segmentation that is shown already."""
+        if segmentation is not None and self._parameters is not None:
+            self._shown, self._newResult = None, segmentation
             self._parameters.resultSegmentation = segmentation
             self._update()
+            self.ui.resultSection.collapsed = False
+        self.guide.onRunEnded(segmentation is not None)
 
     def _onSceneStartClose(self, caller: Any, event: str) -> None:
         self._setParameterNode(None)
@@ -145,6 +197,14 @@ class ModulePanel(VTKObservationMixin):
 
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
         self._update()
+        self._tidying.start()
+
+    def _tidy(self) -> None:
+        """What belonged to results that are gone goes too: volumes, folders of the hierarchy, files."""
+        if not slicer.mrmlScene.IsBatchProcessing():
+            remove_nodes(parts_left_over())
+            remove_empty_folders()
+            remove_unused_folders(Path(slicer.app.temporaryPath))
 
     def _takeParameterNode(self) -> None:
         """Take the parameter node of the scene, which a scene that was loaded may have brought along."""
@@ -189,16 +249,36 @@ class ModulePanel(VTKObservationMixin):
         if not self.logic.isRunning:
             self._showResult(self._parameters.resultSegmentation)
         self.segmentControl.update()
+        self._updateGuide()
 
     def _showResult(self, segmentation: Any | None) -> None:
-        """Let the sections for results show the case of ``segmentation``; they open when there is one."""
+        """Let the sections for results show the case of ``segmentation``, one after the other."""
         if segmentation is self._shown:
             return
         self._shown = segmentation
-        nodes = recall(segmentation)
-        for panel in self._resultPanels:
-            panel.setResult(nodes)
-        for section in (self.ui.expertsSection, self.ui.resultSection, self.ui.reviewSection):
-            section.collapsed = nodes is None
-        if nodes is None:
-            self.ui.correctSection.collapsed = True
+        self._showing.stop()
+        self.segmentControl.show3D.setSegmentation(segmentation)
+        if (nodes := recall(segmentation)) is None:
+            for panel in self._resultPanels:
+                panel.setResult(None)
+        else:
+            isNew, self._newResult = segmentation is self._newResult, None
+            self._showing.run(self._showingResult(nodes, isNew))
+
+    def _showingResult(self, nodes: CaseNodes, isNew: bool) -> Iterator[None]:
+        """What takes time comes in a turn of the event loop of its own. ``isNew``: a run has just made it."""
+        if isNew and nodes.ct is not None:
+            use_abdominal_window(nodes.ct)
+            isFirst = len(cases_of(nodes.ct)) == 1
+            hide_earlier(nodes)
+            yield
+            if isFirst:
+                go_to_organs(nodes)
+                yield
+        for panel in (self.resultPanel, self.reviewPanel, self.expertsPanel, self.correctPanel):
+            if recall(nodes.segmentation) is None:
+                return
+            panel.setResult(recall(nodes.segmentation))
+            yield
+        if isNew:
+            self.segmentControl.show3D.showIfWanted()

@@ -16,23 +16,34 @@ class Device(enum.Enum):
     CPU = "cpu"
 
 
+class Speed(enum.Enum):
+    """How much of the scan is computed; the values say whether the abdomen is looked for first."""
+
+    WholeScan = False
+    FindAbdomenFirst = True
+
+
 @parameterNodeWrapper
 class DCASegmentationParameterNode:
     """The choices of the panel, saved with the scene.
 
-    ``resultSegmentation`` is the segmentation of the last run, which the sections below Segment are about.
+    ``resultSegmentation`` is the segmentation of the last run, which the sections below Segment are about. ``organs``
+    are the keys of the organs to segment, divided by commas; all for an empty text.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
     modelName: str
     device: Device = Device.Automatic
+    speed: Speed = Speed.WholeScan
+    organs: str
     outputSegmentation: vtkMRMLSegmentationNode
     regionOfInterest: vtkMRMLMarkupsROINode
     resultSegmentation: vtkMRMLSegmentationNode
     expertLevel: Annotated[int, WithinRange(1, 4)] = 4
     expertMap: str = "none"
     mapOpacity: Annotated[float, WithinRange(0.0, 1.0)] = 0.5
-    mapThreshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.0
+    mapThreshold: Annotated[float, WithinRange(0.0, 1.0)] = 0.33
     colorMap: str = "Viridis"
     showLegend: bool = True
+    saveMaps: bool = False
     keepCorrected: bool = True

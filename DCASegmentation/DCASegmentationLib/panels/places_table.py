@@ -1,4 +1,4 @@
-"""The places to check in a Qt table: organ, why in a few words, size, and what became of it."""
+"""The findings in a Qt table: organ and why in a few words, size, and what became of each."""
 
 from __future__ import annotations
 
@@ -11,27 +11,25 @@ from DCASegmentationLib.panels.compact_table import makeCompact, numberItem, set
 from DCASegmentationLib.review_file import Place
 from DCASegmentationLib.scene.review_record import ACCEPTED, CORRECTED, FLAGGED, SUGGESTION, TO_CHECK, ReviewState
 
-_MOST_ROWS = 9
-_STATUS = 3
+_MOST_ROWS = 6
+_STATUS = 2
 
 
 class PlacesTable:
-    """``table`` has the columns organ, why, ml and status; rows are in order of rank."""
+    """``table`` has the columns finding (organ, and below it why), ml and status; rows are in order of rank."""
 
     def __init__(self, table: qt.QTableWidget) -> None:
         self._table = table
-        makeCompact(table)
-        header = table.horizontalHeader()
-        header.setSectionResizeMode(0, qt.QHeaderView.ResizeToContents)
-        header.setSectionResizeMode(1, qt.QHeaderView.Stretch)
+        makeCompact(table, lines=2)
 
     def fill(self, places: Sequence[Place], state: ReviewState) -> None:
         """Show these places, none of them selected."""
         wasBlocked = self._table.blockSignals(True)
-        setRows(self._table, len(places), _MOST_ROWS)
+        setRows(self._table, len(places), _MOST_ROWS, lines=2)
         for row, place in enumerate(places):
-            why = qt.QTableWidgetItem(_kindInWords(place.reasons[0].kind) if place.reasons else "")
-            items = (qt.QTableWidgetItem(place.name), why, numberItem(f"{place.ml:.1f}"), qt.QTableWidgetItem(""))
+            why = _kindInWords(place.reasons[0].kind) if place.reasons else ""
+            finding = qt.QTableWidgetItem(f"{place.name}\n{why}" if why else place.name)
+            items = (finding, numberItem(f"{place.ml:.1f}"), qt.QTableWidgetItem(""))
             for column, item in enumerate(items):
                 item.setToolTip("\n".join(reason.text for reason in place.reasons))
                 self._table.setItem(row, column, item)

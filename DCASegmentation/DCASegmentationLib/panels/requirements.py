@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import platform
+import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,28 @@ from DCASegmentationLib.errors import UserError
 
 # The oldest PyTorch the network was tried with.
 TORCH_REQUIREMENT = ">=2.4.1"
+
+
+def platformProblem() -> UserError | None:
+    """Why no PyTorch that is new enough can be had for this computer; None where it can."""
+    # Slicer for macOS is built for Intel, also where it runs on Apple's own processors.
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return UserError(
+            _(
+                "This Slicer is built for Intel Macs, for which PyTorch ends at 2.2.2; models need {version} or newer."
+            ).format(version=TORCH_REQUIREMENT.removeprefix(">=")),
+            _("Segment on Linux, Windows, or with a Slicer that is built for Apple silicon. Results open here."),
+        )
+    return None
+
+
+def isTooOld(version: str) -> bool:
+    """Whether a version of PyTorch is older than what models need."""
+    return _numbers(version) < _numbers(TORCH_REQUIREMENT.removeprefix(">="))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
 def torchVersion() -> str | None:
@@ -48,6 +73,8 @@ def extensionsManager() -> Any | None:
 def installExtension() -> None:
     """Install the PyTorch extension and restart Slicer, which asks before both. Raises UserError if it is not there."""
     refuseWhileTesting("torch")
+    if (problem := platformProblem()) is not None:
+        raise problem
     manager = extensionsManager()
     if manager is None or not manager.installExtensionFromServer("PyTorch", True):
         raise UserError(
@@ -68,6 +95,9 @@ def installTorch(announce: Callable[[str], None]) -> None:
     Raises UserError if the extension is missing, the user declines, or the installation fails.
     """
     refuseWhileTesting("torch")
+    if (problem := platformProblem()) is not None:
+        # Before anything is downloaded.
+        raise problem
     try:
         import PyTorchUtils
     except ImportError:

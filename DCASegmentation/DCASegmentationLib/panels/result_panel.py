@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.figures.report_page import write_report
 from DCASegmentationLib.panels import dicom_export
 from DCASegmentationLib.panels.compact_table import makeCompact, numberItem, setRows
 from DCASegmentationLib.panels.error_text import errorText
 from DCASegmentationLib.panels.save_dialog import askForFile
 from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
 from DCASegmentationLib.scene.arrangement import jump_to_segment
-from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.scene.case_report import case_report
 from DCASegmentationLib.scene.saving import save_segmentation, save_table
 from DCASegmentationLib.scene.statistics import SegmentStatistics, as_text, measure_segments
 from DCASegmentationLib.scene.surface_files import write_surfaces
@@ -48,6 +51,7 @@ class ResultPanel(VTKObservationMixin):
         self.ui.saveSegmentationButton.connect("clicked()", self.onSaveSegmentation)
         self.ui.saveSurfacesButton.connect("clicked()", self.onSaveSurfaces)
         self.ui.exportDICOMButton.connect("clicked()", self.onExportDICOM)
+        self.ui.reportButton.connect("clicked()", self.onSaveReport)
         self.setResult(None)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
@@ -58,9 +62,8 @@ class ResultPanel(VTKObservationMixin):
         display = self._segmentation.GetDisplayNode() if nodes is not None else None
         if display is not None:
             self.addObserver(display, vtk.vtkCommand.ModifiedEvent, self._onDisplayModified)
-        self.ui.show3DButton.setSegmentationNode(self._segmentation)
-        for widget in (self.ui.segmentsTable, self.ui.show3DButton, self.ui.saveSegmentationButton,
-                       self.ui.saveSurfacesButton, self.ui.copyButton, self.ui.saveTableButton):  # fmt: skip
+        for widget in (self.ui.segmentsTable, self.ui.saveSegmentationButton, self.ui.saveSurfacesButton,
+                       self.ui.copyButton, self.ui.saveTableButton, self.ui.reportButton):  # fmt: skip
             widget.visible = nodes is not None
         hindrance = dicom_export.hindrance(self._ct)
         self.ui.exportDICOMButton.visible = nodes is not None and dicom_export.canExport()
@@ -115,6 +118,15 @@ class ResultPanel(VTKObservationMixin):
                 lambda: write_surfaces(self._segmentation, Path(folder), self._onProgress),
                 _("The surfaces were written to {place}.").format(place=folder),
             )
+
+    def onSaveReport(self) -> None:
+        self._save(_("Save report"), ".html", "HTML (*.html)", self._writeReport)
+
+    def _writeReport(self, path: Path, mayOverwrite: bool) -> None:
+        nodes = recall(self._segmentation)
+        if nodes is None:
+            raise UserError(_("The result is no longer in the scene."), _("Segment the CT again."))
+        write_report(case_report(nodes, time.strftime("%Y-%m-%d %H:%M")), path, mayOverwrite)
 
     def onExportDICOM(self) -> None:
         dicom_export.openDialog(self._segmentation)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,29 @@ from slicer.i18n import tr as _
 
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.imaging.changes import OrganChange
+from DCASegmentationLib.organs import Organ
 from DCASegmentationLib.panels.changes_table import ChangesTable, changesAsText
 from DCASegmentationLib.panels.error_text import errorText
 from DCASegmentationLib.panels.places_table import PlacesTable
 from DCASegmentationLib.panels.save_dialog import askForFile
 from DCASegmentationLib.panels.segmentation_watch import SegmentationWatch
+from DCASegmentationLib.panels.steps import Steps
 from DCASegmentationLib.panels.training_set import TrainingSetWriter
 from DCASegmentationLib.review_file import Place
 from DCASegmentationLib.scene import editable_area, place_view
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.corrected_case import CorrectedCase, case_version, require_reviewed
+from DCASegmentationLib.scene.map_files import available_maps
 from DCASegmentationLib.scene.organ_changes import organ_changes
-from DCASegmentationLib.scene.place_statuses import follow_edits, mark_organ, organ_is_reviewed, set_status
+from DCASegmentationLib.scene.place_statuses import (
+    follow_edits,
+    mark_organ,
+    organ_is_reviewed,
+    organ_progress,
+    organs_of,
+    set_status,
+)
+from DCASegmentationLib.scene.place_voxels import voxels_of
 from DCASegmentationLib.scene.review_record import (
     ACCEPTED,
     CORRECTED,
@@ -33,11 +45,13 @@ from DCASegmentationLib.scene.review_record import (
     SUGGESTION,
     TO_CHECK,
     ReviewState,
+    read_origin,
     read_review,
     read_state,
 )
 from DCASegmentationLib.scene.saving import save_table
 from DCASegmentationLib.scene.suggestions import accept_suggestion, segment_for, take_back
+from DCASegmentationLib.scene.surfaces import renewing_surfaces
 
 _REVIEWED, _CT_ALONE = "reviewed", "ct"
 _PLACE, _UNCERTAIN, _EVERYWHERE = "place", "uncertain", "everywhere"
@@ -47,16 +61,17 @@ _TRAINING_SET = "DCASegmentation/TrainingSet"
 class ReviewPanel:
     """``layout`` is where the panel goes.
 
-    ``onEdit(segmentId, area)`` is asked to open the Segment Editor on a segment, limited to the volume ``area`` (see
-    ``editable_area``; None for everywhere), ``onLeavePlace()`` to end that, ``onBeforeChange()`` to save a state for
-    the Segment Editor's undo. Everything that is decided here is written on the segmentation.
+    ``onEdit(segmentId, makeArea)`` is asked to open the Segment Editor on a segment, limited to the volume that
+    ``makeArea()`` gives (see ``editable_area``; None for everywhere), ``onLeavePlace()`` to end that,
+    ``onBeforeChange()`` to save a state for the Segment Editor's undo. Everything that is decided here is
+    written on the segmentation.
     """
 
     def __init__(
         self,
         layout: qt.QLayout,
         uiFolder: Path,
-        onEdit: Callable[[str, Any], None],
+        onEdit: Callable[[str, Callable[[], Any]], None],
         onLeavePlace: Callable[[], None],
         onBeforeChange: Callable[[], None],
     ) -> None:
@@ -66,6 +81,7 @@ class ReviewPanel:
         self._current = -1
         self._changes: tuple[OrganChange, ...] = ()
         self._watch = SegmentationWatch(self._onSegmentationChanged)
+        self._surfaces = Steps()
         self._writer = TrainingSetWriter(self._onAdded)
         self.widget = slicer.util.loadUI(str(uiFolder / "Review.ui"))
         layout.addWidget(self.widget)
@@ -87,21 +103,23 @@ class ReviewPanel:
         self.ui.suggestionButton.connect("clicked(bool)", self._onSuggestion)
         self.ui.flagButton.connect("clicked(bool)", self._onFlag)
         self.ui.editButton.connect("clicked()", self._onEditClicked)
-        self.ui.changesGroup.connect("toggled(bool)", self._onChangesToggled)
+        self.ui.changesButton.connect("toggled(bool)", self._onChangesToggled)
         self.ui.copyChangesButton.connect("clicked()", self.onCopyChanges)
         self.ui.saveChangesButton.connect("clicked()", self.onSaveChanges)
         self.ui.trainingSetButton.connect("clicked()", self.onAddToTrainingSet)
         self._shortcuts = [
             self._shortcut("Ctrl+Down", self.goToNext),
             self._shortcut("Ctrl+Up", self.goToPrevious),
-            self._shortcut("Ctrl+Shift+A", lambda: self.ui.acceptButton.click()),
-            self._shortcut("Ctrl+Shift+F", lambda: self.ui.flagButton.click()),
+            self._shortcut("Ctrl+Shift+A", self.ui.acceptButton.click),
+            self._shortcut("Ctrl+Shift+F", self.ui.flagButton.click),
         ]
+        self._onChangesToggled(False)
         self.setResult(None)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
         """Review this result; None when there is none (any more)."""
         self._leave()
+        self._surfaces.stop()
         self._segmentation = nodes.segmentation if nodes is not None else None
         review = read_review(nodes.segmentation) if nodes is not None else None
         self._places = review.places if review is not None else ()
@@ -118,7 +136,7 @@ class ReviewPanel:
                        self.ui.editButton, self.ui.limitSelector):  # fmt: skip
             widget.visible = bool(self._places)
         hasAutomatic = nodes is not None and nodes.automatic is not None
-        for widget in (self.ui.changesGroup, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton,
+        for widget in (self.ui.changesFrame, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton,
                        self.ui.trainingSetSelector):  # fmt: skip
             widget.visible = hasAutomatic
         self.update()
@@ -140,6 +158,7 @@ class ReviewPanel:
 
     def cleanup(self) -> None:
         self._watch.watch(None)
+        self._surfaces.stop()
         self._writer.stop()
         place_view.hide_outline()
 
@@ -277,9 +296,11 @@ class ReviewPanel:
         self._onBeforeChange()
         try:
             with slicer.util.WaitCursor():
-                (accept_suggestion if checked else take_back)(nodes, self._place.rank)
+                changed = (accept_suggestion if checked else take_back)(nodes, self._place.rank)
         except UserError as error:
             self._showError(error)
+        else:
+            self._surfaces.run(renewing_surfaces(nodes.segmentation, changed))
         self.update()
 
     def _onEditClicked(self) -> None:
@@ -287,12 +308,7 @@ class ReviewPanel:
         if nodes is None or place is None:
             return
         limit = self.ui.limitSelector.currentData
-        area = None
-        if limit == _PLACE:
-            area = editable_area.limit_to_place(nodes, place)
-        elif limit == _UNCERTAIN:
-            area = editable_area.limit_to_uncertain(nodes)
-        if area is None and limit != _EVERYWHERE:
+        if not self._canLimit(nodes, place, limit):
             self._say(_("What editing was to be limited to was deleted, or never made: choose everywhere."))
             return
         try:
@@ -300,7 +316,17 @@ class ReviewPanel:
         except UserError as error:
             self._showError(error)
             return
-        self._onEdit(segmentId, area)
+        areas = {
+            _PLACE: partial(editable_area.limit_to_place, nodes, place),
+            _UNCERTAIN: partial(editable_area.limit_to_uncertain, nodes),
+            _EVERYWHERE: _nothing,
+        }
+        self._onEdit(segmentId, areas[limit])
+
+    def _canLimit(self, nodes: CaseNodes, place: Place, limit: str) -> bool:
+        if limit == _PLACE:
+            return voxels_of(nodes, place.rank) is not None
+        return limit == _EVERYWHERE or "entropy" in available_maps(nodes)
 
     def _onSegmentationChanged(self) -> None:
         nodes = self._nodes
@@ -309,12 +335,16 @@ class ReviewPanel:
         self.update()
 
     def _onChangesToggled(self, opened: bool) -> None:
+        # A plain frame: what starts collapsed in CTK's group box is not shown by it later.
+        self.ui.changesContents.visible = opened
+        self.ui.changesButton.arrowType = qt.Qt.DownArrow if opened else qt.Qt.RightArrow
         self._updateChanges()
 
     def _onOrganReviewed(self, key: str, isReviewed: bool) -> None:
         nodes = self._nodes
         if nodes is not None:
             mark_organ(nodes, key, isReviewed)
+            self._updateStatuses()
 
     def _reviewed(self) -> list[bool]:
         nodes = self._nodes
@@ -343,16 +373,24 @@ class ReviewPanel:
             if alternative is None
             else _("{what} Press again to take it back.").format(what=alternative.text)
         )
-        self.ui.placeLabel.text = _inWords(place) if place is not None else _("Click a place, or press Next.")
+        self.ui.placeLabel.text = self._inWords(place) if place is not None else _("Click a finding, or press Next.")
 
     def _updateChanges(self) -> None:
         """Measured only where it is seen: it passes over the whole segmentation."""
         nodes = self._nodes
-        if nodes is None or nodes.automatic is None or self.ui.changesGroup.collapsed:
+        if nodes is None or nodes.automatic is None or not self.ui.changesButton.checked:
             return
         self._changes = organ_changes(nodes)
-        self._changesTable.fill(self._changes, self._reviewed())
+        self._changesTable.fill(self._changes, self._reviewed(), organ_progress(nodes))
         self.ui.copyChangesButton.enabled = self.ui.saveChangesButton.enabled = bool(self._changes)
+
+    def _inWords(self, place: Place) -> str:
+        """Reasons and suggestion of a finding, and how far each organ that it involves is checked."""
+        reasons = " ".join(escape(reason.text) for reason in place.reasons)
+        suggestion = f" <i>{escape(place.alternative.text)}</i>" if place.alternative is not None else ""
+        nodes = self._nodes
+        organs = "; ".join(organProgressInWords(nodes, place)) if nodes is not None else ""
+        return f"<b>{place.rank}. {escape(place.name)}</b> {reasons}{suggestion}<br>{escape(organs)}"
 
     def _leave(self) -> None:
         """Let go of the place that was looked at."""
@@ -375,7 +413,24 @@ class ReviewPanel:
         return shortcut
 
 
-def _inWords(place: Place) -> str:
-    reasons = " ".join(escape(reason.text) for reason in place.reasons)
-    suggestion = f" <i>{escape(place.alternative.text)}</i>" if place.alternative is not None else ""
-    return f"<b>{place.rank}. {escape(place.name)}</b> {reasons}{suggestion}"
+def _nothing() -> None:
+    """No area: editing everywhere."""
+
+
+def organProgressInWords(nodes: CaseNodes, place: Place) -> list[str]:
+    """Each organ that a finding involves, with how many of the findings that involve it are checked."""
+    progress, vocabulary = organ_progress(nodes), _organsByKey(nodes)
+    return [
+        _("{organ}: {checked} of {total} checked").format(
+            organ=vocabulary[key].name if key in vocabulary else key,
+            checked=progress.get(key, (0, 0))[0],
+            total=progress.get(key, (0, 0))[1],
+        )
+        for key in organs_of(place)
+    ]
+
+
+def _organsByKey(nodes: CaseNodes) -> Mapping[str, Organ]:
+    origin = read_origin(nodes.segmentation)
+    vocabulary = origin.organs() if origin is not None else None
+    return vocabulary.by_key if vocabulary is not None else {}

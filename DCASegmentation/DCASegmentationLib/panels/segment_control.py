@@ -15,10 +15,12 @@ from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.panels import requirements
 from DCASegmentationLib.panels.parameters import Device
 from DCASegmentationLib.panels.segment_panel import SegmentPanel
-from DCASegmentationLib.panels.segmentation_runner import Outcome
+from DCASegmentationLib.panels.segmentation_runner import ALL_MAPS, Outcome
+from DCASegmentationLib.panels.show_3d import Show3D
 from DCASegmentationLib.scene.case_record import recall
 from DCASegmentationLib.scene.exchange import require_ct
 from DCASegmentationLib.scene.organ_changes import kept_organs
+from DCASegmentationLib.scene.sample_data import load_sample_ct
 from DCASegmentationLib.scene.target import own_organs, require_target
 from DCASegmentationLib.worker_protocol import FoundDevices
 
@@ -27,7 +29,8 @@ class SegmentControl:
     """``layout`` is where the section's panel goes.
 
     ``newLogic(onLog)`` gives what segments (see ``SegmentationLogic``). ``onResult(segmentation)`` is called with the
-    segmentation of a run that ended well, ``onInstalled()`` when Apply has installed PyTorch.
+    segmentation of a run that has ended, None where it gave none, ``onInstalled()`` when Apply has installed PyTorch,
+    ``onShown3D()`` when organs have appeared in 3D.
     """
 
     def __init__(
@@ -35,11 +38,14 @@ class SegmentControl:
         layout: qt.QLayout,
         uiFolder: Path,
         newLogic: Callable[[Callable[[str], None]], Any],
-        onResult: Callable[[Any], None],
+        onResult: Callable[[Any | None], None],
         onInstalled: Callable[[], None],
+        onShown3D: Callable[[], None],
     ) -> None:
         self._onResult, self._onInstalled = onResult, onInstalled
         self._parameters: Any = None
+        # The CT that the message below Apply is about.
+        self._saidOf: Any = None
         self.panel = SegmentPanel(
             layout,
             uiFolder,
@@ -47,13 +53,19 @@ class SegmentControl:
             self._onCancel,
             self._onModelChosen,
             self._onDevicesWanted,
+            self._onOrgansChosen,
             {device.value: device.name for device in Device},
         )
         self.logic = newLogic(self.panel.log)
+        self.show3D = Show3D(self.panel.ui.show3DButton, onShown3D)
+        self.panel.ui.sampleButton.connect("clicked()", self._onSample)
 
     def setParameterNode(self, parameterNode: Any | None) -> None:
         """Take the choices from this parameter node; None while there is none."""
         self._parameters = parameterNode
+        if parameterNode is None and not self.logic.isRunning:
+            self._saidOf = None
+            self.panel.clearMessage()
         if parameterNode is not None:
             # Binding has filled the list with bare names.
             self.panel.updateDevices()
@@ -62,6 +74,12 @@ class SegmentControl:
         """Bring model and Apply into line with the choices."""
         if self._parameters is not None:
             self.panel.selectModel(self._parameters.modelName)
+            self.panel.selectOrgans(_asKeys(self._parameters.organs))
+            ct = self._parameters.inputVolume
+            if ct is not self._saidOf and not self.logic.isRunning:
+                self._saidOf = ct
+                self.panel.clearMessage()
+            self.panel.ui.sampleButton.visible = ct is None
         self.panel.setApplicable(self._hindrance())
 
     def updateModels(self) -> None:
@@ -84,6 +102,32 @@ class SegmentControl:
         if self._parameters is not None:
             self._parameters.modelName = name
         self.panel.setApplicable(self._hindrance())
+
+    def _onOrgansChosen(self, keys: tuple[str, ...]) -> None:
+        if self._parameters is not None:
+            self._parameters.organs = ",".join(keys)
+
+    def _onSample(self) -> None:
+        self.loadSample()
+
+    def loadSample(self) -> bool:
+        """Download the sample CT and choose it; says so, and gives False, where that fails."""
+        self.panel.showMessage(_("The sample CT is being downloaded..."))
+        slicer.app.processEvents()
+        try:
+            with slicer.util.WaitCursor():
+                node = load_sample_ct()
+        except UserError as error:
+            self.panel.showError(error)
+            return False
+        if self._parameters is not None:
+            self._parameters.inputVolume = node
+        return True
+
+    def apply(self) -> None:
+        """As the button."""
+        if not self._hindrance():
+            self._onApply()
 
     def _onDevicesWanted(self) -> None:
         """The list of devices came into sight: the worker, which loads PyTorch, says what there is."""
@@ -126,6 +170,7 @@ class SegmentControl:
             question = replacementQuestion(target, parameters.keepCorrected)
             if question and not slicer.util.confirmOkCancelDisplay(question, _("Segment again")):
                 return
+        self._saidOf = parameters.inputVolume
         self.panel.showStart()
         self.logic.segment(
             parameters.inputVolume,
@@ -133,11 +178,18 @@ class SegmentControl:
             parameters.device.value,
             target,
             parameters.regionOfInterest,
+            self._options(),
             wait=False,
             keepCorrected=parameters.keepCorrected,
             onProgress=self.panel.showProgress,
             onFinished=self._onFinished,
         )
+
+    def _options(self) -> dict[str, Any]:
+        parameters, metadata = self._parameters, self.panel.model.metadata if self.panel.model else None
+        known = metadata.vocabulary.by_key if metadata is not None else {}
+        organs = [key for key in _asKeys(parameters.organs) if key in known]
+        return {**ALL_MAPS, "organs": organs or None, "find_abdomen": parameters.speed.value}
 
     def _onFinished(self, outcome: Outcome) -> None:
         """A run has ended, one way or another."""
@@ -145,12 +197,16 @@ class SegmentControl:
         if outcome.nodes is not None:
             organs = len(own_organs(outcome.nodes.segmentation))
             self.panel.showResult(organs, outcome.elapsed, outcome.device, outcome.warnings)
-            self._onResult(outcome.nodes.segmentation)
         elif outcome.cancelled:
             self.panel.showMessage(_("Cancelled. Nothing was changed."))
         elif outcome.error is not None:
             self.panel.showError(outcome.error, outcome.details)
+        self._onResult(outcome.nodes.segmentation if outcome.nodes is not None else None)
         self.panel.setApplicable(self._hindrance())
+
+
+def _asKeys(text: str) -> tuple[str, ...]:
+    return tuple(key for key in text.split(",") if key)
 
 
 def replacementQuestion(segmentation: Any, keepCorrected: bool) -> str:

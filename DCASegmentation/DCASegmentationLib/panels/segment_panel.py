@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels.compact_table import letBoxesBeSeen
 from DCASegmentationLib.panels.device_list import showDevices
 from DCASegmentationLib.panels.error_text import errorText
 from DCASegmentationLib.panels.model_card import modelCard
@@ -19,12 +21,15 @@ from DCASegmentationLib.panels.model_list import Model, availableModels
 from DCASegmentationLib.panels.remaining_time import RemainingTime
 from DCASegmentationLib.worker_protocol import FoundDevices
 
+_REMEMBERED_LINES = 200
+
 
 class SegmentPanel:
     """``layout`` is where the panel goes.
 
     ``onApply()`` and ``onCancel()`` are called for the button, ``onModelChosen(name)`` when the user picks a model,
-    ``onDevicesWanted()`` when the list of devices comes into sight and nobody has said yet what there is;
+    ``onDevicesWanted()`` when the list of devices comes into sight and nobody has said yet what there is,
+    ``onOrgansChosen(keys)`` when the user ticks organs (none for all);
     ``deviceNames`` are the items of that list by the worker's word for each.
     The node selectors and the device are bound to the parameter node by their ``SlicerParameterName``; the models are
     not, because which there are is known only on this computer.
@@ -38,20 +43,25 @@ class SegmentPanel:
         onCancel: Callable[[], None],
         onModelChosen: Callable[[str], None],
         onDevicesWanted: Callable[[], None],
+        onOrgansChosen: Callable[[tuple[str, ...]], None],
         deviceNames: Mapping[str, str],
     ) -> None:
         self._onApply, self._onCancel, self._onModelChosen = onApply, onCancel, onModelChosen
+        self._onOrgansChosen = onOrgansChosen
         self._onDevicesWanted, self._deviceNames = onDevicesWanted, deviceNames
         self._devices: FoundDevices | None = None
         self._models: dict[str, Model] = {}
         self._remaining: RemainingTime | None = None
         self._wanted = ""
+        self._organs: tuple[str, ...] = ()
+        self._logged: deque[str] = deque(maxlen=_REMEMBERED_LINES)
         self.widget = slicer.util.loadUI(str(uiFolder / "Segment.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.ui.applyButton.connect("clicked()", self._onButton)
         self.ui.modelSelector.connect("activated(int)", self._onModelActivated)
         self.ui.advancedGroup.connect("toggled(bool)", self._onAdvancedToggled)
+        self.ui.organsList.connect("itemChanged(QListWidgetItem*)", self._onOrganTicked)
         self._showDeviceNote(_("Automatic takes a GPU where PyTorch finds one."))
         self.ui.messageLabel.visible = False
         shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), self.widget)
@@ -82,6 +92,12 @@ class SegmentPanel:
         if name != self._wanted or not name:
             self._wanted = name
             self._fillModelSelector()
+
+    def selectOrgans(self, keys: tuple[str, ...]) -> None:
+        """Tick these organs."""
+        if keys != self._organs:
+            self._organs = keys
+            self._fillOrgans()
 
     def showDevices(self, devices: FoundDevices | None, note: str = "") -> None:
         """Say for each device what was found of it; None while that is not known, with what to say about it."""
@@ -142,16 +158,25 @@ class SegmentPanel:
         self._showMessage(message)
         self.log(message)
 
+    def clearMessage(self) -> None:
+        """What was said is about another CT."""
+        self.ui.messageLabel.text = ""
+        self.ui.messageLabel.visible = False
+
     def showError(self, error: UserError, details: str = "") -> None:
         """Say what is wrong and what to do about it; ``details`` go into the log, which opens for them."""
         self._showMessage(errorText(error))
         self.log(str(error))
         if details:
-            self.log(details)
+            # The last lines of the worker were logged when they came.
+            new = [line for line in details.splitlines() if line.strip() and line not in self._logged]
+            if new:
+                self.log("\n".join(new))
             self.ui.logGroup.collapsed = False
 
     def log(self, message: str) -> None:
         """Add a line to the log, with the time of day."""
+        self._logged.extend(message.splitlines())
         self.ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {message}")
 
     def _showDeviceNote(self, text: str) -> None:
@@ -169,6 +194,9 @@ class SegmentPanel:
             self.ui.outputSegmentationSelector,
             self.ui.deviceSelector,
             self.ui.roiSelector,
+            self.ui.organsList,
+            self.ui.speedSelector,
+            self.ui.sampleButton,
         ):
             widget.enabled = enabled
 
@@ -185,8 +213,29 @@ class SegmentPanel:
             selector.addItem(_("None installed: see Setup"), "")
         selector.currentIndex = selector.findData(self._wanted)
         chosen = self.model
-        self.ui.modelCardGroup.visible = chosen is not None
-        self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else ""
+        # Never hidden: CTK's group box does not show its contents afterwards.
+        self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else _("No model is chosen.")
+        self._fillOrgans()
+
+    def _fillOrgans(self) -> None:
+        """The organs of the chosen model, ticked as chosen."""
+        metadata = self.model.metadata if self.model is not None else None
+        organs = list(metadata.vocabulary) if metadata is not None else []
+        wasBlocked = self.ui.organsList.blockSignals(True)
+        letBoxesBeSeen(self.ui.organsList)
+        self.ui.organsList.clear()
+        for organ in organs:
+            item = qt.QListWidgetItem(organ.name)
+            item.setData(qt.Qt.UserRole, organ.key)
+            item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+            item.setCheckState(qt.Qt.Checked if organ.key in self._organs else qt.Qt.Unchecked)
+            self.ui.organsList.addItem(item)
+        self.ui.organsList.blockSignals(wasBlocked)
+
+    def _onOrganTicked(self, item: qt.QListWidgetItem) -> None:
+        items = [self.ui.organsList.item(row) for row in range(self.ui.organsList.count)]
+        self._organs = tuple(each.data(qt.Qt.UserRole) for each in items if each.checkState() == qt.Qt.Checked)
+        self._onOrgansChosen(self._organs)
 
     def _onAdvancedToggled(self, opened: bool) -> None:
         if opened and self._devices is None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -19,11 +18,19 @@ from DCASegmentationLib.bundle.finding import default_bundle
 from DCASegmentationLib.bundle.metadata_reading import read_metadata
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.organs import Vocabulary
+from DCASegmentationLib.panels.steps import newTimer
 from DCASegmentationLib.panels.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.panels.worker_process import WorkerProcess
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.ct_checksum import ct_checksum
-from DCASegmentationLib.scene.exchange import ResultFiles, export_ct, keep_for_review, require_ct, show_result
+from DCASegmentationLib.scene.exchange import (
+    ResultFiles,
+    export_ct,
+    keep_for_review,
+    require_ct,
+    show_result,
+    take_maps,
+)
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
 from DCASegmentationLib.scene.region import Region
 from DCASegmentationLib.scene.target import require_target
@@ -104,6 +111,8 @@ class SegmentationRunner:
         self._showing: Iterator[Outcome | None] | None = None
         self._isCancelled = False
         self._checksum = ""
+        self._checksumTimer = newTimer(self._takeChecksum)
+        self._showTimer = newTimer(self._continueShowing)
 
     @property
     def isRunning(self) -> bool:
@@ -139,7 +148,7 @@ class SegmentationRunner:
             self._observe()
             self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
             self._checksum = ""
-            qt.QTimer.singleShot(0, lambda: self._takeChecksum(run))
+            self._checksumTimer.start()
         except BaseException:
             self._clear()
             shutil.rmtree(folder, ignore_errors=True)
@@ -169,9 +178,10 @@ class SegmentationRunner:
         if run is not None:
             shutil.rmtree(run.folder, ignore_errors=True)
 
-    def _takeChecksum(self, run: _Run) -> None:
+    def _takeChecksum(self) -> None:
         """Of the CT that was exported; in a turn of the event loop of its own, so that Slicer never stands."""
-        if self._run is run and slicer.mrmlScene.IsNodePresent(run.order.ct):
+        run = self._run
+        if run is not None and slicer.mrmlScene.IsNodePresent(run.order.ct):
             self._checksum = ct_checksum(run.order.ct)
 
     def _onProgress(self, fraction: float, message: str) -> None:
@@ -202,7 +212,7 @@ class SegmentationRunner:
         if outcome is not None:
             self._finish(outcome)
         else:
-            qt.QTimer.singleShot(0, self._continueShowing)
+            self._showTimer.start()
 
     def _show(self, run: _Run, done: Done) -> Iterator[Outcome | None]:
         """Read and show the result in steps, each giving None but the last one. The scene is changed in one step."""
@@ -225,6 +235,7 @@ class SegmentationRunner:
             if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(run.order.ct):
                 keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum)
                 yield None
+                take_maps(files, nodes)
             warnings = (*done.warnings, *_keptInWords(kept, run.vocabulary))
             yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=warnings)
 
@@ -259,6 +270,8 @@ class SegmentationRunner:
             slicer.mrmlScene.RemoveObserver(observation)
         self._observations = []
         self._run = self._showing = None
+        self._checksumTimer.stop()
+        self._showTimer.stop()
 
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
         if self._run is not None and not slicer.mrmlScene.IsNodePresent(self._run.order.ct):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import qt
 import slicer
 from slicer.util import VTKObservationMixin
+
+from DCASegmentationLib.panels.steps import newTimer
 
 _PAUSE_MS = 500
 _EVENTS = ("SegmentAdded", "SegmentRemoved", "SegmentModified", "SegmentsOrderModified", "SourceRepresentationModified")
@@ -18,10 +19,7 @@ class SegmentationWatch(VTKObservationMixin):
 
     def __init__(self, onChanged: Callable[[], None]) -> None:
         VTKObservationMixin.__init__(self)
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_PAUSE_MS)
-        self._timer.connect("timeout()", onChanged)
+        self._timer = newTimer(onChanged, _PAUSE_MS)
 
     def watch(self, segmentation: Any | None) -> None:
         """Watch this vtkMRMLSegmentationNode and no other; None to stop."""

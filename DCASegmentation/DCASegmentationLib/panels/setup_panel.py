@@ -41,23 +41,25 @@ class SetupPanel:
 
     def isComplete(self) -> bool:
         """Whether nothing is missing."""
-        return requirements.torchVersion() is not None and any(model.metadata is not None for model in self._models)
+        version = requirements.torchVersion()
+        if version is None or requirements.isTooOld(version):
+            return False
+        return any(model.metadata is not None for model in self._models)
 
     def update(self) -> None:
         """Look again for what is there."""
         torch, extension = requirements.torchVersion(), requirements.extensionInstalled()
-        self.ui.torchLabel.text = (
-            _("PyTorch {version} is installed.").format(version=torch) if torch else _("PyTorch is not installed yet.")
-        )
-        self.ui.installTorchButton.visible = torch is None and extension
+        problem = requirements.platformProblem()
+        self.ui.torchLabel.text = _torchInWords(torch, problem)
+        self.ui.installTorchButton.visible = torch is None and extension and problem is None
         self.ui.extensionLabel.text = (
             _("The PyTorch extension is installed.")
             if extension
             else _("The PyTorch extension is missing: PyTorch is installed through it.")
         )
         # With PyTorch there already, the extension has nothing left to do.
-        self.ui.extensionLabel.visible = extension or torch is None
-        self.ui.installExtensionButton.visible = not extension and torch is None
+        self.ui.extensionLabel.visible = (extension or torch is None) and problem is None
+        self.ui.installExtensionButton.visible = not extension and torch is None and problem is None
         self._updateOpenVINO()
         self._updateModels()
 
@@ -188,3 +190,14 @@ class SetupPanel:
     def _selected(self) -> Model | None:
         row = self.ui.modelList.currentRow
         return self._models[row] if 0 <= row < len(self._models) else None
+
+
+def _torchInWords(version: str | None, problem: UserError | None) -> str:
+    if version is not None and requirements.isTooOld(version):
+        text = _("PyTorch {version} is installed, but models need {needed}.").format(
+            version=version, needed=requirements.TORCH_REQUIREMENT.removeprefix(">=") + "+"
+        )
+        return f"{text} {errorText(problem)}" if problem is not None else text
+    if version is not None:
+        return _("PyTorch {version} is installed.").format(version=version)
+    return errorText(problem) if problem is not None else _("PyTorch is not installed yet.")

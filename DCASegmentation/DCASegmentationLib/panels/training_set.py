@@ -12,6 +12,7 @@ import qt
 from slicer.i18n import tr as _
 
 from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.panels.steps import newTimer
 from DCASegmentationLib.panels.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.panels.worker_connection import workerEnvironment
 from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER, pythonProgram
@@ -30,6 +31,8 @@ class TrainingSetWriter:
         self._process: Any = None
         self._folder: Path | None = None
         self._case: CorrectedCase | None = None
+        self._ended: list[Any] = []
+        self._deleteTimer = newTimer(self._deleteEnded)
 
     @property
     def isRunning(self) -> bool:
@@ -96,8 +99,14 @@ class TrainingSetWriter:
         self._clear()
         if process is not None:
             # From the event loop: it must not be within a signal of its own then.
-            qt.QTimer.singleShot(0, lambda: process.deleteLater())
+            self._ended.append(process)
+            self._deleteTimer.start()
         self._onEnd(None if error is not None else case, cases, error)
+
+    def _deleteEnded(self) -> None:
+        ended, self._ended = self._ended, []
+        for process in ended:
+            process.deleteLater()
 
     def _clear(self) -> None:
         if self._folder is not None:

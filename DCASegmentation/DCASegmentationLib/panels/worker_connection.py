@@ -13,6 +13,7 @@ from pathlib import Path
 import qt
 
 from ..worker_protocol import VERSION, Event, Hello, Log, ProtocolError, Request, decode_event, encode
+from .steps import newTimer
 
 _LOG_LINES = 50
 _MEMORY = "Apply again. If it happens again, memory may be short: close other programs, or segment a part of the CT."
@@ -53,6 +54,7 @@ class WorkerConnection:
         self._errorOutput = b""
         self._ending: Ending | None = None
         self._isAbandoned = False
+        self._endTimer = newTimer(self._tellEnd)
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(workerEnvironment(environment, libraryFolder))
         self._process.connect("readyReadStandardOutput()", self._readOutput)
@@ -84,7 +86,8 @@ class WorkerConnection:
         self._isAbandoned = True
         self.kill()
         self._process.waitForFinished(milliseconds)
-        self._process.deleteLater()
+        self._endTimer.stop()
+        self._letGo()
 
     def _readOutput(self) -> None:
         self._output += self._process.readAllStandardOutput().data()
@@ -149,12 +152,17 @@ class WorkerConnection:
         if not self._isAbandoned:
             # From the event loop: whoever hears of the end lets go of the process, which must not be within a signal
             # of its own then.
-            qt.QTimer.singleShot(0, self._tellEnd)
+            self._endTimer.start()
 
     def _tellEnd(self) -> None:
         if self._ending is not None and not self._isAbandoned:
             self._onEnd(self._ending)
-            self._process.deleteLater()
+            self._letGo()
+
+    def _letGo(self) -> None:
+        """Qt's objects hold what they were connected to, and so this object, until they are deleted."""
+        self._process.deleteLater()
+        self._endTimer.deleteLater()
 
 
 def workerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) -> qt.QProcessEnvironment:

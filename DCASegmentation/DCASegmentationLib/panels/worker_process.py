@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import qt
-
 from ..partials import remove_traces
 from ..worker_protocol import Cancel, Devices, Done, Event, Failure, FoundDevices, Progress, Segment, WasCancelled
+from .steps import newTimer
 from .worker_connection import Ending, WorkerConnection
 
 _MILLISECONDS_TO_CANCEL = 600
@@ -52,6 +51,7 @@ class WorkerProcess:
         self._run: _Run | None = None
         self._onDevices: Callable[[FoundDevices | None], None] | None = None
         self._lastLogLines: list[str] = []
+        self._killTimer = newTimer(self._killIfStillThere, _MILLISECONDS_TO_CANCEL)
 
     @property
     def isRunning(self) -> bool:
@@ -121,12 +121,11 @@ class WorkerProcess:
             return
         run.cancelAsked = True
         self._connection.send(Cancel(run.request.id))
+        self._killTimer.start()
 
-        def killIfStillThere() -> None:
-            if self._run is run and self._connection is not None:
-                self._connection.kill()
-
-        qt.QTimer.singleShot(_MILLISECONDS_TO_CANCEL, killIfStillThere)
+    def _killIfStillThere(self) -> None:
+        if self._run is not None and self._run.cancelAsked and self._connection is not None:
+            self._connection.kill()
 
     def stop(self) -> None:
         """End the worker, without calling anyone; what a run has half written is removed."""

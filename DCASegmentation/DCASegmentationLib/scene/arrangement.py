@@ -11,6 +11,13 @@ from DCASegmentationLib.figures.planes import SCREEN_AXES, Plane
 
 # Slice views of Slicer's standard layouts, by their orientation.
 _STANDARD_VIEWS = {"axial": ("Red", "Axial"), "sagittal": ("Yellow", "Sagittal"), "coronal": ("Green", "Coronal")}
+# Letter and color on the bar of each standard view, as Slicer's layouts give them. A scene that is written without
+# Slicer has to say them: opened there, its view nodes replace those that Slicer has made.
+_BARS = {
+    "Red": ("R", (0.952941, 0.290196, 0.2)),
+    "Yellow": ("Y", (0.929412, 0.835294, 0.298039)),
+    "Green": ("G", (0.431373, 0.690196, 0.294118)),
+}
 
 
 def group_in_folder(name: str, nodes: Sequence[Any]) -> None:
@@ -63,6 +70,9 @@ def view_node(class_name: str, view: str) -> Any:
     node.SetName(view)
     if class_name == "vtkMRMLSliceNode":
         node.SetDimensions(512, 512, 1)
+        label, color = _BARS.get(view, (view, node.GetLayoutColor()))
+        node.SetLayoutLabel(label)
+        node.SetLayoutColor(*color)
     return slicer.mrmlScene.AddNode(node)
 
 

@@ -15,15 +15,25 @@ _VERSION = "1"
 _CT = "DCASegmentation.ct"
 _SINGLE_MAPS = ("deciding_expert", "entropy", "disagreement")
 _LABEL_MAPS = ("automatic", "places")
+# On each node that belongs to a result: the result's segmentation.
+_PART_OF, _IS_PART = "DCASegmentation.result", "DCASegmentation.part"
 LEVELS = (1, 2, 3, 4)
+MAP_NAMES = (*_SINGLE_MAPS, *(f"attention_{expert}_level{level}" for level in LEVELS for _, expert, _ in EXPERTS))
+"""The names of all maps, which are also the names of their files in a result folder."""
+
+
+def attention_name(level: int, expert: str) -> str:
+    """The name of the map of the attention to an expert at a level (1 to 4)."""
+    return f"attention_{expert}_level{level}"
 
 
 @dataclass
 class CaseNodes:
     """The MRML nodes of one case. ``attention`` maps level and expert to a volume node.
 
-    ``ct`` is None where the CT of a remembered case was deleted. ``automatic`` is the label map as the network gave
-    it, ``places`` holds the rank of the place to check in each voxel; both have the same voxels, a box of the CT's.
+    Maps that were not shown yet are still files, and no nodes (see ``map_files``). ``ct`` is None where the CT of a
+    remembered case was deleted. ``automatic`` is the label map as the network gave it, ``places`` holds the rank of the
+    finding in each voxel; both have the same voxels, a box of the CT's.
     """
 
     ct: Any
@@ -40,6 +50,21 @@ class CaseNodes:
         attention = [node for experts in self.attention.values() for node in experts.values()]
         single = [self.deciding_expert, self.entropy, self.disagreement]
         return [*attention, *(node for node in single if node is not None)]
+
+    def map(self, name: str) -> Any | None:
+        """The volume node of a map (one of ``MAP_NAMES``), None where there is none."""
+        if name in _SINGLE_MAPS:
+            return getattr(self, name)
+        expert, level = _expert_and_level(name)
+        return self.attention.get(level, {}).get(expert)
+
+    def set_map(self, name: str, node: Any) -> None:
+        """Take ``node`` as the map ``name``; :func:`remember` keeps it."""
+        if name in _SINGLE_MAPS:
+            setattr(self, name, node)
+        else:
+            expert, level = _expert_and_level(name)
+            self.attention.setdefault(level, {})[expert] = node
 
     def label_maps(self) -> list[Any]:
         """The label map volumes that the review goes by."""
@@ -61,6 +86,27 @@ def remember(nodes: CaseNodes) -> None:
     segmentation.SetNodeReferenceID(_CT, nodes.ct.GetID() if nodes.ct is not None else None)
     for role, node in _roles(nodes):
         segmentation.SetNodeReferenceID(role, node.GetID() if node is not None else None)
+        if node is not None:
+            mark_as_part(node, segmentation)
+
+
+def mark_as_part(node: Any, segmentation: Any) -> None:
+    """``node`` belongs to the result ``segmentation``: it goes with it, and no other module offers it."""
+    node.SetAttribute(_IS_PART, "1")
+    node.SetNodeReferenceID(_PART_OF, segmentation.GetID())
+    node.SetHideFromEditors(True)
+
+
+def parts_left_over() -> list[Any]:
+    """The nodes of results whose segmentation is no longer in the scene."""
+    scene = slicer.mrmlScene
+    nodes = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
+    return [node for node in nodes if node.GetAttribute(_IS_PART) and node.GetNodeReference(_PART_OF) is None]
+
+
+def cases_of(ct: Any | None) -> list[CaseNodes]:
+    """The cases of a CT (vtkMRMLScalarVolumeNode), the latest last."""
+    return [nodes for nodes in cases_in_scene() if ct is not None and nodes.ct is ct]
 
 
 def recall(segmentation: Any | None) -> CaseNodes | None:
@@ -91,6 +137,11 @@ def _roles(nodes: CaseNodes) -> Iterator[tuple[str, Any | None]]:
     for level in LEVELS:
         for _, expert, _ in EXPERTS:
             yield _attention_role(level, expert), nodes.attention.get(level, {}).get(expert)
+
+
+def _expert_and_level(name: str) -> tuple[str, int]:
+    _, expert, level = name.split("_")
+    return expert, int(level.removeprefix("level"))
 
 
 def _role(name: str) -> str:

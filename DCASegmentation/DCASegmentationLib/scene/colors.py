@@ -38,14 +38,24 @@ def _color_node(name: str, entries: Sequence[tuple[Any, ...]]) -> Any:
         node.SetColor(index, label, red / 255.0, green / 255.0, blue / 255.0, opacity / 255.0)
     node.SetAttribute("Category", "DCA")
     node.SetAttribute(_TAG, name)
-    # A node hidden from editors would not be saved with the scene.
+    # A node hidden from editors would not be saved with the scene. Inside Slicer only saved maps need their colors.
     node.SetHideFromEditors(False)
+    node.SetSaveWithScene(not hasattr(slicer, "app"))
     return node
 
 
+def save_colors(saved: bool) -> None:
+    """Whether the color nodes are saved with the scene, as the maps that need them are."""
+    for node in _own_nodes():
+        node.SetSaveWithScene(saved)
+
+
 def _existing(name: str) -> Any | None:
-    for index in range(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
-        node = slicer.mrmlScene.GetNthNodeByClass(index, "vtkMRMLColorTableNode")
-        if node.GetAttribute(_TAG) == name:
-            return node
-    return None
+    return next((node for node in _own_nodes() if node.GetAttribute(_TAG) == name), None)
+
+
+def _own_nodes() -> list[Any]:
+    scene = slicer.mrmlScene
+    count = scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")
+    nodes = [scene.GetNthNodeByClass(index, "vtkMRMLColorTableNode") for index in range(count)]
+    return [node for node in nodes if node.GetAttribute(_TAG) is not None]

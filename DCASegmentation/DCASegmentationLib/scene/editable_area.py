@@ -15,7 +15,9 @@ import slicer.util
 from DCASegmentationLib.review_file import Place
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.label_volumes import Box, put_voxels
+from DCASegmentationLib.scene.map_files import map_volume
 from DCASegmentationLib.scene.place_voxels import voxels_of
+from DCASegmentationLib.scene.target import remove_nodes
 
 _TAG = "DCASegmentation.editable"
 _MARGIN_MM = 5.0
@@ -55,12 +57,13 @@ def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | 
 
     Returns the volume as :func:`limit_to_place` does; None for a case without a map of uncertainty.
     """
-    if nodes.entropy is None or nodes.entropy.GetImageData() is None:
+    entropy = map_volume(nodes, "entropy")
+    if entropy is None or entropy.GetImageData() is None:
         return None
-    values = slicer.util.arrayFromVolume(nodes.entropy) >= threshold
-    size = nodes.entropy.GetImageData().GetDimensions()
+    values = slicer.util.arrayFromVolume(entropy) >= threshold
+    size = entropy.GetImageData().GetDimensions()
     whole = (slice(0, size[2]), slice(0, size[1]), slice(0, size[0]))
-    return _show(nodes, values.astype(np.uint8), whole, nodes.entropy)
+    return _show(nodes, values.astype(np.uint8), whole, entropy)
 
 
 def mask_with(editor: Any) -> None:
@@ -77,9 +80,7 @@ def unmask(editor: Any | None) -> None:
         editor.SetSourceVolumeIntensityMask(False)
     node = _node()
     if node is not None:
-        displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
-        for each in [node, *displays]:
-            slicer.mrmlScene.RemoveNode(each)
+        remove_nodes([node])
 
 
 def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:

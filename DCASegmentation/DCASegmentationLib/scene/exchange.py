@@ -17,9 +17,10 @@ from DCASegmentationLib.imaging.itk_warnings import no_itk_warnings
 from DCASegmentationLib.json_reading import read_json
 from DCASegmentationLib.organs import Vocabulary
 from DCASegmentationLib.review_file import ALTERNATIVE, PLACES, REVIEW, Review, read_review
-from DCASegmentationLib.scene.case_record import LEVELS, CaseNodes, recall, remember
-from DCASegmentationLib.scene.hierarchy import place_beside
-from DCASegmentationLib.scene.maps import show_attention, show_deciding_expert, show_map
+from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recall, remember
+from DCASegmentationLib.scene.hierarchy import place_beside, place_in_folder
+from DCASegmentationLib.scene.map_files import remove_map_files, take_map_files
+from DCASegmentationLib.scene.maps import show_named_map
 from DCASegmentationLib.scene.nrrd_writing import write_nrrd
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
 from DCASegmentationLib.scene.region import Region, in_whole_grid, region_of_interest
@@ -27,18 +28,12 @@ from DCASegmentationLib.scene.review_import import show_review, without_kept
 from DCASegmentationLib.scene.review_record import Origin
 from DCASegmentationLib.scene.segmentation import add_organs, show_segmentation
 from DCASegmentationLib.scene.target import remove_nodes, replace_organs, tag_organs
-from DCASegmentationLib.scene.transforms import index_to_world, under_transform_of
+from DCASegmentationLib.scene.transforms import index_to_world, parent_to_world, place_under
 
 CT_FILE = "ct.nrrd"
-_LABELS = "labels.nrrd"
+_LABELS = "labels"
 _REQUEST = "request.json"
 _ORTHOGONAL = 1e-3
-# Files of a job that hold one map each: file name, title of its legend. All are values from 0 to 1.
-_MAPS = {
-    "entropy": ("Uncertainty (entropy)", "Uncertainty"),
-    "disagreement": ("Disagreement", "Disagreement of decoders"),
-}
-_EXPERTS = ("head", "medium", "tail")
 
 
 def require_ct(node: Any) -> None:
@@ -94,26 +89,29 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
 
 
 class ResultFiles:
-    """The results in a job folder. Reading them takes some tenths of a second, so it can be done in small steps."""
+    """The results in a job folder. Reading them takes some tenths of a second, so it can be done in small steps.
+
+    The maps stay files: see ``map_files``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.labels: np.ndarray | None = None
-        self.maps: dict[str, sitk.Image] = {}
+        self.places: np.ndarray | None = None
+        self.alternative: np.ndarray | None = None
         self.review: Review | None = None
         self.model = ("", "")
 
     def read(self) -> Iterator[None]:
         """Read file by file, pausing after each. Raises UserError where one is missing or damaged."""
-        labels = _read(self.folder / _LABELS)
+        self.labels = _read(self.folder / f"{_LABELS}.nrrd")
         yield
-        self.labels = sitk.GetArrayFromImage(labels)
-        for path in sorted(self.folder.glob("*.nrrd")):
-            if path.name != _LABELS:
-                self.maps[path.name.removesuffix(".nrrd")] = _read(path)
-                yield
-        if PLACES in self.maps:
+        if (self.folder / f"{PLACES}.nrrd").exists():
+            self.places = _read(self.folder / f"{PLACES}.nrrd")
+            yield
+            self.alternative = _read(self.folder / f"{ALTERNATIVE}.nrrd")
             self.review = read_review(self.folder / REVIEW)
+            yield
         self.model = _model(self.folder / _REQUEST)
 
 
@@ -126,14 +124,33 @@ def import_result(
 ) -> CaseNodes:
     """Read the results in the job folder ``folder`` and show them: :class:`ResultFiles`, :func:`show_result`.
 
-    All files are read before the scene is changed. Raises UserError where one is missing or damaged.
+    All maps become volumes at once, and the folder stays as it is. All files are read before the scene is changed.
+    Raises UserError where one is missing or damaged.
     """
     files = ResultFiles(folder)
     for _ in files.read():
         pass
+    maps = {name: _read_image(path) for name in MAP_NAMES if (path := folder / f"{name}.nrrd").exists()}
     nodes = show_result(files, ct_node, vocabulary, region, segmentation)
+    from_world = np.linalg.inv(parent_to_world(ct_node))
+    for name, image in maps.items():
+        node = show_named_map(image, name)
+        place_under(ct_node, node, from_world)
+        nodes.set_map(name, node)
     keep_for_review(files, nodes, vocabulary, region)
+    place_in_folder(nodes.maps(), nodes.segmentation)
     return nodes
+
+
+def take_maps(files: ResultFiles, nodes: CaseNodes) -> None:
+    """Keep the maps of these files for the session, for :func:`map_files.map_volume`. Raises OutputError."""
+    try:
+        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath))
+    except OSError as error:
+        raise OutputError(
+            f"The maps of the result could not be kept: {error.strerror or error}.",
+            "Free some space in Slicer's temporary folder, then segment the CT once more.",
+        ) from None
 
 
 def show_result(
@@ -147,8 +164,8 @@ def show_result(
     """Show results that were read for the CT they were made of.
 
     ``region`` is what :func:`export_ct` gave. The organs become a new segmentation named after the CT, or replace
-    those that this program put into ``segmentation`` earlier but those ``kept``, and their maps. Maps become volumes of
-    their own; everything comes under the CT's transform and, in the subject hierarchy, under its patient and study.
+    those that this program put into ``segmentation`` earlier but those ``kept``; the maps of these go. The segmentation
+    comes under the CT's transform and, in the subject hierarchy, under its patient and study.
 
     Raises UserError, with the scene as it was, where the results do not fit the CT or the vocabulary.
     """
@@ -165,6 +182,8 @@ def show_result(
             segmentation = show_segmentation(labels, vocabulary, ct_node, name)
             added = {each: each for each in segmentation.GetSegmentation().GetSegmentIDs()}
         else:
+            # They would be made anew, all at once; the panel makes them step by step.
+            segmentation.RemoveClosedSurfaceRepresentation()
             fresh = without_kept(labels, vocabulary, segmentation, kept, ct_node)
             added = replace_organs(
                 segmentation, lambda node: add_organs(node, fresh, vocabulary, ct_node), kept.segments
@@ -174,10 +193,10 @@ def show_result(
     tag_organs(segmentation, added)
     if earlier is not None:
         remove_nodes([*earlier.maps(), *earlier.label_maps()])
+        remove_map_files(segmentation)
     nodes = CaseNodes(ct_node, segmentation)
-    _show_maps(files.maps, nodes)
-    under_transform_of(ct_node, [segmentation], nodes.maps())
-    place_beside(ct_node, segmentation, nodes.maps())
+    segmentation.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
+    place_beside(ct_node, segmentation)
     remember(nodes)
     return nodes
 
@@ -197,8 +216,7 @@ def keep_for_review(
     assert files.labels is not None
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     origin = Origin(*files.model, vocabulary.name, date, checksum)
-    images = [files.maps.get(name) for name in (PLACES, ALTERNATIVE)]
-    places, alternative = (None if image is None else sitk.GetArrayViewFromImage(image) for image in images)
+    places, alternative = files.places, files.alternative
     region = region or Region.whole(files.labels.shape)
     if files.review is None or places is None or alternative is None:
         show_review(nodes, origin, region, files.labels, kept)
@@ -207,18 +225,7 @@ def keep_for_review(
     else:
         show_review(nodes, origin, region, files.labels, kept, files.review, places, alternative)
     remember(nodes)
-
-
-def _show_maps(maps: dict[str, sitk.Image], nodes: CaseNodes) -> None:
-    for level in LEVELS:
-        images = {expert: maps.get(f"attention_{expert}_level{level}") for expert in _EXPERTS}
-        if found := {expert: image for expert, image in images.items() if image is not None}:
-            nodes.attention[level] = show_attention(found, level)
-    if "deciding_expert" in maps:
-        nodes.deciding_expert = show_deciding_expert(maps["deciding_expert"])
-    for key, (name, title) in _MAPS.items():
-        if key in maps:
-            setattr(nodes, key, show_map(maps[key], name, title, "Inferno"))
+    place_in_folder(nodes.label_maps(), nodes.segmentation)
 
 
 def _model(request: Path) -> tuple[str, str]:
@@ -230,7 +237,11 @@ def _model(request: Path) -> tuple[str, str]:
         return "", ""
 
 
-def _read(path: Path) -> sitk.Image:
+def _read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(_read_image(path))
+
+
+def _read_image(path: Path) -> sitk.Image:
     try:
         # In Slicer's process Qt may have set a locale with a decimal comma.
         with no_itk_warnings():

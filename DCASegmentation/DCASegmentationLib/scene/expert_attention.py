@@ -11,11 +11,13 @@ import vtk
 
 from DCASegmentationLib.figures.palette import EXPERTS
 from DCASegmentationLib.organs import VOCABULARIES
-from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
 from DCASegmentationLib.scene.segment_voxels import segment_layers
+from DCASegmentationLib.scene.volumes import new_node
 
 _TABLE, _CHART = "DCASegmentation.attention_table", "DCASegmentation.attention_chart"
 _ORGAN, _NUMBER, _SERIES = "Organ", "Number", "DCASegmentation.attention_series."
+_NAMES_IN_A_LINE = 8
 _SHORT = {organ.key: organ.abbreviation for vocabulary in VOCABULARIES.values() for organ in vocabulary}
 
 
@@ -36,7 +38,8 @@ class SegmentAttention:
 def attention_by_segment(nodes: CaseNodes, level: int) -> list[SegmentAttention]:
     """Means over the voxels of the maps' grid whose centers lie in the segment, in the order of the segments.
 
-    The segments are taken as they are now, corrections included. Empty without maps of this level.
+    The segments are taken as they are now, corrections included. Empty without volumes of the maps of this level (see
+    ``map_files``).
     """
     maps = nodes.attention.get(level, {})
     if not maps:
@@ -68,19 +71,28 @@ def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> 
     shown = [row.short_name for row in rows if row.means]
     before = chart.StartModify()
     chart.SetTitle(f"Mean attention of each expert by organ (level {level})")
-    chart.SetXAxisTitle(" · ".join(f"{number} {name}" for number, name in enumerate(shown, start=1)))
+    chart.SetXAxisTitle(_numbered(shown))
     chart.SetYAxisTitle("Mean attention")
     chart.SetYAxisRangeAuto(False)
     chart.SetYAxisRange(0.0, 1.0)
     chart.SetXAxisRangeAuto(False)
     chart.SetXAxisRange(0.4, len(shown) + 0.6)
-    chart.SetAxisTitleFontSize(12)
+    chart.SetAxisTitleFontSize(14)
+    chart.SetAxisLabelFontSize(14)
+    chart.SetTitleFontSize(16)
     chart.RemoveAllPlotSeriesNodeIDs()
     for _, expert, color in EXPERTS:
         if expert in nodes.attention.get(level, {}):
             chart.AddAndObservePlotSeriesNodeID(_series(nodes, table, expert, color).GetID())
     chart.EndModify(before)
     return chart
+
+
+def _numbered(names: list[str]) -> str:
+    """What each number of the axis stands for, in lines that a narrow plot can hold."""
+    numbered = [f"{number} {name}" for number, name in enumerate(names, start=1)]
+    lines = [numbered[start : start + _NAMES_IN_A_LINE] for start in range(0, len(numbered), _NAMES_IN_A_LINE)]
+    return "\n".join("   ".join(line) for line in lines)
 
 
 def _series(nodes: CaseNodes, table: Any, expert: str, color: tuple[int, int, int]) -> Any:
@@ -118,6 +130,7 @@ def _fill(table: Any, rows: list[SegmentAttention]) -> None:
 def _own_node(nodes: CaseNodes, role: str, class_name: str, name: str) -> Any:
     node = nodes.segmentation.GetNodeReference(role)
     if node is None:
-        node = slicer.mrmlScene.AddNewNodeByClass(class_name, name)
+        node = new_node(class_name, name, hidden=True)
+        mark_as_part(node, nodes.segmentation)
         nodes.segmentation.SetNodeReferenceID(role, node.GetID())
     return node

@@ -9,8 +9,11 @@ from typing import Any
 import slicer
 
 from DCASegmentationLib.figures.palette import EXPERTS
-from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.colors import scale_colors
+from DCASegmentationLib.scene import map_files
+from DCASegmentationLib.scene.case_record import CaseNodes, attention_name, cases_of
+from DCASegmentationLib.scene.colors import expert_colors, scale_colors
+from DCASegmentationLib.scene.legend import refresh_legend
+from DCASegmentationLib.scene.maps import LEAST
 
 # The maps that can be chosen, in the order of the panel.
 NONE, DECIDING, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"
@@ -34,19 +37,28 @@ class MapStyle:
     legend: bool = True
 
 
-def available_maps(nodes: CaseNodes, level: int) -> list[str]:
+def available_choices(nodes: CaseNodes, level: int) -> list[str]:
     """The maps a case has at a level of attention; that of the deciding expert and of uncertainty have no level."""
-    found = [NONE]
-    found += [DECIDING] if nodes.deciding_expert is not None else []
-    found += [name for name in EXPERT_NAMES if name in nodes.attention.get(level, {})]
-    found += [UNCERTAINTY] if nodes.entropy is not None else []
-    return found + ([DISAGREEMENT] if nodes.disagreement is not None else [])
+    there = map_files.available_maps(nodes)
+    order = (DECIDING, *EXPERT_NAMES, UNCERTAINTY, DISAGREEMENT)
+    return [NONE, *(choice for choice in order if map_name(level, choice) in there)]
+
+
+def map_name(level: int, choice: str) -> str:
+    """The name of a chosen map (see ``case_record.MAP_NAMES``); empty for "none"."""
+    single = {NONE: "", DECIDING: "deciding_expert", UNCERTAINTY: "entropy", DISAGREEMENT: "disagreement"}
+    return single[choice] if choice in single else attention_name(level, choice)
 
 
 def map_node(nodes: CaseNodes, level: int, choice: str) -> Any | None:
-    """The volume node of a chosen map; None for "none" and for a map the case lacks."""
-    single = {DECIDING: nodes.deciding_expert, UNCERTAINTY: nodes.entropy, DISAGREEMENT: nodes.disagreement}
-    return single[choice] if choice in single else nodes.attention.get(level, {}).get(choice)
+    """The volume node of a chosen map, made where it was not shown yet; None for "none" and for a map not there."""
+    name = map_name(level, choice)
+    return map_files.map_volume(nodes, name) if name else None
+
+
+def starting_threshold(choice: str) -> float:
+    """Below which values a map is first left out: an even share of three experts, or a little uncertainty."""
+    return 0.1 if choice in (UNCERTAINTY, DISAGREEMENT) else round(1 / 3, 2)
 
 
 def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle) -> None:
@@ -56,13 +68,17 @@ def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle) -> Non
     """
     if node is not None:
         apply_style(node, style)
-    for composite in _composites_with(nodes):
-        lay_over(composite, nodes, node, style.opacity)
-    _fill_organs(nodes.segmentation, node is None)
+    changed = [lay_over(composite, nodes, node, style.opacity) for composite in _composites_with(nodes)]
+    if node is not None and any(changed):
+        refresh_legend(node, style.legend)
+    _fill_organs(nodes, node is None)
 
 
-def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> None:
-    """Set the layers of one vtkMRMLSliceCompositeNode: a map of the case, or none, over its CT."""
+def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> bool:
+    """Set the layers of one vtkMRMLSliceCompositeNode: a map of the case, or none, over its CT.
+
+    Returns whether other volumes are shown now.
+    """
     layers = _layers(composite)
     flags = composite.GetInteractionFlags()
     before = composite.StartModify()
@@ -76,18 +92,26 @@ def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float)
     elif node is not None:
         composite.SetForegroundVolumeID(node.GetID())
         composite.SetForegroundOpacity(opacity)
-    if _layers(composite) != layers:
+    wanted = _layers(composite)
+    if wanted != layers:
         # Legends follow the layers only where these flags say that layers were changed.
         composite.SetInteractionFlags(composite.ForegroundVolumeFlag | composite.LabelVolumeFlag)
     composite.EndModify(before)
+    if node is not None and _layers(composite) != wanted:
+        # The bar of the view offers no hidden volumes: where another one was chosen there, it takes the map away.
+        if node.IsA("vtkMRMLLabelMapVolumeNode"):
+            composite.SetLabelVolumeID(node.GetID())
+        else:
+            composite.SetForegroundVolumeID(node.GetID())
     composite.SetInteractionFlags(flags)
+    return wanted != layers
 
 
 def take_maps_away(nodes: CaseNodes) -> None:
     """Show the maps of a case in no view any more, also of one whose other nodes were deleted."""
     for composite in _composites():
         _take_away(composite, nodes)
-    _fill_organs(nodes.segmentation, True)
+    _fill_organs(nodes, True)
 
 
 def _take_away(composite: Any, nodes: CaseNodes) -> None:
@@ -103,13 +127,15 @@ def _layers(composite: Any) -> tuple[str | None, ...]:
 
 
 def apply_style(node: Any, style: MapStyle) -> None:
-    """Colors, threshold and legend of a map."""
+    """Colors, threshold and legend of a map. What is 0, outside of the body, is left out at any threshold."""
     display = node.GetDisplayNode()
-    if not node.IsA("vtkMRMLLabelMapVolumeNode"):
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        display.SetAndObserveColorNodeID(expert_colors().GetID())
+    else:
         before = display.StartModify()
         display.SetAndObserveColorNodeID(scale_colors(style.colors).GetID())
-        display.SetLowerThreshold(style.threshold)
-        display.SetApplyThreshold(style.threshold > 0.0)
+        display.SetLowerThreshold(max(style.threshold, LEAST))
+        display.SetApplyThreshold(True)
         display.EndModify(before)
     legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node)
     if legend is not None:
@@ -119,11 +145,20 @@ def apply_style(node: Any, style: MapStyle) -> None:
 def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: int, style: MapStyle) -> None:
     """Lay the attention to each expert over the CT in the view of that expert; ``composites`` is by expert."""
     for expert, composite in composites.items():
-        node = nodes.attention.get(level, {}).get(expert)
+        node = map_node(nodes, level, expert)
         if node is not None:
             apply_style(node, style)
-        lay_over(composite, nodes, node, style.opacity)
-    _fill_organs(nodes.segmentation, False)
+        if lay_over(composite, nodes, node, style.opacity) and node is not None:
+            refresh_legend(node, style.legend)
+    _fill_organs(nodes, False)
+
+
+def refresh_legends(nodes: CaseNodes, level: int, shown: bool) -> None:
+    """Let the legends of the comparison appear in views that came after them."""
+    for expert in EXPERT_NAMES:
+        node = map_node(nodes, level, expert)
+        if node is not None:
+            refresh_legend(node, shown)
 
 
 def _composites_with(nodes: CaseNodes) -> list[Any]:
@@ -140,15 +175,17 @@ def _composites() -> list[Any]:
     return [scene.GetNthNodeByClass(index, "vtkMRMLSliceCompositeNode") for index in range(count)]
 
 
-def _fill_organs(segmentation: Any, filled: bool) -> None:
-    """Take the fill of the organs away, once, and give back what it was."""
-    display = segmentation.GetDisplayNode()
-    if display is None:
-        return
-    before = display.GetAttribute(_FILL_BEFORE)
-    if filled and before is not None:
-        display.SetVisibility2DFill(before == "1")
-        display.RemoveAttribute(_FILL_BEFORE)
-    elif not filled and before is None:
-        display.SetAttribute(_FILL_BEFORE, str(int(display.GetVisibility2DFill())))
-        display.SetVisibility2DFill(False)
+def _fill_organs(nodes: CaseNodes, filled: bool) -> None:
+    """Take the fill of the organs away, once, and give back what it was; in all segmentations of the CT."""
+    for each in {nodes.segmentation, *(case.segmentation for case in cases_of(nodes.ct))}:
+        display = each.GetDisplayNode()
+        before = display.GetAttribute(_FILL_BEFORE) if display is not None else None
+        if display is None:
+            continue
+        if filled and before is not None:
+            display.SetVisibility2DFill(before == "1")
+            display.RemoveAttribute(_FILL_BEFORE)
+        elif not filled and before is None and display.GetVisibility2DOutline():
+            # With neither fill nor outline Slicer would complain, and show nothing.
+            display.SetAttribute(_FILL_BEFORE, str(int(display.GetVisibility2DFill())))
+            display.SetVisibility2DFill(False)

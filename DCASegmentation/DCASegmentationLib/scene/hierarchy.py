@@ -6,30 +6,48 @@ from collections.abc import Sequence
 from typing import Any
 
 import slicer
+import vtk
+
+_FOLDER = "DCASegmentation.result"
 
 
-def place_beside(ct_node: Any, segmentation: Any, maps: Sequence[Any]) -> None:
-    """Put the segmentation under the patient and study of its CT, and the maps into a folder there.
-
-    Export as DICOM SEG finds patient and study this way. A folder that held earlier maps and is empty now is used
-    again.
-    """
+def place_beside(ct_node: Any, segmentation: Any) -> None:
+    """Put the segmentation under the patient and study of its CT: export as DICOM SEG finds both this way."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None:
         return
     study = hierarchy.GetItemParent(_item(hierarchy, ct_node)) or hierarchy.GetSceneItemID()
     hierarchy.SetItemParent(_item(hierarchy, segmentation), study)
-    if maps:
-        folder = _folder(hierarchy, study, f"{segmentation.GetName()}: experts and uncertainty")
-        for node in maps:
-            hierarchy.SetItemParent(_item(hierarchy, node), folder)
+
+
+def place_in_folder(nodes: Sequence[Any], segmentation: Any) -> None:
+    """Put what belongs to a result into its folder, which lies beside the segmentation and is made where needed."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None or not nodes:
+        return
+    parent = hierarchy.GetItemParent(_item(hierarchy, segmentation)) or hierarchy.GetSceneItemID()
+    name = f"{segmentation.GetName()}: maps and review"
+    folder = hierarchy.GetItemChildWithName(parent, name)
+    if not folder:
+        folder = hierarchy.CreateFolderItem(parent, name)
+        hierarchy.SetItemAttribute(folder, _FOLDER, "1")
         hierarchy.SetItemExpanded(folder, False)
+    for node in nodes:
+        hierarchy.SetItemParent(_item(hierarchy, node), folder)
+
+
+def remove_empty_folders() -> None:
+    """Remove the folders of results that hold nothing any more."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    items = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    for item in [items.GetId(index) for index in range(items.GetNumberOfIds())]:
+        if hierarchy.GetItemAttribute(item, _FOLDER) and not hierarchy.GetNumberOfItemChildren(item):
+            hierarchy.RemoveItem(item)
 
 
 def _item(hierarchy: Any, node: Any) -> int:
     # Inside Slicer a node has its item already; outside nothing creates one.
     return hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
-
-
-def _folder(hierarchy: Any, parent: int, name: str) -> int:
-    return hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import slicer
 import slicer.util
 import vtk
 
-from DCASegmentationLib.scene.volumes import index_to_ras
+from DCASegmentationLib.scene.volumes import index_to_ras, new_node
 
 Box = tuple[slice, slice, slice]
 
@@ -20,9 +19,9 @@ _SAME_VOXEL = 0.01
 def add_label_volume(voxels: np.ndarray, box: Box, ct_node: Any, name: str) -> Any:
     """Add ``voxels`` (z, y, x), which are ``box`` of the grid of ``ct_node``, as a vtkMRMLLabelMapVolumeNode.
 
-    The node comes under the transform of the CT.
+    The node comes under the transform of the CT, and no module offers it.
     """
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
+    node = new_node("vtkMRMLLabelMapVolumeNode", name, hidden=True)
     put_voxels(node, voxels, box, ct_node)
     node.CreateDefaultDisplayNodes()
     node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())

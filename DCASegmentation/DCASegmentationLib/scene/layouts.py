@@ -45,15 +45,18 @@ class ViewLayouts:
         return int(node.GetViewArrangement()) if node is not None else _USUAL
 
     def show_comparison(self, nodes: CaseNodes) -> dict[str, Any]:
-        """Show the experts side by side, linked; gives the vtkMRMLSliceCompositeNode of each expert's view."""
+        """Show the experts side by side, linked; gives the vtkMRMLSliceCompositeNode of each expert's view.
+
+        Slicer gives the views their size in later turns of the event loop, and resets their position then: call
+        :func:`place_comparison` when :func:`comparison_sizes` have settled.
+        """
         register_comparison()
         self._switch(COMPARISON)
         composites = comparison_composites()
-        for expert, composite in composites.items():
+        for composite in composites.values():
             composite.SetBackgroundVolumeID(nodes.ct.GetID() if nodes.ct is not None else None)
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
-            _look_where_the_usual_view_looks(view_node("vtkMRMLSliceNode", COMPARISON_VIEWS[expert]))
         return composites
 
     def show_bar_plot(self, chart: Any) -> None:
@@ -97,11 +100,19 @@ def _description() -> str:
     return f'<layout type="horizontal" split="true">{"".join(views)}</layout>'
 
 
-def _look_where_the_usual_view_looks(slice_node: Any) -> None:
+def comparison_sizes() -> list[tuple[int, int]]:
+    """The pixels of the views of the comparison."""
+    nodes = [view_node("vtkMRMLSliceNode", tag) for tag in COMPARISON_VIEWS.values()]
+    return [tuple(node.GetDimensions()[:2]) for node in nodes]
+
+
+def place_comparison() -> None:
+    """Show the whole CT in each view of the comparison, at the slice of the usual view."""
     usual = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
-    logic = application_logic().GetSliceLogic(slice_node)
-    if logic is not None:
-        logic.FitSliceToBackground()
-    if usual is not None:
-        center = [usual.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
-        slice_node.JumpSliceByOffsetting(*center)
+    for tag in COMPARISON_VIEWS.values():
+        node = view_node("vtkMRMLSliceNode", tag)
+        logic = application_logic().GetSliceLogic(node)
+        if logic is not None:
+            logic.FitSliceToBackground()
+        if usual is not None:
+            node.JumpSliceByOffsetting(*(usual.GetSliceToRAS().GetElement(row, 3) for row in range(3)))

@@ -30,6 +30,18 @@ def add_name_legend(node: Any, title: str, count: int) -> Any:
     return legend
 
 
+def refresh_legend(node: Any, is_shown: bool) -> None:
+    """Show or hide the legend of a volume that is in the views now.
+
+    Slicer's views build a legend when its visibility changes: one that was added before its volume had colors, or
+    before a view showed it, would not appear otherwise.
+    """
+    legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node)
+    if legend is not None:
+        legend.SetVisibility(False)
+        legend.SetVisibility(is_shown)
+
+
 def _legend(node: Any, title: str) -> Any:
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(title)

@@ -8,39 +8,56 @@ from typing import Any
 import SimpleITK as sitk
 
 from DCASegmentationLib.figures.palette import EXPERTS
+from DCASegmentationLib.scene.case_record import attention_name
 from DCASegmentationLib.scene.colors import expert_colors, scale_colors
 from DCASegmentationLib.scene.legend import add_name_legend, add_scale_legend
 from DCASegmentationLib.scene.volumes import add_volume
 
+# The least value that is displayed: 0 is what lies outside of the body.
+LEAST = 1e-4
+# Maps that a case has one of: name of the volume, title of its legend, colors.
+_SINGLE = {
+    "entropy": ("Uncertainty (entropy)", "Uncertainty", "Inferno"),
+    "disagreement": ("Disagreement", "Disagreement of decoders", "Inferno"),
+}
 
-def show_attention(maps: Mapping[str, sitk.Image], level: int, threshold: float = 0.0) -> dict[str, Any]:
+
+def show_attention(maps: Mapping[str, sitk.Image], level: int) -> dict[str, Any]:
     """Add the attention maps of one level, by expert ("head", "medium", "tail"), values 0 to 1 that sum to 1.
 
     Returns the vtkMRMLScalarVolumeNode of each expert.
     """
-    nodes = {}
-    for expert, image in maps.items():
-        name = f"{expert.capitalize()} expert attention (level {level})"
-        nodes[expert] = show_map(image, name, f"Attention to the {expert} expert", "Viridis", threshold)
-    return nodes
+    return {expert: show_named_map(image, attention_name(level, expert)) for expert, image in maps.items()}
 
 
-def show_map(image: sitk.Image, name: str, title: str, colors: str, threshold: float = 0.0) -> Any:
+def show_map(image: sitk.Image, name: str, title: str, colors: str) -> Any:
     """Add a map of values from 0 to 1 with its color scale (dark is 0, bright is 1) and a legend.
 
-    ``title`` stands over the legend; ``colors`` is "Viridis" or "Inferno"; values below ``threshold`` are left
-    transparent. Returns the vtkMRMLScalarVolumeNode.
+    ``title`` stands over the legend; ``colors`` is "Viridis" or "Inferno"; 0 is transparent. Returns the
+    vtkMRMLScalarVolumeNode.
     """
-    node = add_volume(image, name, "vtkMRMLScalarVolumeNode")
+    node = add_volume(image, name, "vtkMRMLScalarVolumeNode", hidden=True)
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(scale_colors(colors).GetID())
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(0.0, 1.0)
-    display.SetLowerThreshold(threshold)
+    display.SetLowerThreshold(LEAST)
     display.SetUpperThreshold(1.0)
-    display.SetApplyThreshold(threshold > 0.0)
+    display.SetApplyThreshold(True)
     add_scale_legend(node, title)
     return node
+
+
+def show_named_map(image: sitk.Image, name: str) -> Any:
+    """Add the map with this name (see ``case_record.MAP_NAMES``) as a volume node."""
+    if name == "deciding_expert":
+        return show_deciding_expert(image)
+    if name in _SINGLE:
+        return show_map(image, *_SINGLE[name])
+    _, expert, level = name.split("_")
+    number = level.removeprefix("level")
+    title = f"Attention to the {expert} expert"
+    return show_map(image, f"{expert.capitalize()} expert attention (level {number})", title, "Viridis")
 
 
 def show_deciding_expert(image: sitk.Image, name: str = "Expert that decided") -> Any:
@@ -48,7 +65,7 @@ def show_deciding_expert(image: sitk.Image, name: str = "Expert that decided") -
 
     Returns the vtkMRMLLabelMapVolumeNode.
     """
-    node = add_volume(image, name, "vtkMRMLLabelMapVolumeNode")
+    node = add_volume(image, name, "vtkMRMLLabelMapVolumeNode", hidden=True)
     node.GetDisplayNode().SetAndObserveColorNodeID(expert_colors().GetID())
     add_name_legend(node, "Expert that decided", len(EXPERTS) + 1)
     return node

@@ -105,7 +105,7 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     done = {key for key in organs if key not in segments or _status_of(nodes, segments[key]) == _done()}
     for place in review.places:
-        if done.issuperset(_organs_of(place)):
+        if done.issuperset(organs_of(place)):
             state.set_status(place.rank, ACCEPTED)
     state.ticked |= done
     write_state(nodes.segmentation, state)
@@ -118,6 +118,17 @@ def organ_is_reviewed(nodes: CaseNodes, key: str) -> bool:
         if each == key:
             return _status_of(nodes, segment_id) == _done()
     return key in read_state(nodes.segmentation).absent
+
+
+def organ_progress(nodes: CaseNodes) -> dict[str, tuple[int, int]]:
+    """For each organ's key how many of the findings that involve it are checked, and how many there are."""
+    review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
+    found: dict[str, tuple[int, int]] = {}
+    for place in review.places if review is not None else ():
+        for key in organs_of(place):
+            checked, total = found.get(key, (0, 0))
+            found[key] = (checked + (state.status(place.rank) != TO_CHECK), total + 1)
+    return found
 
 
 def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
@@ -145,10 +156,10 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     if review is None:
         return
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    organs = {key for place in review.places if place.rank in ranks for key in _organs_of(place)}
+    organs = {key for place in review.places if place.rank in ranks for key in organs_of(place)}
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     for key in organs:
-        statuses = [state.status(place.rank) for place in review.places if key in _organs_of(place)]
+        statuses = [state.status(place.rank) for place in review.places if key in organs_of(place)]
         was_named = any(place.organ == key for place in review.places)
         if FLAGGED in statuses:
             status = logic.Flagged
@@ -168,7 +179,7 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     write_state(nodes.segmentation, state)
 
 
-def _organs_of(place: Place) -> tuple[str, ...]:
+def organs_of(place: Place) -> tuple[str, ...]:
     """The organ that the place is about, and those that a part of it might be instead."""
     return (place.organ, *place.others)
 

@@ -14,6 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.label_volumes import Box
 from DCASegmentationLib.scene.segment_voxels import segment_layers
+from DCASegmentationLib.scene.surfaces import surfaces_aside
 from DCASegmentationLib.scene.target import own_organs
 from DCASegmentationLib.scene.volumes import index_to_ras
 
@@ -58,25 +59,34 @@ def members(nodes: CaseNodes, place: PlaceVoxels) -> dict[str, np.ndarray]:
     return found
 
 
-def set_members(nodes: CaseNodes, place: PlaceVoxels, wanted: Mapping[str, np.ndarray]) -> None:
+def set_members(nodes: CaseNodes, place: PlaceVoxels, wanted: Mapping[str, np.ndarray]) -> set[str]:
     """Put the place's voxels into these segments (by ID, as :func:`members` gives them) and out of them, as wanted.
 
-    All other voxels and segments stay as they are.
+    All other voxels and segments stay as they are, and so do surfaces. Returns the IDs of the segments that changed,
+    whose surfaces are to be made anew (see ``surfaces.renewing_surfaces``).
     """
     now = members(nodes, place)
     modification = nodes.segmentation.StartModify()
     try:
-        # First out, then in: segments that never overlap stay in one label map.
-        for segment_id, inside in wanted.items():
-            leaving = now[segment_id] & ~inside
-            if leaving.any():
-                _write(nodes, place, segment_id, np.where(leaving, 0, _KEEP), _KEEP, "MODE_MERGE_MIN")
-        for segment_id, inside in wanted.items():
-            coming = inside & ~now[segment_id]
-            if coming.any():
-                _write(nodes, place, segment_id, coming, 0, "MODE_MERGE_MASK")
+        with surfaces_aside(nodes.segmentation):
+            _move(nodes, place, now, wanted)
     finally:
         nodes.segmentation.EndModify(modification)
+    return {segment_id for segment_id, inside in wanted.items() if not np.array_equal(inside, now[segment_id])}
+
+
+def _move(
+    nodes: CaseNodes, place: PlaceVoxels, now: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
+) -> None:
+    # First out, then in: segments that never overlap stay in one label map.
+    for segment_id, inside in wanted.items():
+        leaving = now[segment_id] & ~inside
+        if leaving.any():
+            _write(nodes, place, segment_id, np.where(leaving, 0, _KEEP), _KEEP, "MODE_MERGE_MIN")
+    for segment_id, inside in wanted.items():
+        coming = inside & ~now[segment_id]
+        if coming.any():
+            _write(nodes, place, segment_id, coming, 0, "MODE_MERGE_MASK")
 
 
 def image_of_place(place: PlaceVoxels, values: np.ndarray, around: int = 0) -> Any:

@@ -17,7 +17,7 @@ from DCASegmentationLib.scene.arrangement import arrange_views, group_in_folder
 from DCASegmentationLib.scene.case_record import CaseNodes, remember
 from DCASegmentationLib.scene.ct_checksum import ct_checksum
 from DCASegmentationLib.scene.headless import boot
-from DCASegmentationLib.scene.maps import show_attention, show_deciding_expert, show_map
+from DCASegmentationLib.scene.maps import show_attention, show_named_map
 from DCASegmentationLib.scene.region import Region
 from DCASegmentationLib.scene.review_import import show_review
 from DCASegmentationLib.scene.review_record import Origin
@@ -59,12 +59,9 @@ def build_scene(
     nodes = CaseNodes(ct_node, show_segmentation(result.labels, vocabulary, ct_node, f"{name} organs"))
     for level, maps in result.attention.items():
         nodes.attention[level] = show_attention(maps, level)
-    if result.deciding_expert is not None:
-        nodes.deciding_expert = show_deciding_expert(result.deciding_expert)
-    if result.entropy is not None:
-        nodes.entropy = show_map(result.entropy, "Uncertainty (entropy)", "Uncertainty", "Inferno")
-    if result.disagreement is not None:
-        nodes.disagreement = show_map(result.disagreement, "Disagreement", "Disagreement of decoders", "Inferno")
+    for name in ("deciding_expert", "entropy", "disagreement"):
+        if (image := getattr(result, name)) is not None:
+            nodes.set_map(name, show_named_map(image, name))
     organs = nodes.segmentation.GetSegmentation().GetSegmentIDs()
     tag_organs(nodes.segmentation, {each: each for each in organs})
     if to_check is not None:

@@ -26,11 +26,12 @@ from DCASegmentationLib.scene.target import tag_organs
 _REMEDY = "Segment the CT again."
 
 
-def accept_suggestion(nodes: CaseNodes, rank: int) -> None:
+def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
     """Write the suggested labels of a place into the segmentation; what was there is kept for :func:`take_back`.
 
-    Segments of other programs, and voxels outside of the place, are not touched. Raises UserError where there is no
-    suggestion, or what it needs was deleted.
+    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Segments of other programs, and
+    voxels outside of the place, are not touched. Raises UserError where there is no suggestion, or what it needs was
+    deleted.
     """
     place, suggestion = _place(nodes, rank), read_suggestion(nodes.segmentation, rank)
     if suggestion is None or len(suggestion) != place.count:
@@ -42,17 +43,19 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> None:
             # A segment that nobody had: without voxels before.
             kept[segment_for(nodes, label)] = ""
     labels = labels_by_segment(nodes)
-    set_members(nodes, place, {segment_id: suggestion == labels[segment_id] for segment_id in labels})
+    changed = set_members(nodes, place, {segment_id: suggestion == labels[segment_id] for segment_id in labels})
     state = read_state(nodes.segmentation)
     state.before[rank] = kept
     write_state(nodes.segmentation, state)
     set_status(nodes, rank, SUGGESTION)
+    return changed
 
 
-def take_back(nodes: CaseNodes, rank: int) -> None:
+def take_back(nodes: CaseNodes, rank: int) -> set[str]:
     """Give the voxels of a place back to the segments they were in before its suggestion was accepted.
 
-    Raises UserError where no suggestion was accepted, or what it replaced cannot be read.
+    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Raises UserError where no
+    suggestion was accepted, or what it replaced cannot be read.
     """
     place, state = _place(nodes, rank), read_state(nodes.segmentation)
     if rank not in state.before:
@@ -60,13 +63,14 @@ def take_back(nodes: CaseNodes, rank: int) -> None:
     before = state.before.pop(rank)
     inside = {segment_id: unpack(before.get(segment_id, ""), place.count) for segment_id in labels_by_segment(nodes)}
     write_state(nodes.segmentation, state)
-    set_members(nodes, place, inside)
+    changed = set_members(nodes, place, inside)
     for segment_id in (each for each, packed in before.items() if not packed):
         if nodes.segmentation.GetSegmentation().GetSegment(segment_id) is not None and _is_empty(nodes, segment_id):
             nodes.segmentation.GetSegmentation().RemoveSegment(segment_id)
     set_status(nodes, rank, TO_CHECK)
     # It may have been corrected by hand before.
     follow_edits(nodes)
+    return changed
 
 
 def segment_for(nodes: CaseNodes, label: int) -> str:

@@ -89,4 +89,6 @@ def remove_nodes(nodes: Iterable[Any]) -> None:
     for node in nodes:
         displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
         for each in [node, *displays]:
-            slicer.mrmlScene.RemoveNode(each)
+            # Slicer may have removed the display nodes along with their node.
+            if each is not None and slicer.mrmlScene.IsNodePresent(each):
+                slicer.mrmlScene.RemoveNode(each)

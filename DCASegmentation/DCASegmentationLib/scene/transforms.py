@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,23 +33,17 @@ def parent_to_world(node: Any) -> np.ndarray:
     return _array(matrix)
 
 
-def under_transform_of(ct_node: Any, in_its_space: Iterable[Any], in_the_world: Iterable[Any]) -> None:
-    """Put nodes under the transform of ``ct_node``, so that they follow when it changes.
+def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
+    """Put a volume that lies in the world under the transform of ``ct_node``, so that it follows when that changes.
 
-    ``in_its_space`` have coordinates of the CT before the transform; volumes ``in_the_world`` were made from the
-    transformed CT and stay where they are.
+    ``from_world`` (4, 4) leads from the world to the space of the CT before the transform, at the time at which the
+    volume was made from it.
     """
-    transform = ct_node.GetTransformNodeID()
-    for node in in_its_space:
-        node.SetAndObserveTransformNodeID(transform)
-    if transform is None:
-        return
-    from_world = np.linalg.inv(parent_to_world(ct_node))
-    for node in in_the_world:
+    if not np.array_equal(from_world, np.eye(4)):
         matrix = vtk.vtkMatrix4x4()
-        matrix.DeepCopy((from_world @ _array(index_to_ras(node))).ravel().tolist())
-        node.SetIJKToRASMatrix(matrix)
-        node.SetAndObserveTransformNodeID(transform)
+        matrix.DeepCopy((from_world @ _array(index_to_ras(volume))).ravel().tolist())
+        volume.SetIJKToRASMatrix(matrix)
+    volume.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
 
 
 def _array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:

@@ -27,13 +27,15 @@ def show_ct(ct: sitk.Image, name: str) -> Any:
     return node
 
 
-def add_volume(image: sitk.Image, name: str, node_class: str) -> Any:
+def add_volume(image: sitk.Image, name: str, node_class: str, hidden: bool = False) -> Any:
     """Add ``image`` (three-dimensional, one value per voxel) to the scene as a node of ``node_class``.
+
+    No module offers a ``hidden`` one.
 
     Size, spacing (mm), origin and directions are taken over to the last bit; only the handedness of the axes changes,
     from SimpleITK's LPS to Slicer's RAS.
     """
-    node = slicer.mrmlScene.AddNewNodeByClass(node_class, name)
+    node = new_node(node_class, name, hidden)
     node.SetOrigin(_ras(image.GetOrigin()))
     node.SetSpacing(image.GetSpacing())
     directions = np.diag([-1.0, -1.0, 1.0]) @ np.reshape(image.GetDirection(), (3, 3))
@@ -44,6 +46,15 @@ def add_volume(image: sitk.Image, name: str, node_class: str) -> Any:
         node.GetDisplayNode().AutoWindowLevelOff()
     slicer.util.updateVolumeFromArray(node, sitk.GetArrayViewFromImage(image))
     return node
+
+
+def new_node(node_class: str, name: str, hidden: bool) -> Any:
+    """Add a node; a hidden one is so from the start, or each selector of the window would list it first."""
+    node = slicer.mrmlScene.CreateNodeByClass(node_class)
+    node.UnRegister(None)
+    node.SetName(slicer.mrmlScene.GenerateUniqueName(name))
+    node.SetHideFromEditors(hidden)
+    return slicer.mrmlScene.AddNode(node)
 
 
 def image_of(node: Any) -> sitk.Image:

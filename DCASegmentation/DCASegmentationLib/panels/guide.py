@@ -1,0 +1,81 @@
+"""The guided first run: a sample CT, one run, and three short tips that never come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+_DONE = "DCASegmentation/GuideDone"
+_OFFER, _RUNNING, _TIPS = "offer", "running", ("result", "review", "correct")
+
+
+class Guide:
+    """Shows itself in ``guideFrame`` of ``ui`` until it was followed to its end, or closed.
+
+    ``start()`` loads the sample CT and segments it, giving False where that cannot begin; ``open(section)`` opens the
+    section "result", "review" or "correct" and scrolls to it.
+    """
+
+    def __init__(self, ui: SimpleNamespace, start: Callable[[], bool], open: Callable[[str], None]) -> None:
+        self._ui, self._start, self._open = ui, start, open
+        self._step = _OFFER
+        ui.guideButton.connect("clicked()", self._onNext)
+        ui.guideCloseButton.connect("clicked()", self.close)
+
+    @property
+    def isDone(self) -> bool:
+        return bool(slicer.util.toBool(slicer.app.settings().value(_DONE, False)))
+
+    def update(self, hasCT: bool, canRun: bool) -> None:
+        """Offer the sample CT while the scene has no CT and all that a run needs is there."""
+        isOffered = self._step == _OFFER and not hasCT and canRun
+        self._ui.guideFrame.visible = not self.isDone and (isOffered or self._step != _OFFER)
+        self._ui.guideLabel.text = _texts()[self._step]
+        self._ui.guideButton.text = _("Try it on a sample CT") if self._step == _OFFER else _("Next")
+        if self._step == _TIPS[-1]:
+            self._ui.guideButton.text = _("Done")
+        self._ui.guideButton.visible = self._step != _RUNNING
+        self._ui.guideCloseButton.text = _("No, thanks") if self._step == _OFFER else _("Close")
+
+    def onRunEnded(self, isGood: bool) -> None:
+        """A run has ended: of the guide's own, the tips follow."""
+        if self._step == _RUNNING:
+            self._show(_TIPS[0] if isGood else _OFFER)
+
+    def close(self) -> None:
+        """The guide does not come back."""
+        slicer.app.settings().setValue(_DONE, True)
+        self._ui.guideFrame.visible = False
+
+    def _onNext(self) -> None:
+        if self._step == _OFFER:
+            # Before the start: where it ends at once, it must not be left running.
+            self._show(_RUNNING)
+            if not self._start():
+                self._show(_OFFER)
+        elif self._step == _TIPS[-1]:
+            self.close()
+        elif self._step in _TIPS:
+            self._show(_TIPS[_TIPS.index(self._step) + 1])
+
+    def _show(self, step: str) -> None:
+        self._step = step
+        if step in _TIPS:
+            self._open(step)
+        self.update(step != _OFFER, True)
+
+
+def _texts() -> Mapping[str, str]:
+    return {
+        _OFFER: _("New here? Download a public sample CT, segment it, and see in three tips where everything is."),
+        _RUNNING: _("The sample CT is loaded and segmented. This takes some seconds to a few minutes."),
+        "result": _("<b>1. Result</b>: volume and mean HU of each organ. Double-click an organ to go there."),
+        "review": _(
+            "<b>2. Review</b>: what is most likely wrong comes first. Press Next, look, then accept or flag it."
+        ),
+        "correct": _("<b>3. Fix</b>: Edit here under Review limits painting to the finding; undo takes strokes back."),
+    }

@@ -1,0 +1,90 @@
+"""The report of a case of the scene, with what was decided about its findings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.figures.report_page import CaseReport, ReportedFinding
+from DCASegmentationLib.organs import Vocabulary
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.organ_changes import labels_by_segment, organ_labels
+from DCASegmentationLib.scene.place_statuses import organs_of
+from DCASegmentationLib.scene.review_record import (
+    ACCEPTED,
+    CORRECTED,
+    FLAGGED,
+    SUGGESTION,
+    TO_CHECK,
+    read_origin,
+    read_review,
+    read_state,
+)
+from DCASegmentationLib.scene.segment_voxels import segment_layers
+from DCASegmentationLib.scene.volumes import image_of
+
+_OUTCOMES = {
+    TO_CHECK: "not checked",
+    ACCEPTED: "accepted as it is",
+    CORRECTED: "corrected by hand",
+    SUGGESTION: "suggested alternative taken",
+    FLAGGED: "flagged for another opinion",
+}
+
+
+def case_report(nodes: CaseNodes, written: str) -> CaseReport:
+    """The report of a case, with its segments as they are now; ``written`` is the date and time to state.
+
+    Raises UserError where the CT is gone, or it is not known which organs the segments are.
+    """
+    if nodes.ct is None:
+        raise UserError("The CT is no longer in the scene.", "Load it, then segment it again.")
+    origin = read_origin(nodes.segmentation)
+    vocabulary = origin.organs() if origin is not None else None
+    if origin is None or vocabulary is None:
+        raise UserError("It is not known which model made this result.", "Segment the CT again.")
+    ct = image_of(nodes.ct)
+    about = [
+        ("CT", nodes.ct.GetName()),
+        ("Size", _size(ct)),
+        ("Segmentation", nodes.segmentation.GetName()),
+        ("Model", origin.model),
+        ("Weights (SHA-256)", origin.sha256),
+        ("Segmented", origin.date),
+        ("Report written", written),
+    ]
+    title = f"Segmentation report: {nodes.ct.GetName()}"
+    return CaseReport(title, about, ct, _labels(nodes, ct), vocabulary, _findings(nodes, vocabulary))
+
+
+def _size(ct: sitk.Image) -> str:
+    size, spacing = (" x ".join(f"{value:.4g}" for value in values) for values in (ct.GetSize(), ct.GetSpacing()))
+    return f"{size} voxels of {spacing} mm"
+
+
+def _labels(nodes: CaseNodes, ct: sitk.Image) -> sitk.Image:
+    """The organs as they are now on the grid of the CT."""
+    labels = labels_by_segment(nodes)
+    now = np.zeros(ct.GetSize()[::-1], np.uint8)
+    for layer in segment_layers(nodes.segmentation, nodes.ct):
+        organs = organ_labels(layer, labels)
+        np.copyto(now[layer.box], organs, where=organs > 0)
+    image = sitk.GetImageFromArray(now)
+    image.CopyInformation(ct)
+    return image
+
+
+def _findings(nodes: CaseNodes, vocabulary: Vocabulary) -> list[ReportedFinding] | None:
+    review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
+    if review is None:
+        return None
+    return [_reported(place, state.status(place.rank), vocabulary) for place in review.places]
+
+
+def _reported(place: Any, status: str, vocabulary: Vocabulary) -> ReportedFinding:
+    names = tuple(vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in organs_of(place))
+    reasons = tuple(reason.text for reason in place.reasons)
+    return ReportedFinding(place.name, names, reasons, place.ml, _OUTCOMES.get(status, status))

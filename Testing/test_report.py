@@ -1,0 +1,110 @@
+"""The report of a case, from a result folder by the command line and from the scene by the panel."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.organs import AMOS
+from scene_case import small_ct, small_labels
+
+
+@pytest.fixture
+def report():
+    from DCASegmentationLib.figures.report_page import CaseReport, ReportedFinding
+
+    finding = ReportedFinding("Liver", ("Liver", "Stomach"), ("80 % <differs>.",), 34.6, "accepted as it is")
+    about = [("Model", "made-up & tested")]
+    return CaseReport("Report: <CT>", about, small_ct(), small_labels(), AMOS, [finding])
+
+
+def test_the_page_holds_pictures_volumes_ranges_findings_and_a_warning(report):
+    from DCASegmentationLib.figures.report_page import page
+
+    text = page(report)
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == 4 and all(base64.b64decode(each).startswith(b"\x89PNG") for each in pictures)
+    assert "Report: &lt;CT&gt;" in text and "made-up &amp; tested" in text and "80 % &lt;differs&gt;." in text
+    assert "Liver, Stomach" in text and "accepted as it is" in text
+    assert text.count("Not for clinical use") == 2
+    low, high = AMOS.by_key["liver"].volume_ml
+    assert f"{low:g}\N{EN DASH}{high:g}" in text and "645.1" in text
+    assert "http" not in text, "the page needs nothing from elsewhere"
+
+
+def test_an_organ_at_the_end_of_the_scan_is_said_to_be_cut_off(report):
+    from DCASegmentationLib.figures.report_page import organ_rows
+
+    array = sitk.GetArrayFromImage(report.labels)
+    array[0, 22:28, 8:14] = AMOS.by_key["right_kidney"].label
+    labels = sitk.GetImageFromArray(array)
+    labels.CopyInformation(report.labels)
+    notes = {row.organ.key: row.notes for row in organ_rows(replace(report, labels=labels))}
+    assert "cut off at the first slice" in notes["right_kidney"][0] and notes["left_kidney"] == (
+        "below the usual range",
+    )
+    assert notes["bladder"] == ("not found",)
+
+
+def test_organs_that_were_not_asked_for_are_not_said_to_be_missing(report):
+    from DCASegmentationLib.figures.report_page import organ_rows
+
+    assert [row.organ.key for row in organ_rows(replace(report, asked=("liver",)))] == ["liver"]
+
+
+def test_a_report_is_never_overwritten_unasked(report, tmp_path):
+    from DCASegmentationLib.errors import OutputError
+    from DCASegmentationLib.figures.report_page import write_report
+
+    path = tmp_path / "report.html"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match="exists already"):
+        write_report(report, path)
+    assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
+    write_report(report, path, overwrite=True)
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_the_command_reports_on_a_result_folder(dca, coarse_phantom, small_bundle, tmp_path):
+    result = tmp_path / "result"
+    ct = coarse_phantom / "ct.nii.gz"
+    run = dca("segment", ct, "-o", result, "--bundle", small_bundle, "--review", "--device", "cpu", "--no-scene")
+    assert run.code == 0, run.err
+    run = dca("report", result)
+    assert run.code == 0 and "report.html" in run.out, run.err
+    text = (result / "report.html").read_text(encoding="utf-8")
+    assert "random-weights" in text and "ct.nii.gz" in text and "not checked" in text
+    assert dca("report", result).code == 2, "nothing is overwritten unasked"
+    assert dca("report", tmp_path).code == 2
+    labels = sitk.ReadImage(str(result / "labels.nrrd"))
+    other = sitk.GetImageFromArray(np.zeros([side + 1 for side in labels.GetSize()[::-1]], np.int16))
+    sitk.WriteImage(other, str(tmp_path / "other.nrrd"))
+    run = dca("report", result, "--ct", tmp_path / "other.nrrd", "--overwrite")
+    assert run.code == 2 and "size differs" in run.err
+
+
+@pytest.mark.scene
+def test_the_panel_writes_what_became_of_each_finding(module_panel, slicer_bench, small_bundle, monkeypatch, tmp_path):
+    pytest.importorskip("slicer")
+    from review_case import reviewed_case
+
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    nodes = reviewed_case()
+    module_panel.parameters.resultSegmentation = nodes.segmentation
+    slicer_bench.process_events()
+    module_panel.reviewPanel.goToNext()
+    module_panel.reviewPanel.ui.suggestionButton.click()
+    module_panel.reviewPanel.goToNext()
+    module_panel.reviewPanel.ui.flagButton.click()
+    slicer_bench.dialogs.answer(str(tmp_path / "report"))
+    module_panel.resultPanel.ui.reportButton.click()
+    text = html.unescape(Path(tmp_path / "report.html").read_text(encoding="utf-8"))
+    for words in ("suggested alternative taken", "flagged for another opinion", "not checked", "610.6", "made-up"):
+        assert words in text
+    assert "http" not in text
