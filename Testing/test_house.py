@@ -25,6 +25,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "review_file": ({"errors"}, set()),
     "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
+    "synthesis": ({"errors", "organs", "imaging", "phantom"}, {"torch", "numpy", "SimpleITK"}),
     "bundle": ({"errors", "organs", "method", "imaging", "worker_protocol"}, {"torch", "certifi"}),
     "inference": (
         {"errors", "organs", "review_file", "method", "imaging"},
@@ -45,7 +46,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
+        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle", "synthesis"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
@@ -88,7 +89,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
-            *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
+            *("case_folder", "training", "synthesis", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),

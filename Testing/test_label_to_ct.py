@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.imaging.reading import read_ct, read_labels
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.training.options import GridOptions
-from DCASegmentationLib.training.painted.anatomy import Anatomy, load_anatomy
-from DCASegmentationLib.training.painted.cohort import painted_cases
-from DCASegmentationLib.training.painted.label_map import read_label_map, read_names
-from DCASegmentationLib.training.painted.painting import paint_case
-from DCASegmentationLib.training.painted.tissues import TISSUES, structure_of
-from DCASegmentationLib.training.painted.volumes import distance_to, hull_distance
-from DCASegmentationLib.training.painted.waves import smooth_noise
+from DCASegmentationLib.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy
+from DCASegmentationLib.synthesis.label_to_ct.label_map import read_label_map, read_names
+from DCASegmentationLib.synthesis.label_to_ct.noise import normal, smooth_noise
+from DCASegmentationLib.synthesis.label_to_ct.recipe import RECIPE_VERSION, FieldOfView, Recipe, read_recipe
+from DCASegmentationLib.synthesis.label_to_ct.recipe_drawing import draw_recipe
+from DCASegmentationLib.synthesis.label_to_ct.renderer import Renderer
+from DCASegmentationLib.synthesis.label_to_ct.tissues import TISSUES, structure_of
+from DCASegmentationLib.synthesis.label_to_ct.volumes import distance_to, hull_distance
+from DCASegmentationLib.training.options import GridOptions, TrainingOptions
+from DCASegmentationLib.training.recipe_sampling import RecipeSampler
+from DCASegmentationLib.training.sources.painted import LabelMapFolder, Painted, synthesize_case
 
 GRID = GridOptions(spacing=(6.0, 6.0, 6.0))
 REAL = Path(__file__).parents[2] / "shared" / "ct"
@@ -48,6 +53,15 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def anatomy(folder) -> Anatomy:
     return load_anatomy(folder)
+
+
+@pytest.fixture(scope="module")
+def renderer(anatomy) -> Renderer:
+    return Renderer([anatomy], GRID.spacing)
+
+
+def paint_case(seed, anatomies, grid, phase=None):
+    return synthesize_case(Renderer(anatomies, grid.spacing, grid.orientation), seed, phase)
 
 
 @pytest.mark.parametrize(
@@ -161,8 +175,10 @@ def test_labels_lie_where_the_image_shows_the_organ(anatomy):
     """The liver's voxels are soft tissue, and a liver moved by two voxels would not fit its image as well."""
     liver = AMOS.by_key["liver"].label
     fits, shifted = [], []
-    for seed in range(8):
+    for seed in range(12):
         case = paint_case(seed, [anatomy], GRID, "portal_venous")
+        if (case.labels == liver).sum() < 200:
+            continue
         rim = (case.labels == liver) & (distance_to(case.labels == liver, (6.0, 6.0, 6.0)) > -7.0)
         middle = np.median(case.hu[case.labels == liver])
         assert 20 < middle < 200
@@ -174,9 +190,11 @@ def test_labels_lie_where_the_image_shows_the_organ(anatomy):
 def test_the_phase_shows_in_the_aorta_and_the_kidneys(anatomy):
     def mean(phase, key):
         values = []
-        for seed in range(6):
+        for seed in range(10):
             case = paint_case(seed, [anatomy], GRID, phase)
-            values.append(np.median(case.hu[case.labels == AMOS.by_key[key].label]))
+            organ = case.labels == AMOS.by_key[key].label
+            if organ.sum() > 20:
+                values.append(np.median(case.hu[organ]))
         return np.mean(values)
 
     assert mean("none", "aorta") < 80 < mean("portal_venous", "aorta") < 180 < mean("arterial", "aorta")
@@ -204,18 +222,171 @@ def test_a_gallbladder_taken_out_is_neither_labelled_nor_seen(anatomy):
     assert 1 <= sum(count == 0 for count in counts) <= 25
 
 
-def test_cases_are_kept_and_only_missing_ones_are_made_again(anatomy, tmp_path):
-    told = []
-    first = painted_cases(tmp_path, [anatomy], 10, 3, GRID, lambda share, text: told.append(share))
-    assert told == pytest.approx([1 / 3, 2 / 3, 1.0])
-    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    (tmp_path / "painted_11.npz").unlink()
-    again = painted_cases(tmp_path, [anatomy], 10, 3, GRID)
+def test_cases_are_kept_and_only_missing_ones_are_made_again(folder, tmp_path):
+    source = Painted((LabelMapFolder(str(folder)),), 10, 3)
+    shares = []
+    first = source.cases(tmp_path, GRID, True, lambda share, text: shares.append(share))
+    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert all(case.labels is None for case in source.cases(tmp_path, GRID, False))
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("painted_*.npz")}
+    next(tmp_path.rglob("painted_11.npz")).unlink()
+    again = source.cases(tmp_path, GRID, True)
     for before, after in zip(first, again, strict=True):
         assert np.array_equal(before.hu, after.hu) and np.array_equal(before.labels, after.labels)
         assert before.unknown == after.unknown
-    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("painted_*.npz")}
     assert [name for name in sorted(times) if kept[name] == times[name]] == ["painted_10.npz", "painted_12.npz"]
+
+
+def test_a_prepared_anatomy_is_read_from_the_cache_and_a_damaged_one_made_again(folder, anatomy, tmp_path):
+    made = load_anatomy(folder, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    read = load_anatomy(folder, cache=tmp_path)
+    assert file.stat().st_mtime_ns == written
+    for one in (made, read):
+        assert np.array_equal(one.tissues, anatomy.tissues) and one.stretches == anatomy.stretches
+        assert one.levels == anatomy.levels and one.volumes_ml == anatomy.volumes_ml
+    file.write_bytes(file.read_bytes()[:1000])
+    assert np.array_equal(load_anatomy(folder, cache=tmp_path).tissues, anatomy.tissues)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "SRA"])
+@pytest.mark.parametrize("thick", [1.0, 8.0])
+def test_a_patch_is_what_the_case_holds_there_bit_for_bit(anatomy, orientation, thick):
+    renderer = Renderer([anatomy], (5.0, 6.0, 7.0), orientation)
+    random = np.random.default_rng(0)
+    for seed in range(3):
+        recipe = draw_recipe(seed, [anatomy])
+        recipe = replace(recipe, scanner=replace(recipe.scanner, slice_mm=thick, blur=0.2))
+        case = renderer.render_case(recipe)
+        assert case.hu.shape == case.labels.shape
+        for _ in range(4):
+            start = [int(random.integers(0, n - 4)) for n in case.hu.shape]
+            shape = [int(random.integers(3, 1 + min(24, n - a))) for n, a in zip(case.hu.shape, start, strict=True)]
+            patch = renderer.render_patch(recipe, start, shape)
+            where = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+            assert torch.equal(patch.hu, case.hu[where]) and torch.equal(patch.labels, case.labels[where])
+
+
+def test_beyond_the_scan_end_slices_are_repeated_and_beside_it_is_air(anatomy, renderer):
+    recipe = draw_recipe(0, [anatomy])
+    low, middle = recipe.field_of_view.start, anatomy.positions[AMOS.by_key["liver"].label].mean(axis=0)
+    z = float(middle[2] - anatomy.center[2])
+    view = FieldOfView((low[0] + 40.0, low[1], z), (recipe.field_of_view.extent[0] - 40.0, 120.0, 50.0))
+    recipe = replace(recipe, field_of_view=view)
+    case = renderer.render_case(recipe)
+    depth, height, width = case.hu.shape
+    assert depth == 8
+    patch = renderer.render_patch(recipe, (-4, -3, -5), (depth + 9, height + 6, width + 10))
+    inner = patch.hu[:, 3:-3, 5:-5]
+    assert torch.equal(inner[4 : 4 + depth], case.hu)
+    assert (inner[:4] == case.hu[0]).all() and (inner[4 + depth :] == case.hu[-1]).all()
+    labels = patch.labels[:, 3:-3, 5:-5]
+    assert (labels[:4] == case.labels[0]).all() and (labels[4 + depth :] == case.labels[-1]).all()
+    outside = torch.ones_like(patch.hu, dtype=torch.bool)
+    outside[:, 3:-3, 5:-5] = False
+    assert (patch.hu[outside] == -1024).all() and (patch.labels[outside] == 0).all()
+
+
+def test_a_recipe_is_plain_data_and_comes_back_from_json(anatomy, tmp_path):
+    for seed in range(20):
+        recipe = draw_recipe(seed, [anatomy], partners={anatomy.name: ["another"]})
+        assert recipe == draw_recipe(seed, [anatomy], partners={anatomy.name: ["another"]})
+        path = tmp_path / f"{seed}.json"
+        path.write_text(json.dumps(recipe.to_json()), encoding="utf-8")
+        assert read_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"version": RECIPE_VERSION + 1}, "Update"),
+        ({"version": 0}, "again"),
+        ({"seed": "many"}, "recipe.seed"),
+        ({"colour": 1}, "colour"),
+        ({"deformation": {"scale": [1, 2]}}, "recipe.deformation.scale"),
+        ({"deformation": {"scale": [1, 2, float("inf")]}}, "finite"),
+        ({"appearance": None}, "recipe.appearance"),
+    ],
+)
+def test_a_recipe_that_cannot_be_used_is_refused_in_one_line(anatomy, change, words):
+    with pytest.raises(UserError, match=words):
+        Recipe.from_json({**draw_recipe(0, [anatomy]).to_json(), **change})
+
+
+def test_what_is_no_recipe_is_refused(anatomy, renderer, tmp_path):
+    for text in ("[1]", "{", '{"seed": 3}'):
+        (tmp_path / "r.json").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError):
+            read_recipe(tmp_path / "r.json")
+    recipe = draw_recipe(0, [anatomy])
+    with pytest.raises(UserError, match="nobody"):
+        renderer.render_case(replace(recipe, anatomy="nobody"))
+    toward = replace(recipe, deformation=replace(recipe.deformation, blend={"nobody": 0.5}))
+    with pytest.raises(UserError, match="nobody"):
+        renderer.render_case(toward)
+
+
+def test_the_sampler_draws_patches_of_ever_new_cts_and_the_same_from_the_same_seed(renderer):
+    options = TrainingOptions(grid=GRID, patch=(16, 20, 24))
+
+    def sampler():
+        return RecipeSampler(renderer, options, np.random.default_rng(5))
+
+    first, second = sampler(), sampler()
+    patches = first.draw(3)
+    assert patches.volumes.shape == (3, 1, 16, 20, 24) and patches.volumes.dtype == np.float32
+    assert patches.labels.shape == (3, 16, 20, 24) and patches.labels.dtype == np.int64
+    assert patches.volumes.min() >= 0 and patches.volumes.max() <= 1
+    unknown = tuple(AMOS.by_key[key].label for key in LEFT_OUT)
+    assert patches.unknown == (unknown,) * 3
+    seeds = second.draw_seeds(3)
+    assert len(set(seeds)) == 3
+    # Rendered out of order, as workers may.
+    for index in (2, 0, 1):
+        patch = second.render(seeds[index])
+        assert np.array_equal(patch.labels.numpy(), patches.labels[index])
+    again = first.draw(1)
+    assert not np.array_equal(again.volumes[0], patches.volumes[0])
+
+
+def test_patches_show_small_organs_as_often_as_large_ones(renderer):
+    options = TrainingOptions(grid=GRID, patch=(16, 16, 16), organ_centered=1.0)
+    sampler = RecipeSampler(renderer, options, np.random.default_rng(0))
+    labels = sampler.draw(60).labels
+    shown = np.array([[(patch == label).any() for label in range(1, 16)] for patch in labels]).mean(axis=0)
+    for key in ("left_adrenal_gland", "gallbladder", "esophagus", "spleen"):
+        assert shown[AMOS.by_key[key].label - 1] > 0.1, key
+    anywhere = RecipeSampler(renderer, replace(options, organ_centered=0.0), np.random.default_rng(0)).draw(60).labels
+    assert (labels > 0).mean() > 1.5 * (anywhere > 0).mean()
+
+
+def test_organs_are_found_where_the_body_has_them(anatomy, renderer):
+    for seed in range(4):
+        scene = renderer.prepare(draw_recipe(seed, [anatomy]))
+        label = AMOS.by_key["liver"].label
+        voxels = np.rint(scene.voxels_of(anatomy.positions[label])).astype(int)
+        labels = scene.render_case().labels.numpy()
+        inside = ((voxels >= 0) & (voxels < np.array(labels.shape))).all(axis=1)
+        if inside.sum() > 50:
+            assert (labels[tuple(voxels[inside].T)] == label).mean() > 0.7
+
+
+def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):
+    options = TrainingOptions(grid=GridOptions(shape=(32, 32, 32)))
+    with pytest.raises(UserError, match="fixed size"):
+        RecipeSampler(renderer, options, np.random.default_rng(0))
+
+
+def test_random_numbers_depend_on_their_place_alone():
+    cpu = torch.device("cpu")
+    axes = [np.arange(-20, 30), np.arange(40), np.arange(100, 150)]
+    whole = normal(3, axes, cpu)
+    assert torch.equal(normal(3, [axes[0][7:9], axes[1], axes[2][30:]], cpu), whole[7:9, :, 30:])
+    assert abs(float(whole.mean())) < 0.02 and abs(float(whole.std()) - 1) < 0.02
+    assert abs(float(np.corrcoef(whole[1:].ravel(), whole[:-1].ravel())[0, 1])) < 0.02
+    assert abs(float(np.corrcoef(normal(4, axes, cpu).ravel(), whole.ravel())[0, 1])) < 0.02
 
 
 def test_a_convex_hull_holds_its_mask_and_knows_distances():
@@ -229,7 +400,8 @@ def test_a_convex_hull_holds_its_mask_and_knows_distances():
 
 
 def test_smooth_noise_has_the_spread_and_the_length_it_is_asked_for():
-    field = smooth_noise((60, 60, 60), (2.0, 2.0, 2.0), 10.0, np.random.default_rng(0))
+    axes = [np.arange(60) * 2.0 for _ in range(3)]
+    field = smooth_noise(0, axes, 10.0, torch.device("cpu"))[0].numpy()
     assert abs(float(field.mean())) < 0.1
     assert 0.9 < float(field.std()) < 1.1
 
@@ -237,6 +409,8 @@ def test_smooth_noise_has_the_spread_and_the_length_it_is_asked_for():
         return float(np.corrcoef(field[step:].ravel(), field[:-step].ravel())[0, 1])
 
     assert likeness(1) > 0.9 and abs(likeness(15)) < 0.15
+    part = smooth_noise(0, [axes[0][20:30], axes[1][5:6], axes[2][11:]], 10.0, torch.device("cpu"))[0].numpy()
+    assert np.array_equal(part, field[20:30, 5:6, 11:])
 
 
 def test_the_command_writes_a_case_to_look_at(folder, dca, tmp_path):
@@ -247,6 +421,9 @@ def test_the_command_writes_a_case_to_look_at(folder, dca, tmp_path):
     assert ct.GetSize() == labels.GetSize() and ct.GetSpacing() == (6.0, 6.0, 6.0)
     record = json.loads((out / "painted.json").read_text(encoding="utf-8"))
     assert record["seed"] == 3 and "arterial" in record["case"] and record["unknown"] == list(LEFT_OUT)
+    again = dca("paint", folder, "--recipe", out / "recipe.json", "--spacing", "6,6,6", "-o", tmp_path / "again")
+    assert again.code == 0, again.err
+    assert np.array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "again" / "ct.nrrd")), sitk.GetArrayFromImage(ct))
     assert dca("paint", folder, "-o", out).code == 2
     assert dca("paint", tmp_path / "nowhere", "-o", tmp_path / "b").code == 2
 
