@@ -1,4 +1,4 @@
-"""A label map prepared once for synthesis: every voxel a tissue code, and what is needed to move and fill its organs."""
+"""A label map prepared once for synthesis: every voxel a tissue code, with what moves and fills its organs."""
 
 from __future__ import annotations
 
@@ -164,9 +164,7 @@ def read_prepared(path: Path) -> Anatomy:
             spacing=(x, y, z),
             unannotated=tuple(info["unannotated"]),
             stretches=tuple(Stretch(**{**each, "center": tuple(each["center"])}) for each in info["stretches"]),
-            changes={
-                name: Change(arrays[f"change_{name}"], tuple(start)) for name, start in info["changes"].items()
-            },
+            changes={name: Change(arrays[f"change_{name}"], tuple(start)) for name, start in info["changes"].items()},
             change_step=tuple(info["change_step"]),
             levels={name: (low, high) for name, (low, high) in info["levels"].items()},
             trunk=(np.array(info["trunk"][0]), np.array(info["trunk"][1])),
@@ -240,8 +238,8 @@ def _without_steps(
     factor = max(1, round(spacing[2] / _FINE_MM))
     step = spacing[2] / factor
     voxels, thin = np.repeat(voxels, factor, axis=0), (spacing[0], spacing[1], step)
-    smooth = {name: (0.9, 0.9, spacing[2]) for name in _LARGE}
-    smooth |= {name: (0.6, 0.6, 0.5 * spacing[2]) for name in _MEDIUM}
+    smooth = dict.fromkeys(_LARGE, (0.9, 0.9, spacing[2]))
+    smooth |= dict.fromkeys(_MEDIUM, (0.6, 0.6, 0.5 * spacing[2]))
     ours = np.isin(voxels, [0, *(number[name] for name in smooth if name in number)])
     best = np.zeros(voxels.shape, np.float32)
     left = np.ones(voxels.shape, np.float32)
@@ -357,7 +355,7 @@ def _divide_lumens(tissues: NDArray[np.uint8], spacing: Spacing, random: np.rand
             part = points[stretch == number]
             if len(part):
                 low, high = part.min(axis=0), part.max(axis=0)
-                x, y, z = part.mean(axis=0)
+                x, _, z = part.mean(axis=0)
                 center = (float(x), float(low[1] + high[1]) / 2, float(z))
                 found.append(Stretch(code + number, lumen, center, max(float(high[1] - low[1]), 1e-3)))
         code += count

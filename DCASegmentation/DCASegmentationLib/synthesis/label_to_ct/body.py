@@ -48,6 +48,8 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
     organs = of("bladder", "prostate_uterus", "colon")
     _pelvis(tissue, free, of("gluteal_muscle", "psoas"), bone, organs, spacing, random)
     _set(tissue, free & _canal(bone, spacing), "spinal_canal")
+    if "stomach" not in structures and {"liver", "spleen"} <= set(structures):
+        _set(tissue, free & _missing_stomach(structures, hull, taken, spacing), "viscus_wall")
     if "bowel" not in structures:
         _bowel_in(tissue, free, hull, of("bone", "back_muscle", "psoas"), spacing, random)
     for name, extra in structures.items():
@@ -59,8 +61,14 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
 
 def uneven(hull: Field, spacing: Spacing, random: np.random.Generator) -> Field:
     """The distance to the trunk as the fat counts it, which is thicker here and thinner there."""
+    # Further out a body is rounder than the hull's planes, and has no steps between slices.
+    near = np.minimum(hull, 200.0)
+    share = np.clip(near / 15.0, 0.0, 1.0)
+    even = smoothed(near, spacing, (0.0, 0.0, 6.0))
+    rounded = even + share * (smoothed(even, spacing, (16.0, 16.0, 4.0)) - even)
+    rounded = np.where(hull > 0, np.maximum(rounded, 0.01), np.minimum(rounded, hull))
     thickness = np.exp(0.12 * noise(hull.shape, spacing, 80.0, random))
-    return np.where(hull > 0, hull / thickness, hull).astype(np.float32)
+    return np.where(rounded > 0, rounded / thickness, rounded).astype(np.float32)
 
 
 def shells(hull: Field) -> np.ndarray:
@@ -120,6 +128,26 @@ def _canal(bone: Mask, spacing: Spacing) -> Mask:
         above[:-step] |= canal[step:]
         below[step:] |= canal[:-step]
     return above & below
+
+
+def _missing_stomach(structures: dict[str, Mask], hull: Field, taken: Mask, spacing: Spacing) -> Mask:
+    """Room of the size of a stomach between liver, spleen and lung, for a map that leaves the stomach out: what lies
+    there is not fat."""
+    spleen, liver = structures["spleen"], structures["liver"]
+    lungs = structures.get("lung", np.zeros_like(spleen))
+    levels = np.flatnonzero(spleen.any(axis=(1, 2)))
+    room = (hull < -8.0) & (distance_to(taken, spacing) > 1.5) & (distance_to(lungs, spacing) > 5.0)
+    room[: max(levels[0] - round(20.0 / spacing[2]), 0)] = False
+    room[levels[-1] + round(15.0 / spacing[2]) :] = False
+    # Left of the middle, in front of the spleen's back and not in front of the liver.
+    _, y, x = np.nonzero(spleen)
+    _, liver_y, liver_x = np.nonzero(liver)
+    middle = 0.5 * (x.mean() + liver_x.mean())
+    room[:, :, int(middle) :] = False
+    room[:, : int(y.mean())] = False
+    room[:, int(liver_y.max()) :] = False
+    core = distance_to(room, spacing) < -9.0
+    return room & (distance_to(core, spacing) < 8.0)
 
 
 def _pelvis(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,8 @@ class Geometry:
         """Positions (3, z, y, x) in mm in the label map, x, y, z in this order, of the points with these coordinates in
         mm of the body."""
         axes = [_between(axis) for axis in (z, y, x)]
-        values = self._at_nodes(*(nodes * NODE_MM for nodes, _, _ in axes), organs=True)
+        at_z, at_y, at_x = (nodes * NODE_MM for nodes, _, _ in axes)
+        values = self._at_nodes(at_z, at_y, at_x, organs=True)
         for dimension, (_, left, t) in enumerate(axes, start=1):
             index = torch.from_numpy(left).to(self.device)
             shape = [1, 1, 1, 1]
@@ -72,12 +74,15 @@ class Geometry:
             values = below.add_(above)
         return values
 
-    def find(self, points: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> Axis:
+    def find(
+        self, points: NDArray[np.floating[Any]], low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Where in the body points (n, 3; x, y, z in mm) of the label map lie, up to some mm, by fixed-point iteration.
 
         ``low`` and ``high``: corners (x, y, z) of the part of the body they are looked for in.
         """
-        nodes = [np.arange(np.floor(a / _COARSE_MM), np.ceil(b / _COARSE_MM) + 2) for a, b in zip(low, high, strict=True)]
+        first, last = np.floor(low / _COARSE_MM), np.ceil(high / _COARSE_MM) + 2
+        nodes = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
         x, y, z = (axis * _COARSE_MM for axis in nodes)
         field = self._at_nodes(z, y, x, organs=False).to("cpu", torch.float64)
         start = torch.tensor([axis[0] for axis in nodes])
@@ -134,8 +139,9 @@ class Geometry:
             if any(a >= b for a, b in zip(first, last, strict=True)):
                 continue
             inner = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, change.start, strict=True))
-            part = torch.from_numpy(change.field[:, *inner].astype(np.float32)).to(place.device)
-            target = total[:, *(slice(a - l, b - l) for a, b, l in zip(first, last, low, strict=True))]
+            part = torch.from_numpy(change.field[(slice(None), *inner)].astype(np.float32)).to(place.device)
+            block = tuple(slice(a - begin, b - begin) for a, b, begin in zip(first, last, low, strict=True))
+            target = total[(slice(None), *block)]
             for axis in range(3):
                 target[axis] += part[axis] * growth + part[3] * shift[axis]
         return trilinear(total, lattice, (low[2], low[1], low[0]))
@@ -159,15 +165,15 @@ def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0
     step_x, step_y, step_z = (1 if width > 1 else 0), (width if height > 1 else 0), (height * width if depth > 1 else 0)
 
     def line(offset: int) -> Tensor:
-        first = flat.index_select(1, base + offset)
-        return first + (flat.index_select(1, base + (offset + step_x)) - first) * share[0]
+        left_end = flat.index_select(1, base + offset)
+        return left_end + (flat.index_select(1, base + (offset + step_x)) - left_end) * share[0]
 
     def plane(offset: int) -> Tensor:
-        first = line(offset)
-        return first + (line(offset + step_y) - first) * share[1]
+        back = line(offset)
+        return back + (line(offset + step_y) - back) * share[1]
 
-    first = plane(0)
-    return first + (plane(step_z) - first) * share[2]
+    lower = plane(0)
+    return lower + (plane(step_z) - lower) * share[2]
 
 
 def _between(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:

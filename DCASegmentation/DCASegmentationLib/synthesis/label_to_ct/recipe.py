@@ -186,7 +186,8 @@ def _load(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, list | tuple) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
             raise ValueError(f"{where} is not a list of the right length")
         kinds_of = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
-        return tuple(_load(each, item, f"{where}[{i}]") for i, (each, item) in enumerate(zip(kinds_of, value, strict=True)))
+        pairs = enumerate(zip(kinds_of, value, strict=True))
+        return tuple(_load(each, item, f"{where}[{i}]") for i, (each, item) in pairs)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is not an object")

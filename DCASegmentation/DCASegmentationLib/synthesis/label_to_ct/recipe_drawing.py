@@ -65,7 +65,8 @@ def draw_recipe(
     """The recipe of ``seed``: the same arguments give the same recipe.
 
     ``phase``: one of ``PHASES``, drawn if None. ``partners``: for the name of an anatomy those that it has been
-    registered to, toward which it can go. ``kind``: the part of the body that is scanned, drawn if None. Raises ValueError for an unknown ``phase``.
+    registered to, toward which it can go. ``kind``: the part of the body that is scanned, drawn if None.
+    Raises ValueError for an unknown ``phase``.
     """
     if phase is not None and phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")

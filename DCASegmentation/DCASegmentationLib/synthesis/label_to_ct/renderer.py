@@ -94,7 +94,10 @@ class Renderer:
             steps[axis] = float(step)
         # Along the world's x, y and z.
         self.steps = (steps[0], steps[1], steps[2])
-        self._maps = {name: torch.from_numpy(each.tissues.reshape(-1)).to(self.device) for name, each in self.anatomies.items()}
+        self._maps = {
+            name: torch.from_numpy(anatomy.tissues.reshape(-1)).to(self.device)
+            for name, anatomy in self.anatomies.items()
+        }
 
     def prepare(self, recipe: Recipe) -> Scene:
         """The scene of ``recipe``, of which any part can be rendered. Raises UserError for an anatomy that is not
@@ -215,7 +218,7 @@ class Scene:
         return whole, known
 
     def _scan(self, x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        scanner, (step_x, step_y, step_z) = self.recipe.scanner, self._steps
+        scanner, step_z = self.recipe.scanner, self._steps[2]
         # One voxel more on each side, for the kernel.
         wide_x, wide_y = np.arange(x[0] - 1, x[-1] + 2), np.arange(y[0] - 1, y[-1] + 2)
         at_x, at_y, at_z = (
@@ -406,7 +409,6 @@ class _Lookup:
         up = -1.0 if recipe.prone else 1.0
         centers = np.array([stretch.center for stretch in anatomy.stretches]).reshape(-1, 3)
         found = scene.geometry.find(centers, scene._low, scene._high) if len(centers) else centers
-        firsts: dict[str, int] = {}
         for stretch, center in zip(anatomy.stretches, found, strict=True):
             index = INDEX[stretch.lumen]
             code = stretch.code
@@ -446,7 +448,9 @@ class _Lookup:
             table[:, code] += share * (np.float32(above) - table[:, code])
         return torch.from_numpy(table.reshape(-1)).to(self._device)
 
-    def board(self, y: NDArray[np.float64], x: NDArray[np.float64], steps: tuple[float, float, float]) -> NDArray[np.float32]:
+    def board(
+        self, y: NDArray[np.float64], x: NDArray[np.float64], steps: tuple[float, float, float]
+    ) -> NDArray[np.float32]:
         """What the table adds to air, (y, x) in HU."""
         table, deformation = self._recipe.table, self._recipe.deformation
         assert table is not None

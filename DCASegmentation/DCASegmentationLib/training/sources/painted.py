@@ -27,7 +27,7 @@ PAINTED_VALIDATION_SEEDS = 600_000
 
 @dataclass(frozen=True)
 class LabelMapFolder:
-    """A folder that ``synthesis.label_to_ct.anatomy.load_anatomy`` reads, the licence of its label map, and where that is from."""
+    """A folder that ``load_anatomy`` reads, the licence of its label map, and where that is from."""
 
     folder: str
     licence: str = "not stated"
