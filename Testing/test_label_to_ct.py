@@ -15,11 +15,13 @@ from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.imaging.reading import read_ct, read_labels
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy
-from DCASegmentationLib.synthesis.label_to_ct.label_map import read_label_map, read_names
+from DCASegmentationLib.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy, prepare
+from DCASegmentationLib.synthesis.label_to_ct.geometry import Warp
+from DCASegmentationLib.synthesis.label_to_ct.label_map import LabelMap, read_label_map, read_names
 from DCASegmentationLib.synthesis.label_to_ct.noise import normal, smooth_noise
-from DCASegmentationLib.synthesis.label_to_ct.recipe import RECIPE_VERSION, FieldOfView, Recipe, read_recipe
+from DCASegmentationLib.synthesis.label_to_ct.recipe import RECIPE_VERSION, Deformation, FieldOfView, Recipe, read_recipe
 from DCASegmentationLib.synthesis.label_to_ct.recipe_drawing import draw_recipe
+from DCASegmentationLib.synthesis.label_to_ct.registration import MOST_WEIGHT, jacobian, register
 from DCASegmentationLib.synthesis.label_to_ct.renderer import Renderer
 from DCASegmentationLib.synthesis.label_to_ct.tissues import TISSUES, structure_of
 from DCASegmentationLib.synthesis.label_to_ct.volumes import distance_to, hull_distance
@@ -371,6 +373,91 @@ def test_organs_are_found_where_the_body_has_them(anatomy, renderer):
         inside = ((voxels >= 0) & (voxels < np.array(labels.shape))).all(axis=1)
         if inside.sum() > 50:
             assert (labels[tuple(voxels[inside].T)] == label).mean() > 0.7
+
+
+@pytest.fixture(scope="module")
+def other(anatomy) -> Anatomy:
+    """The same person with a map that shows other organs larger, to be registered to."""
+    phantom = generate(8, spacing=(5.0, 5.0, 5.0))
+    labels, hu = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(phantom.ct)
+    labels[(labels == 0) & (hu > 300)] = 16
+    names = {organ.label: organ.key for organ in AMOS} | {16: "vertebrae"}
+    return prepare(LabelMap("other", labels, (5.0, 5.0, 5.0), names))
+
+
+@pytest.fixture(scope="module")
+def warps(anatomy, other) -> dict[str, dict[str, Warp]]:
+    return {anatomy.name: {other.name: register(anatomy, other).warp}}
+
+
+def test_a_registration_brings_organs_onto_each_other_without_folding(anatomy, other):
+    found = register(anatomy, other)
+    assert found.after > found.before + 0.05
+    vectors = np.moveaxis(found.warp.field.astype(np.float32), 0, -1)
+    assert np.abs(vectors).max() > 3.0
+    assert jacobian(MOST_WEIGHT * vectors, found.warp.step).min() > 0
+
+
+def test_a_body_goes_toward_the_other_anatomy_as_far_as_it_is_blended(anatomy, other, warps):
+    """With all of the warp, the organs overlap the other's better than with none of it."""
+    renderer = Renderer([anatomy, other], (6.0, 6.0, 6.0), warps=warps)
+    plain = draw_recipe(0, [anatomy], kind="trunk")
+    view = FieldOfView((-180.0, -140.0, -250.0), (360.0, 280.0, 500.0))
+
+    def labels(blend):
+        recipe = replace(plain, deformation=Deformation(blend=blend), field_of_view=view, missing=())
+        return renderer.render_case(recipe).labels.numpy()
+
+    start, half, whole = labels({}), labels({other.name: 0.5}), labels({other.name: 1.0})
+
+    def likeness(a, b):
+        return np.mean([2 * ((a == n) & (b == n)).sum() / ((a == n).sum() + (b == n).sum()) for n in (1, 2, 3, 6)])
+
+    assert likeness(start, whole) < likeness(half, whole) < 1.0
+    assert likeness(start, whole) < likeness(start, half) < 1.0
+
+
+def test_drawn_bodies_keep_plausible_organs_and_the_rest_are_drawn_again(anatomy, other, warps):
+    renderer = Renderer([anatomy], GRID.spacing, warps=warps)
+    recipes = [renderer.draw_recipe(seed) for seed in range(8)]
+    assert sum(bool(recipe.deformation.blend) for recipe in recipes) >= 3
+    # A warp that turns everything inside out can only be refused.
+    absurd = Warp(np.zeros_like(warps[anatomy.name][other.name].field), 10.0, (0.0, 0.0, 0.0))
+    x = np.arange(absurd.field.shape[3]) * 10.0
+    absurd.field[0] = (x.mean() - x) * 3
+    refusing = Renderer([anatomy], GRID.spacing, warps={anatomy.name: {other.name: absurd}})
+    assert not any(refusing.draw_recipe(seed).deformation.blend for seed in range(8))
+
+
+def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder, dca, tmp_path):
+    twin = tmp_path / "twin"
+    twin.mkdir()
+    for path in folder.iterdir():
+        (twin / path.name).write_bytes(path.read_bytes())
+    warps = tmp_path / "warps"
+    command = ("register-label-maps", folder, twin, "-o", warps, "--cache", tmp_path / "cache")
+    first = dca(*command)
+    assert first.code == 0, first.err
+    files = {path.name: path.stat().st_mtime_ns for path in warps.iterdir()}
+    assert sorted(files) == sorted([f"{folder.name}--twin.npz", f"twin--{folder.name}.npz"])
+    assert dca(*command).code == 0
+    assert files == {path.name: path.stat().st_mtime_ns for path in warps.iterdir()}
+    out = tmp_path / "between"
+    out.mkdir()
+    blended = {}
+    for seed in range(6):
+        painted = dca("paint", folder, twin, "--warps", warps, "--seed", seed, "--spacing", "8,8,8", "-o", out / f"{seed}")
+        assert painted.code == 0, painted.err
+        blended = read_recipe(out / f"{seed}" / "recipe.json").deformation.blend
+        if blended:
+            break
+    assert blended
+    # The recipe needs the registrations it was made with.
+    recipe = out / f"{seed}" / "recipe.json"
+    assert dca("paint", folder, twin, "--recipe", recipe, "-o", tmp_path / "without").code == 2
+    assert dca("register-label-maps", folder, "-o", warps).code == 2
+    (warps / "a--b.npz").write_bytes(b"nothing")
+    assert dca("paint", folder, "--warps", warps, "-o", tmp_path / "damaged").code == 2
 
 
 def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):

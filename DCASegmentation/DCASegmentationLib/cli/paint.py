@@ -36,6 +36,9 @@ def run(
     recipe: Annotated[
         Path | None, typer.Option(help="Render this recipe.json, whatever the seed and the phase.")
     ] = None,
+    warps: Annotated[
+        Path | None, typer.Option(help="Folder of dca register-label-maps: bodies between the label maps, too.")
+    ] = None,
     spacing: Annotated[str, typer.Option(help="Voxel size in mm, as x,y,z.")] = "3,3,3",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier painted case's folder.")] = False,
@@ -53,11 +56,12 @@ def run(
     from ..organs import AMOS
     from ..synthesis.label_to_ct.anatomy import load_anatomy
     from ..synthesis.label_to_ct.recipe import read_recipe
-    from ..synthesis.label_to_ct.recipe_drawing import draw_recipe
+    from ..synthesis.label_to_ct.registration import read_warps, warps_among
     from ..synthesis.label_to_ct.renderer import Renderer, image_of
 
     steps = spacing_of(spacing)
     chosen = None if recipe is None else read_recipe(recipe)
+    found = {} if warps is None else warps_among(read_warps(warps), [path.resolve().name for path in label_maps])
     with new_folder(out, overwrite, recognized_by=PAINTED) as folder:
         with progress_bar() as progress:
             anatomies = []
@@ -65,8 +69,9 @@ def run(
                 progress(index / (len(label_maps) + 1), f"Reading {path.name}")
                 anatomies.append(load_anatomy(path))
             progress(len(label_maps) / (len(label_maps) + 1), "Painting")
-            chosen = chosen or draw_recipe(seed, anatomies, None if phase == "any" else phase)
-            made = Renderer(anatomies, steps, device=device).render_case(chosen)
+            renderer = Renderer(anatomies, steps, device=device, warps=found)
+            chosen = chosen or renderer.draw_recipe(seed, phase=None if phase == "any" else phase)
+            made = renderer.render_case(chosen)
             progress(1.0, "Painting")
         write_image(image_of(made.hu.cpu().numpy().astype(np.int16), steps), folder / "ct.nrrd")
         write_image(image_of(made.labels.cpu().numpy(), steps), folder / "labels.nrrd")

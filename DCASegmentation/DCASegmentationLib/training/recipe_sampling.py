@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..synthesis.label_to_ct.recipe_drawing import draw_recipe
 from ..synthesis.label_to_ct.renderer import Renderer, Scene
 from .options import TrainingOptions
 from .sampling import Patches
@@ -47,7 +45,6 @@ class RecipeSampler:
         renderer: Renderer,
         options: TrainingOptions,
         generator: np.random.Generator,
-        partners: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         if options.grid.shape is not None or options.grid.scaling != "window":
             raise UserError(
@@ -56,7 +53,6 @@ class RecipeSampler:
             )
         self._renderer, self._options, self._generator = renderer, options, generator
         self._anatomies = list(renderer.anatomies.values())
-        self._partners = {name: list(to) for name, to in renderer.warps.items()} if partners is None else partners
         holders: dict[int, list[int]] = {}
         for index, anatomy in enumerate(self._anatomies):
             for label in anatomy.positions:
@@ -121,5 +117,4 @@ class RecipeSampler:
 
     def _scene(self, index: int, random: np.random.Generator) -> Scene:
         anatomy = self._anatomies[index]
-        recipe = draw_recipe(int(random.integers(2**31)), [anatomy], partners=self._partners)
-        return self._renderer.prepare(recipe)
+        return self._renderer.prepare(self._renderer.draw_recipe(int(random.integers(2**31)), [anatomy.name]))

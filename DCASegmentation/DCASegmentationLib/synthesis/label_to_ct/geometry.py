@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ from .recipe import Deformation
 ELASTIC_MM = (130.0, 60.0, 30.0)
 NODE_MM = 9.0
 # The inverse is only needed to find organs, where a few mm do not matter.
-_COARSE_MM = 36.0
+_COARSE_MM = 27.0
+_VOLUME_POINTS = 40
 
 Axis = NDArray[np.float64]
 
@@ -41,17 +43,28 @@ class Warp:
     start: tuple[float, float, float]
 
 
+class Resident:
+    """An anatomy's arrays on a device: ``tissues`` (flattened), the fields of ``changes``, and ``warps`` (fields, and
+    their place) toward others."""
+
+    def __init__(self, anatomy: Anatomy, warps: Mapping[str, Warp], device: torch.device) -> None:
+        self.anatomy = anatomy
+        self.tissues = torch.from_numpy(anatomy.tissues.reshape(-1)).to(device)
+        self.changes = {name: torch.from_numpy(change.field).to(device) for name, change in anatomy.changes.items()}
+        self.warps = {name: (torch.from_numpy(warp.field).to(device), warp) for name, warp in warps.items()}
+
+
 class Geometry:
     """The geometry of one recipe's body on one device."""
 
-    def __init__(
-        self, anatomy: Anatomy, deformation: Deformation, seed: int, warps: Mapping[str, Warp], device: torch.device
-    ) -> None:
-        self._anatomy, self._deformation, self._seed = anatomy, deformation, seed
-        self.device = device
+    def __init__(self, resident: Resident, deformation: Deformation, seed: int) -> None:
+        self._anatomy, self._deformation, self._seed = resident.anatomy, deformation, seed
+        self._changes = resident.changes
+        self.device = resident.tissues.device
         self.matrix = rotation(deformation.degrees).T / np.array(deformation.scale)[:, None]
+        # Fields, where they start, and how much of them is added.
         self._warps = [
-            (torch.from_numpy(warps[name].field).to(device), warps[name], weight)
+            (*resident.warps[name], weight)
             for name, weight in sorted(deformation.blend.items())
             if weight
         ]
@@ -62,7 +75,8 @@ class Geometry:
         axes = [_between(axis) for axis in (z, y, x)]
         at_z, at_y, at_x = (nodes * NODE_MM for nodes, _, _ in axes)
         values = self._at_nodes(at_z, at_y, at_x, organs=True)
-        for dimension, (_, left, t) in enumerate(axes, start=1):
+        # Along x first and along z last: then the large steps copy whole rows and planes.
+        for dimension, (_, left, t) in list(enumerate(axes, start=1))[::-1]:
             index = torch.from_numpy(left).to(self.device)
             shape = [1, 1, 1, 1]
             shape[dimension] = len(left)
@@ -74,25 +88,49 @@ class Geometry:
             values = below.add_(above)
         return values
 
-    def find(
-        self, points: NDArray[np.floating[Any]], low: NDArray[np.float64], high: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def find(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Where in the body points (n, 3; x, y, z in mm) of the label map lie, up to some mm, by fixed-point iteration.
 
-        ``low`` and ``high``: corners (x, y, z) of the part of the body they are looked for in.
+        Leaves out the growing and moving of single organs.
         """
-        first, last = np.floor(low / _COARSE_MM), np.ceil(high / _COARSE_MM) + 2
-        nodes = [np.arange(a, b) for a, b in zip(first, last, strict=True)]
-        x, y, z = (axis * _COARSE_MM for axis in nodes)
-        field = self._at_nodes(z, y, x, organs=False).to("cpu", torch.float64)
-        start = torch.tensor([axis[0] for axis in nodes])
+        start, field = self._lattice
+        values = torch.from_numpy(field)
         to_body = np.linalg.inv(self.matrix)
         found = (points - self._anatomy.center) @ to_body.T
         for _ in range(5):
-            lattice = torch.from_numpy(found.T / _COARSE_MM) - start[:, None]
-            reached = trilinear(field, lattice).numpy().T
+            lattice = torch.from_numpy((found / _COARSE_MM - start).T.copy())
+            reached = trilinear(values, lattice).numpy().T
             found = found + (points - reached) @ to_body.T
         return found
+
+    def volumes_ml(self) -> dict[int, float]:
+        """Volumes of the organs, by label, that this geometry gives them, estimated from how it stretches space at some
+        points of each; infinite where it folds. Leaves out the growing of single organs."""
+        start, field = self._lattice
+        rows = [
+            np.stack([np.gradient(field[i], _COARSE_MM, axis=axis) for axis in (2, 1, 0)], axis=-1) for i in range(3)
+        ]
+        stretch = torch.from_numpy(np.linalg.det(np.stack(rows, axis=-2))[None].copy())
+        labels = sorted(self._anatomy.positions)
+        points = [self._anatomy.positions[label][:_VOLUME_POINTS] for label in labels]
+        found = self.find(np.concatenate(points))
+        at_points = trilinear(stretch, torch.from_numpy((found / _COARSE_MM - start).T.copy()))[0].numpy()
+        volumes = {}
+        ends = np.cumsum([len(part) for part in points])
+        for label, part in zip(labels, np.split(at_points, ends[:-1]), strict=True):
+            folded = bool((part <= 0).any())
+            volumes[label] = float("inf") if folded else self._anatomy.volumes_ml[label] * float((1 / part).mean())
+        return volumes
+
+    @cached_property
+    def _lattice(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The whole body at coarse nodes: number of the first node (x, y, z), and positions (3, z, y, x) in mm in the
+        label map."""
+        scale = np.array(self._deformation.scale)
+        low, high = ((corner - self._anatomy.center) * scale for corner in self._anatomy.trunk)
+        first, last = np.floor(low / _COARSE_MM) - 1, np.ceil(high / _COARSE_MM) + 2
+        x, y, z = (np.arange(a, b) * _COARSE_MM for a, b in zip(first, last, strict=True))
+        return first, self._at_nodes(z, y, x, organs=False).to("cpu", torch.float64).numpy()
 
     def _at_nodes(self, z: Axis, y: Axis, x: Axis, organs: bool) -> Tensor:
         device = self.device
@@ -139,7 +177,7 @@ class Geometry:
             if any(a >= b for a, b in zip(first, last, strict=True)):
                 continue
             inner = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, change.start, strict=True))
-            part = torch.from_numpy(change.field[(slice(None), *inner)].astype(np.float32)).to(place.device)
+            part = self._changes[structure][(slice(None), *inner)].to(torch.float32)
             block = tuple(slice(a - begin, b - begin) for a, b, begin in zip(first, last, low, strict=True))
             target = total[(slice(None), *block)]
             for axis in range(3):

@@ -63,7 +63,8 @@ def smooth_noise(
     controls = torch.stack(
         [normal(seed * 31 + channel, [nodes for nodes, _, _ in splines], device) for channel in range(channels)]
     )
-    for dimension, (_, left, weights) in enumerate(splines, start=1):
+    # Along x first and along z last: then the large steps copy whole rows and planes.
+    for dimension, (_, left, weights) in list(enumerate(splines, start=1))[::-1]:
         index = torch.from_numpy(left).to(device)
         shape = [1, 1, 1, 1]
         shape[dimension] = len(left)

@@ -61,16 +61,18 @@ def draw_recipe(
     phase: str | None = None,
     partners: Mapping[str, Collection[str]] | None = None,
     kind: Kind | None = None,
+    attempt: int = 0,
 ) -> Recipe:
     """The recipe of ``seed``: the same arguments give the same recipe.
 
     ``phase``: one of ``PHASES``, drawn if None. ``partners``: for the name of an anatomy those that it has been
     registered to, toward which it can go. ``kind``: the part of the body that is scanned, drawn if None.
+    ``attempt``: other numbers give other recipes of the seed.
     Raises ValueError for an unknown ``phase``.
     """
     if phase is not None and phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
-    random = np.random.default_rng([seed, 7])
+    random = np.random.default_rng([seed, 7, attempt])
     anatomy = anatomies[int(random.integers(len(anatomies)))]
     deformation = _deformation(anatomy, sorted((partners or {}).get(anatomy.name, ())), random)
     appearance = _appearance(anatomy, phase, random)

@@ -7,8 +7,8 @@ CT that was resampled with anti-aliasing are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...imaging.grid import Grid
+from ...organs import AMOS
 from ...phantom.scan import orientation_matrix
 from .anatomy import Anatomy
-from .geometry import Geometry, Warp
+from .geometry import Geometry, Resident, Warp
 from .noise import normal, smooth_noise
 from .recipe import Arm, Recipe
+from .recipe_drawing import Kind, draw_recipe
 from .tissues import INDEX, LUMENS, N_SHELLS, SHELL_MM, SHELLS, STRETCHES, TISSUES
 
 _AIR = -1000.0
@@ -32,8 +34,14 @@ _OUTSIDE = -1024.0
 _SAMPLES = tuple(
     ((0.5 + 0.8191725134 * n) % 1.0 - 0.5, (0.5 + 0.6710436067 * n) % 1.0 - 0.5, (n + 0.5) / 8 - 0.5) for n in range(8)
 )
+# Positions in label maps are fixed-point numbers with so many binary places.
+_BITS = 10
 # Where cysts and metastases are common.
 _HOSTS = ("liver", "right_renal_cortex", "left_renal_cortex", "right_renal_medulla", "left_renal_medulla", "spleen")
+# How often a body is drawn before it is left as its label map has it, and the volumes it may have, in shares of the
+# ordinary range of adults.
+_ATTEMPTS = 4
+_LEAST_VOLUME, _MOST_VOLUME = 0.6, 1.5
 # Whole cases are rendered in blocks, which bounds memory.
 _BLOCK = 64
 _WORLD = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
@@ -94,27 +102,53 @@ class Renderer:
             steps[axis] = float(step)
         # Along the world's x, y and z.
         self.steps = (steps[0], steps[1], steps[2])
-        self._maps = {
-            name: torch.from_numpy(anatomy.tissues.reshape(-1)).to(self.device)
-            for name, anatomy in self.anatomies.items()
+        self._resident = {
+            name: Resident(anatomy, self.warps.get(name, {}), self.device) for name, anatomy in self.anatomies.items()
         }
 
     def prepare(self, recipe: Recipe) -> Scene:
         """The scene of ``recipe``, of which any part can be rendered. Raises UserError for an anatomy that is not
         there or was not registered to those it goes toward."""
-        anatomy = self.anatomies.get(recipe.anatomy)
-        if anatomy is None:
+        resident = self._resident.get(recipe.anatomy)
+        if resident is None:
             raise UserError(
                 f"The recipe needs the label map {recipe.anatomy}, which was not given.",
                 f"Given were: {', '.join(self.anatomies)}.",
             )
-        warps = self.warps.get(recipe.anatomy, {})
-        if lacking := sorted(set(recipe.deformation.blend) - set(warps)):
+        if lacking := sorted(set(recipe.deformation.blend) - set(resident.warps)):
             raise UserError(
                 f"The recipe goes from {recipe.anatomy} toward {lacking[0]}, and they are not registered.",
-                "Register the label maps first (dca paint --register), and name the result.",
+                "Register the label maps with dca register-label-maps, and give its folder.",
             )
-        return Scene(self, recipe, anatomy, self._maps[recipe.anatomy], warps)
+        return Scene(self, recipe, resident)
+
+    def draw_recipe(
+        self, seed: int, anatomies: Collection[str] | None = None, phase: str | None = None, kind: Kind | None = None
+    ) -> Recipe:
+        """The recipe of ``seed``, of one of ``anatomies`` (names; all if None); ``phase`` and ``kind`` as in
+        ``recipe_drawing.draw_recipe``.
+
+        Bodies whose organs would fold or have volumes that no adult has are drawn again.
+        """
+        chosen = [anatomy for name, anatomy in self.anatomies.items() if anatomies is None or name in anatomies]
+        partners = {name: list(to) for name, to in self.warps.items()}
+        for attempt in range(_ATTEMPTS):
+            recipe = draw_recipe(seed, chosen, phase, partners, kind, attempt)
+            if not recipe.deformation.blend or self._plausible(recipe):
+                return recipe
+        # The anatomy as it is, changed in size and bent alone.
+        return replace(recipe, deformation=replace(recipe.deformation, blend={}))
+
+    def _plausible(self, recipe: Recipe) -> bool:
+        anatomy, deformation = self.anatomies[recipe.anatomy], recipe.deformation
+        geometry = Geometry(self._resident[recipe.anatomy], deformation, recipe.seed)
+        for label, volume in geometry.volumes_ml().items():
+            low, high = AMOS.by_label[label].volume_ml
+            # An organ that is small or large in the label map may be so here.
+            given = anatomy.volumes_ml[label]
+            if not min(_LEAST_VOLUME * low, 0.8 * given) <= volume <= max(_MOST_VOLUME * high, 1.25 * given):
+                return False
+        return True
 
     def render_patch(self, recipe: Recipe, start: Sequence[int], shape: Sequence[int]) -> Rendered:
         """The block of ``shape`` (depth, height, width) voxels from voxel ``start`` of the case on.
@@ -131,20 +165,17 @@ class Renderer:
 class Scene:
     """One recipe on one renderer's grid; ``shape`` (depth, height, width) in voxels of the whole case."""
 
-    def __init__(
-        self, renderer: Renderer, recipe: Recipe, anatomy: Anatomy, tissues: Tensor, warps: Mapping[str, Warp]
-    ) -> None:
-        self.recipe, self.anatomy = recipe, anatomy
-        self._renderer, self._tissues = renderer, tissues
+    def __init__(self, renderer: Renderer, recipe: Recipe, resident: Resident) -> None:
+        self.recipe, self.anatomy = recipe, resident.anatomy
+        self._renderer, self._tissues = renderer, resident.tissues
         self._device = renderer.device
         self._steps = renderer.steps
         view = recipe.field_of_view
         # Voxels along the world's x, y, z.
         self._size = [max(1, round(extent / step)) for extent, step in zip(view.extent, self._steps, strict=True)]
         self.shape = tuple(self._size[axis] for axis in renderer.axes.world)
-        self.geometry = Geometry(anatomy, recipe.deformation, recipe.seed, warps, self._device)
+        self.geometry = Geometry(resident, recipe.deformation, recipe.seed)
         self._low = np.array(view.start)
-        self._high = self._low + np.array(view.extent)
         self._lookup = _Lookup(self)
 
     @property
@@ -153,7 +184,7 @@ class Scene:
 
     def voxels_of(self, points: NDArray[np.float32]) -> NDArray[np.float64]:
         """Where points (n, 3; x, y, z in mm) of the label map lie, as voxel indices (n, 3; depth, height, width)."""
-        body = self.geometry.find(points, self._low, self._high)
+        body = self.geometry.find(points)
         index = (body - self._low) / np.array(self._steps)
         axes = self._renderer.axes
         columns = [
@@ -237,7 +268,7 @@ class Scene:
         hu, tissues = self._body(slice_z, at_y, at_x, thickness)
         labels = self._lookup.labels.index_select(0, tissues.reshape(-1)).view(tissues.shape)
         if thick:
-            centers = self._sample(self._places(at_z, at_y[1:-1], at_x[1:-1]))
+            centers = self._codes(self._places(at_z, at_y[1:-1], at_x[1:-1]), (0.0, 0.0, 0.0))
             labels = self._lookup.labels.index_select(0, centers.reshape(-1)).view(centers.shape)
         else:
             labels = labels[:, 1:-1, 1:-1]
@@ -257,27 +288,31 @@ class Scene:
             labels = labels.masked_fill(beyond, 0)
         return hu.clamp_(-1024.0, 3071.0).round_(), labels
 
-    def _places(self, z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]) -> Tensor:
-        """Positions (3, z, y, x) in voxels of the label map."""
+    def _places(
+        self,
+        z: NDArray[np.float64],
+        y: NDArray[np.float64],
+        x: NDArray[np.float64],
+        margin: Sequence[float] = (0.0, 0.0, 0.0),
+    ) -> Tensor:
+        """Positions (3, z, y, x) in the label map, at least ``margin`` voxels inside it, as fixed-point numbers of
+        voxels."""
         places = self.geometry.positions(z, y, x)
-        for axis, step in enumerate(self.anatomy.spacing):
-            places[axis] *= 1.0 / step
-        return places
+        for axis, (step, size) in enumerate(zip(self.anatomy.spacing, self.anatomy.tissues.shape[::-1], strict=True)):
+            places[axis] *= (1 << _BITS) / step
+            places[axis].clamp_(margin[axis] * (1 << _BITS), (size - 1.0 - margin[axis]) * (1 << _BITS))
+        return places.to(torch.int32)
 
-    def _sample(self, places: Tensor, margin: Sequence[float] = (0.0, 0.0, 0.0)) -> Tensor:
-        """Codes (int32) of the label map's voxels at ``places``, which are moved at least ``margin`` voxels inside."""
-        depth, height, width = self.anatomy.tissues.shape
-        for axis, size in enumerate((width, height, depth)):
-            places[axis].clamp_(margin[axis], size - 1.0 - margin[axis])
-        return self._codes(places, (0.0, 0.0, 0.0))
 
     def _codes(self, places: Tensor, offset: Sequence[float]) -> Tensor:
+        """Codes at fixed-point ``places`` moved by ``offset`` (x, y, z in voxels)."""
         _, height, width = self.anatomy.tissues.shape
-        index = (places[2] + (offset[2] + 0.5)).to(torch.int32)
+        x, y, z = (round((shift + 0.5) * (1 << _BITS)) for shift in offset)
+        index = (places[2] + z) >> _BITS
         index *= height
-        index += (places[1] + (offset[1] + 0.5)).to(torch.int32)
+        index += (places[1] + y) >> _BITS
         index *= width
-        index += (places[0] + (offset[0] + 0.5)).to(torch.int32)
+        index += (places[0] + x) >> _BITS
         return self._tissues.index_select(0, index.view(-1)).to(torch.int32).view(index.shape)
 
     def _body(
@@ -288,8 +323,8 @@ class Scene:
         # To voxels of the label map, without the bending, which hardly changes over one voxel.
         to_map = self.geometry.matrix / np.array(self.anatomy.spacing)[:, None]
         offsets = (np.array(_SAMPLES) * box) @ to_map.T
-        places = self._places(z, y, x)
-        tissues = self._sample(places, np.abs(offsets).max(axis=0) + 0.01)
+        places = self._places(z, y, x, np.abs(offsets).max(axis=0) + 0.01)
+        tissues = self._codes(places, (0.0, 0.0, 0.0))
         table = self._lookup.hu(y, self._steps[1])
         rows = torch.arange(0, 256 * len(y), 256, dtype=torch.int32, device=self._device)[None, :, None]
         hu = torch.zeros(tissues.shape, dtype=torch.float32, device=self._device)
@@ -408,7 +443,7 @@ class _Lookup:
         self._layered: list[tuple[int, float, float]] = []
         up = -1.0 if recipe.prone else 1.0
         centers = np.array([stretch.center for stretch in anatomy.stretches]).reshape(-1, 3)
-        found = scene.geometry.find(centers, scene._low, scene._high) if len(centers) else centers
+        found = scene.geometry.find(centers) if len(centers) else centers
         for stretch, center in zip(anatomy.stretches, found, strict=True):
             index = INDEX[stretch.lumen]
             code = stretch.code

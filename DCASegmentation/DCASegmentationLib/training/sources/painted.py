@@ -14,7 +14,6 @@ from ...bundle.metadata import TrainingData
 from ...errors import UserError
 from ...synthesis.label_to_ct.anatomy import load_anatomy
 from ...synthesis.label_to_ct.recipe import RECIPE_VERSION
-from ...synthesis.label_to_ct.recipe_drawing import draw_recipe
 from ...synthesis.label_to_ct.renderer import Renderer
 from ..cases import Case, load_case, save_case
 from ..options import GridOptions
@@ -109,8 +108,7 @@ class Painted:
 
 def synthesize_case(renderer: Renderer, seed: int, phase: str | None = None) -> Case:
     """The case of the recipe of ``seed``; ``phase`` as in ``draw_recipe``."""
-    partners = {name: list(to) for name, to in renderer.warps.items()}
-    recipe = draw_recipe(seed, list(renderer.anatomies.values()), phase, partners)
+    recipe = renderer.draw_recipe(seed, phase=phase)
     made = renderer.render_case(recipe)
     hu = made.hu.cpu().numpy().astype(np.int16)
     name = f"painted_{seed}_{recipe.anatomy}_{recipe.appearance.phase}"
