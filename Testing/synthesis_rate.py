@@ -106,7 +106,9 @@ def _draw(renderer: Renderer, options: argparse.Namespace) -> None:
         views = ((hu[k], labels[k], dy / dx), (hu[:, j], labels[:, j], dz / dx))
         for row, (plane, outlined, aspect) in enumerate(views):
             view = axes[row][column]
-            view.imshow(plane, cmap="gray", vmin=-150, vmax=250, origin="lower", aspect=aspect, interpolation="bilinear")
+            view.imshow(
+                plane, cmap="gray", vmin=-150, vmax=250, origin="lower", aspect=aspect, interpolation="bilinear"
+            )
             for organ in AMOS:
                 if (outlined == organ.label).any():
                     color = [value / 255 for value in organ.color]

@@ -19,9 +19,21 @@ from DCASegmentationLib.synthesis.label_to_ct.anatomy import Anatomy, load_anato
 from DCASegmentationLib.synthesis.label_to_ct.geometry import Warp
 from DCASegmentationLib.synthesis.label_to_ct.label_map import LabelMap, read_label_map, read_names
 from DCASegmentationLib.synthesis.label_to_ct.noise import normal, smooth_noise
-from DCASegmentationLib.synthesis.label_to_ct.recipe import RECIPE_VERSION, Deformation, FieldOfView, Recipe, read_recipe
+from DCASegmentationLib.synthesis.label_to_ct.recipe import (
+    RECIPE_VERSION,
+    Deformation,
+    FieldOfView,
+    Recipe,
+    read_recipe,
+)
 from DCASegmentationLib.synthesis.label_to_ct.recipe_drawing import draw_recipe
-from DCASegmentationLib.synthesis.label_to_ct.registration import MOST_WEIGHT, jacobian, register
+from DCASegmentationLib.synthesis.label_to_ct.registration import (
+    MOST_WEIGHT,
+    jacobian,
+    register,
+    warp_name,
+    write_warp,
+)
 from DCASegmentationLib.synthesis.label_to_ct.renderer import Renderer
 from DCASegmentationLib.synthesis.label_to_ct.tissues import TISSUES, structure_of
 from DCASegmentationLib.synthesis.label_to_ct.volumes import distance_to, hull_distance
@@ -446,7 +458,9 @@ def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder,
     out.mkdir()
     blended = {}
     for seed in range(6):
-        painted = dca("paint", folder, twin, "--warps", warps, "--seed", seed, "--spacing", "8,8,8", "-o", out / f"{seed}")
+        painted = dca(
+            "paint", folder, twin, "--warps", warps, "--seed", seed, "--spacing", "8,8,8", "-o", out / f"{seed}"
+        )
         assert painted.code == 0, painted.err
         blended = read_recipe(out / f"{seed}" / "recipe.json").deformation.blend
         if blended:
@@ -458,6 +472,28 @@ def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder,
     assert dca("register-label-maps", folder, "-o", warps).code == 2
     (warps / "a--b.npz").write_bytes(b"nothing")
     assert dca("paint", folder, "--warps", warps, "-o", tmp_path / "damaged").code == 2
+
+
+def test_two_label_maps_of_one_name_and_structures_nobody_knows_are_said(anatomy, folder, dca, tmp_path):
+    with pytest.raises(UserError, match="called"):
+        Renderer([anatomy, anatomy], GRID.spacing)
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    sidecar = {"names": {"pancreas": "something else"}}
+    (tmp_path / "anatomy.json").write_text(json.dumps(sidecar), encoding="utf-8")
+    run = dca("paint", tmp_path, "--spacing", "8,8,8", "-o", tmp_path / "out")
+    assert run.code == 0 and "something else" in run.err
+    record = json.loads((tmp_path / "out" / "painted.json").read_text(encoding="utf-8"))
+    assert "pancreas" in record["unknown"]
+
+
+def test_cases_between_label_maps_come_from_a_source_with_registrations(anatomy, folder, warps, tmp_path):
+    for name, warp in warps[anatomy.name].items():
+        write_warp(warp, tmp_path / warp_name(anatomy.name, name))
+    source = Painted((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
+    assert Painted(**json.loads(json.dumps(source.to_json()))) == source
+    # The other label map is not among those of the source: its shape must not leak in.
+    assert source.renderer(tmp_path / "cache", GRID).warps == {}
 
 
 def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import progress_bar, say_plain
+from .console import progress_bar, say_plain, warn
 from .values import spacing as spacing_of
 
 NAME = "paint"
@@ -39,6 +39,9 @@ def run(
     warps: Annotated[
         Path | None, typer.Option(help="Folder of dca register-label-maps: bodies between the label maps, too.")
     ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps prepared label maps, so that each is read once.")
+    ] = None,
     spacing: Annotated[str, typer.Option(help="Voxel size in mm, as x,y,z.")] = "3,3,3",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier painted case's folder.")] = False,
@@ -67,17 +70,29 @@ def run(
             anatomies = []
             for index, path in enumerate(label_maps):
                 progress(index / (len(label_maps) + 1), f"Reading {path.name}")
-                anatomies.append(load_anatomy(path))
+                anatomies.append(load_anatomy(path, cache=cache))
             progress(len(label_maps) / (len(label_maps) + 1), "Painting")
             renderer = Renderer(anatomies, steps, device=device, warps=found)
             chosen = chosen or renderer.draw_recipe(seed, phase=None if phase == "any" else phase)
             made = renderer.render_case(chosen)
             progress(1.0, "Painting")
+        for anatomy in anatomies:
+            if anatomy.unknown_structures:
+                warn(
+                    f"{anatomy.name} has structures whose names are not known, which look like fat: "
+                    f"{', '.join(anatomy.unknown_structures)}. Rename them in anatomy.json."
+                )
         write_image(image_of(made.hu.cpu().numpy().astype(np.int16), steps), folder / "ct.nrrd")
         write_image(image_of(made.labels.cpu().numpy(), steps), folder / "labels.nrrd")
         write_json(chosen.to_json(), folder / RECIPE)
         unknown = [AMOS.by_label[label].key for label in made.unannotated]
         name = f"painted_{seed}_{chosen.anatomy}_{chosen.appearance.phase}" if recipe is None else chosen.anatomy
-        record = {"synthetic": True, "seed": seed, "case": name, "spacing": steps, "unknown": unknown}
+        record = {
+            "synthetic": True,
+            "seed": seed if recipe is None else None,
+            "case": name,
+            "spacing": steps,
+            "unknown": unknown,
+        }
         write_json(record, folder / PAINTED)
     say_plain(f"{name} is in {out}: ct.nrrd, labels.nrrd, {RECIPE} and {PAINTED}.")

@@ -52,7 +52,9 @@ def run(
             progress(number / len(left), f"{names[a]} to {names[b]}")
             found = register(anatomies[a], anatomies[b])
             write_warp(found.warp, out / warp_name(names[a], names[b]))
-            lines.append(f"{names[a]} to {names[b]}: overlap of organs {found.before:.2f} before, {found.after:.2f} after")
+            lines.append(
+                f"{names[a]} to {names[b]}: overlap of organs {found.before:.2f} before, {found.after:.2f} after"
+            )
     for line in lines:
         say_plain(line)
     say_plain(f"{len(pairs)} registrations are in {out}, {len(left)} of them new.")

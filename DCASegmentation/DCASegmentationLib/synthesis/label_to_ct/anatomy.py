@@ -48,6 +48,7 @@ _LARGE = (
 )  # fmt: skip
 # Smaller ones, which would vanish under as much smoothing.
 _MEDIUM = ("pancreas", "duodenum", "esophagus", "gallbladder", "prostate_uterus", "portal_vein", "disc")
+_OUTLINES = ("body", "skin", "body_trunk", "body_extremities")
 _STEPS_MM = 2.1
 _FINE_MM = 1.5
 _POSITIONS = 1500
@@ -84,6 +85,7 @@ class Anatomy:
     (x, y, z) in mm. Positions in mm start at the center of its first voxel. ``unannotated``: labels of AMOS that the
     map leaves out. ``levels``: lowest and highest z (mm) of each structure. ``trunk``: two corners (x, y, z) in mm.
     ``positions``: for each label up to 1500 points (x, y, z) in mm inside it. ``volumes_ml``: by label.
+    ``unknown_structures``: names in the map that say nothing; these structures look like what is around them.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Anatomy:
     trunk: tuple[NDArray[np.float64], NDArray[np.float64]]
     positions: dict[int, NDArray[np.float32]]
     volumes_ml: dict[int, float]
+    unknown_structures: tuple[str, ...] = ()
 
     @property
     def center(self) -> NDArray[np.float64]:
@@ -141,6 +144,7 @@ def write_prepared(anatomy: Anatomy, path: Path) -> None:
         "change_step": anatomy.change_step,
         "levels": anatomy.levels,
         "trunk": [corner.tolist() for corner in anatomy.trunk],
+        "unknown_structures": anatomy.unknown_structures,
         "volumes_ml": {str(label): volume for label, volume in anatomy.volumes_ml.items()},
     }
     arrays: dict[str, Any] = {"tissues": anatomy.tissues, "info": np.array(json.dumps(info))}
@@ -170,6 +174,7 @@ def read_prepared(path: Path) -> Anatomy:
             trunk=(np.array(info["trunk"][0]), np.array(info["trunk"][1])),
             positions=positions,
             volumes_ml={int(label): volume for label, volume in info["volumes_ml"].items()},
+            unknown_structures=tuple(info.get("unknown_structures", ())),
         )
 
 
@@ -217,7 +222,19 @@ def prepare(label_map: LabelMap) -> Anatomy:
         trunk=(np.array([s.start for s in trunk[::-1]]) * corner, np.array([s.stop for s in trunk[::-1]]) * corner),
         positions=positions,
         volumes_ml=volumes,
+        unknown_structures=tuple(
+            sorted(
+                label_map.names.get(n, f"number {n}")
+                for n in present
+                if _is_unknown(names.get(n), label_map.names.get(n))
+            )
+        ),
     )
+
+
+def _is_unknown(structure: str | None, name: str | None) -> bool:
+    """Whether nothing can be made of a structure; the outline of the whole body is not needed."""
+    return structure is None and (name or "").lower() not in _OUTLINES
 
 
 def _padded(voxels: np.ndarray, spacing: Spacing) -> NDArray[np.uint8]:

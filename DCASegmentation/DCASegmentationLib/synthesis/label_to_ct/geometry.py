@@ -63,11 +63,7 @@ class Geometry:
         self.device = resident.tissues.device
         self.matrix = rotation(deformation.degrees).T / np.array(deformation.scale)[:, None]
         # Fields, where they start, and how much of them is added.
-        self._warps = [
-            (*resident.warps[name], weight)
-            for name, weight in sorted(deformation.blend.items())
-            if weight
-        ]
+        self._warps = [(*resident.warps[name], weight) for name, weight in sorted(deformation.blend.items()) if weight]
 
     def positions(self, z: Axis, y: Axis, x: Axis) -> Tensor:
         """Positions (3, z, y, x) in mm in the label map, x, y, z in this order, of the points with these coordinates in

@@ -228,7 +228,11 @@ def _warp(vectors: NDArray[np.float32]) -> Warp:
 
 
 def _overlap(
-    anatomy: Anatomy, other: Anatomy, scale: NDArray[np.float64], offset: NDArray[np.float64], vectors: NDArray[np.float32]
+    anatomy: Anatomy,
+    other: Anatomy,
+    scale: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    vectors: NDArray[np.float32],
 ) -> float:
     """Mean Dice of the organs both have, of ``anatomy`` under ``vectors`` with ``other`` in its frame."""
     z, y, x = np.meshgrid(*(np.arange(n) * _GRID_MM for n in vectors.shape[:3]), indexing="ij")

@@ -81,6 +81,8 @@ class Renderer:
 
     ``spacing`` (x, y, z of the image's index axes) in mm and ``orientation`` (three letters) are those of a model grid.
     ``warps[a][b]`` leads from anatomy a toward b. The anatomies' maps are held on ``device``, one byte per voxel.
+
+    Raises ValueError for a spacing or orientation that is none, UserError for two anatomies of the same name.
     """
 
     def __init__(
@@ -93,6 +95,11 @@ class Renderer:
     ) -> None:
         if min(spacing) <= 0:
             raise ValueError(f"the spacing {spacing} mm is not positive")
+        names = [anatomy.name for anatomy in anatomies]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(
+                f"Two of the label maps are called {twice}.", "Rename a folder: recipes know label maps by name."
+            )
         self.device = torch.device(device)
         self.anatomies = {anatomy.name: anatomy for anatomy in anatomies}
         self.warps = warps or {}
@@ -302,7 +309,6 @@ class Scene:
             places[axis] *= (1 << _BITS) / step
             places[axis].clamp_(margin[axis] * (1 << _BITS), (size - 1.0 - margin[axis]) * (1 << _BITS))
         return places.to(torch.int32)
-
 
     def _codes(self, places: Tensor, offset: Sequence[float]) -> Tensor:
         """Codes at fixed-point ``places`` moved by ``offset`` (x, y, z in voxels)."""

@@ -14,6 +14,7 @@ from ...bundle.metadata import TrainingData
 from ...errors import UserError
 from ...synthesis.label_to_ct.anatomy import load_anatomy
 from ...synthesis.label_to_ct.recipe import RECIPE_VERSION
+from ...synthesis.label_to_ct.registration import read_warps, warps_among
 from ...synthesis.label_to_ct.renderer import Renderer
 from ..cases import Case, load_case, save_case
 from ..options import GridOptions
@@ -35,13 +36,15 @@ class LabelMapFolder:
 
 @dataclass(frozen=True)
 class Painted:
-    """``count`` cases painted from ``maps``, the first of them that of ``first_seed``."""
+    """``count`` cases painted from ``maps``, the first of them that of ``first_seed``. ``warps``: a folder of
+    registrations (``dca register-label-maps``), for bodies between the label maps, too."""
 
     kind: ClassVar[str] = "painted"
 
     maps: tuple[LabelMapFolder, ...]
     first_seed: int
     count: int
+    warps: str | None = None
 
     def __post_init__(self) -> None:
         # From JSON come dictionaries.
@@ -74,7 +77,9 @@ class Painted:
     def renderer(self, cache: Path, grid: GridOptions, device: str = "cpu") -> Renderer:
         """A renderer of these label maps on ``grid``. Raises UserError where a label map cannot be used."""
         anatomies = [load_anatomy(Path(each.folder), cache=cache / "anatomies") for each in self.maps]
-        return Renderer(anatomies, grid.spacing, grid.orientation, device)
+        names = [anatomy.name for anatomy in anatomies]
+        warps = {} if self.warps is None else warps_among(read_warps(Path(self.warps)), names)
+        return Renderer(anatomies, grid.spacing, grid.orientation, device, warps)
 
     def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``. Every map is a source of its own; the cases are drawn from them alike."""
@@ -103,6 +108,8 @@ class Painted:
             for path in sorted(Path(each.folder).iterdir())
             if path.is_file()
         ]
+        if self.warps is not None:
+            states += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(self.warps).glob("*.npz"))]
         return hashlib.sha256(repr((RECIPE_VERSION, states)).encode()).hexdigest()[:12]
 
 
