@@ -27,6 +27,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "review_file": ({"errors", "json_reading"}, set()),
     "imaging": ({"errors", "organs", "partials", "home"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
+    "synthesis": ({"errors", "organs", "imaging", "phantom"}, {"torch", "numpy", "SimpleITK"}),
     "bundle": (
         {"errors", "json_reading", "organs", "method", "imaging", "worker_protocol", "home"},
         {"torch", "certifi"},
@@ -50,7 +51,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "tornado", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "json_reading", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
+        {"errors", "json_reading", "organs", "case_folder", "method", "imaging", "phantom", "bundle", "synthesis"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
@@ -96,7 +97,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
-            *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort", "home"),
+            *("case_folder", "training", "synthesis", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
+            "home",
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),

@@ -19,6 +19,7 @@ from . import (
     paint,
     partition,
     phantom,
+    register_label_maps,
     report,
     segment,
     train,
@@ -41,8 +42,8 @@ def build_app() -> typer.Typer:
         epilog=_EXIT_CODES,
     )
     app.callback()(_dca)
-    commands = (segment, report, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review)
-    for command in (*commands, experiment):
+    commands = (segment, report, cohort, demo, phantom, paint, register_label_maps, partition, model, train, evaluate)
+    for command in (*commands, evaluate_review, experiment):
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
     app.add_typer(benchmark.build_group(), name="benchmark")
     app.add_typer(dataset.build_group(), name="dataset")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .console import progress_bar, say_plain
+from .console import progress_bar, say_plain, warn
 from .values import spacing as spacing_of
 
 NAME = "paint"
@@ -17,6 +17,7 @@ PaintedPhase = Literal["any", "portal_venous", "arterial", "delayed", "none"]
 
 # By this file an earlier painted case's folder is known.
 PAINTED = "painted.json"
+RECIPE = "recipe.json"
 
 
 def run(
@@ -32,36 +33,66 @@ def run(
         int, typer.Option(min=0, help="Every number is another person, of one of the label maps, on another scanner.")
     ] = 0,
     phase: Annotated[PaintedPhase, typer.Option(help="Contrast phase.")] = "any",
+    recipe: Annotated[
+        Path | None, typer.Option(help="Render this recipe.json, whatever the seed and the phase.")
+    ] = None,
+    warps: Annotated[
+        Path | None, typer.Option(help="Folder of dca register-label-maps: bodies between the label maps, too.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps prepared label maps, so that each is read once.")
+    ] = None,
     spacing: Annotated[str, typer.Option(help="Voxel size in mm, as x,y,z.")] = "3,3,3",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier painted case's folder.")] = False,
 ) -> None:
-    """Paint an abdominal CT from label maps, as training does: the anatomy is changed, filled and scanned by chance.
+    """Paint an abdominal CT from label maps, as training does: the anatomy is changed, filled and scanned at random.
 
-    Writes ct.nrrd (HU), labels.nrrd (AMOS labels 1 to 15) and painted.json (what it was made from, and which organs
-    the label map tells nothing of). Structures are known by their names, as TotalSegmentator gives them. In
-    anatomy.json, {"spacing": [x, y, z]} corrects a wrong header, {"names": {"old": "new"}} renames structures. The same
-    arguments give the same voxels.
+    Writes ct.nrrd (HU), labels.nrrd (AMOS labels 1 to 15), recipe.json (all that the CT is made from, and can be made
+    from again) and painted.json (a summary, with the organs that the label map leaves unannotated). Structures are
+    known by their names, as TotalSegmentator gives them. In anatomy.json, {"spacing": [x, y, z]} corrects a wrong
+    header, {"names": {"old": "new"}} renames structures. The same arguments give the same voxels.
     """
+    import numpy as np
+
     from ..imaging.writing import new_folder, write_image, write_json
     from ..organs import AMOS
-    from ..training.options import GridOptions
-    from ..training.painted.anatomy import load_anatomy
-    from ..training.painted.painting import image_of, paint_case
+    from ..synthesis.label_to_ct.anatomy import load_anatomy
+    from ..synthesis.label_to_ct.recipe import read_recipe
+    from ..synthesis.label_to_ct.registration import read_warps, warps_among
+    from ..synthesis.label_to_ct.renderer import Renderer, image_of
 
-    grid = GridOptions(spacing=spacing_of(spacing), orientation="RAS")
+    steps = spacing_of(spacing)
+    chosen = None if recipe is None else read_recipe(recipe)
+    found = {} if warps is None else warps_among(read_warps(warps), [path.resolve().name for path in label_maps])
     with new_folder(out, overwrite, recognized_by=PAINTED) as folder:
         with progress_bar() as progress:
             anatomies = []
             for index, path in enumerate(label_maps):
                 progress(index / (len(label_maps) + 1), f"Reading {path.name}")
-                anatomies.append(load_anatomy(path))
+                anatomies.append(load_anatomy(path, cache=cache))
             progress(len(label_maps) / (len(label_maps) + 1), "Painting")
-            case = paint_case(seed, anatomies, grid, None if phase == "any" else phase)
+            renderer = Renderer(anatomies, steps, device=device, warps=found)
+            chosen = chosen or renderer.draw_recipe(seed, phase=None if phase == "any" else phase)
+            made = renderer.render_case(chosen)
             progress(1.0, "Painting")
-        assert case.labels is not None
-        write_image(image_of(case.hu, grid), folder / "ct.nrrd")
-        write_image(image_of(case.labels, grid), folder / "labels.nrrd")
-        unknown = [AMOS.by_label[label].key for label in case.unknown]
-        record = {"synthetic": True, "seed": seed, "case": case.name, "spacing": grid.spacing, "unknown": unknown}
+        for anatomy in anatomies:
+            if anatomy.unknown_structures:
+                warn(
+                    f"{anatomy.name} has structures whose names are not known, which look like fat: "
+                    f"{', '.join(anatomy.unknown_structures)}. Rename them in anatomy.json."
+                )
+        write_image(image_of(made.hu.cpu().numpy().astype(np.int16), steps), folder / "ct.nrrd")
+        write_image(image_of(made.labels.cpu().numpy(), steps), folder / "labels.nrrd")
+        write_json(chosen.to_json(), folder / RECIPE)
+        unknown = [AMOS.by_label[label].key for label in made.unannotated]
+        name = f"painted_{seed}_{chosen.anatomy}_{chosen.appearance.phase}" if recipe is None else chosen.anatomy
+        record = {
+            "synthetic": True,
+            "seed": seed if recipe is None else None,
+            "case": name,
+            "spacing": steps,
+            "unknown": unknown,
+        }
         write_json(record, folder / PAINTED)
-    say_plain(f"{case.name} is in {out}: ct.nrrd, labels.nrrd and {PAINTED}.")
+    say_plain(f"{name} is in {out}: ct.nrrd, labels.nrrd, {RECIPE} and {PAINTED}.")

@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ...bundle.metadata import TrainingData
 from ...errors import UserError
-from ..cases import Case, load_case
+from ...synthesis.label_to_ct.anatomy import load_anatomy
+from ...synthesis.label_to_ct.recipe import RECIPE_VERSION
+from ...synthesis.label_to_ct.registration import read_warps, warps_among
+from ...synthesis.label_to_ct.renderer import Renderer
+from ..cases import Case, load_case, save_case
 from ..options import GridOptions
-from ..painted.anatomy import load_anatomy
-from ..painted.cohort import case_file, painted_cases
-from ..painted.painting import PAINTER_VERSION
 from .source import Progress, cache_folder
 
 # Far from the seeds of phantoms; those for validation are never trained on.
@@ -24,7 +27,7 @@ PAINTED_VALIDATION_SEEDS = 600_000
 
 @dataclass(frozen=True)
 class LabelMapFolder:
-    """A folder that ``painted.anatomy.load_anatomy`` reads, the licence of its label map, and where that is from."""
+    """A folder that ``load_anatomy`` reads, the licence of its label map, and where that is from."""
 
     folder: str
     licence: str = "not stated"
@@ -33,13 +36,15 @@ class LabelMapFolder:
 
 @dataclass(frozen=True)
 class Painted:
-    """``count`` cases painted from ``maps``, the first of them that of ``first_seed``."""
+    """``count`` cases painted from ``maps``, the first of them that of ``first_seed``. ``warps``: a folder of
+    registrations (``dca register-label-maps``), for bodies between the label maps, too."""
 
     kind: ClassVar[str] = "painted"
 
     maps: tuple[LabelMapFolder, ...]
     first_seed: int
     count: int
+    warps: str | None = None
 
     def __post_init__(self) -> None:
         # From JSON come dictionaries.
@@ -47,20 +52,34 @@ class Painted:
         object.__setattr__(self, "maps", made)
 
     def cases(self, cache: Path, grid: GridOptions, labelled: bool, progress: Progress | None = None) -> list[Case]:
-        """See ``Source``. Label maps are read only where cases are missing, which takes some 20 s for each of them."""
+        """See ``Source``. Label maps are read only where cases are missing; prepared once, they stay in ``cache``."""
         if grid.shape is not None:
             raise UserError(
-                "CTs are painted voxel by voxel in mm; a preprocessing of fixed shape has no such voxels.",
+                "CTs are synthesized voxel by voxel in mm; a preprocessing of fixed shape has no such voxels.",
                 "Choose another --preprocessing, or leave --synthesize out.",
             )
         folder = cache_folder(cache, grid) / f"painted_{self._digest()}"
-        seeds = range(self.first_seed, self.first_seed + self.count)
-        if all(case_file(folder, seed).exists() for seed in seeds):
-            cases = [load_case(case_file(folder, seed)) for seed in seeds]
-        else:
-            anatomies = [load_anatomy(Path(each.folder)) for each in self.maps]
-            cases = painted_cases(folder, anatomies, self.first_seed, self.count, grid, progress)
-        return cases if labelled else [Case(case.name, case.hu, None) for case in cases]
+        folder.mkdir(parents=True, exist_ok=True)
+        renderer: Renderer | None = None
+        cases: list[Case] = []
+        for index in range(self.count):
+            seed = self.first_seed + index
+            path = folder / f"painted_{seed}.npz"
+            if not path.exists():
+                renderer = renderer or self.renderer(cache, grid)
+                save_case(synthesize_case(renderer, seed), path)
+            case = load_case(path)
+            cases.append(case if labelled else Case(case.name, case.hu, None))
+            if progress is not None:
+                progress((index + 1) / self.count, f"Synthetic CT {index + 1} of {self.count}")
+        return cases
+
+    def renderer(self, cache: Path, grid: GridOptions, device: str = "cpu") -> Renderer:
+        """A renderer of these label maps on ``grid``. Raises UserError where a label map cannot be used."""
+        anatomies = [load_anatomy(Path(each.folder), cache=cache / "anatomies") for each in self.maps]
+        names = [anatomy.name for anatomy in anatomies]
+        warps = {} if self.warps is None else warps_among(read_warps(Path(self.warps)), names)
+        return Renderer(anatomies, grid.spacing, grid.orientation, device, warps)
 
     def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``. Every map is a source of its own; the cases are drawn from them alike."""
@@ -82,11 +101,22 @@ class Painted:
         return asdict(self)
 
     def _digest(self) -> str:
-        """Tells cases of other label maps apart, of maps that have changed, and of other painters."""
+        """Differs for other label maps, maps that have changed, and other versions of recipes."""
         states = [
             (path.name, path.stat().st_size, path.stat().st_mtime_ns)
             for each in self.maps
             for path in sorted(Path(each.folder).iterdir())
             if path.is_file()
         ]
-        return hashlib.sha256(repr((PAINTER_VERSION, states)).encode()).hexdigest()[:12]
+        if self.warps is not None:
+            states += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(self.warps).glob("*.npz"))]
+        return hashlib.sha256(repr((RECIPE_VERSION, states)).encode()).hexdigest()[:12]
+
+
+def synthesize_case(renderer: Renderer, seed: int, phase: str | None = None) -> Case:
+    """The case of the recipe of ``seed``; ``phase`` as in ``draw_recipe``."""
+    recipe = renderer.draw_recipe(seed, phase=phase)
+    made = renderer.render_case(recipe)
+    hu = made.hu.cpu().numpy().astype(np.int16)
+    name = f"painted_{seed}_{recipe.anatomy}_{recipe.appearance.phase}"
+    return Case(name, hu, made.labels.cpu().numpy(), made.unannotated)

@@ -45,9 +45,14 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
     back = of("back_muscle", "psoas") | (bone & closed(of("back_muscle"), spacing, 30.0))
     _set(tissue, free & closed(back, spacing, 7.0), "back_muscle")
     _set(tissue, free & _discs(bone, structures.get("spinal_canal", empty), spacing), "disc")
+    canal = _canal(bone, spacing)
+    if not of("back_muscle", "psoas", "gluteal_muscle").any():
+        _trunk_muscles(tissue, free, bone, canal, hull, lung, spacing)
     organs = of("bladder", "prostate_uterus", "colon")
     _pelvis(tissue, free, of("gluteal_muscle", "psoas"), bone, organs, spacing, random)
-    _set(tissue, free & _canal(bone, spacing), "spinal_canal")
+    _set(tissue, free & canal, "spinal_canal")
+    if "stomach" not in structures and {"liver", "spleen"} <= set(structures):
+        _set(tissue, free & _missing_stomach(structures, hull, taken, spacing), "viscus_wall")
     if "bowel" not in structures:
         _bowel_in(tissue, free, hull, of("bone", "back_muscle", "psoas"), spacing, random)
     for name, extra in structures.items():
@@ -59,8 +64,14 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
 
 def uneven(hull: Field, spacing: Spacing, random: np.random.Generator) -> Field:
     """The distance to the trunk as the fat counts it, which is thicker here and thinner there."""
+    # Further out a body is rounder than the hull's planes, and has no steps between slices.
+    near = np.minimum(hull, 200.0)
+    share = np.clip(near / 15.0, 0.0, 1.0)
+    even = smoothed(near, spacing, (0.0, 0.0, 6.0))
+    rounded = even + share * (smoothed(even, spacing, (16.0, 16.0, 4.0)) - even)
+    rounded = np.where(hull > 0, np.maximum(rounded, 0.01), np.minimum(rounded, hull))
     thickness = np.exp(0.12 * noise(hull.shape, spacing, 80.0, random))
-    return np.where(hull > 0, hull / thickness, hull).astype(np.float32)
+    return np.where(rounded > 0, rounded / thickness, rounded).astype(np.float32)
 
 
 def shells(hull: Field) -> np.ndarray:
@@ -120,6 +131,67 @@ def _canal(bone: Mask, spacing: Spacing) -> Mask:
         above[:-step] |= canal[step:]
         below[step:] |= canal[:-step]
     return above & below
+
+
+def _trunk_muscles(
+    tissue: np.ndarray, free: Mask, bone: Mask, canal: Mask, hull: Field, lung: Mask, spacing: Spacing
+) -> None:
+    """Muscles of back, loins and hips, and ribs, for a map that shows spine and pelvis and none of these."""
+    depth, height, width = bone.shape
+    x, y = np.arange(width)[None] * spacing[0], np.arange(height)[:, None] * spacing[1]
+    from_bone = distance_to(bone, spacing)
+    columns = np.flatnonzero(canal.any(axis=(0, 1)))
+    middle = columns.mean() * spacing[0] if len(columns) else 0.5 * width * spacing[0]
+    lungs = np.flatnonzero(lung.any(axis=(1, 2)))
+    spine = (bone & (np.abs(x - middle) < 22.0)).any(axis=2)
+    levels = np.flatnonzero(spine.any(axis=1))
+    if not len(levels):
+        return
+    ends = np.interp(np.arange(depth), levels, (height - 1 - spine[levels, ::-1].argmax(axis=1)) * spacing[1])
+    # The bodies' front as a smooth line, across the discs between them.
+    reach = max(1, round(25.0 / spacing[2]))
+    padded = np.pad(ends, reach, mode="edge")
+    fronts = np.convolve(padded, np.full(2 * reach + 1, 1.0 / (2 * reach + 1)), mode="valid")
+    for k in np.flatnonzero(bone.any(axis=(1, 2))):
+        front = fronts[k]
+        wide = np.ptp(np.flatnonzero(bone[k].any(axis=0))) * spacing[0] > 150.0
+        if wide:
+            # Pelvis and thighs: what lies close to the bones, on their outside or below the cavity.
+            _set(tissue[k], free[k] & (from_bone[k] < 24.0) & (hull[k] > -45.0), "pelvic_muscle")
+            continue
+        _set(tissue[k], free[k] & (np.abs(x - middle) < 72.0) & (y < front - 22.0) & (hull[k] < -2.0), "back_muscle")
+        if not len(lungs) or k < lungs[0]:
+            beside = np.hypot((np.abs(x - middle) - 42.0) / 17.0, (y - (front - 16.0)) / 23.0) < 1.0
+            _set(tissue[k], free[k] & beside, "psoas")
+    if not len(lungs):
+        return
+    z = np.arange(depth)[:, None, None] * spacing[2]
+    # Ribs run down to the front.
+    phase = np.mod((z + 0.45 * y[None]) / 27.0, 1.0)
+    rib = (phase < 0.36) & (hull > -8.0) & (hull < -0.5) & (np.abs(x - middle) > 25.0)[None]
+    rib &= closed(lung, spacing, 12.0) | (distance_to(lung, spacing) < 26.0)
+    rib[: lungs[0]] = False
+    _set(tissue, free & rib, "cortical_bone")
+
+
+def _missing_stomach(structures: dict[str, Mask], hull: Field, taken: Mask, spacing: Spacing) -> Mask:
+    """Room of the size of a stomach between liver, spleen and lung, for a map that leaves the stomach out: what lies
+    there is not fat."""
+    spleen, liver = structures["spleen"], structures["liver"]
+    lungs = structures.get("lung", np.zeros_like(spleen))
+    levels = np.flatnonzero(spleen.any(axis=(1, 2)))
+    room = (hull < -8.0) & (distance_to(taken, spacing) > 1.5) & (distance_to(lungs, spacing) > 5.0)
+    room[: max(levels[0] - round(20.0 / spacing[2]), 0)] = False
+    room[levels[-1] + round(15.0 / spacing[2]) :] = False
+    # Left of the middle, in front of the spleen's back and not in front of the liver.
+    _, y, x = np.nonzero(spleen)
+    _, liver_y, liver_x = np.nonzero(liver)
+    middle = 0.5 * (x.mean() + liver_x.mean())
+    room[:, :, int(middle) :] = False
+    room[:, : int(y.mean())] = False
+    room[:, int(liver_y.max()) :] = False
+    core = distance_to(room, spacing) < -9.0
+    return room & (distance_to(core, spacing) < 8.0)
 
 
 def _pelvis(

@@ -87,8 +87,9 @@ def read_label_map(folder: Path, sidecar: Sidecar | None = None) -> LabelMap:
     for whole, parts in sidecar.parts.items():
         voxels, names = _divided(voxels, names, whole, parts)
     view = canonical_view(voxels, image, "RAS")
-    # The view's axes are the image's in another order.
-    steps = np.abs(np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())).sum(axis=1)
+    # The view's axes are the image's in another order: each index axis has the step of the world axis nearest to it.
+    axes = np.abs(np.reshape(image.GetDirection(), (3, 3)))
+    steps = np.array(image.GetSpacing())[axes.argmax(axis=1)]
     return LabelMap(folder.name, np.ascontiguousarray(view), (float(steps[0]), float(steps[1]), float(steps[2])), names)
 
 

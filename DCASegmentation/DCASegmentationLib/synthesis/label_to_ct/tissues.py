@@ -1,8 +1,8 @@
 """The tissues that painted bodies are made of, and which structure of a label map consists of which.
 
-A painted map holds one number per voxel, the position of its tissue in ``TISSUES``. Numbers from ``SHELLS`` on are
-shells round the trunk, 2 mm each from the inside out: how many of them are muscle, fat and skin is drawn with every
-case.
+A prepared map holds one code per voxel: the position of its tissue in ``TISSUES``; from ``SHELLS`` on, shells around
+the trunk, 2 mm each from the inside out (how many of them are muscle, fat and skin differs from recipe to recipe); from
+``STRETCHES`` on, stretches of the lumens of hollow organs, each of which can be filled differently.
 """
 
 from __future__ import annotations
@@ -83,11 +83,25 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue("back_muscle", "muscle", texture=12.0),
     Tissue("psoas", "muscle", texture=6.0),
     Tissue("gluteal_muscle", "muscle", texture=12.0),
+    # Where a label map leaves an organ out: something hollow, whatever it is.
+    Tissue("viscus_wall", "gastric_wall", texture=8.0),
+    Tissue("viscus_lumen", "gastric_content"),
 )  # fmt: skip
 
 SHELLS = 100
 SHELL_MM = 2.0
 N_SHELLS = 40
+STRETCHES = 140
+# What can be filled, and into how many stretches of one filling it is divided.
+LUMENS = {
+    "stomach_lumen": 1,
+    "duodenum_lumen": 4,
+    "colon_lumen": 16,
+    "bowel_lumen": 36,
+    "esophagus_lumen": 4,
+    "bladder_lumen": 1,
+    "viscus_lumen": 1,
+}
 
 INDEX = {tissue.name: index for index, tissue in enumerate(TISSUES)}
 
@@ -108,7 +122,7 @@ _STRUCTURES: tuple[tuple[str, str], ...] = (
     ("hepatic arter|splenic arter|gastric arter|mesenteric arter", "artery"),
     ("vena cava inferior|inferior vena cava|postcava", "inferior_vena_cava"),
     ("pulmonary vein|pulmonary arter", "vein"),
-    ("vein|vena", "vein"),
+    ("vein|vena|vessel", "vein"),
     ("aorta", "aorta"),
     ("arter|trunk", "artery"),
     ("atri|ventric|heart|myocard", "heart"),
@@ -124,10 +138,13 @@ _STRUCTURES: tuple[tuple[str, str], ...] = (
     ("trachea|bronch", "airway"),
     ("intervertebral|disc|disk", "disc"),
     ("cartilage", "cartilage"),
-    ("thyroid|lymph", "gland"),
+    ("diaphragm", "diaphragm"),
+    ("symphysis", "cartilage"),
+    ("thyroid|lymph|thymus|vagina|ovary|uterine tube|seminal", "gland"),
     ("autochthon|erector|quadratus", "back_muscle"),
     ("psoas|iliacus", "psoas"),
     ("glute", "gluteal_muscle"),
+    ("quadriceps", "pelvic_muscle"),
     ("muscle|oblique|rectus", "wall_muscle"),
     (
         "vertebra|rib|hip|femur|humer|sacr|coccyx|scapula|clavic|sternum|skull|pelvis|bone|lumbar|thoracic|cervical",

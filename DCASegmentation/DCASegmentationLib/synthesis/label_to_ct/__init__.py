@@ -1,0 +1,1 @@
+"""CT synthesized from label maps."""

@@ -1,0 +1,417 @@
+"""A label map prepared once for synthesis: every voxel a tissue code, with what moves and fills its organs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ...organs import AMOS
+from . import body
+from .label_map import LabelMap, Sidecar, read_label_map
+from .tissues import INDEX, LUMENS, SHELLS, STRETCHES, TISSUES, structure_of
+from .volumes import Field, Mask, Spacing, box_of, distance_to, smoothed
+
+# Structures with a layer under their surface: what is deeper than so many mm is another tissue.
+_LAYERS: dict[str, tuple[str, str, float]] = {
+    "right_kidney": ("right_renal_cortex", "right_renal_medulla", 7.0),
+    "left_kidney": ("left_renal_cortex", "left_renal_medulla", 7.0),
+    "esophagus": ("esophagus_wall", "esophagus_lumen", 4.5),
+    "stomach": ("stomach_wall", "stomach_lumen", 3.5),
+    "duodenum": ("duodenum_wall", "duodenum_lumen", 3.0),
+    "colon": ("colon_wall", "colon_lumen", 2.2),
+    "bowel": ("bowel_wall", "bowel_lumen", 2.6),
+    "bladder": ("bladder_wall", "bladder_lumen", 2.5),
+    "heart": ("heart_muscle", "heart_blood", 6.0),
+    "bone": ("cortical_bone", "cancellous_bone", 1.6),
+    "viscus": ("viscus_wall", "viscus_lumen", 3.5),
+}
+# Changes with what is prepared: a cached anatomy is of one version.
+_VERSION = 1
+# What can grow and shrink, the rest of the body making room over so many mm.
+CHANGING = {
+    "liver": 28.0, "spleen": 22.0, "right_kidney": 18.0, "left_kidney": 18.0, "stomach": 24.0, "gallbladder": 12.0,
+    "pancreas": 12.0, "aorta": 12.0, "inferior_vena_cava": 12.0, "bladder": 24.0, "duodenum": 12.0, "colon": 14.0,
+    "bowel": 16.0, "heart": 18.0, "psoas": 16.0, "lung": 25.0, "prostate_uterus": 12.0,
+}  # fmt: skip
+_LARGE = (
+    "liver", "spleen", "right_kidney", "left_kidney", "stomach", "colon", "bowel", "bone", "back_muscle", "psoas",
+    "gluteal_muscle", "wall_muscle", "heart", "lung", "bladder", "aorta", "inferior_vena_cava",
+)  # fmt: skip
+# Smaller ones, which would vanish under as much smoothing.
+_MEDIUM = ("pancreas", "duodenum", "esophagus", "gallbladder", "prostate_uterus", "portal_vein", "disc")
+_OUTLINES = ("body", "skin", "body_trunk", "body_extremities")
+_STEPS_MM = 2.1
+_FINE_MM = 1.5
+_POSITIONS = 1500
+_MARGIN_MM = 84.0
+_COARSE_MM = 3.0
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a hollow organ that is filled by itself: its ``code`` in the map, the ``lumen`` (a tissue) it belongs
+    to, its ``center`` (x, y, z) and its ``height`` from back to front, in mm of the map."""
+
+    code: int
+    lumen: str
+    center: tuple[float, float, float]
+    height: float
+
+
+@dataclass(frozen=True)
+class Change:
+    """How the body yields to an organ: float16 (4, z, y, x) on the lattice of ``Anatomy.change_step``, from the lattice
+    point ``start`` (z, y, x) on. Directions outward from the organ (x, y, z), at most 1 long, and how far a point moves
+    along with it (0 to 1); both fade with the distance."""
+
+    field: NDArray[np.float16]
+    start: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One person's label map, prepared for synthesis.
+
+    ``tissues``: uint8 (z, y, x), axes to the right, the front and the head, with the codes of ``tissues``; ``spacing``
+    (x, y, z) in mm. Positions in mm start at the center of its first voxel. ``unannotated``: labels of AMOS that the
+    map leaves out. ``levels``: lowest and highest z (mm) of each structure. ``trunk``: two corners (x, y, z) in mm.
+    ``positions``: for each label up to 1500 points (x, y, z) in mm inside it. ``volumes_ml``: by label.
+    ``unknown_structures``: names in the map that say nothing; these structures look like what is around them.
+    """
+
+    name: str
+    tissues: NDArray[np.uint8]
+    spacing: Spacing
+    unannotated: tuple[int, ...]
+    stretches: tuple[Stretch, ...]
+    changes: dict[str, Change]
+    change_step: Spacing
+    levels: dict[str, tuple[float, float]]
+    trunk: tuple[NDArray[np.float64], NDArray[np.float64]]
+    positions: dict[int, NDArray[np.float32]]
+    volumes_ml: dict[int, float]
+    unknown_structures: tuple[str, ...] = ()
+
+    @property
+    def center(self) -> NDArray[np.float64]:
+        """The middle of the trunk (x, y, z) in mm: the origin of every CT made from it."""
+        return (self.trunk[0] + self.trunk[1]) / 2
+
+
+def load_anatomy(folder: Path, sidecar: Sidecar | None = None, cache: Path | None = None) -> Anatomy:
+    """The anatomy in ``folder``, which takes some 20 s to prepare; kept in ``cache``, if given, and read from there.
+
+    Raises UserError where the folder holds no usable anatomy, ImageError for a bad image.
+    """
+    if cache is None:
+        return prepare(read_label_map(folder, sidecar))
+    path = Path(cache) / f"{Path(folder).name}-{_digest(Path(folder), sidecar)}.npz"
+    if path.exists():
+        try:
+            return read_prepared(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            # Damaged: it is made again below.
+            pass
+    anatomy = prepare(read_label_map(folder, sidecar))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_prepared(anatomy, path)
+    return anatomy
+
+
+def _digest(folder: Path, sidecar: Sidecar | None) -> str:
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()] if folder.is_dir() else []
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr((_VERSION, states, sidecar)).encode()).hexdigest()[:12]
+
+
+def write_prepared(anatomy: Anatomy, path: Path) -> None:
+    """Write a prepared anatomy as NPZ, whole or not at all."""
+    info: dict[str, Any] = {
+        "name": anatomy.name,
+        "spacing": anatomy.spacing,
+        "unannotated": anatomy.unannotated,
+        "stretches": [vars(stretch) for stretch in anatomy.stretches],
+        "changes": {name: change.start for name, change in anatomy.changes.items()},
+        "change_step": anatomy.change_step,
+        "levels": anatomy.levels,
+        "trunk": [corner.tolist() for corner in anatomy.trunk],
+        "unknown_structures": anatomy.unknown_structures,
+        "volumes_ml": {str(label): volume for label, volume in anatomy.volumes_ml.items()},
+    }
+    arrays: dict[str, Any] = {"tissues": anatomy.tissues, "info": np.array(json.dumps(info))}
+    arrays |= {f"change_{name}": change.field for name, change in anatomy.changes.items()}
+    arrays |= {f"positions_{label}": points for label, points in anatomy.positions.items()}
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    part.replace(path)
+
+
+def read_prepared(path: Path) -> Anatomy:
+    """Read an anatomy that ``write_prepared`` wrote. Raises OSError, ValueError or KeyError if the file is damaged."""
+    with np.load(path, allow_pickle=False) as arrays:
+        info = json.loads(str(arrays["info"]))
+        positions = {int(key[10:]): arrays[key] for key in arrays.files if key.startswith("positions_")}
+        x, y, z = info["spacing"]
+        return Anatomy(
+            name=info["name"],
+            tissues=arrays["tissues"],
+            spacing=(x, y, z),
+            unannotated=tuple(info["unannotated"]),
+            stretches=tuple(Stretch(**{**each, "center": tuple(each["center"])}) for each in info["stretches"]),
+            changes={name: Change(arrays[f"change_{name}"], tuple(start)) for name, start in info["changes"].items()},
+            change_step=tuple(info["change_step"]),
+            levels={name: (low, high) for name, (low, high) in info["levels"].items()},
+            trunk=(np.array(info["trunk"][0]), np.array(info["trunk"][1])),
+            positions=positions,
+            volumes_ml={int(label): volume for label, volume in info["volumes_ml"].items()},
+            unknown_structures=tuple(info.get("unknown_structures", ())),
+        )
+
+
+def prepare(label_map: LabelMap) -> Anatomy:
+    """Prepares a label map for synthesis. Raises UserError where it shows too little of a body."""
+    names = {n: structure_of(name) for n, name in label_map.names.items()}
+    present = set(np.unique(label_map.voxels).tolist()) - {0}
+    known = sorted({found for n in present if (found := names.get(n))})
+    if not {"liver", "bone"} <= set(known):
+        raise UserError(
+            f"The label map {label_map.name} shows no liver or no bones by name.",
+            "Synthesis needs the structures of an abdomen, as TotalSegmentator names them.",
+        )
+    number = {structure: n for n, structure in enumerate(known, start=1)}
+    lut = np.zeros(int(label_map.voxels.max()) + 1, np.uint8)
+    for n in present:
+        found = names.get(n)
+        if found:
+            lut[n] = number[found]
+    voxels, spacing = _without_steps(_padded(lut[label_map.voxels], label_map.spacing), number, label_map.spacing)
+    random = np.random.default_rng(0)
+    tissues = _surroundings(voxels, number, spacing, random)
+    for structure, n in number.items():
+        _lay(tissues, voxels == n, structure, spacing)
+    viscus = tissues == INDEX["viscus_wall"]
+    if viscus.any():
+        _lay(tissues, viscus, "viscus", spacing)
+    labels = {TISSUES[i].label for i in np.unique(tissues) if i < len(TISSUES)} - {0}
+    positions, volumes = _positions(tissues, sorted(labels), spacing, random)
+    inside = (tissues > 0) & (tissues < SHELLS)
+    stretches = _divide_lumens(tissues, spacing, random)
+    changes, step = _changes(voxels, number, spacing)
+    trunk = box_of(inside[:, ::4, ::4], (spacing[0] * 4, spacing[1] * 4, spacing[2]))
+    assert trunk is not None
+    corner = np.array([s * 4.0 for s in spacing[:2]] + [spacing[2]])
+    return Anatomy(
+        name=label_map.name,
+        tissues=tissues,
+        spacing=spacing,
+        unannotated=tuple(organ.label for organ in AMOS if organ.label not in labels),
+        stretches=stretches,
+        changes=changes,
+        change_step=step,
+        levels=_levels(voxels, number, spacing),
+        trunk=(np.array([s.start for s in trunk[::-1]]) * corner, np.array([s.stop for s in trunk[::-1]]) * corner),
+        positions=positions,
+        volumes_ml=volumes,
+        unknown_structures=tuple(
+            sorted(
+                label_map.names.get(n, f"number {n}")
+                for n in present
+                if _is_unknown(names.get(n), label_map.names.get(n))
+            )
+        ),
+    )
+
+
+def _is_unknown(structure: str | None, name: str | None) -> bool:
+    """Whether nothing can be made of a structure; the outline of the whole body is not needed."""
+    return structure is None and (name or "").lower() not in _OUTLINES
+
+
+def _padded(voxels: np.ndarray, spacing: Spacing) -> NDArray[np.uint8]:
+    """With room round the structures for the fat of a large person; not above or below, where the body goes on."""
+    box = box_of(voxels > 0, spacing)
+    assert box is not None
+    cut = voxels[box]
+    margins = [(int(np.ceil(_MARGIN_MM / step)),) * 2 for step in (spacing[1], spacing[0])]
+    return np.pad(cut, [(0, 0), *margins])
+
+
+def _without_steps(
+    voxels: NDArray[np.uint8], number: dict[str, int], spacing: Spacing
+) -> tuple[NDArray[np.uint8], Spacing]:
+    """Maps drawn slice by slice jump between thick slices: those get thinner slices, and structures smooth borders."""
+    if spacing[2] < _STEPS_MM:
+        return voxels, spacing
+    factor = max(1, round(spacing[2] / _FINE_MM))
+    step = spacing[2] / factor
+    voxels, thin = np.repeat(voxels, factor, axis=0), (spacing[0], spacing[1], step)
+    smooth = dict.fromkeys(_LARGE, (0.9, 0.9, spacing[2]))
+    smooth |= dict.fromkeys(_MEDIUM, (0.6, 0.6, 0.5 * spacing[2]))
+    ours = np.isin(voxels, [0, *(number[name] for name in smooth if name in number)])
+    best = np.zeros(voxels.shape, np.float32)
+    left = np.ones(voxels.shape, np.float32)
+    result = voxels.copy()
+    result[ours] = 0
+    for name, sigma in smooth.items():
+        if name not in number:
+            continue
+        mask = voxels == number[name]
+        box = box_of(mask, thin, 12.0)
+        assert box is not None
+        share = smoothed(mask[box].astype(np.float32), thin, sigma)
+        left[box] -= share
+        more = (share > best[box]) & ours[box]
+        result[box][more] = number[name]
+        best[box][more] = share[more]
+    result[ours & (left > best)] = 0
+    return result, thin
+
+
+def _positions(
+    tissues: NDArray[np.uint8], labels: list[int], spacing: Spacing, random: np.random.Generator
+) -> tuple[dict[int, NDArray[np.float32]], dict[int, float]]:
+    """Points (x, y, z) in mm inside each label, a random choice, and the labels' volumes in ml."""
+    lut = np.zeros(256, np.uint8)
+    lut[: len(TISSUES)] = [tissue.label for tissue in TISSUES]
+    organs = lut[tissues]
+    positions, volumes = {}, {}
+    for label in labels:
+        flat = np.flatnonzero(organs == label)
+        volumes[label] = float(len(flat) * np.prod(spacing) / 1000)
+        if len(flat) > _POSITIONS:
+            flat = random.choice(flat, _POSITIONS, replace=False)
+        index = np.stack(np.unravel_index(flat, organs.shape)[::-1], axis=1)
+        positions[label] = (index * np.array(spacing)).astype(np.float32)
+    return positions, volumes
+
+
+def _surroundings(
+    voxels: np.ndarray, number: dict[str, int], spacing: Spacing, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Everything but the structures: worked out coarsely, then brought to the fine grid."""
+    factors = [max(1, round(_COARSE_MM / step)) for step in spacing]
+    part = tuple(slice(None, None, f) for f in factors[::-1])
+    coarse = voxels[part]
+    coarse_spacing = (spacing[0] * factors[0], spacing[1] * factors[1], spacing[2] * factors[2])
+    filling, hull = body.fill({name: coarse == n for name, n in number.items()}, coarse_spacing, random)
+    # Voxels of structures have none; they lend their neighbors' to the fine voxels beside the structures.
+    filling = _spread(filling, hull < 0, coarse_spacing)
+    shape = voxels.shape
+    fine = filling
+    for axis, factor in enumerate(factors[::-1]):
+        fine = np.repeat(fine, factor, axis=axis)
+    fine = fine[: shape[0], : shape[1], : shape[2]].copy()
+    image = sitk.GetImageFromArray(body.uneven(hull, coarse_spacing, random))
+    image.SetSpacing(coarse_spacing)
+    reference = sitk.Image(shape[2], shape[1], shape[0], sitk.sitkUInt8)
+    reference.SetSpacing(spacing)
+    rimmed = sitk.ZeroFluxNeumannPad(image, (1, 1, 1), (1, 1, 1))
+    distance = sitk.GetArrayFromImage(sitk.Resample(rimmed, reference, sitk.Transform(), sitk.sitkLinear))
+    outside = distance >= 0
+    fine[outside] = body.shells(distance[outside])
+    fine[~outside & (fine == 0)] = INDEX["wall_muscle"]
+    return fine
+
+
+def _spread(filling: np.ndarray, inside: Mask, spacing: Spacing) -> np.ndarray:
+    """Voxels inside that have no filling get the one of a voxel nearby."""
+    for _ in range(2):
+        for axis in range(3):
+            for shift in (1, -1):
+                moved = np.roll(filling, shift, axis)
+                filling = np.where((filling == 0) & inside, moved, filling)
+    return np.where((filling == 0) & inside, INDEX["visceral_fat"], filling).astype(np.uint8)
+
+
+def _lay(tissues: np.ndarray, mask: Mask, structure: str, spacing: Spacing) -> None:
+    box = box_of(mask, spacing, 3.0)
+    if box is None:
+        return
+    inside, target = mask[box], tissues[box]
+    if structure not in _LAYERS:
+        target[inside] = INDEX[structure]
+        return
+    surface, core, thickness = _LAYERS[structure]
+    target[inside] = INDEX[surface]
+    target[distance_to(inside, spacing) < -thickness] = INDEX[core]
+
+
+def _divide_lumens(tissues: NDArray[np.uint8], spacing: Spacing, random: np.random.Generator) -> tuple[Stretch, ...]:
+    """Gives every stretch of a lumen a code of its own in ``tissues``."""
+    found: list[Stretch] = []
+    code = STRETCHES
+    for lumen, count in LUMENS.items():
+        flat = np.flatnonzero(tissues == INDEX[lumen])
+        if not len(flat):
+            code += count
+            continue
+        index = np.stack(np.unravel_index(flat, tissues.shape)[::-1], axis=1)
+        points = index.astype(np.float32) * np.array(spacing, np.float32)
+        # Seeds far from each other: each the farthest from those before.
+        seed = int(random.integers(len(flat)))
+        nearest = np.full(len(flat), np.inf, np.float32)
+        stretch = np.zeros(len(flat), np.uint8)
+        for number in range(count):
+            distance = ((points - points[seed]) ** 2).sum(axis=1)
+            closer = distance < nearest
+            stretch[closer] = number
+            nearest[closer] = distance[closer]
+            seed = int(nearest.argmax())
+        tissues.reshape(-1)[flat] = code + stretch
+        for number in range(count):
+            part = points[stretch == number]
+            if len(part):
+                low, high = part.min(axis=0), part.max(axis=0)
+                x, _, z = part.mean(axis=0)
+                center = (float(x), float(low[1] + high[1]) / 2, float(z))
+                found.append(Stretch(code + number, lumen, center, max(float(high[1] - low[1]), 1e-3)))
+        code += count
+    return tuple(found)
+
+
+def _changes(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> tuple[dict[str, Change], Spacing]:
+    factors = [max(1, round(2 * _COARSE_MM / step)) for step in spacing]
+    step = (spacing[0] * factors[0], spacing[1] * factors[1], spacing[2] * factors[2])
+    coarse = voxels[:: factors[2], :: factors[1], :: factors[0]]
+    changes = {}
+    for structure, reach in CHANGING.items():
+        if structure not in number:
+            continue
+        mask = coarse == number[structure]
+        box = box_of(mask, step, 2.5 * reach)
+        if box is not None:
+            field = _yielding(mask[box], step, reach).astype(np.float16)
+            changes[structure] = Change(field, (box[0].start, box[1].start, box[2].start))
+    return changes, step
+
+
+def _yielding(mask: Mask, spacing: Spacing, reach: float) -> Field:
+    """The field of a ``Change``: unit steps away from the surface, shorter where the sides of a thin organ meet, and
+    the share in its moves, both fading outside over ``reach``."""
+    distance = distance_to(mask, spacing)
+    smooth = smoothed(distance, spacing, (5.0, 5.0, 5.0))
+    gradient = np.stack([np.gradient(smooth, s, axis=a) for a, s in zip((2, 1, 0), spacing, strict=True)])
+    fade = np.exp(-((np.maximum(distance, 0.0) / reach) ** 2))
+    # In the middle the organ does not move: what grows is its outside.
+    outward = gradient * (fade * np.clip(1.0 + np.minimum(distance, 0.0) / (2.0 * reach), 0.0, 1.0))
+    return np.concatenate([outward, fade[None]]).astype(np.float32)
+
+
+def _levels(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> dict[str, tuple[float, float]]:
+    """Lowest and highest level (mm) of each structure."""
+    levels = {}
+    for structure, n in number.items():
+        found = np.flatnonzero((voxels == n).any(axis=(1, 2)))
+        if len(found):
+            levels[structure] = (float(found[0]) * spacing[2], float(found[-1]) * spacing[2])
+    return levels

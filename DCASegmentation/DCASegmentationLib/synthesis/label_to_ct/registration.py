@@ -1,0 +1,261 @@
+"""Anatomies brought to each other, once: what new anatomies are drawn from.
+
+For a pair, the other label map is aligned by the centroids of its organs and matched with diffeomorphic demons on
+images in which every structure has a value of its own. The result is a small displacement field on the anatomy: where in
+it a point of a body lies that has the other's shape. Bowel and colon, which differ from person to person in their
+course, are left to follow their surroundings.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from ...errors import UserError
+from ...organs import AMOS
+from .anatomy import Anatomy
+from .geometry import Warp
+from .tissues import STRETCHES, TISSUES
+from .volumes import smoothed
+
+# The most by which a body goes toward others, in all.
+MOST_WEIGHT = 1.2
+_GRID_MM = 6.0
+_LATTICE_MM = 10.0
+_ITERATIONS = (60, 40)
+# At the most weight, no point may shrink to less than this share of its volume.
+_LEAST_JACOBIAN = 0.25
+# Neighbors have values far apart. What is not named here looks like the fat around it.
+_VALUES = {
+    "lung": -5.0, "airway": -5.0, "back_muscle": 4.5, "psoas": 4.5, "gluteal_muscle": 4.5, "wall_muscle": 4.0,
+    "pelvic_muscle": 4.0, "cortical_bone": 9.0, "cancellous_bone": 9.0, "disc": 8.0, "spinal_canal": 8.0, "heart": 6.5,
+    "liver": 7.5, "hepatic_vein": 7.5, "spleen": 12.0, "right_kidney": 14.0, "left_kidney": 14.0, "stomach": 5.5,
+    "gallbladder": 13.0, "pancreas": 10.5, "duodenum": 8.0, "aorta": 15.0, "inferior_vena_cava": 13.0,
+    "right_adrenal_gland": 15.0, "left_adrenal_gland": 15.0, "bladder": 12.0, "prostate_uterus": 9.0,
+    "esophagus": 9.0,
+}  # fmt: skip
+_INTERIOR = 2.0
+# Organs whose centroids do not depend on where a map ends.
+_LANDMARKS = (
+    "liver", "spleen", "right_kidney", "left_kidney", "pancreas", "gallbladder", "bladder", "right_adrenal_gland",
+    "left_adrenal_gland", "duodenum",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Registration:
+    """``warp`` from one anatomy toward another, and the overlap (Dice, mean over the organs both have) of the two
+    ``before``, when only aligned, and ``after``."""
+
+    warp: Warp
+    before: float
+    after: float
+
+
+def register(anatomy: Anatomy, other: Anatomy) -> Registration:
+    """The registration of ``anatomy`` to ``other``; takes some 10 s."""
+    groups = _groups(anatomy) & _groups(other)
+    scale, offset = _alignment(anatomy, other)
+    moving = _image(anatomy, groups)
+    grid = _grid(anatomy)
+    to_other = sitk.AffineTransform(3)
+    to_other.SetMatrix(np.diag(scale).ravel().tolist())
+    to_other.SetTranslation(offset.tolist())
+    fixed_image = _image(other, groups)
+    fixed = sitk.Resample(fixed_image, grid, to_other, sitk.sitkLinear, 0.0)
+    start = sitk.Resample(moving, grid, sitk.Transform(), sitk.sitkLinear, 0.0)
+    # Where the other map ends, nothing is known of how the body goes on.
+    known = sitk.GetArrayFromImage(sitk.Resample(fixed_image * 0 + 1, grid, to_other, sitk.sitkLinear, 0.0)) > 0.99
+    target = np.where(known, sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(start)).astype(np.float32)
+    fixed = sitk.GetImageFromArray(target)
+    fixed.CopyInformation(start)
+    field: sitk.Image | None = None
+    for factor, iterations in zip((2, 1), _ITERATIONS, strict=True):
+        field = _demons(fixed, start, field, factor, iterations)
+    assert field is not None
+    vectors = _plausible(sitk.GetArrayFromImage(field).astype(np.float32))
+    before, after = (_overlap(anatomy, other, scale, offset, moved) for moved in (np.zeros_like(vectors), vectors))
+    return Registration(_warp(vectors), before, after)
+
+
+def write_warp(warp: Warp, path: Path) -> None:
+    """Write a warp as NPZ, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, field=warp.field, step=np.array(warp.step), start=np.array(warp.start))
+    part.replace(path)
+
+
+def warp_name(anatomy: str, other: str) -> str:
+    """The file name of the warp from one anatomy toward another, both by name."""
+    return f"{anatomy}--{other}.npz"
+
+
+def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
+    """All warps in a folder: for each anatomy's name those toward others. Raises UserError if there is none, or one is
+    damaged."""
+    found: dict[str, dict[str, Warp]] = {}
+    for path in sorted(Path(folder).glob("*--*.npz")):
+        anatomy, other = path.stem.split("--", 1)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                x, y, z = (float(value) for value in arrays["start"])
+                warp = Warp(arrays["field"], float(arrays["step"]), (x, y, z))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read ({error}).", "Register the label maps again.") from None
+        if warp.field.ndim != 4 or len(warp.field) != 3:
+            raise UserError(f"{path} is not a displacement field.", "Register the label maps again.")
+        found.setdefault(anatomy, {})[other] = warp
+    if not found:
+        raise UserError(f"{folder} holds no registrations.", "Make them with dca register-label-maps.")
+    return found
+
+
+def warps_among(warps: Mapping[str, Mapping[str, Warp]], names: Sequence[str]) -> dict[str, dict[str, Warp]]:
+    """Only the warps from and toward the anatomies of these names: what is left out of training must stay out."""
+    kept = {a: {b: warp for b, warp in to.items() if b in names} for a, to in warps.items() if a in names}
+    return {name: to for name, to in kept.items() if to}
+
+
+def _group(tissue: str) -> str:
+    """The structure of ``_VALUES`` a tissue belongs to, "" for none."""
+    if tissue in _VALUES:
+        return tissue
+    organ = next((each.organ for each in TISSUES if each.name == tissue), "")
+    if organ in _VALUES:
+        return organ
+    return "heart" if tissue.startswith("heart") else ""
+
+
+def _codes(anatomy: Anatomy) -> dict[int, str]:
+    """The group of every code of an anatomy's map that has one."""
+    codes = {index: _group(tissue.name) for index, tissue in enumerate(TISSUES)}
+    codes |= {stretch.code: _group(stretch.lumen) for stretch in anatomy.stretches}
+    return {code: group for code, group in codes.items() if group}
+
+
+def _groups(anatomy: Anatomy) -> set[str]:
+    present = set(np.unique(anatomy.tissues[::2, ::2, ::2]).tolist())
+    return {group for code, group in _codes(anatomy).items() if code in present}
+
+
+def _alignment(anatomy: Anatomy, other: Anatomy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Scale and offset (x, y, z) from mm of ``anatomy`` to mm of ``other``, from the centroids of their organs."""
+    labels = [AMOS.by_key[key].label for key in _LANDMARKS]
+    both = [label for label in labels if label in anatomy.positions and label in other.positions]
+    if len(both) < 4:
+        raise UserError(
+            f"{anatomy.name} and {other.name} have only {len(both)} organs in common that can align them.",
+            "Register label maps of whole abdomens.",
+        )
+    mine, theirs = (np.array([each.positions[label].mean(axis=0) for label in both]) for each in (anatomy, other))
+    scale = np.ones(3)
+    for axis in (0, 2):
+        scale[axis] = np.clip(np.polyfit(mine[:, axis], theirs[:, axis], 1)[0], 0.7, 1.4)
+    # Organs lie too close together from back to front to tell the scale there.
+    scale[1] = scale[0]
+    return scale, (theirs - scale * mine).mean(axis=0)
+
+
+def _image(anatomy: Anatomy, groups: set[str]) -> sitk.Image:
+    values = np.zeros(256, np.float32)
+    values[1:100] = _INTERIOR
+    values[STRETCHES:] = _INTERIOR
+    for code, group in _codes(anatomy).items():
+        if group in groups:
+            values[code] = _VALUES[group]
+    image = sitk.GetImageFromArray(values[anatomy.tissues[::2, ::2, ::2]])
+    image.SetSpacing([2 * step for step in anatomy.spacing])
+    return sitk.SmoothingRecursiveGaussian(image, 0.5 * _GRID_MM)
+
+
+def _grid(anatomy: Anatomy) -> sitk.Image:
+    depth, height, width = anatomy.tissues.shape
+    size = [int(np.ceil(n * s / _GRID_MM)) + 1 for n, s in zip((width, height, depth), anatomy.spacing, strict=True)]
+    image = sitk.Image(*size, sitk.sitkUInt8)
+    image.SetSpacing((_GRID_MM,) * 3)
+    return image
+
+
+def _demons(
+    fixed: sitk.Image, moving: sitk.Image, initial: sitk.Image | None, factor: int, iterations: int
+) -> sitk.Image:
+    if factor > 1:
+        shrink = [factor] * 3
+        fixed, moving = (sitk.Shrink(sitk.SmoothingRecursiveGaussian(i, _GRID_MM), shrink) for i in (fixed, moving))
+    demons = sitk.DiffeomorphicDemonsRegistrationFilter()
+    demons.SetNumberOfIterations(iterations)
+    demons.SetStandardDeviations(1.3)
+    demons.SetSmoothDisplacementField(True)
+    demons.SetNumberOfThreads(1)
+    if initial is None:
+        return demons.Execute(fixed, moving)
+    return demons.Execute(fixed, moving, sitk.Resample(initial, fixed, sitk.Transform(), sitk.sitkLinear, 0.0))
+
+
+def _plausible(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The displacements (z, y, x; x, y, z in mm), smoother and smaller until they fold nowhere at the most weight."""
+    for _ in range(12):
+        parts = [smoothed(vectors[..., i], (_GRID_MM,) * 3, (0.5 * _GRID_MM,) * 3) for i in range(3)]
+        vectors = np.stack(parts, axis=-1)
+        if float(jacobian(MOST_WEIGHT * vectors, _GRID_MM).min()) > _LEAST_JACOBIAN:
+            break
+        vectors = vectors * np.float32(0.96)
+    return vectors
+
+
+def jacobian(vectors: NDArray[np.float32], step: float) -> NDArray[np.float32]:
+    """The share of its volume that each voxel has after displacement by ``vectors`` (z, y, x; x, y, z in mm) on a grid
+    of ``step`` mm; below 0 where it folds."""
+    rows = [np.stack([np.gradient(vectors[..., i], step, axis=axis) for axis in (2, 1, 0)], axis=-1) for i in range(3)]
+    return np.linalg.det(np.stack(rows, axis=-2) + np.eye(3, dtype=np.float32))
+
+
+def _warp(vectors: NDArray[np.float32]) -> Warp:
+    image = sitk.GetImageFromArray(vectors, isVector=True)
+    image.SetSpacing((_GRID_MM,) * 3)
+    size = [int(np.ceil((n - 1) * _GRID_MM / _LATTICE_MM)) + 1 for n in vectors.shape[2::-1]]
+    lattice = sitk.Image(*size, sitk.sitkUInt8)
+    lattice.SetSpacing((_LATTICE_MM,) * 3)
+    sampled = sitk.GetArrayFromImage(sitk.Resample(image, lattice, sitk.Transform(), sitk.sitkLinear, 0.0))
+    return Warp(np.ascontiguousarray(np.moveaxis(sampled, -1, 0)).astype(np.float16), _LATTICE_MM, (0.0, 0.0, 0.0))
+
+
+def _overlap(
+    anatomy: Anatomy,
+    other: Anatomy,
+    scale: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    vectors: NDArray[np.float32],
+) -> float:
+    """Mean Dice of the organs both have, of ``anatomy`` under ``vectors`` with ``other`` in its frame."""
+    z, y, x = np.meshgrid(*(np.arange(n) * _GRID_MM for n in vectors.shape[:3]), indexing="ij")
+    points = np.stack([x, y, z], axis=-1)
+    mine, theirs = _labels_at(anatomy, points + vectors), _labels_at(other, points * scale + offset)
+    both = sorted(set(anatomy.volumes_ml) & set(other.volumes_ml))
+    shares = []
+    for label in both:
+        a, b = mine == label, theirs == label
+        if a.any() and b.any():
+            shares.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _labels_at(anatomy: Anatomy, points: NDArray[np.float64]) -> NDArray[np.uint8]:
+    labels = np.zeros(256, np.uint8)
+    labels[: len(TISSUES)] = [tissue.label for tissue in TISSUES]
+    of_lumen = {tissue.name: tissue.label for tissue in TISSUES}
+    for stretch in anatomy.stretches:
+        labels[stretch.code] = of_lumen[stretch.lumen]
+    index = np.rint(points / np.array(anatomy.spacing)).astype(np.int64)
+    size = np.array(anatomy.tissues.shape[::-1])
+    inside = ((index >= 0) & (index < size)).all(axis=-1)
+    index = np.clip(index, 0, size - 1)
+    found = labels[anatomy.tissues[index[..., 2], index[..., 1], index[..., 0]]]
+    return np.where(inside, found, 0).astype(np.uint8)
