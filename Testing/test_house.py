@@ -21,6 +21,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "organs": (set(), set()),
     "method": ({"errors", "organs"}, {"torch"}),
     "partials": (set(), set()),
+    "lock": ({"errors"}, set()),
     "worker_protocol": (set(), set()),
     "review_file": ({"errors"}, set()),
     "imaging": ({"errors", "organs", "partials"}, {"numpy", "SimpleITK"}),
@@ -40,18 +41,18 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cohort": (
         {
             *("errors", "organs", "partials", "review_file", "imaging", "inference", "bundle", "job", "figures"),
-            "dicom",
+            *("dicom", "lock"),
         },
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
+        {"errors", "organs", "partials", "lock", "case_folder", "method", "imaging", "phantom", "bundle"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "training"),
-            "figures",
+            *("figures", "partials"),
         },
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),

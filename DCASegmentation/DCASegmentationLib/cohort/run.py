@@ -13,13 +13,13 @@ from distributed import Client
 
 from ..dicom.selection import Rules
 from ..errors import OutputError, UserError
+from ..lock import locked
 from ..organs import Vocabulary
 from ..partials import remove_folder
 from .case import PENDING, Case, readable
 from .dispatch import outcomes
 from .finding import find
 from .ledger import ENDED_EARLY, Ledger
-from .lock import locked
 from .report.writing import write_report
 from .settings import CASES, LEDGER, LOCK, REPORT, Settings, prepare
 from .state import State
