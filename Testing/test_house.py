@@ -89,7 +89,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cli": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
-            *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
+            *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort", "lock"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),

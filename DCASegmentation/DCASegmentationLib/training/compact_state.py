@@ -15,7 +15,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,18 +40,19 @@ class Detail:
     weights: int
     average: int
     moments: int
-    whole_second_moments: bool = False
+    second_moments: Literal["whole", "means", "none"] = "means"
 
 
 # The finest that fits is taken.
 _DETAILS = (
-    Detail(16, 16, 16, whole_second_moments=True),
+    Detail(16, 16, 16, "whole"),
     Detail(16, 16, 8),
     Detail(16, 8, 8),
     Detail(16, 8, 0),
     Detail(16, 0, 0),
     Detail(12, 0, 0),
     Detail(8, 0, 0),
+    Detail(8, 0, 0, "none"),
 )
 
 
@@ -128,6 +129,9 @@ def _arrays(state: dict[str, Any], record: dict[str, Any] | None, detail: Detail
                 difference = torch.zeros_like(base)
             _encode(arrays, f"averaged/{name}", difference, detail.average)
     for index, moments in state["optimizer"]["state"].items():
+        if detail.second_moments == "none":
+            # The optimizer starts anew.
+            break
         for name, value in moments.items():
             place = f"optimizer/{index}/{name}"
             if value is None:
@@ -135,7 +139,7 @@ def _arrays(state: dict[str, Any], record: dict[str, Any] | None, detail: Detail
             if not isinstance(value, Tensor) or value.ndim == 0:
                 arrays[f"{place}:plain"] = np.array(float(value), np.float32)
             elif name == "exp_avg_sq":
-                _encode_second(arrays, place, value, detail.whole_second_moments)
+                _encode_second(arrays, place, value, detail.second_moments == "whole")
             elif detail.moments:
                 _encode(arrays, place, value, detail.moments)
             else:
