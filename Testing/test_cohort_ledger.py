@@ -16,8 +16,8 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
 from DCASegmentationLib.cohort.check_first import concerns, off_range
 from DCASegmentationLib.cohort.ledger import Ledger
-from DCASegmentationLib.cohort.lock import locked
 from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.lock import locked
 from DCASegmentationLib.organs import AMOS
 
 IDENTITY = {"weights": "ab", "overlap": 0.5}
@@ -90,7 +90,7 @@ def test_a_file_that_is_no_ledger_is_refused(file):
 
 def test_the_lock_is_free_again_after_a_kill(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from DCASegmentationLib.cohort.lock import locked\n"
+        "import sys, time; from pathlib import Path; from DCASegmentationLib.lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", script, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
@@ -173,7 +173,7 @@ BROKEN = {
     "outcome is no JSON": _changed("UPDATE cases SET outcome = '{'"),
     "outcome is deep": _changed(f"UPDATE cases SET outcome = '{'[' * 100_000}'"),
     "outcome is a list": _changed("UPDATE cases SET outcome = '[1]'"),
-    "outcome of other kinds": _changed("UPDATE cases SET outcome = '{\"key\": 1, \"notes\": [], \"concerns\": []}'"),
+    "outcome of other kinds": _changed('UPDATE cases SET outcome = \'{"key": 1, "notes": [], "concerns": []}\''),
     "notes are no list": _changed("UPDATE cases SET notes = '7'"),
     "notes are bytes": _changed("UPDATE cases SET notes = x'ff00'"),
     "run is no number": _changed("UPDATE about SET value = 'first' WHERE key = 'run'"),

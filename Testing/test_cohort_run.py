@@ -28,9 +28,9 @@ pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
 import psutil
 from cohort_archive import EXPECTED, SUMMARY, count, write_archive
-from DCASegmentationLib.cohort.lock import locked
 from DCASegmentationLib.cohort.settings import LOCK
 from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
+from DCASegmentationLib.lock import locked
 from DCASegmentationLib.organs import AMOS
 from kubernetes_manifest import SCHEDULER, command
 

@@ -41,9 +41,7 @@ def described(folder: Path, **weights: object) -> None:
 def old(folder: Path, content: bytes) -> None:
     (folder / WEIGHTS).unlink()
     (folder / OLD_WEIGHTS).write_bytes(content)
-    described(
-        folder, file=OLD_WEIGHTS.as_posix(), bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
-    )
+    described(folder, file=OLD_WEIGHTS.as_posix(), bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def new(folder: Path, content: bytes) -> None:
@@ -268,4 +266,3 @@ def test_a_bundle_cannot_take_the_name_of_one_that_came_with_the_program(small_b
     monkeypatch.setattr(adding, "shipped_bundles", lambda: [Path("/program/models/random-weights")])
     with pytest.raises(BundleError, match="came with the program"):
         add_bundle(small_bundle, tmp_path / "models")
-

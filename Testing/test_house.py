@@ -23,6 +23,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "method": ({"errors", "organs"}, {"torch"}),
     "partials": (set(), set()),
     "json_reading": (set(), set()),
+    "lock": ({"errors"}, set()),
     "worker_protocol": (set(), set()),
     "review_file": ({"errors", "json_reading"}, set()),
     "imaging": ({"errors", "organs", "partials", "home"}, {"numpy", "SimpleITK"}),
@@ -46,18 +47,21 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "cohort": (
         {
             *("errors", "organs", "partials", "review_file", "imaging", "inference", "bundle", "job", "figures"),
-            *("dicom", "json_reading"),
+            *("dicom", "json_reading", "lock"),
         },
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "tornado", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "json_reading", "organs", "case_folder", "method", "imaging", "phantom", "bundle", "synthesis"},
+        {
+            *("errors", "json_reading", "organs", "partials", "lock", "case_folder", "method", "imaging", "phantom"),
+            *("bundle", "synthesis"),
+        },
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
         {
             *("errors", "json_reading", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference"),
-            *("training", "figures"),
+            *("training", "figures", "partials"),
         },
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
@@ -98,7 +102,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
             *("case_folder", "training", "synthesis", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
-            "home",
+            *("home", "lock"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),

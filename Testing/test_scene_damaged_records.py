@@ -26,9 +26,7 @@ from DCASegmentationLib.scene.review_record import (  # noqa: E402
     write_state,
 )
 
-LIST, SUGGESTIONS, STATE = (
-    f"DCASegmentation.review{part}" for part in ("", ".suggestions", ".state")
-)
+LIST, SUGGESTIONS, STATE = (f"DCASegmentation.review{part}" for part in ("", ".suggestions", ".state"))
 ORIGIN = "DCASegmentation.origin"
 ANY = ["", "{", "null", "[1]", "7", '"text"', "NaN", "[" * 100_000, '{"a":' * 100_000, "\udcff", "9" * 5000]
 

@@ -35,11 +35,13 @@ def trainer_for(folder: Path, options: TrainingOptions) -> Trainer:
 
 @pytest.mark.parametrize("strategy", BASELINES)
 def test_every_baseline_learns_and_resumes_bit_for_bit(tmp_path, strategy):
-    options = options_for(strategy, steps=6, ramp_fraction=0.1)
+    options = options_for(strategy, steps=12, ramp_fraction=0.1)
     whole = trainer_for(tmp_path / "whole", options)
-    whole.run(validate_every=6)
+    whole.run(validate_every=12)
     lines = [json.loads(line) for line in (tmp_path / "whole" / LOG).read_text().splitlines()]
-    assert lines[-1]["supervised"] < lines[0]["supervised"] and 0 <= lines[-1]["dice"]["mean"] <= 1
+    losses = [line["supervised"] for line in lines]
+    # A single step's loss depends on its patches.
+    assert sum(losses[-4:]) < sum(losses[:4]) and 0 <= lines[-1]["dice"]["mean"] <= 1
     assert ("unsupervised" in lines[-1]) == (strategy in ("ua_mt", "cps"))
 
     first = trainer_for(tmp_path / "parts", options)

@@ -330,4 +330,3 @@ def fresh(workload: Workload, template: Path, root: Path) -> Path:
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(template, root, symlinks=True)
     return root
-

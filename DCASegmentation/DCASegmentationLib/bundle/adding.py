@@ -155,9 +155,7 @@ def _safe_entries(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.Z
     return {entry.filename.replace("\\", "/"): entry for entry in entries if not entry.is_dir()}
 
 
-def _described(
-    archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], source: Path
-) -> tuple[str, Metadata]:
+def _described(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo], source: Path) -> tuple[str, Metadata]:
     """The folder of the zip file that the bundle lies in ("" or "folder/"), and its metadata."""
     places = [name.removesuffix(METADATA) for name in entries if name.endswith(METADATA)]
     for inside in sorted(places, key=len):

@@ -61,9 +61,7 @@ class Source:
         found = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
         is_plain = all(33 <= ord(letter) < 127 for letter in url) and len(url) <= _MOST_ADDRESS
         if not allowed or not is_plain:
-            raise UserError(
-                f"{url[:200] or 'Nothing'} is no address that starts with https://.", "Copy it once more."
-            )
+            raise UserError(f"{url[:200] or 'Nothing'} is no address that starts with https://.", "Copy it once more.")
         if found is None:
             raise UserError(
                 "The address does not tell the file's SHA-256.",
@@ -146,9 +144,7 @@ def _fetch(url: str, part: Path, progress: Callable[[float, str], None], note: C
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        opener = urllib.request.build_opener(
-            _SameSafety(note), urllib.request.HTTPSHandler(context=_certificates(url))
-        )
+        opener = urllib.request.build_opener(_SameSafety(note), urllib.request.HTTPSHandler(context=_certificates(url)))
         answer = opener.open(request, timeout=_SECONDS_OF_SILENCE)
     except urllib.error.HTTPError as error:
         # Nothing lies beyond the last byte: the file is whole already.

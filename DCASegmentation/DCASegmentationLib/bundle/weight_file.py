@@ -62,9 +62,7 @@ def open_described(folder: Path, weights: Weights) -> BinaryIO:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
         if digest.hexdigest() != weights.sha256:
-            raise BundleError(
-                f"{path} is not the file its metadata describe: the SHA-256 checksum differs.", GET_AGAIN
-            )
+            raise BundleError(f"{path} is not the file its metadata describe: the SHA-256 checksum differs.", GET_AGAIN)
         file.seek(0)
     except OSError as error:
         file.close()

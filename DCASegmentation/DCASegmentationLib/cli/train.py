@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -17,10 +19,14 @@ from .values import patch as patch_of
 
 if TYPE_CHECKING:
     from ..bundle.loading import Bundle
+    from ..method.network import DCANet
     from ..method.partition import Partition
+    from ..organs import Vocabulary
     from ..training.cases import Case
     from ..training.cohort import Cohort
+    from ..training.compact_state import Detail
     from ..training.options import TrainingOptions
+    from ..training.run_record import InitialModel, RunRecord
     from ..training.trainer import Trainer
 
 NAME = "train"
@@ -29,6 +35,7 @@ EXAMPLES = "Example: dca train -o runs/first --data list.json, with the list of 
 CURVE = "curve.png"
 
 _VALIDATE_EVERY = 500
+_SAVE_EVERY = 100
 
 Preset = Literal["default", "paper"]
 Strategy = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
@@ -70,7 +77,8 @@ def run(
     init: Annotated[
         str | None,
         typer.Option(
-            help="Folder or name of a model whose weights the run starts from. With --data alone: a short, careful run."
+            help="Folder or name of a model whose weights the run starts from, or a file of --export-state. A model "
+            "with --data alone: a short, careful run."
         ),
     ] = None,
     preset: Annotated[
@@ -109,30 +117,42 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
     validate_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between validations. 500, or a quarter of a shorter run.")
+        int | None,
+        typer.Option(min=1, help="Steps between validations. 500, or a quarter of a shorter run; a resumed run's own."),
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints. 100, or a resumed run's own.")
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard into OUT, too.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its own options.")] = False,
+    export_state: Annotated[
+        Path | None,
+        typer.Option(
+            help="At the end write the run's state to this file, in 16 MiB at most: weights and the optimizer's "
+            "moments, rounded. A run goes on from it much the same, not bit for bit."
+        ),
+    ] = None,
+    from_state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on from a file of --export-state, with its run's options and data, in the new folder OUT."
+        ),
+    ] = None,
 ) -> None:
     """Train DCA, semi-supervised: on CTs of your own, some with label maps, some without, or on synthetic ones.
 
-    Ctrl+C saves the run; --resume goes on exactly where it stopped. Then make a model of it with **dca bundle pack**.
+    Ctrl+C ends the run after the step and saves it; --resume goes on exactly where it stopped. A second Ctrl+C ends it
+    at once, and --resume goes on from the last checkpoint. Then make a model of it with **dca bundle pack**.
     With --init and --data alone it keeps the model's grid, network and groups of organs, and trains briefly at a low
     learning rate; options that are given win.
     Several GPUs: **torchrun --nproc-per-node 4 -m DCASegmentationLib.cli train ...**, the batch being that of all.
     """
-    from ..case_folder import CASES
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
-    from ..organs import AMOS
-    from ..training.cohort import Cohort
-    from ..training.cohort_of_list import cohort_of
-    from ..training.corrected_cases import read_dataset
-    from ..training.datalist import list_of, read_datalist, require_files
+    from ..lock import locked
     from ..training.distributed import join, leave, local_device
-    from ..training.run_record import InitialModel, RunRecord, read_record, write_record
-    from ..training.trainer import CHECKPOINT, Trainer
-    from ..training.unlabelled_cts import read_unlabelled_cts
+    from ..training.run_record import RunRecord, write_record
+    from ..training.trainer import LOCK, Trainer
 
     keep_freed_memory()
     torch_device = local_device(choose_device(device).torch_device)
@@ -151,94 +171,209 @@ def run(
     changes |= {name: value for name, value in given.items() if value is not None}
     if joint_statistics:
         changes["joint_statistics"] = True
-    initial = None if init is None else load(init)
-    groups: Partition | None
-    if resume:
-        record = read_record(out)
-        unchangeable = sorted(set(changes) - {"steps"})
-        unchangeable += ["init"] * (init is not None) + ["data"] * (data is not None)
-        unchangeable += ["strategy"] * (strategy not in ("dca", record.options.strategy)) + ["all-labels"] * all_labels
-        if unchangeable:
-            raise UserError(
-                f"A resumed run keeps its options; {', '.join(unchangeable)} cannot be changed.",
-                "Leave them out, or train in a new folder.",
-            )
-        options, cohort, started_from = _with(record.options, **changes), record.cohort, record.initial
-        vocabulary, groups = record.vocabulary, record.partition
-    else:
-        if (out / CHECKPOINT).exists():
-            raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
-        fine_tuned = None
-        if data is not None and not synthesize and not (labelled or unlabelled) and strategy == "dca":
-            fine_tuned = None if preset == "paper" else initial
-        options = _options(preset, strategy, changes, fine_tuned)
-        groups = None if fine_tuned is None or division is not None else fine_tuned.metadata.partition
-        people = [labelled, unlabelled, validation]
-        usual = (24, 16, 4) if data is None else (0, 0, 0)
-        cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
-        vocabulary = AMOS
-        if data is not None:
-            # What is in a folder of corrected cases is what was written, or it is not trained on.
-            if (data / CASES).is_dir():
-                read_dataset(data)
-            read_unlabelled_cts(data)
-            datalist = read_datalist(list_of(data))
-            require_files(datalist)
-            cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
-        if synthesize:
-            cohort = cohort.joined(_painted(synthesize, licence or [], painted_from, painted))
-        if initial is not None and initial.metadata.vocabulary != vocabulary:
-            raise UserError(
-                f"The model to start from knows the organs of {initial.metadata.vocabulary.name}, the data have those "
-                f"of {vocabulary.name}.",
-                "Start from a model of the same organs.",
-            )
-        if vocabulary != AMOS and cohort.synthetic:
-            raise UserError(
-                f"Synthetic CTs have the organs of AMOS, the list those of {vocabulary.name}.", "Choose one."
-            )
-        if all_labels:
-            cohort = cohort.fully_labelled()
-        if not cohort.labelled:
-            raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
-        started_from = None if initial is None else InitialModel.of(initial)
-    folder = cache or out / "cases"
-    if not processes.first:
-        # The first process makes what is not in the cache yet, and alone speaks.
-        processes.wait()
-    with progress_bar() as progress:
-        cases = cohort.cases(folder, options.grid, progress if processes.first else None)
-    if processes.first:
-        processes.wait()
-    trainer = Trainer(
-        out,
-        options,
-        vocabulary,
-        *cases,
-        device=str(torch_device),
-        initial=None if initial is None else initial.network(),
-        groups=groups,
-    )
-    if resume:
-        trainer.resume()
-    if processes.first:
-        write_record(out, RunRecord(vocabulary, options, cohort, trainer.partition, started_from))
-        for warning in (*trainer.partition.warnings, *_warnings(cases, options)):
-            warn(warning)
-    if validate_every is None:
-        validate_every = max(min(_VALIDATE_EVERY, options.steps // 4), 1)
-    again = f"dca train -o {out} --resume" + (f" --cache {cache}" if cache else "")
-    with says_when_cancelled(lambda: f"The run is saved in {out}, at step {trainer.step}. Go on with: {again}"):
-        _train(trainer, minutes, validate_every, tensorboard)
+    if resume and from_state is not None:
+        raise UserError("--resume and --from-state cannot be combined.", "Give one: a run's folder, or its state.")
+    with ExitStack() as stack:
+        if processes.first:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out / LOCK))
+        if resume or from_state is not None:
+            others = {"init": init, "data": data, "all-labels": all_labels or None, "synthesize": synthesize}
+            plan = _earlier_plan(out, from_state, strategy, changes, others)
+        else:
+            people = (labelled, unlabelled, validation)
+            maps = _painted(synthesize, licence or [], painted_from, painted) if synthesize else None
+            plan = _new_plan(out, preset, strategy, changes, init, data, people, maps, all_labels, division)
+        options = plan.options
+        folder = cache or out / "cases"
+        if not processes.first:
+            # The first process makes what is not in the cache yet, and alone speaks.
+            processes.wait()
+        with progress_bar() as progress:
+            cases = plan.cohort.cases(folder, options.grid, progress if processes.first else None)
+        if processes.first:
+            processes.wait()
+        trainer = Trainer(
+            out, options, plan.vocabulary, *cases, device=str(torch_device), initial=plan.network, groups=plan.groups
+        )
+        if resume:
+            trainer.resume()
+        elif from_state is not None:
+            trainer.resume(from_state)
+        record = RunRecord(
+            plan.vocabulary, trainer.options, plan.cohort, trainer.partition, plan.initial,
+            validate_every or plan.validate_every, save_every or plan.save_every,
+        )  # fmt: skip
+        if processes.first:
+            write_record(out, record)
+            for warning in (*trainer.partition.warnings, *_warnings(cases, options)):
+                warn(warning)
+            if from_state is not None:
+                # So that the folder holds a run from now on.
+                trainer.save()
+        again = f"dca train -o {out} --resume" + (f" --cache {cache}" if cache else "")
+        with says_when_cancelled(lambda: f"The run is saved in {out}, at step {trainer.step}. Go on with: {again}"):
+            _train(trainer, minutes, record, tensorboard)
+        if export_state is not None:
+            detail = trainer.export(export_state, record.to_json())
     leave()
     if not processes.first:
         return
     _plot_curve(trainer)
     say_plain(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
+    if export_state is not None and detail is not None:
+        say_plain(f"Written: {export_state}, {_in_words(detail)}. Go on with: dca train -o NEW --from-state FILE")
     if trainer.step < options.steps:
         say_plain(f"Go on with: {again}")
     elif trainer.best >= 0 and options.strategy == "dca":
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
+
+
+class _Plan(NamedTuple):
+    """What to train; the groups of organs are made from the cases where ``groups`` is None. ``network`` has the weights
+    that a new run starts from, ``initial`` says where they are from."""
+
+    vocabulary: Vocabulary
+    options: TrainingOptions
+    cohort: Cohort
+    groups: Partition | None
+    initial: InitialModel | None
+    network: DCANet | None
+    validate_every: int
+    save_every: int
+
+
+def _earlier_plan(
+    out: Path, from_state: Path | None, strategy: Strategy, changes: dict[str, Any], others: dict[str, Any]
+) -> _Plan:
+    """A run that goes on: that of the folder ``out``, or that of an exported state in a new folder."""
+    if from_state is None:
+        from ..training.run_record import read_record
+
+        record = read_record(out)
+    else:
+        _require_no_run(out)
+        record = _record_of(from_state)
+    unchangeable = sorted(set(changes) - {"steps"}) + [name for name, value in others.items() if value is not None]
+    unchangeable += ["strategy"] * (strategy not in ("dca", record.options.strategy))
+    if unchangeable:
+        raise UserError(
+            f"A resumed run keeps its options; {', '.join(unchangeable)} cannot be changed.",
+            "Leave them out, or train in a new folder.",
+        )
+    return _Plan(
+        record.vocabulary, replace(record.options, **changes), record.cohort, record.partition, record.initial, None,
+        record.validate_every, record.save_every,
+    )  # fmt: skip
+
+
+def _new_plan(
+    out: Path,
+    preset: Preset,
+    strategy: Strategy,
+    changes: dict[str, Any],
+    init: str | None,
+    data: Path | None,
+    people: tuple[int | None, int | None, int | None],
+    painted: Cohort | None,
+    all_labels: bool,
+    division: Division | None,
+) -> _Plan:
+    """A new run. ``people`` are synthetic ones: labelled, unlabelled, to validate on; ``painted`` more cases."""
+    from ..case_folder import CASES
+    from ..organs import AMOS
+    from ..training.cohort import Cohort
+    from ..training.cohort_of_list import cohort_of
+    from ..training.compact_state import is_compact
+    from ..training.corrected_cases import read_dataset
+    from ..training.datalist import list_of, read_datalist, require_files
+    from ..training.run_record import InitialModel
+    from ..training.unlabelled_cts import read_unlabelled_cts
+
+    _require_no_run(out)
+    state = Path(init) if init is not None and is_compact(Path(init)) else None
+    initial = None if init is None or state is not None else load(init)
+    fine_tuned = None
+    if data is not None and painted is None and not any(people[:2]) and strategy == "dca" and preset == "default":
+        fine_tuned = initial
+    options = _options(preset, strategy, changes, fine_tuned)
+    groups = None if fine_tuned is None or division is not None else fine_tuned.metadata.partition
+    usual = (24, 16, 4) if data is None else (0, 0, 0)
+    cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
+    vocabulary = AMOS
+    if data is not None:
+        # What is in a folder of corrected cases is what was written, or it is not trained on.
+        if (data / CASES).is_dir():
+            read_dataset(data)
+        read_unlabelled_cts(data)
+        datalist = read_datalist(list_of(data))
+        require_files(datalist)
+        cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
+    if painted is not None:
+        cohort = cohort.joined(painted)
+    network, started_from, known = None, None, None
+    if initial is not None:
+        network, started_from, known = initial.network(), InitialModel.of(initial), initial.metadata.vocabulary
+    elif state is not None:
+        network, started_from, known = _network_of(state)
+    if known is not None and known != vocabulary:
+        raise UserError(
+            f"The model to start from knows the organs of {known.name}, the data have those of {vocabulary.name}.",
+            "Start from a model of the same organs.",
+        )
+    if vocabulary != AMOS and cohort.synthetic:
+        raise UserError(f"Synthetic CTs have the organs of AMOS, the list those of {vocabulary.name}.", "Choose one.")
+    if all_labels:
+        cohort = cohort.fully_labelled()
+    if not cohort.labelled:
+        raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
+    validate_every = max(min(_VALIDATE_EVERY, options.steps // 4), 1)
+    return _Plan(vocabulary, options, cohort, groups, started_from, network, validate_every, _SAVE_EVERY)
+
+
+def _require_no_run(out: Path) -> None:
+    from ..training.checkpoint import has_checkpoint
+    from ..training.trainer import CHECKPOINT
+
+    if has_checkpoint(out / CHECKPOINT):
+        raise UserError(f"{out} holds a run already.", "Add --resume to go on with it, or choose another folder.")
+
+
+def _record_of(state: Path) -> RunRecord:
+    from ..training.compact_state import read_compact
+    from ..training.run_record import RunRecord
+
+    try:
+        return RunRecord.from_json(read_compact(state)[1] or {})
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{state} does not say what it was trained on ({error}).", "Name one that dca train --export-state wrote."
+        ) from None
+
+
+def _network_of(state: Path) -> tuple[DCANet, InitialModel, Vocabulary]:
+    """The weights of an exported state, the averaged ones where there are some, and where they are from."""
+    from ..case_folder import sha256
+    from ..training.compact_state import read_compact
+    from ..training.run_record import InitialModel
+    from ..training.trainer import build_network
+
+    record = _record_of(state)
+    content, _ = read_compact(state)
+    network = build_network(record.options, record.partition)
+    network.load_state_dict(content.get("averaged", content["network"]))
+    before = () if record.initial is None else record.initial.training_data
+    model = InitialModel(state.name, sha256(state), (*record.cohort.training_data, *before))
+    return network, model, record.vocabulary
+
+
+def _in_words(detail: Detail) -> str:
+    kept = [
+        f"weights in {detail.weights} bits",
+        f"their average in {detail.average} more",
+        f"moments in {detail.moments}",
+    ]
+    return ", ".join(text for text, bits in zip(kept, (1, detail.average, detail.moments), strict=True) if bits)
 
 
 def _painted(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
@@ -295,13 +430,7 @@ def _options(preset: Preset, strategy: Strategy, changes: dict[str, Any], fine_t
     return TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
 
 
-def _with(options: TrainingOptions, **changes: Any) -> TrainingOptions:
-    from dataclasses import replace
-
-    return replace(options, **changes)
-
-
-def _train(trainer: Trainer, minutes: float | None, validate_every: int, tensorboard: bool) -> None:
+def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboard: bool) -> None:
     """Train with a bar that shows the last losses, λ and Dice; then a table of the last validation."""
     from ..training.tensorboard_log import TensorBoardLog
 
@@ -325,7 +454,7 @@ def _train(trainer: Trainer, minutes: float | None, validate_every: int, tensorb
             progress(min(done, 1.0), _summary(line, trainer.options.steps, dice))
 
         try:
-            trainer.run(minutes=minutes, validate_every=validate_every, report=report)
+            trainer.run(minutes, record.save_every, record.validate_every, report, warn, lock=False)
         finally:
             if board is not None:
                 board.close()

@@ -14,13 +14,13 @@ from ..dicom.selection import Rules
 from ..errors import OutputError, UserError
 from ..imaging.writing import make_private
 from ..job import optional
+from ..lock import locked
 from ..organs import Vocabulary
 from ..partials import clean
 from .case import PENDING, Case, readable
 from .dispatch import outcomes
 from .finding import find
 from .ledger import ENDED_EARLY, Ledger
-from .lock import locked
 from .pseudonyms import Pseudonyms, hidden, own_key, read_key
 from .report.volume_table import write_volumes
 from .report.writing import write_report

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..organs import Vocabulary
+from ..partials import partial_name
 from .metrics import DICE, Metric
 
 
@@ -60,18 +64,26 @@ class Scores:
 
     def write_csv(self, path: Path) -> None:
         """One line for each case and one for the mean, for each metric; a field is empty where nothing counts."""
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            several = len(self.metrics) > 1
-            writer.writerow([*(["metric"] if several else []), "case", *self.vocabulary.by_key, "mean"])
-            for metric in self.metrics:
-                first = [metric.key] if several else []
-                for case, row in zip(self.cases, self.table(metric), strict=True):
-                    writer.writerow([*first, case, *map(_field, row), _field(mean_or_nan(row[None], 1)[0])])
-                means = self.by_organ(metric).values()
-                writer.writerow([*first, "mean", *map(_field, means), _field(self.mean(metric=metric))])
-        part.replace(path)
+        part = partial_name(path)
+        try:
+            with part.open("x", newline="", encoding="utf-8") as file:
+                self._write_rows(csv.writer(file))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _write_rows(self, writer: Any) -> None:
+        several = len(self.metrics) > 1
+        writer.writerow([*(["metric"] if several else []), "case", *self.vocabulary.by_key, "mean"])
+        for metric in self.metrics:
+            first = [metric.key] if several else []
+            for case, row in zip(self.cases, self.table(metric), strict=True):
+                writer.writerow([*first, case, *map(_field, row), _field(mean_or_nan(row[None], 1)[0])])
+            means = self.by_organ(metric).values()
+            writer.writerow([*first, "mean", *map(_field, means), _field(self.mean(metric=metric))])
 
 
 def mean_of_organs(table: np.ndarray, labels: Sequence[int] | None = None) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import UserError
+from ..errors import OutputError, UserError
 from ..imaging.grid import grid_of_shape, model_grid
 from ..imaging.intensity import standardize, window
 from ..imaging.resampling import resample
+from ..partials import partial_name
 from .options import GridOptions
 
 # Positions remembered for each organ of a case: enough to sample from, small enough to keep.
@@ -24,9 +27,12 @@ _POSITIONS = 4000
 class Case:
     """One CT on the model grid.
 
-    ``hu`` is int16 (depth, height, width); ``labels`` is uint8 of the same shape, or None for an unlabelled case.
-    ``unknown`` are the labels that the label map does not tell of: where it says background, they may be. ``spacing``
-    (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the grid's.
+    ``hu`` is int16 (depth, height, width); ``labels`` is an array of unsigned integers of the same shape, or None for
+    an unlabelled case. ``unknown`` are the labels that the label map does not tell of: where it says background, they
+    may be. ``spacing`` (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the
+    grid's.
+
+    Raises UserError where the label map holds a label that is said to be unknown.
     """
 
     name: str
@@ -36,8 +42,15 @@ class Case:
     spacing: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is not None and self.unknown and np.isin(self.labels, self.unknown).any():
-            raise ValueError(f"case {self.name} has voxels of labels that are said to be unknown in it")
+        if self.labels is None or not self.unknown:
+            return
+        found = np.intersect1d(self.labels, self.unknown)
+        if len(found):
+            shown = ", ".join(str(label) for label in found[:5])
+            raise UserError(
+                f"The label map of {self.name} has voxels of label {shown}, which its entry lists as unknown.",
+                "Take the label out of 'unknown', or out of the label map.",
+            )
 
     @cached_property
     def positions(self) -> dict[int, np.ndarray]:
@@ -84,7 +97,11 @@ class Case:
 def prepare_case(
     name: str, ct: sitk.Image, labels: sitk.Image | None, grid: GridOptions, unknown: tuple[int, ...] = ()
 ) -> Case:
-    """A CT in HU, and its label map if there is one, on the model grid; ``unknown`` as in ``Case``."""
+    """A CT in HU, and its label map if there is one, on the model grid; ``unknown`` as in ``Case``.
+
+    ``labels`` are whole numbers from 0 to 65535, as ``read_labels`` gives them; they stay what they are. Raises
+    UserError for others, and as ``Case`` does.
+    """
     target, spacing = model_grid(ct, grid.spacing, grid.orientation), None
     if grid.shape is not None:
         target = grid_of_shape(ct, grid.shape, grid.orientation)
@@ -93,21 +110,48 @@ def prepare_case(
     hu = np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
     if labels is None:
         return Case(name, hu, None, spacing=spacing)
-    on_grid = sitk.GetArrayFromImage(resample(labels, target, "nearest", outside=0)).astype(np.uint8)
-    return Case(name, hu, on_grid, unknown, spacing)
+    on_grid = sitk.GetArrayFromImage(resample(labels, target, "nearest", outside=0))
+    return Case(name, hu, _narrowed(on_grid, name), unknown, spacing)
+
+
+def _narrowed(labels: np.ndarray, name: str) -> np.ndarray:
+    """The same whole numbers as uint8, or as uint16 where 255 is not enough. Raises UserError for any others."""
+    low, high = (labels.min(), labels.max()) if labels.size else (0, 0)
+    dtype = np.uint8 if high <= 255 else np.uint16
+    # Compared, because a conversion wraps and cuts off without a word.
+    narrowed = labels.astype(dtype) if low >= 0 and high <= 65535 else None
+    if narrowed is None or not np.array_equal(narrowed, labels):
+        raise UserError(
+            f"The label map of {name} has labels that are not whole numbers from 0 to 65535.", "Renumber its labels."
+        )
+    return narrowed
 
 
 def save_case(case: Case, path: Path) -> None:
-    """Write a case as NPZ, whole or not at all."""
-    part = path.with_name(path.name + ".part")
+    """Write a case as NPZ, whole or not at all; processes that write the same one do not disturb each other.
+
+    Raises OutputError where the disk is full or the folder cannot be written.
+    """
+    part = partial_name(path)
     arrays = {"hu": case.hu}
     if case.labels is not None:
         arrays |= {"labels": case.labels, "unknown": np.array(case.unknown, np.int64)}
     if case.spacing is not None:
         arrays["spacing"] = np.array(case.spacing)
-    with part.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    part.replace(path)
+    try:
+        with part.open("xb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"The prepared case {path} cannot be written ({error.strerror or error}).",
+            "Make room, or choose another folder with --cache.",
+        ) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def load_case(path: Path) -> Case:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..errors import OutputError, UserError
+from ..partials import partial_name, remove_partials
 
 FORMAT = 1
 
@@ -17,19 +19,33 @@ FORMAT = 1
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path``; the file there before is kept beside it as ``*.previous``.
 
-    Raises OutputError if the disk is full or the folder cannot be written; what was there stays.
+    There is a whole checkpoint at ``path`` at every moment, however the process ends, once there was one. Raises
+    OutputError if the disk is full or the folder cannot be written; what was there stays.
     """
-    part = path.with_name(path.name + ".part")
+    part = partial_name(path)
     try:
-        torch.save({"format": FORMAT, **state}, part)
+        with part.open("xb") as stream:
+            torch.save({"format": FORMAT, **state}, stream)
+            stream.flush()
+            # Network and quota file systems report a full disk only now.
+            os.fsync(stream.fileno())
         if path.exists():
-            path.replace(previous(path))
+            _keep(path)
         part.replace(path)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         raise OutputError(
             f"The checkpoint {path} cannot be written ({error}).", "Make room or choose another folder, then resume."
         ) from error
+    finally:
+        # Gone after a rename; there after an error, or when Ctrl+C is pressed twice.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote the checkpoint ``path`` have left."""
+    remove_partials(path)
+    remove_partials(previous(path))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -62,12 +78,23 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def generator_state(generator: np.random.Generator) -> dict[str, Any]:
-    """The generator's state as plain data, which ``torch.load`` takes with ``weights_only``."""
-    return dict(generator.bit_generator.state)
+def has_checkpoint(path: Path) -> bool:
+    """Whether there is a checkpoint at ``path``, or the one before it."""
+    return path.exists() or previous(path).exists()
 
 
-def restore_generator(state: dict[str, Any]) -> np.random.Generator:
-    generator = np.random.default_rng()
-    generator.bit_generator.state = state
-    return generator
+def _keep(path: Path) -> None:
+    """Make the file ``path`` the previous one, without a moment at which there is none at ``path``."""
+    link = partial_name(previous(path))
+    try:
+        os.link(path, link)
+    except OSError:
+        # The file system knows no hard links.
+        path.replace(previous(path))
+        return
+    try:
+        link.replace(previous(path))
+    finally:
+        with suppress(OSError):
+            # Two names of one file stay two where they were the same already.
+            link.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -25,7 +26,15 @@ class _Sliceable(Protocol):
     def __getitem__(self, part: slice, /) -> Any: ...
 
 
+# How long one process may wait for another that prepares data or validates. PyTorch's own limit, 10 or 30 minutes,
+# stays for the steps, where a process that does not come has failed.
+_PATIENCE = timedelta(days=14)
+
 _Items = TypeVar("_Items", bound=_Sliceable)
+
+
+# Made along with the group of all processes, and ended with it.
+_patient: Any = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Processes:
 
     rank: int = 0
     count: int = 1
+    # On the CPU and with patience, for decisions and waiting.
+    patient: Any = None
 
     @property
     def first(self) -> bool:
@@ -64,14 +75,22 @@ class Processes:
         """The first process's decision, for all: whether the time is over, say."""
         if self.count == 1:
             return decision
-        told = [decision]
-        distributed.broadcast_object_list(told)
-        return told[0]
+        shared = torch.tensor([decision])
+        distributed.broadcast(shared, src=0, group=self.patient)
+        return bool(shared)
+
+    def any(self, decision: bool) -> bool:
+        """Whether any process has decided so, for all: whether one was asked to end, say."""
+        if self.count == 1:
+            return decision
+        found = torch.tensor([int(decision)])
+        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.patient)
+        return bool(found)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Until all are here, however long the first one prepares data or validates."""
         if self.count > 1:
-            distributed.barrier()
+            distributed.barrier(group=self.patient)
 
     def wrapped(self, module: nn.Module, device: torch.device) -> nn.Module:
         """``module``, or with several processes one that averages gradients over them."""
@@ -89,15 +108,19 @@ def join(device: torch.device) -> Processes:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
+    global _patient
     if not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Processes(distributed.get_rank(), distributed.get_world_size())
+        _patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), _patient)
 
 
 def leave() -> None:
     """End the group of processes, where there is one."""
+    global _patient
+    _patient = None
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 

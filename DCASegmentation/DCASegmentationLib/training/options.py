@@ -14,6 +14,9 @@ from ..method.vnet import Norm, UpsamplingMode
 
 Preset = Literal["default", "paper"]
 Scaling = Literal["window", "z_score"]
+Crop = Literal["center", "position"]
+ShortScans = Literal["air", "repeat"]
+Decay = Literal["all", "weights"]
 StrategyName = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 
 
@@ -111,6 +114,15 @@ class TrainingOptions:
     # Half precision on CUDA, with scaled gradients; other devices compute in full.
     mixed_precision: bool = True
     seed: int = 0
+    # Steps of the experts' stage, once it is over: a run that is made longer does not go back to it. None: the share
+    # experts_first of the steps.
+    experts_steps: int | None = None
+    # Where patches that are not centered on an organ lie, and what continues a scan shorter than the patch: see
+    # training.sampling.
+    crop: Crop = "center"
+    short_scans: ShortScans = "air"
+    # What weight decay pulls at: "weights" spares norms and biases, of which a small network cannot do without.
+    decay: Decay = "all"
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainingOptions:

@@ -9,7 +9,7 @@ from ..bundle.loading import Bundle
 from ..bundle.metadata import DEFAULT_OVERLAP, Metadata, TrainingData
 from ..bundle.saving import save_bundle
 from ..errors import UserError
-from .checkpoint import load_checkpoint
+from .checkpoint import has_checkpoint, load_checkpoint
 from .options import TrainingOptions
 from .run_record import RunRecord, read_record
 from .trainer import BEST, CHECKPOINT, build_network, same_groups
@@ -29,7 +29,7 @@ def pack(
     such run, OutputError where the bundle cannot be written.
     """
     record = read_record(run)
-    state = load_checkpoint(run / (BEST if (run / BEST).exists() else CHECKPOINT))
+    state = load_checkpoint(run / (BEST if has_checkpoint(run / BEST) else CHECKPOINT))
     if not same_groups(state["owners"], record.partition.owners):
         raise UserError(f"The checkpoint in {run} is of another run than its record.", "Train in a new folder.")
     options = TrainingOptions.from_json(state["options"])

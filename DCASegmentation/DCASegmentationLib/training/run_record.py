@@ -50,6 +50,9 @@ class RunRecord:
     cohort: Cohort
     partition: Partition
     initial: InitialModel | None = None
+    # Steps between validations and checkpoints: which weights validate best depends on them.
+    validate_every: int = 500
+    save_every: int = 100
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON, which knows no infinity: no limit of the gradient becomes null."""
@@ -60,6 +63,8 @@ class RunRecord:
             "partition": self.partition.to_json(),
             "options": {**self.options.to_json(), "gradient_limit": limit if math.isfinite(limit) else None},
             "initial": None if self.initial is None else asdict(self.initial),
+            "validate_every": self.validate_every,
+            "save_every": self.save_every,
         }
 
     @classmethod
@@ -74,6 +79,9 @@ class RunRecord:
             cohort=Cohort.from_json(data["cohort"]),
             partition=Partition.from_json(data["partition"]),
             initial=None if data["initial"] is None else InitialModel.from_json(data["initial"]),
+            # Runs from before they were kept have the usual ones.
+            validate_every=int(data.get("validate_every", cls.validate_every)),
+            save_every=int(data.get("save_every", cls.save_every)),
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
+from .augmentation import augment_intensity
 from .cases import Case
 from .options import TrainingOptions
 
@@ -23,19 +25,78 @@ class Patches(NamedTuple):
     unknown: tuple[tuple[int, ...], ...]
 
 
+class Sampler(Protocol):
+    """Where a run's patches come from: cases in memory, or CTs that are painted as they are needed.
+
+    A draw depends on ``generator`` alone, so that a step's patches are the same whoever draws them, in whatever order,
+    in this process or in another one: the trainer gives each patch of each step a generator of its own. An object that
+    is pickled for worker processes must keep working there.
+    """
+
+    def draw(self, count: int, generator: np.random.Generator) -> Patches:
+        """``count`` patches; with labels if the sampler's cases are labeled."""
+        ...
+
+
+def patch_generator(seed: int, stream: int, step: int, index: int) -> np.random.Generator:
+    """The generator of one patch of one step. ``stream`` keeps labeled (0) and unlabeled (1) patches apart."""
+    return np.random.default_rng([seed, stream, step, index])
+
+
+def joined(patches: Sequence[Patches]) -> Patches:
+    """Several draws as one; all of them have labels, or none has. Arrays become arrays, tensors tensors."""
+    labels = [one.labels for one in patches if one.labels is not None]
+    return Patches(
+        _concatenated([one.volumes for one in patches]),
+        _concatenated(labels) if labels else None,
+        tuple(unknown for one in patches for unknown in one.unknown),
+    )
+
+
+def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    tensors = [torch.as_tensor(part) for part in parts]
+    device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), tensors[0].device)
+    joined: Any = torch.cat([tensor.to(device) for tensor in tensors])
+    return joined
+
+
+class MixedSampler:
+    """Draws each patch from one of several samplers, chosen with ``weights``, which need not sum to one."""
+
+    def __init__(self, samplers: Sequence[Sampler], weights: Sequence[float]) -> None:
+        if not samplers or len(samplers) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError("a mixed sampler needs samplers and as many weights, not all of them 0")
+        self._samplers = list(samplers)
+        self._shares = np.asarray(weights, float) / sum(weights)
+
+    def draw(self, count: int, generator: np.random.Generator) -> Patches:
+        """See ``Sampler``."""
+        chosen = generator.choice(len(self._samplers), count, p=self._shares)
+        return joined([self._samplers[index].draw(1, generator) for index in chosen])
+
+
 class PatchSampler:
     """Draws patches from cases held in memory.
 
     With probability ``organ_centered`` a patch of a labelled case is centered near a voxel of an organ, every organ
     as likely as any other; otherwise it lies anywhere. Patches stay inside the volume, as the sliding window's do.
+
+    Anywhere is, by the option ``crop``: "center", the center is any voxel and the patch is then moved into the volume,
+    so that it often touches a border; "position", every position inside the volume is equally likely, as in the
+    repositories of the paper's family. By the option ``short_scans`` a volume shorter than the patch along z (the first
+    axis) is continued with "air", or by "repeat": its end slices are repeated, those of the labels, too.
     """
 
-    def __init__(self, cases: Sequence[Case], options: TrainingOptions, generator: np.random.Generator) -> None:
+    def __init__(
+        self, cases: Sequence[Case], options: TrainingOptions, generator: np.random.Generator | None = None
+    ) -> None:
         if not cases:
             raise ValueError("a sampler needs at least one case")
         self._cases = list(cases)
         self._options = options
-        self._generator = generator
+        self._generator = generator if generator is not None else np.random.default_rng()
         holders: dict[int, list[int]] = {}
         for index, case in enumerate(self._cases):
             for label in case.positions:
@@ -43,21 +104,21 @@ class PatchSampler:
         self._holders = holders
         self._labels = sorted(holders)
 
-    def draw(self, count: int) -> Patches:
-        """``count`` patches, with labels if the cases have some."""
+    def draw(self, count: int, generator: np.random.Generator | None = None) -> Patches:
+        """``count`` patches, with labels if the cases have some; by the constructor's generator unless one is given."""
+        generator = self._generator if generator is None else generator
         volumes: list[np.ndarray] = []
         labels: list[np.ndarray] = []
         unknown: list[tuple[int, ...]] = []
         for _ in range(count):
-            case, center = self._choose()
+            case, center = self._choose(generator)
             volumes.append(case.scaled(self._cut(case.hu, center, fill=-1000), self._options.grid))
             if case.labels is not None:
                 labels.append(self._cut(case.labels, center, fill=0).astype(np.int64))
             unknown.append(case.unknown)
         return Patches(np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unknown))
 
-    def _choose(self) -> tuple[Case, np.ndarray]:
-        generator = self._generator
+    def _choose(self, generator: np.random.Generator) -> tuple[Case, np.ndarray]:
         if self._labels and generator.random() < self._options.organ_centered:
             label = self._labels[generator.integers(len(self._labels))]
             holders = self._holders[label]
@@ -66,6 +127,10 @@ class PatchSampler:
             reach = np.asarray(self._options.patch) // 3
             return case, positions[generator.integers(len(positions))] + generator.integers(-reach, reach + 1)
         case = self._cases[generator.integers(len(self._cases))]
+        if self._options.crop == "position":
+            free = [max(size - side, 0) for size, side in zip(case.hu.shape, self._options.patch, strict=True)]
+            starts = np.array([generator.integers(n + 1) for n in free])
+            return case, starts + np.minimum(self._options.patch, case.hu.shape) // 2
         return case, np.array([generator.integers(size) for size in case.hu.shape])
 
     def _cut(self, array: np.ndarray, center: np.ndarray, fill: int) -> np.ndarray:
@@ -73,8 +138,57 @@ class PatchSampler:
         shape = np.asarray(array.shape)
         lacking = np.maximum(patch - shape, 0)
         if lacking.any():
-            array = np.pad(array, [(int(n) // 2, int(n) - int(n) // 2) for n in lacking], constant_values=fill)
+            widths = [(int(n) // 2, int(n) - int(n) // 2) for n in lacking]
+            if self._options.short_scans == "repeat":
+                array = np.pad(array, [widths[0], (0, 0), (0, 0)], mode="edge")
+                widths[0] = (0, 0)
+            array = np.pad(array, widths, constant_values=fill)
             center = center + lacking // 2
             shape = np.asarray(array.shape)
         start = np.clip(center - patch // 2, 0, shape - patch)
         return array[tuple(slice(int(a), int(a + n)) for a, n in zip(start, patch, strict=True))]
+
+
+class StepPatches(NamedTuple):
+    """What a process needs for one step; ``unlabelled`` is None where it does not count."""
+
+    labelled: Patches
+    unlabelled: Patches | None
+
+
+class StepSampler:
+    """Draws this process's patches of any step, intensity augmentation included, from the seed and the step alone.
+
+    ``share`` gives this process's part of the indices of a batch. Patches that a sampler gives as tensors are taken as
+    they are: it makes them on the device, each with an appearance of its own.
+    """
+
+    def __init__(
+        self,
+        labelled: Sampler,
+        unlabelled: Sampler | None,
+        options: TrainingOptions,
+        share: Callable[[range], range] = lambda indices: indices,
+    ) -> None:
+        self._samplers = (labelled, unlabelled)
+        self._options = options
+        self._indices = (share(range(options.labelled_per_step)), share(range(options.unlabelled_per_step)))
+
+    def draw(self, step: int, unlabelled: bool) -> StepPatches:
+        """The patches of ``step``; with the unlabelled ones where there are some and they are asked for."""
+        labelled = self._draw(0, step)
+        assert labelled is not None
+        return StepPatches(labelled, self._draw(1, step) if unlabelled else None)
+
+    def _draw(self, stream: int, step: int) -> Patches | None:
+        sampler = self._samplers[stream]
+        if sampler is None:
+            return None
+        drawn = []
+        for index in self._indices[stream]:
+            generator = patch_generator(self._options.seed, stream, step, index)
+            patch = sampler.draw(1, generator)
+            if self._options.augment and isinstance(patch.volumes, np.ndarray):
+                patch = patch._replace(volumes=augment_intensity(patch.volumes, generator))
+            drawn.append(patch)
+        return joined(drawn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +14,30 @@ import numpy as np
 import torch
 
 from ..errors import OutputError, UserError
+from ..imaging.writing import write_text
+from ..lock import locked
 from ..method.log_gap import Partition
 from ..method.network import DCANet
 from ..method.transfer import start_from
 from ..organs import Vocabulary
-from .augmentation import augment_intensity
 from .averaging import AveragedWeights
 from .cases import Case
-from .checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from .checkpoint import has_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
+from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
 from .distributed import Processes, join, without_averaging
 from .division import divide
+from .interruption import Interruption
 from .options import TrainingOptions
-from .sampling import PatchSampler
+from .sampling import PatchSampler, Sampler, StepPatches, StepSampler
 from .strategies.choosing import make_strategy
 from .strategies.dca import stage_of as stage_of
 from .strategies.strategy import Batch, Moment, Strategy
-from .validation import validate
+from .validation import Stopped, validate
 
 CHECKPOINT = "last.pt"
 BEST = "best.pt"
 LOG = "log.jsonl"
+LOCK = "lock.sqlite"
 
 # The faster layout for 3D convolutions, on the CPU too.
 _CHANNELS_LAST = torch.channels_last_3d
@@ -49,9 +53,10 @@ class Trainer:
     """One run in one folder.
 
     ``labelled`` and ``unlabelled`` are cases on the model grid. The groups of organs come from log-gap analysis of
-    the labelled cases. Everything drawn at random comes from the options' seed, and a resumed run draws what the
-    uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run starts from. ``groups``
-    are the groups of organs to train with, whatever the labelled cases hold.
+    the labelled cases. Every patch of a step is drawn from the options' seed and the number of the step, so a resumed
+    run draws what the uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run
+    starts from. ``groups`` are the groups of organs to train with, whatever the labelled cases hold. ``sampler`` and
+    ``unlabelled_sampler`` draw the patches in place of the cases, which may then be missing where ``groups`` are given.
 
     Started by ``torchrun``, each process has a trainer and its share of every batch; the first one writes the files.
 
@@ -70,8 +75,10 @@ class Trainer:
         device: str = "cpu",
         initial: DCANet | None = None,
         groups: Partition | None = None,
+        sampler: Sampler | None = None,
+        unlabelled_sampler: Sampler | None = None,
     ) -> None:
-        if not labelled:
+        if not labelled and (sampler is None or groups is None):
             raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
         bare = next((case.name for case in [*labelled, *validation] if case.labels is None), None)
         if bare is not None:
@@ -102,11 +109,17 @@ class Trainer:
         self._model = self.processes.wrapped(self.strategy, self.device)
         self._half = options.mixed_precision and self.device.type == "cuda"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half)
-        self._generator = np.random.default_rng(options.seed)
-        self._labelled = PatchSampler(labelled, options, self._generator)
-        self._unlabelled = PatchSampler(unlabelled, options, self._generator) if unlabelled else None
+        if unlabelled_sampler is None and unlabelled:
+            unlabelled_sampler = PatchSampler(unlabelled, options)
+        self._sampler = StepSampler(
+            sampler or PatchSampler(labelled, options), unlabelled_sampler, options, self.processes.share
+        )
         self._validation = list(validation)
         self._skipped = 0
+        # The log's line of a step whose validation is still to come.
+        self._pending: dict[str, Any] | None = None
+        # Whether the weights are those of a whole number of steps, and may be saved.
+        self._whole = True
 
     @property
     def best_network(self) -> DCANet:
@@ -118,14 +131,23 @@ class Trainer:
         """The cases to validate on."""
         return tuple(self._validation)
 
-    def resume(self) -> None:
-        """Go on from the folder's last checkpoint.
+    def resume(self, compact: Path | None = None) -> None:
+        """Go on from the folder's last checkpoint, or from the file ``compact`` that ``export`` wrote.
 
-        Raises UserError if there is none to read, or if it is of other options (steps and seed aside).
+        The options may have other steps: a stage that is over stays over, and the present one is shortened or
+        lengthened. From a compact file it goes on much the same, not bit for bit. Raises UserError if there is no
+        checkpoint to read, or if it is of other options.
         """
-        state = load_checkpoint(self.folder / CHECKPOINT)
+        self._restore(load_checkpoint(self.folder / CHECKPOINT) if compact is None else read_compact(compact)[0])
+
+    def export(self, path: Path, record: dict[str, Any] | None = None, limit_bytes: int = LIMIT_BYTES) -> Detail | None:
+        """Write what another computer goes on from to ``path``, in at most ``limit_bytes``, from the first process
+        alone; ``record`` describes the run. Returns what was kept. Raises OutputError as ``write_compact`` does."""
+        return write_compact(path, self._state(), record, limit_bytes) if self.processes.first else None
+
+    def _restore(self, state: dict[str, Any]) -> None:
         saved = TrainingOptions.from_json(state["options"])
-        if replace(saved, steps=self.options.steps) != self.options:
+        if replace(saved, steps=self.options.steps, experts_steps=self.options.experts_steps) != self.options:
             raise UserError(
                 f"The run in {self.folder} was started with other options.",
                 "Resume it with the same options, or train in a new folder.",
@@ -135,42 +157,62 @@ class Trainer:
                 f"The run in {self.folder} has other groups of organs: its labelled cases have changed.",
                 "Resume it with the same cases, or train in a new folder.",
             )
-        self.network.load_state_dict(state["network"])
-        # What the strategy keeps beside its network; runs from before there were others have none.
-        self.strategy.load_state_dict(state.get("strategy", {}), strict=False)
+        self._load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         if state.get("scaler"):
             self._scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        self.best = state["best"]
+        self.options = _continued(self.options, saved, self.step)
+        self.strategy.options = self.options
+        self._pending = None if state.get("pending") is None else json.loads(state["pending"])
+        if "torch_generator" in state:
+            torch.set_rng_state(state["torch_generator"])
+        if self.device.type == "cuda" and "cuda_generator" in state:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        # What the strategy keeps besides its network; runs from before there were others have none.
+        self.strategy.load_state_dict(state.get("strategy", {}), strict=False)
         if self.averaged is not None:
             self.averaged.network.load_state_dict(state["averaged"])
             self.averaged.updates = state["averaged_updates"]
-        self.step = state["step"]
-        self.best = state["best"]
-        restored = restore_generator(state["generator"])
-        self._generator.bit_generator.state = restored.bit_generator.state
-        torch.set_rng_state(state["torch_generator"])
+
+    def use_best(self) -> None:
+        """Give the strategy the weights that validated best, of all its networks, those of its own among them.
+
+        Without validation it stays as the last step left it.
+        """
+        if has_checkpoint(self.folder / BEST):
+            self._load_weights(load_checkpoint(self.folder / BEST))
+            self.network.load_state_dict(self.best_network.state_dict())
 
     def save(self, name: str = CHECKPOINT) -> None:
         """Write a checkpoint into the folder, from the first process alone."""
-        if not self.processes.first:
-            return
-        beside = {key: value for key, value in self.strategy.state_dict().items() if not key.startswith("network.")}
+        if self.processes.first:
+            save_checkpoint(self.folder / name, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        others = {key: value for key, value in self.strategy.state_dict().items() if not key.startswith("network.")}
         state: dict[str, Any] = {
             "options": self.options.to_json(),
             "owners": [list(owned) for owned in self.partition.owners],
             "step": self.step,
             "best": self.best,
             "network": self.network.state_dict(),
-            "strategy": beside,
+            "strategy": others,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "generator": generator_state(self._generator),
+            "pending": None if self._pending is None else json.dumps(self._pending),
             "torch_generator": torch.get_rng_state(),
         }
+        if self.device.type == "cuda":
+            state["cuda_generator"] = torch.cuda.get_rng_state(self.device)
         if self.averaged is not None:
             state["averaged"] = self.averaged.network.state_dict()
             state["averaged_updates"] = self.averaged.updates
-        save_checkpoint(self.folder / name, state)
+        return state
 
     def run(
         self,
@@ -178,42 +220,94 @@ class Trainer:
         save_every: int = 100,
         validate_every: int = 500,
         report: Report | None = None,
+        say: Callable[[str], None] | None = None,
+        lock: bool = True,
     ) -> None:
         """Train until the options' steps are done or ``minutes`` are over, saving on the way and at the end.
 
-        Ctrl+C saves too. ``report`` receives each line of the log. Raises UserError where the gradient is not finite
-        in a hundred steps in a row: those steps are left out, and the weights are what they were before.
+        Ctrl+C and SIGTERM end the run after the step, or the validated case, that is at work: it is saved, and
+        KeyboardInterrupt is raised. A second signal raises it at once; the last checkpoint stays as it is. ``report``
+        receives each line of the log, ``say`` what the user should know meanwhile. ``lock`` keeps other processes out
+        of the folder; a caller that does so itself turns it off.
+
+        Raises UserError where the gradient is not finite in a hundred steps in a row: those steps are left out, and
+        the weights are what they were before. Raises OutputError where another process trains in the folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        try:
-            while self.step < self.options.steps and not self._over(deadline):
-                started = time.monotonic()
-                values = self._advance()
-                line: dict[str, Any] = {"step": self.step, **values, "seconds": round(time.monotonic() - started, 3)}
-                if self._validation and self.step % validate_every == 0:
-                    if self.processes.first:
-                        line["dice"] = self._validate()
-                    self.processes.wait()
-                if self.processes.first:
-                    self._log(line, report)
-                if self.step % save_every == 0:
+        with ExitStack() as stack:
+            if lock and self.processes.first:
+                stack.enter_context(locked(self.folder / LOCK))
+            interruption = stack.enter_context(Interruption(say if self.processes.first else None))
+            if self.processes.first:
+                for name in (CHECKPOINT, BEST):
+                    remove_leftovers(self.folder / name)
+                self._trim_log()
+            try:
+                self._train(deadline, save_every, validate_every, report, interruption)
+            finally:
+                # In the middle of a step there is nothing to save, and a second Ctrl+C has no time for it.
+                if self._whole and not interruption.at_once:
                     self.save()
-                if self._skipped == _SKIPPED_IN_A_ROW:
-                    raise UserError(
-                        f"The gradient was not finite in {_SKIPPED_IN_A_ROW} steps in a row, the last of them "
-                        f"{self.step}; they were left out.",
-                        "Check the data (dca dataset check), or train anew with a smaller --learning-rate.",
-                    )
-        finally:
-            self.save()
+            if self.processes.any(interruption.requested):
+                raise KeyboardInterrupt
 
-    def _over(self, deadline: float | None) -> bool:
+    def _train(
+        self,
+        deadline: float | None,
+        save_every: int,
+        validate_every: int,
+        report: Report | None,
+        interruption: Interruption,
+    ) -> None:
+        self._finish_pending(report, interruption)
+        while self.step < self.options.steps and not self._over(deadline, interruption):
+            started = time.monotonic()
+            values = self._advance()
+            line: dict[str, Any] = {"step": self.step, **values, "seconds": round(time.monotonic() - started, 3)}
+            if self._validation and self.step % validate_every == 0:
+                self._pending = line
+                self._finish_pending(report, interruption)
+            elif self.processes.first:
+                self._log(line, report)
+            if self.step % save_every == 0:
+                self.save()
+            if self._skipped == _SKIPPED_IN_A_ROW:
+                raise UserError(
+                    f"The gradient was not finite in {_SKIPPED_IN_A_ROW} steps in a row, the last of them "
+                    f"{self.step}; they were left out.",
+                    "Check the data (dca dataset check), or train anew with a smaller --learning-rate.",
+                )
+
+    def _finish_pending(self, report: Report | None, interruption: Interruption) -> None:
+        """Validate where the last step asks for it, and log the step; after an interruption it waits for a resume."""
+        if self._pending is None:
+            return
+        line = dict(self._pending)
+        stopped = False
+        if self.processes.first:
+            try:
+                dice = self._validate(interruption)
+            except Stopped:
+                stopped = True
+            else:
+                line["dice"] = dice
+        if self.processes.any(stopped):
+            return
+        self._pending = None
+        if self.processes.first:
+            self._log(line, report)
+
+    def _over(self, deadline: float | None, interruption: Interruption) -> bool:
+        if self.processes.any(interruption.requested):
+            return True
         return deadline is not None and self.processes.agree(time.monotonic() >= deadline)
 
     def _advance(self) -> dict[str, float]:
         options = self.options
         moment = self.strategy.moment(self.step)
+        batch = self._draw(moment)
+        self._whole = False
         if self.strategy.begin(moment, None if self.averaged is None else self.averaged.network):  # type: ignore[arg-type]
             self.optimizer = _optimizer(self.strategy, options)
             if self.averaged is not None:
@@ -222,7 +316,6 @@ class Trainer:
             group["lr"] = learning_rate(moment.within, moment.length, options)
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
-        batch = self._draw(moment)
         values = self._backward(batch, moment)
         if batch.unlabelled is not None:
             values["weight"] = self.strategy.weight(moment)
@@ -240,19 +333,23 @@ class Trainer:
             self._skipped += 1
         self._scaler.update()
         self.step += 1
+        self._whole = True
         return values
 
     def _draw(self, moment: Moment) -> Batch:
         """This process's share of the step's patches; unlabelled ones where they count."""
-        share = self.processes.share
-        patches = self._labelled.draw(self.options.labelled_per_step)
-        assert patches.labels is not None
-        volumes = self._tensor(patches.volumes)
-        truth = torch.from_numpy(share(patches.labels)).to(self.device)
-        unlabelled = None
-        if self._unlabelled is not None and self.strategy.weight(moment) > 0:
-            unlabelled = self._tensor(self._unlabelled.draw(self.options.unlabelled_per_step).volumes)
-        return Batch(volumes, truth, share(patches.unknown), unlabelled)
+        return self._on_device(self._sampler.draw(moment.step, self.strategy.weight(moment) > 0))
+
+    def _on_device(self, drawn: StepPatches) -> Batch:
+        labels = drawn.labelled.labels
+        assert labels is not None
+        unlabelled = None if drawn.unlabelled is None else self._tensor(drawn.unlabelled.volumes)
+        return Batch(
+            self._tensor(drawn.labelled.volumes),
+            torch.as_tensor(labels).to(self.device),
+            drawn.labelled.unknown,
+            unlabelled,
+        )
 
     def _backward(self, batch: Batch, moment: Moment) -> dict[str, float]:
         """Gradients of all parts of the step, one graph after the other; the values to log."""
@@ -267,12 +364,10 @@ class Trainer:
         return self.processes.mean(values)
 
     def _tensor(self, volumes: np.ndarray) -> torch.Tensor:
-        if self.options.augment:
-            volumes = augment_intensity(volumes, self._generator)
-        return torch.from_numpy(self.processes.share(volumes)).to(self.device).to(memory_format=_CHANNELS_LAST)
+        return torch.as_tensor(volumes).to(self.device).to(memory_format=_CHANNELS_LAST)
 
-    def _validate(self) -> dict[str, float]:
-        scores = validate(self.best_network, self._validation, self.options)
+    def _validate(self, interruption: Interruption) -> dict[str, float]:
+        scores = validate(self.best_network, self._validation, self.options, stop=lambda: interruption.requested)
         dice = {
             organ.key: round(float(score), 4)
             for organ, score in zip(self.vocabulary, scores, strict=True)
@@ -295,6 +390,39 @@ class Trainer:
             ) from error
         if report is not None:
             report(rounded)
+
+    def _trim_log(self) -> None:
+        """Take out of the log what the checkpoint does not have: after a kill, those steps are taken once more."""
+        path = self.folder / LOG
+        if not path.exists():
+            return
+        last = self.step - (self._pending is not None)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _step_of(line) <= last]
+        if kept != lines:
+            write_text("".join(line + "\n" for line in kept), path)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; infinity for half a line, which a kill in the middle of writing leaves."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _continued(options: TrainingOptions, saved: TrainingOptions, step: int) -> TrainingOptions:
+    """``options`` for a run of ``saved`` options that goes on from ``step``, perhaps to another number of steps.
+
+    The experts' stage ends where it ended, if it is over. Else it has its share of the new steps, and no step that has
+    been taken for the experts becomes one of the next stage.
+    """
+    share = round(saved.experts_first * saved.steps)
+    border = share if saved.experts_steps is None else saved.experts_steps
+    if step >= border:
+        return replace(options, experts_steps=border)
+    share = round(options.experts_first * options.steps)
+    return replace(options, experts_steps=None if share >= step else step)
 
 
 def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
@@ -335,7 +463,12 @@ def _start_from(network: DCANet, initial: DCANet) -> None:
 
 
 def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:
-    learning = list(strategy.learning())
+    learning: Any = list(strategy.learning())
+    if options.decay == "weights":
+        # Norms and biases have one dimension, weights of convolutions five.
+        spared = [parameter for parameter in learning if parameter.ndim <= 1]
+        decaying = [parameter for parameter in learning if parameter.ndim > 1]
+        learning = [{"params": decaying}, {"params": spared, "weight_decay": 0.0}]
     if options.optimizer == "adamw":
         return torch.optim.AdamW(learning, lr=options.learning_rate, weight_decay=options.weight_decay)
     return torch.optim.SGD(learning, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)

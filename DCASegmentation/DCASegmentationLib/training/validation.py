@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,25 @@ from .options import TrainingOptions
 WINDOWS_AT_ONCE = 2
 
 
-def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
-    """Mean Dice over ``cases`` for each label 1 to K; NaN where no case tells of it. Leaves the network's mode."""
+class Stopped(Exception):  # noqa: N818 - what the user asked for, not a fault
+    """A validation that was asked to end before its last case."""
+
+
+def validate(
+    network: DCANet,
+    cases: Sequence[Case],
+    options: TrainingOptions,
+    overlap: float = 0.25,
+    stop: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """Mean Dice over ``cases`` for each label 1 to K; NaN where no case tells of it. Leaves the network's mode.
+
+    ``stop`` is asked before each case. Raises Stopped where it says yes.
+    """
     scores = []
     for case in cases:
+        if stop is not None and stop():
+            raise Stopped
         if case.labels is None:
             raise ValueError(f"case {case.name} has no labels to validate on")
         predicted = predict(network, case, options, overlap)

@@ -20,7 +20,6 @@ from ...method.network import DCANet
 from ...method.partition import Partition
 from ...organs import Vocabulary
 from ...training.cases import Case
-from ...training.checkpoint import load_checkpoint
 from ...training.division import divide
 from ...training.options import TrainingOptions
 from ...training.strategies.strategy import Strategy
@@ -229,9 +228,7 @@ def rounded(value: float, digits: int = 4) -> float | None:
 
 def _use_scored_weights(trainer: Trainer) -> None:
     """The weights that validated best; without validation the network stays as the last step left it."""
-    if (trainer.folder / BEST).exists():
-        best = load_checkpoint(trainer.folder / BEST)
-        trainer.network.load_state_dict(best["averaged"] if trainer.options.averaging else best["network"])
+    trainer.use_best()
 
 
 def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:

@@ -128,7 +128,8 @@ class DCA(Strategy):
 
 def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
     """Who learns at ``step``, the first step of that stage, and its length in steps."""
-    border = round(options.experts_first * options.steps) if options.aggregation else 0
+    share = round(options.experts_first * options.steps)
+    border = (share if options.experts_steps is None else options.experts_steps) if options.aggregation else 0
     if border == 0:
         return "joint", 0, options.steps
     return ("experts", 0, border) if step < border else ("aggregation", border, options.steps - border)

@@ -1,4 +1,4 @@
-"""One run at a time on a cohort's folder."""
+"""One program at a time in a folder: a cohort's, or a training run's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import OutputError
+from .errors import OutputError
 
 
 @contextmanager

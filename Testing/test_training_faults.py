@@ -1,0 +1,416 @@
+"""Runs that are stopped at any moment go on bit for bit; two never train in one folder; what is saved stays whole."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.lock import locked
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.training import trainer as training
+from DCASegmentationLib.training.cases import load_case, prepare_case, save_case
+from DCASegmentationLib.training.checkpoint import load_checkpoint, previous, save_checkpoint
+from DCASegmentationLib.training.options import GridOptions
+from DCASegmentationLib.training.sources.ct_files import CTFile, CTFiles
+from DCASegmentationLib.training.trainer import BEST, CHECKPOINT, LOCK, LOG, Trainer
+from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
+
+SHORT = replace(OPTIONS, steps=4)
+
+
+def trainer_in(folder: Path, options=SHORT) -> Trainer:
+    return Trainer(
+        folder,
+        options,
+        THREE_BALLS,
+        [case_of_balls(1), case_of_balls(2)],
+        [case_of_balls(3, labelled=False)],
+        [case_of_balls(4), case_of_balls(5)],
+    )
+
+
+def state_of(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    state = load_checkpoint(folder / name)
+    return {**state["network"], **{f"averaged {key}": value for key, value in state["averaged"].items()}}
+
+
+def require_same(one: Path, other: Path, name: str) -> None:
+    states = state_of(one, name), state_of(other, name)
+    assert [key for key, tensor in states[0].items() if not torch.equal(tensor, states[1][key])] == []
+
+
+def logged(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    trainer_in(folder).run(validate_every=2, save_every=2)
+    return folder
+
+
+def in_a_step(monkeypatch, send) -> None:
+    plain = Trainer._backward
+
+    def backward(trainer, *given):
+        values = plain(trainer, *given)
+        if trainer.step == 2:
+            send()
+        return values
+
+    monkeypatch.setattr(Trainer, "_backward", backward)
+
+
+def while_saving(monkeypatch, send) -> None:
+    plain = torch.save
+
+    def save(state, stream):
+        send()
+        plain(state, stream)
+
+    monkeypatch.setattr(torch, "save", save)
+
+
+def in_a_validation(monkeypatch, send) -> None:
+    plain = training.validate
+
+    def validate(network, cases, options, stop):
+        class Cases(list):
+            def __iter__(self):
+                for index, case in enumerate(super().__iter__()):
+                    if index == 0:
+                        send()
+                    yield case
+
+        return plain(network, Cases(cases), options, stop=stop)
+
+    monkeypatch.setattr(training, "validate", validate)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [in_a_step, while_saving, in_a_validation])
+def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, tmp_path, monkeypatch, moment, number):
+    sent: list[int] = []
+
+    def send() -> None:
+        if not sent:
+            sent.append(number)
+            signal.raise_signal(number)
+
+    said: list[str] = []
+    with monkeypatch.context() as patch:
+        moment(patch, send)
+        with pytest.raises(KeyboardInterrupt):
+            trainer_in(tmp_path).run(validate_every=2, save_every=2, say=said.append)
+    assert sent and "Ctrl+C again" in said[0]
+    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] < 4
+    again = trainer_in(tmp_path)
+    again.resume()
+    again.run(validate_every=2, save_every=2)
+    for name in (CHECKPOINT, BEST):
+        require_same(uninterrupted, tmp_path, name)
+    assert logged(tmp_path) == logged(uninterrupted)
+
+
+def test_the_last_validation_comes_after_a_resume_where_a_signal_stopped_it(uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        in_a_validation(patch, lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            trainer_in(tmp_path).run(validate_every=4)
+    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 4 and not (tmp_path / BEST).exists()
+    again = trainer_in(tmp_path)
+    again.resume()
+    again.run(validate_every=4)
+    assert "dice" in log_of(again)[-1] and (tmp_path / BEST).exists()
+
+
+def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_whole(uninterrupted, tmp_path, monkeypatch):
+    from DCASegmentationLib.training import interruption
+
+    monkeypatch.setattr(interruption, "_SAME_PRESS_SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+
+        def press_twice() -> None:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(0.01)
+
+        in_a_step(patch, press_twice)
+        with pytest.raises(KeyboardInterrupt):
+            trainer_in(tmp_path).run(validate_every=2, save_every=1)
+    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 2
+    again = trainer_in(tmp_path)
+    again.resume()
+    again.run(validate_every=2, save_every=1)
+    require_same(uninterrupted, tmp_path, CHECKPOINT)
+
+
+def test_a_press_that_arrives_twice_within_half_a_second_is_one(tmp_path, monkeypatch):
+    def press_twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        in_a_step(patch, press_twice)
+        with pytest.raises(KeyboardInterrupt):
+            trainer_in(tmp_path).run(validate_every=9)
+    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 3
+
+
+def test_signals_are_handled_as_before_after_a_run(tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    trainer_in(tmp_path, replace(SHORT, steps=1)).run()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_steps_that_a_kill_took_back_are_logged_once(tmp_path):
+    trainer = trainer_in(tmp_path)
+    trainer.run(validate_every=9)
+    kept = (tmp_path / LOG).read_text()
+    (tmp_path / LOG).write_text(kept + '{"step": 5, "head": 1.0}\n{"step": 6, "he')
+    again = trainer_in(tmp_path, replace(SHORT, steps=5))
+    again.resume()
+    again.run(validate_every=9)
+    assert [line["step"] for line in logged(tmp_path)] == [1, 2, 3, 4, 5]
+    assert (tmp_path / LOG).read_text().startswith(kept)
+
+
+def test_two_runs_do_not_train_in_one_folder(tmp_path, dca):
+    with locked(tmp_path / LOCK):
+        with pytest.raises(OutputError, match="Another run is at work"):
+            trainer_in(tmp_path).run()
+        run = dca("train", "-o", tmp_path, "--steps", 1)
+        assert run.code == 2 and "Another run is at work" in run.err
+    assert not (tmp_path / CHECKPOINT).exists() and not (tmp_path / "run.json").exists()
+
+
+def test_a_longer_run_stays_with_the_stage_that_it_has_reached(tmp_path):
+    trainer = trainer_in(tmp_path)
+    trainer.run()
+    longer = trainer_in(tmp_path, replace(SHORT, steps=8))
+    experts = [parameter.clone() for parameter in trainer.network.experts.parameters()]
+    longer.resume()
+    assert longer.strategy.moment(4) == (4, "aggregation", 2, 6)
+    longer.run()
+    for before, after in zip(experts, longer.network.experts.parameters(), strict=True):
+        assert torch.equal(before, after)
+    # And once more, from a checkpoint that says where the stage began.
+    longest = trainer_in(tmp_path, replace(SHORT, steps=40))
+    longest.resume()
+    assert longest.strategy.moment(8).stage == "aggregation"
+
+
+def test_a_longer_run_gives_the_experts_their_share_while_they_learn(tmp_path):
+    trainer = trainer_in(tmp_path)
+    trainer._advance()
+    tmp_path.mkdir(exist_ok=True)
+    trainer.save()
+    longer = trainer_in(tmp_path, replace(SHORT, steps=20))
+    longer.resume()
+    assert longer.strategy.moment(9).stage == "experts" and longer.strategy.moment(10).stage == "aggregation"
+    shorter = trainer_in(tmp_path, replace(SHORT, steps=2, experts_first=0.5))
+    shorter.resume()
+    assert shorter.strategy.moment(1) == (1, "aggregation", 0, 1)
+
+
+def test_the_best_weights_are_those_of_all_networks_of_a_strategy(tmp_path):
+    options = replace(SHORT, strategy="cps", unsupervised_weight=0.1, negligible_weight=0.0, averaging=None)
+    trainer = trainer_in(tmp_path, options)
+    trainer.run(validate_every=2)
+    best = load_checkpoint(tmp_path / BEST)
+    trainer.save(BEST)
+    saved = load_checkpoint(tmp_path / BEST)["strategy"]
+    assert saved and all(key.startswith("second.") for key in saved)
+    marked = {key: value + 1 if value.is_floating_point() else value for key, value in best["strategy"].items()}
+    save_checkpoint(
+        tmp_path / BEST, {key: value for key, value in best.items() if key != "format"} | {"strategy": marked}
+    )
+    trainer.use_best()
+    now = trainer.strategy.state_dict()
+    assert [key for key, tensor in marked.items() if not torch.equal(now[key], tensor)] == []
+
+
+def test_a_checkpoint_is_there_at_every_moment(tmp_path, monkeypatch):
+    path = tmp_path / CHECKPOINT
+    save_checkpoint(path, {"step": 1})
+    seen = []
+    plain = Path.replace
+
+    def watched(self, target):
+        seen.append(path.exists())
+        result = plain(self, target)
+        seen.append(path.exists())
+        return result
+
+    monkeypatch.setattr(Path, "replace", watched)
+    save_checkpoint(path, {"step": 2})
+    assert seen and all(seen)
+    monkeypatch.undo()
+    assert load_checkpoint(path)["step"] == 2 and load_checkpoint(previous(path))["step"] == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == [CHECKPOINT, previous(path).name]
+
+
+KILLED = """
+import os, sys, torch
+from pathlib import Path
+from DCASegmentationLib.training.checkpoint import save_checkpoint
+path = Path(sys.argv[1])
+save_checkpoint(path, {"step": 1})
+plain = torch.save
+def save(state, stream):
+    plain(state, stream)
+    stream.flush()
+    os._exit(9)
+torch.save = save
+save_checkpoint(path, {"step": 2})
+"""
+
+
+def test_what_a_killed_process_had_begun_is_removed_by_the_next_run(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / CHECKPOINT)], check=False)
+    assert len(list(tmp_path.iterdir())) == 2 and load_checkpoint(tmp_path / CHECKPOINT)["step"] == 1
+    trainer_in(tmp_path, replace(SHORT, steps=1)).run()
+    assert not [each.name for each in tmp_path.iterdir() if "partial" in each.name]
+
+
+def _save_often(path: str, seed: int, times: int) -> None:
+    case = case_of_balls(seed)
+    for _ in range(times):
+        save_case(case, Path(path))
+
+
+def test_two_processes_that_prepare_one_case_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "case.npz"
+    spawning = multiprocessing.get_context("fork")
+    processes = [spawning.Process(target=_save_often, args=(str(path), seed, 40)) for seed in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert load_case(path).hu.shape == (24, 40, 40)
+    assert [each.name for each in tmp_path.iterdir()] == ["case.npz"]
+
+
+def labelled_image(value: int) -> tuple[sitk.Image, sitk.Image]:
+    hu = np.random.default_rng(0).normal(0, 300, (12, 16, 16)).astype(np.int16)
+    hu[:3] = -1000
+    ct = sitk.GetImageFromArray(hu)
+    labels = np.zeros((12, 16, 16), np.uint16)
+    labels[4] = value
+    return ct, sitk.GetImageFromArray(labels)
+
+
+def test_a_label_above_255_stays_what_it_is_and_is_refused_by_name(tmp_path):
+    ct, labels = labelled_image(262)
+    case = prepare_case("ct 7", ct, labels, GridOptions(spacing=(1.0, 1.0, 1.0)))
+    save_case(case, tmp_path / "case.npz")
+    assert load_case(tmp_path / "case.npz").labels.max() == 262
+    with pytest.raises(UserError, match="label map of ct 7 holds label 262"):
+        Trainer(tmp_path, OPTIONS, AMOS, [case], [])
+
+
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
+    ct, labels = labelled_image(2)
+    with pytest.raises(UserError, match="not whole numbers"):
+        prepare_case("ct 7", ct, sitk.Cast(labels, sitk.sitkFloat32) + 0.5, GridOptions(spacing=(1.0, 1.0, 1.0)))
+
+
+def files_of(tmp_path: Path, *entries: CTFile) -> CTFiles:
+    return CTFiles("Some CTs", "CC0-1.0", "here", entries)
+
+
+def write_pair(folder: Path, value: int) -> tuple[str, str]:
+    folder.mkdir(parents=True)
+    ct, labels = labelled_image(value)
+    for image in (ct, labels):
+        image.SetSpacing((20.0, 20.0, 20.0))
+    paths = str(folder / "ct.nii.gz"), str(folder / "labels.nii.gz")
+    for image, path in zip((ct, labels), paths, strict=True):
+        sitk.WriteImage(image, path)
+    return paths
+
+
+def test_an_unknown_label_in_the_map_is_an_error_that_names_the_ct(tmp_path):
+    image, labels = write_pair(tmp_path / "patient 3", 2)
+    with pytest.raises(UserError, match=r"label map of ct\.nii\.gz has voxels of label 2"):
+        files_of(tmp_path, CTFile(image, labels, {}, (2,))).cases(
+            tmp_path, GridOptions(spacing=(20.0, 20.0, 20.0)), True
+        )
+
+
+def test_cases_have_the_names_of_their_cts_from_the_cache_too(tmp_path):
+    pairs = [write_pair(tmp_path / name, 2) for name in ("patient 1", "patient 2")]
+    source = files_of(tmp_path, *(CTFile(*pair) for pair in pairs))
+    for _ in range(2):
+        cases = source.cases(tmp_path / "cache", GridOptions(spacing=(20.0, 20.0, 20.0)), True)
+        assert [case.name for case in cases] == ["patient 1/ct.nii.gz", "patient 2/ct.nii.gz"]
+    one = files_of(tmp_path, CTFile(*pairs[0])).cases(tmp_path / "cache", GridOptions(spacing=(20.0,) * 3), True)
+    assert one[0].name == "ct.nii.gz"
+
+
+def test_a_label_map_with_large_numbers_is_renamed(tmp_path):
+    image, labels = write_pair(tmp_path / "patient", 4000)
+    grid = GridOptions(spacing=(20.0, 20.0, 20.0))
+    [case] = files_of(tmp_path, CTFile(image, labels, {4000: 3, -1: 5})).cases(tmp_path / "cache", grid, True)
+    assert set(np.unique(case.labels)) == {0, 3}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_dropout_on_the_gpu_resumes(tmp_path):
+    options = replace(SHORT, strategy="ua_mt", unsupervised_weight=0.1, negligible_weight=0.0)
+    cases = [case_of_balls(1)], [case_of_balls(3, labelled=False)]
+    trainer = Trainer(tmp_path, options, THREE_BALLS, *cases, device="cuda")
+    trainer._advance()
+    tmp_path.mkdir(exist_ok=True)
+    trainer.save()
+    expected = torch.rand(8, device="cuda")
+    again = Trainer(tmp_path, options, THREE_BALLS, *cases, device="cuda")
+    again.resume()
+    assert torch.equal(torch.rand(8, device="cuda"), expected)
+
+
+def test_cadence_is_remembered_by_a_resumed_run(dca, tmp_path):
+    tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--device", "cpu")
+    people = ("--labelled", 1, "--unlabelled", 0, "--validation", 1)
+    out = tmp_path / "run"
+    started = dca(
+        *("train", "-o", out, *people, *tiny, "--steps", 6, "--minutes", 0, "--validate-every", 3, "--save-every", 2)
+    )
+    assert started.code == 0, started.err
+    assert dca("train", "-o", out, "--resume").code == 0
+    assert [line["step"] for line in logged(out) if "dice" in line] == [3, 6]
+    record = json.loads((out / "run.json").read_text())
+    assert (record["validate_every"], record["save_every"]) == (3, 2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_the_command_ends_with_ctrl_c_between_two_steps(tmp_path):
+    """A real process and a real signal: the exit code says cancelled, and the checkpoint is of a whole step."""
+    tiny = ("--spacing", "14,14,14", "--filters", "1", "--patch", "32", "--batch", "1", "--device", "cpu")
+    command = [sys.executable, "-m", "DCASegmentationLib.cli", "train", "-o", str(tmp_path / "run"), *tiny]
+    command += ["--labelled", "1", "--unlabelled", "0", "--validation", "0", "--steps", "100000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    log = tmp_path / "run" / LOG
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count("\n") > 2):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "Ctrl+C again" in said
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT)["step"] == len(log.read_text().splitlines())
