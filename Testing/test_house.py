@@ -32,6 +32,11 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "case_folder": ({"errors", "imaging"}, {"SimpleITK"}),
     "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
+    "interaction": ({"errors", "imaging", "method", "bundle"}, {"numpy", "SimpleITK", "torch"}),
+    "correction": (
+        {"errors", "organs", "imaging", "inference", "interaction", "job"},
+        {"numpy", "SimpleITK"},
+    ),
     "worker": (
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
         set(),
@@ -45,13 +50,13 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
+        {"errors", "organs", "case_folder", "method", "imaging", "phantom", "bundle", "interaction"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "training"),
-            "figures",
+            *("figures", "interaction"),
         },
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
@@ -89,6 +94,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
             *("case_folder", "training", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
+            *("interaction", "correction"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),

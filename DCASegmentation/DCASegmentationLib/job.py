@@ -18,6 +18,7 @@ from .bundle.loading import Bundle, default_model
 from .errors import UserError
 from .imaging.ct_check import check_ct
 from .imaging.reading import read_ct
+from .imaging.voxels import voxel_checksum
 from .imaging.writing import new_folder, write_image, write_json, write_text
 from .inference.maps import EXPERTS
 from .inference.options import SegmentOptions
@@ -100,7 +101,7 @@ def segment_to_folder(
         _tell(progress, _SEGMENTED, "Writing the results")
         with clock.phase("writing"):
             _write_images(folder, job.extension, result)
-            _write_tables(folder, result)
+            write_tables(folder, result)
             if also_write:
                 also_write(folder, ct, result)
         order = ("reading", *result.seconds, "writing")
@@ -130,7 +131,8 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
         write_image(image, folder / f"{name}{extension}")
 
 
-def _write_tables(folder: Path, result: Result) -> None:
+def write_tables(folder: Path, result: Result) -> None:
+    """Write ``volumes.csv``, and ``expert_attention.csv`` where there is attention, into ``folder``."""
     _write_csv(
         folder / "volumes.csv",
         ("label", "organ", "name", "ml", "mean_hu", "voxels", "note"),
@@ -173,7 +175,8 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     return {
         "ct": [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
         "series": job.series,
-        "ct_geometry": _geometry(ct),
+        "ct_geometry": geometry_of(ct),
+        "ct_checksum": voxel_checksum(sitk.GetArrayViewFromImage(ct)),
         "bundle": {
             "name": job.bundle.metadata.name,
             "folder": str(job.bundle.folder.resolve()),
@@ -191,7 +194,8 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     }
 
 
-def _geometry(image: sitk.Image) -> dict[str, Any]:
+def geometry_of(image: sitk.Image) -> dict[str, Any]:
+    """What ``request.json`` says of where the CT's voxels lie."""
     return {
         "size": list(image.GetSize()),
         "spacing_mm": list(image.GetSpacing()),

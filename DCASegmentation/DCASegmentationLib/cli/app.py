@@ -10,9 +10,11 @@ from . import (
     benchmark,
     bundle,
     cohort,
+    correct,
     dataset,
     demo,
     evaluate,
+    evaluate_clicks,
     evaluate_review,
     experiment,
     model,
@@ -21,6 +23,7 @@ from . import (
     phantom,
     segment,
     train,
+    train_clicks,
 )
 
 _EXIT_CODES = (
@@ -40,8 +43,8 @@ def build_app() -> typer.Typer:
         epilog=_EXIT_CODES,
     )
     app.callback()(_dca)
-    commands = (segment, cohort, demo, phantom, paint, partition, model, train, evaluate, evaluate_review)
-    for command in (*commands, experiment):
+    commands = (segment, correct, cohort, demo, phantom, paint, partition, model, train, train_clicks, evaluate)
+    for command in (*commands, evaluate_clicks, evaluate_review, experiment):
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
     app.add_typer(benchmark.build_group(), name="benchmark")
     app.add_typer(dataset.build_group(), name="dataset")

@@ -185,7 +185,7 @@ def run(
             require_files(datalist)
             cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
         if synthesize:
-            cohort = cohort.joined(_painted(synthesize, licence or [], painted_from, painted))
+            cohort = cohort.joined(painted_cohort(synthesize, licence or [], painted_from, painted))
         if initial is not None and initial.metadata.vocabulary != vocabulary:
             raise UserError(
                 f"The model to start from knows the organs of {initial.metadata.vocabulary.name}, the data have those "
@@ -238,7 +238,7 @@ def run(
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 
 
-def _painted(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
+def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.cohort import Cohort
     from ..training.sources.painted import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, LabelMapFolder, Painted

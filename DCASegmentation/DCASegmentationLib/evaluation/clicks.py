@@ -144,9 +144,9 @@ class ClickMeasurement:
     def summary(self, engine: str, organ: str | None = None) -> dict[str, Any]:
         """Means over the organs of all cases (an organ of a case counts once).
 
-        ``dice``: by number of clicks. ``noc``: mean clicks to each goal, a failure counting as ten; ``failures``: organs
-        that ten clicks do not bring there. ``worse``: share of clicks that lower Dice. ``missing_one_click``: median
-        Dice after one click of organs that were missing wholly. Seconds: median and most of a click.
+        ``dice``: by number of clicks. ``noc``: mean clicks to each goal, a failure counting as ten; ``failures``:
+        organs that ten clicks do not bring there. ``worse``: share of clicks that lower Dice. ``missing_one_click``:
+        median Dice after one click of organs that were missing wholly. Seconds: median and most of a click.
         """
         chosen = self.of(engine, organ)
         if not chosen:

@@ -42,25 +42,25 @@ class RandomWalkerOptions:
     ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of them.
     """
 
-    mask: float = 1.5
-    mask_mm: float = 6.0
-    trust: float = 0.0
+    mask: float = 1.9
+    mask_mm: float = 5.7
+    trust: float = 0.6
     trust_radii: float = 1.5
     intensity: float = 2.0
-    stroke_share: float = 1.0
+    stroke_share: float = 0.89
     inside_mm: float = 2.0
-    outside_mm: float = 15.0
-    stroke: float = 5.3
-    stroke_radii: float = 1.1
+    outside_mm: float = 19.0
+    stroke: float = 3.5
+    stroke_radii: float = 1.6
     others: float = 1.0
-    farthest_mm: float = 8.0
+    farthest_mm: float = 3.0
     probability: float = 0.5
-    bias: float = 0.0
-    smoothing_mm: float = 1.0
-    contrast: float = 0.007
-    prior: float = 1.0
+    bias: float = -0.28
+    smoothing_mm: float = 0.66
+    contrast: float = 0.002
+    prior: float = 0.1
     radius_mm: tuple[float, float, float] = (3.0, 25.0, 14.0)
-    reach_mm: float = 40.0
+    reach_mm: float = 25.0
     reach_radii: float = 3.0
     iterations: int = 60
 

@@ -267,7 +267,7 @@ class CorrectionSession:
                      SeenStroke(newest, latest.adds, latest.radius_mm)),
             probability=self._probability(label, view_grid),
         )  # fmt: skip
-        found = decided(self._engine.foreground(view), view, mask, grid, strides)
+        found = _balanced(decided(self._engine.foreground(view), view, mask, grid, strides), mask, latest.adds)
         for each in (*said, latest):
             found[tuple((each.voxels[inside(each.voxels, box)] - first).T)] = each.adds
         return found
@@ -276,3 +276,14 @@ class CorrectionSession:
         image = self._probabilities.get(label)
         return None if image is None else sitk.GetArrayFromImage(resample(image, grid, "linear", 0.0))
 
+
+def _balanced(found: NDArray[np.bool_], mask: NDArray[np.bool_], adds: bool) -> NDArray[np.bool_]:
+    """``found``, unless it does more of the opposite than of what the user asked for: then only what was asked for.
+
+    An answer may move the whole border, as it should; but a click that adds must not cost the organ its body.
+    """
+    grown, shrunk = found & ~mask, mask & ~found
+    wanted, counter = (grown, shrunk) if adds else (shrunk, grown)
+    if np.count_nonzero(counter) <= np.count_nonzero(wanted):
+        return found
+    return mask | grown if adds else mask & ~shrunk
