@@ -122,6 +122,32 @@ def test_every_earlier_stroke_still_holds_after_later_ones(scene):
             assert (session.labels[earlier] == SPLEEN) == belongs
 
 
+def test_a_stroke_that_agrees_with_the_mask_changes_nothing_but_holds_later(scene):
+    session = scene.session()
+    z, y, x = scene.spleen_at
+    assert session.apply(SPLEEN, scene.stroke((z, y, x), add=True)).changed == 0
+    assert session.apply(SPLEEN, scene.stroke((2, y, x), add=False)).changed == 0
+    assert len(session.changes) == 2
+    session.apply(SPLEEN, scene.stroke((z, y, x - 2), add=False))
+    assert session.labels[z, y, x] == SPLEEN
+
+
+def test_a_click_that_adds_never_costs_the_organ_more_than_it_gains(scene):
+    class Destroyer:
+        name = "destroyer"
+
+        def foreground(self, view):
+            return np.zeros(view.mask.shape, np.float32)
+
+    half = scene.spleen.copy()
+    half[:, : scene.spleen_at[1]] = False
+    session = scene.session(scene.labels(spleen=half), engine=Destroyer())
+    z, y, x = scene.spleen_at
+    session.apply(SPLEEN, scene.stroke((z, y - 5, x)))
+    assert (session.labels[half] == SPLEEN).all()
+    assert session.labels[z, y - 5, x] == SPLEEN
+
+
 def test_what_was_clicked_for_one_organ_is_not_taken_by_the_next(scene):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen), liver=np.zeros_like(scene.liver)))
     own = scene.liver_at

@@ -29,7 +29,7 @@ _HU = (-200.0, 350.0)
 _DEEPEST_MM = 15.0
 _STROKE_MM = 5.0
 # Log-odds of a voxel _DEEPEST_MM inside the mask, before the network adds its own.
-_IDENTITY = 12.0
+_IDENTITY = 4.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def features_of(
         latest = (1.0 if stroke.adds else -1.0) * np.exp(-0.5 * (away / radius) ** 2).astype(np.float32)
     low, high = _HU
     scaled = (np.clip(hu, low, high) - low) / (high - low) * 2 - 1
-    depth = np.clip(-distance_to(mask, spacing) / _DEEPEST_MM, -1.0, 1.0)
+    # Distances are 0 on the mask's outermost voxels: its border lies half a voxel farther out.
+    depth = np.clip((0.5 * spacing_mm - distance_to(mask, spacing)) / _DEEPEST_MM, -1.0, 1.0)
     return np.stack([scaled, depth, maps[True], maps[False], others.astype(np.float32), latest]).astype(np.float32)
 
 

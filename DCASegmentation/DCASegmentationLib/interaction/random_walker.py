@@ -42,26 +42,26 @@ class RandomWalkerOptions:
     ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of them.
     """
 
-    mask: float = 1.9
-    mask_mm: float = 5.7
+    mask: float = 2.3
+    mask_mm: float = 7.0
     trust: float = 0.6
     trust_radii: float = 1.5
-    intensity: float = 2.0
-    stroke_share: float = 0.89
-    inside_mm: float = 2.0
+    intensity: float = 1.9
+    stroke_share: float = 0.45
+    inside_mm: float = 2.9
     outside_mm: float = 19.0
-    stroke: float = 3.5
-    stroke_radii: float = 1.6
+    stroke: float = 4.3
+    stroke_radii: float = 2.1
     others: float = 1.0
     farthest_mm: float = 3.0
     probability: float = 0.5
-    bias: float = -0.28
-    smoothing_mm: float = 0.66
-    contrast: float = 0.002
-    prior: float = 0.1
+    bias: float = -0.5
+    smoothing_mm: float = 0.61
+    contrast: float = 0.0014
+    prior: float = 0.16
     radius_mm: tuple[float, float, float] = (3.0, 25.0, 14.0)
-    reach_mm: float = 25.0
-    reach_radii: float = 3.0
+    reach_mm: float = 41.0
+    reach_radii: float = 1.5
     iterations: int = 60
 
 

@@ -132,7 +132,7 @@ class CorrectionSession:
         """Correct the organ ``label`` by ``stroke``; ``corners`` (RAS, mm) bound what may change.
 
         Without ``corners`` nothing changes outside of a block of 96 mm around the stroke, or as long as it is. Earlier
-        strokes for the organ still hold. Raises UserError for a stroke that cannot be meant so; then nothing changes.
+        strokes for the organ still hold; one that agrees with the mask changes nothing, but holds later on. Raises UserError for a stroke that cannot be meant so; then nothing changes.
         """
         began = time.perf_counter()
         voxels = rasterize(stroke.points, self.grid)
@@ -141,7 +141,9 @@ class CorrectionSession:
         self._check(label, voxels, adds, box)
         before = self._labels[box].copy()
         stroke_now = _Placed(label, adds, voxels)
-        found = self._corrected(stroke_now, box)
+        there = self._labels[tuple(voxels.T)] == label
+        # A stroke that says what the mask says already confirms it: that is remembered, and nothing else happens.
+        found = before == label if (there == adds).all() else self._corrected(stroke_now, box)
         organ = before == label
         if self._locked:
             found = np.where(np.isin(before, list(self._locked)), organ, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -256,7 +257,7 @@ class ClickTrainer:
 
     def _train_step(self) -> float:
         rate = self.options.learning_rate * min(1.0, (self.step + 1) / max(self.options.warmup_steps, 1))
-        rate *= 0.5 * (1 + np.cos(np.pi * self.step / self.options.steps))
+        rate *= 0.5 * (1 + math.cos(math.pi * self.step / self.options.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         samples = [self._sampler.draw() for _ in range(self.options.batch)]
