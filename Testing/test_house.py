@@ -39,6 +39,11 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "case_folder": ({"errors", "imaging", "json_reading"}, {"SimpleITK"}),
     "job": ({"errors", "organs", "review_file", "imaging", "inference", "bundle"}, {"SimpleITK"}),
+    "interaction": ({"errors", "imaging", "method", "bundle"}, {"numpy", "SimpleITK", "torch"}),
+    "correction": (
+        {"errors", "organs", "imaging", "inference", "interaction", "job"},
+        {"numpy", "SimpleITK"},
+    ),
     "worker": (
         {"errors", "partials", "worker_protocol", "imaging", "inference", "bundle", "job"},
         set(),
@@ -54,14 +59,14 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "training": (
         {
             *("errors", "json_reading", "organs", "partials", "lock", "case_folder", "method", "imaging", "phantom"),
-            *("bundle", "synthesis"),
+            *("bundle", "synthesis", "interaction"),
         },
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
         {
             *("errors", "json_reading", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference"),
-            *("training", "figures", "partials"),
+            *("training", "figures", "partials", "interaction"),
         },
         {"torch", "monai", "numpy", "SimpleITK", "matplotlib", "sklearn"},
     ),
@@ -102,7 +107,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {
             *("errors", "organs", "review_file", "method", "imaging", "phantom", "bundle", "inference", "job"),
             *("case_folder", "training", "synthesis", "evaluation", "benchmark", "figures", "scene", "dicom", "cohort"),
-            *("home", "lock"),
+            *("home", "lock", "interaction", "correction"),
         },
         {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     ),

@@ -20,6 +20,7 @@ from .bundle.loading import Bundle, default_model
 from .errors import Cancelled, UserError, in_a_line
 from .imaging.ct_check import check_ct
 from .imaging.reading import read_ct
+from .imaging.voxels import voxel_checksum
 from .imaging.writing import new_folder, write_image, write_json, write_text
 from .inference.maps import EXPERTS
 from .inference.options import SegmentOptions
@@ -165,6 +166,12 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
         write_image(image, folder / f"{name}{extension}")
 
 
+def write_tables(folder: Path, result: Result) -> None:
+    """Write ``volumes.csv``, and ``expert_attention.csv`` where there is attention, into ``folder``."""
+    _write_volumes(folder, result)
+    _write_attention(folder, result)
+
+
 def _write_volumes(folder: Path, result: Result) -> None:
     _write_csv(
         folder / "volumes.csv",
@@ -212,7 +219,8 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     return {
         "ct": job.called or [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
         "series": None if job.called else job.series,
-        "ct_geometry": _geometry(ct),
+        "ct_geometry": geometry_of(ct),
+        "ct_checksum": voxel_checksum(sitk.GetArrayViewFromImage(ct)),
         "bundle": {
             "name": job.bundle.metadata.name,
             "folder": str(job.bundle.folder.resolve()),
@@ -233,7 +241,8 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
     }
 
 
-def _geometry(image: sitk.Image) -> dict[str, Any]:
+def geometry_of(image: sitk.Image) -> dict[str, Any]:
+    """What ``request.json`` says of where the CT's voxels lie."""
     return {
         "size": list(image.GetSize()),
         "spacing_mm": list(image.GetSpacing()),

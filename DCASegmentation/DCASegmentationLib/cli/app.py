@@ -10,9 +10,11 @@ from . import (
     benchmark,
     bundle,
     cohort,
+    correct,
     dataset,
     demo,
     evaluate,
+    evaluate_clicks,
     evaluate_review,
     experiment,
     model,
@@ -23,6 +25,7 @@ from . import (
     report,
     segment,
     train,
+    train_clicks,
 )
 
 _EXIT_CODES = (
@@ -42,8 +45,11 @@ def build_app() -> typer.Typer:
         epilog=_EXIT_CODES,
     )
     app.callback()(_dca)
-    commands = (segment, report, cohort, demo, phantom, paint, register_label_maps, partition, model, train, evaluate)
-    for command in (*commands, evaluate_review, experiment):
+    commands = (
+        *(segment, correct, report, cohort, demo, phantom, paint, register_label_maps, partition, model, train),
+        *(train_clicks, evaluate, evaluate_clicks, evaluate_review, experiment),
+    )
+    for command in commands:
         app.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
     app.add_typer(benchmark.build_group(), name="benchmark")
     app.add_typer(dataset.build_group(), name="dataset")

@@ -182,7 +182,7 @@ def run(
             plan = _earlier_plan(out, from_state, strategy, changes, others)
         else:
             people = (labelled, unlabelled, validation)
-            maps = _painted(synthesize, licence or [], painted_from, painted) if synthesize else None
+            maps = painted_cohort(synthesize, licence or [], painted_from, painted) if synthesize else None
             plan = _new_plan(out, preset, strategy, changes, init, data, people, maps, all_labels, division)
         options = plan.options
         folder = cache or out / "cases"
@@ -229,6 +229,7 @@ def run(
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 
 
+<<<<<<< HEAD
 class _Plan(NamedTuple):
     """What to train; the groups of organs are made from the cases where ``groups`` is None. ``network`` has the weights
     that a new run starts from, ``initial`` says where they are from."""
@@ -376,7 +377,10 @@ def _in_words(detail: Detail) -> str:
     return ", ".join(text for text, bits in zip(kept, (1, detail.average, detail.moments), strict=True) if bits)
 
 
-def _painted(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
+def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
+=======
+def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
+>>>>>>> clicks
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.cohort import Cohort
     from ..training.sources.painted import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, LabelMapFolder, Painted

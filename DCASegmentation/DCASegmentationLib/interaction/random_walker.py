@@ -1,0 +1,273 @@
+"""The engine without a network: a random walker with priors.
+
+Leo Grady, Multilabel random walker image segmentation using prior models, CVPR 2005. Each voxel gets the probability
+that a walker starting there, who crosses edges of intensity seldom, ends in the organ rather than outside of it; every
+voxel may also end where it is, by its prior. The prior joins what is known without neighbors: the distance to the
+border of the present mask, which is trusted less near a stroke; the intensities of the mask's inside and of the
+surroundings, and those around the stroke; the distance to the stroke; other segments; the network's probability, where
+it is at hand. Minimizing is one symmetric, positive definite system, solved by conjugate gradients from the present
+mask.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from .view import FloatArray, Mask, SeenStroke, View, distance_to
+
+# HU of the histograms: beyond lies air or bone, alike in all soft organs.
+_HU = (-200.0, 350.0)
+_BINS = 55
+_SEED_WEIGHT = 50.0
+
+
+@dataclass(frozen=True)
+class RandomWalkerOptions:
+    """Weights of the evidence, in log-odds unless something else is said. Chosen by ``Resources/Docs/clicks.md``.
+
+    ``mask``: of a voxel deep inside the mask or far outside; ``mask_mm``: distance to the border over which it grows.
+    ``trust``: share of it that stays at the stroke; ``trust_radii``: radii of the error over which it comes back.
+    ``intensity``: factor of the log-likelihood ratio of the intensities; ``stroke_share``: weight of the surroundings
+    of the stroke in the intensity model of its side, that of all other samples being 1; ``inside_mm`` and
+    ``outside_mm``: samples of the inside lie deeper than the one, those of the outside between the two distances.
+    ``stroke``: at the stroke itself; ``stroke_radii``: radii over which it fades. ``others``: against voxels of other
+    segments. ``farthest_mm``: beyond this distance from the mask growing gets costly, unless the mask is empty.
+    ``probability``: factor of the network's log-odds. ``bias``: for all voxels.
+    ``smoothing_mm``: of the CT. ``contrast``: weight exp(-contrast * HU^2) of an edge. ``prior``: of the prior
+    beside the edges. ``radius_mm``: least and greatest radius of the error, and that taken for a missing organ.
+    ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of them.
+    """
+
+    mask: float = 2.3
+    mask_mm: float = 7.0
+    trust: float = 0.6
+    trust_radii: float = 1.5
+    intensity: float = 1.9
+    stroke_share: float = 0.45
+    inside_mm: float = 2.9
+    outside_mm: float = 19.0
+    stroke: float = 4.3
+    stroke_radii: float = 2.1
+    others: float = 1.0
+    farthest_mm: float = 3.0
+    probability: float = 0.5
+    bias: float = -0.5
+    smoothing_mm: float = 0.61
+    contrast: float = 0.0014
+    prior: float = 0.16
+    radius_mm: tuple[float, float, float] = (3.0, 25.0, 14.0)
+    reach_mm: float = 41.0
+    reach_radii: float = 1.5
+    iterations: int = 60
+
+
+class RandomWalkerEngine:
+    """See the file. ``options`` left out are those that were measured best."""
+
+    name = "random_walker"
+
+    def __init__(self, options: RandomWalkerOptions = RandomWalkerOptions()) -> None:
+        self._options = options
+
+    def foreground(self, view: View) -> FloatArray:
+        """See ``view.Engine``."""
+        spacing = view.grid.spacing
+        hu = smoothed(np.clip(view.hu, *_HU), spacing, self._options.smoothing_mm)
+        prior = self._prior(view, hu)
+        weight = np.full(prior.shape, self._options.prior, np.float32)
+        for adds in (True, False):
+            seeds = view.seeds(adds)
+            weight[seeds], prior[seeds] = _SEED_WEIGHT, float(adds)
+        start = view.mask.astype(np.float32)
+        found = solve(hu, spacing, prior, weight, self._options.contrast, start, self._options.iterations)
+        latest = view.strokes[-1]
+        reach = max(self._options.reach_mm, self._options.reach_radii * self._radius(latest))
+        return without_islands(np.where(self._away(view, latest) <= reach, found, start), view)
+
+    def _radius(self, stroke: SeenStroke) -> float:
+        least, most, missing = self._options.radius_mm
+        return missing if stroke.radius_mm is None else float(np.clip(stroke.radius_mm, least, most))
+
+    @staticmethod
+    def _away(view: View, stroke: SeenStroke) -> FloatArray:
+        """Distance (mm) of each voxel from ``stroke``."""
+        seeds = np.zeros(view.mask.shape, bool)
+        seeds[tuple(stroke.voxels.T)] = True
+        return np.maximum(distance_to(seeds, view.grid.spacing), 0.0)
+
+    def _prior(self, view: View, hu: FloatArray) -> FloatArray:
+        options = self._options
+        spacing = view.grid.spacing
+        # The mask before all strokes: each of them moves the answer by itself, and none drifts with their number.
+        known = view.first_mask if view.first_mask.any() else view.mask
+        depth = distance_to(known, spacing)
+        odds = np.zeros(depth.shape, np.float32)
+        trust = np.ones(depth.shape, np.float32)
+        around = [np.zeros(depth.shape, np.float32), np.zeros(depth.shape, np.float32)]
+        nearest = np.full(depth.shape, np.inf, np.float32)
+        for stroke in view.strokes:
+            away, radius = self._away(view, stroke), self._radius(stroke)
+            sign = 1.0 if stroke.adds else -1.0
+            trust *= 1 - (1 - options.trust) * np.exp(-((away / (options.trust_radii * radius)) ** 2))
+            odds += sign * options.stroke * np.exp(-0.5 * (away / (options.stroke_radii * radius)) ** 2)
+            kind = around[int(stroke.adds)]
+            np.maximum(kind, np.exp(-0.5 * (away / (0.6 * radius)) ** 2), out=kind)
+            if stroke.adds:
+                np.minimum(nearest, away, out=nearest)
+        odds += options.mask * np.tanh(-depth / options.mask_mm) * trust
+        odds += options.intensity * self._intensity(hu, known, depth, around[1], around[0])
+        odds -= options.others * (view.others & ~view.mask)
+        odds += options.bias
+        if known.any():
+            # Growing far away from all that is known gets costly, unless a stroke leads there.
+            odds -= 0.5 * np.clip(np.minimum(depth, nearest) - options.farthest_mm, 0.0, 10.0)
+        if view.probability is not None:
+            share = 0.01 + 0.98 * np.clip(view.probability, 0.0, 1.0)
+            odds += options.probability * np.clip(np.log(share / (1 - share)), -4.0, 4.0)
+        return (1 / (1 + np.exp(-odds))).astype(np.float32)
+
+    def _intensity(
+        self, hu: FloatArray, known: Mask, depth: FloatArray, near_added: FloatArray, near_removed: FloatArray
+    ) -> FloatArray:
+        """Log-likelihood ratio (organ to surroundings) of each voxel's HU."""
+        options = self._options
+        inside = depth < -options.inside_mm
+        if known.any() and not inside.any():
+            inside = depth <= depth.min() + 1.0
+        outside = (depth > options.inside_mm) & (depth < options.outside_mm)
+        if not outside.any():
+            outside = ~known
+        organ = _share(inside * (1 - near_removed)) + options.stroke_share * _share(near_added)
+        rest = _share(outside * (1 - near_added)) + options.stroke_share * _share(near_removed)
+        bins = ((hu - _HU[0]) / (_HU[1] - _HU[0]) * (_BINS - 1)).astype(np.int64).clip(0, _BINS - 1)
+        ratio = np.log(_histogram(bins, organ) / _histogram(bins, rest))
+        return np.clip(ratio, -3.0, 3.0).astype(np.float32)[bins]
+
+
+class SeededRandomWalker:
+    """The random walker alone (Leo Grady, Random walks for image segmentation, PAMI 2006), to compare with: the
+    strokes, the mask's deep inside and the far outside are seeds, and nothing but edges decides in between."""
+
+    name = "seeded_random_walker"
+
+    def foreground(self, view: View) -> FloatArray:
+        """See ``view.Engine``."""
+        spacing = view.grid.spacing
+        hu = smoothed(np.clip(view.hu, *_HU), spacing, 0.5)
+        depth = distance_to(view.mask, spacing)
+        latest = np.zeros(view.mask.shape, bool)
+        latest[tuple(view.strokes[-1].voxels.T)] = True
+        away = distance_to(latest, spacing)
+        radius = view.strokes[-1].radius_mm
+        known = (np.abs(depth) > 4.0) & (away > 2.0 * (14.0 if radius is None else radius + 2.0))
+        if not (known & ~view.mask).any():
+            known |= away >= away.max() - 1.0
+        weight = np.where(known, _SEED_WEIGHT, 1e-4).astype(np.float32)
+        prior = view.mask.astype(np.float32)
+        for adds in (True, False):
+            seeds = view.seeds(adds)
+            weight[seeds], prior[seeds] = _SEED_WEIGHT, float(adds)
+        return without_islands(solve(hu, spacing, prior, weight, 0.01, prior.copy(), 200), view)
+
+
+def solve(
+    hu: FloatArray,
+    spacing: tuple[float, float, float],
+    prior: FloatArray,
+    weight: FloatArray,
+    contrast: float,
+    start: FloatArray,
+    iterations: int,
+    tolerance: float = 1e-3,
+) -> FloatArray:
+    """Minimizes sum_edges w (x_i - x_j)^2 + sum_voxels weight (x_i - prior_i)^2, w = exp(-contrast (HU_i - HU_j)^2).
+
+    All arrays are (z, y, x); ``weight`` is above 0. Along a coarser axis edges weigh less, by the square of the
+    spacing. Conjugate gradients with a diagonal preconditioner, from ``start``; three fields of edges and four of
+    voxels are held, and no matrix.
+    """
+    finest = min(spacing)
+    edges = []
+    diagonal = weight.copy()
+    for axis in range(3):
+        low, high = _pair(axis)
+        factor = np.float32((finest / spacing[2 - axis]) ** 2)
+        edge = (np.exp(-contrast * (hu[high] - hu[low]) ** 2) + np.float32(1e-3)) * factor
+        edges.append(edge)
+        diagonal[low] += edge
+        diagonal[high] += edge
+
+    def product(x: FloatArray) -> FloatArray:
+        y = diagonal * x
+        for axis, edge in enumerate(edges):
+            low, high = _pair(axis)
+            y[low] -= edge * x[high]
+            y[high] -= edge * x[low]
+        return y
+
+    x = start.astype(np.float32).copy()
+    right = weight * prior
+    residual = right - product(x)
+    scaled = residual / diagonal
+    direction = scaled.copy()
+    now = _dot(residual, scaled)
+    enough = tolerance**2 * max(_dot(right, right / diagonal), 1e-12)
+    for _ in range(iterations):
+        if now <= enough:
+            break
+        step_to = product(direction)
+        step = np.float32(now / max(_dot(direction, step_to), 1e-20))
+        x += step * direction
+        residual -= step * step_to
+        scaled = residual / diagonal
+        before, now = now, _dot(residual, scaled)
+        direction *= np.float32(now / before)
+        direction += scaled
+    return x
+
+
+def smoothed(hu: FloatArray, spacing: tuple[float, float, float], sigma_mm: float) -> FloatArray:
+    """``hu`` (z, y, x) after a Gaussian of ``sigma_mm``; ``spacing`` is (x, y, z)."""
+    if sigma_mm <= 0 or min(hu.shape) < 4:
+        return hu.astype(np.float32)
+    image = sitk.GetImageFromArray(hu.astype(np.float32))
+    image.SetSpacing(spacing)
+    return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, sigma_mm))
+
+
+def _pair(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Both ends of all edges along ``axis``."""
+    low = tuple(slice(None, -1) if each == axis else slice(None) for each in range(3))
+    high = tuple(slice(1, None) if each == axis else slice(None) for each in range(3))
+    return low, high
+
+
+def _dot(one: FloatArray, other: FloatArray) -> float:
+    return float(np.dot(one.ravel(), other.ravel()))
+
+
+def _share(weights: FloatArray) -> FloatArray:
+    return weights / max(float(weights.sum()), 1e-6)
+
+
+def _histogram(bins: NDArray[np.int64], weights: FloatArray) -> NDArray[np.float64]:
+    counts = np.bincount(bins.ravel(), weights=weights.ravel(), minlength=_BINS)
+    kernel = np.exp(-0.5 * (np.arange(-4, 5) / 1.5) ** 2)
+    return np.convolve(counts / max(counts.sum(), 1e-9), kernel / kernel.sum(), "same") + 4e-3
+
+
+def without_islands(found: FloatArray, view: View) -> FloatArray:
+    """``found`` without new pieces that touch neither the present mask nor a stroke, and true to all strokes."""
+    added = view.seeds(True)
+    answer = ((found > 0.5) | added) & ~view.seeds(False)
+    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(answer.astype(np.uint8)), True))
+    kept = np.zeros(int(pieces.max()) + 1, bool)
+    kept[pieces[view.mask | added]] = True
+    kept[0] = False
+    answer &= kept[pieces]
+    # Masks are cut at one half: there the answer must lie on its side.
+    return np.where(answer, np.maximum(found, np.float32(0.51)), np.minimum(found, np.float32(0.49)))

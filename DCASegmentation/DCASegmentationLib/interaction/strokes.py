@@ -1,0 +1,113 @@
+"""What a user draws: clicks and scribbles, and where they lie in a CT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..imaging.grid import Grid
+
+Point = tuple[float, float, float]
+Box = tuple[slice, slice, slice]
+"""A block of an array (z, y, x)."""
+
+_MOST_POINTS = 10_000
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A click (one point) or a scribble (a polyline), in mm, RAS as Slicer shows it.
+
+    ``add`` says whether the points belong to the organ; None decides it: outside the organ's mask a stroke adds, inside
+    it removes. Raises UserError for no points, too many, or coordinates that are not finite.
+    """
+
+    points: tuple[Point, ...]
+    add: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.points:
+            raise UserError("A stroke needs at least one point.", "Click into the CT.")
+        if len(self.points) > _MOST_POINTS:
+            raise UserError(f"A scribble of {len(self.points)} points is too long.", "Draw several short ones.")
+        if not all(len(point) == 3 and np.isfinite(point).all() for point in self.points):
+            raise UserError("A point is not three finite numbers.", "Give x,y,z in mm (RAS).")
+
+    @classmethod
+    def click(cls, x: float, y: float, z: float, add: bool | None = None) -> Stroke:
+        """A single point, RAS in mm."""
+        return cls(((float(x), float(y), float(z)),), add)
+
+
+def to_indices(points: Sequence[Point], grid: Grid) -> NDArray[np.int64]:
+    """The voxels (n, 3) in the order (z, y, x) in which ``points`` (RAS, mm) lie. Raises UserError outside the grid."""
+    lps = np.asarray(points, float) * (-1.0, -1.0, 1.0)
+    index = np.rint((lps - np.array(grid.origin)) @ grid.axes / np.array(grid.spacing)).astype(np.int64)
+    outside = np.flatnonzero((index < 0).any(axis=1) | (index >= np.array(grid.size)).any(axis=1))
+    if len(outside):
+        shown = ", ".join(f"{value:g}" for value in points[int(outside[0])])
+        low, high = _extent(grid)
+        ranges = ", ".join(f"{name} {a:.0f} to {b:.0f}" for name, a, b in zip("RAS", low, high, strict=True))
+        raise UserError(f"The point ({shown}) lies outside the CT.", f"The CT covers {ranges} mm.")
+    return index[:, ::-1]
+
+
+def to_point(index: Sequence[int], grid: Grid) -> Point:
+    """The center (RAS, mm) of the voxel ``index`` (z, y, x)."""
+    steps = np.array(index[::-1], float) * np.array(grid.spacing)
+    x, y, z = (np.array(grid.origin) + grid.axes @ steps) * (-1.0, -1.0, 1.0)
+    return float(x), float(y), float(z)
+
+
+def rasterize(points: Sequence[Point], grid: Grid) -> NDArray[np.int64]:
+    """The voxels (n, 3), (z, y, x), of a polyline through ``points``, each once. Raises UserError outside the grid."""
+    corners = to_indices(points, grid)
+    parts = [corners[:1]]
+    for start, stop in pairwise(corners):
+        count = int(np.abs(stop - start).max()) + 1
+        parts.append(np.rint(np.linspace(start, stop, count)).astype(np.int64))
+    return np.unique(np.concatenate(parts), axis=0)
+
+
+def box_around(voxels: NDArray[np.int64], grid: Grid, side_mm: float) -> Box:
+    """A block of ``side_mm`` around ``voxels`` (n, 3), grown where a scribble is longer, cut to the CT."""
+    low, high = voxels.min(axis=0), voxels.max(axis=0)
+    slices = []
+    for axis, (first, last) in enumerate(zip(low, high, strict=True)):
+        half = max(1, round(side_mm / 2 / grid.spacing[2 - axis]))
+        middle = (int(first) + int(last)) // 2
+        margin = half // 4
+        start, stop = min(middle - half, int(first) - margin), max(middle + half, int(last) + margin) + 1
+        slices.append(slice(max(0, start), min(grid.shape[axis], stop)))
+    return slices[0], slices[1], slices[2]
+
+
+def box_of_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
+    """The block between two opposite ``corners`` (RAS, mm), cut to the CT. Raises UserError where it is empty."""
+    values = np.asarray(corners, float)
+    if values.shape != (2, 3) or not np.isfinite(values).all():
+        raise UserError("A box needs two opposite corners.", "Give twice three numbers in mm (RAS).")
+    every = [(x, y, z) for x in values[:, 0] for y in values[:, 1] for z in values[:, 2]]
+    lps = np.asarray(every) * (-1.0, -1.0, 1.0)
+    index = np.rint((lps - np.array(grid.origin)) @ grid.axes / np.array(grid.spacing))[:, ::-1]
+    low = np.maximum(index.min(axis=0), 0).astype(int)
+    high = np.minimum(index.max(axis=0) + 1, grid.shape).astype(int)
+    if (high - low < 2).any():
+        raise UserError("The box holds no voxels of the CT.", "Draw a larger box, inside the CT.")
+    return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
+
+
+def inside(voxels: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
+    """For each of ``voxels`` (n, 3) whether it lies in ``box``."""
+    low, high = np.array([s.start for s in box]), np.array([s.stop for s in box])
+    return np.asarray(((voxels >= low) & (voxels < high)).all(axis=1))
+
+
+def _extent(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    corners = grid.corners() * (-1.0, -1.0, 1.0)
+    return corners.min(axis=0), corners.max(axis=0)

@@ -1,0 +1,298 @@
+"""``dca correct``, ``dca evaluate-clicks`` and the library's way to correct a result folder, on real result folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.correction import CORRECTIONS, OrganStroke, correct_result, open_session, read_result
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.evaluation.clicks import (
+    BallBrush,
+    ClickMeasurement,
+    Course,
+    measure_case,
+    next_click,
+)
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.imaging.writing import write_image
+from DCASegmentationLib.interaction.random_walker import RandomWalkerEngine
+from DCASegmentationLib.interaction.strokes import Stroke, to_point
+from DCASegmentationLib.organs import AMOS
+
+LIVER = AMOS.by_key["liver"].label
+BLADDER = AMOS.by_key["bladder"].label
+
+
+@pytest.fixture(scope="module")
+def segmented(coarse_phantom, small_bundle, tmp_path_factory) -> Path:
+    """A result folder of ``dca segment``, its labels replaced by the truth without the bladder: random weights find
+    nothing that could be corrected."""
+    from DCASegmentationLib.cli import main
+
+    folder = tmp_path_factory.mktemp("segmented") / "result"
+    ct = coarse_phantom / "ct.nii.gz"
+    assert main(["segment", str(ct), "-o", str(folder), "--bundle", str(small_bundle), "--no-scene", "--review"]) == 0
+    truth = sitk.ReadImage(str(coarse_phantom / "labels.nii.gz"))
+    array = sitk.GetArrayFromImage(truth)
+    array[array == BLADDER] = 0
+    write_image(Grid.of(truth).image_of(array), folder / "labels.nrrd")
+    return folder
+
+
+@pytest.fixture
+def result(segmented, tmp_path) -> Path:
+    return Path(shutil.copytree(segmented, tmp_path / "result"))
+
+
+@pytest.fixture(scope="module")
+def truth(coarse_phantom):
+    return sitk.ReadImage(str(coarse_phantom / "labels.nii.gz"))
+
+
+def center_of(truth, label):
+    """The voxel deepest inside an organ, as RAS in mm."""
+    mask = sitk.GetArrayFromImage(truth) == label
+    click = next_click(np.zeros_like(mask), mask, truth.GetSpacing())
+    return to_point(click.index, Grid.of(truth))
+
+
+def written(point):
+    return ",".join(f"{value:.2f}" for value in point)
+
+
+def labels_in(folder):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labels.nrrd")))
+
+
+def test_a_missing_organ_comes_back_with_one_click_into_a_new_folder(dca, result, truth, tmp_path):
+    before = {path.name: path.read_bytes() for path in result.iterdir()}
+    out = tmp_path / "corrected"
+    run = dca("correct", result, "--organ", "bladder", "--add", written(center_of(truth, BLADDER)), "-o", out,
+              "--no-scene")  # fmt: skip
+    assert run.code == 0, run.err
+    assert "Bladder" in run.out
+    found, expected = labels_in(out) == BLADDER, sitk.GetArrayFromImage(truth) == BLADDER
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.6
+    assert {path.name: path.read_bytes() for path in result.iterdir()} == before
+    names = {path.name for path in out.iterdir()}
+    assert {"labels.nrrd", "volumes.csv", "request.json", "log.txt"} <= names
+    assert "entropy.nrrd" in names and "review.json" not in names
+    assert (out / "entropy.nrrd").read_bytes() == before["entropy.nrrd"]
+    with (out / "volumes.csv").open(newline="") as file:
+        rows = {row["organ"]: row for row in csv.DictReader(file)}
+    assert int(rows["bladder"]["voxels"]) == found.sum()
+
+
+def test_provenance_counts_the_clicks_of_every_correction(dca, result, truth, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    center = center_of(truth, BLADDER)
+    dca("correct", result, "--organ", "bladder", "--add", written(center), "-o", first, "--no-scene")
+    mask = labels_in(first) == BLADDER
+    voxel = np.argwhere(mask)[0]
+    run = dca("correct", first, "--organ", "Bladder", "--remove", written(to_point(voxel, Grid.of(truth))), "-o", second,
+              "--no-scene")  # fmt: skip
+    assert run.code == 0, run.err
+    record = json.loads((second / "request.json").read_text())
+    made = record[CORRECTIONS]
+    assert [each["clicks"] for each in made] == [1, 1]
+    assert [stroke["adds"] for each in made for stroke in each["strokes"]] == [True, False]
+    assert np.allclose(made[0]["strokes"][0]["points_ras_mm"], [center], atol=0.01)
+    assert made[1]["from"] == str(first.resolve())
+    assert labels_in(second)[tuple(voxel)] == 0
+    # All that dca segment has said of itself is still there.
+    assert record["bundle"] == json.loads((result / "request.json").read_text())["bundle"]
+
+
+def test_it_never_overwrites(dca, result, truth, tmp_path):
+    out = tmp_path / "there"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    run = dca("correct", result, "--organ", "bladder", "--add", written(center_of(truth, BLADDER)), "-o", out)
+    assert run.code == 2 and "exists already" in run.err
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    run = dca("correct", result, "--organ", "bladder", "--add", written(center_of(truth, BLADDER)), "-o", result)
+    assert run.code == 2
+
+
+def test_locked_neighbors_box_and_scribbles(dca, result, truth, tmp_path):
+    labels = labels_in(result)
+    x, y, z = center_of(truth, BLADDER)
+    out = tmp_path / "out"
+    box = f"{x - 25},{y - 25},{z - 25};{x + 25},{y + 25},{z + 25}"
+    others = ",".join(organ.key for organ in AMOS if organ.key != "bladder")
+    run = dca("correct", result, "--organ", "bladder", "--scribble", f"+{x},{y},{z};{x + 6},{y},{z}", "-o", out,
+              "--box", box, "--lock", others, "--no-scene")  # fmt: skip
+    assert run.code == 0, run.err
+    now = labels_in(out)
+    assert np.array_equal(np.where(now == BLADDER, 0, now), labels)
+    corners = np.array([to_point(voxel, Grid.of(truth)) for voxel in np.argwhere(now != labels)])
+    assert (np.abs(corners - (x, y, z)) <= 25 + 8).all()
+    assert json.loads((out / "request.json").read_text())[CORRECTIONS][0]["scribbles"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--organ", "bladder"], "no point to correct with"),
+        (["--organ", "heart", "--add", "0,0,0"], "no organ 'heart'"),
+        (["--organ", "liver", "--add", "0,0"], "not 3 numbers"),
+        (["--organ", "liver", "--add", "9000,0,0"], "outside the CT"),
+        (["--organ", "bladder", "--remove", "{liver}"], "no bladder near"),
+        (["--organ", "liver", "--add", "{liver}"], "change nothing"),
+        (["--organ", "liver", "--add", "{liver}", "--remove", "{liver}"], "says the opposite"),
+        (["--organ", "liver", "--add", "{liver}", "--lock", "liver"], "locked"),
+        (["--organ", "spleen", "--add", "{liver}", "--lock", "liver"], "locked"),
+        (["--organ", "liver", "--add", "{liver}", "--lock", "heart"], "no organ 'heart'"),
+        (["--organ", "liver", "--add", "{liver}", "--box", "1,2,3"], "not two corners"),
+        (["--organ", "liver", "--scribble", "1,2,3"], "does not say whether it adds"),
+        (["--organ", "liver", "--add", "{liver}", "--engine", "magic"], "no engine 'magic'"),
+        (["--organ", "liver", "--add", "{liver}", "--ct", "nowhere.nrrd"], "no file"),
+    ],
+)
+def test_what_cannot_be_used_is_said_and_leaves_nothing(dca, result, truth, tmp_path, arguments, message):
+    liver = written(center_of(truth, LIVER))
+    out = tmp_path / "out"
+    given = [argument.replace("{liver}", liver) for argument in arguments]
+    run = dca("correct", result, *given, "-o", out)
+    assert run.code == 2, run.out + run.err
+    assert message in run.err and "Traceback" not in run.err
+    assert not out.exists()
+    assert not [path for path in tmp_path.iterdir() if path.name not in ("result", "DCA")]
+
+
+def _shifted(ct):
+    ct.SetOrigin([value + 1.0 for value in ct.GetOrigin()])
+    return ct
+
+
+def _other_voxels(ct):
+    return ct + 1
+
+
+@pytest.mark.parametrize(("change", "message"), [(_shifted, "voxels lie elsewhere"), (_other_voxels, "have changed")])
+def test_another_ct_than_the_one_segmented_is_refused(result, coarse_phantom, tmp_path, change, message):
+    other = tmp_path / "other.nrrd"
+    write_image(change(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))), other)
+    with pytest.raises(UserError, match=message):
+        correct_result(result, [OrganStroke("liver", Stroke.click(0, 0, 0))], tmp_path / "out", ct=other)
+
+
+def test_a_result_from_before_checksums_is_corrected_still(result, truth, tmp_path):
+    record = json.loads((result / "request.json").read_text())
+    del record["ct_checksum"]
+    (result / "request.json").write_text(json.dumps(record))
+    stroke = OrganStroke("bladder", Stroke((center_of(truth, BLADDER),)))
+    found = correct_result(result, [stroke], tmp_path / "out")
+    assert found.changes[0].adds and found.changes[0].added
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "request.json").unlink(), "is no result"),
+        (lambda folder: (folder / "request.json").write_text("{"), "is no result"),
+        (lambda folder: (folder / "labels.nrrd").unlink(), "no labels.nrrd"),
+        (lambda folder: (folder / "volumes.csv").unlink(), "which organs"),
+    ],
+)
+def test_a_folder_that_is_no_result_is_refused(result, damage, message):
+    damage(result)
+    with pytest.raises(UserError, match=message):
+        read_result(result)
+
+
+def test_a_ct_that_is_gone_is_asked_for(result):
+    record = json.loads((result / "request.json").read_text())
+    record["ct"] = "/nowhere/ct.nii.gz"
+    (result / "request.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="is gone") as caught:
+        open_session(read_result(result))
+    assert "--ct" in caught.value.remedy
+
+
+def test_labels_on_another_grid_are_refused(result, truth):
+    labels = sitk.ReadImage(str(result / "labels.nrrd"))
+    write_image(_shifted(labels), result / "labels.nrrd")
+    with pytest.raises(UserError, match="grid"):
+        open_session(read_result(result))
+
+
+def test_the_next_click_is_the_deepest_voxel_of_the_largest_error():
+    truth = np.zeros((30, 30, 30), bool)
+    truth[5:20, 5:20, 5:20] = True
+    mask = truth.copy()
+    mask[5:14, 5:14, 5:14] = False
+    mask[24:28, 24:28, 24:28] = True
+    click = next_click(mask, truth, (1.0, 1.0, 1.0))
+    assert click.adds and click.index == (9, 9, 9) and click.voxels == 9**3
+    mask = truth.copy()
+    mask[24:29, 24:29, 24:29] = True
+    click = next_click(mask, truth, (1.0, 1.0, 1.0))
+    assert not click.adds and click.index == (26, 26, 26)
+    assert next_click(truth, truth, (1.0, 1.0, 1.0)) is None
+
+
+def test_clicks_to_a_goal_failures_and_worse_clicks_are_counted():
+    good = Course("a", "liver", "e", (0.0, 0.86, 0.84, 0.91), (0.1, 0.2, 0.3))
+    bad = Course("a", "spleen", "e", (0.5, *[0.6] * 10), (0.1,) * 10)
+    assert (good.needed(0.85), good.needed(0.9), bad.needed(0.85)) == (1, 3, None)
+    assert good.worse == 1 and good.after(10) == 0.91
+    summary = ClickMeasurement([good, bad]).summary("e")
+    assert summary["noc"] == {"0.85": 5.5, "0.90": 6.5}
+    assert summary["failures"] == {"0.85": 1, "0.90": 1}
+    assert summary["worse"] == pytest.approx(1 / 13)
+    assert summary["missing_one_click"] == 0.86 and summary["missing"] == 1
+    assert summary["dice"]["1"] == pytest.approx(0.73)
+
+
+def test_simulated_clicks_repair_a_phantom_and_beat_the_brush(coarse_phantom, truth, tmp_path):
+    """From labels with errors that a network makes: an organ is missing, a slab is cut off, a ball leaks."""
+    array = sitk.GetArrayFromImage(truth)
+    liver = np.argwhere(array == LIVER)
+    array[array == BLADDER] = 0
+    array[: int(np.median(liver[:, 0]))][array[: int(np.median(liver[:, 0]))] == LIVER] = 0
+    start = Grid.of(truth).image_of(array)
+    ct = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
+    measured = ClickMeasurement()
+    engines = [RandomWalkerEngine(), BallBrush()]
+    measure_case(measured, "phantom", ct, start, truth, AMOS, engines, [LIVER, BLADDER], clicks=4)
+    ours, brush = (measured.summary(engine.name)["dice"] for engine in engines)
+    assert ours["4"] > ours["0"] + 0.2
+    assert ours["1"] > brush["1"]
+    measured.write_csv(tmp_path / "clicks.csv")
+    with (tmp_path / "clicks.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and float(rows[0]["dice_0"]) < float(rows[0]["dice_4"])
+
+
+def test_evaluate_clicks_writes_table_json_and_plot(dca, coarse_phantom, small_bundle, tmp_path):
+    out = tmp_path / "clicks"
+    run = dca("evaluate-clicks", "-o", out, "--bundle", small_bundle, "--ct", coarse_phantom / "ct.nii.gz", "--labels",
+              coarse_phantom / "labels.nii.gz", "--clicks", 1, "--engines", "random_walker,brush")  # fmt: skip
+    assert run.code == 0, run.err
+    content = json.loads((out / "clicks.json").read_text())
+    assert set(content["engines"]) == {"random_walker", "brush"}
+    assert content["engines"]["brush"]["all"]["organs"] == 15
+    assert (out / "clicks.png").read_bytes().startswith(b"\x89PNG")
+    assert "NoC@90" in run.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ct", "ct.nrrd"], "go together"),
+        (["--label-table", "t.tsv"], "--label-table is for --labels"),
+        (["--engines", ","], "No engine"),
+        (["--engines", "magic"], "no engine 'magic'"),
+    ],
+)
+def test_evaluate_clicks_refuses_what_does_not_fit(dca, tmp_path, arguments, message):
+    run = dca("evaluate-clicks", "-o", tmp_path / "out", *arguments)
+    assert run.code == 2 and message in run.err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,462 @@
+"""Correction with clicks: what changes, what must not, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.imaging.voxels import voxel_checksum
+from DCASegmentationLib.imaging.writing import write_image
+from DCASegmentationLib.interaction.random_walker import RandomWalkerEngine, SeededRandomWalker, solve
+from DCASegmentationLib.interaction.request import Sessions, handle
+from DCASegmentationLib.interaction.session import BOX_MM, CorrectionSession
+from DCASegmentationLib.interaction.strokes import Stroke, rasterize, to_indices, to_point
+from DCASegmentationLib.phantom.case import generate
+
+NAMES = {1: "spleen", 2: "liver", 3: "stomach"}
+SPLEEN, LIVER = 1, 2
+
+
+def ball(shape, center, radius_mm, spacing=(2.0, 2.0, 2.0)):
+    z, y, x = np.ogrid[tuple(slice(0, n) for n in shape)]
+    steps = spacing[::-1]
+    return sum(((axis - c) * s) ** 2 for axis, c, s in zip((z, y, x), center, steps, strict=True)) <= radius_mm**2
+
+
+class Scene:
+    """A spleen and a liver of two gray values in fat, in air; 2 mm voxels on a grid that is no simple one."""
+
+    def __init__(self, shape=(70, 70, 70), spacing=(2.0, 2.0, 2.0), axes=(-1, 0, 0, 0, 0, 1, 0, 1, 0)):
+        random = np.random.default_rng(0)
+        self.spacing = spacing
+        self.spleen_at = tuple(n // 2 for n in shape)
+        self.liver_at = (shape[0] // 2, shape[1] // 2, shape[2] // 2 + round(34 / spacing[0]))
+        self.spleen = ball(shape, self.spleen_at, 20.0, spacing)
+        self.liver = ball(shape, self.liver_at, 16.0, spacing) & ~self.spleen
+        hu = np.full(shape, -100.0)
+        hu[self.spleen] = 110
+        hu[self.liver] = 60
+        hu += random.normal(0, 12, shape)
+        hu[:3] = -1000
+        self.grid = Grid(shape[::-1], spacing, (-31.0, 47.0, 12.0), tuple(float(value) for value in axes))
+        self.ct = self.grid.image_of(np.rint(hu).astype(np.int16))
+
+    def labels(self, spleen=None, liver=None):
+        array = np.zeros(self.spleen.shape, np.uint8)
+        array[self.spleen if spleen is None else spleen] = SPLEEN
+        array[self.liver if liver is None else liver] = LIVER
+        return self.grid.image_of(array)
+
+    def session(self, labels=None, **options):
+        return CorrectionSession(self.ct, self.labels() if labels is None else labels, NAMES, **options)
+
+    def stroke(self, *voxels, add=None):
+        return Stroke(tuple(to_point(voxel, self.grid) for voxel in voxels), add)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return Scene()
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def test_a_click_brings_back_an_organ_that_is_missing_wholly(scene):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
+    change = session.apply(SPLEEN, scene.stroke(scene.spleen_at))
+    assert change.adds
+    assert dice(session.labels == SPLEEN, scene.spleen) > 0.85
+    assert (session.labels == LIVER).sum() > 0.9 * scene.liver.sum()
+
+
+def test_a_click_outside_the_mask_adds_the_missing_half(scene):
+    half = scene.spleen.copy()
+    half[:, : scene.spleen_at[1]] = False
+    session = scene.session(scene.labels(spleen=half))
+    z, y, x = scene.spleen_at
+    change = session.apply(SPLEEN, scene.stroke((z, y - 5, x)))
+    assert change.adds
+    assert change.added > 0.6 * (scene.spleen & ~half).sum()
+    assert dice(session.labels == SPLEEN, scene.spleen) > 0.93
+
+
+def test_a_click_inside_the_mask_removes_a_leak(scene):
+    leak = ball(scene.spleen.shape, (scene.spleen_at[0], scene.spleen_at[1] - 16, scene.spleen_at[2]), 14.0)
+    leaked = scene.spleen | leak
+    session = scene.session(scene.labels(spleen=leaked))
+    z, y, x = scene.spleen_at
+    before = dice(leaked, scene.spleen)
+    change = session.apply(SPLEEN, scene.stroke((z, y - 17, x)))
+    assert not change.adds
+    assert change.removed > 0.5 * (leaked & ~scene.spleen).sum()
+    assert dice(session.labels == SPLEEN, scene.spleen) > before + 0.05
+
+
+def test_neighbors_give_up_what_was_theirs_by_mistake_and_it_is_counted(scene):
+    swapped = scene.liver.copy()
+    half = scene.spleen.copy()
+    half[:, :, scene.spleen_at[2] :] = False
+    swapped |= scene.spleen & ~half
+    session = scene.session(scene.labels(spleen=half, liver=swapped))
+    z, y, x = scene.spleen_at
+    before = session.labels.copy()
+    change = session.apply(SPLEEN, scene.stroke((z, y, x + 5)))
+    now = session.labels
+    assert change.given_up == {LIVER: int(((before == LIVER) & (now == SPLEEN)).sum())}
+    assert change.given_up[LIVER] > 0.6 * (scene.spleen & ~half).sum()
+
+
+def test_every_earlier_stroke_still_holds_after_later_ones(scene):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
+    z, y, x = scene.spleen_at
+    places = [((z, y, x), True), ((z, y + 15, x), False), ((z + 6, y, x), True), ((z, y, x - 14), False)]
+    for count, (voxel, add) in enumerate(places, start=1):
+        session.apply(SPLEEN, scene.stroke(voxel, add=add))
+        for earlier, belongs in places[:count]:
+            assert (session.labels[earlier] == SPLEEN) == belongs
+
+
+def test_a_stroke_that_agrees_with_the_mask_changes_nothing_but_holds_later(scene):
+    session = scene.session()
+    z, y, x = scene.spleen_at
+    assert session.apply(SPLEEN, scene.stroke((z, y, x), add=True)).changed == 0
+    assert session.apply(SPLEEN, scene.stroke((2, y, x), add=False)).changed == 0
+    assert len(session.changes) == 2
+    session.apply(SPLEEN, scene.stroke((z, y, x - 2), add=False))
+    assert session.labels[z, y, x] == SPLEEN
+
+
+def test_a_click_that_adds_never_costs_the_organ_more_than_it_gains(scene):
+    class Destroyer:
+        name = "destroyer"
+
+        def foreground(self, view):
+            return np.zeros(view.mask.shape, np.float32)
+
+    half = scene.spleen.copy()
+    half[:, : scene.spleen_at[1]] = False
+    session = scene.session(scene.labels(spleen=half), engine=Destroyer())
+    z, y, x = scene.spleen_at
+    session.apply(SPLEEN, scene.stroke((z, y - 5, x)))
+    assert (session.labels[half] == SPLEEN).all()
+    assert session.labels[z, y - 5, x] == SPLEEN
+
+
+def test_what_was_clicked_for_one_organ_is_not_taken_by_the_next(scene):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen), liver=np.zeros_like(scene.liver)))
+    own = scene.liver_at
+    session.apply(LIVER, scene.stroke(own, add=True))
+    session.apply(SPLEEN, scene.stroke(scene.spleen_at, add=True))
+    assert session.labels[own] == LIVER
+
+
+def test_undo_restores_every_voxel_stroke_by_stroke(scene):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
+    z, y, x = scene.spleen_at
+    states = [session.labels.copy()]
+    for label, voxel in ((SPLEEN, (z, y, x)), (LIVER, (z, y, x + 6)), (SPLEEN, (z, y + 12, x)), (3, (z - 12, y, x))):
+        session.apply(label, scene.stroke(voxel, add=True))
+        states.append(session.labels.copy())
+    assert all((a != b).any() for a, b in zip(states[:-1], states[1:], strict=True))
+    for state in reversed(states[:-1]):
+        session.undo()
+        assert np.array_equal(session.labels, state)
+    with pytest.raises(UserError, match="no click to undo"):
+        session.undo()
+    # A stroke that was undone is forgotten: its opposite is no contradiction.
+    session.apply(SPLEEN, scene.stroke((z, y, x), add=True))
+
+
+def test_the_labels_given_are_never_written_into(scene):
+    labels = scene.labels(spleen=np.zeros_like(scene.spleen))
+    before = sitk.GetArrayFromImage(labels)
+    session = scene.session(labels)
+    session.apply(SPLEEN, scene.stroke(scene.spleen_at))
+    assert np.array_equal(sitk.GetArrayFromImage(labels), before)
+    with pytest.raises(ValueError, match="read-only"):
+        session.labels[0, 0, 0] = 1
+
+
+def test_locked_organs_keep_every_voxel(scene):
+    liver = scene.liver | (scene.spleen & ball(scene.spleen.shape, scene.liver_at, 26.0))
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen), liver=liver), locked=[LIVER])
+    kept = session.labels == LIVER
+    z, y, x = scene.spleen_at
+    change = session.apply(SPLEEN, scene.stroke((z, y, x - 4)))
+    assert change.added and not change.given_up
+    assert np.array_equal(session.labels == LIVER, kept)
+
+
+@pytest.mark.parametrize("engine", [RandomWalkerEngine(), SeededRandomWalker()], ids=lambda each: each.name)
+def test_nothing_changes_outside_of_the_users_box(scene, engine):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)), engine=engine)
+    z, y, x = scene.spleen_at
+    before = session.labels.copy()
+    corners = (to_point((z - 4, y - 4, x - 4), scene.grid), to_point((z + 3, y + 5, x + 6), scene.grid))
+    session.apply(SPLEEN, scene.stroke((z, y, x)), corners)
+    changed = np.argwhere(session.labels != before)
+    assert len(changed)
+    assert (changed >= (z - 4, y - 4, x - 4)).all() and (changed <= (z + 3, y + 5, x + 6)).all()
+
+
+def test_nothing_changes_beyond_the_block_around_a_click():
+    shape = (20, 90, 90)
+    hu = np.full(shape, 60.0) + np.random.default_rng(1).normal(0, 5, shape)
+    grid = Grid(shape[::-1], (3.0, 3.0, 3.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    ct = grid.image_of(hu.astype(np.int16))
+    session = CorrectionSession(ct, grid.image_of(np.zeros(shape, np.uint8)), NAMES)
+    session.apply(LIVER, Stroke((to_point((10, 45, 45), grid),)))
+    changed = np.argwhere(session.labels != 0)
+    assert len(changed) > 100
+    assert (np.abs(changed - (10, 45, 45)) * 3.0 <= BOX_MM / 2 + 3.0).all()
+
+
+def test_fine_voxels_that_are_worked_on_coarsely_keep_their_borders_where_nothing_changes():
+    fine = Scene((60, 150, 150), (0.7, 0.7, 2.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
+    bitten = fine.spleen & ~ball(fine.spleen.shape, (30, 60, 75), 9.0, fine.spacing)
+    session = fine.session(fine.labels(spleen=bitten))
+    before = session.labels.copy()
+    change = session.apply(SPLEEN, fine.stroke((30, 60, 75)))
+    assert change.added > 0.6 * (fine.spleen & ~bitten).sum()
+    assert dice(session.labels == SPLEEN, fine.spleen) > dice(bitten, fine.spleen)
+    changed = session.labels != before
+    # One stroke of the pen and the smooth border of a coarse answer would differ on thousands of voxels.
+    assert changed.sum() < 2.5 * (fine.spleen & ~bitten).sum()
+
+
+def test_a_scribble_is_one_step_and_every_point_of_it_counts(scene):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
+    z, y, x = scene.spleen_at
+    line = scene.stroke((z, y - 7, x), (z, y + 7, x), (z + 5, y + 7, x), add=True)
+    session.apply(SPLEEN, line)
+    voxels = rasterize(line.points, scene.grid)
+    assert len(voxels) > 15
+    assert (session.labels[tuple(voxels.T)] == SPLEEN).all()
+    session.undo()
+    assert not (session.labels == SPLEEN).any()
+
+
+def test_points_are_in_ras_millimetres_on_any_grid():
+    image = generate(3, spacing=(7.0, 6.0, 8.0), orientation="PSL", tilt_degrees=8).ct
+    grid = Grid.of(image)
+    for index in ((0, 0, 0), (3, 5, 7), tuple(n - 1 for n in grid.shape)):
+        point = to_point(index, grid)
+        lps = image.TransformIndexToPhysicalPoint(tuple(int(i) for i in index[::-1]))
+        assert np.allclose(point, (-lps[0], -lps[1], lps[2]))
+        assert to_indices([point], grid).tolist() == [list(index)]
+
+
+def test_a_probability_moves_the_border_where_intensities_tell_nothing():
+    shape = (40, 40, 40)
+    hu = np.full(shape, 60.0) + np.random.default_rng(2).normal(0, 5, shape)
+    grid = Grid(shape[::-1], (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
+    truth = ball(shape, (20, 20, 20), 18.0)
+    start = truth.copy()
+    start[:, :16] = False
+    ct, labels = grid.image_of(hu.astype(np.int16)), grid.image_of(start.astype(np.uint8))
+    known = grid.image_of(np.where(truth, 0.95, 0.02).astype(np.float32))
+    found = []
+    for probabilities in (None, {1: known}):
+        session = CorrectionSession(ct, labels, NAMES, probabilities=probabilities)
+        session.apply(1, Stroke((to_point((20, 13, 20), grid),)))
+        found.append(dice(session.labels == 1, truth))
+    assert found[1] > found[0]
+
+
+def test_the_solver_solves_the_system_it_says():
+    random = np.random.default_rng(3)
+    shape = (5, 6, 7)
+    hu = random.normal(0, 30, shape).astype(np.float32)
+    prior, weight = random.random(shape).astype(np.float32), (0.2 + random.random(shape)).astype(np.float32)
+    spacing = (1.0, 1.0, 2.5)
+    found = solve(hu, spacing, prior, weight, 0.002, prior, 500, 1e-7)
+    count = hu.size
+    index = np.arange(count).reshape(shape)
+    matrix = np.diag(weight.ravel().astype(float))
+    for axis, step in enumerate((2.5, 1.0, 1.0)):
+        low = [slice(None)] * 3
+        high = [slice(None)] * 3
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        edges = (np.exp(-0.002 * (hu[tuple(low)] - hu[tuple(high)]) ** 2) + 1e-3) / step**2
+        for i, j, w in zip(index[tuple(low)].ravel(), index[tuple(high)].ravel(), edges.ravel(), strict=True):
+            matrix[i, i] += w
+            matrix[j, j] += w
+            matrix[i, j] -= w
+            matrix[j, i] -= w
+    expected = np.linalg.solve(matrix, (weight * prior).ravel().astype(float)).reshape(shape)
+    assert np.allclose(found, expected, atol=1e-4)
+
+
+def _bad_inputs(scene):
+    z, y, x = scene.spleen_at
+    inside, air = scene.stroke((z, y, x), add=True), scene.stroke((1, y, x), add=True)
+    return {
+        "lies outside the CT": (SPLEEN, Stroke.click(5000, 0, 0)),
+        "lies in air": (SPLEEN, air),
+        "is locked or accepted": (LIVER, scene.stroke(scene.liver_at, add=True)),
+        "which is locked or accepted": (SPLEEN, scene.stroke(scene.liver_at, add=True)),
+        "no stomach near this point to remove": (3, scene.stroke((z, y, x), add=False)),
+        "no segment 0": (0, inside),
+        "no segment 900": (900, inside),
+        "says the opposite": (SPLEEN, scene.stroke((z, y, x), add=False)),
+    }
+
+
+@pytest.mark.parametrize("message", list(_bad_inputs(Scene((20, 70, 70)))))
+def test_what_cannot_be_meant_is_refused_and_changes_nothing(scene, message):
+    session = scene.session(locked=[LIVER])
+    session.apply(SPLEEN, scene.stroke(scene.spleen_at, add=True))
+    before, steps = session.labels.copy(), len(session.changes)
+    label, stroke = _bad_inputs(scene)[message]
+    with pytest.raises(UserError, match=message) as caught:
+        session.apply(label, stroke)
+    assert caught.value.remedy
+    assert np.array_equal(session.labels, before)
+    assert len(session.changes) == steps
+    # The refused stroke is not remembered, either.
+    session.apply(SPLEEN, scene.stroke(scene.spleen_at, add=True))
+
+
+def test_a_point_outside_of_its_box_and_an_empty_box_are_refused(scene):
+    session = scene.session()
+    z, y, x = scene.spleen_at
+    far = (to_point((5, 5, 5), scene.grid), to_point((9, 9, 9), scene.grid))
+    with pytest.raises(UserError, match="outside the box"):
+        session.apply(SPLEEN, scene.stroke((z, y, x)), far)
+    with pytest.raises(UserError, match="no voxels"):
+        session.apply(SPLEEN, scene.stroke((z, y, x)), ((9000.0, 0, 0), (9100.0, 10.0, 10.0)))
+
+
+def test_gas_in_a_hollow_organ_can_be_clicked(scene):
+    hu = sitk.GetArrayFromImage(scene.ct)
+    z, y, x = scene.spleen_at
+    gas = ball(hu.shape, (z, y, x), 8.0)
+    hu[gas] = -900
+    session = CorrectionSession(scene.grid.image_of(hu), scene.labels(spleen=np.zeros_like(gas)), NAMES)
+    session.apply(3, scene.stroke((z, y, x), add=True))
+    assert (session.labels == 3).sum() > 0.5 * gas.sum()
+
+
+def test_a_segmentation_on_another_grid_is_refused(scene):
+    shifted = scene.labels()
+    shifted.SetOrigin((0.0, 0.0, 0.0))
+    with pytest.raises(UserError, match="grid") as caught:
+        scene.session(shifted)
+    assert "transform" in caught.value.remedy
+
+
+def test_a_ct_that_has_changed_is_refused(scene):
+    right = voxel_checksum(sitk.GetArrayViewFromImage(scene.ct))
+    scene.session(checksum=right)
+    other = sitk.GetArrayFromImage(scene.ct)
+    other[30, 30, 30] += 1
+    with pytest.raises(UserError, match="changed"):
+        CorrectionSession(scene.grid.image_of(other), scene.labels(), NAMES, checksum=right)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [((), "at least one point"), (((float("nan"), 0, 0),), "finite"), (((0.0, 0, 0),) * 10_001, "too long")],
+)
+def test_strokes_that_are_none_are_refused(points, message):
+    with pytest.raises(UserError, match=message):
+        Stroke(points)
+
+
+@pytest.fixture
+def files(scene, tmp_path):
+    write_image(scene.ct, tmp_path / "ct.nrrd")
+    write_image(scene.labels(spleen=np.zeros_like(scene.spleen)), tmp_path / "labels.nrrd")
+    return tmp_path
+
+
+def _open(files, sessions, **more):
+    request = {
+        "type": "open",
+        "ct": str(files / "ct.nrrd"),
+        "labels": str(files / "labels.nrrd"),
+        "names": {"1": "spleen", "2": "liver"},
+        **more,
+    }
+    # As it comes over a pipe.
+    return handle(json.loads(json.dumps(request)), sessions)["session"]
+
+
+def _stroke(scene, files, number, voxel, **more):
+    return {
+        "type": "stroke",
+        "session": number,
+        "label": SPLEEN,
+        "points": [list(to_point(voxel, scene.grid))],
+        "patch": str(files / "patch.nrrd"),
+        **more,
+    }
+
+
+def _pasted(labels, answer):
+    """The caller's labels after it has copied the patch."""
+    patch = sitk.GetArrayFromImage(sitk.ReadImage(answer["patch"]))
+    (i, j, k), (width, height, depth) = answer["first"], answer["size"]
+    labels[k : k + depth, j : j + height, i : i + width] = patch
+    return labels
+
+
+def test_requests_with_plain_data_give_the_block_to_copy_and_undo_it(scene, files):
+    sessions = Sessions()
+    number = _open(files, sessions)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(files / "labels.nrrd")))
+    first = labels.copy()
+    answer = json.loads(json.dumps(handle(_stroke(scene, files, number, scene.spleen_at), sessions)))
+    assert answer["adds"] and answer["added"] == (_pasted(labels, answer) == SPLEEN).sum()
+    assert dice(labels == SPLEEN, scene.spleen) > 0.85
+    patch = sitk.ReadImage(answer["patch"])
+    corner = scene.ct.TransformIndexToPhysicalPoint(answer["first"])
+    assert np.allclose(patch.GetOrigin(), corner) and np.allclose(patch.GetDirection(), scene.ct.GetDirection())
+    back = handle({"type": "undo", "session": number, "patch": str(files / "patch.nrrd")}, sessions)
+    assert np.array_equal(_pasted(labels, back), first)
+
+
+def test_a_stroke_whose_patch_cannot_be_written_has_not_happened(scene, files):
+    sessions = Sessions()
+    number = _open(files, sessions)
+    with pytest.raises(UserError, match="no folder"):
+        handle(_stroke(scene, files, number, scene.spleen_at, patch=str(files / "none" / "p.nrrd")), sessions)
+    with pytest.raises(UserError, match="no click to undo"):
+        handle({"type": "undo", "session": number, "patch": str(files / "patch.nrrd")}, sessions)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"type": "dance"}, "no request 'dance'"),
+        ({"session": 99}, "not open any more"),
+        ({"session": None}, "not open any more"),
+        ({"patch": None}, "names no file 'patch'"),
+        ({"points": [[1, 2]]}, "not described"),
+        ({"label": "spleen"}, "not described"),
+        ({"corners": [[1, 2, 3]]}, "not described"),
+        ({"locked": [SPLEEN]}, "locked"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(scene, files, change, message):
+    sessions = Sessions()
+    number = _open(files, sessions)
+    with pytest.raises(UserError, match=message):
+        handle(_stroke(scene, files, number, scene.spleen_at) | change, sessions)
+
+
+def test_one_session_is_held_and_a_closed_one_is_gone(scene, files):
+    sessions = Sessions()
+    first = _open(files, sessions)
+    second = _open(files, sessions)
+    with pytest.raises(UserError, match="not open"):
+        handle(_stroke(scene, files, first, scene.spleen_at), sessions)
+    assert handle({"type": "close", "session": second}, sessions) == {}
+    with pytest.raises(UserError, match="not open"):
+        handle(_stroke(scene, files, second, scene.spleen_at), sessions)

@@ -1,0 +1,241 @@
+"""The network for clicks: identity at first, learns, resumes exactly, and is stored as other models are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from DCASegmentationLib.errors import BundleError, UserError
+from DCASegmentationLib.imaging.grid import Grid
+from DCASegmentationLib.interaction.click_bundle import load_click_bundle, save_click_bundle
+from DCASegmentationLib.interaction.network import (
+    CHANNELS,
+    ClickNetwork,
+    ClickNetworkOptions,
+    NetworkEngine,
+    cube_around,
+    features_of,
+)
+from DCASegmentationLib.interaction.session import CorrectionSession
+from DCASegmentationLib.interaction.strokes import Stroke, to_point
+from DCASegmentationLib.interaction.view import SeenStroke, View
+from DCASegmentationLib.training.cases import Case
+from DCASegmentationLib.training.clicks import (
+    LOG,
+    ClickSampler,
+    ClickTrainer,
+    ClickTrainingOptions,
+    error_center,
+    simulate_mask,
+)
+
+torch.set_num_threads(1)
+SMALL = ClickNetworkOptions(n_filters=4, side=16, spacing_mm=4.0)
+
+
+def ball(shape, center, radius):
+    z, y, x = np.ogrid[tuple(slice(0, n) for n in shape)]
+    return (z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 <= radius**2
+
+
+def make_case(seed=0):
+    """Two organs in fat, 4 mm voxels."""
+    random = np.random.default_rng(seed)
+    shape = (32, 32, 32)
+    labels = np.zeros(shape, np.uint8)
+    labels[ball(shape, (16, 16, 11), 6)] = 1
+    labels[ball(shape, (16, 16, 22), 5)] = 2
+    hu = np.array([-100, 110, 50])[labels] + random.normal(0, 10, shape)
+    return Case(f"case {seed}", hu.astype(np.int16), labels)
+
+
+@pytest.fixture(scope="module")
+def case():
+    return make_case()
+
+
+def view_of(case, voxel, mask, spacing=4.0):
+    grid = Grid(case.hu.shape[::-1], (spacing,) * 3, (5.0, -9.0, 3.0), (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0))
+    stroke = SeenStroke(np.array([voxel]), True, 5.0)
+    return View(grid, case.hu.astype(np.float32), mask, mask, np.zeros_like(mask), (stroke,))
+
+
+def test_a_fresh_network_is_the_identity(case):
+    network = ClickNetwork(4, 16, 4.0).eval()
+    mask = case.labels == 1
+    stroke = SeenStroke(np.array([[8, 8, 8]]), True, 5.0)
+    cube = tuple(slice(8, 24) for _ in range(3))
+    inputs = features_of(case.hu[cube].astype(np.float32), mask[cube], ~mask[cube], [stroke], 4.0)
+    assert inputs.shape == (len(CHANNELS), 16, 16, 16)
+    with torch.inference_mode():
+        odds = network(torch.from_numpy(inputs)[None])
+    assert odds.shape == (1, 16, 16, 16)
+    assert np.array_equal(odds[0].numpy() > 0, mask[cube])
+
+
+def test_a_network_that_says_what_is_there_changes_nothing_but_the_clicked_voxel(case):
+    network = ClickNetwork(4, 16, 4.0)
+    mask = case.labels == 1
+    found = NetworkEngine(network).foreground(view_of(case, (16, 16, 17), mask)) > 0.5
+    assert np.argwhere(found != mask).tolist() == [[16, 16, 17]]
+
+
+def test_the_cube_lies_around_the_click_on_any_grid(case):
+    view = view_of(case, (20, 9, 13), case.labels == 1)
+    cube = cube_around(view, SMALL)
+    middle = np.array(cube.origin) + cube.axes @ (np.full(3, 8) * np.array(cube.spacing))
+    place = np.array(view.grid.origin) + view.grid.axes @ (np.array([13, 9, 20]) * 4.0)
+    assert np.allclose(middle, place)
+
+
+def test_simulated_masks_have_errors_and_clicks_lie_in_them(case):
+    random = np.random.default_rng(0)
+    truth = case.labels == 1
+    kinds = set()
+    for _ in range(30):
+        mask = simulate_mask(truth, case.labels, 1, 4.0, random)
+        click = error_center(mask, truth, 4.0, random)
+        if click is not None:
+            at, adds = click
+            assert truth[tuple(at)] == adds and mask[tuple(at)] != adds
+            kinds.add(adds)
+    assert kinds == {True, False}
+    assert error_center(truth, truth, 4.0, random) is None
+
+
+def test_samples_have_the_click_in_the_middle_and_an_error_there(case):
+    sampler = ClickSampler([case], SMALL, np.random.default_rng(1))
+    for _ in range(10):
+        sample = sampler.draw()
+        assert sample.features.shape == (len(CHANNELS), 16, 16, 16) and np.isfinite(sample.features).all()
+        assert sample.truth[8, 8, 8] != sample.mask[8, 8, 8]
+        added, removed = sample.features[2], sample.features[3]
+        assert (added if sample.truth[8, 8, 8] else removed)[8, 8, 8] == 1.0
+
+
+def trainer_in(folder, case, steps):
+    folder.mkdir(exist_ok=True)
+    return ClickTrainer(folder, ClickTrainingOptions(SMALL, steps=steps, batch=2, warmup_steps=5), [case], [case])
+
+
+def test_training_makes_clicks_better_than_nothing(case, tmp_path):
+    options = ClickTrainingOptions(SMALL, steps=60, batch=4, learning_rate=5e-3, warmup_steps=5)
+    (tmp_path / "run").mkdir()
+    trainer = ClickTrainer(tmp_path / "run", options, [case], [case])
+    before = trainer.validate(16)
+    assert before["dice_before"] == before["dice_after"]
+    trainer.run()
+    after = trainer.validate(16)
+    assert after["dice_after"] > after["dice_before"] + 0.05
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert lines[-1]["step"] == 60 and lines[0]["loss"] > lines[-2]["loss"]
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(case, tmp_path):
+    whole = trainer_in(tmp_path / "whole", case, 6)
+    whole.run()
+    first = trainer_in(tmp_path / "halves", case, 6)
+    for _ in range(3):
+        first._train_step()
+        first.step += 1
+    first.save()
+    second = trainer_in(tmp_path / "halves", case, 6)
+    second.resume()
+    assert second.step == 3
+    second.run()
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name
+    other = ClickTrainer(
+        tmp_path / "halves", ClickTrainingOptions(SMALL, steps=6, batch=1, warmup_steps=5), [case], [case]
+    )
+    with pytest.raises(UserError, match="other options"):
+        other.resume()
+
+
+def test_a_run_without_organs_is_refused(case, tmp_path):
+    bare = Case("bare", case.hu, np.zeros_like(case.labels))
+    with pytest.raises(UserError, match="organ to click"):
+        trainer_in(tmp_path / "run", bare, 1)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    network = ClickNetwork(4, 16, 4.0)
+    torch.nn.init.normal_(network.head.weight, generator=torch.Generator().manual_seed(0))
+    return network, save_click_bundle(tmp_path / "clicks", network, "clicks", (), 7, {"dice_after": 0.9})
+
+
+def test_a_bundle_gives_the_network_back(bundle, case):
+    network, saved = bundle
+    loaded = load_click_bundle(saved.folder)
+    assert (loaded.steps, loaded.options, loaded.scores) == (7, network.options, {"dice_after": 0.9})
+    view = view_of(case, (16, 16, 17), case.labels == 1)
+    one, other = (NetworkEngine(each).foreground(view) for each in (network, loaded.network()))
+    # Weights are stored as float16.
+    assert ((one > 0.5) == (other > 0.5)).mean() > 0.999 and np.abs(one - other).max() < 0.1
+
+
+def test_a_bundle_of_other_weights_is_refused(bundle):
+    _, saved = bundle
+    path = saved.folder / saved.weights.file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(BundleError, match="checksum"):
+        load_click_bundle(saved.folder).network()
+
+
+def test_what_is_no_bundle_for_clicks_is_refused(bundle, small_bundle, tmp_path):
+    _, saved = bundle
+    with pytest.raises(BundleError, match="no bundle of a network for clicks"):
+        load_click_bundle(small_bundle)
+    with pytest.raises(BundleError, match="no bundle of a network for clicks"):
+        load_click_bundle(tmp_path / "nowhere")
+    metadata = saved.folder / "configs" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    del content["dca_clicks"]["network"]
+    metadata.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="damaged"):
+        load_click_bundle(saved.folder)
+
+
+def test_a_session_with_the_network_changes_nothing_outside_its_cube(bundle, case):
+    network, _ = bundle
+    view = view_of(case, (16, 16, 17), case.labels == 1)
+    ct, labels = view.grid.image_of(case.hu), view.grid.image_of(case.labels)
+    session = CorrectionSession(ct, labels, {1: "spleen", 2: "liver"}, engine=NetworkEngine(network))
+    change = session.apply(1, Stroke((to_point((16, 16, 17), view.grid),)))
+    assert change.engine == "network"
+    changed = np.argwhere(session.labels != case.labels)
+    assert len(changed) and (np.abs(changed - (16, 16, 17)) <= 8).all()
+    session.undo()
+    assert np.array_equal(session.labels, case.labels)
+
+
+@pytest.mark.slow
+def test_train_clicks_trains_resumes_and_makes_a_bundle_that_correct_takes(dca, tmp_path):
+    run_folder, made = tmp_path / "run", tmp_path / "bundle"
+    common = ("train-clicks", "-o", run_folder)
+    run = dca(*common, "--phantoms", 1, "--steps", 3, "--batch", 1, "--filters", 2, "--side", 16, "--spacing", 6.0,
+              "--minutes", 0.0)  # fmt: skip
+    assert run.code == 0, run.err
+    assert "at step 0 of 3" in run.out
+    assert dca(*common, "--phantoms", 1).code == 2
+    run = dca(*common, "--resume", "--bundle", made)
+    assert run.code == 0, run.err
+    assert "at step 3 of 3" in run.out
+    bundle = load_click_bundle(made)
+    assert bundle.steps == 3 and bundle.training_data[0].synthetic
+    from DCASegmentationLib.cli.correct import engine_of
+
+    assert engine_of(str(made)).name == "network"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(["--side", "20"], "cube of 20"), (["--resume"], "no run of train-clicks")]
+)
+def test_train_clicks_refuses_what_does_not_fit(dca, tmp_path, arguments, message):
+    run = dca("train-clicks", "-o", tmp_path / "run", *arguments)
+    assert run.code == 2 and message in run.err
