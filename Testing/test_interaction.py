@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_undo_restores_every_voxel_stroke_by_stroke(scene):
     for label, voxel in ((SPLEEN, (z, y, x)), (LIVER, (z, y, x + 6)), (SPLEEN, (z, y + 12, x)), (3, (z - 12, y, x))):
         session.apply(label, scene.stroke(voxel, add=True))
         states.append(session.labels.copy())
-    assert all((a != b).any() for a, b in zip(states[:-1], states[1:], strict=True))
+    assert all((a != b).any() for a, b in itertools.pairwise(states))
     for state in reversed(states[:-1]):
         session.undo()
         assert np.array_equal(session.labels, state)

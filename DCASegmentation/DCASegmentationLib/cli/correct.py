@@ -95,9 +95,7 @@ def engine_of(name: str) -> Engine:
     return NetworkEngine(load_click_bundle(folder).network())
 
 
-def _strokes(
-    organ: str, add: list[str], remove: list[str], scribbles: list[str], box: str | None
-) -> list[OrganStroke]:
+def _strokes(organ: str, add: list[str], remove: list[str], scribbles: list[str], box: str | None) -> list[OrganStroke]:
     from ..correction import OrganStroke
     from ..interaction.strokes import Stroke
 

@@ -92,9 +92,7 @@ def run(
                                                     (ct, labels, label_table)):  # fmt: skip
                 progress(0.0, f"{name}: segmenting")
                 start = segmenter.segment(image, SegmentOptions()).labels
-                measure_case(
-                    measured, name, image, start, truth, segmenter.vocabulary, chosen, known, clicks, progress
-                )
+                measure_case(measured, name, image, start, truth, segmenter.vocabulary, chosen, known, clicks, progress)
                 cases.append(name)
         if not measured.courses:
             raise UserError("The label maps hold no organ of the model.", "Give label maps in its numbers.")

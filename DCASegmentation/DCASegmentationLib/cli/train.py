@@ -229,7 +229,6 @@ def run(
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 
 
-<<<<<<< HEAD
 class _Plan(NamedTuple):
     """What to train; the groups of organs are made from the cases where ``groups`` is None. ``network`` has the weights
     that a new run starts from, ``initial`` says where they are from."""
@@ -378,9 +377,6 @@ def _in_words(detail: Detail) -> str:
 
 
 def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
-=======
-def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
->>>>>>> clicks
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.cohort import Cohort
     from ..training.sources.painted import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, LabelMapFolder, Painted
