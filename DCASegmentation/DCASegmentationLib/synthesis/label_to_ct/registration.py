@@ -1,8 +1,8 @@
 """Anatomies brought to each other, once: what new anatomies are drawn from.
 
 For a pair, the other label map is aligned by the centroids of its organs and matched with diffeomorphic demons on
-images in which every structure has a value of its own. The result is a small displacement field on the anatomy: where in
-it a point of a body lies that has the other's shape. Bowel and colon, which differ from person to person in their
+images in which every structure has a value of its own. The result is a small displacement field on the anatomy: where
+in it a point of a body lies that has the other's shape. Bowel and colon, which differ from person to person in their
 course, are left to follow their surroundings.
 """
 
