@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from DCASegmentationLib.imaging.grid import canonical_view
 from DCASegmentationLib.imaging.reading import read_ct
@@ -88,8 +89,6 @@ def _draw(renderer: Renderer, options: argparse.Namespace) -> None:
     for path in options.real:
         image = read_ct(path)
         x, y, z = image.GetSpacing()
-        import SimpleITK as sitk
-
         hu = canonical_view(sitk.GetArrayFromImage(image), image)
         columns.append((path.parent.name, hu, np.zeros(hu.shape, np.uint8), (z, y, x)))
     for seed in options.recipes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,13 @@ class Warp:
     start: tuple[float, float, float]
 
 
+class Nodes(NamedTuple):
+    """Positions (3, z, y, x) in mm in the label map at nodes, and the number of the ``first`` node (z, y, x)."""
+
+    first: tuple[int, int, int]
+    values: Tensor
+
+
 class Resident:
     """An anatomy's arrays on a device: ``tissues`` (flattened), the fields of ``changes``, and ``warps`` (fields, and
     their place) toward others."""
@@ -65,18 +72,27 @@ class Geometry:
         # Fields, where they start, and how much of them is added.
         self._warps = [(*resident.warps[name], weight) for name, weight in sorted(deformation.blend.items()) if weight]
 
-    def positions(self, z: Axis, y: Axis, x: Axis) -> Tensor:
+    def nodes(self, z: Axis, y: Axis, x: Axis) -> Nodes:
+        """The nodes that points with these coordinates in mm of the body need."""
+        first, axes = [], []
+        for axis in (z, y, x):
+            low, high = np.floor(axis.min() / NODE_MM), np.floor(axis.max() / NODE_MM) + 1
+            first.append(int(low))
+            axes.append(np.arange(low, high + 1) * NODE_MM)
+        return Nodes((first[0], first[1], first[2]), self._at_nodes(axes[0], axes[1], axes[2], organs=True))
+
+    def positions(self, nodes: Nodes, z: Axis, y: Axis, x: Axis) -> Tensor:
         """Positions (3, z, y, x) in mm in the label map, x, y, z in this order, of the points with these coordinates in
-        mm of the body."""
-        axes = [_between(axis) for axis in (z, y, x)]
-        at_z, at_y, at_x = (nodes * NODE_MM for nodes, _, _ in axes)
-        values = self._at_nodes(at_z, at_y, at_x, organs=True)
+        mm of the body, between ``nodes``."""
+        values = nodes.values
         # Along x first and along z last: then the large steps copy whole rows and planes.
-        for dimension, (_, left, t) in list(enumerate(axes, start=1))[::-1]:
-            index = torch.from_numpy(left).to(self.device)
+        for dimension, axis in ((3, x), (2, y), (1, z)):
+            place = axis / NODE_MM
+            floor = np.floor(place)
+            index = torch.from_numpy(floor.astype(np.int64) - nodes.first[dimension - 1]).to(self.device)
             shape = [1, 1, 1, 1]
-            shape[dimension] = len(left)
-            share = torch.from_numpy(t).to(self.device).view(shape)
+            shape[dimension] = len(axis)
+            share = torch.from_numpy((place - floor).astype(np.float32)).to(self.device).view(shape)
             below = values.index_select(dimension, index)
             above = values.index_select(dimension, index + 1)
             above -= below
@@ -209,10 +225,3 @@ def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0
     lower = plane(0)
     return lower + (plane(step_z) - lower) * share[2]
 
-
-def _between(axis: Axis) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
-    """Numbers of the nodes around coordinates, the index of the one below each, and how far each lies beyond it."""
-    place = axis / NODE_MM
-    left = np.floor(place)
-    nodes = np.arange(left.min(), left.max() + 2)
-    return nodes, (left - nodes[0]).astype(np.int64), (place - left).astype(np.float32)

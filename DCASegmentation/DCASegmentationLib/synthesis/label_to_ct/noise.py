@@ -46,7 +46,8 @@ def _signed(seed: int) -> int:
 def normal(seed: int, axes: Sequence[NDArray[np.int64]], device: torch.device) -> Tensor:
     """Nearly Gaussian float32 numbers of mean 0 and SD 1 at the lattice points of ``axes``."""
     first = hashed(seed, axes, device)
-    second = _mix(first ^ 0x5BD1E995)
+    second = (first ^ ((first >> 15) & 0x1FFFF)) * 0x2C1B3C6D
+    second = second ^ ((second >> 12) & 0xFFFFF)
     total = (first & 0xFFFF) + ((first >> 16) & 0xFFFF) + (second & 0xFFFF) + ((second >> 16) & 0xFFFF)
     return (total.to(torch.float32) - _SUM_MEAN) * (1.0 / _SUM_SD)
 

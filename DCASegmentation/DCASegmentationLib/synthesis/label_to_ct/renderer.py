@@ -22,7 +22,7 @@ from ...imaging.grid import Grid
 from ...organs import AMOS
 from ...phantom.scan import orientation_matrix
 from .anatomy import Anatomy
-from .geometry import Geometry, Resident, Warp
+from .geometry import Geometry, Nodes, Resident, Warp
 from .noise import normal, smooth_noise
 from .recipe import Arm, Recipe
 from .recipe_drawing import Kind, draw_recipe
@@ -272,10 +272,11 @@ class Scene:
         else:
             slices, slice_z = z, at_z
         thickness = max(scanner.slice_mm, step_z)
-        hu, tissues = self._body(slice_z, at_y, at_x, thickness)
+        nodes = self.geometry.nodes(np.array([min(slice_z[0], at_z[0]), max(slice_z[-1], at_z[-1])]), at_y, at_x)
+        hu, tissues = self._body(nodes, slice_z, at_y, at_x, thickness)
         labels = self._lookup.labels.index_select(0, tissues.reshape(-1)).view(tissues.shape)
         if thick:
-            centers = self._codes(self._places(at_z, at_y[1:-1], at_x[1:-1]), (0.0, 0.0, 0.0))
+            centers = self._codes(self._places(nodes, at_z, at_y[1:-1], at_x[1:-1]), (0.0, 0.0, 0.0))
             labels = self._lookup.labels.index_select(0, centers.reshape(-1)).view(centers.shape)
         else:
             labels = labels[:, 1:-1, 1:-1]
@@ -297,6 +298,7 @@ class Scene:
 
     def _places(
         self,
+        nodes: Nodes,
         z: NDArray[np.float64],
         y: NDArray[np.float64],
         x: NDArray[np.float64],
@@ -304,7 +306,7 @@ class Scene:
     ) -> Tensor:
         """Positions (3, z, y, x) in the label map, at least ``margin`` voxels inside it, as fixed-point numbers of
         voxels."""
-        places = self.geometry.positions(z, y, x)
+        places = self.geometry.positions(nodes, z, y, x)
         for axis, (step, size) in enumerate(zip(self.anatomy.spacing, self.anatomy.tissues.shape[::-1], strict=True)):
             places[axis] *= (1 << _BITS) / step
             places[axis].clamp_(margin[axis] * (1 << _BITS), (size - 1.0 - margin[axis]) * (1 << _BITS))
@@ -322,14 +324,19 @@ class Scene:
         return self._tissues.index_select(0, index.view(-1)).to(torch.int32).view(index.shape)
 
     def _body(
-        self, z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64], thickness: float
+        self,
+        nodes: Nodes,
+        z: NDArray[np.float64],
+        y: NDArray[np.float64],
+        x: NDArray[np.float64],
+        thickness: float,
     ) -> tuple[Tensor, Tensor]:
         """HU of slices of the body and what is around it, and the tissue codes of the voxels' centers."""
         box = np.array([self._steps[0], self._steps[1], thickness])
         # To voxels of the label map, without the bending, which hardly changes over one voxel.
         to_map = self.geometry.matrix / np.array(self.anatomy.spacing)[:, None]
         offsets = (np.array(_SAMPLES) * box) @ to_map.T
-        places = self._places(z, y, x, np.abs(offsets).max(axis=0) + 0.01)
+        places = self._places(nodes, z, y, x, np.abs(offsets).max(axis=0) + 0.01)
         tissues = self._codes(places, (0.0, 0.0, 0.0))
         table = self._lookup.hu(y, self._steps[1])
         rows = torch.arange(0, 256 * len(y), 256, dtype=torch.int32, device=self._device)[None, :, None]
