@@ -323,7 +323,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(cohort, runni
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("width", [1120, 420])
+@pytest.mark.parametrize("width", [1120, 390])
 def test_the_report_looks_like_something_in_a_browser_wide_and_narrow(width, finished, tmp_path):
     picture = tmp_path / "report.png"
     subprocess.run(

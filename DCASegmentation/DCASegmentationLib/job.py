@@ -127,8 +127,8 @@ def segment_to_folder(
 
 @contextmanager
 def optional(what: str, notes: list[str], *files: Path) -> Iterator[None]:
-    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what there
-    is of ``files`` is removed.
+    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what
+    there is of ``files`` is removed.
 
     Whatever the error is, disks, headers and libraries fail in ways that nobody foresees. Only who cancels is obeyed.
     """

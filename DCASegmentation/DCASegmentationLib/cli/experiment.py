@@ -10,8 +10,8 @@ import typer
 
 from ..errors import UserError
 from .console import output, progress_bar, say_plain, table
-from .failures import says_when_cancelled
 from .experiment_learning import LEARNING, run_learning
+from .failures import says_when_cancelled
 from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import numbers, whole_numbers
 from .values import patch as patch_of
