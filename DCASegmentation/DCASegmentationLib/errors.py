@@ -78,13 +78,20 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".removesuffix(": ")
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether ``error`` is a disk, or the user's share of it, without room."""
+    if isinstance(error, OutputError):
+        return "disk is full" in error.problem
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def in_a_line(error: BaseException) -> str:
     """What ``error`` says, as a sentence a user can read."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if is_out_of_memory(error):
         return "there was not enough memory."
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_disk_full(error):
         return "the disk is full."
     if isinstance(error, FileNotFoundError):
         return f"there is no file {error.filename} any more."

@@ -17,7 +17,7 @@ from typing import Any
 import SimpleITK as sitk
 
 from .bundle.loading import Bundle, default_model
-from .errors import Cancelled, UserError, in_a_line
+from .errors import Cancelled, UserError, in_a_line, is_disk_full
 from .imaging.ct_check import check_ct
 from .imaging.reading import read_ct
 from .imaging.voxels import voxel_checksum
@@ -48,7 +48,8 @@ class Job:
     earlier job's folder, nothing else. ``files`` are those that ``ct`` links to, where it is a temporary folder: the
     results name them in its place. ``runtime`` runs the network (``inference.runtimes.choosing``). ``resample`` allows
     a CT with tilted or unevenly spaced slices to be resampled. The folder can be read by its owner alone, unless it is
-    ``shared``. With ``called`` the results name the CT so, and say nothing of the files that it came from.
+    ``shared``. With ``called`` the results name the CT so, and say nothing of the files that it came from. One that
+    will be ``retried`` fails on a full disk even where only a table is lost.
     """
 
     ct: Path
@@ -64,6 +65,7 @@ class Job:
     resample: bool = False
     shared: bool = False
     called: str = ""
+    retried: bool = False
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -112,36 +114,39 @@ def segment_to_folder(
         with clock.phase("writing"):
             _write_images(folder, job.extension, result)
             # The result is complete. Nothing that comes after it may cost it.
-            with optional(REQUEST, result.warnings):
+            with optional(REQUEST, result.warnings, full_disk_fails=job.retried):
                 write_json(_request(job, ct, result), folder / REQUEST)
-            with optional("volumes.csv", result.warnings):
+            with optional("volumes.csv", result.warnings, full_disk_fails=job.retried):
                 _write_volumes(folder, result)
-            with optional("expert_attention.csv", result.warnings):
+            with optional("expert_attention.csv", result.warnings, full_disk_fails=job.retried):
                 _write_attention(folder, result)
             if also_write:
-                with optional("A further file", result.warnings):
+                with optional("A further file", result.warnings, full_disk_fails=job.retried):
                     also_write(folder, ct, result)
         order = ("reading", *result.seconds, "writing")
         seconds = {**clock.seconds, **result.seconds}
         result = replace(result, seconds={phase: seconds[phase] for phase in order})
-        with optional("log.txt", result.warnings):
+        with optional("log.txt", result.warnings, full_disk_fails=job.retried):
             write_text(_log(job, ct, result), folder / "log.txt")
     _tell(progress, 1.0, "Finished")
     return result
 
 
 @contextmanager
-def optional(what: str, notes: list[str], *files: Path) -> Iterator[None]:
-    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what is
-    there of ``files`` is removed.
+def optional(what: str, notes: list[str], *files: Path, full_disk_fails: bool = False) -> Iterator[None]:
+    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what
+    there is of ``files`` is removed.
 
-    Whatever the error is, disks, headers and libraries fail in ways that nobody foresees. Only who cancels is obeyed.
+    Whatever the error is: disks, headers and libraries fail in ways that nobody foresees. Cancelling alone gets
+    through, and with ``full_disk_fails`` a full disk.
     """
     try:
         yield
     except Cancelled:
         raise
     except Exception as error:
+        if full_disk_fails and is_disk_full(error):
+            raise
         for file in files:
             with suppress(OSError):
                 file.unlink(missing_ok=True)

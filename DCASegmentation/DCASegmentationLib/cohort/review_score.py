@@ -15,6 +15,6 @@ def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
     if not file.is_file():
         return None
     places = read_review(file).places
-    # Each names its organ.
-    reasons = tuple(dict.fromkeys(place.reasons[0].text for place in places[:_MOST_REASONS] if place.reasons))
+    # Each names its organ. Of a finding that several places share, the text is the same.
+    reasons = tuple(dict.fromkeys(place.reasons[0].text for place in places if place.reasons))[:_MOST_REASONS]
     return sum(place.expected_wrong_ml for place in places), reasons

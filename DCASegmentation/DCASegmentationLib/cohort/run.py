@@ -63,6 +63,10 @@ def run_cohort(
     """
     out = Path(cohort.settings.out)
     prepare(out, cohort.settings.shared)
+    if not cohort.settings.shared:
+        # SQLite gives its journals the permissions that the files have.
+        for name in (LOCK, LEDGER):
+            (out / name).touch(mode=0o600)
     with locked(out / LOCK):
         _keep_private(cohort, out)
         _require_room(out)

@@ -95,12 +95,12 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
 
     def also_write(folder: Path, ct: sitk.Image, result: Result) -> None:
         vocabulary = segmenter.vocabulary
-        with optional(PICTURE, notes, folder / PICTURE, folder / THUMBNAIL):
+        with optional(PICTURE, notes, folder / PICTURE, folder / THUMBNAIL, full_disk_fails=True):
             large, small = pictures(ct, result.labels, vocabulary)
             (folder / PICTURE).write_bytes(large)
             (folder / THUMBNAIL).write_bytes(small)
         if case.dicom:
-            with optional(DICOM_SEG, notes):
+            with optional(DICOM_SEG, notes, full_disk_fails=True):
                 metadata = segmenter.model.metadata
                 algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
                 pseudonym = case.patient if settings.pseudonyms else ""
@@ -118,6 +118,7 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
                 resample=settings.resample,
                 shared=settings.shared,
                 called=case.source if settings.pseudonyms else "",
+                retried=True,
             )
             result = segment_to_folder(job, also_write=also_write, segmenter=segmenter)
             # Waiting for other cases' turn in the network is no work on this one.
