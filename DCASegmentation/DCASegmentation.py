@@ -19,7 +19,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 
-
 _HOMEPAGE = "https://github.com/SlicerDCASegmentation/SlicerDCASegmentation"
 
 
