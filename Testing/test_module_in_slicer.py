@@ -405,8 +405,11 @@ def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_bac
 
 
 def test_a_sample_ct_that_cannot_be_downloaded_is_said(panel, slicer_bench):
-    panel.segmentPanel.ui.sampleButton.click()
-    assert "could not be downloaded" in message(panel)
     panel.ui.guideButton.click()
     assert panel.ui.guideButton.text == "Try it on a sample CT", "it can be tried again"
+    panel.ui.guideCloseButton.click()
+    assert not panel.ui.guideFrame.visible and panel.segmentPanel.ui.sampleButton.visible
+    panel.segmentPanel.clearMessage()
+    panel.segmentPanel.ui.sampleButton.click()
+    assert "could not be downloaded" in message(panel)
     assert segmentations() == []

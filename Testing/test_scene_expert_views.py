@@ -45,10 +45,10 @@ def show(case, choice, **style):
 
 
 def test_only_maps_that_are_there_can_be_chosen(case):
-    from DCASegmentationLib.scene.expert_views import available_maps
+    from DCASegmentationLib.scene.expert_views import available_choices
 
-    assert available_maps(case, 4) == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
-    assert available_maps(case, 1) == ["none", "deciding", "uncertainty"]
+    assert available_choices(case, 4) == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
+    assert available_choices(case, 1) == ["none", "deciding", "uncertainty"]
 
 
 def test_an_attention_map_lies_over_the_ct_in_every_view_of_it(case):
@@ -133,10 +133,11 @@ def test_a_view_made_after_the_maps_shows_the_legend_of_its_map_and_of_no_other(
 
 def test_the_experts_stand_side_by_side_in_linked_views_of_their_own(case, layout_node):
     from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
-    from DCASegmentationLib.scene.layouts import COMPARISON, ViewLayouts
+    from DCASegmentationLib.scene.layouts import COMPARISON, ViewLayouts, place_comparison
 
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     composites = ViewLayouts().show_comparison(case)
+    place_comparison()
     show_side_by_side(composites, case, 4, MapStyle(opacity=0.6))
     assert layout_node.GetViewArrangement() == COMPARISON
     for expert, node in case.attention[4].items():

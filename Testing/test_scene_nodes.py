@@ -167,15 +167,16 @@ def test_labels_outside_the_vocabulary_are_refused(ct_node):
         show_segmentation(labels, SYNAPSE, ct_node, "Organs")
 
 
-def test_attention_is_shown_from_zero_to_one_and_hidden_below_the_threshold():
+def test_attention_is_shown_from_zero_to_one_and_nothing_where_there_is_none():
     from DCASegmentationLib.scene.maps import show_attention
 
-    nodes = show_attention(small_result().attention[4], level=4, threshold=0.25)
+    nodes = show_attention(small_result().attention[4], level=4)
     assert list(nodes) == ["head", "medium", "tail"]
     display = nodes["head"].GetDisplayNode()
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0.0, 1.0)
     assert display.GetApplyThreshold()
-    assert display.GetLowerThreshold() == 0.25
+    assert 0.0 < display.GetLowerThreshold() < 0.001, "0 is what lies outside of the body"
+    assert all(node.GetHideFromEditors() for node in nodes.values()), "no other module offers them"
     assert "head expert" in nodes["head"].GetName().lower()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import vtk
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.organs import AMOS
 
@@ -18,6 +19,7 @@ from DCASegmentationLib.scene.organ_changes import changed_places, kept_organs, 
 from DCASegmentationLib.scene.place_statuses import follow_edits, mark_organ, organ_is_reviewed, set_status  # noqa: E402
 from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion  # noqa: E402
 from DCASegmentationLib.scene.suggestions import accept_suggestion, take_back  # noqa: E402
+from DCASegmentationLib.scene.volumes import index_to_ras  # noqa: E402
 from review_case import (  # noqa: E402
     LIVER,
     PLACES,
@@ -29,6 +31,7 @@ from review_case import (  # noqa: E402
     review,
     reviewed_case,
 )
+from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 
 @pytest.fixture
@@ -216,14 +219,30 @@ def test_without_the_volume_of_places_the_list_is_still_there(case):
         accept_suggestion(left, 1)
 
 
+def voxels_inside(surface, volume):
+    """Which voxels (z, y, x) of a volume node have their center within a surface."""
+    shape = slicer.util.arrayFromVolume(volume).shape
+    matrix = slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
+    indices = np.indices(shape).reshape(3, -1)[::-1]
+    points = vtk.vtkPoints()
+    points.SetData(numpy_to_vtk((matrix[:3, :3] @ indices + matrix[:3, 3:]).T.copy(), deep=True))
+    cloud = vtk.vtkPolyData()
+    cloud.SetPoints(points)
+    within = vtk.vtkSelectEnclosedPoints()
+    within.SetInputData(cloud)
+    within.SetSurfaceData(surface)
+    within.Update()
+    return np.array([within.IsInside(index) for index in range(points.GetNumberOfPoints())], bool).reshape(shape)
+
+
 def test_a_place_is_outlined_and_in_the_middle_of_all_views(case):
     place = review().places[1]
     camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
     looking = np.array(camera.GetPosition()) - camera.GetFocalPoint()
     node = place_view.outline(case, place)
     place_view.jump_to(case, place)
-    voxels = slicer.util.arrayFromSegmentBinaryLabelmap(node, "place", case.ct)
-    np.testing.assert_array_equal(voxels > 0, np.isin(np.arange(voxels.size), flat(PLACES[2])).reshape(voxels.shape))
+    inside = voxels_inside(node.GetPolyData(), case.ct)
+    np.testing.assert_array_equal(inside, np.isin(np.arange(inside.size), flat(PLACES[2])).reshape(inside.shape))
     ras = np.array(place.position_mm) * (-1, -1, 1)
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx(ras)
@@ -231,7 +250,7 @@ def test_a_place_is_outlined_and_in_the_middle_of_all_views(case):
     assert np.array(camera.GetPosition()) - camera.GetFocalPoint() == pytest.approx(looking)
     assert node.GetHideFromEditors() and not node.GetSaveWithScene()
     place_view.hide_outline()
-    assert slicer.mrmlScene.GetSingletonNode("DCASegmentation.place", "vtkMRMLSegmentationNode") is None
+    assert place_view.outlined() is None
 
 
 def test_places_follow_the_transform_of_the_case(case):

@@ -17,12 +17,20 @@ class Guide:
     """Shows itself in ``guideFrame`` of ``ui`` until it was followed to its end, or closed.
 
     ``start()`` loads the sample CT and segments it, giving False where that cannot begin; ``open(section)`` opens the
-    section "result", "review" or "correct" and scrolls to it.
+    section "result", "review" or "correct" and scrolls to it. ``onClosed()`` is called when
+    the guide has gone for good.
     """
 
-    def __init__(self, ui: SimpleNamespace, start: Callable[[], bool], open: Callable[[str], None]) -> None:
-        self._ui, self._start, self._open = ui, start, open
+    def __init__(
+        self,
+        ui: SimpleNamespace,
+        start: Callable[[], bool],
+        open: Callable[[str], None],
+        onClosed: Callable[[], None],
+    ) -> None:
+        self._ui, self._start, self._open, self._onClosed = ui, start, open, onClosed
         self._step = _OFFER
+        self.isOffered = False
         ui.guideButton.connect("clicked()", self._onNext)
         ui.guideCloseButton.connect("clicked()", self.close)
 
@@ -32,8 +40,8 @@ class Guide:
 
     def update(self, hasCT: bool, canRun: bool) -> None:
         """Offer the sample CT while the scene has no CT and all that a run needs is there."""
-        isOffered = self._step == _OFFER and not hasCT and canRun
-        self._ui.guideFrame.visible = not self.isDone and (isOffered or self._step != _OFFER)
+        self.isOffered = self._step == _OFFER and not hasCT and canRun and not self.isDone
+        self._ui.guideFrame.visible = self.isOffered or (self._step != _OFFER and not self.isDone)
         self._ui.guideLabel.text = _texts()[self._step]
         self._ui.guideButton.text = _("Try it on a sample CT") if self._step == _OFFER else _("Next")
         if self._step == _TIPS[-1]:
@@ -49,7 +57,9 @@ class Guide:
     def close(self) -> None:
         """The guide does not come back."""
         slicer.app.settings().setValue(_DONE, True)
+        self.isOffered = False
         self._ui.guideFrame.visible = False
+        self._onClosed()
 
     def _onNext(self) -> None:
         if self._step == _OFFER:

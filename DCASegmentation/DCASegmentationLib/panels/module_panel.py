@@ -68,7 +68,7 @@ class ModulePanel(VTKObservationMixin):
         self.ui.reviewSection.connect("contentsCollapsed(bool)", self._onReviewCollapsed)
         self.ui.correctSection.connect("contentsCollapsed(bool)", self._onCorrectCollapsed)
         self.ui.expertsSection.connect("contentsCollapsed(bool)", self._onExpertsCollapsed)
-        self.guide = Guide(self.ui, self._startGuidedRun, self._openSection)
+        self.guide = Guide(self.ui, self._startGuidedRun, self._openSection, self._updateGuide)
         self._placeSetup()
         self.ui.setupSection.collapsed = self.setupPanel.isComplete()
         self.widget.setMRMLScene(slicer.mrmlScene)
@@ -164,6 +164,7 @@ class ModulePanel(VTKObservationMixin):
     def _updateGuide(self) -> None:
         hasCT = self._parameters is not None and self._parameters.inputVolume is not None
         self.guide.update(hasCT, self.setupPanel.isComplete())
+        self.segmentControl.setGuided(self.guide.isOffered)
 
     def _startGuidedRun(self) -> bool:
         if not self.segmentControl.loadSample():

@@ -316,7 +316,7 @@ class ReviewPanel:
         except UserError as error:
             self._showError(error)
             return
-        areas = {
+        areas: dict[str, Callable[[], Any]] = {
             _PLACE: partial(editable_area.limit_to_place, nodes, place),
             _UNCERTAIN: partial(editable_area.limit_to_uncertain, nodes),
             _EVERYWHERE: _nothing,

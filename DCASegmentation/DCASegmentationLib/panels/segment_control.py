@@ -46,6 +46,7 @@ class SegmentControl:
         self._parameters: Any = None
         # The CT that the message below Apply is about.
         self._saidOf: Any = None
+        self._isGuided = False
         self.panel = SegmentPanel(
             layout,
             uiFolder,
@@ -79,7 +80,7 @@ class SegmentControl:
             if ct is not self._saidOf and not self.logic.isRunning:
                 self._saidOf = ct
                 self.panel.clearMessage()
-            self.panel.ui.sampleButton.visible = ct is None
+            self._showSampleButton()
         self.panel.setApplicable(self._hindrance())
 
     def updateModels(self) -> None:
@@ -102,6 +103,15 @@ class SegmentControl:
         if self._parameters is not None:
             self._parameters.modelName = name
         self.panel.setApplicable(self._hindrance())
+
+    def setGuided(self, isGuided: bool) -> None:
+        """Whether the guide offers the sample CT, so that no second button does."""
+        self._isGuided = isGuided
+        self._showSampleButton()
+
+    def _showSampleButton(self) -> None:
+        isWanted = self._parameters is not None and self._parameters.inputVolume is None
+        self.panel.ui.sampleButton.visible = isWanted and not self._isGuided
 
     def _onOrgansChosen(self, keys: tuple[str, ...]) -> None:
         if self._parameters is not None:

@@ -106,8 +106,10 @@ class SegmentPanel:
         self._showDeviceNote(note)
 
     def updateDevices(self) -> None:
-        """Write the texts again: binding the list to a parameter node fills it with bare names."""
+        """Write the texts again: binding the lists to a parameter node fills them with bare names."""
         showDevices(self.ui.deviceSelector, self._deviceNames, self._devices)
+        for index, title in enumerate((_("The whole scan"), _("Find the abdomen first"))):
+            self.ui.speedSelector.setItemText(index, title)
 
     def setApplicable(self, hindrance: str) -> None:
         """Enable Apply unless there is a ``hindrance``, which becomes its tool tip. A run can always be cancelled."""
