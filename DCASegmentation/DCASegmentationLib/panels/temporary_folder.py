@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
 
 from DCASegmentationLib.errors import OutputError
+from DCASegmentationLib.partials import clean, partial_name
 
 
 def newTemporaryFolder() -> Path:
-    """Make one; whoever asks for it removes it. Raises OutputError where it cannot be made."""
+    """Make one; whoever asks for it removes it. Raises OutputError where it cannot be made.
+
+    Those of a Slicer that was killed, with CTs in them, are removed first.
+    """
     place = slicer.app.temporaryPath
     try:
-        return Path(tempfile.mkdtemp(prefix="DCASegmentation-", dir=place))
+        clean(Path(place))
+        folder = partial_name(Path(place) / "DCASegmentation")
+        folder.mkdir(mode=0o700)
+        return folder
     except OSError as error:
         raise OutputError(
             _("The temporary folder {folder} cannot be written to: {reason}.").format(
