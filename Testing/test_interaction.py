@@ -342,6 +342,10 @@ def test_gas_in_a_hollow_organ_can_be_clicked(scene):
     session = CorrectionSession(scene.grid.image_of(hu), scene.labels(spleen=np.zeros_like(gas)), NAMES)
     session.apply(3, scene.stroke((z, y, x), add=True))
     assert (session.labels == 3).sum() > 0.5 * gas.sum()
+    # A new segment, which the vocabulary does not know.
+    session.undo()
+    session.apply(9, scene.stroke((z, y, x), add=True))
+    assert session.labels[z, y, x] == 9
 
 
 def test_a_segmentation_on_another_grid_is_refused(scene):

@@ -39,7 +39,8 @@ class RandomWalkerOptions:
     ``probability``: factor of the network's log-odds. ``bias``: for all voxels.
     ``smoothing_mm``: of the CT. ``contrast``: weight exp(-contrast * HU^2) of an edge. ``prior``: of the prior
     beside the edges. ``radius_mm``: least and greatest radius of the error, and that taken for a missing organ.
-    ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of them.
+    ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of them. Where more than
+    ``most_changed`` of the organ would change, none does beyond ``near_mm`` and three radii.
     """
 
     mask: float = 2.3
@@ -62,6 +63,8 @@ class RandomWalkerOptions:
     radius_mm: tuple[float, float, float] = (3.0, 25.0, 14.0)
     reach_mm: float = 41.0
     reach_radii: float = 1.5
+    most_changed: float = 0.35
+    near_mm: float = 10.0
     iterations: int = 60
 
 
@@ -86,7 +89,13 @@ class RandomWalkerEngine:
         found = solve(hu, spacing, prior, weight, self._options.contrast, start, self._options.iterations)
         latest = view.strokes[-1]
         reach = max(self._options.reach_mm, self._options.reach_radii * self._radius(latest))
-        return without_islands(np.where(self._away(view, latest) <= reach, found, start), view)
+        away = self._away(view, latest)
+        answer = np.where(away <= reach, found, start)
+        changed = int(np.count_nonzero((answer > 0.5) != view.mask))
+        if changed > self._options.most_changed * max(int(np.count_nonzero(view.mask)), 1) and view.mask.any():
+            # So large a share of the organ was hardly meant by a click that lies this near to its border.
+            answer = np.where(away <= max(self._options.near_mm, 3.0 * self._radius(latest)), found, start)
+        return without_islands(answer, view)
 
     def _radius(self, stroke: SeenStroke) -> float:
         least, most, missing = self._options.radius_mm

@@ -212,7 +212,8 @@ class CorrectionSession:
 
     def _require_tissue(self, label: int, voxels: NDArray[np.int64]) -> None:
         """Raises UserError where a point lies in air that cannot be the organ's."""
-        if self._names.get(label) in _HOLLOW:
+        # A structure of the user's own may be anything, a lung too.
+        if self._names.get(label) in (None, *_HOLLOW):
             return
         for z, y, x in voxels[:: max(1, len(voxels) // 16)]:
             around = self._hu[max(0, z - 1) : z + 2, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
