@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -123,6 +124,12 @@ def run(
     save_every: Annotated[
         int | None, typer.Option(min=1, help="Steps between checkpoints. 100, or a resumed run's own.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Processes that draw patches ahead; 0: a thread of this one. 0, or up to 4 for a GPU."
+        ),
+    ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard into OUT, too.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its own options.")] = False,
     export_state: Annotated[
@@ -211,9 +218,11 @@ def run(
             if from_state is not None:
                 # So that the folder holds a run from now on.
                 trainer.save()
+        if workers is None:
+            workers = min(4, (os.cpu_count() or 2) - 1) if torch_device.type == "cuda" else 0
         again = f"dca train -o {out} --resume" + (f" --cache {cache}" if cache else "")
         with says_when_cancelled(lambda: f"The run is saved in {out}, at step {trainer.step}. Go on with: {again}"):
-            _train(trainer, minutes, record, tensorboard)
+            _train(trainer, minutes, record, tensorboard, workers)
         if export_state is not None:
             detail = trainer.export(export_state, record.to_json())
     leave()
@@ -430,7 +439,7 @@ def _options(preset: Preset, strategy: Strategy, changes: dict[str, Any], fine_t
     return TrainingOptions.paper(**changes) if preset == "paper" else TrainingOptions(**changes)
 
 
-def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboard: bool) -> None:
+def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboard: bool, workers: int) -> None:
     """Train with a bar that shows the last losses, λ and Dice; then a table of the last validation."""
     from ..training.tensorboard_log import TensorBoardLog
 
@@ -454,7 +463,7 @@ def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboa
             progress(min(done, 1.0), _summary(line, trainer.options.steps, dice))
 
         try:
-            trainer.run(minutes, record.save_every, record.validate_every, report, warn, lock=False)
+            trainer.run(minutes, record.save_every, record.validate_every, report, warn, False, workers)
         finally:
             if board is not None:
                 board.close()

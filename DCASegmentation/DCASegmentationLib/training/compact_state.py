@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import zipfile
 import zlib
@@ -64,7 +65,7 @@ def write_compact(
     Returns what was kept. Raises OutputError where it does not fit even with the fewest bits, or cannot be written.
     """
     for detail in _DETAILS:
-        arrays = _arrays(state, record, detail)
+        arrays = _packed(*_arrays(state, record, detail))
         # Half of it at most is won by compression, and much time lost where that is not enough.
         if sum(array.nbytes for array in arrays.values()) > 2 * limit_bytes:
             continue
@@ -86,14 +87,14 @@ def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(arrays.pop(_ABOUT).tobytes().decode())
+            packed = {name: file[name] for name in file.files}
+        about = json.loads(packed.pop(_ABOUT).tobytes().decode())
         if about["format"] != FORMAT:
             raise UserError(
                 f"{path} is a state of format {about['format']}, this version reads {FORMAT}.",
                 "Use the version that wrote it.",
             )
-        return _state(arrays, about), about["record"]
+        return _state(_unpacked(packed, about["index"]), about), about["record"]
     except FileNotFoundError:
         raise UserError(f"There is no file {path}.", "Name one that dca train --export-state wrote.") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -111,7 +112,30 @@ def is_compact(path: Path) -> bool:
         return False
 
 
-def _arrays(state: dict[str, Any], record: dict[str, Any] | None, detail: Detail) -> dict[str, np.ndarray]:
+def _packed(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, np.ndarray]:
+    """All arrays of a type as one: a file has some hundred bytes for each of the thousands that they are."""
+    by_type: dict[str, list[np.ndarray]] = {}
+    index = []
+    for name, array in arrays.items():
+        by_type.setdefault(array.dtype.name, []).append(array.ravel())
+        index.append([name, array.dtype.name, list(array.shape)])
+    packed = {name: np.concatenate(parts) for name, parts in by_type.items()}
+    packed[_ABOUT] = np.frombuffer(json.dumps({**about, "index": index}).encode(), np.uint8)
+    return packed
+
+
+def _unpacked(packed: dict[str, np.ndarray], index: list[Any]) -> dict[str, np.ndarray]:
+    arrays, reached = {}, dict.fromkeys(packed, 0)
+    for name, kind, shape in index:
+        size = math.prod(shape)
+        arrays[name] = packed[kind][reached[kind] : reached[kind] + size].reshape(shape)
+        reached[kind] += size
+    return arrays
+
+
+def _arrays(
+    state: dict[str, Any], record: dict[str, Any] | None, detail: Detail
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays: dict[str, np.ndarray] = {}
     average = state.get("averaged")
     # The one set of weights that is kept is the better one.
@@ -151,8 +175,7 @@ def _arrays(state: dict[str, Any], record: dict[str, Any] | None, detail: Detail
         "has_average": average is not None,
         **{name: state[name] for name in _PLAIN if name in state},
     }
-    arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    return arrays
+    return arrays, about
 
 
 def _state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
 from .distributed import Processes, join, without_averaging
 from .division import divide
 from .interruption import Interruption
+from .memory_saving import LEVELS, is_out_of_memory, save_memory
 from .options import TrainingOptions
+from .prefetching import Prefetcher
 from .sampling import PatchSampler, Sampler, StepPatches, StepSampler
 from .strategies.choosing import make_strategy
 from .strategies.dca import stage_of as stage_of
@@ -116,6 +118,9 @@ class Trainer:
         )
         self._validation = list(validation)
         self._skipped = 0
+        self._prefetcher: Prefetcher | None = None
+        self._say: Callable[[str], None] | None = None
+        self._memory_level = 0
         # The log's line of a step whose validation is still to come.
         self._pending: dict[str, Any] | None = None
         # Whether the weights are those of a whole number of steps, and may be saved.
@@ -222,13 +227,15 @@ class Trainer:
         report: Report | None = None,
         say: Callable[[str], None] | None = None,
         lock: bool = True,
+        workers: int = 0,
     ) -> None:
         """Train until the options' steps are done or ``minutes`` are over, saving on the way and at the end.
 
         Ctrl+C and SIGTERM end the run after the step, or the validated case, that is at work: it is saved, and
         KeyboardInterrupt is raised. A second signal raises it at once; the last checkpoint stays as it is. ``report``
         receives each line of the log, ``say`` what the user should know meanwhile. ``lock`` keeps other processes out
-        of the folder; a caller that does so itself turns it off.
+        of the folder; a caller that does so itself turns it off. Patches are drawn ahead by ``workers`` processes, or
+        by a thread of this one.
 
         Raises UserError where the gradient is not finite in a hundred steps in a row: those steps are left out, and
         the weights are what they were before. Raises OutputError where another process trains in the folder.
@@ -243,14 +250,24 @@ class Trainer:
                 for name in (CHECKPOINT, BEST):
                     remove_leftovers(self.folder / name)
                 self._trim_log()
+            self._say = say
+            self._prefetcher = self._prefetching(workers)
             try:
                 self._train(deadline, save_every, validate_every, report, interruption)
             finally:
+                self._prefetcher.close()
+                self._prefetcher = None
                 # In the middle of a step there is nothing to save, and a second Ctrl+C has no time for it.
                 if self._whole and not interruption.at_once:
                     self.save()
             if self.processes.any(interruption.requested):
                 raise KeyboardInterrupt
+
+    def _prefetching(self, workers: int) -> Prefetcher:
+        def unlabelled(step: int) -> bool:
+            return self.strategy.weight(self.strategy.moment(step)) > 0
+
+        return Prefetcher(self._sampler, unlabelled, self.options.steps, workers, self._say)
 
     def _train(
         self,
@@ -308,7 +325,8 @@ class Trainer:
         moment = self.strategy.moment(self.step)
         batch = self._draw(moment)
         self._whole = False
-        if self.strategy.begin(moment, None if self.averaged is None else self.averaged.network):  # type: ignore[arg-type]
+        begun = self.strategy.begin(moment, None if self.averaged is None else self.averaged.network)  # type: ignore[arg-type]
+        if begun:
             self.optimizer = _optimizer(self.strategy, options)
             if self.averaged is not None:
                 self.averaged.start_from(self.network)
@@ -316,7 +334,7 @@ class Trainer:
             group["lr"] = learning_rate(moment.within, moment.length, options)
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
-        values = self._backward(batch, moment)
+        values = self._backward_in_memory(batch, moment, resumable=not begun)
         if batch.unlabelled is not None:
             values["weight"] = self.strategy.weight(moment)
 
@@ -338,7 +356,9 @@ class Trainer:
 
     def _draw(self, moment: Moment) -> Batch:
         """This process's share of the step's patches; unlabelled ones where they count."""
-        return self._on_device(self._sampler.draw(moment.step, self.strategy.weight(moment) > 0))
+        unlabelled = self.strategy.weight(moment) > 0
+        draw = self._sampler.draw if self._prefetcher is None else self._prefetcher.take
+        return self._on_device(draw(moment.step, unlabelled))
 
     def _on_device(self, drawn: StepPatches) -> Batch:
         labels = drawn.labelled.labels
@@ -346,10 +366,44 @@ class Trainer:
         unlabelled = None if drawn.unlabelled is None else self._tensor(drawn.unlabelled.volumes)
         return Batch(
             self._tensor(drawn.labelled.volumes),
-            torch.as_tensor(labels).to(self.device),
+            self._moved(labels),
             drawn.labelled.unknown,
             unlabelled,
         )
+
+    def _backward_in_memory(self, batch: Batch, moment: Moment, resumable: bool) -> dict[str, float]:
+        """``_backward``; where memory runs out, again with fewer activations kept, and so for the rest of the run.
+
+        Raises UserError where that is not enough, with the weights of the last step unless a stage has just begun.
+        """
+        before = [buffer.clone() for buffer in self.strategy.buffers()]
+        while True:
+            failure = None
+            try:
+                return self._backward(batch, moment)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = str(error).splitlines()[0]
+            # After the handler, whose traceback holds on to the tensors of the failed attempt.
+            self.optimizer.zero_grad(set_to_none=True)
+            for buffer, value in zip(self.strategy.buffers(), before, strict=True):
+                buffer.copy_(value)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self._memory_level == LEVELS or self.processes.count > 1:
+                self._whole = resumable
+                raise UserError(
+                    f"There is not enough memory for a step ({failure}).",
+                    "Train with a smaller --batch, --patch or --filters, or on another device.",
+                )
+            self._memory_level += 1
+            save_memory(self.strategy, self._memory_level)
+            if self._say is not None and self._memory_level == 1:
+                self._say(
+                    "There is not enough memory for a step; from now on activations are computed twice, which takes "
+                    "less memory and more time, and gives the same gradient."
+                )
 
     def _backward(self, batch: Batch, moment: Moment) -> dict[str, float]:
         """Gradients of all parts of the step, one graph after the other; the values to log."""
@@ -359,12 +413,23 @@ class Trainer:
             with nullcontext() if part == parts[-1] else without_averaging(self._model):
                 with torch.autocast(self.device.type, torch.float16, enabled=self._half):
                     loss = self._model(part, batch, moment)
+                # Activations that are computed again count their batch statistics once more.
+                counted = [buffer.clone() for buffer in self.strategy.buffers()] if self._memory_level else []
                 self._scaler.scale(loss.total).backward()
+                for buffer, value in zip(self.strategy.buffers(), counted, strict=bool(counted)):
+                    buffer.copy_(value)
             values |= loss.values
         return self.processes.mean(values)
 
     def _tensor(self, volumes: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(volumes).to(self.device).to(memory_format=_CHANNELS_LAST)
+        return self._moved(volumes).to(memory_format=_CHANNELS_LAST)
+
+    def _moved(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.as_tensor(array)
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            # The copy goes on while the GPU works on the last step.
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def _validate(self, interruption: Interruption) -> dict[str, float]:
         scores = validate(self.best_network, self._validation, self.options, stop=lambda: interruption.requested)

@@ -1,0 +1,346 @@
+"""What feeds a run and what it leaves: patches drawn ahead, memory that runs out, states small enough to carry."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from DCASegmentationLib.errors import OutputError, UserError
+from DCASegmentationLib.training import compact_state
+from DCASegmentationLib.training.cases import Case
+from DCASegmentationLib.training.checkpoint import load_checkpoint
+from DCASegmentationLib.training.compact_state import is_compact, read_compact, write_compact
+from DCASegmentationLib.training.memory_saving import save_memory
+from DCASegmentationLib.training.options import TrainingOptions
+from DCASegmentationLib.training.prefetching import Prefetcher
+from DCASegmentationLib.training.sampling import MixedSampler, PatchSampler, StepSampler
+from DCASegmentationLib.training.trainer import CHECKPOINT, Trainer
+from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
+
+SHORT = replace(OPTIONS, steps=4)
+CASES = [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labelled=False)]
+
+
+def sampler_of(options=SHORT) -> StepSampler:
+    return StepSampler(PatchSampler(CASES[0], options), PatchSampler(CASES[1], options), options)
+
+
+def same(one, other) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(
+        np.array_equal(a.volumes, b.volumes) and (a.labels is None or np.array_equal(a.labels, b.labels))
+        for a, b in pairs
+    )
+
+
+def test_a_step_has_the_same_patches_whenever_it_is_drawn():
+    one, other = sampler_of(), sampler_of()
+    later = [one.draw(step, True) for step in (0, 1, 2)]
+    assert same(other.draw(2, True), later[2])
+    assert not same(later[0], later[1])
+    assert other.draw(1, False).unlabelled is None
+    # Two processes with half of a batch each see the patches of one with all of it.
+    halves = [
+        StepSampler(PatchSampler(CASES[0], SHORT), None, SHORT, lambda indices, k=k: indices[k : k + 1]) for k in (0, 1)
+    ]
+    joined = np.concatenate([half.draw(1, False).labelled.volumes for half in halves])
+    assert np.array_equal(joined, later[1].labelled.volumes)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_patches_drawn_ahead_are_those_of_their_step(workers):
+    ahead = Prefetcher(sampler_of(), lambda step: step >= 2, 5, workers)
+    try:
+        for step in range(5):
+            assert same(
+                [p for p in ahead.take(step, step >= 2) if p], [p for p in sampler_of().draw(step, step >= 2) if p]
+            )
+        # What was not foreseen is drawn, too.
+        assert ahead.take(4, False).unlabelled is None
+    finally:
+        ahead.close()
+
+
+def test_the_next_step_is_drawn_while_this_one_is_at_work():
+    class Slow:
+        def draw(self, count, generator):
+            time.sleep(0.2)
+            return PatchSampler(CASES[0], SHORT).draw(count, generator)
+
+    ahead = Prefetcher(StepSampler(Slow(), None, SHORT), lambda step: False, 10)
+    ahead.take(0, False)
+    time.sleep(0.9)
+    started = time.monotonic()
+    ahead.take(1, False)
+    assert time.monotonic() - started < 0.2
+    ahead.close()
+
+
+def test_a_drawing_process_that_is_killed_costs_nothing_and_is_said_once(tmp_path):
+    said: list[str] = []
+    whole = Trainer(tmp_path / "whole", SHORT, THREE_BALLS, *CASES)
+    whole.run()
+    trainer = Trainer(tmp_path / "killed", SHORT, THREE_BALLS, *CASES)
+
+    def kill(line: dict) -> None:
+        if line["step"] == 1:
+            for process in list(trainer._prefetcher._executor._processes.values()):
+                os.kill(process.pid, signal.SIGKILL)
+
+    trainer.run(report=kill, say=said.append, workers=1)
+    assert len(said) == 1 and "A process that draws patches was ended" in said[0]
+    pairs = zip(whole.best_network.parameters(), trainer.best_network.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_drawing_processes_end_with_the_run_even_where_it_is_killed(tmp_path):
+    pid = os.fork()
+    if pid == 0:  # the run
+        ahead = Prefetcher(sampler_of(), lambda step: False, 99, 1)
+        (tmp_path / "worker").write_text(str(next(iter(ahead._executor._processes))))
+        time.sleep(60)
+        os._exit(0)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "worker").exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    worker = int((tmp_path / "worker").read_text())
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    while time.monotonic() < deadline and Path(f"/proc/{worker}").exists() and not _zombie(worker):
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists() or _zombie(worker)
+
+
+def _zombie(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def gradients(trainer: Trainer) -> list[torch.Tensor]:
+    moment = trainer.strategy.moment(0)
+    trainer.strategy.train()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    # In double precision, because a convolution of one patch rounds otherwise than one of two.
+    trainer.strategy.double()
+    batch = trainer._draw(moment)
+    batch = batch._replace(volumes=batch.volumes.double(), unlabelled=batch.unlabelled.double())
+    trainer._backward(batch, moment)
+    return [parameter.grad.clone() for parameter in trainer.strategy.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+@pytest.mark.parametrize("level", [1, 2])
+def test_less_memory_gives_the_same_gradient(tmp_path, level, norm):
+    options = replace(SHORT, experts_first=0.0, norm=norm, negligible_weight=0.0, ramp_fraction=0.0)
+    plain, saving = (Trainer(tmp_path, options, THREE_BALLS, *CASES) for _ in range(2))
+    save_memory(saving.strategy, level)
+    saving._memory_level = level
+    one, other = (torch.cat([each.flatten() for each in gradients(trainer)]) for trainer in (plain, saving))
+    assert (one - other).norm() < 1e-5 * one.norm()
+    for one, other in zip(plain.strategy.buffers(), saving.strategy.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_less_is_kept_for_the_backward_pass(tmp_path):
+    kept = []
+    for level in (0, 1):
+        options = replace(SHORT, experts_first=0.0, n_filters=4, n_stages=TrainingOptions().n_stages)
+        trainer = Trainer(tmp_path, options, THREE_BALLS, *CASES)
+        save_memory(trainer.strategy, level)
+        storages = {}
+
+        def note(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        batch = trainer._draw(trainer.strategy.moment(0))
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = trainer.strategy("labelled", batch, trainer.strategy.moment(0))
+        kept.append(sum(storages.values()))
+        del loss
+    assert kept[1] < 0.7 * kept[0]
+
+
+def test_a_run_out_of_memory_goes_on_with_less_and_says_so_once(tmp_path, monkeypatch):
+    said: list[str] = []
+    whole = Trainer(tmp_path / "whole", SHORT, THREE_BALLS, *CASES)
+    whole.run()
+    trainer = Trainer(tmp_path / "short", SHORT, THREE_BALLS, *CASES)
+    plain, failures = trainer.strategy.forward, [1, 1]
+
+    def forward(*given):
+        loss = plain(*given)
+        if trainer.step == 1 and failures:
+            failures.pop()
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss
+
+    monkeypatch.setattr(trainer.strategy, "forward", forward)
+    trainer.run(say=said.append)
+    assert len(said) == 1 and "not enough memory" in said[0] and trainer.step == 4
+    for line, other in zip(log_of(whole), log_of(trainer), strict=True):
+        assert {**line, "seconds": 0} == pytest.approx({**other, "seconds": 0}, rel=1e-2)
+
+
+def test_a_run_that_no_saving_helps_ends_saved(tmp_path, monkeypatch):
+    trainer = Trainer(tmp_path, SHORT, THREE_BALLS, *CASES)
+
+    def forward(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def break_it(line: dict) -> None:
+        monkeypatch.setattr(trainer.strategy, "forward", forward)
+
+    with pytest.raises(UserError, match=r"not enough memory for a step .* 2\.00 GiB"):
+        trainer.run(report=break_it)
+    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 1
+
+
+class PaintedSampler:
+    """As one that paints on the device: tensors, other patches each time."""
+
+    def draw(self, count, generator):
+        drawn = PatchSampler([case_of_balls(int(generator.integers(1000)))], SHORT).draw(count, generator)
+        return drawn._replace(volumes=torch.from_numpy(drawn.volumes), labels=torch.from_numpy(drawn.labels))
+
+
+def test_a_run_trains_on_any_sampler_and_resumes_bit_for_bit(tmp_path):
+    def trainer(name: str) -> Trainer:
+        groups = Trainer(tmp_path, SHORT, THREE_BALLS, *CASES).partition
+        mixed = MixedSampler([PaintedSampler(), PatchSampler(CASES[0], SHORT)], [3, 1])
+        return Trainer(tmp_path / name, SHORT, THREE_BALLS, [], [], groups=groups, sampler=mixed)
+
+    whole = trainer("whole")
+    whole.run()
+    first = trainer("parts")
+    first._advance()
+    first.folder.mkdir()
+    first.save()
+    second = trainer("parts")
+    second.resume()
+    second.run()
+    pairs = zip(whole.best_network.parameters(), second.best_network.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def starts(crop: str, **changes) -> np.ndarray:
+    """Where 2,000 patches of 8 voxels begin on the first axis of a case of 24."""
+    hu = np.broadcast_to(np.arange(24, dtype=np.int16)[:, None, None], (24, 40, 40)).copy()
+    options = replace(OPTIONS, patch=(8, 8, 8), organ_centered=0.0, crop=crop, augment=False, **changes)
+    options = replace(options, grid=replace(options.grid, hu_window=(0.0, 32.0)))
+    volumes = PatchSampler([Case("slope", hu, None)], options).draw(2000, np.random.default_rng(0)).volumes
+    return np.rint(volumes[:, 0, 0, 0, 0] * 32).astype(int)
+
+
+def test_every_position_of_a_crop_is_equally_likely_where_the_paper_has_it_so():
+    counts = np.bincount(starts("position"), minlength=17)
+    assert len(counts) == 17 and counts.min() > 70 and counts.max() < 170
+    centered = np.bincount(starts("center"), minlength=17)
+    # Five of 24 centers are moved to each of the two ends.
+    assert centered[0] > 300 and centered[16] > 200
+
+
+def test_a_short_scan_is_continued_by_its_end_slices_where_the_option_says_so():
+    hu = np.stack([np.full((40, 40), value, np.int16) for value in (10, 20, 30, 40)])
+    labels = np.stack([np.full((40, 40), value, np.uint8) for value in (1, 2, 3, 3)])
+    options = replace(OPTIONS, patch=(16, 48, 32), short_scans="repeat", organ_centered=0.0)
+    options = replace(options, grid=replace(options.grid, hu_window=(0.0, 50.0)))
+    volumes, drawn, _ = PatchSampler([Case("short", hu, labels)], options).draw(1, np.random.default_rng(0))
+    assert drawn[0, :, 24, 16].tolist() == [1] * 7 + [2, 3] + [3] * 7
+    assert np.rint(volumes[0, 0, :, 24, 16] * 50).astype(int).tolist() == [10] * 7 + [20, 30] + [40] * 7
+    # In the plane there is air.
+    assert (drawn[0, :, :4] == 0).all() and (volumes[0, 0, :, :4] == 0).all()
+
+
+def test_weight_decay_spares_norms_and_biases_where_the_option_says_so(tmp_path):
+    trainer = Trainer(tmp_path, replace(SHORT, decay="weights"), THREE_BALLS, *CASES)
+    decaying, spared = trainer.optimizer.param_groups
+    assert spared["weight_decay"] == 0 and decaying["weight_decay"] == SHORT.weight_decay
+    assert {parameter.ndim for parameter in spared["params"]} == {1}
+    assert {parameter.ndim for parameter in decaying["params"]} == {5}
+    trainer.run()
+    again = Trainer(tmp_path, replace(SHORT, decay="weights", steps=5), THREE_BALLS, *CASES)
+    again.resume()
+    again.run()
+
+
+@pytest.mark.parametrize("detail", compact_state._DETAILS, ids=str)
+def test_a_run_goes_on_from_a_compact_state(tmp_path, monkeypatch, detail):
+    monkeypatch.setattr(compact_state, "_DETAILS", (detail,))
+    trainer = Trainer(tmp_path / "run", SHORT, THREE_BALLS, *CASES)
+    for _ in range(3):
+        trainer._advance()
+    assert trainer.export(tmp_path / "state", {"name": "a run"}) == detail
+    assert is_compact(tmp_path / "state")
+    assert read_compact(tmp_path / "state")[1] == {"name": "a run"}
+    again = Trainer(tmp_path / "again", SHORT, THREE_BALLS, *CASES)
+    again.resume(tmp_path / "state")
+    assert again.step == 3 and again.averaged.updates == trainer.averaged.updates
+    # 16 bits are a floating-point number: 11 of them are its digits.
+    digits = min(detail.weights, 11)
+    for one, other in zip(trainer.best_network.parameters(), again.best_network.parameters(), strict=True):
+        assert (one - other).abs().max() <= one.abs().max() * 2.0 ** (1 - digits) + 1e-7
+    if detail.second_moments == "whole":
+        before, now = trainer.optimizer.state_dict()["state"], again.optimizer.state_dict()["state"]
+        assert before.keys() == now.keys()
+        for index, moments in before.items():
+            for name, value in moments.items():
+                torch.testing.assert_close(
+                    now[index][name].float(), value.float(), rtol=2e-3, atol=1e-3 * float(value.abs().max())
+                )
+    again.run()
+    assert again.step == 4 and all(torch.isfinite(value).all() for value in again.network.parameters())
+
+
+def test_means_of_rows_and_columns_stand_for_second_moments(tmp_path):
+    rows, columns = torch.rand(6, 1) + 0.1, torch.rand(1, 4000) + 0.1
+    moments = {"step": torch.tensor(7.0), "exp_avg": torch.randn(6, 4000), "exp_avg_sq": rows * columns * 1e-9}
+    optimizer = {"state": {0: moments}, "param_groups": [{"params": [0]}]}
+    state = {"network": {}, "strategy": {}, "optimizer": optimizer, "step": 7}
+    whole, means = write_compact(tmp_path / "a", state), write_compact(tmp_path / "b", state, None, 60_000)
+    assert (whole.second_moments, means.second_moments) == ("whole", "means")
+    for name in ("a", "b"):
+        [read] = read_compact(tmp_path / name)[0]["optimizer"]["state"].values()
+        torch.testing.assert_close(read["exp_avg_sq"], moments["exp_avg_sq"], rtol=5e-3, atol=0)
+        assert read["step"] == 7
+
+
+def test_a_state_that_is_damaged_or_none_is_refused(tmp_path):
+    trainer = Trainer(tmp_path / "run", SHORT, THREE_BALLS, *CASES)
+    trainer.export(tmp_path / "state")
+    content = (tmp_path / "state").read_bytes()
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text").write_text("no state")
+    for name in ("cut", "text", "missing"):
+        with pytest.raises(UserError, match=r"export-state"):
+            trainer.resume(tmp_path / name)
+    with pytest.raises(OutputError, match="does not fit"):
+        trainer.export(tmp_path / "small", limit_bytes=1000)
+    with pytest.raises(OutputError, match="cannot be written"):
+        trainer.export(tmp_path / "no folder" / "state")
+
+
+def test_the_command_exports_a_state_and_goes_on_from_it(dca, tmp_path):
+    tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--device", "cpu")
+    people = ("--labelled", 1, "--unlabelled", 0, "--validation", 1)
+    cache = ("--cache", tmp_path / "cases")
+    state = tmp_path / "state"
+    first = dca("train", "-o", tmp_path / "a", *people, *tiny, *cache, "--steps", 2, "--export-state", state)
+    assert first.code == 0, first.err
+    assert f"Written: {state}, weights in 16 bits" in first.out.replace("\n", "")
+    second = dca("train", "-o", tmp_path / "b", "--from-state", state, *cache, "--steps", 3)
+    assert second.code == 0, second.err
+    assert "at step 3 of 3" in second.out
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["options"]["n_filters"] == 1
+    third = dca("train", "-o", tmp_path / "c", "--init", state, *people, *tiny, *cache, "--steps", 1)
+    assert third.code == 0, third.err
+    assert json.loads((tmp_path / "c" / "run.json").read_text())["initial"]["name"] == "state"
+    for wrong in (("--from-state", state), ("--from-state", tmp_path / "none"), ("--resume", "--from-state", state)):
+        assert dca("train", "-o", tmp_path / "b", *wrong).code == 2
