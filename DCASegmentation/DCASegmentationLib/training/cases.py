@@ -26,7 +26,8 @@ class Case:
 
     ``hu`` is int16 (depth, height, width); ``labels`` is uint8 of the same shape, or None for an unlabelled case.
     ``unknown`` are the labels that the label map does not tell of: where it says background, they may be. ``spacing``
-    (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the grid's.
+    (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the grid's. ``ignored`` are
+    booleans like ``labels``: voxels without a label, such as those of a pseudo-labelled case that nobody was sure of.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Case:
     labels: np.ndarray | None
     unknown: tuple[int, ...] = ()
     spacing: tuple[float, float, float] | None = None
+    ignored: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.unknown and np.isin(self.labels, self.unknown).any():
@@ -77,7 +79,9 @@ class Case:
 
     @cached_property
     def _counts(self) -> np.ndarray:
-        counts: np.ndarray = np.zeros(1) if self.labels is None else np.bincount(self.labels.ravel())
+        if self.labels is None:
+            return np.zeros(1, np.int64)
+        counts = np.bincount((self.labels if self.ignored is None else self.labels[~self.ignored]).ravel())
         return counts.astype(np.int64)
 
 
@@ -105,6 +109,8 @@ def save_case(case: Case, path: Path) -> None:
         arrays |= {"labels": case.labels, "unknown": np.array(case.unknown, np.int64)}
     if case.spacing is not None:
         arrays["spacing"] = np.array(case.spacing)
+    if case.ignored is not None:
+        arrays["ignored"] = case.ignored
     with part.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     part.replace(path)
@@ -117,6 +123,6 @@ def load_case(path: Path) -> Case:
             unknown = tuple(int(label) for label in arrays.get("unknown", ()))
             sides = arrays.get("spacing")
             spacing = None if sides is None else (float(sides[0]), float(sides[1]), float(sides[2]))
-            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown, spacing)
+            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown, spacing, arrays.get("ignored"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -11,10 +12,10 @@ from ..method.objective import DiceChannels
 from ..method.partition import PartitionMode
 from ..method.stitching import StitchingMode
 from ..method.vnet import Norm
+from .strategies.names import StrategyName as StrategyName
 
 Preset = Literal["default", "paper"]
 Scaling = Literal["window", "z_score"]
-StrategyName = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,8 @@ class TrainingOptions:
     # Half precision on CUDA, with scaled gradients; other devices compute in full.
     mixed_precision: bool = True
     seed: int = 0
+    # Options that only this strategy has, by name; each strategy's file declares its own (strategies.choosing).
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainingOptions:

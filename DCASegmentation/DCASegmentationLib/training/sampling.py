@@ -15,12 +15,14 @@ class Patches(NamedTuple):
     """Patches of one step.
 
     ``volumes`` are float32 (count, 1, depth, height, width), in 0..1 for a window, ``labels`` int64 (count, depth,
-    height, width) or None, ``unknown`` the labels that each patch's label map does not tell of.
+    height, width) or None, ``unknown`` the labels that each patch's label map does not tell of, ``ignored`` booleans
+    like ``labels`` (no label there), or None where no case has such voxels.
     """
 
     volumes: np.ndarray
     labels: np.ndarray | None
     unknown: tuple[tuple[int, ...], ...]
+    ignored: np.ndarray | None = None
 
 
 class PatchSampler:
@@ -42,19 +44,27 @@ class PatchSampler:
                 holders.setdefault(label, []).append(index)
         self._holders = holders
         self._labels = sorted(holders)
+        self._some_ignored = any(case.ignored is not None for case in self._cases)
 
     def draw(self, count: int) -> Patches:
         """``count`` patches, with labels if the cases have some."""
         volumes: list[np.ndarray] = []
         labels: list[np.ndarray] = []
         unknown: list[tuple[int, ...]] = []
+        ignored: list[np.ndarray] = []
         for _ in range(count):
             case, center = self._choose()
             volumes.append(case.scaled(self._cut(case.hu, center, fill=-1000), self._options.grid))
             if case.labels is not None:
                 labels.append(self._cut(case.labels, center, fill=0).astype(np.int64))
             unknown.append(case.unknown)
-        return Patches(np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unknown))
+            if self._some_ignored:
+                whole = np.zeros(case.hu.shape, bool) if case.ignored is None else case.ignored
+                ignored.append(self._cut(whole, center, fill=case.ignored is not None))
+        return Patches(
+            np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unknown),
+            np.stack(ignored) if ignored else None,
+        )  # fmt: skip
 
     def _choose(self) -> tuple[Case, np.ndarray]:
         generator = self._generator
