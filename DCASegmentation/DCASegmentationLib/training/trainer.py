@@ -28,7 +28,7 @@ from .options import TrainingOptions
 from .sampling import PatchSampler
 from .strategies.choosing import make_strategy
 from .strategies.dca import stage_of as stage_of
-from .strategies.strategy import Batch, Moment, Strategy
+from .strategies.strategy import Batch, Moment, Strategy, facts_of
 from .validation import validate
 
 CHECKPOINT = "last.pt"
@@ -89,7 +89,8 @@ class Trainer:
         self.processes: Processes = join(self.device)
         self.partition = groups if groups is not None else divide(labelled, vocabulary, options.partition)
         torch.manual_seed(options.seed)
-        self.strategy: Strategy = make_strategy(options, self.partition)
+        facts = facts_of(labelled, unlabelled, [organ.name for organ in vocabulary], self.processes.count)
+        self.strategy: Strategy = make_strategy(options, self.partition, facts)
         self.network: DCANet = self.strategy.network
         if initial is not None:
             _start_from(self.network, initial)
