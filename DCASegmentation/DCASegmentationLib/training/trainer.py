@@ -28,7 +28,7 @@ from .options import TrainingOptions
 from .sampling import PatchSampler
 from .strategies.choosing import make_strategy
 from .strategies.dca import stage_of as stage_of
-from .strategies.strategy import Batch, Moment, Strategy, facts_of
+from .strategies.strategy import Answering, Batch, Moment, Strategy, facts_of
 from .validation import validate
 
 CHECKPOINT = "last.pt"
@@ -96,7 +96,8 @@ class Trainer:
             _start_from(self.network, initial)
         self.strategy.to(self.device)
         self.strategy.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
-        self.averaged = AveragedWeights(self.network, options.averaging) if options.averaging else None
+        self._answering = self.strategy.answering()
+        self.averaged = AveragedWeights(self._answering, options.averaging) if options.averaging else None
         self.optimizer = _optimizer(self.strategy, options)
         self.step = 0
         self.best = -1.0
@@ -110,9 +111,9 @@ class Trainer:
         self._skipped = 0
 
     @property
-    def best_network(self) -> DCANet:
-        """The network that is validated and shipped: the averaged weights where the options average."""
-        return self.averaged.network if self.averaged is not None else self.network  # type: ignore[return-value]
+    def best_network(self) -> Answering:
+        """What is validated and scored: one network, or several together; averaged where the options average."""
+        return self.averaged.network if self.averaged is not None else self._answering  # type: ignore[return-value]
 
     @property
     def validation(self) -> tuple[Case, ...]:
@@ -218,7 +219,7 @@ class Trainer:
         if self.strategy.begin(moment, None if self.averaged is None else self.averaged.network):  # type: ignore[arg-type]
             self.optimizer = _optimizer(self.strategy, options)
             if self.averaged is not None:
-                self.averaged.start_from(self.network)
+                self.averaged.start_from(self._answering)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(moment.within, moment.length, options)
         self.strategy.train()
@@ -233,7 +234,7 @@ class Trainer:
         if torch.isfinite(norm):
             self._scaler.step(self.optimizer)
             if self.averaged is not None:
-                self.averaged.update(self.network)
+                self.averaged.update(self._answering)
             self.strategy.after_step(moment)
             self._skipped = 0
         else:

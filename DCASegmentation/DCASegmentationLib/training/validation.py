@@ -9,15 +9,15 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 
 from ..imaging.overlap import dice_by_label
-from ..method.network import DCANet
 from .cases import Case
 from .options import TrainingOptions
+from .strategies.strategy import Answering
 
 # A small volume that comes alone PyTorch convolves on the CPU in a way that takes several times as long.
 WINDOWS_AT_ONCE = 2
 
 
-def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
+def validate(network: Answering, cases: Sequence[Case], options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
     """Mean Dice over ``cases`` for each label 1 to K; NaN where no case tells of it. Leaves the network's mode."""
     scores = []
     for case in cases:
@@ -32,9 +32,23 @@ def validate(network: DCANet, cases: Sequence[Case], options: TrainingOptions, o
     return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
 
 
-@torch.inference_mode()
-def predict(network: DCANet, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
+def predict(network: Answering, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
     """The label map (depth, height, width) of ``case`` by sliding window. Leaves the network's mode."""
+    labels: np.ndarray = _logits(network, case, options, overlap).argmax(dim=1)[0].cpu().numpy()
+    return labels
+
+
+def predict_with_confidence(
+    network: Answering, case: Case, options: TrainingOptions, overlap: float = 0.25
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``predict``, labels in uint8, with the probability of each voxel's label in uint16 (65535 is 1)."""
+    confidence, labels = _logits(network, case, options, overlap)[0].softmax(dim=0).max(dim=0)
+    return labels.cpu().numpy().astype(np.uint8), (confidence * 65535).round().cpu().numpy().astype(np.uint16)
+
+
+@torch.inference_mode()
+def _logits(network: Answering, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
+    """Logits (1, channel, depth, height, width) of the whole case."""
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -42,5 +56,4 @@ def predict(network: DCANet, case: Case, options: TrainingOptions, overlap: floa
     logits = sliding_window_inference(volume, options.patch, WINDOWS_AT_ONCE, network, overlap=overlap, mode="gaussian")
     assert isinstance(logits, torch.Tensor)
     network.train(training)
-    labels: np.ndarray = logits.argmax(dim=1)[0].cpu().numpy()
-    return labels
+    return logits
