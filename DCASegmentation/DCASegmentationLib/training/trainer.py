@@ -221,7 +221,8 @@ class Trainer:
             if self.averaged is not None:
                 self.averaged.start_from(self._answering)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(moment.within, moment.length, options)
+            # Checkpoints from before there were groups have no factor.
+            group["lr"] = group.get("factor", 1.0) * learning_rate(moment.within, moment.length, options)
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
         batch = self._draw(moment)
@@ -350,7 +351,10 @@ def _start_from(network: DCANet, initial: DCANet) -> None:
 
 
 def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:
-    learning = list(strategy.learning())
+    groups = [
+        {"params": list(group.parameters), "lr": group.factor * options.learning_rate, "factor": group.factor}
+        for group in strategy.learning_groups()
+    ]
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(learning, lr=options.learning_rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(learning, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)
