@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,9 @@ from .options import GridOptions
 
 # Positions remembered for each organ of a case: enough to sample from, small enough to keep.
 _POSITIONS = 4000
+
+# In a run's folder: cases that a strategy has labelled itself.
+_PSEUDO = "pseudo"
 
 
 @dataclass(frozen=True)
@@ -126,3 +131,30 @@ def load_case(path: Path) -> Case:
             return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown, spacing, arrays.get("ignored"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error
+
+
+def write_pseudo_cases(folder: Path, step: int, cases: Sequence[Case]) -> None:
+    """Keep the pseudo-labelled ``cases`` that a run learns from since ``step``, in its ``folder``, all or none."""
+    target = _pseudo_folder(folder, step)
+    part = target.with_name(target.name + ".part")
+    for left_over in (part, target):
+        shutil.rmtree(left_over, ignore_errors=True)
+    part.mkdir(parents=True)
+    for index, case in enumerate(cases):
+        # The number keeps their order, and cases of one name apart.
+        save_case(case, part / f"{index:04d} {case.name.replace('/', '_')}.npz")
+    part.rename(target)
+
+
+def read_pseudo_cases(folder: Path, step: int) -> list[Case]:
+    """The pseudo-labelled cases that a run in ``folder`` learns from when it goes on at ``step``; none before the first.
+
+    Those taken at ``step`` itself are not among them: they are about to be made anew.
+    """
+    found = sorted((folder / _PSEUDO).glob("step-*"))
+    before = [path for path in found if path.suffix != ".part" and int(path.name.removeprefix("step-")) < step]
+    return [load_case(path) for path in sorted(before[-1].glob("*.npz"))] if before else []
+
+
+def _pseudo_folder(folder: Path, step: int) -> Path:
+    return folder / _PSEUDO / f"step-{step:08d}"

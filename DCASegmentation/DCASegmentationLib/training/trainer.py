@@ -20,7 +20,7 @@ from ..method.network import DCANet
 from ..organs import Vocabulary
 from .augmentation import augment_intensity
 from .averaging import AveragedWeights
-from .cases import Case
+from .cases import Case, read_pseudo_cases, write_pseudo_cases
 from .checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
 from .distributed import Processes, join, without_averaging
 from .division import divide
@@ -28,8 +28,8 @@ from .options import TrainingOptions
 from .sampling import PatchSampler
 from .strategies.choosing import make_strategy
 from .strategies.dca import stage_of as stage_of
-from .strategies.strategy import Answering, Batch, Moment, Strategy, facts_of
-from .validation import validate
+from .strategies.strategy import Answering, Batch, Moment, Pool, Strategy, facts_of
+from .validation import predict_with_confidence, validate
 
 CHECKPOINT = "last.pt"
 BEST = "best.pt"
@@ -106,6 +106,9 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half)
         self._generator = np.random.default_rng(options.seed)
         self._labelled = PatchSampler(labelled, options, self._generator)
+        self._pool = Pool(
+            list(labelled), list(unlabelled), lambda case: predict_with_confidence(self.best_network, case, options)
+        )
         self._unlabelled = PatchSampler(unlabelled, options, self._generator) if unlabelled else None
         self._validation = list(validation)
         self._skipped = 0
@@ -151,6 +154,7 @@ class Trainer:
         restored = restore_generator(state["generator"])
         self._generator.bit_generator.state = restored.bit_generator.state
         torch.set_rng_state(state["torch_generator"])
+        self._take_new_cases(read_pseudo_cases(self.folder, self.step))
 
     def save(self, name: str = CHECKPOINT) -> None:
         """Write a checkpoint into the folder, from the first process alone."""
@@ -216,6 +220,11 @@ class Trainer:
     def _advance(self) -> dict[str, float]:
         options = self.options
         moment = self.strategy.moment(self.step)
+        new = self.strategy.new_cases(moment, self._pool)
+        if new is not None:
+            if self.processes.first:
+                write_pseudo_cases(self.folder, self.step, new)
+            self._take_new_cases(new)
         if self.strategy.begin(moment, None if self.averaged is None else self.averaged.network):  # type: ignore[arg-type]
             self.optimizer = _optimizer(self.strategy, options)
             if self.averaged is not None:
@@ -245,6 +254,10 @@ class Trainer:
         self.step += 1
         return values
 
+    def _take_new_cases(self, new: Sequence[Case]) -> None:
+        """Draw from ``new``, too, in place of those taken before; the generator goes on where it is."""
+        self._labelled = PatchSampler([*self._pool.labelled, *new], self.options, self._generator)
+
     def _draw(self, moment: Moment) -> Batch:
         """This process's share of the step's patches; unlabelled ones where they count."""
         share = self.processes.share
@@ -255,7 +268,10 @@ class Trainer:
         unlabelled = None
         if self._unlabelled is not None and self.strategy.weight(moment) > 0:
             unlabelled = self._tensor(self._unlabelled.draw(self.options.unlabelled_per_step).volumes)
-        return Batch(volumes, truth, share(patches.unknown), unlabelled)
+        ignored = None
+        if patches.ignored is not None:
+            ignored = torch.from_numpy(share(patches.ignored)).to(self.device)
+        return Batch(volumes, truth, share(patches.unknown), unlabelled, ignored)
 
     def _backward(self, batch: Batch, moment: Moment) -> dict[str, float]:
         """Gradients of all parts of the step, one graph after the other; the values to log."""
