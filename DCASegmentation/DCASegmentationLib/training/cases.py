@@ -147,7 +147,7 @@ def write_pseudo_cases(folder: Path, step: int, cases: Sequence[Case]) -> None:
 
 
 def read_pseudo_cases(folder: Path, step: int) -> list[Case]:
-    """The pseudo-labelled cases that a run in ``folder`` learns from when it goes on at ``step``; none before the first.
+    """The pseudo-labelled cases that a run in ``folder`` learns from when it goes on at ``step``.
 
     Those taken at ``step`` itself are not among them: they are about to be made anew.
     """

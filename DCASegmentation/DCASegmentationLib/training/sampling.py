@@ -35,16 +35,16 @@ class PatchSampler:
     def __init__(self, cases: Sequence[Case], options: TrainingOptions, generator: np.random.Generator) -> None:
         if not cases:
             raise ValueError("a sampler needs at least one case")
-        self.cases = list(cases)
+        self._cases = list(cases)
         self._options = options
         self._generator = generator
         holders: dict[int, list[int]] = {}
-        for index, case in enumerate(self.cases):
+        for index, case in enumerate(self._cases):
             for label in case.positions:
                 holders.setdefault(label, []).append(index)
         self._holders = holders
         self._labels = sorted(holders)
-        self._some_ignored = any(case.ignored is not None for case in self.cases)
+        self._some_ignored = any(case.ignored is not None for case in self._cases)
 
     def draw(self, count: int) -> Patches:
         """``count`` patches, with labels if the cases have some."""
@@ -71,11 +71,11 @@ class PatchSampler:
         if self._labels and generator.random() < self._options.organ_centered:
             label = self._labels[generator.integers(len(self._labels))]
             holders = self._holders[label]
-            case = self.cases[holders[generator.integers(len(holders))]]
+            case = self._cases[holders[generator.integers(len(holders))]]
             positions = case.positions[label]
             reach = np.asarray(self._options.patch) // 3
             return case, positions[generator.integers(len(positions))] + generator.integers(-reach, reach + 1)
-        case = self.cases[generator.integers(len(self.cases))]
+        case = self._cases[generator.integers(len(self._cases))]
         return case, np.array([generator.integers(size) for size in case.hu.shape])
 
     def _cut(self, array: np.ndarray, center: np.ndarray, fill: int) -> np.ndarray:

@@ -1,14 +1,15 @@
 """A&D: aggregating and decoupling (Wang and Li, NeurIPS 2023).
 
-One encoder, three decoders. ξ removes the noise from a diffused label map, given the image, on labelled patches; ψ segments
-labelled patches with weights of classes by how difficult they are for ξ; θ, the answer, learns from unlabelled patches the
-labels argmax[G * gumbel-softmax(ξ after ten DDIM steps) + softmax(ψ)] and follows the mean of ξ and ψ (EMA .99).
-L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label), each weighted cross-entropy + foreground Dice.
+One encoder, three decoders. ξ removes the noise from a diffused label map, given the image, on labelled patches; ψ
+segments labelled patches with weights of classes by how difficult they are for ξ; θ, the answer, learns from
+unlabelled patches the labels argmax[G * gumbel-softmax(ξ after ten DDIM steps) + softmax(ψ)] and follows the mean of
+ξ and ψ (EMA .99). L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label), each weighted
+cross-entropy + foreground Dice.
 
 What deviates: time enters once for each block of the encoder, not for each convolution; the clean map given back to
-the diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights are divided by their maximum
-(they reach hundreds there) unless ``bounded`` is off; no rotation or scale in the augmentation; norm statistics rest
-during DDIM. Cost 1.7 CPS, and x_t has a channel for each organ.
+the diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights are divided by their
+maximum (they reach hundreds there) unless ``bounded`` is off; no rotation or scale in the augmentation; norm
+statistics rest during DDIM. Cost 1.7 CPS, and x_t has a channel for each organ.
 """
 
 from __future__ import annotations

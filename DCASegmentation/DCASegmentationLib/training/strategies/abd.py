@@ -1,18 +1,18 @@
 """ABD: adaptive bidirectional displacement (Chi et al., CVPR 2024).
 
-Two networks see a weak and a strong view of each patch. Patches are cut into blocks; in each view the block in which the
-network is least confident gives way to a confident one of the other view (ABD-R, ``mixing.displaced``), which makes new
-samples for the networks to teach each other: Dice(p_m, argmax p_other).
+Two networks see a weak and a strong view of each patch. Patches are cut into blocks; in each view the block in which
+the network is least confident gives way to a confident one of the other view (ABD-R, ``mixing.displaced``), which
+makes new samples for the networks to teach each other: Dice(p_m, argmax p_other).
 
-``bcp`` (the default; β-FFT builds on it): each network learns BCP's mixtures of its own view, both teach each other on the
-mixtures and on displaced mixtures, with weight 1 and no ramp. Cost 1.7 CPS.
-``cross``: both networks learn from labels, from labelled patches whose most confident block gives way to the other view's
-least confident one with its labels (ABD-I, with probability 1/2, in the first two thirds of the run), and teach each
-other on unlabelled patches and their displacements, weight .1 with a ramp. Cost 3 CPS.
+``bcp`` (the default; β-FFT builds on it): each network learns BCP's mixtures of its own view, both teach each other
+on the mixtures and on displaced mixtures, with weight 1 and no ramp. Cost 1.7 CPS.
+``cross``: both networks learn from labels, from labelled patches whose most confident block gives way to the other
+view's least confident one with its labels (ABD-I, with probability 1/2, in the first two thirds of the run), and
+teach each other on unlabelled patches and their displacements, weight .1 with a ramp. Cost 3 CPS.
 
 What deviates: three dimensions (4³ blocks for 4²); two V-Nets for a U-Net and a Swin transformer; strong views change
-intensities and may hold a box of noise, without rotation; a cutout leaves the label. DCA's tables do not say which base
-their row has.
+intensities and may hold a box of noise, without rotation; a cutout leaves the label. DCA's tables do not say which
+base their row has.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Adsh: adaptive thresholding (Guo and Li, ICML 2022).
 
-Every class keeps the same share of its pseudo-labels as the most frequent class keeps at a fixed threshold τ: with ρ
-the share of the majority's voxels with p >= τ, the threshold of class k is the confidence that ρ of its voxels reach.
+Every class keeps the same share of its pseudo-labels as the most frequent class keeps at a fixed threshold τ: with q
+the share of the majority's voxels with p >= τ, the threshold of class k is the confidence that q of its voxels reach.
 
 ``row``: DHC's port, on CPS: the cross loss of a network is the mean over all voxels of 1[p_other >= threshold of the
 other's class] x cross-entropy, τ = .9, thresholds renewed every quarter of an epoch; labels teach by cross-entropy +
-foreground Dice. The port multiplies a network's logits by the mask, so that a refused voxel still costs log C and
-an accepted one pushes its class up without pushing the others down; ours masks the loss. Cost 1 CPS.
-``published``: on FixMatch, τ = .95, renewed every epoch. Cost .6 CPS.
-Both take quantiles from a histogram of a thousand bins, not from stored volumes.
+foreground Dice. The port multiplies a network's logits by the mask, so that a refused voxel still costs log C and an
+accepted one pushes its class up without pushing the others down; ours masks the loss. Cost 1 CPS.
+``published``: on FixMatch, τ = .95, renewed every epoch. Cost .6 CPS. Both take quantiles from a histogram of a
+thousand bins, not from stored volumes.
 """
 
 from __future__ import annotations

@@ -2,17 +2,18 @@
 
 A mean teacher. On labelled voxels, three indicators of each class (entropy, variance, confidence) are fused with the
 Gompertz function into a class-wise confidence CC; the unsupervised loss samples a voxel of class k with probability
-r_k = ((1 - CC_k) / max (1 - CC))^2.5 and weighs it by (max p)^1.5: L = ce + Dice + λ mean_v mask x ce(z, argmax teacher).
+r_k = ((1 - CC_k) / max (1 - CC))^2.5 and weighs it by (max p)^1.5: L = ce + Dice + λ mean_v mask x ce(z, argmax
+teacher).
 
-No code of the authors is public. ``row``: DHC's port. Its indicators are
-E_k = mean p_k Σ p log p, S_k = mean p_k, V_k = mean(max p - p_k) over voxels of class k, each a softmax over classes;
-G = 1 - exp(-exp(-2R)), of which the twelve smallest count; CC = (1 - mean R) Σ G over its maximum, running mean .99 from
-0; the student's class picks a voxel's rate, and the teacher's decay grows by epochs. A softmax over a dozen of classes
-hardly tells them apart, so this is close to a plain mean teacher. The port also reads the confidences of one patch under
-the label mask of another; ours does not.
-``published``: our reading of the paper. Indicators in 0..1 (1 - entropy / log C, mean probability, 1 - variance) go through
-the same function, CC starts from its first value, the pseudo-label picks the rate, the teacher's decay grows by steps.
-Cost .6 CPS.
+No code of the authors is public. ``row``: DHC's port. Its indicators are E_k = mean p_k Σ p log p, S_k = mean p_k,
+V_k = mean(max p - p_k) over voxels of class k, each a softmax over classes; G = 1 - exp(-exp(-2R)), of which the
+twelve smallest count; CC = (1 - mean R) Σ G over its maximum, running mean .99 from 0; the student's class picks a
+voxel's rate, and the teacher's decay grows by epochs. A softmax over a dozen of classes hardly tells them apart, so
+this is close to a plain mean teacher. The port also reads the confidences of one patch under the label mask of
+another; ours does not.
+``published``: our reading of the paper. Indicators in 0..1 (1 - entropy / log C, mean probability, 1 - variance) go
+through the same function, CC starts from its first value, the pseudo-label picks the rate, the teacher's decay grows
+by steps. Cost .6 CPS.
 """
 
 from __future__ import annotations

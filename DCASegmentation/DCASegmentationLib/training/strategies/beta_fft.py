@@ -1,14 +1,14 @@
 """β-FFT: nonlinear interpolation and differentiated training (Hu et al., CVPR 2025).
 
-On the chassis of ABD(BCP): two networks on BCP's mixtures of a weak and a strong view, which teach each other there with
-Dice(p_m, argmax p_other). Displacement gives way to swapped low frequencies: x1' = x1 - low(x1) + low(x2) and x2'
-likewise, x1 and x2 being the two views of the same mixture. And only the first network trains more, once for each view: on
-labelled patches, and with λ MSE(p(x_β), (1-β) p_a + β p_b) on x_β = (1-β) u_a + β u_b, β ~ Beta(.1, .1), where p_a and
-p_b are the teacher's probabilities, so that the two networks stay different.
+On the chassis of ABD(BCP): two networks on BCP's mixtures of a weak and a strong view, which teach each other there
+with Dice(p_m, argmax p_other). Displacement gives way to swapped low frequencies: x1' = x1 - low(x1) + low(x2) and
+x2' likewise, x1 and x2 being the two views of the same mixture. And only the first network trains more, once for each
+view: on labelled patches, and with λ MSE(p(x_β), (1-β) p_a + β p_b) on x_β = (1-β) u_a + β u_b, β ~ Beta(.1, .1),
+where p_a and p_b are the teacher's probabilities, so that the two networks stay different.
 
-What deviates: three dimensions: a cube of |k| <= .117 x side on each axis (the code's band, which in 3D is a smaller part
-of the spectrum), symmetric, real part. Images and targets of a pair are always mixed alike (one of the published scripts
-mixes u_a with itself). Cost 2.4 CPS.
+What deviates: three dimensions: a cube of |k| <= .117 x side on each axis (the code's band, which in 3D is a smaller
+part of the spectrum), symmetric, real part. Images and targets of a pair are always mixed alike (one of the published
+scripts mixes u_a with itself). Cost 2.4 CPS.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 Classes weigh (n_max / n_k)^(1/3) by labelled voxels, fixed; the supervised loss is weighted cross-entropy + weighted
 foreground Dice. A bank keeps each network's confidence in each class on labelled voxels
-(``class_statistics.Confidence``); in the cross loss a voxel of class k is kept with probability
-((1 - conf_k) / max (1 - conf))^(1/2), and the loss is the mean over all voxels of weight x mask x cross-entropy.
+(``class_statistics.Confidence``); in the cross loss a voxel of class k is kept with probability ((1 - conf_k) / max
+(1 - conf))^(1/2), and the loss is the mean over all voxels of weight x mask x cross-entropy.
 
-What deviates from the code: a class absent from the labelled batches keeps its confidence, instead of moving to 0; the
-first bank is empty (all voxels kept), not random. CLD's crop along the long axis of a knee is left out. Cost 1 CPS.
+What deviates from the code: a class absent from the labelled batches keeps its confidence, instead of moving to 0;
+the first bank is empty (all voxels kept), not random. CLD's crop along the long axis of a knee is left out. Cost 1
+CPS.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class CLDOptions:
     """The row is DHC's port of CLD, which updates its bank every 8 steps; the paper's code every 2."""
 
     variant: Literal["row", "published"] = option("row", "row: bank updated every 8 steps; published: every 2")
-    mask_by: Literal["own", "pseudo"] = option("own", "whose class picks a voxel's rate: own argmax, or the pseudo-label")
+    mask_by: Literal["own", "pseudo"] = option(
+        "own", "whose class picks a voxel's rate: own argmax, or the pseudo-label"
+    )
 
 
 class CLD(TwoNetworks):

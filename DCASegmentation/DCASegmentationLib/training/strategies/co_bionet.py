@@ -1,16 +1,16 @@
 """Co-BioNet: uncertainty-guided dual views (Peiris et al., Nature Machine Intelligence 2023).
 
-Two networks and two critics. A critic D learns, voxel by voxel, to tell a prediction from a true label map; a network learns
-from the other's probabilities, more where the other's critic finds them real, and to convince its own critic:
-L_1 = ce(z_1, y) + Dice + λ [mean ce(p_1, p_2) + mean 1[D_2(p_2) > T] ce(p_1, p_2) + μ BCE(D_1(p_1), 1)],
-critic: 1/2 [BCE(D_1(one-hot y), 1) + BCE(D_1(p_1), 0)].
+Two networks and two critics. A critic D learns, voxel by voxel, to tell a prediction from a true label map; a network
+learns from the other's probabilities, more where the other's critic finds them real, and to convince its own critic:
+L_1 = ce(z_1, y) + Dice + λ [mean ce(p_1, p_2) + mean 1[D_2(p_2) > T] ce(p_1, p_2) + μ BCE(D_1(p_1), 1)], critic: 1/2
+[BCE(D_1(one-hot y), 1) + BCE(D_1(p_1), 0)].
 
 The published code does not do so: no gradient reaches its critics (detached losses), the first cross term is a number
-without a graph, and the mask multiplies a mean, so that nothing is selected. Ours does what is written above, for organs
-with a softmax in place of one sigmoid, and the critic's last layer is plain: after the published one's leaky ReLU a
-sigmoid hardly falls below .45, and a threshold of .2 refuses nothing. The answer is the networks' mean softmax, not the
-intersection of binary masks. Critics learn at ``critic_factor`` of the learning rate. Cost 1 CPS (2 in the published code)
-and the critics: maps of 64 channels at full size.
+without a graph, and the mask multiplies a mean, so that nothing is selected. Ours does what is written above, for
+organs with a softmax in place of one sigmoid, and the critic's last layer is plain: after the published one's leaky
+ReLU a sigmoid hardly falls below .45, and a threshold of .2 refuses nothing. The answer is the networks' mean
+softmax, not the intersection of binary masks. Critics learn at ``critic_factor`` of the learning rate. Cost 1 CPS (2
+in the published code) and the critics: maps of 64 channels at full size.
 """
 
 from __future__ import annotations

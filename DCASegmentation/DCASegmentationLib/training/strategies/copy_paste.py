@@ -1,8 +1,9 @@
 """What BCP, ABD and β-FFT share: two stages, halves of a batch, and bidirectional copy-paste.
 
-In the first stage ("pretraining") the networks learn from labelled patches pasted into each other. Then a teacher starts
-as a copy of the first network, and "self_training" pastes labelled and unlabelled patches into each other: with a mask M
-that is false in a box, in = l_a M + u_a (1 - M), out = u_b M + l_b (1 - M), l and u labelled and unlabelled halves a, b.
+In the first stage ("pretraining") the networks learn from labelled patches pasted into each other. Then a teacher
+starts as a copy of the first network, and "self_training" pastes labelled and unlabelled patches into each other:
+with a mask M that is false in a box, in = l_a M + u_a (1 - M), out = u_b M + l_b (1 - M), l and u labelled and
+unlabelled halves a, b.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CReST: class-rebalancing self-training (Wei et al., CVPR 2021).
 
-Pseudo-labels of rare classes are precise though few. With classes sorted by labelled count N_1 >= ... >= N_C, the class
-of rank l gets the rate (N_{C+1-l} / N_1)^(1/3): 1 for the rarest.
+Pseudo-labels of rare classes are precise though few. With classes sorted by labelled count N_1 >= ... >= N_C, the
+class of rank l gets the rate (N_{C+1-l} / N_1)^(1/3): 1 for the rarest.
 
 ``row``: DHC's port, on CPS: these rates, of each network's own pseudo-labels in the step, are weights of classes
 (running mean .99, from the labelled counts) of weighted cross-entropy + weighted foreground Dice on labels, and of
@@ -16,7 +16,7 @@ early generations. Cost .6 CPS and a prediction of all unlabelled cases for each
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -95,8 +95,9 @@ class PublishedCReST(FixMatch):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.options.seed + 1_000_003 * moment.step)
                 for module in self.network.modules():
-                    if hasattr(module, "reset_parameters"):
-                        module.reset_parameters()
+                    reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
+                    if reset is not None:
+                        reset()
         return True
 
     def aligned(self, probabilities: Tensor, moment: Moment) -> Tensor:

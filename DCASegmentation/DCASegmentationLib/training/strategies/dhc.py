@@ -1,12 +1,12 @@
 """DHC: two co-trained networks with different weights of classes (Wang and Li, MICCAI 2023).
 
-Network 1 weighs classes by how hard they are to learn (DiffDW, ``class_statistics.Difficulty``), network 2 by how rare
-they are in its own pseudo-labels (DistDW, ``class_statistics.distribution_weights``, running mean .99 from the labelled
-counts). With these, L_w = weighted cross-entropy + weighted foreground Dice on labels, weighted cross-entropy against
-the other's argmax on all patches. Weights are those after this step's own predictions.
+Network 1 weighs classes by how hard they are to learn (DiffDW, ``class_statistics.Difficulty``), network 2 by how
+rare they are in its own pseudo-labels (DistDW, ``class_statistics.distribution_weights``, running mean .99 from the
+labelled counts). With these, L_w = weighted cross-entropy + weighted foreground Dice on labels, weighted
+cross-entropy against the other's argmax on all patches. Weights are those after this step's own predictions.
 
-What deviates from the code: classes absent from a batch do not count as learned or unlearned; a batch of pseudo-labels
-that all weigh nothing gives 0 instead of 0/0; counts are summed over processes. Cost 1 CPS.
+What deviates from the code: classes absent from a batch do not count as learned or unlearned; a batch of
+pseudo-labels that all weigh nothing gives 0 instead of 0/0; counts are summed over processes. Cost 1 CPS.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Diffusion of label maps for A&D: noise added step by step, and taken away by a network that predicts the clean map.
 
-A label map is x0 = 2 one-hot - 1, (batch, channel, depth, height, width). After Ho et al. 2020 and, for fewer steps without
-new noise (DDIM, eta 0), Song et al. 2021. Computed in single precision.
+A label map is x0 = 2 one-hot - 1, (batch, channel, depth, height, width). After Ho et al. 2020 and, for fewer steps
+without new noise (DDIM, eta 0), Song et al. 2021. Computed in single precision.
 """
 
 from __future__ import annotations

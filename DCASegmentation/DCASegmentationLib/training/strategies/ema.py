@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def follow(follower: nn.Module, leader: nn.Module, decay: float) -> None:
-    """Move ``follower``'s weights by 1 - ``decay`` of the way to ``leader``'s, and copy its buffers (norm statistics)."""
+    """Move ``follower``'s weights by 1 - ``decay`` of the way to ``leader``'s, and copy its norm statistics."""
     for kept, new in zip(follower.parameters(), leader.parameters(), strict=True):
         kept.lerp_(new, 1 - decay)
     for statistic, current in zip(follower.buffers(), leader.buffers(), strict=True):

@@ -1,11 +1,11 @@
 """FixMatch for voxels (Sohn et al., NeurIPS 2020): the base of the published Adsh, CReST and SimiS.
 
-One network. On unlabelled patches the prediction on the patch itself is the label, where it is confident enough, and the
-prediction on a strong view of it learns: L = L_seg(z, y) + λ mean_v 1[confident] ce(z_strong, argmax p_weak). Strong
-views change intensities only. Cost .6 CPS: labelled patches 6F, weak pass 2F, strong pass 6F, against 24F.
+One network. On unlabelled patches the prediction on the patch itself is the label, where it is confident enough, and
+the prediction on a strong view of it learns: L = L_seg(z, y) + λ mean_v 1[confident] ce(z_strong, argmax p_weak).
+Strong views change intensities only. Cost .6 CPS: labelled patches 6F, weak pass 2F, strong pass 6F, against 24F.
 
-CReST and SimiS add pseudo-labelled cases to the labelled ones: whole unlabelled cases of which the most confident voxels
-of each class have a label and all others are ignored.
+CReST and SimiS add pseudo-labelled cases to the labelled ones: whole unlabelled cases of which the most confident
+voxels of each class have a label and all others are ignored.
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ class FixMatch(Strategy):
         return confidence >= CONFIDENT
 
 
-def most_confident(
-    predictions: Sequence[tuple[np.ndarray, np.ndarray]], counts: Sequence[int]
-) -> list[np.ndarray]:
+def most_confident(predictions: Sequence[tuple[np.ndarray, np.ndarray]], counts: Sequence[int]) -> list[np.ndarray]:
     """Of each class, the ``counts`` voxels of all cases together that are most confident, as booleans of each case.
 
     ``predictions`` are labels and confidences (uint16) of each case. Ties fall to the voxels that come first.

@@ -2,11 +2,11 @@
 
 GADice, of a class in the batch's labels: 1 - (2 Σ p y + ε) / (Σ p² + Σ y² + ε); of an absent one Σ sg(p) p / N, whose
 gradient is in proportion to the probability. GACE of the share k of voxels with the largest cross-entropy, n of them:
-Σ_c √(n_c / n) x mean cross-entropy of class c among them (γ = 1/2), so that a class's gradient is √(n / n_c) of the
+Σ_c √(n_c / n) x mean cross-entropy of class c among them (power 1/2), so that a class's gradient is √(n / n_c) of the
 plain one. Supervised: GACE(10 %) + GADice for each network; crossed: GACE(100 %) on all patches.
 
-No deviation known; the published AMOS script does not start (it reads an argument that is not declared). Cost 1 CPS and
-a selection of the largest of the batch's voxels.
+No deviation known; the published AMOS script does not start (it reads an argument that is not declared). Cost 1 CPS
+and a selection of the largest of the batch's voxels.
 """
 
 from __future__ import annotations

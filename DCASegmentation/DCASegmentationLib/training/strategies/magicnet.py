@@ -1,17 +1,19 @@
 """MagicNet: magic-cube partition and recovery (Chen et al., CVPR 2023).
 
-Patches are cut into N³ cubes. Whole: z = f(x). Crossed: at each place cubes are exchanged among labelled and unlabelled
-patches, the mixtures' features put back in their patches, and predicted from (z_x). Cubes: each cube goes through the
-network alone; its place is to be told from its deepest features, and its features are put back, too (z_c).
+Patches are cut into N³ cubes. Whole: z = f(x). Crossed: at each place cubes are exchanged among labelled and
+unlabelled patches, the mixtures' features put back in their patches, and predicted from (z_x). Cubes: each cube goes
+through the network alone; its place is to be told from its deepest features, and its features are put back, too
+(z_c).
 
-L = 1/4 [ce(z_L) + Dice(z_L) + Dice(z_x_L) + Dice(z_c_L)] + .1 place + λ Dice(z_x_U, pseudo-label). The pseudo-label is the
-teacher's on noisy patches (EMA .99), blended voxel by voxel with z_c once there is a distribution of classes:
-argmax[(1 - ω) z_T + ω z_c], ω = voxels of the teacher's class in the blended labels of the last 20 steps over the largest
-class's.
+L = 1/4 [ce(z_L) + Dice(z_L) + Dice(z_x_L) + Dice(z_c_L)] + .1 place + λ Dice(z_x_U, pseudo-label). The pseudo-label
+is the teacher's on noisy patches (EMA .99), blended voxel by voxel with z_c once there is a distribution of classes:
+argmax[(1 - ω) z_T + ω z_c], ω = voxels of the teacher's class in the blended labels of the last 20 steps over the
+largest class's.
 
-What deviates: recovered cubes lie at their own place (the published code mirrors 18 of 27 of them); ``blend`` "frequent"
-is the code's weight, which gives the large classes to the cubes, "rare" is 1 - ω; the teacher has no classifier of places.
-Cost 1.6 CPS; the classifier of places has 8.5 million weights with 16 filters, for training alone.
+What deviates: recovered cubes lie at their own place (the published code mirrors 18 of 27 of them); ``blend``
+"frequent" is the code's weight, which gives the large classes to the cubes, "rare" is 1 - ω; the teacher has no
+classifier of places. Cost 1.6 CPS; the classifier of places has 8.5 million weights with 16 filters, for training
+alone.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class MagicNetOptions:
     cubes: int = option(3, "cubes along each side of a patch")
     blend: Literal["frequent", "rare"] = option("frequent", "the classes that the cubes' prediction decides")
     blend_from: int = option(100, "first step with a blended pseudo-label")
-    losses: Literal["plain", "gradient_aware"] = option("plain", "gradient_aware: GA on MagicNet, the losses of --strategy ga")
+    losses: Literal["plain", "gradient_aware"] = option(
+        "plain", "gradient_aware: GA on MagicNet, the losses of --strategy ga"
+    )
 
     def __post_init__(self) -> None:
         if self.cubes < 2:

@@ -1,7 +1,7 @@
 """Volumes put together from others: boxes, cubes, blocks, frequencies.
 
-Pure functions of tensors (batch, channel, depth, height, width) and of a generator on the CPU. Label maps go through them
-as (batch, 1, depth, height, width).
+Pure functions of tensors (batch, channel, depth, height, width) and of a generator on the CPU. Label maps go through
+them as (batch, 1, depth, height, width).
 """
 
 from __future__ import annotations

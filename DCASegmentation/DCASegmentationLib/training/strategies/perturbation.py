@@ -1,7 +1,7 @@
 """Changes of a volume that its labels survive: noise, strong views, and the worst small perturbation.
 
-They are made on the device from the loop's own patches, so all views of a patch are aligned voxel by voxel. Draws come
-from a generator on the CPU (``Strategy.random``): the same in a resumed run, on any device.
+They are made on the device from the loop's own patches, so all views of a patch are aligned voxel by voxel. Draws
+come from a generator on the CPU (``Strategy.random``): the same in a resumed run, on any device.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def smoothed(volumes: Tensor, share: float) -> Tensor:
 
 
 def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -> Tensor:
-    """Patches (batch, 1, depth, height, width) with another contrast, brightness, gamma, blur and noise, each wider than
-    the loop's own augmentation, and with probability ``box`` a box of noise.
+    """Patches (batch, 1, depth, height, width) with another contrast, brightness, gamma, blur and noise, each wider
+    than the loop's own augmentation, and with probability ``box`` a box of noise.
 
     Intensities only, relative to each patch's own range: no rotation or scale, so that labels stay aligned.
     """
@@ -58,7 +58,9 @@ def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -
             patch = smoothed(patch[None], 0.6 * draw[5])[0]
         patch = patch + normal(patch.shape, generator, patch) * (0.1 * draw[6])
         if draw[7] < box:
-            sides = [max(1, round((0.2 + 0.2 * one) * side)) for one, side in zip(draw[8:], patch.shape[1:], strict=True)]
+            sides = [
+                max(1, round((0.2 + 0.2 * one) * side)) for one, side in zip(draw[8:], patch.shape[1:], strict=True)
+            ]
             starts = [
                 int(torch.randint(whole - side + 1, (), generator=generator))
                 for side, whole in zip(sides, patch.shape[1:], strict=True)

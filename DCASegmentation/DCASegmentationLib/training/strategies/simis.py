@@ -2,13 +2,14 @@
 
 The further a class lags behind the most frequent one, the more pseudo-labels it gets.
 
-``row``: DHC's port, on CPS: weights of classes C (max P - P_k), P the shares of each network's own labels on all patches
-of a step, background included, running mean .99 from the labelled counts. All organs come to weigh about C, and
-background nothing: it says "foreground only" rather than "rare first". Cost 1 CPS.
-``published``: on FixMatch. In round t of T, class k gets its n_k = (max π - π_k) N / K (1 - (t / T - 1)²) most confident
-voxels of all unlabelled cases as labels, N and π being the number and the shares of foreground voxels in the labelled
-cases, π in those as extended the last time; the rest is ignored. The paper has a round for each epoch and images for
-voxels; ours has ``rounds``, because each predicts all unlabelled cases. Cost .6 CPS and those predictions.
+``row``: DHC's port, on CPS: weights of classes C (max P - P_k), P the shares of each network's own labels on all
+patches of a step, background included, running mean .99 from the labelled counts. All organs come to weigh about C,
+and background nothing: it says "foreground only" rather than "rare first". Cost 1 CPS.
+``published``: on FixMatch. In round t of T, class k gets its n_k = (max π - π_k) N / K (1 - (t / T - 1)²) most
+confident voxels of all unlabelled cases as labels, N and π being the number and the shares of foreground voxels in
+the labelled cases, π in those as extended the last time; the rest is ignored. The paper has a round for each epoch
+and images for voxels; ours has ``rounds``, because each predicts all unlabelled cases. Cost .6 CPS and those
+predictions.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class SimiSOptions:
 
 
 def appended_voxels(shares: Tensor, voxels: float, progress: float) -> Tensor:
-    """n_k (K,) for the shares π (K,) of the organs among so many labelled foreground ``voxels``, at ``progress`` t/T."""
+    """n_k (K,) for shares (K,) of the organs among so many labelled foreground ``voxels``, at ``progress`` t/T."""
     return (shares.max() - shares) * voxels / len(shares) * (1 - (progress - 1) ** 2)
 
 

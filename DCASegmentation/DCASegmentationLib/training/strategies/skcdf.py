@@ -3,11 +3,11 @@
 The encoder learns from all patches; decoder l from labelled and decoder u, the answer, from unlabelled ones. At the
 bottleneck attention over channels lets labelled patches attend to unlabelled ones and the other way round, without a
 gradient into the attended; unlabelled patches alone, and the answer, attend to themselves. Each decoder has a second,
-balanced head, which learns from a sample of the voxels:
-L_sup = L(l(L), y) + L(balanced l(L), y on M), M ~ Bernoulli(n_min / n_y); pseudo-labels are l's argmax on unlabelled patches,
-of both heads; L_un = L(u(U), label) + L(balanced u(U), label on M_u), M_u ~ Bernoulli(1 - t/T (1 - n_min / n_label));
-L = cross-entropy + 1 - foreground Dice. After each step l's head follows its balanced head, u follows l, u's head its
-balanced head (EMA .99 of weights that also learn).
+balanced head, which learns from a sample of the voxels: L_sup = L(l(L), y) + L(balanced l(L), y on M), M ~
+Bernoulli(n_min / n_y); pseudo-labels are l's argmax on unlabelled patches, of both heads; L_un = L(u(U), label) +
+L(balanced u(U), label on M_u), M_u ~ Bernoulli(1 - t/T (1 - n_min / n_label)); L = cross-entropy + 1 - foreground
+Dice. After each step l's head follows its balanced head, u follows l, u's head its balanced head (EMA .99 of weights
+that also learn).
 
 What deviates: M leaves voxels out of the loss (the published code multiplies logits and labels by it, so that those
 voxels become false foreground in Dice); counts of all labelled cases, not of four; unlabelled patches pass the first
@@ -63,7 +63,9 @@ class ChannelAttention(nn.Module):
         query = self.query(normed).transpose(1, 2)
         if others is None:
             key, value = self.key(normed).transpose(1, 2), self.value(normed).transpose(1, 2)
-            heads = [self._attend(*three) for three in zip(*(x.chunk(2, dim=1) for x in (query, key, value)), strict=True)]
+            heads = [
+                self._attend(*three) for three in zip(*(x.chunk(2, dim=1) for x in (query, key, value)), strict=True)
+            ]
             found = torch.cat(heads, dim=1)
         else:
             attended = self.before(self._tokens(others))
@@ -182,9 +184,7 @@ class SKCDF(Strategy):
         labels, balanced = self._pseudo
         rates = 1 - moment.step / self.options.steps * (1 - self.ratio)
         masks = (None, sampled(balanced, rates, generator))
-        losses = [
-            self._loss(one, target, mask) for one, target, mask in zip(answers, self._pseudo, masks, strict=True)
-        ]
+        losses = [self._loss(one, target, mask) for one, target, mask in zip(answers, self._pseudo, masks, strict=True)]
         loss = losses[0] + losses[1]
         same = agreement(answers[0].detach().argmax(dim=1), labels)
         return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": same})

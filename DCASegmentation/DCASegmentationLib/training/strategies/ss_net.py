@@ -1,15 +1,15 @@
 """SS-Net: smoothness and class separation (Wu et al., MICCAI 2022).
 
-Smoothness: the prediction must not change under the worst small perturbation of the input,
-L_adv = Dice(p(x + ε d), sg p(x)), d the direction of steepest change (``perturbation.adversarial_direction``).
-Separation: voxel features of a class are pulled to a bank of good labelled features of that class,
-mean (1 - cos(F_m, R_n)) a_m b_n, a and b learned and normed to a mean of 1.
-L = Dice(z_L, y) + λ [L_adv + .1 (contrast_L + contrast_U)]; unlabelled voxels go by their own argmax.
+Smoothness: the prediction must not change under the worst small perturbation of the input, L_adv = Dice(p(x + ε d),
+sg p(x)), d the direction of steepest change (``perturbation.adversarial_direction``). Separation: voxel features of a
+class are pulled to a bank of good labelled features of that class, mean (1 - cos(F_m, R_n)) a_m b_n, a and b learned
+and normed to a mean of 1. L = Dice(z_L, y) + λ [L_adv + .1 (contrast_L + contrast_U)]; unlabelled voxels go by their
+own argmax.
 
 What deviates: the bank keeps the features that their selector ranks highest (the published code sorts the other way
-round); the mean is over the classes there are; at most 4096 voxels of a class are looked at, because all of 96³ times the
-bank do not fit; ε is a share of the patch's standard deviation, so that it means the same on other patches and on 0..1 as
-on z-scored volumes. Heads are for training alone. Cost 1.6 CPS.
+round); the mean is over the classes there are; at most 4096 voxels of a class are looked at, because all of 96³ times
+the bank do not fit; ε is a share of the patch's standard deviation, so that it means the same on other patches and on
+0..1 as on z-scored volumes. Heads are for training alone. Cost 1.6 CPS.
 """
 
 from __future__ import annotations

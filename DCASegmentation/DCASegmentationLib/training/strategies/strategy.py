@@ -42,9 +42,7 @@ class Facts(NamedTuple):
     processes: int = 1
 
 
-def facts_of(
-    labelled: Sequence[Case], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1
-) -> Facts:
+def facts_of(labelled: Sequence[Case], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1) -> Facts:
     """The facts of these cases; ``organs`` are the names of labels 1 to K."""
     voxels = sum((case.voxel_counts(len(organs)) for case in labelled), np.zeros(len(organs) + 1, np.int64))
     partial = next((case.name for case in labelled if case.unknown), None)

@@ -1,8 +1,8 @@
 """Two networks that teach each other: the chassis of CPS and of the systems that DHC's authors built on it.
 
-Both networks see all patches, labelled or not. Each learns from the labels, and on all patches from the other's argmax,
-which hands no gradient back. They start from different draws, and answer with the mean of their logits. Cost: both
-networks forward and backward on every patch of a step, the measure (CPS = 1) of the others' cost.
+Both networks see all patches, labelled or not. Each learns from the labels, and on all patches from the other's
+argmax, which hands no gradient back. They start from different draws, and answer with the mean of their logits. Cost:
+both networks forward and backward on every patch of a step, the measure (CPS = 1) of the others' cost.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
 """URPC: uncertainty rectified pyramid consistency (Luo et al., MICCAI 2021).
 
-One network that predicts at each of four decoder scales. Labels teach all four:
-L_sup = 1/(2S) Σ_s [ce(z_s, y) + Dice(p_s, y)]. On unlabelled patches each scale is pulled to the mean p̄ of all, less
-where it differs from it by the KL divergence U_s = Σ_c p̄ log(p̄ / p_s):
-mean_s { mean[(p̄ - p_s)² e^-U_s] / mean[e^-U_s] + mean[U_s] }.
+One network that predicts at each of four decoder scales. Labels teach all four: L_sup = 1/(2S) Σ_s [ce(z_s, y) +
+Dice(p_s, y)]. On unlabelled patches each scale is pulled to the mean p̄ of all, less where it differs from it by the
+KL divergence U_s = Σ_c p̄ log(p̄ / p_s): mean_s { mean[(p̄ - p_s)² e^-U_s] / mean[e^-U_s] + mean[U_s] }.
 
-What deviates: the backbone is the V-Net of all rows, with its dropout (1/2) at the bottleneck and the last block in place
-of the U-Net's at each decoder level. The direction of the divergence is the code's. Three heads of 1x1x1 are added, which
-only training uses. Cost .5 CPS.
+What deviates: the backbone is the V-Net of all rows, with its dropout (1/2) at the bottleneck and the last block in
+place of the U-Net's at each decoder level. The direction of the divergence is the code's. Three heads of 1x1x1 are
+added, which only training uses. Cost .5 CPS.
 """
 
 from __future__ import annotations
