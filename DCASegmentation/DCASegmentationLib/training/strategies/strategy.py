@@ -8,7 +8,7 @@ is its own: further networks (a teacher, a second student) are modules of it, nu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -154,13 +154,13 @@ class Strategy(nn.Module):
     def __init__(self, options: TrainingOptions) -> None:
         super().__init__()
         self.options = options
-        self.own: Any = own_options(type(self), options.strategy_options)
+        self.own: Any = own_options(type(self), options)
         self.facts: Facts | None = None
 
     @classmethod
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
         """Raise UserError if the strategy cannot learn with these options from such cases, before anything is built."""
-        name = f"--strategy {cls.name}"
+        name = f"--strategy {options.strategy}"
         cls.read(options)
         if cls.needs_unlabelled and not facts.unlabelled:
             raise UserError(
@@ -196,7 +196,7 @@ class Strategy(nn.Module):
     @classmethod
     def read(cls, options: TrainingOptions) -> Any:
         """The options of the class that a run gives. Raises UserError for wrong ones."""
-        return own_options(cls, options.strategy_options)
+        return own_options(cls, options)
 
     @classmethod
     def require_grid(cls, options: TrainingOptions, count: int, setting: str, divisor: int = 1) -> None:
@@ -208,7 +208,7 @@ class Strategy(nn.Module):
             sizes = " x ".join(map(str, options.patch))
             parts = f" of a multiple of {divisor} voxels" if divisor > 1 else ""
             raise UserError(
-                f"--strategy {cls.name} cuts each side of a patch into {count} parts{parts}, and {sizes} cannot be.",
+                f"--strategy {options.strategy} cuts a patch into {count} parts a side{parts}; {sizes} cannot be.",
                 f"Choose a --patch of a multiple of {count * divisor}, or another {setting} with --strategy-option.",
             )
 
@@ -276,24 +276,25 @@ class Strategy(nn.Module):
         return [LearningGroup(list(self.learning()))]
 
 
-def own_options(kind: type[Strategy], given: Mapping[str, Any]) -> Any:
-    """The options of strategy ``kind``: its defaults, then those ``given`` by name, as text or as values.
+def own_options(kind: type[Strategy], options: TrainingOptions) -> Any:
+    """The options of strategy ``kind``: its defaults, then those a run gives by name, as text or as values.
 
     Raises UserError for a name it does not have or a value of another type.
     """
     hints = get_type_hints(kind.Options)
     known = {item.name: item for item in fields(kind.Options)}
-    for name in given:
+    for name in options.strategy_options:
         if name not in known:
             listed = "; ".join(f"{key} ({item.default}): {item.metadata['help']}" for key, item in known.items())
             raise UserError(
-                f"--strategy {kind.name} has no option '{name}'.",
+                f"--strategy {options.strategy} has no option '{name}'.",
                 f"It has these: {listed}" if known else "It has none.",
             )
     try:
-        return kind.Options(**{name: _value(name, value, hints[name]) for name, value in given.items()})
+        given = {name: _value(name, value, hints[name]) for name, value in options.strategy_options.items()}
+        return kind.Options(**given)
     except ValueError as error:
-        raise UserError(f"--strategy {kind.name}: {error}.", "Change it in --strategy-option.") from None
+        raise UserError(f"--strategy {options.strategy}: {error}.", "Change it in --strategy-option.") from None
 
 
 def _value(name: str, value: Any, hint: Any) -> Any:
