@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UserError
+from ..training.strategies.names import StrategyName
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
 from .preparation import PreprocessingOption, SpacingOption, changes_of
@@ -30,7 +31,6 @@ CURVE = "curve.png"
 _VALIDATE_EVERY = 500
 
 Preset = Literal["default", "paper"]
-Strategy = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 AggregationStart = Literal["medium", "as_is"]
 Division = Literal["top2", "sequential", "balanced", "fixed", "average"]
 
@@ -64,7 +64,13 @@ def run(
     all_labels: Annotated[
         bool, typer.Option("--all-labels", help="Use the labels of the unlabelled cases, too: full supervision.")
     ] = False,
-    strategy: Annotated[Strategy, typer.Option(help="dca, or a baseline for comparison.")] = "dca",
+    strategy: Annotated[
+        StrategyName, typer.Option(help="dca, or a system of the paper's tables to compare with.")
+    ] = "dca",
+    strategy_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: an option of the strategy's own (Resources/Docs/systems.md). May be repeated."),
+    ] = None,
     division: Annotated[Division | None, typer.Option(help="How organs are divided (dca partition).")] = None,
     init: Annotated[
         str | None,
@@ -150,6 +156,8 @@ def run(
     changes |= {name: value for name, value in given.items() if value is not None}
     if joint_statistics:
         changes["joint_statistics"] = True
+    if strategy_option:
+        changes["strategy_options"] = _strategy_options(strategy_option)
     initial = None if init is None else load(init)
     groups: Partition | None
     if resume:
@@ -238,6 +246,14 @@ def run(
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 
 
+def _strategy_options(given: list[str]) -> dict[str, str]:
+    """Options by name. Raises UserError for one without a value."""
+    for one in given:
+        if "=" not in one:
+            raise UserError(f"--strategy-option {one} has no value.", "Write it like --strategy-option box=0.5.")
+    return dict(one.split("=", 1) for one in given)
+
+
 def _painted(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.cohort import Cohort
@@ -281,7 +297,9 @@ def _warnings(cases: tuple[list[Case], list[Case], list[Case]], options: Trainin
     return found
 
 
-def _options(preset: Preset, strategy: Strategy, changes: dict[str, Any], fine_tuned: Bundle | None) -> TrainingOptions:
+def _options(
+    preset: Preset, strategy: StrategyName, changes: dict[str, Any], fine_tuned: Bundle | None
+) -> TrainingOptions:
     from ..training.fine_tuning import fine_tuning_options
     from ..training.options import TrainingOptions
     from ..training.strategies.choosing import OWN_OPTIONS

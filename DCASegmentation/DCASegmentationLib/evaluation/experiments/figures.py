@@ -122,7 +122,7 @@ def _overlays(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     for arm in arms:
         strategy = runs.trained(arm)
         for name, case in chosen.items():
-            found[name][arm.title] = predict(strategy.network, case, strategy.options)
+            found[name][arm.title] = predict(strategy.answering(), case, strategy.options)
     shown = [
         CaseResults(
             name, case.hu, _truth(case), found[name], {arm.title: by_case[arm.key][name] for arm in arms},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from ..method_table import Format, MethodTable
 from ..metrics import ASD
 from ..scores import Scores
 from ..uncertainty import bootstrap_interval, over_seeds
+from .cost import StepCost
 from .definitions import Experiment
+from .paper_numbers import PaperRow
 from .runs import Runs, rounded
+from .systems import EQUAL
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,28 @@ class Outcome:
     scores: Mapping[str, Sequence[Scores]]
     groups: Mapping[str, Sequence[int]]
     vocabulary: Vocabulary
+    # By the arm's key; empty where the table does not show costs.
+    costs: Mapping[str, StepCost] = field(default_factory=dict)
+    steps: Mapping[str, int] = field(default_factory=dict)
+    # The paper's own rows to show beside, by the arm's key.
+    paper: Mapping[str, PaperRow] = field(default_factory=dict)
 
 
-def run_experiment(experiment: Experiment, runs: Runs) -> Outcome:
+def run_experiment(
+    experiment: Experiment,
+    runs: Runs,
+    costs: Mapping[str, StepCost] | None = None,
+    paper: Mapping[str, PaperRow] | None = None,
+) -> Outcome:
     """Run what is not there yet, score it on the test cases and write the tables into the runs' folder.
 
-    Raises UserError if an arm needs labels that the data do not have.
+    ``costs`` of a step, by the arm's key, and the ``paper``'s own rows become columns. Raises UserError if an arm needs
+    labels that the data do not have.
     """
-    outcome = Outcome(experiment, runs.scores(experiment.arms), runs.groups(), runs.data.vocabulary)
+    steps = {arm.key: arm.options(runs.common, runs.seeds[0]).steps for arm in experiment.arms}
+    outcome = Outcome(
+        experiment, runs.scores(experiment.arms), runs.groups(), runs.data.vocabulary, costs or {}, steps, paper or {}
+    )
     write_tables(outcome, runs.folder)
     return outcome
 
@@ -40,11 +57,42 @@ def run_experiment(experiment: Experiment, runs: Runs) -> Outcome:
 def write_tables(outcome: Outcome, folder: Path) -> None:
     """The experiment's table as CSV, Markdown and LaTeX in ``folder``, and its summary as JSON."""
     rows = {arm.title: outcome.scores[arm.key] for arm in outcome.experiment.arms}
-    made = MethodTable(outcome.vocabulary, rows)
+    arms = outcome.experiment.arms
+    grouped = {arm.title: arm.group for arm in arms}
+    made = MethodTable(
+        outcome.vocabulary,
+        rows,
+        groups=grouped,
+        further=further_columns(outcome),
+        marked=any(grouped.values()),
+        unranked=[arm.title for arm in arms if arm.all_labels],
+    )
     forms: tuple[tuple[Format, str], ...] = (("csv", "csv"), ("markdown", "md"), ("latex", "tex"))
     for form, extension in forms:
         write_text(made.text(form), folder / f"{outcome.experiment.name}.{extension}")
     write_json(summary(outcome), folder / f"{outcome.experiment.name}.json")
+
+
+def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
+    """Cost and the paper's own numbers, by the column's title and the arm's title."""
+    columns: dict[str, dict[str, str]] = {}
+    for arm in outcome.experiment.arms:
+        key = arm.key.removesuffix(EQUAL)
+        cost, paper = outcome.costs.get(key), outcome.paper.get(key)
+        if cost is not None:
+            columns.setdefault("GMAC/step", {})[arm.title] = f"{cost.macs / 1e9:.3g}"
+            columns.setdefault("Patches/step", {})[arm.title] = f"{cost.passes:.3g}"
+            columns.setdefault("Steps", {})[arm.title] = str(outcome.steps[arm.key])
+        if paper is not None:
+            columns.setdefault("Paper: Dice", {})[arm.title] = _printed(paper.dice)
+            columns.setdefault("Paper: ASD (voxels)", {})[arm.title] = _printed(paper.asd)
+            columns.setdefault("Paper: protocol", {})[arm.title] = paper.protocol
+    return columns
+
+
+def _printed(spread: tuple[float, float | None]) -> str:
+    mean, deviation = spread
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f}±{deviation:.1f}"
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
@@ -66,4 +114,11 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "asd_mm": rounded(over_seeds(runs, ASD).mean),
             "asd_not_counted": sum(run.not_counted(ASD) for run in runs),
         }
+        if outcome.costs:
+            cost = outcome.costs[arm.key.removesuffix(EQUAL)]
+            found[arm.key] |= {
+                "steps": outcome.steps[arm.key],
+                "gmac_per_step": rounded(cost.macs / 1e9, 3),
+                "patches_per_step": rounded(cost.passes, 3),
+            }
     return {"experiment": outcome.experiment.title, "arms": found}

@@ -20,16 +20,19 @@ from ...training.cases import Case
 from ...training.checkpoint import load_checkpoint
 from ...training.division import divide
 from ...training.options import TrainingOptions
-from ...training.strategies.strategy import Strategy
+from ...training.strategies.choosing import require
+from ...training.strategies.strategy import Facts, Strategy, facts_of
 from ...training.trainer import BEST, CHECKPOINT, Trainer
 from ...training.validation import predict
 from ..metrics import ASD, DICE, measure
 from ..scores import Scores
 from .at_once import make_at_once
+from .cost import StepCost, step_cost
 from .definitions import Arm
 
 SCORES = "scores.json"
 SETTINGS = "experiment.json"
+COSTS = "costs.json"
 
 Progress = Callable[[float, str], None]
 
@@ -87,8 +90,9 @@ class Runs:
         """
         named = {(arm.key, seed): (arm, seed) for arm, seed in jobs}.values()
         jobs = [job for job in named if not (self._run_folder(*job) / SCORES).exists()]
-        for arm, _ in jobs:
+        for arm, seed in jobs:
             self._require_labels(arm)
+            require(arm.options(self.common, seed), self.facts(arm))
         if self.at_once > 1 and len(jobs) > 1:
             make_at_once(self, jobs, self.at_once)
             return
@@ -113,6 +117,24 @@ class Runs:
         _use_scored_weights(trainer)
         return trainer.strategy
 
+    def facts(self, arm: Arm) -> Facts:
+        """What the cases hold that the arm learns from."""
+        labelled, unlabelled = self._cases(arm)
+        return facts_of(labelled, unlabelled, [organ.name for organ in self.data.vocabulary])
+
+    def costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
+        """What a step of each arm costs, by its key, counted once and kept. Raises UserError as ``scores`` does."""
+        path = self.folder / COSTS
+        known: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        for index, arm in enumerate(arms):
+            self._require_labels(arm)
+            if arm.key not in known:
+                self.report(index / len(arms), f"Cost of a step of {arm.title}")
+                cost = step_cost(arm.options(self.common, self.seeds[0]), self.division(), self.facts(arm))
+                known[arm.key] = [cost.macs, cost.passes]
+        write_json(known, path)
+        return {arm.key: StepCost(*known[arm.key]) for arm in arms}
+
     def division(self) -> Partition:
         """Head, medium and tail as DCA's own division has them, the same for all arms."""
         return divide(self.data.labelled, self.data.vocabulary, self.common.partition)
@@ -132,11 +154,15 @@ class Runs:
     def _trainer(self, arm: Arm, seed: int) -> Trainer:
         data = self.data
         self._require_labels(arm)
-        labelled, unlabelled = (data.all_labelled, ()) if arm.all_labels else (data.labelled, data.unlabelled)
+        labelled, unlabelled = self._cases(arm)
         return Trainer(
             self._run_folder(arm, seed), arm.options(self.common, seed), data.vocabulary, labelled, unlabelled,
             data.validation, self.device,
         )  # fmt: skip
+
+    def _cases(self, arm: Arm) -> tuple[Sequence[Case], Sequence[Case]]:
+        """The labelled and the unlabelled cases that the arm learns from."""
+        return (self.data.all_labelled, ()) if arm.all_labels else (self.data.labelled, self.data.unlabelled)
 
     def _require_labels(self, arm: Arm) -> None:
         if arm.all_labels and not self.data.all_labelled:
@@ -162,12 +188,12 @@ class Runs:
 
 
 def score_cases(strategy: Strategy, cases: Sequence[Case], vocabulary: Vocabulary) -> Scores:
-    """Dice and ASD (mm) of a strategy's network on ``cases``, on the model grid."""
+    """Dice and ASD (mm) of what a strategy answers on ``cases``, on the model grid."""
     options = strategy.options
-    scores = Scores(vocabulary, (DICE, ASD))
+    scores, answering = Scores(vocabulary, (DICE, ASD)), strategy.answering()
     for case in cases:
         assert case.labels is not None
-        predicted = predict(strategy.network, case, options)
+        predicted = predict(answering, case, options)
         found = measure(predicted, case.labels, case.voxel_size(options.grid), len(vocabulary), (DICE, ASD))
         for values in found.values():
             values[[label - 1 for label in case.unknown]] = np.nan
@@ -193,10 +219,20 @@ def rounded(value: float, digits: int = 4) -> float | None:
 
 
 def _use_scored_weights(trainer: Trainer) -> None:
-    """The weights that validated best; without validation the network stays as the last step left it."""
-    if (trainer.folder / BEST).exists():
-        best = load_checkpoint(trainer.folder / BEST)
-        trainer.network.load_state_dict(best["averaged"] if trainer.options.averaging else best["network"])
+    """The weights that validated best, of all networks that answer; without validation those of the last step stay."""
+    if not (trainer.folder / BEST).exists():
+        return
+    best = load_checkpoint(trainer.folder / BEST)
+    try:
+        trainer.network.load_state_dict(best["network"])
+        trainer.strategy.load_state_dict(best.get("strategy", {}), strict=False)
+        if trainer.options.averaging:
+            trainer.strategy.answering().load_state_dict(best["averaged"])
+    except RuntimeError:
+        raise UserError(
+            f"The run in {trainer.folder} was made when its strategy answered with another network.",
+            "Delete its folder; it is trained again.",
+        ) from None
 
 
 def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
