@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -187,3 +190,44 @@ def test_a_label_that_the_vocabulary_does_not_have_is_named(tmp_path):
     wrong = Case("odd", case.hu, np.where(case.labels == 3, 9, case.labels).astype(np.uint8))
     with pytest.raises(UserError, match="odd holds label 9; balls ends at 3"):
         Trainer(tmp_path, OPTIONS, THREE_BALLS, [case, wrong], [])
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from DCASegmentationLib.training.distributed import leave
+from test_strategies import options_for, trainer_for
+
+torch.set_num_threads(1)
+for name in sys.argv[2:]:
+    options = options_for(name, steps=3, labelled_per_step=4, unlabelled_per_step=4, ramp_fraction=0.1)
+    trainer = trainer_for(Path(sys.argv[1]) / name, options)
+    trainer.run(validate_every=9)
+    # Weights alone: a bank of features is the first process's from the next forward pass on.
+    values = torch.cat([value.detach().flatten() for value in trainer.strategy.parameters()])
+    statistics = [value.float().flatten() for key, value in trainer.strategy.named_buffers() if "bank" not in key]
+    values = torch.cat([values, *statistics])
+    highest, lowest = values.clone(), values.clone()
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    torch.distributed.all_reduce(lowest, torch.distributed.ReduceOp.MIN)
+    assert torch.equal(highest, lowest), (name, float((highest - lowest).abs().max()))
+leave()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("dhc", "cld", "adsh", "ss_net"), ("co_bionet", "basak", "bcp", "a_and_d", "skcdf")])
+def test_two_processes_keep_the_same_weights_and_statistics(tmp_path, names):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent / "DCASegmentation")])
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(script, tmp_path, *names),
+        ],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]

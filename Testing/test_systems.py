@@ -191,6 +191,7 @@ def test_the_command_makes_a_table_of_all_systems(dca, tmp_path):
     assert "for table1 and table2" in dca("experiment", "table3", "-o", tmp_path, "--beside-paper").err
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_system_with_options_of_its_own(dca, tmp_path):
     arguments = (
         "train",

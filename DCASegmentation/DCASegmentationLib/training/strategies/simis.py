@@ -58,24 +58,23 @@ class PublishedSimiS(FixMatch):
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options, groups)
         self.voxels: Tensor
-        self.register_buffer("voxels", torch.ones(self.channels - 1, dtype=torch.double))
+        self.register_buffer("voxels", torch.ones(self.channels - 1))
 
     def prepare(self, facts: Facts) -> None:
         super().prepare(facts)
-        self.voxels.copy_(torch.tensor(facts.voxels[1:], dtype=torch.double))
+        self.voxels.copy_(torch.tensor(facts.voxels[1:]))
 
     def new_cases(self, moment: Moment, pool: Pool) -> Sequence[Case] | None:
         borders = np.linspace(0, self.options.steps, self.own.rounds + 1).round().astype(int)[1:-1]
         if moment.step not in borders:
             return None
         assert self.facts is not None
-        labelled = torch.tensor(self.facts.voxels[1:], dtype=torch.double)
-        counts = appended_voxels(
-            self.voxels / self.voxels.sum().clamp(min=1), float(labelled.sum()), moment.step / self.options.steps
-        )
+        labelled = torch.tensor(self.facts.voxels[1:])
+        shares = self.voxels.cpu().double() / self.voxels.sum().clamp(min=1).cpu().double()
+        counts = appended_voxels(shares, float(labelled.sum()), moment.step / self.options.steps)
         cases = pseudo_labelled(pool, [0, *counts.tolist()], of_predicted=False)
         appended = sum((case.voxel_counts(self.channels - 1)[1:] for case in cases), np.zeros(self.channels - 1, int))
-        self.voxels.copy_(labelled + torch.from_numpy(np.asarray(appended, float)))
+        self.voxels.copy_(labelled + torch.from_numpy(np.asarray(appended)))
         return cases
 
 

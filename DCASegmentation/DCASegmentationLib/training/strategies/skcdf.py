@@ -81,7 +81,7 @@ class ChannelAttention(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(batch, tokens, positions) of queries, by keys and values (batch, other tokens, positions)."""
-        weights = (query @ key.transpose(1, 2) / math.sqrt(query.shape[2])).float()
+        weights = (query / math.sqrt(query.shape[2]) @ key.transpose(1, 2)).float()
         weights = functional.instance_norm(weights[:, None])[:, 0].softmax(dim=2)
         return weights.to(value.dtype) @ value
 
