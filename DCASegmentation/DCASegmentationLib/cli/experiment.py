@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -68,6 +69,10 @@ def run(
     beside_paper: Annotated[
         bool, typer.Option("--beside-paper", help="table1, table2: the paper's own numbers, too, with their protocol.")
     ] = False,
+    systems: Annotated[
+        Literal["baselines", "all"], typer.Option(help="fig1, fig5, fig6: the methods of baselines, or of table1.")
+    ] = "baselines",
+    picture: Annotated[Literal["png", "pdf", "svg"], typer.Option(help="The figures' format.")] = "png",
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
 ) -> None:
     """Train and compare the networks of the paper's tables or figures, each with several seeds, and write them.
@@ -85,6 +90,7 @@ def run(
     from ..evaluation.experiments.runs import Runs
     from ..evaluation.experiments.systems import (
         ALL_EXPERIMENTS,
+        SYSTEMS,
         TABLES,
         equal_compute,
         require_data,
@@ -130,7 +136,10 @@ def run(
             costs = runs.costs(experiments[next(iter(TABLES))].arms)
         if equal == "compute":
             experiments |= {name: equal_compute(experiments[name], common.steps, costs) for name in TABLES}
-        make_runs_of(names, runs, experiments)
+        further = _also(also or [], cases, folder, common.grid, percent, progress)
+        if systems == "all":
+            further = replace(further, methods=SYSTEMS)
+        make_runs_of(names, runs, experiments, further)
         outcomes = {
             name: run_experiment(
                 experiments[name],
@@ -141,13 +150,12 @@ def run(
             for name in names
             if name in experiments
         }
-        further = _also(also or [], cases, folder, common.grid, percent, progress)
-        pictures = [make_figure(name, runs, further) for name in names if name in FIGURES]
+        pictures = [make_figure(name, runs, further, f".{picture}") for name in names if name in FIGURES]
     for name, outcome in outcomes.items():
         _print(outcome, len(drawn), cases.told)
         say_plain(f"Written: {out / name}.csv, .md, .tex and .json")
-    for picture in pictures:
-        say_plain(f"Written: {picture} and {picture.with_suffix('.json').name}, the numbers in it")
+    for path in pictures:
+        say_plain(f"Written: {path} and {path.with_suffix('.json').name}, the numbers in it")
 
 
 def _check_names(names: list[str], bundle: str | None, also: bool, for_systems: bool) -> None:

@@ -20,8 +20,8 @@ from ...training.options import TrainingOptions
 from ...training.strategies.choosing import make_strategy, require
 from ...training.strategies.strategy import Batch, Facts, Strategy
 
-# A smaller patch is counted where the strategy takes it: convolutions, nearly all of the cost, are in proportion.
-_SMALL = 64
+# No side of a patch that stands for a larger one is shorter.
+_SHORTEST = 32
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,9 @@ def step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> Step
     Raises UserError where the strategy cannot learn with these options from such cases.
     """
     require(options, facts)
-    patch = options.patch
-    while max(patch) >= 2 * _SMALL or (max(patch) > _SMALL and min(patch) > 32):
-        half = (patch[0] // 2, patch[1] // 2, patch[2] // 2)
-        try:
-            if any(side % 16 or side < 32 for side in half):
-                break
-            require(replace(options, patch=half), facts)
-        except UserError:
-            break
-        patch = half
+    patch = _smaller(options, facts)
     scale = float(np.prod(options.patch) / np.prod(patch))
-    counted = replace(options, patch=patch, grid=options.grid)
+    counted = replace(options, patch=patch)
     state = torch.random.get_rng_state()
     strategy = make_strategy(counted, groups, facts).train()
     steps: Counter[tuple[str, bool]] = Counter()
@@ -83,6 +74,23 @@ def step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> Step
         scale * sum(one.macs * count for one, count in found) / options.steps,
         sum(one.passes * count for one, count in found) / options.steps,
     )
+
+
+def _smaller(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
+    """A smaller patch of the same proportions that the strategy takes, to count with: convolutions, nearly all of the
+    cost, are in proportion to it."""
+    depth, height, width = options.patch
+    for divisor in (4, 3, 2):
+        patch = (depth // divisor, height // divisor, width // divisor)
+        whole = all(side % (16 * divisor) == 0 and side // divisor >= _SHORTEST for side in options.patch)
+        if not whole:
+            continue
+        try:
+            require(replace(options, patch=patch), facts)
+        except UserError:
+            continue
+        return patch
+    return options.patch
 
 
 def _count(strategy: Strategy, step: int) -> StepCost:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from .definitions import Experiment
-from .figures import FIGURES
+from .figures import FIGURES, Also
 from .runs import Runs
 from .systems import ALL_EXPERIMENTS
 
 
-def make_runs_of(names: Iterable[str], runs: Runs, experiments: Mapping[str, Experiment] = ALL_EXPERIMENTS) -> None:
+def make_runs_of(
+    names: Iterable[str],
+    runs: Runs,
+    experiments: Mapping[str, Experiment] = ALL_EXPERIMENTS,
+    also: Also | None = None,
+) -> None:
     """Make what the tables (of ``experiments``) and figures called ``names`` show and what is not there yet.
 
     Made for each table by itself, the last few runs of each would leave the rest of the computer waiting. Raises
@@ -18,7 +23,7 @@ def make_runs_of(names: Iterable[str], runs: Runs, experiments: Mapping[str, Exp
     """
     jobs = []
     for name in names:
-        arms = experiments[name].arms if name in experiments else FIGURES[name].arms(runs)
+        arms = experiments[name].arms if name in experiments else FIGURES[name].arms(runs, also or Also())
         every_seed = name in experiments or FIGURES[name].every_seed
         jobs += [(arm, seed) for seed in (runs.seeds if every_seed else runs.seeds[:1]) for arm in arms]
     runs.make_missing(jobs)
