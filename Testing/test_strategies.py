@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.training.cases import Case
+from DCASegmentationLib.training.cases import Case, read_pseudo_cases, write_pseudo_cases
 from DCASegmentationLib.training.options import StrategyName, TrainingOptions
 from DCASegmentationLib.training.strategies.choosing import OWN_OPTIONS, make_strategy
 from DCASegmentationLib.training.strategies.strategy import Batch, Loss, Moment, Strategy, plain_vnet
@@ -190,6 +190,16 @@ def test_a_label_that_the_vocabulary_does_not_have_is_named(tmp_path):
     wrong = Case("odd", case.hu, np.where(case.labels == 3, 9, case.labels).astype(np.uint8))
     with pytest.raises(UserError, match="odd holds label 9; balls ends at 3"):
         Trainer(tmp_path, OPTIONS, THREE_BALLS, [case, wrong], [])
+
+
+def test_pseudo_labelled_cases_are_those_of_the_step_a_run_goes_on_from(tmp_path):
+    case = replace(case_of_balls(1), ignored=case_of_balls(1).labels == 0)
+    write_pseudo_cases(tmp_path, 10, [case])
+    write_pseudo_cases(tmp_path, 20, [case, case])
+    assert [len(read_pseudo_cases(tmp_path, step)) for step in (0, 10, 11, 20, 21)] == [0, 0, 1, 1, 2]
+    again = read_pseudo_cases(tmp_path, 11)[0]
+    assert np.array_equal(again.ignored, case.ignored) and np.array_equal(again.labels, case.labels)
+    assert again.voxel_counts(3)[0] == 0 and (again.voxel_counts(3)[1:] == case_of_balls(1).voxel_counts(3)[1:]).all()
 
 
 TWO_PROCESSES = """

@@ -12,9 +12,9 @@ import pytest
 import torch
 from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.evaluation.experiments.cost import StepCost, step_cost
-from DCASegmentationLib.evaluation.experiments.definitions import small_options
+from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, small_options
 from DCASegmentationLib.evaluation.experiments.paper_numbers import PAPER
-from DCASegmentationLib.evaluation.experiments.running import run_experiment
+from DCASegmentationLib.evaluation.experiments.running import leading_columns, run_experiment
 from DCASegmentationLib.evaluation.experiments.runs import COSTS, Data, Runs
 from DCASegmentationLib.evaluation.experiments.systems import (
     GENERAL,
@@ -177,6 +177,27 @@ def test_the_three_best_of_each_column_are_marked():
     assert "| General | b | **46.67** ¹ | **1.00** ¹ | **70.0** ¹" in markdown[4]
     assert "¹" not in markdown[2] and markdown[3].endswith("| 5 |")
     assert "¹" not in made.text("csv") and r"\textbf{\textcolor{red}{46.67}}" in made.text("latex")
+
+
+def test_tables_three_and_five_tell_their_rows_apart_as_the_paper_does():
+    def columns(name: str) -> dict[str, list[str]]:
+        experiment = EXPERIMENTS[name]
+        options = {arm.key: arm.options(small_options(), 0) for arm in experiment.arms}
+        found = leading_columns(experiment, options)
+        return {title: [cells[arm.title] for arm in experiment.arms] for title, cells in found.items()}
+
+    marks = columns("table3")
+    assert marks["3 Experts"][0] == "" and marks["3 Experts"][1:] == ["✓"] * (len(marks["3 Experts"]) - 1)
+    assert marks["DFAM"] == [*[""] * (len(marks["DFAM"]) - 1), "✓"] and marks["LGA"][:2] == ["", ""]
+    stages = columns("table5")["n_stages H, M, T"]
+    assert stages[0] == "3, 3, 2, 1; 3, 3, 2, 1; 3, 3, 2, 1" and stages[-1].startswith("2, 2, 1, 1")
+    assert columns("table1" if "table1" in EXPERIMENTS else "table4") == {}
+    made = MethodTable(
+        THREE_BALLS, {"β-FFT": [scores_of(0.5, 1.0)]}, leading={"DFAM": {"β-FFT": "✓"}}, colors={1: "red"}
+    )
+    latex = made.text("latex")
+    assert r"$\beta$-FFT & \checkmark & 33.33" in latex and r"\textcolor{red}{large} & middle" in latex
+    assert made.header()[:3] == ["Method", "DFAM", "Avg. Dice"] and made.cells()[0][1] == "✓"
 
 
 @pytest.mark.slow

@@ -29,7 +29,9 @@ class MethodTable:
 
     Dice is in percent with one decimal (means: two), as in the paper; several seeds give mean ± standard deviation.
     ``order`` are the labels in the order of the columns, by default the vocabulary's. ``groups`` give rows a group, in
-    a column of its own where any has one; ``further`` are columns after the organs', cells by the row's name.
+    a column of its own where any has one; ``leading`` are columns before the means (such as check marks of what a row
+    has), ``further`` ones after the organs', both with cells by the row's name. ``colors`` are LaTeX colors of organs'
+    titles by label.
 
     With ``marked``, Markdown and LaTeX mark the three best of each column, as the paper does, among the rows that are
     not ``unranked`` (such as one with full supervision); equal values share a mark. CSV has plain values.
@@ -40,7 +42,9 @@ class MethodTable:
     distance: Metric = ASD
     order: tuple[int, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)
+    leading: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     further: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    colors: Mapping[int, str] = field(default_factory=dict)
     marked: bool = False
     unranked: Collection[str] = ()
 
@@ -48,7 +52,8 @@ class MethodTable:
         """Titles of the columns."""
         organs = [self.vocabulary.by_label[label].abbreviation for label in self._labels()]
         group = ["Group"] if any(self.groups.values()) else []
-        return [*group, "Method", "Avg. Dice", f"Avg. {self.distance.title}", *organs, *self.further]
+        means = ["Avg. Dice", f"Avg. {self.distance.title}"]
+        return [*group, "Method", *self.leading, *means, *organs, *self.further]
 
     def cells(self, plus_minus: str = "±") -> list[list[str]]:
         """Each method's cells."""
@@ -56,8 +61,10 @@ class MethodTable:
         return [
             [
                 *([self.groups.get(name, "")] if grouped else []),
-                *self._row(name, runs, plus_minus),
-                *self._further(name),
+                name,
+                *(cells.get(name, "") for cells in self.leading.values()),
+                *self._row(runs, plus_minus),
+                *(cells.get(name, "") for cells in self.further.values()),
             ]
             for name, runs in self.rows.items()
         ]
@@ -70,7 +77,7 @@ class MethodTable:
             return buffer.getvalue()
         if form == "markdown":
             header = self.header()
-            first = header.index("Method") + 1
+            first = header.index("Avg. Dice")
             lines = [header, ["---"] * first + ["---:"] * (len(header) - first)]
             lines += self._with_marks(self.cells(), _MARKDOWN)
             return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -94,24 +101,27 @@ class MethodTable:
         return found
 
     def _latex(self) -> str:
-        organs, further = len(self._labels()), list(self.further)
-        names = 2 if self.header()[0] == "Group" else 1
+        organs, further, header = len(self._labels()), list(self.further), self.header()
+        names = header.index("Avg. Dice")
         rows = self._with_marks([list(map(_escaped, row)) for row in self.cells(r"$\pm$")], _LATEX)
-        titles = [*[""] * (names - 1), "Methods", "Avg. Dice", f"Avg. {self.distance.title}"]
+        plain = {"Group": "", "Method": "Methods"}
+        titles = [plain.get(title, _escaped(title)) for title in header[: names + 2]]
         heads = [rf"\multirow{{2}}{{*}}{{{title}}}" if title else "" for title in titles]
         heads.append(rf"\multicolumn{{{organs}}}{{c}}{{Average Dice of Each Class}}")
         heads += [rf"\multirow{{2}}{{*}}{{{_escaped(title)}}}" for title in further]
-        below = [*[""] * (names + 2), *self.header()[names + 2 :]]
-        below[names + 2 + organs :] = [""] * len(further)
+        titled = zip(self._labels(), header[names + 2 :], strict=False)
+        shown = [rf"\textcolor{{{self.colors[k]}}}{{{title}}}" if k in self.colors else title for k, title in titled]
+        below = [*[""] * (names + 2), *shown, *[""] * len(further)]
         columns = f"{'l' * names}|cc|{'c' * organs}" + ("|" + "l" * len(further) if further else "")
         lines = [
-            *(["% First red, second blue, third teal; needs multirow, xcolor and graphicx."] if self.marked else []),
+            "% Needs multirow, xcolor, amssymb and graphicx."
+            + (" First red, second blue, third teal." if self.marked else ""),
             rf"\begin{{tabular}}{{{columns}}}",
             r"\hline",
             " & ".join(heads) + r" \\",
             " & ".join(below) + r" \\",
             r"\hline",
-            *(_in_groups(rows) if names == 2 else [" & ".join(row) + r" \\" for row in rows]),
+            *(_in_groups(rows) if header[0] == "Group" else [" & ".join(row) + r" \\" for row in rows]),
             r"\hline",
             r"\end{tabular}",
         ]
@@ -121,7 +131,7 @@ class MethodTable:
         """The cells with those of the three best of each column in the style of their place."""
         if not self.marked:
             return cells
-        places, first = self.places(), self.header().index("Method") + 1
+        places, first = self.places(), self.header().index("Avg. Dice")
         for name, row in zip(self.rows, cells, strict=True):
             for column in range(2 + len(self._labels())):
                 place = places.get((name, column))
@@ -132,9 +142,8 @@ class MethodTable:
     def _labels(self) -> tuple[int, ...]:
         return self.order or tuple(organ.label for organ in self.vocabulary)
 
-    def _row(self, name: str, runs: Sequence[Scores], plus_minus: str) -> list[str]:
+    def _row(self, runs: Sequence[Scores], plus_minus: str) -> list[str]:
         return [
-            name,
             _spread(runs, DICE, 100, plus_minus),
             _spread(runs, self.distance, 1, plus_minus) if self._has_distance(runs) else "-",
             *self._values(runs)[2:],
@@ -145,9 +154,6 @@ class MethodTable:
         distance = over_seeds(runs, self.distance).mean if self._has_distance(runs) else float("nan")
         dice = [_number(over_seeds(runs, DICE, [label]).mean * 100, 1) for label in self._labels()]
         return [_number(over_seeds(runs, DICE).mean * 100, 2), _number(distance, 2), *dice]
-
-    def _further(self, name: str) -> list[str]:
-        return [cells.get(name, "") for cells in self.further.values()]
 
     def _has_distance(self, runs: Sequence[Scores]) -> bool:
         return all(self.distance in run.metrics for run in runs)
@@ -176,4 +182,6 @@ def _number(value: float, decimals: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
+    for sign, escape in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("β", r"$\beta$"), ("✓", r"\checkmark")):
+        text = text.replace(sign, escape)
+    return text

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...imaging.writing import write_json, write_text
 from ...organs import Vocabulary
+from ...training.options import TrainingOptions
 from ..method_table import Format, MethodTable
 from ..metrics import ASD
 from ..scores import Scores
@@ -30,7 +31,7 @@ class Outcome:
     vocabulary: Vocabulary
     # By the arm's key; empty where the table does not show costs.
     costs: Mapping[str, StepCost] = field(default_factory=dict)
-    steps: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, TrainingOptions] = field(default_factory=dict)
     # The paper's own rows to show beside, by the arm's key.
     paper: Mapping[str, PaperRow] = field(default_factory=dict)
 
@@ -46,9 +47,9 @@ def run_experiment(
     ``costs`` of a step, by the arm's key, and the ``paper``'s own rows become columns. Raises UserError if an arm needs
     labels that the data do not have.
     """
-    steps = {arm.key: arm.options(runs.common, runs.seeds[0]).steps for arm in experiment.arms}
+    options = {arm.key: arm.options(runs.common, runs.seeds[0]) for arm in experiment.arms}
     outcome = Outcome(
-        experiment, runs.scores(experiment.arms), runs.groups(), runs.data.vocabulary, costs or {}, steps, paper or {}
+        experiment, runs.scores(experiment.arms), runs.groups(), runs.data.vocabulary, costs or {}, options, paper or {}
     )
     write_tables(outcome, runs.folder)
     return outcome
@@ -63,6 +64,8 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
         outcome.vocabulary,
         rows,
         groups=grouped,
+        leading=leading_columns(outcome.experiment, outcome.options),
+        colors=_group_colors(outcome.groups) if outcome.experiment.by_group else {},
         further=further_columns(outcome),
         marked=any(grouped.values()),
         unranked=[arm.title for arm in arms if arm.all_labels],
@@ -82,12 +85,37 @@ def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
         if cost is not None:
             columns.setdefault("GMAC/step", {})[arm.title] = f"{cost.macs / 1e9:.3g}"
             columns.setdefault("Patches/step", {})[arm.title] = f"{cost.passes:.3g}"
-            columns.setdefault("Steps", {})[arm.title] = str(outcome.steps[arm.key])
+            columns.setdefault("Steps", {})[arm.title] = str(outcome.options[arm.key].steps)
         if paper is not None:
             columns.setdefault("Paper: Dice", {})[arm.title] = _printed(paper.dice)
             columns.setdefault("Paper: ASD (voxels)", {})[arm.title] = _printed(paper.asd)
             columns.setdefault("Paper: protocol", {})[arm.title] = paper.protocol
     return columns
+
+
+def leading_columns(experiment: Experiment, options: Mapping[str, TrainingOptions]) -> dict[str, dict[str, str]]:
+    """What the paper's Tables 3 and 5 show of their rows before the scores, by the column's and the arm's title: check
+    marks of components, and stages and dilation of the decoders."""
+    columns: dict[str, dict[str, str]] = {}
+    for arm in experiment.arms:
+        made = options[arm.key]
+        if experiment.name == "table3":
+            three = made.strategy in ("plain_experts", "dca")
+            divided = made.strategy == "dca"
+            fused = divided and made.aggregation and made.fusion == "dfam"
+            for title, has in (("Baseline", True), ("3 Experts", three), ("LGA", divided), ("DFAM", fused)):
+                columns.setdefault(title, {})[arm.title] = "✓" if has else ""
+        if experiment.name == "table5":
+            for title, values in (("n_stages H, M, T", made.n_stages), ("Dilation H, M, T", made.dilations)):
+                written = "; ".join(", ".join(map(str, decoder)) for decoder in values)
+                columns.setdefault(title, {})[arm.title] = written
+    return columns
+
+
+def _group_colors(groups: Mapping[str, Sequence[int]]) -> dict[int, str]:
+    """LaTeX colors of organs by their group: head, medium, tail."""
+    colors = dict(zip(groups, ("red", "blue", "teal"), strict=False))
+    return {label: colors[name] for name, labels in groups.items() for label in labels}
 
 
 def _printed(spread: tuple[float, float | None]) -> str:
@@ -117,7 +145,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         if outcome.costs:
             cost = outcome.costs[arm.key.removesuffix(EQUAL)]
             found[arm.key] |= {
-                "steps": outcome.steps[arm.key],
+                "steps": outcome.options[arm.key].steps,
                 "gmac_per_step": rounded(cost.macs / 1e9, 3),
                 "patches_per_step": rounded(cost.passes, 3),
             }

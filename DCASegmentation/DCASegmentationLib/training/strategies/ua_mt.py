@@ -28,6 +28,7 @@ class UncertaintyAwareMeanTeacher(Strategy):
     times under dropout and noise, is certain: entropy below a threshold that rises from 3/4 of its maximum to all."""
 
     name: ClassVar[str] = "ua_mt"
+    needs_unlabelled: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
