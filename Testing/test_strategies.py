@@ -214,14 +214,14 @@ for name in sys.argv[2:]:
     options = options_for(name, steps=3, labelled_per_step=4, unlabelled_per_step=4, ramp_fraction=0.1)
     trainer = trainer_for(Path(sys.argv[1]) / name, options)
     trainer.run(validate_every=9)
-    # Weights alone: a bank of features is the first process's from the next forward pass on.
-    values = torch.cat([value.detach().flatten() for value in trainer.strategy.parameters()])
-    statistics = [value.float().flatten() for key, value in trainer.strategy.named_buffers() if "bank" not in key]
-    values = torch.cat([values, *statistics])
-    highest, lowest = values.clone(), values.clone()
-    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
-    torch.distributed.all_reduce(lowest, torch.distributed.ReduceOp.MIN)
-    assert torch.equal(highest, lowest), (name, float((highest - lowest).abs().max()))
+    for key, value in trainer.strategy.state_dict().items():
+        # Statistics of norms and the bank of features are the first process's from the next forward pass on.
+        if "running_" in key or "bank" in key or key == "filled":
+            continue
+        highest, lowest = value.float().clone(), value.float().clone()
+        torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+        torch.distributed.all_reduce(lowest, torch.distributed.ReduceOp.MIN)
+        assert torch.equal(highest, lowest), (name, key, float((highest - lowest).abs().max()))
 leave()
 """
 
