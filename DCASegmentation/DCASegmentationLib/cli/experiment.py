@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,8 +31,8 @@ def run(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="One or several of table3, table4, table5, baselines (as Tables 1 and 2), fig1, fig2, fig5 to fig8; "
-            "or learning."
+            help="One or several of table1, table2 (all systems), table3, table4, table5, baselines, fig1, fig2, fig5 "
+            "to fig8; or learning."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of runs, tables and figures; shared by all.")],
@@ -73,6 +74,17 @@ def run(
     at_once: Annotated[
         int, typer.Option(min=1, help="Runs made at the same time, on a GPU too; they share the processor's cores.")
     ] = 1,
+    equal: Annotated[
+        Literal["steps", "compute"],
+        typer.Option(help="table1, table2: all with the same steps, or with the multiply-accumulates of DCA's run."),
+    ] = "steps",
+    beside_paper: Annotated[
+        bool, typer.Option("--beside-paper", help="table1, table2: the paper's own numbers, too, with their protocol.")
+    ] = False,
+    systems: Annotated[
+        Literal["baselines", "all"], typer.Option(help="fig1, fig5, fig6: the methods of baselines, or of table1.")
+    ] = "baselines",
+    picture: Annotated[Literal["png", "pdf", "svg"], typer.Option(help="The figures' format.")] = "png",
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
 ) -> None:
     """Train and compare the networks of the paper's tables or figures, each with several seeds, and write them.
@@ -84,10 +96,18 @@ def run(
     runs that tables have made, and the other way round. Several names in one call share their runs from the start,
     which keeps --at-once busy to the end. Scores are those of the test cases on the model's grid.
     """
-    from ..evaluation.experiments.definitions import EXPERIMENTS
     from ..evaluation.experiments.figures import FIGURES, make_figure
+    from ..evaluation.experiments.paper_numbers import PAPER
     from ..evaluation.experiments.running import run_experiment
     from ..evaluation.experiments.runs import Runs
+    from ..evaluation.experiments.systems import (
+        ALL_EXPERIMENTS,
+        SYSTEMS,
+        TABLES,
+        equal_compute,
+        require_data,
+        without_rows_that_need_labels,
+    )
     from ..evaluation.experiments.together import make_runs_of
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
@@ -101,7 +121,7 @@ def run(
             raise UserError("learning makes one run after the other.", "Leave out --at-once.")
         run_learning(bundle, out, cache or out / "cases", whole_numbers(seeds, "--seeds", "0,1,2"), steps, device)
         return
-    _check_names(names, bundle, bool(also))
+    _check_names(names, bundle, bool(also), equal != "steps" or beside_paper)
     changes: dict[str, Any] = {"steps": steps, "n_filters": filters}
     changes = {key: value for key, value in changes.items() if value is not None}
     if patch is not None:
@@ -120,23 +140,44 @@ def run(
     with says_when_cancelled(lambda: kept), progress_bar() as progress:
         cases = _data(data, anatomies, counts, folder, common.grid, progress)
         on = str(choose_device(device).torch_device)
+        for name in names:
+            require_data(name, cases.vocabulary, data is not None)
         runs = Runs(out, common, cases, drawn, on, validate_every, progress, at_once)
-        make_runs_of(names, runs)
-        outcomes = {name: run_experiment(EXPERIMENTS[name], runs) for name in names if name in EXPERIMENTS}
+        experiments, costs = dict(ALL_EXPERIMENTS), {}
+        for name in TABLES:
+            experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labelled))
+        if any(name in TABLES for name in names):
+            # The two tables have the same rows.
+            costs = runs.costs(experiments[next(iter(TABLES))].arms)
+        if equal == "compute":
+            experiments |= {name: equal_compute(experiments[name], common.steps, costs) for name in TABLES}
         further = _also(also or [], cases, folder, common.grid, percent, progress)
-        pictures = [make_figure(name, runs, further) for name in names if name in FIGURES]
+        if systems == "all":
+            further = replace(further, methods=SYSTEMS)
+        make_runs_of(names, runs, experiments, further)
+        outcomes = {
+            name: run_experiment(
+                experiments[name],
+                runs,
+                costs if name in TABLES else None,
+                PAPER.get(name) if beside_paper else None,
+            )
+            for name in names
+            if name in experiments
+        }
+        pictures = [make_figure(name, runs, further, f".{picture}") for name in names if name in FIGURES]
     for name, outcome in outcomes.items():
         _print(outcome, len(drawn), cases.told)
         say_plain(f"Written: {out / name}.csv, .md, .tex and .json")
-    for picture in pictures:
-        say_plain(f"Written: {picture} and {picture.with_suffix('.json').name}, the numbers in it")
+    for path in pictures:
+        say_plain(f"Written: {path} and {path.with_suffix('.json').name}, the numbers in it")
 
 
-def _check_names(names: list[str], bundle: str | None, also: bool) -> None:
-    from ..evaluation.experiments.definitions import EXPERIMENTS
+def _check_names(names: list[str], bundle: str | None, also: bool, for_systems: bool) -> None:
     from ..evaluation.experiments.figures import FIGURES
+    from ..evaluation.experiments.systems import ALL_EXPERIMENTS, TABLES
 
-    known = (*EXPERIMENTS, *FIGURES)
+    known = (*ALL_EXPERIMENTS, *FIGURES)
     for name in names:
         if name == LEARNING:
             raise UserError(f"{LEARNING} has a folder of runs of its own.", "Call it by itself.")
@@ -146,6 +187,8 @@ def _check_names(names: list[str], bundle: str | None, also: bool) -> None:
         raise UserError(f"--bundle is for {LEARNING}.", f"{', '.join(names)} start from nothing.")
     if also and "fig2" not in names:
         raise UserError("Only fig2 has further lists to compare.", "Leave --also out.")
+    if for_systems and not set(names) & set(TABLES):
+        raise UserError(f"--equal and --beside-paper are for {' and '.join(TABLES)}.", "Leave them out.")
 
 
 def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
@@ -217,12 +260,17 @@ def _data(
 
 
 def _print(outcome: Outcome, seeds: int, told: str) -> None:
-    from ..evaluation.experiments.running import summary
+    from ..evaluation.experiments.running import further_columns, summary
 
     groups = [group for group, labels in outcome.groups.items() if labels]
     columns = ("Dice", "± over seeds", "ASD (mm)", *groups)
-    shown = table(f"{outcome.experiment.title}: {told}, {seeds} seeds", "Network", *columns, numbers=columns)
+    further = further_columns(outcome)
+    shown = table(f"{outcome.experiment.title}: {told}, {seeds} seeds", "Network", *columns, *further, numbers=columns)
     for arm in summary(outcome)["arms"].values():
         values = (arm["dice"], arm["deviation_over_seeds"], arm["asd_mm"], *(arm["dice_by_group"][g] for g in groups))
-        shown.add_row(arm["title"], *("-" if value is None else f"{value:.3f}" for value in values))
+        shown.add_row(
+            arm["title"],
+            *("-" if value is None else f"{value:.3f}" for value in values),
+            *(cells.get(arm["title"], "") for cells in further.values()),
+        )
     output().print(shown)

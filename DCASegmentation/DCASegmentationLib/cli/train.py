@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from ..errors import UserError
+from ..training.strategies.names import StrategyName
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
 from .failures import says_when_cancelled
@@ -39,7 +40,6 @@ _VALIDATE_EVERY = 500
 _SAVE_EVERY = 100
 
 Preset = Literal["default", "paper"]
-Strategy = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 AggregationStart = Literal["medium", "as_is"]
 Division = Literal["top2", "sequential", "balanced", "fixed", "average"]
 
@@ -73,7 +73,13 @@ def run(
     all_labels: Annotated[
         bool, typer.Option("--all-labels", help="Use the labels of the unlabelled cases, too: full supervision.")
     ] = False,
-    strategy: Annotated[Strategy, typer.Option(help="dca, or a baseline for comparison.")] = "dca",
+    strategy: Annotated[
+        StrategyName, typer.Option(help="dca, or a system of the paper's tables to compare with.")
+    ] = "dca",
+    strategy_option: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: an option of the strategy's own (Resources/Docs/systems.md). May be repeated."),
+    ] = None,
     division: Annotated[Division | None, typer.Option(help="How organs are divided (dca partition).")] = None,
     init: Annotated[
         str | None,
@@ -178,6 +184,8 @@ def run(
     changes |= {name: value for name, value in given.items() if value is not None}
     if joint_statistics:
         changes["joint_statistics"] = True
+    if strategy_option:
+        changes["strategy_options"] = _strategy_options(strategy_option)
     if resume and from_state is not None:
         raise UserError("--resume and --from-state cannot be combined.", "Give one: a run's folder, or its state.")
     with ExitStack() as stack:
@@ -253,7 +261,7 @@ class _Plan(NamedTuple):
 
 
 def _earlier_plan(
-    out: Path, from_state: Path | None, strategy: Strategy, changes: dict[str, Any], others: dict[str, Any]
+    out: Path, from_state: Path | None, strategy: StrategyName, changes: dict[str, Any], others: dict[str, Any]
 ) -> _Plan:
     """A run that goes on: that of the folder ``out``, or that of an exported state in a new folder."""
     if from_state is None:
@@ -279,7 +287,7 @@ def _earlier_plan(
 def _new_plan(
     out: Path,
     preset: Preset,
-    strategy: Strategy,
+    strategy: StrategyName,
     changes: dict[str, Any],
     init: str | None,
     data: Path | None,
@@ -385,6 +393,14 @@ def _in_words(detail: Detail) -> str:
     return ", ".join(text for text, bits in zip(kept, (1, detail.average, detail.moments), strict=True) if bits)
 
 
+def _strategy_options(given: list[str]) -> dict[str, str]:
+    """Options by name. Raises UserError for one without a value."""
+    for one in given:
+        if "=" not in one:
+            raise UserError(f"--strategy-option {one} has no value.", "Write it like --strategy-option box=0.5.")
+    return dict(one.split("=", 1) for one in given)
+
+
 def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.cohort import Cohort
@@ -428,7 +444,9 @@ def _warnings(cases: tuple[list[Case], list[Case], list[Case]], options: Trainin
     return found
 
 
-def _options(preset: Preset, strategy: Strategy, changes: dict[str, Any], fine_tuned: Bundle | None) -> TrainingOptions:
+def _options(
+    preset: Preset, strategy: StrategyName, changes: dict[str, Any], fine_tuned: Bundle | None
+) -> TrainingOptions:
     from ..training.fine_tuning import fine_tuning_options
     from ..training.options import TrainingOptions
     from ..training.strategies.choosing import OWN_OPTIONS

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,9 @@ from .options import GridOptions
 # Positions remembered for each organ of a case: enough to sample from, small enough to keep.
 _POSITIONS = 4000
 
+# In a run's folder: cases that a strategy has labelled itself.
+_PSEUDO = "pseudo"
+
 
 @dataclass(frozen=True)
 class Case:
@@ -30,7 +35,8 @@ class Case:
     ``hu`` is int16 (depth, height, width); ``labels`` is an array of unsigned integers of the same shape, or None for
     an unlabelled case. ``unknown`` are the labels that the label map does not tell of: where it says background, they
     may be. ``spacing`` (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the
-    grid's.
+    grid's. ``ignored`` are booleans like ``labels``: voxels without a label, such as those of a pseudo-labelled case
+    of which nobody was sure.
 
     Raises UserError where the label map holds a label that is said to be unknown.
     """
@@ -40,6 +46,7 @@ class Case:
     labels: np.ndarray | None
     unknown: tuple[int, ...] = ()
     spacing: tuple[float, float, float] | None = None
+    ignored: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.labels is None or not self.unknown:
@@ -90,7 +97,9 @@ class Case:
 
     @cached_property
     def _counts(self) -> np.ndarray:
-        counts: np.ndarray = np.zeros(1) if self.labels is None else np.bincount(self.labels.ravel())
+        if self.labels is None:
+            return np.zeros(1, np.int64)
+        counts = np.bincount((self.labels if self.ignored is None else self.labels[~self.ignored]).ravel())
         return counts.astype(np.int64)
 
 
@@ -138,6 +147,8 @@ def save_case(case: Case, path: Path) -> None:
         arrays |= {"labels": case.labels, "unknown": np.array(case.unknown, np.int64)}
     if case.spacing is not None:
         arrays["spacing"] = np.array(case.spacing)
+    if case.ignored is not None:
+        arrays["ignored"] = case.ignored
     try:
         with part.open("xb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -161,6 +172,33 @@ def load_case(path: Path) -> Case:
             unknown = tuple(int(label) for label in arrays.get("unknown", ()))
             sides = arrays.get("spacing")
             spacing = None if sides is None else (float(sides[0]), float(sides[1]), float(sides[2]))
-            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown, spacing)
+            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown, spacing, arrays.get("ignored"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error
+
+
+def write_pseudo_cases(folder: Path, step: int, cases: Sequence[Case]) -> None:
+    """Keep the pseudo-labelled ``cases`` that a run learns from since ``step``, in its ``folder``, all or none."""
+    target = _pseudo_folder(folder, step)
+    part = target.with_name(target.name + ".part")
+    for left_over in (part, target):
+        shutil.rmtree(left_over, ignore_errors=True)
+    part.mkdir(parents=True)
+    for index, case in enumerate(cases):
+        # The number keeps their order, and cases of one name apart.
+        save_case(case, part / f"{index:04d} {case.name.replace('/', '_')}.npz")
+    part.rename(target)
+
+
+def read_pseudo_cases(folder: Path, step: int) -> list[Case]:
+    """The pseudo-labelled cases that a run in ``folder`` learns from when it goes on at ``step``.
+
+    Those taken at ``step`` itself are not among them: they are about to be made anew.
+    """
+    found = sorted((folder / _PSEUDO).glob("step-*"))
+    before = [path for path in found if path.suffix != ".part" and int(path.name.removeprefix("step-")) < step]
+    return [load_case(path) for path in sorted(before[-1].glob("*.npz"))] if before else []
+
+
+def _pseudo_folder(folder: Path, step: int) -> Path:
+    return folder / _PSEUDO / f"step-{step:08d}"

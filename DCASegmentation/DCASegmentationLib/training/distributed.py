@@ -117,6 +117,24 @@ def join(device: torch.device) -> Processes:
     return Processes(distributed.get_rank(), distributed.get_world_size(), _patient)
 
 
+def rank() -> int:
+    """This process's number in its group, 0 where it is alone."""
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """The sum of ``values`` over all processes; ``values`` itself where this one is alone.
+
+    For statistics that a strategy keeps in buffers: every process must arrive at the same numbers, because buffers of
+    the first process replace those of the others at each forward pass.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    total = values.clone()
+    distributed.all_reduce(total)
+    return total
+
+
 def leave() -> None:
     """End the group of processes, where there is one."""
     global _patient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
@@ -11,13 +12,13 @@ from ..method.objective import DiceChannels
 from ..method.partition import PartitionMode
 from ..method.stitching import StitchingMode
 from ..method.vnet import Norm, UpsamplingMode
+from .strategies.names import StrategyName as StrategyName
 
 Preset = Literal["default", "paper"]
 Scaling = Literal["window", "z_score"]
 Crop = Literal["center", "position"]
 ShortScans = Literal["air", "repeat"]
 Decay = Literal["all", "weights"]
-StrategyName = Literal["dca", "vnet", "plain_experts", "ua_mt", "cps"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ class TrainingOptions:
     short_scans: ShortScans = "air"
     # What weight decay pulls at: "weights" spares norms and biases, of which a small network cannot do without.
     decay: Decay = "all"
+    # Options that only this strategy has, by name; each strategy's file declares its own (strategies.choosing).
+    strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainingOptions:

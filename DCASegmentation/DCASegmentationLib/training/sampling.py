@@ -17,12 +17,14 @@ class Patches(NamedTuple):
     """Patches of one step.
 
     ``volumes`` are float32 (count, 1, depth, height, width), in 0..1 for a window, ``labels`` int64 (count, depth,
-    height, width) or None, ``unknown`` the labels that each patch's label map does not tell of.
+    height, width) or None, ``unknown`` the labels that each patch's label map does not tell of, ``ignored`` booleans
+    like ``labels`` (no label there), or None where no case has such voxels.
     """
 
     volumes: np.ndarray
     labels: np.ndarray | None
     unknown: tuple[tuple[int, ...], ...]
+    ignored: np.ndarray | None = None
 
 
 class Sampler(Protocol):
@@ -46,10 +48,17 @@ def patch_generator(seed: int, stream: int, step: int, index: int) -> np.random.
 def joined(patches: Sequence[Patches]) -> Patches:
     """Several draws as one; all of them have labels, or none has. Arrays become arrays, tensors tensors."""
     labels = [one.labels for one in patches if one.labels is not None]
+    ignored = None
+    if any(one.ignored is not None for one in patches):
+        nothing = [np.zeros(one.volumes.shape[:1] + one.volumes.shape[2:], bool) for one in patches]
+        ignored = _concatenated(
+            [none if one.ignored is None else one.ignored for one, none in zip(patches, nothing, strict=True)]
+        )
     return Patches(
         _concatenated([one.volumes for one in patches]),
         _concatenated(labels) if labels else None,
         tuple(unknown for one in patches for unknown in one.unknown),
+        ignored,
     )
 
 
@@ -103,6 +112,7 @@ class PatchSampler:
                 holders.setdefault(label, []).append(index)
         self._holders = holders
         self._labels = sorted(holders)
+        self._some_ignored = any(case.ignored is not None for case in self._cases)
 
     def draw(self, count: int, generator: np.random.Generator | None = None) -> Patches:
         """``count`` patches, with labels if the cases have some; by the constructor's generator unless one is given."""
@@ -110,13 +120,20 @@ class PatchSampler:
         volumes: list[np.ndarray] = []
         labels: list[np.ndarray] = []
         unknown: list[tuple[int, ...]] = []
+        ignored: list[np.ndarray] = []
         for _ in range(count):
             case, center = self._choose(generator)
             volumes.append(case.scaled(self._cut(case.hu, center, fill=-1000), self._options.grid))
             if case.labels is not None:
                 labels.append(self._cut(case.labels, center, fill=0).astype(np.int64))
             unknown.append(case.unknown)
-        return Patches(np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unknown))
+            if self._some_ignored:
+                whole = np.zeros(case.hu.shape, bool) if case.ignored is None else case.ignored
+                ignored.append(self._cut(whole, center, fill=case.ignored is not None))
+        return Patches(
+            np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unknown),
+            np.stack(ignored) if ignored else None,
+        )  # fmt: skip
 
     def _choose(self, generator: np.random.Generator) -> tuple[Case, np.ndarray]:
         if self._labels and generator.random() < self._options.organ_centered:

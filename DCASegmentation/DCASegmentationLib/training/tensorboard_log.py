@@ -10,12 +10,12 @@ import torch
 
 from ..errors import UserError
 from ..method.log_gap import GROUPS
-from ..method.network import DCANet
 from ..method.partition import Partition
 from ..organs import Vocabulary
 from .cases import Case
 from .options import TrainingOptions
 from .sampling import PatchSampler
+from .strategies.strategy import Answering
 
 FOLDER = "tensorboard"
 
@@ -54,7 +54,7 @@ class TensorBoardLog:
             if known:
                 self._writer.add_scalar(f"dice of groups/{group}", float(np.mean(known)), step)
 
-    def add_example(self, network: DCANet, case: Case, step: int) -> None:
+    def add_example(self, network: Answering, case: Case, step: int) -> None:
         """The middle slice of a patch of ``case``: CT, truth, result, side by side."""
         organs = PatchSampler([case], self._options, np.random.default_rng(0))
         patch = organs.draw(1)

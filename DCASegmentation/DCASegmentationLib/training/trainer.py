@@ -21,7 +21,7 @@ from ..method.network import DCANet
 from ..method.transfer import start_from
 from ..organs import Vocabulary
 from .averaging import AveragedWeights
-from .cases import Case
+from .cases import Case, read_pseudo_cases, write_pseudo_cases
 from .checkpoint import has_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
 from .distributed import Processes, join, without_averaging
@@ -33,8 +33,8 @@ from .prefetching import Prefetcher
 from .sampling import PatchSampler, Sampler, StepPatches, StepSampler
 from .strategies.choosing import make_strategy
 from .strategies.dca import stage_of as stage_of
-from .strategies.strategy import Batch, Moment, Strategy
-from .validation import Stopped, validate
+from .strategies.strategy import Answering, Batch, Moment, Pool, Strategy, facts_of
+from .validation import Stopped, predict_with_confidence, validate
 
 CHECKPOINT = "last.pt"
 BEST = "best.pt"
@@ -98,13 +98,15 @@ class Trainer:
         self.processes: Processes = join(self.device)
         self.partition = groups if groups is not None else divide(labelled, vocabulary, options.partition)
         torch.manual_seed(options.seed)
-        self.strategy: Strategy = make_strategy(options, self.partition)
+        facts = facts_of(labelled, unlabelled, [organ.name for organ in vocabulary], self.processes.count)
+        self.strategy: Strategy = make_strategy(options, self.partition, facts)
         self.network: DCANet = self.strategy.network
         if initial is not None:
             _start_from(self.network, initial)
         self.strategy.to(self.device)
         self.strategy.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
-        self.averaged = AveragedWeights(self.network, options.averaging) if options.averaging else None
+        self._answering = self.strategy.answering()
+        self.averaged = AveragedWeights(self._answering, options.averaging) if options.averaging else None
         self.optimizer = _optimizer(self.strategy, options)
         self.step = 0
         self.best = -1.0
@@ -113,12 +115,15 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half)
         if unlabelled_sampler is None and unlabelled:
             unlabelled_sampler = PatchSampler(unlabelled, options)
-        self._sampler = StepSampler(
-            sampler or PatchSampler(labelled, options), unlabelled_sampler, options, self.processes.share
+        self._unlabelled_sampler = unlabelled_sampler
+        self._sampler = self._step_sampler(sampler or PatchSampler(labelled, options))
+        self._pool = Pool(
+            list(labelled), list(unlabelled), lambda case: predict_with_confidence(self.best_network, case, options)
         )
         self._validation = list(validation)
         self._skipped = 0
         self._prefetcher: Prefetcher | None = None
+        self._workers = 0
         self._say: Callable[[str], None] | None = None
         self._memory_level = 0
         # The log's line of a step whose validation is still to come.
@@ -127,9 +132,9 @@ class Trainer:
         self._whole = True
 
     @property
-    def best_network(self) -> DCANet:
-        """The network that is validated and shipped: the averaged weights where the options average."""
-        return self.averaged.network if self.averaged is not None else self.network  # type: ignore[return-value]
+    def best_network(self) -> Answering:
+        """What is validated and scored: one network, or several together; averaged where the options average."""
+        return self.averaged.network if self.averaged is not None else self._answering  # type: ignore[return-value]
 
     @property
     def validation(self) -> tuple[Case, ...]:
@@ -171,6 +176,9 @@ class Trainer:
         self.options = _continued(self.options, saved, self.step)
         self.strategy.options = self.options
         self._pending = None if state.get("pending") is None else json.loads(state["pending"])
+        pseudo = read_pseudo_cases(self.folder, self.step)
+        if pseudo:
+            self._take_new_cases(pseudo)
         if "torch_generator" in state:
             torch.set_rng_state(state["torch_generator"])
         if self.device.type == "cuda" and "cuda_generator" in state:
@@ -191,7 +199,7 @@ class Trainer:
         """
         if has_checkpoint(self.folder / BEST):
             self._load_weights(load_checkpoint(self.folder / BEST))
-            self.network.load_state_dict(self.best_network.state_dict())
+            self._answering.load_state_dict(self.best_network.state_dict())
 
     def save(self, name: str = CHECKPOINT) -> None:
         """Write a checkpoint into the folder, from the first process alone."""
@@ -251,6 +259,7 @@ class Trainer:
                     remove_leftovers(self.folder / name)
                 self._trim_log()
             self._say = say
+            self._workers = workers
             self._prefetcher = self._prefetching(workers)
             try:
                 self._train(deadline, save_every, validate_every, report, interruption)
@@ -323,15 +332,21 @@ class Trainer:
     def _advance(self) -> dict[str, float]:
         options = self.options
         moment = self.strategy.moment(self.step)
+        new = self.strategy.new_cases(moment, self._pool)
+        if new is not None:
+            if self.processes.first:
+                write_pseudo_cases(self.folder, self.step, new)
+            self._take_new_cases(new)
         batch = self._draw(moment)
         self._whole = False
         begun = self.strategy.begin(moment, None if self.averaged is None else self.averaged.network)  # type: ignore[arg-type]
         if begun:
             self.optimizer = _optimizer(self.strategy, options)
             if self.averaged is not None:
-                self.averaged.start_from(self.network)
+                self.averaged.start_from(self._answering)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(moment.within, moment.length, options)
+            # Checkpoints from before there were groups have no factor.
+            group["lr"] = group.get("factor", 1.0) * learning_rate(moment.within, moment.length, options)
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
         values = self._backward_in_memory(batch, moment, resumable=not begun)
@@ -343,7 +358,7 @@ class Trainer:
         if torch.isfinite(norm):
             self._scaler.step(self.optimizer)
             if self.averaged is not None:
-                self.averaged.update(self.network)
+                self.averaged.update(self._answering)
             self.strategy.after_step(moment)
             self._skipped = 0
         else:
@@ -353,6 +368,16 @@ class Trainer:
         self.step += 1
         self._whole = True
         return values
+
+    def _step_sampler(self, labelled: Sampler) -> StepSampler:
+        return StepSampler(labelled, self._unlabelled_sampler, self.options, self.processes.share)
+
+    def _take_new_cases(self, new: Sequence[Case]) -> None:
+        """Draw from ``new``, too, in place of those taken before; what was drawn ahead is dropped."""
+        self._sampler = self._step_sampler(PatchSampler([*self._pool.labelled, *new], self.options))
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+            self._prefetcher = self._prefetching(self._workers)
 
     def _draw(self, moment: Moment) -> Batch:
         """This process's share of the step's patches; unlabelled ones where they count."""
@@ -369,6 +394,7 @@ class Trainer:
             self._moved(labels),
             drawn.labelled.unknown,
             unlabelled,
+            None if drawn.labelled.ignored is None else self._moved(drawn.labelled.ignored),
         )
 
     def _backward_in_memory(self, batch: Batch, moment: Moment, resumable: bool) -> dict[str, float]:
@@ -528,12 +554,17 @@ def _start_from(network: DCANet, initial: DCANet) -> None:
 
 
 def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:
-    learning: Any = list(strategy.learning())
-    if options.decay == "weights":
-        # Norms and biases have one dimension, weights of convolutions five.
-        spared = [parameter for parameter in learning if parameter.ndim <= 1]
-        decaying = [parameter for parameter in learning if parameter.ndim > 1]
-        learning = [{"params": decaying}, {"params": spared, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for group in strategy.learning_groups():
+        rate = {"lr": group.factor * options.learning_rate, "factor": group.factor}
+        parameters = list(group.parameters)
+        if options.decay == "weights":
+            # Norms and biases have one dimension, weights of convolutions five.
+            spared = [parameter for parameter in parameters if parameter.ndim <= 1]
+            parameters = [parameter for parameter in parameters if parameter.ndim > 1]
+            if spared:
+                groups.append({"params": spared, "weight_decay": 0.0, **rate})
+        groups.append({"params": parameters, **rate})
     if options.optimizer == "adamw":
-        return torch.optim.AdamW(learning, lr=options.learning_rate, weight_decay=options.weight_decay)
-    return torch.optim.SGD(learning, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)
+        return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)

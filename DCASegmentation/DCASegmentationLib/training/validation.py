@@ -10,9 +10,9 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from ..imaging.overlap import dice_by_label
-from ..method.network import DCANet
 from .cases import Case
 from .options import TrainingOptions
+from .strategies.strategy import Answering
 
 # A small volume that comes alone PyTorch convolves on the CPU in a way that takes several times as long.
 WINDOWS_AT_ONCE = 2
@@ -23,7 +23,7 @@ class Stopped(Exception):  # noqa: N818 - what the user asked for, not a fault
 
 
 def validate(
-    network: DCANet,
+    network: Answering,
     cases: Sequence[Case],
     options: TrainingOptions,
     overlap: float = 0.25,
@@ -48,9 +48,23 @@ def validate(
     return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
 
 
-@torch.inference_mode()
 def predict(network: nn.Module, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
     """The label map (depth, height, width) of ``case`` by sliding window. Leaves the network's mode."""
+    labels: np.ndarray = _logits(network, case, options, overlap).argmax(dim=1)[0].cpu().numpy()
+    return labels
+
+
+def predict_with_confidence(
+    network: Answering, case: Case, options: TrainingOptions, overlap: float = 0.25
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``predict``, labels in uint8, with the probability of each voxel's label in uint16 (65535 is 1)."""
+    confidence, labels = _logits(network, case, options, overlap)[0].softmax(dim=0).max(dim=0)
+    return labels.cpu().numpy().astype(np.uint8), (confidence * 65535).round().cpu().numpy().astype(np.uint16)
+
+
+@torch.inference_mode()
+def _logits(network: Answering, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
+    """Logits (1, channel, depth, height, width) of the whole case."""
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -58,5 +72,4 @@ def predict(network: nn.Module, case: Case, options: TrainingOptions, overlap: f
     logits = sliding_window_inference(volume, options.patch, WINDOWS_AT_ONCE, network, overlap=overlap, mode="gaussian")
     assert isinstance(logits, torch.Tensor)
     network.train(training)
-    labels: np.ndarray = logits.argmax(dim=1)[0].cpu().numpy()
-    return labels
+    return logits

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...method.experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
 from ...training.options import GridOptions, TrainingOptions
-from ...training.strategies.choosing import OWN_OPTIONS
+from ...training.strategies.choosing import OWN_OPTIONS, fitted
 
 SEEDS = (0, 1, 2)
 LABELLED, UNLABELLED, VALIDATION, TEST = 4, 16, 4, 6
@@ -22,7 +22,8 @@ LABELLED, UNLABELLED, VALIDATION, TEST = 4, 16, 4, 6
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a table: ``changes`` to the options of all, and whether it may see all labels.
+    """One row of a table: ``changes`` to the options of all, whether it may see all labels, and the group of rows it
+    belongs to.
 
     Rows of several tables with the same ``key`` are one run.
     """
@@ -31,11 +32,12 @@ class Arm:
     title: str
     changes: Mapping[str, Any] = field(default_factory=dict)
     all_labels: bool = False
+    group: str = ""
 
     def options(self, common: TrainingOptions, seed: int) -> TrainingOptions:
         """The options of one of its runs."""
         strategy = self.changes.get("strategy", "dca")
-        return replace(common, **{**OWN_OPTIONS[strategy], **self.changes, "seed": seed})
+        return fitted(replace(common, **{**OWN_OPTIONS[strategy], **self.changes, "seed": seed}))
 
 
 @dataclass(frozen=True)

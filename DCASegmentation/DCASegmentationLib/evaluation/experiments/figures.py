@@ -34,8 +34,6 @@ from ..uncertainty import over_seeds
 from .definitions import DEPTHS, DILATIONS, FUSIONS, METHODS, STITCHED, Arm, variant
 from .runs import Runs, rounded
 
-PICTURE = ".png"
-
 _RATIOS = (10.0, 20.0, 40.0, 100.0)
 _DCA = METHODS[-1]
 # Of figure 7: each of the paper's depths with each dilation.
@@ -46,14 +44,16 @@ _PER_ORGAN = 80
 
 @dataclass(frozen=True)
 class Also:
-    """Figure 2 alone: further sets of labelled cases, such as those of other published splits."""
+    """What figures show beside their runs: figure 2 further sets of labelled cases, such as those of other published
+    splits; figures 1, 5 and 6 these ``methods``, of which the last is DCA."""
 
     subsets: tuple[Subset, ...] = ()
     ratios: tuple[float, ...] = _RATIOS
+    methods: tuple[Arm, ...] = METHODS
 
 
-def make_figure(name: str, runs: Runs, also: Also | None = None) -> Path:
-    """Draw figure ``name`` into the folder of the runs; the path of the picture.
+def make_figure(name: str, runs: Runs, also: Also | None = None, extension: str = ".png") -> Path:
+    """Draw figure ``name`` into the folder of the runs, as .png, .pdf or .svg; the path of the picture.
 
     Raises UserError for a name there is not, or where the data lack what the figure shows.
     """
@@ -62,14 +62,14 @@ def make_figure(name: str, runs: Runs, also: Also | None = None) -> Path:
     _require_axes(runs)
     figure, numbers = FIGURES[name].draw(runs, also or Also())
     write_json({"data": runs.data.told, **numbers}, runs.folder / f"{name}.json")
-    path = runs.folder / f"{name}{PICTURE}"
+    path = runs.folder / f"{name}{extension}"
     save_figure(figure, path)
     return path
 
 
-def _organ_dice(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
+def _organ_dice(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
     """Figure 1."""
-    arms = _methods(runs, with_all_labels=True)
+    arms = _methods(runs, also, with_all_labels=True)
     scores = runs.scores(arms)
     keys = [organ.key for organ in runs.data.vocabulary]
     dice = {
@@ -111,9 +111,9 @@ def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
     }
 
 
-def _overlays(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
+def _overlays(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
     """Figure 5: of the test cases, the one in the middle and the worst by DCA's Dice."""
-    arms = _methods(runs)
+    arms = _methods(runs, also)
     scores = runs.scores(arms)
     by_case = {arm.key: scores[arm.key][0].by_case() for arm in arms}
     order = sorted(runs.data.test, key=lambda case: by_case[_DCA.key][case.name])
@@ -122,7 +122,7 @@ def _overlays(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     for arm in arms:
         strategy = runs.trained(arm)
         for name, case in chosen.items():
-            found[name][arm.title] = predict(strategy.network, case, strategy.options)
+            found[name][arm.title] = predict(strategy.answering(), case, strategy.options)
     shown = [
         CaseResults(
             name, case.hu, _truth(case), found[name], {arm.title: by_case[arm.key][name] for arm in arms},
@@ -135,12 +135,12 @@ def _overlays(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     return overlay_figure(shown, runs.data.vocabulary, title), {"seed": runs.seeds[0], "dice": dice}
 
 
-def _feature_clusters(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
+def _feature_clusters(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
     """Figure 6."""
     require_scikit_learn()
     voxels = balanced_voxels(runs.data.test, _PER_ORGAN)
     clusters = {}
-    arms = _methods(runs)
+    arms = _methods(runs, also)
     for index, arm in enumerate(arms):
         strategy = runs.trained(arm)
         runs.report(index / len(arms), f"Features of {arm.title}")
@@ -155,7 +155,7 @@ def _feature_clusters(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
 def _expert_variants(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     """Figure 7."""
     groups = {name: list(owned) for name, owned in runs.groups().items() if owned}
-    scores = runs.scores(FIGURES["fig7"].arms(runs))
+    scores = runs.scores(FIGURES["fig7"].arms(runs, Also()))
 
     def of_group(found: Sequence[Scores], labels: list[int]) -> tuple[float, float]:
         spread = over_seeds(found, labels=labels)
@@ -208,23 +208,23 @@ class PaperFigure:
     """How a figure is drawn, the runs it shows, and whether it shows every seed of them or the first."""
 
     draw: Callable[[Runs, Also], tuple[Figure, dict[str, Any]]]
-    arms: Callable[[Runs], Sequence[Arm]]
+    arms: Callable[[Runs, Also], Sequence[Arm]]
     every_seed: bool = True
 
 
 FIGURES: Mapping[str, PaperFigure] = {
-    "fig1": PaperFigure(_organ_dice, lambda runs: _methods(runs, with_all_labels=True)),
-    "fig2": PaperFigure(_label_ratios, lambda _: ()),
-    "fig5": PaperFigure(_overlays, lambda runs: _methods(runs)),
-    "fig6": PaperFigure(_feature_clusters, lambda runs: _methods(runs), every_seed=False),
-    "fig7": PaperFigure(_expert_variants, lambda _: (*(variant(*one) for one in _COMBINATIONS), STITCHED)),
-    "fig8": PaperFigure(_fused_maps, lambda _: FUSIONS, every_seed=False),
+    "fig1": PaperFigure(_organ_dice, lambda runs, also: _methods(runs, also, with_all_labels=True)),
+    "fig2": PaperFigure(_label_ratios, lambda *_: ()),
+    "fig5": PaperFigure(_overlays, lambda runs, also: _methods(runs, also)),
+    "fig6": PaperFigure(_feature_clusters, lambda runs, also: _methods(runs, also), every_seed=False),
+    "fig7": PaperFigure(_expert_variants, lambda *_: (*(variant(*one) for one in _COMBINATIONS), STITCHED)),
+    "fig8": PaperFigure(_fused_maps, lambda *_: FUSIONS, every_seed=False),
 }
 
 
-def _methods(runs: Runs, with_all_labels: bool = False) -> list[Arm]:
+def _methods(runs: Runs, also: Also, with_all_labels: bool = False) -> list[Arm]:
     """The methods to show; the one that sees all labels only where they are known."""
-    return [arm for arm in METHODS if not arm.all_labels or (with_all_labels and runs.data.all_labelled)]
+    return [arm for arm in also.methods if not arm.all_labels or (with_all_labels and runs.data.all_labelled)]
 
 
 def _truth(case: Case) -> np.ndarray:

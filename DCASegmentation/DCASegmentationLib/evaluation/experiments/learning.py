@@ -179,7 +179,9 @@ def _learned(
     if (run / CHECKPOINT).exists():
         trainer.resume()
     trainer.run(report=lambda line: report(line["step"] / options.steps))
-    return trainer.best_network
+    trained = trainer.best_network
+    assert isinstance(trained, DCANet)
+    return trained
 
 
 def _score(network: DCANet, cases: Sequence[Case], options: TrainingOptions, bundle: Bundle) -> dict[str, Any]:

@@ -22,16 +22,19 @@ from ...organs import Vocabulary
 from ...training.cases import Case
 from ...training.division import divide
 from ...training.options import TrainingOptions
-from ...training.strategies.strategy import Strategy
+from ...training.strategies.choosing import require
+from ...training.strategies.strategy import Facts, Strategy, facts_of
 from ...training.trainer import BEST, CHECKPOINT, Trainer
 from ...training.validation import predict
 from ..metrics import ASD, DICE, measure
 from ..scores import Scores
 from .at_once import make_at_once
+from .cost import StepCost, step_cost
 from .definitions import Arm
 
 SCORES = "scores.json"
 SETTINGS = "experiment.json"
+COSTS = "costs.json"
 
 Progress = Callable[[float, str], None]
 
@@ -97,8 +100,9 @@ class Runs:
         """
         named = {(arm.key, seed): (arm, seed) for arm, seed in jobs}.values()
         jobs = [job for job in named if not (self._run_folder(*job) / SCORES).exists()]
-        for arm, _ in jobs:
+        for arm, seed in jobs:
             self._require_labels(arm)
+            require(arm.options(self.common, seed), self.facts(arm))
         if self.at_once > 1 and len(jobs) > 1:
             make_at_once(self, jobs, self.at_once)
             return
@@ -123,6 +127,24 @@ class Runs:
         _use_scored_weights(trainer)
         return trainer.strategy
 
+    def facts(self, arm: Arm) -> Facts:
+        """What the cases hold that the arm learns from."""
+        labelled, unlabelled = self._cases(arm)
+        return facts_of(labelled, unlabelled, [organ.name for organ in self.data.vocabulary])
+
+    def costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
+        """What a step of each arm costs, by its key, counted once and kept. Raises UserError as ``scores`` does."""
+        path = self.folder / COSTS
+        known: dict[str, list[float]] = read_json(path) if path.exists() else {}
+        for index, arm in enumerate(arms):
+            self._require_labels(arm)
+            if arm.key not in known:
+                self.report(index / len(arms), f"Cost of a step of {arm.title}")
+                cost = step_cost(arm.options(self.common, self.seeds[0]), self.division(), self.facts(arm))
+                known[arm.key] = [cost.macs, cost.passes]
+        write_json(known, path)
+        return {arm.key: StepCost(*known[arm.key]) for arm in arms}
+
     def division(self) -> Partition:
         """Head, medium and tail as DCA's own division has them, the same for all arms."""
         return divide(self.data.labelled, self.data.vocabulary, self.common.partition)
@@ -142,11 +164,15 @@ class Runs:
     def _trainer(self, arm: Arm, seed: int) -> Trainer:
         data = self.data
         self._require_labels(arm)
-        labelled, unlabelled = (data.all_labelled, ()) if arm.all_labels else (data.labelled, data.unlabelled)
+        labelled, unlabelled = self._cases(arm)
         return Trainer(
             self._run_folder(arm, seed), arm.options(self.common, seed), data.vocabulary, labelled, unlabelled,
             data.validation, self.device,
         )  # fmt: skip
+
+    def _cases(self, arm: Arm) -> tuple[Sequence[Case], Sequence[Case]]:
+        """The labelled and the unlabelled cases that the arm learns from."""
+        return (self.data.all_labelled, ()) if arm.all_labels else (self.data.labelled, self.data.unlabelled)
 
     def _require_labels(self, arm: Arm) -> None:
         if arm.all_labels and not self.data.all_labelled:
@@ -164,7 +190,7 @@ class Runs:
         trainer.run(validate_every=min(self.validate_every, steps), report=lambda line: report(line["step"] / steps))
         _use_scored_weights(trainer)
         network, options = trainer.strategy.network, trainer.options
-        scored = {"cases": score_cases(network, options, self.data.test, self.data.vocabulary)}
+        scored = {"cases": score_cases(trainer.strategy.answering(), options, self.data.test, self.data.vocabulary)}
         if network.aggregation is not None:
             # What the decoder adds to its own experts is measured on every run.
             stitched = StitchedExperts(network)

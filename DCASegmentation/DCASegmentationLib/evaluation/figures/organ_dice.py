@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -11,6 +12,9 @@ from ...method.log_gap import GROUPS
 from ...method.partition import Partition
 from ...organs import Vocabulary
 from .group_style import GROUP_COLORS, INK, METHOD_MARKERS, write_headline
+
+# Methods in a row of the legend.
+_ACROSS = 7
 
 
 def organ_dice_figure(
@@ -43,7 +47,8 @@ def organ_dice_figure(
     values = [dice[bars].get(organ.key, float("nan")) for organ in organs]
     below.bar(places, values, color=colors, edgecolor=INK, linewidth=0.6, width=0.7, alpha=0.75, label=bars)
     others = [name for name in dice if name != bars]
-    for name, marker, spread in zip(others, METHOD_MARKERS, _spread(len(others)), strict=False):
+    # Of more methods than there are markers, those with the same marker differ in color.
+    for name, marker, spread in zip(others, cycle(METHOD_MARKERS), _spread(len(others)), strict=False):
         found = [dice[name].get(organ.key, float("nan")) for organ in organs]
         below.plot(
             [place + spread for place in places], found, linestyle="none", marker=marker, markersize=7, label=name,
@@ -55,8 +60,9 @@ def organ_dice_figure(
     shown = dict(zip(*reversed(below.get_legend_handles_labels()), strict=True))
     shown[bars] = Patch(facecolor="white", edgecolor=INK)
     below.legend(
-        list(shown.values()), list(shown), ncols=len(shown), frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 1)
-    )
+        list(shown.values()), list(shown), ncols=min(len(shown), _ACROSS), frameon=False, loc="lower left",
+        bbox_to_anchor=(-0.01, 1),
+    )  # fmt: skip
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)

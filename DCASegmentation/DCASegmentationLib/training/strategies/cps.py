@@ -1,44 +1,41 @@
-"""Cross pseudo supervision (Chen et al., CVPR 2021): two networks, each taught by the other's labels."""
+"""Cross pseudo supervision (Chen et al., CVPR 2021): two networks, each taught by the other's labels.
+
+L = Σ_m L_seg(z_m, y) + λ Σ_m L_seg(z_m, argmax z_other). The paper's cross term is cross-entropy alone; ours is the
+loss of the labels, (Dice + cross-entropy) / 2. Cost 1: the measure of the others.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-import torch
+from torch import Tensor
 
-from ...method.partition import Partition
-from ..options import TrainingOptions
-from .strategy import Batch, Loss, Moment, Strategy, plain_vnet
+from .strategy import Answering, Batch, Moment, option
 from .supervised import pseudo_label_loss, whole_label_loss
+from .two_networks import TwoNetworks
 
 
-class CrossPseudoSupervision(Strategy):
-    """Both learn from the labels and, on all patches, from the other's argmax. The first is validated and shipped."""
+@dataclass(frozen=True)
+class CPSOptions:
+    """Which networks answer."""
+
+    answer: Literal["both", "first"] = option("both", "both: the mean of the two networks' logits, as the tables have")
+
+
+class CrossPseudoSupervision(TwoNetworks):
+    """Both learn from the labels and, on all patches, from the other's argmax."""
 
     name: ClassVar[str] = "cps"
+    Options: ClassVar[type[CPSOptions]] = CPSOptions
+    own: CPSOptions
+    needs_full_labels: ClassVar[bool] = False
 
-    def __init__(self, options: TrainingOptions, groups: Partition) -> None:
-        super().__init__(options)
-        # The second draws other weights than the first: the method lives on their difference.
-        self.network = plain_vnet(options, groups)
-        self.second = plain_vnet(options, groups)
+    def answering(self) -> Answering:
+        return super().answering() if self.own.answer == "both" else self.network
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
-        return ("all",)
+    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
+        return whole_label_loss(logits, batch, self.options, moment)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
-        labelled = len(batch.volumes)
-        volumes = batch.volumes if batch.unlabelled is None else torch.cat([batch.volumes, batch.unlabelled])
-        answers = [network(volumes) for network in (self.network, self.second)]
-        supervised = [whole_label_loss(answer[:labelled], batch, self.options, moment) for answer in answers]
-        total = supervised[0] + supervised[1]
-        values = {"supervised": total.detach() / 2}
-        if batch.unlabelled is not None:
-            labels = [answer.detach().argmax(dim=1) for answer in answers]
-            crossed = pseudo_label_loss(answers[0], labels[1], self.options) + pseudo_label_loss(
-                answers[1], labels[0], self.options
-            )
-            total = total + self.weight(moment) * crossed
-            agreement = (labels[0][labelled:] == labels[1][labelled:]).float().mean()
-            values |= {"unsupervised": crossed.detach(), "agreement": agreement}
-        return Loss(total, values)
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+        return pseudo_label_loss(logits, labels, self.options)

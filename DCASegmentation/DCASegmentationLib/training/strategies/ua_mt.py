@@ -12,12 +12,13 @@ from torch import Tensor
 from ...method.network import DCANet
 from ...method.partition import Partition
 from ..options import TrainingOptions
+from .ema import follow, grown_decay
+from .perturbation import clipped_noise
 from .strategy import Batch, Loss, Moment, Strategy, plain_vnet
 from .supervised import whole_label_loss
 
-# The authors' settings: dropout, Gaussian noise on what the teacher sees, and how often it is asked.
+# The authors' settings: dropout, and how often the teacher is asked.
 _DROPOUT = 0.5
-_NOISE, _NOISE_LIMIT = 0.1, 0.2
 _PASSES = 8
 _TEACHER_DECAY = 0.99
 
@@ -27,6 +28,7 @@ class UncertaintyAwareMeanTeacher(Strategy):
     times under dropout and noise, is certain: entropy below a threshold that rises from 3/4 of its maximum to all."""
 
     name: ClassVar[str] = "ua_mt"
+    needs_unlabelled: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
@@ -42,7 +44,7 @@ class UncertaintyAwareMeanTeacher(Strategy):
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabelled is not None
         student = self.network(batch.unlabelled).float().softmax(dim=1)
-        taught, entropy = self._ask_teacher(batch.unlabelled)
+        taught, entropy = self._ask_teacher(batch.unlabelled, moment)
         certain = entropy < self._threshold(moment, student.shape[1])
         distance = ((student - taught) ** 2).mean(dim=1)
         loss = (distance * certain).sum() / certain.sum().clamp(min=1)
@@ -50,22 +52,17 @@ class UncertaintyAwareMeanTeacher(Strategy):
         values = {"unsupervised": loss.detach(), "agreement": agreement, "certain": certain.float().mean()}
         return Loss(self.weight(moment) * loss, values)
 
-    @torch.no_grad()
     def after_step(self, moment: Moment) -> None:
-        decay = min(1 - 1 / (moment.step + 2), _TEACHER_DECAY)
-        for kept, new in zip(self.teacher.parameters(), self.network.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
-        for statistic, current in zip(self.teacher.buffers(), self.network.buffers(), strict=True):
-            statistic.copy_(current)
+        follow(self.teacher, self.network, grown_decay(moment.step, _TEACHER_DECAY))
 
     @torch.no_grad()
-    def _ask_teacher(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
+    def _ask_teacher(self, volumes: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
         """The teacher's probabilities on noisy volumes, and the entropy (batch, depth, height, width) of their mean
         over several passes with dropout."""
         answers = []
-        for _ in range(_PASSES):
-            noise = (torch.randn_like(volumes) * _NOISE).clamp(-_NOISE_LIMIT, _NOISE_LIMIT)
-            answers.append(self.teacher(volumes + noise).float().softmax(dim=1))
+        for each in range(_PASSES):
+            noisy = clipped_noise(volumes, self.random(moment, each))
+            answers.append(self.teacher(noisy).float().softmax(dim=1))
         mean = torch.stack(answers).mean(dim=0)
         # The first answer is the one that is taught.
         return answers[0], -(mean * mean.clamp(min=1e-6).log()).sum(dim=1)

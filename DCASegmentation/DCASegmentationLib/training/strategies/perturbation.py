@@ -1,0 +1,108 @@
+"""Changes of a volume that its labels survive: noise, strong views, and the worst small perturbation.
+
+They are made on the device from the loop's own patches, so all views of a patch are aligned voxel by voxel. Draws
+come from a generator on the CPU (``Strategy.random``): the same in a resumed run, on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .losses import soft_dice
+
+
+def normal(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Standard normal numbers of ``shape`` on the device of ``like``."""
+    return torch.randn(shape, generator=generator).to(like.device)
+
+
+def clipped_noise(volumes: Tensor, generator: torch.Generator, deviation: float = 0.1, limit: float = 0.2) -> Tensor:
+    """``volumes`` with Gaussian noise of this standard deviation, cut off at ± ``limit``."""
+    return volumes + (normal(volumes.shape, generator, volumes) * deviation).clamp(-limit, limit)
+
+
+def smoothed(volumes: Tensor, share: float) -> Tensor:
+    """Each voxel of (batch, channel, depth, height, width) gives ``share`` of itself to its neighbors, axis by axis."""
+    for axis in (2, 3, 4):
+        sides = [0] * 6
+        sides[2 * (4 - axis)] = sides[2 * (4 - axis) + 1] = 1
+        padded = functional.pad(volumes, sides, mode="replicate")
+        size = volumes.shape[axis]
+        around = padded.narrow(axis, 0, size) + padded.narrow(axis, 2, size)
+        volumes = (1 - share) * volumes + share / 2 * around
+    return volumes
+
+
+def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -> Tensor:
+    """Patches (batch, 1, depth, height, width) with another contrast, brightness, gamma, blur and noise, each wider
+    than the loop's own augmentation, and with probability ``box`` a box of noise.
+
+    Intensities only, relative to each patch's own range: no rotation or scale, so that labels stay aligned.
+    """
+    changed = []
+    for volume in volumes:
+        low, high = volume.amin(), volume.amax()
+        reach = (high - low).clamp(min=1e-6)
+        draw = torch.rand(11, generator=generator).tolist()
+        patch = (volume - low) / reach
+        patch = (patch - 0.5) * (0.6 + 0.8 * draw[0]) + 0.5 + 0.4 * (draw[1] - 0.5)
+        patch = patch.clamp(0, 1)
+        if draw[2] < 0.5:
+            patch = patch ** (0.6 + draw[3])
+        if draw[4] < 0.5:
+            patch = smoothed(patch[None], 0.6 * draw[5])[0]
+        patch = patch + normal(patch.shape, generator, patch) * (0.1 * draw[6])
+        if draw[7] < box:
+            sides = [
+                max(1, round((0.2 + 0.2 * one) * side)) for one, side in zip(draw[8:], patch.shape[1:], strict=True)
+            ]
+            starts = [
+                int(torch.randint(whole - side + 1, (), generator=generator))
+                for side, whole in zip(sides, patch.shape[1:], strict=True)
+            ]
+            inside = (slice(None), *(slice(a, a + n) for a, n in zip(starts, sides, strict=True)))
+            patch[inside] = torch.rand(patch[inside].shape, generator=generator).to(patch)
+        changed.append(patch.clamp(0, 1) * reach + low)
+    return torch.stack(changed).to(volumes.dtype)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Within, batch norm leaves its running statistics as they are; perturbed input must not move them."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, before, strict=True):
+            layer.momentum = momentum
+
+
+def unit(direction: Tensor) -> Tensor:
+    """``direction`` (batch, ...) with L2 norm 1 for each patch."""
+    flat = direction.flatten(1)
+    return (flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)).view_as(direction)
+
+
+def adversarial_direction(
+    predict: Callable[[Tensor], Tensor], volumes: Tensor, clean: Tensor, radius: float, generator: torch.Generator
+) -> Tensor:
+    """The direction (norm 1 for each patch) in which the prediction changes most, by one step of power iteration.
+
+    ``predict`` gives probabilities, ``clean`` are those of ``volumes`` without a graph. From a random direction d, the
+    gradient by d of the Dice distance between the predictions at ``volumes`` + ``radius`` d and at ``volumes``. The
+    gradients that parameters have collected stay as they are. Computed in single precision.
+    """
+    start = unit(torch.rand(volumes.shape, generator=generator).to(volumes.device) - 0.5)
+    with torch.enable_grad(), torch.autocast(volumes.device.type, enabled=False):
+        direction = start.requires_grad_(True)
+        distance = soft_dice(predict(volumes.float() + radius * direction), clean)
+        (gradient,) = torch.autograd.grad(distance, direction)
+    return unit(gradient)

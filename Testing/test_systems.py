@@ -1,0 +1,238 @@
+"""Tables 1 and 2 with all systems: their rows, what they cost, how they are written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from DCASegmentationLib.errors import UserError
+from DCASegmentationLib.evaluation.experiments.cost import StepCost, step_cost
+from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, small_options
+from DCASegmentationLib.evaluation.experiments.paper_numbers import PAPER
+from DCASegmentationLib.evaluation.experiments.running import leading_columns, run_experiment
+from DCASegmentationLib.evaluation.experiments.runs import COSTS, Data, Runs
+from DCASegmentationLib.evaluation.experiments.systems import (
+    GENERAL,
+    IMBALANCE,
+    SYSTEMS,
+    TABLES,
+    equal_compute,
+    require_data,
+    without_rows_that_need_labels,
+)
+from DCASegmentationLib.evaluation.method_table import MethodTable
+from DCASegmentationLib.evaluation.metrics import ASD, DICE
+from DCASegmentationLib.evaluation.scores import Scores
+from DCASegmentationLib.organs import AMOS, SYNAPSE
+from DCASegmentationLib.training.checkpoint import load_checkpoint
+from DCASegmentationLib.training.options import StrategyName, TrainingOptions
+from DCASegmentationLib.training.trainer import BEST
+from test_strategies import options_for
+from test_strategies_mechanisms import FACTS, GROUPS
+from test_training import OPTIONS, THREE_BALLS, case_of_balls
+
+COMMON = replace(OPTIONS, steps=2, patch=(16, 16, 32))
+BY_KEY = {arm.key: arm for arm in SYSTEMS}
+
+
+@pytest.fixture
+def data() -> Data:
+    return Data(
+        THREE_BALLS,
+        [case_of_balls(1), case_of_balls(2)],
+        [case_of_balls(3, labelled=False)],
+        [case_of_balls(4)],
+        [case_of_balls(5)],
+        [case_of_balls(1), case_of_balls(2), case_of_balls(3)],
+        "balls",
+    )
+
+
+def test_all_twenty_rows_are_there_each_with_a_strategy_of_its_own():
+    assert len(SYSTEMS) == 20 and {arm.group for arm in SYSTEMS} == {"", GENERAL, IMBALANCE}
+    strategies = [arm.changes.get("strategy", "dca") for arm in SYSTEMS]
+    assert set(strategies) == set(get_args(StrategyName)) - {"plain_experts"}
+    assert all(set(rows) == set(BY_KEY) for rows in PAPER.values())
+    for preset in (small_options(), TrainingOptions(), TrainingOptions.paper()):
+        for arm in SYSTEMS:
+            arm.options(preset, 1)
+    assert BY_KEY["magicnet"].options(small_options(), 0).strategy_options == {"cubes": 2}
+
+
+def test_a_step_costs_what_its_passes_cost():
+    def cost(name: str) -> StepCost:
+        return step_cost(options_for(name, steps=1000), GROUPS, FACTS)
+
+    vnet = cost("vnet")
+    assert vnet.passes == 2
+    # In units of the V-Net on labelled patches, whose forward and backward pass each patch once.
+    for name, macs, passes in (("cps", 4, 8), ("urpc", 2, 4), ("basak", 7 / 3, 6), ("ua_mt", 4 + 16 / 6 - 2, 20)):
+        found = cost(name)
+        assert found.passes == passes, name
+        assert found.macs / vnet.macs == pytest.approx(macs, rel=0.06), name
+    bcp = cost("bcp")
+    # One mixture while pretraining; then two, and two passes of the teacher.
+    assert bcp.passes == pytest.approx(0.118 * 1 + 0.882 * 4)
+    assert bcp.macs / vnet.macs == pytest.approx((0.118 * 3 + 0.882 * 8) / 6, rel=0.06)
+
+
+def test_a_large_patch_is_counted_by_a_smaller_one():
+    small = step_cost(options_for("vnet", patch=(64, 32, 64), steps=10), GROUPS, FACTS)
+    large = step_cost(options_for("vnet", patch=(128, 64, 128), steps=10), GROUPS, FACTS)
+    assert large.macs == 8 * small.macs and large.passes == small.passes
+
+
+def test_equal_compute_gives_each_system_the_steps_that_dca_pays_for():
+    costs = {arm.key: StepCost(float(index + 1), 4.0) for index, arm in enumerate(SYSTEMS)}
+    experiment = equal_compute(TABLES["table1"], 1000, costs)
+    for arm in experiment.arms:
+        options, cost = arm.options(COMMON, 0), costs[arm.key.removesuffix("-equal")]
+        steps = 1000 if arm.key == "dca" else options.steps
+        assert steps * cost.macs == pytest.approx(1000 * costs["dca"].macs, rel=0.02)
+    with pytest.raises(UserError, match="no row of DCA"):
+        equal_compute(TABLES["table1"], 1000, {})
+
+
+def test_rows_are_trained_scored_and_written_with_cost_and_the_papers_numbers(tmp_path, data):
+    few = replace(TABLES["table1"], arms=tuple(BY_KEY[key] for key in ("vnet-full", "cps", "dhc", "dca")))
+    runs = Runs(tmp_path, COMMON, data, [0], validate_every=1)
+    costs = runs.costs(few.arms)
+    assert runs.costs(few.arms) == costs and (tmp_path / COSTS).exists()
+    run_experiment(few, runs, costs, PAPER["table1"])
+    header, *rows = list(csv.reader((tmp_path / "table1.csv").open()))
+    assert header[:3] == ["Group", "Method", "Avg. Dice"] and header[-1] == "Paper: protocol"
+    assert [row[:2] for row in rows] == [
+        ["", "V-Net (fully)"],
+        ["General", "CPS"],
+        ["Imbalance", "DHC"],
+        ["Imbalance", "DCA"],
+    ]
+    by_title = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    assert by_title["DCA"]["Paper: Dice"] == "73.20±0.3" and by_title["CPS"]["Paper: protocol"] == "DHC split"
+    assert by_title["CPS"]["Patches/step"] == "8" and by_title["DHC"]["Steps"] == "2"
+    arms = json.loads((tmp_path / "table1.json").read_text())["arms"]
+    assert arms["cps"]["gmac_per_step"] > arms["vnet-full"]["gmac_per_step"] > 0
+    latex = (tmp_path / "table1.tex").read_text()
+    assert r"\rotatebox{90}{Imbalance}" in latex and latex.count("{") == latex.count("}")
+    columns = {line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\") and "multicolumn" not in line}
+    assert columns == {len(header) - 1}
+
+    # What was scored is both networks of the best step, not the best of one beside the last of the other.
+    best = load_checkpoint(tmp_path / "runs" / "cps" / "seed-0" / BEST)
+    answering = runs.trained(BY_KEY["cps"]).answering()
+    for key, value in answering.state_dict().items():
+        assert torch.equal(value, best["averaged"][key]), key
+
+
+def test_a_row_that_cannot_learn_from_the_data_is_refused_before_any_is_trained(tmp_path, data):
+    labels = np.where(data.labelled[0].labels == 3, 0, data.labelled[0].labels).astype(np.uint8)
+    without = replace(data, labelled=[replace(data.labelled[0], labels=labels)])
+    few = replace(TABLES["table1"], arms=(BY_KEY["cps"], BY_KEY["dhc"]))
+    with pytest.raises(UserError, match="no labelled case has Small"):
+        run_experiment(few, Runs(tmp_path, COMMON, without, [0]))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_tables_take_their_own_data():
+    require_data("table1", SYNAPSE, True)
+    require_data("table2", AMOS, False)
+    with pytest.raises(UserError, match="Call table2"):
+        require_data("table1", AMOS, True)
+    fewer = without_rows_that_need_labels(TABLES["table1"], False)
+    assert len(fewer.arms) == 19 and len(without_rows_that_need_labels(TABLES["table1"], True).arms) == 20
+
+
+def test_the_papers_numbers_are_those_of_its_slides():
+    assert PAPER["table1"]["dca"].dice == (73.20, 0.3) and PAPER["table2"]["dca"].asd == (2.66, None)
+    assert PAPER["table1"]["vnet-full"].organs["LAG"] == 29.0 and "LAG" not in PAPER["table1"]["ga"].organs
+    for key, row in PAPER["table2"].items():
+        consistent = abs(np.mean(list(row.organs.values())) - row.dice[0]) < 0.1
+        assert consistent == (key not in ("bcp", "abd", "beta-fft")), key
+
+
+def scores_of(dice: float, distance: float) -> Scores:
+    scores = Scores(THREE_BALLS, (DICE, ASD))
+    scores.add("case", {"dice": np.array([dice, dice, 0.0]), "asd": np.full(3, distance)})
+    return scores
+
+
+def test_the_three_best_of_each_column_are_marked():
+    rows = {name: [scores_of(*values)] for name, values in {
+        "full": (0.9, 0.1), "a": (0.5, 3.0), "b": (0.7, 1.0), "c": (0.7, 2.0), "d": (0.6, 9.0), "e": (0.1, 4.0),
+    }.items()}  # fmt: skip
+    made = MethodTable(
+        THREE_BALLS, rows, groups={"a": "General", "b": "General"}, marked=True, unranked=["full"],
+        further={"Steps": {"a": "5"}},
+    )  # fmt: skip
+    places = made.places()
+    assert {name: place for (name, column), place in places.items() if column == 0} == {"b": 1, "c": 1, "d": 2, "a": 3}
+    assert {name: place for (name, column), place in places.items() if column == 1} == {"b": 1, "c": 2, "a": 3}
+    assert not any(column == 4 for _, column in places)
+    markdown = made.text("markdown").splitlines()
+    assert "| General | b | **46.67** ¹ | **1.00** ¹ | **70.0** ¹" in markdown[4]
+    assert "¹" not in markdown[2] and markdown[3].endswith("| 5 |")
+    assert "¹" not in made.text("csv") and r"\textbf{\textcolor{red}{46.67}}" in made.text("latex")
+
+
+def test_tables_three_and_five_tell_their_rows_apart_as_the_paper_does():
+    def columns(name: str) -> dict[str, list[str]]:
+        experiment = EXPERIMENTS[name]
+        options = {arm.key: arm.options(small_options(), 0) for arm in experiment.arms}
+        found = leading_columns(experiment, options)
+        return {title: [cells[arm.title] for arm in experiment.arms] for title, cells in found.items()}
+
+    marks = columns("table3")
+    assert marks["3 Experts"][0] == "" and marks["3 Experts"][1:] == ["✓"] * (len(marks["3 Experts"]) - 1)
+    assert marks["DFAM"] == [*[""] * (len(marks["DFAM"]) - 1), "✓"] and marks["LGA"][:2] == ["", ""]
+    stages = columns("table5")["n_stages H, M, T"]
+    assert stages[0] == "3, 3, 2, 1; 3, 3, 2, 1; 3, 3, 2, 1" and stages[-1].startswith("2, 2, 1, 1")
+    assert columns("table1" if "table1" in EXPERIMENTS else "table4") == {}
+    made = MethodTable(
+        THREE_BALLS, {"β-FFT": [scores_of(0.5, 1.0)]}, leading={"DFAM": {"β-FFT": "✓"}}, colors={1: "red"}
+    )
+    latex = made.text("latex")
+    assert r"$\beta$-FFT & \checkmark & 33.33" in latex and r"\textcolor{red}{large} & middle" in latex
+    assert made.header()[:3] == ["Method", "DFAM", "Avg. Dice"] and made.cells()[0][1] == "✓"
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_table_of_all_systems(dca, tmp_path):
+    run = dca(
+        "experiment", "table1", "-o", tmp_path, "--people", "2,2,1,1", "--seeds", "0", "--steps", 2, "--filters", 1,
+        "--spacing", "10,10,10", "--device", "cpu", "--beside-paper", "--equal", "compute",
+    )  # fmt: skip
+    assert run.code == 0, run.err
+    header, *rows = list(csv.reader((tmp_path / "table1.csv").open()))
+    assert len(rows) == 20 and "equal compute" in run.out and "Paper: Dice" in header
+    assert "for table1 and table2" in dca("experiment", "table3", "-o", tmp_path, "--beside-paper").err
+
+
+@pytest.mark.slow
+def test_the_command_trains_a_system_with_options_of_its_own(dca, tmp_path):
+    arguments = (
+        "train",
+        "-o",
+        tmp_path / "run",
+        "--strategy",
+        "bcp",
+        "--labelled",
+        2,
+        "--unlabelled",
+        2,
+        "--validation",
+        0,
+    )
+    small = ("--steps", 2, "--filters", 1, "--patch", "32", "--spacing", "12,12,12", "--device", "cpu")
+    wrong = dca(*arguments, *small, "--strategy-option", "blocks=2")
+    assert wrong.code == 2 and "no option 'blocks'" in wrong.err and "pseudo_weight" in wrong.err
+    assert "Write it like" in dca(*arguments, *small, "--strategy-option", "box").err
+    one = dca(*arguments, *small, "--batch", 1)
+    assert one.code == 2 and "--batch 2" in one.err
+    run = dca(*arguments, *small, "--strategy-option", "box=0.4")
+    assert run.code == 0, run.err
+    assert dca("train", "-o", tmp_path / "run", "--resume", "--steps", 3, "--device", "cpu").code == 0
