@@ -86,15 +86,10 @@ def _decoded(image: DicomHeader, wanted: list[int]) -> Iterator[np.ndarray]:
         raise _cannot_be_decoded(image)
     array = array.reshape(image.frames, image.rows, image.columns)
     # ITK has rescaled all frames as it would the first.
-    slope, intercept = _itk_rescaling(image)
+    slope, intercept = image.planes[0].slope, image.planes[0].intercept
     for number in wanted:
         plane = array[number]
         yield plane if (slope, intercept) == (1.0, 0.0) else np.rint((plane - np.float64(intercept)) / slope)
-
-
-def _itk_rescaling(image: DicomHeader) -> tuple[float, float]:
-    first = image.planes[0]
-    return first.slope, first.intercept
 
 
 @contextmanager

@@ -90,16 +90,6 @@ class NiftiHeader:
         return self.qform is not None or self.sform is not None
 
 
-def check_geometry_stated(path: Path) -> None:
-    """Raises ImageError where the header has no usable spacing or neither a qform nor an sform."""
-    with open_content(path) as stream:
-        header = read_header(stream, path)
-    if not all(math.isfinite(value) and value > 0 for value in header.spacing):
-        raise file_errors.impossible_spacing(path, header.spacing)
-    if not header.states_orientation:
-        raise file_errors.missing_orientation(path, "its qform and sform codes are both 0")
-
-
 def check_content(path: Path) -> None:
     """Before the file is read. Raises ImageError where it is cut off, its checksum is wrong, or voxels are NaN or
     infinite, as far as ``check_voxels`` will not find that with less work."""
