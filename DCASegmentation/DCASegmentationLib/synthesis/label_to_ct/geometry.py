@@ -224,4 +224,3 @@ def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0
 
     lower = plane(0)
     return lower + (plane(step_z) - lower) * share[2]
-
