@@ -19,7 +19,7 @@ from DCASegmentationLib.imaging.grid import canonical_view
 from DCASegmentationLib.imaging.reading import read_ct
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.synthesis.label_to_ct.anatomy import load_anatomy
-from DCASegmentationLib.synthesis.label_to_ct.registration import read_warps, warps_among
+from DCASegmentationLib.synthesis.label_to_ct.registration import read_warps
 from DCASegmentationLib.synthesis.label_to_ct.renderer import Renderer
 from DCASegmentationLib.training.options import GridOptions, TrainingOptions
 from DCASegmentationLib.training.recipe_sampling import RecipeSampler
@@ -40,8 +40,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    names = [path.resolve().name for path in options.label_maps]
-    warps = warps_among(read_warps(options.warps), names) if options.warps else {}
+    warps = read_warps(options.warps) if options.warps else {}
     anatomies = [load_anatomy(path, cache=options.cache) for path in options.label_maps]
     renderer = Renderer(anatomies, (options.spacing,) * 3, device=options.device, warps=warps)
     if options.patches:

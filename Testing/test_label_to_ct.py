@@ -430,15 +430,18 @@ def test_a_body_goes_toward_the_other_anatomy_as_far_as_it_is_blended(anatomy, o
 
 
 def test_drawn_bodies_keep_plausible_organs_and_the_rest_are_drawn_again(anatomy, other, warps):
-    renderer = Renderer([anatomy], GRID.spacing, warps=warps)
-    recipes = [renderer.draw_recipe(seed) for seed in range(8)]
+    renderer = Renderer([anatomy, other], GRID.spacing, warps=warps)
+    recipes = [renderer.draw_recipe(seed, [anatomy.name]) for seed in range(8)]
     assert sum(bool(recipe.deformation.blend) for recipe in recipes) >= 3
     # A warp that turns everything inside out can only be refused.
     absurd = Warp(np.zeros_like(warps[anatomy.name][other.name].field), 10.0, (0.0, 0.0, 0.0))
     x = np.arange(absurd.field.shape[3]) * 10.0
     absurd.field[0] = (x.mean() - x) * 3
-    refusing = Renderer([anatomy], GRID.spacing, warps={anatomy.name: {other.name: absurd}})
-    assert not any(refusing.draw_recipe(seed).deformation.blend for seed in range(8))
+    refusing = Renderer([anatomy, other], GRID.spacing, warps={anatomy.name: {other.name: absurd}})
+    assert not any(refusing.draw_recipe(seed, [anatomy.name]).deformation.blend for seed in range(8))
+    # An anatomy kept apart does not leak in by its warps.
+    apart = Renderer([anatomy], GRID.spacing, warps=warps)
+    assert not any(apart.draw_recipe(seed).deformation.blend for seed in range(8))
 
 
 def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder, dca, tmp_path):
@@ -493,7 +496,7 @@ def test_cases_between_label_maps_come_from_a_source_with_registrations(anatomy,
     source = Painted((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
     assert Painted(**json.loads(json.dumps(source.to_json()))) == source
     # The other label map is not among those of the source: its shape must not leak in.
-    assert source.renderer(tmp_path / "cache", GRID).warps == {}
+    assert not any(source.renderer(tmp_path / "cache", GRID).warps.values())
 
 
 def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):

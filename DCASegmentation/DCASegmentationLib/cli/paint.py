@@ -59,12 +59,12 @@ def run(
     from ..organs import AMOS
     from ..synthesis.label_to_ct.anatomy import load_anatomy
     from ..synthesis.label_to_ct.recipe import read_recipe
-    from ..synthesis.label_to_ct.registration import read_warps, warps_among
+    from ..synthesis.label_to_ct.registration import read_warps
     from ..synthesis.label_to_ct.renderer import Renderer, image_of
 
     steps = spacing_of(spacing)
     chosen = None if recipe is None else read_recipe(recipe)
-    found = {} if warps is None else warps_among(read_warps(warps), [path.resolve().name for path in label_maps])
+    found = {} if warps is None else read_warps(warps)
     with new_folder(out, overwrite, recognized_by=PAINTED) as folder:
         with progress_bar() as progress:
             anatomies = []

@@ -9,7 +9,6 @@ course, are left to follow their surroundings.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,12 +114,6 @@ def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
     if not found:
         raise UserError(f"{folder} holds no registrations.", "Make them with dca register-label-maps.")
     return found
-
-
-def warps_among(warps: Mapping[str, Mapping[str, Warp]], names: Sequence[str]) -> dict[str, dict[str, Warp]]:
-    """Only the warps from and toward the anatomies of these names: what is left out of training must stay out."""
-    kept = {a: {b: warp for b, warp in to.items() if b in names} for a, to in warps.items() if a in names}
-    return {name: to for name, to in kept.items() if to}
 
 
 def _group(tissue: str) -> str:

@@ -80,7 +80,9 @@ class Renderer:
     """Renders recipes of the given anatomies on a grid.
 
     ``spacing`` (x, y, z of the image's index axes) in mm and ``orientation`` (three letters) are those of a model grid.
-    ``warps[a][b]`` leads from anatomy a toward b. The anatomies' maps are held on ``device``, one byte per voxel.
+    ``warps[a][b]`` leads from anatomy a toward b; those toward anatomies
+    that are not given are left out, so that a person kept apart for testing cannot leak into the others. The anatomies'
+    maps are held on ``device``, one byte per voxel.
 
     Raises ValueError for a spacing or orientation that is none, UserError for two anatomies of the same name.
     """
@@ -102,7 +104,10 @@ class Renderer:
             )
         self.device = torch.device(device)
         self.anatomies = {anatomy.name: anatomy for anatomy in anatomies}
-        self.warps = warps or {}
+        self.warps = {
+            name: {other: warp for other, warp in (warps or {}).get(name, {}).items() if other in self.anatomies}
+            for name in self.anatomies
+        }
         self.axes = _Axes.of(orientation)
         steps = [0.0, 0.0, 0.0]
         for axis, step in zip(self.axes.world, spacing[::-1], strict=True):
@@ -124,8 +129,8 @@ class Renderer:
             )
         if lacking := sorted(set(recipe.deformation.blend) - set(resident.warps)):
             raise UserError(
-                f"The recipe goes from {recipe.anatomy} toward {lacking[0]}, and they are not registered.",
-                "Register the label maps with dca register-label-maps, and give its folder.",
+                f"The recipe goes from {recipe.anatomy} toward {lacking[0]}, which is not given or not registered.",
+                "Give both label maps and the folder that dca register-label-maps made of them.",
             )
         return Scene(self, recipe, resident)
 

@@ -14,7 +14,7 @@ from ...bundle.metadata import TrainingData
 from ...errors import UserError
 from ...synthesis.label_to_ct.anatomy import load_anatomy
 from ...synthesis.label_to_ct.recipe import RECIPE_VERSION
-from ...synthesis.label_to_ct.registration import read_warps, warps_among
+from ...synthesis.label_to_ct.registration import read_warps
 from ...synthesis.label_to_ct.renderer import Renderer
 from ..cases import Case, load_case, save_case
 from ..options import GridOptions
@@ -77,8 +77,7 @@ class Painted:
     def renderer(self, cache: Path, grid: GridOptions, device: str = "cpu") -> Renderer:
         """A renderer of these label maps on ``grid``. Raises UserError where a label map cannot be used."""
         anatomies = [load_anatomy(Path(each.folder), cache=cache / "anatomies") for each in self.maps]
-        names = [anatomy.name for anatomy in anatomies]
-        warps = {} if self.warps is None else warps_among(read_warps(Path(self.warps)), names)
+        warps = {} if self.warps is None else read_warps(Path(self.warps))
         return Renderer(anatomies, grid.spacing, grid.orientation, device, warps)
 
     def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
