@@ -41,16 +41,46 @@ def main(ct: str) -> None:
             with EventLoopWatch() as running:
                 panel.segmentPanel.ui.applyButton.click()
                 bench.wait_for(lambda: outcomes, 3600)
+                bench.wait_for(lambda: not working(panel), 600)
             seconds = time.monotonic() - started
             if outcomes[0].nodes is None:
                 raise SystemExit(f"{name}: {outcomes[0].error}")
             network = outcomes[0].seconds[NETWORK]
             print(f"{name}: {seconds:.2f} s, of them network {network:.2f} s, other {seconds - network:.2f} s")
             print("  " + ", ".join(f"{phase} {value:.2f} s" for phase, value in outcomes[0].seconds.items()))
-            still = max((late for _moment, late, _own in running.blocks), default=0.0)
-            own = max((own for _moment, _late, own in running.blocks), default=0.0)
-            print(f"  the GUI stood still for {still:.2f} s at most, of its own computing for {own:.2f} s at most")
+            tell(running)
+        review = panel.reviewPanel
+        review.goToNext()
+        row = next(row for row, place in enumerate(review._places) if place.alternative is not None)
+        actions = {
+            "Accept alternative with 3D": (lambda: review.goTo(row), review.ui.suggestionButton.click),
+            "Edit here": (lambda: None, review.ui.editButton.click),
+            "What changed": (lambda: None, review.ui.changesButton.click),
+            "a map": (lambda: None, lambda: setattr(panel.parameters, "expertMap", "tail")),
+        }
+        for name, (prepare, act) in actions.items():
+            prepare()
+            bench.process_events(0.2)
+            with EventLoopWatch() as running:
+                act()
+                bench.wait_for(lambda: not working(panel), 600)
+                bench.process_events(0.8)
+            print(name)
+            tell(running)
         panel.cleanup()
+
+
+def working(panel: Any) -> bool:
+    """Whether steps of the panel are still to come."""
+    steps = (panel._showing, panel.segmentControl.show3D._steps, panel.reviewPanel._surfaces, panel.expertsPanel._steps)
+    return any(each.isRunning for each in (*steps, panel.correctPanel._steps))
+
+
+def tell(running: EventLoopWatch) -> None:
+    """Print for how long the window stood at most."""
+    still = max((late for _moment, late, _own in running.blocks), default=0.0)
+    own = max((own for _moment, _late, own in running.blocks), default=0.0)
+    print(f"  the GUI stood still for {still:.2f} s at most, of its own computing for {own:.2f} s at most", flush=True)
 
 
 if __name__ == "__main__":

@@ -245,3 +245,47 @@ def test_a_widget_is_drawn_in_light_and_in_dark(slicer_bench, screenshot):
     light, dark = (qt.QImage(str(screenshot(label, style, style))) for style in ("light", "dark"))
     assert light.pixelColor(0, 0).lightness() > 200
     assert dark.pixelColor(0, 0).lightness() < 80
+
+
+def test_what_single_shot_was_given_is_never_freed(slicer_bench):
+    """Seen in Slicer: memory grew by each run that such a callable held."""
+    import weakref
+
+    import qt
+
+    class Run:
+        pass
+
+    run = Run()
+    qt.QTimer.singleShot(0, lambda held=run: None)
+    gone = weakref.ref(run)
+    del run
+    slicer_bench.process_events(0.05)
+    assert gone() is not None
+
+
+def test_a_new_layout_resets_its_views_in_the_next_turn(slicer_bench):
+    import slicer
+
+    views = slicer_bench.app.layoutManager()
+    slicer_bench.process_events()
+    views.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    node = views.sliceWidget("Red").mrmlSliceNode()
+    node.SetSliceOffset(77.0)
+    slicer_bench.process_events()
+    assert node.GetSliceToRAS().GetElement(2, 3) != pytest.approx(77.0)
+
+
+def test_slicers_log_tells_of_a_hidden_segmentation_and_of_one_that_shows_nothing(slicer_bench):
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Hidden")
+    node.CreateDefaultDisplayNodes()
+    node.SetHideFromEditors(True)
+    node.GetSegmentation().AddEmptySegment("a")
+    node.GetDisplayNode().SetVisibility2DFill(False)
+    assert slicer_bench.log.lines and "subject hierarchy" in slicer_bench.log.lines[0]
+    slicer_bench.log.clear()
+    node.GetDisplayNode().SetVisibility2DOutline(False)
+    assert any("neither fill nor outline" in line for line in slicer_bench.log.lines)
+    slicer_bench.log.clear()

@@ -94,6 +94,7 @@ def test_a_ui_is_refused_for_what_the_real_class_lacks(slicer_bench, tmp_path, c
 
     with pytest.raises(BenchError, match=missing):
         slicer.util.loadUI(write_ui(tmp_path, class_name, contents, after))
+    slicer_bench.log.clear()  # Qt says so too
 
 
 def test_connecting_a_signal_that_does_not_exist_is_refused(slicer_bench):

@@ -205,7 +205,7 @@ def test_a_map_has_a_legend_titled_in_words():
 
     node = show_attention(small_result().attention[4], level=4)["tail"]
     legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
-    assert legend.GetTitleText() == "Attention to the tail expert"
+    assert legend.GetTitleText() == "Attention: tail"
 
 
 def test_the_deciding_expert_map_names_its_colors():

@@ -77,7 +77,8 @@ def _draw(panel: Any, bench: Bench, folder: Path) -> None:
             section = getattr(panel.ui, f"{name}Section")
             section.collapsed = False
             bench.process_events(0.5)
-            _shoot(section, folder / "sections" / f"{name}-{style}.png", style)
+            as_high_as_its_contents(panel.widget.window())
+            screenshot(section, folder / "sections" / f"{name}-{style}.png", style, panel.enter)
     _draw_map(panel, folder / "panel-map-view.png")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ _DARK = {
 _DARK_DISABLED = ("WindowText", "Text", "ButtonText")
 
 
-def screenshot(widget: Any, path: Path, style: str = "light") -> Path:
-    """Write ``widget`` as PNG, drawn with Qt's Fusion style in a ``light`` or ``dark`` palette."""
+def screenshot(widget: Any, path: Path, style: str = "light", prepare: Callable[[], None] | None = None) -> Path:
+    """Write ``widget`` as PNG, drawn with Qt's Fusion style in a ``light`` or ``dark`` palette.
+
+    ``prepare()`` is called once these colors are set.
+    """
     application = QtWidgets.QApplication.instance()
     application.setStyle("Fusion")
     before = application.palette()
     application.setPalette(_dark_palette() if style == "dark" else application.style().standardPalette())
     try:
+        if prepare is not None:
+            prepare()
         application.processEvents()
         widget.grab().save(str(path))
     finally:

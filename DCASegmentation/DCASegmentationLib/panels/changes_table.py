@@ -16,7 +16,7 @@ _HEADER = ("organ", "name", "automatic_ml", "now_ml", "added_ml", "removed_ml", 
 
 
 class ChangesTable:
-    """``table`` has the columns organ (with a check box), findings checked, ml before, ml now and Dice.
+    """``table`` has the columns organ (with a check box), findings checked, ml now and Dice.
 
     ``onReviewed(key, isReviewed)`` is called when the user ticks an organ or takes the tick away.
     """
@@ -44,15 +44,18 @@ class ChangesTable:
             dice = "\N{EN DASH}" if change.dice is None else f"{change.dice:.3f}"
             checked, total = progress.get(change.organ.key, (0, 0))
             findings = _("{checked} of {total}").format(checked=checked, total=total) if total else "\N{EN DASH}"
-            texts = (findings, f"{change.before_ml:.1f}", f"{change.after_ml:.1f}", dice)
+            texts = (findings, f"{change.after_ml:.1f}", dice)
             numbers = [numberItem(text) for text in texts]
             for column, item in enumerate((organ, *numbers)):
                 font = item.font()
                 font.setBold(change.changed)
                 item.setFont(font)
                 item.setToolTip(
-                    _("{added:.1f} ml came, {removed:.1f} ml went").format(
-                        added=change.added_ml, removed=change.removed_ml
+                    _("{name}: {before:.1f} ml before, {added:.1f} ml added, {removed:.1f} ml removed").format(
+                        name=change.organ.name,
+                        before=change.before_ml,
+                        added=change.added_ml,
+                        removed=change.removed_ml,
                     )
                 )
                 table.setItem(row, column, item)

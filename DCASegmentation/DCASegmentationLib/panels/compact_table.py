@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import qt
+import slicer
 
 _ROW, _LINE, _HEADER, _FRAME = 22, 16, 26, 4  # pixels
 _MOST_ROWS = 20
@@ -21,7 +22,6 @@ def makeCompact(table: qt.QTableWidget, lines: int = 1) -> None:
 
 def setRows(table: qt.QTableWidget, count: int, most: int = _MOST_ROWS, lines: int = 1) -> None:
     """As many rows, all of them in sight up to ``most``."""
-    letBoxesBeSeen(table)
     table.setRowCount(count)
     table.setFixedHeight(_rowHeight(lines) * min(max(count, 1), most) + _HEADER + _FRAME)
 
@@ -37,12 +37,13 @@ def _rowHeight(lines: int) -> int:
     return _ROW + _LINE * (lines - 1)
 
 
-def letBoxesBeSeen(table: qt.QAbstractItemView) -> None:
+def letBoxesBeSeen(widget: qt.QWidget) -> None:
     """In dark colors the style draws the frame of a check box darker than the window, and nobody sees an empty one.
 
-    It takes the color of the frame from that of the window, which a table shows nowhere else.
+    It takes the color of the frame from that of the window, which a list, a table or a check box shows nowhere else.
     """
-    palette = table.palette
-    if palette.color(qt.QPalette.Base).lightness() < _DARK:
-        palette.setColor(qt.QPalette.Window, palette.color(qt.QPalette.Text))
-        table.setPalette(palette)
+    colors = slicer.app.palette()
+    isDark = colors.color(qt.QPalette.Window).lightness() < _DARK
+    palette = widget.palette
+    palette.setColor(qt.QPalette.Window, colors.color(qt.QPalette.Text if isDark else qt.QPalette.Window))
+    widget.setPalette(palette)

@@ -12,6 +12,7 @@ import slicer.util
 import vtk
 from slicer.util import VTKObservationMixin
 
+from DCASegmentationLib.panels.compact_table import letBoxesBeSeen
 from DCASegmentationLib.panels.correct_panel import CorrectPanel, scrollTo
 from DCASegmentationLib.panels.experts_panel import ExpertsPanel
 from DCASegmentationLib.panels.guide import Guide
@@ -107,6 +108,15 @@ class ModulePanel(VTKObservationMixin):
         self._onCorrectCollapsed(self.ui.correctSection.collapsed)
         self._onExpertsCollapsed(self.ui.expertsSection.collapsed)
         self._placeSetup()
+        for widget in (
+            self.segmentPanel.ui.organsList,
+            self.resultPanel.ui.segmentsTable,
+            self.reviewPanel.ui.changesTable,
+            self.reviewPanel.ui.keepCorrectedCheckBox,
+            self.expertsPanel.ui.legendCheckBox,
+            self.expertsPanel.ui.saveMapsCheckBox,
+        ):
+            letBoxesBeSeen(widget)
 
     def exit(self) -> None:
         self.isEntered = False

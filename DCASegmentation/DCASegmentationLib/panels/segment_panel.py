@@ -13,7 +13,6 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.panels.compact_table import letBoxesBeSeen
 from DCASegmentationLib.panels.device_list import showDevices
 from DCASegmentationLib.panels.error_text import errorText
 from DCASegmentationLib.panels.model_card import modelCard
@@ -224,7 +223,6 @@ class SegmentPanel:
         metadata = self.model.metadata if self.model is not None else None
         organs = list(metadata.vocabulary) if metadata is not None else []
         wasBlocked = self.ui.organsList.blockSignals(True)
-        letBoxesBeSeen(self.ui.organsList)
         self.ui.organsList.clear()
         for organ in organs:
             item = qt.QListWidgetItem(organ.name)

@@ -8,7 +8,9 @@ import slicer
 
 # Width and height as shares of the view. Slicer makes the text as large as the width lets the labels be, and the title
 # the same: the short numbers of a scale need little width, or the title would reach across the whole image.
-_SCALE_SIZE, _NAMES_SIZE = (0.07, 0.4), (0.22, 0.35)
+_SCALE_SIZE, _NAMES_SIZE = (0.06, 0.3), (0.2, 0.26)
+# In the lower right corner, where axial and coronal views show air or the table.
+_POSITION = (0.98, 0.02)
 
 
 def add_scale_legend(node: Any, title: str) -> Any:
@@ -45,5 +47,6 @@ def refresh_legend(node: Any, is_shown: bool) -> None:
 def _legend(node: Any, title: str) -> Any:
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(node)
     legend.SetTitleText(title)
+    legend.SetPosition(*_POSITION)
     legend.SetVisibility(True)
     return legend

@@ -18,7 +18,7 @@ LEAST = 1e-4
 # Maps that a case has one of: name of the volume, title of its legend, colors.
 _SINGLE = {
     "entropy": ("Uncertainty (entropy)", "Uncertainty", "Inferno"),
-    "disagreement": ("Disagreement", "Disagreement of decoders", "Inferno"),
+    "disagreement": ("Disagreement", "Disagreement", "Inferno"),
 }
 
 
@@ -56,7 +56,8 @@ def show_named_map(image: sitk.Image, name: str) -> Any:
         return show_map(image, *_SINGLE[name])
     _, expert, level = name.split("_")
     number = level.removeprefix("level")
-    title = f"Attention to the {expert} expert"
+    # Short: a long title reaches over the anatomy.
+    title = f"Attention: {expert}"
     return show_map(image, f"{expert.capitalize()} expert attention (level {number})", title, "Viridis")
 
 

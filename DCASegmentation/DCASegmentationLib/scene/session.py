@@ -59,9 +59,9 @@ def build_scene(
     nodes = CaseNodes(ct_node, show_segmentation(result.labels, vocabulary, ct_node, f"{name} organs"))
     for level, maps in result.attention.items():
         nodes.attention[level] = show_attention(maps, level)
-    for name in ("deciding_expert", "entropy", "disagreement"):
-        if (image := getattr(result, name)) is not None:
-            nodes.set_map(name, show_named_map(image, name))
+    for kind in ("deciding_expert", "entropy", "disagreement"):
+        if (image := getattr(result, kind)) is not None:
+            nodes.set_map(kind, show_named_map(image, kind))
     organs = nodes.segmentation.GetSegmentation().GetSegmentIDs()
     tag_organs(nodes.segmentation, {each: each for each in organs})
     if to_check is not None:
