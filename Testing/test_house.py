@@ -46,7 +46,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"numpy", "SimpleITK", "torch", "distributed", "dask", "tornado", "psutil", "jinja2", "PIL"},
     ),
     "training": (
-        {"errors", "json_reading", "organs", "case_folder", "method", "imaging", "phantom", "bundle"},
+        {"errors", "json_reading", "organs", "case_folder", "partials", "method", "imaging", "phantom", "bundle"},
         {"torch", "monai", "numpy", "SimpleITK"},
     ),
     "evaluation": (
