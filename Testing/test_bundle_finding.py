@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from DCASegmentationLib.bundle import finding
-from DCASegmentationLib.bundle.finding import default_bundle, find_bundle, find_bundles
+from DCASegmentationLib.bundle.finding import default_bundle, find_bundle, find_bundles, hidden_by, shipped_bundles
 from DCASegmentationLib.errors import BundleError
 
 
@@ -76,3 +76,16 @@ def test_of_two_bundles_with_one_name_the_users_counts(computer):
     newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")
 
     assert find_bundles() == [newer]
+
+
+def test_a_bundle_that_hides_one_of_the_program_is_said(computer, dca, monkeypatch):
+    shipped = put_bundle(computer / "Resources" / "models" / "abdomen")
+    other = put_bundle(computer / "Resources" / "models" / "other")
+    newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")
+    monkeypatch.setenv("HOME", str(computer / "home"))
+
+    assert (hidden_by(newer), hidden_by(shipped), hidden_by(other)) == (shipped, None, None)
+    assert shipped_bundles() == [shipped, other]
+    listed = dca("bundle", "list").out.replace("\n", "")
+    assert f"abdomen  ({newer}; hides {shipped})" in listed
+    assert "it hides the one of the same name" in " ".join(dca("bundle", "info", "abdomen").err.split())

@@ -162,3 +162,15 @@ def test_monai_finds_the_network_as_the_metadata_describe_it(random_bundle):
     )  # fmt: skip
 
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_monai_builds_the_network_with_the_weights_of_the_bundle(random_bundle):
+    """Which MONAI does not read itself: the configuration calls this program's reader, with its checks."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(str(random_bundle / "configs" / "inference.json"))
+    parser["bundle_root"], parser["device"] = str(random_bundle), "cpu"
+    found = parser.get_parsed_content("network").state_dict()
+    expected = Bundle.load(random_bundle).network().state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

@@ -41,12 +41,12 @@ _EVENTS = {
 
 
 class Injector:
-    """Counts the operations below ``folder``; ``act`` is called before the one of the number ``at``, from 1 on.
+    """Counts the operations below ``folder``; ``act(path)`` is called before the one of the number ``at``, from 1 on.
 
     There is no way to take an audit hook away again: it belongs into a process that ends soon.
     """
 
-    def __init__(self, folder: Path, at: int | None = None, act: Callable[[str], None] | None = None) -> None:
+    def __init__(self, folder: Path, at: int | None = None, act: Callable[[Any], None] | None = None) -> None:
         self.count = 0
         self.happened = ""
         self._folder = str(folder)
@@ -79,7 +79,7 @@ class Injector:
             writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or any(sign in str(mode or "") for sign in "wax+")
             if not writes:
                 return
-        self._note(kind)
+        self._note(kind, arguments[0])
 
     def _is_below(self, event: str, arguments: tuple[Any, ...]) -> bool:
         path = arguments[0]
@@ -91,32 +91,32 @@ class Injector:
             name = Path(f"/proc/self/fd/{arguments[-1]}").readlink() / name
         return str(name).startswith(self._folder)
 
-    def _note(self, kind: str) -> None:
+    def _note(self, kind: str, path: Any = None) -> None:
         self.count += 1
         if self.count == self._at and self._act is not None:
             self.happened = kind
             self._is_acting = True
             try:
-                self._act(kind)
+                self._act(path)
             finally:
                 self._is_acting = False
 
 
-def kill(_: str) -> NoReturn:
+def kill(_: Any) -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("still alive")
 
 
-def error_of(fault: str) -> Callable[[str], None]:
-    """Raises the error that the operating system gives for ``fault``."""
+def error_of(fault: str) -> Callable[[Any], None]:
+    """Raises the error that the operating system gives for ``fault``, with the name of the file where it has one."""
 
-    def fail(_: str) -> None:
-        raise OSError(ERRORS[fault], os.strerror(ERRORS[fault]))
+    def fail(path: Any) -> None:
+        raise OSError(ERRORS[fault], os.strerror(ERRORS[fault]), *([] if path is None else [path]))
 
     return fail
 
 
-def signal_of(fault: str) -> Callable[[str], None]:
+def signal_of(fault: str) -> Callable[[Any], None]:
     """Sends this process the signal of ``fault``; the command line answers both as Ctrl+C."""
     return lambda _: signal.raise_signal(signal.SIGINT if fault == INTERRUPT else signal.SIGTERM)
 

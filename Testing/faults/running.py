@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from DCASegmentationLib import partials
 from DCASegmentationLib.errors import UserError
@@ -248,7 +249,7 @@ class Harness:
         def begin(root: Path) -> Injector:
             later = self._dice.randint(1, 4)
 
-            def act(_: str) -> None:
+            def act(_: object) -> None:
                 second = Injector(root, later, kill)
                 second.install()
                 raise KeyboardInterrupt
@@ -328,7 +329,7 @@ class Harness:
         return _CODES.get(os.WEXITSTATUS(status), TRACEBACK)
 
 
-def _at(at: int, act: Callable[[str], None]) -> Callable[[Path], Injector]:
+def _at(at: int, act: Callable[[Any], None]) -> Callable[[Path], Injector]:
     return lambda root: Injector(root, at, act)
 
 

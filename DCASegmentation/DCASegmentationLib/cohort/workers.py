@@ -271,14 +271,16 @@ def _no_profile() -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What goes wrong is told by the ledger; Dask's own log would tear the table."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """What goes wrong is in the ledger; the logs of Dask and of the server below it would tear the table."""
+    loggers = [logging.getLogger(name) for name in ("distributed", "tornado")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def visible_gpus() -> int:

@@ -30,6 +30,7 @@ from ..errors import ImageError, UserError
 from ..imaging.grid import Grid
 from ..imaging.writing import new_folder, write_image, write_json
 from ..organs import Vocabulary
+from ..partials import clean
 from .case_folder_list import read_folder, write_list
 
 
@@ -55,6 +56,7 @@ def add_corrected_case(
     """
     folder = Path(folder)
     require_name(name)
+    clean(folder)
     unknown = _unknown(vocabulary, reviewed)
     known = _known_labels(ct, labels, vocabulary, unknown)
     cases, _listed = read_folder(folder)

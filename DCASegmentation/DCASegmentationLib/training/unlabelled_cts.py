@@ -26,6 +26,7 @@ from ..imaging.ct_check import check_ct
 from ..imaging.voxels import voxel_checksum
 from ..imaging.writing import new_folder, write_json
 from ..organs import AMOS, VOCABULARIES, Vocabulary
+from ..partials import clean
 from .case_folder_list import read_folder, write_list
 
 
@@ -43,6 +44,7 @@ def add_unlabelled_ct(folder: Path, ct: sitk.Image) -> Path:
     """
     folder = Path(folder)
     check_ct(ct)
+    clean(folder)
     name = case_name(voxel_checksum(sitk.GetArrayViewFromImage(ct)))
     vocabulary = _vocabulary(folder)
     for group, what in ((CASES, "with corrected organs"), (UNLABELLED, "without labels")):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..bundle.finding import default_bundle, find_bundle
+from ..bundle.finding import default_bundle, find_bundle, hidden_by
 from ..bundle.loading import Bundle
 from ..errors import Cancelled, UserError
 from ..inference.allocator import keep_freed_memory
@@ -69,6 +69,8 @@ class Runner:
         asked = (device, runtime)
         if self._segmenter is None or bundle != self._bundle or asked != (self._device, self._runtime):
             self._log(f"Loading the model {bundle.metadata.name}.")
+            if (shipped := hidden_by(bundle.folder)) is not None:
+                self._log(f"It is the one in {bundle.folder}, which hides the one of the same name in {shipped}.")
             # The old one goes first: two may not fit into the memory of a GPU.
             self._segmenter = None
             self._segmenter = make_segmenter(bundle, device, runtime)
