@@ -156,7 +156,8 @@ def one_step(network: torch.nn.Module, way: str, options: TrainingOptions, devic
     return found
 
 
-def _peak_mib(device: torch.device) -> float:
+def peak_mib(device: torch.device) -> float:
+    """The most memory that this process, or its tensors on a GPU, has had, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
@@ -175,7 +176,7 @@ def _main(way: str, told: str) -> None:
         torch.set_num_threads(given["threads"])
     torch.manual_seed(0)
     network = network_of(options, device)
-    before = _peak_mib(device) if device.type == "cpu" else 0.0
+    before = peak_mib(device) if device.type == "cpu" else 0.0
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     seconds: list[float] = []
     losses: dict[str, float] = {}
@@ -189,7 +190,7 @@ def _main(way: str, told: str) -> None:
         if step == 0 and given["steps"] > 1:
             # The first step also loads kernels and memory.
             seconds.clear()
-    print(json.dumps(asdict(StepCost(way, min(seconds), _peak_mib(device) - before, losses))))
+    print(json.dumps(asdict(StepCost(way, min(seconds), peak_mib(device) - before, losses))))
 
 
 if __name__ == "__main__":

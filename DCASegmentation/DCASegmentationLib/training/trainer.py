@@ -353,6 +353,14 @@ class Trainer:
         if batch.unlabelled is not None:
             values["weight"] = self.strategy.weight(moment)
 
+        self._update(moment, values)
+        self.step += 1
+        self._whole = True
+        return values
+
+    def _update(self, moment: Moment, values: dict[str, float]) -> None:
+        """The optimizer's step, unless the gradient is not finite, and what follows from it."""
+        options = self.options
         self._scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(list(self.strategy.learning()), options.gradient_limit)
         if torch.isfinite(norm):
@@ -365,9 +373,6 @@ class Trainer:
             values["skipped"] = 1.0
             self._skipped += 1
         self._scaler.update()
-        self.step += 1
-        self._whole = True
-        return values
 
     def _step_sampler(self, labelled: Sampler) -> StepSampler:
         return StepSampler(labelled, self._unlabelled_sampler, self.options, self.processes.share)
