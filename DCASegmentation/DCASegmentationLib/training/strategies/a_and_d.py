@@ -9,7 +9,7 @@ cross-entropy + foreground Dice.
 What deviates: time enters once for each block of the encoder, not for each convolution; the clean map given back to
 the diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights are divided by their
 maximum (they reach hundreds there) unless ``bounded`` is off; no rotation or scale in the augmentation; norm
-statistics rest during DDIM. Cost 1.7 CPS, and x_t has a channel for each organ.
+statistics rest during DDIM. Cost 1.8 CPS, and x_t has a channel for each organ.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the network is least confident gives way to a confident one of the other view (A
 makes new samples for the networks to teach each other: Dice(p_m, argmax p_other).
 
 ``bcp`` (the default; β-FFT builds on it): each network learns BCP's mixtures of its own view, both teach each other
-on the mixtures and on displaced mixtures, with weight 1 and no ramp. Cost 1.7 CPS.
+on the mixtures and on displaced mixtures, with weight 1 and no ramp. Cost 1.5 CPS.
 ``cross``: both networks learn from labels, from labelled patches whose most confident block gives way to the other
 view's least confident one with its labels (ABD-I, with probability 1/2, in the first two thirds of the run), and
 teach each other on unlabelled patches and their displacements, weight .1 with a ramp. Cost 3 CPS.

@@ -8,7 +8,7 @@ where p_a and p_b are the teacher's probabilities, so that the two networks stay
 
 What deviates: three dimensions: a cube of |k| <= .117 x side on each axis (the code's band, which in 3D is a smaller
 part of the spectrum), symmetric, real part. Images and targets of a pair are always mixed alike (one of the published
-scripts mixes u_a with itself). Cost 2.4 CPS.
+scripts mixes u_a with itself). Cost 2.3 CPS.
 """
 
 from __future__ import annotations

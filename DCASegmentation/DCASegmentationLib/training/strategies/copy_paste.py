@@ -102,7 +102,8 @@ class CopyPaste(Strategy):
         return self.options.unsupervised_weight if moment.stage == "self_training" else 0.0
 
     def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
-        return ("pretraining",) if moment.stage == "pretraining" else self.self_training_parts()
+        alone = moment.stage == "pretraining" or batch.unlabelled is None
+        return ("pretraining",) if alone else self.self_training_parts()
 
     def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
         if part == "pretraining":

@@ -12,7 +12,7 @@ largest class's.
 
 What deviates: recovered cubes lie at their own place (the published code mirrors 18 of 27 of them); ``blend``
 "frequent" is the code's weight, which gives the large classes to the cubes, "rare" is 1 - ω; the teacher has no
-classifier of places. Cost 1.6 CPS; the classifier of places has 8.5 million weights with 16 filters, for training
+classifier of places. Cost 1.3 CPS; the classifier of places has 8.5 million weights with 16 filters, for training
 alone.
 """
 
