@@ -54,6 +54,7 @@ class SmallModel:
             hu_window=(-160.0, 240.0),
             patch=patch,
             overlap=0.25,
+            anti_aliasing=False,
         )
 
     def network(self, device: str | torch.device = "cpu") -> DCANet:

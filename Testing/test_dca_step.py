@@ -193,6 +193,7 @@ def test_unlabelled_patches_count_in_every_stage_that_learns_from_them():
 def test_the_paper_preset_has_the_familys_batch_and_initialization_and_its_experts_learn_from_labels_alone():
     paper = TrainingOptions.paper()
     assert paper.joint_statistics and paper.initialization == "kaiming" and paper.upsampling == "transposed"
+    assert paper.crop == "position"
     assert not paper.residual and not paper.expert_pseudo_labels and not paper.grid.anti_aliasing
     strategy = DCA(TrainingOptions.paper(n_filters=4, norm="instance"), partition({1: 9, 2: 5, 3: 5, 4: 1}, "top2"))
     wide = strategy.network.encoder.blocks[3][3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch.nn import functional
@@ -35,4 +35,4 @@ def filter_before_spacing(image: ImageT, pixdim: Sequence[float]) -> ImageT:
         filtered = functional.conv3d(functional.pad(filtered, padding, mode="replicate"), kernel.reshape(shape))
     result = image.clone()
     result.copy_(filtered[:, 0])
-    return result
+    return cast(ImageT, result)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BundleError
 from ..method.network import DCANet
@@ -18,9 +18,10 @@ from .weight_file import open_described
 from .weight_table import BYTES_OF_TYPE, StoredTensor, safetensors_header, stored_tensors
 
 StoredType = Literal["float16", "float32"]
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
-def write_weights(network: DCANet, folder: Path, file: str, dtype: StoredType) -> Weights:
+def write_weights(network: nn.Module, folder: Path, file: str, dtype: StoredType) -> Weights:
     """Store the weights of ``network`` as the safetensors file ``folder / file``; give its size and SHA-256.
 
     float16 halves the file and keeps three digits; a tensor with values beyond its range stays float32.
@@ -50,8 +51,8 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def load_network(folder: Path, metadata_network: Mapping[str, object], weights: Weights) -> DCANet:
-    """The network with these options and the weights of the bundle in ``folder`` (float32, on the CPU).
+def load_weights(folder: Path, weights: Weights, build: Callable[[], NetworkT]) -> NetworkT:
+    """The network that ``build`` makes, with the weights of the bundle in ``folder`` (float32, on the CPU).
 
     What the file says it holds is compared with what the network needs before a weight is read or the network is
     built. Raises BundleError for options that fit no network, and for a weight file that is missing, is not the one
@@ -59,16 +60,21 @@ def load_network(folder: Path, metadata_network: Mapping[str, object], weights: 
     """
     try:
         with torch.device("meta"):
-            planned = DCANet(**metadata_network)  # type: ignore[arg-type]
+            planned = build()
     except (TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"The model's network options are wrong: {error}.", GET_AGAIN) from None
     with open_described(folder, weights) as file:
         table = stored_tensors(file, weights.bytes, weights.file)
         _require_fitting(table, planned, weights.file)
         state = {name: _read(file, each, name, weights.file) for name, each in table.items()}
-    network = DCANet(**metadata_network)  # type: ignore[arg-type]
+    network = build()
     network.load_state_dict(state)
     return network
+
+
+def load_network(folder: Path, metadata_network: Mapping[str, object], weights: Weights) -> DCANet:
+    """The network with these options and its weights; see ``load_weights``."""
+    return load_weights(folder, weights, lambda: DCANet(**metadata_network))  # type: ignore[arg-type]
 
 
 def with_weights(network: DCANet, bundle: str) -> DCANet:
@@ -81,7 +87,7 @@ def with_weights(network: DCANet, bundle: str) -> DCANet:
     return network
 
 
-def _require_fitting(table: Mapping[str, StoredTensor], network: DCANet, file: str) -> None:
+def _require_fitting(table: Mapping[str, StoredTensor], network: nn.Module, file: str) -> None:
     """Raises BundleError unless each weight of ``network`` is there, of its shape and type, and nothing else."""
     expected = network.state_dict()
     missing = [name for name in expected if name not in table]

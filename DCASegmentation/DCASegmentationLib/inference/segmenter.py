@@ -68,6 +68,10 @@ class ModelMetadata(Protocol):
         """HU that become 0 and 1."""
 
     @property
+    def anti_aliasing(self) -> bool:
+        """Whether a CT is filtered on its way to a coarser model grid."""
+
+    @property
     def patch(self) -> tuple[int, int, int]:
         """Window size (depth, height, width) in voxels."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bundle.metadata import METADATA, WEIGHTS, TrainingData, Weights
 from ..bundle.metadata_reading import GET_AGAIN
-from ..bundle.weights import fill, read_weights, write_weights
+from ..bundle.weights import load_weights, write_weights
 from ..errors import BundleError
 from ..imaging.writing import new_folder, write_json, write_text
 from .network import CHANNELS, ClickNetwork, ClickNetworkOptions
@@ -38,9 +38,7 @@ class ClickBundle:
 
     def network(self) -> ClickNetwork:
         """The network with its weights. Raises BundleError unless the file is the one described, and nothing else."""
-        network = ClickNetwork(**asdict(self.options))
-        fill(network, read_weights(self.folder, self.weights), self.weights.file)  # type: ignore[arg-type]
-        return network.eval()
+        return load_weights(self.folder, self.weights, lambda: ClickNetwork(**asdict(self.options))).eval()
 
 
 def save_click_bundle(
@@ -56,7 +54,7 @@ def save_click_bundle(
     with new_folder(folder, overwrite=overwrite, recognized_by=METADATA) as temporary:
         for file in (METADATA, WEIGHTS):
             (temporary / file).parent.mkdir(exist_ok=True)
-        weights = write_weights(network, temporary, WEIGHTS, "float16")  # type: ignore[arg-type]
+        weights = write_weights(network, temporary, WEIGHTS, "float16")
         content = {
             "name": name,
             "version": "0.1.0",

@@ -20,7 +20,7 @@ from ..errors import OutputError, UserError
 from ..interaction.network import ClickNetwork, ClickNetworkOptions, features_of
 from ..interaction.view import FloatArray, Mask, SeenStroke, distance_to
 from .cases import Case
-from .checkpoint import generator_state, load_checkpoint, restore_generator, save_checkpoint
+from .checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT = "last.pt"
 LOG = "log.jsonl"
@@ -217,7 +217,7 @@ class ClickTrainer:
             raise UserError(f"{self.folder} holds a run with other options.", "Resume it with its own options.")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self._sampler.generator = restore_generator(state["generator"])
+        self._sampler.generator = _generator_of(state["generator"])
         self.step = int(state["step"])
 
     def save(self) -> None:
@@ -228,7 +228,7 @@ class ClickTrainer:
                 "options": json.loads(json.dumps(self.options.to_json())),
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "generator": generator_state(self._sampler.generator),
+                "generator": dict(self._sampler.generator.bit_generator.state),
                 "step": self.step,
             },
         )
@@ -357,3 +357,9 @@ def _noise(shape: Sequence[int], sigma: float, random: np.random.Generator) -> F
 def _dice(one: Mask, other: Mask) -> float:
     total = int(one.sum()) + int(other.sum())
     return 2.0 * int((one & other).sum()) / total if total else 1.0
+
+
+def _generator_of(state: dict[str, Any]) -> np.random.Generator:
+    generator = np.random.default_rng()
+    generator.bit_generator.state = state
+    return generator

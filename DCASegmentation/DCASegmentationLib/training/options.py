@@ -147,6 +147,8 @@ class TrainingOptions:
             "unlabelled_per_step": 2,
             "steps": 17000,
             "organ_centered": 0.0,
+            # Every position inside the volume alike, as GALoss's and DHC's random crops.
+            "crop": "position",
             "optimizer": "sgd",
             "learning_rate": 1e-2,
             "warmup_steps": 0,

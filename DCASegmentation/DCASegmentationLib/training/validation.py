@@ -63,7 +63,7 @@ def predict_with_confidence(
 
 
 @torch.inference_mode()
-def _logits(network: Answering, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
+def _logits(network: nn.Module, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
     """Logits (1, channel, depth, height, width) of the whole case."""
     training = network.training
     network.eval()
