@@ -114,6 +114,7 @@ class Renderer:
             steps[axis] = float(step)
         # Along the world's x, y and z.
         self.steps = (steps[0], steps[1], steps[2])
+        self._checked: tuple[Recipe | None, Geometry | None] = (None, None)
         self._resident = {
             name: Resident(anatomy, self.warps.get(name, {}), self.device) for name, anatomy in self.anatomies.items()
         }
@@ -132,7 +133,10 @@ class Renderer:
                 f"The recipe goes from {recipe.anatomy} toward {lacking[0]}, which is not given or not registered.",
                 "Give both label maps and the folder that dca register-label-maps made of them.",
             )
-        return Scene(self, recipe, resident)
+        checked, geometry = self._checked
+        if recipe is not checked or geometry is None:
+            geometry = Geometry(resident, recipe.deformation, recipe.seed)
+        return Scene(self, recipe, resident, geometry)
 
     def draw_recipe(
         self, seed: int, anatomies: Collection[str] | None = None, phase: str | None = None, kind: Kind | None = None
@@ -154,6 +158,8 @@ class Renderer:
     def _plausible(self, recipe: Recipe) -> bool:
         anatomy, deformation = self.anatomies[recipe.anatomy], recipe.deformation
         geometry = Geometry(self._resident[recipe.anatomy], deformation, recipe.seed)
+        # Most recipes that are drawn are rendered next.
+        self._checked = (recipe, geometry)
         for label, volume in geometry.volumes_ml().items():
             low, high = AMOS.by_label[label].volume_ml
             # An organ that is small or large in the label map may be so here.
@@ -177,7 +183,7 @@ class Renderer:
 class Scene:
     """One recipe on one renderer's grid; ``shape`` (depth, height, width) in voxels of the whole case."""
 
-    def __init__(self, renderer: Renderer, recipe: Recipe, resident: Resident) -> None:
+    def __init__(self, renderer: Renderer, recipe: Recipe, resident: Resident, geometry: Geometry) -> None:
         self.recipe, self.anatomy = recipe, resident.anatomy
         self._renderer, self._tissues = renderer, resident.tissues
         self._device = renderer.device
@@ -186,7 +192,7 @@ class Scene:
         # Voxels along the world's x, y, z.
         self._size = [max(1, round(extent / step)) for extent, step in zip(view.extent, self._steps, strict=True)]
         self.shape = tuple(self._size[axis] for axis in renderer.axes.world)
-        self.geometry = Geometry(resident, recipe.deformation, recipe.seed)
+        self.geometry = geometry
         self._low = np.array(view.start)
         self._lookup = _Lookup(self)
 
