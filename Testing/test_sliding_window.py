@@ -117,10 +117,15 @@ def test_a_window_out_of_order_is_refused():
         slab.add((40, 0, 0), window)
 
 
-def test_a_small_volume_is_padded_in_halves_with_air():
+def test_a_small_volume_is_padded_in_halves_with_its_end_slices_and_with_air_on_its_sides():
     padding = Padding.to_patch((10, 16, 20), (16, 16, 16))
     assert padding == Padding(before=(3, 0, 0), after=(3, 0, 0))
     assert Padding.to_patch((9, 16, 20), (16, 16, 16)) == Padding(before=(3, 0, 0), after=(4, 0, 0))
-    padded = padding.apply(torch.ones(10, 16, 20))
+    volume = torch.rand(10, 16, 20)
+    padded = padding.apply(volume)
     assert padded.shape == (16, 16, 20)
-    assert padded[:3].sum() == padded[13:].sum() == 0
+    assert torch.equal(padded[3:13], volume)
+    assert all(torch.equal(plane, volume[0]) for plane in padded[:3])
+    assert all(torch.equal(plane, volume[-1]) for plane in padded[13:])
+    narrow = Padding.to_patch((16, 10, 20), (16, 16, 16)).apply(torch.ones(16, 10, 20))
+    assert narrow[:, :3].sum() == narrow[:, 13:].sum() == 0

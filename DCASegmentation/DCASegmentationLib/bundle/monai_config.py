@@ -67,6 +67,13 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
                     "b_max": 1.0,
                     "clip": True,
                 },
+                # A scan shorter than the window goes on with its end slices; MONAI's inferer would add air.
+                {
+                    "_target_": "SpatialPadd",
+                    "keys": "image",
+                    "spatial_size": [metadata.patch[0], -1, -1],
+                    "mode": "edge",
+                },
             ],
         },
         "dataset": {

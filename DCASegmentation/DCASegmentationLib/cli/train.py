@@ -440,7 +440,7 @@ def _warnings(cases: tuple[list[Case], list[Case], list[Case]], options: Trainin
         if any(side < least for side, least in zip(case.hu.shape, options.patch, strict=True))
     ]
     if small:
-        found.append(f"{len(small)} cases are smaller than the patch and are padded with air, such as {small[0]}.")
+        found.append(f"{len(small)} cases are smaller than the patch and are padded, such as {small[0]}.")
     return found
 
 

@@ -203,7 +203,7 @@ class Segmenter:
         if any(length < side for length, side in zip(grid.shape, metadata.patch, strict=True)):
             warnings.append(
                 f"At the model's spacing the CT has {_sides(grid.shape)} voxels, fewer than one window of "
-                f"{_sides(metadata.patch)}: it was padded with air, and organs at its border are less certain."
+                f"{_sides(metadata.patch)}: it was padded, and organs at its border are less certain."
             )
 
         label_array = np.zeros(ct.GetSize()[::-1], dtype=np.uint8)

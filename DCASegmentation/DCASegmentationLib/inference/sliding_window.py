@@ -78,8 +78,14 @@ class Padding(NamedTuple):
         return any(self.before) or any(self.after)
 
     def apply(self, volume: Tensor) -> Tensor:
-        """``volume`` (depth, height, width) with zeros, windowed air, around it."""
+        """``volume`` (depth, height, width), its end slices repeated above and below, zeros (windowed air) around it.
+
+        A body goes on beyond the slices of a short scan, and a network takes air there for the end of the body; on the
+        sides of a narrow field of view there is none to repeat.
+        """
         if not self:
             return volume
-        amounts = [amount for axis in (2, 1, 0) for amount in (self.before[axis], self.after[axis])]
-        return functional.pad(volume, amounts, value=0.0)
+        (top, up, left), (bottom, down, right) = self.before, self.after
+        # Repeating takes a batch and a channel.
+        longer = functional.pad(volume[None, None], (0, 0, 0, 0, top, bottom), mode="replicate")[0, 0]
+        return functional.pad(longer, (left, right, up, down), value=0.0)

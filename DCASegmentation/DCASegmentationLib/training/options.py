@@ -121,7 +121,7 @@ class TrainingOptions:
     # Where patches that are not centered on an organ lie, and what continues a scan shorter than the patch: see
     # training.sampling.
     crop: Crop = "center"
-    short_scans: ShortScans = "air"
+    short_scans: ShortScans = "repeat"
     # What weight decay pulls at: "weights" spares norms and biases, of which a small network cannot do without.
     decay: Decay = "all"
     # Options that only this strategy has, by name; each strategy's file declares its own (strategies.choosing).
@@ -149,6 +149,7 @@ class TrainingOptions:
             "organ_centered": 0.0,
             # Every position inside the volume alike, as GALoss's and DHC's random crops.
             "crop": "position",
+            "short_scans": "air",
             "optimizer": "sgd",
             "learning_rate": 1e-2,
             "warmup_steps": 0,
@@ -189,6 +190,7 @@ _BEFORE: dict[str, Any] = {
     "residual": False,
     "initialization": "torch",
     "expert_pseudo_labels": False,
+    "short_scans": "air",
 }
 _GRID_BEFORE: dict[str, Any] = {"anti_aliasing": False}
 

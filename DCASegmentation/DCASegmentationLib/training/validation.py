@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import nn
+from torch.nn import functional
 
 from ..imaging.overlap import dice_by_label
 from .cases import Case
@@ -69,7 +70,12 @@ def _logits(network: nn.Module, case: Case, options: TrainingOptions, overlap: f
     network.eval()
     device = next(network.parameters()).device
     volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None].to(device)
+    depth = volume.shape[2]
+    missing = max(options.patch[0] - depth, 0) if options.short_scans == "repeat" else 0
+    if missing:
+        # As inference pads (inference.sliding_window.Padding).
+        volume = functional.pad(volume, (0, 0, 0, 0, missing // 2, missing - missing // 2), mode="replicate")
     logits = sliding_window_inference(volume, options.patch, WINDOWS_AT_ONCE, network, overlap=overlap, mode="gaussian")
     assert isinstance(logits, torch.Tensor)
     network.train(training)
-    return logits
+    return logits[:, :, missing // 2 : missing // 2 + depth]
