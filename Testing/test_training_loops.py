@@ -7,6 +7,7 @@ from DCASegmentationLib.benchmark.training_loops import LOOPS, measure_loop
 from DCASegmentationLib.training.options import GridOptions, TrainingOptions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_loop_is_measured_on_steps_that_it_takes(loop):
     options = TrainingOptions(grid=GridOptions(spacing=(12.0, 12.0, 12.0)), n_filters=2, patch=(32, 32, 32))
