@@ -61,7 +61,8 @@ class Source:
         found = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)
         is_plain = all(33 <= ord(letter) < 127 for letter in url) and len(url) <= _MOST_ADDRESS
         if not allowed or not is_plain:
-            raise UserError(f"{url[:200] or 'Nothing'} is no address that starts with https://.", "Copy it once more.")
+            shown = "".join(letter if letter.isprintable() else "?" for letter in url[:200]) or "Nothing"
+            raise UserError(f"{shown} is no address that starts with https://.", "Copy it once more.")
         if found is None:
             raise UserError(
                 "The address does not tell the file's SHA-256.",
