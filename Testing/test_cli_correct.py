@@ -95,8 +95,8 @@ def test_provenance_counts_the_clicks_of_every_correction(dca, result, truth, tm
     dca("correct", result, "--organ", "bladder", "--add", written(center), "-o", first, "--no-scene")
     mask = labels_in(first) == BLADDER
     voxel = np.argwhere(mask)[0]
-    run = dca("correct", first, "--organ", "Bladder", "--remove", written(to_point(voxel, Grid.of(truth))), "-o", second,
-              "--no-scene")  # fmt: skip
+    point = written(to_point(voxel, Grid.of(truth)))
+    run = dca("correct", first, "--organ", "Bladder", "--remove", point, "-o", second, "--no-scene")
     assert run.code == 0, run.err
     record = json.loads((second / "request.json").read_text())
     made = record[CORRECTIONS]

@@ -132,7 +132,8 @@ class CorrectionSession:
         """Correct the organ ``label`` by ``stroke``; ``corners`` (RAS, mm) bound what may change.
 
         Without ``corners`` nothing changes outside of a block of 96 mm around the stroke, or as long as it is. Earlier
-        strokes for the organ still hold; one that agrees with the mask changes nothing, but holds later on. Raises UserError for a stroke that cannot be meant so; then nothing changes.
+        strokes for the organ still hold; one that agrees with the mask changes nothing, but holds later on. Raises
+        UserError for a stroke that cannot be meant so; then nothing changes.
         """
         began = time.perf_counter()
         voxels = rasterize(stroke.points, self.grid)
