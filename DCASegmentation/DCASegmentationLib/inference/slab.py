@@ -113,9 +113,9 @@ def averaged_planes(
     ``volume`` is (depth, height, width); ``predict`` takes windows (batch, 1, depth, height, width) and gives named
     predictions (batch, channel, depth, height, width) of the patch's size. Planes come in order, each
     (channel, height, width), and hold what MONAI's ``sliding_window_inference`` holds there. A volume smaller than
-    the patch is padded (``sliding_window.Padding``) and cropped again; one of no plane yields none. ``on_window(done, total)`` is called
-    before each batch and once after the last; what it raises stops the run. ``holds_something(first voxel)`` says of a
-    window of the volume whether it is worth running (see ``COVERED``); left out, all are run.
+    the patch is padded (``sliding_window.Padding``) and cropped again; one of no plane yields none.
+    ``on_window(done, total)`` is called before each batch and once after the last; what it raises stops the run.
+    ``holds_something(first voxel)`` says of a window of the volume whether it is worth running (see ``COVERED``); left out, all are run.
     """
     depth, height, width = volume.shape
     if not depth:

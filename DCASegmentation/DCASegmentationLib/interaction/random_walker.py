@@ -23,6 +23,8 @@ from .view import FloatArray, Mask, SeenStroke, View, distance_to
 _HU = (-200.0, 350.0)
 _BINS = 55
 _SEED_WEIGHT = 50.0
+# Of a shell around a stroke, from which on it lies outside the organ.
+_FOREIGN_SHARE = 0.35
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class RandomWalkerOptions:
     segments. ``farthest_mm``: beyond this distance from the mask growing gets costly, unless the mask is empty.
     ``probability``: factor of the network's log-odds. ``bias``: for all voxels.
     ``smoothing_mm``: of the CT. ``contrast``: weight exp(-contrast * HU^2) of an edge. ``prior``: of the prior
-    beside the edges. ``radius_mm``: least and greatest radius of the error, and that taken for a missing organ.
+    beside the edges.
+    ``radius_mm``: least and greatest radius of the error. That of a missing organ is the geometric mean of
+    ``missing_mm`` and the radius around the stroke in which most voxels are within ``alike_hu`` of it.
     ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of them. Where more than
     ``most_changed`` of the organ would change, none does beyond ``near_mm`` and three radii.
     """
@@ -60,7 +64,9 @@ class RandomWalkerOptions:
     smoothing_mm: float = 0.61
     contrast: float = 0.0014
     prior: float = 0.16
-    radius_mm: tuple[float, float, float] = (3.0, 25.0, 14.0)
+    radius_mm: tuple[float, float] = (3.0, 25.0)
+    missing_mm: float = 11.0
+    alike_hu: float = 40.0
     reach_mm: float = 41.0
     reach_radii: float = 1.5
     most_changed: float = 0.35
@@ -88,18 +94,30 @@ class RandomWalkerEngine:
         start = view.mask.astype(np.float32)
         found = solve(hu, spacing, prior, weight, self._options.contrast, start, self._options.iterations)
         latest = view.strokes[-1]
-        reach = max(self._options.reach_mm, self._options.reach_radii * self._radius(latest))
+        reach = max(self._options.reach_mm, self._options.reach_radii * self._radius(view, latest))
         away = self._away(view, latest)
         answer = np.where(away <= reach, found, start)
         changed = int(np.count_nonzero((answer > 0.5) != view.mask))
         if changed > self._options.most_changed * max(int(np.count_nonzero(view.mask)), 1) and view.mask.any():
             # So large a share of the organ was hardly meant by a click that lies this near to its border.
-            answer = np.where(away <= max(self._options.near_mm, 3.0 * self._radius(latest)), found, start)
+            answer = np.where(away <= max(self._options.near_mm, 3.0 * self._radius(view, latest)), found, start)
         return without_islands(answer, view)
 
-    def _radius(self, stroke: SeenStroke) -> float:
-        least, most, missing = self._options.radius_mm
-        return missing if stroke.radius_mm is None else float(np.clip(stroke.radius_mm, least, most))
+    def _radius(self, view: View, stroke: SeenStroke) -> float:
+        """How far (mm) the error reaches around ``stroke``, by what is known when it is drawn."""
+        least, most = self._options.radius_mm
+        if stroke.radius_mm is not None:
+            return float(np.clip(stroke.radius_mm, least, most))
+        away = self._away(view, stroke)
+        hu = smoothed(np.clip(view.hu, *_HU), view.grid.spacing, 2.5)
+        differs = np.abs(hu - np.median(view.hu[away <= 3.5])) > self._options.alike_hu
+        alike = least
+        while alike < most:
+            shell = differs[(away > alike) & (away <= alike + 2.0)]
+            if shell.size and shell.mean() > _FOREIGN_SHARE:
+                break
+            alike += 1.5
+        return float(np.sqrt(alike * self._options.missing_mm))
 
     @staticmethod
     def _away(view: View, stroke: SeenStroke) -> FloatArray:
@@ -119,7 +137,7 @@ class RandomWalkerEngine:
         around = [np.zeros(depth.shape, np.float32), np.zeros(depth.shape, np.float32)]
         nearest = np.full(depth.shape, np.inf, np.float32)
         for stroke in view.strokes:
-            away, radius = self._away(view, stroke), self._radius(stroke)
+            away, radius = self._away(view, stroke), self._radius(view, stroke)
             sign = 1.0 if stroke.adds else -1.0
             trust *= 1 - (1 - options.trust) * np.exp(-((away / (options.trust_radii * radius)) ** 2))
             odds += sign * options.stroke * np.exp(-0.5 * (away / (options.stroke_radii * radius)) ** 2)
