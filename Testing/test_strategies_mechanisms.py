@@ -694,7 +694,8 @@ def test_ss_net_pulls_a_feature_towards_the_bank():
     pulled = strategy.pulled(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
     assert gradient(pulled, volumes).abs().sum() > 0
     strategy.filled.zero_()
-    assert strategy.pulled(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0)) == 0
+    nothing = strategy.pulled(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
+    assert nothing == 0 and not gradient(nothing, volumes).any()
 
 
 # -------------------------------------------------------------------------------------------------- Co-BioNet

@@ -306,7 +306,7 @@ def test_cases_survive_the_disk_and_a_damaged_one_is_named(tmp_path):
 def test_small_organs_are_sampled_as_often_as_large_ones():
     options = replace(OPTIONS, patch=(8, 8, 8), organ_centered=1.0)
     sampler = PatchSampler([case_of_balls(1)], options, np.random.default_rng(0))
-    volumes, labels, _ = sampler.draw(300)
+    volumes, labels, *_ = sampler.draw(300)
     assert volumes.shape == (300, 1, 8, 8, 8) and labels is not None
     assert volumes.min() >= 0 and volumes.max() <= 1
     shares = [np.mean([(patch == label).any() for patch in labels]) for label in (1, 2, 3)]
@@ -319,7 +319,7 @@ def test_small_organs_are_sampled_as_often_as_large_ones():
 
 def test_a_case_smaller_than_the_patch_is_padded_with_air():
     case = Case("thin", np.full((4, 40, 40), 50, np.int16), np.ones((4, 40, 40), np.uint8))
-    volumes, labels, _ = PatchSampler([case], OPTIONS, np.random.default_rng(0)).draw(2)
+    volumes, labels, *_ = PatchSampler([case], OPTIONS, np.random.default_rng(0)).draw(2)
     assert volumes.shape == (2, 1, 16, 32, 32)
     assert labels is not None and (labels[:, :6] == 0).all() and (volumes[:, 0, :6] == 0).all()
     assert (labels[:, 6:10] == 1).all()

@@ -150,7 +150,8 @@ class SSNet(Strategy):
             losses.append(
                 contrast(vectors, bank, self.feature_selectors[label](vectors), self.bank_selectors[label](bank))
             )
-        return torch.stack(losses).mean() if losses else features.new_zeros(())
+        # Nothing to pull yet, but a part's loss must have a graph.
+        return torch.stack(losses).mean() if losses else features[:0].sum()
 
     def _probabilities(self, volumes: Tensor) -> Tensor:
         return self.network(volumes).float().softmax(dim=1)
