@@ -115,7 +115,8 @@ def averaged_planes(
     (channel, height, width), and hold what MONAI's ``sliding_window_inference`` holds there. A volume smaller than
     the patch is padded (``sliding_window.Padding``) and cropped again; one of no plane yields none.
     ``on_window(done, total)`` is called before each batch and once after the last; what it raises stops the run.
-    ``holds_something(first voxel)`` says of a window of the volume whether it is worth running (see ``COVERED``); left out, all are run.
+    ``holds_something(first voxel)`` says of a window of the volume whether it is worth running (see ``COVERED``); left
+    out, all are run.
     """
     depth, height, width = volume.shape
     if not depth:
