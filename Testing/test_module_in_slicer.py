@@ -230,7 +230,8 @@ def test_maps_are_made_when_shown_offered_by_no_selector_and_go_with_their_resul
     slicer.mrmlScene.RemoveNode(nodes.segmentation)
     slicer_bench.process_events(0.05)
     assert not slicer.mrmlScene.IsNodePresent(shown)
-    assert hierarchy.GetItemName(folder) == "" and temporary_files() == []
+    assert not hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), "CT organs: maps and review")
+    assert temporary_files() == []
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1
 
 
@@ -240,7 +241,7 @@ def test_maps_are_saved_only_where_that_is_asked(panel, slicer_bench, tmp_path, 
     segmented(panel, slicer_bench)
     panel.parameters.expertMap = "tail"
     panel.parameters.saveMaps = saved
-    slicer_bench.wait_for(lambda: not panel.expertsPanel._steps.isRunning)
+    slicer_bench.wait_for(lambda: not panel.expertsPanel._loading.isRunning)
     slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
     slicer.mrmlScene.Clear(0)
     slicer_bench.process_events()

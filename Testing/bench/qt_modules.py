@@ -40,5 +40,8 @@ def stand_ins_of(module: ModuleType) -> dict[str, type]:
     return {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, StandIn) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, StandIn)
+        and value.__module__ == module.__name__
+        and not name.startswith("_")
     }

@@ -110,8 +110,8 @@ class CorrectPanel:
 
 def scrollTo(widget: qt.QWidget) -> None:
     """Scroll the module panel so that ``widget`` is seen; the views stay as they are."""
-    parent = widget.parent()
+    parent = widget.parentWidget()
     while parent is not None and not hasattr(parent, "ensureWidgetVisible"):
-        parent = parent.parent()
+        parent = parent.parentWidget()
     if parent is not None:
         parent.ensureWidgetVisible(widget, 0, 0)

@@ -53,7 +53,7 @@ class ExpertsPanel(VTKObservationMixin):
         self._isOpen = False
         self._sizes: list[tuple[int, int]] = []
         self._layouts = ViewLayouts()
-        self._steps = Steps()
+        self._steps, self._loading = Steps(), Steps()
         self._placing = newTimer(self._placeComparison)
         self._watch = SegmentationWatch(self._onSegmentationChanged)
         self.widget = slicer.util.loadUI(str(uiFolder / "Experts.ui"))
@@ -92,6 +92,7 @@ class ExpertsPanel(VTKObservationMixin):
             return
         before = self._nodes
         self._steps.stop()
+        self._loading.stop()
         self._nodes, self._measured, self._rows = nodes, None, []
         self._readOut.setCase(nodes, self.level)
         if before is not None:
@@ -118,6 +119,7 @@ class ExpertsPanel(VTKObservationMixin):
         self._readOut.stop()
         self._watch.watch(None)
         self._steps.stop()
+        self._loading.stop()
         self._placing.stop()
         self.removeObservers()
 
@@ -258,7 +260,7 @@ class ExpertsPanel(VTKObservationMixin):
         if nodes is None:
             return
         if checked:
-            self._steps.run(self._loadingAll(nodes), self.update)
+            self._loading.run(self._loadingAll(nodes), self.update)
         save_colors(checked)
         for node in nodes.maps():
             node.SetSaveWithScene(checked)
