@@ -265,12 +265,17 @@ def _print(outcome: Outcome, seeds: int, told: str) -> None:
     groups = [group for group, labels in outcome.groups.items() if labels]
     columns = ("Dice", "± over seeds", "ASD (mm)", *groups)
     further = further_columns(outcome)
-    shown = table(f"{outcome.experiment.title}: {told}, {seeds} seeds", "Network", *columns, *further, numbers=columns)
+    shown = table(f"{outcome.experiment.title}: {told}, {seeds} seeds", "Network", *columns, numbers=columns)
     for arm in summary(outcome)["arms"].values():
         values = (arm["dice"], arm["deviation_over_seeds"], arm["asd_mm"], *(arm["dice_by_group"][g] for g in groups))
         shown.add_row(
             arm["title"],
             *("-" if value is None else f"{value:.3f}" for value in values),
-            *(cells.get(arm["title"], "") for cells in further.values()),
         )
     output().print(shown)
+    if further:
+        # A table of its own: a terminal is not wide enough for both.
+        beside = table("Cost and the paper's numbers" if outcome.paper else "Cost", "Network", *further)
+        for arm in outcome.experiment.arms:
+            beside.add_row(arm.title, *(cells.get(arm.title, "") for cells in further.values()))
+        output().print(beside)
