@@ -123,7 +123,9 @@ class NetworkEngine:
         with torch.inference_mode():
             odds = self._network(cubes.to(self._device))[0].float().cpu().numpy()
         found = (1 / (1 + np.exp(-odds))).astype(np.float32)
-        inside = np.ones(found.shape, np.float32)
+        # Without its outermost voxels, which resampling repeats beyond the cube.
+        inside = np.zeros(found.shape, np.float32)
+        inside[1:-1, 1:-1, 1:-1] = 1.0
         answer = _array(resample(cube.image_of(found), view.grid, outside=0.0))
         covered = _array(resample(cube.image_of(inside), view.grid, outside=0.0)) > 0.99
         # Only where the network changes its own mask: the way there and back has rounded borders everywhere else.
