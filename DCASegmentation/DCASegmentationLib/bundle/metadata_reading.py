@@ -150,6 +150,8 @@ def _network(part: _Fields, n_labels: int) -> Mapping[str, Any]:
         "aggregation": lambda value: isinstance(value, bool),
         "stitching": lambda value: isinstance(value, str),
         "dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
+        "upsampling": lambda value: value in ("transposed", "transposed_icnr", "trilinear"),
+        "residual": lambda value: isinstance(value, bool),
     }
     for name, value in options.items():
         if name not in checks:
