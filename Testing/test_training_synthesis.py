@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.errors import UserError
 from DCASegmentationLib.organs import AMOS
 from DCASegmentationLib.phantom.case import generate
 from DCASegmentationLib.synthesis.label_to_ct.anatomy import load_anatomy
@@ -216,3 +215,109 @@ def test_a_run_on_a_stream_resumes_bit_for_bit(dca, folders, warps, cache, tmp_p
         (LabelMapFolder(str(folders[0]), "CC0-1.0"), LabelMapFolder(str(folders[1]), "CC-BY-4.0")), str(warps)
     )
     assert not list(cache.rglob("painted_*"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_is_stopped_in_the_middle_goes_on_as_if_it_had_not_been(stream, cache, tmp_path, workers):
+    """Half of the patches from the stream, half from a case."""
+    case = Case("half", np.full((20, 40, 40), 75, np.int16), np.tri(20, 1600, 800, np.uint8).reshape(20, 40, 40))
+
+    def trainer(name: str) -> Trainer:
+        sampler = stream.sampler(cache, OPTIONS)
+        mixed = replace(stream, share=0.5).mixed(sampler, [case], OPTIONS)
+        return Trainer(tmp_path / name, OPTIONS, AMOS, [case], [], sampler=mixed, anatomies=sampler.anatomies)
+
+    def stop(line: dict) -> None:
+        if line["step"] == 2:
+            raise InterruptedError
+
+    trainer("whole").run(workers=workers)
+    with pytest.raises(InterruptedError):
+        trainer("parts").run(report=stop, workers=workers)
+    second = trainer("parts")
+    second.resume()
+    assert second.step == 2
+    second.run(workers=workers)
+    assert equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+
+
+def test_registrations_change_what_is_drawn(stream, warps, cache):
+    bent = replace(stream, warps=str(warps)).sampler(cache, OPTIONS)
+    assert all(bent.renderer.warps.values())
+    blends = [bent.renderer.draw_recipe(seed).deformation.blend for seed in range(8)]
+    assert any(blends)
+    seed = next(seed for seed, blend in enumerate(blends) if blend)
+    case = bent.renderer.render_case(bent.renderer.draw_recipe(seed)).labels
+    plain = stream.sampler(cache, OPTIONS).renderer
+    assert not torch.equal(case, plain.render_case(plain.draw_recipe(seed)).labels)
+
+
+def test_a_run_beside_listed_cts_is_packed_with_what_it_learned_from(dca, folders, cache, coarse_phantom, tmp_path):
+    ct = {"image": os.fspath(coarse_phantom / "ct.nii.gz")}
+    truth = {**ct, "label": os.fspath(coarse_phantom / "labels.nii.gz")}
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"training": [truth], "name": "one CT", "licence": "CC0-1.0", "vocabulary": "AMOS"}))
+    trained = train(dca, tmp_path / "run", folders, cache, "--data", listed, "--steps", 1)
+    assert trained.code == 0, trained.err
+    assert "one labelled case" not in trained.err
+    assert read_record(tmp_path / "run").cohort.stream.share == 0.5
+    packed = dca("bundle", "pack", tmp_path / "run", "-o", tmp_path / "model")
+    assert packed.code == 0, packed.err
+    metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]
+    assert [(one["labelled"], one["licence"], one["synthetic"]) for one in metadata["training_data"]] == [
+        (1, "CC0-1.0", False),
+        (1, "CC0-1.0", True),
+        (1, "CC-BY-4.0", True),
+    ]
+
+
+def test_a_run_on_a_stream_alone_is_packed_as_a_synthetic_one(dca, folders, cache, tmp_path):
+    trained = train(dca, tmp_path / "run", folders, cache, *NOBODY, "--steps", 1)
+    assert trained.code == 0, trained.err
+    assert dca("bundle", "pack", tmp_path / "run", "-o", tmp_path / "model").code == 0
+    assert dca("bundle", "verify", tmp_path / "model").code == 0
+    metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]
+    assert [one["licence"] for one in metadata["training_data"]] == ["CC0-1.0", "CC-BY-4.0"]
+    assert any("synthetic CT only" in limit for limit in metadata["limits"])
+
+
+def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, cache, tmp_path):
+    out = tmp_path / "run"
+    trained = train(
+        dca, out, folders, tmp_path / "cases", *NOBODY, "--warps", warps, "--painted", 2, "--painted-from", 7,
+        "--steps", 1,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    [source] = read_record(out).cohort.labelled
+    assert isinstance(source, Painted)
+    assert (source.first_seed, source.count, source.warps) == (500_007, 2, str(warps))
+    assert len(list((tmp_path / "cases").rglob("painted_50000*.npz"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--warps", "somewhere"), "--warps is for CTs made from label maps"),
+        (("--painted-from", 0), "--painted-from is for CTs made from label maps"),
+        (("--synthesize", "MAP", "--painted-from", 0), "--painted-from is for CTs painted ahead"),
+        (("--synthesize", "MAP", "--painted", 2, "--synthesize-share", 0.5), "Leave out one"),
+        (("--synthesize", "MAP", *NOBODY, "--synthesize-share", 0.5), "no labelled case for the other 50%"),
+        (("--synthesize", "MAP", "--licence", "a", "--licence", "b"), "1 --synthesize and 2 --licence"),
+        (("--synthesize", "nowhere"), "nowhere is no folder"),
+        (("--synthesize", "MAP", "--warps", "nowhere"), "nowhere is no folder"),
+        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "fixed size"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_in_one_line(dca, folders, tmp_path, options, words):
+    given = [folders[0] if each == "MAP" else each for each in options]
+    refused = dca("train", "-o", tmp_path / "run", *given, "--steps", 1)
+    assert refused.code == 2 and words in " ".join(refused.err.split()), refused.err
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_registrations_of_other_label_maps_are_said_not_to_be_used(dca, folders, warps, cache, tmp_path):
+    options = (*TINY, *NOBODY, "--steps", 1, "--cache", cache, "--synthesize", folders[0])
+    run = dca("train", "-o", tmp_path / "run", *options, "--warps", warps)
+    assert run.code == 0 and "No registration" in run.err and "not used" in run.err
+    kept = dca("train", "-o", tmp_path / "run", "--resume", "--warps", warps, "--painted", 3)
+    assert kept.code == 2 and "painted" in kept.err and "warps" in kept.err

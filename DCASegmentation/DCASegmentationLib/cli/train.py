@@ -510,6 +510,8 @@ def _label_maps(
     for folder in maps:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder.", "Name a folder with a label map and a table of its names.")
+    if warps is not None and not warps.is_dir():
+        raise UserError(f"{warps} is no folder.", "Name the one that dca register-label-maps made.")
     licences = licences or ["not stated"] * len(maps)
     folders = tuple(LabelMapFolder(str(folder.resolve()), one) for folder, one in zip(maps, licences, strict=True))
     return folders, None if warps is None else str(warps.resolve())
