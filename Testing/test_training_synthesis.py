@@ -319,5 +319,19 @@ def test_registrations_of_other_label_maps_are_said_not_to_be_used(dca, folders,
     options = (*TINY, *NOBODY, "--steps", 1, "--cache", cache, "--synthesize", folders[0])
     run = dca("train", "-o", tmp_path / "run", *options, "--warps", warps)
     assert run.code == 0 and "No registration" in run.err and "not used" in run.err
+    assert "one label map" in " ".join(run.err.split())
     kept = dca("train", "-o", tmp_path / "run", "--resume", "--warps", warps, "--painted", 3)
     assert kept.code == 2 and "painted" in kept.err and "warps" in kept.err
+
+
+def test_a_run_whose_label_map_is_gone_says_so_when_resumed(dca, folders, cache, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folders[0].iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    out = tmp_path / "run"
+    options = (*TINY, *NOBODY, "--steps", 1, "--minutes", 0, "--cache", cache)
+    assert dca("train", "-o", out, "--synthesize", copy, *options).code == 0
+    copy.rename(tmp_path / "elsewhere")
+    resumed = dca("train", "-o", out, "--resume", "--cache", cache)
+    assert resumed.code == 2 and str(copy) in resumed.err.replace("\n", "") and "Traceback" not in resumed.err

@@ -531,6 +531,8 @@ def _warnings(
         found += [text for each in renderer.anatomies.values() if (text := unknown_structures(each)) is not None]
         if cohort.stream is not None and cohort.stream.warps is not None and not any(renderer.warps.values()):
             found.append(f"No registration in {cohort.stream.warps} is between two of the label maps: it is not used.")
+        if len(renderer.anatomies) == 1 and not labelled:
+            found.append("There is one label map: the bodies of all synthetic CTs are variants of this one person's.")
     elif len(labelled) == 1:
         found.append("There is one labelled case: what is learned is this one person's.")
     if not unlabelled and options.strategy not in ("vnet", "plain_experts"):

@@ -47,7 +47,7 @@ class Facts(NamedTuple):
 def facts_of(
     labelled: Sequence[Labelled], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1
 ) -> Facts:
-    """The facts of these cases; ``organs`` are the names of labels 1 to K."""
+    """The facts of these cases, and of label maps among ``labelled``; ``organs`` are the names of labels 1 to K."""
     voxels = sum((case.voxel_counts(len(organs)) for case in labelled), np.zeros(len(organs) + 1, np.int64))
     partial = next((case.name for case in labelled if case.unknown), None)
     return Facts(tuple(map(int, voxels)), len(labelled), len(unlabelled), tuple(organs), partial, processes)
