@@ -53,10 +53,10 @@ def _measure(renderer: Renderer, options: argparse.Namespace) -> None:
     grid = GridOptions(spacing=(options.spacing,) * 3)
     training = TrainingOptions(grid=grid, patch=(options.patch,) * 3)
     sampler = RecipeSampler(renderer, training, np.random.default_rng(0))
-    sampler.draw_tensors(2)
+    sampler.draw(2)
     cpu, wall = time.process_time(), time.perf_counter()
     for _ in range(options.patches):
-        volumes, _, _ = sampler.draw_tensors(1)
+        volumes = sampler.draw(1).volumes
     float(volumes.sum())
     cpu, wall = (time.process_time() - cpu) / options.patches, (time.perf_counter() - wall) / options.patches
     print(

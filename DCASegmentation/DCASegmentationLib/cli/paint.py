@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .console import progress_bar, say_plain, warn
 from .values import spacing as spacing_of
+
+if TYPE_CHECKING:
+    from ..synthesis.label_to_ct.anatomy import Anatomy
 
 NAME = "paint"
 EXAMPLES = "Example: dca paint my_label_map/ --seed 7 -o painted/"
@@ -77,11 +80,8 @@ def run(
             made = renderer.render_case(chosen)
             progress(1.0, "Painting")
         for anatomy in anatomies:
-            if anatomy.unknown_structures:
-                warn(
-                    f"{anatomy.name} has structures whose names are not known, which look like fat: "
-                    f"{', '.join(anatomy.unknown_structures)}. Rename them in anatomy.json."
-                )
+            if (warning := unknown_structures(anatomy)) is not None:
+                warn(warning)
         write_image(image_of(made.hu.cpu().numpy().astype(np.int16), steps), folder / "ct.nrrd")
         write_image(image_of(made.labels.cpu().numpy(), steps), folder / "labels.nrrd")
         write_json(chosen.to_json(), folder / RECIPE)
@@ -96,3 +96,13 @@ def run(
         }
         write_json(record, folder / PAINTED)
     say_plain(f"{name} is in {out}: ct.nrrd, labels.nrrd, {RECIPE} and {PAINTED}.")
+
+
+def unknown_structures(anatomy: Anatomy) -> str | None:
+    """What to tell a user of a label map's structures that are not known by their names, or None."""
+    if not anatomy.unknown_structures:
+        return None
+    return (
+        f"{anatomy.name} has structures whose names are not known, which look like fat: "
+        f"{', '.join(anatomy.unknown_structures)}. Rename them in anatomy.json."
+    )

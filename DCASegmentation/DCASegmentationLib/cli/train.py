@@ -16,6 +16,7 @@ from ..training.strategies.names import StrategyName
 from .bundle import load
 from .console import output, progress_bar, say_plain, table, warn
 from .failures import says_when_cancelled
+from .paint import unknown_structures
 from .preparation import PreprocessingOption, SpacingOption, changes_of
 from .values import patch as patch_of
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from ..training.cohort import Cohort
     from ..training.compact_state import Detail
     from ..training.options import TrainingOptions
+    from ..training.recipe_sampling import RecipeSampler
     from ..training.run_record import InitialModel, RunRecord
+    from ..training.sources.painted import LabelMapFolder
     from ..training.trainer import Trainer
 
 NAME = "train"
@@ -52,15 +55,30 @@ def run(
     ] = None,
     synthesize: Annotated[
         list[Path] | None,
-        typer.Option(help="Paint labelled CTs from this label map, too (dca paint). May be repeated."),
+        typer.Option(
+            help="Learn from synthetic CTs, too, made from this label map as they are needed. May be repeated."
+        ),
     ] = None,
     licence: Annotated[
         list[str] | None, typer.Option(help="Licence of the label map, once for each --synthesize.")
     ] = None,
-    painted: Annotated[int, typer.Option(min=1, help="How many CTs to paint.")] = 300,
+    warps: Annotated[
+        Path | None, typer.Option(help="Folder of dca register-label-maps: bodies between the label maps, too.")
+    ] = None,
+    synthesize_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1.0,
+            help="Share of the labelled patches that are synthetic. 0.5 beside other labelled cases, else 1.",
+        ),
+    ] = None,
+    painted: Annotated[
+        int | None, typer.Option(min=1, help="Paint so many CTs ahead (dca paint), in place of new ones all the time.")
+    ] = None,
     painted_from: Annotated[
-        int, typer.Option(min=0, help="Number of the first painted CT; other numbers are other people.")
-    ] = 0,
+        int | None, typer.Option(min=0, help="Number of the first CT of --painted; other numbers are other people.")
+    ] = None,
     labelled: Annotated[
         int | None, typer.Option(min=0, help="Synthetic people with labels. 24, or none beside --data.")
     ] = None,
@@ -133,7 +151,9 @@ def run(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Processes that draw patches ahead; 0: a thread of this one. 0, or up to 4 for a GPU."
+            min=0,
+            help="Processes that draw patches ahead; 0: a thread of this one. 0, or up to 4 for a GPU without "
+            "--synthesize.",
         ),
     ] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log for TensorBoard into OUT, too.")] = False,
@@ -193,24 +213,43 @@ def run(
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(out / LOCK))
         if resume or from_state is not None:
-            others = {"init": init, "data": data, "all-labels": all_labels or None, "synthesize": synthesize}
+            others: dict[str, Any] = {
+                "init": init,
+                "data": data,
+                "all-labels": all_labels or None,
+                "synthesize": synthesize,
+            }
+            others |= {"licence": licence, "warps": warps, "synthesize-share": synthesize_share}
+            others |= {"painted": painted, "painted-from": painted_from}
             plan = _earlier_plan(out, from_state, strategy, changes, others)
         else:
             people = (labelled, unlabelled, validation)
-            maps = painted_cohort(synthesize, licence or [], painted_from, painted) if synthesize else None
-            plan = _new_plan(out, preset, strategy, changes, init, data, people, maps, all_labels, division)
+            synthesis = _Synthesis(synthesize, licence, warps, synthesize_share, painted, painted_from)
+            plan = _new_plan(out, preset, strategy, changes, init, data, people, synthesis, all_labels, division)
         options = plan.options
         folder = cache or out / "cases"
+        stream = plan.cohort.stream
+        if workers is None:
+            # A GPU renders synthetic CTs itself, which processes beside this one cannot ask of it.
+            cases_alone = torch_device.type == "cuda" and stream is None
+            workers = min(4, (os.cpu_count() or 2) - 1) if cases_alone else 0
+        rendering = str(torch_device) if torch_device.type == "cuda" and workers == 0 else "cpu"
         if not processes.first:
             # The first process makes what is not in the cache yet, and alone speaks.
             processes.wait()
+        recipes = None
         with progress_bar() as progress:
+            if stream is not None:
+                progress(0.0, "Reading the label maps")
+                recipes = stream.sampler(folder, options, rendering)
             cases = plan.cohort.cases(folder, options.grid, progress if processes.first else None)
         if processes.first:
             processes.wait()
         trainer = Trainer(
-            out, options, plan.vocabulary, *cases, device=str(torch_device), initial=plan.network, groups=plan.groups
-        )
+            out, options, plan.vocabulary, *cases, device=str(torch_device), initial=plan.network, groups=plan.groups,
+            sampler=stream.mixed(recipes, cases[0], options) if stream and recipes else None,
+            anatomies=recipes.anatomies if recipes else (),
+        )  # fmt: skip
         if resume:
             trainer.resume()
         elif from_state is not None:
@@ -221,13 +260,11 @@ def run(
         )  # fmt: skip
         if processes.first:
             write_record(out, record)
-            for warning in (*trainer.partition.warnings, *_warnings(cases, options)):
+            for warning in (*trainer.partition.warnings, *_warnings(plan.cohort, cases, options, recipes)):
                 warn(warning)
             if from_state is not None:
                 # So that the folder holds a run from now on.
                 trainer.save()
-        if workers is None:
-            workers = min(4, (os.cpu_count() or 2) - 1) if torch_device.type == "cuda" else 0
         again = f"dca train -o {out} --resume" + (f" --cache {cache}" if cache else "")
         with says_when_cancelled(lambda: f"The run is saved in {out}, at step {trainer.step}. Go on with: {again}"):
             _train(trainer, minutes, record, tensorboard, workers)
@@ -244,6 +281,49 @@ def run(
         say_plain(f"Go on with: {again}")
     elif trainer.best >= 0 and options.strategy == "dca":
         say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
+
+
+class _Synthesis(NamedTuple):
+    """The options of ``dca train`` on synthetic CTs from label maps."""
+
+    maps: list[Path] | None
+    licences: list[str] | None
+    warps: Path | None
+    share: float | None
+    painted: int | None
+    first: int | None
+
+    def cohort(self, others: bool) -> Cohort | None:
+        """The synthetic CTs as labelled cases, or None; ``others``: whether there are further labelled cases.
+
+        Raises UserError for options that do not go together.
+        """
+        from ..training.cohort import Cohort
+        from ..training.sources.painted import RecipeStream
+
+        if not self.maps:
+            names = {"licence": self.licences, "warps": self.warps, "synthesize-share": self.share}
+            names |= {"painted": self.painted, "painted-from": self.first}
+            if given := [name for name, value in names.items() if value not in (None, [])]:
+                raise UserError(f"--{given[0]} is for CTs made from label maps.", "Name one with --synthesize.")
+            return None
+        if self.painted is not None:
+            if self.share is not None:
+                raise UserError(
+                    "--synthesize-share is for CTs that are made as they are needed, not for those of --painted.",
+                    "Leave out one of them.",
+                )
+            return painted_cohort(self.maps, self.licences or [], self.first or 0, self.painted, self.warps)
+        if self.first is not None:
+            raise UserError("--painted-from is for CTs painted ahead.", "Add --painted, or leave it out.")
+        if self.share is not None and self.share < 1 and not others:
+            raise UserError(
+                f"There is no labelled case for the other {1 - self.share:.0%} of the patches.",
+                "Add some (--data, --labelled), or leave out --synthesize-share.",
+            )
+        share = self.share or (0.5 if others else 1.0)
+        folders, warps = _label_maps(self.maps, self.licences or [], self.warps)
+        return Cohort((RecipeStream(folders, warps, share),))
 
 
 class _Plan(NamedTuple):
@@ -292,11 +372,11 @@ def _new_plan(
     init: str | None,
     data: Path | None,
     people: tuple[int | None, int | None, int | None],
-    painted: Cohort | None,
+    synthesis: _Synthesis,
     all_labels: bool,
     division: Division | None,
 ) -> _Plan:
-    """A new run. ``people`` are synthetic ones: labelled, unlabelled, to validate on; ``painted`` more cases."""
+    """A new run. ``people`` are synthetic ones: labelled, unlabelled, to validate on."""
     from ..case_folder import CASES
     from ..organs import AMOS
     from ..training.cohort import Cohort
@@ -311,7 +391,7 @@ def _new_plan(
     state = Path(init) if init is not None and is_compact(Path(init)) else None
     initial = None if init is None or state is not None else load(init)
     fine_tuned = None
-    if data is not None and painted is None and not any(people[:2]) and strategy == "dca" and preset == "default":
+    if data is not None and not synthesis.maps and not any(people[:2]) and strategy == "dca" and preset == "default":
         fine_tuned = initial
     options = _options(preset, strategy, changes, fine_tuned)
     groups = None if fine_tuned is None or division is not None else fine_tuned.metadata.partition
@@ -326,8 +406,11 @@ def _new_plan(
         datalist = read_datalist(list_of(data))
         require_files(datalist)
         cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
-    if painted is not None:
-        cohort = cohort.joined(painted)
+    if all_labels:
+        cohort = cohort.fully_labelled()
+    synthetic = synthesis.cohort(others=bool(cohort.labelled))
+    if synthetic is not None:
+        cohort = cohort.joined(synthetic)
     network, started_from, known = None, None, None
     if initial is not None:
         network, started_from, known = initial.network(), InitialModel.of(initial), initial.metadata.vocabulary
@@ -340,8 +423,6 @@ def _new_plan(
         )
     if vocabulary != AMOS and cohort.synthetic:
         raise UserError(f"Synthetic CTs have the organs of AMOS, the list those of {vocabulary.name}.", "Choose one.")
-    if all_labels:
-        cohort = cohort.fully_labelled()
     if not cohort.labelled:
         raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
     validate_every = max(min(_VALIDATE_EVERY, options.steps // 4), 1)
@@ -401,16 +482,26 @@ def _strategy_options(given: list[str]) -> dict[str, str]:
     return dict(one.split("=", 1) for one in given)
 
 
-def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int) -> Cohort:
+def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int, warps: Path | None = None) -> Cohort:
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.cohort import Cohort
-    from ..training.sources.painted import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, LabelMapFolder, Painted
+    from ..training.sources.painted import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, Painted
 
     if PAINTED_SEEDS + first + count > PAINTED_VALIDATION_SEEDS:
         raise UserError(
             f"Painted CTs {first} to {first + count} are too many.",
             f"--painted-from and --painted add up to {PAINTED_VALIDATION_SEEDS - PAINTED_SEEDS} at most.",
         )
+    folders, registrations = _label_maps(maps, licences, warps)
+    return Cohort((Painted(folders, PAINTED_SEEDS + first, count, registrations),))
+
+
+def _label_maps(
+    maps: list[Path], licences: list[str], warps: Path | None
+) -> tuple[tuple[LabelMapFolder, ...], str | None]:
+    """The folders of label maps and that of registrations, for a run's record. Raises UserError for wrong ones."""
+    from ..training.sources.painted import LabelMapFolder
+
     if licences and len(licences) != len(maps):
         raise UserError(
             f"{len(maps)} --synthesize and {len(licences)} --licence were given.",
@@ -419,16 +510,30 @@ def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int
     for folder in maps:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder.", "Name a folder with a label map and a table of its names.")
+    if warps is not None and not warps.is_dir():
+        raise UserError(f"{warps} is no folder.", "Name the one that dca register-label-maps made.")
     licences = licences or ["not stated"] * len(maps)
     folders = tuple(LabelMapFolder(str(folder.resolve()), one) for folder, one in zip(maps, licences, strict=True))
-    return Cohort((Painted(folders, PAINTED_SEEDS + first, count),))
+    return folders, None if warps is None else str(warps.resolve())
 
 
-def _warnings(cases: tuple[list[Case], list[Case], list[Case]], options: TrainingOptions) -> list[str]:
+def _warnings(
+    cohort: Cohort,
+    cases: tuple[list[Case], list[Case], list[Case]],
+    options: TrainingOptions,
+    recipes: RecipeSampler | None,
+) -> list[str]:
     """What a user should know of the cases before hours are spent on them."""
     labelled, unlabelled, validation = cases
     found = []
-    if len(labelled) == 1:
+    if recipes is not None:
+        renderer = recipes.renderer
+        found += [text for each in renderer.anatomies.values() if (text := unknown_structures(each)) is not None]
+        if cohort.stream is not None and cohort.stream.warps is not None and not any(renderer.warps.values()):
+            found.append(f"No registration in {cohort.stream.warps} is between two of the label maps: it is not used.")
+        if len(renderer.anatomies) == 1 and not labelled:
+            found.append("There is one label map: the bodies of all synthetic CTs are variants of this one person's.")
+    elif len(labelled) == 1:
         found.append("There is one labelled case: what is learned is this one person's.")
     if not unlabelled and options.strategy not in ("vnet", "plain_experts"):
         found.append("There is no unlabelled case: the training is supervised alone.")

@@ -11,20 +11,34 @@ from ..bundle.metadata import TrainingData
 from .cases import Case
 from .options import GridOptions
 from .sources.ct_files import CTFiles
-from .sources.painted import Painted
+from .sources.painted import Painted, RecipeStream
 from .sources.phantoms import LABELLED_SEEDS, UNLABELLED_SEEDS, VALIDATION_SEEDS, Phantoms
 from .sources.source import Progress, Source
 
-_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Phantoms, Painted, CTFiles)}
+_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Phantoms, Painted, RecipeStream, CTFiles)}
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Sources of labelled and unlabelled training cases and of labelled cases to validate on."""
+    """Sources of labelled and unlabelled training cases and of labelled cases to validate on.
+
+    Raises ValueError for more than one stream of recipes, or one that is not among the labelled sources.
+    """
 
     labelled: tuple[Source, ...]
     unlabelled: tuple[Source, ...] = ()
     validation: tuple[Source, ...] = ()
+
+    def __post_init__(self) -> None:
+        sources = (*self.labelled, *self.unlabelled, *self.validation)
+        streams = sum(isinstance(source, RecipeStream) for source in sources)
+        if streams > 1 or (streams and self.stream is None):
+            raise ValueError("a cohort has one stream of recipes at most, among its labelled sources")
+
+    @property
+    def stream(self) -> RecipeStream | None:
+        """The stream of synthetic CTs that are made while training, if there is one."""
+        return next((source for source in self.labelled if isinstance(source, RecipeStream)), None)
 
     @classmethod
     def of_phantoms(cls, labelled: int, unlabelled: int, validation: int) -> Cohort:
@@ -45,7 +59,7 @@ class Cohort:
     def synthetic(self) -> bool:
         """Whether any of its cases is synthetic."""
         sources = (*self.labelled, *self.unlabelled, *self.validation)
-        return any(isinstance(source, Phantoms | Painted) for source in sources)
+        return any(isinstance(source, Phantoms | Painted | RecipeStream) for source in sources)
 
     def fully_labelled(self) -> Cohort:
         """The unlabelled cases with their labels, too: what a fully supervised network learns from.

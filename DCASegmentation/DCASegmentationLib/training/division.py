@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from ..method.log_gap import Partition, partition
 from ..method.partition import PartitionMode
 from ..organs import Vocabulary
-from .cases import Case
 
 
-def divide(labelled: Sequence[Case], vocabulary: Vocabulary, mode: PartitionMode) -> Partition:
+class Labelled(Protocol):
+    """A labeled case, or an anatomy that synthetic CTs are made from: ``unknown`` are labels that it leaves out."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def unknown(self) -> tuple[int, ...]: ...
+
+    def voxel_counts(self, n_labels: int) -> np.ndarray:
+        """Voxels of each label 0 to ``n_labels`` on the model grid, int64."""
+        ...
+
+
+def divide(labelled: Sequence[Labelled], vocabulary: Vocabulary, mode: PartitionMode) -> Partition:
     """The groups by mean voxels of each organ over the cases that tell of it, times the number of cases."""
     counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
     sizes: dict[int, int] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .sampling import StepPatches, StepSampler
+from .sampling import Patches, StepPatches, StepSampler
 
 # Steps that are drawn ahead, for each process: enough to even out a draw that takes longer than the others.
 _AHEAD = 2
@@ -126,4 +126,10 @@ def _end_with(parent: int) -> None:
 
 def _draw(*key: Any) -> StepPatches:
     assert _sampler is not None
-    return _sampler.draw(*key)
+    labelled, unlabelled = _sampler.draw(*key)
+    return StepPatches(_as_arrays(labelled), None if unlabelled is None else _as_arrays(unlabelled))
+
+
+def _as_arrays(patches: Patches) -> Patches:
+    """Tensors as arrays: they would be sent through shared memory."""
+    return Patches._make(part.numpy() if isinstance(part, torch.Tensor) else part for part in patches)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..synthesis.label_to_ct.anatomy import Anatomy
 from ..synthesis.label_to_ct.renderer import Renderer, Scene
-from .options import TrainingOptions
+from .options import GridOptions, TrainingOptions
 from .sampling import Patches
 
 # Recipes to look for one that shows the organ a patch is to be centered on.
@@ -27,15 +29,41 @@ class RecipePatch(NamedTuple):
     unannotated: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class CountedAnatomy:
+    """How many voxels the organs of a label map have on ``grid``: a label map counts like one labeled case."""
+
+    anatomy: Anatomy
+    grid: GridOptions
+
+    @property
+    def name(self) -> str:
+        """The label map's name."""
+        return self.anatomy.name
+
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """The labels that the label map leaves out."""
+        return self.anatomy.unannotated
+
+    def voxel_counts(self, n_labels: int) -> np.ndarray:
+        """Voxels of each label 0 to ``n_labels`` in the whole body, int64. Background is not counted."""
+        counts = np.zeros(n_labels + 1)
+        milliliters = float(np.prod(self.grid.spacing)) / 1000
+        for label, volume in self.anatomy.volumes_ml.items():
+            counts[label] = volume / milliliters
+        return np.rint(counts).astype(np.int64)
+
+
 class RecipeSampler:
-    """Draws patches as ``PatchSampler`` does, each from a synthetic CT of its own.
+    """A ``Sampler`` that draws patches as ``PatchSampler`` does, each from a synthetic CT of its own.
 
     With probability ``organ_centered`` a patch is centered near a voxel of an organ, every organ as likely as any
     other; otherwise it lies anywhere. A patch stays inside the scan where that is large enough; a shorter scan repeats
     its end slices, a narrower one is surrounded by air.
 
-    Each patch depends on its seed alone (``render``), and the seeds come from ``generator`` (``draw_seeds``), so that
-    worker processes can render ahead without changing what is drawn.
+    Each patch depends on its seed alone (``render``), and seeds come from the generator that a draw is given, or else
+    from the constructor's (``draw_seeds``), so that worker processes can render ahead without changing what is drawn.
 
     Raises UserError for a grid of fixed shape or a scaling by whole cases, which recipes cannot give.
     """
@@ -44,14 +72,15 @@ class RecipeSampler:
         self,
         renderer: Renderer,
         options: TrainingOptions,
-        generator: np.random.Generator,
+        generator: np.random.Generator | None = None,
     ) -> None:
         if options.grid.shape is not None or options.grid.scaling != "window":
             raise UserError(
                 "CTs made while training have voxels of a fixed size and a fixed window of HU.",
                 "Choose another --preprocessing, or train on CTs from files.",
             )
-        self._renderer, self._options, self._generator = renderer, options, generator
+        self._renderer, self._options = renderer, options
+        self._generator = generator if generator is not None else np.random.default_rng()
         self._anatomies = list(renderer.anatomies.values())
         holders: dict[int, list[int]] = {}
         for index, anatomy in enumerate(self._anatomies):
@@ -60,24 +89,24 @@ class RecipeSampler:
         self._holders = holders
         self._labels = sorted(holders)
 
-    def draw(self, count: int) -> Patches:
-        """``count`` patches with labels, as arrays on the CPU."""
-        volumes, labels, unannotated = self.draw_tensors(count)
-        return Patches(volumes.cpu().numpy(), labels.cpu().numpy(), unannotated)
+    @property
+    def renderer(self) -> Renderer:
+        """What renders the recipes."""
+        return self._renderer
 
-    def draw_tensors(self, count: int) -> tuple[Tensor, Tensor, tuple[tuple[int, ...], ...]]:
-        """``count`` patches on the renderer's device: volumes float32 (count, 1, depth, height, width) in 0..1, labels
-        int64 (count, depth, height, width), and the labels that each leaves unannotated."""
-        patches = [self.render(seed) for seed in self.draw_seeds(count)]
+    def draw(self, count: int, generator: np.random.Generator | None = None) -> Patches:
+        """``count`` patches with labels, as tensors on the renderer's device."""
+        patches = [self.render(seed) for seed in self.draw_seeds(count, generator)]
         low, high = self._options.grid.hu_window
-        volumes = torch.stack([patch.hu for patch in patches])[:, None]
+        volumes: Any = torch.stack([patch.hu for patch in patches])[:, None]
         volumes = ((volumes - low) * (1.0 / (high - low))).clamp_(0.0, 1.0)
-        labels = torch.stack([patch.labels for patch in patches]).to(torch.int64)
-        return volumes, labels, tuple(patch.unannotated for patch in patches)
+        labels: Any = torch.stack([patch.labels for patch in patches]).to(torch.int64)
+        return Patches(volumes, labels, tuple(patch.unannotated for patch in patches))
 
-    def draw_seeds(self, count: int) -> list[int]:
+    def draw_seeds(self, count: int, generator: np.random.Generator | None = None) -> list[int]:
         """The seeds of the next ``count`` patches."""
-        return [int(seed) for seed in self._generator.integers(2**62, size=count)]
+        generator = self._generator if generator is None else generator
+        return [int(seed) for seed in generator.integers(2**62, size=count)]
 
     def render(self, seed: int) -> RecipePatch:
         """The patch of ``seed``."""
@@ -88,15 +117,10 @@ class RecipeSampler:
         start = np.where(shape < patch, -((patch - shape) // 2), start)
         return RecipePatch(*scene.render_patch(start.tolist(), self._options.patch))
 
-    def voxel_counts(self, n_labels: int) -> np.ndarray:
-        """Voxels of each label 0 to ``n_labels`` in whole bodies of all anatomies, int64: what the groups of organs are
-        made from. Background is not counted."""
-        counts = np.zeros(n_labels + 1)
-        volume = float(np.prod(self._options.grid.spacing)) / 1000
-        for anatomy in self._anatomies:
-            for label, milliliters in anatomy.volumes_ml.items():
-                counts[label] += milliliters / volume
-        return np.rint(counts).astype(np.int64)
+    @property
+    def anatomies(self) -> list[CountedAnatomy]:
+        """The label maps, to make the groups of organs from."""
+        return [CountedAnatomy(anatomy, self._options.grid) for anatomy in self._anatomies]
 
     def _choose(self, random: np.random.Generator) -> tuple[Scene, np.ndarray]:
         if not self._labels or random.random() >= self._options.organ_centered:

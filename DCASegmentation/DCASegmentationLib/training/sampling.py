@@ -18,7 +18,8 @@ class Patches(NamedTuple):
 
     ``volumes`` are float32 (count, 1, depth, height, width), in 0..1 for a window, ``labels`` int64 (count, depth,
     height, width) or None, ``unknown`` the labels that each patch's label map does not tell of, ``ignored`` booleans
-    like ``labels`` (no label there), or None where no case has such voxels.
+    like ``labels`` (no label there), or None where no case has such voxels. A sampler that makes its patches on a
+    device gives tensors in place of arrays.
     """
 
     volumes: np.ndarray

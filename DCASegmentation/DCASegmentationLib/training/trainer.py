@@ -25,12 +25,12 @@ from .cases import Case, read_pseudo_cases, write_pseudo_cases
 from .checkpoint import has_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
 from .distributed import Processes, join, without_averaging
-from .division import divide
+from .division import Labelled, divide
 from .interruption import Interruption
 from .memory_saving import LEVELS, is_out_of_memory, save_memory
 from .options import TrainingOptions
 from .prefetching import Prefetcher
-from .sampling import PatchSampler, Sampler, StepPatches, StepSampler
+from .sampling import MixedSampler, PatchSampler, Sampler, StepPatches, StepSampler
 from .strategies.choosing import make_strategy
 from .strategies.dca import stage_of as stage_of
 from .strategies.strategy import Answering, Batch, Moment, Pool, Strategy, facts_of
@@ -58,7 +58,9 @@ class Trainer:
     the labelled cases. Every patch of a step is drawn from the options' seed and the number of the step, so a resumed
     run draws what the uninterrupted one would have drawn. ``initial`` is a trained network whose weights the run
     starts from. ``groups`` are the groups of organs to train with, whatever the labelled cases hold. ``sampler`` and
-    ``unlabelled_sampler`` draw the patches in place of the cases, which may then be missing where ``groups`` are given.
+    ``unlabelled_sampler`` draw the patches in place of the cases, which may then be missing where ``groups`` or
+    ``anatomies`` are given: ``anatomies`` are what ``sampler`` draws from besides the cases, each of which counts like
+    a labelled case where groups of organs are made and organs weighed.
 
     Started by ``torchrun``, each process has a trainer and its share of every batch; the first one writes the files.
 
@@ -79,8 +81,9 @@ class Trainer:
         groups: Partition | None = None,
         sampler: Sampler | None = None,
         unlabelled_sampler: Sampler | None = None,
+        anatomies: Sequence[Labelled] = (),
     ) -> None:
-        if not labelled and (sampler is None or groups is None):
+        if not labelled and (sampler is None or (groups is None and not anatomies)):
             raise UserError("There is no labelled case to train on.", "Give at least one CT with a label map.")
         bare = next((case.name for case in [*labelled, *validation] if case.labels is None), None)
         if bare is not None:
@@ -96,9 +99,10 @@ class Trainer:
         self.vocabulary = vocabulary
         self.device = torch.device(device)
         self.processes: Processes = join(self.device)
-        self.partition = groups if groups is not None else divide(labelled, vocabulary, options.partition)
+        counted: list[Labelled] = [*labelled, *anatomies]
+        self.partition = groups if groups is not None else divide(counted, vocabulary, options.partition)
         torch.manual_seed(options.seed)
-        facts = facts_of(labelled, unlabelled, [organ.name for organ in vocabulary], self.processes.count)
+        facts = facts_of(counted, unlabelled, [organ.name for organ in vocabulary], self.processes.count)
         self.strategy: Strategy = make_strategy(options, self.partition, facts)
         self.network: DCANet = self.strategy.network
         if initial is not None:
@@ -116,6 +120,8 @@ class Trainer:
         if unlabelled_sampler is None and unlabelled:
             unlabelled_sampler = PatchSampler(unlabelled, options)
         self._unlabelled_sampler = unlabelled_sampler
+        self._given_sampler = sampler
+        self._counted = len(counted)
         self._sampler = self._step_sampler(sampler or PatchSampler(labelled, options))
         self._pool = Pool(
             list(labelled), list(unlabelled), lambda case: predict_with_confidence(self.best_network, case, options)
@@ -379,7 +385,14 @@ class Trainer:
 
     def _take_new_cases(self, new: Sequence[Case]) -> None:
         """Draw from ``new``, too, in place of those taken before; what was drawn ahead is dropped."""
-        self._sampler = self._step_sampler(PatchSampler([*self._pool.labelled, *new], self.options))
+        if self._given_sampler is None:
+            sampler: Sampler = PatchSampler([*self._pool.labelled, *new], self.options)
+        else:
+            sampler = self._given_sampler
+            if new:
+                weights = (max(self._counted, 1), len(new))
+                sampler = MixedSampler([sampler, PatchSampler(new, self.options)], weights)
+        self._sampler = self._step_sampler(sampler)
         if self._prefetcher is not None:
             self._prefetcher.close()
             self._prefetcher = self._prefetching(self._workers)

@@ -24,6 +24,7 @@ from ...method.partition import Partition
 from ...method.vnet import initialize_kaiming
 from ..cases import Case
 from ..distributed import rank
+from ..division import Labelled
 from ..options import TrainingOptions
 
 
@@ -43,8 +44,10 @@ class Facts(NamedTuple):
     processes: int = 1
 
 
-def facts_of(labelled: Sequence[Case], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1) -> Facts:
-    """The facts of these cases; ``organs`` are the names of labels 1 to K."""
+def facts_of(
+    labelled: Sequence[Labelled], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1
+) -> Facts:
+    """The facts of these cases, and of label maps among ``labelled``; ``organs`` are the names of labels 1 to K."""
     voxels = sum((case.voxel_counts(len(organs)) for case in labelled), np.zeros(len(organs) + 1, np.int64))
     partial = next((case.name for case in labelled if case.unknown), None)
     return Facts(tuple(map(int, voxels)), len(labelled), len(unlabelled), tuple(organs), partial, processes)

@@ -1,0 +1,337 @@
+"""Training on synthetic CTs that are made from label maps as they are needed, by ``dca train --synthesize``."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from DCASegmentationLib.organs import AMOS
+from DCASegmentationLib.phantom.case import generate
+from DCASegmentationLib.synthesis.label_to_ct.anatomy import load_anatomy
+from DCASegmentationLib.synthesis.label_to_ct.geometry import Warp
+from DCASegmentationLib.synthesis.label_to_ct.registration import warp_name, write_warp
+from DCASegmentationLib.training.cases import Case
+from DCASegmentationLib.training.cohort import Cohort
+from DCASegmentationLib.training.division import divide
+from DCASegmentationLib.training.options import GridOptions, TrainingOptions
+from DCASegmentationLib.training.prefetching import Prefetcher
+from DCASegmentationLib.training.run_record import read_record
+from DCASegmentationLib.training.sampling import StepSampler
+from DCASegmentationLib.training.sources.painted import LabelMapFolder, Painted, RecipeStream
+from DCASegmentationLib.training.sources.phantoms import Phantoms
+from DCASegmentationLib.training.trainer import Trainer
+
+GRID = GridOptions(spacing=(14.0, 14.0, 14.0))
+OPTIONS = TrainingOptions(
+    grid=GRID, n_filters=2, patch=(16, 32, 32), labelled_per_step=2, unlabelled_per_step=1, steps=4, norm="instance",
+    experts_first=0.5,
+)  # fmt: skip
+TINY = ("--spacing", "14,14,14", "--filters", 2, "--patch", "32,32,32", "--batch", 1, "--device", "cpu")
+NOBODY = ("--labelled", 0, "--unlabelled", 0, "--validation", 0)
+# A label map need not show everything.
+LEFT_OUT = ("bladder", "prostate_uterus")
+
+
+def write_label_map(folder: Path, seed: int) -> Path:
+    """A label map of a synthetic person without the organs of the pelvis, with bones, and the table of its names."""
+    phantom = generate(seed, spacing=(8.0, 8.0, 8.0))
+    labels, hu = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(phantom.ct)
+    for key in LEFT_OUT:
+        labels[labels == AMOS.by_key[key].label] = 0
+    labels[(labels == 0) & (hu > 300)] = 16
+    image = sitk.GetImageFromArray(labels)
+    image.CopyInformation(phantom.labels)
+    folder.mkdir()
+    sitk.WriteImage(image, str(folder / "labels.nii.gz"))
+    rows = [f"{organ.label}\t{organ.key}" for organ in AMOS] + ["16\tvertebrae"]
+    (folder / "label_table.tsv").write_text("id\tname\n" + "\n".join(rows), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> tuple[Path, Path]:
+    """Two label maps."""
+    place = tmp_path_factory.mktemp("maps")
+    return write_label_map(place / "anna", 5), write_label_map(place / "bert", 8)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Prepared label maps and people, made by the first run and read by the others."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def warps(folders, cache, tmp_path_factory) -> Path:
+    """Registrations between the label maps: a bend by some mm, in place of one that takes minutes."""
+    place = tmp_path_factory.mktemp("warps")
+    anatomies = [load_anatomy(folder, cache=cache / "anatomies") for folder in folders]
+    for one, other in (anatomies, anatomies[::-1]):
+        shape = [int(size * side / 20) + 1 for size, side in zip(one.tissues.shape, one.spacing[::-1], strict=True)]
+        field = np.zeros((3, *shape), np.float16)
+        field[2] = 10.0
+        write_warp(Warp(field, 20.0, (0.0, 0.0, 0.0)), place / warp_name(one.name, other.name))
+    return place
+
+
+@pytest.fixture(scope="module")
+def stream(folders) -> RecipeStream:
+    maps = (LabelMapFolder(str(folders[0]), "CC0-1.0", "a hospital"), LabelMapFolder(str(folders[1]), "CC-BY-4.0"))
+    return RecipeStream(maps)
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(run / "last.pt", weights_only=True)["averaged"]
+    return found
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_stream_goes_into_json_and_back_and_names_each_label_map(stream):
+    cohort = Cohort((Phantoms(5, 2), replace(stream, warps="warps", share=0.25)), (), (Phantoms(9, 1),))
+    assert Cohort.from_json(json.loads(json.dumps(cohort.to_json()))) == cohort
+    assert cohort.synthetic and cohort.stream == cohort.labelled[1]
+    assert Cohort((Phantoms(5, 2),)).stream is None
+    people, anna, bert = cohort.training_data
+    assert not people.name.startswith("Label map") and "anna" in anna.name and "bert" in bert.name
+    assert (anna.licence, anna.source, bert.licence) == ("CC0-1.0", "a hospital", "CC-BY-4.0")
+    assert anna.synthetic and (anna.labelled, anna.unlabelled) == (1, 0)
+
+
+def test_a_stream_that_no_run_can_draw_from_is_refused(stream):
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match="share"):
+            replace(stream, share=share)
+    for groups in (((stream, stream),), ((), (stream,)), ((), (), (stream,))):
+        with pytest.raises(ValueError, match="one stream"):
+            Cohort(*groups)
+
+
+def test_a_draw_depends_on_its_generator_alone(stream, cache):
+    one, other = (stream.sampler(cache, OPTIONS) for _ in range(2))
+    other.draw(2)
+    first = one.draw(2, np.random.default_rng(7))
+    again = pickle.loads(pickle.dumps(other)).draw(2, np.random.default_rng(7))
+    assert torch.equal(first.volumes, again.volumes) and torch.equal(first.labels, again.labels)
+    assert first.unknown == again.unknown == ((14, 15),) * 2
+    assert not torch.equal(first.volumes, one.draw(2, np.random.default_rng(8)).volumes)
+
+
+def test_a_worker_process_draws_what_this_one_would(stream, cache):
+    sampler = StepSampler(stream.sampler(cache, OPTIONS), None, OPTIONS)
+    ahead = Prefetcher(sampler, lambda step: False, 3, workers=1)
+    try:
+        for step in range(3):
+            drawn = ahead.take(step, False).labelled
+            # Arrays: they come through a pipe, not through shared memory.
+            assert isinstance(drawn.volumes, np.ndarray) and isinstance(drawn.labels, np.ndarray)
+            here = sampler.draw(step, False).labelled
+            assert np.array_equal(drawn.volumes, here.volumes) and np.array_equal(drawn.labels, here.labels)
+    finally:
+        ahead.close()
+
+
+def test_nothing_is_kept_of_what_was_drawn(stream, cache):
+    sampler = stream.sampler(cache, OPTIONS)
+    sampler.draw(2, np.random.default_rng(0))
+    files, size = sorted(cache.rglob("*")), len(pickle.dumps(sampler))
+    sampler.draw(30, np.random.default_rng(1))
+    # Two patches of this size have 100 kB; the geometry of the last recipe may be a little larger or smaller.
+    assert abs(len(pickle.dumps(sampler)) - size) < 2e4
+    assert sorted(cache.rglob("*")) == files
+
+
+def test_cases_are_drawn_in_the_share_that_the_stream_leaves_them(stream, cache):
+    """The case is recognized by its HU, which no synthetic patch has everywhere."""
+    case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
+    sampler = stream.sampler(cache, OPTIONS)
+    mixed = replace(stream, share=0.25).mixed(sampler, [case], OPTIONS)
+    volumes = np.asarray(mixed.draw(60, np.random.default_rng(0)).volumes)
+    flat = [bool(np.ptp(volume) == 0 and volume.flat[0] == 0.5) for volume in volumes]
+    assert 35 <= sum(flat) <= 55
+    assert stream.mixed(sampler, [case], OPTIONS) is sampler
+
+
+def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache):
+    sampler = stream.sampler(cache, OPTIONS)
+    alone = divide(sampler.anatomies, AMOS, "top2")
+    sizes = dict(zip(alone.ranking, alone.counts, strict=True))
+    # An organ that the label maps leave out is in no group, until a case has it.
+    assert not {14, 15} & set(sizes) and sizes[6] > 10 * sizes[4]
+    [liver, again] = [each.voxel_counts(15)[6] for each in sampler.anatomies]
+    assert sizes[6] == liver + again and 150 < liver < 1500
+    labels = np.zeros((30, 30, 30), np.uint8)
+    labels[:3] = 14
+    case = Case("one", np.zeros((30, 30, 30), np.int16), labels)
+    both = divide([case, *sampler.anatomies], AMOS, "top2")
+    sizes = dict(zip(both.ranking, both.counts, strict=True))
+    # Its 2700 voxels of the only one that tells of it, times three.
+    assert sizes[14] == 8100 and sizes[6] == liver + again
+    trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
+    assert trainer.partition == alone
+    assert trainer.strategy.facts.labelled == 2 and trainer.strategy.facts.partial == "anna"
+
+
+def test_pseudo_labelled_cases_come_beside_the_stream_and_not_in_its_place(stream, cache):
+    sampler = stream.sampler(cache, OPTIONS)
+    trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
+    case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
+    trainer._take_new_cases([case])
+    labels = [np.asarray(trainer._sampler.draw(step, False).labelled.labels) for step in range(15)]
+    flat = sum(bool((patch == 1).all()) for step in labels for patch in step)
+    # A third of the 30 patches.
+    assert 4 <= flat <= 16
+    trainer._take_new_cases([])
+    assert trainer._sampler.draw(0, False).labelled.labels.shape == (2, 16, 32, 32)
+
+
+def train(dca, out: Path, folders: tuple[Path, Path], cache: Path, *more: object):
+    maps = ("--synthesize", folders[0], "--synthesize", folders[1], "--licence", "CC0-1.0", "--licence", "CC-BY-4.0")
+    return dca("train", "-o", out, *maps, *TINY, "--cache", cache, *more)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_on_a_stream_resumes_bit_for_bit(dca, folders, warps, cache, tmp_path, workers):
+    options = (*NOBODY, "--warps", warps, "--steps", 4, "--workers", workers)
+    whole = train(dca, tmp_path / "whole", folders, cache, *options)
+    assert whole.code == 0, whole.err
+    parts = train(dca, tmp_path / "parts", folders, cache, *options, "--minutes", 0)
+    assert parts.code == 0, parts.err
+    assert not equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+    resumed = dca("train", "-o", tmp_path / "parts", "--resume", "--cache", cache, "--workers", workers)
+    assert resumed.code == 0, resumed.err
+    assert equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+    record = read_record(tmp_path / "parts")
+    assert record.cohort.stream == RecipeStream(
+        (LabelMapFolder(str(folders[0]), "CC0-1.0"), LabelMapFolder(str(folders[1]), "CC-BY-4.0")), str(warps)
+    )
+    assert not list(cache.rglob("painted_*"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_is_stopped_in_the_middle_goes_on_as_if_it_had_not_been(stream, cache, tmp_path, workers):
+    """Half of the patches from the stream, half from a case."""
+    case = Case("half", np.full((20, 40, 40), 75, np.int16), np.tri(20, 1600, 800, np.uint8).reshape(20, 40, 40))
+
+    def trainer(name: str) -> Trainer:
+        sampler = stream.sampler(cache, OPTIONS)
+        mixed = replace(stream, share=0.5).mixed(sampler, [case], OPTIONS)
+        return Trainer(tmp_path / name, OPTIONS, AMOS, [case], [], sampler=mixed, anatomies=sampler.anatomies)
+
+    def stop(line: dict) -> None:
+        if line["step"] == 2:
+            raise InterruptedError
+
+    trainer("whole").run(workers=workers)
+    with pytest.raises(InterruptedError):
+        trainer("parts").run(report=stop, workers=workers)
+    second = trainer("parts")
+    second.resume()
+    assert second.step == 2
+    second.run(workers=workers)
+    assert equal(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+
+
+def test_registrations_change_what_is_drawn(stream, warps, cache):
+    bent = replace(stream, warps=str(warps)).sampler(cache, OPTIONS)
+    assert all(bent.renderer.warps.values())
+    blends = [bent.renderer.draw_recipe(seed).deformation.blend for seed in range(8)]
+    assert any(blends)
+    seed = next(seed for seed, blend in enumerate(blends) if blend)
+    case = bent.renderer.render_case(bent.renderer.draw_recipe(seed)).labels
+    plain = stream.sampler(cache, OPTIONS).renderer
+    assert not torch.equal(case, plain.render_case(plain.draw_recipe(seed)).labels)
+
+
+def test_a_run_beside_listed_cts_is_packed_with_what_it_learned_from(dca, folders, cache, coarse_phantom, tmp_path):
+    ct = {"image": os.fspath(coarse_phantom / "ct.nii.gz")}
+    truth = {**ct, "label": os.fspath(coarse_phantom / "labels.nii.gz")}
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"training": [truth], "name": "one CT", "licence": "CC0-1.0", "vocabulary": "AMOS"}))
+    trained = train(dca, tmp_path / "run", folders, cache, "--data", listed, "--steps", 1)
+    assert trained.code == 0, trained.err
+    assert "one labelled case" not in trained.err
+    assert read_record(tmp_path / "run").cohort.stream.share == 0.5
+    packed = dca("bundle", "pack", tmp_path / "run", "-o", tmp_path / "model")
+    assert packed.code == 0, packed.err
+    metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]
+    assert [(one["labelled"], one["licence"], one["synthetic"]) for one in metadata["training_data"]] == [
+        (1, "CC0-1.0", False),
+        (1, "CC0-1.0", True),
+        (1, "CC-BY-4.0", True),
+    ]
+
+
+def test_a_run_on_a_stream_alone_is_packed_as_a_synthetic_one(dca, folders, cache, tmp_path):
+    trained = train(dca, tmp_path / "run", folders, cache, *NOBODY, "--steps", 1)
+    assert trained.code == 0, trained.err
+    assert dca("bundle", "pack", tmp_path / "run", "-o", tmp_path / "model").code == 0
+    assert dca("bundle", "verify", tmp_path / "model").code == 0
+    metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]
+    assert [one["licence"] for one in metadata["training_data"]] == ["CC0-1.0", "CC-BY-4.0"]
+    assert any("synthetic CT only" in limit for limit in metadata["limits"])
+
+
+def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, cache, tmp_path):
+    out = tmp_path / "run"
+    trained = train(
+        dca, out, folders, tmp_path / "cases", *NOBODY, "--warps", warps, "--painted", 2, "--painted-from", 7,
+        "--steps", 1,
+    )  # fmt: skip
+    assert trained.code == 0, trained.err
+    [source] = read_record(out).cohort.labelled
+    assert isinstance(source, Painted)
+    assert (source.first_seed, source.count, source.warps) == (500_007, 2, str(warps))
+    assert len(list((tmp_path / "cases").rglob("painted_50000*.npz"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--warps", "somewhere"), "--warps is for CTs made from label maps"),
+        (("--painted-from", 0), "--painted-from is for CTs made from label maps"),
+        (("--synthesize", "MAP", "--painted-from", 0), "--painted-from is for CTs painted ahead"),
+        (("--synthesize", "MAP", "--painted", 2, "--synthesize-share", 0.5), "Leave out one"),
+        (("--synthesize", "MAP", *NOBODY, "--synthesize-share", 0.5), "no labelled case for the other 50%"),
+        (("--synthesize", "MAP", "--licence", "a", "--licence", "b"), "1 --synthesize and 2 --licence"),
+        (("--synthesize", "nowhere"), "nowhere is no folder"),
+        (("--synthesize", "MAP", "--warps", "nowhere"), "nowhere is no folder"),
+        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "fixed size"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_in_one_line(dca, folders, tmp_path, options, words):
+    given = [folders[0] if each == "MAP" else each for each in options]
+    refused = dca("train", "-o", tmp_path / "run", *given, "--steps", 1)
+    assert refused.code == 2 and words in " ".join(refused.err.split()), refused.err
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_registrations_of_other_label_maps_are_said_not_to_be_used(dca, folders, warps, cache, tmp_path):
+    options = (*TINY, *NOBODY, "--steps", 1, "--cache", cache, "--synthesize", folders[0])
+    run = dca("train", "-o", tmp_path / "run", *options, "--warps", warps)
+    assert run.code == 0 and "No registration" in run.err and "not used" in run.err
+    assert "one label map" in " ".join(run.err.split())
+    kept = dca("train", "-o", tmp_path / "run", "--resume", "--warps", warps, "--painted", 3)
+    assert kept.code == 2 and "painted" in kept.err and "warps" in kept.err
+
+
+def test_a_run_whose_label_map_is_gone_says_so_when_resumed(dca, folders, cache, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folders[0].iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    out = tmp_path / "run"
+    options = (*TINY, *NOBODY, "--steps", 1, "--minutes", 0, "--cache", cache)
+    assert dca("train", "-o", out, "--synthesize", copy, *options).code == 0
+    copy.rename(tmp_path / "elsewhere")
+    resumed = dca("train", "-o", out, "--resume", "--cache", cache)
+    assert resumed.code == 2 and str(copy) in resumed.err.replace("\n", "") and "Traceback" not in resumed.err
