@@ -317,9 +317,10 @@ def test_small_organs_are_sampled_as_often_as_large_ones():
     assert np.mean([(patch == 3).any() for patch in patches]) < 0.15
 
 
-def test_a_case_smaller_than_the_patch_is_padded_with_air():
+def test_a_case_smaller_than_the_patch_is_padded_with_air_where_the_options_say_so():
     case = Case("thin", np.full((4, 40, 40), 50, np.int16), np.ones((4, 40, 40), np.uint8))
-    volumes, labels, *_ = PatchSampler([case], OPTIONS, np.random.default_rng(0)).draw(2)
+    options = replace(OPTIONS, short_scans="air")
+    volumes, labels, *_ = PatchSampler([case], options, np.random.default_rng(0)).draw(2)
     assert volumes.shape == (2, 1, 16, 32, 32)
     assert labels is not None and (labels[:, :6] == 0).all() and (volumes[:, 0, :6] == 0).all()
     assert (labels[:, 6:10] == 1).all()

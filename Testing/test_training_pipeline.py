@@ -252,7 +252,7 @@ def test_a_short_scan_is_continued_by_its_end_slices_where_the_option_says_so():
     labels = np.stack([np.full((40, 40), value, np.uint8) for value in (1, 2, 3, 3)])
     options = replace(OPTIONS, patch=(16, 48, 32), short_scans="repeat", organ_centered=0.0)
     options = replace(options, grid=replace(options.grid, hu_window=(0.0, 50.0)))
-    volumes, drawn, _ = PatchSampler([Case("short", hu, labels)], options).draw(1, np.random.default_rng(0))
+    volumes, drawn, *_ = PatchSampler([Case("short", hu, labels)], options).draw(1, np.random.default_rng(0))
     assert drawn[0, :, 24, 16].tolist() == [1] * 7 + [2, 3] + [3] * 7
     assert np.rint(volumes[0, 0, :, 24, 16] * 50).astype(int).tolist() == [10] * 7 + [20, 30] + [40] * 7
     # In the plane there is air.

@@ -208,24 +208,25 @@ def run(
         changes["strategy_options"] = _strategy_options(strategy_option)
     if resume and from_state is not None:
         raise UserError("--resume and --from-state cannot be combined.", "Give one: a run's folder, or its state.")
+    if resume or from_state is not None:
+        others: dict[str, Any] = {
+            "init": init,
+            "data": data,
+            "all-labels": all_labels or None,
+            "synthesize": synthesize,
+        }
+        others |= {"licence": licence, "warps": warps, "synthesize-share": synthesize_share}
+        others |= {"painted": painted, "painted-from": painted_from}
+        plan = _earlier_plan(out, from_state, strategy, changes, others)
+    else:
+        people = (labelled, unlabelled, validation)
+        synthesis = _Synthesis(synthesize, licence, warps, synthesize_share, painted, painted_from)
+        plan = _new_plan(out, preset, strategy, changes, init, data, people, synthesis, all_labels, division)
     with ExitStack() as stack:
         if processes.first:
+            # Not before the arguments have turned out to be usable: a mistake leaves no folder.
             out.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(out / LOCK))
-        if resume or from_state is not None:
-            others: dict[str, Any] = {
-                "init": init,
-                "data": data,
-                "all-labels": all_labels or None,
-                "synthesize": synthesize,
-            }
-            others |= {"licence": licence, "warps": warps, "synthesize-share": synthesize_share}
-            others |= {"painted": painted, "painted-from": painted_from}
-            plan = _earlier_plan(out, from_state, strategy, changes, others)
-        else:
-            people = (labelled, unlabelled, validation)
-            synthesis = _Synthesis(synthesize, licence, warps, synthesize_share, painted, painted_from)
-            plan = _new_plan(out, preset, strategy, changes, init, data, people, synthesis, all_labels, division)
         options = plan.options
         folder = cache or out / "cases"
         stream = plan.cohort.stream

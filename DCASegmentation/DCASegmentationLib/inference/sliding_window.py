@@ -86,6 +86,8 @@ class Padding(NamedTuple):
         if not self:
             return volume
         (top, up, left), (bottom, down, right) = self.before, self.after
-        # Repeating takes a batch and a channel.
-        longer = functional.pad(volume[None, None], (0, 0, 0, 0, top, bottom), mode="replicate")[0, 0]
+        longer = volume
+        # Of a volume without slices there is nothing to repeat. Repeating takes a batch and a channel.
+        if volume.numel():
+            longer = functional.pad(volume[None, None], (0, 0, 0, 0, top, bottom), mode="replicate")[0, 0]
         return functional.pad(longer, (left, right, up, down), value=0.0)

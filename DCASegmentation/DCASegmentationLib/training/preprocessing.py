@@ -1,7 +1,8 @@
 """Named ways to prepare CTs: ours, and those of the published protocols that numbers are compared with.
 
 They are facts taken from the repositories and papers named. All resample with SimpleITK (``imaging.resampling``), as
-inference does: a network that learned from one interpolation should not be asked about another. The prepared cases
+inference does: a network that learned from one interpolation should not be asked about another. Ours filter a CT
+before it becomes coarser, the published ones do not. The prepared cases
 are kept on disk (``cases.save_case``), HU and all, so presets on one grid share them.
 """
 
@@ -37,23 +38,23 @@ PRESETS: dict[str, Preprocessing] = {
         "Ours for a GPU: 2 mm, the adrenal glands' limbs are a few voxels thick. Patch 96 or more.",
     ),
     "duomod": Preprocessing(
-        GridOptions(spacing=_ANISOTROPIC),
+        GridOptions(spacing=_ANISOTROPIC, anti_aliasing=False),
         "DuoMod-Net's AMOS: 1.5 x 1.5 x 2.0 mm, -125 to 275 HU to 0..1. The paper's preset takes it: the slides say "
         "nothing of spacing, and MagicNet's data, which the paper's protocol most likely took over, have it, too.",
     ),
     "galoss-amos": Preprocessing(
-        GridOptions(spacing=_ANISOTROPIC),
+        GridOptions(spacing=_ANISOTROPIC, anti_aliasing=False),
         "GALoss's AMOS: -125 to 275 HU to 0..1. Its arrays were published without a spacing; 1.5 x 1.5 x 2.0 mm, that "
         "of its Synapse, is our reading, so this equals duomod.",
     ),
     "magicnet": Preprocessing(
-        GridOptions(spacing=_ANISOTROPIC, scaling="z_score"),
+        GridOptions(spacing=_ANISOTROPIC, scaling="z_score", anti_aliasing=False),
         "Synapse of MagicNet, which GALoss takes as it is: 1.5 x 1.5 x 2.0 mm, zero mean and unit variance of each "
         "volume. No augmentation, which works on 0..1. Not for a model: the mean depends on how much air a scan shows.",
         {"augment": False},
     ),
     "dhc": Preprocessing(
-        GridOptions(hu_window=(-75.0, 275.0), shape=(80, 160, 160)),
+        GridOptions(hu_window=(-75.0, 275.0), shape=(80, 160, 160), anti_aliasing=False),
         "DHC, GenericSSL and SKCDF: each case resized to 80 x 160 x 160 voxels, -75 to 275 HU to 0..1 (their minimum "
         "and maximum after clipping are the window's ends wherever a CT holds air and bone). Patch 64,128,128. Not for "
         "a model: voxels differ in size from case to case.",

@@ -575,14 +575,12 @@ def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Opti
     groups: list[dict[str, Any]] = []
     for group in strategy.learning_groups():
         rate = {"lr": group.factor * options.learning_rate, "factor": group.factor}
-        parameters = list(group.parameters)
-        if options.decay == "weights":
-            # Norms and biases have one dimension, weights of convolutions five.
-            spared = [parameter for parameter in parameters if parameter.ndim <= 1]
-            parameters = [parameter for parameter in parameters if parameter.ndim > 1]
-            if spared:
-                groups.append({"params": spared, "weight_decay": 0.0, **rate})
-        groups.append({"params": parameters, **rate})
+        # Norms and biases have one dimension, weights of convolutions five.
+        spares = options.decay == "weights"
+        spared = [parameter for parameter in group.parameters if spares and parameter.ndim <= 1]
+        groups.append({"params": [each for each in group.parameters if not spares or each.ndim > 1], **rate})
+        if spared:
+            groups.append({"params": spared, "weight_decay": 0.0, **rate})
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.learning_rate, weight_decay=options.weight_decay)
     return torch.optim.SGD(groups, lr=options.learning_rate, momentum=0.9, weight_decay=options.weight_decay)

@@ -67,7 +67,9 @@ class AggregatingAndDecoupling(Strategy):
         self.time_of_level = nn.ModuleList(nn.Linear(512, filters * 2**level) for level in range(5))
 
         def decoder() -> ExpertDecoder:
-            return ExpertDecoder(filters, self.channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1], _DROPOUT)
+            return ExpertDecoder(
+                filters, self.channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1], _DROPOUT, options.upsampling
+            )
 
         self.denoising, self.labelled = decoder(), decoder()
         self.difficulty = Difficulty(self.channels, self.own.bounded)

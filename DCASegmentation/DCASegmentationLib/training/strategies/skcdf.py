@@ -151,7 +151,9 @@ class SKCDF(Strategy):
             n_stages=[VNET_N_STAGES], dilations=[PAPER_DILATIONS[1]], aggregation=False, stitching=options.stitching,
         )  # fmt: skip
         channels = self.network.out_channels
-        self.labelled = ExpertDecoder(options.n_filters, channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1])
+        self.labelled = ExpertDecoder(
+            options.n_filters, channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1], upsampling=options.upsampling
+        )
         self.balanced = nn.ModuleDict(
             {name: nn.Conv3d(options.n_filters, channels, kernel_size=1) for name in ("labelled", "unlabelled")}
         )
