@@ -16,7 +16,7 @@ from DCASegmentationLib.training.checkpoint import load_checkpoint, save_checkpo
 from DCASegmentationLib.training.options import TrainingOptions
 from DCASegmentationLib.training.sampling import PatchSampler
 from DCASegmentationLib.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate, stage_of
-from DCASegmentationLib.training.validation import predict, validate
+from DCASegmentationLib.training.validation import validate
 
 THREE_BALLS = Vocabulary(
     "balls",
@@ -167,13 +167,13 @@ def case_without_the_middle_ball(seed: int) -> Case:
 
 def test_an_organ_that_some_maps_do_not_tell_of_is_learned_from_the_others(tmp_path):
     cases = [case_of_balls(1), *(case_without_the_middle_ball(seed) for seed in (2, 5, 6))]
-    options = replace(OPTIONS, steps=120, class_balance=0.75, organ_centered=1.0)
+    # Four filters learn it from each of three seeds (0.86 to 0.97), two from one of them.
+    options = replace(OPTIONS, steps=120, class_balance=0.75, organ_centered=1.0, n_filters=4)
     trainer = Trainer(tmp_path, options, THREE_BALLS, cases, [], [case_of_balls(4)])
     told = Trainer(tmp_path, OPTIONS, THREE_BALLS, cases[:1], [])
     assert trainer.partition.owners == told.partition.owners
     trainer.run(validate_every=120)
-    predicted = predict(trainer.best_network, case_of_balls(4), OPTIONS)
-    assert (predicted == 2).any()
+    assert log_of(trainer)[-1]["dice"]["middle"] > 0.5  # 0.0 where they say background
 
 
 def test_validation_leaves_out_organs_that_the_map_does_not_tell_of(make_trainer):

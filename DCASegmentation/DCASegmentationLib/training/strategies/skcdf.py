@@ -149,6 +149,7 @@ class SKCDF(Strategy):
         self.network = AttendingVNet(
             options.patch, owners=[labels], n_filters=options.n_filters, norm=options.norm,
             n_stages=[VNET_N_STAGES], dilations=[PAPER_DILATIONS[1]], aggregation=False, stitching=options.stitching,
+            upsampling=options.upsampling,
         )  # fmt: skip
         channels = self.network.out_channels
         self.labelled = ExpertDecoder(
