@@ -31,9 +31,11 @@ class MadeUpResult:
 
 
 def small_ct(tilt_degrees: float = 12.0) -> sitk.Image:
-    """Fat in a soft-tissue body in air; spacing 5 x 6 x 8 mm; turned about the x axis."""
+    """Organs of 100 HU in fat with noise, in air; spacing 5 x 6 x 8 mm; turned about the x axis."""
     hu = np.full(SIZE_ZYX, -1000, dtype=np.int16)
-    hu[:, 2:-2, 2:-2] = -100
+    # Fat of one value all over would pass for padding outside the field of view.
+    body = hu[:, 2:-2, 2:-2]
+    body[:] = np.random.default_rng(0).integers(-120, -80, body.shape, endpoint=True)
     for box in BOXES.values():
         hu[box] = 100
     return on_grid(hu, tilt_degrees)

@@ -160,7 +160,7 @@ def test_the_bar_plot_has_a_series_per_expert_and_names_every_organ(case):
     chart = update_chart(case, 4, attention_by_segment(case, 4))
     series = [chart.GetNthPlotSeriesNode(index) for index in range(chart.GetNumberOfPlotSeriesNodes())]
     assert [each.GetName() for each in series] == ["Head expert", "Medium expert", "Tail expert"]
-    assert chart.GetXAxisTitle() == "1 Sp · 2 RK · 3 LK · 4 Li"
+    assert chart.GetXAxisTitle() == "1 Sp   2 RK   3 LK   4 Li"
     table = series[0].GetTableNode().GetTable()
     assert [table.GetValueByName(row, "Organ").ToString() for row in range(table.GetNumberOfRows())][3] == "Liver"
     assert table.GetValueByName(3, series[0].GetYColumnName()).ToDouble() == pytest.approx(0.9, abs=1e-6)

@@ -45,7 +45,12 @@ def test_the_places_of_the_file_are_listed_and_can_be_gone_to(opened, result):
     review = opened.reviewPanel
     assert len(places) > 3
     table = review.ui.placesTable
-    assert [table.item(row, 0).text() for row in range(table.rowCount)] == [place["name"] for place in places]
+    # Below the organ stands why in a few words.
+    findings = [table.item(row, 0).text().split("\n") for row in range(table.rowCount)]
+    assert [organ for organ, _ in findings] == [place["name"] for place in places]
+    reasons = {(place["reasons"][0]["kind"], why) for place, (_, why) in zip(places, findings, strict=True)}
+    assert ("volume", "unusual volume") in reasons
+    assert len(reasons) == len(dict(reasons)) and all(why for _, why in reasons)
     assert review.ui.checkedBar.text == f"0 of {len(places)} checked"
     review.goToNext()
     assert places[0]["reasons"][0]["text"] in review.ui.placeLabel.text
