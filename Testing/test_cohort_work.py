@@ -124,11 +124,11 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     most_in_network: list[int] = []
     read_when_first_left: list[int] = []
 
-    def read_ct(path, series=None):
+    def read_ct(path, *arguments):
         read.append(path)
         if len(read) == 2:
             two_are_read.set()
-        return real_read(path, series)
+        return real_read(path, *arguments)
 
     def segment(self, *arguments):
         in_network.append(1)
@@ -237,7 +237,7 @@ def test_memory_that_does_not_suffice_is_told_and_tried_again(dicom_case, settin
     def no_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(work, "thumbnail", no_memory)
+    monkeypatch.setattr(work, "pictures", no_memory)
     outcome = work.process(dicom_case, settings)
     assert (outcome.again, outcome.reason) == (True, "The memory of the worker does not suffice for this CT.")
 
