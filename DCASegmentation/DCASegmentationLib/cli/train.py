@@ -182,7 +182,7 @@ def run(
     """
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
-    from ..lock import locked
+    from ..lock import locked_folder
     from ..training.distributed import join, leave, local_device
     from ..training.run_record import RunRecord, write_record
     from ..training.trainer import LOCK, Trainer
@@ -210,8 +210,7 @@ def run(
         raise UserError("--resume and --from-state cannot be combined.", "Give one: a run's folder, or its state.")
     with ExitStack() as stack:
         if processes.first:
-            out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(out / LOCK))
+            stack.enter_context(locked_folder(out, LOCK))
         if resume or from_state is not None:
             others: dict[str, Any] = {
                 "init": init,
