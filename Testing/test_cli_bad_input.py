@@ -257,7 +257,9 @@ def test_a_full_disk_while_labels_are_written(segment_to, outputs, full_disk):
 
 @pytest.mark.scene
 @pytest.mark.skipif(find_spec("slicer") is None, reason="slicer-core is not installed")
-def test_a_full_disk_while_the_scene_is_written(segment_to, outputs, monkeypatch):
+def test_a_full_disk_while_the_scene_is_written_costs_no_labels(
+    dca, coarse_phantom, small_bundle, outputs, monkeypatch
+):
     import DCASegmentationLib.scene.session as session
 
     build, limits = session.build_scene, resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -269,9 +271,16 @@ def test_a_full_disk_while_the_scene_is_written(segment_to, outputs, monkeypatch
 
     monkeypatch.setattr(session, "build_scene", build_then_fill_the_disk)
     try:
-        assert "cannot be written" in segment_to(outputs / "result")
+        ct, out = coarse_phantom / "ct.nii.gz", outputs / "result"
+        result = dca("segment", ct, "-o", out, "--bundle", small_bundle, "--overlap", 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.code == 0, result.err
+    assert "Note: scene.mrb or segmentation.seg.nrrd was not written: " in result.err
+    assert "with free space. The rest of the result is complete." in result.err
+    assert sitk.ReadImage(str(out / "labels.nrrd")).GetSize() == sitk.ReadImage(str(ct)).GetSize()
+    assert not (out / "scene.mrb").exists() and not (out / "segmentation.seg.nrrd").exists()
+    assert [entry.name for entry in outputs.iterdir()] == ["result"]
 
 
 def test_a_full_disk_while_a_phantom_is_written(refused, outputs, full_disk):

@@ -124,11 +124,11 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     most_in_network: list[int] = []
     read_when_first_left: list[int] = []
 
-    def read_ct(path, series=None):
+    def read_ct(path, *arguments):
         read.append(path)
         if len(read) == 2:
             two_are_read.set()
-        return real_read(path, series)
+        return real_read(path, *arguments)
 
     def segment(self, *arguments):
         in_network.append(1)
@@ -227,17 +227,26 @@ def test_a_full_disk_leaves_nothing_and_is_to_be_tried_again(dicom_case, setting
 
 
 def test_what_nobody_thought_of_is_an_outcome_too(dicom_case, settings, monkeypatch):
-    monkeypatch.setattr(work, "thumbnail", lambda *_: 1 / 0)
+    monkeypatch.setattr(Segmenter, "segment", lambda *_: 1 / 0)
     outcome = work.process(dicom_case, settings)
     assert outcome.status == "failed"
     assert "ZeroDivisionError: division by zero (test_cohort_work.py, line" in outcome.reason
+
+
+def test_a_case_without_its_picture_is_complete_and_says_so(dicom_case, settings, monkeypatch):
+    monkeypatch.setattr(work, "pictures", lambda *_: 1 / 0)
+    outcome = work.process(dicom_case, settings)
+    assert outcome.status == "ok"
+    assert any("was not written" in note and "division by zero" in note for note in outcome.notes)
+    folder = settings.folder_of(dicom_case.name)
+    assert (folder / "labels.nrrd").is_file() and not (folder / "thumbnail.jpg").exists()
 
 
 def test_memory_that_does_not_suffice_is_told_and_tried_again(dicom_case, settings, monkeypatch):
     def no_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(work, "thumbnail", no_memory)
+    monkeypatch.setattr(Segmenter, "segment", no_memory)
     outcome = work.process(dicom_case, settings)
     assert (outcome.again, outcome.reason) == (True, "The memory of the worker does not suffice for this CT.")
 

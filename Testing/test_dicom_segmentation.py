@@ -27,7 +27,7 @@ ALGORITHM = Algorithm("DCA test", "0.1.0", {"weights_sha256": "ab" * 32})
 def series_of(folder: Path, ct: sitk.Image, **attributes) -> list[Path]:
     write_ct_series(folder, ct, **attributes)
     headers = [header for header in map(read_header, folder.iterdir()) if header]
-    return [Path(image.file) for image in ordered(headers, "test")]
+    return [Path(image.file) for image in ordered(headers, "test").images]
 
 
 @pytest.fixture(scope="module")

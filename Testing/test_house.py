@@ -28,7 +28,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "review_file": ({"errors", "json_reading"}, set()),
     "imaging": ({"errors", "organs", "partials", "home"}, {"numpy", "SimpleITK"}),
     "phantom": ({"errors", "organs", "imaging"}, {"numpy", "SimpleITK"}),
-    "synthesis": ({"errors", "organs", "imaging", "phantom"}, {"torch", "numpy", "SimpleITK"}),
+    "synthesis": ({"errors", "json_reading", "organs", "imaging", "phantom"}, {"torch", "numpy", "SimpleITK"}),
     "bundle": (
         {"errors", "json_reading", "organs", "method", "imaging", "worker_protocol", "home"},
         {"torch", "certifi"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import OutputError
@@ -37,3 +37,28 @@ def locked(file: Path) -> Iterator[None]:
         yield
     finally:
         connection.close()
+
+
+@contextmanager
+def locked_folder(folder: Path, name: str) -> Iterator[None]:
+    """Makes ``folder`` where it is missing, and holds its file ``name`` as ``locked`` does.
+
+    If the block fails before it has written anything, what was made here is removed again: input that is refused
+    leaves no empty folder behind.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    new = not (folder / name).exists()
+    held = False
+    try:
+        with locked(folder / name):
+            held = True
+            yield
+    except BaseException:
+        with suppress(OSError):
+            # A file that another process holds is not ours to remove.
+            if held and new and [entry.name for entry in folder.iterdir()] == [name]:
+                (folder / name).unlink()
+            for each in missing:
+                each.rmdir()
+        raise

@@ -182,7 +182,7 @@ def run(
     """
     from ..inference.allocator import keep_freed_memory
     from ..inference.device import choose_device
-    from ..lock import locked
+    from ..lock import locked_folder
     from ..training.distributed import join, leave, local_device
     from ..training.run_record import RunRecord, write_record
     from ..training.trainer import LOCK, Trainer
@@ -224,9 +224,7 @@ def run(
         plan = _new_plan(out, preset, strategy, changes, init, data, people, synthesis, all_labels, division)
     with ExitStack() as stack:
         if processes.first:
-            # Not before the arguments have turned out to be usable: a mistake leaves no folder.
-            out.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(out / LOCK))
+            stack.enter_context(locked_folder(out, LOCK))
         options = plan.options
         folder = cache or out / "cases"
         stream = plan.cohort.stream
