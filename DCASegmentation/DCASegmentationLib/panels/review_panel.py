@@ -386,11 +386,16 @@ class ReviewPanel:
 
     def _inWords(self, place: Place) -> str:
         """Reasons and suggestion of a finding, and how far each organ that it involves is checked."""
-        reasons = " ".join(escape(reason.text) for reason in place.reasons)
+        texts = [reason.text for reason in place.reasons]
+        name = place.name
+        if texts and texts[0].startswith(f"{name}: "):
+            # The title says it already.
+            name, texts[0] = f"{name}:", texts[0].removeprefix(f"{name}: ")
+        reasons = " ".join(escape(text) for text in texts)
         suggestion = f" <i>{escape(place.alternative.text)}</i>" if place.alternative is not None else ""
         nodes = self._nodes
         organs = "; ".join(organProgressInWords(nodes, place)) if nodes is not None else ""
-        return f"<b>{place.rank}. {escape(place.name)}</b> {reasons}{suggestion}<br>{escape(organs)}"
+        return f"<b>{place.rank}. {escape(name)}</b> {reasons}{suggestion}<br>{escape(organs)}"
 
     def _leave(self) -> None:
         """Let go of the place that was looked at."""
