@@ -87,7 +87,7 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     words = [review.ui.placesTable.item(each, 2).text() for each in (row, painted)]
     assert words[1] == "Corrected" and words[0] in ("Accepted", "Corrected")
     key = places[painted].organ
-    review.ui.changesGroup.collapsed = False
+    review.ui.changesButton.checked = True
     tick(review, key)
 
     # Saved and loaded, and segmented again: what was corrected is still there.
