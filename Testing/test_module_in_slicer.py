@@ -14,7 +14,7 @@ pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
 
-from module_driving import add_ct, apply, message, segmentations, temporary_files, wait_for_end  # noqa: E402
+from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end  # noqa: E402
 from review_case import reviewed_case  # noqa: E402
 
 # Qt deletes what is in an area along with it, and the fixture still needs the panel.
@@ -245,9 +245,7 @@ def test_maps_are_saved_only_where_that_is_asked(panel, slicer_bench, tmp_path, 
     slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
     slicer.mrmlScene.Clear(0)
     slicer_bench.process_events()
-    slicer.mrmlScene.ReadFromMRB(str(tmp_path / "scene.mrb"), False)
-    slicer_bench.process_events(0.1)
-    slicer_bench.log.clear()  # reading a scene outside of Slicer tells of presets of slice views that are unknown
+    read_scene(tmp_path / "scene.mrb", slicer_bench)
     assert len(panel.expertsPanel._nodes.maps()) == (4 * 3 + 3 if saved else 0)
     assert panel.expertsPanel.choice == ("tail" if saved else "none")
     assert panel.expertsPanel._nodes.automatic is not None, "what the review goes by is saved always"

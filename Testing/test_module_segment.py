@@ -10,7 +10,7 @@ pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
 from DCASegmentationLib.errors import UserError  # noqa: E402
-from module_driving import add_ct, apply, message, segmentations, temporary_files, wait_for_end  # noqa: E402
+from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -153,8 +153,7 @@ def test_every_choice_survives_saving_and_loading_the_scene(panel, slicer_bench,
     slicer.mrmlScene.Clear(0)
     assert panel.parameters.resultSegmentation is None
     assert panel.parameters.expertMap == "none"
-    slicer.mrmlScene.ReadFromMRB(str(path), False)
-    slicer_bench.process_events()
+    read_scene(path, slicer_bench)
     parameters = panel.parameters
     assert parameters.device is Device.CPU
     assert parameters.inputVolume.GetName() == "CT"

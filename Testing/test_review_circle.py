@@ -16,7 +16,7 @@ pytest.importorskip("PySide6", reason="needs PySide6")
 pytestmark = [pytest.mark.scene, pytest.mark.slow]
 
 from DCASegmentationLib.organs import AMOS  # noqa: E402
-from module_driving import apply, message, wait_for_end  # noqa: E402
+from module_driving import apply, message, read_scene, wait_for_end  # noqa: E402
 from review_case import labels_of  # noqa: E402
 
 
@@ -94,8 +94,7 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     scene = tmp_path / "scene.mrb"
     assert slicer.mrmlScene.WriteToMRB(str(scene))
     slicer.mrmlScene.Clear(0)
-    slicer.mrmlScene.ReadFromMRB(str(scene), False)
-    slicer_bench.process_events()
+    read_scene(scene, slicer_bench)
     assert [review.ui.placesTable.item(each, 2).text() for each in (row, painted)] == words
     np.testing.assert_array_equal(labels_of(review._nodes), corrected)
     panel.parameters.outputSegmentation = panel.parameters.resultSegmentation

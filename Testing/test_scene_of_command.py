@@ -14,6 +14,8 @@ from DCASegmentationLib.organs import AMOS
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
+from module_driving import read_scene  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, small_bundle, coarse_phantom) -> Path:
@@ -35,8 +37,7 @@ def result(tmp_path_factory, small_bundle, coarse_phantom) -> Path:
 @pytest.fixture
 def opened(result, module_panel, slicer_bench) -> Any:
     """The module's panel, with the scene opened while it is seen."""
-    slicer.mrmlScene.ReadFromMRB(str(result / "scene.mrb"), False)
-    slicer_bench.process_events()
+    read_scene(result / "scene.mrb", slicer_bench)
     return module_panel
 
 
@@ -90,6 +91,5 @@ def test_the_model_and_the_ct_are_known_for_a_training_set(opened, small_bundle)
 def test_a_choice_that_was_made_is_not_replaced_by_a_scene_that_is_added(opened, result, slicer_bench):
     first = opened.parameters.resultSegmentation
     assert opened.parameters.inputVolume.GetName() == "Case CT"
-    slicer.mrmlScene.ReadFromMRB(str(result / "scene.mrb"), False)
-    slicer_bench.process_events()
+    read_scene(result / "scene.mrb", slicer_bench)
     assert opened.parameters.resultSegmentation is first
