@@ -13,9 +13,9 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
 from DCASegmentationLib.cohort.check_first import concerns
 from DCASegmentationLib.cohort.ledger import ENDED_EARLY, Ledger
+from DCASegmentationLib.cohort.report.style import STYLE
 from DCASegmentationLib.cohort.report.volume_chart import volume_chart
 from DCASegmentationLib.cohort.report.volume_table import write_volumes
-from DCASegmentationLib.cohort.report.style import STYLE
 from DCASegmentationLib.cohort.report.writing import write_report
 from DCASegmentationLib.organs import AMOS
 
