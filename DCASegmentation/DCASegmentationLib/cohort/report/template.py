@@ -6,7 +6,7 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
-<style>{{ style }}</style>
+<style>{{ style|safe }}</style>
 </head>
 <body>
 <main>
@@ -43,7 +43,7 @@ alt="Axial and coronal plane"></a>{% endif %}
 <h2>{{ title }}</h2>
 {% if groups %}<div class="panel"><table><thead><tr><th class="number">Cases</th><th>Why</th><th>Which</th></tr></thead>
 <tbody>
-{% for group in groups %}<tr><td class="number">{{ group.count }}</td>
+{% for group in groups %}<tr><td class="number" data-label="Cases">{{ group.count }}</td>
 <td class="why">{{ group.reason }}
 {% if group.alike %}<small>The first one; the others differ in names or numbers.</small>{% endif %}</td>
 <td class="which">{% for name, source in group.first %}{{ name }}
