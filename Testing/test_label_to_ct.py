@@ -559,7 +559,7 @@ def test_the_command_writes_a_case_to_look_at(folder, dca, tmp_path):
 @pytest.mark.skipif(not REAL.exists(), reason="the real label maps are not here")
 def test_small_organs_of_the_real_label_maps_survive_at_3_mm():
     anatomies = [load_anatomy(REAL / name) for name in ("labels_torso_male", "labels_spl_atlas")]
-    assert [anatomy.unknown for anatomy in anatomies] == [(), (14, 15)]
+    assert [anatomy.unannotated for anatomy in anatomies] == [(), (14, 15)]
     grid = GridOptions(spacing=(3.0, 3.0, 3.0))
     volumes: dict[int, list[float]] = {organ.label: [] for organ in AMOS}
     for seed in range(24):
