@@ -102,6 +102,7 @@ def test_without_a_home_the_shipped_model_is_found_and_a_ct_segmented(nobody, co
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_home_a_cohort_runs(nobody, coarse_phantom, small_bundle, tmp_path):
     pytest.importorskip("highdicom", reason="the extra cohort is not installed")
     (tmp_path / "in").mkdir()

@@ -23,6 +23,7 @@ def test_faults_lose_nothing_and_leave_nothing():
     assert "faults injected; 0 results lost or wrong, 0 with leftovers" in run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and asks Linux which files are named")
 def test_the_harness_sees_what_is_lost_and_what_is_left(tmp_path):
     """A program that writes in place, and one that never cleans: both must be found out."""

@@ -120,6 +120,7 @@ def trainer_in(folder, case, steps):
     return ClickTrainer(folder, ClickTrainingOptions(SMALL, steps=steps, batch=2, warmup_steps=5), [case], [case])
 
 
+@pytest.mark.slow
 def test_training_makes_clicks_better_than_nothing(case, tmp_path):
     options = ClickTrainingOptions(SMALL, steps=60, batch=4, learning_rate=5e-3, warmup_steps=5)
     (tmp_path / "run").mkdir()

@@ -445,6 +445,7 @@ def test_drawn_bodies_keep_plausible_organs_and_the_rest_are_drawn_again(anatomy
     assert not any(apart.draw_recipe(seed).deformation.blend for seed in range(8))
 
 
+@pytest.mark.slow
 def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder, dca, tmp_path):
     twin = tmp_path / "twin"
     twin.mkdir()

@@ -66,6 +66,7 @@ def require_verdict(odd: Odd, path: Path, read) -> None:
         assert Grid.of(image).same_as(Grid.of(ct()), 0.02)
 
 
+@pytest.mark.slow
 def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path) -> None:
     """In a process of its own, in which neither pydicom nor highdicom can be imported."""
     folders = {}

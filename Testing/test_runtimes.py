@@ -113,6 +113,7 @@ def test_labels_of_a_ct_are_the_same_with_openvino():
     )
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_conversion_is_kept_and_used_again(windows, own_cache, monkeypatch):
     asked = task(Wanted())
@@ -123,6 +124,7 @@ def test_a_conversion_is_kept_and_used_again(windows, own_cache, monkeypatch):
     torch.testing.assert_close(making.make_runtime("openvino", asked)(windows).aggregated, first.aggregated)
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_damaged_conversion_is_made_again(windows, own_cache):
     asked = task(Wanted())
@@ -152,6 +154,7 @@ def test_other_weights_options_patches_and_answers_are_other_conversions():
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_cache_that_cannot_be_written_is_no_hindrance(windows, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
@@ -323,6 +326,7 @@ def test_a_runtime_that_fails_in_the_middle_gives_over_to_pytorch(windows):
     assert predict.runtime == "eager"
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_the_command_line_runs_openvino(dca, small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "out"

@@ -98,6 +98,7 @@ def test_equal_compute_gives_each_system_the_steps_that_dca_pays_for():
         equal_compute(TABLES["table1"], 1000, {})
 
 
+@pytest.mark.slow
 def test_rows_are_trained_scored_and_written_with_cost_and_the_papers_numbers(tmp_path, data):
     few = replace(TABLES["table1"], arms=tuple(BY_KEY[key] for key in ("vnet-full", "cps", "dhc", "dca")))
     runs = Runs(tmp_path, COMMON, data, [0], validate_every=1)

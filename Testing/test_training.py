@@ -165,6 +165,7 @@ def case_without_the_middle_ball(seed: int) -> Case:
     return Case(case.name, case.hu, np.where(case.labels == 2, 0, case.labels).astype(np.uint8), unknown=(2,))
 
 
+@pytest.mark.slow
 def test_an_organ_that_some_maps_do_not_tell_of_is_learned_from_the_others(tmp_path):
     cases = [case_of_balls(1), *(case_without_the_middle_ball(seed) for seed in (2, 5, 6))]
     # Four filters learn it from each of three seeds (0.86 to 0.97), two from one of them.

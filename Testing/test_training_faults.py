@@ -398,6 +398,7 @@ def test_cadence_is_remembered_by_a_resumed_run(dca, tmp_path):
     assert (record["validate_every"], record["save_every"]) == (3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_the_command_ends_with_ctrl_c_between_two_steps(tmp_path):
     """A real process and a real signal: the exit code says cancelled, and the checkpoint is of a whole step."""

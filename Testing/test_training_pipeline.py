@@ -327,6 +327,7 @@ def test_a_state_that_is_damaged_or_none_is_refused(tmp_path):
         trainer.export(tmp_path / "no folder" / "state")
 
 
+@pytest.mark.slow
 def test_the_command_exports_a_state_and_goes_on_from_it(dca, tmp_path):
     tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--device", "cpu")
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 1)

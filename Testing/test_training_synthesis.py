@@ -199,6 +199,7 @@ def train(dca, out: Path, folders: tuple[Path, Path], cache: Path, *more: object
     return dca("train", "-o", out, *maps, *TINY, "--cache", cache, *more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_on_a_stream_resumes_bit_for_bit(dca, folders, warps, cache, tmp_path, workers):
     options = (*NOBODY, "--warps", warps, "--steps", 4, "--workers", workers)
@@ -217,6 +218,7 @@ def test_a_run_on_a_stream_resumes_bit_for_bit(dca, folders, warps, cache, tmp_p
     assert not list(cache.rglob("painted_*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_that_is_stopped_in_the_middle_goes_on_as_if_it_had_not_been(stream, cache, tmp_path, workers):
     """Half of the patches from the stream, half from a case."""
@@ -281,6 +283,7 @@ def test_a_run_on_a_stream_alone_is_packed_as_a_synthetic_one(dca, folders, cach
     assert any("synthetic CT only" in limit for limit in metadata["limits"])
 
 
+@pytest.mark.slow
 def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, cache, tmp_path):
     out = tmp_path / "run"
     trained = train(
