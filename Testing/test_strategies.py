@@ -218,7 +218,7 @@ for name in sys.argv[2:]:
     trainer.run(validate_every=9)
     for key, value in trainer.strategy.state_dict().items():
         # Statistics of norms and the bank of features are the first process's from the next forward pass on.
-        if "running_" in key or "bank" in key or key == "filled":
+        if "running_" in key or "num_batches" in key or "bank" in key or key == "filled":
             continue
         highest, lowest = value.float().clone(), value.float().clone()
         torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
