@@ -79,7 +79,8 @@ class Injector:
             writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or any(sign in str(mode or "") for sign in "wax+")
             if not writes:
                 return
-        self._note(kind, arguments[0])
+        # The error of a link names what it points to and the link itself; the link is what could not be made.
+        self._note(kind, arguments[1] if event in ("os.link", "os.symlink") else arguments[0])
 
     def _is_below(self, event: str, arguments: tuple[Any, ...]) -> bool:
         path = arguments[0]
