@@ -304,7 +304,7 @@ def test_what_comes_after_the_result_does_not_cost_it(job, tmp_path, error, said
     assert [path.name for path in tmp_path.iterdir()] == [job.out.name]
 
 
-@pytest.mark.parametrize("table", ["_write_volumes", "_write_attention", "_log", "_request"])
+@pytest.mark.parametrize("table", ["_write_volumes", "_write_attention", "_log"])
 def test_a_table_that_cannot_be_written_is_left_out(job, monkeypatch, table):
     import DCASegmentationLib.job as module
 

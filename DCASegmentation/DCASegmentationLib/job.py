@@ -112,10 +112,10 @@ def segment_to_folder(
         result.warnings[:0] = notes
         _tell(progress, _SEGMENTED, "Writing the results")
         with clock.phase("writing"):
+            # First: without it a later run would not know this folder for a result, and not replace it.
+            write_json(_request(job, ct, result), folder / REQUEST)
             _write_images(folder, job.extension, result)
             # The result is complete. Nothing that comes after it may cost it.
-            with optional(REQUEST, result.warnings, full_disk_fails=job.retried):
-                write_json(_request(job, ct, result), folder / REQUEST)
             with optional("volumes.csv", result.warnings, full_disk_fails=job.retried):
                 _write_volumes(folder, result)
             with optional("expert_attention.csv", result.warnings, full_disk_fails=job.retried):

@@ -239,14 +239,12 @@ def segmentation_state(root: Path) -> str:
         numbers(out / name)
     # What comes after labels and maps may be lacking, and then the log says so; what is there is whole.
     log = (out / "log.txt").read_text() if (out / "log.txt").exists() else None
-    for name in ("volumes.csv", "log.txt", "expert_attention.csv", "request.json"):
+    for name in ("volumes.csv", "log.txt", "expert_attention.csv"):
         if (out / name).exists():
             if not (out / name).read_text().endswith("\n"):
                 raise ValueError(f"{name} is cut off")
         elif log is not None and name not in log:
             raise ValueError(f"{name} is lacking, and nothing says so")
-    if not (out / "request.json").exists():
-        return NEW
     return NEW if json.loads((out / "request.json").read_text())["options"]["overlap"] == 0.0 else EARLIER
 
 
