@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from distributed import Client, Future, KilledWorker
+from distributed.comm import CommClosedError
 
 from ..errors import OutputError, UserError
 from .case import FAILED, Case, Outcome
@@ -34,6 +35,16 @@ def outcomes(
     it. Raises UserError where the scheduler or all of its workers are gone, and OutputError where nothing can be
     written any more; cases without an outcome then are as if they had not been begun.
     """
+    try:
+        yield from _outcomes(client, cases, settings, tick)
+    # The client asks only the scheduler; it may close at any moment, not only between two of our questions.
+    except CommClosedError:
+        raise _scheduler_gone() from None
+
+
+def _outcomes(
+    client: Client, cases: Sequence[Case], settings: Settings, tick: Callable[[Sequence[str]], None]
+) -> Iterator[Outcome]:
     done: queue.SimpleQueue[tuple[Case, Future]] = queue.SimpleQueue()
     waiting = iter(cases)
     # Their workers were ended, which may have been the fault of a case beside them: at the end, one by one.
