@@ -1,15 +1,10 @@
-"""Slicer's entry into DCASegmentation: what Slicer asks of a module by name, handed on to DCASegmentationLib."""
+"""Slicer's entry into DCASegmentation: what Slicer asks of a module by name, passed on to DCASegmentationLib."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
 import slicer
-from DCASegmentationLib import self_test
-from DCASegmentationLib.panels.module_panel import ModulePanel
-from DCASegmentationLib.panels.parameters import DCASegmentationParameterNode
-from DCASegmentationLib.panels.segmentation_logic import SegmentationLogic
-from DCASegmentationLib.scene.sample_data import register_sample_data
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -18,6 +13,12 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
+
+from DCASegmentationLib import self_test
+from DCASegmentationLib.logic import SegmentationLogic
+from DCASegmentationLib.parameters import DCASegmentationParameterNode
+from DCASegmentationLib.scene.sample_data import register_sample_data
+from DCASegmentationLib.widgets.module_panel import ModulePanel
 
 _HOMEPAGE = "https://github.com/SlicerDCASegmentation/SlicerDCASegmentation"
 
@@ -64,7 +65,7 @@ class DCASegmentationWidget(ScriptedLoadableModuleWidget):
 
     def onReload(self) -> None:
         """Developers' Reload: takes the library anew too, not this file alone. A run that goes on is ended."""
-        mine = ("DCASegmentation", "DCASegmentationLib")
+        mine = ("DCASegmentation", "DCASegmentationLib", "dcaseg")
         before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in mine}
         try:
             ScriptedLoadableModuleWidget.onReload(self)

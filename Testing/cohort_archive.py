@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
 from dicom_archive import claim_unknown_compression, moved, write_ct_series, write_enhanced_ct
 
 # Nobody cuts it short: 600 bytes in three folders.

@@ -26,25 +26,23 @@ from time import perf_counter, process_time
 
 import psutil
 import torch
-from DCASegmentationLib.bundle.finding import default_bundle
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.cohort.case import OK
-from DCASegmentationLib.cohort.finding import find
-from DCASegmentationLib.cohort.ledger import Ledger
-from DCASegmentationLib.cohort.memory import peak_mb
-from DCASegmentationLib.cohort.run import Cohort, run_cohort
-from DCASegmentationLib.cohort.settings import CASES, LEDGER, Settings
-from DCASegmentationLib.cohort.state import State
-from DCASegmentationLib.cohort.work import process
-from DCASegmentationLib.cohort.workers import LocalWorkers, local_client
-from DCASegmentationLib.dicom.selection import Rules
-from DCASegmentationLib.imaging.writing import write_image
-from DCASegmentationLib.inference.allocator import keep_freed_memory
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.inference.segmenter import Segmenter
-from DCASegmentationLib.job import Job, segment_to_folder
-from DCASegmentationLib.phantom.case import generate
 from distributed import Client
+
+from dcaseg.cohort.case import CASES, LEDGER, OK, Settings
+from dcaseg.cohort.case_worker import peak_mb, process
+from dcaseg.cohort.dask_workers import LocalWorkers, local_client
+from dcaseg.cohort.discovery import find
+from dcaseg.cohort.ledger import Ledger, State
+from dcaseg.cohort.run import Cohort, run_cohort
+from dcaseg.dicom.archive import Rules
+from dcaseg.imaging.writers import write_image
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.pipeline import Job, segment_to_folder
+from dcaseg.inference.process_settings import keep_freed_memory
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.models.bundle import Bundle
+from dcaseg.models.store import default_bundle
+from dcaseg.synthesis.phantom.case import generate
 
 MEMORY = int(4e9)
 FIRST_SEED = 900_000

@@ -35,7 +35,7 @@ class Run:
 @pytest.fixture
 def dca(capsys, monkeypatch, tmp_path) -> Callable[..., Run]:
     """Runs ``dca`` with these arguments in this process, as a user without models of their own."""
-    from DCASegmentationLib.cli import main
+    from dcaseg.cli import main
 
     monkeypatch.delenv("DCA_MODELS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -52,10 +52,10 @@ def dca(capsys, monkeypatch, tmp_path) -> Callable[..., Run]:
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory) -> Path:
     """The folder of a bundle for all organs of AMOS on a 12 mm grid; its weights are random."""
-    from DCASegmentationLib.bundle.metadata import Metadata, TrainingData
-    from DCASegmentationLib.bundle.saving import save_bundle
-    from DCASegmentationLib.method.log_gap import partition
-    from DCASegmentationLib.organs import AMOS
+    from dcaseg.method.log_gap import partition
+    from dcaseg.models.bundle import save_bundle
+    from dcaseg.models.metadata import Metadata, TrainingData
+    from dcaseg.organs import AMOS
     from small_model import PATCH, vivid_network
 
     network = vivid_network(len(AMOS))
@@ -78,8 +78,8 @@ def small_bundle(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def coarse_phantom(tmp_path_factory) -> Path:
     """A folder with ``ct.nii.gz`` and ``labels.nii.gz`` of a synthetic person, 6 x 6 x 8 mm."""
-    from DCASegmentationLib.imaging.writing import write_image
-    from DCASegmentationLib.phantom.case import generate
+    from dcaseg.imaging.writers import write_image
+    from dcaseg.synthesis.phantom.case import generate
 
     folder = tmp_path_factory.mktemp("phantom")
     phantom = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS")

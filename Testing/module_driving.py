@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+
 from scene_case import small_ct
 
 
@@ -66,7 +67,7 @@ def worker_processes() -> dict[int, int]:
             fields = (process / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == os.getpid() and b"DCASegmentationLib.worker" in command:
+        if int(fields[1]) == os.getpid() and b"dcaseg.worker" in command:
             found[int(process.name)] = int(fields[19])  # the time it was started at
     return found
 

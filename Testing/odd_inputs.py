@@ -20,10 +20,11 @@ import nibabel
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from DCASegmentationLib.phantom.case import generate
-from dicom_archive import moved, write_ct_series, write_enhanced_ct
 from pydicom.filewriter import write_dataset
 from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+
+from dcaseg.synthesis.phantom.case import generate
+from dicom_archive import moved, write_ct_series, write_enhanced_ct
 
 ACCEPTED, NOTED, REFUSED = "accepted", "accepted with a note", "refused"
 PAGE = Path(__file__).parents[1] / "Resources/Docs/odd-inputs.md"

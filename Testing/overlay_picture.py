@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from DCASegmentationLib.cli.bundle import load
-from DCASegmentationLib.cli.evaluate import labelled_entries
-from DCASegmentationLib.evaluation.figures.overlays import CaseResults, overlay_figure
-from DCASegmentationLib.evaluation.figures.saving import save_figure
-from DCASegmentationLib.evaluation.listed_cases import read_entry
-from DCASegmentationLib.evaluation.phantom_test import score_labels
-from DCASegmentationLib.imaging.grid import model_grid
-from DCASegmentationLib.imaging.resampling import resample
-from DCASegmentationLib.inference.segmenter import Segmenter
-from DCASegmentationLib.training.datalist import Entry
+
+from dcaseg.cli.bundle import load
+from dcaseg.cli.evaluate import labelled_entries
+from dcaseg.evaluation.figures.overlays import CaseResults, overlay_figure
+from dcaseg.evaluation.figures.style import save_figure
+from dcaseg.evaluation.scoring import read_entry, score_labels
+from dcaseg.imaging.grid import model_grid
+from dcaseg.imaging.resampling import resample
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.training.datalist import Entry
 
 _SHOWN_MM = (3.0, 3.0, 3.0)
 

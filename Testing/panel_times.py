@@ -20,7 +20,7 @@ NETWORK = "network"  # the worker's name of that phase
 
 def main(ct: str) -> None:
     """Segment ``ct`` twice, so that the worker is warm the second time."""
-    from DCASegmentationLib.imaging.reading import read_ct
+    from dcaseg.imaging.readers import read_ct
     from DCASegmentationLib.scene.volumes import show_ct
 
     image = read_ct(Path(ct))

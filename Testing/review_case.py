@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import slicer
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.review_file import Alternative, Place, Reason, Review
+
+from dcaseg.organs import AMOS
+from dcaseg.review.schema import Alternative, Place, Reason, Review
 from scene_case import MadeUpResult, small_ct, small_labels, small_result
 
 STOMACH, LIVER = AMOS.by_key["stomach"].label, AMOS.by_key["liver"].label
@@ -76,12 +77,11 @@ def _place(rank: int) -> Place:
 def reviewed_case(result: MadeUpResult | None = None) -> Any:
     """The nodes (CaseNodes) of the case, with maps of the experts."""
     from DCASegmentationLib.scene.case_record import remember
-    from DCASegmentationLib.scene.ct_checksum import ct_checksum
-    from DCASegmentationLib.scene.region import Region
-    from DCASegmentationLib.scene.review_import import show_review
+    from DCASegmentationLib.scene.ct_export import Region, ct_checksum
+    from DCASegmentationLib.scene.result_import import show_review
     from DCASegmentationLib.scene.review_record import Origin
-    from DCASegmentationLib.scene.session import build_scene
-    from DCASegmentationLib.scene.target import tag_organs
+    from DCASegmentationLib.scene.scene_builder import build_scene
+    from DCASegmentationLib.scene.segmentation import tag_organs
 
     nodes = build_scene(small_ct(), result or small_result(), AMOS, name="Case")
     tag_organs(nodes.segmentation, {each: each for each in nodes.segmentation.GetSegmentation().GetSegmentIDs()})

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import SimpleITK as sitk
-from DCASegmentationLib.organs import AMOS, Organ
+
+from dcaseg.organs import AMOS, Organ
 
 # Boxes of indices (z, y, x). Index x runs to the patient's left, y to posterior, z to superior.
 BOXES = {

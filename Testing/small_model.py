@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.organs import AMOS, Vocabulary
+
+from dcaseg.method.network import DCANet
+from dcaseg.organs import AMOS, Vocabulary
 
 PATCH = (32, 32, 32)
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.imaging.grid import canonical_view
-from DCASegmentationLib.imaging.reading import read_ct
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.synthesis.label_to_ct.anatomy import load_anatomy
-from DCASegmentationLib.synthesis.label_to_ct.registration import read_warps
-from DCASegmentationLib.synthesis.label_to_ct.renderer import Renderer
-from DCASegmentationLib.training.options import GridOptions, TrainingOptions
-from DCASegmentationLib.training.recipe_sampling import RecipeSampler
+
+from dcaseg.imaging.grid import canonical_view
+from dcaseg.imaging.readers import read_ct
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.label_to_ct.anatomy import load_anatomy
+from dcaseg.synthesis.label_to_ct.registration import read_warps
+from dcaseg.synthesis.label_to_ct.renderer import Renderer
+from dcaseg.training.options import GridOptions, TrainingOptions
+from dcaseg.training.synthetic_sampling import RecipeSampler
 
 
 def main() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.evaluation.attention_quality import dominant_flips, measure_attention, nyquist_ratio
-from DCASegmentationLib.method.network import DCANet
+
+from dcaseg.evaluation.attention_quality import dominant_flips, measure_attention, nyquist_ratio
+from dcaseg.method.network import DCANet
 
 OWNERS = ((1,), (2, 3), (4,))
 

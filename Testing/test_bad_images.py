@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.imaging.reading import read_ct
+
+from dcaseg.errors import ImageError
+from dcaseg.imaging.readers import read_ct
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 NRRD = "type: short\ndimension: 3\nsizes: 6 5 4\nencoding: raw\nendian: little\n"

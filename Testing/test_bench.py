@@ -88,6 +88,7 @@ def test_the_watch_notes_when_the_event_loop_stood_still(slicer_bench):
     import time
 
     import qt
+
     from bench.event_loop_watch import EventLoopWatch
 
     with EventLoopWatch() as watch:
@@ -126,6 +127,7 @@ def test_an_error_in_a_slot_is_recorded_and_the_sender_goes_on(slicer_bench):
 
 def test_everything_is_taken_away_again(_bench):
     import slicer
+
     from bench.bench import installed
 
     with installed(_bench):
@@ -162,6 +164,7 @@ def test_packages_are_recorded_and_not_installed(slicer_bench):
 def test_questions_get_the_answers_told_and_others_fail(slicer_bench):
     import qt
     import slicer
+
     from bench.pythonqt import BenchError
 
     slicer_bench.dialogs.answer(False, "chosen.zip")

@@ -90,6 +90,7 @@ def test_a_ui_of_existing_members_is_loaded(slicer_bench, tmp_path):
 )
 def test_a_ui_is_refused_for_what_the_real_class_lacks(slicer_bench, tmp_path, class_name, contents, after, missing):
     import slicer
+
     from bench.pythonqt import BenchError
 
     with pytest.raises(BenchError, match=missing):
@@ -100,6 +101,7 @@ def test_a_ui_is_refused_for_what_the_real_class_lacks(slicer_bench, tmp_path, c
 def test_connecting_a_signal_that_does_not_exist_is_refused(slicer_bench):
     import qt
     import slicer
+
     from bench.pythonqt import BenchError
 
     with pytest.raises(BenchError, match=r"QPushButton has no signal pressed\(int\)"):

@@ -9,19 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.benchmark import pipelines, runs
-from DCASegmentationLib.benchmark.gpu_memory import LivingTensors, TensorBytes
-from DCASegmentationLib.benchmark.growth import measure_growth
-from DCASegmentationLib.benchmark.pipelines import Pipeline
-from DCASegmentationLib.benchmark.plot import inference_plot
-from DCASegmentationLib.benchmark.process_cost import Cost, ProcessFailedError, measure_process, with_threads
-from DCASegmentationLib.benchmark.rates import Rates
-from DCASegmentationLib.benchmark.report import inference_report
-from DCASegmentationLib.benchmark.runs import Run, Runs, measure, named
-from DCASegmentationLib.benchmark.subject import centered
-from DCASegmentationLib.benchmark.targets import Target, inference_targets
-from DCASegmentationLib.benchmark.windows import WindowCosts, Windows, copied_tensor
-from DCASegmentationLib.errors import UserError
+
+from dcaseg.benchmark import pipelines, runs
+from dcaseg.benchmark.memory import LivingTensors, TensorBytes, measure_growth
+from dcaseg.benchmark.pipelines import Pipeline
+from dcaseg.benchmark.process_cost import Cost, ProcessFailedError, measure_process, with_threads
+from dcaseg.benchmark.rates import Rates
+from dcaseg.benchmark.report import Target, inference_plot, inference_report, inference_targets
+from dcaseg.benchmark.runs import Run, Runs, measure, named
+from dcaseg.benchmark.subject import centered
+from dcaseg.benchmark.window_replay import WindowCosts, Windows, copied_tensor
+from dcaseg.errors import UserError
 
 MIB = 2**20
 HOLDS_AND_WORKS = """

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.benchmark.accuracy import LabelledCase, compare, mean_loss
-from DCASegmentationLib.benchmark.peers import monai_reference
-from DCASegmentationLib.benchmark.random_model import random_bundle
-from DCASegmentationLib.imaging.reading import read_ct, read_labels
-from DCASegmentationLib.inference.options import SegmentOptions
+
+from dcaseg.benchmark.accuracy import LabelledCase, compare, mean_loss
+from dcaseg.benchmark.peers import monai_reference
+from dcaseg.benchmark.subject import random_bundle
+from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.inference.options import SegmentOptions
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_ours_and_monai_are_measured_side_by_side_and_a_missing_peer_is_named(
     dca, coarse_phantom, tmp_path, monkeypatch
 ):
     pytest.importorskip("psutil")
-    from DCASegmentationLib.benchmark import pipelines
+    from dcaseg.benchmark import pipelines
 
     found = pipelines.find_spec
     monkeypatch.setattr(pipelines, "find_spec", lambda name: None if name == "nnunetv2" else found(name))

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.figures.beside import height_beside, put_beside
+
+from dcaseg.errors import OutputError
+from dcaseg.rendering.layout import height_beside, put_beside
 
 
 def plain(path: Path, columns: int, rows: int, color: tuple[int, int, int]) -> Path:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.imaging.grid import Grid, model_grid
-from DCASegmentationLib.imaging.resampling import resample
-from DCASegmentationLib.inference.body import find_body
-from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
-from DCASegmentationLib.inference.sliding_window import window_positions
+
+from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.resampling import resample
+from dcaseg.inference.region import find_body
+from dcaseg.inference.segmenter import Segmenter, SegmentOptions
+from dcaseg.inference.sliding_window import window_positions
 from small_model import PATCH, SmallModel, vivid_network
 
 torch.set_num_threads(1)

@@ -16,19 +16,20 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from DCASegmentationLib.bundle.information import information
-from DCASegmentationLib.bundle.loading import Bundle, verify
-from DCASegmentationLib.bundle.metadata import MeasuredScores, Metadata, TrainingData
-from DCASegmentationLib.bundle.metadata_reading import most_weight_bytes
-from DCASegmentationLib.bundle.saving import save_bundle, save_scores
-from DCASegmentationLib.errors import BundleError, OutputError, UserError
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.organs import AMOS, SYNAPSE
+
+from dcaseg.errors import BundleError, OutputError, UserError
+from dcaseg.method.log_gap import partition
+from dcaseg.method.network import DCANet
+from dcaseg.models.bundle import Bundle, information, save_bundle, save_scores, verify
+from dcaseg.models.metadata import MeasuredScores, Metadata, TrainingData
+from dcaseg.models.metadata_reader import most_weight_bytes
+from dcaseg.organs import AMOS, SYNAPSE
 
 COUNTS = {organ.label: 4 ** (1 + organ.label % 5) for organ in AMOS}
 REPOSITORY = Path(__file__).parents[1]
-SHIPPED = sorted(path.parents[1] for path in REPOSITORY.glob("Resources/models/*/configs/metadata.json"))
+SHIPPED = sorted(
+    path.parents[1] for path in (REPOSITORY / "DCASegmentation/dcaseg/models/shipped").glob("*/configs/metadata.json")
+)
 torch.set_num_threads(1)
 
 WEIGHTS = Path("models", "model.safetensors")
@@ -302,10 +303,7 @@ def test_a_bundle_of_before_windows_overlaps_were_a_models_own_keeps_its_half(fo
 
 
 def test_metadata_load_without_torch():
-    script = (
-        "import sys, DCASegmentationLib.bundle.metadata_reading, DCASegmentationLib.bundle.finding;"
-        "print('torch' in sys.modules)"
-    )
+    script = "import sys, dcaseg.models.metadata_reader, dcaseg.models.store;print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

@@ -9,9 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib.bundle.adding import add_bundle, remove_bundle
-from DCASegmentationLib.bundle.metadata_reading import read_metadata
-from DCASegmentationLib.errors import BundleError, OutputError
+
+from dcaseg.errors import BundleError, OutputError
+from dcaseg.models.metadata_reader import read_metadata
+from dcaseg.models.user_models import add_bundle, remove_bundle
 
 
 def zipped(bundle: Path, target: Path, inside: str = "") -> Path:

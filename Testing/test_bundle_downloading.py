@@ -8,9 +8,10 @@ import urllib.request
 import zipfile
 
 import pytest
-from DCASegmentationLib.bundle import downloading
-from DCASegmentationLib.bundle.downloading import Source, download_bundle
-from DCASegmentationLib.errors import BundleError, UserError
+
+from dcaseg.errors import BundleError, UserError
+from dcaseg.models import download as downloading
+from dcaseg.models.download import Source, download_bundle
 from model_server import serving
 
 

@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib.bundle import finding
-from DCASegmentationLib.bundle.finding import default_bundle, find_bundle, find_bundles, hidden_by, shipped_bundles
-from DCASegmentationLib.errors import BundleError
+
+from dcaseg.errors import BundleError
+from dcaseg.models import store as finding
+from dcaseg.models.store import default_bundle, find_bundle, find_bundles, hidden_by, shipped_bundles
+
+SHIPPED = "DCASegmentation/dcaseg/models/shipped"
 
 
 @pytest.fixture
@@ -16,7 +19,7 @@ def computer(tmp_path, monkeypatch) -> Path:
     """A computer without bundles: its home and the program's own folder lie in the folder given."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DCA_MODELS", raising=False)
-    monkeypatch.setattr(finding, "__file__", str(tmp_path / "DCASegmentation/DCASegmentationLib/bundle/finding.py"))
+    monkeypatch.setattr(finding, "__file__", str(tmp_path / "DCASegmentation/dcaseg/models/store.py"))
     return tmp_path
 
 
@@ -33,15 +36,14 @@ def test_without_any_bundle_the_user_is_told_where_one_could_be(computer):
 
 
 def test_the_users_bundles_come_before_those_of_the_program(computer, monkeypatch):
-    shipped = put_bundle(computer / "Resources" / "models" / "shipped")
-    in_extension = put_bundle(computer / "DCASegmentation" / "Resources" / "models" / "extension")
-    assert find_bundles() == [shipped, in_extension]
+    shipped = put_bundle(computer / SHIPPED / "shipped")
+    assert find_bundles() == [shipped]
 
     in_home = put_bundle(computer / "home" / ".dca" / "models" / "mine")
     named = put_bundle(computer / "elsewhere" / "named")
     monkeypatch.setenv("DCA_MODELS", str(computer / "elsewhere"))
 
-    assert find_bundles() == [named, in_home, shipped, in_extension]
+    assert find_bundles() == [named, in_home, shipped]
     assert default_bundle() == named
 
 
@@ -54,7 +56,7 @@ def test_the_variable_may_name_several_folders_and_bundles_themselves(computer, 
 
 
 def test_a_variable_that_names_no_folder_is_no_silent_default(computer, monkeypatch):
-    put_bundle(computer / "Resources" / "models" / "shipped")
+    put_bundle(computer / SHIPPED / "shipped")
     monkeypatch.setenv("DCA_MODELS", str(computer / "typo"))
 
     with pytest.raises(BundleError, match="which is no folder"):
@@ -62,7 +64,7 @@ def test_a_variable_that_names_no_folder_is_no_silent_default(computer, monkeypa
 
 
 def test_a_bundle_is_found_by_name_or_by_folder(computer):
-    shipped = put_bundle(computer / "Resources" / "models" / "shipped")
+    shipped = put_bundle(computer / SHIPPED / "shipped")
     own = put_bundle(computer / "own")
 
     assert find_bundle("shipped") == shipped
@@ -72,15 +74,15 @@ def test_a_bundle_is_found_by_name_or_by_folder(computer):
 
 
 def test_of_two_bundles_with_one_name_the_users_counts(computer):
-    put_bundle(computer / "Resources" / "models" / "abdomen")
+    put_bundle(computer / SHIPPED / "abdomen")
     newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")
 
     assert find_bundles() == [newer]
 
 
 def test_a_bundle_that_hides_one_of_the_program_is_said(computer, dca, monkeypatch):
-    shipped = put_bundle(computer / "Resources" / "models" / "abdomen")
-    other = put_bundle(computer / "Resources" / "models" / "other")
+    shipped = put_bundle(computer / SHIPPED / "abdomen")
+    other = put_bundle(computer / SHIPPED / "other")
     newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")
     monkeypatch.setenv("HOME", str(computer / "home"))
 

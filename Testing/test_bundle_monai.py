@@ -12,22 +12,24 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.bundle.exact_rotation import with_exact_rotation
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.bundle.metadata import Metadata, TrainingData
-from DCASegmentationLib.bundle.saving import save_bundle
-from DCASegmentationLib.imaging.grid import Grid, model_grid
-from DCASegmentationLib.imaging.intensity import window
-from DCASegmentationLib.imaging.resampling import resample
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.inference.segmenter import Segmenter
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.organs import AMOS
 from scipy.ndimage import gaussian_filter
+
+from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.intensity import window
+from dcaseg.imaging.resampling import resample
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.method.log_gap import partition
+from dcaseg.models.bundle import Bundle, save_bundle
+from dcaseg.models.metadata import Metadata, TrainingData
+from dcaseg.models.monai_config import with_exact_rotation
+from dcaseg.organs import AMOS
 from small_model import PATCH, vivid_network
 
 REPOSITORY = Path(__file__).parents[1]
-SHIPPED = sorted(path.parents[1] for path in REPOSITORY.glob("Resources/models/*/configs/metadata.json"))
+SHIPPED = sorted(
+    path.parents[1] for path in (REPOSITORY / "DCASegmentation/dcaseg/models/shipped").glob("*/configs/metadata.json")
+)
 # Where the two best organs are this close, float32 sums in another order may choose the other one.
 CLOSE_CALL = 1e-4
 
@@ -133,7 +135,7 @@ def test_monai_and_this_program_give_the_same_labels_with_random_weights(random_
 @pytest.mark.slow
 @pytest.mark.parametrize("bundle", SHIPPED, ids=lambda folder: folder.name)
 def test_monai_and_this_program_give_the_same_labels_with_the_shipped_model(bundle, tmp_path):
-    from DCASegmentationLib.phantom.case import generate
+    from dcaseg.synthesis.phantom.case import generate
 
     sitk.WriteImage(generate(7, spacing=(3.0, 3.0, 5.0)).ct, str(tmp_path / "phantom.nii.gz"))
 

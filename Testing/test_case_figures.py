@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.figures.case import organs_in, organs_missing
-from DCASegmentationLib.figures.case_picture import draw_case
-from DCASegmentationLib.figures.depth_view import draw_depth_view
-from DCASegmentationLib.figures.planes import Plane, choose_planes
-from DCASegmentationLib.figures.slices import sample
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.errors import OutputError
+from dcaseg.organs import AMOS
+from dcaseg.rendering.case_picture import draw_case, draw_depth_view
+from dcaseg.rendering.layout import organs_in, organs_missing
+from dcaseg.rendering.planes import Plane, choose_planes, sample
 from scene_case import BOXES, on_grid, small_ct, small_labels, small_result
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.imaging.changes import changes_between
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.errors import ImageError
+from dcaseg.imaging.label_comparison import changes_between
+from dcaseg.organs import AMOS
 
 SPLEEN, LIVER = AMOS.by_key["spleen"], AMOS.by_key["liver"]
 

@@ -17,11 +17,12 @@ from typing import get_args
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.cli.console import _sparing_lines
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
 
-SHIPPED = Path(__file__).parents[1] / "Resources" / "models"
+from dcaseg.cli.console import _sparing_lines
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.phantom.case import generate
+
+SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped"
 COMMANDS = ["segment", "demo", "phantom", "paint", "partition", "model", "train", "evaluate", "bundle"]
 HEAVY = ["torch", "monai", "slicer", "vtk", "SimpleITK", "numpy", "matplotlib"]
 
@@ -58,7 +59,7 @@ def test_every_command_explains_itself_with_an_example(dca, command):
 
 def test_help_loads_none_of_the_heavy_libraries():
     script = (
-        "import sys; from DCASegmentationLib.cli import main; main(['segment', '--help']);"
+        "import sys; from dcaseg.cli import main; main(['segment', '--help']);"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -83,9 +84,8 @@ def test_a_phantom_is_a_ct_with_its_labels_and_who_was_drawn(dca, tmp_path):
 
 
 def test_phantom_offers_every_contrast_phase_there_is():
-    from DCASegmentationLib.cli.phantom import Phase
-    from DCASegmentationLib.phantom.contrast import Contrast
-    from DCASegmentationLib.phantom.person import Person
+    from dcaseg.cli.phantom import Phase
+    from dcaseg.synthesis.phantom.person import Contrast, Person
 
     for phase in get_args(Phase):
         Contrast.of(Person.draw(1), phase)
@@ -100,7 +100,7 @@ def segmented(coarse_phantom, small_bundle, tmp_path_factory):
     out = tmp_path_factory.mktemp("segmented") / "result"
     arguments = ["segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle]
     run = subprocess.run(
-        [sys.executable, "-m", "DCASegmentationLib.cli", *map(str, arguments), "--attention-levels", "1,4"],
+        [sys.executable, "-m", "dcaseg.cli", *map(str, arguments), "--attention-levels", "1,4"],
         capture_output=True,
         text=True,
         check=False,
@@ -152,7 +152,7 @@ def test_without_slicer_the_rest_is_written_and_one_line_says_what_to_install(
     # As Python sees a package that is not installed.
     monkeypatch.setitem(sys.modules, "slicer", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    import DCASegmentationLib.cli.scene_files as scene_files
+    import dcaseg.cli.segment as scene_files
 
     monkeypatch.setattr(scene_files, "find_spec", lambda name: None)
     out = tmp_path / "result"
@@ -166,7 +166,7 @@ def test_without_slicer_the_rest_is_written_and_one_line_says_what_to_install(
 def test_without_opengl_the_picture_is_drawn_all_the_same_and_one_line_says_what_to_install(
     dca, coarse_phantom, small_bundle, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("DCASegmentationLib.scene.picture.rendering_problem", lambda: "No OpenGL: install libegl1.")
+    monkeypatch.setattr("DCASegmentationLib.scene.offscreen.rendering_problem", lambda: "No OpenGL: install libegl1.")
     out = tmp_path / "result"
     run = dca(
         *("segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle),
@@ -223,7 +223,7 @@ def test_a_ct_smaller_than_a_patch_is_segmented_with_a_note(dca, coarse_phantom,
 def test_ctrl_c_leaves_nothing_half_written(coarse_phantom, small_bundle, tmp_path):
     # Windows that overlap by 9/10 take minutes: there is time to stop.
     command = [
-        *(sys.executable, "-m", "DCASegmentationLib.cli", "segment", coarse_phantom / "ct.nii.gz"),
+        *(sys.executable, "-m", "dcaseg.cli", "segment", coarse_phantom / "ct.nii.gz"),
         *("-o", tmp_path / "result", "--bundle", small_bundle, "--overlap", "0.9"),
     ]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
@@ -329,7 +329,7 @@ def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(dca, coarse_p
     def broken(path):
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr("DCASegmentationLib.imaging.reading.read_labels", broken)
+    monkeypatch.setattr("dcaseg.imaging.readers.read_labels", broken)
     run = dca("partition", coarse_phantom / "labels.nii.gz")
     assert run.code == 1
     assert run.err == (
@@ -341,7 +341,7 @@ def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(dca, coarse_p
 def test_a_reader_that_has_seen_enough_stops_no_work(coarse_phantom, tmp_path):
     out = tmp_path / "partition.json"
     command = [
-        *(sys.executable, "-m", "DCASegmentationLib.cli", "partition"),
+        *(sys.executable, "-m", "dcaseg.cli", "partition"),
         coarse_phantom / "labels.nii.gz",
         "-o",
         out,

@@ -260,7 +260,7 @@ def test_a_full_disk_while_labels_are_written(segment_to, outputs, full_disk):
 def test_a_full_disk_while_the_scene_is_written_costs_no_labels(
     dca, coarse_phantom, small_bundle, outputs, monkeypatch
 ):
-    import DCASegmentationLib.scene.session as session
+    import DCASegmentationLib.scene.scene_builder as session
 
     build, limits = session.build_scene, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -357,7 +357,7 @@ def test_a_bundle_that_is_not_there(refused):
 
 
 def test_a_user_without_any_model_is_told_where_to_put_one(refused, monkeypatch):
-    monkeypatch.setattr("DCASegmentationLib.bundle.finding._shipped", lambda: [])
+    monkeypatch.setattr("dcaseg.models.store._shipped", lambda: [])
     assert ".dca/models" in refused("bundle", "info").replace("\\", "/")
 
 
@@ -445,7 +445,7 @@ def test_a_run_that_is_not_there_cannot_be_resumed_or_packed(refused, outputs):
 @pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/full")
 @pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", "2>/dev/null"])
 def test_a_broken_standard_error_is_no_failure_of_the_work(small_bundle, how):
-    command = f"{shlex.quote(sys.executable)} -m DCASegmentationLib.cli bundle verify {shlex.quote(str(small_bundle))}"
+    command = f"{shlex.quote(sys.executable)} -m dcaseg.cli bundle verify {shlex.quote(str(small_bundle))}"
     done = subprocess.run(f"{command} {how}", shell=True, stdout=subprocess.PIPE, text=True)
     # The metadata hold no scores, which is said on standard error.
     assert (done.returncode, "is a good bundle." in done.stdout) == (0, True)
@@ -463,7 +463,7 @@ def test_a_broken_standard_error_is_no_failure_of_the_work(small_bundle, how):
     ids=lambda value: type(value).__name__,
 )
 def test_what_the_computer_lacks_is_one_line(error, said, dca, monkeypatch):
-    from DCASegmentationLib.bundle import finding
+    from dcaseg.models import store as finding
 
     def fail(*_):
         raise error

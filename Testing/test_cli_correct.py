@@ -10,20 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.correction import CORRECTIONS, OrganStroke, correct_result, open_session, read_result
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.evaluation.clicks import (
-    BallBrush,
-    ClickMeasurement,
-    Course,
-    measure_case,
-    next_click,
-)
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.imaging.writing import write_image
-from DCASegmentationLib.interaction.random_walker import RandomWalkerEngine
-from DCASegmentationLib.interaction.strokes import Stroke, to_point
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.errors import UserError
+from dcaseg.evaluation.click_simulation import BallBrush, ClickMeasurement, Course, measure_case, next_click
+from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.writers import write_image
+from dcaseg.interaction.random_walker import RandomWalkerEngine
+from dcaseg.interaction.result_correction import CORRECTIONS, OrganStroke, correct_result, open_session, read_result
+from dcaseg.interaction.strokes import Stroke, to_point
+from dcaseg.organs import AMOS
 
 LIVER = AMOS.by_key["liver"].label
 BLADDER = AMOS.by_key["bladder"].label
@@ -33,7 +28,7 @@ BLADDER = AMOS.by_key["bladder"].label
 def segmented(coarse_phantom, small_bundle, tmp_path_factory) -> Path:
     """A result folder of ``dca segment``, its labels replaced by the truth without the bladder: random weights find
     nothing that could be corrected."""
-    from DCASegmentationLib.cli import main
+    from dcaseg.cli import main
 
     folder = tmp_path_factory.mktemp("segmented") / "result"
     ct = coarse_phantom / "ct.nii.gz"

@@ -12,10 +12,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib.cli.console import prepare_streams, say, shown, table, warn
-from DCASegmentationLib.cli.failures import exit_code_of, says_when_cancelled
-from DCASegmentationLib.errors import Cancelled
-from DCASegmentationLib.home import expanded, home_folder, home_or_temporary
+
+from dcaseg.cli.console import exit_code_of, prepare_streams, say, says_when_cancelled, shown, table, warn
+from dcaseg.errors import Cancelled
+from dcaseg.user_folders import expanded, home_folder, home_or_temporary
 
 NASTY = "[red]a[/red]\x1b[2J\x07\r\u202eb\n"
 AS_SHOWN = "[red]a[/red]\\x1b[2J\\x07\\r\\u202eb\\n"
@@ -26,7 +26,7 @@ def run(*arguments: object, **environment: str | None) -> subprocess.CompletedPr
     changed = {**os.environ, **{name: value for name, value in environment.items() if value is not None}}
     for name in (name for name, value in environment.items() if value is None):
         changed.pop(name, None)
-    command = [sys.executable, "-m", "DCASegmentationLib.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "dcaseg.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=changed, timeout=300, errors="replace")
 
 
@@ -41,7 +41,7 @@ def test_no_text_is_markup_or_a_command_to_the_terminal(capsys):
     warn(NASTY)
     rows = table(NASTY, "Name")
     rows.add_row(NASTY)
-    from DCASegmentationLib.cli.console import output
+    from dcaseg.cli.console import output
 
     output().print(rows, width=200)
     captured = capsys.readouterr()
@@ -171,7 +171,7 @@ def test_warnings_of_libraries_stay_away_from_users(monkeypatch):
 
 
 def test_a_case_is_cancelled_with_a_word_on_what_was_there(coarse_phantom, small_bundle, tmp_path, dca, monkeypatch):
-    import DCASegmentationLib.job as job
+    import dcaseg.inference.pipeline as job
 
     def stop(*arguments, **options):
         raise KeyboardInterrupt

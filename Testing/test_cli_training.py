@@ -58,7 +58,7 @@ def test_a_stopped_run_is_resumed_packed_and_measured(dca, run_folder, cache, tm
 
 
 def test_the_packed_weights_are_those_that_validated_best(dca, run_folder, cache, tmp_path):
-    from DCASegmentationLib.bundle.loading import Bundle
+    from dcaseg.models.bundle import Bundle
 
     assert dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2).code == 0
     best = torch.load(run_folder / "best.pt", weights_only=True)
@@ -76,12 +76,12 @@ def test_a_run_is_never_started_over_and_keeps_its_options(dca, run_folder, cach
 
 
 def test_the_papers_settings_go_into_the_record_and_back(tmp_path):
-    from DCASegmentationLib.bundle.metadata import TrainingData
-    from DCASegmentationLib.method.log_gap import partition
-    from DCASegmentationLib.organs import AMOS
-    from DCASegmentationLib.training.cohort import Cohort
-    from DCASegmentationLib.training.options import TrainingOptions
-    from DCASegmentationLib.training.run_record import InitialModel, RunRecord, read_record, write_record
+    from dcaseg.method.log_gap import partition
+    from dcaseg.models.metadata import TrainingData
+    from dcaseg.organs import AMOS
+    from dcaseg.training.checkpoints import InitialModel, RunRecord, read_record, write_record
+    from dcaseg.training.options import TrainingOptions
+    from dcaseg.training.training_set import Cohort
 
     counts = partition({organ.label: 100 * organ.label**2 for organ in AMOS})
     initial = InitialModel("a model", "0" * 64, (TrainingData("some CTs", 1, 2, "CC0-1.0"),))

@@ -18,10 +18,10 @@ import SimpleITK as sitk
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from cohort_archive import EXPECTED, ONLY_BY_VOXELS, write_archive
-from DCASegmentationLib.cohort.case import folder_name
-from DCASegmentationLib.cohort.finding import Findings, find
-from DCASegmentationLib.dicom.selection import Rules
-from DCASegmentationLib.errors import UserError
+from dcaseg.cohort.case import folder_name
+from dcaseg.cohort.discovery import Findings, find
+from dcaseg.dicom.archive import Rules
+from dcaseg.errors import UserError
 from dicom_archive import write_ct_series
 
 

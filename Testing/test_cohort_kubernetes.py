@@ -15,6 +15,7 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
+
 from kubernetes_manifest import FOLDER, SCHEDULER, command, pods, resources
 
 CONTAINERS = [container for pod in pods() for container in pod["containers"]]
@@ -53,7 +54,7 @@ def test_a_worker_is_given_the_cores_that_it_uses_and_two_threads():
 
 def test_the_image_offers_the_commands_with_these_options(dca):
     scripts = {each.name: each.value for each in entry_points(group="console_scripts")}
-    assert scripts["dca"] == "DCASegmentationLib.cli:main"
+    assert scripts["dca"] == "dcaseg.cli:main"
     for container in CONTAINERS:
         assert container["command"][0] in scripts
     for main, name in ((dask_scheduler, "scheduler"), (dask_worker, "worker")):

@@ -13,12 +13,12 @@ import pytest
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
-from DCASegmentationLib.cohort.check_first import concerns, off_range
-from DCASegmentationLib.cohort.ledger import Ledger
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.lock import locked
-from DCASegmentationLib.organs import AMOS
+from dcaseg.cohort.case import Case, Outcome, Rejected
+from dcaseg.cohort.ledger import Ledger
+from dcaseg.cohort.report import concerns, off_range
+from dcaseg.errors import OutputError
+from dcaseg.file_lock import locked
+from dcaseg.organs import AMOS
 
 IDENTITY = {"weights": "ab", "overlap": 0.5}
 USUAL = {organ.key: sum(organ.volume_ml) / 2 for organ in AMOS}
@@ -90,7 +90,7 @@ def test_a_file_that_is_no_ledger_is_refused(file):
 
 def test_the_lock_is_free_again_after_a_kill(tmp_path):
     script = (
-        "import sys, time; from pathlib import Path; from DCASegmentationLib.lock import locked\n"
+        "import sys, time; from pathlib import Path; from dcaseg.file_lock import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", script, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)

@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.cli import cohort as command
-from DCASegmentationLib.cohort import state as state_module
-from DCASegmentationLib.cohort.state import State
 from rich.console import Console
+
+from dcaseg.cli import cohort as command
+from dcaseg.cohort import ledger as state_module
+from dcaseg.cohort.ledger import State
 
 
 @pytest.fixture

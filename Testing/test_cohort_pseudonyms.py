@@ -16,9 +16,9 @@ import SimpleITK as sitk
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
-from DCASegmentationLib.cohort.pseudonyms import Pseudonyms, own_key, read_key, without_names
-from DCASegmentationLib.errors import UserError
+from dcaseg.cohort.case import Case, Outcome, Rejected
+from dcaseg.cohort.pseudonyms import Pseudonyms, own_key, read_key, without_names
+from dcaseg.errors import UserError
 from dicom_archive import write_ct_series
 
 # Long enough not to come up by chance in a UID or an encoded picture.
@@ -48,7 +48,7 @@ def run(archive, small_bundle, tmp_path_factory):
 
     out = tmp_path_factory.mktemp("out") / "cohort"
     command = [
-        *(sys.executable, "-m", "DCASegmentationLib.cli", "cohort", str(archive), "-o", str(out), "--anonymous"),
+        *(sys.executable, "-m", "dcaseg.cli", "cohort", str(archive), "-o", str(out), "--anonymous"),
         *("--bundle", str(small_bundle), "--device", "cpu", "--workers", "1", "--dashboard-port", "0"),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ})

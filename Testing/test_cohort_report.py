@@ -10,14 +10,12 @@ import pytest
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.cohort.case import Case, Outcome, Rejected
-from DCASegmentationLib.cohort.check_first import concerns
-from DCASegmentationLib.cohort.ledger import ENDED_EARLY, Ledger
-from DCASegmentationLib.cohort.report.style import STYLE
-from DCASegmentationLib.cohort.report.volume_chart import volume_chart
-from DCASegmentationLib.cohort.report.volume_table import write_volumes
-from DCASegmentationLib.cohort.report.writing import write_report
-from DCASegmentationLib.organs import AMOS
+from dcaseg.cohort.case import Case, Outcome, Rejected
+from dcaseg.cohort.ledger import ENDED_EARLY, Ledger
+from dcaseg.cohort.report import concerns, write_report, write_volumes
+from dcaseg.cohort.report_template import STYLE
+from dcaseg.cohort.volume_chart import volume_chart
+from dcaseg.organs import AMOS
 
 LIVER = AMOS.by_key["liver"]
 

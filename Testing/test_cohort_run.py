@@ -27,11 +27,12 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
 import psutil
+
 from cohort_archive import EXPECTED, SUMMARY, count, write_archive
-from DCASegmentationLib.cohort.settings import LOCK
-from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
-from DCASegmentationLib.lock import locked
-from DCASegmentationLib.organs import AMOS
+from dcaseg.cohort.case import LOCK
+from dcaseg.dicom.segmentation import require_same_voxels
+from dcaseg.file_lock import locked
+from dcaseg.organs import AMOS
 from kubernetes_manifest import SCHEDULER, command
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -52,7 +53,7 @@ class Cohort:
     def start(self, *more: str, largest_file: int | None = None) -> subprocess.Popen[str]:
         """Starts it; ``largest_file`` (bytes) lets files grow no further, as on a disk with no more room."""
         command = [
-            *(sys.executable, "-m", "DCASegmentationLib.cli", "cohort", str(self.archive), "-o", str(self.out)),
+            *(sys.executable, "-m", "dcaseg.cli", "cohort", str(self.archive), "-o", str(self.out)),
             *("--bundle", str(self._bundle), "--device", "cpu", *OPTIONS),
             *("--dashboard-port", "0", *more),
         ]
@@ -148,7 +149,7 @@ def test_the_report_is_one_file_that_names_every_case(finished):
 
 
 def test_a_second_run_has_nothing_to_do_and_starts_no_worker(finished, dca, small_bundle, monkeypatch):
-    from DCASegmentationLib.cohort import workers
+    from dcaseg.cohort import dask_workers as workers
 
     monkeypatch.setattr(workers, "local_client", lambda *_: pytest.fail("workers were started"))
     before = {file: file.stat().st_mtime_ns for file in (finished.out / "cases").rglob("*")}
@@ -188,7 +189,7 @@ def test_an_empty_folder_gives_an_empty_report(dca, small_bundle, tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_said(archive, dca, small_bundle, tmp_path, monkeypatch):
-    from DCASegmentationLib.cohort import workers
+    from dcaseg.cohort import dask_workers as workers
 
     monkeypatch.setattr(workers, "_PATIENCE", "1s")
     address = ("--scheduler", "tcp://127.0.0.1:9")
@@ -198,7 +199,7 @@ def test_a_scheduler_that_does_not_answer_is_said(archive, dca, small_bundle, tm
 
 
 def test_workers_that_do_not_start_are_said(archive, dca, small_bundle, tmp_path, monkeypatch):
-    from DCASegmentationLib.cohort import workers
+    from dcaseg.cohort import dask_workers as workers
 
     monkeypatch.setattr(workers, "_START_SECONDS", 0.1)
     options = ("--workers", "1", "--device", "cpu", "--dashboard-port", "0")

@@ -21,19 +21,18 @@ import torch
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib import job
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.cohort import work
-from DCASegmentationLib.cohort.case import Case
-from DCASegmentationLib.cohort.finding import find
-from DCASegmentationLib.cohort.model import PROCESS
-from DCASegmentationLib.cohort.settings import CASES, Settings
-from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
-from DCASegmentationLib.dicom.selection import Rules
-from DCASegmentationLib.inference.device import Device
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.inference.segmenter import Segmenter
-from DCASegmentationLib.organs import AMOS
+from dcaseg.cohort import case_worker as work
+from dcaseg.cohort.case import CASES, Case, Settings
+from dcaseg.cohort.case_worker import PROCESS
+from dcaseg.cohort.discovery import find
+from dcaseg.dicom.archive import Rules
+from dcaseg.dicom.segmentation import require_same_voxels
+from dcaseg.inference import pipeline as job
+from dcaseg.inference.device import Device
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.models.bundle import Bundle
+from dcaseg.organs import AMOS
 from dicom_archive import claim_unknown_compression, write_ct_series
 
 

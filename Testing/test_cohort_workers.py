@@ -13,10 +13,11 @@ import pytest
 pytest.importorskip("distributed", reason="the extra cohort is not installed")
 
 import psutil
-from DCASegmentationLib.cohort import workers as module
-from DCASegmentationLib.cohort.workers import LocalWorkers, local_client
-from DCASegmentationLib.errors import UserError
 from distributed import Client, Security
+
+from dcaseg.cohort import dask_workers as module
+from dcaseg.cohort.dask_workers import LocalWorkers, local_client
+from dcaseg.errors import UserError
 
 GIB = 2**30
 

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.case_folder import TouchedPlace
-from DCASegmentationLib.errors import ImageError, OutputError, UserError
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.organs import AMOS, SYNAPSE
-from DCASegmentationLib.training.corrected_cases import add_corrected_case, read_dataset
 from monai.data import load_decathlon_datalist
+
+from dcaseg.errors import ImageError, OutputError, UserError
+from dcaseg.imaging.grid import Grid
+from dcaseg.organs import AMOS, SYNAPSE
+from dcaseg.training.corrections import TouchedPlace, add_corrected_case, read_dataset
 
 GRID = Grid((10, 9, 8), (2.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1, 0, 0, 0, -1, 0, 0, 0, 1))
 LIVER, SPLEEN, BLADDER = (AMOS.by_key[key].label for key in ("liver", "spleen", "bladder"))

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.imaging.ct_check import check_ct
-from DCASegmentationLib.imaging.reading import read_ct, read_labels
+
+from dcaseg.errors import ImageError
+from dcaseg.imaging.ct_checks import check_ct
+from dcaseg.imaging.readers import read_ct, read_labels
 
 SHARED = Path(__file__).resolve().parents[1] / "../shared/ct"
 REAL_CTS = ["abdomen_noncontrast_labelled", "abdomen_portalvenous", "chest_upper_abdomen"]

@@ -15,26 +15,26 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.imaging.overlap import dice_by_label
-from DCASegmentationLib.inference.device import choose_device, cpu
-from DCASegmentationLib.inference.found_devices import found_devices
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.inference.runtimes import choosing
-from DCASegmentationLib.inference.runtimes.eager import EagerRuntime
-from DCASegmentationLib.inference.runtimes.making import make_runtime
-from DCASegmentationLib.inference.runtimes.runtime import Task
-from DCASegmentationLib.inference.segmenter import Segmenter
-from DCASegmentationLib.inference.window_prediction import RESULT, WindowPrediction
-from DCASegmentationLib.method.level_by_level import Wanted
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.training.trainer import Trainer
+
+from dcaseg.imaging.label_comparison import dice_by_label
+from dcaseg.inference.backends import selection as choosing
+from dcaseg.inference.backends.base import Task
+from dcaseg.inference.backends.eager import EagerRuntime
+from dcaseg.inference.backends.selection import make_runtime
+from dcaseg.inference.device import choose_device, cpu, found_devices
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.inference.sliding_window import RESULT, WindowPrediction
+from dcaseg.method.streaming import Wanted
+from dcaseg.models.bundle import Bundle
+from dcaseg.synthesis.phantom.case import generate
+from dcaseg.training.trainer import Trainer
 from small_model import PATCH, vivid_network
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
-SHIPPED = Path(__file__).parents[1] / "Resources" / "models" / "dca-synthetic"
+SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-synthetic"
 EVERYTHING = SegmentOptions(attention_levels=(1, 4), deciding_expert=True, entropy=True, disagreement=True)
 
 

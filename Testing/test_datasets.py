@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.imaging.reading import read_labels
-from DCASegmentationLib.imaging.writing import write_image
-from DCASegmentationLib.organs import AMOS as AMOS_ORGANS
-from DCASegmentationLib.training.cohort_of_list import cohort_of
-from DCASegmentationLib.training.datalist import Datalist, Entry, read_datalist, require_files, write_datalist
-from DCASegmentationLib.training.datasets import layouts, splits
-from DCASegmentationLib.training.datasets.checking import check_files
-from DCASegmentationLib.training.options import GridOptions
+
+from dcaseg.errors import UserError
+from dcaseg.imaging.readers import read_labels
+from dcaseg.imaging.writers import write_image
+from dcaseg.organs import AMOS as AMOS_ORGANS
+from dcaseg.training import datasets as layouts
+from dcaseg.training import published_splits as splits
+from dcaseg.training.datalist import Datalist, Entry, read_datalist, require_files, write_datalist
+from dcaseg.training.datasets import check_files
+from dcaseg.training.options import GridOptions
+from dcaseg.training.training_set import cohort_of
 
 
 def touch(folder: Path, names: list[str]) -> None:
@@ -213,9 +215,9 @@ def test_checking_counts_voxels_by_the_names_of_other_numbers(own_folder):
 
 
 def test_the_list_of_corrected_cases_is_read_with_what_its_maps_do_not_tell_of(coarse_phantom, tmp_path):
-    from DCASegmentationLib.imaging.reading import read_ct
-    from DCASegmentationLib.training.corrected_cases import add_corrected_case
-    from DCASegmentationLib.training.datalist import FOLDERS_LIST as LIST
+    from dcaseg.imaging.readers import read_ct
+    from dcaseg.training.corrections import add_corrected_case
+    from dcaseg.training.datalist import FOLDERS_LIST as LIST
 
     ct, labels = read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz")
     add_corrected_case(tmp_path, "one", ct, labels, AMOS_ORGANS, ["liver", "spleen"], ("a model", "0" * 64))

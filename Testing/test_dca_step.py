@@ -6,19 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from DCASegmentationLib.method.label_split import split_labels
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.method.objective import segmentation_loss
-from DCASegmentationLib.training.dca_step import (
+
+from dcaseg.method.log_gap import partition
+from dcaseg.method.losses import segmentation_loss
+from dcaseg.method.network import DCANet
+from dcaseg.method.stitching import split_labels
+from dcaseg.training.options import TrainingOptions
+from dcaseg.training.strategies.base import Batch, Moment
+from dcaseg.training.strategies.dca import DCA
+from dcaseg.training.strategies.dca_losses import (
     pseudo_supervised_loss,
     stitched_pseudo_labels,
     supervised_losses,
     unsupervised_loss,
 )
-from DCASegmentationLib.training.options import TrainingOptions
-from DCASegmentationLib.training.strategies.dca import DCA
-from DCASegmentationLib.training.strategies.strategy import Batch, Moment
 
 OWNERS = ((1,), (2, 3), (4,))
 

@@ -13,13 +13,14 @@ import SimpleITK as sitk
 
 hd = pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.dicom.headers import read_header  # noqa: E402
-from DCASegmentationLib.dicom.segmentation import Algorithm, write_segmentation  # noqa: E402
-from DCASegmentationLib.dicom.segmentation_check import require_same_voxels, write_checked  # noqa: E402
-from DCASegmentationLib.dicom.stacks import ordered  # noqa: E402
-from DCASegmentationLib.errors import ImageError, OutputError  # noqa: E402
-from DCASegmentationLib.organs import AMOS  # noqa: E402
-from dicom_archive import write_ct_series  # noqa: E402
+from dcaseg.dicom.archive import (
+    ordered,
+    read_header,
+)
+from dcaseg.dicom.segmentation import Algorithm, require_same_voxels, write_checked, write_segmentation
+from dcaseg.errors import ImageError, OutputError
+from dcaseg.organs import AMOS
+from dicom_archive import write_ct_series
 
 ALGORITHM = Algorithm("DCA test", "0.1.0", {"weights_sha256": "ab" * 32})
 
@@ -221,7 +222,7 @@ def test_with_a_pseudonym_nothing_of_the_patient_is_taken_over(coarse_phantom, t
 
 
 def test_a_segmentation_that_differs_is_no_file(case, tmp_path, monkeypatch):
-    import DCASegmentationLib.dicom.segmentation_check as check
+    import dcaseg.dicom.segmentation as check
 
     slices, labels, _ = case
     monkeypatch.setattr(check, "require_same_voxels", lambda *_: (_ for _ in ()).throw(OutputError("It differs.")))

@@ -12,14 +12,6 @@ import SimpleITK as sitk
 
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.dicom.headers import read_header
-from DCASegmentationLib.dicom.reading import gathered
-from DCASegmentationLib.dicom.selection import Rules, Selection, select
-from DCASegmentationLib.dicom.series import group, without_copies
-from DCASegmentationLib.dicom.stacks import ordered, volumes
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.imaging.reading import read_ct
-from dicom_archive import moved, write_ct_series, write_enhanced_ct
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -29,6 +21,21 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+
+from dcaseg.dicom.archive import (
+    Rules,
+    Selection,
+    gathered,
+    group,
+    ordered,
+    read_header,
+    select,
+    volumes,
+    without_copies,
+)
+from dcaseg.errors import ImageError
+from dcaseg.imaging.readers import read_ct
+from dicom_archive import moved, write_ct_series, write_enhanced_ct
 
 SLICES = 24
 LONG_NAME = "ä" * 100

@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.training.checkpoint import load_checkpoint
-from DCASegmentationLib.training.distributed import Processes
+
+from dcaseg.errors import UserError
+from dcaseg.training.checkpoints import load_checkpoint
+from dcaseg.training.distributed import Processes
 
 SCRIPT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from DCASegmentationLib.training.distributed import leave
-from DCASegmentationLib.training.trainer import Trainer
+from dcaseg.training.distributed import leave
+from dcaseg.training.trainer import Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 torch.set_num_threads(1)

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.evaluation.experiments.definitions import FUSIONS, METHODS, STITCHED, variant
-from DCASegmentationLib.evaluation.experiments.figures import Also, make_figure
-from DCASegmentationLib.evaluation.experiments.runs import SCORES, SETTINGS, Data, Runs
-from DCASegmentationLib.evaluation.features import balanced_voxels, feature_volume, features_at, last_block, last_fusion
-from DCASegmentationLib.evaluation.figures.feature_clusters import embed
-from DCASegmentationLib.evaluation.figures.fused_maps import contrast
-from DCASegmentationLib.evaluation.figures.slice_views import Slice, fullest_slices
-from DCASegmentationLib.evaluation.label_ratios import Subset, kendall_tau, moved, stability, subsets_of
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.training.cases import Case
+
+from dcaseg.errors import UserError
+from dcaseg.evaluation.experiments.definitions import FUSIONS, METHODS, STITCHED, variant
+from dcaseg.evaluation.experiments.figures import Also, make_figure
+from dcaseg.evaluation.experiments.runs import SCORES, SETTINGS, Data, Runs
+from dcaseg.evaluation.features import balanced_voxels, feature_volume, features_at, last_block, last_fusion
+from dcaseg.evaluation.figures.features import contrast, embed
+from dcaseg.evaluation.figures.overlays import Slice, fullest_slices
+from dcaseg.evaluation.label_ratios import Subset, kendall_tau, moved, stability, subsets_of
+from dcaseg.method.log_gap import partition
+from dcaseg.method.network import DCANet
+from dcaseg.training.cases import Case
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 COMMON = replace(OPTIONS, steps=1, aggregation_start="as_is")

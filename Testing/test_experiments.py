@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.evaluation.experiments.anatomies import LABELLED, TEST, UNLABELLED, VALIDATION, anatomies_cohort
-from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
-from DCASegmentationLib.evaluation.experiments.running import run_experiment
-from DCASegmentationLib.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, score_cases
-from DCASegmentationLib.evaluation.experiments.together import make_runs_of
+
+from dcaseg.errors import UserError
+from dcaseg.evaluation.experiments.anatomies import LABELLED, TEST, UNLABELLED, VALIDATION, anatomies_cohort
+from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
+from dcaseg.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, score_cases
+from dcaseg.evaluation.experiments.tables import make_runs_of, run_experiment
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 COMMON = replace(OPTIONS, steps=2)
@@ -82,7 +82,7 @@ def test_the_benchmark_on_anatomies_tests_on_people_whom_no_training_sees(tmp_pa
 
 
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path, data, monkeypatch):
-    from DCASegmentationLib.training.trainer import Trainer
+    from dcaseg.training.trainer import Trainer
 
     pair = Experiment("pair", "Two", (Arm("vnet", "V-Net", {"strategy": "vnet"}), Arm("dca", "DCA")))
     steps: list[int] = []
@@ -165,7 +165,7 @@ def test_tables_and_figures_called_together_share_their_runs(tmp_path, data, mon
 @pytest.mark.slow
 def test_ctrl_c_saves_all_runs_made_at_once(tmp_path):
     command = [
-        sys.executable, "-m", "DCASegmentationLib.cli", "experiment", "table4", "-o", str(tmp_path),
+        sys.executable, "-m", "dcaseg.cli", "experiment", "table4", "-o", str(tmp_path),
         "--people", "1,1,1,1", "--seeds", "0", "--filters", "1", "--spacing", "14,14,14", "--device", "cpu",
         "--at-once", "2",
     ]  # fmt: skip

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from test_house import imported_modules
+
 ROOT = Path(__file__).parents[1]
 MODULE = ROOT / "DCASegmentation"
 INDEX_ENTRY = ROOT / "Resources" / "DCASegmentation.json"
@@ -23,22 +25,34 @@ ENTRY_FIELDS = {
     "build_subdirectory": str, "enabled": bool, "tier": int,
 }  # fmt: skip
 ENTRY_REQUIRED = {"$schema", "category", "scm_url"}
-BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy", "scipy", "DCASegmentationLib"}
-# What is imported while Slicer loads the module and its panel.
-_LIBRARY = MODULE / "DCASegmentationLib"
-SLICER_LOADS = [
-    MODULE / "DCASegmentation.py",
-    *(_LIBRARY / f"{name}.py" for name in ("errors", "organs", "partials", "worker_protocol", "case_folder")),
-    _LIBRARY / "self_test.py",
-    *(path for part in ("panels", "scene", "phantom") for path in sorted((_LIBRARY / part).rglob("*.py"))),
-]
+BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy", "scipy", "DCASegmentationLib", "dcaseg"}
+PACKAGES = ("DCASegmentationLib", "dcaseg")
 
 
-def listed(variable: str) -> list[str]:
-    text = (MODULE / "CMakeLists.txt").read_text(encoding="utf-8")
-    found = re.search(rf"set\({variable}\n(.*?)\n\s*\)", text, re.DOTALL)
-    assert found, f"{variable} is not set"
-    return found[1].split()
+def needed_by_slicer() -> set[str]:
+    """Files (relative to the module's folder) that the module, its worker and its other processes import, wherever."""
+    files = {path for package in PACKAGES for path in (MODULE / package).rglob("*.py")}
+    starts = {path for path in files if path.is_relative_to(MODULE / "DCASegmentationLib")}
+    starts |= {MODULE / "DCASegmentation.py", MODULE / "dcaseg/worker/__main__.py"}
+    # Processes of their own, which the panel starts by the name of the module.
+    starts |= {MODULE / "dcaseg/worker/model_download.py", MODULE / "dcaseg/worker/training_case.py"}
+    waiting, found = set(starts), set()
+    while waiting:
+        path = waiting.pop()
+        found.add(path)
+        for module in imported_modules(path):
+            stem = MODULE.joinpath(*module.split("."))
+            named = {stem.with_suffix(".py"), *(folder / "__init__.py" for folder in (stem, *stem.parents))}
+            waiting |= (named & files) - found
+    return {path.relative_to(MODULE).as_posix() for path in found}
+
+
+def loaded_by_slicer() -> list[Path]:
+    """What runs inside Slicer when the module is loaded and its panel shown."""
+    return [MODULE / "DCASegmentation.py", *sorted((MODULE / "DCASegmentationLib").rglob("*.py"))]
+
+
+SLICER_LOADS = loaded_by_slicer()
 
 
 def metadata(name: str) -> str:
@@ -54,25 +68,12 @@ def files_below(folder: Path) -> set[str]:
     return {path.relative_to(MODULE).as_posix() for path in paths}
 
 
-def test_every_script_of_the_module_is_packaged_and_no_other():
-    scripts = {name for name in files_below(MODULE / "DCASegmentationLib") if name.endswith(".py")}
-    assert set(listed("MODULE_PYTHON_SCRIPTS")) == {"DCASegmentation.py", *scripts}
-
-
-def test_every_resource_of_the_module_is_packaged_and_no_other():
-    assert set(listed("MODULE_PYTHON_RESOURCES")) == files_below(MODULE / "Resources")
-
-
-def test_the_library_holds_nothing_but_scripts_which_alone_are_packaged():
-    assert {name for name in files_below(MODULE / "DCASegmentationLib") if not name.endswith(".py")} == set()
-
-
 def test_only_the_module_file_lies_where_slicer_looks_for_modules():
     assert [path.name for path in MODULE.glob("*.py")] == ["DCASegmentation.py"]
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
-def test_cmake_reads_both_files_and_finds_every_file_listed(tmp_path):
+def test_cmake_packages_what_slicer_needs_and_nothing_else(tmp_path):
     # Slicer's own macros are absent here: these take their place and check what Slicer's check.
     (tmp_path / "SlicerConfig.cmake").write_text(
         'set(Slicer_USE_FILE "${CMAKE_CURRENT_LIST_DIR}/use.cmake")\n'
@@ -89,17 +90,22 @@ def test_cmake_reads_both_files_and_finds_every_file_listed(tmp_path):
         '      message(FATAL_ERROR "${file} does not exist")\n'
         "    endif()\n"
         "  endforeach()\n"
+        '  file(WRITE "${CMAKE_BINARY_DIR}/packaged.txt" "${M_SCRIPTS};${M_RESOURCES}")\n'
         "endfunction()\n"
     )
     command = ["cmake", "-S", str(ROOT), "-B", str(tmp_path / "build"), f"-DSlicer_DIR={tmp_path}"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-
-
-def test_models_that_come_along_are_installed_where_the_program_looks_for_them():
-    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
-    assert 'DIRECTORY "${CMAKE_CURRENT_SOURCE_DIR}/Resources/models"' in text
-    assert 'DESTINATION "${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}/Resources"' in text
+    packaged = set((tmp_path / "build" / "packaged.txt").read_text().split(";"))
+    scripts = {name for name in packaged if name.endswith(".py")}
+    assert needed_by_slicer() <= scripts
+    # Of a package that is needed, the whole comes along; of others, nothing does.
+    used = {Path(name).parent for name in needed_by_slicer()}
+    assert {name for name in scripts if Path(name).parent not in used} == set()
+    assert not [name for name in scripts if name.startswith(("dcaseg/cli/", "dcaseg/evaluation/", "dcaseg/benchmark/"))]
+    assert packaged - scripts == files_below(MODULE / "Resources") | files_below(
+        MODULE / "dcaseg" / "models" / "shipped"
+    )
 
 
 def test_the_metadata_say_what_the_index_asks_for():
@@ -174,8 +180,8 @@ def test_torch_is_never_installed_by_pip_directly():
 
 def test_models_are_found_read_and_added_without_torch():
     script = (
-        "import sys, DCASegmentationLib.bundle.adding, DCASegmentationLib.bundle.finding;"
-        "import DCASegmentationLib.bundle.metadata_reading, DCASegmentationLib.worker_protocol;"
+        "import sys, dcaseg.models.user_models, dcaseg.models.store;"
+        "import dcaseg.models.metadata_reader, dcaseg.worker.protocol;"
         "print([name for name in ('torch', 'monai', 'typer') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

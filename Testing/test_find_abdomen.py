@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.imaging.grid import Grid, model_grid
-from DCASegmentationLib.inference.abdomen import MARGIN_MM, abdominal_planes, at_least
-from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
+
+from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.inference.region import MARGIN_MM, abdominal_planes, at_least
+from dcaseg.inference.segmenter import Segmenter, SegmentOptions
+from dcaseg.models.bundle import Bundle
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.phantom.case import generate
 from small_model import SmallModel, vivid_network
 
-SHIPPED = Path(__file__).parents[1] / "Resources" / "models" / "dca-abdomen"
+SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-abdomen"
 LEGS_MM = 720.0
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from DCASegmentationLib.inference.device import choose_device
-from DCASegmentationLib.inference.found_devices import found_devices, missing_devices
-from DCASegmentationLib.worker_protocol import FoundDevices
+
+from dcaseg.inference.device import choose_device, found_devices, missing_devices
+from dcaseg.worker.protocol import FoundDevices
 
 GIB = 2**30
 
@@ -62,7 +62,8 @@ def panel(module_panel, warm_worker) -> Any:
 @pytest.mark.scene
 def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, slicer_bench):
     import slicer
-    from DCASegmentationLib.panels.parameters import Device
+
+    from DCASegmentationLib.parameters import Device
 
     assert titles(panel) == BARE
     panel.parameters.device = Device.CPU
@@ -103,10 +104,10 @@ def test_further_cards_are_counted_and_automatic_names_the_first(panel):
 
 @pytest.mark.scene
 def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, slicer_bench, monkeypatch, tmp_path):
-    from DCASegmentationLib.panels.worker_process import WorkerProcess
+    from DCASegmentationLib.worker_client import WorkerProcess
 
     monkeypatch.setattr(
-        "DCASegmentationLib.panels.segmentation_logic.newWorker",
+        "DCASegmentationLib.logic.newWorker",
         lambda _log: WorkerProcess(str(tmp_path / "no-python"), tmp_path),
     )
     module_panel.segmentPanel.ui.advancedGroup.collapsed = False

@@ -21,26 +21,27 @@ from typing import Any
 
 import pytest
 import torch
-from DCASegmentationLib.bundle.adding import add_bundle
-from DCASegmentationLib.bundle.downloading import Source
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.bundle.metadata_reading import parse_metadata
-from DCASegmentationLib.bundle.weight_table import stored_tensors
-from DCASegmentationLib.case_folder import read_case, require_unchanged
-from DCASegmentationLib.cohort.case import Outcome
-from DCASegmentationLib.errors import BundleError, UserError
-from DCASegmentationLib.json_reading import parse_json
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.review_file import Alternative, OrganNote, Place, Reason, Review, read_review
-from DCASegmentationLib.training.cohort import Cohort
-from DCASegmentationLib.training.datalist import read_datalist
-from DCASegmentationLib.training.options import TrainingOptions
-from DCASegmentationLib.training.run_record import RunRecord, read_record
-from DCASegmentationLib.worker_protocol import ProtocolError, decode_event, decode_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from dcaseg.cohort.case import Outcome
+from dcaseg.errors import BundleError, UserError
+from dcaseg.json_io import parse_json
+from dcaseg.method.log_gap import partition
+from dcaseg.method.network import DCANet
+from dcaseg.models.bundle import Bundle
+from dcaseg.models.download import Source
+from dcaseg.models.metadata_reader import parse_metadata
+from dcaseg.models.user_models import add_bundle
+from dcaseg.models.weight_headers import stored_tensors
+from dcaseg.organs import AMOS
+from dcaseg.review.schema import Alternative, OrganNote, Place, Reason, Review, read_review
+from dcaseg.training.checkpoints import RunRecord, read_record
+from dcaseg.training.corrections import read_case, require_unchanged
+from dcaseg.training.datalist import read_datalist
+from dcaseg.training.options import TrainingOptions
+from dcaseg.training.training_set import Cohort
+from dcaseg.worker.protocol import ProtocolError, decode_event, decode_request
 
 EXAMPLES = int(os.environ.get("DCA_FUZZ_EXAMPLES", "60"))
 fuzzed = settings(

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.imaging.grid import Grid, canonical_view, model_grid
-from DCASegmentationLib.imaging.resampling import resample
 from monai.data import MetaTensor
 from monai.transforms import Orientation, Spacing
 from scipy.spatial.transform import Rotation
+
+from dcaseg.imaging.grid import Grid, canonical_view, model_grid
+from dcaseg.imaging.resampling import resample
 
 ORIENTATIONS = [
     "".join(letters) for axes in itertools.permutations(["RL", "AP", "SI"]) for letters in itertools.product(*axes)

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from DCASegmentationLib.bundle.adding import add_bundle
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.errors import BundleError
+
+from dcaseg.errors import BundleError
+from dcaseg.models.bundle import Bundle
+from dcaseg.models.user_models import add_bundle
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="makes links, pipes and sparse files")
 
@@ -159,9 +160,9 @@ REFUSE = """
     import json, resource, sys, time
     from pathlib import Path
     import torch
-    from DCASegmentationLib.bundle.adding import add_bundle
-    from DCASegmentationLib.bundle.loading import Bundle
-    from DCASegmentationLib.errors import BundleError
+    from dcaseg.models.user_models import add_bundle
+    from dcaseg.models.bundle import Bundle
+    from dcaseg.errors import BundleError
 
     good, models, *hostile = map(Path, sys.argv[1:])
     Bundle.load(good).network()
@@ -244,7 +245,7 @@ def test_zip_bombs_are_refused_before_they_are_unpacked(small_bundle, tmp_path, 
     else:
         compression = zipfile.ZIP_LZMA
     written: list[int] = []
-    monkeypatch.setattr("DCASegmentationLib.bundle.adding._copy", lambda source, target, size: written.append(size))
+    monkeypatch.setattr("dcaseg.models.user_models._copy", lambda source, target, size: written.append(size))
     with pytest.raises(BundleError):
         add_bundle(zipped(tmp_path / "bomb.zip", files, compression), tmp_path / "models")
     assert written == []
@@ -261,7 +262,7 @@ def test_what_is_added_is_readable_by_its_owner_as_other_files_are(small_bundle,
 
 
 def test_a_bundle_cannot_take_the_name_of_one_that_came_with_the_program(small_bundle, tmp_path, monkeypatch):
-    from DCASegmentationLib.bundle import adding
+    from dcaseg.models import user_models as adding
 
     monkeypatch.setattr(adding, "shipped_bundles", lambda: [Path("/program/models/random-weights")])
     with pytest.raises(BundleError, match="came with the program"):

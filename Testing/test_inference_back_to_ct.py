@@ -7,9 +7,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.imaging.grid import Grid, canonical_view, model_grid
-from DCASegmentationLib.inference.back_to_ct import LabelsOnCTGrid
 from scipy.ndimage import gaussian_filter
+
+from dcaseg.imaging.grid import Grid, canonical_view, model_grid
+from dcaseg.inference.label_resampling import LabelsOnCTGrid
 
 N_CHANNELS = 6
 OBLIQUE = sitk.VersorRigid3DTransform((0.02, 0.13, 0.05, 0.99)).GetMatrix()

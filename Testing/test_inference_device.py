@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import torch
-from DCASegmentationLib.errors import BundleError, UserError
-from DCASegmentationLib.inference.device import Device, Plan, choose_device, cpu, is_out_of_memory
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.inference.window_prediction import RESULT, WindowPrediction
+
+from dcaseg.errors import BundleError, UserError
+from dcaseg.inference.device import Device, Plan, choose_device, cpu, is_out_of_memory
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.sliding_window import RESULT, WindowPrediction
 from small_model import PATCH, vivid_network
 
 torch.set_num_threads(1)
@@ -153,7 +154,7 @@ def test_a_device_that_is_not_there_is_refused_with_a_way_out(name):
 def test_freed_memory_is_kept_only_where_the_c_library_is_glibc():
     # In a process of its own: the setting cannot be taken back.
     script = (
-        "import platform; from DCASegmentationLib.inference.allocator import keep_freed_memory;"
+        "import platform; from dcaseg.inference.process_settings import keep_freed_memory;"
         "assert keep_freed_memory() == (platform.libc_ver()[0] == 'glibc')"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.inference.maps import MapsOnModelGrid, normalised_entropy, total_variation
-from DCASegmentationLib.inference.measurements import measure
-from DCASegmentationLib.inference.window_prediction import at_patch_resolution
-from DCASegmentationLib.organs import AMOS, Vocabulary
+
+from dcaseg.imaging.grid import Grid
+from dcaseg.inference.maps import MapsOnModelGrid, normalised_entropy, total_variation
+from dcaseg.inference.measurements import measure
+from dcaseg.inference.sliding_window import at_patch_resolution
+from dcaseg.organs import AMOS, Vocabulary
 
 TWO_ORGANS = Vocabulary("two", AMOS.organs[:2])
 SPLEEN, RIGHT_KIDNEY = TWO_ORGANS.organs

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.inference.runtimes.single_window import onednn_is_there
-from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
-from DCASegmentationLib.method.level_by_level import Wanted, answer
-from DCASegmentationLib.method.network import DCANet
+
+from dcaseg.inference.backends.eager import onednn_is_there
+from dcaseg.inference.segmenter import Segmenter, SegmentOptions
+from dcaseg.method.network import DCANet
+from dcaseg.method.streaming import Wanted, answer
 from small_model import PATCH, SmallModel, vivid_network
 from tensor_bytes import most_bytes_held
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.imaging.intensity import window
 from monai.transforms import ScaleIntensityRange
+
+from dcaseg.imaging.intensity import window
 
 
 def test_a_window_maps_its_ends_to_zero_and_one_and_clips() -> None:

@@ -8,15 +8,15 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.imaging.voxels import voxel_checksum
-from DCASegmentationLib.imaging.writing import write_image
-from DCASegmentationLib.interaction.random_walker import RandomWalkerEngine, SeededRandomWalker, solve
-from DCASegmentationLib.interaction.request import Sessions, handle
-from DCASegmentationLib.interaction.session import BOX_MM, CorrectionSession
-from DCASegmentationLib.interaction.strokes import Stroke, rasterize, to_indices, to_point
-from DCASegmentationLib.phantom.case import generate
+
+from dcaseg.errors import UserError
+from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.intensity import voxel_checksum
+from dcaseg.imaging.writers import write_image
+from dcaseg.interaction.random_walker import RandomWalkerEngine, SeededRandomWalker, solve
+from dcaseg.interaction.session import BOX_MM, CorrectionSession, Sessions, handle
+from dcaseg.interaction.strokes import Stroke, rasterize, to_indices, to_point
+from dcaseg.synthesis.phantom.case import generate
 
 NAMES = {1: "spleen", 2: "liver", 3: "stomach"}
 SPLEEN, LIVER = 1, 2

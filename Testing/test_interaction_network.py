@@ -7,22 +7,24 @@ import json
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import BundleError, UserError
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.interaction.click_bundle import load_click_bundle, save_click_bundle
-from DCASegmentationLib.interaction.network import (
+
+from dcaseg.errors import BundleError, UserError
+from dcaseg.imaging.grid import Grid
+from dcaseg.interaction.click_network import (
     CHANNELS,
     ClickNetwork,
     ClickNetworkOptions,
     NetworkEngine,
     cube_around,
     features_of,
+    load_click_bundle,
+    save_click_bundle,
 )
-from DCASegmentationLib.interaction.session import CorrectionSession
-from DCASegmentationLib.interaction.strokes import Stroke, to_point
-from DCASegmentationLib.interaction.view import SeenStroke, View
-from DCASegmentationLib.training.cases import Case
-from DCASegmentationLib.training.clicks import (
+from dcaseg.interaction.session import CorrectionSession
+from dcaseg.interaction.strokes import Stroke, to_point
+from dcaseg.interaction.view import SeenStroke, View
+from dcaseg.training.cases import Case
+from dcaseg.training.click_training import (
     LOG,
     ClickSampler,
     ClickTrainer,
@@ -229,7 +231,7 @@ def test_train_clicks_trains_resumes_and_makes_a_bundle_that_correct_takes(dca, 
     assert "at step 3 of 3" in run.out
     bundle = load_click_bundle(made)
     assert bundle.steps == 3 and bundle.training_data[0].synthetic
-    from DCASegmentationLib.cli.correct import engine_of
+    from dcaseg.cli.correct import engine_of
 
     assert engine_of(str(made)).name == "network"
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
-from DCASegmentationLib.inference import islands
-from DCASegmentationLib.inference.islands import remove_islands
+
+from dcaseg.inference import postprocessing as islands
+from dcaseg.inference.postprocessing import remove_islands
 
 
 def two_pieces(large: int, small: int) -> np.ndarray:

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.bundle.metadata import Metadata
-from DCASegmentationLib.bundle.saving import save_bundle
-from DCASegmentationLib.errors import Cancelled, ImageError, OutputError, UserError
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.job import Job, segment_to_folder
-from DCASegmentationLib.method.partition import Partition
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
+
+from dcaseg.errors import Cancelled, ImageError, OutputError, UserError
+from dcaseg.imaging.grid import Grid
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.pipeline import Job, segment_to_folder
+from dcaseg.method.log_gap import Partition
+from dcaseg.models.bundle import save_bundle
+from dcaseg.models.metadata import Metadata
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.phantom.case import generate
 from small_model import PATCH, vivid_network
 
 torch.set_num_threads(1)
@@ -306,7 +307,7 @@ def test_what_comes_after_the_result_does_not_cost_it(job, tmp_path, error, said
 
 @pytest.mark.parametrize("table", ["_write_volumes", "_write_attention", "_log"])
 def test_a_table_that_cannot_be_written_is_left_out(job, monkeypatch, table):
-    import DCASegmentationLib.job as module
+    import dcaseg.inference.pipeline as module
 
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib.json_reading import parse_json, read_json
+
+from dcaseg.json_io import parse_json, read_json
 
 
 @pytest.mark.parametrize(

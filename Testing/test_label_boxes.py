@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from DCASegmentationLib.inference.label_boxes import boxes_of
+
+from dcaseg.inference.measurements import boxes_of
 
 
 @pytest.mark.parametrize("density", [0.02, 1.0])

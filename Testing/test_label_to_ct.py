@@ -11,35 +11,24 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.imaging.reading import read_ct, read_labels
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy, prepare
-from DCASegmentationLib.synthesis.label_to_ct.geometry import Warp
-from DCASegmentationLib.synthesis.label_to_ct.label_map import LabelMap, read_label_map, read_names
-from DCASegmentationLib.synthesis.label_to_ct.noise import normal, smooth_noise
-from DCASegmentationLib.synthesis.label_to_ct.recipe import (
-    RECIPE_VERSION,
-    Deformation,
-    FieldOfView,
-    Recipe,
-    read_recipe,
-)
-from DCASegmentationLib.synthesis.label_to_ct.recipe_drawing import draw_recipe
-from DCASegmentationLib.synthesis.label_to_ct.registration import (
-    MOST_WEIGHT,
-    jacobian,
-    register,
-    warp_name,
-    write_warp,
-)
-from DCASegmentationLib.synthesis.label_to_ct.renderer import Renderer
-from DCASegmentationLib.synthesis.label_to_ct.tissues import TISSUES, structure_of
-from DCASegmentationLib.synthesis.label_to_ct.volumes import distance_to, hull_distance
-from DCASegmentationLib.training.options import GridOptions, TrainingOptions
-from DCASegmentationLib.training.recipe_sampling import RecipeSampler
-from DCASegmentationLib.training.sources.painted import LabelMapFolder, Painted, synthesize_case
+
+from dcaseg.errors import UserError
+from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy, prepare
+from dcaseg.synthesis.label_to_ct.geometry import Warp
+from dcaseg.synthesis.label_to_ct.label_map import LabelMap, read_label_map, read_names
+from dcaseg.synthesis.label_to_ct.noise import normal, smooth_noise
+from dcaseg.synthesis.label_to_ct.recipe import RECIPE_VERSION, Deformation, FieldOfView, Recipe, read_recipe
+from dcaseg.synthesis.label_to_ct.recipe_generator import draw_recipe
+from dcaseg.synthesis.label_to_ct.registration import MOST_WEIGHT, jacobian, register, warp_name, write_warp
+from dcaseg.synthesis.label_to_ct.renderer import Renderer
+from dcaseg.synthesis.label_to_ct.tissues import TISSUES, structure_of
+from dcaseg.synthesis.label_to_ct.volumes import distance_to, hull_distance
+from dcaseg.synthesis.phantom.case import generate
+from dcaseg.training.options import GridOptions, TrainingOptions
+from dcaseg.training.sources import LabelMapFolder, Painted, synthesize_case
+from dcaseg.training.synthetic_sampling import RecipeSampler
 
 GRID = GridOptions(spacing=(6.0, 6.0, 6.0))
 REAL = Path(__file__).parents[2] / "shared" / "ct"

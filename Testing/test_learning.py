@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.imaging.reading import read_ct, read_labels
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.training.corrected_cases import add_corrected_case
-from DCASegmentationLib.training.datalist import FOLDERS_LIST as LIST
-from DCASegmentationLib.training.run_record import read_record
+
+from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.models.bundle import Bundle
+from dcaseg.organs import AMOS
+from dcaseg.training.checkpoints import read_record
+from dcaseg.training.corrections import add_corrected_case
+from dcaseg.training.datalist import FOLDERS_LIST as LIST
 
 SHORT = ("--steps", 2, "--batch", 1, "--device", "cpu")
 
@@ -39,7 +40,7 @@ def corrected(coarse_phantom, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(small_bundle, corrected, tmp_path_factory) -> Path:
     """A run that goes on from the random model on the folder."""
-    from DCASegmentationLib.cli import main
+    from dcaseg.cli import main
 
     run = tmp_path_factory.mktemp("runs") / "run"
     options = ("train", "-o", run, "--init", small_bundle, "--data", corrected, *SHORT)
@@ -182,7 +183,7 @@ def test_bad_folders_of_corrected_cases_are_refused_before_training(dca, correct
 
 @pytest.mark.slow
 def test_the_experiment_scores_every_arm_once_and_keeps_to_its_settings(dca, small_bundle, tmp_path, monkeypatch):
-    from DCASegmentationLib.evaluation.experiments import learning
+    from dcaseg.evaluation.experiments import few_cases as learning
 
     monkeypatch.setattr(learning, "_SPACING", (9.0, 9.0, 12.0))
     options = ("--bundle", small_bundle, "--seeds", "0", "--steps", "2", "-o", tmp_path / "out", "--device", "cpu")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.method.level_by_level import Wanted, answer
-from DCASegmentationLib.method.network import DCANet
-from small_model import vivid_network
-from tensor_bytes import most_bytes_held
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from dcaseg.method.network import DCANet
+from dcaseg.method.streaming import Wanted, answer
+from small_model import vivid_network
+from tensor_bytes import most_bytes_held
 
 torch.set_num_threads(1)
 

@@ -6,10 +6,10 @@ import json
 import math
 
 import pytest
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.method.partition import Partition
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.errors import UserError
+from dcaseg.method.log_gap import Partition, partition
+from dcaseg.organs import AMOS
 
 # Ordinary organ volumes in ml. They stand for no data set.
 TEXTBOOK_ML = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.evaluation.figures.log_gap import draw_log_gap, log_gap_figure
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.organs import AMOS
 from matplotlib.image import imread
+
+from dcaseg.errors import OutputError
+from dcaseg.evaluation.figures.log_gap import draw_log_gap, log_gap_figure
+from dcaseg.method.log_gap import partition
+from dcaseg.organs import AMOS
 
 # Liver, then spleen and kidneys, then the adrenals; no voxel of the gallbladder.
 COUNTS = {6: 8000, 1: 900, 2: 800, 3: 700, 11: 30, 12: 20, 4: 0}

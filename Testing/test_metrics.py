@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.evaluation.empty_labels import POLICIES, policy_named
-from DCASegmentationLib.evaluation.metrics import METRICS, measure, metrics_named
+
+from dcaseg.errors import UserError
+from dcaseg.evaluation.metrics import METRICS, POLICIES, measure, metrics_named, policy_named
 
 ALL = tuple(METRICS.values())
 SPACING = (3.0, 1.5, 0.8)

@@ -19,7 +19,7 @@ import pytest
 pytestmark = [pytest.mark.scene, pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")]
 slicer = pytest.importorskip("slicer")
 
-from module_driving import (  # noqa: E402
+from module_driving import (
     add_ct,
     apply,
     message,
@@ -31,7 +31,7 @@ from module_driving import (  # noqa: E402
     worker_process_id,
     worker_processes,
 )
-from scene_case import small_labels  # noqa: E402
+from scene_case import small_labels
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_a_node_that_is_no_ct_is_refused_by_name(panel, refuses, kind, problem):
 
 
 def test_a_segmentation_of_another_ct_is_refused(panel, refuses):
-    from DCASegmentationLib.organs import AMOS
+    from dcaseg.organs import AMOS
     from DCASegmentationLib.scene.segmentation import show_segmentation
 
     other = show_segmentation(small_labels(), AMOS, add_ct("Other"), "Other organs")
@@ -217,8 +217,7 @@ def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the
 @pytest.fixture
 def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
     """``worker_from(source)``: the module starts this program as its worker; REAL is the real library."""
-    from DCASegmentationLib.panels.worker_process import WorkerProcess
-    from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER
+    from DCASegmentationLib.worker_client import LIBRARY_FOLDER, WorkerProcess
 
     package = tmp_path / "library" / "DCASegmentationLib"
     package.mkdir(parents=True)
@@ -228,7 +227,7 @@ def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
         (package / "worker.py").write_text(f"REAL = {str(LIBRARY_FOLDER)!r}\n{source}")
 
     monkeypatch.setattr(
-        "DCASegmentationLib.panels.segmentation_logic.newWorker",
+        "DCASegmentationLib.logic.newWorker",
         lambda log: WorkerProcess(sys.executable, package.parent, None, log),
     )
     return use
@@ -240,8 +239,8 @@ import sys, time, pathlib
 for name in [name for name in sys.modules if name.startswith("DCASegmentationLib")]:
     del sys.modules[name]
 sys.path.insert(0, REAL)
-from DCASegmentationLib.worker import channel
-from DCASegmentationLib.worker.__main__ import main
+from dcaseg.worker import channel
+from dcaseg.worker.__main__ import main
 
 send = channel.Channel.send
 
@@ -297,7 +296,7 @@ def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, c
         "    print('Good morning', flush=True)\n"
         "    sys.stdin.read()\n"
         "os.environ['PYTHONPATH'] = REAL\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'DCASegmentationLib.worker'])\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'dcaseg.worker'])\n"
     )
     before = node_ids()
     apply(cold_panel)

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
 
-from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end  # noqa: E402
-from review_case import reviewed_case  # noqa: E402
+from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end
+from review_case import reviewed_case
 
 # Qt deletes what is in an area along with it, and the fixture still needs the panel.
 AREAS: list[Any] = []
@@ -59,7 +59,7 @@ def segmented(panel: Any, bench: Any) -> Any:
 
 
 def composite(view: str) -> Any:
-    from DCASegmentationLib.scene.arrangement import view_node
+    from DCASegmentationLib.scene.view_setup import view_node
 
     return view_node("vtkMRMLSliceCompositeNode", view)
 
@@ -205,7 +205,7 @@ def test_what_was_said_of_a_ct_goes_with_it(panel, slicer_bench):
 
 
 def test_the_error_of_a_worker_that_cannot_start_is_logged_once(panel, slicer_bench):
-    from DCASegmentationLib.errors import UserError
+    from dcaseg.errors import UserError
 
     for line in ("Traceback:", "ModuleNotFoundError: torch"):
         panel.segmentPanel.log(line)

@@ -11,8 +11,8 @@ import SimpleITK as sitk
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
-from module_driving import add_ct  # noqa: E402
-from scene_case import small_ct  # noqa: E402
+from module_driving import add_ct
+from scene_case import small_ct
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def test_a_volume_without_voxels_is_looked_at_again_when_it_is_shown(module_pane
 
 
 def test_of_several_open_cts_the_one_in_the_red_view_is_chosen(module_panel, slicer_bench):
-    from DCASegmentationLib.scene.arrangement import view_node
+    from DCASegmentationLib.scene.view_setup import view_node
 
     module_panel.exit()
     add_ct("First")
@@ -113,7 +113,7 @@ def test_after_the_ct_was_deleted_the_next_one_is_chosen(module_panel, slicer_be
 
 
 def test_a_large_ct_is_judged_by_a_part_of_its_voxels(slicer_bench):
-    from DCASegmentationLib.scene.open_ct import _thinned, looks_like_ct
+    from DCASegmentationLib.scene.ct_export import _thinned, looks_like_ct
 
     voxels = np.random.default_rng(0).integers(-1000, 400, (9, 300, 300), np.int16)
     node = slicer.util.addVolumeFromArray(voxels)

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
-from module_driving import (  # noqa: E402
+from module_driving import (
     add_ct,
     apply,
     message,
@@ -21,7 +21,7 @@ from module_driving import (  # noqa: E402
     wait_for_end,
     worker_processes,
 )
-from worker_client import is_gone  # noqa: E402
+from worker_client import is_gone
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def the_library_of_other_tests_stays() -> Iterator[None]:
 
 
 def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_bench):
-    library = sys.modules["DCASegmentationLib.panels.segment_panel"]
+    library = sys.modules["DCASegmentationLib.widgets.segment_panel"]
     add_ct("CT")
     module_widget.enter()
     workers = worker_processes()
@@ -51,8 +51,8 @@ def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_b
     panel = widget.panel
     try:
         assert widget is not module_widget
-        assert sys.modules["DCASegmentationLib.panels.segment_panel"] is not library
-        assert type(panel.segmentPanel) is sys.modules["DCASegmentationLib.panels.segment_panel"].SegmentPanel
+        assert sys.modules["DCASegmentationLib.widgets.segment_panel"] is not library
+        assert type(panel.segmentPanel) is sys.modules["DCASegmentationLib.widgets.segment_panel"].SegmentPanel
         assert is_gone(worker, 5) and temporary_files() == []
         assert panel.isEntered and panel.segmentPanel.ui.applyButton.enabled
         apply(panel)

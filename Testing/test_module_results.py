@@ -7,7 +7,8 @@ from typing import Annotated
 
 import numpy as np
 import pytest
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.organs import AMOS
 from scene_case import BOXES, small_ct, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -19,7 +20,7 @@ UI_FOLDER = Path(__file__).parents[1] / "DCASegmentation" / "Resources" / "UI"
 
 @pytest.fixture
 def case(slicer_bench):
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     return build_scene(small_ct(), small_result(), AMOS, name="Case")
 
@@ -52,7 +53,7 @@ def parameters(slicer_bench):
 
 @pytest.fixture
 def experts(layout, parameters):
-    from DCASegmentationLib.panels.experts_panel import ExpertsPanel
+    from DCASegmentationLib.widgets.experts_panel import ExpertsPanel
 
     panel = ExpertsPanel(layout, UI_FOLDER)
     tag = parameters.connectGui(panel.ui)
@@ -67,7 +68,7 @@ def experts(layout, parameters):
 
 @pytest.fixture
 def result(slicer_bench, layout):
-    from DCASegmentationLib.panels.result_panel import ResultPanel
+    from DCASegmentationLib.widgets.result_panel import ResultPanel
 
     panel = ResultPanel(layout, UI_FOLDER)
     panel.enter()
@@ -78,7 +79,7 @@ def result(slicer_bench, layout):
 
 @pytest.fixture
 def correct(slicer_bench, layout):
-    from DCASegmentationLib.panels.correct_panel import CorrectPanel
+    from DCASegmentationLib.widgets.correct_panel import CorrectPanel
 
     panel = CorrectPanel(layout, UI_FOLDER)
     panel.enter()
@@ -317,7 +318,7 @@ def test_cancelling_a_file_dialog_writes_nothing(slicer_bench, result, case, tmp
 
 def test_dicom_seg_is_offered_where_slicer_writes_it_and_the_ct_came_from_dicom(result, case, monkeypatch):
     from bench.dicom_dialog import qSlicerDICOMExportDialog
-    from DCASegmentationLib.scene.hierarchy import place_beside
+    from DCASegmentationLib.scene.subject_hierarchy import place_beside
 
     result.setResult(case)
     button = result.ui.exportDICOMButton
@@ -365,7 +366,7 @@ def test_leaving_the_section_deactivates_the_effect(correct, case):
 
 
 def test_after_the_scene_was_closed_the_sections_take_a_new_result(experts, result, correct):
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     for _ in range(2):
         for panel in (experts, result, correct):

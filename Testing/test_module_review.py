@@ -16,9 +16,9 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
 pytestmark = pytest.mark.scene
 
-from DCASegmentationLib.organs import AMOS  # noqa: E402
-from module_driving import temporary_files  # noqa: E402
-from review_case import LIVER, label_array, labels_of, paint, reviewed_case  # noqa: E402
+from dcaseg.organs import AMOS
+from module_driving import temporary_files
+from review_case import LIVER, label_array, labels_of, paint, reviewed_case
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def progress(review):
 
 
 def outline():
-    from DCASegmentationLib.scene.place_view import outlined
+    from DCASegmentationLib.scene.finding_view import outlined
 
     return outlined()
 
@@ -414,7 +414,7 @@ def test_the_same_ct_is_added_twice_only_after_a_question(review, case, slicer_b
 
 
 def test_two_slicers_add_to_one_folder_at_once(review, case, slicer_bench, tmp_path):
-    from DCASegmentationLib.panels.training_set import TrainingSetWriter
+    from DCASegmentationLib.widgets.training_set import TrainingSetWriter
 
     review_the_liver(review)
     ends: list[Any] = []

@@ -9,8 +9,8 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
-from DCASegmentationLib.errors import UserError  # noqa: E402
-from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end  # noqa: E402
+from dcaseg.errors import UserError
+from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def test_inside_a_region_only_that_part_is_computed(panel, ct, slicer_bench):
 
 
 def test_every_choice_survives_saving_and_loading_the_scene(panel, slicer_bench, tmp_path):
-    from DCASegmentationLib.panels.parameters import Device
+    from DCASegmentationLib.parameters import Device
 
     apply(panel)
     wait_for_end(panel, slicer_bench)
@@ -204,7 +204,7 @@ def test_a_ct_whose_axes_are_left_handed_is_segmented(panel, ct, slicer_bench):
 
 
 def test_a_script_gets_the_nodes_without_any_widget(ct, module, slicer_bench):
-    from DCASegmentationLib.scene.map_files import levels_of, map_volume
+    from DCASegmentationLib.scene.maps import levels_of, map_volume
 
     logic = module.DCASegmentationLogic()
     progress: list[float] = []
@@ -218,7 +218,7 @@ def test_a_script_gets_the_nodes_without_any_widget(ct, module, slicer_bench):
 
 
 def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, slicer_bench):
-    from DCASegmentationLib.errors import UserError
+    from dcaseg.errors import UserError
 
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
     with pytest.raises(UserError, match="Labels is a label map"):

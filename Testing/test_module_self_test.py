@@ -13,8 +13,8 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
-from DCASegmentationLib.errors import UserError  # noqa: E402
-from module_driving import temporary_files, worker_processes  # noqa: E402
+from dcaseg.errors import UserError
+from module_driving import temporary_files, worker_processes
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_reload_and_test_runs_the_same(module_widget, module, slicer_bench, capl
 
 
 def test_nothing_is_installed_while_slicer_is_tested(slicer_bench):
-    from DCASegmentationLib.panels import requirements
+    from DCASegmentationLib import requirements
 
     slicer_bench.torch.is_installed = False
     with pytest.raises(UserError, match="testing mode"):

@@ -13,15 +13,15 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
-from DCASegmentationLib.errors import UserError  # noqa: E402
-from model_server import serving  # noqa: E402
+from dcaseg.errors import UserError
+from model_server import serving
 
 
 @pytest.fixture(autouse=True)
 def a_computer_without_models(monkeypatch, tmp_path):
     monkeypatch.delenv("DCA_MODELS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("DCASegmentationLib.bundle.finding._shipped", lambda: [])
+    monkeypatch.setattr("dcaseg.models.store._shipped", lambda: [])
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
 
 
 def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, slicer_bench, monkeypatch):
-    from DCASegmentationLib.panels import requirements
+    from DCASegmentationLib import requirements
 
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -149,7 +149,7 @@ def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, slicer_bench,
     ("version", "old"), [("2.2.2", True), ("2.4.0+cu121", True), ("2.4.1", False), ("2.13.0", False)]
 )
 def test_a_pytorch_that_is_too_old_is_said(setup, monkeypatch, version, old):
-    from DCASegmentationLib.panels import requirements
+    from DCASegmentationLib import requirements
 
     monkeypatch.setattr(requirements, "torchVersion", lambda: version)
     setup.update()

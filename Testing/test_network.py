@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.method.transfer import start_from
-from DCASegmentationLib.method.vnet import Upsampling, initialize_kaiming
 from torch import nn
+
+from dcaseg.method.network import DCANet, start_from
+from dcaseg.method.vnet import Upsampling, initialize_kaiming
 
 SYNAPSE_OWNERS = ((6,), (1, 2, 3, 4, 5, 7, 8, 9, 10, 11), (12, 13))
 SMALL_OWNERS = ((1,), (2, 3), (4,))

@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from DCASegmentationLib.method.objective import segmentation_loss, unsupervised_weight
 from torch.nn import functional
+
+from dcaseg.method.losses import segmentation_loss, unsupervised_weight
 
 
 def test_the_loss_is_half_dice_and_half_cross_entropy():

@@ -14,12 +14,12 @@ import SimpleITK as sitk
 pytest.importorskip("nibabel")
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.dicom.one_ct import find_one_ct
-from DCASegmentationLib.dicom.reading import gathered
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.imaging.ct_check import check_ct
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.imaging.reading import read_ct
+from dcaseg.dicom.archive import gathered
+from dcaseg.dicom.ct_folder import find_one_ct
+from dcaseg.errors import ImageError
+from dcaseg.imaging.ct_checks import check_ct
+from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.readers import read_ct
 from odd_inputs import ACCEPTED, NOTED, PAGE, REFUSED, TABLE, Odd, ct, page
 
 DICOM = [odd for odd in TABLE if odd.group == "DICOM"]
@@ -77,11 +77,11 @@ def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path
         "import sys, json\n"
         "for name in ('pydicom', 'highdicom', 'nibabel'): sys.modules[name] = None\n"
         "from pathlib import Path\n"
-        "from DCASegmentationLib.dicom.one_ct import find_one_ct\n"
-        "from DCASegmentationLib.dicom.reading import gathered\n"
-        "from DCASegmentationLib.errors import ImageError\n"
-        "from DCASegmentationLib.imaging.reading import read_ct\n"
-        "from DCASegmentationLib.imaging.voxels import voxel_checksum\n"
+        "from dcaseg.dicom.ct_folder import find_one_ct\n"
+        "from dcaseg.dicom.archive import gathered\n"
+        "from dcaseg.errors import ImageError\n"
+        "from dcaseg.imaging.readers import read_ct\n"
+        "from dcaseg.imaging.intensity import voxel_checksum\n"
         "import SimpleITK as sitk\n"
         "told = {}\n"
         "for path, resample in json.load(sys.stdin).items():\n"
@@ -98,7 +98,7 @@ def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path
     given = json.dumps({path: odd.resample for path, odd in folders.items()})
     run = subprocess.run([sys.executable, "-c", script], input=given, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    from DCASegmentationLib.imaging.voxels import voxel_checksum
+    from dcaseg.imaging.intensity import voxel_checksum
 
     for path, (said, checksum) in json.loads(run.stdout).items():
         odd = folders[path]

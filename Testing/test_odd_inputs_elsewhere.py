@@ -18,19 +18,19 @@ import SimpleITK as sitk
 pytest.importorskip("nibabel")
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
-from DCASegmentationLib.cohort.finding import find
-from DCASegmentationLib.dicom.selection import Rules
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.imaging.ct_check import check_ct
-from DCASegmentationLib.imaging.geometry import lay_over
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.imaging.limits import MAX_VOXELS
-from DCASegmentationLib.imaging.reading import read_ct, read_labels
-from DCASegmentationLib.inference.plausibility import implausible
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.training.datalist import Datalist, Entry
-from DCASegmentationLib.training.datasets.checking import check_files
+from dcaseg.cohort.discovery import find
+from dcaseg.dicom.archive import Rules
+from dcaseg.errors import ImageError
+from dcaseg.imaging.ct_checks import check_ct
+from dcaseg.imaging.geometry import lay_over
+from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.imaging.size_limits import MAX_VOXELS
+from dcaseg.inference.plausibility import implausible
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.phantom.case import generate
+from dcaseg.training.datalist import Datalist, Entry
+from dcaseg.training.datasets import check_files
 from dicom_archive import write_ct_series
 from odd_inputs import bomb, ct, monochrome1, series, tilted, uneven
 
@@ -119,8 +119,8 @@ def test_a_decimal_comma_in_the_process_changes_no_number(name: str, comma_local
     script = (
         "import json, locale, sys\n"
         "from pathlib import Path\n"
-        "from DCASegmentationLib.imaging.reading import read_ct\n"
-        "from DCASegmentationLib.imaging.writing import write_image\n"
+        "from dcaseg.imaging.readers import read_ct\n"
+        "from dcaseg.imaging.writers import write_image\n"
         "locale.setlocale(locale.LC_NUMERIC, 'de_DE.UTF-8')\n"
         "assert locale.localeconv()['decimal_point'] == ','\n"
         "image = read_ct(Path(sys.argv[1]))\n"
@@ -313,7 +313,7 @@ def test_a_gzip_of_a_bomb_is_refused_without_its_memory(tmp_path: Path) -> None:
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from DCASegmentationLib.imaging.reading import read_ct\n"
+        "from dcaseg.imaging.readers import read_ct\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))\n"
         "try:\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import overlay_picture
 from matplotlib.image import imread
+
+import overlay_picture
 
 
 def test_a_labelled_ct_is_drawn_beside_what_the_model_finds(small_bundle, coarse_phantom, tmp_path, monkeypatch):

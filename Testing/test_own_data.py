@@ -13,8 +13,8 @@ TINY = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "-
 @pytest.fixture(scope="module")
 def own_list(coarse_phantom, tmp_path_factory) -> Path:
     """A list of four CTs: two labelled ones, one that is not, one to validate and test on."""
-    from DCASegmentationLib.organs import AMOS
-    from DCASegmentationLib.training.datalist import Datalist, Entry, write_datalist
+    from dcaseg.organs import AMOS
+    from dcaseg.training.datalist import Datalist, Entry, write_datalist
 
     folder = tmp_path_factory.mktemp("own")
     entries = []
@@ -83,9 +83,10 @@ def test_what_is_lacking_is_said_before_the_training(dca, own_list, tmp_path):
 
 
 def test_tensorboard_holds_losses_groups_and_an_example(tmp_path):
-    from DCASegmentationLib.training.tensorboard_log import FOLDER, TensorBoardLog
-    from DCASegmentationLib.training.trainer import Trainer
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from dcaseg.training.tensorboard import FOLDER, TensorBoardLog
+    from dcaseg.training.trainer import Trainer
     from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
     trainer = Trainer(tmp_path, OPTIONS, THREE_BALLS, [case_of_balls(1)], [])

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib.worker_protocol import Devices, FoundDevices, Hello, encode
+
+from dcaseg.worker.protocol import Devices, FoundDevices, Hello, encode
 from worker_client import MODULE_FOLDER, Worker, worker_environment
 
 # OpenMP then says at its start what it found.
@@ -29,7 +30,7 @@ def openmp_that_tells():
 
 
 def segment(tmp_path: Path) -> list[str]:
-    return ["-m", "DCASegmentationLib.cli", "segment", str(tmp_path / "none.nii.gz"), "-o", str(tmp_path / "out")]
+    return ["-m", "dcaseg.cli", "segment", str(tmp_path / "none.nii.gz"), "-o", str(tmp_path / "out")]
 
 
 def test_threads_that_wait_sleep_in_dca_segment(tmp_path):
@@ -58,7 +59,7 @@ def test_threads_that_wait_sleep_in_the_worker():
 
 def test_the_garbage_collector_is_on_after_the_imports(tmp_path):
     script = (
-        "import gc; from DCASegmentationLib.inference.own_process import importing\n"
+        "import gc; from dcaseg.inference.process_settings import importing\n"
         "try:\n"
         "    with importing():\n"
         "        assert not gc.isenabled()\n"

@@ -11,10 +11,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib import partials
-from DCASegmentationLib.imaging import writing
-from DCASegmentationLib.imaging.writing import exchange, new_folder, temporary_folder, write_text
-from DCASegmentationLib.partials import clean, partial_name, remove_traces, replaced_name
+
+from dcaseg import temp_paths as partials
+from dcaseg.imaging import writers as writing
+from dcaseg.imaging.writers import exchange, new_folder, temporary_folder, write_text
+from dcaseg.temp_paths import clean, partial_name, remove_traces, replaced_name
 
 SECONDS_OF_A_WEEK = 7 * 24 * 3600
 
@@ -33,7 +34,7 @@ def killed(program: str, *arguments: object) -> None:
     """Run ``program``, which ends itself as a kill would."""
     imports = (
         "import os, sys\nfrom pathlib import Path\nfrom DCASegmentationLib.imaging import writing\n"
-        "from DCASegmentationLib.imaging.writing import *\nfrom DCASegmentationLib.partials import *\n"
+        "from dcaseg.imaging.writers import *\nfrom dcaseg.temp_paths import *\n"
         "end = lambda: os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", imports + textwrap.dedent(program), *map(str, arguments)])
@@ -59,7 +60,7 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
     program = """
         import sys
         from pathlib import Path
-        from DCASegmentationLib.imaging.writing import new_folder
+        from dcaseg.imaging.writers import new_folder
         with new_folder(Path(sys.argv[1]) / "out") as folder:
             print("begun", flush=True)
             sys.stdin.readline()

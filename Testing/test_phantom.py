@@ -7,14 +7,14 @@ from functools import cache
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import Cancelled
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.anatomy import Anatomy
-from DCASegmentationLib.phantom.case import Phantom, _anatomy, generate
-from DCASegmentationLib.phantom.contrast import Contrast
-from DCASegmentationLib.phantom.noise import add_noise
-from DCASegmentationLib.phantom.painting import paint, paint_labels
-from DCASegmentationLib.phantom.scan import Scan
+
+from dcaseg.errors import Cancelled
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.phantom.anatomy import Anatomy
+from dcaseg.synthesis.phantom.case import Phantom, _anatomy, generate
+from dcaseg.synthesis.phantom.person import Contrast
+from dcaseg.synthesis.phantom.rendering import add_noise, paint, paint_labels
+from dcaseg.synthesis.phantom.scan import Scan
 
 COARSE = (6.0, 6.0, 6.0)
 SEED = 3

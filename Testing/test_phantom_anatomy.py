@@ -8,9 +8,10 @@ from functools import cache
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.phantom.person import Person
+
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.phantom.case import generate
+from dcaseg.synthesis.phantom.person import Person
 
 LEFT, BACK, UP = 0, 1, 2
 SEEDS = (1, 2, 12)

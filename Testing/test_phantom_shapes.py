@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from DCASegmentationLib.phantom.block import Block
-from DCASegmentationLib.phantom.body import Body
-from DCASegmentationLib.phantom.contrast import Contrast
-from DCASegmentationLib.phantom.fields import MARGIN, Capsule, Ellipsoid, smooth_minimum, tube
-from DCASegmentationLib.phantom.materials import Canvas, Hollow, Solid
-from DCASegmentationLib.phantom.person import Person
-from DCASegmentationLib.phantom.posture import Posture
-from DCASegmentationLib.phantom.structure import Structure, nothing_yet, place
+
+from dcaseg.synthesis.phantom.body import Body
+from dcaseg.synthesis.phantom.materials import Canvas, Hollow, Solid
+from dcaseg.synthesis.phantom.person import Contrast, Person, Posture
+from dcaseg.synthesis.phantom.shapes import MARGIN, Capsule, Ellipsoid, smooth_minimum, tube
+from dcaseg.synthesis.phantom.structure import Block, Structure, nothing_yet, place
 
 CUBE = ((-60.0, -60.0, -60.0), (60.0, 60.0, 60.0))
 

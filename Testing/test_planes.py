@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.figures.planes import _body_box, _points, _thinned
+
+from dcaseg.rendering.planes import _body_box, _points, _thinned
 
 
 def body(seed: int) -> sitk.Image:

@@ -7,17 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.imaging.grid import Grid, grid_of_shape, model_grid
-from DCASegmentationLib.imaging.intensity import standardize, window
-from DCASegmentationLib.imaging.resampling import resample
-from DCASegmentationLib.training.cases import load_case, prepare_case, save_case
-from DCASegmentationLib.training.options import GridOptions, TrainingOptions
-from DCASegmentationLib.training.packing import pack
-from DCASegmentationLib.training.preprocessing import PRESETS, preprocessing
-from DCASegmentationLib.training.sampling import PatchSampler
-from DCASegmentationLib.training.sources.source import cache_folder
-from DCASegmentationLib.training.trainer import Trainer
+
+from dcaseg.errors import UserError
+from dcaseg.imaging.grid import Grid, grid_of_shape, model_grid
+from dcaseg.imaging.intensity import standardize, window
+from dcaseg.imaging.resampling import resample
+from dcaseg.training.cases import cache_folder, load_case, prepare_case, save_case
+from dcaseg.training.export import pack
+from dcaseg.training.options import PRESETS, GridOptions, TrainingOptions, preprocessing
+from dcaseg.training.sampling import PatchSampler
+from dcaseg.training.trainer import Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 
@@ -74,15 +73,15 @@ def test_z_scores_are_of_the_whole_case_wherever_a_patch_lies():
 
 
 def test_a_z_scored_run_trains_without_augmentation_and_makes_no_model(tmp_path):
-    from DCASegmentationLib.training.cohort import Cohort
-    from DCASegmentationLib.training.run_record import RunRecord, write_record
+    from dcaseg.training.checkpoints import RunRecord, write_record
+    from dcaseg.training.training_set import Cohort
 
     options = replace(OPTIONS, grid=GridOptions(scaling="z_score"), steps=1)
     with pytest.raises(UserError, match="Augmentation"):
         Trainer(tmp_path, options, THREE_BALLS, [case_of_balls(1)], [])
     trainer = Trainer(tmp_path, replace(options, augment=False), THREE_BALLS, [case_of_balls(1)], [])
     trainer.run()
-    from DCASegmentationLib.organs import AMOS
+    from dcaseg.organs import AMOS
 
     write_record(tmp_path, RunRecord(AMOS, trainer.options, Cohort.of_phantoms(1, 0, 0), trainer.partition))
     with pytest.raises(UserError, match="published protocol"):

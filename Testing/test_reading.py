@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.imaging.grid import Grid, model_grid
-from DCASegmentationLib.imaging.reading import read_ct, read_labels
-from DCASegmentationLib.imaging.resampling import resample
-from DCASegmentationLib.imaging.writing import write_image
+
+from dcaseg.errors import ImageError
+from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.imaging.resampling import resample
+from dcaseg.imaging.writers import write_image
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 REAL_CTS = Path(__file__).resolve().parents[1] / "../shared/ct"

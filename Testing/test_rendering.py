@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from DCASegmentationLib.figures.case_picture import plane_panel
-from DCASegmentationLib.figures.drawn_views import add_organs, draw_ct
-from DCASegmentationLib.figures.palette import color_table
-from DCASegmentationLib.figures.planes import Plane
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.scene.opengl import rendering_problem
+
+from dcaseg.organs import AMOS
+from dcaseg.rendering.case_picture import add_organs, draw_ct, plane_panel
+from dcaseg.rendering.layout import color_table
+from dcaseg.rendering.planes import Plane
+from DCASegmentationLib.scene.headless import rendering_problem
 from scene_case import BOXES, small_ct, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -28,7 +28,7 @@ def case():
     if problem := rendering_problem():
         pytest.skip(problem)
     from DCASegmentationLib.scene.headless import boot
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     boot()
     slicer.mrmlScene.Clear(False)
@@ -43,7 +43,7 @@ def through_the_liver():
 
 
 def test_the_patients_right_is_on_the_left(case, through_the_liver):
-    from DCASegmentationLib.scene.rendered_views import organs_filled
+    from DCASegmentationLib.scene.offscreen import organs_filled
 
     with organs_filled(case.segmentation):
         pixels = _rendered(case, through_the_liver)
@@ -53,7 +53,7 @@ def test_the_patients_right_is_on_the_left(case, through_the_liver):
 
 def test_the_ct_stays_visible_below_the_fill_of_an_organ(case, through_the_liver):
     """Flat things blend in the order they were added: a slice added after the segments would vanish below them."""
-    from DCASegmentationLib.scene.rendered_views import organs_filled
+    from DCASegmentationLib.scene.offscreen import organs_filled
 
     plain = _without_organs(case, through_the_liver)
     with organs_filled(case.segmentation):
@@ -74,7 +74,7 @@ def test_a_map_shows_high_attention_in_the_bright_end_of_its_colors(case, throug
 
 def test_the_legend_of_a_map_shown_in_a_view_can_be_switched(case, through_the_liver):
     from DCASegmentationLib.scene.maps import show_map
-    from DCASegmentationLib.scene.views import SliceView
+    from DCASegmentationLib.scene.offscreen import SliceView
 
     with SliceView("Test", PIXELS) as view:
         node = show_map(small_result().entropy, "Uncertainty", "Uncertainty", "Inferno")
@@ -91,7 +91,7 @@ def test_the_legend_of_a_map_shown_in_a_view_can_be_switched(case, through_the_l
 
 
 def test_the_organs_appear_in_three_dimensions_liver_on_the_left(case):
-    from DCASegmentationLib.scene.rendered_views import render_organs
+    from DCASegmentationLib.scene.offscreen import render_organs
 
     pixels = render_organs(case, PIXELS).pixels.astype(int)
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
@@ -104,7 +104,7 @@ def test_the_organs_appear_in_three_dimensions_liver_on_the_left(case):
 
 
 def test_views_leave_nothing_in_the_scene(case, through_the_liver):
-    from DCASegmentationLib.scene.rendered_views import render_organs
+    from DCASegmentationLib.scene.offscreen import render_organs
 
     before = _node_names()
     _rendered(case, through_the_liver)
@@ -114,7 +114,7 @@ def test_views_leave_nothing_in_the_scene(case, through_the_liver):
 
 @pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal"])
 def test_slicer_and_matplotlib_show_the_same_slice(case, orientation):
-    from DCASegmentationLib.scene.rendered_views import organs_filled
+    from DCASegmentationLib.scene.offscreen import organs_filled
 
     plane = Plane(orientation, _center("left_kidney"), 190.0, 160.0)
     with organs_filled(case.segmentation):
@@ -125,7 +125,7 @@ def test_slicer_and_matplotlib_show_the_same_slice(case, orientation):
 
 
 def test_the_picture_of_a_case_is_written_in_one_piece(case, tmp_path):
-    from DCASegmentationLib.scene.picture import draw
+    from DCASegmentationLib.scene.offscreen import draw
 
     drawn = draw(tmp_path / "case.png", small_ct(), small_result(), AMOS, "Case", nodes=case)
     assert drawn.fallback_reason == ""
@@ -141,8 +141,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from scene_case import small_ct, small_result
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.scene.picture import draw
+from dcaseg.organs import AMOS
+from DCASegmentationLib.scene.offscreen import draw
 print(draw(Path({str(tmp_path / "case.png")!r}), small_ct(), small_result(), AMOS, "Case").fallback_reason)
 """
     no_driver = {**os.environ, "__EGL_VENDOR_LIBRARY_FILENAMES": "/nonexistent"}
@@ -155,7 +155,7 @@ print(draw(Path({str(tmp_path / "case.png")!r}), small_ct(), small_result(), AMO
 
 
 def _rendered(case, plane: Plane) -> np.ndarray:
-    from DCASegmentationLib.scene.views import SliceView
+    from DCASegmentationLib.scene.offscreen import SliceView
 
     with SliceView("Test", PIXELS) as view:
         view.show(plane, case.ct)
@@ -163,7 +163,7 @@ def _rendered(case, plane: Plane) -> np.ndarray:
 
 
 def _without_organs(case, plane: Plane, overlay=None, opacity: float = 0.0) -> np.ndarray:
-    from DCASegmentationLib.scene.views import SliceView
+    from DCASegmentationLib.scene.offscreen import SliceView
 
     case.segmentation.GetDisplayNode().SetVisibility(False)
     with SliceView("Test", PIXELS) as view:

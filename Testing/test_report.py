@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.organs import AMOS
 from scene_case import small_ct, small_labels
 
 
 @pytest.fixture
 def report():
-    from DCASegmentationLib.figures.report_page import CaseReport, ReportedFinding
+    from dcaseg.rendering.report import CaseReport, ReportedFinding
 
     finding = ReportedFinding("Liver", ("Liver", "Stomach"), ("80 % <differs>.",), 34.6, "accepted as it is")
     about = [("Model", "made-up & tested")]
@@ -25,7 +26,7 @@ def report():
 
 
 def test_the_page_holds_pictures_volumes_ranges_findings_and_a_warning(report):
-    from DCASegmentationLib.figures.report_page import page
+    from dcaseg.rendering.report import page
 
     text = page(report)
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
@@ -39,7 +40,7 @@ def test_the_page_holds_pictures_volumes_ranges_findings_and_a_warning(report):
 
 
 def test_an_organ_at_the_end_of_the_scan_is_said_to_be_cut_off(report):
-    from DCASegmentationLib.figures.report_page import organ_rows
+    from dcaseg.rendering.report import organ_rows
 
     array = sitk.GetArrayFromImage(report.labels)
     array[0, 22:28, 8:14] = AMOS.by_key["right_kidney"].label
@@ -53,14 +54,14 @@ def test_an_organ_at_the_end_of_the_scan_is_said_to_be_cut_off(report):
 
 
 def test_organs_that_were_not_asked_for_are_not_said_to_be_missing(report):
-    from DCASegmentationLib.figures.report_page import organ_rows
+    from dcaseg.rendering.report import organ_rows
 
     assert [row.organ.key for row in organ_rows(replace(report, asked=("liver",)))] == ["liver"]
 
 
 def test_a_report_is_never_overwritten_unasked(report, tmp_path):
-    from DCASegmentationLib.errors import OutputError
-    from DCASegmentationLib.figures.report_page import write_report
+    from dcaseg.errors import OutputError
+    from dcaseg.rendering.report import write_report
 
     path = tmp_path / "report.html"
     path.write_text("precious")

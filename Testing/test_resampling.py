@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.imaging.grid import Grid, model_grid
-from DCASegmentationLib.imaging.resampling import resample
 from scipy.ndimage import gaussian_filter1d
+
+from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.resampling import resample
 
 
 def a_ramp(size: tuple[int, int, int] = (7, 6, 5), spacing: float = 1.0) -> sitk.Image:

@@ -7,16 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.inference.measurements import measure
-from DCASegmentationLib.inference.review.components import grown
-from DCASegmentationLib.inference.review.evidence import Evidence
-from DCASegmentationLib.inference.review.likelihood import likelihood_of_error
-from DCASegmentationLib.inference.review.making import make_review
-from DCASegmentationLib.inference.review.regions import regions
-from DCASegmentationLib.inference.review.scoring import Scoring
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.review_file import MOST_PLACES
+
+from dcaseg.imaging.grid import Grid
+from dcaseg.inference.measurements import measure
+from dcaseg.organs import AMOS
+from dcaseg.review.builder import make_review
+from dcaseg.review.evidence import Evidence
+from dcaseg.review.regions import Scoring, grown, likelihood_of_error, regions
+from dcaseg.review.schema import MOST_PLACES
 
 SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, LIVER = (
     AMOS.by_key[key].label for key in ("spleen", "right_kidney", "left_kidney", "liver")

@@ -15,9 +15,9 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
 pytestmark = [pytest.mark.scene, pytest.mark.slow]
 
-from DCASegmentationLib.organs import AMOS  # noqa: E402
-from module_driving import apply, message, read_scene, wait_for_end  # noqa: E402
-from review_case import labels_of  # noqa: E402
+from dcaseg.organs import AMOS
+from module_driving import apply, message, read_scene, wait_for_end
+from review_case import labels_of
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 def command(*arguments: object) -> str:
     """Run ``dca`` as a command of its own."""
-    line = [sys.executable, "-m", "DCASegmentationLib.cli", *(str(each) for each in arguments)]
+    line = [sys.executable, "-m", "dcaseg.cli", *(str(each) for each in arguments)]
     run = subprocess.run(line, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout
@@ -59,8 +59,8 @@ def segmented(panel: Any, bench: Any) -> Any:
 # On a busy computer the commands alone, which load PyTorch anew, take minutes.
 @pytest.mark.timeout(900)
 def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path):
-    from DCASegmentationLib.panels.segment_control import replacementQuestion
     from DCASegmentationLib.scene.volumes import show_ct
+    from DCASegmentationLib.widgets.segment_control import replacementQuestion
 
     panel, review = module_panel, module_panel.reviewPanel
     panel.parameters.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from DCASegmentationLib.inference.review.components import each_piece, pieces_of_mask
+
+from dcaseg.review.regions import each_piece, pieces_of_mask
 
 
 @pytest.mark.parametrize("density", [0.03, 0.3, 1.0])

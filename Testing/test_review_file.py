@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.review_file import Alternative, OrganNote, Place, Reason, Review, read_review
+
+from dcaseg.errors import UserError
+from dcaseg.review.schema import Alternative, OrganNote, Place, Reason, Review, read_review
 
 PLACE = Place(
     rank=1,

@@ -9,14 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.evaluation.label_tables import read_table, translated
-from DCASegmentationLib.evaluation.review_cases import REPORT_SEEDS, TUNING_SEEDS, draw_odd_scan
-from DCASegmentationLib.evaluation.review_reach import ORDERS, TruthOfCase, reached
-from DCASegmentationLib.inference.result import Result
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.training.sources import phantoms as training_phantoms
+
+from dcaseg.errors import UserError
+from dcaseg.evaluation.review_evaluation import ORDERS, REPORT_SEEDS, TUNING_SEEDS, TruthOfCase, draw_odd_scan, reached
+from dcaseg.evaluation.scoring import read_table, translated
+from dcaseg.inference.segmenter import Result
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.phantom.case import generate
+from dcaseg.training import sources as training_phantoms
 from test_review import GRID, LIVER, SPLEEN, body, evidence_of, make_review, measure
 
 

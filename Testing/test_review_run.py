@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
-from DCASegmentationLib.review_file import read_review
-from DCASegmentationLib.worker.runner import Runner
-from DCASegmentationLib.worker_protocol import Segment
 from scipy.ndimage import gaussian_filter
+
+from dcaseg.imaging.grid import Grid
+from dcaseg.inference.segmenter import Segmenter, SegmentOptions
+from dcaseg.review.schema import read_review
+from dcaseg.worker.protocol import Segment
+from dcaseg.worker.runner import Runner
 from small_model import SmallModel, vivid_network
 
 torch.set_num_threads(1)

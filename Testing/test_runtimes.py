@@ -14,27 +14,30 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.imaging.intensity import window
-from DCASegmentationLib.inference.device import cpu
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.inference.runtimes import cache, choosing, making, openvino_cpu
-from DCASegmentationLib.inference.runtimes.choosing import check_runtime, choose_runtime
-from DCASegmentationLib.inference.runtimes.compiled import CompiledRuntime, compiler
-from DCASegmentationLib.inference.runtimes.eager import EagerRuntime
-from DCASegmentationLib.inference.runtimes.runtime import Task
-from DCASegmentationLib.inference.segmenter import Segmenter
-from DCASegmentationLib.inference.slab import middle_window
-from DCASegmentationLib.inference.window_prediction import RESULT, WindowPrediction
-from DCASegmentationLib.method.level_by_level import Wanted
-from DCASegmentationLib.phantom.case import generate
+
+from dcaseg import user_folders as cache
+from dcaseg.errors import UserError
+from dcaseg.imaging.intensity import window
+from dcaseg.inference.backends import openvino as openvino_cpu
+from dcaseg.inference.backends import selection as choosing
+from dcaseg.inference.backends import selection as making
+from dcaseg.inference.backends.base import Task
+from dcaseg.inference.backends.compiled import CompiledRuntime, compiler
+from dcaseg.inference.backends.eager import EagerRuntime
+from dcaseg.inference.backends.selection import check_runtime, choose_runtime
+from dcaseg.inference.device import cpu
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.segmenter import Segmenter
+from dcaseg.inference.sliding_window import RESULT, WindowPrediction, middle_window
+from dcaseg.method.streaming import Wanted
+from dcaseg.models.bundle import Bundle
+from dcaseg.synthesis.phantom.case import generate
 from small_model import PATCH, SmallModel, vivid_network
 
 torch.set_num_threads(1)
 
 needs_openvino = pytest.mark.skipif(not openvino_cpu.is_installed(), reason="needs OpenVINO (extra openvino)")
-SHIPPED = Path(__file__).parents[1] / "Resources" / "models" / "dca-abdomen"
+SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-abdomen"
 CLOSE = 1e-4
 EVERYTHING = Wanted(True, True, (2, 4))
 
@@ -166,7 +169,7 @@ def test_a_cache_that_cannot_be_written_is_no_hindrance(windows, tmp_path, monke
 @needs_openvino
 def test_openvino_is_kept_from_reporting_its_use():
     script = (
-        "import sys; from DCASegmentationLib.inference.runtimes.openvino_cpu import load_openvino;"
+        "import sys; from dcaseg.inference.backends.openvino import load_openvino;"
         "assert load_openvino().__name__ == 'openvino';"
         "assert sys.modules.get('openvino_telemetry') is None;"
         "import openvino.tools.ovc.telemetry_utils as used; assert used.tm.__name__.endswith('telemetry_stub')"

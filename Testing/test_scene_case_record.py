@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.organs import AMOS
 from scene_case import small_ct, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.scene
 @pytest.fixture
 def case():
     from DCASegmentationLib.scene.headless import boot
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     boot()
     slicer.mrmlScene.Clear(False)
@@ -39,7 +40,7 @@ def test_a_segmentation_of_someone_else_is_no_case(case):
 @pytest.mark.parametrize("beside_another_case", [False, True])
 def test_a_saved_scene_holds_the_record(case, tmp_path, beside_another_case):
     from DCASegmentationLib.scene.case_record import cases_in_scene
-    from DCASegmentationLib.scene.saving import save_scene_bundle
+    from DCASegmentationLib.scene.storage import save_scene_bundle
 
     save_scene_bundle(tmp_path / "case.mrb")
     if not beside_another_case:

@@ -10,12 +10,13 @@ import zlib
 
 import numpy as np
 import pytest
-from DCASegmentationLib.errors import UserError
+
+from dcaseg.errors import UserError
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytestmark = pytest.mark.scene
 
-from DCASegmentationLib.scene.review_record import (  # noqa: E402
+from DCASegmentationLib.scene.review_record import (
     ReviewState,
     pack,
     read_origin,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.organs import AMOS
 from scene_case import small_ct, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -15,7 +16,7 @@ USUAL_VIEWS = ("Red", "Yellow", "Green")
 @pytest.fixture
 def case():
     from DCASegmentationLib.scene.headless import boot
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     boot()
     slicer.mrmlScene.Clear(False)
@@ -108,10 +109,10 @@ def test_where_no_view_shows_the_ct_all_views_take_it(case):
 @pytest.mark.rendering
 def test_a_view_made_after_the_maps_shows_the_legend_of_its_map_and_of_no_other(case):
     """As the views of the comparison are; Slicer's legends do not notice by themselves."""
-    from DCASegmentationLib.figures.planes import Plane
+    from dcaseg.rendering.planes import Plane
     from DCASegmentationLib.scene.expert_views import MapStyle, apply_style, lay_over
-    from DCASegmentationLib.scene.opengl import rendering_problem
-    from DCASegmentationLib.scene.views import SliceView
+    from DCASegmentationLib.scene.headless import rendering_problem
+    from DCASegmentationLib.scene.offscreen import SliceView
 
     if rendering_problem():
         pytest.skip(rendering_problem())
@@ -133,7 +134,7 @@ def test_a_view_made_after_the_maps_shows_the_legend_of_its_map_and_of_no_other(
 
 def test_the_experts_stand_side_by_side_in_linked_views_of_their_own(case, layout_node):
     from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
-    from DCASegmentationLib.scene.layouts import COMPARISON, ViewLayouts, place_comparison
+    from DCASegmentationLib.scene.view_setup import COMPARISON, ViewLayouts, place_comparison
 
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     composites = ViewLayouts().show_comparison(case)
@@ -154,7 +155,7 @@ def test_the_experts_stand_side_by_side_in_linked_views_of_their_own(case, layou
 
 def test_a_map_for_the_usual_views_leaves_the_comparison_as_it_is(case, layout_node):
     from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
-    from DCASegmentationLib.scene.layouts import ViewLayouts
+    from DCASegmentationLib.scene.view_setup import ViewLayouts
 
     show_side_by_side(ViewLayouts().show_comparison(case), case, 4, MapStyle())
     show(case, "tail")
@@ -164,7 +165,7 @@ def test_a_map_for_the_usual_views_leaves_the_comparison_as_it_is(case, layout_n
 
 def test_the_bar_plot_is_shown_in_the_plot_view_and_the_user_gets_the_layout_back(case, layout_node):
     from DCASegmentationLib.scene.expert_attention import attention_by_segment, update_chart
-    from DCASegmentationLib.scene.layouts import BAR_PLOT, ViewLayouts
+    from DCASegmentationLib.scene.view_setup import BAR_PLOT, ViewLayouts
 
     layouts = ViewLayouts()
     chart = update_chart(case, 4, attention_by_segment(case, 4))
@@ -178,7 +179,7 @@ def test_the_bar_plot_is_shown_in_the_plot_view_and_the_user_gets_the_layout_bac
 
 
 def test_the_panel_s_editor_node_is_one_per_scene_and_not_slicer_s_own(case):
-    from DCASegmentationLib.scene.correction import editor_node
+    from DCASegmentationLib.scene.editable_area import editor_node
 
     node = editor_node()
     assert editor_node() is node

@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.errors import OutputError
+from dcaseg.organs import AMOS
 from scene_case import BOXES, SIZE_ZYX, on_grid, small_ct, small_labels, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -28,7 +29,7 @@ def ct():
 @pytest.fixture
 def case(ct):
     from DCASegmentationLib.scene.headless import boot
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     boot()
     slicer.mrmlScene.Clear(False)
@@ -37,7 +38,7 @@ def case(ct):
 
 
 def measured(case):
-    from DCASegmentationLib.scene.statistics import measure_segments
+    from DCASegmentationLib.scene.segment_statistics import measure_segments
 
     return {row.segment_id: row for row in measure_segments(case.segmentation, case.ct)}
 
@@ -117,7 +118,7 @@ def test_a_volume_out_of_the_ordinary_is_noted(case):
 
 
 def test_the_table_is_csv_with_a_header(case):
-    from DCASegmentationLib.scene.statistics import as_text
+    from DCASegmentationLib.scene.segment_statistics import as_text
 
     lines = as_text(measured(case).values()).splitlines()
     assert lines[0] == "organ,name,ml,mean_hu,voxels,note"
@@ -174,7 +175,7 @@ def ras_of(index):
 
 
 def test_the_read_out_tells_organ_hu_attention_and_uncertainty(case, ct):
-    from DCASegmentationLib.scene.read_out import read_at
+    from DCASegmentationLib.scene.probe import read_at
 
     found = read_at(case, ras_of((10, 14, 15)), 4)
     assert found.organs == ("Liver",)
@@ -185,7 +186,7 @@ def test_the_read_out_tells_organ_hu_attention_and_uncertainty(case, ct):
 
 
 def test_the_read_out_is_empty_outside_and_skips_hidden_organs(case):
-    from DCASegmentationLib.scene.read_out import ReadOut, read_at
+    from DCASegmentationLib.scene.probe import ReadOut, read_at
 
     assert read_at(case, (900.0, 0.0, 0.0), 4) == ReadOut()
     case.segmentation.GetDisplayNode().SetSegmentVisibility("liver", False)
@@ -193,7 +194,7 @@ def test_the_read_out_is_empty_outside_and_skips_hidden_organs(case):
 
 
 def test_the_read_out_follows_a_moved_case(case):
-    from DCASegmentationLib.scene.read_out import read_at
+    from DCASegmentationLib.scene.probe import read_at
 
     expected = read_at(case, ras_of((10, 14, 15)), 4)
     transform = moved_by(33.3)
@@ -204,7 +205,7 @@ def test_the_read_out_follows_a_moved_case(case):
 
 
 def test_surfaces_of_visible_segments_are_written_in_the_place_of_the_organs(case, tmp_path):
-    from DCASegmentationLib.scene.surface_files import write_surfaces
+    from DCASegmentationLib.scene.surfaces import write_surfaces
 
     case.segmentation.GetDisplayNode().SetSegmentVisibility("spleen", False)
     told = []
@@ -227,7 +228,7 @@ def test_surfaces_of_visible_segments_are_written_in_the_place_of_the_organs(cas
 
 
 def test_surfaces_overwrite_nothing(case, tmp_path):
-    from DCASegmentationLib.scene.surface_files import write_surfaces
+    from DCASegmentationLib.scene.surfaces import write_surfaces
 
     there = tmp_path / "Case organs_Liver.stl"
     there.write_text("precious")
@@ -238,7 +239,7 @@ def test_surfaces_overwrite_nothing(case, tmp_path):
 
 
 def test_nothing_visible_and_no_folder_are_named(case, tmp_path):
-    from DCASegmentationLib.scene.surface_files import write_surfaces
+    from DCASegmentationLib.scene.surfaces import write_surfaces
 
     with pytest.raises(OutputError, match="nowhere"):
         write_surfaces(case.segmentation, tmp_path / "nowhere")

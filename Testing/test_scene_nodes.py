@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.figures.planes import SCREEN_AXES
-from DCASegmentationLib.organs import AMOS, SYNAPSE, VOCABULARIES
+
+from dcaseg.organs import AMOS, SYNAPSE, VOCABULARIES
+from dcaseg.rendering.planes import SCREEN_AXES
 from scene_case import BOXES, small_ct, small_labels, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -112,7 +113,7 @@ def test_a_kidney_is_tagged_with_its_snomed_code_and_side(segmentation):
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
 def test_slicer_reads_the_terminology_of_every_organ_as_written(vocabulary):
     """Slicer's own parser of these entries is that of its color nodes."""
-    from DCASegmentationLib.scene.terminology import terminology_entry
+    from DCASegmentationLib.scene.segmentation import terminology_entry
 
     for organ in vocabulary:
         colors = slicer.vtkMRMLColorTableNode()
@@ -182,7 +183,7 @@ def test_attention_is_shown_from_zero_to_one_and_nothing_where_there_is_none():
 
 @pytest.mark.parametrize("name", ["Viridis", "Inferno"])
 def test_the_color_maps_grow_steadily_brighter(name):
-    from DCASegmentationLib.scene.colors import scale_colors
+    from DCASegmentationLib.scene.maps import scale_colors
 
     table = scale_colors(name)
     colors = np.zeros((table.GetNumberOfColors(), 4))
@@ -219,7 +220,7 @@ def test_the_deciding_expert_map_names_its_colors():
 
 
 def test_a_case_lies_in_one_folder_with_the_ct_in_the_standard_views():
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     nodes = build_scene(small_ct(), small_result(), AMOS, name="Case 7")
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

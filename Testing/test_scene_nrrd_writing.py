@@ -11,7 +11,7 @@ import SimpleITK as sitk
 pytestmark = pytest.mark.scene
 pytest.importorskip("slicer")
 
-from DCASegmentationLib.scene.nrrd_writing import write_nrrd  # noqa: E402
+from DCASegmentationLib.scene.storage import write_nrrd
 
 TURNED = np.array(
     [[-0.7, 0.1, 0.0, 12.25], [0.1, 0.7, 0.0, -300.1], [0.0, 0.0, 2.5, 1e-7], [0.0, 0.0, 0.0, 1.0]]

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.organs import AMOS
 
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
-from module_driving import read_scene  # noqa: E402
+from module_driving import read_scene
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, small_bundle, coarse_phantom) -> Path:
     """The folder of a run by the command line."""
-    from DCASegmentationLib.cli import main
+    from dcaseg.cli import main
 
     folder = tmp_path_factory.mktemp("segment") / "result"
     # In a process of its own the command finds an empty scene. Here the module's parameter node, a singleton that
@@ -76,10 +77,10 @@ def test_a_suggestion_is_taken_as_in_a_run_of_the_module(opened, result):
 
 
 def test_the_model_and_the_ct_are_known_for_a_training_set(opened, small_bundle):
-    from DCASegmentationLib.bundle.metadata_reading import read_metadata
-    from DCASegmentationLib.scene.ct_checksum import ct_checksum
+    from dcaseg.models.metadata_reader import read_metadata
+    from DCASegmentationLib.scene.ct_export import ct_checksum
     from DCASegmentationLib.scene.review_record import read_origin
-    from DCASegmentationLib.scene.target import own_organs
+    from DCASegmentationLib.scene.segmentation import own_organs
 
     nodes = opened.reviewPanel._nodes
     origin = read_origin(nodes.segmentation)

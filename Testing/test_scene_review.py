@@ -6,21 +6,31 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import vtk
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.errors import UserError
+from dcaseg.organs import AMOS
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytestmark = pytest.mark.scene
 
-from DCASegmentationLib.scene import editable_area, place_view  # noqa: E402
-from DCASegmentationLib.scene.case_record import cases_in_scene, recall  # noqa: E402
-from DCASegmentationLib.scene.headless import boot  # noqa: E402
-from DCASegmentationLib.scene.organ_changes import changed_places, kept_organs, organ_changes  # noqa: E402
-from DCASegmentationLib.scene.place_statuses import follow_edits, mark_organ, organ_is_reviewed, set_status  # noqa: E402
-from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion  # noqa: E402
-from DCASegmentationLib.scene.suggestions import accept_suggestion, take_back  # noqa: E402
-from DCASegmentationLib.scene.volumes import index_to_ras  # noqa: E402
-from review_case import (  # noqa: E402
+from vtk.util.numpy_support import numpy_to_vtk
+
+from DCASegmentationLib.scene import editable_area
+from DCASegmentationLib.scene import finding_view as place_view
+from DCASegmentationLib.scene.case_record import cases_in_scene, recall
+from DCASegmentationLib.scene.finding_status import (
+    accept_suggestion,
+    follow_edits,
+    mark_organ,
+    organ_is_reviewed,
+    set_status,
+    take_back,
+)
+from DCASegmentationLib.scene.headless import boot
+from DCASegmentationLib.scene.organ_changes import changed_places, kept_organs, organ_changes
+from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion
+from DCASegmentationLib.scene.volumes import index_to_ras
+from review_case import (
     LIVER,
     PLACES,
     STOMACH,
@@ -31,7 +41,6 @@ from review_case import (  # noqa: E402
     review,
     reviewed_case,
 )
-from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 
 @pytest.fixture
@@ -117,7 +126,7 @@ def test_editing_an_accepted_suggestion_makes_it_a_correction(case):
 
 
 def test_the_segment_editors_undo_takes_a_suggestion_back(case):
-    from DCASegmentationLib.scene.correction import editor_node
+    from DCASegmentationLib.scene.editable_area import editor_node
 
     logic = slicer.vtkSlicerSegmentEditorLogic()
     logic.SetMRMLScene(slicer.mrmlScene)
@@ -271,7 +280,7 @@ def test_places_follow_the_transform_of_the_case(case):
 
 @pytest.mark.parametrize("limit", ["place", "uncertain"])
 def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
-    from DCASegmentationLib.scene.correction import editor_node
+    from DCASegmentationLib.scene.editable_area import editor_node
 
     node = editor_node()
     area = (

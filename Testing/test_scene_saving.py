@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.scene.nrrd_check import is_whole
+
+from dcaseg.errors import OutputError
+from dcaseg.organs import AMOS
+from DCASegmentationLib.scene.storage import is_whole
 from scene_case import small_ct, small_labels, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.scene
 @pytest.fixture
 def case():
     from DCASegmentationLib.scene.headless import boot
-    from DCASegmentationLib.scene.session import build_scene
+    from DCASegmentationLib.scene.scene_builder import build_scene
 
     boot()
     slicer.mrmlScene.Clear(False)
@@ -31,7 +32,7 @@ def case():
 
 
 def test_any_reader_finds_the_labels_on_the_grid_of_the_ct(case, tmp_path):
-    from DCASegmentationLib.scene.saving import save_segmentation
+    from DCASegmentationLib.scene.storage import save_segmentation
 
     save_segmentation(case.segmentation, tmp_path / "organs.seg.nrrd")
     image, ct = sitk.ReadImage(str(tmp_path / "organs.seg.nrrd")), small_ct()
@@ -43,7 +44,7 @@ def test_any_reader_finds_the_labels_on_the_grid_of_the_ct(case, tmp_path):
 
 
 def test_a_scene_read_back_in_a_fresh_process_holds_the_case(case, tmp_path):
-    from DCASegmentationLib.scene.saving import save_scene_bundle
+    from DCASegmentationLib.scene.storage import save_scene_bundle
 
     save_scene_bundle(tmp_path / "case.mrb")
     program = f"""
@@ -57,7 +58,7 @@ import SimpleITK as sitk
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from scene_case import BOXES, small_ct, small_labels
-from DCASegmentationLib.organs import AMOS
+from dcaseg.organs import AMOS
 ct, node = small_ct(), slicer.mrmlScene.GetFirstNodeByName("Case CT")
 back = image_of(node)
 assert back.GetSize() == ct.GetSize()
@@ -86,7 +87,7 @@ print("everything there")
 
 
 def test_a_file_that_is_there_is_not_overwritten(case, tmp_path):
-    from DCASegmentationLib.scene.saving import save_segmentation
+    from DCASegmentationLib.scene.storage import save_segmentation
 
     target = tmp_path / "organs.seg.nrrd"
     target.write_text("precious")
@@ -96,14 +97,14 @@ def test_a_file_that_is_there_is_not_overwritten(case, tmp_path):
 
 
 def test_a_missing_folder_is_named(case, tmp_path):
-    from DCASegmentationLib.scene.saving import save_scene_bundle
+    from DCASegmentationLib.scene.storage import save_scene_bundle
 
     with pytest.raises(OutputError, match="nowhere"):
         save_scene_bundle(tmp_path / "nowhere" / "case.mrb")
 
 
 def test_a_wrong_ending_is_refused(case, tmp_path):
-    from DCASegmentationLib.scene.saving import save_segmentation
+    from DCASegmentationLib.scene.storage import save_segmentation
 
     with pytest.raises(OutputError, match=r"\.seg\.nrrd"):
         save_segmentation(case.segmentation, tmp_path / "organs.nii.gz")
@@ -117,10 +118,10 @@ import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from scene_case import small_ct, small_result
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.scene.saving import save_scene_bundle, save_segmentation
-from DCASegmentationLib.scene.session import build_scene
+from dcaseg.errors import OutputError
+from dcaseg.organs import AMOS
+from DCASegmentationLib.scene.storage import save_scene_bundle, save_segmentation
+from DCASegmentationLib.scene.scene_builder import build_scene
 nodes = build_scene(small_ct(), small_result(), AMOS)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path({str(tmp_path)!r})

@@ -6,11 +6,12 @@ import csv
 
 import numpy as np
 import pytest
-from DCASegmentationLib.evaluation.method_table import MethodTable
-from DCASegmentationLib.evaluation.metrics import ASD, DICE
-from DCASegmentationLib.evaluation.scores import Scores
-from DCASegmentationLib.evaluation.uncertainty import bootstrap_interval, over_seeds, paired_difference
-from DCASegmentationLib.organs import SYNAPSE
+
+from dcaseg.evaluation.method_table import MethodTable
+from dcaseg.evaluation.metrics import ASD, DICE
+from dcaseg.evaluation.scores import Scores
+from dcaseg.evaluation.statistics import bootstrap_interval, over_seeds, paired_difference
+from dcaseg.organs import SYNAPSE
 
 NAN = float("nan")
 
@@ -97,8 +98,8 @@ def test_label_maps_are_scored_by_the_command(dca, small_bundle, coarse_phantom,
 
 
 def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(dca, small_bundle, coarse_phantom, tmp_path):
-    from DCASegmentationLib.organs import AMOS
-    from DCASegmentationLib.training.datalist import Datalist, Entry, write_datalist
+    from dcaseg.organs import AMOS
+    from dcaseg.training.datalist import Datalist, Entry, write_datalist
 
     entry = Entry(coarse_phantom / "ct.nii.gz", coarse_phantom / "labels.nii.gz", unknown=(6,))
     write_datalist(Datalist(AMOS, (), test=(entry,)), tmp_path / "list.json")

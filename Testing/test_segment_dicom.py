@@ -17,10 +17,11 @@ pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
 import highdicom as hd
 import pydicom
-from DCASegmentationLib.dicom.one_ct import find_one_ct
-from DCASegmentationLib.dicom.segmentation_check import require_same_voxels
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.organs import AMOS
+
+from dcaseg.dicom.ct_folder import find_one_ct
+from dcaseg.dicom.segmentation import require_same_voxels
+from dcaseg.errors import ImageError
+from dcaseg.organs import AMOS
 from dicom_archive import write_ct_series, write_enhanced_ct
 
 QUICK = ("--no-scene", "--overlap", "0", "--attention-levels", "none", "--no-deciding-expert")
@@ -47,7 +48,7 @@ def archive(ct, tmp_path_factory) -> Path:
 def segmented(archive, small_bundle, tmp_path_factory):
     """Standard output and error of ``dca segment`` on the archive, and the folder it made."""
     out = tmp_path_factory.mktemp("segmented") / "result"
-    command = [sys.executable, "-m", "DCASegmentationLib.cli", "segment", archive, "-o", out, "--bundle", small_bundle]
+    command = [sys.executable, "-m", "dcaseg.cli", "segment", archive, "-o", out, "--bundle", small_bundle]
     run = subprocess.run([*map(str, command), *QUICK], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run, out
@@ -106,7 +107,7 @@ def test_a_dicom_seg_can_be_left_out(dca, archive, small_bundle, tmp_path):
 def test_without_highdicom_the_labels_are_written_and_a_line_says_what_to_install(
     dca, archive, small_bundle, tmp_path, monkeypatch
 ):
-    from DCASegmentationLib.cli import dicom_ct
+    from dcaseg.cli import segment as dicom_ct
 
     def find(name: str):
         return None if name == "highdicom" else importlib.util.find_spec(name)
@@ -228,7 +229,7 @@ def test_a_tilted_ct_is_segmented_with_the_option_that_the_refusal_names(dca, ct
 
 
 def test_a_slice_that_vanishes_after_reading_costs_the_dicom_seg_alone(dca, ct, small_bundle, tmp_path, monkeypatch):
-    import DCASegmentationLib.job as job
+    import dcaseg.inference.pipeline as job
 
     write_ct_series(tmp_path / "ct", ct)
     write_images = job._write_images
@@ -246,7 +247,7 @@ def test_a_slice_that_vanishes_after_reading_costs_the_dicom_seg_alone(dca, ct, 
 
 
 def test_whatever_fails_in_the_dicom_seg_is_a_note(dca, ct, small_bundle, tmp_path, monkeypatch):
-    import DCASegmentationLib.dicom.segmentation_check as check
+    import dcaseg.dicom.segmentation as check
 
     def fail(*arguments):
         raise KeyError("a header that nobody thought of")

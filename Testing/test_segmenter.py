@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.errors import Cancelled, UserError
-from DCASegmentationLib.imaging.grid import Grid, model_grid
-from DCASegmentationLib.imaging.intensity import window
-from DCASegmentationLib.imaging.resampling import resample
-from DCASegmentationLib.inference.segmenter import Segmenter, SegmentOptions
 from monai.inferers import sliding_window_inference
 from scipy.ndimage import gaussian_filter
+
+from dcaseg.errors import Cancelled, UserError
+from dcaseg.imaging.grid import Grid, model_grid
+from dcaseg.imaging.intensity import window
+from dcaseg.imaging.resampling import resample
+from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from small_model import PATCH, SmallModel, vivid_network
 
 torch.set_num_threads(1)
@@ -168,7 +169,7 @@ def test_the_expert_map_is_background_exactly_where_the_labels_are(segmenter, ct
 
 
 def test_a_review_that_fails_does_not_cost_the_labels(segmenter, ct, monkeypatch):
-    from DCASegmentationLib.inference.review import gathering
+    from dcaseg.review import builder as gathering
 
     def fail(*arguments):
         raise ZeroDivisionError("review")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.bundle.finding import default_bundle
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.inference.device import cpu
-from DCASegmentationLib.inference.runtimes.eager import EagerRuntime
-from DCASegmentationLib.inference.runtimes.runtime import Task, as_tuple
-from DCASegmentationLib.inference.runtimes.single_window import onednn_is_there
-from DCASegmentationLib.method.level_by_level import Answer, Wanted
+
+from dcaseg.inference.backends.base import Task, as_tuple
+from dcaseg.inference.backends.eager import EagerRuntime, onednn_is_there
+from dcaseg.inference.device import cpu
+from dcaseg.method.streaming import Answer, Wanted
+from dcaseg.models.bundle import Bundle
+from dcaseg.models.store import default_bundle
 from small_model import PATCH, vivid_network
 from tensor_bytes import most_bytes_held
 

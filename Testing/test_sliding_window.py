@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.inference.slab import RollingSlab, averaged_planes
-from DCASegmentationLib.inference.sliding_window import Padding, importance_map, window_positions
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 from monai.inferers.utils import _get_scan_interval
+
+from dcaseg.inference.sliding_window import Padding, RollingSlab, averaged_planes, importance_map, window_positions
 from small_model import vivid_network
 
 torch.set_num_threads(1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.benchmark.step_cost import WAYS, StepCost, expected_step, expected_ways, measure_in_turn
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.training.dca_step import supervised_losses, unsupervised_loss
-from DCASegmentationLib.training.options import TrainingOptions
-from DCASegmentationLib.training.plain_pass import plain_losses
+
+from dcaseg.benchmark.step_cost import WAYS, StepCost, expected_step, expected_ways, measure_in_turn
+from dcaseg.method.network import DCANet
+from dcaseg.training.options import TrainingOptions
+from dcaseg.training.strategies.dca_losses import plain_losses, supervised_losses, unsupervised_loss
 
 
 def test_two_graphs_and_two_stages_have_the_losses_of_one():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.method.label_split import split_labels
-from DCASegmentationLib.method.stitching import stitch
+
+from dcaseg.method.stitching import split_labels, stitch
 
 OWNERS = ((2,), (1, 4), (3,))
 MODES = ("raw", "background_relative", "log_softmax")

@@ -13,14 +13,15 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.training.cases import Case, read_pseudo_cases, write_pseudo_cases
-from DCASegmentationLib.training.options import StrategyName, TrainingOptions
-from DCASegmentationLib.training.strategies.choosing import OWN_OPTIONS, make_strategy
-from DCASegmentationLib.training.strategies.strategy import Batch, Loss, Moment, Strategy, plain_vnet
-from DCASegmentationLib.training.trainer import LOG, Trainer
-from test_training import OPTIONS, THREE_BALLS, case_of_balls
 from torch.nn import functional
+
+from dcaseg.errors import UserError
+from dcaseg.training.cases import Case, read_pseudo_cases, write_pseudo_cases
+from dcaseg.training.options import StrategyName, TrainingOptions
+from dcaseg.training.strategies.base import Batch, Loss, Moment, Strategy, plain_vnet
+from dcaseg.training.strategies.registry import OWN_OPTIONS, make_strategy
+from dcaseg.training.trainer import LOG, Trainer
+from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 BASELINES = tuple(name for name in get_args(StrategyName) if name != "dca")
 # Small networks, patches and cases: all systems together in less than a minute on one core.
@@ -161,7 +162,7 @@ class TwoWeighedNetworks(Strategy):
 
 
 def test_a_method_with_two_networks_and_weights_of_classes_fits_the_loop_and_resumes(tmp_path, monkeypatch):
-    from DCASegmentationLib.training.strategies import choosing
+    from dcaseg.training.strategies import registry as choosing
 
     monkeypatch.setitem(choosing._MAKERS, "cps", TwoWeighedNetworks)
     options = options_for("cps", steps=6, ramp_fraction=0.1)
@@ -208,7 +209,7 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import torch
-from DCASegmentationLib.training.distributed import leave
+from dcaseg.training.distributed import leave
 from test_strategies import options_for, trainer_for
 
 torch.set_num_threads(1)

@@ -7,30 +7,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.method.partition import Partition
-from DCASegmentationLib.training.cases import Case
-from DCASegmentationLib.training.division import divide
-from DCASegmentationLib.training.sampling import PatchSampler
-from DCASegmentationLib.training.strategies import class_statistics as counted
-from DCASegmentationLib.training.strategies import losses, mixing
-from DCASegmentationLib.training.strategies.basak import fused_confidence
-from DCASegmentationLib.training.strategies.beta_fft import mixed_up
-from DCASegmentationLib.training.strategies.choosing import fitted, make_strategy
-from DCASegmentationLib.training.strategies.co_bionet import Critic, real_or_not, selected_cross_entropy
-from DCASegmentationLib.training.strategies.diffusion import denoised, encoded, noised
-from DCASegmentationLib.training.strategies.fixmatch import most_confident, pseudo_labelled
-from DCASegmentationLib.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice
-from DCASegmentationLib.training.strategies.magicnet import blended
-from DCASegmentationLib.training.strategies.perturbation import adversarial_direction, strong_view, unit
-from DCASegmentationLib.training.strategies.simis import appended_voxels
-from DCASegmentationLib.training.strategies.ss_net import contrast
-from DCASegmentationLib.training.strategies.strategy import Batch, Facts, Pool, Strategy, facts_of
-from DCASegmentationLib.training.strategies.urpc import rectified_consistency
-from test_strategies import options_for
-from test_training import THREE_BALLS, case_of_balls
 from torch import Tensor
 from torch.nn import functional
+
+from dcaseg.errors import UserError
+from dcaseg.method.log_gap import Partition
+from dcaseg.training.cases import Case
+from dcaseg.training.sampling import PatchSampler
+from dcaseg.training.strategies import class_statistics as counted
+from dcaseg.training.strategies import losses, mixing
+from dcaseg.training.strategies.a_and_d import denoised, encoded, noised
+from dcaseg.training.strategies.basak import fused_confidence
+from dcaseg.training.strategies.base import Batch, Facts, Pool, Strategy, facts_of
+from dcaseg.training.strategies.beta_fft import mixed_up
+from dcaseg.training.strategies.co_bionet import Critic, real_or_not, selected_cross_entropy
+from dcaseg.training.strategies.fixmatch import most_confident, pseudo_labelled
+from dcaseg.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice
+from dcaseg.training.strategies.magicnet import blended
+from dcaseg.training.strategies.perturbation import adversarial_direction, strong_view, unit
+from dcaseg.training.strategies.registry import fitted, make_strategy
+from dcaseg.training.strategies.simis import appended_voxels
+from dcaseg.training.strategies.ss_net import contrast
+from dcaseg.training.strategies.urpc import rectified_consistency
+from dcaseg.training.training_set import divide
+from test_strategies import options_for
+from test_training import THREE_BALLS, case_of_balls
 
 SIDES = (16, 16, 32)
 NAMES = tuple(organ.name for organ in THREE_BALLS)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.method.summary import PartSummary, summarize
+
+from dcaseg.method.network import DCANet
+from dcaseg.method.network_summary import PartSummary, summarize
 
 OWNERS_OF_13_ORGANS = ((6,), (1, 2, 3, 4, 5, 7, 8, 9, 10, 11), (12, 13))
 

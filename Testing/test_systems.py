@@ -10,28 +10,29 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.evaluation.experiments.cost import StepCost, step_cost
-from DCASegmentationLib.evaluation.experiments.definitions import EXPERIMENTS, small_options
-from DCASegmentationLib.evaluation.experiments.paper_numbers import PAPER
-from DCASegmentationLib.evaluation.experiments.running import leading_columns, run_experiment
-from DCASegmentationLib.evaluation.experiments.runs import COSTS, Data, Runs
-from DCASegmentationLib.evaluation.experiments.systems import (
+
+from dcaseg.errors import UserError
+from dcaseg.evaluation.experiments.definitions import (
+    EXPERIMENTS,
     GENERAL,
     IMBALANCE,
     SYSTEMS,
     TABLES,
     equal_compute,
     require_data,
+    small_options,
     without_rows_that_need_labels,
 )
-from DCASegmentationLib.evaluation.method_table import MethodTable
-from DCASegmentationLib.evaluation.metrics import ASD, DICE
-from DCASegmentationLib.evaluation.scores import Scores
-from DCASegmentationLib.organs import AMOS, SYNAPSE
-from DCASegmentationLib.training.checkpoint import load_checkpoint
-from DCASegmentationLib.training.options import StrategyName, TrainingOptions
-from DCASegmentationLib.training.trainer import BEST
+from dcaseg.evaluation.experiments.runs import COSTS, Data, Runs
+from dcaseg.evaluation.experiments.step_cost import StepCost, step_cost
+from dcaseg.evaluation.experiments.tables import PAPER, leading_columns, run_experiment
+from dcaseg.evaluation.method_table import MethodTable
+from dcaseg.evaluation.metrics import ASD, DICE
+from dcaseg.evaluation.scores import Scores
+from dcaseg.organs import AMOS, SYNAPSE
+from dcaseg.training.checkpoints import load_checkpoint
+from dcaseg.training.options import StrategyName, TrainingOptions
+from dcaseg.training.trainer import BEST
 from test_strategies import options_for
 from test_strategies_mechanisms import FACTS, GROUPS
 from test_training import OPTIONS, THREE_BALLS, case_of_balls

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import OutputError, UserError
-from DCASegmentationLib.organs import Organ, Vocabulary
-from DCASegmentationLib.training.cases import Case, load_case, save_case
-from DCASegmentationLib.training.checkpoint import load_checkpoint, save_checkpoint
-from DCASegmentationLib.training.options import TrainingOptions
-from DCASegmentationLib.training.sampling import PatchSampler
-from DCASegmentationLib.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate, stage_of
-from DCASegmentationLib.training.validation import validate
+
+from dcaseg.errors import OutputError, UserError
+from dcaseg.organs import Organ, Vocabulary
+from dcaseg.training.cases import Case, load_case, save_case
+from dcaseg.training.checkpoints import load_checkpoint, save_checkpoint
+from dcaseg.training.options import TrainingOptions
+from dcaseg.training.sampling import PatchSampler
+from dcaseg.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate, stage_of
+from dcaseg.training.validation import validate
 
 THREE_BALLS = Vocabulary(
     "balls",
@@ -243,7 +244,7 @@ def test_a_run_whose_last_checkpoint_was_cut_off_goes_on_from_the_one_before(mak
 
 
 def test_steps_without_a_finite_gradient_are_left_out_and_end_a_run_that_has_no_others(make_trainer, monkeypatch):
-    from DCASegmentationLib.training import trainer as training
+    from dcaseg.training import trainer as training
 
     trainer = make_trainer()
     weights = [parameter.clone() for parameter in trainer.network.parameters()]

@@ -16,15 +16,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.errors import OutputError, UserError
-from DCASegmentationLib.lock import locked
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.training import trainer as training
-from DCASegmentationLib.training.cases import load_case, prepare_case, save_case
-from DCASegmentationLib.training.checkpoint import load_checkpoint, previous, save_checkpoint
-from DCASegmentationLib.training.options import GridOptions
-from DCASegmentationLib.training.sources.ct_files import CTFile, CTFiles
-from DCASegmentationLib.training.trainer import BEST, CHECKPOINT, LOCK, LOG, Trainer
+
+from dcaseg.errors import OutputError, UserError
+from dcaseg.file_lock import locked
+from dcaseg.organs import AMOS
+from dcaseg.training import trainer as training
+from dcaseg.training.cases import load_case, prepare_case, save_case
+from dcaseg.training.checkpoints import load_checkpoint, previous, save_checkpoint
+from dcaseg.training.options import GridOptions
+from dcaseg.training.sources import CTFile, CTFiles
+from dcaseg.training.trainer import BEST, CHECKPOINT, LOCK, LOG, Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
 
 SHORT = replace(OPTIONS, steps=4)
@@ -139,7 +140,7 @@ def test_the_last_validation_comes_after_a_resume_where_a_signal_stopped_it(unin
 
 
 def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_whole(uninterrupted, tmp_path, monkeypatch):
-    from DCASegmentationLib.training import interruption
+    from dcaseg.training import interruption
 
     monkeypatch.setattr(interruption, "_SAME_PRESS_SECONDS", 0.0)
     with monkeypatch.context() as patch:
@@ -267,7 +268,7 @@ def test_a_checkpoint_is_there_at_every_moment(tmp_path, monkeypatch):
 KILLED = """
 import os, sys, torch
 from pathlib import Path
-from DCASegmentationLib.training.checkpoint import save_checkpoint
+from dcaseg.training.checkpoints import save_checkpoint
 path = Path(sys.argv[1])
 save_checkpoint(path, {"step": 1})
 plain = torch.save
@@ -403,7 +404,7 @@ def test_cadence_is_remembered_by_a_resumed_run(dca, tmp_path):
 def test_the_command_ends_with_ctrl_c_between_two_steps(tmp_path):
     """A real process and a real signal: the exit code says cancelled, and the checkpoint is of a whole step."""
     tiny = ("--spacing", "14,14,14", "--filters", "1", "--patch", "32", "--batch", "1", "--device", "cpu")
-    command = [sys.executable, "-m", "DCASegmentationLib.cli", "train", "-o", str(tmp_path / "run"), *tiny]
+    command = [sys.executable, "-m", "dcaseg.cli", "train", "-o", str(tmp_path / "run"), *tiny]
     command += ["--labelled", "1", "--unlabelled", "0", "--validation", "0", "--steps", "100000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     log = tmp_path / "run" / LOG

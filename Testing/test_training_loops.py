@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from DCASegmentationLib.benchmark.training_loops import LOOPS, measure_loop
-from DCASegmentationLib.training.options import GridOptions, TrainingOptions
+
+from dcaseg.benchmark.training_loops import LOOPS, measure_loop
+from dcaseg.training.options import GridOptions, TrainingOptions
 
 
 @pytest.mark.slow

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from DCASegmentationLib.errors import OutputError, UserError
-from DCASegmentationLib.training import compact_state
-from DCASegmentationLib.training.cases import Case
-from DCASegmentationLib.training.checkpoint import load_checkpoint
-from DCASegmentationLib.training.compact_state import is_compact, read_compact, write_compact
-from DCASegmentationLib.training.memory_saving import save_memory
-from DCASegmentationLib.training.options import TrainingOptions
-from DCASegmentationLib.training.prefetching import Prefetcher
-from DCASegmentationLib.training.sampling import MixedSampler, PatchSampler, StepSampler
-from DCASegmentationLib.training.trainer import CHECKPOINT, Trainer
+
+from dcaseg.errors import OutputError, UserError
+from dcaseg.training import compact_state
+from dcaseg.training.activation_checkpointing import save_memory
+from dcaseg.training.cases import Case
+from dcaseg.training.checkpoints import load_checkpoint
+from dcaseg.training.compact_state import is_compact, read_compact, write_compact
+from dcaseg.training.options import TrainingOptions
+from dcaseg.training.sampling import MixedSampler, PatchSampler, Prefetcher, StepSampler
+from dcaseg.training.trainer import CHECKPOINT, Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
 
 SHORT = replace(OPTIONS, steps=4)

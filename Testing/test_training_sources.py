@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import ImageError
-from DCASegmentationLib.training.cohort import Cohort
-from DCASegmentationLib.training.options import GridOptions
-from DCASegmentationLib.training.sources.ct_files import CTFile, CTFiles
-from DCASegmentationLib.training.sources.phantoms import Phantoms
+
+from dcaseg.errors import ImageError
+from dcaseg.training.options import GridOptions
+from dcaseg.training.sources import CTFile, CTFiles, Phantoms
+from dcaseg.training.training_set import Cohort
 
 GRID = GridOptions(spacing=(12.0, 12.0, 12.0))
 

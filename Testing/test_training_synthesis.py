@@ -12,21 +12,19 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.synthesis.label_to_ct.anatomy import load_anatomy
-from DCASegmentationLib.synthesis.label_to_ct.geometry import Warp
-from DCASegmentationLib.synthesis.label_to_ct.registration import warp_name, write_warp
-from DCASegmentationLib.training.cases import Case
-from DCASegmentationLib.training.cohort import Cohort
-from DCASegmentationLib.training.division import divide
-from DCASegmentationLib.training.options import GridOptions, TrainingOptions
-from DCASegmentationLib.training.prefetching import Prefetcher
-from DCASegmentationLib.training.run_record import read_record
-from DCASegmentationLib.training.sampling import StepSampler
-from DCASegmentationLib.training.sources.painted import LabelMapFolder, Painted, RecipeStream
-from DCASegmentationLib.training.sources.phantoms import Phantoms
-from DCASegmentationLib.training.trainer import Trainer
+
+from dcaseg.organs import AMOS
+from dcaseg.synthesis.label_to_ct.anatomy import load_anatomy
+from dcaseg.synthesis.label_to_ct.geometry import Warp
+from dcaseg.synthesis.label_to_ct.registration import warp_name, write_warp
+from dcaseg.synthesis.phantom.case import generate
+from dcaseg.training.cases import Case
+from dcaseg.training.checkpoints import read_record
+from dcaseg.training.options import GridOptions, TrainingOptions
+from dcaseg.training.sampling import Prefetcher, StepSampler
+from dcaseg.training.sources import LabelMapFolder, Painted, Phantoms, RecipeStream
+from dcaseg.training.trainer import Trainer
+from dcaseg.training.training_set import Cohort, divide
 
 GRID = GridOptions(spacing=(14.0, 14.0, 14.0))
 OPTIONS = TrainingOptions(

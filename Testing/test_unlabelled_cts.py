@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import ImageError, UserError
-from DCASegmentationLib.imaging.grid import Grid
-from DCASegmentationLib.imaging.writing import write_image
-from DCASegmentationLib.organs import AMOS, SYNAPSE
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.training.corrected_cases import add_corrected_case
-from DCASegmentationLib.training.datalist import read_datalist, require_files
-from DCASegmentationLib.training.unlabelled_cts import AlreadyThereError, add_unlabelled_ct, read_unlabelled_cts
+
+from dcaseg.errors import ImageError, UserError
+from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.writers import write_image
+from dcaseg.organs import AMOS, SYNAPSE
+from dcaseg.synthesis.phantom.case import generate
+from dcaseg.training.corrections import AlreadyThereError, add_corrected_case, add_unlabelled_ct, read_unlabelled_cts
+from dcaseg.training.datalist import read_datalist, require_files
 
 MODEL = ("dca-synthetic", "ab" * 32)
 

@@ -11,18 +11,9 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib import __version__
-from DCASegmentationLib.worker_protocol import (
-    VERSION,
-    Devices,
-    Done,
-    Failure,
-    FoundDevices,
-    Hello,
-    Log,
-    Progress,
-    encode,
-)
+
+from dcaseg import __version__
+from dcaseg.worker.protocol import VERSION, Devices, Done, Failure, FoundDevices, Hello, Log, Progress, encode
 from worker_client import EVERYTHING, MANY_WINDOWS, Worker, worker_environment
 
 pytest_plugins = ("worker_cases",)

@@ -9,9 +9,9 @@ import time
 from dataclasses import replace
 
 import pytest
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.bundle.saving import save_bundle
-from DCASegmentationLib.worker_protocol import Done, Log, Progress, Quit, WasCancelled, decode_event, encode
+
+from dcaseg.models.bundle import Bundle, save_bundle
+from dcaseg.worker.protocol import Done, Log, Progress, Quit, WasCancelled, decode_event, encode
 from worker_client import COMMAND, EVERYTHING, MANY_WINDOWS, Worker, is_gone, worker_environment
 
 pytest_plugins = ("worker_cases",)

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from DCASegmentationLib import partials
-from DCASegmentationLib.worker_protocol import Segment
+
+from dcaseg import temp_paths as partials
+from dcaseg.worker.protocol import Segment
 from worker_client import MANY_WINDOWS, MODULE_FOLDER, is_gone
 
 pytest_plugins = ("worker_cases",)
@@ -72,7 +73,7 @@ class Panel:
 
 @pytest.fixture
 def panel_for(slicer_bench):
-    from DCASegmentationLib.panels.worker_process import WorkerProcess
+    from DCASegmentationLib.worker_client import WorkerProcess
 
     workers = []
 
@@ -301,7 +302,7 @@ def test_a_missing_library_is_said(panel_for, tmp_path):
     (tmp_path / "empty" / "DCASegmentationLib" / "__init__.py").touch()
     panel = panel_for(tmp_path / "empty")
     kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
-    assert kind == "error" and "No module named DCASegmentationLib.worker" in failure.details
+    assert kind == "error" and "No module named dcaseg.worker" in failure.details
 
 
 def test_asking_and_cancelling_never_hold_up_the_caller(panel_with, tmp_path):

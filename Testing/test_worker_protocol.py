@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from DCASegmentationLib.worker_protocol import (
+
+from dcaseg.worker.protocol import (
     VERSION,
     Cancel,
     Devices,

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.errors import OutputError
-from DCASegmentationLib.imaging.writing import new_folder, write_image, write_json, write_text
+
+from dcaseg.errors import OutputError
+from dcaseg.imaging.writers import new_folder, write_image, write_json, write_text
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 as_a_user = pytest.mark.skipif(
@@ -92,8 +93,8 @@ def test_where_no_more_can_be_written_the_older_file_stays(extension: str, tmp_p
         import resource
         import numpy as np, SimpleITK as sitk
         from pathlib import Path
-        from DCASegmentationLib.errors import OutputError
-        from DCASegmentationLib.imaging.writing import write_image
+        from dcaseg.errors import OutputError
+        from dcaseg.imaging.writers import write_image
         image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 1000, (50, 50, 50)).astype(np.int16))
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         try:

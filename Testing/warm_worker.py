@@ -19,7 +19,7 @@ def _shared_worker(_bench: Any) -> Iterator[list[Any]]:
 @pytest.fixture
 def warm_worker(module: Any, _shared_worker: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The module gets a worker that earlier tests have warmed. Stopped within a run it ends, as any other."""
-    from DCASegmentationLib.panels.worker_process import WorkerProcess
+    from DCASegmentationLib.worker_client import WorkerProcess
 
     class Lent(WorkerProcess):
         def stop(self) -> None:
@@ -31,11 +31,11 @@ def warm_worker(module: Any, _shared_worker: list[Any], monkeypatch: pytest.Monk
 
     def new_worker(on_log: Callable[[str], None]) -> Any:
         if not _shared_worker:
-            from DCASegmentationLib.panels.worker_python import LIBRARY_FOLDER, pythonProgram
+            from DCASegmentationLib.worker_client import LIBRARY_FOLDER, pythonProgram
 
             program, environment = pythonProgram()
             _shared_worker.append(Lent(program, LIBRARY_FOLDER, environment))
         _shared_worker[0]._onLog = on_log
         return _shared_worker[0]
 
-    monkeypatch.setattr("DCASegmentationLib.panels.segmentation_logic.newWorker", new_worker)
+    monkeypatch.setattr("DCASegmentationLib.logic.newWorker", new_worker)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DCASegmentationLib.worker_protocol import Segment
+
+from dcaseg.worker.protocol import Segment
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from DCASegmentationLib.worker_protocol import Cancel, Event, Log, Progress, Segment, decode_event, encode
+from dcaseg.worker.protocol import Cancel, Event, Log, Progress, Segment, decode_event, encode
 
 MODULE_FOLDER = Path(__file__).parents[1] / "DCASegmentation"
-COMMAND = [sys.executable, "-m", "DCASegmentationLib.worker"]
+COMMAND = [sys.executable, "-m", "dcaseg.worker"]
 END = object()
 
 # Windows overlap nearly all, so that there are many; every map, so that writing takes its time.

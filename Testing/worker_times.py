@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from DCASegmentationLib.worker_protocol import Done, Segment, encode
+from dcaseg.worker.protocol import Done, Segment, encode
 from worker_client import Worker
 
 PHASES = ("Checking the model", "Reading the CT", "Resampling", "Segmenting window 1 ", "Writing the results")

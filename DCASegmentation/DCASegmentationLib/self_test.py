@@ -16,14 +16,15 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from DCASegmentationLib.bundle.finding import find_bundles
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.panels import requirements
-from DCASegmentationLib.panels.parameters import Device
-from DCASegmentationLib.phantom.case import generate
-from DCASegmentationLib.review_file import ALTERNATIVE, PLACES, REVIEW, Alternative, Place, Reason, Review
-from DCASegmentationLib.scene.exchange import export_ct, import_result
-from DCASegmentationLib.scene.map_files import levels_of, map_volume
+from dcaseg.models.store import find_bundles
+from dcaseg.organs import AMOS
+from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Alternative, Place, Reason, Review
+from dcaseg.synthesis.phantom.case import generate
+from DCASegmentationLib import requirements
+from DCASegmentationLib.parameters import Device
+from DCASegmentationLib.scene.ct_export import export_ct
+from DCASegmentationLib.scene.maps import levels_of, map_volume
+from DCASegmentationLib.scene.result_import import import_result
 from DCASegmentationLib.scene.volumes import show_ct
 
 _MAY_SKIP = "DCA_TEST_MAY_SKIP"

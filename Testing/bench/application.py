@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import slicer
-from DCASegmentationLib.scene.headless import application_logic
 from PySide6 import QtCore, QtWidgets
 
 from bench.view_widgets import qSlicerLayoutManager
+from DCASegmentationLib.scene.headless import application_logic
 
 
 class qSlicerApplication:

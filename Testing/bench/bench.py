@@ -15,7 +15,6 @@ from typing import Any
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import slicer
-from DCASegmentationLib.scene.headless import boot
 from PySide6 import QtCore, QtWidgets
 
 from bench import (
@@ -36,6 +35,7 @@ from bench.scripted_module import qSlicerScriptedLoadableModule
 from bench.told_dialogs import Dialogs
 from bench.told_packages import Packages, Torch
 from bench.ui_loader import UiLoader
+from DCASegmentationLib.scene.headless import boot
 
 MODULE_FILE = Path(__file__).parents[2] / "DCASegmentation" / "DCASegmentation.py"
 _ABSENT = object()

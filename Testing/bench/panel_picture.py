@@ -22,7 +22,7 @@ from bench.panel_run import WIDTH, as_high_as_its_contents, panel_on_bench, segm
 
 def draw_panel(ct: Path, picture: Path, height: int) -> None:
     """Segment ``ct`` through the panel and write the panel to ``picture``. Exits with its message on failure."""
-    from DCASegmentationLib.imaging.reading import read_ct
+    from dcaseg.imaging.readers import read_ct
     from DCASegmentationLib.scene.volumes import show_ct
 
     with panel_on_bench() as (panel, bench):

@@ -39,8 +39,8 @@ def draw(folder: Path) -> None:
 
 
 def _draw(panel: Any, bench: Bench, folder: Path) -> None:
-    from DCASegmentationLib.errors import UserError
-    from DCASegmentationLib.phantom.case import generate
+    from dcaseg.errors import UserError
+    from dcaseg.synthesis.phantom.case import generate
     from DCASegmentationLib.scene.volumes import show_ct
 
     _shoot(panel.widget, folder / "panel-first-look.png")
@@ -98,11 +98,11 @@ def _draw_missing(panel: Any, bench: Bench, folder: Path) -> None:
 
 def _draw_map(panel: Any, path: Path) -> None:
     """The attention to the tail expert over the CT with its legend, as Slicer's displayable managers draw it."""
-    from DCASegmentationLib.figures.planes import Plane
+    from dcaseg.rendering.planes import Plane
     from DCASegmentationLib.scene import expert_views
     from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.first_look import organ_position
-    from DCASegmentationLib.scene.views import SliceView
+    from DCASegmentationLib.scene.offscreen import SliceView
+    from DCASegmentationLib.scene.view_setup import organ_position
 
     nodes = recall(panel.parameters.resultSegmentation)
     node = expert_views.map_node(nodes, 4, "tail")
@@ -119,12 +119,11 @@ def _draw_map(panel: Any, path: Path) -> None:
 
 def _draw_views(panel: Any, path: Path) -> None:
     """The slice views on the second place, as Slicer's displayable managers draw them."""
-    from DCASegmentationLib.figures.planes import SCREEN_AXES, Plane
+    from dcaseg.rendering.planes import SCREEN_AXES, Plane
     from DCASegmentationLib.scene.case_record import recall
-    from DCASegmentationLib.scene.place_view import position_of
-    from DCASegmentationLib.scene.rendered_views import organs_filled
+    from DCASegmentationLib.scene.finding_view import position_of
+    from DCASegmentationLib.scene.offscreen import SliceView, organs_filled
     from DCASegmentationLib.scene.review_record import read_review
-    from DCASegmentationLib.scene.views import SliceView
 
     nodes = recall(panel.parameters.resultSegmentation)
     center = position_of(nodes, read_review(nodes.segmentation).places[1])

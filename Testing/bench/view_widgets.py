@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
-from DCASegmentationLib.scene.headless import application_logic
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from bench.mrml_widgets import qMRMLWidget
 from bench.stand_in import Plain, StandIn
+from DCASegmentationLib.scene.headless import application_logic
 
 
 class qMRMLAbstractViewWidget(qMRMLWidget):

@@ -13,7 +13,7 @@ from pathlib import Path
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ[_name] = "1"
 
-from .running import Harness  # noqa: E402
+from .running import Harness
 
 
 def main() -> int:

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import psutil
 import SimpleITK as sitk
-from DCASegmentationLib.bundle.saving import save_bundle
+
+from dcaseg.models.bundle import save_bundle
 
 from .workloads import NEW, image, leftovers, metadata, network
 
@@ -36,7 +37,7 @@ def write_cases(folder: Path, count: int) -> None:
 
 def start(archive: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
     command = [
-        *(sys.executable, "-m", "DCASegmentationLib.cli", "cohort", str(archive), "-o", str(out), "--workers", "2"),
+        *(sys.executable, "-m", "dcaseg.cli", "cohort", str(archive), "-o", str(out), "--workers", "2"),
         *("--bundle", str(bundle), "--device", "cpu", "--runtime", "eager", "--overlap", "0", "--no-review"),
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

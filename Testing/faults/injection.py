@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from DCASegmentationLib.imaging import writing
+from dcaseg.imaging import writers as writing
 
 KILL, FULL, READ_ONLY, DENIED, BROKEN, INTERRUPT, TERMINATE = (
     *("kill", "disk full", "read-only", "denied", "I/O error", "Ctrl+C", "SIGTERM"),

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from DCASegmentationLib import partials
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.imaging import writing
+from dcaseg import temp_paths as partials
+from dcaseg.errors import UserError
+from dcaseg.imaging import writers as writing
 
 from .injection import (
     BROKEN,
@@ -340,7 +340,7 @@ def _kill_after(seconds: float) -> None:
 
 def _code_of(error: BaseException) -> int:
     """The exit code that the command line gives: 1 stands for a traceback or a line that says nothing."""
-    from DCASegmentationLib.cli.failures import exit_code_of
+    from dcaseg.cli.console import exit_code_of
 
     def fail() -> None:
         raise error

@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-from DCASegmentationLib.bundle.adding import add_bundle
-from DCASegmentationLib.bundle.loading import Bundle
-from DCASegmentationLib.bundle.metadata import Metadata, TrainingData
-from DCASegmentationLib.bundle.replacing import replacing
-from DCASegmentationLib.bundle.saving import save_bundle
-from DCASegmentationLib.case_folder import case_folders, read_case, require_unchanged
-from DCASegmentationLib.imaging.writing import new_folder, temporary_folder, write_image, write_json, write_text
-from DCASegmentationLib.inference.options import SegmentOptions
-from DCASegmentationLib.job import Job, segment_to_folder
-from DCASegmentationLib.method.log_gap import partition
-from DCASegmentationLib.method.network import DCANet
-from DCASegmentationLib.organs import AMOS
-from DCASegmentationLib.training.corrected_cases import add_corrected_case, read_dataset
+
+from dcaseg.imaging.writers import new_folder, temporary_folder, write_image, write_json, write_text
+from dcaseg.inference.options import SegmentOptions
+from dcaseg.inference.pipeline import Job, segment_to_folder
+from dcaseg.method.log_gap import partition
+from dcaseg.method.network import DCANet
+from dcaseg.models.bundle import Bundle, replacing, save_bundle
+from dcaseg.models.metadata import Metadata, TrainingData
+from dcaseg.models.user_models import add_bundle
+from dcaseg.organs import AMOS
+from dcaseg.training.corrections import add_corrected_case, case_folders, read_case, read_dataset, require_unchanged
 
 EARLIER, NEW, ABSENT = "earlier", "new", "absent"
 SEEDS = {EARLIER: 1, NEW: 2}
@@ -273,8 +271,8 @@ def training_state(root: Path) -> str:
 
 
 def write_ledger(root: Path, name: str) -> None:
-    from DCASegmentationLib.cohort.case import Case, Outcome
-    from DCASegmentationLib.cohort.ledger import Ledger
+    from dcaseg.cohort.case import Case, Outcome
+    from dcaseg.cohort.ledger import Ledger
 
     ledger = Ledger(root / "cohort.sqlite")
     ledger.begin({"weights": "0"})
@@ -284,7 +282,7 @@ def write_ledger(root: Path, name: str) -> None:
 
 
 def ledger_state(root: Path) -> str:
-    from DCASegmentationLib.cohort.ledger import Ledger
+    from dcaseg.cohort.ledger import Ledger
 
     ledger = Ledger(root / "cohort.sqlite")
     done = {entry.key for entry in ledger.entries() if entry.outcome is not None}

@@ -55,10 +55,10 @@ def main() -> int:
 def prepare(run: Path, folder: Path, cache: Path | None) -> int:
     """Put the state of ``run`` and its cases, on the model's grid, into ``folder``; says how large they are."""
     import numpy as np
-    from DCASegmentationLib.training.checkpoint import load_checkpoint
-    from DCASegmentationLib.training.compact_state import write_compact
-    from DCASegmentationLib.training.run_record import read_record
-    from DCASegmentationLib.training.trainer import CHECKPOINT
+
+    from dcaseg.training.checkpoints import load_checkpoint, read_record
+    from dcaseg.training.compact_state import write_compact
+    from dcaseg.training.trainer import CHECKPOINT
 
     record = read_record(run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,8 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
 
 def _cases(folder: Path) -> dict[str, list[Any]]:
     import numpy as np
-    from DCASegmentationLib.training.cases import Case
+
+    from dcaseg.training.cases import Case
 
     groups: dict[str, list[Any]] = {"labelled": [], "unlabelled": [], "validation": []}
     with np.load(folder / CASES, allow_pickle=False) as file:
@@ -97,15 +98,16 @@ def _cases(folder: Path) -> dict[str, list[Any]]:
 
 
 def _record(folder: Path) -> Any:
-    from DCASegmentationLib.training.compact_state import read_compact
-    from DCASegmentationLib.training.run_record import RunRecord
+    from dcaseg.training.checkpoints import RunRecord
+    from dcaseg.training.compact_state import read_compact
 
     return RunRecord.from_json(read_compact(folder / STATE)[1] or {})
 
 
 def _trainer(arguments: argparse.Namespace) -> Any:
     import torch
-    from DCASegmentationLib.training.trainer import Trainer
+
+    from dcaseg.training.trainer import Trainer
 
     torch.backends.cudnn.benchmark = True
     record = _record(arguments.run)

@@ -8,7 +8,7 @@ from typing import Any
 
 import slicer
 
-from DCASegmentationLib.figures.palette import EXPERTS
+from dcaseg.rendering.layout import EXPERTS
 
 _TAG = "DCASegmentation.case"
 _VERSION = "1"

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.figures.report_page import CaseReport, ReportedFinding
-from DCASegmentationLib.organs import Vocabulary
+from dcaseg.errors import UserError
+from dcaseg.organs import Vocabulary
+from dcaseg.rendering.report import CaseReport, ReportedFinding
 from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.finding_status import organs_of
 from DCASegmentationLib.scene.organ_changes import labels_by_segment, organ_labels
-from DCASegmentationLib.scene.place_statuses import organs_of
 from DCASegmentationLib.scene.review_record import (
     ACCEPTED,
     CORRECTED,
@@ -23,7 +23,7 @@ from DCASegmentationLib.scene.review_record import (
     read_review,
     read_state,
 )
-from DCASegmentationLib.scene.segment_voxels import segment_layers
+from DCASegmentationLib.scene.segmentation import segment_layers
 from DCASegmentationLib.scene.volumes import image_of
 
 _OUTCOMES = {

@@ -1,4 +1,4 @@
-"""Where the Segment Editor may paint: a volume for its own mask, the editable intensity range of the source volume.
+"""The Segment Editor's settings, and where it may paint: in a finding, or where the network is uncertain.
 
 A segment as the mask would not do: painting over it takes voxels out of it, so that no stroke could be mended.
 """
@@ -12,12 +12,26 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from DCASegmentationLib.review_file import Place
+from dcaseg.review.schema import Place
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.label_volumes import Box, put_voxels
-from DCASegmentationLib.scene.map_files import map_volume
-from DCASegmentationLib.scene.place_voxels import voxels_of
-from DCASegmentationLib.scene.target import remove_nodes
+from DCASegmentationLib.scene.finding_view import voxels_of
+from DCASegmentationLib.scene.maps import map_volume
+from DCASegmentationLib.scene.segmentation import remove_nodes
+from DCASegmentationLib.scene.volumes import Box, put_voxels
+
+_EDITOR_TAG = "DCASegmentation"
+
+
+def editor_node() -> Any:
+    """The vtkMRMLSegmentEditorNode of the panel, made once per scene: the Segment Editor module keeps its own."""
+    node = slicer.mrmlScene.GetSingletonNode(_EDITOR_TAG, "vtkMRMLSegmentEditorNode")
+    if node is not None:
+        return node
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentEditorNode")
+    node.UnRegister(None)
+    node.SetSingletonTag(_EDITOR_TAG)
+    return slicer.mrmlScene.AddNode(node)
+
 
 _TAG = "DCASegmentation.editable"
 _MARGIN_MM = 5.0

@@ -9,10 +9,10 @@ import slicer
 import slicer.util
 import vtk
 
-from DCASegmentationLib.figures.palette import EXPERTS
-from DCASegmentationLib.organs import VOCABULARIES
+from dcaseg.organs import VOCABULARIES
+from dcaseg.rendering.layout import EXPERTS
 from DCASegmentationLib.scene.case_record import CaseNodes, mark_as_part
-from DCASegmentationLib.scene.segment_voxels import segment_layers
+from DCASegmentationLib.scene.segmentation import segment_layers
 from DCASegmentationLib.scene.volumes import new_node
 
 _TABLE, _CHART = "DCASegmentation.attention_table", "DCASegmentation.attention_chart"

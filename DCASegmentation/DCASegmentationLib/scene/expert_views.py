@@ -8,12 +8,10 @@ from typing import Any
 
 import slicer
 
-from DCASegmentationLib.figures.palette import EXPERTS
-from DCASegmentationLib.scene import map_files
+from dcaseg.rendering.layout import EXPERTS
+from DCASegmentationLib.scene import maps as map_files
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name, cases_of
-from DCASegmentationLib.scene.colors import expert_colors, scale_colors
-from DCASegmentationLib.scene.legend import refresh_legend
-from DCASegmentationLib.scene.maps import LEAST
+from DCASegmentationLib.scene.maps import LEAST, expert_colors, refresh_legend, scale_colors
 
 # The maps that can be chosen, in the order of the panel.
 NONE, DECIDING, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"

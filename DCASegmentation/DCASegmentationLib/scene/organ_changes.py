@@ -11,12 +11,11 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from DCASegmentationLib.imaging.changes import OrganChange, changes_between
+from dcaseg.imaging.label_comparison import OrganChange, changes_between
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.label_volumes import Box, box_within, joined_box
 from DCASegmentationLib.scene.review_record import read_origin, read_state
-from DCASegmentationLib.scene.segment_voxels import Layer, segment_layers
-from DCASegmentationLib.scene.target import organs_by_segment
+from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, segment_layers
+from DCASegmentationLib.scene.volumes import Box, box_within, joined_box
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from DCASegmentationLib.errors import UserError
-from DCASegmentationLib.json_reading import parse_json
-from DCASegmentationLib.organs import VOCABULARIES, Vocabulary
-from DCASegmentationLib.review_file import Review
+from dcaseg.errors import UserError
+from dcaseg.json_io import parse_json
+from dcaseg.organs import VOCABULARIES, Vocabulary
+from dcaseg.review.schema import Review
 
 TO_CHECK, CORRECTED, ACCEPTED, SUGGESTION, FLAGGED = "to_check", "corrected", "accepted", "suggestion", "flagged"
 """What became of a place: nothing yet, edited by hand, right as it was, its suggestion taken, left to others."""

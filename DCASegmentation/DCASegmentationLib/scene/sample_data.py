@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from DCASegmentationLib.errors import UserError
+from dcaseg.errors import UserError
 
 _NAME = "DCACTLiver"
 _CHECKSUM = "e16eae0ae6fefa858c5c11e58f0f1bb81834d81b7102e021571056324ef6f37e"

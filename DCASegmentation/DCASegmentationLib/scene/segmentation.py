@@ -1,7 +1,12 @@
-"""A label map as a vtkMRMLSegmentationNode: one named, coded and colored segment per organ found."""
+"""A label map as a vtkMRMLSegmentationNode, with coded segments, and the voxels of segments on a volume's grid.
+
+The line is written here, without Slicer's terminology files, because these are not part of ``slicer-core``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +15,34 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from DCASegmentationLib.organs import Organ, Vocabulary
-from DCASegmentationLib.scene.terminology import set_terminology
+from dcaseg.errors import UserError
+from dcaseg.organs import Code, Organ, Vocabulary
 from DCASegmentationLib.scene.volumes import index_to_ras
+
+# Names of the lists in Slicer in which its terminology selector finds the codes.
+_TYPE_CONTEXT = "Segmentation category and type - DICOM master list"
+_REGION_CONTEXT = "Anatomic codes - DICOM master list"
+
+
+def terminology_entry(organ: Organ) -> str:
+    """Category, type and side of an organ as Slicer writes a terminology entry.
+
+    Seven fields divided by ``~``: list of types, category, type, modifier of the type, list of regions, region and
+    its modifier. A code reads ``scheme^value^meaning``; a field without code is ``^^``.
+    """
+    return "~".join(
+        (_TYPE_CONTEXT, _triple(organ.category), _triple(organ.code), _triple(organ.side), _REGION_CONTEXT, "^^", "^^")
+    )
+
+
+def set_terminology(segment: Any, organ: Organ) -> None:
+    """Tag a vtkSegment with the codes of ``organ``."""
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(organ))
+
+
+def _triple(code: Code | None) -> str:
+    return f"{code.scheme}^{code.value}^{code.meaning}" if code else "^^"
+
 
 _BINARY_LABELMAP = "Binary labelmap"
 _ALGORITHM = "DCA"
@@ -143,3 +173,197 @@ def box_of_organs(array: np.ndarray) -> tuple[slice, slice, slice]:
 def _vtk_type(dtype: np.dtype) -> int:
     """Slicer keeps label maps in 8 bit, or in 16 bit where labels need them."""
     return int(vtk.VTK_UNSIGNED_CHAR if dtype.itemsize == 1 else vtk.VTK_SHORT)
+
+
+Box = tuple[slice, slice, slice]
+
+# Axes count as parallel while they drift apart by less than this many voxels over the whole image.
+_SAME_VOXEL = 0.01
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Segments that share one label map. ``labels`` (z, y, x) covers ``box`` of the volume's array (z, y, x)."""
+
+    labels: np.ndarray
+    box: Box
+    segments: dict[int, str]
+
+    def values_within(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """The values of ``array`` (z, y, x), which lies on the volume's grid, in each segment, by segment ID."""
+        inside = self.labels > 0
+        labels, values = self.labels[inside], array[self.box][inside]
+        # Sorted once: picking the voxels of one segment after another would pass over all of them each time.
+        order = np.argsort(labels, kind="stable")
+        labels, values = labels[order], values[order]
+        found = {}
+        for label, segment_id in self.segments.items():
+            start, stop = np.searchsorted(labels, [label, label + 1])
+            found[segment_id] = values[start:stop]
+        return found
+
+
+def segment_layers(segmentation: Any, volume: Any) -> list[Layer]:
+    """The label maps of a vtkMRMLSegmentationNode on the grid of a volume node; nearest voxel where grids differ.
+
+    Segments that overlap lie in different layers. Parent transforms of both nodes are taken into account.
+    """
+    content = segmentation.GetSegmentation()
+    between = vtk.vtkGeneralTransform()
+    segmentation_transform, volume_transform = segmentation.GetParentTransformNode(), volume.GetParentTransformNode()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(segmentation_transform, volume_transform, between)
+    layers = []
+    for number in range(content.GetNumberOfLayers()):
+        image = content.GetLayerDataObject(number)
+        if image is None or image.IsEmpty():
+            continue
+        found = _along_axes(image, volume) if segmentation_transform is volume_transform else None
+        if found is None:
+            # Now on the volume's own grid, whatever stood between.
+            found = _along_axes(_resampled(image, volume, between), volume)
+        if found is not None and found[0].size:
+            layers.append(Layer(*found, _segments_of(content, number)))
+    return layers
+
+
+def _segments_of(content: Any, layer: int) -> dict[int, str]:
+    ids = content.GetSegmentIDsForLayer(layer)
+    return {int(content.GetSegment(segment_id).GetLabelValue()): segment_id for segment_id in ids}
+
+
+def _along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
+    """The image at the volume's voxels and the box of them it covers; None unless the axes of both are parallel.
+
+    This is the usual case, and picking planes is many times faster than resampling.
+    """
+    size = volume.GetImageData().GetDimensions()
+    to_image = np.linalg.inv(_image_to_world(image)) @ _array_of(index_to_ras(volume))
+    across = [int(axis) for axis in np.abs(to_image[:3, :3]).argmax(axis=1)]
+    drift = np.abs(to_image[:3, :3])
+    drift[[0, 1, 2], across] = 0.0
+    if sorted(across) != [0, 1, 2] or (drift * size).max() > _SAME_VOXEL:
+        return None
+    part = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+    box = [slice(0)] * 3
+    for axis, volume_axis in enumerate(across):
+        first, last = image.GetExtent()[2 * axis : 2 * axis + 2]
+        index = np.rint(to_image[axis, volume_axis] * np.arange(size[volume_axis]) + to_image[axis, 3]).astype(int)
+        covered = np.flatnonzero((index >= first) & (index <= last))
+        start, stop = (int(covered[0]), int(covered[-1]) + 1) if len(covered) else (0, 0)
+        box[2 - volume_axis] = slice(start, stop)
+        part = _planes(part, index[start:stop] - first, 2 - axis)
+    return part.transpose([2 - across.index(2 - position) for position in range(3)]), (box[0], box[1], box[2])
+
+
+def _planes(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    """The planes ``index`` of an array along ``axis``, without a copy where they follow each other."""
+    if len(index) and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
+        selection: list[slice] = [slice(None)] * array.ndim
+        selection[axis] = slice(int(index[0]), int(index[-1]) + 1)
+        return array[tuple(selection)]
+    return np.take(array, index, axis=axis)
+
+
+def _resampled(image: Any, volume: Any, transform: vtk.vtkAbstractTransform) -> Any:
+    grid = slicer.vtkOrientedImageData()
+    grid.SetExtent(volume.GetImageData().GetExtent())
+    grid.SetGeometryFromImageToWorldMatrix(index_to_ras(volume))
+    grid.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    result = slicer.vtkOrientedImageData()
+    slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage(
+        image, grid, result, False, False, transform
+    )
+    return result
+
+
+def _image_to_world(image: Any) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(matrix)
+    return _array_of(matrix)
+
+
+def _array_of(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+# A tag, because IDs and names are the user's to change; it is saved with the segment.
+_TAG = "DCASegmentation.Organ"
+
+
+# What earlier versions wrote instead of the organ's key: then the segment's ID is the key.
+_UNNAMED = "1"
+
+
+def tag_organs(node: Any, organs: Mapping[str, str]) -> None:
+    """Mark segments of a vtkMRMLSegmentationNode, by segment ID, as organs of this program: ``organs`` are keys."""
+    for segment_id, key in organs.items():
+        node.GetSegmentation().GetSegment(segment_id).SetTag(_TAG, key)
+
+
+def own_organs(node: Any) -> list[str]:
+    """IDs of the segments that :func:`tag_organs` marked."""
+    segmentation = node.GetSegmentation()
+    return [each for each in segmentation.GetSegmentIDs() if segmentation.GetSegment(each).HasTag(_TAG)]
+
+
+def organs_by_segment(node: Any) -> dict[str, str]:
+    """Organ key of each segment that :func:`tag_organs` marked, whatever its name is now."""
+    found = {}
+    for segment_id in own_organs(node):
+        key = vtk.reference("")
+        node.GetSegmentation().GetSegment(segment_id).GetTag(_TAG, key)
+        found[segment_id] = segment_id if str(key) == _UNNAMED else str(key)
+    return found
+
+
+def require_target(node: Any, ct_node: Any) -> None:
+    """Raises UserError unless the organs of ``ct_node`` can go into the vtkMRMLSegmentationNode ``node``."""
+    name = node.GetName()
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        raise UserError(f"{name} is no segmentation.", "Choose a segmentation, or a new one.")
+    reference = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    if reference is not None and reference.GetID() != ct_node.GetID():
+        raise UserError(
+            f"{name} belongs to another CT ({reference.GetName()}).", "Choose a segmentation of this CT, or a new one."
+        )
+    segmentation = node.GetSegmentation()
+    if segmentation.GetNumberOfSegments() == 0:
+        return
+    if segmentation.GetSourceRepresentationName() != _BINARY_LABELMAP:
+        raise UserError(
+            f"{name} is kept as {segmentation.GetSourceRepresentationName().lower()}, not as voxels.",
+            "Make binary labelmap its source representation (module Segmentations), or choose a new one.",
+        )
+    if node.GetTransformNodeID() != ct_node.GetTransformNodeID():
+        raise UserError(f"{name} is under another transform than the CT.", "Put both under the same transform.")
+
+
+def replace_organs(node: Any, add: Callable[[Any], dict[str, str]], kept: Collection[str] = ()) -> dict[str, str]:
+    """Remove the organs this program put into ``node`` but those ``kept`` (segment IDs), and ``add`` new ones.
+
+    This is one change. Returns what ``add`` gives: the organ key of each new segment.
+    """
+    before = [each for each in own_organs(node) if each not in kept]
+    old = [(each, node.GetSegmentation().GetSegment(each)) for each in before]
+    modification = node.StartModify()
+    try:
+        for segment_id in before:
+            node.GetSegmentation().RemoveSegment(segment_id)
+        try:
+            return add(node)
+        except ValueError:
+            for segment_id, segment in old:
+                node.GetSegmentation().AddSegment(segment, segment_id)
+            raise
+    finally:
+        node.EndModify(modification)
+
+
+def remove_nodes(nodes: Iterable[Any]) -> None:
+    """Remove volumes from the scene together with how they are displayed (legends included)."""
+    for node in nodes:
+        displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
+        for each in [node, *displays]:
+            # Slicer may have removed the display nodes along with their node.
+            if each is not None and slicer.mrmlScene.IsNodePresent(each):
+                slicer.mrmlScene.RemoveNode(each)

@@ -1,4 +1,4 @@
-"""Images as MRML volume nodes, on exactly the image's own grid (oblique directions included)."""
+"""Images as MRML volume nodes on exactly the image's own grid, label volumes, and volumes under a transform."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 import vtk
+
+from dcaseg.errors import UserError
 
 # Soft-tissue window of abdominal CT, in HU.
 ABDOMEN_WINDOW, ABDOMEN_LEVEL = 400.0, 40.0
@@ -77,3 +79,98 @@ def index_to_ras(node: Any) -> vtk.vtkMatrix4x4:
 
 def _ras(point: tuple[float, ...]) -> tuple[float, float, float]:
     return -point[0], -point[1], point[2]
+
+
+def index_to_world(node: Any) -> np.ndarray:
+    """The matrix (4, 4) from voxel indices (i, j, k) to world RAS (mm), transforms of the node included.
+
+    Raises UserError for a transform that is not linear, such as the acquisition transform of an irregular series.
+    """
+    return parent_to_world(node) @ _array(index_to_ras(node))
+
+
+def parent_to_world(node: Any) -> np.ndarray:
+    """The linear transform (4, 4) that ``node`` is under, the identity if none. Raises UserError if not linear."""
+    transform = node.GetParentTransformNode()
+    matrix = vtk.vtkMatrix4x4()
+    if transform is not None:
+        if not transform.IsTransformToWorldLinear():
+            raise UserError(
+                f"{node.GetName()} is under a transform that is not linear ({transform.GetName()}).",
+                "Harden it first (module Transforms), then segment the hardened volume.",
+            )
+        transform.GetMatrixTransformToWorld(matrix)
+    return _array(matrix)
+
+
+def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
+    """Put a volume that lies in the world under the transform of ``ct_node``, so that it follows when that changes.
+
+    ``from_world`` (4, 4) leads from the world to the space of the CT before the transform, at the time at which the
+    volume was made from it.
+    """
+    if not np.array_equal(from_world, np.eye(4)):
+        matrix = vtk.vtkMatrix4x4()
+        matrix.DeepCopy((from_world @ _array(index_to_ras(volume))).ravel().tolist())
+        volume.SetIJKToRASMatrix(matrix)
+    volume.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
+
+
+def _array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
+    return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+Box = tuple[slice, slice, slice]
+
+# Grids count as the same while they drift apart by less than this share of a voxel.
+_SAME_VOXEL = 0.01
+
+
+def add_label_volume(voxels: np.ndarray, box: Box, ct_node: Any, name: str) -> Any:
+    """Add ``voxels`` (z, y, x), which are ``box`` of the grid of ``ct_node``, as a vtkMRMLLabelMapVolumeNode.
+
+    The node comes under the transform of the CT, and no module offers it.
+    """
+    node = new_node("vtkMRMLLabelMapVolumeNode", name, hidden=True)
+    put_voxels(node, voxels, box, ct_node)
+    node.CreateDefaultDisplayNodes()
+    node.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
+    return node
+
+
+def put_voxels(node: Any, voxels: np.ndarray, box: Box, reference: Any) -> None:
+    """Give a volume node the values ``voxels`` and the geometry of ``box`` in the grid of ``reference``."""
+    matrix = index_to_ras(reference)
+    first = [part.start for part in reversed(box)]
+    origin = matrix.MultiplyPoint([*first, 1.0])
+    for row in range(3):
+        matrix.SetElement(row, 3, origin[row])
+    node.SetIJKToRASMatrix(matrix)
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(voxels))
+
+
+def box_within(node: Any, reference: Any) -> Box | None:
+    """Where the voxels of one volume lie in the grid of another; None unless they are voxels of it."""
+    if node.GetTransformNodeID() != reference.GetTransformNodeID():
+        return None
+    between = vtk.vtkMatrix4x4()
+    to_reference = index_to_ras(reference)
+    to_reference.Invert()
+    vtk.vtkMatrix4x4.Multiply4x4(to_reference, index_to_ras(node), between)
+    matrix = np.array([[between.GetElement(row, column) for column in range(4)] for row in range(4)])
+    size = np.array(node.GetImageData().GetDimensions())
+    offset = np.rint(matrix[:3, 3])
+    drift = np.abs(matrix[:3, :3] - np.eye(3)) @ size + np.abs(matrix[:3, 3] - offset)
+    last = offset + size
+    if drift.max() > _SAME_VOXEL or offset.min() < 0 or (last > reference.GetImageData().GetDimensions()).any():
+        return None
+    z, y, x = (slice(int(start), int(stop)) for start, stop in zip(offset[::-1], last[::-1], strict=True))
+    return z, y, x
+
+
+def joined_box(*boxes: Box) -> Box:
+    """The smallest box around these."""
+    z, y, x = (
+        slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(*boxes, strict=True)
+    )
+    return z, y, x

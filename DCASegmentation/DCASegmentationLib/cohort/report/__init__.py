@@ -1,1 +1,0 @@
-"""The report of a cohort: one HTML file without outside links."""

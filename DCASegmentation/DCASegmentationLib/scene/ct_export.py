@@ -1,0 +1,178 @@
+"""The CT of the scene: which one was just opened, its region of interest, and whether it has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import slicer.util
+
+from dcaseg.errors import OutputError, UserError
+from dcaseg.imaging.ct_checks import check_ct
+from dcaseg.imaging.intensity import voxel_checksum
+from DCASegmentationLib.scene.storage import write_nrrd
+from DCASegmentationLib.scene.volumes import index_to_world
+
+
+@dataclass(frozen=True)
+class Region:
+    """Indices ``first`` to below ``last`` of an array (z, y, x)."""
+
+    first: tuple[int, int, int]
+    last: tuple[int, int, int]
+
+    @classmethod
+    def whole(cls, size: tuple[int, ...]) -> Region:
+        """All voxels of an array of ``size`` (z, y, x)."""
+        return cls((0, 0, 0), (size[0], size[1], size[2]))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        return tuple(slice(start, stop) for start, stop in zip(self.first, self.last, strict=True))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in zip(self.first, self.last, strict=True))
+
+    @property
+    def first_index_xyz(self) -> tuple[int, int, int]:
+        return self.first[2], self.first[1], self.first[0]
+
+    def fits(self, size: tuple[int, ...]) -> bool:
+        """Whether the box lies inside an array of ``size`` (z, y, x)."""
+        return all(stop <= length for stop, length in zip(self.last, size, strict=True))
+
+
+def region_of_interest(roi_node: Any, index_to_world: np.ndarray, size: tuple[int, ...]) -> Region:
+    """The smallest box of voxels that holds a vtkMRMLMarkupsROINode, however the two lie to each other.
+
+    ``index_to_world`` (4, 4) leads from voxel indices (i, j, k) to world RAS (mm); ``size`` is (z, y, x).
+    Raises UserError where the ROI has no extent yet, or does not touch the CT.
+    """
+    half = np.array(roi_node.GetSize()) / 2
+    if roi_node.GetNumberOfControlPoints() == 0 or half.min() <= 0:
+        raise UserError(f"The region {roi_node.GetName()} is empty.", "Place the region on the CT, or choose none.")
+    to_world = np.array(
+        [[roi_node.GetObjectToWorldMatrix().GetElement(row, column) for column in range(4)] for row in range(4)]
+    )
+    corners = np.array([[*(half * signs), 1.0] for signs in product((-1.0, 1.0), repeat=3)])
+    indices = (np.linalg.inv(index_to_world) @ to_world @ corners.T)[:3]
+    # Voxels reach half an index to both sides of their center.
+    first = np.maximum(np.floor(indices.min(axis=1) + 0.5), 0).astype(int)[::-1]
+    last = np.minimum(np.ceil(indices.max(axis=1) + 0.5), size[::-1]).astype(int)[::-1]
+    if (last <= first).any():
+        raise UserError(f"The region {roi_node.GetName()} lies outside of the CT.", "Move it onto the CT.")
+    return Region((int(first[0]), int(first[1]), int(first[2])), (int(last[0]), int(last[1]), int(last[2])))
+
+
+def in_whole_grid(labels: np.ndarray, region: Region, size: tuple[int, ...]) -> np.ndarray:
+    """``labels`` of ``region`` at their place in an array of ``size`` (z, y, x), background around them."""
+    if labels.shape == tuple(size):
+        return labels
+    whole = np.zeros(size, labels.dtype)
+    whole[region.slices] = labels
+    return whole
+
+
+CT_FILE = "ct.nrrd"
+_ORTHOGONAL = 1e-3
+
+
+def require_ct(node: Any) -> None:
+    """Raises UserError unless ``node`` is a scalar volume with voxels: no label map, no vectors, no other node."""
+    if node is None:
+        raise UserError("No CT is chosen.", "Choose the CT to segment.")
+    name = node.GetName()
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise UserError(f"{name} is a label map, not a CT.", "Choose the CT that it belongs to.")
+    # Subclasses hold vectors, tensors or sequences of values.
+    if node.GetClassName() != "vtkMRMLScalarVolumeNode":
+        raise UserError(f"{name} is no scalar volume ({node.GetNodeTagName()}).", "Choose a CT volume.")
+    image = node.GetImageData()
+    if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        raise UserError(f"{name} holds no voxels.", "Load the CT again, or choose another one.")
+    if image.GetNumberOfScalarComponents() != 1:
+        raise UserError(f"{name} has several values per voxel.", "Choose a CT with one value per voxel.")
+    if min(image.GetDimensions()) < 2:
+        raise UserError(f"{name} is a single slice.", "Choose the whole CT volume.")
+
+
+def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Path, Region]:
+    """Write a CT as ``folder / "ct.nrrd"``, as it lies in the patient: a linear transform on the node is applied.
+
+    ``roi_node`` (vtkMRMLMarkupsROINode) limits it to the smallest box of voxels that holds the ROI. Returns the file
+    and the box (indices of the CT's own grid). The file is not compressed: that would take longer than all the rest.
+
+    Raises UserError for a node that is no CT, a transform that is not linear, axes that are not at right angles, and a
+    ROI that misses the CT; OutputError where the file cannot be written.
+    """
+    require_ct(node)
+    matrix = index_to_world(node)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    directions = matrix[:3, :3] / spacing
+    if not np.allclose(directions.T @ directions, np.eye(3), atol=_ORTHOGONAL):
+        raise UserError(
+            f"The axes of {node.GetName()} are not at right angles (gantry tilt, or a shearing transform).",
+            "Resample it first: modules Transforms (Harden) and Resample Scalar Volume.",
+        )
+    voxels = slicer.util.arrayFromVolume(node)
+    region = Region.whole(voxels.shape) if roi_node is None else region_of_interest(roi_node, matrix, voxels.shape)
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    to_lps[:, 3] = to_lps @ [*region.first_index_xyz, 1.0]
+    path = folder / CT_FILE
+    try:
+        write_nrrd(voxels[region.slices], to_lps, path)
+    except OSError:
+        raise OutputError(
+            f"{node.GetName()} could not be written to {folder}: the disk is full, or the folder not writable.",
+            "Free some space, or choose another temporary folder in Slicer's application settings (Modules).",
+        ) from None
+    return path, region
+
+
+def ct_checksum(node: Any) -> str:
+    """The checksum of the voxels of a volume node (see ``voxel_checksum``)."""
+    return voxel_checksum(slicer.util.arrayFromVolume(node))
+
+
+_ENOUGH_VOXELS = 500_000
+_FEWEST_ALONG_AN_AXIS = 8
+
+
+def open_ct() -> Any | None:
+    """The CT in the red slice view, else the first one of the scene; None where no volume looks like a CT."""
+    scene = slicer.mrmlScene
+    composite = scene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
+    shown = scene.GetNodeByID(composite.GetBackgroundVolumeID() or "") if composite is not None else None
+    count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+    volumes = [scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode") for index in range(count)]
+    volumes.sort(key=lambda node: node is not shown)
+    return next((node for node in volumes if looks_like_ct(node)), None)
+
+
+def looks_like_ct(node: Any) -> bool:
+    """Whether a volume node has the values of a CT in HU: no label map, no MR, no map of attention.
+
+    Judged by a part of the voxels, so that it takes no time that anybody notices; the worker checks all of them.
+    """
+    try:
+        require_ct(node)
+        check_ct(_thinned(node))
+    except UserError:
+        return False
+    return True
+
+
+def _thinned(node: Any) -> sitk.Image:
+    voxels = slicer.util.arrayFromVolume(node)
+    step = max(1, round((voxels.size / _ENOUGH_VOXELS) ** (1 / 3)))
+    steps = [max(1, min(step, length // _FEWEST_ALONG_AN_AXIS)) for length in voxels.shape]
+    part = np.ascontiguousarray(voxels[tuple(slice(None, None, each) for each in steps)])
+    image = sitk.GetImageFromArray(part)
+    image.SetSpacing([side * each for side, each in zip(node.GetSpacing(), reversed(steps), strict=True)])
+    return image

@@ -1,0 +1,321 @@
+"""The picture of a case: by Slicer's own views drawn into memory where they can be rendered, else by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from dcaseg.organs import Vocabulary
+from dcaseg.rendering.case_picture import (
+    FILL_OPACITY,
+    MAP_OPACITY,
+    SIDES,
+    draw_case,
+    map_titles,
+    plane_panel,
+    view_sizes,
+)
+from dcaseg.rendering.layout import (
+    CaseResult,
+    Panel,
+    Picture,
+    finest_level,
+    organs_in,
+    organs_missing,
+    row_pixels,
+    write_picture,
+)
+from dcaseg.rendering.planes import Plane, choose_planes
+from DCASegmentationLib.scene.headless import application_logic, rendering_problem
+from DCASegmentationLib.scene.scene_builder import CaseNodes
+from DCASegmentationLib.scene.segmentation import add_closed_surfaces
+from DCASegmentationLib.scene.view_setup import place_slice
+
+_SLICE_MANAGERS = (
+    "vtkMRMLVolumeGlyphSliceDisplayableManager",
+    "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager2D",
+    "vtkMRMLColorLegendDisplayableManager",
+)
+_THREE_D_MANAGERS = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLModelDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager3D",
+)
+
+
+class _OffscreenView:
+    """A window in memory whose renderer shows one view node. Close it to release node, window and managers."""
+
+    def __init__(self, pixels: tuple[int, int]) -> None:
+        self._node: Any = None
+        self._group: Any = None
+        self.renderer = vtk.vtkRenderer()
+        self.window = vtk.vtkRenderWindow()
+        self.window.SetOffScreenRendering(1)
+        self.window.SetMultiSamples(0)
+        self.window.SetSize(*pixels)
+        self.window.AddRenderer(self.renderer)
+        # Displayable managers register with an interactor and crash without one.
+        self.interactor = vtk.vtkGenericRenderWindowInteractor()
+        self.interactor.SetRenderWindow(self.window)
+
+    def _manage(self, factory: Any, managers: Sequence[str], node: Any) -> None:
+        factory.SetMRMLApplicationLogic(application_logic())
+        for name in managers:
+            if not factory.IsDisplayableManagerRegistered(name):
+                factory.RegisterDisplayableManager(name)
+        self._node = node
+        self._group = slicer.vtkMRMLDisplayableManagerGroup()
+        self._group.Initialize(factory, self.renderer)
+        self._group.SetMRMLDisplayableNode(node)
+
+    def pixels(self) -> np.ndarray:
+        """Render and return RGB pixels (rows, columns, 3) uint8, top row first."""
+        self.window.Render()
+        capture = vtk.vtkWindowToImageFilter()
+        capture.SetInput(self.window)
+        capture.ReadFrontBufferOff()
+        capture.Update()
+        image = capture.GetOutput()
+        columns, rows, _ = image.GetDimensions()
+        array = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(rows, columns, -1)
+        return np.ascontiguousarray(array[::-1, :, :3])
+
+    def close(self) -> None:
+        self._group.SetMRMLDisplayableNode(None)
+        slicer.mrmlScene.RemoveNode(self._node)
+        self.window.Finalize()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class SliceView(_OffscreenView):
+    """A slice view of ``pixels`` (columns, rows), empty until :meth:`show`."""
+
+    def __init__(self, name: str, pixels: tuple[int, int]) -> None:
+        super().__init__(pixels)
+        self._size = pixels
+        self.logic = slicer.vtkMRMLSliceLogic()
+        self.logic.SetMRMLApplicationLogic(application_logic())
+        self.logic.SetMRMLScene(slicer.mrmlScene)
+        node = self.logic.AddSliceNode(name)
+        node.SetSaveWithScene(False)
+        node.SetDimensions(*pixels, 1)
+        self.logic.GetSliceCompositeNode().SetSaveWithScene(False)
+        application_logic().GetSliceLogics().AddItem(self.logic)
+        # Flat things are drawn in the order they came: the slice must lie below what the managers add.
+        self._add_slice_image()
+        self._manage(slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), _SLICE_MANAGERS, node)
+
+    def _add_slice_image(self) -> None:
+        self._mapper = vtk.vtkImageMapper()
+        self._mapper.SetColorWindow(255)
+        self._mapper.SetColorLevel(127.5)
+        actor = vtk.vtkActor2D()
+        actor.SetMapper(self._mapper)
+        self.renderer.AddViewProp(actor)
+
+    def show(self, plane: Plane, ct: Any, overlay: Any = None, labels: Any = None, opacity: float = 0.0) -> None:
+        """Cut along ``plane``: the CT, with an ``overlay`` volume or a ``labels`` map over it at ``opacity``."""
+        composite = self.logic.GetSliceCompositeNode()
+        composite.SetBackgroundVolumeID(ct.GetID())
+        composite.SetForegroundVolumeID(overlay.GetID() if overlay else None)
+        composite.SetForegroundOpacity(opacity)
+        composite.SetLabelVolumeID(labels.GetID() if labels else None)
+        composite.SetLabelOpacity(opacity)
+        place_slice(self.logic.GetSliceNode(), plane, self._size)
+        self.logic.UpdatePipeline()
+        # The logic has no output before there is a volume, and another one as layers come and go.
+        self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
+
+    def close(self) -> None:
+        application_logic().GetSliceLogics().RemoveItem(self.logic)
+        made_by_logic = (
+            self.logic.GetSliceCompositeNode(),
+            self.logic.GetSliceModelNode(),
+            self.logic.GetSliceDisplayNode(),
+            self.logic.GetSliceModelTransformNode(),
+        )
+        # Off the scene first: a logic that watches it makes its nodes anew when they go.
+        self.logic.SetMRMLScene(None)
+        super().close()
+        for node in made_by_logic:
+            slicer.mrmlScene.RemoveNode(node)
+
+
+class ThreeDView(_OffscreenView):
+    """A 3D view of ``pixels`` (columns, rows) on a plain background, looking at everything shown in 3D."""
+
+    def __init__(self, name: str, pixels: tuple[int, int], background: tuple[float, float, float]) -> None:
+        super().__init__(pixels)
+        # Smooth edges: surfaces have no text or outlines that multisampling could blur.
+        self.window.SetMultiSamples(4)
+        self.camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
+        self.camera.SetSaveWithScene(False)
+        node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLViewNode")
+        node.UnRegister(None)
+        node.SetName(name)
+        node.SetLayoutName(name)
+        node.SetSaveWithScene(False)
+        node.SetBoxVisible(False)
+        node.SetAxisLabelsVisible(False)
+        node.SetBackgroundColor(*background)
+        node.SetBackgroundColor2(*background)
+        slicer.mrmlScene.AddNode(node)
+        self.camera.SetLayoutName(name)
+        self._manage(slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance(), _THREE_D_MANAGERS, node)
+
+    def look(self, azimuth: float, elevation: float) -> None:
+        """Look from the front, turned by ``azimuth`` towards the patient's left and up by ``elevation`` (degrees)."""
+        camera = self.renderer.GetActiveCamera()
+        camera.SetFocalPoint(0.0, 0.0, 0.0)
+        camera.SetPosition(0.0, 1.0, 0.0)
+        camera.SetViewUp(0.0, 0.0, 1.0)
+        camera.Azimuth(azimuth)
+        camera.Elevation(elevation)
+        camera.ParallelProjectionOn()
+        self.renderer.ResetCamera()
+        camera.Zoom(1.35)
+        self.renderer.ResetCameraClippingRange()
+
+    def close(self) -> None:
+        super().close()
+        slicer.mrmlScene.RemoveNode(self.camera)
+
+
+_WHITE = (1.0, 1.0, 1.0)
+
+
+def render_planes(nodes: CaseNodes, planes: Mapping[str, Plane], sizes: Mapping[str, tuple[int, int]]) -> list[Panel]:
+    """The CT on each plane with its organs outlined and faintly filled."""
+    panels = []
+    for name, plane in planes.items():
+        with organs_filled(nodes.segmentation), SliceView(f"DCA {name}", sizes[name]) as view:
+            view.show(plane, nodes.ct)
+            panels.append(plane_panel(view.pixels(), plane, name.capitalize()))
+    return panels
+
+
+def render_organs(nodes: CaseNodes, pixels: tuple[int, int]) -> Panel:
+    """The surfaces of the organs, seen from the front."""
+    add_closed_surfaces(nodes.segmentation)
+    with ThreeDView("DCA 3D", pixels, _WHITE) as view:
+        view.look(azimuth=-15.0, elevation=12.0)
+        return Panel(view.pixels(), "Organs from the front", *SIDES["coronal"])
+
+
+def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes: list[tuple[int, int]]) -> list[Panel]:
+    """The attention maps of the finest level, and the deciding expert, over the CT on one plane."""
+    level = finest_level(nodes.attention)
+    panels = []
+    for (name, title), size in zip(titles.items(), sizes, strict=False):
+        with organs_outlined_in_white(nodes.segmentation), SliceView(f"DCA {name}", size) as view:
+            if name == "expert":
+                view.show(plane, nodes.ct, labels=nodes.deciding_expert, opacity=MAP_OPACITY)
+            elif level is not None:
+                view.show(plane, nodes.ct, overlay=nodes.attention[level][name], opacity=MAP_OPACITY)
+            panels.append(plane_panel(view.pixels(), plane, title))
+    return panels
+
+
+@contextmanager
+def organs_filled(segmentation: Any) -> Iterator[None]:
+    """Organs outlined and faintly filled in their colors, for as long as the context lasts."""
+    with _style(segmentation, FILL_OPACITY, thickness=2):
+        yield
+
+
+@contextmanager
+def organs_outlined_in_white(segmentation: Any) -> Iterator[None]:
+    """Organs thinly outlined in white, which no map uses, for as long as the context lasts."""
+    display = segmentation.GetDisplayNode()
+    organs = segmentation.GetSegmentation().GetSegmentIDs()
+    with _style(segmentation, 0.0, thickness=1):
+        for organ in organs:
+            display.SetSegmentOverrideColor(organ, *_WHITE)
+        try:
+            yield
+        finally:
+            for organ in organs:
+                display.UnsetSegmentOverrideColor(organ)
+
+
+@contextmanager
+def _style(segmentation: Any, fill: float, thickness: int) -> Iterator[None]:
+    display = segmentation.GetDisplayNode()
+    before = (display.GetVisibility2DFill(), display.GetOpacity2DFill(), display.GetSliceIntersectionThickness())
+    display.SetVisibility2DOutline(True)
+    display.SetVisibility2DFill(fill > 0.0)
+    display.SetOpacity2DFill(fill)
+    display.SetSliceIntersectionThickness(thickness)
+    try:
+        yield
+    finally:
+        display.SetVisibility2DFill(before[0])
+        display.SetOpacity2DFill(before[1])
+        display.SetSliceIntersectionThickness(before[2])
+
+
+SYNTHETIC = "Synthetic CT (computed phantom, no patient)"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Where the picture is, and why it was drawn without Slicer's views (empty when it was drawn by them)."""
+
+    path: Path
+    fallback_reason: str
+
+
+def draw(
+    path: Path, ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str = "",
+    nodes: CaseNodes | None = None,
+) -> Drawn:  # fmt: skip
+    """Write the picture of a case as PNG: three slices and the organs in 3D; attention maps and deciding expert.
+
+    ``nodes`` are those of ``scene_builder.build_scene``; without them the scene is built here.
+    Needs neither slicer-core nor OpenGL: without them matplotlib draws the same panels, and the reason is returned.
+    Raises OutputError.
+    """
+    reason = rendering_problem()
+    if reason:
+        draw_case(path, ct, result, vocabulary, title, subtitle)
+        return Drawn(path, reason)
+    write_picture(_rendered(ct, result, vocabulary, title, subtitle, nodes), path)
+    return Drawn(path, "")
+
+
+def _rendered(
+    ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str, nodes: CaseNodes | None
+) -> Picture:
+    # Imported here: these modules need slicer, and this one must load without.
+    from DCASegmentationLib.scene.scene_builder import build_scene
+
+    nodes = nodes or build_scene(ct, result, vocabulary)
+    planes = choose_planes(ct, result.labels)
+    sizes = view_sizes(planes)
+    axial = planes["axial"]
+    found = organs_in(result.labels, vocabulary)
+    return Picture(
+        title=title,
+        subtitle=subtitle,
+        views=[*render_planes(nodes, planes, sizes), render_organs(nodes, sizes["3d"])],
+        maps=render_maps(nodes, map_titles(result), axial, row_pixels([axial.aspect] * 4)),
+        organs=found,
+        missing=organs_missing(result, vocabulary),
+    )

@@ -1,0 +1,292 @@
+"""The results of a run into the scene: segmentation, maps, and what the review needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+import slicer.util
+
+from dcaseg.errors import OutputError, UserError
+from dcaseg.imaging.itk_environment import no_itk_warnings
+from dcaseg.json_io import read_json
+from dcaseg.organs import Vocabulary
+from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Place, Point, Review, read_review
+from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recall, remember
+from DCASegmentationLib.scene.ct_export import Region, in_whole_grid
+from DCASegmentationLib.scene.finding_status import mark_kept
+from DCASegmentationLib.scene.maps import remove_map_files, show_named_map, take_map_files
+from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
+from DCASegmentationLib.scene.review_record import Origin, ReviewState, write_origin, write_review, write_state
+from DCASegmentationLib.scene.segmentation import (
+    add_organs,
+    box_of_organs,
+    remove_nodes,
+    replace_organs,
+    segment_layers,
+    show_segmentation,
+    tag_organs,
+)
+from DCASegmentationLib.scene.subject_hierarchy import place_beside, place_in_folder
+from DCASegmentationLib.scene.volumes import (
+    Box,
+    add_label_volume,
+    joined_box,
+    parent_to_world,
+    place_under,
+)
+
+
+def without_kept(labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: Kept, ct_node: Any) -> np.ndarray:
+    """``labels`` (z, y, x) on the CT's grid without the organs ``kept`` and without what lies in their voxels now."""
+    if not kept.organs:
+        return labels
+    dropped = [vocabulary.by_key[key].label for key in kept.organs if key in vocabulary.by_key]
+    fresh = np.where(np.isin(labels, dropped), 0, labels).astype(labels.dtype)
+    for layer in segment_layers(segmentation, ct_node):
+        values = [value for value, segment_id in layer.segments.items() if segment_id in kept.segments]
+        if values:
+            fresh[layer.box][np.isin(layer.labels, values)] = 0
+    return fresh
+
+
+def show_review(
+    nodes: CaseNodes,
+    origin: Origin,
+    region: Region,
+    labels: np.ndarray,
+    kept: Kept = NOTHING_KEPT,
+    review: Review | None = None,
+    places: np.ndarray | None = None,
+    alternative: np.ndarray | None = None,
+) -> None:
+    """Keep the automatic ``labels``, and the list of places with what they need, in the scene.
+
+    All arrays (z, y, x) lie on ``region`` of the grid of ``nodes.ct``. ``places`` holds ranks and ``alternative`` the
+    labels with every suggestion taken (see ``review_file``); without a review there is nothing to check. What was
+    decided of an earlier list is forgotten but for the organs ``kept``.
+    """
+    inner = box_of_organs(labels) if places is None else joined_box(box_of_organs(labels), box_of_organs(places))
+    box = _moved(inner, region)
+    name = nodes.segmentation.GetName()
+    nodes.automatic = add_label_volume(labels[inner], box, nodes.ct, f"{name}: automatic")
+    nodes.places = None
+    if places is not None:
+        nodes.places = add_label_volume(places[inner], box, nodes.ct, f"{name}: places to check")
+    write_origin(nodes.segmentation, origin)
+    if review is None or places is None or alternative is None:
+        write_review(nodes.segmentation, None, {})
+    else:
+        suggestions = dict(_suggestions(review.places, places, alternative))
+        write_review(nodes.segmentation, _before_transform(review, nodes.ct), suggestions)
+    write_state(nodes.segmentation, ReviewState(absent=set(kept.removed)))
+    mark_kept(nodes, kept.organs)
+
+
+def _moved(box: Box, region: Region) -> Box:
+    """A box of the region as one of the whole grid."""
+    z, y, x = (slice(part.start + first, part.stop + first) for part, first in zip(box, region.first, strict=True))
+    return z, y, x
+
+
+def _suggestions(
+    review: Collection[Place], places: np.ndarray, alternative: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    for place in review:
+        if place.alternative is not None:
+            first, last = place.box_voxels
+            box = tuple(slice(start, stop + 1) for start, stop in zip(reversed(first), reversed(last), strict=True))
+            yield place.rank, alternative[box][places[box] == place.rank]
+
+
+def _before_transform(review: Review, ct_node: Any) -> Review:
+    """The review with positions before the transform that the CT is under: whatever happens to it, they follow."""
+    from_world = np.linalg.inv(parent_to_world(ct_node))
+    to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
+    matrix = to_lps @ from_world @ to_lps
+    if np.array_equal(matrix, np.eye(4)):
+        return review
+    return replace(review, places=tuple(replace(place, position_mm=_at(matrix, place)) for place in review.places))
+
+
+def _at(matrix: np.ndarray, place: Place) -> Point:
+    x, y, z = (float(value) for value in (matrix @ [*place.position_mm, 1.0])[:3])
+    return x, y, z
+
+
+_LABELS = "labels"
+_REQUEST = "request.json"
+
+
+class ResultFiles:
+    """The results in a job folder. Reading them takes some tenths of a second, so it can be done in small steps.
+
+    The maps stay files: see ``map_files``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.labels: np.ndarray | None = None
+        self.places: np.ndarray | None = None
+        self.alternative: np.ndarray | None = None
+        self.review: Review | None = None
+        self.model = ("", "")
+
+    def read(self) -> Iterator[None]:
+        """Read file by file, pausing after each. Raises UserError where one is missing or damaged."""
+        self.labels = _read(self.folder / f"{_LABELS}.nrrd")
+        yield
+        if (self.folder / f"{PLACES}.nrrd").exists():
+            self.places = _read(self.folder / f"{PLACES}.nrrd")
+            yield
+            self.alternative = _read(self.folder / f"{ALTERNATIVE}.nrrd")
+            self.review = read_review(self.folder / REVIEW)
+            yield
+        self.model = _model(self.folder / _REQUEST)
+
+
+def import_result(
+    folder: Path,
+    ct_node: Any,
+    vocabulary: Vocabulary,
+    region: Region | None = None,
+    segmentation: Any | None = None,
+) -> CaseNodes:
+    """Read the results in the job folder ``folder`` and show them: :class:`ResultFiles`, :func:`show_result`.
+
+    All maps become volumes at once, and the folder stays as it is. All files are read before the scene is changed.
+    Raises UserError where one is missing or damaged.
+    """
+    files = ResultFiles(folder)
+    for _ in files.read():
+        pass
+    maps = {name: _read_image(path) for name in MAP_NAMES if (path := folder / f"{name}.nrrd").exists()}
+    nodes = show_result(files, ct_node, vocabulary, region, segmentation)
+    from_world = np.linalg.inv(parent_to_world(ct_node))
+    for name, image in maps.items():
+        node = show_named_map(image, name)
+        place_under(ct_node, node, from_world)
+        nodes.set_map(name, node)
+    keep_for_review(files, nodes, vocabulary, region)
+    place_in_folder(nodes.maps(), nodes.segmentation)
+    return nodes
+
+
+def take_maps(files: ResultFiles, nodes: CaseNodes) -> None:
+    """Keep the maps of these files for the session, for :func:`map_files.map_volume`. Raises OutputError."""
+    try:
+        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath))
+    except OSError as error:
+        raise OutputError(
+            f"The maps of the result could not be kept: {error.strerror or error}.",
+            "Free some space in Slicer's temporary folder, then segment the CT once more.",
+        ) from None
+
+
+def show_result(
+    files: ResultFiles,
+    ct_node: Any,
+    vocabulary: Vocabulary,
+    region: Region | None = None,
+    segmentation: Any | None = None,
+    kept: Kept = NOTHING_KEPT,
+) -> CaseNodes:
+    """Show results that were read for the CT they were made of.
+
+    ``region`` is what :func:`export_ct` gave. The organs become a new segmentation named after the CT, or replace
+    those that this program put into ``segmentation`` earlier but those ``kept``; the maps of these go. The segmentation
+    comes under the CT's transform and, in the subject hierarchy, under its patient and study.
+
+    Raises UserError, with the scene as it was, where the results do not fit the CT or the vocabulary.
+    """
+    labels = files.labels
+    size = ct_node.GetImageData().GetDimensions()[::-1]
+    region = region or Region.whole(size)
+    if labels is None or labels.shape != region.shape or not region.fits(size):
+        raise _unexpected(files.folder)
+    labels = in_whole_grid(labels, region, size)
+    earlier = recall(segmentation)
+    try:
+        if segmentation is None:
+            name = slicer.mrmlScene.GenerateUniqueName(f"{ct_node.GetName()} organs")
+            segmentation = show_segmentation(labels, vocabulary, ct_node, name)
+            added = {each: each for each in segmentation.GetSegmentation().GetSegmentIDs()}
+        else:
+            # They would be made anew, all at once; the panel makes them step by step.
+            segmentation.RemoveClosedSurfaceRepresentation()
+            fresh = without_kept(labels, vocabulary, segmentation, kept, ct_node)
+            added = replace_organs(
+                segmentation, lambda node: add_organs(node, fresh, vocabulary, ct_node), kept.segments
+            )
+    except ValueError:
+        raise _unexpected(files.folder) from None
+    tag_organs(segmentation, added)
+    if earlier is not None:
+        remove_nodes([*earlier.maps(), *earlier.label_maps()])
+        remove_map_files(segmentation)
+    nodes = CaseNodes(ct_node, segmentation)
+    segmentation.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
+    place_beside(ct_node, segmentation)
+    remember(nodes)
+    return nodes
+
+
+def keep_for_review(
+    files: ResultFiles,
+    nodes: CaseNodes,
+    vocabulary: Vocabulary,
+    region: Region | None = None,
+    kept: Kept = NOTHING_KEPT,
+    checksum: str = "",
+) -> None:
+    """Add the automatic result and the places to check to the case that :func:`show_result` gave for these files.
+
+    ``checksum`` is that of the CT that was exported (see ``ct_checksum``).
+    """
+    assert files.labels is not None
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    origin = Origin(*files.model, vocabulary.name, date, checksum)
+    places, alternative = files.places, files.alternative
+    region = region or Region.whole(files.labels.shape)
+    if files.review is None or places is None or alternative is None:
+        show_review(nodes, origin, region, files.labels, kept)
+    elif places.shape != files.labels.shape or alternative.shape != files.labels.shape:
+        raise _unexpected(files.folder)
+    else:
+        show_review(nodes, origin, region, files.labels, kept, files.review, places, alternative)
+    remember(nodes)
+    place_in_folder(nodes.label_maps(), nodes.segmentation)
+
+
+def _model(request: Path) -> tuple[str, str]:
+    """Name and checksum of the model, as the worker has noted them beside its results."""
+    try:
+        bundle = read_json(request)["bundle"]
+        return str(bundle["name"]), str(bundle["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "", ""
+
+
+def _read(path: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(_read_image(path))
+
+
+def _read_image(path: Path) -> sitk.Image:
+    try:
+        # In Slicer's process Qt may have set a locale with a decimal comma.
+        with no_itk_warnings():
+            return sitk.ReadImage(str(path))
+    except RuntimeError:
+        raise _unexpected(path.parent) from None
+
+
+def _unexpected(folder: Path) -> UserError:
+    return UserError(
+        f"The results in {folder} are incomplete or do not belong to this CT.", "Segment the CT once more."
+    )

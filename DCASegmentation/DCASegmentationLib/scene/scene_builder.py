@@ -1,0 +1,88 @@
+"""A segmented case as a MRML scene: the CT, its organs, the maps of the experts, and the places to check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from dcaseg.organs import Vocabulary
+from dcaseg.rendering.layout import CaseResult
+from dcaseg.rendering.planes import choose_planes
+from dcaseg.review.schema import Review
+from dcaseg.types import ProgressCallback
+from DCASegmentationLib.scene.case_record import CaseNodes, remember
+from DCASegmentationLib.scene.ct_export import Region, ct_checksum
+from DCASegmentationLib.scene.headless import boot
+from DCASegmentationLib.scene.maps import show_attention, show_named_map
+from DCASegmentationLib.scene.result_import import show_review
+from DCASegmentationLib.scene.review_record import Origin
+from DCASegmentationLib.scene.segmentation import show_segmentation, tag_organs
+from DCASegmentationLib.scene.storage import save_scene_bundle, save_segmentation
+from DCASegmentationLib.scene.view_setup import arrange_views, group_in_folder
+from DCASegmentationLib.scene.volumes import show_ct
+
+
+@dataclass(frozen=True)
+class PlacesToCheck:
+    """The review of a result: its list, and the two images on the CT's grid that belong to it (see ``review_file``);
+    name and weights' SHA-256 of the model that made the result."""
+
+    review: Review
+    places: sitk.Image
+    alternative: sitk.Image
+    model: str
+    sha256: str
+
+
+def build_scene(
+    ct: sitk.Image,
+    result: CaseResult,
+    vocabulary: Vocabulary,
+    name: str = "Case",
+    to_check: PlacesToCheck | None = None,
+) -> CaseNodes:
+    """Add a case to the scene, making the scene first where no Slicer application has one.
+
+    With ``to_check``, the module's Review section goes by it once the scene is opened in Slicer. ``name`` becomes the
+    folder of the case in the subject hierarchy and the name of its CT. The slice views of Slicer's standard layout are
+    set to the planes that show most organs. Raises ValueError when the labels do not lie on the grid of the CT.
+    """
+    boot()
+    ct_node = show_ct(ct, f"{name} CT")
+    nodes = CaseNodes(ct_node, show_segmentation(result.labels, vocabulary, ct_node, f"{name} organs"))
+    for level, maps in result.attention.items():
+        nodes.attention[level] = show_attention(maps, level)
+    for kind in ("deciding_expert", "entropy", "disagreement"):
+        if (image := getattr(result, kind)) is not None:
+            nodes.set_map(kind, show_named_map(image, kind))
+    organs = nodes.segmentation.GetSegmentation().GetSegmentIDs()
+    tag_organs(nodes.segmentation, {each: each for each in organs})
+    if to_check is not None:
+        _add_review(nodes, result.labels, to_check)
+    remember(nodes)
+    group_in_folder(name, nodes.all())
+    arrange_views(ct_node, choose_planes(ct, result.labels))
+    return nodes
+
+
+def _add_review(nodes: CaseNodes, labels: sitk.Image, to_check: PlacesToCheck) -> None:
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    review = to_check.review
+    origin = Origin(to_check.model, to_check.sha256, review.vocabulary, date, ct_checksum(nodes.ct))
+    arrays = [sitk.GetArrayViewFromImage(image) for image in (labels, to_check.places, to_check.alternative)]
+    show_review(
+        nodes, origin, Region.whole(arrays[0].shape), arrays[0], review=review, places=arrays[1], alternative=arrays[2]
+    )
+
+
+def save_scene(nodes: CaseNodes, segmentation: Path, bundle: Path, progress: ProgressCallback | None = None) -> None:
+    """Write the segmentation as .seg.nrrd and the whole scene as .mrb. Raises OutputError."""
+    report = progress or (lambda fraction, message: None)
+    report(0.0, "Writing the segmentation")
+    save_segmentation(nodes.segmentation, segmentation)
+    report(0.3, "Writing the scene")
+    save_scene_bundle(bundle)
+    report(1.0, "Scene written")

@@ -1,0 +1,176 @@
+"""Segmentations, tables, volumes and scenes on disk: whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import slicer
+import vtk
+
+from dcaseg.errors import OutputError
+from dcaseg.imaging.writers import temporary_folder
+
+_BYTES = {
+    "signed char": 1, "int8": 1, "uchar": 1, "unsigned char": 1, "uint8": 1,
+    "short": 2, "int16": 2, "ushort": 2, "unsigned short": 2, "uint16": 2,
+    "int": 4, "int32": 4, "uint": 4, "unsigned int": 4, "uint32": 4, "float": 4,
+    "longlong": 8, "int64": 8, "ulonglong": 8, "uint64": 8, "double": 8,
+}  # fmt: skip
+_CHUNK = 1 << 20
+
+
+def is_whole(stream: IO[bytes]) -> bool:
+    """Whether header and all voxels are there; ``stream`` is an NRRD file with its data attached, raw or gzip."""
+    header = _header(stream)
+    if not {"type", "sizes", "encoding"} <= set(header) or header["type"] not in _BYTES:
+        return False
+    expected = _BYTES[header["type"]] * math.prod(int(size) for size in header["sizes"].split())
+    compressed = header["encoding"] in ("gzip", "gz")
+    try:
+        data = gzip.GzipFile(fileobj=stream) if compressed else stream
+        return sum(len(chunk) for chunk in iter(lambda: data.read(_CHUNK), b"")) == expected
+    except (EOFError, OSError, zlib.error):
+        return False
+
+
+def _header(stream: IO[bytes]) -> dict[str, str]:
+    """The fields of the header; empty when the blank line at its end is missing."""
+    fields: dict[str, str] = {}
+    while line := stream.readline():
+        text = line.decode("utf-8", "replace").strip()
+        if not text:
+            return fields
+        name, _, value = text.partition(": ")
+        fields[name] = value
+    return {}
+
+
+_TYPES = {
+    "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16", "int32": "int32", "uint32": "uint32",
+    "int64": "int64", "uint64": "uint64", "float32": "float", "float64": "double",
+}  # fmt: skip
+
+
+def write_nrrd(voxels: np.ndarray, index_to_lps: np.ndarray, path: Path) -> None:
+    """Write ``voxels`` (z, y, x), one value each.
+
+    ``index_to_lps`` (4, 4) leads from voxel indices (i, j, k) to LPS (mm). Raises OSError where the file cannot be
+    written, ValueError for a type of voxel that NRRD has no name for.
+    """
+    name = _TYPES.get(voxels.dtype.name)
+    if name is None:
+        raise ValueError(f"voxels of type {voxels.dtype} cannot be written as NRRD")
+    vectors = [_vector(index_to_lps[:3, axis]) for axis in range(4)]
+    header = (
+        "NRRD0004",
+        f"type: {name}",
+        "dimension: 3",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(str(size) for size in voxels.shape[::-1])}",
+        f"space directions: {' '.join(vectors[:3])}",
+        "kinds: domain domain domain",
+        f"endian: {sys.byteorder}",
+        "encoding: raw",
+        f"space origin: {vectors[3]}",
+        "",
+        "",
+    )
+    with path.open("wb") as file:
+        file.write("\n".join(header).encode("ascii"))
+        file.write(np.ascontiguousarray(voxels).data.cast("B"))
+
+
+def _vector(values: np.ndarray) -> str:
+    return f"({','.join(repr(float(value)) for value in values)})"
+
+
+_REMEDY = "Choose an existing folder you may write to, with free space."
+
+
+def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
+    """Write a vtkMRMLSegmentationNode as .seg.nrrd. Raises OutputError."""
+    with _whole_or_not_at_all(path, ".seg.nrrd", overwrite) as unfinished:
+        storage = slicer.vtkMRMLSegmentationStorageNode()
+        storage.SetScene(slicer.mrmlScene)
+        storage.SetFileName(str(unfinished))
+        storage.SetUseCompression(True)
+        if not storage.WriteData(node) or not _is_whole_file(unfinished):
+            raise OutputError(f"The segmentation cannot be written to {path}.", _REMEDY)
+
+
+def save_table(text: str, path: Path, overwrite: bool = False) -> None:
+    """Write a table that is CSV already. Raises OutputError."""
+    with _whole_or_not_at_all(path, ".csv", overwrite) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def save_scene_bundle(path: Path, overwrite: bool = False) -> None:
+    """Write the whole scene, data included, as one .mrb that Slicer opens. Raises OutputError."""
+    with _whole_or_not_at_all(path, ".mrb", overwrite) as unfinished:
+        if not slicer.mrmlScene.WriteToMRB(str(unfinished)) or not _is_complete(unfinished):
+            raise OutputError(f"The scene cannot be written to {path}.", _REMEDY)
+
+
+def _is_whole_file(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return is_whole(stream)
+    except OSError:
+        return False
+
+
+def _is_complete(bundle: Path) -> bool:
+    """Whether the archive holds a scene and every image in it is whole; a full disk cuts either without an error."""
+    try:
+        with zipfile.ZipFile(bundle) as archive:
+            scenes = [name for name in archive.namelist() if name.endswith(".mrml")]
+            images = [name for name in archive.namelist() if name.endswith(".nrrd")]
+            return (
+                len(scenes) == 1
+                and archive.read(scenes[0]).rstrip().endswith(b"</MRML>")
+                and all(_is_whole_member(archive, name) for name in images)
+            )
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _is_whole_member(archive: zipfile.ZipFile, name: str) -> bool:
+    with archive.open(name) as stream:
+        return is_whole(stream)
+
+
+@contextmanager
+def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
+    """A place beside ``path`` to write to, under the same name, that becomes ``path`` on success."""
+    if not path.name.endswith(suffix):
+        raise OutputError(f"{path.name} does not end in {suffix}.", f"Name the file with {suffix} at its end.")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists already.", "Choose another name, or allow it to be overwritten.")
+    try:
+        # A folder, not another file name: the name of a .mrb also stands inside of it.
+        with temporary_folder(path.name, path.parent) as folder:
+            with _vtk_messages_off():
+                yield folder / path.name
+            (folder / path.name).replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", _REMEDY) from error
+
+
+@contextmanager
+def _vtk_messages_off() -> Iterator[None]:
+    """A failed write is reported once, by the error raised, not also by VTK's log."""
+    before = vtk.vtkObject.GetGlobalWarningDisplay()
+    vtk.vtkObject.GlobalWarningDisplayOff()
+    try:
+        yield
+    finally:
+        vtk.vtkObject.SetGlobalWarningDisplay(before)

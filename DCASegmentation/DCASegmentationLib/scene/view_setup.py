@@ -1,0 +1,259 @@
+"""Arrangement of the views: layouts, slice positions, window and level, and what a user sees first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+
+from dcaseg.rendering.layout import EXPERTS
+from dcaseg.rendering.planes import SCREEN_AXES, Plane
+from DCASegmentationLib.scene.case_record import CaseNodes, cases_of
+from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS
+from DCASegmentationLib.scene.headless import application_logic
+from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW, index_to_ras
+
+# Slice views of Slicer's standard layouts, by their orientation.
+_STANDARD_VIEWS = {"axial": ("Red", "Axial"), "sagittal": ("Yellow", "Sagittal"), "coronal": ("Green", "Coronal")}
+# Letter and color on the bar of each standard view, as Slicer's layouts give them. A scene that is written without
+# Slicer has to say them: opened there, its view nodes replace those that Slicer has made.
+_BARS = {
+    "Red": ("R", (0.952941, 0.290196, 0.2)),
+    "Yellow": ("Y", (0.929412, 0.835294, 0.298039)),
+    "Green": ("G", (0.431373, 0.690196, 0.294118)),
+}
+
+
+def group_in_folder(name: str, nodes: Sequence[Any]) -> None:
+    """Put the nodes into one folder of the subject hierarchy."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None:
+        return
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
+    for node in nodes:
+        # Inside Slicer a node has its item already; outside nothing creates one.
+        if item := hierarchy.GetItemByDataNode(node):
+            hierarchy.SetItemParent(item, folder)
+        else:
+            hierarchy.CreateItem(folder, node)
+
+
+def arrange_views(ct_node: Any, planes: Mapping[str, Plane]) -> None:
+    """Show the CT in the standard slice views, each on its plane."""
+    for orientation, plane in planes.items():
+        view, preset = _STANDARD_VIEWS[orientation]
+        composite = view_node("vtkMRMLSliceCompositeNode", view)
+        composite.SetBackgroundVolumeID(ct_node.GetID())
+        slice_node = view_node("vtkMRMLSliceNode", view)
+        slice_node.SetDefaultOrientation(preset)
+        place_slice(slice_node, plane, slice_node.GetDimensions()[:2])
+
+
+def place_slice(slice_node: Any, plane: Plane, pixels: Sequence[int]) -> None:
+    """Set a vtkMRMLSliceNode to a plane, shown on ``pixels`` (columns, rows) with square pixels."""
+    matrix = slice_node.GetSliceToRAS()
+    for row in range(3):
+        for column in range(3):
+            matrix.SetElement(row, column, SCREEN_AXES[plane.orientation][row, column])
+        matrix.SetElement(row, 3, plane.center[row])
+    slice_node.UpdateMatrices()
+    columns, rows = pixels
+    mm_per_pixel = max(plane.width_mm / columns, plane.height_mm / rows)
+    slice_node.SetFieldOfView(mm_per_pixel * columns, mm_per_pixel * rows, 1.0)
+
+
+def view_node(class_name: str, view: str) -> Any:
+    """The view node of the standard layout, made where no layout manager has done so."""
+    node = slicer.mrmlScene.GetSingletonNode(view, class_name)
+    if node is not None:
+        return node
+    node = slicer.mrmlScene.CreateNodeByClass(class_name)
+    node.UnRegister(None)
+    node.SetSingletonTag(view)
+    node.SetLayoutName(view)
+    node.SetName(view)
+    if class_name == "vtkMRMLSliceNode":
+        node.SetDimensions(512, 512, 1)
+        label, color = _BARS.get(view, (view, node.GetLayoutColor()))
+        node.SetLayoutLabel(label)
+        node.SetLayoutColor(*color)
+    return slicer.mrmlScene.AddNode(node)
+
+
+def jump_to_segment(segmentation: Any, segment_id: str) -> None:
+    """Center all slice views on a segment: on the middle of its largest part. Nothing happens for an empty one."""
+    center = segmentation.GetSegmentCenterRAS(segment_id)
+    if center is not None:
+        slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+
+
+# Slicer's own layouts have numbers below 100; scripts take larger ones.
+COMPARISON = 7301
+BAR_PLOT = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView
+_USUAL = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
+
+# The group keeps the comparison linked within itself: the usual views do not follow.
+_GROUP = 73
+_VIEW = (
+    '<item><view class="vtkMRMLSliceNode" singletontag="{tag}">'
+    '<property name="orientation" action="default">Axial</property>'
+    '<property name="viewlabel" action="default">{label}</property>'
+    '<property name="viewcolor" action="default">{color}</property>'
+    f'<property name="viewgroup" action="default">{_GROUP}</property>'
+    "</view></item>"
+)
+
+
+class ViewLayouts:
+    """Switches between the arrangements and back to the one the user had."""
+
+    def __init__(self) -> None:
+        self._before = _USUAL
+
+    def node(self) -> Any | None:
+        """The vtkMRMLLayoutNode of the scene."""
+        return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+
+    def current(self) -> int:
+        """The arrangement shown; Slicer's number of it, or ``COMPARISON``."""
+        node = self.node()
+        return int(node.GetViewArrangement()) if node is not None else _USUAL
+
+    def show_comparison(self, nodes: CaseNodes) -> dict[str, Any]:
+        """Show the experts side by side, linked; gives the vtkMRMLSliceCompositeNode of each expert's view.
+
+        Slicer gives the views their size in later turns of the event loop, and resets their position then: call
+        :func:`place_comparison` when :func:`comparison_sizes` have settled.
+        """
+        register_comparison()
+        self._switch(COMPARISON)
+        composites = comparison_composites()
+        for composite in composites.values():
+            composite.SetBackgroundVolumeID(nodes.ct.GetID() if nodes.ct is not None else None)
+            composite.SetLinkedControl(True)
+            composite.SetHotLinkedControl(True)
+        return composites
+
+    def show_bar_plot(self, chart: Any) -> None:
+        """Show the usual slices with Slicer's plot view beside them, and the chart in it."""
+        self._switch(BAR_PLOT)
+        application_logic().GetSelectionNode().SetActivePlotChartID(chart.GetID())
+        application_logic().PropagatePlotChartSelection()
+
+    def restore(self) -> None:
+        """Back to the arrangement before."""
+        node = self.node()
+        if node is not None:
+            node.SetViewArrangement(self._before)
+
+    def _switch(self, arrangement: int) -> None:
+        node = self.node()
+        if node is None:
+            return
+        if self.current() not in (COMPARISON, BAR_PLOT):
+            self._before = self.current()
+        node.SetViewArrangement(arrangement)
+
+
+def register_comparison() -> None:
+    """Tell Slicer of the arrangement; a scene does not keep it, only its number."""
+    node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if node is not None and not node.IsLayoutDescription(COMPARISON):
+        node.AddLayoutDescription(COMPARISON, _description())
+
+
+def comparison_composites() -> dict[str, Any]:
+    """The vtkMRMLSliceCompositeNode of each expert's view."""
+    return {expert: view_node("vtkMRMLSliceCompositeNode", tag) for expert, tag in COMPARISON_VIEWS.items()}
+
+
+def _description() -> str:
+    views = (
+        _VIEW.format(tag=COMPARISON_VIEWS[name], label=name.capitalize(), color="#{:02x}{:02x}{:02x}".format(*color))
+        for _, name, color in EXPERTS
+    )
+    return f'<layout type="horizontal" split="true">{"".join(views)}</layout>'
+
+
+def comparison_sizes() -> list[tuple[int, int]]:
+    """The pixels of the views of the comparison."""
+    nodes = [view_node("vtkMRMLSliceNode", tag) for tag in COMPARISON_VIEWS.values()]
+    return [tuple(node.GetDimensions()[:2]) for node in nodes]
+
+
+def place_comparison() -> None:
+    """Show the whole CT in each view of the comparison, at the slice of the usual view."""
+    usual = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
+    for tag in COMPARISON_VIEWS.values():
+        node = view_node("vtkMRMLSliceNode", tag)
+        logic = application_logic().GetSliceLogic(node)
+        if logic is not None:
+            logic.FitSliceToBackground()
+        if usual is not None:
+            node.JumpSliceByOffsetting(*(usual.GetSliceToRAS().GetElement(row, 3) for row in range(3)))
+
+
+def use_abdominal_window(ct: Any) -> None:
+    """Show a CT (vtkMRMLScalarVolumeNode) in the soft-tissue window of the abdomen, where the user has set none."""
+    display = ct.GetDisplayNode()
+    if display is not None and display.GetAutoWindowLevel():
+        before = display.StartModify()
+        display.AutoWindowLevelOff()
+        display.SetWindowLevel(ABDOMEN_WINDOW, ABDOMEN_LEVEL)
+        display.EndModify(before)
+
+
+def hide_earlier(nodes: CaseNodes) -> list[Any]:
+    """Hide the earlier results of the same CT; returns the segmentations that were visible."""
+    hidden = []
+    for case in cases_of(nodes.ct):
+        display = case.segmentation.GetDisplayNode()
+        if case.segmentation is not nodes.segmentation and display is not None and display.GetVisibility():
+            display.SetVisibility(False)
+            hidden.append(case.segmentation)
+    return hidden
+
+
+def go_to_organs(nodes: CaseNodes) -> bool:
+    """Bring the slice that crosses most organs into each slice view; False where there is no organ to go to."""
+    place = organ_position(nodes)
+    if place is None:
+        return False
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+    return True
+
+
+def organ_position(nodes: CaseNodes) -> tuple[float, float, float] | None:
+    """Where along each axis of the CT most organs are crossed, as a point in the world (RAS, mm)."""
+    if nodes.automatic is None or nodes.automatic.GetImageData() is None:
+        return None
+    labels = slicer.util.arrayFromVolume(nodes.automatic)
+    # Every second voxel: it is a question of centimeters.
+    labels = labels[::2, ::2, ::2]
+    present = [label for label in np.unique(labels).tolist() if label]
+    if not present:
+        return None
+    votes = [np.zeros(length) for length in labels.shape]
+    for label in present:
+        mask = labels == label
+        for axis in range(3):
+            area = mask.sum(axis=tuple({0, 1, 2} - {axis}))
+            # As large a share for a small organ as for the liver.
+            votes[axis] += area / area.max()
+    z, y, x = (2 * int(vote.argmax()) for vote in votes)
+    right, anterior, superior, _ = index_to_ras(nodes.automatic).MultiplyPoint((x, y, z, 1.0))
+    return _in_world(nodes.automatic, (right, anterior, superior))
+
+
+def _in_world(node: Any, point: tuple[float, float, float]) -> tuple[float, float, float]:
+    parent = node.GetParentTransformNode()
+    if parent is None:
+        return point
+    to_world = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, None, to_world)
+    right, anterior, superior = to_world.TransformPoint(*point)
+    return right, anterior, superior

@@ -1,1 +1,0 @@
-"""Lists of data made from what one downloads."""

@@ -1,0 +1,349 @@
+"""The Experts section: their maps over the CT, side by side, under the cursor, and by organ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from dcaseg.rendering.layout import COLOR_MAPS, EXPERTS
+from DCASegmentationLib.event_loop import SegmentationWatch, Steps, newTimer
+from DCASegmentationLib.scene import expert_views
+from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
+from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
+from DCASegmentationLib.scene.expert_views import MapStyle
+from DCASegmentationLib.scene.maps import available_maps, levels_of, map_volume, save_colors
+from DCASegmentationLib.scene.probe import ReadOut, read_at
+from DCASegmentationLib.scene.view_setup import (
+    BAR_PLOT,
+    COMPARISON,
+    ViewLayouts,
+    comparison_composites,
+    comparison_sizes,
+    place_comparison,
+    register_comparison,
+)
+from DCASegmentationLib.widgets.tables import AttentionTable
+
+_NOTHING = "\N{EN DASH}"
+
+
+class CursorReadOut(VTKObservationMixin):
+    """Writes into the labels ``cursorOrganLabel``, ``cursorAttentionLabel`` and so on of ``ui`` while it is started."""
+
+    def __init__(self, ui: SimpleNamespace) -> None:
+        VTKObservationMixin.__init__(self)
+        self._ui = ui
+        self._nodes: CaseNodes | None = None
+        self._level = 0
+
+    def setCase(self, nodes: CaseNodes | None, level: int) -> None:
+        """Read this case from now on; attention is that of ``level``."""
+        self._nodes, self._level = nodes, level
+
+    def start(self) -> None:
+        crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+        if crosshair is not None:
+            self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onMoved)
+
+    def stop(self) -> None:
+        self.removeObservers()
+        self._show(ReadOut())
+
+    def _onMoved(self, crosshair: Any, event: str) -> None:
+        place = [0.0, 0.0, 0.0]
+        isInside = crosshair.GetCursorPositionRAS(place)
+        self._show(read_at(self._nodes, place, self._level) if isInside and self._nodes is not None else ReadOut())
+
+    def _show(self, found: ReadOut) -> None:
+        organ = ", ".join(found.organs) or _("no organ")
+        hu = "" if found.hu is None else _("{organ}, {hu:.0f} HU").format(organ=organ, hu=found.hu)
+        self._ui.cursorOrganLabel.text = hu or _NOTHING
+        attention = (f"{expert} {value:.2f}" for expert, value in found.attention.items())
+        self._ui.cursorAttentionLabel.text = " · ".join(attention) or _NOTHING
+        self._ui.cursorUncertaintyLabel.text = _number(found.uncertainty)
+        self._ui.cursorDisagreementLabel.text = _number(found.disagreement)
+
+
+def _number(value: float | None) -> str:
+    return _NOTHING if value is None else f"{value:.2f}"
+
+
+class ExpertsPanel(VTKObservationMixin):
+    """``layout`` is where the panel goes.
+
+    The choices are kept in the parameter node, as ``expertMap`` (a name of ``scene.expert_views``), ``expertLevel``
+    (1 to 4), ``mapOpacity`` and ``mapThreshold`` (0 to 1), ``colorMap`` (a key of ``palette.COLOR_MAPS``) and
+    ``showLegend``. Sliders and check box are bound to it by their ``SlicerParameterName``; which maps and levels can be
+    chosen depends on the result, so the selectors are filled here.
+    """
+
+    def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
+        VTKObservationMixin.__init__(self)
+        self._nodes: CaseNodes | None = None
+        self._parameters: Any = None
+        self._rows: list[SegmentAttention] = []
+        self._measured: int | None = None
+        self._isOpen = False
+        self._sizes: list[tuple[int, int]] = []
+        self._layouts = ViewLayouts()
+        self._steps, self._loading = Steps(), Steps()
+        self._placing = newTimer(self._placeComparison)
+        self._watch = SegmentationWatch(self._onSegmentationChanged)
+        self.widget = slicer.util.loadUI(str(uiFolder / "Experts.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self._table = AttentionTable(self.ui.attentionTable)
+        self._readOut = CursorReadOut(self.ui)
+        for name in COLOR_MAPS:
+            self.ui.colorMapSelector.addItem(name, name)
+        self.ui.mapSelector.connect("activated(int)", self._onMapActivated)
+        self.ui.levelSelector.connect("activated(int)", self._onLevelActivated)
+        self.ui.colorMapSelector.connect("activated(int)", self._onColorMapActivated)
+        self.ui.compareButton.connect("clicked(bool)", self._onCompare)
+        self.ui.plotButton.connect("clicked(bool)", self._onPlot)
+        self.ui.saveMapsCheckBox.connect("toggled(bool)", self._onSaveMaps)
+        register_comparison()
+        self._updateWidgets()
+
+    def setOpen(self, isOpen: bool) -> None:
+        """Whether the section can be seen: only then the maps for its table and read-out are loaded."""
+        self._isOpen = isOpen
+        self.update()
+
+    def setParameterNode(self, parameterNode: Any | None) -> None:
+        """Keep the choices in this parameter node; None while there is none."""
+        if self._parameters is not None:
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self._parameters = parameterNode
+        if parameterNode is not None:
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.update()
+
+    def setResult(self, nodes: CaseNodes | None) -> None:
+        """Show the experts of this result; None when there is none (any more)."""
+        if nodes == self._nodes:
+            return
+        before = self._nodes
+        self._steps.stop()
+        self._loading.stop()
+        self._nodes, self._measured, self._rows = nodes, None, []
+        self._readOut.setCase(nodes, self.level)
+        if before is not None:
+            expert_views.take_maps_away(before)
+        self._watch.watch(nodes.segmentation if nodes is not None else None)
+        self.update()
+
+    def enter(self) -> None:
+        """The module is shown: follow the mouse and the layout."""
+        self.exit()
+        self._readOut.start()
+        if (node := self._layouts.node()) is not None:
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self.update()
+
+    def exit(self) -> None:
+        self._readOut.stop()
+        if (node := self._layouts.node()) is not None and self.hasObserver(
+            node, vtk.vtkCommand.ModifiedEvent, self._onModified
+        ):
+            self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
+
+    def cleanup(self) -> None:
+        self._readOut.stop()
+        self._watch.watch(None)
+        self._steps.stop()
+        self._loading.stop()
+        self._placing.stop()
+        self.removeObservers()
+
+    @property
+    def level(self) -> int:
+        """The chosen level of attention, or the finest that the result has."""
+        wanted = self._parameters.expertLevel if self._parameters is not None else 0
+        levels = levels_of(self._nodes) if self._nodes is not None else []
+        return wanted if wanted in levels else max(levels, default=0)
+
+    @property
+    def choice(self) -> str:
+        """The chosen map, or none where the result lacks it."""
+        wanted = self._parameters.expertMap if self._parameters is not None else expert_views.NONE
+        there = self._nodes is not None and wanted in expert_views.available_choices(self._nodes, self.level)
+        return wanted if there else expert_views.NONE
+
+    @property
+    def isComparing(self) -> bool:
+        return self._nodes is not None and self._layouts.current() == COMPARISON
+
+    def update(self) -> None:
+        """Bring views, table and widgets into line with result and choices."""
+        if self._nodes is not None and self._parameters is not None:
+            self._updateViews(self._nodes)
+            self._updateAttention(self._nodes)
+        self._updateWidgets()
+
+    def _updateViews(self, nodes: CaseNodes) -> None:
+        parameters = self._parameters
+        style = MapStyle(parameters.mapOpacity, parameters.mapThreshold, parameters.colorMap, parameters.showLegend)
+        node = expert_views.map_node(nodes, self.level, self.choice)
+        expert_views.show_map_over_ct(nodes, node, style)
+        if self.isComparing:
+            expert_views.show_side_by_side(comparison_composites(), nodes, self.level, style)
+
+    def _updateAttention(self, nodes: CaseNodes) -> None:
+        """Measured only where level or segments have changed: sliders call for an update at every step."""
+        if self._measured == self.level or not self._isOpen or self._steps.isRunning:
+            return
+        self._steps.run(self._measuring(nodes, self.level), self.update)
+
+    def _measuring(self, nodes: CaseNodes, level: int) -> Iterator[None]:
+        """Load the maps that are read here, one per step, and measure."""
+        names = [attention_name(level, expert) for _number, expert, _color in EXPERTS]
+        for name in (*names, "entropy", "disagreement"):
+            map_volume(nodes, name)
+            yield
+        self._measured = level
+        self._readOut.setCase(nodes, level)
+        self._rows = attention_by_segment(nodes, level)
+        self._table.fill(self._rows)
+        if self._layouts.current() == BAR_PLOT:
+            update_chart(nodes, level, self._rows)
+        self._updateWidgets()
+
+    def _updateWidgets(self) -> None:
+        hasMaps = self._nodes is not None and bool(available_maps(self._nodes))
+        isUsable = hasMaps and self._parameters is not None
+        hasAttention = isUsable and self.level > 0
+        self.ui.expertsHintLabel.visible = not hasMaps
+        self.ui.expertsHintLabel.text = (
+            _("Segment a CT to see what its experts did.") if self._nodes is None else _("This result has no maps.")
+        )
+        self._fillSelectors()
+        isScale = self.choice not in (expert_views.NONE, expert_views.DECIDING)
+        self.ui.mapSelector.enabled = isUsable
+        self.ui.levelSelector.enabled = hasAttention
+        self.ui.mapOpacitySlider.enabled = isUsable and (self.isComparing or self.choice != expert_views.NONE)
+        self.ui.legendCheckBox.enabled = self.ui.mapOpacitySlider.enabled
+        self.ui.mapThresholdSlider.enabled = self.ui.colorMapSelector.enabled = isUsable and (
+            self.isComparing or isScale
+        )
+        self.ui.compareButton.enabled = hasAttention
+        self.ui.plotButton.enabled = hasAttention and bool(self._rows)
+        self.ui.saveMapsCheckBox.enabled = hasMaps
+        self.ui.compareButton.checked = self.isComparing
+        self.ui.plotButton.checked = hasAttention and self._layouts.current() == BAR_PLOT
+        for widget in (self.ui.cursorGroup, self.ui.attentionTable, self.ui.attentionTableLabel):
+            widget.visible = hasAttention
+
+    def _fillSelectors(self) -> None:
+        maps = (
+            expert_views.available_choices(self._nodes, self.level) if self._nodes is not None else [expert_views.NONE]
+        )
+        titles = _mapTitles()
+        _fill(self.ui.mapSelector, [(titles[name], name) for name in maps], self.choice)
+        levels = sorted(levels_of(self._nodes), reverse=True) if self._nodes is not None else []
+        _fill(self.ui.levelSelector, [(_levelTitle(level), level) for level in levels], self.level)
+        if self._parameters is not None:
+            self.ui.colorMapSelector.currentIndex = self.ui.colorMapSelector.findData(self._parameters.colorMap)
+
+    def _onModified(self, caller: Any, event: str) -> None:
+        self.update()
+
+    def _onSegmentationChanged(self) -> None:
+        self._steps.stop()
+        self._measured = None
+        self.update()
+
+    def _onMapActivated(self, index: int) -> None:
+        before, chosen = self._parameters.expertMap, self.ui.mapSelector.itemData(index)
+        threshold = expert_views.starting_threshold(chosen)
+        if threshold != expert_views.starting_threshold(before):
+            # What is little uncertainty is no attention at all.
+            self._parameters.mapThreshold = threshold
+        self._parameters.expertMap = chosen
+
+    def _onLevelActivated(self, index: int) -> None:
+        self._parameters.expertLevel = self.ui.levelSelector.itemData(index)
+
+    def _onColorMapActivated(self, index: int) -> None:
+        self._parameters.colorMap = self.ui.colorMapSelector.itemData(index)
+
+    def _onCompare(self, checked: bool) -> None:
+        if checked and self._nodes is not None:
+            self._layouts.show_comparison(self._nodes)
+            self._sizes = []
+            self._placing.start()
+        else:
+            self._layouts.restore()
+        self.update()
+
+    def _placeComparison(self) -> None:
+        """Slicer gives new views their size in later turns of the event loop, and resets their position in these."""
+        if not self.isComparing:
+            return
+        before, self._sizes = self._sizes, comparison_sizes()
+        place_comparison()
+        if self._sizes != before:
+            self._placing.start()
+        elif self._nodes is not None:
+            expert_views.refresh_legends(self._nodes, self.level, self._parameters.showLegend)
+
+    def _onSaveMaps(self, checked: bool) -> None:
+        """Load what is to be saved, one map per step; without the tick they are left out of saved scenes."""
+        nodes = self._nodes
+        if nodes is None:
+            return
+        if checked:
+            self._loading.run(self._loadingAll(nodes), self.update)
+        save_colors(checked)
+        for node in nodes.maps():
+            node.SetSaveWithScene(checked)
+
+    def _loadingAll(self, nodes: CaseNodes) -> Iterator[None]:
+        for name in sorted(available_maps(nodes)):
+            node = map_volume(nodes, name)
+            if node is not None:
+                node.SetSaveWithScene(self.ui.saveMapsCheckBox.checked)
+                save_colors(self.ui.saveMapsCheckBox.checked)
+            yield
+
+    def _onPlot(self, checked: bool) -> None:
+        if checked and self._nodes is not None:
+            self._layouts.show_bar_plot(update_chart(self._nodes, self.level, self._rows))
+        else:
+            self._layouts.restore()
+        self.update()
+
+
+def _mapTitles() -> dict[str, str]:
+    return {
+        expert_views.NONE: _("None"),
+        expert_views.DECIDING: _("Expert that decided"),
+        "head": _("Attention to the head expert"),
+        "medium": _("Attention to the medium expert"),
+        "tail": _("Attention to the tail expert"),
+        expert_views.UNCERTAINTY: _("Uncertainty"),
+        expert_views.DISAGREEMENT: _("Disagreement"),
+    }
+
+
+def _levelTitle(level: int) -> str:
+    notes = {4: _("4 (finest, decides)"), 1: _("1 (coarsest)")}
+    return notes.get(level, str(level))
+
+
+def _fill(selector: qt.QComboBox, items: list[tuple[str, Any]], chosen: Any) -> None:
+    """Offer other items only where they are others: a list that is open must not close under the mouse."""
+    if [selector.itemData(index) for index in range(selector.count)] != [data for _title, data in items]:
+        selector.clear()
+        for title, data in items:
+            selector.addItem(title, data)
+    selector.currentIndex = selector.findData(chosen)

@@ -1,0 +1,294 @@
+"""The module's panel: its sections, who of them tells whom, and what they show of the scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.util import VTKObservationMixin
+
+from DCASegmentationLib.event_loop import Steps, newTimer
+from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
+from DCASegmentationLib.scene.ct_export import open_ct
+from DCASegmentationLib.scene.maps import remove_unused_folders
+from DCASegmentationLib.scene.segmentation import remove_nodes
+from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
+from DCASegmentationLib.scene.view_setup import go_to_organs, hide_earlier, use_abdominal_window
+from DCASegmentationLib.widgets.correct_panel import CorrectPanel, scrollTo
+from DCASegmentationLib.widgets.experts_panel import ExpertsPanel
+from DCASegmentationLib.widgets.guide import Guide
+from DCASegmentationLib.widgets.result_panel import ResultPanel, centerThreeDView
+from DCASegmentationLib.widgets.review_panel import ReviewPanel
+from DCASegmentationLib.widgets.segment_control import SegmentControl
+from DCASegmentationLib.widgets.setup_panel import SetupPanel
+from DCASegmentationLib.widgets.tables import letBoxesBeSeen
+
+
+class ModulePanel(VTKObservationMixin):
+    """``layout`` is where the panel goes.
+
+    ``newLogic(onLog)`` gives the module's logic, which segments and knows the parameter node of the scene. Call
+    :meth:`enter` and :meth:`exit` when the module comes into sight and leaves it, :meth:`cleanup` at the end.
+    """
+
+    def __init__(self, layout: qt.QLayout, uiFolder: Path, newLogic: Callable[[Callable[[str], None]], Any]) -> None:
+        VTKObservationMixin.__init__(self)
+        self._parameters: Any = None
+        self._connections: list[Any] = []
+        self._shown: Any = None
+        self._newResult: Any = None
+        self.isEntered = False
+        # A volume is in the scene before its voxels are: it is looked at when whoever adds it has done.
+        self._loading = newTimer(self._chooseOpenCT)
+        self._tidying = newTimer(self._tidy)
+        self._showing = Steps()
+        self.widget = slicer.util.loadUI(str(uiFolder / "DCASegmentation.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self.segmentControl = SegmentControl(
+            self.ui.segmentSection.layout(), uiFolder, newLogic, self._onResult, self._onInstalled, centerThreeDView
+        )
+        self.segmentPanel, self.logic = self.segmentControl.panel, self.segmentControl.logic
+        self.setupPanel = SetupPanel(self.ui.setupSection.layout(), uiFolder, self._onSetupChanged)
+        self.expertsPanel = ExpertsPanel(self.ui.expertsSection.layout(), uiFolder)
+        self.resultPanel = ResultPanel(self.ui.resultSection.layout(), uiFolder)
+        self.correctPanel = CorrectPanel(self.ui.correctSection.layout(), uiFolder)
+        self.reviewPanel = ReviewPanel(
+            self.ui.reviewSection.layout(),
+            uiFolder,
+            self._onEditPlace,
+            self.correctPanel.editEverywhere,
+            self.correctPanel.saveStateForUndo,
+        )
+        self.ui.reviewSection.connect("contentsCollapsed(bool)", self._onReviewCollapsed)
+        self.ui.correctSection.connect("contentsCollapsed(bool)", self._onCorrectCollapsed)
+        self.ui.expertsSection.connect("contentsCollapsed(bool)", self._onExpertsCollapsed)
+        self.guide = Guide(self.ui, self._startGuidedRun, self._openSection, self._updateGuide)
+        self._placeSetup()
+        self.ui.setupSection.collapsed = self.setupPanel.isComplete()
+        self.widget.setMRMLScene(slicer.mrmlScene)
+        for panel in self._panels:
+            panel.widget.setMRMLScene(slicer.mrmlScene)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self._onSceneChanged)
+        self.addObserver(scene, scene.EndImportEvent, self._onSceneChanged)
+        self.addObserver(scene, scene.NodeAddedEvent, self._onNodeAdded)
+        self.addObserver(scene, scene.NodeRemovedEvent, self._onNodeRemoved)
+        self._takeParameterNode()
+
+    @property
+    def parameters(self) -> Any:
+        """The module's parameter node (DCASegmentationParameterNode) of the scene; None while a scene is closed."""
+        return self._parameters
+
+    @property
+    def _panels(self) -> list[Any]:
+        return [self.setupPanel, self.segmentPanel, *self._resultPanels]
+
+    @property
+    def _resultPanels(self) -> list[Any]:
+        """Those about a result, each shown in a section of its own."""
+        return [self.expertsPanel, self.resultPanel, self.reviewPanel, self.correctPanel]
+
+    def enter(self) -> None:
+        self.isEntered = True
+        self._takeParameterNode()
+        self.setupPanel.update()
+        self.segmentControl.updateModels()
+        self.expertsPanel.enter()
+        self.resultPanel.enter()
+        self._onReviewCollapsed(self.ui.reviewSection.collapsed)
+        self._onCorrectCollapsed(self.ui.correctSection.collapsed)
+        self._onExpertsCollapsed(self.ui.expertsSection.collapsed)
+        self._placeSetup()
+        for widget in (
+            self.segmentPanel.ui.organsList,
+            self.resultPanel.ui.segmentsTable,
+            self.reviewPanel.ui.changesTable,
+            self.reviewPanel.ui.keepCorrectedCheckBox,
+            self.expertsPanel.ui.legendCheckBox,
+            self.expertsPanel.ui.saveMapsCheckBox,
+        ):
+            letBoxesBeSeen(widget)
+
+    def exit(self) -> None:
+        self.isEntered = False
+        self._onExpertsCollapsed(True)
+        for panel in self._resultPanels:
+            panel.exit()
+
+    def cleanup(self) -> None:
+        """Slicer closes, or the module is loaded again."""
+        self._loading.stop()
+        self._tidying.stop()
+        self._showing.stop()
+        self._setParameterNode(None)
+        self.removeObservers()
+        self.segmentControl.show3D.stop()
+        remove_unused_folders(Path(slicer.app.temporaryPath), also_recent=True)
+        for panel in [self.setupPanel, *self._resultPanels]:
+            panel.cleanup()
+        self.logic.stop()
+
+    def _onCorrectCollapsed(self, collapsed: bool) -> None:
+        """The Segment Editor works only while it can be seen."""
+        (self.correctPanel.exit if collapsed or not self.isEntered else self.correctPanel.enter)()
+
+    def _onExpertsCollapsed(self, collapsed: bool) -> None:
+        """Maps for the table and the read-out are loaded only while they can be seen."""
+        self.expertsPanel.setOpen(not collapsed and self.isEntered)
+
+    def _onReviewCollapsed(self, collapsed: bool) -> None:
+        """A place is outlined only while its list can be seen."""
+        (self.reviewPanel.exit if collapsed or not self.isEntered else self.reviewPanel.enter)()
+
+    def _onEditPlace(self, segmentId: str, makeArea: Callable[[], Any]) -> None:
+        """Open the Segment Editor on a segment, limited to an area."""
+        self.ui.correctSection.collapsed = False
+        self.correctPanel.editWithin(segmentId, makeArea)
+
+    def _onInstalled(self) -> None:
+        self.setupPanel.update()
+        self._placeSetup()
+
+    def _onSetupChanged(self) -> None:
+        self.segmentControl.updateModels()
+        self._placeSetup()
+
+    def _placeSetup(self) -> None:
+        """Setup is the last section, and the first one while something is missing."""
+        layout = self.widget.layout()
+        layout.removeWidget(self.ui.setupSection)
+        isComplete = self.setupPanel.isComplete()
+        # Below the guide, or above the spacer.
+        layout.insertWidget(layout.count() - 1 if isComplete else 1, self.ui.setupSection)
+        self._updateGuide()
+
+    def _updateGuide(self) -> None:
+        hasCT = self._parameters is not None and self._parameters.inputVolume is not None
+        self.guide.update(hasCT, self.setupPanel.isComplete())
+        self.segmentControl.setGuided(self.guide.isOffered)
+
+    def _startGuidedRun(self) -> bool:
+        if not self.segmentControl.loadSample():
+            return False
+        self.segmentControl.apply()
+        return bool(self.logic.isRunning)
+
+    def _openSection(self, name: str) -> None:
+        section = getattr(self.ui, f"{name}Section")
+        section.collapsed = False
+        scrollTo(section)
+
+    def _onResult(self, segmentation: Any | None) -> None:
+        """A run has ended: show what came of it, even where it went into the segmentation that is shown already."""
+        if segmentation is not None and self._parameters is not None:
+            self._shown, self._newResult = None, segmentation
+            self._parameters.resultSegmentation = segmentation
+            self._update()
+            self.ui.resultSection.collapsed = False
+        self.guide.onRunEnded(segmentation is not None)
+
+    def _onSceneStartClose(self, caller: Any, event: str) -> None:
+        self._setParameterNode(None)
+
+    def _onSceneChanged(self, caller: Any, event: str) -> None:
+        self._takeParameterNode()
+
+    def _onNodeAdded(self, caller: Any, event: str) -> None:
+        if self.isEntered and self._parameters is not None and self._parameters.inputVolume is None:
+            self._loading.start()
+
+    def _onNodeRemoved(self, caller: Any, event: str) -> None:
+        self._update()
+        self._tidying.start()
+
+    def _tidy(self) -> None:
+        """What belonged to results that are gone goes too: volumes, folders of the hierarchy, files."""
+        if not slicer.mrmlScene.IsBatchProcessing():
+            remove_nodes(parts_left_over())
+            remove_empty_folders()
+            remove_unused_folders(Path(slicer.app.temporaryPath))
+
+    def _takeParameterNode(self) -> None:
+        """Take the parameter node of the scene, which a scene that was loaded may have brought along."""
+        self._setParameterNode(self.logic.getParameterNode())
+        self._chooseOpenCT()
+        self._showCaseOfScene()
+
+    def _showCaseOfScene(self) -> None:
+        """Show the latest result of a scene that tells of none, as ``dca segment`` writes it; a choice stays."""
+        if self._parameters.resultSegmentation is None and (cases := cases_in_scene()):
+            self._parameters.resultSegmentation = cases[-1].segmentation
+
+    def _chooseOpenCT(self) -> None:
+        """Choose the CT that is open; a choice that was made stays."""
+        if self._parameters is not None and self._parameters.inputVolume is None:
+            self._parameters.inputVolume = open_ct()
+
+    def _setParameterNode(self, parameterNode: Any | None) -> None:
+        if self._parameters is not None:
+            for connection in self._connections:
+                self._parameters.disconnectGui(connection)
+            self._connections = []
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        self._parameters = parameterNode
+        self.expertsPanel.setParameterNode(parameterNode)
+        if parameterNode is not None:
+            self._connections = [parameterNode.connectGui(panel.ui) for panel in self._panels]
+            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        self.segmentControl.setParameterNode(parameterNode)
+        if parameterNode is not None:
+            self._update()
+        else:
+            self._showResult(None)
+
+    def _onParametersModified(self, caller: Any, event: str) -> None:
+        self._update()
+
+    def _update(self) -> None:
+        """Bring the sections into line with the parameter node."""
+        if self._parameters is None:
+            return
+        if not self.logic.isRunning:
+            self._showResult(self._parameters.resultSegmentation)
+        self.segmentControl.update()
+        self._updateGuide()
+
+    def _showResult(self, segmentation: Any | None) -> None:
+        """Let the sections for results show the case of ``segmentation``, one after the other."""
+        if segmentation is self._shown:
+            return
+        self._shown = segmentation
+        self._showing.stop()
+        self.segmentControl.show3D.setSegmentation(segmentation)
+        if (nodes := recall(segmentation)) is None:
+            for panel in self._resultPanels:
+                panel.setResult(None)
+        else:
+            isNew, self._newResult = segmentation is self._newResult, None
+            self._showing.run(self._showingResult(nodes, isNew))
+
+    def _showingResult(self, nodes: CaseNodes, isNew: bool) -> Iterator[None]:
+        """What takes time comes in a turn of the event loop of its own. ``isNew``: a run has just made it."""
+        if isNew and nodes.ct is not None:
+            use_abdominal_window(nodes.ct)
+            isFirst = len(cases_of(nodes.ct)) == 1
+            hide_earlier(nodes)
+            yield
+            if isFirst:
+                go_to_organs(nodes)
+                yield
+        for panel in (self.resultPanel, self.reviewPanel, self.expertsPanel, self.correctPanel):
+            if recall(nodes.segmentation) is None:
+                return
+            panel.setResult(recall(nodes.segmentation))
+            yield
+        if isNew:
+            self.segmentControl.show3D.showIfWanted()

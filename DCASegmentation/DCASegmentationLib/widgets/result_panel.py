@@ -1,0 +1,290 @@
+"""The Result section: the segments with volume and mean HU, Show 3D, and export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+import slicer
+import slicer.util
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from dcaseg.errors import UserError
+from dcaseg.rendering.report import write_report
+from DCASegmentationLib.event_loop import SegmentationWatch, Steps
+from DCASegmentationLib.scene.case_record import CaseNodes, recall
+from DCASegmentationLib.scene.case_report import case_report
+from DCASegmentationLib.scene.segment_statistics import SegmentStatistics, as_text, measure_segments
+from DCASegmentationLib.scene.storage import save_segmentation, save_table
+from DCASegmentationLib.scene.surfaces import has_surfaces, making_surfaces, write_surfaces
+from DCASegmentationLib.scene.view_setup import jump_to_segment
+from DCASegmentationLib.widgets import dicom_export
+from DCASegmentationLib.widgets.html import errorText
+from DCASegmentationLib.widgets.tables import makeCompact, numberItem, setRows
+
+
+def askForFile(parent: qt.QWidget, title: str, name: str, suffix: str, kind: str) -> tuple[Path, bool] | None:
+    """The path chosen, completed to end in ``suffix``, and whether a file there may be overwritten; None if cancelled.
+
+    ``name`` without the suffix is suggested; ``kind`` describes the files, such as "CSV (*.csv)".
+    """
+    chosen = qt.QFileDialog.getSaveFileName(parent, title, name + suffix, kind)
+    if not chosen:
+        return None
+    path = Path(chosen)
+    # The dialog has asked about overwriting the name as typed, not about the one completed here.
+    isAsTyped = path.name.endswith(suffix)
+    return (path if isAsTyped else path.with_name(path.name + suffix)), isAsTyped
+
+
+_WANTED = "DCASegmentation/Show3D"
+
+
+class Show3D:
+    """``button`` is checkable; ``onShown()`` is called when surfaces have appeared.
+
+    Slicer's own button makes all surfaces at once, in which the window stands for a second.
+    """
+
+    def __init__(self, button: qt.QPushButton, onShown: Callable[[], None]) -> None:
+        self._button, self._onShown = button, onShown
+        self._segmentation: Any = None
+        self._steps = Steps()
+        button.connect("clicked(bool)", self._onClicked)
+        self.setSegmentation(None)
+
+    def setSegmentation(self, segmentation: Any | None) -> None:
+        """Show this vtkMRMLSegmentationNode, or none."""
+        if segmentation is not self._segmentation:
+            self._steps.stop()
+        self._segmentation = segmentation
+        self.update()
+
+    def update(self) -> None:
+        """Bring the button into line with what is shown."""
+        self._button.enabled = self._segmentation is not None
+        self._button.checked = self._isShown()
+
+    def showIfWanted(self) -> None:
+        """A run has ended: show its organs in 3D, unless the user does not want that."""
+        if self._segmentation is not None and _isWanted():
+            self._show()
+
+    def stop(self) -> None:
+        self._steps.stop()
+
+    def _isShown(self) -> bool:
+        segmentation = self._segmentation
+        return segmentation is not None and (self._steps.isRunning or has_surfaces(segmentation))
+
+    def _show(self) -> None:
+        self._steps.run(making_surfaces(self._segmentation), self._onMade)
+        self.update()
+
+    def _onMade(self) -> None:
+        self.update()
+        if self._isShown():
+            self._onShown()
+
+    def _onClicked(self, checked: bool) -> None:
+        # Remembered for the next run too.
+        slicer.app.settings().setValue(_WANTED, checked)
+        if self._segmentation is None:
+            return
+        if checked:
+            self._show()
+        else:
+            self._steps.stop()
+            self._segmentation.RemoveClosedSurfaceRepresentation()
+        self.update()
+
+
+def centerThreeDView() -> None:
+    """Let the first 3D view look at what it shows."""
+    layouts = slicer.app.layoutManager()
+    # Without a main window there is none, and not every layout has a 3D view.
+    if layouts is None or not layouts.threeDViewCount:
+        return
+    view = layouts.threeDWidget(0).threeDView()
+    view.resetFocalPoint()
+    view.resetCamera(True, True, True)
+
+
+def _isWanted() -> bool:
+    return bool(slicer.util.toBool(slicer.app.settings().value(_WANTED, True)))
+
+
+_SWATCH = 12  # pixels
+
+
+class ResultPanel(VTKObservationMixin):
+    """``layout`` is where the panel goes. The numbers follow corrections of the segmentation."""
+
+    def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
+        VTKObservationMixin.__init__(self)
+        self._segmentation: Any = None
+        self._ct: Any = None
+        self._rows: list[SegmentStatistics] = []
+        self._watch = SegmentationWatch(self.update)
+        self.widget = slicer.util.loadUI(str(uiFolder / "Result.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        makeCompact(self.ui.segmentsTable)
+        self.ui.segmentsTable.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
+        self.ui.segmentsTable.connect("cellDoubleClicked(int,int)", self._onDoubleClicked)
+        self.ui.copyButton.connect("clicked()", self.onCopy)
+        self.ui.saveTableButton.connect("clicked()", self.onSaveTable)
+        self.ui.saveSegmentationButton.connect("clicked()", self.onSaveSegmentation)
+        self.ui.saveSurfacesButton.connect("clicked()", self.onSaveSurfaces)
+        self.ui.exportDICOMButton.connect("clicked()", self.onExportDICOM)
+        self.ui.reportButton.connect("clicked()", self.onSaveReport)
+        self.setResult(None)
+
+    def setResult(self, nodes: CaseNodes | None) -> None:
+        """Show this result; None when there is none (any more)."""
+        self._segmentation, self._ct = (nodes.segmentation, nodes.ct) if nodes is not None else (None, None)
+        self.removeObservers()
+        self._watch.watch(self._segmentation)
+        display = self._segmentation.GetDisplayNode() if nodes is not None else None
+        if display is not None:
+            self.addObserver(display, vtk.vtkCommand.ModifiedEvent, self._onDisplayModified)
+        for widget in (self.ui.segmentsTable, self.ui.saveSegmentationButton, self.ui.saveSurfacesButton,
+                       self.ui.copyButton, self.ui.saveTableButton, self.ui.reportButton):  # fmt: skip
+            widget.visible = nodes is not None
+        hindrance = dicom_export.hindrance(self._ct)
+        self.ui.exportDICOMButton.visible = nodes is not None and dicom_export.canExport()
+        self.ui.exportDICOMButton.enabled = not hindrance
+        self.ui.exportDICOMButton.toolTip = hindrance or _("Write the segmentation as a DICOM SEG series of this study")
+        self.ui.resultHintLabel.visible = nodes is None
+        self._say("")
+        self.update()
+
+    def update(self) -> None:
+        """Measure again and fill the table."""
+        self._rows = []
+        if self._ct is not None:
+            self._rows = measure_segments(self._segmentation, self._ct)
+        elif self._segmentation is not None:
+            self._say(_("The CT is no longer in the scene, so the organs cannot be measured."))
+        self._fillTable()
+        self.ui.copyButton.enabled = self.ui.saveTableButton.enabled = bool(self._rows)
+
+    def enter(self) -> None:
+        """Nothing is shown while the module is closed but what is up to date anyway."""
+
+    def exit(self) -> None:
+        """See :meth:`enter`."""
+
+    def cleanup(self) -> None:
+        self.removeObservers()
+        self._watch.watch(None)
+
+    def onCopy(self) -> None:
+        slicer.app.clipboard().setText(as_text(self._rows, delimiter="\t"))
+        self._say(_("The table was copied."))
+
+    def onSaveTable(self) -> None:
+        self._save(
+            _("Save table"),
+            ".csv",
+            "CSV (*.csv)",
+            lambda path, overwrite: save_table(as_text(self._rows), path, overwrite),
+        )
+
+    def onSaveSegmentation(self) -> None:
+        self._save(
+            _("Save segmentation"), ".seg.nrrd", "Segmentation (*.seg.nrrd)",
+            lambda path, overwrite: save_segmentation(self._segmentation, path, overwrite),
+        )  # fmt: skip
+
+    def onSaveSurfaces(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Save one STL file per visible organ"))
+        if folder:
+            self._attempt(
+                lambda: write_surfaces(self._segmentation, Path(folder), self._onProgress),
+                _("The surfaces were written to {place}.").format(place=folder),
+            )
+
+    def onSaveReport(self) -> None:
+        self._save(_("Save report"), ".html", "HTML (*.html)", self._writeReport)
+
+    def _writeReport(self, path: Path, mayOverwrite: bool) -> None:
+        nodes = recall(self._segmentation)
+        if nodes is None:
+            raise UserError(_("The result is no longer in the scene."), _("Segment the CT again."))
+        write_report(case_report(nodes, time.strftime("%Y-%m-%d %H:%M")), path, mayOverwrite)
+
+    def onExportDICOM(self) -> None:
+        dicom_export.openDialog(self._segmentation)
+
+    def _save(self, title: str, suffix: str, kind: str, write: Callable[[Path, bool], None]) -> None:
+        chosen = askForFile(self.widget, title, self._segmentation.GetName(), suffix, kind)
+        if chosen is not None:
+            path, mayOverwrite = chosen
+            self._attempt(lambda: write(path, mayOverwrite), _("Written to {place}.").format(place=path))
+
+    def _attempt(self, action: Callable[[], Any], success: str) -> None:
+        try:
+            with slicer.util.WaitCursor():
+                action()
+        except UserError as error:
+            self._say(errorText(error))
+        else:
+            self._say(success)
+
+    def _onProgress(self, fraction: float, message: str) -> None:
+        self._say(message)
+        # Painted at once: the writing keeps the event loop waiting.
+        self.ui.resultMessageLabel.repaint()
+
+    def _say(self, message: str) -> None:
+        self.ui.resultMessageLabel.text = message
+        self.ui.resultMessageLabel.visible = bool(message)
+
+    def _fillTable(self) -> None:
+        table = self.ui.segmentsTable
+        wasBlocked = table.blockSignals(True)
+        setRows(table, len(self._rows))
+        for row, statistics in enumerate(self._rows):
+            name = qt.QTableWidgetItem(statistics.name)
+            name.setData(qt.Qt.UserRole, statistics.segment_id)
+            name.setIcon(qt.QIcon(self._swatch(statistics.segment_id)))
+            hu = "\N{EN DASH}" if statistics.mean_hu is None else f"{statistics.mean_hu:.0f}"
+            for column, item in enumerate((name, numberItem(statistics.shown_ml), numberItem(hu))):
+                item.setFlags(qt.Qt.ItemIsSelectable | qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+                if statistics.note:
+                    item.setToolTip(_("{organ}: volume {note}").format(organ=statistics.name, note=statistics.note))
+                table.setItem(row, column, item)
+        table.blockSignals(wasBlocked)
+        self._showVisibility()
+
+    def _swatch(self, segmentId: str) -> qt.QPixmap:
+        red, green, blue = self._segmentation.GetSegmentation().GetSegment(segmentId).GetColor()
+        pixmap = qt.QPixmap(_SWATCH, _SWATCH)
+        pixmap.fill(qt.QColor.fromRgbF(red, green, blue))
+        return pixmap
+
+    def _showVisibility(self) -> None:
+        table = self.ui.segmentsTable
+        wasBlocked = table.blockSignals(True)
+        for row in range(table.rowCount):
+            item = table.item(row, 0)
+            isVisible = self._segmentation.GetDisplayNode().GetSegmentVisibility(item.data(qt.Qt.UserRole))
+            item.setCheckState(qt.Qt.Checked if isVisible else qt.Qt.Unchecked)
+        table.blockSignals(wasBlocked)
+
+    def _onDisplayModified(self, caller: Any, event: str) -> None:
+        self._showVisibility()
+
+    def _onItemChanged(self, item: qt.QTableWidgetItem) -> None:
+        if item.column() == 0 and self._segmentation is not None:
+            isVisible = item.checkState() == qt.Qt.Checked
+            self._segmentation.GetDisplayNode().SetSegmentVisibility(item.data(qt.Qt.UserRole), isVisible)
+
+    def _onDoubleClicked(self, row: int, column: int) -> None:
+        jump_to_segment(self._segmentation, self.ui.segmentsTable.item(row, 0).data(qt.Qt.UserRole))

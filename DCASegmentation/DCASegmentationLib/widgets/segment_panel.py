@@ -1,0 +1,282 @@
+"""The Segment section: the choices, Apply that becomes Cancel, and the progress of a run."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from dcaseg.errors import UserError
+from dcaseg.worker.protocol import FoundDevices
+from DCASegmentationLib.widgets.html import errorText, modelCard
+from DCASegmentationLib.widgets.model_selection import Model, availableModels, showDevices
+
+# Earlier an estimate says nothing: the model may still be loading.
+_FROM_FRACTION = 0.08
+_FROM_SECONDS = 2.0
+
+
+class RemainingTime:
+    """Started when the run starts. ``clock`` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._started
+
+    def inWords(self, fraction: float) -> str:
+        """The time left when ``fraction`` (0 to 1) is done, such as "about 40 s left"; empty while it is unknown."""
+        elapsed = self.elapsed
+        if fraction < _FROM_FRACTION or elapsed < _FROM_SECONDS or fraction >= 1:
+            return ""
+        left = elapsed * (1 - fraction) / fraction
+        if left < 10:
+            return _("a few seconds left")
+        if left < 90:
+            return _("about {seconds} s left").format(seconds=10 * round(left / 10))
+        return _("about {minutes} min left").format(minutes=round(left / 60))
+
+
+_REMEMBERED_LINES = 200
+
+
+class SegmentPanel:
+    """``layout`` is where the panel goes.
+
+    ``onApply()`` and ``onCancel()`` are called for the button, ``onModelChosen(name)`` when the user picks a model,
+    ``onDevicesWanted()`` when the list of devices comes into sight and nobody has said yet what there is,
+    ``onOrgansChosen(keys)`` when the user ticks organs (none for all);
+    ``deviceNames`` are the items of that list by the worker's word for each.
+    The node selectors and the device are bound to the parameter node by their ``SlicerParameterName``; the models are
+    not, because which there are is known only on this computer.
+    """
+
+    def __init__(
+        self,
+        layout: qt.QLayout,
+        uiFolder: Path,
+        onApply: Callable[[], None],
+        onCancel: Callable[[], None],
+        onModelChosen: Callable[[str], None],
+        onDevicesWanted: Callable[[], None],
+        onOrgansChosen: Callable[[tuple[str, ...]], None],
+        deviceNames: Mapping[str, str],
+    ) -> None:
+        self._onApply, self._onCancel, self._onModelChosen = onApply, onCancel, onModelChosen
+        self._onOrgansChosen = onOrgansChosen
+        self._onDevicesWanted, self._deviceNames = onDevicesWanted, deviceNames
+        self._devices: FoundDevices | None = None
+        self._models: dict[str, Model] = {}
+        self._remaining: RemainingTime | None = None
+        self._wanted = ""
+        self._organs: tuple[str, ...] = ()
+        self._logged: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+        self.widget = slicer.util.loadUI(str(uiFolder / "Segment.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self.ui.applyButton.connect("clicked()", self._onButton)
+        self.ui.modelSelector.connect("activated(int)", self._onModelActivated)
+        self.ui.advancedGroup.connect("toggled(bool)", self._onAdvancedToggled)
+        self.ui.organsList.connect("itemChanged(QListWidgetItem*)", self._onOrganTicked)
+        self._showDeviceNote(_("Automatic takes a GPU where PyTorch finds one."))
+        self.ui.messageLabel.visible = False
+        shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), self.widget)
+        shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
+        shortcut.connect("activated()", self._onShortcut)
+        self.updateModels()
+
+    @property
+    def model(self) -> Model | None:
+        """The chosen model, if it is on this computer."""
+        return self._models.get(self._wanted)
+
+    @property
+    def isRunning(self) -> bool:
+        return self._remaining is not None
+
+    def updateModels(self) -> None:
+        """List the models that are there now, keeping the choice."""
+        try:
+            self._models = {model.name: model for model in availableModels()}
+        except UserError as error:
+            self._models = {}
+            self.showError(error)
+        self._fillModelSelector()
+
+    def selectModel(self, name: str) -> None:
+        """Choose the model ``name``, or the default one for an empty name."""
+        if name != self._wanted or not name:
+            self._wanted = name
+            self._fillModelSelector()
+
+    def selectOrgans(self, keys: tuple[str, ...]) -> None:
+        """Tick these organs."""
+        if keys != self._organs:
+            self._organs = keys
+            self._fillOrgans()
+
+    def showDevices(self, devices: FoundDevices | None, note: str = "") -> None:
+        """Say for each device what was found of it; None while that is not known, with what to say about it."""
+        self._devices = devices
+        self.updateDevices()
+        self._showDeviceNote(note)
+
+    def updateDevices(self) -> None:
+        """Write the texts again: binding the lists to a parameter node fills them with bare names."""
+        showDevices(self.ui.deviceSelector, self._deviceNames, self._devices)
+        for index, title in enumerate((_("The whole scan"), _("Find the abdomen first"))):
+            self.ui.speedSelector.setItemText(index, title)
+
+    def setApplicable(self, hindrance: str) -> None:
+        """Enable Apply unless there is a ``hindrance``, which becomes its tool tip. A run can always be cancelled."""
+        if not self.isRunning:
+            self.ui.applyButton.enabled = not hindrance
+            self.ui.applyButton.toolTip = hindrance or _("Segment the organs of the CT (Ctrl+Return)")
+
+    def showStart(self) -> None:
+        """Apply becomes Cancel; the choices of the run can no longer be changed."""
+        self._remaining = RemainingTime()
+        self._setChoicesEnabled(False)
+        self.ui.applyButton.enabled = True
+        self.ui.applyButton.text = _("Cancel")
+        self.ui.applyButton.toolTip = _("Stop the segmentation; nothing in the scene changes")
+        self.ui.progressBar.value = 0
+        self.ui.progressBar.visible = True
+        self.ui.messageLabel.visible = False
+
+    def showProgress(self, fraction: float, message: str) -> None:
+        """How far the run has come (0 to 1), and what it does."""
+        if self._remaining is None:
+            return
+        self.ui.progressBar.value = round(100 * fraction)
+        left = self._remaining.inWords(fraction)
+        self._showMessage(f"{message}: {left}" if left else message)
+
+    def showCancelling(self) -> None:
+        """Cancel was pressed and the worker is ending."""
+        self.ui.applyButton.enabled = False
+        self._showMessage(_("Cancelling..."))
+
+    def showEnd(self) -> None:
+        """The run has ended, however it did: Cancel becomes Apply again."""
+        self._remaining = None
+        self._setChoicesEnabled(True)
+        self.ui.applyButton.text = _("Apply")
+        self.ui.progressBar.visible = False
+
+    def showResult(self, organs: int, seconds: float, device: str, warnings: tuple[str, ...]) -> None:
+        """Say in one line what came of the run, and what to know about it."""
+        found = _("{count} organs were segmented in {seconds:.0f} s.").format(count=organs, seconds=seconds)
+        self._showMessage(" ".join([found, *warnings]))
+        self.log(" ".join([found, _("Device: {device}.").format(device=device)]))
+        self._showDeviceNote(_("Used last: {device}").format(device=device))
+
+    def showMessage(self, message: str) -> None:
+        """Say something that is no fault."""
+        self._showMessage(message)
+        self.log(message)
+
+    def clearMessage(self) -> None:
+        """What was said is about another CT."""
+        self.ui.messageLabel.text = ""
+        self.ui.messageLabel.visible = False
+
+    def showError(self, error: UserError, details: str = "") -> None:
+        """Say what is wrong and what to do about it; ``details`` go into the log, which opens for them."""
+        self._showMessage(errorText(error))
+        self.log(str(error))
+        if details:
+            # The last lines of the worker were logged when they came.
+            new = [line for line in details.splitlines() if line.strip() and line not in self._logged]
+            if new:
+                self.log("\n".join(new))
+            self.ui.logGroup.collapsed = False
+
+    def log(self, message: str) -> None:
+        """Add a line to the log, with the time of day."""
+        self._logged.extend(message.splitlines())
+        self.ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {message}")
+
+    def _showDeviceNote(self, text: str) -> None:
+        self.ui.deviceNoteLabel.text = text
+        self.ui.deviceNoteLabel.visible = bool(text)
+
+    def _showMessage(self, text: str) -> None:
+        self.ui.messageLabel.text = text
+        self.ui.messageLabel.visible = True
+
+    def _setChoicesEnabled(self, enabled: bool) -> None:
+        for widget in (
+            self.ui.inputVolumeSelector,
+            self.ui.modelSelector,
+            self.ui.outputSegmentationSelector,
+            self.ui.deviceSelector,
+            self.ui.roiSelector,
+            self.ui.organsList,
+            self.ui.speedSelector,
+            self.ui.sampleButton,
+        ):
+            widget.enabled = enabled
+
+    def _fillModelSelector(self) -> None:
+        if not self._wanted and self._models:
+            self._wanted = next(iter(self._models))
+        selector = self.ui.modelSelector
+        selector.clear()
+        for name, model in self._models.items():
+            selector.addItem(name if model.metadata is not None else _("{name} (damaged)").format(name=name), name)
+        if self._wanted and self._wanted not in self._models:
+            selector.addItem(_("{name} (not on this computer)").format(name=self._wanted), self._wanted)
+        if not selector.count:
+            selector.addItem(_("None installed: see Setup"), "")
+        selector.currentIndex = selector.findData(self._wanted)
+        chosen = self.model
+        # Never hidden: CTK's group box does not show its contents afterwards.
+        self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else _("No model is chosen.")
+        self._fillOrgans()
+
+    def _fillOrgans(self) -> None:
+        """The organs of the chosen model, ticked as chosen."""
+        metadata = self.model.metadata if self.model is not None else None
+        organs = list(metadata.vocabulary) if metadata is not None else []
+        wasBlocked = self.ui.organsList.blockSignals(True)
+        self.ui.organsList.clear()
+        for organ in organs:
+            item = qt.QListWidgetItem(organ.name)
+            item.setData(qt.Qt.UserRole, organ.key)
+            item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+            item.setCheckState(qt.Qt.Checked if organ.key in self._organs else qt.Qt.Unchecked)
+            self.ui.organsList.addItem(item)
+        self.ui.organsList.blockSignals(wasBlocked)
+
+    def _onOrganTicked(self, item: qt.QListWidgetItem) -> None:
+        items = [self.ui.organsList.item(row) for row in range(self.ui.organsList.count)]
+        self._organs = tuple(each.data(qt.Qt.UserRole) for each in items if each.checkState() == qt.Qt.Checked)
+        self._onOrgansChosen(self._organs)
+
+    def _onAdvancedToggled(self, opened: bool) -> None:
+        if opened and self._devices is None:
+            self._onDevicesWanted()
+
+    def _onModelActivated(self, index: int) -> None:
+        self._wanted = self.ui.modelSelector.itemData(index)
+        self._fillModelSelector()
+        self._onModelChosen(self._wanted)
+
+    def _onButton(self) -> None:
+        (self._onCancel if self.isRunning else self._onApply)()
+
+    def _onShortcut(self) -> None:
+        # The shortcut starts a run; it must not stop one by being pressed twice.
+        if not self.isRunning and self.ui.applyButton.enabled:
+            self._onApply()

@@ -1,0 +1,204 @@
+"""The Setup section: what is missing before a model can run, one button each, and the models on this computer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from dcaseg.errors import UserError
+from dcaseg.models.user_models import add_bundle, remove_bundle
+from DCASegmentationLib import requirements
+from DCASegmentationLib import requirements as openvino_offer
+from DCASegmentationLib.widgets.html import errorText
+from DCASegmentationLib.widgets.model_download import ModelDownload
+from DCASegmentationLib.widgets.model_selection import Model, availableModels
+
+
+class SetupPanel:
+    """``layout`` is where the panel goes; ``onChanged()`` is called when models or packages have changed."""
+
+    def __init__(self, layout: qt.QLayout, uiFolder: Path, onChanged: Callable[[], None]) -> None:
+        self._onChanged = onChanged
+        self._models: list[Model] = []
+        self._download: ModelDownload | None = None
+        self.widget = slicer.util.loadUI(str(uiFolder / "Setup.ui"))
+        layout.addWidget(self.widget)
+        self.ui = slicer.util.childWidgetVariables(self.widget)
+        self.ui.installExtensionButton.connect("clicked()", self.onInstallExtension)
+        self.ui.installTorchButton.connect("clicked()", self.onInstallTorch)
+        self.ui.installOpenVINOButton.connect("clicked()", self.onInstallOpenVINO)
+        self.ui.addZipButton.connect("clicked()", self.onAddZip)
+        self.ui.addFolderButton.connect("clicked()", self.onAddFolder)
+        self.ui.downloadButton.connect("clicked()", self.onDownload)
+        self.ui.openFolderButton.connect("clicked()", self.onOpenFolder)
+        self.ui.deleteModelButton.connect("clicked()", self.onDeleteModel)
+        self.ui.modelList.connect("currentRowChanged(int)", self._updateButtons)
+        self.update()
+
+    def isComplete(self) -> bool:
+        """Whether nothing is missing."""
+        version = requirements.torchVersion()
+        if version is None or requirements.isTooOld(version):
+            return False
+        return any(model.metadata is not None for model in self._models)
+
+    def update(self) -> None:
+        """Look again for what is there."""
+        torch, extension = requirements.torchVersion(), requirements.extensionInstalled()
+        problem = requirements.platformProblem()
+        self.ui.torchLabel.text = _torchInWords(torch, problem)
+        self.ui.installTorchButton.visible = torch is None and extension and problem is None
+        self.ui.extensionLabel.text = (
+            _("The PyTorch extension is installed.")
+            if extension
+            else _("The PyTorch extension is missing: PyTorch is installed through it.")
+        )
+        # With PyTorch there already, the extension has nothing left to do.
+        self.ui.extensionLabel.visible = (extension or torch is None) and problem is None
+        self.ui.installExtensionButton.visible = not extension and torch is None and problem is None
+        self._updateOpenVINO()
+        self._updateModels()
+
+    def onInstallExtension(self) -> None:
+        self._attempt(requirements.installExtension)
+
+    def onInstallTorch(self) -> None:
+        self._attempt(lambda: requirements.installTorch(self._showMessage))
+
+    def onInstallOpenVINO(self) -> None:
+        self._attempt(
+            openvino_offer.installOpenVINO,
+            _("OpenVINO was installed. The next segmentation measures once whether it is faster here."),
+        )
+
+    def onAddZip(self) -> None:
+        path = qt.QFileDialog.getOpenFileName(self.widget, _("Add a model"), "", _("Model bundles (*.zip)"))
+        if path:
+            self._add(Path(path))
+
+    def onAddFolder(self) -> None:
+        path = qt.QFileDialog.getExistingDirectory(self.widget, _("Add a model"))
+        if path:
+            self._add(Path(path))
+
+    def onDownload(self) -> None:
+        """Ask for the address and download; while it goes on, the button stops it."""
+        if self._download is not None:
+            self._download.cancel()
+            return
+        address = qt.QInputDialog.getText(
+            self.widget, _("Download a model"), _("Address of the zip file, with #sha256= and its checksum at the end:")
+        )
+        if not address:
+            return
+        try:
+            self._download = ModelDownload(address, self._onDownloadProgress, self._onDownloadEnd)
+        except UserError as error:
+            self._showMessage(errorText(error))
+        self._updateDownloadButton()
+
+    def cleanup(self) -> None:
+        """Slicer closes, or the module is loaded again."""
+        if self._download is not None:
+            self._download.stop()
+
+    def _onDownloadProgress(self, fraction: float, message: str) -> None:
+        self._showMessage(_("{message} ({percent} %)").format(message=message, percent=round(100 * fraction)))
+
+    def _onDownloadEnd(self, problem: UserError | None) -> None:
+        self._download = None
+        self._updateDownloadButton()
+        self._updateModels()
+        self._showMessage(_("The model was added; its checksum is right.") if problem is None else errorText(problem))
+        self._onChanged()
+
+    def _updateDownloadButton(self) -> None:
+        self.ui.downloadButton.text = _("Download model...") if self._download is None else _("Stop download")
+
+    def onOpenFolder(self) -> None:
+        model = self._selected()
+        if model is not None:
+            qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(model.folder)))
+
+    def onDeleteModel(self) -> None:
+        model = self._selected()
+        if model is None or not slicer.util.confirmOkCancelDisplay(
+            _("Delete the model {name} from this computer?").format(name=model.name), _("Delete model")
+        ):
+            return
+        self._attempt(lambda: remove_bundle(model.folder), _("{name} was deleted.").format(name=model.name))
+
+    def _add(self, source: Path) -> None:
+        def add() -> None:
+            with slicer.util.WaitCursor():
+                add_bundle(source)
+
+        self._attempt(add, _("The model was added; its checksum is right."))
+
+    def _attempt(self, action: Callable[[], None], success: str = "") -> None:
+        message = success
+        try:
+            action()
+        except UserError as error:
+            message = errorText(error)
+        self.update()
+        self._showMessage(message)
+        self._onChanged()
+
+    def _updateOpenVINO(self) -> None:
+        version, isOffered = openvino_offer.openVINOVersion(), openvino_offer.isOffered()
+        self.ui.openVINOLabel.text = (
+            _("OpenVINO {version} is installed.").format(version=version)
+            if version is not None
+            else _("Optional: OpenVINO makes the segmentation faster on the CPU.")
+        )
+        self.ui.openVINOLabel.visible = isOffered or version is not None
+        self.ui.installOpenVINOButton.visible = isOffered
+
+    def _updateModels(self) -> None:
+        problem = ""
+        try:
+            self._models = availableModels()
+        except UserError as error:
+            self._models, problem = [], errorText(error)
+        self.ui.modelList.clear()
+        for model in self._models:
+            damaged = _("{name} (damaged)").format(name=model.name)
+            self.ui.modelList.addItem(model.name if model.metadata is not None else damaged)
+        self.ui.modelLabel.text = (
+            _("Models on this computer:")
+            if self._models
+            else _("No model is installed: add one from a zip file or a folder.")
+        )
+        self.ui.modelList.visible = bool(self._models)
+        self._showMessage(problem)
+        self._updateButtons()
+
+    def _showMessage(self, message: str) -> None:
+        self.ui.setupMessageLabel.text = message
+        self.ui.setupMessageLabel.visible = bool(message)
+
+    def _updateButtons(self, row: int = -1) -> None:
+        model = self._selected()
+        self.ui.openFolderButton.enabled = model is not None
+        self.ui.deleteModelButton.enabled = model is not None and model.isOwn
+
+    def _selected(self) -> Model | None:
+        row = self.ui.modelList.currentRow
+        return self._models[row] if 0 <= row < len(self._models) else None
+
+
+def _torchInWords(version: str | None, problem: UserError | None) -> str:
+    if version is not None and requirements.isTooOld(version):
+        text = _("PyTorch {version} is installed, but models need {needed}.").format(
+            version=version, needed=requirements.TORCH_REQUIREMENT.removeprefix(">=") + "+"
+        )
+        return f"{text} {errorText(problem)}" if problem is not None else text
+    if version is not None:
+        return _("PyTorch {version} is installed.").format(version=version)
+    return errorText(problem) if problem is not None else _("PyTorch is not installed yet.")

@@ -1,0 +1,97 @@
+"""Whether training waits for its data: the share of a step that passes while patches are drawn.
+
+Run in a process of its own: python -m dcaseg.benchmark.data_loading OPTIONS
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..organs import AMOS
+from ..synthesis.phantom.case import generate
+from ..training.cases import Case, prepare_case
+from ..training.options import TrainingOptions
+from ..training.strategies.base import Batch, Moment
+from ..training.trainer import Trainer
+from .process_cost import ProcessFailedError
+
+_SCAN_MM = (3.0, 3.0, 5.0)
+
+
+@dataclass(frozen=True)
+class DataLoading:
+    """CPU-side seconds of the steps after the first: of all, and of drawing, changing and moving their patches."""
+
+    steps: int
+    seconds: float
+    drawing_seconds: float
+
+    @property
+    def share(self) -> float:
+        """The share of the time in which the network waits for data."""
+        return self.drawing_seconds / self.seconds
+
+
+def measure_data_loading(
+    options: TrainingOptions, device: str = "cpu", steps: int = 3, threads: int | None = None
+) -> DataLoading:
+    """Steps of the trainer on synthetic people, in a process of its own. Raises ProcessFailedError."""
+    told = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
+    command = [sys.executable, "-m", f"{__package__}.data_loading", told]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ProcessFailedError(" ".join(done.stderr.strip().splitlines()[-3:]))
+    return DataLoading(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+class _TimedTrainer(Trainer):
+    """Adds up how long it draws."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        super().__init__(*arguments, **named)  # type: ignore[arg-type]
+        self.drawing: list[float] = []
+        self.steps: list[float] = []
+
+    def _draw(self, moment: Moment) -> Batch:
+        started = time.perf_counter()
+        batch = super()._draw(moment)
+        self.drawing.append(time.perf_counter() - started)
+        return batch
+
+    def _advance(self) -> dict[str, float]:
+        started = time.perf_counter()
+        values = super()._advance()
+        self.steps.append(time.perf_counter() - started)
+        return values
+
+
+def _cases(options: TrainingOptions) -> tuple[list[Case], list[Case]]:
+    labelled, unlabelled = generate(1, _SCAN_MM), generate(2, _SCAN_MM)
+    return (
+        [prepare_case("labelled", labelled.ct, labelled.labels, options.grid)],
+        [prepare_case("unlabelled", unlabelled.ct, None, options.grid)],
+    )
+
+
+def _main(told: str) -> None:
+    given = json.loads(told)
+    options = replace(TrainingOptions.from_json(given["options"]), steps=given["steps"] + 1)
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = _TimedTrainer(Path(folder), options, AMOS, *_cases(options), device=given["device"])
+        trainer.run(save_every=10**9)
+    # The first step also loads kernels and memory.
+    print(json.dumps(asdict(DataLoading(given["steps"], sum(trainer.steps[1:]), sum(trainer.drawing[1:])))))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,0 +1,82 @@
+"""Our network in the pipeline that MONAI's bundles have: Spacingd, sliding_window_inference, Invertd.
+
+Run: python -m dcaseg.benchmark.peers.monai_reference CT OUT --model BUNDLE [--windows K]
+
+The same steps as a bundle's ``configs/inference.json``, with the windows counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import decollate_batch, list_data_collate
+from monai.inferers import sliding_window_inference
+from monai.transforms import (
+    Activationsd,
+    AsDiscreted,
+    Compose,
+    EnsureChannelFirstd,
+    Invertd,
+    LoadImaged,
+    Orientationd,
+    SaveImage,
+    ScaleIntensityRanged,
+    Spacingd,
+)
+
+from ...models.bundle import Bundle
+from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
+
+
+def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
+    """Segment ``ct`` into ``out`` with the network and the grid of the bundle ``model``."""
+    bundle = Bundle.load(model)
+    metadata = bundle.metadata
+    network = bundle.network().eval()
+    low, high = metadata.hu_window
+    # MONAI's axes follow the letters; the network's are (z, y, x).
+    preprocessing = Compose(
+        [
+            LoadImaged("image"),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes=metadata.orientation[::-1], labels=None),
+            Spacingd("image", pixdim=metadata.spacing[::-1], mode="bilinear"),
+            ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=0.0, b_max=1.0, clip=True),
+        ]
+    )
+    postprocessing = Compose(
+        [
+            Activationsd("pred", softmax=True),
+            Invertd("pred", transform=preprocessing, orig_keys="image", nearest_interp=False, to_tensor=True),
+            AsDiscreted("pred", argmax=True),
+        ]
+    )
+    counted = Windows(network, windows, copied_tensor)
+    batch = list_data_collate([preprocessing({"image": str(ct)})])
+    with torch.inference_mode():
+        batch["pred"] = sliding_window_inference(
+            batch["image"], metadata.patch, sw_batch_size=1, predictor=counted, overlap=0.5, mode="gaussian"
+        )
+        result = postprocessing(decollate_batch(batch)[0])
+    name = str(out).removesuffix(".nii.gz")
+    SaveImage(output_dtype=np.uint8, output_ext=".nii.gz", resample=False, print_log=False)(
+        result["pred"], filename=name
+    )
+    return counted.costs
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_arguments(parser)
+    told = parser.parse_args()
+    costs = segment(told.ct, told.out, told.model, told.windows)
+    if told.report:
+        costs.write(told.report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""nnU-Net v2 on one CT, with its default 3D network and random weights.
+
+Plans, network and resampling are those that nnU-Net's planner chooses by default for isotropic CT: PlainConvUNet of six
+stages with 32 to 320 features, patch 128, resampling of order 3 for images and 1 for predictions.
+
+Run: python -m dcaseg.benchmark.peers.nnunet CT OUT --model FOLDER [--windows K]
+
+Everything is nnU-Net's default but two things, both in its favor: it does not mirror (which takes eight times as long)
+and it works in a single process (its default of six takes more memory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+from ...temp_paths import partial_name
+from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
+
+N_CLASSES = 16
+PATCH = 128
+_TRAINER = "nnUNetTrainer"
+_CONFIGURATION = "3d_fullres"
+_FEATURES = (32, 64, 128, 256, 320, 320)
+_IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
+
+
+def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] = _FEATURES) -> Path:
+    """The model on an isotropic grid, in a folder of ``folder``, made there on first use."""
+    path = folder / f"nnunet_{len(features)}_stages_of_{features[0]}_patch_{patch}_{spacing_mm:g}mm"
+    if path.exists():
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = partial_name(path)
+    try:
+        _write(temporary, spacing_mm, patch, features)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def _write(folder: Path, spacing_mm: float, patch: int, features: tuple[int, ...]) -> None:
+    weights = folder / "fold_0"
+    weights.mkdir(parents=True)
+    architecture = _architecture(features)
+    labels = {"background": 0, **{f"organ {label}": label for label in range(1, N_CLASSES)}}
+    dataset = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 1, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(dataset), encoding="utf-8")
+    plans = _plans(spacing_mm, patch, architecture)
+    (folder / "plans.json").write_text(json.dumps(plans), encoding="utf-8")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = get_network_from_plans(
+            architecture["network_class_name"], architecture["arch_kwargs"], list(_IMPORTED), 1, N_CLASSES,
+            allow_init=True, deep_supervision=False,
+        )  # fmt: skip
+    torch.save(
+        {
+            "network_weights": network.state_dict(),
+            "trainer_name": _TRAINER,
+            "init_args": {"configuration": _CONFIGURATION},
+            "inference_allowed_mirroring_axes": (0, 1, 2),
+        },
+        weights / "checkpoint_final.pth",
+    )
+
+
+def _architecture(features: tuple[int, ...]) -> dict[str, Any]:
+    stages = len(features)
+    return {
+        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        "arch_kwargs": {
+            "n_stages": stages,
+            "features_per_stage": list(features),
+            "conv_op": "torch.nn.modules.conv.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * stages,
+            "strides": [[1, 1, 1], *[[2, 2, 2]] * (stages - 1)],
+            "n_conv_per_stage": [2] * stages,
+            "n_conv_per_stage_decoder": [2] * (stages - 1),
+            "conv_bias": True,
+            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        "_kw_requires_import": list(_IMPORTED),
+    }
+
+
+def _plans(spacing_mm: float, patch: int, architecture: dict[str, Any]) -> dict[str, Any]:
+    resampling: dict[str, Any] = {}
+    for what, is_label_map, order in (("data", False, 3), ("seg", True, 1), ("probabilities", False, 1)):
+        resampling[f"resampling_fn_{what}"] = "resample_data_or_seg_to_shape"
+        resampling[f"resampling_fn_{what}_kwargs"] = {
+            **{"is_seg": is_label_map, "order": order, "order_z": 0, "force_separate_z": None}
+        }
+    spacing = [spacing_mm] * 3
+    # Intensities of abdominal CT's foreground, to normalize by.
+    intensities = {"mean": 80.0, "std": 140.0, "median": 90.0, "min": -1000.0, "max": 2000.0}
+    return {
+        "dataset_name": "Dataset000_random",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": spacing,
+        "original_median_shape_after_transp": [300, 300, 300],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": {
+            _CONFIGURATION: {
+                "data_identifier": f"nnUNetPlans_{_CONFIGURATION}",
+                "preprocessor_name": "DefaultPreprocessor",
+                "batch_size": 2,
+                "patch_size": [patch] * 3,
+                "median_image_size_in_voxels": [300.0] * 3,
+                "spacing": spacing,
+                "normalization_schemes": ["CTNormalization"],
+                "use_mask_for_norm": [False],
+                **resampling,
+                "architecture": architecture,
+                "batch_dice": False,
+            }
+        },
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {
+            "0": {**intensities, "percentile_00_5": -900.0, "percentile_99_5": 500.0}
+        },
+    }
+
+
+def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
+    """Segment ``ct`` into ``out``."""
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5,
+        use_gaussian=True,
+        use_mirroring=False,
+        device=torch.device("cpu"),
+        verbose=False,
+        allow_tqdm=False,
+    )
+    predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
+    # Only the call is replaced: nnU-Net loads its weights into the network it has.
+    counted = Windows(predictor.network.forward, windows, copied_tensor)
+    predictor.network.forward = counted
+    predictor.predict_from_files_sequential([[str(ct)]], [str(out).removesuffix(".nii.gz")])
+    return counted.costs
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_arguments(parser)
+    told = parser.parse_args()
+    costs = predict(told.ct, told.out, told.model, told.windows)
+    if told.report:
+        costs.write(told.report)
+
+
+if __name__ == "__main__":
+    main()

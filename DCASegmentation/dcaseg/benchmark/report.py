@@ -1,0 +1,183 @@
+"""A measurement as Markdown and as a plot: the runs, the targets, and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .pipelines import Pipeline
+from .rates import Rates
+from .runs import Runs
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure and its bound: at most ``limit``, or at least, where ``at_least``. ``value`` is None if not measured."""
+
+    name: str
+    limit: float
+    value: float | None
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bound holds; None if nothing was measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    @property
+    def words(self) -> str:
+        """met, missed by so many per cent of the limit, or not measured."""
+        if self.value is None:
+            return "not measured"
+        return "met" if self.met else f"missed by {abs(self.value / self.limit - 1):.0%}"
+
+
+# Name, our pipeline, the one it is compared with, what of them, and the largest ratio.
+_RATIOS: tuple[tuple[str, str, str, str, float], ...] = (
+    ("CPU time, 1.5 mm, our defaults, against nnU-Net", "ours", "nnunet", "cpu_s", 0.15),
+    ("the same at equal settings (full grid, overlap 0.5)", "ours_equal", "nnunet", "cpu_s", 0.45),
+    ("CPU time, 3 mm, our defaults, against nnU-Net", "ours_coarse", "nnunet_coarse", "cpu_s", 0.15),
+    ("the same against TotalSegmentator's fast settings", "ours_coarse", "totalsegmentator_fast", "cpu_s", 0.35),
+    ("CPU time, 1.5 mm, against MONAI with the same network", "ours", "monai", "cpu_s", 0.15),
+    ("peak memory, 1.5 mm, against nnU-Net", "ours", "nnunet", "peak_mib", 0.20),
+    ("the same against TotalSegmentator's settings", "ours", "totalsegmentator", "peak_mib", 0.50),
+    ("CPU time, 1.5 mm, with maps (no review: random weights), against without", "ours_maps", "ours", "cpu_s", 1.15),
+    ("CPU time of the shipped model with maps and review, against without", "shipped_maps", "shipped", "cpu_s", 1.15),
+)
+
+
+def inference_targets(runs: Runs, rates: Rates | None) -> list[Target]:
+    """The bounds on the time and memory of a whole segmentation."""
+    compared = [Target(name, limit, runs.ratio(ours, to, figure)) for name, ours, to, figure, limit in _RATIOS]
+    share = None if rates is None else rates.share
+    return [*compared, Target("network's rate against SGEMM", 0.85, share, at_least=True)]
+
+
+_OURS, _PEERS = "#1b6ca8", "#b0b0b0"
+
+
+def inference_plot(runs: Runs, chosen: Sequence[Pipeline], title: str) -> Figure:
+    """Medians of each pipeline that has runs; hatched where the time is partly extrapolated."""
+    shown = [(pipeline, cost) for pipeline in chosen if (cost := runs.median(pipeline.key)) is not None]
+    figure = Figure(figsize=(10, 1.4 + 0.42 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize="medium")
+    time, memory = figure.subplots(1, 2, sharey=True)
+    names = [pipeline.name for pipeline, _ in shown]
+    colors = [_PEERS if pipeline.is_peer else _OURS for pipeline, _ in shown]
+    for axes, values, label, form in (
+        (time, [cost.cpu_s for _, cost in shown], "CPU time, s", "{:.0f}"),
+        (memory, [cost.peak_mib / 1024 for _, cost in shown], "peak memory, GiB", "{:.1f}"),
+    ):
+        bars = axes.barh(names, values, color=colors)
+        axes.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize="small")
+        axes.set_xlabel(label)
+        axes.set_xlim(0, 1.15 * max(values, default=1.0))
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes is time:
+            hatched = [runs.of(pipeline.key)[0].is_extrapolated for pipeline, _ in shown]
+            for bar, is_extrapolated in zip(bars, hatched, strict=True):
+                if is_extrapolated:
+                    bar.set(hatch="///", edgecolor="white")
+            if any(hatched):
+                axes.set_xlabel(f"{label} (hatched: partly extrapolated)")
+    time.invert_yaxis()
+    return figure
+
+
+_PACKAGES = ("torch", "openvino", "monai", "nnunetv2", "SimpleITK")
+
+
+def inference_report(
+    runs: Runs, chosen: Sequence[Pipeline], targets: Iterable[Target], rates: Rates | None, about: Mapping[str, str]
+) -> str:
+    """The whole document. ``about`` are further facts, by name."""
+    lines = ["# Segmentation of one CT, measured as whole processes", ""]
+    lines += [f"- {name}: {value}" for name, value in {**about, **machine()}.items()]
+    if rates is not None:
+        lines.append(
+            f"- matrix products (SGEMM): {rates.sgemm:.0f} GFLOP per CPU second; our network: {rates.network:.0f}, "
+            f"which is {rates.share:.2f} of it (runtime {rates.runtime}); a window of {rates.window_gflop:.0f} GFLOP "
+            f"takes {rates.window_cpu_s:.2f} CPU seconds"
+        )
+    lines += ["", *runs_table(runs, chosen), "", *targets_table(targets), ""]
+    return "\n".join(lines)
+
+
+def runs_table(runs: Runs, chosen: Sequence[Pipeline]) -> list[str]:
+    """A Markdown table of medians, a line for each pipeline, and what is to be said about it."""
+    lines = ["| pipeline | runs | windows computed | CPU s | wall s | peak memory, MiB |", "|---|---|---|---|---|---|"]
+    extrapolated = False
+    for pipeline in chosen:
+        cost = runs.median(pipeline.key)
+        if cost is None:
+            reason = runs.left_out.get(pipeline.key, "not measured")
+            lines.append(f"| {pipeline.name} | left out: {reason} | | | | |")
+            continue
+        of = runs.of(pipeline.key)
+        star = "\\*" if of[0].is_extrapolated else ""
+        extrapolated |= bool(star)
+        windows = f"{of[0].computed} of {of[0].windows}" if of[0].windows else "all"
+        lines.append(
+            f"| {pipeline.name} | {len(of)} | {windows} | {cost.cpu_s:.0f}{star} | {cost.wall_s:.0f}{star} "
+            f"| {cost.peak_mib:.0f} |"
+        )
+    if extrapolated:
+        lines += [
+            "",
+            "\\* Extrapolated: the other windows were replayed as copies, and count as much as the median of those "
+            "computed. Everything else, memory too, is as measured.",
+        ]
+    return lines
+
+
+def targets_table(targets: Iterable[Target]) -> list[str]:
+    """A Markdown table of what was to be reached."""
+    lines = ["| | target | measured | |", "|---|---|---|---|"]
+    for target in targets:
+        sign = "≥" if target.at_least else "≤"
+        value = "" if target.value is None else f"{target.value:.3g}"
+        lines.append(f"| {target.name} | {sign} {target.limit:g} | {value} | {target.words} |")
+    return lines
+
+
+def machine() -> dict[str, str]:
+    """The computer, its libraries, and the day."""
+    versions = [f"{name} {found}" for name in _PACKAGES if (found := _version(name))]
+    return {
+        "computer": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": f"Python {platform.python_version()}, {', '.join(versions)}",
+        "date": date.today().isoformat(),
+    }
+
+
+def command_line() -> str:
+    """What the user has typed, as it may be typed again."""
+    return " ".join(["dca", *sys.argv[1:]])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

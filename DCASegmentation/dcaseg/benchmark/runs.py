@@ -1,0 +1,180 @@
+"""Runs of pipelines, one after the other in turn, and the file they are kept in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from ..errors import UserError
+from ..imaging.readers import read_ct
+from ..imaging.writers import write_image, write_text
+from .pipelines import Pipeline, Setting, pipelines
+from .process_cost import Cost, ProcessFailedError, measure_process, with_threads
+from .rates import sgemm_rate
+from .window_replay import WindowCosts
+
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the pipeline ``key``, in ``round``: seconds and MiB of its whole process tree.
+
+    ``windows`` of which ``computed`` were really computed; where fewer were, ``cpu_s`` and ``wall_s`` are extrapolated
+    and ``measured_cpu_s`` is what the process took. Both are 0 where windows were not counted: all were computed.
+    ``sgemm`` is the machine's rate just before (see ``rates.sgemm_rate``): what else runs on it makes it slower.
+    """
+
+    key: str
+    round: int
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+    measured_cpu_s: float
+    windows: int = 0
+    computed: int = 0
+    sgemm: float = 0.0
+
+    @property
+    def is_extrapolated(self) -> bool:
+        """Whether part of the time was not measured."""
+        return self.computed < self.windows
+
+
+@dataclass
+class Runs:
+    """All runs of a measurement, and for pipelines that gave none the reason."""
+
+    runs: list[Run]
+    left_out: dict[str, str]
+
+    def of(self, key: str) -> list[Run]:
+        """The runs of one pipeline."""
+        return [run for run in self.runs if run.key == key]
+
+    def median(self, key: str) -> Cost | None:
+        """Medians over the runs of one pipeline; None where there is no run."""
+        runs = self.of(key)
+        if not runs:
+            return None
+        wall, cpu, peak = ([getattr(run, name) for run in runs] for name in ("wall_s", "cpu_s", "peak_mib"))
+        return Cost(statistics.median(wall), statistics.median(cpu), statistics.median(peak))
+
+    def ratio(self, key: str, to: str, figure: str = "cpu_s") -> float | None:
+        """A figure of one pipeline as a share of another's; None where one of them has no run."""
+        ours, theirs = self.median(key), self.median(to)
+        return None if ours is None or theirs is None else getattr(ours, figure) / getattr(theirs, figure)
+
+    def write(self, path: Path) -> None:
+        """As CSV, one line for each run."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*(each.name for each in fields(Run)), "extrapolated"], lineterminator="\n")
+        writer.writeheader()
+        for run in self.runs:
+            rounded = {name: round(v, 3) if isinstance(v, float) else v for name, v in asdict(run).items()}
+            writer.writerow({**rounded, "extrapolated": "yes" if run.is_extrapolated else "no"})
+        write_text(text.getvalue(), path)
+
+    @classmethod
+    def read(cls, path: Path) -> Runs:
+        """What ``write`` wrote. Raises UserError for another file."""
+        kinds = {"key": str, "round": int, "windows": int, "computed": int}
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            runs = [Run(**{e.name: kinds.get(e.name, float)(row[e.name]) for e in fields(Run)}) for row in rows]
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{path} holds no runs ({error}).", "Choose another folder.") from None
+        return cls(runs, {})
+
+
+def measure(
+    chosen: Sequence[Pipeline],
+    rounds: int,
+    threads: int,
+    done: Runs,
+    on_run: Callable[[Run], None],
+    peer_rounds: int | None = None,
+    progress: Report | None = None,
+) -> None:
+    """Run every pipeline once a round, in turn, until each has so many runs in ``done``, which is added to.
+
+    In turn, so that whatever else the computer does strikes all of them alike. ``on_run`` is told each run when it is
+    over. A pipeline whose modules are missing or that fails is left out from then on, with its reason.
+    """
+    order = [
+        (number, pipeline)
+        for number in range(1, rounds + 1)
+        for pipeline in chosen
+        if number <= (peer_rounds or rounds) or not pipeline.is_peer
+    ]
+    for index, (number, pipeline) in enumerate(order):
+        if progress:
+            progress(index / len(order), f"Round {number} of {rounds}: {pipeline.name}")
+        if len(done.of(pipeline.key)) >= number or pipeline.key in done.left_out:
+            continue
+        if pipeline.missing is not None:
+            done.left_out[pipeline.key] = f"{pipeline.missing} is not installed"
+            continue
+        try:
+            run = run_once(pipeline, number, threads)
+        except ProcessFailedError as error:
+            done.left_out[pipeline.key] = f"it failed: {error}"
+            continue
+        done.runs.append(run)
+        on_run(run)
+
+
+def run_once(pipeline: Pipeline, number: int, threads: int) -> Run:
+    """One run, its results thrown away. Raises ProcessFailedError."""
+    sgemm = sgemm_rate()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "windows.json"
+        cost = measure_process(pipeline.command(Path(folder), report), with_threads(threads))
+        if not report.exists():
+            return Run(pipeline.key, number, cost.wall_s, cost.cpu_s, cost.peak_mib, cost.cpu_s, sgemm=sgemm)
+        windows = WindowCosts.read(report)
+    whole = windows.extrapolated(cost)
+    counts = (windows.total, windows.total - windows.replayed)
+    return Run(pipeline.key, number, whole.wall_s, whole.cpu_s, whole.peak_mib, cost.cpu_s, *counts, sgemm)
+
+
+def named(keys: Iterable[str], known: Sequence[Pipeline]) -> list[Pipeline]:
+    """The pipelines of these keys. Raises UserError for one there is not."""
+    by_key = {pipeline.key: pipeline for pipeline in known}
+    for key in keys:
+        if key not in by_key:
+            raise UserError(f"There is no pipeline '{key}'.", f"There are: {', '.join(by_key)}.")
+    return [by_key[key] for key in keys]
+
+
+def warm_up(chosen: Sequence[Pipeline], setting: Setting, threads: int) -> None:
+    """Let our own program do what it does only once for a model, on a piece of the CT as large as one window.
+
+    Converting a network, or measuring which way to run it is the fastest, is no part of a segmentation.
+    """
+    ours = [pipeline for pipeline in chosen if not pipeline.is_peer]
+    if not ours:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        piece = Path(folder) / "piece.nii.gz"
+        write_image(middle(read_ct(setting.ct), setting.fine_mm * max(setting.patch)), piece)
+        for pipeline in pipelines(replace(setting, ct=piece, our_windows=None)):
+            if pipeline.key in {each.key for each in ours}:
+                out = Path(folder) / pipeline.key
+                out.mkdir()
+                measure_process(pipeline.command(out, out / "windows.json"), with_threads(threads))
+
+
+def middle(ct: sitk.Image, side_mm: float) -> sitk.Image:
+    """The middle of ``ct``, no longer than ``side_mm`` along any axis."""
+    size = [min(n, max(int(side_mm / step), 8)) for n, step in zip(ct.GetSize(), ct.GetSpacing(), strict=True)]
+    first = [(n - kept) // 2 for n, kept in zip(ct.GetSize(), size, strict=True)]
+    return sitk.RegionOfInterest(ct, size, first)

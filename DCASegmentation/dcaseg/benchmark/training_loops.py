@@ -1,0 +1,192 @@
+"""Training the same network by our trainer and by a plain MONAI loop: samples a second, CPU time, memory.
+
+Both train the V-Net of ``dca train --strategy vnet`` on one synthetic person with labels, with AdamW, single precision
+and patches of the same size and number. The MONAI loop is as its tutorials write it: CacheDataset,
+RandCropByPosNegLabeld, three random intensity transforms, DiceCELoss, the network's layout as it comes.
+
+Run in a process of its own: python -m dcaseg.benchmark.training_loops LOOP OPTIONS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..organs import AMOS
+from ..synthesis.phantom.case import generate
+from ..training.cases import Case, prepare_case
+from ..training.options import TrainingOptions
+from ..training.strategies.base import Batch, Moment, plain_vnet
+from ..training.trainer import Trainer
+from ..training.training_set import divide
+from .process_cost import ProcessFailedError
+from .step_cost import peak_mib
+
+LOOPS = ("ours", "monai")
+_SCAN_MM = (4.0, 4.0, 5.0)
+
+
+@dataclass(frozen=True)
+class LoopCost:
+    """Of the steps after the first: ``samples_per_second`` of wall time, ``cpu_seconds`` of a sample over all threads,
+    ``network_share`` of the time in forward pass, backward pass and optimizer; ``peak_mib`` of the process."""
+
+    loop: str
+    samples: int
+    samples_per_second: float
+    cpu_seconds: float
+    network_share: float
+    peak_mib: float
+
+
+def measure_loop(
+    loop: str, options: TrainingOptions, device: str = "cpu", steps: int = 5, threads: int | None = None
+) -> LoopCost:
+    """``steps`` of a loop of ``LOOPS``, in a process of its own. Raises ProcessFailedError."""
+    given = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
+    command = [sys.executable, "-m", f"{__package__}.training_loops", loop, given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+    if done.returncode:
+        raise ProcessFailedError(" ".join(done.stderr.strip().splitlines()[-3:]))
+    return LoopCost(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+class _Clock:
+    """Wall and CPU time of the steps after the first, and how much of the wall time the network had."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._steps = 0
+        self.network = self._started = self._cpu = 0.0
+
+    def step_done(self) -> None:
+        self._wait()
+        self._steps += 1
+        if self._steps == 1:
+            # The first step also loads kernels and memory.
+            self.network, self._started, self._cpu = 0.0, time.perf_counter(), time.process_time()
+
+    def in_network(self, work: Callable[[], Any]) -> Any:
+        self._wait()
+        started = time.perf_counter()
+        found = work()
+        self._wait()
+        self.network += time.perf_counter() - started
+        return found
+
+    def cost(self, loop: str, batch: int) -> LoopCost:
+        seconds, cpu = time.perf_counter() - self._started, time.process_time() - self._cpu
+        samples = (self._steps - 1) * batch
+        return LoopCost(
+            loop, samples, samples / seconds, cpu / samples, min(self.network / seconds, 1.0), peak_mib(self._device)
+        )
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def _ours(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+    clock = _Clock(device)
+
+    class Timed(Trainer):
+        def _advance(self) -> dict[str, float]:
+            values = super()._advance()
+            clock.step_done()
+            return values
+
+        def _backward(self, batch: Batch, moment: Moment) -> dict[str, float]:
+            found: dict[str, float] = clock.in_network(lambda: super(Timed, self)._backward(batch, moment))
+            return found
+
+        def _update(self, moment: Moment, values: dict[str, float]) -> None:
+            clock.in_network(lambda: super(Timed, self)._update(moment, values))
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Timed(Path(folder), options, AMOS, [case], [], device=str(device))
+        costs: list[LoopCost] = []
+
+        def report(line: dict[str, Any]) -> None:
+            if line["step"] == options.steps:
+                costs.append(clock.cost("ours", options.labelled_per_step))
+
+        trainer.run(save_every=10**9, report=report)
+    return costs[0]
+
+
+def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCost:
+    from monai.data import CacheDataset, DataLoader
+    from monai.losses import DiceCELoss
+    from monai.transforms import (
+        Compose,
+        EnsureChannelFirstd,
+        RandCropByPosNegLabeld,
+        RandGaussianNoised,
+        RandScaleIntensityd,
+        RandShiftIntensityd,
+        ScaleIntensityRanged,
+        SpatialPadd,
+    )
+
+    assert case.labels is not None
+    keys = ["image", "label"]
+    low, high = options.grid.hu_window
+    transforms = Compose(
+        [
+            EnsureChannelFirstd(keys, channel_dim="no_channel"),
+            ScaleIntensityRanged("image", low, high, 0.0, 1.0, clip=True),
+            SpatialPadd(keys, options.patch),
+            RandCropByPosNegLabeld(keys, "label", options.patch, pos=3, neg=1, num_samples=options.labelled_per_step),
+            RandScaleIntensityd("image", 0.15, prob=1.0),
+            RandShiftIntensityd("image", 0.06, prob=1.0),
+            RandGaussianNoised("image", prob=0.6, std=0.05),
+        ]
+    )
+    item = {"image": case.hu.astype("float32"), "label": case.labels.astype("int64")}
+    dataset = CacheDataset([item] * options.steps, transforms, cache_num=1, progress=False)
+    loader = DataLoader(dataset, batch_size=1, num_workers=0)
+    network = plain_vnet(options, divide([case], AMOS, options.partition)).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), options.learning_rate, weight_decay=options.weight_decay)
+    loss_of = DiceCELoss(to_onehot_y=True, softmax=True)
+    clock = _Clock(device)
+    for batch in loader:
+        volumes, labels = batch["image"].to(device), batch["label"].to(device)
+
+        def step(volumes: Any = volumes, labels: Any = labels) -> None:
+            optimizer.zero_grad()
+            loss_of(network(volumes), labels).backward()
+            optimizer.step()
+
+        clock.in_network(step)
+        clock.step_done()
+    return clock.cost("monai", options.labelled_per_step)
+
+
+def _main(loop: str, text: str) -> None:
+    given = json.loads(text)
+    options = replace(TrainingOptions.from_json(given["options"]), strategy="vnet", steps=given["steps"] + 1)
+    if given["threads"]:
+        torch.set_num_threads(given["threads"])
+    if loop == "ours":
+        # As dca train does.
+        from ..inference.process_settings import keep_freed_memory
+
+        keep_freed_memory()
+    phantom = generate(1, _SCAN_MM)
+    case = prepare_case("labelled", phantom.ct, phantom.labels, options.grid)
+    cost = {"ours": _ours, "monai": _monai}[loop](options, torch.device(given["device"]), case)
+    print(json.dumps(asdict(cost)))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

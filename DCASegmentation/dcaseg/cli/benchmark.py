@@ -1,0 +1,15 @@
+"""``dca benchmark``: what this program costs, beside others."""
+
+from __future__ import annotations
+
+import typer
+
+from . import benchmark_accuracy, benchmark_inference, benchmark_memory, benchmark_training
+
+
+def build_group() -> typer.Typer:
+    """The commands ``dca benchmark ...``."""
+    group = typer.Typer(no_args_is_help=True, help="Measure time, memory and accuracy, beside other programs.")
+    for command in (benchmark_inference, benchmark_memory, benchmark_accuracy, benchmark_training):
+        group.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
+    return group

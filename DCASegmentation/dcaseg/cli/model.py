@@ -1,0 +1,88 @@
+"""``dca model``: what the network is made of and what it costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ..errors import UserError
+from .bundle import load
+from .console import output, table
+from .option_values import patch as patch_of
+
+if TYPE_CHECKING:
+    from ..method.network import DCANet
+
+NAME = "model"
+EXAMPLES = "Example: dca model --n-filters 16 --classes 14 --patch 96"
+
+Fusion = Literal["dfam", "average", "concat", "none"]
+Norm = Literal["batch", "instance"]
+
+
+def run(
+    bundle: Annotated[
+        str | None, typer.Option(help="Folder or name of a trained model; the network options below are then ignored.")
+    ] = None,
+    n_filters: Annotated[int, typer.Option(min=1, help="Channels at full resolution.")] = 16,
+    classes: Annotated[int, typer.Option(min=4, help="Organs and background: 14 for Synapse, 16 for AMOS.")] = 14,
+    single_decoder: Annotated[
+        bool, typer.Option("--single-decoder", help="The plain V-Net with one decoder instead, to compare with.")
+    ] = False,
+    fusion: Annotated[Fusion, typer.Option(help="How the experts' features are joined.")] = "dfam",
+    norm: Annotated[Norm, typer.Option(help="Normalization.")] = "batch",
+    patch: Annotated[
+        str | None,
+        typer.Option(help="Patch in voxels, one side or depth,height,width.", show_default="96, or the model's"),
+    ] = None,
+) -> None:
+    """Show the parts of the network: shapes, parameters, and multiply-accumulate operations for one patch.
+
+    The defaults are the paper's network on Synapse.
+    """
+    from ..method.network_summary import summarize
+
+    sides = None if patch is None else patch_of(patch)
+    if bundle is not None:
+        loaded = load(bundle)
+        network, title = loaded.network(), loaded.metadata.name
+        sides = sides or loaded.metadata.patch
+    else:
+        network = _network(n_filters, classes, single_decoder, fusion, norm)
+        title = "V-Net" if single_decoder else "DCA"
+    sides = sides or (96, 96, 96)
+    try:
+        rows = summarize(network, sides)
+    except ValueError as error:
+        raise UserError(f"Such a patch is not possible: {error}.", "Give sides such as 48, 96 or 128.") from None
+    shown = table(
+        f"{title}, patch {' x '.join(map(str, sides))}",
+        "Part", "Output (channel, depth, height, width)", "Parameters", "GMAC",
+        numbers=("Parameters", "GMAC"),
+    )  # fmt: skip
+    for row in rows:
+        shape = " x ".join(map(str, row.output_shape))
+        shown.add_row(row.name, shape, f"{row.parameters:,}", f"{row.macs / 1e9:.3f}", end_section=row is rows[-2])
+    output().print(shown)
+
+
+def _network(n_filters: int, classes: int, single_decoder: bool, fusion: Fusion, norm: Norm) -> DCANet:
+    """A network for any organs: which expert owns which labels changes nothing about shapes and cost."""
+    import torch
+
+    from ..method.experts import PAPER_DILATIONS, PAPER_N_STAGES
+    from ..method.network import DCANet
+
+    labels = list(range(1, classes))
+    with torch.device("meta"):
+        return DCANet(
+            owners=[labels] if single_decoder else [labels[:1], labels[1:-1], labels[-1:]],
+            n_filters=n_filters,
+            norm=norm,
+            # The plain V-Net's decoder is the medium expert's.
+            n_stages=PAPER_N_STAGES[1:2] if single_decoder else PAPER_N_STAGES,
+            dilations=PAPER_DILATIONS[1:2] if single_decoder else PAPER_DILATIONS,
+            fusion=fusion,
+            aggregation=not single_decoder,
+        )

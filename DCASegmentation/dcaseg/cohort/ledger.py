@@ -1,0 +1,283 @@
+"""The ledger of a cohort in one SQLite file: every case with its status and reason, and the progress of a run.
+
+The program alone writes it, a transaction for each change, so it is whole after any crash. Workers know nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from ..errors import OutputError
+from ..json_io import parse_json
+from .case import FAILED, PENDING, Case, Outcome, Rejected
+
+# The rate is that of the last cases: a cohort may begin with the small ones.
+_RECENT = 50
+
+
+@dataclass
+class State:
+    """What a live table shows. ``recent`` are the last sources with what became of them, ``at_work`` those of the cases
+    in the hands of workers; ``messages`` say what could not be written at the end."""
+
+    total: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    running: int = 0
+    at_work: tuple[str, ...] = ()
+    messages: list[str] = field(default_factory=list)
+    dashboard: str = ""
+    recent: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=6))
+    started: float = field(default_factory=monotonic)
+    _times: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT + 1))
+
+    def note(self, source: str, status: str, reason: str) -> None:
+        """One case more has come to its end."""
+        self._times.append(monotonic())
+        self.recent.append((source, status, reason))
+        self.counts[status] = self.counts.get(status, 0) + 1
+        self.counts["pending"] -= 1
+
+    @property
+    def left(self) -> int:
+        return self.counts.get("pending", 0)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return monotonic() - self.started
+
+    @property
+    def per_hour(self) -> float | None:
+        """Cases in an hour at the present rate; None before it is known."""
+        if len(self._times) < 2:
+            return None
+        span = self._times[-1] - self._times[0]
+        return 3600 * (len(self._times) - 1) / span if span > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the present rate."""
+        return None if self.per_hour is None else self.left / self.per_hour * 3600
+
+
+# Why the last run ended before its last case; noted of the whole cohort.
+ENDED_EARLY = "ended_early"
+
+_FORMAT = 1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS cases (
+    key TEXT PRIMARY KEY, name TEXT NOT NULL, source TEXT NOT NULL, patient TEXT NOT NULL, study_date TEXT NOT NULL,
+    description TEXT NOT NULL, slices INTEGER NOT NULL, fingerprint TEXT NOT NULL, status TEXT NOT NULL,
+    reason TEXT NOT NULL, again INTEGER NOT NULL, notes TEXT NOT NULL, outcome TEXT NOT NULL, seen INTEGER NOT NULL,
+    finished TEXT
+);
+"""
+_COLUMNS = (
+    *("key", "name", "source", "patient", "study_date", "description", "slices", "fingerprint", "status", "reason"),
+    *("again", "notes", "outcome", "seen", "finished"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the ledger; ``outcome`` is None until there is one. ``slices`` is 1 for a file, 0 for no case."""
+
+    key: str
+    name: str
+    source: str
+    patient: str
+    study_date: str
+    description: str
+    slices: int
+    status: str
+    reason: str
+    notes: tuple[str, ...]
+    outcome: Outcome | None
+
+
+class Ledger:
+    """``file`` is made if there is none. Raises OutputError where it is no ledger or cannot be written."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._run = 0
+        try:
+            self._connection = sqlite3.connect(file, isolation_level=None)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{file} cannot be opened: {error}.", "Check the folder's permissions, or choose another with -o."
+            ) from None
+        try:
+            # Whole on the disk before the next case: results are adopted by it.
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(_TABLES)
+            found = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            if found != ("ok",):
+                raise self._damaged(found)
+            # Of another program's file of the same name, these say which column it lacks.
+            self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM cases LIMIT 0")
+            self._connection.execute("SELECT key, value FROM about LIMIT 0")
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise self._damaged(error) from None
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def begin(self, identity: dict[str, Any]) -> None:
+        """Start a run with settings of this ``identity``. Raises OutputError if the cohort was begun with others."""
+        told = json.dumps({"format": _FORMAT, **identity}, sort_keys=True)
+        with self._change():
+            earlier = self.about("identity")
+            if earlier not in ("", told):
+                raise OutputError(
+                    "This cohort was begun with another model or other options.",
+                    "Choose another folder with -o, or the same model and options.",
+                )
+            earlier_runs = self.about("run") or "0"
+            if not earlier_runs.isdecimal() or len(earlier_runs) > 9:
+                raise self._damaged("its number of runs is none")
+            self._run = int(earlier_runs) + 1
+            self._note("identity", told)
+            self._note("run", str(self._run))
+
+    def about(self, key: str) -> str:
+        """Something noted of the whole cohort; empty if it was not."""
+        rows = self._rows("SELECT value FROM about WHERE key = ?", (key,))
+        return str(rows[0][0]) if rows else ""
+
+    def note(self, key: str, value: str) -> None:
+        """Note something of the whole cohort."""
+        with self._change():
+            self._note(key, value)
+
+    def enter(self, cases: Iterable[Case], rejected: Iterable[Rejected], retry_failed: bool = False) -> None:
+        """Take in what was found in this run.
+
+        New cases, changed ones, those to be tried again, and with ``retry_failed`` all that failed become pending.
+        What an earlier run found and this one does not is forgotten, unless it has results.
+        """
+        with self._change():
+            for case in cases:
+                self._enter_case(case, retry_failed)
+            for each in rejected:
+                self._put(each.key, "", each, 0, "", each.status, each.reason, ())
+            self._connection.execute("DELETE FROM cases WHERE seen < ? AND status != 'ok'", (self._run,))
+
+    def pending(self) -> set[str]:
+        """Keys of the cases that have no outcome yet."""
+        return {key for (key,) in self._rows("SELECT key FROM cases WHERE status = ?", (PENDING,))}
+
+    def finish(self, outcome: Outcome) -> None:
+        """Note what became of a case."""
+        told = json.dumps(asdict(outcome))
+        with self._change():
+            self._connection.execute(
+                "UPDATE cases SET status = ?, reason = ?, again = ?, outcome = ?, finished = datetime('now')"
+                " WHERE key = ?",
+                (outcome.status, outcome.reason, int(outcome.again), told, outcome.key),
+            )
+
+    def counts(self) -> dict[str, int]:
+        """How many entries have each status."""
+        return dict(self._rows("SELECT status, COUNT(*) FROM cases GROUP BY status"))
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in the order of their sources."""
+        names = [each.name for each in fields(Entry)]
+        for row in self._rows(f"SELECT {', '.join(names)} FROM cases ORDER BY source, description, key"):
+            values = dict(zip(names, row, strict=True))
+            try:
+                values["notes"] = tuple(map(str, parse_json(values["notes"])))
+                values["outcome"] = Outcome.from_json(parse_json(values["outcome"])) if values["outcome"] else None
+            except (ValueError, TypeError, AttributeError) as error:
+                raise self._damaged(error) from None
+            yield Entry(**values)
+
+    def _enter_case(self, case: Case, retry_failed: bool) -> None:
+        row = self._connection.execute(
+            "SELECT fingerprint, status, again FROM cases WHERE key = ?", (case.key,)
+        ).fetchone()
+        if row is not None:
+            fingerprint, status, again = row
+            redo = again or (retry_failed and status == FAILED)
+            if fingerprint == case.fingerprint and not redo:
+                self._connection.execute("UPDATE cases SET seen = ? WHERE key = ?", (self._run, case.key))
+                return
+        self._put(case.key, case.name, case, len(case.files), case.fingerprint, PENDING, "", case.notes)
+
+    def _put(
+        self,
+        key: str,
+        name: str,
+        about: Case | Rejected,
+        slices: int,
+        fingerprint: str,
+        status: str,
+        reason: str,
+        notes: tuple[str, ...],
+    ) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO cases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, '', ?, NULL)",
+            (
+                *(key, name, about.source, about.patient, about.study_date, about.description, slices, fingerprint),
+                *(status, reason, json.dumps(notes), self._run),
+            ),
+        )
+
+    def _note(self, key: str, value: str) -> None:
+        self._connection.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
+
+    def _rows(self, query: str, values: tuple[str, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._damaged(error) from None
+
+    def _change(self) -> _Transaction:
+        return _Transaction(self._connection, self._file)
+
+    def _damaged(self, why: object) -> OutputError:
+        return OutputError(
+            f"{self._file} is no ledger of this program, or is damaged: {why}.",
+            "Move it elsewhere and run the same command again: finished cases are taken over from their folders.",
+        )
+
+
+class _Transaction:
+    """All of the changes in a ``with`` block, or none. Raises OutputError where they cannot be written."""
+
+    def __init__(self, connection: sqlite3.Connection, file: Path) -> None:
+        self._connection = connection
+        self._file = file
+
+    def __enter__(self) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise self._refusal(error) from None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        try:
+            self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
+        except sqlite3.Error as failure:
+            if kind is None:
+                raise self._refusal(failure) from None
+        if isinstance(error, sqlite3.Error):
+            raise self._refusal(error) from None
+
+    def _refusal(self, error: sqlite3.Error) -> OutputError:
+        return OutputError(
+            f"{self._file} cannot be written: {error}.", "Free some space on its disk, then run the same command again."
+        )

@@ -1,0 +1,308 @@
+"""From the ledger to the report and the table of volumes: one HTML file without outside links, and a CSV file."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+import re
+import statistics
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import quote
+
+from jinja2 import Environment
+
+from ..imaging.writers import write_text
+from ..organs import CUT_OFF, Organ, Vocabulary
+from .case import CASES, FAILED, OK, PENDING, PICTURE, SKIPPED, THUMBNAIL, VOLUMES
+from .ledger import ENDED_EARLY, Entry, Ledger
+from .report_template import PAGE, SORTING, STYLE
+from .volume_chart import explanation, volume_chart
+
+# A missing organ counts as much as one of a tenth of its smallest usual volume.
+_MISSING = math.log(10.0)
+
+
+@dataclass(frozen=True)
+class Concern:
+    """A case to look at: the higher ``score`` first; ``reviewed`` tells whether it is the review's."""
+
+    entry: Entry
+    score: float
+    reasons: tuple[str, ...]
+    reviewed: bool
+
+
+def concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[Concern]:
+    """Cases with results that give reason to look at them, the most urgent first.
+
+    By the review's score (ml expected to be wrong) where cases have one, then by how far organ volumes lie outside
+    of their usual ranges, as a sum of logarithms.
+    """
+    found = [_concern(entry, vocabulary) for entry in entries if entry.status == OK and entry.outcome is not None]
+    return sorted((one for one in found if one.reasons), key=lambda one: (not one.reviewed, -one.score))
+
+
+def off_range(ml: float, organ: Organ) -> float:
+    """How far a volume lies outside of the usual range: natural logarithm of the ratio, negative below; 0 inside."""
+    low, high = organ.volume_ml
+    if ml <= 0 or organ.is_stray(ml):
+        return -_MISSING
+    if ml < low:
+        return max(math.log(ml / low), -_MISSING)
+    return math.log(ml / high) if ml > high else 0.0
+
+
+def _concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
+    assert entry.outcome is not None
+    volumes = entry.outcome.volumes_ml
+    off = {organ: off_range(volumes[organ.key], organ) for organ in vocabulary if organ.key in volumes}
+    for organ in off:
+        # How large it is nobody knows, but that it is no smaller.
+        if organ.key in entry.outcome.cut_off:
+            off[organ] = max(off[organ], 0.0)
+    worst = sorted((organ for organ in off if off[organ]), key=lambda organ: -abs(off[organ]))
+    words = tuple(_words(organ, volumes[organ.key]) for organ in worst)
+    if entry.outcome.concern is not None:
+        return Concern(entry, entry.outcome.concern, entry.outcome.concerns + words, True)
+    return Concern(entry, sum(map(abs, off.values())), words, False)
+
+
+def _rounded(ml: float) -> str:
+    """Three digits, and no exponent."""
+    return f"{ml:.3g}" if ml < 1000 else f"{round(ml, 2 - math.floor(math.log10(ml))):.0f}"
+
+
+def _words(organ: Organ, ml: float) -> str:
+    if ml <= 0 or organ.is_stray(ml):
+        return f"{organ.name} not found"
+    low, high = organ.volume_ml
+    side = "below" if ml < low else "above"
+    return f"{organ.name} {_rounded(ml)} ml, {side} the usual {low:g} to {high:g}"
+
+
+_ABOUT = ("case", "patient", "study_date", "description", "source", "status")
+# What a spreadsheet takes for a formula; descriptions of series come from strangers.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_volumes(path: Path, ledger: Ledger, vocabulary: Vocabulary) -> None:
+    """Writes what ``ledger`` knows of each case: who, status, ml of each organ that was looked for, organs in which the
+    scan ends (their volumes are lower bounds), and what is to be said of it. Raises OutputError."""
+    entries = list(ledger.entries())
+    organs = organs_measured(entries, vocabulary)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_ABOUT, *(f"{organ.key}_ml" for organ in organs), "cut_off", "notes"])
+    for entry in entries:
+        volumes = entry.outcome.volumes_ml if entry.outcome and entry.status == OK else {}
+        cut_off = entry.outcome.cut_off if entry.outcome else ()
+        notes = [entry.reason, *entry.notes, *(entry.outcome.notes if entry.outcome else ())]
+        about = (entry.name, entry.patient, entry.study_date, entry.description, entry.source, entry.status)
+        writer.writerow(
+            [
+                *map(_plain, about),
+                *(f"{volumes[organ.key]:.3f}" if organ.key in volumes else "" for organ in organs),
+                " ".join(cut_off),
+                _plain(" ".join(note for note in notes if note)),
+            ]
+        )
+    write_text(text.getvalue().encode("utf-8", "replace").decode("utf-8"), path)
+
+
+def organs_measured(entries: list[Entry], vocabulary: Vocabulary) -> list[Organ]:
+    """The organs that were looked for in any case."""
+    known = {key for entry in entries if entry.status == OK and entry.outcome for key in entry.outcome.volumes_ml}
+    return [organ for organ in vocabulary if organ.key in known]
+
+
+def _plain(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+_MOST_CARDS = 24
+_MOST_REASONS = 4
+_MOST_IN_A_GROUP = 10
+# Beyond, the file would be too large for a browser: the pictures lie in the cases' folders too.
+_MOST_PICTURES = 500
+_NUMBER = re.compile(r"\d[\d.,]*")
+_BY_REVIEW = "In the order of the volume that the review expects to be wrong."
+_BY_VOLUME = "In the order of how far organ volumes lie outside of what is usual in adults."
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case as a line of a table shows it; ``rank`` among those to check. ``link`` leads to its folder and ``large``
+    to its larger picture, from the report's own folder."""
+
+    name: str
+    source: str
+    status: str
+    slices: str
+    seconds: str
+    rank: str
+    notes: str
+    folder: str
+    picture: str
+    link: str = ""
+    large: str = ""
+    cut_off: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """So many cases with one ``reason``: (name, source) of the first, and how many ``more`` there are.
+
+    ``alike`` says that their reasons are not quite the same: this is the first one's.
+    """
+
+    reason: str
+    count: int
+    first: tuple[tuple[str, str], ...]
+    more: int
+    alike: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A case to check first."""
+
+    rank: int
+    name: str
+    source: str
+    picture: str
+    reasons: tuple[str, ...]
+    more: int
+    link: str = ""
+    large: str = ""
+
+
+def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path) -> None:
+    """Writes the report of all that ``ledger`` holds to ``path``; pictures are read from the folders in ``cases``.
+
+    Raises OutputError where it cannot be written.
+    """
+    entries = list(ledger.entries())
+    first = concerns(entries, vocabulary)
+    done = [entry for entry in entries if entry.status == OK]
+    pictured = {entry.key for entry in done[:_MOST_PICTURES]}
+    counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
+    measured = organs_measured(entries, vocabulary)
+    volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
+    seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
+    ranks = {one.entry.key: str(rank) for rank, one in enumerate(first, start=1)}
+    rows = [_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured, vocabulary) for entry in entries]
+    page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    text = page.render(
+        title=f"Cohort of {len(done)} CT{'s' if len(done) != 1 else ''}",
+        style=STYLE,
+        source=ledger.about("source"),
+        model=ledger.about("model"),
+        written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        strays=int(ledger.about("strays") or 0),
+        tiles=[(status, count) for status, count in counts.items() if count or status != PENDING],
+        seconds=f"{statistics.median(seconds):.1f}" if seconds else "",
+        first=[_card(rank, one, cases) for rank, one in enumerate(first[:_MOST_CARDS], start=1)],
+        first_left=max(len(first) - _MOST_CARDS, 0),
+        order=_BY_REVIEW if first and first[0].reviewed else _BY_VOLUME,
+        ended_early=ledger.about(ENDED_EARLY),
+        failures=_by_reason([entry for entry in entries if entry.status == FAILED]),
+        skipped=_by_reason([entry for entry in entries if entry.status == SKIPPED]),
+        chart=volume_chart(volumes, measured) if volumes else "",
+        chart_says=explanation(len(volumes)),
+        rows=rows,
+        volumes=VOLUMES,
+        script=SORTING,
+    )
+    write_text(text.encode("utf-8", "replace").decode("utf-8"), path)
+
+
+def _name(entry: Entry) -> str:
+    told = " · ".join(filter(None, (entry.patient, _date(entry.study_date), entry.description)))
+    return told or Path(entry.source).name
+
+
+def _date(dicom: str) -> str:
+    return f"{dicom[:4]}-{dicom[4:6]}-{dicom[6:8]}" if len(dicom) == 8 and dicom.isdecimal() else dicom
+
+
+def _row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabulary: Vocabulary) -> Row:
+    outcome = entry.outcome
+    total = outcome.seconds.get("total") if outcome else None
+    notes = [entry.reason, *entry.notes, *(outcome.notes if outcome else ())]
+    return Row(
+        name=_name(entry),
+        source=entry.source,
+        status=entry.status,
+        slices=str(entry.slices) if entry.slices > 1 else "",
+        seconds="" if total is None else f"{total:.1f}",
+        rank=rank,
+        notes=". ".join(note.rstrip(".") for note in notes if note),
+        folder=entry.name if entry.status == OK else "",
+        picture=_picture(entry, cases) if with_picture else "",
+        link=_link(entry),
+        large=_large(entry, cases),
+        cut_off=_cut_off(entry, vocabulary),
+    )
+
+
+def _by_reason(entries: list[Entry]) -> list[Group]:
+    """Entries whose reasons differ in names and numbers only together, the largest groups first."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(_wording(entry), []).append(entry)
+    groups = [
+        Group(
+            alike[0].reason,
+            len(alike),
+            tuple((_name(entry), entry.source) for entry in alike[:_MOST_IN_A_GROUP]),
+            max(len(alike) - _MOST_IN_A_GROUP, 0),
+            len({entry.reason for entry in alike}) > 1,
+        )
+        for alike in found.values()
+    ]
+    return sorted(groups, key=lambda group: -group.count)
+
+
+def _wording(entry: Entry) -> str:
+    """The reason without the entry's own names, and without numbers."""
+    text = entry.reason
+    for name in filter(None, (Path(entry.source).name, entry.description)):
+        text = text.replace(name, "#")
+    return _NUMBER.sub("#", text)
+
+
+def _card(rank: int, concern: Concern, cases: Path) -> Card:
+    entry = concern.entry
+    shown = concern.reasons[:_MOST_REASONS]
+    more = len(concern.reasons) - len(shown)
+    picture, link, large = _picture(entry, cases), _link(entry), _large(entry, cases)
+    return Card(rank, _name(entry), entry.source, picture, shown, more, link, large)
+
+
+def _link(entry: Entry) -> str:
+    """The folder of a case with results, as a link in the report."""
+    return f"{CASES}/{quote(entry.name)}/" if entry.status == OK and entry.name else ""
+
+
+def _large(entry: Entry, cases: Path) -> str:
+    link = _link(entry)
+    return f"{link}{PICTURE}" if link and (cases / entry.name / PICTURE).is_file() else ""
+
+
+def _cut_off(entry: Entry, vocabulary: Vocabulary) -> str:
+    if entry.outcome is None or not entry.outcome.cut_off:
+        return ""
+    names = ", ".join(organ.name for organ in vocabulary if organ.key in entry.outcome.cut_off)
+    return f"{names}: {CUT_OFF}"
+
+
+def _picture(entry: Entry, cases: Path) -> str:
+    try:
+        content = (cases / entry.name / THUMBNAIL).read_bytes()
+    except OSError:
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,173 @@
+"""A cohort from its input to its report; begun again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from distributed import Client
+
+from ..dicom.archive import Rules
+from ..errors import OutputError, UserError
+from ..file_lock import locked
+from ..imaging.writers import make_private
+from ..inference.pipeline import optional
+from ..organs import Vocabulary
+from ..temp_paths import clean
+from .case import CASES, LEDGER, LOCK, PENDING, REPORT, VOLUMES, Case, Settings, prepare, readable
+from .dask_workers import require_shared_folders
+from .discovery import find
+from .dispatch import outcomes
+from .ledger import ENDED_EARLY, Ledger, State
+from .pseudonyms import Pseudonyms, hidden, own_key, read_key
+from .report import write_report, write_volumes
+
+_SMALLEST_FREE_BYTES = 50_000_000
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What to run: all CTs in ``source``, with ``settings``; the ``vocabulary`` is the model's, ``model`` its name.
+
+    ``retry_failed`` tries again what failed in an earlier run for a fault of its own, too. An ``anonymous`` cohort has
+    pseudonyms in place of patients, made with the key in ``pseudonym_key``, else with one in its own folder.
+    """
+
+    source: Path
+    settings: Settings
+    rules: Rules
+    vocabulary: Vocabulary
+    model: str
+    retry_failed: bool = False
+    pseudonym_key: Path | None = None
+    anonymous: bool = False
+
+
+def run_cohort(
+    cohort: Cohort,
+    clients: Callable[[], AbstractContextManager[Client]],
+    searching: Callable[[int, str], None],
+    tick: Callable[[State], None],
+) -> State:
+    """Run ``cohort`` on the workers of ``clients()``, which are not started when there is nothing to do.
+
+    ``searching(files, text)`` is called while the input is looked through, ``tick(state)`` about twice a second after.
+    The report is written at the end, whatever the end is. Raises UserError where the run cannot begin or go on; the
+    ledger then holds all that was done.
+    """
+    out = Path(cohort.settings.out)
+    prepare(out, cohort.settings.shared)
+    if not cohort.settings.shared:
+        # SQLite gives its journals the permissions that the files have.
+        for name in (LOCK, LEDGER):
+            (out / name).touch(mode=0o600)
+    with locked(out / LOCK):
+        _keep_private(cohort, out)
+        _require_room(out)
+        pseudonyms = None
+        if cohort.anonymous:
+            pseudonyms = Pseudonyms(own_key(out) if cohort.pseudonym_key is None else read_key(cohort.pseudonym_key))
+            cohort = replace(cohort, settings=replace(cohort.settings, pseudonyms=pseudonyms.key_id))
+        ledger = Ledger(out / LEDGER)
+        _keep_private(cohort, out)
+        try:
+            return _run(cohort, out, ledger, pseudonyms, clients, searching, tick)
+        finally:
+            ledger.close()
+
+
+def _run(
+    cohort: Cohort,
+    out: Path,
+    ledger: Ledger,
+    pseudonyms: Pseudonyms | None,
+    clients: Callable[[], AbstractContextManager[Client]],
+    searching: Callable[[int, str], None],
+    tick: Callable[[State], None],
+) -> State:
+    ledger.begin(cohort.settings.identity())
+    # The lock is held: what a run or a worker that was killed had begun to write, nobody will finish.
+    clean(out / CASES, only_writer=True)
+    found = find(cohort.source, out, cohort.rules, searching)
+    source = readable(str(cohort.source.absolute()))
+    if pseudonyms is not None:
+        found.cases = [pseudonyms.case(case) for case in found.cases]
+        found.rejected = [pseudonyms.rejected(each, cohort.source.absolute()) for each in found.rejected]
+        source = ""
+    ledger.enter(found.cases, found.rejected, cohort.retry_failed)
+    ledger.note("strays", str(found.strays))
+    ledger.note("source", source)
+    ledger.note("model", cohort.model)
+    pending = ledger.pending()
+    cases = [case for case in found.cases if case.key in pending]
+    state = State(len(found.cases) + len(found.rejected), {PENDING: 0, **ledger.counts()})
+    try:
+        if cases:
+            _segment(cohort, out, ledger, cases, clients, state, tick)
+        state.running, state.at_work = 0, ()
+        tick(state)
+    except BaseException as error:
+        # What ended the run says more than that this could not be written either, as on a full disk.
+        with suppress(OutputError):
+            why = error.problem if isinstance(error, UserError) else "It was cancelled."
+            if pseudonyms is not None:
+                why = hidden(why, [str(cohort.source.absolute()), *cohort.source.absolute().parts[1:]])
+            ledger.note(ENDED_EARLY, why)
+        _report(cohort, out, ledger, state)
+        raise
+    ledger.note(ENDED_EARLY, "")
+    _report(cohort, out, ledger, state)
+    return state
+
+
+def _report(cohort: Cohort, out: Path, ledger: Ledger, state: State) -> None:
+    """Write the report and the table of volumes; what fails costs no result, and is said."""
+    with optional(VOLUMES, state.messages):
+        write_volumes(out / VOLUMES, ledger, cohort.vocabulary)
+    with optional(REPORT, state.messages):
+        write_report(out / REPORT, ledger, cohort.vocabulary, out / CASES)
+    _keep_private(cohort, out)
+
+
+def _keep_private(cohort: Cohort, out: Path) -> None:
+    if not cohort.settings.shared:
+        for name in (LEDGER, LOCK, REPORT, VOLUMES):
+            make_private(out / name)
+
+
+def _segment(
+    cohort: Cohort,
+    out: Path,
+    ledger: Ledger,
+    cases: list[Case],
+    clients: Callable[[], AbstractContextManager[Client]],
+    state: State,
+    tick: Callable[[State], None],
+) -> None:
+    sources = {case.key: case.source for case in cases}
+    with clients() as client:
+        require_shared_folders(client, [str(out), cohort.settings.bundle, str(cohort.source.absolute())])
+        state.dashboard = client.dashboard_link
+
+        def show(running: Sequence[str]) -> None:
+            state.running = len(running)
+            state.at_work = tuple(sources[key] for key in running)
+            tick(state)
+
+        for outcome in outcomes(client, cases, cohort.settings, show):
+            ledger.finish(outcome)
+            state.note(sources[outcome.key], outcome.status, outcome.reason)
+    # A worker that the system ended, for want of memory say, could not do it.
+    clean(out / CASES, only_writer=True)
+
+
+def _require_room(out: Path) -> None:
+    free = shutil.disk_usage(out).free
+    if free < _SMALLEST_FREE_BYTES:
+        raise OutputError(
+            f"The disk of {out} is full: {free / 1e6:.0f} MB are free.",
+            "Free some space, or choose a folder on another disk.",
+        )

@@ -1,0 +1,114 @@
+"""Organ volumes of a cohort as one drawing (SVG): a row for each organ, its cases over the usual range.
+
+Each case is a dot where there are few, else they are counted in a histogram: dots would hide each other, and the page
+would grow with the cohort.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from html import escape
+
+from ..organs import Organ
+
+_WIDTH, _ROW, _TOP, _LEFT, _RIGHT = 960, 34, 28, 160, 150
+_LOW_ML, _HIGH_ML = 0.5, 4000.0
+_TICKS_ML = (1, 3, 10, 30, 100, 300, 1000, 3000)
+_MOST_DOTS = 150
+_SPREAD = 9.0
+_RADIUS = 3.2
+_BAR, _HIGHEST_BAR = 5.0, 26.0
+
+
+def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary: Collection[Organ]) -> str:
+    """SVG of ``volumes``, (name of the case, organ key to ml), of the organs ``vocabulary``, on a logarithmic axis.
+
+    The median and the number of cases in which an organ was not found stand at the right; volumes beyond the axis lie
+    at its ends.
+    """
+    bottom = _TOP + _ROW * len(vocabulary)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {bottom + 34}" role="img" aria-label="Volumes of the organs" class="chart">',
+        f'<text x="{_WIDTH - _RIGHT + 62}" y="{_TOP - 12}" class="value">median</text>',
+        *(
+            f'<line x1="{_x(tick):.1f}" x2="{_x(tick):.1f}" y1="{_TOP}" y2="{bottom}" class="grid"/>'
+            f'<text x="{_x(tick):.1f}" y="{bottom + 16}" class="tick">{tick}</text>'
+            for tick in _TICKS_ML
+        ),
+        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{bottom + 31}" class="tick">ml</text>',
+    ]
+    for row, organ in enumerate(vocabulary):
+        known = [(name, each[organ.key]) for name, each in volumes if organ.key in each]
+        parts += _row(organ, known, _TOP + _ROW * (row + 0.5))
+    return "".join([*parts, "</svg>"])
+
+
+def explanation(cases: int) -> str:
+    """What the drawing of so many cases shows, in words."""
+    band = "Band: volumes usual in adults; line: median"
+    if cases > _MOST_DOTS:
+        return f"Histograms of {cases} cases. {band}; red: outside of the band."
+    return f"Each dot is a case. {band}; red rim: outside of the band."
+
+
+def _row(organ: Organ, known: list[tuple[str, float]], middle: float) -> Iterator[str]:
+    low, high = organ.volume_ml
+    yield f'<text x="{_LEFT - 12}" y="{middle + 4:.1f}" class="organ">{escape(organ.name)}</text>'
+    yield (
+        f'<rect x="{_x(low):.1f}" y="{middle - 13:.1f}" width="{_x(high) - _x(low):.1f}" height="26" rx="4" '
+        f'class="usual"><title>usual: {low:g} to {high:g} ml</title></rect>'
+    )
+    found = [(name, ml) for name, ml in known if ml > 0]
+    yield from _bars(organ, found, middle) if len(known) > _MOST_DOTS else _dots(organ, found, middle)
+    if found:
+        median = statistics.median(ml for _, ml in found)
+        at = f"{_x(median):.1f}"
+        yield f'<line x1="{at}" x2="{at}" y1="{middle - 13:.1f}" y2="{middle + 13:.1f}" class="median"/>'
+        shown = f"{median:.1f}" if median < 10 else f"{median:.0f}"
+        yield f'<text x="{_WIDTH - _RIGHT + 62}" y="{middle + 4:.1f}" class="value">{shown} ml</text>'
+    missing = len(known) - len(found)
+    if missing:
+        yield f'<text x="{_WIDTH - _RIGHT + 76}" y="{middle + 4:.1f}" class="missing">{missing} without</text>'
+
+
+def _dots(organ: Organ, found: list[tuple[str, float]], middle: float) -> Iterator[str]:
+    color = "#{:02x}{:02x}{:02x}".format(*organ.color)
+    low, high = organ.volume_ml
+    for name, ml in found:
+        outside = "" if low <= ml <= high else " outside"
+        yield (
+            f'<circle cx="{_x(ml):.1f}" cy="{middle + _jitter(name, organ.key):.1f}" r="{_RADIUS}" '
+            f'fill="{color}" class="dot{outside}"><title>{escape(name)}: {ml:.4g} ml</title></circle>'
+        )
+
+
+def _bars(organ: Organ, found: list[tuple[str, float]], middle: float) -> Iterator[str]:
+    """A histogram; a bar that an end of the usual range divides is divided, too."""
+    low, high = organ.volume_ml
+    counts = Counter((math.floor(_x(ml) / _BAR), low <= ml <= high) for _, ml in found)
+    most = max((counts[place, True] + counts[place, False] for place, _ in counts), default=1)
+    color = "#{:02x}{:02x}{:02x}".format(*organ.color)
+    for (place, inside), count in sorted(counts.items()):
+        height = _HIGHEST_BAR * count / most
+        below = _HIGHEST_BAR * counts[place, False] / most if inside else 0.0
+        yield (
+            f'<rect x="{place * _BAR:.1f}" y="{middle + 13 - below - height:.1f}" width="{_BAR - 0.5}" '
+            f'height="{height:.1f}" fill="{color}" class="bar{"" if inside else " outside"}">'
+            f"<title>{count} case{'s' if count > 1 else ''}</title></rect>"
+        )
+
+
+def _x(ml: float) -> float:
+    within = min(max(ml, _LOW_ML), _HIGH_ML)
+    share = math.log(within / _LOW_ML) / math.log(_HIGH_ML / _LOW_ML)
+    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+
+def _jitter(name: str, organ: str) -> float:
+    """Apart from its neighbors, and in the same place in each report."""
+    byte = hashlib.sha256(f"{name}{organ}".encode()).digest()[0]
+    return (byte / 255 * 2 - 1) * _SPREAD

@@ -1,0 +1,254 @@
+"""What a model learns from a few corrected cases of a scanner it does not know: Dice before, and after 1, 2 and 4.
+
+Synthetic people, all scanned alike and unlike the training of the shipped models (``draw_acquisition``): a scanner out
+of calibration, whose CT numbers are 0.6 times what they should be, in the arterial phase, with more noise, thicker
+slices and coarser planes than any of theirs. A corrected case has its true labels, as if somebody had corrected all of
+it; the unlabelled ones are more people of the same scanner. Every arm goes on from the same model with the options of
+``training.options``, but half as long; its last weights are scored on the model's grid: nothing is chosen on the
+people it is tested on. These settings were fixed before any arm had run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from ...errors import UserError
+from ...imaging.writers import write_json, write_text
+from ...json_io import read_json
+from ...method.network import DCANet
+from ...models.bundle import Bundle
+from ...synthesis.phantom.case import Phantom, generate
+from ...training.cases import Case, cache_folder, load_case, prepare_case, save_case
+from ...training.options import TrainingOptions, fine_tuning_options
+from ...training.trainer import CHECKPOINT, Trainer
+from ...training.validation import predict
+from ...types import ProgressCallback
+from ..metrics import DICE, measure
+from ..scores import Scores
+
+NAME = "learning"
+SETTINGS = "learning-settings.json"
+
+CORRECTED = (1, 2, 4)
+UNLABELLED, TEST = 4, 3
+
+# Seeds of people, apart from those of training, validation, testing and the review.
+_LABELLED_SEEDS, _UNLABELLED_SEEDS, _TEST_SEEDS = 700_000, 710_000, 720_000
+_SPACING, _PHASE, _NOISE_HU, _CALIBRATION = (2.8, 2.8, 6.0), "arterial", 60.0, 0.6
+_STEPS = 80
+
+
+@dataclass(frozen=True)
+class LearningArm:
+    """``corrected`` cases, with or without the unlabelled ones; none is the model as it was."""
+
+    corrected: int
+    unlabelled: bool
+
+    @property
+    def key(self) -> str:
+        """The name of its folder."""
+        return f"corrected-{self.corrected}" + ("-unlabelled" if self.unlabelled else "")
+
+
+BEFORE = LearningArm(0, False)
+ARMS = (BEFORE, *(LearningArm(count, unlabelled) for count in CORRECTED for unlabelled in (False, True)))
+
+
+@dataclass(frozen=True)
+class LearningOutcome:
+    """Scores on the test cases of every seed by arm; the model as it was has one entry, it has no seed."""
+
+    scores: dict[LearningArm, list[Scores]]
+
+    def mean(self, arm: LearningArm, labels: Sequence[int] | None = None) -> float:
+        """Mean Dice over seeds, cases and organs (of ``labels``, or all)."""
+        return float(np.mean([one.mean(labels) for one in self.scores[arm]]))
+
+    def deviation(self, arm: LearningArm) -> float:
+        """Standard deviation of the mean Dice over seeds; NaN for a single one."""
+        means = [one.mean() for one in self.scores[arm]]
+        return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
+
+
+def shifted_phantom(seed: int) -> Phantom:
+    """The person of ``seed`` on the scanner that the model does not know."""
+    phantom = generate(seed, _SPACING, phase=_PHASE, noise_hu=_NOISE_HU)
+    hu = sitk.GetArrayFromImage(phantom.ct).astype(np.float32) * np.float32(_CALIBRATION)
+    ct = sitk.GetImageFromArray(np.rint(hu).astype(np.int16))
+    ct.CopyInformation(phantom.ct)
+    return Phantom(ct, phantom.labels, phantom.person)
+
+
+def run_learning(
+    bundle: Bundle,
+    folder: Path,
+    cache: Path,
+    seeds: Sequence[int] = (0,),
+    changes: dict[str, Any] | None = None,
+    people: tuple[int, int] = (UNLABELLED, TEST),
+    device: str = "cpu",
+    progress: ProgressCallback | None = None,
+) -> LearningOutcome:
+    """Run what is not there yet in ``folder``, and write ``learning.csv``, ``.md`` and ``.json``.
+
+    ``changes`` are those to the options of fine-tuning, ``people`` the unlabelled cases and those to test on. Raises
+    UserError where the folder was made with other settings or another model.
+    """
+    options = fine_tuning_options(bundle.metadata, **{"steps": _STEPS, **(changes or {})})
+    _require_settings(folder, bundle, options, people)
+    tell = progress or (lambda share, message: None)
+    unlabelled, test = people
+    needed = max(CORRECTED) + unlabelled + test
+    made = 0
+
+    def cases(first_seed: int, count: int, labelled: bool) -> list[Case]:
+        nonlocal made
+        found = []
+        for seed in range(first_seed, first_seed + count):
+            found.append(_case(seed, cache, options, labelled))
+            made += 1
+            tell(0.1 * made / needed, f"Phantom {made} of {needed}")
+        return found
+
+    corrected = cases(_LABELLED_SEEDS, max(CORRECTED), True)
+    others = cases(_UNLABELLED_SEEDS, unlabelled, False)
+    tested = cases(_TEST_SEEDS, test, True)
+    jobs = [(arm, seed) for arm in ARMS for seed in (seeds if arm.corrected else (0,))]
+    scores: dict[LearningArm, list[Scores]] = {arm: [] for arm in ARMS}
+    for index, (arm, seed) in enumerate(jobs):
+        run = folder / "runs" / arm.key / f"seed-{seed}"
+        path = run / "scores.json"
+        if not path.exists():
+
+            def report(share: float, index: int = index, arm: LearningArm = arm) -> None:
+                tell(0.1 + 0.9 * (index + share) / len(jobs), f"{arm.key}, seed {jobs[index][1]}")
+
+            report(0.0)
+            network = bundle.network(device)
+            if arm.corrected:
+                own = TrainingOptions.from_json({**options.to_json(), "seed": seed})
+                network = _learned(bundle, network, own, arm, corrected, others, run, device, report)
+            run.mkdir(parents=True, exist_ok=True)
+            write_json(_score(network, tested, options, bundle), path)
+        scores[arm].append(_read(path, bundle))
+    outcome = LearningOutcome(scores)
+    _write(outcome, folder, bundle, len(seeds))
+    return outcome
+
+
+def _case(seed: int, cache: Path, options: TrainingOptions, labelled: bool) -> Case:
+    path = cache_folder(cache, options.grid) / f"shifted_{seed}{'' if labelled else '_unlabelled'}.npz"
+    if not path.exists():
+        phantom = shifted_phantom(seed)
+        save_case(prepare_case(path.stem, phantom.ct, phantom.labels if labelled else None, options.grid), path)
+    return load_case(path)
+
+
+def _learned(
+    bundle: Bundle,
+    network: DCANet,
+    options: TrainingOptions,
+    arm: LearningArm,
+    corrected: Sequence[Case],
+    others: Sequence[Case],
+    run: Path,
+    device: str,
+    report: Callable[[float], None],
+) -> DCANet:
+    trainer = Trainer(
+        run,
+        options,
+        bundle.metadata.vocabulary,
+        corrected[: arm.corrected],
+        others if arm.unlabelled else (),
+        device=device,
+        initial=network,
+        groups=bundle.metadata.partition,
+    )
+    if (run / CHECKPOINT).exists():
+        trainer.resume()
+    trainer.run(report=lambda line: report(line["step"] / options.steps))
+    trained = trainer.best_network
+    assert isinstance(trained, DCANet)
+    return trained
+
+
+def _score(network: DCANet, cases: Sequence[Case], options: TrainingOptions, bundle: Bundle) -> dict[str, Any]:
+    x, y, z = options.grid.spacing
+    organs = len(bundle.metadata.vocabulary)
+    found = {}
+    for case in cases:
+        assert case.labels is not None
+        # Windows side by side: enough to compare arms, and half the time of overlapping ones.
+        dice = measure(predict(network, case, options, 0.0), case.labels, (z, y, x), organs, (DICE,))[DICE.key]
+        found[case.name] = [round(float(one), 5) if np.isfinite(one) else None for one in dice]
+    return {"dice": found}
+
+
+def _read(path: Path, bundle: Bundle) -> Scores:
+    try:
+        content = read_json(path)
+        scores = Scores(bundle.metadata.vocabulary, (DICE,))
+        for case, dice in content["dice"].items():
+            scores.add(case, {DICE.key: np.array(dice, float)})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Delete it; it is measured again.") from None
+    return scores
+
+
+def _require_settings(folder: Path, bundle: Bundle, options: TrainingOptions, people: tuple[int, int]) -> None:
+    told = {
+        "model": bundle.weights.sha256,
+        "options": options.to_json(),
+        "people": list(people),
+        "scanner": [*_SPACING, _PHASE, _NOISE_HU, _CALIBRATION],
+    }
+    # As it will be read: lists for tuples.
+    told = json.loads(json.dumps(told))
+    path = folder / SETTINGS
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_json(told, path)
+    elif read_json(path) != told:
+        raise UserError(f"{folder} holds runs of another model or with other settings.", "Choose another folder.")
+
+
+def rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]]:
+    """The table: an arm a row, mean Dice of all organs, its deviation over seeds, and Dice by group."""
+    partition = bundle.metadata.partition
+    groups = {"head": partition.head, "medium": partition.medium, "tail": partition.tail}
+    return [
+        {
+            "corrected cases": str(arm.corrected) if arm.corrected else "before",
+            "unlabelled cases": "yes" if arm.unlabelled else "no",
+            "Dice": _shown(outcome.mean(arm)),
+            "± over seeds": _shown(outcome.deviation(arm)),
+            **{name: _shown(outcome.mean(arm, labels)) for name, labels in groups.items() if labels},
+        }
+        for arm in ARMS
+    ]
+
+
+def _write(outcome: LearningOutcome, folder: Path, bundle: Bundle, seeds: int) -> None:
+    table = rows(outcome, bundle)
+    heads = list(table[0])
+    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in table)]
+    write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), folder / f"{NAME}.md")
+    write_text(
+        "".join(f"{','.join(line)}\n" for line in (heads, *(list(row.values()) for row in table))),
+        folder / f"{NAME}.csv",
+    )
+    about = {"model": bundle.metadata.name, "sha256": bundle.weights.sha256, "seeds": seeds}
+    write_json({**about, "data": "synthetic people of one shifted scanner", "arms": table}, folder / f"{NAME}.json")
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}" if np.isfinite(value) else "-"

@@ -1,0 +1,246 @@
+"""The paper's figures of results (1, 2, 5 to 8), drawn from the runs that its tables have made, too.
+
+Each is a picture and, under the same name, the numbers in it as JSON. What a figure needs and is not there is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ...errors import UserError
+from ...imaging.writers import write_json
+from ...training.cases import Case
+from ...training.strategies.base import Strategy
+from ...training.training_set import divide
+from ...training.validation import predict
+from ..features import balanced_voxels, feature_volume, features_at, last_block, last_fusion
+from ..figures.features import cluster_figure, contrast, embed, fused_map_figure, require_scikit_learn, strength
+from ..figures.log_gap import label_ratio_figure
+from ..figures.organ_dice import expert_variant_figure, organ_dice_figure
+from ..figures.overlays import CaseResults, fullest_slices, overlay_figure
+from ..figures.style import save_figure
+from ..label_ratios import MODES, Subset, stability, subsets_of, told
+from ..scores import Scores
+from ..statistics import over_seeds
+from .definitions import DEPTHS, DILATIONS, FUSIONS, METHODS, STITCHED, Arm, variant
+from .runs import Runs, rounded
+
+_RATIOS = (10.0, 20.0, 40.0, 100.0)
+_DCA = METHODS[-1]
+# Of figure 7: each of the paper's depths with each dilation.
+_COMBINATIONS = [(depth, dilation) for depth in DEPTHS for dilation in DILATIONS]
+# Voxels of each organ in figure 6.
+_PER_ORGAN = 80
+
+
+@dataclass(frozen=True)
+class Also:
+    """What figures show beside their runs: figure 2 further sets of labelled cases, such as those of other published
+    splits; figures 1, 5 and 6 these ``methods``, of which the last is DCA."""
+
+    subsets: tuple[Subset, ...] = ()
+    ratios: tuple[float, ...] = _RATIOS
+    methods: tuple[Arm, ...] = METHODS
+
+
+def make_figure(name: str, runs: Runs, also: Also | None = None, extension: str = ".png") -> Path:
+    """Draw figure ``name`` into the folder of the runs, as .png, .pdf or .svg; the path of the picture.
+
+    Raises UserError for a name there is not, or where the data lack what the figure shows.
+    """
+    if name not in FIGURES:
+        raise UserError(f"There is no figure '{name}'.", f"Choose one of: {', '.join(FIGURES)}.")
+    _require_axes(runs)
+    figure, numbers = FIGURES[name].draw(runs, also or Also())
+    write_json({"data": runs.data.told, **numbers}, runs.folder / f"{name}.json")
+    path = runs.folder / f"{name}{extension}"
+    save_figure(figure, path)
+    return path
+
+
+def _organ_dice(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
+    """Figure 1."""
+    arms = _methods(runs, also, with_all_labels=True)
+    scores = runs.scores(arms)
+    keys = [organ.key for organ in runs.data.vocabulary]
+    dice = {
+        arm.title: {organ.key: over_seeds(scores[arm.key], labels=[organ.label]).mean for organ in runs.data.vocabulary}
+        for arm in arms
+    }
+    division = runs.division()
+    title = f"{runs.data.told}; {_seeds(runs)}"
+    figure = organ_dice_figure(division, runs.data.vocabulary, dice, _DCA.title, title)
+    shares = dict(zip((keys[label - 1] for label in division.ranking), division.proportions, strict=True))
+    numbers = {method: {key: rounded(value) for key, value in found.items()} for method, found in dice.items()}
+    return figure, {"share_of_voxels": {key: round(share, 5) for key, share in shares.items()}, "dice": numbers}
+
+
+def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
+    """Figure 2."""
+    data = runs.data
+    whole = list(data.all_labelled or data.labelled)
+    subsets = subsets_of(whole, also.ratios)
+    rows = [
+        stability(whole, data.vocabulary, size, mode)
+        for mode in MODES
+        for size in sorted({len(subset.cases) for subset in subsets})
+    ]
+    if also.subsets:
+        subsets = list(also.subsets)
+        named = {case.name: case for subset in (*subsets, Subset("", whole)) for case in subset.cases}
+        whole = list(named.values())
+    divisions = [divide(subset.cases, data.vocabulary, MODES[-1]) for subset in subsets]
+    title = f"{data.told}; groups by mode {MODES[-1]}"
+    figure = label_ratio_figure([subset.title for subset in subsets], divisions, rows, data.vocabulary, title)
+    return figure, {
+        "compared_with": f"{len(whole)} cases",
+        "subsets": [told(subset, data.vocabulary, whole) for subset in subsets],
+        "random_subsets": [
+            {key: round(value, 4) if isinstance(value, float) else value for key, value in vars(row).items()}
+            for row in rows
+        ],
+    }
+
+
+def _overlays(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
+    """Figure 5: of the test cases, the one in the middle and the worst by DCA's Dice."""
+    arms = _methods(runs, also)
+    scores = runs.scores(arms)
+    by_case = {arm.key: scores[arm.key][0].by_case() for arm in arms}
+    order = sorted(runs.data.test, key=lambda case: by_case[_DCA.key][case.name])
+    chosen = {case.name: case for case in (order[len(order) // 2], order[0])}
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in chosen}
+    for arm in arms:
+        strategy = runs.trained(arm)
+        for name, case in chosen.items():
+            found[name][arm.title] = predict(strategy.answering(), case, strategy.options)
+    shown = [
+        CaseResults(
+            name, case.hu, _truth(case), found[name], {arm.title: by_case[arm.key][name] for arm in arms},
+            case.voxel_size(runs.common.grid),
+        )
+        for name, case in chosen.items()
+    ]  # fmt: skip
+    title = f"{runs.data.told}; seed {runs.seeds[0]}; the test case in the middle by DCA's Dice, and its worst"
+    dice = {arm.title: {name: rounded(by_case[arm.key][name]) for name in chosen} for arm in arms}
+    return overlay_figure(shown, runs.data.vocabulary, title), {"seed": runs.seeds[0], "dice": dice}
+
+
+def _feature_clusters(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
+    """Figure 6."""
+    require_scikit_learn()
+    voxels = balanced_voxels(runs.data.test, _PER_ORGAN)
+    clusters = {}
+    arms = _methods(runs, also)
+    for index, arm in enumerate(arms):
+        strategy = runs.trained(arm)
+        runs.report(index / len(arms), f"Features of {arm.title}")
+        features = features_at(strategy.network, last_block(strategy.network), runs.data.test, strategy.options, voxels)
+        clusters[arm.title] = embed(features, voxels.labels)
+    title = f"{runs.data.told}; seed {runs.seeds[0]}; features of DeB-9 of the decoder that gives the result"
+    figure = cluster_figure(clusters, voxels.labels, runs.data.vocabulary, title)
+    silhouettes = {method: round(found.silhouette, 4) for method, found in clusters.items()}
+    return figure, {"seed": runs.seeds[0], "voxels": len(voxels.labels), "silhouette": silhouettes}
+
+
+def _expert_variants(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
+    """Figure 7."""
+    groups = {name: list(owned) for name, owned in runs.groups().items() if owned}
+    scores = runs.scores(FIGURES["fig7"].arms(runs, Also()))
+
+    def of_group(found: Sequence[Scores], labels: list[int]) -> tuple[float, float]:
+        spread = over_seeds(found, labels=labels)
+        return spread.mean, spread.deviation
+
+    dice = {
+        group: {one: of_group(scores[variant(*one).key], labels) for one in _COMBINATIONS}
+        for group, labels in groups.items()
+    }
+    paper = {group: of_group(scores[STITCHED.key], labels) for group, labels in groups.items()}
+    title = f"{runs.data.told}; {_seeds(runs)}"
+    numbers = {
+        group: {f"{depth}, dilation {dilation}": _told(spread) for (depth, dilation), spread in found.items()}
+        for group, found in dice.items()
+    }
+    own = {group: _told(spread) for group, spread in paper.items()}
+    return expert_variant_figure(dice, paper, title), {"dice": numbers, "three_experts_of_dca": own}
+
+
+def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
+    """Figure 8: the test case in the middle by DCA's Dice; planes through the largest organ and a tail one."""
+    first = replace(runs, seeds=runs.seeds[:1])
+    scores = first.scores([_DCA])[_DCA.key][0].by_case()
+    order = sorted(runs.data.test, key=lambda case: scores[case.name])
+    case = order[len(order) // 2]
+    labels = _truth(case)
+    groups = {name: owned for name, owned in runs.groups().items() if np.isin(labels, list(owned)).any()}
+    strengths = {}
+    for arm in FUSIONS:
+        strategy: Strategy = runs.trained(arm)
+        runs.report(0.9, f"Fused maps of {arm.title}")
+        network = strategy.network
+        strengths[arm.title] = strength(feature_volume(network, last_fusion(network), case, strategy.options))
+    contrasts = {name: contrast(values, case.hu, labels, groups) for name, values in strengths.items()}
+    spacing = case.voxel_size(runs.common.grid)
+    planes = []
+    for group in ("head", "tail"):
+        if group in groups:
+            of_group = np.where(np.isin(labels, list(groups[group])), labels, 0)
+            axial = fullest_slices(of_group, spacing)[0]
+            planes.append((group, replace(axial, index=_largest_section(of_group)).around_body(case.hu)))
+    title = f"{runs.data.told}; seed {runs.seeds[0]}; numbers: strength in organs over that in the rest of the body"
+    figure = fused_map_figure(case.hu, strengths, contrasts, labels, groups, planes, title)
+    numbers = {name: {group: rounded(value) for group, value in one.items()} for name, one in contrasts.items()}
+    return figure, {"seed": runs.seeds[0], "case": case.name, "contrast": numbers}
+
+
+@dataclass(frozen=True)
+class PaperFigure:
+    """How a figure is drawn, the runs it shows, and whether it shows every seed of them or the first."""
+
+    draw: Callable[[Runs, Also], tuple[Figure, dict[str, Any]]]
+    arms: Callable[[Runs, Also], Sequence[Arm]]
+    every_seed: bool = True
+
+
+FIGURES: Mapping[str, PaperFigure] = {
+    "fig1": PaperFigure(_organ_dice, lambda runs, also: _methods(runs, also, with_all_labels=True)),
+    "fig2": PaperFigure(_label_ratios, lambda *_: ()),
+    "fig5": PaperFigure(_overlays, lambda runs, also: _methods(runs, also)),
+    "fig6": PaperFigure(_feature_clusters, lambda runs, also: _methods(runs, also), every_seed=False),
+    "fig7": PaperFigure(_expert_variants, lambda *_: (*(variant(*one) for one in _COMBINATIONS), STITCHED)),
+    "fig8": PaperFigure(_fused_maps, lambda *_: FUSIONS, every_seed=False),
+}
+
+
+def _methods(runs: Runs, also: Also, with_all_labels: bool = False) -> list[Arm]:
+    """The methods to show; the one that sees all labels only where they are known."""
+    return [arm for arm in also.methods if not arm.all_labels or (with_all_labels and runs.data.all_labelled)]
+
+
+def _truth(case: Case) -> np.ndarray:
+    assert case.labels is not None
+    return case.labels
+
+
+def _largest_section(labels: np.ndarray) -> int:
+    return int(np.argmax((labels > 0).sum(axis=(1, 2))))
+
+
+def _seeds(runs: Runs) -> str:
+    return f"seed {runs.seeds[0]}" if len(runs.seeds) == 1 else f"mean of {len(runs.seeds)} seeds"
+
+
+def _told(spread: tuple[float, float]) -> dict[str, float | None]:
+    return {"mean": rounded(spread[0]), "deviation_over_seeds": rounded(spread[1])}
+
+
+def _require_axes(runs: Runs) -> None:
+    if runs.common.grid.orientation.upper() != "RAS":
+        raise UserError("Figures are drawn of cases in RAS orientation alone.", "Use a grid in RAS.")

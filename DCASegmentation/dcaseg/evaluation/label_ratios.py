@@ -1,0 +1,113 @@
+"""How stable the ranking of organs and its division are when fewer cases are labelled (Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from ..method.log_gap import Partition, PartitionMode
+from ..organs import Vocabulary
+from ..training.cases import Case
+from ..training.training_set import divide
+
+MODES: tuple[PartitionMode, ...] = ("sequential", "top2")
+"""The slides' rule and ours."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A set of labelled cases under a name such as "10 %"."""
+
+    title: str
+    cases: Sequence[Case]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Random subsets of one size against all cases: the mean and least Kendall tau of their rankings, the share of them
+    with the very same groups, and the mean number of organs in another group."""
+
+    size: int
+    mode: PartitionMode
+    tau: float
+    least_tau: float
+    same_groups: float
+    moved: float
+
+
+def subsets_of(cases: Sequence[Case], ratios: Sequence[float]) -> list[Subset]:
+    """The first cases of the list, so many percent of it each time, at least one."""
+    sizes = [max(1, round(len(cases) * ratio / 100)) for ratio in ratios]
+    return [
+        Subset(f"{ratio:g} % ({size})", cases[:size]) for ratio, size in dict(zip(ratios, sizes, strict=True)).items()
+    ]
+
+
+def ranking_of(division: Partition) -> list[int]:
+    """All labels by falling size, those without a voxel last."""
+    return [*division.ranking, *division.absent]
+
+
+def kendall_tau(one: Sequence[int], other: Sequence[int]) -> float:
+    """Kendall's tau of two rankings of the same items: 1 for the same order, -1 for the reverse. 1 for a single item.
+
+    Raises ValueError where the items differ.
+    """
+    if sorted(one) != sorted(other):
+        raise ValueError("the rankings are not of the same items")
+    place = {item: index for index, item in enumerate(other)}
+    pairs = list(combinations(one, 2))
+    agreeing = sum(place[first] < place[second] for first, second in pairs)
+    return 2 * agreeing / len(pairs) - 1 if pairs else 1.0
+
+
+def moved(one: Partition, other: Partition) -> int:
+    """Organs that are in another group."""
+    groups = {label: group for group, owned in enumerate(other.owners) for label in owned}
+    return sum(groups[label] != group for group, owned in enumerate(one.owners) for label in owned)
+
+
+def stability(
+    cases: Sequence[Case], vocabulary: Vocabulary, size: int, mode: PartitionMode, draws: int = 200, seed: int = 0
+) -> Stability:
+    """``draws`` random subsets of ``size`` cases, without replacement, against all ``cases``."""
+    generator = np.random.default_rng(seed)
+    whole = divide(cases, vocabulary, mode)
+    taus, changes = [], []
+    for _ in range(draws):
+        drawn = [cases[index] for index in generator.permutation(len(cases))[:size]]
+        division = divide(drawn, vocabulary, mode)
+        taus.append(kendall_tau(ranking_of(division), ranking_of(whole)))
+        changes.append(moved(division, whole))
+    return Stability(
+        size, mode, float(np.mean(taus)), float(np.min(taus)), float(np.mean(np.array(changes) == 0)),
+        float(np.mean(changes)),
+    )  # fmt: skip
+
+
+def told(subset: Subset, vocabulary: Vocabulary, whole: Sequence[Case]) -> dict[str, Any]:
+    """A subset's ranking, and its groups by each mode against those of ``whole``, as plain data."""
+    divisions = {mode: divide(subset.cases, vocabulary, mode) for mode in MODES}
+    first = next(iter(divisions.values()))
+    against = {mode: divide(whole, vocabulary, mode) for mode in MODES}
+    names = {organ.label: organ.key for organ in vocabulary}
+    return {
+        "title": subset.title,
+        "cases": [case.name for case in subset.cases],
+        "ranking": [names[label] for label in ranking_of(first)],
+        "kendall_tau": round(kendall_tau(ranking_of(first), ranking_of(against[first.mode])), 4),
+        "groups": {
+            mode: {
+                **{
+                    group: [names[label] for label in owned]
+                    for group, owned in zip(("head", "medium", "tail"), division.owners, strict=True)
+                },
+                "moved": moved(division, against[mode]),
+            }
+            for mode, division in divisions.items()
+        },
+    }

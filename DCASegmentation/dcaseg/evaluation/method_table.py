@@ -1,0 +1,187 @@
+"""Methods in rows, as Tables 1 and 2 of the paper: mean Dice, mean ASD, Dice of every organ."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+
+from ..organs import Vocabulary
+from .metrics import ASD, DICE, Metric
+from .scores import Scores
+from .statistics import over_seeds
+
+Format = Literal["csv", "markdown", "latex"]
+
+# Of the first, the second and the third place.
+_MARKDOWN = ("**{}** ¹", "{} ²", "{} ³")
+_LATEX = (r"\textbf{{\textcolor{{red}}{{{}}}}}", r"\textcolor{{blue}}{{{}}}", r"\textcolor{{teal}}{{{}}}")
+
+
+@dataclass(frozen=True)
+class MethodTable:
+    """``rows`` are methods, each with the scores of one or more seeds on the same cases.
+
+    Dice is in percent with one decimal (means: two), as in the paper; several seeds give mean ± standard deviation.
+    ``order`` are the labels in the order of the columns, by default the vocabulary's. ``groups`` give rows a group, in
+    a column of its own where any has one; ``leading`` are columns before the means (such as check marks of what a row
+    has), ``further`` ones after the organs', both with cells by the row's name. ``colors`` are LaTeX colors of organs'
+    titles by label.
+
+    With ``marked``, Markdown and LaTeX mark the three best of each column, as the paper does, among the rows that are
+    not ``unranked`` (such as one with full supervision); equal values share a mark. CSV has plain values.
+    """
+
+    vocabulary: Vocabulary
+    rows: Mapping[str, Sequence[Scores]]
+    distance: Metric = ASD
+    order: tuple[int, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    leading: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    further: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    colors: Mapping[int, str] = field(default_factory=dict)
+    marked: bool = False
+    unranked: Collection[str] = ()
+
+    def header(self) -> list[str]:
+        """Titles of the columns."""
+        organs = [self.vocabulary.by_label[label].abbreviation for label in self._labels()]
+        group = ["Group"] if any(self.groups.values()) else []
+        means = ["Avg. Dice", f"Avg. {self.distance.title}"]
+        return [*group, "Method", *self.leading, *means, *organs, *self.further]
+
+    def cells(self, plus_minus: str = "±") -> list[list[str]]:
+        """Each method's cells."""
+        grouped = any(self.groups.values())
+        return [
+            [
+                *([self.groups.get(name, "")] if grouped else []),
+                name,
+                *(cells.get(name, "") for cells in self.leading.values()),
+                *self._row(runs, plus_minus),
+                *(cells.get(name, "") for cells in self.further.values()),
+            ]
+            for name, runs in self.rows.items()
+        ]
+
+    def text(self, form: Format) -> str:
+        """The whole table."""
+        if form == "csv":
+            buffer = io.StringIO()
+            csv.writer(buffer, lineterminator="\n").writerows([self.header(), *self.cells()])
+            return buffer.getvalue()
+        if form == "markdown":
+            header = self.header()
+            first = header.index("Avg. Dice")
+            lines = [header, ["---"] * first + ["---:"] * (len(header) - first)]
+            lines += self._with_marks(self.cells(), _MARKDOWN)
+            return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        return self._latex()
+
+    def places(self) -> dict[tuple[str, int], int]:
+        """The place (1, 2, 3) of a row's name in a column of values: 0 mean Dice, 1 mean distance, then the organs."""
+        ranked = [name for name in self.rows if name not in self.unranked]
+        values = {name: self._values(self.rows[name]) for name in ranked}
+        found: dict[tuple[str, int], int] = {}
+        for column in range(2 + len(self._labels())):
+            # As printed, so that what reads alike is marked alike; a smaller distance is better.
+            shown = {name: float(text) for name in ranked if (text := values[name][column]) != "-"}
+            best = sorted(set(shown.values()), reverse=column != 1)[:3]
+            # Nothing was found of an organ nobody found.
+            found |= {
+                (name, column): best.index(value) + 1
+                for name, value in shown.items()
+                if value in best and (column == 1 or value > 0)
+            }
+        return found
+
+    def _latex(self) -> str:
+        organs, further, header = len(self._labels()), list(self.further), self.header()
+        names = header.index("Avg. Dice")
+        rows = self._with_marks([list(map(_escaped, row)) for row in self.cells(r"$\pm$")], _LATEX)
+        plain = {"Group": "", "Method": "Methods"}
+        titles = [plain.get(title, _escaped(title)) for title in header[: names + 2]]
+        heads = [rf"\multirow{{2}}{{*}}{{{title}}}" if title else "" for title in titles]
+        heads.append(rf"\multicolumn{{{organs}}}{{c}}{{Average Dice of Each Class}}")
+        heads += [rf"\multirow{{2}}{{*}}{{{_escaped(title)}}}" for title in further]
+        titled = zip(self._labels(), header[names + 2 :], strict=False)
+        shown = [rf"\textcolor{{{self.colors[k]}}}{{{title}}}" if k in self.colors else title for k, title in titled]
+        below = [*[""] * (names + 2), *shown, *[""] * len(further)]
+        columns = f"{'l' * names}|cc|{'c' * organs}" + ("|" + "l" * len(further) if further else "")
+        lines = [
+            "% Needs multirow, xcolor, amssymb and graphicx."
+            + (" First red, second blue, third teal." if self.marked else ""),
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\hline",
+            " & ".join(heads) + r" \\",
+            " & ".join(below) + r" \\",
+            r"\hline",
+            *(_in_groups(rows) if header[0] == "Group" else [" & ".join(row) + r" \\" for row in rows]),
+            r"\hline",
+            r"\end{tabular}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _with_marks(self, cells: list[list[str]], styles: Sequence[str]) -> list[list[str]]:
+        """The cells with those of the three best of each column in the style of their place."""
+        if not self.marked:
+            return cells
+        places, first = self.places(), self.header().index("Avg. Dice")
+        for name, row in zip(self.rows, cells, strict=True):
+            for column in range(2 + len(self._labels())):
+                place = places.get((name, column))
+                if place is not None:
+                    row[first + column] = styles[place - 1].format(row[first + column])
+        return cells
+
+    def _labels(self) -> tuple[int, ...]:
+        return self.order or tuple(organ.label for organ in self.vocabulary)
+
+    def _row(self, runs: Sequence[Scores], plus_minus: str) -> list[str]:
+        return [
+            _spread(runs, DICE, 100, plus_minus),
+            _spread(runs, self.distance, 1, plus_minus) if self._has_distance(runs) else "-",
+            *self._values(runs)[2:],
+        ]
+
+    def _values(self, runs: Sequence[Scores]) -> list[str]:
+        """A method's means as they are printed: Dice, distance, Dice of each organ."""
+        distance = over_seeds(runs, self.distance).mean if self._has_distance(runs) else float("nan")
+        dice = [_number(over_seeds(runs, DICE, [label]).mean * 100, 1) for label in self._labels()]
+        return [_number(over_seeds(runs, DICE).mean * 100, 2), _number(distance, 2), *dice]
+
+    def _has_distance(self, runs: Sequence[Scores]) -> bool:
+        return all(self.distance in run.metrics for run in runs)
+
+
+def _in_groups(rows: list[list[str]]) -> list[str]:
+    """Lines of LaTeX whose first cell, the group, spans all rows of the group and is turned."""
+    lines: list[str] = []
+    for group, members in groupby(rows, key=lambda row: row[0]):
+        listed = list(members)
+        span = rf"\multirow{{{len(listed)}}}{{*}}{{\rotatebox{{90}}{{{group}}}}}" if group else ""
+        lines += [r"\hline"] if lines else []
+        lines += [" & ".join([span if number == 0 else "", *row[1:]]) + r" \\" for number, row in enumerate(listed)]
+    return lines
+
+
+def _spread(runs: Sequence[Scores], metric: Metric, scale: float, plus_minus: str) -> str:
+    mean, deviation = over_seeds(runs, metric)
+    if not np.isfinite(deviation):
+        return _number(mean * scale, 2)
+    return f"{_number(mean * scale, 2)}{plus_minus}{_number(deviation * scale, 1)}"
+
+
+def _number(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}" if np.isfinite(value) else "-"
+
+
+def _escaped(text: str) -> str:
+    for sign, escape in (("%", r"\%"), ("_", r"\_"), ("&", r"\&"), ("β", r"$\beta$"), ("✓", r"\checkmark")):
+        text = text.replace(sign, escape)
+    return text

@@ -1,0 +1,188 @@
+"""How far a label map is from the ground truth: overlap and distances of every organ, and empty labels.
+
+Dice and normalized surface Dice are overlaps, the others distances. The family of methods that the paper compares with
+scores by three conventions, each reproduced here under the name of its repository.
+
+The surface of an organ are its voxels with a face neighbor outside of it (MONAI's erosion, as in MedPy); normalized
+surface Dice measures areas of a surface between voxels (DeepMind's surface-distance).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_dice import compute_surface_dice
+from monai.metrics.surface_distance import compute_average_surface_distance
+
+from ..errors import UserError
+from ..imaging.label_comparison import dice_by_label
+
+Kind = Literal["overlap", "distance"]
+
+
+@dataclass(frozen=True)
+class EmptyPolicy:
+    """Scores of an organ that is on neither side (``both_*``) or on one side only (``one_*``); NaN leaves it out.
+
+    Where ``nothing_found`` is given, it is every score of a prediction without any organ at all.
+    """
+
+    name: str
+    both_overlap: float
+    both_distance: float
+    one_distance: float
+    one_overlap: float = 0.0
+    nothing_found: float | None = None
+
+    def score(self, kind: Kind, in_prediction: bool, in_truth: bool) -> float:
+        """The score of an organ that at least one side lacks. Raises ValueError where both have it."""
+        if in_prediction and in_truth:
+            raise ValueError("both sides have the organ: its score is to be measured")
+        one = in_prediction or in_truth
+        if kind == "overlap":
+            return self.one_overlap if one else self.both_overlap
+        return self.one_distance if one else self.both_distance
+
+
+_NAN = math.nan
+
+POLICIES = {
+    policy.name: policy
+    for policy in (
+        # Ours: an organ on neither side tells nothing; one that is missed or invented has no distance, and its
+        # Dice of 0 says so. A distance must be read together with Dice.
+        EmptyPolicy("leave_out", _NAN, _NAN, _NAN),
+        # xmed-lab/DHC, GenericSSL, SKCDF: percent, where "both lack it" scores 1, which is 1 %: absent organs cost
+        # nearly all of their Dice.
+        EmptyPolicy("dhc", 0.01, 0.0, 128.0),
+        # cicailalala/GALoss, in its test: the same in shares, so that the 1 is 100 %.
+        EmptyPolicy("galoss", 1.0, 0.0, 128.0),
+        # The same repository's validation during training: 0 for all, the best distance there is included.
+        EmptyPolicy("galoss_validation", 0.0, 0.0, 0.0, nothing_found=0.0),
+    )
+}
+
+
+def policy_named(name: str) -> EmptyPolicy:
+    """Raises UserError for a name there is not."""
+    if name not in POLICIES:
+        raise UserError(f"There is no policy '{name}' for empty labels.", f"Choose one of: {', '.join(POLICIES)}.")
+    return POLICIES[name]
+
+
+TOLERANCE_MM = 2.0
+"""Distance within which a surface counts as right, for the normalized surface Dice."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of one organ in one case; ``title`` is for tables."""
+
+    key: str
+    title: str
+    kind: Kind
+    unit: str = ""
+
+
+DICE = Metric("dice", "Dice", "overlap")
+ASD = Metric("asd", "ASD", "distance", "mm")
+ASD_VOXEL = Metric("asd_voxel", "ASD (voxels, one way)", "distance", "voxels")
+HD95 = Metric("hd95", "HD95", "distance", "mm")
+NSD = Metric("nsd", "NSD", "overlap")
+METRICS = {metric.key: metric for metric in (DICE, ASD, ASD_VOXEL, HD95, NSD)}
+
+
+def metrics_named(names: Sequence[str]) -> tuple[Metric, ...]:
+    """Raises UserError for a name there is not."""
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"There is no metric '{name}'.", f"Choose of: {', '.join(METRICS)}.")
+    return tuple(METRICS[name] for name in dict.fromkeys(names))
+
+
+def measure(
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    spacing: tuple[float, float, float],
+    n_labels: int,
+    metrics: Sequence[Metric] = (DICE, ASD),
+    policy: EmptyPolicy = POLICIES["leave_out"],
+    tolerance_mm: float = TOLERANCE_MM,
+) -> dict[str, np.ndarray]:
+    """Scores (n_labels,) of the labels 1 to ``n_labels`` by the metric's key.
+
+    - ``dice``: 2 |P and T| / (|P| + |T|), 0 to 1.
+    - ``asd``: mean distance (mm) of all surface voxels of either side to the other side's surface.
+    - ``asd_voxel``: mean distance of the prediction's surface voxels alone to the truth's surface, in voxels, whatever
+      their size: the form in which the paper's family reports ASD. It does not see what the prediction lacks.
+    - ``hd95``: the greater of the two directed 95th percentiles of the surface distances, in mm.
+    - ``nsd``: share of both surfaces within ``tolerance_mm`` of the other.
+
+    ``predicted`` and ``truth`` are integer arrays (z, y, x), ``spacing`` is (z, y, x) in mm. ``policy`` says what an
+    organ gets that one side or both lack. Raises ValueError where the shapes differ.
+    """
+    overlap = dice_by_label(predicted, truth, n_labels)
+    scores = {metric.key: np.full(n_labels, np.nan) for metric in metrics}
+    found = np.bincount(predicted.ravel(), minlength=n_labels + 1)[1 : n_labels + 1] > 0
+    there = np.bincount(truth.ravel(), minlength=n_labels + 1)[1 : n_labels + 1] > 0
+    nothing = not found.any() and policy.nothing_found is not None
+    for index in range(n_labels):
+        both = bool(found[index] and there[index])
+        surfaces = _Surfaces(predicted, truth, index + 1, spacing) if both and len(metrics) > 1 else None
+        for metric in metrics:
+            if nothing:
+                score = float(policy.nothing_found or 0.0)
+            elif not both:
+                score = policy.score(metric.kind, bool(found[index]), bool(there[index]))
+            elif metric.key == DICE.key:
+                score = float(overlap[index])
+            else:
+                surfaces = surfaces or _Surfaces(predicted, truth, index + 1, spacing)
+                score = surfaces.score(metric, tolerance_mm)
+            scores[metric.key][index] = score
+    return scores
+
+
+class _Surfaces:
+    """One organ on both sides, cut to where it is: as MONAI takes it, (1, 1, z, y, x)."""
+
+    def __init__(
+        self, predicted: np.ndarray, truth: np.ndarray, label: int, spacing: tuple[float, float, float]
+    ) -> None:
+        one, other = predicted == label, truth == label
+        box = _box(one | other)
+        self._predicted = torch.from_numpy(one[box])[None, None]
+        self._truth = torch.from_numpy(other[box])[None, None]
+        self._spacing = list(spacing)
+
+    def score(self, metric: Metric, tolerance_mm: float) -> float:
+        sides = (self._predicted, self._truth)
+        if metric.key == ASD.key:
+            score = compute_average_surface_distance(
+                *sides, include_background=True, symmetric=True, spacing=self._spacing
+            )
+        elif metric.key == ASD_VOXEL.key:
+            score = compute_average_surface_distance(*sides, include_background=True)
+        elif metric.key == HD95.key:
+            score = compute_hausdorff_distance(*sides, include_background=True, percentile=95, spacing=self._spacing)
+        elif metric.key == NSD.key:
+            score = compute_surface_dice(
+                *sides, [tolerance_mm], include_background=True, spacing=self._spacing, use_subvoxels=True
+            )
+        else:
+            raise ValueError(f"{metric.key} is no metric of surfaces")
+        return float(score)
+
+
+def _box(mask: np.ndarray) -> tuple[slice, slice, slice]:
+    sides = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        sides.append(slice(int(inside[0]), int(inside[-1]) + 1))
+    return sides[0], sides[1], sides[2]

@@ -1,0 +1,98 @@
+"""Two models on the same cases that neither should have learned from: is the new one at least as good?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import UserError
+from ..inference.segmenter import Segmenter
+from ..models.bundle import Bundle
+from ..training.datalist import Entry
+from ..training.sources import CTFiles, Phantoms
+from ..types import ProgressCallback
+from .scores import Scores
+from .scoring import score_entries, score_on_phantoms
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The cases to compare on: labelled CTs and synthetic people."""
+
+    entries: tuple[Entry, ...] = ()
+    phantoms: tuple[Phantoms, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of cases."""
+        return len(self.entries) + sum(source.count for source in self.phantoms)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Dice of two models on the same cases, each on its CT's own grid."""
+
+    old: Scores
+    new: Scores
+
+    @property
+    def at_least_as_good(self) -> bool:
+        """Whether the new model's mean Dice over organs is no less than the old one's."""
+        return self.new.mean() >= self.old.mean()
+
+
+def compare(
+    old: Bundle, new: Bundle, cases: HeldOut, device: str = "auto", progress: ProgressCallback | None = None
+) -> Comparison:
+    """Measure both models as ``dca evaluate`` does.
+
+    Raises UserError where they know other organs, or there is no case.
+    """
+    if old.metadata.vocabulary != new.metadata.vocabulary:
+        raise UserError(
+            f"{old.metadata.name} knows the organs of {old.metadata.vocabulary.name}, the run those of "
+            f"{new.metadata.vocabulary.name}.",
+            "Compare models of the same organs.",
+        )
+    if not cases.count:
+        raise UserError(
+            "There is no held-out case to compare the models on.",
+            "Name a list with labelled test cases (--data), or train with some cases of the list under 'validation'.",
+        )
+    bundles = (old, new)
+    scored = []
+    for index, bundle in enumerate(bundles):
+
+        def tell(share: float, message: str, index: int = index, name: str = bundle.metadata.name) -> None:
+            if progress is not None:
+                progress((index + share) / len(bundles), f"{name}: {message}")
+
+        scored.append(_scores(bundle, cases, device, tell))
+    return Comparison(*scored)
+
+
+def _scores(bundle: Bundle, cases: HeldOut, device: str, progress: ProgressCallback) -> Scores:
+    segmenter = Segmenter(bundle, device, runtime="auto")
+    scores = Scores(bundle.metadata.vocabulary)
+    score_entries(scores, segmenter, cases.entries, progress=progress)
+    for source in cases.phantoms:
+        made = score_on_phantoms(
+            segmenter, scores.vocabulary, source.count, first_seed=source.first_seed, progress=progress
+        )
+        for case, dice in zip(made.cases, made.table(), strict=True):
+            scores.add(case, {metric.key: dice for metric in scores.metrics})
+    return scores
+
+
+def held_out_by(sources: Sequence[object]) -> HeldOut:
+    """The validation cases of a run. Raises UserError for kinds of cases that cannot be made again for a comparison."""
+    entries: list[Entry] = []
+    phantoms: list[Phantoms] = []
+    for source in sources:
+        if isinstance(source, CTFiles):
+            entries += source.entries()
+        elif isinstance(source, Phantoms):
+            phantoms.append(source)
+        else:
+            raise UserError("The run was validated on cases that only training knows.", "Name others with --data.")
+    return HeldOut(tuple(entries), tuple(phantoms))

@@ -1,0 +1,370 @@
+"""How much of what is wrong the first findings of a review hold, over many phantoms.
+
+Training draws noise of 6 to 22 HU, voxels of 1.5 to 2.5 mm in plane and slices of 2.5 to 5 mm, half of them in the
+portal-venous phase, and nobody has lost an organ (``training``). Here noise is 25 to 45 HU, slices are thicker or
+planes coarser than any of these, the portal-venous phase is missing, and most people have lost an organ or two.
+
+What is compared, each taking its first places:
+
+- ``review``: the review's places in its own order.
+- ``random``, ``size``: the same places in random order, and the largest first. They profit from how the review cuts
+  places.
+- ``entropy, same places``: those places too, by falling mean entropy.
+- ``entropy, own places``: places made and ordered by the entropy alone, as without a review: the most uncertain
+  voxels, as many ml as all of the review's places have, cut into places of the same size as the review's, by falling
+  sum of entropy.
+
+No place of any order is wider than ``Scoring.across_mm`` along any axis (on the model's grid), so that it can be looked
+at in one go. A place counts with the voxels of its mask, nothing around it.
+
+The same number of places is one budget; but a large place takes more looking than a small one, so the second budget is
+volume: every order takes places until it has looked at as many ml as the review's first N, the last place in part.
+
+An erroneous voxel is one whose label differs from the truth. Many of them lie along borders that are a voxel of the
+model off; *gross* ones are those that no shift of a border by one voxel of the model, in any direction, would right.
+An organ is wrongly segmented if its Dice is below 0.7, and reached if the places hold a quarter of the voxels on which
+result and truth differ about it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from ..imaging.grid import Grid
+from ..imaging.label_comparison import dice_by_label
+from ..imaging.resampling import resample
+from ..inference.label_resampling import NearestVoxel
+from ..inference.options import SegmentOptions
+from ..inference.segmenter import Result, Segmenter
+from ..organs import Vocabulary
+from ..review.evidence import Bytes
+from ..review.regions import Scoring, grown, regions
+from ..review.schema import MOST_PLACES
+from ..synthesis.phantom.case import Phantom, generate
+from ..types import ProgressCallback
+
+TUNING_SEEDS = 500_000
+"""Seeds on which the review's scoring was chosen; nothing is reported on them."""
+REPORT_SEEDS = 600_000
+"""Seeds on which it is reported; nothing was chosen on them."""
+
+_PHASES = ("arterial", "none", "delayed")
+_LOST = ("gallbladder", "spleen", "right_kidney", "left_kidney", "prostate_uterus")
+
+
+@dataclass(frozen=True)
+class OddScan:
+    """How a person was scanned, arguments of ``synthesis.phantom.case.generate``."""
+
+    spacing: tuple[float, float, float]
+    phase: str
+    noise_hu: float
+    missing: tuple[str, ...]
+
+
+def draw_odd_scan(seed: int) -> OddScan:
+    """The scan of the person of ``seed``."""
+    generator = np.random.default_rng([seed, 7])
+    if generator.random() < 0.5:
+        in_plane, slices = generator.uniform(0.9, 1.4), generator.uniform(5.5, 8.0)
+    else:
+        in_plane, slices = generator.uniform(2.8, 3.6), generator.uniform(2.0, 3.5)
+    lost = generator.choice(_LOST, size=int(generator.integers(0, 3)), replace=False)
+    return OddScan(
+        spacing=(round(float(in_plane), 2), round(float(in_plane), 2), round(float(slices), 2)),
+        phase=str(generator.choice(_PHASES)),
+        noise_hu=round(float(generator.uniform(25.0, 45.0)), 1),
+        missing=tuple(sorted(str(key) for key in lost)),
+    )
+
+
+def odd_phantom(seed: int) -> Phantom:
+    """The person of ``seed`` as ``draw_odd_scan`` scans it."""
+    scan = draw_odd_scan(seed)
+    return generate(seed, scan.spacing, phase=scan.phase, noise_hu=scan.noise_hu, missing=scan.missing)
+
+
+FIRST = (5, 10, 20)
+OURS = "review"
+ORDERS = (OURS, "random", "size", "entropy, own places", "entropy, same places")
+
+_WRONG_BELOW = 0.7
+_REACHED = 0.25
+_SHUFFLES = 200
+
+Amounts = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PlaceContents:
+    """What the places of one case hold; index 0 is outside of all places, then rank 1 to N.
+
+    ``ml``: size. ``errors`` and ``gross``: erroneous voxels, gross ones (on the model grid). ``organ_errors``: for each
+    wrongly segmented organ's key, the voxels on which result and truth differ about it. ``entropy``: mean.
+    """
+
+    ml: Amounts
+    errors: Amounts
+    gross: Amounts
+    entropy: Amounts
+    organ_errors: dict[str, Amounts]
+
+    @property
+    def count(self) -> int:
+        """Number of places."""
+        return len(self.ml) - 1
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Shares (0 to 1) reached by the first ``first`` places of an order, NaN where there is nothing to reach.
+
+    ``same_ml_errors`` and ``same_ml_gross`` are those within as many ml as the review's first places have.
+    """
+
+    case: str
+    order: str
+    first: int
+    ml: float
+    errors: float
+    gross: float
+    organs: float
+    same_ml_errors: float
+    same_ml_gross: float
+
+
+class TruthOfCase:
+    """The truth beside a result that has a review; counts what any map of places holds of what is wrong.
+
+    ``truth`` lies on the CT's grid; ``known`` are the labels it tells of, None for all: others count as background.
+    Raises ValueError without a review.
+    """
+
+    def __init__(
+        self, case: str, result: Result, truth: sitk.Image, vocabulary: Vocabulary, known: Sequence[int] | None = None
+    ) -> None:
+        if result.review is None:
+            raise ValueError("the result needs a review")
+        known = tuple(vocabulary.by_label) if known is None else tuple(known)
+        self.case = case
+        self._result, self._review = result, result.review
+        self._ct = Grid.of(result.labels)
+        self._grid = result.review.grid
+        self._labels = _only(sitk.GetArrayFromImage(result.labels), known)
+        self._true = _only(sitk.GetArrayFromImage(truth), known)
+        on_grid = _only(sitk.GetArrayFromImage(resample(truth, self._grid, "nearest")), known)
+        self._gross = _gross(_only(result.review.evidence.labels, known), on_grid)
+        dice = dice_by_label(self._labels, self._true, len(vocabulary))
+        self.wrong_organs = tuple(organ for organ in vocabulary if dice[organ.label - 1] < _WRONG_BELOW)
+        self.error_ml = float(np.count_nonzero(self._labels != self._true)) * self._ct.volume_ml_per_voxel
+
+    def of_review(self) -> PlaceContents:
+        """What the review's places hold."""
+        return self._contents(sitk.GetArrayFromImage(self._review.places), len(self._review.review.places))
+
+    def of_entropy(self) -> PlaceContents:
+        """What places made of entropy alone hold: the most uncertain voxels, as many ml as the review's places have,
+        cut as the review cuts its own, by falling sum of entropy."""
+        entropy = self._review.evidence.entropy
+        voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.places)))
+        wanted = round(voxels * self._ct.volume_ml_per_voxel / self._grid.volume_ml_per_voxel)
+        at_least = np.cumsum(np.bincount(entropy.ravel(), minlength=256)[::-1])
+        threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
+        weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
+        limit = max(Scoring.most_ml / self._grid.volume_ml_per_voxel, Scoring.fewest_voxels)
+        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES, lambda box, mask: limit)
+        sums = np.bincount(pieces.ravel(), weights.ravel(), MOST_PLACES + 1)
+        pieces = NearestVoxel(self._grid, self._ct).on_ct(pieces, self._ct)
+        # A coarse CT can pass by a place.
+        order = sorted(set(np.unique(pieces).tolist()) - {0}, key=lambda piece: (-sums[piece], piece))
+        ranks = np.zeros(256, np.uint8)
+        ranks[order] = np.arange(1, len(order) + 1, dtype=np.uint8)
+        return self._contents(ranks[pieces], len(order))
+
+    def _contents(self, ranks: Bytes, count: int) -> PlaceContents:
+        wrong = self._labels != self._true
+
+        def inside(mask: NDArray[np.bool_]) -> Amounts:
+            return np.bincount(ranks[mask], minlength=count + 1).astype(float)
+
+        model_ranks = sitk.GetArrayFromImage(resample(self._ct.image_of(ranks), self._grid, "nearest"))
+        voxels = np.bincount(model_ranks.ravel(), minlength=count + 1)
+        entropy = np.bincount(model_ranks.ravel(), self._review.evidence.entropy.ravel(), count + 1)
+        return PlaceContents(
+            ml=np.bincount(ranks.ravel(), minlength=count + 1).astype(float) * self._ct.volume_ml_per_voxel,
+            errors=inside(wrong),
+            gross=np.bincount(model_ranks[self._gross], minlength=count + 1).astype(float),
+            entropy=entropy / np.maximum(voxels, 1),
+            organ_errors={
+                organ.key: inside((self._labels == organ.label) != (self._true == organ.label))
+                for organ in self.wrong_organs
+            },
+        )
+
+
+def reached(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
+    """What each order reaches within the first places; for ``random`` the mean over 200 orders."""
+    ours, entropy = truth.of_review(), truth.of_entropy()
+    ranks = np.arange(1, ours.count + 1)
+    orders = {
+        OURS: (ours, [ranks]),
+        "random": (ours, [np.random.default_rng(seed).permutation(ranks) for seed in range(_SHUFFLES)]),
+        "size": (ours, [_falling(ours.ml[1:])]),
+        "entropy, own places": (entropy, [np.arange(1, entropy.count + 1)]),
+        "entropy, same places": (ours, [_falling(ours.entropy[1:])]),
+    }
+    found = []
+    for name in ORDERS:
+        contents, alike = orders[name]
+        for number in first:
+            budget = float(ours.ml[ranks[:number]].sum())
+            rows = np.array([_of_order(contents, order, number, budget) for order in alike])
+            found.append(Reached(truth.case, name, number, *rows.mean(axis=0).tolist()))
+    return found
+
+
+def _of_order(contents: PlaceContents, order: NDArray[np.intp], number: int, budget_ml: float) -> list[float]:
+    chosen = order[:number]
+    organs = [amounts[chosen].sum() >= _REACHED * amounts.sum() for amounts in contents.organ_errors.values()]
+    weights = _within(contents.ml[order], budget_ml)
+    return [
+        float(contents.ml[chosen].sum()),
+        _share(contents.errors[chosen].sum(), contents.errors.sum()),
+        _share(contents.gross[chosen].sum(), contents.gross.sum()),
+        float(np.mean(organs)) if organs else float("nan"),
+        _share((contents.errors[order] * weights).sum(), contents.errors.sum()),
+        _share((contents.gross[order] * weights).sum(), contents.gross.sum()),
+    ]
+
+
+def _within(ml: Amounts, budget_ml: float) -> Amounts:
+    """How much of each place, 0 to 1, is looked at before the budget is spent."""
+    before = np.concatenate([[0.0], np.cumsum(ml)[:-1]])
+    return np.clip((budget_ml - before) / np.maximum(ml, 1e-9), 0.0, 1.0)
+
+
+def _falling(values: Amounts) -> NDArray[np.intp]:
+    return np.argsort(-values, kind="stable") + 1
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _only(labels: NDArray[np.uint8], known: Sequence[int]) -> NDArray[np.uint8]:
+    table = np.zeros(int(labels.max(initial=0)) + 1, np.uint8)
+    kept = [label for label in known if label < len(table)]
+    table[kept] = kept
+    return table[labels]
+
+
+def _gross(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Erroneous voxels whose label the truth has nowhere next to them, or whose true label the result has nowhere."""
+    wrong = labels != truth
+    shifted = np.zeros_like(wrong)
+    for label in np.unique(labels[wrong]) if wrong.any() else ():
+        shifted |= (labels == label) & grown(truth == label)
+    back = np.zeros_like(wrong)
+    for label in np.unique(truth[wrong]) if wrong.any() else ():
+        back |= (truth == label) & grown(labels == label)
+    return wrong & ~(shifted & back)
+
+
+CURVE = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40)
+"""Numbers of places for the plot."""
+
+_AMOUNTS = tuple(each.name for each in fields(Reached) if each.name not in ("case", "order", "first"))
+
+
+@dataclass
+class ReviewMeasurement:
+    """Rows of all cases. ``cases`` says of each what it is, its erroneous ml and its wrongly segmented organs."""
+
+    rows: list[Reached] = field(default_factory=list)
+    cases: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, truth: TruthOfCase, **about: Any) -> None:
+        """Measure one case; ``about`` goes into its entry."""
+        self.rows += reached(truth, CURVE)
+        self.cases.append(
+            {
+                "case": truth.case,
+                **about,
+                "error_ml": round(truth.error_ml, 1),
+                "wrong_organs": [organ.key for organ in truth.wrong_organs],
+            }
+        )
+
+    def mean(self, order: str, first: int) -> dict[str, float]:
+        """Means over the cases of what the first places of an order reach; NaN where no case has anything to reach."""
+        chosen = [row for row in self.rows if (row.order, row.first) == (order, first)]
+        table = {name: np.array([getattr(row, name) for row in chosen], float) for name in _AMOUNTS}
+        return {
+            name: float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+            for name, values in table.items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The cases, and means by order and number of places; shares 0 to 1, null where there was nothing."""
+        return {
+            "cases": self.cases,
+            "means": {
+                order: {
+                    str(first): {name: _number(value) for name, value in self.mean(order, first).items()}
+                    for first in FIRST
+                }
+                for order in ORDERS
+            },
+        }
+
+    def write_csv(self, path: Path) -> None:
+        """One line for each case, order and number of places."""
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [each.name for each in fields(Reached)])
+            writer.writeheader()
+            for row in self.rows:
+                values = asdict(row)
+                writer.writerow(values | {name: _number(values[name]) for name in _AMOUNTS})
+
+
+def measure_on_phantoms(
+    measured: ReviewMeasurement,
+    segmenter: Segmenter,
+    count: int,
+    first_seed: int = REPORT_SEEDS,
+    progress: ProgressCallback | None = None,
+) -> None:
+    """Add ``count`` people unlike those of the training to ``measured``."""
+    for index in range(count):
+        seed = first_seed + index
+        phantom = odd_phantom(seed)
+        add_case(measured, segmenter, f"phantom {seed}", phantom.ct, phantom.labels, **asdict(draw_odd_scan(seed)))
+        if progress is not None:
+            progress((index + 1) / count, f"Phantom {index + 1} of {count}")
+
+
+def add_case(
+    measured: ReviewMeasurement,
+    segmenter: Segmenter,
+    case: str,
+    ct: sitk.Image,
+    truth: sitk.Image,
+    known: Sequence[int] | None = None,
+    **about: Any,
+) -> None:
+    """Segment ``ct`` and measure its review against ``truth`` on the same grid; ``known`` as in ``TruthOfCase``."""
+    result = segmenter.segment(ct, SegmentOptions(review=True))
+    places = len(result.review.review.places) if result.review else 0
+    measured.add(TruthOfCase(case, result, truth, segmenter.vocabulary, known), **about, places=places)
+
+
+def _number(value: float) -> float | None:
+    return round(value, 4) if np.isfinite(value) else None

@@ -1,0 +1,104 @@
+"""Scores of many cases as a table: per case, per organ, per group, for each metric."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..organs import Vocabulary
+from ..temp_paths import partial_name
+from .metrics import DICE, Metric
+
+
+@dataclass
+class Scores:
+    """Scores of the organs of ``vocabulary`` in cases by ``metrics``; NaN where a score does not count.
+
+    ``values`` holds an array (K,) for each case, in the order of the vocabulary's labels, by the metric's key.
+    """
+
+    vocabulary: Vocabulary
+    metrics: tuple[Metric, ...] = (DICE,)
+    cases: list[str] = field(default_factory=list)
+    values: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def add(self, case: str, scores: Mapping[str, np.ndarray]) -> None:
+        """One case's scores (K,) by the metric's key."""
+        for metric in self.metrics:
+            if scores[metric.key].shape != (len(self.vocabulary),):
+                raise ValueError(f"{len(self.vocabulary)} organs need as many scores, not {scores[metric.key].shape}")
+        self.cases.append(case)
+        for metric in self.metrics:
+            self.values.setdefault(metric.key, []).append(np.asarray(scores[metric.key], float))
+
+    def table(self, metric: Metric = DICE) -> np.ndarray:
+        """Scores (cases, K)."""
+        return np.array(self.values.get(metric.key, [])).reshape(-1, len(self.vocabulary))
+
+    def by_organ(self, metric: Metric = DICE) -> dict[str, float]:
+        """Mean over cases for each organ's key; NaN where no case counts."""
+        return dict(zip(self.vocabulary.by_key, mean_or_nan(self.table(metric), axis=0).tolist(), strict=True))
+
+    def by_case(self, metric: Metric = DICE) -> dict[str, float]:
+        """Mean over organs for each case."""
+        return dict(zip(self.cases, mean_or_nan(self.table(metric), axis=1).tolist(), strict=True))
+
+    def mean(self, labels: Sequence[int] | None = None, metric: Metric = DICE) -> float:
+        """Mean over organs of the mean over cases, as the paper's tables; of ``labels`` only, where given."""
+        return mean_of_organs(self.table(metric), labels)
+
+    def by_group(self, groups: Mapping[str, Sequence[int]], metric: Metric = DICE) -> dict[str, float]:
+        """Mean of each group of labels, such as head, medium and tail."""
+        return {name: self.mean(labels, metric) for name, labels in groups.items()}
+
+    def not_counted(self, metric: Metric = DICE) -> int:
+        """Scores of an organ in a case that are left out."""
+        return int(np.isnan(self.table(metric)).sum())
+
+    def write_csv(self, path: Path) -> None:
+        """One line for each case and one for the mean, for each metric; a field is empty where nothing counts."""
+        part = partial_name(path)
+        try:
+            with part.open("x", newline="", encoding="utf-8") as file:
+                self._write_rows(csv.writer(file))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _write_rows(self, writer: Any) -> None:
+        several = len(self.metrics) > 1
+        writer.writerow([*(["metric"] if several else []), "case", *self.vocabulary.by_key, "mean"])
+        for metric in self.metrics:
+            first = [metric.key] if several else []
+            for case, row in zip(self.cases, self.table(metric), strict=True):
+                writer.writerow([*first, case, *map(_field, row), _field(mean_or_nan(row[None], 1)[0])])
+            means = self.by_organ(metric).values()
+            writer.writerow([*first, "mean", *map(_field, means), _field(self.mean(metric=metric))])
+
+
+def mean_of_organs(table: np.ndarray, labels: Sequence[int] | None = None) -> float:
+    """Mean over organs of the mean over cases of a table (cases, K)."""
+    columns = mean_or_nan(table, axis=0)
+    chosen = columns if labels is None else columns[[label - 1 for label in labels]]
+    return float(mean_or_nan(chosen[None], axis=1)[0])
+
+
+def mean_or_nan(table: np.ndarray, axis: int) -> np.ndarray:
+    """Means along an axis without the NaN, and NaN, without a warning, where there is nothing else."""
+    counts = np.sum(~np.isnan(table), axis=axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.nansum(table, axis=axis) / counts)
+
+
+def _field(value: float) -> str:
+    return f"{value:.4f}" if np.isfinite(value) else ""

@@ -1,0 +1,171 @@
+"""One CT series out of a folder of DICOM files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ImageError
+from .dicom_header import DicomHeader, read_dicom_header
+from .dicom_slices import Stack, planes_in_hu, stacked, together
+from .file_errors import require_text_name
+from .geometry import Placement, straightened
+from .intensity import assembled
+from .itk_environment import no_itk_warnings
+from .size_limits import require_allowed_size
+
+
+def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resample: bool) -> sitk.Image:
+    """Reads the one CT series of ``folder`` (HU, 3D), its slices ordered by position.
+
+    ``series`` chooses among several: the number shown in the error's list, or the SeriesInstanceUID. Files that are no
+    DICOM images (a DICOMDIR, a report, a text) are passed over.
+
+    Returns int16 where every voxel fits, else float32. Memory: twice the volume.
+
+    Raises ImageError where the folder holds no DICOM image, several series and no choice, another modality than CT,
+    a damaged file, and where its slices do not fill a volume (see ``dicom_slices.stacked``).
+    """
+    found, grouping = _series_in(folder)
+    if not found:
+        raise _no_dicom(folder)
+    chosen = _chosen(found, series, folder.name)
+    notes += [grouping[chosen[0].file]] if grouping.get(chosen[0].file) else []
+    return _volume(chosen, folder.name, notes, resample)
+
+
+def read_dicom_files(files: Sequence[Path], name: str, notes: list[str], resample: bool) -> sitk.Image:
+    """The volume of the images in ``files``, as ``read_dicom_folder`` makes it of a series."""
+    images = [image for file in files if (image := _image_in(file)) is not None]
+    return _volume(images, name, notes, resample)
+
+
+def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bool) -> sitk.Image:
+    try:
+        stack = stacked(images, name, resample)
+        notes += stack.notes
+        columns, rows = stack.slices[0].size
+        require_allowed_size((columns, rows, len(stack.slices)), name)
+        with no_itk_warnings():
+            array = assembled(_planes(stack), (len(stack.slices), rows, columns))
+    except OSError as error:
+        where = error.filename or name
+        raise ImageError(f"{where} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+    return _placed(array, stack, name, notes)
+
+
+def _series_in(folder: Path) -> tuple[dict[str, list[DicomHeader]], dict[str, str]]:
+    """The DICOM images of ``folder`` by SeriesInstanceUID, in the order of the UIDs; and by the first file of a series
+    a note where its images had different ones."""
+    series: dict[str, list[DicomHeader]] = {}
+    try:
+        for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
+            require_text_name(file)
+            image = _image_in(file)
+            if image is not None:
+                series.setdefault(image.series, []).append(image)
+    except OSError as error:
+        where = error.filename or folder
+        raise ImageError(f"{where} cannot be read: {error.strerror or error}.", "Check its permissions.") from None
+    merged = together([images for _, images in sorted(series.items())])
+    by_uid = {images[0].series: images for images, _ in merged}
+    return by_uid, {images[0].file: note for images, note in merged if note}
+
+
+def _image_in(file: Path) -> DicomHeader | None:
+    """The header of a DICOM image; None for a file of another kind."""
+    try:
+        return read_dicom_header(file)
+    except ValueError as error:
+        # Left out, it would shorten the volume unnoticed.
+        raise ImageError(
+            f"{file.name} in {file.parent.name} is an incomplete or damaged DICOM file: {error}.",
+            "Copy or export the series again, or remove the file if it is none of its slices.",
+        ) from None
+
+
+def _chosen(found: dict[str, list[DicomHeader]], series: str | None, name: str) -> list[DicomHeader]:
+    uids = list(found)
+    if series is None and len(uids) == 1:
+        return found[uids[0]]
+    if series is not None and series in found:
+        return found[series]
+    if series is not None and series.isdecimal() and 1 <= int(series) <= len(uids):
+        return found[uids[int(series) - 1]]
+    listed = "; ".join(f"[{number}] {_described(found[uid])}" for number, uid in enumerate(uids, start=1))
+    holds = f"{name} holds {len(uids)} series: {listed}."
+    if series is None:
+        raise ImageError(holds, "Choose one with --series and its number or UID.")
+    raise ImageError(f"There is no series {series}: {holds}", "Choose one of these by its number or UID.")
+
+
+def _described(images: list[DicomHeader]) -> str:
+    first, slices = images[0], sum(image.frames for image in images)
+    count = f"{slices} slice{'s' if slices != 1 else ''}"
+    modality, description = first.modality or "unknown modality", first.description or "no description"
+    return f"{modality}, {description}, {count}, UID {first.series}"
+
+
+def _planes(stack: Stack) -> Iterator[np.ndarray]:
+    """The planes in order, file by file, as frames of one file often follow each other."""
+    for _, same in groupby(stack.slices, key=lambda one: one.image.file):
+        slices = list(same)
+        yield from planes_in_hu(slices[0].image, [one.number for one in slices])
+
+
+def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sitk.Image:
+    spacing = stack.slices[0].frame.spacing
+    heights, positions = stack.heights, stack.positions
+    if not stack.even:
+        array = _evened(array, heights)
+        shown = np.diff(heights)
+        notes.append(
+            f"The slices of {name} are {shown.min():.3g} to {shown.max():.3g} mm apart: they were resampled to "
+            f"{len(array)} at one distance."
+        )
+    volume = sitk.GetImageFromArray(array)
+    step = (positions[-1] - positions[0]) / (len(array) - 1)
+    normal = np.cross(stack.axes[0], stack.axes[1])
+    if not stack.upright:
+        tilt = np.degrees(np.arccos(min(1.0, float(step @ normal) / float(np.linalg.norm(step)))))
+        notes.append(f"The gantry was tilted by {tilt:.1f} degrees in {name}: it was resampled to a right-angled grid.")
+        columns = np.stack([stack.axes[0] * spacing[0], stack.axes[1] * spacing[1], step], axis=1)
+        return straightened(volume, Placement(columns, positions[0]))
+    volume.SetSpacing((*spacing, float(step @ normal)))
+    volume.SetOrigin(positions[0].tolist())
+    volume.SetDirection(np.stack([*stack.axes, normal], axis=1).ravel().tolist())
+    return volume
+
+
+def _evened(array: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """The slices at one distance from the first height to the last, interpolated (linear) between their neighbors; the
+    distance is close to the usual one of ``heights``."""
+    count = round(float(heights[-1] - heights[0]) / float(np.median(np.diff(heights)))) + 1
+    even = np.empty((count, *array.shape[1:]), np.float32)
+    for index, height in enumerate(np.linspace(heights[0], heights[-1], count)):
+        above = min(max(int(np.searchsorted(heights, height)), 1), len(heights) - 1)
+        share = np.float32((height - heights[above - 1]) / (heights[above] - heights[above - 1]))
+        even[index] = (1 - share) * array[above - 1] + share * array[above]
+    return even
+
+
+def _no_dicom(folder: Path) -> ImageError:
+    for candidate in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
+        if _begins_with_dicom(candidate):
+            return ImageError(
+                f"{folder} itself holds no DICOM images, its subfolder {candidate.name} does.",
+                f"Give that folder: {candidate}",
+            )
+    return ImageError(f"{folder} holds no DICOM images.", "Give the folder with the DICOM files of one CT series.")
+
+
+def _begins_with_dicom(folder: Path) -> bool:
+    """Whether one of the first entries of ``folder`` is a DICOM image; a few, as it may be anything's folder."""
+    try:
+        return any(entry.is_file() and read_dicom_header(entry) for entry in islice(folder.iterdir(), 10))
+    except (OSError, ValueError):
+        return False

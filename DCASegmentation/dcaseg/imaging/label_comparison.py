@@ -1,0 +1,81 @@
+"""How two label maps of one CT differ: changed organs, and Dice by label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ImageError
+from ..organs import Organ, Vocabulary
+from .grid import Grid
+
+
+@dataclass(frozen=True)
+class OrganChange:
+    """One organ before and after: volumes, what came and what went (ml), and the Dice of the two, None where neither
+    map has the organ."""
+
+    organ: Organ
+    before_ml: float
+    after_ml: float
+    added_ml: float
+    removed_ml: float
+    dice: float | None
+
+    @property
+    def changed(self) -> bool:
+        """Whether any voxel of the organ differs."""
+        return self.added_ml > 0 or self.removed_ml > 0
+
+
+def changes_between(before: sitk.Image, after: sitk.Image, vocabulary: Vocabulary) -> tuple[OrganChange, ...]:
+    """Compare every organ of ``vocabulary`` in two label maps.
+
+    Raises ImageError where they lie on different grids or hold a label that the vocabulary does not know.
+    """
+    grid = Grid.of(before)
+    if not grid.same_as(Grid.of(after)):
+        raise ImageError(
+            "The two label maps do not lie on the same grid, so they cannot be compared.",
+            "Export both on the grid of the CT.",
+        )
+    old, new = sitk.GetArrayViewFromImage(before), sitk.GetArrayViewFromImage(after)
+    channels = len(vocabulary) + 1
+    joint = np.zeros((channels, channels), np.int64)
+    for old_slice, new_slice in zip(old, new, strict=True):
+        highest = max(int(old_slice.max()), int(new_slice.max()))
+        if highest >= channels:
+            raise ImageError(
+                f"Label {highest} is none of {vocabulary.name}'s, which end at {channels - 1}.",
+                "Give label maps in the model's numbers (dca bundle info).",
+            )
+        pairs = old_slice.ravel().astype(np.int64) * channels + new_slice.ravel()
+        joint += np.bincount(pairs, minlength=channels**2).reshape(channels, channels)
+    ml = joint * grid.volume_ml_per_voxel
+    return tuple(_change(organ, ml) for organ in vocabulary)
+
+
+def _change(organ: Organ, ml: np.ndarray) -> OrganChange:
+    """``ml`` holds the volume of each pair (label before, label after)."""
+    before, after, both = ml[organ.label].sum(), ml[:, organ.label].sum(), ml[organ.label, organ.label]
+    dice = float(2 * both / (before + after)) if before + after > 0 else None
+    # Counted directly: a difference of sums would leave rounding where nothing changed.
+    added = ml[:, organ.label].sum() - both if after > both else 0.0
+    removed = before - both if before > both else 0.0
+    return OrganChange(organ, float(before), float(after), float(added), float(removed), dice)
+
+
+def dice_by_label(predicted: np.ndarray, truth: np.ndarray, n_labels: int) -> np.ndarray:
+    """Dice of the labels 1 to ``n_labels``, float64 (n_labels,); NaN where neither map has the label.
+
+    Both are integer arrays of one shape with labels 0 to ``n_labels``. Raises ValueError if the shapes differ.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"label maps of shapes {predicted.shape} and {truth.shape} cannot be compared")
+    channels = n_labels + 1
+    sizes = np.bincount(predicted.ravel(), minlength=channels) + np.bincount(truth.ravel(), minlength=channels)
+    both = np.bincount(truth[predicted == truth], minlength=channels)
+    with np.errstate(invalid="ignore"):
+        return (2 * both / sizes)[1:]

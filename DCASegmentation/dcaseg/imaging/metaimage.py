@@ -1,0 +1,105 @@
+"""What ITK does not check, or complains about on stderr only, in a MetaImage file (.mha, .mhd)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from . import file_errors
+from .size_limits import require_allowed_size
+
+_LONGEST_HEADER = 1 << 20
+# ITK trusts NDims and writes that many numbers into arrays of ten.
+_MOST_DIMENSIONS = 5
+_BYTES = {
+    "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "LONG": 4, "ULONG": 4,
+    "DOUBLE": 8, "LONG_LONG": 8, "ULONG_LONG": 8,
+}  # fmt: skip
+# Numbers for each axis; ITK reads as many as NDims says.
+_PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
+_MATRICES = ("TransformMatrix", "Rotation", "Orientation")
+
+
+def check_geometry_stated(path: Path) -> None:
+    """Raises ImageError where the header lacks the spacing or the direction of the axes."""
+    fields, _ = _read_fields(path)
+    if not {"ElementSpacing", "ElementSize"} & fields.keys():
+        raise file_errors.missing_spacing(path, "no 'ElementSpacing' in its header")
+    if not set(_MATRICES) & fields.keys():
+        raise file_errors.missing_orientation(path, "no 'TransformMatrix' in its header")
+
+
+def unstated(path: Path) -> list[str]:
+    """What the header does not state and ITK takes as 0, though it can be done without: a note for each."""
+    fields, _ = _read_fields(path)
+    if not {"Offset", "Position", "Origin"} & fields.keys():
+        return [file_errors.no_origin(path, "no 'Offset'")]
+    return []
+
+
+def check_content(path: Path) -> None:
+    """Before ITK sees the file. Raises ImageError where the header is cut off, not one of an image, of a size beyond
+    the limit, or the data file is missing, not a regular file in the same folder, or shorter than the header says."""
+    fields, header_bytes = _read_fields(path)
+    size = _checked_size(fields, path)
+    require_allowed_size(size, path.name)
+    name = fields["ElementDataFile"]
+    if name.split()[0].upper() == "LIST" or "%" in name:
+        raise file_errors.several_data_files(path)
+    local = name.upper() == "LOCAL"
+    data_file = path if local else file_errors.data_file_beside(path, name)
+    expected = _data_bytes(fields)
+    found = data_file.stat().st_size - (header_bytes if local else 0)
+    if expected is not None and found < expected:
+        raise file_errors.truncated(path, expected, found)
+
+
+def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
+    try:
+        dimensions = int(fields.get("NDims", "0"))
+        if not 1 <= dimensions <= _MOST_DIMENSIONS:
+            raise ValueError
+        numbers = {name: [float(each) for each in fields[name].split()] for name in _PER_AXIS if name in fields}
+        matrices = {name: [float(each) for each in fields[name].split()] for name in _MATRICES if name in fields}
+        size = [int(each) for each in fields["DimSize"].split()]
+        channels = int(fields.get("ElementNumberOfChannels", "1"))
+    except (ValueError, KeyError):
+        raise file_errors.damaged(path, "MetaImage") from None
+    counts_fit = all(len(each) == dimensions for each in numbers.values())
+    matrices_fit = all(len(each) == dimensions**2 for each in matrices.values())
+    if not counts_fit or not matrices_fit or min(size) < 1 or not 1 <= channels <= 2**16:
+        raise file_errors.damaged(path, "MetaImage")
+    return [*size, channels] if channels > 1 else size
+
+
+def _data_bytes(fields: dict[str, str]) -> int | None:
+    """Bytes of voxel data the header announces; None where it does not say (text, unknown type)."""
+    try:
+        if fields.get("CompressedData", "False").lower() == "true":
+            return int(fields["CompressedDataSize"])
+        if fields.get("BinaryData", "True").lower() != "true":
+            return None
+        channels = int(fields.get("ElementNumberOfChannels", "1"))
+        voxels = math.prod(int(size) for size in fields["DimSize"].split())
+        return voxels * channels * _BYTES[fields["ElementType"].removeprefix("MET_")]
+    except (KeyError, ValueError):
+        return None
+
+
+def _read_fields(path: Path) -> tuple[dict[str, str], int]:
+    """The ``name = value`` lines of the header, which ends with ``ElementDataFile``, and its length in bytes."""
+    fields: dict[str, str] = {}
+    with path.open("rb") as stream:
+        while stream.tell() < _LONGEST_HEADER:
+            line = stream.readline(_LONGEST_HEADER)
+            name, equals, value = line.decode("latin-1").partition("=")
+            if not equals:
+                break
+            fields[name.strip()] = value.strip()
+            if name.strip() == "ElementDataFile" and value.strip():
+                if "DimSize" not in fields:
+                    break
+                return fields, stream.tell()
+    if "DimSize" in fields or "NDims" in fields:
+        raise file_errors.truncated(path)
+    raise file_errors.damaged(path, "MetaImage")

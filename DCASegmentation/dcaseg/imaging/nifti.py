@@ -1,0 +1,369 @@
+"""NIfTI files: the header and its checks, and the voxels of exactly the file that was named.
+
+ITK reads a NIfTI file that was cut off without an error (the missing voxels are undefined), replaces voxels that are
+NaN or infinite by 0 and a spacing of zero or NaN by 1 mm, takes the axes as they come where the header names no
+coordinate system, and reads ``ct.nii`` where ``ct.nii.gz`` was named. ``nifti_reading`` therefore reads these files
+without it.
+
+Source: the definitions in nifti1.h and nifti2.h (NIFTI Data Format Working Group).
+
+``ct.nii.gz`` is read whatever lies next to it; versions 1 and 2; packed with gzip or not, whatever the name says.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..errors import ImageError
+from . import file_errors
+from .geometry import HALF_A_VOXEL, ROUNDING, Placement, disagreement
+from .intensity import assembled
+from .size_limits import require_allowed_size
+
+_CHUNK = 1 << 20
+# How much may follow the voxels: some programs fill the last block, but a file that goes on forever is a fault.
+_MOST_AFTER_VOXELS = 16 << 20
+# What ends a gzip file: CRC-32 and length modulo 2^32.
+_TRAILER = struct.Struct("<2I")
+_TYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
+}  # fmt: skip
+# RGB, RGBA, and complex numbers of two sizes.
+_COMPONENTS = {128: 3, 2304: 4, 32: 2, 1792: 2}
+# Meter and micrometer; everything else counts as mm, as in nibabel and ITK.
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the fields of a version lie: (struct format, byte offset)."""
+
+    header_bytes: int
+    dim: tuple[str, int]
+    datatype: tuple[str, int]
+    pixdim: tuple[str, int]
+    offset: tuple[str, int]
+    scaling: tuple[str, int]
+    codes: tuple[str, int]
+    quaternion: tuple[str, int]
+    sform: tuple[str, int]
+    units: tuple[str, int]
+
+
+_NIFTI_1 = _Layout(
+    348, ("8h", 40), ("2h", 70), ("8f", 76), ("f", 108), ("2f", 112), ("2h", 252), ("6f", 256), ("12f", 280), ("B", 123)
+)
+_NIFTI_2 = _Layout(
+    540, ("8q", 16), ("2h", 12), ("8d", 104), ("q", 168), ("2d", 176), ("2i", 344), ("6d", 352), ("12d", 400),
+    ("i", 500),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """``shape`` and ``spacing`` (header's unit) belong to the axes x, y, z, …
+
+    ``qform`` and ``sform`` are 4x4 matrices from voxel indices to RAS in mm, None where the header states none.
+    ``scaling`` is (slope, intercept); ``dtype`` is None for types that hold no single number per voxel.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    qform: np.ndarray | None
+    sform: np.ndarray | None
+    mm_per_unit: float
+    header_bytes: int
+    data_offset: int
+    data_bytes: int
+    datatype: int
+    dtype: np.dtype | None
+    components: int
+    scaling: tuple[float, float]
+
+    @property
+    def states_orientation(self) -> bool:
+        """Whether there is a qform or an sform."""
+        return self.qform is not None or self.sform is not None
+
+
+def check_content(path: Path) -> None:
+    """Before the file is read. Raises ImageError where it is cut off, its checksum is wrong, or voxels are NaN or
+    infinite, as far as ``check_voxels`` will not find that with less work."""
+    if _stated_checksum(path) is None:
+        read_through(path)
+
+
+def check_voxels(path: Path, image: sitk.Image) -> None:
+    """The same once more for ``image``, that the file was read into or written from.
+
+    A file that is compressed states its checksum. Where the voxels in the memory have it, nothing in between was lost,
+    damaged or replaced, and the file need not be unpacked a second time.
+    """
+    stated = _stated_checksum(path)
+    if stated is None:
+        return
+    with open_content(path) as stream:
+        header = read_header(stream, path)
+        before = stream.read(header.data_offset - header.header_bytes)
+        stream.seek(0)
+        checksum = zlib.crc32(before, zlib.crc32(stream.read(header.header_bytes)))
+    if zlib.crc32(sitk.GetArrayViewFromImage(image).data, checksum) != stated:
+        # Voxels of another type or order than the file's have another one, too.
+        read_through(path)
+
+
+def read_through(path: Path) -> None:
+    """Reads the file to its end, 1 MiB at a time. Raises ImageError as ``check_content`` does."""
+    found = not_finite = 0
+    with open_content(path) as stream:
+        header = read_header(stream, path)
+        floats = header.dtype if header.dtype is not None and header.dtype.kind == "f" else None
+        with reading_errors(path):
+            stream.seek(header.data_offset)
+            while found < header.data_bytes and (chunk := stream.read(min(_CHUNK, header.data_bytes - found))):
+                found += len(chunk)
+                if floats is not None and len(chunk) % floats.itemsize == 0:
+                    not_finite += int(np.count_nonzero(~np.isfinite(np.frombuffer(chunk, floats))))
+            if found < header.data_bytes:
+                raise file_errors.truncated(path, header.data_bytes, found)
+            require_end(stream, path)
+    if not_finite:
+        raise file_errors.not_finite(path.name, not_finite)
+
+
+def require_end(stream: BinaryIO, path: Path) -> None:
+    """Reads on to the end, where a gzip file's checksum is compared. Raises ImageError where there is none in sight."""
+    after = 0
+    while chunk := stream.read(_CHUNK):
+        after += len(chunk)
+        if after > _MOST_AFTER_VOXELS:
+            raise file_errors.too_long(path)
+
+
+class reading_errors:  # noqa: N801 - used as a function
+    """A context in which what gzip raises becomes ImageError about ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, EOFError):
+            raise file_errors.truncated(self._path) from None
+        if isinstance(error, gzip.BadGzipFile | zlib.error):
+            raise file_errors.damaged(self._path, "NIfTI") from None
+
+
+def open_content(path: Path) -> BinaryIO:
+    """The file's content, unpacked where it is a gzip file, whatever its name ends with."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if _is_compressed(path) else path.open("rb")
+
+
+def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
+    """The header at the start of ``stream``. Raises ImageError where it is cut off or none of a single NIfTI file."""
+    with reading_errors(path):
+        raw = stream.read(_NIFTI_1.header_bytes)
+        layout = _NIFTI_2 if _stated_header_bytes(raw) == _NIFTI_2.header_bytes else _NIFTI_1
+        raw += stream.read(layout.header_bytes - len(raw))
+    if len(raw) < layout.header_bytes:
+        raise file_errors.truncated(path, layout.header_bytes, len(raw))
+    order = "<" if struct.unpack_from("<i", raw)[0] == layout.header_bytes else ">"
+    magic = raw[4:12] if layout is _NIFTI_2 else raw[344:348]
+    if _stated_header_bytes(raw) != layout.header_bytes or magic[:2] != b"n+" or magic[2:3] not in b"12":
+        if magic[:2] == b"ni":
+            raise file_errors.half_of_a_pair(path)
+        raise file_errors.damaged(path, "NIfTI")
+
+    def unpack(field: tuple[str, int]) -> tuple[float, ...]:
+        return struct.unpack_from(order + field[0], raw, field[1])
+
+    dimensions, *sizes = (int(value) for value in unpack(layout.dim))
+    shape = tuple(sizes[: max(dimensions, 0)])
+    if not 1 <= dimensions <= 7 or min(shape) < 1:
+        raise file_errors.damaged(path, "NIfTI")
+    datatype, bits = (int(value) for value in unpack(layout.datatype))
+    offset = unpack(layout.offset)[0]
+    if not math.isfinite(offset) or not layout.header_bytes <= offset <= 2**31:
+        raise file_errors.damaged(path, "NIfTI")
+    pixdim = unpack(layout.pixdim)
+    qform_code, sform_code = unpack(layout.codes)
+    slope, intercept = unpack(layout.scaling)
+    return NiftiHeader(
+        shape=shape,
+        spacing=tuple(float(value) for value in pixdim[1 : 1 + min(dimensions, 3)]),
+        qform=_qform(unpack(layout.quaternion), pixdim) if qform_code > 0 else None,
+        sform=np.vstack([np.reshape(unpack(layout.sform), (3, 4)), [0, 0, 0, 1]]) if sform_code > 0 else None,
+        mm_per_unit=_MM_PER_UNIT.get(int(unpack(layout.units)[0]) & 7, 1.0),
+        header_bytes=layout.header_bytes,
+        data_offset=int(offset),
+        data_bytes=math.prod(shape) * max(bits, 0) // 8,
+        datatype=datatype,
+        dtype=np.dtype(order + _TYPES[datatype]) if datatype in _TYPES else None,
+        components=_COMPONENTS.get(datatype, 1) * math.prod(shape[4:5]),
+        # A slope of 0 says that the values are not scaled; nibabel writes NaN for that.
+        scaling=(slope, intercept) if slope != 0 and math.isfinite(slope) else (1.0, 0.0),
+    )
+
+
+def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
+    """The matrix of the quaternion (b, c, d) and offsets (x, y, z): "method 2" of nifti1.h."""
+    b, c, d = values[:3]
+    rest = 1.0 - (b * b + c * c + d * d)
+    if rest < 1e-7:
+        # Half a turn: only rounding keeps (b, c, d) from being of length one.
+        length = math.sqrt(b * b + c * c + d * d)
+        a, b, c, d = 0.0, b / length, c / length, d / length
+    else:
+        a = math.sqrt(rest)
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * [pixdim[1], pixdim[2], pixdim[3] * (-1.0 if pixdim[0] < 0 else 1.0)]
+    matrix[:3, 3] = values[3:]
+    return matrix
+
+
+def _stated_header_bytes(raw: bytes) -> int:
+    if len(raw) < 4:
+        return 0
+    either = struct.unpack("<i", raw[:4])[0], struct.unpack(">i", raw[:4])[0]
+    return next((size for size in either if size in (_NIFTI_1.header_bytes, _NIFTI_2.header_bytes)), 0)
+
+
+def _stated_checksum(path: Path) -> int | None:
+    """The checksum at the end of a compressed file, where the length that stands beside it is what the header wants;
+    else None."""
+    if not _is_compressed(path):
+        return None
+    with open_content(path) as stream:
+        header = read_header(stream, path)
+    with path.open("rb") as file:
+        file.seek(-_TRAILER.size, os.SEEK_END)
+        checksum, length = _TRAILER.unpack(file.read(_TRAILER.size))
+    is_whole = (header.data_offset + header.data_bytes) % 2**32 == length
+    return int(checksum) if is_whole else None
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def nifti_header(path: Path) -> NiftiHeader:
+    """The header of the file. Raises ImageError as ``nifti_checks.read_header`` does."""
+    with open_content(path) as stream:
+        return read_header(stream, path)
+
+
+def read_nifti(path: Path, header: NiftiHeader, notes: list[str]) -> tuple[sitk.Image, Placement]:
+    """The voxels (int16 where that loses nothing, else float32), and where they lie in LPS.
+
+    ``header`` must be of a volume with one value per voxel. ``notes`` gets what a reader of the result must know.
+
+    Raises ImageError where the header leaves open or contradicts itself about where the voxels lie, for a type of
+    voxel that is not supported, and where the file is cut off or its checksum is wrong.
+    """
+    placement = _placement(path, header, notes)
+    if header.dtype is None:
+        raise ImageError(
+            f"{path.name} has voxels of a type that is not supported (NIfTI data type {header.datatype}).",
+            "Save it with 16-bit whole numbers or 32-bit floats.",
+        )
+    depth, height, width = header.shape[2], header.shape[1], header.shape[0]
+    require_allowed_size(header.shape[:3], path.name)
+    with open_content(path) as stream, reading_errors(path):
+        stream.seek(header.data_offset)
+        volume = assembled(_planes(stream, path, header), (depth, height, width))
+        require_end(stream, path)
+    return sitk.GetImageFromArray(volume), placement
+
+
+def _planes(stream: BinaryIO, path: Path, header: NiftiHeader) -> Iterator[np.ndarray]:
+    assert header.dtype is not None
+    width, height, depth = header.shape[:3]
+    plane_bytes = width * height * header.dtype.itemsize
+    slope, intercept = header.scaling
+    for index in range(depth):
+        raw = stream.read(plane_bytes)
+        if len(raw) < plane_bytes:
+            raise file_errors.truncated(path, header.data_bytes, index * plane_bytes + len(raw))
+        plane = np.frombuffer(raw, header.dtype).reshape(height, width)
+        yield plane if (slope, intercept) == (1.0, 0.0) else plane * np.float64(slope) + intercept
+
+
+def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
+    """Where the voxels lie; sform, qform and pixdim must agree as far as they are stated."""
+    if not all(math.isfinite(value) and value > 0 for value in header.spacing):
+        raise file_errors.impossible_spacing(path, header.spacing)
+    if not header.states_orientation:
+        raise file_errors.missing_orientation(path, "its qform and sform codes are both 0")
+    for name, matrix in (("qform", header.qform), ("sform", header.sform)):
+        if matrix is not None and not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) > 1e-12):
+            raise file_errors.contradiction(path, f"its {name} is no valid matrix", "Correct or remove it")
+    size = header.shape[:3]
+    chosen = header.sform if header.sform is not None else header.qform
+    assert chosen is not None
+    if header.sform is not None and header.qform is not None:
+        voxels = disagreement(header.sform, header.qform, size)
+        if voxels > HALF_A_VOXEL:
+            raise file_errors.contradiction(
+                path,
+                f"its sform and its qform place the voxels differently, by up to {voxels:.3g} voxels"
+                f"{_what_differs(header.sform, header.qform)}",
+                "Find out which is right and give the other the code 0 (nibabel: img.set_sform(None, 0) or "
+                "img.set_qform(None, 0))",
+            )
+        if voxels > ROUNDING:
+            notes.append(f"{path.name}: sform and qform differ by {voxels:.2g} voxels; the sform was used.")
+    if header.sform is not None and header.qform is None:
+        steps = np.linalg.norm(header.sform[:3, :3], axis=0)
+        off = max(abs(a - b) / b * n for a, b, n in zip(steps, header.spacing, size, strict=True))
+        # Of a sheared matrix the columns are longer than the distance of the slices.
+        if off > HALF_A_VOXEL and np.allclose(
+            (header.sform[:3, :3] / steps).T @ (header.sform[:3, :3] / steps), np.eye(3), atol=1e-2
+        ):
+            raise file_errors.contradiction(
+                path,
+                f"its sform has a spacing of {_mm(steps)} mm, its pixdim of {_mm(header.spacing)} mm",
+                "Find out which is right and correct the other",
+            )
+    affine = _RAS_TO_LPS @ chosen
+    affine[:3] *= header.mm_per_unit
+    if header.mm_per_unit != 1.0:
+        unit = "meters" if header.mm_per_unit > 1 else "micrometers"
+        notes.append(f"{path.name} states its geometry in {unit}; it was converted to mm.")
+    return Placement(affine[:3, :3], affine[:3, 3])
+
+
+def _what_differs(one: np.ndarray, other: np.ndarray) -> str:
+    """In words, where there is a short one for it."""
+    if np.linalg.det(one[:3, :3]) * np.linalg.det(other[:3, :3]) < 0:
+        return ": one is the mirror image of the other"
+    if np.allclose(one[:3, :3], other[:3, :3], rtol=1e-3, atol=1e-3):
+        return f": they are shifted by {np.linalg.norm(one[:3, 3] - other[:3, 3]):.4g} mm"
+    return ""
+
+
+def _mm(values: np.ndarray | tuple[float, ...]) -> str:
+    return " x ".join(f"{float(value):.4g}" for value in values)

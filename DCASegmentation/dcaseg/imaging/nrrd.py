@@ -1,0 +1,104 @@
+"""What ITK does not check about a NRRD file: that its header states the geometry and its data file is there.
+
+ITK takes a NRRD file without ``space directions`` for one with axes along left, posterior, superior and 1 mm spacing.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from . import file_errors
+from .size_limits import require_allowed_size
+
+# The spaces ITK converts to its own LPS; in any other the axes cannot be related to the patient.
+_PATIENT_SPACES = {
+    "ras", "right-anterior-superior", "rast", "right-anterior-superior-time",
+    "las", "left-anterior-superior", "last", "left-anterior-superior-time",
+    "lps", "left-posterior-superior", "lpst", "left-posterior-superior-time",
+}  # fmt: skip
+_LONGEST_HEADER = 1 << 20
+_MOST_DIMENSIONS = 5
+_MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
+_BYTES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t"), 4),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int"), 8),
+    **dict.fromkeys(("int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int"), 8),
+    **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
+    "float": 4,
+}
+
+
+def check_geometry_stated(path: Path) -> None:
+    """Raises ImageError where the header lacks the patient space, the directions or the spacing of the axes, or states
+    them in another unit than mm."""
+    fields, _ = _read_fields(path)
+    directions = fields.get("space directions")
+    if directions is None and "spacings" not in fields:
+        raise file_errors.missing_spacing(path, "no 'space directions' and no 'spacings' in its header")
+    if directions is None:
+        raise file_errors.missing_orientation(path, "no 'space directions' in its header")
+    if fields.get("space", "").lower() not in _PATIENT_SPACES:
+        raise file_errors.missing_orientation(path, "no anatomical 'space' in its header")
+    units = {unit.strip().lower() for unit in fields.get("space units", "").split('"')} - _MM
+    if units:
+        raise file_errors.missing_spacing(path, f"its 'space units' are {', '.join(sorted(units))}, not mm")
+
+
+def unstated(path: Path) -> list[str]:
+    """What the header does not state and ITK takes as 0, though it can be done without: a note for each."""
+    fields, _ = _read_fields(path)
+    return [] if "space origin" in fields else [file_errors.no_origin(path, "no 'space origin'")]
+
+
+def check_content(path: Path) -> None:
+    """Before ITK sees the file. Raises ImageError where the header is none of an image, announces a size beyond the
+    limit, or where the data file is missing, not a regular file in the same folder, or too short for raw voxels; cut
+    compressed data are found by ITK while reading."""
+    fields, header_bytes = _read_fields(path)
+    size = _checked_size(fields, path)
+    require_allowed_size(size, path.name)
+    name = fields.get("data file", fields.get("datafile"))
+    if name is not None and (name.split(" ")[0] == "LIST" or "%" in name):
+        raise file_errors.several_data_files(path)
+    data_file = path if name is None else file_errors.data_file_beside(path, name)
+    item = _BYTES.get(fields.get("type", "").lower())
+    if fields.get("encoding", "").lower() == "raw" and item and not {"byte skip", "line skip"} & fields.keys():
+        expected = math.prod(size) * item
+        found = data_file.stat().st_size - (header_bytes if name is None else 0)
+        if found < expected:
+            raise file_errors.truncated(path, expected, found)
+
+
+def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
+    try:
+        dimensions = int(fields["dimension"])
+        size = [int(each) for each in fields["sizes"].split()]
+    except (KeyError, ValueError):
+        raise file_errors.damaged(path, "NRRD") from None
+    if not 1 <= dimensions <= _MOST_DIMENSIONS or len(size) != dimensions or min(size) < 1:
+        raise file_errors.damaged(path, "NRRD")
+    return size
+
+
+def _read_fields(path: Path) -> tuple[dict[str, str], int]:
+    """The ``field: value`` lines of the header, which ends at the first blank line, and its length in bytes."""
+    with path.open("rb") as stream:
+        if not stream.readline(80).startswith(b"NRRD"):
+            raise file_errors.damaged(path, "NRRD")
+        fields: dict[str, str] = {}
+        while stream.tell() < _LONGEST_HEADER:
+            raw = stream.readline(_LONGEST_HEADER)
+            line = raw.decode("latin-1").rstrip("\r\n")
+            if not line:
+                if raw:
+                    break
+                # The end of the file, which a detached header may have here.
+                return fields, stream.tell()
+            name, colon, value = line.partition(":")
+            if colon and not line.startswith("#") and not value.startswith("="):
+                fields[name.strip().lower()] = value.strip()
+        return fields, stream.tell()

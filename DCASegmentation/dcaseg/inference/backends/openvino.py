@@ -1,0 +1,185 @@
+"""OpenVINO on the CPU: the network compiled once for each model, patch, answers and processor, and kept as a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import warnings
+from contextlib import suppress
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...errors import UserError
+from ...imaging.writers import new_folder, write_json
+from ...json_io import read_json
+from ...method.streaming import Answer
+from ...user_folders import cache_folder
+from .base import Task, WindowNetwork, one_by_one, processor
+
+_COMPILED, _CONTENTS = "compiled.blob", "contents.json"
+# Goes up when the same weights are to be converted in another way.
+_CONVERSION = 3
+_BLOCK = 8
+
+
+class OpenVINORuntime:
+    """The network as OpenVINO runs it, in single precision, one window at a time."""
+
+    name = "openvino"
+    needs_network = False
+    windows_at_once = 1
+
+    def __init__(self, task: Task) -> None:
+        openvino = load_openvino()
+        self._wanted = task.wanted
+        self._network = _compiled(task, openvino)
+        self._request = self._network.create_infer_request()
+
+    def __call__(self, windows: Tensor) -> Answer:
+        return one_by_one(windows, self._run if len(windows) == 1 else self._copied, self._wanted)
+
+    def _run(self, window: Tensor) -> tuple[Tensor, ...]:
+        """The answer to one window, in OpenVINO's own memory: good until the next window."""
+        given = self._request.infer([np.ascontiguousarray(window.numpy())], share_inputs=True, share_outputs=True)
+        return tuple(torch.from_numpy(given[output]) for output in self._network.outputs)
+
+    def _copied(self, window: Tensor) -> tuple[Tensor, ...]:
+        return tuple(values.clone() for values in self._run(window))
+
+    def rest(self) -> None:
+        """Let go of the memory that windows are computed in."""
+        self._network.release_memory()
+
+
+def is_installed() -> bool:
+    """Whether there is OpenVINO."""
+    return find_spec("openvino") is not None
+
+
+def load_openvino() -> Any:
+    """The package ``openvino``, kept from telling its makers of it. Raises UserError where it is missing or broken."""
+    # At its import and at each conversion it would report to an address of its maker through this package, which it
+    # can do without; nothing leaves the user's computer here.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(
+            f"OpenVINO cannot be used: {error}.", 'Install it: pip install "dca-segmentation[openvino]"'
+        ) from None
+    return openvino
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        # By itself it takes bfloat16 where the CPU has it.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        # Pinned, the workers of a cohort would all sit on the same cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _compiled(task: Task, openvino: Any) -> Any:
+    core = openvino.Core()
+    if task.weights_sha256 is None:
+        return core.compile_model(_convert(task, openvino), "CPU", _settings())
+    key = _key(task, openvino)
+    folder = cache_folder() / "openvino" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    if (kept := _kept(folder, key)) is not None:
+        with suppress(RuntimeError):
+            return core.import_model(kept, "CPU", _settings())
+    network = core.compile_model(_convert(task, openvino), "CPU", _settings())
+    # One that cannot be kept is converted and compiled again at the next start.
+    with suppress(OSError, UserError):
+        _keep(network, folder, key)
+    return network
+
+
+def _key(task: Task, openvino: Any) -> dict[str, Any]:
+    return {
+        "weights_sha256": task.weights_sha256,
+        # The weights do not tell of dilation, owners and stitching.
+        "network": task.network.options,
+        "patch": list(task.patch),
+        "wanted": [task.wanted.aggregated, task.wanted.stitched, sorted(task.wanted.attention_levels)],
+        "conversion": _CONVERSION,
+        # What is compiled is the same for any number of threads.
+        "processor": processor(),
+        "openvino": openvino.get_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _kept(folder: Path, key: dict[str, Any]) -> bytes | None:
+    """The network as it was kept; None where it was not, or is damaged."""
+    try:
+        contents = read_json(folder / _CONTENTS)
+        compiled = (folder / _COMPILED).read_bytes()
+        whole = contents["key"] == key and contents["sha256"] == hashlib.sha256(compiled).hexdigest()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return compiled if whole else None
+
+
+def _keep(network: Any, folder: Path, key: dict[str, Any]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Here only where it is damaged.
+    shutil.rmtree(folder, ignore_errors=True)
+    with new_folder(folder) as partial:
+        compiled = network.export_model().getbuffer()
+        (partial / _COMPILED).write_bytes(compiled)
+        write_json({"key": key, "sha256": hashlib.sha256(compiled).hexdigest()}, partial / _CONTENTS)
+
+
+def _convert(task: Task, openvino: Any) -> Any:
+    network = deepcopy(task.network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.InstanceNorm3d):
+                setattr(module, name, _BlockwiseInstanceNorm(child))
+    whole = WindowNetwork(network, task.wanted).eval()
+    example = torch.zeros(1, task.network.options["in_channels"], *task.patch)
+    with torch.no_grad(), warnings.catch_warnings():
+        # Tracing is old, says torch, and which branches it took; OpenVINO takes nothing else as surely.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(whole, example, check_trace=False)
+        return openvino.convert_model(traced, example_input=example, input=[openvino.PartialShape(list(example.shape))])
+
+
+class _BlockwiseInstanceNorm(nn.Module):
+    """Instance normalization by means of blocks' means.
+
+    OpenVINO's own adds up a whole volume in one float32, which costs a digit: five times the error in the
+    probabilities, at the same speed.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.InstanceNorm3d) -> None:
+        super().__init__()
+        shape = (1, -1, 1, 1, 1)
+        self.register_buffer("scale", norm.weight.detach().reshape(shape).clone())
+        self.register_buffer("shift", norm.bias.detach().reshape(shape).clone())
+        self.eps = norm.eps
+
+    def forward(self, features: Tensor) -> Tensor:
+        centered = features - _mean(features)
+        return centered * (self.scale * torch.rsqrt(_mean(centered * centered) + self.eps)) + self.shift
+
+
+def _mean(features: Tensor) -> Tensor:
+    if all(int(side) % _BLOCK == 0 for side in features.shape[2:]):
+        features = functional.avg_pool3d(features, (_BLOCK, _BLOCK, _BLOCK))
+    return features.mean(dim=(2, 3, 4), keepdim=True)

@@ -1,0 +1,456 @@
+"""Sliding-window inference: where windows lie, what the network gives for each, and their sum in a rolling slab.
+
+Positions and weights are those of MONAI's ``sliding_window_inference``, so that a bundle gives the same result in both.
+
+Windows come ordered along z. A plane that no later window touches is finished: it is divided by its weights, handed
+on, and its memory takes the next plane. So the slab is one patch deep however long the scan is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby, product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, from_numpy
+from torch.nn import functional
+
+from ..errors import BundleError, UserError
+from ..method.network import DCANet
+from ..method.streaming import Wanted
+from .backends.base import Runtime, Task
+from .backends.eager import EagerRuntime
+from .device import Device, Plan, is_out_of_memory
+from .options import SegmentOptions, Weighting
+
+Triple = tuple[int, int, int]
+
+SIGMA_SCALE = 0.125
+LOWEST_WEIGHT = 1e-3
+
+
+def window_positions(size: Sequence[int], patch: Sequence[int], overlap: float) -> list[Triple]:
+    """First voxels (z, y, x) of the windows that cover a volume of ``size``, ordered by z, then y, then x.
+
+    ``size`` and ``patch`` are (depth, height, width), no side of ``size`` below that of ``patch``; ``overlap`` is the
+    share of a window's side that neighbours have in common. Raises ValueError for an overlap outside [0, 1) or a
+    volume smaller than the patch.
+    """
+    if not 0 <= overlap < 1:
+        raise ValueError(f"overlap must be at least 0 and below 1, not {overlap}")
+    starts = [_starts(length, side, overlap) for length, side in zip(size, patch, strict=True)]
+    return [(z, y, x) for z, y, x in product(*starts)]
+
+
+def _starts(length: int, side: int, overlap: float) -> list[int]:
+    if length < side:
+        raise ValueError(f"a window of {side} voxels does not fit into {length}: pad the volume first")
+    step = max(int(side * (1 - overlap)), 1)
+    last = length - side
+    # The last window ends with the volume, so it overlaps its neighbour by more than the others.
+    return [*range(0, last, step), last]
+
+
+def importance_map(patch: Sequence[int], weighting: Weighting) -> Tensor:
+    """Weight of each voxel of a window, float32 (depth, height, width).
+
+    ``gaussian``: a Gaussian about the middle with a standard deviation of an eighth of each side, no weight below
+    0.001. ``constant``: ones, the paper's averaging. Raises ValueError for another weighting.
+    """
+    if weighting == "constant":
+        return from_numpy(np.ones(tuple(patch), dtype=np.float32))
+    if weighting != "gaussian":
+        raise ValueError(f"weighting must be 'gaussian' or 'constant', not {weighting!r}")
+    weights = np.ones((1, 1, 1), dtype=np.float32)
+    for axis, side in enumerate(patch):
+        distance = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
+        profile = np.exp(distance**2 / np.float32(-2 * (SIGMA_SCALE * side) ** 2))
+        weights = weights * np.expand_dims(profile, axis=tuple(other for other in range(3) if other != axis))
+    return from_numpy(np.maximum(weights, max(float(weights.min()), LOWEST_WEIGHT)).astype(np.float32))
+
+
+class Padding(NamedTuple):
+    """Voxels added before and after each side (z, y, x) of a volume that is smaller than the patch."""
+
+    before: Triple
+    after: Triple
+
+    @classmethod
+    def to_patch(cls, size: Sequence[int], patch: Sequence[int]) -> Padding:
+        """The padding that brings ``size`` up to ``patch``: half before, half (and an odd voxel) after."""
+        missing = [max(side - length, 0) for length, side in zip(size, patch, strict=True)]
+        z, y, x = (gap // 2 for gap in missing)
+        return cls((z, y, x), (missing[0] - z, missing[1] - y, missing[2] - x))
+
+    def __bool__(self) -> bool:
+        return any(self.before) or any(self.after)
+
+    def apply(self, volume: Tensor) -> Tensor:
+        """``volume`` (depth, height, width), its end slices repeated above and below, zeros (windowed air) around it.
+
+        A body goes on beyond the slices of a short scan, and a network takes air there for the end of the body; on the
+        sides of a narrow field of view there is none to repeat.
+        """
+        if not self:
+            return volume
+        (top, up, left), (bottom, down, right) = self.before, self.after
+        longer = volume
+        # Of a volume without slices there is nothing to repeat. Repeating takes a batch and a channel.
+        if volume.numel():
+            longer = functional.pad(volume[None, None], (0, 0, 0, 0, top, bottom), mode="replicate")[0, 0]
+        return functional.pad(longer, (left, right, up, down), value=0.0)
+
+
+Predict = Callable[[Tensor], Mapping[str, Tensor]]
+Planes = dict[str, Tensor]
+
+COVERED = "covered"
+"""Name of a plane (1, height, width) that is False where no window was run; left out where all of them were."""
+
+
+class RollingSlab:
+    """Weighted sums over the windows of one patch's depth of planes, for any number of named predictions.
+
+    Plane z of the volume lives in slot z modulo the patch's depth. ``size`` is (depth, height, width).
+    """
+
+    def __init__(self, size: Sequence[int], weights: Tensor) -> None:
+        self._depth = weights.shape[0]
+        self._plane = (size[1], size[2])
+        self._weights = weights
+        self._sums: dict[str, Tensor] = {}
+        self._total = weights.new_zeros((self._depth, *self._plane))
+        self._lowest = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, weights included; constant from the first window on."""
+        return sum(sums.nbytes for sums in (*self._sums.values(), self._total, self._weights))
+
+    def add(self, position: Triple, predictions: Mapping[str, Tensor]) -> None:
+        """Add one window's predictions, each (channel, depth, height, width), at its first voxel (z, y, x)."""
+        z, y, x = position
+        if not self._lowest <= z <= self._lowest + self._depth:
+            raise ValueError(f"window at plane {z} is out of order: planes below {self._lowest} are finished")
+        if not self._sums:
+            self._allocate(predictions)
+        height, width = self._weights.shape[1:]
+        area = (slice(y, y + height), slice(x, x + width))
+        # The window's planes fill the slots from z's own to the last, then go on at slot 0.
+        turn = z % self._depth
+        for slots, planes in (
+            (slice(turn, None), slice(0, self._depth - turn)),
+            (slice(0, turn), slice(self._depth - turn, None)),
+        ):
+            weights = self._weights[planes]
+            self._total[(slots, *area)] += weights
+            for name, prediction in predictions.items():
+                sums = self._sums[name]
+                # In one go: the product alone would be as large as the prediction.
+                sums[(slice(None), slots, *area)].addcmul_(prediction[:, planes].to(sums.device, sums.dtype), weights)
+
+    def _allocate(self, predictions: Mapping[str, Tensor]) -> None:
+        device = next(iter(predictions.values())).device
+        try:
+            self._place(device, predictions)
+        except RuntimeError as error:
+            if device.type == "cpu" or not is_out_of_memory(error):
+                raise
+            # A device too small for the slab can still run the network; the sums then stay in main memory.
+            self._sums.clear()
+            self._place(torch.device("cpu"), predictions)
+
+    def _place(self, device: torch.device, predictions: Mapping[str, Tensor]) -> None:
+        self._weights = self._weights.to(device)
+        self._total = self._total.to(device)
+        for name, prediction in predictions.items():
+            shape = (prediction.shape[0], self._depth, *self._plane)
+            self._sums[name] = torch.zeros(shape, dtype=torch.float32, device=device)
+
+    def finish(self, stop: int) -> Iterator[tuple[int, Planes]]:
+        """Weighted means (channel, height, width) of the planes below ``stop``, one by one; their slots are freed.
+
+        Where no window was added they are 0, and a plane called ``COVERED`` is False there.
+        """
+        for z in range(self._lowest, stop):
+            slot = z % self._depth
+            covered = self._total[slot] > 0
+            total = torch.where(covered, self._total[slot], 1)
+            means = {name: sums[:, slot] / total for name, sums in self._sums.items()}
+            yield z, means if bool(covered.all()) else {**means, COVERED: covered[None]}
+            for sums in self._sums.values():
+                sums[:, slot] = 0
+            self._total[slot] = 0
+            self._lowest = z + 1
+
+
+def averaged_planes(
+    volume: Tensor,
+    patch: Triple,
+    predict: Predict,
+    overlap: float = 0.5,
+    weighting: Weighting = "gaussian",
+    batch: int = 1,
+    on_window: Callable[[int, int], None] | None = None,
+    holds_something: Callable[[Triple], bool] | None = None,
+) -> Iterator[tuple[int, Planes]]:
+    """Run ``predict`` over all windows of ``volume`` and yield each finished plane: (z, name to its mean over windows).
+
+    ``volume`` is (depth, height, width); ``predict`` takes windows (batch, 1, depth, height, width) and gives named
+    predictions (batch, channel, depth, height, width) of the patch's size. Planes come in order, each
+    (channel, height, width), and hold what MONAI's ``sliding_window_inference`` holds there. A volume smaller than
+    the patch is padded (``sliding_window.Padding``) and cropped again; one of no plane yields none.
+    ``on_window(done, total)`` is called before each batch and once after the last; what it raises stops the run.
+    ``holds_something(first voxel)`` says of a window of the volume whether it is worth running (see ``COVERED``); left
+    out, all are run.
+    """
+    depth, height, width = volume.shape
+    if not depth:
+        return
+    padding = Padding.to_patch(volume.shape, patch)
+    padded = padding.apply(volume)
+    top, left = padding.before[1:]
+    area = (slice(None), slice(top, top + height), slice(left, left + width))
+
+    positions = [
+        position
+        for position in window_positions(padded.shape, patch, overlap)
+        if holds_something is None or holds_something(_less(position, padding.before))
+    ]
+    slab = RollingSlab(padded.shape, importance_map(patch, weighting))
+    done = 0
+    layers = [(z, list(layer)) for z, layer in groupby(positions, key=lambda position: position[0])]
+    stops = [*(z for z, _ in layers[1:]), padded.shape[0]]
+    for (_, layer), stop in zip(layers, stops, strict=True):
+        for first in range(0, len(layer), batch):
+            if on_window:
+                on_window(done, len(positions))
+            chosen = layer[first : first + batch]
+            predictions = predict(torch.stack([_window(padded, position, patch) for position in chosen]))
+            for index, position in enumerate(chosen):
+                slab.add(position, {name: prediction[index] for name, prediction in predictions.items()})
+            # Before the next windows are run: they take the memory for their own.
+            del predictions
+            done += len(chosen)
+        for z, planes in slab.finish(stop):
+            inner = z - padding.before[0]
+            if 0 <= inner < depth:
+                yield inner, {name: plane[area] for name, plane in planes.items()}
+    if on_window:
+        on_window(done, len(positions))
+
+
+def _less(position: Triple, before: Triple) -> Triple:
+    z, y, x = (first - added for first, added in zip(position, before, strict=True))
+    return z, y, x
+
+
+def middle_window(volume: Tensor, patch: Triple) -> Tensor:
+    """The window (1, 1, depth, height, width) in the middle of ``volume``, padded where that is smaller."""
+    padded = Padding.to_patch(volume.shape, patch).apply(volume)
+    z, y, x = ((length - side) // 2 for length, side in zip(padded.shape, patch, strict=True))
+    return _window(padded, (z, y, x), patch)[None]
+
+
+def _window(volume: Tensor, position: Triple, patch: Triple) -> Tensor:
+    z, y, x = position
+    return volume[None, z : z + patch[0], y : y + patch[1], x : x + patch[2]]
+
+
+RESULT = "result"
+OTHER = "other"
+"""The prediction that was not asked for as the result (stitched experts or aggregation), for the disagreement."""
+
+
+def attention_name(level: int) -> str:
+    """Name of a level's attention among the predictions."""
+    return f"attention {level}"
+
+
+def wanted_of(options: SegmentOptions) -> Wanted:
+    """What the network must give for ``options``."""
+    return Wanted(
+        aggregated=options.output == "aggregated" or options.disagreement,
+        stitched=options.output == "experts" or options.disagreement,
+        attention_levels=options.levels_needed,
+    )
+
+
+class WindowPrediction:
+    """Runs the network on batches of windows.
+
+    Called with windows (batch, 1, depth, height, width) it returns named predictions, float32
+    (batch, channel, depth, height, width) on the plan's device: ``RESULT``, ``OTHER`` if the disagreement is asked
+    for, and the attention of each level needed, brought to the windows' resolution. ``average`` decides whether
+    the first two are logits or probabilities. They are good until the next call, and not to be written into.
+
+    ``network_on(device)`` gives the network; ``network`` is the one on ``device`` where it is there already, perhaps
+    without weights. ``runtime_for(task)`` gives what runs the network at first; when memory runs out or it fails,
+    PyTorch itself goes on. When memory runs out, ``plan`` gets smaller (see ``device.Plan``) and stays so; ``report``
+    is told.
+    Raises UserError if memory does not suffice for one window on the CPU or if the network lacks what the options
+    ask for, and BundleError if the network's values are not finite.
+    """
+
+    def __init__(
+        self,
+        network_on: Callable[[torch.device], DCANet],
+        options: SegmentOptions,
+        device: Device,
+        report: Callable[[str], None],
+        runtime_for: Callable[[Task], Runtime] = EagerRuntime,
+        patch: tuple[int, int, int] = (0, 0, 0),
+        weights_sha256: str | None = None,
+        network: DCANet | None = None,
+    ) -> None:
+        self._network_on = network_on
+        network = network or network_on(device.torch_device)
+        self._options = options
+        self._report = report
+        check_abilities(network, options)
+        self._task = Task(network, wanted_of(options), patch, device, weights_sha256)
+        self._runtime = runtime_for(self._task)
+        if not self._runtime.needs_network:
+            self._task = replace(self._task, network=network.without_weights())
+        self.plan = Plan(device, options.batch or self._runtime.windows_at_once)
+
+    @property
+    def runtime(self) -> str:
+        """The name of the runtime that runs the network now."""
+        return self._runtime.name
+
+    @property
+    def network(self) -> DCANet:
+        """The network, without weights where the runtime has its own."""
+        return self._task.network
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the predictions."""
+        both = (RESULT, OTHER) if self._options.disagreement else (RESULT,)
+        return *both, *(attention_name(level) for level in self._options.levels_needed)
+
+    @property
+    def expert_slots(self) -> tuple[int, ...]:
+        """Which of head (0), medium (1) and tail (2) the attention's channels stand for."""
+        return self._task.network.expert_slots
+
+    def rest(self) -> None:
+        """Let go of memory that the next window would take again."""
+        self._runtime.rest()
+
+    def __call__(self, windows: Tensor) -> dict[str, Tensor]:
+        parts: list[dict[str, Tensor]] = []
+        done = 0
+        while done < len(windows):
+            chunk = windows[done : done + self.plan.batch]
+            try:
+                part = self._predict(chunk)
+                if len(chunk) < len(windows):
+                    # The next answer may lie where this one does.
+                    part = {name: values.clone() for name, values in part.items()}
+                parts.append(part)
+                done += len(chunk)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                following = self._following(error)
+                if following is None and is_out_of_memory(error):
+                    raise UserError(
+                        "The memory does not suffice to run the model on a single window.",
+                        "Close other programs, or use a model with a smaller patch or fewer filters.",
+                    ) from error
+                if following is None:
+                    raise
+                plan, message = following
+            # Only here has the failed attempt's traceback let go of its tensors.
+            self._change_plan(plan)
+            self._report(message)
+        if len(parts) == 1:
+            return parts[0]
+        device = parts[-1][RESULT].device
+        return {name: torch.cat([part[name].to(device) for part in parts]) for name in parts[0]}
+
+    def _following(self, error: Exception) -> tuple[Plan, str] | None:
+        """What to go on with after ``error``, and what to say of it."""
+        if self._runtime.name != EagerRuntime.name and not is_out_of_memory(error):
+            return self.plan, f"The runtime {self._runtime.name} failed ({_first_line(error)}): going on with PyTorch."
+        return self.plan.after(error)
+
+    def _change_plan(self, plan: Plan) -> None:
+        if self.plan.device.torch_device.type == "cuda":
+            torch.cuda.empty_cache()
+        if plan.device != self.plan.device or plan == self.plan:
+            network = self._task.network
+            if plan.device.torch_device != self.plan.device.torch_device or not network.has_weights:
+                network = self._network_on(plan.device.torch_device)
+            self._task = replace(self._task, network=network, device=plan.device)
+            self._runtime = EagerRuntime(self._task)
+        self.plan = plan
+
+    def _predict(self, windows: Tensor) -> dict[str, Tensor]:
+        device = self.plan.device
+        predictions = self._forward(windows.to(device.torch_device))
+        if _finite(predictions):
+            return predictions
+        if device.half:
+            self._report("Half precision overflowed: going on in single precision.")
+            self._change_plan(Plan(Device(device.torch_device, device.description), self.plan.batch))
+            return self._predict(windows)
+        raise BundleError(
+            "The network gives values that are not finite.", "Its weights are damaged: get the model bundle again."
+        )
+
+    def _forward(self, windows: Tensor) -> dict[str, Tensor]:
+        options = self._options
+        answer = self._runtime(windows)
+        with torch.inference_mode():
+            both = {"aggregated": answer.aggregated, "experts": answer.stitched}
+            logits = {RESULT: both.pop(options.output)}
+            if options.disagreement:
+                logits[OTHER] = both.popitem()[1]
+            predictions = {name: values.float() for name, values in logits.items() if values is not None}
+            if options.average == "probabilities":
+                predictions = {name: torch.softmax(values, dim=1) for name, values in predictions.items()}
+            for level, weights in answer.attention.items():
+                predictions[attention_name(level)] = at_patch_resolution(weights.float(), windows.shape[2:])
+        return predictions
+
+
+def at_patch_resolution(attention: Tensor, size: torch.Size) -> Tensor:
+    """Attention (batch, expert, depth, height, width) of a coarser level at ``size``, trilinear.
+
+    Trilinear rather than nearest: a voxel of level 1 spans eight of the patch, and the blocks it would leave in the
+    map are no boundary the network drew. Interpolation weights sum to one, so the experts' values still do.
+    """
+    if attention.shape[2:] == size:
+        return attention
+    return functional.interpolate(attention, size=list(size), mode="trilinear", align_corners=False)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _finite(predictions: dict[str, Tensor]) -> bool:
+    # A sum is finite only if all is, and takes a tenth of the time; that it may also overflow by itself is looked into.
+    return all(
+        bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()) for values in predictions.values()
+    )
+
+
+def check_abilities(network: DCANet, options: SegmentOptions) -> None:
+    """Raises UserError where ``network`` lacks what ``options`` ask for."""
+    if network.aggregation is None and (options.disagreement or options.levels_needed):
+        raise UserError(
+            "This model has no aggregation decoder, so it has no attention and no disagreement.",
+            "Ask for the labels and the entropy alone, or use another model.",
+        )
+    if options.levels_needed and network.options["fusion"] not in ("dfam", "average"):
+        raise UserError(
+            f"This model's fusion ({network.options['fusion']}) gives no attention.",
+            "Leave out attention maps and the deciding expert, or use a model with DFAM fusion.",
+        )

@@ -1,0 +1,428 @@
+"""A CT, its labels, and the strokes that correct them; one click as one call for a warm process.
+
+    answer = handle({"type": "open", "ct": "ct.nrrd", "labels": "labels.nrrd", "names": {"10": "pancreas"}}, sessions)
+    answer = handle({"type": "stroke", "session": answer["session"], "label": 10, "points": [[-12, 40, 95]],
+                     "add": None, "patch": "patch.nrrd"}, sessions)
+
+Each answer of a stroke or an undo names the file ``patch``: the labels of the block that may have changed, an image
+whose origin puts it in its place on the CT's grid, and ``first`` (i, j, k), its first voxel. The caller copies it into
+its own labels; what it does not copy has not happened for it, so "keep" and "drop" are the caller's copying and undo.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from ..errors import UserError
+from ..imaging.grid import Grid
+from ..imaging.intensity import voxel_checksum
+from ..imaging.readers import read_ct, read_labels
+from ..imaging.resampling import resample
+from ..imaging.writers import write_image
+from .random_walker import RandomWalkerEngine
+from .strokes import Box, Point, Stroke, box_around, box_of_corners, inside, rasterize
+from .view import Engine, SeenStroke, View, decided, distance_to, reduced, reduced_grid, strides_of, sub_grid
+
+BOX_MM = 96.0
+"""Side of the block around a stroke outside of which nothing changes, unless the user gives a box."""
+
+_AIR_HU = -500.0
+# Organs that may hold gas, where a click in the air is meant.
+_HOLLOW = frozenset({"esophagus", "stomach", "duodenum", "bowel", "small_bowel", "colon", "rectum"})
+# Two strokes of opposite kinds this close contradict each other.
+_SAME_PLACE_MM = 2.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one stroke did. ``box`` (z, y, x) is where voxels may have changed, ``before`` the labels in it.
+
+    ``label``: of the organ; ``adds``: whether the stroke added. ``added`` and ``removed`` count the organ's voxels.
+    ``given_up``: voxels that each neighbor gave to the organ, by label. ``engine``: what decided.
+    """
+
+    label: int
+    adds: bool
+    points: tuple[Point, ...]
+    box: Box
+    before: NDArray[np.integer] = field(repr=False)
+    added: int
+    removed: int
+    given_up: Mapping[int, int]
+    engine: str
+    seconds: float
+
+    @property
+    def changed(self) -> int:
+        """Voxels with another label than before."""
+        return self.added + self.removed
+
+
+@dataclass
+class _Placed:
+    """The voxels (n, 3) of a stroke for an organ."""
+
+    label: int
+    adds: bool
+    voxels: NDArray[np.int64]
+    radius_mm: float | None = None
+
+
+class CorrectionSession:
+    """Takes strokes for one CT, keeps the corrected labels, undoes stroke by stroke.
+
+    ``ct`` (HU) and ``labels`` (0 is background) are 3D images on one grid; neither is changed, ``labels`` is copied.
+    ``names`` gives organ keys by label, for messages and for what may hold gas. ``locked`` are labels that never
+    change: neither their own masks, nor do they give voxels up. ``probabilities`` are the network's, by label: images
+    (0 to 1) on any grid. ``checksum`` is ``imaging.intensity.voxel_checksum`` of the CT that ``labels`` were made from.
+
+    Raises UserError where the images do not lie on one grid, or the CT is another one.
+    """
+
+    def __init__(
+        self,
+        ct: sitk.Image,
+        labels: sitk.Image,
+        names: Mapping[int, str] | None = None,
+        locked: Collection[int] = (),
+        probabilities: Mapping[int, sitk.Image] | None = None,
+        engine: Engine | None = None,
+        checksum: str | None = None,
+    ) -> None:
+        self.grid = Grid.of(ct)
+        if not Grid.of(labels).same_as(self.grid):
+            raise UserError(
+                "The segmentation does not lie on the CT's grid.",
+                "Resample it to the CT, or harden the transform it is under, and try again.",
+            )
+        self._hu = sitk.GetArrayViewFromImage(ct)
+        if checksum is not None and voxel_checksum(self._hu) != checksum:
+            raise UserError(
+                "The CT is not the one that was segmented: its voxels have changed.",
+                "Segment it again, or give the CT from before.",
+            )
+        self._ct = ct
+        self._labels = sitk.GetArrayFromImage(labels)
+        self._first = sitk.GetArrayViewFromImage(labels)
+        # The view above lives as long as its image.
+        self._first_image = labels
+        self._names = dict(names or {})
+        self._locked = frozenset(locked)
+        self._probabilities = dict(probabilities or {})
+        self._engine: Engine = engine or RandomWalkerEngine()
+        self._placed: list[_Placed] = []
+        self._changes: list[Change] = []
+
+    @property
+    def labels(self) -> NDArray[np.integer]:
+        """The labels (z, y, x) as they are now: a view not to be written into."""
+        view = self._labels.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What was done and not undone, in order."""
+        return tuple(self._changes)
+
+    def image(self) -> sitk.Image:
+        """The corrected labels on the CT's grid, a copy."""
+        return self.grid.image_of(self._labels.copy())
+
+    def lock(self, labels: Iterable[int]) -> None:
+        """Protect these labels too: what a user has accepted."""
+        self._locked |= set(labels)
+
+    def apply(self, label: int, stroke: Stroke, corners: tuple[Point, Point] | None = None) -> Change:
+        """Correct the organ ``label`` by ``stroke``; ``corners`` (RAS, mm) bound what may change.
+
+        Without ``corners`` nothing changes outside of a block of 96 mm around the stroke, or as long as it is. Earlier
+        strokes for the organ still hold; one that agrees with the mask changes nothing, but holds later on. Raises
+        UserError for a stroke that cannot be meant so; then nothing changes.
+        """
+        began = time.perf_counter()
+        voxels = rasterize(stroke.points, self.grid)
+        box = box_around(voxels, self.grid, BOX_MM) if corners is None else box_of_corners(corners, self.grid)
+        adds = self._sense(label, voxels, stroke.add)
+        self._check(label, voxels, adds, box)
+        before = self._labels[box].copy()
+        stroke_now = _Placed(label, adds, voxels)
+        there = self._labels[tuple(voxels.T)] == label
+        # A stroke that says what the mask says already confirms it: that is remembered, and nothing else happens.
+        found = before == label if (there == adds).all() else self._corrected(stroke_now, box)
+        organ = before == label
+        if self._locked:
+            found = np.where(np.isin(before, list(self._locked)), organ, found)
+        after = np.where(found, label, np.where(organ, 0, before)).astype(before.dtype)
+        taken = before[found & ~organ]
+        lost, counts = np.unique(taken[taken != 0], return_counts=True)
+        change = Change(
+            label=label,
+            adds=adds,
+            points=stroke.points,
+            box=box,
+            before=before,
+            added=int(np.count_nonzero(found & ~organ)),
+            removed=int(np.count_nonzero(organ & ~found)),
+            given_up={int(other): int(count) for other, count in zip(lost, counts, strict=True)},
+            engine=self._engine.name,
+            seconds=time.perf_counter() - began,
+        )
+        # Only now: whatever failed above has left everything as it was.
+        self._labels[box] = after
+        self._placed.append(stroke_now)
+        self._changes.append(change)
+        return change
+
+    def undo(self) -> Change:
+        """Take the last stroke back: every voxel is what it was before. Raises UserError where there is none."""
+        if not self._changes:
+            raise UserError("There is no click to undo.", "")
+        change = self._changes.pop()
+        self._placed.pop()
+        self._labels[change.box] = change.before
+        return change
+
+    def name_of(self, label: int) -> str:
+        """What messages call a label."""
+        return self._names.get(label, f"segment {label}").replace("_", " ")
+
+    def _sense(self, label: int, voxels: NDArray[np.int64], add: bool | None) -> bool:
+        if add is not None:
+            return add
+        hits = self._labels[tuple(voxels.T)] == label
+        return bool(np.count_nonzero(hits) * 2 < len(hits))
+
+    def _check(self, label: int, voxels: NDArray[np.int64], adds: bool, box: Box) -> None:
+        name = self.name_of(label)
+        highest = np.iinfo(self._labels.dtype).max if np.issubdtype(self._labels.dtype, np.integer) else 0
+        if not 1 <= label <= highest:
+            raise UserError(f"There is no segment {label}.", f"Labels run from 1 to {highest}.")
+        if label in self._locked:
+            raise UserError(f"The {name} is locked or accepted: nothing was changed.", "Unlock it first.")
+        if not inside(voxels, box).all():
+            raise UserError("A point lies outside the box.", "Draw the box around all points.")
+        at = tuple(voxels.T)
+        if not adds and not (self._labels[box] == label).any():
+            raise UserError(f"There is no {name} near this point to remove.", "Click to add it first.")
+        if adds:
+            others = set(np.unique(self._labels[at]).tolist()) & self._locked
+            if others:
+                raise UserError(
+                    f"The point lies in the {self.name_of(min(others))}, which is locked or accepted.",
+                    "Unlock it first, or click elsewhere.",
+                )
+            self._require_tissue(label, voxels)
+        self._require_no_contradiction(label, voxels, adds)
+
+    def _require_tissue(self, label: int, voxels: NDArray[np.int64]) -> None:
+        """Raises UserError where a point lies in air that cannot be the organ's."""
+        # A structure of the user's own may be anything, a lung too.
+        if self._names.get(label) in (None, *_HOLLOW):
+            return
+        for z, y, x in voxels[:: max(1, len(voxels) // 16)]:
+            around = self._hu[max(0, z - 1) : z + 2, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            if float(np.median(around)) < _AIR_HU:
+                raise UserError(
+                    f"The point lies in air ({float(self._hu[z, y, x]):.0f} HU), where no {self.name_of(label)} is.",
+                    "Click into tissue.",
+                )
+
+    def _require_no_contradiction(self, label: int, voxels: NDArray[np.int64], adds: bool) -> None:
+        steps = np.array(self.grid.spacing[::-1])
+        for earlier in self._placed:
+            if earlier.label != label or earlier.adds == adds:
+                continue
+            for voxel in voxels:
+                apart = np.abs((earlier.voxels - voxel) * steps).max(axis=1)
+                if float(apart.min()) < _SAME_PLACE_MM:
+                    raise UserError(
+                        f"An earlier stroke says the opposite about this place of the {self.name_of(label)}.",
+                        "Undo that one first, or click farther away from it.",
+                    )
+
+    def _corrected(self, latest: _Placed, box: Box) -> NDArray[np.bool_]:
+        """The organ's mask in ``box`` after all strokes for it, ``latest`` the last."""
+        label = latest.label
+        grid = sub_grid(self.grid, box)
+        strides = strides_of(grid)
+        view_grid = reduced_grid(grid, strides)
+        labels = self._labels[box]
+        mask = labels == label
+        coarse = reduced(mask, strides) > 0.5
+        first = np.array([each.start for each in box])
+        last = np.array(view_grid.shape) - 1
+
+        def seen(placed: _Placed) -> NDArray[np.int64]:
+            own = placed.voxels[inside(placed.voxels, box)] - first
+            return np.unique(np.minimum(own // strides, last), axis=0)
+
+        newest = seen(latest)
+        if coarse.any():
+            latest.radius_mm = float(np.abs(distance_to(coarse, view_grid.spacing)[tuple(newest.T)]).max())
+        # What was said to belong to a neighbor does not belong to this organ.
+        said = [
+            replace(each, adds=each.adds and each.label == label)
+            for each in self._placed
+            if (each.label == label or each.adds) and inside(each.voxels, box).any()
+        ]
+        view = View(
+            grid=view_grid,
+            hu=reduced(self._hu[box], strides),
+            mask=coarse,
+            first_mask=reduced(self._first[box] == label, strides) > 0.5,
+            others=reduced((labels != 0) & ~mask, strides) > 0.5,
+            strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in said),
+                     SeenStroke(newest, latest.adds, latest.radius_mm)),
+            probability=self._probability(label, view_grid),
+        )  # fmt: skip
+        found = _balanced(decided(self._engine.foreground(view), view, mask, grid, strides), mask, latest.adds)
+        for each in (*said, latest):
+            found[tuple((each.voxels[inside(each.voxels, box)] - first).T)] = each.adds
+        return found
+
+    def _probability(self, label: int, grid: Grid) -> NDArray[np.float32] | None:
+        image = self._probabilities.get(label)
+        return None if image is None else sitk.GetArrayFromImage(resample(image, grid, "linear", 0.0))
+
+
+def _balanced(found: NDArray[np.bool_], mask: NDArray[np.bool_], adds: bool) -> NDArray[np.bool_]:
+    """``found``, unless it does more of the opposite than of what the user asked for: then only what was asked for.
+
+    An answer may move the whole border, as it should; but a click that adds must not cost the organ its body.
+    """
+    grown, shrunk = found & ~mask, mask & ~found
+    wanted, counter = (grown, shrunk) if adds else (shrunk, grown)
+    if np.count_nonzero(counter) <= np.count_nonzero(wanted):
+        return found
+    return mask | grown if adds else mask & ~shrunk
+
+
+# A session holds a CT and two label maps; a worker beside a run has no room for many.
+_MOST_SESSIONS = 1
+
+
+@dataclass
+class Sessions:
+    """The sessions that are open, by number; the oldest goes where there are too many. ``make_engine`` gives the
+    engine of a new session, None the default one."""
+
+    make_engine: Callable[[], Engine] | None = None
+    _open: dict[int, CorrectionSession] = field(default_factory=dict)
+    _next: int = 1
+
+    def add(self, session: CorrectionSession) -> int:
+        """Keep ``session``; gives its number."""
+        while len(self._open) >= _MOST_SESSIONS:
+            del self._open[min(self._open)]
+        number = self._next
+        self._open[number] = session
+        self._next += 1
+        return number
+
+    def get(self, number: object) -> CorrectionSession:
+        """Raises UserError where that session is not open (any more)."""
+        session = self._open.get(number) if isinstance(number, int) else None
+        if session is None:
+            raise UserError("The correction is not open any more.", "Open the CT for correction again.")
+        return session
+
+    def close(self, number: object) -> None:
+        """Let go of a session; nothing where it is not open."""
+        if isinstance(number, int):
+            self._open.pop(number, None)
+
+
+def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
+    """Do what ``request`` asks, and answer with plain data. Raises UserError; then nothing has changed.
+
+    ``open``: ``ct`` and ``labels`` (paths on one grid), and where known ``names`` (organ keys by label), ``locked``
+    (labels), ``checksum`` (of the CT's voxels). Answers ``session``.
+    ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false or null: decided by the mask),
+    ``corners`` (two points or null), ``locked`` (labels locked meanwhile), ``patch`` (path of the file to write).
+    ``undo``: ``session``, ``patch``. ``close``: ``session``.
+    """
+    kind = request.get("type")
+    if kind == "open":
+        return _open(request, sessions)
+    if kind == "close":
+        sessions.close(request.get("session"))
+        return {}
+    if kind not in ("stroke", "undo"):
+        raise UserError(f"There is no request '{kind}' for corrections.", "")
+    session = sessions.get(request.get("session"))
+    patch = _path(request, "patch")
+    if kind == "undo":
+        change = session.undo()
+        _write(session, change, patch)
+        return _answer(change, patch)
+    try:
+        points = tuple((float(x), float(y), float(z)) for x, y, z in request["points"])
+        corners = None
+        if request.get("corners") is not None:
+            (a, b, c), (d, e, f) = request["corners"]
+            corners = ((float(a), float(b), float(c)), (float(d), float(e), float(f)))
+        label, add = int(request["label"]), request.get("add")
+        locked = [int(each) for each in request.get("locked", ())]
+    except (KeyError, TypeError, ValueError):
+        raise UserError("The click is not described as it must be.", "Click again.") from None
+    session.lock(locked)
+    change = session.apply(label, Stroke(points, None if add is None else bool(add)), corners)
+    try:
+        _write(session, change, patch)
+    except UserError:
+        # The caller has nothing to show: it did not happen.
+        session.undo()
+        raise
+    return _answer(change, patch)
+
+
+def _open(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
+    names = {int(label): str(key) for label, key in dict(request.get("names") or {}).items()}
+    locked = [int(each) for each in request.get("locked", ())]
+    engine = sessions.make_engine() if sessions.make_engine is not None else None
+    session = CorrectionSession(
+        read_ct(_path(request, "ct")),
+        read_labels(_path(request, "labels")),
+        names,
+        locked,
+        engine=engine,
+        checksum=request.get("checksum"),
+    )
+    return {"session": sessions.add(session), "size": list(session.grid.size)}
+
+
+def _path(request: Mapping[str, Any], key: str) -> Path:
+    value = request.get(key)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"The request names no file '{key}'.", "")
+    return Path(value)
+
+
+def _write(session: CorrectionSession, change: Change, path: Path) -> None:
+    block = np.ascontiguousarray(session.labels[change.box])
+    write_image(sub_grid(session.grid, change.box).image_of(block), path)
+
+
+def _answer(change: Change, patch: Path) -> dict[str, Any]:
+    z, y, x = change.box
+    return {
+        "patch": str(patch),
+        "first": [x.start, y.start, z.start],
+        "size": [x.stop - x.start, y.stop - y.start, z.stop - z.start],
+        "label": change.label,
+        "adds": change.adds,
+        "added": change.added,
+        "removed": change.removed,
+        "given_up": {str(label): voxels for label, voxels in change.given_up.items()},
+        "engine": change.engine,
+        "seconds": round(change.seconds, 3),
+    }

@@ -1,0 +1,308 @@
+"""Log-gap analysis: which organs are head, medium and tail (slide "DCA: Divide", Fig. 2).
+
+Classes are ranked by their share of the labelled foreground voxels; large gaps between the logarithms of neighboring
+shares are the cliffs where one group ends and the next begins. Pure Python, since it runs once for a data set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any, Literal, cast, get_args
+
+from ..errors import UserError
+
+PartitionMode = Literal["top2", "sequential", "balanced", "fixed", "average", "manual"]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The three groups of organs and what they were derived from.
+
+    ``ranking`` holds the labels that have voxels, c_(1) to c_(K'), by falling ``counts`` (V_k, voxels), ties by
+    label. ``head``, ``medium`` and ``tail`` (S_H, S_M, S_T) hold every label once, in the order of the ranking;
+    labels without voxels come last in their group.
+
+    Raises ValueError where these do not fit together.
+    """
+
+    ranking: tuple[int, ...]
+    counts: tuple[int, ...]
+    head: tuple[int, ...]
+    medium: tuple[int, ...]
+    tail: tuple[int, ...]
+    mode: PartitionMode
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        grouped = [*self.head, *self.medium, *self.tail]
+        if self.mode not in get_args(PartitionMode):
+            raise ValueError(f"{self.mode!r} is no partition mode")
+        if len(set(grouped)) != len(grouped) or not set(self.ranking) <= set(grouped):
+            raise ValueError("every label must be in exactly one of head, medium and tail")
+        if not self.ranking or len(self.ranking) != len(self.counts) or min(self.counts) < 1:
+            raise ValueError("a partition needs a positive voxel count for each ranked label")
+        if list(zip(self.counts, self.ranking, strict=True)) != sorted(
+            zip(self.counts, self.ranking, strict=True), key=lambda pair: (-pair[0], pair[1])
+        ):
+            raise ValueError("labels must be ranked by falling count, ties by label")
+
+    @property
+    def owners(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """Labels of the head, medium and tail expert, as the network's option ``owners`` takes them."""
+        return self.head, self.medium, self.tail
+
+    @property
+    def proportions(self) -> tuple[float, ...]:
+        """P_(j) = V_(j) / V_fg, in the order of the ranking."""
+        foreground = sum(self.counts)
+        return tuple(count / foreground for count in self.counts)
+
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """G_j = log(P_(j) / P_(j+1)), natural logarithm, for j = 1 to K'-1."""
+        return log_gaps(self.counts)
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Labels without a voxel, which have no place in the ranking."""
+        ranked = set(self.ranking)
+        return tuple(sorted(label for group in self.owners for label in group if label not in ranked))
+
+    @property
+    def breakpoints(self) -> tuple[int, int] | None:
+        """(k_HM, k_MT): the ranks, counted from 1, after which head and medium end.
+
+        None where the groups are no runs of the ranking (mode ``manual``). An empty medium gives equal ranks, an
+        empty tail k_MT = K'.
+        """
+        ranked = set(self.ranking)
+        head, medium, tail = ([label for label in group if label in ranked] for group in self.owners)
+        if (*head, *medium, *tail) != self.ranking:
+            return None
+        return len(head), len(head) + len(medium)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON; proportions, gaps and breakpoints are there for readers and derived again on loading."""
+        return {
+            "mode": self.mode,
+            "ranking": list(self.ranking),
+            "counts": list(self.counts),
+            "proportions": list(self.proportions),
+            "gaps": list(self.gaps),
+            "breakpoints": None if self.breakpoints is None else list(self.breakpoints),
+            "head": list(self.head),
+            "medium": list(self.medium),
+            "tail": list(self.tail),
+            "warnings": list(self.warnings),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Partition:
+        """The partition ``to_json`` wrote. Raises ValueError for anything else."""
+        try:
+            return cls(
+                ranking=_integers(data["ranking"]),
+                counts=_integers(data["counts"]),
+                head=_integers(data["head"]),
+                medium=_integers(data["medium"]),
+                tail=_integers(data["tail"]),
+                mode=data["mode"],
+                warnings=tuple(str(line) for line in data["warnings"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a partition: {error}") from error
+
+
+def log_gaps(counts: Sequence[int]) -> tuple[float, ...]:
+    """G_j = log(P_(j) / P_(j+1)) for j = 1 to K'-1 from falling voxel counts."""
+    # From the counts, not the proportions: equal ratios then give equal gaps, and ties are true ties.
+    return tuple(math.log(larger / smaller) for larger, smaller in pairwise(counts))
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
+        raise ValueError("labels and voxel counts must be lists of integers")
+    return tuple(cast("list[int]", values))
+
+
+NoSecondGap = Literal["error", "empty_tail", "guarded"]
+GROUPS = ("head", "medium", "tail")
+
+# A group above this share of the classes leaves its expert the imbalance it was to be spared.
+LARGEST_SHARE_OF_CLASSES = 0.7
+
+
+def partition(
+    voxel_counts: Mapping[int, int],
+    mode: PartitionMode = "top2",
+    *,
+    no_second_gap: NoSecondGap = "error",
+    head_above: float = 0.10,
+    tail_below: float = 0.01,
+    min_size: int = 2,
+    groups: Sequence[Iterable[int]] | None = None,
+    names: Mapping[int, str] | None = None,
+) -> Partition:
+    """Head, medium and tail organs from the voxels of each label (1 to K) in the labelled volumes.
+
+    Modes:
+
+    - ``sequential``: the slides to the letter. k_HM is the largest gap of all, k_MT the largest after it. If the
+      largest is the last of all, there is no second: ``no_second_gap`` says whether that is an error, leaves the
+      tail empty, or (``guarded``) makes the search for k_HM leave the last gap out.
+    - ``top2``, the default: the two largest gaps wherever they lie. The same as ``sequential`` if the largest comes
+      first; else it keeps the head from swallowing all but the last classes.
+    - ``balanced``: the two gaps with the largest sum that leave each group at least ``min_size`` classes.
+    - ``fixed``: head above the proportion ``head_above``, tail below ``tail_below``.
+    - ``average``: three nearly equal runs of the ranking; the first ones take what is left over.
+    - ``manual``: the labels in ``groups`` (head, medium, tail).
+
+    Equal gaps: the first one counts. One class with voxels is all head; two are head and tail. A label without
+    voxels goes to the tail with a warning, unless ``manual`` says otherwise. ``names`` are the organs' names in
+    warnings.
+
+    Raises UserError if no label has voxels, or the mode and its options give no partition of these labels.
+    """
+    ranking, counts = _rank(voxel_counts)
+    absent = tuple(label for label in sorted(voxel_counts) if label not in ranking)
+    if mode not in get_args(PartitionMode):
+        raise UserError(
+            f"There is no partition mode '{mode}'.", f"Choose one of: {', '.join(get_args(PartitionMode))}."
+        )
+    if mode == "manual":
+        sets = _manual(groups, ranking, absent)
+    else:
+        ends = _breakpoints(counts, mode, no_second_gap, (head_above, tail_below), min_size)
+        sets = (ranking[: ends[0]], ranking[ends[0] : ends[1]], ranking[ends[1] :] + absent)
+    head, medium, tail = sets
+    return Partition(ranking, counts, head, medium, tail, mode, _warnings(sets, absent, names or {}))
+
+
+def _rank(voxel_counts: Mapping[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if any(label < 1 for label in voxel_counts) or any(count < 0 for count in voxel_counts.values()):
+        raise UserError("Labels must be 1 or more and voxel counts not negative.", "Leave the background out.")
+    present = sorted((-int(count), int(label)) for label, count in voxel_counts.items() if count > 0)
+    if not present:
+        raise UserError("The label maps hold no organ.", "Give label maps with labels of the chosen vocabulary.")
+    return tuple(label for _, label in present), tuple(-count for count, _ in present)
+
+
+def _breakpoints(
+    counts: Sequence[int],
+    mode: PartitionMode,
+    no_second_gap: NoSecondGap,
+    thresholds: tuple[float, float],
+    min_size: int,
+) -> tuple[int, int]:
+    """(k_HM, k_MT) of a mode that cuts the ranking into runs."""
+    if mode == "fixed":
+        return _fixed(counts, *thresholds)
+    if len(counts) < 3:
+        return 1, 1
+    gaps = log_gaps(counts)
+    if mode == "sequential":
+        return _sequential(gaps, no_second_gap)
+    if mode == "balanced":
+        return _balanced(gaps, min_size)
+    if mode == "average":
+        size, left_over = divmod(len(counts), 3)
+        return size + (left_over > 0), 2 * size + left_over
+    largest = _largest(gaps, _ranks(gaps))
+    second = _largest(gaps, [j for j in _ranks(gaps) if j != largest])
+    return min(largest, second), max(largest, second)
+
+
+def _ranks(gaps: Sequence[float]) -> range:
+    """j = 1 to K'-1, as the slides count the gaps."""
+    return range(1, len(gaps) + 1)
+
+
+def _largest(gaps: Sequence[float], ranks: Sequence[int]) -> int:
+    """The rank of the largest gap among ``ranks``, the first of equals."""
+    return max(ranks, key=lambda j: gaps[j - 1])
+
+
+def _sequential(gaps: Sequence[float], no_second_gap: NoSecondGap) -> tuple[int, int]:
+    ranks = _ranks(gaps)
+    k_hm = _largest(gaps, ranks)
+    if k_hm == len(gaps):
+        if no_second_gap == "empty_tail":
+            return k_hm, len(gaps) + 1
+        if no_second_gap != "guarded":
+            raise UserError(
+                "The largest gap lies before the last class, so there is no second gap to end the medium group.",
+                "Use mode top2, or choose what to do without a second gap: empty_tail or guarded.",
+            )
+        k_hm = _largest(gaps, ranks[:-1])
+    return k_hm, _largest(gaps, ranks[k_hm:])
+
+
+def _balanced(gaps: Sequence[float], min_size: int) -> tuple[int, int]:
+    n_classes = len(gaps) + 1
+    allowed = [
+        (k_hm, k_mt)
+        for k_hm, k_mt in combinations(_ranks(gaps), 2)
+        if min(k_hm, k_mt - k_hm, n_classes - k_mt) >= max(min_size, 1)
+    ]
+    if not allowed:
+        raise UserError(
+            f"{n_classes} classes with voxels cannot give three groups of at least {min_size}.",
+            "Choose a smaller group size.",
+        )
+    return max(allowed, key=lambda pair: gaps[pair[0] - 1] + gaps[pair[1] - 1])
+
+
+def _fixed(counts: Sequence[int], head_above: float, tail_below: float) -> tuple[int, int]:
+    if not 0 <= tail_below <= head_above <= 1:
+        raise UserError(
+            f"Thresholds of {head_above:g} for the head and {tail_below:g} for the tail are not possible.",
+            "Give proportions from 0 to 1, the head's not below the tail's.",
+        )
+    foreground = sum(counts)
+    head = sum(count / foreground > head_above for count in counts)
+    tail = sum(count / foreground < tail_below for count in counts)
+    return head, len(counts) - tail
+
+
+def _manual(
+    groups: Sequence[Iterable[int]] | None, ranking: tuple[int, ...], absent: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    if groups is None or len(groups) != 3:
+        raise UserError("Mode manual needs three groups of labels.", "Give the labels of head, medium and tail.")
+    head, medium, tail = (list(group) for group in groups)
+    named = [*head, *medium, *tail]
+    for label in named:
+        if named.count(label) > 1:
+            raise UserError(f"Label {label} is named more than once.", "Give each label in one group only.")
+        if label not in ranking and label not in absent:
+            raise UserError(f"There is no label {label}.", f"Choose from {sorted((*ranking, *absent))}.")
+    missing = [label for label in ranking if label not in named]
+    if missing:
+        raise UserError(f"No group holds label {missing[0]}.", "Give each label that has voxels in one group.")
+    tail += [label for label in absent if label not in named]
+    order = (*ranking, *absent)
+    ordered = [tuple(label for label in order if label in group) for group in (head, medium, tail)]
+    return ordered[0], ordered[1], ordered[2]
+
+
+def _warnings(sets: tuple[tuple[int, ...], ...], absent: tuple[int, ...], names: Mapping[int, str]) -> tuple[str, ...]:
+    n_classes = sum(len(group) for group in sets)
+    lines = []
+    for label in absent:
+        place = next(name for name, group in zip(GROUPS, sets, strict=True) if label in group)
+        lines.append(f"{_name(label, names)} has no voxel in the labelled volumes; it is put in the {place} group.")
+    for place, group in zip(GROUPS, sets, strict=True):
+        if not group:
+            lines.append(f"The {place} group is empty: no such expert is built.")
+        elif len(group) == 1:
+            lines.append(f"The {place} group has one class only: {_name(group[0], names)}.")
+        if len(group) > LARGEST_SHARE_OF_CLASSES * n_classes:
+            lines.append(f"The {place} group has {len(group)} of {n_classes} classes.")
+    return tuple(lines)
+
+
+def _name(label: int, names: Mapping[int, str]) -> str:
+    return names.get(label, f"Label {label}")

@@ -1,0 +1,125 @@
+"""Weights from and to a file: no code, nothing missing, nothing surprising."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BundleError
+from ..method.network import DCANet
+from .metadata import Weights
+from .metadata_reader import GET_AGAIN, read_metadata
+from .weight_files import open_described
+from .weight_headers import BYTES_OF_TYPE, StoredTensor, safetensors_header, stored_tensors
+
+StoredType = Literal["float16", "float32"]
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+def write_weights(network: nn.Module, folder: Path, file: str, dtype: StoredType) -> Weights:
+    """Store the weights of ``network`` as the safetensors file ``folder / file``; give its size and SHA-256.
+
+    float16 halves the file and keeps three digits; a tensor with values beyond its range stays float32.
+    """
+    stored = {name: _stored(tensor, dtype) for name, tensor in network.state_dict().items()}
+    # The widest first, so that each number lies at a multiple of its size.
+    stored = dict(sorted(stored.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    about = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in stored.items()}
+    parts = [safetensors_header(about), *(_bytes(tensor) for tensor in stored.values())]
+    digest = hashlib.sha256()
+    with (folder / file).open("wb") as stream:
+        for part in parts:
+            digest.update(part)
+            stream.write(part)
+    return Weights(file, digest.hexdigest(), sum(map(len, parts)), dtype)
+
+
+def _stored(tensor: Tensor, dtype: StoredType) -> Tensor:
+    plain = tensor.detach().cpu().contiguous()
+    if not plain.is_floating_point():
+        return plain
+    stored = plain.to(getattr(torch, dtype))
+    return stored if torch.isfinite(stored).all() else plain.float()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def load_weights(folder: Path, weights: Weights, build: Callable[[], NetworkT]) -> NetworkT:
+    """The network that ``build`` makes, with the weights of the bundle in ``folder`` (float32, on the CPU).
+
+    What the file says it holds is compared with what the network needs before a weight is read or the network is
+    built. Raises BundleError for options that fit no network, and for a weight file that is missing, is not the one
+    the metadata describe, holds more than tensors, or holds others than the network's.
+    """
+    try:
+        with torch.device("meta"):
+            planned = build()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"The model's network options are wrong: {error}.", GET_AGAIN) from None
+    with open_described(folder, weights) as file:
+        table = stored_tensors(file, weights.bytes, weights.file)
+        _require_fitting(table, planned, weights.file)
+        state = {name: _read(file, each, name, weights.file) for name, each in table.items()}
+    network = build()
+    network.load_state_dict(state)
+    return network
+
+
+def load_network(folder: Path, metadata_network: Mapping[str, object], weights: Weights) -> DCANet:
+    """The network with these options and its weights; see ``load_weights``."""
+    return load_weights(folder, weights, lambda: DCANet(**metadata_network))  # type: ignore[arg-type]
+
+
+def with_weights(network: DCANet, bundle: str) -> DCANet:
+    """``network`` with the weights of the bundle in the folder ``bundle``: what MONAI's configuration calls.
+
+    Raises BundleError as ``load_network`` does.
+    """
+    folder = Path(bundle)
+    network.load_state_dict(load_network(folder, network.options, read_metadata(folder).weights).state_dict())
+    return network
+
+
+def _require_fitting(table: Mapping[str, StoredTensor], network: nn.Module, file: str) -> None:
+    """Raises BundleError unless each weight of ``network`` is there, of its shape and type, and nothing else."""
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in table]
+    surplus = [name for name in table if name not in expected]
+    if missing:
+        raise BundleError(f"{file} lacks weights of the network: {_first(missing)}.", GET_AGAIN)
+    if surplus:
+        raise BundleError(f"{file} has weights that the network does not have: {_first(surplus)}.", GET_AGAIN)
+    for name, tensor in expected.items():
+        stored = table[name]
+        if stored.shape != tuple(tensor.shape):
+            found, wanted = (" x ".join(map(str, shape)) for shape in (stored.shape, tensor.shape))
+            raise BundleError(f"{file}: {name} has the shape {found}, the network needs {wanted}.", GET_AGAIN)
+        is_number = stored.dtype in ("float16", "float32")
+        if stored.dtype not in BYTES_OF_TYPE or is_number != tensor.is_floating_point():
+            raise BundleError(f"{file}: {name} has values of the type {stored.dtype}.", GET_AGAIN)
+
+
+def _read(file: BinaryIO, stored: StoredTensor, name: str, path: str) -> Tensor:
+    """A tensor of the file; floating-point numbers become float32."""
+    content = bytearray(stored.bytes)
+    file.seek(stored.offset)
+    if file.readinto(content) != len(content):  # type: ignore[attr-defined]
+        raise BundleError(f"{path} became shorter while it was read.", GET_AGAIN)
+    tensor = torch.frombuffer(content, dtype=getattr(torch, stored.dtype)).reshape(stored.shape)
+    if not tensor.is_floating_point():
+        return tensor
+    if not torch.isfinite(tensor).all():
+        raise BundleError(f"{path}: {name} holds values that are not finite.", GET_AGAIN)
+    return tensor.float()
+
+
+def _first(names: list[str]) -> str:
+    shown = names[0][:100]
+    return shown if len(names) == 1 else f"{shown} and {len(names) - 1} more"

@@ -1,0 +1,218 @@
+"""The picture of a case drawn by matplotlib alone: the fallback where Slicer's views cannot be rendered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..organs import Vocabulary
+from .layout import (
+    EXPERTS,
+    CaseResult,
+    Panel,
+    Picture,
+    color_table,
+    finest_level,
+    organs_in,
+    organs_missing,
+    row_pixels,
+    write_picture,
+)
+from .planes import Plane, choose_planes, sample
+
+_LIGHT = np.array([-0.35, 0.45, 0.82])  # from above, a little from the left of the viewer
+_BACKGROUND = 255
+
+
+def draw_depth_view(labels: sitk.Image, vocabulary: Vocabulary, plane: Plane, pixels: tuple[int, int]) -> np.ndarray:
+    """The first organ met from the front at each pixel, RGB (rows, columns, 3) uint8.
+
+    ``plane`` is the coronal plane whose rectangle is looked through; ``pixels`` is (columns, rows).
+    """
+    volume, step = _seen_from_front(labels, plane, pixels)
+    occupied = volume > 0
+    depth = np.argmax(occupied, axis=0)
+    hit = occupied.any(axis=0)
+    organ = np.take_along_axis(volume, depth[None], axis=0)[0]
+    view = np.full((*hit.shape, 3), _BACKGROUND, dtype=np.uint8)
+    light = _shading(np.where(hit, depth, depth[hit].max(initial=0)).astype(float) * step)
+    for entry in vocabulary:
+        where = hit & (organ == entry.label)
+        view[where] = np.clip(np.array(entry.color) * light[where][:, None], 0, 255).astype(np.uint8)
+    return view
+
+
+def _seen_from_front(labels: sitk.Image, plane: Plane, pixels: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Labels resampled to (depth from front to back, rows, columns); the step in depth is as large as a pixel."""
+    columns, rows = pixels
+    step = plane.width_mm / columns
+    front, back = _depth_range(labels)
+    layers = max(1, int((back - front) / step))
+    first = (-plane.center[0] - plane.width_mm / 2, front, plane.center[2] + plane.height_mm / 2)
+    # Columns of the direction matrix, in LPS: to the patient's left, downwards, backwards.
+    directions = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
+    cut = sitk.Resample(
+        labels, (columns, rows, layers), sitk.Transform(3, sitk.sitkIdentity), sitk.sitkNearestNeighbor,
+        first, (step, plane.height_mm / rows, step), directions, 0.0,
+    )  # fmt: skip
+    return sitk.GetArrayFromImage(cut), step
+
+
+def _depth_range(labels: sitk.Image) -> tuple[float, float]:
+    corners = np.array(np.meshgrid(*[(0, size - 1) for size in labels.GetSize()])).reshape(3, -1).T
+    y = [labels.TransformIndexToPhysicalPoint([int(i) for i in corner])[1] for corner in corners]
+    return min(y), max(y)
+
+
+def _shading(depth_mm: np.ndarray) -> np.ndarray:
+    """Brightness by the angle between light and surface; at the edge of an organ the slope is limited."""
+    smooth = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(depth_mm), 1.5))
+    down, right = np.gradient(np.minimum(smooth, depth_mm + 4.0))
+    normal = np.stack([np.clip(right, -3, 3), -np.clip(down, -3, 3), np.ones_like(smooth)])
+    normal /= np.linalg.norm(normal, axis=0)
+    return 0.35 + 0.8 * np.clip(np.tensordot(_LIGHT, normal, axes=1), 0.0, 1.0)
+
+
+_LOW_HU, _HIGH_HU = -160.0, 240.0
+_AIR = -1024.0
+
+
+def draw_ct(ct: sitk.Image, plane: Plane, pixels: tuple[int, int]) -> np.ndarray:
+    """The CT in the abdominal window, RGB (rows, columns, 3) uint8."""
+    values = sample(ct, plane, pixels, "linear", _AIR).astype(np.float32)
+    gray = np.clip((values - _LOW_HU) / (_HIGH_HU - _LOW_HU), 0.0, 1.0) * 255.0
+    return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def add_map(view: np.ndarray, image: sitk.Image, plane: Plane, colors: str, opacity: float) -> np.ndarray:
+    """``view`` with a map of values from 0 to 1 laid over it in the color map ``colors``."""
+    values = sample(image, plane, _size(view), "linear", -1.0)
+    table = color_table(colors)
+    index = np.clip(np.rint(values * (len(table) - 1)), 0, len(table) - 1).astype(int)
+    return _blend(view, table[index], values >= 0.0, opacity)
+
+
+def add_experts(view: np.ndarray, deciding_expert: sitk.Image, plane: Plane, opacity: float) -> np.ndarray:
+    """``view`` with each voxel that belongs to an organ tinted in the color of the expert that decided it."""
+    values = sample(deciding_expert, plane, _size(view), "nearest", 0.0)
+    for value, _, color in EXPERTS:
+        view = _blend(view, np.array(color, dtype=float), values == value, opacity)
+    return view
+
+
+def add_organs(
+    view: np.ndarray,
+    labels: sitk.Image,
+    vocabulary: Vocabulary,
+    plane: Plane,
+    fill: float,
+    thickness: int,
+    color: tuple[int, int, int] | None = None,
+) -> np.ndarray:
+    """``view`` with the organs outlined, ``thickness`` pixels wide, and filled with the opacity ``fill``.
+
+    Each in its own color, or all in ``color``.
+    """
+    values = sample(labels, plane, _size(view), "nearest", 0.0)
+    for organ in vocabulary:
+        inside = values == organ.label
+        if not inside.any():
+            continue
+        paint = np.array(color or organ.color, dtype=float)
+        view = _blend(view, paint, inside, fill)
+        view = _blend(view, paint, inside & ~_eroded(inside, thickness), 1.0)
+    return view
+
+
+def _size(view: np.ndarray) -> tuple[int, int]:
+    return view.shape[1], view.shape[0]
+
+
+def _blend(view: np.ndarray, color: np.ndarray, where: np.ndarray, opacity: float) -> np.ndarray:
+    mixed = view * (1.0 - opacity) + color * opacity
+    return np.where(where[..., None], mixed, view).astype(np.uint8)
+
+
+def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    for _ in range(steps):
+        rim = np.pad(mask, 1)
+        mask = rim[1:-1, 1:-1] & rim[:-2, 1:-1] & rim[2:, 1:-1] & rim[1:-1, :-2] & rim[1:-1, 2:]
+    return mask
+
+
+SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}
+MAP_OPACITY = 0.6
+FILL_OPACITY = 0.25
+WHITE = (255, 255, 255)
+
+
+def draw_case(
+    path: Path, ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str = ""
+) -> None:
+    """Write the picture of a case to ``path`` (PNG) without OpenGL and without slicer-core. Raises OutputError."""
+    planes = choose_planes(ct, result.labels)
+    found = organs_in(result.labels, vocabulary)
+    picture = Picture(
+        title=title,
+        subtitle=subtitle,
+        views=_views(ct, result, vocabulary, planes),
+        maps=_maps(ct, result, vocabulary, planes["axial"]),
+        organs=found,
+        missing=organs_missing(result, vocabulary),
+    )
+    write_picture(picture, path)
+
+
+def view_sizes(planes: dict[str, Plane]) -> dict[str, tuple[int, int]]:
+    """Pixels (columns, rows) of the panels of the first row: the three planes and the 3D view."""
+    names = [*planes, "3d"]
+    aspects = [*(plane.aspect for plane in planes.values()), planes["coronal"].aspect]
+    return dict(zip(names, row_pixels(aspects), strict=True))
+
+
+def map_titles(result: CaseResult) -> dict[str, str]:
+    """Titles of the panels of the second row that ``result`` has maps for, by "head", "medium", "tail", "expert"."""
+    titles = {}
+    level = finest_level(result.attention)
+    if level is not None:
+        titles = {name: f"Attention: {name} expert" for _, name, _ in EXPERTS}
+    if result.deciding_expert is not None:
+        titles["expert"] = "Expert that decided"
+    return titles
+
+
+def plane_panel(pixels: np.ndarray, plane: Plane, title: str) -> Panel:
+    """A panel of a slice view, RGB pixels (rows, columns, 3), with its side letters and scale."""
+    left, right = SIDES[plane.orientation]
+    return Panel(pixels, title, left, right, plane.width_mm / pixels.shape[1])
+
+
+def _views(ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, planes: dict[str, Plane]) -> list[Panel]:
+    sizes = view_sizes(planes)
+    panels = []
+    for name, plane in planes.items():
+        view = draw_ct(ct, plane, sizes[name])
+        view = add_organs(view, result.labels, vocabulary, plane, FILL_OPACITY, thickness=2)
+        panels.append(plane_panel(view, plane, name.capitalize()))
+    columns, rows = sizes["3d"]
+    coarse = draw_depth_view(result.labels, vocabulary, planes["coronal"], (columns // 2, rows // 2))
+    panels.append(Panel(coarse.repeat(2, axis=0).repeat(2, axis=1), "Organs from the front", *SIDES["coronal"]))
+    return panels
+
+
+def _maps(ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, plane: Plane) -> list[Panel]:
+    titles = map_titles(result)
+    sizes = row_pixels([plane.aspect] * 4)
+    level = finest_level(result.attention)
+    panels = []
+    for (name, title), size in zip(titles.items(), sizes, strict=False):
+        view = draw_ct(ct, plane, size)
+        if name == "expert" and result.deciding_expert is not None:
+            view = add_experts(view, result.deciding_expert, plane, MAP_OPACITY)
+        elif level is not None:
+            view = add_map(view, result.attention[level][name], plane, "Viridis", MAP_OPACITY)
+        view = add_organs(view, result.labels, vocabulary, plane, fill=0.0, thickness=1, color=WHITE)
+        panels.append(plane_panel(view, plane, title))
+    return panels

@@ -1,0 +1,185 @@
+"""Where to cut a CT: the planes that show most of the organs, and their pixels.
+
+Positions are RAS in mm, as in Slicer: x grows to the patient's right, y to anterior, z to superior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+# Columns: direction on the screen to the right, on the screen upwards, and of the slice offset, in RAS: Slicer's own
+# presets, or its views would call themselves "Reformat". Radiological convention: the patient's right lies on the left
+# of axial and coronal views; sagittal views look to the left.
+SCREEN_AXES = {
+    "axial": np.array([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).T,
+    "coronal": np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]).T,
+    "sagittal": np.array([[0.0, -1.0, 0.0], [0.0, 0.0, 1.0], [-1.0, 0.0, 0.0]]).T,
+}
+_NORMAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+_AIR_HU = -300
+_SAMPLING_MM = 4.0
+_MARGIN_MM = 10.0
+_BEYOND_ORGANS_MM = 25.0
+_NARROWEST, _WIDEST = 0.6, 1.7
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A rectangle cut through the patient: orientation, center (RAS, mm), width and height on the screen (mm)."""
+
+    orientation: str
+    center: tuple[float, float, float]
+    width_mm: float
+    height_mm: float
+
+    @property
+    def aspect(self) -> float:
+        return self.width_mm / self.height_mm
+
+
+def choose_planes(ct: sitk.Image, labels: sitk.Image) -> dict[str, Plane]:
+    """One plane per orientation.
+
+    Each organ votes for a position with the share its cross-section there has of its largest one, so that a small
+    organ counts as much as the liver. Without any organ the planes go through the middle of the body.
+    """
+    low, high = _framed_body(ct)
+    points, organs = _labelled_points(labels)
+    if len(points):
+        # A scan may reach far beyond the organs, up and down.
+        low[2] = max(low[2], points[:, 2].min() - _BEYOND_ORGANS_MM)
+        high[2] = min(high[2], points[:, 2].max() + _BEYOND_ORGANS_MM)
+    center = [
+        _best_position(points[:, axis], organs, _step_along(labels, axis), default=(low[axis] + high[axis]) / 2)
+        for axis in range(3)
+    ]
+    return {name: _plane(name, center, low, high) for name in SCREEN_AXES}
+
+
+def _plane(orientation: str, position: list[float], low: np.ndarray, high: np.ndarray) -> Plane:
+    axis = _NORMAL_AXIS[orientation]
+    center = (low + high) / 2
+    center[axis] = position[axis]
+    extent = np.abs(SCREEN_AXES[orientation].T @ (high - low))
+    width, height = float(extent[0]), float(extent[1])
+    # A very short or very long scan would give a sliver of a panel.
+    width, height = max(width, _NARROWEST * height), max(height, width / _WIDEST)
+    return Plane(orientation, (float(center[0]), float(center[1]), float(center[2])), width, height)
+
+
+def _framed_body(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """The box around the body with a margin, as far as the image reaches."""
+    low, high = _body_box(ct)
+    ends = sitk.Image([2, 2, 2], sitk.sitkUInt8)
+    ends.SetOrigin(ct.GetOrigin())
+    ends.SetDirection(ct.GetDirection())
+    ends.SetSpacing([spacing * (size - 1) for spacing, size in zip(ct.GetSpacing(), ct.GetSize(), strict=True)])
+    image_box, _ = _points(ends, np.ones((2, 2, 2), dtype=bool))
+    return (
+        np.maximum(low - _MARGIN_MM, image_box.min(axis=0)),
+        np.minimum(high + _MARGIN_MM, image_box.max(axis=0)),
+    )
+
+
+def _body_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest RAS corner of the largest connected thing that is not air."""
+    coarse = _thinned(ct)
+    # Opening parts the body from the table it lies on.
+    opened = ~_eroded(~_eroded(sitk.GetArrayViewFromImage(coarse) > _AIR_HU))
+    parts = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
+    points, _ = _points(coarse, _row_ends(sitk.GetArrayViewFromImage(parts) == 1))
+    if len(points) == 0:
+        points, _ = _points(coarse, _row_ends(np.ones(coarse.GetSize()[::-1], dtype=bool)))
+    return points.min(axis=0), points.max(axis=0)
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """Voxels whose 18 neighbors (all but the corners) are in ``mask``, too; outside of the image all are.
+
+    As ITK's ball of radius 1, in a twentieth of its time.
+    """
+    along = [_eroded_along(mask, axis) for axis in range(3)]
+    return _eroded_along(along[0], 1) & _eroded_along(along[1], 2) & _eroded_along(along[2], 0)
+
+
+def _eroded_along(mask: np.ndarray, axis: int) -> np.ndarray:
+    lines = np.moveaxis(mask, axis, 0)
+    inner = lines.copy()
+    inner[1:] &= lines[:-1]
+    inner[:-1] &= lines[1:]
+    return np.moveaxis(inner, 0, axis)
+
+
+def _row_ends(mask: np.ndarray) -> np.ndarray:
+    """The first and the last voxel of ``mask`` in each row: what lies between reaches no further in any direction."""
+    ends = np.zeros_like(mask)
+    z, y = np.nonzero(mask.any(axis=2))
+    rows = mask[z, y]
+    ends[z, y, rows.argmax(axis=1)] = True
+    ends[z, y, mask.shape[2] - 1 - rows[:, ::-1].argmax(axis=1)] = True
+    return ends
+
+
+def _labelled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    coarse = _thinned(labels)
+    array = sitk.GetArrayViewFromImage(coarse)
+    points, inside = _points(coarse, array > 0)
+    return points, array[inside]
+
+
+def _points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """RAS positions (n, 3) of the voxels in ``mask`` (z, y, x), with their indices."""
+    inside = np.nonzero(mask)
+    matrix = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
+    lps = np.stack(inside[::-1], axis=1) @ matrix.T + np.array(image.GetOrigin())
+    return lps * np.array([-1.0, -1.0, 1.0]), inside
+
+
+def _thinned(image: sitk.Image) -> sitk.Image:
+    """Every n-th voxel, about 4 mm apart: enough to find positions, quick on a large CT."""
+    factors = [max(1, int(_SAMPLING_MM / spacing)) for spacing in image.GetSpacing()]
+    return image[:: factors[0], :: factors[1], :: factors[2]]
+
+
+def _step_along(image: sitk.Image, axis: int) -> float:
+    """Distance between neighboring samples along the image axis closest to a patient axis."""
+    nearest = int(np.argmax(np.abs(np.reshape(image.GetDirection(), (3, 3))[axis])))
+    return float(_thinned(image).GetSpacing()[nearest])
+
+
+def _best_position(coordinates: np.ndarray, organs: np.ndarray, step: float, default: float) -> float:
+    if len(coordinates) == 0:
+        return float(default)
+    first = coordinates.min()
+    # Bins as far apart as the samples: others would hold now one plane of voxels, now two.
+    bins = np.rint((coordinates - first) / step).astype(int)
+    votes = np.zeros(bins.max() + 1)
+    for organ in np.unique(organs):
+        counts = np.bincount(bins[organs == organ], minlength=len(votes))
+        votes += counts / counts.max()
+    return float(first + np.argmax(votes) * step)
+
+
+_INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
+
+
+def sample(image: sitk.Image, plane: Plane, pixels: tuple[int, int], interpolation: str, outside: float) -> np.ndarray:
+    """Values of ``image`` on ``plane`` as an array (rows, columns), first row on top.
+
+    ``pixels`` is (columns, rows), ``interpolation`` "linear" or "nearest"; beyond the image lies ``outside``.
+    """
+    columns, rows = pixels
+    right, up, _ = SCREEN_AXES[plane.orientation].T * np.array([-1.0, -1.0, 1.0])  # RAS to LPS
+    across, down = plane.width_mm / columns, plane.height_mm / rows
+    center = np.array(plane.center) * np.array([-1.0, -1.0, 1.0])
+    first = center - right * across * (columns - 1) / 2 + up * down * (rows - 1) / 2
+    directions = np.stack([right, -up, np.cross(right, -up)], axis=1)
+    cut = sitk.Resample(
+        image, (columns, rows, 1), sitk.Transform(3, sitk.sitkIdentity), _INTERPOLATORS[interpolation],
+        first.tolist(), (across, down, 1.0), directions.ravel().tolist(), outside,
+    )  # fmt: skip
+    return sitk.GetArrayFromImage(cut)[0]

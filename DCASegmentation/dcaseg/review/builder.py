@@ -1,0 +1,272 @@
+"""The review of one segmentation: its findings on the CT's grid, with reasons and alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import SimpleITK as sitk
+
+from ..imaging.grid import Grid, canonical_view
+from ..inference.label_resampling import LabelsOnCTGrid, NearestVoxel
+from ..inference.maps import FloatArray
+from ..inference.measurements import Box, OrganMeasurement, boxes_of
+from ..inference.options import SegmentOptions
+from ..inference.postprocessing import remove_islands
+from ..method.network import DCANet
+from ..organs import Vocabulary
+from .evidence import Bytes, Evidence
+from .findings import find
+from .ranking import NO_SUGGESTION, Candidate, Candidates, make_places
+from .regions import Mask, Scoring
+from .schema import Alternative, OrganNote, Place, Point, Review
+
+# A suggestion that changes less than this is not worth a click.
+_WORTH_A_CLICK_ML = 0.2
+_NAMED_ML = 0.05
+
+
+@dataclass(frozen=True)
+class ReviewResult:
+    """The list, and on the CT's grid (uint8) ``places``, the rank of each voxel's place or 0, and ``alternative``,
+    the labels with every suggestion accepted. ``evidence``, on the model's ``grid``, is what
+    it was made from."""
+
+    review: Review
+    places: sitk.Image
+    alternative: sitk.Image
+    evidence: Evidence
+    grid: Grid
+
+
+def make_review(
+    evidence: Evidence,
+    labels: Bytes,
+    other_labels: Bytes | None,
+    ct: Grid,
+    grid: Grid,
+    measurements: tuple[OrganMeasurement, ...],
+    owners: Sequence[Sequence[int]],
+    other_is_experts: bool = True,
+    scoring: Scoring = Scoring(),  # noqa: B008 - frozen
+) -> ReviewResult:
+    """Find the places to check.
+
+    ``labels`` are the result and ``other_labels`` the other prediction's labels, None without one, both (z, y, x) on
+    ``ct``; ``other_labels`` is overwritten. ``evidence`` lies on ``grid``. ``owners`` are the labels of the head,
+    medium and tail expert; ``other_is_experts`` says that the other prediction is the stitched experts'.
+    """
+    other_name = "experts" if other_is_experts else "decoder's probabilities"
+    groups = {label: slot for slot, owned in enumerate(owners, start=1) for label in owned}
+    findings = find(evidence, grid, measurements, scoring, other_name)
+    candidates = make_places(evidence, findings, groups, grid, scoring, other_name)
+    candidates, ranks = on_ct(candidates, grid, ct)
+    alternative = _suggested(candidates, labels, other_labels, grid, ct)
+    source = "experts" if other_is_experts else "decoder"
+    boxes = boxes_of(ranks)
+    places = [
+        _place(
+            rank, candidate, boxes[rank], ranks, alternative, labels, ct, grid, source, evidence.vocabulary, candidates
+        )
+        for rank, candidate in enumerate(candidates.places, start=1)
+    ]
+    for place in places:
+        if place.alternative is None:
+            box = boxes[place.rank]
+            np.copyto(alternative[box], labels[box], where=ranks[box] == place.rank)
+    notes = tuple(
+        OrganNote(each.organ.key, each.organ.label, round(each.ml, 3), tuple(findings.notes[each.organ.key]))
+        for each in measurements
+        if each.organ.key in findings.notes
+    )
+    review = Review(evidence.vocabulary.name, _geometry(ct), tuple(places), notes)
+    return ReviewResult(review, ct.image_of(ranks), ct.image_of(alternative), evidence, grid)
+
+
+def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Bytes]:
+    """The candidates that have a voxel on the CT's grid, numbered anew, and their numbers there.
+
+    A CT coarser than the model can pass between a place's voxels.
+    """
+    nearest = NearestVoxel(grid, ct)
+    present = set(np.unique(nearest.reached(candidates.map)))
+    kept = [candidate for candidate in candidates.places if candidate.number in present]
+    numbers = np.zeros(256, np.uint8)
+    for number, candidate in enumerate(kept, start=1):
+        numbers[candidate.number] = number
+    renumbered = tuple(replace(candidate, number=number) for number, candidate in enumerate(kept, start=1))
+    candidates = replace(candidates, places=renumbered, map=numbers[candidates.map])
+    return candidates, nearest.on_ct(candidates.map, ct)
+
+
+def _suggested(candidates: Candidates, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid) -> Bytes:
+    """``labels`` with the other prediction's labels within places, and anatomy's suggestions above them."""
+    nearest = NearestVoxel(grid, ct)
+    alternative = np.empty_like(labels) if other_labels is None else other_labels
+    places = np.any(candidates.map, axis=(1, 2))
+    wanted = np.any(candidates.suggestions != NO_SUGGESTION, axis=(1, 2))
+    views = (nearest.along_model(each) for each in (alternative, labels))
+    for out, label, z in zip(*views, nearest.indices[0], strict=True):
+        if other_labels is None or not places[z]:
+            out[...] = label
+        else:
+            np.copyto(out, label, where=nearest.plane(candidates.map, z) == 0)
+        if wanted[z]:
+            anatomy = nearest.plane(candidates.suggestions, z)
+            # Removing is for what is there, filling for what is not; at their rim the finer grid knows better.
+            says = (anatomy != NO_SUGGESTION) & ((anatomy == 0) | (label == 0))
+            np.copyto(out, anatomy, where=says)
+    return alternative
+
+
+def _place(
+    rank: int,
+    candidate: Candidate,
+    box: Box,
+    ranks: Bytes,
+    alternative: Bytes,
+    labels: Bytes,
+    ct: Grid,
+    grid: Grid,
+    source: str,
+    vocabulary: Vocabulary,
+    candidates: Candidates,
+) -> Place:
+    inside = ranks[box] == rank
+    organ = candidate.organs[0]
+    ml = float(np.count_nonzero(inside)) * ct.volume_ml_per_voxel
+    first = np.array([part.start for part in reversed(box)])
+    last = np.array([part.stop - 1 for part in reversed(box)])
+    corners = np.array([_millimeters(ct, np.where(pick, last + 0.5, first - 0.5)) for pick in np.ndindex(2, 2, 2)])
+    anatomy = candidates.suggestions[candidates.map == candidate.number] != NO_SUGGESTION
+    return Place(
+        rank=rank,
+        organ=organ.key,
+        label=organ.label,
+        name=organ.name,
+        score=round(candidate.score, 4),
+        expected_wrong_ml=round(min(candidate.expected_wrong_ml, ml), 4),
+        ml=round(ml, 4),
+        position_mm=_position(candidate, inside, first, ct, grid),
+        box_mm=(_point(corners.min(axis=0)), _point(corners.max(axis=0))),
+        box_voxels=(tuple(first.tolist()), tuple(last.tolist())),
+        reasons=candidate.reasons,
+        others=tuple(organ.key for organ in candidate.organs[1:]),
+        alternative=_alternative(
+            alternative[box][inside], labels[box][inside], ct, "anatomy" if anatomy.any() else source, vocabulary
+        ),
+    )
+
+
+def _position(candidate: Candidate, inside: Mask, first: np.ndarray, ct: Grid, grid: Grid) -> Point:
+    """Center of the voxel of the place on the CT's grid that is nearest to the candidate's spot."""
+    spot = _millimeters(grid, np.array(candidate.spot[::-1]))
+    voxels = np.argwhere(inside)[:, ::-1] + first
+    away = (voxels - np.linalg.solve(ct.axes * np.array(ct.spacing), spot - np.array(ct.origin))) * np.array(ct.spacing)
+    return _point(_millimeters(ct, voxels[int(np.round((away**2).sum(axis=1), 3).argmin())]))
+
+
+def _alternative(wanted: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary) -> Alternative | None:
+    changed = wanted[wanted != labels]
+    if changed.size * ct.volume_ml_per_voxel < _WORTH_A_CLICK_ML:
+        return None
+    counts = np.bincount(changed, minlength=len(vocabulary) + 1)
+    written = sorted(np.flatnonzero(counts).tolist(), key=lambda label: (-counts[label], label))
+    ml = counts * ct.volume_ml_per_voxel
+    what = ", ".join(
+        f"{_name(vocabulary, label)} ({ml[label]:.1f} ml)" for label in written[:3] if ml[label] >= _NAMED_ML
+    )
+    who = {"experts": "The experts hold", "decoder": "The decoder holds", "anatomy": "Suggested:"}
+    return Alternative(source, tuple(written), round(float(ml.sum()), 4), f"{who[source]} {what}.")
+
+
+def _name(vocabulary: Vocabulary, label: int) -> str:
+    return "background" if label == 0 else vocabulary.by_label[label].name
+
+
+def _millimeters(grid: Grid, index: np.ndarray) -> np.ndarray:
+    """The position in mm (LPS) of an index (i, j, k), which may lie between voxels."""
+    return np.array(grid.origin) + grid.axes @ (index * np.array(grid.spacing))
+
+
+def _point(values: np.ndarray) -> Point:
+    x, y, z = (round(float(value), 3) for value in values)
+    return x, y, z
+
+
+def _geometry(grid: Grid) -> dict[str, list[float] | list[int]]:
+    return {
+        "size": list(grid.size),
+        "spacing_mm": list(grid.spacing),
+        "origin_mm": list(grid.origin),
+        "direction": list(grid.direction),
+    }
+
+
+def options_with_evidence(options: SegmentOptions, network: DCANet) -> SegmentOptions:
+    """``options`` that have ``network`` give all it can tell the review: both predictions, and attention if it has
+    any. The review does with less; that is no reason to refuse."""
+    if not options.review or network.aggregation is None:
+        return options
+    attends = network.options["fusion"] in ("dfam", "average")
+    return replace(options, disagreement=True, deciding_expert=options.deciding_expert or attends)
+
+
+class ReviewGathering:
+    """Takes finished planes in order, then makes the review.
+
+    ``owners`` are the labels of the head, medium and tail expert. Beside the evidence on the model grid it holds the
+    other prediction's labels on the CT's grid, a byte a voxel.
+    """
+
+    def __init__(
+        self,
+        options: SegmentOptions,
+        vocabulary: Vocabulary,
+        owners: Sequence[Sequence[int]],
+        ct: Grid,
+        grid: Grid,
+        orientation: str,
+    ) -> None:
+        kept = options.kept_labels(vocabulary)
+        slots = [slot for slot, owned in enumerate(owners) if owned]
+        self._owners = owners
+        self._keep_islands = options.keep_islands
+        self._ct, self._grid = ct, grid
+        self._other_is_experts = options.output == "aggregated"
+        self._evidence = Evidence(
+            grid.shape, vocabulary, slots, options.disagreement, bool(options.levels_needed), kept
+        )
+        self._other: Bytes | None = None
+        if options.disagreement:
+            self._other = np.zeros(ct.shape, np.uint8)
+            self._on_ct = LabelsOnCTGrid(canonical_view(self._other, ct, orientation), ct, grid, kept)
+
+    def add(self, z: int, probabilities: FloatArray, other: FloatArray | None, attention: FloatArray | None) -> None:
+        """Take plane ``z``; arguments as in ``Evidence.add``."""
+        self._evidence.add(z, probabilities, other, attention)
+        if other is not None and self._other is not None:
+            self._on_ct.add(z, other)
+
+    def add_background(self, z: int, background: FloatArray) -> None:
+        """Take plane ``z`` of which nothing was computed; ``background`` are its probabilities."""
+        if self._other is not None:
+            self._on_ct.add(z, background)
+
+    def finish(self, labels: Bytes, measurements: tuple[OrganMeasurement, ...]) -> ReviewResult:
+        """The review of ``labels`` (z, y, x) on the CT's grid."""
+        if not self._keep_islands:
+            self._evidence.take_out_islands()
+            if self._other is not None:
+                remove_islands(self._other)
+        return make_review(
+            self._evidence,
+            labels,
+            self._other,
+            self._ct,
+            self._grid,
+            measurements,
+            self._owners,
+            self._other_is_experts,
+        )

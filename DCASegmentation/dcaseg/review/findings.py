@@ -1,0 +1,266 @@
+"""What anatomy says against a label map: pieces apart, holes, organs missing, cut, too large, too small, elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..imaging.grid import Grid
+from ..inference.measurements import Box, OrganMeasurement
+from ..organs import CUT_OFF, Organ
+from . import normal_ranges
+from .evidence import Evidence
+from .regions import Mask, Scoring, box_of, each_piece, pieces_of_mask
+
+# A piece below this share of the largest one should not be there; a larger one may be the organ's other half.
+_MINOR_PIECE = 0.2
+# A place whose cross-section is this share of the organ's largest is a cut, not an end.
+_FLAT_END = 0.5
+_FEWEST_PLANES = 4
+# The risk from which the runner-up is close to being found.
+_CLOSE = 0.12
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Voxels (``mask`` within ``box`` of the model grid) that concern ``organ``, of at least ``risk``.
+
+    ``suggestion`` is the label that anatomy wants there, None where it does not know. ``everywhere`` says that it is a
+    reason for all of its voxels, not to be looked at in one place alone.
+    """
+
+    organ: Organ
+    kind: str
+    text: str
+    box: Box
+    mask: Mask
+    risk: float
+    suggestion: int | None = None
+    everywhere: bool = True
+
+
+def several(alike: list[Finding], ml_per_voxel: float) -> str:
+    """The text of findings of one kind about one organ in one place; it names the organ."""
+    organ = alike[0].organ.name
+    if len(alike) == 1:
+        return f"{organ}: {alike[0].text}"
+    ml = sum(np.count_nonzero(finding.mask) for finding in alike) * ml_per_voxel
+    what = {"island": "pieces apart from the rest of the organ", "hole": "holes in the organ"}.get(alike[0].kind)
+    several = f"{len(alike)} {what}, {ml:.1f} ml in all." if what else " ".join(finding.text for finding in alike)
+    return f"{organ}: {several}"
+
+
+@dataclass
+class Findings:
+    """All findings, and for each organ's key what is to be said of it as a whole. ``unusual``: keys of organs whose
+    volume or position is no adult's."""
+
+    places: list[Finding] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    unusual: set[str] = field(default_factory=set)
+
+    def note(self, organ: Organ, text: str) -> None:
+        self.notes.setdefault(organ.key, []).append(text)
+
+
+def find(
+    evidence: Evidence, grid: Grid, measurements: tuple[OrganMeasurement, ...], scoring: Scoring, other_name: str
+) -> Findings:
+    """Look at every organ. ``measurements`` are those of the labels on the CT's grid; ``other_name`` says in words
+    whose the other prediction is."""
+    found = Findings()
+    kept = [each for each in measurements if each.organ.label in evidence.kept]
+    boxes = {each.organ.key: box_of(evidence.labels == each.organ.label, margin=1) for each in kept}
+    reach_edge = {each.organ.key: each.cut_off for each in kept}
+    _positions(found, evidence, grid, kept, boxes, reach_edge, scoring)
+    for each in kept:
+        organ, box = each.organ, boxes[each.organ.key]
+        if box is None:
+            _missing(found, evidence, grid, organ, scoring, other_name)
+            continue
+        if reach_edge[organ.key]:
+            found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
+        _volume(found, evidence, each, box, reach_edge[organ.key], scoring, other_name)
+        mask = evidence.labels[box] == organ.label
+        found.places += _islands(mask, box, organ, grid, scoring)
+        found.places += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
+        found.places += _cuts(mask, box, organ, grid, scoring)
+    return found
+
+
+def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
+    pieces, count = pieces_of_mask(mask)
+    if count < 2:
+        return
+    sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    apart = sizes > 0
+    apart[sizes.argmax()] = False
+    for piece, part, voxels in each_piece(pieces, apart):
+        ml = sizes[piece] * grid.volume_ml_per_voxel
+        minor = sizes[piece] < _MINOR_PIECE * sizes.max()
+        text = f"a piece of {ml:.1f} ml apart from the rest of the organ."
+        yield Finding(
+            organ, "island", text, _inside(box, part), voxels, scoring.island if minor else scoring.island / 2,
+            0 if minor else None,
+        )  # fmt: skip
+
+
+def _holes(mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
+    # Faces connect: what the organ's corners close is closed.
+    pieces, count = pieces_of_mask(~mask, corners=False)
+    edges = [pieces[index].ravel() for axis in range(3) for index in _faces(axis)]
+    closed = np.ones(count + 1, np.bool_)
+    closed[0] = False
+    closed[np.concatenate(edges)] = False
+    for _, part, hole in each_piece(pieces, closed):
+        if not background[part][hole].all():
+            continue
+        ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
+        text = f"a hole of {ml:.1f} ml in the organ."
+        yield Finding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
+
+
+def _inside(box: Box, part: Box) -> Box:
+    """``part`` of an array that is ``box`` of the whole."""
+    z, y, x = (
+        slice(outer.start + inner.start, outer.start + inner.stop) for outer, inner in zip(box, part, strict=True)
+    )
+    return z, y, x
+
+
+def _faces(axis: int) -> Iterator[tuple[slice | int, ...]]:
+    for end in (0, -1):
+        index: list[slice | int] = [slice(None)] * 3
+        index[axis] = end
+        yield tuple(index)
+
+
+def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
+    """Ends along the scan where the organ stops within a plane at half its largest cross-section or more."""
+    if organ.key in normal_ranges.TUBES:
+        return
+    areas = np.count_nonzero(mask, axis=(1, 2))
+    planes = np.flatnonzero(areas)
+    if len(planes) < _FEWEST_PLANES:
+        return
+    ends = ("lower", "upper") if grid.axes[2, 2] > 0 else ("upper", "lower")
+    for plane, outward, word in ((planes[0], -1, ends[0]), (planes[-1], 1, ends[1])):
+        # The scan's own end is no fault; the box ends there too, without a margin.
+        if not 0 < box[0].start + plane < grid.shape[0] - 1 or areas[plane] < _FLAT_END * areas.max():
+            continue
+        end = np.zeros_like(mask)
+        end[plane] = mask[plane]
+        end[plane + outward] = mask[plane]
+        text = f"its {word} end is flat: half of its largest cross-section or more stops within one plane."
+        yield Finding(organ, "cut", text, box, end, scoring.cut)
+
+
+def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str) -> None:
+    low, high = organ.volume_ml
+    # The runner-up counts only where the winner is in doubt: there is one everywhere.
+    close = (evidence.alternative == organ.label) & (evidence.risk >= _CLOSE * 255)
+    for held, risk, everywhere, text in (
+        (
+            None if evidence.other is None else evidence.other == organ.label,
+            scoring.missing,
+            True,
+            f"not found, but the {other_name} hold {{ml:.1f}} ml of it here.",
+        ),
+        (close, scoring.missing / 2, False, "not found; here it comes closest to being found."),
+    ):
+        box = None if held is None else box_of(held)
+        if held is None or box is None:
+            continue
+        pieces, count = pieces_of_mask(held[box])
+        sizes = np.bincount(pieces.ravel(), minlength=count + 1)
+        sizes[0] = 0
+        mask = pieces == int(sizes.argmax())
+        ml = float(sizes.max()) * grid.volume_ml_per_voxel
+        if not everywhere:
+            mask &= _around_highest(np.where(mask, evidence.risk[box], 0), grid, scoring.across_mm)
+        found.places.append(Finding(organ, "missing", text.format(ml=ml), box, mask, risk, everywhere=everywhere))
+        found.note(organ, f"Not found; usual are {low:g} to {high:g} ml.")
+        return
+    found.note(organ, f"Not found anywhere; usual are {low:g} to {high:g} ml. It may have been taken out.")
+
+
+def _around_highest(values: NDArray[np.uint8], grid: Grid, across_mm: float) -> Mask:
+    """The box of ``across_mm`` a side around the highest of ``values`` (z, y, x)."""
+    center = np.unravel_index(int(values.argmax()), values.shape)
+    result = np.zeros(values.shape, np.bool_)
+    half = [max(int(across_mm / 2 / step), 1) for step in grid.spacing[::-1]]
+    z, y, x = (slice(max(int(at) - reach, 0), int(at) + reach + 1) for at, reach in zip(center, half, strict=True))
+    result[z, y, x] = True
+    return result
+
+
+def _volume(
+    found: Findings,
+    evidence: Evidence,
+    measured: OrganMeasurement,
+    box: Box,
+    at_edge: bool,
+    scoring: Scoring,
+    other_name: str,
+) -> None:
+    organ = measured.organ
+    low, high = organ.volume_ml
+    if low <= measured.ml <= high or (measured.ml < low and at_edge):
+        return
+    found.unusual.add(organ.key)
+    side = "below" if measured.ml < low else "above"
+    found.note(organ, f"{measured.ml:.1f} ml is {side} the usual {low:g} to {high:g} ml.")
+    mine = evidence.labels[box] == organ.label
+    if measured.ml < low:
+        mask = mine if evidence.other is None else mine | (evidence.other[box] == organ.label)
+        text = f"{measured.ml:.1f} ml, smaller than usual ({low:g} to {high:g} ml): a part of it, or none of it."
+    elif evidence.other is None:
+        return
+    else:
+        mask = mine & (evidence.other[box] != organ.label)
+        text = f"{measured.ml:.1f} ml, larger than usual ({low:g} to {high:g} ml); the {other_name} hold less."
+    if mask.any():
+        found.places.append(Finding(organ, "volume", text, box, mask, scoring.volume))
+
+
+def _positions(
+    found: Findings,
+    evidence: Evidence,
+    grid: Grid,
+    kept: list[OrganMeasurement],
+    boxes: dict[str, Box | None],
+    at_edge: dict[str, bool],
+    scoring: Scoring,
+) -> None:
+    centers = {}
+    for each in kept:
+        box = boxes[each.organ.key]
+        if box is not None:
+            centers[each.organ.key] = _center(evidence.labels[box] == each.organ.label, box, grid)
+    usual = frozenset(
+        each.organ.key for each in kept if each.organ.key in centers and not each.note and not at_edge[each.organ.key]
+    )
+    for each in kept:
+        organ, box = each.organ, boxes[each.organ.key]
+        if box is None or at_edge[organ.key]:
+            continue
+        # An organ does not vouch for itself.
+        expected = normal_ranges.expected_centers(centers, usual - {organ.key}).get(organ.key)
+        if expected is None or not normal_ranges.is_far(organ.key, centers[organ.key], expected):
+            continue
+        off = float(np.linalg.norm(centers[organ.key] - expected))
+        found.unusual.add(organ.key)
+        found.note(organ, f"Its center lies {off:.0f} mm from where the other organs suggest.")
+        text = f"lies {off:.0f} mm from where the other organs suggest."
+        mask = evidence.labels[box] == organ.label
+        found.places.append(Finding(organ, "position", text, box, mask, scoring.position))
+
+
+def _center(mask: Mask, box: Box, grid: Grid) -> np.ndarray:
+    """Center of gravity in mm (LPS) of voxels in a box of the grid."""
+    index = np.argwhere(mask).mean(axis=0) + [part.start for part in box]
+    return np.array(grid.origin) + grid.axes @ (index[::-1] * np.array(grid.spacing))

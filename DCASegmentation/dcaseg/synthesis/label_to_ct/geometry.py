@@ -1,0 +1,226 @@
+"""Where in the label map each point of a synthetic body lies: one smooth field, evaluated wherever it is asked for.
+
+A point of the body (mm from the middle of the trunk; x, y, z) is rotated and scaled to the map, bent by random splines,
+moved toward other anatomies, and displaced around organs that grow or move. All this is worked out at nodes 9 mm apart,
+whose positions are multiples of 9 mm, and interpolated linearly between them: what a point gets does not depend on the
+block it is asked for with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..phantom.shapes import rotation
+from .anatomy import Anatomy
+from .noise import smooth_noise
+from .recipe import Deformation
+
+# Lengths in mm over which bodies are bent.
+ELASTIC_MM = (130.0, 60.0, 30.0)
+NODE_MM = 9.0
+# The inverse is only needed to find organs, where a few mm do not matter.
+_COARSE_MM = 27.0
+_VOLUME_POINTS = 40
+
+Axis = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Displacements in mm from an anatomy toward another: float16 (3 for x, y, z; z, y, x) on a lattice of ``step`` mm
+    from the point ``start`` (x, y, z) of the anatomy on, in mm of its label map."""
+
+    field: NDArray[np.float16]
+    step: float
+    start: tuple[float, float, float]
+
+
+class Nodes(NamedTuple):
+    """Positions (3, z, y, x) in mm in the label map at nodes, and the number of the ``first`` node (z, y, x)."""
+
+    first: tuple[int, int, int]
+    values: Tensor
+
+
+class Resident:
+    """An anatomy's arrays on a device: ``tissues`` (flattened), the fields of ``changes``, and ``warps`` (fields, and
+    their place) toward others."""
+
+    def __init__(self, anatomy: Anatomy, warps: Mapping[str, Warp], device: torch.device) -> None:
+        self.anatomy = anatomy
+        self.tissues = torch.from_numpy(anatomy.tissues.reshape(-1)).to(device)
+        self.changes = {name: torch.from_numpy(change.field).to(device) for name, change in anatomy.changes.items()}
+        self.warps = {name: (torch.from_numpy(warp.field).to(device), warp) for name, warp in warps.items()}
+
+
+class Geometry:
+    """The geometry of one recipe's body on one device."""
+
+    def __init__(self, resident: Resident, deformation: Deformation, seed: int) -> None:
+        self._anatomy, self._deformation, self._seed = resident.anatomy, deformation, seed
+        self._changes = resident.changes
+        self.device = resident.tissues.device
+        self.matrix = rotation(deformation.degrees).T / np.array(deformation.scale)[:, None]
+        # Fields, where they start, and how much of them is added.
+        self._warps = [(*resident.warps[name], weight) for name, weight in sorted(deformation.blend.items()) if weight]
+
+    def nodes(self, z: Axis, y: Axis, x: Axis) -> Nodes:
+        """The nodes that points with these coordinates in mm of the body need."""
+        first, axes = [], []
+        for axis in (z, y, x):
+            low, high = np.floor(axis.min() / NODE_MM), np.floor(axis.max() / NODE_MM) + 1
+            first.append(int(low))
+            axes.append(np.arange(low, high + 1) * NODE_MM)
+        return Nodes((first[0], first[1], first[2]), self._at_nodes(axes[0], axes[1], axes[2], organs=True))
+
+    def positions(self, nodes: Nodes, z: Axis, y: Axis, x: Axis) -> Tensor:
+        """Positions (3, z, y, x) in mm in the label map, x, y, z in this order, of the points with these coordinates in
+        mm of the body, between ``nodes``."""
+        values = nodes.values
+        # Along x first and along z last: then the large steps copy whole rows and planes.
+        for dimension, axis in ((3, x), (2, y), (1, z)):
+            place = axis / NODE_MM
+            floor = np.floor(place)
+            index = torch.from_numpy(floor.astype(np.int64) - nodes.first[dimension - 1]).to(self.device)
+            shape = [1, 1, 1, 1]
+            shape[dimension] = len(axis)
+            share = torch.from_numpy((place - floor).astype(np.float32)).to(self.device).view(shape)
+            below = values.index_select(dimension, index)
+            above = values.index_select(dimension, index + 1)
+            above -= below
+            above *= share
+            values = below.add_(above)
+        return values
+
+    def find(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Where in the body points (n, 3; x, y, z in mm) of the label map lie, up to some mm, by fixed-point iteration.
+
+        Leaves out the growing and moving of single organs.
+        """
+        start, field = self._lattice
+        values = torch.from_numpy(field)
+        to_body = np.linalg.inv(self.matrix)
+        found = (points - self._anatomy.center) @ to_body.T
+        for _ in range(5):
+            lattice = torch.from_numpy((found / _COARSE_MM - start).T.copy())
+            reached = trilinear(values, lattice).numpy().T
+            found = found + (points - reached) @ to_body.T
+        return found
+
+    def volumes_ml(self) -> dict[int, float]:
+        """Volumes of the organs, by label, that this geometry gives them, estimated from how it stretches space at some
+        points of each; infinite where it folds. Leaves out the growing of single organs."""
+        start, field = self._lattice
+        rows = [
+            np.stack([np.gradient(field[i], _COARSE_MM, axis=axis) for axis in (2, 1, 0)], axis=-1) for i in range(3)
+        ]
+        stretch = torch.from_numpy(np.linalg.det(np.stack(rows, axis=-2))[None].copy())
+        labels = sorted(self._anatomy.positions)
+        points = [self._anatomy.positions[label][:_VOLUME_POINTS] for label in labels]
+        found = self.find(np.concatenate(points))
+        at_points = trilinear(stretch, torch.from_numpy((found / _COARSE_MM - start).T.copy()))[0].numpy()
+        volumes = {}
+        ends = np.cumsum([len(part) for part in points])
+        for label, part in zip(labels, np.split(at_points, ends[:-1]), strict=True):
+            folded = bool((part <= 0).any())
+            volumes[label] = float("inf") if folded else self._anatomy.volumes_ml[label] * float((1 / part).mean())
+        return volumes
+
+    @cached_property
+    def _lattice(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The whole body at coarse nodes: number of the first node (x, y, z), and positions (3, z, y, x) in mm in the
+        label map."""
+        scale = np.array(self._deformation.scale)
+        low, high = ((corner - self._anatomy.center) * scale for corner in self._anatomy.trunk)
+        first, last = np.floor(low / _COARSE_MM) - 1, np.ceil(high / _COARSE_MM) + 2
+        x, y, z = (np.arange(a, b) * _COARSE_MM for a, b in zip(first, last, strict=True))
+        return first, self._at_nodes(z, y, x, organs=False).to("cpu", torch.float64).numpy()
+
+    def _at_nodes(self, z: Axis, y: Axis, x: Axis, organs: bool) -> Tensor:
+        device = self.device
+        mz, my, mx = (torch.from_numpy(axis.astype(np.float32)).to(device) for axis in (z, y, x))
+        center = self._anatomy.center
+        place = torch.empty((3, len(z), len(y), len(x)), dtype=torch.float32, device=device)
+        for axis in range(3):
+            a, b, c = (float(np.float32(value)) for value in self.matrix[axis])
+            plane = (mz * c + float(np.float32(center[axis])))[:, None] + my * b
+            place[axis] = plane[:, :, None] + mx * a
+        for number, (length, sd) in enumerate(zip(ELASTIC_MM, self._deformation.elastic, strict=True)):
+            if sd:
+                bend = smooth_noise(self._seed + 101 * number, (z, y, x), length, device, channels=3)
+                # Along the body, where organs are thin and stacked, a little less.
+                bend[2] *= 0.7
+                place += bend * sd
+        shape = place.shape
+        if self._warps:
+            before = place.reshape(3, -1).clone()
+            moved = place.reshape(3, -1)
+            for field, warp, weight in self._warps:
+                lattice = torch.stack([(before[i] - warp.start[i]) * (1.0 / warp.step) for i in range(3)])
+                moved += trilinear(field.to(torch.float32), lattice) * weight
+            place = moved.reshape(shape)
+        if organs and (self._deformation.growth or self._deformation.shift):
+            place = place - self._yielded(place.reshape(3, -1)).reshape(shape)
+        return place
+
+    def _yielded(self, place: Tensor) -> Tensor:
+        """How far growing and moving organs displace points (3, n), in mm."""
+        anatomy, deformation = self._anatomy, self._deformation
+        lattice = torch.stack([place[i] * (1.0 / anatomy.change_step[i]) for i in range(3)])
+        low = [int(v) for v in torch.floor(lattice.amin(dim=1)).tolist()][::-1]
+        high = [int(v) + 2 for v in torch.floor(lattice.amax(dim=1)).tolist()][::-1]
+        total = torch.zeros((3, *(b - a for a, b in zip(low, high, strict=True))), device=place.device)
+        for structure, change in anatomy.changes.items():
+            growth = deformation.growth.get(structure, 0.0)
+            shift = deformation.shift.get(structure, (0.0, 0.0, 0.0))
+            if not growth and not any(shift):
+                continue
+            size = change.field.shape[1:]
+            first = [max(a, s) for a, s in zip(low, change.start, strict=True)]
+            last = [min(b, s + n) for b, s, n in zip(high, change.start, size, strict=True)]
+            if any(a >= b for a, b in zip(first, last, strict=True)):
+                continue
+            inner = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, change.start, strict=True))
+            part = self._changes[structure][(slice(None), *inner)].to(torch.float32)
+            block = tuple(slice(a - begin, b - begin) for a, b, begin in zip(first, last, low, strict=True))
+            target = total[(slice(None), *block)]
+            for axis in range(3):
+                target[axis] += part[axis] * growth + part[3] * shift[axis]
+        return trilinear(total, lattice, (low[2], low[1], low[0]))
+
+
+def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
+    """Values (channels, n) of ``field`` (channels, z, y, x) at ``points`` (3, n), in lattice units, in the order x, y,
+    z; beyond its border the values at the border. ``first``: lattice point (x, y, z) of the field's first value."""
+    depth, height, width = field.shape[1:]
+    flat = field.reshape(len(field), -1)
+    left, share = [], []
+    for axis, size in enumerate((width, height, depth)):
+        floor = torch.floor(points[axis])
+        t = points[axis] - floor
+        index = floor.to(torch.int64) - first[axis]
+        t = torch.where(index < 0, torch.zeros_like(t), t)
+        t = torch.where(index > size - 2, torch.ones_like(t) if size > 1 else torch.zeros_like(t), t)
+        left.append(index.clamp(0, max(size - 2, 0)))
+        share.append(t)
+    base = (left[2] * height + left[1]) * width + left[0]
+    step_x, step_y, step_z = (1 if width > 1 else 0), (width if height > 1 else 0), (height * width if depth > 1 else 0)
+
+    def line(offset: int) -> Tensor:
+        left_end = flat.index_select(1, base + offset)
+        return left_end + (flat.index_select(1, base + (offset + step_x)) - left_end) * share[0]
+
+    def plane(offset: int) -> Tensor:
+        back = line(offset)
+        return back + (line(offset + step_y) - back) * share[1]
+
+    lower = plane(0)
+    return lower + (plane(step_z) - lower) * share[2]

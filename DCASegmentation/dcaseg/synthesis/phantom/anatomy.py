@@ -1,0 +1,114 @@
+"""All structures of a person, in the order in which they take their place, fitted to the person's volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .body import Body
+from .organs import (
+    PYLORUS,
+    bladder,
+    bowel,
+    duodenum,
+    esophagus,
+    gallbladder,
+    kidneys_and_adrenals,
+    liver,
+    pancreas,
+    prostate_or_uterus,
+    rectum,
+    spleen,
+    stomach,
+)
+from .person import Person, Posture, stream
+from .shapes import Array
+from .skeleton import muscles, skeleton
+from .structure import Block, Structure, bounds_distance, free_distance, nothing_yet, place
+from .vessels import great_vessels, heart, lung_vessels, mesenteric_branches, visceral_vessels
+
+_FIT_POINTS = 17.0
+"""Sample points along the side of a cube of an organ's volume when its size is fitted."""
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A person's body and its structures; earlier ones have the right of way."""
+
+    person: Person
+    body: Body
+    posture: Posture
+    structures: tuple[Structure, ...]
+
+    @classmethod
+    def of(cls, person: Person, missing: frozenset[str] = frozenset()) -> Anatomy:
+        """Build the anatomy and move each organ's surface until its volume is the person's.
+
+        The organs whose keys are ``missing`` were taken out: what is laid later, or fat, has their room.
+        """
+        body, posture = Body(person), Posture.of(person)
+        placed: list[Structure] = []
+        for structure in _structures(person):
+            if structure.label and structure.key in missing:
+                continue
+            placed.append(_fitted(structure, placed, body, posture))
+        return cls(person, body, posture, tuple(placed))
+
+
+def _structures(person: Person) -> list[Structure]:
+    random = stream(person.seed, "anatomy")
+    return [
+        *skeleton(),
+        *muscles(),
+        *great_vessels(person, random),
+        *visceral_vessels(random),
+        esophagus(person, random),
+        heart(random),
+        *kidneys_and_adrenals(person, random),
+        duodenum(person, random, PYLORUS),
+        pancreas(person, random),
+        gallbladder(person, random),
+        stomach(person, random),
+        spleen(person, random),
+        liver(person, random),
+        rectum(random),
+        *prostate_or_uterus(person, random),
+        bladder(person, random),
+        *bowel(person),
+        mesenteric_branches(random),
+        lung_vessels(random),
+    ]
+
+
+def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: Posture) -> Structure:
+    """The structure with the offset that gives it its volume, as near as ``give`` and its neighbours allow."""
+    if structure.volume_ml is None:
+        return structure
+    step = (structure.volume_ml * 1000.0) ** (1 / 3) / _FIT_POINTS
+    box = structure.box
+    low = tuple(v - structure.give for v in box[0])
+    high = tuple(v + structure.give for v in box[1])
+    block = Block.around((low, high), step, body)  # type: ignore[arg-type]
+    occupied = nothing_yet(block)
+    for earlier in placed:
+        place(earlier, block, occupied)
+    everywhere = (slice(0, block.x.shape[0]), slice(0, block.x.shape[1]), slice(0, block.x.shape[2]))
+    free = free_distance(structure, block, everywhere)
+    allowed = bounds_distance(structure, block, everywhere, occupied) < 0
+    allowed &= posture.scanned(block.z)
+    weight = np.float32(step**3 / 1000.0) * _volume_factor(block, posture)[allowed]
+    candidates = free[allowed]
+    order = np.argsort(candidates)
+    volume_ml = np.cumsum(weight[order], dtype=np.float64)
+    last = min(int(np.searchsorted(volume_ml, structure.volume_ml)), order.size - 1)
+    return replace(structure, offset=float(np.clip(candidates[order[last]], -structure.give, structure.give)))
+
+
+def _volume_factor(block: Block, posture: Posture) -> Array:
+    """The posture's volume factor at the points of a block, computed at every third and repeated."""
+    thin = (slice(None, None, 3),) * 3
+    factor = posture.volume_factor(block.x[thin], block.y[thin], block.z[thin])
+    for axis, count in enumerate(block.x.shape):
+        factor = factor.repeat(3, axis=axis).take(np.arange(count), axis=axis)
+    return factor

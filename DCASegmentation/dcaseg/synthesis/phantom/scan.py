@@ -1,0 +1,189 @@
+"""The scan: its grid, and the body's coordinates at its sample points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from .anatomy import Anatomy
+from .person import REFERENCE_BOTTOM, REFERENCE_TOP, stream
+from .shapes import Array, rotation
+from .structure import Block
+
+_NODE_MM = 9.0
+"""Coordinates and outlines are smooth: computed on nodes this far apart, interpolated (cubic) to the points between."""
+_BLOCK_POINTS = 1_500_000
+_LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Geometry of a scan in SimpleITK's terms: ``size`` (i, j, k), ``spacing`` (mm), ``origin`` (mm, LPS) and
+    ``direction`` (3, 3), whose columns are the directions of the index axes."""
+
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    origin: NDArray[np.float64]
+    direction: NDArray[np.float64]
+
+    @classmethod
+    def around(
+        cls, anatomy: Anatomy, spacing: tuple[float, float, float], orientation: str, tilt_degrees: float
+    ) -> Scan:
+        """The scan of a person from the bases of the lungs to below the prostate, with air round the body.
+
+        ``orientation``: a letter for each index axis, the direction in which it runs (RAS: right, front, head).
+        ``tilt_degrees`` turns the scan planes about the left-right axis and half as much about the other two.
+        Raises ValueError for an impossible orientation, spacing or tilt.
+        """
+        axes = orientation_matrix(orientation)
+        if len(spacing) != 3 or not all(0.3 <= s <= 20.0 for s in spacing):
+            raise ValueError(f"spacing must be three numbers from 0.3 to 20 mm, not {spacing}")
+        if not -30.0 <= tilt_degrees <= 30.0:
+            raise ValueError(f"tilt must lie between -30 and 30 degrees, not {tilt_degrees}")
+        direction = rotation((tilt_degrees, tilt_degrees / 2, tilt_degrees / 2)) @ axes
+        low, high = _extent(anatomy)
+        center, half = (low + high) / 2, (high - low) / 2
+        # The tilted box must still hold all of the upright one.
+        reach = np.abs(direction.T) @ half
+        size = np.ceil(2 * reach / np.array(spacing)).astype(int)
+        origin = center - direction @ ((size - 1) * np.array(spacing) / 2)
+        return cls((int(size[0]), int(size[1]), int(size[2])), spacing, origin, direction)
+
+    def image(self, array: NDArray[np.generic]) -> sitk.Image:
+        """A SimpleITK image of this geometry from an array (z, y, x)."""
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing(self.spacing)
+        image.SetOrigin(self.origin.tolist())
+        image.SetDirection(self.direction.ravel().tolist())
+        return image
+
+    def blocks(self, anatomy: Anatomy, factors: tuple[int, ...], smooth: bool) -> Iterator[tuple[slice, Block, Smooth]]:
+        """The sample points, ``factors`` (i, j, k) to a voxel along each axis, in slabs of whole voxels along k.
+
+        Yields the slab's slice of k, its points, and what else varies smoothly there (empty unless ``smooth``).
+        """
+        nodes = [_Nodes.along(n, f, s) for n, f, s in zip(self.size, factors, self.spacing, strict=True)]
+        per_slice = self.size[0] * self.size[1] * factors[0] * factors[1] * factors[2]
+        thickness = max(1, _BLOCK_POINTS // per_slice)
+        fields = _smooth_fields(self, anatomy, nodes, smooth)
+        edges = [*range(0, self.size[2], thickness), self.size[2]]
+        for first, last in pairwise(edges):
+            rows = slice(first * factors[2], last * factors[2])
+            values = {name: _upsampled(field, nodes, rows) for name, field in fields.items()}
+            x, y, z, cavity, diaphragm = (values.pop(name) for name in ("x", "y", "z", "cavity", "diaphragm"))
+            block = Block(x, y, z, cavity, diaphragm)
+            yield slice(first, last), block, values
+
+
+Smooth = dict[str, Array]
+"""What else is known at the points of a block: distances to muscle, skin and table (mm), rib_angle, grain, cloud."""
+
+
+def orientation_matrix(orientation: str) -> NDArray[np.float64]:
+    """Direction matrix (LPS) of an image whose index axes run towards these letters.
+
+    Raises ValueError unless the code names each of the three body axes once.
+    """
+    code = orientation.upper()
+    if len(code) != 3 or any(letter not in _LETTERS for letter in code) or len({_LETTERS[c][0] for c in code}) != 3:
+        raise ValueError(f"orientation must be three letters, one per body axis, such as RAS; not {orientation!r}")
+    matrix = np.zeros((3, 3))
+    for column, letter in enumerate(code):
+        axis, sign = _LETTERS[letter]
+        matrix[axis, column] = sign
+    return matrix
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """Nodes along one axis in voxel indices, and the weights (points, nodes) that interpolate between them."""
+
+    index: NDArray[np.float64]
+    weights: Array
+
+    @classmethod
+    def along(cls, count: int, factor: int, spacing: float) -> _Nodes:
+        step = _NODE_MM / spacing
+        points = (np.arange(count * factor) + 0.5) / factor - 0.5
+        index = np.arange(-2.0, np.ceil(count / step) + 3.0) * step
+        place = points / step + 2
+        left = np.floor(place).astype(int)
+        t = place - left
+        weights = np.zeros((points.size, index.size), dtype=np.float32)
+        rows = np.arange(points.size)
+        for shift, weight in (
+            (-1, -0.5 * t**3 + t**2 - 0.5 * t),
+            (0, 1.5 * t**3 - 2.5 * t**2 + 1),
+            (1, -1.5 * t**3 + 2 * t**2 + 0.5 * t),
+            (2, 0.5 * t**3 - 0.5 * t**2),
+        ):
+            weights[rows, left + shift] = weight
+        return cls(index, weights)
+
+
+def _smooth_fields(scan: Scan, anatomy: Anatomy, nodes: list[_Nodes], smooth: bool) -> dict[str, Array]:
+    k, j, i = np.meshgrid(nodes[2].index, nodes[1].index, nodes[0].index, indexing="ij")
+    steps = scan.direction * np.array(scan.spacing)
+    px, py, pz = (scan.origin[a] + steps[a, 0] * i + steps[a, 1] * j + steps[a, 2] * k for a in range(3))
+    x, y, z = anatomy.posture.to_reference(px, py, pz)
+    body = anatomy.body
+    fields = {"x": x, "y": y, "z": z, "cavity": body.cavity(x, y, z), "diaphragm": body.diaphragm(x, y, z)}
+    if smooth:
+        cloud, grain = _textures(anatomy.person.seed, x, y, z)
+        fields |= {
+            "muscle": body.muscle(x, y, z),
+            "skin": body.skin(x, y, z),
+            "rib_angle": body.rib_angle(x, y),
+            "cloud": cloud,
+            "grain": grain,
+            "table": _table(anatomy, px, py),
+        }
+    return {name: np.asarray(field, dtype=np.float32) for name, field in fields.items()}
+
+
+def _upsampled(field: Array, nodes: list[_Nodes], rows: slice) -> Array:
+    slab = np.tensordot(nodes[2].weights[rows], field, axes=1)
+    slab = np.matmul(nodes[1].weights, slab)
+    return np.matmul(slab, nodes[0].weights.T)
+
+
+def _textures(seed: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+    """Two sums of waves with mean 0 and SD about 1: over some 90 mm and some 35 mm."""
+    random = stream(seed, "texture")
+    result = []
+    for length, count in ((90.0, 8), (36.0, 10)):
+        total = np.zeros_like(x)
+        for _ in range(count):
+            direction = random.normal(size=3)
+            wave = 2 * np.pi * direction / np.linalg.norm(direction) / (length * random.uniform(0.8, 1.3))
+            total += np.sin(wave[0] * x + wave[1] * y + wave[2] * z + random.uniform(0, 2 * np.pi))
+        result.append(total * np.sqrt(2.0 / count))
+    return result[0], result[1]
+
+
+def _table(anatomy: Anatomy, x: Array, y: Array) -> Array:
+    """Distance (mm) to the curved table top under the person's back."""
+    back = _back(anatomy)
+    return np.clip(np.hypot(x, y - (back - 420.0)) - 427.0, -30.0, 30.0)
+
+
+def _back(anatomy: Anatomy) -> float:
+    fat = 0.75 * anatomy.person.subcutaneous_fat_mm
+    return (118.0 + fat) * anatomy.person.stature[1]
+
+
+def _extent(anatomy: Anatomy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    person = anatomy.person
+    stature = np.array(person.stature)
+    air = 12.0
+    side = (172.0 + 0.35 * person.visceral_fat_mm + 0.8 * person.subcutaneous_fat_mm) * stature[0] + air
+    front = -(116.0 + person.visceral_fat_mm + person.subcutaneous_fat_mm) * stature[1] - air
+    low = np.array([-side, front, REFERENCE_BOTTOM * stature[2]])
+    high = np.array([side, _back(anatomy) + 2 * air, REFERENCE_TOP * stature[2]])
+    return low, high

@@ -1,0 +1,198 @@
+"""Lists of CTs and label maps in JSON, as MONAI and the Medical Decathlon have them: what there is, and whose.
+
+    {"name": "AMOS 5 %", "vocabulary": "AMOS", "licence": "...", "source": "...",
+     "labels": {"0": "background", "1": "spleen", ...}, "modality": {"0": "CT"},
+     "training":   [{"image": "a.nii.gz", "label": "a_seg.nii.gz", "unknown": [14, 15], "label_map": {"52": 8}}],
+     "unlabelled": [{"image": "b.nii.gz"}],
+     "validation": [{"image": "c.nii.gz", "label": "c_seg.nii.gz"}],
+     "test":       [{"image": "d.nii.gz", "label": "d_seg.nii.gz"}]}
+
+Paths are relative to the list's folder, or absolute. ``unknown`` are the labels of the vocabulary that the case's label
+map does not tell of: its background there may be that organ. ``label_map`` renames the numbers of a map that has
+others, theirs to ours; what it does not name is background. Both may be left out, and so may every key but
+``training``. A label of an ``unlabelled`` entry is looked at by a fully supervised training alone, for comparison.
+Entries of ``test`` may be plain paths, as in the Decathlon. ``monai.data.load_decathlon_datalist`` reads such a list
+too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..imaging.writers import write_json
+from ..json_io import read_json
+from ..organs import AMOS, VOCABULARIES, Vocabulary
+
+FOLDERS_LIST = "dataset.json"
+"""The name of the list in a folder of cases."""
+
+GROUPS = ("training", "unlabelled", "validation", "test")
+_LABELLED = ("training", "validation")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One CT and its label map, if it has one. ``label_map`` is empty where the map's numbers are the vocabulary's."""
+
+    image: Path
+    label: Path | None = None
+    unknown: tuple[int, ...] = ()
+    label_map: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Datalist:
+    """What the four groups of a list hold; ``name``, ``licence`` and ``source`` go into a model trained on it."""
+
+    vocabulary: Vocabulary
+    training: tuple[Entry, ...]
+    unlabelled: tuple[Entry, ...] = ()
+    validation: tuple[Entry, ...] = ()
+    test: tuple[Entry, ...] = ()
+    name: str = "CTs of a folder"
+    licence: str = "not stated"
+    source: str = "not stated"
+
+    def groups(self) -> Iterator[tuple[str, tuple[Entry, ...]]]:
+        """Name and entries of each group."""
+        for group in GROUPS:
+            yield group, getattr(self, group)
+
+
+def list_of(path: Path) -> Path:
+    """The list itself where ``path`` is a folder that holds one, as a folder of corrected cases does."""
+    return path / FOLDERS_LIST if path.is_dir() else path
+
+
+def read_datalist(path: Path) -> Datalist:
+    """Read a list; whether its files are there is the question of ``require_files``.
+
+    Raises UserError where the list cannot be read, an entry is none, a label is none of the vocabulary's, or a CT
+    stands in two groups.
+    """
+    path = Path(path)
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        raise UserError(f"There is no list {path}.", "Make one with dca dataset.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"The list {path} cannot be read ({error}).", "Make it again with dca dataset.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("training"), list):
+        raise UserError(f"{path} is no list of data: it has no list 'training'.", "Make one with dca dataset.")
+    vocabulary = _vocabulary(content, path)
+    groups: dict[str, tuple[Entry, ...]] = {}
+    for group in GROUPS:
+        entries = content.get(group, [])
+        if not isinstance(entries, list):
+            raise UserError(f"'{group}' in {path} is no list.", "See the format in dca dataset --help.")
+        groups[group] = tuple(
+            _entry(data, path, f"{group}[{index}]", vocabulary, group) for index, data in enumerate(entries)
+        )
+    _require_disjoint(groups, path)
+    told: dict[str, Any] = {key: str(content[key]) for key in ("name", "licence", "source") if content.get(key)}
+    return Datalist(vocabulary, groups["training"], groups["unlabelled"], groups["validation"], groups["test"], **told)
+
+
+def write_datalist(datalist: Datalist, path: Path) -> None:
+    """Write a list; paths below its folder become relative, so that the folder can be moved. Raises OutputError."""
+    path = Path(path)
+    content: dict[str, Any] = {
+        "name": datalist.name,
+        "licence": datalist.licence,
+        "source": datalist.source,
+        "vocabulary": datalist.vocabulary.name,
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", **{str(organ.label): organ.key for organ in datalist.vocabulary}},
+        "numTraining": len(datalist.training),
+        "numTest": len(datalist.test),
+    }
+    for group, entries in datalist.groups():
+        content[group] = [_to_json(entry, path.absolute().parent) for entry in entries]
+    write_json(content, path)
+
+
+def require_files(datalist: Datalist) -> None:
+    """Raises UserError naming the files that are not there."""
+    missing = [
+        str(file)
+        for _, entries in datalist.groups()
+        for entry in entries
+        for file in (entry.image, entry.label)
+        if file is not None and not file.exists()
+    ]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(
+            f"The list names files that are not there: {', '.join(missing[:3])}{more}.",
+            "Correct the list, or put the files where it says.",
+        )
+
+
+def _vocabulary(content: Mapping[str, Any], path: Path) -> Vocabulary:
+    name = content.get("vocabulary", AMOS.name)
+    if name not in VOCABULARIES:
+        raise UserError(f"{path} names the vocabulary '{name}'.", f"Choose one of: {', '.join(VOCABULARIES)}.")
+    return VOCABULARIES[name]
+
+
+def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str) -> Entry:
+    if isinstance(data, str) and group in ("test", "unlabelled"):
+        data = {"image": data}
+    if not isinstance(data, dict) or not isinstance(data.get("image"), str):
+        raise UserError(f"{place} in {path} has no 'image'.", 'Write each entry as {"image": ..., "label": ...}.')
+    label = data.get("label")
+    if label is None and group in _LABELLED:
+        raise UserError(
+            f"{place} in {path} ({data['image']}) has no 'label'.", "Add its label map, or list it as unlabelled."
+        )
+    if label is not None and not isinstance(label, str):
+        raise UserError(f"The 'label' of {place} in {path} is no path.", "Name one label map for each CT.")
+    try:
+        unknown = tuple(sorted({int(one) for one in data.get("unknown", ())}))
+        label_map = {int(theirs): int(ours) for theirs, ours in data.get("label_map", {}).items()}
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"'unknown' or 'label_map' of {place} in {path} is not of whole numbers.",
+            'Write them like "unknown": [14, 15] and "label_map": {"52": 8}.',
+        ) from None
+    wrong = sorted({one for one in (*unknown, *label_map.values()) if one not in vocabulary.by_label} - {0})
+    if wrong or 0 in unknown:
+        raise UserError(
+            f"{place} in {path} names label {wrong[0] if wrong else 0}, which is no organ of {vocabulary.name}.",
+            f"Its labels are 1 to {len(vocabulary)}.",
+        )
+    folder = path.absolute().parent
+    return Entry(folder / data["image"], None if label is None else folder / label, unknown, label_map)
+
+
+def _require_disjoint(groups: Mapping[str, tuple[Entry, ...]], path: Path) -> None:
+    seen: dict[Path, str] = {}
+    for group, entries in groups.items():
+        for entry in entries:
+            image = Path(os.path.normpath(entry.image))
+            if image in seen:
+                where = f"twice in {group}" if seen[image] == group else f"in {seen[image]} and in {group}"
+                raise UserError(f"{entry.image.name} stands {where} in {path}.", "List each CT once.")
+            seen[image] = group
+
+
+def _to_json(entry: Entry, folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = {"image": _relative(entry.image, folder)}
+    if entry.label is not None:
+        data["label"] = _relative(entry.label, folder)
+    if entry.unknown:
+        data["unknown"] = list(entry.unknown)
+    if entry.label_map:
+        data["label_map"] = {str(theirs): ours for theirs, ours in entry.label_map.items()}
+    return data
+
+
+def _relative(file: Path, folder: Path) -> str:
+    absolute = file.absolute()
+    return absolute.relative_to(folder).as_posix() if absolute.is_relative_to(folder) else str(absolute)

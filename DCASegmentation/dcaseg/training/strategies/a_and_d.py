@@ -1,0 +1,200 @@
+"""A&D: aggregating and decoupling (Wang and Li, NeurIPS 2023).
+
+A label map is x0 = 2 one-hot - 1, (batch, channel, depth, height, width). After Ho et al. 2020 and, for fewer steps
+without new noise (DDIM, eta 0), Song et al. 2021. Computed in single precision.
+
+One encoder, three decoders. ξ removes the noise from a diffused label map, given the image, on labelled patches; ψ
+segments labelled patches with weights of classes by how difficult they are for ξ; θ, the answer, learns from
+unlabelled patches the labels argmax[G * gumbel-softmax(ξ after ten DDIM steps) + softmax(ψ)] and follows the mean of
+ξ and ψ (EMA .99). L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label), each weighted
+cross-entropy + foreground Dice.
+
+What deviates: time enters once for each block of the encoder, not for each convolution; the clean map given back to
+the diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights are divided by their
+maximum (they reach hundreds there) unless ``bounded`` is off; no rotation or scale in the augmentation; norm
+statistics rest during DDIM. Cost 1.8 CPS, and x_t has a channel for each organ.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES, ExpertDecoder
+from ...method.log_gap import Partition
+from ...method.vnet import ConvBlock
+from ..options import TrainingOptions
+from .base import Batch, Loss, Moment, Strategy, option, plain_vnet
+from .class_statistics import Difficulty
+from .losses import agreement, weighted_loss
+from .perturbation import frozen_statistics, normal, smoothed
+
+TIMES = 1000
+
+
+def signal_shares(device: torch.device) -> Tensor:
+    """The share ᾱ_t of the clean map's variance that is left at time t, (1000,); β rises linearly."""
+    beta = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.double)
+    return (1 - beta).cumprod(dim=0).float().to(device)
+
+
+def encoded(labels: Tensor, n_channels: int) -> Tensor:
+    """x0 of labels (batch, depth, height, width)."""
+    return 2 * functional.one_hot(labels, n_channels).movedim(-1, 1).float() - 1
+
+
+def noised(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """x_t of x0 at ``times`` (batch,)."""
+    share = signal_shares(clean.device)[times].view(-1, 1, 1, 1, 1)
+    return share.sqrt() * clean + (1 - share).sqrt() * noise
+
+
+def denoised(predict: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
+    """The clean map that ``predict`` (of x_t and times, x0 in -1..1) leads to from noise, in so many DDIM steps."""
+    shares = signal_shares(start.device)
+    times = torch.linspace(TIMES - 1, 0, steps).round().long().tolist()
+    current, clean = start, start
+    for time, following in zip(times, [*times[1:], None], strict=True):
+        clean = predict(current, torch.full((len(start),), time, device=start.device)).clamp(-1, 1)
+        if following is not None:
+            noise = (current - shares[time].sqrt() * clean) / (1 - shares[time]).sqrt()
+            current = shares[following].sqrt() * clean + (1 - shares[following]).sqrt() * noise
+    return clean
+
+
+class TimeEmbedding(nn.Module):
+    """A vector for each time: sines and cosines of 64 frequencies, then two layers."""
+
+    def __init__(self, width: int = 512) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, times: Tensor) -> Tensor:
+        """(batch, width) of times (batch,)."""
+        frequencies = torch.exp(-math.log(10000) * torch.arange(64, device=times.device) / 63)
+        angles = times.float()[:, None] * frequencies
+        embedded: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+        return embedded
+
+
+_DROPOUT = 0.5
+_DECAY = 0.99
+# Weights of a Gaussian of one voxel's deviation on three voxels.
+_GAUSSIAN = 0.548
+
+
+@dataclass(frozen=True)
+class ADOptions:
+    """The diffusion's steps, and how far weights may go."""
+
+    denoising_steps: int = option(10, "passes of the denoising decoder for a pseudo-label")
+    bounded: bool = option(True, "divide difficulty weights by the largest")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.denoising_steps <= TIMES:
+            raise ValueError(f"denoising_steps lie in 1 to {TIMES}")
+
+
+class AggregatingAndDecoupling(Strategy):
+    """Three decoders; ``network`` is the encoder with θ."""
+
+    name: ClassVar[str] = "a_and_d"
+    Options: ClassVar[type[ADOptions]] = ADOptions
+    own: ADOptions
+    needs_unlabelled: ClassVar[bool] = True
+    needs_full_labels: ClassVar[bool] = True
+
+    def __init__(self, options: TrainingOptions, groups: Partition) -> None:
+        super().__init__(options)
+        self.network = plain_vnet(options, groups, dropout=_DROPOUT)
+        self.channels = self.network.out_channels
+        filters = options.n_filters
+        self.noised_input = ConvBlock(1 + self.channels, filters, 1, options.norm)
+        self.time = TimeEmbedding()
+        self.time_of_level = nn.ModuleList(nn.Linear(512, filters * 2**level) for level in range(5))
+
+        def decoder() -> ExpertDecoder:
+            return ExpertDecoder(
+                filters, self.channels, options.norm, VNET_N_STAGES, PAPER_DILATIONS[1], _DROPOUT, options.upsampling
+            )
+
+        self.denoising, self.labelled = decoder(), decoder()
+        self.difficulty = Difficulty(self.channels, self.own.bounded)
+
+    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+        return ("denoising", "labelled", *(("unlabelled",) if batch.unlabelled is not None else ()))
+
+    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+        if part == "denoising":
+            return self._denoising(batch, moment)
+        if part == "labelled":
+            logits = self.labelled(self.network.encoder(batch.volumes)).logits.float()
+            loss = weighted_loss(logits, batch.labels, self.difficulty.weights())
+            return Loss(loss, {"supervised": loss.detach()})
+        assert batch.unlabelled is not None
+        labels = self.pseudo_labels(batch.unlabelled, moment)
+        logits = self.network(batch.unlabelled).float()
+        loss = weighted_loss(logits, labels, self._equal(logits))
+        values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
+        return Loss(self.weight(moment) * loss, values)
+
+    @torch.no_grad()
+    def after_step(self, moment: Moment) -> None:
+        triples = zip(
+            self.network.experts[0].parameters(), self.denoising.parameters(), self.labelled.parameters(), strict=True
+        )
+        for kept, one, other in triples:
+            kept.lerp_((one + other) / 2, 1 - _DECAY)
+
+    def denoise(self, volumes: Tensor, diffused: Tensor, times: Tensor) -> Tensor:
+        """ξ's logits of the clean map, given the image and x_t."""
+        time = self.time(times)
+
+        def at(level: int) -> Tensor:
+            found: Tensor = self.time_of_level[level](time)[:, :, None, None, None]
+            return found
+
+        encoder = self.network.encoder
+        features = [self.noised_input(torch.cat([volumes, diffused.to(volumes.dtype)], dim=1)) + at(0)]
+        for level, (down, block) in enumerate(zip(encoder.downs, encoder.blocks[1:], strict=True), start=1):
+            features.append(block(down(features[-1]) + at(level)))
+        features[-1] = encoder.dropout(features[-1])
+        logits: Tensor = self.denoising(features).logits.float()
+        return logits
+
+    @torch.no_grad()
+    def pseudo_labels(self, volumes: Tensor, moment: Moment) -> Tensor:
+        """Labels of unlabelled patches by ξ and ψ together."""
+        generator = self.random(moment, 1)
+        start = normal((len(volumes), self.channels, *volumes.shape[2:]), generator, volumes)
+        last = [start]
+
+        def predict(diffused: Tensor, times: Tensor) -> Tensor:
+            last[0] = self.denoise(volumes, diffused, times)
+            return 2 * last[0].softmax(dim=1) - 1
+
+        with frozen_statistics(self):
+            denoised(predict, start, self.own.denoising_steps)
+            plain = self.labelled(self.network.encoder(volumes)).logits.float().softmax(dim=1)
+        uniform = torch.rand(start.shape, generator=generator).to(start.device).clamp(1e-9, 1 - 1e-7)
+        gumbel = (last[0] - (-uniform.log()).log()).softmax(dim=1)
+        return (smoothed(gumbel, _GAUSSIAN) + plain).argmax(dim=1)
+
+    def _denoising(self, batch: Batch, moment: Moment) -> Loss:
+        generator = self.random(moment)
+        times = torch.randint(TIMES, (len(batch.volumes),), generator=generator).to(batch.volumes.device)
+        clean = encoded(batch.labels, self.channels)
+        diffused = noised(clean, normal(clean.shape, generator, clean), times)
+        logits = self.denoise(batch.volumes, diffused, times)
+        self.difficulty.observe(logits.detach().argmax(dim=1), batch.labels)
+        loss = weighted_loss(logits, batch.labels, self._equal(logits))
+        return Loss(loss, {"denoising": loss.detach()})
+
+    def _equal(self, logits: Tensor) -> Tensor:
+        return torch.ones(self.channels, device=logits.device)

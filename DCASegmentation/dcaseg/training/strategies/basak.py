@@ -1,0 +1,140 @@
+"""Basak et al.: class imbalance in semi-supervised segmentation (Basak, Ghosal and Sarkar, MICCAI 2022).
+
+A mean teacher. On labelled voxels, three indicators of each class (entropy, variance, confidence) are fused with the
+Gompertz function into a class-wise confidence CC; the unsupervised loss samples a voxel of class k with probability
+r_k = ((1 - CC_k) / max (1 - CC))^2.5 and weighs it by (max p)^1.5: L = ce + Dice + λ mean_v mask x ce(z, argmax
+teacher).
+
+No code of the authors is public. ``row``: DHC's port. Its indicators are E_k = mean p_k Σ p log p, S_k = mean p_k,
+V_k = mean(max p - p_k) over voxels of class k, each a softmax over classes; G = 1 - exp(-exp(-2R)), of which the
+twelve smallest count; CC = (1 - mean R) Σ G over its maximum, running mean .99 from 0; the student's class picks a
+voxel's rate, and the teacher's decay grows by epochs. A softmax over a dozen of classes hardly tells them apart, so
+this is close to a plain mean teacher. The port also reads the confidences of one patch under the label mask of
+another; ours does not.
+``published``: our reading of the paper. Indicators in 0..1 (1 - entropy / log C, mean probability, 1 - variance) go
+through the same function, CC starts from its first value, the pseudo-label picks the rate, the teacher's decay grows
+by steps. Cost .6 CPS.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ...method.log_gap import Partition
+from ...method.network import DCANet
+from ..distributed import summed
+from ..ema import follow, grown_decay
+from ..options import TrainingOptions
+from .base import Batch, Loss, Moment, Strategy, option, plain_vnet
+from .class_statistics import voxels_of
+from .losses import agreement, foreground_dice, sampled, voxel_cross_entropy, voxel_loss
+
+_DECAY = 0.99
+
+
+@dataclass(frozen=True)
+class BasakOptions:
+    """Which reading, and the exponents."""
+
+    variant: Literal["row", "published"] = option("row", "row: DHC's port; published: our reading of the paper")
+    rate_exponent: float = option(2.5, "how much more often classes of little confidence are sampled")
+    voxel_exponent: float = option(1.5, "how much confident voxels weigh")
+
+
+def fused_confidence(indicators: Tensor, row: bool) -> Tensor:
+    """Class-wise confidence in 0..1 from ``indicators`` (3, channel), the higher the more confident."""
+    if row:
+        ranks = indicators.softmax(dim=1)
+        gompertz = 1 - (-(-2 * ranks).exp()).exp()
+        least = gompertz.argsort(dim=1)[:, :12]
+        counts = torch.zeros_like(gompertz, dtype=torch.bool).scatter_(1, least, True)
+        gompertz = torch.where(counts, gompertz, 1 - math.exp(-1))
+        ranks = torch.where(counts, ranks, 0)
+        fused = (1 - ranks.mean(dim=0)) * gompertz.sum(dim=0)
+        return fused / fused.max().clamp(min=1e-12)
+    # The fuzzy ranks fall as an indicator rises, from 1 - 1/e to nearly 0: a low sum is a confident class.
+    gompertz = 1 - (-(-2 * indicators).exp()).exp()
+    low, high = 1 - math.exp(-math.exp(-2)), 1 - math.exp(-1)
+    doubt = (gompertz.mean(dim=0) - low) / (high - low) * (1 - indicators.mean(dim=0))
+    return 1 - doubt.clamp(0, 1)
+
+
+class Basak(Strategy):
+    """A mean teacher whose loss samples voxels by how little confidence their class has."""
+
+    name: ClassVar[str] = "basak"
+    Options: ClassVar[type[BasakOptions]] = BasakOptions
+    own: BasakOptions
+    needs_unlabelled: ClassVar[bool] = True
+    needs_full_labels: ClassVar[bool] = True
+
+    def __init__(self, options: TrainingOptions, groups: Partition) -> None:
+        super().__init__(options)
+        self.network = plain_vnet(options, groups)
+        self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
+        channels = self.network.out_channels
+        self.sums: Tensor
+        self.voxels: Tensor
+        self.confidence: Tensor
+        self.register_buffer("sums", torch.zeros(3, channels))
+        self.register_buffer("voxels", torch.zeros(channels))
+        # Not known yet: -1, but for the port's 0.
+        self.register_buffer("confidence", torch.full((channels,), 0.0 if self.own.variant == "row" else -1.0))
+
+    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+        return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
+
+    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+        if part == "labelled":
+            logits = self.network(batch.volumes).float()
+            self._observe(logits.detach().softmax(dim=1), batch.labels)
+            loss = voxel_loss(logits, batch.labels) + foreground_dice(logits, batch.labels)
+            return Loss(loss, {"supervised": loss.detach()})
+        assert batch.unlabelled is not None
+        logits = self.network(batch.unlabelled).float()
+        with torch.no_grad():
+            labels = self.teacher(batch.unlabelled).argmax(dim=1)
+            confidence, own = logits.softmax(dim=1).max(dim=1)
+            by = own if self.own.variant == "row" else labels
+            mask = sampled(by, self.rates(), self.random(moment))
+        loss = (voxel_cross_entropy(logits, labels) * confidence**self.own.voxel_exponent * mask).mean()
+        values = {"unsupervised": loss.detach(), "agreement": agreement(own, labels), "certain": mask.float().mean()}
+        return Loss(self.weight(moment) * loss, values)
+
+    def rates(self) -> Tensor:
+        """The probability of each class's voxels to be sampled."""
+        doubt = 1 - self.confidence.clamp(min=0)
+        return (doubt / doubt.max().clamp(min=1e-8)) ** self.own.rate_exponent
+
+    def after_step(self, moment: Moment) -> None:
+        row = self.own.variant == "row"
+        age = moment.step // self.epoch_steps - 1 if row else moment.step
+        follow(self.teacher, self.network, grown_decay(age, _DECAY))
+        if (moment.step + 1) % self.epoch_steps:
+            return
+        fused = fused_confidence(self.sums / self.voxels.clamp(min=1), row)
+        after = torch.where(self.confidence < 0, fused, _DECAY * self.confidence + (1 - _DECAY) * fused)
+        self.confidence.copy_(torch.where(self.voxels > 0, after, self.confidence))
+        self.sums.zero_()
+        self.voxels.zero_()
+
+    @torch.no_grad()
+    def _observe(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Add the indicators of each labelled voxel to those of its class."""
+        of_truth = probabilities.gather(1, labels[:, None])[:, 0]
+        negative_entropy = (probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=1)
+        spread = probabilities.amax(dim=1) - of_truth
+        if self.own.variant == "row":
+            indicators = [of_truth * negative_entropy, of_truth, spread]
+        else:
+            indicators = [1 + negative_entropy / math.log(probabilities.shape[1]), of_truth, 1 - spread]
+        truth = labels.flatten()
+        for kept, values in zip(self.sums, indicators, strict=True):
+            kept.add_(summed(torch.zeros_like(kept).scatter_add_(0, truth, values.flatten())))
+        self.voxels.add_(voxels_of(labels, len(self.voxels)))

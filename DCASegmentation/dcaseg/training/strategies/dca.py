@@ -1,0 +1,134 @@
+"""DCA: experts on split labels, an aggregation decoder taught by their stitched pseudo-labels."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from ...method.experts import VNET_N_STAGES, ExpertDecoder
+from ...method.log_gap import Partition
+from ...method.network import DCANet
+from ...method.vnet import initialize_kaiming
+from ..options import TrainingOptions
+from .base import Batch, Loss, Moment, Strategy
+from .dca_losses import Stage, plain_losses, pseudo_supervised_loss, supervised_losses, unsupervised_loss
+
+
+def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
+    """The whole network of DCA, or without its aggregation decoder where the options leave it out."""
+    network = DCANet(
+        owners=groups.owners,
+        n_filters=options.n_filters,
+        norm=options.norm,
+        n_stages=options.n_stages,
+        dilations=options.dilations,
+        fusion=options.fusion,
+        aggregation=options.aggregation,
+        stitching=options.stitching,
+        upsampling=options.upsampling,
+        residual=options.residual,
+    )
+    if options.initialization == "kaiming":
+        initialize_kaiming(network)
+    return network
+
+
+class DCA(Strategy):
+    """Sections 3.5 to 3.7 of the method's dossier, in one stage (the paper) or two (ours)."""
+
+    name: ClassVar[str] = "dca"
+
+    def __init__(self, options: TrainingOptions, groups: Partition) -> None:
+        super().__init__(options)
+        self.network = dca_network(options, groups)
+        # Averaged weights, which the trainer owns. In a tuple, or they would become part of this module.
+        self._teacher: tuple[DCANet, ...] = ()
+
+    def moment(self, step: int) -> Moment:
+        stage, first, length = stage_of(step, self.options)
+        return Moment(step, stage, step - first, length)
+
+    def begin(self, moment: Moment, averaged: DCANet | None) -> bool:
+        """Start the aggregation's stage on the averaged experts, with the blocks of the medium one if they fit.
+
+        The optimizer's moments are those of weights that learn no more, so it starts anew.
+        """
+        self._teacher = () if averaged is None else (averaged,)
+        if moment.stage != "aggregation" or moment.within:
+            return False
+        if averaged is not None:
+            self.network.load_state_dict(averaged.state_dict())
+        aggregation, slots = self.network.aggregation, self.network.expert_slots
+        medium = 1 in slots and tuple(self.options.n_stages[1]) == VNET_N_STAGES
+        if aggregation is not None and medium and self.options.aggregation_start == "medium":
+            expert = self.network.experts[slots.index(1)]
+            assert isinstance(expert, ExpertDecoder)
+            aggregation.copy_blocks(expert)
+            if self.network.residual:
+                aggregation.zero_head()
+        return True
+
+    def weight(self, moment: Moment) -> float:
+        aggregates = moment.stage != "experts" and self.network.aggregation is not None
+        teaches = moment.stage != "aggregation" and self.options.expert_pseudo_labels
+        return super().weight(moment) if aggregates or teaches else 0.0
+
+    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+        names = []
+        aggregates = moment.stage != "experts" and self.network.aggregation is not None
+        in_one_graph = self._in_one_graph(moment, batch)
+        if in_one_graph:
+            names.append("all")
+        elif moment.stage != "aggregation" or (aggregates and self.options.supervise_aggregation):
+            names.append("labelled")
+        if batch.unlabelled is not None:
+            if moment.stage != "aggregation" and self.options.expert_pseudo_labels:
+                names.append("experts")
+            if aggregates and not in_one_graph:
+                names.append("unlabelled")
+        return tuple(names)
+
+    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+        stage: Stage = moment.stage  # type: ignore[assignment]  # made by stage_of
+        balance = self.options.class_balance * (1 - moment.within / moment.length)
+        if part == "all":
+            return self._all(batch, moment, balance)
+        if part == "labelled":
+            losses = supervised_losses(
+                self.network, batch.volumes, batch.labels, self.options, stage, balance, batch.unknown
+            )
+            return Loss(
+                torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
+            )
+        assert batch.unlabelled is not None
+        if part == "experts":
+            teacher = self._teacher[0] if self._teacher else self.network
+            loss, agreement = pseudo_supervised_loss(self.network, teacher, batch.unlabelled, self.options)
+            values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
+            return Loss(self.weight(moment) * loss, values)
+        loss, agreement = unsupervised_loss(self.network, batch.unlabelled, self.options, stage)
+        return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
+
+    def _in_one_graph(self, moment: Moment, batch: Batch) -> bool:
+        joint = self.options.joint_statistics and moment.stage == "joint"
+        return joint and batch.unlabelled is not None and self.network.aggregation is not None
+
+    def _all(self, batch: Batch, moment: Moment, class_balance: float) -> Loss:
+        assert batch.unlabelled is not None
+        losses, agreement = plain_losses(
+            self.network, batch.volumes, batch.labels, batch.unlabelled, self.options, class_balance, batch.unknown,
+            aggregate_all=False,
+        )  # fmt: skip
+        weights = {"unsupervised": self.weight(moment)}
+        total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
+        return Loss(total, {**{name: loss.detach() for name, loss in losses.items()}, "agreement": agreement})
+
+
+def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
+    """Who learns at ``step``, the first step of that stage, and its length in steps."""
+    share = round(options.experts_first * options.steps)
+    border = (share if options.experts_steps is None else options.experts_steps) if options.aggregation else 0
+    if border == 0:
+        return "joint", 0, options.steps
+    return ("experts", 0, border) if step < border else ("aggregation", border, options.steps - border)

@@ -1,0 +1,131 @@
+"""Losses that several systems share. Arguments follow one order: what is predicted, then the target.
+
+Logits and probabilities are (batch, channel, depth, height, width), labels int64 (batch, depth, height, width),
+channel 0 is background. All compute in single precision whatever the network's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_SMALL = 1e-10
+
+
+def voxel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each voxel (batch, depth, height, width)."""
+    return functional.cross_entropy(logits.float(), labels, reduction="none")
+
+
+def voxel_loss(
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+    over: Literal["all", "kept"] = "all",
+) -> Tensor:
+    """Mean of weight x mask x cross-entropy.
+
+    ``weights`` (channel,) belong to the label of a voxel, ``mask`` (batch, depth, height, width) to the voxel. The
+    mean is over ``all`` voxels, or over those that the mask has ``kept``.
+    """
+    loss = voxel_cross_entropy(logits, labels)
+    if weights is not None:
+        loss = loss * weights[labels]
+    if mask is None:
+        return loss.mean()
+    mask = mask.to(loss.dtype)
+    return (loss * mask).sum() / (mask.sum().clamp(min=1) if over == "kept" else loss.numel())
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy averaged with the weight (channel,) of each voxel's label; 0 where all present weigh nothing."""
+    of_voxel = weights[labels]
+    return (of_voxel * voxel_cross_entropy(logits, labels)).sum() / of_voxel.sum().clamp(min=_SMALL)
+
+
+def foreground_dice(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
+    """The soft Dice loss of DHC's family: minus the weighted mean Dice of the organs over the whole batch.
+
+    -mean_k w_k (2 Σ p y + 1) / (Σ p + Σ y + 1), without background, from -max w to 0. ``weights`` are (channel,); sums
+    are over the voxels of ``mask`` (batch, depth, height, width), where one is given.
+    """
+    probabilities = logits.float().softmax(dim=1)
+    overlap, predicted, true = _sums(probabilities, labels, mask)
+    dice = (2 * overlap + 1) / (predicted + true + 1)
+    return -(dice if weights is None else weights * dice)[1:].mean()
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """``weighted_cross_entropy`` + ``foreground_dice``, both with ``weights``."""
+    return weighted_cross_entropy(logits, labels, weights) + foreground_dice(logits, labels, weights)
+
+
+def square_dice(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """1 - mean Dice with squared sums in the denominator, of the whole batch, background included."""
+    probabilities = probabilities.float()
+    overlap, _, true = _sums(probabilities, labels)
+    squares = (probabilities**2).sum(dim=(0, 2, 3, 4))
+    return (1 - (2 * overlap + _SMALL) / (squares + true + _SMALL)).mean()
+
+
+def cross_entropy_and_square_dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """(cross-entropy + ``square_dice``) / 2."""
+    return (functional.cross_entropy(logits.float(), labels) + square_dice(logits.float().softmax(dim=1), labels)) / 2
+
+
+def soft_dice(one: Tensor, other: Tensor) -> Tensor:
+    """1 - mean Dice between two maps of probabilities, with squared sums, of the whole batch."""
+    one, other = one.float(), other.float()
+    axes = (0, 2, 3, 4)
+    overlap = (one * other).sum(dim=axes)
+    return (1 - (2 * overlap + _SMALL) / ((one**2).sum(dim=axes) + (other**2).sum(dim=axes) + _SMALL)).mean()
+
+
+def region_loss(logits: Tensor, labels: Tensor, region: Tensor) -> Tensor:
+    """(Dice + cross-entropy) / 2 where ``region`` is true (bool, broadcast to the labels); nothing else has a say.
+
+    Dice is per case without squares, background included, as in ``method.losses.segmentation_loss``. 0 for an empty
+    region.
+    """
+    region = region.expand_as(labels)
+    log_probabilities = functional.log_softmax(logits.float(), dim=1)
+    inside = region.flatten(1).to(log_probabilities.dtype)
+    truth = labels.flatten(1)
+    of_truth = log_probabilities.gather(1, labels[:, None])[:, 0].flatten(1)
+    zeros = inside.new_zeros(len(labels), logits.shape[1])
+    overlap = zeros.scatter_add(1, truth, of_truth.exp() * inside)
+    sizes = zeros.scatter_add(1, truth, inside)
+    total = (log_probabilities.exp().flatten(2) * inside[:, None]).sum(dim=2) + sizes
+    dice = 1 - (2 * overlap + 1e-5) / (total + 1e-5)
+    cross_entropy = -(of_truth * inside).sum() / inside.sum().clamp(min=1)
+    return (dice.mean() + cross_entropy) / 2
+
+
+def sampled(labels: Tensor, rates: Tensor, generator: torch.Generator) -> Tensor:
+    """Voxels kept at random, as booleans like ``labels``: one of label k with probability ``rates[k]``."""
+    return torch.rand(labels.shape, generator=generator).to(labels.device) < rates[labels]
+
+
+def agreement(one: Tensor, other: Tensor) -> Tensor:
+    """The share of voxels with the same label, for the log."""
+    return (one == other).float().mean()
+
+
+def _sums(probabilities: Tensor, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each channel over the whole batch: Σ p y, Σ p, Σ y. Indexing stands for a one-hot target."""
+    zeros = probabilities.new_zeros(probabilities.shape[1])
+    of_truth = probabilities.gather(1, labels[:, None])[:, 0]
+    ones = torch.ones_like(of_truth)
+    if mask is not None:
+        inside = mask.to(of_truth.dtype)
+        of_truth, ones, probabilities = of_truth * inside, inside, probabilities * inside[:, None]
+    truth = labels.flatten()
+    overlap = zeros.scatter_add(0, truth, of_truth.flatten())
+    true = zeros.scatter_add(0, truth, ones.flatten())
+    return overlap, probabilities.sum(dim=(0, 2, 3, 4)), true

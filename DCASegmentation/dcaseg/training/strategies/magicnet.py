@@ -1,0 +1,182 @@
+"""MagicNet: magic-cube partition and recovery (Chen et al., CVPR 2023).
+
+Patches are cut into N³ cubes. Whole: z = f(x). Crossed: at each place cubes are exchanged among labelled and
+unlabelled patches, the mixtures' features put back in their patches, and predicted from (z_x). Cubes: each cube goes
+through the network alone; its place is to be told from its deepest features, and its features are put back, too
+(z_c).
+
+L = 1/4 [ce(z_L) + Dice(z_L) + Dice(z_x_L) + Dice(z_c_L)] + .1 place + λ Dice(z_x_U, pseudo-label). The pseudo-label
+is the teacher's on noisy patches (EMA .99), blended voxel by voxel with z_c once there is a distribution of classes:
+argmax[(1 - ω) z_T + ω z_c], ω = voxels of the teacher's class in the blended labels of the last 20 steps over the
+largest class's.
+
+What deviates: recovered cubes lie at their own place (the published code mirrors 18 of 27 of them); ``blend``
+"frequent" is the code's weight, which gives the large classes to the cubes, "rare" is 1 - ω; the teacher has no
+classifier of places. Cost 1.3 CPS; the classifier of places has 8.5 million weights with 16 filters, for training
+alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...method.experts import ExpertDecoder
+from ...method.log_gap import Partition
+from ...method.network import DCANet
+from ..ema import follow, grown_decay
+from ..options import TrainingOptions
+from .base import Batch, Facts, Loss, Moment, Strategy, option, plain_vnet
+from .class_statistics import voxels_of
+from .ga import gradient_aware_cross_entropy, gradient_aware_dice
+from .losses import agreement, square_dice, voxel_loss
+from .mixing import assembled, cubes, exchanged, partners, returned
+from .perturbation import clipped_noise
+
+_DECAY = 0.99
+_PLACE_WEIGHT = 0.1
+_DIVISOR = DCANet.divisor
+
+
+@dataclass(frozen=True)
+class MagicNetOptions:
+    """The partition, and how pseudo-labels are blended."""
+
+    cubes: int = option(3, "cubes along each side of a patch")
+    blend: Literal["frequent", "rare"] = option("frequent", "the classes that the cubes' prediction decides")
+    blend_from: int = option(100, "first step with a blended pseudo-label")
+    losses: Literal["plain", "gradient_aware"] = option(
+        "plain", "gradient_aware: GA on MagicNet, the losses of --strategy ga"
+    )
+
+    def __post_init__(self) -> None:
+        if self.cubes < 2:
+            raise ValueError("cubes are 2 or more")
+
+
+def blended(teacher: Tensor, of_cubes: Tensor, share: Tensor) -> Tensor:
+    """Labels of two maps of logits: ``share`` (channel,) of the teacher's class is the weight of the cubes' map."""
+    weight = share[teacher.argmax(dim=1)][:, None]
+    return ((1 - weight) * teacher + weight * of_cubes).argmax(dim=1)
+
+
+class MagicNet(Strategy):
+    """Whole patches, exchanged cubes, cubes alone."""
+
+    name: ClassVar[str] = "magicnet"
+    Options: ClassVar[type[MagicNetOptions]] = MagicNetOptions
+    own: MagicNetOptions
+    needs_unlabelled: ClassVar[bool] = True
+    needs_full_labels: ClassVar[bool] = True
+    _WINDOW = 20
+
+    def __init__(self, options: TrainingOptions, groups: Partition) -> None:
+        super().__init__(options)
+        self.network = plain_vnet(options, groups)
+        self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
+        count = self.own.cubes
+        deepest = 16 * options.n_filters
+        for side in options.patch:
+            deepest *= side // (count * _DIVISOR)
+        self.place = nn.Sequential(
+            nn.Linear(deepest, 4096), nn.BatchNorm1d(4096), nn.LeakyReLU(0.2), nn.Linear(4096, count**3)
+        )
+        self.counts: Tensor
+        self.register_buffer("counts", torch.zeros(self._WINDOW, self.network.out_channels))
+        self._pseudo: Tensor | None = None
+
+    @classmethod
+    def require(cls, options: TrainingOptions, facts: Facts) -> None:
+        super().require(options, facts)
+        count = cls.read(options).cubes
+        cls.require_grid(options, count, "cubes", _DIVISOR)
+        if options.norm == "instance" and all(side == count * _DIVISOR for side in options.patch):
+            cls.require_grid(options, count, "cubes", 2 * _DIVISOR)
+
+    @classmethod
+    def fitted(cls, options: TrainingOptions) -> TrainingOptions:
+        """As many cubes as divide the patch, three a side at most; batch norm where their deepest features are single
+        voxels, which instance norm cannot take."""
+        for count in (3, 2):
+            if all(side % (count * _DIVISOR) == 0 for side in options.patch):
+                single = all(side == count * _DIVISOR for side in options.patch)
+                own = {"cubes": count, **options.strategy_options}
+                return replace(options, strategy_options=own, norm="batch" if single else options.norm)
+        return options
+
+    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+        return ("cubes", "whole", "crossed") if batch.unlabelled is not None else ("whole",)
+
+    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+        if part == "whole":
+            logits = self.network(batch.volumes).float()
+            loss = (self._cross_entropy(logits, batch.labels) + self._dice(logits, batch.labels)) / 4
+            return Loss(loss, {"supervised": loss.detach()})
+        assert batch.unlabelled is not None
+        labelled = len(batch.volumes)
+        volumes = torch.cat([batch.volumes, batch.unlabelled])
+        if part == "cubes":
+            return self._cubes(volumes, batch.labels, moment)
+        order = partners(self.own.cubes**3, len(volumes), self.random(moment))
+        mixture = assembled(exchanged(cubes(volumes, self.own.cubes), order))
+        features = self._decoder(self.network.encoder(mixture)).features[-1]
+        logits = self._head(assembled(returned(cubes(features, self.own.cubes), order)))
+        supervised = self._dice(logits[:labelled], batch.labels) / 4
+        assert self._pseudo is not None
+        loss = self._dice(logits[labelled:], self._pseudo)
+        same = agreement(logits[labelled:].argmax(dim=1), self._pseudo)
+        values = {"crossed": supervised.detach(), "unsupervised": loss.detach(), "agreement": same}
+        return Loss(supervised + self.weight(moment) * loss, values)
+
+    def after_step(self, moment: Moment) -> None:
+        follow(self.teacher, self.network, grown_decay(moment.step, _DECAY))
+
+    @property
+    def _decoder(self) -> ExpertDecoder:
+        return self.network.experts[0]  # type: ignore[return-value]
+
+    def _head(self, features: Tensor) -> Tensor:
+        return self._decoder.head(self._decoder.dropout(features)).float()
+
+    def _cubes(self, volumes: Tensor, labels: Tensor, moment: Moment) -> Loss:
+        """The cubes alone, and the pseudo-label for the exchanged ones."""
+        labelled = len(labels)
+        parts = cubes(volumes, self.own.cubes)
+        order = torch.randperm(len(parts) * len(volumes), generator=self.random(moment, 1)).to(volumes.device)
+        # In random order, so that batch norm of the classifier cannot tell a place by its neighbors.
+        encoded = self.network.encoder(parts.flatten(0, 1)[order])
+        places = torch.arange(len(parts), device=volumes.device).repeat_interleave(len(volumes))[order]
+        place = functional.cross_entropy(self.place(encoded[-1].flatten(1)).float(), places)
+        features = self._decoder(encoded).features[-1][order.argsort()]
+        logits = self._head(assembled(features.unflatten(0, parts.shape[:2])))
+        self._pseudo = self._pseudo_label(volumes[labelled:], logits[labelled:].detach(), moment)
+        supervised = self._dice(logits[:labelled], labels) / 4
+        values = {"cubes": supervised.detach(), "place": place.detach()}
+        return Loss(supervised + _PLACE_WEIGHT * place, values)
+
+    @torch.no_grad()
+    def _pseudo_label(self, unlabelled: Tensor, of_cubes: Tensor, moment: Moment) -> Tensor:
+        teacher = self.teacher(clipped_noise(unlabelled, self.random(moment, 2))).float()
+        seen = self.counts.sum(dim=0)
+        if moment.step >= self.own.blend_from and seen.any():
+            share = seen / seen.max()
+            labels = blended(teacher, of_cubes, share if self.own.blend == "frequent" else 1 - share)
+        else:
+            labels = teacher.argmax(dim=1)
+        self.counts[moment.step % self._WINDOW] = voxels_of(labels, self.network.out_channels)
+        return labels
+
+    def _dice(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.own.losses == "gradient_aware":
+            return gradient_aware_dice(logits, labels)
+        return square_dice(logits.softmax(dim=1), labels)
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.own.losses == "gradient_aware":
+            return gradient_aware_cross_entropy(logits, labels, share=0.1)
+        return voxel_loss(logits, labels)

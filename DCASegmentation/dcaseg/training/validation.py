@@ -1,0 +1,81 @@
+"""How good a network is on whole cases while it trains: Dice on the model grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from monai.inferers.utils import sliding_window_inference
+from torch import nn
+from torch.nn import functional
+
+from ..imaging.label_comparison import dice_by_label
+from .cases import Case
+from .options import TrainingOptions
+from .strategies.base import Answering
+
+# A small volume that comes alone PyTorch convolves on the CPU in a way that takes several times as long.
+WINDOWS_AT_ONCE = 2
+
+
+class Stopped(Exception):  # noqa: N818 - what the user asked for, not a fault
+    """A validation that was asked to end before its last case."""
+
+
+def validate(
+    network: Answering,
+    cases: Sequence[Case],
+    options: TrainingOptions,
+    overlap: float = 0.25,
+    stop: Callable[[], bool] | None = None,
+) -> np.ndarray:
+    """Mean Dice over ``cases`` for each label 1 to K; NaN where no case tells of it. Leaves the network's mode.
+
+    ``stop`` is asked before each case. Raises Stopped where it says yes.
+    """
+    scores = []
+    for case in cases:
+        if stop is not None and stop():
+            raise Stopped
+        if case.labels is None:
+            raise ValueError(f"case {case.name} has no labels to validate on")
+        predicted = predict(network, case, options, overlap)
+        dice = dice_by_label(predicted, case.labels, network.out_channels - 1)
+        dice[[label - 1 for label in case.unknown]] = np.nan
+        scores.append(dice)
+    table = np.array(scores)
+    counts = np.sum(~np.isnan(table), axis=0)
+    return np.where(counts > 0, np.nansum(table, axis=0) / np.maximum(counts, 1), np.nan)
+
+
+def predict(network: nn.Module, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
+    """The label map (depth, height, width) of ``case`` by sliding window. Leaves the network's mode."""
+    labels: np.ndarray = _logits(network, case, options, overlap).argmax(dim=1)[0].cpu().numpy()
+    return labels
+
+
+def predict_with_confidence(
+    network: Answering, case: Case, options: TrainingOptions, overlap: float = 0.25
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``predict``, labels in uint8, with the probability of each voxel's label in uint16 (65535 is 1)."""
+    confidence, labels = _logits(network, case, options, overlap)[0].softmax(dim=0).max(dim=0)
+    return labels.cpu().numpy().astype(np.uint8), (confidence * 65535).round().cpu().numpy().astype(np.uint16)
+
+
+@torch.inference_mode()
+def _logits(network: nn.Module, case: Case, options: TrainingOptions, overlap: float) -> torch.Tensor:
+    """Logits (1, channel, depth, height, width) of the whole case."""
+    training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None].to(device)
+    depth = volume.shape[2]
+    missing = max(options.patch[0] - depth, 0) if options.short_scans == "repeat" else 0
+    if missing:
+        # As inference pads (inference.sliding_window.Padding).
+        volume = functional.pad(volume, (0, 0, 0, 0, missing // 2, missing - missing // 2), mode="replicate")
+    logits = sliding_window_inference(volume, options.patch, WINDOWS_AT_ONCE, network, overlap=overlap, mode="gaussian")
+    assert isinstance(logits, torch.Tensor)
+    network.train(training)
+    return logits[:, :, missing // 2 : missing // 2 + depth]

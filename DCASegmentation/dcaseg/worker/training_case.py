@@ -1,0 +1,73 @@
+"""A CT, with its corrected labels or alone, as files in, a case in a folder to train on out.
+
+This is what the panel runs in a process of its own, ``python -m dcaseg.worker.training_case FOLDER``, because
+compressing a CT takes seconds. FOLDER holds ``ct.nrrd``, ``labels.nrrd`` on its grid, and ``case.json``::
+
+    {"folder": "/data/training", "name": "ct-1a2b3c4d", "vocabulary": "AMOS", "reviewed": ["liver"],
+     "model": ["dca-abdomen", "<sha256>"], "places": [{"rank": 1, "organ": "liver", "status": "corrected"}]}
+
+A CT alone has no ``labels.nrrd``, and a ``case.json`` of ``{"folder": "/data/training", "unlabelled": true}``.
+
+The answer is one line of JSON: ``{"name": ..., "cases": ...}``, with how many of that kind the folder holds now, or
+``{"problem": ..., "remedy": ...}``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..json_io import read_json
+
+CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
+
+
+def main(folder: Path) -> int:
+    """Do what ``folder`` asks and print the answer; 0 where a case was added, 2 where it cannot be."""
+    from ..errors import UserError
+
+    try:
+        answer, code = _add(folder), 0
+    except UserError as error:
+        answer, code = {"problem": error.problem, "remedy": error.remedy}, 2
+    except (OSError, RuntimeError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        answer, code = {"problem": f"The case could not be written ({reason}).", "remedy": "Try again."}, 1
+    print(json.dumps(answer), flush=True)
+    return code
+
+
+def _add(folder: Path) -> dict[str, Any]:
+    import SimpleITK as sitk
+
+    from ..organs import VOCABULARIES
+    from ..training.corrections import (
+        TouchedPlace,
+        add_corrected_case,
+        add_unlabelled_ct,
+        case_folders,
+        unlabelled_folders,
+    )
+
+    content = read_json(folder / CASE)
+    training = Path(content["folder"])
+    if content.get("unlabelled"):
+        added = add_unlabelled_ct(training, sitk.ReadImage(str(folder / CT)))
+        return {"name": added.parent.name, "cases": len(unlabelled_folders(training))}
+    case = add_corrected_case(
+        training,
+        content["name"],
+        sitk.ReadImage(str(folder / CT)),
+        sitk.ReadImage(str(folder / LABELS)),
+        VOCABULARIES[content["vocabulary"]],
+        content["reviewed"],
+        (content["model"][0], content["model"][1]),
+        [TouchedPlace(int(place["rank"]), place["organ"], place["status"]) for place in content["places"]],
+    )
+    return {"name": case.name, "cases": len(case_folders(training))}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
