@@ -40,7 +40,7 @@ def _case(entry: Entry, segmenter: Segmenter, model: str) -> CaseResults:
     ct, truth = read_entry(entry, segmenter.vocabulary)
     found = segmenter.segment(ct).labels
     dice = score_labels(found, truth, len(segmenter.vocabulary))["dice"]
-    dice[[label - 1 for label in entry.unknown]] = np.nan
+    dice[[label - 1 for label in entry.unannotated]] = np.nan
     grid = model_grid(ct, _SHOWN_MM)
     shown = [sitk.GetArrayFromImage(resample(image, grid, "nearest")) for image in (truth, found)]
     hu = sitk.GetArrayFromImage(resample(ct, grid))

@@ -42,7 +42,7 @@ NETWORK = "network"
 LIMIT_S = 5.0
 ALL_MAPS: Mapping[str, Any] = {
     "attention_levels": [1, 2, 3, 4],
-    "deciding_expert": True,
+    "dominant_expert": True,
     "entropy": True,
     "disagreement": True,
 }

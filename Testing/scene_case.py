@@ -25,7 +25,7 @@ class MadeUpResult:
 
     labels: sitk.Image
     attention: dict[int, dict[str, sitk.Image]] = field(default_factory=dict)
-    deciding_expert: sitk.Image | None = None
+    dominant_expert: sitk.Image | None = None
     entropy: sitk.Image | None = None
     disagreement: sitk.Image | None = None
     organs: tuple[Organ, ...] | None = None
@@ -60,7 +60,7 @@ def small_result(tilt_degrees: float = 12.0) -> MadeUpResult:
     return MadeUpResult(
         labels=labels,
         attention={4: {name: on_grid(values.astype(np.float32), tilt_degrees) for name, values in maps.items()}},
-        deciding_expert=on_grid(experts, tilt_degrees),
+        dominant_expert=on_grid(experts, tilt_degrees),
         entropy=on_grid((1.0 - np.maximum(head, tail)).astype(np.float32), tilt_degrees),
     )
 

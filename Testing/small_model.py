@@ -28,7 +28,7 @@ def vivid_network(n_labels: int = 3, **options) -> DCANet:
     with torch.inference_mode():
         for head in heads:
             head.weight *= 20
-        parts = network.forward_parts(torch.rand(1, 1, *PATCH), ())
+        parts = network.forward_all(torch.rand(1, 1, *PATCH), ())
         answers = [*parts.experts, parts.aggregated]
         for head, logits in zip(heads, answers, strict=False):
             head.bias -= logits.mean(dim=(0, 2, 3, 4))

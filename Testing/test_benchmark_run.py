@@ -29,8 +29,8 @@ def test_the_plain_pipeline_and_ours_agree(case, tmp_path):
     assert heard == found
     assert found[0].same > 0.99
     assert mean_loss(found) == pytest.approx(0, abs=0.01)
-    unknown = LabelledCase("one organ", case.ct, case.truth, unknown=tuple(range(2, 16)))
-    one = compare(bundle, [unknown])[0]
+    unannotated = LabelledCase("one organ", case.ct, case.truth, unannotated=tuple(range(2, 16)))
+    one = compare(bundle, [unannotated])[0]
     assert np.isfinite(one.ours)
     assert one.ours != found[0].ours
 

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import OutputError
-from dcaseg.rendering.layout import height_beside, put_beside
+from dcaseg.rendering.layout import concat_images, height_beside
 
 
 def plain(path: Path, columns: int, rows: int, color: tuple[int, int, int]) -> Path:
@@ -20,7 +20,7 @@ def plain(path: Path, columns: int, rows: int, color: tuple[int, int, int]) -> P
 def test_the_pictures_lie_side_by_side_unchanged_with_the_title_over_the_left_one(tmp_path):
     picture = plain(tmp_path / "picture.png", 300, 200, (0, 0, 255))
     height = height_beside(picture)
-    put_beside(plain(tmp_path / "left.png", 80, height, (255, 0, 0)), "A title", picture)
+    concat_images(plain(tmp_path / "left.png", 80, height, (255, 0, 0)), "A title", picture)
     pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(picture)))[..., :3]
     assert pixels.shape[0] == 200
     assert (pixels[:, -300:] == (0, 0, 255)).all()
@@ -37,4 +37,4 @@ def test_a_picture_that_cannot_be_replaced_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     with pytest.raises(OutputError, match="No space left"):
-        put_beside(left, "", picture)
+        concat_images(left, "", picture)

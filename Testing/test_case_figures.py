@@ -91,7 +91,7 @@ def test_organs_not_asked_for_are_not_called_missing():
 def test_a_case_without_maps_gives_a_picture_of_one_row(tmp_path):
     result = small_result()
     draw_case(tmp_path / "full.png", small_ct(), result, AMOS, "Case")
-    result.attention, result.deciding_expert = {}, None
+    result.attention, result.dominant_expert = {}, None
     draw_case(tmp_path / "plain.png", small_ct(), result, AMOS, "Case")
     import matplotlib.image
 

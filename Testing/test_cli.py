@@ -139,7 +139,7 @@ def test_only_the_chosen_organs_are_kept(dca, coarse_phantom, small_bundle, tmp_
     run = dca(
         *("segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle, "--no-scene"),
         *("--organs", "spleen, left_kidney", "--attention-levels", "none", "--format", ".nii.gz", "--overlap", 0),
-        *("--no-deciding-expert", "--no-entropy", "--no-disagreement", "--device", "cpu"),
+        *("--no-dominant-expert", "--no-entropy", "--no-disagreement", "--device", "cpu"),
     )
     assert run.code == 0, run.err
     assert names(out) == {"labels.nii.gz", "volumes.csv", "log.txt", "request.json"}

@@ -46,7 +46,7 @@ def test_every_series_and_file_of_a_mixed_archive_is_accounted_for(archive):
         status, reason = EXPECTED[source]
         assert each.status == status
         assert reason in each.reason
-    assert found.strays == 30
+    assert found.ignored_files == 30
 
 
 def test_a_second_search_finds_the_same_cases(archive):
@@ -81,7 +81,7 @@ def test_an_unusable_slice_beside_a_series_is_noted_with_it(archive, tmp_path):
 
 def test_an_empty_folder_holds_nothing(tmp_path):
     found = found_in(tmp_path)
-    assert (found.cases, found.rejected, found.strays) == ([], [], 0)
+    assert (found.cases, found.rejected, found.ignored_files) == ([], [], 0)
 
 
 def test_an_input_that_is_not_there_is_said(tmp_path):
@@ -95,7 +95,7 @@ def test_one_file_is_an_input_too(coarse_phantom, tmp_path):
 
 
 @pytest.fixture
-def strays() -> Iterator[Path]:
+def ignored_files() -> Iterator[Path]:
     """20 folders of 1000 empty files each, in memory where that can be: on some disks it takes long to make them."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
@@ -106,16 +106,16 @@ def strays() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_twenty_thousand_stray_files_are_counted_quickly_and_take_no_memory(strays):
+def test_twenty_thousand_stray_files_are_counted_quickly_and_take_no_memory(ignored_files):
     told: list[int] = []
     cpu = time.process_time()
-    found = find(strays, strays / "out", Rules(), lambda files, text: told.append(files))
+    found = find(ignored_files, ignored_files / "out", Rules(), lambda files, text: told.append(files))
     assert time.process_time() - cpu < 5
-    assert (found.cases, found.rejected, found.strays) == ([], [], 20_000)
+    assert (found.cases, found.rejected, found.ignored_files) == ([], [], 20_000)
     assert told[-1] == 20_000
     taken: list[int] = []
     tracemalloc.start()
-    find(strays, strays / "out", Rules(), lambda *_: taken.append(tracemalloc.get_traced_memory()[0]))
+    find(ignored_files, ignored_files / "out", Rules(), lambda *_: taken.append(tracemalloc.get_traced_memory()[0]))
     tracemalloc.stop()
     # From a file in one folder to the same in the next: told at every 200th file, a folder holds 1000.
     more = [later - earlier for earlier, later in zip(taken, taken[5:], strict=False)]

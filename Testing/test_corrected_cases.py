@@ -54,7 +54,7 @@ def test_what_was_added_is_read_back(tmp_path):
 
 def test_organs_that_nobody_reviewed_are_unknown_and_not_in_the_map(tmp_path):
     case = add(tmp_path)
-    assert set(case.unknown) == set(AMOS.by_label) - {LIVER, BLADDER, AMOS.by_key["gallbladder"].label}
+    assert set(case.unannotated) == set(AMOS.by_label) - {LIVER, BLADDER, AMOS.by_key["gallbladder"].label}
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(case.label)))
     assert set(np.unique(written)) == {0, LIVER, BLADDER}
     assert (written[5:7] == 0).all(), "the spleen was not reviewed"
@@ -65,7 +65,7 @@ def test_monai_reads_the_list(tmp_path):
     (entry,) = load_decathlon_datalist(str(tmp_path / "dataset.json"), is_segmentation=True)
     case = read_dataset(tmp_path)[0]
     assert (entry["image"], entry["label"]) == (str(case.image), str(case.label))
-    assert tuple(entry["unknown"]) == case.unknown
+    assert tuple(entry["unannotated"]) == case.unannotated
 
 
 def test_nobody_can_be_found_out_from_what_is_written(tmp_path):

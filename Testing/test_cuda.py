@@ -19,8 +19,8 @@ import torch
 from dcaseg.imaging.label_comparison import dice_by_label
 from dcaseg.inference.backends import selection as choosing
 from dcaseg.inference.backends.base import Task
-from dcaseg.inference.backends.eager import EagerRuntime
-from dcaseg.inference.backends.selection import make_runtime
+from dcaseg.inference.backends.eager import EagerBackend
+from dcaseg.inference.backends.selection import make_backend
 from dcaseg.inference.device import choose_device, cpu, found_devices
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.segmenter import Segmenter
@@ -35,7 +35,7 @@ from test_training import OPTIONS, THREE_BALLS, case_of_balls
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-synthetic"
-EVERYTHING = SegmentOptions(attention_levels=(1, 4), deciding_expert=True, entropy=True, disagreement=True)
+EVERYTHING = SegmentOptions(attention_levels=(1, 4), dominant_expert=True, entropy=True, disagreement=True)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +96,7 @@ def test_a_shipped_model_finds_the_same_organs_on_the_gpu(ct, on_the_cpu, runtim
         for expert, expected in experts.items():
             difference = array_of(result.attention[level][expert]) - array_of(expected)
             assert np.abs(difference.astype(float)).mean() < 0.01 * max(array_of(expected).max(), 1)
-    assert (array_of(result.deciding_expert) == array_of(on_the_cpu.deciding_expert)).mean() > 0.97
+    assert (array_of(result.dominant_expert) == array_of(on_the_cpu.dominant_expert)).mean() > 0.97
 
 
 def test_in_single_precision_hardly_a_voxel_differs(ct, on_the_cpu):
@@ -108,7 +108,7 @@ def test_in_single_precision_hardly_a_voxel_differs(ct, on_the_cpu):
 def test_a_captured_graph_gives_each_batch_its_own_answer(windows, wanted):
     device = choose_device("cuda")
     task = Task(vivid_network(5).cuda(), wanted, PATCH, device, "0123")
-    captured, eager = make_runtime("cuda-half", task), EagerRuntime(task)
+    captured, eager = make_backend("cuda-half", task), EagerBackend(task)
     for batch in (windows, windows.flip(0), windows[:1]):
         given, expected = captured(batch.cuda()), eager(batch.cuda())
         assert given.attention.keys() == expected.attention.keys()
@@ -142,7 +142,7 @@ def test_a_gpu_that_holds_the_network_but_not_the_sums_still_segments(ct, on_the
 def test_training_on_the_gpu_learns_what_it_learns_on_the_cpu(tmp_path, half):
     losses = {}
     for device in ("cpu", "cuda"):
-        options = replace(OPTIONS, steps=6, experts_first=0.0, mixed_precision=half, norm="instance")
+        options = replace(OPTIONS, steps=6, expert_stage_fraction=0.0, mixed_precision=half, norm="instance")
         cases = [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labelled=False)]
         trainer = Trainer(tmp_path / device, options, THREE_BALLS, *cases, [case_of_balls(4)], device)
         trainer.run(validate_every=3)

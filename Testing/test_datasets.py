@@ -18,7 +18,7 @@ from dcaseg.training import published_splits as splits
 from dcaseg.training.datalist import Datalist, Entry, read_datalist, require_files, write_datalist
 from dcaseg.training.datasets import check_files
 from dcaseg.training.options import GridOptions
-from dcaseg.training.training_set import cohort_of
+from dcaseg.training.training_set import training_set_of
 
 
 def touch(folder: Path, names: list[str]) -> None:
@@ -109,12 +109,14 @@ def test_a_folder_of_ones_own_becomes_a_list_and_cases(dca, own_folder, tmp_path
     datalist = read_datalist(out)
     assert [len(entries) for _, entries in datalist.groups()] == [2, 1, 1, 0]
     assert json.loads(out.read_text())["unlabelled"] == [{"image": "imagesTr/d_0000.nii.gz"}]
-    labelled, unlabelled, validation = cohort_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))
+    labelled, unlabelled, validation = training_set_of(datalist).cases(
+        tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0))
+    )
     assert len(labelled) == 2 and len(validation) == 1 and unlabelled[0].labels is None
 
 
 def test_labels_of_unlabelled_cases_are_for_a_fully_supervised_training_alone(own_folder, tmp_path):
-    cohort = cohort_of(layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0, labelled=2).datalist)
+    cohort = training_set_of(layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0, labelled=2).datalist)
     grid = GridOptions(spacing=(14.0, 14.0, 14.0))
     labelled, unlabelled, _ = cohort.cases(tmp_path, grid)
     assert [len(labelled), len(unlabelled)] == [2, 2] and all(case.labels is None for case in unlabelled)
@@ -182,7 +184,7 @@ def test_files_that_are_missing_are_named(write_list):
 
 
 def test_a_list_survives_the_disk(tmp_path):
-    entry = Entry(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", unknown=(14, 15), label_map={52: 8})
+    entry = Entry(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", unannotated=(14, 15), label_map={52: 8})
     datalist = Datalist(AMOS_ORGANS, (entry,), (Entry(Path("/elsewhere/c.nii.gz")),), name="n", licence="l", source="s")
     write_datalist(datalist, tmp_path / "list.json")
     assert read_datalist(tmp_path / "list.json") == datalist
@@ -210,8 +212,8 @@ def test_checking_counts_voxels_by_the_names_of_other_numbers(own_folder):
     counts = np.bincount(sitk.GetArrayFromImage(read_labels(label)).ravel())
     assert liver_only.voxels[7] == counts[6] and not any(liver_only.voxels[label] for label in (1, 6))
     assert any("Liver" in warning and "tail" in warning for warning in liver_only.warnings)
-    told = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, unknown=(6,)),)))
-    assert "listed as unknown" in told.errors[0]
+    told = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, unannotated=(6,)),)))
+    assert "listed as unannotated" in told.errors[0]
 
 
 def test_the_list_of_corrected_cases_is_read_with_what_its_maps_do_not_tell_of(coarse_phantom, tmp_path):
@@ -223,6 +225,6 @@ def test_the_list_of_corrected_cases_is_read_with_what_its_maps_do_not_tell_of(c
     add_corrected_case(tmp_path, "one", ct, labels, AMOS_ORGANS, ["liver", "spleen"], ("a model", "0" * 64))
     datalist = read_datalist(tmp_path / LIST)
     require_files(datalist)
-    assert datalist.training[0].unknown == tuple(label for label in range(1, 16) if label not in (1, 6))
-    case = cohort_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))[0][0]
-    assert case.unknown == datalist.training[0].unknown and set(np.unique(case.labels)) == {0, 1, 6}
+    assert datalist.training[0].unannotated == tuple(label for label in range(1, 16) if label not in (1, 6))
+    case = training_set_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))[0][0]
+    assert case.unannotated == datalist.training[0].unannotated and set(np.unique(case.labels)) == {0, 1, 6}

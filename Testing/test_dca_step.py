@@ -12,7 +12,7 @@ from dcaseg.method.losses import segmentation_loss
 from dcaseg.method.network import DCANet
 from dcaseg.method.stitching import split_labels
 from dcaseg.training.options import TrainingOptions
-from dcaseg.training.strategies.base import Batch, Moment
+from dcaseg.training.strategies.base import Batch, StepState
 from dcaseg.training.strategies.dca import DCA
 from dcaseg.training.strategies.dca_losses import (
     pseudo_supervised_loss,
@@ -71,7 +71,7 @@ def test_each_expert_learns_from_its_own_loss_only(network, volumes, labels, opt
 
 def test_an_expert_is_scored_on_its_split_labels(network, volumes, labels, options):
     losses = supervised_losses(network, volumes, labels, options)
-    logits = network.forward_parts(volumes).experts[0]
+    logits = network.forward_all(volumes).experts[0]
     expected = segmentation_loss(logits, split_labels(labels, (1,)), options.dice_channels, (1,))
     torch.testing.assert_close(losses["head"], expected)
 
@@ -79,10 +79,10 @@ def test_an_expert_is_scored_on_its_split_labels(network, volumes, labels, optio
 def test_an_unknown_organ_is_no_background_to_its_owner_but_to_the_others(network, volumes, labels, options):
     labels[labels == 4] = 0
     known = supervised_losses(network, volumes, labels, options)
-    unknown = supervised_losses(network, volumes, labels, options, unknown=[(4,), (4,)])
-    assert unknown["head"] == known["head"] and unknown["medium"] == known["medium"]
-    assert unknown["tail"] < known["tail"] - 0.01
-    assert unknown["aggregation"] != known["aggregation"]
+    unannotated = supervised_losses(network, volumes, labels, options, unannotated=[(4,), (4,)])
+    assert unannotated["head"] == known["head"] and unannotated["medium"] == known["medium"]
+    assert unannotated["tail"] < known["tail"] - 0.01
+    assert unannotated["aggregation"] != known["aggregation"]
 
 
 def test_the_paper_gives_the_aggregation_decoder_no_true_labels(network, volumes, labels):
@@ -122,16 +122,16 @@ def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(networ
     )  # fmt: skip
     labels[0][labels[0] == 3] = 0
     batch = Batch(volumes, labels, ((3,), ()), torch.rand(2, 1, 16, 16, 32))
-    moment = Moment(0, "joint", 0, 1)
+    step_state = StepState(0, "joint", 0, 1)
     gradients = []
     for joint in (True, False):
         strategy = DCA(replace(options, joint_statistics=joint), partition({1: 900, 2: 90, 3: 80, 4: 1}, "top2"))
         strategy.network = DCANet(**network.options)
         strategy.network.load_state_dict(network.state_dict())
-        parts = strategy.parts(moment, batch)
+        parts = strategy.parts(step_state, batch)
         assert (parts == ("all",)) == joint
         for part in parts:
-            strategy.forward(part, batch, moment).total.backward()
+            strategy.forward(part, batch, step_state).total.backward()
         gradients.append([parameter.grad for parameter in strategy.network.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
@@ -144,7 +144,7 @@ def test_batch_norm_has_the_statistics_of_all_patches_where_they_are_joint():
     torch.manual_seed(0)
     strategy = DCA(options, partition({1: 900, 2: 90, 3: 80, 4: 1}, "top2"))
     first = strategy.network.encoder.blocks[0]
-    strategy.forward("all", batch, Moment(0, "joint", 0, 1))
+    strategy.forward("all", batch, StepState(0, "joint", 0, 1))
     expected = first[0](torch.cat([volumes, unlabelled])).mean(dim=(0, 2, 3, 4))
     torch.testing.assert_close(first[1].running_mean, 0.1 * expected)
 
@@ -169,7 +169,7 @@ def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, 
     pseudo = stitched_pseudo_labels(teacher, volumes)
     assert len(pseudo.unique()) > 2, "pseudo-labels of one class would agree with any split"
     loss, agreement = pseudo_supervised_loss(network, teacher, volumes, options)
-    logits = network.forward_parts(volumes).experts
+    logits = network.forward_all(volumes).experts
     expected = sum(
         segmentation_loss(one, split_labels(pseudo, owned), options.dice_channels, owned)
         for one, owned in zip(logits, OWNERS, strict=True)
@@ -184,7 +184,7 @@ def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, 
 def test_unlabelled_patches_count_in_every_stage_that_learns_from_them():
     options = TrainingOptions(n_filters=2, steps=1000, expert_pseudo_labels=True)
     strategy = DCA(options, partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
-    weights = [strategy.weight(strategy.moment(step)) for step in range(1000)]
+    weights = [strategy.weight(strategy.step_state(step)) for step in range(1000)]
     border = 650
     assert sum(weight > 0 for weight in weights[:border]) > 0.8 * border
     assert sum(weight > 0 for weight in weights[border:]) > 0.8 * (1000 - border)
@@ -200,4 +200,4 @@ def test_the_paper_preset_has_the_familys_batch_and_initialization_and_its_exper
     wide = strategy.network.encoder.blocks[3][3]
     assert wide.weight.std().item() == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.03)
     batch = Batch(torch.zeros(1), torch.zeros(1), [()], torch.zeros(1))
-    assert strategy.parts(strategy.moment(5000), batch) == ("all",)
+    assert strategy.parts(strategy.step_state(5000), batch) == ("all",)

@@ -96,7 +96,7 @@ def test_settings_written_before_an_option_existed_are_still_the_same(tmp_path, 
     assert Runs(tmp_path, COMMON, runs.data, [0]).folder == tmp_path
     with pytest.raises(UserError, match="other settings"):
         Runs(tmp_path, replace(COMMON, n_filters=3), runs.data, [0])
-    unlimited = replace(COMMON, gradient_limit=float("inf"))
+    unlimited = replace(COMMON, grad_clip_norm=float("inf"))
     for _ in range(2):
         Runs(tmp_path / "paper", unlimited, runs.data, [0])
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.experiments.anatomies import LABELLED, TEST, UNLABELLED, VALIDATION, anatomies_cohort
+from dcaseg.evaluation.experiments.anatomies import LABELLED, TEST, UNLABELLED, VALIDATION, anatomies_training_set
 from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
 from dcaseg.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, score_cases
 from dcaseg.evaluation.experiments.tables import make_runs_of, run_experiment
@@ -65,7 +65,7 @@ def test_the_decoders_gain_over_its_experts_is_that_of_the_run(tmp_path, data):
 def test_the_benchmark_on_anatomies_tests_on_people_whom_no_training_sees(tmp_path):
     for name in {*LABELLED, *UNLABELLED, *VALIDATION, *TEST}:
         (tmp_path / name).mkdir()
-    cohort, test, described = anatomies_cohort(tmp_path)
+    cohort, test, described = anatomies_training_set(tmp_path)
 
     def people(sources):
         return {Path(each.folder).name for source in sources for each in source.maps}
@@ -78,7 +78,7 @@ def test_the_benchmark_on_anatomies_tests_on_people_whom_no_training_sees(tmp_pa
     assert "4 labelled of 2 people, 16 unlabelled of 4" in described
     (tmp_path / "labels_spl_atlas").rmdir()
     with pytest.raises(UserError, match="lacks labels_spl_atlas"):
-        anatomies_cohort(tmp_path)
+        anatomies_training_set(tmp_path)
 
 
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path, data, monkeypatch):
@@ -131,10 +131,10 @@ TWO = (Arm("vnet", "V-Net", {"strategy": "vnet"}), Arm("stitched", "Stitched", {
 @pytest.mark.slow
 def test_runs_made_at_once_are_those_made_in_turn(tmp_path, data):
     said: list[tuple[float, str]] = []
-    at_once = Runs(
-        tmp_path / "once", COMMON, data, [0, 1], at_once=2, progress=lambda share, text: said.append((share, text))
+    max_parallel = Runs(
+        tmp_path / "once", COMMON, data, [0, 1], max_parallel=2, progress=lambda share, text: said.append((share, text))
     )
-    together, in_turn = at_once.scores(TWO), Runs(tmp_path / "turn", COMMON, data, [0, 1]).scores(TWO)
+    together, in_turn = max_parallel.scores(TWO), Runs(tmp_path / "turn", COMMON, data, [0, 1]).scores(TWO)
     for arm in TWO:
         for one, other in zip(together[arm.key], in_turn[arm.key], strict=True):
             assert one.by_case() == other.by_case()
@@ -143,7 +143,7 @@ def test_runs_made_at_once_are_those_made_in_turn(tmp_path, data):
 
 @pytest.mark.slow
 def test_a_run_that_fails_among_several_is_told_and_the_others_are_kept(tmp_path, data):
-    runs = Runs(tmp_path, replace(COMMON, steps=40), data, [0], at_once=2)
+    runs = Runs(tmp_path, replace(COMMON, steps=40), data, [0], max_parallel=2)
     broken = tmp_path / "runs" / "vnet" / "seed-0"
     broken.mkdir(parents=True)
     (broken / "last.pt").write_bytes(b"no checkpoint")

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from dcaseg.imaging.grid import Grid, canonical_view, model_grid
-from dcaseg.inference.label_resampling import LabelsOnCTGrid
+from dcaseg.inference.label_resampling import LabelResampler
 
 N_CHANNELS = 6
 OBLIQUE = sitk.VersorRigid3DTransform((0.02, 0.13, 0.05, 0.99)).GetMatrix()
@@ -35,7 +35,7 @@ def blobs(shape, background):
 
 def streamed_labels(probabilities, ct, model, kept=None, orientation="RAS"):
     labels = np.full(ct.shape, 99, dtype=np.uint8)
-    writer = LabelsOnCTGrid(canonical_view(labels, ct, orientation), ct, model, kept)
+    writer = LabelResampler(canonical_view(labels, ct, orientation), ct, model, kept)
     for z in range(model.shape[0]):
         writer.add(z, probabilities[:, z].copy())
     return labels
@@ -124,7 +124,7 @@ def test_grids_rotated_against_each_other_are_refused():
     ct = ct_grid(OBLIQUE)
     model = model_grid(ct_grid(AXIAL), (3.0, 3.0, 3.0), "RAS")
     with pytest.raises(ValueError, match="axes"):
-        LabelsOnCTGrid(canonical_view(np.zeros(ct.shape, np.uint8), ct), ct, model)
+        LabelResampler(canonical_view(np.zeros(ct.shape, np.uint8), ct), ct, model)
 
 
 def peak_while_streaming(n_slices):
@@ -133,7 +133,7 @@ def peak_while_streaming(n_slices):
     model = model_grid(ct, (2.0, 2.0, 2.0), "RAS")
     labels = np.zeros(ct.shape, np.uint8)
     plane = blobs((1, *model.shape[1:]), 0.0)[:, 0]
-    writer = LabelsOnCTGrid(canonical_view(labels, ct), ct, model)
+    writer = LabelResampler(canonical_view(labels, ct), ct, model)
     tracemalloc.start()
     for z in range(model.shape[0]):
         writer.add(z, plane.copy())

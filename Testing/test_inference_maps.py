@@ -33,7 +33,7 @@ def test_disagreement_is_the_probability_that_would_have_to_move():
 
 
 def test_the_expert_with_most_attention_decides_and_none_where_there_is_background():
-    maps = MapsOnModelGrid((1, 1, 4), TWO_ORGANS, (0, 1, 2), deciding_expert=True)
+    maps = MapsOnModelGrid((1, 1, 4), TWO_ORGANS, (0, 1, 2), dominant_expert=True)
     probabilities = plane([0.9, 0.1, 0], [0.1, 0.9, 0], [0.1, 0, 0.9], [0.1, 0.9, 0])
     finest = plane([0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.2, 0.6, 0.2])
     maps.add(0, probabilities, {1: finest[::-1], 4: finest})
@@ -46,9 +46,9 @@ def test_the_expert_with_most_attention_decides_and_none_where_there_is_backgrou
 
 
 def test_a_model_without_a_medium_expert_still_names_the_tail_expert_rightly():
-    maps = MapsOnModelGrid((1, 1, 2), TWO_ORGANS, (0, 2), attention_levels=(4,), deciding_expert=True)
+    maps = MapsOnModelGrid((1, 1, 2), TWO_ORGANS, (0, 2), attention_levels=(4,), dominant_expert=True)
     maps.add(0, plane([0, 1, 0], [0, 0, 1]), {4: plane([0.7, 0.3], [0.2, 0.8])})
-    assert maps.deciding_expert.tolist() == [[[1, 3]]]
+    assert maps.dominant_expert.tolist() == [[[1, 3]]]
     assert list(maps.attention[4]) == ["head", "tail"]
 
 

@@ -26,7 +26,7 @@ CHANNELS = N_LABELS + 1
 VOXELS = 64 * SIDE * SIDE
 LABELS_ALONE = SegmentOptions(overlap=0.0, batch=1)
 MAPS_TOO = SegmentOptions(
-    overlap=0.0, batch=1, attention_levels=(4,), deciding_expert=True, entropy=True, disagreement=True
+    overlap=0.0, batch=1, attention_levels=(4,), dominant_expert=True, entropy=True, disagreement=True
 )
 
 

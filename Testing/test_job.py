@@ -69,7 +69,7 @@ def everything(ct_path, bundle, tmp_path_factory):
     """The folder of a run with all maps, and its result."""
     folder = tmp_path_factory.mktemp("everything") / "results"
     options = SegmentOptions(
-        overlap=0.0, attention_levels=(1, 4), deciding_expert=True, entropy=True, disagreement=True
+        overlap=0.0, attention_levels=(1, 4), dominant_expert=True, entropy=True, disagreement=True
     )
     return folder, segment_to_folder(Job(ct_path, folder, bundle, options, device="cpu"))
 
@@ -103,7 +103,7 @@ def test_written_maps_are_the_results_maps(everything):
     for name, image in [
         ("entropy", result.entropy),
         ("disagreement", result.disagreement),
-        ("deciding_expert", result.deciding_expert),
+        ("dominant_expert", result.dominant_expert),
         ("attention_tail_level4", result.attention[4]["tail"]),
     ]:
         written = sitk.ReadImage(str(folder / f"{name}.nrrd"))

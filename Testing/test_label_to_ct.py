@@ -170,8 +170,8 @@ def test_an_anatomy_goes_to_another_process_and_paints_the_same_there(anatomy):
 
 def test_organs_that_the_label_map_lacks_are_unknown_and_not_painted(anatomy):
     case = paint_case(1, [anatomy], GRID)
-    assert case.unknown == tuple(AMOS.by_key[key].label for key in LEFT_OUT)
-    assert not np.isin(case.labels, case.unknown).any()
+    assert case.unannotated == tuple(AMOS.by_key[key].label for key in LEFT_OUT)
+    assert not np.isin(case.labels, case.unannotated).any()
 
 
 def test_labels_lie_where_the_image_shows_the_organ(anatomy):
@@ -236,7 +236,7 @@ def test_cases_are_kept_and_only_missing_ones_are_made_again(folder, tmp_path):
     again = source.cases(tmp_path, GRID, True)
     for before, after in zip(first, again, strict=True):
         assert np.array_equal(before.hu, after.hu) and np.array_equal(before.labels, after.labels)
-        assert before.unknown == after.unknown
+        assert before.unannotated == after.unannotated
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("painted_*.npz")}
     assert [name for name in sorted(times) if kept[name] == times[name]] == ["painted_10.npz", "painted_12.npz"]
 
@@ -342,8 +342,8 @@ def test_the_sampler_draws_patches_of_ever_new_cts_and_the_same_from_the_same_se
     assert patches.volumes.shape == (3, 1, 16, 20, 24) and patches.volumes.dtype == torch.float32
     assert patches.labels.shape == (3, 16, 20, 24) and patches.labels.dtype == torch.int64
     assert patches.volumes.min() >= 0 and patches.volumes.max() <= 1
-    unknown = tuple(AMOS.by_key[key].label for key in LEFT_OUT)
-    assert patches.unknown == (unknown,) * 3
+    unannotated = tuple(AMOS.by_key[key].label for key in LEFT_OUT)
+    assert patches.unannotated == (unannotated,) * 3
     seeds = second.draw_seeds(3)
     assert len(set(seeds)) == 3
     # Rendered out of order, as workers may.
@@ -355,13 +355,15 @@ def test_the_sampler_draws_patches_of_ever_new_cts_and_the_same_from_the_same_se
 
 
 def test_patches_show_small_organs_as_often_as_large_ones(renderer):
-    options = TrainingOptions(grid=GRID, patch=(16, 16, 16), organ_centered=1.0)
+    options = TrainingOptions(grid=GRID, patch=(16, 16, 16), foreground_fraction=1.0)
     sampler = RecipeSampler(renderer, options, np.random.default_rng(0))
     labels = np.asarray(sampler.draw(60).labels)
     shown = np.array([[(patch == label).any() for label in range(1, 16)] for patch in labels]).mean(axis=0)
     for key in ("left_adrenal_gland", "gallbladder", "esophagus", "spleen"):
         assert shown[AMOS.by_key[key].label - 1] > 0.1, key
-    anywhere = RecipeSampler(renderer, replace(options, organ_centered=0.0), np.random.default_rng(0)).draw(60).labels
+    anywhere = (
+        RecipeSampler(renderer, replace(options, foreground_fraction=0.0), np.random.default_rng(0)).draw(60).labels
+    )
     assert (labels > 0).mean() > 1.5 * (np.asarray(anywhere) > 0).mean()
 
 

@@ -65,7 +65,7 @@ def test_a_run_on_corrected_cases_keeps_what_the_model_is_and_goes_carefully(tra
     assert record.options.learning_rate < 1e-3 and record.options.aggregation_start == "as_is"
     assert record.options.steps == 2, "what is asked for wins"
     (labelled,), (unlabelled,) = record.cohort.labelled, record.cohort.unlabelled
-    assert set(labelled.files[0].unknown) == set(AMOS.by_label) - {1, 6}
+    assert set(labelled.files[0].unannotated) == set(AMOS.by_label) - {1, 6}
     assert unlabelled.files[0].labels is None
     assert record.initial.name == model.name
 

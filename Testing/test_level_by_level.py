@@ -36,7 +36,7 @@ def calls_of(module, run):
 @torch.inference_mode()
 def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
     network = vivid_network(5, fusion=fusion, stitching=stitching)
-    ours, parts = answer(network, volume, EVERYTHING), network.forward_parts(volume)
+    ours, parts = answer(network, volume, EVERYTHING), network.forward_all(volume)
     torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
     assert list(ours.attention) == [1, 2, 3, 4]
@@ -50,7 +50,7 @@ def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
 @torch.inference_mode()
 def test_other_networks_give_their_result_too(volume, options):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, **options).eval()
-    ours, parts = answer(network, volume, Wanted(stitched=True)), network.forward_parts(volume)
+    ours, parts = answer(network, volume, Wanted(stitched=True)), network.forward_all(volume)
     torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
 
@@ -61,7 +61,7 @@ def test_other_networks_give_their_result_too(volume, options):
 def test_a_correction_is_added_to_the_stitched_experts(volume, stitching, wanted):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, norm="instance", stitching=stitching, residual=True).eval()
     torch.nn.init.normal_(network.aggregation.head.weight)
-    ours, parts = answer(network, volume, wanted), network.forward_parts(volume)
+    ours, parts = answer(network, volume, wanted), network.forward_all(volume)
     stitched = network.stitch(parts.experts)
     assert not torch.allclose(parts.aggregated, stitched, atol=0.1)
     if wanted.aggregated:
@@ -73,7 +73,7 @@ def test_a_correction_is_added_to_the_stitched_experts(volume, stitching, wanted
 @torch.inference_mode()
 def test_an_expert_without_organs_is_no_hindrance(volume):
     network = DCANet([(1, 2), (), (3,)], n_filters=2, norm="instance").eval()
-    ours, parts = answer(network, volume, EVERYTHING), network.forward_parts(volume)
+    ours, parts = answer(network, volume, EVERYTHING), network.forward_all(volume)
     torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
     assert ours.attention[4].shape[1] == 2
 
@@ -97,7 +97,7 @@ def test_experts_alone_run_no_decoder_and_only_the_attention_asked_for(volume):
     ours = answer(network, volume, wanted)
     assert ours.aggregated is None
     assert list(ours.attention) == [2]
-    expected = network.forward_parts(volume, (2,)).attention[2]
+    expected = network.forward_all(volume, (2,)).attention[2]
     torch.testing.assert_close(ours.attention[2], expected, rtol=1e-4, atol=1e-5)
     for part in (*decoder.ups, *decoder.blocks, decoder.head, decoder.fusions[0].gate, decoder.fusions[3].gate):
         layers = list(part) if isinstance(part, torch.nn.Sequential) else [part]

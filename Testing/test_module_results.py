@@ -151,7 +151,7 @@ def test_a_restored_parameter_node_shows_in_widgets_and_views(experts, case, par
     assert experts.ui.mapSelector.currentText == "Expert that decided"
     assert experts.ui.mapOpacitySlider.value == pytest.approx(0.25)
     assert not experts.ui.mapThresholdSlider.enabled
-    assert red().GetLabelVolumeID() == case.deciding_expert.GetID()
+    assert red().GetLabelVolumeID() == case.dominant_expert.GetID()
     assert red().GetLabelOpacity() == pytest.approx(0.25)
 
 
@@ -318,7 +318,7 @@ def test_cancelling_a_file_dialog_writes_nothing(slicer_bench, result, case, tmp
 
 def test_dicom_seg_is_offered_where_slicer_writes_it_and_the_ct_came_from_dicom(result, case, monkeypatch):
     from bench.dicom_dialog import qSlicerDICOMExportDialog
-    from DCASegmentationLib.scene.subject_hierarchy import place_beside
+    from DCASegmentationLib.scene.subject_hierarchy import add_to_subject_hierarchy
 
     result.setResult(case)
     button = result.ui.exportDICOMButton
@@ -328,7 +328,7 @@ def test_dicom_seg_is_offered_where_slicer_writes_it_and_the_ct_came_from_dicom(
     assert button.visible and not button.enabled
     assert "was not loaded from DICOM" in button.toolTip
     case.ct.SetAttribute("DICOM.instanceUIDs", "1.2.3 1.2.4")
-    place_beside(case.ct, case.segmentation)
+    add_to_subject_hierarchy(case.ct, case.segmentation)
     result.setResult(case)
     button.click()
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

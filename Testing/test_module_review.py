@@ -288,7 +288,7 @@ def test_reviewed_organs_are_added_to_a_training_set_the_others_as_unknown(revie
     said = add_to(review, slicer_bench, tmp_path)
     assert "Added as ct-" in said and "Gallbladder, Liver" in said and "in the folder: 1." in said
     (entry,) = json.loads((tmp_path / "dataset.json").read_text())["training"]
-    assert set(entry["unknown"]) == set(AMOS.by_label) - {LIVER, AMOS.by_key["gallbladder"].label}
+    assert set(entry["unannotated"]) == set(AMOS.by_label) - {LIVER, AMOS.by_key["gallbladder"].label}
     ct = sitk.ReadImage(str(tmp_path / entry["image"]))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), slicer.util.arrayFromVolume(case.ct))
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / entry["label"])))

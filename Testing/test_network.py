@@ -49,7 +49,7 @@ def test_attention_sums_to_one_at_every_level_and_voxel(small_network, volume):
     for fusion in small_network.aggregation.fusions:
         nn.init.normal_(fusion.gate.weight)  # a fresh gate is even everywhere and would hide a missing softmax
     with torch.no_grad():
-        attention = small_network.forward_parts(volume).attention
+        attention = small_network.forward_all(volume).attention
     assert sorted(attention) == [1, 2, 3, 4]
     for level, weights in attention.items():
         assert weights.shape == (2, 3, *(side >> (4 - level) for side in (32, 16, 48)))
@@ -59,13 +59,13 @@ def test_attention_sums_to_one_at_every_level_and_voxel(small_network, volume):
 
 def test_only_the_attention_asked_for_is_kept(small_network, volume):
     with torch.no_grad():
-        assert sorted(small_network.forward_parts(volume, attention_levels=(4,)).attention) == [4]
+        assert sorted(small_network.forward_all(volume, attention_levels=(4,)).attention) == [4]
 
 
 @pytest.mark.parametrize("fusion", ["average", "concat", "none"])
 def test_other_fusions_of_figure_8_run(fusion, volume):
     network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", fusion=fusion)
-    parts = network.forward_parts(volume)
+    parts = network.forward_all(volume)
     assert parts.aggregated.shape == (2, 5, 32, 16, 48)
     assert bool(parts.attention) == (fusion == "average")
 
@@ -73,7 +73,7 @@ def test_other_fusions_of_figure_8_run(fusion, volume):
 def test_one_expert_without_aggregation_is_the_plain_vnet(volume):
     network = DCANet([(1, 2, 3, 4)], n_filters=16, n_stages=[(3, 3, 2, 1)], dilations=[(1, 1, 1, 1)], aggregation=False)
     assert millions(network) == pytest.approx(9.449, abs=1e-3)
-    parts = network.eval().forward_parts(volume)
+    parts = network.eval().forward_all(volume)
     assert torch.equal(parts.aggregated.argmax(1), parts.experts[0].argmax(1))
 
 
@@ -101,7 +101,7 @@ def test_an_empty_group_has_no_expert(volume):
     assert len(network.experts) == 2
     assert network.expert_slots == (0, 2)
     with torch.no_grad():
-        assert network.forward_parts(volume).attention[4].shape[1] == 2
+        assert network.forward_all(volume).attention[4].shape[1] == 2
 
 
 def test_the_options_rebuild_the_same_network(small_network):
@@ -126,7 +126,7 @@ def test_unknown_options_are_refused(option):
 @pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
 def test_a_correction_starts_with_exactly_the_stitched_experts(fusion, stitching, volume):
     network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", fusion=fusion, stitching=stitching, residual=True)
-    parts = network.forward_parts(volume)
+    parts = network.forward_all(volume)
     assert torch.equal(parts.aggregated, network.stitch(parts.experts))
     assert network.aggregation is not None
     network.aggregation.copy_blocks(network.experts[1])
@@ -195,7 +195,7 @@ def test_a_network_with_trilinear_up_sampling_can_start_from_one_with_transposed
         initial.experts[0].ups[0][0].weight.copy_(kernels.mean(dim=(2, 3, 4), keepdim=True).expand_as(kernels))
     constant = torch.rand(1, 32, 1, 1, 1).expand(1, 32, 4, 4, 4)
     torch.testing.assert_close(network.experts[0].ups[0][0](constant), initial.experts[0].ups[0][0](constant))
-    parts = network.forward_parts(volume)
+    parts = network.forward_all(volume)
     assert torch.equal(parts.aggregated, network.stitch(parts.experts))
 
 

@@ -47,13 +47,13 @@ def test_an_unknown_organ_may_lie_anywhere_in_the_background():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 2, 3, 4, generator=generator, requires_grad=True)
     labels = torch.randint(0, 2, (2, 2, 3, 4), generator=generator)
-    unknown = torch.tensor([[False, False, True]] * 2)
-    loss = segmentation_loss(logits, labels, "all", class_balance=0.5, unknown=unknown)
+    unannotated = torch.tensor([[False, False, True]] * 2)
+    loss = segmentation_loss(logits, labels, "all", class_balance=0.5, unannotated=unannotated)
     joined = torch.stack([logits[:, [0, 2]].logsumexp(1), logits[:, 1]], dim=1)
     torch.testing.assert_close(loss, segmentation_loss(joined, labels, "all", class_balance=0.5))
     loss.backward()
     assert torch.isfinite(logits.grad).all()
-    nothing = segmentation_loss(logits, labels, unknown=torch.zeros(2, 3, dtype=torch.bool))
+    nothing = segmentation_loss(logits, labels, unannotated=torch.zeros(2, 3, dtype=torch.bool))
     torch.testing.assert_close(nothing, segmentation_loss(logits, labels))
 
 

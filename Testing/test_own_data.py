@@ -24,7 +24,7 @@ def own_list(coarse_phantom, tmp_path_factory) -> Path:
         label.symlink_to(coarse_phantom / "labels.nii.gz")
         entries.append(Entry(image, label))
     a, b, c, d, e = entries
-    partly_told = Entry(b.image, b.label, unknown=(), label_map={6: 6, 1: 1})
+    partly_told = Entry(b.image, b.label, unannotated=(), label_map={6: 6, 1: 1})
     datalist = Datalist(AMOS, (a, partly_told), (c,), (d,), (e,), name="own CTs", licence="not stated", source="a test")
     write_datalist(datalist, folder / "list.json")
     return folder / "list.json"

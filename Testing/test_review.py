@@ -13,7 +13,7 @@ from dcaseg.inference.measurements import measure
 from dcaseg.organs import AMOS
 from dcaseg.review.builder import make_review
 from dcaseg.review.evidence import Evidence
-from dcaseg.review.regions import Scoring, grown, likelihood_of_error, regions
+from dcaseg.review.regions import Scoring, error_probability_of, grown, regions
 from dcaseg.review.schema import MOST_PLACES
 
 SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, LIVER = (
@@ -289,8 +289,8 @@ def test_at_most_a_hundred_places_the_most_urgent_first():
 
 
 def test_a_border_is_more_likely_wrong_than_what_lies_within_and_more_so_where_the_network_is_unsure():
-    likely = likelihood_of_error(evidence_of(body(), sure=0.9))
-    doubtful = likelihood_of_error(evidence_of(body(), sure=0.5))
+    likely = error_probability_of(evidence_of(body(), sure=0.9))
+    doubtful = error_probability_of(evidence_of(body(), sure=0.5))
     assert likely[13, 13, 13] < likely[13, 13, 9]
     assert (doubtful > likely).all()
 
@@ -400,7 +400,7 @@ def test_organs_that_were_not_asked_for_count_as_background():
     mixed[SPLEEN, 0, 0], mixed[0, 0, 0], mixed[LIVER, 0, 1] = 0.8, 0.2, 1
     evidence.add(0, mixed)
     assert evidence.labels.tolist() == [[[0, LIVER]]]
-    assert evidence.risk.tolist() == [[[0, 0]]], "that it is background is beyond doubt"
+    assert evidence.error_probability.tolist() == [[[0, 0]]], "that it is background is beyond doubt"
     assert evidence.kept == (LIVER,)
 
 

@@ -115,7 +115,7 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     (entry,) = json.loads((training / "dataset.json").read_text())["training"]
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(training / entry["label"])))
     np.testing.assert_array_equal(written == label, corrected == label)
-    assert label not in entry["unknown"] and len(entry["unknown"]) >= 1
+    assert label not in entry["unannotated"] and len(entry["unannotated"]) >= 1
     run, model = tmp_path / "run", tmp_path / "models" / "corrected"
     model.parent.mkdir()
     few_steps = ("--steps", 2, "--batch", 1, "--device", "cpu")

@@ -53,7 +53,7 @@ def test_the_review_changes_nothing_else(segmenter, ct, reviewed):
     plain = segmenter.segment(ct, SegmentOptions(overlap=0.0))
     assert plain.review is None
     assert sitk.Hash(plain.labels) == sitk.Hash(reviewed.labels)
-    assert (reviewed.attention, reviewed.deciding_expert, reviewed.entropy, reviewed.disagreement) == ({}, *[None] * 3)
+    assert (reviewed.attention, reviewed.dominant_expert, reviewed.entropy, reviewed.disagreement) == ({}, *[None] * 3)
 
 
 def test_places_lie_on_the_ct_and_hold_their_points(ct, reviewed):

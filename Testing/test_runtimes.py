@@ -22,9 +22,9 @@ from dcaseg.inference.backends import openvino as openvino_cpu
 from dcaseg.inference.backends import selection as choosing
 from dcaseg.inference.backends import selection as making
 from dcaseg.inference.backends.base import Task
-from dcaseg.inference.backends.compiled import CompiledRuntime, compiler
-from dcaseg.inference.backends.eager import EagerRuntime
-from dcaseg.inference.backends.selection import check_runtime, choose_runtime
+from dcaseg.inference.backends.compiled import CompiledBackend, compiler
+from dcaseg.inference.backends.eager import EagerBackend
+from dcaseg.inference.backends.selection import check_backend, choose_backend
 from dcaseg.inference.device import cpu
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.segmenter import Segmenter
@@ -83,7 +83,7 @@ def assert_same_answer(given, expected):
 )
 def test_openvino_gives_what_pytorch_gives(windows, wanted, options):
     asked = task(wanted, weights_sha256=None, **options)
-    assert_same_answer(making.make_runtime("openvino", asked)(windows), EagerRuntime(asked)(windows))
+    assert_same_answer(making.make_backend("openvino", asked)(windows), EagerBackend(asked)(windows))
 
 
 @needs_openvino
@@ -93,7 +93,7 @@ def test_openvino_gives_the_labels_of_the_shipped_model():
     ct = generate(3, spacing=(4.0, 4.0, 4.0), orientation="RAS").ct
     volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
     windows = middle_window(volume, bundle.metadata.patch)
-    ours, theirs = (run(windows).aggregated for run in (making.make_runtime("openvino", asked), EagerRuntime(asked)))
+    ours, theirs = (run(windows).aggregated for run in (making.make_backend("openvino", asked), EagerBackend(asked)))
     assert (ours.softmax(1) - theirs.softmax(1)).abs().max() < CLOSE
     assert (ours.argmax(1) != theirs.argmax(1)).sum() <= 1, "a tie may go either way, no more"
     assert len(theirs.argmax(1).unique()) > 5
@@ -120,22 +120,22 @@ def test_labels_of_a_ct_are_the_same_with_openvino():
 @needs_openvino
 def test_a_conversion_is_kept_and_used_again(windows, own_cache, monkeypatch):
     asked = task(Wanted())
-    first = making.make_runtime("openvino", asked)(windows)
+    first = making.make_backend("openvino", asked)(windows)
     (kept,) = (own_cache / "openvino").iterdir()
     assert not [each for each in kept.parent.iterdir() if "partial" in each.name]
     monkeypatch.setattr(openvino_cpu, "_convert", lambda *_: pytest.fail("converted although it was kept"))
-    torch.testing.assert_close(making.make_runtime("openvino", asked)(windows).aggregated, first.aggregated)
+    torch.testing.assert_close(making.make_backend("openvino", asked)(windows).aggregated, first.aggregated)
 
 
 @pytest.mark.slow
 @needs_openvino
 def test_a_damaged_conversion_is_made_again(windows, own_cache):
     asked = task(Wanted())
-    first = making.make_runtime("openvino", asked)(windows)
+    first = making.make_backend("openvino", asked)(windows)
     (compiled,) = (own_cache / "openvino").glob("*/compiled.blob")
     damaged = compiled.read_bytes()[:-100] + bytes(100)
     compiled.write_bytes(damaged)
-    again = making.make_runtime("openvino", asked)(windows)
+    again = making.make_backend("openvino", asked)(windows)
     torch.testing.assert_close(again.aggregated, first.aggregated)
     whole = compiled.read_bytes()
     assert whole != damaged
@@ -162,7 +162,7 @@ def test_other_weights_options_patches_and_answers_are_other_conversions():
 def test_a_cache_that_cannot_be_written_is_no_hindrance(windows, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
-    assert making.make_runtime("openvino", task(Wanted()))(windows).aggregated.shape[0] == 2
+    assert making.make_backend("openvino", task(Wanted()))(windows).aggregated.shape[0] == 2
     assert (tmp_path / "file").read_text() == "no folder"
 
 
@@ -181,7 +181,7 @@ def test_openvino_is_kept_from_reporting_its_use():
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 def test_torch_compile_gives_what_pytorch_gives(windows):
     asked = task(Wanted(attention_levels=(4,)))
-    assert_same_answer(CompiledRuntime(asked)(windows), EagerRuntime(asked)(windows))
+    assert_same_answer(CompiledBackend(asked)(windows), EagerBackend(asked)(windows))
 
 
 class Stand:
@@ -193,7 +193,7 @@ class Stand:
 
     def __call__(self, asked):
         self.made += 1
-        eager = EagerRuntime(asked)
+        eager = EagerBackend(asked)
 
         def run(windows):
             whole = eager(windows)
@@ -230,7 +230,7 @@ def stands(monkeypatch):
         return (2.0, given) if runtime.name == "eager" else (seconds, given)
 
     monkeypatch.setattr(choosing, "_measured", slow_eager)
-    monkeypatch.setattr(making, "RUNTIMES", {"eager": EagerRuntime, **made})
+    monkeypatch.setattr(making, "RUNTIMES", {"eager": EagerBackend, **made})
     monkeypatch.setattr(choosing, "RUNTIMES", making.RUNTIMES)
     for module in (making, choosing):
         monkeypatch.setattr(module, "hindrance", lambda *_: None)
@@ -239,7 +239,7 @@ def stands(monkeypatch):
 
 def choose(name, windows, asked=None, said=None):
     said = [] if said is None else said
-    return choose_runtime(name, asked or task(Wanted()), windows, said.append, said.append)
+    return choose_backend(name, asked or task(Wanted()), windows, said.append, said.append)
 
 
 def test_the_fastest_is_chosen_and_remembered(windows, stands):
@@ -297,10 +297,10 @@ def test_the_environment_can_name_the_runtime(windows, stands, monkeypatch):
 
 def test_a_runtime_there_is_not_is_refused_with_a_way_out():
     with pytest.raises(UserError, match="no runtime 'abacus'") as caught:
-        check_runtime("abacus", cpu())
+        check_backend("abacus", cpu())
     assert "eager" in caught.value.remedy
     with pytest.raises(UserError, match="cuda-half is for a CUDA GPU"):
-        check_runtime("cuda-half", cpu())
+        check_backend("cuda-half", cpu())
 
 
 def test_openvino_that_is_not_installed_says_how_to_install_it(monkeypatch):
@@ -311,7 +311,7 @@ def test_openvino_that_is_not_installed_says_how_to_install_it(monkeypatch):
 
 
 def test_a_runtime_that_fails_in_the_middle_gives_over_to_pytorch(windows):
-    class Failing(EagerRuntime):
+    class Failing(EagerBackend):
         name = "openvino"
         left = 1
 

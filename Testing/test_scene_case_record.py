@@ -69,7 +69,7 @@ def test_what_was_deleted_is_left_out(case):
     assert left.ct is None
     assert left.entropy is None
     assert list(left.attention[4]) == ["head", "medium"]
-    assert case.deciding_expert in left.all()
+    assert case.dominant_expert in left.all()
 
 
 def test_a_second_run_replaces_the_record(case):

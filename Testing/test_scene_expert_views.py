@@ -69,7 +69,7 @@ def test_the_deciding_expert_takes_the_place_of_a_map_and_goes_again(case):
     show(case, "head")
     show(case, "deciding", opacity=0.7)
     assert composite("Red").GetForegroundVolumeID() is None
-    assert composite("Red").GetLabelVolumeID() == case.deciding_expert.GetID()
+    assert composite("Red").GetLabelVolumeID() == case.dominant_expert.GetID()
     assert composite("Red").GetLabelOpacity() == pytest.approx(0.7)
     show(case, "none")
     assert composite("Red").GetLabelVolumeID() is None
@@ -96,7 +96,7 @@ def test_a_view_of_another_volume_and_its_layers_are_left_alone(case):
     assert composite("Yellow").GetBackgroundVolumeID() == other.GetID()
     assert composite("Yellow").GetLabelVolumeID() is None
     assert composite("Green").GetForegroundVolumeID() == other.GetID()
-    assert composite("Green").GetLabelVolumeID() == case.deciding_expert.GetID()
+    assert composite("Green").GetLabelVolumeID() == case.dominant_expert.GetID()
 
 
 def test_where_no_view_shows_the_ct_all_views_take_it(case):

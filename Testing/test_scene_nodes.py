@@ -210,9 +210,9 @@ def test_a_map_has_a_legend_titled_in_words():
 
 
 def test_the_deciding_expert_map_names_its_colors():
-    from DCASegmentationLib.scene.maps import show_deciding_expert
+    from DCASegmentationLib.scene.maps import show_dominant_expert
 
-    node = show_deciding_expert(small_result().deciding_expert)
+    node = show_dominant_expert(small_result().dominant_expert)
     colors = node.GetDisplayNode().GetColorNode()
     names = [colors.GetColorName(index) for index in range(4)]
     assert names == ["background", "head expert", "medium expert", "tail expert"]

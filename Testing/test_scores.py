@@ -101,7 +101,7 @@ def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(dca, small_b
     from dcaseg.organs import AMOS
     from dcaseg.training.datalist import Datalist, Entry, write_datalist
 
-    entry = Entry(coarse_phantom / "ct.nii.gz", coarse_phantom / "labels.nii.gz", unknown=(6,))
+    entry = Entry(coarse_phantom / "ct.nii.gz", coarse_phantom / "labels.nii.gz", unannotated=(6,))
     write_datalist(Datalist(AMOS, (), test=(entry,)), tmp_path / "list.json")
     out = tmp_path / "scores.csv"
     run = dca("evaluate", "--bundle", small_bundle, "--data", tmp_path / "list.json", "-o", out)

@@ -24,7 +24,7 @@ from dcaseg.errors import ImageError
 from dcaseg.organs import AMOS
 from dicom_archive import write_ct_series, write_enhanced_ct
 
-QUICK = ("--no-scene", "--overlap", "0", "--attention-levels", "none", "--no-deciding-expert")
+QUICK = ("--no-scene", "--overlap", "0", "--attention-levels", "none", "--no-dominant-expert")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 FLIPPED = (1, 0, 0, 0, -1, 0, 0, 0, -1)
 OBLIQUE = sitk.VersorRigid3DTransform((0.02, 0.13, 0.05, 0.99)).GetMatrix()
 ALL_MAPS = SegmentOptions(
-    overlap=0.25, attention_levels=(1, 4), deciding_expert=True, entropy=True, disagreement=True, batch=4
+    overlap=0.25, attention_levels=(1, 4), dominant_expert=True, entropy=True, disagreement=True, batch=4
 )
 
 
@@ -111,7 +111,7 @@ def test_streaming_gives_the_labels_of_the_whole_volume(segmenter, network, ct, 
 def test_the_experts_output_is_their_stitched_prediction(segmenter, network, ct):
     labels = segmenter.segment(ct, SegmentOptions(overlap=0.25, output="experts", keep_islands=True)).labels
     probabilities, grid = whole_volume_probabilities(
-        ct, lambda windows: network.stitch(network.forward_parts(windows).experts), 0.25
+        ct, lambda windows: network.stitch(network.forward_all(windows).experts), 0.25
     )
     assert_same_but_for_ties(labels, on_ct_grid(probabilities, grid, ct))
 
@@ -123,7 +123,7 @@ def test_maps_lie_on_the_model_grid_and_leave_the_labels_alone(segmenter, ct, wi
     assert all(Grid.of(image) == grid for image in maps)
     plain = segmenter.segment(ct, SegmentOptions(overlap=0.25, batch=4))
     assert sitk.Hash(plain.labels) == sitk.Hash(with_maps.labels)
-    assert (plain.attention, plain.deciding_expert, plain.entropy, plain.disagreement) == ({}, None, None, None)
+    assert (plain.attention, plain.dominant_expert, plain.entropy, plain.disagreement) == ({}, None, None, None)
 
 
 def test_attention_of_every_level_sums_to_one_in_every_voxel(with_maps):
@@ -138,7 +138,7 @@ def test_attention_of_every_level_sums_to_one_in_every_voxel(with_maps):
 def test_attention_equals_monais_stitching_of_it(network, ct, with_maps):
     # The softmax of its logarithm is the attention itself.
     theirs, _ = whole_volume_probabilities(
-        ct, lambda windows: network.forward_parts(windows, (4,)).attention[4].log(), 0.25, "probabilities"
+        ct, lambda windows: network.forward_all(windows, (4,)).attention[4].log(), 0.25, "probabilities"
     )
     ours = np.stack([sitk.GetArrayFromImage(image) for image in with_maps.attention[4].values()])
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -150,7 +150,7 @@ def test_the_deciding_expert_is_the_one_with_most_attention(network, ct, with_ma
     most = sitk.GetImageFromArray((finest.argmax(axis=0) + 1).astype(np.uint8))
     most.CopyInformation(next(iter(experts.values())))
     labels = sitk.GetArrayFromImage(with_maps.labels)
-    decided = sitk.GetArrayFromImage(with_maps.deciding_expert)
+    decided = sitk.GetArrayFromImage(with_maps.dominant_expert)
     expected = sitk.GetArrayFromImage(resample(most, Grid.of(ct), "nearest"))
     inside = labels > 0
     # Voxels of the CT beyond the last one of the model have none in the resampled map.
@@ -159,10 +159,10 @@ def test_the_deciding_expert_is_the_one_with_most_attention(network, ct, with_ma
 
 def test_the_expert_map_is_background_exactly_where_the_labels_are(segmenter, ct, with_maps):
     """Also where islands were taken out of the labels, as on the table, and where organs were left out."""
-    assert Grid.of(with_maps.deciding_expert) == Grid.of(ct)
-    few = segmenter.segment(ct, SegmentOptions(overlap=0.25, batch=4, deciding_expert=True, organs=("spleen",)))
+    assert Grid.of(with_maps.dominant_expert) == Grid.of(ct)
+    few = segmenter.segment(ct, SegmentOptions(overlap=0.25, batch=4, dominant_expert=True, organs=("spleen",)))
     for result in (with_maps, few):
-        labels, experts = (sitk.GetArrayFromImage(image) for image in (result.labels, result.deciding_expert))
+        labels, experts = (sitk.GetArrayFromImage(image) for image in (result.labels, result.dominant_expert))
         np.testing.assert_array_equal(labels > 0, experts > 0)
         assert (labels > 0).any() and experts.max() <= 3
     assert [each.organ.key for each in few.measurements] == ["spleen"] == list(few.volumes_ml)
@@ -183,7 +183,7 @@ def test_a_review_that_fails_does_not_cost_the_labels(segmenter, ct, monkeypatch
 def test_entropy_and_disagreement_are_those_of_the_averaged_predictions(network, ct, with_maps):
     aggregated, _ = whole_volume_probabilities(ct, network, 0.25)
     stitched, _ = whole_volume_probabilities(
-        ct, lambda windows: network.stitch(network.forward_parts(windows).experts), 0.25
+        ct, lambda windows: network.stitch(network.forward_all(windows).experts), 0.25
     )
     entropy = -(aggregated * np.log(aggregated + 1e-30)).sum(axis=0) / np.log(len(aggregated))
     np.testing.assert_allclose(sitk.GetArrayFromImage(with_maps.entropy), entropy, atol=1e-3)
@@ -259,7 +259,7 @@ def test_an_unknown_organ_is_refused_and_a_similar_one_named(segmenter, ct):
 def test_attention_of_a_network_that_has_none_is_refused(ct, fusion):
     segmenter = Segmenter(SmallModel(vivid_network(fusion=fusion)), device="cpu")
     with pytest.raises(UserError, match="no attention"):
-        segmenter.segment(ct, SegmentOptions(deciding_expert=True))
+        segmenter.segment(ct, SegmentOptions(dominant_expert=True))
 
 
 def test_a_network_of_experts_alone_has_no_disagreement(ct):

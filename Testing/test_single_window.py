@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcaseg.inference.backends.base import Task, as_tuple
-from dcaseg.inference.backends.eager import EagerRuntime, onednn_is_there
+from dcaseg.inference.backends.eager import EagerBackend, onednn_is_there
 from dcaseg.inference.device import cpu
 from dcaseg.method.streaming import Answer, Wanted
 from dcaseg.models.bundle import Bundle
@@ -39,7 +39,7 @@ def assert_same(given: Answer, expected: Answer, windows: slice = slice(None)) -
 
 @needs_onednn
 def test_a_window_alone_gets_the_answer_it_gets_beside_another(task, windows):
-    runtime = EagerRuntime(task)
+    runtime = EagerBackend(task)
     both = runtime(windows)
     for one in (slice(0, 1), slice(1, 2)):
         assert_same(runtime(windows[one]), both, one)
@@ -48,7 +48,7 @@ def test_a_window_alone_gets_the_answer_it_gets_beside_another(task, windows):
 @needs_onednn
 def test_a_window_of_the_shipped_model_holds_little_more_than_half_of_two():
     bundle = Bundle.load(default_bundle())
-    runtime = EagerRuntime(Task(bundle.network(), Wanted(), bundle.metadata.patch, cpu()))
+    runtime = EagerBackend(Task(bundle.network(), Wanted(), bundle.metadata.patch, cpu()))
     windows = torch.rand(2, 1, *bundle.metadata.patch)
     alone, both = (most_bytes_held(lambda given=given: runtime(given)) for given in (windows[:1], windows))
     assert alone < 0.6 * both
@@ -56,8 +56,8 @@ def test_a_window_of_the_shipped_model_holds_little_more_than_half_of_two():
 
 
 def test_where_onednn_may_not_be_used_windows_come_in_twos(task, windows, monkeypatch):
-    expected = EagerRuntime(task)(windows)
+    expected = EagerBackend(task)(windows)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    runtime = EagerRuntime(task)
+    runtime = EagerBackend(task)
     assert runtime.windows_at_once == 2
     assert_same(runtime(windows), expected)

@@ -8,7 +8,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 from monai.inferers.utils import _get_scan_interval
 
-from dcaseg.inference.sliding_window import Padding, RollingSlab, averaged_planes, importance_map, window_positions
+from dcaseg.inference.sliding_window import Padding, SlabAggregator, averaged_planes, importance_map, window_positions
 from small_model import vivid_network
 
 torch.set_num_threads(1)
@@ -92,7 +92,7 @@ def test_planes_come_once_and_in_order():
 def held_while_streaming(depth):
     """Greatest number of bytes in the slab for a scan of ``depth`` planes."""
     weights = importance_map((16, 16, 16), "gaussian")
-    slab = RollingSlab((depth, 24, 24), weights)
+    slab = SlabAggregator((depth, 24, 24), weights)
     window = {"result": torch.ones(5, 16, 16, 16)}
     held = []
     for z, y, x in window_positions((depth, 24, 24), (16, 16, 16), 0.5):
@@ -109,7 +109,7 @@ def test_a_longer_scan_needs_no_larger_slab():
 
 
 def test_a_window_out_of_order_is_refused():
-    slab = RollingSlab((64, 16, 16), importance_map((16, 16, 16), "constant"))
+    slab = SlabAggregator((64, 16, 16), importance_map((16, 16, 16), "constant"))
     window = {"result": torch.ones(1, 16, 16, 16)}
     slab.add((0, 0, 0), window)
     list(slab.finish(8))

@@ -36,10 +36,10 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one():
 def test_the_mean_step_of_a_run_weighs_its_stages():
     figures = zip(WAYS, (9, 7, 8, 2, 4, 3), (90, 70, 80, 20, 40, 30), strict=True)
     costs = {way: StepCost(way, seconds, mib, {}) for way, seconds, mib in figures}
-    half = TrainingOptions(experts_first=0.5, negligible_weight=0.0)
+    half = TrainingOptions(expert_stage_fraction=0.5, unsup_weight_cutoff=0.0)
     assert expected_step(costs, half) == (pytest.approx(0.5 * 2 + 0.5 * 4), 40)
     # Of the second stage, exp(-5 (1 - t)^2) > 0.8 holds in the last 21 %.
-    mostly = TrainingOptions(experts_first=0.5, negligible_weight=0.8, ramp_fraction=1.0)
+    mostly = TrainingOptions(expert_stage_fraction=0.5, unsup_weight_cutoff=0.8, ramp_fraction=1.0)
     assert expected_step(costs, mostly)[0] == pytest.approx(0.5 * 2 + 0.5 * (3 + 0.211), abs=0.002)
     assert expected_step(costs, TrainingOptions.paper(joint_statistics=False)) == (8, 80)
     assert expected_step(costs, TrainingOptions.paper()) == (7, 70)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from dcaseg.errors import UserError
 from dcaseg.training.cases import Case, read_pseudo_cases, write_pseudo_cases
 from dcaseg.training.options import StrategyName, TrainingOptions
-from dcaseg.training.strategies.base import Batch, Loss, Moment, Strategy, plain_vnet
+from dcaseg.training.strategies.base import Batch, Loss, StepState, Strategy, plain_vnet
 from dcaseg.training.strategies.registry import OWN_OPTIONS, make_strategy
 from dcaseg.training.trainer import LOG, Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
@@ -64,9 +64,12 @@ def trainer_for(folder: Path, options: TrainingOptions) -> Trainer:
 def test_every_system_learns_and_resumes_bit_for_bit(tmp_path, name):
     options = options_for(name, steps=4, ramp_fraction=0.1, warmup_steps=0)
     whole = trainer_for(tmp_path / "whole", options)
-    fresh = [parameter.clone() for parameter in whole.strategy.learning()]
+    fresh = [parameter.clone() for parameter in whole.strategy.trainable_parameters()]
     whole.run(validate_every=4)
-    assert sum(torch.equal(a, b) for a, b in zip(fresh, whole.strategy.learning(), strict=True)) < len(fresh) / 2
+    assert (
+        sum(torch.equal(a, b) for a, b in zip(fresh, whole.strategy.trainable_parameters(), strict=True))
+        < len(fresh) / 2
+    )
     lines = [json.loads(line) for line in (tmp_path / "whole" / LOG).read_text().splitlines()]
     assert not any("skipped" in line for line in lines) and 0 <= lines[-1]["dice"]["mean"] <= 1
     # A stage of its own, pseudo-labels that change, or dropout of half the features make losses of another kind.
@@ -112,13 +115,13 @@ def test_the_teacher_of_ua_mt_follows_the_student_and_gets_no_gradient(tmp_path)
 def test_a_vnet_has_one_decoder_and_looks_at_no_unlabelled_patch(tmp_path):
     trainer = trainer_for(tmp_path, options_for("vnet"))
     assert len(trainer.network.experts) == 1 and trainer.network.aggregation is None
-    assert trainer._draw(trainer.strategy.moment(5)).unlabelled is None
+    assert trainer._draw(trainer.strategy.step_state(5)).unlabelled is None
 
 
 def test_averaged_experts_answer_with_the_mean_of_three(tmp_path):
     network = trainer_for(tmp_path, options_for("plain_experts")).network.eval()
     volume = torch.rand(1, 1, 16, 32, 32)
-    parts = network.forward_parts(volume)
+    parts = network.forward_all(volume)
     torch.testing.assert_close(network(volume), sum(parts.experts) / 3)
 
 
@@ -139,10 +142,10 @@ class TwoWeighedNetworks(Strategy):
         self.register_buffer("weights", torch.ones(2, 4))
         self.register_buffer("seen", torch.zeros(4))
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("all",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         assert batch.unlabelled is not None
         self.seen = torch.bincount(batch.labels.ravel(), minlength=4).float()
         total = torch.zeros(())
@@ -152,10 +155,10 @@ class TwoWeighedNetworks(Strategy):
         for one, other, weights in zip(answers, reversed(answers), self.weights, strict=True):
             pseudo = other[labelled:].detach().argmax(dim=1)
             total = total + functional.cross_entropy(one[:labelled], batch.labels, weight=weights)
-            total = total + self.weight(moment) * functional.cross_entropy(one[labelled:], pseudo, weight=weights)
+            total = total + self.weight(step_state) * functional.cross_entropy(one[labelled:], pseudo, weight=weights)
         return Loss(total, {"supervised": total.detach()})
 
-    def after_step(self, moment: Moment) -> None:
+    def on_step_end(self, step_state: StepState) -> None:
         rare = self.seen.sum() / (4 * self.seen.clamp(min=1))
         decay = torch.tensor([[0.5], [0.9]])
         self.weights.mul_(decay).add_((1 - decay) * rare)

@@ -66,9 +66,9 @@ def volume_of(values: list[float], channels: bool = False) -> Tensor:
 
 def test_a_step_draws_the_same_again_and_another_step_something_else():
     strategy = strategy_for("bcp")
-    one, again, other = (torch.rand(4, generator=strategy.random(strategy.moment(step))) for step in (5, 5, 6))
+    one, again, other = (torch.rand(4, generator=strategy.random(strategy.step_state(step))) for step in (5, 5, 6))
     assert torch.equal(one, again) and not torch.equal(one, other)
-    assert not torch.equal(one, torch.rand(4, generator=strategy.random(strategy.moment(5), 1)))
+    assert not torch.equal(one, torch.rand(4, generator=strategy.random(strategy.step_state(5), 1)))
 
 
 def test_two_networks_answer_with_the_mean_of_their_logits_or_probabilities():
@@ -203,7 +203,7 @@ def test_ga_cross_entropy_gives_a_class_the_root_of_its_size():
 def test_ga_looks_at_the_hardest_voxels_alone():
     logits = torch.randn(1, 4, 4, 5, 5, requires_grad=True)
     labels = torch.randint(4, (1, 4, 5, 5))
-    loss = strategy_for("ga").supervised(0, logits, Batch(logits, labels, [()], None), strategy_for("ga").moment(0))
+    loss = strategy_for("ga").supervised(0, logits, Batch(logits, labels, [()], None), strategy_for("ga").step_state(0))
     loss = loss - gradient_aware_dice(logits, labels)
     seen = gradient(loss, logits).abs().sum(dim=1)[0].flatten() > 1e-9
     hardest = losses.voxel_cross_entropy(logits, labels).flatten().topk(10).indices
@@ -226,18 +226,18 @@ def test_dhc_weighs_what_gets_worse_more_than_what_gets_better():
 
 def test_dhc_weighs_two_networks_differently_and_takes_empty_pseudo_labels():
     strategy = strategy_for("dhc")
-    batch, moment = batch_of(), strategy.moment(50)
+    batch, step_state = batch_of(), strategy.step_state(50)
     torch.testing.assert_close(strategy.distribution, counted.distribution_weights(torch.tensor(FACTS.voxels).float()))
     empty = torch.zeros(4, 4, *SIDES)
     empty[:, 0] = 9
     before = strategy.distribution.clone()
-    strategy.observe([empty, empty], batch, moment)
+    strategy.observe([empty, empty], batch, step_state)
     background_alone = counted.distribution_weights(torch.tensor([2.0 * 8192, 0, 0, 0]))
     torch.testing.assert_close(strategy.distribution, 0.99 * before + 0.01 * background_alone)
     logits = torch.randn(4, 4, *SIDES)
-    one, other = (strategy.supervised(which, logits[:2], batch, moment) for which in (0, 1))
+    one, other = (strategy.supervised(which, logits[:2], batch, step_state) for which in (0, 1))
     assert one != other
-    assert torch.isfinite(strategy.crossed(1, logits, torch.zeros(4, *SIDES, dtype=torch.long), moment))
+    assert torch.isfinite(strategy.crossed(1, logits, torch.zeros(4, *SIDES, dtype=torch.long), step_state))
 
 
 def test_crest_row_weighs_by_reversed_frequency_and_follows_slowly():
@@ -245,14 +245,14 @@ def test_crest_row_weighs_by_reversed_frequency_and_follows_slowly():
     start = counted.reversed_weights(torch.tensor(FACTS.voxels).float())
     torch.testing.assert_close(strategy.weights, start.expand(2, -1))
     answers = [torch.randn(4, 4, *SIDES) for _ in range(2)]
-    strategy.observe(answers, batch_of(), strategy.moment(0))
+    strategy.observe(answers, batch_of(), strategy.step_state(0))
     for kept, answer in zip(strategy.weights, answers, strict=True):
         of_unlabelled = counted.voxels_of(answer[2:].argmax(1), 4)
         torch.testing.assert_close(kept, 0.99 * start + 0.01 * counted.reversed_weights(of_unlabelled))
     batch = batch_of()
-    rare, often = (strategy.crossed(0, answers[0], torch.full((4, *SIDES), k), strategy.moment(0)) for k in (3, 0))
+    rare, often = (strategy.crossed(0, answers[0], torch.full((4, *SIDES), k), strategy.step_state(0)) for k in (3, 0))
     torch.testing.assert_close(rare, functional.cross_entropy(answers[0], torch.full((4, *SIDES), 3)))
-    assert torch.isfinite(often) and strategy.supervised(0, answers[0][:2], batch, strategy.moment(0)) != 0
+    assert torch.isfinite(often) and strategy.supervised(0, answers[0][:2], batch, strategy.step_state(0)) != 0
 
 
 def test_simis_row_forgets_background_and_treats_organs_alike():
@@ -265,7 +265,7 @@ def test_simis_row_forgets_background_and_treats_organs_alike():
         answers[:, label, 0, 0, : 4 * label] = 2
     backgrounds = []
     for step in range(3):
-        strategy.observe([answers, answers], batch_of(), strategy.moment(step))
+        strategy.observe([answers, answers], batch_of(), strategy.step_state(step))
         backgrounds.append(float(strategy.weights[0, 0]))
     organs = strategy.weights[0, 1:]
     assert backgrounds == sorted(backgrounds, reverse=True) and organs.min() > 0.95 * organs.max()
@@ -281,7 +281,7 @@ def test_cld_keeps_what_has_little_confidence():
     own = torch.randint(4, (4, *SIDES))
     logits = logits.scatter(1, own[:, None], 3.0).requires_grad_(True)
     labels = torch.randint(4, (4, *SIDES))
-    seen = gradient(strategy.crossed(0, logits, labels, strategy.moment(0)), logits).abs().sum(dim=1) > 0
+    seen = gradient(strategy.crossed(0, logits, labels, strategy.step_state(0)), logits).abs().sum(dim=1) > 0
     for label, rate in enumerate(bank.rates().tolist()):
         assert float(seen[own == label].float().mean()) == pytest.approx(rate, abs=0.03)
 
@@ -315,19 +315,19 @@ def test_adsh_masks_the_loss_by_the_other_networks_thresholds():
     strategy = strategy_for("adsh")
     strategy.thresholds[1] = torch.tensor([0.0, 1.1, 0.0, 1.1])
     answers = [torch.randn(4, 4, *SIDES) for _ in range(2)]
-    strategy.observe(answers, batch_of(), strategy.moment(0))
+    strategy.observe(answers, batch_of(), strategy.step_state(0))
     logits, labels = answers[0].clone().requires_grad_(True), answers[1].argmax(1)
-    seen = gradient(strategy.crossed(0, logits, labels, strategy.moment(0)), logits).abs().sum(dim=1) > 0
+    seen = gradient(strategy.crossed(0, logits, labels, strategy.step_state(0)), logits).abs().sum(dim=1) > 0
     assert torch.equal(seen, (labels == 0) | (labels == 2))
 
 
 def test_adsh_renews_its_thresholds_by_quarters_of_an_epoch():
     strategy = strategy_for("adsh", FACTS._replace(unlabelled=16))
     assert strategy.epoch_steps == 8
-    strategy.observe([torch.randn(4, 4, *SIDES) for _ in range(2)], batch_of(), strategy.moment(0))
-    strategy.after_step(strategy.moment(0))
+    strategy.observe([torch.randn(4, 4, *SIDES) for _ in range(2)], batch_of(), strategy.step_state(0))
+    strategy.on_step_end(strategy.step_state(0))
     assert not strategy.thresholds.any()
-    strategy.after_step(strategy.moment(1))
+    strategy.on_step_end(strategy.step_state(1))
     assert strategy.thresholds.all() and not strategy.quantiles[0].histogram.any()
 
 
@@ -340,9 +340,9 @@ def test_fixmatch_learns_a_strong_view_where_the_weak_one_is_confident():
     assert strategy.accepted(confidence, labels).tolist() == [[False, True]]
     strategy.thresholds[1] = 0.4
     assert strategy.accepted(confidence, labels).tolist() == [[True, True]]
-    batch, moment = batch_of(), strategy.moment(50)
+    batch, step_state = batch_of(), strategy.step_state(50)
     strategy.thresholds.fill_(1.1)
-    strategy.forward("unlabelled", batch, moment).total.backward()
+    strategy.forward("unlabelled", batch, step_state).total.backward()
     assert all(not p.grad.any() for p in strategy.network.parameters() if p.grad is not None)
 
 
@@ -370,9 +370,10 @@ def test_crest_generations_take_pseudo_labels_by_rate_and_start_anew():
     confidence = np.arange(100, dtype=np.uint16).reshape(1, 10, 10)
     pool = Pool([], [Case("u", np.zeros((1, 10, 10), np.int16), None)], lambda _: (predicted, confidence))
     assert (
-        strategy.new_cases(strategy.moment(0), pool) is None and strategy.new_cases(strategy.moment(49), pool) is None
+        strategy.new_cases(strategy.step_state(0), pool) is None
+        and strategy.new_cases(strategy.step_state(49), pool) is None
     )
-    (case,) = strategy.new_cases(strategy.moment(50), pool)
+    (case,) = strategy.new_cases(strategy.step_state(50), pool)
     rates = counted.reversed_weights(torch.tensor([1000.0, 100, 10, 10]))
     for label, rate in enumerate(rates.tolist()):
         here = ~case.ignored & (predicted == label)
@@ -380,18 +381,19 @@ def test_crest_generations_take_pseudo_labels_by_rate_and_start_anew():
         if here.sum() < 25:
             assert confidence[here].min() > confidence[case.ignored & (predicted == label)].max()
     before = [p.clone() for p in strategy.network.encoder.parameters()]
-    assert strategy.begin(strategy.moment(50), None) and not strategy.begin(strategy.moment(51), None)
+    assert strategy.on_step_start(strategy.step_state(50), None)
+    assert not strategy.on_step_start(strategy.step_state(51), None)
     assert any(not torch.equal(a, b) for a, b in zip(before, strategy.network.encoder.parameters(), strict=True))
-    assert strategy.moment(75).within == 25 and strategy.moment(75).length == 50
+    assert strategy.step_state(75).within == 25 and strategy.step_state(75).length == 50
 
 
 def test_crest_aligns_pseudo_labels_with_the_labels():
     strategy = strategy_for("crest published")
     probabilities = torch.full((1, 4, 1, 1, 1), 0.25)
     strategy.predicted.copy_(torch.tensor([0.25, 0.25, 0.25, 0.25]))
-    found = strategy.aligned(probabilities, strategy.moment(0)).flatten()
+    found = strategy.aligned(probabilities, strategy.step_state(0)).flatten()
     torch.testing.assert_close(found, strategy.shares, atol=1e-4, rtol=0)
-    later = strategy.aligned(probabilities, strategy.moment(99)).flatten()
+    later = strategy.aligned(probabilities, strategy.step_state(99)).flatten()
     assert later[3] > found[3] and later[0] < found[0]
 
 
@@ -407,8 +409,8 @@ def test_simis_appends_what_the_rarer_organs_lack():
     pool = Pool(
         [], [Case("u", np.zeros((1, 10, 10), np.int16), None)], lambda _: (predicted, predicted.astype(np.uint16))
     )
-    assert strategy.new_cases(strategy.moment(0), pool) is None
-    (case,) = strategy.new_cases(strategy.moment(50), pool)
+    assert strategy.new_cases(strategy.step_state(0), pool) is None
+    (case,) = strategy.new_cases(strategy.step_state(50), pool)
     wanted = appended_voxels(shares, 100, 0.5).int().tolist()
     assert case.voxel_counts(3).tolist() == [0, *wanted]
     assert strategy.voxels.tolist() == [70, 20 + wanted[1], 10 + wanted[2]]
@@ -421,8 +423,8 @@ def test_ignored_voxels_give_no_gradient_and_are_cut_along():
     ignored[:, 8:] = True
     other = batch.labels.clone()
     other[ignored] = 0
-    one = strategy.forward("labelled", batch._replace(ignored=ignored), strategy.moment(0)).total
-    two = strategy.forward("labelled", batch._replace(ignored=ignored, labels=other), strategy.moment(0)).total
+    one = strategy.forward("labelled", batch._replace(ignored=ignored), strategy.step_state(0)).total
+    two = strategy.forward("labelled", batch._replace(ignored=ignored, labels=other), strategy.step_state(0)).total
     assert torch.equal(one, two)
     case = case_of_balls(1)
     pseudo = replace(case, ignored=np.asarray(case.labels == 0))
@@ -463,7 +465,7 @@ def test_urpc_learns_at_all_scales_and_answers_with_the_finest():
     assert len(scales) == 4 and all(one.shape == scales[-1].shape for one in scales)
     for part in ("labelled", "unlabelled"):
         strategy.zero_grad()
-        strategy.forward(part, batch, strategy.moment(50)).total.backward()
+        strategy.forward(part, batch, strategy.step_state(50)).total.backward()
         assert all(head.weight.grad.abs().sum() > 0 for head in strategy.heads)
 
 
@@ -475,7 +477,7 @@ def test_basak_samples_the_class_that_is_always_wrong_most(name):
     for step in range(8):
         strategy._observe(logits.softmax(1), labels)
         before = strategy.rates().clone()
-        strategy.after_step(strategy.moment(step))
+        strategy.on_step_end(strategy.step_state(step))
         if (step + 1) % strategy.epoch_steps:
             assert torch.equal(before, strategy.rates())
     rates = strategy.rates()
@@ -525,20 +527,26 @@ def test_bcp_pastes_both_ways_and_pseudo_labels_weigh_half():
 def test_bcp_begins_its_second_stage_with_a_teacher_that_is_the_student():
     strategy = strategy_for("bcp")
     border = round(0.118 * 100)
-    assert strategy.moment(border - 1).stage == "pretraining" and strategy.weight(strategy.moment(border - 1)) == 0
+    assert (
+        strategy.step_state(border - 1).stage == "pretraining" and strategy.weight(strategy.step_state(border - 1)) == 0
+    )
     with torch.no_grad():
         for parameter in strategy.network.parameters():
             parameter.add_(1)
-    strategy.after_step(strategy.moment(border - 1))
+    strategy.on_step_end(strategy.step_state(border - 1))
     pairs = list(zip(strategy.network.parameters(), strategy.teacher.parameters(), strict=True))
     assert not any(torch.equal(a, b) for a, b in pairs)
-    moment = strategy.moment(border)
-    assert moment.within == 0 and strategy.begin(moment, None) and all(torch.equal(a, b) for a, b in pairs)
+    step_state = strategy.step_state(border)
+    assert (
+        step_state.stage_step == 0
+        and strategy.on_step_start(step_state, None)
+        and all(torch.equal(a, b) for a, b in pairs)
+    )
     batch = batch_of()
-    one = strategy.forward("mixed", batch, moment).total
+    one = strategy.forward("mixed", batch, step_state).total
     with torch.no_grad():
         strategy.teacher.experts[0].head.bias.add_(torch.tensor([0.0, 9, 0, 0]))
-    assert strategy.forward("mixed", batch, moment).total != one
+    assert strategy.forward("mixed", batch, step_state).total != one
 
 
 def test_abd_replaces_the_least_confident_block_by_a_confident_one_of_the_other_view():
@@ -574,10 +582,10 @@ def test_abd_moves_labels_along_with_blocks_of_labelled_patches():
 
 def test_abd_teaches_both_networks_on_displaced_mixtures():
     strategy = strategy_for("abd")
-    batch, moment = batch_of(), strategy.moment(50)
-    strategy.forward("mixed", batch, moment)
+    batch, step_state = batch_of(), strategy.step_state(50)
+    strategy.forward("mixed", batch, step_state)
     assert not torch.equal(strategy.views[0][0], strategy.views[1][0])
-    strategy.forward("displaced", batch, moment).total.backward()
+    strategy.forward("displaced", batch, step_state).total.backward()
     for network in strategy.students:
         assert network.encoder.blocks[0][0].weight.grad.abs().sum() > 0
 
@@ -597,12 +605,12 @@ def test_beta_fft_swaps_low_frequencies():
 
 def test_beta_fft_trains_the_first_network_more():
     strategy = strategy_for("beta_fft")
-    batch, moment = batch_of(), strategy.moment(60)
-    strategy.forward("mixed", batch, moment)
-    strategy.forward("differentiated", batch, moment).total.backward()
+    batch, step_state = batch_of(), strategy.step_state(60)
+    strategy.forward("mixed", batch, step_state)
+    strategy.forward("differentiated", batch, step_state).total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in strategy.network.parameters())
     assert all(p.grad is None for p in strategy.second.parameters())
-    strategy.forward("swapped", batch, moment).total.backward()
+    strategy.forward("swapped", batch, step_state).total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in strategy.second.parameters())
     ends = mixed_up(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([0.0, 1.0]))
     assert ends.flatten().tolist() == [0, 1]
@@ -631,8 +639,8 @@ def test_magicnet_puts_the_features_of_cubes_back_where_they_were():
     batch = batch_of(sides=(32, 32, 32))
     volumes = torch.cat([batch.volumes, batch.unlabelled])
     found = {}
-    strategy._pseudo_label = lambda unlabelled, of_cubes, moment: found.setdefault("logits", of_cubes)
-    strategy._cubes(volumes, batch.labels, strategy.moment(0))
+    strategy._pseudo_label = lambda unlabelled, of_cubes, step_state: found.setdefault("logits", of_cubes)
+    strategy._cubes(volumes, batch.labels, strategy.step_state(0))
     with torch.no_grad():
         alone = strategy.network(mixing.cubes(volumes, 2)[3, 2:])
     torch.testing.assert_close(mixing.cubes(found["logits"], 2)[3].softmax(1), alone.softmax(1), atol=1e-4, rtol=0)
@@ -717,16 +725,16 @@ def test_a_critic_learns_to_tell_labels_from_predictions():
 
 def test_co_bionet_teaches_critics_and_networks_apart():
     strategy = strategy_for("co_bionet")
-    batch, moment = batch_of(), strategy.moment(50)
-    strategy.forward("networks", batch, moment).total.backward()
+    batch, step_state = batch_of(), strategy.step_state(50)
+    strategy.forward("networks", batch, step_state).total.backward()
     assert all(parameter.grad is None for parameter in strategy.critics.parameters())
     before = [p.grad.clone() for p in strategy.network.parameters()]
-    strategy.forward("critics", batch, moment).total.backward()
+    strategy.forward("critics", batch, step_state).total.backward()
     assert all(torch.equal(a, p.grad) for a, p in zip(before, strategy.network.parameters(), strict=True))
     assert all(parameter.grad.abs().sum() > 0 for parameter in strategy.critics[0][0].parameters())
-    factors = [group.factor for group in strategy.learning_groups()]
-    assert factors == [1.0, 0.1] and sum(len(g.parameters) for g in strategy.learning_groups()) == len(
-        list(strategy.learning())
+    factors = [group.factor for group in strategy.parameter_groups()]
+    assert factors == [1.0, 0.1] and sum(len(g.parameters) for g in strategy.parameter_groups()) == len(
+        list(strategy.trainable_parameters())
     )
 
 
@@ -753,8 +761,8 @@ def test_skcdf_keeps_classes_in_balance_and_anneals():
     strategy._loss = lambda logits, labels, mask: (seen.append(mask), logits.sum() * 0)[1]
     batch = batch_of()
     for step in (0, 99):
-        strategy.forward("labelled", batch, strategy.moment(step))
-        strategy.forward("unlabelled", batch, strategy.moment(step))
+        strategy.forward("labelled", batch, strategy.step_state(step))
+        strategy.forward("unlabelled", batch, strategy.step_state(step))
     assert seen[3].all() and not seen[7].all()
 
 
@@ -763,22 +771,22 @@ def test_skcdf_followers_follow():
     decoder = strategy.network.experts[0]
     kept, leader = decoder.blocks[0][0].weight.clone(), strategy.labelled.blocks[0][0].weight.clone()
     head, balanced = strategy.labelled.head.weight.clone(), strategy.balanced["labelled"].weight.clone()
-    strategy.after_step(strategy.moment(0))
+    strategy.on_step_end(strategy.step_state(0))
     torch.testing.assert_close(decoder.blocks[0][0].weight, 0.99 * kept + 0.01 * leader)
     torch.testing.assert_close(strategy.labelled.head.weight, 0.99 * head + 0.01 * balanced)
 
 
 def test_skcdf_labelled_patches_attend_to_unlabelled_ones_without_a_gradient():
     strategy = strategy_for("skcdf").eval()
-    batch, moment = batch_of(), strategy.moment(50)
+    batch, step_state = batch_of(), strategy.step_state(50)
     unlabelled = batch.unlabelled.clone().requires_grad_(True)
-    one = strategy.forward("labelled", batch._replace(unlabelled=unlabelled), moment).total
+    one = strategy.forward("labelled", batch._replace(unlabelled=unlabelled), step_state).total
     one.backward()
     assert unlabelled.grad is None
-    other = strategy.forward("labelled", batch._replace(unlabelled=unlabelled.detach().flip(2) * 2), moment).total
+    other = strategy.forward("labelled", batch._replace(unlabelled=unlabelled.detach().flip(2) * 2), step_state).total
     assert other != one.detach()
     strategy.zero_grad()
-    strategy.forward("unlabelled", batch, moment).total.backward()
+    strategy.forward("unlabelled", batch, step_state).total.backward()
     assert strategy.network.encoder.blocks[0][0].weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in strategy.labelled.parameters())
 
@@ -819,20 +827,20 @@ def test_a_and_d_denoises_with_the_image_and_the_time():
 
 def test_a_and_d_decoder_of_the_answer_follows_and_learns_from_unlabelled_patches_alone():
     strategy = strategy_for("a_and_d")
-    batch, moment = batch_of(), strategy.moment(50)
+    batch, step_state = batch_of(), strategy.step_state(50)
     answer = strategy.network.experts[0]
     before = answer.head.weight.clone()
-    strategy.after_step(moment)
+    strategy.on_step_end(step_state)
     mean = (strategy.denoising.head.weight + strategy.labelled.head.weight) / 2
     torch.testing.assert_close(answer.head.weight, 0.99 * before + 0.01 * mean)
     # Its dropout may leave nothing of two channels.
     torch.manual_seed(1)
-    strategy.forward("unlabelled", batch, moment).total.backward()
+    strategy.forward("unlabelled", batch, step_state).total.backward()
     assert answer.head.weight.grad.abs().sum() > 0
     assert all(p.grad is None for part in (strategy.denoising, strategy.labelled) for p in part.parameters())
     strategy.zero_grad()
-    strategy.forward("denoising", batch, moment).total.backward()
-    strategy.forward("labelled", batch, moment).total.backward()
+    strategy.forward("denoising", batch, step_state).total.backward()
+    strategy.forward("labelled", batch, step_state).total.backward()
     assert answer.head.weight.grad is None and strategy.denoising.head.weight.grad.abs().sum() > 0
     assert not torch.equal(strategy.difficulty.weights(), torch.full((4,), 4.0))
 
@@ -843,4 +851,4 @@ def test_facts_count_labels_and_name_a_case_labelled_in_part():
     counts = whole.voxel_counts(3) + part.voxel_counts(3)
     assert facts.voxels == tuple(counts) and (facts.labelled, facts.unlabelled, facts.partial) == (2, 1, None)
     labels = np.where(part.labels == 3, 0, part.labels).astype(np.uint8)
-    assert facts_of([whole, replace(part, labels=labels, unknown=(3,))], [], NAMES).partial == part.name
+    assert facts_of([whole, replace(part, labels=labels, unannotated=(3,))], [], NAMES).partial == part.name

@@ -33,8 +33,8 @@ OPTIONS = TrainingOptions(
     steps=30,
     learning_rate=2e-2,
     warmup_steps=5,
-    experts_first=0.5,
-    averaging=0.8,
+    expert_stage_fraction=0.5,
+    ema_decay=0.8,
 )
 
 
@@ -163,14 +163,14 @@ def test_an_expert_that_gets_an_organ_starts_with_a_fresh_logit_for_it(make_trai
 def case_without_the_middle_ball(seed: int) -> Case:
     """The middle ball is there, but the label map does not tell of it."""
     case = case_of_balls(seed)
-    return Case(case.name, case.hu, np.where(case.labels == 2, 0, case.labels).astype(np.uint8), unknown=(2,))
+    return Case(case.name, case.hu, np.where(case.labels == 2, 0, case.labels).astype(np.uint8), unannotated=(2,))
 
 
 @pytest.mark.slow
 def test_an_organ_that_some_maps_do_not_tell_of_is_learned_from_the_others(tmp_path):
     cases = [case_of_balls(1), *(case_without_the_middle_ball(seed) for seed in (2, 5, 6))]
     # Four filters learn it from each of three seeds (0.86 to 0.97), two from one of them.
-    options = replace(OPTIONS, steps=120, class_balance=0.75, organ_centered=1.0, n_filters=4)
+    options = replace(OPTIONS, steps=120, class_balance=0.75, foreground_fraction=1.0, n_filters=4)
     trainer = Trainer(tmp_path, options, THREE_BALLS, cases, [], [case_of_balls(4)])
     told = Trainer(tmp_path, OPTIONS, THREE_BALLS, cases[:1], [])
     assert trainer.partition.owners == told.partition.owners
@@ -185,13 +185,13 @@ def test_validation_leaves_out_organs_that_the_map_does_not_tell_of(make_trainer
 
 def test_a_case_keeps_on_disk_what_its_map_does_not_tell_of(tmp_path):
     save_case(case_without_the_middle_ball(1), tmp_path / "case.npz")
-    assert load_case(tmp_path / "case.npz").unknown == (2,)
+    assert load_case(tmp_path / "case.npz").unannotated == (2,)
 
 
 def test_an_organ_is_not_both_labelled_and_unknown():
     case = case_of_balls(1)
-    with pytest.raises(UserError, match="balls 1 has voxels of label 2, which its entry lists as unknown"):
-        Case(case.name, case.hu, case.labels, unknown=(2,))
+    with pytest.raises(UserError, match="balls 1 has voxels of label 2, which its entry lists as unannotated"):
+        Case(case.name, case.hu, case.labels, unannotated=(2,))
 
 
 def test_resuming_with_other_options_is_refused(make_trainer):
@@ -306,14 +306,14 @@ def test_cases_survive_the_disk_and_a_damaged_one_is_named(tmp_path):
 
 
 def test_small_organs_are_sampled_as_often_as_large_ones():
-    options = replace(OPTIONS, patch=(8, 8, 8), organ_centered=1.0)
+    options = replace(OPTIONS, patch=(8, 8, 8), foreground_fraction=1.0)
     sampler = PatchSampler([case_of_balls(1)], options, np.random.default_rng(0))
     volumes, labels, *_ = sampler.draw(300)
     assert volumes.shape == (300, 1, 8, 8, 8) and labels is not None
     assert volumes.min() >= 0 and volumes.max() <= 1
     shares = [np.mean([(patch == label).any() for patch in labels]) for label in (1, 2, 3)]
     assert min(shares) > 0.25
-    anywhere = PatchSampler([case_of_balls(1)], replace(options, organ_centered=0.0), np.random.default_rng(0))
+    anywhere = PatchSampler([case_of_balls(1)], replace(options, foreground_fraction=0.0), np.random.default_rng(0))
     patches = anywhere.draw(300).labels
     assert patches is not None
     assert np.mean([(patch == 3).any() for patch in patches]) < 0.15

@@ -104,7 +104,9 @@ def in_a_validation(monkeypatch, send) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [in_a_step, while_saving, in_a_validation])
-def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, tmp_path, monkeypatch, moment, number):
+def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(
+    uninterrupted, tmp_path, monkeypatch, moment, number
+):
     sent: list[int] = []
 
     def send() -> None:
@@ -205,14 +207,14 @@ def test_a_longer_run_stays_with_the_stage_that_it_has_reached(tmp_path):
     longer = trainer_in(tmp_path, replace(SHORT, steps=8))
     experts = [parameter.clone() for parameter in trainer.network.experts.parameters()]
     longer.resume()
-    assert longer.strategy.moment(4) == (4, "aggregation", 2, 6)
+    assert longer.strategy.step_state(4) == (4, "aggregation", 2, 6)
     longer.run()
     for before, after in zip(experts, longer.network.experts.parameters(), strict=True):
         assert torch.equal(before, after)
     # And once more, from a checkpoint that says where the stage began.
     longest = trainer_in(tmp_path, replace(SHORT, steps=40))
     longest.resume()
-    assert longest.strategy.moment(8).stage == "aggregation"
+    assert longest.strategy.step_state(8).stage == "aggregation"
 
 
 def test_a_longer_run_gives_the_experts_their_share_while_they_learn(tmp_path):
@@ -222,14 +224,14 @@ def test_a_longer_run_gives_the_experts_their_share_while_they_learn(tmp_path):
     trainer.save()
     longer = trainer_in(tmp_path, replace(SHORT, steps=20))
     longer.resume()
-    assert longer.strategy.moment(9).stage == "experts" and longer.strategy.moment(10).stage == "aggregation"
-    shorter = trainer_in(tmp_path, replace(SHORT, steps=2, experts_first=0.5))
+    assert longer.strategy.step_state(9).stage == "experts" and longer.strategy.step_state(10).stage == "aggregation"
+    shorter = trainer_in(tmp_path, replace(SHORT, steps=2, expert_stage_fraction=0.5))
     shorter.resume()
-    assert shorter.strategy.moment(1) == (1, "aggregation", 0, 1)
+    assert shorter.strategy.step_state(1) == (1, "aggregation", 0, 1)
 
 
 def test_the_best_weights_are_those_of_all_networks_of_a_strategy(tmp_path):
-    options = replace(SHORT, strategy="cps", unsupervised_weight=0.1, negligible_weight=0.0, averaging=None)
+    options = replace(SHORT, strategy="cps", unsupervised_weight=0.1, unsup_weight_cutoff=0.0, ema_decay=None)
     trainer = trainer_in(tmp_path, options)
     trainer.run(validate_every=2)
     best = load_checkpoint(tmp_path / BEST)
@@ -373,7 +375,7 @@ def test_a_label_map_with_large_numbers_is_renamed(tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_dropout_on_the_gpu_resumes(tmp_path):
-    options = replace(SHORT, strategy="ua_mt", unsupervised_weight=0.1, negligible_weight=0.0)
+    options = replace(SHORT, strategy="ua_mt", unsupervised_weight=0.1, unsup_weight_cutoff=0.0)
     cases = [case_of_balls(1)], [case_of_balls(3, labelled=False)]
     trainer = Trainer(tmp_path, options, THREE_BALLS, *cases, device="cuda")
     trainer._advance()

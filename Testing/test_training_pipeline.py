@@ -124,21 +124,21 @@ def _zombie(pid: int) -> bool:
 
 
 def gradients(trainer: Trainer) -> list[torch.Tensor]:
-    moment = trainer.strategy.moment(0)
+    step_state = trainer.strategy.step_state(0)
     trainer.strategy.train()
     trainer.optimizer.zero_grad(set_to_none=True)
     # In double precision, because a convolution of one patch rounds otherwise than one of two.
     trainer.strategy.double()
-    batch = trainer._draw(moment)
+    batch = trainer._draw(step_state)
     batch = batch._replace(volumes=batch.volumes.double(), unlabelled=batch.unlabelled.double())
-    trainer._backward(batch, moment)
+    trainer._backward(batch, step_state)
     return [parameter.grad.clone() for parameter in trainer.strategy.parameters() if parameter.grad is not None]
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("level", [1, 2])
 def test_less_memory_gives_the_same_gradient(tmp_path, level, norm):
-    options = replace(SHORT, experts_first=0.0, norm=norm, negligible_weight=0.0, ramp_fraction=0.0)
+    options = replace(SHORT, expert_stage_fraction=0.0, norm=norm, unsup_weight_cutoff=0.0, ramp_fraction=0.0)
     plain, saving = (Trainer(tmp_path, options, THREE_BALLS, *CASES) for _ in range(2))
     save_memory(saving.strategy, level)
     saving._memory_level = level
@@ -151,7 +151,7 @@ def test_less_memory_gives_the_same_gradient(tmp_path, level, norm):
 def test_less_is_kept_for_the_backward_pass(tmp_path):
     kept = []
     for level in (0, 1):
-        options = replace(SHORT, experts_first=0.0, n_filters=4, n_stages=TrainingOptions().n_stages)
+        options = replace(SHORT, expert_stage_fraction=0.0, n_filters=4, n_stages=TrainingOptions().n_stages)
         trainer = Trainer(tmp_path, options, THREE_BALLS, *CASES)
         save_memory(trainer.strategy, level)
         storages = {}
@@ -160,9 +160,9 @@ def test_less_is_kept_for_the_backward_pass(tmp_path):
             storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        batch = trainer._draw(trainer.strategy.moment(0))
+        batch = trainer._draw(trainer.strategy.step_state(0))
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            loss = trainer.strategy("labelled", batch, trainer.strategy.moment(0))
+            loss = trainer.strategy("labelled", batch, trainer.strategy.step_state(0))
         kept.append(sum(storages.values()))
         del loss
     assert kept[1] < 0.7 * kept[0]
@@ -233,7 +233,7 @@ def test_a_run_trains_on_any_sampler_and_resumes_bit_for_bit(tmp_path):
 def starts(crop: str, **changes) -> np.ndarray:
     """Where 2,000 patches of 8 voxels begin on the first axis of a case of 24."""
     hu = np.broadcast_to(np.arange(24, dtype=np.int16)[:, None, None], (24, 40, 40)).copy()
-    options = replace(OPTIONS, patch=(8, 8, 8), organ_centered=0.0, crop=crop, augment=False, **changes)
+    options = replace(OPTIONS, patch=(8, 8, 8), foreground_fraction=0.0, crop=crop, augment=False, **changes)
     options = replace(options, grid=replace(options.grid, hu_window=(0.0, 32.0)))
     volumes = PatchSampler([Case("slope", hu, None)], options).draw(2000, np.random.default_rng(0)).volumes
     return np.rint(volumes[:, 0, 0, 0, 0] * 32).astype(int)
@@ -250,7 +250,7 @@ def test_every_position_of_a_crop_is_equally_likely_where_the_paper_has_it_so():
 def test_a_short_scan_is_continued_by_its_end_slices_where_the_option_says_so():
     hu = np.stack([np.full((40, 40), value, np.int16) for value in (10, 20, 30, 40)])
     labels = np.stack([np.full((40, 40), value, np.uint8) for value in (1, 2, 3, 3)])
-    options = replace(OPTIONS, patch=(16, 48, 32), short_scans="repeat", organ_centered=0.0)
+    options = replace(OPTIONS, patch=(16, 48, 32), short_scans="repeat", foreground_fraction=0.0)
     options = replace(options, grid=replace(options.grid, hu_window=(0.0, 50.0)))
     volumes, drawn, *_ = PatchSampler([Case("short", hu, labels)], options).draw(1, np.random.default_rng(0))
     assert drawn[0, :, 24, 16].tolist() == [1] * 7 + [2, 3] + [3] * 7

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from dcaseg.errors import ImageError
 from dcaseg.training.options import GridOptions
 from dcaseg.training.sources import CTFile, CTFiles, Phantoms
-from dcaseg.training.training_set import Cohort
+from dcaseg.training.training_set import TrainingSet
 
 GRID = GridOptions(spacing=(12.0, 12.0, 12.0))
 
@@ -39,10 +39,10 @@ def test_labels_are_left_out_of_unlabelled_cases(labelled_ct, tmp_path):
 
 
 def test_a_label_map_in_other_numbers_is_renamed(labelled_ct, tmp_path):
-    renamed = CTFile(labelled_ct.image, labelled_ct.labels, ids={6: 1, 1: 6}, unknown=(5,))
+    renamed = CTFile(labelled_ct.image, labelled_ct.labels, ids={6: 1, 1: 6}, unannotated=(5,))
     [plain] = files(labelled_ct).cases(tmp_path, GRID, labelled=True)
     [case] = files(renamed).cases(tmp_path, GRID, labelled=True)
-    assert set(np.unique(case.labels)) == {0, 1, 6} and case.unknown == (5,)
+    assert set(np.unique(case.labels)) == {0, 1, 6} and case.unannotated == (5,)
     assert np.array_equal(case.labels == 1, plain.labels == 6)
 
 
@@ -74,14 +74,14 @@ def test_a_label_map_on_another_grid_is_refused(labelled_ct, tmp_path):
 
 
 def test_a_cohort_goes_into_json_and_back(labelled_ct):
-    mixed = Cohort(
+    mixed = TrainingSet(
         (Phantoms(5, 2), files(CTFile(labelled_ct.image, labelled_ct.labels, {3: 1}, (2,)))), (files(labelled_ct),)
     )
-    assert Cohort.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
+    assert TrainingSet.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
 
 
 def test_a_cohort_names_each_of_its_data_once(labelled_ct):
-    mixed = Cohort((Phantoms(5, 2), files(labelled_ct)), (files(labelled_ct, labelled_ct),), (Phantoms(9, 1),))
+    mixed = TrainingSet((Phantoms(5, 2), files(labelled_ct)), (files(labelled_ct, labelled_ct),), (Phantoms(9, 1),))
     phantoms, cts = mixed.training_data
     assert phantoms.synthetic and (phantoms.labelled, phantoms.unlabelled) == (2, 0)
     assert not cts.synthetic and (cts.labelled, cts.unlabelled, cts.licence) == (1, 2, "CC-BY-SA-4.0")

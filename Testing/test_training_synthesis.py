@@ -24,12 +24,12 @@ from dcaseg.training.options import GridOptions, TrainingOptions
 from dcaseg.training.sampling import Prefetcher, StepSampler
 from dcaseg.training.sources import LabelMapFolder, Painted, Phantoms, RecipeStream
 from dcaseg.training.trainer import Trainer
-from dcaseg.training.training_set import Cohort, divide
+from dcaseg.training.training_set import TrainingSet, divide
 
 GRID = GridOptions(spacing=(14.0, 14.0, 14.0))
 OPTIONS = TrainingOptions(
     grid=GRID, n_filters=2, patch=(16, 32, 32), labelled_per_step=2, unlabelled_per_step=1, steps=4, norm="instance",
-    experts_first=0.5,
+    expert_stage_fraction=0.5,
 )  # fmt: skip
 TINY = ("--spacing", "14,14,14", "--filters", 2, "--patch", "32,32,32", "--batch", 1, "--device", "cpu")
 NOBODY = ("--labelled", 0, "--unlabelled", 0, "--validation", 0)
@@ -95,10 +95,10 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_stream_goes_into_json_and_back_and_names_each_label_map(stream):
-    cohort = Cohort((Phantoms(5, 2), replace(stream, warps="warps", share=0.25)), (), (Phantoms(9, 1),))
-    assert Cohort.from_json(json.loads(json.dumps(cohort.to_json()))) == cohort
+    cohort = TrainingSet((Phantoms(5, 2), replace(stream, warps="warps", share=0.25)), (), (Phantoms(9, 1),))
+    assert TrainingSet.from_json(json.loads(json.dumps(cohort.to_json()))) == cohort
     assert cohort.synthetic and cohort.stream == cohort.labelled[1]
-    assert Cohort((Phantoms(5, 2),)).stream is None
+    assert TrainingSet((Phantoms(5, 2),)).stream is None
     people, anna, bert = cohort.training_data
     assert not people.name.startswith("Label map") and "anna" in anna.name and "bert" in bert.name
     assert (anna.licence, anna.source, bert.licence) == ("CC0-1.0", "a hospital", "CC-BY-4.0")
@@ -111,7 +111,7 @@ def test_a_stream_that_no_run_can_draw_from_is_refused(stream):
             replace(stream, share=share)
     for groups in (((stream, stream),), ((), (stream,)), ((), (), (stream,))):
         with pytest.raises(ValueError, match="one stream"):
-            Cohort(*groups)
+            TrainingSet(*groups)
 
 
 def test_a_draw_depends_on_its_generator_alone(stream, cache):
@@ -120,7 +120,7 @@ def test_a_draw_depends_on_its_generator_alone(stream, cache):
     first = one.draw(2, np.random.default_rng(7))
     again = pickle.loads(pickle.dumps(other)).draw(2, np.random.default_rng(7))
     assert torch.equal(first.volumes, again.volumes) and torch.equal(first.labels, again.labels)
-    assert first.unknown == again.unknown == ((14, 15),) * 2
+    assert first.unannotated == again.unannotated == ((14, 15),) * 2
     assert not torch.equal(first.volumes, one.draw(2, np.random.default_rng(8)).volumes)
 
 

@@ -21,7 +21,7 @@ END = object()
 MANY_WINDOWS = {"overlap": 0.95, "batch": 1}
 EVERYTHING = {
     **{"overlap": 0.0, "batch": 1, "attention_levels": [1, 2, 3, 4]},
-    **{"deciding_expert": True, "entropy": True, "disagreement": True},
+    **{"dominant_expert": True, "entropy": True, "disagreement": True},
 }
 
 

@@ -19,7 +19,7 @@ PHASES = ("Checking the model", "Reading the CT", "Resampling", "Segmenting wind
 def main(bundle: str, ct: str, folder: Path) -> None:
     """Print the times, with all maps and without overlap of windows."""
     options = {"overlap": 0.0, "attention_levels": [1, 2, 3, 4]}
-    options |= {"deciding_expert": True, "entropy": True, "disagreement": True}
+    options |= {"dominant_expert": True, "entropy": True, "disagreement": True}
 
     def request(name: str) -> Segment:
         return Segment("1", ct, str(folder / name), bundle, "cpu", options)

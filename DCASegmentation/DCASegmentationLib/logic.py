@@ -33,7 +33,7 @@ from DCASegmentationLib.worker_client import WorkerProcess, newWorker
 # What the sections Experts and Review show.
 ALL_MAPS: Mapping[str, Any] = {
     "attention_levels": [1, 2, 3, 4],
-    "deciding_expert": True,
+    "dominant_expert": True,
     "entropy": True,
     "disagreement": True,
     "review": True,

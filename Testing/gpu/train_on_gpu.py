@@ -147,10 +147,10 @@ def step_times(trainer: Any, steps: int = 10) -> dict[str, Any]:
     for _ in range(3 if cuda else 1):
         trainer._advance()
     wait()
-    moment = trainer.strategy.moment(trainer.step)
+    step_state = trainer.strategy.step_state(trainer.step)
     started = time.perf_counter()
     for _ in range(count):
-        trainer._draw(moment)
+        trainer._draw(step_state)
     wait()
     drawing = (time.perf_counter() - started) / count
     started = time.perf_counter()
@@ -158,7 +158,7 @@ def step_times(trainer: Any, steps: int = 10) -> dict[str, Any]:
         trainer._advance()
     wait()
     found: dict[str, Any] = {
-        "stage": moment.stage,
+        "stage": step_state.stage,
         "seconds_with_drawing": round((time.perf_counter() - started) / count, 4),
         "drawing_seconds": round(drawing, 4),
         "peak_mib": round(torch.cuda.max_memory_allocated() / 2**20) if cuda else None,

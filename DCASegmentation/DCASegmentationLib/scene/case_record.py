@@ -13,7 +13,7 @@ from dcaseg.rendering.layout import EXPERTS
 _TAG = "DCASegmentation.case"
 _VERSION = "1"
 _CT = "DCASegmentation.ct"
-_SINGLE_MAPS = ("deciding_expert", "entropy", "disagreement")
+_SINGLE_MAPS = ("dominant_expert", "entropy", "disagreement")
 _LABEL_MAPS = ("automatic", "places")
 # On each node that belongs to a result: the result's segmentation.
 _PART_OF, _IS_PART = "DCASegmentation.result", "DCASegmentation.part"
@@ -39,7 +39,7 @@ class CaseNodes:
     ct: Any
     segmentation: Any
     attention: dict[int, dict[str, Any]] = field(default_factory=dict)
-    deciding_expert: Any | None = None
+    dominant_expert: Any | None = None
     entropy: Any | None = None
     disagreement: Any | None = None
     automatic: Any | None = None
@@ -48,7 +48,7 @@ class CaseNodes:
     def maps(self) -> list[Any]:
         """The volume nodes that can be laid over the CT."""
         attention = [node for experts in self.attention.values() for node in experts.values()]
-        single = [self.deciding_expert, self.entropy, self.disagreement]
+        single = [self.dominant_expert, self.entropy, self.disagreement]
         return [*attention, *(node for node in single if node is not None)]
 
     def map(self, name: str) -> Any | None:

@@ -14,7 +14,7 @@ from DCASegmentationLib.scene.case_record import CaseNodes, attention_name, case
 from DCASegmentationLib.scene.maps import LEAST, expert_colors, refresh_legend, scale_colors
 
 # The maps that can be chosen, in the order of the panel.
-NONE, DECIDING, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"
+NONE, DOMINANT, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"
 EXPERT_NAMES = tuple(name for _, name, _ in EXPERTS)
 # Names of the slice views of the comparison, by expert.
 COMPARISON_VIEWS = {name: f"DCA{name.capitalize()}" for name in EXPERT_NAMES}
@@ -38,13 +38,13 @@ class MapStyle:
 def available_choices(nodes: CaseNodes, level: int) -> list[str]:
     """The maps a case has at a level of attention; that of the deciding expert and of uncertainty have no level."""
     there = map_files.available_maps(nodes)
-    order = (DECIDING, *EXPERT_NAMES, UNCERTAINTY, DISAGREEMENT)
+    order = (DOMINANT, *EXPERT_NAMES, UNCERTAINTY, DISAGREEMENT)
     return [NONE, *(choice for choice in order if map_name(level, choice) in there)]
 
 
 def map_name(level: int, choice: str) -> str:
     """The name of a chosen map (see ``case_record.MAP_NAMES``); empty for "none"."""
-    single = {NONE: "", DECIDING: "deciding_expert", UNCERTAINTY: "entropy", DISAGREEMENT: "disagreement"}
+    single = {NONE: "", DOMINANT: "dominant_expert", UNCERTAINTY: "entropy", DISAGREEMENT: "disagreement"}
     return single[choice] if choice in single else attention_name(level, choice)
 
 

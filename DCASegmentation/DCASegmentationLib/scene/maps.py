@@ -160,8 +160,8 @@ def show_map(image: sitk.Image, name: str, title: str, colors: str) -> Any:
 
 def show_named_map(image: sitk.Image, name: str) -> Any:
     """Add the map with this name (see ``case_record.MAP_NAMES``) as a volume node."""
-    if name == "deciding_expert":
-        return show_deciding_expert(image)
+    if name == "dominant_expert":
+        return show_dominant_expert(image)
     if name in _SINGLE:
         return show_map(image, *_SINGLE[name])
     _, expert, level = name.split("_")
@@ -171,7 +171,7 @@ def show_named_map(image: sitk.Image, name: str) -> Any:
     return show_map(image, f"{expert.capitalize()} expert attention (level {number})", title, "Viridis")
 
 
-def show_deciding_expert(image: sitk.Image, name: str = "Expert that decided") -> Any:
+def show_dominant_expert(image: sitk.Image, name: str = "Expert that decided") -> Any:
     """Add the label map of deciding experts (0 background, 1 head, 2 medium, 3 tail) with names, colors and legend.
 
     Returns the vtkMRMLLabelMapVolumeNode.

@@ -226,7 +226,7 @@ def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes
     for (name, title), size in zip(titles.items(), sizes, strict=False):
         with organs_outlined_in_white(nodes.segmentation), SliceView(f"DCA {name}", size) as view:
             if name == "expert":
-                view.show(plane, nodes.ct, labels=nodes.deciding_expert, opacity=MAP_OPACITY)
+                view.show(plane, nodes.ct, labels=nodes.dominant_expert, opacity=MAP_OPACITY)
             elif level is not None:
                 view.show(plane, nodes.ct, overlay=nodes.attention[level][name], opacity=MAP_OPACITY)
             panels.append(plane_panel(view.pixels(), plane, title))

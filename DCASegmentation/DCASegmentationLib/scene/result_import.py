@@ -33,7 +33,7 @@ from DCASegmentationLib.scene.segmentation import (
     show_segmentation,
     tag_organs,
 )
-from DCASegmentationLib.scene.subject_hierarchy import place_beside, place_in_folder
+from DCASegmentationLib.scene.subject_hierarchy import add_to_subject_hierarchy, place_in_folder
 from DCASegmentationLib.scene.volumes import (
     Box,
     add_label_volume,
@@ -232,7 +232,7 @@ def show_result(
         remove_map_files(segmentation)
     nodes = CaseNodes(ct_node, segmentation)
     segmentation.SetAndObserveTransformNodeID(ct_node.GetTransformNodeID())
-    place_beside(ct_node, segmentation)
+    add_to_subject_hierarchy(ct_node, segmentation)
     remember(nodes)
     return nodes
 

@@ -55,7 +55,7 @@ def build_scene(
     nodes = CaseNodes(ct_node, show_segmentation(result.labels, vocabulary, ct_node, f"{name} organs"))
     for level, maps in result.attention.items():
         nodes.attention[level] = show_attention(maps, level)
-    for kind in ("deciding_expert", "entropy", "disagreement"):
+    for kind in ("dominant_expert", "entropy", "disagreement"):
         if (image := getattr(result, kind)) is not None:
             nodes.set_map(kind, show_named_map(image, kind))
     organs = nodes.segmentation.GetSegmentation().GetSegmentIDs()

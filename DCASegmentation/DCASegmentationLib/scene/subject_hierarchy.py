@@ -11,7 +11,7 @@ import vtk
 _FOLDER = "DCASegmentation.result"
 
 
-def place_beside(ct_node: Any, segmentation: Any) -> None:
+def add_to_subject_hierarchy(ct_node: Any, segmentation: Any) -> None:
     """Put the segmentation under the patient and study of its CT: export as DICOM SEG finds both this way."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None:

@@ -16,7 +16,7 @@ def canExport() -> bool:
     return hasattr(slicer, "qSlicerDICOMExportDialog") and _PLUGIN in getattr(slicer.modules, "dicomPlugins", {})
 
 
-def hindrance(ct: Any | None) -> str:
+def unavailableReason(ct: Any | None) -> str:
     """Why a segmentation of this CT cannot become DICOM SEG; empty if it can."""
     if ct is None:
         return _("The CT is no longer in the scene, and DICOM SEG refers to its images.")

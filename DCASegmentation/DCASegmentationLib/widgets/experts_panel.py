@@ -227,7 +227,7 @@ class ExpertsPanel(VTKObservationMixin):
             _("Segment a CT to see what its experts did.") if self._nodes is None else _("This result has no maps.")
         )
         self._fillSelectors()
-        isScale = self.choice not in (expert_views.NONE, expert_views.DECIDING)
+        isScale = self.choice not in (expert_views.NONE, expert_views.DOMINANT)
         self.ui.mapSelector.enabled = isUsable
         self.ui.levelSelector.enabled = hasAttention
         self.ui.mapOpacitySlider.enabled = isUsable and (self.isComparing or self.choice != expert_views.NONE)
@@ -326,7 +326,7 @@ class ExpertsPanel(VTKObservationMixin):
 def _mapTitles() -> dict[str, str]:
     return {
         expert_views.NONE: _("None"),
-        expert_views.DECIDING: _("Expert that decided"),
+        expert_views.DOMINANT: _("Expert that decided"),
         "head": _("Attention to the head expert"),
         "medium": _("Attention to the medium expert"),
         "tail": _("Attention to the tail expert"),

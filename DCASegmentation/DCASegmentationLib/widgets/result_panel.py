@@ -156,10 +156,12 @@ class ResultPanel(VTKObservationMixin):
         for widget in (self.ui.segmentsTable, self.ui.saveSegmentationButton, self.ui.saveSurfacesButton,
                        self.ui.copyButton, self.ui.saveTableButton, self.ui.reportButton):  # fmt: skip
             widget.visible = nodes is not None
-        hindrance = dicom_export.hindrance(self._ct)
+        unavailableReason = dicom_export.unavailableReason(self._ct)
         self.ui.exportDICOMButton.visible = nodes is not None and dicom_export.canExport()
-        self.ui.exportDICOMButton.enabled = not hindrance
-        self.ui.exportDICOMButton.toolTip = hindrance or _("Write the segmentation as a DICOM SEG series of this study")
+        self.ui.exportDICOMButton.enabled = not unavailableReason
+        self.ui.exportDICOMButton.toolTip = unavailableReason or _(
+            "Write the segmentation as a DICOM SEG series of this study"
+        )
         self.ui.resultHintLabel.visible = nodes is None
         self._say("")
         self.update()

@@ -81,14 +81,14 @@ class SegmentControl:
                 self._saidOf = ct
                 self.panel.clearMessage()
             self._showSampleButton()
-        self.panel.setApplicable(self._hindrance())
+        self.panel.setApplicable(self._unavailableReason())
 
     def updateModels(self) -> None:
         """Models may have come or gone."""
         self.panel.updateModels()
-        self.panel.setApplicable(self._hindrance())
+        self.panel.setApplicable(self._unavailableReason())
 
-    def _hindrance(self) -> str:
+    def _unavailableReason(self) -> str:
         """Why Apply would be of no use now; empty if it would be."""
         model = self.panel.model
         if self._parameters is None or self._parameters.inputVolume is None:
@@ -102,7 +102,7 @@ class SegmentControl:
     def _onModelChosen(self, name: str) -> None:
         if self._parameters is not None:
             self._parameters.modelName = name
-        self.panel.setApplicable(self._hindrance())
+        self.panel.setApplicable(self._unavailableReason())
 
     def setGuided(self, isGuided: bool) -> None:
         """Whether the guide offers the sample CT, so that no second button does."""
@@ -136,7 +136,7 @@ class SegmentControl:
 
     def apply(self) -> None:
         """As the button."""
-        if not self._hindrance():
+        if not self._unavailableReason():
             self._onApply()
 
     def _onDevicesWanted(self) -> None:
@@ -160,7 +160,7 @@ class SegmentControl:
         except UserError as error:
             self.panel.showEnd()
             self.panel.showError(error)
-        self.panel.setApplicable(self._hindrance())
+        self.panel.setApplicable(self._unavailableReason())
 
     def _onCancel(self) -> None:
         self.panel.showCancelling()
@@ -212,7 +212,7 @@ class SegmentControl:
         elif outcome.error is not None:
             self.panel.showError(outcome.error, outcome.details)
         self._onResult(outcome.nodes.segmentation if outcome.nodes is not None else None)
-        self.panel.setApplicable(self._hindrance())
+        self.panel.setApplicable(self._unavailableReason())
 
 
 def _asKeys(text: str) -> tuple[str, ...]:

@@ -137,11 +137,12 @@ class SegmentPanel:
         for index, title in enumerate((_("The whole scan"), _("Find the abdomen first"))):
             self.ui.speedSelector.setItemText(index, title)
 
-    def setApplicable(self, hindrance: str) -> None:
-        """Enable Apply unless there is a ``hindrance``, which becomes its tool tip. A run can always be cancelled."""
+    def setApplicable(self, unavailableReason: str) -> None:
+        """Enable Apply unless there is a ``unavailableReason``, which becomes its tool tip. A run can always be
+        cancelled."""
         if not self.isRunning:
-            self.ui.applyButton.enabled = not hindrance
-            self.ui.applyButton.toolTip = hindrance or _("Segment the organs of the CT (Ctrl+Return)")
+            self.ui.applyButton.enabled = not unavailableReason
+            self.ui.applyButton.toolTip = unavailableReason or _("Segment the organs of the CT (Ctrl+Return)")
 
     def showStart(self) -> None:
         """Apply becomes Cancel; the choices of the run can no longer be changed."""

@@ -25,12 +25,12 @@ LARGEST_LOSS = 0.002
 
 @dataclass(frozen=True)
 class LabelledCase:
-    """A CT and its labels on one grid; ``unknown`` are labels that do not count."""
+    """A CT and its labels on one grid; ``unannotated`` are labels that do not count."""
 
     name: str
     ct: sitk.Image
     truth: sitk.Image
-    unknown: tuple[int, ...] = ()
+    unannotated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,5 +98,5 @@ def mean_loss(comparisons: Iterable[Comparison]) -> float:
 
 def _mean_dice(labels: sitk.Image, case: LabelledCase, n_labels: int) -> float:
     scores: NDArray[np.float64] = score_labels(labels, case.truth, n_labels)[DICE.key]
-    scores[[label - 1 for label in case.unknown]] = np.nan
+    scores[[label - 1 for label in case.unannotated]] = np.nan
     return float(mean_or_nan(scores[None], axis=1)[0])

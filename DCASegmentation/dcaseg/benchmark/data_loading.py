@@ -19,7 +19,7 @@ from ..organs import AMOS
 from ..synthesis.phantom.case import generate
 from ..training.cases import Case, prepare_case
 from ..training.options import TrainingOptions
-from ..training.strategies.base import Batch, Moment
+from ..training.strategies.base import Batch, StepState
 from ..training.trainer import Trainer
 from .process_cost import ProcessFailedError
 
@@ -60,9 +60,9 @@ class _TimedTrainer(Trainer):
         self.drawing: list[float] = []
         self.steps: list[float] = []
 
-    def _draw(self, moment: Moment) -> Batch:
+    def _draw(self, step_state: StepState) -> Batch:
         started = time.perf_counter()
-        batch = super()._draw(moment)
+        batch = super()._draw(step_state)
         self.drawing.append(time.perf_counter() - started)
         return batch
 

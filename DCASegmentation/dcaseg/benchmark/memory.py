@@ -144,7 +144,7 @@ def _main(told: str) -> None:
         network = network_of(options, device)
         weights = sum(parameter.nbytes for parameter in network.parameters())
         # Weights, gradients, one or two moments, and the average.
-        copies = 2 + (2 if options.optimizer == "adamw" else 1) + (1 if options.averaging else 0)
+        copies = 2 + (2 if options.optimizer == "adamw" else 1) + (1 if options.ema_decay else 0)
         steady = copies * weights
         small = replace(options, patch=(side, side, side))
         largest = 0

@@ -68,11 +68,11 @@ class _Options:
 
 
 _LABELS_ALONE = _Options(
-    ("--attention-levels", "none", "--no-deciding-expert", "--no-entropy", "--no-disagreement"), {}
+    ("--attention-levels", "none", "--no-dominant-expert", "--no-entropy", "--no-disagreement"), {}
 )
 _MAPS = _Options(
     ("--attention-levels", "4"),
-    {"attention_levels": [4], "deciding_expert": True, "entropy": True, "disagreement": True},
+    {"attention_levels": [4], "dominant_expert": True, "entropy": True, "disagreement": True},
 )
 _EVERYTHING = _Options((*_MAPS.typed, "--review"), {**_MAPS.fields, "review": True})
 # The plain sliding window that the others do, over the whole volume.

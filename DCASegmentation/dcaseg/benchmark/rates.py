@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from ..inference.backends.selection import AUTO, choose_runtime
+from ..inference.backends.selection import AUTO, choose_backend
 from ..inference.device import choose_device
 from ..inference.options import SegmentOptions
 from ..inference.process_settings import keep_freed_memory
@@ -76,7 +76,7 @@ def _rates(folder: Path, rounds: int) -> Rates:
         SegmentOptions(),
         choose_device("cpu"),
         ignore,
-        lambda task: choose_runtime(AUTO, task, torch.rand(1, 1, *patch), ignore, ignore),
+        lambda task: choose_backend(AUTO, task, torch.rand(1, 1, *patch), ignore, ignore),
         patch,
         bundle.metadata.weights.sha256,
     )

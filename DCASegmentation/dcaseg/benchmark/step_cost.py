@@ -97,24 +97,24 @@ def measure_in_turn(
 def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple[float, float]:
     """Mean seconds and peak MiB of a step of a whole run: its stages, and in the second one the steps with and without
     the unsupervised loss, by their shares."""
-    if options.experts_first == 0:
+    if options.expert_stage_fraction == 0:
         (way,) = expected_ways(options)
         return costs[way].seconds, costs[way].peak_mib
     steps = 1000
-    least = options.negligible_weight * options.unsupervised_weight
+    least = options.unsup_weight_cutoff * options.unsupervised_weight
     weights = [
         unsupervised_weight(step, round(options.ramp_fraction * steps), options.unsupervised_weight)
         for step in range(steps)
     ]
     taught = sum(weight > least for weight in weights) / steps
     second = taught * costs["aggregation"].seconds + (1 - taught) * costs["labelled"].seconds
-    seconds = options.experts_first * costs["experts"].seconds + (1 - options.experts_first) * second
+    seconds = options.expert_stage_fraction * costs["experts"].seconds + (1 - options.expert_stage_fraction) * second
     return seconds, max(costs["experts"].peak_mib, costs["aggregation"].peak_mib)
 
 
 def expected_ways(options: TrainingOptions) -> tuple[str, ...]:
     """The ways that a run with these options goes."""
-    if options.experts_first == 0:
+    if options.expert_stage_fraction == 0:
         return ("plain_kept",) if options.joint_statistics else ("joint",)
     return "experts", "aggregation", "labelled"
 

@@ -124,7 +124,7 @@ def _network(owners: list[list[int]] | tuple[tuple[int, ...], ...], n_filters: i
         network = DCANet(owners, n_filters=n_filters, norm=norm).eval()
         noise = torch.rand(1, 1, 32, 32, 32)
     with torch.inference_mode():
-        parts = network.forward_parts(noise, ())
+        parts = network.forward_all(noise, ())
         heads: list[Any] = [expert.head for expert in network.experts]
         if network.aggregation is not None:
             heads.append(network.aggregation.head)

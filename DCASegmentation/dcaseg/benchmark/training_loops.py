@@ -26,7 +26,7 @@ from ..organs import AMOS
 from ..synthesis.phantom.case import generate
 from ..training.cases import Case, prepare_case
 from ..training.options import TrainingOptions
-from ..training.strategies.base import Batch, Moment, plain_vnet
+from ..training.strategies.base import Batch, StepState, plain_vnet
 from ..training.trainer import Trainer
 from ..training.training_set import divide
 from .process_cost import ProcessFailedError
@@ -105,12 +105,12 @@ def _ours(options: TrainingOptions, device: torch.device, case: Case) -> LoopCos
             clock.step_done()
             return values
 
-        def _backward(self, batch: Batch, moment: Moment) -> dict[str, float]:
-            found: dict[str, float] = clock.in_network(lambda: super(Timed, self)._backward(batch, moment))
+        def _backward(self, batch: Batch, step_state: StepState) -> dict[str, float]:
+            found: dict[str, float] = clock.in_network(lambda: super(Timed, self)._backward(batch, step_state))
             return found
 
-        def _update(self, moment: Moment, values: dict[str, float]) -> None:
-            clock.in_network(lambda: super(Timed, self)._update(moment, values))
+        def _update(self, step_state: StepState, values: dict[str, float]) -> None:
+            clock.in_network(lambda: super(Timed, self)._update(step_state, values))
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(Path(folder), options, AMOS, [case], [], device=str(device))

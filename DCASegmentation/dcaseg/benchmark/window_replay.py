@@ -24,7 +24,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from ..inference.backends.base import Runtime, Task
+from ..inference.backends.base import Backend, Task
 from ..inference.backends.selection import AUTO
 from ..inference.process_settings import importing
 from ..inference.segmenter import Segmenter
@@ -133,10 +133,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
 
 
-class CountedRuntime:
+class CountedBackend:
     """A runtime of which only the first windows are computed."""
 
-    def __init__(self, runtime: Runtime, real: int | None) -> None:
+    def __init__(self, runtime: Backend, real: int | None) -> None:
         self.name = runtime.name
         self.needs_network = runtime.needs_network
         self.windows_at_once = runtime.windows_at_once
@@ -153,13 +153,13 @@ class CountedSegmenter(Segmenter):
     def __init__(self, bundle: Bundle, real: int | None) -> None:
         super().__init__(bundle, "cpu", runtime=AUTO)
         self._real = real
-        self.counted: CountedRuntime | None = None
+        self.counted: CountedBackend | None = None
 
     def _runtime_for(
         self, task: Task, volume: torch.Tensor, tell: Callable[[str], None], warn: Callable[[str], None]
-    ) -> Runtime:
+    ) -> Backend:
         if self.counted is None:
-            self.counted = CountedRuntime(super()._runtime_for(task, volume, tell, warn), self._real)
+            self.counted = CountedBackend(super()._runtime_for(task, volume, tell, warn), self._real)
         return self.counted
 
 

@@ -98,4 +98,4 @@ def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabelledCas
 
     for entry in entries:
         ct, truth = read_entry(entry, vocabulary)
-        yield LabelledCase(entry.image.name, ct, truth, entry.unknown)
+        yield LabelledCase(entry.image.name, ct, truth, entry.unannotated)

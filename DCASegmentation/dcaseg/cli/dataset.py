@@ -162,13 +162,13 @@ def prepare(
     """
     from ..training.datalist import read_datalist, require_files
     from ..training.options import GridOptions
-    from ..training.training_set import cohort_of, sources_of_test
+    from ..training.training_set import sources_of_test, training_set_of
 
     datalist = read_datalist(data)
     require_files(datalist)
     grid = changes_of(preprocessing, spacing).get("grid", GridOptions())
     with progress_bar() as progress:
-        groups = cohort_of(datalist).cases(cache, grid, progress)
+        groups = training_set_of(datalist).cases(cache, grid, progress)
         tested = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]
     say_plain(f"{sum(map(len, groups)) + len(tested)} cases are in {cache}.")
 

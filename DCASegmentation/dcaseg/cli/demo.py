@@ -33,7 +33,7 @@ def add_panel(picture: Path, ct: Path, bundle: str | None) -> str:
         return "The picture is without the module's panel, which is drawn from a checkout of the repository only."
     if find_spec("PySide6") is None or find_spec("slicer") is None:
         return 'The picture is without the module\'s panel. To have it: pip install -e ".[bench]"'
-    from ..rendering.layout import height_beside, put_beside
+    from ..rendering.layout import concat_images, height_beside
 
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder, "panel.png")
@@ -45,7 +45,7 @@ def add_panel(picture: Path, ct: Path, bundle: str | None) -> str:
         if run.returncode != 0 or not drawn.is_file():
             last = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
             return f"The picture is without the module's panel, which could not be drawn: {last}"
-        put_beside(drawn, _TITLE, picture)
+        concat_images(drawn, _TITLE, picture)
     return ""
 
 
@@ -109,8 +109,8 @@ def _run(out: Path, seed: int, bundle: str | None, device: str, runtime: str, ov
         overwrite=overwrite,
     )
     say_plain("Segmenting it once more through the module's panel, for the picture.")
-    if hindrance := add_panel(result / PICTURE, ct, bundle):
-        warn(hindrance)
+    if unavailable_reason := add_panel(result / PICTURE, ct, bundle):
+        warn(unavailable_reason)
     say("")
     say_plain(f"The picture: {result / PICTURE}")
 

@@ -128,7 +128,7 @@ def _cases(
         yield folder.name, image, truth, None
     for entry in entries:
         image, truth = read_entry(entry, vocabulary)
-        known = [label for label in vocabulary.by_label if label not in entry.unknown]
+        known = [label for label in vocabulary.by_label if label not in entry.unannotated]
         yield f"{entry.image.parent.name}/{entry.image.name}", image, truth, known
     ct_path, labels_path, table_path = own
     if ct_path is not None and labels_path is not None:

@@ -118,7 +118,7 @@ def _add_entries(measured: ReviewMeasurement, segmenter: Segmenter, entries: lis
     for index, entry in enumerate(entries):
         progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
         ct, truth = read_entry(entry, segmenter.vocabulary)
-        known = [label for label in segmenter.vocabulary.by_label if label not in entry.unknown]
+        known = [label for label in segmenter.vocabulary.by_label if label not in entry.unannotated]
         add_case(measured, segmenter, f"{entry.image.parent.name}/{entry.image.name}", ct, truth, known)
 
 

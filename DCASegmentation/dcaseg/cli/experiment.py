@@ -101,7 +101,7 @@ def run(
     bundle: Annotated[
         str | None, typer.Option(help="For learning: the model to go on from. Else dca-synthetic.")
     ] = None,
-    at_once: Annotated[
+    max_parallel: Annotated[
         int, typer.Option(min=1, help="Runs made at the same time, on a GPU too; they share the processor's cores.")
     ] = 1,
     equal: Annotated[
@@ -145,7 +145,7 @@ def run(
             raise UserError(
                 "learning has data, grid and network of its own.", "Leave out --data and what is said of the network."
             )
-        if at_once > 1:
+        if max_parallel > 1:
             raise UserError("learning makes one run after the other.", "Leave out --at-once.")
         run_learning(bundle, out, cache or out / "cases", whole_numbers(seeds, "--seeds", "0,1,2"), steps, device)
         return
@@ -170,7 +170,7 @@ def run(
         on = str(choose_device(device).torch_device)
         for name in names:
             require_data(name, cases.vocabulary, data is not None)
-        runs = Runs(out, common, cases, drawn, on, validate_every, progress, at_once)
+        runs = Runs(out, common, cases, drawn, on, validate_every, progress, max_parallel)
         experiments, costs = dict(ALL_EXPERIMENTS), {}
         for name in TABLES:
             experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labelled))
@@ -239,7 +239,7 @@ def _also(
     from ..evaluation.experiments.figures import Also
     from ..evaluation.label_ratios import Subset
     from ..training.datalist import read_datalist, require_files
-    from ..training.training_set import cohort_of
+    from ..training.training_set import training_set_of
 
     if not lists:
         return Also(ratios=ratios)
@@ -249,7 +249,7 @@ def _also(
         require_files(datalist)
         if datalist.vocabulary != data.vocabulary:
             raise UserError(f"{path} has the organs of {datalist.vocabulary.name}.", "Compare lists of one vocabulary.")
-        labelled = cohort_of(datalist).cases(cache, grid, progress)[0]
+        labelled = training_set_of(datalist).cases(cache, grid, progress)[0]
         subsets.append(Subset(f"{datalist.name}\n({len(labelled)})", labelled))
     return Also(tuple(subsets), ratios)
 
@@ -257,28 +257,28 @@ def _also(
 def _data(
     data: Path | None, anatomies: Path | None, people: tuple[int, ...], cache: Path, grid: GridOptions, progress: Any
 ) -> Data:
-    from ..evaluation.experiments.anatomies import anatomies_cohort
+    from ..evaluation.experiments.anatomies import anatomies_training_set
     from ..evaluation.experiments.runs import Data
     from ..organs import AMOS
     from ..training.datalist import read_datalist, require_files
     from ..training.sources import TEST_SEEDS, Phantoms
-    from ..training.training_set import Cohort, cohort_of, sources_of_test
+    from ..training.training_set import TrainingSet, sources_of_test, training_set_of
 
     if anatomies is not None:
-        (cohort, test, told), vocabulary = anatomies_cohort(anatomies), AMOS
+        (cohort, test, told), vocabulary = anatomies_training_set(anatomies), AMOS
     elif data is None:
         if len(people) != 4 or min(people) < 1:
             raise UserError("--people takes four numbers from 1 on.", "Write it like --people 4,16,4,6.")
-        cohort, vocabulary = Cohort.of_phantoms(*people[:3]), AMOS
-        test = Cohort((Phantoms(TEST_SEEDS, people[3]),))
+        cohort, vocabulary = TrainingSet.of_phantoms(*people[:3]), AMOS
+        test = TrainingSet((Phantoms(TEST_SEEDS, people[3]),))
         told = f"synthetic people: {people[0]} labelled, {people[1]} unlabelled, {people[2]} and {people[3]} held out"
     else:
         datalist = read_datalist(data)
         require_files(datalist)
         if not any(entry.label is not None for entry in datalist.test):
             raise UserError(f"{data} has no labelled case to test on.", "Make it with dca dataset folder --test.")
-        cohort, vocabulary, told = cohort_of(datalist), datalist.vocabulary, datalist.name
-        test = Cohort(sources_of_test(datalist))
+        cohort, vocabulary, told = training_set_of(datalist), datalist.vocabulary, datalist.name
+        test = TrainingSet(sources_of_test(datalist))
     labelled, unlabelled, validation = cohort.cases(cache, grid, progress)
     tested = test.cases(cache, grid, progress)[0]
     every = cohort.fully_labelled().cases(cache, grid, progress)[0]

@@ -177,7 +177,7 @@ def run(
         ),
     ] = "4",
     no_deciding_expert: Annotated[
-        bool, typer.Option("--no-deciding-expert", help="No map of the expert that decided.", rich_help_panel=_MAPS)
+        bool, typer.Option("--no-dominant-expert", help="No map of the expert that decided.", rich_help_panel=_MAPS)
     ] = False,
     no_entropy: Annotated[
         bool, typer.Option("--no-entropy", help="No map of the uncertainty.", rich_help_panel=_MAPS)
@@ -268,7 +268,7 @@ def run(
         shared=shared,
         organs=None if organs is None else words(organs),
         attention_levels=_levels(attention_levels),
-        deciding_expert=not no_deciding_expert,
+        dominant_expert=not no_deciding_expert,
         entropy=not no_entropy,
         disagreement=not no_disagreement,
         review=review,
@@ -298,7 +298,7 @@ def segment_ct(
     shared: bool = False,
     organs: tuple[str, ...] | None = None,
     attention_levels: tuple[int, ...] = (4,),
-    deciding_expert: bool = True,
+    dominant_expert: bool = True,
     entropy: bool = True,
     disagreement: bool = True,
     review: bool = False,
@@ -326,7 +326,7 @@ def segment_ct(
         weighting=weighting,
         output=output_of,
         attention_levels=attention_levels,
-        deciding_expert=deciding_expert,
+        dominant_expert=dominant_expert,
         entropy=entropy,
         disagreement=disagreement,
         review=review,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..training.sources import LabelMapFolder
     from ..training.synthetic_sampling import RecipeSampler
     from ..training.trainer import Trainer
-    from ..training.training_set import Cohort
+    from ..training.training_set import TrainingSet
 
 NAME = "train"
 EXAMPLES = "Example: dca train -o runs/first --data list.json, with the list of dca dataset folder my-cts -o list.json"
@@ -118,7 +118,7 @@ def run(
         int | None, typer.Option(min=1, help="Patches of each kind, labelled and unlabelled, in a step.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-8, help="Highest learning rate.")] = None,
-    experts_first: Annotated[
+    expert_stage_fraction: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Share of the steps for the experts; then the aggregation decoder learns."),
     ] = None,
@@ -197,7 +197,7 @@ def run(
         changes |= {"labelled_per_step": batch, "unlabelled_per_step": batch}
     given = {
         **{"steps": steps, "n_filters": filters, "learning_rate": learning_rate, "seed": seed, "partition": division},
-        **{"experts_first": experts_first, "class_balance": class_balance},
+        **{"expert_stage_fraction": expert_stage_fraction, "class_balance": class_balance},
         **{"aggregation_start": aggregation_start},
     }
     changes |= {name: value for name, value in given.items() if value is not None}
@@ -291,13 +291,13 @@ class _Synthesis(NamedTuple):
     painted: int | None
     first: int | None
 
-    def cohort(self, others: bool) -> Cohort | None:
+    def cohort(self, others: bool) -> TrainingSet | None:
         """The synthetic CTs as labelled cases, or None; ``others``: whether there are further labelled cases.
 
         Raises UserError for options that do not go together.
         """
         from ..training.sources import RecipeStream
-        from ..training.training_set import Cohort
+        from ..training.training_set import TrainingSet
 
         if not self.maps:
             names = {"licence": self.licences, "warps": self.warps, "synthesize-share": self.share}
@@ -311,7 +311,7 @@ class _Synthesis(NamedTuple):
                     "--synthesize-share is for CTs that are made as they are needed, not for those of --painted.",
                     "Leave out one of them.",
                 )
-            return painted_cohort(self.maps, self.licences or [], self.first or 0, self.painted, self.warps)
+            return painted_training_set(self.maps, self.licences or [], self.first or 0, self.painted, self.warps)
         if self.first is not None:
             raise UserError("--painted-from is for CTs painted ahead.", "Add --painted, or leave it out.")
         if self.share is not None and self.share < 1 and not others:
@@ -321,7 +321,7 @@ class _Synthesis(NamedTuple):
             )
         share = self.share or (0.5 if others else 1.0)
         folders, warps = _label_maps(self.maps, self.licences or [], self.warps)
-        return Cohort((RecipeStream(folders, warps, share),))
+        return TrainingSet((RecipeStream(folders, warps, share),))
 
 
 class _Plan(NamedTuple):
@@ -330,7 +330,7 @@ class _Plan(NamedTuple):
 
     vocabulary: Vocabulary
     options: TrainingOptions
-    cohort: Cohort
+    cohort: TrainingSet
     groups: Partition | None
     initial: InitialModel | None
     network: DCANet | None
@@ -380,7 +380,7 @@ def _new_plan(
     from ..training.compact_state import is_compact
     from ..training.corrections import CASES, read_dataset, read_unlabelled_cts
     from ..training.datalist import list_of, read_datalist, require_files
-    from ..training.training_set import Cohort, cohort_of
+    from ..training.training_set import TrainingSet, training_set_of
 
     _require_no_run(out)
     state = Path(init) if init is not None and is_compact(Path(init)) else None
@@ -391,7 +391,7 @@ def _new_plan(
     options = _options(preset, strategy, changes, fine_tuned)
     groups = None if fine_tuned is None or division is not None else fine_tuned.metadata.partition
     usual = (24, 16, 4) if data is None else (0, 0, 0)
-    cohort = Cohort.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
+    cohort = TrainingSet.of_phantoms(*(n if told is None else told for told, n in zip(people, usual, strict=True)))
     vocabulary = AMOS
     if data is not None:
         # What is in a folder of corrected cases is what was written, or it is not trained on.
@@ -400,7 +400,7 @@ def _new_plan(
         read_unlabelled_cts(data)
         datalist = read_datalist(list_of(data))
         require_files(datalist)
-        cohort, vocabulary = cohort.joined(cohort_of(datalist)), datalist.vocabulary
+        cohort, vocabulary = cohort.joined(training_set_of(datalist)), datalist.vocabulary
     if all_labels:
         cohort = cohort.fully_labelled()
     synthetic = synthesis.cohort(others=bool(cohort.labelled))
@@ -477,10 +477,12 @@ def _strategy_options(given: list[str]) -> dict[str, str]:
     return dict(one.split("=", 1) for one in given)
 
 
-def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int, warps: Path | None = None) -> Cohort:
+def painted_training_set(
+    maps: list[Path], licences: list[str], first: int, count: int, warps: Path | None = None
+) -> TrainingSet:
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
     from ..training.sources import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, Painted
-    from ..training.training_set import Cohort
+    from ..training.training_set import TrainingSet
 
     if PAINTED_SEEDS + first + count > PAINTED_VALIDATION_SEEDS:
         raise UserError(
@@ -488,7 +490,7 @@ def painted_cohort(maps: list[Path], licences: list[str], first: int, count: int
             f"--painted-from and --painted add up to {PAINTED_VALIDATION_SEEDS - PAINTED_SEEDS} at most.",
         )
     folders, registrations = _label_maps(maps, licences, warps)
-    return Cohort((Painted(folders, PAINTED_SEEDS + first, count, registrations),))
+    return TrainingSet((Painted(folders, PAINTED_SEEDS + first, count, registrations),))
 
 
 def _label_maps(
@@ -513,7 +515,7 @@ def _label_maps(
 
 
 def _warnings(
-    cohort: Cohort,
+    cohort: TrainingSet,
     cases: tuple[list[Case], list[Case], list[Case]],
     options: TrainingOptions,
     recipes: RecipeSampler | None,

@@ -58,8 +58,8 @@ def run(
     from ..training.click_training import CHECKPOINT, ClickTrainer, ClickTrainingOptions
     from ..training.options import GridOptions
     from ..training.sources import LABELLED_SEEDS, VALIDATION_SEEDS, Phantoms
-    from ..training.training_set import Cohort
-    from .train import painted_cohort
+    from ..training.training_set import TrainingSet
+    from .train import painted_training_set
 
     torch_device = choose_device(device).torch_device
     if resume:
@@ -83,12 +83,12 @@ def run(
             "licences": list(licence or []),
             "painted": painted if synthesize else 0,
         }
-    cohort = Cohort((Phantoms(LABELLED_SEEDS, source["phantoms"]),) if source["phantoms"] else ())
+    cohort = TrainingSet((Phantoms(LABELLED_SEEDS, source["phantoms"]),) if source["phantoms"] else ())
     if source["painted"]:
         maps = [Path(path) for path in source["maps"]]
-        cohort = cohort.joined(painted_cohort(maps, source["licences"], 0, source["painted"]))
+        cohort = cohort.joined(painted_training_set(maps, source["licences"], 0, source["painted"]))
     # Seen by no training: two people to validate on.
-    cohort = cohort.joined(Cohort((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
+    cohort = cohort.joined(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
     grid = GridOptions(spacing=(options.network.spacing_mm,) * 3, orientation=ORIENTATION)
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar() as progress:

@@ -137,7 +137,7 @@ class WorkerModel:
                 self._segmenters[key] = self._load(settings)
             return self._segmenters[key]
 
-    def turns(self, at_once: int) -> threading.BoundedSemaphore:
+    def slots(self, at_once: int) -> threading.BoundedSemaphore:
         """Bounds the cases this process holds in memory."""
         with self._lock:
             return self._turns.setdefault(at_once, threading.BoundedSemaphore(at_once))
@@ -170,7 +170,7 @@ _RESULT = "result"
 
 def process(case: Case, settings: Settings) -> Outcome:
     """Segment ``case`` into its folder, which appears when it is complete; whatever happens becomes an outcome."""
-    with PROCESS.turns(settings.at_once):
+    with PROCESS.slots(settings.at_once):
         try:
             outcome = recorded(case, settings) or _segmented(case, settings)
         except UserError as error:

@@ -35,11 +35,11 @@ Progress = Callable[[int, str], None]
 
 @dataclass
 class Findings:
-    """What an input holds. ``strays`` counts files that are no images of any kind."""
+    """What an input holds. ``ignored_files`` counts files that are no images of any kind."""
 
     cases: list[Case] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    strays: int = 0
+    ignored_files: int = 0
 
 
 def find(source: Path, out: Path, rules: Rules, progress: Progress | None = None) -> Findings:
@@ -86,7 +86,7 @@ class _Search:
     def _take(self, file: Path) -> None:
         name = file.name.lower()
         if name.startswith(_APPLE_DOUBLE):
-            self._found.strays += 1
+            self._found.ignored_files += 1
             return
         ending = next((ending for ending in _PLAIN if name.endswith(ending)), None)
         if ending is not None:
@@ -94,13 +94,13 @@ class _Search:
         elif is_dicom(file):
             header = read_header(file)
             if header is None:
-                self._found.strays += 1
+                self._found.ignored_files += 1
             else:
                 self._headers.append(header)
         elif name.endswith(_CALLED_DICOM):
             self._note_bad(file, "empty" if file.stat().st_size == 0 else "damaged: called DICOM, but none")
         else:
-            self._found.strays += 1
+            self._found.ignored_files += 1
 
     def _take_plain(self, file: Path, stem: str) -> None:
         shown = self._shown(file)

@@ -202,7 +202,7 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
         source=ledger.about("source"),
         model=ledger.about("model"),
         written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
-        strays=int(ledger.about("strays") or 0),
+        ignored_files=int(ledger.about("strays") or 0),
         tiles=[(status, count) for status, count in counts.items() if count or status != PENDING],
         seconds=f"{statistics.median(seconds):.1f}" if seconds else "",
         first=[_card(rank, one, cases) for rank, one in enumerate(first[:_MOST_CARDS], start=1)],

@@ -91,7 +91,7 @@ PAGE = """<!doctype html>
 <h1>{{ title }}</h1>
 <p class="about">{{ source }}</p>
 <p class="about">Model {{ model }}. Written {{ written }}.
-{% if strays %} {{ strays }} file{{ 's' if strays > 1 }} of other kinds.{% endif %}</p>
+{% if ignored_files %} {{ ignored_files }} file{{ 's' if ignored_files > 1 }} of other kinds.{% endif %}</p>
 <div class="warning">For research, not for clinical use. Every segmentation here was made by a program.</div>
 {% if ended_early %}<div class="warning">The last run ended early. {{ ended_early }} Cases that are pending have no
 result yet: the same command goes on with them.</div>{% endif %}

@@ -98,7 +98,7 @@ def _run(
         found.rejected = [pseudonyms.rejected(each, cohort.source.absolute()) for each in found.rejected]
         source = ""
     ledger.enter(found.cases, found.rejected, cohort.retry_failed)
-    ledger.note("strays", str(found.strays))
+    ledger.note("strays", str(found.ignored_files))
     ledger.note("source", source)
     ledger.note("model", cohort.model)
     pending = ledger.pending()

@@ -74,7 +74,7 @@ def measure_attention(network: DCANet, volumes: Iterable[np.ndarray], patch: Seq
     flips = voxels = 0
     for volume in volumes:
         for window in _windows(volume, patch):
-            parts = network.forward_parts(torch.from_numpy(window)[None, None], attention_levels=(level,))
+            parts = network.forward_all(torch.from_numpy(window)[None, None], attention_levels=(level,))
             if level not in parts.attention:
                 raise ValueError("this network has no attention")
             ratios.append([nyquist_ratio(parts.attention[level], axis) for axis in range(3)])

@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from ..imaging.grid import Grid
 from ..imaging.label_comparison import dice_by_label
 from ..imaging.resampling import resample
-from ..inference.label_resampling import NearestVoxel
+from ..inference.label_resampling import NearestResampler
 from ..inference.options import SegmentOptions
 from ..inference.segmenter import Result, Segmenter
 from ..organs import Vocabulary
@@ -182,7 +182,7 @@ class TruthOfCase:
         limit = max(Scoring.most_ml / self._grid.volume_ml_per_voxel, Scoring.fewest_voxels)
         pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES, lambda box, mask: limit)
         sums = np.bincount(pieces.ravel(), weights.ravel(), MOST_PLACES + 1)
-        pieces = NearestVoxel(self._grid, self._ct).on_ct(pieces, self._ct)
+        pieces = NearestResampler(self._grid, self._ct).on_ct(pieces, self._ct)
         # A coarse CT can pass by a place.
         order = sorted(set(np.unique(pieces).tolist()) - {0}, key=lambda piece: (-sums[piece], piece))
         ranks = np.zeros(256, np.uint8)

@@ -167,7 +167,7 @@ def score_entries(
         ct, truth = read_entry(entry, scores.vocabulary)
         found = score_case(segmenter, ct, truth, options, scoring)
         for values in found.values():
-            values[[label - 1 for label in entry.unknown]] = np.nan
+            values[[label - 1 for label in entry.unannotated]] = np.nan
         scores.add(entry.image.name, found)
 
 

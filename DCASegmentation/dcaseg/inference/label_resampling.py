@@ -26,7 +26,7 @@ Bytes = NDArray[np.uint8]
 Indices = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 
 
-class NearestVoxel:
+class NearestResampler:
     """For each axis (z, y, x) of ``model`` the model voxel nearest to each CT voxel along it.
 
     ``model`` is a grid whose axes are those of ``ct``, permuted and flipped (``imaging.grid.model_grid``).
@@ -70,7 +70,7 @@ class NearestVoxel:
 FloatArray = NDArray[np.float32]
 
 
-class Canvas:
+class GridCanvas:
     """Puts planes (channel, height, width) of ``region`` into planes of the whole grid, (height, width) of ``size``.
 
     Where nothing was computed all channels are 0, but for the first one, the background's, where ``certain`` says so:
@@ -86,7 +86,7 @@ class Canvas:
         self._outside = 1.0 if certain else 0.0
         self._planes: list[FloatArray] = []
 
-    def put(self, values: FloatArray, covered: NDArray[np.bool_] | None) -> FloatArray:
+    def paste_region(self, values: FloatArray, covered: NDArray[np.bool_] | None) -> FloatArray:
         """The whole plane; ``covered`` (height, width) tells which voxels of the region were computed, None for all."""
         if self._is_whole and covered is None:
             return values
@@ -175,7 +175,7 @@ def axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisI
     return axes[2], axes[1], axes[0]
 
 
-class LabelsOnCTGrid:
+class LabelResampler:
     """Takes probability planes of the model grid in order and fills in labels on the CT's grid.
 
     ``labels`` is a writable uint8 view (depth, height, width) of the CT-sized label array whose axes run like the

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
 from ..organs import Vocabulary
-from .label_resampling import NearestVoxel
+from .label_resampling import NearestResampler
 
 EXPERTS = ("head", "medium", "tail")
 
@@ -31,7 +31,7 @@ class MapsOnModelGrid:
     """Takes finished planes in order and fills in the maps that are asked for.
 
     ``size`` is (depth, height, width) of the model grid. ``expert_slots`` says for each attention channel which of
-    head (0), medium (1) and tail (2) it is. All maps are float32 arrays of ``size`` but ``deciding_expert``, uint8:
+    head (0), medium (1) and tail (2) it is. All maps are float32 arrays of ``size`` but ``dominant_expert``, uint8:
     1 head, 2 medium, 3 tail, whoever has the largest attention at the finest level given, of background voxels too;
     0 in planes that were not taken. ``deciding_expert_on`` gives it for labels. A map that is not asked for is None, or
     missing in ``attention``.
@@ -43,7 +43,7 @@ class MapsOnModelGrid:
         vocabulary: Vocabulary,
         expert_slots: Sequence[int],
         attention_levels: Sequence[int] = (),
-        deciding_expert: bool = False,
+        dominant_expert: bool = False,
         entropy: bool = False,
         disagreement: bool = False,
         kept: frozenset[int] | None = None,
@@ -57,7 +57,7 @@ class MapsOnModelGrid:
         self.attention: dict[int, dict[str, FloatArray]] = {
             level: {EXPERTS[slot]: np.zeros(shape, np.float32) for slot in self._slots} for level in attention_levels
         }
-        self.deciding_expert = np.zeros(shape, np.uint8) if deciding_expert else None
+        self.dominant_expert = np.zeros(shape, np.uint8) if dominant_expert else None
         self.entropy = np.zeros(shape, np.float32) if entropy else None
         self.disagreement = np.zeros(shape, np.float32) if disagreement else None
         self._voxels = np.zeros(len(vocabulary) + 1, np.int64)
@@ -76,10 +76,10 @@ class MapsOnModelGrid:
             self.entropy[z] = normalised_entropy(probabilities)
         if self.disagreement is not None and other is not None:
             self.disagreement[z] = total_variation(probabilities, other)
-        if self.deciding_expert is not None:
+        if self.dominant_expert is not None:
             finest = attention[max(attention)]
             deciders = np.asarray(self._slots, np.uint8)[finest.argmax(axis=0)] + np.uint8(1)
-            self.deciding_expert[z] = deciders
+            self.dominant_expert[z] = deciders
         flat = labels.ravel()
         self._voxels += np.bincount(flat, minlength=len(self._voxels))
         for level, experts in attention.items():
@@ -92,14 +92,14 @@ class MapsOnModelGrid:
     def deciding_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
         """The expert that decided each voxel of ``labels`` (z, y, x) on ``ct``, 0 where they are background; that of
         the nearest voxel of the ``model`` grid. None where it was not asked for."""
-        if self.deciding_expert is None:
+        if self.dominant_expert is None:
             return None
-        deciders, taken = self.deciding_expert, np.flatnonzero(self.deciding_expert.any(axis=(1, 2)))
+        deciders, taken = self.dominant_expert, np.flatnonzero(self.dominant_expert.any(axis=(1, 2)))
         if not len(taken):
             return np.zeros_like(labels)
         # A voxel of an organ next to the first or last plane taken was decided there.
         deciders[: taken[0]], deciders[taken[-1] + 1 :] = deciders[taken[0]], deciders[taken[-1]]
-        on_ct = NearestVoxel(model, ct).on_ct(deciders, ct)
+        on_ct = NearestResampler(model, ct).on_ct(deciders, ct)
         on_ct[labels == 0] = 0
         return on_ct
 

@@ -29,7 +29,7 @@ class SegmentOptions:
     ``output``: the aggregation decoder's result, or the stitched experts' (which skips the aggregation decoder).
     ``average``: whether logits or probabilities of overlapping windows are averaged (paper: probabilities).
     ``attention_levels``: levels whose attention maps are kept, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full).
-    ``deciding_expert``, ``entropy``, ``disagreement``: further maps to make.
+    ``dominant_expert``, ``entropy``, ``disagreement``: further maps to make.
     ``review``: whether places to check are looked for (see ``review_file``).
     ``keep_islands``: whether pieces of an organ far smaller than its largest stay in the labels (``islands``).
     ``organs``: keys of the organs to keep in the labels; None keeps all.
@@ -42,7 +42,7 @@ class SegmentOptions:
     output: Output = "aggregated"
     average: Average = "logits"
     attention_levels: tuple[int, ...] = ()
-    deciding_expert: bool = False
+    dominant_expert: bool = False
     entropy: bool = False
     disagreement: bool = False
     review: bool = False
@@ -74,7 +74,7 @@ class SegmentOptions:
     def levels_needed(self) -> tuple[int, ...]:
         """Attention levels the network must give, ascending: the finest is needed for the deciding expert."""
         levels = tuple(sorted(set(self.attention_levels)))
-        return levels or ((max(ATTENTION_LEVELS),) if self.deciding_expert else ())
+        return levels or ((max(ATTENTION_LEVELS),) if self.dominant_expert else ())
 
     @property
     def wants_maps(self) -> bool:

@@ -86,7 +86,7 @@ def segment_to_folder(
 ) -> Result:
     """Segment ``job.ct`` and put everything into ``job.out``; give the result too.
 
-    Written are ``labels``, ``attention_<expert>_level<l>``, ``deciding_expert``, ``entropy`` and ``disagreement``
+    Written are ``labels``, ``attention_<expert>_level<l>``, ``dominant_expert``, ``entropy`` and ``disagreement``
     (the maps that the options ask for), the list and the images of ``review_file`` (with the option ``review``),
     ``volumes.csv``, ``expert_attention.csv`` (where there is attention), ``request.json`` and ``log.txt``.
     ``also_write(folder, ct, result)`` may add files, a scene for instance.
@@ -156,7 +156,7 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
     for level, experts in result.attention.items():
         images |= {f"attention_{expert}_level{level}": image for expert, image in experts.items()}
     for name, image in (
-        ("deciding_expert", result.deciding_expert),
+        ("dominant_expert", result.dominant_expert),
         ("entropy", result.entropy),
         ("disagreement", result.disagreement),
     ):

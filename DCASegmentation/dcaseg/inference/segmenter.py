@@ -22,11 +22,11 @@ from ..method.streaming import Wanted
 from ..organs import Organ, Vocabulary
 from ..review.builder import ReviewGathering, ReviewResult, options_with_evidence
 from ..types import ProgressCallback
-from .backends.base import Runtime, Task
-from .backends.eager import EagerRuntime
-from .backends.selection import check_runtime, choose_runtime
+from .backends.base import Backend, Task
+from .backends.eager import EagerBackend
+from .backends.selection import check_backend, choose_backend
 from .device import choose_device
-from .label_resampling import Canvas, LabelsOnCTGrid
+from .label_resampling import GridCanvas, LabelResampler
 from .maps import MapsOnModelGrid
 from .measurements import OrganMeasurement, measure
 from .options import SegmentOptions
@@ -53,7 +53,7 @@ class Result:
     """Labels and maps of one CT.
 
     ``labels`` (uint8) lie on exactly the CT's grid. ``attention`` (level to expert to float32 image, summing to one
-    over the experts), ``entropy`` and ``disagreement`` (float32, 0 to 1) lie on the model grid, ``deciding_expert``
+    over the experts), ``entropy`` and ``disagreement`` (float32, 0 to 1) lie on the model grid, ``dominant_expert``
     (uint8: 0 background, 1 head, 2 medium, 3 tail) on the CT's, where it is 0 exactly where ``labels`` are; all are
     there if they were asked for.
     ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase,
@@ -67,7 +67,7 @@ class Result:
     device: str
     runtime: str = ""
     attention: dict[int, dict[str, sitk.Image]] = field(default_factory=dict)
-    deciding_expert: sitk.Image | None = None
+    dominant_expert: sitk.Image | None = None
     entropy: sitk.Image | None = None
     disagreement: sitk.Image | None = None
     review: ReviewResult | None = None
@@ -183,7 +183,7 @@ class Segmenter:
         model: Model,
         device: str = "auto",
         half: bool | None = None,
-        runtime: str = EagerRuntime.name,
+        runtime: str = EagerBackend.name,
         coarse: Callable[[], Model] | None = None,
     ) -> None:
         self._model = model
@@ -191,9 +191,9 @@ class Segmenter:
         self._coarse = coarse
         self._finder: Segmenter | None = None
         self.device = choose_device(device, half)
-        check_runtime(runtime, self.device)
+        check_backend(runtime, self.device)
         self._runtime_name = runtime
-        self._runtime: tuple[Wanted, Runtime] | None = None
+        self._runtime: tuple[Wanted, Backend] | None = None
         self._networks: dict[torch.device, DCANet] = {}
 
     @property
@@ -209,7 +209,7 @@ class Segmenter:
 
     def _runtime_for(
         self, task: Task, volume: torch.Tensor, tell: Callable[[str], None], warn: Callable[[str], None]
-    ) -> Runtime:
+    ) -> Backend:
         if self._runtime is None or self._runtime[0] != task.wanted:
             # The old one goes first: each holds the network's memory for a window.
             self._runtime = None
@@ -217,7 +217,7 @@ class Segmenter:
                 task = replace(task, network=self._network_on(task.device.torch_device))
             self._runtime = (
                 task.wanted,
-                choose_runtime(self._runtime_name, task, middle_window(volume, task.patch), tell, warn),
+                choose_backend(self._runtime_name, task, middle_window(volume, task.patch), tell, warn),
             )
         return self._runtime[1]
 
@@ -281,7 +281,7 @@ class Segmenter:
             )
 
         label_array = np.zeros(ct.GetSize()[::-1], dtype=np.uint8)
-        labels = LabelsOnCTGrid(canonical_view(label_array, ct_grid, metadata.orientation), ct_grid, grid, kept)
+        labels = LabelResampler(canonical_view(label_array, ct_grid, metadata.orientation), ct_grid, grid, kept)
         gathering = None
         if options.review:
             owners = network.options["owners"]
@@ -291,7 +291,7 @@ class Segmenter:
             metadata.vocabulary,
             predict.expert_slots,
             sorted(set(options.attention_levels)),
-            options.deciding_expert,
+            options.dominant_expert,
             options.entropy,
             options.disagreement,
             kept,
@@ -312,7 +312,7 @@ class Segmenter:
             return body is None or body.touches(first, metadata.patch)
 
         size = (grid.shape[1], grid.shape[2])
-        canvases = {name: Canvas(region, size, certain=name in (RESULT, OTHER)) for name in predict.names}
+        canvases = {name: GridCanvas(region, size, certain=name in (RESULT, OTHER)) for name in predict.names}
         background = canvases[RESULT].blank(len(metadata.vocabulary) + 1)
         with clock.rest("averaging windows"):
             for z in range(region[0].start):
@@ -367,7 +367,7 @@ class Segmenter:
                 level: {expert: grid.image_of(values) for expert, values in experts.items()}
                 for level, experts in maps.attention.items()
             },
-            deciding_expert=None if deciders is None else ct_grid.image_of(deciders),
+            dominant_expert=None if deciders is None else ct_grid.image_of(deciders),
             entropy=grid.image_of(maps.entropy) if maps.entropy is not None else None,
             disagreement=grid.image_of(maps.disagreement) if maps.disagreement is not None else None,
             review=review,
@@ -410,7 +410,7 @@ class Segmenter:
         self,
         z: int,
         background: NDArray[np.float32],
-        labels: LabelsOnCTGrid,
+        labels: LabelResampler,
         gathering: ReviewGathering | None,
         clock: Stopwatch,
     ) -> None:
@@ -425,21 +425,23 @@ class Segmenter:
         self,
         z: int,
         planes: Planes,
-        canvases: Mapping[str, Canvas],
+        canvases: Mapping[str, GridCanvas],
         options: SegmentOptions,
         needed: SegmentOptions,
-        labels: LabelsOnCTGrid,
+        labels: LabelResampler,
         maps: MapsOnModelGrid,
         gathering: ReviewGathering | None,
         clock: Stopwatch,
     ) -> None:
         covered = planes[COVERED][0].cpu().numpy() if COVERED in planes else None
 
-        def put(name: str, values: torch.Tensor) -> NDArray[np.float32]:
-            return canvases[name].put(values.cpu().numpy(), covered)
+        def paste_region(name: str, values: torch.Tensor) -> NDArray[np.float32]:
+            return canvases[name].paste_region(values.cpu().numpy(), covered)
 
         def probabilities(name: str) -> NDArray[np.float32]:
-            return put(name, planes[name] if options.average == "probabilities" else torch.softmax(planes[name], dim=0))
+            return paste_region(
+                name, planes[name] if options.average == "probabilities" else torch.softmax(planes[name], dim=0)
+            )
 
         result = probabilities(RESULT)
         with clock.phase("labels on the CT's grid"):
@@ -447,7 +449,9 @@ class Segmenter:
         if not needed.wants_maps and gathering is None:
             return
         other = probabilities(OTHER) if needed.disagreement else None
-        attention = {level: put(attention_name(level), planes[attention_name(level)]) for level in needed.levels_needed}
+        attention = {
+            level: paste_region(attention_name(level), planes[attention_name(level)]) for level in needed.levels_needed
+        }
         if options.wants_maps:
             with clock.phase("maps"):
                 asked = {level: attention[level] for level in options.levels_needed}

@@ -21,8 +21,8 @@ from torch.nn import functional
 from ..errors import BundleError, UserError
 from ..method.network import DCANet
 from ..method.streaming import Wanted
-from .backends.base import Runtime, Task
-from .backends.eager import EagerRuntime
+from .backends.base import Backend, Task
+from .backends.eager import EagerBackend
 from .device import Device, Plan, is_out_of_memory
 from .options import SegmentOptions, Weighting
 
@@ -111,7 +111,7 @@ COVERED = "covered"
 """Name of a plane (1, height, width) that is False where no window was run; left out where all of them were."""
 
 
-class RollingSlab:
+class SlabAggregator:
     """Weighted sums over the windows of one patch's depth of planes, for any number of named predictions.
 
     Plane z of the volume lives in slot z modulo the patch's depth. ``size`` is (depth, height, width).
@@ -220,7 +220,7 @@ def averaged_planes(
         for position in window_positions(padded.shape, patch, overlap)
         if holds_something is None or holds_something(_less(position, padding.before))
     ]
-    slab = RollingSlab(padded.shape, importance_map(patch, weighting))
+    slab = SlabAggregator(padded.shape, importance_map(patch, weighting))
     done = 0
     layers = [(z, list(layer)) for z, layer in groupby(positions, key=lambda position: position[0])]
     stops = [*(z for z, _ in layers[1:]), padded.shape[0]]
@@ -301,7 +301,7 @@ class WindowPrediction:
         options: SegmentOptions,
         device: Device,
         report: Callable[[str], None],
-        runtime_for: Callable[[Task], Runtime] = EagerRuntime,
+        runtime_for: Callable[[Task], Backend] = EagerBackend,
         patch: tuple[int, int, int] = (0, 0, 0),
         weights_sha256: str | None = None,
         network: DCANet | None = None,
@@ -375,7 +375,7 @@ class WindowPrediction:
 
     def _following(self, error: Exception) -> tuple[Plan, str] | None:
         """What to go on with after ``error``, and what to say of it."""
-        if self._runtime.name != EagerRuntime.name and not is_out_of_memory(error):
+        if self._runtime.name != EagerBackend.name and not is_out_of_memory(error):
             return self.plan, f"The runtime {self._runtime.name} failed ({_first_line(error)}): going on with PyTorch."
         return self.plan.after(error)
 
@@ -387,7 +387,7 @@ class WindowPrediction:
             if plan.device.torch_device != self.plan.device.torch_device or not network.has_weights:
                 network = self._network_on(plan.device.torch_device)
             self._task = replace(self._task, network=network, device=plan.device)
-            self._runtime = EagerRuntime(self._task)
+            self._runtime = EagerBackend(self._task)
         self.plan = plan
 
     def _predict(self, windows: Tensor) -> dict[str, Tensor]:

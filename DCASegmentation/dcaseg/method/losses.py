@@ -21,7 +21,7 @@ def segmentation_loss(
     dice_channels: DiceChannels = "all",
     owned: Iterable[int] = (),
     class_balance: float = 0.0,
-    unknown: Tensor | None = None,
+    unannotated: Tensor | None = None,
 ) -> Tensor:
     """L_seg = (Dice + cross-entropy) / 2.
 
@@ -35,13 +35,13 @@ def segmentation_loss(
     paper's plain mean, 1 gives every class present the same say. Without it a class of a few dozen voxels hardly
     pulls at all once the softmax has given up on it, and Dice, whose gradient passes through that softmax, neither.
 
-    ``unknown`` are booleans (batch, channel): the organs that a case's label map does not tell of. Its background may
-    be any of them, so their probability counts as background there, and they have no Dice.
+    ``unannotated`` are booleans (batch, channel): the organs that a case's label map does not tell of. Its background
+    may be any of them, so their probability counts as background there, and they have no Dice.
     """
     labels = labels.long()
     n_channels = logits.shape[1]
-    if unknown is not None:
-        logits = _unknown_as_background(logits, unknown)
+    if unannotated is not None:
+        logits = _unannotated_as_background(logits, unannotated)
     # One log-softmax serves both terms, and indexing stands for a one-hot target: neither is cheap on whole volumes.
     log_probabilities = functional.log_softmax(logits, dim=1)
     of_truth = log_probabilities.gather(1, labels[:, None])[:, 0]
@@ -57,14 +57,14 @@ def segmentation_loss(
         weights = (voxels.sum() / voxels.clamp(min=1)).pow(class_balance)[labels]
         cross_entropy = -(weights * of_truth).sum() / weights.sum()
     chosen = _chosen(dice_channels, sizes, owned)
-    if unknown is not None:
-        chosen &= ~unknown
+    if unannotated is not None:
+        chosen &= ~unannotated
     return (dice[chosen].mean() + cross_entropy) / 2
 
 
-def _unknown_as_background(logits: Tensor, unknown: Tensor) -> Tensor:
-    """Logits whose softmax has the ``unknown`` channels' probability in channel 0 and none in those channels."""
-    hidden = unknown[:, :, None, None, None]
+def _unannotated_as_background(logits: Tensor, unannotated: Tensor) -> Tensor:
+    """Logits whose softmax has the ``unannotated`` channels' probability in channel 0 and none in those channels."""
+    hidden = unannotated[:, :, None, None, None]
     joined = hidden.clone()
     joined[:, 0] = True
     background = logits.masked_fill(~joined, -math.inf).logsumexp(dim=1, keepdim=True)

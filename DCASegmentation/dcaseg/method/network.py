@@ -16,7 +16,7 @@ from .vnet import ConvBlock, Encoder, Norm, Upsampling, UpsamplingMode
 LEVELS = (1, 2, 3, 4)
 
 
-class Parts(NamedTuple):
+class DCAOutput(NamedTuple):
     """Everything the network says of a volume.
 
     ``aggregated`` and each of ``experts`` are logits (batch, channel, depth, height, width); ``attention`` maps a
@@ -172,17 +172,17 @@ class DCANet(nn.Module):
 
         The aggregation decoder's, or without one the stitched experts'.
         """
-        return self.forward_parts(volume, attention_levels=()).aggregated
+        return self.forward_all(volume, attention_levels=()).aggregated
 
-    def forward_parts(self, volume: Tensor, attention_levels: Collection[int] = LEVELS) -> Parts:
+    def forward_all(self, volume: Tensor, attention_levels: Collection[int] = LEVELS) -> DCAOutput:
         """The result with the experts' logits and the attention of ``attention_levels``."""
         encoded = self.encoder(volume)
         decoded = self.decode_experts(encoded)
         logits = tuple(expert.logits for expert in decoded)
         if self.aggregation is None:
-            return Parts(self.stitch(logits), logits, {})
+            return DCAOutput(self.stitch(logits), logits, {})
         aggregated, attention = self.aggregate(encoded, decoded, attention_levels)
-        return Parts(aggregated, logits, attention)
+        return DCAOutput(aggregated, logits, attention)
 
     def aggregate(
         self, encoded: Sequence[Tensor], decoded: Sequence[Decoded], attention_levels: Collection[int] = ()

@@ -2,7 +2,7 @@
 
 The plain pass keeps every feature of every decoder until the aggregation decoder has taken it, as training must. Here
 the decoders go side by side: once a level's features are fused, that level's skip and the level below are free. Values
-are those of ``DCANet.forward_parts`` but for the rounding of sums in another order. Without gradients only.
+are those of ``DCANet.forward_all`` but for the rounding of sums in another order. Without gradients only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Wanted(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Logits (batch, channel, depth, height, width), None where not wanted, and attention as in ``network.Parts``."""
+    """Logits (batch, channel, depth, height, width), None where not wanted, and attention as in
+    ``network.DCAOutput``."""
 
     aggregated: Tensor | None
     stitched: Tensor | None

@@ -94,9 +94,9 @@ def add_map(view: np.ndarray, image: sitk.Image, plane: Plane, colors: str, opac
     return _blend(view, table[index], values >= 0.0, opacity)
 
 
-def add_experts(view: np.ndarray, deciding_expert: sitk.Image, plane: Plane, opacity: float) -> np.ndarray:
+def add_experts(view: np.ndarray, dominant_expert: sitk.Image, plane: Plane, opacity: float) -> np.ndarray:
     """``view`` with each voxel that belongs to an organ tinted in the color of the expert that decided it."""
-    values = sample(deciding_expert, plane, _size(view), "nearest", 0.0)
+    values = sample(dominant_expert, plane, _size(view), "nearest", 0.0)
     for value, _, color in EXPERTS:
         view = _blend(view, np.array(color, dtype=float), values == value, opacity)
     return view
@@ -178,7 +178,7 @@ def map_titles(result: CaseResult) -> dict[str, str]:
     level = finest_level(result.attention)
     if level is not None:
         titles = {name: f"Attention: {name} expert" for _, name, _ in EXPERTS}
-    if result.deciding_expert is not None:
+    if result.dominant_expert is not None:
         titles["expert"] = "Expert that decided"
     return titles
 
@@ -209,8 +209,8 @@ def _maps(ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, plane: Pla
     panels = []
     for (name, title), size in zip(titles.items(), sizes, strict=False):
         view = draw_ct(ct, plane, size)
-        if name == "expert" and result.deciding_expert is not None:
-            view = add_experts(view, result.deciding_expert, plane, MAP_OPACITY)
+        if name == "expert" and result.dominant_expert is not None:
+            view = add_experts(view, result.dominant_expert, plane, MAP_OPACITY)
         elif level is not None:
             view = add_map(view, result.attention[level][name], plane, "Viridis", MAP_OPACITY)
         view = add_organs(view, result.labels, vocabulary, plane, fill=0.0, thickness=1, color=WHITE)

@@ -57,7 +57,7 @@ def color_table(name: str, size: int = 256) -> np.ndarray:
 class CaseResult(Protocol):
     """The part of a segmentation result that scenes and pictures use; ``inference`` makes such results.
 
-    ``labels`` lies on exactly the grid of the CT, and so does ``deciding_expert`` (0 background, 1 head, 2 medium,
+    ``labels`` lies on exactly the grid of the CT, and so does ``dominant_expert`` (0 background, 1 head, 2 medium,
     3 tail). ``attention`` maps a level (1 to 4) to the maps of the experts "head", "medium" and "tail"; these,
     ``entropy`` and ``disagreement`` (0 to 1) lie on the coarser grid of the model. What was not asked for is None or
     empty. ``organs`` are those that were looked for, None for all of the vocabulary.
@@ -71,7 +71,7 @@ class CaseResult(Protocol):
     @property
     def attention(self) -> Mapping[int, Mapping[str, sitk.Image]]: ...
     @property
-    def deciding_expert(self) -> sitk.Image | None: ...
+    def dominant_expert(self) -> sitk.Image | None: ...
     @property
     def entropy(self) -> sitk.Image | None: ...
     @property
@@ -125,7 +125,7 @@ def height_beside(picture: Path) -> int:
     return int(imread(picture).shape[0]) - _TITLE - _MARGIN
 
 
-def put_beside(left: Path, title: str, picture: Path) -> None:
+def concat_images(left: Path, title: str, picture: Path) -> None:
     """Put ``left`` (PNG), under ``title``, to the left of ``picture`` (PNG), which is replaced. Raises OutputError."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

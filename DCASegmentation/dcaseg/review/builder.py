@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..imaging.grid import Grid, canonical_view
-from ..inference.label_resampling import LabelsOnCTGrid, NearestVoxel
+from ..inference.label_resampling import LabelResampler, NearestResampler
 from ..inference.maps import FloatArray
 from ..inference.measurements import Box, OrganMeasurement, boxes_of
 from ..inference.options import SegmentOptions
@@ -89,7 +89,7 @@ def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Byt
 
     A CT coarser than the model can pass between a place's voxels.
     """
-    nearest = NearestVoxel(grid, ct)
+    nearest = NearestResampler(grid, ct)
     present = set(np.unique(nearest.reached(candidates.map)))
     kept = [candidate for candidate in candidates.places if candidate.number in present]
     numbers = np.zeros(256, np.uint8)
@@ -102,7 +102,7 @@ def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Byt
 
 def _suggested(candidates: Candidates, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid) -> Bytes:
     """``labels`` with the other prediction's labels within places, and anatomy's suggestions above them."""
-    nearest = NearestVoxel(grid, ct)
+    nearest = NearestResampler(grid, ct)
     alternative = np.empty_like(labels) if other_labels is None else other_labels
     places = np.any(candidates.map, axis=(1, 2))
     wanted = np.any(candidates.suggestions != NO_SUGGESTION, axis=(1, 2))
@@ -210,7 +210,7 @@ def options_with_evidence(options: SegmentOptions, network: DCANet) -> SegmentOp
     if not options.review or network.aggregation is None:
         return options
     attends = network.options["fusion"] in ("dfam", "average")
-    return replace(options, disagreement=True, deciding_expert=options.deciding_expert or attends)
+    return replace(options, disagreement=True, dominant_expert=options.dominant_expert or attends)
 
 
 class ReviewGathering:
@@ -241,7 +241,7 @@ class ReviewGathering:
         self._other: Bytes | None = None
         if options.disagreement:
             self._other = np.zeros(ct.shape, np.uint8)
-            self._on_ct = LabelsOnCTGrid(canonical_view(self._other, ct, orientation), ct, grid, kept)
+            self._on_ct = LabelResampler(canonical_view(self._other, ct, orientation), ct, grid, kept)
 
     def add(self, z: int, probabilities: FloatArray, other: FloatArray | None, attention: FloatArray | None) -> None:
         """Take plane ``z``; arguments as in ``Evidence.add``."""

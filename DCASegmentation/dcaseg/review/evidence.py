@@ -23,13 +23,14 @@ class Evidence:
 
     ``labels``: the result. ``alternative``: the label it would most likely have instead, by the other prediction
     (stitched experts, or the decoder where the experts are the result) where that says something else, else the runner
-    up. ``other``: the other prediction's label. ``risk``, ``entropy`` and ``disagreement`` are 0 to 255 for 0 to 1:
-    ``risk`` is the mean over both predictions of the probability that they give to other labels than the voxel's; its
-    sum is the number of wrong voxels, if the network is as sure as it should be. ``decider`` is 1 head, 2 medium,
-    3 tail, whoever has most attention, and ``attention`` that expert's attention, 0 to 255 for 0 to 1.
+    up. ``other``: the other prediction's label. ``error_probability``, ``entropy`` and ``disagreement`` are 0 to 255
+    for 0 to 1: ``error_probability`` is the mean over both predictions of the probability that they give to other
+    labels than the voxel's; its sum is the number of wrong voxels, if the network is as sure as it should be.
+    ``dominant`` is 1 head, 2 medium, 3 tail, whoever has most attention, and ``attention`` that expert's attention, 0
+    to 255 for 0 to 1.
 
     ``kept`` are the labels to write, None for all; the others count as background. Without an aggregation decoder
-    there is no ``other`` and no ``disagreement``, without attention no ``decider``: ``has_other`` and
+    there is no ``other`` and no ``disagreement``, without attention no ``dominant``: ``has_other`` and
     ``has_attention`` say so, and the arrays are None.
     """
 
@@ -51,11 +52,11 @@ class Evidence:
         self._dropped = dropped
         self.labels: Bytes = np.zeros(shape, np.uint8)
         self.alternative: Bytes = np.zeros(shape, np.uint8)
-        self.risk: Bytes = np.zeros(shape, np.uint8)
+        self.error_probability: Bytes = np.zeros(shape, np.uint8)
         self.entropy: Bytes = np.zeros(shape, np.uint8)
         self.other: Bytes | None = np.zeros(shape, np.uint8) if has_other else None
         self.disagreement: Bytes | None = np.zeros(shape, np.uint8) if has_other else None
-        self.decider: Bytes | None = np.zeros(shape, np.uint8) if has_attention else None
+        self.dominant: Bytes | None = np.zeros(shape, np.uint8) if has_attention else None
         self.attention: Bytes | None = np.zeros(shape, np.uint8) if has_attention else None
 
     @property
@@ -66,8 +67,8 @@ class Evidence:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self.labels, self.alternative, self.risk, self.entropy)
-        optional = (self.other, self.disagreement, self.decider, self.attention)
+        arrays = (self.labels, self.alternative, self.error_probability, self.entropy)
+        optional = (self.other, self.disagreement, self.dominant, self.attention)
         return sum(array.nbytes for array in (*arrays, *optional) if array is not None)
 
     def add(
@@ -90,15 +91,15 @@ class Evidence:
             self.disagreement[z] = _byte(total_variation(mine, others))
             wrong = (wrong + 1 - _at(others, labels)) / np.float32(2)
             mine = mine + others
-        self.risk[z] = _byte(wrong)
+        self.error_probability[z] = _byte(wrong)
         mine = mine.copy() if mine is probabilities else mine
         np.put_along_axis(mine, labels[None].astype(np.intp), -1, axis=0)
         second = mine.argmax(axis=0).astype(np.uint8)
         if self.other is not None:
             second = np.where(self.other[z] != labels, self.other[z], second)
         self.alternative[z] = second
-        if self.decider is not None and self.attention is not None and attention is not None:
-            self.decider[z] = self._slots[attention.argmax(axis=0)] + np.uint8(1)
+        if self.dominant is not None and self.attention is not None and attention is not None:
+            self.dominant[z] = self._slots[attention.argmax(axis=0)] + np.uint8(1)
             self.attention[z] = _byte(attention.max(axis=0))
 
     def take_out_islands(self) -> None:

@@ -26,7 +26,7 @@ _CLOSE = 0.12
 
 @dataclass(frozen=True)
 class Finding:
-    """Voxels (``mask`` within ``box`` of the model grid) that concern ``organ``, of at least ``risk``.
+    """Voxels (``mask`` within ``box`` of the model grid) that concern ``organ``, of at least ``error_probability``.
 
     ``suggestion`` is the label that anatomy wants there, None where it does not know. ``everywhere`` says that it is a
     reason for all of its voxels, not to be looked at in one place alone.
@@ -37,7 +37,7 @@ class Finding:
     text: str
     box: Box
     mask: Mask
-    risk: float
+    error_probability: float
     suggestion: int | None = None
     everywhere: bool = True
 
@@ -162,8 +162,8 @@ def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> I
 def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str) -> None:
     low, high = organ.volume_ml
     # The runner-up counts only where the winner is in doubt: there is one everywhere.
-    close = (evidence.alternative == organ.label) & (evidence.risk >= _CLOSE * 255)
-    for held, risk, everywhere, text in (
+    close = (evidence.alternative == organ.label) & (evidence.error_probability >= _CLOSE * 255)
+    for held, error_probability, everywhere, text in (
         (
             None if evidence.other is None else evidence.other == organ.label,
             scoring.missing,
@@ -181,8 +181,10 @@ def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scor
         mask = pieces == int(sizes.argmax())
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
         if not everywhere:
-            mask &= _around_highest(np.where(mask, evidence.risk[box], 0), grid, scoring.across_mm)
-        found.places.append(Finding(organ, "missing", text.format(ml=ml), box, mask, risk, everywhere=everywhere))
+            mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, scoring.across_mm)
+        found.places.append(
+            Finding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
+        )
         found.note(organ, f"Not found; usual are {low:g} to {high:g} ml.")
         return
     found.note(organ, f"Not found anywhere; usual are {low:g} to {high:g} ml. It may have been taken out.")

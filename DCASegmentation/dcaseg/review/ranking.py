@@ -14,7 +14,7 @@ from ..organs import Organ
 from .evidence import Bytes, Evidence
 from .findings import Finding, Findings, several
 from .normal_ranges import usual_ml
-from .regions import Scoring, box_of, likelihood_of_error, regions
+from .regions import Scoring, box_of, error_probability_of, regions
 from .schema import KINDS, MOST_PLACES, Reason
 
 # Shares of a place from which a reason is told.
@@ -45,7 +45,7 @@ def network_reasons(
     usual = _usual_risk(evidence)
     ranks = _in_doubt(evidence, ranks, count)
     size = np.maximum(_counts(ranks, np.ones(ranks.shape, bool), count), 1)
-    unsure = np.bincount(ranks.ravel(), weights=evidence.risk.ravel(), minlength=count + 1) / 255 / size
+    unsure = np.bincount(ranks.ravel(), weights=evidence.error_probability.ravel(), minlength=count + 1) / 255 / size
     reasons: dict[int, list[Reason]] = {number: [] for number in range(1, count + 1)}
     if evidence.other is not None:
         differ = _counts(ranks, evidence.other != evidence.labels, count) / size
@@ -53,7 +53,7 @@ def network_reasons(
             if differ[number] >= _DISAGREES:
                 text = f"the {other_name} say something else in {differ[number]:.0%} of what is in doubt."
                 reasons[number].append(_reason("disagreement", text, organs[number]))
-    if evidence.decider is not None and evidence.attention is not None:
+    if evidence.dominant is not None and evidence.attention is not None:
         _attention_reasons(reasons, evidence, ranks, organs, owners, size)
     for number in range(1, count + 1):
         label = organs[number][0].label
@@ -74,15 +74,15 @@ def _reason(kind: str, text: str, organs: tuple[Organ, ...]) -> Reason:
 def _usual_risk(evidence: Evidence) -> NDArray[np.float64]:
     """For each label the mean risk (0 to 1) of its voxels in doubt, those of the background by what they might be."""
     concern = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
-    doubtful = evidence.risk >= _IN_DOUBT * 255
+    doubtful = evidence.error_probability >= _IN_DOUBT * 255
     counts = np.bincount(concern[doubtful], minlength=256)
-    sums = np.bincount(concern[doubtful], weights=evidence.risk[doubtful], minlength=256)
+    sums = np.bincount(concern[doubtful], weights=evidence.error_probability[doubtful], minlength=256)
     return np.asarray(sums / 255 / np.maximum(counts, 1))
 
 
 def _in_doubt(evidence: Evidence, ranks: Bytes, count: int) -> Bytes:
     """``ranks`` without the voxels of little risk; a place that has no others keeps them."""
-    doubtful = np.where(evidence.risk >= _IN_DOUBT * 255, ranks, np.uint8(0))
+    doubtful = np.where(evidence.error_probability >= _IN_DOUBT * 255, ranks, np.uint8(0))
     keeps = np.bincount(doubtful.ravel(), minlength=count + 1) == 0
     keeps[0] = False
     return np.where(keeps[ranks], ranks, doubtful)
@@ -97,12 +97,12 @@ def _attention_reasons(
     size: NDArray[np.int64],
 ) -> None:
     count = len(organs)
-    assert evidence.decider is not None and evidence.attention is not None
+    assert evidence.dominant is not None and evidence.attention is not None
     owner_of = np.zeros(256, np.uint8)
     for label, owner in owners.items():
         owner_of[label] = owner
     organ = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
-    foreign = evidence.decider != owner_of[organ]
+    foreign = evidence.dominant != owner_of[organ]
     undecided = evidence.attention < _UNDECIDED * 255
     in_organs = evidence.labels > 0
     total = max(int(np.count_nonzero(in_organs)), 1)
@@ -110,7 +110,7 @@ def _attention_reasons(
     usual_undecided = np.count_nonzero(undecided & in_organs) / total
     foreign_share = _counts(ranks, foreign, count) / size
     undecided_share = _counts(ranks, undecided, count) / size
-    deciders = np.stack([_counts(ranks, foreign & (evidence.decider == slot), count) for slot in (1, 2, 3)])
+    deciders = np.stack([_counts(ranks, foreign & (evidence.dominant == slot), count) for slot in (1, 2, 3)])
     for number in range(1, count + 1):
         if foreign_share[number] >= max(_ATTENTION, _MORE_THAN_USUAL * usual_foreign):
             expert = EXPERTS[int(deciders[:, number].argmax())]
@@ -189,7 +189,7 @@ def make_places(
     expected = np.bincount(flat, weights=wrong.ravel(), minlength=count + 1) / 255 * grid.volume_ml_per_voxel
     score = np.bincount(flat, weights=weights.ravel(), minlength=count + 1) / _UNIT * grid.volume_ml_per_voxel
     highest = np.zeros(count + 1, np.uint8)
-    np.maximum.at(highest, flat[flat > 0], evidence.risk.ravel()[flat > 0])
+    np.maximum.at(highest, flat[flat > 0], evidence.error_probability.ravel()[flat > 0])
     found = _texts(findings.places, pieces, concern, grid.volume_ml_per_voxel)
     organs = _organs(evidence, pieces, wrong, concern, count)
     told = network_reasons(evidence, pieces, organs, owners, other_name, scoring.unusual_border)
@@ -220,14 +220,14 @@ def make_places(
 def _concerns(evidence: Evidence, findings: Findings, scoring: Scoring) -> tuple[Bytes, Bytes, Bytes]:
     """For each doubtful voxel how likely it is wrong (0 to 255; 0 for all others), the organ that this is about, and
     what anatomy suggests."""
-    wrong = likelihood_of_error(evidence)
+    wrong = error_probability_of(evidence)
     wrong[wrong < _doubtful_from(wrong, scoring)] = 0
     concern = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
     suggestions = np.full(concern.shape, NO_SUGGESTION, np.uint8)
     # The most telling come last: theirs is the word where findings overlap.
     for finding in sorted(findings.places, key=lambda each: -KINDS.index(each.kind)):
         concern[finding.box][finding.mask] = finding.organ.label
-        least = np.uint8(round(finding.risk * 255))
+        least = np.uint8(round(finding.error_probability * 255))
         wrong[finding.box][finding.mask] = np.maximum(wrong[finding.box][finding.mask], least)
         if finding.suggestion is not None:
             suggestions[finding.box][finding.mask] = finding.suggestion
@@ -303,12 +303,12 @@ def _texts(findings: list[Finding], pieces: Bytes, concern: Bytes, ml_per_voxel:
     }
 
 
-def _spot(place: NDArray[np.bool_], risk: Bytes) -> tuple[int, int, int]:
+def _spot(place: NDArray[np.bool_], error_probability: Bytes) -> tuple[int, int, int]:
     """The voxel of ``place`` around which most of the risk lies, within two voxels."""
     box = box_of(place)
     assert box is not None
     inside = place[box]
-    total = np.where(inside, risk[box], 0).astype(np.float64) + inside
+    total = np.where(inside, error_probability[box], 0).astype(np.float64) + inside
     for axis in range(3):
         sums = np.cumsum(np.pad(total, [(3, 2) if each == axis else (0, 0) for each in range(3)]), axis=axis)
         length = sums.shape[axis]

@@ -126,16 +126,18 @@ _ELSEWHERE = (
 )
 
 
-def likelihood_of_error(evidence: Evidence) -> Bytes:
+def error_probability_of(evidence: Evidence) -> Bytes:
     """For each voxel how likely its label is wrong, 0 to 255 for 0 to 1."""
     border = _beside_another(evidence.labels)
     if evidence.other is not None:
         border |= _beside_another(evidence.other)
-    return np.where(border, _table(*_AT_BORDERS)[evidence.risk], _table(*_ELSEWHERE)[evidence.risk])
+    return np.where(
+        border, _table(*_AT_BORDERS)[evidence.error_probability], _table(*_ELSEWHERE)[evidence.error_probability]
+    )
 
 
-def _table(risk: tuple[float, ...], wrong: tuple[float, ...]) -> Bytes:
-    return np.rint(np.interp(np.arange(256) / 255, risk, wrong) * 255).astype(np.uint8)
+def _table(error_probability: tuple[float, ...], wrong: tuple[float, ...]) -> Bytes:
+    return np.rint(np.interp(np.arange(256) / 255, error_probability, wrong) * 255).astype(np.uint8)
 
 
 def _beside_another(labels: Bytes) -> NDArray[np.bool_]:

@@ -36,10 +36,10 @@ class Case:
     """One CT on the model grid.
 
     ``hu`` is int16 (depth, height, width); ``labels`` is an array of unsigned integers of the same shape, or None for
-    an unlabelled case. ``unknown`` are the labels that the label map does not tell of: where it says background, they
-    may be. ``spacing`` (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the
-    grid's. ``ignored`` are booleans like ``labels``: voxels without a label, such as those of a pseudo-labelled case
-    of which nobody was sure.
+    an unlabelled case. ``unannotated`` are the labels that the label map does not tell of: where it says background,
+    they may be. ``spacing`` (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the
+    grid's. ``ignored`` are booleans like ``labels``: voxels without a label, such as those of a pseudo-labelled case of
+    which nobody was sure.
 
     Raises UserError where the label map holds a label that is said to be unknown.
     """
@@ -47,19 +47,19 @@ class Case:
     name: str
     hu: np.ndarray
     labels: np.ndarray | None
-    unknown: tuple[int, ...] = ()
+    unannotated: tuple[int, ...] = ()
     spacing: tuple[float, float, float] | None = None
     ignored: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.labels is None or not self.unknown:
+        if self.labels is None or not self.unannotated:
             return
-        found = np.intersect1d(self.labels, self.unknown)
+        found = np.intersect1d(self.labels, self.unannotated)
         if len(found):
             shown = ", ".join(str(label) for label in found[:5])
             raise UserError(
-                f"The label map of {self.name} has voxels of label {shown}, which its entry lists as unknown.",
-                "Take the label out of 'unknown', or out of the label map.",
+                f"The label map of {self.name} has voxels of label {shown}, which its entry lists as unannotated.",
+                "Take the label out of 'unannotated', or out of the label map.",
             )
 
     @cached_property
@@ -107,9 +107,9 @@ class Case:
 
 
 def prepare_case(
-    name: str, ct: sitk.Image, labels: sitk.Image | None, grid: GridOptions, unknown: tuple[int, ...] = ()
+    name: str, ct: sitk.Image, labels: sitk.Image | None, grid: GridOptions, unannotated: tuple[int, ...] = ()
 ) -> Case:
-    """A CT in HU, and its label map if there is one, on the model grid; ``unknown`` as in ``Case``.
+    """A CT in HU, and its label map if there is one, on the model grid; ``unannotated`` as in ``Case``.
 
     ``labels`` are whole numbers from 0 to 65535, as ``read_labels`` gives them; they stay what they are. Raises
     UserError for others, and as ``Case`` does.
@@ -123,7 +123,7 @@ def prepare_case(
     if labels is None:
         return Case(name, hu, None, spacing=spacing)
     on_grid = sitk.GetArrayFromImage(resample(labels, target, "nearest", outside=0))
-    return Case(name, hu, _narrowed(on_grid, name), unknown, spacing)
+    return Case(name, hu, _narrowed(on_grid, name), unannotated, spacing)
 
 
 def _narrowed(labels: np.ndarray, name: str) -> np.ndarray:
@@ -147,7 +147,7 @@ def save_case(case: Case, path: Path) -> None:
     part = partial_name(path)
     arrays = {"hu": case.hu}
     if case.labels is not None:
-        arrays |= {"labels": case.labels, "unknown": np.array(case.unknown, np.int64)}
+        arrays |= {"labels": case.labels, "unannotated": np.array(case.unannotated, np.int64)}
     if case.spacing is not None:
         arrays["spacing"] = np.array(case.spacing)
     if case.ignored is not None:
@@ -172,10 +172,10 @@ def load_case(path: Path) -> Case:
     """Read a case written by ``save_case``. Raises UserError if the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            unknown = tuple(int(label) for label in arrays.get("unknown", ()))
+            unannotated = tuple(int(label) for label in arrays.get("unannotated", arrays.get("unknown", ())))
             sides = arrays.get("spacing")
             spacing = None if sides is None else (float(sides[0]), float(sides[1]), float(sides[2]))
-            return Case(path.stem, arrays["hu"], arrays.get("labels"), unknown, spacing, arrays.get("ignored"))
+            return Case(path.stem, arrays["hu"], arrays.get("labels"), unannotated, spacing, arrays.get("ignored"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error
 

@@ -21,7 +21,7 @@ from ..models.metadata import DEFAULT_OVERLAP, TrainingData
 from ..organs import VOCABULARIES, Vocabulary
 from ..temp_paths import partial_name, remove_partials
 from .options import TrainingOptions
-from .training_set import Cohort
+from .training_set import TrainingSet
 
 FORMAT = 1
 
@@ -140,7 +140,7 @@ class RunRecord:
 
     vocabulary: Vocabulary
     options: TrainingOptions
-    cohort: Cohort
+    cohort: TrainingSet
     partition: Partition
     initial: InitialModel | None = None
     # Steps between validations and checkpoints: which weights validate best depends on them.
@@ -149,12 +149,12 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON, which knows no infinity: no limit of the gradient becomes null."""
-        limit = self.options.gradient_limit
+        limit = self.options.grad_clip_norm
         return {
             "vocabulary": self.vocabulary.name,
             "cohort": self.cohort.to_json(),
             "partition": self.partition.to_json(),
-            "options": {**self.options.to_json(), "gradient_limit": limit if math.isfinite(limit) else None},
+            "options": {**self.options.to_json(), "grad_clip_norm": limit if math.isfinite(limit) else None},
             "initial": None if self.initial is None else asdict(self.initial),
             "validate_every": self.validate_every,
             "save_every": self.save_every,
@@ -163,13 +163,13 @@ class RunRecord:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRecord:
         """The record ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-        limit = data["options"]["gradient_limit"]
+        limit = data["options"]["grad_clip_norm"]
         return cls(
             vocabulary=VOCABULARIES[data["vocabulary"]],
             options=TrainingOptions.from_json(
-                {**data["options"], "gradient_limit": math.inf if limit is None else limit}
+                {**data["options"], "grad_clip_norm": math.inf if limit is None else limit}
             ),
-            cohort=Cohort.from_json(data["cohort"]),
+            cohort=TrainingSet.from_json(data["cohort"]),
             partition=Partition.from_json(data["partition"]),
             initial=None if data["initial"] is None else InitialModel.from_json(data["initial"]),
             # Runs from before they were kept have the usual ones.

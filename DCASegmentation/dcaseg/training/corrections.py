@@ -10,8 +10,8 @@
 Nobody's name is recorded, no path and nothing of a DICOM header: who corrected is no business of the data's. A case
 appears as a whole folder by one rename, and never replaces another.
 
-A label map tells only of the organs that somebody looked at. The labels of the others are listed as ``unknown`` and are
-background in the map: there they may be, or not, and a training must not take that for background.
+A label map tells only of the organs that somebody looked at. The labels of the others are listed as ``unannotated`` and
+are background in the map: there they may be, or not, and a training must not take that for background.
 
 The list follows from the folders: each writer makes it anew from what is there until nothing has come in between, so
 two writers at once lose nothing. What somebody has added to it by hand stays.
@@ -60,12 +60,12 @@ class TouchedPlace:
 
 @dataclass(frozen=True)
 class CorrectedCase:
-    """One case of the folder. ``unknown`` are the labels its label map does not tell of."""
+    """One case of the folder. ``unannotated`` are the labels its label map does not tell of."""
 
     name: str
     image: Path
     label: Path
-    unknown: tuple[int, ...]
+    unannotated: tuple[int, ...]
     vocabulary: str
     model: str
     model_sha256: str
@@ -113,7 +113,9 @@ def read_case(path: Path) -> CorrectedCase:
             name=path.name,
             image=path / CT,
             label=path / LABELS,
-            unknown=tuple(int(label) for label in content["unknown"]),
+            unannotated=tuple(
+                int(label) for label in content["unannotated" if "unannotated" in content else "unknown"]
+            ),
             vocabulary=str(content["vocabulary"]),
             model=str(content["model"]["name"]),
             model_sha256=str(content["model"]["sha256"]),
@@ -212,7 +214,7 @@ def _list(
         {
             "image": f"{CASES}/{case.name}/{CT}",
             "label": f"{CASES}/{case.name}/{LABELS}",
-            "unknown": list(case.unknown),
+            "unannotated": list(case.unannotated),
             "provenance": f"{CASES}/{case.name}/{CASE}",
         }
         for case in cases
@@ -223,7 +225,7 @@ def _list(
     training = _joined(before, "training", labelled)
     return {
         "name": "Corrected cases",
-        "description": "Corrected segmentations; labels in 'unknown' are not told of by a case's label map.",
+        "description": "Corrected segmentations; a case's label map says nothing of the labels in 'unannotated'.",
         "tensorImageSize": "3D",
         "modality": {"0": "CT"},
         "numTest": 0,
@@ -290,8 +292,8 @@ def add_corrected_case(
     folder = Path(folder)
     require_name(name)
     clean(folder)
-    unknown = _unknown(vocabulary, reviewed)
-    known = _known_labels(ct, labels, vocabulary, unknown)
+    unannotated = _unannotated(vocabulary, reviewed)
+    known = _known_labels(ct, labels, vocabulary, unannotated)
     cases, _listed = read_folder(folder)
     if any(case.vocabulary != vocabulary.name for case in cases):
         other = cases[0].vocabulary
@@ -307,7 +309,7 @@ def add_corrected_case(
             "model": {"name": model[0], "sha256": model[1]},
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "reviewed": [organ.key for organ in vocabulary if organ.key in reviewed],
-            "unknown": list(unknown),
+            "unannotated": list(unannotated),
             "places": [asdict(place) for place in places],
             "sha256": {file: sha256(case / file) for file in (CT, LABELS)},
         }
@@ -329,7 +331,7 @@ def read_dataset(folder: Path) -> list[CorrectedCase]:
     return cases
 
 
-def _unknown(vocabulary: Vocabulary, reviewed: Collection[str]) -> tuple[int, ...]:
+def _unannotated(vocabulary: Vocabulary, reviewed: Collection[str]) -> tuple[int, ...]:
     if not reviewed:
         raise UserError("No organ of this case was reviewed.", "Mark at least one as corrected or accepted.")
     for key in sorted(reviewed):
@@ -338,7 +340,9 @@ def _unknown(vocabulary: Vocabulary, reviewed: Collection[str]) -> tuple[int, ..
     return tuple(organ.label for organ in vocabulary if organ.key not in reviewed)
 
 
-def _known_labels(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary, unknown: tuple[int, ...]) -> np.ndarray:
+def _known_labels(
+    ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary, unannotated: tuple[int, ...]
+) -> np.ndarray:
     if not Grid.of(ct).same_as(Grid.of(labels)):
         raise ImageError("The corrected labels do not lie on the grid of the CT.", "Export them on the CT's grid.")
     array = sitk.GetArrayFromImage(labels)
@@ -349,7 +353,7 @@ def _known_labels(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary, un
             f"Its labels are 0 to {len(vocabulary)}.",
         )
     told = np.arange(len(vocabulary) + 1, dtype=np.uint8)
-    told[list(unknown)] = 0
+    told[list(unannotated)] = 0
     return np.asarray(told[array.astype(np.uint8)])
 
 

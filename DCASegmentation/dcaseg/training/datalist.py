@@ -2,13 +2,13 @@
 
     {"name": "AMOS 5 %", "vocabulary": "AMOS", "licence": "...", "source": "...",
      "labels": {"0": "background", "1": "spleen", ...}, "modality": {"0": "CT"},
-     "training":   [{"image": "a.nii.gz", "label": "a_seg.nii.gz", "unknown": [14, 15], "label_map": {"52": 8}}],
+     "training":   [{"image": "a.nii.gz", "label": "a_seg.nii.gz", "unannotated": [14, 15], "label_map": {"52": 8}}],
      "unlabelled": [{"image": "b.nii.gz"}],
      "validation": [{"image": "c.nii.gz", "label": "c_seg.nii.gz"}],
      "test":       [{"image": "d.nii.gz", "label": "d_seg.nii.gz"}]}
 
-Paths are relative to the list's folder, or absolute. ``unknown`` are the labels of the vocabulary that the case's label
-map does not tell of: its background there may be that organ. ``label_map`` renames the numbers of a map that has
+Paths are relative to the list's folder, or absolute. ``unannotated`` are the labels of the vocabulary that the case's
+label map does not tell of: its background there may be that organ. ``label_map`` renames the numbers of a map that has
 others, theirs to ours; what it does not name is background. Both may be left out, and so may every key but
 ``training``. A label of an ``unlabelled`` entry is looked at by a fully supervised training alone, for comparison.
 Entries of ``test`` may be plain paths, as in the Decathlon. ``monai.data.load_decathlon_datalist`` reads such a list
@@ -41,7 +41,7 @@ class Entry:
 
     image: Path
     label: Path | None = None
-    unknown: tuple[int, ...] = ()
+    unannotated: tuple[int, ...] = ()
     label_map: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -154,21 +154,21 @@ def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str
     if label is not None and not isinstance(label, str):
         raise UserError(f"The 'label' of {place} in {path} is no path.", "Name one label map for each CT.")
     try:
-        unknown = tuple(sorted({int(one) for one in data.get("unknown", ())}))
+        unannotated = tuple(sorted({int(one) for one in data.get("unannotated", data.get("unknown")) or ()}))
         label_map = {int(theirs): int(ours) for theirs, ours in data.get("label_map", {}).items()}
     except (TypeError, ValueError, AttributeError):
         raise UserError(
-            f"'unknown' or 'label_map' of {place} in {path} is not of whole numbers.",
-            'Write them like "unknown": [14, 15] and "label_map": {"52": 8}.',
+            f"'unannotated' or 'label_map' of {place} in {path} is not of whole numbers.",
+            'Write them like "unannotated": [14, 15] and "label_map": {"52": 8}.',
         ) from None
-    wrong = sorted({one for one in (*unknown, *label_map.values()) if one not in vocabulary.by_label} - {0})
-    if wrong or 0 in unknown:
+    wrong = sorted({one for one in (*unannotated, *label_map.values()) if one not in vocabulary.by_label} - {0})
+    if wrong or 0 in unannotated:
         raise UserError(
             f"{place} in {path} names label {wrong[0] if wrong else 0}, which is no organ of {vocabulary.name}.",
             f"Its labels are 1 to {len(vocabulary)}.",
         )
     folder = path.absolute().parent
-    return Entry(folder / data["image"], None if label is None else folder / label, unknown, label_map)
+    return Entry(folder / data["image"], None if label is None else folder / label, unannotated, label_map)
 
 
 def _require_disjoint(groups: Mapping[str, tuple[Entry, ...]], path: Path) -> None:
@@ -186,8 +186,8 @@ def _to_json(entry: Entry, folder: Path) -> dict[str, Any]:
     data: dict[str, Any] = {"image": _relative(entry.image, folder)}
     if entry.label is not None:
         data["label"] = _relative(entry.label, folder)
-    if entry.unknown:
-        data["unknown"] = list(entry.unknown)
+    if entry.unannotated:
+        data["unannotated"] = list(entry.unannotated)
     if entry.label_map:
         data["label_map"] = {str(theirs): ours for theirs, ours in entry.label_map.items()}
     return data

@@ -76,9 +76,9 @@ def _check(entry: Entry, highest: int, notes: list[str], unnamed: list[dict[int,
             raise ImageError(f"{name} holds label {number}; the vocabulary ends at {highest}.", "Add a label_map.")
         if ours <= highest:
             counts[ours] += count
-    told = [label for label in entry.unknown if counts[label]]
+    told = [label for label in entry.unannotated if counts[label]]
     if told:
-        raise ImageError(f"{name} has voxels of label {told[0]}, which is listed as unknown.", "Correct the list.")
+        raise ImageError(f"{name} has voxels of label {told[0]}, which is listed as unannotated.", "Correct the list.")
     return counts
 
 

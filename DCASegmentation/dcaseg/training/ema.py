@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class AveragedWeights:
+class EMA:
     """Keeps ``network``'s exponentially averaged copy; ``decay`` grows from small so that the start is forgotten."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -43,7 +43,7 @@ def pack(
             "Train with another --preprocessing to make a model.",
         )
     network = build_network(options, record.partition)
-    network.load_state_dict(state["averaged"] if options.averaging else state["network"])
+    network.load_state_dict(state["averaged"] if options.ema_decay else state["network"])
     metadata = _metadata(name, replace(record, options=options), state["step"])
     if overlap is not None:
         metadata = replace(metadata, overlap=overlap)

@@ -88,12 +88,12 @@ class TrainingOptions:
     unlabelled_per_step: int = 2
     steps: int = 6000
     # Share of labelled patches centered on an organ, each organ as often as any other.
-    organ_centered: float = 0.75
+    foreground_fraction: float = 0.75
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-4
-    gradient_limit: float = 12.0
+    grad_clip_norm: float = 12.0
     # After a label split most channels are absent from a patch; only those present carry a useful Dice.
     dice_channels: DiceChannels = "present"
     # Weighs small organs up in the cross-entropy, or the softmax gives up on them in the first steps; fades to nothing
@@ -104,7 +104,7 @@ class TrainingOptions:
     # Share of the steps in which encoder and experts learn; in the rest the aggregation decoder learns on what they
     # have become. It hands them no gradient, so nothing is lost, a step takes half the time, and both stages have a
     # schedule of their own. 0 trains all together.
-    experts_first: float = 0.65
+    expert_stage_fraction: float = 0.65
     # The aggregation decoder starts its stage with the blocks of the medium expert, which are its own; "as_is" leaves
     # it the weights it has: fresh ones, or those of the model that the run starts from.
     aggregation_start: Literal["medium", "as_is"] = "medium"
@@ -114,18 +114,18 @@ class TrainingOptions:
     expert_pseudo_labels: bool = False
     unsupervised_weight: float = 1.0
     # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved.
-    negligible_weight: float = 0.05
+    unsup_weight_cutoff: float = 0.05
     # Share of the steps (of a stage's, where there are two) over which the unsupervised weight grows.
     ramp_fraction: float = 0.5
     # Weights averaged over some last hundred steps; what is validated and shipped. None keeps the plain weights.
-    averaging: float | None = 0.998
+    ema_decay: float | None = 0.998
     augment: bool = True
     # Half precision on CUDA, with scaled gradients; other devices compute in full.
     mixed_precision: bool = True
     seed: int = 0
     # Steps of the experts' stage, once it is over: a run that is made longer does not go back to it. None: the share
     # experts_first of the steps.
-    experts_steps: int | None = None
+    expert_stage_steps: int | None = None
     # Where patches that are not centered on an organ lie, and what continues a scan shorter than the patch: see
     # training.sampling.
     crop: Crop = "center"
@@ -154,24 +154,24 @@ class TrainingOptions:
             "labelled_per_step": 2,
             "unlabelled_per_step": 2,
             "steps": 17000,
-            "organ_centered": 0.0,
+            "foreground_fraction": 0.0,
             # Every position inside the volume alike, as GALoss's and DHC's random crops.
             "crop": "position",
             "short_scans": "air",
             "optimizer": "sgd",
             "learning_rate": 1e-2,
             "warmup_steps": 0,
-            "gradient_limit": float("inf"),
+            "grad_clip_norm": float("inf"),
             "dice_channels": "all",
             "class_balance": 0.0,
             "supervise_aggregation": False,
-            "experts_first": 0.0,
+            "expert_stage_fraction": 0.0,
             "aggregation_start": "as_is",
             "expert_pseudo_labels": False,
             "unsupervised_weight": 10.0,
-            "negligible_weight": 0.0,
+            "unsup_weight_cutoff": 0.0,
             "ramp_fraction": 1.0,
-            "averaging": None,
+            "ema_decay": None,
             "augment": False,
             "mixed_precision": False,
         }
@@ -183,6 +183,7 @@ class TrainingOptions:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
         """Options from ``to_json``. Those of an older version that lack an option have what it did before."""
+        data = {_RENAMED.get(key, key): value for key, value in data.items()}
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
@@ -192,6 +193,15 @@ class TrainingOptions:
         return cls(**{**values, "grid": GridOptions(**grid)})
 
 
+# Options under the names that earlier versions wrote.
+_RENAMED = {
+    "experts_first": "expert_stage_fraction",
+    "experts_steps": "expert_stage_steps",
+    "negligible_weight": "unsup_weight_cutoff",
+    "organ_centered": "foreground_fraction",
+    "gradient_limit": "grad_clip_norm",
+    "averaging": "ema_decay",
+}
 # What a run of a version without the option did.
 _BEFORE: dict[str, Any] = {
     "upsampling": "transposed",
@@ -265,21 +275,21 @@ def preprocessing(name: str) -> Preprocessing:
 # Chosen once, before any result: a run of a few minutes on one core whose learning rate is a quarter of a training's
 # from nothing; it averages over some last fifty steps, and keeps what the aggregation decoder knows. Pseudo-labels
 # are good from the start, so they need no long ramp.
-CAREFUL: Mapping[str, Any] = {
+FINE_TUNING_DEFAULTS: Mapping[str, Any] = {
     "steps": 160,
     "learning_rate": 5e-4,
     "warmup_steps": 10,
-    "experts_first": 0.5,
+    "expert_stage_fraction": 0.5,
     "aggregation_start": "as_is",
     "class_balance": 0.0,
     "ramp_fraction": 0.3,
-    "averaging": 0.98,
+    "ema_decay": 0.98,
 }
 
 
 def fine_tuning_options(metadata: Metadata, **changes: Any) -> TrainingOptions:
-    """Options of a run that goes on from the model of ``metadata``: its grid and network, ``CAREFUL``, then
-    ``changes``. A grid among these is another preparation of the CTs, which the model has to get used to."""
+    """Options of a run that goes on from the model of ``metadata``: its grid and network, ``FINE_TUNING_DEFAULTS``,
+    then ``changes``. A grid among these is another preparation of the CTs, which the model has to get used to."""
     network = metadata.network
     shape = {
         "grid": GridOptions(
@@ -298,4 +308,4 @@ def fine_tuning_options(metadata: Metadata, **changes: Any) -> TrainingOptions:
         "upsampling": network.get("upsampling", "transposed"),
         "residual": network.get("residual", False),
     }
-    return TrainingOptions(**{**shape, **CAREFUL, **changes})
+    return TrainingOptions(**{**shape, **FINE_TUNING_DEFAULTS, **changes})

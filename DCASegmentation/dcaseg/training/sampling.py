@@ -57,14 +57,14 @@ class Patches(NamedTuple):
     """Patches of one step.
 
     ``volumes`` are float32 (count, 1, depth, height, width), in 0..1 for a window, ``labels`` int64 (count, depth,
-    height, width) or None, ``unknown`` the labels that each patch's label map does not tell of, ``ignored`` booleans
-    like ``labels`` (no label there), or None where no case has such voxels. A sampler that makes its patches on a
-    device gives tensors in place of arrays.
+    height, width) or None, ``unannotated`` the labels that each patch's label map does not tell of, ``ignored``
+    booleans like ``labels`` (no label there), or None where no case has such voxels. A sampler that makes its patches
+    on a device gives tensors in place of arrays.
     """
 
     volumes: np.ndarray
     labels: np.ndarray | None
-    unknown: tuple[tuple[int, ...], ...]
+    unannotated: tuple[tuple[int, ...], ...]
     ignored: np.ndarray | None = None
 
 
@@ -98,7 +98,7 @@ def joined(patches: Sequence[Patches]) -> Patches:
     return Patches(
         _concatenated([one.volumes for one in patches]),
         _concatenated(labels) if labels else None,
-        tuple(unknown for one in patches for unknown in one.unknown),
+        tuple(unannotated for one in patches for unannotated in one.unannotated),
         ignored,
     )
 
@@ -130,8 +130,9 @@ class MixedSampler:
 class PatchSampler:
     """Draws patches from cases held in memory.
 
-    With probability ``organ_centered`` a patch of a labelled case is centered near a voxel of an organ, every organ
-    as likely as any other; otherwise it lies anywhere. Patches stay inside the volume, as the sliding window's do.
+    With probability ``foreground_fraction`` a patch of a labelled case is centered near a voxel of an organ, every
+    organ as likely as any other; otherwise it lies anywhere. Patches stay inside the volume, as the sliding window's
+    do.
 
     Anywhere is, by the option ``crop``: "center", the center is any voxel and the patch is then moved into the volume,
     so that it often touches a border; "position", every position inside the volume is equally likely, as in the
@@ -160,24 +161,24 @@ class PatchSampler:
         generator = self._generator if generator is None else generator
         volumes: list[np.ndarray] = []
         labels: list[np.ndarray] = []
-        unknown: list[tuple[int, ...]] = []
+        unannotated: list[tuple[int, ...]] = []
         ignored: list[np.ndarray] = []
         for _ in range(count):
             case, center = self._choose(generator)
             volumes.append(case.scaled(self._cut(case.hu, center, fill=-1000), self._options.grid))
             if case.labels is not None:
                 labels.append(self._cut(case.labels, center, fill=0).astype(np.int64))
-            unknown.append(case.unknown)
+            unannotated.append(case.unannotated)
             if self._some_ignored:
                 whole = np.zeros(case.hu.shape, bool) if case.ignored is None else case.ignored
                 ignored.append(self._cut(whole, center, fill=case.ignored is not None))
         return Patches(
-            np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unknown),
+            np.stack(volumes)[:, None], np.stack(labels) if labels else None, tuple(unannotated),
             np.stack(ignored) if ignored else None,
         )  # fmt: skip
 
     def _choose(self, generator: np.random.Generator) -> tuple[Case, np.ndarray]:
-        if self._labels and generator.random() < self._options.organ_centered:
+        if self._labels and generator.random() < self._options.foreground_fraction:
             label = self._labels[generator.integers(len(self._labels))]
             holders = self._holders[label]
             case = self._cases[holders[generator.integers(len(holders))]]

@@ -44,14 +44,14 @@ class CTFile:
     """One CT and its label map, if it has one.
 
     ``ids`` renames the labels of a map in other numbers: theirs to ours, 0 for what is background here; a number it
-    does not name is background too. Empty leaves them as they are. ``unknown`` are the labels (ours) that the map does
-    not tell of.
+    does not name is background too. Empty leaves them as they are. ``unannotated`` are the labels (ours) that the map
+    does not tell of.
     """
 
     image: str
     labels: str | None = None
     ids: Mapping[int, int] = field(default_factory=dict)
-    unknown: tuple[int, ...] = ()
+    unannotated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class CTFiles:
     def entries(self) -> list[Entry]:
         """Those with a label map, as entries of a list."""
         return [
-            Entry(Path(file.image), Path(file.labels), file.unknown, dict(file.ids))
+            Entry(Path(file.image), Path(file.labels), file.unannotated, dict(file.ids))
             for file in self.files
             if file.labels
         ]
@@ -114,7 +114,7 @@ class CTFiles:
 
 def _file_from_json(data: Mapping[str, Any]) -> CTFile:
     ids = {int(theirs): int(ours) for theirs, ours in data.get("ids", {}).items()}
-    return CTFile(data["image"], data.get("labels"), ids, tuple(data.get("unknown", ())))
+    return CTFile(data["image"], data.get("labels"), ids, tuple(data.get("unannotated", data.get("unknown", ()))))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -138,7 +138,7 @@ def _prepare(file: CTFile, grid: GridOptions, labelled: bool, name: str, unnamed
     if file.ids:
         unnamed.append(left_out(labels, file.ids))
         labels = _renamed(labels, file.ids)
-    return prepare_case(name, ct, labels, grid, file.unknown)
+    return prepare_case(name, ct, labels, grid, file.unannotated)
 
 
 def _renamed(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
@@ -160,7 +160,7 @@ def _digest(file: CTFile, labelled: bool) -> str:
     """A name for the prepared case that changes when the files, or what is made of them, change."""
     paths = [file.image] + ([file.labels] if labelled and file.labels else [])
     states = [(str(Path(path).resolve()), Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
-    made_of = json.dumps([_PREPARATION, states, sorted(file.ids.items()), list(file.unknown)])
+    made_of = json.dumps([_PREPARATION, states, sorted(file.ids.items()), list(file.unannotated)])
     return f"ct_{hashlib.sha256(made_of.encode()).hexdigest()[:20]}"
 
 

@@ -42,7 +42,7 @@ class CountedAnatomy:
         return self.anatomy.name
 
     @property
-    def unknown(self) -> tuple[int, ...]:
+    def unannotated(self) -> tuple[int, ...]:
         """The labels that the label map leaves out."""
         return self.anatomy.unannotated
 
@@ -58,7 +58,7 @@ class CountedAnatomy:
 class RecipeSampler:
     """A ``Sampler`` that draws patches as ``PatchSampler`` does, each from a synthetic CT of its own.
 
-    With probability ``organ_centered`` a patch is centered near a voxel of an organ, every organ as likely as any
+    With probability ``foreground_fraction`` a patch is centered near a voxel of an organ, every organ as likely as any
     other; otherwise it lies anywhere. A patch stays inside the scan where that is large enough; a shorter scan repeats
     its end slices, a narrower one is surrounded by air.
 
@@ -123,7 +123,7 @@ class RecipeSampler:
         return [CountedAnatomy(anatomy, self._options.grid) for anatomy in self._anatomies]
 
     def _choose(self, random: np.random.Generator) -> tuple[Scene, np.ndarray]:
-        if not self._labels or random.random() >= self._options.organ_centered:
+        if not self._labels or random.random() >= self._options.foreground_fraction:
             scene = self._scene(int(random.integers(len(self._anatomies))), random)
             return scene, random.uniform(0.0, np.array(scene.shape))
         label = self._labels[int(random.integers(len(self._labels)))]

@@ -24,11 +24,11 @@ from .cases import Case, read_pseudo_cases, write_pseudo_cases
 from .checkpoints import has_checkpoint, load_checkpoint, remove_leftovers, save_checkpoint
 from .compact_state import LIMIT_BYTES, Detail, read_compact, write_compact
 from .distributed import Processes, join, without_averaging
-from .ema import AveragedWeights
+from .ema import EMA
 from .interruption import Interruption
 from .options import TrainingOptions
 from .sampling import MixedSampler, PatchSampler, Prefetcher, Sampler, StepPatches, StepSampler
-from .strategies.base import Answering, Batch, Moment, Pool, Strategy, facts_of
+from .strategies.base import Answering, Batch, Pool, StepState, Strategy, facts_of
 from .strategies.registry import make_strategy
 from .training_set import Labelled, divide
 from .validation import Stopped, predict_with_confidence, validate
@@ -107,7 +107,7 @@ class Trainer:
         self.strategy.to(self.device)
         self.strategy.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
         self._answering = self.strategy.answering()
-        self.averaged = AveragedWeights(self._answering, options.averaging) if options.averaging else None
+        self.averaged = EMA(self._answering, options.ema_decay) if options.ema_decay else None
         self.optimizer = _optimizer(self.strategy, options)
         self.step = 0
         self.best = -1.0
@@ -160,7 +160,7 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         saved = TrainingOptions.from_json(state["options"])
-        if replace(saved, steps=self.options.steps, experts_steps=self.options.experts_steps) != self.options:
+        if replace(saved, steps=self.options.steps, expert_stage_steps=self.options.expert_stage_steps) != self.options:
             raise UserError(
                 f"The run in {self.folder} was started with other options.",
                 "Resume it with the same options, or train in a new folder.",
@@ -277,7 +277,7 @@ class Trainer:
 
     def _prefetching(self, workers: int) -> Prefetcher:
         def unlabelled(step: int) -> bool:
-            return self.strategy.weight(self.strategy.moment(step)) > 0
+            return self.strategy.weight(self.strategy.step_state(step)) > 0
 
         return Prefetcher(self._sampler, unlabelled, self.options.steps, workers, self._say)
 
@@ -334,43 +334,45 @@ class Trainer:
 
     def _advance(self) -> dict[str, float]:
         options = self.options
-        moment = self.strategy.moment(self.step)
-        new = self.strategy.new_cases(moment, self._pool)
+        step_state = self.strategy.step_state(self.step)
+        new = self.strategy.new_cases(step_state, self._pool)
         if new is not None:
             if self.processes.first:
                 write_pseudo_cases(self.folder, self.step, new)
             self._take_new_cases(new)
-        batch = self._draw(moment)
+        batch = self._draw(step_state)
         self._whole = False
-        begun = self.strategy.begin(moment, None if self.averaged is None else self.averaged.network)  # type: ignore[arg-type]
+        begun = self.strategy.on_step_start(step_state, None if self.averaged is None else self.averaged.network)  # type: ignore[arg-type]
         if begun:
             self.optimizer = _optimizer(self.strategy, options)
             if self.averaged is not None:
                 self.averaged.start_from(self._answering)
         for group in self.optimizer.param_groups:
             # Checkpoints from before there were groups have no factor.
-            group["lr"] = group.get("factor", 1.0) * learning_rate(moment.within, moment.length, options)
+            group["lr"] = group.get("factor", 1.0) * learning_rate(
+                step_state.stage_step, step_state.stage_steps, options
+            )
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
-        values = self._backward_in_memory(batch, moment, resumable=not begun)
+        values = self._backward_in_memory(batch, step_state, resumable=not begun)
         if batch.unlabelled is not None:
-            values["weight"] = self.strategy.weight(moment)
+            values["weight"] = self.strategy.weight(step_state)
 
-        self._update(moment, values)
+        self._update(step_state, values)
         self.step += 1
         self._whole = True
         return values
 
-    def _update(self, moment: Moment, values: dict[str, float]) -> None:
+    def _update(self, step_state: StepState, values: dict[str, float]) -> None:
         """The optimizer's step, unless the gradient is not finite, and what follows from it."""
         options = self.options
         self._scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(list(self.strategy.learning()), options.gradient_limit)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.strategy.trainable_parameters()), options.grad_clip_norm)
         if torch.isfinite(norm):
             self._scaler.step(self.optimizer)
             if self.averaged is not None:
                 self.averaged.update(self._answering)
-            self.strategy.after_step(moment)
+            self.strategy.on_step_end(step_state)
             self._skipped = 0
         else:
             values["skipped"] = 1.0
@@ -394,11 +396,11 @@ class Trainer:
             self._prefetcher.close()
             self._prefetcher = self._prefetching(self._workers)
 
-    def _draw(self, moment: Moment) -> Batch:
+    def _draw(self, step_state: StepState) -> Batch:
         """This process's share of the step's patches; unlabelled ones where they count."""
-        unlabelled = self.strategy.weight(moment) > 0
+        unlabelled = self.strategy.weight(step_state) > 0
         draw = self._sampler.draw if self._prefetcher is None else self._prefetcher.take
-        return self._on_device(draw(moment.step, unlabelled))
+        return self._on_device(draw(step_state.step, unlabelled))
 
     def _on_device(self, drawn: StepPatches) -> Batch:
         labels = drawn.labelled.labels
@@ -407,12 +409,12 @@ class Trainer:
         return Batch(
             self._tensor(drawn.labelled.volumes),
             self._moved(labels),
-            drawn.labelled.unknown,
+            drawn.labelled.unannotated,
             unlabelled,
             None if drawn.labelled.ignored is None else self._moved(drawn.labelled.ignored),
         )
 
-    def _backward_in_memory(self, batch: Batch, moment: Moment, resumable: bool) -> dict[str, float]:
+    def _backward_in_memory(self, batch: Batch, step_state: StepState, resumable: bool) -> dict[str, float]:
         """``_backward``; where memory runs out, again with fewer activations kept, and so for the rest of the run.
 
         Raises UserError where that is not enough, with the weights of the last step unless a stage has just begun.
@@ -421,7 +423,7 @@ class Trainer:
         while True:
             failure = None
             try:
-                return self._backward(batch, moment)
+                return self._backward(batch, step_state)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -446,14 +448,14 @@ class Trainer:
                     "less memory and more time, and gives the same gradient."
                 )
 
-    def _backward(self, batch: Batch, moment: Moment) -> dict[str, float]:
+    def _backward(self, batch: Batch, step_state: StepState) -> dict[str, float]:
         """Gradients of all parts of the step, one graph after the other; the values to log."""
-        parts = self.strategy.parts(moment, batch)
+        parts = self.strategy.loss_names(step_state, batch)
         values: dict[str, torch.Tensor] = {}
         for part in parts:
             with nullcontext() if part == parts[-1] else without_averaging(self._model):
                 with torch.autocast(self.device.type, torch.float16, enabled=self._half):
-                    loss = self._model(part, batch, moment)
+                    loss = self._model(part, batch, step_state)
                 # Activations that are computed again count their batch statistics once more.
                 counted = [buffer.clone() for buffer in self.strategy.buffers()] if self._memory_level else []
                 self._scaler.scale(loss.total).backward()
@@ -523,12 +525,12 @@ def _continued(options: TrainingOptions, saved: TrainingOptions, step: int) -> T
     The experts' stage ends where it ended, if it is over. Else it has its share of the new steps, and no step that has
     been taken for the experts becomes one of the next stage.
     """
-    share = round(saved.experts_first * saved.steps)
-    border = share if saved.experts_steps is None else saved.experts_steps
+    share = round(saved.expert_stage_fraction * saved.steps)
+    border = share if saved.expert_stage_steps is None else saved.expert_stage_steps
     if step >= border:
-        return replace(options, experts_steps=border)
-    share = round(options.experts_first * options.steps)
-    return replace(options, experts_steps=None if share >= step else step)
+        return replace(options, expert_stage_steps=border)
+    share = round(options.expert_stage_fraction * options.steps)
+    return replace(options, expert_stage_steps=None if share >= step else step)
 
 
 def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
@@ -536,10 +538,10 @@ def same_groups(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) ->
     return [set(owned) for owned in one] == [set(owned) for owned in other]
 
 
-def learning_rate(within: int, length: int, options: TrainingOptions) -> float:
+def learning_rate(stage_step: int, stage_steps: int, options: TrainingOptions) -> float:
     """Polynomial decay (power 0.9) over the ``length`` steps of a stage, after a linear warm-up."""
-    warmup = min(1.0, (within + 1) / options.warmup_steps) if options.warmup_steps else 1.0
-    return options.learning_rate * warmup * (1 - within / length) ** 0.9
+    warmup = min(1.0, (stage_step + 1) / options.warmup_steps) if options.warmup_steps else 1.0
+    return options.learning_rate * warmup * (1 - stage_step / stage_steps) ** 0.9
 
 
 def build_network(options: TrainingOptions, groups: Partition) -> DCANet:
@@ -570,7 +572,7 @@ def _start_from(network: DCANet, initial: DCANet) -> None:
 
 def _optimizer(strategy: Strategy, options: TrainingOptions) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = []
-    for group in strategy.learning_groups():
+    for group in strategy.parameter_groups():
         rate = {"lr": group.factor * options.learning_rate, "factor": group.factor}
         # Norms and biases have one dimension, weights of convolutions five.
         spares = options.decay == "weights"

@@ -29,13 +29,13 @@ from .sources import (
 
 
 class Labelled(Protocol):
-    """A labeled case, or an anatomy that synthetic CTs are made from: ``unknown`` are labels that it leaves out."""
+    """A labeled case, or an anatomy that synthetic CTs are made from: ``unannotated`` are labels that it leaves out."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def unknown(self) -> tuple[int, ...]: ...
+    def unannotated(self) -> tuple[int, ...]: ...
 
     def voxel_counts(self, n_labels: int) -> np.ndarray:
         """Voxels of each label 0 to ``n_labels`` on the model grid, int64."""
@@ -47,7 +47,7 @@ def divide(labelled: Sequence[Labelled], vocabulary: Vocabulary, mode: Partition
     counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
     sizes: dict[int, int] = {}
     for organ in vocabulary:
-        telling = sum(organ.label not in case.unknown for case in labelled)
+        telling = sum(organ.label not in case.unannotated for case in labelled)
         sizes[organ.label] = round(int(counts[organ.label]) * len(labelled) / telling) if telling else 0
     names = {organ.label: organ.name for organ in vocabulary}
     return partition(sizes, mode, no_second_gap="guarded", names=names)
@@ -57,7 +57,7 @@ _KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Phantoms, Painted, 
 
 
 @dataclass(frozen=True)
-class Cohort:
+class TrainingSet:
     """Sources of labelled and unlabelled training cases and of labelled cases to validate on.
 
     Raises ValueError for more than one stream of recipes, or one that is not among the labelled sources.
@@ -79,7 +79,7 @@ class Cohort:
         return next((source for source in self.labelled if isinstance(source, RecipeStream)), None)
 
     @classmethod
-    def of_phantoms(cls, labelled: int, unlabelled: int, validation: int) -> Cohort:
+    def of_phantoms(cls, labelled: int, unlabelled: int, validation: int) -> TrainingSet:
         """So many synthetic people, nobody in two groups."""
         return cls(
             _phantoms(LABELLED_SEEDS, labelled),
@@ -87,9 +87,9 @@ class Cohort:
             _phantoms(VALIDATION_SEEDS, validation),
         )
 
-    def joined(self, other: Cohort) -> Cohort:
+    def joined(self, other: TrainingSet) -> TrainingSet:
         """The cases of both cohorts."""
-        return Cohort(
+        return TrainingSet(
             self.labelled + other.labelled, self.unlabelled + other.unlabelled, self.validation + other.validation
         )
 
@@ -99,12 +99,12 @@ class Cohort:
         sources = (*self.labelled, *self.unlabelled, *self.validation)
         return any(isinstance(source, Phantoms | Painted | RecipeStream) for source in sources)
 
-    def fully_labelled(self) -> Cohort:
+    def fully_labelled(self) -> TrainingSet:
         """The unlabelled cases with their labels, too: what a fully supervised network learns from.
 
         Only sources that have labels for them (phantoms, lists that name them) can give them.
         """
-        return Cohort((*self.labelled, *self.unlabelled), (), self.validation)
+        return TrainingSet((*self.labelled, *self.unlabelled), (), self.validation)
 
     def cases(
         self, cache: Path, grid: GridOptions, progress: ProgressCallback | None = None
@@ -137,7 +137,7 @@ class Cohort:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Cohort:
+    def from_json(cls, data: dict[str, Any]) -> TrainingSet:
         """The cohort ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
         return cls(**{name: tuple(_source(source) for source in data[name]) for name in data})
 
@@ -159,9 +159,9 @@ def _source(data: dict[str, Any]) -> Source:
     return made
 
 
-def cohort_of(datalist: Datalist) -> Cohort:
+def training_set_of(datalist: Datalist) -> TrainingSet:
     """The list's training, unlabelled and validation cases; its test cases are for nobody's training."""
-    return Cohort(
+    return TrainingSet(
         _sources(datalist, datalist.training),
         _sources(datalist, datalist.unlabelled),
         _sources(datalist, datalist.validation),
@@ -175,7 +175,7 @@ def sources_of_test(datalist: Datalist) -> tuple[CTFiles, ...]:
 
 def _sources(datalist: Datalist, entries: Sequence[Entry]) -> tuple[CTFiles, ...]:
     files = tuple(
-        CTFile(str(entry.image), None if entry.label is None else str(entry.label), entry.label_map, entry.unknown)
+        CTFile(str(entry.image), None if entry.label is None else str(entry.label), entry.label_map, entry.unannotated)
         for entry in entries
     )
     return (CTFiles(datalist.name, datalist.licence, datalist.source, files),) if files else ()

@@ -42,7 +42,7 @@ def validate(
             raise ValueError(f"case {case.name} has no labels to validate on")
         predicted = predict(network, case, options, overlap)
         dice = dice_by_label(predicted, case.labels, network.out_channels - 1)
-        dice[[label - 1 for label in case.unknown]] = np.nan
+        dice[[label - 1 for label in case.unannotated]] = np.nan
         scores.append(dice)
     table = np.array(scores)
     counts = np.sum(~np.isnan(table), axis=0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...training.sources import LabelMapFolder, Painted
-from ...training.training_set import Cohort
+from ...training.training_set import TrainingSet
 
 NAME = "anatomies"
 
@@ -30,7 +30,7 @@ TEST = {"labels_bodyparts3d_male": 3, "labels_spl_atlas": 3}
 _FIRST_SEEDS = {"labelled": 700_000, "unlabelled": 710_000, "validation": 720_000, "test": 730_000}
 
 
-def anatomies_cohort(maps: Path) -> tuple[Cohort, Cohort, str]:
+def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
     """The cohort to train on, one whose labelled cases are the test, and what both are, in words.
 
     ``maps`` holds a folder for each label map. Raises UserError, naming the folders that are not there.
@@ -41,7 +41,7 @@ def anatomies_cohort(maps: Path) -> tuple[Cohort, Cohort, str]:
             f"{maps} lacks {', '.join(lacking)}.",
             "The benchmark needs a folder of that name for each label map, with a label map and a table of its names.",
         )
-    cohort = Cohort(
+    cohort = TrainingSet(
         _sources(maps, LABELLED, "labelled"),
         _sources(maps, UNLABELLED, "unlabelled"),
         _sources(maps, VALIDATION, "validation"),
@@ -51,7 +51,7 @@ def anatomies_cohort(maps: Path) -> tuple[Cohort, Cohort, str]:
         f"synthetic CTs of real anatomies: {counts[0]} labelled of {len(LABELLED)} people, {counts[1]} unlabelled of "
         f"{len(UNLABELLED)}, {counts[2]} to validate, {counts[3]} to test of {len(TEST)} people never seen"
     )
-    return cohort, Cohort(_sources(maps, TEST, "test")), described
+    return cohort, TrainingSet(_sources(maps, TEST, "test")), described
 
 
 def _sources(maps: Path, counts: dict[str, int], group: str) -> tuple[Painted, ...]:

@@ -63,7 +63,7 @@ def small_options(**changes: Any) -> TrainingOptions:
         "n_filters": 4,
         "patch": (32, 32, 32),
         "steps": 2000,
-        "experts_first": 0.0,
+        "expert_stage_fraction": 0.0,
         # So that a GPU computes what a CPU does; half precision saves nothing on networks this small.
         "mixed_precision": False,
     }

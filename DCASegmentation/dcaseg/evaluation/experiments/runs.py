@@ -46,7 +46,7 @@ from .step_cost import StepCost, step_cost
 _LOOK_EVERY_SECONDS = 0.5
 
 
-def make_at_once(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int) -> None:
+def make_in_parallel(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int) -> None:
     """Make the run of each (arm, seed) of ``jobs``, so many at a time as there are ``processes``, in that order.
 
     What fails stops the others at their next step; all of them are saved and go on when they are asked for again.
@@ -168,7 +168,7 @@ class Runs:
     device: str = "cpu"
     validate_every: int = 100
     progress: ProgressCallback | None = None
-    at_once: int = 1
+    max_parallel: int = 1
 
     def __post_init__(self) -> None:
         _require_settings(self.folder, self.common, self.data)
@@ -203,8 +203,8 @@ class Runs:
         for arm, seed in jobs:
             self._require_labels(arm)
             require(arm.options(self.common, seed), self.facts(arm))
-        if self.at_once > 1 and len(jobs) > 1:
-            make_at_once(self, jobs, self.at_once)
+        if self.max_parallel > 1 and len(jobs) > 1:
+            make_in_parallel(self, jobs, self.max_parallel)
             return
         for index, (arm, seed) in enumerate(jobs):
 
@@ -320,7 +320,7 @@ def score_cases(network: nn.Module, options: TrainingOptions, cases: Sequence[Ca
         predicted = predict(network, case, options)
         found = measure(predicted, case.labels, case.voxel_size(options.grid), len(vocabulary), (DICE, ASD))
         for values in found.values():
-            values[[label - 1 for label in case.unknown]] = np.nan
+            values[[label - 1 for label in case.unannotated]] = np.nan
         scores.add(case.name, found)
     return scores
 
@@ -360,8 +360,8 @@ def _use_scored_weights(trainer: Trainer) -> None:
 def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
     told: dict[str, Any] = {"data": data.told, "test": [case.name for case in data.test]}
     options = common.to_json()
-    if math.isinf(options["gradient_limit"]):
-        options["gradient_limit"] = None
+    if math.isinf(options["grad_clip_norm"]):
+        options["grad_clip_norm"] = None
     path = folder / SETTINGS
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -370,7 +370,7 @@ def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None
     try:
         before = read_json(path)
         there = dict(before.pop("options"))
-        there["gradient_limit"] = math.inf if there["gradient_limit"] is None else there["gradient_limit"]
+        there["grad_clip_norm"] = math.inf if there["grad_clip_norm"] is None else there["grad_clip_norm"]
         # An option that did not exist yet has its default, which changes nothing.
         same = before == told and TrainingOptions.from_json(there) == common
     except (OSError, ValueError, KeyError, TypeError) as error:

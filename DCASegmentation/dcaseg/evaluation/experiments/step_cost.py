@@ -64,8 +64,8 @@ def step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> Step
     steps: Counter[tuple[str, bool]] = Counter()
     of_kind: dict[tuple[str, bool], list[int]] = {}
     for step in range(options.steps):
-        moment = strategy.moment(step)
-        kind = (moment.stage, strategy.weight(moment) > 0)
+        step_state = strategy.step_state(step)
+        kind = (step_state.stage, strategy.weight(step_state) > 0)
         steps[kind] += 1
         of_kind.setdefault(kind, []).append(step)
     found = [(_count(strategy, of_kind[kind][count // 2]), count) for kind, count in steps.items()]
@@ -95,14 +95,14 @@ def _smaller(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
 
 def _count(strategy: Strategy, step: int) -> StepCost:
     """The cost of one step on random patches; the optimizer, small beside it, is left out."""
-    options, moment = strategy.options, strategy.moment(step)
+    options, step_state = strategy.options, strategy.step_state(step)
     generator = torch.Generator().manual_seed(0)
     volumes = torch.rand(options.labelled_per_step, 1, *options.patch, generator=generator)
     labels = torch.randint(
         strategy.network.out_channels, (options.labelled_per_step, *options.patch), generator=generator
     )
     unlabelled = None
-    if strategy.weight(moment) > 0:
+    if strategy.weight(step_state) > 0:
         unlabelled = torch.rand(options.unlabelled_per_step, 1, *options.patch, generator=generator)
     batch = Batch(volumes, labels, [()] * len(labels), unlabelled)
     deepest = float(np.prod([side // 16 for side in options.patch]))
@@ -114,8 +114,8 @@ def _count(strategy: Strategy, step: int) -> StepCost:
     encoders = [module for module in strategy.modules() if isinstance(module, Encoder)]
     handles = [encoder.blocks[-1].register_forward_hook(note) for encoder in encoders]
     with _Counter() as counter:
-        for part in strategy.parts(moment, batch):
-            strategy(part, batch, moment).total.backward()
+        for part in strategy.loss_names(step_state, batch):
+            strategy(part, batch, step_state).total.backward()
     for handle in handles:
         handle.remove()
     strategy.zero_grad()

@@ -27,7 +27,7 @@ def processor() -> str:
     return platform.processor()
 
 
-class Runtime(Protocol):
+class Backend(Protocol):
     """Runs the network on a batch of windows."""
 
     @property

@@ -12,7 +12,7 @@ from ...method.streaming import Answer
 from .base import Task, WindowNetwork, one_by_one
 
 
-class CompiledRuntime:
+class CompiledBackend:
     """The network compiled by TorchInductor with its weights as constants, for one window at a time."""
 
     name = "compile"

@@ -17,7 +17,7 @@ from .base import Task, as_tuple, from_tuple
 _WARM_UPS = 3
 
 
-class CudaHalfRuntime:
+class CudaHalfBackend:
     """The network's weights and features in float16, channels last; each batch size is captured as a graph once."""
 
     name = "cuda-half"

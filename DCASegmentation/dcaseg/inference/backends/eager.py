@@ -59,7 +59,7 @@ def _three(sides: _Sides) -> Sequence[int]:
     return (sides,) * 3 if isinstance(sides, int) else sides
 
 
-class EagerRuntime:
+class EagerBackend:
     """PyTorch as it is, in half precision (autocast) where the task's device says so."""
 
     name = "eager"

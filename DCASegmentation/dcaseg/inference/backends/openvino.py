@@ -31,7 +31,7 @@ _CONVERSION = 3
 _BLOCK = 8
 
 
-class OpenVINORuntime:
+class OpenVINOBackend:
     """The network as OpenVINO runs it, in single precision, one window at a time."""
 
     name = "openvino"

@@ -22,38 +22,38 @@ from ...json_io import read_json
 from ...method.streaming import Answer
 from ...user_folders import cache_folder
 from ..device import Device
-from .base import Runtime, Task, as_tuple, processor
-from .compiled import CompiledRuntime, compiler
-from .cuda import CudaHalfRuntime
-from .eager import EagerRuntime
-from .openvino import OpenVINORuntime, is_installed
+from .base import Backend, Task, as_tuple, processor
+from .compiled import CompiledBackend, compiler
+from .cuda import CudaHalfBackend
+from .eager import EagerBackend
+from .openvino import OpenVINOBackend, is_installed
 
-RUNTIMES: Mapping[str, Callable[[Task], Runtime]] = {
-    kind.name: kind for kind in (EagerRuntime, OpenVINORuntime, CompiledRuntime, CudaHalfRuntime)
+RUNTIMES: Mapping[str, Callable[[Task], Backend]] = {
+    kind.name: kind for kind in (EagerBackend, OpenVINOBackend, CompiledBackend, CudaHalfBackend)
 }
 
 
-def hindrance(name: str, device: Device) -> tuple[str, str] | None:
+def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
     """Why runtime ``name`` cannot run on ``device`` and what to do about it; None where nothing speaks against it."""
     kind = device.torch_device.type
-    if name == OpenVINORuntime.name:
+    if name == OpenVINOBackend.name:
         if kind != "cpu":
             return f"The runtime openvino is for the CPU, not for {device.description}.", "Add --device cpu."
         if not is_installed():
             return "OpenVINO is not installed.", 'Install it: pip install "dca-segmentation[openvino]"'
-    elif name == CompiledRuntime.name:
+    elif name == CompiledBackend.name:
         if kind == "mps":
             return "The runtime compile is for the CPU and CUDA.", "Choose eager."
         if kind == "cpu" and compiler() is None:
             return "The runtime compile needs a C++ compiler.", "Install one (g++, clang++ or Visual C++)."
-    elif name == CudaHalfRuntime.name and (kind != "cuda" or not device.half):
+    elif name == CudaHalfBackend.name and (kind != "cuda" or not device.half):
         return "The runtime cuda-half is for a CUDA GPU in half precision.", "Choose auto or eager."
     return None
 
 
-def make_runtime(name: str, task: Task) -> Runtime:
+def make_backend(name: str, task: Task) -> Backend:
     """Runtime ``name``, one of ``RUNTIMES``, for ``task``. Raises UserError for what cannot run here."""
-    if reason := hindrance(name, task.device):
+    if reason := unavailable_reason(name, task.device):
         raise UserError(*reason)
     try:
         return RUNTIMES[name](task)
@@ -75,16 +75,16 @@ _MEASURED_TWICE = 2
 Say = Callable[[str], None]
 
 
-def check_runtime(name: str, device: Device) -> None:
+def check_backend(name: str, device: Device) -> None:
     """Raises UserError for a runtime there is not, or one that cannot run on ``device`` here."""
     name = _named(name)
     if name not in CHOICES:
         raise UserError(f"There is no runtime '{name}'.", f"Choose one of: {', '.join(CHOICES)}.")
-    if name in RUNTIMES and (reason := hindrance(name, device)):
+    if name in RUNTIMES and (reason := unavailable_reason(name, device)):
         raise UserError(*reason)
 
 
-def choose_runtime(name: str, task: Task, windows: Tensor, tell: Say, warn: Say) -> Runtime:
+def choose_backend(name: str, task: Task, windows: Tensor, tell: Say, warn: Say) -> Backend:
     """The runtime called ``name`` for ``task``.
 
     ``auto``: the one that was fastest when this model was measured on this computer; if it never was, it is now, on
@@ -95,19 +95,19 @@ def choose_runtime(name: str, task: Task, windows: Tensor, tell: Say, warn: Say)
     """
     name = _named(name)
     if name not in (AUTO, MEASURE):
-        return make_runtime(name, task)
+        return make_backend(name, task)
     remembered = _read(task) if name == AUTO else None
     if remembered is not None:
         try:
-            return make_runtime(remembered, task)
+            return make_backend(remembered, task)
         except UserError as error:
             warn(f"{error.problem} Going on with PyTorch.")
-            return EagerRuntime(task)
-    able = [each for each in RUNTIMES if hindrance(each, task.device) is None]
-    if name == AUTO and CompiledRuntime.name in able:
-        able.remove(CompiledRuntime.name)
+            return EagerBackend(task)
+    able = [each for each in RUNTIMES if unavailable_reason(each, task.device) is None]
+    if name == AUTO and CompiledBackend.name in able:
+        able.remove(CompiledBackend.name)
     if len(able) == 1:
-        return EagerRuntime(task)
+        return EagerBackend(task)
     tell("Measuring which runtime is fastest (once for this model)")
     chosen, record = _fastest(able, task, windows.to(task.device.torch_device), warn)
     _remember(task, chosen.name, record)
@@ -118,8 +118,8 @@ def _named(name: str) -> str:
     return os.environ.get(VARIABLE) or AUTO if name == AUTO else name
 
 
-def _fastest(names: list[str], task: Task, windows: Tensor, warn: Say) -> tuple[Runtime, dict[str, Any]]:
-    eager: Runtime = EagerRuntime(task)
+def _fastest(names: list[str], task: Task, windows: Tensor, warn: Say) -> tuple[Backend, dict[str, Any]]:
+    eager: Backend = EagerBackend(task)
     seconds, expected = _measured(eager, windows)
     best = eager
     record: dict[str, Any] = {eager.name: {"seconds_a_window": seconds}}
@@ -127,7 +127,7 @@ def _fastest(names: list[str], task: Task, windows: Tensor, warn: Say) -> tuple[
         if name == eager.name:
             continue
         try:
-            runtime = make_runtime(name, task)
+            runtime = make_backend(name, task)
             taken, given = _measured(runtime, windows)
         # A runtime may fail in any way on a computer it was never tried on; PyTorch itself has just worked.
         except Exception as error:
@@ -143,7 +143,7 @@ def _fastest(names: list[str], task: Task, windows: Tensor, warn: Say) -> tuple[
     return best, record
 
 
-def _measured(runtime: Runtime, windows: Tensor) -> tuple[float, Answer]:
+def _measured(runtime: Backend, windows: Tensor) -> tuple[float, Answer]:
     """Seconds a window, the better of two runs after a first one, and the answer."""
     given = runtime(windows)
     times = []

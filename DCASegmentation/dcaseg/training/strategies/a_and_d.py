@@ -30,7 +30,7 @@ from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES, ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.vnet import ConvBlock
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .class_statistics import Difficulty
 from .losses import agreement, weighted_loss
 from .perturbation import frozen_statistics, normal, smoothed
@@ -127,25 +127,25 @@ class AggregatingAndDecoupling(Strategy):
         self.denoising, self.labelled = decoder(), decoder()
         self.difficulty = Difficulty(self.channels, self.own.bounded)
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("denoising", "labelled", *(("unlabelled",) if batch.unlabelled is not None else ()))
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "denoising":
-            return self._denoising(batch, moment)
+            return self._denoising(batch, step_state)
         if part == "labelled":
             logits = self.labelled(self.network.encoder(batch.volumes)).logits.float()
             loss = weighted_loss(logits, batch.labels, self.difficulty.weights())
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabelled is not None
-        labels = self.pseudo_labels(batch.unlabelled, moment)
+        labels = self.pseudo_labels(batch.unlabelled, step_state)
         logits = self.network(batch.unlabelled).float()
         loss = weighted_loss(logits, labels, self._equal(logits))
         values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
-        return Loss(self.weight(moment) * loss, values)
+        return Loss(self.weight(step_state) * loss, values)
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def on_step_end(self, step_state: StepState) -> None:
         triples = zip(
             self.network.experts[0].parameters(), self.denoising.parameters(), self.labelled.parameters(), strict=True
         )
@@ -169,9 +169,9 @@ class AggregatingAndDecoupling(Strategy):
         return logits
 
     @torch.no_grad()
-    def pseudo_labels(self, volumes: Tensor, moment: Moment) -> Tensor:
+    def pseudo_labels(self, volumes: Tensor, step_state: StepState) -> Tensor:
         """Labels of unlabelled patches by ξ and ψ together."""
-        generator = self.random(moment, 1)
+        generator = self.random(step_state, 1)
         start = normal((len(volumes), self.channels, *volumes.shape[2:]), generator, volumes)
         last = [start]
 
@@ -186,8 +186,8 @@ class AggregatingAndDecoupling(Strategy):
         gumbel = (last[0] - (-uniform.log()).log()).softmax(dim=1)
         return (smoothed(gumbel, _GAUSSIAN) + plain).argmax(dim=1)
 
-    def _denoising(self, batch: Batch, moment: Moment) -> Loss:
-        generator = self.random(moment)
+    def _denoising(self, batch: Batch, step_state: StepState) -> Loss:
+        generator = self.random(step_state)
         times = torch.randint(TIMES, (len(batch.volumes),), generator=generator).to(batch.volumes.device)
         clean = encoded(batch.labels, self.channels)
         diffused = noised(clean, normal(clean.shape, generator, clean), times)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, Moment, Strategy, option
+from .base import Batch, Facts, Loss, StepState, Strategy, option
 from .copy_paste import CopyPasteOptions, TwoStudents
 from .losses import cross_entropy_and_square_dice
 from .mixing import assembled, cubes, displaced, displaced_with_labels
@@ -61,59 +61,61 @@ class ABD(TwoStudents):
         super().require(options, facts)
         cls.require_grid(options, cls.read(options).blocks, "blocks")
 
-    def moment(self, step: int) -> Moment:
-        return super().moment(step) if self.own.base == "bcp" else Strategy.moment(self, step)
+    def step_state(self, step: int) -> StepState:
+        return super().step_state(step) if self.own.base == "bcp" else Strategy.step_state(self, step)
 
-    def weight(self, moment: Moment) -> float:
-        return super().weight(moment) if self.own.base == "bcp" else _CROSS_WEIGHT * Strategy.weight(self, moment)
+    def weight(self, step_state: StepState) -> float:
+        return (
+            super().weight(step_state) if self.own.base == "bcp" else _CROSS_WEIGHT * Strategy.weight(self, step_state)
+        )
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         if self.own.base == "bcp":
-            return super().parts(moment, batch)
+            return super().loss_names(step_state, batch)
         return ("labelled", "unlabelled", "displaced") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "labelled":
-            return self._labelled(batch, moment)
+            return self._labelled(batch, step_state)
         if part == "unlabelled":
             assert batch.unlabelled is not None
-            views = (batch.unlabelled, strong_view(batch.unlabelled, self.random(moment, 1)))
+            views = (batch.unlabelled, strong_view(batch.unlabelled, self.random(step_state, 1)))
             logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
             self.keep(views, logits)
-            return self.taught_by_each_other(logits, self.weight(moment))
-        return super().forward(part, batch, moment)
+            return self.taught_by_each_other(logits, self.weight(step_state))
+        return super().forward(part, batch, step_state)
 
     def self_training_parts(self) -> tuple[str, ...]:
         return ("mixed", "displaced")
 
-    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, moment: Moment) -> Loss:
-        return self._displaced(moment) if part == "displaced" else self.on_mixtures(batch, unlabelled, moment)
+    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+        return self._displaced(step_state) if part == "displaced" else self.on_mixtures(batch, unlabelled, step_state)
 
-    def _displaced(self, moment: Moment) -> Loss:
+    def _displaced(self, step_state: StepState) -> Loss:
         count = self.own.blocks
         one, other = ((cubes(view, count), cubes(answer, count)) for view, answer in self.views)
-        generator = self.random(moment, 3)
+        generator = self.random(step_state, 3)
         draws = torch.rand(one[0].shape[1], generator=generator)
         plain = self.own.plain if self.own.base == "bcp" else 0.0
         views = displaced(one, other, self.own.candidates, (draws >= plain).tolist())
         samples = torch.cat([assembled(view) for view in views])
         logits = [student(samples).float() for student in self.students]
-        loss = self.taught_by_each_other(logits, 1.0 if self.own.base == "bcp" else self.weight(moment))
+        loss = self.taught_by_each_other(logits, 1.0 if self.own.base == "bcp" else self.weight(step_state))
         return Loss(loss.total, {"displaced": loss.values["unsupervised"]})
 
-    def _labelled(self, batch: Batch, moment: Moment) -> Loss:
+    def _labelled(self, batch: Batch, step_state: StepState) -> Loss:
         """Cross teaching's losses on labelled patches, with the displaced ones in the first part of the run."""
         count, labels = self.own.blocks, batch.labels
-        views = (batch.volumes, strong_view(batch.volumes, self.random(moment, 4)))
+        views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 4)))
         logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
         loss = torch.stack([cross_entropy_and_square_dice(answer, labels) for answer in logits]).sum()
         values = {"supervised": loss.detach() / 2}
-        if moment.step < _WITH_LABELLED * self.options.steps:
+        if step_state.step < _WITH_LABELLED * self.options.steps:
             one, other = (
                 (cubes(view, count), cubes(answer.detach().softmax(dim=1), count))
                 for view, answer in zip(views, logits, strict=True)
             )
-            chosen = (torch.rand(len(labels), generator=self.random(moment, 5)) < 0.5).tolist()
+            chosen = (torch.rand(len(labels), generator=self.random(step_state, 5)) < 0.5).tolist()
             new = displaced_with_labels(one, other, cubes(labels[:, None], count), chosen)
             samples = torch.cat([assembled(view) for view, _ in new])
             targets = torch.cat([assembled(found)[:, 0] for _, found in new])

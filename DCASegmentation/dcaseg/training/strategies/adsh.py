@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Moment, option
+from .base import Batch, StepState, option
 from .class_statistics import Quantiles
 from .fixmatch import CONFIDENT, FixMatch
 from .losses import voxel_loss, weighted_loss
@@ -59,8 +59,8 @@ class PublishedAdsh(FixMatch):
         self.quantiles.observe(confidence, labels)
         return confidence >= self.thresholds[labels]
 
-    def after_step(self, moment: Moment) -> None:
-        if (moment.step + 1) % self.epoch_steps == 0 and self.quantiles.histogram.any():
+    def on_step_end(self, step_state: StepState) -> None:
+        if (step_state.step + 1) % self.epoch_steps == 0 and self.quantiles.histogram.any():
             self.thresholds.copy_(renewed(self.quantiles, CONFIDENT))
 
 
@@ -80,7 +80,7 @@ class Adsh(TwoNetworks):
         self.register_buffer("thresholds", torch.zeros(2, self.channels))
         self._accepted: list[Tensor] = []
 
-    def observe(self, answers: list[Tensor], batch: Batch, moment: Moment) -> None:
+    def observe(self, answers: list[Tensor], batch: Batch, step_state: StepState) -> None:
         labelled = len(batch.volumes)
         self._accepted = []
         for quantiles, thresholds, answer in zip(self.quantiles, self.thresholds, answers, strict=True):
@@ -89,14 +89,14 @@ class Adsh(TwoNetworks):
                 quantiles.observe(confidence[labelled:], labels[labelled:])  # type: ignore[operator]
             self._accepted.append(confidence >= thresholds[labels])
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
+    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         return weighted_loss(logits, batch.labels, torch.ones(self.channels, device=logits.device))
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         return voxel_loss(logits, labels, mask=self._accepted[1 - which])
 
-    def after_step(self, moment: Moment) -> None:
-        if (moment.step + 1) % max(1, self.epoch_steps // 4) == 0:
+    def on_step_end(self, step_state: StepState) -> None:
+        if (step_state.step + 1) % max(1, self.epoch_steps // 4) == 0:
             for kept, quantiles in zip(self.thresholds, self.quantiles, strict=True):
                 assert isinstance(quantiles, Quantiles)
                 if quantiles.histogram.any():

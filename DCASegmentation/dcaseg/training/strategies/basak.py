@@ -31,7 +31,7 @@ from ...method.network import DCANet
 from ..distributed import summed
 from ..ema import follow, grown_decay
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .class_statistics import voxels_of
 from .losses import agreement, foreground_dice, sampled, voxel_cross_entropy, voxel_loss
 
@@ -87,10 +87,10 @@ class Basak(Strategy):
         # Not known yet: -1, but for the port's 0.
         self.register_buffer("confidence", torch.full((channels,), 0.0 if self.own.variant == "row" else -1.0))
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "labelled":
             logits = self.network(batch.volumes).float()
             self._observe(logits.detach().softmax(dim=1), batch.labels)
@@ -102,21 +102,21 @@ class Basak(Strategy):
             labels = self.teacher(batch.unlabelled).argmax(dim=1)
             confidence, own = logits.softmax(dim=1).max(dim=1)
             by = own if self.own.variant == "row" else labels
-            mask = sampled(by, self.rates(), self.random(moment))
+            mask = sampled(by, self.rates(), self.random(step_state))
         loss = (voxel_cross_entropy(logits, labels) * confidence**self.own.voxel_exponent * mask).mean()
         values = {"unsupervised": loss.detach(), "agreement": agreement(own, labels), "certain": mask.float().mean()}
-        return Loss(self.weight(moment) * loss, values)
+        return Loss(self.weight(step_state) * loss, values)
 
     def rates(self) -> Tensor:
         """The probability of each class's voxels to be sampled."""
         doubt = 1 - self.confidence.clamp(min=0)
         return (doubt / doubt.max().clamp(min=1e-8)) ** self.own.rate_exponent
 
-    def after_step(self, moment: Moment) -> None:
+    def on_step_end(self, step_state: StepState) -> None:
         row = self.own.variant == "row"
-        age = moment.step // self.epoch_steps - 1 if row else moment.step
+        age = step_state.step // self.epoch_steps - 1 if row else step_state.step
         follow(self.teacher, self.network, grown_decay(age, _DECAY))
-        if (moment.step + 1) % self.epoch_steps:
+        if (step_state.step + 1) % self.epoch_steps:
             return
         fused = fused_confidence(self.sums / self.voxels.clamp(min=1), row)
         after = torch.where(self.confidence < 0, fused, _DECAY * self.confidence + (1 - _DECAY) * fused)

@@ -50,31 +50,31 @@ def facts_of(
 ) -> Facts:
     """The facts of these cases, and of label maps among ``labelled``; ``organs`` are the names of labels 1 to K."""
     voxels = sum((case.voxel_counts(len(organs)) for case in labelled), np.zeros(len(organs) + 1, np.int64))
-    partial = next((case.name for case in labelled if case.unknown), None)
+    partial = next((case.name for case in labelled if case.unannotated), None)
     return Facts(tuple(map(int, voxels)), len(labelled), len(unlabelled), tuple(organs), partial, processes)
 
 
-class Moment(NamedTuple):
-    """Where a run is: the ``step`` it is about to take, the ``stage`` that step is of, how far ``within`` it, and the
-    stage's ``length`` in steps."""
+class StepState(NamedTuple):
+    """Where a run is: the ``step`` it is about to take, that step's ``stage``, its number in the stage
+    (``stage_step``), and the length of the stage (``stage_steps``)."""
 
     step: int
     stage: str
-    within: int
-    length: int
+    stage_step: int
+    stage_steps: int
 
 
 class Batch(NamedTuple):
     """The patches of a step.
 
     ``volumes`` are (batch, 1, depth, height, width) in 0..1, ``labels`` int64 (batch, depth, height, width),
-    ``unknown`` the labels that each patch's label map does not tell of, ``unlabelled`` like ``volumes`` or None.
+    ``unannotated`` the labels that each patch's label map does not tell of, ``unlabelled`` like ``volumes`` or None.
     ``ignored`` are booleans like ``labels``: voxels of pseudo-labelled cases that have no label; None if all have one.
     """
 
     volumes: Tensor
     labels: Tensor
-    unknown: Sequence[Sequence[int]]
+    unannotated: Sequence[Sequence[int]]
     unlabelled: Tensor | None
     ignored: Tensor | None = None
 
@@ -121,7 +121,7 @@ class MeanOfNetworks(nn.Module):
 Answering = DCANet | MeanOfNetworks
 
 
-class LearningGroup(NamedTuple):
+class ParameterGroup(NamedTuple):
     """Weights that learn at ``factor`` times the run's learning rate."""
 
     parameters: Sequence[nn.Parameter]
@@ -231,54 +231,54 @@ class Strategy(nn.Module):
         unlabelled = self.facts.unlabelled if self.facts is not None else 1
         return max(1, -(-unlabelled // self.options.unlabelled_per_step))
 
-    def random(self, moment: Moment, salt: int = 0) -> torch.Generator:
+    def random(self, step_state: StepState, salt: int = 0) -> torch.Generator:
         """A generator on the CPU for the draws of one step, the same in a resumed run.
 
         ``salt`` tells several draws of a step apart; each process draws numbers of its own.
         """
-        seed = np.random.SeedSequence([self.options.seed, moment.step, salt, rank()]).generate_state(1, np.uint64)
+        seed = np.random.SeedSequence([self.options.seed, step_state.step, salt, rank()]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(seed[0]) >> 1)
 
-    def moment(self, step: int) -> Moment:
+    def step_state(self, step: int) -> StepState:
         """Where a run is at ``step``. One stage, unless a strategy says otherwise."""
-        return Moment(step, "joint", step, self.options.steps)
+        return StepState(step, "joint", step, self.options.steps)
 
-    def begin(self, moment: Moment, averaged: DCANet | None) -> bool:
+    def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
         """Called before each step; true where the optimizer and the average of the weights start anew.
 
         ``averaged`` are the averaged weights of ``network`` so far, where the options average.
         """
         return False
 
-    def new_cases(self, moment: Moment, pool: Pool) -> Sequence[Case] | None:
+    def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
         """Called before ``begin``: cases to learn from beside the labelled ones from this step on, in place of those
         given before; None leaves them."""
         return None
 
-    def weight(self, moment: Moment) -> float:
+    def weight(self, step_state: StepState) -> float:
         """The weight λ of what is learned from unlabelled patches; where it is 0, none are drawn."""
-        length = round(self.options.ramp_fraction * moment.length)
-        weight = unsupervised_weight(moment.within, length, self.options.unsupervised_weight)
-        return weight if weight > self.options.negligible_weight * self.options.unsupervised_weight else 0.0
+        length = round(self.options.ramp_fraction * step_state.stage_steps)
+        weight = unsupervised_weight(step_state.stage_step, length, self.options.unsupervised_weight)
+        return weight if weight > self.options.unsup_weight_cutoff * self.options.unsupervised_weight else 0.0
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """The names of the step's parts, in their order."""
         raise NotImplementedError
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         """The loss of one part, ready to be minimized (weights included)."""
         raise NotImplementedError
 
-    def after_step(self, moment: Moment) -> None:
+    def on_step_end(self, step_state: StepState) -> None:
         """Called after the optimizer's step: for teachers that follow, weights that change."""
 
-    def learning(self) -> Iterator[nn.Parameter]:
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """What the optimizer changes: the weights that ask for a gradient, ``network``'s first."""
         return (parameter for parameter in self.parameters() if parameter.requires_grad)
 
-    def learning_groups(self) -> list[LearningGroup]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         """``learning``, divided by learning rate."""
-        return [LearningGroup(list(self.learning()))]
+        return [ParameterGroup(list(self.trainable_parameters()))]
 
 
 def own_options(kind: type[Strategy], options: TrainingOptions) -> Any:
@@ -337,16 +337,16 @@ def plain_vnet(options: TrainingOptions, groups: Partition, dropout: float = 0.0
     return network
 
 
-def class_balance(moment: Moment, options: TrainingOptions) -> float:
+def class_balance(step_state: StepState, options: TrainingOptions) -> float:
     """How much small organs are weighed up, falling to nothing over the run; see ``segmentation_loss``."""
-    return options.class_balance * (1 - moment.within / moment.length)
+    return options.class_balance * (1 - step_state.stage_step / step_state.stage_steps)
 
 
-def whole_label_loss(logits: Tensor, batch: Batch, options: TrainingOptions, moment: Moment) -> Tensor:
+def whole_label_loss(logits: Tensor, batch: Batch, options: TrainingOptions, step_state: StepState) -> Tensor:
     """L_seg of ``logits`` (batch, channel, depth, height, width) on the whole label maps of a batch."""
     n_channels = logits.shape[1]
-    hidden = channels_of(batch.unknown, n_channels, logits.device) if any(batch.unknown) else None
-    balance = class_balance(moment, options)
+    hidden = channels_of(batch.unannotated, n_channels, logits.device) if any(batch.unannotated) else None
+    balance = class_balance(step_state, options)
     return segmentation_loss(logits.float(), batch.labels, options.dice_channels, range(1, n_channels), balance, hidden)
 
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Batch, Loss, Moment
+from .base import Batch, Loss, StepState
 from .copy_paste import CopyPaste
 from .losses import agreement
 
@@ -30,9 +30,9 @@ class BCP(CopyPaste):
     def self_training_parts(self) -> tuple[str, ...]:
         return ("mixed",)
 
-    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, moment: Moment) -> Loss:
+    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
         pseudo = self.pseudo_labels(unlabelled)
-        pair = self.both_ways((batch.volumes, batch.labels), (unlabelled, pseudo), self.box(unlabelled, moment))
+        pair = self.both_ways((batch.volumes, batch.labels), (unlabelled, pseudo), self.box(unlabelled, step_state))
         loss, logits = self.both_losses(self.network, pair)
         half = len(logits) // 2
         inside = ~pair[0].mask.expand_as(pair[0].labels)

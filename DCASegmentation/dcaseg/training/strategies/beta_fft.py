@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Batch, Loss, Moment, Strategy, option
+from .base import Batch, Loss, StepState, Strategy, option
 from .copy_paste import CopyPasteOptions, TwoStudents
 from .losses import cross_entropy_and_square_dice
 from .mixing import frequencies_swapped
@@ -54,30 +54,30 @@ class BetaFFT(TwoStudents):
     Options: ClassVar[type[BetaFFTOptions]] = BetaFFTOptions
     own: BetaFFTOptions
 
-    def weight(self, moment: Moment) -> float:
+    def weight(self, step_state: StepState) -> float:
         """Of the mixtures' consistency alone, with a ramp over the second stage."""
-        return Strategy.weight(self, moment) if moment.stage == "self_training" else 0.0
+        return Strategy.weight(self, step_state) if step_state.stage == "self_training" else 0.0
 
     def self_training_parts(self) -> tuple[str, ...]:
         return ("mixed", "differentiated", "swapped")
 
-    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, moment: Moment) -> Loss:
+    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
         if part == "mixed":
-            return self.on_mixtures(batch, unlabelled, moment)
+            return self.on_mixtures(batch, unlabelled, step_state)
         if part == "differentiated":
-            return self._differentiated(batch, unlabelled, moment)
+            return self._differentiated(batch, unlabelled, step_state)
         swapped = frequencies_swapped(self.views[0][0], self.views[1][0], self.own.low_share)
         samples = torch.cat(swapped).to(unlabelled.dtype)
         loss = self.taught_by_each_other([student(samples).float() for student in self.students], 1.0)
         return Loss(loss.total, {"swapped": loss.values["unsupervised"]})
 
-    def _differentiated(self, batch: Batch, unlabelled: Tensor, moment: Moment) -> Loss:
+    def _differentiated(self, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
         """What the first network learns more than the second, for each view."""
         half = len(unlabelled) // 2
-        seed = int(torch.randint(2**31, (), generator=self.random(moment, 3)))
+        seed = int(torch.randint(2**31, (), generator=self.random(step_state, 3)))
         beta = torch.from_numpy(np.random.default_rng(seed).beta(self.own.beta, self.own.beta, half)).float()
-        labelled_views = (batch.volumes, strong_view(batch.volumes, self.random(moment, 1)))
-        unlabelled_views = (unlabelled, strong_view(unlabelled, self.random(moment, 2)))
+        labelled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
+        unlabelled_views = (unlabelled, strong_view(unlabelled, self.random(step_state, 2)))
         labelled_loss, distance = unlabelled.new_zeros(()), unlabelled.new_zeros(())
         for labelled, view in zip(labelled_views, unlabelled_views, strict=True):
             labelled_loss = labelled_loss + cross_entropy_and_square_dice(self.network(labelled), batch.labels)
@@ -86,4 +86,4 @@ class BetaFFT(TwoStudents):
             found = self.network(mixed_up(view[:half], view[half:], beta)).float().softmax(dim=1)
             distance = distance + ((found - mixed_up(taught[:half], taught[half:], beta)) ** 2).mean()
         values = {"labelled": labelled_loss.detach() / 2, "interpolated": distance.detach() / 2}
-        return Loss(labelled_loss + self.weight(moment) * distance, values)
+        return Loss(labelled_loss + self.weight(step_state) * distance, values)

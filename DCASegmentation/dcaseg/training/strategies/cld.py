@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Facts, Moment, option
+from .base import Batch, Facts, StepState, option
 from .class_statistics import Confidence, cube_root_weights
 from .losses import sampled, voxel_loss, weighted_loss
 from .two_networks import TwoNetworks
@@ -55,16 +55,16 @@ class CLD(TwoNetworks):
         super().prepare(facts)
         self.weights.copy_(cube_root_weights(torch.tensor(facts.voxels, dtype=torch.float)))
 
-    def observe(self, answers: list[Tensor], batch: Batch, moment: Moment) -> None:
+    def observe(self, answers: list[Tensor], batch: Batch, step_state: StepState) -> None:
         labelled = len(batch.volumes)
         for bank, answer in zip(self.banks, answers, strict=True):
             bank.observe(answer[:labelled].softmax(dim=1), batch.labels)  # type: ignore[operator]
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
+    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         return weighted_loss(logits, batch.labels, self.weights)
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         by = labels if self.own.mask_by == "pseudo" else logits.detach().argmax(dim=1)
         bank: Confidence = self.banks[which]  # type: ignore[assignment]
-        mask = sampled(by, bank.rates(), self.random(moment, which))
+        mask = sampled(by, bank.rates(), self.random(step_state, which))
         return voxel_loss(logits, labels, self.weights, mask)

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Answering, Batch, LearningGroup, Loss, MeanOfNetworks, Moment, Strategy, option, plain_vnet
+from .base import Answering, Batch, Loss, MeanOfNetworks, ParameterGroup, StepState, Strategy, option, plain_vnet
 from .losses import agreement, square_dice, voxel_loss
 
 
@@ -71,17 +71,17 @@ class CoBioNet(Strategy):
     def answering(self) -> Answering:
         return MeanOfNetworks([self.network, self.second], of="probabilities")
 
-    def learning_groups(self) -> list[LearningGroup]:
+    def parameter_groups(self) -> list[ParameterGroup]:
         networks = [*self.network.parameters(), *self.second.parameters()]
-        return [LearningGroup(networks), LearningGroup(list(self.critics.parameters()), self.own.critic_factor)]
+        return [ParameterGroup(networks), ParameterGroup(list(self.critics.parameters()), self.own.critic_factor)]
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("networks", "critics")
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
-        return self._networks(batch, moment) if part == "networks" else self._critics(batch)
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+        return self._networks(batch, step_state) if part == "networks" else self._critics(batch)
 
-    def _networks(self, batch: Batch, moment: Moment) -> Loss:
+    def _networks(self, batch: Batch, step_state: StepState) -> Loss:
         labelled = len(batch.volumes)
         volumes = batch.volumes if batch.unlabelled is None else torch.cat([batch.volumes, batch.unlabelled])
         logits = [self.network(volumes).float(), self.second(volumes).float()]
@@ -107,7 +107,7 @@ class CoBioNet(Strategy):
             frozen = {name: one.detach() for name, one in self.critics[which].named_parameters()}
             verdict: Tensor = functional_call(self.critics[which], frozen, (probabilities[which],))
             convinced = convinced + real_or_not(verdict, real=True)
-        total = supervised + self.weight(moment) * (crossed + self.own.adversarial * convinced)
+        total = supervised + self.weight(step_state) * (crossed + self.own.adversarial * convinced)
         values["unsupervised"] = crossed.detach()
         values["certain"] = believed
         labels = [one[labelled:].argmax(dim=1) for one in self._answers]

@@ -21,7 +21,7 @@ from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ..ema import follow
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .losses import agreement, region_loss, square_dice
 from .mixing import box_mask, pasted
 from .perturbation import strong_view
@@ -82,50 +82,50 @@ class CopyPaste(Strategy):
         """All networks that learn."""
         return [self.network]
 
-    def moment(self, step: int) -> Moment:
+    def step_state(self, step: int) -> StepState:
         border = round(self.own.pretraining * self.options.steps)
         if step < border:
-            return Moment(step, "pretraining", step, border)
-        return Moment(step, "self_training", step - border, self.options.steps - border)
+            return StepState(step, "pretraining", step, border)
+        return StepState(step, "self_training", step - border, self.options.steps - border)
 
-    def begin(self, moment: Moment, averaged: DCANet | None) -> bool:
+    def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
         """At the first step of self-training, the network takes its averaged weights and the teacher a copy of them."""
-        if moment.stage != "self_training" or moment.within:
+        if step_state.stage != "self_training" or step_state.stage_step:
             return False
-        if averaged is not None and moment.step:
+        if averaged is not None and step_state.step:
             self.network.load_state_dict(averaged.state_dict())
         self.teacher.load_state_dict(self.network.state_dict())
-        return moment.step > 0
+        return step_state.step > 0
 
-    def weight(self, moment: Moment) -> float:
+    def weight(self, step_state: StepState) -> float:
         """Constant: the papers have no ramp, and nothing is drawn in vain while pretraining."""
-        return self.options.unsupervised_weight if moment.stage == "self_training" else 0.0
+        return self.options.unsupervised_weight if step_state.stage == "self_training" else 0.0
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
-        alone = moment.stage == "pretraining" or batch.unlabelled is None
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        alone = step_state.stage == "pretraining" or batch.unlabelled is None
         return ("pretraining",) if alone else self.self_training_parts()
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "pretraining":
-            return self._pretraining(batch, moment)
+            return self._pretraining(batch, step_state)
         assert batch.unlabelled is not None
-        return self.self_training(part, batch, batch.unlabelled, moment)
+        return self.self_training(part, batch, batch.unlabelled, step_state)
 
-    def after_step(self, moment: Moment) -> None:
-        if moment.stage == "self_training":
+    def on_step_end(self, step_state: StepState) -> None:
+        if step_state.stage == "self_training":
             follow(self.teacher, self.network, _TEACHER_DECAY)
 
     def self_training_parts(self) -> tuple[str, ...]:
         """The names of the second stage's parts, in their order."""
         raise NotImplementedError
 
-    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, moment: Moment) -> Loss:
+    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
         """The loss of one part of the second stage."""
         raise NotImplementedError
 
-    def box(self, volumes: Tensor, moment: Moment) -> Tensor:
+    def box(self, volumes: Tensor, step_state: StepState) -> Tensor:
         """The step's mask, for all patches."""
-        return box_mask(volumes.shape[2:], self.own.box, self.random(moment))
+        return box_mask(volumes.shape[2:], self.own.box, self.random(step_state))
 
     def both_ways(
         self, labelled: tuple[Tensor, Tensor], unlabelled: tuple[Tensor, Tensor], mask: Tensor
@@ -150,12 +150,12 @@ class CopyPaste(Strategy):
         loss = pair[0].loss(logits[:half], 1.0, weight) + pair[1].loss(logits[half:], weight, 1.0)
         return loss, logits
 
-    def _pretraining(self, batch: Batch, moment: Moment) -> Loss:
+    def _pretraining(self, batch: Batch, step_state: StepState) -> Loss:
         half = len(batch.volumes) // 2
         one = mixed(
             (batch.volumes[:half], batch.labels[:half]),
             (batch.volumes[half:], batch.labels[half:]),
-            self.box(batch.volumes, moment),
+            self.box(batch.volumes, step_state),
         )
         everywhere = torch.ones_like(one.mask)
         losses = [region_loss(student(one.volumes), one.labels, everywhere) for student in self.students]
@@ -190,11 +190,11 @@ class TwoStudents(CopyPaste):
     def students(self) -> list[DCANet]:
         return [self.network, self.second]
 
-    def on_mixtures(self, batch: Batch, unlabelled: Tensor, moment: Moment) -> Loss:
+    def on_mixtures(self, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
         """BCP's losses of both networks, each on the mixtures of its own view, and Dice against the other's labels."""
-        mask = self.box(unlabelled, moment)
-        labelled_views = (batch.volumes, strong_view(batch.volumes, self.random(moment, 1)))
-        unlabelled_views = (unlabelled, strong_view(unlabelled, self.random(moment, 2)))
+        mask = self.box(unlabelled, step_state)
+        labelled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
+        unlabelled_views = (unlabelled, strong_view(unlabelled, self.random(step_state, 2)))
         total, logits, volumes = unlabelled.new_zeros(()), [], []
         for student, labelled, view in zip(self.students, labelled_views, unlabelled_views, strict=True):
             pair = self.both_ways((labelled, batch.labels), (view, self.pseudo_labels(view)), mask)

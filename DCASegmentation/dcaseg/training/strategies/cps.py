@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from .base import Answering, Batch, Moment, option, pseudo_label_loss, whole_label_loss
+from .base import Answering, Batch, StepState, option, pseudo_label_loss, whole_label_loss
 from .two_networks import TwoNetworks
 
 
@@ -33,8 +33,8 @@ class CrossPseudoSupervision(TwoNetworks):
     def answering(self) -> Answering:
         return super().answering() if self.own.answer == "both" else self.network
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
-        return whole_label_loss(logits, batch, self.options, moment)
+    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        return whole_label_loss(logits, batch, self.options, step_state)
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         return pseudo_label_loss(logits, labels, self.options)

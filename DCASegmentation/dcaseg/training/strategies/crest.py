@@ -28,7 +28,7 @@ from ...method.log_gap import Partition
 from ..cases import Case
 from ..ema import moved
 from ..options import TrainingOptions
-from .base import Facts, Moment, Pool, option
+from .base import Facts, Pool, StepState, option
 from .class_statistics import reversed_weights
 from .fixmatch import FixMatch, pseudo_labelled
 from .two_networks import WeighedNetworks
@@ -70,9 +70,9 @@ class PublishedCReST(FixMatch):
         self.shares.copy_(voxels / voxels.sum())
         self.predicted.copy_(self.shares)
 
-    def moment(self, step: int) -> Moment:
+    def step_state(self, step: int) -> StepState:
         first, last, generation = self._generation(step)
-        return Moment(step, f"generation {generation}", step - first, last - first)
+        return StepState(step, f"generation {generation}", step - first, last - first)
 
     def _generation(self, step: int) -> tuple[int, int, int]:
         """First step, end and number of the generation that ``step`` lies in."""
@@ -80,31 +80,31 @@ class PublishedCReST(FixMatch):
         generation = int(np.searchsorted(borders[1:-1], step, side="right"))
         return int(borders[generation]), int(borders[generation + 1]), generation
 
-    def new_cases(self, moment: Moment, pool: Pool) -> Sequence[Case] | None:
-        if moment.within or not moment.step:
+    def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
+        if step_state.stage_step or not step_state.step:
             return None
         assert self.facts is not None
         rates = reversed_weights(torch.tensor(self.facts.voxels, dtype=torch.double), self.own.exponent)
         return pseudo_labelled(pool, rates.tolist(), of_predicted=True)
 
-    def begin(self, moment: Moment, averaged: object) -> bool:
-        if moment.within or not moment.step:
+    def on_step_start(self, step_state: StepState, averaged: object) -> bool:
+        if step_state.stage_step or not step_state.step:
             return False
         if self.own.restart:
             # A draw of its own for each generation, the same in a resumed run and in every process.
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.options.seed + 1_000_003 * moment.step)
+                torch.manual_seed(self.options.seed + 1_000_003 * step_state.step)
                 for module in self.network.modules():
                     reset: Callable[[], None] | None = getattr(module, "reset_parameters", None)
                     if reset is not None:
                         reset()
         return True
 
-    def aligned(self, probabilities: Tensor, moment: Moment) -> Tensor:
+    def aligned(self, probabilities: Tensor, step_state: StepState) -> Tensor:
         if not self.own.align:
             return probabilities
         # From 1 in the first generation to 1/2 in the last.
-        power = 1 - 0.5 * self._generation(moment.step)[2] / max(self.own.generations - 1, 1)
+        power = 1 - 0.5 * self._generation(step_state.step)[2] / max(self.own.generations - 1, 1)
         moved(self.predicted, probabilities.mean(dim=(0, 2, 3, 4)), 0.99)
         ratio = (self.shares**power + 1e-6) / (self.predicted + 1e-6)
         turned = probabilities * ratio[None, :, None, None, None]

@@ -11,7 +11,7 @@ from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy
+from .base import Batch, Loss, StepState, Strategy
 from .dca_losses import Stage, plain_losses, pseudo_supervised_loss, supervised_losses, unsupervised_loss
 
 
@@ -45,17 +45,17 @@ class DCA(Strategy):
         # Averaged weights, which the trainer owns. In a tuple, or they would become part of this module.
         self._teacher: tuple[DCANet, ...] = ()
 
-    def moment(self, step: int) -> Moment:
+    def step_state(self, step: int) -> StepState:
         stage, first, length = stage_of(step, self.options)
-        return Moment(step, stage, step - first, length)
+        return StepState(step, stage, step - first, length)
 
-    def begin(self, moment: Moment, averaged: DCANet | None) -> bool:
+    def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
         """Start the aggregation's stage on the averaged experts, with the blocks of the medium one if they fit.
 
         The optimizer's moments are those of weights that learn no more, so it starts anew.
         """
         self._teacher = () if averaged is None else (averaged,)
-        if moment.stage != "aggregation" or moment.within:
+        if step_state.stage != "aggregation" or step_state.stage_step:
             return False
         if averaged is not None:
             self.network.load_state_dict(averaged.state_dict())
@@ -69,34 +69,34 @@ class DCA(Strategy):
                 aggregation.zero_head()
         return True
 
-    def weight(self, moment: Moment) -> float:
-        aggregates = moment.stage != "experts" and self.network.aggregation is not None
-        teaches = moment.stage != "aggregation" and self.options.expert_pseudo_labels
-        return super().weight(moment) if aggregates or teaches else 0.0
+    def weight(self, step_state: StepState) -> float:
+        aggregates = step_state.stage != "experts" and self.network.aggregation is not None
+        teaches = step_state.stage != "aggregation" and self.options.expert_pseudo_labels
+        return super().weight(step_state) if aggregates or teaches else 0.0
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         names = []
-        aggregates = moment.stage != "experts" and self.network.aggregation is not None
-        in_one_graph = self._in_one_graph(moment, batch)
+        aggregates = step_state.stage != "experts" and self.network.aggregation is not None
+        in_one_graph = self._in_one_graph(step_state, batch)
         if in_one_graph:
             names.append("all")
-        elif moment.stage != "aggregation" or (aggregates and self.options.supervise_aggregation):
+        elif step_state.stage != "aggregation" or (aggregates and self.options.supervise_aggregation):
             names.append("labelled")
         if batch.unlabelled is not None:
-            if moment.stage != "aggregation" and self.options.expert_pseudo_labels:
+            if step_state.stage != "aggregation" and self.options.expert_pseudo_labels:
                 names.append("experts")
             if aggregates and not in_one_graph:
                 names.append("unlabelled")
         return tuple(names)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
-        stage: Stage = moment.stage  # type: ignore[assignment]  # made by stage_of
-        balance = self.options.class_balance * (1 - moment.within / moment.length)
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+        stage: Stage = step_state.stage  # type: ignore[assignment]  # made by stage_of
+        balance = self.options.class_balance * (1 - step_state.stage_step / step_state.stage_steps)
         if part == "all":
-            return self._all(batch, moment, balance)
+            return self._all(batch, step_state, balance)
         if part == "labelled":
             losses = supervised_losses(
-                self.network, batch.volumes, batch.labels, self.options, stage, balance, batch.unknown
+                self.network, batch.volumes, batch.labels, self.options, stage, balance, batch.unannotated
             )
             return Loss(
                 torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
@@ -106,29 +106,29 @@ class DCA(Strategy):
             teacher = self._teacher[0] if self._teacher else self.network
             loss, agreement = pseudo_supervised_loss(self.network, teacher, batch.unlabelled, self.options)
             values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
-            return Loss(self.weight(moment) * loss, values)
+            return Loss(self.weight(step_state) * loss, values)
         loss, agreement = unsupervised_loss(self.network, batch.unlabelled, self.options, stage)
-        return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
+        return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
 
-    def _in_one_graph(self, moment: Moment, batch: Batch) -> bool:
-        joint = self.options.joint_statistics and moment.stage == "joint"
+    def _in_one_graph(self, step_state: StepState, batch: Batch) -> bool:
+        joint = self.options.joint_statistics and step_state.stage == "joint"
         return joint and batch.unlabelled is not None and self.network.aggregation is not None
 
-    def _all(self, batch: Batch, moment: Moment, class_balance: float) -> Loss:
+    def _all(self, batch: Batch, step_state: StepState, class_balance: float) -> Loss:
         assert batch.unlabelled is not None
         losses, agreement = plain_losses(
-            self.network, batch.volumes, batch.labels, batch.unlabelled, self.options, class_balance, batch.unknown,
+            self.network, batch.volumes, batch.labels, batch.unlabelled, self.options, class_balance, batch.unannotated,
             aggregate_all=False,
         )  # fmt: skip
-        weights = {"unsupervised": self.weight(moment)}
+        weights = {"unsupervised": self.weight(step_state)}
         total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
         return Loss(total, {**{name: loss.detach() for name, loss in losses.items()}, "agreement": agreement})
 
 
 def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
     """Who learns at ``step``, the first step of that stage, and its length in steps."""
-    share = round(options.experts_first * options.steps)
-    border = (share if options.experts_steps is None else options.experts_steps) if options.aggregation else 0
+    share = round(options.expert_stage_fraction * options.steps)
+    border = (share if options.expert_stage_steps is None else options.expert_stage_steps) if options.aggregation else 0
     if border == 0:
         return "joint", 0, options.steps
     return ("experts", 0, border) if step < border else ("aggregation", border, options.steps - border)

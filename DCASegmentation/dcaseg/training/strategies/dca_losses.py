@@ -35,16 +35,16 @@ def supervised_losses(
     options: TrainingOptions,
     stage: Stage = "joint",
     class_balance: float = 0.0,
-    unknown: Sequence[Sequence[int]] = (),
+    unannotated: Sequence[Sequence[int]] = (),
 ) -> dict[str, Tensor]:
     """The losses on labelled patches, by name; their sum is to be minimized.
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). One loss for
     each expert on its split labels, and ``aggregation`` on the whole labels where the options ask for it; of these,
     the losses of those who learn in the ``stage``. ``class_balance`` is that of
-    ``method.losses.segmentation_loss``, ``unknown`` the labels of each patch that its label map does not tell of.
+    ``method.losses.segmentation_loss``, ``unannotated`` the labels of each patch that its label map does not tell of.
     """
-    hidden = channels_of(unknown, network.out_channels, volumes.device) if any(unknown) else None
+    hidden = channels_of(unannotated, network.out_channels, volumes.device) if any(unannotated) else None
     with torch.set_grad_enabled(stage != "aggregation"):
         encoded = network.encoder(volumes)
         decoded = network.decode_experts(encoded)
@@ -134,7 +134,7 @@ def plain_losses(
     unlabelled: Tensor,
     options: TrainingOptions,
     class_balance: float = 0.0,
-    unknown: Sequence[Sequence[int]] = (),
+    unannotated: Sequence[Sequence[int]] = (),
     aggregate_all: bool = True,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The losses of a step by name, all of one graph, and the share of voxels where the aggregation agrees with the
@@ -146,7 +146,7 @@ def plain_losses(
     if network.aggregation is None:
         raise ValueError("a network without aggregation decoder has no plain pass")
     count, n_channels = len(volumes), network.out_channels
-    hidden = channels_of(unknown, n_channels, volumes.device) if any(unknown) else None
+    hidden = channels_of(unannotated, n_channels, volumes.device) if any(unannotated) else None
     encoded = network.encoder(torch.cat([volumes, unlabelled]))
     decoded = network.decode_experts(encoded)
     losses = {}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Facts, Moment, option
+from .base import Batch, Facts, StepState, option
 from .class_statistics import Difficulty, distribution_weights, moved_weights, voxels_of
 from .losses import weighted_cross_entropy, weighted_loss
 from .two_networks import TwoNetworks
@@ -51,7 +51,7 @@ class DHC(TwoNetworks):
         super().prepare(facts)
         self.distribution.copy_(distribution_weights(torch.tensor(facts.voxels, dtype=torch.float)))
 
-    def observe(self, answers: list[Tensor], batch: Batch, moment: Moment) -> None:
+    def observe(self, answers: list[Tensor], batch: Batch, step_state: StepState) -> None:
         labelled = len(batch.volumes)
         hard = self.difficulty.observe(answers[0][:labelled].argmax(dim=1), batch.labels)
         if batch.unlabelled is not None:
@@ -59,8 +59,8 @@ class DHC(TwoNetworks):
             moved_weights(self.distribution, distribution_weights(found), self.own.decay)
         self._weights = [hard, self.distribution.clone()]
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
+    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         return weighted_loss(logits, batch.labels, self._weights[which])
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         return weighted_cross_entropy(logits, labels, self._weights[which])

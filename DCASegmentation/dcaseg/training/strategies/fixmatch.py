@@ -20,7 +20,7 @@ from torch import Tensor
 from ...method.log_gap import Partition
 from ..cases import Case
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Pool, Strategy, plain_vnet, whole_label_loss
+from .base import Batch, Loss, Pool, StepState, Strategy, plain_vnet, whole_label_loss
 from .losses import agreement, region_loss, voxel_loss
 from .perturbation import strong_view
 
@@ -39,28 +39,28 @@ class FixMatch(Strategy):
         self.network = plain_vnet(options, groups)
         self.channels = self.network.out_channels
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "labelled":
             logits = self.network(batch.volumes)
             if batch.ignored is not None:
                 loss = region_loss(logits, batch.labels, ~batch.ignored)
             else:
-                loss = whole_label_loss(logits, batch, self.options, moment)
+                loss = whole_label_loss(logits, batch, self.options, step_state)
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabelled is not None
         with torch.no_grad():
-            weak = self.aligned(self.network(batch.unlabelled).float().softmax(dim=1), moment)
+            weak = self.aligned(self.network(batch.unlabelled).float().softmax(dim=1), step_state)
             confidence, labels = weak.max(dim=1)
             mask = self.accepted(confidence, labels)
-        logits = self.network(strong_view(batch.unlabelled, self.random(moment)))
+        logits = self.network(strong_view(batch.unlabelled, self.random(step_state)))
         loss = voxel_loss(logits, labels, mask=mask)
         values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
-        return Loss(self.weight(moment) * loss, {**values, "certain": mask.float().mean()})
+        return Loss(self.weight(step_state) * loss, {**values, "certain": mask.float().mean()})
 
-    def aligned(self, probabilities: Tensor, moment: Moment) -> Tensor:
+    def aligned(self, probabilities: Tensor, step_state: StepState) -> Tensor:
         """The probabilities that pseudo-labels are made of, after any change to their distribution."""
         return probabilities
 

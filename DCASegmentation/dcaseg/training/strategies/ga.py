@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Batch, Moment, option
+from .base import Batch, StepState, option
 from .losses import voxel_cross_entropy
 from .two_networks import TwoNetworks
 
@@ -70,9 +70,9 @@ class GradientAware(TwoNetworks):
     Options: ClassVar[type[GAOptions]] = GAOptions
     own: GAOptions
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
+    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         hardest = gradient_aware_cross_entropy(logits, batch.labels, self.own.hardest, self.own.power)
         return hardest + gradient_aware_dice(logits, batch.labels)
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         return gradient_aware_cross_entropy(logits, labels, self.own.hardest_crossed, self.own.power)

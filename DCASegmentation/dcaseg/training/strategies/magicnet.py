@@ -31,7 +31,7 @@ from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ..ema import follow, grown_decay
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, Moment, Strategy, option, plain_vnet
+from .base import Batch, Facts, Loss, StepState, Strategy, option, plain_vnet
 from .class_statistics import voxels_of
 from .ga import gradient_aware_cross_entropy, gradient_aware_dice
 from .losses import agreement, square_dice, voxel_loss
@@ -109,10 +109,10 @@ class MagicNet(Strategy):
                 return replace(options, strategy_options=own, norm="batch" if single else options.norm)
         return options
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("cubes", "whole", "crossed") if batch.unlabelled is not None else ("whole",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "whole":
             logits = self.network(batch.volumes).float()
             loss = (self._cross_entropy(logits, batch.labels) + self._dice(logits, batch.labels)) / 4
@@ -121,8 +121,8 @@ class MagicNet(Strategy):
         labelled = len(batch.volumes)
         volumes = torch.cat([batch.volumes, batch.unlabelled])
         if part == "cubes":
-            return self._cubes(volumes, batch.labels, moment)
-        order = partners(self.own.cubes**3, len(volumes), self.random(moment))
+            return self._cubes(volumes, batch.labels, step_state)
+        order = partners(self.own.cubes**3, len(volumes), self.random(step_state))
         mixture = assembled(exchanged(cubes(volumes, self.own.cubes), order))
         features = self._decoder(self.network.encoder(mixture)).features[-1]
         logits = self._head(assembled(returned(cubes(features, self.own.cubes), order)))
@@ -131,10 +131,10 @@ class MagicNet(Strategy):
         loss = self._dice(logits[labelled:], self._pseudo)
         same = agreement(logits[labelled:].argmax(dim=1), self._pseudo)
         values = {"crossed": supervised.detach(), "unsupervised": loss.detach(), "agreement": same}
-        return Loss(supervised + self.weight(moment) * loss, values)
+        return Loss(supervised + self.weight(step_state) * loss, values)
 
-    def after_step(self, moment: Moment) -> None:
-        follow(self.teacher, self.network, grown_decay(moment.step, _DECAY))
+    def on_step_end(self, step_state: StepState) -> None:
+        follow(self.teacher, self.network, grown_decay(step_state.step, _DECAY))
 
     @property
     def _decoder(self) -> ExpertDecoder:
@@ -143,32 +143,32 @@ class MagicNet(Strategy):
     def _head(self, features: Tensor) -> Tensor:
         return self._decoder.head(self._decoder.dropout(features)).float()
 
-    def _cubes(self, volumes: Tensor, labels: Tensor, moment: Moment) -> Loss:
+    def _cubes(self, volumes: Tensor, labels: Tensor, step_state: StepState) -> Loss:
         """The cubes alone, and the pseudo-label for the exchanged ones."""
         labelled = len(labels)
         parts = cubes(volumes, self.own.cubes)
-        order = torch.randperm(len(parts) * len(volumes), generator=self.random(moment, 1)).to(volumes.device)
+        order = torch.randperm(len(parts) * len(volumes), generator=self.random(step_state, 1)).to(volumes.device)
         # In random order, so that batch norm of the classifier cannot tell a place by its neighbors.
         encoded = self.network.encoder(parts.flatten(0, 1)[order])
         places = torch.arange(len(parts), device=volumes.device).repeat_interleave(len(volumes))[order]
         place = functional.cross_entropy(self.place(encoded[-1].flatten(1)).float(), places)
         features = self._decoder(encoded).features[-1][order.argsort()]
         logits = self._head(assembled(features.unflatten(0, parts.shape[:2])))
-        self._pseudo = self._pseudo_label(volumes[labelled:], logits[labelled:].detach(), moment)
+        self._pseudo = self._pseudo_label(volumes[labelled:], logits[labelled:].detach(), step_state)
         supervised = self._dice(logits[:labelled], labels) / 4
         values = {"cubes": supervised.detach(), "place": place.detach()}
         return Loss(supervised + _PLACE_WEIGHT * place, values)
 
     @torch.no_grad()
-    def _pseudo_label(self, unlabelled: Tensor, of_cubes: Tensor, moment: Moment) -> Tensor:
-        teacher = self.teacher(clipped_noise(unlabelled, self.random(moment, 2))).float()
+    def _pseudo_label(self, unlabelled: Tensor, of_cubes: Tensor, step_state: StepState) -> Tensor:
+        teacher = self.teacher(clipped_noise(unlabelled, self.random(step_state, 2))).float()
         seen = self.counts.sum(dim=0)
-        if moment.step >= self.own.blend_from and seen.any():
+        if step_state.step >= self.own.blend_from and seen.any():
             share = seen / seen.max()
             labels = blended(teacher, of_cubes, share if self.own.blend == "frequent" else 1 - share)
         else:
             labels = teacher.argmax(dim=1)
-        self.counts[moment.step % self._WINDOW] = voxels_of(labels, self.network.out_channels)
+        self.counts[step_state.step % self._WINDOW] = voxels_of(labels, self.network.out_channels)
         return labels
 
     def _dice(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ...method.log_gap import Partition
-from ...method.network import DCANet, Parts
+from ...method.network import DCANet, DCAOutput
 from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy, whole_label_loss
+from .base import Batch, Loss, StepState, Strategy, whole_label_loss
 
 
 class AveragedExperts(DCANet):
@@ -20,9 +20,9 @@ class AveragedExperts(DCANet):
     def forward(self, volume: Tensor) -> Tensor:
         return torch.stack([expert.logits for expert in self.decode_experts(self.encoder(volume))]).mean(dim=0)
 
-    def forward_parts(self, volume: Tensor, attention_levels: object = ()) -> Parts:
+    def forward_all(self, volume: Tensor, attention_levels: object = ()) -> DCAOutput:
         logits = tuple(expert.logits for expert in self.decode_experts(self.encoder(volume)))
-        return Parts(torch.stack(logits).mean(dim=0), logits, {})
+        return DCAOutput(torch.stack(logits).mean(dim=0), logits, {})
 
 
 class PlainExperts(Strategy):
@@ -44,14 +44,14 @@ class PlainExperts(Strategy):
         if options.initialization == "kaiming":
             initialize_kaiming(self.network)
 
-    def weight(self, moment: Moment) -> float:
+    def weight(self, step_state: StepState) -> float:
         return 0.0
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         decoded = self.network.decode_experts(self.network.encoder(batch.volumes))
-        losses = [whole_label_loss(expert.logits, batch, self.options, moment) for expert in decoded]
+        losses = [whole_label_loss(expert.logits, batch, self.options, step_state) for expert in decoded]
         total = torch.stack(losses).sum()
         return Loss(total, {"supervised": total.detach() / len(losses)})

@@ -57,7 +57,7 @@ _MAKERS: dict[StrategyName, Callable[[TrainingOptions, Partition], Strategy]] = 
 
 def _consistency(weight: float, ramp: float = 1.0) -> dict[str, Any]:
     """A weight of unlabelled patches that is there from the first step on and grows over this share of the run."""
-    return {"unsupervised_weight": weight, "negligible_weight": 0.0, "ramp_fraction": ramp}
+    return {"unsupervised_weight": weight, "unsup_weight_cutoff": 0.0, "ramp_fraction": ramp}
 
 
 OWN_OPTIONS: dict[StrategyName, dict[str, Any]] = {

@@ -25,7 +25,7 @@ from torch import Tensor
 from ...method.log_gap import Partition
 from ..cases import Case
 from ..options import TrainingOptions
-from .base import Facts, Moment, Pool, option
+from .base import Facts, Pool, StepState, option
 from .class_statistics import lagging_weights
 from .fixmatch import FixMatch, pseudo_labelled
 from .two_networks import WeighedNetworks
@@ -64,14 +64,14 @@ class PublishedSimiS(FixMatch):
         super().prepare(facts)
         self.voxels.copy_(torch.tensor(facts.voxels[1:]))
 
-    def new_cases(self, moment: Moment, pool: Pool) -> Sequence[Case] | None:
+    def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
         borders = np.linspace(0, self.options.steps, self.own.rounds + 1).round().astype(int)[1:-1]
-        if moment.step not in borders:
+        if step_state.step not in borders:
             return None
         assert self.facts is not None
         labelled = torch.tensor(self.facts.voxels[1:])
         shares = self.voxels.cpu().double() / self.voxels.sum().clamp(min=1).cpu().double()
-        counts = appended_voxels(shares, float(labelled.sum()), moment.step / self.options.steps)
+        counts = appended_voxels(shares, float(labelled.sum()), step_state.step / self.options.steps)
         cases = pseudo_labelled(pool, [0, *counts.tolist()], of_predicted=False)
         appended = sum((case.voxel_counts(self.channels - 1)[1:] for case in cases), np.zeros(self.channels - 1, int))
         self.voxels.copy_(labelled + torch.from_numpy(np.asarray(appended)))

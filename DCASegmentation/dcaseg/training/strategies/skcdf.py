@@ -29,7 +29,7 @@ from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES, ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, Moment, Strategy, option
+from .base import Batch, Facts, Loss, StepState, Strategy, option
 from .class_statistics import balance_ratio
 from .losses import agreement, foreground_dice, sampled, voxel_loss
 
@@ -166,11 +166,11 @@ class SKCDF(Strategy):
         super().prepare(facts)
         self.ratio.copy_(balance_ratio(torch.tensor(facts.voxels, dtype=torch.float)))
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
-        generator = self.random(moment, 0 if part == "labelled" else 1)
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+        generator = self.random(step_state, 0 if part == "labelled" else 1)
         if part == "labelled":
             features = self.network.encoder(batch.volumes)
             others = None
@@ -185,15 +185,15 @@ class SKCDF(Strategy):
         features = self.network.attended(self.network.encoder(batch.unlabelled))
         answers = self._answers(decoder, "unlabelled", features)
         labels, balanced = self._pseudo
-        rates = 1 - moment.step / self.options.steps * (1 - self.ratio)
+        rates = 1 - step_state.step / self.options.steps * (1 - self.ratio)
         masks = (None, sampled(balanced, rates, generator))
         losses = [self._loss(one, target, mask) for one, target, mask in zip(answers, self._pseudo, masks, strict=True)]
         loss = losses[0] + losses[1]
         same = agreement(answers[0].detach().argmax(dim=1), labels)
-        return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": same})
+        return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})
 
     @torch.no_grad()
-    def after_step(self, moment: Moment) -> None:
+    def on_step_end(self, step_state: StepState) -> None:
         decoder: ExpertDecoder = self.network.experts[0]  # type: ignore[assignment]
         pairs = (
             (self.labelled.head, self.balanced["labelled"]),

@@ -24,7 +24,7 @@ from torch.nn import functional
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .losses import agreement, soft_dice, square_dice
 from .perturbation import adversarial_direction, frozen_statistics
 
@@ -83,15 +83,15 @@ class SSNet(Strategy):
         self.register_buffer("bank", torch.zeros(channels, _BANK, width))
         self.register_buffer("filled", torch.zeros(channels, dtype=torch.long))
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("labelled", "unlabelled", "smooth") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
-        weight = self.weight(moment)
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+        weight = self.weight(step_state)
         if part == "labelled":
             logits, features = self.with_features(batch.volumes)
             supervised = square_dice(logits.softmax(dim=1), batch.labels)
-            generator = self.random(moment)
+            generator = self.random(step_state)
             self.fill_bank(features.detach(), batch.labels, logits.detach().argmax(dim=1), generator)
             pulled = self.pulled(features, batch.labels, generator)
             values = {"supervised": supervised.detach(), "contrast": pulled.detach()}
@@ -99,14 +99,14 @@ class SSNet(Strategy):
         assert batch.unlabelled is not None
         if part == "unlabelled":
             logits, features = self.with_features(batch.unlabelled)
-            pulled = self.pulled(features, logits.detach().argmax(dim=1), self.random(moment, 1))
+            pulled = self.pulled(features, logits.detach().argmax(dim=1), self.random(step_state, 1))
             return Loss(weight * _CONTRAST * pulled, {"contrast_unlabelled": pulled.detach()})
         volumes = torch.cat([batch.volumes, batch.unlabelled])
         with frozen_statistics(self.network):
             with torch.no_grad():
                 clean = self._probabilities(volumes)
             radius = self.own.radius * float(volumes.std()) * volumes[0].numel() ** 0.5
-            direction = adversarial_direction(self._probabilities, volumes, clean, radius, self.random(moment, 2))
+            direction = adversarial_direction(self._probabilities, volumes, clean, radius, self.random(step_state, 2))
             found = self._probabilities(volumes + (radius * direction).to(volumes.dtype))
         loss = soft_dice(found, clean)
         same = agreement(found.argmax(dim=1), clean.argmax(dim=1))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Answering, Batch, Facts, Loss, MeanOfNetworks, Moment, Strategy, plain_vnet
+from .base import Answering, Batch, Facts, Loss, MeanOfNetworks, StepState, Strategy, plain_vnet
 from .class_statistics import moved_weights, voxels_of
 from .losses import agreement, weighted_cross_entropy, weighted_loss
 
@@ -35,33 +35,37 @@ class TwoNetworks(Strategy):
     def answering(self) -> Answering:
         return MeanOfNetworks([self.network, self.second])
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("all",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         labelled = len(batch.volumes)
         volumes = batch.volumes if batch.unlabelled is None else torch.cat([batch.volumes, batch.unlabelled])
         answers = [self.network(volumes).float(), self.second(volumes).float()]
-        self.observe([answer.detach() for answer in answers], batch, moment)
-        supervised = [self.supervised(which, answer[:labelled], batch, moment) for which, answer in enumerate(answers)]
+        self.observe([answer.detach() for answer in answers], batch, step_state)
+        supervised = [
+            self.supervised(which, answer[:labelled], batch, step_state) for which, answer in enumerate(answers)
+        ]
         total = supervised[0] + supervised[1]
         values = {"supervised": total.detach() / 2}
         if batch.unlabelled is not None:
             labels = [answer.detach().argmax(dim=1) for answer in answers]
-            crossed = self.crossed(0, answers[0], labels[1], moment) + self.crossed(1, answers[1], labels[0], moment)
-            total = total + self.weight(moment) * crossed
+            crossed = self.crossed(0, answers[0], labels[1], step_state) + self.crossed(
+                1, answers[1], labels[0], step_state
+            )
+            total = total + self.weight(step_state) * crossed
             values["unsupervised"] = crossed.detach()
             values["agreement"] = agreement(labels[0][labelled:], labels[1][labelled:])
         return Loss(total, values)
 
-    def observe(self, answers: list[Tensor], batch: Batch, moment: Moment) -> None:
+    def observe(self, answers: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """Look at both networks' logits on all patches, labelled ones first, before the losses of the step."""
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
+    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """The loss of network ``which`` (0, 1) on the labelled patches."""
         raise NotImplementedError
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         """The loss of network ``which`` on all patches against the ``labels`` of the other."""
         raise NotImplementedError
 
@@ -90,15 +94,15 @@ class WeighedNetworks(TwoNetworks):
         """The part of a network's answer (batch, ...) whose labels are counted; the first patches are ``labelled``."""
         return answer
 
-    def observe(self, answers: list[Tensor], batch: Batch, moment: Moment) -> None:
+    def observe(self, answers: list[Tensor], batch: Batch, step_state: StepState) -> None:
         if batch.unlabelled is not None:
             for kept, answer in zip(self.weights, answers, strict=True):
                 voxels = voxels_of(self.counted(answer, len(batch.volumes)).argmax(dim=1), self.channels)
                 moved_weights(kept, self.weights_of(voxels), self._DECAY)
         self._now = self.weights.clone()
 
-    def supervised(self, which: int, logits: Tensor, batch: Batch, moment: Moment) -> Tensor:
+    def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         return weighted_loss(logits, batch.labels, self._now[which])
 
-    def crossed(self, which: int, logits: Tensor, labels: Tensor, moment: Moment) -> Tensor:
+    def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
         return weighted_cross_entropy(logits, labels, self._now[which])

@@ -13,7 +13,7 @@ from ...method.log_gap import Partition
 from ...method.network import DCANet
 from ..ema import follow, grown_decay
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy, plain_vnet, whole_label_loss
+from .base import Batch, Loss, StepState, Strategy, plain_vnet, whole_label_loss
 from .perturbation import clipped_noise
 
 # The authors' settings: dropout, and how often the teacher is asked.
@@ -34,39 +34,39 @@ class UncertaintyAwareMeanTeacher(Strategy):
         self.network = plain_vnet(options, groups, dropout=_DROPOUT)
         self.teacher: DCANet = copy.deepcopy(self.network).requires_grad_(False)
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "labelled":
-            loss = whole_label_loss(self.network(batch.volumes), batch, self.options, moment)
+            loss = whole_label_loss(self.network(batch.volumes), batch, self.options, step_state)
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabelled is not None
         student = self.network(batch.unlabelled).float().softmax(dim=1)
-        taught, entropy = self._ask_teacher(batch.unlabelled, moment)
-        certain = entropy < self._threshold(moment, student.shape[1])
+        taught, entropy = self._ask_teacher(batch.unlabelled, step_state)
+        certain = entropy < self._threshold(step_state, student.shape[1])
         distance = ((student - taught) ** 2).mean(dim=1)
         loss = (distance * certain).sum() / certain.sum().clamp(min=1)
         agreement = (student.argmax(dim=1) == taught.argmax(dim=1)).float().mean()
         values = {"unsupervised": loss.detach(), "agreement": agreement, "certain": certain.float().mean()}
-        return Loss(self.weight(moment) * loss, values)
+        return Loss(self.weight(step_state) * loss, values)
 
-    def after_step(self, moment: Moment) -> None:
-        follow(self.teacher, self.network, grown_decay(moment.step, _TEACHER_DECAY))
+    def on_step_end(self, step_state: StepState) -> None:
+        follow(self.teacher, self.network, grown_decay(step_state.step, _TEACHER_DECAY))
 
     @torch.no_grad()
-    def _ask_teacher(self, volumes: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+    def _ask_teacher(self, volumes: Tensor, step_state: StepState) -> tuple[Tensor, Tensor]:
         """The teacher's probabilities on noisy volumes, and the entropy (batch, depth, height, width) of their mean
         over several passes with dropout."""
         answers = []
         for each in range(_PASSES):
-            noisy = clipped_noise(volumes, self.random(moment, each))
+            noisy = clipped_noise(volumes, self.random(step_state, each))
             answers.append(self.teacher(noisy).float().softmax(dim=1))
         mean = torch.stack(answers).mean(dim=0)
         # The first answer is the one that is taught.
         return answers[0], -(mean * mean.clamp(min=1e-6).log()).sum(dim=1)
 
     @staticmethod
-    def _threshold(moment: Moment, n_channels: int) -> float:
-        ramp = math.exp(-5 * (1 - min(moment.within / moment.length, 1)) ** 2)
+    def _threshold(step_state: StepState, n_channels: int) -> float:
+        ramp = math.exp(-5 * (1 - min(step_state.stage_step / step_state.stage_steps, 1)) ** 2)
         return (0.75 + 0.25 * ramp) * math.log(n_channels)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Batch, Loss, Moment, Strategy, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .losses import agreement, cross_entropy_and_square_dice
 
 _DROPOUT = 0.5
@@ -53,10 +53,10 @@ class URPC(Strategy):
             nn.Conv3d(options.n_filters * factor, self.network.out_channels, kernel_size=1) for factor in (8, 4, 2)
         )
 
-    def parts(self, moment: Moment, batch: Batch) -> tuple[str, ...]:
+    def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, moment: Moment) -> Loss:
+    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
         if part == "labelled":
             scales = self.pyramid(batch.volumes)
             losses = [cross_entropy_and_square_dice(logits, batch.labels) for logits in scales]
@@ -66,7 +66,7 @@ class URPC(Strategy):
         scales = self.pyramid(batch.unlabelled)
         loss = rectified_consistency([functional.log_softmax(logits, dim=1) for logits in scales])
         same = agreement(scales[0].argmax(dim=1), scales[-1].argmax(dim=1))
-        return Loss(self.weight(moment) * loss, {"unsupervised": loss.detach(), "agreement": same})
+        return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})
 
     def pyramid(self, volumes: Tensor) -> list[Tensor]:
         """Logits of all scales at full size, the coarsest first."""
