@@ -113,7 +113,7 @@ def _export(job: Path, image: sitk.Image, scene: Any | None) -> Path:
         sitk.WriteImage(image, str(job / "ct.nrrd"), False)
         return job / "ct.nrrd"
 
-    from DCASegmentationLib.scene.result_import import export_ct
+    from DCASegmentationLib.scene.ct_export import export_ct
 
     path, _ = export_ct(scene, job)
     return path

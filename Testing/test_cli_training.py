@@ -81,10 +81,10 @@ def test_the_papers_settings_go_into_the_record_and_back(tmp_path):
     from dcaseg.organs import AMOS
     from dcaseg.training.checkpoints import InitialModel, RunRecord, read_record, write_record
     from dcaseg.training.options import TrainingOptions
-    from dcaseg.training.training_set import Cohort
+    from dcaseg.training.training_set import TrainingSet
 
     counts = partition({organ.label: 100 * organ.label**2 for organ in AMOS})
     initial = InitialModel("a model", "0" * 64, (TrainingData("some CTs", 1, 2, "CC0-1.0"),))
-    record = RunRecord(AMOS, TrainingOptions.paper(), Cohort.of_phantoms(4, 212, 24), counts, initial)
+    record = RunRecord(AMOS, TrainingOptions.paper(), TrainingSet.of_phantoms(4, 212, 24), counts, initial)
     write_record(tmp_path / "run", record)
     assert read_record(tmp_path / "run") == record

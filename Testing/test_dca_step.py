@@ -128,7 +128,7 @@ def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(networ
         strategy = DCA(replace(options, joint_statistics=joint), partition({1: 900, 2: 90, 3: 80, 4: 1}, "top2"))
         strategy.network = DCANet(**network.options)
         strategy.network.load_state_dict(network.state_dict())
-        parts = strategy.parts(step_state, batch)
+        parts = strategy.loss_names(step_state, batch)
         assert (parts == ("all",)) == joint
         for part in parts:
             strategy.forward(part, batch, step_state).total.backward()
@@ -200,4 +200,4 @@ def test_the_paper_preset_has_the_familys_batch_and_initialization_and_its_exper
     wide = strategy.network.encoder.blocks[3][3]
     assert wide.weight.std().item() == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.03)
     batch = Batch(torch.zeros(1), torch.zeros(1), [()], torch.zeros(1))
-    assert strategy.parts(strategy.step_state(5000), batch) == ("all",)
+    assert strategy.loss_names(strategy.step_state(5000), batch) == ("all",)

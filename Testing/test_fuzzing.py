@@ -40,7 +40,7 @@ from dcaseg.training.checkpoints import RunRecord, read_record
 from dcaseg.training.corrections import read_case, require_unchanged
 from dcaseg.training.datalist import read_datalist
 from dcaseg.training.options import TrainingOptions
-from dcaseg.training.training_set import Cohort
+from dcaseg.training.training_set import TrainingSet
 from dcaseg.worker.protocol import ProtocolError, decode_event, decode_request
 
 EXAMPLES = int(os.environ.get("DCA_FUZZ_EXAMPLES", "60"))
@@ -256,7 +256,7 @@ def documents() -> dict[str, tuple[Any, Callable[[Path], object]]]:
     )
     review = Review("AMOS", {"size": [1, 2, 3]}, (place,), (OrganNote("liver", 6, 1.0, ("small",)),)).to_json()
     groups = partition({organ.label: 100 - organ.label for organ in AMOS}, "average")
-    run = RunRecord(AMOS, TrainingOptions(), Cohort.of_phantoms(2, 1, 1), groups).to_json()
+    run = RunRecord(AMOS, TrainingOptions(), TrainingSet.of_phantoms(2, 1, 1), groups).to_json()
     case = {
         "format": "dca-corrected-case", "version": 1, "vocabulary": "AMOS", "model": {"name": "m", "sha256": "0" * 64},
         "date": "2026-01-01", "reviewed": ["liver"], "unknown": [1, 2], "places": [

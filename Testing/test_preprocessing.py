@@ -74,7 +74,7 @@ def test_z_scores_are_of_the_whole_case_wherever_a_patch_lies():
 
 def test_a_z_scored_run_trains_without_augmentation_and_makes_no_model(tmp_path):
     from dcaseg.training.checkpoints import RunRecord, write_record
-    from dcaseg.training.training_set import Cohort
+    from dcaseg.training.training_set import TrainingSet
 
     options = replace(OPTIONS, grid=GridOptions(scaling="z_score"), steps=1)
     with pytest.raises(UserError, match="Augmentation"):
@@ -83,7 +83,7 @@ def test_a_z_scored_run_trains_without_augmentation_and_makes_no_model(tmp_path)
     trainer.run()
     from dcaseg.organs import AMOS
 
-    write_record(tmp_path, RunRecord(AMOS, trainer.options, Cohort.of_phantoms(1, 0, 0), trainer.partition))
+    write_record(tmp_path, RunRecord(AMOS, trainer.options, TrainingSet.of_phantoms(1, 0, 0), trainer.partition))
     with pytest.raises(UserError, match="published protocol"):
         pack(tmp_path, tmp_path / "model")
 

@@ -16,7 +16,8 @@ from dcaseg.training.cases import Case, load_case, save_case
 from dcaseg.training.checkpoints import load_checkpoint, save_checkpoint
 from dcaseg.training.options import TrainingOptions
 from dcaseg.training.sampling import PatchSampler
-from dcaseg.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate, stage_of
+from dcaseg.training.strategies.dca import stage_of
+from dcaseg.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate
 from dcaseg.training.validation import validate
 
 THREE_BALLS = Vocabulary(
