@@ -19,8 +19,8 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# slicer_bench, module_widget and the like, for tests of the Slicer module.
-pytest_plugins = ["bench.fixtures", "warm_worker"]
+# fake_slicer, module_widget and the like, for tests of the Slicer module.
+pytest_plugins = ["fake_slicer.fixtures", "warm_worker"]
 
 
 @dataclass(frozen=True)

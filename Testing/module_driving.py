@@ -23,8 +23,8 @@ def apply(panel: Any) -> None:
     panel.segmentPanel.ui.applyButton.click()
 
 
-def wait_for_end(panel: Any, bench: Any) -> None:
-    bench.wait_for(lambda: not panel.logic.isRunning, 120)
+def wait_for_end(panel: Any, fake: Any) -> None:
+    fake.wait_for(lambda: not panel.logic.isRunning, 120)
 
 
 def message(panel: Any) -> str:
@@ -80,11 +80,11 @@ _READ_OUTSIDE_SLICER = (
 )
 
 
-def read_scene(path: Path, bench: Any) -> None:
+def read_scene(path: Path, fake: Any) -> None:
     """Add the scene of an MRB file. The lines that only slicer-core logs about it are taken out of the log."""
     slicer.mrmlScene.ReadFromMRB(str(path), False)
-    bench.process_events(0.1)
-    lines = bench.log.lines
+    fake.process_events(0.1)
+    lines = fake.log.lines
     lines[:] = [line for line in lines if not any(each in line for each in _READ_OUTSIDE_SLICER)]
 
 

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.bench import Bench, installed
-from bench.event_loop_watch import EventLoopWatch
+from fake_slicer.event_loop_watch import EventLoopWatch
+from fake_slicer.fake_slicer import FakeSlicer, installed
 
 NETWORK = "network"  # the worker's name of that phase
 
@@ -24,9 +24,9 @@ def main(ct: str) -> None:
     from DCASegmentationLib.scene.volumes import show_ct
 
     image = read_ct(Path(ct))
-    with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
+    with tempfile.TemporaryDirectory() as folder, installed(FakeSlicer(Path(folder))) as fake:
         show_ct(image, "CT")
-        panel = bench.make_widget(bench.load_module()).panel
+        panel = fake.make_widget(fake.load_module()).panel
         outcomes = []
         segment = panel.logic.segment
 
@@ -40,8 +40,8 @@ def main(ct: str) -> None:
             started = time.monotonic()
             with EventLoopWatch() as running:
                 panel.segmentPanel.ui.applyButton.click()
-                bench.wait_for(lambda: outcomes, 3600)
-                bench.wait_for(lambda: not working(panel), 600)
+                fake.wait_for(lambda: outcomes, 3600)
+                fake.wait_for(lambda: not working(panel), 600)
             seconds = time.monotonic() - started
             if outcomes[0].nodes is None:
                 raise SystemExit(f"{name}: {outcomes[0].error}")
@@ -60,11 +60,11 @@ def main(ct: str) -> None:
         }
         for name, (prepare, act) in actions.items():
             prepare()
-            bench.process_events(0.2)
+            fake.process_events(0.2)
             with EventLoopWatch() as running:
                 act()
-                bench.wait_for(lambda: not working(panel), 600)
-                bench.process_events(0.8)
+                fake.wait_for(lambda: not working(panel), 600)
+                fake.process_events(0.8)
             print(name)
             tell(running)
         panel.cleanup()

@@ -60,7 +60,7 @@ def panel(module_panel, warm_worker) -> Any:
 
 
 @pytest.mark.scene
-def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, slicer_bench):
+def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, fake_slicer):
     import slicer
 
     from DCASegmentationLib.parameters import Device
@@ -69,7 +69,7 @@ def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, slicer_ben
     panel.parameters.device = Device.CPU
     panel.segmentPanel.ui.advancedGroup.collapsed = False
     assert panel.segmentPanel.ui.deviceNoteLabel.text == "Looking for devices..."
-    slicer_bench.wait_for(lambda: titles(panel) != BARE, 60)
+    fake_slicer.wait_for(lambda: titles(panel) != BARE, 60)
     shown = dict(zip(BARE, titles(panel), strict=True))
     assert shown["CPU"].startswith("CPU: ") and shown["CPU"].endswith(" threads")
     assert shown["Automatic"] == f"Automatic: {next(iter(found_devices())).upper()}"
@@ -83,8 +83,8 @@ def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, slicer_ben
 
 
 @pytest.mark.scene
-def test_before_pytorch_is_there_the_list_says_so(panel, slicer_bench):
-    slicer_bench.torch.is_installed = False
+def test_before_pytorch_is_there_the_list_says_so(panel, fake_slicer):
+    fake_slicer.torch.is_installed = False
     panel.segmentPanel.ui.advancedGroup.collapsed = False
     assert "once it is installed" in panel.segmentPanel.ui.deviceNoteLabel.text
     assert titles(panel) == BARE
@@ -103,7 +103,7 @@ def test_further_cards_are_counted_and_automatic_names_the_first(panel):
 
 
 @pytest.mark.scene
-def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, slicer_bench, monkeypatch, tmp_path):
+def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, fake_slicer, monkeypatch, tmp_path):
     from DCASegmentationLib.worker_client import WorkerProcess
 
     monkeypatch.setattr(
@@ -111,5 +111,5 @@ def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, slicer_
         lambda _log: WorkerProcess(str(tmp_path / "no-python"), tmp_path),
     )
     module_panel.segmentPanel.ui.advancedGroup.collapsed = False
-    slicer_bench.wait_for(lambda: "did not tell" in module_panel.segmentPanel.ui.deviceNoteLabel.text)
+    fake_slicer.wait_for(lambda: "did not tell" in module_panel.segmentPanel.ui.deviceNoteLabel.text)
     assert titles(module_panel) == BARE

@@ -41,7 +41,7 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def ct(slicer_bench) -> Any:
+def ct(fake_slicer) -> Any:
     return add_ct("CT")
 
 
@@ -57,13 +57,13 @@ def panel(warm_worker, cold_panel) -> Any:
 
 
 @pytest.fixture
-def refuses(panel, slicer_bench) -> Callable[..., None]:
+def refuses(panel, fake_slicer) -> Callable[..., None]:
     """``refuses(*words)``: Apply ends in a message with these words and a remedy, and the scene is as before."""
 
     def check(*words: str) -> None:
         before = node_ids()
         apply(panel)
-        wait_for_end(panel, slicer_bench)
+        wait_for_end(panel, fake_slicer)
         for word in words:
             assert word in message(panel)
         problem, _, remedy = message(panel).partition("</b>")
@@ -75,9 +75,9 @@ def refuses(panel, slicer_bench) -> Callable[..., None]:
     return check
 
 
-def still_works(panel: Any, bench: Any) -> None:
+def still_works(panel: Any, fake: Any) -> None:
     apply(panel)
-    wait_for_end(panel, bench)
+    wait_for_end(panel, fake)
     assert "organs were segmented" in message(panel)
     # A result keeps its maps as files until it goes, and a run leaves nothing else.
     kept = [Path(each.GetAttribute("DCASegmentation.maps")) for each in segmentations()]
@@ -89,13 +89,13 @@ def test_without_a_ct_there_is_nothing_to_apply(module_panel):
     assert module_panel.segmentPanel.ui.applyButton.toolTip == "Select a CT first."
 
 
-def test_an_mr_volume_is_refused_by_name(panel, ct, slicer_bench, refuses):
+def test_an_mr_volume_is_refused_by_name(panel, ct, fake_slicer, refuses):
     # Every voxel positive and none alike its neighbor, as in MR.
     noise = np.random.default_rng(1).integers(0, 900, slicer.util.arrayFromVolume(ct).shape)
     slicer.util.updateVolumeFromArray(ct, noise.astype(np.int16))
     refuses("looks like an MR or another modality")
     panel.parameters.inputVolume = add_ct("Good")
-    still_works(panel, slicer_bench)
+    still_works(panel, fake_slicer)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_temporary_folder_that_is_not_there_is_named(panel, monkeypatch):
     assert "/no/such/folder" in message(panel)
 
 
-def test_a_temporary_folder_that_is_read_only_is_named(panel, slicer_bench, monkeypatch, tmp_path):
+def test_a_temporary_folder_that_is_read_only_is_named(panel, fake_slicer, monkeypatch, tmp_path):
     # Nothing is read-only for root but what the kernel itself offers.
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "read-only"
     if not folder.exists():
@@ -143,7 +143,7 @@ def test_a_temporary_folder_that_is_read_only_is_named(panel, slicer_bench, monk
         apply(panel)
         assert f"{folder} cannot be written to" in message(panel)
     assert node_ids() == before and not panel.logic.isRunning
-    still_works(panel, slicer_bench)
+    still_works(panel, fake_slicer)
 
 
 @contextmanager
@@ -157,13 +157,13 @@ def no_file_over(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_before_the_run_is_told(panel, slicer_bench, refuses):
+def test_a_disk_that_is_full_before_the_run_is_told(panel, fake_slicer, refuses):
     with no_file_over(1000):
         refuses("could not be written", "the disk is full")
-    still_works(panel, slicer_bench)
+    still_works(panel, fake_slicer)
 
 
-def test_a_disk_that_is_full_at_the_end_of_the_run_is_told(cold_panel, slicer_bench):
+def test_a_disk_that_is_full_at_the_end_of_the_run_is_told(cold_panel, fake_slicer):
     with no_file_over(1000):
         # The worker keeps the limit it is started with; the panel's own ends here.
         runner = cold_panel.logic._runner
@@ -171,7 +171,7 @@ def test_a_disk_that_is_full_at_the_end_of_the_run_is_told(cold_panel, slicer_be
         runner._worker.start()
     before = node_ids()
     apply(cold_panel)
-    wait_for_end(cold_panel, slicer_bench)
+    wait_for_end(cold_panel, fake_slicer)
     assert "<b>" in message(cold_panel) and "disk" in message(cold_panel)
     assert node_ids() == before and temporary_files() == []
 
@@ -187,7 +187,7 @@ def test_a_damaged_model_is_named(panel, small_bundle, monkeypatch, tmp_path, re
 
 
 def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the_next(
-    panel, slicer_bench, small_bundle, monkeypatch, tmp_path
+    panel, fake_slicer, small_bundle, monkeypatch, tmp_path
 ):
     doomed = tmp_path / "doomed"
     shutil.copytree(small_bundle, doomed)
@@ -201,17 +201,17 @@ def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the
 
     monkeypatch.setattr(panel.segmentPanel, "showProgress", delete)
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert not doomed.exists() and "organs were segmented" in message(panel)
     before = node_ids()
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert "<b>" in message(panel) and "doomed" in message(panel)
     assert node_ids() == before
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
     panel.segmentControl.updateModels()
     panel.parameters.modelName = small_bundle.name
-    still_works(panel, slicer_bench)
+    still_works(panel, fake_slicer)
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
     """``worker_from(source)``: the module starts this program as its worker; REAL is the real library."""
     from DCASegmentationLib.worker_client import LIBRARY_FOLDER, WorkerProcess
 
-    package = tmp_path / "library" / "DCASegmentationLib"
+    package = tmp_path / "library" / "dcaseg"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
 
@@ -236,10 +236,10 @@ def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
 # The real worker, which stays in the phase that a file names, so that it is met there.
 STAYS_IN_PHASE = """
 import sys, time, pathlib
-for name in [name for name in sys.modules if name.startswith("DCASegmentationLib")]:
+for name in [name for name in sys.modules if name.startswith("dcaseg")]:
     del sys.modules[name]
 sys.path.insert(0, REAL)
-from dcaseg.worker import channel
+from dcaseg.worker import server as channel
 from dcaseg.worker.__main__ import main
 
 send = channel.Channel.send
@@ -257,7 +257,7 @@ main()
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the process table of Linux")
 def test_a_worker_killed_from_outside_in_any_phase_is_told_and_the_next_run_works(
-    worker_from, cold_panel, slicer_bench, monkeypatch, tmp_path
+    worker_from, cold_panel, fake_slicer, monkeypatch, tmp_path
 ):
     phase_file = tmp_path / "phase"
     worker_from(f"PHASE = {str(phase_file)!r}\n{STAYS_IN_PHASE}")
@@ -269,25 +269,25 @@ def test_a_worker_killed_from_outside_in_any_phase_is_told_and_the_next_run_work
         phase_file.write_text(phase)
         said.clear()
         apply(cold_panel)
-        slicer_bench.wait_for(lambda phase=phase: any(text.startswith(phase) for text in said), 120)
+        fake_slicer.wait_for(lambda phase=phase: any(text.startswith(phase) for text in said), 120)
         os.kill(worker_process_id(), signal.SIGKILL)
-        wait_for_end(cold_panel, slicer_bench)
+        wait_for_end(cold_panel, fake_slicer)
         assert "was ended from outside" in message(cold_panel)
         assert node_ids() == before and temporary_files() == []
     phase_file.write_text("")
-    still_works(cold_panel, slicer_bench)
+    still_works(cold_panel, fake_slicer)
 
 
-def test_a_worker_killed_while_it_starts_is_told(cold_panel, slicer_bench):
+def test_a_worker_killed_while_it_starts_is_told(cold_panel, fake_slicer):
     before, workers = node_ids(), worker_processes()
     apply(cold_panel)
     os.kill(started_worker_process_id(workers), signal.SIGKILL)
-    wait_for_end(cold_panel, slicer_bench)
+    wait_for_end(cold_panel, fake_slicer)
     assert "was ended from outside" in message(cold_panel)
     assert node_ids() == before and temporary_files() == []
 
 
-def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, cold_panel, slicer_bench, tmp_path):
+def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, cold_panel, fake_slicer, tmp_path):
     worker_from(
         "import os, pathlib, sys\n"
         f"flag = pathlib.Path({str(tmp_path / 'spoken')!r})\n"
@@ -300,8 +300,8 @@ def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, c
     )
     before = node_ids()
     apply(cold_panel)
-    wait_for_end(cold_panel, slicer_bench)
+    wait_for_end(cold_panel, fake_slicer)
     assert "an answer that cannot be understood" in message(cold_panel)
     assert "Good morning" in cold_panel.segmentPanel.ui.logText.plainText
     assert node_ids() == before and temporary_files() == []
-    still_works(cold_panel, slicer_bench)
+    still_works(cold_panel, fake_slicer)

@@ -1,4 +1,4 @@
-"""What a real Slicer did and the bench did not: seen on the screen, and failing here before each was mended."""
+"""What a real Slicer did and the fake Slicer did not: seen on the screen, and failing here before each was mended."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def panel(module_panel) -> Any:
 
 
 @pytest.fixture
-def case(panel, slicer_bench) -> Any:
+def case(panel, fake_slicer) -> Any:
     nodes = reviewed_case()
     panel.parameters.inputVolume = nodes.ct
     panel.parameters.resultSegmentation = nodes.segmentation
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     return nodes
 
 
-def segmented(panel: Any, bench: Any) -> Any:
+def segmented(panel: Any, fake: Any) -> Any:
     """The segmentation of a run, with all that follows it done."""
     from DCASegmentationLib.scene.case_record import recall
 
     apply(panel)
-    wait_for_end(panel, bench)
-    bench.process_events(0.1)
+    wait_for_end(panel, fake)
+    fake.process_events(0.1)
     assert panel.parameters.resultSegmentation is not None, message(panel)
     return recall(panel.parameters.resultSegmentation)
 
@@ -72,20 +72,20 @@ def position(view: str) -> list[float]:
     return [slice_node(view).GetSliceToRAS().GetElement(row, 3) for row in range(3)]
 
 
-def test_what_changed_shows_its_table_when_it_is_opened(panel, case, slicer_bench):
+def test_what_changed_shows_its_table_when_it_is_opened(panel, case, fake_slicer):
     panel.ui.reviewSection.collapsed = False
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     panel.reviewPanel.ui.changesButton.checked = True
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert panel.reviewPanel.ui.changesTable.visible
 
 
-def test_groups_show_their_contents_when_opened(panel, slicer_bench):
+def test_groups_show_their_contents_when_opened(panel, fake_slicer):
     ui = panel.segmentPanel.ui
     groups = (ui.modelCardGroup, ui.modelCardBrowser), (ui.logGroup, ui.logText), (ui.advancedGroup, ui.organsList)
     for group, contents in groups:
         group.collapsed = False
-        slicer_bench.process_events()
+        fake_slicer.process_events()
         assert contents.visible
 
 
@@ -109,18 +109,18 @@ def test_no_callable_is_given_to_single_shot():
     assert found == []
 
 
-def test_runs_leave_nothing_behind_but_their_result(panel, slicer_bench):
+def test_runs_leave_nothing_behind_but_their_result(panel, fake_slicer):
     """Callables kept by PythonQt would hold runs; parts of results that are replaced, closed or deleted would stay."""
     ct = add_ct("CT")
     panel.parameters.inputVolume = ct
     counts = []
     for _run in range(4):
-        nodes = segmented(panel, slicer_bench)
+        nodes = segmented(panel, fake_slicer)
         panel.ui.expertsSection.collapsed = False
-        slicer_bench.wait_for(lambda: panel.expertsPanel._measured == 4)
+        fake_slicer.wait_for(lambda: panel.expertsPanel._measured == 4)
         slicer.mrmlScene.RemoveNode(nodes.segmentation)
         del nodes
-        slicer_bench.process_events(0.2)
+        fake_slicer.process_events(0.2)
         counts.append((node_names(), alive()))
         assert temporary_files() == []
     for names, objects in counts[2:]:
@@ -152,16 +152,14 @@ def alive() -> dict[str, int]:
     return counts
 
 
-def test_the_comparison_opens_where_the_usual_view_looks_with_the_whole_slice_and_its_legends(
-    panel, case, slicer_bench
-):
+def test_the_comparison_opens_where_the_usual_view_looks_with_the_whole_slice_and_its_legends(panel, case, fake_slicer):
     slice_node("Red").SetSliceOffset(-240.0)
     where = position("Red")
     panel.ui.expertsSection.collapsed = False
-    slicer_bench.process_events(0.05)
+    fake_slicer.process_events(0.05)
     panel.expertsPanel.ui.compareButton.click()
-    slicer_bench.process_events(0.1)
-    views = slicer_bench.app.layoutManager()
+    fake_slicer.process_events(0.1)
+    views = fake_slicer.app.layoutManager()
     for name, expert in (("DCAHead", "head"), ("DCAMedium", "medium"), ("DCATail", "tail")):
         assert position(name)[2] == pytest.approx(where[2])
         width, height, _ = slice_node(name).GetFieldOfView()
@@ -172,10 +170,10 @@ def test_the_comparison_opens_where_the_usual_view_looks_with_the_whole_slice_an
     assert set(views.sliceViewNames()) == {"DCAHead", "DCAMedium", "DCATail"}
 
 
-def test_a_second_run_hides_the_first_result_and_both_are_outlined_under_a_map(panel, slicer_bench):
+def test_a_second_run_hides_the_first_result_and_both_are_outlined_under_a_map(panel, fake_slicer):
     panel.parameters.inputVolume = add_ct("CT")
-    first = segmented(panel, slicer_bench).segmentation.GetDisplayNode()
-    second = segmented(panel, slicer_bench).segmentation.GetDisplayNode()
+    first = segmented(panel, fake_slicer).segmentation.GetDisplayNode()
+    second = segmented(panel, fake_slicer).segmentation.GetDisplayNode()
     assert (first.GetVisibility(), second.GetVisibility()) == (0, 1)
     first.SetVisibility(True)
     panel.parameters.expertMap = "head"
@@ -184,7 +182,7 @@ def test_a_second_run_hides_the_first_result_and_both_are_outlined_under_a_map(p
     assert first.GetVisibility2DFill() and second.GetVisibility2DFill()
 
 
-def test_every_finding_lists_its_organs_and_how_far_each_is_checked(panel, case, slicer_bench):
+def test_every_finding_lists_its_organs_and_how_far_each_is_checked(panel, case, fake_slicer):
     review = panel.reviewPanel
     panel.ui.reviewSection.collapsed = False
     review.goToNext()
@@ -193,18 +191,18 @@ def test_every_finding_lists_its_organs_and_how_far_each_is_checked(panel, case,
     assert "Liver: 1 of 1 checked" in review.ui.placeLabel.text
 
 
-def test_what_was_said_of_a_ct_goes_with_it(panel, slicer_bench):
+def test_what_was_said_of_a_ct_goes_with_it(panel, fake_slicer):
     panel.parameters.inputVolume = add_ct("CT")
-    segmented(panel, slicer_bench)
+    segmented(panel, fake_slicer)
     assert "organs were segmented" in message(panel)
     slicer.mrmlScene.Clear(0)
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert message(panel) == ""
     panel.parameters.inputVolume = add_ct("Other")
     assert message(panel) == ""
 
 
-def test_the_error_of_a_worker_that_cannot_start_is_logged_once(panel, slicer_bench):
+def test_the_error_of_a_worker_that_cannot_start_is_logged_once(panel, fake_slicer):
     from dcaseg.errors import UserError
 
     for line in ("Traceback:", "ModuleNotFoundError: torch"):
@@ -214,21 +212,21 @@ def test_the_error_of_a_worker_that_cannot_start_is_logged_once(panel, slicer_be
     assert text.count("ModuleNotFoundError") == 1 and text.count("new") == 1
 
 
-def test_maps_are_made_when_shown_offered_by_no_selector_and_go_with_their_result(panel, slicer_bench):
+def test_maps_are_made_when_shown_offered_by_no_selector_and_go_with_their_result(panel, fake_slicer):
     panel.parameters.inputVolume = ct = add_ct("CT")
-    nodes = segmented(panel, slicer_bench)
+    nodes = segmented(panel, fake_slicer)
     assert nodes.maps() == []
-    composite("Red")  # the views of the bench lose theirs when a scene is closed
+    composite("Red")  # the views of the fake Slicer lose theirs when a scene is closed
     panel.parameters.expertMap = "tail"
     (shown,) = panel.expertsPanel._nodes.maps()
     assert composite("Red").GetForegroundVolumeID() == shown.GetID()
     assert panel.segmentPanel.ui.inputVolumeSelector.nodeCount() == 1
-    assert slicer_bench.offered_to_save() == [ct.GetName(), nodes.segmentation.GetName()]
+    assert fake_slicer.offered_to_save() == [ct.GetName(), nodes.segmentation.GetName()]
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(shown))
     assert "maps and review" in hierarchy.GetItemName(folder)
     slicer.mrmlScene.RemoveNode(nodes.segmentation)
-    slicer_bench.process_events(0.05)
+    fake_slicer.process_events(0.05)
     assert not slicer.mrmlScene.IsNodePresent(shown)
     assert not hierarchy.GetItemChildWithName(hierarchy.GetSceneItemID(), "CT organs: maps and review")
     assert temporary_files() == []
@@ -236,28 +234,28 @@ def test_maps_are_made_when_shown_offered_by_no_selector_and_go_with_their_resul
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_maps_are_saved_only_where_that_is_asked(panel, slicer_bench, tmp_path, saved):
+def test_maps_are_saved_only_where_that_is_asked(panel, fake_slicer, tmp_path, saved):
     panel.parameters.inputVolume = add_ct("CT")
-    segmented(panel, slicer_bench)
+    segmented(panel, fake_slicer)
     panel.parameters.expertMap = "tail"
     panel.parameters.saveMaps = saved
-    slicer_bench.wait_for(lambda: not panel.expertsPanel._loading.isRunning)
+    fake_slicer.wait_for(lambda: not panel.expertsPanel._loading.isRunning)
     slicer.mrmlScene.WriteToMRB(str(tmp_path / "scene.mrb"))
     slicer.mrmlScene.Clear(0)
-    slicer_bench.process_events()
-    read_scene(tmp_path / "scene.mrb", slicer_bench)
+    fake_slicer.process_events()
+    read_scene(tmp_path / "scene.mrb", fake_slicer)
     assert len(panel.expertsPanel._nodes.maps()) == (4 * 3 + 3 if saved else 0)
     assert panel.expertsPanel.choice == ("tail" if saved else "none")
     assert panel.expertsPanel._nodes.automatic is not None, "what the review goes by is saved always"
 
 
-def test_the_first_sight_of_a_result_shows_its_organs_in_an_abdominal_window_and_in_3d(panel, slicer_bench):
+def test_the_first_sight_of_a_result_shows_its_organs_in_an_abdominal_window_and_in_3d(panel, fake_slicer):
     from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW
 
     panel.parameters.inputVolume = ct = add_ct("CT")
     ct.GetDisplayNode().AutoWindowLevelOn()
     slice_node("Red").SetSliceOffset(900.0)
-    nodes = segmented(panel, slicer_bench)
+    nodes = segmented(panel, fake_slicer)
     display = ct.GetDisplayNode()
     assert (display.GetWindow(), display.GetLevel()) == (ABDOMEN_WINDOW, ABDOMEN_LEVEL)
     bounds = [0.0] * 6
@@ -265,30 +263,30 @@ def test_the_first_sight_of_a_result_shows_its_organs_in_an_abdominal_window_and
     assert bounds[4] <= position("Red")[2] <= bounds[5]
     assert nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert panel.segmentPanel.ui.show3DButton.checked
-    asked = slicer_bench.app.layoutManager().threeDWidget(0).threeDView()._state.asked
+    asked = fake_slicer.app.layoutManager().threeDWidget(0).threeDView()._state.asked
     assert "resetFocalPoint" in asked
 
 
-def test_a_window_that_the_user_has_set_stays_and_so_do_views_at_a_second_run(panel, slicer_bench):
+def test_a_window_that_the_user_has_set_stays_and_so_do_views_at_a_second_run(panel, fake_slicer):
     panel.parameters.inputVolume = ct = add_ct("CT")
     ct.GetDisplayNode().SetWindowLevel(1500.0, -600.0)
-    segmented(panel, slicer_bench)
+    segmented(panel, fake_slicer)
     slice_node("Red").SetSliceOffset(-222.0)
-    segmented(panel, slicer_bench)
+    segmented(panel, fake_slicer)
     assert ct.GetDisplayNode().GetWindow() == 1500.0
     assert position("Red")[2] == pytest.approx(-222.0)
 
 
-def test_whoever_wants_no_3d_gets_none_after_the_next_run(panel, slicer_bench):
+def test_whoever_wants_no_3d_gets_none_after_the_next_run(panel, fake_slicer):
     panel.parameters.inputVolume = add_ct("CT")
-    segmented(panel, slicer_bench)
+    segmented(panel, fake_slicer)
     panel.segmentPanel.ui.show3DButton.click()
-    nodes = segmented(panel, slicer_bench)
+    nodes = segmented(panel, fake_slicer)
     assert not nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert not panel.segmentPanel.ui.show3DButton.checked
 
 
-def test_surfaces_made_one_by_one_are_slicers_own_and_follow_an_accepted_alternative(panel, case, slicer_bench):
+def test_surfaces_made_one_by_one_are_slicers_own_and_follow_an_accepted_alternative(panel, case, fake_slicer):
     from DCASegmentationLib.scene.surfaces import making_surfaces
 
     content = case.segmentation.GetSegmentation()
@@ -301,7 +299,7 @@ def test_surfaces_made_one_by_one_are_slicers_own_and_follow_an_accepted_alterna
     review = panel.reviewPanel
     review.goToNext()
     review.ui.suggestionButton.click()
-    slicer_bench.process_events(0.1)
+    fake_slicer.process_events(0.1)
     changed = points_of(content)
     assert changed["left_kidney"] == expected["left_kidney"]
     case.segmentation.RemoveClosedSurfaceRepresentation()
@@ -318,35 +316,35 @@ def points_of(content: Any) -> dict[str, Any]:
     }
 
 
-def test_sections_come_in_the_order_of_work_and_only_result_opens_by_itself(panel, slicer_bench):
+def test_sections_come_in_the_order_of_work_and_only_result_opens_by_itself(panel, fake_slicer):
     layout = panel.widget.layout()
     order = [layout.itemAt(index).widget() for index in range(layout.count())]
     names = [widget.name.removesuffix("Section") for widget in order if widget is not None]
     assert names == ["guideFrame", "segment", "result", "review", "correct", "experts", "setup"]
     panel.parameters.inputVolume = add_ct("CT")
-    segmented(panel, slicer_bench)
+    segmented(panel, fake_slicer)
     sections = ("result", "review", "correct", "experts", "setup")
     assert [getattr(panel.ui, f"{name}Section").collapsed for name in sections] == [False, True, True, True, True]
     panel.ui.resultSection.collapsed, panel.ui.reviewSection.collapsed = True, False
-    segmented(panel, slicer_bench)
+    segmented(panel, fake_slicer)
     assert [getattr(panel.ui, f"{name}Section").collapsed for name in sections] == [False, False, True, True, True]
 
 
-def test_only_ticked_organs_become_segments(panel, slicer_bench):
+def test_only_ticked_organs_become_segments(panel, fake_slicer):
     import qt
 
     panel.parameters.inputVolume = add_ct("CT")
-    everything = segmented(panel, slicer_bench).segmentation.GetSegmentation().GetSegmentIDs()
+    everything = segmented(panel, fake_slicer).segmentation.GetSegmentation().GetSegmentIDs()
     organs = panel.segmentPanel.ui.organsList
     wanted = everything[0]
     for row in range(organs.count):
         if organs.item(row).data(qt.Qt.UserRole) == wanted:
             organs.item(row).setCheckState(qt.Qt.Checked)
     assert panel.parameters.organs == wanted
-    assert list(segmented(panel, slicer_bench).segmentation.GetSegmentation().GetSegmentIDs()) == [wanted]
+    assert list(segmented(panel, fake_slicer).segmentation.GetSegmentation().GetSegmentIDs()) == [wanted]
 
 
-def test_edit_here_scrolls_to_the_editor(panel, case, slicer_bench):
+def test_edit_here_scrolls_to_the_editor(panel, case, fake_slicer):
     import qt
 
     area = qt.QScrollArea()
@@ -356,17 +354,17 @@ def test_edit_here_scrolls_to_the_editor(panel, case, slicer_bench):
     area.resize(360, 400)
     area.show()
     panel.ui.reviewSection.collapsed = False
-    slicer_bench.process_events(0.05)
+    fake_slicer.process_events(0.05)
     panel.reviewPanel.goToNext()
     panel.reviewPanel.ui.editButton.click()
-    slicer_bench.process_events(0.1)
+    fake_slicer.process_events(0.1)
     editor = panel.correctPanel.widget
     top = editor.mapTo(area.widget(), qt.QPoint(0, 0)).y() - area.verticalScrollBar().value
     assert 0 <= top < 400
     area.hide()
 
 
-def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, case, slicer_bench):
+def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, case, fake_slicer):
     for name in ("segment", "result", "review", "correct", "experts", "setup"):
         getattr(panel.ui, f"{name}Section").collapsed = False
     for group in (
@@ -378,17 +376,17 @@ def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, cas
     panel.reviewPanel.ui.changesButton.checked = True
     panel.reviewPanel.goToNext()
     panel.expertsPanel.ui.compareButton.enabled = True
-    slicer_bench.process_events(0.1)
+    fake_slicer.process_events(0.1)
     assert panel.widget.minimumSizeHint().width() <= 340
 
 
-def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_back(panel, slicer_bench):
-    slicer_bench.sample_data.download = lambda: add_ct("CTLiver")
+def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_back(panel, fake_slicer):
+    fake_slicer.sample_data.download = lambda: add_ct("CTLiver")
     ui = panel.ui
     assert ui.guideFrame.visible and ui.guideButton.text == "Try it on a sample CT"
     ui.guideButton.click()
-    wait_for_end(panel, slicer_bench)
-    slicer_bench.process_events(0.1)
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.process_events(0.1)
     assert "Result" in ui.guideLabel.text and not ui.resultSection.collapsed
     ui.guideButton.click()
     assert "Review" in ui.guideLabel.text and not ui.reviewSection.collapsed
@@ -399,11 +397,11 @@ def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_bac
     slicer.mrmlScene.Clear(0)
     panel.exit()
     panel.enter()
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert not ui.guideFrame.visible and panel.segmentPanel.ui.sampleButton.visible
 
 
-def test_a_sample_ct_that_cannot_be_downloaded_is_said(panel, slicer_bench):
+def test_a_sample_ct_that_cannot_be_downloaded_is_said(panel, fake_slicer):
     panel.ui.guideButton.click()
     assert panel.ui.guideButton.text == "Try it on a sample CT", "it can be tried again"
     panel.ui.guideCloseButton.click()

@@ -47,19 +47,19 @@ def chosen(panel: Any) -> str | None:
     return node.GetName() if node is not None else None
 
 
-def test_a_ct_that_is_loaded_while_the_module_is_open_is_chosen(module_panel, slicer_bench):
+def test_a_ct_that_is_loaded_while_the_module_is_open_is_chosen(module_panel, fake_slicer):
     assert chosen(module_panel) is None
     add_ct("CT")
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) == "CT"
     assert module_panel.segmentPanel.ui.applyButton.enabled
 
 
-def test_a_choice_stays_whatever_is_loaded_after_it(module_panel, slicer_bench):
+def test_a_choice_stays_whatever_is_loaded_after_it(module_panel, fake_slicer):
     add_ct("First")
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     add_ct("Second")
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) == "First"
     module_panel.exit()
     module_panel.enter()
@@ -67,52 +67,52 @@ def test_a_choice_stays_whatever_is_loaded_after_it(module_panel, slicer_bench):
 
 
 @pytest.mark.parametrize("add", [add_mr, add_map, add_label_map])
-def test_what_is_no_ct_is_left_alone_and_the_ct_after_it_chosen(module_panel, slicer_bench, add):
+def test_what_is_no_ct_is_left_alone_and_the_ct_after_it_chosen(module_panel, fake_slicer, add):
     add()
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) is None
     module_panel.exit()
     module_panel.enter()
     assert chosen(module_panel) is None
     add_ct("CT")
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) == "CT"
 
 
-def test_a_volume_without_voxels_is_looked_at_again_when_it_is_shown(module_panel, slicer_bench):
+def test_a_volume_without_voxels_is_looked_at_again_when_it_is_shown(module_panel, fake_slicer):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
     node.CopyOrientation(add_mr())
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) is None
     slicer.util.updateVolumeFromArray(node, sitk.GetArrayFromImage(small_ct()))
     node.CreateDefaultDisplayNodes()
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) == "CT"
 
 
-def test_of_several_open_cts_the_one_in_the_red_view_is_chosen(module_panel, slicer_bench):
+def test_of_several_open_cts_the_one_in_the_red_view_is_chosen(module_panel, fake_slicer):
     from DCASegmentationLib.scene.view_setup import view_node
 
     module_panel.exit()
     add_ct("First")
     shown = add_ct("Shown")
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) is None, "while the module is not seen, nothing is chosen"
     view_node("vtkMRMLSliceCompositeNode", "Red").SetBackgroundVolumeID(shown.GetID())
     module_panel.enter()
     assert chosen(module_panel) == "Shown"
 
 
-def test_after_the_ct_was_deleted_the_next_one_is_chosen(module_panel, slicer_bench):
+def test_after_the_ct_was_deleted_the_next_one_is_chosen(module_panel, fake_slicer):
     first = add_ct("First")
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     slicer.mrmlScene.RemoveNode(first)
     add_ct("Second")
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert chosen(module_panel) == "Second"
 
 
-def test_a_large_ct_is_judged_by_a_part_of_its_voxels(slicer_bench):
+def test_a_large_ct_is_judged_by_a_part_of_its_voxels(fake_slicer):
     from DCASegmentationLib.scene.ct_export import _thinned, looks_like_ct
 
     voxels = np.random.default_rng(0).integers(-1000, 400, (9, 300, 300), np.int16)

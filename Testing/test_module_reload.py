@@ -34,12 +34,13 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 def the_library_of_other_tests_stays() -> Iterator[None]:
     before = dict(sys.modules)
     yield
-    for name in [name for name in sys.modules if name.split(".")[0] == "DCASegmentationLib"]:
+    ours = ("DCASegmentationLib", "dcaseg")
+    for name in [name for name in sys.modules if name.split(".")[0] in ours]:
         sys.modules.pop(name)
-    sys.modules.update({name: module for name, module in before.items() if name.startswith("DCASegmentationLib")})
+    sys.modules.update({name: module for name, module in before.items() if name.split(".")[0] in ours})
 
 
-def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_bench):
+def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, fake_slicer):
     library = sys.modules["DCASegmentationLib.widgets.segment_panel"]
     add_ct("CT")
     module_widget.enter()
@@ -56,14 +57,14 @@ def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, slicer_b
         assert is_gone(worker, 5) and temporary_files() == []
         assert panel.isEntered and panel.segmentPanel.ui.applyButton.enabled
         apply(panel)
-        wait_for_end(panel, slicer_bench)
+        wait_for_end(panel, fake_slicer)
         assert len(segmentations()) == 1, message(panel)
     finally:
         widget.exit()
         widget.cleanup()
 
 
-def test_broken_code_is_not_taken_and_the_panel_goes_on(module_widget, slicer_bench, tmp_path, monkeypatch):
+def test_broken_code_is_not_taken_and_the_panel_goes_on(module_widget, fake_slicer, tmp_path, monkeypatch):
     modules = {name: module for name, module in sys.modules.items() if name.startswith("DCASegmentation")}
     broken = tmp_path / "DCASegmentation.py"
     broken.write_text(Path(slicer.modules.dcasegmentation.path).read_text(encoding="utf-8") + "\ndef half(:\n")

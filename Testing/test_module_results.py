@@ -1,4 +1,4 @@
-"""The sections Experts, Result and Correct on the bench: real scene, stand-in widgets."""
+"""The sections Experts, Result and Correct in the fake Slicer: real scene, stand-in widgets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ UI_FOLDER = Path(__file__).parents[1] / "DCASegmentation" / "Resources" / "UI"
 
 
 @pytest.fixture
-def case(slicer_bench):
+def case(fake_slicer):
     from DCASegmentationLib.scene.scene_builder import build_scene
 
     return build_scene(small_ct(), small_result(), AMOS, name="Case")
 
 
 @pytest.fixture
-def layout(slicer_bench):
+def layout(fake_slicer):
     """The layout that panels are put into, in a window as narrow as Slicer's panel."""
     import qt
 
@@ -39,7 +39,7 @@ def layout(slicer_bench):
 
 
 @pytest.fixture
-def parameters(slicer_bench):
+def parameters(fake_slicer):
     from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
     share = Annotated[float, WithinRange(0.0, 1.0)]
@@ -67,23 +67,23 @@ def experts(layout, parameters):
 
 
 @pytest.fixture
-def result(slicer_bench, layout):
+def result(fake_slicer, layout):
     from DCASegmentationLib.widgets.result_panel import ResultPanel
 
     panel = ResultPanel(layout, UI_FOLDER)
     panel.enter()
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     yield panel
     panel.cleanup()
 
 
 @pytest.fixture
-def correct(slicer_bench, layout):
+def correct(fake_slicer, layout):
     from DCASegmentationLib.widgets.correct_panel import CorrectPanel
 
     panel = CorrectPanel(layout, UI_FOLDER)
     panel.enter()
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     yield panel
     panel.cleanup()
 
@@ -175,8 +175,8 @@ def test_the_map_of_an_earlier_result_goes_with_it(experts, case, parameters, de
     assert not experts.ui.mapSelector.enabled
 
 
-def test_the_experts_are_compared_side_by_side_and_the_layout_comes_back(slicer_bench, experts, case):
-    layouts = slicer_bench.app.layoutManager()
+def test_the_experts_are_compared_side_by_side_and_the_layout_comes_back(fake_slicer, experts, case):
+    layouts = fake_slicer.app.layoutManager()
     before = layouts.layout
     experts.setResult(case)
     experts.ui.compareButton.click()
@@ -193,19 +193,19 @@ def test_the_experts_are_compared_side_by_side_and_the_layout_comes_back(slicer_
     assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_leaving_the_comparison_by_slicer_s_own_menu_is_noticed(slicer_bench, experts, case):
+def test_leaving_the_comparison_by_slicer_s_own_menu_is_noticed(fake_slicer, experts, case):
     experts.setResult(case)
     experts.ui.compareButton.click()
-    slicer_bench.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+    fake_slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
     assert not experts.ui.compareButton.checked
     assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_the_bar_plot_opens_in_slicer_s_plot_view(slicer_bench, experts, case):
+def test_the_bar_plot_opens_in_slicer_s_plot_view(fake_slicer, experts, case):
     experts.setResult(case)
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     experts.ui.plotButton.click()
-    layouts = slicer_bench.app.layoutManager()
+    layouts = fake_slicer.app.layoutManager()
     chart = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLPlotChartNode")
     assert layouts.plotViewCount == 1
     assert layouts.plotWidget(0).mrmlPlotViewNode().GetPlotChartNodeID() == chart.GetID()
@@ -213,15 +213,15 @@ def test_the_bar_plot_opens_in_slicer_s_plot_view(slicer_bench, experts, case):
     assert layouts.plotViewCount == 0
 
 
-def test_the_table_of_attention_follows_a_correction(slicer_bench, experts, case):
+def test_the_table_of_attention_follows_a_correction(fake_slicer, experts, case):
     experts.setResult(case)
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     table = experts.ui.attentionTable
     assert ["Liver", "0.90", "0.10", "0.00"] in [[cell.replace("0.09", "0.10") for cell in row] for row in texts(table)]
     assert table.item(3, 1).font().bold()
     assert not table.item(3, 2).font().bold()
     paint(case.segmentation, "liver", BOXES["left_kidney"], case.ct)
-    slicer_bench.wait_for(lambda: texts(table)[3] == ["Liver", "0.10", "0.09", "0.81"])
+    fake_slicer.wait_for(lambda: texts(table)[3] == ["Liver", "0.10", "0.09", "0.81"])
 
 
 def test_the_read_out_follows_the_mouse(experts, case):
@@ -239,7 +239,7 @@ def test_the_read_out_follows_the_mouse(experts, case):
     assert experts.ui.cursorOrganLabel.text == "\N{EN DASH}"
 
 
-def test_the_table_of_segments_measures_and_follows_a_correction(slicer_bench, result, case):
+def test_the_table_of_segments_measures_and_follows_a_correction(fake_slicer, result, case):
     result.setResult(case)
     assert texts(result.ui.segmentsTable) == [
         ["Spleen", "184.3", "100"],
@@ -252,7 +252,7 @@ def test_the_table_of_segments_measures_and_follows_a_correction(slicer_bench, r
     # Its new part lies in the first slice.
     mean = slicer.util.arrayFromVolume(case.ct)[fat].mean()
     cut_off = ["Liver", "\N{GREATER-THAN OR EQUAL TO} 48.0", f"{mean:.0f}"]
-    slicer_bench.wait_for(lambda: texts(result.ui.segmentsTable)[3] == cut_off)
+    fake_slicer.wait_for(lambda: texts(result.ui.segmentsTable)[3] == cut_off)
 
 
 def test_check_boxes_and_visibility_follow_each_other(result, case):
@@ -277,48 +277,48 @@ def test_a_double_click_goes_to_the_organ(result, case):
     assert center == pytest.approx([-left, -posterior, superior], abs=5.0)  # half a voxel, tilted
 
 
-def test_the_table_is_copied_and_saved(slicer_bench, result, case, tmp_path):
+def test_the_table_is_copied_and_saved(fake_slicer, result, case, tmp_path):
     import qt
 
     result.setResult(case)
     result.ui.copyButton.click()
     assert qt.QApplication.clipboard().text().splitlines()[1].startswith("spleen\tSpleen\t184.320\t100.0")
-    slicer_bench.dialogs.answer(str(tmp_path / "organs"))
+    fake_slicer.dialogs.answer(str(tmp_path / "organs"))
     result.ui.saveTableButton.click()
     assert (tmp_path / "organs.csv").read_text().splitlines()[1].startswith("spleen,Spleen,184.320,100.0")
     assert "organs.csv" in result.ui.resultMessageLabel.text
 
 
-def test_segmentation_and_surfaces_are_saved(slicer_bench, result, case, tmp_path):
+def test_segmentation_and_surfaces_are_saved(fake_slicer, result, case, tmp_path):
     result.setResult(case)
-    slicer_bench.dialogs.answer(str(tmp_path / "organs.seg.nrrd"), str(tmp_path))
+    fake_slicer.dialogs.answer(str(tmp_path / "organs.seg.nrrd"), str(tmp_path))
     result.ui.saveSegmentationButton.click()
     result.ui.saveSurfacesButton.click()
     assert len(list(tmp_path.glob("*.stl"))) == 4
     assert (tmp_path / "organs.seg.nrrd").stat().st_size > 0
 
 
-def test_a_name_completed_by_the_panel_overwrites_nothing(slicer_bench, result, case, tmp_path):
+def test_a_name_completed_by_the_panel_overwrites_nothing(fake_slicer, result, case, tmp_path):
     there = tmp_path / "organs.csv"
     there.write_text("precious")
     result.setResult(case)
-    slicer_bench.dialogs.answer(str(tmp_path / "organs"))
+    fake_slicer.dialogs.answer(str(tmp_path / "organs"))
     result.ui.saveTableButton.click()
     assert there.read_text() == "precious"
     assert "exists already" in result.ui.resultMessageLabel.text
 
 
-def test_cancelling_a_file_dialog_writes_nothing(slicer_bench, result, case, tmp_path):
+def test_cancelling_a_file_dialog_writes_nothing(fake_slicer, result, case, tmp_path):
     result.setResult(case)
-    slicer_bench.dialogs.answer("", "")
+    fake_slicer.dialogs.answer("", "")
     result.ui.saveTableButton.click()
     result.ui.saveSurfacesButton.click()
     assert not result.ui.resultMessageLabel.visible
 
 
 def test_dicom_seg_is_offered_where_slicer_writes_it_and_the_ct_came_from_dicom(result, case, monkeypatch):
-    from bench.dicom_dialog import qSlicerDICOMExportDialog
     from DCASegmentationLib.scene.subject_hierarchy import add_to_subject_hierarchy
+    from fake_slicer.dicom_dialog import qSlicerDICOMExportDialog
 
     result.setResult(case)
     button = result.ui.exportDICOMButton

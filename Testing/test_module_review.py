@@ -33,11 +33,11 @@ def panel(module_panel) -> Any:
 
 
 @pytest.fixture
-def case(panel, slicer_bench) -> Any:
+def case(panel, fake_slicer) -> Any:
     """A case of three places, shown in the panel."""
     nodes = reviewed_case()
     show(panel, nodes)
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     return nodes
 
 
@@ -141,11 +141,11 @@ def test_one_click_accepts_the_alternative_and_another_takes_it_back(review, cas
     np.testing.assert_array_equal(labels_of(case), label_array())
 
 
-def test_the_segment_editors_undo_knows_the_alternative_too(panel, review, case, slicer_bench):
+def test_the_segment_editors_undo_knows_the_alternative_too(panel, review, case, fake_slicer):
     review.goToNext()
     review.ui.suggestionButton.click()
     panel.correctPanel.ui.segmentEditor.undo()
-    slicer_bench.process_events(0.7)
+    fake_slicer.process_events(0.7)
     np.testing.assert_array_equal(labels_of(case), label_array())
     assert statuses(review)[0] == "To check"
 
@@ -160,9 +160,9 @@ def test_a_place_is_accepted_as_it_is_or_flagged(review, case):
     assert statuses(review)[0] == "To check"
 
 
-def test_painting_in_a_place_shows_as_corrected_by_itself(review, case, slicer_bench):
+def test_painting_in_a_place_shows_as_corrected_by_itself(review, case, fake_slicer):
     paint(case, "right_kidney", (slice(4, 5), slice(22, 24), slice(8, 10)), 0)
-    slicer_bench.process_events(0.7)
+    fake_slicer.process_events(0.7)
     assert statuses(review)[2] == "Corrected" and progress(review) == "1 of 3 checked"
 
 
@@ -214,7 +214,7 @@ def test_leaving_the_section_or_the_module_hides_the_outline(panel, review, case
     assert outline() is not None
 
 
-def test_what_changed_is_a_table_to_copy_and_to_save(review, case, slicer_bench, tmp_path):
+def test_what_changed_is_a_table_to_copy_and_to_save(review, case, fake_slicer, tmp_path):
     review.goToNext()
     review.ui.suggestionButton.click()
     review.ui.changesButton.checked = True
@@ -222,7 +222,7 @@ def test_what_changed_is_a_table_to_copy_and_to_save(review, case, slicer_bench,
     assert len(table) == len(AMOS) and table["Spleen"] == ["0 of 1", "184.3", "1.000"]
     assert table["Liver"] == ["1 of 1", "610.6", "0.972"]
     assert table["Bladder"] == ["\N{EN DASH}", "0.0", "\N{EN DASH}"]
-    slicer_bench.dialogs.answer(str(tmp_path / "changes"))
+    fake_slicer.dialogs.answer(str(tmp_path / "changes"))
     review.ui.saveChangesButton.click()
     review.ui.copyChangesButton.click()
     written = (tmp_path / "changes.csv").read_text()
@@ -231,7 +231,7 @@ def test_what_changed_is_a_table_to_copy_and_to_save(review, case, slicer_bench,
     assert float(liver["removed_ml"]) == pytest.approx(34.56) and liver["reviewed"] == "1"
 
 
-def test_everything_is_there_again_after_saving_and_loading_the_scene(panel, review, case, slicer_bench, tmp_path):
+def test_everything_is_there_again_after_saving_and_loading_the_scene(panel, review, case, fake_slicer, tmp_path):
     review.goToNext()
     review.ui.suggestionButton.click()
     review.goTo(2)
@@ -241,16 +241,16 @@ def test_everything_is_there_again_after_saving_and_loading_the_scene(panel, rev
     slicer.mrmlScene.Clear(0)
     assert not review.ui.placesTable.visible
     slicer.mrmlScene.ReadFromMRB(str(path), False)
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert statuses(review) == ["Accepted", "To check", "Flagged"] and progress(review) == "2 of 3 checked"
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1, "no outline is saved"
     review.goToNext()
     review.ui.suggestionButton.click()
     np.testing.assert_array_equal(labels_of(review._nodes), label_array())
-    slicer_bench.log.clear()  # slicer-core alone merges no subject hierarchies
+    fake_slicer.log.clear()  # slicer-core alone merges no subject hierarchies
 
 
-def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, slicer_bench):
+def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, fake_slicer):
     slicer.mrmlScene.RemoveNode(case.places)
     review.goToNext()
     assert "was deleted" in message(review)
@@ -260,18 +260,18 @@ def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, sli
     review.ui.trainingSetButton.click()
     assert "no longer in the scene" in message(review)
     review.ui.trainingSetSelector.currentIndex = 1
-    slicer_bench.dialogs.answer("/nowhere")
+    fake_slicer.dialogs.answer("/nowhere")
     review.ui.trainingSetButton.click()
     assert "no longer in the scene" in message(review)
     slicer.mrmlScene.RemoveNode(case.segmentation)
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert not review.ui.placesTable.visible
 
 
-def add_to(review, slicer_bench, folder):
-    slicer_bench.dialogs.answer(str(folder))
+def add_to(review, fake_slicer, folder):
+    fake_slicer.dialogs.answer(str(folder))
     review.ui.trainingSetButton.click()
-    slicer_bench.wait_for(lambda: not review._writer.isRunning, 60)
+    fake_slicer.wait_for(lambda: not review._writer.isRunning, 60)
     assert temporary_files() == []
     return message(review)
 
@@ -282,10 +282,10 @@ def review_the_liver(review):
     review.ui.changesButton.checked = True
 
 
-def test_reviewed_organs_are_added_to_a_training_set_the_others_as_unknown(review, case, slicer_bench, tmp_path):
+def test_reviewed_organs_are_added_to_a_training_set_the_others_as_unknown(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
     tick(review, "gallbladder")
-    said = add_to(review, slicer_bench, tmp_path)
+    said = add_to(review, fake_slicer, tmp_path)
     assert "Added as ct-" in said and "Gallbladder, Liver" in said and "in the folder: 1." in said
     (entry,) = json.loads((tmp_path / "dataset.json").read_text())["training"]
     assert set(entry["unannotated"]) == set(AMOS.by_label) - {LIVER, AMOS.by_key["gallbladder"].label}
@@ -298,12 +298,12 @@ def test_reviewed_organs_are_added_to_a_training_set_the_others_as_unknown(revie
     assert provenance["places"] == [{"rank": 1, "organ": "liver", "status": "suggestion accepted"}]
 
 
-def test_segments_count_by_what_they_are_not_by_what_they_are_called(review, case, slicer_bench, tmp_path):
+def test_segments_count_by_what_they_are_not_by_what_they_are_called(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
     content = case.segmentation.GetSegmentation()
     content.GetSegment("liver").SetName("Leber")
     content.AddEmptySegment("tumor", "Tumor")
-    assert "Left out, as no organ of the model: Tumor" in add_to(review, slicer_bench, tmp_path)
+    assert "Left out, as no organ of the model: Tumor" in add_to(review, fake_slicer, tmp_path)
 
 
 def nothing(review, case):
@@ -357,10 +357,10 @@ def moved_ct(review, case):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_be_trained_on_is_said_and_nothing_is_written(spoil, said, review, case, slicer_bench, tmp_path):
+def test_what_cannot_be_trained_on_is_said_and_nothing_is_written(spoil, said, review, case, fake_slicer, tmp_path):
     spoil(review, case)
     segments = case.segmentation.GetSegmentation().GetSegmentIDs()
-    text = add_to(review, slicer_bench, tmp_path)
+    text = add_to(review, fake_slicer, tmp_path)
     assert said in text and "</b> " in text
     assert list(tmp_path.iterdir()) == []
     assert case.segmentation.GetSegmentation().GetSegmentIDs() == segments
@@ -376,44 +376,44 @@ def test_what_cannot_be_trained_on_is_said_and_nothing_is_written(spoil, said, r
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_where_nothing_can_be_added_no_folder_is_asked_for(spoil, said, review, case, slicer_bench):
+def test_where_nothing_can_be_added_no_folder_is_asked_for(spoil, said, review, case, fake_slicer):
     spoil(review, case)
     review.ui.trainingSetButton.click()
-    assert said in message(review) and slicer_bench.dialogs.shown == []
+    assert said in message(review) and fake_slicer.dialogs.shown == []
 
 
-def test_a_ct_is_added_as_it_is_once_and_gives_way_to_its_corrected_case(review, case, slicer_bench, tmp_path):
+def test_a_ct_is_added_as_it_is_once_and_gives_way_to_its_corrected_case(review, case, fake_slicer, tmp_path):
     review.ui.trainingSetSelector.currentIndex = 1
-    said = add_to(review, slicer_bench, tmp_path)
+    said = add_to(review, fake_slicer, tmp_path)
     assert "without labels. CTs without labels in the folder: 1." in said
     listed = json.loads((tmp_path / "dataset.json").read_text())
     assert listed["training"] == []
     (entry,) = listed["unlabelled"]
     ct = sitk.ReadImage(str(tmp_path / entry["image"]))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), slicer.util.arrayFromVolume(case.ct))
-    assert "already, without labels" in add_to(review, slicer_bench, tmp_path)
+    assert "already, without labels" in add_to(review, fake_slicer, tmp_path)
     review_the_liver(review)
     review.ui.trainingSetSelector.currentIndex = 0
-    assert "in the folder: 1." in add_to(review, slicer_bench, tmp_path)
+    assert "in the folder: 1." in add_to(review, fake_slicer, tmp_path)
     listed = json.loads((tmp_path / "dataset.json").read_text())
     assert len(listed["training"]) == 1 and listed["unlabelled"] == []
     review.ui.trainingSetSelector.currentIndex = 1
-    assert "already, with corrected organs" in add_to(review, slicer_bench, tmp_path)
+    assert "already, with corrected organs" in add_to(review, fake_slicer, tmp_path)
 
 
-def test_the_same_ct_is_added_twice_only_after_a_question(review, case, slicer_bench, tmp_path):
+def test_the_same_ct_is_added_twice_only_after_a_question(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
-    add_to(review, slicer_bench, tmp_path)
-    slicer_bench.dialogs.answer(str(tmp_path), False)
+    add_to(review, fake_slicer, tmp_path)
+    fake_slicer.dialogs.answer(str(tmp_path), False)
     review.ui.trainingSetButton.click()
     assert not review._writer.isRunning
-    slicer_bench.dialogs.answer(str(tmp_path), True)
+    fake_slicer.dialogs.answer(str(tmp_path), True)
     review.ui.trainingSetButton.click()
-    slicer_bench.wait_for(lambda: not review._writer.isRunning, 60)
+    fake_slicer.wait_for(lambda: not review._writer.isRunning, 60)
     assert "-2, with" in message(review) and "in the folder: 2." in message(review)
 
 
-def test_two_slicers_add_to_one_folder_at_once(review, case, slicer_bench, tmp_path):
+def test_two_slicers_add_to_one_folder_at_once(review, case, fake_slicer, tmp_path):
     from DCASegmentationLib.widgets.training_set import TrainingSetWriter
 
     review_the_liver(review)
@@ -421,17 +421,17 @@ def test_two_slicers_add_to_one_folder_at_once(review, case, slicer_bench, tmp_p
     writers = [TrainingSetWriter(lambda case, cases, error: ends.append(error)) for _ in range(3)]
     for version, writer in enumerate(writers, start=1):
         writer.start(case, tmp_path, version)
-    slicer_bench.wait_for(lambda: len(ends) == 3, 90)
+    fake_slicer.wait_for(lambda: len(ends) == 3, 90)
     assert ends == [None, None, None]
     listed = json.loads((tmp_path / "dataset.json").read_text())
     assert len(listed["training"]) == 3
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_the_review_goes_on(review, case, slicer_bench, tmp_path):
+def test_a_folder_that_cannot_be_written_is_said_and_the_review_goes_on(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
     blocked = tmp_path / "a file"
     blocked.write_text("precious")
-    assert "</b>" in add_to(review, slicer_bench, blocked)
+    assert "</b>" in add_to(review, fake_slicer, blocked)
     assert blocked.read_text() == "precious" and statuses(review)[0] == "Accepted"
 
 

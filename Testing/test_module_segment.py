@@ -25,7 +25,7 @@ def a_worker_that_is_warm(warm_worker):
 
 
 @pytest.fixture
-def ct(slicer_bench) -> Any:
+def ct(fake_slicer) -> Any:
     return add_ct("CT")
 
 
@@ -35,11 +35,11 @@ def panel(ct, module_panel) -> Any:
     return module_panel
 
 
-def test_one_click_segments_the_open_ct(panel, ct, slicer_bench):
+def test_one_click_segments_the_open_ct(panel, ct, fake_slicer):
     assert panel.segmentPanel.ui.inputVolumeSelector.currentNode() is ct
     apply(panel)
     assert panel.segmentPanel.ui.applyButton.text == "Cancel"
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     (segmentation,) = segmentations()
     assert segmentation.GetName() == "CT organs"
     assert segmentation.GetSegmentation().GetNumberOfSegments() > 0
@@ -50,75 +50,75 @@ def test_one_click_segments_the_open_ct(panel, ct, slicer_bench):
     assert [path.name.startswith("DCASegmentation-maps-") for path in temporary_files()] == [True]
 
 
-def test_the_segmentation_comes_under_the_study_of_its_ct(panel, ct, slicer_bench):
+def test_the_segmentation_comes_under_the_study_of_its_ct(panel, ct, fake_slicer):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
     study = hierarchy.CreateStudyItem(patient, "Study")
     item = hierarchy.GetItemByDataNode(ct) or hierarchy.CreateItem(study, ct)
     hierarchy.SetItemParent(item, study)
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(segmentations()[0])) == study
 
 
-def test_cancel_stops_the_run_and_leaves_the_scene_as_it_was(panel, slicer_bench):
+def test_cancel_stops_the_run_and_leaves_the_scene_as_it_was(panel, fake_slicer):
     nodes = slicer.mrmlScene.GetNumberOfNodes()
     apply(panel)
     panel.segmentPanel.ui.applyButton.click()
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert "Cancelled" in message(panel)
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
     assert temporary_files() == []
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert len(segmentations()) == 1
 
 
-def test_a_ct_deleted_during_the_run_gives_no_result(panel, ct, slicer_bench):
+def test_a_ct_deleted_during_the_run_gives_no_result(panel, ct, fake_slicer):
     apply(panel)
     slicer.mrmlScene.RemoveNode(ct)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert "The CT was removed" in message(panel)
     assert segmentations() == [] and temporary_files() == []
 
 
-def test_a_scene_closed_during_the_run_gives_no_result(panel, slicer_bench):
+def test_a_scene_closed_during_the_run_gives_no_result(panel, fake_slicer):
     apply(panel)
     slicer.mrmlScene.Clear(0)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert "The scene was closed" in message(panel)
     assert segmentations() == [] and temporary_files() == []
     assert not panel.segmentPanel.ui.applyButton.enabled
 
 
-def test_two_cts_get_a_segmentation_each(panel, slicer_bench):
+def test_two_cts_get_a_segmentation_each(panel, fake_slicer):
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     panel.parameters.inputVolume = add_ct("Second")
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     assert [node.GetName() for node in segmentations()] == ["CT organs", "Second organs"]
 
 
-def test_only_own_segments_of_an_existing_segmentation_are_replaced_after_a_question(panel, slicer_bench):
+def test_only_own_segments_of_an_existing_segmentation_are_replaced_after_a_question(panel, fake_slicer):
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     (segmentation,) = segmentations()
     segmentation.GetSegmentation().AddEmptySegment("mine", "My own")
     volumes = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
     panel.parameters.outputSegmentation = segmentation
-    slicer_bench.dialogs.answer(False, True)
+    fake_slicer.dialogs.answer(False, True)
     apply(panel)
     assert not panel.logic.isRunning
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     segments = segmentation.GetSegmentation().GetSegmentIDs()
     assert "mine" in segments and len(segments) > 1 and len(set(segments)) == len(segments)
     assert segmentations() == [segmentation]
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == volumes
 
 
-def test_inside_a_region_only_that_part_is_computed(panel, ct, slicer_bench):
+def test_inside_a_region_only_that_part_is_computed(panel, ct, fake_slicer):
     bounds = [0.0] * 6
     ct.GetRASBounds(bounds)
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
@@ -126,18 +126,18 @@ def test_inside_a_region_only_that_part_is_computed(panel, ct, slicer_bench):
     roi.SetSize(100.0, 100.0, 120.0)
     panel.parameters.regionOfInterest = roi
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     (segmentation,) = segmentations()
     found = [0.0] * 6
     segmentation.GetSegmentation().GetSegment(segmentation.GetSegmentation().GetNthSegmentID(0)).GetBounds(found)
     assert found[1] - found[0] < bounds[1] - bounds[0]
 
 
-def test_every_choice_survives_saving_and_loading_the_scene(panel, slicer_bench, tmp_path):
+def test_every_choice_survives_saving_and_loading_the_scene(panel, fake_slicer, tmp_path):
     from DCASegmentationLib.parameters import Device
 
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     parameters = panel.parameters
     parameters.device = Device.CPU
     parameters.outputSegmentation = parameters.resultSegmentation
@@ -153,7 +153,7 @@ def test_every_choice_survives_saving_and_loading_the_scene(panel, slicer_bench,
     slicer.mrmlScene.Clear(0)
     assert panel.parameters.resultSegmentation is None
     assert panel.parameters.expertMap == "none"
-    read_scene(path, slicer_bench)
+    read_scene(path, fake_slicer)
     parameters = panel.parameters
     assert parameters.device is Device.CPU
     assert parameters.inputVolume.GetName() == "CT"
@@ -165,16 +165,16 @@ def test_every_choice_survives_saving_and_loading_the_scene(panel, slicer_bench,
     assert not panel.ui.resultSection.collapsed
 
 
-def test_the_same_ct_twice_gets_two_segmentations_and_the_later_one_is_shown(panel, slicer_bench):
+def test_the_same_ct_twice_gets_two_segmentations_and_the_later_one_is_shown(panel, fake_slicer):
     for _ in range(2):
         apply(panel)
-        wait_for_end(panel, slicer_bench)
+        wait_for_end(panel, fake_slicer)
     first, second = segmentations()
     assert first.GetName() == "CT organs" and second.GetName().startswith("CT organs_")
     assert panel.parameters.resultSegmentation is second
 
 
-def test_a_ct_under_a_linear_transform_takes_its_segmentation_along(panel, ct, slicer_bench):
+def test_a_ct_under_a_linear_transform_takes_its_segmentation_along(panel, ct, fake_slicer):
     import vtk
 
     matrix = vtk.vtkTransform()
@@ -184,26 +184,26 @@ def test_a_ct_under_a_linear_transform_takes_its_segmentation_along(panel, ct, s
     transform.SetMatrixTransformToParent(matrix.GetMatrix())
     ct.SetAndObserveTransformNodeID(transform.GetID())
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     (segmentation,) = segmentations()
     assert segmentation.GetParentTransformNode() is transform
 
 
-def test_a_ct_whose_axes_are_left_handed_is_segmented(panel, ct, slicer_bench):
+def test_a_ct_whose_axes_are_left_handed_is_segmented(panel, ct, fake_slicer):
     directions = [[0.0] * 3 for _ in range(3)]
     ct.GetIJKToRASDirections(directions)
     for row in directions:
         row[0] = -row[0]
     ct.SetIJKToRASDirections(directions)
     apply(panel)
-    wait_for_end(panel, slicer_bench)
+    wait_for_end(panel, fake_slicer)
     (segmentation,) = segmentations()
     found = segmentation.GetSegmentation()
     voxels = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, found.GetNthSegmentID(0), ct)
     assert voxels.shape == slicer.util.arrayFromVolume(ct).shape and voxels.any()
 
 
-def test_a_script_gets_the_nodes_without_any_widget(ct, module, slicer_bench):
+def test_a_script_gets_the_nodes_without_any_widget(ct, module, fake_slicer):
     from DCASegmentationLib.scene.maps import levels_of, map_volume
 
     logic = module.DCASegmentationLogic()
@@ -217,7 +217,7 @@ def test_a_script_gets_the_nodes_without_any_widget(ct, module, slicer_bench):
     assert progress == sorted(progress) and progress[0] == 0.0
 
 
-def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, slicer_bench):
+def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, fake_slicer):
     from dcaseg.errors import UserError
 
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")

@@ -18,8 +18,8 @@ from module_driving import temporary_files, worker_processes
 
 
 @pytest.fixture(autouse=True)
-def testing_mode(slicer_bench) -> None:
-    slicer_bench.app._is_testing = True
+def testing_mode(fake_slicer) -> None:
+    fake_slicer.app._is_testing = True
 
 
 @pytest.fixture(autouse=True)
@@ -36,51 +36,51 @@ def run_as_ctest_does(caplog: Any) -> tuple[unittest.TestResult, str]:
     return result, caplog.text
 
 
-def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left(module_widget, slicer_bench, caplog):
+def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left(module_widget, fake_slicer, caplog):
     before = worker_processes()
     result, said = run_as_ctest_does(caplog)
     assert result.wasSuccessful() and result.testsRun >= 4, (result.errors, result.failures)
     assert "The phantom is segmented" in said and "Skipped" not in said
     assert worker_processes() == before and temporary_files() == []
-    assert slicer_bench.dialogs.shown == []
+    assert fake_slicer.dialogs.shown == []
 
 
-def test_without_pytorch_it_fails_unless_told_to_skip(module_widget, slicer_bench, caplog, monkeypatch):
+def test_without_pytorch_it_fails_unless_told_to_skip(module_widget, fake_slicer, caplog, monkeypatch):
     monkeypatch.delenv("DCA_TEST_MAY_SKIP", raising=False)
-    slicer_bench.torch.is_installed = False
+    fake_slicer.torch.is_installed = False
     result, _said = run_as_ctest_does(caplog)
     assert len(result.failures) == 1 and "DCA_TEST_MAY_SKIP=1 leaves it out" in result.failures[0][1]
 
 
-def test_told_to_skip_only_the_segmentation_is_left_out(module_widget, slicer_bench, caplog, monkeypatch):
+def test_told_to_skip_only_the_segmentation_is_left_out(module_widget, fake_slicer, caplog, monkeypatch):
     monkeypatch.setenv("DCA_TEST_MAY_SKIP", "1")
     before = worker_processes()
-    slicer_bench.torch.is_installed = False
+    fake_slicer.torch.is_installed = False
     result, said = run_as_ctest_does(caplog)
     assert result.wasSuccessful(), (result.errors, result.failures)
     assert "Skipped: segmentation needs PyTorch" in said and "organs come back" in said
-    assert not slicer_bench.torch.is_installed
-    assert worker_processes() == before and slicer_bench.dialogs.shown == []
+    assert not fake_slicer.torch.is_installed
+    assert worker_processes() == before and fake_slicer.dialogs.shown == []
 
 
-def test_reload_and_test_runs_the_same(module_widget, module, slicer_bench, caplog, monkeypatch):
+def test_reload_and_test_runs_the_same(module_widget, module, fake_slicer, caplog, monkeypatch):
     monkeypatch.setenv("DCA_TEST_MAY_SKIP", "1")
-    slicer_bench.torch.is_installed = False
+    fake_slicer.torch.is_installed = False
     caplog.set_level(logging.INFO)
     slicer.modules.DCASegmentationInstance.runTest()
     assert "Skipped" in caplog.text and "The parameter node keeps choices" in caplog.text
     assert module_widget.panel.isEntered
 
 
-def test_nothing_is_installed_while_slicer_is_tested(slicer_bench):
+def test_nothing_is_installed_while_slicer_is_tested(fake_slicer):
     from DCASegmentationLib import requirements
 
-    slicer_bench.torch.is_installed = False
+    fake_slicer.torch.is_installed = False
     with pytest.raises(UserError, match="testing mode"):
         requirements.installTorch(print)
     with pytest.raises(UserError, match="testing mode"):
         requirements.installExtension()
-    assert not slicer_bench.torch.is_installed
+    assert not fake_slicer.torch.is_installed
 
 
 def test_loading_the_module_loads_no_pytorch():
@@ -90,9 +90,9 @@ def test_loading_the_module_loads_no_pytorch():
     code = (
         f"import sys; sys.path[:0] = [{str(library)!r}, {str(Path(__file__).parent)!r}]\n"
         "import tempfile; from pathlib import Path\n"
-        "from bench.bench import Bench, installed\n"
-        "with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:\n"
-        "    bench.make_widget(bench.load_module()).cleanup()\n"
+        "from fake_slicer.fake_slicer import Bench, installed\n"
+        "with tempfile.TemporaryDirectory() as folder, installed(FakeSlicer(Path(folder))) as fake:\n"
+        "    fake.make_widget(fake.load_module()).cleanup()\n"
         "raise SystemExit(bool({'torch', 'monai', 'matplotlib'} & set(sys.modules)))\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

@@ -48,44 +48,44 @@ def test_the_section_is_open_while_a_model_is_missing(module_panel, setup):
 
 
 def test_a_model_from_a_zip_can_be_chosen_at_once_and_deleted_after_a_question(
-    module_panel, setup, slicer_bench, small_bundle, tmp_path
+    module_panel, setup, fake_slicer, small_bundle, tmp_path
 ):
-    slicer_bench.dialogs.answer(zip_of(small_bundle, tmp_path / "model.zip"))
+    fake_slicer.dialogs.answer(zip_of(small_bundle, tmp_path / "model.zip"))
     setup.ui.addZipButton.click()
     assert "checksum is right" in setup.ui.setupMessageLabel.text
     assert models_to_choose(module_panel) == ["random-weights"]
     assert "Random weights" in module_panel.segmentPanel.ui.modelCardBrowser.plainText
     assert not setup.ui.deleteModelButton.enabled
     setup.ui.modelList.setCurrentRow(0)
-    slicer_bench.dialogs.answer(False, True)
+    fake_slicer.dialogs.answer(False, True)
     setup.ui.deleteModelButton.click()
     assert models_to_choose(module_panel) == ["random-weights"]
     setup.ui.deleteModelButton.click()
     assert "random-weights" not in models_to_choose(module_panel)
 
 
-def test_a_model_from_a_folder_can_be_added(module_panel, setup, slicer_bench, small_bundle):
-    slicer_bench.dialogs.answer(small_bundle)
+def test_a_model_from_a_folder_can_be_added(module_panel, setup, fake_slicer, small_bundle):
+    fake_slicer.dialogs.answer(small_bundle)
     setup.ui.addFolderButton.click()
     assert models_to_choose(module_panel) == ["random-weights"]
 
 
-def test_a_file_that_is_no_model_is_named(setup, slicer_bench, tmp_path):
+def test_a_file_that_is_no_model_is_named(setup, fake_slicer, tmp_path):
     (tmp_path / "letter.zip").write_text("hello")
-    slicer_bench.dialogs.answer(tmp_path / "letter.zip")
+    fake_slicer.dialogs.answer(tmp_path / "letter.zip")
     setup.ui.addZipButton.click()
     assert "letter.zip" in setup.ui.setupMessageLabel.text
 
 
-def test_a_dialog_that_is_closed_changes_nothing(setup, slicer_bench):
-    slicer_bench.dialogs.answer("", "")
+def test_a_dialog_that_is_closed_changes_nothing(setup, fake_slicer):
+    fake_slicer.dialogs.answer("", "")
     setup.ui.addZipButton.click()
     setup.ui.addFolderButton.click()
     assert not setup.ui.setupMessageLabel.visible
 
 
-def test_torch_is_installed_through_the_extension_by_one_button(setup, slicer_bench):
-    slicer_bench.torch.is_installed = False
+def test_torch_is_installed_through_the_extension_by_one_button(setup, fake_slicer):
+    fake_slicer.torch.is_installed = False
     setup.update()
     assert "not installed" in setup.ui.torchLabel.text
     assert not setup.ui.installTorchButton.isHidden()
@@ -94,16 +94,16 @@ def test_torch_is_installed_through_the_extension_by_one_button(setup, slicer_be
     assert setup.ui.installTorchButton.isHidden()
 
 
-def test_an_installation_that_fails_is_told(setup, slicer_bench):
-    slicer_bench.torch.is_installed = False
-    slicer_bench.torch.install_fails = True
+def test_an_installation_that_fails_is_told(setup, fake_slicer):
+    fake_slicer.torch.is_installed = False
+    fake_slicer.torch.install_fails = True
     setup.update()
     setup.ui.installTorchButton.click()
     assert "PyTorch was not installed" in setup.ui.setupMessageLabel.text
 
 
-def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot_work(setup, slicer_bench, monkeypatch):
-    slicer_bench.torch.is_installed = False
+def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot_work(setup, fake_slicer, monkeypatch):
+    fake_slicer.torch.is_installed = False
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "PyTorchUtils", None)
         setup.update()
@@ -114,7 +114,7 @@ def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot
 
 
 def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
-    module_panel, setup, slicer_bench, small_bundle, monkeypatch
+    module_panel, setup, fake_slicer, small_bundle, monkeypatch
 ):
     from DCASegmentationLib.scene.volumes import show_ct
     from scene_case import small_ct
@@ -122,19 +122,19 @@ def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
     module_panel.parameters.inputVolume = show_ct(small_ct(), "CT")
     module_panel.segmentControl.updateModels()
-    slicer_bench.torch.is_installed = False
-    slicer_bench.torch.install_fails = True
+    fake_slicer.torch.is_installed = False
+    fake_slicer.torch.install_fails = True
     module_panel.segmentPanel.ui.applyButton.click()
     assert "PyTorch was not installed" in module_panel.segmentPanel.ui.messageLabel.text
     assert not module_panel.logic.isRunning
 
 
-def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, slicer_bench, monkeypatch):
+def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, fake_slicer, monkeypatch):
     from DCASegmentationLib import requirements
 
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    slicer_bench.torch.is_installed = False
+    fake_slicer.torch.is_installed = False
     setup.update()
     assert "ends at 2.2.2" in setup.ui.torchLabel.text and "2.4.1" in setup.ui.torchLabel.text
     assert setup.ui.installTorchButton.isHidden() and setup.ui.installExtensionButton.isHidden()
@@ -142,7 +142,7 @@ def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, slicer_bench,
     for install in (lambda: requirements.installTorch(said.append), requirements.installExtension):
         with pytest.raises(UserError, match="Intel"):
             install()
-    assert said == [] and not slicer_bench.torch.is_installed
+    assert said == [] and not fake_slicer.torch.is_installed
 
 
 @pytest.mark.parametrize(
@@ -156,92 +156,92 @@ def test_a_pytorch_that_is_too_old_is_said(setup, monkeypatch, version, old):
     assert ("but models need 2.4.1+" in setup.ui.torchLabel.text) == old
 
 
-def test_sample_data_are_offered_once_slicer_has_started(module, slicer_bench):
-    assert slicer_bench.sample_data.sources == []
-    slicer_bench.finish_startup()
-    source = slicer_bench.sample_data.sources[-1]
+def test_sample_data_are_offered_once_slicer_has_started(module, fake_slicer):
+    assert fake_slicer.sample_data.sources == []
+    fake_slicer.finish_startup()
+    source = fake_slicer.sample_data.sources[-1]
     assert source["fileNames"] == "CTLiver.nrrd"
     assert source["uris"].endswith(source["checksums"].removeprefix("SHA256:"))
 
 
 def test_a_model_is_downloaded_in_the_background_and_can_be_chosen(
-    module_panel, setup, slicer_bench, small_bundle, tmp_path
+    module_panel, setup, fake_slicer, small_bundle, tmp_path
 ):
     archive = zip_of(small_bundle, tmp_path / "model.zip").read_bytes()
     with serving(archive) as server:
         server.waits_after = len(archive) // 2
-        slicer_bench.dialogs.answer(server.address)
+        fake_slicer.dialogs.answer(server.address)
         setup.ui.downloadButton.click()
-        slicer_bench.wait_for(lambda: "Downloading" in setup.ui.setupMessageLabel.text)
+        fake_slicer.wait_for(lambda: "Downloading" in setup.ui.setupMessageLabel.text)
         assert setup.ui.downloadButton.text == "Stop download"
         setup.ui.downloadButton.click()
-        slicer_bench.wait_for(lambda: "was stopped" in setup.ui.setupMessageLabel.text)
+        fake_slicer.wait_for(lambda: "was stopped" in setup.ui.setupMessageLabel.text)
         assert models_to_choose(module_panel) == ["None installed: see Setup"]
         server.waits_after = None
-        slicer_bench.dialogs.answer(server.address)
+        fake_slicer.dialogs.answer(server.address)
         setup.ui.downloadButton.click()
-        slicer_bench.wait_for(lambda: models_to_choose(module_panel) == ["random-weights"])
+        fake_slicer.wait_for(lambda: models_to_choose(module_panel) == ["random-weights"])
         assert server.ranges[0] is None and server.ranges[1].startswith("bytes=")
     assert setup.ui.downloadButton.text == "Download model..."
 
 
 @pytest.mark.parametrize("address", ["", "https://example.org/model.zip"])
-def test_without_an_address_that_tells_the_checksum_nothing_is_downloaded(setup, slicer_bench, address):
-    slicer_bench.dialogs.answer(address)
+def test_without_an_address_that_tells_the_checksum_nothing_is_downloaded(setup, fake_slicer, address):
+    fake_slicer.dialogs.answer(address)
     setup.ui.downloadButton.click()
     assert setup.ui.downloadButton.text == "Download model..."
     assert ("SHA-256" in setup.ui.setupMessageLabel.text) == bool(address)
 
 
 @pytest.fixture
-def without_openvino(setup, slicer_bench, monkeypatch) -> Any:
+def without_openvino(setup, fake_slicer, monkeypatch) -> Any:
     """A computer without a GPU, on which OpenVINO can be installed."""
     monkeypatch.setattr("shutil.which", lambda name, *rest: None)
     monkeypatch.setattr("sys.platform", "linux")
-    slicer_bench.packages.hide("openvino")
+    fake_slicer.packages.hide("openvino")
     setup.update()
     return setup
 
 
-def test_openvino_is_offered_on_a_cpu_and_installed_alone_after_a_question(without_openvino, slicer_bench):
+def test_openvino_is_offered_on_a_cpu_and_installed_alone_after_a_question(without_openvino, fake_slicer):
     ui = without_openvino.ui
     assert "Optional" in ui.openVINOLabel.text and not ui.installOpenVINOButton.isHidden()
-    slicer_bench.dialogs.answer(True)
+    fake_slicer.dialogs.answer(True)
     ui.installOpenVINOButton.click()
-    assert slicer_bench.packages.installed == ["--no-deps openvino>=2025.0"]
+    assert fake_slicer.packages.installed == ["--no-deps openvino>=2025.0"]
     assert "was installed" in ui.setupMessageLabel.text
     assert ui.installOpenVINOButton.isHidden() and "is installed" in ui.openVINOLabel.text
 
 
-def test_slicer_5_10_installs_openvino_by_its_older_function(without_openvino, slicer_bench, monkeypatch):
+def test_slicer_5_10_installs_openvino_by_its_older_function(without_openvino, fake_slicer, monkeypatch):
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
-    slicer_bench.dialogs.answer(True)
+    fake_slicer.dialogs.answer(True)
     without_openvino.ui.installOpenVINOButton.click()
-    assert slicer_bench.packages.installed == ["--no-deps openvino>=2025.0"]
+    assert fake_slicer.packages.installed == ["--no-deps openvino>=2025.0"]
 
 
-def test_who_declines_openvino_is_not_offered_it_again(without_openvino, slicer_bench):
+def test_who_declines_openvino_is_not_offered_it_again(without_openvino, fake_slicer):
     ui = without_openvino.ui
-    slicer_bench.dialogs.answer(False)
+    fake_slicer.dialogs.answer(False)
     ui.installOpenVINOButton.click()
-    assert slicer_bench.packages.installed == []
+    assert fake_slicer.packages.installed == []
     command = "slicer.util.pip_install('--no-deps openvino>=2025.0')"
     assert command in html.unescape(ui.setupMessageLabel.text)
     without_openvino.update()
     assert ui.installOpenVINOButton.isHidden() and ui.openVINOLabel.isHidden()
 
 
-def test_openvino_that_cannot_be_installed_is_told_and_offered_on(without_openvino, slicer_bench):
+def test_openvino_that_cannot_be_installed_is_told_and_offered_on(without_openvino, fake_slicer):
     ui = without_openvino.ui
-    slicer_bench.packages.fails = True
-    slicer_bench.dialogs.answer(True)
+    fake_slicer.packages.fails = True
+    fake_slicer.dialogs.answer(True)
     ui.installOpenVINOButton.click()
     assert "could not be installed" in ui.setupMessageLabel.text and "Nothing needs it" in ui.setupMessageLabel.text
     assert not ui.installOpenVINOButton.isHidden()
 
 
 @pytest.mark.parametrize("reason", ["a GPU", "an Apple GPU", "no PyTorch", "testing"])
-def test_openvino_is_not_offered_where_it_is_of_no_use(without_openvino, slicer_bench, monkeypatch, reason):
+def test_openvino_is_not_offered_where_it_is_of_no_use(without_openvino, fake_slicer, monkeypatch, reason):
     ui = without_openvino.ui
     if reason == "a GPU":
         monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")
@@ -249,11 +249,11 @@ def test_openvino_is_not_offered_where_it_is_of_no_use(without_openvino, slicer_
         monkeypatch.setattr("sys.platform", "darwin")
         monkeypatch.setattr("platform.machine", lambda: "arm64")
     elif reason == "no PyTorch":
-        slicer_bench.torch.is_installed = False
+        fake_slicer.torch.is_installed = False
     else:
-        slicer_bench.app._is_testing = True
+        fake_slicer.app._is_testing = True
         ui.installOpenVINOButton.click()
-        assert "testing mode" in ui.setupMessageLabel.text and slicer_bench.packages.installed == []
+        assert "testing mode" in ui.setupMessageLabel.text and fake_slicer.packages.installed == []
         return
     without_openvino.update()
     assert ui.installOpenVINOButton.isHidden() and ui.openVINOLabel.isHidden()

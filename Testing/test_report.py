@@ -91,19 +91,19 @@ def test_the_command_reports_on_a_result_folder(dca, coarse_phantom, small_bundl
 
 
 @pytest.mark.scene
-def test_the_panel_writes_what_became_of_each_finding(module_panel, slicer_bench, small_bundle, monkeypatch, tmp_path):
+def test_the_panel_writes_what_became_of_each_finding(module_panel, fake_slicer, small_bundle, monkeypatch, tmp_path):
     pytest.importorskip("slicer")
     from review_case import reviewed_case
 
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
     nodes = reviewed_case()
     module_panel.parameters.resultSegmentation = nodes.segmentation
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     module_panel.reviewPanel.goToNext()
     module_panel.reviewPanel.ui.suggestionButton.click()
     module_panel.reviewPanel.goToNext()
     module_panel.reviewPanel.ui.flagButton.click()
-    slicer_bench.dialogs.answer(str(tmp_path / "report"))
+    fake_slicer.dialogs.answer(str(tmp_path / "report"))
     module_panel.resultPanel.ui.reportButton.click()
     text = html.unescape(Path(tmp_path / "report.html").read_text(encoding="utf-8"))
     for words in ("suggested alternative taken", "flagged for another opinion", "not checked", "610.6", "made-up"):

@@ -48,9 +48,9 @@ def stroke(panel: Any, segment_id: str) -> None:
     )  # fmt: skip
 
 
-def segmented(panel: Any, bench: Any) -> Any:
+def segmented(panel: Any, fake: Any) -> Any:
     apply(panel)
-    wait_for_end(panel, bench)
+    wait_for_end(panel, fake)
     nodes = panel.reviewPanel._nodes
     assert nodes is not None, message(panel)
     return nodes
@@ -58,13 +58,13 @@ def segmented(panel: Any, bench: Any) -> Any:
 
 # On a busy computer the commands alone, which load PyTorch anew, take minutes.
 @pytest.mark.timeout(900)
-def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phantom, small_bundle, monkeypatch, tmp_path):
+def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom, small_bundle, monkeypatch, tmp_path):
     from DCASegmentationLib.scene.volumes import show_ct
     from DCASegmentationLib.widgets.segment_control import replacementQuestion
 
     panel, review = module_panel, module_panel.reviewPanel
     panel.parameters.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")
-    nodes = segmented(panel, slicer_bench)
+    nodes = segmented(panel, fake_slicer)
     automatic = labels_of(nodes)
     places = review._places
     assert len(places) > 3 and review.ui.checkedBar.text == f"0 of {len(places)} checked"
@@ -78,10 +78,10 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     painted = next(each for each, place in enumerate(places) if place.organ != places[row].organ)
     review.goTo(painted)
     review.ui.editButton.click()
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     segment_id = panel.correctPanel.ui.segmentEditor.currentSegmentID()
     stroke(panel, segment_id)
-    slicer_bench.process_events(0.7)
+    fake_slicer.process_events(0.7)
     corrected = labels_of(nodes)
     assert (corrected != accepted).any()
     words = [review.ui.placesTable.item(each, 2).text() for each in (row, painted)]
@@ -94,13 +94,13 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     scene = tmp_path / "scene.mrb"
     assert slicer.mrmlScene.WriteToMRB(str(scene))
     slicer.mrmlScene.Clear(0)
-    read_scene(scene, slicer_bench)
+    read_scene(scene, fake_slicer)
     assert [review.ui.placesTable.item(each, 2).text() for each in (row, painted)] == words
     np.testing.assert_array_equal(labels_of(review._nodes), corrected)
     panel.parameters.outputSegmentation = panel.parameters.resultSegmentation
     if replacementQuestion(panel.parameters.outputSegmentation, keepCorrected=True):
-        slicer_bench.dialogs.answer(True)
-    nodes = segmented(panel, slicer_bench)
+        fake_slicer.dialogs.answer(True)
+    nodes = segmented(panel, fake_slicer)
     name = AMOS.by_key[key].name
     assert "Kept as corrected or accepted" in message(panel) and name in message(panel)
     label = AMOS.by_key[key].label
@@ -108,9 +108,9 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
 
     # Into a training set, a few steps of training, a model, and its own segmentation.
     training = tmp_path / "training"
-    slicer_bench.dialogs.answer(str(training))
+    fake_slicer.dialogs.answer(str(training))
     review.ui.trainingSetButton.click()
-    slicer_bench.wait_for(lambda: not review._writer.isRunning, 120)
+    fake_slicer.wait_for(lambda: not review._writer.isRunning, 120)
     assert "Added as ct-" in review.ui.reviewMessageLabel.text and name in review.ui.reviewMessageLabel.text
     (entry,) = json.loads((training / "dataset.json").read_text())["training"]
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(training / entry["label"])))
@@ -126,7 +126,7 @@ def test_the_whole_circle(module_panel, warm_worker, slicer_bench, coarse_phanto
     panel.segmentControl.updateModels()
     assert panel.segmentPanel.model is not None and panel.segmentPanel.model.metadata.name == "corrected"
     panel.parameters.outputSegmentation = None
-    again = segmented(panel, slicer_bench)
+    again = segmented(panel, fake_slicer)
     assert again.segmentation is not nodes.segmentation
     assert len(review._places) > 0
 

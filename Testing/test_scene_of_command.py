@@ -36,9 +36,9 @@ def result(tmp_path_factory, small_bundle, coarse_phantom) -> Path:
 
 
 @pytest.fixture
-def opened(result, module_panel, slicer_bench) -> Any:
+def opened(result, module_panel, fake_slicer) -> Any:
     """The module's panel, with the scene opened while it is seen."""
-    read_scene(result / "scene.mrb", slicer_bench)
+    read_scene(result / "scene.mrb", fake_slicer)
     return module_panel
 
 
@@ -90,8 +90,8 @@ def test_the_model_and_the_ct_are_known_for_a_training_set(opened, small_bundle)
     assert len(own_organs(nodes.segmentation)) == nodes.segmentation.GetSegmentation().GetNumberOfSegments()
 
 
-def test_a_choice_that_was_made_is_not_replaced_by_a_scene_that_is_added(opened, result, slicer_bench):
+def test_a_choice_that_was_made_is_not_replaced_by_a_scene_that_is_added(opened, result, fake_slicer):
     first = opened.parameters.resultSegmentation
     assert opened.parameters.inputVolume.GetName() == "Case CT"
-    read_scene(result / "scene.mrb", slicer_bench)
+    read_scene(result / "scene.mrb", fake_slicer)
     assert opened.parameters.resultSegmentation is first

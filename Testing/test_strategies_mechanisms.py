@@ -384,7 +384,7 @@ def test_crest_generations_take_pseudo_labels_by_rate_and_start_anew():
     assert strategy.on_step_start(strategy.step_state(50), None)
     assert not strategy.on_step_start(strategy.step_state(51), None)
     assert any(not torch.equal(a, b) for a, b in zip(before, strategy.network.encoder.parameters(), strict=True))
-    assert strategy.step_state(75).stage_step == 25 and strategy.step_state(75).length == 50
+    assert strategy.step_state(75).stage_step == 25 and strategy.step_state(75).stage_steps == 50
 
 
 def test_crest_aligns_pseudo_labels_with_the_labels():

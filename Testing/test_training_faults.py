@@ -104,9 +104,7 @@ def in_a_validation(monkeypatch, send) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [in_a_step, while_saving, in_a_validation])
-def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(
-    uninterrupted, tmp_path, monkeypatch, moment, number
-):
+def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, tmp_path, monkeypatch, moment, number):
     sent: list[int] = []
 
     def send() -> None:

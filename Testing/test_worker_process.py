@@ -38,8 +38,8 @@ class Outcome:
 class Panel:
     """Stands where the panel stands: asks a WorkerProcess and lets Qt's event loop run."""
 
-    def __init__(self, bench, worker):
-        self.bench = bench
+    def __init__(self, fake, worker):
+        self.fake = fake
         self.worker = worker
 
     def begin(self, request):
@@ -49,7 +49,7 @@ class Panel:
 
     def wait_for(self, condition):
         # PyTorch takes its time to load on a computer that does other things too.
-        self.bench.wait_for(condition, seconds=120)
+        self.fake.wait_for(condition, seconds=120)
 
     def wait_for_progress(self, outcome, message):
         self.wait_for(lambda: any(said.startswith(message) for _, said in outcome.progress) or outcome.ends)
@@ -58,7 +58,7 @@ class Panel:
     def wait_for_end(self, outcome):
         """The one end that a run has: its kind and what came along."""
         self.wait_for(lambda: outcome.ends)
-        self.bench.process_events(0.05)
+        self.fake.process_events(0.05)
         (end,) = outcome.ends
         return end
 
@@ -72,14 +72,14 @@ class Panel:
 
 
 @pytest.fixture
-def panel_for(slicer_bench):
+def panel_for(fake_slicer):
     from DCASegmentationLib.worker_client import WorkerProcess
 
     workers = []
 
     def make(library_folder=MODULE_FOLDER, python=sys.executable, **others):
         workers.append(WorkerProcess(python, library_folder, **others))
-        return Panel(slicer_bench, workers[-1])
+        return Panel(fake_slicer, workers[-1])
 
     yield make
     for worker in workers:
@@ -97,7 +97,7 @@ def panel_with(panel_for, tmp_path_factory):
     """With a process in the worker's place that runs ``code`` after its hello."""
 
     def make(code, hello='{"type": "hello", "version": 1, "pid": %d, "library": "0"}'):
-        package = tmp_path_factory.mktemp("library") / "DCASegmentationLib"
+        package = tmp_path_factory.mktemp("library") / "dcaseg"
         package.mkdir()
         (package / "__init__.py").touch()
         start = f"import json, os, subprocess, sys, time\nos.setsid()\nprint({hello!r} % os.getpid(), flush=True)\n"
@@ -202,7 +202,7 @@ def test_stop_ends_worker_and_run_without_a_word(panel_with, tmp_path):
     panel.worker.stop()
     assert is_gone(pid, seconds=0.05) and is_gone(child, seconds=0.05)
     assert list(tmp_path.iterdir()) == []
-    panel.bench.process_events(0.1)
+    panel.fake.process_events(0.1)
     assert outcome.ends == []
     assert not panel.worker.isRunning
 
@@ -298,8 +298,8 @@ def test_a_missing_python_is_said(panel_for, tmp_path):
 
 
 def test_a_missing_library_is_said(panel_for, tmp_path):
-    (tmp_path / "empty" / "DCASegmentationLib").mkdir(parents=True)
-    (tmp_path / "empty" / "DCASegmentationLib" / "__init__.py").touch()
+    (tmp_path / "empty" / "dcaseg").mkdir(parents=True)
+    (tmp_path / "empty" / "dcaseg" / "__init__.py").touch()
     panel = panel_for(tmp_path / "empty")
     kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
     assert kind == "error" and "No module named dcaseg.worker" in failure.details

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def _shared_worker(_bench: Any) -> Iterator[list[Any]]:
+def _shared_worker(_fake_slicer: Any) -> Iterator[list[Any]]:
     workers: list[Any] = []
     yield workers
     for worker in workers:

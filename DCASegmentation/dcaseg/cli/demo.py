@@ -18,8 +18,8 @@ from .option_values import RUNTIME
 from .phantom import write_phantom
 from .segment import PICTURE, segment_ct
 
-# The bench on which the module runs outside Slicer is part of the repository, not of the package.
-_PROGRAM = Path(__file__).resolve().parents[3] / "Testing" / "bench" / "panel_picture.py"
+# The fake Slicer in which the module runs outside Slicer is part of the repository, not of the package.
+_PROGRAM = Path(__file__).resolve().parents[3] / "Testing" / "fake_slicer" / "panel_picture.py"
 _SECONDS = 600
 _TITLE = "The module's panel"
 
@@ -32,7 +32,7 @@ def add_panel(picture: Path, ct: Path, bundle: str | None) -> str:
     if not _PROGRAM.is_file():
         return "The picture is without the module's panel, which is drawn from a checkout of the repository only."
     if find_spec("PySide6") is None or find_spec("slicer") is None:
-        return 'The picture is without the module\'s panel. To have it: pip install -e ".[bench]"'
+        return 'The picture is without the module\'s panel. To have it: pip install -e ".[panel]"'
     from ..rendering.layout import concat_images, height_beside
 
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def run(
 
     Takes under two minutes on two cores. The picture shows the organs in three planes and in 3D, and below them on
     the axial plane the attention of the three experts and the expert that decided; beside them, in a checkout with
-    the extra bench, the Slicer module's panel after it has segmented the same CT.
+    the extra panel, the Slicer module's panel after it has segmented the same CT.
     """
     started_empty = not out.exists()
     if not (started_empty or overwrite) and (not out.is_dir() or any(out.iterdir())):

@@ -7,9 +7,9 @@ from typing import Any
 import slicer
 from PySide6 import QtWidgets
 
-from bench.ctk_widgets import ctkMenuButton
-from bench.mrml_widgets import qMRMLWidget
-from bench.stand_in import Plain, Signal
+from fake_slicer.base import Plain, Signal
+from fake_slicer.ctk_widgets import ctkMenuButton
+from fake_slicer.mrml_widgets import qMRMLWidget
 
 
 class qMRMLSegmentationShow3DButton(ctkMenuButton):
@@ -107,7 +107,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
 
     def setActiveEffect(self, effect: Any) -> None:
         if effect is not None:
-            raise TypeError("The bench has no effects: setActiveEffectByName, or None")
+            raise TypeError("The fake Slicer has no effects: setActiveEffectByName, or None")
         self.setActiveEffectByName("")
 
     def setActiveEffectByName(self, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from PySide6 import QtCore
 
-from bench.stand_in import StandIn
+from fake_slicer.base import StandIn
 
 
 class qSlicerDICOMExportDialog(StandIn, QtCore.QObject):

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.pythonqt import QT_MODULES, BenchError
+from fake_slicer.pythonqt import QT_MODULES, FakeSlicerError
 
 
 @cache
@@ -34,7 +34,7 @@ def qt_class(class_name: str) -> type:
     for module in QT_MODULES:
         if hasattr(module, name):
             return getattr(module, name)
-    raise BenchError(f"No class {class_name} is known to Qt, CTK or Slicer's widgets")
+    raise FakeSlicerError(f"No class {class_name} is known to Qt, CTK or Slicer's widgets")
 
 
 def members(class_name: str, kind: str) -> set[str]:

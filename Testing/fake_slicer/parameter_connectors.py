@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from bench.parameter_kinds import Choice, Decimals, Maximum, Minimum, SingleStep, WithinRange
-from bench.pythonqt import is_cpp
+from fake_slicer.parameter_kinds import Choice, Decimals, Maximum, Minimum, SingleStep, WithinRange
+from fake_slicer.pythonqt import is_cpp
 
 # Class of widget -> types, attribute, signal. A subclass of Python or C++ does not count: Slicer asks for the class.
 _BY_ATTRIBUTE = {

@@ -1,6 +1,6 @@
 """The module's panel after a real run, as a picture: what ``dca demo`` puts beside the views.
 
-Run: python Testing/bench/panel_picture.py CT PICTURE HEIGHT [BUNDLE]
+Run: python Testing/fake_slicer/panel_picture.py CT PICTURE HEIGHT [BUNDLE]
 
 Loads the CT into a scene, presses Apply, waits for the real worker, and draws the panel HEIGHT pixels high.
 """
@@ -17,7 +17,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.panel_run import WIDTH, as_high_as_its_contents, panel_on_bench, segment
+from fake_slicer.panel_run import WIDTH, as_high_as_its_contents, panel_in_fake_slicer, segment
 
 
 def draw_panel(ct: Path, picture: Path, height: int) -> None:
@@ -25,11 +25,11 @@ def draw_panel(ct: Path, picture: Path, height: int) -> None:
     from dcaseg.imaging.readers import read_ct
     from DCASegmentationLib.scene.volumes import show_ct
 
-    with panel_on_bench() as (panel, bench):
+    with panel_in_fake_slicer() as (panel, fake):
         QtWidgets.QApplication.setStyle("Fusion")
         show_ct(read_ct(ct), "CT")
-        bench.process_events(0.1)
-        segment(panel, bench)
+        fake.process_events(0.1)
+        segment(panel, fake)
         write(panel.widget.window(), picture, height)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from bench.mrml_widgets import qMRMLWidget
-from bench.stand_in import Plain, StandIn
 from DCASegmentationLib.scene.headless import application_logic
+from fake_slicer.base import Plain, StandIn
+from fake_slicer.mrml_widgets import qMRMLWidget
 
 
 class qMRMLAbstractViewWidget(qMRMLWidget):

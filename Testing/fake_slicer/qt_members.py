@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.pythonqt import QT_MODULES
+from fake_slicer.pythonqt import QT_MODULES
 
 
 @cache

@@ -16,8 +16,8 @@ from typing import Any
 import slicer
 import vtk
 
-from bench.parameter_connectors import connector_for
-from bench.parameter_kinds import Choice, Decimals, Default, Exclude, Maximum, Minimum, SingleStep, WithinRange
+from fake_slicer.parameter_connectors import connector_for
+from fake_slicer.parameter_kinds import Choice, Decimals, Default, Exclude, Maximum, Minimum, SingleStep, WithinRange
 
 __all__ = [
     "Choice", "Decimals", "Default", "Exclude", "Maximum", "Minimum", "SingleStep", "WithinRange",

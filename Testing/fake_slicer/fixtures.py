@@ -1,4 +1,4 @@
-"""Fixtures for tests on the bench. They skip where slicer-core or PySide6 is not installed."""
+"""Fixtures for tests in the fake Slicer. They skip where slicer-core or PySide6 is not installed."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def _bench(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def _fake_slicer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     pytest.importorskip("slicer", reason="slicer-core is not installed")
     pytest.importorskip("PySide6", reason="PySide6-Essentials is not installed")
-    from bench.bench import Bench
+    from fake_slicer.fake_slicer import FakeSlicer
 
-    return Bench(tmp_path_factory.mktemp("slicer"))
+    return FakeSlicer(tmp_path_factory.mktemp("slicer"))
 
 
 @pytest.fixture
-def slicer_bench(_bench: Any) -> Iterator[Any]:
+def fake_slicer(_fake_slicer: Any) -> Iterator[Any]:
     """Slicer's Qt side in place, with an empty scene. A test fails by an error in a slot, which Qt only prints, and by
     anything in Slicer's log; one that expects a line there takes it away by ``log.clear()``."""
-    from bench.bench import installed
+    from fake_slicer.fake_slicer import installed
 
-    with installed(_bench) as bench:
-        yield bench
-        bench.process_events()
-        assert not bench.slot_errors, f"Slots raised: {bench.slot_errors}"
-        assert not bench.log.lines, f"Slicer's log holds: {bench.log.lines}"
-        assert not bench.dialogs.unused_answers(), "The module never asked what the test answers"
+    with installed(_fake_slicer) as fake:
+        yield fake
+        fake.process_events()
+        assert not fake.slot_errors, f"Slots raised: {fake.slot_errors}"
+        assert not fake.log.lines, f"Slicer's log holds: {fake.log.lines}"
+        assert not fake.dialogs.unused_answers(), "The module never asked what the test answers"
 
 
 @pytest.fixture
-def module(slicer_bench: Any) -> Any:
+def module(fake_slicer: Any) -> Any:
     """``DCASegmentation.py``, imported unmodified."""
-    return slicer_bench.load_module()
+    return fake_slicer.load_module()
 
 
 @pytest.fixture
-def module_widget(slicer_bench: Any, module: Any) -> Iterator[Any]:
+def module_widget(fake_slicer: Any, module: Any) -> Iterator[Any]:
     """The module's widget, set up, entered and shown."""
-    widget = slicer_bench.make_widget(module)
+    widget = fake_slicer.make_widget(module)
     yield widget
     widget.exit()
     widget.cleanup()
     widget.parent.close()
-    slicer_bench.process_events()
+    fake_slicer.process_events()
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def module_panel(module_widget: Any) -> Any:
 @pytest.fixture
 def screenshot(tmp_path: Path) -> Callable[..., Path]:
     """``screenshot(widget, name, style)`` writes a PNG into the folder DCA_SCREENSHOTS, or one that is thrown away."""
-    from bench.screenshot import screenshot as write
+    from fake_slicer.screenshot import screenshot as write
 
     folder = Path(os.environ.get("DCA_SCREENSHOTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)

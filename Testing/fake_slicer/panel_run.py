@@ -10,31 +10,31 @@ from typing import Any
 
 from PySide6 import QtWidgets
 
-from bench.bench import Bench, installed
+from fake_slicer.fake_slicer import FakeSlicer, installed
 
 WIDTH = 360
 _MOST_SECONDS = 900
 
 
 @contextmanager
-def panel_on_bench() -> Iterator[tuple[Any, Bench]]:
-    """The panel of the unmodified module on a bench of its own, with an empty scene."""
-    with tempfile.TemporaryDirectory() as folder, installed(Bench(Path(folder))) as bench:
-        panel = bench.make_widget(bench.load_module()).panel
+def panel_in_fake_slicer() -> Iterator[tuple[Any, FakeSlicer]]:
+    """The panel of the unmodified module in a fake Slicer of its own, with an empty scene."""
+    with tempfile.TemporaryDirectory() as folder, installed(FakeSlicer(Path(folder))) as fake:
+        panel = fake.make_widget(fake.load_module()).panel
         try:
-            yield panel, bench
+            yield panel, fake
         finally:
             panel.cleanup()
 
 
-def segment(panel: Any, bench: Bench) -> None:
+def segment(panel: Any, fake: FakeSlicer) -> None:
     """Press Apply, wait for the real worker, and show who decided. Exits with the panel's message where it fails."""
     panel.segmentPanel.ui.applyButton.click()
-    bench.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
+    fake.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
     if panel.parameters.resultSegmentation is None:
         raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
     panel.parameters.expertMap = "deciding"
-    bench.process_events(1.0)
+    fake.process_events(1.0)
 
 
 def as_high_as_its_contents(window: Any) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from bench import ctk_widgets
-from bench.pythonqt import QT_MODULES
-from bench.stand_in import StandIn
+from fake_slicer import ctk_widgets
+from fake_slicer.base import StandIn
+from fake_slicer.pythonqt import QT_MODULES
 
 # PySide6's own additions, which PythonQt does not have.
 _ABSENT = {"Signal", "Slot", "Property", "SIGNAL", "SLOT", "ClassInfo", "QEnum", "QFlag"}
@@ -36,7 +36,7 @@ def ctk_module() -> ModuleType:
 
 
 def stand_ins_of(module: ModuleType) -> dict[str, type]:
-    """The stand-ins that a module of the bench defines, by the names of the real classes."""
+    """The stand-ins that a module of the fake Slicer defines, by the names of the real classes."""
     return {
         name: value
         for name, value in vars(module).items()

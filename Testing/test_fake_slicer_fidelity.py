@@ -1,4 +1,5 @@
-"""The bench is no easier than Slicer: what the real classes lack is refused, in a .ui, in a connect and in the code."""
+"""The fake Slicer is no easier than Slicer: what the real classes lack is refused, in a .ui, in a connect and in the
+code."""
 
 from __future__ import annotations
 
@@ -24,32 +25,32 @@ CONNECTION = """<connections><connection><sender>top</sender><signal>{0}</signal
 <receiver>tested</receiver><slot>{1}</slot></connection></connections>"""
 
 
-def test_stand_ins_offer_no_member_that_the_real_classes_lack(slicer_bench):
-    from bench import application, ctk_widgets, manifest
-    from bench.qt_modules import stand_ins_of
+def test_stand_ins_offer_no_member_that_the_real_classes_lack(fake_slicer):
+    from fake_slicer import application, ctk_widgets, manifest
+    from fake_slicer.qt_modules import stand_ins_of
 
-    classes = {**slicer_bench.stand_ins, **stand_ins_of(ctk_widgets)}
+    classes = {**fake_slicer.stand_ins, **stand_ins_of(ctk_widgets)}
     classes["qSlicerApplication"] = application.qSlicerApplication
     assert len(classes) > 10
     additions = [
         (name, member)
         for name, cls in classes.items()
         for base in cls.__mro__
-        if base.__module__.startswith("bench.")
+        if base.__module__.startswith("fake_slicer.")
         for member in vars(base)
         if not member.startswith("_") and not manifest.has_member(name, member)
     ]
     assert set(additions) <= DECORATED
 
 
-def test_signals_of_stand_ins_have_the_signatures_of_the_real_ones(slicer_bench):
-    from bench import ctk_widgets, manifest
-    from bench.qt_modules import stand_ins_of
-    from bench.stand_in import Signal
+def test_signals_of_stand_ins_have_the_signatures_of_the_real_ones(fake_slicer):
+    from fake_slicer import ctk_widgets, manifest
+    from fake_slicer.base import Signal
+    from fake_slicer.qt_modules import stand_ins_of
 
     signals = [
         (name, signature)
-        for name, cls in {**slicer_bench.stand_ins, **stand_ins_of(ctk_widgets)}.items()
+        for name, cls in {**fake_slicer.stand_ins, **stand_ins_of(ctk_widgets)}.items()
         for member in vars(cls).values()
         if isinstance(member, Signal)
         for signature in member.signatures
@@ -66,7 +67,7 @@ def write_ui(folder: Path, class_name: str, contents: str = "", after: str = "")
     return str(path)
 
 
-def test_a_ui_of_existing_members_is_loaded(slicer_bench, tmp_path):
+def test_a_ui_of_existing_members_is_loaded(fake_slicer, tmp_path):
     import slicer
 
     types = '<property name="nodeTypes"><stringlist><string>vtkMRMLModelNode</string></stringlist></property>'
@@ -88,25 +89,25 @@ def test_a_ui_of_existing_members_is_loaded(slicer_bench, tmp_path):
         ("qMRMLNodeComboBox", "", CONNECTION.format("mrmlSceneChanged(vtkMRMLScene*)", "setScene()"), "setScene"),
     ],
 )
-def test_a_ui_is_refused_for_what_the_real_class_lacks(slicer_bench, tmp_path, class_name, contents, after, missing):
+def test_a_ui_is_refused_for_what_the_real_class_lacks(fake_slicer, tmp_path, class_name, contents, after, missing):
     import slicer
 
-    from bench.pythonqt import BenchError
+    from fake_slicer.pythonqt import FakeSlicerError
 
-    with pytest.raises(BenchError, match=missing):
+    with pytest.raises(FakeSlicerError, match=missing):
         slicer.util.loadUI(write_ui(tmp_path, class_name, contents, after))
-    slicer_bench.log.clear()  # Qt says so too
+    fake_slicer.log.clear()  # Qt says so too
 
 
-def test_connecting_a_signal_that_does_not_exist_is_refused(slicer_bench):
+def test_connecting_a_signal_that_does_not_exist_is_refused(fake_slicer):
     import qt
     import slicer
 
-    from bench.pythonqt import BenchError
+    from fake_slicer.pythonqt import FakeSlicerError
 
-    with pytest.raises(BenchError, match=r"QPushButton has no signal pressed\(int\)"):
+    with pytest.raises(FakeSlicerError, match=r"QPushButton has no signal pressed\(int\)"):
         qt.QPushButton().connect("pressed(int)", print)
-    with pytest.raises(BenchError, match=r"qMRMLNodeComboBox has no signal currentNodeChanged\(int\)"):
+    with pytest.raises(FakeSlicerError, match=r"qMRMLNodeComboBox has no signal currentNodeChanged\(int\)"):
         slicer.qMRMLNodeComboBox().connect("currentNodeChanged(int)", print)
 
 
@@ -128,8 +129,8 @@ def test_connecting_a_signal_that_does_not_exist_is_refused(slicer_bench):
         ("self._timer = qt.QTimer(); self._timer.active()", "active of self._timer, a QTimer, is a property"),
     ],
 )
-def test_reading_the_code_finds(slicer_bench, line, complaint):
-    from bench.lint import complaints
+def test_reading_the_code_finds(fake_slicer, line, complaint):
+    from fake_slicer.lint import complaints
 
     objects = {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}
     source = f"class Panel:\n    def fill(self):\n        {line}\n"
@@ -137,8 +138,8 @@ def test_reading_the_code_finds(slicer_bench, line, complaint):
     assert re.search(complaint, found[0])
 
 
-def test_reading_the_code_accepts_what_slicer_has(slicer_bench):
-    from bench.lint import complaints
+def test_reading_the_code_accepts_what_slicer_has(fake_slicer):
+    from fake_slicer.lint import complaints
 
     source = """
 def fill(self):
@@ -158,7 +159,7 @@ def fill(self):
 
 
 @pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
-def test_every_ui_file_of_the_module_is_accepted(slicer_bench, path):
+def test_every_ui_file_of_the_module_is_accepted(fake_slicer, path):
     import slicer
 
     widget = slicer.util.loadUI(str(path))
@@ -167,15 +168,15 @@ def test_every_ui_file_of_the_module_is_accepted(slicer_bench, path):
 
 
 @pytest.mark.parametrize("path", PANELS, ids=lambda path: path.name)
-def test_the_module_asks_its_widgets_only_for_what_they_have(slicer_bench, path):
-    from bench.lint import complaints, named_objects
+def test_the_module_asks_its_widgets_only_for_what_they_have(fake_slicer, path):
+    from fake_slicer.lint import complaints, named_objects
 
     assert complaints(path.read_text(encoding="utf-8"), named_objects(UI_FILES)) == []
 
 
 @pytest.mark.skipif(not ALL_CLASSES.exists(), reason="the members of all classes are not on this computer")
-def test_the_manifest_is_what_the_headers_say(slicer_bench):
-    from bench import manifest
-    from bench.make_manifest import USED, pick
+def test_the_manifest_is_what_the_headers_say(fake_slicer):
+    from fake_slicer import manifest
+    from fake_slicer.make_manifest import USED, pick
 
     assert pick(json.loads(ALL_CLASSES.read_text(encoding="utf-8")), USED) == manifest.classes()

@@ -8,7 +8,7 @@ from typing import Any
 
 from PySide6 import QtWidgets
 
-from bench.pythonqt import BenchError
+from fake_slicer.pythonqt import FakeSlicerError
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Dialogs:
     def _ask(self, kind: str, text: str, detail: str = "") -> Any:
         self.shown.append(Shown(kind, text, detail))
         if not self._answers:
-            raise BenchError(f"Nobody told the bench how to answer: {text}")
+            raise FakeSlicerError(f"Nobody told the fake Slicer how to answer: {text}")
         return self._answers.popleft()
 
     def util_functions(self) -> dict[str, Any]:

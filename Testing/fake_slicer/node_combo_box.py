@@ -9,7 +9,7 @@ import vtk
 from PySide6 import QtWidgets
 from shiboken6 import isValid
 
-from bench.stand_in import Plain, Signal, StandIn
+from fake_slicer.base import Plain, Signal, StandIn
 
 
 def _switch(name: str) -> Any:

@@ -17,7 +17,8 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 import slicer
 from PySide6 import QtCore, QtWidgets
 
-from bench import (
+from DCASegmentationLib.scene.headless import boot
+from fake_slicer import (
     dicom_dialog,
     mrml_widgets,
     node_combo_box,
@@ -26,23 +27,22 @@ from bench import (
     segmentation_widgets,
     view_widgets,
 )
-from bench.application import qSlicerApplication
-from bench.log_watch import LogWatch
-from bench.pythonqt import KEPT, patch
-from bench.qt_modules import QtModule, ctk_module, stand_ins_of
-from bench.sample_data import SampleData
-from bench.scripted_module import qSlicerScriptedLoadableModule
-from bench.told_dialogs import Dialogs
-from bench.told_packages import Packages, Torch
-from bench.ui_loader import UiLoader
-from DCASegmentationLib.scene.headless import boot
+from fake_slicer.application import qSlicerApplication
+from fake_slicer.dialogs import Dialogs
+from fake_slicer.log_watch import LogWatch
+from fake_slicer.pip import Packages, Torch
+from fake_slicer.pythonqt import KEPT, patch
+from fake_slicer.qt_modules import QtModule, ctk_module, stand_ins_of
+from fake_slicer.sample_data import SampleData
+from fake_slicer.scripted_module import qSlicerScriptedLoadableModule
+from fake_slicer.ui_loader import UiLoader
 
 MODULE_FILE = Path(__file__).parents[2] / "DCASegmentation" / "DCASegmentation.py"
 _ABSENT = object()
 _TURNS = 30
 
 
-class Bench:
+class FakeSlicer:
     """Slicer as the module sees it. ``dialogs``, ``packages`` and ``torch`` tell it what a person or computer would."""
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class Bench:
     def install(self) -> None:
         """Make ``import qt``, ``slicer.app`` and the rest work."""
         ctk = ctk_module()
-        widgets = {**self.stand_ins, **stand_ins_of(sys.modules["bench.ctk_widgets"])}
+        widgets = {**self.stand_ins, **stand_ins_of(sys.modules["fake_slicer.ctk_widgets"])}
         qt = QtModule(
             QUiLoader=lambda *arguments: UiLoader(widgets, *arguments),
             QFileDialog=self.dialogs.file_dialog(),
@@ -205,13 +205,13 @@ class Bench:
 
 
 @contextmanager
-def installed(bench: Bench) -> Iterator[Bench]:
-    """The bench with an empty scene, put in place for as long as the context lasts."""
-    bench.install()
+def installed(fake: FakeSlicer) -> Iterator[FakeSlicer]:
+    """The fake Slicer with an empty scene, put in place for as long as the context lasts."""
+    fake.install()
     try:
-        with bench.log.watching():
-            bench.clear()
-            yield bench
+        with fake.log.watching():
+            fake.clear()
+            yield fake
     finally:
         slicer.mrmlScene.Clear(0)
-        bench.uninstall()
+        fake.uninstall()

@@ -11,8 +11,8 @@ from typing import Any
 import slicer
 from PySide6 import QtCore, QtWidgets
 
-from bench.view_widgets import qSlicerLayoutManager
 from DCASegmentationLib.scene.headless import application_logic
+from fake_slicer.view_widgets import qSlicerLayoutManager
 
 
 class qSlicerApplication:

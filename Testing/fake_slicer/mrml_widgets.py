@@ -8,7 +8,7 @@ from typing import Any
 import slicer
 from PySide6 import QtWidgets
 
-from bench.stand_in import Signal, StandIn
+from fake_slicer.base import Signal, StandIn
 
 
 class qMRMLWidget(StandIn, QtWidgets.QWidget):

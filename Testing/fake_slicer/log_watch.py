@@ -1,4 +1,5 @@
-"""What Slicer's log would hold: errors and warnings of VTK, Qt and Python, and those of parts that the bench lacks.
+"""What Slicer's log would hold: errors and warnings of VTK, Qt and Python, and those of parts that the fake Slicer
+lacks.
 
 Slicer's segmentations logic and its subject hierarchy are C++ of the application, not of slicer-core. What they log and
 do about a node, as seen in a running Slicer, is done here by watching the scene.

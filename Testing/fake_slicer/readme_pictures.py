@@ -1,6 +1,6 @@
-"""The pictures of the panel in the README, and others to look at: drawn on the bench after a real run.
+"""The pictures of the panel in the README, and others to look at: drawn in the fake Slicer after a real run.
 
-Run: python Testing/bench/readme_pictures.py FOLDER [BUNDLE]
+Run: python Testing/fake_slicer/readme_pictures.py FOLDER [BUNDLE]
 
 Segments a synthetic CT (no patient) with the shipped model through the panel, and writes a picture of every state into
 FOLDER: empty (panel-first-look.png), with parts missing, its choices, failed, running, done (panel.png), review, dark;
@@ -21,9 +21,9 @@ from matplotlib.image import imsave
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.bench import Bench
-from bench.panel_run import as_high_as_its_contents, panel_on_bench
-from bench.screenshot import screenshot
+from fake_slicer.fake_slicer import FakeSlicer
+from fake_slicer.panel_run import as_high_as_its_contents, panel_in_fake_slicer
+from fake_slicer.screenshot import screenshot
 
 # The person and the voxels of ``dca demo``.
 _SEED, _SPACING = 7, (2.0, 2.0, 3.0)
@@ -34,20 +34,20 @@ _SECTIONS = ("setup", "segment", "experts", "result", "review", "correct")
 def draw(folder: Path) -> None:
     """Write all pictures into ``folder``. Exits with the panel's message where the run fails."""
     (folder / "sections").mkdir(parents=True, exist_ok=True)
-    with panel_on_bench() as (panel, bench):
-        _draw(panel, bench, folder)
+    with panel_in_fake_slicer() as (panel, fake):
+        _draw(panel, fake, folder)
 
 
-def _draw(panel: Any, bench: Bench, folder: Path) -> None:
+def _draw(panel: Any, fake: FakeSlicer, folder: Path) -> None:
     from dcaseg.errors import UserError
     from dcaseg.synthesis.phantom.case import generate
     from DCASegmentationLib.scene.volumes import show_ct
 
     _shoot(panel.widget, folder / "panel-first-look.png")
-    _draw_missing(panel, bench, folder)
+    _draw_missing(panel, fake, folder)
     panel.guide.close()
     show_ct(generate(_SEED, spacing=_SPACING).ct, "Synthetic CT")
-    bench.process_events(0.1)
+    fake.process_events(0.1)
     panel.segmentPanel.ui.advancedGroup.collapsed = False
     panel.segmentPanel.showDevices(None, "")
     _shoot(panel.widget, folder / "panel-advanced.png")
@@ -55,19 +55,19 @@ def _draw(panel: Any, bench: Bench, folder: Path) -> None:
     panel.segmentPanel.showError(UserError("The CT could not be written to the disk.", "Free some space."))
     _shoot(panel.widget, folder / "panel-failed.png")
     panel.segmentPanel.ui.applyButton.click()
-    bench.wait_for(lambda: panel.segmentPanel.ui.progressBar.value > 20, 600)
+    fake.wait_for(lambda: panel.segmentPanel.ui.progressBar.value > 20, 600)
     _shoot(panel.widget, folder / "panel-running.png")
-    bench.wait_for(lambda: not panel.logic.isRunning, 900)
+    fake.wait_for(lambda: not panel.logic.isRunning, 900)
     if panel.parameters.resultSegmentation is None:
         raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
-    bench.process_events(2.0)
+    fake.process_events(2.0)
     _shoot(panel.widget, folder / "panel.png")
     review = panel.reviewPanel
     panel.ui.reviewSection.collapsed = False
     review.goToNext()
     review.ui.acceptButton.click()
     review.goToNext()
-    bench.process_events(0.2)
+    fake.process_events(0.2)
     _shoot(panel.ui.reviewSection, folder / "panel-review.png")
     _draw_views(panel, folder / "panel-review-views.png")
     review.ui.changesButton.checked = True
@@ -76,19 +76,19 @@ def _draw(panel: Any, bench: Bench, folder: Path) -> None:
         for name in _SECTIONS:
             section = getattr(panel.ui, f"{name}Section")
             section.collapsed = False
-            bench.process_events(0.5)
+            fake.process_events(0.5)
             as_high_as_its_contents(panel.widget.window())
             screenshot(section, folder / "sections" / f"{name}-{style}.png", style, panel.enter)
     _draw_map(panel, folder / "panel-map-view.png")
 
 
-def _draw_missing(panel: Any, bench: Bench, folder: Path) -> None:
+def _draw_missing(panel: Any, fake: FakeSlicer, folder: Path) -> None:
     """Setup comes first while PyTorch is missing; and in the dark style with the card of a model."""
-    bench.torch.is_installed = False
+    fake.torch.is_installed = False
     panel.enter()
     panel.ui.setupSection.collapsed = False
     _shoot(panel.widget, folder / "panel-missing.png")
-    bench.torch.is_installed = True
+    fake.torch.is_installed = True
     panel.enter()
     panel.segmentPanel.ui.modelCardGroup.collapsed = False
     _shoot(panel.widget, folder / "panel-setup-dark.png", "dark")

@@ -6,7 +6,7 @@ from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from bench.stand_in import Plain, Signal, StandIn
+from fake_slicer.base import Plain, Signal, StandIn
 
 _UNLIMITED = 16777215  # Qt's QWIDGETSIZE_MAX
 

@@ -11,7 +11,7 @@ from typing import Any
 import slicer
 from PySide6 import QtWidgets
 
-from bench import manifest
+from fake_slicer import manifest
 
 __all__ = [
     "ScriptedLoadableModule",
@@ -66,7 +66,7 @@ class ScriptedLoadableModuleWidget:
         return str(_folder_of(type(self)) / "Resources" / filename)
 
     def setup(self) -> None:
-        """Slicer adds the developer's Reload section here; the bench is no developer."""
+        """Slicer adds the developer's Reload section here; the fake Slicer is no developer."""
 
     def cleanup(self) -> None:
         """Called when the application closes and the module's widget is destroyed."""

@@ -19,11 +19,11 @@ QT_MODULES = (QtWidgets, QtGui, QtCore, QtNetwork, QtUiTools)
 _VIRTUAL = {"sizeHint", "minimumSizeHint"}
 # Modules whose classes stand for C++ classes of Slicer; subclasses elsewhere are Python's, and take new attributes.
 STAND_IN_MODULES = {
-    "bench.ctk_widgets",
-    "bench.mrml_widgets",
-    "bench.node_combo_box",
-    "bench.segmentation_widgets",
-    "bench.view_widgets",
+    "fake_slicer.ctk_widgets",
+    "fake_slicer.mrml_widgets",
+    "fake_slicer.node_combo_box",
+    "fake_slicer.segmentation_widgets",
+    "fake_slicer.view_widgets",
 }
 _read_property = QtCore.QObject.property
 _write_property = QtCore.QObject.setProperty
@@ -32,7 +32,7 @@ _is_patched = False
 KEPT: list[Callable[[], Any]] = []
 
 
-class BenchError(Exception):
+class FakeSlicerError(Exception):
     """The module asks something of Slicer's Qt side that the real one would refuse or silently ignore."""
 
 
@@ -140,7 +140,7 @@ class QtProperty:
             if not isinstance(value, int):
                 raise
         if not _write_property(owner, self._name, value):
-            raise BenchError(f"{class_name(owner)}.{self._name} cannot be set to {value!r}")
+            raise FakeSlicerError(f"{class_name(owner)}.{self._name} cannot be set to {value!r}")
 
 
 def _set_known_attribute(self: Any, name: str, value: Any) -> None:
@@ -179,8 +179,8 @@ def _connect(self: Any, signature: str, receiver: Any, slot: str | None = None) 
     if slot is not None:
         receiver = getattr(receiver, slot.split("(")[0])
     if not callable(receiver):
-        raise BenchError(f"{signature} of {class_name(self)} is connected to {receiver!r}, which cannot be called")
-    stand_in = getattr(type(self), "_connect_stand_in", None)
+        raise FakeSlicerError(f"{signature} of {class_name(self)} is connected to {receiver!r}, which cannot be called")
+    stand_in = getattr(type(self), "_connect_base", None)
     if stand_in is not None and stand_in(self, signature, receiver):
         return True
     count = _argument_count(self, signature)
@@ -196,7 +196,7 @@ def _connect(self: Any, signature: str, receiver: Any, slot: str | None = None) 
 
 
 def _disconnect(self: Any, signature: str, receiver: Any) -> bool:
-    stand_in = getattr(type(self), "_disconnect_stand_in", None)
+    stand_in = getattr(type(self), "_disconnect_base", None)
     if stand_in is not None and stand_in(self, signature, receiver):
         return True
     deliveries = self.__dict__.get("_deliveries", [])
@@ -217,7 +217,7 @@ def _argument_count(obj: Any, signature: str) -> int:
     meta: Any = next(cls for cls in type(obj).__mro__ if cls.__module__.startswith("PySide6.")).staticMetaObject
     index = meta.indexOfSignal(_normalized(signature))
     if index < 0:
-        raise BenchError(f"{class_name(obj)} has no signal {signature}")
+        raise FakeSlicerError(f"{class_name(obj)} has no signal {signature}")
     return int(meta.method(index).parameterCount())
 
 

@@ -1,6 +1,6 @@
 """Reads the module's Python for what it asks of its widgets, and compares it with the members of the real classes.
 
-Running on the bench finds only what a test runs; this reads every line. It follows ``self.ui.name.member`` and
+Running in the fake Slicer finds only what a test runs; this reads every line. It follows ``self.ui.name.member`` and
 ``name = self.ui.name`` within a function; of Qt's own classes ``qt.Class.member``, names and attributes that are set to
 ``qt.Class(...)``, and parameters annotated so. No further.
 """
@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from bench import manifest, qt_members
+from fake_slicer import manifest, qt_members
 
 
 def named_objects(ui_files: Iterable[Path]) -> dict[str, str]:

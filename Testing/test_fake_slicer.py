@@ -1,4 +1,4 @@
-"""Qt on the bench has the manners of PythonQt, and Slicer's widgets those seen in a running Slicer."""
+"""Qt in the fake Slicer has the manners of PythonQt, and Slicer's widgets those seen in a running Slicer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.scene
 
 
-def test_properties_are_attributes_and_never_calls(slicer_bench):
+def test_properties_are_attributes_and_never_calls(fake_slicer):
     import qt
 
     button = qt.QPushButton("Go")
@@ -20,7 +20,7 @@ def test_properties_are_attributes_and_never_calls(slicer_bench):
         button.text()
 
 
-def test_a_cpp_object_takes_no_new_attribute_but_one_of_a_python_subclass_does(slicer_bench):
+def test_a_cpp_object_takes_no_new_attribute_but_one_of_a_python_subclass_does(fake_slicer):
     import qt
 
     class Panel(qt.QWidget):
@@ -33,7 +33,7 @@ def test_a_cpp_object_takes_no_new_attribute_but_one_of_a_python_subclass_does(s
         qt.QPushButton().txet = "Go"
 
 
-def test_both_ways_to_connect_work_and_receivers_may_take_fewer_arguments(slicer_bench):
+def test_both_ways_to_connect_work_and_receivers_may_take_fewer_arguments(fake_slicer):
     import qt
 
     heard = []
@@ -49,7 +49,7 @@ def test_both_ways_to_connect_work_and_receivers_may_take_fewer_arguments(slicer
     assert False not in heard
 
 
-def test_lists_come_back_as_tuples_and_integers_are_enumerations(slicer_bench):
+def test_lists_come_back_as_tuples_and_integers_are_enumerations(fake_slicer):
     import qt
 
     label = qt.QLabel()
@@ -59,7 +59,7 @@ def test_lists_come_back_as_tuples_and_integers_are_enumerations(slicer_bench):
     assert label.alignment == qt.Qt.AlignHCenter
 
 
-def test_a_process_takes_text_and_gives_bytes(slicer_bench):
+def test_a_process_takes_text_and_gives_bytes(fake_slicer):
     import qt
 
     ended = []
@@ -67,13 +67,13 @@ def test_a_process_takes_text_and_gives_bytes(slicer_bench):
     process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status)))
     process.start(sys.executable, ["-c", "print(input())"])
     process.write("Ä\n")
-    slicer_bench.wait_for(lambda: ended)
+    fake_slicer.wait_for(lambda: ended)
     assert ended == [(0, qt.QProcess.NormalExit)]
     assert process.readAllStandardOutput().data() == "Ä\n".encode()
     assert (process.processId(), process.state()) == (0, qt.QProcess.NotRunning)
 
 
-def test_a_timer_has_the_property_and_the_function_single_shot(slicer_bench):
+def test_a_timer_has_the_property_and_the_function_single_shot(fake_slicer):
     import qt
 
     heard = []
@@ -81,23 +81,23 @@ def test_a_timer_has_the_property_and_the_function_single_shot(slicer_bench):
     timer = qt.QTimer()
     timer.singleShot = True
     assert timer.singleShot
-    slicer_bench.wait_for(lambda: heard == ["once"])
+    fake_slicer.wait_for(lambda: heard == ["once"])
 
 
-def test_the_watch_notes_when_the_event_loop_stood_still(slicer_bench):
+def test_the_watch_notes_when_the_event_loop_stood_still(fake_slicer):
     import time
 
     import qt
 
-    from bench.event_loop_watch import EventLoopWatch
+    from fake_slicer.event_loop_watch import EventLoopWatch
 
     with EventLoopWatch() as watch:
         qt.QTimer.singleShot(20, lambda: time.sleep(0.2))
-        slicer_bench.process_events(0.4)
+        fake_slicer.process_events(0.4)
     assert max(seconds for _moment, seconds, _own in watch.blocks) == pytest.approx(0.2, abs=0.15)
 
 
-def test_settings_keep_their_type(slicer_bench):
+def test_settings_keep_their_type(fake_slicer):
     import slicer
 
     slicer.app.settings().setValue("DCA/count", 3)
@@ -105,14 +105,14 @@ def test_settings_keep_their_type(slicer_bench):
     assert slicer.util.settingsValue("DCA/count", 0, int, slicer.app.settings()) == 3
 
 
-def test_pyside_is_not_to_be_seen(slicer_bench):
+def test_pyside_is_not_to_be_seen(fake_slicer):
     import qt
 
     for name in ("Signal", "Slot", "Property"):
         assert not hasattr(qt, name)
 
 
-def test_an_error_in_a_slot_is_recorded_and_the_sender_goes_on(slicer_bench):
+def test_an_error_in_a_slot_is_recorded_and_the_sender_goes_on(fake_slicer):
     import qt
 
     def fail():
@@ -121,16 +121,16 @@ def test_an_error_in_a_slot_is_recorded_and_the_sender_goes_on(slicer_bench):
     button = qt.QPushButton()
     button.connect("clicked()", fail)
     button.click()
-    assert slicer_bench.slot_errors == ["ValueError: broken slot"]
-    slicer_bench.slot_errors.clear()
+    assert fake_slicer.slot_errors == ["ValueError: broken slot"]
+    fake_slicer.slot_errors.clear()
 
 
-def test_everything_is_taken_away_again(_bench):
+def test_everything_is_taken_away_again(_fake_slicer):
     import slicer
 
-    from bench.bench import installed
+    from fake_slicer.fake_slicer import installed
 
-    with installed(_bench):
+    with installed(_fake_slicer):
         assert hasattr(slicer, "app")
         assert "qt" in sys.modules
     assert not hasattr(slicer, "app")
@@ -138,10 +138,10 @@ def test_everything_is_taken_away_again(_bench):
     assert not {"qt", "ctk", "slicer.i18n", "PyTorchUtils"} & set(sys.modules)
 
 
-def test_torch_can_be_absent_until_its_extension_installs_it(slicer_bench):
+def test_torch_can_be_absent_until_its_extension_installs_it(fake_slicer):
     import importlib.util
 
-    slicer_bench.torch.is_installed = False
+    fake_slicer.torch.is_installed = False
     assert importlib.util.find_spec("torch") is None
     import PyTorchUtils
 
@@ -149,34 +149,34 @@ def test_torch_can_be_absent_until_its_extension_installs_it(slicer_bench):
     assert importlib.util.find_spec("torch") is not None
 
 
-def test_packages_are_recorded_and_not_installed(slicer_bench):
+def test_packages_are_recorded_and_not_installed(fake_slicer):
     import importlib.util
 
     from slicer.packaging import pip_install
 
-    slicer_bench.packages.hide("scipy")
+    fake_slicer.packages.hide("scipy")
     assert importlib.util.find_spec("scipy") is None
     pip_install("--no-deps scipy>=1.0", requester="Test")
-    assert slicer_bench.packages.installed == ["--no-deps scipy>=1.0"]
+    assert fake_slicer.packages.installed == ["--no-deps scipy>=1.0"]
     assert importlib.util.find_spec("scipy") is not None
 
 
-def test_questions_get_the_answers_told_and_others_fail(slicer_bench):
+def test_questions_get_the_answers_told_and_others_fail(fake_slicer):
     import qt
     import slicer
 
-    from bench.pythonqt import BenchError
+    from fake_slicer.pythonqt import FakeSlicerError
 
-    slicer_bench.dialogs.answer(False, "chosen.zip")
+    fake_slicer.dialogs.answer(False, "chosen.zip")
     assert slicer.util.confirmOkCancelDisplay("Delete it?") is False
     assert qt.QFileDialog.getOpenFileName(None, "Add a model") == "chosen.zip"
     slicer.util.errorDisplay("No disk space", detailedText="28")
-    assert slicer_bench.dialogs.texts == ["Delete it?", "Add a model", "No disk space"]
-    with pytest.raises(BenchError, match="Nobody told the bench"):
+    assert fake_slicer.dialogs.texts == ["Delete it?", "Add a model", "No disk space"]
+    with pytest.raises(FakeSlicerError, match="Nobody told the fake Slicer"):
         slicer.util.confirmYesNoDisplay("Sure?")
 
 
-def test_a_collapsed_section_hides_what_it_covers(slicer_bench):
+def test_a_collapsed_section_hides_what_it_covers(fake_slicer):
     import ctk
     import qt
 
@@ -196,7 +196,7 @@ def test_a_collapsed_section_hides_what_it_covers(slicer_bench):
     assert heard == [True, False]
 
 
-def test_a_slider_keeps_its_decimals_and_its_range(slicer_bench):
+def test_a_slider_keeps_its_decimals_and_its_range(fake_slicer):
     import ctk
 
     slider = ctk.ctkSliderWidget()
@@ -208,7 +208,7 @@ def test_a_slider_keeps_its_decimals_and_its_range(slicer_bench):
     assert heard == [pytest.approx(0.35), 1.0]
 
 
-def test_a_node_selector_follows_the_scene_and_selects_nothing_by_itself(slicer_bench):
+def test_a_node_selector_follows_the_scene_and_selects_nothing_by_itself(fake_slicer):
     import slicer
 
     selector = slicer.qMRMLNodeComboBox()
@@ -228,7 +228,7 @@ def test_a_node_selector_follows_the_scene_and_selects_nothing_by_itself(slicer_
     assert heard == [ct, None]
 
 
-def test_the_layout_has_the_views_it_describes_each_with_its_logic(slicer_bench):
+def test_the_layout_has_the_views_it_describes_each_with_its_logic(fake_slicer):
     import slicer
 
     manager = slicer.app.layoutManager()
@@ -241,7 +241,7 @@ def test_the_layout_has_the_views_it_describes_each_with_its_logic(slicer_bench)
     assert slicer.mrmlScene.GetSingletonNode("Own", "vtkMRMLSliceCompositeNode")
 
 
-def test_a_widget_is_drawn_in_light_and_in_dark(slicer_bench, screenshot):
+def test_a_widget_is_drawn_in_light_and_in_dark(fake_slicer, screenshot):
     import qt
 
     label = qt.QLabel("Text")
@@ -250,7 +250,7 @@ def test_a_widget_is_drawn_in_light_and_in_dark(slicer_bench, screenshot):
     assert dark.pixelColor(0, 0).lightness() < 80
 
 
-def test_what_single_shot_was_given_is_never_freed(slicer_bench):
+def test_what_single_shot_was_given_is_never_freed(fake_slicer):
     """Seen in Slicer: memory grew by each run that such a callable held."""
     import weakref
 
@@ -263,23 +263,23 @@ def test_what_single_shot_was_given_is_never_freed(slicer_bench):
     qt.QTimer.singleShot(0, lambda held=run: None)
     gone = weakref.ref(run)
     del run
-    slicer_bench.process_events(0.05)
+    fake_slicer.process_events(0.05)
     assert gone() is not None
 
 
-def test_a_new_layout_resets_its_views_in_the_next_turn(slicer_bench):
+def test_a_new_layout_resets_its_views_in_the_next_turn(fake_slicer):
     import slicer
 
-    views = slicer_bench.app.layoutManager()
-    slicer_bench.process_events()
+    views = fake_slicer.app.layoutManager()
+    fake_slicer.process_events()
     views.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
     node = views.sliceWidget("Red").mrmlSliceNode()
     node.SetSliceOffset(77.0)
-    slicer_bench.process_events()
+    fake_slicer.process_events()
     assert node.GetSliceToRAS().GetElement(2, 3) != pytest.approx(77.0)
 
 
-def test_slicers_log_tells_of_a_hidden_segmentation_and_of_one_that_shows_nothing(slicer_bench):
+def test_slicers_log_tells_of_a_hidden_segmentation_and_of_one_that_shows_nothing(fake_slicer):
     import slicer
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Hidden")
@@ -287,8 +287,8 @@ def test_slicers_log_tells_of_a_hidden_segmentation_and_of_one_that_shows_nothin
     node.SetHideFromEditors(True)
     node.GetSegmentation().AddEmptySegment("a")
     node.GetDisplayNode().SetVisibility2DFill(False)
-    assert slicer_bench.log.lines and "subject hierarchy" in slicer_bench.log.lines[0]
-    slicer_bench.log.clear()
+    assert fake_slicer.log.lines and "subject hierarchy" in fake_slicer.log.lines[0]
+    fake_slicer.log.clear()
     node.GetDisplayNode().SetVisibility2DOutline(False)
-    assert any("neither fill nor outline" in line for line in slicer_bench.log.lines)
-    slicer_bench.log.clear()
+    assert any("neither fill nor outline" in line for line in fake_slicer.log.lines)
+    fake_slicer.log.clear()

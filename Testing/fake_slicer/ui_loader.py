@@ -8,8 +8,8 @@ from typing import Any
 
 from PySide6 import QtCore, QtUiTools, QtWidgets
 
-from bench import manifest
-from bench.pythonqt import BenchError, _write_property
+from fake_slicer import manifest
+from fake_slicer.pythonqt import FakeSlicerError, _write_property
 
 
 class UiLoader(QtUiTools.QUiLoader):
@@ -25,7 +25,7 @@ class UiLoader(QtUiTools.QUiLoader):
             widget.setObjectName(name)
             return widget
         if class_name not in self.availableWidgets():
-            raise BenchError(f"The bench has no stand-in of {class_name}, which {name} is")
+            raise FakeSlicerError(f"The fake Slicer has no stand-in of {class_name}, which {name} is")
         return super().createWidget(class_name, parent, name)
 
     def load(self, file: Any, parent: Any = None) -> Any:
@@ -40,7 +40,7 @@ class UiLoader(QtUiTools.QUiLoader):
         buffer.open(QtCore.QBuffer.OpenModeFlag.ReadOnly)
         top = super().load(buffer, parent)
         if top is None:
-            raise BenchError(f"Qt cannot load the .ui: {self.errorString()}")
+            raise FakeSlicerError(f"Qt cannot load the .ui: {self.errorString()}")
         _set_properties(tree, top)
         for sender, signal, receiver, slot in _connections(connections):
             _find(top, sender).connect(signal, _find(top, receiver), slot)
@@ -53,22 +53,22 @@ def widget_classes(tree: ElementTree.Element) -> dict[str, str]:
 
 
 def check_ui(tree: ElementTree.Element) -> None:
-    """Raise :class:`BenchError` for a class, property, signal or slot that does not exist in Slicer."""
+    """Raise :class:`FakeSlicerError` for a class, property, signal or slot that does not exist in Slicer."""
     classes = widget_classes(tree)
     for widget in tree.iter("widget"):
         class_name = str(widget.get("class"))
         for prop in widget.findall("property"):
             is_dynamic = prop.get("stdset") == "0"
             if not is_dynamic and not manifest.has_property(class_name, str(prop.get("name"))):
-                raise BenchError(f"{widget.get('name')}: {class_name} has no property {prop.get('name')}")
+                raise FakeSlicerError(f"{widget.get('name')}: {class_name} has no property {prop.get('name')}")
     for sender, signal, receiver, slot in _connections(tree.find("connections")):
         for name in (sender, receiver):
             if name not in classes:
-                raise BenchError(f"A connection names {name}, which is no widget")
+                raise FakeSlicerError(f"A connection names {name}, which is no widget")
         if not manifest.has_signal(classes[sender], signal):
-            raise BenchError(f"{sender}: {classes[sender]} has no signal {signal}")
+            raise FakeSlicerError(f"{sender}: {classes[sender]} has no signal {signal}")
         if not manifest.has_slot(classes[receiver], slot):
-            raise BenchError(f"{receiver}: {classes[receiver]} has no slot {slot}")
+            raise FakeSlicerError(f"{receiver}: {classes[receiver]} has no slot {slot}")
 
 
 def _connections(element: ElementTree.Element | None) -> list[tuple[str, ...]]:

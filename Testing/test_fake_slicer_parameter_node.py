@@ -1,4 +1,4 @@
-"""The bench's parameter node wrapper behaves as the one of Slicer was seen to."""
+"""the fake Slicer's parameter node wrapper behaves as the one of Slicer was seen to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Mode(enum.Enum):
 
 
 @pytest.fixture
-def wrap(slicer_bench):
+def wrap(fake_slicer):
     """Makes the wrapper of a parameter node in the scene, always of the same node."""
     import slicer
     from slicer.parameterNodeWrapper import Default, WithinRange, parameterNodeWrapper
@@ -116,7 +116,7 @@ def test_pairs_of_widget_and_type_that_slicer_does_not_bind_are_refused(wrap, cl
         wrap().connectParametersToGui({parameter: getattr(qt, class_name)()})
 
 
-def test_a_name_of_the_wrapper_cannot_be_a_parameter(slicer_bench):
+def test_a_name_of_the_wrapper_cannot_be_a_parameter(fake_slicer):
     from slicer.parameterNodeWrapper import parameterNodeWrapper
 
     with pytest.raises(ValueError, match="reserved name 'default'"):

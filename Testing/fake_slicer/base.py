@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from bench.pythonqt import BenchError, arguments_for, class_name
+from fake_slicer.pythonqt import FakeSlicerError, arguments_for, class_name
 
 
 class StandIn:
@@ -17,14 +17,14 @@ class StandIn:
     def _state(self) -> SimpleNamespace:
         return self.__dict__.setdefault("_stand_in_state", SimpleNamespace())
 
-    def _connect_stand_in(self, signature: str, receiver: Callable[..., Any]) -> bool:
+    def _connect_base(self, signature: str, receiver: Callable[..., Any]) -> bool:
         signal = getattr(type(self), signature.split("(")[0], None)
         if not isinstance(signal, Signal):
             return False
         _BoundSignal(self, signal).connect_as(signature, receiver)
         return True
 
-    def _disconnect_stand_in(self, signature: str, receiver: Callable[..., Any]) -> bool:
+    def _disconnect_base(self, signature: str, receiver: Callable[..., Any]) -> bool:
         receivers = self.__dict__.get("_receivers", [])
         if (signature, receiver) not in receivers:
             return False
@@ -52,7 +52,7 @@ class _BoundSignal:
 
     def connect_as(self, signature: str, receiver: Callable[..., Any]) -> None:
         if signature.replace(" ", "") not in self._signal.signatures:
-            raise BenchError(f"{class_name(self._owner)} has no signal {signature}")
+            raise FakeSlicerError(f"{class_name(self._owner)} has no signal {signature}")
         self._receivers.append((signature, receiver))
 
     def connect(self, receiver: Callable[..., Any]) -> None:
