@@ -34,9 +34,13 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 def the_library_of_other_tests_stays() -> Iterator[None]:
     before = dict(sys.modules)
     yield
-    ours = ("DCASegmentationLib", "dcaseg")
+    ours = ("DCASegmentation", "DCASegmentationLib", "dcaseg")
     for name in [name for name in sys.modules if name.split(".")[0] in ours]:
         sys.modules.pop(name)
+        # A package that stays would hand out its submodule of this test by "from package import submodule".
+        package, _, submodule = name.rpartition(".")
+        if package in before and name not in before:
+            vars(before[package]).pop(submodule, None)
     sys.modules.update({name: module for name, module in before.items() if name.split(".")[0] in ours})
 
 

@@ -90,7 +90,7 @@ def test_loading_the_module_loads_no_pytorch():
     code = (
         f"import sys; sys.path[:0] = [{str(library)!r}, {str(Path(__file__).parent)!r}]\n"
         "import tempfile; from pathlib import Path\n"
-        "from fake_slicer.fake_slicer import Bench, installed\n"
+        "from fake_slicer.fake_slicer import FakeSlicer, installed\n"
         "with tempfile.TemporaryDirectory() as folder, installed(FakeSlicer(Path(folder))) as fake:\n"
         "    fake.make_widget(fake.load_module()).cleanup()\n"
         "raise SystemExit(bool({'torch', 'monai', 'matplotlib'} & set(sys.modules)))\n"
