@@ -17,10 +17,10 @@ SLICER_SIDE, LIBRARY = "DCASegmentationLib", "dcaseg"
 # that of its folder; of a file at the top of the library, its own.
 LAYERS: list[set[str]] = [
     {SLICER_SIDE},
-    {"cli", "cohort", "benchmark", "evaluation", "worker"},
+    {"cli", "cohort", "benchmark", "evaluation", "worker", "api", ""},
     {"training", "synthesis", "inference", "review", "interaction", "models", "rendering", "dicom"},
     {"method", "imaging"},
-    {"organs", "errors", "types", "temp_paths", "user_folders", "file_lock", "json_io", ""},
+    {"organs", "errors", "types", "temp_paths", "user_folders", "file_lock", "json_io"},
 ]
 
 # The libraries besides Python's own that a package may import anywhere in its files.
@@ -28,6 +28,7 @@ SLICER = {"slicer", "vtk"}
 LIBRARIES: dict[str, set[str]] = {
     # SampleData is a module of Slicer, PyTorchUtils one of Slicer's PyTorch extension.
     SLICER_SIDE: {"numpy", "SimpleITK", "qt", "ctk", "SampleData", "PyTorchUtils", *SLICER},
+    "api": {"numpy", "SimpleITK"},
     "cli": {"typer", "rich", "torch", "numpy", "SimpleITK", "distributed"},
     "cohort": {"numpy", "SimpleITK", "torch", "distributed", "dask", "tornado", "psutil", "jinja2", "PIL"},
     # Other projects' programs, and what they are made of.

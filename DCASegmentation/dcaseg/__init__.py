@@ -1,3 +1,38 @@
-"""DCA for abdominal CT: the method, its training and evaluation, and the parts behind the Slicer module."""
+"""DCA for abdominal CT: segmentation, and the method, its training and its evaluation.
+
+::
+
+    import dcaseg
+
+    result = dcaseg.segment("ct.nii.gz")
+    print(result.volumes_ml)
+    result.save("result")
+
+Nothing heavy is imported before it is used, so that ``import dcaseg`` takes no time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Segmentation as Segmentation
+    from .api import Segmenter as Segmenter
+    from .api import load_model as load_model
+    from .api import read_ct as read_ct
+    from .api import segment as segment
 
 __version__ = "0.1.0"
+__all__ = ["Segmentation", "Segmenter", "load_model", "read_ct", "segment"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'dcaseg' has no attribute '{name}'")
+    from . import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

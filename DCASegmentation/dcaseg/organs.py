@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property, partial
+
+from .errors import UserError
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,22 @@ class Vocabulary:
     @cached_property
     def by_key(self) -> dict[str, Organ]:
         return {organ.key: organ for organ in self.organs}
+
+    def find(self, text: str) -> Organ:
+        """The organ with this key or name: ``right_kidney``, ``Right kidney``, ``right-kidney``.
+
+        Raises UserError, with the closest key, if there is no such organ.
+        """
+        spelled = {_letters(name): organ for organ in self.organs for name in (organ.name, organ.key)}
+        if _letters(text) in spelled:
+            return spelled[_letters(text)]
+        close = get_close_matches(_letters(text), spelled, n=1)
+        hint = f"Did you mean '{spelled[close[0]].key}'? " if close else ""
+        raise UserError(f"This model has no organ '{text}'.", f"{hint}It knows: {', '.join(self.by_key)}.")
+
+
+def _letters(text: str) -> str:
+    return "".join(letter for letter in text.casefold() if letter.isalnum())
 
 
 # Codes as in Slicer's terminology lists and in TotalSegmentator. Colors follow Slicer's where these tell neighbors

@@ -17,12 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``dca`` with ``arguments`` (those of the process, when None); returns the exit code."""
     from ..user_folders import provide_home
     from .app import build_app
-    from .console import exit_code_of, prepare_streams
+    from .console import exit_code_of, prepare_streams, set_output
 
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Taken out here so that it may stand anywhere, before or after the command.
-    debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
+    # Taken out here, so that they can stand anywhere, before or after the command.
+    switches = {name: name in given for name in ("--debug", "--quiet", "--json")}
+    given = [argument for argument in given if argument not in switches]
+    debug = switches["--debug"]
+    set_output(quiet=switches["--quiet"], as_json=switches["--json"])
     prepare_streams(debug)
     provide_home()
     with _lasting_messages():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .bundle import load
-from .console import output, progress_bar, say_plain, table
+from .console import progress_bar, say, show, table
 from .option_values import new_file, numbers
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(
     for each in done:
         row = (f"{each.ours:.4f}", f"{each.plain:.4f}", f"{-each.loss:+.4f}", f"{each.same:.3%}", f"{each.cpu_s:.1f}")
         shown.add_row(each.name, each.setting, *row)
-    output().print(shown)
+    show(shown)
     for name, comparisons in (("phantoms", of_phantoms), ("labelled CTs", of_entries)):
         for setting in settings if comparisons else ():
             _say_mean(name, setting, [each for each in comparisons if each.setting == setting])
@@ -80,7 +80,7 @@ def run(
         writer.writerow(["case", "setting", "ours", "plain", "share_of_voxels_alike", "cpu_s"])
         writer.writerows((e.name, e.setting, e.ours, e.plain, e.same, e.cpu_s) for e in done)
         write_text(text.getvalue(), out)
-        say_plain(f"Written: {out}")
+        say(f"Written: {out}")
 
 
 def _say_mean(cases: str, setting: str, comparisons: list[Comparison]) -> None:
@@ -89,7 +89,7 @@ def _say_mean(cases: str, setting: str, comparisons: list[Comparison]) -> None:
     loss = mean_loss(comparisons)
     seconds = sum(each.cpu_s for each in comparisons) / len(comparisons)
     verdict = f"not lower by more than {LARGEST_LOSS}: {'met' if loss <= LARGEST_LOSS else 'missed'}"
-    say_plain(f"{len(comparisons)} {cases}, {setting}: {-loss:+.4f} ({verdict}), {seconds:.1f} CPU seconds each.")
+    say(f"{len(comparisons)} {cases}, {setting}: {-loss:+.4f} ({verdict}), {seconds:.1f} CPU seconds each.")
 
 
 def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabelledCase]:

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import OutputError, UserError
 from ..user_folders import home_or_temporary
-from .console import output, progress_bar, say_plain, says_when_cancelled, table, warn
+from .console import output, progress_bar, say, says_when_cancelled, table, warn
 from .option_values import patch as patch_of
 from .option_values import words
 
@@ -83,7 +83,7 @@ def run(
 
         def keep(each: Run) -> None:
             done.write(out / _RUNS)
-            say_plain(f"{each.key}: {each.cpu_s:.1f} CPU s, {each.wall_s:.1f} s, {each.peak_mib:.0f} MiB")
+            say(f"{each.key}: {each.cpu_s:.1f} CPU s, {each.wall_s:.1f} s, {each.peak_mib:.0f} MiB")
 
         warm_up(chosen, setting, threads)
         measure(chosen, rounds, threads, done, keep, peer_rounds, progress)
@@ -101,7 +101,7 @@ def run(
         value = "" if target.value is None else f"{target.value:.3g}"
         listed.add_row(target.name, f"{sign} {target.limit:g}", value, target.words)
     output().print(listed)
-    say_plain(f"Table, plot and runs are in {out}.")
+    say(f"Table, plot and runs are in {out}.")
 
 
 def _windows(text: str, option: str) -> int | None:

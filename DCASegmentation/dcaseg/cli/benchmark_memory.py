@@ -9,7 +9,7 @@ import typer
 
 from ..errors import UserError
 from ..user_folders import home_or_temporary
-from .console import output, progress_bar, say_plain, table, warn
+from .console import progress_bar, say, show, table, warn
 from .option_values import new_file, whole_numbers, words
 from .option_values import patch as patch_of
 
@@ -84,7 +84,7 @@ def run(
             def peak_mib(length: int, key: str = pipeline.key) -> float:
                 progress(0.0, f"{key}, {length} slices")
                 peak = run_once(named([key], pipelines(settings[length]))[0], 1, threads).peak_mib
-                say_plain(f"{key}, {length} slices: {peak:.0f} MiB")
+                say(f"{key}, {length} slices: {peak:.0f} MiB")
                 return peak
 
             try:
@@ -102,11 +102,11 @@ def run(
         lines += [f'{key},{length},,"{reason}"' for length, reason in growth.left_out.items()]
         for length, reason in growth.left_out.items():
             warn(f"{key}, {length} slices is left out: {reason}.")
-    output().print(shown)
+    show(shown)
     _say_ratios(found)
     if out is not None:
         write_text("\n".join(lines) + "\n", out)
-        say_plain(f"Written: {out}")
+        say(f"Written: {out}")
 
 
 def _say_ratios(found: dict[str, Growth]) -> None:
@@ -115,4 +115,4 @@ def _say_ratios(found: dict[str, Growth]) -> None:
         theirs = found[peer].mib_per_slice if peer in found else None
         if ours is not None and theirs:
             target = " (target: at most 0.05)" if peer == "nnunet" else ""
-            say_plain(f"Growth per slice, ours against {peer}: {ours / theirs:.3f}{target}.")
+            say(f"Growth per slice, ours against {peer}: {ours / theirs:.3f}{target}.")

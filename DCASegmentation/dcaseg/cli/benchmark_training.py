@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .console import output, progress_bar, say_plain, table
-from .option_values import new_file
+from .console import output, progress_bar, say, show, table
+from .option_values import DeviceOption, new_file
 from .option_values import patch as patch_of
 
 NAME = "training"
@@ -28,7 +28,7 @@ def run(
     steps: Annotated[int, typer.Option(min=2, help="Steps of each; the first does not count.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turn; medians are shown.")] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file with the figures.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
@@ -91,10 +91,10 @@ def run(
         shown.add_row(
             way, f"{seconds:.3f}", f"{seconds / plain.seconds:.2f}", f"{mib:.0f}", f"{mib / plain.peak_mib:.2f}"
         )
-    output().print(shown)
+    show(shown)
     largest = max(abs(plain.losses[name] - value) for cost in costs.values() for name, value in cost.losses.items())
-    say_plain(f"Largest difference of a loss from that of plain: {largest:.1e}")
-    say_plain(f"A step waits for its data for {loading.share:.1%} of its time, over {loading.steps} steps.")
+    say(f"Largest difference of a loss from that of plain: {largest:.1e}")
+    say(f"A step waits for its data for {loading.share:.1%} of its time, over {loading.steps} steps.")
     loop_table = table(
         "The same V-Net, trained by", "Loop", "Samples/s", "CPU s/sample", "in the network", "Peak MiB",
         numbers=("Samples/s", "CPU s/sample", "in the network", "Peak MiB"),
@@ -106,7 +106,7 @@ def run(
         )  # fmt: skip
     output().print(loop_table)
     gpu_gib = tensors_gib + BEYOND_TENSORS_GIB
-    say_plain(
+    say(
         f"On a GPU, estimated: {gpu_gib:.1f} GiB in single precision ({tensors_gib:.1f} GiB of tensors, and "
         f"{BEYOND_TENSORS_GIB:g} GiB assumed for CUDA's context and workspaces)."
     )
@@ -119,7 +119,7 @@ def run(
             "estimated_gpu_gib": gpu_gib,
         }
         write_json({"device": torch_device, "options": _finite(options.to_json()), **measured}, out)
-        say_plain(f"Written: {out}")
+        say(f"Written: {out}")
 
 
 def _finite(options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BundleError, UserError
-from .console import output, progress_bar, say, say_plain, table, warn
+from .console import progress_bar, say, show, table, warn
 
 if TYPE_CHECKING:
     from ..evaluation.model_comparison import HeldOut
@@ -51,7 +51,7 @@ def info(bundle: _Named = None) -> None:
     shown.show_header = False
     for name, value in information(load(bundle)):
         shown.add_row(name, value)
-    output().print(shown)
+    show(shown)
 
 
 def verify(bundle: _Named = None) -> None:
@@ -62,7 +62,7 @@ def verify(bundle: _Named = None) -> None:
     folder = default_bundle() if bundle is None else find_bundle(bundle)
     verification = check(folder)
     for line in verification.checks:
-        say_plain(f"ok  {line}")
+        say(f"ok  {line}")
     for warning in verification.warnings:
         warn(warning)
     if verification.code:
@@ -72,7 +72,7 @@ def verify(bundle: _Named = None) -> None:
             "This program uses its weights alone, which are good; let no other program, such as monai.bundle, run it "
             "unless you trust who made it.",
         )
-    say_plain(f"{folder} is a good bundle.")
+    say(f"{folder} is a good bundle.")
 
 
 def list_all() -> None:
@@ -82,7 +82,7 @@ def list_all() -> None:
     folders = find_bundles()
     for folder in folders:
         shipped = hidden_by(folder)
-        say_plain(f"{folder.resolve().name}  ({folder}{'' if shipped is None else f'; hides {shipped}'})")
+        say(f"{folder.resolve().name}  ({folder}{'' if shipped is None else f'; hides {shipped}'})")
     if not folders:
         say("None.")
 
@@ -140,14 +140,14 @@ def pack(
             with replacing(old.folder) as (folder, kept):
                 _require_as_good(old, make(run, folder, name or old.metadata.name, overlap), cases, device)
             out = old.folder
-            say_plain(f"The old model is kept in {kept}.")
+            say(f"The old model is kept in {kept}.")
         else:
             assert out is not None
             with new_folder(out, overwrite, recognized_by=METADATA) as folder:
                 _require_as_good(old, make(run, folder, name or _NAME, overlap), cases, device)
         bundle = load(str(out))
-    say_plain(f"The bundle is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
-    say_plain(_how_to_measure(run, str(out)))
+    say(f"The bundle is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
+    say(_how_to_measure(run, str(out)))
 
 
 def _how_to_measure(run: Path, out: str) -> str:
@@ -193,7 +193,7 @@ def _require_as_good(old: Bundle, new: Bundle, cases: HeldOut, device: str) -> N
         shown.add_row(organ.name, *(f"{dice:.3f}" if math.isfinite(dice) else "-" for dice in pair))
     shown.add_section()
     shown.add_row("Mean of all organs", f"{found.old.mean():.4f}", f"{found.new.mean():.4f}")
-    output().print(shown)
+    show(shown)
     if not found.at_least_as_good:
         raise UserError(
             f"The new model is worse than {old.metadata.name}: mean Dice {found.new.mean():.4f}, not "

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from ..errors import UserError
 from .bundle import load
-from .console import messages, say_plain, says_when_cancelled, shown, table, warn
-from .option_values import RUNTIME, words
+from .console import messages, say, says_when_cancelled, shown, table, warn
+from .option_values import BackendOption, words
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -72,7 +72,7 @@ def run(
         typer.Option(min=0.5, help="GiB each worker may take; one above it is ended.", rich_help_panel=_WHERE),
     ] = None,
     device: Annotated[str, typer.Option(help="auto or cpu.", rich_help_panel=_WHERE)] = "auto",
-    runtime: Annotated[str, typer.Option(help=RUNTIME, rich_help_panel=_WHERE)] = "auto",
+    runtime: BackendOption = "auto",
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -206,8 +206,8 @@ def run(
     for limit in model.metadata.limits:
         warn(limit)
     counted = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
-    say_plain(f"{counted or 'Nothing was found'}.")
-    say_plain(f"The report is in {out / REPORT}, all volumes are in {out / VOLUMES}.")
+    say(f"{counted or 'Nothing was found'}.")
+    say(f"The report is in {out / REPORT}, all volumes are in {out / VOLUMES}.")
 
 
 def _planned(workers: int | None, memory: float | None, device: str) -> LocalWorkers:

@@ -7,6 +7,7 @@ characters appear as escapes, such as \x1b, and no text is ever taken for Rich's
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -82,9 +84,37 @@ def messages() -> Console:
     return _Quieted(stderr=True, highlight=False)
 
 
+@dataclass
+class _Output:
+    quiet: bool = False
+    as_json: bool = False
+
+
+_settings = _Output()
+
+
+def set_output(quiet: bool = False, as_json: bool = False) -> None:
+    """What the command prints: with ``quiet`` errors and notes only, with ``as_json`` its result as JSON and no
+    text."""
+    _settings.quiet, _settings.as_json = quiet, as_json
+
+
 def say(text: str) -> None:
-    """One line of the result, wrapped by the terminal alone."""
-    output().print(shown(text), soft_wrap=True, markup=False)
+    """Print one line of the result, wrapped by the terminal only."""
+    if not (_settings.quiet or _settings.as_json):
+        output().print(shown(text), soft_wrap=True, markup=False)
+
+
+def show(result: Table) -> None:
+    """Print a table of the result."""
+    if not (_settings.quiet or _settings.as_json):
+        output().print(result)
+
+
+def print_json(result: Callable[[], object]) -> None:
+    """Print ``result()`` as one JSON object, if the user asked for JSON."""
+    if _settings.as_json:
+        output().print(json.dumps(result(), ensure_ascii=True), soft_wrap=True, markup=False)
 
 
 say_plain = say
@@ -127,6 +157,9 @@ def table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
 def progress_bar() -> Iterator[Report]:
     """A progress function that draws a bar with phase and remaining time, or without a terminal a line now and then."""
     console = messages()
+    if _settings.quiet:
+        yield lambda fraction, message: None
+        return
     if not console.is_terminal:
         yield _sparing_lines(console)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .console import output, progress_bar, say_plain, table, warn
+from .console import output, progress_bar, say, table, warn
 from .option_values import numbers, words
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run(
     for message in messages:
         warn(message)
     _print(corrected)
-    say_plain(f"The corrected result is in {out}.")
+    say(f"The corrected result is in {out}.")
 
 
 def engine_of(name: str) -> Engine:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ImageError, UserError
-from .console import output, progress_bar, say_plain, table, warn
+from .console import progress_bar, say, show, table, warn
 from .option_values import PreprocessingOption, SpacingOption, changes_of, new_file
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ def add(
             try:
                 added = add_unlabelled_ct(folder, read_ct(ct))
             except AlreadyThereError as there:
-                say_plain(f"{ct}: {there.problem}")
+                say(f"{ct}: {there.problem}")
             except ImageError as error:
                 refused += 1
                 warn(f"{ct}: {error}")
             else:
-                say_plain(f"{ct}: added as {added.parent.name}")
-    say_plain(f"CTs without labels in {folder}: {len(unlabelled_folders(folder))}")
+                say(f"{ct}: added as {added.parent.name}")
+    say(f"CTs without labels in {folder}: {len(unlabelled_folders(folder))}")
     if refused:
         raise UserError(f"{refused} of {len(cts)} CTs were not added.", "What is wrong with each is said above.")
 
@@ -147,7 +147,7 @@ def presets() -> None:
         low, high = grid.hu_window
         scaled = f"{low:g} to {high:g} HU" if grid.scaling == "window" else "z-score"
         shown.add_row(name, voxels, scaled, preset.reason, end_section=True)
-    output().print(shown)
+    show(shown)
 
 
 def prepare(
@@ -170,7 +170,7 @@ def prepare(
     with progress_bar() as progress:
         groups = training_set_of(datalist).cases(cache, grid, progress)
         tested = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]
-    say_plain(f"{sum(map(len, groups)) + len(tested)} cases are in {cache}.")
+    say(f"{sum(map(len, groups)) + len(tested)} cases are in {cache}.")
 
 
 def _finish(built: Built, out: Path, unchecked: bool) -> None:
@@ -182,7 +182,7 @@ def _finish(built: Built, out: Path, unchecked: bool) -> None:
         _check(built.datalist)
     write_datalist(built.datalist, out)
     _print(built.datalist)
-    say_plain(f"Written: {out}")
+    say(f"Written: {out}")
 
 
 def _check(datalist: Datalist) -> None:
@@ -205,4 +205,4 @@ def _print(datalist: Datalist) -> None:
     shown = table(datalist.name, "Group", "CTs", "with labels", numbers=("CTs", "with labels"))
     for group, entries in datalist.groups():
         shown.add_row(group, str(len(entries)), str(sum(entry.label is not None for entry in entries)))
-    output().print(shown)
+    show(shown)

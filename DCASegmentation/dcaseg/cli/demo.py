@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from ..errors import OutputError
-from .console import progress_bar, say, say_plain, warn
-from .option_values import RUNTIME
+from .console import progress_bar, say, warn
+from .option_values import BackendOption, DeviceOption
 from .phantom import write_phantom
 from .segment import PICTURE, segment_ct
 
@@ -67,8 +67,8 @@ def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make.")] = Path("dca-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Which synthetic person.")] = 7,
     bundle: Annotated[str | None, typer.Option(help="Folder or name of the trained model.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    runtime: Annotated[str, typer.Option(help=RUNTIME)] = "auto",
+    device: DeviceOption = "auto",
+    runtime: BackendOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")] = False,
 ) -> None:
     """Make a synthetic CT, segment it, build the Slicer scene, and draw one picture of it all.
@@ -93,9 +93,9 @@ def _run(out: Path, seed: int, bundle: str | None, device: str, runtime: str, ov
     _make(out)
     phantom, result = out / "phantom", out / "result"
     ct = phantom / "ct.nii.gz"
-    say_plain("The demo is these two commands:")
-    say_plain(f"  dca phantom --seed {seed} -o {phantom} --spacing {','.join(f'{side:g}' for side in _SPACING)}")
-    say_plain(f"  dca segment {ct} -o {result} --picture --overlap {_OVERLAP}")
+    say("The demo is these two commands:")
+    say(f"  dca phantom --seed {seed} -o {phantom} --spacing {','.join(f'{side:g}' for side in _SPACING)}")
+    say(f"  dca segment {ct} -o {result} --picture --overlap {_OVERLAP}")
     with progress_bar() as progress:
         write_phantom(phantom, seed, _SPACING, overwrite=overwrite, progress=progress)
     segment_ct(
@@ -108,11 +108,11 @@ def _run(out: Path, seed: int, bundle: str | None, device: str, runtime: str, ov
         overlap=_OVERLAP,
         overwrite=overwrite,
     )
-    say_plain("Segmenting it once more through the module's panel, for the picture.")
+    say("Segmenting it once more through the module's panel, for the picture.")
     if unavailable_reason := add_panel(result / PICTURE, ct, bundle):
         warn(unavailable_reason)
     say("")
-    say_plain(f"The picture: {result / PICTURE}")
+    say(f"The picture: {result / PICTURE}")
 
 
 def _make(folder: Path) -> None:

@@ -11,8 +11,8 @@ import typer
 from ..errors import UserError
 from ..method.log_gap import GROUPS
 from .bundle import load
-from .console import Report, output, progress_bar, say_plain, table, warn
-from .option_values import new_file, words
+from .console import Report, progress_bar, say, show, table, warn
+from .option_values import DeviceOption, new_file, words
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Scores
@@ -47,7 +47,7 @@ def run(
         str, typer.Option(help="Organs that one side lacks: leave_out, dhc, galoss or galoss_validation.")
     ] = "leave_out",
     tolerance: Annotated[float, typer.Option(min=0.0, help="Tolerance of nsd in mm.")] = 2.0,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     result: Annotated[
         str, typer.Option("--output", help="aggregated (the model's result) or experts (the stitched experts' alone).")
     ] = "aggregated",
@@ -108,12 +108,12 @@ def run(
     _print(scores, "Label maps" if maps else model.metadata.name, model.metadata.partition)
     if out is not None:
         scores.write_csv(out)
-        say_plain(f"Written: {out}")
+        say(f"Written: {out}")
     if table_file is not None and form is not None:
         _write_table(scores, "Label maps" if maps else model.metadata.name, table_file, form)
     if write_scores:
         _write_into(model, scores)
-        say_plain(f"The scores are in the metadata of {model.folder}.")
+        say(f"The scores are in the metadata of {model.folder}.")
 
 
 def _require_surfaces(scoring: Scoring) -> None:
@@ -187,7 +187,7 @@ def _print(scores: Scores, title: str, partition: Partition) -> None:
     if len(scores.cases) > 1:
         intervals = [bootstrap_interval(scores, metric) for metric in scores.metrics]
         shown.add_row("95 % interval over cases", "", *(f"{_shown(low)} to {_shown(high)}" for low, high in intervals))
-    output().print(shown)
+    show(shown)
     for metric in scores.metrics:
         if metric.kind == "distance" and (left_out := scores.not_counted(metric)):
             warn(f"{metric.title}: {left_out} organs that one side lacks do not count. Read it together with Dice.")
@@ -212,7 +212,7 @@ def _write_table(scores: Scores, name: str, path: Path, form: str) -> None:
     distances = [metric for metric in scores.metrics if metric.kind == "distance"]
     made = MethodTable(scores.vocabulary, {name: [scores]}, distances[0] if distances else ASD)
     write_text(made.text(form), path)  # type: ignore[arg-type]
-    say_plain(f"Written: {path}")
+    say(f"Written: {path}")
 
 
 def _write_into(model: Bundle, scores: Scores) -> None:

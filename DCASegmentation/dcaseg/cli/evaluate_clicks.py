@@ -11,10 +11,10 @@ import typer
 
 from ..errors import UserError
 from .bundle import load
-from .console import output, progress_bar, say_plain, table
+from .console import progress_bar, say, show, table
 from .correct import engine_of
 from .evaluate import labelled_entries
-from .option_values import words
+from .option_values import DeviceOption, words
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -54,7 +54,7 @@ def run(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The labelled cases of a list (dca dataset); see --group.")] = None,
     group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
 ) -> None:
     """Measure correction with simulated clicks, from a model's own result.
@@ -102,7 +102,7 @@ def run(
         title = f"{model.metadata.name}: {', '.join(cases)}"
         click_curve(measured, title if len(title) < 100 else f"{title[:97]}...").savefig(folder / "clicks.png", dpi=120)
     _print(measured, clicks)
-    say_plain(f"Written: {out}")
+    say(f"Written: {out}")
 
 
 def _cases(
@@ -155,10 +155,10 @@ def _print(measured: ClickMeasurement, clicks: int) -> None:
         shown.add_section()
         everything = measured.summary(engine)
         shown.add_row("Mean of all", *_row(everything, counts))
-        output().print(shown)
+        show(shown)
         failures = ", ".join(f"{count} do not reach {goal}" for goal, count in everything["failures"].items())
         took = "" if everything["median_seconds"] is None else f" A click took {everything['median_seconds']:.2f} s."
-        say_plain(f"Of {everything['organs']} organs {failures}.{took}")
+        say(f"Of {everything['organs']} organs {failures}.{took}")
 
 
 def _row(summary: dict[str, Any], counts: list[int]) -> list[str]:

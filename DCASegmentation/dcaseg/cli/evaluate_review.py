@@ -10,8 +10,9 @@ import typer
 
 from ..errors import UserError
 from .bundle import load
-from .console import Report, output, progress_bar, say_plain, table
+from .console import Report, progress_bar, say, show, table
 from .evaluate import labelled_entries
+from .option_values import DeviceOption
 
 if TYPE_CHECKING:
     from ..evaluation.review_evaluation import ReviewMeasurement
@@ -44,7 +45,7 @@ def run(
         Path | None, typer.Option(help="Or the labelled cases of a list (dca dataset); see --group.")
     ] = None,
     group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
 ) -> None:
     """Measure which share of the errors lies in the first 5, 10 and 20 places to check.
@@ -90,7 +91,7 @@ def run(
         write_json({**about, **measured.to_json()}, folder / _SUMMARY)
         review_curve(measured, f"{model.metadata.name}: {told}").savefig(folder / "reach.png", dpi=120)
     _print(measured, f"{model.metadata.name}: {told}")
-    say_plain(f"Written: {out}")
+    say(f"Written: {out}")
 
 
 def _add_own(
@@ -133,7 +134,7 @@ def _print(measured: ReviewMeasurement, title: str) -> None:
             shares = ("errors", "gross", "organs", "same_ml_errors", "same_ml_gross")
             shown.add_row(order, str(first), f"{mean['ml']:.0f}", *(_share(mean[name]) for name in shares))
         shown.add_section()
-    output().print(shown)
+    show(shown)
 
 
 def _share(value: float) -> str:

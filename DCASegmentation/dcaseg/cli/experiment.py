@@ -11,8 +11,8 @@ import typer
 
 from ..errors import UserError
 from .bundle import load
-from .console import output, progress_bar, say_plain, says_when_cancelled, table
-from .option_values import PreprocessingOption, SpacingOption, changes_of, numbers, whole_numbers
+from .console import output, progress_bar, say, says_when_cancelled, show, table
+from .option_values import DeviceOption, PreprocessingOption, SpacingOption, changes_of, numbers, whole_numbers
 from .option_values import patch as patch_of
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def run_learning(
     )
     for row in made:
         shown.add_row(*row.values())
-    output().print(shown)
-    say_plain(f"Written: {out / LEARNING}.csv, .md and .json")
+    show(shown)
+    say(f"Written: {out / LEARNING}.csv, .md and .json")
 
 
 NAME = "experiment"
@@ -115,7 +115,7 @@ def run(
         Literal["baselines", "all"], typer.Option(help="fig1, fig5, fig6: the methods of baselines, or of table1.")
     ] = "baselines",
     picture: Annotated[Literal["png", "pdf", "svg"], typer.Option(help="The figures' format.")] = "png",
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Train and compare the networks of the paper's tables or figures, each with several seeds, and write them.
 
@@ -196,9 +196,9 @@ def run(
         pictures = [make_figure(name, runs, further, f".{picture}") for name in names if name in FIGURES]
     for name, outcome in outcomes.items():
         _print(outcome, len(drawn), cases.told)
-        say_plain(f"Written: {out / name}.csv, .md, .tex and .json")
+        say(f"Written: {out / name}.csv, .md, .tex and .json")
     for path in pictures:
-        say_plain(f"Written: {path} and {path.with_suffix('.json').name}, the numbers in it")
+        say(f"Written: {path} and {path.with_suffix('.json').name}, the numbers in it")
 
 
 def _check_names(names: list[str], bundle: str | None, also: bool, for_systems: bool) -> None:
@@ -299,7 +299,7 @@ def _print(outcome: Outcome, seeds: int, told: str) -> None:
             arm["title"],
             *("-" if value is None else f"{value:.3f}" for value in values),
         )
-    output().print(shown)
+    show(shown)
     if further:
         # A table of its own: a terminal is not wide enough for both.
         beside = table("Cost and the paper's numbers" if outcome.paper else "Cost", "Network", *further)

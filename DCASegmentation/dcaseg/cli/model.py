@@ -8,7 +8,7 @@ import typer
 
 from ..errors import UserError
 from .bundle import load
-from .console import output, table
+from .console import show, table
 from .option_values import patch as patch_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run(
     for row in rows:
         shape = " x ".join(map(str, row.output_shape))
         shown.add_row(row.name, shape, f"{row.parameters:,}", f"{row.macs / 1e9:.3f}", end_section=row is rows[-2])
-    output().print(shown)
+    show(shown)
 
 
 def _network(n_filters: int, classes: int, single_decoder: bool, fusion: Fusion, norm: Norm) -> DCANet:

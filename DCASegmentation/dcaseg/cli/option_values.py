@@ -10,10 +10,15 @@ import typer
 
 from ..errors import OutputError, UserError
 
-RUNTIME = (
-    "What runs the network: eager (PyTorch), openvino, compile (torch.compile), cuda-half; auto takes the fastest, "
-    "measured once; measure measures all anew."
-)
+BackendOption = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        help="What runs the network: eager (PyTorch), openvino, compile (torch.compile) or cuda-half. auto takes the "
+        "fastest on this computer, measured once; measure measures again.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, gpu, cuda, cuda:1 or mps.")]
 
 
 def numbers(text: str, option: str, count: int = 3) -> tuple[float, ...]:
@@ -51,13 +56,17 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def new_file(path: Path, overwrite: bool) -> Path:
-    """``path``, if a file may be written there. Raises OutputError before any work is done in vain."""
+    """``path``, if a file may be written there. Makes missing folders. Raises OutputError before any work is done."""
     if path.is_dir():
         raise OutputError(f"{path} is a folder.", "Give the name of a file.")
     if path.exists() and not overwrite:
         raise OutputError(f"The file {path} exists already.", "Choose another name, or add --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent}.", "Create it first.")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {path.parent} cannot be made: {error.strerror or error}.", "Choose another one."
+        ) from None
     return path
 
 

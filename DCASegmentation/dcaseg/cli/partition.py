@@ -10,7 +10,7 @@ import typer
 from ..errors import UserError
 from ..method.log_gap import PartitionMode, partition
 from ..organs import VOCABULARIES, Vocabulary
-from .console import Report, output, progress_bar, say_plain, table, warn
+from .console import Report, progress_bar, say, show, table, warn
 from .option_values import new_file, numbers, parse_spacing, whole_numbers
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def run(
     _print(found, names)
     if out is not None:
         write_json({"vocabulary": chosen.name, **found.to_json()}, out)
-        say_plain(f"Written: {out}")
+        say(f"Written: {out}")
     if plot is not None:
         from ..evaluation.figures.log_gap import draw_log_gap
 
         draw_log_gap(found, chosen, plot)
-        say_plain(f"Plotted: {plot}")
+        say(f"Plotted: {plot}")
 
 
 def _voxel_counts(
@@ -139,4 +139,4 @@ def _print(found: Partition, names: dict[int, str]) -> None:
         )
     for label in found.absent:
         shown.add_row("", names[label], "0", "", "", groups[label])
-    output().print(shown)
+    show(shown)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import UserError
-from .console import Report, progress_bar, say_plain
+from .console import Report, progress_bar, say
 from .option_values import parse_spacing, words
 
 NAME = "phantom"
@@ -44,7 +44,7 @@ def run(
         write_phantom(
             out, seed, parse_spacing(spacing), orientation, phase, noise, tilt, overwrite, progress, words(missing)
         )
-    say_plain(f"The phantom is in {out}: ct.nii.gz, labels.nii.gz and {PERSON}.")
+    say(f"The phantom is in {out}: ct.nii.gz, labels.nii.gz and {PERSON}.")
 
 
 def write_phantom(

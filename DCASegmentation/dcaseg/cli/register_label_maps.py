@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from .console import progress_bar, say_plain
+from .console import progress_bar, say
 
 NAME = "register-label-maps"
 EXAMPLES = "Example: dca register-label-maps map_a/ map_b/ -o warps/"
@@ -56,5 +56,5 @@ def run(
                 f"{names[a]} to {names[b]}: overlap of organs {found.before:.2f} before, {found.after:.2f} after"
             )
     for line in lines:
-        say_plain(line)
-    say_plain(f"{len(pairs)} registrations are in {out}, {len(left)} of them new.")
+        say(line)
+    say(f"{len(pairs)} registrations are in {out}, {len(left)} of them new.")

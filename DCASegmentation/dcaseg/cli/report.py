@@ -13,7 +13,7 @@ import typer
 from ..errors import UserError
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Place, read_review
-from .console import say_plain
+from .console import say
 
 NAME = "report"
 EXAMPLES = "Example: dca report result/ -o report.html"
@@ -64,7 +64,7 @@ def run(
         path,
         overwrite,
     )
-    say_plain(f"The report is in {path}.")
+    say(f"The report is in {path}.")
 
 
 def _request(result: Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from ..errors import UserError
 from ..organs import VOCABULARIES
 from ..review.schema import Review
 from .bundle import load
-from .console import output, progress_bar, say_plain, says_when_cancelled, table, warn
-from .option_values import RUNTIME, whole_numbers, words
+from .console import progress_bar, say, says_when_cancelled, show, table, warn
+from .option_values import BackendOption, DeviceOption, whole_numbers, words
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -83,6 +83,7 @@ def opened(
 SEGMENTATION = "segmentation.seg.nrrd"
 SCENE = "scene.mrb"
 PICTURE = "picture.png"
+ORGANS = "organs"
 
 _NO_SLICER = (
     f"{SEGMENTATION} and {SCENE} were not written: they need Slicer's libraries. "
@@ -167,8 +168,10 @@ def run(
         str | None, typer.Option(help="Folder or name of the trained model. Else the default one (dca bundle info).")
     ] = None,
     series: Annotated[str | None, typer.Option(help="Which series of a DICOM folder: its number or UID.")] = None,
-    organs: Annotated[str | None, typer.Option(help="Only these organs, as in liver,spleen. All if left out.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    organs: Annotated[
+        str | None, typer.Option(help='Only these organs, such as liver,spleen or "Right kidney". All if left out.')
+    ] = None,
+    device: DeviceOption = "auto",
     picture: Annotated[bool, typer.Option("--picture", help="Draw picture.png too.")] = False,
     attention_levels: Annotated[
         str,
@@ -176,8 +179,8 @@ def run(
             help="Levels of the attention maps, 1 (coarse) to 4 (fine), as in 1,4; or none.", rich_help_panel=_MAPS
         ),
     ] = "4",
-    no_deciding_expert: Annotated[
-        bool, typer.Option("--no-dominant-expert", help="No map of the expert that decided.", rich_help_panel=_MAPS)
+    no_dominant_expert: Annotated[
+        bool, typer.Option("--no-dominant-expert", help="No map of the dominant expert.", rich_help_panel=_MAPS)
     ] = False,
     no_entropy: Annotated[
         bool, typer.Option("--no-entropy", help="No map of the uncertainty.", rich_help_panel=_MAPS)
@@ -211,7 +214,7 @@ def run(
             rich_help_panel=_WINDOWS,
         ),
     ] = "aggregated",
-    runtime: Annotated[str, typer.Option(help=RUNTIME, rich_help_panel=_WINDOWS)] = "auto",
+    runtime: BackendOption = "auto",
     no_body_box: Annotated[
         bool,
         typer.Option("--no-body-box", help="Run windows over the air around the body too.", rich_help_panel=_WINDOWS),
@@ -232,8 +235,11 @@ def run(
         Weighting, typer.Option(help="How overlapping windows are weighted.", rich_help_panel=_WINDOWS)
     ] = "gaussian",
     extension: Annotated[
-        str, typer.Option("--format", help="Format of labels and maps: .nrrd, .nii.gz, .nii or .mha.")
-    ] = ".nrrd",
+        str, typer.Option("--format", help="Format of labels and maps: nrrd, nii.gz, nii or mha.")
+    ] = "nrrd",
+    split: Annotated[
+        bool, typer.Option("--split", help="One file per organ, too: organs/liver.nrrd and so on, masks of 0 and 1.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier result.")] = False,
     resample: Annotated[
         bool,
@@ -263,12 +269,13 @@ def run(
         picture_title=ct.name if picture else None,
         with_scene=not no_scene,
         with_dicom_seg=not no_dicom_seg,
-        extension=extension,
+        extension=f".{extension.lstrip('.')}",
+        split=split,
         overwrite=overwrite,
         shared=shared,
         organs=None if organs is None else words(organs),
         attention_levels=_levels(attention_levels),
-        dominant_expert=not no_deciding_expert,
+        dominant_expert=not no_dominant_expert,
         entropy=not no_entropy,
         disagreement=not no_disagreement,
         review=review,
@@ -294,6 +301,7 @@ def segment_ct(
     with_scene: bool = True,
     with_dicom_seg: bool = True,
     extension: str = ".nrrd",
+    split: bool = False,
     overwrite: bool = False,
     shared: bool = False,
     organs: tuple[str, ...] | None = None,
@@ -351,6 +359,8 @@ def segment_ct(
     ):
 
         def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
+            if split:
+                _write_masks(folder, found, extension)
             also.write(folder, image, found)
             if dicom.files and with_dicom_seg:
                 dicom.write_segmentation(folder, found, model.metadata)
@@ -362,8 +372,17 @@ def segment_ct(
     _print_volumes(result)
     if result.review is not None:
         print_review(result.review.review)
-    say_plain(f"Took {sum(result.seconds.values()):.0f} s on {result.device}, runtime {result.runtime}.")
-    say_plain(f"The results are in {out}.")
+    say(f"Took {sum(result.seconds.values()):.0f} s on {result.device}, runtime {result.runtime}.")
+    say(f"The results are in {out}.")
+
+
+def _write_masks(folder: Path, result: Result, extension: str) -> None:
+    """One mask for each organ that was asked for, on the CT's grid."""
+    from ..imaging.writers import write_image
+
+    (folder / ORGANS).mkdir()
+    for organ in result.organs:
+        write_image(result.labels == organ.label, folder / ORGANS / f"{organ.key}{extension}")
 
 
 def _levels(text: str) -> tuple[int, ...]:
@@ -380,7 +399,7 @@ def _print_volumes(result: Result) -> None:
     for each in result.measurements:
         mean = "" if each.mean_hu is None else f"{each.mean_hu:.0f}"
         shown.add_row(each.organ.name, f"{each.ml:.1f}", mean, each.note)
-    output().print(shown)
+    show(shown)
 
 
 def print_review(review: Review) -> None:
@@ -394,7 +413,7 @@ def print_review(review: Review) -> None:
         if place.alternative is not None:
             why += f" {place.alternative.text}"
         shown.add_row(str(place.rank), place.name, f"{place.ml:.1f}", position, why)
-    output().print(shown)
+    show(shown)
     for note in review.organs:
         organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
-        say_plain(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
+        say(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")

@@ -1,4 +1,4 @@
-"""``dca paint``: a CT painted from label maps."""
+"""``dca synthesize``: a synthetic CT made from label maps."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import progress_bar, say_plain, warn
+from .console import progress_bar, say, warn
 from .option_values import parse_spacing
 
 if TYPE_CHECKING:
     from ..synthesis.label_to_ct.anatomy import Anatomy
 
-NAME = "paint"
-EXAMPLES = "Example: dca paint my_label_map/ --seed 7 -o painted/"
+NAME = "synthesize"
+EXAMPLES = "Example: dca synthesize my_label_map/ --seed 7 -o synthetic/"
 
 PaintedPhase = Literal["any", "portal_venous", "arterial", "delayed", "none"]
 
-# By this file an earlier painted case's folder is known.
-PAINTED = "painted.json"
+# The folder of an earlier synthetic CT is recognized by this file.
+SUMMARY = "synthesis.json"
 RECIPE = "recipe.json"
 
 
@@ -47,12 +47,14 @@ def run(
     ] = None,
     spacing: Annotated[str, typer.Option(help="Voxel size in mm, as x,y,z.")] = "3,3,3",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier painted case's folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the folder of an earlier synthetic CT.")
+    ] = False,
 ) -> None:
     """Paint an abdominal CT from label maps, as training does: the anatomy is changed, filled and scanned at random.
 
     Writes ct.nrrd (HU), labels.nrrd (AMOS labels 1 to 15), recipe.json (all that the CT is made from, and can be made
-    from again) and painted.json (a summary, with the organs that the label map leaves unannotated). Structures are
+    from again) and synthesis.json (a summary, with the organs that the label map leaves unannotated). Structures are
     known by their names, as TotalSegmentator gives them. In anatomy.json, {"spacing": [x, y, z]} corrects a wrong
     header, {"names": {"old": "new"}} renames structures. The same arguments give the same voxels.
     """
@@ -68,7 +70,7 @@ def run(
     steps = parse_spacing(spacing)
     chosen = None if recipe is None else read_recipe(recipe)
     found = {} if warps is None else read_warps(warps)
-    with new_folder(out, overwrite, recognized_by=PAINTED) as folder:
+    with new_folder(out, overwrite, recognized_by=SUMMARY) as folder:
         with progress_bar() as progress:
             anatomies = []
             for index, path in enumerate(label_maps):
@@ -86,7 +88,7 @@ def run(
         write_image(image_of(made.labels.cpu().numpy(), steps), folder / "labels.nrrd")
         write_json(chosen.to_json(), folder / RECIPE)
         unknown = [AMOS.by_label[label].key for label in made.unannotated]
-        name = f"painted_{seed}_{chosen.anatomy}_{chosen.appearance.phase}" if recipe is None else chosen.anatomy
+        name = f"synthetic_{seed}_{chosen.anatomy}_{chosen.appearance.phase}" if recipe is None else chosen.anatomy
         record = {
             "synthetic": True,
             "seed": seed if recipe is None else None,
@@ -94,8 +96,8 @@ def run(
             "spacing": steps,
             "unknown": unknown,
         }
-        write_json(record, folder / PAINTED)
-    say_plain(f"{name} is in {out}: ct.nrrd, labels.nrrd, {RECIPE} and {PAINTED}.")
+        write_json(record, folder / SUMMARY)
+    say(f"{name} is in {out}: ct.nrrd, labels.nrrd, {RECIPE} and {SUMMARY}.")
 
 
 def unknown_structures(anatomy: Anatomy) -> str | None:

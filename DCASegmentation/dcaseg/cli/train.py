@@ -14,8 +14,8 @@ import typer
 from ..errors import UserError
 from ..types import StrategyName
 from .bundle import load
-from .console import output, progress_bar, say_plain, says_when_cancelled, table, warn
-from .option_values import PreprocessingOption, SpacingOption, changes_of
+from .console import progress_bar, say, says_when_cancelled, show, table, warn
+from .option_values import DeviceOption, PreprocessingOption, SpacingOption, changes_of
 from .option_values import patch as patch_of
 from .synthesize import unknown_structures
 
@@ -139,7 +139,7 @@ def run(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of prepared cases, shared by runs. Else OUT/cases.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     validate_every: Annotated[
         int | None,
         typer.Option(min=1, help="Steps between validations. 500, or a quarter of a shorter run; a resumed run's own."),
@@ -272,13 +272,13 @@ def run(
     if not processes.first:
         return
     _plot_curve(trainer)
-    say_plain(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
+    say(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
     if export_state is not None and detail is not None:
-        say_plain(f"Written: {export_state}, {_in_words(detail)}. Go on with: dca train -o NEW --from-state FILE")
+        say(f"Written: {export_state}, {_in_words(detail)}. Go on with: dca train -o NEW --from-state FILE")
     if trainer.step < options.steps:
-        say_plain(f"Go on with: {again}")
+        say(f"Go on with: {again}")
     elif trainer.best >= 0 and options.strategy == "dca":
-        say_plain(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
+        say(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
 
 
 class _Synthesis(NamedTuple):
@@ -593,7 +593,7 @@ def _train(trainer: Trainer, minutes: float | None, record: RunRecord, tensorboa
                 shown.add_row(organ.name, f"{dice[organ.key]:.3f}")
         shown.add_section()
         shown.add_row("Mean", f"{dice['mean']:.3f}")
-        output().print(shown)
+        show(shown)
 
 
 def _plot_curve(trainer: Trainer) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from .console import progress_bar, say_plain
+from .console import progress_bar, say
+from .option_values import DeviceOption
 
 NAME = "train-clicks"
 EXAMPLES = "Example: dca train-clicks -o runs/clicks --phantoms 12 --synthesize my_label_map/ --painted 24 --minutes 30"
@@ -37,7 +38,7 @@ def run(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of prepared cases, shared by runs. Else OUT/cases.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its own options.")] = False,
     bundle: Annotated[
         Path | None, typer.Option(help="At the end, make this bundle of the weights as they are.")
@@ -108,14 +109,14 @@ def run(
         trainer.run(minutes=minutes, report=report)
     scores = {key: value for key, value in lines[-1].items() if key != "step"} if lines else {}
     if "dice_after" in scores:
-        say_plain(
+        say(
             f"Validation: Dice {scores['dice_before']:.3f} before, {scores['dice_after']:.3f} after a click, "
             f"{scores['worse']:.0%} of clicks lower it."
         )
-    say_plain(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
+    say(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
     if bundle is not None:
         sources: list[TrainingData] = [each for data in cohort.labelled for each in data.describe(True)]
         save_click_bundle(bundle, trainer.network, name, sources, trainer.step, scores)
-        say_plain(f"The bundle is in {bundle}.")
+        say(f"The bundle is in {bundle}.")
     if trainer.step < options.steps:
-        say_plain(f"Go on with: dca train-clicks -o {out} --resume" + (f" --cache {cache}" if cache else ""))
+        say(f"Go on with: dca train-clicks -o {out} --resume" + (f" --cache {cache}" if cache else ""))

@@ -78,14 +78,17 @@ def new_folder(
     or a folder the working or home directory lies in. What a killed process left next to ``path`` is removed first. A
     ``private`` one can be read by its owner alone, as what holds a patient's data should be.
 
-    Raises OutputError before the block where ``path`` may not be replaced or its parent is missing or not writable, and
+    Missing parent folders are made. Raises OutputError before the block where ``path`` may not be replaced or its
+    parent is not writable, and
     for an OSError within the block that is about the folder: a full disk, a missing permission, a disk that is gone.
     """
     path = Path(path).absolute()
-    clean(path.parent)
+    if path.parent.is_dir():
+        clean(path.parent)
     _require_replaceable(path, overwrite, recognized_by)
     temporary = partial_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir(mode=0o700 if private else 0o777)
     except OSError as error:
         raise _output_error(error, path) from None

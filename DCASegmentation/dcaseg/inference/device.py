@@ -27,12 +27,14 @@ def choose_device(name: str = "auto", half: bool | None = None) -> Device:
     ``half`` asks for half precision (float16 autocast); left out, it is on for CUDA. Elsewhere it is never on: CPUs
     are slower with it. Raises UserError for a device that this computer lacks.
     """
-    if name == "auto":
+    if name == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise UserError("PyTorch finds no GPU on this computer.", "Choose auto or cpu.")
+    if name in ("auto", "gpu"):
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"There is no device called '{name}'.", "Choose auto, cpu, cuda, cuda:1 or mps.") from None
+        raise UserError(f"There is no device called '{name}'.", "Choose auto, cpu, gpu, cuda, cuda:1 or mps.") from None
     if device.type == "cpu":
         return cpu()
     if device.type == "cuda":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -32,7 +31,7 @@ class SegmentOptions:
     ``dominant_expert``, ``entropy``, ``disagreement``: further maps to make.
     ``review``: whether places to check are looked for (see ``review_file``).
     ``keep_islands``: whether pieces of an organ far smaller than its largest stay in the labels (``islands``).
-    ``organs``: keys of the organs to keep in the labels; None keeps all.
+    ``organs``: keys or names of the organs to keep in the labels; None keeps all.
 
     Raises UserError for values that do not fit.
     """
@@ -85,9 +84,4 @@ class SegmentOptions:
         """Labels of the chosen organs. Raises UserError for an organ ``vocabulary`` does not have."""
         if self.organs is None:
             return frozenset(vocabulary.by_label)
-        for key in self.organs:
-            if key not in vocabulary.by_key:
-                close = difflib.get_close_matches(key, vocabulary.by_key, n=1)
-                hint = f"Did you mean '{close[0]}'? " if close else ""
-                raise UserError(f"This model has no organ '{key}'.", f"{hint}It knows: {', '.join(vocabulary.by_key)}.")
-        return frozenset(vocabulary.by_key[key].label for key in self.organs)
+        return frozenset(vocabulary.find(name).label for name in self.organs)

@@ -110,14 +110,7 @@ def segment_to_folder(
         result.warnings[:0] = notes
         _tell(progress, _SEGMENTED, "Writing the results")
         with clock.phase("writing"):
-            # First: without it a later run would not know this folder for a result, and not replace it.
-            write_json(_request(job, ct, result), folder / REQUEST)
-            _write_images(folder, job.extension, result)
-            # The result is complete. Nothing that comes after it may cost it.
-            with optional("volumes.csv", result.warnings, full_disk_fails=job.retried):
-                _write_volumes(folder, result)
-            with optional("expert_attention.csv", result.warnings, full_disk_fails=job.retried):
-                _write_attention(folder, result)
+            write_result(folder, job, ct, result)
             if also_write:
                 with optional("A further file", result.warnings, full_disk_fails=job.retried):
                     also_write(folder, ct, result)
@@ -128,6 +121,21 @@ def segment_to_folder(
             write_text(_log(job, ct, result), folder / "log.txt")
     _tell(progress, 1.0, "Finished")
     return result
+
+
+def write_result(folder: Path, job: Job, ct: sitk.Image, result: Result) -> None:
+    """Write ``request.json``, labels, maps, review and tables of ``result`` into the existing ``folder``.
+
+    Tables that cannot be written become warnings of the result. Raises OutputError for anything else.
+    """
+    # First: without it a later run would not recognize this folder as a result, and would not replace it.
+    write_json(_request(job, ct, result), folder / REQUEST)
+    _write_images(folder, job.extension, result)
+    # The result is complete. Nothing that comes after it may cost it.
+    with optional("volumes.csv", result.warnings, full_disk_fails=job.retried):
+        _write_volumes(folder, result)
+    with optional("expert_attention.csv", result.warnings, full_disk_fails=job.retried):
+        _write_attention(folder, result)
 
 
 @contextmanager

@@ -1,0 +1,135 @@
+"""The Python interface: one CT in every form it can be given in, and what is written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import dcaseg
+from dcaseg.errors import BundleError, ImageError, OutputError, UserError
+
+
+@pytest.fixture(scope="module")
+def ct(coarse_phantom):
+    return coarse_phantom / "ct.nii.gz"
+
+
+@pytest.fixture(scope="module")
+def segmenter(small_bundle):
+    return dcaseg.Segmenter(small_bundle, device="cpu", backend="eager")
+
+
+@pytest.fixture(scope="module")
+def result(segmenter, ct):
+    return segmenter.segment(ct, review=True)
+
+
+def ras_affine(image: sitk.Image) -> np.ndarray:
+    """The affine that nibabel gives for the file of this image."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def test_a_file_gives_labels_volumes_attention_and_findings(result, ct):
+    image = sitk.ReadImage(str(ct))
+    assert result.labels.GetSize() == image.GetSize()
+    assert result.labels.GetDirection() == pytest.approx(image.GetDirection())
+    ml = float(np.prod(image.GetSpacing())) / 1000
+    labels = sitk.GetArrayFromImage(result.labels)
+    for organ in result.vocabulary:
+        assert result.volumes_ml[organ.key] == pytest.approx(ml * (labels == organ.label).sum(), abs=1e-2)
+    assert list(result.attention) == ["head", "medium", "tail"]
+    total = sum(sitk.GetArrayFromImage(each) for each in result.attention.values())
+    assert np.allclose(total, 1, atol=1e-4)
+    assert result.dominant_expert.GetSize() == image.GetSize() and result.uncertainty is not None
+    assert result.review is not None and result.details.device
+
+
+def test_file_image_and_array_give_the_same_labels(segmenter, result, ct):
+    image = dcaseg.read_ct(ct)
+    array, affine = sitk.GetArrayFromImage(image).transpose(2, 1, 0), ras_affine(image)
+    of_image = segmenter.segment(image, maps=False)
+    of_array = segmenter.segment(array.astype(np.float32), affine, maps=False)
+    assert of_image.attention == {} and of_image.dominant_expert is None and of_image.uncertainty is None
+    expected = sitk.GetArrayFromImage(result.labels)
+    assert np.array_equal(sitk.GetArrayFromImage(of_image.labels), expected)
+    assert np.array_equal(of_array.labels_array.transpose(2, 1, 0), expected)
+    assert of_array.labels.GetOrigin() == pytest.approx(image.GetOrigin())
+    assert of_array.labels.GetDirection() == pytest.approx(image.GetDirection())
+
+
+def test_organs_are_named_as_people_spell_them(segmenter, ct, small_bundle):
+    chosen = dcaseg.segment(ct, model=small_bundle, device="cpu", organs=["Liver", "Right kidney", "left-kidney"])
+    assert list(chosen.volumes_ml) == ["right_kidney", "left_kidney", "liver"]
+    liver = chosen.vocabulary.by_key["liver"].label
+    mask = sitk.GetArrayFromImage(chosen.mask("LIVER"))
+    assert np.array_equal(mask, sitk.GetArrayFromImage(chosen.labels) == liver)
+    with pytest.raises(UserError, match=r"no organ 'livr'.*Did you mean 'liver'"):
+        segmenter.segment(ct, organs=["livr"])
+
+
+def test_a_result_is_saved_as_the_command_writes_it(result, ct, small_bundle, tmp_path, dca):
+    folder = result.save(tmp_path / "parents" / "of" / "it" / "result", extension=".nii.gz")
+    done = dca(
+        *("segment", ct, "-o", tmp_path / "command", "--bundle", small_bundle, "--device", "cpu"),
+        *("--backend", "eager", "--review", "--no-scene", "--format", "nii.gz"),
+    )
+    assert done.code == 0, done.err
+    names = {path.name for path in (tmp_path / "command").iterdir()}
+    assert {path.name for path in folder.iterdir()} == names - {"log.txt"}
+    for name in ("volumes.csv", "expert_attention.csv", "review.json"):
+        assert (folder / name).read_text() == (tmp_path / "command" / name).read_text()
+    assert np.array_equal(
+        *(sitk.GetArrayFromImage(sitk.ReadImage(str(each / "labels.nii.gz"))) for each in (folder, tmp_path /
+        "command"))
+    )
+    with pytest.raises(OutputError, match="exists"):
+        result.save(folder)
+    assert result.save(folder, extension=".nii.gz", overwrite=True) == folder
+
+
+@pytest.mark.parametrize(
+    ("ct_of", "affine_of", "message"),
+    [
+        (lambda array: array, lambda affine: None, "without an affine"),
+        (lambda array: array[0], lambda affine: affine, "2 dimensions"),
+        (lambda array: array, lambda affine: affine[:3], "shape"),
+        (lambda array: array, lambda affine: affine * [1, 1, 0, 1], "without length"),
+        (lambda array: array, lambda affine: affine + np.eye(4, k=1) * 0.5, "right angles"),
+        (lambda array: array.astype(complex), lambda affine: affine, "not HU"),
+        (lambda array: np.clip(array + 1024, 0, None), lambda affine: affine, "HU"),
+    ],
+)
+def test_arrays_that_are_no_ct_are_refused(segmenter, ct, ct_of, affine_of, message):
+    image = dcaseg.read_ct(ct)
+    array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
+    with pytest.raises(ImageError, match=message):
+        segmenter.segment(ct_of(array), affine_of(ras_affine(image)))
+
+
+def test_unknown_models_and_names_are_said(tmp_path):
+    with pytest.raises(BundleError, match="no model bundle 'none-such'"):
+        dcaseg.load_model("none-such")
+    with pytest.raises(AttributeError, match="none_such"):
+        _ = dcaseg.none_such
+
+
+def test_the_default_model_is_shipped_with_the_library():
+    model = dcaseg.load_model("dca-abdomen")
+    assert model.folder.parent.name == "shipped" and model.metadata.vocabulary.name == "AMOS"
+
+
+def test_importing_the_library_imports_nothing_heavy():
+    code = (
+        "import sys, time; start = time.perf_counter(); import dcaseg; seconds = time.perf_counter() - start;"
+        "print([name for name in ('torch', 'monai', 'SimpleITK', 'numpy') if name in sys.modules], seconds < 0.2)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    # The time once in three: the machine may be busy.
+    assert "[] True\n" in [run.stdout for run in runs] and all(run.stdout.startswith("[]") for run in runs)
