@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--review", action="store_true", help="look for places to check, as dca cohort does")
     parser.add_argument("--bundle", help="folder of the model, else the default one")
-    parser.add_argument("--runtime", default="eager", help="what runs the network, in the loop too: as in dca segment")
+    parser.add_argument("--backend", default="eager", help="what runs the network, in the loop too: as in dca segment")
     parser.add_argument("--pin", action="store_true", help="bind the loop and each worker to one core (Linux)")
     parser.add_argument("--work", type=Path, required=True, help="folder for input (kept) and output (made anew)")
     arguments = parser.parse_args()

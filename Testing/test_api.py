@@ -86,8 +86,10 @@ def test_a_result_is_saved_as_the_command_writes_it(result, ct, small_bundle, tm
     for name in ("volumes.csv", "expert_attention.csv", "review.json"):
         assert (folder / name).read_text() == (tmp_path / "command" / name).read_text()
     assert np.array_equal(
-        *(sitk.GetArrayFromImage(sitk.ReadImage(str(each / "labels.nii.gz"))) for each in (folder, tmp_path /
-        "command"))
+        *(
+            sitk.GetArrayFromImage(sitk.ReadImage(str(each / "labels.nii.gz")))
+            for each in (folder, tmp_path / "command")
+        )
     )
     with pytest.raises(OutputError, match="exists"):
         result.save(folder)

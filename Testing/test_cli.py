@@ -23,7 +23,7 @@ from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate
 
 SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped"
-COMMANDS = ["segment", "demo", "phantom", "paint", "partition", "model", "train", "evaluate", "bundle"]
+COMMANDS = ["segment", "demo", "phantom", "synthesize", "partition", "model", "train", "evaluate", "bundle"]
 HEAVY = ["torch", "monai", "slicer", "vtk", "SimpleITK", "numpy", "matplotlib"]
 
 needs_slicer = pytest.mark.skipif(find_spec("slicer") is None, reason="slicer-core is not installed")
@@ -115,7 +115,7 @@ def test_segment_leaves_labels_maps_tables_and_the_files_for_slicer(segmented, c
     _, out = segmented
     maps = {f"attention_{expert}_level{level}.nrrd" for expert in ("head", "medium", "tail") for level in (1, 4)}
     assert names(out) == {
-        *("labels.nrrd", "deciding_expert.nrrd", "entropy.nrrd", "disagreement.nrrd", *maps),
+        *("labels.nrrd", "dominant_expert.nrrd", "entropy.nrrd", "disagreement.nrrd", *maps),
         *("volumes.csv", "expert_attention.csv", "log.txt", "request.json"),
         *("segmentation.seg.nrrd", "scene.mrb"),
     }
@@ -321,7 +321,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(dca, tmp_path):
     ):
         run = dca(*arguments)
         assert run.code == 2
-        assert "Traceback" in run.err and "reading.py" in run.err
+        assert "Traceback" in run.err and "readers.py" in run.err
         assert run.err.splitlines()[-1].startswith("Error: There is no file")
 
 

@@ -439,7 +439,7 @@ def test_a_demo_where_something_is_already(refused, outputs):
 
 def test_a_run_that_is_not_there_cannot_be_resumed_or_packed(refused, outputs):
     assert "holds no run" in refused("train", "-o", outputs / "run", "--resume")
-    assert "holds no run" in refused("bundle", "pack", outputs / "run", "-o", outputs / "model")
+    assert "holds no run" in refused("bundle", "export", outputs / "run", "-o", outputs / "model")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/full")

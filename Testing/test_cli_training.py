@@ -35,12 +35,12 @@ def test_a_stopped_run_is_resumed_packed_and_measured(dca, run_folder, cache, tm
     resumed = dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2)
     assert resumed.code == 0, resumed.err
     assert steps_logged(run_folder) == [1, 2, 3, 4]
-    assert "Dice in the last validation" in resumed.out and f"dca bundle pack {run_folder}" in resumed.out
+    assert "Dice in the last validation" in resumed.out and f"dca bundle export {run_folder}" in resumed.out
 
     assert (run_folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
     model = tmp_path / "model"
-    packed = dca("bundle", "pack", run_folder, "-o", model, "--name", "tiny", "--overlap", 0.125)
+    packed = dca("bundle", "export", run_folder, "-o", model, "--name", "tiny", "--overlap", 0.125)
     assert packed.code == 0, packed.err
     assert dca("bundle", "verify", model).code == 0
     metadata = json.loads((model / "configs" / "metadata.json").read_text())
@@ -62,7 +62,7 @@ def test_the_packed_weights_are_those_that_validated_best(dca, run_folder, cache
 
     assert dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2).code == 0
     best = torch.load(run_folder / "best.pt", weights_only=True)
-    assert dca("bundle", "pack", run_folder, "-o", tmp_path / "model").code == 0
+    assert dca("bundle", "export", run_folder, "-o", tmp_path / "model").code == 0
     packed = Bundle.load(tmp_path / "model").network().state_dict()
     for name, tensor in best["averaged"].items():
         torch.testing.assert_close(packed[name].float(), tensor.float(), rtol=1e-3, atol=1e-4)

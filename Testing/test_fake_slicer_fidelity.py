@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 UI_FILES = sorted((ROOT / "DCASegmentation" / "Resources" / "UI").glob("*.ui"))
 PANELS = [
     ROOT / "DCASegmentation" / "DCASegmentation.py",
-    *sorted((ROOT / "DCASegmentation" / "DCASegmentationLib" / "panels").glob("*.py")),
+    *sorted((ROOT / "DCASegmentation" / "DCASegmentationLib" / "widgets").glob("*.py")),
 ]
 ALL_CLASSES = ROOT.parent / "shared" / "reference" / "slicer-widget-api.json"
 # In Slicer a decorator of the application, which headers do not declare as scripts see it.

@@ -32,7 +32,7 @@ def test_the_harness_sees_what_is_lost_and_what_is_left(tmp_path):
         from pathlib import Path
         from Testing.faults import running, workloads
         from Testing.faults.running import Harness
-        from DCASegmentationLib import partials
+        from dcaseg import temp_paths as partials
 
         def careless(root, version):
             for name in ("text.txt", "record.json"):

@@ -28,7 +28,7 @@ from small_model import PATCH, vivid_network
 torch.set_num_threads(1)
 
 REAL_CTS = Path(__file__).parents[2] / "shared" / "ct"
-MAPS = ["deciding_expert.nrrd", "disagreement.nrrd", "entropy.nrrd"]
+MAPS = ["dominant_expert.nrrd", "disagreement.nrrd", "entropy.nrrd"]
 ATTENTION = [f"attention_{expert}_level{level}.nrrd" for expert in ("head", "medium", "tail") for level in (1, 4)]
 
 

@@ -455,7 +455,7 @@ def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder,
     blended = {}
     for seed in range(6):
         painted = dca(
-            "paint", folder, twin, "--warps", warps, "--seed", seed, "--spacing", "8,8,8", "-o", out / f"{seed}"
+            "synthesize", folder, twin, "--warps", warps, "--seed", seed, "--spacing", "8,8,8", "-o", out / f"{seed}"
         )
         assert painted.code == 0, painted.err
         blended = read_recipe(out / f"{seed}" / "recipe.json").deformation.blend
@@ -464,10 +464,10 @@ def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder,
     assert blended
     # The recipe needs the registrations it was made with.
     recipe = out / f"{seed}" / "recipe.json"
-    assert dca("paint", folder, twin, "--recipe", recipe, "-o", tmp_path / "without").code == 2
+    assert dca("synthesize", folder, twin, "--recipe", recipe, "-o", tmp_path / "without").code == 2
     assert dca("register-label-maps", folder, "-o", warps).code == 2
     (warps / "a--b.npz").write_bytes(b"nothing")
-    assert dca("paint", folder, "--warps", warps, "-o", tmp_path / "damaged").code == 2
+    assert dca("synthesize", folder, "--warps", warps, "-o", tmp_path / "damaged").code == 2
 
 
 def test_two_label_maps_of_one_name_and_structures_nobody_knows_are_said(anatomy, folder, dca, tmp_path):
@@ -477,9 +477,9 @@ def test_two_label_maps_of_one_name_and_structures_nobody_knows_are_said(anatomy
         (tmp_path / path.name).write_bytes(path.read_bytes())
     sidecar = {"names": {"pancreas": "something else"}}
     (tmp_path / "anatomy.json").write_text(json.dumps(sidecar), encoding="utf-8")
-    run = dca("paint", tmp_path, "--spacing", "8,8,8", "-o", tmp_path / "out")
+    run = dca("synthesize", tmp_path, "--spacing", "8,8,8", "-o", tmp_path / "out")
     assert run.code == 0 and "something else" in run.err
-    record = json.loads((tmp_path / "out" / "painted.json").read_text(encoding="utf-8"))
+    record = json.loads((tmp_path / "out" / "synthesis.json").read_text(encoding="utf-8"))
     assert "pancreas" in record["unknown"]
 
 
@@ -534,17 +534,17 @@ def test_smooth_noise_has_the_spread_and_the_length_it_is_asked_for():
 
 def test_the_command_writes_a_case_to_look_at(folder, dca, tmp_path):
     out = tmp_path / "painted"
-    run = dca("paint", folder, "--seed", 3, "--phase", "arterial", "--spacing", "6,6,6", "-o", out)
+    run = dca("synthesize", folder, "--seed", 3, "--phase", "arterial", "--spacing", "6,6,6", "-o", out)
     assert run.code == 0, run.err
     ct, labels = read_ct(out / "ct.nrrd"), read_labels(out / "labels.nrrd")
     assert ct.GetSize() == labels.GetSize() and ct.GetSpacing() == (6.0, 6.0, 6.0)
-    record = json.loads((out / "painted.json").read_text(encoding="utf-8"))
+    record = json.loads((out / "synthesis.json").read_text(encoding="utf-8"))
     assert record["seed"] == 3 and "arterial" in record["case"] and record["unknown"] == list(LEFT_OUT)
-    again = dca("paint", folder, "--recipe", out / "recipe.json", "--spacing", "6,6,6", "-o", tmp_path / "again")
+    again = dca("synthesize", folder, "--recipe", out / "recipe.json", "--spacing", "6,6,6", "-o", tmp_path / "again")
     assert again.code == 0, again.err
     assert np.array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "again" / "ct.nrrd")), sitk.GetArrayFromImage(ct))
-    assert dca("paint", folder, "-o", out).code == 2
-    assert dca("paint", tmp_path / "nowhere", "-o", tmp_path / "b").code == 2
+    assert dca("synthesize", folder, "-o", out).code == 2
+    assert dca("synthesize", tmp_path / "nowhere", "-o", tmp_path / "b").code == 2
 
 
 @pytest.mark.slow
@@ -574,10 +574,10 @@ def test_painted_cts_are_labelled_cases_beside_those_of_a_list(dca, folder, coar
     listed.write_text(json.dumps({"training": [], "validation": [truth], "name": "one CT", "vocabulary": "AMOS"}))
     out = tmp_path / "run"
     tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--steps", 2, "--device", "cpu")
-    maps = ("--synthesize", folder, "--licence", "CC0-1.0", "--painted", 2)
+    maps = ("--synthesize", folder, "--licence", "CC0-1.0", "--synthesize-ahead", 2)
     trained = dca("train", "-o", out, *maps, "--data", listed, "--unlabelled", 1, *tiny, "--validate-every", 2)
     assert trained.code == 0, trained.err
-    assert dca("bundle", "pack", out, "-o", tmp_path / "model").code == 0
+    assert dca("bundle", "export", out, "-o", tmp_path / "model").code == 0
     told = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]["training_data"]
     assert [(one["labelled"], one["unlabelled"], one["licence"]) for one in told] == [
         (2, 0, "CC0-1.0"),

@@ -85,14 +85,14 @@ def test_a_resumed_run_keeps_the_groups_of_the_model(dca, run):
 def test_a_model_replaces_another_only_if_it_is_at_least_as_good(dca, run, tmp_path):
     model = tmp_path / "models" / "mine"
     model.parent.mkdir()
-    assert dca("bundle", "pack", run, "-o", model, "--name", "mine").code == 0
+    assert dca("bundle", "export", run, "-o", model, "--name", "mine").code == 0
     before = files(model)
     _find_nothing(run)
-    refused = dca("bundle", "pack", run, "--replace", model)
+    refused = dca("bundle", "export", run, "--replace", model)
     assert refused.code == 2 and "worse than mine" in refused.err and "mean Dice 0.0000" in refused.err
     assert "Mean of all organs" in refused.out
     assert files(model) == before and [path.name for path in model.parent.iterdir()] == ["mine"]
-    refused = dca("bundle", "pack", run, "-o", tmp_path / "models" / "other", "--better-than", model)
+    refused = dca("bundle", "export", run, "-o", tmp_path / "models" / "other", "--better-than", model)
     assert refused.code == 2 and [path.name for path in model.parent.iterdir()] == ["mine"]
 
 
@@ -101,17 +101,17 @@ def test_the_replaced_model_is_kept_beside_the_new_one(dca, run, tmp_path):
     model.parent.mkdir()
     good = files(run)
     _find_nothing(run)
-    assert dca("bundle", "pack", run, "-o", model, "--name", "mine").code == 0
+    assert dca("bundle", "export", run, "-o", model, "--name", "mine").code == 0
     old = files(model)
     (run / "best.pt").write_bytes(good["best.pt"])
-    done = dca("bundle", "pack", run, "--replace", model)
+    done = dca("bundle", "export", run, "--replace", model)
     assert done.code == 0, done.err
     kept = [path for path in model.parent.iterdir() if path.name.startswith("mine-before-")]
     assert len(kept) == 1 and files(kept[0]) == old and str(kept[0]) in done.out
     assert len(list(model.parent.iterdir())) == 2
     assert Bundle.load(model).metadata.name == "mine"
     assert files(model) != old
-    again = dca("bundle", "pack", run, "--replace", model, "--data", _list_of(run), "--group", "validation")
+    again = dca("bundle", "export", run, "--replace", model, "--data", _list_of(run), "--group", "validation")
     assert again.code == 0, "equally good is good enough"
     assert len(list(model.parent.iterdir())) == 3, "one more of the same day"
 
@@ -146,7 +146,7 @@ def _find_nothing(run: Path) -> None:
 )
 def test_what_cannot_be_packed_is_said_before_anything_is_made(dca, trained, tmp_path, monkeypatch, options, said):
     monkeypatch.chdir(tmp_path)
-    refused = dca("bundle", "pack", trained, *options)
+    refused = dca("bundle", "export", trained, *options)
     assert refused.code == 2 and said in refused.err
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +155,7 @@ def test_without_held_out_cases_nothing_is_compared(dca, run, small_bundle, tmp_
     record = json.loads((run / "run.json").read_text())
     record["cohort"]["validation"] = []
     (run / "run.json").write_text(json.dumps(record))
-    refused = dca("bundle", "pack", run, "-o", tmp_path / "out", "--better-than", small_bundle)
+    refused = dca("bundle", "export", run, "-o", tmp_path / "out", "--better-than", small_bundle)
     assert refused.code == 2 and "no held-out case" in refused.err
     assert not (tmp_path / "out").exists()
 

@@ -93,7 +93,7 @@ def test_no_collapsible_group_is_hidden_or_shown_by_the_panel():
     """CTK's group box that starts collapsed does not show its contents after that."""
     ui = "".join(path.read_text(encoding="utf-8") for path in (LIBRARY.parent / "Resources" / "UI").glob("*.ui"))
     groups = re.findall(r'class="ctkCollapsibleGroupBox" name="(\w+)"', ui)
-    code = "".join(path.read_text(encoding="utf-8") for path in (LIBRARY / "panels").glob("*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for path in (LIBRARY / "widgets").glob("*.py"))
     assert groups
     assert [name for name in groups if re.search(rf"{name}\.(visible =|setVisible|show\(|hide\()", code)] == []
 
@@ -101,7 +101,7 @@ def test_no_collapsible_group_is_hidden_or_shown_by_the_panel():
 def test_no_callable_is_given_to_single_shot():
     found = [
         f"{path.name}: {line.strip()}"
-        for part in ("panels", "scene")
+        for part in ("widgets", "scene")
         for path in (LIBRARY / part).glob("*.py")
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"\.singleShot\(", line)

@@ -37,7 +37,7 @@ def test_ones_own_cts_are_trained_on_evaluated_packed_and_segmented(dca, own_lis
     resumed = dca("train", "-o", run, "--resume", "--validate-every", 2, "--tensorboard")
     assert resumed.code == 0, resumed.err
     assert [path.name.startswith("events") for path in (run / "tensorboard").iterdir()] == [True]
-    packed = dca("bundle", "pack", run, "-o", model, "--name", "own")
+    packed = dca("bundle", "export", run, "-o", model, "--name", "own")
     assert packed.code == 0, packed.err
     assert f"dca evaluate --bundle {model} --data LIST --group test" in packed.out and "--phantoms" not in packed.out
     told = json.loads((model / "configs" / "metadata.json").read_text())["dca"]
@@ -65,7 +65,7 @@ def test_a_baseline_is_trained_on_all_labels_but_not_packed(dca, own_list, tmp_p
     assert trained.code == 0, trained.err
     record = json.loads((run / "run.json").read_text())
     assert len(record["cohort"]["labelled"]) == 2 and record["options"]["strategy"] == "vnet"
-    refused = dca("bundle", "pack", run, "-o", tmp_path / "model")
+    refused = dca("bundle", "export", run, "-o", tmp_path / "model")
     assert refused.code == 2 and "baseline 'vnet'" in refused.err
 
 

@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 def killed(program: str, *arguments: object) -> None:
     """Run ``program``, which ends itself as a kill would."""
     imports = (
-        "import os, sys\nfrom pathlib import Path\nfrom DCASegmentationLib.imaging import writing\n"
+        "import os, sys\nfrom pathlib import Path\nfrom dcaseg.imaging import writers as writing\n"
         "from dcaseg.imaging.writers import *\nfrom dcaseg.temp_paths import *\n"
         "end = lambda: os.kill(os.getpid(), 9)\n"
     )

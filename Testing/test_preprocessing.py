@@ -13,7 +13,7 @@ from dcaseg.imaging.grid import Grid, grid_of_shape, model_grid
 from dcaseg.imaging.intensity import standardize, window
 from dcaseg.imaging.resampling import resample
 from dcaseg.training.cases import cache_folder, load_case, prepare_case, save_case
-from dcaseg.training.export import pack
+from dcaseg.training.export import export_bundle
 from dcaseg.training.options import PRESETS, GridOptions, TrainingOptions, preprocessing
 from dcaseg.training.sampling import PatchSampler
 from dcaseg.training.trainer import Trainer
@@ -85,7 +85,7 @@ def test_a_z_scored_run_trains_without_augmentation_and_makes_no_model(tmp_path)
 
     write_record(tmp_path, RunRecord(AMOS, trainer.options, TrainingSet.of_phantoms(1, 0, 0), trainer.partition))
     with pytest.raises(UserError, match="published protocol"):
-        pack(tmp_path, tmp_path / "model")
+        export_bundle(tmp_path, tmp_path / "model")
 
 
 def test_presets_that_share_a_grid_share_the_cases_on_disk(tmp_path):

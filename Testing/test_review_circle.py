@@ -120,7 +120,7 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     model.parent.mkdir()
     few_steps = ("--steps", 2, "--batch", 1, "--device", "cpu")
     command("train", "-o", run, "--init", small_bundle, "--data", training, *few_steps)
-    command("bundle", "pack", run, "-o", model, "--name", "corrected")
+    command("bundle", "export", run, "-o", model, "--name", "corrected")
     monkeypatch.setenv("DCA_MODELS", str(model.parent))
     panel.parameters.modelName = "corrected"
     panel.segmentControl.updateModels()

@@ -334,7 +334,7 @@ def test_a_runtime_that_fails_in_the_middle_gives_over_to_pytorch(windows):
 def test_the_command_line_runs_openvino(dca, small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "out"
     ct = coarse_phantom / "ct.nii.gz"
-    run = dca("segment", ct, "-o", out, "--bundle", small_bundle, "--no-scene", "--runtime", "openvino")
+    run = dca("segment", ct, "-o", out, "--bundle", small_bundle, "--no-scene", "--backend", "openvino")
     assert run.code == 0, run.err
     assert "runtime openvino" in run.out
     assert json.loads((out / "request.json").read_text())["runtime"] == "openvino"
@@ -344,7 +344,7 @@ def test_the_command_line_runs_openvino(dca, small_bundle, coarse_phantom, tmp_p
 
 def test_the_command_line_refuses_a_runtime_there_is_not(dca, small_bundle, coarse_phantom, tmp_path):
     ct = coarse_phantom / "ct.nii.gz"
-    run = dca("segment", ct, "-o", tmp_path / "out", "--bundle", small_bundle, "--runtime", "x")
+    run = dca("segment", ct, "-o", tmp_path / "out", "--bundle", small_bundle, "--backend", "x")
     assert run.code == 2
     assert "no runtime 'x'" in run.err
     assert not (tmp_path / "out").exists()

@@ -261,7 +261,7 @@ def test_a_run_beside_listed_cts_is_packed_with_what_it_learned_from(dca, folder
     assert trained.code == 0, trained.err
     assert "one labelled case" not in trained.err
     assert read_record(tmp_path / "run").cohort.stream.share == 0.5
-    packed = dca("bundle", "pack", tmp_path / "run", "-o", tmp_path / "model")
+    packed = dca("bundle", "export", tmp_path / "run", "-o", tmp_path / "model")
     assert packed.code == 0, packed.err
     metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]
     assert [(one["labelled"], one["licence"], one["synthetic"]) for one in metadata["training_data"]] == [
@@ -274,7 +274,7 @@ def test_a_run_beside_listed_cts_is_packed_with_what_it_learned_from(dca, folder
 def test_a_run_on_a_stream_alone_is_packed_as_a_synthetic_one(dca, folders, cache, tmp_path):
     trained = train(dca, tmp_path / "run", folders, cache, *NOBODY, "--steps", 1)
     assert trained.code == 0, trained.err
-    assert dca("bundle", "pack", tmp_path / "run", "-o", tmp_path / "model").code == 0
+    assert dca("bundle", "export", tmp_path / "run", "-o", tmp_path / "model").code == 0
     assert dca("bundle", "verify", tmp_path / "model").code == 0
     metadata = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]
     assert [one["licence"] for one in metadata["training_data"]] == ["CC0-1.0", "CC-BY-4.0"]
@@ -285,7 +285,8 @@ def test_a_run_on_a_stream_alone_is_packed_as_a_synthetic_one(dca, folders, cach
 def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, cache, tmp_path):
     out = tmp_path / "run"
     trained = train(
-        dca, out, folders, tmp_path / "cases", *NOBODY, "--warps", warps, "--painted", 2, "--painted-from", 7,
+        dca, out, folders, tmp_path / "cases", *NOBODY,
+        "--warps", warps, "--synthesize-ahead", 2, "--synthesize-first", 7,
         "--steps", 1,
     )  # fmt: skip
     assert trained.code == 0, trained.err
@@ -299,9 +300,9 @@ def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, 
     ("options", "words"),
     [
         (("--warps", "somewhere"), "--warps is for CTs made from label maps"),
-        (("--painted-from", 0), "--painted-from is for CTs made from label maps"),
-        (("--synthesize", "MAP", "--painted-from", 0), "--painted-from is for CTs painted ahead"),
-        (("--synthesize", "MAP", "--painted", 2, "--synthesize-share", 0.5), "Leave out one"),
+        (("--synthesize-first", 0), "--synthesize-first is for CTs made from label maps"),
+        (("--synthesize", "MAP", "--synthesize-first", 0), "--synthesize-first is for CTs painted ahead"),
+        (("--synthesize", "MAP", "--synthesize-ahead", 2, "--synthesize-share", 0.5), "Leave out one"),
         (("--synthesize", "MAP", *NOBODY, "--synthesize-share", 0.5), "no labelled case for the other 50%"),
         (("--synthesize", "MAP", "--licence", "a", "--licence", "b"), "1 --synthesize and 2 --licence"),
         (("--synthesize", "nowhere"), "nowhere is no folder"),
@@ -321,7 +322,7 @@ def test_registrations_of_other_label_maps_are_said_not_to_be_used(dca, folders,
     run = dca("train", "-o", tmp_path / "run", *options, "--warps", warps)
     assert run.code == 0 and "No registration" in run.err and "not used" in run.err
     assert "one label map" in " ".join(run.err.split())
-    kept = dca("train", "-o", tmp_path / "run", "--resume", "--warps", warps, "--painted", 3)
+    kept = dca("train", "-o", tmp_path / "run", "--resume", "--warps", warps, "--synthesize-ahead", 3)
     assert kept.code == 2 and "painted" in kept.err and "warps" in kept.err
 
 

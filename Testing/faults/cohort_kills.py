@@ -38,7 +38,7 @@ def write_cases(folder: Path, count: int) -> None:
 def start(archive: Path, out: Path, bundle: Path) -> subprocess.Popen[str]:
     command = [
         *(sys.executable, "-m", "dcaseg.cli", "cohort", str(archive), "-o", str(out), "--workers", "2"),
-        *("--bundle", str(bundle), "--device", "cpu", "--runtime", "eager", "--overlap", "0", "--no-review"),
+        *("--bundle", str(bundle), "--device", "cpu", "--backend", "eager", "--overlap", "0", "--no-review"),
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

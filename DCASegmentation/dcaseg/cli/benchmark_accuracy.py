@@ -36,7 +36,7 @@ def run(
     """Compare the Dice of the default settings with that of the plain pipeline: windows over the whole volume that
     overlap by half, probabilities of the whole volume resampled to the CT's grid.
 
-    With --overlaps it tells how far the windows of a model should overlap: dca bundle pack --overlap records it.
+    With --overlaps it tells how far the windows of a model should overlap: dca bundle export --overlap records it.
     """
     import csv
     import io

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BundleError, UserError
-from .console import progress_bar, say, show, table, warn
+from .console import print_json, progress_bar, say, show, table, warn
 
 if TYPE_CHECKING:
     from ..evaluation.model_comparison import HeldOut
@@ -24,11 +24,13 @@ _Named = Annotated[
 
 def build_group() -> typer.Typer:
     """The commands ``dca bundle ...``."""
-    group = typer.Typer(no_args_is_help=True, help="Check, describe or make a trained model (a MONAI bundle).")
+    group = typer.Typer(no_args_is_help=True, help="List, check, add and make trained models (MONAI bundles).")
     group.command(name="info", epilog="Example: dca bundle info")(info)
     group.command(name="verify", epilog="Example: dca bundle verify models/dca-synthetic")(verify)
     group.command(name="list", epilog="Example: dca bundle list")(list_all)
-    group.command(name="pack", epilog="Example: dca bundle pack runs/first -o models/first")(pack)
+    group.command(name="add", epilog="Example: dca bundle add model.zip")(add)
+    group.command(name="download", epilog="Example: dca bundle download https://host/model.zip#sha256=...")(download)
+    group.command(name="export", epilog="Example: dca bundle export runs/first -o models/first")(export)
     return group
 
 
@@ -49,9 +51,11 @@ def info(bundle: _Named = None) -> None:
 
     shown = table("", "", "")
     shown.show_header = False
-    for name, value in information(load(bundle)):
+    rows = information(load(bundle))
+    for name, value in rows:
         shown.add_row(name, value)
     show(shown)
+    print_json(lambda: dict(rows))
 
 
 def verify(bundle: _Named = None) -> None:
@@ -77,17 +81,50 @@ def verify(bundle: _Named = None) -> None:
 
 def list_all() -> None:
     """List the models found: in the folders of DCA_MODELS, in ~/.dca/models, and those that come along."""
-    from ..models.store import find_bundles, hidden_by
+    from ..models.store import default_bundle, find_bundles, hidden_by
 
     folders = find_bundles()
+    default = default_bundle() if folders else None
     for folder in folders:
         shipped = hidden_by(folder)
-        say(f"{folder.resolve().name}  ({folder}{'' if shipped is None else f'; hides {shipped}'})")
+        marks = [*(["default"] if folder == default else []), *([] if shipped is None else [f"hides {shipped}"])]
+        say(f"{folder.resolve().name}  ({'; '.join([*marks, str(folder)])})")
     if not folders:
-        say("None.")
+        say("No model was found. Add one with: dca bundle add FOLDER_OR_ZIP")
+    print_json(
+        lambda: [
+            {"name": folder.resolve().name, "folder": str(folder), "default": folder == default} for folder in folders
+        ]
+    )
 
 
-def pack(
+def add(
+    source: Annotated[Path, typer.Argument(help="Folder or .zip file of a model bundle.", metavar="SOURCE")],
+) -> None:
+    """Copy a model bundle to your own models (~/.dca/models), after checking it."""
+    from ..models.user_models import add_bundle
+
+    folder = add_bundle(source)
+    say(f"The model {folder.name} is in {folder}.")
+    print_json(lambda: {"name": folder.name, "folder": str(folder)})
+
+
+def download(
+    address: Annotated[
+        str, typer.Argument(help="URL of a .zip file, with its checksum: https://...#sha256=...", metavar="URL")
+    ],
+) -> None:
+    """Download a model bundle to your own models (~/.dca/models). An interrupted download continues."""
+    from ..models.download import Source, download_bundle
+    from ..models.store import own_models
+
+    with progress_bar() as progress:
+        folder = download_bundle(Source.parse(address), own_models(), progress)
+    say(f"The model {folder.name} is in {folder}.")
+    print_json(lambda: {"name": folder.name, "folder": str(folder)})
+
+
+def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run of dca train.", metavar="RUN")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to make, unless --replace is given.")] = None,
     name: Annotated[
@@ -121,7 +158,7 @@ def pack(
     from ..imaging.writers import new_folder
     from ..models.bundle import replacing
     from ..models.metadata import METADATA
-    from ..training.export import pack as make
+    from ..training.export import export_bundle as make
 
     if (out is None) == (replace is None):
         raise UserError("A place for the new model is needed.", "Give -o OUT or --replace BUNDLE, one of them.")

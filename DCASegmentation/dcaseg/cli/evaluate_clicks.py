@@ -45,7 +45,7 @@ def run(
         int | None, typer.Option(min=1, help="So many synthetic people unlike the training's. 4 if nothing is given.")
     ] = None,
     painted: Annotated[
-        list[Path] | None, typer.Option(help="A folder that dca paint has made. May be repeated.")
+        list[Path] | None, typer.Option(help="A folder that dca synthesize has made. May be repeated.")
     ] = None,
     ct: Annotated[Path | None, typer.Option(help="A labelled CT of your own.")] = None,
     labels: Annotated[Path | None, typer.Option(help="The label map of that CT.")] = None,

@@ -18,7 +18,7 @@ EXAMPLES = "Example: dca register-label-maps map_a/ map_b/ -o warps/"
 def run(
     label_maps: Annotated[
         list[Path],
-        typer.Argument(help="Two or more folders, as dca paint takes them.", metavar="LABELMAP_FOLDER..."),
+        typer.Argument(help="Two or more folders, as dca synthesize takes them.", metavar="LABELMAP_FOLDER..."),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the results; made if missing.")],
     cache: Annotated[
@@ -27,8 +27,8 @@ def run(
 ) -> None:
     """Register label maps to each other, each to all others, for bodies between them.
 
-    Writes a small file for each pair (some 0.5 MB), which dca paint --warps and training use. Takes some 10 s for a
-    pair. Pairs that are in the folder already are left alone, so an interrupted run continues; delete the folder to
+    Writes a small file for each pair (some 0.5 MB), which dca synthesize --warps and training use. Takes some 10 s for
+    a pair. Pairs that are in the folder already are left alone, so an interrupted run continues; delete the folder to
     register label maps again that have changed.
     """
     from ..synthesis.label_to_ct.anatomy import load_anatomy

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..organs import VOCABULARIES
 from ..review.schema import Review
 from .bundle import load
-from .console import progress_bar, say, says_when_cancelled, show, table, warn
+from .console import print_json, progress_bar, say, says_when_cancelled, show, table, warn
 from .option_values import BackendOption, DeviceOption, whole_numbers, words
 
 if TYPE_CHECKING:
@@ -372,7 +372,25 @@ def segment_ct(
     _print_volumes(result)
     if result.review is not None:
         print_review(result.review.review)
-    say(f"Took {sum(result.seconds.values()):.0f} s on {result.device}, runtime {result.runtime}.")
+    print_json(
+        lambda: {
+            "folder": str(out),
+            "model": model.metadata.name,
+            "device": result.device,
+            "seconds": round(sum(result.seconds.values()), 2),
+            "organs": {
+                each.organ.key: {
+                    "ml": round(each.ml, 3),
+                    "mean_hu": each.mean_hu,
+                    "note": each.note,
+                    "cut_off": each.cut_off,
+                }
+                for each in result.measurements
+            },
+            "notes": [*result.warnings, *dicom.messages, *also.messages],
+        }
+    )
+    say(f"Took {sum(result.seconds.values()):.0f} s on {result.device}, backend {result.runtime}.")
     say(f"The results are in {out}.")
 
 

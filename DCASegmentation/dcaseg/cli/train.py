@@ -73,10 +73,12 @@ def run(
         ),
     ] = None,
     painted: Annotated[
-        int | None, typer.Option(min=1, help="Paint so many CTs ahead (dca paint), in place of new ones all the time.")
+        int | None,
+        typer.Option(min=1, help="Make this many synthetic CTs before the run, instead of new ones all the time."),
     ] = None,
-    painted_from: Annotated[
-        int | None, typer.Option(min=0, help="Number of the first CT of --painted; other numbers are other people.")
+    synthesize_first: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of the first CT of --synthesize-ahead. Other numbers, other people."),
     ] = None,
     labelled: Annotated[
         int | None, typer.Option(min=0, help="Synthetic people with labels. 24, or none beside --data.")
@@ -174,7 +176,7 @@ def run(
     """Train DCA, semi-supervised: on CTs of your own, some with label maps, some without, or on synthetic ones.
 
     Ctrl+C ends the run after the step and saves it; --resume goes on exactly where it stopped. A second Ctrl+C ends it
-    at once, and --resume goes on from the last checkpoint. Then make a model of it with **dca bundle pack**.
+    at once, and --resume goes on from the last checkpoint. Then make a model of it with **dca bundle export**.
     With --init and --data alone it keeps the model's grid, network and groups of organs, and trains briefly at a low
     learning rate; options that are given win.
     Several GPUs: **torchrun --nproc-per-node 4 -m dcaseg.cli train ...**, the batch being that of all.
@@ -215,11 +217,11 @@ def run(
             "synthesize": synthesize,
         }
         others |= {"licence": licence, "warps": warps, "synthesize-share": synthesize_share}
-        others |= {"painted": painted, "painted-from": painted_from}
+        others |= {"synthesize-ahead": painted, "synthesize-first": synthesize_first}
         plan = _earlier_plan(out, from_state, strategy, changes, others)
     else:
         people = (labelled, unlabelled, validation)
-        synthesis = _Synthesis(synthesize, licence, warps, synthesize_share, painted, painted_from)
+        synthesis = _Synthesis(synthesize, licence, warps, synthesize_share, painted, synthesize_first)
         plan = _new_plan(out, preset, strategy, changes, init, data, people, synthesis, all_labels, division)
     with ExitStack() as stack:
         if processes.first:
@@ -278,7 +280,7 @@ def run(
     if trainer.step < options.steps:
         say(f"Go on with: {again}")
     elif trainer.best >= 0 and options.strategy == "dca":
-        say(f"Make a model of it with: dca bundle pack {out} -o BUNDLE")
+        say(f"Make a model of it with: dca bundle export {out} -o BUNDLE")
 
 
 class _Synthesis(NamedTuple):
@@ -301,19 +303,19 @@ class _Synthesis(NamedTuple):
 
         if not self.maps:
             names = {"licence": self.licences, "warps": self.warps, "synthesize-share": self.share}
-            names |= {"painted": self.painted, "painted-from": self.first}
+            names |= {"synthesize-ahead": self.painted, "synthesize-first": self.first}
             if given := [name for name, value in names.items() if value not in (None, [])]:
                 raise UserError(f"--{given[0]} is for CTs made from label maps.", "Name one with --synthesize.")
             return None
         if self.painted is not None:
             if self.share is not None:
                 raise UserError(
-                    "--synthesize-share is for CTs that are made as they are needed, not for those of --painted.",
+                    "--synthesize-share does not go together with --synthesize-ahead.",
                     "Leave out one of them.",
                 )
-            return painted_training_set(self.maps, self.licences or [], self.first or 0, self.painted, self.warps)
+            return ahead_training_set(self.maps, self.licences or [], self.first or 0, self.painted, self.warps)
         if self.first is not None:
-            raise UserError("--painted-from is for CTs painted ahead.", "Add --painted, or leave it out.")
+            raise UserError("--synthesize-first needs --synthesize-ahead.", "Add --synthesize-ahead, or leave it out.")
         if self.share is not None and self.share < 1 and not others:
             raise UserError(
                 f"There is no labelled case for the other {1 - self.share:.0%} of the patches.",
@@ -477,7 +479,7 @@ def _strategy_options(given: list[str]) -> dict[str, str]:
     return dict(one.split("=", 1) for one in given)
 
 
-def painted_training_set(
+def ahead_training_set(
     maps: list[Path], licences: list[str], first: int, count: int, warps: Path | None = None
 ) -> TrainingSet:
     """``count`` CTs painted from these label maps, from number ``first`` on, as labelled cases."""
@@ -487,7 +489,7 @@ def painted_training_set(
     if PAINTED_SEEDS + first + count > PAINTED_VALIDATION_SEEDS:
         raise UserError(
             f"Painted CTs {first} to {first + count} are too many.",
-            f"--painted-from and --painted add up to {PAINTED_VALIDATION_SEEDS - PAINTED_SEEDS} at most.",
+            f"--synthesize-first and --synthesize-ahead add up to {PAINTED_VALIDATION_SEEDS - PAINTED_SEEDS} at most.",
         )
     folders, registrations = _label_maps(maps, licences, warps)
     return TrainingSet((Painted(folders, PAINTED_SEEDS + first, count, registrations),))

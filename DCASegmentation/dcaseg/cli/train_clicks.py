@@ -12,7 +12,7 @@ from .console import progress_bar, say
 from .option_values import DeviceOption
 
 NAME = "train-clicks"
-EXAMPLES = "Example: dca train-clicks -o runs/clicks --phantoms 12 --synthesize my_label_map/ --painted 24 --minutes 30"
+EXAMPLES = "Example: dca train-clicks -o runs/clicks --phantoms 12 --minutes 30"
 
 _RECORD = "run.json"
 
@@ -60,7 +60,7 @@ def run(
     from ..training.options import GridOptions
     from ..training.sources import LABELLED_SEEDS, VALIDATION_SEEDS, Phantoms
     from ..training.training_set import TrainingSet
-    from .train import painted_training_set
+    from .train import ahead_training_set
 
     torch_device = choose_device(device).torch_device
     if resume:
@@ -87,7 +87,7 @@ def run(
     cohort = TrainingSet((Phantoms(LABELLED_SEEDS, source["phantoms"]),) if source["phantoms"] else ())
     if source["painted"]:
         maps = [Path(path) for path in source["maps"]]
-        cohort = cohort.joined(painted_training_set(maps, source["licences"], 0, source["painted"]))
+        cohort = cohort.joined(ahead_training_set(maps, source["licences"], 0, source["painted"]))
     # Seen by no training: two people to validate on.
     cohort = cohort.joined(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
     grid = GridOptions(spacing=(options.network.spacing_mm,) * 3, orientation=ORIENTATION)

@@ -33,7 +33,7 @@ class MapsOnModelGrid:
     ``size`` is (depth, height, width) of the model grid. ``expert_slots`` says for each attention channel which of
     head (0), medium (1) and tail (2) it is. All maps are float32 arrays of ``size`` but ``dominant_expert``, uint8:
     1 head, 2 medium, 3 tail, whoever has the largest attention at the finest level given, of background voxels too;
-    0 in planes that were not taken. ``deciding_expert_on`` gives it for labels. A map that is not asked for is None, or
+    0 in planes that were not taken. ``dominant_expert_on`` gives it for labels. A map that is not asked for is None, or
     missing in ``attention``.
     """
 
@@ -78,8 +78,8 @@ class MapsOnModelGrid:
             self.disagreement[z] = total_variation(probabilities, other)
         if self.dominant_expert is not None:
             finest = attention[max(attention)]
-            deciders = np.asarray(self._slots, np.uint8)[finest.argmax(axis=0)] + np.uint8(1)
-            self.dominant_expert[z] = deciders
+            dominant = np.asarray(self._slots, np.uint8)[finest.argmax(axis=0)] + np.uint8(1)
+            self.dominant_expert[z] = dominant
         flat = labels.ravel()
         self._voxels += np.bincount(flat, minlength=len(self._voxels))
         for level, experts in attention.items():
@@ -89,17 +89,17 @@ class MapsOnModelGrid:
                 if level in self.attention:
                     self.attention[level][EXPERTS[self._slots[channel]]][z] = weights
 
-    def deciding_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
+    def dominant_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
         """The expert that decided each voxel of ``labels`` (z, y, x) on ``ct``, 0 where they are background; that of
         the nearest voxel of the ``model`` grid. None where it was not asked for."""
         if self.dominant_expert is None:
             return None
-        deciders, taken = self.dominant_expert, np.flatnonzero(self.dominant_expert.any(axis=(1, 2)))
+        dominant, taken = self.dominant_expert, np.flatnonzero(self.dominant_expert.any(axis=(1, 2)))
         if not len(taken):
             return np.zeros_like(labels)
         # A voxel of an organ next to the first or last plane taken was decided there.
-        deciders[: taken[0]], deciders[taken[-1] + 1 :] = deciders[taken[0]], deciders[taken[-1]]
-        on_ct = NearestResampler(model, ct).on_ct(deciders, ct)
+        dominant[: taken[0]], dominant[taken[-1] + 1 :] = dominant[taken[0]], dominant[taken[-1]]
+        on_ct = NearestResampler(model, ct).on_ct(dominant, ct)
         on_ct[labels == 0] = 0
         return on_ct
 

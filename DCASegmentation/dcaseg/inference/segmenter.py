@@ -357,7 +357,7 @@ class Segmenter:
                 except Exception as error:
                     warnings.append(f"The findings to review were not made: {in_a_line(error)}")
         with clock.phase("maps"):
-            deciders = maps.deciding_expert_on(label_array, grid, ct_grid)
+            dominant = maps.dominant_expert_on(label_array, grid, ct_grid)
         result = Result(
             labels=ct_grid.image_of(label_array),
             measurements=measurements,
@@ -367,7 +367,7 @@ class Segmenter:
                 level: {expert: grid.image_of(values) for expert, values in experts.items()}
                 for level, experts in maps.attention.items()
             },
-            dominant_expert=None if deciders is None else ct_grid.image_of(deciders),
+            dominant_expert=None if dominant is None else ct_grid.image_of(dominant),
             entropy=grid.image_of(maps.entropy) if maps.entropy is not None else None,
             disagreement=grid.image_of(maps.disagreement) if maps.disagreement is not None else None,
             review=review,

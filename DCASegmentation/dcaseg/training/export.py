@@ -17,7 +17,7 @@ NO_LABELLED_PATIENT = "No CT of a patient with labels was trained on: its organs
 NOT_CLINICAL = "Not for clinical use."
 
 
-def pack(
+def export_bundle(
     run: Path, out: Path, name: str = "dca-synthetic", overlap: float | None = None, overwrite: bool = False
 ) -> Bundle:
     """Make the bundle ``out`` of the checkpoint in ``run`` that validated best, or of the last if none was validated.

@@ -19,7 +19,7 @@ _MAPS = ("*.nii.gz", "*.nii", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
 _TABLES = ("*.tsv", "*.ctbl", "*.txt", "*.csv")
 _FORMAT = (
     f"Give a folder with one label map, a table of its names (label_table.tsv or a .ctbl), and maybe {SIDECAR}; "
-    "see dca paint --help."
+    "see dca synthesize --help."
 )
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

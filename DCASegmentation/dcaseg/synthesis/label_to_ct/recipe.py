@@ -145,18 +145,20 @@ class Recipe:
     def from_json(cls, data: Any) -> Recipe:
         """The recipe in ``data``. Raises UserError for what is no recipe or is one of another version."""
         if not isinstance(data, Mapping) or "version" not in data:
-            raise UserError("This is not a recipe.", "A recipe is a JSON object with a version; dca paint writes them.")
+            raise UserError(
+                "This is not a recipe.", "A recipe is a JSON object with a version; dca synthesize writes them."
+            )
         version = data["version"]
         if version != RECIPE_VERSION:
             newer = isinstance(version, int) and version > RECIPE_VERSION
             raise UserError(
                 f"The recipe has version {version}, this program reads version {RECIPE_VERSION}.",
-                "Update the program." if newer else "Make the recipe again with dca paint.",
+                "Update the program." if newer else "Make the recipe again with dca synthesize.",
             )
         try:
             return typing.cast(Recipe, _load(cls, data, "recipe"))
         except (TypeError, ValueError) as error:
-            raise UserError(f"The recipe cannot be used: {error}.", "Make it again with dca paint.") from None
+            raise UserError(f"The recipe cannot be used: {error}.", "Make it again with dca synthesize.") from None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -164,7 +166,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}).", "Give a recipe.json of dca paint.") from None
+        raise UserError(f"{path} cannot be read as JSON ({error}).", "Give a recipe.json of dca synthesize.") from None
     return Recipe.from_json(data)
 
 
