@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -200,7 +201,10 @@ class FakeSlicer:
         names[name] = value
 
     def _record_slot_error(self, kind: type, error: BaseException, trace: Any) -> None:
-        self.slot_errors.append(f"{kind.__name__}: {error}")
+        # With the way to it: of an error in another process, or one that does not come again, this is all there is.
+        frames = traceback.extract_tb(trace)[-8:]
+        way = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+        self.slot_errors.append(f"{kind.__name__}: {error} ({way})")
         self._excepthook(kind, error, trace)
 
 
