@@ -208,12 +208,13 @@ def test_the_working_and_home_directories_are_never_replaced(tmp_path: Path, mon
     assert (working / "mine.txt").exists()
 
 
-def test_a_file_in_the_way_and_a_missing_parent_are_named(tmp_path: Path) -> None:
+def test_a_file_in_the_way_is_named_and_missing_parents_are_made(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match="is no folder"), new_folder(tmp_path / "out", overwrite=True):
         pass
-    with pytest.raises(OutputError, match="There is no folder"), new_folder(tmp_path / "missing" / "out"):
+    with new_folder(tmp_path / "missing" / "parents" / "made"):
         pass
+    assert names(tmp_path / "missing" / "parents") == ["made"]
     with pytest.raises(OutputError, match="cannot be written"), new_folder(tmp_path / "out" / "below"):
         pass
 

@@ -15,6 +15,8 @@ _VERSION = "1"
 _CT = "DCASegmentation.ct"
 _SINGLE_MAPS = ("dominant_expert", "entropy", "disagreement")
 _LABEL_MAPS = ("automatic", "places")
+# Saved scenes have the dominant expert under the name of earlier versions.
+_SAVED_AS = {"dominant_expert": "deciding_expert"}
 # On each node that belongs to a result: the result's segmentation.
 _PART_OF, _IS_PART = "DCASegmentation.result", "DCASegmentation.part"
 LEVELS = (1, 2, 3, 4)
@@ -145,7 +147,7 @@ def _expert_and_level(name: str) -> tuple[str, int]:
 
 
 def _role(name: str) -> str:
-    return f"DCASegmentation.{name}"
+    return f"DCASegmentation.{_SAVED_AS.get(name, name)}"
 
 
 def _attention_role(level: int, expert: str) -> str:

@@ -36,7 +36,8 @@ CORRECTIONS = "corrections"
 """The key in ``request.json`` that lists what was corrected, the first correction first."""
 
 # What tells of the network's own run, and stays true of a corrected result.
-_KEPT = ("attention_", "deciding_expert.", "entropy.", "disagreement.", "expert_attention.csv")
+# Earlier versions called the map of the dominant expert deciding_expert.
+_KEPT = ("attention_", "dominant_expert.", "deciding_expert.", "entropy.", "disagreement.", "expert_attention.csv")
 _SAME_MM = 1e-3
 
 AlsoWrite = Callable[[Path, sitk.Image, Result], None]
@@ -190,11 +191,12 @@ def _vocabulary(folder: Path, named: str) -> Vocabulary:
         return VOCABULARIES[named]
     try:
         lines = (folder / "volumes.csv").read_text(encoding="utf-8").splitlines()[1:]
-        keys = [line.split(",")[1] for line in lines if line]
-    except (OSError, IndexError):
-        keys = []
+        listed = {int(line.split(",")[0]): line.split(",")[1] for line in lines if line}
+    except (OSError, IndexError, ValueError):
+        listed = {}
     for vocabulary in VOCABULARIES.values():
-        if keys == list(vocabulary.by_key):
+        # Not all of them: dca segment --organs lists those that were asked for.
+        if listed and listed.items() <= {organ.label: organ.key for organ in vocabulary}.items():
             return vocabulary
     raise UserError(
         f"It cannot be said which organs the labels of {folder} are: volumes.csv is missing or of another kind.",

@@ -26,6 +26,13 @@ from .weight_files import open_regular, require_described
 from .weights import StoredType, load_network, write_weights
 
 _MOST_FOLDERS = 1000
+# What the configurations of earlier versions name, before the library was called dcaseg.
+_RENAMED = {
+    "DCASegmentationLib.method.network.": "dcaseg.method.network.",
+    "DCASegmentationLib.bundle.exact_rotation": "dcaseg.models.monai_config",
+    "DCASegmentationLib.bundle.anti_aliasing": "dcaseg.models.monai_config",
+    "DCASegmentationLib.bundle.weights": "dcaseg.models.weights",
+}
 # Configurations of MONAI, programs, and files that unpickling or loading would run.
 _CODE = {
     *(".json", ".yaml", ".yml", ".py", ".pyc", ".pyw", ".ipynb", ".sh", ".bat", ".cmd", ".ps1", ".exe"),
@@ -137,7 +144,10 @@ def _is_ours(bundle: Bundle, name: str) -> bool:
             content = parse_json(file.read(MOST_METADATA_BYTES))
     except (OSError, ValueError, BundleError):
         return False
-    return bool(content == json.loads(json.dumps(inference_config(bundle.metadata))))
+    written = json.dumps(content)
+    for earlier, today in _RENAMED.items():
+        written = written.replace(earlier, today)
+    return bool(json.loads(written) == json.loads(json.dumps(inference_config(bundle.metadata))))
 
 
 def information(bundle: Bundle) -> list[tuple[str, str]]:

@@ -163,12 +163,9 @@ class RunRecord:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRecord:
         """The record ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-        limit = data["options"]["grad_clip_norm"]
         return cls(
             vocabulary=VOCABULARIES[data["vocabulary"]],
-            options=TrainingOptions.from_json(
-                {**data["options"], "grad_clip_norm": math.inf if limit is None else limit}
-            ),
+            options=TrainingOptions.from_json(data["options"]),
             cohort=TrainingSet.from_json(data["cohort"]),
             partition=Partition.from_json(data["partition"]),
             initial=None if data["initial"] is None else InitialModel.from_json(data["initial"]),

@@ -8,6 +8,7 @@ are kept on disk (``cases.save_case``), HU and all, so presets on one grid share
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
@@ -184,6 +185,9 @@ class TrainingOptions:
     def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
         """Options from ``to_json``. Those of an older version that lack an option have what it did before."""
         data = {_RENAMED.get(key, key): value for key, value in data.items()}
+        if "grad_clip_norm" in data and data["grad_clip_norm"] is None:
+            # JSON knows no infinity.
+            data["grad_clip_norm"] = math.inf
         known = {item.name for item in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
