@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # fake_slicer, module_widget and the like, for tests of the Slicer module.
+_STARTED = pytest.StashKey[float]()
+
 pytest_plugins = ["fake_slicer.fixtures", "warm_worker"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--time-budget", type=float, help="Skip the tests that would start after so many seconds.")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STARTED] = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget = item.config.getoption("--time-budget")
+    if budget is not None and time.monotonic() - item.config.stash[_STARTED] > budget:
+        pytest.skip(f"the time budget of {budget:.0f} s is spent")
 
 
 @dataclass(frozen=True)
