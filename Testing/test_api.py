@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,3 +139,33 @@ def test_importing_the_library_imports_nothing_heavy():
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     # The time once in three: the machine may be busy.
     assert "[] True\n" in [run.stdout for run in runs] and all(run.stdout.startswith("[]") for run in runs)
+
+
+@pytest.mark.slow
+def test_a_wheel_segments_out_of_the_box(ct, tmp_path):
+    pytest.importorskip("setuptools", reason="the wheel is built with the setuptools of this environment")
+    repository = Path(__file__).parents[1]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("DCASegmentation", "README.md", "LICENSE", "pyproject.toml"):
+        path = repository / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(path, source / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    build = ("wheel", "--no-build-isolation", "--no-deps", "-w", tmp_path / "wheels", source)
+    subprocess.run([*pip, *map(str, build)], check=True)
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    code = (
+        "import dcaseg, sys; assert dcaseg.__file__.startswith(sys.argv[1]), dcaseg.__file__;"
+        "result = dcaseg.segment(sys.argv[2], device='cpu', backend='eager', maps=False);"
+        "assert 500 < result.volumes_ml['liver'] < 3500, result.volumes_ml"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)}
+    environment.pop("DCA_MODELS", None)
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site"), str(ct)], check=True, cwd=tmp_path, env=environment
+    )
