@@ -1,0 +1,217 @@
+"""The documents say what is true: links, commands, options, packages, files and variables exist, and pages made from the
+program are up to date."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+
+from make_command_reference import PAGE, commands, page
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "Resources/Docs"
+TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+DOCUMENTS = sorted([*TOP, *DOCS.rglob("*.md")])
+# Release notes name what is gone, too.
+PRESENT = [document for document in DOCUMENTS if document.name != "CHANGELOG.md"]
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+SOURCES = sorted([*(ROOT / "DCASegmentation").rglob("*.py"), *(ROOT / "Testing").rglob("*.py")])
+
+# Packages that a command in the documents may ask a package index for, besides this project's extras.
+INDEX_PACKAGES = {"dask-jobqueue"}
+
+_CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)*)`")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+present = pytest.mark.parametrize("document", PRESENT, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def text_of(document: Path) -> str:
+    return document.read_text(encoding="utf-8")
+
+
+def code_lines(text: str) -> list[str]:
+    """Lines of code blocks, indented or fenced; a line that ends in a backslash is joined with the next."""
+    lines, fenced = [], False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced or (line.startswith("    ") and not line.lstrip().startswith(("- ", "* "))):
+            lines.append(line.strip())
+    return "\n".join(lines).replace("\\\n", " ").splitlines()
+
+
+def prose(text: str) -> str:
+    """The text without its code blocks."""
+    kept, fenced = [], False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif not fenced and not line.startswith("    "):
+            kept.append(line)
+    return "\n".join(kept)
+
+
+def inline_code(text: str) -> list[str]:
+    return [" ".join(code.split()) for code in _CODE.findall(prose(text))]
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ +(.+)$", prose(text_of(document)), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_bytes()) <= 8192
+
+
+@by_name
+def test_links_resolve(document):
+    broken = []
+    for target in _LINK.findall(prose(text_of(document))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        there = document if not path else document.parent / path
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(target)
+    assert not broken
+
+
+def test_every_document_is_linked_from_the_list_of_documents():
+    index = DOCS / "README.md"
+    linked = {(DOCS / target.partition("#")[0]).resolve() for target in _LINK.findall(text_of(index))}
+    assert not {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if path != index} - {
+        path.relative_to(DOCS).as_posix() for path in linked if path.is_relative_to(DOCS)
+    }
+
+
+def test_the_page_of_commands_is_the_programs():
+    assert text_of(PAGE) == page(), "Run: python Testing/make_command_reference.py"
+
+
+COMMANDS: dict[str, Any] = dict(commands())
+GROUPS = {name.split()[0] for name in COMMANDS if " " in name}
+
+
+def wrong_with(line: str) -> str | None:
+    """What is wrong with a ``dca`` command of a document: no such command, or no such option."""
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:
+        words = line.split()
+    words = words[words.index("dca") + 1 :]
+    if not words or words[0].startswith("-") or words[0].isupper():
+        return None
+    names = [" ".join(words[:count]) for count in (2, 1)]
+    if words[0] in GROUPS and (len(words) == 1 or "|" in words[1]):
+        # A group by itself, or the choice among its commands: `dca dataset amos|synapse`.
+        chosen = [f"{words[0]} {name}" for name in words[1].split("|")] if len(words) > 1 else []
+        return next((f"dca {name}: no such command" for name in chosen if name not in COMMANDS), None)
+    name = next((name for name in names if name in COMMANDS), None)
+    if name is None:
+        return f"dca {names[0]}: no such command"
+    known = {"--help", "-h", "--debug", "--quiet"}
+    known |= {opt for each in COMMANDS[name].params for opt in (*each.opts, *each.secondary_opts)}
+    options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+    return next((f"dca {name}: no option {option}" for option in options if option not in known), None)
+
+
+@present
+def test_commands_and_their_options_exist(document):
+    text = text_of(document)
+    lines = [line for line in code_lines(text) if re.match(r"([A-Z_]+=\S+ )*dca ", line)]
+    lines += [code for code in inline_code(text) if re.match(r"([A-Z_]+=\S+ )*dca ", code)]
+    assert not [problem for line in lines if (problem := wrong_with(line))]
+
+
+@present
+def test_options_named_alone_exist(document):
+    """An option in running text (`--review`) is one of some command of ours or of a script of Testing."""
+    known = {
+        opt for command in COMMANDS.values() for each in command.params for opt in (*each.opts, *each.secondary_opts)
+    }
+    scripts = "".join(text_of(path) for path in (ROOT / "Testing").rglob("*.py"))
+    alone = {code.split()[0].partition("=")[0] for code in inline_code(text_of(document)) if re.match(r"--[a-z]", code)}
+    # Dask's own, of which the pages on clusters speak.
+    alone -= {"--scheduler-file", "--no-dashboard", "--help", "--debug"}
+    assert not {option for option in alone if option not in known and f'"{option}"' not in scripts}
+
+
+@present
+def test_scripts_exist(document):
+    text = text_of(document)
+    named = set()
+    for line in [*code_lines(text), *inline_code(text)]:
+        named |= set(re.findall(r"(?:^|\s)(Testing/[\w/]+(?:\.py)?)(?=\s|$)", line))
+        named |= {f"{module.replace('.', '/')}" for module in re.findall(r"python -m (Testing[\w.]*)", line)}
+        named |= {f"DCASegmentation/{module.replace('.', '/')}" for module in re.findall(r"-m (dcaseg[\w.]*)", line)}
+    assert not {name for name in named if not (ROOT / name).exists() and not (ROOT / f"{name}.py").exists()}
+
+
+@present
+def test_packages_exist(document):
+    """Nothing is installed from a package index that no one has put there."""
+    section = PYPROJECT.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = \[", section, flags=re.MULTILINE))
+    for line in [*code_lines(text_of(document)), *inline_code(text_of(document))]:
+        for rest in re.findall(r"pip install (.+)", line):
+            for word in shlex.split(rest, comments=True):
+                if word.startswith(".["):
+                    assert set(word[2:-1].split(",")) <= extras, line
+                else:
+                    assert word in {"-e", "."} | INDEX_PACKAGES or word.endswith(".whl"), line
+
+
+@present
+def test_environment_variables_exist(document):
+    sources = "".join(text_of(path) for path in SOURCES)
+    named = set(re.findall(r"\bDCA_[A-Z_]+\b", text_of(document)))
+    assert not {name for name in named if name not in sources}
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "CONTRIBUTING.md", DOCS / "explanation/design.md"], ids=lambda path: path.name
+)
+def test_files_of_the_tree_exist(document):
+    """Paths in backticks are of the repository, of its module's folder, or of the library."""
+    roots = (ROOT, ROOT / "DCASegmentation", ROOT / "DCASegmentation/dcaseg")
+    named = {code for code in inline_code(text_of(document)) if re.fullmatch(r"[\w.\-]+(/[\w.\-]*)+|[\w\-]+\.py", code)}
+    assert named
+    assert not {name for name in named if not any((root / name).exists() for root in roots)}
+
+
+def test_documents_that_the_code_names_exist():
+    named = {name for path in SOURCES for name in re.findall(r"Resources/Docs/[\w/\-]+\.md", text_of(path))}
+    assert named
+    assert not {name for name in named if not (ROOT / name).exists()}
+
+
+def test_versions_agree():
+    version = re.findall(r'^version = "(.+)"', PYPROJECT, flags=re.MULTILINE)[0]
+    assert re.search(rf"^version: {re.escape(version)}$", text_of(ROOT / "CITATION.cff"), flags=re.MULTILINE)
+    assert re.search(rf"^## \[({re.escape(version)}|Unreleased)\]", text_of(ROOT / "CHANGELOG.md"), flags=re.MULTILINE)
+
+
+def test_the_readmes_python_runs(tmp_path, small_bundle, coarse_phantom):
+    """The lines run as they stand in a folder with a CT. The default model is a small one, for the time it takes."""
+    blocks = re.findall(r"```python\n(.*?)```", text_of(ROOT / "README.md"), flags=re.DOTALL)
+    assert len(blocks) == 1
+    shutil.copy(coarse_phantom / "ct.nii.gz", tmp_path)
+    environment = os.environ | {"DCA_MODELS": str(small_bundle), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", blocks[0]], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "labels.nrrd").exists()
