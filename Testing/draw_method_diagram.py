@@ -135,8 +135,8 @@ def _draw_aggregation(axes: Axes) -> None:
     axes.text(3.88, row - 0.1, "decoder", color=_PURPLE, fontsize=12, fontweight="bold", va="top", zorder=6)
     _text(
         axes, 3.88, 0.35,
-        "Aggregate: in DFAM, at each voxel a softmax weighs the three experts' features (the weights are the attention maps); "
-        "the weighted sum is added to the stream.",
+        "Aggregate: in DFAM, at each voxel a softmax weighs the three experts' features "
+        "(the weights are the attention maps); the weighted sum is added to the stream.",
         _INK, size=11, ha="left",
     )  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""The documents say what is true: links, commands, options, packages, files and variables exist, and pages made from the
-program are up to date."""
+"""The documents say what is true: links, commands, options, packages, files and variables exist, and pages made from
+the program are up to date."""
 
 from __future__ import annotations
 
@@ -72,6 +72,12 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+def extras() -> set[str]:
+    """The optional dependencies of pyproject.toml."""
+    section = PYPROJECT.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    return set(re.findall(r"^(\w+) = \[", section, flags=re.MULTILINE))
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_bytes()) <= 8192
 
@@ -79,7 +85,8 @@ def test_the_readme_is_short():
 @by_name
 def test_links_resolve(document):
     broken = []
-    for target in _LINK.findall(prose(text_of(document))):
+    text = text_of(document)
+    for target in [*_LINK.findall(prose(text)), *re.findall(r'<img [^>]*src="([^"]+)"', text)]:
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = unquote(target).partition("#")
@@ -139,9 +146,8 @@ def test_commands_and_their_options_exist(document):
 @present
 def test_options_named_alone_exist(document):
     """An option in running text (`--review`) is one of some command of ours or of a script of Testing."""
-    known = {
-        opt for command in COMMANDS.values() for each in command.params for opt in (*each.opts, *each.secondary_opts)
-    }
+    options = [each for command in COMMANDS.values() for each in command.params]
+    known = {name for each in options for name in (*each.opts, *each.secondary_opts)}
     scripts = "".join(text_of(path) for path in (ROOT / "Testing").rglob("*.py"))
     alone = {code.split()[0].partition("=")[0] for code in inline_code(text_of(document)) if re.match(r"--[a-z]", code)}
     # Dask's own, of which the pages on clusters speak.
@@ -163,13 +169,11 @@ def test_scripts_exist(document):
 @present
 def test_packages_exist(document):
     """Nothing is installed from a package index that no one has put there."""
-    section = PYPROJECT.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
-    extras = set(re.findall(r"^(\w+) = \[", section, flags=re.MULTILINE))
     for line in [*code_lines(text_of(document)), *inline_code(text_of(document))]:
         for rest in re.findall(r"pip install (.+)", line):
             for word in shlex.split(rest, comments=True):
                 if word.startswith(".["):
-                    assert set(word[2:-1].split(",")) <= extras, line
+                    assert set(word[2:-1].split(",")) <= extras(), line
                 else:
                     assert word in {"-e", "."} | INDEX_PACKAGES or word.endswith(".whl"), line
 
@@ -181,21 +185,48 @@ def test_environment_variables_exist(document):
     assert not {name for name in named if name not in sources}
 
 
-@pytest.mark.parametrize(
-    "document", [ROOT / "CONTRIBUTING.md", DOCS / "explanation/design.md"], ids=lambda path: path.name
-)
-def test_files_of_the_tree_exist(document):
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "Resources/Docs/explanation/design.md"])
+def test_files_of_the_tree_exist(name):
     """Paths in backticks are of the repository, of its module's folder, or of the library."""
     roots = (ROOT, ROOT / "DCASegmentation", ROOT / "DCASegmentation/dcaseg")
-    named = {code for code in inline_code(text_of(document)) if re.fullmatch(r"[\w.\-]+(/[\w.\-]*)+|[\w\-]+\.py", code)}
+    path = re.compile(r"[\w.\-]+(/[\w.\-]*)+|[\w\-]+\.py")
+    named = {code for code in inline_code(text_of(ROOT / name)) if path.fullmatch(code)}
     assert named
-    assert not {name for name in named if not any((root / name).exists() for root in roots)}
+    assert not {each for each in named if not any((root / each).exists() for root in roots)}
 
 
 def test_documents_that_the_code_names_exist():
     named = {name for path in SOURCES for name in re.findall(r"Resources/Docs/[\w/\-]+\.md", text_of(path))}
     assert named
     assert not {name for name in named if not (ROOT / name).exists()}
+
+
+def test_settings_are_complete():
+    """The page of settings has every environment variable, backend and extra of the program."""
+    from dcaseg.inference.backends.selection import CHOICES
+
+    text = text_of(DOCS / "reference/settings.md")
+    library = "".join(text_of(path) for path in (ROOT / "DCASegmentation/dcaseg").rglob("*.py"))
+    wanted = {*re.findall(r'"(DCA_[A-Z_]+)"', library), *CHOICES, *extras()}
+    assert not {name for name in wanted if f"`{name}`" not in text}
+
+
+def test_the_page_of_files_has_the_files_of_a_result(dca, small_bundle, coarse_phantom, tmp_path):
+    out = tmp_path / "result"
+    options = ("--bundle", small_bundle, "--review", "--attention-levels", "1,2,3,4", "--device", "cpu")
+    assert dca("segment", coarse_phantom / "ct.nii.gz", "-o", out, *options).code == 0
+    section = text_of(DOCS / "reference/files.md").partition("## A cohort")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    documented = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    written = {re.sub(r"_(head|medium|tail)_level[1-4]", "_<expert>_level<1-4>", path.name) for path in out.iterdir()}
+    # A DICOM SEG needs a CT that is DICOM, a scene Slicer's libraries.
+    assert documented - {"segmentation.dcm", "segmentation.seg.nrrd", "scene.mrb"} <= written
+    assert written <= documented
+
+
+def test_the_threat_models_tests_exist():
+    named = set(re.findall(r"\btest_\w+", text_of(DOCS / "explanation/threat-model.md")))
+    assert not {name for name in named if not (ROOT / f"Testing/{name}.py").exists()}
 
 
 def test_versions_agree():
