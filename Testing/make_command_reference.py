@@ -24,15 +24,19 @@ _HEAD = """\
 
 <!-- Written by Testing/make_command_reference.py. Do not edit. -->
 
-`dca COMMAND --help` shows the same text in a terminal. `--debug`, anywhere in a command, adds the traceback to an error
-message. Files that the commands write: [files.md](files.md). Exit codes and environment variables:
-[settings.md](settings.md).
+`dca COMMAND --help` shows the same text in a terminal. Files that the commands write: [files.md](files.md). Exit codes and
+environment variables: [settings.md](settings.md).
 """
 
 
 def commands() -> Iterator[tuple[str, Any]]:
     """Every command as typed, without ``dca`` ("bundle info"), and its Typer command, in the program's order."""
-    yield from _below(typer.main.get_command(build_app()), "")
+    yield from _below(root(), "")
+
+
+def root() -> Any:
+    """The Typer command ``dca`` itself."""
+    return typer.main.get_command(build_app())
 
 
 def _below(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -50,6 +54,7 @@ def page() -> str:
     listed = list(commands())
     parts = [_HEAD, "| command | what it does |\n|---|---|"]
     parts[-1] += "".join(f"\n| [`dca {name}`](#dca-{name.replace(' ', '-')}) | {_first(c)} |" for name, c in listed)
+    parts += ["## Options of dca itself", _options(root().params)]
     parts += [_section(name, command) for name, command in listed]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -73,9 +78,14 @@ def _section(name: str, command: Any) -> str:
         rows = "".join(f"\n| `{_argument(each)}` | {_cell(each.help or '')} |" for each in arguments)
         parts.append("| argument | |\n|---|---|" + rows)
     if options:
-        rows = "".join(f"\n| {_names(each)} | {_cell(each.help or '')} | {_default(each)} |" for each in options)
-        parts.append("| option | | default |\n|---|---|---|" + rows)
+        parts.append(_options(options))
     return "\n\n".join(parts)
+
+
+def _options(options: list[Any]) -> str:
+    shown = [each for each in options if not each.hidden]
+    rows = "".join(f"\n| {_names(each)} | {_cell(each.help or '')} | {_default(each)} |" for each in shown)
+    return "| option | | default |\n|---|---|---|" + rows
 
 
 def _argument(argument: Any) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from make_command_reference import PAGE, commands, page
+from make_command_reference import PAGE, commands, page, root
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "Resources/Docs"
@@ -129,8 +129,8 @@ def wrong_with(line: str) -> str | None:
     name = next((name for name in names if name in COMMANDS), None)
     if name is None:
         return f"dca {names[0]}: no such command"
-    known = {"--help", "-h", "--debug", "--quiet"}
-    known |= {opt for each in COMMANDS[name].params for opt in (*each.opts, *each.secondary_opts)}
+    known = {"--help", "-h"}
+    known |= {opt for each in (*root().params, *COMMANDS[name].params) for opt in (*each.opts, *each.secondary_opts)}
     options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
     return next((f"dca {name}: no option {option}" for option in options if option not in known), None)
 
@@ -146,12 +146,12 @@ def test_commands_and_their_options_exist(document):
 @present
 def test_options_named_alone_exist(document):
     """An option in running text (`--review`) is one of some command of ours or of a script of Testing."""
-    options = [each for command in COMMANDS.values() for each in command.params]
+    options = [each for command in (root(), *COMMANDS.values()) for each in command.params]
     known = {name for each in options for name in (*each.opts, *each.secondary_opts)}
     scripts = "".join(text_of(path) for path in (ROOT / "Testing").rglob("*.py"))
     alone = {code.split()[0].partition("=")[0] for code in inline_code(text_of(document)) if re.match(r"--[a-z]", code)}
     # Dask's own, of which the pages on clusters speak.
-    alone -= {"--scheduler-file", "--no-dashboard", "--help", "--debug"}
+    alone -= {"--scheduler-file", "--no-dashboard", "--help"}
     assert not {option for option in alone if option not in known and f'"{option}"' not in scripts}
 
 
@@ -233,6 +233,14 @@ def test_versions_agree():
     version = re.findall(r'^version = "(.+)"', PYPROJECT, flags=re.MULTILINE)[0]
     assert re.search(rf"^version: {re.escape(version)}$", text_of(ROOT / "CITATION.cff"), flags=re.MULTILINE)
     assert re.search(rf"^## \[({re.escape(version)}|Unreleased)\]", text_of(ROOT / "CHANGELOG.md"), flags=re.MULTILINE)
+
+
+def test_the_page_of_python_has_every_attribute_of_a_result():
+    import dcaseg
+
+    page = text_of(DOCS / "reference/python.md")
+    public = {name for name in [*dcaseg.Segmentation.__annotations__, *vars(dcaseg.Segmentation)] if name[0] != "_"}
+    assert not {name for name in [*public, *dcaseg.__all__] if not re.search(rf"`[^`]*\b{name}\b[^`]*`", page)}
 
 
 def test_the_readmes_python_runs(tmp_path, small_bundle, coarse_phantom):
