@@ -24,8 +24,8 @@ _HEAD = """\
 
 <!-- Written by Testing/make_command_reference.py. Do not edit. -->
 
-`dca COMMAND --help` shows the same text in a terminal. Files that the commands write: [files.md](files.md). Exit codes and
-environment variables: [settings.md](settings.md).
+`dca COMMAND --help` shows the same text in a terminal. Files that the commands write: [files.md](files.md). Exit codes
+and environment variables: [settings.md](settings.md).
 """
 
 
