@@ -152,7 +152,7 @@ def test_options_named_alone_exist(document):
     """An option in running text (`--review`) is one of some command of ours or of a script of Testing."""
     options = [each for command in (root(), *COMMANDS.values()) for each in command.params]
     known = {name for each in options for name in (*each.opts, *each.secondary_opts)}
-    scripts = "".join(text_of(path) for path in (ROOT / "Testing").rglob("*.py"))
+    scripts = "".join(text_of(path) for path in (ROOT / "Testing").rglob("*.py") if not path.name.startswith("test_"))
     alone = {code.split()[0].partition("=")[0] for code in inline_code(text_of(document)) if re.match(r"--[a-z]", code)}
     # Dask's own, of which the pages on clusters speak.
     alone -= {"--scheduler-file", "--no-dashboard", "--help"}
