@@ -1,5 +1,5 @@
 """Odd inputs as users have met them, one line each, with what must become of them. ``test_odd_inputs.py`` tries them,
-Resources/Docs/reference/inputs.md shows them.
+Resources/Docs/odd-inputs.md shows them.
 
 To add one: a line in ``TABLE``, with a function that writes the input into an empty folder and returns what is given to
 ``dca``; then ``python Testing/odd_inputs.py`` writes the page anew.
@@ -460,30 +460,24 @@ TABLE = (
 
 
 def page() -> str:
-    """The table as Resources/Docs/reference/inputs.md shows it."""
+    """The table as Resources/Docs/odd-inputs.md shows it."""
     lines = [
-        "# Unusual inputs",
+        "# Odd inputs, and what becomes of them",
         "",
-        "<!-- Written by Testing/odd_inputs.py. Do not edit. -->",
+        "Inputs as users of CT tools have met them. Each line is a test (`Testing/odd_inputs.py`); the last column is",
+        "part of what is said. A note appears on the terminal, in `log.txt`, in the panel and in the cohort's report.",
+        "Without a note the voxels are exactly those of the file, at the place that its header states.",
         "",
-        "The CT must be in Hounsfield units, with axes at right angles. MR, normalized images and label maps are refused.",
-        "A volume smaller than the network's window is padded (its end slices are repeated), with a note; below 8 voxels",
-        "or 30 mm along an axis it is refused.",
-        "",
-        "These inputs have occurred to users of CT tools. Each line is a test; the last column is part of the message. Notes",
-        "appear on the terminal, in `log.txt`, in the panel and in the cohort's report. Without a note, the voxels are",
-        "exactly those of the file, at the position that its header states.",
-        "",
-        "Images above 2^30 voxels are refused before memory is allocated for them. The environment variable",
+        "Images above 2^30 voxels are refused before memory is taken for them. The environment variable",
         "`DCA_MAX_VOXELS` allows more (a number of voxels, such as `2e9`).",
         "",
-        "After the segmentation the result itself is checked: a note says so if organs lie on the wrong side of each other",
-        "(the liver left of the spleen, the bladder above the kidneys), or if most volumes are far from an adult's. This",
-        "finds flipped axes that the CT alone does not show: left and right, or head and feet.",
+        "After the segmentation the result itself is looked at: a note says so where organs lie on the wrong side of",
+        "each other (the liver left of the spleen, the bladder above the kidneys), or where most volumes are far from",
+        "an adult's. Flipped axes that the CT alone does not show, left and right or head and feet, are found there.",
         "",
     ]
     for group in dict.fromkeys(odd.group for odd in TABLE):
-        lines += [f"## {group}", "", "| input | verdict | message |", "|---|---|---|"]
+        lines += [f"## {group}", "", "| Input | Verdict | What is said |", "|---|---|---|"]
         lines += [f"| {odd.what} | {odd.verdict} | {odd.words} |" for odd in TABLE if odd.group == group]
         lines.append("")
     return "\n".join(lines)
