@@ -27,7 +27,7 @@ from dcaseg.synthesis.phantom.case import generate
 from dicom_archive import moved, write_ct_series, write_enhanced_ct
 
 ACCEPTED, NOTED, REFUSED = "accepted", "accepted with a note", "refused"
-PAGE = Path(__file__).parents[1] / "Resources/Docs/odd-inputs.md"
+PAGE = Path(__file__).parents[1] / "Resources/Docs/reference/inputs.md"
 
 Write = Callable[[Path], Path]
 

@@ -97,7 +97,7 @@ def run(
     ] = "dca",
     strategy_option: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=VALUE: an option of the strategy's own (Resources/Docs/systems.md). May be repeated."),
+        typer.Option(help="NAME=VALUE: an option of the strategy's own; help=1 lists them. May be repeated."),
     ] = None,
     division: Annotated[Division | None, typer.Option(help="How organs are divided (dca partition).")] = None,
     init: Annotated[

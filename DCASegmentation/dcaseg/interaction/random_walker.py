@@ -29,7 +29,8 @@ _FOREIGN_SHARE = 0.35
 
 @dataclass(frozen=True)
 class RandomWalkerOptions:
-    """Weights of the evidence, in log-odds unless something else is said. Chosen by ``Resources/Docs/clicks.md``.
+    """Weights of the evidence, in log-odds unless something else is said. How they were chosen:
+    Resources/Docs/measurements/clicks.md.
 
     ``mask``: of a voxel deep inside the mask or far outside; ``mask_mm``: distance to the border over which it grows.
     ``trust``: share of it that stays at the stroke; ``trust_radii``: radii of the error over which it comes back.
