@@ -174,7 +174,7 @@ def test_a_nifti_file_without_orientation_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("", "how large its voxels are"),
+        ("", "the size of its voxels"),
         ("spacings: 1 2 3", "no 'space directions'"),
         ("space dimension: 3\nspace directions: (1,0,0) (0,1,0) (0,0,1)", "no anatomical 'space'"),
         ("space: scanner-xyz\nspace directions: (1,0,0) (0,1,0) (0,0,1)", "no anatomical 'space'"),
@@ -212,5 +212,5 @@ def test_sheared_axes_are_refused_in_every_format(tmp_path: Path) -> None:
 
 def test_a_series_is_chosen_in_dicom_folders_only(tmp_path: Path) -> None:
     sitk.WriteImage(a_ct(), str(tmp_path / "ct.nrrd"))
-    with pytest.raises(ImageError, match="no folder of DICOM files"):
+    with pytest.raises(ImageError, match="not a folder of DICOM files"):
         read_ct(tmp_path / "ct.nrrd", series="1")

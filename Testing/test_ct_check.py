@@ -74,7 +74,7 @@ def an_mr(hu: np.ndarray) -> np.ndarray:
     ("change", "problem"),
     [
         pytest.param(an_mr, "MR or another modality", id="MR"),
-        pytest.param(lambda hu: np.interp(hu, [-200, 300], [0, 255]), "gray picture", id="0 to 255"),
+        pytest.param(lambda hu: np.interp(hu, [-200, 300], [0, 255]), "grayscale picture", id="0 to 255"),
         pytest.param(lambda hu: hu + 1100, r"HU \+ 1024", id="an offset, never negative"),
         pytest.param(lambda hu: np.clip(hu, -1024, None) + 1024, r"HU \+ 1024", id="HU + 1024"),
         pytest.param(lambda hu: np.clip(hu, -1000, None) + 1000, r"HU \+ 1024", id="HU + 1000"),

@@ -137,7 +137,7 @@ def test_several_series_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None
 def test_a_folder_without_dicom_is_told_from_one_whose_subfolder_has_it(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "notes.txt").write_text("nothing here")
-    refused(tmp_path / "study", "holds no DICOM images")
+    refused(tmp_path / "study", "contains no DICOM images")
     write_series(tmp_path / "study" / "series1")
     assert str(tmp_path / "study" / "series1") in refused(tmp_path / "study", "subfolder series1").remedy
 
@@ -145,13 +145,13 @@ def test_a_folder_without_dicom_is_told_from_one_whose_subfolder_has_it(tmp_path
 def test_one_dicom_file_is_answered_with_its_folder(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     file = next((tmp_path / "ct").iterdir())
-    assert str(tmp_path / "ct") in refused(file, "a single slice").remedy
+    assert str(tmp_path / "ct") in refused(file, "a single DICOM slice").remedy
 
 
 def test_the_working_directory_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path / "mr", Modality="MR")
     monkeypatch.chdir(tmp_path / "mr")
-    refused(Path("."), "series in mr is no CT")  # noqa: PTH201 - what a user gives
+    refused(Path("."), "series in mr is not CT")  # noqa: PTH201 - what a user gives
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root and Windows may read everything")
@@ -216,7 +216,7 @@ def test_slices_without_a_place_are_refused(tag: str, tmp_path: Path) -> None:
 
 def test_another_modality_is_named(tmp_path: Path) -> None:
     write_series(tmp_path / "mr", Modality="MR")
-    refused(tmp_path / "mr", "is no CT but MR")
+    refused(tmp_path / "mr", "is not CT but MR")
 
 
 def test_a_multi_frame_file_without_positions_is_refused(tmp_path: Path) -> None:

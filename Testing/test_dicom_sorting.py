@@ -92,7 +92,7 @@ def test_the_same_series_uid_in_two_patients_makes_two_series(ct, tmp_path):
         (r"dual-energy map \(VMI\)", {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}),
         ("dual-energy map", {"ImageType": ["DERIVED", "PRIMARY", "IODINE_MAP"]}),
         ("voxels in MGML, not in HU", {"RescaleType": "MGML"}),
-        ("MR, no CT", {"Modality": "MR"}),
+        ("MR, not CT", {"Modality": "MR"}),
         ("secondary capture", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
         ("not axial", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
     ],
@@ -125,7 +125,7 @@ def test_derived_series_are_taken_when_asked_for(ct, tmp_path):
 
 def test_images_that_are_derived_by_lossy_compression_alone_are_taken_with_a_note(ct, tmp_path):
     write_ct_series(tmp_path, ct, ImageType=["DERIVED", "PRIMARY", "AXIAL"], LossyImageCompression="01")
-    assert selected(tmp_path).notes == ("its images were compressed with loss",)
+    assert selected(tmp_path).notes == ("the images were compressed with loss",)
 
 
 def test_a_localizer_within_a_series_is_left_out_of_it(ct, tmp_path):
@@ -136,7 +136,7 @@ def test_a_localizer_within_a_series_is_left_out_of_it(ct, tmp_path):
     write_ct_series(tmp_path, ct, change=first_is_localizer)
     chosen = selected(tmp_path)
     assert len(chosen.images) == SLICES - 1
-    assert chosen.notes == ("1 localizer among the slices left out",)
+    assert chosen.notes == ("1 localizer was left out",)
 
 
 def test_images_without_uids_are_put_together_by_folder_and_geometry(ct, tmp_path):

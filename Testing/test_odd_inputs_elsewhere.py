@@ -80,10 +80,10 @@ def test_a_cohort_says_what_it_left_out(tmp_path: Path) -> None:
 
     with_page()(tmp_path)
     (case,) = find(tmp_path, tmp_path / "out", Rules()).cases
-    assert "1 copy of its slices left out." in case.notes
+    assert "1 duplicate slice was left out." in case.notes
     series(change=lambda dataset, index: setattr(dataset, "SeriesInstanceUID", f"1.2.{index + 1}"))(tmp_path / "apart")
     notes = [note for each in find(tmp_path / "apart", tmp_path / "out", Rules()).cases for note in each.notes]
-    assert any("series UID of its own" in note for note in notes)
+    assert any("different series UIDs" in note for note in notes)
 
 
 # Locales
@@ -237,7 +237,7 @@ def test_the_library_logs_what_nobody_asked_to_be_told(tmp_path: Path, caplog: p
     from odd_inputs import with_page
 
     read_ct(with_page()(tmp_path))
-    assert "1 copy of its slices left out." in caplog.text
+    assert "1 duplicate slice was left out." in caplog.text
 
 
 def test_compressed_monochrome1_is_read_from_a_copy_that_does_not_stay(tmp_path: Path, monkeypatch) -> None:
@@ -261,7 +261,7 @@ def test_labels_off_by_rounding_are_laid_over_the_ct_with_a_note() -> None:
     labels, notes = labels_off_by(0.005), []
     lay_over(labels, "labels.nii.gz", ct(), "ct.nii.gz", notes)
     assert Grid.of(labels) == Grid.of(ct())
-    assert notes == ["labels.nii.gz lies 0.005 mm off the grid of ct.nii.gz; it was laid over it voxel by voxel."]
+    assert notes == ["labels.nii.gz is 0.005 mm off the grid of ct.nii.gz; it was aligned with it voxel by voxel."]
 
 
 def test_labels_off_by_more_than_a_tenth_of_a_voxel_are_refused() -> None:

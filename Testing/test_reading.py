@@ -143,7 +143,7 @@ def test_what_is_no_label_map_is_not_read_as_one(bad: float, tmp_path: Path) -> 
     array = np.zeros((3, 4, 5))
     array[1, 2, 3] = bad
     sitk.WriteImage(Grid.of(a_ct()).image_of(array), str(tmp_path / "labels.nrrd"))
-    with pytest.raises(ImageError, match="no label map"):
+    with pytest.raises(ImageError, match="not a label map"):
         read_labels(tmp_path / "labels.nrrd")
 
 

@@ -185,7 +185,7 @@ def test_only_what_is_recognized_as_a_result_is_overwritten(tmp_path: Path) -> N
     out.mkdir()
     (out / "thesis.doc").write_text("years of work")
     with (
-        pytest.raises(OutputError, match=r"no earlier result \(it has no request.json\)"),
+        pytest.raises(OutputError, match=r"not an earlier result \(it has no request.json\)"),
         new_folder(out, overwrite=True, recognized_by="request.json"),
     ):
         pytest.fail("the work must not even begin")
@@ -210,7 +210,7 @@ def test_the_working_and_home_directories_are_never_replaced(tmp_path: Path, mon
 
 def test_a_file_in_the_way_and_a_missing_parent_are_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match="is no folder"), new_folder(tmp_path / "out", overwrite=True):
+    with pytest.raises(OutputError, match="is not a folder"), new_folder(tmp_path / "out", overwrite=True):
         pass
     with pytest.raises(OutputError, match="There is no folder"), new_folder(tmp_path / "missing" / "out"):
         pass

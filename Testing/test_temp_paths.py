@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dcaseg import temp_paths as partials
-from dcaseg.imaging import writers as writing
+from dcaseg import temp_paths
+from dcaseg.imaging import writers
 from dcaseg.imaging.writers import exchange, new_folder, temporary_folder, write_text
 from dcaseg.temp_paths import clean, partial_name, remove_traces, replaced_name
 
@@ -23,7 +23,7 @@ SECONDS_OF_A_WEEK = 7 * 24 * 3600
 @pytest.fixture(autouse=True)
 def _as_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process cleans a folder once a minute; each test is to be a new process."""
-    monkeypatch.setattr(partials, "_cleaned", {})
+    monkeypatch.setattr(temp_paths, "_cleaned", {})
 
 
 def names(folder: Path) -> list[str]:
@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 def killed(program: str, *arguments: object) -> None:
     """Run ``program``, which ends itself as a kill would."""
     imports = (
-        "import os, sys\nfrom pathlib import Path\nfrom DCASegmentationLib.imaging import writing\n"
+        "import os, sys\nfrom pathlib import Path\nfrom dcaseg.imaging import writers\n"
         "from dcaseg.imaging.writers import *\nfrom dcaseg.temp_paths import *\n"
         "end = lambda: os.kill(os.getpid(), 9)\n"
     )
@@ -70,7 +70,7 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
         assert living.stdout is not None and living.stdin is not None
         living.stdout.readline()
-        with pytest.raises(writing.OutputError, match="exists already"), new_folder(tmp_path / "out") as mine:
+        with pytest.raises(writers.OutputError, match="exists already"), new_folder(tmp_path / "out") as mine:
             (mine / "labels.txt").touch()
             living.communicate("go on\n")
     assert living.returncode == 0
@@ -79,7 +79,7 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
 
 def test_what_another_machine_left_stays_for_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(partials, "_owner", lambda pid: "0badcafe-4242-1f")
+        elsewhere.setattr(temp_paths, "_owner", lambda pid: "0badcafe-4242-1f")
         for name in ("new", "old"):
             partial_name(tmp_path / name).mkdir()
     (old,) = tmp_path.glob(".old.*")
@@ -91,7 +91,7 @@ def test_what_another_machine_left_stays_for_a_week(tmp_path: Path, monkeypatch:
 def test_the_only_writer_of_a_folder_removes_what_other_machines_left(tmp_path: Path, monkeypatch, caplog) -> None:
     """As a cohort does, whose workers may run anywhere: one was killed between the two renames of a replacement."""
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(partials, "_owner", lambda pid: "0badcafe-4242-1f")
+        elsewhere.setattr(temp_paths, "_owner", lambda pid: "0badcafe-4242-1f")
         for hidden, content in ((partial_name(tmp_path / "a"), "new"), (replaced_name(tmp_path / "a"), "earlier")):
             hidden.mkdir()
             (hidden / "labels.txt").write_text(content)
@@ -101,14 +101,14 @@ def test_the_only_writer_of_a_folder_removes_what_other_machines_left(tmp_path: 
     clean(tmp_path, only_writer=True)
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a" / "labels.txt").read_text() == "earlier"
-    assert "is in" in caplog.text
+    assert "restored to" in caplog.text
 
 
 def test_a_process_number_used_again_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system does not say when a process started")
     with monkeypatch.context() as earlier:
-        earlier.setattr(partials, "_owner", lambda pid: f"{partials._machine()}-{os.getpid()}-1")
+        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
         partial_name(tmp_path / "out").mkdir()
     partial_name(tmp_path / "mine").mkdir()
     clean(tmp_path)
@@ -122,7 +122,7 @@ def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_
     (tmp_path / "out" / "labels.txt").write_text("earlier")
     killed(
         """
-        writing.exchange = lambda one, other: False
+        writers.exchange = lambda one, other: False
         rename, left = Path.rename, [int(sys.argv[2])]
         def counted(path, target):
             if not left[0]:
@@ -130,7 +130,7 @@ def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_
             left[0] -= 1
             return rename(path, target)
         Path.rename = counted
-        rmtree, writing.shutil.rmtree = writing.shutil.rmtree, lambda *_, **__: end()
+        rmtree, writers.shutil.rmtree = writers.shutil.rmtree, lambda *_, **__: end()
         with new_folder(Path(sys.argv[1]) / "out", overwrite=True) as folder:
             (folder / "labels.txt").write_text("new")
         """,
@@ -141,12 +141,14 @@ def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_
         clean(tmp_path)
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out" / "labels.txt").read_text() == ("new" if moment.startswith("after") else "earlier")
-    assert [f"{tmp_path / 'out'} again" in line for line in caplog.messages] == [True] * moment.startswith("between")
+    assert [f"restored to {tmp_path / 'out'}" in line for line in caplog.messages] == [True] * moment.startswith(
+        "between"
+    )
 
 
 def test_an_earlier_result_never_takes_the_place_of_what_came_after_it(tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(partials, "_owner", lambda pid: f"{partials._machine()}-{os.getpid()}-1")
+        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
         for hidden, content in ((partial_name(tmp_path / "out"), "new"), (replaced_name(tmp_path / "out"), "earlier")):
             hidden.mkdir()
             (hidden / "labels.txt").write_text(content)
@@ -166,8 +168,8 @@ def test_an_exchange_is_one_step_and_an_earlier_result_is_never_missing(tmp_path
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "labels.txt").write_text("earlier")
     program = """
-        writing.replaced_name = lambda path: end()
-        writing.shutil.rmtree = lambda *_, **__: end()
+        writers.replaced_name = lambda path: end()
+        writers.shutil.rmtree = lambda *_, **__: end()
         with new_folder(Path(sys.argv[1]) / "out", overwrite=True) as folder:
             (folder / "labels.txt").write_text("new")
     """
@@ -209,5 +211,5 @@ def test_a_temporary_folder_is_its_owners_alone_and_a_full_disk_is_named(tmp_pat
         assert folder.stat().st_mode & 0o077 == 0
     assert names(tmp_path) == []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    with pytest.raises(writing.OutputError, match="TMPDIR"), temporary_folder("links"):
+    with pytest.raises(writers.OutputError, match="TMPDIR"), temporary_folder("links"):
         pass
