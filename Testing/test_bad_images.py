@@ -90,7 +90,7 @@ def test_a_file_of_something_else_is_called_damaged(
     extension: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / f"ct{extension}").write_bytes(b"This is a letter, not a CT.\n" * 100)
-    refused(tmp_path / f"ct{extension}", "damaged or no", capfd)
+    refused(tmp_path / f"ct{extension}", "damaged or not a", capfd)
 
 
 def test_a_flipped_byte_in_a_compressed_file_is_found(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_verify_says_what_was_checked_and_what_to_know(folder):
     verification = verify(folder)
 
     assert len(verification.checks) == 3
-    assert verification.warnings == ("The metadata hold no measured scores.",)
+    assert verification.warnings == ("The metadata contain no measured scores.",)
 
 
 def test_verify_warns_of_a_configuration_that_someone_changed(folder):
@@ -346,7 +346,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, network, pa
         content += torch_file(dict(network.state_dict()))
     replace_weights(folder, content, OLD_WEIGHTS)
 
-    assert "it could run code on this computer" in complaint(folder)
+    assert "could run code on this computer" in complaint(folder)
     assert not trace.exists()
 
 
@@ -359,7 +359,7 @@ def test_a_file_that_is_no_weights_at_all_is_refused(folder, file):
 def test_a_list_of_weights_is_refused(folder):
     replace_weights(folder, torch_file([torch.zeros(3)]), OLD_WEIGHTS)
 
-    assert "no table of named weights" in complaint(folder)
+    assert "not a table of named weights" in complaint(folder)
 
 
 def test_missing_weights_of_the_network_are_refused(folder, file):
@@ -380,20 +380,20 @@ def test_weights_of_another_shape_are_refused(folder, file):
     change_state(folder, file, lambda state: state.update({"experts.0.head.weight": torch.zeros(14, 2, 1, 1, 1)}))
 
     message = complaint(folder)
-    assert "experts.0.head.weight has the shape 14 x 2 x 1 x 1 x 1, the network needs 16 x 2 x 1 x 1 x 1" in message
+    assert "experts.0.head.weight has the shape 14 x 2 x 1 x 1 x 1, but the network needs 16 x 2 x 1 x 1 x 1" in message
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool])
 def test_weights_of_another_type_are_refused(folder, file, dtype):
     change_state(folder, file, lambda state: state.update({"experts.0.head.bias": torch.zeros(16, dtype=dtype)}))
 
-    assert "experts.0.head.bias has values of the type" in complaint(folder)
+    assert "experts.0.head.bias has values of type" in complaint(folder)
 
 
 def test_weights_that_are_not_finite_are_refused(folder, file):
     change_state(folder, file, lambda state: state["experts.0.head.bias"].fill_(float("nan")))
 
-    assert "experts.0.head.bias holds values that are not finite" in complaint(folder)
+    assert "experts.0.head.bias contains values that are not finite" in complaint(folder)
 
 
 def test_one_number_stored_as_a_whole_weight_is_refused(folder):
@@ -418,33 +418,37 @@ def test_a_missing_key_of_the_metadata_is_named(folder, key):
     ("key", "value", "message"),
     [
         ("spacing_mm", [4.0, 4.0], "dca.spacing_mm is not 3 numbers"),
-        ("spacing_mm", [4.0, 0.0, 4.0], "no values a model can have"),
-        ("patch", [32, 32, 40], "no values a model can have"),
-        ("overlap", 1.0, "dca.overlap is no share"),
+        ("spacing_mm", [4.0, 0.0, 4.0], "hu_window or patch is impossible"),
+        ("patch", [32, 32, 40], "hu_window or patch is impossible"),
+        ("overlap", 1.0, "dca.overlap is not a fraction"),
         ("orientation", "RAR", "not three directions"),
-        ("hu_window", "wide", "dca.hu_window is no list"),
+        ("hu_window", "wide", "dca.hu_window is not a list"),
         ("partition", {"mode": "top2"}, "dca.partition is not a partition"),
-        ("scores", {"data": "", "cases": 1, "dice": {"brain": 0.9}, "command": ""}, "dca.scores.dice is not of organs"),
+        (
+            "scores",
+            {"data": "", "cases": 1, "dice": {"brain": 0.9}, "command": ""},
+            "dca.scores.dice is not for organs",
+        ),
         ("network", {"owners": [[1]], "colour": "red"}, "network options are wrong"),
-        ("network", {"owners": [[2], [], []]}, "gives 2 channels, but AMOS needs 16"),
+        ("network", {"owners": [[2], [], []]}, "has 2 channels, but AMOS needs 16"),
         ("network", {"owners": [[*range(1, 15), 14], [], []]}, "network options are wrong"),
         ("network", {"owners": [[*range(1, 16)], [], []], "n_filters": 600}, "n_filters cannot be 600"),
         ("network", {"owners": [[*range(1, 16)], [], []], "n_stages": [[10**6] * 4] * 3}, "n_stages cannot be"),
         ("network", {"owners": [[*range(1, 16)], [], []], "n_stages": [[1] * 4] * 10**4}, "n_stages cannot be"),
         ("network", {"owners": [[*range(1, 16)], [], []], "in_channels": 10**6}, "in_channels cannot be"),
-        ("patch", [4096, 4096, 4096], "no values a model can have"),
-        ("spacing_mm", [1e-6, 1e-6, 1e-6], "no values a model can have"),
-        ("overlap", 0.9999999, "dca.overlap is no share"),
+        ("patch", [4096, 4096, 4096], "hu_window or patch is impossible"),
+        ("spacing_mm", [1e-6, 1e-6, 1e-6], "hu_window or patch is impossible"),
+        ("overlap", 0.9999999, "dca.overlap is not a fraction"),
         ("spacing_mm", [1.0, 1.0, float("nan")], "cannot be read as JSON"),
         ("hu_window", [-1e300, 10**400], "cannot be read as JSON"),
         ("hu_window", [-1e300, 10**39], "not 2 numbers"),
         ("hu_window", [-160.0, True], "not 2 numbers"),
-        ("weights", {**DESCRIBED, "bytes": 10**12}, "not the size"),
+        ("weights", {**DESCRIBED, "bytes": 10**12}, "not a possible size"),
         ("weights", {**DESCRIBED, "bytes": 10**8}, "more than this"),
-        ("weights", {**DESCRIBED, "sha256": "?"}, "no SHA-256"),
+        ("weights", {**DESCRIBED, "sha256": "?"}, "not a SHA-256"),
         ("weights", {**DESCRIBED, "dtype": "object"}, "not float16 or float32"),
-        ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not know"),
-        ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS otherwise"),
+        ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not support"),
+        ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS differently"),
     ],
 )
 def test_metadata_that_cannot_be_meant_are_refused(folder, key, value, message):
@@ -502,9 +506,9 @@ def test_what_is_no_bundle_folder_is_refused(tmp_path, folder):
     (tmp_path / "model.zip").write_bytes(b"PK\x05\x06" + bytes(18))
 
     assert "There is no model bundle" in complaint(tmp_path / "nowhere")
-    assert "is no model bundle: it has no configs/metadata.json" in complaint(tmp_path / "empty")
+    assert "is not a model bundle: it has no configs/metadata.json" in complaint(tmp_path / "empty")
     assert "is a zip file" in complaint(tmp_path / "model.zip")
-    assert "is a file; a model bundle is a folder" in complaint(folder / WEIGHTS)
+    assert "is a file, not a model bundle" in complaint(folder / WEIGHTS)
 
 
 def test_every_refusal_is_an_error_the_user_is_shown(folder):

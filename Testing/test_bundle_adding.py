@@ -43,7 +43,7 @@ def test_a_folder_is_copied_and_stays_where_it_is(small_bundle, models):
 
 def test_a_model_is_not_replaced_unasked(small_bundle, models):
     add_bundle(small_bundle, models)
-    with pytest.raises(BundleError, match="is there already"):
+    with pytest.raises(BundleError, match="is already installed"):
         add_bundle(small_bundle, models)
 
 
@@ -62,7 +62,7 @@ def test_weights_other_than_described_are_refused_and_nothing_is_left(small_bund
 def test_a_zip_that_would_write_outside_of_its_folder_is_refused(models, tmp_path, name):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr(name, "x")
-    with pytest.raises(BundleError, match="leave its folder"):
+    with pytest.raises(BundleError, match="outside of its folder"):
         add_bundle(tmp_path / "evil.zip", models)
     assert not (tmp_path / "outside.txt").exists() and list(models.iterdir()) == []
 
@@ -72,7 +72,7 @@ def test_a_zip_with_a_link_is_refused(models, tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
         archive.writestr(link, "/etc")
-    with pytest.raises(BundleError, match="leave its folder"):
+    with pytest.raises(BundleError, match="outside of its folder"):
         add_bundle(tmp_path / "link.zip", models)
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_bundle_is_refused_by_name(models, tmp_path):
         add_bundle(tmp_path / "note.txt", models)
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "x")
-    with pytest.raises(BundleError, match=r"other\.zip holds no model bundle"):
+    with pytest.raises(BundleError, match=r"other\.zip does not contain a model bundle"):
         add_bundle(tmp_path / "other.zip", models)
     with pytest.raises(BundleError):
         add_bundle(tmp_path, models)
@@ -99,7 +99,7 @@ def test_a_name_in_the_metadata_cannot_choose_a_place_elsewhere(small_bundle, mo
 
 def test_only_own_models_are_deleted(small_bundle, models):
     added = add_bundle(small_bundle, models)
-    with pytest.raises(BundleError, match="none of your own"):
+    with pytest.raises(BundleError, match="not one of your own"):
         remove_bundle(small_bundle, models)
     remove_bundle(added, models)
     assert small_bundle.is_dir() and not added.exists()

@@ -59,7 +59,7 @@ def test_a_variable_that_names_no_folder_is_no_silent_default(computer, monkeypa
     put_bundle(computer / SHIPPED / "shipped")
     monkeypatch.setenv("DCA_MODELS", str(computer / "typo"))
 
-    with pytest.raises(BundleError, match="which is no folder"):
+    with pytest.raises(BundleError, match="which is not a folder"):
         default_bundle()
 
 

@@ -164,7 +164,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_single_slice_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", slices=1)
-    refused(tmp_path / "ct", "single slice")
+    refused(tmp_path / "ct", "only one slice")
 
 
 def test_missing_slices_are_counted(tmp_path: Path) -> None:

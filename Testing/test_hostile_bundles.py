@@ -265,5 +265,5 @@ def test_a_bundle_cannot_take_the_name_of_one_that_came_with_the_program(small_b
     from dcaseg.models import user_models as adding
 
     monkeypatch.setattr(adding, "shipped_bundles", lambda: [Path("/program/models/random-weights")])
-    with pytest.raises(BundleError, match="came with the program"):
+    with pytest.raises(BundleError, match="shipped with the program"):
         add_bundle(small_bundle, tmp_path / "models")

@@ -281,7 +281,7 @@ def test_a_list_with_odd_labels_says_what_was_done_with_them(tmp_path: Path) -> 
     told = " ".join(checked.warnings)
     kidney = int((sitk.GetArrayViewFromImage(PHANTOM.labels) == 2).sum())
     assert f"2 ({2 * kidney} voxels in 2 cases)" in told
-    assert "labels0.nii.gz lies 0.005 mm off the grid" in told
+    assert "labels0.nii.gz is 0.005 mm off the grid" in told
 
 
 # Limits

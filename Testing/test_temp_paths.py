@@ -141,9 +141,8 @@ def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_
         clean(tmp_path)
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out" / "labels.txt").read_text() == ("new" if moment.startswith("after") else "earlier")
-    assert [f"restored to {tmp_path / 'out'}" in line for line in caplog.messages] == [True] * moment.startswith(
-        "between"
-    )
+    expected = f"restored to {tmp_path / 'out'}"
+    assert [expected in line for line in caplog.messages] == [True] * moment.startswith("between")
 
 
 def test_an_earlier_result_never_takes_the_place_of_what_came_after_it(tmp_path: Path, monkeypatch) -> None:

@@ -144,11 +144,11 @@ def test_paths_need_not_be_ascii(warm, request_for, coarse_phantom, small_bundle
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b'{"type": "segment", "id":\n', "no line of JSON"),
-        (b"\xff\x00\n", "no line of JSON"),
+        (b'{"type": "segment", "id":\n', "not a line of JSON"),
+        (b"\xff\x00\n", "not a line of JSON"),
         (b'{"type": "dance", "version": 1, "id": "7"}\n', "There is no 'dance'"),
         (b'{"type": "segment", "version": 1, "id": "7", "ct": "a"}\n', "lacks its out"),
-        (b'{"type": "segment", "version": 2, "id": "7", "ct": "a", "out": "b"}\n', "speaks version 1"),
+        (b'{"type": "segment", "version": 2, "id": "7", "ct": "a", "out": "b"}\n', "uses version 1"),
     ],
 )
 def test_a_line_that_is_no_request_is_answered_and_the_next_one_done(warm, request_for, line, problem):
@@ -205,7 +205,7 @@ def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(warm, re
     warm.wait_for_progress("Segmenting window 1 ")
     refusal = warm.segment(request_for("second", out=str(tmp_path / "second")))
     assert isinstance(refusal, Failure)
-    assert (refusal.id, refusal.problem) == ("second", "A segmentation is running already.")
+    assert (refusal.id, refusal.problem) == ("second", "A segmentation is already running.")
     answer = warm.answer()
     assert isinstance(answer, Done) and answer.id == "first"
 

@@ -268,7 +268,7 @@ def test_lines_may_arrive_in_pieces(panel_with, tmp_path):
     ("code", "problem", "details"),
     [
         ("print('Downloading 10%', flush=True); time.sleep(60)", "cannot be understood", "Downloading 10%"),
-        ("print('[]', flush=True); time.sleep(60)", "cannot be understood", "no JSON object"),
+        ("print('[]', flush=True); time.sleep(60)", "cannot be understood", "not a JSON object"),
         ("sys.exit('no such thing')", "ended without an answer (exit code 1)", "no such thing"),
         ("sys.stderr.write('last words'); sys.exit(0)", "ended without an answer (exit code 0)", "last words"),
         ("os.abort()", "crashed (code 6)", ""),

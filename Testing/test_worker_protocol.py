@@ -79,11 +79,11 @@ def test_fields_of_a_later_minor_change_are_passed_over():
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        (b"segment please", "no line of JSON: segment please"),
-        (b'{"type": "cancel", ', "no line of JSON"),
-        (b"\xff\xfe\x00", "no line of JSON"),
-        (b"[" * 100_000, "no line of JSON"),
-        (b"[1, 2]", "no JSON object"),
+        (b"segment please", "not a line of JSON: segment please"),
+        (b'{"type": "cancel", ', "not a line of JSON"),
+        (b"\xff\xfe\x00", "not a line of JSON"),
+        (b"[" * 100_000, "not a line of JSON"),
+        (b"[1, 2]", "not a JSON object"),
         (b'{"version": 1}', "There is no 'None'; there are segment, cancel, devices, quit."),
         (b'{"type": "fly", "version": 1}', "There is no 'fly'"),
         (b'{"type": ["segment"], "version": 1}', "There is no"),
@@ -92,12 +92,12 @@ def test_fields_of_a_later_minor_change_are_passed_over():
         (b'{"type": "cancel", "version": 1, "id": 1}', "The id of 'cancel' cannot be 1."),
         (b'{"type": "cancel", "version": 1, "id": null}', "cannot be None"),
         (b'{"type": "segment", "version": 1, "id": "1", "ct": "a", "out": "b", "options": []}', "The options of"),
-        (b'{"type": "cancel", "id": "1"}', "names no version"),
+        (b'{"type": "cancel", "id": "1"}', "states no version"),
         (
             b'{"type": "cancel", "version": 2, "id": "1"}',
             "speaks version 1 of its protocol; .* version 2",
         ),
-        (b'{"type": "cancel", "version": "1", "id": "1"}', "is of version 1"),
+        (b'{"type": "cancel", "version": "1", "id": "1"}', "has version 1"),
     ],
 )
 def test_anything_else_is_no_request_and_the_reason_is_told(line, complaint):
