@@ -1,4 +1,4 @@
-"""Two pictures are concatenated to one."""
+"""Two pictures are concatenated into one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON of any content is read, or refused with one kind of error."""
+"""JSON files are read, or refused with a ValueError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dcaseg.json_io import parse_json, read_json
     ],
     ids=lambda content: repr(content[:12]),
 )  # fmt: skip
-def test_what_is_no_json_with_finite_numbers_is_a_value_error(content: bytes, tmp_path: Path) -> None:
+def test_content_other_than_finite_json_is_a_value_error(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         parse_json(content)
     (tmp_path / "file.json").write_bytes(content)

@@ -223,7 +223,7 @@ def _message(content: dict[str, Any], known: Mapping[str, type[_Message]]) -> _M
     name = content.get("type")
     message_type = known.get(name) if isinstance(name, str) else None
     if message_type is None:
-        raise ProtocolError(f"There is no '{_short(name)}'; known are {', '.join(known)}.", _id(content))
+        raise ProtocolError(f"There is no '{_short(name)}'; the known types are {', '.join(known)}.", _id(content))
     hints = typing.get_type_hints(message_type)
     values: dict[str, Any] = {}
     for entry in fields(message_type):  # type: ignore[arg-type]
