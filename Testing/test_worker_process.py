@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dcaseg import temp_paths as partials
+from dcaseg import temp_paths
 from dcaseg.worker.protocol import Segment
 from worker_client import MANY_WINDOWS, MODULE_FOLDER, is_gone
 
@@ -179,7 +179,7 @@ folder, name = os.path.split(request["out"])
 os.mkdir(os.path.join(folder, f".{name}.partial-MACHINE-{os.getpid()}-1-0badcafe"))
 print(json.dumps({"type": "progress", "id": "1", "fraction": 0, "message": str(child.pid)}), flush=True)
 time.sleep(60)
-""".replace("MACHINE", partials._machine())
+""".replace("MACHINE", temp_paths._machine())
 
 
 def test_an_unresponsive_worker_is_killed_with_its_children(panel_with, tmp_path):

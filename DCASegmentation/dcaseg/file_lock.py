@@ -32,7 +32,7 @@ def locked(file: Path) -> Iterator[None]:
                 ) from None
             remedy = "Choose another folder with -o."
             if not isinstance(error, sqlite3.OperationalError):
-                # The file was not written by SQLite, so it is no lock and can be deleted.
+                # The file was not written by SQLite, so it is not a lock and can be deleted.
                 remedy = f"Delete {file}, or choose another folder with -o."
             raise OutputError(f"{file} cannot be used: {error}.", remedy) from None
         yield

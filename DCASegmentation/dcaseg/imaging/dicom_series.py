@@ -31,10 +31,10 @@ def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resamp
     Raises ImageError if the folder contains no DICOM image, several series but no selection, another modality than CT,
     or a damaged file, and if its slices do not form a volume (see ``dicom_slices.stacked``).
     """
-    found, grouping = _series_in(folder)
-    if not found:
+    by_uid, grouping = _series_in(folder)
+    if not by_uid:
         raise _no_dicom(folder)
-    chosen = _chosen(found, series, folder.name)
+    chosen = _chosen(by_uid, series, folder.name)
     notes += [grouping[chosen[0].file]] if grouping.get(chosen[0].file) else []
     return _volume(chosen, folder.name, notes, resample)
 
@@ -91,15 +91,15 @@ def _image_in(file: Path) -> DicomHeader | None:
         ) from None
 
 
-def _chosen(found: dict[str, list[DicomHeader]], series: str | None, name: str) -> list[DicomHeader]:
-    uids = list(found)
+def _chosen(by_uid: dict[str, list[DicomHeader]], series: str | None, name: str) -> list[DicomHeader]:
+    uids = list(by_uid)
     if series is None and len(uids) == 1:
-        return found[uids[0]]
-    if series is not None and series in found:
-        return found[series]
+        return by_uid[uids[0]]
+    if series is not None and series in by_uid:
+        return by_uid[series]
     if series is not None and series.isdecimal() and 1 <= int(series) <= len(uids):
-        return found[uids[int(series) - 1]]
-    listed = "; ".join(f"[{number}] {_described(found[uid])}" for number, uid in enumerate(uids, start=1))
+        return by_uid[uids[int(series) - 1]]
+    listed = "; ".join(f"[{number}] {_described(by_uid[uid])}" for number, uid in enumerate(uids, start=1))
     contents = f"{name} contains {len(uids)} series: {listed}."
     if series is None:
         raise ImageError(contents, "Select one with --series and its number or UID.")

@@ -140,6 +140,7 @@ class Bounded:
         self._file = file
 
     def read(self, count: int = -1) -> bytes:
+        """Read ``count`` bytes. Raises BadZipFile if that are more than allowed."""
         if count > _MOST_HEADER_BYTES:
             raise zipfile.BadZipFile("too large a part")
         content = self._file.read(_MOST_HEADER_BYTES + 1 if count < 0 else count)
@@ -148,12 +149,15 @@ class Bounded:
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Set the position in the file, as ``io.IOBase.seek``."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """The position in the file."""
         return self._file.tell()
 
     def seekable(self) -> bool:
+        """True."""
         return True
 
 
@@ -223,7 +227,7 @@ class _Tensor:
 
 
 class _Pickle:
-    """Executes the pickle operations that a table of tensors needs, with own classes in place of Python objects."""
+    """Executes the pickle operations that a table of tensors needs; Python objects are replaced by the classes above."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []

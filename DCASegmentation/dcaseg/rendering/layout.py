@@ -66,18 +66,28 @@ class CaseResult(Protocol):
     """
 
     @property
-    def organs(self) -> tuple[Organ, ...] | None: ...
+    def organs(self) -> tuple[Organ, ...] | None:
+        """The requested organs; None for all."""
 
     @property
-    def labels(self) -> sitk.Image: ...
+    def labels(self) -> sitk.Image:
+        """The label map."""
+
     @property
-    def attention(self) -> Mapping[int, Mapping[str, sitk.Image]]: ...
+    def attention(self) -> Mapping[int, Mapping[str, sitk.Image]]:
+        """The attention maps by level and expert."""
+
     @property
-    def dominant_expert(self) -> sitk.Image | None: ...
+    def dominant_expert(self) -> sitk.Image | None:
+        """The label map of dominant experts."""
+
     @property
-    def entropy(self) -> sitk.Image | None: ...
+    def entropy(self) -> sitk.Image | None:
+        """The map of uncertainty."""
+
     @property
-    def disagreement(self) -> sitk.Image | None: ...
+    def disagreement(self) -> sitk.Image | None:
+        """The map of disagreement between the experts and the aggregation decoder."""
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,25 @@
-"""The main loop of the worker: one thread reads requests, another runs them, and no unfinished results are left."""
+"""The main loop of the worker: one thread reads requests, another runs them, and no unfinished results are left.
+
+torch and SimpleITK are imported only in ``Service.serve``, after ``Channel`` has taken over the standard streams: a
+library that prints on import cannot disturb the protocol, and a library that is missing is reported as an error.
+"""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from .. import __version__
-from ..errors import Cancelled
+from ..errors import Cancelled, UserError, is_out_of_memory
 from ..inference.process_settings import importing
 from ..temp_paths import remove_traces
 from .protocol import (
@@ -32,7 +38,6 @@ from .protocol import (
     decode_request,
     encode,
 )
-from .runner import LibraryError, failure_of
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -117,6 +122,60 @@ class Run:
         self.cancelled.set()
         self.over.wait(_SECONDS_TO_STOP)
         remove_traces(Path(self.request.out), os.getpid())
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class LibraryError(UserError):
+    """A library that the worker needs is missing or cannot be loaded."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> LibraryError:
+        """The error to report if importing the program's libraries raised ``error``."""
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            library = error.name.split(".")[0]
+            return cls(f"The Python package '{library}' is missing.", "Install what is missing under Setup.")
+        # A package whose binaries do not fit this computer may raise any exception.
+        return cls(
+            f"A Python package cannot be loaded ({type(error).__name__}: {_first_line(error)}).",
+            "Install the packages again under Setup.",
+        )
+
+
+def failure_of(run_id: str, error: BaseException) -> Failure:
+    """The answer to the run ``run_id``, which failed with ``error``; with a traceback if a developer needs one."""
+    if isinstance(error, LibraryError):
+        return Failure(run_id, error.problem, error.remedy, _traceback(error.__cause__ or error))
+    if isinstance(error, UserError):
+        return Failure(run_id, error.problem, error.remedy)
+    if is_out_of_memory(error):
+        return Failure(
+            run_id,
+            "There is not enough memory for this CT.",
+            "Close other programs, or segment a part of the CT.",
+            _traceback(error),
+        )
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return Failure(run_id, "The disk is full.", "Free some space, or choose a folder on another disk.")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return Failure(run_id, f"{error.filename or 'The disk'} is read-only.", "Choose another folder.")
+    if isinstance(error, PermissionError):
+        return Failure(run_id, f"You have no permission to read or write {error.filename}.", "Check its permissions.")
+    return Failure(
+        run_id,
+        f"An unexpected error occurred ({type(error).__name__}: {_first_line(error)}).",
+        "Press Apply again; if the error persists, report it with the log.",
+        _traceback(error),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 class Service:
