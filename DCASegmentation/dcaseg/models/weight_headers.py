@@ -140,7 +140,7 @@ class Bounded:
         self._file = file
 
     def read(self, count: int = -1) -> bytes:
-        """Read ``count`` bytes. Raises BadZipFile if that are more than allowed."""
+        """Read ``count`` bytes. Raises BadZipFile if they exceed the limit."""
         if count > _MOST_HEADER_BYTES:
             raise zipfile.BadZipFile("too large a part")
         content = self._file.read(_MOST_HEADER_BYTES + 1 if count < 0 else count)
@@ -227,7 +227,7 @@ class _Tensor:
 
 
 class _Pickle:
-    """Executes the pickle operations that a table of tensors needs; Python objects are replaced by the classes above."""
+    """Executes the pickle operations that a table of tensors needs, with the classes above for Python objects."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
