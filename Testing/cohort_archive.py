@@ -17,7 +17,7 @@ LONG = "/".join(["ä" * 100] * 3)
 EXPECTED = {
     "anna/ct": ("ok", "2 copies of its images left out"),
     "anna/localizer": ("skipped", "localizer"),
-    "anna/mr": ("skipped", "MR, no CT"),
+    "anna/mr": ("skipped", "MR, not CT"),
     "anna/iodine": ("skipped", "dual-energy map"),
     "anna/enhanced": ("ok", ""),
     "anna/coronal": ("skipped", "not axial"),

@@ -1,8 +1,8 @@
-"""Odd inputs as users have met them, one line each, with what must become of them. ``test_odd_inputs.py`` tries them,
-Resources/Docs/odd-inputs.md shows them.
+"""A table of odd inputs that users have met, with the expected outcome of each. ``test_odd_inputs.py`` tests them, and
+Resources/Docs/odd-inputs.md lists them.
 
-To add one: a line in ``TABLE``, with a function that writes the input into an empty folder and returns what is given to
-``dca``; then ``python Testing/odd_inputs.py`` writes the page anew.
+To add one, add a line to ``TABLE`` with a function that writes the input into an empty folder and returns the path to
+pass to ``dca``; then ``python Testing/odd_inputs.py`` writes the page again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Write = Callable[[Path], Path]
 
 @dataclass(frozen=True)
 class Odd:
-    """``group`` and ``what`` describe the input for the page; ``words`` must stand in the note or the refusal.
+    """One input. ``group`` and ``what`` describe it on the page; ``words`` must occur in the note or the error.
 
-    ``right`` says whether the voxels must be those of ``ct()``; ``resample`` whether ``--resample`` is given.
+    ``right`` says whether the voxels must equal those of ``ct()``, ``resample`` whether ``--resample`` is used.
     """
 
     group: str
@@ -54,7 +54,7 @@ class Odd:
 
 @lru_cache(maxsize=1)
 def ct() -> sitk.Image:
-    """A synthetic person, 6 x 6 x 8 mm, at positions as scanners state them."""
+    """A synthetic person, 6 x 6 x 8 mm, at typical scanner positions."""
     image = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS").ct
     image.SetOrigin((-150.5, -140.25, 811.0))
     return image
@@ -78,8 +78,8 @@ def nifti(folder: Path, name: str = "ct.nii.gz", image: sitk.Image | None = None
     return folder / name
 
 
-def beside(other: str, name: str) -> Write:
-    """The CT under ``name``, and half of its values in a file that a reader may take for it."""
+def with_neighbor(other: str, name: str) -> Write:
+    """The CT in ``name``, and half of its values in the file ``other``, which a reader may confuse with it."""
 
     def write(folder: Path) -> Path:
         sitk.WriteImage(image_of((hu() // 2).astype(np.int16)), str(folder / other))
@@ -105,7 +105,7 @@ def nifti2(order: str) -> Write:
 
 
 def patched(*changes: tuple[str, int, list[float]], name: str = "ct.nii") -> Write:
-    """Header fields of a good file overwritten: (struct format, byte offset, values)."""
+    """A valid file with some header fields overwritten: (struct format, byte offset, values)."""
 
     def write(folder: Path) -> Path:
         raw = bytearray(nifti(folder, "ct.nii").read_bytes())
@@ -162,7 +162,7 @@ def rotated_and_rounded(matrix: np.ndarray) -> np.ndarray:
 
 
 def endless_gzip(folder: Path) -> Path:
-    """After the voxels come 200 MB of zeros, in 200 kB."""
+    """A file in which 200 MB of zeros, compressed to 200 kB, follow the voxels."""
     whole = gzip.decompress(nifti(folder).read_bytes())
     (folder / "ct.nii.gz").write_bytes(gzip.compress(whole) + gzip.compress(bytes(200_000_000), compresslevel=9))
     return folder / "ct.nii.gz"
@@ -186,7 +186,7 @@ def pipe(folder: Path) -> Path:
 
 
 def edited(name: str, *changes: tuple[str, str]) -> Write:
-    """A good file with lines of its header replaced; the voxels stay behind it."""
+    """A valid file with lines of its header replaced; the voxels still follow it."""
 
     def write(folder: Path) -> Path:
         sitk.WriteImage(ct(), str(folder / name), False)
@@ -226,7 +226,7 @@ def values(change: Callable[[np.ndarray], np.ndarray]) -> Write:
 def padded(
     value: float, change: Callable[[np.ndarray], np.ndarray] = lambda hu: hu
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """``value`` outside the round field of view."""
+    """The CT with ``value`` outside the round field of view."""
 
     def with_padding(array: np.ndarray) -> np.ndarray:
         _, y, x = np.indices(array.shape)
@@ -257,7 +257,7 @@ def without(name: str, only: int | None = None) -> Callable[[pydicom.Dataset, in
 
 
 def rewritten(change: Callable[[bytes], bytes], every: int = 3) -> Write:
-    """Each third file changed byte by byte, as where archives of two systems were put together."""
+    """A series with the bytes of every third file changed, as in an archive merged from two systems."""
 
     def write(folder: Path) -> Path:
         for number, file in enumerate(sorted(series()(folder).iterdir())):
@@ -281,7 +281,7 @@ def data_set_alone(implicit: bool) -> Callable[[bytes], bytes]:
 
 
 def monochrome1(signed: bool, syntax: str | None = None) -> Write:
-    """Stored values of HU + 1024 or of HU, called MONOCHROME1."""
+    """A series labeled MONOCHROME1 that stores HU + 1024, or HU."""
 
     def change(dataset: pydicom.Dataset, index: int) -> None:
         if not signed:
@@ -294,7 +294,7 @@ def monochrome1(signed: bool, syntax: str | None = None) -> Write:
 
 
 def with_page(**attributes: object) -> Write:
-    """A further image in the series, made from the first slice."""
+    """A series with an extra image made from the first slice."""
 
     def write(folder: Path) -> Path:
         files = sorted(series()(folder).iterdir())
@@ -376,9 +376,9 @@ def at_a_quarter(image: sitk.Image) -> None:
 _NOT_TRUE = {"right": False}
 
 TABLE = (
-    Odd("NIfTI", "`ct.nii.gz` with another `ct.nii` next to it", ACCEPTED, "", beside("ct.nii", "ct.nii.gz")),
-    Odd("NIfTI", "`ct.nii` with another `ct.nii.gz` next to it", ACCEPTED, "", beside("ct.nii.gz", "ct.nii")),
-    Odd("NIfTI", "`ct.nii.gz` with another pair `ct.hdr`, `ct.img` next to it", ACCEPTED, "", beside("ct.hdr", "ct.nii.gz")),
+    Odd("NIfTI", "`ct.nii.gz` with another `ct.nii` next to it", ACCEPTED, "", with_neighbor("ct.nii", "ct.nii.gz")),
+    Odd("NIfTI", "`ct.nii` with another `ct.nii.gz` next to it", ACCEPTED, "", with_neighbor("ct.nii.gz", "ct.nii")),
+    Odd("NIfTI", "`ct.nii.gz` with another pair `ct.hdr`, `ct.img` next to it", ACCEPTED, "", with_neighbor("ct.hdr", "ct.nii.gz")),
     Odd("NIfTI", "the `.hdr` of a pair, called `.nii`", REFUSED, "header of a pair", half_of_a_pair),
     Odd("NIfTI", "packed with gzip, but called `.nii`", ACCEPTED, "", renamed("ct.nii.gz", "ct.nii")),
     Odd("NIfTI", "not packed, but called `.nii.gz`", ACCEPTED, "", renamed("ct.nii", "ct.nii.gz")),
@@ -394,27 +394,27 @@ TABLE = (
     Odd("NIfTI", "sheared by less than half a voxel", NOTED, "not quite at right angles", sform(sheared(0.008), qform=False), **_NOT_TRUE),
     Odd("NIfTI", "sheared by a gantry tilt", REFUSED, "not at right angles", sform(sheared(0.25), qform=False)),
     Odd("NIfTI", "sheared by a gantry tilt, `--resample`", NOTED, "resampled to a right-angled grid", sform(sheared(0.25), qform=False), right=False, resample=True),
-    Odd("NIfTI", "no qform and no sform", REFUSED, "does not say how the patient lies", patched(("<2h", 252, [0, 0]))),
+    Odd("NIfTI", "no qform and no sform", REFUSED, "does not state the orientation", patched(("<2h", 252, [0, 0]))),
     Odd("NIfTI", "a spacing of 0", REFUSED, "impossible voxel spacing", patched(("<f", 80, [0.0]))),
     Odd("NIfTI", "geometry in meters that is in mm", REFUSED, "impossible voxel spacing", patched(("<B", 123, [1]))),
     Odd("NIfTI", "an infinite vox_offset", REFUSED, "damaged", patched(("<f", 108, [float("inf")]))),
     Odd("NIfTI", "a vox_offset inside the header", REFUSED, "damaged", patched(("<f", 108, [0.0]))),
     Odd("NIfTI", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", bomb),
-    Odd("NIfTI", "gzip data that go on after the voxels", REFUSED, "goes on long after", endless_gzip),
-    Odd("NIfTI", "a named pipe", REFUSED, "no regular file", pipe),
+    Odd("NIfTI", "gzip data that continue after the voxels", REFUSED, "much longer than its header", endless_gzip),
+    Odd("NIfTI", "a named pipe", REFUSED, "not a regular file", pipe),
     Odd("NRRD", "no `space origin`", NOTED, "origin was set to 0", edited("ct.nrrd", ("space origin", "")), **_NOT_TRUE),
     Odd("NRRD", "`space units` of cm", REFUSED, "'space units' are cm", edited("ct.nrrd", ("space:", 'space: left-posterior-superior\nspace units: "cm" "cm" "cm"'))),
-    Odd("NRRD", "no `space directions`", REFUSED, "how large its voxels are", edited("ct.nrrd", ("space directions", ""))),
+    Odd("NRRD", "no `space directions`", REFUSED, "the size of its voxels", edited("ct.nrrd", ("space directions", ""))),
     Odd("NRRD", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", edited("ct.nrrd", ("sizes", "sizes: 1700 1700 1700"))),
     Odd("NRRD", "a dimension of 100", REFUSED, "damaged", edited("ct.nrrd", ("dimension", "dimension: 100"))),
     Odd("NRRD", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("data file", "ct.nhdr", "/dev/zero")),
     Odd("NRRD", "voxels in several files", REFUSED, "several files", with_data_in("data file", "ct.nhdr", "LIST")),
     Odd("MetaImage", "`NDims` of 100", REFUSED, "damaged", edited("ct.mha", ("NDims", "NDims = 100"))),
-    Odd("MetaImage", "no `ElementSpacing`", REFUSED, "how large its voxels are", edited("ct.mha", ("ElementSpacing", ""))),
+    Odd("MetaImage", "no `ElementSpacing`", REFUSED, "the size of its voxels", edited("ct.mha", ("ElementSpacing", ""))),
     Odd("MetaImage", "no `Offset`", NOTED, "origin was set to 0", edited("ct.mha", ("Offset", "")), **_NOT_TRUE),
     Odd("MetaImage", "1700 x 1700 x 1700 voxels announced", REFUSED, "more than the limit", edited("ct.mha", ("DimSize", "DimSize = 1700 1700 1700"))),
     Odd("MetaImage", "voxels in `/dev/zero`", REFUSED, "outside of its own folder", with_data_in("ElementDataFile", "ct.mhd", "/dev/zero")),
-    Odd("MetaImage", "voxels in a named pipe", REFUSED, "no regular file", with_data_in("ElementDataFile", "ct.mhd", "pipe.raw")),
+    Odd("MetaImage", "voxels in a named pipe", REFUSED, "not a regular file", with_data_in("ElementDataFile", "ct.mhd", "pipe.raw")),
     Odd("MetaImage", "`ElementDataFile = LIST`", REFUSED, "several files", with_data_in("ElementDataFile", "ct.mhd", "LIST")),
     Odd("Values", "HU, padded with -2000 outside the field of view", ACCEPTED, "", values(padded(-2000)), **_NOT_TRUE),
     Odd("Values", "stored values (HU + 1024), padded with -2000", REFUSED, "HU + 1024", values(padded(-2000, lambda a: np.maximum(a, -1024) + 1024))),
@@ -441,10 +441,10 @@ TABLE = (
     Odd("DICOM", "a dose page among the slices", NOTED, "left out", dose_page),
     Odd("DICOM", "a secondary capture among the slices", NOTED, "left out", with_page(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", ImagePositionPatient=None)),
     Odd("DICOM", "a scout view among the slices", NOTED, "left out", with_page(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
-    Odd("DICOM", "a scout view that is not called one", NOTED, "left out", with_page(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
-    Odd("DICOM", "a slice twice, with a new UID", NOTED, "1 copy of its", with_page()),
+    Odd("DICOM", "a scout view that is not marked as one", NOTED, "left out", with_page(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
+    Odd("DICOM", "a slice twice, with a new UID", NOTED, "1 duplicate slice", with_page()),
     Odd("DICOM", "two different slices at one position", REFUSED, "same positions", with_page(RescaleIntercept=5)),
-    Odd("DICOM", "a series UID of its own in each slice", NOTED, "series UID of its own", series(change=own_series)),
+    Odd("DICOM", "a different series UID in each slice", NOTED, "different series UIDs", series(change=own_series)),
     Odd("DICOM", "a slice missing", REFUSED, "lacks 1 slice", series(change=moved(2, lambda index: 8.0 * (index > 9)))),
     Odd("DICOM", "a file cut off within its voxels", REFUSED, "incomplete or damaged", cut_file),
     Odd("DICOM", "gantry tilted by 12 degrees", REFUSED, "tilted by 12.0 degrees", tilted(12)),
@@ -452,7 +452,7 @@ TABLE = (
     Odd("DICOM", "unevenly spaced slices", REFUSED, "unevenly spaced", uneven),
     Odd("DICOM", "unevenly spaced slices, `--resample`", NOTED, "8 to 11 mm apart", uneven, right=False, resample=True),
     Odd("DICOM", "enhanced multi-frame CT, as a folder", ACCEPTED, "", enhanced),
-    Odd("Header", "spacing a quarter of the true one", NOTED, "wide, which no trunk is", header_says(at_a_quarter), **_NOT_TRUE),
+    Odd("Header", "spacing a quarter of the true one", NOTED, "wide, which is impossible", header_says(at_a_quarter), **_NOT_TRUE),
     Odd("Header", "1 x 1 x 1 mm at origin 0 (no geometry)", NOTED, "lost their geometry", header_says(lost_geometry), **_NOT_TRUE),
     Odd("Header", "back and front swapped", NOTED, "back and front were swapped", header_says(direction(1, 0, 0, 0, -1, 0, 0, 0, 1)), **_NOT_TRUE),
     Odd("Header", "left-right and back-front axes swapped", NOTED, "deeper", header_says(direction(0, 1, 0, 1, 0, 0, 0, 0, 1)), **_NOT_TRUE),
@@ -460,24 +460,24 @@ TABLE = (
 
 
 def page() -> str:
-    """The table as Resources/Docs/odd-inputs.md shows it."""
+    """The content of Resources/Docs/odd-inputs.md."""
     lines = [
-        "# Odd inputs, and what becomes of them",
+        "# Odd inputs and their outcomes",
         "",
-        "Inputs as users of CT tools have met them. Each line is a test (`Testing/odd_inputs.py`); the last column is",
-        "part of what is said. A note appears on the terminal, in `log.txt`, in the panel and in the cohort's report.",
-        "Without a note the voxels are exactly those of the file, at the place that its header states.",
+        "These are inputs that users of CT tools have met. Each line is a test (`Testing/odd_inputs.py`). The last",
+        "column is a part of the message. Notes appear on the terminal, in `log.txt`, in the panel and in the cohort's",
+        "report. Without a note, the voxels are exactly those of the file, at the positions that its header states.",
         "",
-        "Images above 2^30 voxels are refused before memory is taken for them. The environment variable",
-        "`DCA_MAX_VOXELS` allows more (a number of voxels, such as `2e9`).",
+        "Images with more than 2^30 voxels are refused before memory is allocated. The environment variable",
+        "`DCA_MAX_VOXELS` sets another limit (a number of voxels, such as `2e9`).",
         "",
-        "After the segmentation the result itself is looked at: a note says so where organs lie on the wrong side of",
-        "each other (the liver left of the spleen, the bladder above the kidneys), or where most volumes are far from",
-        "an adult's. Flipped axes that the CT alone does not show, left and right or head and feet, are found there.",
+        "After the segmentation, the result itself is checked. A note reports organs on the wrong side of each other",
+        "(the liver left of the spleen, the bladder above the kidneys), and volumes that are mostly far from those of",
+        "adults. This detects flipped axes that the CT alone does not show (left and right, head and feet).",
         "",
     ]
     for group in dict.fromkeys(odd.group for odd in TABLE):
-        lines += [f"## {group}", "", "| Input | Verdict | What is said |", "|---|---|---|"]
+        lines += [f"## {group}", "", "| Input | Verdict | Part of the message |", "|---|---|---|"]
         lines += [f"| {odd.what} | {odd.verdict} | {odd.words} |" for odd in TABLE if odd.group == group]
         lines.append("")
     return "\n".join(lines)

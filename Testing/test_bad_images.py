@@ -1,4 +1,4 @@
-"""Every kind of file that is no usable volume gets one line that says what is wrong and one that says what to do."""
+"""For every kind of unusable file, one line says what is wrong and one line says what to do."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def a_ct() -> sitk.Image:
 
 
 def nifti_with(path: Path, *changes: tuple[str, int, list[float]]) -> Path:
-    """A good NIfTI file with header fields (struct format, byte offset, values) overwritten."""
+    """A valid NIfTI file with some header fields (struct format, byte offset, values) overwritten."""
     sitk.WriteImage(a_ct(), str(path.with_suffix(".nii")))
     raw = bytearray(path.with_suffix(".nii").read_bytes())
     for form, offset, values in changes:
@@ -68,7 +68,7 @@ def test_an_empty_file_is_called_empty(extension: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", FORMATS)
 @pytest.mark.parametrize("kept", [0.002, 0.5, 0.999])
-def test_a_file_cut_off_anywhere_is_called_incomplete(
+def test_a_truncated_file_is_called_incomplete(
     extension: str, kept: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / f"ct{extension}"
@@ -86,11 +86,11 @@ def test_a_missing_data_file_is_named(extension: str, data: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("extension", FORMATS)
-def test_a_file_of_something_else_is_called_damaged(
+def test_a_file_with_other_content_is_called_damaged(
     extension: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / f"ct{extension}").write_bytes(b"This is a letter, not a CT.\n" * 100)
-    refused(tmp_path / f"ct{extension}", "damaged or no", capfd)
+    refused(tmp_path / f"ct{extension}", "damaged or not a", capfd)
 
 
 def test_a_flipped_byte_in_a_compressed_file_is_found(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_a_flipped_byte_in_a_compressed_file_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("voxel", [0, 1000, -1])
-def test_a_voxel_that_the_checksum_does_not_know_is_found(voxel: int, tmp_path: Path) -> None:
+def test_a_voxel_that_does_not_match_the_checksum_is_found(voxel: int, tmp_path: Path) -> None:
     path = tmp_path / "ct.nii.gz"
     sitk.WriteImage(a_ct(), str(path))
     content = gzip.decompress(path.read_bytes())
-    # Not packed any smaller, it can be unpacked whatever is in it.
+    # Stored without compression, the data can be unpacked whatever they are.
     raw = bytearray(gzip.compress(content, compresslevel=0))
     stored = raw.index(content[-2:], len(raw) - 16) if voxel < 0 else raw.index(content[352:368]) + 2 * voxel
     raw[stored] ^= 1
@@ -114,7 +114,7 @@ def test_a_voxel_that_the_checksum_does_not_know_is_found(voxel: int, tmp_path: 
     refused(path, "damaged")
 
 
-def test_an_unknown_format_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+def test_the_message_for_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "ct.png").write_bytes(b"\x89PNG")
     assert ".nii.gz" in refused(tmp_path / "ct.png", "not supported").remedy
 
@@ -138,7 +138,7 @@ def test_color_images_are_refused(extension: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("extension", FORMATS)
-def test_voxels_that_are_no_numbers_are_counted(extension: str, value: float, tmp_path: Path) -> None:
+def test_non_finite_voxels_are_counted(extension: str, value: float, tmp_path: Path) -> None:
     image = sitk.Cast(a_ct(), sitk.sitkFloat32)
     image[3, 4, 5] = value
     image[9, 9, 9] = value
@@ -174,7 +174,7 @@ def test_a_nifti_file_without_orientation_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "problem"),
     [
-        ("", "how large its voxels are"),
+        ("", "the size of its voxels"),
         ("spacings: 1 2 3", "no 'space directions'"),
         ("space dimension: 3\nspace directions: (1,0,0) (0,1,0) (0,0,1)", "no anatomical 'space'"),
         ("space: scanner-xyz\nspace directions: (1,0,0) (0,1,0) (0,0,1)", "no anatomical 'space'"),
@@ -195,14 +195,14 @@ def test_a_metaimage_without_geometry_is_refused(header: str, problem: str, tmp_
     refused(mha_with(tmp_path / "ct.mha", header), problem)
 
 
-def test_the_handwritten_headers_of_these_tests_are_otherwise_good(tmp_path: Path) -> None:
+def test_the_handwritten_headers_of_these_tests_are_otherwise_valid(tmp_path: Path) -> None:
     assert read_ct(nifti_with(tmp_path / "ct.nii")).GetSpacing() == (1.0, 2.0, 3.0)
     read_ct(nrrd_with(tmp_path / "ct.nrrd", "space: LPS\nspace directions: (1,0,0) (0,1,0) (0,0,1)"))
     read_ct(mha_with(tmp_path / "ct.mha", "ElementSpacing = 1 1 1\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"))
 
 
 def test_sheared_axes_are_refused_in_every_format(tmp_path: Path) -> None:
-    # No qform, and in the sform's first row x grows with the third index as well.
+    # There is no qform, and in the first row of the sform, x also increases with the third index.
     refused(nifti_with(tmp_path / "ct.nii", ("<h", 252, [0]), ("<4f", 280, [-1.0, 0.0, -0.9, 0.0])), "right angles")
     sheared = "space: LPS\nspace directions: (1,0,0) (0,1,0) (0.9,0,1)"
     refused(nrrd_with(tmp_path / "ct.nrrd", sheared), "right angles")
@@ -210,7 +210,7 @@ def test_sheared_axes_are_refused_in_every_format(tmp_path: Path) -> None:
     refused(mha_with(tmp_path / "ct.mha", matrix), "right angles")
 
 
-def test_a_series_is_chosen_in_dicom_folders_only(tmp_path: Path) -> None:
+def test_a_series_can_be_selected_only_in_dicom_folders(tmp_path: Path) -> None:
     sitk.WriteImage(a_ct(), str(tmp_path / "ct.nrrd"))
-    with pytest.raises(ImageError, match="no folder of DICOM files"):
+    with pytest.raises(ImageError, match="not a folder of DICOM files"):
         read_ct(tmp_path / "ct.nrrd", series="1")

@@ -1,4 +1,4 @@
-"""Bundles: saved whole, loaded safely, refused with a reason."""
+"""Bundles are saved completely, loaded safely, and refused with a reason."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def network() -> DCANet:
 
 @pytest.fixture
 def folder(tmp_path, saved) -> Path:
-    """A bundle of the test's own, to damage."""
+    """A copy of the bundle that the test may damage."""
     return shutil.copytree(saved, tmp_path / "model")
 
 
@@ -82,7 +82,7 @@ def change_metadata(folder: Path, change) -> None:
 
 
 def replace_weights(folder: Path, content: bytes, file: Path = WEIGHTS) -> None:
-    """Other weights with a checksum that fits, as someone would who means harm."""
+    """Replace the weights and their checksum, as an attacker would."""
     for each in (folder / "models").iterdir():
         each.unlink()
     (folder / file).write_bytes(content)
@@ -97,7 +97,7 @@ def torch_file(content: object) -> bytes:
 
 
 def store(folder: Path, state: dict[str, torch.Tensor], file: Path) -> None:
-    """Put ``state`` into the bundle as other programs would: with the library safetensors, or with torch.save."""
+    """Write ``state`` into the bundle as other programs would: with the safetensors library, or with torch.save."""
     content = safetensors.torch.save(state) if file == WEIGHTS else torch_file(state)
     replace_weights(folder, content, file)
 
@@ -110,12 +110,12 @@ def change_state(folder: Path, file: Path, change) -> None:
 
 @pytest.fixture(params=[WEIGHTS, OLD_WEIGHTS], ids=["safetensors", "torch.save"])
 def file(request) -> Path:
-    """The weight file, in either of its formats."""
+    """The weight file in each of its formats."""
     return request.param
 
 
 def complaint(folder: Path) -> str:
-    """What a user is told when the model is to be used."""
+    """The message to the user when the model is loaded."""
     with pytest.raises(BundleError) as caught:
         Bundle.load(folder).network()
     assert "\n" not in caught.value.problem
@@ -123,7 +123,7 @@ def complaint(folder: Path) -> str:
     return caught.value.problem
 
 
-def test_a_bundle_comes_back_with_its_metadata_and_the_networks_answers(tmp_path, network):
+def test_a_loaded_bundle_has_the_same_metadata_and_network_outputs(tmp_path, network):
     saved = save_bundle(tmp_path / "model", network, metadata(), dtype="float32")
 
     loaded = Bundle.load(tmp_path / "model")
@@ -163,7 +163,7 @@ def test_half_precision_halves_the_file_and_is_loaded_as_float32(tmp_path, netwo
         torch.testing.assert_close(tensor, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_weights_beyond_half_precision_are_kept_in_full(tmp_path, network):
+def test_weights_beyond_half_precision_are_stored_as_float32(tmp_path, network):
     with torch.no_grad():
         network.encoder.blocks[0][1].running_var.fill_(1e6)
 
@@ -172,7 +172,7 @@ def test_weights_beyond_half_precision_are_kept_in_full(tmp_path, network):
     assert torch.equal(loaded.encoder.blocks[0][1].running_var, torch.full((2,), 1e6))
 
 
-def test_what_is_there_is_replaced_only_on_request_and_only_if_it_is_a_bundle(tmp_path, network, folder):
+def test_a_folder_is_replaced_only_on_request_and_only_if_it_is_a_bundle(tmp_path, network, folder):
     with pytest.raises(OutputError, match="exists already"):
         save_bundle(folder, network, metadata())
     save_bundle(folder, network, replace(metadata(), name="second"), overwrite=True)
@@ -205,7 +205,7 @@ def test_scores_are_added_without_touching_the_weights(folder):
     assert (folder / WEIGHTS).read_bytes() == before
 
 
-def test_the_model_card_tells_limits_data_and_licence(folder):
+def test_the_model_card_states_limits_data_and_license(folder):
     card = (folder / "docs" / "README.md").read_text()
 
     for fact in (
@@ -218,14 +218,14 @@ def test_the_model_card_tells_limits_data_and_licence(folder):
     assert "Apache License" in (folder / "LICENSE").read_text()
 
 
-def test_verify_says_what_was_checked_and_what_to_know(folder):
+def test_verify_reports_checks_and_warnings(folder):
     verification = verify(folder)
 
     assert len(verification.checks) == 3
-    assert verification.warnings == ("The metadata hold no measured scores.",)
+    assert verification.warnings == ("The metadata contain no measured scores.",)
 
 
-def test_verify_warns_of_a_configuration_that_someone_changed(folder):
+def test_verify_reports_a_changed_configuration(folder):
     path = folder / "configs" / "inference.json"
     config = json.loads(path.read_text())
     config["run"] = ["$__import__('os').getcwd()"]
@@ -241,7 +241,7 @@ def test_verify_warns_of_a_configuration_that_someone_changed(folder):
     assert "LICENSE is missing." in verification.warnings
 
 
-def test_the_command_calls_no_bundle_good_that_another_program_would_run_code_of(folder, dca):
+def test_the_command_refuses_a_bundle_with_code_for_other_programs(folder, dca):
     assert dca("bundle", "verify", folder).code == 0
     (folder / "configs" / "train.yaml").write_text("run: $__import__('os').getcwd()")
 
@@ -252,7 +252,7 @@ def test_the_command_calls_no_bundle_good_that_another_program_would_run_code_of
     assert "good bundle" not in refused.out
 
 
-def test_the_library_safetensors_reads_what_is_written_and_the_other_way_round(tmp_path, network):
+def test_weight_files_are_compatible_with_the_safetensors_library(tmp_path, network):
     saved = save_bundle(tmp_path / "model", network, metadata(), dtype="float32").folder
 
     state = safetensors.torch.load_file(saved / WEIGHTS)
@@ -265,7 +265,7 @@ def test_the_library_safetensors_reads_what_is_written_and_the_other_way_round(t
 
 
 @pytest.mark.parametrize("bundle", SHIPPED, ids=lambda path: path.name)
-def test_weights_of_torch_save_are_read_as_torch_reads_them(bundle):
+def test_weights_of_torch_save_equal_those_read_by_torch(bundle):
     described = Bundle.load(bundle)
     if described.weights.file != OLD_WEIGHTS.as_posix():
         pytest.skip("it is no bundle from before safetensors")
@@ -277,7 +277,7 @@ def test_weights_of_torch_save_are_read_as_torch_reads_them(bundle):
     assert all(torch.equal(state[name], tensor.to(state[name].dtype)) for name, tensor in expected.items())
 
 
-def test_weights_that_share_or_follow_each_other_in_a_storage_are_read_in_their_places(folder, network):
+def test_weights_that_share_a_storage_are_read_at_their_offsets(folder, network):
     state = dict(network.state_dict())
     name = "experts.0.head.weight"
     state[name] = torch.cat([torch.full((5,), 9.0), state[name].flatten()])[5:].reshape(state[name].shape)
@@ -286,7 +286,7 @@ def test_weights_that_share_or_follow_each_other_in_a_storage_are_read_in_their_
     assert torch.equal(Bundle.load(folder).network().state_dict()[name], network.state_dict()[name])
 
 
-def test_information_has_a_row_for_all_a_user_asks(folder):
+def test_information_has_the_rows_a_user_needs(folder):
     rows = dict(information(Bundle.load(folder)))
 
     assert rows["Name"] == "small-test-model 0.1.0"
@@ -296,7 +296,7 @@ def test_information_has_a_row_for_all_a_user_asks(folder):
     assert sorted(listed.split(", ")) == sorted(organ.name for organ in AMOS)
 
 
-def test_a_bundle_of_before_windows_overlaps_were_a_models_own_keeps_its_half(folder):
+def test_an_older_bundle_without_overlap_uses_half_a_side(folder):
     change_metadata(folder, lambda content: content["dca"].pop("overlap"))
 
     assert Bundle.load(folder).metadata.overlap == 0.5
@@ -308,7 +308,7 @@ def test_metadata_load_without_torch():
     assert run.stdout.strip() == "False"
 
 
-# What is refused, each with its own message.
+# Bundles that are refused, each with its own message.
 
 
 def test_a_wrong_checksum_is_refused(folder):
@@ -327,7 +327,7 @@ def test_truncated_weights_are_refused(folder):
 
 
 class Intruder:
-    """A pickle that leaves a file behind when it is loaded with code allowed."""
+    """A pickle that creates a file if it is loaded with code allowed."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -346,11 +346,11 @@ def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, network, pa
         content += torch_file(dict(network.state_dict()))
     replace_weights(folder, content, OLD_WEIGHTS)
 
-    assert "it could run code on this computer" in complaint(folder)
+    assert "could run code on this computer" in complaint(folder)
     assert not trace.exists()
 
 
-def test_a_file_that_is_no_weights_at_all_is_refused(folder, file):
+def test_a_file_that_contains_no_weights_is_refused(folder, file):
     replace_weights(folder, b"GIF89a" + bytes(100), file)
 
     assert "cannot be read as" in complaint(folder)
@@ -359,7 +359,7 @@ def test_a_file_that_is_no_weights_at_all_is_refused(folder, file):
 def test_a_list_of_weights_is_refused(folder):
     replace_weights(folder, torch_file([torch.zeros(3)]), OLD_WEIGHTS)
 
-    assert "no table of named weights" in complaint(folder)
+    assert "not a table of named weights" in complaint(folder)
 
 
 def test_missing_weights_of_the_network_are_refused(folder, file):
@@ -380,24 +380,24 @@ def test_weights_of_another_shape_are_refused(folder, file):
     change_state(folder, file, lambda state: state.update({"experts.0.head.weight": torch.zeros(14, 2, 1, 1, 1)}))
 
     message = complaint(folder)
-    assert "experts.0.head.weight has the shape 14 x 2 x 1 x 1 x 1, the network needs 16 x 2 x 1 x 1 x 1" in message
+    assert "experts.0.head.weight has the shape 14 x 2 x 1 x 1 x 1, but the network needs 16 x 2 x 1 x 1 x 1" in message
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool])
 def test_weights_of_another_type_are_refused(folder, file, dtype):
     change_state(folder, file, lambda state: state.update({"experts.0.head.bias": torch.zeros(16, dtype=dtype)}))
 
-    assert "experts.0.head.bias has values of the type" in complaint(folder)
+    assert "experts.0.head.bias has values of type" in complaint(folder)
 
 
 def test_weights_that_are_not_finite_are_refused(folder, file):
     change_state(folder, file, lambda state: state["experts.0.head.bias"].fill_(float("nan")))
 
-    assert "experts.0.head.bias holds values that are not finite" in complaint(folder)
+    assert "experts.0.head.bias contains values that are not finite" in complaint(folder)
 
 
 def test_one_number_stored_as_a_whole_weight_is_refused(folder):
-    """A tensor that repeats its values: of 4 bytes in the file, any number in memory."""
+    """A tensor that repeats its values: 4 bytes in the file become any number of bytes in memory."""
     change_state(
         folder,
         OLD_WEIGHTS,
@@ -418,36 +418,40 @@ def test_a_missing_key_of_the_metadata_is_named(folder, key):
     ("key", "value", "message"),
     [
         ("spacing_mm", [4.0, 4.0], "dca.spacing_mm is not 3 numbers"),
-        ("spacing_mm", [4.0, 0.0, 4.0], "no values a model can have"),
-        ("patch", [32, 32, 40], "no values a model can have"),
-        ("overlap", 1.0, "dca.overlap is no share"),
+        ("spacing_mm", [4.0, 0.0, 4.0], "hu_window or patch is impossible"),
+        ("patch", [32, 32, 40], "hu_window or patch is impossible"),
+        ("overlap", 1.0, "dca.overlap is not a fraction"),
         ("orientation", "RAR", "not three directions"),
-        ("hu_window", "wide", "dca.hu_window is no list"),
+        ("hu_window", "wide", "dca.hu_window is not a list"),
         ("partition", {"mode": "top2"}, "dca.partition is not a partition"),
-        ("scores", {"data": "", "cases": 1, "dice": {"brain": 0.9}, "command": ""}, "dca.scores.dice is not of organs"),
+        (
+            "scores",
+            {"data": "", "cases": 1, "dice": {"brain": 0.9}, "command": ""},
+            "dca.scores.dice is not for organs",
+        ),
         ("network", {"owners": [[1]], "colour": "red"}, "network options are wrong"),
-        ("network", {"owners": [[2], [], []]}, "gives 2 channels, but AMOS needs 16"),
+        ("network", {"owners": [[2], [], []]}, "has 2 channels, but AMOS needs 16"),
         ("network", {"owners": [[*range(1, 15), 14], [], []]}, "network options are wrong"),
         ("network", {"owners": [[*range(1, 16)], [], []], "n_filters": 600}, "n_filters cannot be 600"),
         ("network", {"owners": [[*range(1, 16)], [], []], "n_stages": [[10**6] * 4] * 3}, "n_stages cannot be"),
         ("network", {"owners": [[*range(1, 16)], [], []], "n_stages": [[1] * 4] * 10**4}, "n_stages cannot be"),
         ("network", {"owners": [[*range(1, 16)], [], []], "in_channels": 10**6}, "in_channels cannot be"),
-        ("patch", [4096, 4096, 4096], "no values a model can have"),
-        ("spacing_mm", [1e-6, 1e-6, 1e-6], "no values a model can have"),
-        ("overlap", 0.9999999, "dca.overlap is no share"),
+        ("patch", [4096, 4096, 4096], "hu_window or patch is impossible"),
+        ("spacing_mm", [1e-6, 1e-6, 1e-6], "hu_window or patch is impossible"),
+        ("overlap", 0.9999999, "dca.overlap is not a fraction"),
         ("spacing_mm", [1.0, 1.0, float("nan")], "cannot be read as JSON"),
         ("hu_window", [-1e300, 10**400], "cannot be read as JSON"),
         ("hu_window", [-1e300, 10**39], "not 2 numbers"),
         ("hu_window", [-160.0, True], "not 2 numbers"),
-        ("weights", {**DESCRIBED, "bytes": 10**12}, "not the size"),
+        ("weights", {**DESCRIBED, "bytes": 10**12}, "not a possible size"),
         ("weights", {**DESCRIBED, "bytes": 10**8}, "more than this"),
-        ("weights", {**DESCRIBED, "sha256": "?"}, "no SHA-256"),
+        ("weights", {**DESCRIBED, "sha256": "?"}, "not a SHA-256"),
         ("weights", {**DESCRIBED, "dtype": "object"}, "not float16 or float32"),
-        ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not know"),
-        ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS otherwise"),
+        ("vocabulary", {"name": "BTCV", "organs": []}, "vocabulary 'BTCV', which this program does not support"),
+        ("vocabulary", {"name": "AMOS", "organs": []}, "numbers the organs of AMOS differently"),
     ],
 )
-def test_metadata_that_cannot_be_meant_are_refused(folder, key, value, message):
+def test_impossible_metadata_are_refused(folder, key, value, message):
     change_metadata(folder, lambda content: content["dca"].update({key: value}))
 
     assert message in complaint(folder)
@@ -455,8 +459,8 @@ def test_metadata_that_cannot_be_meant_are_refused(folder, key, value, message):
 
 @pytest.mark.parametrize("fusion", ["dfam", "average", "concat", "none"])
 @pytest.mark.parametrize("options", [{"n_filters": 1}, {}, {"n_filters": 32}, {"n_stages": [[1] * 4] * 3}])
-def test_the_bound_of_the_weight_file_lets_every_network_through(tmp_path, fusion, options):
-    """In float32, the largest that a bundle has."""
+def test_the_bound_on_the_weight_file_allows_every_network(tmp_path, fusion, options):
+    """With float32 weights, the largest that a bundle may have."""
     with torch.device("meta"):
         network = DCANet(metadata().partition.owners, fusion=fusion, **options)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
@@ -479,7 +483,7 @@ def test_a_newer_format_is_refused_before_anything_else_is_read(folder):
     assert "has bundle format 2; this program reads format 1" in complaint(folder)
 
 
-def test_metadata_that_are_no_json_are_refused(folder):
+def test_metadata_that_are_not_json_are_refused(folder):
     (folder / METADATA).write_text("{")
 
     assert "cannot be read as JSON" in complaint(folder)
@@ -497,17 +501,17 @@ def test_missing_weights_are_refused(folder):
     assert "has no models/model.safetensors" in complaint(folder)
 
 
-def test_what_is_no_bundle_folder_is_refused(tmp_path, folder):
+def test_paths_that_are_not_bundle_folders_are_refused(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "model.zip").write_bytes(b"PK\x05\x06" + bytes(18))
 
     assert "There is no model bundle" in complaint(tmp_path / "nowhere")
-    assert "is no model bundle: it has no configs/metadata.json" in complaint(tmp_path / "empty")
+    assert "is not a model bundle: it has no configs/metadata.json" in complaint(tmp_path / "empty")
     assert "is a zip file" in complaint(tmp_path / "model.zip")
-    assert "is a file; a model bundle is a folder" in complaint(folder / WEIGHTS)
+    assert "is a file, not a model bundle" in complaint(folder / WEIGHTS)
 
 
-def test_every_refusal_is_an_error_the_user_is_shown(folder):
+def test_every_refusal_is_an_error_shown_to_the_user(folder):
     (folder / WEIGHTS).unlink()
 
     with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""Model bundles from a zip or folder into the user's own models, and out again; without torch."""
+"""Adding bundles from a zip file or folder to the user's own models, and removing them, without torch."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def models(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("inside", ["", "folder"])
-def test_a_zip_is_added_wherever_the_bundle_lies_in_it(small_bundle, models, tmp_path, inside):
+def test_a_zip_is_added_wherever_the_bundle_is_inside_it(small_bundle, models, tmp_path, inside):
     added = add_bundle(zipped(small_bundle, tmp_path / "model.zip", inside), models)
     assert added == models / "random-weights"
     assert read_metadata(added) == read_metadata(small_bundle)
     assert [path.name for path in models.iterdir()] == ["random-weights"]
 
 
-def test_a_folder_is_copied_and_stays_where_it_is(small_bundle, models):
+def test_a_folder_is_copied_and_stays_in_place(small_bundle, models):
     added = add_bundle(small_bundle, models)
     weights = Path("models", "model.safetensors")
     assert (added / weights).read_bytes() == (small_bundle / weights).read_bytes()
 
 
-def test_a_model_is_not_replaced_unasked(small_bundle, models):
+def test_an_installed_model_is_not_replaced(small_bundle, models):
     add_bundle(small_bundle, models)
-    with pytest.raises(BundleError, match="is there already"):
+    with pytest.raises(BundleError, match="is already installed"):
         add_bundle(small_bundle, models)
 
 
-def test_weights_other_than_described_are_refused_and_nothing_is_left(small_bundle, models, tmp_path):
+def test_weights_that_differ_from_the_metadata_are_refused_and_nothing_is_left(small_bundle, models, tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(small_bundle, changed)
     content = bytearray((changed / "models" / "model.safetensors").read_bytes())
@@ -62,7 +62,7 @@ def test_weights_other_than_described_are_refused_and_nothing_is_left(small_bund
 def test_a_zip_that_would_write_outside_of_its_folder_is_refused(models, tmp_path, name):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr(name, "x")
-    with pytest.raises(BundleError, match="leave its folder"):
+    with pytest.raises(BundleError, match="outside of its folder"):
         add_bundle(tmp_path / "evil.zip", models)
     assert not (tmp_path / "outside.txt").exists() and list(models.iterdir()) == []
 
@@ -72,23 +72,23 @@ def test_a_zip_with_a_link_is_refused(models, tmp_path):
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
         archive.writestr(link, "/etc")
-    with pytest.raises(BundleError, match="leave its folder"):
+    with pytest.raises(BundleError, match="outside of its folder"):
         add_bundle(tmp_path / "link.zip", models)
 
 
-def test_what_is_no_bundle_is_refused_by_name(models, tmp_path):
+def test_files_that_are_not_bundles_are_refused_by_name(models, tmp_path):
     (tmp_path / "note.txt").write_text("hello")
     with pytest.raises(BundleError, match=r"note\.txt is neither a folder nor a zip file"):
         add_bundle(tmp_path / "note.txt", models)
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "x")
-    with pytest.raises(BundleError, match=r"other\.zip holds no model bundle"):
+    with pytest.raises(BundleError, match=r"other\.zip does not contain a model bundle"):
         add_bundle(tmp_path / "other.zip", models)
     with pytest.raises(BundleError):
         add_bundle(tmp_path, models)
 
 
-def test_a_name_in_the_metadata_cannot_choose_a_place_elsewhere(small_bundle, models, tmp_path):
+def test_a_name_in_the_metadata_cannot_lead_to_another_folder(small_bundle, models, tmp_path):
     named = tmp_path / "named"
     shutil.copytree(small_bundle, named)
     path = named / "configs" / "metadata.json"
@@ -99,13 +99,13 @@ def test_a_name_in_the_metadata_cannot_choose_a_place_elsewhere(small_bundle, mo
 
 def test_only_own_models_are_deleted(small_bundle, models):
     added = add_bundle(small_bundle, models)
-    with pytest.raises(BundleError, match="none of your own"):
+    with pytest.raises(BundleError, match="not one of your own"):
         remove_bundle(small_bundle, models)
     remove_bundle(added, models)
     assert small_bundle.is_dir() and not added.exists()
 
 
-def test_a_place_that_cannot_be_made_is_named(small_bundle, tmp_path):
+def test_a_folder_that_cannot_be_created_is_named(small_bundle, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         add_bundle(small_bundle, tmp_path / "file" / "models")

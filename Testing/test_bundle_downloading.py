@@ -1,4 +1,4 @@
-"""Models from the network, tried with a server on this computer."""
+"""Download of models, tested with a server on this computer."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def test_a_model_is_downloaded_checked_and_added(archive, tmp_path):
     assert list((tmp_path / ".downloads").iterdir()) == []
 
 
-def test_a_broken_download_goes_on_where_it_was(archive, tmp_path):
+def test_an_interrupted_download_is_resumed(archive, tmp_path):
     with serving(archive) as server:
         server.breaks_off_after = len(archive) // 3
-        with pytest.raises(UserError, match="broke off"):
+        with pytest.raises(UserError, match="was interrupted"):
             download_bundle(Source.parse(server.address), tmp_path, silent)
         (part,) = (tmp_path / ".downloads").iterdir()
         assert part.stat().st_size == len(archive) // 3
@@ -47,7 +47,7 @@ def test_a_broken_download_goes_on_where_it_was(archive, tmp_path):
     assert (tmp_path / "random-weights").is_dir()
 
 
-def test_a_file_that_had_come_whole_is_not_fetched_again(archive, tmp_path):
+def test_a_complete_file_is_not_downloaded_again(archive, tmp_path):
     with serving(archive) as server:
         source = Source.parse(server.address)
         (tmp_path / ".downloads").mkdir()
@@ -72,10 +72,10 @@ def test_a_wrong_address_is_named(archive, tmp_path):
             download_bundle(Source.parse(wrong), tmp_path, silent)
 
 
-def test_no_server_is_told_as_a_broken_download(archive, tmp_path):
+def test_a_missing_server_is_reported_as_an_interrupted_download(archive, tmp_path):
     with serving(archive) as server:
         source = Source.parse(server.address)
-    with pytest.raises(UserError, match="broke off"):
+    with pytest.raises(UserError, match="was interrupted"):
         download_bundle(source, tmp_path, silent)
 
 
@@ -102,14 +102,14 @@ def test_addresses_without_checksum_or_encryption_are_refused(address):
 
 
 @pytest.mark.parametrize("stated", ["many", "-5", "1e3", "9" * 30, ""])
-def test_a_length_that_is_none_is_one_line(archive, tmp_path, stated):
+def test_an_invalid_content_length_is_reported_in_one_line(archive, tmp_path, stated):
     with serving(archive) as server:
         server.headers = {"Content-Length": stated}
-        with pytest.raises(UserError, match=r"broke off|larger than any model"):
+        with pytest.raises(UserError, match=r"was interrupted|larger than any model"):
             download_bundle(Source.parse(server.address), tmp_path, silent)
 
 
-def test_a_file_announced_larger_than_any_model_is_not_begun(archive, tmp_path):
+def test_a_file_announced_larger_than_any_model_is_not_downloaded(archive, tmp_path):
     with serving(archive) as server:
         server.headers = {"Content-Length": str(1 << 40)}
         with pytest.raises(UserError, match="larger than any model"):
@@ -117,7 +117,7 @@ def test_a_file_announced_larger_than_any_model_is_not_begun(archive, tmp_path):
     assert [path.stat().st_size for path in (tmp_path / ".downloads").iterdir()] == []
 
 
-def test_a_file_that_never_ends_is_given_up(archive, tmp_path, monkeypatch):
+def test_a_download_that_never_ends_is_stopped(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(downloading, "_MOST_BYTES", len(archive) // 2)
     with serving(archive) as server:
         server.headers = {"Content-Length": None}
@@ -126,39 +126,39 @@ def test_a_file_that_never_ends_is_given_up(archive, tmp_path, monkeypatch):
     assert sum(path.stat().st_size for path in (tmp_path / ".downloads").iterdir()) <= len(archive) // 2
 
 
-def test_a_server_that_sends_a_byte_now_and_then_is_given_up(archive, tmp_path, monkeypatch):
+def test_a_download_from_a_very_slow_server_is_stopped(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(downloading, "_SECONDS_OF_SLOWNESS", 0.5)
     with serving(archive) as server:
         server.trickles = 0.05
         with pytest.raises(UserError, match="sends too slowly"):
             download_bundle(Source.parse(server.address), tmp_path, silent)
         (part,) = (tmp_path / ".downloads").iterdir()
-        # What has come is kept, and the next call goes on from there.
+        # The downloaded part is kept, and the next call resumes from there.
         assert 0 < part.stat().st_size < 1000
         server.trickles = None
         download_bundle(Source.parse(server.address), tmp_path, silent)
     assert (tmp_path / "random-weights").is_dir()
 
 
-def test_a_silent_server_is_given_up(archive, tmp_path, monkeypatch):
+def test_a_download_from_a_silent_server_is_stopped(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(downloading, "_SECONDS_OF_SILENCE", 0.5)
     with serving(archive) as server:
         server.waits_after = 1000
-        with pytest.raises(UserError, match="broke off"):
+        with pytest.raises(UserError, match="was interrupted"):
             download_bundle(Source.parse(server.address), tmp_path, silent)
 
 
 @pytest.mark.parametrize("target", ["http://example.org/model.zip", "file:///etc/passwd", "ftp://example.org/m.zip"])
-def test_a_redirection_to_a_less_safe_address_is_not_followed(archive, tmp_path, target):
+def test_a_redirect_to_a_less_safe_address_is_not_followed(archive, tmp_path, target):
     with serving(archive) as server:
         server.leads_to = target
-        with pytest.raises(UserError, match=r"leads to|answered: 302"):
+        with pytest.raises(UserError, match=r"redirects to|answered: 302"):
             download_bundle(Source.parse(server.address), tmp_path, silent)
 
 
-def test_https_is_not_left_for_http_even_on_this_computer():
+def test_https_is_not_redirected_to_http_even_on_this_computer():
     refused: list[str] = []
-    handler = downloading._SameSafety(refused.append)
+    handler = downloading._SafeRedirects(refused.append)
     request = urllib.request.Request("https://example.org/model.zip")
     with pytest.raises(urllib.error.HTTPError):
         handler.redirect_request(request, None, 302, "Found", {}, "http://127.0.0.1:80/model.zip")
@@ -166,7 +166,7 @@ def test_https_is_not_left_for_http_even_on_this_computer():
     assert handler.redirect_request(request, None, 302, "Found", {}, "https://cdn.example.org/model.zip") is not None
 
 
-def test_another_part_of_the_file_than_asked_for_is_not_put_together(archive, tmp_path):
+def test_another_part_of_the_file_than_requested_is_refused(archive, tmp_path):
     with serving(archive) as server:
         source = Source.parse(server.address)
         (tmp_path / ".downloads").mkdir()

@@ -1,4 +1,4 @@
-"""Which bundle is used when none is named."""
+"""Which bundle is used if none is selected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHIPPED = "DCASegmentation/dcaseg/models/shipped"
 
 @pytest.fixture
 def computer(tmp_path, monkeypatch) -> Path:
-    """A computer without bundles: its home and the program's own folder lie in the folder given."""
+    """A computer without bundles; its home and the program's folder are in ``tmp_path``."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DCA_MODELS", raising=False)
     monkeypatch.setattr(finding, "__file__", str(tmp_path / "DCASegmentation/dcaseg/models/store.py"))
@@ -29,13 +29,13 @@ def put_bundle(folder: Path) -> Path:
     return folder
 
 
-def test_without_any_bundle_the_user_is_told_where_one_could_be(computer):
+def test_without_any_bundle_the_message_says_where_to_put_one(computer):
     assert find_bundles() == []
     with pytest.raises(BundleError, match=r"No model bundle was found\. .*DCA_MODELS"):
         default_bundle()
 
 
-def test_the_users_bundles_come_before_those_of_the_program(computer, monkeypatch):
+def test_the_users_bundles_precede_the_shipped_ones(computer, monkeypatch):
     shipped = put_bundle(computer / SHIPPED / "shipped")
     assert find_bundles() == [shipped]
 
@@ -47,7 +47,7 @@ def test_the_users_bundles_come_before_those_of_the_program(computer, monkeypatc
     assert default_bundle() == named
 
 
-def test_the_variable_may_name_several_folders_and_bundles_themselves(computer, monkeypatch):
+def test_the_variable_may_name_several_folders_and_bundles(computer, monkeypatch):
     one = put_bundle(computer / "one")
     two = put_bundle(computer / "more" / "two")
     monkeypatch.setenv("DCA_MODELS", os.pathsep.join([str(one), str(two.parent)]))
@@ -55,15 +55,15 @@ def test_the_variable_may_name_several_folders_and_bundles_themselves(computer, 
     assert find_bundles() == [one, two]
 
 
-def test_a_variable_that_names_no_folder_is_no_silent_default(computer, monkeypatch):
+def test_a_variable_with_a_missing_folder_is_an_error(computer, monkeypatch):
     put_bundle(computer / SHIPPED / "shipped")
     monkeypatch.setenv("DCA_MODELS", str(computer / "typo"))
 
-    with pytest.raises(BundleError, match="which is no folder"):
+    with pytest.raises(BundleError, match="which is not a folder"):
         default_bundle()
 
 
-def test_a_bundle_is_found_by_name_or_by_folder(computer):
+def test_a_bundle_is_found_by_name_or_folder(computer):
     shipped = put_bundle(computer / SHIPPED / "shipped")
     own = put_bundle(computer / "own")
 
@@ -73,14 +73,14 @@ def test_a_bundle_is_found_by_name_or_by_folder(computer):
         find_bundle("shiped")
 
 
-def test_of_two_bundles_with_one_name_the_users_counts(computer):
+def test_of_two_bundles_with_the_same_name_the_users_is_used(computer):
     put_bundle(computer / SHIPPED / "abdomen")
     newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")
 
     assert find_bundles() == [newer]
 
 
-def test_a_bundle_that_hides_one_of_the_program_is_said(computer, dca, monkeypatch):
+def test_a_bundle_that_hides_a_shipped_one_is_reported(computer, dca, monkeypatch):
     shipped = put_bundle(computer / SHIPPED / "abdomen")
     other = put_bundle(computer / SHIPPED / "other")
     newer = put_bundle(computer / "home" / ".dca" / "models" / "abdomen")

@@ -1,4 +1,4 @@
-"""The bundle run by MONAI's own command gives the labels that this program gives."""
+"""MONAI's command gives the same labels from a bundle as this program."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[1]
 SHIPPED = sorted(
     path.parents[1] for path in (REPOSITORY / "DCASegmentation/dcaseg/models/shipped").glob("*/configs/metadata.json")
 )
-# Where the two best organs are this close, float32 sums in another order may choose the other one.
+# If the two best organs are this close, float32 sums in another order may select the other one.
 CLOSE_CALL = 1e-4
 
 FLIPPED = np.diag([1.0, -1.0, -1.0])
@@ -40,7 +40,7 @@ torch.set_num_threads(1)
 
 
 def soft_ct(path: Path, direction: np.ndarray) -> Path:
-    """Soft noise about 0 HU on an anisotropic grid, as NIfTI."""
+    """Smooth noise around 0 HU on an anisotropic grid, as NIfTI."""
     noise = gaussian_filter(np.random.default_rng(4).normal(size=(34, 58, 62)), 1.5)
     ct = sitk.GetImageFromArray((150 * noise / noise.std()).astype(np.int16))
     ct.SetSpacing((3.1, 2.9, 4.7))
@@ -79,7 +79,7 @@ def run_monai(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def labels_by_monai(bundle: Path, ct: Path, out: Path) -> sitk.Image:
-    """What the command in the model card gives."""
+    """The labels from the command in the model card."""
     run = run_monai(
         "run", "--config_file", str(bundle / "configs" / "inference.json"), "--bundle_root", str(bundle),
         "--image", str(ct), "--output_dir", str(out),
@@ -90,7 +90,7 @@ def labels_by_monai(bundle: Path, ct: Path, out: Path) -> sitk.Image:
 
 
 def leads(bundle: Bundle, ct: sitk.Image) -> np.ndarray:
-    """How far the best probability is ahead of the second at each voxel of the CT (z, y, x), over the whole volume."""
+    """The difference between the best and the second-best probability at each voxel of the CT (z, y, x)."""
     from monai.inferers import sliding_window_inference
 
     metadata = bundle.metadata
@@ -142,7 +142,7 @@ def test_monai_and_this_program_give_the_same_labels_with_the_shipped_model(bund
     assert_same_labels(bundle, tmp_path / "phantom.nii.gz", tmp_path / "out")
 
 
-def test_axes_of_single_precision_become_exactly_perpendicular_and_nothing_else_changes():
+def test_single_precision_axes_become_exactly_perpendicular_and_nothing_else_changes():
     affine = np.eye(4)
     affine[:3] = np.column_stack([OBLIQUE @ np.diag([3.1, -2.9, 4.7]), (-31.0, 17.25, -404.0)])
     image = SimpleNamespace(affine=torch.from_numpy(affine.astype(np.float32)))
@@ -167,7 +167,7 @@ def test_monai_finds_the_network_as_the_metadata_describe_it(random_bundle):
 
 
 def test_monai_builds_the_network_with_the_weights_of_the_bundle(random_bundle):
-    """Which MONAI does not read itself: the configuration calls this program's reader, with its checks."""
+    """MONAI cannot read them itself: the configuration calls this program's reader, with its checks."""
     from monai.bundle import ConfigParser
 
     parser = ConfigParser()

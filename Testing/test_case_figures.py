@@ -1,4 +1,4 @@
-"""Planes and drawn views, which need neither Slicer nor OpenGL."""
+"""Planes and drawn views, without Slicer or OpenGL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dcaseg.rendering.planes import Plane, choose_planes, sample
 from scene_case import BOXES, on_grid, small_ct, small_labels, small_result
 
 
-def test_the_coronal_plane_goes_where_both_kidneys_are():
+def test_the_coronal_plane_shows_both_kidneys():
     planes = choose_planes(small_ct(0.0), small_labels(0.0))
-    # Liver, spleen and kidneys share rows 22 and 23 alone when the spleen reaches to row 23: posterior of the middle.
+    # Liver, spleen and kidneys share only rows 22 and 23, as the spleen reaches to row 23: posterior of the middle.
     y_of_rows = [-small_ct(0.0).TransformIndexToPhysicalPoint((0, row, 0))[1] for row in (22, 23)]
     assert min(y_of_rows) - 6 <= planes["coronal"].center[1] <= max(y_of_rows) + 6
 
@@ -39,7 +39,7 @@ def test_planes_are_cropped_to_the_body_and_to_the_scan():
     assert body_width - 10 <= plane.width_mm <= 40 * 5.0
 
 
-def test_without_any_organ_the_planes_go_through_the_body():
+def test_without_any_organ_the_planes_pass_through_the_body():
     ct = small_ct(0.0)
     empty = on_grid(np.zeros_like(sitk.GetArrayFromImage(small_labels())), 0.0)
     middle = ct.TransformContinuousIndexToPhysicalPoint([(size - 1) / 2 for size in ct.GetSize()])
@@ -47,21 +47,21 @@ def test_without_any_organ_the_planes_go_through_the_body():
     assert center == pytest.approx((-middle[0], -middle[1], middle[2]), abs=8)
 
 
-def test_an_image_of_air_alone_still_gives_planes():
+def test_an_image_of_air_gives_planes():
     air = on_grid(np.full((10, 10, 10), -1000, dtype=np.int16), 0.0)
     planes = choose_planes(air, on_grid(np.zeros((10, 10, 10), dtype=np.uint8), 0.0))
     assert all(plane.width_mm > 0 and plane.height_mm > 0 for plane in planes.values())
 
 
 @pytest.mark.parametrize("tilt_degrees", [0.0, 20.0])
-def test_a_plane_shows_at_each_pixel_what_lies_there(tilt_degrees):
+def test_a_plane_shows_the_voxels_at_its_pixels(tilt_degrees):
     labels = small_labels(tilt_degrees)
     box = BOXES["right_kidney"]
     index = [(part.start + part.stop - 1) / 2 for part in reversed(box)]
     left, posterior, superior = labels.TransformContinuousIndexToPhysicalPoint(index)
     plane = Plane("axial", (-left + 30.0, -posterior + 12.0, superior), 200.0, 100.0)
     pixels = sample(labels, plane, (200, 100), "nearest", 0.0)
-    # 30 mm to the right of the center lies 30 pixels to the left of it; 12 mm posterior 12 pixels below.
+    # 30 mm to the right of the center is 30 pixels to the left of it; 12 mm posterior is 12 pixels below.
     assert pixels[50 + 12, 100 + 30] == AMOS.by_key["right_kidney"].label
 
 
@@ -81,7 +81,7 @@ def test_only_organs_with_voxels_are_listed():
     assert {organ.key for organ in organs_in(small_labels(), AMOS)} == set(BOXES)
 
 
-def test_organs_not_asked_for_are_not_called_missing():
+def test_organs_that_were_not_requested_are_not_called_missing():
     result = small_result()
     assert "Bladder" in [organ.name for organ in organs_missing(result, AMOS)]
     result.organs = (AMOS.by_key["liver"], AMOS.by_key["stomach"])
@@ -99,6 +99,6 @@ def test_a_case_without_maps_gives_a_picture_of_one_row(tmp_path):
     assert plain.shape[0] < 0.75 * full.shape[0]
 
 
-def test_a_picture_for_a_missing_folder_is_an_error_a_user_can_read(tmp_path):
+def test_a_missing_folder_is_a_readable_error(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         draw_case(tmp_path / "nowhere" / "case.png", small_ct(), small_result(), AMOS, "Case")

@@ -124,7 +124,7 @@ def test_an_rgb_image(refuses_ct, inputs, hu):
 def test_a_gray_picture_from_0_to_255(refuses_ct, inputs, hu):
     array = np.clip((sitk.GetArrayFromImage(hu) + 200) / 2, 0, 255).astype(np.uint8)
     noise = np.random.default_rng(0).integers(0, 3, array.shape).astype(np.uint8)
-    assert "gray picture" in refuses_ct(written(like(hu, np.maximum(array, noise)), inputs / "ct.nii.gz"))
+    assert "grayscale picture" in refuses_ct(written(like(hu, np.maximum(array, noise)), inputs / "ct.nii.gz"))
 
 
 def test_an_mr(refuses_ct, inputs, hu):
@@ -157,7 +157,7 @@ def test_missing_geometry(refuses_ct, inputs, hu):
     # qform_code and sform_code: zero says that the file does not know where the patient lies.
     struct.pack_into("<2h", raw, 252, 0, 0)
     path.write_bytes(raw)
-    assert "does not say how the patient lies" in refuses_ct(path)
+    assert "does not state the orientation" in refuses_ct(path)
 
 
 def test_a_volume_too_small_to_hold_organs(refuses_ct, inputs, hu):
@@ -165,7 +165,7 @@ def test_a_volume_too_small_to_hold_organs(refuses_ct, inputs, hu):
 
 
 def test_a_series_of_what_is_no_folder(refuses_ct, coarse_phantom):
-    assert "no folder of DICOM files" in refuses_ct(coarse_phantom / "ct.nii.gz", "--series", "2")
+    assert "not a folder of DICOM files" in refuses_ct(coarse_phantom / "ct.nii.gz", "--series", "2")
 
 
 # --- options of segment ------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def segment_to(refused, coarse_phantom, small_bundle):
 def test_an_output_folder_that_cannot_be_made(segment_to, outputs):
     (outputs / "file").write_text("not a folder")
     assert "cannot be written" in segment_to(outputs / "file" / "result")
-    assert "is no folder" in segment_to(outputs / "file")
+    assert "is not a folder" in segment_to(outputs / "file")
 
 
 def test_an_output_folder_that_is_not_writable(segment_to, outputs):
@@ -237,7 +237,7 @@ def test_someone_elses_folder_is_never_replaced(segment_to, outputs):
     (outputs / "thesis").mkdir()
     (outputs / "thesis" / "chapter1.txt").write_text("years of work")
     assert "exists already" in segment_to(outputs / "thesis")
-    assert "no earlier result" in segment_to(outputs / "thesis", "--overwrite")
+    assert "not an earlier result" in segment_to(outputs / "thesis", "--overwrite")
     assert (outputs / "thesis" / "chapter1.txt").read_text() == "years of work"
 
 

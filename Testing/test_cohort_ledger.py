@@ -95,7 +95,7 @@ def test_the_lock_is_free_again_after_a_kill(tmp_path):
     )
     holder = subprocess.Popen([sys.executable, "-c", script, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(OutputError, match="Another run is at work"), locked(tmp_path / "lock"):
+    with pytest.raises(OutputError, match="Another run is using"), locked(tmp_path / "lock"):
         pass
     holder.kill()
     holder.wait()

@@ -163,7 +163,7 @@ def test_two_runs_on_one_folder_refuse_each_other(finished, dca, small_bundle):
     with locked(finished.out / LOCK):
         refused = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle)
     assert refused.code == 2
-    assert "Another run is at work" in refused.err
+    assert "Another run is using" in refused.err
 
 
 def test_a_folder_that_holds_something_else_is_not_touched(archive, dca, small_bundle, tmp_path):

@@ -159,7 +159,7 @@ def test_a_plain_file_whose_name_is_no_text_fails_and_ends_no_worker(coarse_phan
     shutil.copy(coarse_phantom / "ct.nii.gz", target)
     outcome = work.process(case_in(tmp_path / "in"), settings)
     assert (outcome.status, outcome.again) == ("failed", False)
-    assert "\ufffd\ufffd.nii.gz cannot be opened: its name or path is no text in UTF-8." in outcome.reason
+    assert "\ufffd\ufffd.nii.gz cannot be opened: its name or path is not valid UTF-8." in outcome.reason
     json.dumps(outcome.reason).encode()
 
 
@@ -210,7 +210,7 @@ def test_an_unknown_compression_is_a_reason(dicom_case, settings):
         claim_unknown_compression(Path(file))
     outcome = work.process(dicom_case, settings)
     assert (outcome.status, outcome.again) == ("failed", False)
-    assert "cannot be decoded (damaged, or an unusual compression)" in outcome.reason
+    assert "cannot be decoded (it is damaged or has an unsupported compression)" in outcome.reason
     assert left_in(settings) == []
 
 

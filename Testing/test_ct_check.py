@@ -1,4 +1,4 @@
-"""What passes for a CT in HU, and what does not."""
+"""Which images pass as CTs in HU, and which do not."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_cts_pass(change: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 def an_mr(hu: np.ndarray) -> np.ndarray:
-    """Fat bright, air dark, everything in between, never negative."""
+    """MR-like values: fat is bright, air is dark, and nothing is negative."""
     bright = np.interp(hu, [-1000, -500, -100, 60, 110, 400], [10, 40, 900, 300, 450, 100])
     return np.abs(bright + np.random.default_rng(1).normal(0, 60, hu.shape))
 
@@ -74,7 +74,7 @@ def an_mr(hu: np.ndarray) -> np.ndarray:
     ("change", "problem"),
     [
         pytest.param(an_mr, "MR or another modality", id="MR"),
-        pytest.param(lambda hu: np.interp(hu, [-200, 300], [0, 255]), "gray picture", id="0 to 255"),
+        pytest.param(lambda hu: np.interp(hu, [-200, 300], [0, 255]), "grayscale picture", id="0 to 255"),
         pytest.param(lambda hu: hu + 1100, r"HU \+ 1024", id="an offset, never negative"),
         pytest.param(lambda hu: np.clip(hu, -1024, None) + 1024, r"HU \+ 1024", id="HU + 1024"),
         pytest.param(lambda hu: np.clip(hu, -1000, None) + 1000, r"HU \+ 1024", id="HU + 1000"),
@@ -86,7 +86,7 @@ def an_mr(hu: np.ndarray) -> np.ndarray:
         pytest.param(lambda hu: np.clip(hu, 0, None), "neither fat nor air", id="clipped at water"),
     ],
 )
-def test_what_is_no_ct_is_named_and_can_be_let_through(
+def test_images_that_are_not_cts_are_named_and_can_be_accepted(
     change: Callable[[np.ndarray], np.ndarray], problem: str
 ) -> None:
     image = an_image(change(an_abdomen()))
@@ -106,7 +106,7 @@ def test_a_volume_too_small_for_organs_is_refused_whatever_its_values(strict: bo
 
 @needs_real_cts
 @pytest.mark.parametrize("case", REAL_CTS)
-def test_real_cts_pass_whole_and_cut_to_the_middle_of_the_body(case: str) -> None:
+def test_real_cts_pass_whole_and_cropped_to_the_middle_of_the_body(case: str) -> None:
     ct = read_ct(SHARED / case / "ct.nii.gz")
     check_ct(ct)
     x, y, z = ct.GetSize()
@@ -115,6 +115,6 @@ def test_real_cts_pass_whole_and_cut_to_the_middle_of_the_body(case: str) -> Non
 
 @needs_real_cts
 @pytest.mark.parametrize("case", ["abdomen_noncontrast_labelled", "labels_torso_male", "labels_spl_atlas"])
-def test_real_label_maps_are_called_label_maps(case: str) -> None:
+def test_real_label_maps_are_recognized_as_label_maps(case: str) -> None:
     with pytest.raises(ImageError, match="label map"):
         check_ct(read_labels(SHARED / case / "labels.nii.gz"))

@@ -1,4 +1,4 @@
-"""One series out of a folder of DICOM files, and what keeps a folder from being one volume."""
+"""Reading of one series from a folder of DICOM files, and reasons why a folder is not one volume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CORONAL = [1.0, 0.0, 0.0, 0.0, 0.0, -1.0]
 
 
 def hu_of(index: int) -> np.ndarray:
-    """Six rows of five voxels; the slice can be told from its values."""
+    """Six rows of five voxels; the values identify the slice."""
     return (np.arange(30).reshape(6, 5) + 100 * index - 1000).astype(np.int16)
 
 
@@ -37,7 +37,7 @@ def write_series(
     change: Callable[[Dataset, int], None] = lambda dataset, index: None,
     **attributes: object,
 ) -> str:
-    """Writes a series as a scanner would, but with file names and instance numbers in no useful order."""
+    """Write a series as a scanner would, but with file names and instance numbers in arbitrary order."""
     folder.mkdir(exist_ok=True)
     uid = uid or generate_uid()
     for index in range(slices):
@@ -87,7 +87,7 @@ def test_a_series_becomes_a_volume_in_hu(tmp_path: Path) -> None:
 
 
 def test_slices_are_ordered_by_position_and_agree_with_gdcm(tmp_path: Path) -> None:
-    # Coronal slices, the first one at the back: along the normal (0, 1, 0) positions fall.
+    # Coronal slices, the first one at the back: positions decrease along the normal (0, 1, 0).
     write_series(tmp_path / "ct", axes=CORONAL, position=lambda index: [5.0, 60.0 - 2.0 * index, 7.0])
     ct = read_ct(tmp_path / "ct")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), np.stack([hu_of(7 - index) for index in range(8)]))
@@ -115,14 +115,14 @@ def test_values_with_a_fractional_slope_become_float32(tmp_path: Path) -> None:
     assert ct[1, 0, 0] == pytest.approx(0.5 * 25 - 1024)
 
 
-def test_other_files_in_the_folder_are_passed_over(tmp_path: Path) -> None:
+def test_other_files_in_the_folder_are_skipped(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     (tmp_path / "ct" / "README.txt").write_text("Exported by the PACS.")
     (tmp_path / "ct" / "empty").touch()
     assert read_ct(tmp_path / "ct").GetSize() == (5, 6, 8)
 
 
-def test_several_series_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None:
+def test_several_series_are_listed_and_one_can_be_selected(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", uid="1.2.3.1")
     write_series(tmp_path / "ct", uid="1.2.3.2", slices=3, SeriesDescription="Topogram")
     problem = refused(tmp_path / "ct", "2 series").problem
@@ -134,24 +134,24 @@ def test_several_series_are_listed_and_one_can_be_chosen(tmp_path: Path) -> None
     assert "1.2.3.1" in refused(tmp_path / "ct", "no series 9", series="9").problem
 
 
-def test_a_folder_without_dicom_is_told_from_one_whose_subfolder_has_it(tmp_path: Path) -> None:
+def test_a_folder_without_dicom_is_refused_and_a_subfolder_with_dicom_is_named(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "notes.txt").write_text("nothing here")
-    refused(tmp_path / "study", "holds no DICOM images")
+    refused(tmp_path / "study", "contains no DICOM images")
     write_series(tmp_path / "study" / "series1")
     assert str(tmp_path / "study" / "series1") in refused(tmp_path / "study", "subfolder series1").remedy
 
 
-def test_one_dicom_file_is_answered_with_its_folder(tmp_path: Path) -> None:
+def test_the_message_for_a_single_dicom_file_names_its_folder(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     file = next((tmp_path / "ct").iterdir())
-    assert str(tmp_path / "ct") in refused(file, "a single slice").remedy
+    assert str(tmp_path / "ct") in refused(file, "a single DICOM slice").remedy
 
 
-def test_the_working_directory_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_is_named_in_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_series(tmp_path / "mr", Modality="MR")
     monkeypatch.chdir(tmp_path / "mr")
-    refused(Path("."), "series in mr is no CT")  # noqa: PTH201 - what a user gives
+    refused(Path("."), "series in mr is not CT")  # noqa: PTH201 - what a user gives
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root and Windows may read everything")
@@ -164,7 +164,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 
 def test_a_single_slice_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", slices=1)
-    refused(tmp_path / "ct", "single slice")
+    refused(tmp_path / "ct", "only one slice")
 
 
 def test_missing_slices_are_counted(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_uneven_slices_are_refused_and_rounded_positions_are_not(tmp_path: Path)
     assert read_ct(tmp_path / "rounded").GetSpacing()[2] == pytest.approx(10 / 3, abs=0.01)
 
 
-def test_doubled_slices_are_taken_for_several_time_points(tmp_path: Path) -> None:
+def test_duplicate_positions_are_reported_as_several_time_points(tmp_path: Path) -> None:
     write_series(tmp_path / "ct", position=lambda index: [0.0, 0.0, 3.0 * (index // 2)])
     refused(tmp_path / "ct", "same positions")
 
@@ -209,14 +209,14 @@ def test_slices_of_different_size_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient"])
-def test_slices_without_a_place_are_refused(tag: str, tmp_path: Path) -> None:
+def test_slices_without_a_position_are_refused(tag: str, tmp_path: Path) -> None:
     write_series(tmp_path / "ct", change=lambda dataset, index: delattr(dataset, tag))
     refused(tmp_path / "ct", f"no {tag}")
 
 
 def test_another_modality_is_named(tmp_path: Path) -> None:
     write_series(tmp_path / "mr", Modality="MR")
-    refused(tmp_path / "mr", "is no CT but MR")
+    refused(tmp_path / "mr", "is not CT but MR")
 
 
 def test_a_multi_frame_file_without_positions_is_refused(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_color_pictures_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lost", [1, 20, 65])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
-def test_a_file_cut_off_within_or_before_its_voxels_is_refused(lost: int, syntax: UID, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused(lost: int, syntax: UID, tmp_path: Path) -> None:
     def use_the_syntax(dataset: Dataset, index: int) -> None:
         dataset.file_meta.TransferSyntaxUID = syntax
 

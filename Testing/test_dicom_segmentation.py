@@ -1,4 +1,4 @@
-"""Labels as DICOM SEG: what other programs read from it."""
+"""Labels as DICOM SEG, as other programs read them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def series_of(folder: Path, ct: sitk.Image, **attributes) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def case(coarse_phantom, tmp_path_factory) -> tuple[list[Path], sitk.Image, Path]:
-    """The slices of a synthetic CT, its labels without stomach (which is thus not found), and their DICOM SEG."""
+    """The slices of a synthetic CT, its labels without the stomach (an organ not found), and their DICOM SEG."""
     folder = tmp_path_factory.mktemp("seg")
     labels = sitk.ReadImage(str(coarse_phantom / "labels.nii.gz"))
     labels = sitk.Mask(labels, labels != AMOS.by_key["stomach"].label)
@@ -42,7 +42,7 @@ def case(coarse_phantom, tmp_path_factory) -> tuple[list[Path], sitk.Image, Path
     return slices, labels, folder / "seg.dcm"
 
 
-def test_every_voxel_comes_back_in_its_place(case):
+def test_every_voxel_is_restored_at_its_position(case):
     _, labels, path = case
     segmentation = hd.seg.segread(path)
     volume = segmentation.get_volume(combine_segments=True)
@@ -58,7 +58,7 @@ def test_every_voxel_comes_back_in_its_place(case):
     require_same_voxels(path, labels, AMOS)
 
 
-def test_the_check_notices_a_single_voxel_and_a_shift(case):
+def test_the_check_detects_a_single_voxel_and_a_shift(case):
     _, labels, path = case
     changed = sitk.Image(labels)
     x, y, z = np.argwhere(sitk.GetArrayViewFromImage(labels) == 6)[0].tolist()[::-1]
@@ -70,7 +70,7 @@ def test_the_check_notices_a_single_voxel_and_a_shift(case):
             require_same_voxels(path, other, AMOS)
 
 
-def test_segments_bear_codes_sides_colors_and_the_algorithm(case):
+def test_segments_have_codes_sides_colors_and_the_algorithm(case):
     _, labels, path = case
     segmentation = pydicom.dcmread(path)
     present = set(np.unique(sitk.GetArrayFromImage(labels)))
@@ -116,21 +116,21 @@ def test_oblique_slices_keep_their_geometry(coarse_phantom, tmp_path):
     require_same_voxels(tmp_path / "seg.dcm", labels, AMOS)
 
 
-def test_patients_with_names_in_any_script_are_taken_over(coarse_phantom, tmp_path):
+def test_patient_names_in_any_script_are_copied(coarse_phantom, tmp_path):
     ct, labels = (sitk.ReadImage(str(coarse_phantom / name)) for name in ("ct.nii.gz", "labels.nii.gz"))
     slices = series_of(tmp_path / "ct", ct, PatientName="Müller^Jörg", PatientID="Ö-1")
     write_segmentation(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM)
     assert str(pydicom.dcmread(tmp_path / "seg.dcm").PatientName) == "Müller^Jörg"
 
 
-def test_a_ct_without_uids_has_nothing_to_refer_to(coarse_phantom, tmp_path):
+def test_a_ct_without_uids_gives_no_segmentation(coarse_phantom, tmp_path):
     ct, labels = (sitk.ReadImage(str(coarse_phantom / name)) for name in ("ct.nii.gz", "labels.nii.gz"))
     slices = series_of(tmp_path / "ct", ct, SOPInstanceUID="", SeriesInstanceUID="")
     with pytest.raises(ImageError, match="no SOPInstanceUID, SeriesInstanceUID to refer to"):
         write_segmentation(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM)
 
 
-def test_no_organ_makes_no_segmentation(case, tmp_path):
+def test_labels_without_organs_give_no_segmentation(case, tmp_path):
     slices, labels, _ = case
     with pytest.raises(ImageError, match="no organ was found"):
         write_segmentation(tmp_path / "seg.dcm", slices, labels * 0, AMOS, ALGORITHM)
@@ -145,7 +145,7 @@ def removed(*names):
 
 
 def raw(name, vr, value):
-    """Puts bytes that do not conform into an attribute, as they lie in a file."""
+    """Set an attribute to bytes that do not conform to DICOM."""
 
     def change(dataset, index):
         from pydicom.dataelem import RawDataElement
@@ -195,7 +195,7 @@ ODD_HEADERS = {
 
 
 @pytest.mark.parametrize("kind", ODD_HEADERS)
-def test_headers_that_do_not_conform_cost_no_segmentation(kind, coarse_phantom, tmp_path):
+def test_headers_that_do_not_conform_still_give_a_segmentation(kind, coarse_phantom, tmp_path):
     ct, labels = (sitk.ReadImage(str(coarse_phantom / name))[::4, ::4, :6] for name in ("ct.nii.gz", "labels.nii.gz"))
     labels[5, 5, 3] = 6
     slices = series_of(tmp_path / "ct", ct, change=ODD_HEADERS[kind])
@@ -209,7 +209,7 @@ def test_headers_that_do_not_conform_cost_no_segmentation(kind, coarse_phantom, 
         assert element.value is not None or element.is_empty, element
 
 
-def test_with_a_pseudonym_nothing_of_the_patient_is_taken_over(coarse_phantom, tmp_path):
+def test_with_a_pseudonym_no_patient_data_are_copied(coarse_phantom, tmp_path):
     ct, labels = (sitk.ReadImage(str(coarse_phantom / name))[::4, ::4, :6] for name in ("ct.nii.gz", "labels.nii.gz"))
     labels[5, 5, 3] = 6
     known = {"PatientName": "Doe^Jane", "PatientID": "4711", "PatientBirthDate": "19500101", "StudyDate": "20200101",
@@ -221,7 +221,7 @@ def test_with_a_pseudonym_nothing_of_the_patient_is_taken_over(coarse_phantom, t
     assert pydicom.dcmread(tmp_path / "seg.dcm").PatientID == "P-0123456789ab"
 
 
-def test_a_segmentation_that_differs_is_no_file(case, tmp_path, monkeypatch):
+def test_a_segmentation_that_differs_is_removed(case, tmp_path, monkeypatch):
     import dcaseg.dicom.segmentation as check
 
     slices, labels, _ = case

@@ -1,4 +1,4 @@
-"""What is taken out of an archive in which everything lies mixed, and why the rest is not."""
+"""Which series of a mixed archive are selected, and why others are skipped."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def selected(folder: Path, **rules) -> Selection:
     return select(series, Rules(**rules))
 
 
-def test_an_axial_ct_is_taken_with_its_slices_in_order(ct, tmp_path):
+def test_an_axial_ct_is_selected_with_its_slices_in_order(ct, tmp_path):
     write_ct_series(tmp_path / "a", ct)
     stacks = volumes(selected(tmp_path).images, "a", 20)
     assert list(stacks) == [""]
@@ -69,7 +69,7 @@ def test_an_axial_ct_is_taken_with_its_slices_in_order(ct, tmp_path):
     )
 
 
-def test_patients_studies_and_series_in_one_folder_are_told_apart(ct, tmp_path):
+def test_patients_studies_and_series_in_one_folder_are_separated(ct, tmp_path):
     for number, (patient, study) in enumerate([("P1", "1.2.1"), ("P1", "1.2.1"), ("P1", "1.2.2"), ("P2", "1.2.3")]):
         write_ct_series(tmp_path, ct, patient=patient, study=study, stem=f"{number}-")
     found = group(headers(tmp_path))
@@ -92,19 +92,19 @@ def test_the_same_series_uid_in_two_patients_makes_two_series(ct, tmp_path):
         (r"dual-energy map \(VMI\)", {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}),
         ("dual-energy map", {"ImageType": ["DERIVED", "PRIMARY", "IODINE_MAP"]}),
         ("voxels in MGML, not in HU", {"RescaleType": "MGML"}),
-        ("MR, no CT", {"Modality": "MR"}),
+        ("MR, not CT", {"Modality": "MR"}),
         ("secondary capture", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}),
         ("not axial", {"ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}),
     ],
 )
-def test_what_is_no_axial_ct_is_passed_over_with_its_reason(reason, attributes, ct, tmp_path):
+def test_series_that_are_not_axial_cts_are_skipped_with_a_reason(reason, attributes, ct, tmp_path):
     write_ct_series(tmp_path, ct, **attributes)
     chosen = selected(tmp_path)
     assert re.search(reason, chosen.reason)
     assert chosen.images == ()
 
 
-def test_enhanced_ct_is_read_as_its_slices_are(ct, tmp_path):
+def test_enhanced_ct_is_read_like_its_slices(ct, tmp_path):
     write_ct_series(tmp_path / "slices", ct)
     write_enhanced_ct(tmp_path / "enhanced", tmp_path / "slices")
     chosen = selected(tmp_path / "enhanced")
@@ -112,23 +112,23 @@ def test_enhanced_ct_is_read_as_its_slices_are(ct, tmp_path):
     require_volume(tmp_path / "enhanced", ct)
 
 
-def test_a_short_series_is_passed_over_unless_fewer_slices_are_asked_for(ct, tmp_path):
+def test_a_short_series_is_skipped_unless_fewer_slices_are_allowed(ct, tmp_path):
     write_ct_series(tmp_path, ct[:, :, :5])
     assert selected(tmp_path).reason == "only 5 slices, fewer than 20"
     assert len(selected(tmp_path, fewest_slices=5).images) == 5
 
 
-def test_derived_series_are_taken_when_asked_for(ct, tmp_path):
+def test_derived_series_are_selected_on_request(ct, tmp_path):
     write_ct_series(tmp_path, ct, ImageType=["DERIVED", "SECONDARY", "AXIAL"])
     assert selected(tmp_path, derived=True).reason == ""
 
 
-def test_images_that_are_derived_by_lossy_compression_alone_are_taken_with_a_note(ct, tmp_path):
+def test_images_derived_only_by_lossy_compression_are_selected_with_a_note(ct, tmp_path):
     write_ct_series(tmp_path, ct, ImageType=["DERIVED", "PRIMARY", "AXIAL"], LossyImageCompression="01")
-    assert selected(tmp_path).notes == ("its images were compressed with loss",)
+    assert selected(tmp_path).notes == ("the images were compressed with loss",)
 
 
-def test_a_localizer_within_a_series_is_left_out_of_it(ct, tmp_path):
+def test_a_localizer_in_a_series_is_left_out(ct, tmp_path):
     def first_is_localizer(dataset, index):
         if index == 0:
             dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
@@ -136,10 +136,10 @@ def test_a_localizer_within_a_series_is_left_out_of_it(ct, tmp_path):
     write_ct_series(tmp_path, ct, change=first_is_localizer)
     chosen = selected(tmp_path)
     assert len(chosen.images) == SLICES - 1
-    assert chosen.notes == ("1 localizer among the slices left out",)
+    assert chosen.notes == ("1 localizer was left out",)
 
 
-def test_images_without_uids_are_put_together_by_folder_and_geometry(ct, tmp_path):
+def test_images_without_uids_are_grouped_by_folder_and_geometry(ct, tmp_path):
     for folder in ("a", "b"):
         write_ct_series(
             tmp_path / folder, ct, SeriesInstanceUID="", StudyInstanceUID="", SOPInstanceUID="", PatientID=""
@@ -164,7 +164,7 @@ def test_different_images_with_one_uid_are_refused(ct, tmp_path):
         without_copies(selected(tmp_path).images)
 
 
-def test_acquisitions_in_one_series_become_volumes_of_their_own(ct, tmp_path):
+def test_acquisitions_in_one_series_become_separate_volumes(ct, tmp_path):
     write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=1, stem="A")
     write_ct_series(tmp_path, ct, uid="1.2.3", study="1.2", AcquisitionNumber=2, stem="B")
     stacks = volumes(selected(tmp_path).images, "two", 20)
@@ -180,7 +180,7 @@ def test_acquisitions_in_one_series_become_volumes_of_their_own(ct, tmp_path):
         ("tilted by 15.0 degrees", moved(1, lambda index: 3.0 * index * float(np.tan(np.radians(15))))),
     ],
 )
-def test_slices_that_fill_no_volume_are_refused(problem, change, ct, tmp_path):
+def test_slices_that_do_not_form_a_volume_are_refused(problem, change, ct, tmp_path):
     write_ct_series(tmp_path, ct, change=change)
     with pytest.raises(ImageError, match=problem):
         volumes(selected(tmp_path).images, "faulty", 20)
@@ -212,7 +212,7 @@ def test_a_series_is_read_whatever_the_encoding_of_its_headers(syntax, ct, tmp_p
 
 
 def _plain(dataset):
-    """``dataset`` without the memory of how it was read, which pydicom else holds against another byte order."""
+    """A copy of ``dataset`` without pydicom's record of its encoding, so that it can be written in another one."""
     plain = pydicom.Dataset({element.tag: element for element in dataset})
     plain.file_meta = dataset.file_meta
     plain.preamble = bytes(128)
@@ -225,7 +225,7 @@ def require_read(folder: Path, ct: sitk.Image, **attributes) -> None:
 
 
 def require_volume(tmp_path: Path, ct: sitk.Image) -> None:
-    """That the one series in the folder is ``ct``, voxel by voxel."""
+    """Assert that the one series in the folder equals ``ct``, voxel by voxel."""
     files = [Path(image.file) for image in ordered(selected(tmp_path).images, "test").images]
     with gathered(files, "test") as folder:
         read = read_ct(folder)
@@ -233,6 +233,6 @@ def require_volume(tmp_path: Path, ct: sitk.Image) -> None:
     np.testing.assert_allclose(read.GetOrigin(), ct.GetOrigin(), atol=1e-4)
 
 
-def test_a_file_that_vanished_since_the_search_is_named(tmp_path):
+def test_a_file_that_vanished_after_the_search_is_named(tmp_path):
     with pytest.raises(ImageError, match="IM0001 cannot be read"), gathered([tmp_path / "IM0001"], "x"):
         pass

@@ -62,7 +62,7 @@ BYTES = st.binary(max_size=400)
 
 
 def taken_or_refused(read: Callable[[], object], refusals: type[Exception] = UserError) -> bool:
-    """Whether it was taken; any error but a refusal fails the test."""
+    """Whether the content was accepted; any error other than a refusal fails the test."""
     try:
         read()
         return True
@@ -72,7 +72,7 @@ def taken_or_refused(read: Callable[[], object], refusals: type[Exception] = Use
 
 
 def changed(content: Any, dice: random.Random, value: Any) -> Any:
-    """``content`` with one value in it, anywhere, replaced by ``value`` or left out."""
+    """``content`` with one value, at any depth, replaced by ``value`` or removed."""
     copy = json.loads(json.dumps(content))
     places: list[tuple[Any, Any]] = []
 
@@ -94,7 +94,7 @@ def changed(content: Any, dice: random.Random, value: Any) -> Any:
 
 
 def damaged(content: bytes, dice: random.Random) -> bytes:
-    """``content`` cut off, with bits turned, with parts copied over others, or with numbers in it made large."""
+    """``content`` truncated, with bits flipped, with parts overwritten by others, or with numbers made large."""
     found = bytearray(content)
     for _ in range(dice.randint(1, 4)):
         if not found:
@@ -154,7 +154,7 @@ def test_bundle_metadata_with_any_value_anywhere(metadata, value, seed):
 
     def read() -> None:
         found = parse_metadata(written, Path("bundle"))
-        # What is taken can be used: the options make a network, if only one without memory.
+        # Accepted metadata can be used: the options define a network, built here without memory.
         with torch.device("meta"):
             try:
                 DCANet(**found.network)
@@ -181,7 +181,7 @@ def weight_files(small_bundle) -> dict[str, bytes]:
 def test_damaged_weight_files(weight_files, seed, name):
     dice = random.Random(seed)
     whole = weight_files[name]
-    # The start of the one and the end of the other say what is in them.
+    # One format describes its content at the start, the other at the end.
     content = damaged(whole[:3000], dice) + whole[3000:] if dice.random() < 0.6 else damaged(whole, dice)
 
     def read() -> None:
@@ -203,7 +203,7 @@ def test_made_up_weight_files(content, name, zipped):
     taken_or_refused(lambda: stored_tensors(io.BytesIO(content), len(content), name), BundleError)
 
 
-# The operations of pickles, by the letters they begin with, so that many of them follow each other.
+# Pickle operations by their opcodes, so that many of them follow each other.
 PICKLE = st.lists(
     st.sampled_from(
         [
@@ -248,7 +248,7 @@ def test_damaged_zip_files_of_bundles(small_bundle, tmp_path_factory, seed):
 
 @pytest.fixture(scope="module")
 def documents() -> dict[str, tuple[Any, Callable[[Path], object]]]:
-    """Whole files of this program, by name, with their readers."""
+    """Complete files of this program by name, with their readers."""
     place = Place(
         *(1, "liver", 6, "Liver", 2.0, 1.0, 3.0, (1.0, 2.0, 3.0), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
         *(((0, 0, 0), (1, 1, 1)), (Reason("island", "An island."),)),
@@ -311,7 +311,7 @@ def test_scene_records_of_any_content(content, text):
 
     for name in ("", ".suggestions", ".state"):
         for value in (json.dumps(content), text, json.dumps({"statuses": content, "before": content, "1": content})):
-            # Of a node, only this is asked.
+            # The only method of a node that is called.
             node = SimpleNamespace(GetAttribute={f"DCASegmentation.review{name}": value}.get)
             read_origin(node)
             read_review(node)
@@ -319,8 +319,8 @@ def test_scene_records_of_any_content(content, text):
             read_state(node)
 
 
-def test_what_is_not_changed_is_taken(metadata, weight_files, documents, tmp_path):
-    """The examples above begin with content that is good."""
+def test_unchanged_content_is_accepted(metadata, weight_files, documents, tmp_path):
+    """The content that the tests above damage is valid."""
     parse_metadata(json.dumps(metadata).encode(), Path("bundle"))
     for name, content in weight_files.items():
         assert len(stored_tensors(io.BytesIO(content), len(content), name)) >= 6

@@ -1,4 +1,4 @@
-"""Grids follow MONAI's convention and views of arrays follow the grids."""
+"""Grids follow MONAI's convention, and views of arrays match the grids."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def affine_ras(grid: Grid) -> np.ndarray:
 
 
 def a_random_ct(seed: int) -> sitk.Image:
-    """Any orientation, oblique by up to some 30 degrees, anisotropic."""
+    """An anisotropic CT in any orientation, oblique by up to about 30 degrees."""
     rng = np.random.default_rng(seed)
     image = sitk.GetImageFromArray(rng.integers(-1024, 2000, rng.integers(5, 22, 3)).astype(np.int16))
     image.SetSpacing(rng.uniform(0.6, 5.0, 3).tolist())
@@ -41,16 +41,16 @@ def a_random_ct(seed: int) -> sitk.Image:
 
 
 def monai_on_model_grid(image: sitk.Image, spacing: tuple[float, float, float], orientation: str) -> MetaTensor:
-    """What a MONAI bundle makes of the image, in the array order (z, y, x) of SimpleITK and of our networks."""
+    """The image as preprocessed by a MONAI bundle, in the array order (z, y, x) of SimpleITK and of our networks."""
     array = torch.from_numpy(sitk.GetArrayFromImage(image).astype(np.float64))[None]
-    # MONAI's affine belongs to the array's axes, so its columns are reversed here.
+    # MONAI's affine is for the array's axes, so its columns are reversed here.
     affine = affine_ras(Grid.of(image))[:, [2, 1, 0, 3]]
     tensor = Orientation(axcodes=orientation[::-1], labels=None)(MetaTensor(array, affine=torch.from_numpy(affine)))
     return Spacing(pixdim=spacing[::-1], mode="bilinear", padding_mode="border")(tensor)
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_model_grid_and_its_values_are_monais(seed: int) -> None:
+def test_the_model_grid_and_its_values_equal_monais(seed: int) -> None:
     image = a_random_ct(seed)
     rng = np.random.default_rng(1000 + seed)
     spacing = tuple(rng.uniform(0.7, 6.0, 3).tolist())
@@ -66,15 +66,15 @@ def test_the_model_grid_and_its_values_are_monais(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "given", "wanted", "expected"), [(4, 3.0, 2.0, 6), (6, 3.0, 2.0, 8), (10, 1.5, 1.5004, 10)]
+    ("count", "spacing", "target", "expected"), [(4, 3.0, 2.0, 6), (6, 3.0, 2.0, 8), (10, 1.5, 1.5004, 10)]
 )
 def test_halves_and_nearly_equal_spacings_are_rounded_as_monai_does(
-    count: int, given: float, wanted: float, expected: int
+    count: int, spacing: float, target: float, expected: int
 ) -> None:
     image = sitk.Image([count] * 3, sitk.sitkInt16)
-    image.SetSpacing([given] * 3)
-    grid = model_grid(image, (wanted,) * 3)
-    theirs = monai_on_model_grid(image, (wanted,) * 3, "RAS")
+    image.SetSpacing([spacing] * 3)
+    grid = model_grid(image, (target,) * 3)
+    theirs = monai_on_model_grid(image, (target,) * 3, "RAS")
     assert grid.size == (expected,) * 3 == tuple(theirs.shape[1:])
     np.testing.assert_allclose(affine_ras(grid)[:, [2, 1, 0, 3]], theirs.affine.numpy(), atol=1e-9)
 
@@ -120,7 +120,7 @@ def test_a_grid_gives_its_geometry_to_an_image_bit_for_bit() -> None:
     assert labels.GetDirection() == image.GetDirection()
 
 
-def test_grids_are_the_same_only_where_all_voxels_coincide() -> None:
+def test_grids_are_the_same_only_if_all_voxels_coincide() -> None:
     image = a_random_ct(6)
     grid = Grid.of(image)
     assert grid.same_as(Grid.of(sitk.Image(image)))
@@ -130,14 +130,14 @@ def test_grids_are_the_same_only_where_all_voxels_coincide() -> None:
     assert not grid.same_as(Grid.of(image[1:, :, :]), tolerance_mm=100.0)
 
 
-def test_a_voxel_of_two_by_three_by_five_mm_has_thirty_microliters() -> None:
+def test_the_volume_of_a_voxel_is_in_ml() -> None:
     image = sitk.Image([4, 4, 4], sitk.sitkUInt8)
     image.SetSpacing((2.0, 3.0, 5.0))
     assert Grid.of(image).volume_ml_per_voxel == pytest.approx(0.03)
 
 
 @pytest.mark.parametrize("code", ["RAA", "RA", "XYZ", "RASP", ""])
-def test_a_code_that_names_no_orientation_is_refused(code: str) -> None:
+def test_an_invalid_orientation_code_is_refused(code: str) -> None:
     with pytest.raises(ValueError, match="orientation"):
         model_grid(a_random_ct(0), (1.0, 1.0, 1.0), code)
 

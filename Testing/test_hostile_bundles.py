@@ -1,4 +1,4 @@
-"""Bundles made to take all memory, to never end or to leave their folder are refused quickly and in little memory."""
+"""Bundles made to exhaust memory, never end or leave their folder are refused quickly and with little memory."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def torch_file(content: object, **options: object) -> bytes:
 
 
 def sparse_weights_as_described(folder: Path) -> None:
-    """As large as the largest network's may be."""
+    """Sparse weights as large as the largest network's may be."""
     network_options(folder, n_filters=32)
     sparse(folder / WEIGHTS, 400 << 20)
     described(folder, bytes=400 << 20, sha256="0" * 64)
@@ -90,7 +90,7 @@ def compressed_pickle(folder: Path) -> None:
 
 
 def huge_directory(folder: Path) -> None:
-    """A zip file whose directory says that it is as large as the file."""
+    """A zip file whose directory claims to be as large as the file."""
     size = 400 << 20
     network_options(folder, n_filters=32)
     end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 60000, 60000, size, 4, 0)
@@ -151,7 +151,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 def _cyclic() -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        # A table that holds itself.
+        # A table that contains itself.
         archive.writestr("archive/data.pkl", b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.")
     return content.getvalue()
 
@@ -198,7 +198,7 @@ def test_hostile_bundles_are_refused_in_little_memory_and_time(small_bundle, tmp
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(names)
     for name, (_, said, seconds, peak) in zip(names, found, strict=True):
-        # Without PyTorch, as Slicer adds a bundle, only what the metadata and the file sizes say can be seen.
+        # Without PyTorch, as when Slicer adds a bundle, only the metadata and the file sizes are checked.
         assert said[0] != "taken", name
         assert peak < MOST_MB, (name, peak)
         assert seconds < MOST_SECONDS, (name, seconds)
@@ -252,7 +252,7 @@ def test_zip_bombs_are_refused_before_they_are_unpacked(small_bundle, tmp_path, 
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_what_is_added_is_readable_by_its_owner_as_other_files_are(small_bundle, tmp_path):
+def test_added_files_have_ordinary_permissions(small_bundle, tmp_path):
     added = add_bundle(small_bundle, tmp_path / "models")
     (tmp_path / "plain").touch()
     (tmp_path / "folder").mkdir()
@@ -261,9 +261,9 @@ def test_what_is_added_is_readable_by_its_owner_as_other_files_are(small_bundle,
     assert Bundle.load(added).network() is not None
 
 
-def test_a_bundle_cannot_take_the_name_of_one_that_came_with_the_program(small_bundle, tmp_path, monkeypatch):
+def test_a_bundle_cannot_have_the_name_of_a_shipped_one(small_bundle, tmp_path, monkeypatch):
     from dcaseg.models import user_models as adding
 
     monkeypatch.setattr(adding, "shipped_bundles", lambda: [Path("/program/models/random-weights")])
-    with pytest.raises(BundleError, match="came with the program"):
+    with pytest.raises(BundleError, match="shipped with the program"):
         add_bundle(small_bundle, tmp_path / "models")

@@ -24,6 +24,6 @@ def test_a_window_equals_monais() -> None:
     np.testing.assert_allclose(window(hu, -160, 240), theirs, atol=1e-6)
 
 
-def test_a_window_without_width_is_refused() -> None:
+def test_an_empty_window_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         window(np.zeros(3), 100, 100)

@@ -1,4 +1,4 @@
-"""Every line of the table of odd inputs gets its verdict, by each road by which it can come in."""
+"""Every entry in the table of odd inputs gets its verdict, from each interface that reads it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def require_verdict(odd: Odd, path: Path, read) -> None:
 
 @pytest.mark.slow
 def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path) -> None:
-    """In a process of its own, in which neither pydicom nor highdicom can be imported."""
+    """The folders are read in a separate process in which neither pydicom nor highdicom can be imported."""
     folders = {}
     for number, odd in enumerate(DICOM):
         (tmp_path / str(number)).mkdir()
@@ -83,32 +83,32 @@ def test_without_pydicom_every_dicom_folder_gets_the_same_verdict(tmp_path: Path
         "from dcaseg.imaging.readers import read_ct\n"
         "from dcaseg.imaging.intensity import voxel_checksum\n"
         "import SimpleITK as sitk\n"
-        "told = {}\n"
+        "outcomes = {}\n"
         "for path, resample in json.load(sys.stdin).items():\n"
         "    try:\n"
         "        found = find_one_ct(Path(path), None, Path(path) / 'out', resample=resample)\n"
         "        notes = list(found.notes)\n"
         "        with gathered(found.files, found.name) as folder:\n"
         "            image = read_ct(folder, notes=notes, resample=resample)\n"
-        "        told[path] = [notes, voxel_checksum(sitk.GetArrayViewFromImage(image))]\n"
+        "        outcomes[path] = [notes, voxel_checksum(sitk.GetArrayViewFromImage(image))]\n"
         "    except ImageError as error:\n"
-        "        told[path] = [error.problem, '']\n"
-        "print(json.dumps(told))\n"
+        "        outcomes[path] = [error.problem, '']\n"
+        "print(json.dumps(outcomes))\n"
     )
-    given = json.dumps({path: odd.resample for path, odd in folders.items()})
-    run = subprocess.run([sys.executable, "-c", script], input=given, capture_output=True, text=True, check=False)
+    request = json.dumps({path: odd.resample for path, odd in folders.items()})
+    run = subprocess.run([sys.executable, "-c", script], input=request, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     from dcaseg.imaging.intensity import voxel_checksum
 
-    for path, (said, checksum) in json.loads(run.stdout).items():
+    for path, (message, checksum) in json.loads(run.stdout).items():
         odd = folders[path]
-        assert odd.words in (said if isinstance(said, str) else " ".join(said))
+        assert odd.words in (message if isinstance(message, str) else " ".join(message))
         assert bool(checksum) == (odd.verdict != REFUSED)
         if odd.verdict != REFUSED and odd.right:
             assert checksum == voxel_checksum(sitk.GetArrayViewFromImage(ct()))
 
 
-def test_the_page_in_the_docs_is_the_table() -> None:
+def test_the_page_in_the_docs_matches_the_table() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "run: python Testing/odd_inputs.py"
 
 

@@ -1,4 +1,4 @@
-"""Odd inputs that are not one CT in one process: label maps, cohorts, other locales, and geometry that is put right."""
+"""Odd inputs other than a single CT: label maps, cohorts, other locales, and geometry that is corrected."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PHANTOM = generate(3, spacing=(6.0, 6.0, 8.0), orientation="LPS")
 
 
 def turned(image: sitk.Image, order: tuple[int, ...], signs: tuple[int, ...]) -> sitk.Image:
-    """The same image with its voxels stored along other axes, and its header saying so."""
+    """The same image with its voxels stored along other axes, as its header states."""
     return sitk.Flip(sitk.PermuteAxes(image, order), [sign < 0 for sign in signs])
 
 
@@ -49,14 +49,14 @@ def orientations() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 # Neighbors
 
 
-def test_a_label_map_is_read_whatever_lies_next_to_it(tmp_path: Path) -> None:
+def test_a_label_map_is_read_whatever_other_files_are_in_its_folder(tmp_path: Path) -> None:
     sitk.WriteImage(PHANTOM.labels, str(tmp_path / "labels.nii.gz"))
     sitk.WriteImage(PHANTOM.labels * 0, str(tmp_path / "labels.nii"))
     read = read_labels(tmp_path / "labels.nii.gz")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(PHANTOM.labels))
 
 
-def test_two_files_of_one_name_are_two_cases_of_a_cohort(tmp_path: Path) -> None:
+def test_two_files_with_the_same_name_are_two_cases_of_a_cohort(tmp_path: Path) -> None:
     sitk.WriteImage(ct(), str(tmp_path / "ct.nii.gz"))
     sitk.WriteImage(ct() + 100, str(tmp_path / "ct.nii"))
     cases = find(tmp_path, tmp_path / "out", Rules()).cases
@@ -64,7 +64,7 @@ def test_two_files_of_one_name_are_two_cases_of_a_cohort(tmp_path: Path) -> None
     assert means["ct.nii"] == pytest.approx(means["ct.nii.gz"] + 100)
 
 
-def test_a_cohort_takes_files_without_meta_header_and_enhanced_ones(tmp_path: Path) -> None:
+def test_a_cohort_reads_files_without_meta_header_and_enhanced_images(tmp_path: Path) -> None:
     from odd_inputs import data_set_alone, enhanced, rewritten
 
     for name, write in (("bare", rewritten(data_set_alone(True))), ("enhanced", enhanced)):
@@ -75,15 +75,15 @@ def test_a_cohort_takes_files_without_meta_header_and_enhanced_ones(tmp_path: Pa
     assert len(cases["enhanced/ct"].files) == 1
 
 
-def test_a_cohort_says_what_it_left_out(tmp_path: Path) -> None:
+def test_a_cohort_reports_what_it_left_out(tmp_path: Path) -> None:
     from odd_inputs import with_page
 
     with_page()(tmp_path)
     (case,) = find(tmp_path, tmp_path / "out", Rules()).cases
-    assert "1 copy of its slices left out." in case.notes
+    assert "1 duplicate slice was left out." in case.notes
     series(change=lambda dataset, index: setattr(dataset, "SeriesInstanceUID", f"1.2.{index + 1}"))(tmp_path / "apart")
     notes = [note for each in find(tmp_path / "apart", tmp_path / "out", Rules()).cases for note in each.notes]
-    assert any("series UID of its own" in note for note in notes)
+    assert any("different series UIDs" in note for note in notes)
 
 
 # Locales
@@ -109,7 +109,7 @@ def comma_locale(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["ct.nrrd", "ct.nhdr", "ct.mha", "ct.nii.gz", "ct"])
-def test_a_decimal_comma_in_the_process_changes_no_number(name: str, comma_locale: Path, tmp_path: Path) -> None:
+def test_a_locale_with_decimal_comma_changes_no_number(name: str, comma_locale: Path, tmp_path: Path) -> None:
     image = ct()[:, :, :12]
     image.SetSpacing((6.25, 6.75, 8.5))
     if name == "ct":
@@ -142,7 +142,7 @@ def test_a_decimal_comma_in_the_process_changes_no_number(name: str, comma_local
 
 
 @pytest.mark.parametrize(("order", "signs"), orientations())
-def test_no_true_orientation_gives_a_note(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_correct_orientations_give_no_note(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     image, labels = turned(PHANTOM.ct, order, signs), turned(PHANTOM.labels, order, signs)
     assert check_ct(image) == ()
     hu = sitk.GetArrayViewFromImage(image)
@@ -150,16 +150,16 @@ def test_no_true_orientation_gives_a_note(order: tuple[int, ...], signs: tuple[i
 
 
 @pytest.mark.parametrize(("order", "signs"), orientations()[1:])
-def test_every_wrong_orientation_gives_one(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
-    """The labels are the true ones: what is asked is whether the header can be seen to be wrong."""
+def test_every_wrong_orientation_gives_a_note(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    """The labels are the true ones; the test is whether the wrong header is detected."""
     labels = sitk.Image(PHANTOM.labels)
     labels.SetDirection((np.eye(3)[:, list(order)] * signs).ravel().tolist())
     (note,) = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
     assert "orientation" in note
 
 
-def test_a_mirrored_ct_is_seen_even_if_the_network_put_the_organs_on_their_usual_sides() -> None:
-    """As our networks do: they have learned where the liver lies."""
+def test_a_mirrored_ct_is_detected_even_if_the_labels_have_the_usual_sides() -> None:
+    """Our networks do this, as they have learned the position of the liver."""
     hu = np.ascontiguousarray(sitk.GetArrayFromImage(PHANTOM.ct)[:, :, ::-1])
     labels = sitk.GetArrayFromImage(PHANTOM.labels)
     (note,) = implausible(labels, Grid.of(PHANTOM.labels), AMOS, hu=hu)
@@ -167,31 +167,31 @@ def test_a_mirrored_ct_is_seen_even_if_the_network_put_the_organs_on_their_usual
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.4, 2.5])
-def test_a_wrong_scale_is_seen_in_the_volumes(scale: float) -> None:
+def test_a_wrong_scale_is_detected_in_the_volumes(scale: float) -> None:
     labels = sitk.Image(PHANTOM.labels)
     labels.SetSpacing([step * scale for step in labels.GetSpacing()])
     notes = implausible(sitk.GetArrayViewFromImage(labels), Grid.of(labels), AMOS)
     assert any("volumes far from an adult's" in note for note in notes)
 
 
-def test_organs_that_were_not_asked_for_are_not_missed() -> None:
+def test_organs_that_were_not_requested_are_not_reported_missing() -> None:
     array = sitk.GetArrayFromImage(PHANTOM.labels)
     liver = AMOS.by_key["liver"].label
     assert implausible(np.where(array == liver, array, 0), Grid.of(PHANTOM.labels), AMOS, {liver}) == []
 
 
-# Geometry that is put right
+# Geometry that is corrected
 
 
 def as_it_was(image: sitk.Image) -> np.ndarray:
-    """Voxels of ``image`` at the places of the true CT's voxels that lie well inside both."""
+    """The values of ``image`` at the voxels of the true CT that lie well inside both."""
     return sitk.GetArrayFromImage(
         sitk.Resample(image, ct(), sitk.Transform(), sitk.sitkLinear, -1024.0, sitk.sitkFloat32)
     )
 
 
-def test_a_tilted_gantry_is_undone_where_the_voxels_belong(tmp_path: Path) -> None:
-    """The slices of a person are written where a tilted gantry has them, then read and compared with the person."""
+def test_a_tilted_gantry_is_corrected_to_the_true_positions(tmp_path: Path) -> None:
+    """Slices are written at the positions of a tilted gantry, then read and compared with the original."""
     truth = sitk.SmoothingRecursiveGaussian(sitk.Cast(ct(), sitk.sitkFloat32), 8.0)
     shear = np.tan(np.radians(12.0)) * 8.0
     grid = Grid.of(truth)
@@ -210,7 +210,7 @@ def test_a_tilted_gantry_is_undone_where_the_voxels_belong(tmp_path: Path) -> No
     notes: list[str] = []
     read = read_ct(tmp_path / "ct", notes=notes, resample=True)
     found, wanted = as_it_was(read), sitk.GetArrayFromImage(truth)
-    # The tilt moved the upper slices out of the body; there nothing was scanned.
+    # The tilt moved the upper slices out of the body, where nothing was scanned.
     inside = found > -900
     assert inside.sum() > 50_000
     assert np.abs(found - wanted)[inside].mean() < 5
@@ -218,7 +218,7 @@ def test_a_tilted_gantry_is_undone_where_the_voxels_belong(tmp_path: Path) -> No
     assert "12.0 degrees" in notes[0]
 
 
-def test_uneven_slices_come_to_lie_where_they_were(tmp_path: Path) -> None:
+def test_uneven_slices_are_resampled_to_their_true_positions(tmp_path: Path) -> None:
     read = read_ct(uneven(tmp_path), notes=[], resample=True)
     assert read.GetSpacing()[2] == pytest.approx(8.0, abs=0.1)
     top = read.TransformIndexToPhysicalPoint((0, 0, read.GetDepth() - 1))[2]
@@ -227,20 +227,20 @@ def test_uneven_slices_come_to_lie_where_they_were(tmp_path: Path) -> None:
     np.testing.assert_allclose(first, sitk.GetArrayFromImage(ct())[0], atol=1e-3)
 
 
-def test_tilt_and_unevenness_without_the_option_name_it(tmp_path: Path) -> None:
+def test_errors_on_tilted_and_uneven_slices_name_the_option(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         read_ct(tilted(10)(tmp_path))
     assert "--resample" in caught.value.remedy
 
 
-def test_the_library_logs_what_nobody_asked_to_be_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_library_logs_notes_if_no_list_is_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from odd_inputs import with_page
 
     read_ct(with_page()(tmp_path))
-    assert "1 copy of its slices left out." in caplog.text
+    assert "1 duplicate slice was left out." in caplog.text
 
 
-def test_compressed_monochrome1_is_read_from_a_copy_that_does_not_stay(tmp_path: Path, monkeypatch) -> None:
+def test_compressed_monochrome1_is_read_from_a_temporary_copy(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     read_ct(monochrome1(True, "1.2.840.10008.1.2.5")(tmp_path))
@@ -257,11 +257,11 @@ def labels_off_by(mm: float) -> sitk.Image:
     return labels
 
 
-def test_labels_off_by_rounding_are_laid_over_the_ct_with_a_note() -> None:
+def test_labels_off_by_rounding_are_aligned_with_the_ct_with_a_note() -> None:
     labels, notes = labels_off_by(0.005), []
     lay_over(labels, "labels.nii.gz", ct(), "ct.nii.gz", notes)
     assert Grid.of(labels) == Grid.of(ct())
-    assert notes == ["labels.nii.gz lies 0.005 mm off the grid of ct.nii.gz; it was laid over it voxel by voxel."]
+    assert notes == ["labels.nii.gz is 0.005 mm off the grid of ct.nii.gz; it was aligned with it voxel by voxel."]
 
 
 def test_labels_off_by_more_than_a_tenth_of_a_voxel_are_refused() -> None:
@@ -269,7 +269,7 @@ def test_labels_off_by_more_than_a_tenth_of_a_voxel_are_refused() -> None:
         lay_over(labels_off_by(0.7), "labels.nii.gz", ct(), "ct.nii.gz")
 
 
-def test_a_list_with_odd_labels_says_what_was_done_with_them(tmp_path: Path) -> None:
+def test_a_list_with_odd_labels_reports_what_was_done(tmp_path: Path) -> None:
     entries = []
     for number in range(2):
         image, label = tmp_path / f"ct{number}.nii.gz", tmp_path / f"labels{number}.nii.gz"
@@ -278,10 +278,10 @@ def test_a_list_with_odd_labels_says_what_was_done_with_them(tmp_path: Path) -> 
         entries.append(Entry(image, label, label_map={6: 6, 1: 1}))
     checked = check_files(Datalist(AMOS, tuple(entries)))
     assert checked.errors == ()
-    told = " ".join(checked.warnings)
+    warnings = " ".join(checked.warnings)
     kidney = int((sitk.GetArrayViewFromImage(PHANTOM.labels) == 2).sum())
-    assert f"2 ({2 * kidney} voxels in 2 cases)" in told
-    assert "labels0.nii.gz lies 0.005 mm off the grid" in told
+    assert f"2 ({2 * kidney} voxels in 2 cases)" in warnings
+    assert "labels0.nii.gz is 0.005 mm off the grid" in warnings
 
 
 # Limits
@@ -304,7 +304,7 @@ def test_more_voxels_can_be_allowed(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_a_gzip_of_a_bomb_is_refused_without_its_memory(tmp_path: Path) -> None:
-    """In a process with 1 GiB of address space beyond what it takes to start."""
+    """The process has 1 GiB of address space beyond what it needs to start."""
     (tmp_path / "ct.nrrd").write_bytes(
         b"NRRD0004\ntype: short\ndimension: 3\nspace: LPS\nsizes: 1000 1000 1000\n"
         b"space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\nencoding: gzip\nendian: little\n\n"

@@ -1,4 +1,4 @@
-"""The box around the body, from which pictures and thumbnails are framed."""
+"""The box around the body, which frames pictures and thumbnails."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dcaseg.rendering.planes import _body_box, _points, _thinned
 
 
 def body(seed: int) -> sitk.Image:
-    """A CT of 3 mm in an oblique direction: air, a lumpy body, and a table below that does not touch it."""
+    """An oblique CT of 3 mm: air, a lumpy body, and a table below that does not touch it."""
     z, y, x = np.mgrid[:30, :40, :50].astype(float)
     random = np.random.default_rng(seed)
     center, radii = np.array([15, 16, 25]) + random.uniform(-2, 2, 3), random.uniform(6, 14, 3)
@@ -24,7 +24,7 @@ def body(seed: int) -> sitk.Image:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_box_holds_the_body_as_all_of_its_voxels_do_and_leaves_out_the_table(seed):
+def test_the_box_contains_the_body_and_excludes_the_table(seed):
     image = body(seed)
     opened = sitk.BinaryMorphologicalOpening(_thinned(image) > -300, [1, 1, 1])
     largest = sitk.RelabelComponent(sitk.ConnectedComponent(opened)) == 1
@@ -32,7 +32,7 @@ def test_the_box_holds_the_body_as_all_of_its_voxels_do_and_leaves_out_the_table
     np.testing.assert_allclose(_body_box(image), (points.min(axis=0), points.max(axis=0)))
 
 
-def test_an_image_of_air_is_its_own_box():
+def test_the_box_of_an_image_of_air_is_the_image():
     image = sitk.Image([4, 5, 6], sitk.sitkInt16) - 1000
     image.SetSpacing((4.0, 4.0, 4.0))
     low, high = _body_box(image)

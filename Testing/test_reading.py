@@ -1,4 +1,4 @@
-"""Volumes come back from every format with their voxels, geometry and the smallest type that holds them."""
+"""Volumes are read from every format with their voxels, their geometry and the smallest type that fits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REAL_CTS = Path(__file__).resolve().parents[1] / "../shared/ct"
 
 
 def axis_orientations() -> list[np.ndarray]:
-    """All 48 ways in which index axes can lie along the patient's axes."""
+    """All 48 ways to align index axes with the patient's axes."""
     return [
         np.eye(3)[list(order)] * signs
         for order in itertools.permutations(range(3))
@@ -53,7 +53,7 @@ def test_all_48_orientations_come_back_from_every_format(extension: str, tmp_pat
         write_image(ct, tmp_path / f"ct{extension}")
         read = read_ct(tmp_path / f"ct{extension}")
         np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(ct))
-        # NIfTI keeps its geometry in 32 bits.
+        # NIfTI stores its geometry in 32 bits.
         tolerance = 1e-4 if extension.startswith(".nii") else 1e-9
         assert Grid.of(read).same_as(Grid.of(ct), tolerance)
 
@@ -70,7 +70,7 @@ def test_labels_come_back_on_exactly_the_input_grid(extension: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("extension", [".nhdr", ".mhd"])
-def test_a_header_with_its_voxels_in_a_file_beside_it_is_read(extension: str, tmp_path: Path) -> None:
+def test_a_header_with_a_separate_data_file_is_read(extension: str, tmp_path: Path) -> None:
     sitk.WriteImage(a_ct(), str(tmp_path / f"ct{extension}"), True)
     read = read_ct(tmp_path / f"ct{extension}")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(a_ct()))
@@ -99,7 +99,7 @@ def test_nifti_scaling_is_applied(tmp_path: Path) -> None:
     stored = nibabel.Nifti1Image(np.full((4, 5, 6), 1064, np.int16), np.diag([1.0, 1.0, 2.0, 1.0]))
     stored.header.set_slope_inter(1.0, -1024.0)
     nibabel.save(stored, tmp_path / "ct.nii.gz")
-    # nibabel resets the scaling while saving arrays, so it is put into the header afterwards.
+    # nibabel resets the scaling when it saves arrays, so it is written to the header afterwards.
     raw = bytearray(gzip.decompress((tmp_path / "ct.nii.gz").read_bytes()))
     struct.pack_into("<2f", raw, 112, 1.0, -1024.0)
     (tmp_path / "ct.nii.gz").write_bytes(gzip.compress(bytes(raw)))
@@ -108,7 +108,7 @@ def test_nifti_scaling_is_applied(tmp_path: Path) -> None:
     assert read[0, 0, 0] == 40
 
 
-def test_nifti_packed_in_two_parts_is_read_whole(tmp_path: Path) -> None:
+def test_nifti_with_two_gzip_members_is_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "ct.nii.gz"
     sitk.WriteImage(a_ct(), str(path))
     content = gzip.decompress(path.read_bytes())
@@ -117,7 +117,7 @@ def test_nifti_packed_in_two_parts_is_read_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", [".mha", ".nii.gz"])
-def test_a_fourth_axis_of_length_one_is_no_time_series(extension: str, tmp_path: Path) -> None:
+def test_a_fourth_axis_of_length_one_is_dropped(extension: str, tmp_path: Path) -> None:
     sitk.WriteImage(sitk.JoinSeries([a_ct()]), str(tmp_path / f"ct{extension}"))
     read = read_ct(tmp_path / f"ct{extension}")
     assert read.GetSize() == a_ct().GetSize()
@@ -139,11 +139,11 @@ def test_label_maps_are_uint8_or_uint16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [-1.0, 0.5, 70000.0])
-def test_what_is_no_label_map_is_not_read_as_one(bad: float, tmp_path: Path) -> None:
+def test_images_that_are_not_label_maps_are_refused(bad: float, tmp_path: Path) -> None:
     array = np.zeros((3, 4, 5))
     array[1, 2, 3] = bad
     sitk.WriteImage(Grid.of(a_ct()).image_of(array), str(tmp_path / "labels.nrrd"))
-    with pytest.raises(ImageError, match="no label map"):
+    with pytest.raises(ImageError, match="not a label map"):
         read_labels(tmp_path / "labels.nrrd")
 
 

@@ -1,4 +1,4 @@
-"""The report of a case, from a result folder by the command line and from the scene by the panel."""
+"""The report of a case, written from a result folder by the command line and from the scene by the panel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report():
     return CaseReport("Report: <CT>", about, small_ct(), small_labels(), AMOS, [finding])
 
 
-def test_the_page_holds_pictures_volumes_ranges_findings_and_a_warning(report):
+def test_the_report_contains_pictures_volumes_ranges_findings_and_a_warning(report):
     from dcaseg.rendering.report import page
 
     text = page(report)
@@ -39,7 +39,7 @@ def test_the_page_holds_pictures_volumes_ranges_findings_and_a_warning(report):
     assert "http" not in text, "the page needs nothing from elsewhere"
 
 
-def test_an_organ_at_the_end_of_the_scan_is_said_to_be_cut_off(report):
+def test_an_organ_at_the_edge_of_the_scan_is_reported_as_cut_off(report):
     from dcaseg.rendering.report import organ_rows
 
     array = sitk.GetArrayFromImage(report.labels)
@@ -53,13 +53,13 @@ def test_an_organ_at_the_end_of_the_scan_is_said_to_be_cut_off(report):
     assert notes["bladder"] == ("not found",)
 
 
-def test_organs_that_were_not_asked_for_are_not_said_to_be_missing(report):
+def test_organs_that_were_not_requested_are_not_reported_as_missing(report):
     from dcaseg.rendering.report import organ_rows
 
     assert [row.organ.key for row in organ_rows(replace(report, asked=("liver",)))] == ["liver"]
 
 
-def test_a_report_is_never_overwritten_unasked(report, tmp_path):
+def test_a_report_is_never_overwritten_without_request(report, tmp_path):
     from dcaseg.errors import OutputError
     from dcaseg.rendering.report import write_report
 
@@ -91,7 +91,7 @@ def test_the_command_reports_on_a_result_folder(dca, coarse_phantom, small_bundl
 
 
 @pytest.mark.scene
-def test_the_panel_writes_what_became_of_each_finding(module_panel, fake_slicer, small_bundle, monkeypatch, tmp_path):
+def test_the_panel_reports_the_outcome_of_each_finding(module_panel, fake_slicer, small_bundle, monkeypatch, tmp_path):
     pytest.importorskip("slicer")
     from review_case import reviewed_case
 

@@ -1,4 +1,4 @@
-"""Images on other grids: the rim, the outside, labels, and the input left alone."""
+"""Resampling to other grids: the border, the outside, labels, and the unchanged input."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dcaseg.imaging.resampling import resample
 
 
 def a_ramp(size: tuple[int, int, int] = (7, 6, 5), spacing: float = 1.0) -> sitk.Image:
-    """HU rise by 100 per voxel along x, by 10 along y, by 1 along z."""
+    """HU that increase by 100 per voxel along x, by 10 along y, and by 1 along z."""
     z, y, x = np.indices(size[::-1])
     image = sitk.GetImageFromArray((100 * x + 10 * y + z).astype(np.int16))
     image.SetSpacing([spacing] * 3)
     return image
 
 
-def test_the_rim_repeats_the_outermost_voxels_and_still_interpolates_along_it() -> None:
+def test_the_border_repeats_the_outermost_voxels_and_interpolates_along_it() -> None:
     image = a_ramp((6, 5, 5))
     # The last voxel center lies at x = 5 mm, the last sample at 6 mm.
     grid = Grid((4, 9, 5), (2.0, 0.5, 1.0), (0.0, 0.0, 0.0), Grid.of(image).direction)
@@ -48,14 +48,14 @@ def test_linear_gives_float32_and_nearest_keeps_type_and_values() -> None:
     assert set(np.unique(sitk.GetArrayFromImage(nearest))) <= set(np.unique(sitk.GetArrayFromImage(image)))
 
 
-def test_an_image_on_its_own_grid_stays_as_it_is() -> None:
+def test_an_image_resampled_to_its_own_grid_is_unchanged() -> None:
     image = a_ramp()
     np.testing.assert_array_equal(
         sitk.GetArrayFromImage(resample(image, Grid.of(image))), sitk.GetArrayFromImage(image)
     )
 
 
-def test_a_ramp_comes_back_from_a_finer_grid_in_another_orientation() -> None:
+def test_a_ramp_is_restored_from_a_finer_grid_in_another_orientation() -> None:
     image = a_ramp(spacing=2.0)
     there = resample(image, model_grid(image, (0.7, 0.9, 0.5), "SPL"))
     back = resample(there, Grid.of(image))
@@ -76,12 +76,12 @@ def noise(
     return image
 
 
-def test_the_noise_of_a_fine_ct_does_not_stay_on_a_coarse_grid() -> None:
+def test_noise_of_a_fine_ct_is_filtered_on_a_coarse_grid() -> None:
     image = noise((120, 110, 60), (0.8, 0.8, 2.5))
     grid = model_grid(image, (4.0, 4.0, 4.0))
     aliased = sitk.GetArrayFromImage(resample(image, grid))
     smooth = sitk.GetArrayFromImage(resample(image, grid, anti_aliasing=True))
-    # Linear interpolation of 20 HU of noise leaves some 13 to 17 HU, and a filter some 2.
+    # Linear interpolation leaves 13 to 17 of 20 HU of noise, and a filter about 2.
     assert aliased.std() > 10
     assert smooth.std() < 3
     assert smooth.mean() == pytest.approx(40.0, abs=0.3)
@@ -107,7 +107,7 @@ def test_anti_aliasing_is_a_gaussian_of_the_coarser_axes_before_linear_interpola
     )
 
 
-def test_anti_aliasing_changes_nothing_where_no_axis_becomes_coarser() -> None:
+def test_anti_aliasing_changes_nothing_if_no_axis_becomes_coarser() -> None:
     image = noise((20, 18, 9), (3.0, 3.0, 5.0))
     grid = model_grid(image, (3.0, 2.0, 4.0))
     np.testing.assert_allclose(

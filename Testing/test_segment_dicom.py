@@ -56,7 +56,7 @@ def segmented(archive, small_bundle, tmp_path_factory):
 
 def test_the_one_ct_of_a_mixed_archive_is_segmented_and_what_was_passed_over_is_told(segmented, archive):
     run, out = segmented
-    assert "3 other series passed over: MR, no CT; dual-energy map (IODINE); localizer." in run.stderr
+    assert "3 other series were skipped: MR, not CT; dual-energy map (IODINE); localizer." in run.stderr
     request = json.loads((out / "request.json").read_text())
     assert len(request["ct"]) == len(list((archive / "P1/1/ct").glob("IM*")))
     assert {Path(file).parent for file in request["ct"]} == {archive / "P1/1/ct"}
@@ -155,11 +155,11 @@ def test_several_cts_are_listed_and_one_can_be_chosen_by_number_or_uid(ct, tmp_p
     told = refused(tmp_path, "holds 3 series").problem
     assert f"[1] CT, native, {ct.GetDepth()} slices, patient P1, UID 1.2.1" in told
     assert "[2] CT, venous, 15 slices, patient P2, UID 1.2.2" in told
-    assert "not taken by itself: MR, no CT" in told
+    assert "not selected automatically: MR, not CT" in told
     assert len(found(tmp_path, "2").files) == 15
     assert len(found(tmp_path, "1.2.1").files) == ct.GetDepth()
     refused(tmp_path, "There is no series 7", "7")
-    refused(tmp_path, "is no CT but MR", "3")
+    refused(tmp_path, "is not CT but MR", "3")
 
 
 def test_a_series_that_is_not_taken_by_itself_can_be_asked_for(ct, tmp_path):
@@ -204,7 +204,7 @@ def test_one_damaged_file_alone_is_named(tmp_path):
     (tmp_path / "IM1").write_bytes(bytes(128) + b"DICM\x02\x00\x10\x00UI\xff\xff1.2.840")
     refused(tmp_path, "IM1: it is incomplete or damaged")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "holds no DICOM images")
+    refused(tmp_path / "empty", "contains no DICOM images")
 
 
 def test_an_earlier_result_within_the_folder_is_not_looked_at(ct, tmp_path):
@@ -243,7 +243,7 @@ def test_a_slice_that_vanishes_after_reading_costs_the_dicom_seg_alone(dca, ct, 
     assert done.code == 0, done.err
     assert (tmp_path / "out" / "labels.nrrd").is_file() and not (tmp_path / "out" / "segmentation.dcm").exists()
     (note,) = (line for line in done.err.splitlines() if "segmentation.dcm was not written" in line)
-    assert "there is no file" in note
+    assert "no longer exists" in note
 
 
 def test_whatever_fails_in_the_dicom_seg_is_a_note(dca, ct, small_bundle, tmp_path, monkeypatch):

@@ -192,10 +192,10 @@ def test_steps_that_a_kill_took_back_are_logged_once(tmp_path):
 
 def test_two_runs_do_not_train_in_one_folder(tmp_path, dca):
     with locked(tmp_path / LOCK):
-        with pytest.raises(OutputError, match="Another run is at work"):
+        with pytest.raises(OutputError, match="Another run is using"):
             trainer_in(tmp_path).run()
         run = dca("train", "-o", tmp_path, "--steps", 1)
-        assert run.code == 2 and "Another run is at work" in run.err
+        assert run.code == 2 and "Another run is using" in run.err
     assert not (tmp_path / CHECKPOINT).exists() and not (tmp_path / "run.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""The real worker, as a process: warm between runs, one answer to each request, and never more on its output."""
+"""The real worker as a process: it stays warm between runs and gives exactly one answer to each request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker_client import EVERYTHING, MANY_WINDOWS, Worker, worker_environment
 
 pytest_plugins = ("worker_cases",)
 
-# Python loads a file of this name when it starts. It makes the import of SimpleITK print, from Python, C and a child.
+# Python loads sitecustomize.py at startup. This one makes the import of SimpleITK print, from Python, C and a child.
 CHATTER = """
 import importlib.abc, os, subprocess, sys
 
@@ -36,7 +36,7 @@ sys.meta_path.insert(0, Chatter())
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
-    """A worker that all tests of this file share: whatever they do to it, it goes on, and its libraries print."""
+    """A worker shared by all tests in this file: it must survive all of them, and its libraries print."""
     path = tmp_path_factory.mktemp("path")
     (path / "sitecustomize.py").write_text(CHATTER, encoding="utf-8")
     worker = Worker(worker_environment(path))
@@ -62,19 +62,19 @@ def files_of(folder):
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def test_the_first_line_says_who_is_there(new_worker):
+def test_the_first_line_is_hello(new_worker):
     worker = new_worker()
     assert worker.next_event() == Hello(VERSION, worker.process.pid, __version__)
 
 
-def test_what_there_is_to_compute_on_is_told_and_can_be_chosen(warm, request_for):
+def test_devices_are_reported_and_can_be_selected(warm, request_for):
     warm.write(encode(Devices("7")))
     answer = warm.next_event()
     assert isinstance(answer, FoundDevices) and answer.id == "7"
     assert "cpu" in answer.found and not set(answer.found) & set(answer.missing)
 
 
-def test_a_run_leaves_the_folder_that_was_asked_for(warm, request_for):
+def test_a_run_writes_the_requested_folder(warm, request_for):
     answer = warm.segment(request_for(options=EVERYTHING))
     assert isinstance(answer, Done)
     assert (answer.id, answer.folder) == ("1", request_for().out)
@@ -95,7 +95,7 @@ def test_the_second_run_finds_the_model_loaded(warm, request_for, small_bundle, 
     assert [line for line in warm.log if line.startswith("Loading")] == ["Loading the model random-weights."]
 
 
-def test_another_model_or_a_changed_one_is_loaded_anew(warm, request_for, small_bundle, tmp_path):
+def test_another_or_a_changed_model_is_loaded_again(warm, request_for, small_bundle, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(small_bundle, copy)
     assert isinstance(warm.segment(request_for(bundle=str(copy))), Done)
@@ -144,14 +144,14 @@ def test_paths_need_not_be_ascii(warm, request_for, coarse_phantom, small_bundle
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (b'{"type": "segment", "id":\n', "no line of JSON"),
-        (b"\xff\x00\n", "no line of JSON"),
+        (b'{"type": "segment", "id":\n', "not a line of JSON"),
+        (b"\xff\x00\n", "not a line of JSON"),
         (b'{"type": "dance", "version": 1, "id": "7"}\n', "There is no 'dance'"),
         (b'{"type": "segment", "version": 1, "id": "7", "ct": "a"}\n', "lacks its out"),
-        (b'{"type": "segment", "version": 2, "id": "7", "ct": "a", "out": "b"}\n', "speaks version 1"),
+        (b'{"type": "segment", "version": 2, "id": "7", "ct": "a", "out": "b"}\n', "uses version 1"),
     ],
 )
-def test_a_line_that_is_no_request_is_answered_and_the_next_one_done(warm, request_for, line, problem):
+def test_an_invalid_line_is_answered_and_the_next_request_is_run(warm, request_for, line, problem):
     warm.write(line)
     answer = warm.answer()
     assert isinstance(answer, Failure) and problem in answer.problem
@@ -159,7 +159,7 @@ def test_a_line_that_is_no_request_is_answered_and_the_next_one_done(warm, reque
     assert isinstance(warm.segment(request_for()), Done)
 
 
-def test_a_request_may_come_in_pieces(warm, request_for):
+def test_a_request_may_arrive_in_pieces(warm, request_for):
     line = encode(request_for())
     for start in range(0, len(line), 40):
         warm.write(line[start : start + 40])
@@ -185,7 +185,7 @@ def test_a_request_may_come_in_pieces(warm, request_for):
         ({"options": {"attention_levels": ["fine"]}}, "no attention level fine"),
     ],
 )
-def test_what_cannot_be_done_is_said_with_a_remedy_and_leaves_nothing(warm, request_for, tmp_path, changes, problem):
+def test_a_request_that_fails_gives_a_remedy_and_leaves_no_files(warm, request_for, tmp_path, changes, problem):
     answer = warm.segment(request_for(**changes))
     assert isinstance(answer, Failure) and problem in answer.problem
     assert answer.remedy
@@ -200,24 +200,24 @@ def test_a_folder_that_exists_is_never_touched(warm, request_for, tmp_path):
     assert files_of(tmp_path) == ["result"]
 
 
-def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(warm, request_for, tmp_path):
+def test_a_second_run_at_the_same_time_is_refused_and_the_first_continues(warm, request_for, tmp_path):
     warm.write(encode(request_for("first", options=MANY_WINDOWS)))
     warm.wait_for_progress("Segmenting window 1 ")
     refusal = warm.segment(request_for("second", out=str(tmp_path / "second")))
     assert isinstance(refusal, Failure)
-    assert (refusal.id, refusal.problem) == ("second", "A segmentation is running already.")
+    assert (refusal.id, refusal.problem) == ("second", "A segmentation is already running.")
     answer = warm.answer()
     assert isinstance(answer, Done) and answer.id == "first"
 
 
-def test_what_libraries_print_does_not_reach_the_events(warm, request_for):
+def test_output_of_libraries_does_not_reach_the_events(warm, request_for):
     assert isinstance(warm.segment(request_for()), Done)
     for said in (b"from Python\n", b"from C\n", b"from a child\n", b"read: ''\n"):
         assert said in warm.errors
     assert all(line.startswith(b'{"type": ') for line in warm.lines)
 
 
-def test_cancelling_what_does_not_run_changes_nothing(warm, request_for):
+def test_cancelling_an_unknown_run_changes_nothing(warm, request_for):
     warm.cancel("nothing")
     assert warm.next_event() == Log("There is no run 'nothing' to cancel.")
     assert isinstance(warm.segment(request_for()), Done)
@@ -225,7 +225,7 @@ def test_cancelling_what_does_not_run_changes_nothing(warm, request_for):
     assert warm.next_event() == Log("There is no run '1' to cancel.")
 
 
-def test_a_missing_library_is_named_and_a_new_worker_may_find_it(new_worker, request_for, tmp_path):
+def test_a_missing_library_is_named_and_a_new_worker_can_find_it(new_worker, request_for, tmp_path):
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "torch.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')", encoding="utf-8"
@@ -238,7 +238,7 @@ def test_a_missing_library_is_named_and_a_new_worker_may_find_it(new_worker, req
     assert worker.wait() == 0
 
 
-def test_a_library_that_does_not_fit_the_computer_is_said(new_worker, request_for, tmp_path):
+def test_an_incompatible_library_is_reported(new_worker, request_for, tmp_path):
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "torch.py").write_text("raise OSError('libc10.so: wrong ELF class')", encoding="utf-8")
     worker = new_worker(worker_environment(tmp_path / "path"))
@@ -248,13 +248,13 @@ def test_a_library_that_does_not_fit_the_computer_is_said(new_worker, request_fo
 
 
 def virtual_memory(pid):
-    """Bytes of address space that the process has."""
+    """The address space of the process in bytes."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize"))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the memory of a process that runs")
-def test_too_little_memory_is_said_and_the_worker_goes_on(warm, request_for, tmp_path):
+def test_too_little_memory_is_reported_and_the_worker_continues(warm, request_for, tmp_path):
     resource = importlib.import_module("resource")
     ct = str(tmp_path / "large.nrrd")
     sitk.WriteImage(sitk.Image(400, 400, 400, sitk.sitkInt16), ct, True)

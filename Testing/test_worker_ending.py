@@ -1,4 +1,4 @@
-"""The worker's end: cancelled, told to quit, left alone or killed, it is gone within a second and leaves no traces."""
+"""Cancelled, asked to quit, abandoned or killed, the worker exits within a second and leaves no files."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def worker():
 
 @pytest.fixture(scope="module")
 def slow_bundle(small_bundle, tmp_path_factory):
-    """The small bundle on a finer grid with such large windows that one of them takes seconds."""
+    """The small bundle on a finer grid, with windows so large that each takes seconds."""
     bundle = Bundle.load(small_bundle)
     metadata = replace(bundle.metadata, name="slow", spacing=(3.0, 3.0, 3.0), patch=(144, 144, 144))
     return save_bundle(tmp_path_factory.mktemp("slow") / "slow", bundle.network(), metadata).folder
 
 
 def cancel_and_time(worker):
-    """Cancel run 1; give what the worker still said, and the seconds until it was gone."""
+    """Cancel run 1; return the remaining events, and the seconds until the worker exited."""
     started = time.monotonic()
     worker.cancel()
     assert worker.wait() == 0
     return worker.rest(), time.monotonic() - started
 
 
-# Each starts a worker, and PyTorch takes seconds to load: the phases that pass quickly are left to the slow tests.
+# Each test starts a worker, and PyTorch takes seconds to load, so the short phases are left to the slow tests.
 PHASES = [
     pytest.param("Checking the model", EVERYTHING, id="checking the model", marks=pytest.mark.slow),
     pytest.param("Reading the CT", EVERYTHING, id="reading"),
@@ -53,7 +53,7 @@ PHASES = [
 
 
 @pytest.mark.parametrize(("message", "options"), PHASES)
-def test_cancel_in_any_phase_ends_it_within_a_second_and_leaves_nothing(
+def test_cancel_in_any_phase_ends_the_worker_within_a_second_and_leaves_nothing(
     worker, request_for, large_ct, tmp_path, message, options
 ):
     worker.write(encode(request_for(ct=str(large_ct), options=options)))
@@ -65,7 +65,7 @@ def test_cancel_in_any_phase_ends_it_within_a_second_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_cancel_does_not_wait_for_a_window_that_takes_long(worker, request_for, slow_bundle, large_ct, tmp_path):
+def test_cancel_does_not_wait_for_a_slow_window(worker, request_for, slow_bundle, large_ct, tmp_path):
     worker.write(encode(request_for(bundle=str(slow_bundle), ct=str(large_ct))))
     worker.wait_for_progress("Segmenting window 1 ")
     time.sleep(0.2)
@@ -75,7 +75,7 @@ def test_cancel_does_not_wait_for_a_window_that_takes_long(worker, request_for, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_another_program_made_meanwhile_stays(worker, request_for, tmp_path):
+def test_a_folder_created_meanwhile_by_another_program_stays(worker, request_for, tmp_path):
     worker.write(encode(request_for(options=MANY_WINDOWS)))
     worker.wait_for_progress("Segmenting window 2 ")
     (tmp_path / "result").mkdir()
@@ -94,7 +94,7 @@ def end_of_input(worker):
 
 
 @pytest.mark.parametrize("end", [pytest.param(request_to_quit, marks=pytest.mark.slow), end_of_input])
-def test_told_to_end_in_the_middle_of_a_run_it_leaves_only_what_was_done(worker, request_for, tmp_path, end):
+def test_ending_during_a_run_leaves_only_earlier_results(worker, request_for, tmp_path, end):
     earlier = request_for("0", out=str(tmp_path / "earlier"))
     assert isinstance(worker.segment(earlier), Done)
     worker.write(encode(request_for(options=MANY_WINDOWS)))
@@ -107,13 +107,13 @@ def test_told_to_end_in_the_middle_of_a_run_it_leaves_only_what_was_done(worker,
     assert list(tmp_path.iterdir()) == [tmp_path / "earlier"]
 
 
-# A parent between this test and the worker, to be killed: it starts the worker on the streams it has, and waits.
+# A parent process between this test and the worker, to be killed. It starts the worker on its own streams and waits.
 PARENT = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); sys.stdin = None; time.sleep(60)"
 
 
 @pytest.fixture
 def orphan(request_for):
-    """A worker in the middle of a run whose parent was killed; ``input`` is the other end of its standard input."""
+    """A worker during a run whose parent was killed; ``input`` is the other end of its standard input."""
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, *COMMAND],
         stdin=subprocess.PIPE,
@@ -132,12 +132,12 @@ def orphan(request_for):
     parent.stdout.close()
 
 
-def test_the_death_of_its_parent_ends_it_even_if_its_input_goes_on(orphan, tmp_path):
-    # The other end of its input is still open in this process.
+def test_the_worker_ends_with_its_parent_even_if_its_input_stays_open(orphan, tmp_path):
+    # The other end of the worker's input is still open in this process.
     assert is_gone(orphan, seconds=3)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_leads_a_process_group_that_can_be_ended_as_a_whole(worker):
+def test_the_worker_leads_a_process_group_that_can_be_ended_as_a_whole(worker):
     assert os.getpgid(worker.process.pid) == worker.process.pid
     assert os.getpgid(worker.process.pid) != os.getpgid(0)

@@ -1,4 +1,4 @@
-"""The panel's side of the worker: real processes behind Qt's event loop, and what becomes of bad ones."""
+"""The panel's side of the worker: real processes controlled from Qt's event loop, and failing ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dcaseg import temp_paths as partials
+from dcaseg import temp_paths
 from dcaseg.worker.protocol import Segment
 from worker_client import MANY_WINDOWS, MODULE_FOLDER, is_gone
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.scene, pytest.mark.skipif(os.name != "posix", reason="
 
 
 class Outcome:
-    """What a run tells, in the order it is told."""
+    """Records the callbacks of a run in order."""
 
     def __init__(self):
         self.progress = []
@@ -36,7 +36,7 @@ class Outcome:
 
 
 class Panel:
-    """Stands where the panel stands: asks a WorkerProcess and lets Qt's event loop run."""
+    """Stand-in for the panel: uses a WorkerProcess and runs Qt's event loop."""
 
     def __init__(self, fake, worker):
         self.fake = fake
@@ -48,7 +48,7 @@ class Panel:
         return outcome
 
     def wait_for(self, condition):
-        # PyTorch takes its time to load on a computer that does other things too.
+        # PyTorch loads slowly on a busy computer.
         self.fake.wait_for(condition, seconds=120)
 
     def wait_for_progress(self, outcome, message):
@@ -56,14 +56,14 @@ class Panel:
         assert not outcome.ends, outcome.ends
 
     def wait_for_end(self, outcome):
-        """The one end that a run has: its kind and what came along."""
+        """The final callback of a run: its kind and its argument."""
         self.wait_for(lambda: outcome.ends)
         self.fake.process_events(0.05)
         (end,) = outcome.ends
         return end
 
     def cancel(self, outcome):
-        """Cancel; give how the run ended and after how many seconds."""
+        """Cancel; return how the run ended and after how many seconds."""
         started = time.monotonic()
         self.worker.cancel()
         self.wait_for(lambda: outcome.ends)
@@ -88,13 +88,13 @@ def panel_for(fake_slicer):
 
 @pytest.fixture
 def panel(panel_for):
-    """With the real worker."""
+    """A panel with the real worker."""
     return panel_for()
 
 
 @pytest.fixture
 def panel_with(panel_for, tmp_path_factory):
-    """With a process in the worker's place that runs ``code`` after its hello."""
+    """A panel with a process instead of the worker that runs ``code`` after its hello."""
 
     def make(code, hello='{"type": "hello", "version": 1, "pid": %d, "library": "0"}'):
         package = tmp_path_factory.mktemp("library") / "dcaseg"
@@ -137,7 +137,7 @@ def test_runs_follow_each_other_in_one_warm_process(panel_for, request_for, tmp_
     assert is_gone(pid, seconds=1)
 
 
-def test_a_run_cancelled_in_the_middle_is_gone_within_a_second(panel, request_for, tmp_path):
+def test_a_cancelled_run_ends_within_a_second(panel, request_for, tmp_path):
     outcome = panel.begin(request_for(options=MANY_WINDOWS))
     panel.wait_for_progress(outcome, "Segmenting window 2 ")
     pid = panel.worker.pid
@@ -148,7 +148,7 @@ def test_a_run_cancelled_in_the_middle_is_gone_within_a_second(panel, request_fo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_cancelled_before_the_worker_is_ready_is_gone_within_a_second(panel, request_for, tmp_path):
+def test_a_run_cancelled_before_the_worker_is_ready_ends_within_a_second(panel, request_for, tmp_path):
     outcome = panel.begin(request_for())
     panel.wait_for(lambda: panel.worker.pid is not None)
     pid = panel.worker.pid
@@ -158,7 +158,7 @@ def test_a_run_cancelled_before_the_worker_is_ready_is_gone_within_a_second(pane
     assert is_gone(pid, seconds=0.05)
 
 
-def test_killed_from_outside_it_says_so_and_the_next_run_works(panel, request_for, tmp_path):
+def test_a_killed_worker_is_reported_and_the_next_run_works(panel, request_for, tmp_path):
     outcome = panel.begin(request_for(options=MANY_WINDOWS))
     panel.wait_for_progress(outcome, "Segmenting window 2 ")
     assert list(tmp_path.glob(".result.partial-*"))
@@ -171,7 +171,7 @@ def test_killed_from_outside_it_says_so_and_the_next_run_works(panel, request_fo
     assert panel.wait_for_end(panel.begin(request_for()))[0] == "done"
 
 
-# A worker that takes a request, starts a process of its own, writes and says something, and then hears nothing more.
+# A worker that accepts a request, starts a child, writes a file and an event, and then no longer responds.
 DEAF = """
 child = subprocess.Popen(["sleep", "60"])
 request = json.loads(sys.stdin.readline())
@@ -179,10 +179,10 @@ folder, name = os.path.split(request["out"])
 os.mkdir(os.path.join(folder, f".{name}.partial-MACHINE-{os.getpid()}-1-0badcafe"))
 print(json.dumps({"type": "progress", "id": "1", "fraction": 0, "message": str(child.pid)}), flush=True)
 time.sleep(60)
-""".replace("MACHINE", partials._machine())
+""".replace("MACHINE", temp_paths._machine())
 
 
-def test_a_worker_that_hears_nothing_is_killed_with_all_it_started(panel_with, tmp_path):
+def test_an_unresponsive_worker_is_killed_with_its_children(panel_with, tmp_path):
     panel = panel_with(DEAF)
     outcome = panel.begin(request_into(tmp_path))
     panel.wait_for_progress(outcome, "")
@@ -194,7 +194,7 @@ def test_a_worker_that_hears_nothing_is_killed_with_all_it_started(panel_with, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stop_ends_worker_and_run_without_a_word(panel_with, tmp_path):
+def test_stop_ends_worker_and_run_without_callbacks(panel_with, tmp_path):
     panel = panel_with(DEAF)
     outcome = panel.begin(request_into(tmp_path))
     panel.wait_for_progress(outcome, "")
@@ -234,7 +234,7 @@ def test_results_that_cross_the_cancel_are_removed(panel_with, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_another_program_made_meanwhile_stays(panel_with, tmp_path):
+def test_a_folder_created_meanwhile_by_another_program_stays(panel_with, tmp_path):
     panel = panel_with(DEAF)
     outcome = panel.begin(request_into(tmp_path))
     panel.wait_for_progress(outcome, "")
@@ -244,7 +244,7 @@ def test_a_folder_that_another_program_made_meanwhile_stays(panel_with, tmp_path
     assert [path.name for path in tmp_path.rglob("*")] == ["result", "request.json"]
 
 
-def test_a_folder_that_was_there_before_is_never_removed(panel_with, tmp_path):
+def test_a_folder_that_existed_before_is_never_removed(panel_with, tmp_path):
     (tmp_path / "result").mkdir()
     (tmp_path / "result" / "thesis.txt").write_text("mine", encoding="utf-8")
     panel = panel_with("sys.stdin.readline(); sys.exit(3)")
@@ -268,13 +268,13 @@ def test_lines_may_arrive_in_pieces(panel_with, tmp_path):
     ("code", "problem", "details"),
     [
         ("print('Downloading 10%', flush=True); time.sleep(60)", "cannot be understood", "Downloading 10%"),
-        ("print('[]', flush=True); time.sleep(60)", "cannot be understood", "no JSON object"),
+        ("print('[]', flush=True); time.sleep(60)", "cannot be understood", "not a JSON object"),
         ("sys.exit('no such thing')", "ended without an answer (exit code 1)", "no such thing"),
         ("sys.stderr.write('last words'); sys.exit(0)", "ended without an answer (exit code 0)", "last words"),
         ("os.abort()", "crashed (code 6)", ""),
     ],
 )
-def test_a_bad_worker_is_an_error_with_its_last_words_and_another_is_started(
+def test_a_failing_worker_is_an_error_with_its_last_output_and_another_is_started(
     panel_with, tmp_path, code, problem, details
 ):
     panel = panel_with(code)
@@ -291,13 +291,13 @@ def test_a_worker_of_another_version_is_refused(panel_with, tmp_path):
     assert "Start Slicer again" in failure.remedy
 
 
-def test_a_missing_python_is_said(panel_for, tmp_path):
+def test_a_missing_python_is_reported(panel_for, tmp_path):
     panel = panel_for(python=str(tmp_path / "no-python"))
     kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
     assert kind == "error" and failure.problem == f"{tmp_path / 'no-python'} could not be started."
 
 
-def test_a_missing_library_is_said(panel_for, tmp_path):
+def test_a_missing_library_is_reported(panel_for, tmp_path):
     (tmp_path / "empty" / "dcaseg").mkdir(parents=True)
     (tmp_path / "empty" / "dcaseg" / "__init__.py").touch()
     panel = panel_for(tmp_path / "empty")
@@ -305,7 +305,7 @@ def test_a_missing_library_is_said(panel_for, tmp_path):
     assert kind == "error" and "No module named dcaseg.worker" in failure.details
 
 
-def test_asking_and_cancelling_never_hold_up_the_caller(panel_with, tmp_path):
+def test_starting_and_cancelling_never_block_the_caller(panel_with, tmp_path):
     panel = panel_with(DEAF)
     started = time.monotonic()
     outcome = panel.begin(request_into(tmp_path))
@@ -317,7 +317,7 @@ def test_asking_and_cancelling_never_hold_up_the_caller(panel_with, tmp_path):
     assert panel.wait_for_end(outcome)[0] == "cancelled"
 
 
-def test_the_next_run_can_be_asked_for_from_the_end_of_the_last(panel, request_for, tmp_path):
+def test_the_next_run_can_be_started_when_the_last_one_ends(panel, request_for, tmp_path):
     second = Outcome()
     first = Outcome()
     progress, _, error, cancelled = first.callbacks

@@ -1,4 +1,4 @@
-"""The words between panel and worker: each message survives the way, and nothing else is taken for one."""
+"""The protocol between panel and worker: messages are preserved, and nothing else is accepted as a message."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def test_a_message_is_one_line_of_ascii(message):
     assert line.isascii() and line.endswith(b"\n") and line.count(b"\n") == 1
 
 
-def test_a_name_that_is_no_valid_text_survives():
+def test_a_name_that_is_not_valid_text_is_preserved():
     undecodable = b"/data/\xff.nrrd".decode("utf-8", "surrogateescape")
     assert decode_request(encode(Segment("1", undecodable, "out"))).ct == undecodable
 
 
-def test_fields_that_have_a_standard_value_may_be_left_out():
+def test_fields_with_a_default_may_be_left_out():
     line = b'{"type": "segment", "version": 1, "id": "1", "ct": "a", "out": "b"}'
     assert decode_request(line) == Segment("1", "a", "b", None, "auto", {})
 
 
-def test_fields_of_a_later_minor_change_are_passed_over():
+def test_fields_of_a_later_minor_change_are_ignored():
     line = b'{"type": "cancel", "version": 1, "id": "1", "reason": "bored"}'
     assert decode_request(line) == Cancel("1")
 
@@ -79,12 +79,12 @@ def test_fields_of_a_later_minor_change_are_passed_over():
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        (b"segment please", "no line of JSON: segment please"),
-        (b'{"type": "cancel", ', "no line of JSON"),
-        (b"\xff\xfe\x00", "no line of JSON"),
-        (b"[" * 100_000, "no line of JSON"),
-        (b"[1, 2]", "no JSON object"),
-        (b'{"version": 1}', "There is no 'None'; there are segment, cancel, devices, quit."),
+        (b"segment please", "not a line of JSON: segment please"),
+        (b'{"type": "cancel", ', "not a line of JSON"),
+        (b"\xff\xfe\x00", "not a line of JSON"),
+        (b"[" * 100_000, "not a line of JSON"),
+        (b"[1, 2]", "not a JSON object"),
+        (b'{"version": 1}', "There is no 'None'; the known types are segment, cancel, devices, quit."),
         (b'{"type": "fly", "version": 1}', "There is no 'fly'"),
         (b'{"type": ["segment"], "version": 1}', "There is no"),
         (b'{"type": "done", "version": 1, "id": "1"}', "There is no 'done'"),
@@ -92,15 +92,15 @@ def test_fields_of_a_later_minor_change_are_passed_over():
         (b'{"type": "cancel", "version": 1, "id": 1}', "The id of 'cancel' cannot be 1."),
         (b'{"type": "cancel", "version": 1, "id": null}', "cannot be None"),
         (b'{"type": "segment", "version": 1, "id": "1", "ct": "a", "out": "b", "options": []}', "The options of"),
-        (b'{"type": "cancel", "id": "1"}', "names no version"),
+        (b'{"type": "cancel", "id": "1"}', "states no version"),
         (
             b'{"type": "cancel", "version": 2, "id": "1"}',
-            "speaks version 1 of its protocol; .* version 2",
+            "uses version 1 of its protocol, but .* version 2",
         ),
-        (b'{"type": "cancel", "version": "1", "id": "1"}', "is of version 1"),
+        (b'{"type": "cancel", "version": "1", "id": "1"}', "has version 1"),
     ],
 )
-def test_anything_else_is_no_request_and_the_reason_is_told(line, complaint):
+def test_other_lines_are_not_requests_and_the_reason_is_given(line, complaint):
     with pytest.raises(ProtocolError, match=complaint):
         decode_request(line)
 
@@ -115,12 +115,12 @@ def test_anything_else_is_no_request_and_the_reason_is_told(line, complaint):
         b'{"type": "done", "id": "1", "folder": "a", "device": "b", "seconds": {}, "warnings": [1]}',
     ],
 )
-def test_anything_else_is_no_event(line):
+def test_other_lines_are_not_events(line):
     with pytest.raises(ProtocolError):
         decode_event(line)
 
 
-def test_a_refusal_names_the_run_that_the_line_speaks_of():
+def test_a_refusal_names_the_run_of_the_line():
     with pytest.raises(ProtocolError) as refusal:
         decode_request(b'{"type": "segment", "version": 7, "id": "third"}')
     assert refusal.value.id == "third"
@@ -129,7 +129,7 @@ def test_a_refusal_names_the_run_that_the_line_speaks_of():
     assert refusal.value.id is None
 
 
-def test_numbers_that_json_lacks_are_not_sent():
+def test_numbers_that_json_does_not_support_are_not_sent():
     with pytest.raises(ValueError, match="JSON"):
         encode(Progress("1", float("nan"), ""))
 

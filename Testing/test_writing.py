@@ -1,4 +1,4 @@
-"""Results are written whole or not at all, and nobody's files are lost."""
+"""Results are written completely or not at all, and no other files are lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("extension", FORMATS)
-def test_an_image_is_written_and_nothing_is_left_beside_it(extension: str, tmp_path: Path) -> None:
+def test_an_image_is_written_and_no_temporary_file_is_left(extension: str, tmp_path: Path) -> None:
     (tmp_path / f"ct{extension}").write_text("an older file")
     write_image(an_image(), tmp_path / f"ct{extension}")
     assert names(tmp_path) == [f"ct{extension}"]
@@ -85,8 +85,8 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 @pytest.mark.parametrize("extension", FORMATS)
-def test_where_no_more_can_be_written_the_older_file_stays(extension: str, tmp_path: Path) -> None:
-    """The kernel cuts files off at 50 kB, as a full disk would; ITK itself does not notice for NIfTI."""
+def test_if_writing_fails_the_older_file_stays(extension: str, tmp_path: Path) -> None:
+    """The kernel truncates files at 50 kB, as a full disk would. For NIfTI, ITK itself does not notice."""
     target = tmp_path / f"ct{extension}"
     target.write_text("an older file")
     program = f"""
@@ -109,7 +109,7 @@ def test_where_no_more_can_be_written_the_older_file_stays(extension: str, tmp_p
 
 
 @pytest.mark.parametrize("extension", FORMATS)
-def test_a_full_disk_is_reported_and_left_clean(extension: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_no_partial_file_is_left(extension: str, tmp_path: Path) -> None:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("mounting a small disk is not allowed here")
@@ -135,20 +135,20 @@ def test_a_folder_appears_only_when_the_work_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, FileNotFoundError])
-def test_nothing_remains_of_work_that_fails(error: type[BaseException], tmp_path: Path) -> None:
+def test_nothing_remains_if_the_block_fails(error: type[BaseException], tmp_path: Path) -> None:
     with pytest.raises(error), new_folder(tmp_path / "out") as folder:
         (folder / "labels.txt").write_text("1")
         raise error
     assert names(tmp_path) == []
 
 
-def test_a_full_disk_within_the_work_is_an_output_error(tmp_path: Path) -> None:
+def test_a_full_disk_in_the_block_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="disk is full"), new_folder(tmp_path / "out"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert names(tmp_path) == []
 
 
-def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+def test_an_existing_folder_is_kept_without_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -163,7 +163,7 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(tmp_path: Path) -> Non
     assert names(tmp_path) == ["out"]
 
 
-def test_an_older_result_outlives_work_that_fails(tmp_path: Path) -> None:
+def test_an_older_result_stays_if_the_block_fails(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "labels.txt").write_text("older")
@@ -180,12 +180,12 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     assert names(tmp_path / "out") == ["labels.txt"]
 
 
-def test_only_what_is_recognized_as_a_result_is_overwritten(tmp_path: Path) -> None:
+def test_only_recognized_results_are_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.doc").write_text("years of work")
     with (
-        pytest.raises(OutputError, match=r"no earlier result \(it has no request.json\)"),
+        pytest.raises(OutputError, match=r"not an earlier result \(it has no request.json\)"),
         new_folder(out, overwrite=True, recognized_by="request.json"),
     ):
         pytest.fail("the work must not even begin")
@@ -210,7 +210,7 @@ def test_the_working_and_home_directories_are_never_replaced(tmp_path: Path, mon
 
 def test_a_file_in_the_way_is_named_and_missing_parents_are_made(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputError, match="is no folder"), new_folder(tmp_path / "out", overwrite=True):
+    with pytest.raises(OutputError, match="is not a folder"), new_folder(tmp_path / "out", overwrite=True):
         pass
     with new_folder(tmp_path / "missing" / "parents" / "made"):
         pass
@@ -220,7 +220,7 @@ def test_a_file_in_the_way_is_named_and_missing_parents_are_made(tmp_path: Path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
-def test_a_private_folder_is_its_owners_alone(tmp_path):
+def test_a_private_folder_is_readable_only_by_its_owner(tmp_path):
     before = os.umask(0o000)
     try:
         with new_folder(tmp_path / "own", private=True) as folder:
@@ -237,7 +237,7 @@ def test_a_private_folder_is_its_owners_alone(tmp_path):
     assert stat.S_IMODE(tmp_path.stat().st_mode) != 0o600, "what a link leads to stays as it is"
 
 
-def test_memory_that_runs_out_while_writing_is_no_full_disk(tmp_path, monkeypatch):
+def test_running_out_of_memory_is_not_reported_as_a_full_disk(tmp_path, monkeypatch):
     def fail(*arguments):
         raise RuntimeError("itk::ERROR: Failed to allocate memory for image.")
 

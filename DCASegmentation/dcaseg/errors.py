@@ -1,4 +1,4 @@
-"""Errors a user can do something about."""
+"""Errors that a user can act on, and what other errors mean to a user."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import errno
 
 
 class UserError(Exception):
-    """Something the user gave or has cannot be used.
+    """An input, a file or the computer cannot be used as the user asked.
 
     ``problem`` says in one line what is wrong, ``remedy`` in one line what to do about it. The command line and the
-    panel show both; nothing else of the program's inside is shown.
+    panel show both, and no internal detail such as a traceback.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
@@ -18,20 +18,20 @@ class UserError(Exception):
         super().__init__(f"{problem} {remedy}".strip())
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str]]:
-        # Exception pickles its one formatted argument; a worker process needs both back.
+        # Exception pickles only its one formatted argument; errors from other processes must keep both parts.
         return type(self), (self.problem, self.remedy)
 
 
 class ImageError(UserError):
-    """The image cannot be read or is no CT volume this program can segment."""
+    """The image cannot be read, or is not a CT volume that can be segmented."""
 
 
 class BundleError(UserError):
-    """The model bundle is damaged, of another format, or not to be trusted."""
+    """The model bundle is damaged, has another format, or cannot be trusted."""
 
 
 class OutputError(UserError):
-    """The results cannot be written where they should go."""
+    """The results cannot be written to the chosen folder or file."""
 
 
 class Cancelled(Exception):  # noqa: N818 - an outcome the user asked for, not a fault
@@ -45,10 +45,10 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether ``error``, or the error that it was raised from, is the computer or a device running out of memory.
+    """Whether the computer or a device ran out of memory: ``error`` itself, or an error that caused it, says so.
 
-    torch's CPU allocator, MPS and ITK raise a plain RuntimeError that only its text tells apart; a library that no
-    longer fits into memory fails to load with an ImportError or OSError.
+    torch's CPU allocator, MPS and ITK raise a plain RuntimeError that can be recognized only by its text. A library
+    that no longer fits into memory fails to load with an ImportError or OSError.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -58,35 +58,38 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
         text = str(error).lower()
-        may_be = isinstance(error, RuntimeError | OSError | ImportError | SystemError)
-        if may_be and any(sign in text for sign in _OUT_OF_MEMORY):
+        is_candidate = isinstance(error, RuntimeError | OSError | ImportError | SystemError)
+        if is_candidate and any(phrase in text for phrase in _OUT_OF_MEMORY):
             return True
         error = error.__cause__
     return False
 
 
 def require_memory(error: BaseException) -> None:
-    """Raise MemoryError if ``error`` is memory running out: for handlers that would take it for a damaged file."""
+    """Raise MemoryError if ``error`` means that memory ran out.
+
+    Call it in handlers that would otherwise report a damaged file.
+    """
     if is_out_of_memory(error):
         raise MemoryError(str(error)) from error
 
 
 def root_cause(error: BaseException) -> str:
-    """The first error of the chain that led to ``error``, as its name and the first line of its text."""
+    """The first error in the chain that caused ``error``, as its class name and the first line of its text."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".removesuffix(": ")
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether ``error`` is a disk, or the user's share of it, without room."""
+    """Whether ``error`` means that the disk is full, or that the user's quota is used up."""
     if isinstance(error, OutputError):
         return "disk is full" in error.problem
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def in_a_line(error: BaseException) -> str:
-    """What ``error`` says, as a sentence a user can read."""
+    """``error`` as one sentence for the user, in lower case for use after a colon (a UserError keeps its own text)."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     if is_out_of_memory(error):
@@ -94,7 +97,7 @@ def in_a_line(error: BaseException) -> str:
     if is_disk_full(error):
         return "the disk is full."
     if isinstance(error, FileNotFoundError):
-        return f"there is no file {error.filename} any more."
+        return f"the file {error.filename} no longer exists."
     if isinstance(error, OSError):
         return f"{error.filename or 'it'}: {error.strerror or error}."
-    return f"something unexpected happened ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})."
+    return f"an unexpected error occurred ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})."

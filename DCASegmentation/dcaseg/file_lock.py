@@ -1,4 +1,4 @@
-"""One program at a time in a folder: a cohort's, or a training run's."""
+"""A lock that keeps a second process out of the folder of a cohort or a training run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .errors import OutputError
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Holds ``file`` for this process alone; raises OutputError where another one holds it.
+    """Lock ``file`` for this process. Raises OutputError if another process holds the lock or the file is unusable.
 
-    An exclusive transaction of SQLite: the operating system takes the lock back however the process ends, on Linux,
-    macOS and Windows alike.
+    The lock is an exclusive SQLite transaction: on Linux, macOS and Windows, the operating system releases it however
+    the process ends.
     """
     try:
         connection = sqlite3.connect(file, timeout=0.5, isolation_level=None)
@@ -27,11 +27,12 @@ def locked(file: Path) -> Iterator[None]:
         except sqlite3.Error as error:
             if "locked" in str(error):
                 raise OutputError(
-                    f"Another run is at work on {file.parent}.", "Wait for its end, or choose another folder with -o."
+                    f"Another run is using {file.parent}.",
+                    "Wait until it has finished, or choose another folder with -o.",
                 ) from None
             remedy = "Choose another folder with -o."
             if not isinstance(error, sqlite3.OperationalError):
-                # Not what SQLite has made; it holds nothing.
+                # The file was not written by SQLite, so it is not a lock and can be deleted.
                 remedy = f"Delete {file}, or choose another folder with -o."
             raise OutputError(f"{file} cannot be used: {error}.", remedy) from None
         yield
@@ -41,24 +42,24 @@ def locked(file: Path) -> Iterator[None]:
 
 @contextmanager
 def locked_folder(folder: Path, name: str) -> Iterator[None]:
-    """Makes ``folder`` where it is missing, and holds its file ``name`` as ``locked`` does.
+    """Create ``folder`` if it is missing, and lock its file ``name`` as ``locked`` does.
 
-    If the block fails before it has written anything, what was made here is removed again: input that is refused
-    leaves no empty folder behind.
+    If the block fails before it has written anything, the new folders are removed again, so that refused input leaves
+    no empty folder behind.
     """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    new = not (folder / name).exists()
-    held = False
+    is_new = not (folder / name).exists()
+    has_lock = False
     try:
         with locked(folder / name):
-            held = True
+            has_lock = True
             yield
     except BaseException:
         with suppress(OSError):
-            # A file that another process holds is not ours to remove.
-            if held and new and [entry.name for entry in folder.iterdir()] == [name]:
+            # A file that another process has locked must stay.
+            if has_lock and is_new and [entry.name for entry in folder.iterdir()] == [name]:
                 (folder / name).unlink()
-            for each in missing:
-                each.rmdir()
+            for path in missing:
+                path.rmdir()
         raise

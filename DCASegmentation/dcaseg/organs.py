@@ -1,7 +1,7 @@
-"""Label vocabularies: which number in a label map is which organ.
+"""Label vocabularies: which label number stands for which organ.
 
 AMOS and Synapse share labels 1 to 9 and differ from 10 on (AMOS 10 is the pancreas, Synapse 10 the portal and splenic
-vein), so a label map always travels with the name of its vocabulary.
+vein). A label map therefore always carries the name of its vocabulary.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .errors import UserError
 
 @dataclass(frozen=True)
 class Code:
-    """A coded term of SNOMED CT (coding scheme ``SCT``)."""
+    """A coded term: ``value`` in the coding scheme ``scheme`` (``SCT`` is SNOMED CT), and its ``meaning`` in words."""
 
     value: str
     meaning: str
@@ -25,9 +25,9 @@ class Code:
 
 ANATOMICAL_STRUCTURE = Code("123037004", "Anatomical Structure")
 CUT_OFF = "cut off by the scan: lower bound"
-"""Said of an organ in which the scan ends."""
+"""The note on an organ that reaches the first or last slice of the scan: its volume is a lower bound."""
 
-# Less than this share of the smallest usual volume, and less than so many ml, is no organ.
+# Fewer voxels than both of these limits are noise: a share of the smallest usual volume, and a volume in ml.
 _STRAY_SHARE, _STRAY_ML = 0.05, 0.5
 
 RIGHT = Code("24028007", "Right")
@@ -39,8 +39,8 @@ class Organ:
     """One class of a vocabulary.
 
     ``label`` is its number in label maps, ``key`` its name in files and options, ``name`` its name on the screen,
-    ``abbreviation`` the one of the paper's tables, ``color`` its RGB color (0 to 255) and ``volume_ml`` the range of
-    ordinary adult volumes in ml.
+    ``abbreviation`` its abbreviation in the paper's tables, ``code`` its SNOMED CT term (with ``side`` and
+    ``category``), ``color`` its RGB color (0 to 255) and ``volume_ml`` the usual range of adult volumes in ml.
     """
 
     label: int
@@ -54,16 +54,19 @@ class Organ:
     category: Code = ANATOMICAL_STRUCTURE
 
     def is_stray(self, ml: float) -> bool:
-        """Whether so little was found that it is not this organ, but a few stray voxels."""
+        """Whether a volume of ``ml`` is too small to be this organ: a few stray voxels. False for a volume of 0."""
         return 0 < ml < min(_STRAY_SHARE * self.volume_ml[0], _STRAY_ML)
 
     def note(self, voxels: int, ml: float, cut_off: bool = False) -> str:
-        """How a volume compares with ordinary adults', empty within their range. ``cut_off``: the scan ends in it."""
+        """How a volume compares with the usual adult range, as text; empty within the range.
+
+        ``voxels`` and ``ml`` give the size of the segment. ``cut_off`` says that the scan ends inside the organ.
+        """
         low, high = self.volume_ml
         if voxels == 0:
             return "not found"
         if self.is_stray(ml):
-            return "a few stray voxels, no organ"
+            return "only a few stray voxels"
         notes = []
         if ml > high:
             notes.append(f"above the usual {low:g} to {high:g} ml")
@@ -76,14 +79,17 @@ class Organ:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The organs of one data set, in the order of their labels 1 to K."""
+    """The organs of one data set, in the order of their labels 1 to K.
+
+    Raises ValueError if the labels do not run from 1 to K.
+    """
 
     name: str
     organs: tuple[Organ, ...]
 
     def __post_init__(self) -> None:
         if [organ.label for organ in self.organs] != list(range(1, len(self.organs) + 1)):
-            raise ValueError(f"labels of vocabulary {self.name} must run from 1 to K")
+            raise ValueError(f"the labels of vocabulary {self.name} must run from 1 to K")
 
     def __iter__(self) -> Iterator[Organ]:
         return iter(self.organs)
@@ -93,10 +99,12 @@ class Vocabulary:
 
     @cached_property
     def by_label(self) -> dict[int, Organ]:
+        """The organs by label number."""
         return {organ.label: organ for organ in self.organs}
 
     @cached_property
     def by_key(self) -> dict[str, Organ]:
+        """The organs by key."""
         return {organ.key: organ for organ in self.organs}
 
     def find(self, text: str) -> Organ:
@@ -116,8 +124,8 @@ def _letters(text: str) -> str:
     return "".join(letter for letter in text.casefold() if letter.isalnum())
 
 
-# Codes as in Slicer's terminology lists and in TotalSegmentator. Colors follow Slicer's where these tell neighbors
-# apart; its liver and stomach, aorta and kidney, and both adrenal glands and pancreas are too close to.
+# Codes as in Slicer's terminology lists and in TotalSegmentator. Colors follow Slicer's, except where Slicer's colors
+# of two neighbors are hard to tell apart: liver and stomach, aorta and kidney, the adrenal glands and the pancreas.
 _SPLEEN = partial(
     Organ,
     key="spleen",
@@ -259,7 +267,7 @@ _BLADDER = partial(
     color=(165, 215, 245),
     volume_ml=(20.0, 700.0),
 )
-# One label for two organs: the code of either would be false for half of the patients, the system's is true for all.
+# One label for two organs: either organ's code would be wrong for half of the patients, so the code is the system's.
 _PROSTATE_UTERUS = partial(
     Organ,
     key="prostate_uterus",
@@ -285,3 +293,4 @@ SYNAPSE = _vocabulary(
 )  # fmt: skip
 
 VOCABULARIES = {vocabulary.name: vocabulary for vocabulary in (AMOS, SYNAPSE)}
+"""All vocabularies by name."""

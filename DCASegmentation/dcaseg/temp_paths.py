@@ -1,10 +1,10 @@
-"""Temporary names for unfinished results, and the removal of what ended processes left behind.
+"""Temporary names for unfinished results, and removal of the leftovers of killed processes.
 
-A result is written under a hidden name beside its target and renamed when it is complete. The name says which process
-writes it, as in ``.labels.nrrd.partial-1f2e3d4c-4242-9a0b1c-0badcafe.nrrd``: the machine, the process, when that
-process started, and a random part. So the next process that writes into the folder can tell what a killed process left
-from what another one is writing at this moment. ``replaced`` instead of ``partial`` marks an earlier result that is
-being replaced, on systems that cannot exchange two folders in one step.
+A result is written under a hidden name in the folder of its target, and renamed when it is complete. The name
+identifies the process that writes it, as in ``.labels.nrrd.partial-1f2e3d4c-4242-9a0b1c-0badcafe.nrrd``: the machine,
+the process ID, the start time of that process, and a random part. The next process that writes into the folder can
+thus distinguish the leftovers of a killed process from files that are still being written. ``replaced`` instead of
+``partial`` marks an earlier result that is being replaced, on systems that cannot exchange two folders in one step.
 """
 
 from __future__ import annotations
@@ -31,87 +31,90 @@ _NAME = re.compile(
     re.DOTALL,
 )
 _LONGEST_NAME = 150  # bytes; file systems allow 255
-# The processes of another machine cannot be seen from here: what they left is removed after this time.
+# The processes of another machine are not visible from here: their files are removed after this time.
 _SECONDS_UNTIL_FOREIGN_IS_OLD = 7 * 24 * 3600.0
 _SECONDS_BETWEEN_CLEANINGS = 60.0
-_RECORD = "request.json"  # what ``job`` writes into each result, last of all
+_RECORD = "request.json"  # written into each result folder last
 
 _log = logging.getLogger("dcaseg")
-_cleaned: dict[Path, float] = {}  # when, in the seconds of time.monotonic
+_cleaned: dict[Path, float] = {}  # the time.monotonic() of the last cleaning of each folder
 
 
 def partial_name(path: Path, extension: str = "") -> Path:
-    """A new hidden name beside ``path`` for what becomes ``path`` when complete."""
+    """A new hidden name, in the folder of ``path``, to write under until the result can be renamed to ``path``.
+
+    ``extension`` is appended for libraries that choose a file format by it.
+    """
     return _hidden_name(path, _PARTIAL, extension)
 
 
 def replaced_name(path: Path) -> Path:
-    """A new hidden name beside ``path`` for the earlier result there, until the new one has its place."""
+    """A new hidden name, in the folder of ``path``, for the earlier result at ``path`` while a new one replaces it."""
     return _hidden_name(path, _REPLACED, "")
 
 
 def remove_partials(path: Path, pid: int | None = None) -> None:
-    """Remove what was to become ``path``: of processes that have ended, of this process, and of the process ``pid``.
+    """Remove unfinished versions of ``path`` by ended processes, by this process, and by the process ``pid``.
 
-    What cannot be removed stays.
+    Files that cannot be removed are left without an error.
     """
-    for entry, found in _hidden_entries(path.parent):
-        is_own = found["machine"] == _machine() and int(found["pid"]) in (os.getpid(), pid)
-        if found["kind"] == _PARTIAL and found["name"] == _stem(path) and (is_own or _has_ended(entry, found)):
+    for entry, name in _hidden_entries(path.parent):
+        is_own = name["machine"] == _machine() and int(name["pid"]) in (os.getpid(), pid)
+        if name["kind"] == _PARTIAL and name["name"] == _stem(path) and (is_own or _has_ended(entry, name)):
             _remove(entry, partial_name(path))
 
 
 def remove_traces(out: Path, pid: int | None) -> None:
-    """Remove what the process ``pid`` made of the result ``out``, finished or not; what others made stays.
+    """Remove the result ``out`` if the process ``pid`` wrote it, finished or not; results of other processes stay.
 
-    A finished result says in its record who made it. None stands for a process that never said its number.
+    The record in a finished result states its process. ``pid`` is None if the process never reported its ID.
     """
     remove_partials(out, pid)
     try:
-        maker = json.loads((out / _RECORD).read_text(encoding="utf-8"))["process"]
+        writer = json.loads((out / _RECORD).read_text(encoding="utf-8"))["process"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return
-    if pid is not None and maker == pid and not out.is_symlink():
+    if pid is not None and writer == pid and not out.is_symlink():
         remove_folder(out)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove ``folder`` even while another thread still writes files into it; what cannot be removed stays."""
+    """Remove ``folder`` even while another thread writes files into it. Files that cannot be removed are left."""
     _remove(folder, partial_name(folder))
 
 
 def clean(folder: Path, only_writer: bool = False) -> None:
-    """Remove what ended processes left in ``folder``, and bring back earlier results that they had moved aside.
+    """Remove the leftovers of ended processes from ``folder``, and restore earlier results that they had moved aside.
 
-    With ``only_writer``, the caller holds a lock on the folder: whatever another process has begun there, on this
-    machine or another one, it will not finish. Otherwise a folder cleaned less than a minute ago is left alone. What is
-    brought back is logged as a warning; what cannot be removed stays.
+    ``only_writer`` says that the caller holds a lock on the folder, so that no other process, on this machine or
+    another, can still be writing there: all temporary files are then leftovers. Without it, a folder cleaned less than
+    a minute ago is skipped. Restored results are logged as warnings. Files that cannot be removed are left.
     """
     folder, now = Path(folder).absolute(), time.monotonic()
     if not only_writer and now - _cleaned.get(folder, -math.inf) < _SECONDS_BETWEEN_CLEANINGS:
         return
     _cleaned[folder] = now
     entries = _hidden_entries(folder)
-    ended = [(entry, found) for entry, found in entries if only_writer or _has_ended(entry, found)]
-    # Both are there only where a process was ended between its two renames.
-    interrupted = {(found["name"], found["owner"]) for _, found in ended if found["kind"] == _PARTIAL}
-    for entry, found in ended:
-        if found["kind"] == _REPLACED and (found["name"], found["owner"]) in interrupted:
-            _bring_back(entry, folder / found["name"])
-        elif found["kind"] == _REPLACED:
+    leftovers = [(entry, name) for entry, name in entries if only_writer or _has_ended(entry, name)]
+    # A process has both kinds only if it was killed between its two renames.
+    interrupted = {(name["name"], name["owner"]) for _, name in leftovers if name["kind"] == _PARTIAL}
+    for entry, name in leftovers:
+        if name["kind"] == _REPLACED and (name["name"], name["owner"]) in interrupted:
+            _restore(entry, folder / name["name"])
+        elif name["kind"] == _REPLACED:
             _remove(entry)
-    # Last, as they are the sign of what is to be brought back.
-    for entry, found in ended:
-        if found["kind"] == _PARTIAL:
+    # Last, because they show which results must be restored.
+    for entry, name in leftovers:
+        if name["kind"] == _PARTIAL:
             _remove(entry)
 
 
-def _bring_back(hidden: Path, target: Path) -> None:
+def _restore(hidden: Path, target: Path) -> None:
     if os.path.lexists(target):
         target = target.with_name(f"{target.name}-before-{uuid.uuid4().hex[:4]}")
     with suppress(OSError):
         hidden.rename(target)
-        _log.warning("A process was ended while it replaced a result. The earlier result is in %s again.", target)
+        _log.warning("A process was killed while it replaced a result. The earlier result was restored to %s.", target)
 
 
 def _hidden_name(path: Path, kind: str, extension: str) -> Path:
@@ -119,7 +122,7 @@ def _hidden_name(path: Path, kind: str, extension: str) -> Path:
 
 
 def _stem(path: Path) -> str:
-    """The name of ``path``, shortened where the hidden name would be too long for a file system."""
+    """The name of ``path``, shortened if the hidden name would be too long for the file system."""
     encoded = os.fsencode(path.name)
     if len(encoded) <= _LONGEST_NAME:
         return path.name
@@ -129,59 +132,59 @@ def _stem(path: Path) -> str:
 
 def _hidden_entries(folder: Path) -> list[tuple[Path, re.Match[str]]]:
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - of folders with many entries, only the names are needed
+        names = os.listdir(folder)  # noqa: PTH208 - a folder may have many entries, and only the names are needed
     except OSError:
         return []
-    return [(folder / name, found) for name in names if name[:1] == "." and (found := _NAME.fullmatch(name))]
+    return [(folder / name, match) for name in names if name[:1] == "." and (match := _NAME.fullmatch(name))]
 
 
-def _remove(entry: Path, doomed: Path | None = None) -> None:
+def _remove(entry: Path, rename_to: Path | None = None) -> None:
     if entry.is_symlink() or not entry.is_dir():
         with suppress(OSError):
             entry.unlink()
         return
-    if doomed is not None:
-        # Under its new name no further file can appear in it.
+    if rename_to is not None:
+        # After the rename, other threads can no longer add files to it.
         with suppress(OSError):
-            entry.rename(doomed)
-            entry = doomed
+            entry.rename(rename_to)
+            entry = rename_to
     shutil.rmtree(entry, ignore_errors=True)
 
 
-def _has_ended(entry: Path, found: re.Match[str]) -> bool:
-    """Whether the process that a hidden name names is gone."""
-    if found["machine"] != _machine():
+def _has_ended(entry: Path, name: re.Match[str]) -> bool:
+    """Whether the process that wrote ``entry``, according to its parsed ``name``, has ended."""
+    if name["machine"] != _machine():
         try:
             return time.time() - entry.lstat().st_mtime > _SECONDS_UNTIL_FOREIGN_IS_OLD
         except OSError:
             return False
-    pid = int(found["pid"])
+    pid = int(name["pid"])
     if not _exists(pid):
         return True
-    start = _start(pid)
-    return start is None or start not in ("0", found["start"])
+    start = _start_time(pid)
+    return start is None or start not in ("0", name["start"])
 
 
 @lru_cache(maxsize=4)
 def _owner(pid: int) -> str:
-    """This process, in the words of a hidden name; by its number, as a fork has another."""
-    return f"{_machine()}-{pid}-{_start(pid) or '0'}"
+    """The part of a hidden name that identifies this process. ``pid`` is the cache key, as a fork has another ID."""
+    return f"{_machine()}-{pid}-{_start_time(pid) or '0'}"
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Names this machine, and the container on it: the processes of another container cannot be seen from here."""
+    """A short ID of this machine and its container: the processes of another container are not visible from here."""
     try:
-        container = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - no path: pid:[4026531836]
+        container = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - not a path but pid:[4026531836]
     except OSError:
         container = ""
     return hashlib.sha256(f"{platform.node()} {container}".encode(errors="replace")).hexdigest()[:8]
 
 
-def _start(pid: int) -> str | None:
-    """When a process started, as a hexadecimal number; "0" where the system does not say, None if it has ended."""
+def _start_time(pid: int) -> str | None:
+    """The start time of a process as a hexadecimal number; "0" if the system does not report it, None if it ended."""
     try:
-        # After the name of the program, which may hold anything: the state, and as the 20th field the start.
+        # After the program's name, which may contain any character: the state first, the start time as 20th field.
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return None if fields[0] in (b"Z", b"X") else f"{int(fields[19]):x}"
     except (OSError, ValueError, IndexError):
@@ -196,7 +199,7 @@ def _exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        # It belongs to another user.
+        # The process belongs to another user.
         return True
     return True
 
@@ -210,6 +213,6 @@ def _exists_on_windows(pid: int) -> bool:
     if not handle:
         return bool(kernel.GetLastError() == access_denied)  # type: ignore[attr-defined]
     code = ctypes.c_ulong()
-    known = kernel.GetExitCodeProcess(handle, ctypes.byref(code))  # type: ignore[attr-defined]
+    has_code = kernel.GetExitCodeProcess(handle, ctypes.byref(code))  # type: ignore[attr-defined]
     kernel.CloseHandle(handle)  # type: ignore[attr-defined]
-    return not known or code.value == still_active
+    return not has_code or code.value == still_active

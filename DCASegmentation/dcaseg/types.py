@@ -1,4 +1,4 @@
-"""Types that several packages share."""
+"""Types used by several packages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ StrategyName = Literal[
     "urpc", "ss_net", "co_bionet", "bcp", "magicnet", "abd", "beta_fft",
     "adsh", "crest", "simis", "basak", "cld", "dhc", "a_and_d", "ga", "skcdf",
 ]  # fmt: skip
+"""The names of the training strategies: DCA and the methods it is compared with."""
 
-# Share of the work that is done (0 to 1), and what is being done, in words.
 ProgressCallback = Callable[[float, str], None]
+"""Called with the fraction of the work done (0 to 1) and the current step in words."""

@@ -1,6 +1,6 @@
 """The user's home folder and cache folder.
 
-Read by the panel and the worker alike, so this file knows Python's standard library alone.
+The panel imports this file too, so it uses only Python's standard library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def home_folder() -> Path | None:
-    """The user's home folder; None where the system knows of none."""
+    """The user's home folder; None if the system knows none."""
     try:
         return Path.home()
     except RuntimeError:
@@ -23,7 +23,7 @@ def home_folder() -> Path | None:
 
 
 def expanded(path: Path | str) -> Path:
-    """``path`` with a leading ``~`` replaced; as it is where there is no home folder to put there."""
+    """``path`` with a leading ``~`` replaced by the home folder; unchanged if there is no home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -31,9 +31,9 @@ def expanded(path: Path | str) -> Path:
 
 
 def provide_home() -> None:
-    """Set HOME and USER for this process and those it starts where the system knows of no user.
+    """Set HOME and USER for this process and its children if the system knows no home folder or user name.
 
-    Libraries (matplotlib, bokeh, torch) ask for them when they are imported and fail without.
+    Some libraries (matplotlib, bokeh, torch) look them up on import and fail without them.
     """
     if home_folder() is None:
         os.environ["HOME"] = str(home_or_temporary())
@@ -44,10 +44,10 @@ def provide_home() -> None:
 
 
 def home_or_temporary() -> Path:
-    """The user's home folder, or in its place a folder of the system's temporary folder.
+    """The user's home folder, or a substitute in the system's temporary folder if there is none.
 
-    The same one in each run, and one that only this user can write into: models and compiled networks are read from
-    it. Where somebody else has taken its name it is a new one for this run.
+    The substitute is the same in each run, and only this user can write to it, because models and compiled networks
+    are read from it. If another user owns a folder of that name, the substitute is a new folder for this run.
     """
     return home_folder() or _temporary_home()
 
@@ -68,10 +68,11 @@ def _temporary_home() -> Path:
 
 
 VARIABLE = "DCA_CACHE"
+"""The environment variable that sets the cache folder."""
 
 
 def cache_folder() -> Path:
-    """The folder that DCA_CACHE names, else ``dca`` in the user's cache folder of this system; it may not exist."""
+    """The folder set by DCA_CACHE, else ``dca`` in the user's cache folder of this system. It may not exist yet."""
     if named := os.environ.get(VARIABLE):
         return expanded(named)
     home = home_or_temporary()

@@ -1,1 +1,1 @@
-"""DICOM archives: sorting what lies in a tree, reading a series, writing DICOM SEG (needs the extra ``cohort``)."""
+"""DICOM archives: sorting files into series, selecting a CT, and writing DICOM SEG (needs the extra ``cohort``)."""

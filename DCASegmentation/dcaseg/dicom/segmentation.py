@@ -1,4 +1,4 @@
-"""Labels as DICOM SEG: one coded binary segment for each organ found, read back and compared after writing."""
+"""Writing of labels as DICOM SEG, with one coded binary segment for each organ found, and verification of the file."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ MANUFACTURER = "SlicerDCASegmentation"
 # Positions in DICOM are decimal strings of at most 16 characters.
 _SAME_MM = 0.01
 _REQUIRED = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-# What else highdicom copies of patient and study.
+# Further attributes of patient and study that highdicom copies.
 _OPTIONAL = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription", "IssuerOfPatientID")
-# Attributes that must be there though they may be empty (type 2), which careless anonymization removes.
+# Attributes that must be present but may be empty (type 2), and that careless anonymization removes.
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -37,7 +37,7 @@ _MAY_BE_EMPTY = (
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made the labels: the model's name and version, and what identifies them, such as the weights' checksum."""
+    """What made the labels: the model's name and version, and parameters such as the checksum of its weights."""
 
     name: str
     version: str
@@ -45,7 +45,7 @@ class Algorithm:
 
     @classmethod
     def of_model(cls, name: str, version: str, weights_sha256: str) -> Algorithm:
-        """DCA with the trained model of that name and version, known by the SHA-256 of its weights."""
+        """DCA with the trained model of this name and version, identified by the SHA-256 of its weights."""
         return cls(f"DCA {name}", version, {"weights_sha256": weights_sha256})
 
 
@@ -57,15 +57,15 @@ def write_segmentation(
     algorithm: Algorithm,
     pseudonym: str = "",
 ) -> None:
-    """Writes ``labels`` (uint8, on the grid of the volume that the files ``slices`` make in this order) to ``path``.
+    """Write ``labels`` (uint8), which lie on the grid of the volume formed by the files ``slices``, to ``path``.
 
-    Segments are numbered from 1 in the order of the vocabulary; organs that were not found have none. Headers need
-    not conform: what is wrong in them is left out of the copies that the segmentation is made from, and the geometry
-    is that of ``labels``. With a ``pseudonym`` nothing that describes the patient is taken over, and the pseudonym
-    stands for name and ID; the UIDs of study, series and slices remain, as it would refer to nothing without them.
+    ``slices`` are in order. Segments are numbered from 1 in the order of the vocabulary; organs that were not found
+    have no segment. The headers of the CT need not conform to DICOM: invalid values are not copied, and the geometry is
+    that of ``labels``. With a ``pseudonym``, nothing that describes the patient is copied, and the pseudonym replaces
+    name and ID. The UIDs of study, series and slices remain, as the file would refer to nothing without them.
 
-    Raises ImageError where the CT lacks what a DICOM SEG must refer to, where no organ was found, or where the labels
-    do not lie on the slices; OSError where a slice cannot be read or the file cannot be written.
+    Raises ImageError if the CT lacks what a DICOM SEG must refer to, if no organ was found, or if the labels do not lie
+    on the slices; OSError if a slice cannot be read or the file cannot be written.
     """
     sources = [_header(file) for file in slices]
     _require_references(sources)
@@ -78,7 +78,7 @@ def write_segmentation(
     segment_of = np.zeros(256, dtype=np.uint8)
     for number, organ in enumerate(found, start=1):
         segment_of[organ.label] = number
-    # Slices without any organ need not be looked at again for each segment.
+    # Slices without any organ need not be processed for each segment.
     used = np.flatnonzero(array.any(axis=(1, 2)))
     about = _patient_and_study(sources[0], pseudonym)
     with disable_value_validation():
@@ -103,7 +103,7 @@ def write_segmentation(
         )
         stream = io.BytesIO()
         segmentation.save_as(stream)
-    # Written here: pydicom hides why the disk refuses. Under another name first, so that none is half written.
+    # Written here because pydicom hides why writing failed, and renamed so that no incomplete file has this name.
     temporary = partial_name(path)
     try:
         temporary.write_bytes(stream.getbuffer())
@@ -114,7 +114,7 @@ def write_segmentation(
 
 def _header(file: Path) -> pydicom.Dataset:
     with file.open("rb") as stream, disable_value_validation():
-        # A file without preamble or meta header is DICOM, too.
+        # A file without preamble or meta header is also DICOM.
         return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
 
 
@@ -145,7 +145,7 @@ def _position(source: pydicom.Dataset) -> tuple[float, ...] | None:
 
 
 def _patient_and_study(source: pydicom.Dataset, pseudonym: str) -> pydicom.Dataset:
-    """What the segmentation says of patient and study, in UTF-8: the values of ``source`` that conform to DICOM."""
+    """The description of patient and study, in UTF-8: the values of ``source`` that conform to DICOM."""
     about = pydicom.Dataset()
     about.SpecificCharacterSet = "ISO_IR 192"
     for name in _MAY_BE_EMPTY:
@@ -163,23 +163,23 @@ def _patient_and_study(source: pydicom.Dataset, pseudonym: str) -> pydicom.Datas
 
 
 def _conforming(source: pydicom.Dataset, name: str) -> object:
-    """The value of an attribute; None where there is none, or none that conforms to DICOM."""
+    """The value of an attribute; None if it is missing or does not conform to DICOM."""
     try:
         element = source[name]
         value = element.value
         if value is None or value == "":
             return None
-        texts = [str(one).strip(" \0") for one in (value if element.VM > 1 else [value])]
+        texts = [str(item).strip(" \0") for item in (value if element.VM > 1 else [value])]
         if name == "PatientSex" and texts[0].upper() not in ("M", "F", "O"):
             return None
         for text in texts:
             if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
                 return None
-            # As text in UTF-8, whose length counts in characters.
+            # The length of UTF-8 text is counted in characters.
             validate_value(element.VR, text, RAISE)
         if element.VR == "DA":
             datetime.strptime(texts[0], "%Y%m%d")
-    # Whatever a damaged element leads to: it is optional.
+    # Whatever error a damaged element causes: it is optional.
     except Exception:
         return None
     if name == "PatientSex":
@@ -190,9 +190,9 @@ def _conforming(source: pydicom.Dataset, name: str) -> object:
 def _clean_copy(
     source: pydicom.Dataset, about: pydicom.Dataset, first: pydicom.Dataset, labels: sitk.Image, index: int
 ) -> pydicom.Dataset:
-    """Slice ``index`` as the segmentation refers to it: its own UIDs, the geometry of ``labels``, and ``about``.
+    """The header of slice ``index`` for the segmentation: its own UIDs, the geometry of ``labels``, and ``about``.
 
-    The slices are one volume, so study, series and frame of reference are those of the ``first`` where they differ.
+    The slices form one volume, so study, series and frame of reference are those of ``first``, even if they differ.
     """
     copy = pydicom.Dataset()
     copy.update(about)
@@ -205,9 +205,9 @@ def _clean_copy(
     axes = np.reshape(labels.GetDirection(), (3, 3))
     corner = np.array(labels.TransformIndexToPhysicalPoint((0, 0, index)))
     stated = _position(source)
-    # The slice's own digits where they say the same.
-    same = stated is not None and np.allclose(stated, corner, atol=_SAME_MM)
-    copy.ImagePositionPatient = source.ImagePositionPatient if same else _decimals(corner)
+    # The slice's own digits if they agree.
+    is_same = stated is not None and np.allclose(stated, corner, atol=_SAME_MM)
+    copy.ImagePositionPatient = source.ImagePositionPatient if is_same else _decimals(corner)
     copy.ImageOrientationPatient = _decimals((*axes[:, 0], *axes[:, 1]))
     copy.PixelSpacing = _decimals((step_y, step_x))
     copy.SpacingBetweenSlices = _decimals((step_z,))[0]
@@ -220,7 +220,7 @@ def _clean_copy(
 
 
 def _thickness(source: pydicom.Dataset) -> DSfloat | None:
-    """The slice thickness in mm; None where it is missing, empty or impossible."""
+    """The slice thickness in mm; None if it is missing, empty or impossible."""
     try:
         value = float(source.SliceThickness)
     except (AttributeError, TypeError, ValueError):
@@ -234,7 +234,7 @@ def _decimals(values: Iterable[float]) -> list[DSfloat]:
 
 
 def _series_number(source: pydicom.Dataset) -> int:
-    """A number beside that of the CT, as scanners number what they derive from it."""
+    """A series number derived from that of the CT, as scanners number derived series."""
     try:
         return max(1, min(int(source.get("SeriesNumber") or 0) * 100 + 1, 2**31 - 1))
     except (TypeError, ValueError, OverflowError):
@@ -263,7 +263,7 @@ def _description(organ: Organ, number: int, algorithm: Algorithm) -> hd.seg.Segm
         display_color=hd.color.CIELabColor.from_rgb(*organ.color),
     )
     if organ.side is not None:
-        # As Slicer and dcmqi write it; highdicom has no argument for it.
+        # As Slicer and dcmqi write it; highdicom has no argument for this.
         description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
             concept(organ.side.value, organ.side.scheme, organ.side.meaning)
         ]
@@ -278,8 +278,10 @@ def write_checked(
     algorithm: Algorithm,
     pseudonym: str = "",
 ) -> None:
-    """As ``segmentation.write_segmentation``, and compared with ``labels``. Raises OutputError where they differ; then
-    there is no file."""
+    """Write a DICOM SEG as ``write_segmentation`` does, then read it back and compare it with ``labels``.
+
+    Raises OutputError if they differ, and removes the file.
+    """
     write_segmentation(path, slices, labels, vocabulary, algorithm, pseudonym)
     try:
         require_same_voxels(path, labels, vocabulary)
@@ -289,7 +291,7 @@ def write_checked(
 
 
 def require_same_voxels(path: Path, labels: sitk.Image, vocabulary: Vocabulary) -> None:
-    """Raises OutputError unless the DICOM SEG at ``path`` holds exactly ``labels`` (uint8), each voxel in its place."""
+    """Raise OutputError unless the DICOM SEG at ``path`` contains exactly ``labels`` (uint8), voxel by voxel."""
     segmentation = hd.seg.segread(path)
     keys = {number: segmentation.get_segment_description(number).tracking_id for number in _numbers(segmentation)}
     label_of = np.zeros(256, dtype=np.uint8)
@@ -297,18 +299,18 @@ def require_same_voxels(path: Path, labels: sitk.Image, vocabulary: Vocabulary) 
         label_of[number] = vocabulary.by_key[str(key)].label
     volume = segmentation.get_volume(combine_segments=True, dtype=np.uint8)
     expected = sitk.GetArrayViewFromImage(labels)
-    seen = np.zeros(len(expected), dtype=bool)
+    is_covered = np.zeros(len(expected), dtype=bool)
     columns, rows = labels.GetSize()[:2]
     for index, plane in enumerate(volume.array):
         corners = [volume.affine @ (index, *corner, 1.0) for corner in ((0, 0), (0, columns - 1), (rows - 1, 0))]
-        there = np.array([labels.TransformPhysicalPointToContinuousIndex(corner[:3].tolist()) for corner in corners])
-        z = round(float(there[0, 2]))
-        told = np.array([(0, 0, z), (columns - 1, 0, z), (0, rows - 1, z)])
-        off_mm = float(np.abs((there - told) * labels.GetSpacing()).max())
+        found = np.array([labels.TransformPhysicalPointToContinuousIndex(corner[:3].tolist()) for corner in corners])
+        z = round(float(found[0, 2]))
+        target = np.array([(0, 0, z), (columns - 1, 0, z), (0, rows - 1, z)])
+        off_mm = float(np.abs((found - target) * labels.GetSpacing()).max())
         if off_mm > _SAME_MM or not 0 <= z < len(expected) or not np.array_equal(label_of[plane], expected[z]):
             raise _differs(path)
-        seen[z] = True
-    if expected[~seen].any():
+        is_covered[z] = True
+    if expected[~is_covered].any():
         raise _differs(path)
 
 
@@ -317,4 +319,6 @@ def _numbers(segmentation: hd.seg.Segmentation) -> range:
 
 
 def _differs(path: Path) -> OutputError:
-    return OutputError(f"{path.name} read back differs from the labels.", "Report this, with the header of the CT.")
+    return OutputError(
+        f"{path.name} differs from the labels when it is read back.", "Report this, with the header of the CT."
+    )

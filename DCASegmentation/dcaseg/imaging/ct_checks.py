@@ -1,4 +1,4 @@
-"""Is this a CT in Hounsfield units, large enough to hold abdominal organs, and does the body lie as the header says?"""
+"""Checks that a volume is a CT in HU, large enough for abdominal organs, and oriented as its header states."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAMPLES = 1_000_000
 
 _GIVE_HU = "Give the CT in Hounsfield units as the scanner exported it."
 
-# Tissue that every abdominal CT shows, between these HU whatever the contrast agent does.
+# HU ranges of tissues that every abdominal CT shows, with or without contrast agent.
 _FAT_HU = (-130.0, -70.0)
 _MUSCLE_AND_ORGANS_HU = (10.0, 100.0)
 _AIR_HU = (-1100.0, -800.0)
@@ -32,7 +32,7 @@ _LESS_THAN_AIR_HU = -1150.0
 
 @dataclass(frozen=True)
 class _Scale:
-    """Values that are ``factor`` * (HU + ``offset``)."""
+    """A scale on which values are ``factor`` * (HU + ``offset``); ``remedy`` says how to get back to HU."""
 
     factor: float
     offset: float
@@ -56,22 +56,26 @@ _HU = _Scale(1, 0, "HU", "")
 
 
 def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
-    """Raises ImageError where ``image`` (3D, scalar, finite) cannot be a CT of abdominal organs in HU. Returns notes on
-    what can be, but is unlikely: a body that is too large, too small, or lies otherwise than the header says.
+    """Check that ``image`` (3D, scalar, finite) can be a CT of abdominal organs in HU.
 
-    Size, always: at least 8 voxels and 30 mm along every axis. A volume smaller than the model's patch is no error.
+    Returns notes on what is possible but unlikely: a body that is too large or too small, or that does not lie as the
+    header states. Raises ImageError if the image cannot be such a CT:
 
-    Intensities, unless ``strict`` is False, of all voxels but padding outside the field of view (one value, well below
-    all others); the first that holds is reported:
+    Size, always checked: at least 8 voxels and 30 mm along every axis. A volume may be smaller than the model's patch.
 
-    1. All voxels alike, or a span below 50 HU (normalized images, 0..1 or z-scores): organs, fat and noise span more.
-    2. No fat and no air (less than 0.1 % of voxels below -30 HU). Every abdominal CT shows fat at about -100 HU, even
-       cut tight around the organs. What it is instead is told by its values, for the remedy: a label map (few whole
-       numbers, most neighbors equal), a gray picture (0 to 255), HU + 1024 (few values from 200 to 800, between
-       lung and fat, and many from 900 to 1250, fat to enhanced organs), else an MR or another modality.
-    3. Fat, muscle and air lie where they would in HU times 2, 4, 10 or 16, or divided, or HU plus or minus 1000 or
-       1024, and not where they do in HU.
-    4. Less than 3 % of voxels from -150 to 250 HU, where fat, muscle and organs lie.
+    Intensities, unless ``strict`` is False. All voxels count except padding outside the field of view (one value, well
+    below all others). The first rule that applies is reported:
+
+    1. All voxels are alike, or span less than 50 HU (normalized images, 0 to 1 or z-scores): organs, fat and noise span
+       more.
+    2. There is no fat and no air (less than 0.1 % of the voxels are below -30 HU). Every abdominal CT shows fat at
+       about -100 HU, even if it is cropped tightly around the organs. For the remedy, the values suggest what the image
+       is: a label map (few whole numbers, most neighbors equal), a grayscale picture (0 to 255), HU + 1024 (few values
+       from 200 to 800, between lung and fat, and many from 900 to 1250, fat to enhanced organs), else an MR or another
+       modality.
+    3. Fat, muscle and air lie where HU multiplied or divided by 2, 4, 10 or 16, or HU plus or minus 1000 or 1024, would
+       put them, and not where they lie in HU.
+    4. Less than 3 % of the voxels are from -150 to 250 HU, where fat, muscle and organs lie.
 
     Accepted on purpose: padding (any amount up to rule 4), no air at all, metal, and CTs clipped to a window that keeps
     fat, such as -200 to 300 HU.
@@ -81,23 +85,25 @@ def check_ct(image: sitk.Image, strict: bool = True) -> tuple[str, ...]:
         return ()
     low, high = value_range(image)
     if high == low:
-        raise ImageError(f"All voxels of the image have the same value ({low:g}).", "Give a CT volume.")
+        raise ImageError(f"All voxels of the image have the same value ({low:g}).", "Choose a CT volume.")
     sample = _without_padding(_sample(image).ravel())
     low = max(low, float(sample.min()))
     if high - low < _SMALLEST_SPAN_HU:
         raise ImageError(
-            f"The values of the image run from {low:g} to {high:g} only: it looks normalized, not a CT in HU.", _GIVE_HU
+            f"The values of the image range only from {low:g} to {high:g}: it looks normalized, not like a CT in HU.",
+            _GIVE_HU,
         )
     if _share(sample < _BELOW_WATER_HU) < _FEWEST_BELOW_WATER:
-        _name_the_impostor(image, sample, low, high)
+        _raise_for_non_ct(image, sample, low, high)
     _require_hu(sample)
     soft = _share((sample >= _SOFT_TISSUE_HU[0]) & (sample <= _SOFT_TISSUE_HU[1]))
     if soft < _FEWEST_SOFT_TISSUE:
         raise ImageError(
-            f"Only {100 * soft:.1f} % of the voxels have values of fat or soft tissue (-150 to 250 HU): no CT in HU.",
+            f"Only {100 * soft:.1f} % of the voxels have values of fat or soft tissue (-150 to 250 HU), "
+            "so the image is not a CT in HU.",
             f"{_GIVE_HU} Check that the rescale intercept was applied exactly once.",
         )
-    return _notes_on_the_body(image)
+    return _body_notes(image)
 
 
 def _require_size(image: sitk.Image) -> None:
@@ -108,25 +114,27 @@ def _require_size(image: sitk.Image) -> None:
         shown = " x ".join(f"{length:.0f}" for length in extent)
         raise ImageError(
             f"The volume is too small to hold organs: {voxels} voxels, {shown} mm.",
-            f"Give the whole CT: at least {_FEWEST_VOXELS} voxels and {_SHORTEST_MM:.0f} mm along every axis. "
-            "If it is whole, its header states a wrong spacing.",
+            f"Choose the whole CT: at least {_FEWEST_VOXELS} voxels and {_SHORTEST_MM:.0f} mm along every axis. "
+            "If the CT is complete, the spacing in its header is wrong.",
         )
 
 
 def _without_padding(sample: np.ndarray) -> np.ndarray:
-    """The values (1D) without those that stand for nothing, as outside the round field of view: one value that is far
-    below all others. Resampling leaves a few values between them."""
+    """The values (1D) without padding, such as that outside the round field of view: one value far below all others.
+
+    Resampling leaves a few values between the padding and the rest.
+    """
     for _ in range(2):
         low = float(sample.min())
         padding = sample == low
-        rest = sample[~padding]
+        remaining = sample[~padding]
         share = _share(padding)
-        if share < 0.002 or rest.size < 0.05 * sample.size:
+        if share < 0.002 or remaining.size < 0.05 * sample.size:
             return sample
-        gap = max(20.0, 0.02 * float(np.percentile(rest, 99.5) - low))
-        if np.count_nonzero(rest < low + gap) > 0.02 * share * sample.size:
+        gap = max(20.0, 0.02 * float(np.percentile(remaining, 99.5) - low))
+        if np.count_nonzero(remaining < low + gap) > 0.02 * share * sample.size:
             return sample
-        sample = rest[rest >= low + gap]
+        sample = remaining[remaining >= low + gap]
     return sample
 
 
@@ -150,18 +158,20 @@ def _require_hu(sample: np.ndarray) -> None:
             best = its_tissue + its_air, scale
     if best is not None:
         _, scale = best
-        raise ImageError(f"The image is no CT in HU: its values look like {scale.name}.", scale.remedy)
+        raise ImageError(f"The image is not a CT in HU: its values look like {scale.name}.", scale.remedy)
     if impossible:
         raise ImageError(
-            f"The image is no CT in HU: {100 * less:.0f} % of its voxels are below {_LESS_THAN_AIR_HU:.0f} HU, "
+            f"The image is not a CT in HU: {100 * less:.0f} % of its voxels are below {_LESS_THAN_AIR_HU:.0f} HU, "
             "less than air.",
             _GIVE_HU,
         )
 
 
 def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
-    """How much looks like tissue if the values are of this scale (geometric mean of the shares of fat and of muscle and
-    organs), and the shares of air and of what is less than air."""
+    """How well values on this scale match tissue, and the shares of air and of values below air.
+
+    The first is the geometric mean of the share of fat and the share of muscle and organs.
+    """
 
     def bound(hu: float) -> float:
         return scale.factor * (hu + scale.offset)
@@ -173,7 +183,7 @@ def _evidence(sample: np.ndarray, scale: _Scale) -> tuple[float, float, float]:
     return tissue, between(_AIR_HU), _share(sample < bound(_LESS_THAN_AIR_HU))
 
 
-# What a trunk measures, from infants to the very large, and how its bones lie.
+# The size of human trunks, from infants to the largest adults, and the position of their bones.
 _WIDTH_MM = (100.0, 750.0)
 _DEPTH_MM = (60.0, 550.0)
 _NARROWEST = 0.85
@@ -184,21 +194,23 @@ _COLUMN_MM = 20.0
 _FURTHEST_IN_FRONT_MM, _FURTHEST_ASIDE_MM = 10.0, 80.0
 
 
-def _notes_on_the_body(image: sitk.Image) -> tuple[str, ...]:
-    """What does not look like a trunk that lies as the header says; nothing where the field of view is too small to
-    judge."""
+def _body_notes(image: sitk.Image) -> tuple[str, ...]:
+    """Notes on what does not look like a trunk that lies as the header states.
+
+    There are none about the body if the field of view is too small to judge it.
+    """
     grid = Grid.of(image)
     notes = []
     if grid.spacing == (1.0, 1.0, 1.0) and grid.origin == (0.0, 0.0, 0.0) and _is_plain(grid):
         notes.append(
-            "The header states a spacing of exactly 1 x 1 x 1 mm at origin 0, as files do that lost their geometry: "
-            "check that it is true, or all volumes are wrong."
+            "The header states a spacing of exactly 1 x 1 x 1 mm at origin 0, as in files that lost their geometry. "
+            "Check that it is right; otherwise all volumes are wrong."
         )
     hu = canonical_view(sitk.GetArrayViewFromImage(image), grid, "RAS")
     # Array axes are (S, A, R).
     spacing = _canonical_spacing(grid)
     steps = [max(1, round(_COARSE_MM / step)) for step in spacing]
-    # At a wrong scale a step may be nearly the whole volume.
+    # If the spacing is wrong, a step may span nearly the whole volume.
     steps = [min(step, max(1, length // 24)) for step, length in zip(steps, hu.shape, strict=True)]
     hu = hu[tuple(slice(None, None, step) for step in steps)]
     spacing = [step * each for step, each in zip(steps, spacing, strict=True)]
@@ -206,40 +218,46 @@ def _notes_on_the_body(image: sitk.Image) -> tuple[str, ...]:
     if _share(body) < 0.02:
         return tuple(notes)
     depth, width = (_extent(body, axis, spacing[axis]) for axis in (1, 2))
-    wrong = _wrong_size(width, depth)
-    if wrong:
-        notes.append(f"{wrong} Check spacing and orientation in the header of the CT.")
-    bones = _wrong_bones(hu > _BONE_HU, body, spacing)
-    if bones:
-        notes.append(f"{bones} Check the orientation in the header of the CT.")
+    size_problem = _size_problem(width, depth)
+    if size_problem:
+        notes.append(f"{size_problem} Check spacing and orientation in the header of the CT.")
+    spine_problem = _spine_problem(hu > _BONE_HU, body, spacing)
+    if spine_problem:
+        notes.append(f"{spine_problem} Check the orientation in the header of the CT.")
     return tuple(notes)
 
 
-def _wrong_size(width: float | None, depth: float | None) -> str:
-    """``width`` and ``depth`` (mm) are None where the body reaches the border of the image on both sides."""
+def _size_problem(width: float | None, depth: float | None) -> str:
+    """A sentence on an impossible size of the trunk, or an empty text.
+
+    ``width`` and ``depth`` (mm) are None if the body reaches the border of the image on both sides.
+    """
     for name, value, (low, high) in (("wide", width, _WIDTH_MM), ("deep", depth, _DEPTH_MM)):
         if value is not None and not low <= value <= high:
-            return f"By its header the trunk is {value:.0f} mm {name}, which no trunk is."
+            return f"According to the header, the trunk is {value:.0f} mm {name}, which is impossible."
     if width is not None and depth is not None and width < _NARROWEST * depth:
-        return f"By its header the trunk is deeper ({depth:.0f} mm) than wide ({width:.0f} mm)."
+        return f"According to the header, the trunk is deeper ({depth:.0f} mm) than wide ({width:.0f} mm)."
     return ""
 
 
-def _wrong_bones(bone: np.ndarray, body: np.ndarray, spacing: list[float]) -> str:
-    """A spine that does not run from feet to head, or lies in front of the body's middle. Array axes are (S, A, R)."""
+def _spine_problem(bone: np.ndarray, body: np.ndarray, spacing: list[float]) -> str:
+    """A sentence on a spine that does not run from feet to head or lies in the front of the body, or an empty text.
+
+    The array axes are (S, A, R).
+    """
     if np.count_nonzero(bone) * float(np.prod(spacing)) < _LEAST_BONE_MM3:
         return ""
-    # How much of a column some 2 cm across is bone, along each axis: most of the spine's.
+    # The share of bone in a column about 2 cm wide along each axis; it is highest along the spine.
     columns = [
         _smooth(bone.mean(axis=axis), [step for other, step in enumerate(spacing) if other != axis])
         for axis in range(3)
     ]
     shares = [float(each.max()) for each in columns]
     along = int(np.argmax(shares))
-    # A pelvis is nearly as much bone from side to side.
+    # Seen from the side, a pelvis has nearly as large a share of bone.
     if shares[along] > 2 * shares[0]:
         direction = ("from feet to head", "from back to front", "from left to right")[along]
-        return f"By its header the spine of this CT runs {direction}."
+        return f"According to the header, the spine of this CT runs {direction}."
     rows = np.arange(body.shape[1])
     share = np.cumsum(body.sum(axis=(0, 2)) / body.sum())
     middle = 0.5 * float(np.interp(0.02, share, rows) + np.interp(0.98, share, rows))
@@ -247,12 +265,12 @@ def _wrong_bones(bone: np.ndarray, body: np.ndarray, spacing: list[float]) -> st
     in_front = (float(row) - middle) * spacing[1] + 0.5 * _COLUMN_MM
     aside = abs(float(column) - 0.5 * body.shape[2]) * spacing[2]
     if in_front > _FURTHEST_IN_FRONT_MM and aside < _FURTHEST_ASIDE_MM:
-        return "By its header the spine of this CT lies in the front of the body, as if back and front were swapped."
+        return "According to the header, the spine lies in the front of the body, as if back and front were swapped."
     return ""
 
 
 def _smooth(projection: np.ndarray, spacing: list[float]) -> np.ndarray:
-    """A projection averaged over squares of ``_COLUMN_MM``."""
+    """``projection`` averaged over squares with sides of ``_COLUMN_MM``."""
     for axis, step in enumerate(spacing):
         width = max(1, min(projection.shape[axis], round(_COLUMN_MM / step)))
         sums = np.cumsum(np.insert(projection, 0, 0.0, axis=axis), axis=axis)
@@ -263,8 +281,10 @@ def _smooth(projection: np.ndarray, spacing: list[float]) -> np.ndarray:
 
 
 def _extent(body: np.ndarray, axis: int, step: float) -> float | None:
-    """Extent in mm where the body has more than a twentieth of its largest cross-section, which no table has; None
-    where it reaches both borders."""
+    """The extent of the body along ``axis`` in mm, or None if it reaches both borders.
+
+    Only cross-sections larger than a twentieth of the largest one count, which excludes the table.
+    """
     areas = body.sum(axis=tuple(other for other in range(3) if other != axis))
     inside = np.flatnonzero(areas > 0.05 * areas.max())
     if inside[0] == 0 and inside[-1] == len(areas) - 1:
@@ -273,7 +293,7 @@ def _extent(body: np.ndarray, axis: int, step: float) -> float | None:
 
 
 def _canonical_spacing(grid: Grid) -> list[float]:
-    """Spacing along S, A and R."""
+    """The spacing along S, A and R in mm."""
     steps = np.empty(3)
     for (world, _), step in zip(nearest_world_axes(grid.axes), grid.spacing, strict=True):
         steps[world] = step
@@ -281,16 +301,17 @@ def _canonical_spacing(grid: Grid) -> list[float]:
 
 
 def _is_plain(grid: Grid) -> bool:
-    """Whether the axes are those of an image without any orientation, in LPS or in RAS."""
+    """Whether the axes are those of an image without a stated orientation, in LPS or in RAS."""
     return any(np.array_equal(grid.axes, np.diag(signs)) for signs in ((1, 1, 1), (-1, -1, 1)))
 
 
-def _name_the_impostor(image: sitk.Image, sample: np.ndarray, low: float, high: float) -> NoReturn:
+def _raise_for_non_ct(image: sitk.Image, sample: np.ndarray, low: float, high: float) -> NoReturn:
+    """Rule 2 of ``check_ct``: say what the image looks like instead."""
     values = f"values from {low:g} to {high:g}"
     if low >= 0 and _looks_like_labels(image, sample):
-        raise ImageError(f"The image looks like a label map ({values}), not like a CT.", "Give the CT itself.")
+        raise ImageError(f"The image looks like a label map ({values}), not like a CT.", "Choose the CT itself.")
     if low >= 0 and high <= 255:
-        raise ImageError(f"The image looks like a gray picture ({values}), not like a CT in HU.", _GIVE_HU)
+        raise ImageError(f"The image looks like a grayscale picture ({values}), not like a CT in HU.", _GIVE_HU)
     between, tissue = _share((sample >= 200) & (sample <= 800)), _share((sample >= 900) & (sample <= 1250))
     if tissue >= 0.1 and between < 0.5 * tissue:
         raise ImageError(

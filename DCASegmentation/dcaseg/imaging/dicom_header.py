@@ -1,7 +1,8 @@
-"""What the header of one DICOM file says, as far as sorting and reading a CT need it; the voxels stay on the disk.
+"""The header of one DICOM file, as far as it is needed to sort and read a CT. Voxels are not loaded.
 
-Read here rather than by pydicom, so that an installation without it reads the same files: Part 10 files, files that
-lost their preamble or their meta information, and enhanced multi-frame images. Encodings as in DICOM PS3.5, section 7.
+The parser is our own rather than pydicom's, so that installations without pydicom read the same files: Part 10 files,
+files that lost their preamble or meta information, and enhanced multi-frame images. For the encodings see DICOM PS3.5,
+section 7.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ _Elements = dict[int, "bytes | list[_Elements]"]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where one plane of an image lies, and how its stored values become HU; NaN for what the file does not state.
+    """The position of one plane of an image and its rescaling to HU; NaN for values that the file does not state.
 
-    ``position`` (mm, LPS) is the center of the first voxel, ``axes`` the directions of increasing column and row
-    (six cosines), ``spacing`` the distance of columns and of rows in mm (x, y).
+    ``position`` (mm, LPS) is the center of the first voxel, ``axes`` are the directions of increasing column and row
+    index (six cosines), ``spacing`` is the distance between columns and between rows in mm (x, y).
     """
 
     position: tuple[float, ...]
@@ -87,7 +88,10 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Voxels:
-    """How the voxels are stored: ``offset`` and ``bytes`` of the (inflated) file, ``bytes`` None where compressed."""
+    """How the voxels are stored: ``offset`` and ``bytes`` in the (inflated) file; ``bytes`` is None if compressed.
+
+    ``allocated``, ``stored`` and ``high`` are DICOM's BitsAllocated, BitsStored and HighBit.
+    """
 
     offset: int
     bytes: int | None
@@ -101,9 +105,9 @@ class Voxels:
 
 @dataclass(frozen=True, slots=True)
 class DicomHeader:
-    """One image of a DICOM archive. Texts are empty and numbers NaN or 0 where the file does not say.
+    """The header of one image. Texts are empty and numbers NaN or 0 where the file states nothing.
 
-    ``planes`` holds a ``Frame`` for each of the image's frames, one for an ordinary slice. ``transfer_syntax`` is a
+    ``planes`` holds one ``Frame`` for each frame of the image, so one for an ordinary slice. ``transfer_syntax`` is a
     UID. ``whole`` is False for a file without the meta information of DICOM Part 10.
     """
 
@@ -131,36 +135,38 @@ class DicomHeader:
 
     @property
     def frames(self) -> int:
-        """How many planes the image has."""
+        """The number of planes in the image."""
         return len(self.planes)
 
     @property
     def position(self) -> tuple[float, ...]:
-        """Of the first plane."""
+        """The position of the first plane in mm (LPS)."""
         return self.planes[0].position
 
     @property
     def axes(self) -> tuple[float, ...]:
-        """Of the first plane."""
+        """The axes of the first plane (six cosines)."""
         return self.planes[0].axes
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Of the first plane."""
+        """The spacing of the first plane in mm (x, y)."""
         return self.planes[0].spacing
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file begins as a DICOM data set does, with or without preamble and meta information. Raises OSError
-    where it cannot be read."""
+    """Whether the file begins like a DICOM data set, with or without preamble and meta information.
+
+    Raises OSError if it cannot be read.
+    """
     with path.open("rb") as stream:
         return _start(stream.read(_PREAMBLE + 16)) is not None
 
 
 def read_dicom_header(path: Path) -> DicomHeader | None:
-    """The header of a DICOM image; None for a file of another kind, or DICOM without an image, such as a DICOMDIR.
+    """The header of a DICOM image; None if the file is not DICOM, or is DICOM without an image, such as a DICOMDIR.
 
-    Raises OSError where the file cannot be read and ValueError, with the reason, where it is damaged.
+    Raises OSError if the file cannot be read and ValueError, with the reason, if it is damaged.
     """
     with path.open("rb") as file:
         if _start(file.read(_PREAMBLE + 16)) is None:
@@ -175,7 +181,7 @@ def read_dicom_header(path: Path) -> DicomHeader | None:
 
 
 def open_data_set(path: Path) -> BinaryIO:
-    """The file with its data set inflated, so that ``Voxels.offset`` is right. Raises OSError."""
+    """Open the file with its data set inflated, so that ``Voxels.offset`` applies. Raises OSError."""
     file = path.open("rb")
     try:
         elements: _Elements = {}
@@ -202,7 +208,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         return None
     if pixels is None:
         if _claims_to_be_ct(elements):
-            raise ValueError("it has no voxels")
+            raise ValueError("it contains no voxels")
         return None
     planes = _planes(elements, get)
     allocated = get.count("BitsAllocated", 16)
@@ -211,7 +217,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
     if length is not None:
         needed = rows * columns * values * len(planes) * allocated // 8
         if offset + length > size or length < needed:
-            raise ValueError(f"{min(length, size - offset)} of {max(needed, length)} bytes of voxels are there")
+            raise ValueError(f"only {min(length, size - offset)} of {max(needed, length)} bytes of voxels are present")
     stored = get.count("BitsStored", allocated)
     return DicomHeader(
         file=str(path),
@@ -242,26 +248,29 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
 
 
 def _planes(elements: _Elements, get: _Getter) -> tuple[Frame, ...]:
-    """The frames of the image: what a frame's own functional groups state counts before what they share, and that
-    before what stands in the header itself."""
+    """The frames of the image.
+
+    A value in the frame's own functional groups takes precedence over the shared groups, and these over the top level
+    of the header.
+    """
     shared = _first(elements, "SharedFunctionalGroups")
     each = elements.get(_TAGS["PerFrameFunctionalGroups"])
     count = get.count("NumberOfFrames", 1)
     groups: list[_Elements] = each if isinstance(each, list) else []
     if groups and len(groups) != count:
-        raise ValueError(f"it announces {count} frames and describes {len(groups)}")
+        raise ValueError(f"it announces {count} frames but describes {len(groups)}")
 
     def frame(own: _Elements) -> Frame:
         def numbers(group: str, name: str, wanted: int) -> tuple[float, ...]:
-            for place in (_first(own, group), _first(shared, group), elements):
-                if _TAGS[name] in place:
-                    return _Getter(place, get.order).numbers(name, wanted)
+            for source in (_first(own, group), _first(shared, group), elements):
+                if _TAGS[name] in source:
+                    return _Getter(source, get.order).numbers(name, wanted)
             return (math.nan,) * wanted
 
         return Frame(
             position=numbers("PlanePosition", "ImagePositionPatient", 3),
             axes=numbers("PlaneOrientation", "ImageOrientationPatient", 6),
-            # DICOM states the distance of rows first.
+            # DICOM states the distance between rows first.
             spacing=numbers("PixelMeasures", "PixelSpacing", 2)[::-1],
             slope=numbers("PixelValueTransformation", "RescaleSlope", 1)[0],
             intercept=numbers("PixelValueTransformation", "RescaleIntercept", 1)[0],
@@ -279,19 +288,19 @@ def _first(elements: _Elements, name: str) -> _Elements:
 
 def _claims_to_be_ct(elements: _Elements) -> bool:
     get = _Getter(elements, "<")
-    kind = get.text("SOPClassUID") or get.text("MediaStorageSOPClassUID")
-    return kind in (CT_IMAGE, *ENHANCED_CT) or get.text("Modality") == "CT"
+    sop_class = get.text("SOPClassUID") or get.text("MediaStorageSOPClassUID")
+    return sop_class in (CT_IMAGE, *ENHANCED_CT) or get.text("Modality") == "CT"
 
 
 def _start(head: bytes) -> int | None:
-    """Where the elements begin, or None where these are not the first bytes of a DICOM file."""
+    """The offset of the first element, or None if ``head`` is not the beginning of a DICOM file."""
     if head[_PREAMBLE : _PREAMBLE + 4] == _MAGIC:
         return _PREAMBLE + 4
     if head[:4] == _MAGIC:
         return 4
     for start in (0, _PREAMBLE):
         first = head[start : start + 8]
-        # The meta information begins with (0002,0000) or (0002,0001), a data set with an element of group 8.
+        # Meta information begins with (0002,0000) or (0002,0001), a data set with an element of group 8.
         if first[:2] == b"\x02\0" and first[2:4] in (b"\0\0", b"\1\0") and first[4:6] in _VRS:
             return start
         if len(first) == 8 and _syntax_of_data_set(first) is not None:
@@ -312,8 +321,11 @@ def _syntax_of_data_set(first: bytes) -> str | None:
 
 
 def _data_set(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int, bool]:
-    """The stream at the first element after the meta information, which goes into ``meta``; the transfer syntax, the
-    length of the stream, and whether the file has its meta information."""
+    """Read the meta information into ``meta``, and open the data set that follows it.
+
+    Returns the stream at the first element of the data set, the transfer syntax, the length of the stream, and whether
+    the file has complete meta information.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = _start(file.read(_PREAMBLE + 16))
@@ -329,13 +341,13 @@ def _data_set(file: BinaryIO, meta: _Elements) -> tuple[BinaryIO, str, int, bool
     actual = _syntax_of_data_set(first) if len(first) == 8 else None
     whole = bool(syntax) and start == _PREAMBLE + 4
     if actual is not None and (not syntax or (syntax == _EXPLICIT and actual == _IMPLICIT)):
-        # Some programs write implicit data sets and call them explicit.
+        # Some programs write implicit data sets and declare them explicit.
         return file, actual, size, whole and actual == syntax
     return file, syntax or _IMPLICIT, size, whole
 
 
 class _Elementary:
-    """The elements of a data set, one after the other; EOFError where it ends within one, ValueError for nonsense."""
+    """Parses the elements of a data set in order. Raises EOFError if it ends too early and ValueError if invalid."""
 
     def __init__(self, stream: BinaryIO, size: int, explicit: bool, order: str) -> None:
         self.order = order
@@ -347,8 +359,10 @@ class _Elementary:
     def read_into(
         self, elements: _Elements, end: int | None = None, only_group: int | None = None
     ) -> tuple[int, int | None] | None:
-        """Puts the wanted elements up to position ``end`` into ``elements``. Returns offset and length of the voxels
-        where it comes to them (no length where they are compressed), and stops there."""
+        """Read the wanted elements up to position ``end`` into ``elements``, and stop at the voxels.
+
+        Returns the offset and length of the voxels (length None if they are compressed), or None if there are none.
+        """
         for tag, vr, length in self._headers(end, only_group):
             if tag in _PIXELS and self._depth == 0:
                 return self._stream.tell(), None if length == _UNDEFINED else length
@@ -388,7 +402,7 @@ class _Elementary:
         explicit, self._explicit = self._explicit, self._explicit and not as_implicit
         self._depth += 1
         if self._depth > _DEEPEST:
-            raise ValueError("its header has too many levels")
+            raise ValueError("its header is nested too deeply")
         items: list[_Elements] = []
         while end is None or self._stream.tell() < end:
             group, element, size = struct.unpack(self.order + "2HI", self._take(8))
@@ -417,7 +431,7 @@ class _Elementary:
 
 
 class _Getter:
-    """Values of elements as texts and numbers."""
+    """The values of elements as texts and numbers."""
 
     def __init__(self, elements: _Elements, order: str) -> None:
         self.order = order
@@ -434,7 +448,7 @@ class _Getter:
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
         try:
-            # float() also takes digits of other scripts and underscores.
+            # Unlike DICOM, float() also accepts underscores and digits of other scripts.
             values = [float(each) if re.fullmatch(r"[\d.eE+-]+", each, re.ASCII) else math.nan
                       for each in self.text(name).split("\\")]  # fmt: skip
         except ValueError:
@@ -448,6 +462,6 @@ class _Getter:
         if name == "NumberOfFrames":
             number = self.numbers(name, 1)[0]
             if not 1 <= number <= 1e6:
-                raise ValueError("its number of frames makes no sense")
+                raise ValueError("its number of frames is impossible")
             return int(number)
         return int(struct.unpack(self.order + "H", raw[:2])[0]) if len(raw) >= 2 else default

@@ -1,4 +1,4 @@
-"""One CT series out of a folder of DICOM files."""
+"""Reading of one CT series from a folder of DICOM files."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from .size_limits import require_allowed_size
 
 
 def read_dicom_folder(folder: Path, series: str | None, notes: list[str], resample: bool) -> sitk.Image:
-    """Reads the one CT series of ``folder`` (HU, 3D), its slices ordered by position.
+    """Read the one CT series in ``folder`` (HU, 3D), with its slices ordered by position.
 
-    ``series`` chooses among several: the number shown in the error's list, or the SeriesInstanceUID. Files that are no
-    DICOM images (a DICOMDIR, a report, a text) are passed over.
+    ``series`` selects one of several series: its number in the list of the error message, or its SeriesInstanceUID.
+    Files that are not DICOM images (a DICOMDIR, a report, a text) are skipped. ``notes`` receives one sentence for each
+    correction. ``resample`` allows resampling of tilted or unevenly spaced slices.
 
-    Returns int16 where every voxel fits, else float32. Memory: twice the volume.
+    Returns int16 if every voxel fits, else float32. Memory: twice the volume.
 
-    Raises ImageError where the folder holds no DICOM image, several series and no choice, another modality than CT,
-    a damaged file, and where its slices do not fill a volume (see ``dicom_slices.stacked``).
+    Raises ImageError if the folder contains no DICOM image, several series but no selection, another modality than CT,
+    or a damaged file, and if its slices do not form a volume (see ``dicom_slices.stacked``).
     """
-    found, grouping = _series_in(folder)
-    if not found:
+    by_uid, grouping = _series_in(folder)
+    if not by_uid:
         raise _no_dicom(folder)
-    chosen = _chosen(found, series, folder.name)
+    chosen = _chosen(by_uid, series, folder.name)
     notes += [grouping[chosen[0].file]] if grouping.get(chosen[0].file) else []
     return _volume(chosen, folder.name, notes, resample)
 
 
 def read_dicom_files(files: Sequence[Path], name: str, notes: list[str], resample: bool) -> sitk.Image:
-    """The volume of the images in ``files``, as ``read_dicom_folder`` makes it of a series."""
+    """The volume of the images in ``files``, read as by ``read_dicom_folder``."""
     images = [image for file in files if (image := _image_in(file)) is not None]
     return _volume(images, name, notes, resample)
 
@@ -59,8 +60,10 @@ def _volume(images: list[DicomHeader], name: str, notes: list[str], resample: bo
 
 
 def _series_in(folder: Path) -> tuple[dict[str, list[DicomHeader]], dict[str, str]]:
-    """The DICOM images of ``folder`` by SeriesInstanceUID, in the order of the UIDs; and by the first file of a series
-    a note where its images had different ones."""
+    """The DICOM images of ``folder`` by SeriesInstanceUID, in the order of the UIDs.
+
+    The second mapping holds a note, by the first file of the series, for each series whose images had different UIDs.
+    """
     series: dict[str, list[DicomHeader]] = {}
     try:
         for file in sorted(entry for entry in folder.iterdir() if entry.is_file()):
@@ -77,30 +80,30 @@ def _series_in(folder: Path) -> tuple[dict[str, list[DicomHeader]], dict[str, st
 
 
 def _image_in(file: Path) -> DicomHeader | None:
-    """The header of a DICOM image; None for a file of another kind."""
+    """The header of a DICOM image; None if the file is not a DICOM image."""
     try:
         return read_dicom_header(file)
     except ValueError as error:
-        # Left out, it would shorten the volume unnoticed.
+        # Skipping the file would silently shorten the volume.
         raise ImageError(
             f"{file.name} in {file.parent.name} is an incomplete or damaged DICOM file: {error}.",
-            "Copy or export the series again, or remove the file if it is none of its slices.",
+            "Copy or export the series again, or remove the file if it does not belong to the series.",
         ) from None
 
 
-def _chosen(found: dict[str, list[DicomHeader]], series: str | None, name: str) -> list[DicomHeader]:
-    uids = list(found)
+def _chosen(by_uid: dict[str, list[DicomHeader]], series: str | None, name: str) -> list[DicomHeader]:
+    uids = list(by_uid)
     if series is None and len(uids) == 1:
-        return found[uids[0]]
-    if series is not None and series in found:
-        return found[series]
+        return by_uid[uids[0]]
+    if series is not None and series in by_uid:
+        return by_uid[series]
     if series is not None and series.isdecimal() and 1 <= int(series) <= len(uids):
-        return found[uids[int(series) - 1]]
-    listed = "; ".join(f"[{number}] {_described(found[uid])}" for number, uid in enumerate(uids, start=1))
-    holds = f"{name} holds {len(uids)} series: {listed}."
+        return by_uid[uids[int(series) - 1]]
+    listed = "; ".join(f"[{number}] {_described(by_uid[uid])}" for number, uid in enumerate(uids, start=1))
+    contents = f"{name} contains {len(uids)} series: {listed}."
     if series is None:
-        raise ImageError(holds, "Choose one with --series and its number or UID.")
-    raise ImageError(f"There is no series {series}: {holds}", "Choose one of these by its number or UID.")
+        raise ImageError(contents, "Select one with --series and its number or UID.")
+    raise ImageError(f"There is no series {series}: {contents}", "Select one of these by its number or UID.")
 
 
 def _described(images: list[DicomHeader]) -> str:
@@ -111,7 +114,7 @@ def _described(images: list[DicomHeader]) -> str:
 
 
 def _planes(stack: Stack) -> Iterator[np.ndarray]:
-    """The planes in order, file by file, as frames of one file often follow each other."""
+    """The planes in order. Frames of one file often follow each other, so each file is opened only once for them."""
     for _, same in groupby(stack.slices, key=lambda one: one.image.file):
         slices = list(same)
         yield from planes_in_hu(slices[0].image, [one.number for one in slices])
@@ -121,18 +124,20 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
     spacing = stack.slices[0].frame.spacing
     heights, positions = stack.heights, stack.positions
     if not stack.even:
-        array = _evened(array, heights)
-        shown = np.diff(heights)
+        array = _evenly_spaced(array, heights)
+        gaps = np.diff(heights)
         notes.append(
-            f"The slices of {name} are {shown.min():.3g} to {shown.max():.3g} mm apart: they were resampled to "
-            f"{len(array)} at one distance."
+            f"The slices of {name} are {gaps.min():.3g} to {gaps.max():.3g} mm apart; they were resampled to "
+            f"{len(array)} evenly spaced slices."
         )
     volume = sitk.GetImageFromArray(array)
     step = (positions[-1] - positions[0]) / (len(array) - 1)
     normal = np.cross(stack.axes[0], stack.axes[1])
     if not stack.upright:
         tilt = np.degrees(np.arccos(min(1.0, float(step @ normal) / float(np.linalg.norm(step)))))
-        notes.append(f"The gantry was tilted by {tilt:.1f} degrees in {name}: it was resampled to a right-angled grid.")
+        notes.append(
+            f"{name} was scanned with the gantry tilted by {tilt:.1f} degrees; it was resampled to a right-angled grid."
+        )
         columns = np.stack([stack.axes[0] * spacing[0], stack.axes[1] * spacing[1], step], axis=1)
         return straightened(volume, Placement(columns, positions[0]))
     volume.SetSpacing((*spacing, float(step @ normal)))
@@ -141,9 +146,11 @@ def _placed(array: np.ndarray, stack: Stack, name: str, notes: list[str]) -> sit
     return volume
 
 
-def _evened(array: np.ndarray, heights: np.ndarray) -> np.ndarray:
-    """The slices at one distance from the first height to the last, interpolated (linear) between their neighbors; the
-    distance is close to the usual one of ``heights``."""
+def _evenly_spaced(array: np.ndarray, heights: np.ndarray) -> np.ndarray:
+    """The slices of ``array`` at ``heights`` (mm), interpolated linearly to even spacing from the first to the last.
+
+    The new spacing is close to the median spacing of ``heights``.
+    """
     count = round(float(heights[-1] - heights[0]) / float(np.median(np.diff(heights)))) + 1
     even = np.empty((count, *array.shape[1:]), np.float32)
     for index, height in enumerate(np.linspace(heights[0], heights[-1], count)):
@@ -157,14 +164,14 @@ def _no_dicom(folder: Path) -> ImageError:
     for candidate in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
         if _begins_with_dicom(candidate):
             return ImageError(
-                f"{folder} itself holds no DICOM images, its subfolder {candidate.name} does.",
-                f"Give that folder: {candidate}",
+                f"{folder} itself contains no DICOM images, but its subfolder {candidate.name} does.",
+                f"Choose that folder: {candidate}",
             )
-    return ImageError(f"{folder} holds no DICOM images.", "Give the folder with the DICOM files of one CT series.")
+    return ImageError(f"{folder} contains no DICOM images.", "Choose the folder with the DICOM files of one CT series.")
 
 
 def _begins_with_dicom(folder: Path) -> bool:
-    """Whether one of the first entries of ``folder`` is a DICOM image; a few, as it may be anything's folder."""
+    """Whether one of the first entries of ``folder`` is a DICOM image. Only a few are read, as it may be any folder."""
     try:
         return any(entry.is_file() and read_dicom_header(entry) for entry in islice(folder.iterdir(), 10))
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Where voxels lie as a header states it, and the right-angled grid that is closest to it.
+"""The position of voxels as a header states it, and the closest right-angled grid.
 
-Headers written with few digits have axes that are not quite at right angles; a gantry tilt or a wrong header has axes
-that are far from it. The first can be put right without moving any voxel by a noticeable part of its size.
+Axes that are not quite at right angles come from headers written with few digits; they can be corrected without moving
+any voxel by a noticeable part of its size. Axes far from right angles come from a gantry tilt or a wrong header.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ..errors import ImageError
 from . import file_errors
 from .grid import Grid
 
-# In voxels, at the corner where it is largest.
+# In voxels, at the corner of the volume where the deviation is largest.
 ROUNDING = 0.1
 HALF_A_VOXEL = 0.5
 _SAME_MM = 1e-3
 _log = logging.getLogger(__name__)
-# Air: what lies beyond the voxels of a CT.
+# The value of air, used beyond the voxels of a CT.
 _OUTSIDE_HU = -1024.0
 
 
 @dataclass(frozen=True)
 class Placement:
-    """From voxel index (x, y, z) to mm in LPS: ``columns`` (3, 3) @ index + ``origin`` (3,). Any axes."""
+    """A map from voxel index (x, y, z) to mm (LPS): ``columns`` (3, 3) @ index + ``origin`` (3,), with any axes."""
 
     columns: np.ndarray
     origin: np.ndarray
@@ -42,22 +42,23 @@ class Placement:
 
     @property
     def spacing(self) -> np.ndarray:
-        """Length of each step in mm (x, y, z)."""
+        """The length of each step in mm (x, y, z)."""
         return np.linalg.norm(self.columns, axis=0)
 
 
 def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str], straighten: bool) -> sitk.Image:
-    """``image`` on the right-angled grid closest to ``placement``; its voxels are the same where they move by less
-    than half a voxel (a note says so from a tenth on).
+    """``image`` on the right-angled grid closest to ``placement``.
 
-    Beyond that they are resampled if ``straighten``, which a note says. Raises ImageError where they may not.
+    Voxel values stay the same if no voxel moves by more than half a voxel; from a tenth of a voxel on, ``notes``
+    receives a note. Beyond half a voxel, the image is resampled if ``straighten``, with a note; otherwise ImageError is
+    raised.
     """
     spacing = placement.spacing
     axes = placement.columns / spacing
     size = image.GetSize()
     nearest = _nearest_rotation(axes)
     straight = nearest * spacing
-    # The center of the volume stays, so that no corner moves further than another.
+    # The center of the volume stays in place, so that all corners move equally far.
     to_center = (np.array(size) - 1) / 2
     voxels = disagreement(placement.columns, straight, size) / 2
     origin = placement.origin
@@ -79,45 +80,47 @@ def placed(image: sitk.Image, placement: Placement, path: Path, notes: list[str]
 
 
 def lay_over(labels: sitk.Image, name: str, ct: sitk.Image, ct_name: str, notes: list[str] | None = None) -> None:
-    """Gives ``labels`` the geometry of ``ct`` where no voxel moves by a tenth of a voxel, as where a program rounded
-    it; a note says so from 0.001 mm on (logged as a warning where ``notes`` is None).
+    """Give ``labels`` the geometry of ``ct`` if the two differ only by rounding: by less than a tenth of a voxel.
 
-    Raises ImageError where the two lie on different grids.
+    From 0.001 mm on, a note goes to ``notes`` (or to the log, as a warning, if ``notes`` is None).
+
+    Raises ImageError if the two lie on different grids.
     """
     grid = Grid.of(ct)
     if grid.same_as(Grid.of(labels), _SAME_MM):
         return
     if labels.GetSize() != ct.GetSize():
         shown = [" x ".join(map(str, image.GetSize())) for image in (labels, ct)]
-        why = f"it has {shown[0]} voxels, not {shown[1]}"
+        reason = f"it has {shown[0]} voxels, not {shown[1]}"
     else:
         voxels = disagreement(_matrix(ct), _matrix(labels), ct.GetSize())
         if voxels < ROUNDING:
             apart = float(np.abs(grid.corners() - Grid.of(labels).corners()).max())
             grid.to_image_geometry(labels)
-            note = f"{name} lies {apart:.2g} mm off the grid of {ct_name}; it was laid over it voxel by voxel."
+            note = f"{name} is {apart:.2g} mm off the grid of {ct_name}; it was aligned with it voxel by voxel."
             if notes is None:
                 _log.warning(note)
             else:
                 notes.append(note)
             return
-        why = f"they are up to {voxels:.3g} voxels apart"
+        reason = f"they are up to {voxels:.3g} voxels apart"
     raise ImageError(
-        f"{name} does not lie on the grid of {ct_name}: {why}.",
+        f"{name} does not lie on the grid of {ct_name}: {reason}.",
         "Resample the label map to the CT with nearest neighbor, for instance in 3D Slicer (Resample Scalar Volume).",
     )
 
 
 def _matrix(image: sitk.Image) -> np.ndarray:
+    """The 4x4 matrix from voxel index to mm (LPS)."""
     placement = Placement.of(image)
     return np.vstack([np.c_[placement.columns, placement.origin], [0.0, 0.0, 0.0, 1.0]])
 
 
 def straightened(image: sitk.Image, placement: Placement) -> sitk.Image:
-    """``image``, whose voxels lie as ``placement`` says, resampled (linear, float32) to a right-angled grid.
+    """``image``, whose voxels lie as ``placement`` states, resampled (linear, float32) to a right-angled grid.
 
-    The first two axes stay in their plane, the third is normal to it; the grid covers every voxel, and what lies
-    beyond them is air. The steps of the first two axes stay; that of the third is the distance of the planes.
+    The first two axes stay in their plane and the third is normal to it. The first two spacings stay; the third is the
+    distance between planes. The grid covers every voxel; beyond them, it is filled with air.
     """
     columns = placement.columns
     x, y = (columns[:, axis] / np.linalg.norm(columns[:, axis]) for axis in (0, 1))
@@ -151,8 +154,10 @@ def straightened(image: sitk.Image, placement: Placement) -> sitk.Image:
 
 
 def disagreement(one: np.ndarray, other: np.ndarray, size: Sequence[int]) -> float:
-    """How far two matrices (3x3 from the first voxel on, or 4x4 with origins) put a voxel of a volume of ``size``
-    (x, y, z) apart at most, in voxels of ``one``."""
+    """The largest distance, in voxels of ``one``, between where two matrices put the same voxel.
+
+    The matrices are 3x3 (without origin) or 4x4, for a volume of ``size`` (x, y, z) voxels.
+    """
     corners = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(size) - 1)
     if one.shape == (4, 4):
         corners = np.c_[corners, np.ones(8)]
@@ -161,6 +166,6 @@ def disagreement(one: np.ndarray, other: np.ndarray, size: Sequence[int]) -> flo
 
 
 def _nearest_rotation(axes: np.ndarray) -> np.ndarray:
-    """The matrix with orthonormal columns closest to ``axes`` (polar decomposition); it may mirror, as ``axes`` do."""
+    """The matrix with orthonormal columns closest to ``axes`` (polar decomposition). It mirrors if ``axes`` do."""
     left, _, right = np.linalg.svd(axes)
     return left @ right

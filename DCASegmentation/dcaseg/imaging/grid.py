@@ -1,9 +1,9 @@
-"""Grids of voxels in space: the CT's own, and the model's over the same body.
+"""Grids of voxels in space: that of a CT, and the model's grid over the same body.
 
-Letters name directions in the patient, as nibabel's and MONAI's axis codes do: a grid is "RAS" when its first index
-increases towards the Right, its second towards Anterior, its third towards Superior. Coordinates are SimpleITK's,
-which are LPS: x grows to the Left, y to Posterior, z to Superior. An array of a grid has the axes (z, y, x), the
-reverse of the index order, so the array of a "RAS" grid is what MONAI calls "SAR".
+Letters name directions in the patient, as nibabel's and MONAI's axis codes do: a grid is "RAS" if its first index
+increases toward the patient's Right, its second toward Anterior, its third toward Superior. Coordinates are
+SimpleITK's, which are LPS: x increases to the Left, y to Posterior, z to Superior. An array on a grid has the axes
+(z, y, x), the reverse of the index order, so the array of a "RAS" grid is what MONAI calls "SAR".
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SAME_SPACING_MM = 1e-3
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of an image lie.
+    """The position of the voxels of an image.
 
     ``size`` is the number of voxels along (x, y, z), ``spacing`` their distance in mm, ``origin`` the center of voxel
-    (0, 0, 0) in mm (LPS), and ``direction`` the 3x3 matrix, row by row, whose columns are the unit vectors of the axes.
+    (0, 0, 0) in mm (LPS), and ``direction`` the 3x3 matrix (row by row) whose columns are the unit vectors of the axes.
     """
 
     size: tuple[int, int, int]
@@ -38,21 +38,21 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape (z, y, x) of an array on this grid."""
+        """The shape (z, y, x) of an array on this grid."""
         return self.size[2], self.size[1], self.size[0]
 
     @property
     def axes(self) -> np.ndarray:
-        """3x3 matrix whose columns are the unit vectors (LPS) of the index axes x, y, z."""
+        """The 3x3 matrix whose columns are the unit vectors (LPS) of the index axes x, y, z."""
         return np.reshape(self.direction, (3, 3))
 
     @property
     def volume_ml_per_voxel(self) -> float:
-        """Volume of one voxel in ml (1 ml = 1000 mm³)."""
+        """The volume of one voxel in ml (1 ml = 1000 mm³)."""
         return float(np.prod(self.spacing)) / 1000.0
 
     def to_image_geometry(self, image: sitk.Image) -> None:
-        """Gives ``image`` this origin, spacing and direction. Raises ValueError where its size is another."""
+        """Give ``image`` this origin, spacing and direction. Raises ValueError if its size is different."""
         if image.GetSize() != self.size:
             raise ValueError(f"the image has {image.GetSize()} voxels, the grid {self.size}")
         image.SetSpacing(self.spacing)
@@ -66,40 +66,40 @@ class Grid:
         return image
 
     def same_as(self, other: Grid, tolerance_mm: float = 1e-3) -> bool:
-        """Whether no voxel lies further than ``tolerance_mm`` from its counterpart in ``other``."""
+        """Whether every voxel lies within ``tolerance_mm`` of its counterpart in ``other``."""
         if self.size != other.size:
             return False
         return bool(np.abs(self.corners() - other.corners()).max() <= tolerance_mm)
 
     def corners(self) -> np.ndarray:
-        """Centers of the eight corner voxels in mm (LPS), shape (8, 3). Every other voxel lies between them."""
+        """The centers of the eight corner voxels in mm (LPS), shape (8, 3). All other voxels lie between them."""
         index = np.indices((2, 2, 2)).reshape(3, 8).T * (np.array(self.size) - 1)
         return np.array(self.origin) + (index * np.array(self.spacing)) @ self.axes.T
 
 
 def model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], orientation: str = "RAS") -> Grid:
-    """The grid on which a model sees a CT: axes in the order and sense of ``orientation``, ``spacing`` in mm (x, y, z).
+    """The grid a model uses for a CT: axes ordered and directed as ``orientation`` says, ``spacing`` in mm (x, y, z).
 
-    The convention is the one of MONAI's ``Orientation`` followed by ``Spacing``, so that a MONAI bundle sees the same
-    voxels: axes are permuted and flipped, never rotated; the first voxels of both grids share their center; an axis of
-    n voxels at s mm gets round((n - 1) s / t + 1) voxels at t mm, which may reach up to t/2 beyond the last center.
+    The convention is that of MONAI's ``Orientation`` followed by ``Spacing``, so that a MONAI bundle sees the same
+    voxels. Axes are permuted and flipped, never rotated. The first voxels of both grids have the same center. An axis
+    of n voxels at s mm becomes round((n - 1) s / t + 1) voxels at t mm, which may reach t/2 beyond the last center.
 
-    Raises ValueError for an ``orientation`` that is no three-letter code or a spacing that is not positive.
+    Raises ValueError if ``orientation`` is not a three-letter code or a spacing is not positive.
     """
     grid = image if isinstance(image, Grid) else Grid.of(image)
     if min(spacing) <= 0:
         raise ValueError(f"the spacing {spacing} mm is not positive")
     size, step, columns = [], [], []
     origin = np.array(grid.origin)
-    for wanted, (axis, sign) in zip(spacing, _index_axes(grid, orientation), strict=True):
-        count, given = grid.size[axis], grid.spacing[axis]
+    for target, (axis, sign) in zip(spacing, _index_axes(grid, orientation), strict=True):
+        count, own = grid.size[axis], grid.spacing[axis]
         if sign < 0:
-            origin = origin + grid.axes[:, axis] * given * (count - 1)
-        used = given if abs(given - wanted) <= _SAME_SPACING_MM else wanted
+            origin = origin + grid.axes[:, axis] * own * (count - 1)
+        used = own if abs(own - target) <= _SAME_SPACING_MM else target
         columns.append(sign * grid.axes[:, axis])
         step.append(float(used))
-        # Rounded before as well: 2.4999999999 is a tie (half to even) that arithmetic has blurred.
-        size.append(int(np.rint(np.round((count - 1) * given / used, 6) + 1.0)))
+        # The first rounding restores ties, such as 2.4999999999 for 2.5, which are then rounded half to even.
+        size.append(int(np.rint(np.round((count - 1) * own / used, 6) + 1.0)))
     x, y, z = origin.tolist()
     return Grid(
         size=(size[0], size[1], size[2]),
@@ -110,10 +110,10 @@ def model_grid(image: sitk.Image | Grid, spacing: tuple[float, float, float], or
 
 
 def grid_of_shape(image: sitk.Image | Grid, shape: tuple[int, int, int], orientation: str = "RAS") -> Grid:
-    """A grid of ``shape`` (z, y, x) voxels over the whole of ``image``, its axes as those of ``model_grid``.
+    """A grid of ``shape`` (z, y, x) voxels that covers ``image``, with axes as those of ``model_grid``.
 
-    Both grids have the same outer faces, as where an array is resized, so voxels may have any proportions. Raises
-    ValueError for an ``orientation`` that is no three-letter code or a side below 1.
+    Both grids have the same outer faces, as if an array were resized, so voxels may have any proportions. Raises
+    ValueError if ``orientation`` is not a three-letter code or a side is below 1.
     """
     if min(shape) < 1:
         raise ValueError(f"the shape {shape} has a side without a voxel")
@@ -128,46 +128,47 @@ def grid_of_shape(image: sitk.Image | Grid, shape: tuple[int, int, int], orienta
 
 
 def canonical_view(array: np.ndarray, grid: sitk.Image | Grid, orientation: str = "RAS") -> np.ndarray:
-    """``array`` (…, z, y, x) of ``grid`` with its axes in the order and sense of ``orientation``: a view, no copy.
+    """A view of ``array`` (…, z, y, x) on ``grid``, with its axes ordered and directed as ``orientation`` says.
 
-    Its axes run as those of ``model_grid(grid, spacing, orientation)``; writing into the view writes into ``array``.
+    Its axes are those of ``model_grid(grid, spacing, orientation)``. Writing to the view changes ``array``. Raises
+    ValueError if the shapes differ.
     """
     grid = grid if isinstance(grid, Grid) else Grid.of(grid)
     if array.shape[-3:] != grid.shape:
         raise ValueError(f"the array has the shape {array.shape[-3:]}, the grid {grid.shape} (z, y, x)")
     lead = array.ndim - 3
-    # From index axes (x, y, z) to array axes (z, y, x), both in what is listed and in what the numbers mean.
-    picked = [(lead + 2 - axis, sign) for axis, sign in reversed(_index_axes(grid, orientation))]
-    view = array.transpose(*range(lead), *(axis for axis, _ in picked))
-    flips = tuple(slice(None, None, sign) for _, sign in picked)
+    # Converts index axes (x, y, z) to array axes (z, y, x), both in the order of the list and in its numbers.
+    selected = [(lead + 2 - axis, sign) for axis, sign in reversed(_index_axes(grid, orientation))]
+    view = array.transpose(*range(lead), *(axis for axis, _ in selected))
+    flips = tuple(slice(None, None, sign) for _, sign in selected)
     return view[(slice(None),) * lead + flips]
 
 
 def _index_axes(grid: Grid, orientation: str) -> list[tuple[int, int]]:
-    """For each letter of ``orientation`` the index axis of ``grid`` closest to its line, and 1 or -1 for its sense."""
+    """For each letter of ``orientation``, the closest index axis of ``grid``, and 1 or -1 for its direction."""
     try:
         targets = [_WORLD_AXIS[letter] for letter in orientation.upper()]
     except KeyError:
         targets = []
     if sorted(world for world, _ in targets) != [0, 1, 2]:
-        raise ValueError(f"{orientation!r} is no orientation: it takes one letter each of R/L, A/P and S/I")
+        raise ValueError(f"{orientation!r} is not an orientation: it needs one letter each of R/L, A/P and S/I")
     nearest = nearest_world_axes(grid.axes)
-    found = []
-    for world, sense in targets:
+    axes = []
+    for world, sign in targets:
         axis = next(index for index, (line, _) in enumerate(nearest) if line == world)
-        found.append((axis, sense * nearest[axis][1]))
-    return found
+        axes.append((axis, sign * nearest[axis][1]))
+    return axes
 
 
 def nearest_world_axes(axes: np.ndarray) -> list[tuple[int, int]]:
-    """For each column of ``axes`` the coordinate axis it follows most closely, each taken once, and its sign.
+    """For each column of ``axes``, the coordinate axis closest to it and its sign; each axis is used once.
 
-    The column with the largest component chooses first, as in nibabel's ``io_orientation``, on which MONAI relies.
+    The column with the largest component is assigned first, as in nibabel's ``io_orientation``, which MONAI uses.
     """
-    left = np.array(axes, dtype=float)
+    remaining = np.array(axes, dtype=float)
     nearest = [(0, 1)] * 3
     for column in np.argsort(-np.max(axes**2, axis=0), kind="stable"):
-        world = int(np.argmax(np.abs(left[:, column])))
-        nearest[column] = (world, 1 if left[world, column] > 0 else -1)
-        left[world, :] = 0.0
+        world = int(np.argmax(np.abs(remaining[:, column])))
+        nearest[column] = (world, 1 if remaining[world, column] > 0 else -1)
+        remaining[world, :] = 0.0
     return nearest

@@ -1,4 +1,4 @@
-"""Voxel values: HU to network input, the smallest type that holds a CT, checksums."""
+"""Voxel values: conversion of HU to network input, compact types, label tables and checksums."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from . import file_errors
 
 
 def window(array: np.ndarray, low_hu: float, high_hu: float) -> np.ndarray:
-    """``array`` (HU, any shape) scaled so that ``low_hu`` becomes 0 and ``high_hu`` 1, clipped to 0..1, as float32.
+    """``array`` (HU, any shape) scaled linearly from ``low_hu``..``high_hu`` to 0..1 and clipped, as float32.
 
-    Equals MONAI's ``ScaleIntensityRange(low_hu, high_hu, 0, 1, clip=True)``. ``array`` itself stays as it is.
-    Raises ValueError where the window has no width.
+    Equals MONAI's ``ScaleIntensityRange(low_hu, high_hu, 0, 1, clip=True)``. ``array`` is not changed. Raises
+    ValueError if the window is empty.
     """
     if not low_hu < high_hu:
         raise ValueError(f"the window {low_hu} to {high_hu} HU is empty")
@@ -27,9 +27,9 @@ def window(array: np.ndarray, low_hu: float, high_hu: float) -> np.ndarray:
 
 
 def standardize(array: np.ndarray, mean: float, deviation: float) -> np.ndarray:
-    """(``array`` - ``mean``) / ``deviation`` as float32, zeros where there is no deviation.
+    """(``array`` - ``mean``) / ``deviation`` as float32; zeros if ``deviation`` is 0. ``array`` is not changed.
 
-    ``array`` itself stays as it is.
+    ``mean`` and ``deviation`` are in HU.
     """
     if deviation <= 0:
         return np.zeros(array.shape, np.float32)
@@ -40,12 +40,12 @@ def standardize(array: np.ndarray, mean: float, deviation: float) -> np.ndarray:
 
 
 def slices(image: sitk.Image) -> Iterator[np.ndarray]:
-    """The axial slices (y, x) of an image one after the other, as views: whole-volume temporaries cost a CT each."""
+    """The axial slices (y, x) of an image as views. Whole-volume temporaries would need as much memory as the CT."""
     yield from sitk.GetArrayViewFromImage(image)
 
 
 def require_finite(image: sitk.Image, name: str) -> None:
-    """Raises ImageError where voxels are NaN or infinite."""
+    """Raise ImageError if voxels are NaN or infinite."""
     if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
         return
     bad = sum(int(plane.size - np.count_nonzero(np.isfinite(plane))) for plane in slices(image))
@@ -54,7 +54,7 @@ def require_finite(image: sitk.Image, name: str) -> None:
 
 
 def value_range(image: sitk.Image) -> tuple[float, float]:
-    """Smallest and largest voxel value."""
+    """The smallest and the largest voxel value."""
     low, high = np.inf, -np.inf
     for plane in slices(image):
         low, high = min(low, float(plane.min())), max(high, float(plane.max()))
@@ -62,51 +62,54 @@ def value_range(image: sitk.Image) -> tuple[float, float]:
 
 
 def has_only_integers(image: sitk.Image) -> bool:
-    """Whether every voxel is a whole number, whatever type it is stored in."""
+    """Whether every voxel is a whole number, whatever type stores it."""
     if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):
         return True
     return all(bool(np.array_equal(plane, np.rint(plane))) for plane in slices(image))
 
 
 def voxel_checksum(voxels: np.ndarray) -> str:
-    """CRC-32 of the voxels (z, y, x) of a CT: it tells that something changed, not who meant it to."""
+    """A CRC-32 of the voxels (z, y, x) of a CT. It detects changes, but does not protect against deliberate ones."""
     voxels = np.ascontiguousarray(voxels)
     return f"{zlib.crc32(voxels.data, zlib.crc32(repr(voxels.shape).encode())):08x}"
 
 
 def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
-    """The labels of a map (background apart) that ``table`` does not name, and how many voxels each has."""
+    """The labels of a map (without background) that are missing in ``table``, with their number of voxels."""
     counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
-    named = {0, *table}
-    return {number: int(count) for number, count in enumerate(counts) if count and number not in named}
+    known = {0, *table}
+    return {label: int(count) for label, count in enumerate(counts) if count and label not in known}
 
 
 def told_left_out(found: Iterable[dict[int, int]]) -> list[str]:
-    """A sentence on the labels that the tables of several maps leave out (see ``left_out``), none where there are
-    none."""
+    """At most one sentence on the labels that ``left_out`` found in several label maps."""
     voxels: dict[int, list[int]] = {}
-    for each in found:
-        for number, count in each.items():
-            voxels.setdefault(number, []).append(count)
+    for counts_by_label in found:
+        for label, count in counts_by_label.items():
+            voxels.setdefault(label, []).append(count)
     if not voxels:
         return []
     listed = ", ".join(
-        f"{number} ({sum(counts)} voxels in {len(counts)} case{'s' if len(counts) > 1 else ''})"
-        for number, counts in sorted(voxels.items())
+        f"{label} ({_counted(sum(counts), 'voxel')} in {_counted(len(counts), 'case')})"
+        for label, counts in sorted(voxels.items())
     )
-    return [f"Labels that label_map leaves out count as background: {listed}."]
+    return [f"Labels that are not in label_map count as background: {listed}."]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def assembled(planes: Iterable[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
-    """The volume (z, y, x) of ``planes`` (y, x): int16 where every voxel fits without loss, else float32.
+    """The volume (z, y, x) of ``planes`` (y, x), as int16 if that loses nothing, else as float32.
 
-    Plane by plane, so that no more than one plane exists in a larger type.
+    Planes are converted one by one, so that at most one plane exists in a larger type.
     """
     volume = np.empty(shape, np.int16)
     for index, plane in enumerate(planes):
         if volume.dtype == np.int16 and not _int16_holds(plane):
             volume = volume.astype(np.float32)
-        # A float64 may be too large for a float32; ``require_finite`` finds it as infinite.
+        # Float64 values too large for float32 become infinite, which ``require_finite`` reports.
         with np.errstate(over="ignore"):
             volume[index] = plane
     return volume
@@ -120,7 +123,7 @@ def _int16_holds(plane: np.ndarray) -> bool:
 
 
 def compact_ct(image: sitk.Image) -> sitk.Image:
-    """The same HU as int16 where that loses nothing, else as float32. Voxels must be finite."""
+    """``image`` as int16 if that loses nothing, else as float32. Its voxels (HU) must be finite."""
     if image.GetPixelID() == sitk.sitkInt16:
         return image
     limits = np.iinfo(np.int16)
@@ -130,12 +133,12 @@ def compact_ct(image: sitk.Image) -> sitk.Image:
 
 
 def compact_labels(image: sitk.Image, name: str) -> sitk.Image:
-    """The same labels as uint8 or uint16. Raises ImageError where a voxel is negative, fractional or above 65535."""
+    """``image`` as uint8 or uint16. Raises ImageError if a voxel is negative, fractional or above 65535."""
     low, high = value_range(image)
     if low < 0 or high > np.iinfo(np.uint16).max or not has_only_integers(image):
         raise ImageError(
-            f"{name} is no label map: its voxels are not whole numbers from 0 to 65535.",
-            "Give a label map (0 = background, one number per organ), not the CT or a probability map.",
+            f"{name} is not a label map: its voxels are not whole numbers from 0 to 65535.",
+            "Choose a label map (0 = background, one number per organ), not the CT or a probability map.",
         )
     return _cast(image, sitk.sitkUInt8 if high <= np.iinfo(np.uint8).max else sitk.sitkUInt16)
 

@@ -1,4 +1,4 @@
-"""The surroundings in which ITK reads and writes files: no warnings on stderr, and numbers with a decimal point."""
+"""The environment in which ITK reads and writes files: no warnings on stderr, and numbers with a decimal point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import SimpleITK as sitk
 
-# ITK's switch belongs to the process, so the first to enter turns it off and the last to leave restores it.
+# ITK's setting applies to the whole process: the first thread to enter clears it, the last one to leave restores it.
 _lock = threading.Lock()
 _inside = 0
 _display_before = True
@@ -20,10 +20,10 @@ _display_before = True
 
 @contextmanager
 def no_itk_warnings() -> Iterator[None]:
-    """Keeps ITK's warnings off stderr and its numbers in the C locale while files are read or written.
+    """Keep ITK's warnings off stderr and use the C locale for numbers while files are read or written.
 
-    The errors raised by this package say what matters about a file. Where the process has a locale with a decimal
-    comma, as Qt sets it, ITK would cut NRRD spacings and origins to whole numbers, and write them with commas.
+    The errors raised by this package already report what matters about a file. If the process has a locale with a
+    decimal comma, as Qt sets it, ITK would truncate NRRD spacings and origins to whole numbers, and write commas.
     """
     global _inside, _display_before
     with _lock:
@@ -43,7 +43,7 @@ def no_itk_warnings() -> Iterator[None]:
 
 @contextmanager
 def decimal_point() -> Iterator[None]:
-    """Numbers in C code are read and written with a point, in this thread alone; other threads keep their locale."""
+    """Make C code in this thread read and write numbers with a decimal point; other threads keep their locale."""
     if locale.localeconv()["decimal_point"] == ".":
         yield
     elif sys.platform == "win32":
@@ -60,13 +60,13 @@ def decimal_point() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _posix_locale() -> tuple[ctypes.CDLL, int]:
-    """The C library, and the "C" locale as ``uselocale`` wants it. Made once: it is never freed."""
+    """The C library, and the "C" locale for ``uselocale``. It is created once and never freed."""
     library = ctypes.CDLL(None)
     library.newlocale.restype = ctypes.c_void_p
     library.newlocale.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p]
     library.uselocale.restype = ctypes.c_void_p
     library.uselocale.argtypes = [ctypes.c_void_p]
-    # Both glibc and macOS give each category the bit of its number.
+    # In both glibc and macOS, the mask of a category is 1 shifted by the category's number.
     return library, library.newlocale(1 << locale.LC_NUMERIC, b"C", None)
 
 

@@ -1,4 +1,4 @@
-"""How two label maps of one CT differ: changed organs, and Dice by label."""
+"""Comparison of two label maps of one CT: changed organs, and Dice by label."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from .grid import Grid
 
 @dataclass(frozen=True)
 class OrganChange:
-    """One organ before and after: volumes, what came and what went (ml), and the Dice of the two, None where neither
-    map has the organ."""
+    """One organ in two label maps: its volumes, what was added and removed (all in ml), and its Dice.
+
+    ``dice`` is None if neither map contains the organ.
+    """
 
     organ: Organ
     before_ml: float
@@ -33,7 +35,7 @@ class OrganChange:
 def changes_between(before: sitk.Image, after: sitk.Image, vocabulary: Vocabulary) -> tuple[OrganChange, ...]:
     """Compare every organ of ``vocabulary`` in two label maps.
 
-    Raises ImageError where they lie on different grids or hold a label that the vocabulary does not know.
+    Raises ImageError if they lie on different grids or contain a label that the vocabulary lacks.
     """
     grid = Grid.of(before)
     if not grid.same_as(Grid.of(after)):
@@ -48,8 +50,8 @@ def changes_between(before: sitk.Image, after: sitk.Image, vocabulary: Vocabular
         highest = max(int(old_slice.max()), int(new_slice.max()))
         if highest >= channels:
             raise ImageError(
-                f"Label {highest} is none of {vocabulary.name}'s, which end at {channels - 1}.",
-                "Give label maps in the model's numbers (dca bundle info).",
+                f"Label {highest} is not in {vocabulary.name}, whose labels end at {channels - 1}.",
+                "Use label maps with the model's label numbers (see dca bundle info).",
             )
         pairs = old_slice.ravel().astype(np.int64) * channels + new_slice.ravel()
         joint += np.bincount(pairs, minlength=channels**2).reshape(channels, channels)
@@ -58,19 +60,19 @@ def changes_between(before: sitk.Image, after: sitk.Image, vocabulary: Vocabular
 
 
 def _change(organ: Organ, ml: np.ndarray) -> OrganChange:
-    """``ml`` holds the volume of each pair (label before, label after)."""
+    """The change of one organ; ``ml`` holds the volume of each pair (label before, label after)."""
     before, after, both = ml[organ.label].sum(), ml[:, organ.label].sum(), ml[organ.label, organ.label]
     dice = float(2 * both / (before + after)) if before + after > 0 else None
-    # Counted directly: a difference of sums would leave rounding where nothing changed.
+    # Counted directly: a difference of sums would leave rounding errors where nothing changed.
     added = ml[:, organ.label].sum() - both if after > both else 0.0
     removed = before - both if before > both else 0.0
     return OrganChange(organ, float(before), float(after), float(added), float(removed), dice)
 
 
 def dice_by_label(predicted: np.ndarray, truth: np.ndarray, n_labels: int) -> np.ndarray:
-    """Dice of the labels 1 to ``n_labels``, float64 (n_labels,); NaN where neither map has the label.
+    """The Dice of labels 1 to ``n_labels``, float64 (n_labels,); NaN if neither map contains the label.
 
-    Both are integer arrays of one shape with labels 0 to ``n_labels``. Raises ValueError if the shapes differ.
+    Both are integer arrays of the same shape with labels 0 to ``n_labels``. Raises ValueError if the shapes differ.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"label maps of shapes {predicted.shape} and {truth.shape} cannot be compared")

@@ -1,4 +1,4 @@
-"""What ITK does not check, or complains about on stderr only, in a MetaImage file (.mha, .mhd)."""
+"""Checks of MetaImage files (.mha, .mhd) that ITK does not make, or reports only on stderr."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _BYTES = {
     "CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "LONG": 4, "ULONG": 4,
     "DOUBLE": 8, "LONG_LONG": 8, "ULONG_LONG": 8,
 }  # fmt: skip
-# Numbers for each axis; ITK reads as many as NDims says.
+# Fields with one number per axis; ITK reads as many as NDims says.
 _PER_AXIS = ("DimSize", "ElementSpacing", "ElementSize", "Offset", "Position", "Origin", "CenterOfRotation")
 _MATRICES = ("TransformMatrix", "Rotation", "Orientation")
 
 
 def check_geometry_stated(path: Path) -> None:
-    """Raises ImageError where the header lacks the spacing or the direction of the axes."""
+    """Raise ImageError if the header lacks the spacing or the direction of the axes."""
     fields, _ = _read_fields(path)
     if not {"ElementSpacing", "ElementSize"} & fields.keys():
         raise file_errors.missing_spacing(path, "no 'ElementSpacing' in its header")
@@ -30,7 +30,7 @@ def check_geometry_stated(path: Path) -> None:
 
 
 def unstated(path: Path) -> list[str]:
-    """What the header does not state and ITK takes as 0, though it can be done without: a note for each."""
+    """A note on each optional value that the header does not state and ITK takes as 0."""
     fields, _ = _read_fields(path)
     if not {"Offset", "Position", "Origin"} & fields.keys():
         return [file_errors.no_origin(path, "no 'Offset'")]
@@ -38,8 +38,11 @@ def unstated(path: Path) -> list[str]:
 
 
 def check_content(path: Path) -> None:
-    """Before ITK sees the file. Raises ImageError where the header is cut off, not one of an image, of a size beyond
-    the limit, or the data file is missing, not a regular file in the same folder, or shorter than the header says."""
+    """Check the file before ITK reads it.
+
+    Raises ImageError if the header is truncated, does not describe an image or announces a size beyond the limit, and
+    if the data file is missing, not a regular file in the same folder, or shorter than the header says.
+    """
     fields, header_bytes = _read_fields(path)
     size = _checked_size(fields, path)
     require_allowed_size(size, path.name)
@@ -47,7 +50,7 @@ def check_content(path: Path) -> None:
     if name.split()[0].upper() == "LIST" or "%" in name:
         raise file_errors.several_data_files(path)
     local = name.upper() == "LOCAL"
-    data_file = path if local else file_errors.data_file_beside(path, name)
+    data_file = path if local else file_errors.referenced_data_file(path, name)
     expected = _data_bytes(fields)
     found = data_file.stat().st_size - (header_bytes if local else 0)
     if expected is not None and found < expected:
@@ -73,7 +76,7 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
 
 
 def _data_bytes(fields: dict[str, str]) -> int | None:
-    """Bytes of voxel data the header announces; None where it does not say (text, unknown type)."""
+    """The bytes of voxel data that the header announces; None if they are unknown (text, unknown type)."""
     try:
         if fields.get("CompressedData", "False").lower() == "true":
             return int(fields["CompressedDataSize"])

@@ -1,13 +1,12 @@
-"""NIfTI files: the header and its checks, and the voxels of exactly the file that was named.
+"""NIfTI files: their header, checks of their content, and their voxels.
 
-ITK reads a NIfTI file that was cut off without an error (the missing voxels are undefined), replaces voxels that are
-NaN or infinite by 0 and a spacing of zero or NaN by 1 mm, takes the axes as they come where the header names no
-coordinate system, and reads ``ct.nii`` where ``ct.nii.gz`` was named. ``nifti_reading`` therefore reads these files
-without it.
+ITK is not used for them: it reads a truncated NIfTI file without an error (leaving the missing voxels undefined),
+replaces NaN or infinite voxels by 0 and a spacing of zero or NaN by 1 mm, accepts a header without a coordinate
+system, and reads ``ct.nii`` if asked for ``ct.nii.gz`` and both exist.
+
+Versions 1 and 2 are read, compressed with gzip or not, whatever the file's extension is.
 
 Source: the definitions in nifti1.h and nifti2.h (NIFTI Data Format Working Group).
-
-``ct.nii.gz`` is read whatever lies next to it; versions 1 and 2; packed with gzip or not, whatever the name says.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from .intensity import assembled
 from .size_limits import require_allowed_size
 
 _CHUNK = 1 << 20
-# How much may follow the voxels: some programs fill the last block, but a file that goes on forever is a fault.
+# How many bytes may follow the voxels: some programs fill the last block, but an endless file is an error.
 _MOST_AFTER_VOXELS = 16 << 20
-# What ends a gzip file: CRC-32 and length modulo 2^32.
+# The end of a gzip file: CRC-32 and length modulo 2^32.
 _TRAILER = struct.Struct("<2I")
 _TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8",
@@ -47,7 +46,7 @@ _MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the fields of a version lie: (struct format, byte offset)."""
+    """The fields of a NIfTI version: (struct format, byte offset)."""
 
     header_bytes: int
     dim: tuple[str, int]
@@ -72,10 +71,10 @@ _NIFTI_2 = _Layout(
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """``shape`` and ``spacing`` (header's unit) belong to the axes x, y, z, …
+    """The header of a NIfTI file. ``shape`` and ``spacing`` (in the header's unit) belong to the axes x, y, z, …
 
-    ``qform`` and ``sform`` are 4x4 matrices from voxel indices to RAS in mm, None where the header states none.
-    ``scaling`` is (slope, intercept); ``dtype`` is None for types that hold no single number per voxel.
+    ``qform`` and ``sform`` are 4x4 matrices from voxel indices to RAS in mm, or None if the header states none.
+    ``scaling`` is (slope, intercept). ``dtype`` is None for types without a single number per voxel.
     """
 
     shape: tuple[int, ...]
@@ -98,33 +97,35 @@ class NiftiHeader:
 
 
 def check_content(path: Path) -> None:
-    """Before the file is read. Raises ImageError where it is cut off, its checksum is wrong, or voxels are NaN or
-    infinite, as far as ``check_voxels`` will not find that with less work."""
+    """Check the file before it is read, as far as ``check_voxels`` will not do that with less work.
+
+    Raises ImageError if the file is truncated, its checksum is wrong, or voxels are NaN or infinite.
+    """
     if _stated_checksum(path) is None:
         read_through(path)
 
 
 def check_voxels(path: Path, image: sitk.Image) -> None:
-    """The same once more for ``image``, that the file was read into or written from.
+    """Check the file after ``image`` was read from or written to it.
 
-    A file that is compressed states its checksum. Where the voxels in the memory have it, nothing in between was lost,
-    damaged or replaced, and the file need not be unpacked a second time.
+    A compressed file contains a checksum. If the voxels in memory match it, nothing was lost, damaged or replaced, and
+    the file need not be decompressed a second time. Raises ImageError as ``check_content`` does.
     """
     stated = _stated_checksum(path)
     if stated is None:
         return
     with open_content(path) as stream:
         header = read_header(stream, path)
-        before = stream.read(header.data_offset - header.header_bytes)
+        before_voxels = stream.read(header.data_offset - header.header_bytes)
         stream.seek(0)
-        checksum = zlib.crc32(before, zlib.crc32(stream.read(header.header_bytes)))
+        checksum = zlib.crc32(before_voxels, zlib.crc32(stream.read(header.header_bytes)))
     if zlib.crc32(sitk.GetArrayViewFromImage(image).data, checksum) != stated:
-        # Voxels of another type or order than the file's have another one, too.
+        # The checksum also differs if the voxels in memory have another type or order than those in the file.
         read_through(path)
 
 
 def read_through(path: Path) -> None:
-    """Reads the file to its end, 1 MiB at a time. Raises ImageError as ``check_content`` does."""
+    """Read the file to its end, 1 MiB at a time. Raises ImageError as ``check_content`` does."""
     found = not_finite = 0
     with open_content(path) as stream:
         header = read_header(stream, path)
@@ -143,16 +144,16 @@ def read_through(path: Path) -> None:
 
 
 def require_end(stream: BinaryIO, path: Path) -> None:
-    """Reads on to the end, where a gzip file's checksum is compared. Raises ImageError where there is none in sight."""
-    after = 0
+    """Read to the end of the file, where gzip compares the checksum. Raises ImageError if the file is far too long."""
+    extra = 0
     while chunk := stream.read(_CHUNK):
-        after += len(chunk)
-        if after > _MOST_AFTER_VOXELS:
+        extra += len(chunk)
+        if extra > _MOST_AFTER_VOXELS:
             raise file_errors.too_long(path)
 
 
 class reading_errors:  # noqa: N801 - used as a function
-    """A context in which what gzip raises becomes ImageError about ``path``."""
+    """A context that turns gzip's exceptions into an ImageError about ``path``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -168,12 +169,12 @@ class reading_errors:  # noqa: N801 - used as a function
 
 
 def open_content(path: Path) -> BinaryIO:
-    """The file's content, unpacked where it is a gzip file, whatever its name ends with."""
+    """Open the file's content, decompressed if it is a gzip file, whatever its extension is."""
     return cast(BinaryIO, gzip.open(path, "rb")) if _is_compressed(path) else path.open("rb")
 
 
 def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
-    """The header at the start of ``stream``. Raises ImageError where it is cut off or none of a single NIfTI file."""
+    """The header at the start of ``stream``. Raises ImageError if it is truncated or not of a single-file NIfTI."""
     with reading_errors(path):
         raw = stream.read(_NIFTI_1.header_bytes)
         layout = _NIFTI_2 if _stated_header_bytes(raw) == _NIFTI_2.header_bytes else _NIFTI_1
@@ -213,7 +214,7 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
         datatype=datatype,
         dtype=np.dtype(order + _TYPES[datatype]) if datatype in _TYPES else None,
         components=_COMPONENTS.get(datatype, 1) * math.prod(shape[4:5]),
-        # A slope of 0 says that the values are not scaled; nibabel writes NaN for that.
+        # A slope of 0 means that the values are not scaled; nibabel writes NaN for that.
         scaling=(slope, intercept) if slope != 0 and math.isfinite(slope) else (1.0, 0.0),
     )
 
@@ -221,13 +222,13 @@ def read_header(stream: BinaryIO, path: Path) -> NiftiHeader:
 def _qform(values: tuple[float, ...], pixdim: tuple[float, ...]) -> np.ndarray:
     """The matrix of the quaternion (b, c, d) and offsets (x, y, z): "method 2" of nifti1.h."""
     b, c, d = values[:3]
-    rest = 1.0 - (b * b + c * c + d * d)
-    if rest < 1e-7:
-        # Half a turn: only rounding keeps (b, c, d) from being of length one.
+    a_squared = 1.0 - (b * b + c * c + d * d)
+    if a_squared < 1e-7:
+        # A half turn: (b, c, d) has length one except for rounding.
         length = math.sqrt(b * b + c * c + d * d)
         a, b, c, d = 0.0, b / length, c / length, d / length
     else:
-        a = math.sqrt(rest)
+        a = math.sqrt(a_squared)
     rotation = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
@@ -249,8 +250,7 @@ def _stated_header_bytes(raw: bytes) -> int:
 
 
 def _stated_checksum(path: Path) -> int | None:
-    """The checksum at the end of a compressed file, where the length that stands beside it is what the header wants;
-    else None."""
+    """The checksum at the end of a compressed file, or None if the length stated with it does not match the header."""
     if not _is_compressed(path):
         return None
     with open_content(path) as stream:
@@ -271,24 +271,24 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def nifti_header(path: Path) -> NiftiHeader:
-    """The header of the file. Raises ImageError as ``nifti_checks.read_header`` does."""
+    """The header of the file. Raises ImageError as ``read_header`` does."""
     with open_content(path) as stream:
         return read_header(stream, path)
 
 
 def read_nifti(path: Path, header: NiftiHeader, notes: list[str]) -> tuple[sitk.Image, Placement]:
-    """The voxels (int16 where that loses nothing, else float32), and where they lie in LPS.
+    """The voxels (int16 if that loses nothing, else float32), and their placement in LPS.
 
-    ``header`` must be of a volume with one value per voxel. ``notes`` gets what a reader of the result must know.
+    ``header`` must be that of a volume with one value per voxel. ``notes`` receives a sentence for each correction.
 
-    Raises ImageError where the header leaves open or contradicts itself about where the voxels lie, for a type of
-    voxel that is not supported, and where the file is cut off or its checksum is wrong.
+    Raises ImageError if the header does not state the position of the voxels or contradicts itself, if the voxel type
+    is not supported, and if the file is truncated or its checksum is wrong.
     """
     placement = _placement(path, header, notes)
     if header.dtype is None:
         raise ImageError(
             f"{path.name} has voxels of a type that is not supported (NIfTI data type {header.datatype}).",
-            "Save it with 16-bit whole numbers or 32-bit floats.",
+            "Save it with 16-bit integers or 32-bit floats.",
         )
     depth, height, width = header.shape[2], header.shape[1], header.shape[0]
     require_allowed_size(header.shape[:3], path.name)
@@ -313,14 +313,14 @@ def _planes(stream: BinaryIO, path: Path, header: NiftiHeader) -> Iterator[np.nd
 
 
 def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
-    """Where the voxels lie; sform, qform and pixdim must agree as far as they are stated."""
+    """The placement of the voxels in mm (LPS). sform, qform and pixdim must agree as far as they are stated."""
     if not all(math.isfinite(value) and value > 0 for value in header.spacing):
         raise file_errors.impossible_spacing(path, header.spacing)
     if not header.states_orientation:
         raise file_errors.missing_orientation(path, "its qform and sform codes are both 0")
     for name, matrix in (("qform", header.qform), ("sform", header.sform)):
         if matrix is not None and not (np.isfinite(matrix).all() and abs(np.linalg.det(matrix[:3, :3])) > 1e-12):
-            raise file_errors.contradiction(path, f"its {name} is no valid matrix", "Correct or remove it")
+            raise file_errors.contradiction(path, f"its {name} is not a valid matrix", "Correct or remove it")
     size = header.shape[:3]
     chosen = header.sform if header.sform is not None else header.qform
     assert chosen is not None
@@ -330,8 +330,8 @@ def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
             raise file_errors.contradiction(
                 path,
                 f"its sform and its qform place the voxels differently, by up to {voxels:.3g} voxels"
-                f"{_what_differs(header.sform, header.qform)}",
-                "Find out which is right and give the other the code 0 (nibabel: img.set_sform(None, 0) or "
+                f"{_difference(header.sform, header.qform)}",
+                "Find out which is right and set the code of the other to 0 (nibabel: img.set_sform(None, 0) or "
                 "img.set_qform(None, 0))",
             )
         if voxels > ROUNDING:
@@ -339,7 +339,7 @@ def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
     if header.sform is not None and header.qform is None:
         steps = np.linalg.norm(header.sform[:3, :3], axis=0)
         off = max(abs(a - b) / b * n for a, b, n in zip(steps, header.spacing, size, strict=True))
-        # Of a sheared matrix the columns are longer than the distance of the slices.
+        # The columns of a sheared matrix are longer than the distance between slices.
         if off > HALF_A_VOXEL and np.allclose(
             (header.sform[:3, :3] / steps).T @ (header.sform[:3, :3] / steps), np.eye(3), atol=1e-2
         ):
@@ -356,8 +356,8 @@ def _placement(path: Path, header: NiftiHeader, notes: list[str]) -> Placement:
     return Placement(affine[:3, :3], affine[:3, 3])
 
 
-def _what_differs(one: np.ndarray, other: np.ndarray) -> str:
-    """In words, where there is a short one for it."""
+def _difference(one: np.ndarray, other: np.ndarray) -> str:
+    """The difference between two matrices in words, if there is a short description."""
     if np.linalg.det(one[:3, :3]) * np.linalg.det(other[:3, :3]) < 0:
         return ": one is the mirror image of the other"
     if np.allclose(one[:3, :3], other[:3, :3], rtol=1e-3, atol=1e-3):

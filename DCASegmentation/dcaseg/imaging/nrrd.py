@@ -1,6 +1,6 @@
-"""What ITK does not check about a NRRD file: that its header states the geometry and its data file is there.
+"""Checks of NRRD files that ITK does not make: the header must state the geometry, and the data file must exist.
 
-ITK takes a NRRD file without ``space directions`` for one with axes along left, posterior, superior and 1 mm spacing.
+ITK reads a NRRD file without ``space directions`` as if its axes were left, posterior, superior with 1 mm spacing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from . import file_errors
 from .size_limits import require_allowed_size
 
-# The spaces ITK converts to its own LPS; in any other the axes cannot be related to the patient.
+# The spaces that ITK converts to its own LPS; in any other space, the axes cannot be related to the patient.
 _PATIENT_SPACES = {
     "ras", "right-anterior-superior", "rast", "right-anterior-superior-time",
     "las", "left-anterior-superior", "last", "left-anterior-superior-time",
@@ -33,12 +33,11 @@ _BYTES = {
 
 
 def check_geometry_stated(path: Path) -> None:
-    """Raises ImageError where the header lacks the patient space, the directions or the spacing of the axes, or states
-    them in another unit than mm."""
+    """Raise ImageError if the header lacks the patient space, the axes' directions or spacing, or does not use mm."""
     fields, _ = _read_fields(path)
     directions = fields.get("space directions")
     if directions is None and "spacings" not in fields:
-        raise file_errors.missing_spacing(path, "no 'space directions' and no 'spacings' in its header")
+        raise file_errors.missing_spacing(path, "no 'space directions' or 'spacings' in its header")
     if directions is None:
         raise file_errors.missing_orientation(path, "no 'space directions' in its header")
     if fields.get("space", "").lower() not in _PATIENT_SPACES:
@@ -49,22 +48,25 @@ def check_geometry_stated(path: Path) -> None:
 
 
 def unstated(path: Path) -> list[str]:
-    """What the header does not state and ITK takes as 0, though it can be done without: a note for each."""
+    """A note on each optional value that the header does not state and ITK takes as 0."""
     fields, _ = _read_fields(path)
     return [] if "space origin" in fields else [file_errors.no_origin(path, "no 'space origin'")]
 
 
 def check_content(path: Path) -> None:
-    """Before ITK sees the file. Raises ImageError where the header is none of an image, announces a size beyond the
-    limit, or where the data file is missing, not a regular file in the same folder, or too short for raw voxels; cut
-    compressed data are found by ITK while reading."""
+    """Check the file before ITK reads it.
+
+    Raises ImageError if the header does not describe an image or announces a size beyond the limit, and if the data
+    file is missing, not a regular file in the same folder, or too short for raw voxels. ITK itself finds truncated
+    compressed data while reading.
+    """
     fields, header_bytes = _read_fields(path)
     size = _checked_size(fields, path)
     require_allowed_size(size, path.name)
     name = fields.get("data file", fields.get("datafile"))
     if name is not None and (name.split(" ")[0] == "LIST" or "%" in name):
         raise file_errors.several_data_files(path)
-    data_file = path if name is None else file_errors.data_file_beside(path, name)
+    data_file = path if name is None else file_errors.referenced_data_file(path, name)
     item = _BYTES.get(fields.get("type", "").lower())
     if fields.get("encoding", "").lower() == "raw" and item and not {"byte skip", "line skip"} & fields.keys():
         expected = math.prod(size) * item
@@ -96,7 +98,7 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
             if not line:
                 if raw:
                     break
-                # The end of the file, which a detached header may have here.
+                # The end of the file; a detached header needs no blank line.
                 return fields, stream.tell()
             name, colon, value = line.partition(":")
             if colon and not line.startswith("#") and not value.startswith("="):

@@ -1,4 +1,4 @@
-"""CT volumes and label maps from files: NIfTI, NRRD, MetaImage, and folders of DICOM files."""
+"""Readers of CT volumes and label maps: NIfTI, NRRD, MetaImage, and folders of DICOM files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORMATS = {
     ".mhd": ("MetaImage", metaimage_checks),
 }
 _READABLE = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder of DICOM files"
-# Finer than any clinical scanner and coarser than any slice spacing in use: outside lies a wrong unit or a wrong field.
+# Finer than any clinical scanner, and coarser than any slice spacing in use: beyond them, a unit or a field is wrong.
 _SPACING_MM = (0.02, 50.0)
 _log = logging.getLogger(__name__)
 
@@ -39,68 +39,69 @@ _log = logging.getLogger(__name__)
 def read_ct(
     path: Path, series: str | None = None, notes: list[str] | None = None, resample: bool = False
 ) -> sitk.Image:
-    """Reads a CT volume.
+    """Read a CT volume.
 
-    ``path`` is a NIfTI, NRRD or MetaImage file, a multi-frame DICOM file, or a folder of DICOM files; ``series``
-    chooses among several DICOM series, by number in the list the error shows or by UID. Any orientation, oblique
-    direction and anisotropic spacing. ``notes`` gets a sentence for everything that was put right or left out; without
-    it they are logged as warnings. ``resample`` allows a volume whose slices are tilted or unevenly spaced to be
-    resampled (linear) to a right-angled, even grid.
+    ``path`` is a NIfTI, NRRD or MetaImage file, a multi-frame DICOM file, or a folder of DICOM files. ``series``
+    selects one of several DICOM series: its number in the list of the error message, or its UID. Any orientation,
+    oblique direction and anisotropic spacing are accepted. ``notes`` receives a sentence for everything that was
+    corrected or left out; without it, they are logged as warnings. ``resample`` allows a volume with tilted or unevenly
+    spaced slices to be resampled (linear) to a right-angled, evenly spaced grid.
 
-    Returns a scalar 3D image, int16 where every voxel fits, else float32; every voxel finite. Whether the values look
-    like HU is the question of ``ct_check.check_ct``.
+    Returns a scalar 3D image, int16 if every voxel fits, else float32; every voxel is finite. Whether the values are
+    HU is checked separately, by ``ct_checks.check_ct``.
 
-    Raises ImageError for a file that is missing, empty, incomplete, damaged or of another format; for images of
-    other than three dimensions, of several values per voxel, of a single slice, or larger than ``limits`` allows; for
-    voxels that are NaN or infinite; for a spacing or an orientation that is missing, impossible or stated twice in
-    different ways; and for axes that are not at right angles by more than half a voxel, unless ``resample``.
-    Raises MemoryError where the image does not fit into the memory.
+    Raises ImageError for a file that is missing, empty, truncated, damaged or of another format; for images that are
+    not 3D, have several values per voxel or a single slice, or are larger than ``size_limits`` allows; for voxels that
+    are NaN or infinite; for a spacing or an orientation that is missing, impossible or contradictory; and, unless
+    ``resample``, for axes that are not at right angles by more than half a voxel.
+    Raises MemoryError if the image does not fit into memory.
     """
     path = Path(path)
-    told: list[str] = []
+    collected: list[str] = []
     if path.is_dir():
-        # "." has no name to show to the user.
+        # A path such as "." has no name to show to the user.
         path = path.absolute()
-        image = read_dicom_folder(path, series, told, resample)
+        image = read_dicom_folder(path, series, collected, resample)
         _require_volume(path, image.GetSize(), image.GetNumberOfComponentsPerPixel())
         _require_spacing(path, image.GetSpacing())
     elif series is not None:
-        raise ImageError(f"{path.name} is no folder of DICOM files.", "Leave out the choice of a series.")
+        raise ImageError(f"{path.name} is not a folder of DICOM files.", "Do not select a series.")
     else:
-        image = _read_file(path, told, resample)
+        image = _read_file(path, collected, resample)
     require_finite(image, path.name)
     image = compact_ct(image)
-    _pass_on(told, notes)
+    _report(collected, notes)
     return image
 
 
 def read_labels(path: Path, notes: list[str] | None = None) -> sitk.Image:
-    """Reads a label map: a 3D image of whole numbers, 0 for background. Returns uint8, or uint16 above label 255.
+    """Read a label map: a 3D image of whole numbers, with 0 for background. Returns uint8, or uint16 above label 255.
 
-    ``notes`` are those of ``read_ct``. Raises ImageError as ``read_ct`` does, and where a voxel is negative, fractional
-    or above 65535.
+    ``notes`` are those of ``read_ct``. Raises ImageError as ``read_ct`` does, and if a voxel is negative, fractional or
+    above 65535.
     """
     path = Path(path)
-    told: list[str] = []
-    image = _read_file(path, told, False)
+    collected: list[str] = []
+    image = _read_file(path, collected, False)
     require_finite(image, path.name)
     image = compact_labels(image, path.name)
-    _pass_on(told, notes)
+    _report(collected, notes)
     return image
 
 
-def _pass_on(told: Iterable[str], notes: list[str] | None) -> None:
+def _report(collected: Iterable[str], notes: list[str] | None) -> None:
+    """Add the collected notes to ``notes``, or log them if it is None."""
     if notes is not None:
-        notes += told
+        notes += collected
         return
-    for note in told:
+    for note in collected:
         _log.warning(note)
 
 
 def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
     file_errors.require_text_name(path)
     try:
-        kind, checks = _format_of(path)
+        format_name, checks = _format_of(path)
         file_errors.require_regular(path)
         if path.stat().st_size == 0:
             raise file_errors.empty(path)
@@ -112,7 +113,7 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
             _require_spacing(path, tuple(step * header.mm_per_unit for step in header.spacing))
             image, placement = read_nifti(path, header, notes)
         else:
-            image, placement = _read_with_itk(path, kind, checks, notes)
+            image, placement = _read_with_itk(path, format_name, checks, notes)
     except FileNotFoundError:
         raise ImageError(f"There is no file {path}.", "Check the path.") from None
     except OSError as error:
@@ -121,7 +122,7 @@ def _read_file(path: Path, notes: list[str], resample: bool) -> sitk.Image:
     return placed(image, placement, path, notes, resample)
 
 
-def _read_with_itk(path: Path, kind: str, checks: ModuleType, notes: list[str]) -> tuple[sitk.Image, Placement]:
+def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list[str]) -> tuple[sitk.Image, Placement]:
     checks.check_content(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -132,30 +133,30 @@ def _read_with_itk(path: Path, kind: str, checks: ModuleType, notes: list[str]) 
             _require_volume(path, size, reader.GetNumberOfComponents())
             checks.check_geometry_stated(path)
             _require_spacing(path, reader.GetSpacing()[:3])
-            # A fourth axis of length one is no time series: drop it.
+            # Drop a fourth axis of length one.
             reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
             image = reader.Execute()
     except RuntimeError as error:
         require_memory(error)
-        raise _from_itk(error, path, kind) from None
+        raise _from_itk(error, path, format_name) from None
     notes += checks.unstated(path)
     return image, Placement.of(image)
 
 
 def _format_of(path: Path) -> tuple[str, ModuleType | None]:
-    """The name of the format and the module that checks it; None for a multi-frame DICOM file."""
+    """The name of the format and the module with its checks (None for a multi-frame DICOM file)."""
     name = path.name.lower()
-    for extension, found in _FORMATS.items():
+    for extension, entry in _FORMATS.items():
         if name.endswith(extension):
-            return found
+            return entry
     if not path.exists():
         raise ImageError(f"There is no file or folder {path}.", "Check the path.")
     header = _dicom_header(path)
     if header is not None and header.frames > 1:
         return "DICOM", None
     if header is not None:
-        raise ImageError(f"{path.name} is one DICOM file, a single slice.", f"Give its folder instead: {path.parent}")
-    raise ImageError(f"{path.name} is of a format that is not supported.", f"Convert it to {_READABLE}.")
+        raise ImageError(f"{path.name} is a single DICOM slice.", f"Choose its folder instead: {path.parent}")
+    raise ImageError(f"{path.name} has a format that is not supported.", f"Convert it to {_READABLE}.")
 
 
 def _dicom_header(path: Path) -> DicomHeader | None:
@@ -169,18 +170,18 @@ def _require_volume(path: Path, size: tuple[int, ...], components: int) -> None:
     if components > 1:
         raise ImageError(
             f"{path.name} has {components} values per voxel (a color or vector image, or a sequence).",
-            "Give a CT volume with one value per voxel.",
+            "Choose a CT volume with one value per voxel.",
         )
     extra = [length for length in size[3:] if length > 1]
     if extra:
         raise ImageError(
             f"{path.name} is a 4D series of {int(np.prod(extra))} volumes.",
-            "Extract one time point, for instance in 3D Slicer, and give that.",
+            "Extract one time point, for instance in 3D Slicer, and use that.",
         )
     if len(size) < 3 or min(size[:3]) < 2:
         shown = " x ".join(str(length) for length in size[:3])
         what = "2D image" if len(size) < 3 else "single slice"
-        raise ImageError(f"{path.name} is a {what} ({shown}).", "Give the whole CT volume.")
+        raise ImageError(f"{path.name} is a {what} ({shown}).", "Choose the whole CT volume.")
 
 
 def _require_spacing(path: Path, spacing: tuple[float, ...]) -> None:
@@ -189,8 +190,8 @@ def _require_spacing(path: Path, spacing: tuple[float, ...]) -> None:
         raise file_errors.impossible_spacing(path, tuple(spacing))
 
 
-def _from_itk(error: RuntimeError, path: Path, kind: str) -> ImageError:
-    """What ITK's exception means for the person who gave the file."""
+def _from_itk(error: RuntimeError, path: Path, format_name: str) -> ImageError:
+    """Translate ITK's exception into an error for the user."""
     text = str(error)
     if "orthonormal" in text or "Bad direction" in text:
         return file_errors.sheared(path)
@@ -198,4 +199,4 @@ def _from_itk(error: RuntimeError, path: Path, kind: str) -> ImageError:
         return file_errors.truncated(path)
     if "trouble parsing spac" in text:
         return file_errors.impossible_spacing(path)
-    return file_errors.damaged(path, kind)
+    return file_errors.damaged(path, format_name)

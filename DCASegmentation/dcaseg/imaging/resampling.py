@@ -1,4 +1,4 @@
-"""Images onto other grids, with an anti-aliasing filter where the other grid is coarser."""
+"""Resampling of images to other grids, with an anti-aliasing filter if the other grid is coarser."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from .grid import Grid
 Interpolator = Literal["linear", "nearest"]
 
 
-# The Gaussian of an anti-aliasing filter is cut off here, in standard deviations.
+# Where the Gaussian of the anti-aliasing filter is truncated, in standard deviations.
 _TRUNCATE = 4.0
-# How far (in index units) the axes of two grids may part for them to count as permuted and flipped only.
+# The largest deviation (in index units) between the axes of two grids that are only permuted and flipped.
 _ALIGNED = 1e-4
 
 
 def anti_aliasing_sigma(spacing: float, target_spacing: float) -> float:
-    """The standard deviation, in voxels of ``spacing`` (mm), of the filter before sampling at ``target_spacing``.
+    """The standard deviation of the filter before sampling at ``target_spacing``, in voxels of ``spacing`` (both mm).
 
-    (factor - 1) / 2 for a factor above 1, else 0: the convention of scikit-image's and MONAI's resizing.
+    It is (factor - 1) / 2 for a factor above 1, else 0, as in scikit-image's and MONAI's resizing.
     """
     return max(0.0, (target_spacing / spacing - 1) / 2)
 
 
 def anti_aliasing_kernel(sigma: float) -> np.ndarray:
-    """The weights (odd length) of a Gaussian of ``sigma`` voxels, which sum to one."""
+    """The weights (1D, of odd length) of a Gaussian with a standard deviation of ``sigma`` voxels; they sum to one."""
     reach = int(_TRUNCATE * sigma + 0.5)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-6)) ** 2)
     return weights / weights.sum()
@@ -41,19 +41,22 @@ def resample(
     outside: float | None = None,
     anti_aliasing: bool = False,
 ) -> sitk.Image:
-    """``image`` on ``grid``: trilinear, as float32, for CT and probabilities; nearest neighbor, same type, for labels.
+    """Resample ``image`` to ``grid``.
 
-    A grid made by ``model_grid`` may reach up to half of its own spacing beyond the outermost voxel centers; there the
-    outermost voxels are repeated, as MONAI's ``padding_mode="border"`` does. Voxels further out get ``outside``
-    (-1024 for linear, which is air, and 0 for nearest, which is background, where not given).
+    Linear interpolation, for CT and probabilities, returns float32. Nearest neighbor, for labels, keeps the type.
 
-    ``anti_aliasing`` smooths along each axis that becomes coarser (``anti_aliasing_sigma``) before the linear
-    interpolation, with the outermost voxels repeated. Without it the noise of a fine CT stays on a coarse grid: linear
-    interpolation looks at two voxels, however many lie between two samples. It needs a grid like those of
-    ``model_grid``, whose axes are permuted and flipped, not rotated; raises ValueError for another one or for labels.
+    A grid from ``model_grid`` may reach up to half of its own spacing beyond the outermost voxel centers; the outermost
+    voxels are repeated there, as MONAI's ``padding_mode="border"`` does. Voxels further out get ``outside`` (by default
+    -1024, air, for linear and 0, background, for nearest).
 
-    Memory: the result, and a copy of ``image`` with the repeated rim where the grid reaches beyond its voxels; with
-    anti-aliasing, the planes of ``image`` at the in-plane size of ``grid``.
+    ``anti_aliasing`` smooths along each axis that becomes coarser (see ``anti_aliasing_sigma``) before the linear
+    interpolation, with the outermost voxels repeated. Without it, the noise of a fine CT remains on a coarse grid, as
+    linear interpolation uses only two voxels, however many lie between two samples. It needs a grid whose axes are
+    those of the image, permuted and flipped but not rotated, as from ``model_grid``; for another grid, and for labels,
+    it raises ValueError.
+
+    Memory: the result, and a copy of ``image`` with the repeated border if the grid reaches beyond its voxels. With
+    anti-aliasing: the planes of ``image`` at the in-plane size of ``grid``.
     """
     linear = interpolator == "linear"
     if anti_aliasing:
@@ -70,45 +73,46 @@ def resample(
     filter_.SetInterpolator(sitk.sitkLinear if linear else sitk.sitkNearestNeighbor)
     filter_.SetOutputPixelType(sitk.sitkFloat32 if linear else image.GetPixelID())
     filter_.SetDefaultPixelValue(outside)
-    return filter_.Execute(_with_rim(image, grid))
+    return filter_.Execute(_with_border(image, grid))
 
 
-def _with_rim(image: sitk.Image, grid: Grid) -> sitk.Image:
+def _with_border(image: sitk.Image, grid: Grid) -> sitk.Image:
     """``image`` with its outermost voxels repeated as far as ``grid`` reaches, at most half a voxel of ``grid``."""
     source = Grid.of(image)
     to_index = np.linalg.inv(source.axes * np.array(source.spacing))
     corners = (grid.corners() - np.array(source.origin)) @ to_index.T
     half_step = 0.5 * np.abs(to_index @ (grid.axes * np.array(grid.spacing))).sum(axis=1)
     last = np.array(source.size) - 1
-    lower = [_rim_voxels(-low, half) for low, half in zip(corners.min(axis=0), half_step, strict=True)]
-    upper = [_rim_voxels(high, half) for high, half in zip(corners.max(axis=0) - last, half_step, strict=True)]
+    lower = [_border_voxels(-low, half) for low, half in zip(corners.min(axis=0), half_step, strict=True)]
+    upper = [_border_voxels(high, half) for high, half in zip(corners.max(axis=0) - last, half_step, strict=True)]
     if not any(lower) and not any(upper):
         return image
     return sitk.ZeroFluxNeumannPad(image, lower, upper)
 
 
-def _rim_voxels(reach: float, half_step: float) -> int:
-    """Voxels to repeat for a grid reaching ``reach`` voxels beyond the last center: ITK itself covers half a voxel."""
+def _border_voxels(reach: float, half_step: float) -> int:
+    """Voxels to repeat if a grid reaches ``reach`` voxels beyond the last center. ITK itself covers half a voxel."""
     return max(0, math.ceil(min(reach, half_step) - 0.5 + 1e-3))
 
 
 def _resample_separably(image: sitk.Image, grid: Grid) -> sitk.Image:
-    """``image`` (float32) on ``grid``: each axis filtered where it becomes coarser, then interpolated linearly.
+    """``image`` on ``grid`` (float32): each axis is filtered if it becomes coarser, then interpolated linearly.
 
-    Both steps are linear and act on one axis at a time, so a matrix for each axis does both.
+    Both steps are linear and act on one axis at a time, so one matrix per axis performs both.
     """
     source = Grid.of(image)
     to_index = np.linalg.inv(source.axes * np.array(source.spacing))
     steps = to_index @ (grid.axes * np.array(grid.spacing))
     first = to_index @ (np.array(grid.origin) - np.array(source.origin))
-    taken = [int(axis) for axis in np.abs(steps).argmax(axis=0)]
+    source_axes = [int(axis) for axis in np.abs(steps).argmax(axis=0)]
     aligned = np.zeros((3, 3), bool)
-    aligned[taken, range(3)] = True
-    if sorted(taken) != [0, 1, 2] or np.abs(steps[~aligned]).max() * max(grid.size) > _ALIGNED * max(source.size):
+    aligned[source_axes, range(3)] = True
+    deviation = np.abs(steps[~aligned]).max() * max(grid.size)
+    if sorted(source_axes) != [0, 1, 2] or deviation > _ALIGNED * max(source.size):
         raise ValueError("anti-aliasing needs a grid whose axes are those of the image, permuted or flipped")
-    # One matrix for each axis of the image, from its voxels to those of the grid's axis along it.
+    # For each axis of the image, the matrix from its voxels to those along the corresponding axis of the grid.
     matrices: list[np.ndarray] = [np.empty(0)] * 3
-    for target, axis in enumerate(taken):
+    for target, axis in enumerate(source_axes):
         positions = first[axis] + steps[axis, target] * np.arange(grid.size[target])
         factor = grid.spacing[target] / source.spacing[axis]
         matrices[axis] = _axis_matrix(source.size[axis], positions, anti_aliasing_sigma(1.0, factor))
@@ -118,15 +122,15 @@ def _resample_separably(image: sitk.Image, grid: Grid) -> sitk.Image:
     for z, plane in enumerate(array):
         np.matmul(along_y @ plane.astype(np.float32), along_x.T, out=planes[z])
     filtered = np.tensordot(along_z, planes, axes=(1, 0))
-    # From the image's array axes (z, y, x) to the grid's.
-    order = [2 - taken[2 - axis] for axis in range(3)]
+    # From the array axes (z, y, x) of the image to those of the grid.
+    order = [2 - source_axes[2 - axis] for axis in range(3)]
     return grid.image_of(np.ascontiguousarray(filtered.transpose(order)))
 
 
 def _axis_matrix(size: int, positions: np.ndarray, sigma: float) -> np.ndarray:
-    """Weights (position, voxel), float32, that filter an axis of ``size`` voxels and interpolate it at ``positions``.
+    """The weights (position, voxel), float32, that filter an axis of ``size`` voxels and sample it at ``positions``.
 
-    Voxels beyond either end repeat the outermost one.
+    Beyond either end, the outermost voxel is repeated.
     """
     kernel = anti_aliasing_kernel(sigma) if sigma > 0 else np.ones(1)
     offsets = np.arange(len(kernel)) - len(kernel) // 2
@@ -135,7 +139,7 @@ def _axis_matrix(size: int, positions: np.ndarray, sigma: float) -> np.ndarray:
     matrix = np.zeros((len(positions), size))
     rows = np.arange(len(positions))[:, None]
     for neighbor, weight in ((lower, 1 - share), (lower + 1, share)):
-        # The filter is applied to each voxel of the image, then interpolated: a neighbor beyond the end is the last.
+        # The filter is applied to the voxels of the image before interpolation: a neighbor beyond the end is clamped.
         voxels = np.clip(np.clip(neighbor, 0, size - 1)[:, None] + offsets, 0, size - 1)
         np.add.at(matrix, (np.broadcast_to(rows, voxels.shape), voxels), weight[:, None] * kernel)
     return matrix.astype(np.float32)

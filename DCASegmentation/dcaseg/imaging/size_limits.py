@@ -1,4 +1,4 @@
-"""How large an image may be: known from its header, before any memory is taken for it."""
+"""Limits on the size of images, checked against the header before memory is allocated."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from pathlib import Path
 
 from ..errors import ImageError
 
-# A whole body at 0.7 x 0.7 x 0.7 mm has some 700 million voxels.
+# A whole body at 0.7 x 0.7 x 0.7 mm has about 700 million voxels.
 MOST_VOXELS = 2**30
+"""The default limit on the voxels of an image."""
 MAX_VOXELS = "DCA_MAX_VOXELS"
-# The volume as int16, and a second time while it is being converted.
+"""The environment variable that sets another limit."""
+# The volume as int16, and a second copy during conversion.
 _BYTES_PER_VOXEL = 4
 
 
 def require_allowed_size(size: Sequence[int], name: str) -> None:
-    """Raises ImageError where an image of ``size`` (voxels along each axis) has more voxels than are allowed, which is
-    2^30 or what the environment variable DCA_MAX_VOXELS says, or needs more memory than this computer has."""
+    """Raise ImageError if an image of ``size`` (voxels along each axis) is too large.
+
+    It may have at most 2^30 voxels, or the number in the environment variable DCA_MAX_VOXELS, and must fit into the
+    memory of this computer. ``name`` is used in the message.
+    """
     voxels, allowed = math.prod(size), _allowed_voxels()
     shown = " x ".join(str(length) for length in size)
     if voxels > allowed:
         raise ImageError(
             f"{name} has {shown} voxels, more than the limit of {allowed / 1e6:.0f} million.",
-            f"If that is right, allow more: set the environment variable {MAX_VOXELS} to at least {voxels}.",
+            f"If this size is right, set the environment variable {MAX_VOXELS} to at least {voxels}.",
         )
     memory = total_memory()
     if memory is not None and voxels * _BYTES_PER_VOXEL > memory:
@@ -37,14 +42,14 @@ def require_allowed_size(size: Sequence[int], name: str) -> None:
 
 
 def total_memory() -> int | None:
-    """Bytes of memory that this process may use: the computer's, or its container's; None where that is unknown."""
-    found: list[int] = []
+    """The bytes of memory that this process may use: the computer's or its container's; None if unknown."""
+    limits: list[int] = []
     with suppress(AttributeError, ValueError, OSError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):
-            found.append(int(Path(limit).read_text(encoding="ascii")))
-    return min(found, default=None)
+            limits.append(int(Path(file).read_text(encoding="ascii")))
+    return min(limits, default=None)
 
 
 def _allowed_voxels() -> int:

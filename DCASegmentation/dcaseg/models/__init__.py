@@ -1,1 +1,1 @@
-"""A trained model on disk: a MONAI bundle, checked and loaded safely."""
+"""Trained models as MONAI bundles: metadata, weights, installed models, download."""

@@ -1,4 +1,4 @@
-"""A trained model on disk: a MONAI bundle, loaded only if it is whole, and saved whole or not at all."""
+"""A trained model on disk: a MONAI bundle. It is loaded only if it is complete, and saved completely or not at all."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RENAMED = {
     "DCASegmentationLib.bundle.anti_aliasing": "dcaseg.models.monai_config",
     "DCASegmentationLib.bundle.weights": "dcaseg.models.weights",
 }
-# Configurations of MONAI, programs, and files that unpickling or loading would run.
+# MONAI configurations, programs, and files that unpickling or loading would execute.
 _CODE = {
     *(".json", ".yaml", ".yml", ".py", ".pyc", ".pyw", ".ipynb", ".sh", ".bat", ".cmd", ".ps1", ".exe"),
     *(".so", ".dll", ".dylib", ".pt", ".pth", ".ts", ".ckpt", ".pkl", ".pickle", ".npy", ".npz", ".whl", ".jar"),
@@ -49,9 +49,9 @@ class Bundle:
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
-        """The bundle in ``folder``, its metadata read and the checksum of its weights compared.
+        """Load the bundle in ``folder``: read its metadata and verify the checksum of its weights.
 
-        Raises BundleError for anything that is not a whole bundle of this program.
+        Raises BundleError if it is not a complete bundle of this program.
         """
         bundle = cls(folder, read_metadata(folder))
         require_described(folder, bundle.weights)
@@ -59,24 +59,24 @@ class Bundle:
 
     @property
     def weights(self) -> Weights:
-        """The weight file as the metadata describe it."""
+        """The weight file as described in the metadata."""
         return self.metadata.weights
 
     @property
     def weights_sha256(self) -> str:
-        """The checksum that names the weights."""
+        """The SHA-256 of the weights."""
         return self.weights.sha256
 
     def network(self, device: str | torch.device = "cpu") -> DCANet:
         """The network with its weights (float32), in evaluation mode on ``device``.
 
-        Raises BundleError if the weights are not those the metadata describe, hold code, or do not fit.
+        Raises BundleError if the weights are not those described in the metadata, contain code, or do not fit.
         """
         organs = self.metadata.vocabulary
         channels = 1 + sum(len(owned) for owned in self.metadata.network.get("owners", ()))
         if channels != len(self.metadata.class_names):
             raise BundleError(
-                f"The model's network gives {channels} channels, but {organs.name} needs "
+                f"The model's network has {channels} channels, but {organs.name} needs "
                 f"{len(self.metadata.class_names)}.",
                 GET_AGAIN,
             )
@@ -84,15 +84,15 @@ class Bundle:
 
 
 def default_model() -> Bundle:
-    """The model to use when none is named. Raises BundleError if there is none, or if it is damaged."""
+    """The model to use if none is selected. Raises BundleError if there is none or it is damaged."""
     return Bundle.load(default_bundle())
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was checked and found good, and what a user should know nevertheless.
+    """The checks that a bundle passed, and what a user should know nevertheless.
 
-    ``code`` are the files of the bundle that other programs would run, and that this program neither wrote nor uses.
+    ``code`` lists the files that other programs would execute and that this program neither wrote nor uses.
     """
 
     bundle: Bundle
@@ -102,14 +102,14 @@ class Verification:
 
 
 def verify(folder: Path) -> Verification:
-    """Check everything in the bundle in ``folder``. Raises BundleError at the first thing that is wrong."""
+    """Check everything in the bundle in ``folder``. Raises BundleError at the first problem."""
     bundle = Bundle.load(folder)
     network = bundle.network()
     parameters = sum(parameter.numel() for parameter in network.parameters())
     checks = (
         f"metadata: complete, {bundle.metadata.vocabulary.name}, {len(bundle.metadata.vocabulary)} organs",
         f"weights: {bundle.weights.bytes / 1e6:.1f} MB, SHA-256 as in the metadata, nothing but numbers",
-        f"network: {parameters / 1e6:.3f} M parameters, each one there, of its shape and finite",
+        f"network: {parameters / 1e6:.3f} M parameters, all present, of the right shape and finite",
     )
     return Verification(bundle, checks, tuple(_warnings(bundle)), tuple(_foreign_code(bundle)))
 
@@ -118,23 +118,24 @@ def _warnings(bundle: Bundle) -> list[str]:
     missing = [file for file in (INFERENCE, MODEL_CARD, LICENSE) if not (bundle.folder / file).is_file()]
     warnings = [f"{file} is missing." for file in missing]
     if bundle.metadata.scores is None:
-        warnings.append("The metadata hold no measured scores.")
+        warnings.append("The metadata contain no measured scores.")
     return warnings
 
 
 def _foreign_code(bundle: Bundle) -> list[str]:
-    """Files that MONAI, Python or a shell would run: a configuration of MONAI may hold any Python expression."""
-    found = []
-    for count, (place, folders, files) in enumerate(os.walk(bundle.folder)):
+    """Files that MONAI, Python or a shell would execute: a MONAI configuration may contain any Python expression."""
+    names: list[str] = []
+    for count, (folder, folders, files) in enumerate(os.walk(bundle.folder)):
         if count > _MOST_FOLDERS:
             raise BundleError(f"{bundle.folder} has more folders than any model bundle.", GET_AGAIN)
-        names = [(Path(place) / name).relative_to(bundle.folder).as_posix() for name in files]
-        found += [name for name in names if Path(name).suffix.lower() in _CODE and not _is_ours(bundle, name)]
+        paths = [(Path(folder) / file).relative_to(bundle.folder).as_posix() for file in files]
+        names += [path for path in paths if Path(path).suffix.lower() in _CODE and not _is_ours(bundle, path)]
         folders.sort()
-    return sorted(found)
+    return sorted(names)
 
 
 def _is_ours(bundle: Bundle, name: str) -> bool:
+    """Whether this program wrote the file ``name`` of the bundle, as its content shows."""
     if name in (METADATA, bundle.weights.file):
         return True
     if name != INFERENCE:
@@ -151,7 +152,7 @@ def _is_ours(bundle: Bundle, name: str) -> bool:
 
 
 def information(bundle: Bundle) -> list[tuple[str, str]]:
-    """Rows (name, value) that tell a user what the model is, without loading its network."""
+    """Rows (name, value) that describe the model to a user, without loading its network."""
     metadata = bundle.metadata
     spacing = " x ".join(f"{side:g}" for side in metadata.spacing)
     depth, height, width = metadata.patch
@@ -175,10 +176,10 @@ def information(bundle: Bundle) -> list[tuple[str, str]]:
             "Weights",
             f"{metadata.weights.bytes / 1e6:.1f} MB, {metadata.weights.dtype}, SHA-256 {metadata.weights.sha256}",
         ),
-        ("Licence", metadata.licence),
+        ("License", metadata.licence),
     ]
     for data in metadata.training_data:
-        counts = f"{data.labelled} labelled and {data.unlabelled} unlabelled cases"
+        counts = f"{data.labelled} labeled and {data.unlabelled} unlabeled cases"
         rows.append(("Training data", f"{data.name}: {counts}, {data.licence}"))
     if metadata.scores is None:
         return [*rows, ("Mean Dice", "not measured")]
@@ -193,12 +194,12 @@ def information(bundle: Bundle) -> list[tuple[str, str]]:
 def save_bundle(
     folder: Path, network: DCANet, metadata: Metadata, dtype: StoredType = "float16", overwrite: bool = False
 ) -> Bundle:
-    """Save ``network`` as the bundle ``folder``; network options and weights are filled into the metadata here.
+    """Save ``network`` as the bundle ``folder``; network options and weights are added to the metadata here.
 
-    ``dtype`` is the type the weights are stored in; float16 halves the file, and loading gives float32 again. The
+    ``dtype`` is the type in which the weights are stored; float16 halves the file, and loading returns float32. The
     folder appears when it is complete. An existing bundle is replaced only with ``overwrite``, any other folder never.
 
-    Raises OutputError where it cannot be written, BundleError if network and metadata do not fit together.
+    Raises OutputError if it cannot be written, and BundleError if network and metadata do not match.
     """
     with new_folder(folder, overwrite=overwrite, recognized_by=METADATA) as temporary:
         for file in (METADATA, WEIGHTS, MODEL_CARD):
@@ -209,15 +210,15 @@ def save_bundle(
         write_json(inference_config(complete), temporary / INFERENCE)
         write_text(model_card(complete), temporary / MODEL_CARD)
         write_text(licence_text(complete), temporary / LICENSE)
-        # Better refused here, by the checks of loading, than by whoever gets the bundle.
+        # An unusable bundle should be refused here rather than by its users.
         Bundle.load(temporary).network()
     return Bundle.load(folder)
 
 
 def save_scores(folder: Path, scores: MeasuredScores) -> Bundle:
-    """Write ``scores`` into the metadata and the model card of the bundle in ``folder``; weights stay untouched.
+    """Write ``scores`` to the metadata and the model card of the bundle in ``folder``; the weights do not change.
 
-    Raises BundleError if it is no bundle, OutputError where it cannot be written.
+    Raises BundleError if it is not a bundle, and OutputError if it cannot be written.
     """
     scored = replace(read_metadata(folder), scores=scores)
     write_json(scored.to_json(), folder / METADATA)
@@ -230,10 +231,10 @@ _BEFORE = "before"
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Yields a folder to make the new bundle in and the name that the old one, ``folder``, will have.
+    """Yield a folder in which to create the new bundle, and the name that the old one, ``folder``, will get.
 
-    When the block succeeds the new bundle takes the name ``folder``; where it raises, everything is as it was. Raises
-    OutputError where the folders cannot be renamed; then, too, the old bundle is in its place.
+    If the block succeeds, the new bundle gets the name ``folder``; if it raises, nothing changes. Raises OutputError if
+    the folders cannot be renamed; the old bundle then stays in place.
     """
     folder = folder.resolve()
     kept = _free_name(folder)
@@ -243,13 +244,14 @@ def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
     Bundle.load(new)
     try:
         if exchange(new, folder):
-            # The name is never without a model.
+            # There is a model of this name at every moment.
             new.rename(kept)
             return
         folder.rename(kept)
     except OSError as error:
         raise OutputError(
-            f"{folder} cannot be renamed ({error.strerror}); the new model is in {new}.", "Close what uses the old one."
+            f"{folder} cannot be renamed ({error.strerror}); the new model is in {new}.",
+            "Close the programs that use the old one.",
         ) from None
     try:
         new.rename(folder)
@@ -259,7 +261,7 @@ def replacing(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _free_name(folder: Path) -> Path:
-    """``folder`` with the day in its name, and a number where there is one of that day."""
+    """``folder`` with today's date in its name, and a number if that name is taken."""
     today = f"{folder.name}-{_BEFORE}-{datetime.now(timezone.utc):%Y-%m-%d}"
     names = [today, *(f"{today}-{number}" for number in range(2, 1000))]
     return next(folder.with_name(name) for name in names if not folder.with_name(name).exists())

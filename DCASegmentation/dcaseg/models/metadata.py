@@ -1,8 +1,8 @@
-"""What a bundle says of its model, for people and for the program.
+"""The description of a model in its bundle, for people and for the program.
 
 ``configs/metadata.json`` holds the fields of a MONAI bundle, which MONAI's tools and model zoos read, and under the key
 ``dca`` what this program needs to run the model: grid, organs, network options, partition, scores, checksum. This file
-knows no torch, so that Slicer can read metadata without it.
+does not import torch, so that Slicer can read metadata without it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMAT = 1
 METADATA = "configs/metadata.json"
 INFERENCE = "configs/inference.json"
 WEIGHTS = "models/model.safetensors"
-# What bundles were saved with before; they are read, and no longer written.
+# Older bundles store their weights in this file; it is still read, but no longer written.
 OLD_WEIGHTS = "models/model.pt"
 MODEL_CARD = "docs/README.md"
 LICENSE = "LICENSE"
@@ -29,13 +29,13 @@ _PAPER = (
     "Yajun Liu: Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced Semi-Supervised Medical Image "
     "Segmentation. CVPR 2026."
 )
-# Oldest versions the inference configuration runs with, for an environment without the library.
+# The oldest versions with which the inference configuration runs, used if a package is not installed.
 _OLDEST = {"monai": "1.5.1", "torch": "2.4.1", "numpy": "1.26.0"}
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """One source of training cases: ``labelled`` and ``unlabelled`` count them; ``synthetic`` ones show no patient."""
+    """One source of training cases, with its numbers of labeled and unlabeled cases. ``synthetic``: not patients."""
 
     name: str
     labelled: int
@@ -47,7 +47,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class MeasuredScores:
-    """Mean Dice (0 to 1) of each organ key over ``cases`` cases of ``data``, and the command that measures it."""
+    """The mean Dice (0 to 1) of each organ (by key) over ``cases`` cases of ``data``, and the command to measure it."""
 
     data: str
     cases: int
@@ -56,13 +56,13 @@ class MeasuredScores:
 
     @property
     def mean_dice(self) -> float:
-        """Mean over the organs."""
+        """The mean over the organs."""
         return sum(self.dice.values()) / len(self.dice)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weight file inside the bundle: its size, its SHA-256 (hexadecimal), the type its numbers are stored in."""
+    """The weight file in the bundle: its size in bytes, its SHA-256 (hexadecimal), and the type of its numbers."""
 
     file: str
     sha256: str
@@ -73,21 +73,22 @@ class Weights:
 UNSAVED = Weights(WEIGHTS, "", 0, "")
 
 DEFAULT_OVERLAP = 0.25
-"""Of neighboring windows. Half a side takes two to three times as many of them, for 0.004 more of mean Dice with the
-shipped models on ten synthetic people (``dca benchmark accuracy --overlaps``); a model may be measured with another."""
+"""The default overlap of neighboring windows, as a fraction of their sides. An overlap of half a side needs two to
+three times as many windows, for 0.004 more mean Dice with the shipped models on ten synthetic people (``dca benchmark
+accuracy --overlaps``). A model may have been measured with another overlap."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """A model, described.
+    """The description of a model.
 
-    ``spacing`` (x, y, z) in mm and ``orientation`` (directions of increasing x, y and z index) are those of the model
-    grid; ``hu_window`` are the HU that become 0 and 1; ``patch`` is (depth, height, width) in voxels of the model
-    grid, the order of the network's arrays, and ``overlap`` the share of its sides that neighboring windows have in
-    common unless a run asks for another: what the model was measured with. ``anti_aliasing`` says whether CTs are
-    filtered on their way to a coarser model grid, as they were in training. ``network`` are the options of ``DCANet``;
-    it and ``weights`` are filled in when the bundle is saved. ``licence`` is the weights'. ``limits`` are sentences on
-    what the model cannot do.
+    ``spacing`` (x, y, z) in mm and ``orientation`` (directions of increasing x, y and z index) define the model grid.
+    ``hu_window`` are the HU that become 0 and 1. ``patch`` is (depth, height, width) in voxels of the model grid, the
+    order of the network's arrays. ``overlap`` is the fraction of their sides by which neighboring windows overlap
+    unless a run asks for another value; the model was measured with it. ``anti_aliasing`` says whether CTs are filtered
+    before they are resampled to a coarser model grid, as in training. ``network`` are the options of ``DCANet``;
+    ``network`` and ``weights`` are set when the bundle is saved. ``licence`` is the license of the weights. ``limits``
+    are sentences on what the model cannot do.
     """
 
     name: str
@@ -112,11 +113,11 @@ class Metadata:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the channels, background first."""
+        """The names of the channels, background first."""
         return ["background", *(organ.name for organ in self.vocabulary)]
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``configs/metadata.json``."""
+        """The content of ``configs/metadata.json``. Raises ValueError before the weights are saved."""
         return {**_monai_fields(self), "dca": _own_fields(self)}
 
 
@@ -169,7 +170,7 @@ def _monai_fields(metadata: Metadata) -> dict[str, Any]:
         "label_classes": f"one channel, 0 background, then {organs}",
         "pred_classes": f"{len(metadata.class_names)} channels of logits: background, {organs}",
         "eval_metrics": {} if scores is None else {"mean_dice": scores.mean_dice},
-        "intended_use": "Research. This is no medical device.",
+        "intended_use": "Research. This is not a medical device.",
         "references": [_PAPER],
         "network_data_format": {
             "inputs": {
@@ -203,7 +204,7 @@ def _monai_fields(metadata: Metadata) -> dict[str, Any]:
 
 def _installed(distribution: str) -> str:
     try:
-        # What follows a plus names the build, such as "cpu", and says nothing of the version needed.
+        # The part after a plus names the build, such as "cpu", and is not needed here.
         return version(distribution).split("+")[0]
     except PackageNotFoundError:
         return _OLDEST.get(distribution, "0")

@@ -1,4 +1,4 @@
-"""Metadata from JSON that may be damaged, old, new, or of another program."""
+"""Reading of metadata from JSON that may be damaged, older, newer, or of another program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .metadata import FORMAT, METADATA, OLD_WEIGHTS, WEIGHTS, MeasuredScores, Me
 from .weight_files import GET_AGAIN, open_regular
 
 MOST_METADATA_BYTES = 1 << 20
-# Bounds that no model of this program comes near, and that no computer fails at.
+# Limits that no model of this program approaches, and that every computer can handle.
 _MOST_WEIGHT_BYTES = 512 << 20
 _MOST_FILTERS, _MOST_STAGES, _MOST_DILATION = 32, 8, 16
 _LARGEST_PATCH_SIDE, _LARGEST_PATCH = 512, 1 << 26  # voxels
@@ -26,24 +26,24 @@ _LARGEST_NUMBER = 1e15
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """The metadata of the bundle in ``folder``. Raises BundleError saying what is wrong with it."""
+    """The metadata of the bundle in ``folder``. Raises BundleError with the problem."""
     _require_bundle(folder)
     with open_regular(folder, METADATA) as file:
         content = file.read(MOST_METADATA_BYTES + 1)
     return parse_metadata(content, folder)
 
 
-def parse_metadata(written: bytes, folder: Path) -> Metadata:
-    """The metadata that ``written``, the content of the file in ``folder``, states. Raises BundleError."""
-    if len(written) > MOST_METADATA_BYTES:
+def parse_metadata(raw: bytes, folder: Path) -> Metadata:
+    """The metadata in ``raw``, the content of the metadata file of ``folder``. Raises BundleError."""
+    if len(raw) > MOST_METADATA_BYTES:
         raise BundleError(f"The metadata of {folder} are larger than those of any model.", GET_AGAIN)
     try:
-        content = parse_json(written)
+        content = parse_json(raw)
     except ValueError:
         raise BundleError(f"{folder / METADATA} cannot be read as JSON.", GET_AGAIN) from None
     if not isinstance(content, dict) or "dca" not in content:
         raise BundleError(
-            f"{folder} is a MONAI bundle of another program: its metadata have no part 'dca'.",
+            f"{folder} is a MONAI bundle of another program: its metadata have no 'dca' part.",
             "Choose a bundle made by this program.",
         )
     fields = _Fields(content)
@@ -55,12 +55,12 @@ def parse_metadata(written: bytes, folder: Path) -> Metadata:
 def _require_bundle(folder: Path) -> None:
     if folder.is_file():
         if folder.suffix.lower() == ".zip":
-            raise BundleError(f"{folder} is a zip file.", "Unpack it and give the folder in it.")
-        raise BundleError(f"{folder} is a file; a model bundle is a folder.", f"Give the folder that has {METADATA}.")
+            raise BundleError(f"{folder} is a zip file.", "Unpack it and choose the folder inside.")
+        raise BundleError(f"{folder} is a file, not a model bundle.", f"Choose the folder that contains {METADATA}.")
     if not folder.is_dir():
         raise BundleError(f"There is no model bundle {folder}.", "Check the path.")
     if not (folder / METADATA).exists():
-        raise BundleError(f"{folder} is no model bundle: it has no {METADATA}.", "Choose the folder of a bundle.")
+        raise BundleError(f"{folder} is not a model bundle: it has no {METADATA}.", "Choose the folder of a bundle.")
 
 
 def _check_format(number: float, folder: Path) -> None:
@@ -78,17 +78,17 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
     low, high = own.numbers("hu_window", 2)
     patch = own.numbers("patch", 3)
     orientation = own.text("orientation")
-    # Bundles from before it was a model's own were run with half a side.
+    # Older bundles do not state their overlap; they were run with half a side.
     overlap = own.number("overlap") if "overlap" in own.values else 0.5
     if not 0 <= overlap <= _MOST_OVERLAP:
-        raise _wrong("dca.overlap", "no share of a window's side")
+        raise _wrong("dca.overlap", f"not a fraction from 0 to {_MOST_OVERLAP}")
     if (
         not all(_SPACING_MM[0] <= side <= _SPACING_MM[1] for side in spacing)
         or low >= high
         or not all(16 <= side <= _LARGEST_PATCH_SIDE and side % 16 == 0 for side in patch)
         or math.prod(patch) > _LARGEST_PATCH
     ):
-        raise _wrong("spacing_mm, hu_window or patch", "no values a model can have")
+        raise _wrong("spacing_mm, hu_window or patch", "impossible")
     if re.fullmatch("[RLAPSI]{3}", orientation) is None or len({"RLAPSI".index(c) // 2 for c in orientation}) != 3:
         raise _wrong("dca.orientation", f"'{orientation}', not three directions such as RAS")
     vocabulary = _vocabulary(own.part("vocabulary"))
@@ -97,9 +97,9 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
     except ValueError as error:
         raise _wrong("dca.partition", str(error)[:200]) from None
     if max(partition.counts) > _LARGEST_NUMBER:
-        raise _wrong("dca.partition", "not of voxels of any data")
+        raise _wrong("dca.partition", "not based on possible voxel counts")
     if sorted(label for group in partition.owners for label in group) != [organ.label for organ in vocabulary]:
-        raise _wrong("dca.partition", f"not of the {len(vocabulary)} labels of {vocabulary.name}")
+        raise _wrong("dca.partition", f"not for the {len(vocabulary)} labels of {vocabulary.name}")
     network = _network(own.part("network"), len(vocabulary))
     weights = _weights(own.part("weights"))
     if weights.bytes > most_weight_bytes(network):
@@ -123,18 +123,18 @@ def _metadata(fields: _Fields, own: _Fields) -> Metadata:
         scores=None if own.item("scores") is None else _scores(own.part("scores"), vocabulary),
         weights=weights,
         overlap=overlap,
-        # Bundles from before there was a filter were trained without it.
+        # Older bundles were trained without the filter.
         anti_aliasing=own.values.get("anti_aliasing") is True,
     )
 
 
 def _network(part: _Fields, n_labels: int) -> Mapping[str, Any]:
-    """The options of the network, which is not built here: of their kinds, and of a size that can be meant."""
+    """The options of the network, checked for type and size. The network itself is not built here."""
 
     def is_rows(value: Any, lowest: int, highest: int, most: int) -> bool:
         if not isinstance(value, list) or not all(isinstance(row, list) and len(row) <= most for row in value):
             return False
-        return all(type(each) is int and lowest <= each <= highest for row in value for each in row)
+        return all(type(item) is int and lowest <= item <= highest for row in value for item in row)
 
     options = part.values
     most_experts = 8
@@ -154,17 +154,18 @@ def _network(part: _Fields, n_labels: int) -> Mapping[str, Any]:
     }
     for name, value in options.items():
         if name not in checks:
-            raise BundleError(f"The model's network options are wrong: there is no '{name[:60]}'.", GET_AGAIN)
+            raise BundleError(f"The model's network options are wrong: '{name[:60]}' does not exist.", GET_AGAIN)
         if not checks[name](value):
             raise BundleError(f"The model's network options are wrong: {name} cannot be {str(value)[:60]}.", GET_AGAIN)
     return options
 
 
 def most_weight_bytes(options: Mapping[str, Any]) -> int:
-    """More bytes than the weight file of a network with these options has, and at most some times as many.
+    """An upper bound on the bytes of the weight file of a network with these options, at most a few times its size.
 
-    Counts the convolutions of the encoder and of each decoder (see ``method.vnet``) and leaves half as much again for
-    all else. So a file of any size is refused before it is read, in Slicer too, which does not load the network.
+    It counts the convolutions of the encoder and of each decoder (see ``method.vnet``) and adds half as much again for
+    everything else. Too large a file is thus refused before it is read, also in Slicer, which does not load the
+    network.
     """
     filters = int(options.get("n_filters", 16))
     widths = [filters * 2**level for level in range(5)]
@@ -183,15 +184,15 @@ def _vocabulary(part: _Fields) -> Vocabulary:
     name = part.text("name")
     if name not in VOCABULARIES:
         raise BundleError(
-            f"The model segments organs of the vocabulary '{name}', which this program does not know.",
-            f"Choose a model of: {', '.join(VOCABULARIES)}.",
+            f"The model segments organs of the vocabulary '{name}', which this program does not support.",
+            f"Choose a model for {' or '.join(VOCABULARIES)}.",
         )
     vocabulary = VOCABULARIES[name]
     if [(organ.number("label"), organ.text("key")) for organ in part.parts("organs")] != [
         (organ.label, organ.key) for organ in vocabulary
     ]:
         raise BundleError(
-            f"The model numbers the organs of {name} otherwise than this program.",
+            f"The model numbers the organs of {name} differently from this program.",
             "Update the program, or get a version of the model made with it.",
         )
     return vocabulary
@@ -211,7 +212,7 @@ def _training_data(part: _Fields) -> TrainingData:
 def _scores(part: _Fields, vocabulary: Vocabulary) -> MeasuredScores:
     dice = part.part("dice")
     if not dice.values or not set(dice.values) <= set(vocabulary.by_key):
-        raise _wrong("dca.scores.dice", f"not of organs of {vocabulary.name}")
+        raise _wrong("dca.scores.dice", f"not for organs of {vocabulary.name}")
     return MeasuredScores(
         data=part.text("data"),
         cases=int(part.number("cases")),
@@ -223,19 +224,19 @@ def _scores(part: _Fields, vocabulary: Vocabulary) -> MeasuredScores:
 def _weights(part: _Fields) -> Weights:
     file, sha256, size, dtype = part.text("file"), part.text("sha256").lower(), part.number("bytes"), part.text("dtype")
     if file not in (WEIGHTS, OLD_WEIGHTS):
-        # Nothing else: a path that leaves the bundle would have the program read any file.
+        # No other name is allowed: a path that leaves the bundle would make the program read arbitrary files.
         raise _wrong("dca.weights.file", f"'{file[:200]}', not {WEIGHTS}")
     if re.fullmatch("[0-9a-f]{64}", sha256) is None:
-        raise _wrong("dca.weights.sha256", "no SHA-256")
+        raise _wrong("dca.weights.sha256", "not a SHA-256")
     if type(size) is not int or not 0 < size <= _MOST_WEIGHT_BYTES:
-        raise _wrong("dca.weights.bytes", f"{str(size)[:40]}, not the size of any model's weights")
+        raise _wrong("dca.weights.bytes", f"{str(size)[:40]}, which is not a possible size")
     if dtype not in ("float16", "float32"):
         raise _wrong("dca.weights.dtype", f"'{dtype[:40]}', not float16 or float32")
     return Weights(file, sha256, size, dtype)
 
 
 class _Fields:
-    """A JSON object whose fields must be there and of the right kind; ``where`` is its place in the file."""
+    """A JSON object whose fields must be present and of the right type; ``where`` is its location in the file."""
 
     def __init__(self, values: Mapping[str, Any], where: str = "") -> None:
         self.values = values
@@ -247,12 +248,12 @@ class _Fields:
         return self.values[key]
 
     def text(self, key: str) -> str:
-        return self._typed(key, str, "no text")
+        return self._typed(key, str, "not a text")
 
     def number(self, key: str) -> float:
         value = self.item(key)
         if not _is_number(value):
-            raise _wrong(self._name(key), "no number")
+            raise _wrong(self._name(key), "not a number")
         return value
 
     def numbers(self, key: str, count: int) -> list[float]:
@@ -262,20 +263,20 @@ class _Fields:
         return values
 
     def items(self, key: str) -> list[Any]:
-        return self._typed(key, list, "no list")
+        return self._typed(key, list, "not a list")
 
     def part(self, key: str) -> _Fields:
-        return _Fields(self._typed(key, dict, "no object"), self._name(key))
+        return _Fields(self._typed(key, dict, "not an object"), self._name(key))
 
     def parts(self, key: str) -> list[_Fields]:
         entries = self.items(key)
         if not all(isinstance(entry, dict) for entry in entries):
-            raise _wrong(self._name(key), "no list of objects")
+            raise _wrong(self._name(key), "not a list of objects")
         return [_Fields(entry, f"{self._name(key)}[{index}]") for index, entry in enumerate(entries)]
 
-    def _typed(self, key: str, kind: type, complaint: str) -> Any:
+    def _typed(self, key: str, expected: type, complaint: str) -> Any:
         value = self.item(key)
-        if not isinstance(value, kind):
+        if not isinstance(value, expected):
             raise _wrong(self._name(key), complaint)
         return value
 

@@ -1,4 +1,4 @@
-"""The model card (docs/README.md) and the licence of a bundle, written from its metadata."""
+"""The model card (docs/README.md) and the license of a bundle, written from its metadata."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ specific language governing permissions and limitations under the License.
 
 
 def model_card(metadata: Metadata) -> str:
-    """Markdown that tells a stranger what the model does, how well, on what it was trained and what it cannot do."""
+    """Markdown text for new users: what the model does, how well, what it was trained on, and what it cannot do."""
     return "\n\n".join(
         [
             f"# {metadata.name}",
             metadata.description,
-            "Research use only; this is no medical device.",
+            "For research only. This is not a medical device.",
             "## Limits\n\n" + "\n".join(f"- {sentence}" for sentence in metadata.limits),
             "## Organs\n\n" + _organs(metadata),
             "## Scores\n\n" + _scores(metadata),
             "## Input\n\n" + _input(metadata),
             "## Training data\n\n" + _training_data(metadata),
             "## Use\n\n" + _use(metadata),
-            f"## Licence\n\nWeights: {metadata.licence}. See LICENSE.\n",
+            f"## License\n\nWeights: {metadata.licence}. See LICENSE.\n",
         ]
     )
 
 
 def licence_text(metadata: Metadata) -> str:
-    """The content of the bundle's LICENSE."""
+    """The content of the bundle's LICENSE file."""
     if metadata.licence == "Apache-2.0":
         return _APACHE.format(copyright=metadata.copyright)
     return f"{metadata.copyright}\n\nThe weights are licensed under {metadata.licence}.\n"
@@ -45,12 +45,12 @@ def licence_text(metadata: Metadata) -> str:
 
 def _organs(metadata: Metadata) -> str:
     groups = {label: name for name, group in zip(GROUPS, metadata.partition.owners, strict=True) for label in group}
-    share = dict(zip(metadata.partition.ranking, metadata.partition.proportions, strict=True))
-    lines = [f"Vocabulary {metadata.vocabulary.name}. The expert that owns an organ follows from log-gap analysis", ""]
-    lines[0] += f" (mode {metadata.partition.mode}) of the labelled training cases."
+    shares = dict(zip(metadata.partition.ranking, metadata.partition.proportions, strict=True))
+    lines = [f"Vocabulary {metadata.vocabulary.name}. Organs were assigned to experts by log-gap analysis", ""]
+    lines[0] += f" (mode {metadata.partition.mode}) of the labeled training cases."
     lines += ["| label | organ | expert | share of foreground voxels |", "|---|---|---|---|"]
     lines += [
-        f"| {organ.label} | {organ.name} | {groups[organ.label]} | {100 * share.get(organ.label, 0.0):.2f} % |"
+        f"| {organ.label} | {organ.name} | {groups[organ.label]} | {100 * shares.get(organ.label, 0.0):.2f} % |"
         for organ in metadata.vocabulary
     ]
     return "\n".join(lines)
@@ -75,14 +75,14 @@ def _input(metadata: Metadata) -> str:
     low, high = metadata.hu_window
     return (
         f"CT in Hounsfield units, any orientation and spacing. It is resampled to {spacing} mm (x, y, z) in "
-        f"orientation {metadata.orientation}; {low:g} to {high:g} HU become 0 to 1. The network sees patches of "
-        f"{depth} x {height} x {width} voxels (depth, height, width), which overlap by {metadata.overlap:.0%}, and "
-        f"gives {len(metadata.class_names)} channels of logits, background first."
+        f"orientation {metadata.orientation}; {low:g} to {high:g} HU become 0 to 1. The input of the network is a "
+        f"patch of {depth} x {height} x {width} voxels (depth, height, width); patches overlap by "
+        f"{metadata.overlap:.0%}. Its output has {len(metadata.class_names)} channels of logits, background first."
     )
 
 
 def _training_data(metadata: Metadata) -> str:
-    lines = ["| data | labelled | unlabelled | licence | source |", "|---|---|---|---|---|"]
+    lines = ["| data | labeled | unlabeled | license | source |", "|---|---|---|---|---|"]
     lines += [
         f"| {data.name} | {data.labelled} | {data.unlabelled} | {data.licence} | {data.source} |"
         for data in metadata.training_data
@@ -98,6 +98,6 @@ def _use(metadata: Metadata) -> str:
         "network):\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json --bundle_root . "
         "--image CT.nii.gz --output_dir OUT\n\n"
-        "Both give the same labels with `dca segment --keep-islands`; without it ours leaves out pieces of an organ "
-        "far too small to be it."
+        "Both give the same labels with `dca segment --keep-islands`. Without that option, `dca segment` removes "
+        "pieces that are far too small to be the organ."
     )

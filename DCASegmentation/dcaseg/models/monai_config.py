@@ -1,4 +1,4 @@
-r"""The bundle's inference configuration: the same steps as our segmenter, made of MONAI's parts.
+r"""The bundle's inference configuration: the steps of our segmenter, built from MONAI's components.
 
 Run with::
 
@@ -19,7 +19,7 @@ from .metadata import OLD_WEIGHTS, Metadata
 
 
 class Placed(Protocol):
-    """An array with a place in space, as MONAI's ``MetaTensor`` is one; ``affine`` is (4, 4), index to mm."""
+    """An array with a position in space, such as MONAI's ``MetaTensor``; ``affine`` is (4, 4), index to mm."""
 
     affine: torch.Tensor
 
@@ -28,16 +28,16 @@ PlacedImage = TypeVar("PlacedImage", bound=Placed)
 
 
 def with_exact_rotation(image: PlacedImage) -> PlacedImage:
-    """``image`` with the axes of its affine made perpendicular in double precision; spacing and origin stay.
+    """``image`` with the axes of its affine made exactly perpendicular; spacing and origin stay.
 
-    NIfTI stores the affine in single precision, so the axes of an oblique CT are perpendicular to seven digits only.
-    MONAI's ``Spacing`` aligns the first voxels of both grids, as this program does, if they are perpendicular to eight;
-    else it aligns the centers, and the network sees voxels up to half a voxel apart from ours.
+    NIfTI stores the affine in single precision, so the axes of an oblique CT are perpendicular to only seven digits.
+    If they are perpendicular to eight, MONAI's ``Spacing`` aligns the first voxels of both grids, as this program does.
+    Otherwise it aligns the centers, and the network's voxels would be up to half a voxel away from ours.
     """
     affine = image.affine.to(torch.float64)
     columns = affine[:3, :3]
     spacing = columns.norm(dim=0)
-    # The rotation (or reflection) nearest to the axes.
+    # The rotation (or reflection) closest to the axes.
     left, _, right = torch.linalg.svd(columns / spacing)
     exact = affine.clone()
     exact[:3, :3] = (left @ right) * spacing
@@ -51,8 +51,8 @@ ImageT = TypeVar("ImageT", bound=torch.Tensor)
 def filter_before_spacing(image: ImageT, pixdim: Sequence[float]) -> ImageT:
     """``image`` filtered along each axis that ``Spacing`` to ``pixdim`` (mm, in the image's axis order) makes coarser.
 
-    ``image`` is a MONAI ``MetaTensor`` (channel, then three axes). Followed by ``Spacing`` with bilinear interpolation
-    it has the voxels of ``imaging.resampling.resample`` with ``anti_aliasing``.
+    ``image`` is a MONAI ``MetaTensor`` (channel, then three axes). After ``Spacing`` with bilinear interpolation, its
+    voxels equal those of ``imaging.resampling.resample`` with ``anti_aliasing``.
     """
     affine: torch.Tensor = image.affine  # type: ignore[attr-defined]
     spacings = affine[:3, :3].to(torch.float64).norm(dim=0).tolist()
@@ -79,13 +79,13 @@ _FILTER = "dcaseg.models.monai_config"
 def inference_config(metadata: Metadata) -> dict[str, Any]:
     """The content of ``configs/inference.json``.
 
-    MONAI's arrays have the axes in the order of the axis codes. The network's are (z, y, x), so orientation and
-    spacing stand here in reverse. Weights of ``torch.save`` are loaded by MONAI, those in safetensors, which it does
-    not read, by this program, checks included.
+    The axes of MONAI's arrays are in the order of the axis codes, and those of the network are (z, y, x), so
+    orientation and spacing are reversed here. Weights written by ``torch.save`` are loaded by MONAI; weights in
+    safetensors, which MONAI cannot read, are loaded and checked by this program.
     """
     low, high = metadata.hu_window
     pixdim = list(metadata.spacing[::-1])
-    with_torch = metadata.weights.file == OLD_WEIGHTS
+    is_torch_file = metadata.weights.file == OLD_WEIGHTS
     loader = {
         "_target_": "CheckpointLoader",
         "_desc_": "weights only, checked and converted to the network's float32",
@@ -99,7 +99,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
             "$import torch",
             "$from dcaseg.models.monai_config import with_exact_rotation",
             *(["$import functools", f"$from {_FILTER} import filter_before_spacing"] if metadata.anti_aliasing else []),
-            *([] if with_torch else ["$from dcaseg.models.weights import with_weights"]),
+            *([] if is_torch_file else ["$from dcaseg.models.weights import with_weights"]),
         ],
         "bundle_root": ".",
         "image": "ct.nii.gz",
@@ -109,7 +109,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
         "sw_batch_size": 1,
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": {"_target_": "dcaseg.method.network.DCANet", **metadata.network},
-        "network": f"${'@network_def' if with_torch else 'with_weights(@network_def, @bundle_root)'}.to(@device)",
+        "network": f"${'@network_def' if is_torch_file else 'with_weights(@network_def, @bundle_root)'}.to(@device)",
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -128,7 +128,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
                     "b_max": 1.0,
                     "clip": True,
                 },
-                # A scan shorter than the window goes on with its end slices; MONAI's inferer would add air.
+                # A scan shorter than the window is padded with its end slices; MONAI's inferer would pad it with air.
                 {
                     "_target_": "SpatialPadd",
                     "keys": "image",
@@ -180,7 +180,7 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
                 },
             ],
         },
-        "handlers": [loader] if with_torch else [],
+        "handlers": [loader] if is_torch_file else [],
         "evaluator": {
             "_target_": "SupervisedEvaluator",
             "device": "@device",
@@ -196,6 +196,6 @@ def inference_config(metadata: Metadata) -> dict[str, Any]:
 
 
 def _filter(pixdim: list[float]) -> list[dict[str, Any]]:
-    """The step before ``Spacingd`` for a model whose CTs are filtered."""
+    """The step before ``Spacingd`` for a model with anti-aliasing."""
     func = f"$functools.partial(filter_before_spacing, pixdim={pixdim})"
     return [{"_target_": "Lambdad", "keys": "image", "func": func, "track_meta": True}]

@@ -1,6 +1,6 @@
-"""The files of a bundle as bytes: regular files in the bundle itself, of the size and checksum that its metadata state.
+"""Access to the files of a bundle: regular files inside the bundle, with the size and checksum stated in its metadata.
 
-Knows no torch, so that Slicer can ask too.
+This file does not import torch, so that Slicer can use it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from ..errors import BundleError
 from .metadata import Weights
 
 GET_AGAIN = "Get the model bundle again."
+"""The remedy for a damaged bundle."""
 _CHUNK = 1 << 20
 
 
 def open_regular(folder: Path, name: str) -> BinaryIO:
-    """The file ``name`` (a path with slashes) of the bundle ``folder``, open to be read.
+    """Open the file ``name`` (a path with slashes) of the bundle ``folder`` for reading.
 
-    Raises BundleError unless it is there, a regular file, and reached without a link: a link may lead anywhere, a
-    device never ends, a named pipe waits.
+    Raises BundleError unless it exists, is a regular file, and is reached without links. A link may lead anywhere, a
+    device may never end, and a named pipe blocks.
     """
     path = folder / name
     for part in (path, *path.parents[: name.count("/")]):
         if part.is_symlink():
             raise BundleError(
-                f"The bundle {folder} has a link in the place of {part.relative_to(folder)}.",
+                f"The bundle {folder} has a link instead of {part.relative_to(folder)}.",
                 "Copy the model's files themselves into the folder.",
             )
     flags = os.O_RDONLY
@@ -43,14 +44,14 @@ def open_regular(folder: Path, name: str) -> BinaryIO:
         raise BundleError(f"{path} cannot be read: {error.strerror}.", "Check the file and its permissions.") from None
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise BundleError(f"{path} is no regular file.", GET_AGAIN)
+        raise BundleError(f"{path} is not a regular file.", GET_AGAIN)
     return file
 
 
 def open_described(folder: Path, weights: Weights) -> BinaryIO:
-    """The weight file, open at its start, if size and checksum are those that the metadata state.
+    """Open the weight file, at its start, after checking its size and checksum against the metadata.
 
-    It is read in small parts and only if its size is right. Raises BundleError otherwise.
+    It is read in small parts, and only if its size is right. Raises BundleError otherwise.
     """
     path = folder / weights.file
     file = open_regular(folder, weights.file)
@@ -62,7 +63,9 @@ def open_described(folder: Path, weights: Weights) -> BinaryIO:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
         if digest.hexdigest() != weights.sha256:
-            raise BundleError(f"{path} is not the file its metadata describe: the SHA-256 checksum differs.", GET_AGAIN)
+            raise BundleError(
+                f"{path} is not the file described in its metadata: the SHA-256 checksum differs.", GET_AGAIN
+            )
         file.seek(0)
     except OSError as error:
         file.close()
@@ -74,5 +77,5 @@ def open_described(folder: Path, weights: Weights) -> BinaryIO:
 
 
 def require_described(folder: Path, weights: Weights) -> None:
-    """Raises BundleError unless the weight file is the one that the metadata describe."""
+    """Raise BundleError unless the weight file is the one described in the metadata."""
     open_described(folder, weights).close()

@@ -1,10 +1,11 @@
-"""What a weight file says it holds, read without running anything and before any weight is read.
+"""The tensors in a weight file, read without executing anything and before any weight is read.
 
 New bundles store their weights as safetensors (https://huggingface.co/docs/safetensors): the length of a header, the
-header as JSON with name, type, shape and place of each tensor, then the numbers. Bundles from before hold what
-``torch.save`` wrote: a zip file with a pickle and the numbers. Neither is given to a library that could do more than
-read numbers. Of the pickle only the few operations are carried out that a table of tensors needs; everything else is
-refused, and ``torch.load`` with its known holes (CVE-2025-32434, CVE-2026-24747) is not used. Knows no torch.
+header as JSON with name, type, shape and position of each tensor, then the numbers. Older bundles contain a file of
+``torch.save``: a zip file with a pickle and the numbers. Neither is passed to a library that could do more than read
+numbers. Of the pickle, only the few operations that a table of tensors needs are executed; everything else is refused.
+``torch.load``, with its known vulnerabilities (CVE-2025-32434, CVE-2026-24747), is not used. This file does not import
+torch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .weight_files import GET_AGAIN
 
 SAFETENSORS = ".safetensors"
 BYTES_OF_TYPE = {"float16": 2, "float32": 4, "int64": 8}
-# Types that other programs store in a table of tensors; none of them is in our bundles.
+# Types that other programs may store in a table of tensors, but that our bundles do not contain.
 OTHER_TYPES = {"float64": 8, "bfloat16": 2, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 _MOST_HEADER_BYTES = 4 << 20
 _MOST_DIMENSIONS = 8
@@ -44,7 +45,7 @@ _REBUILD, _TABLE = "torch._utils _rebuild_tensor_v2", "collections OrderedDict"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a weight file: its type as torch names it, its shape, and the byte of the file it begins at."""
+    """A tensor in a weight file: its type (torch's name), its shape, and its byte offset in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -52,43 +53,43 @@ class StoredTensor:
 
     @property
     def bytes(self) -> int:
-        """How many bytes of the file it takes."""
+        """The number of bytes it takes in the file."""
         return math.prod(self.shape) * (BYTES_OF_TYPE | OTHER_TYPES)[self.dtype]
 
 
 def stored_tensors(file: BinaryIO, size: int, name: str) -> dict[str, StoredTensor]:
-    """The tensors in a weight file of ``size`` bytes, by name; ``name`` says which format it has.
+    """The tensors in a weight file of ``size`` bytes, by name; the file's ``name`` determines its format.
 
-    Each of them lies within the file. Raises BundleError for anything that is no table of tensors.
+    All of them lie within the file. Raises BundleError if it is not a table of tensors.
     """
     try:
-        table = _of_safetensors(file, size) if name.endswith(SAFETENSORS) else _of_torch(file)
-        if any(each.offset < 0 or each.offset + each.bytes > size for each in table.values()):
-            raise ValueError("a tensor that is not in the file")
+        table = _safetensors_table(file, size) if name.endswith(SAFETENSORS) else _torch_table(file)
+        if any(tensor.offset < 0 or tensor.offset + tensor.bytes > size for tensor in table.values()):
+            raise ValueError("a tensor outside of the file")
     except _CodeError:
         raise BundleError(
-            f"{name} holds more than weights: it could run code on this computer. It was not opened.",
-            "Do not use this model unless you trust who made it; ask for a file with nothing but weights.",
+            f"{name} contains more than weights and could run code on this computer. It was not opened.",
+            "Do not use this model unless you trust who made it, or ask for a file that contains only weights.",
         ) from None
     except _NoTableError:
-        raise BundleError(f"{name} is no table of named weights.", GET_AGAIN) from None
-    # Whatever a file with other content leads to.
+        raise BundleError(f"{name} is not a table of named weights.", GET_AGAIN) from None
+    # Whatever error other content causes.
     except (ValueError, KeyError, IndexError, TypeError, EOFError, struct.error, zipfile.BadZipFile, RuntimeError):
-        kind = "safetensors" if name.endswith(SAFETENSORS) else "PyTorch weights"
-        raise BundleError(f"{name} cannot be read as {kind}.", GET_AGAIN) from None
+        file_format = "safetensors" if name.endswith(SAFETENSORS) else "PyTorch weights"
+        raise BundleError(f"{name} cannot be read as {file_format}.", GET_AGAIN) from None
     return table
 
 
 class _CodeError(ValueError):
-    """A pickle names Python objects other than tensors."""
+    """A pickle refers to Python objects other than tensors."""
 
 
 class _NoTableError(ValueError):
-    """A pickle of something else than a table of tensors."""
+    """A pickle contains something else than a table of tensors."""
 
 
 def safetensors_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
-    """The start of a safetensors file of tensors (type, shape), whose numbers follow in the same order."""
+    """The header of a safetensors file with these tensors (type, shape); their numbers follow in the same order."""
     names = {dtype: short for short, dtype in _SAFETENSORS_TYPES.items()}
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -96,72 +97,76 @@ def safetensors_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> by
         begin, end = end, end + math.prod(shape) * BYTES_OF_TYPE[dtype]
         entries[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     header = json.dumps(entries, separators=(",", ":")).encode("ascii")
-    # The numbers begin at a multiple of eight bytes.
+    # The numbers start at a multiple of eight bytes.
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header
 
 
-def _of_safetensors(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
+def _safetensors_table(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
     (length,) = struct.unpack("<Q", file.read(8))
     if length > min(size - 8, _MOST_HEADER_BYTES):
-        raise ValueError("a header that is larger than the file, or than that of any network")
+        raise ValueError("a header larger than the file, or than that of any network")
     header = parse_json(file.read(length))
     if not isinstance(header, dict):
-        raise ValueError("a header that is no object")
+        raise ValueError("a header that is not an object")
     table: dict[str, StoredTensor] = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         begin, end = entry["data_offsets"]
         if type(begin) is not int or type(end) is not int or begin < 0:
-            raise ValueError("a place that is no number")
+            raise ValueError("an offset that is not a number")
         table[name] = StoredTensor(_SAFETENSORS_TYPES[entry["dtype"]], _shape(entry["shape"]), 8 + length + begin)
         if table[name].bytes != end - begin:
-            raise ValueError("a tensor of another size than its shape")
+            raise ValueError("a tensor whose size does not match its shape")
     return table
 
 
 def _shape(values: object) -> tuple[int, ...]:
     if not isinstance(values, list | tuple) or len(values) > _MOST_DIMENSIONS:
-        raise ValueError("no shape")
+        raise ValueError("not a shape")
     if not all(type(side) is int and 0 <= side < 2**40 for side in values):
-        raise ValueError("no shape")
+        raise ValueError("not a shape")
     return tuple(values)
 
 
 class Bounded:
-    """A file that refuses to be read in parts larger than any part of a bundle's zip file but its data needs to be.
+    """A file that refuses to read more bytes at once than the directory and headers of a bundle's zip file need.
 
-    ``zipfile`` reads the directory of a zip file as a whole, however large the file says it is.
+    ``zipfile`` reads the directory of a zip file as a whole, however large the file claims it is.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def read(self, count: int = -1) -> bytes:
+        """Read ``count`` bytes. Raises BadZipFile if they exceed the limit."""
         if count > _MOST_HEADER_BYTES:
-            raise zipfile.BadZipFile("a part that is too large")
+            raise zipfile.BadZipFile("too large a part")
         content = self._file.read(_MOST_HEADER_BYTES + 1 if count < 0 else count)
         if len(content) > _MOST_HEADER_BYTES:
-            raise zipfile.BadZipFile("a part that is too large")
+            raise zipfile.BadZipFile("too large a part")
         return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        """Set the position in the file, as ``io.IOBase.seek``."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
+        """The position in the file."""
         return self._file.tell()
 
     def seekable(self) -> bool:
+        """True."""
         return True
 
 
-def _of_torch(file: BinaryIO) -> dict[str, StoredTensor]:
+def _torch_table(file: BinaryIO) -> dict[str, StoredTensor]:
     start = file.read(_MOST_HEADER_BYTES)
     if not start.startswith(b"PK\x03\x04"):
-        # No file of torch.save of our days, whatever may follow: of old ones the pickle stands at the start.
+        # Not a current file of torch.save. Old ones have their pickle at the start, which is checked for code.
         _refuse_code(start)
-        raise ValueError("no zip file")
+        raise ValueError("not a zip file")
     with zipfile.ZipFile(Bounded(file)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         (pickled,) = [entry for name, entry in entries.items() if name.endswith("/data.pkl")]
@@ -170,7 +175,7 @@ def _of_torch(file: BinaryIO) -> dict[str, StoredTensor]:
         state = _Pickle().run(archive.read(pickled))
     folder = pickled.filename.removesuffix("data.pkl")
     if entries.get(f"{folder}byteorder") is not None and b"big" in _content(file, entries[f"{folder}byteorder"], 8):
-        raise ValueError("numbers of another byte order")
+        raise ValueError("numbers with another byte order")
     table: dict[str, StoredTensor] = {}
     for name, tensor in state.items():
         entry = entries[f"{folder}data/{tensor.storage.key}"]
@@ -178,18 +183,18 @@ def _of_torch(file: BinaryIO) -> dict[str, StoredTensor]:
         if entry.compress_type != zipfile.ZIP_STORED:
             raise ValueError("compressed numbers")
         if entry.file_size < (tensor.first + math.prod(tensor.shape)) * size[tensor.storage.dtype]:
-            raise ValueError("a tensor that is larger than its numbers")
+            raise ValueError("a tensor larger than its storage")
         offset = _data_offset(file, entry) + tensor.first * size[tensor.storage.dtype]
         table[name] = StoredTensor(tensor.storage.dtype, tensor.shape, offset)
     return table
 
 
 def _data_offset(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
-    """Where the bytes of an entry begin: behind its own header, whose length the directory does not state."""
+    """The offset of an entry's data, after its own header, whose length is not in the directory."""
     file.seek(entry.header_offset)
     header = file.read(30)
     if header[:4] != b"PK\x03\x04":
-        raise ValueError("no entry")
+        raise ValueError("not an entry")
     name, extra = struct.unpack("<HH", header[26:30])
     return int(entry.header_offset) + 30 + int(name) + int(extra)
 
@@ -201,7 +206,7 @@ def _content(file: BinaryIO, entry: zipfile.ZipInfo, most: int) -> bytes:
 
 @dataclass(frozen=True)
 class _Name:
-    """A Python object that a pickle names, and that is not looked up."""
+    """A Python object that a pickle refers to by name. It is not imported."""
 
     name: str
 
@@ -214,7 +219,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """``first`` is the number of its first value in the storage."""
+    """A tensor in a storage; ``first`` is the index of its first value."""
 
     storage: _Storage
     first: int
@@ -222,7 +227,7 @@ class _Tensor:
 
 
 class _Pickle:
-    """Carries out what a table of tensors needs of a pickle, with values of its own in the place of objects."""
+    """Executes the pickle operations that a table of tensors needs, with the classes above for Python objects."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -230,7 +235,7 @@ class _Pickle:
         self._memo: dict[int, Any] = {}
 
     def run(self, content: bytes) -> dict[str, _Tensor]:
-        """The table. Raises ValueError or one of its kinds for any other pickle."""
+        """The table of tensors in ``content``. Raises ValueError or a subclass for any other pickle."""
         for opcode, argument, _ in pickletools.genops(content):
             name = opcode.name
             if name == "STOP":
@@ -251,10 +256,10 @@ class _Pickle:
             raise _NoTableError
         return state
 
-    def _name(self, kind: str, argument: Any) -> None:
-        if kind == "STACK_GLOBAL":
+    def _name(self, opcode: str, argument: Any) -> None:
+        if opcode == "STACK_GLOBAL":
             argument = " ".join(map(str, self._pop(2)))
-        if kind == "INST" or argument not in (_REBUILD, _TABLE, *_TORCH_TYPES):
+        if opcode == "INST" or argument not in (_REBUILD, _TABLE, *_TORCH_TYPES):
             raise _CodeError
         self._stack.append(_Name(argument))
 
@@ -284,10 +289,10 @@ class _Pickle:
         self._stack.append(self._memo[number])
 
     def _storage(self, _: Any) -> None:
-        (about,) = self._pop(1)
-        kind, dtype, key, _device, _count = about
-        if kind != "storage" or not isinstance(dtype, _Name) or not isinstance(key, str):
-            raise ValueError("no storage")
+        (persistent_id,) = self._pop(1)
+        marker, dtype, key, _device, _count = persistent_id
+        if marker != "storage" or not isinstance(dtype, _Name) or not isinstance(key, str):
+            raise ValueError("not a storage")
         self._stack.append(_Storage(_TORCH_TYPES[dtype.name], key))
 
     def _reduce(self, _: Any) -> None:
@@ -300,13 +305,13 @@ class _Pickle:
         storage, first, shape, strides, *_rest = arguments
         shape = _shape(shape)
         if not isinstance(storage, _Storage) or type(first) is not int or not 0 <= first < 2**40:
-            raise ValueError("no tensor")
-        # Others repeat values of a small storage, or skip some.
+            raise ValueError("not a tensor")
+        # Other strides repeat values of a small storage, or skip some.
         if math.prod(shape) > 1 and any(
             side > 1 and stride != math.prod(shape[axis + 1 :])
             for axis, (side, stride) in enumerate(zip(shape, strides, strict=True))
         ):
-            raise ValueError("a tensor whose values do not follow each other")
+            raise ValueError("a tensor whose values are not contiguous")
         self._stack.append(_Tensor(storage, first, shape))
 
     def _set_items(self, values: tuple[Any, ...]) -> None:
@@ -316,7 +321,7 @@ class _Pickle:
         table.update(zip(values[::2], values[1::2], strict=True))
 
     def _build(self, _: Any) -> None:
-        # What torch notes of the versions of a network's parts.
+        # The versions that torch records for the modules of a network.
         self._pop(1)
         if not isinstance(self._stack[-1], dict):
             raise _NoTableError
@@ -349,7 +354,7 @@ _STEPS = {
 
 
 def _refuse_code(content: bytes) -> None:
-    """Raises _CodeError where ``content`` begins with a pickle that names Python objects."""
+    """Raise _CodeError if ``content`` starts with a pickle that refers to Python objects."""
     try:
         for opcode, _, _ in pickletools.genops(content):
             if opcode.name in ("GLOBAL", "STACK_GLOBAL", "INST"):

@@ -1,4 +1,4 @@
-"""Weights from and to a file: no code, nothing missing, nothing surprising."""
+"""Writing and loading of weights, with a check that the file contains exactly the tensors of the network."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def write_weights(network: nn.Module, folder: Path, file: str, dtype: StoredType) -> Weights:
-    """Store the weights of ``network`` as the safetensors file ``folder / file``; give its size and SHA-256.
+    """Store the weights of ``network`` as the safetensors file ``folder / file``; returns its size and SHA-256.
 
-    float16 halves the file and keeps three digits; a tensor with values beyond its range stays float32.
+    float16 halves the file and keeps three digits; a tensor with values beyond its range is stored as float32.
     """
     stored = {name: _stored(tensor, dtype) for name, tensor in network.state_dict().items()}
-    # The widest first, so that each number lies at a multiple of its size.
+    # The widest types first, so that every number is aligned to its size.
     stored = dict(sorted(stored.items(), key=lambda item: (-item[1].element_size(), item[0])))
-    about = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in stored.items()}
-    parts = [safetensors_header(about), *(_bytes(tensor) for tensor in stored.values())]
+    table = {name: (str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in stored.items()}
+    parts = [safetensors_header(table), *(_bytes(tensor) for tensor in stored.values())]
     digest = hashlib.sha256()
     with (folder / file).open("wb") as stream:
         for part in parts:
@@ -52,11 +52,11 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def load_weights(folder: Path, weights: Weights, build: Callable[[], NetworkT]) -> NetworkT:
-    """The network that ``build`` makes, with the weights of the bundle in ``folder`` (float32, on the CPU).
+    """The network returned by ``build`` with the weights of the bundle in ``folder`` (float32, on the CPU).
 
-    What the file says it holds is compared with what the network needs before a weight is read or the network is
-    built. Raises BundleError for options that fit no network, and for a weight file that is missing, is not the one
-    the metadata describe, holds more than tensors, or holds others than the network's.
+    The tensors that the file declares are compared with those of the network before any weight is read or the network
+    is built. Raises BundleError if the options do not define a network, or if the weight file is missing, is not the
+    one described in the metadata, contains more than tensors, or contains other tensors than the network's.
     """
     try:
         with torch.device("meta"):
@@ -66,19 +66,19 @@ def load_weights(folder: Path, weights: Weights, build: Callable[[], NetworkT]) 
     with open_described(folder, weights) as file:
         table = stored_tensors(file, weights.bytes, weights.file)
         _require_fitting(table, planned, weights.file)
-        state = {name: _read(file, each, name, weights.file) for name, each in table.items()}
+        state = {name: _read(file, tensor, name, weights.file) for name, tensor in table.items()}
     network = build()
     network.load_state_dict(state)
     return network
 
 
 def load_network(folder: Path, metadata_network: Mapping[str, object], weights: Weights) -> DCANet:
-    """The network with these options and its weights; see ``load_weights``."""
+    """The network with these options and the weights of the bundle; see ``load_weights``."""
     return load_weights(folder, weights, lambda: DCANet(**metadata_network))  # type: ignore[arg-type]
 
 
 def with_weights(network: DCANet, bundle: str) -> DCANet:
-    """``network`` with the weights of the bundle in the folder ``bundle``: what MONAI's configuration calls.
+    """``network`` with the weights of the bundle in the folder ``bundle``. MONAI's configuration calls this function.
 
     Raises BundleError as ``load_network`` does.
     """
@@ -88,7 +88,7 @@ def with_weights(network: DCANet, bundle: str) -> DCANet:
 
 
 def _require_fitting(table: Mapping[str, StoredTensor], network: nn.Module, file: str) -> None:
-    """Raises BundleError unless each weight of ``network`` is there, of its shape and type, and nothing else."""
+    """Raise BundleError unless the table has exactly the weights of ``network``, with the same shapes and types."""
     expected = network.state_dict()
     missing = [name for name in expected if name not in table]
     surplus = [name for name in table if name not in expected]
@@ -100,14 +100,14 @@ def _require_fitting(table: Mapping[str, StoredTensor], network: nn.Module, file
         stored = table[name]
         if stored.shape != tuple(tensor.shape):
             found, wanted = (" x ".join(map(str, shape)) for shape in (stored.shape, tensor.shape))
-            raise BundleError(f"{file}: {name} has the shape {found}, the network needs {wanted}.", GET_AGAIN)
+            raise BundleError(f"{file}: {name} has the shape {found}, but the network needs {wanted}.", GET_AGAIN)
         is_number = stored.dtype in ("float16", "float32")
         if stored.dtype not in BYTES_OF_TYPE or is_number != tensor.is_floating_point():
-            raise BundleError(f"{file}: {name} has values of the type {stored.dtype}.", GET_AGAIN)
+            raise BundleError(f"{file}: {name} has values of type {stored.dtype}.", GET_AGAIN)
 
 
 def _read(file: BinaryIO, stored: StoredTensor, name: str, path: str) -> Tensor:
-    """A tensor of the file; floating-point numbers become float32."""
+    """A tensor from the file; floating-point numbers become float32."""
     content = bytearray(stored.bytes)
     file.seek(stored.offset)
     if file.readinto(content) != len(content):  # type: ignore[attr-defined]
@@ -116,7 +116,7 @@ def _read(file: BinaryIO, stored: StoredTensor, name: str, path: str) -> Tensor:
     if not tensor.is_floating_point():
         return tensor
     if not torch.isfinite(tensor).all():
-        raise BundleError(f"{path}: {name} holds values that are not finite.", GET_AGAIN)
+        raise BundleError(f"{path}: {name} contains values that are not finite.", GET_AGAIN)
     return tensor.float()
 
 

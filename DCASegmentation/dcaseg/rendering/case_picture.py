@@ -1,4 +1,4 @@
-"""The picture of a case drawn by matplotlib alone: the fallback where Slicer's views cannot be rendered."""
+"""The picture of a case, drawn with matplotlib: the fallback if Slicer's views cannot be rendered."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .layout import (
 )
 from .planes import Plane, choose_planes, sample
 
-_LIGHT = np.array([-0.35, 0.45, 0.82])  # from above, a little from the left of the viewer
+_LIGHT = np.array([-0.35, 0.45, 0.82])  # from above and slightly from the viewer's left
 _BACKGROUND = 255
 
 
 def draw_depth_view(labels: sitk.Image, vocabulary: Vocabulary, plane: Plane, pixels: tuple[int, int]) -> np.ndarray:
-    """The first organ met from the front at each pixel, RGB (rows, columns, 3) uint8.
+    """The frontmost organ at each pixel, RGB (rows, columns, 3) uint8.
 
-    ``plane`` is the coronal plane whose rectangle is looked through; ``pixels`` is (columns, rows).
+    ``plane`` is a coronal plane whose rectangle is the field of view; ``pixels`` is (columns, rows).
     """
     volume, step = _seen_from_front(labels, plane, pixels)
     occupied = volume > 0
@@ -39,19 +39,19 @@ def draw_depth_view(labels: sitk.Image, vocabulary: Vocabulary, plane: Plane, pi
     view = np.full((*hit.shape, 3), _BACKGROUND, dtype=np.uint8)
     light = _shading(np.where(hit, depth, depth[hit].max(initial=0)).astype(float) * step)
     for entry in vocabulary:
-        where = hit & (organ == entry.label)
-        view[where] = np.clip(np.array(entry.color) * light[where][:, None], 0, 255).astype(np.uint8)
+        is_organ = hit & (organ == entry.label)
+        view[is_organ] = np.clip(np.array(entry.color) * light[is_organ][:, None], 0, 255).astype(np.uint8)
     return view
 
 
 def _seen_from_front(labels: sitk.Image, plane: Plane, pixels: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """Labels resampled to (depth from front to back, rows, columns); the step in depth is as large as a pixel."""
+    """The labels resampled to (depth from front to back, rows, columns), and the step in depth: one pixel, in mm."""
     columns, rows = pixels
     step = plane.width_mm / columns
     front, back = _depth_range(labels)
     layers = max(1, int((back - front) / step))
     first = (-plane.center[0] - plane.width_mm / 2, front, plane.center[2] + plane.height_mm / 2)
-    # Columns of the direction matrix, in LPS: to the patient's left, downwards, backwards.
+    # The columns of the direction matrix in LPS: to the patient's left, down, and back.
     directions = (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
     cut = sitk.Resample(
         labels, (columns, rows, layers), sitk.Transform(3, sitk.sitkIdentity), sitk.sitkNearestNeighbor,
@@ -61,13 +61,14 @@ def _seen_from_front(labels: sitk.Image, plane: Plane, pixels: tuple[int, int]) 
 
 
 def _depth_range(labels: sitk.Image) -> tuple[float, float]:
+    """The y coordinates (LPS, mm) of the front and the back of the image."""
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in labels.GetSize()])).reshape(3, -1).T
     y = [labels.TransformIndexToPhysicalPoint([int(i) for i in corner])[1] for corner in corners]
     return min(y), max(y)
 
 
 def _shading(depth_mm: np.ndarray) -> np.ndarray:
-    """Brightness by the angle between light and surface; at the edge of an organ the slope is limited."""
+    """The brightness from the angle between light and surface; the slope is limited at the edges of organs."""
     smooth = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(sitk.GetImageFromArray(depth_mm), 1.5))
     down, right = np.gradient(np.minimum(smooth, depth_mm + 4.0))
     normal = np.stack([np.clip(right, -3, 3), -np.clip(down, -3, 3), np.ones_like(smooth)])
@@ -80,14 +81,14 @@ _AIR = -1024.0
 
 
 def draw_ct(ct: sitk.Image, plane: Plane, pixels: tuple[int, int]) -> np.ndarray:
-    """The CT in the abdominal window, RGB (rows, columns, 3) uint8."""
+    """The CT on ``plane`` in the abdominal window, RGB (rows, columns, 3) uint8; ``pixels`` is (columns, rows)."""
     values = sample(ct, plane, pixels, "linear", _AIR).astype(np.float32)
     gray = np.clip((values - _LOW_HU) / (_HIGH_HU - _LOW_HU), 0.0, 1.0) * 255.0
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
 
 
 def add_map(view: np.ndarray, image: sitk.Image, plane: Plane, colors: str, opacity: float) -> np.ndarray:
-    """``view`` with a map of values from 0 to 1 laid over it in the color map ``colors``."""
+    """``view`` blended with a map of values from 0 to 1 in the color map ``colors``."""
     values = sample(image, plane, _size(view), "linear", -1.0)
     table = color_table(colors)
     index = np.clip(np.rint(values * (len(table) - 1)), 0, len(table) - 1).astype(int)
@@ -95,7 +96,7 @@ def add_map(view: np.ndarray, image: sitk.Image, plane: Plane, colors: str, opac
 
 
 def add_experts(view: np.ndarray, dominant_expert: sitk.Image, plane: Plane, opacity: float) -> np.ndarray:
-    """``view`` with each voxel that belongs to an organ tinted in the color of the expert that decided it."""
+    """``view`` with the voxels of organs tinted in the color of their dominant expert."""
     values = sample(dominant_expert, plane, _size(view), "nearest", 0.0)
     for value, _, color in EXPERTS:
         view = _blend(view, np.array(color, dtype=float), values == value, opacity)
@@ -111,9 +112,9 @@ def add_organs(
     thickness: int,
     color: tuple[int, int, int] | None = None,
 ) -> np.ndarray:
-    """``view`` with the organs outlined, ``thickness`` pixels wide, and filled with the opacity ``fill``.
+    """``view`` with outlined organs, ``thickness`` pixels wide, filled with the opacity ``fill``.
 
-    Each in its own color, or all in ``color``.
+    Each organ has its own color, or all have ``color``.
     """
     values = sample(labels, plane, _size(view), "nearest", 0.0)
     for organ in vocabulary:
@@ -137,8 +138,8 @@ def _blend(view: np.ndarray, color: np.ndarray, where: np.ndarray, opacity: floa
 
 def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
     for _ in range(steps):
-        rim = np.pad(mask, 1)
-        mask = rim[1:-1, 1:-1] & rim[:-2, 1:-1] & rim[2:, 1:-1] & rim[1:-1, :-2] & rim[1:-1, 2:]
+        padded = np.pad(mask, 1)
+        mask = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask
 
 
@@ -151,40 +152,40 @@ WHITE = (255, 255, 255)
 def draw_case(
     path: Path, ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str = ""
 ) -> None:
-    """Write the picture of a case to ``path`` (PNG) without OpenGL and without slicer-core. Raises OutputError."""
+    """Write the picture of a case to ``path`` (PNG), without OpenGL or slicer-core. Raises OutputError."""
     planes = choose_planes(ct, result.labels)
-    found = organs_in(result.labels, vocabulary)
+    organs = organs_in(result.labels, vocabulary)
     picture = Picture(
         title=title,
         subtitle=subtitle,
         views=_views(ct, result, vocabulary, planes),
         maps=_maps(ct, result, vocabulary, planes["axial"]),
-        organs=found,
+        organs=organs,
         missing=organs_missing(result, vocabulary),
     )
     write_picture(picture, path)
 
 
 def view_sizes(planes: dict[str, Plane]) -> dict[str, tuple[int, int]]:
-    """Pixels (columns, rows) of the panels of the first row: the three planes and the 3D view."""
+    """The size in pixels (columns, rows) of the panels in the first row: the three planes and the 3D view."""
     names = [*planes, "3d"]
     aspects = [*(plane.aspect for plane in planes.values()), planes["coronal"].aspect]
     return dict(zip(names, row_pixels(aspects), strict=True))
 
 
 def map_titles(result: CaseResult) -> dict[str, str]:
-    """Titles of the panels of the second row that ``result`` has maps for, by "head", "medium", "tail", "expert"."""
+    """The titles of the second row's panels for the maps in ``result``, by "head", "medium", "tail", "expert"."""
     titles = {}
     level = finest_level(result.attention)
     if level is not None:
         titles = {name: f"Attention: {name} expert" for _, name, _ in EXPERTS}
     if result.dominant_expert is not None:
-        titles["expert"] = "Expert that decided"
+        titles["expert"] = "Dominant expert"
     return titles
 
 
 def plane_panel(pixels: np.ndarray, plane: Plane, title: str) -> Panel:
-    """A panel of a slice view, RGB pixels (rows, columns, 3), with its side letters and scale."""
+    """A panel of a slice view with RGB pixels (rows, columns, 3), side letters and scale."""
     left, right = SIDES[plane.orientation]
     return Panel(pixels, title, left, right, plane.width_mm / pixels.shape[1])
 

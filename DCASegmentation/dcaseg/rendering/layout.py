@@ -1,4 +1,4 @@
-"""Panels joined to one picture, with titles, side letters, scales and legend."""
+"""Layout of panels in one picture, with titles, side letters, scales and a legend."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Support points of matplotlib's perceptual color maps (CC0). Written out because matplotlib is absent inside Slicer,
-# and Slicer's own color files are absent outside of it.
+# Support points of matplotlib's perceptual color maps (CC0). They are copied here because Slicer has no matplotlib, and
+# Slicer's own color files are not available outside of it.
 VIRIDIS = (
     (68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142),
     (38, 130, 142), (33, 145, 140), (31, 160, 136), (40, 174, 128), (63, 188, 115), (94, 201, 98), (132, 212, 75),
@@ -37,9 +37,10 @@ CIVIDIS = (
     (205, 187, 99), (222, 201, 88), (240, 216, 70), (254, 232, 56),
 )  # fmt: skip
 COLOR_MAPS = {"Viridis": VIRIDIS, "Cividis": CIVIDIS, "Inferno": INFERNO}
+"""The color maps by name, as support points (RGB, 0 to 255)."""
 
-# Value in deciding-expert label maps, name, color: blue, yellow and vermillion of Okabe and Ito, which differ in
-# brightness too and stay apart in every kind of color blindness.
+# Value in label maps of the dominant expert, name, color: blue, yellow and vermillion of Okabe and Ito, which also
+# differ in brightness and remain distinguishable in all kinds of color blindness.
 EXPERTS = (
     (1, "head", (0, 114, 178)),
     (2, "medium", (240, 228, 66)),
@@ -50,39 +51,50 @@ EXPERTS = (
 def color_table(name: str, size: int = 256) -> np.ndarray:
     """The color map ``name`` (a key of ``COLOR_MAPS``) as (size, 3) float values, 0 to 255."""
     support = np.array(COLOR_MAPS[name], dtype=float)
-    at = np.linspace(0.0, len(support) - 1.0, size)
-    return np.stack([np.interp(at, np.arange(len(support)), support[:, channel]) for channel in range(3)], axis=1)
+    positions = np.linspace(0.0, len(support) - 1.0, size)
+    channels = [np.interp(positions, np.arange(len(support)), support[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=1)
 
 
 class CaseResult(Protocol):
-    """The part of a segmentation result that scenes and pictures use; ``inference`` makes such results.
+    """The part of a segmentation result that scenes and pictures use.
 
-    ``labels`` lies on exactly the grid of the CT, and so does ``dominant_expert`` (0 background, 1 head, 2 medium,
-    3 tail). ``attention`` maps a level (1 to 4) to the maps of the experts "head", "medium" and "tail"; these,
-    ``entropy`` and ``disagreement`` (0 to 1) lie on the coarser grid of the model. What was not asked for is None or
-    empty. ``organs`` are those that were looked for, None for all of the vocabulary.
+    ``labels`` and ``dominant_expert`` (0 background, 1 head, 2 medium, 3 tail) lie exactly on the grid of the CT.
+    ``attention`` maps a level (1 to 4) to the maps of the experts "head", "medium" and "tail"; these, ``entropy`` and
+    ``disagreement`` (all 0 to 1) lie on the coarser grid of the model. Maps that were not requested are None or empty.
+    ``organs`` are the requested organs, None for the whole vocabulary.
     """
 
     @property
-    def organs(self) -> tuple[Organ, ...] | None: ...
+    def organs(self) -> tuple[Organ, ...] | None:
+        """The requested organs; None for all."""
 
     @property
-    def labels(self) -> sitk.Image: ...
+    def labels(self) -> sitk.Image:
+        """The label map."""
+
     @property
-    def attention(self) -> Mapping[int, Mapping[str, sitk.Image]]: ...
+    def attention(self) -> Mapping[int, Mapping[str, sitk.Image]]:
+        """The attention maps by level and expert."""
+
     @property
-    def dominant_expert(self) -> sitk.Image | None: ...
+    def dominant_expert(self) -> sitk.Image | None:
+        """The label map of dominant experts."""
+
     @property
-    def entropy(self) -> sitk.Image | None: ...
+    def entropy(self) -> sitk.Image | None:
+        """The map of uncertainty."""
+
     @property
-    def disagreement(self) -> sitk.Image | None: ...
+    def disagreement(self) -> sitk.Image | None:
+        """The map of disagreement between the experts and the aggregation decoder."""
 
 
 @dataclass(frozen=True)
 class Panel:
     """One view: RGB pixels (rows, columns, 3) uint8, a title, the letters at its left and right edge, and a scale.
 
-    ``mm_per_pixel`` is 0 where no scale applies (the 3D view).
+    ``mm_per_pixel`` is 0 if no scale applies (the 3D view).
     """
 
     pixels: np.ndarray
@@ -93,24 +105,25 @@ class Panel:
 
     @property
     def aspect(self) -> float:
+        """Width over height."""
         return self.pixels.shape[1] / self.pixels.shape[0]
 
 
 def organs_in(labels: sitk.Image, vocabulary: Vocabulary) -> tuple[Organ, ...]:
-    """The organs that a label map has more of than a few stray voxels, in the order of the vocabulary."""
+    """The organs with more than a few stray voxels in a label map, in the order of the vocabulary."""
     counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel(), minlength=len(vocabulary) + 1)
     ml = float(np.prod(labels.GetSpacing())) / 1000
     return tuple(organ for organ in vocabulary if counts[organ.label] and not organ.is_stray(counts[organ.label] * ml))
 
 
 def organs_missing(result: CaseResult, vocabulary: Vocabulary) -> list[Organ]:
-    """The organs that were looked for and not found."""
+    """The requested organs that were not found."""
     found = organs_in(result.labels, vocabulary)
     return [organ for organ in (vocabulary if result.organs is None else result.organs) if organ not in found]
 
 
 def finest_level(attention: Mapping[int, Mapping[str, sitk.Image]]) -> int | None:
-    """The level whose maps have the most detail (4 is full resolution), or None without maps."""
+    """The level with the most detailed maps (4 is full resolution), or None if there are no maps."""
     return max(attention, default=None)
 
 
@@ -119,7 +132,7 @@ _TITLE, _MARGIN = 60, 12  # pixels
 
 
 def height_beside(picture: Path) -> int:
-    """The height in pixels that a picture must have to be put beside ``picture`` (PNG) under a title."""
+    """The height in pixels of a picture that ``concat_images`` will place to the left of ``picture`` (PNG)."""
     from matplotlib.image import imread
 
     return int(imread(picture).shape[0]) - _TITLE - _MARGIN
@@ -136,7 +149,7 @@ def concat_images(left: Path, title: str, picture: Path) -> None:
     width = columns + small.shape[1] + 2 * _MARGIN
     figure = Figure(figsize=(width / _DPI_JOINED, rows / _DPI_JOINED), dpi=_DPI_JOINED, facecolor="white")
     FigureCanvasAgg(figure)
-    # Places are given in pixels from the lower left corner.
+    # Positions are in pixels from the lower left corner.
     figure.figimage(small, _MARGIN, rows - _TITLE - small.shape[0], origin="upper")
     figure.figimage(large, width - columns, 0, origin="upper")
     figure.text(_MARGIN / width, 1 - 18 / rows, title, fontsize=13, weight="bold", va="top")
@@ -158,7 +171,7 @@ _LEGEND_COLUMNS = 8
 
 @dataclass(frozen=True)
 class Picture:
-    """Two rows of panels and what their colors mean. ``organs`` are those shown, ``missing`` those not found."""
+    """Two rows of panels with their legends. ``organs`` are the organs shown, ``missing`` those not found."""
 
     title: str
     subtitle: str
@@ -169,13 +182,13 @@ class Picture:
 
 
 def row_pixels(aspects: Sequence[float]) -> list[tuple[int, int]]:
-    """Size (columns, rows) of each panel of a row that fills the width of the picture, from width over height."""
+    """The size (columns, rows) of each panel in a row as wide as the picture; ``aspects`` are widths over heights."""
     height = (_WIDTH_INCHES - _GAP * (len(aspects) + 1)) / sum(aspects)
     return [(round(height * aspect * _DPI), round(height * _DPI)) for aspect in aspects]
 
 
 def write_picture(picture: Picture, path: Path) -> None:
-    """Compose the picture and write it as PNG; nothing half-written is left. Raises OutputError."""
+    """Compose the picture and write it as PNG, completely or not at all. Raises OutputError."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -190,7 +203,7 @@ def write_picture(picture: Picture, path: Path) -> None:
         except OSError as error:
             raise OutputError(
                 f"The picture cannot be written to {path}: {error.strerror or error}.",
-                "Choose an existing folder you may write to, with free space.",
+                "Choose an existing folder that you may write to, with free space.",
             ) from error
 
 
@@ -217,7 +230,7 @@ def compose(picture: Picture) -> Figure:
 
 
 def _add_row(figure: Figure, panels: Sequence[Panel], top: float, height: float, total: float) -> float:
-    """Place a row below ``top`` (inches from the bottom); returns where it ends."""
+    """Add a row below ``top`` (inches from the bottom), and return its lower edge."""
     bottom = top - _PANEL_TITLE_HEIGHT - height
     left = _GAP
     for panel in panels:
@@ -256,7 +269,7 @@ def _add_scale_bar(axes: Axes, panel: Panel) -> None:
 
 
 def _edge_in_black(artist: Artist, width: float = 2.5) -> None:
-    """White that can be read on bone."""
+    """Outline white text or lines in black, so that they are visible on bone."""
     from matplotlib.patheffects import withStroke
 
     artist.set_path_effects([withStroke(linewidth=width, foreground="black")])
@@ -289,7 +302,7 @@ def _add_map_legends(figure: Figure, panels: Sequence[Panel], top: float, total:
     bar = figure.colorbar(scale, cax=axes, orientation="horizontal", ticks=[0.0, 1 / 3, 0.5, 1.0])
     bar.ax.set_xticklabels(["0 none", "1/3 even share", "0.5", "1 this expert alone"], fontsize=10)
     bar.outline.set_visible(False)
-    # The outer labels stay within the bar.
+    # Keeps the outer labels within the width of the bar.
     bar.ax.get_xticklabels()[0].set_horizontalalignment("left")
     bar.ax.get_xticklabels()[-1].set_horizontalalignment("right")
     figure.text(left + width + 0.008, (top - 0.175) / total, "attention to an expert (the three sum to 1)",

@@ -1,6 +1,6 @@
-"""Where to cut a CT: the planes that show most of the organs, and their pixels.
+"""The planes that show the organs of a CT best, and the pixels of an image on them.
 
-Positions are RAS in mm, as in Slicer: x grows to the patient's right, y to anterior, z to superior.
+Positions are RAS in mm, as in Slicer: x increases to the patient's right, y to anterior, z to superior.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-# Columns: direction on the screen to the right, on the screen upwards, and of the slice offset, in RAS: Slicer's own
-# presets, or its views would call themselves "Reformat". Radiological convention: the patient's right lies on the left
-# of axial and coronal views; sagittal views look to the left.
+# Columns: the directions to the right of the screen, up, and of the slice offset, in RAS. They equal Slicer's presets,
+# as its views would otherwise be labeled "Reformat". In radiological convention, the patient's right is on the left of
+# axial and coronal views, and sagittal views look to the left.
 SCREEN_AXES = {
     "axial": np.array([[-1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]).T,
     "coronal": np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]]).T,
@@ -29,7 +29,7 @@ _NARROWEST, _WIDEST = 0.6, 1.7
 
 @dataclass(frozen=True)
 class Plane:
-    """A rectangle cut through the patient: orientation, center (RAS, mm), width and height on the screen (mm)."""
+    """A rectangle that cuts the patient: its orientation, center (RAS, mm), and width and height on the screen (mm)."""
 
     orientation: str
     center: tuple[float, float, float]
@@ -38,19 +38,20 @@ class Plane:
 
     @property
     def aspect(self) -> float:
+        """Width over height."""
         return self.width_mm / self.height_mm
 
 
 def choose_planes(ct: sitk.Image, labels: sitk.Image) -> dict[str, Plane]:
-    """One plane per orientation.
+    """One plane for each orientation, at the position that shows the most organs.
 
-    Each organ votes for a position with the share its cross-section there has of its largest one, so that a small
-    organ counts as much as the liver. Without any organ the planes go through the middle of the body.
+    Each organ votes for a position with its cross-section there, relative to its largest one, so that a small organ
+    counts as much as the liver. Without any organ, the planes pass through the middle of the body.
     """
     low, high = _framed_body(ct)
     points, organs = _labelled_points(labels)
     if len(points):
-        # A scan may reach far beyond the organs, up and down.
+        # A scan may extend far above and below the organs.
         low[2] = max(low[2], points[:, 2].min() - _BEYOND_ORGANS_MM)
         high[2] = min(high[2], points[:, 2].max() + _BEYOND_ORGANS_MM)
     center = [
@@ -66,13 +67,13 @@ def _plane(orientation: str, position: list[float], low: np.ndarray, high: np.nd
     center[axis] = position[axis]
     extent = np.abs(SCREEN_AXES[orientation].T @ (high - low))
     width, height = float(extent[0]), float(extent[1])
-    # A very short or very long scan would give a sliver of a panel.
+    # A very short or very long scan would otherwise give a very narrow panel.
     width, height = max(width, _NARROWEST * height), max(height, width / _WIDEST)
     return Plane(orientation, (float(center[0]), float(center[1]), float(center[2])), width, height)
 
 
 def _framed_body(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """The box around the body with a margin, as far as the image reaches."""
+    """The box around the body with a margin, cropped to the image (lowest and highest RAS corner, mm)."""
     low, high = _body_box(ct)
     ends = sitk.Image([2, 2, 2], sitk.sitkUInt8)
     ends.SetOrigin(ct.GetOrigin())
@@ -86,9 +87,9 @@ def _framed_body(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _body_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest RAS corner of the largest connected thing that is not air."""
+    """The lowest and highest RAS corner (mm) of the largest connected region that is not air."""
     coarse = _thinned(ct)
-    # Opening parts the body from the table it lies on.
+    # Opening separates the body from the table.
     opened = ~_eroded(~_eroded(sitk.GetArrayViewFromImage(coarse) > _AIR_HU))
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
     points, _ = _points(coarse, _row_ends(sitk.GetArrayViewFromImage(parts) == 1))
@@ -98,9 +99,9 @@ def _body_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    """Voxels whose 18 neighbors (all but the corners) are in ``mask``, too; outside of the image all are.
+    """The voxels of ``mask`` whose 18 neighbors (all but the corners) are also in it; the outside counts as inside.
 
-    As ITK's ball of radius 1, in a twentieth of its time.
+    The result equals that of ITK's ball of radius 1, in a twentieth of the time.
     """
     along = [_eroded_along(mask, axis) for axis in range(3)]
     return _eroded_along(along[0], 1) & _eroded_along(along[1], 2) & _eroded_along(along[2], 0)
@@ -115,7 +116,7 @@ def _eroded_along(mask: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _row_ends(mask: np.ndarray) -> np.ndarray:
-    """The first and the last voxel of ``mask`` in each row: what lies between reaches no further in any direction."""
+    """The first and last voxel of ``mask`` in each row, which reach as far in every direction as the whole row."""
     ends = np.zeros_like(mask)
     z, y = np.nonzero(mask.any(axis=2))
     rows = mask[z, y]
@@ -125,6 +126,7 @@ def _row_ends(mask: np.ndarray) -> np.ndarray:
 
 
 def _labelled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """The RAS positions (n, 3) of sampled organ voxels in mm, and their labels (n,)."""
     coarse = _thinned(labels)
     array = sitk.GetArrayViewFromImage(coarse)
     points, inside = _points(coarse, array > 0)
@@ -132,7 +134,7 @@ def _labelled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """RAS positions (n, 3) of the voxels in ``mask`` (z, y, x), with their indices."""
+    """The RAS positions (n, 3) of the voxels in ``mask`` (z, y, x) in mm, with their indices."""
     inside = np.nonzero(mask)
     matrix = np.reshape(image.GetDirection(), (3, 3)) * np.array(image.GetSpacing())
     lps = np.stack(inside[::-1], axis=1) @ matrix.T + np.array(image.GetOrigin())
@@ -140,22 +142,23 @@ def _points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.n
 
 
 def _thinned(image: sitk.Image) -> sitk.Image:
-    """Every n-th voxel, about 4 mm apart: enough to find positions, quick on a large CT."""
+    """Every n-th voxel, about 4 mm apart: enough to find positions, and fast on a large CT."""
     factors = [max(1, int(_SAMPLING_MM / spacing)) for spacing in image.GetSpacing()]
     return image[:: factors[0], :: factors[1], :: factors[2]]
 
 
 def _step_along(image: sitk.Image, axis: int) -> float:
-    """Distance between neighboring samples along the image axis closest to a patient axis."""
+    """The distance (mm) between neighboring samples along the image axis closest to a patient axis."""
     nearest = int(np.argmax(np.abs(np.reshape(image.GetDirection(), (3, 3))[axis])))
     return float(_thinned(image).GetSpacing()[nearest])
 
 
 def _best_position(coordinates: np.ndarray, organs: np.ndarray, step: float, default: float) -> float:
+    """The position along one axis (mm) with the most votes of ``choose_planes``."""
     if len(coordinates) == 0:
         return float(default)
     first = coordinates.min()
-    # Bins as far apart as the samples: others would hold now one plane of voxels, now two.
+    # The bins are as wide as the sample distance: otherwise some would contain one plane of voxels and others two.
     bins = np.rint((coordinates - first) / step).astype(int)
     votes = np.zeros(bins.max() + 1)
     for organ in np.unique(organs):
@@ -168,9 +171,9 @@ _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor
 
 
 def sample(image: sitk.Image, plane: Plane, pixels: tuple[int, int], interpolation: str, outside: float) -> np.ndarray:
-    """Values of ``image`` on ``plane`` as an array (rows, columns), first row on top.
+    """The values of ``image`` on ``plane`` as an array (rows, columns), top row first.
 
-    ``pixels`` is (columns, rows), ``interpolation`` "linear" or "nearest"; beyond the image lies ``outside``.
+    ``pixels`` is (columns, rows), ``interpolation`` "linear" or "nearest". Beyond the image, values are ``outside``.
     """
     columns, rows = pixels
     right, up, _ = SCREEN_AXES[plane.orientation].T * np.array([-1.0, -1.0, 1.0])  # RAS to LPS

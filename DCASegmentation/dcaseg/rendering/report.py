@@ -1,4 +1,4 @@
-"""The report of one case: a page to read and to print, in one HTML file that holds its pictures."""
+"""The report of one case: one HTML file, pictures included, to read or print."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..organs import Organ, Vocabulary
 from .case_picture import add_organs, draw_ct, draw_depth_view
 from .planes import choose_planes
 
-NOT_CLINICAL = "For research only. Not for clinical use; this is no medical device."
+NOT_CLINICAL = "For research only. Not for clinical use; this is not a medical device."
 _PICTURE_HEIGHT = 420  # pixels
 _FILL, _OUTLINE = 0.2, 2
 _STYLE = """
@@ -40,7 +40,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 
 @dataclass(frozen=True)
 class ReportedFinding:
-    """A finding of the review: ``organs`` are the names of all it involves, ``outcome`` says what became of it."""
+    """A finding of the review. ``organs`` are the names of all organs involved, ``outcome`` is the user's decision."""
 
     title: str
     organs: tuple[str, ...]
@@ -51,10 +51,10 @@ class ReportedFinding:
 
 @dataclass(frozen=True)
 class CaseReport:
-    """What the page says. ``ct`` (HU) and ``labels`` lie on one grid; ``asked`` are the keys of the organs that were
-    looked for, None for all of ``vocabulary``; ``about`` are further facts, such as model and time.
+    """The content of the report. ``ct`` (HU) and ``labels`` lie on one grid.
 
-    ``findings`` is None where the result has no review.
+    ``asked`` are the keys of the requested organs, None for all of ``vocabulary``; ``about`` are further facts, such as
+    model and time. ``findings`` is None if the result has no review.
     """
 
     title: str
@@ -68,7 +68,7 @@ class CaseReport:
 
 @dataclass(frozen=True)
 class OrganRow:
-    """Volume (ml) and mean HU (None without voxels) of an organ, and what there is to be said of it."""
+    """The volume (ml), the mean HU (None without voxels) and the notes of an organ."""
 
     organ: Organ
     ml: float
@@ -77,7 +77,7 @@ class OrganRow:
 
 
 def write_report(report: CaseReport, path: Path, overwrite: bool = False) -> None:
-    """Write the page as UTF-8 to ``path``, whole or not at all. Raises OutputError."""
+    """Write the report as UTF-8 to ``path``, completely or not at all. Raises OutputError."""
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already.", "Choose another name, or allow it to be overwritten.")
     text = page(report)
@@ -89,12 +89,12 @@ def write_report(report: CaseReport, path: Path, overwrite: bool = False) -> Non
     except OSError as error:
         raise OutputError(
             f"The report cannot be written to {path}: {error.strerror or error}.",
-            "Choose an existing folder you may write to, with free space.",
+            "Choose an existing folder that you may write to, with free space.",
         ) from error
 
 
 def page(report: CaseReport) -> str:
-    """The page as HTML."""
+    """The report as HTML."""
     about = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.about if value)
     pictures = "".join(
         f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{_png(pixels)}">'
@@ -113,7 +113,7 @@ def page(report: CaseReport) -> str:
 
 
 def organ_rows(report: CaseReport) -> list[OrganRow]:
-    """Each organ that was looked for."""
+    """One row for each requested organ."""
     labels, ct = (sitk.GetArrayViewFromImage(image) for image in (report.labels, report.ct))
     ml_per_voxel = float(np.prod(report.labels.GetSpacing())) / 1000.0
     inside = labels > 0
@@ -137,24 +137,24 @@ def _notes(organ: Organ, ml: float, labels: np.ndarray) -> tuple[str, ...]:
     cut = [name for plane, name in ends if (plane == organ.label).any()]
     notes = []
     if cut:
-        notes.append(f"cut off at the {' and '.join(cut)} slice: its volume here is only a part")
+        notes.append(f"cut off at the {' and '.join(cut)} slice: the volume is only a part of the organ")
     elif not low <= ml <= high:
         notes.append(f"{'below' if ml < low else 'above'} the usual range")
     return tuple(notes)
 
 
 def pictures_of(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> list[tuple[str, np.ndarray]]:
-    """Three planes with outlined organs, and the organs from the front: title and RGB pixels (rows, columns, 3)."""
+    """Three planes with outlined organs, and the organs from the front: titles and RGB pixels (rows, columns, 3)."""
     planes = choose_planes(ct, labels)
-    found = []
+    pictures = []
     for name, plane in planes.items():
         view = draw_ct(ct, plane, (round(_PICTURE_HEIGHT * plane.aspect), _PICTURE_HEIGHT))
-        found.append((name.capitalize(), add_organs(view, labels, vocabulary, plane, _FILL, thickness=_OUTLINE)))
+        pictures.append((name.capitalize(), add_organs(view, labels, vocabulary, plane, _FILL, thickness=_OUTLINE)))
     plane = planes["coronal"]
     coarse = (round(_PICTURE_HEIGHT / 2 * plane.aspect), _PICTURE_HEIGHT // 2)
     depth = draw_depth_view(labels, vocabulary, plane, coarse)
-    found.append(("Organs from the front", depth.repeat(2, axis=0).repeat(2, axis=1)))
-    return found
+    pictures.append(("Organs from the front", depth.repeat(2, axis=0).repeat(2, axis=1)))
+    return pictures
 
 
 def _png(pixels: np.ndarray) -> str:
@@ -189,10 +189,10 @@ def _findings(findings: Sequence[ReportedFinding] | None) -> str:
     if not findings:
         return "<p>Nothing suspicious was found.</p>"
     lines = [
-        f"<tr><td class=number>{rank}</td><td>{escape(each.title)}</td><td>{escape(', '.join(each.organs))}</td>"
-        f"<td>{escape(' '.join(each.reasons))}</td><td class=number>{each.ml:.1f}</td>"
-        f"<td>{escape(each.outcome)}</td></tr>"
-        for rank, each in enumerate(findings, start=1)
+        f"<tr><td class=number>{rank}</td><td>{escape(row.title)}</td><td>{escape(', '.join(row.organs))}</td>"
+        f"<td>{escape(' '.join(row.reasons))}</td><td class=number>{row.ml:.1f}</td>"
+        f"<td>{escape(row.outcome)}</td></tr>"
+        for rank, row in enumerate(findings, start=1)
     ]
     return (
         "<table><tr><th class=number>#<th>Finding<th>Organs involved<th>Why<th class=number>ml<th>Outcome</tr>"

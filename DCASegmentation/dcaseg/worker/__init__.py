@@ -1,1 +1,1 @@
-"""The worker: a process that segments CTs on request, outside of Slicer."""
+"""The worker: a process outside of Slicer that segments CTs on request."""

@@ -1,4 +1,4 @@
-"""``python -m dcaseg.worker``: see ``worker.protocol``."""
+"""``python -m dcaseg.worker``: runs the worker (see ``worker.protocol``)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .server import Channel, Service
 
 
 def main() -> None:
-    """Serve whoever started this process."""
-    # A crash in a library then leaves its place on the standard error, which the panel shows.
+    """Serve the process that started this one."""
+    # If a library crashes, the traceback then goes to standard error, which the panel shows.
     faulthandler.enable()
     if os.name == "posix":
-        # A group of its own: ending the group ends this process and all that its libraries start, and nothing else.
+        # A process group of its own: ending the group ends this process and everything its libraries start.
         with suppress(PermissionError):
             os.setsid()
     Service(Channel()).serve()

@@ -1,8 +1,8 @@
-"""A model's download as a process of its own: ``python -m dcaseg.worker.model_download ADDRESS``.
+"""Download of a model in a separate process: ``python -m dcaseg.worker.model_download ADDRESS``.
 
-It reports on standard output, in the events of ``worker.protocol`` (progress, then nothing more or an error), and ends
-with exit code 0 when the model is there. The module runs it so: Python's threads stand still while Slicer's own event
-loop waits.
+It reports the events of ``worker.protocol`` on standard output (progress, then nothing more or an error), and exits
+with code 0 when the model is installed. The module uses a separate process because Python's threads stand still while
+Slicer's event loop waits.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from ..models.download import Source, download_bundle
 from ..models.store import own_models
 from .protocol import Failure, Progress, encode
 
-RUN = "download"  # the id of its events
+RUN = "download"
+"""The ``id`` of all events."""
 
 
 def main(address: str) -> int:
-    """Download for a process that reads the events; returns the exit code. Ends when its standard input does."""
+    """Download and report events to the calling process; returns the exit code. Ends when standard input ends."""
     threading.Thread(target=_end_with_input, daemon=True).start()
 
     def send(event: Progress | Failure) -> None:
@@ -28,7 +29,7 @@ def main(address: str) -> int:
         sys.stdout.buffer.flush()
 
     try:
-        download_bundle(Source.parse(address), own_models(), lambda *how: send(Progress(RUN, *how)))
+        download_bundle(Source.parse(address), own_models(), lambda *report: send(Progress(RUN, *report)))
     except UserError as error:
         send(Failure(RUN, error.problem, error.remedy))
         return 1
@@ -36,7 +37,7 @@ def main(address: str) -> int:
 
 
 def _end_with_input() -> None:
-    # Whoever started this may have started a launcher before it, and can end that alone.
+    # The process that started this one may have used a launcher, and can end only the launcher directly.
     sys.stdin.buffer.read()
     os._exit(3)
 

@@ -1,8 +1,8 @@
-"""What the panel and the worker say to each other: one JSON object a line, version 1.
+"""The protocol between the panel and the worker: one JSON object per line, version 1.
 
-The worker is ``python -m dcaseg.worker``. Requests go to its standard input, events come from its standard
-output, each as one line of ASCII (other characters as JSON escapes) that ends with a newline. Nothing else is ever
-written to the standard output; what libraries print goes to the standard error.
+The worker is ``python -m dcaseg.worker``. It reads requests from standard input and writes events to standard output,
+each as one line of ASCII (other characters as JSON escapes) that ends with a newline. Nothing else is ever written to
+standard output; output of libraries goes to standard error.
 
 Requests, each with ``version``, the number of this protocol:
 
@@ -12,11 +12,12 @@ Requests, each with ``version``, the number of this protocol:
     {"type": "devices", "version": 1, "id": "2"}
     {"type": "quit", "version": 1}
 
-``id`` is the caller's own word for the run. ``ct`` is an image file or a folder of DICOM files; ``out`` is the folder
-to make, which must not exist. ``bundle`` is the folder or name of a model, null for the default one; ``options`` are
-fields of ``inference.options.SegmentOptions``, ``runtime`` is one of ``inference.backends.selection.CHOICES``.
-``bundle``, ``device``, ``options`` and ``runtime`` may be left out. ``devices`` asks what there is to compute on; it
-is answered once PyTorch is loaded and no run goes on, by found_devices or error.
+``id`` is chosen by the caller to identify the run. ``ct`` is an image file or a folder of DICOM files; ``out`` is the
+folder to create, which must not exist. ``bundle`` is the folder or name of a model, null for the default one;
+``options`` are fields of ``inference.options.SegmentOptions``, ``runtime`` is one of
+``inference.backends.selection.CHOICES``. ``bundle``, ``device``, ``options`` and ``runtime`` are optional. ``devices``
+asks which devices are available; it is answered by found_devices or error as soon as PyTorch is loaded and no run is in
+progress.
 
 Events:
 
@@ -29,19 +30,20 @@ Events:
     {"type": "cancelled", "id": "1"}
     {"type": "found_devices", "id": "2", "found": {"cpu": "8 threads"}, "missing": {"cuda": "...", "mps": "..."}}
 
-Each ``segment`` is answered by exactly one of done, error and cancelled; only done leaves a folder. One run goes at a
-time: a second ``segment`` meanwhile is an error, and the first goes on. A line that is no request is answered by an
-error whose ``id`` is that of the line, null where it has none. After ``cancelled`` the worker ends, so that its memory
-goes back to the system; it also ends after ``quit``, at the end of its standard input and when its parent ends, and
-removes what a run has half written. After any other answer it waits for the next request with the model loaded.
+Each ``segment`` is answered by exactly one of done, error and cancelled; only done leaves a folder. Only one run is
+possible at a time: a second ``segment`` is answered by an error, and the first continues. A line that is not a request
+is answered by an error with the ``id`` of the line, or null if it has none. After ``cancelled`` the worker exits, so
+that its memory returns to the system; it also exits after ``quit``, at the end of standard input and when its parent
+process ends, and removes unfinished results. After any other answer it waits for the next request with the model
+loaded.
 
-A cancel is answered in a few tenths of a second, but for the seconds after the start in which PyTorch loads: then no
-other thread of the worker gets its turn. Who cannot wait ends the process group that the worker leads (on Windows, its
-process tree) and removes the remains by ``partials.remove_traces``.
+A cancel is answered within a few tenths of a second, except in the seconds after the start while PyTorch loads, when no
+other thread of the worker can run. A caller that cannot wait ends the worker's process group (on Windows, its process
+tree) and removes unfinished results with ``temp_paths.remove_traces``.
 
-Version 1 is changed only by what an older side can do without: new optional fields, which readers pass over, and new
-requests, which an older worker answers by an error. Anything else needs a new number.
-This file is loaded by Slicer and by the worker, and knows Python's standard library alone.
+Version 1 may only get changes that an older side can ignore: optional fields, which readers skip, and new requests,
+which an older worker answers by an error. Any other change needs a new version number.
+This file is imported by Slicer and by the worker, and uses only Python's standard library.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ _Message = TypeVar("_Message")
 
 
 class ProtocolError(ValueError):
-    """A line that is no message of this protocol. ``id`` is the run it speaks of, None where it tells none."""
+    """A line is not a message of this protocol. ``id`` is the run it refers to, None if it states none."""
 
     def __init__(self, problem: str, run_id: str | None = None) -> None:
         self.id = run_id
@@ -68,7 +70,7 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class Segment:
-    """Segment ``ct`` into the new folder ``out``."""
+    """Segment ``ct`` and write the results into the new folder ``out``."""
 
     type: ClassVar[str] = "segment"
     id: str
@@ -82,7 +84,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop the run ``id``, leave nothing of it, and end."""
+    """Stop the run ``id``, remove its results, and exit."""
 
     type: ClassVar[str] = "cancel"
     id: str
@@ -90,7 +92,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Devices:
-    """Tell what there is to compute on."""
+    """Report the devices that are available."""
 
     type: ClassVar[str] = "devices"
     id: str
@@ -98,14 +100,14 @@ class Devices:
 
 @dataclass(frozen=True)
 class Quit:
-    """End, whatever runs."""
+    """Exit, even during a run."""
 
     type: ClassVar[str] = "quit"
 
 
 @dataclass(frozen=True)
 class Hello:
-    """The worker is there: version of its protocol, its process, version of the library."""
+    """The worker has started: the version of its protocol, its process ID, and the version of the library."""
 
     type: ClassVar[str] = "hello"
     version: int
@@ -115,7 +117,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Progress:
-    """``fraction`` (0 to 1) of the run is done; ``message`` says what is being done."""
+    """``fraction`` (0 to 1) of the run is done; ``message`` names the current step."""
 
     type: ClassVar[str] = "progress"
     id: str
@@ -125,7 +127,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Log:
-    """A line for the log."""
+    """A line for the user's log."""
 
     type: ClassVar[str] = "log"
     message: str
@@ -133,7 +135,7 @@ class Log:
 
 @dataclass(frozen=True)
 class Done:
-    """The results are in ``folder``. ``device`` in words, ``seconds`` of each phase, ``warnings`` for the user."""
+    """The results are in ``folder``. ``device`` is in words, ``seconds`` by phase; ``warnings`` are for the user."""
 
     type: ClassVar[str] = "done"
     id: str
@@ -145,7 +147,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """The run gave no result: what is wrong, what to do (each one line), and ``details`` (a traceback, last lines)."""
+    """The run failed: what is wrong, what to do (one line each), and ``details`` (such as a traceback)."""
 
     type: ClassVar[str] = "error"
     id: str | None
@@ -156,7 +158,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class WasCancelled:
-    """The run was stopped as asked, and nothing of it is left."""
+    """The run was stopped as requested, and its results were removed."""
 
     type: ClassVar[str] = "cancelled"
     id: str
@@ -164,7 +166,7 @@ class WasCancelled:
 
 @dataclass(frozen=True)
 class FoundDevices:
-    """``found``: what is there, by the names that ``Segment.device`` takes; ``missing``: why the others are not."""
+    """``found`` are the available devices, by the names for ``Segment.device``; ``missing`` says why others are not."""
 
     type: ClassVar[str] = "found_devices"
     id: str
@@ -175,14 +177,14 @@ class FoundDevices:
 Request = Segment | Cancel | Devices | Quit
 Event = Hello | Progress | Log | Done | Failure | WasCancelled | FoundDevices
 
-REQUESTS: Mapping[str, type[Request]] = {kind.type: kind for kind in (Segment, Cancel, Devices, Quit)}
+REQUESTS: Mapping[str, type[Request]] = {message.type: message for message in (Segment, Cancel, Devices, Quit)}
 EVENTS: Mapping[str, type[Event]] = {
-    kind.type: kind for kind in (Hello, Progress, Log, Done, Failure, WasCancelled, FoundDevices)
+    message.type: message for message in (Hello, Progress, Log, Done, Failure, WasCancelled, FoundDevices)
 }
 
 
 def encode(message: Request | Event) -> bytes:
-    """``message`` as one line. Raises ValueError for numbers that JSON lacks (NaN, infinity)."""
+    """``message`` as one line. Raises ValueError for numbers that JSON does not support (NaN, infinity)."""
     content: dict[str, Any] = {"type": message.type}
     if isinstance(message, Request):
         content["version"] = VERSION
@@ -190,12 +192,14 @@ def encode(message: Request | Event) -> bytes:
 
 
 def decode_request(line: bytes) -> Request:
-    """The request in ``line``. Raises ProtocolError for anything else, another version included."""
+    """The request in ``line``. Raises ProtocolError for anything else, including another version."""
     content = _object(line)
     version = content.pop("version", None)
     if version != VERSION:
-        said = "names no version" if version is None else f"is of version {_short(version)}"
-        raise ProtocolError(f"The worker speaks version {VERSION} of its protocol; the request {said}.", _id(content))
+        problem = "states no version" if version is None else f"has version {_short(version)}"
+        raise ProtocolError(
+            f"The worker uses version {VERSION} of its protocol, but the request {problem}.", _id(content)
+        )
     return _message(content, REQUESTS)
 
 
@@ -207,53 +211,53 @@ def decode_event(line: bytes) -> Event:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line)
-    # RecursionError: brackets nested a thousand deep.
+    # RecursionError: brackets nested a thousand levels deep.
     except (ValueError, RecursionError):
-        raise ProtocolError(f"This is no line of JSON: {_short(line.decode('utf-8', 'replace'))}") from None
+        raise ProtocolError(f"This is not a line of JSON: {_short(line.decode('utf-8', 'replace'))}") from None
     if not isinstance(content, dict):
-        raise ProtocolError(f"This is no JSON object: {_short(content)}")
+        raise ProtocolError(f"This is not a JSON object: {_short(content)}")
     return content
 
 
-def _message(content: dict[str, Any], kinds: Mapping[str, type[_Message]]) -> _Message:
+def _message(content: dict[str, Any], known: Mapping[str, type[_Message]]) -> _Message:
     name = content.get("type")
-    kind = kinds.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise ProtocolError(f"There is no '{_short(name)}'; there are {', '.join(kinds)}.", _id(content))
-    hints = typing.get_type_hints(kind)
+    message_type = known.get(name) if isinstance(name, str) else None
+    if message_type is None:
+        raise ProtocolError(f"There is no '{_short(name)}'; the known types are {', '.join(known)}.", _id(content))
+    hints = typing.get_type_hints(message_type)
     values: dict[str, Any] = {}
-    for each in fields(kind):  # type: ignore[arg-type]
-        if each.name not in content:
-            if each.default is MISSING and each.default_factory is MISSING:
-                raise ProtocolError(f"The '{name}' lacks its {each.name}.", _id(content))
+    for entry in fields(message_type):  # type: ignore[arg-type]
+        if entry.name not in content:
+            if entry.default is MISSING and entry.default_factory is MISSING:
+                raise ProtocolError(f"The '{name}' lacks its {entry.name}.", _id(content))
             continue
-        value = content[each.name]
+        value = content[entry.name]
         if isinstance(value, list):
             value = tuple(value)
-        if not _fits(value, hints[each.name]):
-            raise ProtocolError(f"The {each.name} of '{name}' cannot be {_short(value)}.", _id(content))
-        values[each.name] = value
-    return kind(**values)
+        if not _fits(value, hints[entry.name]):
+            raise ProtocolError(f"The {entry.name} of '{name}' cannot be {_short(value)}.", _id(content))
+        values[entry.name] = value
+    return message_type(**values)
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether a value read from JSON is of the type of a field."""
+    """Whether a value from JSON has the type ``hint`` of a field."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(hint))
+        return any(_fits(value, option) for option in typing.get_args(hint))
     if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(each, typing.get_args(hint)[0]) for each in value)
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
     if origin is not None:
-        # Mapping[str, X]: JSON's keys are always strings.
-        return isinstance(value, dict) and all(_fits(each, typing.get_args(hint)[1]) for each in value.values())
+        # Mapping[str, X]: JSON keys are always strings.
+        return isinstance(value, dict) and all(_fits(item, typing.get_args(hint)[1]) for item in value.values())
     if isinstance(value, bool):
         return hint is Any
     return hint is Any or isinstance(value, (int, float) if hint is float else hint)
 
 
 def _id(content: Mapping[str, Any]) -> str | None:
-    found = content.get("id")
-    return found if isinstance(found, str) else None
+    run_id = content.get("id")
+    return run_id if isinstance(run_id, str) else None
 
 
 def _short(value: object, length: int = 80) -> str:

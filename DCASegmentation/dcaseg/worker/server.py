@@ -1,19 +1,25 @@
-"""The worker's life: requests read in one thread, runs done in another, and an end without traces."""
+"""The main loop of the worker: one thread reads requests, another runs them, and no unfinished results are left.
+
+torch and SimpleITK are imported only in ``Service.serve``, after ``Channel`` has taken over the standard streams: a
+library that prints on import cannot disturb the protocol, and a library that is missing is reported as an error.
+"""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import queue
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from .. import __version__
-from ..errors import Cancelled
+from ..errors import Cancelled, UserError, is_out_of_memory
 from ..inference.process_settings import importing
 from ..temp_paths import remove_traces
 from .protocol import (
@@ -32,18 +38,17 @@ from .protocol import (
     decode_request,
     encode,
 )
-from .runner import LibraryError, failure_of
 
 if TYPE_CHECKING:
     from .runner import Runner
 
 
 class Channel:
-    """Requests from the caller, events to the caller; both ends belong to this process alone.
+    """Receives requests from the caller and sends events to it. Nothing else in this process uses the two streams.
 
-    Opening it takes the standard streams away from everyone else in the process: what is printed from then on, by
-    Python or by C code, goes to the standard error, and reading the standard input finds its end. The private copies
-    are not inherited by child processes, so none can keep the caller waiting for an end.
+    On creation, it takes over the standard streams: later output of Python or C code goes to standard error, and
+    reading standard input returns its end. Child processes do not inherit the private copies, so none of them can keep
+    the streams open after this process ends.
     """
 
     def __init__(self) -> None:
@@ -57,11 +62,11 @@ class Channel:
         sys.stdout = sys.stderr
 
     def lines(self) -> Iterator[bytes]:
-        """The lines that arrive, until the caller closes its end."""
+        """Yield the lines that arrive, until the caller closes its end."""
         yield from self._requests
 
     def send(self, event: Event) -> None:
-        """Write ``event``. A caller that reads no more is no error here: the end of the input tells of it."""
+        """Write ``event``. A caller that no longer reads is no error here: the input will end, too."""
         line = encode(event)
         with self._lock:
             try:
@@ -71,14 +76,14 @@ class Channel:
                 return
 
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+_PARENT_POLL_SECONDS = 0.5
 
 
-def when_parent_ends(then: Callable[[], object]) -> None:
-    """Call ``then`` from a thread of its own once this process has lost its parent.
+def when_parent_ends(callback: Callable[[], object]) -> None:
+    """Call ``callback`` from a separate thread when the parent of this process has ended.
 
-    The input ends with the parent too, unless another process holds its other end. On Windows, where a process keeps
-    the number of a parent that is gone, the end of the input is the only sign.
+    Usually standard input ends as well, unless another process holds its other end. On Windows, a process keeps the ID
+    of a parent that has ended, so the end of standard input is the only sign and this function does nothing.
     """
     if os.name != "posix":
         return
@@ -86,18 +91,18 @@ def when_parent_ends(then: Callable[[], object]) -> None:
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        then()
+            time.sleep(_PARENT_POLL_SECONDS)
+        callback()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
-# How long a run may take to stop by itself; one window of the network can take longer on a CPU.
+# How long to wait for a cancelled run to stop; one window of the network can take longer on a CPU.
 _SECONDS_TO_STOP = 0.2
 
 
 class Run:
-    """One request to segment, and who may answer it: whoever settles it first."""
+    """A request to segment. Several threads may try to answer it; the one that settles it first does."""
 
     def __init__(self, request: Segment) -> None:
         self.request = request
@@ -107,20 +112,74 @@ class Run:
         self._settled = False
 
     def settle(self) -> bool:
-        """True for the first caller, who then answers the request; False for every later one."""
+        """Return True to the first caller, who must answer the request, and False to all later ones."""
         with self._lock:
             first, self._settled = not self._settled, True
             return first
 
-    def leave_no_trace(self) -> None:
-        """Stop the run, if it stops soon, and remove what it has written; what another program wrote stays."""
+    def remove_results(self) -> None:
+        """Stop the run if that is quick, and remove what it has written, but no results of other programs."""
         self.cancelled.set()
         self.over.wait(_SECONDS_TO_STOP)
         remove_traces(Path(self.request.out), os.getpid())
 
 
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class LibraryError(UserError):
+    """A library that the worker needs is missing or cannot be loaded."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> LibraryError:
+        """The error to report if importing the program's libraries raised ``error``."""
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            library = error.name.split(".")[0]
+            return cls(f"The Python package '{library}' is missing.", "Install what is missing under Setup.")
+        # A package whose binaries do not fit this computer may raise any exception.
+        return cls(
+            f"A Python package cannot be loaded ({type(error).__name__}: {_first_line(error)}).",
+            "Install the packages again under Setup.",
+        )
+
+
+def failure_of(run_id: str, error: BaseException) -> Failure:
+    """The answer to the run ``run_id``, which failed with ``error``; with a traceback if a developer needs one."""
+    if isinstance(error, LibraryError):
+        return Failure(run_id, error.problem, error.remedy, _traceback(error.__cause__ or error))
+    if isinstance(error, UserError):
+        return Failure(run_id, error.problem, error.remedy)
+    if is_out_of_memory(error):
+        return Failure(
+            run_id,
+            "There is not enough memory for this CT.",
+            "Close other programs, or segment a part of the CT.",
+            _traceback(error),
+        )
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return Failure(run_id, "The disk is full.", "Free some space, or choose a folder on another disk.")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return Failure(run_id, f"{error.filename or 'The disk'} is read-only.", "Choose another folder.")
+    if isinstance(error, PermissionError):
+        return Failure(run_id, f"You have no permission to read or write {error.filename}.", "Check its permissions.")
+    return Failure(
+        run_id,
+        f"An unexpected error occurred ({type(error).__name__}: {_first_line(error)}).",
+        "Press Apply again; if the error persists, report it with the log.",
+        _traceback(error),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
 class Service:
-    """Answers the requests of one channel until it ends; runs are done in the thread that calls ``serve``."""
+    """Answers the requests of one channel until it ends. Runs are executed in the thread that calls ``serve``."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -131,7 +190,7 @@ class Service:
         self._runner: Runner | None = None
 
     def serve(self) -> NoReturn:
-        """Say hello, load the libraries, and do one run after the other; the process ends within."""
+        """Say hello, load the libraries, and execute runs one after the other. It never returns: the process exits."""
         self._channel.send(Hello(VERSION, os.getpid(), __version__))
         when_parent_ends(self._end)
         threading.Thread(target=self._read, name="requests", daemon=True).start()
@@ -147,12 +206,12 @@ class Service:
                     self._channel.send(failure_of(work.id, problem))
                 elif work.settle():
                     self._channel.send(failure_of(work.request.id, problem))
-                # What failed to load may load in a new process, once it is repaired.
+                # The libraries may load in a new process, once they are repaired.
                 self._end()
             elif isinstance(work, Devices):
-                self._tell_devices(work)
+                self._answer_devices(work)
             else:
-                self._do(work)
+                self._execute(work)
 
     def _load_libraries(self) -> None:
         try:
@@ -164,15 +223,15 @@ class Service:
     def _log(self, message: str) -> None:
         self._channel.send(Log(message))
 
-    def _tell_devices(self, request: Devices) -> None:
+    def _answer_devices(self, request: Devices) -> None:
         assert self._runner is not None
         try:
             self._channel.send(self._runner.devices(request))
-        # A driver that is broken raises anything; the CPU still works.
+        # A broken driver may raise any exception, but the CPU still works.
         except Exception as error:
             self._channel.send(failure_of(request.id, error))
 
-    def _do(self, run: Run) -> None:
+    def _execute(self, run: Run) -> None:
         assert self._runner is not None
         request = run.request
 
@@ -183,20 +242,20 @@ class Service:
         try:
             answer = self._runner.run(request, progress, run.cancelled.is_set)
         except Cancelled:
-            # Whoever cancelled it has settled it.
+            # The thread that cancelled the run has settled it.
             pass
         except Exception as error:
             failure = failure_of(request.id, error)
             if run.settle():
-                self._free(run)
+                self._release(run)
                 self._channel.send(failure)
         if answer is not None and run.settle():
-            self._free(run)
+            self._release(run)
             self._channel.send(answer)
         run.over.set()
 
-    def _free(self, run: Run) -> None:
-        """Let the next run in, before its caller hears that this one is over."""
+    def _release(self, run: Run) -> None:
+        """Allow the next run, before the caller learns that this one has ended."""
         with self._lock:
             if self._run is run:
                 self._run = None
@@ -225,13 +284,13 @@ class Service:
 
     def _accept(self, request: Segment) -> None:
         with self._lock:
-            busy = self._run is not None
-            if not busy:
+            is_busy = self._run is not None
+            if not is_busy:
                 self._run = Run(request)
                 self._work.put(self._run)
-        if busy:
+        if is_busy:
             self._channel.send(
-                Failure(request.id, "A segmentation is running already.", "Wait until it is done, or cancel it.")
+                Failure(request.id, "A segmentation is already running.", "Wait until it is done, or cancel it.")
             )
 
     def _cancel(self, run_id: str) -> None:
@@ -239,17 +298,17 @@ class Service:
             with self._lock:
                 run = self._run
             if run is not None and run.request.id == run_id and run.settle():
-                run.leave_no_trace()
+                run.remove_results()
                 self._channel.send(WasCancelled(run_id))
                 os._exit(0)
-        # The request may have crossed the run's answer.
+        # The request may have crossed with the answer to the run.
         self._log(f"There is no run '{run_id}' to cancel.")
 
     def _end(self) -> NoReturn:
-        """End the process now, without waiting for a computation; what a run has half written is removed."""
+        """End the process now, without waiting for a computation, and remove unfinished results."""
         with self._ending:
             with self._lock:
                 run = self._run
             if run is not None and run.settle():
-                run.leave_no_trace()
+                run.remove_results()
             os._exit(0)

@@ -1,15 +1,16 @@
-"""A CT, with its corrected labels or alone, as files in, a case in a folder to train on out.
+"""Adds a CT, with corrected labels or without labels, as a case to a folder of training cases.
 
-This is what the panel runs in a process of its own, ``python -m dcaseg.worker.training_case FOLDER``, because
-compressing a CT takes seconds. FOLDER holds ``ct.nrrd``, ``labels.nrrd`` on its grid, and ``case.json``::
+The panel runs this in a separate process, ``python -m dcaseg.worker.training_case FOLDER``, because compressing a CT
+takes seconds. FOLDER contains ``ct.nrrd``, ``labels.nrrd`` on the same grid, and ``case.json``::
 
     {"folder": "/data/training", "name": "ct-1a2b3c4d", "vocabulary": "AMOS", "reviewed": ["liver"],
      "model": ["dca-abdomen", "<sha256>"], "places": [{"rank": 1, "organ": "liver", "status": "corrected"}]}
 
-A CT alone has no ``labels.nrrd``, and a ``case.json`` of ``{"folder": "/data/training", "unlabelled": true}``.
+A CT without labels has no ``labels.nrrd``, and its ``case.json`` is ``{"folder": "/data/training", "unlabelled":
+true}``.
 
-The answer is one line of JSON: ``{"name": ..., "cases": ...}``, with how many of that kind the folder holds now, or
-``{"problem": ..., "remedy": ...}``.
+The answer is one line of JSON: ``{"name": ..., "cases": ...}``, with the number of cases of this kind now in the
+folder, or ``{"problem": ..., "remedy": ...}``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
 
 
 def main(folder: Path) -> int:
-    """Do what ``folder`` asks and print the answer; 0 where a case was added, 2 where it cannot be."""
+    """Add the case in ``folder`` and print the answer.
+
+    Returns 0 if the case was added, 2 if it cannot be used, and 1 if it could not be written.
+    """
     from ..errors import UserError
 
     try:

@@ -1,4 +1,4 @@
-"""JSON of any content is read, or refused with one kind of error."""
+"""JSON files are read, or refused with a ValueError."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dcaseg.json_io import parse_json, read_json
     ],
     ids=lambda content: repr(content[:12]),
 )  # fmt: skip
-def test_what_is_no_json_with_finite_numbers_is_a_value_error(content: bytes, tmp_path: Path) -> None:
+def test_content_other_than_finite_json_is_a_value_error(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         parse_json(content)
     (tmp_path / "file.json").write_bytes(content)
@@ -43,5 +43,5 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(ValueError, match="no regular file"):
+        with pytest.raises(ValueError, match="not a regular file"):
             read_json(path)

@@ -1,4 +1,4 @@
-"""Two pictures put together to one."""
+"""Two pictures are concatenated into one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def plain(path: Path, columns: int, rows: int, color: tuple[int, int, int]) -> P
     return path
 
 
-def test_the_pictures_lie_side_by_side_unchanged_with_the_title_over_the_left_one(tmp_path):
+def test_pictures_are_side_by_side_unchanged_with_the_title_above_the_left_one(tmp_path):
     picture = plain(tmp_path / "picture.png", 300, 200, (0, 0, 255))
     height = height_beside(picture)
     concat_images(plain(tmp_path / "left.png", 80, height, (255, 0, 0)), "A title", picture)
@@ -28,7 +28,7 @@ def test_the_pictures_lie_side_by_side_unchanged_with_the_title_over_the_left_on
     assert (pixels[:50, :100] < 100).any(), "the title"
 
 
-def test_a_picture_that_cannot_be_replaced_is_told(tmp_path, monkeypatch):
+def test_failure_to_replace_the_picture_is_reported(tmp_path, monkeypatch):
     picture = plain(tmp_path / "picture.png", 300, 200, (0, 0, 255))
     left = plain(tmp_path / "left.png", 80, 100, (255, 0, 0))
 

@@ -1,4 +1,4 @@
-"""What an ended process left behind is removed or brought back; what a living one is writing stays."""
+"""Leftovers of ended processes are removed or restored; files of running processes stay."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dcaseg import temp_paths as partials
-from dcaseg.imaging import writers as writing
+from dcaseg import temp_paths
+from dcaseg.imaging import writers
 from dcaseg.imaging.writers import exchange, new_folder, temporary_folder, write_text
 from dcaseg.temp_paths import clean, partial_name, remove_traces, replaced_name
 
@@ -22,8 +22,8 @@ SECONDS_OF_A_WEEK = 7 * 24 * 3600
 
 @pytest.fixture(autouse=True)
 def _as_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process cleans a folder once a minute; each test is to be a new process."""
-    monkeypatch.setattr(partials, "_cleaned", {})
+    """A process cleans a folder at most once a minute; each test starts like a new process."""
+    monkeypatch.setattr(temp_paths, "_cleaned", {})
 
 
 def names(folder: Path) -> list[str]:
@@ -31,9 +31,9 @@ def names(folder: Path) -> list[str]:
 
 
 def killed(program: str, *arguments: object) -> None:
-    """Run ``program``, which ends itself as a kill would."""
+    """Run ``program``, which kills its own process."""
     imports = (
-        "import os, sys\nfrom pathlib import Path\nfrom dcaseg.imaging import writers as writing\n"
+        "import os, sys\nfrom pathlib import Path\nfrom dcaseg.imaging import writers\n"
         "from dcaseg.imaging.writers import *\nfrom dcaseg.temp_paths import *\n"
         "end = lambda: os.kill(os.getpid(), 9)\n"
     )
@@ -41,7 +41,7 @@ def killed(program: str, *arguments: object) -> None:
     assert done.returncode == -9
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_one_in_that_folder(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_by_the_next_one(tmp_path: Path) -> None:
     killed(
         """
         with new_folder(Path(sys.argv[1]) / "out") as folder, temporary_folder("surfaces", folder.parent):
@@ -56,7 +56,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one_in_that_folder(tm
     assert names(tmp_path) == ["other.txt"]
 
 
-def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
+def test_files_of_a_running_process_stay(tmp_path: Path) -> None:
     program = """
         import sys
         from pathlib import Path
@@ -70,16 +70,16 @@ def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
         assert living.stdout is not None and living.stdin is not None
         living.stdout.readline()
-        with pytest.raises(writing.OutputError, match="exists already"), new_folder(tmp_path / "out") as mine:
+        with pytest.raises(writers.OutputError, match="exists already"), new_folder(tmp_path / "out") as mine:
             (mine / "labels.txt").touch()
             living.communicate("go on\n")
     assert living.returncode == 0
     assert names(tmp_path) == ["out"]
 
 
-def test_what_another_machine_left_stays_for_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_another_machine_stay_for_a_week(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(partials, "_owner", lambda pid: "0badcafe-4242-1f")
+        elsewhere.setattr(temp_paths, "_owner", lambda pid: "0badcafe-4242-1f")
         for name in ("new", "old"):
             partial_name(tmp_path / name).mkdir()
     (old,) = tmp_path.glob(".old.*")
@@ -88,10 +88,10 @@ def test_what_another_machine_left_stays_for_a_week(tmp_path: Path, monkeypatch:
     assert [name[:5] for name in names(tmp_path)] == [".new."]
 
 
-def test_the_only_writer_of_a_folder_removes_what_other_machines_left(tmp_path: Path, monkeypatch, caplog) -> None:
-    """As a cohort does, whose workers may run anywhere: one was killed between the two renames of a replacement."""
+def test_the_only_writer_of_a_folder_removes_leftovers_of_other_machines(tmp_path: Path, monkeypatch, caplog) -> None:
+    """A cohort's workers may run on any machine; here one was killed between the two renames of a replacement."""
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(partials, "_owner", lambda pid: "0badcafe-4242-1f")
+        elsewhere.setattr(temp_paths, "_owner", lambda pid: "0badcafe-4242-1f")
         for hidden, content in ((partial_name(tmp_path / "a"), "new"), (replaced_name(tmp_path / "a"), "earlier")):
             hidden.mkdir()
             (hidden / "labels.txt").write_text(content)
@@ -101,14 +101,14 @@ def test_the_only_writer_of_a_folder_removes_what_other_machines_left(tmp_path: 
     clean(tmp_path, only_writer=True)
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a" / "labels.txt").read_text() == "earlier"
-    assert "is in" in caplog.text
+    assert "restored to" in caplog.text
 
 
-def test_a_process_number_used_again_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reused_process_id_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("this system does not say when a process started")
     with monkeypatch.context() as earlier:
-        earlier.setattr(partials, "_owner", lambda pid: f"{partials._machine()}-{os.getpid()}-1")
+        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
         partial_name(tmp_path / "out").mkdir()
     partial_name(tmp_path / "mine").mkdir()
     clean(tmp_path)
@@ -116,13 +116,13 @@ def test_a_process_number_used_again_is_another_process(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("moment", ["before the first rename", "between the renames", "after the second rename"])
-def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_path: Path, caplog) -> None:
-    """As on a network file system: the earlier or the new result is there afterwards, whole, and nothing else."""
+def test_killed_while_replacing_a_result_in_two_steps(moment: str, tmp_path: Path, caplog) -> None:
+    """As on a network file system: afterwards, only the earlier or the new result exists, and it is complete."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "labels.txt").write_text("earlier")
     killed(
         """
-        writing.exchange = lambda one, other: False
+        writers.exchange = lambda one, other: False
         rename, left = Path.rename, [int(sys.argv[2])]
         def counted(path, target):
             if not left[0]:
@@ -130,7 +130,7 @@ def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_
             left[0] -= 1
             return rename(path, target)
         Path.rename = counted
-        rmtree, writing.shutil.rmtree = writing.shutil.rmtree, lambda *_, **__: end()
+        rmtree, writers.shutil.rmtree = writers.shutil.rmtree, lambda *_, **__: end()
         with new_folder(Path(sys.argv[1]) / "out", overwrite=True) as folder:
             (folder / "labels.txt").write_text("new")
         """,
@@ -141,12 +141,13 @@ def test_killed_while_it_replaces_a_result_without_an_exchange(moment: str, tmp_
         clean(tmp_path)
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out" / "labels.txt").read_text() == ("new" if moment.startswith("after") else "earlier")
-    assert [f"{tmp_path / 'out'} again" in line for line in caplog.messages] == [True] * moment.startswith("between")
+    expected = f"restored to {tmp_path / 'out'}"
+    assert [expected in line for line in caplog.messages] == [True] * moment.startswith("between")
 
 
-def test_an_earlier_result_never_takes_the_place_of_what_came_after_it(tmp_path: Path, monkeypatch) -> None:
+def test_a_restored_result_never_replaces_a_later_one(tmp_path: Path, monkeypatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(partials, "_owner", lambda pid: f"{partials._machine()}-{os.getpid()}-1")
+        earlier.setattr(temp_paths, "_owner", lambda pid: f"{temp_paths._machine()}-{os.getpid()}-1")
         for hidden, content in ((partial_name(tmp_path / "out"), "new"), (replaced_name(tmp_path / "out"), "earlier")):
             hidden.mkdir()
             (hidden / "labels.txt").write_text(content)
@@ -159,15 +160,15 @@ def test_an_earlier_result_never_takes_the_place_of_what_came_after_it(tmp_path:
     assert (tmp_path / "out" / "labels.txt").read_text() == "of another program"
 
 
-def test_an_exchange_is_one_step_and_an_earlier_result_is_never_missing(tmp_path: Path) -> None:
+def test_an_exchange_is_one_step_and_the_earlier_result_is_never_missing(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     if not exchange(tmp_path / "new", tmp_path / "new"):
         pytest.skip("this file system cannot exchange two folders")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "labels.txt").write_text("earlier")
     program = """
-        writing.replaced_name = lambda path: end()
-        writing.shutil.rmtree = lambda *_, **__: end()
+        writers.replaced_name = lambda path: end()
+        writers.shutil.rmtree = lambda *_, **__: end()
         with new_folder(Path(sys.argv[1]) / "out", overwrite=True) as folder:
             (folder / "labels.txt").write_text("new")
     """
@@ -186,7 +187,7 @@ def test_long_names_leave_room_for_the_hidden_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("maker", ["this process", "another program", "nobody"])
-def test_of_a_finished_result_only_its_maker_removes_it(maker: str, tmp_path: Path) -> None:
+def test_a_finished_result_is_removed_only_by_its_process(maker: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     if maker != "nobody":
@@ -196,7 +197,7 @@ def test_of_a_finished_result_only_its_maker_removes_it(maker: str, tmp_path: Pa
     assert names(tmp_path) == ([] if maker == "this process" else ["out"])
 
 
-def test_hidden_files_of_others_are_not_touched(tmp_path: Path) -> None:
+def test_other_hidden_files_are_not_touched(tmp_path: Path) -> None:
     others = [".git", ".out.partial-12345678", ".bashrc", ".x.partial-1-2-3-4", "out.partial-0badcafe-1-1-0badcafe"]
     for name in others:
         (tmp_path / name).mkdir()
@@ -204,10 +205,10 @@ def test_hidden_files_of_others_are_not_touched(tmp_path: Path) -> None:
     assert names(tmp_path) == sorted(others)
 
 
-def test_a_temporary_folder_is_its_owners_alone_and_a_full_disk_is_named(tmp_path: Path, monkeypatch) -> None:
+def test_a_temporary_folder_is_private_and_a_missing_parent_is_reported(tmp_path: Path, monkeypatch) -> None:
     with temporary_folder("links", tmp_path) as folder:
         assert folder.stat().st_mode & 0o077 == 0
     assert names(tmp_path) == []
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-    with pytest.raises(writing.OutputError, match="TMPDIR"), temporary_folder("links"):
+    with pytest.raises(writers.OutputError, match="TMPDIR"), temporary_folder("links"):
         pass
