@@ -95,7 +95,7 @@ def test_equal_compute_gives_each_system_the_steps_that_dca_pays_for():
         options, cost = arm.options(COMMON, 0), costs[arm.key.removesuffix("-equal")]
         steps = 1000 if arm.key == "dca" else options.steps
         assert steps * cost.macs == pytest.approx(1000 * costs["dca"].macs, rel=0.02)
-    with pytest.raises(UserError, match="no row of DCA"):
+    with pytest.raises(UserError, match="no DCA row"):
         equal_compute(TABLES["table1"], 1000, {})
 
 
