@@ -143,7 +143,7 @@ def test_a_row_that_cannot_learn_from_the_data_is_refused_before_any_is_trained(
 def test_tables_take_their_own_data():
     require_data("table1", SYNAPSE, True)
     require_data("table2", AMOS, False)
-    with pytest.raises(UserError, match="Call table2"):
+    with pytest.raises(UserError, match="Use table2"):
         require_data("table1", AMOS, True)
     fewer = without_rows_that_need_labels(TABLES["table1"], False)
     assert len(fewer.arms) == 19 and len(without_rows_that_need_labels(TABLES["table1"], True).arms) == 20
