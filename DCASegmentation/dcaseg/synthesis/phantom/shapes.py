@@ -60,6 +60,7 @@ class Ellipsoid:
         return _box(np.array(self.center) - reach, np.array(self.center) + reach)
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
+        """See ``Shape``."""
         axes = rotation(self.degrees).T.astype(np.float32)
         px, py, pz = x - self.center[0], y - self.center[1], z - self.center[2]
         scaled, gradient = np.zeros_like(px), np.zeros_like(px)
@@ -99,6 +100,7 @@ class Capsule:
         return _box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
+        """See ``Shape``."""
         ax, ay, az = self.start
         bx, by, bz = self.end[0] - ax, (self.end[1] - ay) * self.flatness, self.end[2] - az
         px, py, pz = x - ax, y - ay, z - az
@@ -132,6 +134,7 @@ class Region:
     box: tuple[Point, Point]
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
+        """See ``Shape``."""
         return self.function(x, y, z)
 
 
