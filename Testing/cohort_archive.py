@@ -1,4 +1,4 @@
-"""A mixed archive for tests of cohorts: good series, all kinds of faults, and files that are no images."""
+"""A mixed archive for cohort tests: good series, all kinds of faulty ones, and files that are not images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import SimpleITK as sitk
 
 from dicom_archive import claim_unknown_compression, moved, write_ct_series, write_enhanced_ct
 
-# Nobody cuts it short: 600 bytes in three folders.
+# A path of 600 bytes in three folders, which nothing may truncate.
 LONG = "/".join(["ä" * 100] * 3)
 
-# What must become of each source: status, and a part of the reason or notes.
+# Expected status of each source, and a part of its reason or notes.
 EXPECTED = {
-    "anna/ct": ("ok", "2 copies of its images left out"),
+    "anna/ct": ("ok", "2 duplicate images ignored"),
     "anna/localizer": ("skipped", "localizer"),
     "anna/mr": ("skipped", "MR, not CT"),
     "anna/iodine": ("skipped", "dual-energy map"),
@@ -31,8 +31,8 @@ EXPECTED = {
     "bert/uneven": ("failed", "unevenly spaced slices"),
     "bert/one-uid": ("failed", "are different images with the same UID"),
     "bert/htj2k": ("failed", "cannot be decoded"),
-    "Jürgen Öz/腹部": ("ok", "also that of another patient"),
-    "nameless": ("ok", "without a series UID"),
+    "Jürgen Öz/腹部": ("ok", "has the same series UID"),
+    "nameless": ("ok", "no series UID"),
     "broken/IM00007": ("failed", "damaged DICOM"),
     "broken/empty.dcm": ("failed", "empty"),
     "broken/circle": ("failed", "cannot be read: Too many levels of symbolic links"),
@@ -43,20 +43,20 @@ EXPECTED = {
     "plain/flat.nrrd": ("failed", "same value"),
 }
 
-# These can only be told from their voxels, which the search does not read.
+# These faults only show in the voxels, which the search does not read.
 ONLY_BY_VOXELS = ("bert/htj2k", "plain/torn.nii.gz", "plain/flat.nrrd")
 
 
 def count(status: str) -> int:
-    """How many sources must end with ``status``."""
-    return sum(told == status for told, _ in EXPECTED.values())
+    """Number of sources that must end with ``status``."""
+    return sum(expected == status for expected, _ in EXPECTED.values())
 
 
 SUMMARY = f"{count('failed')} failed, {count('ok')} ok, {count('skipped')} skipped"
 
 
 def write_archive(folder: Path, phantom: Path) -> None:
-    """Writes the archive into ``folder`` from the CT in the folder ``phantom``. Linux only, for its broken files."""
+    """Write the archive into ``folder``, made from the CT in the folder ``phantom``. Its broken files need Linux."""
     ct = sitk.ReadImage(str(phantom / "ct.nii.gz"))
     spacing = ct.GetSpacing()[2]
 
@@ -81,7 +81,7 @@ def write_archive(folder: Path, phantom: Path) -> None:
     write("bert/htj2k")
     for file in (folder / "bert/htj2k").iterdir():
         claim_unknown_compression(file)
-    # A series UID that another patient has too.
+    # Another patient has the same series UID.
     write("Jürgen Öz/腹部", uid="1.2.3.4", PatientID="Ö-1", SeriesDescription="Bauch, venös")
     write("nameless", SeriesInstanceUID="", SOPInstanceUID="", StudyInstanceUID="", PatientID="")
     (folder / "anna/ct copies").mkdir()
@@ -104,5 +104,5 @@ def _write_broken(folder: Path, whole: bytes) -> None:
     (folder / "IM00007").write_bytes(whole[:132] + b"\x02\x00\x10\x00UI\xff\xff1.2.840")
     (folder / "empty.dcm").touch()
     (folder / "circle").symlink_to("circle")
-    # Opens like any file, and answers every read of its start like a disk that fails; permissions would not stop root.
+    # Opens like any file, but reading its start fails like on a broken disk. Permissions would not stop root.
     (folder / "sector").symlink_to("/proc/self/mem")

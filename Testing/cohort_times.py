@@ -1,14 +1,14 @@
-"""How a cohort scales: synthetic CTs by a plain loop, by one worker and by two, with the aims beside the figures.
+"""Measures how a cohort scales: synthetic CTs in a plain loop, with one worker and with two, compared with the aims.
 
     python Testing/cohort_times.py --cases 40 --spacing 3,3,4 --pin --work DIR
 
-On idle cores; with the shipped model some 20 minutes, and a few more the first time, for the synthetic CTs in DIR. The
-loop calls ``dca segment``'s own function for one CT after the other; it and each worker have one thread, the same
-runtime and, with --pin, one core (else a worker that reads or writes one case while another is in the network takes
-part of a second). Each segments one case more before the clock starts: what loading and first calls cost is told apart.
-CPU seconds are those of all processes, the program with Dask's scheduler and the ledger among them; they say more than
-the rate where other work shares the machine. Printed is a table for the documentation; all figures are in
-DIR/figures.csv, the aims in DIR/aims.csv. Not a test.
+Needs idle cores. Takes about 20 minutes with the shipped model, and a few more the first time to generate the synthetic
+CTs in DIR. The loop calls the function behind ``dca segment`` for each CT. The loop and each worker have one thread,
+the same runtime and, with --pin, one core (without it, a worker that reads or writes one case while it segments another
+uses part of a second core). Each segments an extra case before the clock starts, to exclude the cost of loading and of
+first calls. CPU seconds are those of all processes, including the program with Dask's scheduler and the ledger; on a
+shared machine they are more reliable than the rate. Prints a table for the documentation and writes DIR/figures.csv and
+DIR/aims.csv. Not a test.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from dcaseg.synthesis.phantom.case import generate
 MEMORY = int(4e9)
 FIRST_SEED = 900_000
 
-# What peak memory may grow by from the 5th case to the last: later cases may be larger.
+# Allowed growth of peak memory from the 5th case to the last. Not 1, since later cases may be larger.
 FLAT = 1.1
 RATE, CPU = "cases an hour", "CPU seconds of a case, all processes"
 LOADS = "loads of the model in a worker"
@@ -61,7 +61,7 @@ PROGRAM_5, PROGRAM_END = (
 
 @dataclass(frozen=True)
 class Setup:
-    """What is the same for loop and workers."""
+    """Settings shared by the loop and the workers."""
 
     cts: Path
     warm: Path
@@ -73,7 +73,7 @@ class Setup:
 
 
 def make_input(folder: Path, first: int, cases: int, spacing: tuple[float, float, float]) -> None:
-    """Phantoms of seeds no training uses, each in a folder of its own; those that are there are kept."""
+    """Write phantoms of seeds that no training uses, each in its own folder; existing ones are kept."""
     for number in range(first, first + cases):
         target = folder / f"{number:03d}" / "ct.nii.gz"
         if not target.exists():
@@ -82,7 +82,7 @@ def make_input(folder: Path, first: int, cases: int, spacing: tuple[float, float
 
 
 def plain_loop(setup: Setup) -> dict[str, float]:
-    """Figures of one process that does one case after the other."""
+    """Figures of one process that segments the cases one by one."""
     keep_freed_memory()
     torch.set_num_threads(1)
     segmenter = Segmenter(setup.bundle, "cpu", runtime=setup.runtime)
@@ -100,7 +100,7 @@ def plain_loop(setup: Setup) -> dict[str, float]:
 
 
 def cohort(setup: Setup, workers: int) -> dict[str, float]:
-    """Figures of a cohort with so many workers."""
+    """Figures of a cohort with this number of workers."""
     out, bundle = setup.out / f"{workers}", setup.bundle
     out.mkdir()
     settings = Settings(
@@ -112,7 +112,7 @@ def cohort(setup: Setup, workers: int) -> dict[str, float]:
 
     @contextmanager
     def warm_client() -> Iterator[Client]:
-        """Every worker has loaded the model and segmented a case; what was used from then on is noted."""
+        """Yield a client after every worker has segmented a case, and measure time and CPU use from then on."""
         with local_client(LocalWorkers(workers, 1, MEMORY), 0) as client:
             addresses = list(client.scheduler_info(n_workers=-1)["workers"])
             if setup.pin:
@@ -138,24 +138,25 @@ def cohort(setup: Setup, workers: int) -> dict[str, float]:
     done = [entry.outcome for entry in ledger.entries() if entry.outcome and entry.outcome.status == OK]
     ledger.close()
     if len(done) != len(list(setup.cts.rglob("ct.nii.gz"))):
-        raise SystemExit(f"{len(done)} cases only came to a good end: see {out}.")
-    # A worker's peak never falls, so its n-th case has its n-th smallest.
+        raise SystemExit(f"Only {len(done)} cases succeeded: see {out}.")
+    # A worker's peak never falls, so sorting by peak restores the order of its cases.
     peaks: dict[str, list[float]] = {}
-    for each in sorted(done, key=lambda each: each.peak_mb):
-        peaks.setdefault(each.worker, []).append(each.peak_mb)
-    # Of the worker that grew most.
+    for outcome in sorted(done, key=lambda outcome: outcome.peak_mb):
+        peaks.setdefault(outcome.worker, []).append(outcome.peak_mb)
+    # The worker that grew most.
     fifth, last = max(
-        ((each[min(4, len(each) - 1)], each[-1]) for each in peaks.values()), key=lambda pair: pair[1] / pair[0]
+        ((values[min(4, len(values) - 1)], values[-1]) for values in peaks.values()),
+        key=lambda pair: pair[1] / pair[0],
     )
     return {
         RATE: 3600 * len(done) / used["seconds"],
         CPU: (used["workers"] + used["program"]) / len(done),
         "of these the program's": used["program"] / len(done),
         "seconds of a case outside the network, median": statistics.median(
-            each.seconds["total"] - each.seconds["network"] for each in done
+            outcome.seconds["total"] - outcome.seconds["network"] for outcome in done
         ),
-        OVERLAP: sum(each.seconds["total"] for each in done) / used["seconds"],
-        LOADS: max(each.loads for each in done),
+        OVERLAP: sum(outcome.seconds["total"] for outcome in done) / used["seconds"],
+        LOADS: max(outcome.loads for outcome in done),
         WORKER_5: fifth,
         WORKER_END: last,
         PROGRAM_5: own_peaks[min(4, len(own_peaks) - 1)],
@@ -164,7 +165,7 @@ def cohort(setup: Setup, workers: int) -> dict[str, float]:
 
 
 def aims(loop: dict[str, float], one: dict[str, float], two: dict[str, float]) -> list[tuple[str, float, str, bool]]:
-    """What was aimed at: its name, what was measured, the aim, and whether it was met."""
+    """Each aim: its name, the measured value, the target, and whether it was met."""
     rate = two[RATE] / one[RATE]
     over, cpu_over = (loop[RATE] / one[RATE] - 1) * 100, (one[CPU] / loop[CPU] - 1) * 100
     loads = max(one[LOADS], two[LOADS])
@@ -190,8 +191,10 @@ def _keep_to_core(core: int) -> None:
         os.sched_setaffinity(thread.id, {core})
 
 
-def _tell(columns: dict[str, dict[str, float]], reached: list[tuple[str, float, str, bool]], work: Path) -> None:
-    """Prints both tables as Markdown and writes them as CSV."""
+def _write_tables(
+    columns: dict[str, dict[str, float]], reached: list[tuple[str, float, str, bool]], work: Path
+) -> None:
+    """Print both tables as Markdown and write them as CSV."""
     names = list(dict.fromkeys(name for figures in columns.values() for name in figures))
     rows = [[name, *(figures.get(name) for figures in columns.values())] for name in names]
     judged = [[name, value, aim, "met" if met else "missed"] for name, value, aim, met in reached]
@@ -203,10 +206,10 @@ def _tell(columns: dict[str, dict[str, float]], reached: list[tuple[str, float, 
             csv.writer(stream).writerows([header, *lines])
         print()
         for line in (header, ["---"] * len(header), *lines):
-            print("|", " | ".join(map(_shown, line)), "|", flush=True)
+            print("|", " | ".join(map(_format, line)), "|", flush=True)
 
 
-def _shown(cell: object) -> str:
+def _format(cell: object) -> str:
     if isinstance(cell, float):
         return f"{cell:.0f}" if abs(cell) >= 100 else f"{cell:.2f}"
     return "" if cell is None else str(cell)
@@ -217,11 +220,11 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=40)
     parser.add_argument("--spacing", default="3,3,4")
     parser.add_argument("--overlap", type=float, default=0.5)
-    parser.add_argument("--review", action="store_true", help="look for places to check, as dca cohort does")
-    parser.add_argument("--bundle", help="folder of the model, else the default one")
-    parser.add_argument("--backend", default="eager", help="what runs the network, in the loop too: as in dca segment")
+    parser.add_argument("--review", action="store_true", help="compute review findings, like dca cohort")
+    parser.add_argument("--bundle", help="folder of the model (default: the default model)")
+    parser.add_argument("--backend", default="eager", help="runtime of the network, also in the loop: see dca segment")
     parser.add_argument("--pin", action="store_true", help="bind the loop and each worker to one core (Linux)")
-    parser.add_argument("--work", type=Path, required=True, help="folder for input (kept) and output (made anew)")
+    parser.add_argument("--work", type=Path, required=True, help="folder for input (kept) and output (replaced)")
     arguments = parser.parse_args()
     work: Path = arguments.work
     x, y, z = map(float, arguments.spacing.split(","))
@@ -239,12 +242,12 @@ def main() -> None:
         f"runtime {arguments.runtime}; load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
         flush=True,
     )
-    # The workers first: as their parent, this process is then as small as the program itself.
+    # The workers first, while their parent, this process, is as small as the real program.
     one, two = cohort(setup, 1), cohort(setup, 2)
     if setup.pin:
         _keep_to_core(0)
     loop = plain_loop(setup)
-    _tell({"plain loop": loop, "one worker": one, "two workers": two}, aims(loop, one, two), work)
+    _write_tables({"plain loop": loop, "one worker": one, "two workers": two}, aims(loop, one, two), work)
 
 
 if __name__ == "__main__":

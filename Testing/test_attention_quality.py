@@ -1,4 +1,4 @@
-"""The measure of a clean attention sees a checkerboard, and the networks that we train have none."""
+"""The attention measurements detect a checkerboard, and the networks that we train have none."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def test_white_noise_has_a_ratio_of_one_and_a_checkerboard_a_large_one() -> None
     assert nyquist_ratio(noise + board, 2) == pytest.approx(1.0, abs=0.1)
 
 
-def test_an_odd_or_short_side_has_no_ratio() -> None:
+def test_an_odd_or_short_side_is_rejected() -> None:
     for shape in ((1, 1, 9, 16, 16), (1, 1, 6, 16, 16)):
         with pytest.raises(ValueError, match="even side"):
             nyquist_ratio(torch.zeros(shape), 0)
 
 
-def test_flips_are_counted_among_voxels_of_one_organ() -> None:
+def test_flips_are_counted_between_voxels_of_the_same_organ() -> None:
     labels = torch.zeros(1, 1, 1, 6, dtype=torch.long)
     labels[..., :4] = torch.tensor([1, 1, 1, 2])
     attention = torch.zeros(1, 2, 1, 1, 6)
     attention[0, 1, 0, 0, [1, 3, 5]] = 1.0
-    # All three voxels of organ 1 flip; background does not count, nor the border to organ 2, which has one voxel.
+    # All three voxels of organ 1 flip. Background and the border to organ 2, which has one voxel, do not count.
     assert dominant_flips(attention, labels) == (3, 3)
     attention[0, 1, 0, 0, 1] = 0.0
     assert dominant_flips(attention, labels) == (0, 3)
 
 
 def sharpened(network: DCANet) -> DCANet:
-    """With gates that are not zero, or there would be nothing to see."""
+    """``network`` with gates other than zero, so that artifacts show."""
     assert network.aggregation is not None
     for fusion in network.aggregation.fusions:
         torch.nn.init.normal_(fusion.gate.weight)
@@ -47,7 +47,7 @@ def sharpened(network: DCANet) -> DCANet:
 
 
 @pytest.mark.parametrize(("upsampling", "clean"), [("transposed", False), ("trilinear", True)])
-def test_a_fresh_network_is_clean_if_its_up_sampling_is(upsampling, clean) -> None:
+def test_an_untrained_network_is_clean_if_its_upsampling_is(upsampling, clean) -> None:
     torch.manual_seed(0)
     network = sharpened(DCANet(OWNERS, n_filters=4, norm="instance", upsampling=upsampling))
     smooth = torch.nn.functional.interpolate(
@@ -57,7 +57,7 @@ def test_a_fresh_network_is_clean_if_its_up_sampling_is(upsampling, clean) -> No
     assert (max(quality.nyquist) < 2) == clean
 
 
-def test_a_volume_smaller_than_the_patch_or_a_network_without_attention_is_refused() -> None:
+def test_a_volume_smaller_than_the_patch_or_a_network_without_attention_is_rejected() -> None:
     network = DCANet(OWNERS, n_filters=2, norm="instance")
     with pytest.raises(ValueError, match="as large as the patch"):
         measure_attention(network, [np.ones((16, 32, 32), np.float32)], (32, 32, 32))

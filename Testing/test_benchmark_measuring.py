@@ -1,4 +1,4 @@
-"""How a whole process is measured, how replayed windows are counted, and what is said of the figures."""
+"""Measuring whole processes, counting replayed windows, and reporting the results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ time.sleep({rest_s})
 """
 
 
-def test_memory_and_time_of_a_process_are_those_of_all_it_starts():
+def test_memory_and_time_of_a_process_include_its_children():
     pytest.importorskip("psutil")
     child = HOLDS_AND_WORKS.format(mib=60, children=False, cpu_s=0.3, rest_s=0.5)
     parent = HOLDS_AND_WORKS.format(mib=60, children=True, cpu_s=0.3, rest_s=0.0)
@@ -46,7 +46,7 @@ def test_memory_and_time_of_a_process_are_those_of_all_it_starts():
     assert 60 < alone.peak_mib < 110
 
 
-def test_a_program_that_fails_is_quoted():
+def test_the_output_of_a_failing_program_is_quoted():
     pytest.importorskip("psutil")
     with pytest.raises(ProcessFailedError, match="no such model"):
         measure_process([sys.executable, "-c", "raise SystemExit('no such model')"])
@@ -69,7 +69,7 @@ def test_the_first_windows_are_computed_and_the_rest_are_copies():
     answers = [windows(torch.zeros(1, 1, 2, 2, 2)) for _ in range(5)]
     assert len(calls) == 2
     assert [answer.unique().tolist() for answer in answers] == [[1], [2], [2], [2], [2]]
-    # Who gets an answer may write into it, nnU-Net does.
+    # Callers such as nnU-Net may write into an output.
     answers[2] *= 0
     assert windows(torch.zeros(1, 1, 2, 2, 2)).unique().tolist() == [2]
     assert (windows.costs.total, windows.costs.replayed) == (6, 4)
@@ -91,7 +91,7 @@ def test_without_a_number_every_window_is_computed():
     assert windows.costs.extrapolated(cost) == cost
 
 
-def test_replayed_windows_count_as_the_median_of_those_computed(tmp_path):
+def test_replayed_windows_count_as_the_median_of_the_computed_ones(tmp_path):
     costs = WindowCosts(10, cpu_s=(5.0, 3.0, 4.0), wall_s=(6.0, 6.0, 6.0), replay_cpu_s=0.7, replay_wall_s=0.5)
     costs.write(tmp_path / "windows.json")
     whole = WindowCosts.read(tmp_path / "windows.json").extrapolated(Cost(wall_s=30.0, cpu_s=20.0, peak_mib=500.0))
@@ -104,7 +104,7 @@ def fake(key, is_peer=False, needs=()):
     return Pipeline(key, key.upper(), lambda out, report: [key], is_peer, needs)
 
 
-def test_programs_run_in_turn_and_those_missing_or_failing_are_left_out(monkeypatch):
+def test_programs_alternate_and_missing_or_failing_ones_are_skipped(monkeypatch):
     order = []
 
     def run_once(pipeline, number, threads):
@@ -120,14 +120,14 @@ def test_programs_run_in_turn_and_those_missing_or_failing_are_left_out(monkeypa
     measure(chosen, 3, 1, done, kept.append, peer_rounds=2)
     assert order == [(1, "ours"), (1, "broken"), (1, "peer"), (2, "ours"), (2, "peer"), (3, "ours")]
     assert kept == done.runs
-    assert done.left_out == {"absent": "nnunetv2 is not installed", "broken": "it failed: out of luck"}
-    # Measured already: nothing is run again.
+    assert done.left_out == {"absent": "nnunetv2 is not installed", "broken": "failed: out of luck"}
+    # Nothing is measured again.
     measure(chosen, 3, 1, done, kept.append, peer_rounds=2)
     assert len(order) == 6
 
 
-def test_a_pipeline_that_is_none_is_named_with_those_there_are():
-    with pytest.raises(UserError, match="no pipeline 'nnunett'"):
+def test_an_unknown_pipeline_is_rejected():
+    with pytest.raises(UserError, match="Unknown pipeline: 'nnunett'"):
         named(["nnunett"], [fake("nnunet")])
 
 
@@ -142,7 +142,7 @@ def some_runs() -> Runs:
     return Runs(made, {"totalsegmentator": "nnunetv2 is not installed"})
 
 
-def test_runs_are_kept_in_a_file_and_their_medians_compared(tmp_path):
+def test_runs_are_stored_in_a_file_and_their_medians_compared(tmp_path):
     some_runs().write(tmp_path / "runs.csv")
     read = Runs.read(tmp_path / "runs.csv")
     assert read.runs == some_runs().runs
@@ -150,31 +150,31 @@ def test_runs_are_kept_in_a_file_and_their_medians_compared(tmp_path):
     assert read.ratio("ours", "nnunet") == pytest.approx(0.09)
     assert read.ratio("ours", "totalsegmentator") is None
     (tmp_path / "runs.csv").write_text("nothing\n1\n")
-    with pytest.raises(UserError, match="holds no runs"):
+    with pytest.raises(UserError, match="is not a table of runs"):
         Runs.read(tmp_path / "runs.csv")
 
 
-def test_targets_say_met_missed_by_how_much_or_not_measured():
+def test_targets_are_met_missed_or_not_measured():
     assert Target("a", 0.15, 0.12).words == "met"
     assert Target("a", 0.15, 0.18).words == "missed by 20%"
     assert Target("a", 0.85, 0.9, at_least=True).words == "met"
     assert Target("a", 0.85, 0.68, at_least=True).words == "missed by 20%"
     assert Target("a", 0.15, None).words == "not measured"
     targets = {target.name: target for target in inference_targets(some_runs(), Rates(88.0, 66.0, 4.2, 275.0))}
-    assert targets["CPU time, 1.5 mm, our defaults, against nnU-Net"].value == pytest.approx(0.09)
-    assert targets["CPU time of the shipped model with maps and review, against without"].words == "met"
-    assert targets["CPU time, 1.5 mm, against MONAI with the same network"].words == "missed by 20%"
-    assert targets["network's rate against SGEMM"].value == pytest.approx(0.75)
-    assert targets["CPU time, 3 mm, our defaults, against nnU-Net"].met is None
+    assert targets["CPU time, 1.5 mm, our defaults / nnU-Net"].value == pytest.approx(0.09)
+    assert targets["CPU time of the shipped model, with maps and review / without"].words == "met"
+    assert targets["CPU time, 1.5 mm, our defaults / MONAI with the same network"].words == "missed by 20%"
+    assert targets["network's rate / SGEMM rate"].value == pytest.approx(0.75)
+    assert targets["CPU time, 3 mm, our defaults / nnU-Net"].met is None
 
 
-def test_report_and_plot_say_what_is_extrapolated_and_what_is_left_out(tmp_path):
+def test_report_and_plot_show_what_is_extrapolated_and_skipped(tmp_path):
     shown = [fake("ours"), fake("nnunet", True), fake("totalsegmentator", True)]
     done = some_runs()
     text = inference_report(done, shown, inference_targets(done, None), None, {"CT": "512 x 512 x 150"})
     assert "| NNUNET | 3 | 2 of 48 | 1000\\* | 1000\\* | 8000 |" in text
     assert "| OURS | 3 | all | 90 | 90 | 1000 |" in text
-    assert "left out: nnunetv2 is not installed" in text
+    assert "skipped: nnunetv2 is not installed" in text
     assert "Extrapolated" in text
     everything = replace(done.of("nnunet")[0], windows=48, computed=48)
     whole = inference_report(Runs([everything], {}), shown[1:2], [], None, {})
@@ -187,22 +187,22 @@ def test_report_and_plot_say_what_is_extrapolated_and_what_is_left_out(tmp_path)
     assert memory.patches[1].get_width() == pytest.approx(8000 / 1024)
 
 
-def test_growth_is_the_slope_and_what_would_not_fit_is_left_out():
-    asked = []
+def test_growth_is_the_slope_and_lengths_that_do_not_fit_are_skipped():
+    measured = []
 
     def peak_mib(slices):
-        asked.append(slices)
+        measured.append(slices)
         return 1000 + 50.0 * slices
 
     growth = measure_growth(peak_mib, [450, 75, 150], free_mib=lambda: 20_000.0)
-    assert asked == [75, 150]
+    assert measured == [75, 150]
     assert growth.mib_per_slice == pytest.approx(50)
-    assert growth.left_out == {450: "some 23 GiB expected, 20 GiB free"}
+    assert growth.left_out == {450: "needs about 23 GiB, but only 20 GiB are free"}
     assert measure_growth(peak_mib, [75, 150, 450], lambda: 24_000.0).left_out == {}
     assert measure_growth(peak_mib, [75], lambda: 1.0).mib_per_slice is None
 
 
-def test_tensors_are_followed_until_they_are_let_go():
+def test_tensors_are_tracked_until_they_are_freed():
     with LivingTensors() as living:
         first = torch.ones(1024, 1024)
         view = first[:10].reshape(-1)
@@ -211,14 +211,14 @@ def test_tensors_are_followed_until_they_are_let_go():
         assert living.held == 8 * MIB
         first.add_(1)
         del first
-        assert living.held == 8 * MIB, "the view still holds it"
+        assert living.held == 8 * MIB, "the view keeps it alive"
         del view
         assert living.held == 4 * MIB
         del second
     assert (living.held, living.peak) == (0, 8 * MIB)
 
 
-def test_what_backward_needs_counts_while_it_is_kept():
+def test_tensors_for_the_backward_pass_count_while_they_are_kept():
     weight = torch.ones(1024, 1024, requires_grad=True)
     with LivingTensors() as living:
         loss = (weight.exp().exp()).sum()
@@ -227,12 +227,12 @@ def test_what_backward_needs_counts_while_it_is_kept():
     assert living.peak >= 12 * MIB
 
 
-def test_tensors_grow_with_the_voxels_of_the_patch():
+def test_memory_grows_linearly_with_the_voxels_of_the_patch():
     measured = TensorBytes({32: 2**30 + 32**3 * 100, 48: 2**30 + 48**3 * 100}, steady=2**30)
     assert measured.gib_at((96, 96, 96)) == pytest.approx(2 + 96**3 * 100 / 2**30)
 
 
-def test_the_scan_is_cut_or_surrounded_by_air():
+def test_the_scan_is_cropped_or_padded_with_air():
     voxels = np.arange(5, dtype=np.int16).reshape(1, 5)
     assert centered(voxels, 1, 3).tolist() == [[1, 2, 3]]
     assert centered(voxels, 1, 7).tolist() == [[-1024, 0, 1, 2, 3, 4, -1024]]

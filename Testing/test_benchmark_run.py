@@ -1,4 +1,4 @@
-"""``dca benchmark`` and the programs it compares, on a coarse CT with tiny networks."""
+"""``dca benchmark`` and the programs that it compares, on a coarse CT with tiny networks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def case(coarse_phantom) -> LabelledCase:
 
 
 def test_the_plain_pipeline_and_ours_agree(case, tmp_path):
-    # 13 mm: halfway between two voxels of a grid twice as coarse, two certain answers would be a tie.
+    # 13 mm, since a grid twice as coarse would have ties halfway between two voxels.
     bundle = random_bundle(tmp_path, 13.0, n_filters=2, norm="instance", patch=(32, 32, 32))
-    heard = []
-    found = compare(bundle, [case], {"whole": SegmentOptions(keep_islands=True, body_box=False)}, heard.append)
-    assert heard == found
+    reported = []
+    found = compare(bundle, [case], {"whole": SegmentOptions(keep_islands=True, body_box=False)}, reported.append)
+    assert reported == found
     assert found[0].same > 0.99
     assert mean_loss(found) == pytest.approx(0, abs=0.01)
     unannotated = LabelledCase("one organ", case.ct, case.truth, unannotated=tuple(range(2, 16)))
@@ -46,7 +46,7 @@ def test_monais_pipeline_runs_our_network_and_counts_its_windows(small_bundle, c
     assert len(costs.cpu_s) == 2
 
 
-def test_the_random_model_is_made_once_and_every_channel_wins_somewhere(tmp_path):
+def test_the_random_model_is_created_once(tmp_path):
     bundle = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
     written = (bundle.folder / "models" / "model.safetensors").stat().st_mtime_ns
     again = random_bundle(tmp_path, 12.0, n_filters=2, patch=(32, 32, 32))
@@ -55,26 +55,24 @@ def test_the_random_model_is_made_once_and_every_channel_wins_somewhere(tmp_path
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (("--windows", "some"), "no number of windows"),
-        (("--only", "nnunett"), "no pipeline 'nnunett'"),
+        (("--only", "nnunett"), "Unknown pipeline: 'nnunett'"),
         (("--ct", "ct.nrrd"), "is no NIfTI file"),
         (("--resume",), "nothing to go on with"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(dca, coarse_phantom, tmp_path, arguments, said):
-    given = () if "--ct" in arguments else ("--ct", coarse_phantom / "ct.nii.gz")
-    result = dca("benchmark", "inference", "-o", tmp_path / "out", *given, *arguments)
+def test_invalid_options_are_rejected(dca, coarse_phantom, tmp_path, arguments, message):
+    ct = () if "--ct" in arguments else ("--ct", coarse_phantom / "ct.nii.gz")
+    result = dca("benchmark", "inference", "-o", tmp_path / "out", *ct, *arguments)
     assert result.code == 2
-    assert said in result.err
+    assert message in result.err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_ours_and_monai_are_measured_side_by_side_and_a_missing_peer_is_named(
-    dca, coarse_phantom, tmp_path, monkeypatch
-):
+def test_ours_and_monai_are_measured_and_a_missing_peer_is_reported(dca, coarse_phantom, tmp_path, monkeypatch):
     pytest.importorskip("psutil")
     from dcaseg.benchmark import pipelines
 
@@ -92,10 +90,10 @@ def test_ours_and_monai_are_measured_side_by_side_and_a_missing_peer_is_named(
     assert rows["monai"]["extrapolated"] == "yes"
     assert float(rows["monai"]["cpu_s"]) > 1 < float(rows["ours"]["cpu_s"])
     text = (out / "benchmark.md").read_text()
-    assert "left out: nnunetv2 is not installed" in text
-    assert "| CPU time, 1.5 mm, our defaults, against nnU-Net | ≤ 0.15 |  | not measured |" in text
+    assert "skipped: nnunetv2 is not installed" in text
+    assert "| CPU time, 1.5 mm, our defaults / nnU-Net | ≤ 0.15 |  | not measured |" in text
     assert (out / "benchmark.png").stat().st_size > 10_000
-    # Nothing left to measure: the same command with --resume makes table and plot again.
+    # With --resume and nothing left to measure, the same command writes table and plot again.
     (out / "benchmark.md").unlink()
     again = dca("benchmark", "inference", *given, *tiny, "--rounds", 1, "--resume")
     assert again.code == 0, again.err
@@ -107,7 +105,7 @@ def test_ours_and_monai_are_measured_side_by_side_and_a_missing_peer_is_named(
 
 @pytest.mark.slow
 @pytest.mark.scene
-def test_the_panels_way_is_measured_with_a_warm_worker(small_bundle, coarse_phantom, tmp_path):
+def test_the_panel_is_measured_with_a_warm_worker(small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "panel.json"
     program = [sys.executable, str(Path(__file__).with_name("panel_benchmark.py")), "--bundle", str(small_bundle)]
     run = subprocess.run(
@@ -119,10 +117,10 @@ def test_the_panels_way_is_measured_with_a_warm_worker(small_bundle, coarse_phan
 
 
 @pytest.mark.slow
-def test_the_training_step_says_what_it_costs_and_whether_it_waits(dca, tmp_path):
+def test_the_cost_of_a_training_step_is_reported(dca, tmp_path):
     out = tmp_path / "training.json"
-    told = ("--preset", "small", "--filters", 1, "--patch", 32, "--threads", 1, "--steps", 2, "--rounds", 1)
-    result = dca("benchmark", "training", *told, "--device", "cpu", "-o", out)
+    options = ("--preset", "small", "--filters", 1, "--patch", 32, "--threads", 1, "--steps", 2, "--rounds", 1)
+    result = dca("benchmark", "training", *options, "--device", "cpu", "-o", out)
     assert result.code == 0, result.err
     assert "A step waits for its data for" in result.out
     assert "GiB of tensors" in result.out

@@ -1,4 +1,4 @@
-"""What a cohort finds in its input, before anything is segmented."""
+"""The search for cases in the input of a cohort."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_second_search_finds_the_same_cases(archive):
     assert len({case.key for case in first.cases} | {each.key for each in first.rejected}) == len(EXPECTED)
 
 
-def test_a_changed_case_is_known_again_but_not_taken_for_the_same(archive, tmp_path):
+def test_a_changed_case_keeps_its_key_but_not_its_fingerprint(archive, tmp_path):
     shutil.copytree(archive / "plain", tmp_path / "plain")
     (before,) = (case for case in found_in(tmp_path).cases if case.source.endswith("ct.nii.gz"))
     os.utime(tmp_path / "plain/ct.nii.gz", (1, 1))
@@ -66,37 +66,37 @@ def test_a_changed_case_is_known_again_but_not_taken_for_the_same(archive, tmp_p
     assert before.fingerprint != after.fingerprint
 
 
-def test_series_uids_that_two_patients_share_are_noted(archive):
+def test_series_uids_shared_by_two_patients_are_noted(archive):
     notes = {case.source: " ".join(case.notes) for case in found_in(archive).cases}
-    assert "also that of another patient" in notes["anna/ct"]
-    assert "also that of another patient" in notes["Jürgen Öz/腹部"]
+    assert "has the same series UID" in notes["anna/ct"]
+    assert "has the same series UID" in notes["Jürgen Öz/腹部"]
 
 
-def test_an_unusable_slice_beside_a_series_is_noted_with_it(archive, tmp_path):
+def test_an_unusable_file_in_the_folder_of_a_series_is_noted(archive, tmp_path):
     shutil.copytree(archive / "anna/ct", tmp_path / "ct")
     shutil.copy(archive / "broken/IM00007", tmp_path / "ct/zz")
     (case,) = found_in(tmp_path).cases
-    assert case.notes == ("1 unusable file beside it: slices may lack at an end",)
+    assert case.notes == ("1 unusable file in its folder: slices may be missing at either end",)
 
 
-def test_an_empty_folder_holds_nothing(tmp_path):
+def test_an_empty_folder_has_no_cases(tmp_path):
     found = found_in(tmp_path)
     assert (found.cases, found.rejected, found.ignored_files) == ([], [], 0)
 
 
-def test_an_input_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(UserError, match="There is no file or folder"):
+def test_a_missing_input_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
         found_in(tmp_path / "nothing")
 
 
-def test_one_file_is_an_input_too(coarse_phantom, tmp_path):
+def test_the_input_may_be_one_file(coarse_phantom, tmp_path):
     (case,) = find(coarse_phantom / "ct.nii.gz", tmp_path, Rules()).cases
     assert case.source == "ct.nii.gz"
 
 
 @pytest.fixture
 def ignored_files() -> Iterator[Path]:
-    """20 folders of 1000 empty files each, in memory where that can be: on some disks it takes long to make them."""
+    """20 folders of 1000 empty files each, in memory if possible, since some disks are slow to create them."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
         for folder in (Path(name) / str(number) for number in range(20)):
@@ -106,23 +106,23 @@ def ignored_files() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_twenty_thousand_stray_files_are_counted_quickly_and_take_no_memory(ignored_files):
-    told: list[int] = []
+def test_twenty_thousand_ignored_files_are_counted_quickly_and_take_no_memory(ignored_files):
+    reported: list[int] = []
     cpu = time.process_time()
-    found = find(ignored_files, ignored_files / "out", Rules(), lambda files, text: told.append(files))
+    found = find(ignored_files, ignored_files / "out", Rules(), lambda files, text: reported.append(files))
     assert time.process_time() - cpu < 5
     assert (found.cases, found.rejected, found.ignored_files) == ([], [], 20_000)
-    assert told[-1] == 20_000
-    taken: list[int] = []
+    assert reported[-1] == 20_000
+    used: list[int] = []
     tracemalloc.start()
-    find(ignored_files, ignored_files / "out", Rules(), lambda *_: taken.append(tracemalloc.get_traced_memory()[0]))
+    find(ignored_files, ignored_files / "out", Rules(), lambda *_: used.append(tracemalloc.get_traced_memory()[0]))
     tracemalloc.stop()
-    # From a file in one folder to the same in the next: told at every 200th file, a folder holds 1000.
-    more = [later - earlier for earlier, later in zip(taken, taken[5:], strict=False)]
-    assert statistics.median(more) < 1000
+    # Five reports apart is one folder apart: a report every 200 files, 1000 files per folder.
+    growth = [later - earlier for earlier, later in zip(used, used[5:], strict=False)]
+    assert statistics.median(growth) < 1000
 
 
-def test_folders_too_deep_for_the_system_are_named(archive, tmp_path, monkeypatch):
+def test_folders_too_deep_for_the_system_are_reported(archive, tmp_path, monkeypatch):
     shutil.copytree(archive / "plain", tmp_path / "plain")
     monkeypatch.chdir(tmp_path)
     for _ in range(20):
@@ -133,35 +133,35 @@ def test_folders_too_deep_for_the_system_are_named(archive, tmp_path, monkeypatc
     assert len(found_in(tmp_path).cases) == 3
 
 
-def test_the_cohorts_own_folder_is_no_input(archive, tmp_path):
+def test_the_cohorts_own_folder_is_ignored(archive, tmp_path):
     shutil.copytree(archive / "plain", tmp_path / "out/plain")
     assert found_in(tmp_path).cases == []
 
 
-def test_links_to_folders_lead_nowhere(archive, tmp_path):
+def test_links_to_folders_are_not_followed(archive, tmp_path):
     (tmp_path / "circle").symlink_to(tmp_path)
     (tmp_path / "elsewhere").symlink_to(archive)
     assert found_in(tmp_path).cases == []
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root and Windows may read everything")
-def test_what_may_not_be_read_is_named(archive, tmp_path):
+def test_unreadable_files_are_reported(archive, tmp_path):
     shutil.copytree(archive / "plain", tmp_path / "plain")
     (tmp_path / "plain/notes0.txt").chmod(0)
     (each,) = (each for each in found_in(tmp_path).rejected if each.status == "failed")
     assert each.reason == "cannot be read: Permission denied"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
-def test_names_that_are_no_text_are_shown_nevertheless(archive, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows file names that are not UTF-8")
+def test_undecodable_names_are_shown_with_replacement_characters(archive, tmp_path):
     folder = os.fsencode(tmp_path) + b"/\xff\xfe"
     shutil.copytree(os.fsencode(archive / "anna/ct"), folder)
     (case,) = found_in(tmp_path).cases
     assert case.source == "\ufffd\ufffd"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
-def test_reasons_that_name_such_files_are_text_too(archive, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows file names that are not UTF-8")
+def test_reasons_with_undecodable_names_are_valid_text(archive, tmp_path):
     shutil.copytree(archive / "bert/one-uid", tmp_path / "\udcff")
     for file in list((tmp_path / "\udcff").iterdir()):
         file.rename(file.with_name(f"\udcfe{file.name}"))
@@ -170,8 +170,8 @@ def test_reasons_that_name_such_files_are_text_too(archive, tmp_path):
     each.reason.encode()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
-def test_files_whose_names_look_alike_are_cases_of_their_own(archive, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows file names that are not UTF-8")
+def test_files_whose_names_look_alike_are_separate_cases(archive, tmp_path):
     for name in (b"\xff.nii.gz", b"\xfe.nii.gz"):
         shutil.copy(archive / "plain/ct.nii.gz", os.fsencode(tmp_path) + b"/" + name)
     cases = found_in(tmp_path).cases
@@ -179,7 +179,7 @@ def test_files_whose_names_look_alike_are_cases_of_their_own(archive, tmp_path):
     assert len({case.key for case in cases}) == 2
 
 
-def test_series_without_uids_in_one_folder_are_told_apart(archive, tmp_path):
+def test_series_without_uids_in_one_folder_are_separated(archive, tmp_path):
     ct = sitk.ReadImage(str(archive / "plain/ct.nii.gz"))
     nameless = {"SeriesInstanceUID": "", "SOPInstanceUID": "", "StudyInstanceUID": "", "PatientID": ""}
     write_ct_series(tmp_path, ct, **nameless)
@@ -191,7 +191,7 @@ def test_series_without_uids_in_one_folder_are_told_apart(archive, tmp_path):
     assert case.key != rejected.key
 
 
-def test_what_macos_puts_beside_files_is_no_image(archive, tmp_path):
+def test_macos_companion_files_are_ignored(archive, tmp_path):
     shutil.copytree(archive / "plain", tmp_path / "plain")
     (tmp_path / "plain/._ct.nii.gz").write_bytes(b"\0\5\x16\7" + bytes(100))
     before = len(found_in(archive / "plain").cases)
@@ -199,7 +199,7 @@ def test_what_macos_puts_beside_files_is_no_image(archive, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["../../etc", "a" * 500, "", "...", "Bauch, venös\n", "腹" * 90])
-def test_folders_of_results_have_short_names_without_separators(text):
+def test_result_folders_have_short_names_without_separators(text):
     name = folder_name(text, "0123456789abcdef")
     assert name.endswith("-01234567")
     assert not set(name) & set("/\\\n:")

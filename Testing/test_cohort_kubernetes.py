@@ -1,6 +1,6 @@
-"""The Kubernetes manifest: its parts fit together, and its image offers what they call. No Kubernetes is needed.
+"""Checks without Kubernetes that the parts of its manifest fit together and the image has the commands they call.
 
-Its commands are run, as processes of this machine, in test_cohort_run.py.
+test_cohort_run.py runs the commands as local processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kubernetes_manifest import FOLDER, SCHEDULER, command, pods, resources
 CONTAINERS = [container for pod in pods() for container in pod["containers"]]
 
 
-def test_it_has_a_scheduler_that_can_be_found_workers_and_the_program():
+def test_it_has_a_reachable_scheduler_workers_and_the_program():
     (service,) = resources("Service")
     scheduler, workers = resources("Deployment")
     assert [container["name"] for container in CONTAINERS] == ["scheduler", "worker", "cohort"]
@@ -36,7 +36,7 @@ def test_it_has_a_scheduler_that_can_be_found_workers_and_the_program():
         assert SCHEDULER in command(container)
 
 
-def test_workers_and_program_see_one_volume_under_one_path():
+def test_workers_and_program_mount_the_same_volume_at_the_same_path():
     _, *others = pods()
     places = [(pod["volumes"], pod["containers"][0]["volumeMounts"]) for pod in others]
     assert places[0] == places[1]
@@ -46,13 +46,13 @@ def test_workers_and_program_see_one_volume_under_one_path():
         assert path.startswith(f"{mounts[0]['mountPath']}/")
 
 
-def test_a_worker_is_given_the_cores_that_it_uses_and_two_threads():
+def test_a_worker_requests_the_cores_that_it_uses_and_has_two_threads():
     (worker,) = (container for container in CONTAINERS if container["name"] == "worker")
     assert {"name": "OMP_NUM_THREADS", "value": worker["resources"]["requests"]["cpu"]} in worker["env"]
     assert command("worker")[command("worker").index("--nthreads") + 1] == "2"
 
 
-def test_the_image_offers_the_commands_with_these_options(dca):
+def test_the_image_has_the_commands_and_their_options(dca):
     scripts = {each.name: each.value for each in entry_points(group="console_scripts")}
     assert scripts["dca"] == "dcaseg.cli:main"
     for container in CONTAINERS:
@@ -69,7 +69,7 @@ def test_the_image_offers_the_commands_with_these_options(dca):
         assert option in page
 
 
-def test_the_image_is_built_from_this_package_and_is_the_same_in_all_pods():
+def test_all_pods_use_the_image_built_from_this_package():
     lines = (FOLDER / "Dockerfile").read_text(encoding="utf-8").splitlines()
     (built,) = (line.split(" -t ")[1].split()[0] for line in lines if "docker build" in line)
     assert {container["image"] for container in CONTAINERS} == {built}

@@ -1,4 +1,4 @@
-"""The ledger of a cohort, its lock, and the order of cases to check."""
+"""The ledger of a cohort, its lock, and the ranking of cases to check."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def begun(file: Path, *cases: Case, rejected: tuple[Rejected, ...] = (), retry_f
     return ledger
 
 
-def test_a_later_run_goes_on_with_what_is_left(file):
+def test_a_later_run_resumes_with_the_pending_cases(file):
     ledger = begun(file, case("a"), case("b"), rejected=(Rejected("c", "c", "skipped", "localizer"),))
     ledger.finish(Outcome("a", "ok", volumes_ml={"liver": 1500.0}, concerns=("x",), notes=("y",)))
     ledger.close()
@@ -50,12 +50,12 @@ def test_a_later_run_goes_on_with_what_is_left(file):
     assert entry.outcome == Outcome("a", "ok", volumes_ml={"liver": 1500.0}, concerns=("x",), notes=("y",))
 
 
-def test_a_changed_case_is_done_again(file):
+def test_a_changed_case_is_processed_again(file):
     begun(file, case("a")).finish(Outcome("a", "ok"))
     assert begun(file, case("a", fingerprint="2")).pending() == {"a"}
 
 
-def test_failures_of_the_disk_or_a_worker_are_tried_again_those_of_the_case_when_asked(file):
+def test_disk_and_worker_failures_are_retried_case_failures_only_on_request(file):
     ledger = begun(file, case("disk"), case("torn"))
     ledger.finish(Outcome("disk", "failed", "The disk is full.", again=True))
     ledger.finish(Outcome("torn", "failed", "incomplete"))
@@ -63,28 +63,28 @@ def test_failures_of_the_disk_or_a_worker_are_tried_again_those_of_the_case_when
     assert begun(file, case("disk"), case("torn"), retry_failed=True).pending() == {"disk", "torn"}
 
 
-def test_what_is_not_found_any_more_is_forgotten_unless_it_has_results(file):
+def test_cases_that_are_gone_are_removed_unless_they_have_results(file):
     ledger = begun(file, case("done"), case("gone"), rejected=(Rejected("bad", "bad", "failed", "damaged"),))
     ledger.finish(Outcome("done", "ok"))
     assert [entry.key for entry in begun(file, case("new")).entries()] == ["done", "new"]
 
 
-def test_another_model_or_other_options_are_refused(file):
+def test_a_different_model_or_different_options_are_rejected(file):
     begun(file, case("a")).close()
-    with pytest.raises(OutputError, match="another model or other options"):
+    with pytest.raises(OutputError, match="a different model or different options"):
         Ledger(file).begin({**IDENTITY, "overlap": 0.25})
 
 
-def test_a_change_is_whole_or_not_at_all(file):
+def test_a_change_is_applied_completely_or_not_at_all(file):
     ledger = begun(file, case("a"))
     with pytest.raises(AttributeError):
         ledger.enter([case("b"), None], ())
     assert ledger.pending() == {"a"}
 
 
-def test_a_file_that_is_no_ledger_is_refused(file):
+def test_a_file_that_is_not_a_ledger_is_rejected(file):
     file.write_text("no ledger " * 200)
-    with pytest.raises(OutputError, match="no ledger"):
+    with pytest.raises(OutputError, match="is not a cohort ledger"):
         Ledger(file)
 
 
@@ -103,7 +103,7 @@ def test_the_lock_is_free_again_after_a_kill(tmp_path):
         pass
 
 
-def test_volumes_outside_of_the_usual_range_lead_the_list(file):
+def test_volumes_outside_the_usual_range_rank_first(file):
     ledger = begun(file, *map(case, "abc"))
     ledger.finish(Outcome("a", "ok", volumes_ml=USUAL))
     ledger.finish(Outcome("b", "ok", volumes_ml={**USUAL, "liver": 3000.0}))
@@ -113,14 +113,14 @@ def test_volumes_outside_of_the_usual_range_lead_the_list(file):
     assert found[0].reasons == ("Spleen not found", "Liver 100 ml, below the usual 800 to 2600")
 
 
-def test_large_volumes_are_told_without_exponents(file):
+def test_large_volumes_are_shown_without_exponents(file):
     ledger = begun(file, case("a"))
     ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "liver": 33723.4}))
     (found,) = concerns(list(ledger.entries()), AMOS)
     assert found.reasons == ("Liver 33700 ml, above the usual 800 to 2600",)
 
 
-def test_a_review_is_believed_before_volumes(file):
+def test_a_review_ranks_before_volumes(file):
     ledger = begun(file, *map(case, "abc"))
     ledger.finish(Outcome("a", "ok", volumes_ml={**USUAL, "spleen": 0.0}))
     ledger.finish(Outcome("b", "ok", volumes_ml=USUAL, concern=3.0, concerns=("Liver: uncertain",)))
@@ -129,14 +129,14 @@ def test_a_review_is_believed_before_volumes(file):
     assert [(one.entry.key, one.reviewed) for one in found] == [("c", True), ("b", True), ("a", False)]
 
 
-def test_distance_from_the_usual_range_is_zero_inside_and_bounded_below():
+def test_off_range_is_zero_inside_and_bounded_below():
     liver = AMOS.by_key["liver"]
     assert off_range(1500.0, liver) == 0
     assert off_range(5200.0, liver) == pytest.approx(0.693, abs=1e-3)
     assert off_range(0.0, liver) == off_range(1e-6, liver) < off_range(400.0, liver) < 0
 
 
-def test_an_outcome_keeps_all_that_it_says(file):
+def test_an_outcome_keeps_all_its_fields(file):
     outcome = Outcome("a", "failed", "why", True, ("n",), {"liver": 1.5}, {"total": 2.0}, 1.0, ("c",), "host:1", 1, 9.5)
     ledger = begun(file, case("a"))
     ledger.finish(outcome)
@@ -170,18 +170,18 @@ BROKEN = {
     "a folder": lambda file: file.mkdir(),
     "of another program": _other_table,
     "torn": _torn,
-    "outcome is no JSON": _changed("UPDATE cases SET outcome = '{'"),
+    "outcome is not JSON": _changed("UPDATE cases SET outcome = '{'"),
     "outcome is deep": _changed(f"UPDATE cases SET outcome = '{'[' * 100_000}'"),
     "outcome is a list": _changed("UPDATE cases SET outcome = '[1]'"),
-    "outcome of other kinds": _changed('UPDATE cases SET outcome = \'{"key": 1, "notes": [], "concerns": []}\''),
-    "notes are no list": _changed("UPDATE cases SET notes = '7'"),
+    "outcome of wrong types": _changed('UPDATE cases SET outcome = \'{"key": 1, "notes": [], "concerns": []}\''),
+    "notes are not a list": _changed("UPDATE cases SET notes = '7'"),
     "notes are bytes": _changed("UPDATE cases SET notes = x'ff00'"),
-    "run is no number": _changed("UPDATE about SET value = 'first' WHERE key = 'run'"),
+    "run is not a number": _changed("UPDATE about SET value = 'first' WHERE key = 'run'"),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_ledger_is_one_line_that_says_what_to_do(file, kind):
+def test_a_broken_ledger_gives_a_one_line_error_with_a_remedy(file, kind):
     BROKEN[kind](file)
     with pytest.raises(OutputError) as refused:
         ledger = begun(file, case("b"))
@@ -190,22 +190,22 @@ def test_a_broken_ledger_is_one_line_that_says_what_to_do(file, kind):
 
 
 @pytest.mark.parametrize("kind", ["noise", "a folder"])
-def test_a_broken_lock_is_one_line(file, kind):
+def test_a_broken_lock_gives_a_one_line_error(file, kind):
     BROKEN[kind](file)
     with pytest.raises(OutputError) as refused, locked(file):
         pass
     assert refused.value.remedy
 
 
-def test_a_damaged_outcome_in_a_folder_of_results_is_none():
+def test_a_damaged_outcome_is_rejected():
     good = asdict(Outcome("a", "ok", notes=("x",), volumes_ml={"liver": 1.0}, concern=0.5))
     assert Outcome.from_json(json.loads(json.dumps(good))) == Outcome(**good)
     for change in (
         {"status": "fine"}, {"notes": 3}, {"notes": [3]}, {"volumes_ml": {"liver": "much"}}, {"seconds": [1]},
         {"concern": "high"}, {"surprise": 1}, {"reason": None},
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="no outcome"):
+        with pytest.raises(ValueError, match="invalid outcome"):
             Outcome.from_json({**good, **change})
     for content in (None, 3, [], "text", {}):
-        with pytest.raises(ValueError, match="no outcome"):
+        with pytest.raises(ValueError, match="invalid outcome"):
             Outcome.from_json(content)

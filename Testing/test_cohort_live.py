@@ -1,4 +1,4 @@
-"""What a run shows of itself while it runs: counts, rate, time left."""
+"""The live display of a run: counts, rate and time left."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcaseg.cohort.ledger import State
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that pass when a test says so."""
+    """A clock that only advances when a test changes it."""
     now = [100.0]
     monkeypatch.setattr(state_module, "monotonic", lambda: now[0])
     return now
@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def state(clock) -> State:
-    """Ten cases, of which four came to an end, one every 30 s."""
+    """Ten cases, of which four have finished, one every 30 s."""
     found = State(12, {"pending": 10, "skipped": 2}, dashboard="http://127.0.0.1:8787/status", started=clock[0])
     for number, (status, reason) in enumerate([("ok", ""), ("ok", ""), ("failed", "lacks 1 slice"), ("ok", "")]):
         clock[0] += 30
@@ -34,12 +34,12 @@ def state(clock) -> State:
     return found
 
 
-def test_rate_and_time_left_are_those_of_the_last_cases(state, clock):
+def test_rate_and_time_left_follow_the_last_cases(state, clock):
     assert state.per_hour == pytest.approx(120)
     assert state.left == 6
     assert state.seconds_left == pytest.approx(180)
     assert state.seconds == pytest.approx(120)
-    # Fast ones after many slow ones: the rate follows.
+    # The rate follows a change from slow to fast cases.
     for _ in range(51):
         clock[0] += 1
         state.counts["pending"] += 1
@@ -47,7 +47,7 @@ def test_rate_and_time_left_are_those_of_the_last_cases(state, clock):
     assert state.per_hour == pytest.approx(3600)
 
 
-def test_nothing_is_said_of_a_rate_before_there_is_one(clock):
+def test_the_rate_is_unknown_at_first(clock):
     state = State(3, {"pending": 3})
     assert (state.per_hour, state.seconds_left) == (None, None)
     state.note("a", "ok", "")
@@ -55,7 +55,7 @@ def test_nothing_is_said_of_a_rate_before_there_is_one(clock):
     assert "rate not known yet" in shown(state)
 
 
-def test_the_table_shows_counts_rate_time_left_and_what_happened_last(state):
+def test_the_table_shows_counts_rate_time_left_and_the_last_cases(state):
     text = shown(state)
     header, row = (next(line for line in text.splitlines() if word in line) for word in ("Time left", "120 cases"))
     columns = [column.strip() for column in header.split("┃")[1:-1]]
@@ -68,12 +68,12 @@ def test_the_table_shows_counts_rate_time_left_and_what_happened_last(state):
     assert "http://127.0.0.1:8787/status" in text
 
 
-def test_names_of_files_cannot_command_the_terminal(state):
+def test_file_names_cannot_control_the_terminal(state):
     state.note("a\nb\x1b[2J", "ok", "")
     assert "ok      a\\nb\\x1b[2J" in shown(state)
 
 
-def test_without_a_terminal_a_line_now_and_then_says_how_far_it_is(state, monkeypatch):
+def test_without_a_terminal_occasional_lines_report_progress(state, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
@@ -92,7 +92,7 @@ def shown(state: State) -> str:
     return console.file.getvalue()
 
 
-def test_the_table_names_the_cases_at_work(state):
+def test_the_table_names_the_running_cases(state):
     state.at_work = ("P7/ct", "P8/[red]ct\x1b[2J")
     text = shown(state)
     assert "at work P7/ct" in text and "at work P8/[red]ct\\x1b[2J" in text

@@ -1,4 +1,4 @@
-"""Cohorts whose results say nothing of who the patients are, and who may read the results."""
+"""Cohorts whose results do not identify the patients, and the permissions of results."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dcaseg.cohort.pseudonyms import Pseudonyms, own_key, read_key, without_name
 from dcaseg.errors import UserError
 from dicom_archive import write_ct_series
 
-# Long enough not to come up by chance in a UID or an encoded picture.
+# Long enough not to occur by chance in a UID or an encoded picture.
 SECRETS = ("PID-4711", "Mueller", "20200131", "Abdomen of M", "Doe_John")
 
 
 @pytest.fixture(scope="module")
 def archive(coarse_phantom, tmp_path_factory) -> Path:
-    """Two studies of one patient and one of another, and a file of a third, whose names are all over."""
+    """Studies of one patient, and a file of another, with the patients' names in paths and headers."""
     root = tmp_path_factory.mktemp("archive")
     ct = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
     about = {"StudyDate": "20200131", "SeriesDescription": "Abdomen of Mueller", "PatientName": "Mueller^Eva"}
@@ -41,7 +41,7 @@ def archive(coarse_phantom, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(archive, small_bundle, tmp_path_factory):
-    """The folder of an anonymous cohort, and all that was printed."""
+    """The folder of an anonymous cohort, and the printed text."""
     import os
     import subprocess
     import sys
@@ -57,7 +57,7 @@ def run(archive, small_bundle, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_nothing_that_is_written_tells_who_a_patient_is(run):
+def test_nothing_that_is_written_identifies_a_patient(run):
     out, printed = run
     written = [*out.rglob("*")]
     assert len([file for file in written if file.name == "case.json"]) == 3
@@ -69,7 +69,7 @@ def test_nothing_that_is_written_tells_who_a_patient_is(run):
                 assert secret.encode() not in file.read_bytes(), (secret, file)
 
 
-def test_one_patient_has_one_pseudonym_that_the_key_gives_again(run):
+def test_a_patient_has_one_pseudonym_that_the_key_reproduces(run):
     out, _ = run
     key = (out / "pseudonym.key").read_bytes().strip()
     expected = "P-" + hmac.new(key, b"patient\x00PID-4711", hashlib.sha256).hexdigest()[:12]
@@ -80,29 +80,29 @@ def test_one_patient_has_one_pseudonym_that_the_key_gives_again(run):
     connection = sqlite3.connect(out / "cohort.sqlite")
     sources = [source for (source,) in connection.execute("SELECT source FROM cases")]
     connection.close()
-    assert len(set(sources)) == 5, "each can be told from the others"
+    assert len(set(sources)) == 5, "all sources differ"
 
 
-def test_the_same_cohort_goes_on_and_another_key_is_refused(run, archive, dca, small_bundle, tmp_path):
+def test_the_same_cohort_resumes_but_not_with_another_key(run, archive, dca, small_bundle, tmp_path):
     out, _ = run
     options = ("cohort", archive, "-o", out, "--bundle", small_bundle, "--device", "cpu")
     other = tmp_path / "other.key"
     other.write_text("another secret that is long enough")
     assert dca(*options, "--anonymous", "--pseudonym-key", other).code == 2
-    assert dca(*options).code == 2, "nor as one that names patients"
+    assert dca(*options).code == 2, "nor without pseudonyms"
     assert dca(*options, "--pseudonym-key", other).code == 2
     again = dca(*options, "--anonymous", "--workers", 1)
     assert again.code == 0 and "3 ok" in again.out
 
 
-def test_results_can_be_read_by_their_owner_alone(run):
+def test_only_the_owner_can_read_results(run):
     out, _ = run
     modes = {file.relative_to(out): stat.S_IMODE(file.stat().st_mode) for file in [*out.rglob("*"), out]}
     assert {mode for file, mode in modes.items() if (out / file).is_dir()} == {0o700}
     assert {mode for file, mode in modes.items() if (out / file).is_file()} == {0o600}
 
 
-def test_a_key_is_made_once_and_must_be_long_enough(tmp_path):
+def test_a_key_is_created_once_and_must_be_long_enough(tmp_path):
     key = own_key(tmp_path)
     assert key == own_key(tmp_path) and len(key) == 64
     (tmp_path / "short").write_text("secret")
@@ -111,7 +111,7 @@ def test_a_key_is_made_once_and_must_be_long_enough(tmp_path):
             read_key(file)
 
 
-def test_reasons_name_neither_files_nor_folders():
+def test_reasons_do_not_contain_file_or_folder_names():
     pseudonyms = Pseudonyms(b"0123456789abcdef")
     case = Case(
         "k", "PID-4711-k", "Mueller_Eva/1", ("/data/Mueller_Eva/1/IM1.dcm",), True, "f", "PID-4711", "20200131", "Eva"

@@ -1,4 +1,4 @@
-"""What the report says of a ledger; test_cohort_run.py looks at one in a browser."""
+"""The content of the report. test_cohort_run.py renders one in a browser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def case(number: int, **about: str) -> Case:
 
 @pytest.fixture
 def report(tmp_path, ledger) -> Callable[[], str]:
-    """Writes the report and reads it."""
+    """Writes the report and returns its text."""
 
     def written() -> str:
         file = tmp_path / "report.html"
@@ -43,12 +43,12 @@ def report(tmp_path, ledger) -> Callable[[], str]:
     return written
 
 
-def test_the_style_sheet_arrives_as_it_was_written(report):
-    """Browsers drop a rule whose quotes are escaped: the labels that narrow screens show instead of a table's head."""
+def test_the_style_sheet_is_not_escaped(report):
+    """Browsers drop a rule with escaped quotes, such as the one for the labels that replace headings when narrow."""
     assert STYLE in report()
 
 
-def test_failures_of_one_kind_stand_together_whatever_their_names_and_numbers(ledger, report):
+def test_failures_that_differ_only_in_names_and_numbers_are_grouped(ledger, report):
     lacking = [
         Rejected(f"r{number}", f"in/{number}", "failed", f"The DICOM series in A{number} lacks {number} slices.",
                  description=f"A{number}")
@@ -62,7 +62,7 @@ def test_failures_of_one_kind_stand_together_whatever_their_names_and_numbers(le
     assert "and 4 more" in section
 
 
-def test_a_run_that_ended_early_is_said_with_its_reason_until_one_ends_well(ledger, report):
+def test_an_early_end_is_shown_with_its_reason_until_a_run_finishes(ledger, report):
     ledger.enter([case(1)], [])
     ledger.note(ENDED_EARLY, "The disk is full.")
     assert "The last run ended early. The disk is full." in report()
@@ -70,7 +70,7 @@ def test_a_run_that_ended_early_is_said_with_its_reason_until_one_ends_well(ledg
     assert "ended early" not in report()
 
 
-def test_every_case_to_check_has_its_rank_in_the_table_and_results_their_folder(ledger, report):
+def test_the_table_gives_the_rank_of_cases_to_check_and_the_result_folders(ledger, report):
     ledger.enter([case(number) for number in range(3)], [])
     for number, ml in enumerate((1500.0, 100.0, 0.0)):
         ledger.finish(Outcome(f"{number}", "ok", volumes_ml={"liver": ml}, seconds={"total": 3.0}))
@@ -80,12 +80,12 @@ def test_every_case_to_check_has_its_rank_in_the_table_and_results_their_folder(
     assert all(f"cases/folder-{number}" in row for number, row in enumerate(rows))
 
 
-def test_what_patients_are_called_is_text_whatever_it_contains(ledger, report):
+def test_names_are_escaped(ledger, report):
     name = "<script>alert('x')</script>"
     ledger.enter([case(1, patient=name, description=name)], [Rejected("r", name, "failed", name, name)])
     ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 0.1}, concerns=(name,), concern=1.0, notes=(name,)))
     page = report()
-    assert page.count("<script") == 1, "the one that sorts"
+    assert page.count("<script") == 1, "only the sorting script"
     assert "<script>alert" not in page
     assert "&lt;script&gt;" in page
 
@@ -104,7 +104,7 @@ def test_a_small_cohort_is_drawn_as_dots_and_a_large_one_as_histograms(cases):
     assert len(re.findall(r'class="(?:dot|bar) outside"', svg)) == 2
 
 
-def test_every_case_has_a_link_a_larger_picture_and_what_is_cut_off(ledger, report, tmp_path):
+def test_cases_have_a_link_a_large_picture_and_their_cut_off_organs(ledger, report, tmp_path):
     ledger.enter([case(1, patient="A & B"), case(2)], [])
     ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 900.0}, cut_off=("liver",)))
     ledger.finish(Outcome("2", "failed", reason="no memory"))
@@ -119,7 +119,7 @@ def test_every_case_has_a_link_a_larger_picture_and_what_is_cut_off(ledger, repo
     assert 'href="volumes.csv"' in page
 
 
-def test_only_organs_that_were_looked_for_are_drawn(ledger, report):
+def test_only_segmented_organs_are_drawn(ledger, report):
     ledger.enter([case(1)], [])
     ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 1500.0, "spleen": 0.0}))
     page = report()
@@ -140,7 +140,7 @@ def test_all_volumes_are_in_one_table(ledger, tmp_path):
     assert rows[0]["description"] == "'=HYPERLINK(1)", "no formula for a spreadsheet"
 
 
-def test_an_organ_cut_off_by_the_scan_is_no_reason_to_check(ledger):
+def test_a_small_volume_of_a_cut_off_organ_is_not_a_concern(ledger):
     ledger.enter([case(1), case(2)], [])
     ledger.finish(Outcome("1", "ok", volumes_ml={"liver": 100.0}, cut_off=("liver",)))
     ledger.finish(Outcome("2", "ok", volumes_ml={"liver": 100.0}))

@@ -1,4 +1,4 @@
-"""A whole cohort with real worker processes: from a mixed archive to SEG files, ledger and report, through kills."""
+"""A whole cohort with real worker processes, from a mixed archive to the report, also when processes are killed."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from kubernetes_manifest import SCHEDULER, command
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-# Quick; the bundle's answers are random anyway.
+# Fast; the labels of this bundle are random anyway.
 OPTIONS = ("--overlap", "0", "--no-review")
 
 
 class Cohort:
-    """``dca cohort`` on the archive, as processes of its own."""
+    """Runs ``dca cohort`` on the archive in separate processes."""
 
     def __init__(self, archive: Path, out: Path, bundle: Path) -> None:
         self.archive = archive
@@ -51,7 +51,7 @@ class Cohort:
         self._bundle = bundle
 
     def start(self, *more: str, largest_file: int | None = None) -> subprocess.Popen[str]:
-        """Starts it; ``largest_file`` (bytes) lets files grow no further, as on a disk with no more room."""
+        """Start the command; ``largest_file`` (bytes) limits the size of files, to simulate a full disk."""
         command = [
             *(sys.executable, "-m", "dcaseg.cli", "cohort", str(self.archive), "-o", str(self.out)),
             *("--bundle", str(self._bundle), "--device", "cpu", *OPTIONS),
@@ -77,7 +77,7 @@ class Cohort:
         try:
             rows = connection.execute("SELECT source, status, reason || notes || outcome FROM cases").fetchall()
         except sqlite3.OperationalError:
-            # Begun a moment ago: there are no tables yet.
+            # The file is new and has no tables yet.
             rows = []
         finally:
             connection.close()
@@ -90,7 +90,7 @@ class Cohort:
             assert ledger[source][0] == status, ledger[source]
             assert reason in ledger[source][1]
         folders = sorted((self.out / "cases").iterdir())
-        # Whole folders of the cases with results, and nothing else.
+        # Only complete folders of segmented cases.
         assert len(folders) == count("ok")
         for folder in folders:
             assert (folder / "case.json").is_file()
@@ -107,7 +107,7 @@ def archive(tmp_path_factory, coarse_phantom) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(archive, small_bundle, tmp_path_factory) -> Cohort:
-    """A cohort that ran through undisturbed."""
+    """A cohort that ran without a disturbance."""
     cohort = Cohort(archive, tmp_path_factory.mktemp("finished") / "out", small_bundle)
     process = cohort.start("--workers", "1")
     while process.poll() is None:
@@ -124,13 +124,13 @@ def cohort(archive, small_bundle, tmp_path) -> Cohort:
     return Cohort(archive, tmp_path / "out", small_bundle)
 
 
-def test_one_command_takes_a_mixed_archive_to_segmentations_ledger_and_report(finished):
+def test_one_command_turns_a_mixed_archive_into_segmentations_ledger_and_report(finished):
     finished.require_all_accounted_for()
     dicom = [folder for folder in (finished.out / "cases").iterdir() if (folder / "segmentation.dcm").exists()]
     assert len(dicom) == 3
 
 
-def test_dask_listens_on_loopback_alone(finished):
+def test_dask_listens_on_loopback_only(finished):
     assert finished.listening == {"127.0.0.1"}
 
 
@@ -140,7 +140,7 @@ def test_the_report_is_one_file_that_names_every_case(finished):
         assert source in page
         if status != "ok":
             assert reason in page
-    # Nothing is fetched from anywhere; links lead into the cohort's own folder.
+    # The page loads nothing from elsewhere, and all links lead into the cohort's own folder.
     fetched = r"""src=["'](?!data:)|href=["'](?!cases/|volumes\.csv)|url\(|@import|<script |https?://"""
     assert not re.search(fetched, page)
     links = set(re.findall(r'href="([^"]*)"', page))
@@ -148,7 +148,7 @@ def test_the_report_is_one_file_that_names_every_case(finished):
     assert page.count("data:image/jpeg;base64,") >= 5
 
 
-def test_a_second_run_has_nothing_to_do_and_starts_no_worker(finished, dca, small_bundle, monkeypatch):
+def test_a_second_run_has_nothing_to_do_and_starts_no_workers(finished, dca, small_bundle, monkeypatch):
     from dcaseg.cohort import dask_workers as workers
 
     monkeypatch.setattr(workers, "local_client", lambda *_: pytest.fail("workers were started"))
@@ -159,25 +159,25 @@ def test_a_second_run_has_nothing_to_do_and_starts_no_worker(finished, dca, smal
     finished.require_all_accounted_for()
 
 
-def test_two_runs_on_one_folder_refuse_each_other(finished, dca, small_bundle):
+def test_a_second_run_on_a_folder_in_use_is_rejected(finished, dca, small_bundle):
     with locked(finished.out / LOCK):
         refused = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle)
     assert refused.code == 2
     assert "Another run is using" in refused.err
 
 
-def test_a_folder_that_holds_something_else_is_not_touched(archive, dca, small_bundle, tmp_path):
+def test_a_folder_with_other_files_is_not_changed(archive, dca, small_bundle, tmp_path):
     (tmp_path / "letter.txt").write_text("mine")
     refused = dca("cohort", archive, "-o", tmp_path, "--bundle", small_bundle)
     assert refused.code == 2
-    assert "holds something else" in refused.err
+    assert "is not empty and is not a cohort" in refused.err
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_other_options_for_a_cohort_begun_are_refused(finished, dca, small_bundle):
+def test_different_options_for_an_existing_cohort_are_rejected(finished, dca, small_bundle):
     refused = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle, "--overlap", "0.1")
     assert refused.code == 2
-    assert "another model or other options" in refused.err
+    assert "a different model or different options" in refused.err
 
 
 def test_an_empty_folder_gives_an_empty_report(dca, small_bundle, tmp_path):
@@ -188,17 +188,17 @@ def test_an_empty_folder_gives_an_empty_report(dca, small_bundle, tmp_path):
     assert "No case has results yet" in (tmp_path / "out/report.html").read_text()
 
 
-def test_a_scheduler_that_does_not_answer_is_said(archive, dca, small_bundle, tmp_path, monkeypatch):
+def test_a_scheduler_that_does_not_answer_is_an_error(archive, dca, small_bundle, tmp_path, monkeypatch):
     from dcaseg.cohort import dask_workers as workers
 
-    monkeypatch.setattr(workers, "_PATIENCE", "1s")
+    monkeypatch.setattr(workers, "_CONNECT_TIMEOUT", "1s")
     address = ("--scheduler", "tcp://127.0.0.1:9")
     refused = dca("cohort", archive, "-o", tmp_path / "out", "--bundle", small_bundle, *address)
     assert refused.code == 2
     assert "does not answer" in refused.err
 
 
-def test_workers_that_do_not_start_are_said(archive, dca, small_bundle, tmp_path, monkeypatch):
+def test_workers_that_do_not_start_are_an_error(archive, dca, small_bundle, tmp_path, monkeypatch):
     from dcaseg.cohort import dask_workers as workers
 
     monkeypatch.setattr(workers, "_START_SECONDS", 0.1)
@@ -222,10 +222,10 @@ def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
         while not workers and process.poll() is None:
             workers = _workers_of(process.pid)
             time.sleep(0.1)
-        # From the worker's start over the loading of the model to its second or third case.
+        # From the worker's start, while it loads the model, to its second or third case.
         time.sleep(dice.uniform(0, 5))
         if process.poll() is None:
-            # A worker may just have been started anew in the place of the one seen before.
+            # The worker seen before may just have been replaced.
             with suppress(psutil.NoSuchProcess, IndexError):
                 (_workers_of(process.pid)[0] if victim == "worker" else process).kill()
                 killed.append(victim)
@@ -243,12 +243,12 @@ def test_every_case_is_accounted_for_after_kills_of_workers_and_program(cohort):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_case_too_large_for_the_memory_fails_alone_and_takes_no_other_with_it(small_bundle, tmp_path, coarse_phantom):
+def test_a_case_too_large_for_the_memory_fails_without_affecting_others(small_bundle, tmp_path, coarse_phantom):
     archive = tmp_path / "in"
     archive.mkdir()
     for number in range(3):
         shutil.copy(coarse_phantom / "ct.nii.gz", archive / f"{number}.nii.gz")
-    # 1.6 GB of voxels in a file of some MB; a worker may take 1 GiB.
+    # 1.6 GB of voxels in a file of a few MB; a worker may use 1 GiB.
     empty = gzip.compress(bytes(2**24), 1)
     header = gzip.compress(_nifti_header((1000, 1000, 800)), 1)
     (archive / "huge.nii.gz").write_bytes(header + empty * (2 * 1000 * 1000 * 800 // 2**24 + 1))
@@ -258,13 +258,13 @@ def test_a_case_too_large_for_the_memory_fails_alone_and_takes_no_other_with_it(
     ledger = cohort.ledger()
     status, reason = ledger.pop("huge.nii.gz")
     assert status == "failed"
-    assert "with no other case beside it" in reason
+    assert "the last time while it ran this case alone" in reason
     assert {status for status, _ in ledger.values()} == {"ok"}
     assert len(list((cohort.out / "cases").iterdir())) == 3
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_and_the_next_one_finishes(cohort):
+def test_a_full_disk_stops_the_run_and_the_next_one_finishes(cohort):
     process = cohort.start("--workers", "1", largest_file=60_000)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 2, err
@@ -277,11 +277,11 @@ def test_a_full_disk_ends_the_run_and_the_next_one_finishes(cohort):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_run_at_once_and_the_next_one_finishes(cohort):
+def test_ctrl_c_stops_the_run_and_the_next_one_finishes(cohort):
     process = cohort.start("--workers", "1")
     while process.poll() is None and not any(status == "ok" for status, _ in cohort.ledger().values()):
         time.sleep(0.3)
-    # As a terminal does: to the program and its workers alike.
+    # Like a terminal: to the program and its workers.
     for each in _family(process.pid):
         each.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -305,7 +305,7 @@ def test_the_commands_of_the_kubernetes_manifest_do_the_same_work(cohort, runnin
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(cohort, running_scheduler):
+def test_losing_the_scheduler_stops_the_run_without_losing_results(cohort, running_scheduler):
     address, scheduler, _ = running_scheduler
     process = cohort.start("--scheduler", address)
     while process.poll() is None and not any(status == "ok" for status, _ in cohort.ledger().values()):
@@ -313,10 +313,10 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(cohort, runni
     scheduler.kill()
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2, err
-    assert "went away" in err
+    assert "The connection to the Dask scheduler was lost" in err
     pending = [source for source, (status, _) in cohort.ledger().items() if status == "pending"]
     page = (cohort.out / "report.html").read_text(encoding="utf-8")
-    assert "The last run ended early. The Dask scheduler went away." in page
+    assert "The last run ended early. The connection to the Dask scheduler was lost." in page
     assert pending
     assert page.count(">pending</td>") == len(pending)
     code, text = cohort.run("--workers", "1")
@@ -327,7 +327,7 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(cohort, runni
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 @pytest.mark.parametrize("width", [1120, 390])
-def test_the_report_looks_like_something_in_a_browser_wide_and_narrow(width, finished, tmp_path):
+def test_a_browser_renders_the_report_wide_and_narrow(width, finished, tmp_path):
     picture = tmp_path / "report.png"
     subprocess.run(
         [
@@ -341,14 +341,14 @@ def test_the_report_looks_like_something_in_a_browser_wide_and_narrow(width, fin
     )
     shot = sitk.GetArrayFromImage(sitk.ReadImage(str(picture)))
     assert shot.shape[:2] == (2400, width)
-    # Pictures of CTs, colored organs and text: many colors, and no blank page.
+    # CT pictures, colored organs and text: many colors, so not a blank page.
     assert len({tuple(pixel) for pixel in shot[::3, ::3].reshape(-1, shot.shape[2])}) > 500
     assert (shot[:800, :, :3].std(axis=(0, 1)) > 15).all()
 
 
 @pytest.fixture
 def running_scheduler(tmp_path) -> Iterator[tuple[str, psutil.Process, psutil.Process]]:
-    """A Dask scheduler and one worker, as the Kubernetes manifest starts them, but on this machine and any port."""
+    """A Dask scheduler and one worker, started like in the Kubernetes manifest, but on this machine and a free port."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     file = tmp_path / "scheduler.json"
 
@@ -373,7 +373,7 @@ def running_scheduler(tmp_path) -> Iterator[tuple[str, psutil.Process, psutil.Pr
 
 
 def _nifti_header(size: tuple[int, int, int]) -> bytes:
-    """Of a NIfTI file of int16 voxels of 1 mm, in its own axes."""
+    """Header of a NIfTI file with int16 voxels of 1 mm; ``size`` is (x, y, z)."""
     header = bytearray(352)
     struct.pack_into("<i", header, 0, 348)
     struct.pack_into("<8h", header, 40, 3, *size, 1, 1, 1, 1)
@@ -395,7 +395,7 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes that a running program has started."""
+    """The worker processes of a running program."""
     return [child for child in _family(pid)[1:] if "spawn_main" in " ".join(_command(child))]
 
 

@@ -1,4 +1,4 @@
-"""One case in the hands of a worker: complete results or none, and an outcome in any case."""
+"""One case in a worker: complete results or none, and always an outcome."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def left_in(settings: Settings) -> list[str]:
     return [entry.name for entry in (Path(settings.out) / CASES).iterdir()]
 
 
-def test_a_dicom_series_becomes_a_folder_with_all_that_belongs_to_it(dicom_case, settings):
+def test_a_dicom_series_becomes_a_complete_result_folder(dicom_case, settings):
     outcome = work.process(dicom_case, settings)
     assert (outcome.status, outcome.reason) == ("ok", "")
     folder = settings.folder_of(dicom_case.name)
@@ -89,13 +89,13 @@ def test_a_review_gives_the_case_its_concern(dicom_case, settings):
     assert outcome.concerns[0].startswith(review["places"][0]["name"])
 
 
-def test_a_plain_file_becomes_labels_without_dicom(coarse_phantom, settings, case_in):
+def test_an_image_file_gets_labels_but_no_dicom_seg(coarse_phantom, settings, case_in):
     case = case_in(coarse_phantom)
     assert work.process(case, settings).status == "ok"
     assert not (settings.folder_of(case.name) / "segmentation.dcm").exists()
 
 
-def test_the_results_are_those_of_a_plain_file_with_the_same_voxels(dicom_case, coarse_phantom, settings, case_in):
+def test_a_series_and_a_file_with_the_same_voxels_get_the_same_labels(dicom_case, coarse_phantom, settings, case_in):
     plain = case_in(coarse_phantom)
     labels = []
     for case in (dicom_case, plain):
@@ -132,7 +132,7 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
     def segment(self, *arguments):
         in_network.append(1)
         most_in_network.append(len(in_network))
-        # The second case can only be read now if reading goes on beside the network.
+        # The second case can only be read now if reading continues while the network runs.
         assert two_are_read.wait(60)
         if not read_when_first_left:
             time.sleep(0.3)
@@ -148,12 +148,12 @@ def test_a_case_is_read_while_another_is_in_the_network_and_a_third_waits(
         outcomes = list(threads.map(lambda case: work.process(case, settings), cases))
     assert [(outcome.status, outcome.reason) for outcome in outcomes] == [("ok", "")] * 3
     assert max(most_in_network) == 1
-    # Two in memory, never three, however many threads there are.
+    # Two in memory, never three, for any number of threads.
     assert read_when_first_left == [2]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
-def test_a_plain_file_whose_name_is_no_text_fails_and_ends_no_worker(coarse_phantom, settings, tmp_path, case_in):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows file names that are not UTF-8")
+def test_a_file_with_an_undecodable_name_does_not_stop_the_worker(coarse_phantom, settings, tmp_path, case_in):
     (tmp_path / "in").mkdir()
     target = Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff\xfe.nii.gz"))
     shutil.copy(coarse_phantom / "ct.nii.gz", target)
@@ -163,14 +163,14 @@ def test_a_plain_file_whose_name_is_no_text_fails_and_ends_no_worker(coarse_phan
     json.dumps(outcome.reason).encode()
 
 
-def test_a_finished_case_is_taken_over_without_work(dicom_case, settings, monkeypatch):
+def test_a_finished_case_is_not_segmented_again(dicom_case, settings, monkeypatch):
     first = work.process(dicom_case, settings)
     monkeypatch.setattr(work, "_segmented", lambda *_: pytest.fail("it was segmented again"))
     assert replace(work.process(dicom_case, settings), peak_mb=0.0) == replace(first, peak_mb=0.0)
 
 
 @pytest.mark.parametrize("change", ["fingerprint", "options"])
-def test_a_case_is_done_again_when_it_or_the_options_have_changed(change, dicom_case, settings):
+def test_a_case_is_segmented_again_when_it_or_the_options_have_changed(change, dicom_case, settings):
     work.process(dicom_case, settings)
     record = settings.folder_of(dicom_case.name) / "case.json"
     before = record.stat().st_ino
@@ -183,7 +183,7 @@ def test_a_case_is_done_again_when_it_or_the_options_have_changed(change, dicom_
     assert left_in(settings) == [dicom_case.name]
 
 
-def test_slices_cut_off_leave_a_reason_and_nothing_else(dicom_case, settings):
+def test_a_truncated_slice_leaves_a_reason_and_no_files(dicom_case, settings):
     file = Path(dicom_case.files[11])
     file.write_bytes(file.read_bytes()[:-100])
     outcome = work.process(dicom_case, settings)
@@ -192,20 +192,20 @@ def test_slices_cut_off_leave_a_reason_and_nothing_else(dicom_case, settings):
     assert left_in(settings) == []
 
 
-def test_a_slice_that_vanished_is_named(dicom_case, settings):
+def test_a_missing_slice_is_named(dicom_case, settings):
     file = Path(dicom_case.files[3])
     file.unlink()
     assert f"{file.name} cannot be read" in work.process(dicom_case, settings).reason
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are Linux's")
-def test_a_slice_that_vanished_is_named_even_if_its_name_is_no_text(dicom_case, settings):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows file names that are not UTF-8")
+def test_a_missing_slice_with_an_undecodable_name_is_named(dicom_case, settings):
     gone = f"{Path(dicom_case.files[3]).parent}/\udcff"
     case = replace(dicom_case, files=(*dicom_case.files[:3], gone, *dicom_case.files[4:]))
     assert "\ufffd cannot be read" in work.process(case, settings).reason
 
 
-def test_an_unknown_compression_is_a_reason(dicom_case, settings):
+def test_an_unknown_compression_gives_a_reason(dicom_case, settings):
     for file in dicom_case.files:
         claim_unknown_compression(Path(file))
     outcome = work.process(dicom_case, settings)
@@ -214,7 +214,7 @@ def test_an_unknown_compression_is_a_reason(dicom_case, settings):
     assert left_in(settings) == []
 
 
-def test_a_full_disk_leaves_nothing_and_is_to_be_tried_again(dicom_case, settings, monkeypatch):
+def test_a_full_disk_leaves_no_files_and_makes_the_case_retryable(dicom_case, settings, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -225,14 +225,14 @@ def test_a_full_disk_leaves_nothing_and_is_to_be_tried_again(dicom_case, setting
     assert left_in(settings) == []
 
 
-def test_what_nobody_thought_of_is_an_outcome_too(dicom_case, settings, monkeypatch):
+def test_an_unexpected_error_gives_an_outcome_too(dicom_case, settings, monkeypatch):
     monkeypatch.setattr(Segmenter, "segment", lambda *_: 1 / 0)
     outcome = work.process(dicom_case, settings)
     assert outcome.status == "failed"
     assert "ZeroDivisionError: division by zero (test_cohort_work.py, line" in outcome.reason
 
 
-def test_a_case_without_its_picture_is_complete_and_says_so(dicom_case, settings, monkeypatch):
+def test_a_case_without_its_picture_is_complete_and_has_a_note(dicom_case, settings, monkeypatch):
     monkeypatch.setattr(work, "pictures", lambda *_: 1 / 0)
     outcome = work.process(dicom_case, settings)
     assert outcome.status == "ok"
@@ -241,16 +241,16 @@ def test_a_case_without_its_picture_is_complete_and_says_so(dicom_case, settings
     assert (folder / "labels.nrrd").is_file() and not (folder / "thumbnail.jpg").exists()
 
 
-def test_memory_that_does_not_suffice_is_told_and_tried_again(dicom_case, settings, monkeypatch):
+def test_a_lack_of_memory_is_reported_and_retried(dicom_case, settings, monkeypatch):
     def no_memory(*_):
         raise MemoryError
 
     monkeypatch.setattr(Segmenter, "segment", no_memory)
     outcome = work.process(dicom_case, settings)
-    assert (outcome.again, outcome.reason) == (True, "The memory of the worker does not suffice for this CT.")
+    assert (outcome.again, outcome.reason) == (True, "The worker does not have enough memory for this CT.")
 
 
-def test_a_gpu_that_does_not_hold_the_model_gives_the_case_to_the_cpu(dicom_case, settings, monkeypatch):
+def test_a_case_runs_on_the_cpu_if_the_model_does_not_fit_on_the_gpu(dicom_case, settings, monkeypatch):
     on_cpu = PROCESS.segmenter(settings)
     on_gpu = SimpleNamespace(device=Device(torch.device("cuda"), "a small GPU"))
     monkeypatch.setattr(PROCESS, "segmenter", lambda settings: on_cpu if settings.device == "cpu" else on_gpu)
@@ -264,7 +264,7 @@ def test_a_gpu_that_does_not_hold_the_model_gives_the_case_to_the_cpu(dicom_case
     monkeypatch.setattr(work, "_into_folder", full_gpu)
     outcome = work.process(dicom_case, replace(settings, device="auto"))
     assert outcome.status == "ok"
-    assert "no memory left on a small GPU: ran on the CPU" in outcome.notes
+    assert "out of memory on a small GPU: ran on the CPU" in outcome.notes
 
 
 def test_a_ct_without_uids_is_segmented_but_gets_no_dicom_seg(ct, tmp_path, settings, case_in):
@@ -276,6 +276,6 @@ def test_a_ct_without_uids_is_segmented_but_gets_no_dicom_seg(ct, tmp_path, sett
     assert (settings.folder_of(case.name) / "labels.nrrd").is_file()
 
 
-def test_another_model_on_a_worker_is_refused(dicom_case, settings):
+def test_a_different_model_on_a_worker_is_rejected(dicom_case, settings):
     other = replace(settings, weights="00" * 32, device="auto", bundle=f"{settings.bundle}/.")
-    assert "is another one" in work.process(dicom_case, other).reason
+    assert "has a different model" in work.process(dicom_case, other).reason

@@ -1,4 +1,4 @@
-"""How many workers there are, and what each may take of the machine."""
+"""The number of workers and the share of the machine that each may use."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIB = 2**30
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Says how many cores and how much memory (bytes) this machine has."""
+    """Sets how many cores and how much memory (bytes) this machine seems to have."""
 
     def has(cores: int, memory: int) -> None:
         monkeypatch.setattr(module, "_cores", lambda: cores)
@@ -33,34 +33,36 @@ def machine(monkeypatch):
     return has
 
 
-def test_there_is_one_worker_for_each_gpu_and_the_cores_are_divided(machine):
+def test_each_gpu_gets_a_worker_and_the_cores_are_divided(machine):
     machine(32, 256 * GIB)
     planned = LocalWorkers.planned(None, 4)
     assert (planned.count, planned.threads, planned.gpus) == (4, 8, True)
-    with pytest.raises(UserError, match="5 workers are more than the 4 GPUs"):
+    with pytest.raises(UserError, match="5 workers are too many for 4 GPUs"):
         LocalWorkers.planned(5, 4)
 
 
 @pytest.mark.parametrize(
     ("cores", "gib", "count", "threads"), [(2, 23, 1, 2), (16, 256, 4, 4), (16, 16, 2, 8), (64, 4, 1, 64)]
 )
-def test_without_a_gpu_there_are_as_many_as_cores_and_memory_allow(cores, gib, count, threads, machine):
+def test_without_a_gpu_cores_and_memory_limit_the_workers(cores, gib, count, threads, machine):
     machine(cores, gib * GIB)
     planned = LocalWorkers.planned(None, 0)
     assert (planned.count, planned.threads, planned.gpus) == (count, threads, False)
     assert planned.memory_bytes * planned.count <= 0.9 * gib * GIB
 
 
-def test_a_stated_number_divides_cores_and_memory(machine):
+def test_a_given_number_of_workers_divides_cores_and_memory(machine):
     machine(8, 100 * GIB)
     planned = LocalWorkers.planned(3, 0)
     assert (planned.count, planned.threads) == (3, 2)
     assert LocalWorkers.planned(3, 0, 7 * GIB).memory_bytes == 7 * GIB
 
 
-@pytest.mark.parametrize(("told", "seen"), [("", ["0", "1"]), ("3,5", ["3", "5"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])])
-def test_each_worker_sees_a_gpu_of_its_own(told, seen, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+@pytest.mark.parametrize(
+    ("visible", "seen"), [("", ["0", "1"]), ("3,5", ["3", "5"]), ("GPU-a,GPU-b", ["GPU-a", "GPU-b"])]
+)
+def test_each_worker_sees_its_own_gpu(visible, seen, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     two = LocalWorkers(2, 4, 8 * GIB, gpus=True)
     environments = [module._local_worker(two, index)["options"]["env"] for index in range(2)]
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == seen
@@ -68,14 +70,14 @@ def test_each_worker_sees_a_gpu_of_its_own(told, seen, monkeypatch):
 
 @pytest.mark.slow
 def test_a_worker_uses_its_share_of_the_cores_whatever_the_program_uses(monkeypatch):
-    # One of two, as PyTorch never takes more than there are.
+    # One of two cores, since PyTorch never uses more than the machine has.
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
-        (told,) = client.run(_threads).values()
-    assert told == (1, 1)
+        (threads,) = client.run(_threads).values()
+    assert threads == (1, 1)
 
 
-def test_a_worker_keeps_no_pictures_of_its_stacks():
+def test_workers_run_without_the_profiler():
     with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
         (recurring,) = client.run(_recurring).values()
     assert "heartbeat" in recurring
@@ -83,19 +85,19 @@ def test_a_worker_keeps_no_pictures_of_its_stacks():
 
 
 def _recurring(dask_worker) -> list[str]:
-    """What Dask does in this worker again and again."""
+    """Names of Dask's periodic callbacks in this worker."""
     return list(dask_worker.periodic_callbacks)
 
 
 def _threads() -> tuple[int, int]:
-    """Threads of PyTorch and of ITK in this process."""
+    """Numbers of threads of PyTorch and ITK in this process."""
     import SimpleITK as sitk
     import torch
 
     return torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
 
 
-def test_nobody_else_reaches_the_workers_and_no_page_is_served():
+def test_nobody_else_can_connect_to_the_workers_and_no_page_is_served():
     with local_client(LocalWorkers(1, 1, 2 * GIB)) as client:
         address = client.scheduler.address
         assert address.startswith("tls://127.0.0.1:")
@@ -103,21 +105,21 @@ def test_nobody_else_reaches_the_workers_and_no_page_is_served():
         for stranger in (address.replace("tls", "tcp"), address):
             with pytest.raises(OSError):
                 Client(stranger, timeout="3s", security=Security.temporary() if stranger == address else None)
-        everything = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = [
             connection.laddr
-            for process in everything
+            for process in processes
             for connection in process.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
         ]
         assert len(listening) >= 3
-        assert {place.ip for place in listening} == {"127.0.0.1"}
-        for place in listening:
+        assert {address.ip for address in listening} == {"127.0.0.1"}
+        for port in (address.port for address in listening):
             with pytest.raises((OSError, http.client.HTTPException)):
-                urllib.request.urlopen(f"http://127.0.0.1:{place.port}/", timeout=3)
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=3)
 
 
-def test_the_dashboard_is_there_when_asked_for_and_answers_to_its_own_name_alone():
+def test_the_optional_dashboard_answers_only_to_its_own_name():
     with local_client(LocalWorkers(1, 1, 2 * GIB), 0) as client:
         port = int(client.dashboard_link.rpartition(":")[2].split("/")[0])
         own = f"127.0.0.1:{port}"
@@ -135,8 +137,8 @@ def test_the_dashboard_is_there_when_asked_for_and_answers_to_its_own_name_alone
 
 
 @pytest.mark.slow
-def test_a_worker_that_dask_gave_up_is_replaced(monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS_TO_COME_BACK", 0)
+def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch):
+    monkeypatch.setattr(module, "_RESTART_SECONDS", 0)
     with local_client(LocalWorkers(2, 1, 2 * GIB)) as client:
         client.wait_for_workers(2, timeout=60)
         lost = next(iter(client.run(os.getpid).values()))

@@ -1,4 +1,4 @@
-"""Experiments: every row of the paper's tables can be trained; runs are kept, resumed and tabulated."""
+"""Experiments: every row of the paper's tables can be trained; runs are saved, resumed and tabulated."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def test_every_row_of_a_table_is_trained_and_tabulated(tmp_path, data, name):
     rows = list(csv.reader((tmp_path / f"{name}.csv").open()))
     assert [row[0] for row in rows[1:]] == [arm.title for arm in EXPERIMENTS[name].arms]
     assert [title for title in rows[0] if title in ("large", "middle", "small")] == ["large", "middle", "small"]
-    told = json.loads((tmp_path / f"{name}.json").read_text())["arms"]
-    assert all(0 <= arm["dice"] <= 1 for arm in told.values()) and outcome.groups["head"] == (1,)
-    for key, arm in told.items():
+    arms = json.loads((tmp_path / f"{name}.json").read_text())["arms"]
+    assert all(0 <= arm["dice"] <= 1 for arm in arms.values()) and outcome.groups["head"] == (1,)
+    for key, arm in arms.items():
         assert ("dca_minus_this" in arm) == (key != "dca")
         assert ("decoder_minus_stitched_experts" in arm) == (key in outcome.stitched)
     assert "dca" in outcome.stitched and "vnet" not in outcome.stitched
 
 
-def test_the_decoders_gain_over_its_experts_is_that_of_the_run(tmp_path, data):
+def test_the_decoders_gain_over_its_experts_is_recorded(tmp_path, data):
     only = Experiment("one", "One", (Arm("dca", "DCA"),))
     runs = Runs(tmp_path, replace(COMMON, steps=20), data, [0])
     outcome = run_experiment(only, runs)
@@ -62,10 +62,10 @@ def test_the_decoders_gain_over_its_experts_is_that_of_the_run(tmp_path, data):
     assert summed["dice"] == pytest.approx(outcome.scores["dca"][0].mean() - experts.mean(), abs=1e-3)
 
 
-def test_the_benchmark_on_anatomies_tests_on_people_whom_no_training_sees(tmp_path):
+def test_the_benchmark_on_anatomies_tests_on_people_that_training_never_sees(tmp_path):
     for name in {*LABELLED, *UNLABELLED, *VALIDATION, *TEST}:
         (tmp_path / name).mkdir()
-    cohort, test, described = anatomies_training_set(tmp_path)
+    cohort, test, description = anatomies_training_set(tmp_path)
 
     def people(sources):
         return {Path(each.folder).name for source in sources for each in source.maps}
@@ -75,13 +75,13 @@ def test_the_benchmark_on_anatomies_tests_on_people_whom_no_training_sees(tmp_pa
     everyone = [*cohort.labelled, *cohort.unlabelled, *cohort.validation, *test.labelled]
     seeds = [seed for source in everyone for seed in range(source.first_seed, source.first_seed + source.count)]
     assert len(seeds) == len(set(seeds))
-    assert "4 labelled of 2 people, 16 unlabelled of 4" in described
+    assert "4 labelled of 2 people, 16 unlabelled of 4" in description
     (tmp_path / "labels_spl_atlas").rmdir()
-    with pytest.raises(UserError, match="lacks labels_spl_atlas"):
+    with pytest.raises(UserError, match="does not contain labels_spl_atlas"):
         anatomies_training_set(tmp_path)
 
 
-def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path, data, monkeypatch):
+def test_finished_runs_are_not_repeated_and_interrupted_runs_are_resumed(tmp_path, data, monkeypatch):
     from dcaseg.training.trainer import Trainer
 
     pair = Experiment("pair", "Two", (Arm("vnet", "V-Net", {"strategy": "vnet"}), Arm("dca", "DCA")))
@@ -105,12 +105,12 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path, d
     assert again.scores["dca"][0].cases == ["balls 5", "balls 6"]
 
 
-def test_other_settings_in_the_same_folder_are_refused(tmp_path, data):
+def test_other_settings_in_the_same_folder_are_rejected(tmp_path, data):
     only = Experiment("one", "One", (Arm("vnet", "V-Net", {"strategy": "vnet"}),))
     run_experiment(only, Runs(tmp_path, COMMON, data, [0]))
     with pytest.raises(UserError, match="other settings"):
         run_experiment(only, Runs(tmp_path, replace(COMMON, steps=3), data, [0]))
-    with pytest.raises(UserError, match="needs labels of the unlabelled"):
+    with pytest.raises(UserError, match="needs labels of the unlabeled"):
         run_experiment(EXPERIMENTS["baselines"], Runs(tmp_path, COMMON, replace(data, all_labelled=()), [0]))
 
 
@@ -129,20 +129,22 @@ TWO = (Arm("vnet", "V-Net", {"strategy": "vnet"}), Arm("stitched", "Stitched", {
 
 
 @pytest.mark.slow
-def test_runs_made_at_once_are_those_made_in_turn(tmp_path, data):
-    said: list[tuple[float, str]] = []
-    max_parallel = Runs(
-        tmp_path / "once", COMMON, data, [0, 1], max_parallel=2, progress=lambda share, text: said.append((share, text))
+def test_parallel_runs_give_the_same_scores_as_sequential_ones(tmp_path, data):
+    messages: list[tuple[float, str]] = []
+    runs = Runs(
+        *(tmp_path / "parallel", COMMON, data, [0, 1]),
+        max_parallel=2,
+        progress=lambda fraction, text: messages.append((fraction, text)),
     )
-    together, in_turn = max_parallel.scores(TWO), Runs(tmp_path / "turn", COMMON, data, [0, 1]).scores(TWO)
+    parallel, sequential = runs.scores(TWO), Runs(tmp_path / "sequential", COMMON, data, [0, 1]).scores(TWO)
     for arm in TWO:
-        for one, other in zip(together[arm.key], in_turn[arm.key], strict=True):
+        for one, other in zip(parallel[arm.key], sequential[arm.key], strict=True):
             assert one.by_case() == other.by_case()
-    assert said[-1] == (1.0, "4 of 4 runs, 2 at once") and said == sorted(said)
+    assert messages[-1] == (1.0, "4 of 4 runs, 2 in parallel") and messages == sorted(messages)
 
 
 @pytest.mark.slow
-def test_a_run_that_fails_among_several_is_told_and_the_others_are_kept(tmp_path, data):
+def test_a_failing_parallel_run_is_reported_and_the_others_are_saved(tmp_path, data):
     runs = Runs(tmp_path, replace(COMMON, steps=40), data, [0], max_parallel=2)
     broken = tmp_path / "runs" / "vnet" / "seed-0"
     broken.mkdir(parents=True)
@@ -152,7 +154,7 @@ def test_a_run_that_fails_among_several_is_told_and_the_others_are_kept(tmp_path
     assert (tmp_path / "runs" / "stitched" / "seed-0" / "last.pt").exists()
 
 
-def test_tables_and_figures_called_together_share_their_runs(tmp_path, data, monkeypatch):
+def test_tables_and_figures_made_together_share_their_runs(tmp_path, data, monkeypatch):
     made: list[tuple[str, int]] = []
     monkeypatch.setattr(Runs, "make_missing", lambda _, jobs: made.extend((arm.key, seed) for arm, seed in jobs))
     make_runs_of(["table4", "fig8", "fig2"], Runs(tmp_path, COMMON, data, [3, 4]))
@@ -163,7 +165,7 @@ def test_tables_and_figures_called_together_share_their_runs(tmp_path, data, mon
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_all_runs_made_at_once(tmp_path):
+def test_ctrl_c_saves_all_parallel_runs(tmp_path):
     command = [
         sys.executable, "-m", "dcaseg.cli", "experiment", "table4", "-o", str(tmp_path),
         "--people", "1,1,1,1", "--seeds", "0", "--filters", "1", "--spacing", "14,14,14", "--device", "cpu",

@@ -1,4 +1,4 @@
-"""CT painted from label maps: what is read, what is painted, and that labels and image agree."""
+"""CTs synthesized from label maps: input, output, and agreement of labels and image."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from dcaseg.training.synthetic_sampling import RecipeSampler
 
 GRID = GridOptions(spacing=(6.0, 6.0, 6.0))
 REAL = Path(__file__).parents[2] / "shared" / "ct"
-# A label map need not show everything.
+# Label maps may be incomplete.
 LEFT_OUT = ("bladder", "prostate_uterus")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A label map of a synthetic person without the organs of the pelvis, with a spine, and the table of its names."""
+    """A folder with a label map of a phantom, without pelvic organs but with a spine, and the table of its names."""
     phantom = generate(5, spacing=(5.0, 5.0, 5.0), orientation="LPS")
     labels, hu = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(phantom.ct)
     for key in LEFT_OUT:
@@ -46,11 +46,11 @@ def folder(tmp_path_factory) -> Path:
     labels[(labels == 0) & (hu > 300)] = 16
     image = sitk.GetImageFromArray(labels)
     image.CopyInformation(phantom.labels)
-    place = tmp_path_factory.mktemp("map")
-    sitk.WriteImage(image, str(place / "labels.nii.gz"))
+    path = tmp_path_factory.mktemp("map")
+    sitk.WriteImage(image, str(path / "labels.nii.gz"))
     rows = [f"{organ.label}\t{organ.key}" for organ in AMOS] + ["16\tvertebrae"]
-    (place / "label_table.tsv").write_text("id\tname\n" + "\n".join(rows), encoding="utf-8")
-    return place
+    (path / "label_table.tsv").write_text("id\tname\n" + "\n".join(rows), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def paint_case(seed, anatomies, grid, phase=None):
         ("something else", None),
     ],
 )
-def test_structures_are_known_by_their_names(name, structure):
+def test_structures_are_recognized_by_name(name, structure):
     assert structure_of(name) == structure
 
 
@@ -96,7 +96,7 @@ def test_every_organ_of_amos_has_a_tissue():
     assert {tissue.label for tissue in TISSUES} == set(range(len(AMOS) + 1))
 
 
-def test_tables_of_names_are_read_with_tabs_commas_and_blanks(tmp_path):
+def test_tables_of_names_may_use_tabs_commas_or_spaces(tmp_path):
     for name, text in {
         "a.tsv": "id\tname\tvolume\n3\tliver\t1400\n",
         "b.csv": 'id,name\n3,"liver"\n',
@@ -106,7 +106,7 @@ def test_tables_of_names_are_read_with_tabs_commas_and_blanks(tmp_path):
         assert read_names(tmp_path / name) == {3: "liver"}
 
 
-def test_a_sidecar_corrects_the_spacing_renames_and_divides(folder, tmp_path):
+def test_a_sidecar_corrects_the_spacing_and_renames_and_divides_structures(folder, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     size = read_labels(tmp_path / "labels.nii.gz").GetSize()
@@ -126,7 +126,7 @@ def test_a_sidecar_corrects_the_spacing_renames_and_divides(folder, tmp_path):
     assert not (found.voxels[: size[2] // 2] == 16).any()
 
 
-def test_a_label_map_comes_with_its_axes_to_the_right_the_front_and_the_head(folder):
+def test_a_label_map_is_read_in_ras_orientation(folder):
     voxels = read_label_map(folder).voxels
     places = {key: np.argwhere(voxels == AMOS.by_key[key].label).mean(axis=0) for key in ("liver", "spleen", "aorta")}
     assert places["liver"][2] > places["spleen"][2]
@@ -145,7 +145,7 @@ def test_a_label_map_comes_with_its_axes_to_the_right_the_front_and_the_head(fol
         ({"labels.nrrd": None, "t.tsv": "1\tliver\n", "anatomy.json": "[3]"}, "anatomy.json"),
     ],
 )
-def test_a_folder_that_is_no_anatomy_is_refused_in_words(content, words, tmp_path):
+def test_a_folder_that_is_not_an_anatomy_is_rejected(content, words, tmp_path):
     image = sitk.GetImageFromArray(np.ones((4, 5, 6), np.uint8))
     for name, text in content.items():
         if text is None:
@@ -156,26 +156,26 @@ def test_a_folder_that_is_no_anatomy_is_refused_in_words(content, words, tmp_pat
         load_anatomy(tmp_path)
 
 
-def test_the_same_seed_paints_the_same_case_and_another_another(anatomy):
+def test_the_same_seed_gives_the_same_case_and_another_seed_another_case(anatomy):
     first, again, other = (paint_case(seed, [anatomy], GRID) for seed in (4, 4, 5))
     assert first.name == again.name
     assert np.array_equal(first.hu, again.hu) and np.array_equal(first.labels, again.labels)
     assert first.hu.shape != other.hu.shape or not np.array_equal(first.hu, other.hu)
 
 
-def test_an_anatomy_goes_to_another_process_and_paints_the_same_there(anatomy):
+def test_a_pickled_anatomy_gives_the_same_case(anatomy):
     sent = pickle.loads(pickle.dumps(anatomy))
     assert np.array_equal(paint_case(9, [sent], GRID).hu, paint_case(9, [anatomy], GRID).hu)
 
 
-def test_organs_that_the_label_map_lacks_are_unknown_and_not_painted(anatomy):
+def test_organs_missing_in_the_label_map_are_unannotated_and_not_rendered(anatomy):
     case = paint_case(1, [anatomy], GRID)
     assert case.unannotated == tuple(AMOS.by_key[key].label for key in LEFT_OUT)
     assert not np.isin(case.labels, case.unannotated).any()
 
 
-def test_labels_lie_where_the_image_shows_the_organ(anatomy):
-    """The liver's voxels are soft tissue, and a liver moved by two voxels would not fit its image as well."""
+def test_labels_agree_with_the_image(anatomy):
+    """The liver's voxels are soft tissue, and a liver shifted by two voxels does not fit the image as well."""
     liver = AMOS.by_key["liver"].label
     fits, shifted = [], []
     for seed in range(12):
@@ -204,7 +204,7 @@ def test_the_phase_shows_in_the_aorta_and_the_kidneys(anatomy):
     assert mean("portal_venous", "right_kidney") > mean("none", "right_kidney") + 60
 
 
-def test_the_right_stays_right(anatomy):
+def test_left_and_right_are_not_swapped(anatomy):
     for seed in range(5):
         labels = paint_case(seed, [anatomy], GRID).labels
         liver, spleen = (np.argwhere(labels == AMOS.by_key[key].label) for key in ("liver", "spleen"))
@@ -219,17 +219,17 @@ def test_the_case_follows_the_grids_orientation(anatomy):
     assert np.array_equal(lps.labels, ras.labels[:, ::-1, ::-1])
 
 
-def test_a_gallbladder_taken_out_is_neither_labelled_nor_seen(anatomy):
+def test_the_gallbladder_is_sometimes_removed(anatomy):
     label = AMOS.by_key["gallbladder"].label
     counts = [int((paint_case(seed, [anatomy], GRID).labels == label).sum()) for seed in range(40)]
     assert 1 <= sum(count == 0 for count in counts) <= 25
 
 
-def test_cases_are_kept_and_only_missing_ones_are_made_again(folder, tmp_path):
+def test_cases_are_cached_and_only_missing_ones_are_rendered_again(folder, tmp_path):
     source = Painted((LabelMapFolder(str(folder)),), 10, 3)
-    shares = []
-    first = source.cases(tmp_path, GRID, True, lambda share, text: shares.append(share))
-    assert shares == pytest.approx([1 / 3, 2 / 3, 1.0])
+    fractions = []
+    first = source.cases(tmp_path, GRID, True, lambda fraction, text: fractions.append(fraction))
+    assert fractions == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert all(case.labels is None for case in source.cases(tmp_path, GRID, False))
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("painted_*.npz")}
     next(tmp_path.rglob("painted_11.npz")).unlink()
@@ -241,7 +241,7 @@ def test_cases_are_kept_and_only_missing_ones_are_made_again(folder, tmp_path):
     assert [name for name in sorted(times) if kept[name] == times[name]] == ["painted_10.npz", "painted_12.npz"]
 
 
-def test_a_prepared_anatomy_is_read_from_the_cache_and_a_damaged_one_made_again(folder, anatomy, tmp_path):
+def test_a_prepared_anatomy_is_read_from_the_cache_and_a_damaged_one_is_replaced(folder, anatomy, tmp_path):
     made = load_anatomy(folder, cache=tmp_path)
     (file,) = tmp_path.iterdir()
     written = file.stat().st_mtime_ns
@@ -256,7 +256,7 @@ def test_a_prepared_anatomy_is_read_from_the_cache_and_a_damaged_one_made_again(
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "SRA"])
 @pytest.mark.parametrize("thick", [1.0, 8.0])
-def test_a_patch_is_what_the_case_holds_there_bit_for_bit(anatomy, orientation, thick):
+def test_a_patch_equals_the_same_part_of_the_case_bit_for_bit(anatomy, orientation, thick):
     renderer = Renderer([anatomy], (5.0, 6.0, 7.0), orientation)
     random = np.random.default_rng(0)
     for seed in range(3):
@@ -272,7 +272,7 @@ def test_a_patch_is_what_the_case_holds_there_bit_for_bit(anatomy, orientation, 
             assert torch.equal(patch.hu, case.hu[where]) and torch.equal(patch.labels, case.labels[where])
 
 
-def test_beyond_the_scan_end_slices_are_repeated_and_beside_it_is_air(anatomy, renderer):
+def test_end_slices_are_repeated_above_and_below_the_scan_and_beside_it_is_air(anatomy, renderer):
     recipe = draw_recipe(0, [anatomy])
     low, middle = recipe.field_of_view.start, anatomy.positions[AMOS.by_key["liver"].label].mean(axis=0)
     z = float(middle[2] - anatomy.center[2])
@@ -292,7 +292,7 @@ def test_beyond_the_scan_end_slices_are_repeated_and_beside_it_is_air(anatomy, r
     assert (patch.hu[outside] == -1024).all() and (patch.labels[outside] == 0).all()
 
 
-def test_a_recipe_is_plain_data_and_comes_back_from_json(anatomy, tmp_path):
+def test_a_recipe_survives_json(anatomy, tmp_path):
     for seed in range(20):
         recipe = draw_recipe(seed, [anatomy], partners={anatomy.name: ["another"]})
         assert recipe == draw_recipe(seed, [anatomy], partners={anatomy.name: ["another"]})
@@ -313,12 +313,12 @@ def test_a_recipe_is_plain_data_and_comes_back_from_json(anatomy, tmp_path):
         ({"appearance": None}, "recipe.appearance"),
     ],
 )
-def test_a_recipe_that_cannot_be_used_is_refused_in_one_line(anatomy, change, words):
+def test_an_invalid_recipe_is_rejected_with_the_reason(anatomy, change, words):
     with pytest.raises(UserError, match=words):
         Recipe.from_json({**draw_recipe(0, [anatomy]).to_json(), **change})
 
 
-def test_what_is_no_recipe_is_refused(anatomy, renderer, tmp_path):
+def test_other_data_and_recipes_of_unknown_label_maps_are_rejected(anatomy, renderer, tmp_path):
     for text in ("[1]", "{", '{"seed": 3}'):
         (tmp_path / "r.json").write_text(text, encoding="utf-8")
         with pytest.raises(UserError):
@@ -331,7 +331,7 @@ def test_what_is_no_recipe_is_refused(anatomy, renderer, tmp_path):
         renderer.render_case(toward)
 
 
-def test_the_sampler_draws_patches_of_ever_new_cts_and_the_same_from_the_same_seed(renderer):
+def test_the_sampler_draws_patches_of_new_cts_and_the_same_ones_for_the_same_seed(renderer):
     options = TrainingOptions(grid=GRID, patch=(16, 20, 24))
 
     def sampler():
@@ -367,7 +367,7 @@ def test_patches_show_small_organs_as_often_as_large_ones(renderer):
     assert (labels > 0).mean() > 1.5 * (np.asarray(anywhere) > 0).mean()
 
 
-def test_organs_are_found_where_the_body_has_them(anatomy, renderer):
+def test_positions_of_organs_are_found_in_the_body(anatomy, renderer):
     for seed in range(4):
         scene = renderer.prepare(draw_recipe(seed, [anatomy]))
         label = AMOS.by_key["liver"].label
@@ -380,7 +380,7 @@ def test_organs_are_found_where_the_body_has_them(anatomy, renderer):
 
 @pytest.fixture(scope="module")
 def other(anatomy) -> Anatomy:
-    """The same person with a map that shows other organs larger, to be registered to."""
+    """Another phantom to register to."""
     phantom = generate(8, spacing=(5.0, 5.0, 5.0))
     labels, hu = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(phantom.ct)
     labels[(labels == 0) & (hu > 300)] = 16
@@ -393,7 +393,7 @@ def warps(anatomy, other) -> dict[str, dict[str, Warp]]:
     return {anatomy.name: {other.name: register(anatomy, other).warp}}
 
 
-def test_a_registration_brings_organs_onto_each_other_without_folding(anatomy, other):
+def test_a_registration_increases_the_overlap_without_folding(anatomy, other):
     found = register(anatomy, other)
     assert found.after > found.before + 0.05
     vectors = np.moveaxis(found.warp.field.astype(np.float32), 0, -1)
@@ -401,8 +401,8 @@ def test_a_registration_brings_organs_onto_each_other_without_folding(anatomy, o
     assert jacobian(MOST_WEIGHT * vectors, found.warp.step).min() > 0
 
 
-def test_a_body_goes_toward_the_other_anatomy_as_far_as_it_is_blended(anatomy, other, warps):
-    """With all of the warp, the organs overlap the other's better than with none of it."""
+def test_a_body_changes_gradually_with_the_blending_weight(anatomy, other, warps):
+    """Half of the warp gives a body between the one without and the one with all of it."""
     renderer = Renderer([anatomy, other], (6.0, 6.0, 6.0), warps=warps)
     plain = draw_recipe(0, [anatomy], kind="trunk")
     view = FieldOfView((-180.0, -140.0, -250.0), (360.0, 280.0, 500.0))
@@ -420,24 +420,24 @@ def test_a_body_goes_toward_the_other_anatomy_as_far_as_it_is_blended(anatomy, o
     assert likeness(start, whole) < likeness(start, half) < 1.0
 
 
-def test_drawn_bodies_keep_plausible_organs_and_the_rest_are_drawn_again(anatomy, other, warps):
+def test_bodies_with_implausible_organs_are_drawn_again(anatomy, other, warps):
     renderer = Renderer([anatomy, other], GRID.spacing, warps=warps)
     recipes = [renderer.draw_recipe(seed, [anatomy.name]) for seed in range(8)]
     assert sum(bool(recipe.deformation.blend) for recipe in recipes) >= 3
-    # A warp that turns everything inside out can only be refused.
+    # A warp that turns everything inside out must be rejected.
     absurd = Warp(np.zeros_like(warps[anatomy.name][other.name].field), 10.0, (0.0, 0.0, 0.0))
     x = np.arange(absurd.field.shape[3]) * 10.0
-    # From the least weight of 0.2 on, left is right.
+    # From the lowest weight of 0.2 on, it swaps left and right.
     absurd.field[0] = (x.mean() - x) * 8
     refusing = Renderer([anatomy, other], GRID.spacing, warps={anatomy.name: {other.name: absurd}})
     assert not any(refusing.draw_recipe(seed, [anatomy.name]).deformation.blend for seed in range(8))
-    # An anatomy kept apart does not leak in by its warps.
+    # An anatomy that is not given does not leak in through its warps.
     apart = Renderer([anatomy], GRID.spacing, warps=warps)
     assert not any(apart.draw_recipe(seed).deformation.blend for seed in range(8))
 
 
 @pytest.mark.slow
-def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder, dca, tmp_path):
+def test_the_command_registers_every_pair_once_and_renders_blended_bodies(folder, dca, tmp_path):
     twin = tmp_path / "twin"
     twin.mkdir()
     for path in folder.iterdir():
@@ -470,8 +470,8 @@ def test_the_command_registers_every_pair_once_and_paints_bodies_between(folder,
     assert dca("synthesize", folder, "--warps", warps, "-o", tmp_path / "damaged").code == 2
 
 
-def test_two_label_maps_of_one_name_and_structures_nobody_knows_are_said(anatomy, folder, dca, tmp_path):
-    with pytest.raises(UserError, match="called"):
+def test_duplicate_names_are_rejected_and_unknown_structures_reported(anatomy, folder, dca, tmp_path):
+    with pytest.raises(UserError, match="Two label maps have the name"):
         Renderer([anatomy, anatomy], GRID.spacing)
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -483,7 +483,7 @@ def test_two_label_maps_of_one_name_and_structures_nobody_knows_are_said(anatomy
     assert "pancreas" in record["unknown"]
 
 
-def test_cases_between_label_maps_come_from_a_source_with_registrations(anatomy, folder, warps, tmp_path):
+def test_a_source_ignores_registrations_to_label_maps_that_it_does_not_have(anatomy, folder, warps, tmp_path):
     for name, warp in warps[anatomy.name].items():
         write_warp(warp, tmp_path / warp_name(anatomy.name, name))
     source = Painted((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
@@ -498,7 +498,7 @@ def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):
         RecipeSampler(renderer, options, np.random.default_rng(0))
 
 
-def test_random_numbers_depend_on_their_place_alone():
+def test_random_numbers_depend_only_on_position():
     cpu = torch.device("cpu")
     axes = [np.arange(-20, 30), np.arange(40), np.arange(100, 150)]
     whole = normal(3, axes, cpu)
@@ -508,7 +508,7 @@ def test_random_numbers_depend_on_their_place_alone():
     assert abs(float(np.corrcoef(normal(4, axes, cpu).ravel(), whole.ravel())[0, 1])) < 0.02
 
 
-def test_a_convex_hull_holds_its_mask_and_knows_distances():
+def test_a_convex_hull_contains_its_mask_and_gives_distances():
     mask = np.zeros((1, 30, 40), bool)
     mask[0, 5:15, 10:21] = True
     mask[0, 8:11, 12:15] = False
@@ -518,7 +518,7 @@ def test_a_convex_hull_holds_its_mask_and_knows_distances():
     assert distance[0, 9, 25] == pytest.approx(10.0, abs=1e-4)
 
 
-def test_smooth_noise_has_the_spread_and_the_length_it_is_asked_for():
+def test_smooth_noise_has_the_requested_sd_and_length():
     axes = [np.arange(60) * 2.0 for _ in range(3)]
     field = smooth_noise(0, axes, 10.0, torch.device("cpu"))[0].numpy()
     assert abs(float(field.mean())) < 0.1
@@ -532,7 +532,7 @@ def test_smooth_noise_has_the_spread_and_the_length_it_is_asked_for():
     assert np.array_equal(part, field[20:30, 5:6, 11:])
 
 
-def test_the_command_writes_a_case_to_look_at(folder, dca, tmp_path):
+def test_the_command_writes_a_case(folder, dca, tmp_path):
     out = tmp_path / "painted"
     run = dca("synthesize", folder, "--seed", 3, "--phase", "arterial", "--spacing", "6,6,6", "-o", out)
     assert run.code == 0, run.err
@@ -558,7 +558,7 @@ def test_small_organs_of_the_real_label_maps_survive_at_3_mm():
         labels = paint_case(seed, anatomies, grid).labels
         for organ in AMOS:
             inside = np.argwhere(labels == organ.label)
-            # An organ that the scan's range cuts has no volume.
+            # Organs that the scan cuts off do not count.
             if len(inside) and inside[:, 0].min() > 0 and inside[:, 0].max() < len(labels) - 1:
                 volumes[organ.label].append(len(inside) * 0.027)
     for organ in AMOS:
@@ -567,7 +567,7 @@ def test_small_organs_of_the_real_label_maps_survive_at_3_mm():
             assert 0.8 * low < np.median(volumes[organ.label]) < high, organ.key
 
 
-def test_painted_cts_are_labelled_cases_beside_those_of_a_list(dca, folder, coarse_phantom, tmp_path):
+def test_synthetic_cts_are_labeled_cases_in_addition_to_those_of_a_list(dca, folder, coarse_phantom, tmp_path):
     listed = tmp_path / "list.json"
     ct = {"image": str(coarse_phantom / "ct.nii.gz")}
     truth = {**ct, "label": str(coarse_phantom / "labels.nii.gz")}
@@ -578,8 +578,8 @@ def test_painted_cts_are_labelled_cases_beside_those_of_a_list(dca, folder, coar
     trained = dca("train", "-o", out, *maps, "--data", listed, "--unlabelled", 1, *tiny, "--validate-every", 2)
     assert trained.code == 0, trained.err
     assert dca("bundle", "export", out, "-o", tmp_path / "model").code == 0
-    told = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]["training_data"]
-    assert [(one["labelled"], one["unlabelled"], one["licence"]) for one in told] == [
+    training_data = json.loads((tmp_path / "model" / "configs" / "metadata.json").read_text())["dca"]["training_data"]
+    assert [(one["labelled"], one["unlabelled"], one["licence"]) for one in training_data] == [
         (2, 0, "CC0-1.0"),
         (0, 1, "Apache-2.0"),
     ]

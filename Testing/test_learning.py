@@ -156,7 +156,7 @@ def test_without_held_out_cases_nothing_is_compared(dca, run, small_bundle, tmp_
     record["cohort"]["validation"] = []
     (run / "run.json").write_text(json.dumps(record))
     refused = dca("bundle", "export", run, "-o", tmp_path / "out", "--better-than", small_bundle)
-    assert refused.code == 2 and "no held-out case" in refused.err
+    assert refused.code == 2 and "no held-out cases" in refused.err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Metrics: against cases counted by hand, and against MedPy and DeepMind's surface-distance."""
+"""Metrics, compared with cases computed by hand, with MedPy and with DeepMind's surface-distance."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def blobs(seed: int) -> np.ndarray:
     z, y, x = np.mgrid[0:20, 0:26, 0:30]
     labels = np.zeros(z.shape, np.uint8)
     for label, center, radius in ((1, (9, 9, 9), 7), (2, (10, 16, 18), 6), (3, (0, 3, 25), 4)):
-        place = np.array(center) + generator.integers(-1, 2, 3)
-        distance = np.sqrt((z - place[0]) ** 2 + (y - place[1]) ** 2 + (x - place[2]) ** 2)
+        shifted = np.array(center) + generator.integers(-1, 2, 3)
+        distance = np.sqrt((z - shifted[0]) ** 2 + (y - shifted[1]) ** 2 + (x - shifted[2]) ** 2)
         labels[distance + generator.normal(0, 0.4, z.shape) < radius] = label
     return labels
 
 
-def test_a_shifted_slab_has_the_distances_one_counts_by_hand():
-    """Two plates of one voxel's thickness, 2 slices of 3 mm apart: every surface voxel is 6 mm from the other."""
-    here, there = box((4, 5), (3, 9), (3, 11)), box((6, 7), (3, 9), (3, 11))
-    scores = measure(here, there, SPACING, 1, ALL, tolerance_mm=5.9)
+def test_a_shifted_slab_has_the_distances_computed_by_hand():
+    """Two plates, one voxel thick, 2 slices of 3 mm apart: every surface voxel is 6 mm from the other plate."""
+    lower, upper = box((4, 5), (3, 9), (3, 11)), box((6, 7), (3, 9), (3, 11))
+    scores = measure(lower, upper, SPACING, 1, ALL, tolerance_mm=5.9)
     assert scores["dice"][0] == 0.0
     assert scores["asd"][0] == pytest.approx(6.0) and scores["hd95"][0] == pytest.approx(6.0)
     assert scores["asd_voxel"][0] == pytest.approx(2.0)
@@ -48,11 +48,11 @@ def test_dice_of_half_a_box_is_two_thirds():
 
 
 def test_the_one_way_distance_does_not_see_what_is_missing():
-    """A plate that is the left half of the true plate: its own surface lies on the truth's, the reverse does not."""
+    """A plate that is the left half of the true plate: its surface is part of the truth's, but not the reverse."""
     left, whole = box((4, 5), (3, 9), (2, 6)), box((4, 5), (3, 9), (2, 10))
     scores = measure(left, whole, SPACING, 1, ALL)
     assert scores["asd_voxel"][0] == 0.0
-    # Of 24 + 48 surface voxels, four columns of 6 are 1, 2, 3 and 4 voxels of 0.8 mm away.
+    # Of 24 + 48 surface voxels, four columns of 6 voxels are 1, 2, 3 and 4 voxels of 0.8 mm away.
     assert scores["asd"][0] == pytest.approx(6 * (1 + 2 + 3 + 4) * 0.8 / 72)
     assert measure(whole, left, SPACING, 1, ALL)["asd_voxel"][0] == pytest.approx(6 * 10 / 48)
 
@@ -66,7 +66,7 @@ def test_equal_maps_are_perfect_and_normalized_surface_dice_grows_with_its_toler
 
 
 @pytest.mark.parametrize("seed", [2, 3])
-def test_dice_and_surface_distances_are_those_of_medpy(seed):
+def test_dice_and_surface_distances_agree_with_medpy(seed):
     from medpy.metric import binary
 
     predicted, truth = blobs(seed), blobs(1)
@@ -75,7 +75,7 @@ def test_dice_and_surface_distances_are_those_of_medpy(seed):
         one, other = predicted == label, truth == label
         assert scores["dice"][label - 1] == pytest.approx(binary.dc(one, other))
         assert scores["asd_voxel"][label - 1] == pytest.approx(binary.asd(one, other), rel=1e-5)
-        # MedPy's assd is the mean of two means, ours weighs every surface voxel alike.
+        # MedPy's assd is the mean of two means; ours weights every surface voxel equally.
         surfaces = [
             np.asarray(binary.__surface_distances(*sides, SPACING, 1)) for sides in ((one, other), (other, one))
         ]
@@ -84,7 +84,7 @@ def test_dice_and_surface_distances_are_those_of_medpy(seed):
 
 
 @pytest.mark.parametrize("tolerance", [1.0, 2.0])
-def test_normalized_surface_dice_is_that_of_surface_distance(tolerance):
+def test_normalized_surface_dice_agrees_with_surface_distance(tolerance):
     import surface_distance
 
     predicted, truth = blobs(2), blobs(1)
@@ -104,7 +104,7 @@ def test_normalized_surface_dice_is_that_of_surface_distance(tolerance):
         ("galoss_validation", {"dice": 0.0, "asd_voxel": 0.0}, {"dice": 0.0, "asd_voxel": 0.0}),
     ],
 )
-def test_an_organ_that_is_missing_gets_what_the_policy_says(policy, both, one):
+def test_a_missing_organ_gets_the_scores_of_the_policy(policy, both, one):
     predicted, truth = blobs(1), blobs(2)
     truth[truth == 2] = 0
     predicted[predicted == 3] = 0
@@ -117,7 +117,7 @@ def test_an_organ_that_is_missing_gets_what_the_policy_says(policy, both, one):
     assert 0 < scores["dice"][0] < 1 and scores["asd_voxel"][0] > 0
 
 
-def test_a_prediction_of_nothing_is_perfect_in_distance_to_galoss_validation_only():
+def test_only_galoss_validation_gives_an_empty_prediction_a_perfect_distance():
     nothing, truth = np.zeros_like(blobs(1)), blobs(1)
     distances = {
         name: measure(nothing, truth, SPACING, 3, ALL, policy)["asd_voxel"] for name, policy in POLICIES.items()
@@ -125,7 +125,7 @@ def test_a_prediction_of_nothing_is_perfect_in_distance_to_galoss_validation_onl
     assert (distances["galoss_validation"] == 0).all() and (distances["galoss"] == 128).all()
 
 
-def test_unknown_names_are_refused_with_those_there_are():
+def test_unknown_names_are_rejected_with_the_known_ones():
     with pytest.raises(UserError, match="leave_out, dhc"):
         policy_named("strict")
     with pytest.raises(UserError, match="dice, asd"):

@@ -1,4 +1,4 @@
-"""The phantom as a scan: the same person on any grid, in any phase, with honest geometry, noise and labels."""
+"""The phantom as a scan: the same person on any grid and in any phase, with correct geometry, noise and labels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def scan(**options: object) -> Phantom:
 
 
 def hu_inside(phantom: Phantom, key: str) -> np.ndarray:
-    """CT numbers of an organ's voxels that touch no other voxel."""
+    """CT numbers of an organ's voxels whose face neighbors are all in the organ."""
     inside = sitk.GetArrayViewFromImage(phantom.labels) == AMOS.by_key[key].label
     for axis in range(3):
         inside = inside & np.roll(inside, 1, axis) & np.roll(inside, -1, axis)
@@ -39,7 +39,7 @@ def centroid(phantom: Phantom, key: str) -> np.ndarray:
     return np.array(shape.GetCentroid(AMOS.by_key[key].label))
 
 
-def test_ct_and_labels_share_one_grid_and_have_the_promised_types() -> None:
+def test_ct_and_labels_share_a_grid_and_have_the_documented_types() -> None:
     phantom = scan()
 
     assert phantom.ct.GetPixelID() == sitk.sitkInt16
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_voxels() -> None:
 
 
 @pytest.mark.parametrize(("orientation", "spacing"), [("LPS", (6.0, 6.0, 6.0)), ("SAL", (8.0, 6.0, 7.0))])
-def test_axes_run_where_the_orientation_says_and_the_person_stays(orientation: str, spacing: tuple) -> None:
+def test_axes_follow_the_orientation_and_the_person_stays_the_same(orientation: str, spacing: tuple) -> None:
     phantom = scan(orientation=orientation, spacing=spacing)
 
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(phantom.ct.GetDirection())
@@ -81,7 +81,7 @@ def test_a_tilted_scan_has_oblique_axes_and_the_same_person() -> None:
 
 
 def test_a_finer_scan_shows_the_same_person_in_more_detail() -> None:
-    """Voxels twice as long along one axis are sampled and labelled another way; their labels must not differ."""
+    """Voxels that are longer along one axis are sampled and labeled in another way, but with the same labels."""
     fine = scan(spacing=(6.0, 6.0, 3.0))
     coarse = scan()
 
@@ -92,7 +92,7 @@ def test_a_finer_scan_shows_the_same_person_in_more_detail() -> None:
     assert same[organs].mean() > 0.93
 
 
-def test_labels_of_thick_slices_are_those_of_the_voxel_centers() -> None:
+def test_labels_of_thick_slices_are_taken_at_the_voxel_centers() -> None:
     """Thick slices are sampled three times per voxel for the CT; the labels are those of the middle samples."""
     anatomy = Anatomy.of(scan().person)
     grid = Scan.around(anatomy, (6.0, 6.0, 18.0), "RAS", 0.0)
@@ -110,7 +110,7 @@ def test_labels_of_thick_slices_are_those_of_the_voxel_centers() -> None:
         ("portal_venous", {"liver": (95, 135), "aorta": (125, 185), "left_kidney": (140, 220), "spleen": (105, 150)}),
     ],
 )
-def test_organs_enhance_as_their_phase_says(phase: str, ranges: dict[str, tuple[float, float]]) -> None:
+def test_organs_enhance_according_to_the_phase(phase: str, ranges: dict[str, tuple[float, float]]) -> None:
     for key, (low, high) in ranges.items():
         assert low < np.median(hu_inside(scan(phase=phase), key)) < high, key
 
@@ -132,7 +132,7 @@ def test_the_body_has_air_fat_soft_tissue_bone_and_lung() -> None:
     assert 0.005 < share["bone"] < 0.08
 
 
-def test_noise_has_the_asked_standard_deviation_and_leaves_the_labels_alone() -> None:
+def test_noise_has_the_given_standard_deviation_and_does_not_change_the_labels() -> None:
     clean, noisy = scan(), scan(noise_hu=15.0)
     difference = sitk.GetArrayFromImage(noisy.ct).astype(float) - sitk.GetArrayFromImage(clean.ct)
     inside = sitk.GetArrayViewFromImage(clean.ct) > -900  # air is cut off at -1024
@@ -150,12 +150,12 @@ def test_noise_of_fine_voxels_is_correlated() -> None:
     assert along_x > 0.4
 
 
-def test_progress_runs_to_the_end_and_a_cancelled_phantom_is_not_made() -> None:
-    told: list[float] = []
-    generate(SEED, spacing=(8, 8, 8), progress=lambda fraction, _: told.append(fraction))
+def test_progress_reaches_the_end_and_generation_can_be_canceled() -> None:
+    reported: list[float] = []
+    generate(SEED, spacing=(8, 8, 8), progress=lambda fraction, _: reported.append(fraction))
 
-    assert told == sorted(told)
-    assert told[-1] == 1.0
+    assert reported == sorted(reported)
+    assert reported[-1] == 1.0
     with pytest.raises(Cancelled):
         generate(SEED, spacing=(8, 8, 8), cancelled=lambda: True)
 
@@ -171,6 +171,6 @@ def test_progress_runs_to_the_end_and_a_cancelled_phantom_is_not_made() -> None:
         ({"seed": -1}, "seed"),
     ],
 )
-def test_arguments_that_make_no_scan_are_refused(options: dict, message: str) -> None:
+def test_invalid_arguments_are_rejected(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(**{"seed": SEED, **options})

@@ -1,4 +1,4 @@
-"""The people the phantom draws: all organs there, of human size, each where it belongs."""
+"""The anatomy of phantoms: all organs are present, of human size, and in the right place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcaseg.synthesis.phantom.person import Person
 LEFT, BACK, UP = 0, 1, 2
 SEEDS = (1, 2, 12)
 
-# Mean volumes in ml of adults (male, female) by Geraghty 2004 (liver to pancreas) and ICRP 89 (stomach).
+# Mean volumes in ml of adults (male, female) from Geraghty 2004 (liver to pancreas) and ICRP 89 (stomach).
 PRIORS = {
     "liver": (1710, 1411),
     "spleen": (238, 180),
@@ -29,7 +29,7 @@ PRIORS = {
 
 @dataclass(frozen=True)
 class Scanned:
-    """Organs of one phantom as clouds of points (mm; left, back, up)."""
+    """Organs of a phantom as point clouds (mm; left, back, up)."""
 
     person: Person
     points: dict[str, np.ndarray]
@@ -53,7 +53,7 @@ def scanned(seed: int, spacing: tuple[float, float, float] = (4.0, 4.0, 4.0)) ->
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_organ_is_there_in_an_adult_size(seed: int) -> None:
+def test_every_organ_is_present_in_adult_size(seed: int) -> None:
     for organ in AMOS:
         low, high = organ.volume_ml
         assert low <= scanned(seed).volume_ml(organ.key) <= high, organ.key
@@ -63,7 +63,7 @@ def test_every_organ_is_there_in_an_adult_size(seed: int) -> None:
 def test_organs_have_the_volume_drawn_for_the_person(seed: int) -> None:
     person = scanned(seed)
     for organ in AMOS:
-        # Sampling at 4 mm leaves an organ of 5 ml some 12 % of error.
+        # Sampling at 4 mm gives an error of about 12 % for an organ of 5 ml.
         tolerance = 0.15 if organ.key.endswith("adrenal_gland") else 0.08
         assert person.volume_ml(organ.key) == pytest.approx(person.person.volumes_ml[organ.key], rel=tolerance), (
             organ.key
@@ -90,8 +90,8 @@ def test_organs_are_in_one_piece(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_paired_and_one_sided_organs_lie_on_their_side(seed: int) -> None:
-    """Left and right by physical coordinates, x towards the person's left."""
+def test_organs_are_on_the_correct_side(seed: int) -> None:
+    """Left and right by physical coordinates, with x toward the person's left."""
     left = {key: points.mean(axis=0)[LEFT] for key, points in scanned(seed).points.items()}
 
     for key in ("liver", "gallbladder", "right_kidney", "right_adrenal_gland", "inferior_vena_cava"):
@@ -103,7 +103,7 @@ def test_paired_and_one_sided_organs_lie_on_their_side(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_organs_of_the_upper_abdomen_lie_as_in_people(seed: int) -> None:
+def test_organs_of_the_upper_abdomen_are_arranged_as_in_people(seed: int) -> None:
     person = scanned(seed)
     center = person.center
 
@@ -120,7 +120,7 @@ def test_organs_of_the_upper_abdomen_lie_as_in_people(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_esophagus_runs_down_before_the_aorta_into_the_stomach(seed: int) -> None:
+def test_esophagus_runs_in_front_of_the_aorta_into_the_stomach(seed: int) -> None:
     points = scanned(seed).points
     esophagus, aorta, stomach = points["esophagus"], points["aorta"], points["stomach"]
     for height in np.unique(esophagus[:, UP])[5:]:
@@ -132,7 +132,7 @@ def test_esophagus_runs_down_before_the_aorta_into_the_stomach(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_duodenum_goes_round_the_head_of_the_pancreas(seed: int) -> None:
+def test_duodenum_surrounds_the_head_of_the_pancreas(seed: int) -> None:
     points = scanned(seed).points
     duodenum, pancreas = points["duodenum"], points["pancreas"]
     head = pancreas[pancreas[:, LEFT] < np.percentile(pancreas[:, LEFT], 25)]
@@ -145,7 +145,7 @@ def test_duodenum_goes_round_the_head_of_the_pancreas(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_prostate_lies_below_the_bladder_and_uterus_behind_it(seed: int) -> None:
+def test_prostate_is_below_the_bladder_and_uterus_behind_it(seed: int) -> None:
     person = scanned(seed)
     bladder, gland = person.center("bladder"), person.center("prostate_uterus")
     others = [person.points[o.key][:, UP].min() for o in AMOS if o.key not in ("bladder", "prostate_uterus")]
@@ -157,7 +157,7 @@ def test_prostate_lies_below_the_bladder_and_uterus_behind_it(seed: int) -> None
         assert gland[BACK] > bladder[BACK]
 
 
-def test_the_seeds_of_these_tests_are_of_both_sexes_and_different_builds() -> None:
+def test_the_seeds_of_these_tests_cover_both_sexes_and_different_builds() -> None:
     people = [scanned(seed).person for seed in SEEDS]
 
     assert {person.sex for person in people} == {"male", "female"}
@@ -165,7 +165,7 @@ def test_the_seeds_of_these_tests_are_of_both_sexes_and_different_builds() -> No
 
 
 @pytest.mark.parametrize(("sex", "column"), [("male", 0), ("female", 1)])
-def test_the_people_are_as_the_priors_on_average(sex: str, column: int) -> None:
+def test_mean_volumes_agree_with_the_priors(sex: str, column: int) -> None:
     people = [person for person in map(Person.draw, range(400)) if person.sex == sex]
 
     assert 150 < len(people) < 250

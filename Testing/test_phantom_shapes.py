@@ -1,4 +1,4 @@
-"""The parts phantoms are made of: distances to shapes, boundaries that share voxels, the bend of the body."""
+"""The parts of phantoms: distances to shapes, partial volume at boundaries, and posture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dcaseg.synthesis.phantom.body import Body
 from dcaseg.synthesis.phantom.materials import Canvas, Hollow, Solid
 from dcaseg.synthesis.phantom.person import Contrast, Person, Posture
 from dcaseg.synthesis.phantom.shapes import MARGIN, Capsule, Ellipsoid, smooth_minimum, tube
-from dcaseg.synthesis.phantom.structure import Block, Structure, nothing_yet, place
+from dcaseg.synthesis.phantom.structure import Block, Structure, empty_distance, place
 
 CUBE = ((-60.0, -60.0, -60.0), (60.0, 60.0, 60.0))
 
@@ -30,11 +30,11 @@ def test_distance_to_a_sphere_is_exact(cube: Block) -> None:
     distance = Ellipsoid((5, 0, 0), (20, 20, 20))(cube.x, cube.y, cube.z)
 
     expected = np.sqrt((cube.x - 5) ** 2 + cube.y**2 + cube.z**2) - 20
-    far = expected > -15  # near the center the first-order distance has no gradient to go by
+    far = expected > -15  # the first-order distance has no gradient near the center
     assert np.allclose(distance[far], expected[far], atol=1e-3)
 
 
-def test_distance_to_a_turned_ellipsoid_is_zero_on_its_surface() -> None:
+def test_distance_to_a_rotated_ellipsoid_is_zero_on_its_surface() -> None:
     ellipsoid = Ellipsoid((0, 0, 0), (10, 20, 30), (0, 0, 90))
 
     tips = np.array([[20.0, 0, 0], [0, 10, 0], [0, 0, 30]], dtype=np.float32)
@@ -53,7 +53,7 @@ def test_distance_to_a_capsule_is_exact(cube: Block) -> None:
     [Ellipsoid((3, 4, 5), (10, 20, 30), (20, 30, 40)), Capsule((-10, 0, 5), (15, 10, -5), 6, 12, flatness=1.5)],
     ids=["ellipsoid", "capsule"],
 )
-def test_the_box_of_a_shape_holds_all_that_is_near_it(shape: Ellipsoid | Capsule, cube: Block) -> None:
+def test_the_box_of_a_shape_contains_all_points_near_it(shape: Ellipsoid | Capsule, cube: Block) -> None:
     near = shape(cube.x, cube.y, cube.z) < 0.75 * MARGIN
     low, high = shape.box
 
@@ -94,8 +94,8 @@ def test_a_fillet_only_adds_to_a_union() -> None:
     assert rounded[0] == -10
 
 
-def test_a_later_structure_leaves_the_fat_plane_to_an_earlier_one(cube: Block) -> None:
-    occupied = nothing_yet(cube)
+def test_a_later_structure_leaves_a_fat_plane_to_an_earlier_one(cube: Block) -> None:
+    occupied = empty_distance(cube)
     free = {"wall_gap": None, "diaphragm_gap": None, "material": Solid("liver")}
     first = Structure("first", (Ellipsoid((-10, 0, 0), (20, 20, 20)),), **free)  # type: ignore[arg-type]
     second = Structure("second", (Ellipsoid((10, 0, 0), (20, 20, 20)),), gap=4.0, **free)  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def test_a_later_structure_leaves_the_fat_plane_to_an_earlier_one(cube: Block) -
     assert to_first[inside[1]].min() > 3.9
 
 
-def test_a_voxel_on_a_boundary_gets_its_share_of_both_sides(person: Person) -> None:
+def test_a_voxel_on_a_boundary_gets_a_mixture_of_both_sides(person: Person) -> None:
     contrast = Contrast.of(person, "portal_venous")
     hu = np.full(5, -100.0, dtype=np.float32)
     distance = np.array([-4.0, -1.0, 0.0, 1.0, 4.0], dtype=np.float32)
@@ -135,7 +135,7 @@ def test_gas_rises_to_the_front_of_a_hollow_organ(person: Person) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_bend_of_the_body_never_folds_it_and_its_volume_factor_is_right(seed: int) -> None:
+def test_posture_never_folds_the_body_and_its_volume_factor_is_correct(seed: int) -> None:
     posture = Posture.of(Person.draw(seed))
     axis = np.linspace(-150, 150, 7)
     x, y, z = np.meshgrid(axis, axis, axis)

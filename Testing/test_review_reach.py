@@ -1,4 +1,4 @@
-"""Measuring where the review leads: the counts, the orders, the cases, the command."""
+"""Evaluation of the review: its counts, orders and cases, and the command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from test_review import GRID, LIVER, SPLEEN, body, evidence_of, make_review, mea
 
 
 def case():
-    """A result with an island of the liver that is wrong and a spleen that is right but doubtful, and its truth."""
+    """A result with a wrong island of the liver and a correct but uncertain spleen, and its truth."""
     labels = body()
     labels[12:14, 24:28, 10:14] = SPLEEN
     truth = labels.copy()
@@ -47,32 +47,32 @@ def rows_of(result, truth, first=(1, 2), **options):
     return {(row.order, row.first): row for row in rows}
 
 
-def test_what_the_first_places_hold_is_counted_for_every_order():
+def test_errors_in_the_first_findings_are_counted_for_every_order():
     rows = rows_of(*case())
     assert {order for order, _ in rows} == set(ORDERS)
-    assert rows["review", 1].errors == 1.0, "all that is wrong is the island, and it comes first"
+    assert rows["review", 1].errors == 1.0, "the island is the only error, and it comes first"
     assert rows["review", 1].gross == 1.0
     assert rows["review", 1].ml == pytest.approx(4 * 8), "the island"
-    assert rows["size", 1].errors == 0.0, "the spleen's place is larger"
+    assert rows["size", 1].errors == 0.0, "the spleen's finding is larger"
     assert rows["random", 1].errors == pytest.approx(0.5, abs=0.1)
     assert all(rows[order, 2].errors == 1.0 for order in ("review", "size", "random", "entropy, same places"))
 
 
-def test_the_same_volume_is_a_budget_that_counts_a_place_in_part():
+def test_the_volume_budget_counts_findings_in_part():
     rows = rows_of(*case())
-    # The review's first place has 4 voxels, the spleen's more: by size, a part of that is looked at.
+    # The review's first finding has 4 voxels. The spleen's has more, so by size only a part of it is checked.
     assert rows["size", 1].same_ml_errors == 0.0
-    # In as many ml as both places have lie both of them, whatever the order.
+    # The volume of both findings includes both of them in any order.
     assert rows["size", 2].same_ml_errors == pytest.approx(1.0)
 
 
-def test_errors_about_organs_that_the_truth_does_not_tell_of_do_not_count():
+def test_errors_of_unannotated_organs_do_not_count():
     result, truth = case()
     rows = rows_of(result, truth, known=[SPLEEN])
-    assert np.isnan(rows["review", 1].errors), "there is nothing wrong with the spleen"
+    assert np.isnan(rows["review", 1].errors), "the spleen has no errors"
 
 
-def test_a_border_one_voxel_off_is_an_error_but_no_gross_one():
+def test_a_border_that_is_off_by_one_voxel_is_not_a_gross_error():
     result, _ = case()
     array = sitk.GetArrayFromImage(result.labels)
     moved = np.roll(array, 1, axis=0)
@@ -81,7 +81,7 @@ def test_a_border_one_voxel_off_is_an_error_but_no_gross_one():
     assert counted.of_review().gross.sum() == 0
 
 
-def test_wrongly_segmented_organs_are_those_with_a_low_dice():
+def test_wrongly_segmented_organs_have_a_low_dice():
     result, truth = case()
     lost = sitk.GetArrayFromImage(truth)
     lost[lost == SPLEEN] = 0
@@ -90,13 +90,13 @@ def test_wrongly_segmented_organs_are_those_with_a_low_dice():
     assert counted.of_review().organ_errors["spleen"].sum() == 32
 
 
-def test_a_result_without_review_is_refused():
+def test_a_result_without_review_is_rejected():
     result, truth = case()
     with pytest.raises(ValueError, match="review"):
         TruthOfCase("case", replace(result, review=None), truth, AMOS)
 
 
-def test_the_people_are_unlike_those_of_the_training_and_tuning_is_kept_apart_from_reporting():
+def test_phantoms_differ_from_training_and_tuning_seeds_from_reporting_seeds():
     scans = [draw_odd_scan(REPORT_SEEDS + index) for index in range(40)]
     usual = [training_phantoms.draw_acquisition(seed) for seed in range(200)]
     assert min(scan.noise_hu for scan in scans) > max(scan.noise_hu for scan in usual)
@@ -108,11 +108,11 @@ def test_the_people_are_unlike_those_of_the_training_and_tuning_is_kept_apart_fr
     assert min(abs(a - b) for a in seeds for b in seeds if a != b) >= 100_000
 
 
-def test_a_phantom_can_lack_organs_and_is_else_the_same_person():
+def test_a_phantom_with_missing_organs_is_otherwise_the_same_person():
     whole = generate(5, spacing=(8.0, 8.0, 8.0))
     without = generate(5, spacing=(8.0, 8.0, 8.0), missing=("spleen", "left_kidney"))
     before, after = (
-        np.bincount(sitk.GetArrayFromImage(each.labels).ravel(), minlength=16) for each in (whole, without)
+        np.bincount(sitk.GetArrayFromImage(phantom.labels).ravel(), minlength=16) for phantom in (whole, without)
     )
     assert after[AMOS.by_key["spleen"].label] == after[AMOS.by_key["left_kidney"].label] == 0
     assert before[AMOS.by_key["spleen"].label] > 0
@@ -121,7 +121,7 @@ def test_a_phantom_can_lack_organs_and_is_else_the_same_person():
         generate(5, missing=("heart",))
 
 
-def test_label_maps_of_other_programs_are_read_by_the_names_of_their_labels(tmp_path):
+def test_label_maps_of_other_programs_are_read_by_label_name(tmp_path):
     path = tmp_path / "table.tsv"
     path.write_text("id\tname\n2\tkidney_right\n5\tliver\n9\tfemur_left\n104\turinary_bladder\n")
     table = read_table(path, AMOS)
@@ -129,11 +129,11 @@ def test_label_maps_of_other_programs_are_read_by_the_names_of_their_labels(tmp_
     image = sitk.GetImageFromArray(np.array([[[0, 2, 5, 9, 104]]], np.uint8))
     assert sitk.GetArrayFromImage(translated(image, table)).tolist() == [[[0, 2, 6, 0, 14]]]
     path.write_text("number,organ\n1,liver\n")
-    with pytest.raises(UserError, match="no table of labels"):
+    with pytest.raises(UserError, match="is not a table of labels"):
         read_table(path, AMOS)
 
 
-def test_the_command_measures_a_labelled_ct(dca, small_bundle, coarse_phantom, tmp_path):
+def test_the_command_evaluates_a_labeled_ct(dca, small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "reach"
     files = ("--ct", coarse_phantom / "ct.nii.gz", "--labels", coarse_phantom / "labels.nii.gz")
     run = dca("evaluate-review", "--bundle", small_bundle, *files, "-o", out)
@@ -145,25 +145,25 @@ def test_the_command_measures_a_labelled_ct(dca, small_bundle, coarse_phantom, t
     with (out / "reach.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     shares = [float(row["errors"]) for row in rows if row["order"] == "review"]
-    assert shares == sorted(shares), "more places reach no less"
+    assert shares == sorted(shares), "more findings never reach less"
     assert float(rows[0]["errors"]) == shares[0]
 
 
-def test_the_command_measures_the_labelled_cases_of_a_list(dca, small_bundle, coarse_phantom, tmp_path):
+def test_the_command_evaluates_the_labeled_cases_of_a_list(dca, small_bundle, coarse_phantom, tmp_path):
     entry = {"image": str(coarse_phantom / "ct.nii.gz"), "label": str(coarse_phantom / "labels.nii.gz")}
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps({"training": [], "validation": [{**entry, "unknown": [1], "label_map": {"6": 6}}]}))
-    given = ("evaluate-review", "--bundle", small_bundle, "--data", listed)
-    run = dca(*given, "--group", "validation", "-o", tmp_path / "out")
+    command = ("evaluate-review", "--bundle", small_bundle, "--data", listed)
+    run = dca(*command, "--group", "validation", "-o", tmp_path / "out")
     assert run.code == 0, run.err
     (case,) = json.loads((tmp_path / "out" / "reach.json").read_text())["cases"]
     assert case["case"].endswith("/ct.nii.gz")
-    assert "spleen" not in case["wrong_organs"], "nobody knows where it is"
-    assert "no labelled case" in dca(*given, "-o", tmp_path / "none").err
-    assert "measured apart" in dca(*given, "--phantoms", 1, "-o", tmp_path / "none").err
+    assert "spleen" not in case["wrong_organs"], "it is not annotated"
+    assert "no labelled case" in dca(*command, "-o", tmp_path / "none").err
+    assert "measured apart" in dca(*command, "--phantoms", 1, "-o", tmp_path / "none").err
 
 
-def test_the_command_refuses_half_of_a_case(dca, small_bundle, coarse_phantom, tmp_path):
+def test_the_command_rejects_a_ct_without_labels(dca, small_bundle, coarse_phantom, tmp_path):
     run = dca("evaluate-review", "--bundle", small_bundle, "--ct", coarse_phantom / "ct.nii.gz", "-o", tmp_path / "out")
     assert run.code == 2
     assert "--labels" in run.err

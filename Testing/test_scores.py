@@ -1,4 +1,4 @@
-"""Scores of many cases: means, spreads, intervals, and tables in the paper's layout."""
+"""Tables of scores: means, deviations, intervals, and the paper's layout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAN = float("nan")
 
 
 def scores_of(dice: list[float], asd: float = 1.0) -> Scores:
-    """One case for each Dice, the same for all organs."""
+    """A case for each value of ``dice``, which all organs have."""
     scores = Scores(SYNAPSE, (DICE, ASD))
     for index, value in enumerate(dice):
         scores.add(f"case {index}", {"dice": np.full(13, value), "asd": np.full(13, asd)})
@@ -26,7 +26,7 @@ def scores_of(dice: list[float], asd: float = 1.0) -> Scores:
 
 @pytest.fixture
 def uneven() -> Scores:
-    """The spleen counts in the first case only; the second organ in none."""
+    """Scores in which the spleen counts in the first case only, and the second organ in none."""
     scores = Scores(SYNAPSE)
     for first in (0.8, NAN):
         values = np.full(13, 0.5)
@@ -35,7 +35,7 @@ def uneven() -> Scores:
     return scores
 
 
-def test_means_are_over_cases_first_and_leave_out_what_does_not_count(uneven):
+def test_means_are_over_cases_first_and_ignore_scores_that_do_not_count(uneven):
     by_organ = uneven.by_organ()
     assert by_organ["spleen"] == 0.8 and np.isnan(by_organ["right_kidney"])
     assert uneven.mean() == pytest.approx((0.8 + 11 * 0.5) / 12)
@@ -56,33 +56,33 @@ def test_the_interval_over_cases_covers_the_mean_and_shrinks_with_more_cases():
     narrow = bootstrap_interval(scores_of(few * 16))
     assert narrow[1] - narrow[0] < (high - low) / 2
     assert bootstrap_interval(scores_of([0.5] * 5)) == pytest.approx((0.5, 0.5))
-    # Exactly known: two cases of 0 and 1 give 0 in a quarter of the draws, 1 in another.
+    # Known exactly: two cases of 0 and 1 give 0 in a quarter of the draws, and 1 in another quarter.
     assert bootstrap_interval(scores_of([0.0, 1.0])) == (0.0, 1.0)
 
 
 def test_the_table_has_the_columns_of_the_papers_first_table():
-    made = MethodTable(SYNAPSE, {"V-Net": [scores_of([0.5]), scores_of([0.7])], "DCA": [scores_of([0.75], NAN)]})
-    assert made.header()[:5] == ["Method", "Avg. Dice", "Avg. ASD", "Sp", "RK"] and made.header()[-1] == "LAG"
-    rows = made.cells()
+    table = MethodTable(SYNAPSE, {"V-Net": [scores_of([0.5]), scores_of([0.7])], "DCA": [scores_of([0.75], NAN)]})
+    assert table.header()[:5] == ["Method", "Avg. Dice", "Avg. ASD", "Sp", "RK"] and table.header()[-1] == "LAG"
+    rows = table.cells()
     assert rows[0][:4] == ["V-Net", "60.00±14.1", "1.00±0.0", "60.0"]
     assert rows[1][:4] == ["DCA", "75.00", "-", "75.0"] and len(rows[1]) == 16
 
 
 def test_the_table_is_written_as_csv_markdown_and_latex():
-    made = MethodTable(SYNAPSE, {"20 % of_it": [scores_of([0.5])]}, order=(6, 12))
-    assert list(csv.reader(made.text("csv").splitlines())) == [made.header(), *made.cells()]
-    assert made.text("markdown").splitlines()[2] == "| 20 % of_it | 50.00 | 1.00 | 50.0 | 50.0 |"
-    latex = made.text("latex")
+    table = MethodTable(SYNAPSE, {"20 % of_it": [scores_of([0.5])]}, order=(6, 12))
+    assert list(csv.reader(table.text("csv").splitlines())) == [table.header(), *table.cells()]
+    assert table.text("markdown").splitlines()[2] == "| 20 % of_it | 50.00 | 1.00 | 50.0 | 50.0 |"
+    latex = table.text("latex")
     assert r"20 \% of\_it & 50.00 & 1.00 & 50.0 & 50.0 \\" in latex and "& Li & RAG" in latex
     assert latex.count("{") == latex.count("}")
 
 
-def test_scores_of_other_organs_are_refused():
+def test_scores_of_other_organs_are_rejected():
     with pytest.raises(ValueError, match="13 organs"):
         Scores(SYNAPSE).add("case", {"dice": np.zeros(15)})
 
 
-def test_label_maps_are_scored_by_the_command(dca, small_bundle, coarse_phantom, tmp_path):
+def test_the_command_scores_label_maps(dca, small_bundle, coarse_phantom, tmp_path):
     labels = coarse_phantom / "labels.nii.gz"
     out, table = tmp_path / "scores.csv", tmp_path / "table.md"
     run = dca(
@@ -97,7 +97,7 @@ def test_label_maps_are_scored_by_the_command(dca, small_bundle, coarse_phantom,
     assert "| random-weights |" not in table.read_text() and "| Label maps | 100.00 | 0.00 |" in table.read_text()
 
 
-def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(dca, small_bundle, coarse_phantom, tmp_path):
+def test_a_list_is_evaluated_without_its_unannotated_organs(dca, small_bundle, coarse_phantom, tmp_path):
     from dcaseg.organs import AMOS
     from dcaseg.training.datalist import Datalist, Entry, write_datalist
 
@@ -112,12 +112,12 @@ def test_a_list_is_evaluated_without_the_organs_it_does_not_tell_of(dca, small_b
     assert none.code == 2 and "no labelled case" in none.err
 
 
-def test_a_paired_difference_is_clear_where_every_case_gains_a_little_whatever_the_cases_differ_by():
+def test_a_paired_difference_is_clear_if_every_case_gains_a_little():
     hard_and_easy = [0.1, 0.5, 0.9, 0.3, 0.7, 0.2]
     ours, theirs = scores_of([dice + 0.02 for dice in hard_and_easy]), scores_of(hard_and_easy)
     gain = paired_difference([ours], [theirs])
     assert (gain.mean, gain.low, gain.high) == pytest.approx((0.02, 0.02, 0.02)) and gain.is_clear
-    # The intervals of the two means overlap widely all the same.
+    # The intervals of the two means nevertheless overlap.
     assert bootstrap_interval(ours)[0] < bootstrap_interval(theirs)[1]
     mixed = paired_difference([scores_of([0.2, 0.4, 1.0, 0.2, 0.8, 0.1])], [theirs])
     assert not mixed.is_clear and mixed.low < mixed.mean < mixed.high
@@ -125,6 +125,6 @@ def test_a_paired_difference_is_clear_where_every_case_gains_a_little_whatever_t
     assert paired_difference([ours, theirs], [theirs]).mean == pytest.approx(0.01)
 
 
-def test_a_paired_difference_of_other_cases_is_refused():
+def test_a_paired_difference_of_other_cases_is_rejected():
     with pytest.raises(ValueError, match="same cases"):
         paired_difference([scores_of([0.5, 0.6])], [scores_of([0.5])])

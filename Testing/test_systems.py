@@ -95,7 +95,7 @@ def test_equal_compute_gives_each_system_the_steps_that_dca_pays_for():
         options, cost = arm.options(COMMON, 0), costs[arm.key.removesuffix("-equal")]
         steps = 1000 if arm.key == "dca" else options.steps
         assert steps * cost.macs == pytest.approx(1000 * costs["dca"].macs, rel=0.02)
-    with pytest.raises(UserError, match="no row of DCA"):
+    with pytest.raises(UserError, match="no DCA row"):
         equal_compute(TABLES["table1"], 1000, {})
 
 
@@ -143,7 +143,7 @@ def test_a_row_that_cannot_learn_from_the_data_is_refused_before_any_is_trained(
 def test_tables_take_their_own_data():
     require_data("table1", SYNAPSE, True)
     require_data("table2", AMOS, False)
-    with pytest.raises(UserError, match="Call table2"):
+    with pytest.raises(UserError, match="Use table2"):
         require_data("table1", AMOS, True)
     fewer = without_rows_that_need_labels(TABLES["table1"], False)
     assert len(fewer.arms) == 19 and len(without_rows_that_need_labels(TABLES["table1"], True).arms) == 20

@@ -4,7 +4,7 @@
 
 Runs the command on a folder of small synthetic CTs with two workers, kills one of them again and again, begins the
 command anew where it has ended, and at last lets it run through. Prints how often workers were killed, how often the
-command gave up ("All workers are gone"), and the counts of the ledger.
+command gave up ("All workers have stopped"), and the counts of the ledger.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> int:
             time.sleep(dice.uniform(0, given.most_seconds))
             if process.poll() is not None:
                 said = process.communicate()[0]
-                gave_up += "workers are gone" in said
+                gave_up += "workers have stopped" in said
                 if (place / "out").exists() and not counts(place / "out").get("pending"):
                     print(f"There were too few cases for {given.kills} kills.", file=sys.stderr)
                     break
@@ -88,7 +88,7 @@ def main() -> int:
                     dice.choice(workers).kill()
                     killed += 1
         said = process.communicate()[0]
-        gave_up += "workers are gone" in said
+        gave_up += "workers have stopped" in said
         # What failed because its worker was killed again and again is tried again by the same command.
         for _ in range(3):
             found = counts(place / "out")
@@ -96,7 +96,7 @@ def main() -> int:
                 break
             last = start(place / "in", place / "out", bundle)
             said, runs = last.communicate()[0], runs + 1
-            gave_up += "workers are gone" in said
+            gave_up += "workers have stopped" in said
         found, left = counts(place / "out"), leftovers(place / "out")
         folders = len(os.listdir(place / "out" / "cases"))  # noqa: PTH208
     print(f"{killed} workers killed in {runs} runs, which gave up {gave_up} times; {number} cases: {found}, ")

@@ -1,1 +1,1 @@
-"""What this program costs, measured beside other programs on the same CT."""
+"""Measures the cost of this program in comparison with other programs on the same CT."""

@@ -1,6 +1,6 @@
-"""Whether training waits for its data: the share of a step that passes while patches are drawn.
+"""Measures how long training waits for data: the fraction of a step that is spent drawing patches.
 
-Run in a process of its own: python -m dcaseg.benchmark.data_loading OPTIONS
+Runs in a separate process: python -m dcaseg.benchmark.data_loading OPTIONS
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SCAN_MM = (3.0, 3.0, 5.0)
 
 @dataclass(frozen=True)
 class DataLoading:
-    """CPU-side seconds of the steps after the first: of all, and of drawing, changing and moving their patches."""
+    """Seconds of the steps after the first: in total, and for drawing, augmenting and moving their patches."""
 
     steps: int
     seconds: float
@@ -36,16 +36,16 @@ class DataLoading:
 
     @property
     def share(self) -> float:
-        """The share of the time in which the network waits for data."""
+        """Fraction of the time in which the network waits for data."""
         return self.drawing_seconds / self.seconds
 
 
 def measure_data_loading(
     options: TrainingOptions, device: str = "cpu", steps: int = 3, threads: int | None = None
 ) -> DataLoading:
-    """Steps of the trainer on synthetic people, in a process of its own. Raises ProcessFailedError."""
-    told = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
-    command = [sys.executable, "-m", f"{__package__}.data_loading", told]
+    """Measure steps of the trainer on phantoms in a separate process. Raises ProcessFailedError if it fails."""
+    args = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
+    command = [sys.executable, "-m", f"{__package__}.data_loading", args]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ProcessFailedError(" ".join(done.stderr.strip().splitlines()[-3:]))
@@ -53,10 +53,10 @@ def measure_data_loading(
 
 
 class _TimedTrainer(Trainer):
-    """Adds up how long it draws."""
+    """Records the time of each step and of drawing its patches."""
 
-    def __init__(self, *arguments: object, **named: object) -> None:
-        super().__init__(*arguments, **named)  # type: ignore[arg-type]
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.drawing: list[float] = []
         self.steps: list[float] = []
 
@@ -81,16 +81,16 @@ def _cases(options: TrainingOptions) -> tuple[list[Case], list[Case]]:
     )
 
 
-def _main(told: str) -> None:
-    given = json.loads(told)
-    options = replace(TrainingOptions.from_json(given["options"]), steps=given["steps"] + 1)
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
+def _main(json_args: str) -> None:
+    args = json.loads(json_args)
+    options = replace(TrainingOptions.from_json(args["options"]), steps=args["steps"] + 1)
+    if args["threads"]:
+        torch.set_num_threads(args["threads"])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _TimedTrainer(Path(folder), options, AMOS, *_cases(options), device=given["device"])
+        trainer = _TimedTrainer(Path(folder), options, AMOS, *_cases(options), device=args["device"])
         trainer.run(save_every=10**9)
-    # The first step also loads kernels and memory.
-    print(json.dumps(asdict(DataLoading(given["steps"], sum(trainer.steps[1:]), sum(trainer.drawing[1:])))))
+    # The first step is excluded, since it also loads kernels and allocates memory.
+    print(json.dumps(asdict(DataLoading(args["steps"], sum(trainer.steps[1:]), sum(trainer.drawing[1:])))))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How memory grows with the length of the scan, and an estimate of the GPU memory of a training step.
+"""Measures the growth of memory with the length of a scan, and estimates the GPU memory of a training step.
 
-Run in a process of its own: python -m dcaseg.benchmark.memory OPTIONS
+The estimate runs in a separate process: python -m dcaseg.benchmark.memory OPTIONS
 
-Every tensor that PyTorch makes during a step (forward and backward pass) is followed until it is let go. The largest
-sum at small patches gives a line over the patch's voxels, and that line the figure for the patch that is asked for.
-What a GPU takes beyond tensors, CUDA's context and the workspace of its convolutions, is an assumption.
+It tracks every tensor that PyTorch creates in a step (forward and backward pass) until it is freed. A line through the
+peaks at small patches, by number of voxels, gives the estimate for the requested patch. The memory that a GPU needs
+beyond tensors (CUDA context, workspace of convolutions) is assumed.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from .step_cost import expected_ways, network_of, one_step
 
 @dataclass(frozen=True)
 class Growth:
-    """Peak memory of one pipeline in MiB by the number of slices; reasons for lengths that were left out."""
+    """Peak memory (MiB) of a pipeline by number of slices, and the reasons for skipped lengths."""
 
     peaks_mib: dict[int, float]
     left_out: dict[int, str]
 
     @property
     def mib_per_slice(self) -> float | None:
-        """Slope of the line through the peaks (least squares); None for fewer than two."""
+        """Slope of a least-squares line through the peaks; None for fewer than two."""
         line = self._line()
         return None if line is None else line[0]
 
     def expected_mib(self, slices: int) -> float | None:
-        """What the line says of another length; None for fewer than two peaks."""
+        """Expected peak (MiB) at another length; None for fewer than two peaks."""
         line = self._line()
         return None if line is None else line[0] * slices + line[1]
 
@@ -56,16 +56,17 @@ class Growth:
 def measure_growth(
     peak_mib: Callable[[int], float], lengths: Sequence[int], free_mib: Callable[[], float] = memory_free_mib
 ) -> Growth:
-    """Peaks at ``lengths`` (slices), the shortest first; ``peak_mib(slices)`` runs the pipeline.
+    """Measure the peaks at ``lengths`` (slices), the shortest first; ``peak_mib(slices)`` runs the pipeline.
 
-    From the third on, a length is left out if by the line through the others it takes more memory than is free: it
-    would be ended by the system, and other programs with it.
+    From the third length on, a length is skipped if it is expected to need more memory than is free, since the system
+    would kill it, and possibly other programs.
     """
     growth = Growth({}, {})
     for slices in sorted(lengths):
         expected = growth.expected_mib(slices)
         if expected is not None and expected > free_mib():
-            growth.left_out[slices] = f"some {expected / 1024:.0f} GiB expected, {free_mib() / 1024:.0f} GiB free"
+            free = free_mib() / 1024
+            growth.left_out[slices] = f"needs about {expected / 1024:.0f} GiB, but only {free:.0f} GiB are free"
             continue
         growth.peaks_mib[slices] = peak_mib(slices)
     return growth
@@ -73,37 +74,43 @@ def measure_growth(
 
 SMALL_PATCHES = (32, 48)
 BEYOND_TENSORS_GIB = 1.5
-"""CUDA's context (about half a GiB) and the workspace of cuDNN's convolutions. Assumed, not measured."""
+"""GPU memory for the CUDA context (about half a GiB) and cuDNN's workspace. Assumed, not measured."""
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class TensorBytes:
-    """Largest sum of tensors during a step at small patches, by the patch's side in voxels; and what is there between
-    steps: weights, gradients, the optimizer's and the average's."""
+    """Memory of tensors in bytes.
+
+    ``peaks`` maps the side of a small cubic patch (voxels) to the peak during a step. ``steady`` is the memory between
+    steps: weights, gradients, optimizer state and EMA weights.
+    """
 
     peaks: dict[int, int]
     steady: int
 
     def gib_at(self, patch: tuple[int, int, int]) -> float:
-        """Tensors of a step with ``patch``, by the line through the small ones, in GiB."""
+        """Expected memory (GiB) of the tensors of a step with ``patch``, extrapolated from the small patches."""
         (small, low), (large, high) = sorted(self.peaks.items())
         slope = (high - low) / (large**3 - small**3)
         return (self.steady + high + slope * (math.prod(patch) - large**3)) / _GIB
 
 
 def estimate(options: TrainingOptions) -> TensorBytes:
-    """Measure the small steps of ``options`` in single precision. Raises ProcessFailedError."""
-    command = [sys.executable, "-m", f"{__package__}.gpu_memory", json.dumps(options.to_json())]
+    """Measure steps with small patches in single precision, in a separate process.
+
+    Raises ProcessFailedError if it fails.
+    """
+    command = [sys.executable, "-m", f"{__package__}.memory", json.dumps(options.to_json())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ProcessFailedError(" ".join(done.stderr.strip().splitlines()[-3:]))
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    return TensorBytes({int(side): peak for side, peak in told["peaks"].items()}, told["steady"])
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    return TensorBytes({int(side): peak for side, peak in result["peaks"].items()}, result["steady"])
 
 
 class LivingTensors(TorchDispatchMode):
-    """Follows the memory of every tensor made while it is on; ``peak`` is the largest sum in bytes."""
+    """Tracks the memory of all tensors created in its context: ``held`` now, and the highest value ``peak`` (bytes)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,23 +119,23 @@ class LivingTensors(TorchDispatchMode):
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = {_storage(each) for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
+        inputs = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
-        for each in tree_leaves(result):
-            if isinstance(each, torch.Tensor) and _storage(each) not in inputs:
-                self._follow(each)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor) and _storage(leaf) not in inputs:
+                self._track(leaf)
         return result
 
-    def _follow(self, tensor: torch.Tensor) -> None:
+    def _track(self, tensor: torch.Tensor) -> None:
         key, size = _storage(tensor), tensor.untyped_storage().nbytes()
         if key in self._known or not size:
             return
         self._known[key] = size
         self.held += size
         self.peak = max(self.peak, self.held)
-        weakref.finalize(tensor.untyped_storage(), self._let_go, key)
+        weakref.finalize(tensor.untyped_storage(), self._release, key)
 
-    def _let_go(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         self.held -= self._known.pop(key, 0)
 
 
@@ -136,14 +143,14 @@ def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _main(told: str) -> None:
-    options = TrainingOptions.from_json(json.loads(told))
+def _main(json_options: str) -> None:
+    options = TrainingOptions.from_json(json.loads(json_options))
     device = torch.device("cpu")
     peaks, steady = {}, 0
     for side in SMALL_PATCHES:
         network = network_of(options, device)
         weights = sum(parameter.nbytes for parameter in network.parameters())
-        # Weights, gradients, one or two moments, and the average.
+        # Weights, gradients, one or two moments, and EMA weights.
         copies = 2 + (2 if options.optimizer == "adamw" else 1) + (1 if options.ema_decay else 0)
         steady = copies * weights
         small = replace(options, patch=(side, side, side))

@@ -1,7 +1,8 @@
-"""What is compared: ``dca segment`` in several settings, and other projects' pipelines.
+"""The pipelines that are compared: ``dca segment`` with several settings, and those of other projects.
 
-The whole volume is covered with windows that overlap by half, by MONAI's ``sliding_window_inference``; probabilities
-of all channels are resampled to the CT's grid as whole volumes, and only then the largest one gives the label.
+The plain pipeline covers the whole volume with windows that overlap by half (MONAI's ``sliding_window_inference``),
+resamples the probabilities of all channels to the CT's grid as whole volumes, and then takes the label with the
+highest.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ from .subject import PATCH, random_bundle
 
 
 def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.Image:
-    """Labels (uint8) of ``ct`` on its own grid by ``network``, which is the bundle's, on the CPU."""
+    """Segment ``ct`` with the plain pipeline on the CPU: labels (uint8) on its own grid.
+
+    ``network`` is the network of ``bundle``.
+    """
     metadata = bundle.metadata
     grid = model_grid(ct, metadata.spacing, metadata.orientation)
-    # A view does not keep its image alive: each image has a name for as long as its view is used.
+    # A view does not keep its image alive, so each image needs a variable while its view is in use.
     resampled = resample(ct, grid, anti_aliasing=metadata.anti_aliasing)
     volume = window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
     with torch.inference_mode():
@@ -44,10 +48,10 @@ def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.
     ct_grid = Grid.of(ct)
     labels = np.zeros(ct_grid.shape, dtype=np.uint8)
     highest = np.full(ct_grid.shape, -1.0, dtype=np.float32)
-    # Channel by channel, the largest so far kept: the same argmax without sixteen CT-sized volumes.
+    # A running argmax over the channels avoids sixteen CT-sized volumes.
     for label, channel in enumerate(probabilities):
-        # Beyond the outermost voxel centers the outermost probabilities hold, as MONAI has it.
-        on_ct_grid = resample(_with_rim(grid.image_of(channel)), ct_grid, outside=0.0)
+        # As in MONAI, voxels beyond the outermost voxel centers get the outermost probabilities.
+        on_ct_grid = resample(_padded(grid.image_of(channel)), ct_grid, outside=0.0)
         values = sitk.GetArrayViewFromImage(on_ct_grid)
         wins = values > highest
         labels[wins] = label
@@ -55,36 +59,36 @@ def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.
     return ct_grid.image_of(labels)
 
 
-def _with_rim(image: sitk.Image) -> sitk.Image:
+def _padded(image: sitk.Image) -> sitk.Image:
     return sitk.ZeroFluxNeumannPad(image, [1] * 3, [1] * 3)
 
 
 @dataclass(frozen=True)
 class _Options:
-    """What ``dca segment`` is asked for: on its command line, and as fields of ``inference.options.SegmentOptions``."""
+    """Options of ``dca segment``: as command-line ``args``, and as ``fields`` of
+    ``inference.options.SegmentOptions``."""
 
-    typed: tuple[str, ...]
+    args: tuple[str, ...]
     fields: Mapping[str, Any]
 
 
-_LABELS_ALONE = _Options(
-    ("--attention-levels", "none", "--no-dominant-expert", "--no-entropy", "--no-disagreement"), {}
-)
+_LABELS_ONLY = _Options(("--attention-levels", "none", "--no-dominant-expert", "--no-entropy", "--no-disagreement"), {})
 _MAPS = _Options(
     ("--attention-levels", "4"),
     {"attention_levels": [4], "dominant_expert": True, "entropy": True, "disagreement": True},
 )
-_EVERYTHING = _Options((*_MAPS.typed, "--review"), {**_MAPS.fields, "review": True})
-# The plain sliding window that the others do, over the whole volume.
-_EQUAL = _Options((*_LABELS_ALONE.typed, "--overlap", "0.5", "--no-body-box"), {"overlap": 0.5, "body_box": False})
+_EVERYTHING = _Options((*_MAPS.args, "--review"), {**_MAPS.fields, "review": True})
+# The plain sliding window of the other pipelines, over the whole volume.
+_EQUAL = _Options((*_LABELS_ONLY.args, "--overlap", "0.5", "--no-body-box"), {"overlap": 0.5, "body_box": False})
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all pipelines have in common.
+    """The settings shared by all pipelines.
 
-    ``ct`` is the CT file, ``folder`` holds the models, ``windows`` and ``our_windows`` say how many the peers and we
-    really compute (None: all). ``fine_mm`` and ``coarse_mm`` are the spacings of the models.
+    ``ct`` is the CT file, ``folder`` contains the models, ``windows`` and ``our_windows`` are the numbers of windows
+    that the peers and our program really compute (None: all). ``fine_mm`` and ``coarse_mm`` are the spacings of the
+    models.
     """
 
     ct: Path
@@ -98,7 +102,7 @@ class Setting:
     coarse_mm: float = 3.0
 
     def bundle(self, spacing_mm: float | None) -> Path:
-        """Our model with random weights at this spacing; the shipped one for None."""
+        """The folder of our model with random weights at this spacing, or of the shipped model for None."""
         if spacing_mm is None:
             return default_bundle()
         return random_bundle(self.folder, spacing_mm, self.n_filters, self.norm, self.patch).folder
@@ -106,10 +110,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One program to measure.
+    """A program to measure.
 
-    ``command(out, report)`` is its command line: ``out`` is a folder that it may fill, ``report`` the JSON file for the
-    times of its windows, which stays away if nothing is replayed. ``needs`` are the modules it imports.
+    ``command(out, report)`` returns its command line, where ``out`` is a folder for its output and ``report`` a JSON
+    file for the times of its windows (not written if no windows are replayed). ``needs`` lists the modules that it
+    imports.
     """
 
     key: str
@@ -120,20 +125,20 @@ class Pipeline:
 
     @property
     def missing(self) -> str | None:
-        """The first module that is not installed."""
+        """The first module that is not installed, or None."""
         return next((module for module in self.needs if find_spec(module) is None), None)
 
 
 def pipelines(setting: Setting) -> list[Pipeline]:
-    """All of them, ours first. Making the list makes nothing else: models are made when a command is asked for."""
+    """All pipelines, ours first. Models are created only when a command is requested."""
     fine, coarse = setting.fine_mm, setting.coarse_mm
     return [
-        _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ALONE),
+        _ours("ours", f"DCA {fine:g} mm", setting, fine, _LABELS_ONLY),
         _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
         _ours("ours_maps", f"DCA {fine:g} mm, with maps", setting, fine, _MAPS),
-        _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ALONE),
-        # With places to check here alone: what random weights give is noise, and all of noise is a place to check.
-        _ours("shipped", "shipped model", setting, None, _LABELS_ALONE),
+        _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ONLY),
+        # Only the shipped model has a review, since the output of random weights is noise and full of findings.
+        _ours("shipped", "shipped model", setting, None, _LABELS_ONLY),
         _ours("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
         _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),
         _nnunet("totalsegmentator", "TotalSegmentator's settings, one model", "totalsegmentator", setting, fine),
@@ -147,19 +152,19 @@ def _ours(key: str, name: str, setting: Setting, spacing_mm: float | None, optio
     def command(out: Path, report: Path) -> list[str]:
         bundle = setting.bundle(spacing_mm)
         if setting.our_windows is not None:
-            told = [str(setting.ct), str(out / "result"), "--model", str(bundle), "--report", str(report)]
-            counted = ["--windows", str(setting.our_windows), "--options", json.dumps(options.fields)]
-            return [sys.executable, "-m", f"{__package__}.ours", *told, *counted]
+            args = [str(setting.ct), str(out / "result"), "--model", str(bundle), "--report", str(report)]
+            args += ["--windows", str(setting.our_windows), "--options", json.dumps(options.fields)]
+            return [sys.executable, "-m", f"{__package__}.window_replay", *args]
         segment = [sys.executable, "-m", "dcaseg.cli", "segment", str(setting.ct)]
-        where = ["-o", str(out / "result"), "--bundle", str(bundle), "--device", "cpu"]
-        return [*segment, *where, "--no-scene", "--format", ".nii.gz", *options.typed]
+        args = ["-o", str(out / "result"), "--bundle", str(bundle), "--device", "cpu"]
+        return [*segment, *args, "--no-scene", "--format", ".nii.gz", *options.args]
 
     return Pipeline(key, name, command)
 
 
 def _nnunet(key: str, name: str, module: str, setting: Setting, spacing_mm: float) -> Pipeline:
     def command(out: Path, report: Path) -> list[str]:
-        # Imports nnU-Net, which may not be there: only when it is asked for.
+        # This imports nnU-Net, which may not be installed.
         from .peers.nnunet import nnunet_model
 
         return _peer(module, setting, spacing_mm, nnunet_model(setting.folder, spacing_mm), out, report)

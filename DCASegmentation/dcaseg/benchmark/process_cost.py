@@ -1,4 +1,4 @@
-"""What a program costs as a whole process, with all the processes that it starts."""
+"""Measures the cost of a program as a process, including all processes that it starts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ _THREAD_VARIABLES = (
 
 
 class ProcessFailedError(Exception):
-    """A measured program ended with an error; the text is the end of what it said."""
+    """A measured program failed. The text is the end of its output."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """``wall_s`` seconds passed, ``cpu_s`` seconds of CPU (user and system, of the process and its children), and
-    ``peak_mib`` of memory in MiB: the largest sum of what the processes held at one time."""
+    """The cost of a process and its children.
+
+    ``wall_s`` is the elapsed time and ``cpu_s`` the CPU time (user and system) in seconds, ``peak_mib`` the peak of the
+    total memory in MiB.
+    """
 
     wall_s: float
     cpu_s: float
@@ -40,25 +43,25 @@ class Cost:
 
 
 def with_threads(threads: int) -> dict[str, str]:
-    """This process's environment with ``threads`` for every library that counts them."""
+    """The environment of this process with ``threads`` set for all libraries."""
     return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
 
 
 def measure_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
-    """Run ``command`` and wait for its end.
+    """Run ``command``, wait for its end and measure its cost.
 
-    Memory is the proportional share of each process (PSS; the resident set where the system has none), summed over
-    the tree ten times a second; a single process's own high-water mark counts too, which no sample misses. If this is
-    interrupted, the whole tree is ended. Raises ProcessFailedError with the end of the output of a program that fails,
-    and UserError where psutil is missing.
+    Memory is the proportional set size of each process (PSS; the resident set on systems without it), summed over the
+    process tree ten times a second. The high-water mark of each single process counts too, since samples may miss it.
+    On an interrupt, the whole tree is killed. Raises ProcessFailedError with the end of the output if the program
+    fails, and UserError if psutil is not installed.
     """
     psutil = _psutil()
     tree = _Tree(psutil)
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         before = _children_cpu_s()
         started = time.perf_counter()
         process = subprocess.Popen(
-            list(command), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, env=environment
+            list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
         )
         try:
             while process.poll() is None:
@@ -71,14 +74,14 @@ def measure_process(command: Sequence[str], environment: Mapping[str, str] | Non
         wall = time.perf_counter() - started
         after = _children_cpu_s()
         if process.returncode:
-            said.seek(0)
-            lines = said.read().decode("utf-8", "replace").strip().splitlines()
-            raise ProcessFailedError(" ".join(lines[-3:]) or f"ended with code {process.returncode}, without a word")
+            output.seek(0)
+            lines = output.read().decode("utf-8", "replace").strip().splitlines()
+            raise ProcessFailedError(" ".join(lines[-3:]) or f"exit code {process.returncode} without any output")
     return Cost(wall, tree.cpu_s if before is None or after is None else after - before, tree.peak_mib)
 
 
 class _Tree:
-    """Samples of a process and all below it."""
+    """Samples a process and all its descendants."""
 
     def __init__(self, psutil: Any) -> None:
         self._psutil = psutil
@@ -87,24 +90,26 @@ class _Tree:
 
     @property
     def cpu_s(self) -> float:
-        """CPU seconds of all processes, each as last seen."""
+        """CPU seconds of all processes, each at its last sample."""
         return sum(self._cpu.values())
 
     def sample(self, pid: int) -> None:
+        """Update CPU time and peak memory of the tree of ``pid``."""
         processes = self._processes(pid)
         held = 0.0
         for process in processes:
             try:
                 times = process.cpu_times()
                 self._cpu[process.pid] = times.user + times.system
-                # Reading the shares walks through all of a process's memory: only where there is something to share.
-                held += _share(process) if len(processes) > 1 else process.memory_info().rss
+                # Reading the PSS walks through all memory of a process, so it is only done for several processes.
+                held += _pss(process) if len(processes) > 1 else process.memory_info().rss
                 self.peak_mib = max(self.peak_mib, _high_water_mib(process.pid))
             except self._psutil.Error:
                 continue
         self.peak_mib = max(self.peak_mib, held / _MIB)
 
     def kill(self, pid: int) -> None:
+        """Kill the tree of ``pid``, descendants first."""
         for process in reversed(self._processes(pid)):
             try:
                 process.kill()
@@ -119,13 +124,13 @@ class _Tree:
             return []
 
 
-def _share(process: Any) -> float:
+def _pss(process: Any) -> float:
     full = process.memory_full_info()
     return float(getattr(full, "pss", full.rss))
 
 
 def _high_water_mib(pid: int) -> float:
-    """The process's own peak, which only Linux tells while it runs."""
+    """Peak memory of a running process in MiB; 0 on other systems than Linux, which do not report it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
@@ -135,7 +140,7 @@ def _high_water_mib(pid: int) -> float:
 
 
 def _children_cpu_s() -> float | None:
-    """CPU seconds of all children that have ended; None where the system does not add them up."""
+    """CPU seconds of all children that have ended; None on systems that do not report it."""
     try:
         resource: Any = importlib.import_module("resource")
     except ImportError:
@@ -149,11 +154,11 @@ def _psutil() -> Any:
         return importlib.import_module("psutil")
     except ImportError:
         raise UserError(
-            "Memory of processes is measured with psutil, which is not installed.",
+            "Measuring the memory of processes needs psutil, which is not installed.",
             'Install it: pip install "dca-segmentation[peers]", or pip install psutil.',
         ) from None
 
 
 def memory_free_mib() -> float:
-    """Memory that programs can still have without swapping, in MiB. Raises UserError where psutil is missing."""
+    """Memory in MiB that is available without swapping. Raises UserError if psutil is not installed."""
     return float(_psutil().virtual_memory().available) / _MIB

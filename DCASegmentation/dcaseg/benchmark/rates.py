@@ -1,9 +1,9 @@
-"""How fast the machine multiplies matrices, and how much of that the network reaches.
+"""Measures how fast the machine multiplies matrices, and which fraction of that rate the network reaches.
 
-Run in a process of its own: python -m dcaseg.benchmark.rates BUNDLE --rounds 3
+Runs in a separate process: python -m dcaseg.benchmark.rates BUNDLE --rounds 3
 
-Both in the same process, in turn, in billions of floating-point operations per second of CPU time and so for each core
-that is used: other programs on the machine then take little from it.
+The process measures both alternately, in billions of floating-point operations per second of CPU time, that is, per
+core in use. Other programs on the machine hardly affect these rates.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from ..models.bundle import Bundle
 from .process_cost import ProcessFailedError, with_threads
 
 _SIDE = 2048
-# A product of a tenth of a second is too short to be timed alone.
+# A single product takes a tenth of a second, which is too short to time.
 _PRODUCTS = 4
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Medians in GFLOP per CPU second: of products of matrices of side 2048 (SGEMM), and of the network's windows.
+    """Median rates in GFLOP per CPU second: of matrix products with side 2048 (``sgemm``), and of the network.
 
-    The network's operations are those of its convolutions, a multiplication and an addition being two.
-    ``window_cpu_s`` is the CPU time of one window, ``window_gflop`` its work, ``runtime`` what runs it.
+    The network's operations are those of its convolutions; a multiplication and an addition count as two.
+    ``window_cpu_s`` is the CPU time and ``window_gflop`` the work of a window, ``runtime`` the name of the runtime.
     """
 
     sgemm: float
@@ -50,12 +50,15 @@ class Rates:
 
     @property
     def share(self) -> float:
-        """The network's rate as a share of the machine's."""
+        """The network's rate as a fraction of the machine's."""
         return self.network / self.sgemm
 
 
 def measure_rates(bundle: Path, threads: int, rounds: int = 3) -> Rates:
-    """Rates of a bundle's network on the CPU, as ``dca segment`` runs it. Raises ProcessFailedError."""
+    """Measure the rates of a bundle's network on the CPU, run like in ``dca segment``.
+
+    Raises ProcessFailedError if the process fails.
+    """
     command = [sys.executable, "-m", f"{__package__}.rates", str(bundle), "--rounds", str(rounds)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=with_threads(threads))
     if done.returncode:
@@ -82,7 +85,7 @@ def _rates(folder: Path, rounds: int) -> Rates:
     )
     windows = torch.rand(predict.plan.batch, 1, *patch)
     gflop = 2e-9 * summarize(bundle.network(), patch)[-1].macs
-    # The first of each also loads kernels and memory.
+    # A warm-up of each, which also loads kernels and allocates memory.
     sgemm_rate()
     predict(windows)
     products, forwards = [], []
@@ -94,7 +97,7 @@ def _rates(folder: Path, rounds: int) -> Rates:
 
 
 def sgemm_rate() -> float:
-    """GFLOP per CPU second of a product of two matrices of side 2048, with as many threads as torch has."""
+    """GFLOP per CPU second of products of two matrices with side 2048, with torch's number of threads."""
     one, other = torch.rand(2, _SIDE, _SIDE)
 
     def multiply() -> None:
@@ -111,12 +114,12 @@ def _cpu_s(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """The program."""
+    """Print the rates as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    told = parser.parse_args()
-    print(json.dumps(asdict(_rates(told.bundle, told.rounds))))
+    args = parser.parse_args()
+    print(json.dumps(asdict(_rates(args.bundle, args.rounds))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A measurement as Markdown and as a plot: the runs, the targets, and the machine."""
+"""Writes a measurement as Markdown and as a plot: runs, targets and machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .runs import Runs
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and its bound: at most ``limit``, or at least, where ``at_least``. ``value`` is None if not measured."""
+    """A target: ``value`` (None if not measured) is to be at most ``limit``, or at least, if ``at_least``."""
 
     name: str
     limit: float
@@ -30,45 +30,45 @@ class Target:
 
     @property
     def met(self) -> bool | None:
-        """Whether the bound holds; None if nothing was measured."""
+        """Whether the target is met; None if it was not measured."""
         if self.value is None:
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
     @property
     def words(self) -> str:
-        """met, missed by so many per cent of the limit, or not measured."""
+        """The result in words: met, missed by a percentage of the limit, or not measured."""
         if self.value is None:
             return "not measured"
         return "met" if self.met else f"missed by {abs(self.value / self.limit - 1):.0%}"
 
 
-# Name, our pipeline, the one it is compared with, what of them, and the largest ratio.
+# Name, our pipeline, the pipeline to compare with, the quantity, and the largest ratio.
 _RATIOS: tuple[tuple[str, str, str, str, float], ...] = (
-    ("CPU time, 1.5 mm, our defaults, against nnU-Net", "ours", "nnunet", "cpu_s", 0.15),
-    ("the same at equal settings (full grid, overlap 0.5)", "ours_equal", "nnunet", "cpu_s", 0.45),
-    ("CPU time, 3 mm, our defaults, against nnU-Net", "ours_coarse", "nnunet_coarse", "cpu_s", 0.15),
-    ("the same against TotalSegmentator's fast settings", "ours_coarse", "totalsegmentator_fast", "cpu_s", 0.35),
-    ("CPU time, 1.5 mm, against MONAI with the same network", "ours", "monai", "cpu_s", 0.15),
-    ("peak memory, 1.5 mm, against nnU-Net", "ours", "nnunet", "peak_mib", 0.20),
-    ("the same against TotalSegmentator's settings", "ours", "totalsegmentator", "peak_mib", 0.50),
-    ("CPU time, 1.5 mm, with maps (no review: random weights), against without", "ours_maps", "ours", "cpu_s", 1.15),
-    ("CPU time of the shipped model with maps and review, against without", "shipped_maps", "shipped", "cpu_s", 1.15),
+    ("CPU time, 1.5 mm, our defaults / nnU-Net", "ours", "nnunet", "cpu_s", 0.15),
+    ("the same with equal settings (full grid, overlap 0.5)", "ours_equal", "nnunet", "cpu_s", 0.45),
+    ("CPU time, 3 mm, our defaults / nnU-Net", "ours_coarse", "nnunet_coarse", "cpu_s", 0.15),
+    ("the same / TotalSegmentator's fast settings", "ours_coarse", "totalsegmentator_fast", "cpu_s", 0.35),
+    ("CPU time, 1.5 mm, our defaults / MONAI with the same network", "ours", "monai", "cpu_s", 0.15),
+    ("peak memory, 1.5 mm, our defaults / nnU-Net", "ours", "nnunet", "peak_mib", 0.20),
+    ("the same / TotalSegmentator's settings", "ours", "totalsegmentator", "peak_mib", 0.50),
+    ("CPU time, 1.5 mm, with maps / without (random weights, no review)", "ours_maps", "ours", "cpu_s", 1.15),
+    ("CPU time of the shipped model, with maps and review / without", "shipped_maps", "shipped", "cpu_s", 1.15),
 )
 
 
 def inference_targets(runs: Runs, rates: Rates | None) -> list[Target]:
-    """The bounds on the time and memory of a whole segmentation."""
+    """The targets for time and memory of a whole segmentation."""
     compared = [Target(name, limit, runs.ratio(ours, to, figure)) for name, ours, to, figure, limit in _RATIOS]
     share = None if rates is None else rates.share
-    return [*compared, Target("network's rate against SGEMM", 0.85, share, at_least=True)]
+    return [*compared, Target("network's rate / SGEMM rate", 0.85, share, at_least=True)]
 
 
 _OURS, _PEERS = "#1b6ca8", "#b0b0b0"
 
 
 def inference_plot(runs: Runs, chosen: Sequence[Pipeline], title: str) -> Figure:
-    """Medians of each pipeline that has runs; hatched where the time is partly extrapolated."""
+    """Plot the medians of all pipelines with runs. Partly extrapolated times are hatched."""
     shown = [(pipeline, cost) for pipeline in chosen if (cost := runs.median(pipeline.key)) is not None]
     figure = Figure(figsize=(10, 1.4 + 0.42 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -102,7 +102,7 @@ _PACKAGES = ("torch", "openvino", "monai", "nnunetv2", "SimpleITK")
 def inference_report(
     runs: Runs, chosen: Sequence[Pipeline], targets: Iterable[Target], rates: Rates | None, about: Mapping[str, str]
 ) -> str:
-    """The whole document. ``about`` are further facts, by name."""
+    """The report as Markdown. ``about`` maps names to further facts."""
     lines = ["# Segmentation of one CT, measured as whole processes", ""]
     lines += [f"- {name}: {value}" for name, value in {**about, **machine()}.items()]
     if rates is not None:
@@ -116,34 +116,35 @@ def inference_report(
 
 
 def runs_table(runs: Runs, chosen: Sequence[Pipeline]) -> list[str]:
-    """A Markdown table of medians, a line for each pipeline, and what is to be said about it."""
+    """A Markdown table with the medians of each pipeline, and notes."""
     lines = ["| pipeline | runs | windows computed | CPU s | wall s | peak memory, MiB |", "|---|---|---|---|---|---|"]
     extrapolated = False
     for pipeline in chosen:
         cost = runs.median(pipeline.key)
         if cost is None:
             reason = runs.left_out.get(pipeline.key, "not measured")
-            lines.append(f"| {pipeline.name} | left out: {reason} | | | | |")
+            lines.append(f"| {pipeline.name} | skipped: {reason} | | | | |")
             continue
-        of = runs.of(pipeline.key)
-        star = "\\*" if of[0].is_extrapolated else ""
+        of_pipeline = runs.of(pipeline.key)
+        first = of_pipeline[0]
+        star = "\\*" if first.is_extrapolated else ""
         extrapolated |= bool(star)
-        windows = f"{of[0].computed} of {of[0].windows}" if of[0].windows else "all"
+        windows = f"{first.computed} of {first.windows}" if first.windows else "all"
         lines.append(
-            f"| {pipeline.name} | {len(of)} | {windows} | {cost.cpu_s:.0f}{star} | {cost.wall_s:.0f}{star} "
+            f"| {pipeline.name} | {len(of_pipeline)} | {windows} | {cost.cpu_s:.0f}{star} | {cost.wall_s:.0f}{star} "
             f"| {cost.peak_mib:.0f} |"
         )
     if extrapolated:
         lines += [
             "",
-            "\\* Extrapolated: the other windows were replayed as copies, and count as much as the median of those "
-            "computed. Everything else, memory too, is as measured.",
+            "\\* Extrapolated: the other windows were replayed as copies, and each counts as the median of the "
+            "computed ones. Everything else, including memory, is as measured.",
         ]
     return lines
 
 
 def targets_table(targets: Iterable[Target]) -> list[str]:
-    """A Markdown table of what was to be reached."""
+    """A Markdown table of the targets."""
     lines = ["| | target | measured | |", "|---|---|---|---|"]
     for target in targets:
         sign = "≥" if target.at_least else "≤"
@@ -153,7 +154,7 @@ def targets_table(targets: Iterable[Target]) -> list[str]:
 
 
 def machine() -> dict[str, str]:
-    """The computer, its libraries, and the day."""
+    """The computer, the versions of its libraries, and the date."""
     versions = [f"{name} {found}" for name in _PACKAGES if (found := _version(name))]
     return {
         "computer": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
@@ -163,7 +164,7 @@ def machine() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """What the user has typed, as it may be typed again."""
+    """The command line of this program."""
     return " ".join(["dca", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""Runs of pipelines, one after the other in turn, and the file they are kept in."""
+"""Runs pipelines alternately, and stores the runs in a file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the pipeline ``key``, in ``round``: seconds and MiB of its whole process tree.
+    """A run of the pipeline ``key`` in ``round``, with the time (s) and memory (MiB) of its process tree.
 
-    ``windows`` of which ``computed`` were really computed; where fewer were, ``cpu_s`` and ``wall_s`` are extrapolated
-    and ``measured_cpu_s`` is what the process took. Both are 0 where windows were not counted: all were computed.
-    ``sgemm`` is the machine's rate just before (see ``rates.sgemm_rate``): what else runs on it makes it slower.
+    Of ``windows``, ``computed`` were really computed. If these are fewer, ``cpu_s`` and ``wall_s`` are extrapolated,
+    and ``measured_cpu_s`` is the CPU time that the process really took. Both numbers are 0 if windows were not counted,
+    since all were computed. ``sgemm`` is the machine's rate just before the run (see ``rates.sgemm_rate``), which other
+    programs on the machine reduce.
     """
 
     key: str
@@ -44,23 +45,23 @@ class Run:
 
     @property
     def is_extrapolated(self) -> bool:
-        """Whether part of the time was not measured."""
+        """Whether part of the time is extrapolated."""
         return self.computed < self.windows
 
 
 @dataclass
 class Runs:
-    """All runs of a measurement, and for pipelines that gave none the reason."""
+    """All runs of a measurement, and the reasons for pipelines without runs."""
 
     runs: list[Run]
     left_out: dict[str, str]
 
     def of(self, key: str) -> list[Run]:
-        """The runs of one pipeline."""
+        """The runs of the pipeline ``key``."""
         return [run for run in self.runs if run.key == key]
 
     def median(self, key: str) -> Cost | None:
-        """Medians over the runs of one pipeline; None where there is no run."""
+        """Medians over the runs of the pipeline ``key``; None without runs."""
         runs = self.of(key)
         if not runs:
             return None
@@ -68,14 +69,14 @@ class Runs:
         return Cost(statistics.median(wall), statistics.median(cpu), statistics.median(peak))
 
     def ratio(self, key: str, to: str, figure: str = "cpu_s") -> float | None:
-        """A figure of one pipeline as a share of another's; None where one of them has no run."""
+        """Ratio of a quantity (a field of ``Cost``) of two pipelines; None if one of them has no runs."""
         ours, theirs = self.median(key), self.median(to)
         return None if ours is None or theirs is None else getattr(ours, figure) / getattr(theirs, figure)
 
     def write(self, path: Path) -> None:
-        """As CSV, one line for each run."""
+        """Write a CSV file with a line for each run."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [*(each.name for each in fields(Run)), "extrapolated"], lineterminator="\n")
+        writer = csv.DictWriter(text, [*(column.name for column in fields(Run)), "extrapolated"], lineterminator="\n")
         writer.writeheader()
         for run in self.runs:
             rounded = {name: round(v, 3) if isinstance(v, float) else v for name, v in asdict(run).items()}
@@ -84,14 +85,14 @@ class Runs:
 
     @classmethod
     def read(cls, path: Path) -> Runs:
-        """What ``write`` wrote. Raises UserError for another file."""
-        kinds = {"key": str, "round": int, "windows": int, "computed": int}
+        """Read a file from ``write``. Raises UserError for another file."""
+        types = {"key": str, "round": int, "windows": int, "computed": int}
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
-            runs = [Run(**{e.name: kinds.get(e.name, float)(row[e.name]) for e in fields(Run)}) for row in rows]
+            runs = [Run(**{c.name: types.get(c.name, float)(row[c.name]) for c in fields(Run)}) for row in rows]
         except (OSError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{path} holds no runs ({error}).", "Choose another folder.") from None
+            raise UserError(f"{path} is not a table of runs ({error}).", "Choose another folder.") from None
         return cls(runs, {})
 
 
@@ -104,10 +105,11 @@ def measure(
     peer_rounds: int | None = None,
     progress: Report | None = None,
 ) -> None:
-    """Run every pipeline once a round, in turn, until each has so many runs in ``done``, which is added to.
+    """Run each pipeline once per round until it has ``rounds`` runs in ``done``, to which runs are added.
 
-    In turn, so that whatever else the computer does strikes all of them alike. ``on_run`` is told each run when it is
-    over. A pipeline whose modules are missing or that fails is left out from then on, with its reason.
+    The pipelines alternate, so that other load on the computer affects all of them equally. ``peer_rounds`` limits the
+    rounds of the peers. ``on_run`` receives each finished run. A pipeline that fails or lacks a module is skipped from
+    then on, and ``done.left_out`` gets the reason.
     """
     order = [
         (number, pipeline)
@@ -126,14 +128,14 @@ def measure(
         try:
             run = run_once(pipeline, number, threads)
         except ProcessFailedError as error:
-            done.left_out[pipeline.key] = f"it failed: {error}"
+            done.left_out[pipeline.key] = f"failed: {error}"
             continue
         done.runs.append(run)
         on_run(run)
 
 
 def run_once(pipeline: Pipeline, number: int, threads: int) -> Run:
-    """One run, its results thrown away. Raises ProcessFailedError."""
+    """Run a pipeline once and discard its results. Raises ProcessFailedError if it fails."""
     sgemm = sgemm_rate()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "windows.json"
@@ -147,18 +149,18 @@ def run_once(pipeline: Pipeline, number: int, threads: int) -> Run:
 
 
 def named(keys: Iterable[str], known: Sequence[Pipeline]) -> list[Pipeline]:
-    """The pipelines of these keys. Raises UserError for one there is not."""
+    """The pipelines with these keys. Raises UserError for an unknown key."""
     by_key = {pipeline.key: pipeline for pipeline in known}
     for key in keys:
         if key not in by_key:
-            raise UserError(f"There is no pipeline '{key}'.", f"There are: {', '.join(by_key)}.")
+            raise UserError(f"Unknown pipeline: '{key}'.", f"Choose from: {', '.join(by_key)}.")
     return [by_key[key] for key in keys]
 
 
 def warm_up(chosen: Sequence[Pipeline], setting: Setting, threads: int) -> None:
-    """Let our own program do what it does only once for a model, on a piece of the CT as large as one window.
+    """Run our pipelines on a part of the CT as large as a window, for the work that is done only once for each model.
 
-    Converting a network, or measuring which way to run it is the fastest, is no part of a segmentation.
+    Converting a network, or measuring which runtime is fastest, is not part of a segmentation.
     """
     ours = [pipeline for pipeline in chosen if not pipeline.is_peer]
     if not ours:
@@ -167,14 +169,14 @@ def warm_up(chosen: Sequence[Pipeline], setting: Setting, threads: int) -> None:
         piece = Path(folder) / "piece.nii.gz"
         write_image(middle(read_ct(setting.ct), setting.fine_mm * max(setting.patch)), piece)
         for pipeline in pipelines(replace(setting, ct=piece, our_windows=None)):
-            if pipeline.key in {each.key for each in ours}:
+            if pipeline.key in {own.key for own in ours}:
                 out = Path(folder) / pipeline.key
                 out.mkdir()
                 measure_process(pipeline.command(out, out / "windows.json"), with_threads(threads))
 
 
 def middle(ct: sitk.Image, side_mm: float) -> sitk.Image:
-    """The middle of ``ct``, no longer than ``side_mm`` along any axis."""
+    """The middle part of ``ct``, at most ``side_mm`` along each axis."""
     size = [min(n, max(int(side_mm / step), 8)) for n, step in zip(ct.GetSize(), ct.GetSpacing(), strict=True)]
     first = [(n - kept) // 2 for n, kept in zip(ct.GetSize(), size, strict=True)]
     return sitk.RegionOfInterest(ct, size, first)

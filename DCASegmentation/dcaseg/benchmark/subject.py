@@ -1,7 +1,8 @@
-"""What is measured on: a synthetic person on the grid of a usual abdominal scan, and a model with random weights.
+"""The subject of the measurements: a phantom on the grid of a usual abdominal scan, and a model with random weights.
 
-512 x 512 voxels of 0.8 x 0.8 x 2.5 mm. The body fills 44 % of a slice and its box 65 %: in two clinical CTs that show
-the body's whole width, of the abdomen and of the chest, it was 48 and 38 %, and 67 and 60 %.
+The CT has 512 x 512 voxels of 0.8 x 0.8 x 2.5 mm. The body fills 44 % of a slice and its bounding box 65 %. In two
+clinical CTs with the whole width of the body, of the abdomen and of the chest, the body filled 48 and 38 %, and its box
+67 and 60 %.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ _AIR_HU = -1024
 
 
 def benchmark_ct(folder: Path, slices: int = SLICES, progress: ProgressCallback | None = None) -> Path:
-    """The CT file with so many slices in ``folder``, made there on first use (some 40 s of CPU time).
+    """The CT file with this number of slices in ``folder``, generated on first use (about 40 s of CPU time).
 
-    A scan longer than the person is continued by its mirror image.
+    A scan longer than the person is continued with its mirror image.
     """
     path = folder / f"ct_{IN_PLANE}x{IN_PLANE}x{slices}.nii.gz"
     if not path.exists():
@@ -65,12 +66,12 @@ def _with_slices(whole: sitk.Image, slices: int) -> sitk.Image:
 
 
 def centered(voxels: NDArray[np.int16], axis: int, count: int) -> NDArray[np.int16]:
-    """``voxels`` with ``count`` of them along ``axis``: cut, or surrounded by air, evenly on both sides."""
+    """``voxels`` cropped or padded with air to ``count`` along ``axis``, equally on both sides."""
     missing = count - voxels.shape[axis]
     if missing > 0:
-        around = [(0, 0)] * voxels.ndim
-        around[axis] = (missing // 2, missing - missing // 2)
-        return np.pad(voxels, around, constant_values=_AIR_HU)
+        padding = [(0, 0)] * voxels.ndim
+        padding[axis] = (missing // 2, missing - missing // 2)
+        return np.pad(voxels, padding, constant_values=_AIR_HU)
     first = -missing // 2
     return voxels.take(np.arange(first, first + count), axis=axis)
 
@@ -92,10 +93,10 @@ def random_bundle(
     norm: Norm = "batch",
     patch: tuple[int, int, int] = PATCH,
 ) -> Bundle:
-    """The bundle of a network for the 15 organs of AMOS on an isotropic grid, in ``folder``, made there on first use.
+    """A bundle in ``folder`` with random weights for the 15 organs of AMOS on an isotropic grid, created on first use.
 
-    The heads are balanced on noise, so that every channel is the largest somewhere and no step of the way back to the
-    CT's grid has less to do than with a trained model.
+    The heads are balanced on noise, so that every channel is the highest somewhere. The steps back to the CT's grid
+    then have as much work as with a trained model.
     """
     sides = "x".join(map(str, patch))
     path = folder / f"random_{n_filters}_filters_{norm}_{sides}_{spacing_mm:g}mm"
@@ -105,7 +106,7 @@ def random_bundle(
     groups = partition({organ.label: 4 ** (len(AMOS) - organ.label) for organ in AMOS}, "average")
     metadata = Metadata(
         name=path.name,
-        description="Random weights, to measure time and memory with.",
+        description="Random weights for measuring time and memory.",
         vocabulary=AMOS,
         spacing=(spacing_mm, spacing_mm, spacing_mm),
         orientation="RAS",
@@ -113,7 +114,7 @@ def random_bundle(
         patch=patch,
         partition=groups,
         training_data=(TrainingData("No data", 0, 0, "CC0-1.0"),),
-        limits=("Random weights: nothing it says is true.",),
+        limits=("Random weights: the results are meaningless.",),
     )
     return save_bundle(path, _network(groups.owners, n_filters, norm), metadata)
 

@@ -1,10 +1,10 @@
-"""Training the same network by our trainer and by a plain MONAI loop: samples a second, CPU time, memory.
+"""Compares our trainer with a plain MONAI loop that trains the same network: samples per second, CPU time, memory.
 
-Both train the V-Net of ``dca train --strategy vnet`` on one synthetic person with labels, with AdamW, single precision
-and patches of the same size and number. The MONAI loop is as its tutorials write it: CacheDataset,
-RandCropByPosNegLabeld, three random intensity transforms, DiceCELoss, the network's layout as it comes.
+Both train the V-Net of ``dca train --strategy vnet`` on one labeled phantom, with AdamW, single precision and the same
+size and number of patches. The MONAI loop follows its tutorials: CacheDataset, RandCropByPosNegLabeld, three random
+intensity transforms, DiceCELoss, and the default memory format.
 
-Run in a process of its own: python -m dcaseg.benchmark.training_loops LOOP OPTIONS
+Runs in a separate process: python -m dcaseg.benchmark.training_loops LOOP OPTIONS
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ _SCAN_MM = (4.0, 4.0, 5.0)
 
 @dataclass(frozen=True)
 class LoopCost:
-    """Of the steps after the first: ``samples_per_second`` of wall time, ``cpu_seconds`` of a sample over all threads,
-    ``network_share`` of the time in forward pass, backward pass and optimizer; ``peak_mib`` of the process."""
+    """The cost of the steps after the first.
+
+    ``samples_per_second`` refers to wall time, ``cpu_seconds`` is the CPU time of a sample over all threads,
+    ``network_share`` the fraction of time in forward pass, backward pass and optimizer, ``peak_mib`` the peak memory of
+    the process in MiB.
+    """
 
     loop: str
     samples: int
@@ -52,9 +56,9 @@ class LoopCost:
 def measure_loop(
     loop: str, options: TrainingOptions, device: str = "cpu", steps: int = 5, threads: int | None = None
 ) -> LoopCost:
-    """``steps`` of a loop of ``LOOPS``, in a process of its own. Raises ProcessFailedError."""
-    given = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
-    command = [sys.executable, "-m", f"{__package__}.training_loops", loop, given]
+    """Measure ``steps`` of a loop in ``LOOPS``, in a separate process. Raises ProcessFailedError if it fails."""
+    args = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
+    command = [sys.executable, "-m", f"{__package__}.training_loops", loop, args]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
     if done.returncode:
         raise ProcessFailedError(" ".join(done.stderr.strip().splitlines()[-3:]))
@@ -62,7 +66,7 @@ def measure_loop(
 
 
 class _Clock:
-    """Wall and CPU time of the steps after the first, and how much of the wall time the network had."""
+    """Measures wall and CPU time of the steps after the first, and the wall time in the network."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -70,21 +74,24 @@ class _Clock:
         self.network = self._started = self._cpu = 0.0
 
     def step_done(self) -> None:
+        """Count a finished step."""
         self._wait()
         self._steps += 1
         if self._steps == 1:
-            # The first step also loads kernels and memory.
+            # The first step is excluded, since it also loads kernels and allocates memory.
             self.network, self._started, self._cpu = 0.0, time.perf_counter(), time.process_time()
 
     def in_network(self, work: Callable[[], Any]) -> Any:
+        """Run ``work`` and count its time as time in the network."""
         self._wait()
         started = time.perf_counter()
-        found = work()
+        result = work()
         self._wait()
         self.network += time.perf_counter() - started
-        return found
+        return result
 
     def cost(self, loop: str, batch: int) -> LoopCost:
+        """The cost so far, with ``batch`` samples per step."""
         seconds, cpu = time.perf_counter() - self._started, time.process_time() - self._cpu
         samples = (self._steps - 1) * batch
         return LoopCost(
@@ -106,8 +113,8 @@ def _ours(options: TrainingOptions, device: torch.device, case: Case) -> LoopCos
             return values
 
         def _backward(self, batch: Batch, step_state: StepState) -> dict[str, float]:
-            found: dict[str, float] = clock.in_network(lambda: super(Timed, self)._backward(batch, step_state))
-            return found
+            losses: dict[str, float] = clock.in_network(lambda: super(Timed, self)._backward(batch, step_state))
+            return losses
 
         def _update(self, step_state: StepState, values: dict[str, float]) -> None:
             clock.in_network(lambda: super(Timed, self)._update(step_state, values))
@@ -172,19 +179,19 @@ def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCo
     return clock.cost("monai", options.labelled_per_step)
 
 
-def _main(loop: str, text: str) -> None:
-    given = json.loads(text)
-    options = replace(TrainingOptions.from_json(given["options"]), strategy="vnet", steps=given["steps"] + 1)
-    if given["threads"]:
-        torch.set_num_threads(given["threads"])
+def _main(loop: str, json_args: str) -> None:
+    args = json.loads(json_args)
+    options = replace(TrainingOptions.from_json(args["options"]), strategy="vnet", steps=args["steps"] + 1)
+    if args["threads"]:
+        torch.set_num_threads(args["threads"])
     if loop == "ours":
-        # As dca train does.
+        # Like dca train.
         from ..inference.process_settings import keep_freed_memory
 
         keep_freed_memory()
     phantom = generate(1, _SCAN_MM)
     case = prepare_case("labelled", phantom.ct, phantom.labels, options.grid)
-    cost = {"ours": _ours, "monai": _monai}[loop](options, torch.device(given["device"]), case)
+    cost = {"ours": _ours, "monai": _monai}[loop](options, torch.device(args["device"]), case)
     print(json.dumps(asdict(cost)))
 
 

@@ -1,12 +1,12 @@
-"""``dca segment`` with only the first windows computed and the others replayed, as other programs are measured.
+"""Measures pipelines of which only the first windows are computed and the others replayed.
 
-A program that takes half an hour for a CT cannot be measured again and again. Its windows all cost the same, so a few
-are measured, and instead of the others the last answer is given once more, as a copy. Everything around the network is
-then real, its memory too, and only the network's time is extrapolated: windows x median of those computed.
+A program that needs half an hour for a CT cannot be measured many times. All windows cost the same, so only a few are
+computed, and the others get a copy of the last output. Everything around the network is real, including memory, and
+only the network's time is extrapolated: the number of windows times the median of the computed ones.
 
 Run: python -m dcaseg.benchmark.window_replay CT OUT --model BUNDLE [--windows K] [--options JSON]
 
-The same job from the CT's file to a folder of results; ``--options`` are fields of
+The command does the same as ``dca segment``, from the CT file to a result folder; ``--options`` are fields of
 ``inference.options.SegmentOptions``.
 """
 
@@ -37,7 +37,7 @@ WindowOutput = TypeVar("WindowOutput")
 
 @dataclass(frozen=True)
 class WindowCosts:
-    """Seconds of the windows of one run: ``cpu_s`` and ``wall_s`` of each one computed, and of all replays together."""
+    """Times (s) of the windows of a run: ``cpu_s`` and ``wall_s`` of each computed one, and of all replays together."""
 
     total: int
     cpu_s: tuple[float, ...]
@@ -47,11 +47,11 @@ class WindowCosts:
 
     @property
     def replayed(self) -> int:
-        """Windows that were not computed."""
+        """Number of windows that were not computed."""
         return self.total - len(self.cpu_s)
 
     def extrapolated(self, cost: Cost) -> Cost:
-        """What the process of ``cost`` would have cost with all windows computed; memory is as measured."""
+        """The cost of the process if all windows had been computed. Memory is as measured."""
         if not self.replayed:
             return cost
         return replace(
@@ -61,20 +61,21 @@ class WindowCosts:
         )
 
     def write(self, path: Path) -> None:
-        """As JSON, for the process that measures."""
+        """Write the costs as JSON for the measuring process."""
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> WindowCosts:
-        """What ``write`` wrote."""
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**told, "cpu_s": tuple(told["cpu_s"]), "wall_s": tuple(told["wall_s"])})
+        """Read a file from ``write``."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**content, "cpu_s": tuple(content["cpu_s"]), "wall_s": tuple(content["wall_s"])})
 
 
 class Windows(Generic[WindowOutput]):
-    """Stands in the network's place: computes the first ``real`` windows (None: all), then replays the last answer.
+    """Replaces a network: computes the first ``real`` windows (None: all), then replays the last output.
 
-    ``copied(answer, n)`` gives a copy of the first n windows of an answer. A batch is computed as a whole.
+    ``copied(output, n)`` returns a copy of the first n windows of an output. A batch is computed as a whole. Raises
+    ValueError if ``real`` is below 1.
     """
 
     def __init__(
@@ -94,47 +95,47 @@ class Windows(Generic[WindowOutput]):
         self._replays = [0.0, 0.0]
 
     def __call__(self, windows: Tensor) -> WindowOutput:
-        """The answer to windows (batch, channel, depth, height, width)."""
+        """The output for ``windows`` (batch, channel, depth, height, width)."""
         batch = len(windows)
         self._total += batch
         cpu, wall = time.process_time(), time.perf_counter()
         if self._last is not None and batch <= self._last[1]:
-            # A copy, since whoever gets it may write into it.
-            answer = self._copied(self._last[0], batch)
+            # A copy, since the caller may write into it.
+            output = self._copied(self._last[0], batch)
             self._replays[0] += time.process_time() - cpu
             self._replays[1] += time.perf_counter() - wall
-            return answer
-        answer = self._network(windows)
-        taken = (time.process_time() - cpu) / batch, (time.perf_counter() - wall) / batch
-        self._computed += [taken] * batch
+            return output
+        output = self._network(windows)
+        times = (time.process_time() - cpu) / batch, (time.perf_counter() - wall) / batch
+        self._computed += [times] * batch
         if self._real is not None and len(self._computed) >= self._real:
-            self._last = self._copied(answer, batch), batch
-        return answer
+            self._last = self._copied(output, batch), batch
+        return output
 
     @property
     def costs(self) -> WindowCosts:
-        """What was measured until now."""
+        """The costs measured so far."""
         cpu, wall = zip(*self._computed, strict=True) if self._computed else ((), ())
         return WindowCosts(self._total, cpu, wall, *self._replays)
 
 
-def copied_tensor(answer: Tensor, count: int) -> Tensor:
-    """The first ``count`` windows of a network's output."""
-    return answer[:count].clone()
+def copied_tensor(output: Tensor, count: int) -> Tensor:
+    """A copy of the first ``count`` windows of ``output`` (batch, channel, depth, height, width)."""
+    return output[:count].clone()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every peer's program is told: CT, output, spacing, windows to compute, where to report, threads."""
+    """Add the arguments shared by all programs: CT, output, spacing, number of windows, report and model."""
     parser.add_argument("ct", type=Path, help="the CT, a NIfTI file")
     parser.add_argument("out", type=Path, help="the label map to write, .nii.gz")
     parser.add_argument("--spacing", type=float, default=1.5, help="spacing of the model in mm")
-    parser.add_argument("--windows", type=int, default=None, help="windows to compute; all, if left out")
-    parser.add_argument("--report", type=Path, default=None, help="JSON file with the windows' times")
+    parser.add_argument("--windows", type=int, default=None, help="number of windows to compute (default: all)")
+    parser.add_argument("--report", type=Path, default=None, help="JSON file for the times of the windows")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
 
 
 class CountedBackend:
-    """A runtime of which only the first windows are computed."""
+    """Wraps a runtime so that only the first windows are computed."""
 
     def __init__(self, runtime: Backend, real: int | None) -> None:
         self.name = runtime.name
@@ -144,11 +145,13 @@ class CountedBackend:
         self.windows = Windows(runtime, real, _first)
 
     def __call__(self, windows: Tensor) -> Answer:
+        """The output for ``windows`` (batch, 1, depth, height, width)."""
         return self.windows(windows)
 
 
 class CountedSegmenter(Segmenter):
-    """On the CPU; ``real`` windows are computed (None: all). ``counted`` is the runtime, once there is one."""
+    """A segmenter on the CPU that computes ``real`` windows (None: all). ``counted`` is its runtime after the first
+    use."""
 
     def __init__(self, bundle: Bundle, real: int | None) -> None:
         super().__init__(bundle, "cpu", runtime=AUTO)
@@ -164,14 +167,17 @@ class CountedSegmenter(Segmenter):
 
 
 def _first(answer: Answer, count: int) -> Answer:
-    """No copy: a runtime's answer is not written into, and it stays where it is while nothing else is computed."""
+    """The first ``count`` windows of ``answer``, without a copy.
+
+    Nothing writes into a runtime's output, and it stays valid until the next computation.
+    """
     both = (answer.aggregated, answer.stitched)
     aggregated, stitched = (None if logits is None else logits[:count] for logits in both)
-    return Answer(aggregated, stitched, {level: each[:count] for level, each in answer.attention.items()})
+    return Answer(aggregated, stitched, {level: maps[:count] for level, maps in answer.attention.items()})
 
 
 def main() -> None:
-    """The program."""
+    """Segment a CT and write the times of its windows."""
     with importing():
         from ..inference.options import SegmentOptions
         from ..inference.pipeline import Job, segment_to_folder
@@ -180,16 +186,16 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser)
-    parser.add_argument("--options", type=json.loads, default={}, help="what to ask for, as JSON")
-    told = parser.parse_args()
+    parser.add_argument("--options", type=json.loads, default={}, help="options of the segmentation, as JSON")
+    args = parser.parse_args()
     keep_freed_memory()
-    bundle = Bundle.load(told.model)
-    options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in told.options.items()}
-    segmenter = CountedSegmenter(bundle, told.windows)
-    job = Job(told.ct, told.out, bundle, SegmentOptions(**options), "cpu", extension=".nii.gz")
+    bundle = Bundle.load(args.model)
+    options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in args.options.items()}
+    segmenter = CountedSegmenter(bundle, args.windows)
+    job = Job(args.ct, args.out, bundle, SegmentOptions(**options), "cpu", extension=".nii.gz")
     segment_to_folder(job, segmenter=segmenter)
-    if told.report and segmenter.counted is not None:
-        segmenter.counted.windows.costs.write(told.report)
+    if args.report and segmenter.counted is not None:
+        segmenter.counted.windows.costs.write(args.report)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Many CTs on one machine or a cluster: found, segmented, accounted for, reported. Needs the extra ``cohort``."""
+"""Segments many CTs on one machine or a cluster, with a ledger and a report. Needs the extra ``cohort``."""

@@ -1,4 +1,4 @@
-"""One CT of a cohort, its outcome, and the settings all are segmented with."""
+"""A case of a cohort, its outcome, the settings shared by all cases, and the layout of the cohort folder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LONGEST_NAME = 40
 class Case:
     """A CT to segment.
 
-    ``key`` knows it again in a later run, ``fingerprint`` tells whether its files are still the same; ``name`` is that
-    of its folder of results. ``files`` are the slices of a ``dicom`` series in their order, or one image file.
+    ``key`` identifies the case across runs; ``fingerprint`` changes when its files change. ``name`` is the name of its
+    result folder. ``files`` holds the ordered slices of a ``dicom`` series, or one image file.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something in the input that is no case: ``skipped`` as it is not meant, ``failed`` as it cannot be used."""
+    """An input that did not become a case: ``skipped`` if it is of the wrong kind, ``failed`` if it is unusable."""
 
     key: str
     source: str
@@ -51,13 +51,13 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """The result of processing a case.
 
-    ``again`` says that the next run shall try it anew, as the fault was not the case's (disk full, worker killed).
-    ``volumes_ml`` maps organ keys to ml; ``seconds`` phases to seconds. ``concern`` orders cases to check first, with
-    its ``concerns`` in words; None without a review. ``loads`` counts how often its worker process had loaded the
-    model, ``peak_mb`` is that process's highest memory so far. ``cut_off`` are the keys of the organs in which the scan
-    ends.
+    ``again`` makes the next run retry the case, because the cause lay outside it (disk full, worker killed).
+    ``volumes_ml`` maps organ keys to ml, ``seconds`` maps phases to seconds. ``concern`` ranks the cases to check (ml
+    expected to be wrong; None without a review), and ``concerns`` gives the reasons. ``loads`` counts how often the
+    worker process has loaded the model; ``peak_mb`` is the peak memory of that process so far (1e6 bytes). ``cut_off``
+    holds the keys of organs that the edge of the scan cuts off.
     """
 
     key: str
@@ -76,36 +76,36 @@ class Outcome:
 
     @classmethod
     def from_json(cls, content: Any) -> Outcome:
-        """The outcome that ``dataclasses.asdict`` has made plain. Raises ValueError for anything else."""
+        """Read an outcome that ``dataclasses.asdict`` wrote. Raises ValueError for anything else."""
         try:
             lists = {name: tuple(content[name]) for name in ("notes", "concerns")}
-            # Cohorts of earlier versions did not note it.
+            # Earlier versions did not record ``cut_off``.
             outcome = cls(**{**content, **lists, "cut_off": tuple(content.get("cut_off", ()))})
             numbers = [outcome.peak_mb, *outcome.volumes_ml.values(), *outcome.seconds.values(), outcome.concern or 0.0]
         except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"no outcome: {error}") from None
+            raise ValueError(f"invalid outcome: {error}") from None
         names = (outcome.key, outcome.status, outcome.reason, outcome.worker)
         texts = [*names, *outcome.notes, *outcome.concerns, *outcome.cut_off]
         if not all(isinstance(text, str) for text in texts) or outcome.status not in (OK, SKIPPED, FAILED):
-            raise ValueError("no outcome: no text where text should be")
+            raise ValueError("invalid outcome: a text field has another type or an unknown value")
         if not all(isinstance(number, int | float) for number in numbers):
-            raise ValueError("no outcome: no number where a number should be")
+            raise ValueError("invalid outcome: a number field has another type")
         return outcome
 
 
 def digest(parts: Iterable[str]) -> str:
-    """Sixteen hexadecimal digits that stand for ``parts``, whatever their characters."""
+    """The first 16 hexadecimal digits of the SHA-256 of ``parts``, which may contain any characters."""
     content = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def readable(text: str) -> str:
-    """``text`` as ledger and report can hold it, even where it names files whose names are no text."""
+    """``text`` as valid Unicode: undecodable bytes of file names become replacement characters."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def folder_name(text: str, key: str) -> str:
-    """A name for a folder, short on every file system: letters and digits of any script, and the start of ``key``."""
+    """A folder name that is valid and short on every file system: letters, digits and the start of ``key``."""
     plain = "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in text).strip("._")
     return f"{plain[:_LONGEST_NAME] or 'case'}-{key[:8]}"
 
@@ -122,13 +122,13 @@ PICTURE = "picture.jpg"
 
 @dataclass(frozen=True)
 class Settings:
-    """Sent to the workers with each case.
+    """Settings that a worker receives with each case.
 
-    ``weights`` is the SHA-256 of the model's weights: all workers of a cohort use the same. ``threads`` bounds the
-    cores of a worker process, 0 leaves that to the worker. ``at_once`` bounds the cases of a worker process that are
-    in memory: one in the network, others being read or written. ``resample`` allows CTs with tilted or unevenly spaced
-    slices. Folders can be read by their owner alone, unless they are ``shared``. ``pseudonyms`` names the key of the
-    pseudonyms that stand for patients; empty, patients are named.
+    ``weights`` is the SHA-256 of the model's weights, which must be the same on all workers. ``threads`` limits the
+    cores of a worker process; 0 leaves the choice to the worker. ``max_parallel`` limits how many cases a worker
+    process holds in memory: one in the network, the others being read or written. ``resample`` accepts CTs with tilted
+    or unevenly spaced slices. Only the owner can read the folders unless ``shared`` is set. ``pseudonyms`` is the ID
+    of the pseudonym key; if it is empty, results name the patients.
     """
 
     out: str
@@ -138,20 +138,20 @@ class Settings:
     device: str = "auto"
     extension: str = ".nrrd"
     threads: int = 0
-    at_once: int = 2
+    max_parallel: int = 2
     runtime: str = "auto"
     resample: bool = False
     shared: bool = False
     pseudonyms: str = ""
 
     def folder_of(self, name: str) -> Path:
-        """The folder of results of the case called ``name``."""
+        """The result folder of the case ``name``."""
         return Path(self.out) / CASES / name
 
     def identity(self) -> dict[str, Any]:
-        """What decides the results: all of a cohort must agree in it."""
+        """The settings that affect results. They must be the same for all runs of a cohort."""
         identity: dict[str, Any] = {"weights": self.weights, "extension": self.extension, **asdict(self.options)}
-        # Left out where they are not used: cohorts that were begun before they existed can go on.
+        # Omitted if unused, so that cohorts started before these settings existed can be resumed.
         if self.resample:
             identity["resample"] = True
         if self.pseudonyms:
@@ -160,14 +160,15 @@ class Settings:
 
 
 def prepare(out: Path, shared: bool = False) -> None:
-    """Make the folder ``out`` of a new cohort, or accept that of an earlier one. Raises OutputError for any other.
+    """Create the cohort folder ``out``, or accept an existing cohort folder.
 
-    Names of folders may tell who patients are: unless ``shared``, none but the owner can list them.
+    Folder names may identify patients, so only the owner can list them unless ``shared`` is set. Raises OutputError if
+    ``out`` contains anything else or cannot be created.
     """
     mode = 0o777 if shared else 0o700
     try:
         if out.is_dir() and any(out.iterdir()) and not (out / LOCK).is_file():
-            raise OutputError(f"The folder {out} holds something else than a cohort.", "Choose another one with -o.")
+            raise OutputError(f"The folder {out} is not empty and is not a cohort.", "Choose another one with -o.")
         out.parent.mkdir(parents=True, exist_ok=True)
         out.mkdir(mode=mode, exist_ok=True)
         (out / CASES).mkdir(mode=mode, exist_ok=True)
@@ -175,4 +176,4 @@ def prepare(out: Path, shared: bool = False) -> None:
             (out / CASES).chmod(0o700)
     except OSError as error:
         why = error.strerror or error
-        raise OutputError(f"{out} cannot be made: {why}.", "Choose another folder with -o.") from None
+        raise OutputError(f"The folder {out} cannot be created: {why}.", "Choose another one with -o.") from None

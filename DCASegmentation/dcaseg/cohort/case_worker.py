@@ -1,4 +1,4 @@
-"""What a worker does with one case: read, segment, write, and report the outcome. The model stays loaded."""
+"""Processes one case in a worker: read, segment, write and return the outcome. The model stays loaded."""
 
 from __future__ import annotations
 
@@ -45,27 +45,27 @@ _MOST_REASONS = 3
 
 
 def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
-    """Milliliters expected to be wrong over all places, and why at the first ones; None without a review."""
+    """Volume expected to be wrong over all findings (ml), and the first reasons; None without a review."""
     file = folder / REVIEW
     if not file.is_file():
         return None
-    places = read_review(file).places
-    # Each names its organ. Of a finding that several places share, the text is the same.
-    reasons = tuple(dict.fromkeys(place.reasons[0].text for place in places if place.reasons))[:_MOST_REASONS]
-    return sum(place.expected_wrong_ml for place in places), reasons
+    findings = read_review(file).places
+    # Each reason names its organ. Findings with the same reason have the same text.
+    reasons = tuple(dict.fromkeys(finding.reasons[0].text for finding in findings if finding.reasons))[:_MOST_REASONS]
+    return sum(finding.expected_wrong_ml for finding in findings), reasons
 
 
 def peak_mb() -> float:
-    """Highest resident memory of this process so far, in MB (1e6 bytes); 0 where the system does not tell."""
+    """Peak resident memory of this process so far, in MB (1e6 bytes); 0 if the system does not report it."""
     if sys.platform == "win32":
         return float(psutil.Process().memory_info().peak_wset) / 1e6
     if sys.platform == "linux":
-        # Not ru_maxrss: it begins with the peak of the process that started this one.
+        # Not ru_maxrss: it starts from the peak of the parent process.
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), 0.0)
     import resource
 
-    # macOS counts in bytes.
+    # macOS reports bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
@@ -75,7 +75,10 @@ _QUALITY = 82
 
 
 def pictures(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> tuple[bytes, bytes]:
-    """Two JPEGs, ``LARGE_HEIGHT`` and ``HEIGHT`` pixels high; the patient's right is on the left of both planes."""
+    """Draw the axial and coronal plane side by side, as a large picture and a thumbnail.
+
+    Returns two JPEG files, ``LARGE_HEIGHT`` and ``HEIGHT`` pixels high. The patient's right is on the left.
+    """
     planes = choose_planes(ct, labels)
     large = np.hstack(
         [
@@ -101,12 +104,12 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 class SharedSegmenter(Segmenter):
-    """A segmenter that several threads of a process may call: one is in the network, the others read and write."""
+    """A segmenter for several threads of a process: one thread runs the network while others read and write."""
 
     def __init__(self, model: Bundle, device: str, runtime: str) -> None:
         super().__init__(model, device, runtime=runtime, coarse=default_model)
         self.model = model
-        self._turn = threading.Lock()
+        self._network_lock = threading.Lock()
 
     def segment(
         self,
@@ -115,32 +118,35 @@ class SharedSegmenter(Segmenter):
         progress: Callable[[float, str], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Result:
-        """As ``Segmenter.segment``, in turn."""
-        with self._turn:
+        """Like ``Segmenter.segment``, for one thread at a time."""
+        with self._network_lock:
             return super().segment(ct, options, progress, cancelled)
 
 
 class WorkerModel:
-    """What this process has loaded."""
+    """The models that this process has loaded; ``loads`` counts them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._segmenters: dict[tuple[str, str, str], SharedSegmenter] = {}
-        self._turns: dict[int, threading.BoundedSemaphore] = {}
+        self._slots: dict[int, threading.BoundedSemaphore] = {}
         self.loads = 0
 
     def segmenter(self, settings: Settings) -> SharedSegmenter:
-        """The segmenter for ``settings``, made at the first call. Raises BundleError, and UserError for the device."""
+        """The segmenter for ``settings``, created by the first call.
+
+        Raises BundleError if the model is unusable or not the expected one, and UserError if the device is unusable.
+        """
         key = (settings.bundle, settings.device, settings.runtime)
         with self._lock:
             if key not in self._segmenters:
                 self._segmenters[key] = self._load(settings)
             return self._segmenters[key]
 
-    def slots(self, at_once: int) -> threading.BoundedSemaphore:
-        """Bounds the cases this process holds in memory."""
+    def slots(self, max_parallel: int) -> threading.BoundedSemaphore:
+        """The semaphore that limits how many cases this process holds in memory."""
         with self._lock:
-            return self._turns.setdefault(at_once, threading.BoundedSemaphore(at_once))
+            return self._slots.setdefault(max_parallel, threading.BoundedSemaphore(max_parallel))
 
     def _load(self, settings: Settings) -> SharedSegmenter:
         keep_freed_memory()
@@ -150,8 +156,8 @@ class WorkerModel:
         bundle = Bundle.load(Path(settings.bundle))
         if bundle.weights.sha256 != settings.weights:
             raise BundleError(
-                f"The model in {settings.bundle} on this worker ({platform.node()}) is another one.",
-                "All workers must see the same folder of the model.",
+                f"The worker {platform.node()} has a different model in {settings.bundle}.",
+                "Make sure that all workers see the same model folder.",
             )
         self.loads += 1
         return SharedSegmenter(bundle, settings.device, settings.runtime)
@@ -161,7 +167,7 @@ PROCESS = WorkerModel()
 
 
 def lacks_device_memory(error: BaseException, segmenter: Segmenter) -> bool:
-    """Whether ``error`` says that the model itself does not fit into the memory of the segmenter's device."""
+    """Whether ``error`` means that the device of ``segmenter``, a GPU, is out of memory."""
     return is_out_of_memory(error) and segmenter.device.torch_device.type != "cpu"
 
 
@@ -169,29 +175,29 @@ _RESULT = "result"
 
 
 def process(case: Case, settings: Settings) -> Outcome:
-    """Segment ``case`` into its folder, which appears when it is complete; whatever happens becomes an outcome."""
-    with PROCESS.slots(settings.at_once):
+    """Segment ``case`` into its folder, which appears once it is complete. Every error becomes a failed outcome."""
+    with PROCESS.slots(settings.max_parallel):
         try:
             outcome = recorded(case, settings) or _segmented(case, settings)
         except UserError as error:
-            # Of all that can be set right, the CT alone will be the same in the next run.
+            # The next run may find any other fault fixed, but not one of the CT itself.
             outcome = _failed(case, str(error), again=not isinstance(error, ImageError))
-        # One broken case must not stop the others, whatever breaks.
+        # No error in one case may stop the others.
         except Exception as error:
             if is_out_of_memory(error):
-                outcome = _failed(case, "The memory of the worker does not suffice for this CT.", again=True)
+                outcome = _failed(case, "The worker does not have enough memory for this CT.", again=True)
             else:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                said = next(iter(str(error).splitlines()), "")
-                what = f"{type(error).__name__}: {said} ({Path(where.filename).name}, line {where.lineno})"
-                outcome = _failed(case, f"Something unexpected happened: {what}", again=True)
+                message = next(iter(str(error).splitlines()), "")
+                details = f"{type(error).__name__}: {message} ({Path(where.filename).name}, line {where.lineno})"
+                outcome = _failed(case, f"Unexpected error: {details}", again=True)
     if settings.pseudonyms:
         outcome = without_names(outcome, case)
     return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=PROCESS.loads, peak_mb=peak_mb())
 
 
 def recorded(case: Case, settings: Settings) -> Outcome | None:
-    """The outcome in the folder of ``case``, if a run that ended too early to note it has finished it before."""
+    """The outcome in the folder of ``case`` if an earlier run finished it but stopped before the ledger had it."""
     try:
         record = read_json(settings.folder_of(case.name) / RECORD)
     except (OSError, ValueError):
@@ -203,7 +209,7 @@ def recorded(case: Case, settings: Settings) -> Outcome | None:
     try:
         return Outcome.from_json(record["outcome"])
     except (ValueError, KeyError):
-        # It is damaged: the case is done again.
+        # The record is damaged, so the case is processed again.
         return None
 
 
@@ -214,10 +220,11 @@ def _segmented(case: Case, settings: Settings) -> Outcome:
     except RuntimeError as error:
         if not lacks_device_memory(error, segmenter):
             raise
-    # The device does not even hold the model, perhaps as others use it too.
+    # Even the model does not fit on the device, perhaps because other programs use it too.
     on_cpu = PROCESS.segmenter(replace(settings, device="cpu"))
     outcome = _into_folder(case, settings, on_cpu)
-    return replace(outcome, notes=(*outcome.notes, f"no memory left on {segmenter.device.description}: ran on the CPU"))
+    note = f"out of memory on {segmenter.device.description}: ran on the CPU"
+    return replace(outcome, notes=(*outcome.notes, note))
 
 
 def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> Outcome:
@@ -254,13 +261,13 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
                 retried=True,
             )
             result = segment_to_folder(job, also_write=also_write, segmenter=segmenter)
-            # Waiting for other cases' turn in the network is no work on this one.
+            # Time spent waiting for the network while it runs other cases is not this case's time.
             waited = perf_counter() - waiting - sum(result.seconds.values())
         _move_up(folder)
         seconds.update(result.seconds)
         seconds["total"] = perf_counter() - started - max(waited, 0.0)
         score = None
-        with optional("The order to check", notes):
+        with optional("The review score", notes):
             score = review_score(folder)
         outcome = Outcome(
             case.key,
@@ -279,7 +286,7 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
 
 
 def _move_up(folder: Path) -> None:
-    """Put what the segmentation wrote beside the record: one folder for each case, as ``dca segment`` makes it."""
+    """Move the segmentation's files up to the case folder, so that it looks like a folder from ``dca segment``."""
     result = folder / _RESULT
     for file in result.iterdir():
         file.rename(folder / file.name)
@@ -304,5 +311,5 @@ def _failed(case: Case, reason: str, again: bool) -> Outcome:
 
 
 def _plain(value: dict[str, Any]) -> Any:
-    """As JSON gives it back, tuples as lists."""
+    """``value`` as JSON returns it, with lists in place of tuples."""
     return json.loads(json.dumps(value))

@@ -1,8 +1,9 @@
-"""The processes that do the work: workers of this machine, or those of a Dask scheduler somewhere.
+"""Dask workers: processes started on this machine, or the workers of an existing Dask scheduler.
 
-Whoever reaches a Dask scheduler or worker can run any code there. So those of this machine listen on loopback, encrypt,
-and answer only to who has the certificate of this run, which exists in the memory of its processes alone: other users
-of the machine do not. Nothing listens for browsers unless the dashboard is asked for.
+Anyone who can connect to a Dask scheduler or worker can run code there. Local ones therefore listen on the loopback
+interface only, encrypt their traffic, and accept only clients with the certificate of this run, which exists only in
+the memory of its processes. Other users of the machine do not have it. No web server runs unless the user asks for the
+dashboard.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from ..inference.process_settings import sleeping_threads
 
 _LOOPBACK = "127.0.0.1"
 _PROTOCOL = "tls://"
-# What the machine keeps for itself and this program.
+# The remainder is for the operating system and this program.
 _SHARE_OF_MEMORY = 0.9
 _CORES_PER_WORKER = 4
 _BYTES_PER_WORKER = 6e9
-_PATIENCE = "30s"
-# On a machine that is busy with other things a Python process may take minutes to begin.
+_CONNECT_TIMEOUT = "30s"
+# On a busy machine a Python process may take minutes to start.
 _START_SECONDS = 300
-# After this time a worker that was killed and is not there again is given up, and another one started. Dask's own 15 s
-# are too short where loading PyTorch takes as long, and then nothing would take its place.
-_SECONDS_TO_COME_BACK = 60
+# A killed worker that has not restarted after this time is replaced. Dask's default of 15 s is too short on machines
+# that need as long to load PyTorch; Dask would then give up the worker without replacing it.
+_RESTART_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class LocalWorkers:
-    """Worker processes of this machine: ``count``, the ``threads`` of each, its memory, and a GPU each if ``gpus``."""
+    """Number of worker processes on this machine, threads and memory (bytes) of each, and whether each gets a GPU."""
 
     count: int
     threads: int
@@ -52,75 +53,87 @@ class LocalWorkers:
 
     @classmethod
     def planned(cls, count: int | None, gpus: int, memory_bytes: int | None = None) -> LocalWorkers:
-        """One for each of ``gpus``, else for so many cores and so much memory; or ``count``, cores divided."""
+        """Plan ``count`` workers, or one for each of ``gpus``, or as many as the cores and the memory allow.
+
+        The cores are divided among the workers, as is the memory unless ``memory_bytes`` sets it for each. Raises
+        UserError if there are more workers than GPUs.
+        """
         cores, memory = _cores(), psutil.virtual_memory().total * _SHARE_OF_MEMORY
         chosen = count or gpus or max(1, min(cores // _CORES_PER_WORKER, int(memory / _BYTES_PER_WORKER)))
         if gpus and chosen > gpus:
-            raise UserError(f"{chosen} workers are more than the {gpus} GPUs.", f"Give --workers {gpus} or less.")
+            available = f"{gpus} GPU{'s' if gpus > 1 else ''}"
+            raise UserError(f"{chosen} workers are too many for {available}.", f"Use --workers {gpus} or fewer.")
         return cls(chosen, max(1, cores // chosen), memory_bytes or int(memory / chosen), bool(gpus))
 
 
-class _WithoutPages:
-    """A server of Dask that has no pages for browsers."""
+class _NoWebServer:
+    """Mixin for a Dask server that serves no web pages."""
 
     def start_http_server(self, routes: Any, *_: Any, **__: Any) -> None:
-        # Dask stops it at the end, so there is one; but it listens nowhere.
+        """Create the server object that Dask stops at the end, without listening on any port."""
         self.http_application = RoutingApplication(routes)
         self.http_server = HTTPServer(self.http_application)
 
 
-class _Scheduler(_WithoutPages, Scheduler):
+class _Scheduler(_NoWebServer, Scheduler):
     pass
 
 
-class _Worker(_WithoutPages, Worker):
+class _Worker(_NoWebServer, Worker):
     pass
 
 
 class _SchedulerWithDashboard(Scheduler):
-    """Answers browsers only where they show a page of this machine: one from elsewhere cannot lead them here."""
+    """Serves the dashboard to local pages only, so that a foreign web page cannot send a browser here."""
 
     def start_http_server(self, *arguments: Any, **options: Any) -> None:
+        """Start Dask's web server, and reject requests with a foreign host or origin (status 403)."""
         super().start_http_server(*arguments, **options)
         application = self.http_application
         find_handler = application.find_handler
-        own = {f"{name}:{self.http_server.port}" for name in (_LOOPBACK, "localhost")}
+        own_hosts = {f"{name}:{self.http_server.port}" for name in (_LOOPBACK, "localhost")}
 
-        def find_if_own(request: HTTPServerRequest, **more: Any) -> Any:
+        def find_local_handler(request: HTTPServerRequest, **options: Any) -> Any:
             origin = request.headers.get("Origin")
-            if request.host in own and (origin is None or origin.removeprefix("http://") in own):
-                return find_handler(request, **more)
+            if request.host in own_hosts and (origin is None or origin.removeprefix("http://") in own_hosts):
+                return find_handler(request, **options)
             return application.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
 
-        application.find_handler = find_if_own
+        application.find_handler = find_local_handler
 
 
 @contextmanager
 def local_client(workers: LocalWorkers, dashboard_port: int | None = None) -> Iterator[Client]:
-    """Worker processes on this machine, which nobody else can use; they end with this process, however it ends.
+    """Start private worker processes on this machine; they stop when this process ends, even if it is killed.
 
-    With ``dashboard_port``, Dask's dashboard listens there, on loopback; 0 is any free port. A worker that is killed
-    comes back or is replaced, see ``replace_lost_workers``. Raises UserError where they do not start.
+    With ``dashboard_port``, Dask's dashboard listens on that loopback port (0: any free port). A killed worker is
+    restarted or replaced, see ``replace_lost_workers``. Raises UserError if the workers do not start.
     """
-    quiet = {"logging": {"distributed": "critical"}}
-    settings = {**_steady_memory(), **_one_arena(), **quiet, **_restarts(), **_no_profile(), **_pages(dashboard_port)}
-    with dask.config.set(settings), _quiet():
+    settings = {
+        "logging": {"distributed": "critical"},
+        **_memory_settings(),
+        **_allocator_settings(),
+        **_restart_settings(),
+        **_profiler_settings(),
+        **_web_settings(dashboard_port),
+    }
+    with dask.config.set(settings), _silenced_logs():
         cluster = _local_cluster(workers, dashboard_port)
         try:
-            with Client(cluster, timeout=_PATIENCE) as client:
+            with Client(cluster, timeout=_CONNECT_TIMEOUT) as client:
                 yield client
         finally:
             cluster.close(timeout=10)
 
 
 def replace_lost_workers(client: Client) -> None:
-    """Start new workers on this machine in the place of those that Dask has given up; elsewhere nothing is done.
+    """Replace the local workers that Dask has given up. Does nothing for a remote scheduler.
 
-    Dask starts a killed worker again, but gives it up where that fails or takes longer than _SECONDS_TO_COME_BACK.
+    Dask restarts a killed worker, but gives up if that fails or takes longer than ``_RESTART_SECONDS``.
     """
     cluster = client.cluster
     if isinstance(cluster, SpecCluster):
-        # As many as there should be: those that are missing are started.
+        # Scaling to the planned number starts the missing ones.
         cluster.scale(len(cluster.worker_spec))
 
 
@@ -144,27 +157,30 @@ def _local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecClu
             security=security,
             silence_logs=logging.CRITICAL,
         )
-    # Dask lets out whatever a start that took too long, or a process that died in it, led to.
+    # Dask raises many kinds of errors if a worker starts too slowly or dies while it starts.
     except Exception as error:
         raise UserError(
-            f"The worker processes did not start within {_START_SECONDS} s, or ended at once ({root_cause(error)}).",
-            "Wait until the machine is less busy, or give fewer --workers.",
+            f"The worker processes did not start within {_START_SECONDS} s, or stopped at once ({root_cause(error)}).",
+            "Wait until the machine is less busy, or use fewer --workers.",
         ) from error
 
 
 @contextmanager
 def remote_client(address: str) -> Iterator[Client]:
-    """The workers of the Dask scheduler at ``address``. Raises UserError where it does not answer or has none."""
-    with _quiet():
+    """Connect to the Dask scheduler at ``address``.
+
+    Raises UserError if it does not answer, has no workers, or a worker has another version of this program.
+    """
+    with _silenced_logs():
         try:
-            client = Client(address, timeout=_PATIENCE)
+            client = Client(address, timeout=_CONNECT_TIMEOUT)
         except (OSError, ValueError, TimeoutError) as error:
             raise UserError(
                 f"The Dask scheduler {address} does not answer ({type(error).__name__}).",
-                "Give its address, such as tcp://head-node:8786, and check that it runs.",
+                "Check that it is running, and give its address, such as tcp://head-node:8786.",
             ) from None
         with client:
-            _require_able_workers(client)
+            _require_same_version(client)
             yield client
 
 
@@ -182,7 +198,7 @@ def _local_worker(workers: LocalWorkers, index: int, security: Security | None =
             "protocol": _PROTOCOL,
             "security": security,
             "worker_class": _Worker,
-            # One case in the network, one being read or written.
+            # One thread runs the network while the other reads or writes a case.
             "nthreads": 2,
             "memory_limit": workers.memory_bytes,
             "env": environment,
@@ -193,98 +209,103 @@ def _local_worker(workers: LocalWorkers, index: int, security: Security | None =
 
 
 def _visible_gpu(index: int) -> str:
-    """The ``index``-th of the GPUs this process may use, as its number or UUID."""
-    told = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return told[index] if told else str(index)
+    """Number or UUID of the ``index``-th GPU that this process may use."""
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return visible[index] if visible else str(index)
 
 
-def _require_able_workers(client: Client) -> None:
+def _require_same_version(client: Client) -> None:
     try:
         client.wait_for_workers(1, timeout=60)
     except TimeoutError:
         raise UserError("The Dask scheduler has no workers.", "Start some: dask worker ADDRESS --nthreads 2.") from None
-    here = installed_version()
-    unable = [address for address, told in client.run(installed_version, on_error="return").items() if told != here]
-    if unable:
+    required = installed_version()
+    versions = client.run(installed_version, on_error="return")
+    outdated = [address for address, installed in versions.items() if installed != required]
+    if outdated:
         raise UserError(
-            f"{len(unable)} of the workers lack this program in version {here} ({unable[0]} is one).",
-            'Install it on all of them: pip install "dca-segmentation[cohort]"',
+            f"{_count_workers(outdated)} version {required} of this program (first: {outdated[0]}).",
+            'Install it on all workers: pip install "dca-segmentation[cohort]"',
         )
 
 
 def require_shared_folders(client: Client, folders: list[str]) -> None:
-    """Raises UserError where a worker does not see one of ``folders``."""
+    """Check that all workers see ``folders``. Raises UserError if one does not."""
     for folder in folders:
-        blind = [address for address, sees in client.run(_sees, folder).items() if not sees]
-        if blind:
+        missing = [address for address, exists in client.run(_exists, folder).items() if not exists]
+        if missing:
             raise UserError(
-                f"{len(blind)} of the workers do not see {folder} ({blind[0]} is one).",
-                "Input, output and model must lie on storage that all machines mount under the same path.",
+                f"{_count_workers(missing)} access to {folder} (first: {missing[0]}).",
+                "Keep input, output and model on storage that all machines mount under the same path.",
             )
 
 
+def _count_workers(addresses: list[str]) -> str:
+    return "1 worker does not have" if len(addresses) == 1 else f"{len(addresses)} workers do not have"
+
+
 def installed_version() -> str:
-    """The version of this program in this process."""
+    """The version of this program in this process, or "not installed"."""
     try:
         return version("dca-segmentation")
     except PackageNotFoundError:
         return "not installed"
 
 
-def _sees(folder: str) -> bool:
+def _exists(folder: str) -> bool:
     return Path(folder).exists()
 
 
-def _steady_memory() -> dict[str, Any]:
-    """Workers hold no results that could be spilled; one above its limit is ended and started anew."""
+def _memory_settings() -> dict[str, Any]:
+    """Workers hold no results to spill; a worker above its memory limit is killed and restarted."""
     memory = "distributed.worker.memory"
     return {f"{memory}.target": False, f"{memory}.spill": False, f"{memory}.pause": False, f"{memory}.terminate": 0.95}
 
 
-def _one_arena() -> dict[str, Any]:
-    """glibc keeps freed memory of its main arena alone (``inference.process_settings``); threads else have others."""
+def _allocator_settings() -> dict[str, Any]:
+    """One arena for all threads: glibc keeps freed memory of its main arena only (``inference.process_settings``)."""
     return {"distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1}
 
 
-def _restarts() -> dict[str, Any]:
-    """A case whose worker was ended is tried once more beside others; then ``dispatch`` gives it a worker alone."""
+def _restart_settings() -> dict[str, Any]:
+    """Dask retries a case once after its worker was killed; then ``dispatch`` runs it alone."""
     return {
         "distributed.scheduler.allowed-failures": 1,
-        "distributed.deploy.lost-worker-timeout": f"{_SECONDS_TO_COME_BACK}s",
+        "distributed.deploy.lost-worker-timeout": f"{_RESTART_SECONDS}s",
     }
 
 
-def _pages(dashboard_port: int | None) -> dict[str, Any]:
-    """What browsers get: nothing, or the dashboard; never a way on to other ports of this machine."""
+def _web_settings(dashboard_port: int | None) -> dict[str, Any]:
+    """Serve nothing or the dashboard, but never Dask's proxy to other ports of this machine."""
     module = "distributed.http"
-    asked = [f"{module}.scheduler.info", f"{module}.scheduler.json", f"{module}.health", f"{module}.statics"]
+    dashboard = [f"{module}.scheduler.info", f"{module}.scheduler.json", f"{module}.health", f"{module}.statics"]
     return {
-        "distributed.scheduler.http.routes": [] if dashboard_port is None else asked,
+        "distributed.scheduler.http.routes": [] if dashboard_port is None else dashboard,
         "distributed.worker.http.routes": [],
     }
 
 
-def _no_profile() -> dict[str, Any]:
-    """Workers do not look at their own stacks: what they saw in a thousand seconds they would keep in memory."""
+def _profiler_settings() -> dict[str, Any]:
+    """No profiler in the workers: it would keep 1000 s of stack samples in memory."""
     return {"distributed.worker.profile.enabled": False}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What goes wrong is in the ledger; the logs of Dask and of the server below it would tear the table."""
+def _silenced_logs() -> Iterator[None]:
+    """Silence Dask and Tornado: errors are in the ledger, and log lines would garble the live table."""
     loggers = [logging.getLogger(name) for name in ("distributed", "tornado")]
-    before = [logger.level for logger in loggers]
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
 def visible_gpus() -> int:
-    """How many GPUs (CUDA) this process may use."""
+    """The number of CUDA GPUs that this process may use."""
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0

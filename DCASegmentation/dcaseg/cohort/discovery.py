@@ -1,4 +1,4 @@
-"""The cases of an input: a folder with anything in it, or one file."""
+"""Finds the cases in an input: a folder of any content, or one file."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ..dicom.archive import (
 from ..errors import ImageError, UserError
 from .case import FAILED, SKIPPED, Case, Rejected, digest, folder_name, readable
 
-_PLAIN = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_CALLED_DICOM = (".dcm", ".ima", ".dicom")
-# What macOS puts beside each file on other disks and in archives, under the file's own name.
+_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
+# macOS adds a file with this prefix for each file that it writes to a foreign disk or an archive.
 _APPLE_DOUBLE = "._"
 _LABELS = re.compile(r"(^|[._ -])(labels?|seg|segmentations?|masks?)$", re.IGNORECASE)
-_TELL_EVERY = 200
+_PROGRESS_EVERY = 200
 
 Progress = Callable[[int, str], None]
 
 
 @dataclass
 class Findings:
-    """What an input holds. ``ignored_files`` counts files that are no images of any kind."""
+    """The content of an input. ``ignored_files`` counts the files that are not images."""
 
     cases: list[Case] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
@@ -43,12 +43,12 @@ class Findings:
 
 
 def find(source: Path, out: Path, rules: Rules, progress: Progress | None = None) -> Findings:
-    """All CTs in ``source``; what lies in ``out``, the cohort's own folder, is not looked at.
+    """Find all CTs in ``source``, except in ``out``, the cohort's own folder.
 
-    ``progress(files, text)`` is called now and then. Raises UserError where there is no ``source``.
+    ``progress(files, text)`` is called every 200 files. Raises UserError if ``source`` does not exist.
     """
     if not source.exists():
-        raise UserError(f"There is no file or folder {source}.", "Check the path.")
+        raise UserError(f"The file or folder {source} does not exist.", "Check the path.")
     return _Search(source.absolute(), out.absolute(), rules, progress).run()
 
 
@@ -60,76 +60,76 @@ class _Search:
         self._progress = progress
         self._found = Findings()
         self._headers: list[Header] = []
-        # By folder and reason: a tree may hold very many files of a kind.
+        # Names by folder and reason, since a tree may contain very many files with one fault.
         self._bad: dict[tuple[Path, str], list[str]] = {}
 
     def run(self) -> Findings:
-        files = files_below(self._root, self._out, lambda folder, error: self._note_bad(folder, _why(error)))
+        files = files_below(self._root, self._out, lambda folder, error: self._add_bad(folder, _reason(error)))
         for count, file in enumerate(files, start=1):
-            if self._progress and count % _TELL_EVERY == 0:
-                self._progress(count, self._shown(file.parent))
+            if self._progress and count % _PROGRESS_EVERY == 0:
+                self._progress(count, self._display(file.parent))
             try:
-                self._take(file)
+                self._add_file(file)
             except OSError as error:
-                self._note_bad(file, _why(error))
+                self._add_bad(file, _reason(error))
             except ValueError as error:
-                self._note_bad(file, f"damaged DICOM: {error}")
-        series = group(self._headers)
+                self._add_bad(file, f"damaged DICOM: {error}")
+        all_series = group(self._headers)
         self._headers.clear()
-        uids = Counter(one.uid for one in series if one.uid)
-        for one in series:
-            self._take_series(one, shared=uids[one.uid] > 1)
+        uids = Counter(series.uid for series in all_series if series.uid)
+        for series in all_series:
+            self._add_series(series, shared=uids[series.uid] > 1)
         for (folder, reason), names in self._bad.items():
             self._reject_files(folder, reason, names)
         return self._found
 
-    def _take(self, file: Path) -> None:
+    def _add_file(self, file: Path) -> None:
         name = file.name.lower()
         if name.startswith(_APPLE_DOUBLE):
             self._found.ignored_files += 1
             return
-        ending = next((ending for ending in _PLAIN if name.endswith(ending)), None)
-        if ending is not None:
-            self._take_plain(file, file.name[: -len(ending)])
+        suffix = next((suffix for suffix in _IMAGE_SUFFIXES if name.endswith(suffix)), None)
+        if suffix is not None:
+            self._add_image(file, file.name[: -len(suffix)])
         elif is_dicom(file):
             header = read_header(file)
             if header is None:
                 self._found.ignored_files += 1
             else:
                 self._headers.append(header)
-        elif name.endswith(_CALLED_DICOM):
-            self._note_bad(file, "empty" if file.stat().st_size == 0 else "damaged: called DICOM, but none")
+        elif name.endswith(_DICOM_SUFFIXES):
+            self._add_bad(file, "empty" if file.stat().st_size == 0 else "damaged: named like DICOM, but not DICOM")
         else:
             self._found.ignored_files += 1
 
-    def _take_plain(self, file: Path, stem: str) -> None:
-        shown = self._shown(file)
+    def _add_image(self, file: Path, stem: str) -> None:
+        source = self._display(file)
         key = digest(("file", self._relative(file)))
         if _LABELS.search(stem):
-            self._found.rejected.append(Rejected(key, shown, SKIPPED, "label map by its name"))
+            self._found.rejected.append(Rejected(key, source, SKIPPED, "named like a label map"))
             return
         status = file.stat()
         self._found.cases.append(
             Case(
                 key=key,
-                # Files are often called ct.nii.gz, each in the folder of its patient.
+                # Many files are named ct.nii.gz, each in the folder of its patient.
                 name=folder_name(f"{file.parent.name}_{stem}" if file.parent != self._root else stem, key),
-                source=shown,
+                source=source,
                 files=(str(file),),
                 dicom=False,
                 fingerprint=digest((str(status.st_size), str(status.st_mtime_ns))),
             )
         )
 
-    def _take_series(self, series: Series, shared: bool) -> None:
+    def _add_series(self, series: Series, shared: bool) -> None:
         folder = Path(series.images[0].file).parent
-        place = (series.uid,) if series.uid else (self._relative(folder), *series.kind)
-        key = digest(("series", series.patient, series.study, *place))
+        identifier = (series.uid,) if series.uid else (self._relative(folder), *series.kind)
+        key = digest(("series", series.patient, series.study, *identifier))
         about = {"patient": series.patient, "study_date": series.study_date, "description": series.description}
-        shown = self._shown(folder)
+        source = self._display(folder)
 
         def reject(status: str, reason: str) -> None:
-            self._found.rejected.append(Rejected(key, shown, status, readable(reason), **about))
+            self._found.rejected.append(Rejected(key, source, status, readable(reason), **about))
 
         chosen = select(series, self._rules)
         if chosen.reason:
@@ -144,22 +144,20 @@ class _Search:
             return
         notes = [*chosen.notes, *self._notes(series, copies, shared)]
         for number, stack in stacks.items():
-            # The files of an enhanced CT that holds several volumes are told apart by their names.
-            shown_number = Path(number).name
-            part = digest((key, shown_number)) if number else key
-            text = "_".join(
-                filter(None, (series.patient, series.description, number and f"acquisition_{shown_number}"))
-            )
-            more = (f"acquisition {shown_number} of {len(stacks)} in one series",) if number else ()
+            # For an enhanced CT with several volumes, ``number`` is a file path.
+            acquisition = Path(number).name
+            case_key = digest((key, acquisition)) if number else key
+            text = "_".join(filter(None, (series.patient, series.description, number and f"acquisition_{acquisition}")))
+            volume_notes = (f"acquisition {acquisition} of {len(stacks)} in one series",) if number else ()
             self._found.cases.append(
                 Case(
-                    key=part,
-                    name=folder_name(text, part),
-                    source=shown,
+                    key=case_key,
+                    name=folder_name(text, case_key),
+                    source=source,
                     files=tuple(image.file for image in stack.images),
                     dicom=True,
                     fingerprint=_fingerprint(stack.images),
-                    notes=(*notes, *stack.notes, *more),
+                    notes=(*notes, *stack.notes, *volume_notes),
                     **about,
                 )
             )
@@ -167,32 +165,33 @@ class _Search:
     def _notes(self, series: Series, copies: int, shared: bool) -> list[str]:
         notes = []
         if copies:
-            notes.append(f"{copies} cop{'ies' if copies > 1 else 'y'} of its images left out")
+            notes.append(f"{copies} duplicate image{'s' if copies > 1 else ''} ignored")
         if shared:
-            notes.append("its series UID is also that of another patient or study")
+            notes.append("another patient or study has the same series UID")
         if not series.uid:
-            notes.append("anonymized without a series UID: its images were put together by folder and geometry")
+            notes.append("no series UID, perhaps after anonymization: images were grouped by folder and geometry")
         folders = {Path(image.file).parent for image in series.images}
-        beside = sum(len(names) for (folder, _), names in self._bad.items() if folder in folders)
-        if beside:
-            notes.append(f"{beside} unusable file{'s' if beside > 1 else ''} beside it: slices may lack at an end")
+        bad_files = sum(len(names) for (folder, _), names in self._bad.items() if folder in folders)
+        if bad_files:
+            files = f"{bad_files} unusable file{'s' if bad_files > 1 else ''}"
+            notes.append(f"{files} in its folder: slices may be missing at either end")
         return notes
 
-    def _note_bad(self, path: Path, reason: str) -> None:
+    def _add_bad(self, path: Path, reason: str) -> None:
         self._bad.setdefault((path.parent, reason), []).append(path.name)
 
     def _reject_files(self, folder: Path, reason: str, names: list[str]) -> None:
-        shown = self._shown(folder / names[0])
-        more = f" ({len(names)} files, this one first)" if len(names) > 1 else ""
+        source = self._display(folder / names[0])
+        count = f" (first of {len(names)} files)" if len(names) > 1 else ""
         key = digest(("bad", self._relative(folder), reason))
-        self._found.rejected.append(Rejected(key, shown, FAILED, f"{reason}{more}"))
+        self._found.rejected.append(Rejected(key, source, FAILED, f"{reason}{count}"))
 
     def _relative(self, path: Path) -> str:
-        """``path`` from the input on."""
+        """``path`` relative to the input."""
         return str(path.relative_to(self._root) if path != self._root else Path(path.name))
 
-    def _shown(self, path: Path) -> str:
-        """``path`` from the input on, readable even where its bytes are no text; such paths may then look alike."""
+    def _display(self, path: Path) -> str:
+        """``path`` relative to the input, as valid Unicode. Different paths with undecodable bytes may look alike."""
         return readable(self._relative(path))
 
 
@@ -200,5 +199,5 @@ def _fingerprint(images: Sequence[Header]) -> str:
     return digest(part for image in images for part in (image.instance or image.file, repr(image.position)))
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return f"cannot be read: {error.strerror or error}"

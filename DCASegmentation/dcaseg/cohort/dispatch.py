@@ -1,4 +1,4 @@
-"""Cases to workers and outcomes back, a few at a time, whatever happens to the workers."""
+"""Sends cases to workers, a few at a time, and collects the outcomes, even if workers are killed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from distributed import Client, Future, KilledWorker
 from distributed.comm import CommClosedError
@@ -18,25 +19,25 @@ from .dask_workers import replace_lost_workers
 _TICK_SECONDS = 0.5
 _PATIENCE_SECONDS = 300.0
 _SECONDS_BETWEEN_REPLACEMENTS = 5.0
-# Enough that no worker waits for the next case, few enough that the scheduler holds little.
+# Cases submitted per worker thread: no worker idles, and the scheduler holds little.
 _AHEAD = 2
 _DISK_PROBLEMS_IN_A_ROW = 3
 
-_GO_ON = "Run the same command again to go on where it stopped."
+_RESUME_HINT = "Run the same command again to resume."
 
 
 def outcomes(
     client: Client, cases: Sequence[Case], settings: Settings, tick: Callable[[Sequence[str]], None]
 ) -> Iterator[Outcome]:
-    """The outcome of each case, as they come; ``tick(keys of the cases at work)`` is called twice a second.
+    """Yield the outcome of each case as it finishes; ``tick(keys of the running cases)`` is called twice a second.
 
-    A case whose worker was ended, as by the system when memory is short, is tried again, at last with nothing beside
-    it. Raises UserError where the scheduler or all of its workers are gone, and OutputError where nothing can be
-    written any more; cases without an outcome then are as if they had not been begun.
+    A case whose worker was killed, for instance because memory ran out, is retried, the last time alone. Raises
+    UserError if the scheduler or all workers are lost, and OutputError if the disk is full. Cases without an outcome
+    then count as not started.
     """
     try:
         yield from _outcomes(client, cases, settings, tick)
-    # The client asks only the scheduler; it may close at any moment, not only between two of our questions.
+    # The connection to the scheduler may close at any moment, also outside of our own calls.
     except CommClosedError:
         raise _scheduler_gone() from None
 
@@ -46,51 +47,47 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     done: queue.SimpleQueue[tuple[Case, Future]] = queue.SimpleQueue()
     waiting = iter(cases)
-    # Their workers were ended, which may have been the fault of a case beside them: at the end, one by one.
+    # Cases whose worker was killed. Another case on that worker may be to blame, so they run one by one at the end.
     suspects: deque[Case] = deque()
     alone: set[str] = set()
-    left = len(cases)
+    remaining = len(cases)
     running: dict[str, Future] = {}
     without_workers: float | None = None
     replaced = time.monotonic()
     disk_problems = 0
-    while left:
+    while remaining:
         workers = _threads(client)
         if time.monotonic() - replaced > _SECONDS_BETWEEN_REPLACEMENTS:
             replace_lost_workers(client)
             replaced = time.monotonic()
         without_workers = None if workers else without_workers or time.monotonic()
         if without_workers and time.monotonic() - without_workers > _PATIENCE_SECONDS:
-            raise UserError("All workers are gone.", f"Start workers again. {_GO_ON}")
-        next_ones = _next(waiting, max(workers, 1) * _AHEAD - len(running))
-        if suspects and not running and not next_ones:
-            next_ones = [suspects.popleft()]
-            alone.add(next_ones[0].key)
-        for case in next_ones:
+            raise UserError("All workers have stopped.", f"Start workers again. {_RESUME_HINT}")
+        batch = list(islice(waiting, max(max(workers, 1) * _AHEAD - len(running), 0)))
+        if suspects and not running and not batch:
+            batch = [suspects.popleft()]
+            alone.add(batch[0].key)
+        for case in batch:
             attempt = "-alone" if case.key in alone else ""
             key = f"case-{case.key}-{settings.weights[:8]}{attempt}"
             future = client.submit(process, case, settings, key=key, pure=False)
             running[case.key] = future
             future.add_done_callback(lambda finished, case=case: done.put((case, finished)))
-        # Workers take them in this order, one for each of their threads.
+        # Workers run the cases in this order, one per thread.
         tick(list(running)[:workers])
         for case, future in _finished(done):
             running.pop(case.key)
-            if _was_ended(future) and case.key not in alone:
+            if _worker_was_killed(future) and case.key not in alone:
                 suspects.append(case)
                 continue
             outcome = _outcome(case, future)
-            left -= 1
+            remaining -= 1
             disk_problems = disk_problems + 1 if outcome.again and "disk is full" in outcome.reason else 0
             yield outcome
             if disk_problems == _DISK_PROBLEMS_IN_A_ROW:
-                raise OutputError(f"The disk is full: {outcome.reason}", f"Free some space. {_GO_ON}")
+                raise OutputError(f"The disk is full: {outcome.reason}", f"Free some space. {_RESUME_HINT}")
         if client.status not in ("running", "connecting"):
             raise _scheduler_gone()
-
-
-def _next(waiting: Iterator[Case], count: int) -> list[Case]:
-    return [case for _, case in zip(range(count), waiting, strict=False)]
 
 
 def _threads(client: Client) -> int:
@@ -102,7 +99,7 @@ def _threads(client: Client) -> int:
 
 
 def _finished(done: queue.SimpleQueue[tuple[Case, Future]]) -> Iterator[tuple[Case, Future]]:
-    """What has finished, after waiting for a tick at most."""
+    """Yield the finished cases, after waiting for at most one tick."""
     try:
         yield done.get(timeout=_TICK_SECONDS)
         while True:
@@ -120,16 +117,16 @@ def _outcome(case: Case, future: Future) -> Outcome:
     error = future.exception()
     if isinstance(error, KilledWorker):
         reason = (
-            "Its worker was ended again and again, at last with no other case beside it: probably the memory does not "
-            "suffice for this CT."
+            "The worker was killed repeatedly, the last time while it ran this case alone. It probably does not have "
+            "enough memory for this CT."
         )
         return Outcome(case.key, FAILED, reason, again=True)
     return Outcome(case.key, FAILED, f"The worker failed: {type(error).__name__}: {error}", again=True)
 
 
-def _was_ended(future: Future) -> bool:
+def _worker_was_killed(future: Future) -> bool:
     return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 def _scheduler_gone() -> UserError:
-    return UserError("The Dask scheduler went away.", f"Start it again. {_GO_ON}")
+    return UserError("The connection to the Dask scheduler was lost.", f"Start the scheduler again. {_RESUME_HINT}")

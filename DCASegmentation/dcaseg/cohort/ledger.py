@@ -1,6 +1,6 @@
-"""The ledger of a cohort in one SQLite file: every case with its status and reason, and the progress of a run.
+"""The ledger of a cohort, an SQLite file with the status of every case, and the progress of a run.
 
-The program alone writes it, a transaction for each change, so it is whole after any crash. Workers know nothing of it.
+Only the main program writes it, never a worker. Each change is a transaction, so the ledger survives any crash.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from ..errors import OutputError
 from ..json_io import parse_json
 from .case import FAILED, PENDING, Case, Outcome, Rejected
 
-# The rate is that of the last cases: a cohort may begin with the small ones.
+# Number of cases the rate is measured over. Only recent ones count, since a cohort may start with its small cases.
 _RECENT = 50
 
 
 @dataclass
 class State:
-    """What a live table shows. ``recent`` are the last sources with what became of them, ``at_work`` those of the cases
-    in the hands of workers; ``messages`` say what could not be written at the end."""
+    """The progress of a run, for a live display.
+
+    ``recent`` holds (source, status, reason) of the last finished cases, ``at_work`` the sources of the running cases.
+    ``messages`` names what could not be written at the end.
+    """
 
     total: int = 0
     counts: dict[str, int] = field(default_factory=dict)
@@ -38,7 +41,7 @@ class State:
     _times: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT + 1))
 
     def note(self, source: str, status: str, reason: str) -> None:
-        """One case more has come to its end."""
+        """Count a finished case."""
         self._times.append(monotonic())
         self.recent.append((source, status, reason))
         self.counts[status] = self.counts.get(status, 0) + 1
@@ -46,16 +49,17 @@ class State:
 
     @property
     def left(self) -> int:
+        """Number of cases without an outcome."""
         return self.counts.get("pending", 0)
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return monotonic() - self.started
 
     @property
     def per_hour(self) -> float | None:
-        """Cases in an hour at the present rate; None before it is known."""
+        """Cases per hour at the current rate; None until it is known."""
         if len(self._times) < 2:
             return None
         span = self._times[-1] - self._times[0]
@@ -63,11 +67,11 @@ class State:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the present rate."""
+        """Seconds until the end at the current rate; None until it is known."""
         return None if self.per_hour is None else self.left / self.per_hour * 3600
 
 
-# Why the last run ended before its last case; noted of the whole cohort.
+# Key of the note on why the last run ended early.
 ENDED_EARLY = "ended_early"
 
 _FORMAT = 1
@@ -88,7 +92,10 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the ledger; ``outcome`` is None until there is one. ``slices`` is 1 for a file, 0 for no case."""
+    """A row of the ledger. ``outcome`` is None until the case is processed. ``slices`` counts the files of the case.
+
+    It is 1 for an image file and 0 for a rejected input.
+    """
 
     key: str
     name: str
@@ -104,7 +111,10 @@ class Entry:
 
 
 class Ledger:
-    """``file`` is made if there is none. Raises OutputError where it is no ledger or cannot be written."""
+    """The SQLite file ``file``, created if it does not exist.
+
+    All methods raise OutputError if the file is not a ledger, is damaged or cannot be written.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -116,13 +126,13 @@ class Ledger:
                 f"{file} cannot be opened: {error}.", "Check the folder's permissions, or choose another with -o."
             ) from None
         try:
-            # Whole on the disk before the next case: results are adopted by it.
+            # A commit must reach the disk before the next case starts.
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_TABLES)
-            found = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-            if found != ("ok",):
-                raise self._damaged(found)
-            # Of another program's file of the same name, these say which column it lacks.
+            check = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            if check != ("ok",):
+                raise self._damaged(check)
+            # If another program wrote the file, the error names the column that is missing.
             self._connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM cases LIMIT 0")
             self._connection.execute("SELECT key, value FROM about LIMIT 0")
         except sqlite3.Error as error:
@@ -133,69 +143,73 @@ class Ledger:
             raise
 
     def close(self) -> None:
+        """Close the file."""
         self._connection.close()
 
     def begin(self, identity: dict[str, Any]) -> None:
-        """Start a run with settings of this ``identity``. Raises OutputError if the cohort was begun with others."""
-        told = json.dumps({"format": _FORMAT, **identity}, sort_keys=True)
-        with self._change():
+        """Start a run with settings of this ``identity``.
+
+        Raises OutputError if an earlier run of the cohort had other settings.
+        """
+        encoded = json.dumps({"format": _FORMAT, **identity}, sort_keys=True)
+        with self._transaction():
             earlier = self.about("identity")
-            if earlier not in ("", told):
+            if earlier not in ("", encoded):
                 raise OutputError(
-                    "This cohort was begun with another model or other options.",
-                    "Choose another folder with -o, or the same model and options.",
+                    "This cohort was started with a different model or different options.",
+                    "Choose another folder with -o, or use the same model and options.",
                 )
             earlier_runs = self.about("run") or "0"
             if not earlier_runs.isdecimal() or len(earlier_runs) > 9:
-                raise self._damaged("its number of runs is none")
+                raise self._damaged("the number of runs is invalid")
             self._run = int(earlier_runs) + 1
-            self._note("identity", told)
+            self._note("identity", encoded)
             self._note("run", str(self._run))
 
     def about(self, key: str) -> str:
-        """Something noted of the whole cohort; empty if it was not."""
+        """The note ``key`` on the whole cohort; empty if there is no such note."""
         rows = self._rows("SELECT value FROM about WHERE key = ?", (key,))
         return str(rows[0][0]) if rows else ""
 
     def note(self, key: str, value: str) -> None:
-        """Note something of the whole cohort."""
-        with self._change():
+        """Write a note on the whole cohort."""
+        with self._transaction():
             self._note(key, value)
 
     def enter(self, cases: Iterable[Case], rejected: Iterable[Rejected], retry_failed: bool = False) -> None:
-        """Take in what was found in this run.
+        """Enter the cases and rejected inputs that this run found.
 
-        New cases, changed ones, those to be tried again, and with ``retry_failed`` all that failed become pending.
-        What an earlier run found and this one does not is forgotten, unless it has results.
+        New and changed cases, cases to retry, and with ``retry_failed`` all failed cases become pending. Entries of
+        earlier runs that this run did not find are removed unless they have results.
         """
-        with self._change():
+        with self._transaction():
             for case in cases:
                 self._enter_case(case, retry_failed)
-            for each in rejected:
-                self._put(each.key, "", each, 0, "", each.status, each.reason, ())
+            for entry in rejected:
+                self._put(entry.key, "", entry, 0, "", entry.status, entry.reason, ())
             self._connection.execute("DELETE FROM cases WHERE seen < ? AND status != 'ok'", (self._run,))
 
     def pending(self) -> set[str]:
-        """Keys of the cases that have no outcome yet."""
+        """Keys of the cases without an outcome."""
         return {key for (key,) in self._rows("SELECT key FROM cases WHERE status = ?", (PENDING,))}
 
     def finish(self, outcome: Outcome) -> None:
-        """Note what became of a case."""
-        told = json.dumps(asdict(outcome))
-        with self._change():
+        """Record the outcome of a case."""
+        encoded = json.dumps(asdict(outcome))
+        with self._transaction():
             self._connection.execute(
                 "UPDATE cases SET status = ?, reason = ?, again = ?, outcome = ?, finished = datetime('now')"
                 " WHERE key = ?",
-                (outcome.status, outcome.reason, int(outcome.again), told, outcome.key),
+                (outcome.status, outcome.reason, int(outcome.again), encoded, outcome.key),
             )
 
     def counts(self) -> dict[str, int]:
-        """How many entries have each status."""
+        """Number of entries by status."""
         return dict(self._rows("SELECT status, COUNT(*) FROM cases GROUP BY status"))
 
     def entries(self) -> Iterator[Entry]:
-        """All entries, in the order of their sources."""
-        names = [each.name for each in fields(Entry)]
+        """Yield all entries, sorted by source."""
+        names = [column.name for column in fields(Entry)]
         for row in self._rows(f"SELECT {', '.join(names)} FROM cases ORDER BY source, description, key"):
             values = dict(zip(names, row, strict=True))
             try:
@@ -245,18 +259,18 @@ class Ledger:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._damaged(error) from None
 
-    def _change(self) -> _Transaction:
+    def _transaction(self) -> _Transaction:
         return _Transaction(self._connection, self._file)
 
     def _damaged(self, why: object) -> OutputError:
         return OutputError(
-            f"{self._file} is no ledger of this program, or is damaged: {why}.",
-            "Move it elsewhere and run the same command again: finished cases are taken over from their folders.",
+            f"{self._file} is not a cohort ledger, or it is damaged: {why}.",
+            "Move it elsewhere and run the same command again: finished cases are recovered from their folders.",
         )
 
 
 class _Transaction:
-    """All of the changes in a ``with`` block, or none. Raises OutputError where they cannot be written."""
+    """Applies all changes in a ``with`` block or none. Raises OutputError if they cannot be written."""
 
     def __init__(self, connection: sqlite3.Connection, file: Path) -> None:
         self._connection = connection
@@ -266,18 +280,18 @@ class _Transaction:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            raise self._refusal(error) from None
+            raise self._write_error(error) from None
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
-            self._connection.execute("COMMIT" if kind is None else "ROLLBACK")
+            self._connection.execute("COMMIT" if error_type is None else "ROLLBACK")
         except sqlite3.Error as failure:
-            if kind is None:
-                raise self._refusal(failure) from None
+            if error_type is None:
+                raise self._write_error(failure) from None
         if isinstance(error, sqlite3.Error):
-            raise self._refusal(error) from None
+            raise self._write_error(error) from None
 
-    def _refusal(self, error: sqlite3.Error) -> OutputError:
+    def _write_error(self, error: sqlite3.Error) -> OutputError:
         return OutputError(
             f"{self._file} cannot be written: {error}.", "Free some space on its disk, then run the same command again."
         )

@@ -1,8 +1,8 @@
-"""Pseudonyms in place of what tells who a patient is, for cohorts whose results leave the hospital.
+"""Pseudonyms that replace patient identities, for cohorts whose results leave the hospital.
 
-A pseudonym is an HMAC (SHA-256) of the patient ID under a secret key: the same patient always has the same one, and
-without the key nobody can find the patient by trying IDs. With the key it can be computed again, see
-``Pseudonyms.patient``.
+A pseudonym is an HMAC (SHA-256) of the patient ID under a secret key. A patient always has the same pseudonym, and
+without the key nobody can find the patient by trying IDs. With the key, the pseudonym can be recomputed from the ID
+(see ``Pseudonyms.patient``).
 """
 
 from __future__ import annotations
@@ -28,22 +28,25 @@ _HIDDEN = "(hidden)"
 
 
 class Pseudonyms:
-    """``key`` is the secret."""
+    """Creates pseudonyms with the secret ``key``."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     @property
     def key_id(self) -> str:
-        """Tells keys apart without giving them away."""
+        """Identifies the key without revealing it."""
         return self._code("key")[:8]
 
     def patient(self, patient_id: str) -> str:
-        """``P-`` and the first 12 hexadecimal digits of HMAC-SHA-256(key, ``patient`` NUL ID in UTF-8)."""
+        """The pseudonym of a patient: ``P-`` and 12 hexadecimal digits.
+
+        They are the first digits of HMAC-SHA-256(key, ``patient`` NUL ID), with the ID in UTF-8.
+        """
         return f"P-{self._code('patient', patient_id)[:12]}"
 
     def case(self, case: Case) -> Case:
-        """``case`` under a pseudonym, with the files that it is read from, and nothing else of where it comes from."""
+        """``case`` under a pseudonym. It keeps its files, but nothing else that shows its origin."""
         key = self._code("case", case.key)[:16]
         patient = self.patient(case.patient) if case.patient else f"C-{self._code('source', case.source)[:12]}"
         return replace(
@@ -57,12 +60,12 @@ class Pseudonyms:
             notes=tuple(hidden(note, _names(case)) for note in case.notes),
         )
 
-    def rejected(self, each: Rejected, root: Path) -> Rejected:
-        """``each`` under a pseudonym; ``root`` is the input's folder."""
-        key = self._code("case", each.key)[:16]
-        patient = self.patient(each.patient) if each.patient else f"C-{self._code('source', each.source)[:12]}"
-        names = [*Path(each.source).parts, each.patient, each.description, *_entries(root / each.source)]
-        return Rejected(key, f"{patient}/{key[:8]}", each.status, hidden(each.reason, names), patient)
+    def rejected(self, entry: Rejected, root: Path) -> Rejected:
+        """``entry`` under a pseudonym; ``root`` is the input folder."""
+        key = self._code("case", entry.key)[:16]
+        patient = self.patient(entry.patient) if entry.patient else f"C-{self._code('source', entry.source)[:12]}"
+        names = [*Path(entry.source).parts, entry.patient, entry.description, *_file_names(root / entry.source)]
+        return Rejected(key, f"{patient}/{key[:8]}", entry.status, hidden(entry.reason, names), patient)
 
     def _code(self, *parts: str) -> str:
         content = "\0".join(parts).encode("utf-8", "surrogateescape")
@@ -70,22 +73,27 @@ class Pseudonyms:
 
 
 def read_key(file: Path) -> bytes:
-    """The key in ``file``. Raises UserError where there is none or it is too short to be a secret."""
+    """Read the key in ``file``. Raises UserError if it cannot be read or is too short to be a secret."""
     try:
         content = file.read_bytes().strip()
     except OSError as error:
         raise UserError(
-            f"The key {file} cannot be read: {error.strerror or error}.", "Give the file of an earlier cohort's key."
+            f"The key file {file} cannot be read: {error.strerror or error}.",
+            "Give the key file of an earlier cohort.",
         ) from None
     if len(content) < _FEWEST_BYTES:
         raise UserError(
-            f"The key {file} has {len(content)} bytes, too few to be a secret.", f"Give {_FEWEST_BYTES} bytes or more."
+            f"The key in {file} is too short: {len(content)} byte{'s' if len(content) != 1 else ''}.",
+            f"Use a key of at least {_FEWEST_BYTES} bytes.",
         )
     return content
 
 
 def own_key(out: Path) -> bytes:
-    """The key in the folder ``out`` of a cohort, made at the first call; only its owner can read it."""
+    """The key in the cohort folder ``out``, created by the first call. Only its owner can read it.
+
+    Raises OutputError if it cannot be written, and UserError if it cannot be read.
+    """
     file = out / KEY
     if not file.exists():
         try:
@@ -96,7 +104,7 @@ def own_key(out: Path) -> bytes:
                 os.fsync(stream.fileno())
         except OSError as error:
             why = error.strerror or error
-            raise OutputError(f"{file} cannot be written: {why}.", "Choose another folder.") from None
+            raise OutputError(f"{file} cannot be written: {why}.", "Choose another folder with -o.") from None
     return read_key(file)
 
 
@@ -109,7 +117,7 @@ def without_names(outcome: Outcome, case: Case) -> Outcome:
 
 
 def hidden(text: str, names: Iterable[str]) -> str:
-    """``text`` with a word in place of each of ``names``, the longest first."""
+    """``text`` with each of ``names`` replaced by "(hidden)", the longest name first."""
     for name in sorted({name for name in names if len(name) > 1}, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", _HIDDEN, text)
     return text
@@ -122,8 +130,8 @@ def _names(case: Case) -> list[str]:
     return [*case.files, *folders, *(file.name for file in files), *stems, case.patient, case.description]
 
 
-def _entries(folder: Path) -> list[str]:
-    """Names of the files that a reason may name."""
+def _file_names(folder: Path) -> list[str]:
+    """File names in ``folder``, or next to it if it is a file. A reason may mention them."""
     try:
         with os.scandir(folder if folder.is_dir() else folder.parent) as entries:
             return [entry.name for entry, _ in zip(entries, range(_MOST_NAMES), strict=False)]

@@ -1,4 +1,4 @@
-"""From the ledger to the report and the table of volumes: one HTML file without outside links, and a CSV file."""
+"""Writes the report of a ledger, a single HTML file without external links, and the table of volumes, a CSV file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .ledger import ENDED_EARLY, Entry, Ledger
 from .report_template import PAGE, SORTING, STYLE
 from .volume_chart import explanation, volume_chart
 
-# A missing organ counts as much as one of a tenth of its smallest usual volume.
+# A missing organ counts like one with a tenth of its smallest usual volume.
 _MISSING = math.log(10.0)
 
 
 @dataclass(frozen=True)
 class Concern:
-    """A case to look at: the higher ``score`` first; ``reviewed`` tells whether it is the review's."""
+    """A case to check. Higher scores come first; ``reviewed`` is True if the score comes from the review."""
 
     entry: Entry
     score: float
@@ -37,17 +37,18 @@ class Concern:
 
 
 def concerns(entries: list[Entry], vocabulary: Vocabulary) -> list[Concern]:
-    """Cases with results that give reason to look at them, the most urgent first.
+    """Segmented cases that need checking, the most urgent first.
 
-    By the review's score (ml expected to be wrong) where cases have one, then by how far organ volumes lie outside
-    of their usual ranges, as a sum of logarithms.
+    Cases with a review come first, sorted by the volume expected to be wrong (ml). The others are sorted by how far
+    their organ volumes are outside the usual ranges, as a sum of absolute log ratios.
     """
     found = [_concern(entry, vocabulary) for entry in entries if entry.status == OK and entry.outcome is not None]
-    return sorted((one for one in found if one.reasons), key=lambda one: (not one.reviewed, -one.score))
+    with_reasons = (concern for concern in found if concern.reasons)
+    return sorted(with_reasons, key=lambda concern: (not concern.reviewed, -concern.score))
 
 
 def off_range(ml: float, organ: Organ) -> float:
-    """How far a volume lies outside of the usual range: natural logarithm of the ratio, negative below; 0 inside."""
+    """Natural log of the ratio of a volume to the nearest end of the usual range: negative below, 0 inside."""
     low, high = organ.volume_ml
     if ml <= 0 or organ.is_stray(ml):
         return -_MISSING
@@ -61,22 +62,22 @@ def _concern(entry: Entry, vocabulary: Vocabulary) -> Concern:
     volumes = entry.outcome.volumes_ml
     off = {organ: off_range(volumes[organ.key], organ) for organ in vocabulary if organ.key in volumes}
     for organ in off:
-        # How large it is nobody knows, but that it is no smaller.
+        # The volume in the scan is a lower bound, so it cannot be too small.
         if organ.key in entry.outcome.cut_off:
             off[organ] = max(off[organ], 0.0)
     worst = sorted((organ for organ in off if off[organ]), key=lambda organ: -abs(off[organ]))
-    words = tuple(_words(organ, volumes[organ.key]) for organ in worst)
+    reasons = tuple(_describe(organ, volumes[organ.key]) for organ in worst)
     if entry.outcome.concern is not None:
-        return Concern(entry, entry.outcome.concern, entry.outcome.concerns + words, True)
-    return Concern(entry, sum(map(abs, off.values())), words, False)
+        return Concern(entry, entry.outcome.concern, entry.outcome.concerns + reasons, True)
+    return Concern(entry, sum(map(abs, off.values())), reasons, False)
 
 
 def _rounded(ml: float) -> str:
-    """Three digits, and no exponent."""
+    """``ml`` with three significant digits and without an exponent."""
     return f"{ml:.3g}" if ml < 1000 else f"{round(ml, 2 - math.floor(math.log10(ml))):.0f}"
 
 
-def _words(organ: Organ, ml: float) -> str:
+def _describe(organ: Organ, ml: float) -> str:
     if ml <= 0 or organ.is_stray(ml):
         return f"{organ.name} not found"
     low, high = organ.volume_ml
@@ -85,13 +86,16 @@ def _words(organ: Organ, ml: float) -> str:
 
 
 _ABOUT = ("case", "patient", "study_date", "description", "source", "status")
-# What a spreadsheet takes for a formula; descriptions of series come from strangers.
+# Spreadsheets read text that starts with these as a formula, and series descriptions come from untrusted files.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_volumes(path: Path, ledger: Ledger, vocabulary: Vocabulary) -> None:
-    """Writes what ``ledger`` knows of each case: who, status, ml of each organ that was looked for, organs in which the
-    scan ends (their volumes are lower bounds), and what is to be said of it. Raises OutputError."""
+    """Write a row for each entry of ``ledger``: patient, status, organ volumes (ml), cut-off organs and notes.
+
+    There is a column for each organ that was segmented in any case. The volume of a cut-off organ is a lower bound.
+    Raises OutputError if ``path`` cannot be written.
+    """
     entries = list(ledger.entries())
     organs = organs_measured(entries, vocabulary)
     text = io.StringIO()
@@ -114,7 +118,7 @@ def write_volumes(path: Path, ledger: Ledger, vocabulary: Vocabulary) -> None:
 
 
 def organs_measured(entries: list[Entry], vocabulary: Vocabulary) -> list[Organ]:
-    """The organs that were looked for in any case."""
+    """The organs that were segmented in any case, present or not."""
     known = {key for entry in entries if entry.status == OK and entry.outcome for key in entry.outcome.volumes_ml}
     return [organ for organ in vocabulary if organ.key in known]
 
@@ -126,17 +130,19 @@ def _plain(text: str) -> str:
 _MOST_CARDS = 24
 _MOST_REASONS = 4
 _MOST_IN_A_GROUP = 10
-# Beyond, the file would be too large for a browser: the pictures lie in the cases' folders too.
+# More would make the file too large for a browser. The case folders contain all pictures.
 _MOST_PICTURES = 500
 _NUMBER = re.compile(r"\d[\d.,]*")
-_BY_REVIEW = "In the order of the volume that the review expects to be wrong."
-_BY_VOLUME = "In the order of how far organ volumes lie outside of what is usual in adults."
+_BY_REVIEW = "Sorted by the volume that the review expects to be wrong."
+_BY_VOLUME = "Sorted by how far organ volumes are outside the usual range for adults."
 
 
 @dataclass(frozen=True)
 class Row:
-    """A case as a line of a table shows it; ``rank`` among those to check. ``link`` leads to its folder and ``large``
-    to its larger picture, from the report's own folder."""
+    """A row of the table of all cases. ``rank`` is the rank among the cases to check.
+
+    ``link`` is the path of the case folder, ``large`` that of its large picture, both relative to the report.
+    """
 
     name: str
     source: str
@@ -154,9 +160,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """So many cases with one ``reason``: (name, source) of the first, and how many ``more`` there are.
+    """The ``count`` cases with one ``reason``: (name, source) of the first ones, and how many ``more`` there are.
 
-    ``alike`` says that their reasons are not quite the same: this is the first one's.
+    ``alike`` is True if the reasons differ in names or numbers; ``reason`` is then the first one.
     """
 
     reason: str
@@ -168,7 +174,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Card:
-    """A case to check first."""
+    """A case under "Check first"."""
 
     rank: int
     name: str
@@ -181,19 +187,19 @@ class Card:
 
 
 def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path) -> None:
-    """Writes the report of all that ``ledger`` holds to ``path``; pictures are read from the folders in ``cases``.
+    """Write the report of ``ledger`` to ``path``, with pictures from the folders in ``cases``.
 
-    Raises OutputError where it cannot be written.
+    Raises OutputError if it cannot be written.
     """
     entries = list(ledger.entries())
-    first = concerns(entries, vocabulary)
+    to_check = concerns(entries, vocabulary)
     done = [entry for entry in entries if entry.status == OK]
     pictured = {entry.key for entry in done[:_MOST_PICTURES]}
     counts = {status: sum(entry.status == status for entry in entries) for status in (OK, SKIPPED, FAILED, PENDING)}
     measured = organs_measured(entries, vocabulary)
     volumes = [(_name(entry), entry.outcome.volumes_ml) for entry in done if entry.outcome]
     seconds = [entry.outcome.seconds["total"] for entry in done if entry.outcome and "total" in entry.outcome.seconds]
-    ranks = {one.entry.key: str(rank) for rank, one in enumerate(first, start=1)}
+    ranks = {concern.entry.key: str(rank) for rank, concern in enumerate(to_check, start=1)}
     rows = [_row(entry, ranks.get(entry.key, ""), cases, entry.key in pictured, vocabulary) for entry in entries]
     page = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     text = page.render(
@@ -205,14 +211,14 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
         ignored_files=int(ledger.about("strays") or 0),
         tiles=[(status, count) for status, count in counts.items() if count or status != PENDING],
         seconds=f"{statistics.median(seconds):.1f}" if seconds else "",
-        first=[_card(rank, one, cases) for rank, one in enumerate(first[:_MOST_CARDS], start=1)],
-        first_left=max(len(first) - _MOST_CARDS, 0),
-        order=_BY_REVIEW if first and first[0].reviewed else _BY_VOLUME,
+        to_check=[_card(rank, concern, cases) for rank, concern in enumerate(to_check[:_MOST_CARDS], start=1)],
+        more_to_check=max(len(to_check) - _MOST_CARDS, 0),
+        order=_BY_REVIEW if to_check and to_check[0].reviewed else _BY_VOLUME,
         ended_early=ledger.about(ENDED_EARLY),
         failures=_by_reason([entry for entry in entries if entry.status == FAILED]),
         skipped=_by_reason([entry for entry in entries if entry.status == SKIPPED]),
         chart=volume_chart(volumes, measured) if volumes else "",
-        chart_says=explanation(len(volumes)),
+        chart_caption=explanation(len(volumes)),
         rows=rows,
         volumes=VOLUMES,
         script=SORTING,
@@ -221,8 +227,8 @@ def write_report(path: Path, ledger: Ledger, vocabulary: Vocabulary, cases: Path
 
 
 def _name(entry: Entry) -> str:
-    told = " · ".join(filter(None, (entry.patient, _date(entry.study_date), entry.description)))
-    return told or Path(entry.source).name
+    label = " · ".join(filter(None, (entry.patient, _date(entry.study_date), entry.description)))
+    return label or Path(entry.source).name
 
 
 def _date(dicom: str) -> str:
@@ -250,7 +256,7 @@ def _row(entry: Entry, rank: str, cases: Path, with_picture: bool, vocabulary: V
 
 
 def _by_reason(entries: list[Entry]) -> list[Group]:
-    """Entries whose reasons differ in names and numbers only together, the largest groups first."""
+    """Group entries whose reasons differ only in names and numbers, the largest group first."""
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         found.setdefault(_wording(entry), []).append(entry)
@@ -268,7 +274,7 @@ def _by_reason(entries: list[Entry]) -> list[Group]:
 
 
 def _wording(entry: Entry) -> str:
-    """The reason without the entry's own names, and without numbers."""
+    """The reason of ``entry`` with its names and numbers replaced by ``#``."""
     text = entry.reason
     for name in filter(None, (Path(entry.source).name, entry.description)):
         text = text.replace(name, "#")
@@ -284,7 +290,7 @@ def _card(rank: int, concern: Concern, cases: Path) -> Card:
 
 
 def _link(entry: Entry) -> str:
-    """The folder of a case with results, as a link in the report."""
+    """Link to the folder of a segmented case, relative to the report."""
     return f"{CASES}/{quote(entry.name)}/" if entry.status == OK and entry.name else ""
 
 

@@ -1,4 +1,4 @@
-"""The report's page, for Jinja, and its style."""
+"""The Jinja template of the report, its style sheet and its script."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ th[aria-sort="descending"] button::after { content: " \\25BC"; }
 td.cut { min-width: 90px; color: var(--skipped); }
 td img { height: 56px; display: block; border-radius: 4px; background: #000; }
 td small { color: var(--faint); display: block; }
-/* Paths may be long; the whole one shows under the cursor. */
+/* Long paths are cut; the tooltip shows the whole path. */
 small.path { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; overflow: hidden;
   overflow-wrap: anywhere; }
 .chart { width: 100%; min-width: 720px; display: block; padding: 8px; }
@@ -91,20 +91,21 @@ PAGE = """<!doctype html>
 <h1>{{ title }}</h1>
 <p class="about">{{ source }}</p>
 <p class="about">Model {{ model }}. Written {{ written }}.
-{% if ignored_files %} {{ ignored_files }} file{{ 's' if ignored_files > 1 }} of other kinds.{% endif %}</p>
-<div class="warning">For research, not for clinical use. Every segmentation here was made by a program.</div>
-{% if ended_early %}<div class="warning">The last run ended early. {{ ended_early }} Cases that are pending have no
-result yet: the same command goes on with them.</div>{% endif %}
+{% if ignored_files %} {{ ignored_files }} other file{{ 's' if ignored_files > 1 }} ignored.{% endif %}</p>
+<div class="warning">For research, not for clinical use. A program made all segmentations in this report.</div>
+{% if ended_early %}<div class="warning">The last run ended early. {{ ended_early }} Pending cases have no result yet.
+Run the same command again to resume.</div>{% endif %}
 <div class="tiles">
 {% for name, count in tiles %}<div class="tile"><b class="{{ name }}">{{ count }}</b><span>{{ name }}</span></div>
-{% endfor %}{% if seconds %}<div class="tile"><b>{{ seconds }}</b><span>seconds a case (median)</span></div>{% endif %}
+{% endfor %}
+{% if seconds %}<div class="tile"><b>{{ seconds }}</b><span>seconds per case (median)</span></div>{% endif %}
 </div>
 
-<h2>To check first</h2>
-{% if first %}
+<h2>Check first</h2>
+{% if to_check %}
 <p class="about">{{ order }}</p>
 <div class="cards">
-{% for card in first %}<div class="card">
+{% for card in to_check %}<div class="card">
 {% if card.picture %}<a class="picture" href="{{ card.large or card.picture }}"><img src="{{ card.picture }}"
 alt="Axial and coronal plane"></a>{% endif %}
 <div class="text"><h3>{{ card.rank }}. <a href="{{ card.link }}">{{ card.name }}</a></h3>
@@ -112,8 +113,9 @@ alt="Axial and coronal plane"></a>{% endif %}
 <ul>{% for reason in card.reasons %}<li>{{ reason }}</li>{% endfor %}
 {% if card.more %}<li>and {{ card.more }} more</li>{% endif %}</ul></div></div>
 {% endfor %}</div>
-{% if first_left %}
-<p class="about">{{ first_left }} further cases give reason to look at them: the table of all cases has their ranks.</p>
+{% if more_to_check %}
+<p class="about">{{ more_to_check }} more case{{ 's need' if more_to_check > 1 else ' needs' }} checking; the table of
+all cases gives the rank.</p>
 {% endif %}
 {% else %}<p class="about">Nothing stands out.</p>{% endif %}
 
@@ -123,25 +125,25 @@ alt="Axial and coronal plane"></a>{% endif %}
 <tbody>
 {% for group in groups %}<tr><td class="number" data-label="Cases">{{ group.count }}</td>
 <td class="why">{{ group.reason }}
-{% if group.alike %}<small>The first one; the others differ in names or numbers.</small>{% endif %}</td>
+{% if group.alike %}<small>First case; the others differ in names or numbers.</small>{% endif %}</td>
 <td class="which">{% for name, source in group.first %}{{ name }}
 <small class="path" title="{{ source }}">{{ source }}</small>
-{% endfor %}{% if group.more %}<small>and {{ group.more }} more, see all cases</small>{% endif %}</td></tr>
+{% endfor %}{% if group.more %}<small>and {{ group.more }} more, see the table of all cases</small>{% endif %}</td></tr>
 {% endfor %}</tbody></table></div>
 {% else %}<p class="about">None.</p>{% endif %}
 {% endfor %}
 
 <h2>Organ volumes</h2>
 {% if chart %}
-<p class="about">{{ chart_says }}</p>
+<p class="about">{{ chart_caption }}</p>
 <div class="panel">{{ chart|safe }}</div>
 {% else %}<p class="about">No case has results yet.</p>{% endif %}
 
 <h2>All cases</h2>
-<p class="about">All volumes are in <a href="{{ volumes }}">{{ volumes }}</a>. A click on a heading sorts.</p>
+<p class="about">All volumes are in <a href="{{ volumes }}">{{ volumes }}</a>. Click a heading to sort.</p>
 <div class="panel"><table class="cases"><thead><tr><th class="nosort"></th>
-{% for heading, kind in (("Case", ""), ("State", ""), ("Slices", "number"), ("Seconds", "number"),
-("To check", "number"), ("Cut off", ""), ("Notes", "")) %}
+{% for heading, kind in (("Case", ""), ("Status", ""), ("Slices", "number"), ("Seconds", "number"),
+("Check rank", "number"), ("Cut off", ""), ("Notes", "")) %}
 <th class="{{ kind }}" aria-sort="none"><button type="button">{{ heading }}</button></th>
 {% endfor %}</tr></thead><tbody>
 {% for row in rows %}<tr><td class="image">{% if row.picture %}<a href="{{ row.large or row.picture }}"><img
@@ -149,22 +151,22 @@ src="{{ row.picture }}" alt="Larger picture of {{ row.name }}"></a>{% endif %}</
 <td class="case" data-label="Case">{% if row.link %}<a href="{{ row.link }}">{{ row.name }}</a>{% else %}{{ row.name }}
 {% endif %}<small class="path" title="{{ row.source }}">{{ row.source }}</small>
 {% if row.folder %}<small>cases/{{ row.folder }}</small>{% endif %}</td>
-<td class="{{ row.status }}" data-label="State">{{ row.status }}</td>
+<td class="{{ row.status }}" data-label="Status">{{ row.status }}</td>
 <td class="number" data-label="Slices">{{ row.slices }}</td>
 <td class="number" data-label="Seconds">{{ row.seconds }}</td>
-<td class="number" data-label="To check">{{ row.rank }}</td>
+<td class="number" data-label="Check rank">{{ row.rank }}</td>
 <td class="cut" data-label="Cut off">{{ row.cut_off }}</td>
 <td class="notes" data-label="Notes">{{ row.notes }}</td></tr>
 {% endfor %}</tbody></table></div>
-<footer>Volumes, labels and the log of each case lie in the folder cases, one folder for each; all states and reasons
-are in cohort.sqlite.</footer>
+<footer>The folder cases contains the volumes, labels and log of each case. The file cohort.sqlite contains the status
+of every case and its reason.</footer>
 </main>
 <script>{{ script|safe }}</script>
 </body>
 </html>
 """
 
-# Sorts the table by the column whose heading is clicked; empty cells come last either way.
+# Sorts the table by the clicked column. Empty cells come last in both directions.
 SORTING = """
 for (const head of document.querySelectorAll("table.cases th button")) {
   head.addEventListener("click", () => {

@@ -1,4 +1,4 @@
-"""A cohort from its input to its report; begun again, it goes on where it stopped."""
+"""Runs a cohort from its input to its report, or resumes a run that stopped early."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _SMALLEST_FREE_BYTES = 50_000_000
 
 @dataclass(frozen=True)
 class Cohort:
-    """What to run: all CTs in ``source``, with ``settings``; the ``vocabulary`` is the model's, ``model`` its name.
+    """The CTs in ``source`` and the ``settings`` to segment them with; ``model`` and ``vocabulary`` are the model's.
 
-    ``retry_failed`` tries again what failed in an earlier run for a fault of its own, too. An ``anonymous`` cohort has
-    pseudonyms in place of patients, made with the key in ``pseudonym_key``, else with one in its own folder.
+    ``retry_failed`` also retries cases that failed in an earlier run because of the CT itself. An ``anonymous`` cohort
+    replaces patients by pseudonyms, created with the key in ``pseudonym_key`` or, by default, in the cohort's folder.
     """
 
     source: Path
@@ -52,16 +52,16 @@ def run_cohort(
     searching: Callable[[int, str], None],
     tick: Callable[[State], None],
 ) -> State:
-    """Run ``cohort`` on the workers of ``clients()``, which are not started when there is nothing to do.
+    """Run ``cohort`` on the workers of ``clients()``, which start only if there is something to do.
 
-    ``searching(files, text)`` is called while the input is looked through, ``tick(state)`` about twice a second after.
-    The report is written at the end, whatever the end is. Raises UserError where the run cannot begin or go on; the
-    ledger then holds all that was done.
+    ``searching(files, text)`` is called during the search of the input, then ``tick(state)`` about twice a second. The
+    report is written at the end even if the run fails. Raises UserError if the run cannot start or continue; the
+    ledger then contains all finished cases.
     """
     out = Path(cohort.settings.out)
     prepare(out, cohort.settings.shared)
     if not cohort.settings.shared:
-        # SQLite gives its journals the permissions that the files have.
+        # SQLite gives its journals the permissions of the database.
         for name in (LOCK, LEDGER):
             (out / name).touch(mode=0o600)
     with locked(out / LOCK):
@@ -89,13 +89,13 @@ def _run(
     tick: Callable[[State], None],
 ) -> State:
     ledger.begin(cohort.settings.identity())
-    # The lock is held: what a run or a worker that was killed had begun to write, nobody will finish.
+    # The lock is held, so partial files are left over from killed runs or workers.
     clean(out / CASES, only_writer=True)
     found = find(cohort.source, out, cohort.rules, searching)
     source = readable(str(cohort.source.absolute()))
     if pseudonyms is not None:
         found.cases = [pseudonyms.case(case) for case in found.cases]
-        found.rejected = [pseudonyms.rejected(each, cohort.source.absolute()) for each in found.rejected]
+        found.rejected = [pseudonyms.rejected(entry, cohort.source.absolute()) for entry in found.rejected]
         source = ""
     ledger.enter(found.cases, found.rejected, cohort.retry_failed)
     ledger.note("strays", str(found.ignored_files))
@@ -110,12 +110,12 @@ def _run(
         state.running, state.at_work = 0, ()
         tick(state)
     except BaseException as error:
-        # What ended the run says more than that this could not be written either, as on a full disk.
+        # If this note cannot be written either, as on a full disk, the original error is the one to show.
         with suppress(OutputError):
-            why = error.problem if isinstance(error, UserError) else "It was cancelled."
+            reason = error.problem if isinstance(error, UserError) else "It was canceled."
             if pseudonyms is not None:
-                why = hidden(why, [str(cohort.source.absolute()), *cohort.source.absolute().parts[1:]])
-            ledger.note(ENDED_EARLY, why)
+                reason = hidden(reason, [str(cohort.source.absolute()), *cohort.source.absolute().parts[1:]])
+            ledger.note(ENDED_EARLY, reason)
         _report(cohort, out, ledger, state)
         raise
     ledger.note(ENDED_EARLY, "")
@@ -124,7 +124,7 @@ def _run(
 
 
 def _report(cohort: Cohort, out: Path, ledger: Ledger, state: State) -> None:
-    """Write the report and the table of volumes; what fails costs no result, and is said."""
+    """Write the report and the table of volumes. A failure becomes a message and does not affect the results."""
     with optional(VOLUMES, state.messages):
         write_volumes(out / VOLUMES, ledger, cohort.vocabulary)
     with optional(REPORT, state.messages):
@@ -160,7 +160,7 @@ def _segment(
         for outcome in outcomes(client, cases, cohort.settings, show):
             ledger.finish(outcome)
             state.note(sources[outcome.key], outcome.status, outcome.reason)
-    # A worker that the system ended, for want of memory say, could not do it.
+    # Workers that the system killed left partial files.
     clean(out / CASES, only_writer=True)
 
 
@@ -168,6 +168,6 @@ def _require_room(out: Path) -> None:
     free = shutil.disk_usage(out).free
     if free < _SMALLEST_FREE_BYTES:
         raise OutputError(
-            f"The disk of {out} is full: {free / 1e6:.0f} MB are free.",
-            "Free some space, or choose a folder on another disk.",
+            f"The disk of {out} is full: only {free / 1e6:.0f} MB are free.",
+            "Free some space, or choose a folder on another disk with -o.",
         )

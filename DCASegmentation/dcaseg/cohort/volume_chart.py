@@ -1,6 +1,6 @@
-"""Organ volumes of a cohort as one drawing (SVG): a row for each organ, its cases over the usual range.
+"""Draws the organ volumes of a cohort as SVG: a row for each organ, with its cases over the usual range.
 
-Each case is a dot where there are few, else they are counted in a histogram: dots would hide each other, and the page
+A small cohort is drawn with a dot for each case, a large one with histograms: many dots would overlap, and the page
 would grow with the cohort.
 """
 
@@ -25,10 +25,10 @@ _BAR, _HIGHEST_BAR = 5.0, 26.0
 
 
 def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary: Collection[Organ]) -> str:
-    """SVG of ``volumes``, (name of the case, organ key to ml), of the organs ``vocabulary``, on a logarithmic axis.
+    """Draw ``volumes``, pairs of case name and volumes (ml) by organ key, on a logarithmic axis; returns SVG.
 
-    The median and the number of cases in which an organ was not found stand at the right; volumes beyond the axis lie
-    at its ends.
+    The median and the number of cases without the organ are on the right. Volumes beyond the axis are drawn at its
+    ends.
     """
     bottom = _TOP + _ROW * len(vocabulary)
     parts = [
@@ -42,17 +42,17 @@ def volume_chart(volumes: Sequence[tuple[str, Mapping[str, float]]], vocabulary:
         f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{bottom + 31}" class="tick">ml</text>',
     ]
     for row, organ in enumerate(vocabulary):
-        known = [(name, each[organ.key]) for name, each in volumes if organ.key in each]
+        known = [(name, by_organ[organ.key]) for name, by_organ in volumes if organ.key in by_organ]
         parts += _row(organ, known, _TOP + _ROW * (row + 0.5))
     return "".join([*parts, "</svg>"])
 
 
 def explanation(cases: int) -> str:
-    """What the drawing of so many cases shows, in words."""
-    band = "Band: volumes usual in adults; line: median"
+    """The caption of a chart of ``cases`` cases."""
+    band = "Band: usual range for adults; line: median"
     if cases > _MOST_DOTS:
-        return f"Histograms of {cases} cases. {band}; red: outside of the band."
-    return f"Each dot is a case. {band}; red rim: outside of the band."
+        return f"Histograms of {cases} cases. {band}; red: outside the band."
+    return f"Each dot is a case. {band}; red outline: outside the band."
 
 
 def _row(organ: Organ, known: list[tuple[str, float]], middle: float) -> Iterator[str]:
@@ -87,28 +87,28 @@ def _dots(organ: Organ, found: list[tuple[str, float]], middle: float) -> Iterat
 
 
 def _bars(organ: Organ, found: list[tuple[str, float]], middle: float) -> Iterator[str]:
-    """A histogram; a bar that an end of the usual range divides is divided, too."""
+    """A histogram. A bar that contains an end of the usual range is split there."""
     low, high = organ.volume_ml
     counts = Counter((math.floor(_x(ml) / _BAR), low <= ml <= high) for _, ml in found)
-    most = max((counts[place, True] + counts[place, False] for place, _ in counts), default=1)
+    most = max((counts[index, True] + counts[index, False] for index, _ in counts), default=1)
     color = "#{:02x}{:02x}{:02x}".format(*organ.color)
-    for (place, inside), count in sorted(counts.items()):
+    for (index, inside), count in sorted(counts.items()):
         height = _HIGHEST_BAR * count / most
-        below = _HIGHEST_BAR * counts[place, False] / most if inside else 0.0
+        below = _HIGHEST_BAR * counts[index, False] / most if inside else 0.0
         yield (
-            f'<rect x="{place * _BAR:.1f}" y="{middle + 13 - below - height:.1f}" width="{_BAR - 0.5}" '
+            f'<rect x="{index * _BAR:.1f}" y="{middle + 13 - below - height:.1f}" width="{_BAR - 0.5}" '
             f'height="{height:.1f}" fill="{color}" class="bar{"" if inside else " outside"}">'
             f"<title>{count} case{'s' if count > 1 else ''}</title></rect>"
         )
 
 
 def _x(ml: float) -> float:
-    within = min(max(ml, _LOW_ML), _HIGH_ML)
-    share = math.log(within / _LOW_ML) / math.log(_HIGH_ML / _LOW_ML)
-    return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+    clipped = min(max(ml, _LOW_ML), _HIGH_ML)
+    fraction = math.log(clipped / _LOW_ML) / math.log(_HIGH_ML / _LOW_ML)
+    return _LEFT + fraction * (_WIDTH - _LEFT - _RIGHT)
 
 
 def _jitter(name: str, organ: str) -> float:
-    """Apart from its neighbors, and in the same place in each report."""
+    """Vertical offset that separates neighboring dots and is the same in every report."""
     byte = hashlib.sha256(f"{name}{organ}".encode()).digest()[0]
     return (byte / 255 * 2 - 1) * _SPREAD

@@ -1,7 +1,7 @@
-"""How clean a network's attention is: energy at the Nyquist frequency, and flips of the dominant expert.
+"""Measures artifacts in a network's attention: energy at the Nyquist frequency, and flips of the dominant expert.
 
-Attention should follow organs. A checkerboard of the network's own making (see ``method.vnet.Upsampling``) shows as
-energy at the Nyquist frequency, and as a dominant expert that changes from voxel to voxel within one organ.
+Attention should follow organs. A checkerboard artifact of the network (see ``method.vnet.Upsampling``) appears as
+energy at the Nyquist frequency, and as a dominant expert that changes from voxel to voxel within an organ.
 """
 
 from __future__ import annotations
@@ -15,39 +15,46 @@ from torch import Tensor
 
 from ..method.network import LEVELS, DCANet
 
-# How many lower frequencies the energy at the Nyquist frequency is compared with. The window spreads it over the one
-# next to it, which is left out.
+# Number of lower frequencies to compare the Nyquist frequency with. The frequency next to it is skipped, since the
+# window spreads energy into it.
 _NEIGHBORS = 3
 
 
 class AttentionQuality(NamedTuple):
-    """``nyquist`` is the ratio along (z, y, x), 1 where the highest frequency is as strong as those next to it;
-    ``flips`` the share of an organ's voxels that have a face neighbor of the same organ with another dominant expert
-    (NaN without organs)."""
+    """Artifacts in attention maps.
+
+    ``nyquist`` is the energy ratio of ``nyquist_ratio`` along (z, y, x); 1 means no artifact. ``flips`` is the fraction
+    of organ voxels that have a face neighbor of the same organ with another dominant expert (NaN without organs).
+    """
 
     nyquist: tuple[float, float, float]
     flips: float
 
 
 def nyquist_ratio(maps: Tensor, axis: int) -> float:
-    """Energy of ``maps`` (batch, channel, depth, height, width) at the Nyquist frequency along ``axis`` (0 to 2),
-    divided by the mean energy of the next lower frequencies. Raises ValueError for a side that is odd or below 10."""
+    """Energy at the Nyquist frequency divided by the mean energy of nearby lower frequencies.
+
+    ``maps`` is (batch, channel, depth, height, width); ``axis`` is 0 (depth) to 2 (width). Raises ValueError if the
+    size along ``axis`` is odd or below 10.
+    """
     size = maps.shape[2 + axis]
     if size % 2 or size < 2 * (_NEIGHBORS + 2):
         raise ValueError(f"the Nyquist frequency needs an even side of at least 10 voxels, not {size}")
     lines = maps.movedim(2 + axis, -1).double()
-    # The ends of a line do not meet: a window keeps that jump out of the highest frequencies.
+    # The window keeps the jump between the two ends of a line out of the highest frequencies.
     window = torch.hann_window(size, dtype=torch.float64, device=maps.device)
     power = torch.fft.rfft((lines - lines.mean(dim=-1, keepdim=True)) * window).abs().square()
     energy = power.flatten(0, -2).sum(dim=0)
-    # The Nyquist frequency has no negative twin: its energy counts twice as much noise as that of the others.
+    # White noise gives a ratio of 1: all bins of the real FFT, including the Nyquist bin, hold the same mean energy.
     return float(energy[-1] / energy[-2 - _NEIGHBORS : -2].mean().clamp(min=1e-30))
 
 
 def dominant_flips(attention: Tensor, labels: Tensor) -> tuple[int, int]:
-    """How many voxels of organs have a face neighbor of the same organ with another dominant expert, and how many
-    voxels of organs have such a neighbor at all. ``attention`` is (batch, expert, depth, height, width), ``labels``
-    (batch, depth, height, width)."""
+    """Count the organ voxels with a face neighbor of the same organ, and those where the dominant expert differs.
+
+    ``attention`` is (batch, expert, depth, height, width), ``labels`` is (batch, depth, height, width). Returns the
+    number of voxels with such a neighbor that has another dominant expert, and the number of voxels with any.
+    """
     dominant = attention.argmax(dim=1)
     flipped = torch.zeros_like(labels, dtype=torch.bool)
     inner = torch.zeros_like(flipped)
@@ -64,10 +71,10 @@ def dominant_flips(attention: Tensor, labels: Tensor) -> tuple[int, int]:
 
 @torch.inference_mode()
 def measure_attention(network: DCANet, volumes: Iterable[np.ndarray], patch: Sequence[int]) -> AttentionQuality:
-    """The quality of the full-resolution attention on ``volumes`` (depth, height, width; 0 to 1, the network's input).
+    """Measure the full-resolution attention on ``volumes``, network inputs (depth, height, width) from 0 to 1.
 
-    Each volume is cut into windows of ``patch`` that do not overlap. Raises ValueError for a network without attention
-    or when no volume holds a window.
+    Each volume is cut into windows of ``patch`` voxels that do not overlap. Raises ValueError if the network has no
+    attention or no volume is as large as a window.
     """
     level = LEVELS[-1]
     ratios: list[list[float]] = []
@@ -93,6 +100,6 @@ def _windows(volume: np.ndarray, patch: Sequence[int]) -> Iterable[np.ndarray]:
         for y in starts[1]:
             for x in starts[2]:
                 window = volume[z : z + patch[0], y : y + patch[1], x : x + patch[2]]
-                # Windows of air alone say nothing.
+                # Skip windows that contain only air.
                 if window.mean() > 0.05:
                     yield np.ascontiguousarray(window, dtype=np.float32)

@@ -1,7 +1,8 @@
-"""Correction with simulated clicks, measured as the field does: Dice against clicks, and clicks to a Dice.
+"""Evaluates correction with simulated clicks: Dice by number of clicks, and the number of clicks (NoC) to a Dice.
 
-A click lies in the largest piece of what the organ lacks or has too much, at the voxel deepest inside of it; the next
-one follows from what the engine made of the last. Where labels come from another network, Dice is agreement with it.
+Each click is placed in the largest connected component of the errors, false negative or false positive, at the voxel
+farthest from its border. The next click depends on the corrected result. If the reference labels come from another
+network, Dice measures agreement with it.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from ..types import ProgressCallback
 
 MOST_CLICKS = 10
 REPORTED = (0, 1, 3, 5, 10)
-"""Numbers of clicks for the table."""
+"""Numbers of clicks shown in the table."""
 GOALS = (0.85, 0.90)
-"""Dice of NoC@85 and NoC@90."""
+"""Dice thresholds of NoC@85 and NoC@90."""
 
 _Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class SimulatedClick:
-    """Voxel ``index`` (z, y, x) in an error piece of ``voxels``; ``adds`` where the organ lacks it."""
+    """A click at voxel ``index`` (z, y, x) in an error component of ``voxels``; ``adds`` for a false negative."""
 
     index: tuple[int, int, int]
     adds: bool
@@ -43,36 +44,36 @@ class SimulatedClick:
 
 
 def next_click(mask: _Mask, truth: _Mask, spacing: tuple[float, float, float]) -> SimulatedClick | None:
-    """The click for the largest error of ``mask`` (z, y, x) against ``truth``; None where there is no error.
+    """The click for the largest error of ``mask`` (z, y, x) compared with ``truth``; None without errors.
 
-    Pieces are connected over faces. ``spacing`` is (x, y, z) in mm.
+    Components are connected over faces. ``spacing`` is (x, y, z) in mm.
     """
     largest: tuple[int, bool, _Mask, tuple[int, int, int]] | None = None
     for adds, error in ((True, truth & ~mask), (False, mask & ~truth)):
         box = _box(error)
         if box is None:
             continue
-        pieces = sitk.GetArrayFromImage(
+        components = sitk.GetArrayFromImage(
             sitk.ConnectedComponent(sitk.GetImageFromArray(error[box].astype(np.uint8)), False)
         )
-        sizes = np.bincount(pieces.ravel())
+        sizes = np.bincount(components.ravel())
         sizes[0] = 0
         number = int(sizes.argmax())
         if largest is None or sizes[number] > largest[0]:
-            first = (box[0].start, box[1].start, box[2].start)
-            largest = (int(sizes[number]), adds, pieces == number, first)
+            start = (box[0].start, box[1].start, box[2].start)
+            largest = (int(sizes[number]), adds, components == number, start)
     if largest is None:
         return None
-    voxels, adds, piece, first = largest
-    # The rim of the array is outside, too.
-    depth = -distance_to(np.pad(piece, 1), spacing)[1:-1, 1:-1, 1:-1]
-    z, y, x = np.unravel_index(int(np.where(piece, depth, -np.inf).argmax()), piece.shape)
-    return SimulatedClick((int(z) + first[0], int(y) + first[1], int(x) + first[2]), adds, voxels)
+    voxels, adds, component, start = largest
+    # The padding makes the edge of the array count as a border.
+    depth = -distance_to(np.pad(component, 1), spacing)[1:-1, 1:-1, 1:-1]
+    z, y, x = np.unravel_index(int(np.where(component, depth, -np.inf).argmax()), component.shape)
+    return SimulatedClick((int(z) + start[0], int(y) + start[1], int(x) + start[2]), adds, voxels)
 
 
 @dataclass(frozen=True)
 class Course:
-    """One organ of one case under clicks: ``dice`` after 0, 1, 2 ... clicks, ``seconds`` of each click."""
+    """The correction of one organ in one case: ``dice`` after 0, 1, 2 ... clicks, and ``seconds`` of each click."""
 
     case: str
     organ: str
@@ -81,16 +82,16 @@ class Course:
     seconds: tuple[float, ...]
 
     def after(self, clicks: int) -> float:
-        """Dice after so many clicks; where no error was left before, that of the end."""
+        """Dice after ``clicks`` clicks, or the final Dice if there were fewer clicks."""
         return self.dice[min(clicks, len(self.dice) - 1)]
 
     def needed(self, goal: float, most: int = MOST_CLICKS) -> int | None:
-        """Clicks to a Dice of ``goal``; None where ``most`` do not suffice."""
+        """Number of clicks to reach a Dice of ``goal``; None if ``most`` are not enough."""
         return next((n for n, dice in enumerate(self.dice[: most + 1]) if dice >= goal), None)
 
     @property
     def worse(self) -> int:
-        """Clicks after which Dice was lower than before."""
+        """Number of clicks that lowered Dice."""
         return sum(1 for before, after in zip(self.dice[:-1], self.dice[1:], strict=True) if after < before - 1e-9)
 
 
@@ -105,7 +106,11 @@ def simulate(
     clicks: int = MOST_CLICKS,
     probabilities: Mapping[int, sitk.Image] | None = None,
 ) -> Course:
-    """Correct the organ ``label`` of ``start`` with simulated clicks; all images lie on one grid."""
+    """Correct the organ ``label`` in the label map ``start`` with simulated clicks, at most ``clicks``.
+
+    All images must be on the same grid. ``probabilities`` are the network's, by label. Stops early when no error is
+    left or the engine rejects a click.
+    """
     grid = Grid.of(ct)
     names = {organ.label: organ.key for organ in vocabulary}
     session = CorrectionSession(ct, start, names, probabilities=probabilities, engine=engine)
@@ -118,7 +123,7 @@ def simulate(
         try:
             change = session.apply(label, Stroke((to_point(click.index, grid),), click.adds))
         except UserError:
-            # What a user would be told: gas in an organ without a lumen, an opposite click right there.
+            # A user would see this message, for instance about a click on gas or next to an opposite click.
             break
         seconds.append(change.seconds)
         dice.append(_dice(session.labels == label, target))
@@ -132,40 +137,41 @@ class ClickMeasurement:
     courses: list[Course] = field(default_factory=list)
 
     def of(self, engine: str, organ: str | None = None) -> list[Course]:
-        """The courses of an engine, of one organ or of all."""
-        return [each for each in self.courses if each.engine == engine and organ in (None, each.organ)]
+        """The courses of ``engine``, for one organ or all."""
+        return [course for course in self.courses if course.engine == engine and organ in (None, course.organ)]
 
     @property
     def engines(self) -> list[str]:
-        """Names of the engines, in the order in which they came."""
-        return list(dict.fromkeys(each.engine for each in self.courses))
+        """Names of the engines, in the order they were measured."""
+        return list(dict.fromkeys(course.engine for course in self.courses))
 
     def summary(self, engine: str, organ: str | None = None) -> dict[str, Any]:
-        """Means over the organs of all cases (an organ of a case counts once).
+        """Means over all courses of ``engine`` (one for each organ of each case).
 
-        ``dice``: by number of clicks. ``noc``: mean clicks to each goal, a failure counting as ten; ``failures``:
-        organs that ten clicks do not bring there. ``worse``: share of clicks that lower Dice. ``missing_one_click``:
-        median Dice after one click of organs that were missing wholly. Seconds: median and most of a click.
+        ``dice``: mean by number of clicks. ``noc``: mean number of clicks to each goal, where a failure counts as ten;
+        ``failures``: organs that do not reach the goal with ten clicks. ``worse``: fraction of clicks that lower Dice.
+        ``missing_one_click``: median Dice after one click for organs that were missing entirely. ``median_seconds`` and
+        ``most_seconds``: time of a click. Raises ValueError if nothing was measured.
         """
-        chosen = self.of(engine, organ)
-        if not chosen:
-            raise ValueError(f"nothing was measured of {engine}, {organ}")
-        seconds = np.array([value for each in chosen for value in each.seconds])
-        missing = [each.after(1) for each in chosen if each.dice[0] == 0.0 and len(each.dice) > 1]
+        courses = self.of(engine, organ)
+        if not courses:
+            raise ValueError(f"no measurement of engine {engine}, organ {organ}")
+        seconds = np.array([value for course in courses for value in course.seconds])
+        missing = [course.after(1) for course in courses if course.dice[0] == 0.0 and len(course.dice) > 1]
         noc: dict[str, float] = {}
         failures: dict[str, int] = {}
         for goal in GOALS:
-            needed = [each.needed(goal) for each in chosen]
+            needed = [course.needed(goal) for course in courses]
             noc[f"{goal:.2f}"] = float(np.mean([MOST_CLICKS if n is None else n for n in needed]))
             failures[f"{goal:.2f}"] = sum(1 for n in needed if n is None)
-        clicks = sum(len(each.seconds) for each in chosen)
+        clicks = sum(len(course.seconds) for course in courses)
         return {
-            "organs": len(chosen),
-            "dice": {str(n): float(np.mean([each.after(n) for each in chosen])) for n in range(MOST_CLICKS + 1)},
+            "organs": len(courses),
+            "dice": {str(n): float(np.mean([course.after(n) for course in courses])) for n in range(MOST_CLICKS + 1)},
             "noc": noc,
             "failures": failures,
             "clicks": clicks,
-            "worse": sum(each.worse for each in chosen) / max(clicks, 1),
+            "worse": sum(course.worse for course in courses) / max(clicks, 1),
             "missing_one_click": float(np.median(missing)) if missing else None,
             "missing": len(missing),
             "median_seconds": float(np.median(seconds)) if len(seconds) else None,
@@ -173,8 +179,8 @@ class ClickMeasurement:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Summaries by engine: of all organs, and of each."""
-        organs = list(dict.fromkeys(each.organ for each in self.courses))
+        """Summaries by engine, for all organs together and for each organ."""
+        organs = list(dict.fromkeys(course.organ for course in self.courses))
         return {
             engine: {
                 "all": self.summary(engine),
@@ -184,15 +190,15 @@ class ClickMeasurement:
         }
 
     def write_csv(self, path: Path) -> None:
-        """One line for each course: Dice after each click (the last one repeated where no error was left)."""
+        """Write one line for each course, with Dice after each click. The final Dice is repeated to fill the line."""
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             numbers = [f"dice_{n}" for n in range(MOST_CLICKS + 1)]
             writer.writerow(["case", "organ", "engine", *numbers, "worse", "median_seconds"])
-            for each in self.courses:
-                values = [f"{each.after(n):.4f}" for n in range(MOST_CLICKS + 1)]
-                took = f"{np.median(each.seconds):.3f}" if each.seconds else ""
-                writer.writerow([each.case, each.organ, each.engine, *values, each.worse, took])
+            for course in self.courses:
+                values = [f"{course.after(n):.4f}" for n in range(MOST_CLICKS + 1)]
+                seconds = f"{np.median(course.seconds):.3f}" if course.seconds else ""
+                writer.writerow([course.case, course.organ, course.engine, *values, course.worse, seconds])
 
 
 def measure_case(
@@ -207,9 +213,9 @@ def measure_case(
     clicks: int = MOST_CLICKS,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Add the courses of all organs of ``truth`` in a case; ``known`` are the labels that it tells of (all if None)."""
-    there = set(np.unique(sitk.GetArrayViewFromImage(truth)).tolist()) - {0}
-    labels = [label for label in vocabulary.by_label if label in there and (known is None or label in known)]
+    """Add the courses of all organs in ``truth`` to ``measured``; ``known`` are its annotated labels (None: all)."""
+    present = set(np.unique(sitk.GetArrayViewFromImage(truth)).tolist()) - {0}
+    labels = [label for label in vocabulary.by_label if label in present and (known is None or label in known)]
     for index, label in enumerate(labels):
         if progress is not None:
             progress(index / len(labels), f"{case}: {vocabulary.by_label[label].name.lower()}")
@@ -218,13 +224,15 @@ def measure_case(
 
 
 class BallBrush:
-    """Painting with a ball at the click, as large as the distance to the mask's border, 20 mm at most, 10 mm without a
-    mask: what a user does by hand, to compare with."""
+    """A baseline engine that paints a ball at the click, as a user would do by hand.
+
+    The radius is the distance to the mask's border, at most 20 mm, or 10 mm without a mask.
+    """
 
     name = "brush"
 
     def foreground(self, view: View) -> FloatArray:
-        """See ``interaction.view.Engine``."""
+        """The mask (z, y, x) with the ball added or removed; see ``interaction.view.Engine``."""
         latest = view.strokes[-1]
         seeds = np.zeros(view.mask.shape, bool)
         seeds[tuple(latest.voxels.T)] = True

@@ -1,4 +1,4 @@
-"""What a trained network makes of whole cases inside: features of its last decoder block, fused maps."""
+"""Features inside a trained network for whole cases: the last decoder block and the last fusion."""
 
 from __future__ import annotations
 
@@ -20,44 +20,47 @@ _OVERLAP = 0.25
 
 
 def last_block(network: DCANet) -> nn.Module:
-    """DeB-9 of the decoder that gives the result. Raises ValueError for several experts without aggregation decoder."""
+    """DeB-9 of the decoder that gives the result.
+
+    Raises ValueError for a network with several experts and no aggregation decoder.
+    """
     if network.aggregation is not None:
         return network.aggregation.blocks[-1]
     if len(network.experts) == 1:
         return network.experts[0].blocks[-1]  # type: ignore[return-value, index]
-    raise ValueError("stitched experts have no last block in common")
+    raise ValueError("stitched experts do not share a last block")
 
 
 def last_fusion(network: DCANet) -> nn.Module:
     """The fusion before DeB-9 of the aggregation decoder. Raises ValueError for a network without one."""
     if network.aggregation is None:
-        raise ValueError("a network without aggregation decoder fuses nothing")
+        raise ValueError("a network without an aggregation decoder has no fusion")
     return network.aggregation.fusions[-1]
 
 
 @torch.inference_mode()
 def feature_volume(network: DCANet, layer: nn.Module, case: Case, options: TrainingOptions) -> np.ndarray:
-    """What ``layer`` of ``network`` gives for a whole case: float32 (channel, depth, height, width).
+    """The output of ``layer`` of ``network`` for a whole case: float32 (channel, depth, height, width).
 
-    ``layer`` works at full resolution. Windows are averaged as logits are. Leaves the network's mode.
+    ``layer`` must work at full resolution. Windows are averaged like logits. Does not change the network's mode.
     """
-    caught: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def catch(module: nn.Module, given: Any, result: Any) -> None:
-        caught.append(result if isinstance(result, Tensor) else result.features)
+    def keep_output(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.append(output if isinstance(output, Tensor) else output.features)
 
     def features(volume: Tensor) -> Tensor:
-        caught.clear()
+        outputs.clear()
         network(volume)
-        return caught[0]
+        return outputs[0]
 
     training = network.training
     network.eval()
-    handle = layer.register_forward_hook(catch)
+    handle = layer.register_forward_hook(keep_output)
     try:
         device = next(network.parameters()).device
         volume = torch.from_numpy(case.scaled(case.hu, options.grid))[None, None]
-        found = sliding_window_inference(
+        result = sliding_window_inference(
             volume,
             options.patch,
             WINDOWS_AT_ONCE,
@@ -70,14 +73,14 @@ def feature_volume(network: DCANet, layer: nn.Module, case: Case, options: Train
     finally:
         handle.remove()
         network.train(training)
-    assert isinstance(found, Tensor)
-    array: np.ndarray = found[0].float().numpy()
+    assert isinstance(result, Tensor)
+    array: np.ndarray = result[0].float().numpy()
     return array
 
 
 @dataclass(frozen=True)
 class SampledVoxels:
-    """Voxels (n, 3) of cases, the index of each one's case, and its label."""
+    """Voxel ``positions`` (n, 3), the index of the case of each (n,), and its label (n,)."""
 
     positions: np.ndarray
     cases: np.ndarray
@@ -85,9 +88,10 @@ class SampledVoxels:
 
 
 def balanced_voxels(cases: Sequence[Case], per_organ: int, seed: int = 0) -> SampledVoxels:
-    """``per_organ`` voxels of each organ in all ``cases`` together, the same number from each case that has it.
+    """Draw ``per_organ`` voxels of each organ, divided equally among the ``cases`` that contain it.
 
-    A small organ gives as many as the liver; one with fewer voxels gives them all.
+    Small organs give as many voxels as large ones. An organ with fewer voxels than its share in a case gives all of
+    them.
     """
     generator = np.random.default_rng(seed)
     positions: list[np.ndarray] = []
@@ -95,9 +99,9 @@ def balanced_voxels(cases: Sequence[Case], per_organ: int, seed: int = 0) -> Sam
     labels: list[int] = []
     for label in sorted({label for case in cases for label in case.positions}):
         holders = [index for index, case in enumerate(cases) if label in case.positions]
-        for share, index in zip(_shares(per_organ, len(holders)), holders, strict=True):
-            there = cases[index].positions[label]
-            chosen = there[generator.permutation(len(there))[:share]]
+        for count, index in zip(_split_evenly(per_organ, len(holders)), holders, strict=True):
+            voxels = cases[index].positions[label]
+            chosen = voxels[generator.permutation(len(voxels))[:count]]
             positions.append(chosen)
             owners += [index] * len(chosen)
             labels += [label] * len(chosen)
@@ -107,18 +111,19 @@ def balanced_voxels(cases: Sequence[Case], per_organ: int, seed: int = 0) -> Sam
 def features_at(
     network: DCANet, layer: nn.Module, cases: Sequence[Case], options: TrainingOptions, voxels: SampledVoxels
 ) -> np.ndarray:
-    """Features (n, channel) of ``layer`` at ``voxels`` of ``cases``, one case in memory after the other."""
-    found: np.ndarray | None = None
+    """Features (n, channel) of ``layer`` at ``voxels`` of ``cases``. Only one case's features are in memory at a
+    time."""
+    result: np.ndarray | None = None
     for index, case in enumerate(cases):
         of_case = voxels.cases == index
         if not of_case.any():
             continue
         volume = feature_volume(network, layer, case, options)
-        found = np.zeros((len(voxels.labels), len(volume)), np.float32) if found is None else found
-        found[of_case] = volume[(slice(None), *voxels.positions[of_case].T)].T
-    assert found is not None
-    return found
+        result = np.zeros((len(voxels.labels), len(volume)), np.float32) if result is None else result
+        result[of_case] = volume[(slice(None), *voxels.positions[of_case].T)].T
+    assert result is not None
+    return result
 
 
-def _shares(total: int, parts: int) -> list[int]:
+def _split_evenly(total: int, parts: int) -> list[int]:
     return [total // parts + (index < total % parts) for index in range(parts)]

@@ -1,4 +1,4 @@
-"""How stable the ranking of organs and its division are when fewer cases are labelled (Fig. 2)."""
+"""Measures how stable the ranking of organs and their groups are with fewer labeled cases (Fig. 2)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..training.cases import Case
 from ..training.training_set import divide
 
 MODES: tuple[PartitionMode, ...] = ("sequential", "top2")
-"""The slides' rule and ours."""
+"""The rule of the slides and our rule."""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """A set of labelled cases under a name such as "10 %"."""
+    """A set of labeled cases with a title such as "10 %"."""
 
     title: str
     cases: Sequence[Case]
@@ -28,8 +28,11 @@ class Subset:
 
 @dataclass(frozen=True)
 class Stability:
-    """Random subsets of one size against all cases: the mean and least Kendall tau of their rankings, the share of them
-    with the very same groups, and the mean number of organs in another group."""
+    """Agreement of random subsets of ``size`` cases with all cases.
+
+    ``tau`` and ``least_tau`` are the mean and lowest Kendall tau of the rankings, ``same_groups`` the fraction of
+    subsets with identical groups, ``moved`` the mean number of organs in another group.
+    """
 
     size: int
     mode: PartitionMode
@@ -40,7 +43,7 @@ class Stability:
 
 
 def subsets_of(cases: Sequence[Case], ratios: Sequence[float]) -> list[Subset]:
-    """The first cases of the list, so many percent of it each time, at least one."""
+    """Nested subsets: for each of ``ratios`` (percent), the first cases of the list, at least one."""
     sizes = [max(1, round(len(cases) * ratio / 100)) for ratio in ratios]
     return [
         Subset(f"{ratio:g} % ({size})", cases[:size]) for ratio, size in dict(zip(ratios, sizes, strict=True)).items()
@@ -48,25 +51,25 @@ def subsets_of(cases: Sequence[Case], ratios: Sequence[float]) -> list[Subset]:
 
 
 def ranking_of(division: Partition) -> list[int]:
-    """All labels by falling size, those without a voxel last."""
+    """All labels by decreasing size; absent organs come last."""
     return [*division.ranking, *division.absent]
 
 
 def kendall_tau(one: Sequence[int], other: Sequence[int]) -> float:
     """Kendall's tau of two rankings of the same items: 1 for the same order, -1 for the reverse. 1 for a single item.
 
-    Raises ValueError where the items differ.
+    Raises ValueError if the items differ.
     """
     if sorted(one) != sorted(other):
-        raise ValueError("the rankings are not of the same items")
-    place = {item: index for index, item in enumerate(other)}
+        raise ValueError("the rankings contain different items")
+    rank = {item: index for index, item in enumerate(other)}
     pairs = list(combinations(one, 2))
-    agreeing = sum(place[first] < place[second] for first, second in pairs)
-    return 2 * agreeing / len(pairs) - 1 if pairs else 1.0
+    concordant = sum(rank[first] < rank[second] for first, second in pairs)
+    return 2 * concordant / len(pairs) - 1 if pairs else 1.0
 
 
 def moved(one: Partition, other: Partition) -> int:
-    """Organs that are in another group."""
+    """Number of organs that are in another group."""
     groups = {label: group for group, owned in enumerate(other.owners) for label in owned}
     return sum(groups[label] != group for group, owned in enumerate(one.owners) for label in owned)
 
@@ -74,7 +77,7 @@ def moved(one: Partition, other: Partition) -> int:
 def stability(
     cases: Sequence[Case], vocabulary: Vocabulary, size: int, mode: PartitionMode, draws: int = 200, seed: int = 0
 ) -> Stability:
-    """``draws`` random subsets of ``size`` cases, without replacement, against all ``cases``."""
+    """Compare ``draws`` random subsets of ``size`` cases, drawn without replacement, with all ``cases``."""
     generator = np.random.default_rng(seed)
     whole = divide(cases, vocabulary, mode)
     taus, changes = [], []
@@ -89,24 +92,24 @@ def stability(
     )  # fmt: skip
 
 
-def told(subset: Subset, vocabulary: Vocabulary, whole: Sequence[Case]) -> dict[str, Any]:
-    """A subset's ranking, and its groups by each mode against those of ``whole``, as plain data."""
+def describe_subset(subset: Subset, vocabulary: Vocabulary, whole: Sequence[Case]) -> dict[str, Any]:
+    """The ranking and the groups of ``subset`` by each mode, compared with those of ``whole``, for JSON."""
     divisions = {mode: divide(subset.cases, vocabulary, mode) for mode in MODES}
     first = next(iter(divisions.values()))
-    against = {mode: divide(whole, vocabulary, mode) for mode in MODES}
+    reference = {mode: divide(whole, vocabulary, mode) for mode in MODES}
     names = {organ.label: organ.key for organ in vocabulary}
     return {
         "title": subset.title,
         "cases": [case.name for case in subset.cases],
         "ranking": [names[label] for label in ranking_of(first)],
-        "kendall_tau": round(kendall_tau(ranking_of(first), ranking_of(against[first.mode])), 4),
+        "kendall_tau": round(kendall_tau(ranking_of(first), ranking_of(reference[first.mode])), 4),
         "groups": {
             mode: {
                 **{
                     group: [names[label] for label in owned]
                     for group, owned in zip(("head", "medium", "tail"), division.owners, strict=True)
                 },
-                "moved": moved(division, against[mode]),
+                "moved": moved(division, reference[mode]),
             }
             for mode, division in divisions.items()
         },

@@ -1,4 +1,4 @@
-"""Methods in rows, as Tables 1 and 2 of the paper: mean Dice, mean ASD, Dice of every organ."""
+"""Tables of methods in the layout of Tables 1 and 2 of the paper: mean Dice, mean ASD, Dice of each organ."""
 
 from __future__ import annotations
 
@@ -18,23 +18,22 @@ from .statistics import over_seeds
 
 Format = Literal["csv", "markdown", "latex"]
 
-# Of the first, the second and the third place.
+# Styles of the best, second and third value.
 _MARKDOWN = ("**{}** ¹", "{} ²", "{} ³")
 _LATEX = (r"\textbf{{\textcolor{{red}}{{{}}}}}", r"\textcolor{{blue}}{{{}}}", r"\textcolor{{teal}}{{{}}}")
 
 
 @dataclass(frozen=True)
 class MethodTable:
-    """``rows`` are methods, each with the scores of one or more seeds on the same cases.
+    """A table with one row for each method. ``rows`` maps methods to scores of one or more seeds on the same cases.
 
     Dice is in percent with one decimal (means: two), as in the paper; several seeds give mean ± standard deviation.
-    ``order`` are the labels in the order of the columns, by default the vocabulary's. ``groups`` give rows a group, in
-    a column of its own where any has one; ``leading`` are columns before the means (such as check marks of what a row
-    has), ``further`` ones after the organs', both with cells by the row's name. ``colors`` are LaTeX colors of organs'
-    titles by label.
+    ``order`` lists the labels in column order; the default is the vocabulary's order. ``groups`` maps rows to groups,
+    which get a column if any row has one. ``leading`` are columns before the means (such as check marks), ``further``
+    are columns after the organs; both map row names to cells. ``colors`` maps labels to LaTeX colors of organ titles.
 
-    With ``marked``, Markdown and LaTeX mark the three best of each column, as the paper does, among the rows that are
-    not ``unranked`` (such as one with full supervision); equal values share a mark. CSV has plain values.
+    If ``marked``, Markdown and LaTeX mark the three best values of each column like the paper, except in ``unranked``
+    rows (such as full supervision). Equal values share a mark. CSV has plain values.
     """
 
     vocabulary: Vocabulary
@@ -49,14 +48,14 @@ class MethodTable:
     unranked: Collection[str] = ()
 
     def header(self) -> list[str]:
-        """Titles of the columns."""
+        """The column titles."""
         organs = [self.vocabulary.by_label[label].abbreviation for label in self._labels()]
         group = ["Group"] if any(self.groups.values()) else []
         means = ["Avg. Dice", f"Avg. {self.distance.title}"]
         return [*group, "Method", *self.leading, *means, *organs, *self.further]
 
     def cells(self, plus_minus: str = "±") -> list[list[str]]:
-        """Each method's cells."""
+        """The cells of each row, without marks."""
         grouped = any(self.groups.values())
         return [
             [
@@ -70,7 +69,7 @@ class MethodTable:
         ]
 
     def text(self, form: Format) -> str:
-        """The whole table."""
+        """The whole table as CSV, Markdown or LaTeX."""
         if form == "csv":
             buffer = io.StringIO()
             csv.writer(buffer, lineterminator="\n").writerows([self.header(), *self.cells()])
@@ -84,42 +83,42 @@ class MethodTable:
         return self._latex()
 
     def places(self) -> dict[tuple[str, int], int]:
-        """The place (1, 2, 3) of a row's name in a column of values: 0 mean Dice, 1 mean distance, then the organs."""
+        """The ranks 1 to 3 by (row name, column): column 0 is mean Dice, 1 is mean distance, then come the organs."""
         ranked = [name for name in self.rows if name not in self.unranked]
         values = {name: self._values(self.rows[name]) for name in ranked}
         found: dict[tuple[str, int], int] = {}
         for column in range(2 + len(self._labels())):
-            # As printed, so that what reads alike is marked alike; a smaller distance is better.
-            shown = {name: float(text) for name in ranked if (text := values[name][column]) != "-"}
-            best = sorted(set(shown.values()), reverse=column != 1)[:3]
-            # Nothing was found of an organ nobody found.
+            # Rank the printed values, so that equal text gets equal marks. A smaller distance is better.
+            printed = {name: float(text) for name in ranked if (text := values[name][column]) != "-"}
+            best = sorted(set(printed.values()), reverse=column != 1)[:3]
+            # A Dice of 0 is never marked.
             found |= {
                 (name, column): best.index(value) + 1
-                for name, value in shown.items()
+                for name, value in printed.items()
                 if value in best and (column == 1 or value > 0)
             }
         return found
 
     def _latex(self) -> str:
-        organs, further, header = len(self._labels()), list(self.further), self.header()
-        names = header.index("Avg. Dice")
+        n_organs, further, header = len(self._labels()), list(self.further), self.header()
+        n_names = header.index("Avg. Dice")
         rows = self._with_marks([list(map(_escaped, row)) for row in self.cells(r"$\pm$")], _LATEX)
         plain = {"Group": "", "Method": "Methods"}
-        titles = [plain.get(title, _escaped(title)) for title in header[: names + 2]]
+        titles = [plain.get(title, _escaped(title)) for title in header[: n_names + 2]]
         heads = [rf"\multirow{{2}}{{*}}{{{title}}}" if title else "" for title in titles]
-        heads.append(rf"\multicolumn{{{organs}}}{{c}}{{Average Dice of Each Class}}")
+        heads.append(rf"\multicolumn{{{n_organs}}}{{c}}{{Average Dice of Each Class}}")
         heads += [rf"\multirow{{2}}{{*}}{{{_escaped(title)}}}" for title in further]
-        titled = zip(self._labels(), header[names + 2 :], strict=False)
-        shown = [rf"\textcolor{{{self.colors[k]}}}{{{title}}}" if k in self.colors else title for k, title in titled]
-        below = [*[""] * (names + 2), *shown, *[""] * len(further)]
-        columns = f"{'l' * names}|cc|{'c' * organs}" + ("|" + "l" * len(further) if further else "")
+        titled = zip(self._labels(), header[n_names + 2 :], strict=False)
+        colored = [rf"\textcolor{{{self.colors[k]}}}{{{title}}}" if k in self.colors else title for k, title in titled]
+        second_line = [*[""] * (n_names + 2), *colored, *[""] * len(further)]
+        columns = f"{'l' * n_names}|cc|{'c' * n_organs}" + ("|" + "l" * len(further) if further else "")
         lines = [
             "% Needs multirow, xcolor, amssymb and graphicx."
             + (" First red, second blue, third teal." if self.marked else ""),
             rf"\begin{{tabular}}{{{columns}}}",
             r"\hline",
             " & ".join(heads) + r" \\",
-            " & ".join(below) + r" \\",
+            " & ".join(second_line) + r" \\",
             r"\hline",
             *(_in_groups(rows) if header[0] == "Group" else [" & ".join(row) + r" \\" for row in rows]),
             r"\hline",
@@ -128,7 +127,7 @@ class MethodTable:
         return "\n".join(lines) + "\n"
 
     def _with_marks(self, cells: list[list[str]], styles: Sequence[str]) -> list[list[str]]:
-        """The cells with those of the three best of each column in the style of their place."""
+        """The cells, with the three best values of each column in the style of their rank."""
         if not self.marked:
             return cells
         places, first = self.places(), self.header().index("Avg. Dice")
@@ -150,7 +149,7 @@ class MethodTable:
         ]
 
     def _values(self, runs: Sequence[Scores]) -> list[str]:
-        """A method's means as they are printed: Dice, distance, Dice of each organ."""
+        """The printed means of a method: Dice, distance, Dice of each organ."""
         distance = over_seeds(runs, self.distance).mean if self._has_distance(runs) else float("nan")
         dice = [_number(over_seeds(runs, DICE, [label]).mean * 100, 1) for label in self._labels()]
         return [_number(over_seeds(runs, DICE).mean * 100, 2), _number(distance, 2), *dice]
@@ -160,13 +159,13 @@ class MethodTable:
 
 
 def _in_groups(rows: list[list[str]]) -> list[str]:
-    """Lines of LaTeX whose first cell, the group, spans all rows of the group and is turned."""
+    """LaTeX lines in which the first cell, the group, is rotated and spans all rows of the group."""
     lines: list[str] = []
-    for group, members in groupby(rows, key=lambda row: row[0]):
-        listed = list(members)
-        span = rf"\multirow{{{len(listed)}}}{{*}}{{\rotatebox{{90}}{{{group}}}}}" if group else ""
+    for group, iterator in groupby(rows, key=lambda row: row[0]):
+        members = list(iterator)
+        span = rf"\multirow{{{len(members)}}}{{*}}{{\rotatebox{{90}}{{{group}}}}}" if group else ""
         lines += [r"\hline"] if lines else []
-        lines += [" & ".join([span if number == 0 else "", *row[1:]]) + r" \\" for number, row in enumerate(listed)]
+        lines += [" & ".join([span if number == 0 else "", *row[1:]]) + r" \\" for number, row in enumerate(members)]
     return lines
 
 

@@ -1,10 +1,10 @@
-"""How far a label map is from the ground truth: overlap and distances of every organ, and empty labels.
+"""Segmentation metrics for each organ (overlap and surface distance), with policies for empty labels.
 
-Dice and normalized surface Dice are overlaps, the others distances. The family of methods that the paper compares with
-scores by three conventions, each reproduced here under the name of its repository.
+Dice and normalized surface Dice measure overlap, the others distance. The methods that the paper compares with use
+three conventions for empty labels; each is available here under the name of its repository.
 
-The surface of an organ are its voxels with a face neighbor outside of it (MONAI's erosion, as in MedPy); normalized
-surface Dice measures areas of a surface between voxels (DeepMind's surface-distance).
+The surface of an organ consists of its voxels with a face neighbor outside it (MONAI's erosion, as in MedPy).
+Normalized surface Dice measures the area of a surface between voxels (DeepMind's surface-distance).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Kind = Literal["overlap", "distance"]
 
 @dataclass(frozen=True)
 class EmptyPolicy:
-    """Scores of an organ that is on neither side (``both_*``) or on one side only (``one_*``); NaN leaves it out.
+    """Scores of an organ that is missing on both sides (``both_*``) or on one (``one_*``); NaN excludes it from means.
 
-    Where ``nothing_found`` is given, it is every score of a prediction without any organ at all.
+    If ``nothing_found`` is set, it is the score of every organ for a prediction without any organ.
     """
 
     name: str
@@ -41,9 +41,9 @@ class EmptyPolicy:
     nothing_found: float | None = None
 
     def score(self, kind: Kind, in_prediction: bool, in_truth: bool) -> float:
-        """The score of an organ that at least one side lacks. Raises ValueError where both have it."""
+        """The score of an organ that is missing on at least one side. Raises ValueError if both sides have it."""
         if in_prediction and in_truth:
-            raise ValueError("both sides have the organ: its score is to be measured")
+            raise ValueError("both sides have the organ, so its score must be measured")
         one = in_prediction or in_truth
         if kind == "overlap":
             return self.one_overlap if one else self.both_overlap
@@ -55,34 +55,34 @@ _NAN = math.nan
 POLICIES = {
     policy.name: policy
     for policy in (
-        # Ours: an organ on neither side tells nothing; one that is missed or invented has no distance, and its
-        # Dice of 0 says so. A distance must be read together with Dice.
+        # Ours: an organ missing on both sides is not scored. A missed or invented organ has a Dice of 0 but no
+        # distance, so a distance must be read together with Dice.
         EmptyPolicy("leave_out", _NAN, _NAN, _NAN),
-        # xmed-lab/DHC, GenericSSL, SKCDF: percent, where "both lack it" scores 1, which is 1 %: absent organs cost
-        # nearly all of their Dice.
+        # xmed-lab/DHC, GenericSSL, SKCDF: scores are in percent, and an organ missing on both sides scores 1, that is
+        # 1 %. Absent organs lose nearly all of their Dice.
         EmptyPolicy("dhc", 0.01, 0.0, 128.0),
-        # cicailalala/GALoss, in its test: the same in shares, so that the 1 is 100 %.
+        # cicailalala/GALoss, test: the same with scores from 0 to 1, so that the 1 means 100 %.
         EmptyPolicy("galoss", 1.0, 0.0, 128.0),
-        # The same repository's validation during training: 0 for all, the best distance there is included.
+        # The same repository, validation during training: 0 for all scores, which for a distance is the best value.
         EmptyPolicy("galoss_validation", 0.0, 0.0, 0.0, nothing_found=0.0),
     )
 }
 
 
 def policy_named(name: str) -> EmptyPolicy:
-    """Raises UserError for a name there is not."""
+    """The policy ``name``. Raises UserError if there is none."""
     if name not in POLICIES:
-        raise UserError(f"There is no policy '{name}' for empty labels.", f"Choose one of: {', '.join(POLICIES)}.")
+        raise UserError(f"Unknown policy for empty labels: '{name}'.", f"Choose one of: {', '.join(POLICIES)}.")
     return POLICIES[name]
 
 
 TOLERANCE_MM = 2.0
-"""Distance within which a surface counts as right, for the normalized surface Dice."""
+"""Distance (mm) within which a surface counts as correct for the normalized surface Dice."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score of one organ in one case; ``title`` is for tables."""
+    """A score of one organ in one case. ``key`` is its name in files and options, ``title`` in tables."""
 
     key: str
     title: str
@@ -99,10 +99,10 @@ METRICS = {metric.key: metric for metric in (DICE, ASD, ASD_VOXEL, HD95, NSD)}
 
 
 def metrics_named(names: Sequence[str]) -> tuple[Metric, ...]:
-    """Raises UserError for a name there is not."""
+    """The metrics ``names``, without duplicates. Raises UserError for an unknown name."""
     for name in names:
         if name not in METRICS:
-            raise UserError(f"There is no metric '{name}'.", f"Choose of: {', '.join(METRICS)}.")
+            raise UserError(f"Unknown metric: '{name}'.", f"Choose from: {', '.join(METRICS)}.")
     return tuple(METRICS[name] for name in dict.fromkeys(names))
 
 
@@ -115,31 +115,31 @@ def measure(
     policy: EmptyPolicy = POLICIES["leave_out"],
     tolerance_mm: float = TOLERANCE_MM,
 ) -> dict[str, np.ndarray]:
-    """Scores (n_labels,) of the labels 1 to ``n_labels`` by the metric's key.
+    """Scores (n_labels,) of the labels 1 to ``n_labels``, by metric key.
 
     - ``dice``: 2 |P and T| / (|P| + |T|), 0 to 1.
-    - ``asd``: mean distance (mm) of all surface voxels of either side to the other side's surface.
-    - ``asd_voxel``: mean distance of the prediction's surface voxels alone to the truth's surface, in voxels, whatever
-      their size: the form in which the paper's family reports ASD. It does not see what the prediction lacks.
-    - ``hd95``: the greater of the two directed 95th percentiles of the surface distances, in mm.
-    - ``nsd``: share of both surfaces within ``tolerance_mm`` of the other.
+    - ``asd``: mean distance (mm) from all surface voxels of each side to the surface of the other.
+    - ``asd_voxel``: mean distance from the prediction's surface voxels to the truth's surface, in voxels of any size.
+      The methods that the paper compares with report ASD this way. It ignores what the prediction misses.
+    - ``hd95``: the larger of the two directed 95th percentiles of the surface distances (mm).
+    - ``nsd``: fraction of both surfaces within ``tolerance_mm`` of the other.
 
-    ``predicted`` and ``truth`` are integer arrays (z, y, x), ``spacing`` is (z, y, x) in mm. ``policy`` says what an
-    organ gets that one side or both lack. Raises ValueError where the shapes differ.
+    ``predicted`` and ``truth`` are integer arrays (z, y, x), ``spacing`` is (z, y, x) in mm. ``policy`` gives the score
+    of an organ that is missing on one side or both. Raises ValueError if the shapes differ.
     """
     overlap = dice_by_label(predicted, truth, n_labels)
     scores = {metric.key: np.full(n_labels, np.nan) for metric in metrics}
     found = np.bincount(predicted.ravel(), minlength=n_labels + 1)[1 : n_labels + 1] > 0
-    there = np.bincount(truth.ravel(), minlength=n_labels + 1)[1 : n_labels + 1] > 0
+    present = np.bincount(truth.ravel(), minlength=n_labels + 1)[1 : n_labels + 1] > 0
     nothing = not found.any() and policy.nothing_found is not None
     for index in range(n_labels):
-        both = bool(found[index] and there[index])
+        both = bool(found[index] and present[index])
         surfaces = _Surfaces(predicted, truth, index + 1, spacing) if both and len(metrics) > 1 else None
         for metric in metrics:
             if nothing:
                 score = float(policy.nothing_found or 0.0)
             elif not both:
-                score = policy.score(metric.kind, bool(found[index]), bool(there[index]))
+                score = policy.score(metric.kind, bool(found[index]), bool(present[index]))
             elif metric.key == DICE.key:
                 score = float(overlap[index])
             else:
@@ -150,7 +150,7 @@ def measure(
 
 
 class _Surfaces:
-    """One organ on both sides, cut to where it is: as MONAI takes it, (1, 1, z, y, x)."""
+    """One organ on both sides, cropped to its bounding box, in MONAI's shape (1, 1, z, y, x)."""
 
     def __init__(
         self, predicted: np.ndarray, truth: np.ndarray, label: int, spacing: tuple[float, float, float]
@@ -176,7 +176,7 @@ class _Surfaces:
                 *sides, [tolerance_mm], include_background=True, spacing=self._spacing, use_subvoxels=True
             )
         else:
-            raise ValueError(f"{metric.key} is no metric of surfaces")
+            raise ValueError(f"{metric.key} is not a surface metric")
         return float(score)
 
 

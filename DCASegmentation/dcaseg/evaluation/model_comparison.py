@@ -1,4 +1,4 @@
-"""Two models on the same cases that neither should have learned from: is the new one at least as good?"""
+"""Compares two models on the same held-out cases, to see whether the new one is at least as good."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .scoring import score_entries, score_on_phantoms
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The cases to compare on: labelled CTs and synthetic people."""
+    """The cases to compare on: labeled CTs and synthetic phantoms."""
 
     entries: tuple[Entry, ...] = ()
     phantoms: tuple[Phantoms, ...] = ()
@@ -30,44 +30,44 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Dice of two models on the same cases, each on its CT's own grid."""
+    """Dice of two models on the same cases, on the original grid of each CT."""
 
     old: Scores
     new: Scores
 
     @property
     def at_least_as_good(self) -> bool:
-        """Whether the new model's mean Dice over organs is no less than the old one's."""
+        """Whether the new model's mean Dice over organs is at least that of the old one."""
         return self.new.mean() >= self.old.mean()
 
 
 def compare(
     old: Bundle, new: Bundle, cases: HeldOut, device: str = "auto", progress: ProgressCallback | None = None
 ) -> Comparison:
-    """Measure both models as ``dca evaluate`` does.
+    """Score both models like ``dca evaluate``.
 
-    Raises UserError where they know other organs, or there is no case.
+    Raises UserError if they segment different organs or there are no cases.
     """
     if old.metadata.vocabulary != new.metadata.vocabulary:
         raise UserError(
-            f"{old.metadata.name} knows the organs of {old.metadata.vocabulary.name}, the run those of "
+            f"{old.metadata.name} segments the organs of {old.metadata.vocabulary.name}, but the run those of "
             f"{new.metadata.vocabulary.name}.",
             "Compare models of the same organs.",
         )
     if not cases.count:
         raise UserError(
-            "There is no held-out case to compare the models on.",
-            "Name a list with labelled test cases (--data), or train with some cases of the list under 'validation'.",
+            "There are no held-out cases to compare the models on.",
+            "Give a list with labeled test cases (--data), or train with some cases of the list under 'validation'.",
         )
     bundles = (old, new)
     scored = []
     for index, bundle in enumerate(bundles):
 
-        def tell(share: float, message: str, index: int = index, name: str = bundle.metadata.name) -> None:
+        def report(fraction: float, message: str, index: int = index, name: str = bundle.metadata.name) -> None:
             if progress is not None:
-                progress((index + share) / len(bundles), f"{name}: {message}")
+                progress((index + fraction) / len(bundles), f"{name}: {message}")
 
-        scored.append(_scores(bundle, cases, device, tell))
+        scored.append(_scores(bundle, cases, device, report))
     return Comparison(*scored)
 
 
@@ -76,16 +76,16 @@ def _scores(bundle: Bundle, cases: HeldOut, device: str, progress: ProgressCallb
     scores = Scores(bundle.metadata.vocabulary)
     score_entries(scores, segmenter, cases.entries, progress=progress)
     for source in cases.phantoms:
-        made = score_on_phantoms(
+        on_phantoms = score_on_phantoms(
             segmenter, scores.vocabulary, source.count, first_seed=source.first_seed, progress=progress
         )
-        for case, dice in zip(made.cases, made.table(), strict=True):
+        for case, dice in zip(on_phantoms.cases, on_phantoms.table(), strict=True):
             scores.add(case, {metric.key: dice for metric in scores.metrics})
     return scores
 
 
 def held_out_by(sources: Sequence[object]) -> HeldOut:
-    """The validation cases of a run. Raises UserError for kinds of cases that cannot be made again for a comparison."""
+    """The validation cases of a run. Raises UserError for cases that are only available during training."""
     entries: list[Entry] = []
     phantoms: list[Phantoms] = []
     for source in sources:
@@ -94,5 +94,7 @@ def held_out_by(sources: Sequence[object]) -> HeldOut:
         elif isinstance(source, Phantoms):
             phantoms.append(source)
         else:
-            raise UserError("The run was validated on cases that only training knows.", "Name others with --data.")
+            raise UserError(
+                "The validation cases of this run are only available during training.", "Give other cases with --data."
+            )
     return HeldOut(tuple(entries), tuple(phantoms))

@@ -1,29 +1,31 @@
-"""How much of what is wrong the first findings of a review hold, over many phantoms.
+"""Measures how many of the errors the first findings of a review contain, mostly on phantoms.
 
-Training draws noise of 6 to 22 HU, voxels of 1.5 to 2.5 mm in plane and slices of 2.5 to 5 mm, half of them in the
-portal-venous phase, and nobody has lost an organ (``training``). Here noise is 25 to 45 HU, slices are thicker or
-planes coarser than any of these, the portal-venous phase is missing, and most people have lost an organ or two.
+Training draws phantoms with noise of 6 to 22 HU, voxels of 1.5 to 2.5 mm in plane and slices of 2.5 to 5 mm, half of
+them in the portal-venous phase, and none with a missing organ (``training``). The phantoms here are harder: the noise
+is 25 to 45 HU, slices are thicker or planes coarser than in training, the portal-venous phase does not occur, and most
+people lack one or two organs.
 
-What is compared, each taking its first places:
+Orders of findings ("places") that are compared:
 
-- ``review``: the review's places in its own order.
-- ``random``, ``size``: the same places in random order, and the largest first. They profit from how the review cuts
-  places.
-- ``entropy, same places``: those places too, by falling mean entropy.
-- ``entropy, own places``: places made and ordered by the entropy alone, as without a review: the most uncertain
-  voxels, as many ml as all of the review's places have, cut into places of the same size as the review's, by falling
-  sum of entropy.
+- ``review``: the findings of the review in its own order.
+- ``random``, ``size``: the same findings in random order, or the largest first. Both benefit from the review's choice
+of
+  findings.
+- ``entropy, same places``: the same findings by decreasing mean entropy.
+- ``entropy, own places``: findings made and ordered by entropy alone, as without a review. They consist of the most
+  uncertain voxels, with the same total volume and the same size limit as the review's findings, by decreasing sum of
+  entropy.
 
-No place of any order is wider than ``Scoring.across_mm`` along any axis (on the model's grid), so that it can be looked
-at in one go. A place counts with the voxels of its mask, nothing around it.
+No finding of any order is wider than ``Scoring.across_mm`` along an axis of the model's grid, so that a user can judge
+it at a glance. Only the voxels of its mask count.
 
-The same number of places is one budget; but a large place takes more looking than a small one, so the second budget is
-volume: every order takes places until it has looked at as many ml as the review's first N, the last place in part.
+There are two budgets. One is the number of findings. Since a large finding takes longer to check, the other is volume:
+each order takes findings up to the volume of the review's first N, including part of the last one.
 
-An erroneous voxel is one whose label differs from the truth. Many of them lie along borders that are a voxel of the
-model off; *gross* ones are those that no shift of a border by one voxel of the model, in any direction, would right.
-An organ is wrongly segmented if its Dice is below 0.7, and reached if the places hold a quarter of the voxels on which
-result and truth differ about it.
+An erroneous voxel is one whose label differs from the truth. Many lie along borders that are off by one voxel of the
+model. *Gross* errors are those that no shift of a border by one voxel of the model would correct. An organ is wrongly
+segmented if its Dice is below 0.7. It is reached if the findings contain a quarter of the voxels where result and truth
+differ about it.
 """
 
 from __future__ import annotations
@@ -52,17 +54,20 @@ from ..synthesis.phantom.case import Phantom, generate
 from ..types import ProgressCallback
 
 TUNING_SEEDS = 500_000
-"""Seeds on which the review's scoring was chosen; nothing is reported on them."""
+"""First of the seeds used to choose the review's scoring; never used to report results."""
 REPORT_SEEDS = 600_000
-"""Seeds on which it is reported; nothing was chosen on them."""
+"""First of the seeds used to report results; never used to choose anything."""
 
 _PHASES = ("arterial", "none", "delayed")
-_LOST = ("gallbladder", "spleen", "right_kidney", "left_kidney", "prostate_uterus")
+_REMOVABLE = ("gallbladder", "spleen", "right_kidney", "left_kidney", "prostate_uterus")
 
 
 @dataclass(frozen=True)
 class OddScan:
-    """How a person was scanned, arguments of ``synthesis.phantom.case.generate``."""
+    """Arguments of ``synthesis.phantom.case.generate`` for a scan unlike those of training.
+
+    ``spacing`` is (x, y, z) in mm; ``missing`` holds the keys of the missing organs.
+    """
 
     spacing: tuple[float, float, float]
     phase: str
@@ -71,23 +76,23 @@ class OddScan:
 
 
 def draw_odd_scan(seed: int) -> OddScan:
-    """The scan of the person of ``seed``."""
+    """Draw the scan of the person ``seed``."""
     generator = np.random.default_rng([seed, 7])
     if generator.random() < 0.5:
-        in_plane, slices = generator.uniform(0.9, 1.4), generator.uniform(5.5, 8.0)
+        in_plane, between_slices = generator.uniform(0.9, 1.4), generator.uniform(5.5, 8.0)
     else:
-        in_plane, slices = generator.uniform(2.8, 3.6), generator.uniform(2.0, 3.5)
-    lost = generator.choice(_LOST, size=int(generator.integers(0, 3)), replace=False)
+        in_plane, between_slices = generator.uniform(2.8, 3.6), generator.uniform(2.0, 3.5)
+    missing = generator.choice(_REMOVABLE, size=int(generator.integers(0, 3)), replace=False)
     return OddScan(
-        spacing=(round(float(in_plane), 2), round(float(in_plane), 2), round(float(slices), 2)),
+        spacing=(round(float(in_plane), 2), round(float(in_plane), 2), round(float(between_slices), 2)),
         phase=str(generator.choice(_PHASES)),
         noise_hu=round(float(generator.uniform(25.0, 45.0)), 1),
-        missing=tuple(sorted(str(key) for key in lost)),
+        missing=tuple(sorted(str(key) for key in missing)),
     )
 
 
 def odd_phantom(seed: int) -> Phantom:
-    """The person of ``seed`` as ``draw_odd_scan`` scans it."""
+    """The person ``seed``, scanned as ``draw_odd_scan`` draws it."""
     scan = draw_odd_scan(seed)
     return generate(seed, scan.spacing, phase=scan.phase, noise_hu=scan.noise_hu, missing=scan.missing)
 
@@ -105,10 +110,11 @@ Amounts = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PlaceContents:
-    """What the places of one case hold; index 0 is outside of all places, then rank 1 to N.
+    """The contents of the findings of one case. Index 0 is outside all findings, then come ranks 1 to N.
 
-    ``ml``: size. ``errors`` and ``gross``: erroneous voxels, gross ones (on the model grid). ``organ_errors``: for each
-    wrongly segmented organ's key, the voxels on which result and truth differ about it. ``entropy``: mean.
+    ``ml`` is the volume, ``errors`` the number of erroneous voxels, ``gross`` the number of gross errors (voxels of the
+    model's grid), ``entropy`` the mean entropy. ``organ_errors`` maps the key of each wrongly segmented organ to the
+    number of voxels where result and truth differ about it.
     """
 
     ml: Amounts
@@ -119,15 +125,15 @@ class PlaceContents:
 
     @property
     def count(self) -> int:
-        """Number of places."""
+        """Number of findings."""
         return len(self.ml) - 1
 
 
 @dataclass(frozen=True)
 class Reached:
-    """Shares (0 to 1) reached by the first ``first`` places of an order, NaN where there is nothing to reach.
+    """Fractions (0 to 1) reached by the first ``first`` findings of an order; NaN if there is nothing to reach.
 
-    ``same_ml_errors`` and ``same_ml_gross`` are those within as many ml as the review's first places have.
+    ``same_ml_errors`` and ``same_ml_gross`` use the volume of the review's first findings as the budget.
     """
 
     case: str
@@ -142,10 +148,10 @@ class Reached:
 
 
 class TruthOfCase:
-    """The truth beside a result that has a review; counts what any map of places holds of what is wrong.
+    """Compares a reviewed result with the truth, and counts the errors inside findings.
 
-    ``truth`` lies on the CT's grid; ``known`` are the labels it tells of, None for all: others count as background.
-    Raises ValueError without a review.
+    ``truth`` must be on the CT's grid. ``known`` are its annotated labels (None: all); others count as background.
+    Raises ValueError if the result has no review.
     """
 
     def __init__(
@@ -167,12 +173,11 @@ class TruthOfCase:
         self.error_ml = float(np.count_nonzero(self._labels != self._true)) * self._ct.volume_ml_per_voxel
 
     def of_review(self) -> PlaceContents:
-        """What the review's places hold."""
+        """Contents of the review's findings."""
         return self._contents(sitk.GetArrayFromImage(self._review.places), len(self._review.review.places))
 
     def of_entropy(self) -> PlaceContents:
-        """What places made of entropy alone hold: the most uncertain voxels, as many ml as the review's places have,
-        cut as the review cuts its own, by falling sum of entropy."""
+        """Contents of findings made from entropy alone, see ``entropy, own places`` in the module's docstring."""
         entropy = self._review.evidence.entropy
         voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.places)))
         wanted = round(voxels * self._ct.volume_ml_per_voxel / self._grid.volume_ml_per_voxel)
@@ -183,7 +188,7 @@ class TruthOfCase:
         pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES, lambda box, mask: limit)
         sums = np.bincount(pieces.ravel(), weights.ravel(), MOST_PLACES + 1)
         pieces = NearestResampler(self._grid, self._ct).on_ct(pieces, self._ct)
-        # A coarse CT can pass by a place.
+        # A finding may contain no voxel of a coarse CT.
         order = sorted(set(np.unique(pieces).tolist()) - {0}, key=lambda piece: (-sums[piece], piece))
         ranks = np.zeros(256, np.uint8)
         ranks[order] = np.arange(1, len(order) + 1, dtype=np.uint8)
@@ -192,7 +197,7 @@ class TruthOfCase:
     def _contents(self, ranks: Bytes, count: int) -> PlaceContents:
         wrong = self._labels != self._true
 
-        def inside(mask: NDArray[np.bool_]) -> Amounts:
+        def count_inside(mask: NDArray[np.bool_]) -> Amounts:
             return np.bincount(ranks[mask], minlength=count + 1).astype(float)
 
         model_ranks = sitk.GetArrayFromImage(resample(self._ct.image_of(ranks), self._grid, "nearest"))
@@ -200,33 +205,33 @@ class TruthOfCase:
         entropy = np.bincount(model_ranks.ravel(), self._review.evidence.entropy.ravel(), count + 1)
         return PlaceContents(
             ml=np.bincount(ranks.ravel(), minlength=count + 1).astype(float) * self._ct.volume_ml_per_voxel,
-            errors=inside(wrong),
+            errors=count_inside(wrong),
             gross=np.bincount(model_ranks[self._gross], minlength=count + 1).astype(float),
             entropy=entropy / np.maximum(voxels, 1),
             organ_errors={
-                organ.key: inside((self._labels == organ.label) != (self._true == organ.label))
+                organ.key: count_inside((self._labels == organ.label) != (self._true == organ.label))
                 for organ in self.wrong_organs
             },
         )
 
 
 def reached(truth: TruthOfCase, first: Sequence[int] = FIRST) -> list[Reached]:
-    """What each order reaches within the first places; for ``random`` the mean over 200 orders."""
+    """What each order reaches with its first findings; ``random`` is the mean over 200 permutations."""
     ours, entropy = truth.of_review(), truth.of_entropy()
     ranks = np.arange(1, ours.count + 1)
     orders = {
         OURS: (ours, [ranks]),
         "random": (ours, [np.random.default_rng(seed).permutation(ranks) for seed in range(_SHUFFLES)]),
-        "size": (ours, [_falling(ours.ml[1:])]),
+        "size": (ours, [_by_decreasing(ours.ml[1:])]),
         "entropy, own places": (entropy, [np.arange(1, entropy.count + 1)]),
-        "entropy, same places": (ours, [_falling(ours.entropy[1:])]),
+        "entropy, same places": (ours, [_by_decreasing(ours.entropy[1:])]),
     }
     found = []
     for name in ORDERS:
-        contents, alike = orders[name]
+        contents, permutations = orders[name]
         for number in first:
             budget = float(ours.ml[ranks[:number]].sum())
-            rows = np.array([_of_order(contents, order, number, budget) for order in alike])
+            rows = np.array([_of_order(contents, order, number, budget) for order in permutations])
             found.append(Reached(truth.case, name, number, *rows.mean(axis=0).tolist()))
     return found
 
@@ -237,29 +242,30 @@ def _of_order(contents: PlaceContents, order: NDArray[np.intp], number: int, bud
     weights = _within(contents.ml[order], budget_ml)
     return [
         float(contents.ml[chosen].sum()),
-        _share(contents.errors[chosen].sum(), contents.errors.sum()),
-        _share(contents.gross[chosen].sum(), contents.gross.sum()),
+        _fraction(contents.errors[chosen].sum(), contents.errors.sum()),
+        _fraction(contents.gross[chosen].sum(), contents.gross.sum()),
         float(np.mean(organs)) if organs else float("nan"),
-        _share((contents.errors[order] * weights).sum(), contents.errors.sum()),
-        _share((contents.gross[order] * weights).sum(), contents.gross.sum()),
+        _fraction((contents.errors[order] * weights).sum(), contents.errors.sum()),
+        _fraction((contents.gross[order] * weights).sum(), contents.gross.sum()),
     ]
 
 
 def _within(ml: Amounts, budget_ml: float) -> Amounts:
-    """How much of each place, 0 to 1, is looked at before the budget is spent."""
+    """The fraction of each finding (0 to 1) that fits into the budget, in the given order."""
     before = np.concatenate([[0.0], np.cumsum(ml)[:-1]])
     return np.clip((budget_ml - before) / np.maximum(ml, 1e-9), 0.0, 1.0)
 
 
-def _falling(values: Amounts) -> NDArray[np.intp]:
+def _by_decreasing(values: Amounts) -> NDArray[np.intp]:
     return np.argsort(-values, kind="stable") + 1
 
 
-def _share(part: float, whole: float) -> float:
+def _fraction(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
 
 
 def _only(labels: NDArray[np.uint8], known: Sequence[int]) -> NDArray[np.uint8]:
+    """``labels`` with all labels except ``known`` replaced by background."""
     table = np.zeros(int(labels.max(initial=0)) + 1, np.uint8)
     kept = [label for label in known if label < len(table)]
     table[kept] = kept
@@ -267,7 +273,10 @@ def _only(labels: NDArray[np.uint8], known: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def _gross(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Erroneous voxels whose label the truth has nowhere next to them, or whose true label the result has nowhere."""
+    """Erroneous voxels that a border shift of one voxel does not explain.
+
+    The truth has no neighbor with their label, or the result has no neighbor with their true label.
+    """
     wrong = labels != truth
     shifted = np.zeros_like(wrong)
     for label in np.unique(labels[wrong]) if wrong.any() else ():
@@ -279,20 +288,20 @@ def _gross(labels: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.bo
 
 
 CURVE = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40)
-"""Numbers of places for the plot."""
+"""Numbers of findings for the plot."""
 
-_AMOUNTS = tuple(each.name for each in fields(Reached) if each.name not in ("case", "order", "first"))
+_AMOUNTS = tuple(column.name for column in fields(Reached) if column.name not in ("case", "order", "first"))
 
 
 @dataclass
 class ReviewMeasurement:
-    """Rows of all cases. ``cases`` says of each what it is, its erroneous ml and its wrongly segmented organs."""
+    """The rows of all cases. ``cases`` holds a description of each, its volume of errors (ml) and its wrong organs."""
 
     rows: list[Reached] = field(default_factory=list)
     cases: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, truth: TruthOfCase, **about: Any) -> None:
-        """Measure one case; ``about`` goes into its entry."""
+        """Measure one case; ``about`` becomes part of its description."""
         self.rows += reached(truth, CURVE)
         self.cases.append(
             {
@@ -304,7 +313,7 @@ class ReviewMeasurement:
         )
 
     def mean(self, order: str, first: int) -> dict[str, float]:
-        """Means over the cases of what the first places of an order reach; NaN where no case has anything to reach."""
+        """Means over the cases for the first findings of an order; NaN if no case has anything to reach."""
         chosen = [row for row in self.rows if (row.order, row.first) == (order, first)]
         table = {name: np.array([getattr(row, name) for row in chosen], float) for name in _AMOUNTS}
         return {
@@ -313,7 +322,8 @@ class ReviewMeasurement:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The cases, and means by order and number of places; shares 0 to 1, null where there was nothing."""
+        """The cases, and the means by order and number of findings: fractions 0 to 1, null if there is nothing to
+        reach."""
         return {
             "cases": self.cases,
             "means": {
@@ -326,9 +336,9 @@ class ReviewMeasurement:
         }
 
     def write_csv(self, path: Path) -> None:
-        """One line for each case, order and number of places."""
+        """Write one line for each case, order and number of findings."""
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [each.name for each in fields(Reached)])
+            writer = csv.DictWriter(file, [column.name for column in fields(Reached)])
             writer.writeheader()
             for row in self.rows:
                 values = asdict(row)
@@ -342,7 +352,7 @@ def measure_on_phantoms(
     first_seed: int = REPORT_SEEDS,
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Add ``count`` people unlike those of the training to ``measured``."""
+    """Add ``count`` phantoms unlike those of training to ``measured``."""
     for index in range(count):
         seed = first_seed + index
         phantom = odd_phantom(seed)

@@ -1,4 +1,4 @@
-"""Scores of many cases as a table: per case, per organ, per group, for each metric."""
+"""A table of scores for each case, organ and metric, with means over cases, organs and groups."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .metrics import DICE, Metric
 
 @dataclass
 class Scores:
-    """Scores of the organs of ``vocabulary`` in cases by ``metrics``; NaN where a score does not count.
+    """Scores of the K organs of ``vocabulary`` in each case. NaN marks a score that does not count.
 
-    ``values`` holds an array (K,) for each case, in the order of the vocabulary's labels, by the metric's key.
+    ``values`` maps metric keys to one array (K,) for each case, in the order of the vocabulary's labels.
     """
 
     vocabulary: Vocabulary
@@ -30,10 +30,12 @@ class Scores:
     values: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def add(self, case: str, scores: Mapping[str, np.ndarray]) -> None:
-        """One case's scores (K,) by the metric's key."""
+        """Add the scores (K,) of a case, by metric key. Raises ValueError for another shape."""
         for metric in self.metrics:
             if scores[metric.key].shape != (len(self.vocabulary),):
-                raise ValueError(f"{len(self.vocabulary)} organs need as many scores, not {scores[metric.key].shape}")
+                raise ValueError(
+                    f"expected a score for each of {len(self.vocabulary)} organs, not {scores[metric.key].shape}"
+                )
         self.cases.append(case)
         for metric in self.metrics:
             self.values.setdefault(metric.key, []).append(np.asarray(scores[metric.key], float))
@@ -43,27 +45,27 @@ class Scores:
         return np.array(self.values.get(metric.key, [])).reshape(-1, len(self.vocabulary))
 
     def by_organ(self, metric: Metric = DICE) -> dict[str, float]:
-        """Mean over cases for each organ's key; NaN where no case counts."""
+        """Mean over cases by organ key; NaN if no case counts."""
         return dict(zip(self.vocabulary.by_key, mean_or_nan(self.table(metric), axis=0).tolist(), strict=True))
 
     def by_case(self, metric: Metric = DICE) -> dict[str, float]:
-        """Mean over organs for each case."""
+        """Mean over organs by case."""
         return dict(zip(self.cases, mean_or_nan(self.table(metric), axis=1).tolist(), strict=True))
 
     def mean(self, labels: Sequence[int] | None = None, metric: Metric = DICE) -> float:
-        """Mean over organs of the mean over cases, as the paper's tables; of ``labels`` only, where given."""
+        """Mean over organs (all, or ``labels``) of the mean over cases, as in the paper's tables."""
         return mean_of_organs(self.table(metric), labels)
 
     def by_group(self, groups: Mapping[str, Sequence[int]], metric: Metric = DICE) -> dict[str, float]:
-        """Mean of each group of labels, such as head, medium and tail."""
+        """Mean of each group of labels, such as head, medium and tail, by the group's name."""
         return {name: self.mean(labels, metric) for name, labels in groups.items()}
 
     def not_counted(self, metric: Metric = DICE) -> int:
-        """Scores of an organ in a case that are left out."""
+        """Number of scores that do not count."""
         return int(np.isnan(self.table(metric)).sum())
 
     def write_csv(self, path: Path) -> None:
-        """One line for each case and one for the mean, for each metric; a field is empty where nothing counts."""
+        """Write a line for each case and one for the mean, for each metric. A score that does not count is empty."""
         part = partial_name(path)
         try:
             with part.open("x", newline="", encoding="utf-8") as file:
@@ -94,7 +96,7 @@ def mean_of_organs(table: np.ndarray, labels: Sequence[int] | None = None) -> fl
 
 
 def mean_or_nan(table: np.ndarray, axis: int) -> np.ndarray:
-    """Means along an axis without the NaN, and NaN, without a warning, where there is nothing else."""
+    """Means along an axis that ignore NaN; NaN without a warning if all values are NaN."""
     counts = np.sum(~np.isnan(table), axis=axis)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(np.nansum(table, axis=axis) / counts)

@@ -1,4 +1,4 @@
-"""How well a model finds the organs of unseen phantoms and of the labelled CTs of a list."""
+"""Scores a model on unseen phantoms and on the labeled CTs of a data list."""
 
 from __future__ import annotations
 
@@ -26,32 +26,37 @@ from ..types import ProgressCallback
 from .metrics import DICE, POLICIES, TOLERANCE_MM, EmptyPolicy, Metric, measure
 from .scores import Scores
 
-# TotalSegmentator's names that are more than a matter of where the side stands.
-_SAME = {"urinary_bladder": "bladder", "prostate": "prostate_uterus"}
+# TotalSegmentator's names that differ by more than the position of the side.
+_SYNONYMS = {"urinary_bladder": "bladder", "prostate": "prostate_uterus"}
 
 
 def read_table(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
-    """Which label of ``vocabulary`` each label of a map is, from a table with the columns ``id`` and ``name``.
+    """Read which labels of a label map correspond to which labels of ``vocabulary``.
 
-    Separated by tabs or commas. Names are the vocabulary's keys, in any case, with the side before or after
-    (``kidney_right``); rows of other structures are left out. Raises UserError for another file, or where none fits.
+    ``path`` is a table with the columns ``id`` and ``name``, separated by tabs or commas. Names are the vocabulary's
+    keys in any letter case, with the side first or last (``kidney_right``). Rows of other structures are ignored.
+    Raises UserError if the file is not such a table or names no organ of the vocabulary.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             head = file.readline()
             file.seek(0)
             rows = list(csv.DictReader(file, delimiter="\t" if "\t" in head else ","))
-        named = {int(row["id"]): _key(row["name"]) for row in rows}
+        keys = {int(row["id"]): _key(row["name"]) for row in rows}
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no table of labels ({error}).", "It needs the columns id and name.") from None
-    found = {label: vocabulary.by_key[key].label for label, key in named.items() if key in vocabulary.by_key}
-    if not found:
-        raise UserError(f"{path} names no organ of {vocabulary.name}.", f"It knows: {', '.join(vocabulary.by_key)}.")
-    return found
+        raise UserError(
+            f"{path} is not a table of labels ({error}).", "Give a file with the columns id and name."
+        ) from None
+    labels = {label: vocabulary.by_key[key].label for label, key in keys.items() if key in vocabulary.by_key}
+    if not labels:
+        raise UserError(
+            f"{path} names no organ of {vocabulary.name}.", f"Use these names: {', '.join(vocabulary.by_key)}."
+        )
+    return labels
 
 
 def translated(labels: sitk.Image, table: dict[int, int]) -> sitk.Image:
-    """``labels`` in the vocabulary's numbers (uint8); what the table lacks becomes background."""
+    """``labels`` in the vocabulary's numbers (uint8). Labels that are not in ``table`` become background."""
     array = sitk.GetArrayViewFromImage(labels)
     new = np.zeros(int(array.max()) + 1, np.uint8)
     for old, label in table.items():
@@ -65,12 +70,12 @@ def _key(name: str) -> str:
     for side in ("left", "right"):
         if key.endswith(f"_{side}"):
             key = f"{side}_{key.removesuffix(f'_{side}')}"
-    return _SAME.get(key, key)
+    return _SYNONYMS.get(key, key)
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """By what a label map is scored; see ``metrics.measure``."""
+    """The metrics to compute and their options; see ``metrics.measure``."""
 
     metrics: tuple[Metric, ...] = (DICE,)
     policy: EmptyPolicy = POLICIES["leave_out"]
@@ -86,10 +91,10 @@ def score_on_phantoms(
     progress: ProgressCallback | None = None,
     scoring: Scoring = Scoring(),
 ) -> Scores:
-    """Scores on ``count`` phantoms, each on its CT's own grid.
+    """Score ``count`` phantoms, each on the original grid of its CT.
 
-    The people start at ``first_seed``, which training and validation never draw; spacing, phase and noise differ
-    from person to person.
+    Seeds start at ``first_seed``; training and validation never draw the default ones. Spacing, phase and noise differ
+    between phantoms.
     """
     scores = Scores(vocabulary, scoring.metrics)
     for index in range(count):
@@ -111,7 +116,7 @@ def score_case(
     options: SegmentOptions = SegmentOptions(),  # noqa: B008 - frozen
     scoring: Scoring = Scoring(),
 ) -> dict[str, np.ndarray]:
-    """Scores (K,) by metric of the segmentation of ``ct`` against the label map ``truth`` on the same grid."""
+    """Segment ``ct`` and score it against the label map ``truth`` on the same grid: scores (K,) by metric key."""
     return score_labels(segmenter.segment(ct, options).labels, truth, len(segmenter.vocabulary), scoring)
 
 
@@ -121,7 +126,7 @@ def score_labels(
     n_labels: int,
     scoring: Scoring = Scoring(),
 ) -> dict[str, np.ndarray]:
-    """Scores (K,) by metric of one label map against another on the same grid."""
+    """Score one label map against another on the same grid: scores (K,) by metric key."""
     x, y, z = truth.GetSpacing()
     return measure(
         sitk.GetArrayViewFromImage(predicted),
@@ -138,8 +143,10 @@ _log = logging.getLogger(__name__)
 
 
 def read_entry(entry: Entry, vocabulary: Vocabulary) -> tuple[sitk.Image, sitk.Image]:
-    """The CT of a labelled entry and its label map in the vocabulary's numbers. Raises ImageError for what cannot be
-    used: no CT, another grid, unknown labels."""
+    """Read the CT of a labeled entry, and its label map in the vocabulary's numbers.
+
+    Raises ImageError if the image is not a CT, the grids differ, or the label map has unknown labels.
+    """
     assert entry.label is not None
     ct, truth = read_ct(entry.image), read_labels(entry.label)
     check_ct(ct)
@@ -160,7 +167,7 @@ def score_entries(
     scoring: Scoring = Scoring(),
     progress: ProgressCallback | None = None,
 ) -> None:
-    """Add the scores of labelled entries to ``scores``; organs that an entry says are unknown in it do not count."""
+    """Add the scores of labeled entries to ``scores``. Unannotated organs of an entry do not count."""
     for index, entry in enumerate(entries):
         if progress is not None:
             progress(index / len(entries), f"CT {index + 1} of {len(entries)}")
@@ -172,15 +179,15 @@ def score_entries(
 
 
 def require_one_grid(labels: sitk.Image, path: Path, other: sitk.Image, other_path: Path) -> None:
-    """Raises ImageError where two images do not lie on one grid; differences by rounding are put right."""
+    """Raise ImageError if two images are not on the same grid. Rounding differences of ``labels`` are corrected."""
     lay_over(labels, path.name, other, other_path.name)
 
 
 def require_known(labels: sitk.Image, path: Path, vocabulary: Vocabulary) -> None:
-    """Raises ImageError where a label map has labels that the vocabulary does not."""
+    """Raise ImageError if a label map has labels that ``vocabulary`` does not have."""
     highest = int(value_range(labels)[1])
     if highest > len(vocabulary):
         raise ImageError(
-            f"{path.name} holds label {highest}, but {vocabulary.name} ends at {len(vocabulary)}.",
-            "Give label maps in the model's numbers (dca bundle info), or a list with label_map.",
+            f"{path.name} contains label {highest}, but the highest label of {vocabulary.name} is {len(vocabulary)}.",
+            "Use label maps with the model's numbers (dca bundle info), or a list with label_map.",
         )

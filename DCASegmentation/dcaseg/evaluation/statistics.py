@@ -1,4 +1,4 @@
-"""How far a mean may be trusted: over seeds of the training, and over the cases of the test."""
+"""The uncertainty of means: over training seeds and over test cases."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .scores import Scores, mean_of_organs, mean_or_nan
 
 
 class MeanAndSpread(NamedTuple):
-    """A mean and its standard deviation (n - 1) over runs; the latter is NaN for one run."""
+    """A mean over runs and the sample standard deviation (n - 1), which is NaN for one run."""
 
     mean: float
     deviation: float
 
 
 def over_seeds(runs: Sequence[Scores], metric: Metric = DICE, labels: Sequence[int] | None = None) -> MeanAndSpread:
-    """Mean over runs of each run's mean over organs, and its spread. Raises ValueError for no run."""
+    """Mean and spread over runs of each run's mean over organs. Raises ValueError without runs."""
     if not runs:
-        raise ValueError("there is no run to take the mean of")
+        raise ValueError("the mean over seeds needs at least one run")
     means = np.array([run.mean(labels, metric) for run in runs])
     return MeanAndSpread(float(means.mean()), float(means.std(ddof=1)) if len(means) > 1 else float("nan"))
 
@@ -34,14 +34,14 @@ def bootstrap_interval(
     samples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile interval of the mean over organs when the test cases are drawn anew, with replacement.
+    """Percentile bootstrap interval over test cases of the mean over organs.
 
-    It tells of the choice of cases, not of the training's seed. With few cases it is too narrow, if anything.
-    Raises ValueError without a case.
+    It covers the choice of test cases, not of the training seed. With few cases it tends to be too narrow. Raises
+    ValueError without cases.
     """
     table = scores.table(metric)
     if not len(table):
-        raise ValueError("there is no case to draw")
+        raise ValueError("a bootstrap interval needs at least one case")
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(table), size=(samples, len(table)))
     means = np.array([mean_of_organs(table[rows], labels) for rows in drawn])
@@ -51,7 +51,7 @@ def bootstrap_interval(
 
 
 class Difference(NamedTuple):
-    """A difference of means, and the ends of its interval over cases."""
+    """A difference of means, and its interval over cases from ``low`` to ``high``."""
 
     mean: float
     low: float
@@ -59,7 +59,7 @@ class Difference(NamedTuple):
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -72,15 +72,15 @@ def paired_difference(
     samples: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """How far ``runs`` lie above ``others`` on the same cases: mean over organs, interval by a paired bootstrap.
+    """Difference ``runs`` minus ``others`` of the mean over organs, with a paired bootstrap interval over cases.
 
-    Scores are averaged over seeds first; each draw takes the same cases of both, so that what makes a case hard for
-    both falls out. Raises ValueError where there is no case, or the cases are not the same.
+    Scores are first averaged over seeds. Each draw takes the same cases on both sides, which cancels the difficulty of
+    the cases. Raises ValueError if there are no cases or the cases differ.
     """
     cases = runs[0].cases
-    if not cases or any(each.cases != cases for each in (*runs, *others)):
+    if not cases or any(run.cases != cases for run in (*runs, *others)):
         raise ValueError("a paired difference needs the same cases on both sides")
-    ours, theirs = (mean_or_nan(np.array([each.table(metric) for each in side]), axis=0) for side in (runs, others))
+    ours, theirs = (mean_or_nan(np.array([run.table(metric) for run in side]), axis=0) for side in (runs, others))
 
     def difference(rows: np.ndarray) -> float:
         return mean_of_organs(ours[rows], labels) - mean_of_organs(theirs[rows], labels)

@@ -1,1 +1,1 @@
-"""Synthetic CT."""
+"""Synthetic CTs: phantoms of synthetic people, and CTs rendered from label maps."""

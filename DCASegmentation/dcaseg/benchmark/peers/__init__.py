@@ -1,1 +1,1 @@
-"""Pipelines of other projects, each a program of its own that segments one CT file."""
+"""Pipelines of other projects, each a separate program that segments one CT file."""

@@ -1,8 +1,8 @@
-"""Our network in the pipeline that MONAI's bundles have: Spacingd, sliding_window_inference, Invertd.
+"""Our network in the usual pipeline of MONAI bundles: Spacingd, sliding_window_inference, Invertd.
 
 Run: python -m dcaseg.benchmark.peers.monai_reference CT OUT --model BUNDLE [--windows K]
 
-The same steps as a bundle's ``configs/inference.json``, with the windows counted.
+The steps are those of a bundle's ``configs/inference.json``, with the windows counted.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ..window_replay import WindowCosts, Windows, add_arguments, copied_tensor
 
 
 def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
-    """Segment ``ct`` into ``out`` with the network and the grid of the bundle ``model``."""
+    """Segment ``ct`` with the network and the grid of the bundle ``model``, and write the label map to ``out``."""
     bundle = Bundle.load(model)
     metadata = bundle.metadata
     network = bundle.network().eval()
     low, high = metadata.hu_window
-    # MONAI's axes follow the letters; the network's are (z, y, x).
+    # MONAI's array axes are in the order of the letters, the network's are (z, y, x).
     preprocessing = Compose(
         [
             LoadImaged("image"),
@@ -69,13 +69,13 @@ def segment(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
 
 
 def main() -> None:
-    """The program."""
+    """Segment a CT and write the times of its windows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser)
-    told = parser.parse_args()
-    costs = segment(told.ct, told.out, told.model, told.windows)
-    if told.report:
-        costs.write(told.report)
+    args = parser.parse_args()
+    costs = segment(args.ct, args.out, args.model, args.windows)
+    if args.report:
+        costs.write(args.report)
 
 
 if __name__ == "__main__":

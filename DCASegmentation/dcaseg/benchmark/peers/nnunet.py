@@ -1,12 +1,12 @@
 """nnU-Net v2 on one CT, with its default 3D network and random weights.
 
-Plans, network and resampling are those that nnU-Net's planner chooses by default for isotropic CT: PlainConvUNet of six
-stages with 32 to 320 features, patch 128, resampling of order 3 for images and 1 for predictions.
+Plans, network and resampling are the defaults of nnU-Net's planner for isotropic CT: PlainConvUNet with six stages and
+32 to 320 features, patch 128, resampling of order 3 for images and 1 for predictions.
 
 Run: python -m dcaseg.benchmark.peers.nnunet CT OUT --model FOLDER [--windows K]
 
-Everything is nnU-Net's default but two things, both in its favor: it does not mirror (which takes eight times as long)
-and it works in a single process (its default of six takes more memory).
+All settings are nnU-Net's defaults with two exceptions, both in its favor: no mirroring (which takes eight times as
+long) and a single process (the default of six needs more memory).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _IMPORTED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 
 
 def nnunet_model(folder: Path, spacing_mm: float, patch: int = PATCH, features: tuple[int, ...] = _FEATURES) -> Path:
-    """The model on an isotropic grid, in a folder of ``folder``, made there on first use."""
+    """The folder of the model on an isotropic grid, inside ``folder``, created on first use."""
     path = folder / f"nnunet_{len(features)}_stages_of_{features[0]}_patch_{patch}_{spacing_mm:g}mm"
     if path.exists():
         return path
@@ -105,7 +105,7 @@ def _plans(spacing_mm: float, patch: int, architecture: dict[str, Any]) -> dict[
             **{"is_seg": is_label_map, "order": order, "order_z": 0, "force_separate_z": None}
         }
     spacing = [spacing_mm] * 3
-    # Intensities of abdominal CT's foreground, to normalize by.
+    # Foreground intensities of abdominal CT, for normalization.
     intensities = {"mean": 80.0, "std": 140.0, "median": 90.0, "min": -1000.0, "max": 2000.0}
     return {
         "dataset_name": "Dataset000_random",
@@ -139,7 +139,7 @@ def _plans(spacing_mm: float, patch: int, architecture: dict[str, Any]) -> dict[
 
 
 def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCosts:
-    """Segment ``ct`` into ``out``."""
+    """Segment ``ct`` with the model in the folder ``model``, and write the label map to ``out``."""
     predictor = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,
@@ -149,7 +149,7 @@ def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
         allow_tqdm=False,
     )
     predictor.initialize_from_trained_model_folder(str(model), use_folds=(0,))
-    # Only the call is replaced: nnU-Net loads its weights into the network it has.
+    # Only ``forward`` is replaced, since nnU-Net loads its weights into the network object.
     counted = Windows(predictor.network.forward, windows, copied_tensor)
     predictor.network.forward = counted
     predictor.predict_from_files_sequential([[str(ct)]], [str(out).removesuffix(".nii.gz")])
@@ -157,13 +157,13 @@ def predict(ct: Path, out: Path, model: Path, windows: int | None) -> WindowCost
 
 
 def main() -> None:
-    """The program."""
+    """Segment a CT and write the times of its windows."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_arguments(parser)
-    told = parser.parse_args()
-    costs = predict(told.ct, told.out, told.model, told.windows)
-    if told.report:
-        costs.write(told.report)
+    args = parser.parse_args()
+    costs = predict(args.ct, args.out, args.model, args.windows)
+    if args.report:
+        costs.write(args.report)
 
 
 if __name__ == "__main__":

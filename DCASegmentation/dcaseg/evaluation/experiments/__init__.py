@@ -1,1 +1,1 @@
-"""The paper's tables as experiments that run, resume and tabulate."""
+"""The paper's tables and figures as experiments that can be resumed."""

@@ -1,8 +1,8 @@
-"""The benchmark on real anatomies: synthetic CTs of label maps of people, some of whom no training sees.
+"""The benchmark on real anatomies: synthetic CTs rendered from label maps of people, some of them only for testing.
 
-Who is in which group was fixed before any result: few labelled cases of two people, many unlabelled ones of four, and a
-test on two people of whom neither labels nor images were learned from. The CTs are synthetic, so scores on them are
-no scores on CTs of patients; the anatomies are real, so the organs are as hard to tell apart as they are.
+The groups were fixed before any result: few labeled cases of two people, many unlabeled ones of four, and a test on two
+people whose labels and images are never used for training. The CTs are synthetic, so scores on them do not carry over
+to CTs of patients. The anatomies are real, so the organs are realistically hard to distinguish.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...training.training_set import TrainingSet
 
 NAME = "anatomies"
 
-# Number of synthetic CTs of each label map, by group. A folder holds a label map and a table of its names.
+# Number of synthetic CTs for each label map, by group. Each folder contains a label map and a table of its names.
 LABELLED = {"labels_torso_male": 2, "labels_abdomen_large_male": 2}
 UNLABELLED = {
     "labels_torso_male": 4,
@@ -26,32 +26,33 @@ UNLABELLED = {
 VALIDATION = {"labels_torso_male": 1, "labels_abdomen_large_male": 1, "labels_abdomen_average_male": 2}
 TEST = {"labels_bodyparts3d_male": 3, "labels_spl_atlas": 3}
 
-# Far from the seeds that training and other tests use; every group has people of its own.
+# Far from the seeds of training and other tests. Each group has its own seeds.
 _FIRST_SEEDS = {"labelled": 700_000, "unlabelled": 710_000, "validation": 720_000, "test": 730_000}
 
 
 def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
-    """The cohort to train on, one whose labelled cases are the test, and what both are, in words.
+    """The training set, a set whose labeled cases are the test cases, and a description of both.
 
-    ``maps`` holds a folder for each label map. Raises UserError, naming the folders that are not there.
+    ``maps`` contains a folder for each label map. Raises UserError with the names of missing folders.
     """
-    lacking = sorted(name for name in {*LABELLED, *UNLABELLED, *VALIDATION, *TEST} if not (maps / name).is_dir())
-    if lacking:
+    missing = sorted(name for name in {*LABELLED, *UNLABELLED, *VALIDATION, *TEST} if not (maps / name).is_dir())
+    if missing:
         raise UserError(
-            f"{maps} lacks {', '.join(lacking)}.",
-            "The benchmark needs a folder of that name for each label map, with a label map and a table of its names.",
+            f"{maps} does not contain {', '.join(missing)}.",
+            "Add a folder of that name with a label map and a table of its names.",
         )
-    cohort = TrainingSet(
+    training_set = TrainingSet(
         _sources(maps, LABELLED, "labelled"),
         _sources(maps, UNLABELLED, "unlabelled"),
         _sources(maps, VALIDATION, "validation"),
     )
     counts = [sum(group.values()) for group in (LABELLED, UNLABELLED, VALIDATION, TEST)]
-    described = (
+    # Not to be reworded: folders of earlier runs record it, and a run is only resumed with the same description.
+    description = (
         f"synthetic CTs of real anatomies: {counts[0]} labelled of {len(LABELLED)} people, {counts[1]} unlabelled of "
         f"{len(UNLABELLED)}, {counts[2]} to validate, {counts[3]} to test of {len(TEST)} people never seen"
     )
-    return cohort, TrainingSet(_sources(maps, TEST, "test")), described
+    return training_set, TrainingSet(_sources(maps, TEST, "test")), description
 
 
 def _sources(maps: Path, counts: dict[str, int], group: str) -> tuple[Painted, ...]:

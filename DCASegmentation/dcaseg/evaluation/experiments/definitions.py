@@ -1,12 +1,13 @@
-"""Which networks each table and figure of the paper compares, on which cases, with which settings.
+"""Defines the experiments: the networks that each table and figure of the paper compares, and their settings.
 
-The settings were chosen before any result of theirs was seen: the paper's proportions of Synapse at 20 % (4 labelled
-and 16 unlabelled people, 4 to validate, 6 to test on), our default preset, and a network, grid and length small enough
-for a CPU. In runs this short a stage of its own would leave the aggregation decoder too few steps, so all parts learn
-together, as in the paper. All arms of an experiment have the same steps, patches, backbone width, data and seeds.
+The settings were chosen before any result was known: the paper's proportions of Synapse at 20 % (4 labeled and 16
+unlabeled people, 4 for validation, 6 for testing), our default preset, and a network, grid and number of steps small
+enough for a CPU. In such short runs, a separate expert stage would leave too few steps for the aggregation decoder, so
+all parts train together, as in the paper. All arms of an experiment have the same steps, patches, backbone width, data
+and seeds.
 
-With equal steps a system that passes many patches in a step computes up to ten times what another does;
-``equal_compute`` gives each as many steps as DCA's multiply-accumulates allow it.
+With equal steps, a method that processes many patches in a step computes up to ten times as much as another.
+``equal_compute`` therefore gives each method the number of steps that costs as much as DCA.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ LABELLED, UNLABELLED, VALIDATION, TEST = 4, 16, 4, 6
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a table: ``changes`` to the options of all, whether it may see all labels, and the group of rows it
-    belongs to.
+    """A row of a table. ``changes`` modify the common options, ``all_labels`` means full supervision.
 
-    Rows of several tables with the same ``key`` are one run.
+    Rows with the same ``key`` in several tables share their runs.
     """
 
     key: str
@@ -41,14 +41,14 @@ class Arm:
     group: str = ""
 
     def options(self, common: TrainingOptions, seed: int) -> TrainingOptions:
-        """The options of one of its runs."""
+        """The options of the run with ``seed``."""
         strategy = self.changes.get("strategy", "dca")
         return fitted(replace(common, **{**OWN_OPTIONS[strategy], **self.changes, "seed": seed}))
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table of the paper: its rows, and whether its columns are the groups, too."""
+    """A table of the paper. ``by_group`` colors the columns by the group of the organ."""
 
     name: str
     title: str
@@ -64,14 +64,14 @@ def small_options(**changes: Any) -> TrainingOptions:
         "patch": (32, 32, 32),
         "steps": 2000,
         "expert_stage_fraction": 0.0,
-        # So that a GPU computes what a CPU does; half precision saves nothing on networks this small.
+        # To get the same results on GPU and CPU. Half precision saves nothing on networks this small.
         "mixed_precision": False,
     }
     return TrainingOptions(**{**small, **changes})
 
 
 def anatomies_options(**changes: Any) -> TrainingOptions:
-    """Our default preset at 5 mm, for the benchmark on real anatomies (see ``anatomies``) on a CPU."""
+    """Our default preset at 5 mm, for the benchmark on real anatomies (see ``anatomies``) with a CPU."""
     settings: dict[str, Any] = {
         "grid": GridOptions(spacing=(5.0, 5.0, 5.0)),
         "patch": (32, 32, 32),
@@ -82,7 +82,7 @@ def anatomies_options(**changes: Any) -> TrainingOptions:
 
 
 DCA_KEY = "dca"
-"""The row that every experiment compares the others with."""
+"""Key of the row that every experiment compares the others with."""
 
 _DCA = Arm(DCA_KEY, "DCA")
 _VNET = Arm("vnet", "V-Net, labelled part", {"strategy": "vnet"})
@@ -147,26 +147,26 @@ FUSIONS = (
 """Figure 8."""
 
 DEPTHS = {"shallow": PAPER_N_STAGES[0], "V-Net": VNET_N_STAGES, "deep": PAPER_N_STAGES[2]}
-"""Stages of a decoder's four blocks in figure 7, by name; the paper's head, medium and tail expert have these."""
+"""Stages of the four decoder blocks in figure 7, by name; those of the paper's head, medium and tail expert."""
 
 DILATIONS = (1, 2)
 
 
 def variant(depth: str, dilation: int) -> Arm:
-    """A run of figure 7: all three experts are this decoder, and each is looked at on its own group alone.
+    """A run of figure 7, in which all three experts have this decoder and each is scored on its own group.
 
-    The experts share the encoder and nothing else, so one run tells of all three. Without the aggregation decoder, as
-    the figure is of the experts.
+    The experts share only the encoder, so one run gives the results of all three. There is no aggregation decoder,
+    since the figure shows the experts.
     """
     changes = {"aggregation": False, "n_stages": (DEPTHS[depth],) * 3, "dilations": ((dilation,) * 4,) * 3}
     return Arm(f"expert-{depth.lower()}-d{dilation}", f"{depth}, dilation {dilation}", changes)
 
 
 STITCHED = EXPERIMENTS["table3"].arms[2]
-"""DCA's own three experts without the aggregation decoder, which figure 7 compares the variants with."""
+"""DCA's own three experts without the aggregation decoder, the reference in figure 7."""
 
 GENERAL, IMBALANCE = "General", "Imbalance"
-"""Whether a system considers that classes differ in size, as the paper's tables group them."""
+"""Groups of methods in the paper's tables: without or with measures against class imbalance."""
 
 _FULL = Arm("vnet-full", "V-Net (fully)", {"strategy": "vnet"}, all_labels=True)
 SYSTEMS = (
@@ -208,43 +208,42 @@ TABLES = {
     "table2": Experiment("table2", "All systems (Table 2, AMOS 5 %)", SYSTEMS),
 }
 ALL_EXPERIMENTS: Mapping[str, Experiment] = {**TABLES, **EXPERIMENTS}
-"""Every table that ``dca experiment`` makes, by name."""
+"""All tables of ``dca experiment``, by name."""
 
 EQUAL = "-equal"
-"""What the key of a run with as much computation as DCA ends with."""
+"""Suffix of the key of a run with as much computation as DCA."""
 
-_OTHER = {"table1": (AMOS, "table2"), "table2": (SYNAPSE, "table1")}
+_TABLE_OF_OTHER_DATA = {"table1": (AMOS, "table2"), "table2": (SYNAPSE, "table1")}
 
 
 def without_rows_that_need_labels(experiment: Experiment, all_labels: bool) -> Experiment:
-    """The experiment as it can be made of data whose unlabelled cases have labels or not: without them Tables 1 and 2
-    lose their fully supervised row."""
+    """The experiment without the fully supervised row, for Tables 1 and 2 on data without all labels."""
     if all_labels or experiment.name not in TABLES:
         return experiment
     return replace(experiment, arms=tuple(arm for arm in experiment.arms if not arm.all_labels))
 
 
 def require_data(name: str, vocabulary: Vocabulary, listed: bool) -> None:
-    """Raise UserError where a list of one published data set is given for the other's table."""
-    other = _OTHER.get(name)
+    """Raise UserError if the list is of one published data set and the table of the other."""
+    other = _TABLE_OF_OTHER_DATA.get(name)
     if listed and other is not None and vocabulary == other[0]:
         raise UserError(
-            f"The list has the organs of {vocabulary.name}; {name} is the paper's table of the other data set.",
-            f"Call {other[1]}.",
+            f"The list has the organs of {vocabulary.name}, but {name} is the paper's table of the other data set.",
+            f"Use {other[1]}.",
         )
 
 
 def equal_compute(experiment: Experiment, steps: int, costs: Mapping[str, StepCost]) -> Experiment:
-    """The experiment with so many steps for each arm that all compute what DCA does in ``steps``.
+    """The experiment with the steps of each arm set so that all compute as much as DCA does in ``steps``.
 
-    ``costs`` are those of a step, by the arm's key. Raises UserError for a table without DCA.
+    ``costs`` maps arm keys to the cost of a step. Raises UserError for a table without DCA.
     """
     if "dca" not in costs:
-        raise UserError(f"{experiment.name} has no row of DCA to be equal to.", "Leave out --equal.")
+        raise UserError(f"{experiment.name} has no DCA row to match the compute of.", "Leave out --equal.")
     budget = steps * costs["dca"].macs
     arms = []
     for arm in experiment.arms:
         allowed = max(1, round(budget / costs[arm.key].macs))
-        own = arm if arm.key == "dca" else replace(arm, key=arm.key + EQUAL, changes={**arm.changes, "steps": allowed})
-        arms.append(own)
+        changes = {**arm.changes, "steps": allowed}
+        arms.append(arm if arm.key == "dca" else replace(arm, key=arm.key + EQUAL, changes=changes))
     return replace(experiment, title=f"{experiment.title}, equal compute", arms=tuple(arms))

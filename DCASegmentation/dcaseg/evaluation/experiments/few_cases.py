@@ -1,11 +1,11 @@
-"""What a model learns from a few corrected cases of a scanner it does not know: Dice before, and after 1, 2 and 4.
+"""Measures what a model learns from few corrected cases of an unknown scanner: Dice before, and after 1, 2 and 4 cases.
 
-Synthetic people, all scanned alike and unlike the training of the shipped models (``draw_acquisition``): a scanner out
-of calibration, whose CT numbers are 0.6 times what they should be, in the arterial phase, with more noise, thicker
-slices and coarser planes than any of theirs. A corrected case has its true labels, as if somebody had corrected all of
-it; the unlabelled ones are more people of the same scanner. Every arm goes on from the same model with the options of
-``training.options``, but half as long; its last weights are scored on the model's grid: nothing is chosen on the
-people it is tested on. These settings were fixed before any arm had run.
+All cases are synthetic phantoms with the same scanner, unlike the training data of the shipped models
+(``draw_acquisition``). The scanner is out of calibration: CT numbers are 0.6 times the correct value. Scans are in the
+arterial phase, with more noise, thicker slices and coarser planes than in training. A corrected case has its true
+labels, as if a user had corrected it completely. The unlabeled cases come from the same scanner. Every arm fine-tunes
+the same model with the options of ``training.options``, but half as long. The last weights are scored on the model's
+grid, so nothing is selected on the test cases. These settings were fixed before any arm had run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETTINGS = "learning-settings.json"
 CORRECTED = (1, 2, 4)
 UNLABELLED, TEST = 4, 3
 
-# Seeds of people, apart from those of training, validation, testing and the review.
+# Seeds of the phantoms, different from those of training, validation, testing and the review.
 _LABELLED_SEEDS, _UNLABELLED_SEEDS, _TEST_SEEDS = 700_000, 710_000, 720_000
 _SPACING, _PHASE, _NOISE_HU, _CALIBRATION = (2.8, 2.8, 6.0), "arterial", 60.0, 0.6
 _STEPS = 80
@@ -47,14 +47,14 @@ _STEPS = 80
 
 @dataclass(frozen=True)
 class LearningArm:
-    """``corrected`` cases, with or without the unlabelled ones; none is the model as it was."""
+    """The number of ``corrected`` cases, with or without the unlabeled ones. Zero stands for the original model."""
 
     corrected: int
     unlabelled: bool
 
     @property
     def key(self) -> str:
-        """The name of its folder."""
+        """The name of the arm's folder."""
         return f"corrected-{self.corrected}" + ("-unlabelled" if self.unlabelled else "")
 
 
@@ -64,22 +64,22 @@ ARMS = (BEFORE, *(LearningArm(count, unlabelled) for count in CORRECTED for unla
 
 @dataclass(frozen=True)
 class LearningOutcome:
-    """Scores on the test cases of every seed by arm; the model as it was has one entry, it has no seed."""
+    """Scores on the test cases by arm, one entry for each seed. The original model has no seed and one entry."""
 
     scores: dict[LearningArm, list[Scores]]
 
     def mean(self, arm: LearningArm, labels: Sequence[int] | None = None) -> float:
         """Mean Dice over seeds, cases and organs (of ``labels``, or all)."""
-        return float(np.mean([one.mean(labels) for one in self.scores[arm]]))
+        return float(np.mean([scores.mean(labels) for scores in self.scores[arm]]))
 
     def deviation(self, arm: LearningArm) -> float:
-        """Standard deviation of the mean Dice over seeds; NaN for a single one."""
-        means = [one.mean() for one in self.scores[arm]]
+        """Standard deviation of the mean Dice over seeds; NaN for a single seed."""
+        means = [scores.mean() for scores in self.scores[arm]]
         return float(np.std(means, ddof=1)) if len(means) > 1 else float("nan")
 
 
 def shifted_phantom(seed: int) -> Phantom:
-    """The person of ``seed`` on the scanner that the model does not know."""
+    """The person ``seed`` on the unknown scanner."""
     phantom = generate(seed, _SPACING, phase=_PHASE, noise_hu=_NOISE_HU)
     hu = sitk.GetArrayFromImage(phantom.ct).astype(np.float32) * np.float32(_CALIBRATION)
     ct = sitk.GetImageFromArray(np.rint(hu).astype(np.int16))
@@ -97,30 +97,30 @@ def run_learning(
     device: str = "cpu",
     progress: ProgressCallback | None = None,
 ) -> LearningOutcome:
-    """Run what is not there yet in ``folder``, and write ``learning.csv``, ``.md`` and ``.json``.
+    """Make the missing runs in ``folder`` and write ``learning.csv``, ``.md`` and ``.json``.
 
-    ``changes`` are those to the options of fine-tuning, ``people`` the unlabelled cases and those to test on. Raises
-    UserError where the folder was made with other settings or another model.
+    ``changes`` modify the options of fine-tuning; ``people`` are the numbers of unlabeled and of test cases. Raises
+    UserError if the folder contains runs with other settings or of another model.
     """
     options = fine_tuning_options(bundle.metadata, **{"steps": _STEPS, **(changes or {})})
     _require_settings(folder, bundle, options, people)
-    tell = progress or (lambda share, message: None)
-    unlabelled, test = people
-    needed = max(CORRECTED) + unlabelled + test
-    made = 0
+    report_progress = progress or (lambda fraction, message: None)
+    n_unlabelled, n_test = people
+    n_cases = max(CORRECTED) + n_unlabelled + n_test
+    n_done = 0
 
-    def cases(first_seed: int, count: int, labelled: bool) -> list[Case]:
-        nonlocal made
-        found = []
+    def load_cases(first_seed: int, count: int, labelled: bool) -> list[Case]:
+        nonlocal n_done
+        cases = []
         for seed in range(first_seed, first_seed + count):
-            found.append(_case(seed, cache, options, labelled))
-            made += 1
-            tell(0.1 * made / needed, f"Phantom {made} of {needed}")
-        return found
+            cases.append(_case(seed, cache, options, labelled))
+            n_done += 1
+            report_progress(0.1 * n_done / n_cases, f"Phantom {n_done} of {n_cases}")
+        return cases
 
-    corrected = cases(_LABELLED_SEEDS, max(CORRECTED), True)
-    others = cases(_UNLABELLED_SEEDS, unlabelled, False)
-    tested = cases(_TEST_SEEDS, test, True)
+    corrected = load_cases(_LABELLED_SEEDS, max(CORRECTED), True)
+    unlabelled = load_cases(_UNLABELLED_SEEDS, n_unlabelled, False)
+    tested = load_cases(_TEST_SEEDS, n_test, True)
     jobs = [(arm, seed) for arm in ARMS for seed in (seeds if arm.corrected else (0,))]
     scores: dict[LearningArm, list[Scores]] = {arm: [] for arm in ARMS}
     for index, (arm, seed) in enumerate(jobs):
@@ -128,14 +128,14 @@ def run_learning(
         path = run / "scores.json"
         if not path.exists():
 
-            def report(share: float, index: int = index, arm: LearningArm = arm) -> None:
-                tell(0.1 + 0.9 * (index + share) / len(jobs), f"{arm.key}, seed {jobs[index][1]}")
+            def report(fraction: float, index: int = index, arm: LearningArm = arm) -> None:
+                report_progress(0.1 + 0.9 * (index + fraction) / len(jobs), f"{arm.key}, seed {jobs[index][1]}")
 
             report(0.0)
             network = bundle.network(device)
             if arm.corrected:
-                own = TrainingOptions.from_json({**options.to_json(), "seed": seed})
-                network = _learned(bundle, network, own, arm, corrected, others, run, device, report)
+                run_options = TrainingOptions.from_json({**options.to_json(), "seed": seed})
+                network = _fine_tune(bundle, network, run_options, arm, corrected, unlabelled, run, device, report)
             run.mkdir(parents=True, exist_ok=True)
             write_json(_score(network, tested, options, bundle), path)
         scores[arm].append(_read(path, bundle))
@@ -152,13 +152,13 @@ def _case(seed: int, cache: Path, options: TrainingOptions, labelled: bool) -> C
     return load_case(path)
 
 
-def _learned(
+def _fine_tune(
     bundle: Bundle,
     network: DCANet,
     options: TrainingOptions,
     arm: LearningArm,
     corrected: Sequence[Case],
-    others: Sequence[Case],
+    unlabelled: Sequence[Case],
     run: Path,
     device: str,
     report: Callable[[float], None],
@@ -168,7 +168,7 @@ def _learned(
         options,
         bundle.metadata.vocabulary,
         corrected[: arm.corrected],
-        others if arm.unlabelled else (),
+        unlabelled if arm.unlabelled else (),
         device=device,
         initial=network,
         groups=bundle.metadata.partition,
@@ -183,14 +183,14 @@ def _learned(
 
 def _score(network: DCANet, cases: Sequence[Case], options: TrainingOptions, bundle: Bundle) -> dict[str, Any]:
     x, y, z = options.grid.spacing
-    organs = len(bundle.metadata.vocabulary)
-    found = {}
+    n_organs = len(bundle.metadata.vocabulary)
+    by_case = {}
     for case in cases:
         assert case.labels is not None
-        # Windows side by side: enough to compare arms, and half the time of overlapping ones.
-        dice = measure(predict(network, case, options, 0.0), case.labels, (z, y, x), organs, (DICE,))[DICE.key]
-        found[case.name] = [round(float(one), 5) if np.isfinite(one) else None for one in dice]
-    return {"dice": found}
+        # Windows without overlap are enough to compare arms, and take half the time.
+        dice = measure(predict(network, case, options, 0.0), case.labels, (z, y, x), n_organs, (DICE,))[DICE.key]
+        by_case[case.name] = [round(float(value), 5) if np.isfinite(value) else None for value in dice]
+    return {"dice": by_case}
 
 
 def _read(path: Path, bundle: Bundle) -> Scores:
@@ -200,38 +200,38 @@ def _read(path: Path, bundle: Bundle) -> Scores:
         for case, dice in content["dice"].items():
             scores.add(case, {DICE.key: np.array(dice, float)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Delete it; it is measured again.") from None
+        raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run measures it again.") from None
     return scores
 
 
 def _require_settings(folder: Path, bundle: Bundle, options: TrainingOptions, people: tuple[int, int]) -> None:
-    told = {
+    settings = {
         "model": bundle.weights.sha256,
         "options": options.to_json(),
         "people": list(people),
         "scanner": [*_SPACING, _PHASE, _NOISE_HU, _CALIBRATION],
     }
-    # As it will be read: lists for tuples.
-    told = json.loads(json.dumps(told))
+    # As JSON returns it, with lists in place of tuples.
+    settings = json.loads(json.dumps(settings))
     path = folder / SETTINGS
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_json(told, path)
-    elif read_json(path) != told:
-        raise UserError(f"{folder} holds runs of another model or with other settings.", "Choose another folder.")
+        write_json(settings, path)
+    elif read_json(path) != settings:
+        raise UserError(f"{folder} contains runs of another model or with other settings.", "Choose another folder.")
 
 
 def rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]]:
-    """The table: an arm a row, mean Dice of all organs, its deviation over seeds, and Dice by group."""
+    """The rows of the table, one for each arm: mean Dice over organs, its deviation over seeds, and Dice by group."""
     partition = bundle.metadata.partition
     groups = {"head": partition.head, "medium": partition.medium, "tail": partition.tail}
     return [
         {
             "corrected cases": str(arm.corrected) if arm.corrected else "before",
             "unlabelled cases": "yes" if arm.unlabelled else "no",
-            "Dice": _shown(outcome.mean(arm)),
-            "± over seeds": _shown(outcome.deviation(arm)),
-            **{name: _shown(outcome.mean(arm, labels)) for name, labels in groups.items() if labels},
+            "Dice": _format(outcome.mean(arm)),
+            "± over seeds": _format(outcome.deviation(arm)),
+            **{name: _format(outcome.mean(arm, labels)) for name, labels in groups.items() if labels},
         }
         for arm in ARMS
     ]
@@ -239,16 +239,16 @@ def rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]]:
 
 def _write(outcome: LearningOutcome, folder: Path, bundle: Bundle, seeds: int) -> None:
     table = rows(outcome, bundle)
-    heads = list(table[0])
-    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in table)]
+    header = list(table[0])
+    lines = [header, ["---"] * len(header), *([row[title] for title in header] for row in table)]
     write_text("".join(f"| {' | '.join(line)} |\n" for line in lines), folder / f"{NAME}.md")
     write_text(
-        "".join(f"{','.join(line)}\n" for line in (heads, *(list(row.values()) for row in table))),
+        "".join(f"{','.join(line)}\n" for line in (header, *(list(row.values()) for row in table))),
         folder / f"{NAME}.csv",
     )
     about = {"model": bundle.metadata.name, "sha256": bundle.weights.sha256, "seeds": seeds}
     write_json({**about, "data": "synthetic people of one shifted scanner", "arms": table}, folder / f"{NAME}.json")
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.3f}" if np.isfinite(value) else "-"

@@ -1,6 +1,6 @@
-"""The paper's figures of results (1, 2, 5 to 8), drawn from the runs that its tables have made, too.
+"""Draws the paper's figures of results (1, 2 and 5 to 8) from the same runs as its tables.
 
-Each is a picture and, under the same name, the numbers in it as JSON. What a figure needs and is not there is run.
+Each figure is a picture and, under the same name, a JSON file with its numbers. Missing runs are made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..figures.log_gap import label_ratio_figure
 from ..figures.organ_dice import expert_variant_figure, organ_dice_figure
 from ..figures.overlays import CaseResults, fullest_slices, overlay_figure
 from ..figures.style import save_figure
-from ..label_ratios import MODES, Subset, stability, subsets_of, told
+from ..label_ratios import MODES, Subset, describe_subset, stability, subsets_of
 from ..scores import Scores
 from ..statistics import over_seeds
 from .definitions import DEPTHS, DILATIONS, FUSIONS, METHODS, STITCHED, Arm, variant
@@ -33,16 +33,19 @@ from .runs import Runs, rounded
 
 _RATIOS = (10.0, 20.0, 40.0, 100.0)
 _DCA = METHODS[-1]
-# Of figure 7: each of the paper's depths with each dilation.
+# Figure 7: each of the paper's depths with each dilation.
 _COMBINATIONS = [(depth, dilation) for depth in DEPTHS for dilation in DILATIONS]
-# Voxels of each organ in figure 6.
+# Number of voxels of each organ in figure 6.
 _PER_ORGAN = 80
 
 
 @dataclass(frozen=True)
 class Also:
-    """What figures show beside their runs: figure 2 further sets of labelled cases, such as those of other published
-    splits; figures 1, 5 and 6 these ``methods``, of which the last is DCA."""
+    """Further input of figures.
+
+    ``subsets`` are sets of labeled cases for figure 2, such as those of published splits, ``ratios`` (percent) its
+    label ratios. ``methods`` are the methods of figures 1, 5 and 6; the last one is DCA.
+    """
 
     subsets: tuple[Subset, ...] = ()
     ratios: tuple[float, ...] = _RATIOS
@@ -50,13 +53,13 @@ class Also:
 
 
 def make_figure(name: str, runs: Runs, also: Also | None = None, extension: str = ".png") -> Path:
-    """Draw figure ``name`` into the folder of the runs, as .png, .pdf or .svg; the path of the picture.
+    """Draw figure ``name`` into the folder of ``runs`` as .png, .pdf or .svg, and return its path.
 
-    Raises UserError for a name there is not, or where the data lack what the figure shows.
+    Raises UserError for an unknown name, or if the data do not have what the figure shows.
     """
     if name not in FIGURES:
-        raise UserError(f"There is no figure '{name}'.", f"Choose one of: {', '.join(FIGURES)}.")
-    _require_axes(runs)
+        raise UserError(f"Unknown figure: '{name}'.", f"Choose one of: {', '.join(FIGURES)}.")
+    _require_ras(runs)
     figure, numbers = FIGURES[name].draw(runs, also or Also())
     write_json({"data": runs.data.told, **numbers}, runs.folder / f"{name}.json")
     path = runs.folder / f"{name}{extension}"
@@ -100,7 +103,7 @@ def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
     figure = label_ratio_figure([subset.title for subset in subsets], divisions, rows, data.vocabulary, title)
     return figure, {
         "compared_with": f"{len(whole)} cases",
-        "subsets": [told(subset, data.vocabulary, whole) for subset in subsets],
+        "subsets": [describe_subset(subset, data.vocabulary, whole) for subset in subsets],
         "random_subsets": [
             {key: round(value, 4) if isinstance(value, float) else value for key, value in vars(row).items()}
             for row in rows
@@ -109,27 +112,27 @@ def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
 
 
 def _overlays(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
-    """Figure 5: of the test cases, the one in the middle and the worst by DCA's Dice."""
+    """Figure 5: the test cases with the median and the lowest Dice of DCA."""
     arms = _methods(runs, also)
     scores = runs.scores(arms)
     by_case = {arm.key: scores[arm.key][0].by_case() for arm in arms}
     order = sorted(runs.data.test, key=lambda case: by_case[_DCA.key][case.name])
     chosen = {case.name: case for case in (order[len(order) // 2], order[0])}
-    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in chosen}
+    predicted: dict[str, dict[str, np.ndarray]] = {name: {} for name in chosen}
     for arm in arms:
         strategy = runs.trained(arm)
         for name, case in chosen.items():
-            found[name][arm.title] = predict(strategy.answering(), case, strategy.options)
-    shown = [
+            predicted[name][arm.title] = predict(strategy.answering(), case, strategy.options)
+    results = [
         CaseResults(
-            name, case.hu, _truth(case), found[name], {arm.title: by_case[arm.key][name] for arm in arms},
+            name, case.hu, _truth(case), predicted[name], {arm.title: by_case[arm.key][name] for arm in arms},
             case.voxel_size(runs.common.grid),
         )
         for name, case in chosen.items()
     ]  # fmt: skip
-    title = f"{runs.data.told}; seed {runs.seeds[0]}; the test case in the middle by DCA's Dice, and its worst"
+    title = f"{runs.data.told}; seed {runs.seeds[0]}; the test cases with the median and the lowest Dice of DCA"
     dice = {arm.title: {name: rounded(by_case[arm.key][name]) for name in chosen} for arm in arms}
-    return overlay_figure(shown, runs.data.vocabulary, title), {"seed": runs.seeds[0], "dice": dice}
+    return overlay_figure(results, runs.data.vocabulary, title), {"seed": runs.seeds[0], "dice": dice}
 
 
 def _feature_clusters(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
@@ -165,15 +168,15 @@ def _expert_variants(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
     paper = {group: of_group(scores[STITCHED.key], labels) for group, labels in groups.items()}
     title = f"{runs.data.told}; {_seeds(runs)}"
     numbers = {
-        group: {f"{depth}, dilation {dilation}": _told(spread) for (depth, dilation), spread in found.items()}
+        group: {f"{depth}, dilation {dilation}": _to_json(spread) for (depth, dilation), spread in found.items()}
         for group, found in dice.items()
     }
-    own = {group: _told(spread) for group, spread in paper.items()}
-    return expert_variant_figure(dice, paper, title), {"dice": numbers, "three_experts_of_dca": own}
+    of_dca = {group: _to_json(spread) for group, spread in paper.items()}
+    return expert_variant_figure(dice, paper, title), {"dice": numbers, "three_experts_of_dca": of_dca}
 
 
 def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
-    """Figure 8: the test case in the middle by DCA's Dice; planes through the largest organ and a tail one."""
+    """Figure 8: the test case with the median Dice of DCA; slices through its head and its tail organs."""
     first = replace(runs, seeds=runs.seeds[:1])
     scores = first.scores([_DCA])[_DCA.key][0].by_case()
     order = sorted(runs.data.test, key=lambda case: scores[case.name])
@@ -194,7 +197,7 @@ def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
             of_group = np.where(np.isin(labels, list(groups[group])), labels, 0)
             axial = fullest_slices(of_group, spacing)[0]
             planes.append((group, replace(axial, index=_largest_section(of_group)).around_body(case.hu)))
-    title = f"{runs.data.told}; seed {runs.seeds[0]}; numbers: strength in organs over that in the rest of the body"
+    title = f"{runs.data.told}; seed {runs.seeds[0]}; numbers: strength in organs / in the rest of the body"
     figure = fused_map_figure(case.hu, strengths, contrasts, labels, groups, planes, title)
     numbers = {name: {group: rounded(value) for group, value in one.items()} for name, one in contrasts.items()}
     return figure, {"seed": runs.seeds[0], "case": case.name, "contrast": numbers}
@@ -202,7 +205,7 @@ def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """How a figure is drawn, the runs it shows, and whether it shows every seed of them or the first."""
+    """A figure: how it is drawn, the arms it shows, and whether it needs every seed or only the first."""
 
     draw: Callable[[Runs, Also], tuple[Figure, dict[str, Any]]]
     arms: Callable[[Runs, Also], Sequence[Arm]]
@@ -220,7 +223,7 @@ FIGURES: Mapping[str, PaperFigure] = {
 
 
 def _methods(runs: Runs, also: Also, with_all_labels: bool = False) -> list[Arm]:
-    """The methods to show; the one that sees all labels only where they are known."""
+    """The methods to show. Full supervision is only included if all labels are known."""
     return [arm for arm in also.methods if not arm.all_labels or (with_all_labels and runs.data.all_labelled)]
 
 
@@ -237,10 +240,10 @@ def _seeds(runs: Runs) -> str:
     return f"seed {runs.seeds[0]}" if len(runs.seeds) == 1 else f"mean of {len(runs.seeds)} seeds"
 
 
-def _told(spread: tuple[float, float]) -> dict[str, float | None]:
+def _to_json(spread: tuple[float, float]) -> dict[str, float | None]:
     return {"mean": rounded(spread[0]), "deviation_over_seeds": rounded(spread[1])}
 
 
-def _require_axes(runs: Runs) -> None:
+def _require_ras(runs: Runs) -> None:
     if runs.common.grid.orientation.upper() != "RAS":
-        raise UserError("Figures are drawn of cases in RAS orientation alone.", "Use a grid in RAS.")
+        raise UserError("Figures need cases in RAS orientation.", "Use a grid in RAS.")

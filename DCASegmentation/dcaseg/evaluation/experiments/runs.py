@@ -1,7 +1,7 @@
-"""The runs of a folder of experiments: each made once, resumed where it stopped, scored; several at a time.
+"""Makes the runs in a folder of experiments: each is trained once, resumed if interrupted, and scored.
 
-Small networks keep neither a GPU nor many cores busy: a GPU waits for the processor that hands it one short kernel
-after the other. Runs do not depend on each other, so the numbers are those of runs made in turn.
+Several runs can be made in parallel, since small networks do not keep a GPU or many cores busy. The runs are
+independent, so the results do not depend on it.
 """
 
 from __future__ import annotations
@@ -43,36 +43,36 @@ from ..scores import Scores
 from .definitions import Arm
 from .step_cost import StepCost, step_cost
 
-_LOOK_EVERY_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 def make_in_parallel(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int) -> None:
-    """Make the run of each (arm, seed) of ``jobs``, so many at a time as there are ``processes``, in that order.
+    """Make the run of each (arm, seed) of ``jobs``, in this order, with ``processes`` at a time.
 
-    What fails stops the others at their next step; all of them are saved and go on when they are asked for again.
-    Raises UserError as ``Runs.scores`` does, and where a process was ended from outside.
+    If a run fails, the others stop at their next step. All of them are saved and can be resumed. Raises UserError like
+    ``Runs.scores``, and if a process was killed.
     """
-    spawning = multiprocessing.get_context("spawn")
-    shares = spawning.Array("d", len(jobs))
-    stop = spawning.Event()
+    context = multiprocessing.get_context("spawn")
+    fractions = context.Array("d", len(jobs))
+    stop = context.Event()
     threads = max(1, torch.get_num_threads() // processes)
-    # A function that reports stays here: it belongs to this process's terminal.
-    work = _Work(replace(runs, progress=None), shares, stop)
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), spawning, _begin, (work, threads))
+    # The progress callback stays in this process, which owns the terminal.
+    work = _Work(replace(runs, progress=None), fractions, stop)
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, _init_process, (work, threads))
     try:
-        with _deaf_to_ctrl_c():
-            waiting: set[Future[None]] = {pool.submit(_make, index, *job) for index, job in enumerate(jobs)}
+        with _sigint_blocked():
+            waiting: set[Future[None]] = {pool.submit(_run_job, index, *job) for index, job in enumerate(jobs)}
         while waiting:
-            done, waiting = wait(waiting, _LOOK_EVERY_SECONDS, FIRST_COMPLETED)
-            for one in done:
-                one.result()
-            reached = shares[:]
-            finished = sum(share >= 1 for share in reached)
-            runs.report(sum(reached) / len(jobs), f"{finished} of {len(jobs)} runs, {processes} at once")
+            done, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            current = fractions[:]
+            finished = sum(fraction >= 1 for fraction in current)
+            runs.report(sum(current) / len(jobs), f"{finished} of {len(jobs)} runs, {processes} in parallel")
     except BrokenProcessPool as error:
         raise UserError(
-            "A run's process was ended from outside, perhaps for want of memory.",
-            "Call it again to go on, with fewer --at-once.",
+            "The process of a run was killed, perhaps because memory ran out.",
+            "Run the command again to resume, with a smaller --at-once.",
         ) from error
     finally:
         stop.set()
@@ -80,10 +80,10 @@ def make_in_parallel(runs: Runs, jobs: Sequence[tuple[Arm, int]], processes: int
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes started within never hear Ctrl+C, which the terminal sends to them, too: this one tells them to stop.
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT in the processes that are started within, since this process tells them when to stop.
 
-    It hears afterwards what came meanwhile. Windows has nothing of the kind.
+    A terminal sends Ctrl+C to all of them. A SIGINT to this process is delivered afterwards. Does nothing on Windows.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -95,41 +95,41 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Stopped(Exception):  # noqa: N818 - not a fault of this run
+class _Stopped(Exception):  # noqa: N818 - not an error of this run
     """Another run failed, or the user pressed Ctrl+C."""
 
 
 @dataclass(frozen=True)
 class _Work:
     runs: Runs
-    # Of each job, and written by the process that makes it.
-    shares: SynchronizedArray[float]
+    # The progress of each job from 0 to 1, written by the process that makes it.
+    fractions: SynchronizedArray[float]
     stop: Event
 
     def make(self, index: int, arm: Arm, seed: int) -> None:
-        def report(share: float) -> None:
+        def report(fraction: float) -> None:
             if self.stop.is_set():
                 raise _Stopped
-            # Scoring comes after the last step, and only then is the run done.
-            self.shares[index] = 0.99 * share
+            # The last part is for scoring, which follows the last step.
+            self.fractions[index] = 0.99 * fraction
 
         report(0.0)
         self.runs.make(arm, seed, report)
-        self.shares[index] = 1.0
+        self.fractions[index] = 1.0
 
 
-# A process's own, handed to it once: the cases are in it.
+# Sent to each process once, since it contains the cases.
 _work: _Work | None = None
 
 
-def _begin(work: _Work, threads: int) -> None:
+def _init_process(work: _Work, threads: int) -> None:
     global _work
     _work = work
     torch.set_num_threads(threads)
     keep_freed_memory()
 
 
-def _make(index: int, arm: Arm, seed: int) -> None:
+def _run_job(index: int, arm: Arm, seed: int) -> None:
     assert _work is not None
     _work.make(index, arm, seed)
 
@@ -141,8 +141,11 @@ COSTS = "costs.json"
 
 @dataclass(frozen=True)
 class Data:
-    """Cases on the model grid. ``all_labelled`` are the labelled and unlabelled ones with labels, or empty where there
-    are none for them; ``told`` names them for the record."""
+    """Cases on the model grid.
+
+    ``all_labelled`` are the labeled and the unlabeled cases with labels, or empty if the latter have none. ``told``
+    describes the data and is recorded with the runs.
+    """
 
     vocabulary: Vocabulary
     labelled: Sequence[Case]
@@ -155,10 +158,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of the same settings (``common``) and ``data`` with several ``seeds`` in one ``folder``, which tables and
-    figures share. So many as ``at_once`` are made at the same time.
+    """The runs in ``folder`` with the same options (``common``), ``data`` and ``seeds``, shared by tables and figures.
 
-    Raises UserError if the folder was made with other settings or data.
+    Up to ``max_parallel`` runs are made at a time. Raises UserError if the folder contains runs with other settings or
+    data.
     """
 
     folder: Path
@@ -174,10 +177,10 @@ class Runs:
         _require_settings(self.folder, self.common, self.data)
 
     def scores(self, arms: Sequence[Arm]) -> dict[str, list[Scores]]:
-        """Scores on the test cases of every seed by the arm's key; what is not there yet is run.
+        """Scores on the test cases by arm key, one entry for each seed. Makes the missing runs.
 
-        Of each run the weights that validated best are scored, on the model grid. Raises UserError if an arm needs
-        labels that the data do not have.
+        The weights with the best validation score of each run are scored on the model grid. Raises UserError if an arm
+        needs labels that the data do not have.
         """
         self.make_missing([(arm, seed) for arm in arms for seed in self.seeds])
         return {
@@ -186,20 +189,22 @@ class Runs:
         }
 
     def stitched_scores(self, arm: Arm) -> list[Scores] | None:
-        """Scores of the stitched experts of the arm's runs, in the order of the seeds; None for an arm without an
-        aggregation decoder, or where a run is from before they were measured."""
+        """Scores of the stitched experts of the arm's runs, one entry for each seed.
+
+        None for an arm without an aggregation decoder, or if a run was made before these scores were recorded.
+        """
         paths = [self._run_folder(arm, seed) / SCORES for seed in self.seeds]
         if not all(path.exists() and '"stitched"' in path.read_text(encoding="utf-8") for path in paths):
             return None
         return [read_scores(path, self.data.vocabulary, "stitched") for path in paths]
 
     def make_missing(self, jobs: Sequence[tuple[Arm, int]]) -> None:
-        """Make those runs (arm, seed) that are not there yet; arms of the same key are one.
+        """Make the runs (arm, seed) that do not exist yet. Arms with the same key share a run.
 
-        Raises UserError as ``scores`` does.
+        Raises UserError like ``scores``.
         """
-        named = {(arm.key, seed): (arm, seed) for arm, seed in jobs}.values()
-        jobs = [job for job in named if not (self._run_folder(*job) / SCORES).exists()]
+        unique = {(arm.key, seed): (arm, seed) for arm, seed in jobs}.values()
+        jobs = [job for job in unique if not (self._run_folder(*job) / SCORES).exists()]
         for arm, seed in jobs:
             self._require_labels(arm)
             require(arm.options(self.common, seed), self.facts(arm))
@@ -208,15 +213,15 @@ class Runs:
             return
         for index, (arm, seed) in enumerate(jobs):
 
-            def report(share: float, index: int = index, arm: Arm = arm, seed: int = seed) -> None:
-                self.report((index + share) / len(jobs), f"{arm.title}, seed {seed}")
+            def report(fraction: float, index: int = index, arm: Arm = arm, seed: int = seed) -> None:
+                self.report((index + fraction) / len(jobs), f"{arm.title}, seed {seed}")
 
             self.make(arm, seed, report)
 
     def trained(self, arm: Arm) -> Strategy:
-        """What the run of the first seed came to, with the weights that were scored; it is run where it is not there.
+        """The trained strategy of the run with the first seed, with the scored weights. Makes the run if necessary.
 
-        Raises UserError as ``scores`` does, or where a run's scores are there and its weights are not.
+        Raises UserError like ``scores``, or if a run has scores but no weights.
         """
         seed = self.seeds[0]
         run = self._run_folder(arm, seed)
@@ -228,12 +233,12 @@ class Runs:
         return trainer.strategy
 
     def facts(self, arm: Arm) -> Facts:
-        """What the cases hold that the arm learns from."""
+        """Facts about the cases that the arm trains on."""
         labelled, unlabelled = self._cases(arm)
         return facts_of(labelled, unlabelled, [organ.name for organ in self.data.vocabulary])
 
     def costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
-        """What a step of each arm costs, by its key, counted once and kept. Raises UserError as ``scores`` does."""
+        """The cost of a step by arm key, counted once and saved. Raises UserError like ``scores``."""
         path = self.folder / COSTS
         known: dict[str, list[float]] = read_json(path) if path.exists() else {}
         for index, arm in enumerate(arms):
@@ -246,17 +251,17 @@ class Runs:
         return {arm.key: StepCost(*known[arm.key]) for arm in arms}
 
     def division(self) -> Partition:
-        """Head, medium and tail as DCA's own division has them, the same for all arms."""
+        """DCA's partition into head, medium and tail organs, the same for all arms."""
         return divide(self.data.labelled, self.data.vocabulary, self.common.partition)
 
     def groups(self) -> dict[str, Sequence[int]]:
-        """Labels of the groups of ``division`` by their names."""
+        """Labels by group name, from ``division``."""
         return dict(zip(GROUPS, self.division().owners, strict=True))
 
-    def report(self, share: float, message: str) -> None:
-        """Tell how far the work is."""
+    def report(self, fraction: float, message: str) -> None:
+        """Report progress from 0 to 1."""
         if self.progress is not None:
-            self.progress(share, message)
+            self.progress(fraction, message)
 
     def _run_folder(self, arm: Arm, seed: int) -> Path:
         return self.folder / "runs" / arm.key / f"seed-{seed}"
@@ -271,18 +276,18 @@ class Runs:
         )  # fmt: skip
 
     def _cases(self, arm: Arm) -> tuple[Sequence[Case], Sequence[Case]]:
-        """The labelled and the unlabelled cases that the arm learns from."""
+        """The labeled and the unlabeled cases that the arm trains on."""
         return (self.data.all_labelled, ()) if arm.all_labels else (self.data.labelled, self.data.unlabelled)
 
     def _require_labels(self, arm: Arm) -> None:
         if arm.all_labels and not self.data.all_labelled:
             raise UserError(
-                f"'{arm.title}' needs labels of the unlabelled cases, which the data do not have.",
-                "Name them in the list, or choose another experiment.",
+                f"'{arm.title}' needs labels of the unlabeled cases, which the data do not have.",
+                "Add the labels to the list, or choose another experiment.",
             )
 
     def make(self, arm: Arm, seed: int, report: Callable[[float], None]) -> None:
-        """Train a run, or go on with it, and score it; ``report`` is told its share of the steps."""
+        """Train or resume a run and score it. ``report`` receives the fraction of finished steps."""
         trainer = self._trainer(arm, seed)
         if (trainer.folder / CHECKPOINT).exists():
             trainer.resume()
@@ -292,7 +297,7 @@ class Runs:
         network, options = trainer.strategy.network, trainer.options
         scored = {"cases": score_cases(trainer.strategy.answering(), options, self.data.test, self.data.vocabulary)}
         if network.aggregation is not None:
-            # What the decoder adds to its own experts is measured on every run.
+            # To measure what the aggregation decoder adds to its own experts.
             stitched = StitchedExperts(network)
             scored["stitched"] = score_cases(stitched, options, self.data.test, self.data.vocabulary)
         content = {name: _cases_to_json(scores) for name, scores in scored.items()}
@@ -300,20 +305,20 @@ class Runs:
 
 
 class StitchedExperts(nn.Module):
-    """A network whose answer is that of its stitched experts, without its aggregation decoder."""
+    """A network that returns the logits of its stitched experts, without its aggregation decoder."""
 
     def __init__(self, network: DCANet) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, volume: torch.Tensor) -> torch.Tensor:
-        """Stitched logits (batch, channel, depth, height, width)."""
+        """Stitched logits (batch, channel, depth, height, width) of ``volume`` (batch, 1, depth, height, width)."""
         decoded = self.network.decode_experts(self.network.encoder(volume))
         return self.network.stitch([expert.logits for expert in decoded])
 
 
 def score_cases(network: nn.Module, options: TrainingOptions, cases: Sequence[Case], vocabulary: Vocabulary) -> Scores:
-    """Dice and ASD (mm) of a network on ``cases``, on the model grid."""
+    """Dice and ASD (mm) of ``network`` on ``cases``, on the model grid. Unannotated organs do not count."""
     scores = Scores(vocabulary, (DICE, ASD))
     for case in cases:
         assert case.labels is not None
@@ -333,47 +338,47 @@ def _cases_to_json(scores: Scores) -> dict[str, dict[str, list[float | None]]]:
 
 
 def read_scores(path: Path, vocabulary: Vocabulary, of: str = "cases") -> Scores:
-    """What a run left: the scores of its result, or with ``of`` "stitched" those of its stitched experts.
+    """Read the scores of a run: those of its result, or with ``of`` "stitched" those of its stitched experts.
 
-    Raises UserError where the file is damaged or has no such scores.
+    Raises UserError if the file is damaged or has no such scores.
     """
     try:
         content = read_json(path)
         scores = Scores(vocabulary, (DICE, ASD))
         for case, values in content[of].items():
-            scores.add(case, {key: np.array(one, float) for key, one in values.items()})
+            scores.add(case, {key: np.array(of_metric, float) for key, of_metric in values.items()})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}).", "Delete it; it is measured again.") from None
+        raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run measures it again.") from None
     return scores
 
 
 def rounded(value: float, digits: int = 4) -> float | None:
-    """A number for JSON, which knows no NaN."""
+    """A rounded number for JSON; None for NaN and infinity."""
     return round(float(value), digits) if np.isfinite(value) else None
 
 
 def _use_scored_weights(trainer: Trainer) -> None:
-    """The weights that validated best; without validation the network stays as the last step left it."""
+    """Load the weights with the best validation score; without validation, keep those of the last step."""
     trainer.use_best()
 
 
 def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
-    told: dict[str, Any] = {"data": data.told, "test": [case.name for case in data.test]}
+    about: dict[str, Any] = {"data": data.told, "test": [case.name for case in data.test]}
     options = common.to_json()
     if math.isinf(options["grad_clip_norm"]):
         options["grad_clip_norm"] = None
     path = folder / SETTINGS
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_json({"options": options, **told}, path)
+        write_json({"options": options, **about}, path)
         return
     try:
-        before = read_json(path)
-        there = dict(before.pop("options"))
-        there["grad_clip_norm"] = math.inf if there["grad_clip_norm"] is None else there["grad_clip_norm"]
-        # An option that did not exist yet has its default, which changes nothing.
-        same = before == told and TrainingOptions.from_json(there) == common
+        recorded = read_json(path)
+        earlier = dict(recorded.pop("options"))
+        earlier["grad_clip_norm"] = math.inf if earlier["grad_clip_norm"] is None else earlier["grad_clip_norm"]
+        # Options that did not exist at that time get their defaults, which do not change results.
+        same = recorded == about and TrainingOptions.from_json(earlier) == common
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Choose another folder.") from None
     if not same:
-        raise UserError(f"{folder} holds runs with other settings or data.", "Choose another folder.")
+        raise UserError(f"{folder} contains runs with other settings or data.", "Choose another folder.")

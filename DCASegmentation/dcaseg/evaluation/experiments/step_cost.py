@@ -1,4 +1,4 @@
-"""What a training step of a system costs: counted on one real step, not estimated."""
+"""Counts the operations of a training step of each method by running real steps."""
 
 from __future__ import annotations
 
@@ -20,23 +20,28 @@ from ...training.options import TrainingOptions
 from ...training.strategies.base import Batch, Facts, Strategy
 from ...training.strategies.registry import make_strategy, require
 
-# No side of a patch that stands for a larger one is shorter.
+# Shortest side (voxels) of a patch that represents a larger one.
 _SHORTEST = 32
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """``macs`` are multiply-accumulates of convolutions and matrix products, forward and backward, in a step;
-    ``passes`` the patches that go through an encoder, of any network, with or without a gradient. Means over a run's
-    steps: a stage of its own costs what it costs."""
+    """The mean cost of a step over all steps of a run, including those of separate stages.
+
+    ``macs`` counts the multiply-accumulates of convolutions and matrix products, forward and backward. ``passes``
+    counts the patches that pass through the encoder of any network, with or without a gradient.
+    """
 
     macs: float
     passes: float
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up multiplications and additions by PyTorch's own formulas. Its ``FlopCounterMode`` does the same for each
-    module, and fails on modules that mix inputs with and without a gradient."""
+    """Counts multiplications and additions with PyTorch's formulas.
+
+    PyTorch's ``FlopCounterMode`` counts them by module, and fails on modules that mix inputs with and without
+    gradients.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,39 +56,41 @@ class _Counter(TorchDispatchMode):
 
 
 def step_cost(options: TrainingOptions, groups: Partition, facts: Facts) -> StepCost:
-    """The mean cost of a step of a run with these options, by one step in the middle of each of its stages.
+    """The mean cost of a step with ``options``, measured on one step in the middle of each stage.
 
-    Raises UserError where the strategy cannot learn with these options from such cases.
+    Raises UserError if the strategy cannot train with these options on such cases.
     """
     require(options, facts)
-    patch = _smaller(options, facts)
+    patch = _smaller_patch(options, facts)
     scale = float(np.prod(options.patch) / np.prod(patch))
     counted = replace(options, patch=patch)
     state = torch.random.get_rng_state()
     strategy = make_strategy(counted, groups, facts).train()
     steps: Counter[tuple[str, bool]] = Counter()
-    of_kind: dict[tuple[str, bool], list[int]] = {}
+    steps_of_stage: dict[tuple[str, bool], list[int]] = {}
     for step in range(options.steps):
         step_state = strategy.step_state(step)
-        kind = (step_state.stage, strategy.weight(step_state) > 0)
-        steps[kind] += 1
-        of_kind.setdefault(kind, []).append(step)
-    found = [(_count(strategy, of_kind[kind][count // 2]), count) for kind, count in steps.items()]
+        stage = (step_state.stage, strategy.weight(step_state) > 0)
+        steps[stage] += 1
+        steps_of_stage.setdefault(stage, []).append(step)
+    costs = [(_count(strategy, steps_of_stage[stage][count // 2]), count) for stage, count in steps.items()]
     torch.random.set_rng_state(state)
     return StepCost(
-        scale * sum(one.macs * count for one, count in found) / options.steps,
-        sum(one.passes * count for one, count in found) / options.steps,
+        scale * sum(cost.macs * count for cost, count in costs) / options.steps,
+        sum(cost.passes * count for cost, count in costs) / options.steps,
     )
 
 
-def _smaller(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
-    """A smaller patch of the same proportions that the strategy takes, to count with: convolutions, nearly all of the
-    cost, are in proportion to it."""
+def _smaller_patch(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
+    """A smaller patch of the same proportions that the strategy accepts.
+
+    Counting on it is faster, and convolutions, nearly all of the cost, are proportional to its volume.
+    """
     depth, height, width = options.patch
     for divisor in (4, 3, 2):
         patch = (depth // divisor, height // divisor, width // divisor)
-        whole = all(side % (16 * divisor) == 0 and side // divisor >= _SHORTEST for side in options.patch)
-        if not whole:
+        is_valid = all(side % (16 * divisor) == 0 and side // divisor >= _SHORTEST for side in options.patch)
+        if not is_valid:
             continue
         try:
             require(replace(options, patch=patch), facts)
@@ -94,7 +101,7 @@ def _smaller(options: TrainingOptions, facts: Facts) -> tuple[int, int, int]:
 
 
 def _count(strategy: Strategy, step: int) -> StepCost:
-    """The cost of one step on random patches; the optimizer, small beside it, is left out."""
+    """The cost of one step on random patches, without the optimizer, whose cost is small."""
     options, step_state = strategy.options, strategy.step_state(step)
     generator = torch.Generator().manual_seed(0)
     volumes = torch.rand(options.labelled_per_step, 1, *options.patch, generator=generator)
@@ -108,11 +115,11 @@ def _count(strategy: Strategy, step: int) -> StepCost:
     deepest = float(np.prod([side // 16 for side in options.patch]))
     passes = [0.0]
 
-    def note(module: nn.Module, inputs: Sequence[torch.Tensor], output: Any) -> None:
+    def count_pass(module: nn.Module, inputs: Sequence[torch.Tensor], output: Any) -> None:
         passes[0] += output[:, 0].numel() / deepest
 
     encoders = [module for module in strategy.modules() if isinstance(module, Encoder)]
-    handles = [encoder.blocks[-1].register_forward_hook(note) for encoder in encoders]
+    handles = [encoder.blocks[-1].register_forward_hook(count_pass) for encoder in encoders]
     with _Counter() as counter:
         for part in strategy.loss_names(step_state, batch):
             strategy(part, batch, step_state).total.backward()

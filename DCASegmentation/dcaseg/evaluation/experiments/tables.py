@@ -1,8 +1,9 @@
-"""The paper's tables: their runs made or found, their rows written, the paper's own numbers for comparison.
+"""Makes the paper's tables from runs, with the paper's own numbers for reference.
 
-They are for reading beside one's own, not for comparing: the two tables mix three protocols, which differ in the split
-of the cases, the preprocessing and what an organ that is neither there nor found scores. ASD is in voxels of the
-protocol's grid, from the prediction to the label map only. Table 1's rows but the first lack their last organ.
+The paper's numbers are not directly comparable with ours or with each other. The two tables mix three protocols, which
+differ in the split of the cases, the preprocessing, and the score of an organ that is missing on both sides. ASD is in
+voxels of the protocol's grid, and only from the prediction to the label map. In Table 1, all rows except the first lack
+the last organ.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ _PROTOCOL = {key: protocol for protocol, keys in _PROTOCOLS.items() for key in k
 
 @dataclass(frozen=True)
 class PaperRow:
-    """Dice in percent and ASD in voxels, each a mean and a deviation over seeds, and Dice by the organ's abbreviation.
+    """A row of the paper: Dice (percent) and ASD (voxels) as mean and deviation over seeds, and Dice by organ.
 
-    A deviation that is not printed is None, an organ that is not printed is missing. ``protocol`` is what the row rests
-    on, as far as it can be told.
+    ``organs`` maps abbreviations to Dice. A deviation that the paper does not give is None; an organ that it does not
+    give is missing. ``protocol`` is the protocol of the row, as far as it can be determined.
     """
 
     protocol: str
@@ -135,17 +136,21 @@ PAPER = {"table1": TABLE1, "table2": TABLE2}
 
 @dataclass(frozen=True)
 class Outcome:
-    """Scores on the test cases of every seed by the arm's key, and the groups of organs of DCA's own division."""
+    """The results of an experiment.
+
+    ``scores`` maps arm keys to the scores on the test cases, one entry for each seed, ``groups`` maps group names to
+    the labels of DCA's partition, ``stitched`` maps arm keys to the scores of the stitched experts. ``costs`` maps arm
+    keys to the cost of a step, and is empty if the table does not show costs. ``paper`` maps arm keys to the paper's
+    rows.
+    """
 
     experiment: Experiment
     scores: Mapping[str, Sequence[Scores]]
     groups: Mapping[str, Sequence[int]]
     vocabulary: Vocabulary
     stitched: Mapping[str, Sequence[Scores]] = field(default_factory=dict)
-    # By the arm's key; empty where the table does not show costs.
     costs: Mapping[str, StepCost] = field(default_factory=dict)
     options: Mapping[str, TrainingOptions] = field(default_factory=dict)
-    # The paper's own rows to show beside, by the arm's key.
     paper: Mapping[str, PaperRow] = field(default_factory=dict)
 
 
@@ -155,19 +160,19 @@ def run_experiment(
     costs: Mapping[str, StepCost] | None = None,
     paper: Mapping[str, PaperRow] | None = None,
 ) -> Outcome:
-    """Run what is not there yet, score it on the test cases and write the tables into the runs' folder.
+    """Make the missing runs, score them on the test cases and write the tables into the folder of ``runs``.
 
-    ``costs`` of a step, by the arm's key, and the ``paper``'s own rows become columns. Raises UserError if an arm needs
-    labels that the data do not have.
+    ``costs`` (of a step) and ``paper`` (the paper's rows), both by arm key, become columns. Raises UserError if an arm
+    needs labels that the data do not have.
     """
     scores = runs.scores(experiment.arms)
-    found = {arm.key: runs.stitched_scores(arm) for arm in experiment.arms}
+    stitched = {arm.key: runs.stitched_scores(arm) for arm in experiment.arms}
     outcome = Outcome(
         experiment,
         scores,
         runs.groups(),
         runs.data.vocabulary,
-        stitched={key: each for key, each in found.items() if each is not None},
+        stitched={key: of_arm for key, of_arm in stitched.items() if of_arm is not None},
         costs=costs or {},
         options={arm.key: arm.options(runs.common, runs.seeds[0]) for arm in experiment.arms},
         paper=paper or {},
@@ -177,11 +182,11 @@ def run_experiment(
 
 
 def write_tables(outcome: Outcome, folder: Path) -> None:
-    """The experiment's table as CSV, Markdown and LaTeX in ``folder``, and its summary as JSON."""
+    """Write the experiment's table as CSV, Markdown and LaTeX to ``folder``, and its summary as JSON."""
     rows = {arm.title: outcome.scores[arm.key] for arm in outcome.experiment.arms}
     arms = outcome.experiment.arms
     grouped = {arm.title: arm.group for arm in arms}
-    made = MethodTable(
+    table = MethodTable(
         outcome.vocabulary,
         rows,
         groups=grouped,
@@ -193,12 +198,12 @@ def write_tables(outcome: Outcome, folder: Path) -> None:
     )
     forms: tuple[tuple[Format, str], ...] = (("csv", "csv"), ("markdown", "md"), ("latex", "tex"))
     for form, extension in forms:
-        write_text(made.text(form), folder / f"{outcome.experiment.name}.{extension}")
+        write_text(table.text(form), folder / f"{outcome.experiment.name}.{extension}")
     write_json(summary(outcome), folder / f"{outcome.experiment.name}.json")
 
 
 def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
-    """Cost and the paper's own numbers, by the column's title and the arm's title."""
+    """Cost and the paper's own numbers, by column title and arm title."""
     columns: dict[str, dict[str, str]] = {}
     for arm in outcome.experiment.arms:
         key = arm.key.removesuffix(EQUAL)
@@ -208,52 +213,55 @@ def further_columns(outcome: Outcome) -> dict[str, dict[str, str]]:
             columns.setdefault("Patches/step", {})[arm.title] = f"{cost.passes:.3g}"
             columns.setdefault("Steps", {})[arm.title] = str(outcome.options[arm.key].steps)
         if paper is not None:
-            columns.setdefault("Paper: Dice", {})[arm.title] = _printed(paper.dice)
-            columns.setdefault("Paper: ASD (voxels)", {})[arm.title] = _printed(paper.asd)
+            columns.setdefault("Paper: Dice", {})[arm.title] = _format_spread(paper.dice)
+            columns.setdefault("Paper: ASD (voxels)", {})[arm.title] = _format_spread(paper.asd)
             columns.setdefault("Paper: protocol", {})[arm.title] = paper.protocol
     return columns
 
 
 def leading_columns(experiment: Experiment, options: Mapping[str, TrainingOptions]) -> dict[str, dict[str, str]]:
-    """What the paper's Tables 3 and 5 show of their rows before the scores, by the column's and the arm's title: check
-    marks of components, and stages and dilation of the decoders."""
+    """The columns before the scores in the paper's Tables 3 and 5, by column title and arm title.
+
+    Table 3 has check marks for components, Table 5 has the stages and dilations of the decoders.
+    """
     columns: dict[str, dict[str, str]] = {}
     for arm in experiment.arms:
-        made = options[arm.key]
+        of_arm = options[arm.key]
         if experiment.name == "table3":
-            three = made.strategy in ("plain_experts", "dca")
-            divided = made.strategy == "dca"
-            fused = divided and made.aggregation and made.fusion == "dfam"
-            for title, has in (("Baseline", True), ("3 Experts", three), ("LGA", divided), ("DFAM", fused)):
+            has_experts = of_arm.strategy in ("plain_experts", "dca")
+            has_groups = of_arm.strategy == "dca"
+            has_dfam = has_groups and of_arm.aggregation and of_arm.fusion == "dfam"
+            for title, has in (("Baseline", True), ("3 Experts", has_experts), ("LGA", has_groups), ("DFAM", has_dfam)):
                 columns.setdefault(title, {})[arm.title] = "✓" if has else ""
         if experiment.name == "table5":
-            for title, values in (("n_stages H, M, T", made.n_stages), ("Dilation H, M, T", made.dilations)):
-                written = "; ".join(", ".join(map(str, decoder)) for decoder in values)
-                columns.setdefault(title, {})[arm.title] = written
+            for title, values in (("n_stages H, M, T", of_arm.n_stages), ("Dilation H, M, T", of_arm.dilations)):
+                text = "; ".join(", ".join(map(str, decoder)) for decoder in values)
+                columns.setdefault(title, {})[arm.title] = text
     return columns
 
 
 def _group_colors(groups: Mapping[str, Sequence[int]]) -> dict[int, str]:
-    """LaTeX colors of organs by their group: head, medium, tail."""
+    """LaTeX colors by label, one color for each group."""
     colors = dict(zip(groups, ("red", "blue", "teal"), strict=False))
     return {label: colors[name] for name, labels in groups.items() for label in labels}
 
 
-def _printed(spread: tuple[float, float | None]) -> str:
+def _format_spread(spread: tuple[float, float | None]) -> str:
     mean, deviation = spread
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f}±{deviation:.1f}"
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """For each row: mean Dice and its deviation over seeds, the first seed's interval over cases, Dice by group.
+    """The summary for JSON, by arm key: mean Dice, deviation over seeds, interval over cases, Dice by group, cost.
 
-    DCA's row minus each other row, and a decoder minus its own stitched experts, have a paired interval over cases.
+    The interval over cases is that of the first seed. The differences between DCA and each other row, and between a
+    decoder and its own stitched experts, have paired intervals over cases.
     """
-    found: dict[str, dict[str, Any]] = {}
+    arms: dict[str, dict[str, Any]] = {}
     for arm in outcome.experiment.arms:
         runs = outcome.scores[arm.key]
         spread = over_seeds(runs)
-        found[arm.key] = {
+        arms[arm.key] = {
             "title": arm.title,
             "dice": rounded(spread.mean),
             "deviation_over_seeds": rounded(spread.deviation),
@@ -267,17 +275,17 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "asd_not_counted": sum(run.not_counted(ASD) for run in runs),
         }
         if arm.key != DCA_KEY and DCA_KEY in outcome.scores:
-            found[arm.key]["dca_minus_this"] = _difference(outcome.scores[DCA_KEY], runs)
+            arms[arm.key]["dca_minus_this"] = _difference(outcome.scores[DCA_KEY], runs)
         if arm.key in outcome.stitched:
-            found[arm.key]["decoder_minus_stitched_experts"] = _difference(runs, outcome.stitched[arm.key])
+            arms[arm.key]["decoder_minus_stitched_experts"] = _difference(runs, outcome.stitched[arm.key])
         if outcome.costs:
             cost = outcome.costs[arm.key.removesuffix(EQUAL)]
-            found[arm.key] |= {
+            arms[arm.key] |= {
                 "steps": outcome.options[arm.key].steps,
                 "gmac_per_step": rounded(cost.macs / 1e9, 3),
                 "patches_per_step": rounded(cost.passes, 3),
             }
-    return {"experiment": outcome.experiment.title, "arms": found}
+    return {"experiment": outcome.experiment.title, "arms": arms}
 
 
 def _difference(runs: Sequence[Scores], others: Sequence[Scores]) -> dict[str, Any]:
@@ -294,10 +302,10 @@ def make_runs_of(
     experiments: Mapping[str, Experiment] = ALL_EXPERIMENTS,
     also: Also | None = None,
 ) -> None:
-    """Make what the tables (of ``experiments``) and figures called ``names`` show and what is not there yet.
+    """Make the missing runs of the tables (in ``experiments``) and figures ``names``, all in one queue.
 
-    Made for each table by itself, the last few runs of each would leave the rest of the computer waiting. Raises
-    UserError if one of them needs labels that the data do not have.
+    With a queue for each table, part of the computer would be idle during its last runs. Raises UserError if a run
+    needs labels that the data do not have.
     """
     jobs = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Curves: Dice against clicks, errors reached by a review, and the learning curve of a run."""
+"""Plots curves: Dice by number of clicks, errors reached by a review, and the learning curve of a training run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..review_evaluation import CURVE, ORDERS, OURS, ReviewMeasurement
 
 
 def click_curve(measured: ClickMeasurement, title: str) -> Figure:
-    """Left the mean of all organs by engine, right each organ under the first engine."""
+    """Plot Dice by number of clicks: the mean over organs for each engine, and each organ for the first engine."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
@@ -30,7 +30,7 @@ def click_curve(measured: ClickMeasurement, title: str) -> Figure:
         left.plot(clicks, [means[str(n)] for n in clicks], label=engine, marker="o", linewidth=1.2 + 1.3 * (not number))
     if measured.engines:
         first = measured.engines[0]
-        for number, organ in enumerate(dict.fromkeys(each.organ for each in measured.of(first))):
+        for number, organ in enumerate(dict.fromkeys(course.organ for course in measured.of(first))):
             means = measured.summary(first, organ)["dice"]
             style = "-" if number < 10 else "--"
             right.plot(clicks, [means[str(n)] for n in clicks], style, label=organ.replace("_", " "))
@@ -44,15 +44,15 @@ def click_curve(measured: ClickMeasurement, title: str) -> Figure:
 
 
 _PANELS = (
-    ("errors", "share of erroneous voxels"),
-    ("gross", "share of gross erroneous voxels"),
-    ("organs", "share of wrongly segmented organs"),
-    ("ml", "ml looked at"),
+    ("errors", "fraction of erroneous voxels"),
+    ("gross", "fraction of gross errors"),
+    ("organs", "fraction of wrongly segmented organs"),
+    ("ml", "checked volume (ml)"),
 )
 
 
 def review_curve(measured: ReviewMeasurement, title: str) -> Figure:
-    """Four panels over the number of places: errors, gross errors, organs, and the volume of the places."""
+    """Plot errors, gross errors, organs and volume reached, by number of findings."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
@@ -60,7 +60,7 @@ def review_curve(measured: ReviewMeasurement, title: str) -> Figure:
         for order in ORDERS:
             values = [measured.mean(order, first)[name] for first in CURVE]
             panel.plot(CURVE, values, label=order, linewidth=2.5 if order == OURS else 1.2)
-        panel.set(xlabel="first places", ylabel=label)
+        panel.set(xlabel="first findings", ylabel=label)
         panel.grid(alpha=0.3)
         if name != "ml":
             panel.set_ylim(0, 1)
@@ -69,27 +69,27 @@ def review_curve(measured: ReviewMeasurement, title: str) -> Figure:
 
 
 _LOSSES = ("head", "medium", "tail", "aggregation", "unsupervised")
-# Steps over which a loss is averaged: single patches tell little.
+# Number of steps over which a loss is averaged, since single patches vary a lot.
 _SMOOTHING = 25
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log in order; of a step done twice, after a stop between two checkpoints, the later.
+    """The lines of a run's log, by step. If a step was repeated after an interruption, its last line counts.
 
-    Raises UserError if there is no log or it is no log.
+    Raises UserError if the log does not exist or is invalid.
     """
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         by_step = {int(line["step"]): line for line in lines}
     except FileNotFoundError as error:
-        raise UserError(f"There is no training log at {path}.", "Name the folder of a run.") from error
+        raise UserError(f"The training log {path} does not exist.", "Give the folder of a run.") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not the log of a training run ({error}).", "Name the folder of a run.") from error
+        raise UserError(f"{path} is not the log of a training run ({error}).", "Give the folder of a run.") from error
     return [by_step[step] for step in sorted(by_step)]
 
 
 def training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title: str) -> Figure:
-    """Losses above, Dice of each organ and their mean below, over the steps."""
+    """Plot the losses (top), and Dice of each organ with the mean (bottom), by step."""
     lines = list(log)
     figure = Figure(figsize=(9, 8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -100,9 +100,9 @@ def training_curve(log: Iterable[dict[str, Any]], vocabulary: Vocabulary, title:
         values = np.array([line[name] for line in lines if name in line])
         if len(values):
             losses.plot(steps, _smooth(values), label=name)
-    # A decoder that starts anew begins a hundred times as high as it ends.
+    # Logarithmic, since the loss of a newly started decoder is a hundred times its final value.
     losses.set(ylabel=f"loss, mean of {_SMOOTHING} steps", yscale="log")
-    if losses.lines:  # a baseline's losses have other names
+    if losses.lines:  # the losses of a baseline have other names
         losses.legend(ncols=len(_LOSSES), fontsize="small", frameon=False)
 
     validated = [line for line in lines if "dice" in line]

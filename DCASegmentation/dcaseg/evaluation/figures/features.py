@@ -1,4 +1,4 @@
-"""Features of the last decoder block by t-SNE, and fused maps at DeB-9 (Fig. 8)."""
+"""Plots features of the last decoder block by t-SNE (Fig. 6) and fused feature maps before DeB-9 (Fig. 8)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ _PERPLEXITY = 30.0
 
 @dataclass(frozen=True)
 class Clusters:
-    """Points (n, 2) of t-SNE, and the silhouette coefficient (-1 to 1) of the organs in the features themselves: how
-    much nearer a voxel is to those of its own organ than to those of the nearest other."""
+    """Points (n, 2) of t-SNE, and the silhouette coefficient (-1 to 1) of the organs in the original features.
+
+    The coefficient measures how much closer a voxel is to voxels of its own organ than to those of the nearest other.
+    """
 
     points: np.ndarray
     silhouette: float
 
 
 def require_scikit_learn() -> None:
-    """Raises UserError where it is not installed."""
+    """Raise UserError if scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
         raise UserError(
             "scikit-learn is not installed.", 'Install it: pip install scikit-learn, or pip install -e ".[figures]".'
@@ -37,24 +39,26 @@ def require_scikit_learn() -> None:
 
 
 def embed(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Clusters:
-    """t-SNE of ``features`` (n, channel), each channel brought to mean 0 and deviation 1, and their silhouette.
+    """t-SNE and silhouette of ``features`` (n, channel), each channel scaled to mean 0 and standard deviation 1.
 
-    Raises UserError where scikit-learn is not installed.
+    Raises UserError if scikit-learn is not installed.
     """
     require_scikit_learn()
     from sklearn.manifold import TSNE
     from sklearn.metrics import silhouette_score
 
     deviation = features.std(axis=0)
-    alike = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    scaled = (features - features.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(alike)
-    return Clusters(points, float(silhouette_score(alike, labels)))
+    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(scaled)
+    return Clusters(points, float(silhouette_score(scaled, labels)))
 
 
 def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabulary: Vocabulary, title: str) -> Figure:
-    """A panel for each method; the same voxels in all, in the colors of their organs, whose names stand where their
-    median lies."""
+    """Plot the same voxels for each method, in the colors of their organs.
+
+    ``labels`` (n,) are the labels of the voxels. The abbreviation of each organ is at the median of its points.
+    """
     columns = min(len(clusters), 4)
     rows = -(-len(clusters) // columns)
     figure = Figure(figsize=(3.4 * columns, 3.6 * rows + 1.3), layout="constrained")
@@ -86,19 +90,19 @@ def cluster_figure(clusters: Mapping[str, Clusters], labels: np.ndarray, vocabul
     return figure
 
 
-# Above this percentile of the body the map is saturated, so that one bright voxel does not darken it.
+# The map saturates above this percentile inside the body, so that single bright voxels do not darken it.
 _PERCENTILE = 99.5
 
 
 def strength(features: np.ndarray) -> np.ndarray:
-    """Length of the feature vector in each voxel (z, y, x) of ``features`` (channel, z, y, x)."""
+    """Norm of the feature vector of each voxel: (z, y, x) from ``features`` (channel, z, y, x)."""
     return np.asarray(np.sqrt((features**2).sum(axis=0)))
 
 
 def contrast(
     strengths: np.ndarray, hu: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
-    """Mean strength within each group's organs over that of the body outside of all organs."""
+    """Mean strength inside each group's organs divided by that in the body outside all organs. Arrays are (z, y, x)."""
     body = (hu > AIR_HU) & (labels == 0)
     outside = float(strengths[body].mean())
     inside = {group: np.isin(labels, list(owned)) for group, owned in groups.items()}
@@ -114,12 +118,15 @@ def fused_map_figure(
     planes: Sequence[tuple[str, Slice]],
     title: str,
 ) -> Figure:
-    """A row for each of ``planes``, a group's name and a slice through its organs: CT with the group's outline, then
-    the strength of the fused features of each fusion, with the same outline, on a scale of its own from 0."""
-    wide = 2.6
+    """Draw the strength of the fused features of each fusion next to the CT (Fig. 8).
+
+    There is a row for each of ``planes``, pairs of a group's name and a slice through its organs. Each panel shows the
+    outline of the group's organs. Each fusion has its own scale, starting at 0. Arrays are (z, y, x).
+    """
+    width = 2.6
     heights = [plane.of(hu).shape[0] * plane.aspect / plane.of(hu).shape[1] for _, plane in planes]
     columns = len(strengths) + 1
-    figure = Figure(figsize=(wide * columns + 0.8, wide * sum(heights) + 1.3), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.8, width * sum(heights) + 1.3), layout="constrained")
     write_headline(figure, title)
     grid = figure.subplots(len(planes), columns, squeeze=False, height_ratios=heights)
     for row, (group, plane) in zip(grid, planes, strict=True):
@@ -128,7 +135,7 @@ def fused_map_figure(
         row[0].set_ylabel(f"{group.capitalize()} organs")
         for axes, values in zip(row[1:], strengths.values(), strict=True):
             top = np.percentile(values[hu > AIR_HU], _PERCENTILE)
-            shown = axes.imshow(
+            image = axes.imshow(
                 plane.of(values) / top, aspect=plane.aspect, cmap="inferno", vmin=0, vmax=1, interpolation="nearest"
             )
         for axes in row:
@@ -137,7 +144,7 @@ def fused_map_figure(
             axes.spines[:].set_visible(False)
     grid[0, 0].set_title("CT", fontsize=10)
     for axes, name in zip(grid[0, 1:], strengths, strict=True):
-        told = ", ".join(f"{group} {contrasts[name][group]:.2f}" for group in GROUPS if group in contrasts[name])
-        axes.set_title(f"{name}\n{told}", fontsize=10)
-    figure.colorbar(shown, ax=grid[:, -1].tolist(), label="strength of the fused features", shrink=0.7)
+        ratios = ", ".join(f"{group} {contrasts[name][group]:.2f}" for group in GROUPS if group in contrasts[name])
+        axes.set_title(f"{name}\n{ratios}", fontsize=10)
+    figure.colorbar(image, ax=grid[:, -1].tolist(), label="strength of the fused features", shrink=0.7)
     return figure

@@ -1,4 +1,4 @@
-"""Organs by log proportion with the gaps that divide them (Fig. 1 and 2), and their ranks at lower label ratios."""
+"""Plots organs by log proportion with the gaps between groups (Fig. 1 and 2), and their ranks at lower label ratios."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .style import GROUP_COLORS, GROUP_MARKERS, INK, rgb, save_figure, write_hea
 
 
 def draw_log_gap(partition: Partition, vocabulary: Vocabulary, path: Path) -> None:
-    """Draw ``partition`` of the organs of ``vocabulary`` into ``path`` (.png, .pdf or .svg), replacing what is there.
+    """Draw ``partition`` of the organs of ``vocabulary`` and write it to ``path`` (.png, .pdf or .svg).
 
-    Raises OutputError for another format or a path that cannot be written.
+    An existing file is replaced. Raises OutputError for another format or a path that cannot be written.
     """
     save_figure(log_gap_figure(partition, vocabulary), path)
 
 
 def log_gap_figure(partition: Partition, vocabulary: Vocabulary) -> Figure:
-    """The figure itself: a marker for each organ, colored by group, and an arrow for each gap that divides groups."""
+    """The figure: a marker for each organ, colored by group, and an arrow for each gap between groups."""
     labels = [*partition.ranking, *partition.absent]
     figure = Figure(figsize=(max(6.4, 0.62 * len(labels) + 1.6), 4.8), layout="constrained")
     axes = figure.subplots()
@@ -33,13 +33,13 @@ def log_gap_figure(partition: Partition, vocabulary: Vocabulary) -> Figure:
     axes.plot(range(len(partition.ranking)), partition.proportions, color="#999999", linewidth=1, zorder=1)
     for name, owned in zip(GROUPS, partition.owners, strict=True):
         _draw_group(axes, name, owned, partition)
-    for place in range(len(partition.ranking), len(labels)):
-        axes.text(place, 0.03, "no voxels", rotation=90, ha="center", va="bottom", color=INK, fontsize=9,
+    for position in range(len(partition.ranking), len(labels)):
+        axes.text(position, 0.03, "no voxels", rotation=90, ha="center", va="bottom", color=INK, fontsize=9,
                   transform=axes.get_xaxis_transform())  # fmt: skip
-    dividing = sorted({rank for rank in partition.breakpoints or () if 0 < rank < len(partition.ranking)})
-    for rank in dividing:
-        # Above a falling curve there is room on the right, below it on the left.
-        above = rank == dividing[0] and rank < len(partition.ranking) - 1
+    breakpoints = sorted({rank for rank in partition.breakpoints or () if 0 < rank < len(partition.ranking)})
+    for rank in breakpoints:
+        # The curve falls, so there is room for text above it on the right and below it on the left.
+        above = rank == breakpoints[0] and rank < len(partition.ranking) - 1
         _draw_gap(axes, rank, partition, above)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, frameon=False, handletextpad=0.2)
     return figure
@@ -55,8 +55,8 @@ def _set_up(axes: Axes, names: Sequence[str], partition: Partition) -> None:
     axes.set_ylabel("Share of the foreground voxels (log scale)")
     decades = range(math.floor(math.log10(bottom)), 1)
     ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    shown = [tick for tick in ticks if bottom <= tick <= 1]
-    axes.set_yticks(shown, [f"{100 * tick:g} %" for tick in shown])
+    visible = [tick for tick in ticks if bottom <= tick <= 1]
+    axes.set_yticks(visible, [f"{100 * tick:g} %" for tick in visible])
     axes.minorticks_off()
     axes.set_title(f"Organs by volume, in three groups (mode {partition.mode})", loc="left", fontsize=12, pad=30)
     axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
@@ -65,17 +65,17 @@ def _set_up(axes: Axes, names: Sequence[str], partition: Partition) -> None:
 
 
 def _draw_group(axes: Axes, name: str, owned: Sequence[int], partition: Partition) -> None:
-    places = [partition.ranking.index(label) for label in owned if label in partition.ranking]
-    shares = [partition.proportions[place] for place in places]
+    positions = [partition.ranking.index(label) for label in owned if label in partition.ranking]
+    proportions = [partition.proportions[position] for position in positions]
     count = f"{len(owned)} organ" if len(owned) == 1 else f"{len(owned)} organs"
     axes.scatter(
-        places, shares, s=70, color=GROUP_COLORS[name], edgecolor=INK, linewidth=0.8, marker=GROUP_MARKERS[name],
-        zorder=3, label=f"{name.capitalize()} ({count})",
+        positions, proportions, s=70, color=GROUP_COLORS[name], edgecolor=INK, linewidth=0.8,
+        marker=GROUP_MARKERS[name], zorder=3, label=f"{name.capitalize()} ({count})",
     )  # fmt: skip
 
 
 def _draw_gap(axes: Axes, rank: int, partition: Partition, above: bool) -> None:
-    """The gap after ``rank``: a line between the groups, an arrow as long as the gap, and its size."""
+    """Draw the gap after ``rank``: a line between the groups, an arrow along the gap, and its size."""
     upper, lower = partition.proportions[rank - 1], partition.proportions[rank]
     middle = rank - 0.5
     axes.axvline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
@@ -102,14 +102,17 @@ def label_ratio_figure(
     vocabulary: Vocabulary,
     title: str,
 ) -> Figure:
-    """On the left a line for each organ through its ranks in ``divisions``, one for each of ``titles``, its marker that
-    of its group; on the right Kendall's tau and the organs that changed their group, over the number of cases."""
-    wide = max(3.2, 1.15 * len(titles) + 1.6)
-    high = max(4.6, 0.34 * len(vocabulary) + 1.3)
-    figure = Figure(figsize=(wide + (3.6 if stability else 0), high), layout="constrained")
+    """Plot the ranks of the organs at several label ratios, and the stability of random subsets.
+
+    On the left, a line for each organ connects its ranks in ``divisions`` (one for each of ``titles``), with a marker
+    for its group. On the right are Kendall's tau and the number of organs in another group, by number of cases.
+    """
+    width = max(3.2, 1.15 * len(titles) + 1.6)
+    height = max(4.6, 0.34 * len(vocabulary) + 1.3)
+    figure = Figure(figsize=(width + (3.6 if stability else 0), height), layout="constrained")
     write_headline(figure, title)
     if stability:
-        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(wide, 3.6))[0]
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(width, 3.6))[0]
         _draw_stability(right.subplots(2, 1, sharex=True), stability)
         axes = left.subplots()
     else:
@@ -119,16 +122,16 @@ def label_ratio_figure(
 
 
 def _draw_ranks(axes: Axes, titles: Sequence[str], divisions: Sequence[Partition], vocabulary: Vocabulary) -> None:
-    ranks = [{label: rank for rank, label in enumerate(ranking_of(one), start=1)} for one in divisions]
-    places = range(len(titles))
+    ranks = [{label: rank for rank, label in enumerate(ranking_of(division), start=1)} for division in divisions]
+    columns = range(len(titles))
     for organ in vocabulary:
         line = [rank[organ.label] for rank in ranks]
-        axes.plot(places, line, color=rgb(organ.color), linewidth=2, zorder=1)
-        axes.annotate(organ.name, (places[-1], line[-1]), (9, 0), textcoords="offset points", va="center", fontsize=9)
-    for place, (division, rank) in enumerate(zip(divisions, ranks, strict=True)):
+        axes.plot(columns, line, color=rgb(organ.color), linewidth=2, zorder=1)
+        axes.annotate(organ.name, (columns[-1], line[-1]), (9, 0), textcoords="offset points", va="center", fontsize=9)
+    for column, (division, rank) in enumerate(zip(divisions, ranks, strict=True)):
         for group, owned in zip(GROUPS, division.owners, strict=True):
             axes.scatter(
-                [place] * len(owned), [rank[label] for label in owned], s=58, marker=GROUP_MARKERS[group],
+                [column] * len(owned), [rank[label] for label in owned], s=58, marker=GROUP_MARKERS[group],
                 color=[GROUP_COLORS[group]] * len(owned), edgecolor=INK, linewidth=0.8, zorder=2,
             )  # fmt: skip
     handles = [
@@ -139,8 +142,8 @@ def _draw_ranks(axes: Axes, titles: Sequence[str], divisions: Sequence[Partition
     axes.legend(handles=handles, ncols=3, frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), handletextpad=0)
     axes.set(ylabel="Rank by voxels", ylim=(len(vocabulary) + 0.6, 0.4), xlim=(-0.3, len(titles) - 0.1))
     axes.set_yticks(range(1, len(vocabulary) + 1))
-    axes.set_xticks(places, titles)
-    axes.set_xlabel("Labelled cases")
+    axes.set_xticks(columns, titles)
+    axes.set_xlabel("Labeled cases")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -151,7 +154,7 @@ def _draw_stability(panels: Sequence[Axes], stability: Sequence[Stability]) -> N
         sizes = [row.size for row in rows]
         if mode == MODES[-1]:
             taus.plot(sizes, [row.tau for row in rows], color=INK, marker="o", label="mean")
-            taus.plot(sizes, [row.least_tau for row in rows], color="#999999", marker="v", label="least")
+            taus.plot(sizes, [row.least_tau for row in rows], color="#999999", marker="v", label="lowest")
         changes.plot(sizes, [row.moved for row in rows], color=INK, linestyle=style, marker="o", label=mode)
     taus.set(ylabel="Kendall's tau\nwith all cases", ylim=(min(0.0, *(row.least_tau for row in stability)), 1.03))
     changes.set(ylabel="organs in another group\nthan with all cases (mean)", xlabel="cases drawn at random")

@@ -1,1 +1,1 @@
-"""CT synthesized from label maps."""
+"""Synthesizes CTs from label maps of real or synthetic people."""

@@ -1,4 +1,4 @@
-"""A label map prepared once for synthesis: every voxel a tissue code, with what moves and fills its organs."""
+"""Prepares a label map for synthesis: tissue codes for all voxels, and the data to change and fill its organs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .label_map import LabelMap, Sidecar, read_label_map
 from .tissues import INDEX, LUMENS, SHELLS, STRETCHES, TISSUES, structure_of
 from .volumes import Field, Mask, Spacing, box_of, distance_to, smoothed
 
-# Structures with a layer under their surface: what is deeper than so many mm is another tissue.
+# Structures of two tissues: surface, core, and the thickness of the surface layer (mm).
 _LAYERS: dict[str, tuple[str, str, float]] = {
     "right_kidney": ("right_renal_cortex", "right_renal_medulla", 7.0),
     "left_kidney": ("left_renal_cortex", "left_renal_medulla", 7.0),
@@ -34,9 +34,9 @@ _LAYERS: dict[str, tuple[str, str, float]] = {
     "bone": ("cortical_bone", "cancellous_bone", 1.6),
     "viscus": ("viscus_wall", "viscus_lumen", 3.5),
 }
-# Changes with what is prepared: a cached anatomy is of one version.
+# Increased whenever the prepared data change, so that older caches are not used.
 _VERSION = 1
-# What can grow and shrink, the rest of the body making room over so many mm.
+# Structures that can grow and shrink, and the distance (mm) over which the body yields to them.
 CHANGING = {
     "liver": 28.0, "spleen": 22.0, "right_kidney": 18.0, "left_kidney": 18.0, "stomach": 24.0, "gallbladder": 12.0,
     "pancreas": 12.0, "aorta": 12.0, "inferior_vena_cava": 12.0, "bladder": 24.0, "duodenum": 12.0, "colon": 14.0,
@@ -46,7 +46,7 @@ _LARGE = (
     "liver", "spleen", "right_kidney", "left_kidney", "stomach", "colon", "bowel", "bone", "back_muscle", "psoas",
     "gluteal_muscle", "wall_muscle", "heart", "lung", "bladder", "aorta", "inferior_vena_cava",
 )  # fmt: skip
-# Smaller ones, which would vanish under as much smoothing.
+# Smaller structures, which would vanish with that much smoothing.
 _MEDIUM = ("pancreas", "duodenum", "esophagus", "gallbladder", "prostate_uterus", "portal_vein", "disc")
 _OUTLINES = ("body", "skin", "body_trunk", "body_extremities")
 _STEPS_MM = 2.1
@@ -58,8 +58,11 @@ _COARSE_MM = 3.0
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a hollow organ that is filled by itself: its ``code`` in the map, the ``lumen`` (a tissue) it belongs
-    to, its ``center`` (x, y, z) and its ``height`` from back to front, in mm of the map."""
+    """A section of a hollow organ with its own filling.
+
+    ``code`` is its code in the map, ``lumen`` its tissue, ``center`` (x, y, z) and ``height`` (from back to front) are
+    in mm of the map.
+    """
 
     code: int
     lumen: str
@@ -69,9 +72,12 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Change:
-    """How the body yields to an organ: float16 (4, z, y, x) on the lattice of ``Anatomy.change_step``, from the lattice
-    point ``start`` (z, y, x) on. Directions outward from the organ (x, y, z), at most 1 long, and how far a point moves
-    along with it (0 to 1); both fade with the distance."""
+    """The way the body yields to a growing or moving organ.
+
+    ``field`` is float16 (4, z, y, x) on the lattice of ``Anatomy.change_step`` and starts at the lattice point
+    ``start`` (z, y, x). Its channels are the outward direction from the organ (x, y, z; length at most 1) and the
+    fraction by which a point moves with the organ (0 to 1). Both decrease with distance.
+    """
 
     field: NDArray[np.float16]
     start: tuple[int, int, int]
@@ -79,13 +85,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One person's label map, prepared for synthesis.
+    """The label map of a person, prepared for synthesis.
 
-    ``tissues``: uint8 (z, y, x), axes to the right, the front and the head, with the codes of ``tissues``; ``spacing``
-    (x, y, z) in mm. Positions in mm start at the center of its first voxel. ``unannotated``: labels of AMOS that the
-    map leaves out. ``levels``: lowest and highest z (mm) of each structure. ``trunk``: two corners (x, y, z) in mm.
-    ``positions``: for each label up to 1500 points (x, y, z) in mm inside it. ``volumes_ml``: by label.
-    ``unknown_structures``: names in the map that say nothing; these structures look like what is around them.
+    ``tissues`` is uint8 (z, y, x), in RAS orientation, with the codes of the module ``tissues``; ``spacing`` is (x, y,
+    z) in mm. Positions in mm are relative to the center of the first voxel. ``unannotated`` holds the labels of AMOS
+    that the map does not contain, ``levels`` the lowest and highest z (mm) of each structure, ``trunk`` two corners (x,
+    y, z) in mm, ``positions`` up to 1500 points (x, y, z) in mm inside each label, ``volumes_ml`` the volume of each
+    label. ``unknown_structures`` holds unrecognized names; their structures look like the tissue around them.
     """
 
     name: str
@@ -103,14 +109,15 @@ class Anatomy:
 
     @property
     def center(self) -> NDArray[np.float64]:
-        """The middle of the trunk (x, y, z) in mm: the origin of every CT made from it."""
+        """The middle of the trunk (x, y, z) in mm, which is the origin of all CTs synthesized from this anatomy."""
         return (self.trunk[0] + self.trunk[1]) / 2
 
 
 def load_anatomy(folder: Path, sidecar: Sidecar | None = None, cache: Path | None = None) -> Anatomy:
-    """The anatomy in ``folder``, which takes some 20 s to prepare; kept in ``cache``, if given, and read from there.
+    """Load the anatomy in ``folder``. Preparing it takes about 20 s; the result is kept in the folder ``cache``, if
+    set.
 
-    Raises UserError where the folder holds no usable anatomy, ImageError for a bad image.
+    Raises UserError if the folder contains no usable anatomy, and ImageError for an invalid image.
     """
     if cache is None:
         return prepare(read_label_map(folder, sidecar))
@@ -119,7 +126,7 @@ def load_anatomy(folder: Path, sidecar: Sidecar | None = None, cache: Path | Non
         try:
             return read_prepared(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            # Damaged: it is made again below.
+            # The cached file is damaged, so it is written again below.
             pass
     anatomy = prepare(read_label_map(folder, sidecar))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +141,7 @@ def _digest(folder: Path, sidecar: Sidecar | None) -> str:
 
 
 def write_prepared(anatomy: Anatomy, path: Path) -> None:
-    """Write a prepared anatomy as NPZ, whole or not at all."""
+    """Write a prepared anatomy as NPZ, atomically."""
     info: dict[str, Any] = {
         "name": anatomy.name,
         "spacing": anatomy.spacing,
@@ -167,7 +174,7 @@ def read_prepared(path: Path) -> Anatomy:
             tissues=arrays["tissues"],
             spacing=(x, y, z),
             unannotated=tuple(info["unannotated"]),
-            stretches=tuple(Stretch(**{**each, "center": tuple(each["center"])}) for each in info["stretches"]),
+            stretches=tuple(Stretch(**{**item, "center": tuple(item["center"])}) for item in info["stretches"]),
             changes={name: Change(arrays[f"change_{name}"], tuple(start)) for name, start in info["changes"].items()},
             change_step=tuple(info["change_step"]),
             levels={name: (low, high) for name, (low, high) in info["levels"].items()},
@@ -179,14 +186,14 @@ def read_prepared(path: Path) -> Anatomy:
 
 
 def prepare(label_map: LabelMap) -> Anatomy:
-    """Prepares a label map for synthesis. Raises UserError where it shows too little of a body."""
+    """Prepare a label map for synthesis. Raises UserError if it does not contain liver and bones."""
     names = {n: structure_of(name) for n, name in label_map.names.items()}
     present = set(np.unique(label_map.voxels).tolist()) - {0}
     known = sorted({found for n in present if (found := names.get(n))})
     if not {"liver", "bone"} <= set(known):
         raise UserError(
-            f"The label map {label_map.name} shows no liver or no bones by name.",
-            "Synthesis needs the structures of an abdomen, as TotalSegmentator names them.",
+            f"The label map {label_map.name} has no liver or no bones with a known name.",
+            "Give a label map of an abdomen with structure names like those of TotalSegmentator.",
         )
     number = {structure: n for n, structure in enumerate(known, start=1)}
     lut = np.zeros(int(label_map.voxels.max()) + 1, np.uint8)
@@ -198,10 +205,10 @@ def prepare(label_map: LabelMap) -> Anatomy:
     random = np.random.default_rng(0)
     tissues = _surroundings(voxels, number, spacing, random)
     for structure, n in number.items():
-        _lay(tissues, voxels == n, structure, spacing)
+        _add_structure(tissues, voxels == n, structure, spacing)
     viscus = tissues == INDEX["viscus_wall"]
     if viscus.any():
-        _lay(tissues, viscus, "viscus", spacing)
+        _add_structure(tissues, viscus, "viscus", spacing)
     labels = {TISSUES[i].label for i in np.unique(tissues) if i < len(TISSUES)} - {0}
     positions, volumes = _positions(tissues, sorted(labels), spacing, random)
     inside = (tissues > 0) & (tissues < SHELLS)
@@ -233,12 +240,12 @@ def prepare(label_map: LabelMap) -> Anatomy:
 
 
 def _is_unknown(structure: str | None, name: str | None) -> bool:
-    """Whether nothing can be made of a structure; the outline of the whole body is not needed."""
+    """Whether a structure has an unrecognized name. The outline of the body does not count, as it is not needed."""
     return structure is None and (name or "").lower() not in _OUTLINES
 
 
 def _padded(voxels: np.ndarray, spacing: Spacing) -> NDArray[np.uint8]:
-    """With room round the structures for the fat of a large person; not above or below, where the body goes on."""
+    """Crop to the structures, and add a margin for the fat of a large person, except above and below."""
     box = box_of(voxels > 0, spacing)
     assert box is not None
     cut = voxels[box]
@@ -249,7 +256,7 @@ def _padded(voxels: np.ndarray, spacing: Spacing) -> NDArray[np.uint8]:
 def _without_steps(
     voxels: NDArray[np.uint8], number: dict[str, int], spacing: Spacing
 ) -> tuple[NDArray[np.uint8], Spacing]:
-    """Maps drawn slice by slice jump between thick slices: those get thinner slices, and structures smooth borders."""
+    """Resample thick slices to thinner ones with smooth borders, since maps drawn slice by slice have steps."""
     if spacing[2] < _STEPS_MM:
         return voxels, spacing
     factor = max(1, round(spacing[2] / _FINE_MM))
@@ -257,30 +264,30 @@ def _without_steps(
     voxels, thin = np.repeat(voxels, factor, axis=0), (spacing[0], spacing[1], step)
     smooth = dict.fromkeys(_LARGE, (0.9, 0.9, spacing[2]))
     smooth |= dict.fromkeys(_MEDIUM, (0.6, 0.6, 0.5 * spacing[2]))
-    ours = np.isin(voxels, [0, *(number[name] for name in smooth if name in number)])
+    changeable = np.isin(voxels, [0, *(number[name] for name in smooth if name in number)])
     best = np.zeros(voxels.shape, np.float32)
     left = np.ones(voxels.shape, np.float32)
     result = voxels.copy()
-    result[ours] = 0
+    result[changeable] = 0
     for name, sigma in smooth.items():
         if name not in number:
             continue
         mask = voxels == number[name]
         box = box_of(mask, thin, 12.0)
         assert box is not None
-        share = smoothed(mask[box].astype(np.float32), thin, sigma)
-        left[box] -= share
-        more = (share > best[box]) & ours[box]
-        result[box][more] = number[name]
-        best[box][more] = share[more]
-    result[ours & (left > best)] = 0
+        fraction = smoothed(mask[box].astype(np.float32), thin, sigma)
+        left[box] -= fraction
+        higher = (fraction > best[box]) & changeable[box]
+        result[box][higher] = number[name]
+        best[box][higher] = fraction[higher]
+    result[changeable & (left > best)] = 0
     return result, thin
 
 
 def _positions(
     tissues: NDArray[np.uint8], labels: list[int], spacing: Spacing, random: np.random.Generator
 ) -> tuple[dict[int, NDArray[np.float32]], dict[int, float]]:
-    """Points (x, y, z) in mm inside each label, a random choice, and the labels' volumes in ml."""
+    """Random points (x, y, z) in mm inside each label, and the volumes of the labels in ml."""
     lut = np.zeros(256, np.uint8)
     lut[: len(TISSUES)] = [tissue.label for tissue in TISSUES]
     organs = lut[tissues]
@@ -298,13 +305,13 @@ def _positions(
 def _surroundings(
     voxels: np.ndarray, number: dict[str, int], spacing: Spacing, random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Everything but the structures: worked out coarsely, then brought to the fine grid."""
+    """Codes for everything except the structures, computed on a coarse grid and resampled to the fine one."""
     factors = [max(1, round(_COARSE_MM / step)) for step in spacing]
     part = tuple(slice(None, None, f) for f in factors[::-1])
     coarse = voxels[part]
     coarse_spacing = (spacing[0] * factors[0], spacing[1] * factors[1], spacing[2] * factors[2])
     filling, hull = body.fill({name: coarse == n for name, n in number.items()}, coarse_spacing, random)
-    # Voxels of structures have none; they lend their neighbors' to the fine voxels beside the structures.
+    # Voxels of structures have no filling. They get that of their neighbors, for the fine voxels next to structures.
     filling = _spread(filling, hull < 0, coarse_spacing)
     shape = voxels.shape
     fine = filling
@@ -324,7 +331,7 @@ def _surroundings(
 
 
 def _spread(filling: np.ndarray, inside: Mask, spacing: Spacing) -> np.ndarray:
-    """Voxels inside that have no filling get the one of a voxel nearby."""
+    """Give voxels inside without a filling that of a nearby voxel."""
     for _ in range(2):
         for axis in range(3):
             for shift in (1, -1):
@@ -333,7 +340,8 @@ def _spread(filling: np.ndarray, inside: Mask, spacing: Spacing) -> np.ndarray:
     return np.where((filling == 0) & inside, INDEX["visceral_fat"], filling).astype(np.uint8)
 
 
-def _lay(tissues: np.ndarray, mask: Mask, structure: str, spacing: Spacing) -> None:
+def _add_structure(tissues: np.ndarray, mask: Mask, structure: str, spacing: Spacing) -> None:
+    """Write the codes of a structure to ``tissues``, with surface and core if it has two tissues."""
     box = box_of(mask, spacing, 3.0)
     if box is None:
         return
@@ -347,7 +355,7 @@ def _lay(tissues: np.ndarray, mask: Mask, structure: str, spacing: Spacing) -> N
 
 
 def _divide_lumens(tissues: NDArray[np.uint8], spacing: Spacing, random: np.random.Generator) -> tuple[Stretch, ...]:
-    """Gives every stretch of a lumen a code of its own in ``tissues``."""
+    """Divide the lumens into stretches, and give each its own code in ``tissues``."""
     found: list[Stretch] = []
     code = STRETCHES
     for lumen, count in LUMENS.items():
@@ -357,7 +365,7 @@ def _divide_lumens(tissues: NDArray[np.uint8], spacing: Spacing, random: np.rand
             continue
         index = np.stack(np.unravel_index(flat, tissues.shape)[::-1], axis=1)
         points = index.astype(np.float32) * np.array(spacing, np.float32)
-        # Seeds far from each other: each the farthest from those before.
+        # Each seed is the point farthest from the previous seeds.
         seed = int(random.integers(len(flat)))
         nearest = np.full(len(flat), np.inf, np.float32)
         stretch = np.zeros(len(flat), np.uint8)
@@ -390,25 +398,27 @@ def _changes(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> tu
         mask = coarse == number[structure]
         box = box_of(mask, step, 2.5 * reach)
         if box is not None:
-            field = _yielding(mask[box], step, reach).astype(np.float16)
+            field = _change_field(mask[box], step, reach).astype(np.float16)
             changes[structure] = Change(field, (box[0].start, box[1].start, box[2].start))
     return changes, step
 
 
-def _yielding(mask: Mask, spacing: Spacing, reach: float) -> Field:
-    """The field of a ``Change``: unit steps away from the surface, shorter where the sides of a thin organ meet, and
-    the share in its moves, both fading outside over ``reach``."""
+def _change_field(mask: Mask, spacing: Spacing, reach: float) -> Field:
+    """The field of a ``Change``, which decreases outside over ``reach`` mm.
+
+    The directions have length 1, or less where the sides of a thin organ are close to each other.
+    """
     distance = distance_to(mask, spacing)
     smooth = smoothed(distance, spacing, (5.0, 5.0, 5.0))
     gradient = np.stack([np.gradient(smooth, s, axis=a) for a, s in zip((2, 1, 0), spacing, strict=True)])
     fade = np.exp(-((np.maximum(distance, 0.0) / reach) ** 2))
-    # In the middle the organ does not move: what grows is its outside.
+    # Growth moves the surface of the organ, not its middle.
     outward = gradient * (fade * np.clip(1.0 + np.minimum(distance, 0.0) / (2.0 * reach), 0.0, 1.0))
     return np.concatenate([outward, fade[None]]).astype(np.float32)
 
 
 def _levels(voxels: np.ndarray, number: dict[str, int], spacing: Spacing) -> dict[str, tuple[float, float]]:
-    """Lowest and highest level (mm) of each structure."""
+    """Lowest and highest z (mm) of each structure."""
     levels = {}
     for structure, n in number.items():
         found = np.flatnonzero((voxels == n).any(axis=(1, 2)))

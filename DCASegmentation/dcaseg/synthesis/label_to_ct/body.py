@@ -1,7 +1,7 @@
-"""The body round the structures of a label map: trunk, wall, fat, and what else no label tells of.
+"""Fills the body around the structures of a label map: trunk, wall, fat and other unlabeled tissue.
 
-Most label maps have structures and nothing between them. Here every voxel becomes some tissue, from where it lies
-among the structures: worked out on a grid of about 3 mm.
+Most label maps have nothing between the structures. Here every voxel gets a tissue that fits its position among the
+structures, computed on a grid of about 3 mm.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ _CANAL_MM2 = 900.0
 
 
 def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Generator) -> tuple[np.ndarray, Field]:
-    """The tissue of every voxel that belongs to no structure, uint8 (z, y, x), and the distance (mm) to the trunk's
-    surface under the fat, negative inside."""
+    """The tissue of every voxel outside all structures, and the distance to the trunk.
+
+    ``structures`` maps names to masks (z, y, x). Returns tissue codes, uint8 (z, y, x), and the distance (mm) to the
+    surface of the trunk below the fat, negative inside.
+    """
     shape = next(iter(structures.values())).shape
     empty = np.zeros(shape, bool)
 
@@ -27,7 +30,7 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
 
     taken = np.logical_or.reduce(list(structures.values()))
     hull = hull_distance(taken, spacing)
-    # A waist between ribs and hips stays, but no dent where a single slice holds less than its neighbors.
+    # Keep a waist between ribs and hips, but remove dents where a single slice has fewer structures than its neighbors.
     hull = np.minimum(hull, smoothed(np.minimum(hull, 200.0), spacing, (0.0, 0.0, 12.0)))
     inside = hull < 0
     free = inside & ~taken
@@ -57,35 +60,34 @@ def fill(structures: dict[str, Mask], spacing: Spacing, random: np.random.Genera
         _bowel_in(tissue, free, hull, of("bone", "back_muscle", "psoas"), spacing, random)
     for name, extra in structures.items():
         if name in ("lung", "heart"):
-            made = "lung" if name == "lung" else "heart_blood"
-            _set(tissue, extra & ~taken & inside, made)
+            _set(tissue, extra & ~taken & inside, "lung" if name == "lung" else "heart_blood")
     return tissue, hull
 
 
 def uneven(hull: Field, spacing: Spacing, random: np.random.Generator) -> Field:
-    """The distance to the trunk as the fat counts it, which is thicker here and thinner there."""
-    # Further out a body is rounder than the hull's planes, and has no steps between slices.
+    """The distance (mm) to the trunk, scaled by smooth noise so that the fat layer varies in thickness."""
+    # Further out, a body is rounder than the planes of the hull and has no steps between slices.
     near = np.minimum(hull, 200.0)
-    share = np.clip(near / 15.0, 0.0, 1.0)
+    weight = np.clip(near / 15.0, 0.0, 1.0)
     even = smoothed(near, spacing, (0.0, 0.0, 6.0))
-    rounded = even + share * (smoothed(even, spacing, (16.0, 16.0, 4.0)) - even)
+    rounded = even + weight * (smoothed(even, spacing, (16.0, 16.0, 4.0)) - even)
     rounded = np.where(hull > 0, np.maximum(rounded, 0.01), np.minimum(rounded, hull))
     thickness = np.exp(0.12 * noise(hull.shape, spacing, 80.0, random))
     return np.where(rounded > 0, rounded / thickness, rounded).astype(np.float32)
 
 
 def shells(hull: Field) -> np.ndarray:
-    """Numbers of the shells outside the trunk, 0 beyond the last and inside."""
+    """Codes of the shells outside the trunk; 0 inside and beyond the last shell."""
     number = np.floor(hull / SHELL_MM)
     return np.where((number >= 0) & (number < N_SHELLS), SHELLS + number, 0).astype(np.uint8)
 
 
-def _set(tissue: np.ndarray, where: Mask, name: str) -> None:
-    tissue[where] = INDEX[name]
+def _set(tissue: np.ndarray, mask: Mask, name: str) -> None:
+    tissue[mask] = INDEX[name]
 
 
 def _between_lungs(lung: Mask, spacing: Spacing) -> Mask:
-    """Within the lungs' hull, in slices where the lungs are large."""
+    """The convex hull of the lungs, in slices where the lungs are large."""
     if not lung.any():
         return lung
     area = lung.sum(axis=(1, 2))
@@ -94,7 +96,7 @@ def _between_lungs(lung: Mask, spacing: Spacing) -> Mask:
 
 
 def _discs(bone: Mask, canal: Mask, spacing: Spacing) -> Mask:
-    """The gaps between vertebral bodies: short along z, in front of the canal."""
+    """The gaps between vertebral bodies: short along z, and in front of the canal."""
     if not canal.any():
         return np.zeros_like(bone)
     near = distance_to(canal, spacing)
@@ -113,14 +115,14 @@ def _discs(bone: Mask, canal: Mask, spacing: Spacing) -> Mask:
 
 
 def _canal(bone: Mask, spacing: Spacing) -> Mask:
-    """What the vertebrae enclose, and the stretches between one arch and the next."""
+    """The space inside the vertebrae, and between one arch and the next."""
     thick = closed(bone, spacing, 5.0)
     canal = np.zeros_like(bone)
     largest = int(_CANAL_MM2 / (spacing[0] * spacing[1]))
     for k in np.flatnonzero(bone.any(axis=(1, 2))):
         plane = sitk.GetImageFromArray(thick[k].astype(np.uint8))
         holes = sitk.ConnectedComponent(sitk.BinaryFillhole(plane) - plane)
-        # A ring of ribs encloses the chest, which is no canal.
+        # A ring of ribs also encloses a space, the chest, which is larger.
         number = sitk.GetArrayFromImage(holes)
         small = np.bincount(number.ravel()) <= largest
         small[0] = False
@@ -136,7 +138,7 @@ def _canal(bone: Mask, spacing: Spacing) -> Mask:
 def _trunk_muscles(
     tissue: np.ndarray, free: Mask, bone: Mask, canal: Mask, hull: Field, lung: Mask, spacing: Spacing
 ) -> None:
-    """Muscles of back, loins and hips, and ribs, for a map that shows spine and pelvis and none of these."""
+    """Add muscles of back, loins and hips, and ribs, for a map with spine and pelvis but none of these."""
     depth, height, width = bone.shape
     x, y = np.arange(width)[None] * spacing[0], np.arange(height)[:, None] * spacing[1]
     from_bone = distance_to(bone, spacing)
@@ -148,7 +150,7 @@ def _trunk_muscles(
     if not len(levels):
         return
     ends = np.interp(np.arange(depth), levels, (height - 1 - spine[levels, ::-1].argmax(axis=1)) * spacing[1])
-    # The bodies' front as a smooth line, across the discs between them.
+    # The front of the vertebral bodies as a smooth line across the discs.
     reach = max(1, round(25.0 / spacing[2]))
     padded = np.pad(ends, reach, mode="edge")
     fronts = np.convolve(padded, np.full(2 * reach + 1, 1.0 / (2 * reach + 1)), mode="valid")
@@ -156,17 +158,17 @@ def _trunk_muscles(
         front = fronts[k]
         wide = np.ptp(np.flatnonzero(bone[k].any(axis=0))) * spacing[0] > 150.0
         if wide:
-            # Pelvis and thighs: what lies close to the bones, on their outside or below the cavity.
+            # Pelvis and thighs: voxels close to the bones, outside them or below the cavity.
             _set(tissue[k], free[k] & (from_bone[k] < 24.0) & (hull[k] > -45.0), "pelvic_muscle")
             continue
         _set(tissue[k], free[k] & (np.abs(x - middle) < 72.0) & (y < front - 22.0) & (hull[k] < -2.0), "back_muscle")
         if not len(lungs) or k < lungs[0]:
-            beside = np.hypot((np.abs(x - middle) - 42.0) / 17.0, (y - (front - 16.0)) / 23.0) < 1.0
-            _set(tissue[k], free[k] & beside, "psoas")
+            psoas = np.hypot((np.abs(x - middle) - 42.0) / 17.0, (y - (front - 16.0)) / 23.0) < 1.0
+            _set(tissue[k], free[k] & psoas, "psoas")
     if not len(lungs):
         return
     z = np.arange(depth)[:, None, None] * spacing[2]
-    # Ribs run down to the front.
+    # Ribs slope down to the front.
     phase = np.mod((z + 0.45 * y[None]) / 27.0, 1.0)
     rib = (phase < 0.36) & (hull > -8.0) & (hull < -0.5) & (np.abs(x - middle) > 25.0)[None]
     rib &= closed(lung, spacing, 12.0) | (distance_to(lung, spacing) < 26.0)
@@ -175,15 +177,17 @@ def _trunk_muscles(
 
 
 def _missing_stomach(structures: dict[str, Mask], hull: Field, taken: Mask, spacing: Spacing) -> Mask:
-    """Room of the size of a stomach between liver, spleen and lung, for a map that leaves the stomach out: what lies
-    there is not fat."""
+    """A space of the size of a stomach between liver, spleen and lung, for a map without the stomach.
+
+    Without it, this space would be filled with fat.
+    """
     spleen, liver = structures["spleen"], structures["liver"]
     lungs = structures.get("lung", np.zeros_like(spleen))
     levels = np.flatnonzero(spleen.any(axis=(1, 2)))
     room = (hull < -8.0) & (distance_to(taken, spacing) > 1.5) & (distance_to(lungs, spacing) > 5.0)
     room[: max(levels[0] - round(20.0 / spacing[2]), 0)] = False
     room[levels[-1] + round(15.0 / spacing[2]) :] = False
-    # Left of the middle, in front of the spleen's back and not in front of the liver.
+    # Left of the middle, in front of the back of the spleen, and not in front of the liver.
     _, y, x = np.nonzero(spleen)
     _, liver_y, liver_x = np.nonzero(liver)
     middle = 0.5 * (x.mean() + liver_x.mean())
@@ -198,7 +202,7 @@ def _pelvis(
     tissue: np.ndarray, free: Mask, muscles: Mask, bone: Mask, organs: Mask, spacing: Spacing,
     random: np.random.Generator,
 ) -> None:  # fmt: skip
-    """Muscles of hips and thighs: what lies between and round bones and muscles there, with streaks of fat."""
+    """Add muscles of hips and thighs between and around the bones and muscles there, with streaks of fat."""
     levels = np.flatnonzero(muscles.any(axis=(1, 2)))
     if not len(levels):
         return
@@ -208,7 +212,7 @@ def _pelvis(
     close[lowest:] &= closed(muscles, spacing, 9.0)[lowest:]
     clear = distance_to(organs, spacing) > 7.0
     _set(tissue, free & close & clear & (streaks > -0.9), "pelvic_muscle")
-    # Below the organs of the pelvis only muscles and fat are left.
+    # Below the pelvic organs there are only muscles and fat.
     floor = np.flatnonzero(organs.any(axis=(1, 2)))
     bottom = int(floor[0]) if len(floor) else 0
     thighs = free.copy()
@@ -221,7 +225,7 @@ def _pelvis(
 def _bowel_in(
     tissue: np.ndarray, free: Mask, hull: Field, behind: Mask, spacing: Spacing, random: np.random.Generator
 ) -> None:
-    """Loops of small bowel in the free space of the belly, for a map that has none: the layers of smooth noise."""
+    """Add loops of small bowel in the free space of the abdomen, from level sets of smooth noise, for a map without."""
     depth, height, width = free.shape
     rows = np.arange(height)[None, :, None]
     spine = np.where(behind.any(axis=1), height - 1 - behind[:, ::-1].argmax(axis=1), 0)
@@ -234,14 +238,14 @@ def _bowel_in(
 
 
 def _smooth_level(level: np.ndarray, spacing: Spacing) -> Field:
-    """A height map (y, x) in mm without steps."""
+    """A height map (y, x) in mm, smoothed."""
     image = sitk.GetImageFromArray(level.astype(np.float32))
     image.SetSpacing(spacing[:2])
     return sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(image, 12.0))
 
 
 def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[str, Mask]:
-    """Lungs and heart above the organs of the belly, for a map that shows ribs and no lungs."""
+    """Masks of lungs and heart above the abdominal organs, for a map with ribs but no lungs."""
     below = ("liver", "spleen", "stomach", "right_kidney", "left_kidney", "colon")
     organs = np.logical_or.reduce([structures[name] for name in below if name in structures])
     empty = np.zeros_like(organs)
@@ -250,7 +254,7 @@ def _chest(structures: dict[str, Mask], hull: Field, spacing: Spacing) -> dict[s
     height = np.arange(len(belly))[:, None, None]
     top = np.where(belly.any(axis=0), len(belly) - 1 - belly[::-1].argmax(axis=0), -1)
     organ_top = int(np.flatnonzero(organs.any(axis=(1, 2)))[-1])
-    # Where no organ lies below, in the recess behind and beside them, the lung reaches some 7 cm down.
+    # In the recess behind and beside the organs, the lung reaches about 7 cm down.
     lowest = organ_top - round(75.0 / spacing[2])
     level = np.maximum(top, lowest)
     level = np.maximum(_smooth_level(level * spacing[2], spacing), level * spacing[2] - 9.0)

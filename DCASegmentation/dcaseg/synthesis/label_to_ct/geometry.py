@@ -1,9 +1,9 @@
-"""Where in the label map each point of a synthetic body lies: one smooth field, evaluated wherever it is asked for.
+"""Maps points of a synthetic body to the label map, as a smooth field that can be evaluated anywhere.
 
-A point of the body (mm from the middle of the trunk; x, y, z) is rotated and scaled to the map, bent by random splines,
-moved toward other anatomies, and displaced around organs that grow or move. All this is worked out at nodes 9 mm apart,
-whose positions are multiples of 9 mm, and interpolated linearly between them: what a point gets does not depend on the
-block it is asked for with.
+A point of the body (mm from the middle of the trunk; x, y, z) is rotated and scaled, deformed by random splines, moved
+toward other anatomies, and displaced around organs that grow or move. This is computed at nodes 9 mm apart, at
+multiples of 9 mm, with linear interpolation between them. The result for a point does not depend on the block it is
+requested in.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .anatomy import Anatomy
 from .noise import smooth_noise
 from .recipe import Deformation
 
-# Lengths in mm over which bodies are bent.
+# Lengths (mm) of the random deformations.
 ELASTIC_MM = (130.0, 60.0, 30.0)
 NODE_MM = 9.0
-# The inverse is only needed to find organs, where a few mm do not matter.
+# For the inverse, which is only needed to find organs with an accuracy of a few mm.
 _COARSE_MM = 27.0
 _VOLUME_POINTS = 40
 
@@ -35,8 +35,11 @@ Axis = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Warp:
-    """Displacements in mm from an anatomy toward another: float16 (3 for x, y, z; z, y, x) on a lattice of ``step`` mm
-    from the point ``start`` (x, y, z) of the anatomy on, in mm of its label map."""
+    """Displacements from an anatomy toward another.
+
+    ``field`` is float16 (3, z, y, x) with x, y, z in mm, on a lattice with ``step`` mm spacing that starts at ``start``
+    (x, y, z) in mm of the anatomy's label map.
+    """
 
     field: NDArray[np.float16]
     step: float
@@ -44,15 +47,14 @@ class Warp:
 
 
 class Nodes(NamedTuple):
-    """Positions (3, z, y, x) in mm in the label map at nodes, and the number of the ``first`` node (z, y, x)."""
+    """Positions (3, z, y, x) in mm in the label map at nodes, and the index of the ``first`` node (z, y, x)."""
 
     first: tuple[int, int, int]
     values: Tensor
 
 
 class Resident:
-    """An anatomy's arrays on a device: ``tissues`` (flattened), the fields of ``changes``, and ``warps`` (fields, and
-    their place) toward others."""
+    """The arrays of an anatomy on a device: ``tissues`` (flattened), fields of ``changes``, and ``warps`` by name."""
 
     def __init__(self, anatomy: Anatomy, warps: Mapping[str, Warp], device: torch.device) -> None:
         self.anatomy = anatomy
@@ -69,11 +71,11 @@ class Geometry:
         self._changes = resident.changes
         self.device = resident.tissues.device
         self.matrix = rotation(deformation.degrees).T / np.array(deformation.scale)[:, None]
-        # Fields, where they start, and how much of them is added.
+        # Fields, their warps, and their weights.
         self._warps = [(*resident.warps[name], weight) for name, weight in sorted(deformation.blend.items()) if weight]
 
     def nodes(self, z: Axis, y: Axis, x: Axis) -> Nodes:
-        """The nodes that points with these coordinates in mm of the body need."""
+        """The nodes that are needed for points with these coordinates (mm) of the body."""
         first, axes = [], []
         for axis in (z, y, x):
             low, high = np.floor(axis.min() / NODE_MM), np.floor(axis.max() / NODE_MM) + 1
@@ -82,28 +84,30 @@ class Geometry:
         return Nodes((first[0], first[1], first[2]), self._at_nodes(axes[0], axes[1], axes[2], organs=True))
 
     def positions(self, nodes: Nodes, z: Axis, y: Axis, x: Axis) -> Tensor:
-        """Positions (3, z, y, x) in mm in the label map, x, y, z in this order, of the points with these coordinates in
-        mm of the body, between ``nodes``."""
+        """Positions (3, z, y, x) in mm (x, y, z) in the label map of points with these coordinates (mm) of the body.
+
+        Interpolates between ``nodes``.
+        """
         values = nodes.values
-        # Along x first and along z last: then the large steps copy whole rows and planes.
+        # x first and z last, so that the large steps copy whole rows and planes.
         for dimension, axis in ((3, x), (2, y), (1, z)):
-            place = axis / NODE_MM
-            floor = np.floor(place)
+            position = axis / NODE_MM
+            floor = np.floor(position)
             index = torch.from_numpy(floor.astype(np.int64) - nodes.first[dimension - 1]).to(self.device)
             shape = [1, 1, 1, 1]
             shape[dimension] = len(axis)
-            share = torch.from_numpy((place - floor).astype(np.float32)).to(self.device).view(shape)
+            weight = torch.from_numpy((position - floor).astype(np.float32)).to(self.device).view(shape)
             below = values.index_select(dimension, index)
             above = values.index_select(dimension, index + 1)
             above -= below
-            above *= share
+            above *= weight
             values = below.add_(above)
         return values
 
     def find(self, points: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Where in the body points (n, 3; x, y, z in mm) of the label map lie, up to some mm, by fixed-point iteration.
+        """Positions (n, 3) in mm (x, y, z) in the body of ``points`` (n, 3) in mm of the label map.
 
-        Leaves out the growing and moving of single organs.
+        Uses a fixed-point iteration with an accuracy of a few mm, and ignores growth and shift of single organs.
         """
         start, field = self._lattice
         values = torch.from_numpy(field)
@@ -116,8 +120,10 @@ class Geometry:
         return found
 
     def volumes_ml(self) -> dict[int, float]:
-        """Volumes of the organs, by label, that this geometry gives them, estimated from how it stretches space at some
-        points of each; infinite where it folds. Leaves out the growing of single organs."""
+        """Volumes (ml) of the organs in this geometry, by label; infinite if the geometry folds.
+
+        Estimated from the local change of volume at some points of each organ. Ignores growth of single organs.
+        """
         start, field = self._lattice
         rows = [
             np.stack([np.gradient(field[i], _COARSE_MM, axis=axis) for axis in (2, 1, 0)], axis=-1) for i in range(3)
@@ -136,8 +142,7 @@ class Geometry:
 
     @cached_property
     def _lattice(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The whole body at coarse nodes: number of the first node (x, y, z), and positions (3, z, y, x) in mm in the
-        label map."""
+        """The whole body at coarse nodes: index of the first node (x, y, z), and positions (3, z, y, x) in mm."""
         scale = np.array(self._deformation.scale)
         low, high = ((corner - self._anatomy.center) * scale for corner in self._anatomy.trunk)
         first, last = np.floor(low / _COARSE_MM) - 1, np.ceil(high / _COARSE_MM) + 2
@@ -156,7 +161,7 @@ class Geometry:
         for number, (length, sd) in enumerate(zip(ELASTIC_MM, self._deformation.elastic, strict=True)):
             if sd:
                 bend = smooth_noise(self._seed + 101 * number, (z, y, x), length, device, channels=3)
-                # Along the body, where organs are thin and stacked, a little less.
+                # Less along the body, where thin organs are stacked.
                 bend[2] *= 0.7
                 place += bend * sd
         shape = place.shape
@@ -168,11 +173,11 @@ class Geometry:
                 moved += trilinear(field.to(torch.float32), lattice) * weight
             place = moved.reshape(shape)
         if organs and (self._deformation.growth or self._deformation.shift):
-            place = place - self._yielded(place.reshape(3, -1)).reshape(shape)
+            place = place - self._organ_displacement(place.reshape(3, -1)).reshape(shape)
         return place
 
-    def _yielded(self, place: Tensor) -> Tensor:
-        """How far growing and moving organs displace points (3, n), in mm."""
+    def _organ_displacement(self, place: Tensor) -> Tensor:
+        """Displacement (3, n) in mm of points (3, n) by growing and moving organs."""
         anatomy, deformation = self._anatomy, self._deformation
         lattice = torch.stack([place[i] * (1.0 / anatomy.change_step[i]) for i in range(3)])
         low = [int(v) for v in torch.floor(lattice.amin(dim=1)).tolist()][::-1]
@@ -198,11 +203,14 @@ class Geometry:
 
 
 def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
-    """Values (channels, n) of ``field`` (channels, z, y, x) at ``points`` (3, n), in lattice units, in the order x, y,
-    z; beyond its border the values at the border. ``first``: lattice point (x, y, z) of the field's first value."""
+    """Trilinear interpolation of ``field`` (channels, z, y, x) at ``points`` (3, n): values (channels, n).
+
+    Points are x, y, z in lattice units; ``first`` is the lattice point (x, y, z) of the field's first value. Points
+    outside the field get the value at its border.
+    """
     depth, height, width = field.shape[1:]
     flat = field.reshape(len(field), -1)
-    left, share = [], []
+    left, weights = [], []
     for axis, size in enumerate((width, height, depth)):
         floor = torch.floor(points[axis])
         t = points[axis] - floor
@@ -210,17 +218,17 @@ def trilinear(field: Tensor, points: Tensor, first: tuple[int, int, int] = (0, 0
         t = torch.where(index < 0, torch.zeros_like(t), t)
         t = torch.where(index > size - 2, torch.ones_like(t) if size > 1 else torch.zeros_like(t), t)
         left.append(index.clamp(0, max(size - 2, 0)))
-        share.append(t)
+        weights.append(t)
     base = (left[2] * height + left[1]) * width + left[0]
     step_x, step_y, step_z = (1 if width > 1 else 0), (width if height > 1 else 0), (height * width if depth > 1 else 0)
 
     def line(offset: int) -> Tensor:
         left_end = flat.index_select(1, base + offset)
-        return left_end + (flat.index_select(1, base + (offset + step_x)) - left_end) * share[0]
+        return left_end + (flat.index_select(1, base + (offset + step_x)) - left_end) * weights[0]
 
     def plane(offset: int) -> Tensor:
         back = line(offset)
-        return back + (line(offset + step_y) - back) * share[1]
+        return back + (line(offset + step_y) - back) * weights[1]
 
     lower = plane(0)
-    return lower + (plane(step_z) - lower) * share[2]
+    return lower + (plane(step_z) - lower) * weights[2]

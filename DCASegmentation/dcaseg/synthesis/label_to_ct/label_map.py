@@ -1,4 +1,4 @@
-"""An anatomy as anyone can give it: a folder with a label map and a table of its names."""
+"""Reads an anatomy from a folder with a label map and a table of its names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIDECAR = "anatomy.json"
 _MAPS = ("*.nii.gz", "*.nii", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
 _TABLES = ("*.tsv", "*.ctbl", "*.txt", "*.csv")
 _FORMAT = (
-    f"Give a folder with one label map, a table of its names (label_table.tsv or a .ctbl), and maybe {SIDECAR}; "
+    f"Give a folder with a label map, a table of its names (label_table.tsv or a .ctbl), and optionally {SIDECAR}; "
     "see dca synthesize --help."
 )
 
@@ -27,8 +27,10 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a structure under a name of its own: its voxels inside one of ``boxes``, index ranges (x, y, z) in the
-    file's order, last index left out."""
+    """A part of a structure with its own name: its voxels inside any of ``boxes``.
+
+    A box is a half-open index range for each of x, y and z, in the order of the file.
+    """
 
     name: str
     boxes: tuple[Box, ...]
@@ -36,8 +38,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the files themselves do not say: ``spacing`` (x, y, z) in mm where the header's is wrong, other ``names``
-    for structures, and ``parts`` of structures that hold several organs."""
+    """Corrections to a label map and its table.
+
+    ``spacing`` (x, y, z) in mm replaces a wrong one in the header, ``names`` renames structures, and ``parts`` divides
+    structures that contain several organs.
+    """
 
     spacing: tuple[float, float, float] | None = None
     names: dict[str, str] = field(default_factory=dict)
@@ -45,10 +50,11 @@ class Sidecar:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Sidecar:
+        """Read the content of an ``anatomy.json``. Raises ValueError, KeyError, TypeError or IndexError if invalid."""
         spacing = data.get("spacing")
         parts = {
-            name: tuple(Part(part["name"], tuple(_box(box) for box in part["boxes"])) for part in given)
-            for name, given in data.get("parts", {}).items()
+            name: tuple(Part(part["name"], tuple(_box(box) for box in part["boxes"])) for part in entries)
+            for name, entries in data.get("parts", {}).items()
         }
         return cls(None if spacing is None else (spacing[0], spacing[1], spacing[2]), data.get("names", {}), parts)
 
@@ -60,8 +66,11 @@ def _box(ranges: list[list[int]]) -> Box:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """``voxels`` (z, y, x), axes to the right, the front and the head; ``spacing`` (x, y, z) in mm; ``names`` of the
-    numbers in it."""
+    """A label map in RAS orientation.
+
+    ``voxels`` is (z, y, x) with axes to the head, the front and the right, ``spacing`` is (x, y, z) in mm, ``names``
+    maps label numbers to names.
+    """
 
     name: str
     voxels: np.ndarray
@@ -70,8 +79,11 @@ class LabelMap:
 
 
 def read_label_map(folder: Path, sidecar: Sidecar | None = None) -> LabelMap:
-    """Reads the label map in ``folder``. What ``anatomy.json`` there says comes before ``sidecar``, and that before
-    what is known of published maps. Raises UserError where the folder is no anatomy, ImageError for a bad image."""
+    """Read the label map in ``folder``.
+
+    An ``anatomy.json`` in the folder takes precedence over ``sidecar``, and this over the known corrections of
+    published label maps. Raises UserError if the folder is not an anatomy, and ImageError for an invalid image.
+    """
     folder = Path(folder)
     image_path, table_path = _only(folder, _MAPS, "label map"), _table(folder)
     own = folder / SIDECAR
@@ -87,21 +99,24 @@ def read_label_map(folder: Path, sidecar: Sidecar | None = None) -> LabelMap:
     for whole, parts in sidecar.parts.items():
         voxels, names = _divided(voxels, names, whole, parts)
     view = canonical_view(voxels, image, "RAS")
-    # The view's axes are the image's in another order: each index axis has the step of the world axis nearest to it.
+    # The view has the image's axes in another order, so each world axis gets the step of the nearest index axis.
     axes = np.abs(np.reshape(image.GetDirection(), (3, 3)))
     steps = np.array(image.GetSpacing())[axes.argmax(axis=1)]
     return LabelMap(folder.name, np.ascontiguousarray(view), (float(steps[0]), float(steps[1]), float(steps[2])), names)
 
 
 def read_names(path: Path) -> dict[int, str]:
-    """Numbers and names from the first two columns of a table; lines that start with no number are passed over."""
+    """Read numbers and names from the first two columns of a table. Lines that do not start with a number are skipped.
+
+    Raises UserError if no line has a number and a name.
+    """
     names: dict[int, str] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         columns = line.split("\t") if "\t" in line else line.split("," if "," in line else None)
         if len(columns) > 1 and columns[0].strip().isdigit():
             names[int(columns[0])] = columns[1].strip().strip('"')
     if not names:
-        raise UserError(f"{path} names no structures.", "Its lines should hold a number and a name.")
+        raise UserError(f"{path} names no structures.", "Give a table with a number and a name in each line.")
     return names
 
 
@@ -110,7 +125,7 @@ def _divided(
 ) -> tuple[np.ndarray, dict[int, str]]:
     number = next((n for n, name in names.items() if name == whole), None)
     if number is None:
-        raise UserError(f"The label map has no structure {whole}.", f"Correct its parts in {SIDECAR}.")
+        raise UserError(f"The label map has no structure named {whole}.", f"Correct the parts in {SIDECAR}.")
     voxels, names = voxels.astype(np.uint16), dict(names)
     for part in parts:
         new = max(max(names), int(voxels.max())) + 1
@@ -123,12 +138,13 @@ def _divided(
 
 def _only(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.", _FORMAT)
+        raise UserError(f"The folder {folder} does not exist.", _FORMAT)
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     labels = [path for path in found if "label" in path.name.lower() or "seg" in path.name.lower()]
     found = labels if len(found) > 1 and labels else found
     if len(found) != 1:
-        raise UserError(f"{folder} holds {len(found) or 'no'} {what}{'s' if len(found) > 1 else ''}.", _FORMAT)
+        count = f"{len(found)} {what}s, not 1" if found else f"no {what}"
+        raise UserError(f"{folder} contains {count}.", _FORMAT)
     return found[0]
 
 
@@ -137,23 +153,25 @@ def _table(folder: Path) -> Path:
         for path in sorted(folder.glob(pattern)):
             if path.name.lower() not in ("source.txt", "readme.txt", "license.txt"):
                 return path
-    raise UserError(f"{folder} holds no table of names.", _FORMAT)
+    raise UserError(f"{folder} contains no table of names.", _FORMAT)
 
 
 def _read_sidecar(path: Path) -> Sidecar:
     try:
         return Sidecar.from_json(read_json(path))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"{path} cannot be used ({error}).", 'Give for instance {"spacing": [1.4, 1.4, 3]}.') from None
+        raise UserError(
+            f"{path} is invalid ({error}).", 'Correct it; an example is {"spacing": [1.4, 1.4, 3]}.'
+        ) from None
 
 
 def _published(table: Path) -> Sidecar:
-    """What is known of label maps that are published with a mistake, by the name of their table."""
+    """Known corrections of published label maps, by the name of their table."""
     return _PUBLISHED.get(table.name, Sidecar())
 
 
-# The SPL abdominal atlas: the header's spacing is wrong (lumbar vertebrae are 12 slices apart; kidneys of 210 ml
-# follow from this one), and one number stands for the gullet, the stomach and the duodenum.
+# The SPL abdominal atlas: the spacing in the header is wrong (lumbar vertebrae are 12 slices apart; with this spacing
+# the kidneys have 210 ml), and one label stands for esophagus, stomach and duodenum.
 _PUBLISHED = {
     "AbdominalAtlasColors.ctbl": Sidecar(
         spacing=(1.4, 1.4, 3.0),

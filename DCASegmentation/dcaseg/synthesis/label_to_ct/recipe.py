@@ -1,4 +1,4 @@
-"""A recipe: everything that one synthetic CT is made from, as plain data."""
+"""A recipe: the complete description of a synthetic CT as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import UserError
 
-# Goes up when the same recipe would give other voxels or has other fields.
+# Increased whenever the same recipe would give different voxels, or the fields change.
 RECIPE_VERSION = 1
 
 Triple = tuple[float, float, float]
@@ -21,11 +21,12 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Deformation:
-    """How the body differs from its label map.
+    """The differences between the body and its label map.
 
-    ``scale``: size along x, y, z; ``degrees``: rotation about them; ``elastic``: SD in mm of random bending over the
-    lengths ``geometry.ELASTIC_MM``; ``blend``: how far the anatomy goes toward others, by their names (1: all the way);
-    ``growth``: mm by which the surface of an organ moves out; ``shift``: mm (x, y, z) by which an organ is displaced.
+    ``scale`` is the size along x, y, z, ``degrees`` the rotation about them. ``elastic`` is the SD in mm of random
+    deformation over the lengths ``geometry.ELASTIC_MM``. ``blend`` maps names of other anatomies to weights (1: the
+    other's shape). ``growth`` maps organs to the distance in mm by which their surface moves outward, ``shift`` to
+    their displacement (x, y, z) in mm.
     """
 
     scale: Triple = (1.0, 1.0, 1.0)
@@ -38,8 +39,10 @@ class Deformation:
 
 @dataclass(frozen=True)
 class Filling:
-    """What the stretches of a lumen hold: ``content`` in HU up to the height ``level`` (0: back, 1: front; 2: all of
-    it), and what lies ``above`` it, in HU. One number for each stretch."""
+    """The filling of the stretches of a lumen, with a number for each stretch.
+
+    ``content`` (HU) fills it up to the height ``level`` (0: back, 1: front; 2: completely), ``above`` (HU) the rest.
+    """
 
     content: tuple[float, ...]
     level: tuple[float, ...]
@@ -48,7 +51,7 @@ class Filling:
 
 @dataclass(frozen=True)
 class Lesions:
-    """Cysts or metastases of ``hu`` and about ``size_mm``; the higher the ``threshold`` (SD), the fewer."""
+    """Cysts or metastases with ``hu`` and a size of about ``size_mm``. A higher ``threshold`` (SD) gives fewer."""
 
     hu: float
     size_mm: float
@@ -57,8 +60,12 @@ class Lesions:
 
 @dataclass(frozen=True)
 class Appearance:
-    """CT numbers of the tissues, by name: ``hu``, SD of the variation (``texture``), share and CT number of the small
-    ``vessels`` in them. ``muscle_mm`` and ``fat_mm``: layers around the trunk. ``fillings`` by lumen."""
+    """The appearance of the tissues.
+
+    By tissue name: the CT number ``hu``, the SD of its variation ``texture`` (HU), and the density ``vessels`` (0 to 1)
+    and CT number ``vessel_hu`` of small vessels. ``muscle_mm`` and ``fat_mm`` are the thickness of the layers around
+    the trunk. ``fillings`` are by lumen. ``effusion`` is the level of pleural fluid (0: back, 1: front).
+    """
 
     phase: str
     hu: Mapping[str, float]
@@ -74,8 +81,11 @@ class Appearance:
 
 @dataclass(frozen=True)
 class FieldOfView:
-    """What is scanned: ``start`` (x, y, z), the center of the first voxel, and ``extent``, in mm from the middle of
-    the trunk; a circle of ``radius_mm`` around ``middle`` (x, y) outside of which the scanner shows air."""
+    """The scanned region, in mm from the middle of the trunk.
+
+    ``start`` (x, y, z) is the center of the first voxel, ``extent`` the size. Outside the circle with ``radius_mm``
+    around ``middle`` (x, y), the scan shows air.
+    """
 
     start: Triple
     extent: Triple
@@ -85,9 +95,12 @@ class FieldOfView:
 
 @dataclass(frozen=True)
 class Scanner:
-    """``slice_mm``: thickness and distance of slices; ``noise_hu``: SD in a voxel of 3 mm, of which the share
-    ``correlated`` is smooth; ``blur``: share of itself a voxel gives to its neighbors in the plane (negative
-    sharpens); HU are multiplied by ``gain`` and ``offset_hu`` is added."""
+    """The properties of a scanner.
+
+    ``slice_mm`` is the thickness and distance of slices, ``noise_hu`` the SD of noise in a 3 mm voxel, ``correlated``
+    its smooth fraction, ``blur`` the fraction of its value that a voxel gives to its neighbors in the plane (negative:
+    sharpens). HU are multiplied by ``gain``, then ``offset_hu`` is added.
+    """
 
     slice_mm: float = 3.0
     noise_hu: float = 10.0
@@ -99,8 +112,10 @@ class Scanner:
 
 @dataclass(frozen=True)
 class Table:
-    """A curved board ``gap_mm`` from the skin, of ``radius_mm`` and ``thickness_mm``, with its ``skin_hu`` and
-    ``core_hu``."""
+    """A curved board at a distance of ``gap_mm`` from the skin, with ``radius_mm`` and ``thickness_mm``.
+
+    ``skin_hu`` is the CT number of its surface layer, ``core_hu`` that of its core.
+    """
 
     gap_mm: float
     radius_mm: float
@@ -111,7 +126,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm at ``center`` (x, y) in mm in the plane z = 0, which moves by ``lean`` (x, y) for each mm of z."""
+    """An arm with its ``center`` (x, y) in mm in the plane z = 0, shifted by ``lean`` (x, y) per mm of z.
+
+    ``thickness`` is relative to an average arm; ``two_bones`` is True for a forearm.
+    """
 
     center: tuple[float, float]
     lean: tuple[float, float]
@@ -121,9 +139,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One synthetic CT. ``seed`` is that of all random fields; ``anatomy`` the name of the label map; ``missing`` the
-    organs (keys of AMOS) that were taken out; ``prone`` turns gravity and the table around. Distances in mm from the
-    middle of the trunk, x to the right, y to the front, z to the head."""
+    """The description of a synthetic CT.
+
+    ``seed`` is the seed of all random fields, ``anatomy`` the name of the label map, ``missing`` the keys of removed
+    organs (AMOS). ``prone`` reverses gravity and the side of the table. Positions are in mm from the middle of the
+    trunk, with x to the right, y to the front and z to the head.
+    """
 
     seed: int
     anatomy: str
@@ -138,66 +159,66 @@ class Recipe:
     version: int = RECIPE_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that ``from_json`` reads."""
+        """The recipe as plain data for ``from_json``."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Any) -> Recipe:
-        """The recipe in ``data``. Raises UserError for what is no recipe or is one of another version."""
+        """Read a recipe from plain data. Raises UserError if it is not a recipe or has another version."""
         if not isinstance(data, Mapping) or "version" not in data:
-            raise UserError(
-                "This is not a recipe.", "A recipe is a JSON object with a version; dca synthesize writes them."
-            )
+            raise UserError("The file is not a recipe.", "Give a recipe.json that dca synthesize wrote.")
         version = data["version"]
         if version != RECIPE_VERSION:
             newer = isinstance(version, int) and version > RECIPE_VERSION
             raise UserError(
-                f"The recipe has version {version}, this program reads version {RECIPE_VERSION}.",
-                "Update the program." if newer else "Make the recipe again with dca synthesize.",
+                f"The recipe has version {version}, but this program reads version {RECIPE_VERSION}.",
+                "Update the program." if newer else "Create the recipe again with dca synthesize.",
             )
         try:
             return typing.cast(Recipe, _load(cls, data, "recipe"))
         except (TypeError, ValueError) as error:
-            raise UserError(f"The recipe cannot be used: {error}.", "Make it again with dca synthesize.") from None
+            raise UserError(f"The recipe is invalid: {error}.", "Create it again with dca synthesize.") from None
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a JSON file. Raises UserError if it cannot be read."""
+    """Read a recipe from a JSON file. Raises UserError if it cannot be read or is not a recipe."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}).", "Give a recipe.json of dca synthesize.") from None
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}).", "Give a recipe.json that dca synthesize wrote."
+        ) from None
     return Recipe.from_json(data)
 
 
-def _load(kind: Any, value: Any, where: str) -> Any:
-    """``value`` from JSON as ``kind``: a dataclass, number, text, tuple, mapping or one of several."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+def _load(type_: Any, value: Any, field_name: str) -> Any:
+    """Convert ``value`` from JSON to ``type_``: a dataclass, number, text, tuple, mapping or optional type."""
+    origin, inner = typing.get_origin(type_), typing.get_args(type_)
+    if dataclasses.is_dataclass(type_):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where} is not an object")
-        kinds = typing.get_type_hints(kind)
-        if unknown := sorted(set(value) - set(kinds)):
-            raise ValueError(f"{where} has the unknown field {unknown[0]!r}")
-        return kind(**{name: _load(kinds[name], each, f"{where}.{name}") for name, each in value.items()})  # type: ignore[operator]
+            raise ValueError(f"{field_name} is not an object")
+        hints = typing.get_type_hints(type_)
+        if unknown := sorted(set(value) - set(hints)):
+            raise ValueError(f"{field_name} has an unknown field {unknown[0]!r}")
+        return type_(**{name: _load(hints[name], item, f"{field_name}.{name}") for name, item in value.items()})  # type: ignore[operator]
     if origin is types.UnionType:
         if value is None and type(None) in inner:
             return None
-        return _load(next(each for each in inner if each is not type(None)), value, where)
+        return _load(next(option for option in inner if option is not type(None)), value, field_name)
     if origin is tuple:
         if not isinstance(value, list | tuple) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
-            raise ValueError(f"{where} is not a list of the right length")
-        kinds_of = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
-        pairs = enumerate(zip(kinds_of, value, strict=True))
-        return tuple(_load(each, item, f"{where}[{i}]") for i, (each, item) in pairs)
+            raise ValueError(f"{field_name} is not a list of the correct length")
+        item_types = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        pairs = enumerate(zip(item_types, value, strict=True))
+        return tuple(_load(item_type, item, f"{field_name}[{i}]") for i, (item_type, item) in pairs)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{where} is not an object")
-        return {str(key): _load(inner[1], each, f"{where}.{key}") for key, each in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            raise ValueError(f"{field_name} is not an object")
+        return {str(key): _load(inner[1], item, f"{field_name}.{key}") for key, item in value.items()}
+    if type_ is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{where} is not of the type {kind.__name__}")
-    if kind is float and not abs(value) < 1e9:
-        raise ValueError(f"{where} is not a finite number")
+    if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):
+        raise ValueError(f"{field_name} is not of type {type_.__name__}")
+    if type_ is float and not abs(value) < 1e9:
+        raise ValueError(f"{field_name} is not a finite number")
     return value

@@ -1,4 +1,4 @@
-"""Recipes drawn at random: other people of the given anatomies, other contrast, other scanners."""
+"""Draws random recipes: variations of the given anatomies with random contrast and scanners."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .tissues import LUMENS, N_SHELLS, SHELL_MM, TISSUES
 
 Kind = Literal["abdomen", "cut", "upper", "chest", "trunk", "pelvis", "slab", "chest_only", "pelvis_only"]
 
-# How often a scan is of a kind. Scans of abdomens often reach far into the chest; a network that has not seen hearts
-# takes them for livers. Short and cut scans teach it that organs need not be there.
+# Probability of each kind of scan. Scans of the abdomen often reach far into the chest, and a network that has never
+# seen a heart labels it as liver. Short and cut scans teach the network that organs may be absent.
 _KINDS: dict[Kind, float] = {
     "abdomen": 0.30, "cut": 0.09, "upper": 0.12, "chest": 0.12, "trunk": 0.10, "pelvis": 0.08, "slab": 0.12,
     "chest_only": 0.03, "pelvis_only": 0.04,
 }  # fmt: skip
-# Most that an organ's surface moves out or in (mm).
+# Range (mm) by which the surface of an organ moves outward.
 _GROWTH_MM = {
     "liver": (-9.0, 10.0), "spleen": (-4.0, 13.0), "right_kidney": (-4.0, 4.0), "left_kidney": (-4.0, 4.0),
     "stomach": (-12.0, 14.0), "gallbladder": (-4.0, 7.0), "pancreas": (-3.5, 3.0), "aorta": (-3.0, 4.5),
@@ -29,10 +29,10 @@ _GROWTH_MM = {
     "bowel": (-4.0, 5.0), "heart": (-6.0, 8.0), "psoas": (-6.0, 5.0), "lung": (-6.0, 4.0),
     "prostate_uterus": (-4.0, 8.0),
 }  # fmt: skip
-# How far organs lie from where they were (SD), as a share of the room over which the body makes way for them.
+# SD of the shift of an organ, relative to the distance over which the body yields to it.
 _SHIFT = 0.15
 _FIXED = ("lung", "colon", "bowel", "psoas", "aorta")
-# Pairs of phases, of which a scan lies somewhere between, and how often.
+# Pairs of phases between which a scan is taken, and their probability.
 _TIMES: tuple[tuple[str, str, float], ...] = (
     ("none", "none", 0.24),
     ("arterial", "arterial", 0.08),
@@ -52,12 +52,11 @@ def draw_recipe(
     kind: Kind | None = None,
     attempt: int = 0,
 ) -> Recipe:
-    """The recipe of ``seed``: the same arguments give the same recipe.
+    """Draw the recipe of ``seed``. The same arguments give the same recipe.
 
-    ``phase``: one of ``PHASES``, drawn if None. ``partners``: for the name of an anatomy those that it has been
-    registered to, toward which it can go. ``kind``: the part of the body that is scanned, drawn if None.
-    ``attempt``: other numbers give other recipes of the seed.
-    Raises ValueError for an unknown ``phase``.
+    ``phase`` is one of ``PHASES``, ``kind`` the scanned part of the body; both are drawn if None. ``partners`` maps
+    names of anatomies to the names of those that they can be blended with. Different values of ``attempt`` give
+    different recipes for the same seed. Raises ValueError for an unknown ``phase``.
     """
     if phase is not None and phase not in PHASES:
         raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
@@ -93,7 +92,7 @@ def draw_recipe(
 
 
 def body_box(anatomy: Anatomy, deformation: Deformation, layers_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Two corners (x, y, z) in mm of the body under ``layers_mm`` of muscle and fat, before it is bent."""
+    """Two corners (x, y, z) in mm of the body with ``layers_mm`` of muscle and fat, before it is deformed."""
     scale = np.array(deformation.scale)
     low, high = ((corner - anatomy.center) * scale for corner in anatomy.trunk)
     around = np.array([layers_mm, layers_mm, 0.0]) * scale
@@ -107,7 +106,7 @@ def _deformation(anatomy: Anatomy, partners: Sequence[str], random: np.random.Ge
     for structure in anatomy.changes:
         low, high = _GROWTH_MM[structure]
         growth[structure] = float(random.uniform(low, high) * random.choice([0.4, 1.0]))
-    # Visceral fat parts the loops of the bowel and the organs.
+    # Visceral fat separates the loops of the bowel and the organs.
     if random.random() < 0.45:
         for structure in ("bowel", "colon", "stomach", "pancreas", "duodenum"):
             if structure in growth:
@@ -138,7 +137,7 @@ def _appearance(anatomy: Anatomy, phase: str | None, random: np.random.Generator
     values["liver"] -= float(random.uniform(10.0, 60.0)) if random.random() < 0.2 else float(random.uniform(-6.0, 8.0))
     values["muscle"] += float(random.normal(-4.0, 7.0))
     values["fat"] += float(random.normal(0.0, 6.0))
-    # Marrow loses bone and gains fat with age.
+    # With age, marrow loses bone and gains fat.
     values["cancellous_bone"] = float(random.uniform(40.0, 220.0))
     values["cortical_bone"] = float(random.uniform(250.0, 600.0))
     own = {name: float(random.normal(0.0, spread)) for name in sorted({t.hu for t in TISSUES})}
@@ -155,7 +154,7 @@ def _appearance(anatomy: Anatomy, phase: str | None, random: np.random.Generator
             hu[tissue.name] -= lost
             texture[tissue.name] = max(texture[tissue.name], uneven)
     hu["skin"], hu["air"] = values["skin"], values["air"]
-    # Hepatic and portal veins in the liver: not yet filled early on.
+    # Hepatic and portal veins in the liver are not yet filled in the arterial phase.
     blood = values["portal_blood"]
     hu["hepatic_vein"] = blood if phase != "arterial" else 0.5 * (blood + values["liver"])
     vessel_hu = {"": blood, "liver": hu["hepatic_vein"], "lung": values["blood"] - 150.0}
@@ -165,17 +164,17 @@ def _appearance(anatomy: Anatomy, phase: str | None, random: np.random.Generator
         texture["spleen"] = float(random.uniform(10.0, 35.0))
     hu["mediastinum"] += float(random.uniform(20.0, 70.0))
     if random.random() < 0.08:
-        # Ascites, or the dense fat of the very thin.
+        # Ascites, or the dense fat of very thin people.
         hu["visceral_fat"] = float(random.uniform(-70.0, 20.0))
     texture["colon_lumen"] = float(random.choice([15.0, 60.0, 150.0, 260.0]))
     texture["stomach_lumen"] = texture["viscus_lumen"] = float(random.choice([3.0, 15.0, 60.0]))
     oral = bool(random.random() < 0.25)
-    # Where the map has no muscles of the abdominal wall, they lie around everything it has.
+    # If the map has no muscles of the abdominal wall, they are added around all its structures.
     muscle = float(random.uniform(*((0.0, 5.0) if "wall_muscle" in anatomy.levels else (4.0, 13.0))))
     fat = float(np.clip(random.gamma(2.2, 9.5), 3.0, SHELL_MM * N_SHELLS - muscle - 8.0))
     lesions = None
     if random.random() < 0.3:
-        # Cysts and metastases; early on some are brighter than the organ.
+        # Cysts and metastases; in the arterial phase some are brighter than the organ.
         lesion = float(random.choice([random.uniform(0.0, 20.0), values["liver"] - random.uniform(15.0, 60.0)]))
         if phase == "arterial" and random.random() < 0.3:
             lesion = values["liver"] + float(random.uniform(20.0, 70.0))
@@ -194,7 +193,7 @@ def _contrast(random: np.random.Generator, phase: str | None) -> tuple[dict[str,
     first, second = Contrast.of(person, early).hu, Contrast.of(person, late).hu
     mix = float(random.random())
     blank = Contrast.of(person, "none").hu
-    # Dose, weight and circulation: enhancement differs more between patients than between phantoms.
+    # Dose, weight and circulation make enhancement vary more between patients than between phantoms.
     strength = float(random.uniform(0.7, 1.25))
     values = {}
     for name, base in blank.items():
@@ -204,7 +203,7 @@ def _contrast(random: np.random.Generator, phase: str | None) -> tuple[dict[str,
 
 
 def _infiltrated(random: np.random.Generator) -> dict[str, tuple[float, float]]:
-    """Organs that hold fat, as the pancreas and adrenal glands of many do: HU lost, and SD in HU of what remains."""
+    """Organs with fatty infiltration (pancreas, adrenal glands): the decrease in HU, and the SD in HU of the result."""
     found = {}
     if random.random() < 0.35:
         found["pancreas"] = (float(random.uniform(10.0, 65.0)), float(random.uniform(12.0, 32.0)))
@@ -221,7 +220,7 @@ def _filling(name: str, hu: Mapping[str, float], oral: bool, random: np.random.G
     chance = random.random(count)
     if name == "bladder_lumen":
         if usual > 25.0:
-            # Excreted contrast is heavy and lies at the back.
+            # Excreted contrast agent is heavy and collects at the back.
             content[:] = random.uniform(60.0, 600.0)
             level[:], above[:] = random.uniform(0.1, 1.2), random.uniform(5.0, 120.0)
         return _as_filling(content, level, above)
@@ -251,16 +250,16 @@ def _as_filling(content: np.ndarray, level: np.ndarray, above: np.ndarray) -> Fi
 
 
 def _missing(anatomy: Anatomy, random: np.random.Generator) -> tuple[str, ...]:
-    """Sometimes the gallbladder, a kidney or the spleen has been taken out: fat fills its place."""
+    """Draw removed organs: sometimes the gallbladder, a kidney or the spleen. Fat takes their place."""
     chances = random.random(4)
-    gone = []
+    removed = []
     if chances[0] < 0.12:
-        gone.append("gallbladder")
+        removed.append("gallbladder")
     if chances[1] < 0.05:
-        gone.append("right_kidney" if chances[2] < 0.5 else "left_kidney")
+        removed.append("right_kidney" if chances[2] < 0.5 else "left_kidney")
     if chances[3] < 0.02:
-        gone.append("spleen")
-    return tuple(key for key in gone if AMOS.by_key[key].label not in anatomy.unannotated)
+        removed.append("spleen")
+    return tuple(key for key in removed if AMOS.by_key[key].label not in anatomy.unannotated)
 
 
 def _scanner(random: np.random.Generator) -> Scanner:
@@ -343,7 +342,7 @@ def _field_of_view(
 def _arms(
     anatomy: Anatomy, deformation: Deformation, appearance: Appearance, random: np.random.Generator
 ) -> tuple[Arm, ...]:
-    """Arms beside the trunk, of patients who cannot lift them."""
+    """Arms next to the trunk, for patients who cannot lift them."""
     low, high = body_box(anatomy, deformation, appearance.muscle_mm + appearance.fat_mm)
     thickness = float(random.uniform(0.8, 1.25))
     arms = []

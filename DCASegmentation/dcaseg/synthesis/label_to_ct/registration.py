@@ -1,9 +1,9 @@
-"""Anatomies brought to each other, once: what new anatomies are drawn from.
+"""Registers pairs of anatomies, from which new anatomies are blended.
 
-For a pair, the other label map is aligned by the centroids of its organs and matched with diffeomorphic demons on
-images in which every structure has a value of its own. The result is a small displacement field on the anatomy: where
-in it a point of a body lies that has the other's shape. Bowel and colon, which differ from person to person in their
-course, are left to follow their surroundings.
+The other label map is aligned by the centroids of its organs, then matched with diffeomorphic demons on images in which
+each structure has its own value. The result is a displacement field on the anatomy. It maps a point of a body with the
+other's shape to a point of the anatomy. Bowel and colon, whose course differs between people, follow their
+surroundings.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from .geometry import Warp
 from .tissues import STRETCHES, TISSUES
 from .volumes import smoothed
 
-# The most by which a body goes toward others, in all.
+# Largest total weight with which a body is blended toward others.
 MOST_WEIGHT = 1.2
 _GRID_MM = 6.0
 _LATTICE_MM = 10.0
 _ITERATIONS = (60, 40)
-# At the most weight, no point may shrink to less than this share of its volume.
+# With the largest weight, no point may shrink below this fraction of its volume.
 _LEAST_JACOBIAN = 0.25
-# Neighbors have values far apart. What is not named here looks like the fat around it.
+# Neighboring structures have very different values. Structures that are not listed look like the fat around them.
 _VALUES = {
     "lung": -5.0, "airway": -5.0, "back_muscle": 4.5, "psoas": 4.5, "gluteal_muscle": 4.5, "wall_muscle": 4.0,
     "pelvic_muscle": 4.0, "cortical_bone": 9.0, "cancellous_bone": 9.0, "disc": 8.0, "spinal_canal": 8.0, "heart": 6.5,
@@ -40,7 +40,7 @@ _VALUES = {
     "esophagus": 9.0,
 }  # fmt: skip
 _INTERIOR = 2.0
-# Organs whose centroids do not depend on where a map ends.
+# Organs whose centroids do not depend on the extent of the label map.
 _LANDMARKS = (
     "liver", "spleen", "right_kidney", "left_kidney", "pancreas", "gallbladder", "bladder", "right_adrenal_gland",
     "left_adrenal_gland", "duodenum",
@@ -49,8 +49,10 @@ _LANDMARKS = (
 
 @dataclass(frozen=True)
 class Registration:
-    """``warp`` from one anatomy toward another, and the overlap (Dice, mean over the organs both have) of the two
-    ``before``, when only aligned, and ``after``."""
+    """The ``warp`` from an anatomy toward another, and their overlap (mean Dice over common organs).
+
+    ``before`` is the overlap after the alignment only, ``after`` that with the warp.
+    """
 
     warp: Warp
     before: float
@@ -58,7 +60,10 @@ class Registration:
 
 
 def register(anatomy: Anatomy, other: Anatomy) -> Registration:
-    """The registration of ``anatomy`` to ``other``; takes some 10 s."""
+    """Register ``anatomy`` to ``other``, which takes about 10 s.
+
+    Raises UserError if they have fewer than four organs in common for the alignment.
+    """
     groups = _groups(anatomy) & _groups(other)
     scale, offset = _alignment(anatomy, other)
     moving = _image(anatomy, groups)
@@ -69,7 +74,7 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
     fixed_image = _image(other, groups)
     fixed = sitk.Resample(fixed_image, grid, to_other, sitk.sitkLinear, 0.0)
     start = sitk.Resample(moving, grid, sitk.Transform(), sitk.sitkLinear, 0.0)
-    # Where the other map ends, nothing is known of how the body goes on.
+    # Outside the other map the target is unknown, so it is set to the anatomy itself.
     known = sitk.GetArrayFromImage(sitk.Resample(fixed_image * 0 + 1, grid, to_other, sitk.sitkLinear, 0.0)) > 0.99
     target = np.where(known, sitk.GetArrayFromImage(fixed), sitk.GetArrayFromImage(start)).astype(np.float32)
     fixed = sitk.GetImageFromArray(target)
@@ -84,7 +89,7 @@ def register(anatomy: Anatomy, other: Anatomy) -> Registration:
 
 
 def write_warp(warp: Warp, path: Path) -> None:
-    """Write a warp as NPZ, whole or not at all."""
+    """Write a warp as NPZ, atomically."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         np.savez_compressed(file, field=warp.field, step=np.array(warp.step), start=np.array(warp.start))
@@ -92,13 +97,15 @@ def write_warp(warp: Warp, path: Path) -> None:
 
 
 def warp_name(anatomy: str, other: str) -> str:
-    """The file name of the warp from one anatomy toward another, both by name."""
+    """The file name of the warp from ``anatomy`` toward ``other`` (names)."""
     return f"{anatomy}--{other}.npz"
 
 
 def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
-    """All warps in a folder: for each anatomy's name those toward others. Raises UserError if there is none, or one is
-    damaged."""
+    """Read all warps in a folder, by the names of the anatomy and of the other.
+
+    Raises UserError if there are none or one is damaged.
+    """
     found: dict[str, dict[str, Warp]] = {}
     for path in sorted(Path(folder).glob("*--*.npz")):
         anatomy, other = path.stem.split("--", 1)
@@ -112,12 +119,12 @@ def read_warps(folder: Path) -> dict[str, dict[str, Warp]]:
             raise UserError(f"{path} is not a displacement field.", "Register the label maps again.")
         found.setdefault(anatomy, {})[other] = warp
     if not found:
-        raise UserError(f"{folder} holds no registrations.", "Make them with dca register-label-maps.")
+        raise UserError(f"{folder} contains no registrations.", "Create them with dca register-label-maps.")
     return found
 
 
 def _group(tissue: str) -> str:
-    """The structure of ``_VALUES`` a tissue belongs to, "" for none."""
+    """The structure of ``_VALUES`` that a tissue belongs to, or ""."""
     if tissue in _VALUES:
         return tissue
     organ = next((each.organ for each in TISSUES if each.name == tissue), "")
@@ -127,7 +134,7 @@ def _group(tissue: str) -> str:
 
 
 def _codes(anatomy: Anatomy) -> dict[int, str]:
-    """The group of every code of an anatomy's map that has one."""
+    """The group of each code in the tissue map of ``anatomy``, without codes that have no group."""
     codes = {index: _group(tissue.name) for index, tissue in enumerate(TISSUES)}
     codes |= {stretch.code: _group(stretch.lumen) for stretch in anatomy.stretches}
     return {code: group for code, group in codes.items() if group}
@@ -139,19 +146,19 @@ def _groups(anatomy: Anatomy) -> set[str]:
 
 
 def _alignment(anatomy: Anatomy, other: Anatomy) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scale and offset (x, y, z) from mm of ``anatomy`` to mm of ``other``, from the centroids of their organs."""
+    """Scale and offset (x, y, z) from ``anatomy`` to ``other`` (mm), fitted to the centroids of their organs."""
     labels = [AMOS.by_key[key].label for key in _LANDMARKS]
     both = [label for label in labels if label in anatomy.positions and label in other.positions]
     if len(both) < 4:
         raise UserError(
-            f"{anatomy.name} and {other.name} have only {len(both)} organs in common that can align them.",
+            f"{anatomy.name} and {other.name} have too few organs in common to align them: {len(both)}.",
             "Register label maps of whole abdomens.",
         )
     mine, theirs = (np.array([each.positions[label].mean(axis=0) for label in both]) for each in (anatomy, other))
     scale = np.ones(3)
     for axis in (0, 2):
         scale[axis] = np.clip(np.polyfit(mine[:, axis], theirs[:, axis], 1)[0], 0.7, 1.4)
-    # Organs lie too close together from back to front to tell the scale there.
+    # From back to front, organs are too close together to estimate the scale.
     scale[1] = scale[0]
     return scale, (theirs - scale * mine).mean(axis=0)
 
@@ -193,7 +200,7 @@ def _demons(
 
 
 def _plausible(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The displacements (z, y, x; x, y, z in mm), smoother and smaller until they fold nowhere at the most weight."""
+    """Smooth and shrink displacements (z, y, x, 3; x, y, z in mm) until nothing folds with the largest weight."""
     for _ in range(12):
         parts = [smoothed(vectors[..., i], (_GRID_MM,) * 3, (0.5 * _GRID_MM,) * 3) for i in range(3)]
         vectors = np.stack(parts, axis=-1)
@@ -204,8 +211,10 @@ def _plausible(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def jacobian(vectors: NDArray[np.float32], step: float) -> NDArray[np.float32]:
-    """The share of its volume that each voxel has after displacement by ``vectors`` (z, y, x; x, y, z in mm) on a grid
-    of ``step`` mm; below 0 where it folds."""
+    """Determinant of the Jacobian (z, y, x) of a displacement: the relative volume of each voxel, negative if it folds.
+
+    ``vectors`` is (z, y, x, 3) with x, y, z in mm, on a grid with ``step`` mm spacing.
+    """
     rows = [np.stack([np.gradient(vectors[..., i], step, axis=axis) for axis in (2, 1, 0)], axis=-1) for i in range(3)]
     return np.linalg.det(np.stack(rows, axis=-2) + np.eye(3, dtype=np.float32))
 
@@ -227,17 +236,17 @@ def _overlap(
     offset: NDArray[np.float64],
     vectors: NDArray[np.float32],
 ) -> float:
-    """Mean Dice of the organs both have, of ``anatomy`` under ``vectors`` with ``other`` in its frame."""
+    """Mean Dice over common organs of ``anatomy``, displaced by ``vectors``, and the aligned ``other``."""
     z, y, x = np.meshgrid(*(np.arange(n) * _GRID_MM for n in vectors.shape[:3]), indexing="ij")
     points = np.stack([x, y, z], axis=-1)
     mine, theirs = _labels_at(anatomy, points + vectors), _labels_at(other, points * scale + offset)
     both = sorted(set(anatomy.volumes_ml) & set(other.volumes_ml))
-    shares = []
+    dice = []
     for label in both:
         a, b = mine == label, theirs == label
         if a.any() and b.any():
-            shares.append(2 * (a & b).sum() / (a.sum() + b.sum()))
-    return float(np.mean(shares)) if shares else 0.0
+            dice.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+    return float(np.mean(dice)) if dice else 0.0
 
 
 def _labels_at(anatomy: Anatomy, points: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
-"""Makes geometry and appearance of synthetic CTs: of a whole case, or of any block of its voxels by itself.
+"""Renders synthetic CTs from recipes: a whole case, or any block of its voxels separately.
 
-Every value is a function of the recipe and of the voxel's place alone: a block is the same whether it is rendered by
-itself or cut out of the case (bit for bit on one kind of processor). Voxels are averages over their box, as those of a
-CT that was resampled with anti-aliasing are.
+Every value depends only on the recipe and the position of the voxel. A block is therefore the same whether it is
+rendered separately or cropped from the case (bit for bit on the same kind of processor). Voxel values are averages over
+the voxel, as in a CT that was resampled with anti-aliasing.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from .tissues import INDEX, LUMENS, N_SHELLS, SHELL_MM, SHELLS, STRETCHES, TISSU
 
 _AIR = -1000.0
 _OUTSIDE = -1024.0
-# What a voxel's value is the mean of: points in its box, in shares of its sides (x, y, z), spread evenly.
+# Sample points of a voxel relative to its sides (x, y, z), evenly distributed. Its value is the mean over them.
 _SAMPLES = tuple(
     ((0.5 + 0.8191725134 * n) % 1.0 - 0.5, (0.5 + 0.6710436067 * n) % 1.0 - 0.5, (n + 0.5) / 8 - 0.5) for n in range(8)
 )
-# Positions in label maps are fixed-point numbers with so many binary places.
+# Number of fractional bits of positions in label maps, which are fixed-point numbers.
 _BITS = 10
-# Where cysts and metastases are common.
+# Tissues in which cysts and metastases are common.
 _HOSTS = ("liver", "right_renal_cortex", "left_renal_cortex", "right_renal_medulla", "left_renal_medulla", "spleen")
-# How often a body is drawn before it is left as its label map has it, and the volumes it may have, in shares of the
-# ordinary range of adults.
+# Number of attempts to draw a blended body before the anatomy is used without blending, and the allowed volumes of its
+# organs, relative to the ends of the usual range for adults.
 _ATTEMPTS = 4
 _LEAST_VOLUME, _MOST_VOLUME = 0.6, 1.5
-# Whole cases are rendered in blocks, which bounds memory.
+# Whole cases are rendered in blocks of this size (voxels) to limit memory.
 _BLOCK = 64
 _WORLD = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 # Seeds of independent random fields.
@@ -50,8 +50,11 @@ _GRAIN, _CLOUD, _VESSELS, _LESIONS, _NOISE = 11, 23, 37, 53, 71
 
 
 class Rendered(NamedTuple):
-    """``hu`` float32 and ``labels`` uint8 (AMOS), both (depth, height, width), on the renderer's device, and the
-    labels that the anatomy leaves out (``unannotated``): where it says background, they may be."""
+    """A rendered block or case on the renderer's device.
+
+    ``hu`` (float32) and ``labels`` (uint8, AMOS) are (depth, height, width). ``unannotated`` holds the labels that the
+    anatomy does not contain; they may be present where ``labels`` is background.
+    """
 
     hu: Tensor
     labels: Tensor
@@ -60,7 +63,7 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class _Axes:
-    """Which world axis (0: x, 1: y, 2: z) each array axis follows, and in which sense."""
+    """The world axis (0: x, 1: y, 2: z) of each array axis, and its sign."""
 
     world: tuple[int, int, int]
     sign: tuple[int, int, int]
@@ -72,19 +75,18 @@ class _Axes:
         except KeyError:
             found = []
         if sorted(axis for axis, _ in found) != [0, 1, 2]:
-            raise ValueError(f"{orientation!r} is no orientation: it takes one letter each of R/L, A/P and S/I")
+            raise ValueError(f"orientation must have one letter each of R/L, A/P and S/I, not {orientation!r}")
         return cls((found[0][0], found[1][0], found[2][0]), (found[0][1], found[1][1], found[2][1]))
 
 
 class Renderer:
     """Renders recipes of the given anatomies on a grid.
 
-    ``spacing`` (x, y, z of the image's index axes) in mm and ``orientation`` (three letters) are those of a model grid.
-    ``warps[a][b]`` leads from anatomy a toward b; those toward anatomies
-    that are not given are left out, so that a person kept apart for testing cannot leak into the others. The anatomies'
-    maps are held on ``device``, one byte per voxel.
+    ``spacing`` (of the image's index axes i, j, k, in mm) and ``orientation`` (three letters) are those of a model
+    grid. ``warps[a][b]`` leads from anatomy a toward b. Warps toward anatomies that are not given are ignored, so that
+    a test person cannot leak into the others. The maps of the anatomies are kept on ``device``, one byte per voxel.
 
-    Raises ValueError for a spacing or orientation that is none, UserError for two anatomies of the same name.
+    Raises ValueError for an invalid spacing or orientation, and UserError for two anatomies with the same name.
     """
 
     def __init__(
@@ -98,9 +100,10 @@ class Renderer:
         if min(spacing) <= 0:
             raise ValueError(f"the spacing {spacing} mm is not positive")
         names = [anatomy.name for anatomy in anatomies]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        if duplicate := next((name for name in names if names.count(name) > 1), None):
             raise UserError(
-                f"Two of the label maps are called {twice}.", "Rename a folder: recipes know label maps by name."
+                f"Two label maps have the name {duplicate}.",
+                "Rename one of the folders, since recipes identify label maps by name.",
             )
         self.device = torch.device(device)
         self.anatomies = {anatomy.name: anatomy for anatomy in anatomies}
@@ -120,18 +123,20 @@ class Renderer:
         }
 
     def prepare(self, recipe: Recipe) -> Scene:
-        """The scene of ``recipe``, of which any part can be rendered. Raises UserError for an anatomy that is not
-        there or was not registered to those it goes toward."""
+        """The scene of ``recipe``, any part of which can be rendered.
+
+        Raises UserError if its anatomy is not given, or not registered to those it is blended with.
+        """
         resident = self._resident.get(recipe.anatomy)
         if resident is None:
             raise UserError(
-                f"The recipe needs the label map {recipe.anatomy}, which was not given.",
-                f"Given were: {', '.join(self.anatomies)}.",
+                f"The recipe needs the label map {recipe.anatomy}, which is not given.",
+                f"Give its folder, too. The given label maps are: {', '.join(self.anatomies)}.",
             )
-        if lacking := sorted(set(recipe.deformation.blend) - set(resident.warps)):
+        if missing := sorted(set(recipe.deformation.blend) - set(resident.warps)):
             raise UserError(
-                f"The recipe goes from {recipe.anatomy} toward {lacking[0]}, which is not given or not registered.",
-                "Give both label maps and the folder that dca register-label-maps made of them.",
+                f"The recipe blends {recipe.anatomy} with {missing[0]}, which is not given or not registered.",
+                "Give both label maps, and their registrations from dca register-label-maps.",
             )
         checked, geometry = self._checked
         if recipe is not checked or geometry is None:
@@ -141,10 +146,10 @@ class Renderer:
     def draw_recipe(
         self, seed: int, anatomies: Collection[str] | None = None, phase: str | None = None, kind: Kind | None = None
     ) -> Recipe:
-        """The recipe of ``seed``, of one of ``anatomies`` (names; all if None); ``phase`` and ``kind`` as in
-        ``recipe_drawing.draw_recipe``.
+        """Draw the recipe of ``seed`` from one of ``anatomies`` (names; None: all).
 
-        Bodies whose organs would fold or have volumes that no adult has are drawn again.
+        ``phase`` and ``kind`` are as in ``recipe_generator.draw_recipe``. Bodies whose organs would fold or have
+        implausible volumes are drawn again.
         """
         chosen = [anatomy for name, anatomy in self.anatomies.items() if anatomies is None or name in anatomies]
         partners = {name: list(to) for name, to in self.warps.items()}
@@ -152,36 +157,36 @@ class Renderer:
             recipe = draw_recipe(seed, chosen, phase, partners, kind, attempt)
             if not recipe.deformation.blend or self._plausible(recipe):
                 return recipe
-        # The anatomy as it is, changed in size and bent alone.
+        # The anatomy without blending; its size, shape and organs still vary.
         return replace(recipe, deformation=replace(recipe.deformation, blend={}))
 
     def _plausible(self, recipe: Recipe) -> bool:
         anatomy, deformation = self.anatomies[recipe.anatomy], recipe.deformation
         geometry = Geometry(self._resident[recipe.anatomy], deformation, recipe.seed)
-        # Most recipes that are drawn are rendered next.
+        # The geometry is kept, since most recipes are rendered after they are drawn.
         self._checked = (recipe, geometry)
         for label, volume in geometry.volumes_ml().items():
             low, high = AMOS.by_label[label].volume_ml
-            # An organ that is small or large in the label map may be so here.
-            given = anatomy.volumes_ml[label]
-            if not min(_LEAST_VOLUME * low, 0.8 * given) <= volume <= max(_MOST_VOLUME * high, 1.25 * given):
+            # An organ that is already small or large in the label map may stay so.
+            original = anatomy.volumes_ml[label]
+            if not min(_LEAST_VOLUME * low, 0.8 * original) <= volume <= max(_MOST_VOLUME * high, 1.25 * original):
                 return False
         return True
 
     def render_patch(self, recipe: Recipe, start: Sequence[int], shape: Sequence[int]) -> Rendered:
-        """The block of ``shape`` (depth, height, width) voxels from voxel ``start`` of the case on.
+        """Render the block with ``shape`` (depth, height, width) that starts at voxel ``start`` of the case.
 
-        A block may reach beyond the scan: along the body the scan's end slices are repeated, beside it there is air.
+        A block may extend beyond the scan. Above and below, the end slices are repeated; beside the scan there is air.
         """
         return self.prepare(recipe).render_patch(start, shape)
 
     def render_case(self, recipe: Recipe) -> Rendered:
-        """All voxels of the case."""
+        """Render all voxels of the case."""
         return self.prepare(recipe).render_case()
 
 
 class Scene:
-    """One recipe on one renderer's grid; ``shape`` (depth, height, width) in voxels of the whole case."""
+    """A recipe on the grid of a renderer. ``shape`` is the size of the whole case (depth, height, width) in voxels."""
 
     def __init__(self, renderer: Renderer, recipe: Recipe, resident: Resident, geometry: Geometry) -> None:
         self.recipe, self.anatomy = recipe, resident.anatomy
@@ -198,10 +203,11 @@ class Scene:
 
     @property
     def unannotated(self) -> tuple[int, ...]:
+        """The labels of AMOS that the anatomy does not contain."""
         return self.anatomy.unannotated
 
     def voxels_of(self, points: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Where points (n, 3; x, y, z in mm) of the label map lie, as voxel indices (n, 3; depth, height, width)."""
+        """Voxel indices (n, 3; depth, height, width) of ``points`` (n, 3; x, y, z in mm) of the label map."""
         body = self.geometry.find(points)
         index = (body - self._low) / np.array(self._steps)
         axes = self._renderer.axes
@@ -212,7 +218,7 @@ class Scene:
         return np.stack(columns, axis=1)
 
     def render_case(self) -> Rendered:
-        """All voxels of the case."""
+        """Render all voxels of the case."""
         depth, height, width = self.shape
         hu = torch.empty(self.shape, dtype=torch.float32, device=self._device)
         labels = torch.empty(self.shape, dtype=torch.uint8, device=self._device)
@@ -233,7 +239,7 @@ class Scene:
             index = np.arange(begin, begin + count)
             ranges[axis] = index if sign > 0 else self._size[axis] - 1 - index[::-1]
         hu, labels = self._render(*ranges)
-        # From (z, y, x) of the world to the array's axes.
+        # From world axes (z, y, x) to array axes.
         order = [2 - axis for axis in axes.world]
         flips = [dimension for dimension, sign in enumerate(axes.sign) if sign < 0]
         hu, labels = hu.permute(order), labels.permute(order)
@@ -242,7 +248,7 @@ class Scene:
         return Rendered(hu.contiguous(), labels.contiguous(), self.unannotated)
 
     def _render(self, x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """HU and labels (z, y, x) of the voxels with these indices along the world's axes, each one after another."""
+        """HU and labels (z, y, x) of the voxels with these consecutive indices along the world axes."""
         inside = [(index >= 0) & (index < size) for index, size in zip((x, y), self._size, strict=False)]
         shape = (len(z), len(y), len(x))
         if not inside[0].any() or not inside[1].any():
@@ -268,7 +274,7 @@ class Scene:
 
     def _scan(self, x: NDArray[np.int64], y: NDArray[np.int64], z: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         scanner, step_z = self.recipe.scanner, self._steps[2]
-        # One voxel more on each side, for the kernel.
+        # One extra voxel on each side, for the kernel.
         wide_x, wide_y = np.arange(x[0] - 1, x[-1] + 2), np.arange(y[0] - 1, y[-1] + 2)
         at_x, at_y, at_z = (
             low + step * index.astype(np.float64)
@@ -276,8 +282,8 @@ class Scene:
         )
         thick = scanner.slice_mm > step_z
         if thick:
-            place = z * step_z / scanner.slice_mm
-            below = np.floor(place).astype(np.int64)
+            position = z * step_z / scanner.slice_mm
+            below = np.floor(position).astype(np.int64)
             slices = np.arange(below[0], below[-1] + 2)
             slice_z = self._low[2] + slices * scanner.slice_mm
         else:
@@ -295,7 +301,7 @@ class Scene:
         hu += self._noise(slices, y, x, thickness)
         if thick:
             index = torch.from_numpy(below - slices[0]).to(self._device)
-            t = torch.from_numpy((place - below).astype(np.float32)).to(self._device)[:, None, None]
+            t = torch.from_numpy((position - below).astype(np.float32)).to(self._device)[:, None, None]
             before, after = hu.index_select(0, index), hu.index_select(0, index + 1)
             hu = before + (after - before) * t
         radius = self.recipe.field_of_view.radius_mm
@@ -315,8 +321,7 @@ class Scene:
         x: NDArray[np.float64],
         margin: Sequence[float] = (0.0, 0.0, 0.0),
     ) -> Tensor:
-        """Positions (3, z, y, x) in the label map, at least ``margin`` voxels inside it, as fixed-point numbers of
-        voxels."""
+        """Fixed-point positions (3, z, y, x) in voxels of the label map, kept at least ``margin`` voxels inside it."""
         places = self.geometry.positions(nodes, z, y, x)
         for axis, (step, size) in enumerate(zip(self.anatomy.spacing, self.anatomy.tissues.shape[::-1], strict=True)):
             places[axis] *= (1 << _BITS) / step
@@ -324,7 +329,7 @@ class Scene:
         return places.to(torch.int32)
 
     def _codes(self, places: Tensor, offset: Sequence[float]) -> Tensor:
-        """Codes at fixed-point ``places`` moved by ``offset`` (x, y, z in voxels)."""
+        """Codes at fixed-point ``places`` shifted by ``offset`` (x, y, z in voxels)."""
         _, height, width = self.anatomy.tissues.shape
         x, y, z = (round((shift + 0.5) * (1 << _BITS)) for shift in offset)
         index = (places[2] + z) >> _BITS
@@ -342,9 +347,9 @@ class Scene:
         x: NDArray[np.float64],
         thickness: float,
     ) -> tuple[Tensor, Tensor]:
-        """HU of slices of the body and what is around it, and the tissue codes of the voxels' centers."""
+        """HU of slices of the body and its surroundings, and the tissue codes at the voxel centers."""
         box = np.array([self._steps[0], self._steps[1], thickness])
-        # To voxels of the label map, without the bending, which hardly changes over one voxel.
+        # To voxels of the label map, without the deformation, which hardly varies within a voxel.
         to_map = self.geometry.matrix / np.array(self.anatomy.spacing)[:, None]
         offsets = (np.array(_SAMPLES) * box) @ to_map.T
         places = self._places(nodes, z, y, x, np.abs(offsets).max(axis=0) + 0.01)
@@ -366,7 +371,7 @@ class Scene:
     def _add_texture(
         self, hu: Tensor, tissues: Tensor, z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> None:
-        """Adds the tissues' own variation, their small vessels and lesions."""
+        """Add the variation of the tissues, small vessels and lesions."""
         look, seed, device, axes = self._lookup, self.recipe.seed, self._device, (z, y, x)
         flat = tissues.view(-1)
 
@@ -376,24 +381,24 @@ class Scene:
         varied = smooth_noise(seed + _GRAIN, axes, 7.0, device)[0] * 0.75
         varied += smooth_noise(seed + _CLOUD, axes, 30.0, device)[0] * 0.6
         varied *= of(look.texture)
-        # Gas and what lies outside the body have no texture, whatever tissue the voxel's center is.
+        # Gas and voxels outside the body have no texture, whatever the tissue at the voxel's center is.
         solid = hu > -930.0
         hu += varied * solid
         first, second = smooth_noise(seed + _VESSELS, axes, 18.0, device, channels=2)
-        # A vessel runs where two independent fields are both near zero; thicker where the tissue has more of them.
+        # Vessels are where two independent fields are both near zero; thicker in tissues with more vessels.
         line = (first * first + second * second).sqrt_()
         within = (1.6 - line * of(look.inverse_vessels)).clamp_(0.0, 1.0) * solid
         hu += within * (of(look.vessel_hu) - hu)
         lesions = self.recipe.appearance.lesions
         if lesions is not None:
-            ill = (smooth_noise(seed + _LESIONS, axes, lesions.size_mm, device)[0] - lesions.threshold) * 4.0
-            ill = ill.clamp_(0.0, 1.0) * of(look.hosts)
-            hu += ill * (lesions.hu - hu)
+            weight = (smooth_noise(seed + _LESIONS, axes, lesions.size_mm, device)[0] - lesions.threshold) * 4.0
+            weight = weight.clamp_(0.0, 1.0) * of(look.hosts)
+            hu += weight * (lesions.hu - hu)
 
     def _add_surroundings(
         self, hu: Tensor, z: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> None:
-        """Table and arms; only air gives way to them."""
+        """Add table and arms where there is air."""
         recipe = self.recipe
         if recipe.table is None and not recipe.arms:
             return
@@ -403,13 +408,13 @@ class Scene:
             hu += free * added
         for arm in recipe.arms:
             for k, level in enumerate(z):
-                shown = self._lookup.arm(arm, float(level), y, x)
-                if shown is not None:
-                    plane = torch.from_numpy(shown).to(self._device)
+                arm_hu = self._lookup.arm(arm, float(level), y, x)
+                if arm_hu is not None:
+                    plane = torch.from_numpy(arm_hu).to(self._device)
                     hu[k] = torch.where(free[k] & (plane > -5000.0), plane, hu[k])
 
     def _kernel(self, hu: Tensor) -> Tensor:
-        """The scan without its rim of one voxel in the plane, blurred or sharpened."""
+        """The scan, blurred or sharpened in the plane, without its border of one voxel."""
         share = self.recipe.scanner.blur
         for dimension in (1, 2):
             count = hu.shape[dimension]
@@ -424,7 +429,7 @@ class Scene:
     def _noise(self, z: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64], thickness: float) -> Tensor:
         scanner, seed = self.recipe.scanner, self.recipe.seed + _NOISE
         volume = self._steps[0] * self._steps[1] * thickness
-        # Averaging over n voxels takes less than the root of n off noise, which is correlated.
+        # Noise is correlated, so averaging over n voxels reduces it by less than the square root of n.
         sd = scanner.noise_hu * (27.0 / volume) ** 0.35
         share = min(max(scanner.correlated, 0.0), 1.0)
         noise = normal(seed, (z, y, x), self._device) * (sd * (1.0 - share) ** 0.5)
@@ -435,7 +440,7 @@ class Scene:
 
 
 class _Lookup:
-    """What a scene looks up by tissue code."""
+    """Lookup tables of a scene by tissue code."""
 
     def __init__(self, scene: Scene) -> None:
         recipe, anatomy, device = scene.recipe, scene.anatomy, scene.geometry.device
@@ -445,15 +450,15 @@ class _Lookup:
         vessels, vessel_hu = np.zeros(256, np.float32), np.full(256, looks.vessel_hu.get("", 0.0), np.float32)
         labels, hosts = np.zeros(256, np.uint8), np.zeros(256, np.float32)
         for index, tissue in enumerate(TISSUES):
-            # An organ that was taken out is fat.
-            gone = tissue.organ in recipe.missing and bool(tissue.organ)
-            shown = "visceral_fat" if gone else tissue.name
-            hu[index] = looks.hu.get(shown, _AIR)
-            texture[index] = looks.texture.get(shown, 0.0)
-            vessels[index] = looks.vessels.get(shown, 0.0)
-            vessel_hu[index] = looks.vessel_hu.get(shown, vessel_hu[index])
-            labels[index] = 0 if gone else tissue.label
-            hosts[index] = tissue.name in _HOSTS and not gone
+            # A removed organ looks like fat.
+            is_removed = tissue.organ in recipe.missing and bool(tissue.organ)
+            name = "visceral_fat" if is_removed else tissue.name
+            hu[index] = looks.hu.get(name, _AIR)
+            texture[index] = looks.texture.get(name, 0.0)
+            vessels[index] = looks.vessels.get(name, 0.0)
+            vessel_hu[index] = looks.vessel_hu.get(name, vessel_hu[index])
+            labels[index] = 0 if is_removed else tissue.label
+            hosts[index] = tissue.name in _HOSTS and not is_removed
         hu[0] = looks.hu.get("outside", _AIR)
         for k in range(N_SHELLS):
             depth, index = (k + 0.5) * SHELL_MM, SHELLS + k
@@ -463,7 +468,7 @@ class _Lookup:
                 hu[index], texture[index], vessels[index] = looks.hu["visceral_fat"], 5.0, 0.25
             elif depth < looks.muscle_mm + looks.fat_mm + 2.2:
                 hu[index], texture[index] = looks.hu["skin"], 4.0
-        # Codes above whose level (mm, y) another HU begins.
+        # Code, fluid level (y in mm) and HU above the level.
         self._layered: list[tuple[int, float, float]] = []
         up = -1.0 if recipe.prone else 1.0
         centers = np.array([stretch.center for stretch in anatomy.stretches]).reshape(-1, 3)
@@ -484,7 +489,7 @@ class _Lookup:
                 height = stretch.height * recipe.deformation.scale[1]
                 self._layered.append((code, float(center[1] + up * (level - 0.5) * height), filling.above[number]))
         if looks.effusion is not None and "lung" in anatomy.levels:
-            # The fluid lies below: the lung is what is above it.
+            # The fluid is below the lung tissue.
             low, high = ((corner - anatomy.center) * np.array(recipe.deformation.scale) for corner in anatomy.trunk)
             share = looks.effusion if up > 0 else 1.0 - looks.effusion
             self._layered.append((INDEX["lung"], float(low[1] + share * (high[1] - low[1])), float(hu[INDEX["lung"]])))
@@ -500,7 +505,7 @@ class _Lookup:
         self.labels = torch.from_numpy(labels).to(device)
 
     def hu(self, y: NDArray[np.float64], step: float) -> Tensor:
-        """HU by row and code, flattened: fluid levels are planes of y, whatever the shape of the organ."""
+        """HU by row and code, flattened. Fluid levels are planes with constant y in organs of any shape."""
         table = np.repeat(self._hu[None], len(y), axis=0)
         for code, level, above in self._layered:
             share = np.clip(self._up * (y - level) / step + 0.5, 0.0, 1.0).astype(np.float32)
@@ -510,7 +515,7 @@ class _Lookup:
     def board(
         self, y: NDArray[np.float64], x: NDArray[np.float64], steps: tuple[float, float, float]
     ) -> NDArray[np.float32]:
-        """What the table adds to air, (y, x) in HU."""
+        """The HU (y, x) that the table adds to air."""
         table, deformation = self._recipe.table, self._recipe.deformation
         assert table is not None
         looks = self._recipe.appearance
@@ -522,7 +527,7 @@ class _Lookup:
         soft = 0.5 * (steps[0] + steps[1])
 
         def layer(begin: float, end: float) -> NDArray[np.float64]:
-            """Share of a voxel between two distances."""
+            """Fraction of a voxel between two distances."""
             return np.clip((distance - begin) / soft + 0.5, 0, 1) * np.clip((end - distance) / soft + 0.5, 0, 1)
 
         inner = max(table.thickness_mm, 5.5)
@@ -531,7 +536,7 @@ class _Lookup:
         return (skin * (table.skin_hu - _AIR) + core * (table.core_hu - _AIR)).astype(np.float32)
 
     def arm(self, arm: Arm, level: float, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float32] | None:
-        """The arm in the plane z = ``level``, (y, x) in HU, below -5000 around it; None where it is not in sight."""
+        """HU (y, x) of the arm in the plane z = ``level``, below -5000 outside it; None if it is not visible."""
         center_x, center_y = arm.center[0] + arm.lean[0] * level, arm.center[1] + arm.lean[1] * level
         reach = 45.0 * arm.thickness
         if not (x[0] - reach < center_x < x[-1] + reach and y[0] - reach < center_y < y[-1] + reach):
@@ -543,13 +548,15 @@ class _Lookup:
         shaft = 7.0 if arm.two_bones else 10.0
         looks = self._recipe.appearance.hu
         layers = [looks["cancellous_bone"], looks["cortical_bone"], looks["psoas"], looks["visceral_fat"]]
-        shown = np.select([near < 0.55 * shaft, near < shaft, radius < 30.0, radius < 38.0], layers, -1e4)
-        return shown.astype(np.float32)
+        arm_hu = np.select([near < 0.55 * shaft, near < shaft, radius < 30.0, radius < 38.0], layers, -1e4)
+        return arm_hu.astype(np.float32)
 
 
 def image_of(array: NDArray[Any], spacing: tuple[float, float, float], orientation: str = "RAS") -> sitk.Image:
-    """A rendered case's HU or labels as an image with the renderer's ``spacing`` and ``orientation``; its first voxel
-    lies at 0 mm."""
+    """HU or labels (depth, height, width) of a rendered case as an image with its first voxel at 0 mm.
+
+    ``spacing`` (i, j, k) in mm and ``orientation`` are those of the renderer.
+    """
     axes = orientation_matrix(orientation)
     size = (array.shape[2], array.shape[1], array.shape[0])
     return Grid(size, spacing, (0.0, 0.0, 0.0), tuple(axes.ravel().tolist())).image_of(array)

@@ -1,8 +1,8 @@
-"""The tissues that painted bodies are made of, and which structure of a label map consists of which.
+"""The tissues of synthetic bodies, and the mapping from structure names of label maps to tissues.
 
-A prepared map holds one code per voxel: the position of its tissue in ``TISSUES``; from ``SHELLS`` on, shells around
-the trunk, 2 mm each from the inside out (how many of them are muscle, fat and skin differs from recipe to recipe); from
-``STRETCHES`` on, stretches of the lumens of hollow organs, each of which can be filled differently.
+A prepared map has one code per voxel: the index of its tissue in ``TISSUES``; from ``SHELLS`` on, one of the shells
+around the trunk, each 2 mm thick, from the inside out (the recipe determines how many of them are muscle, fat and
+skin); from ``STRETCHES`` on, a section ("stretch") of the lumen of a hollow organ, which has its own filling.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from ...organs import AMOS
 
 @dataclass(frozen=True)
 class Tissue:
-    """``name``, the ``organ`` of AMOS it belongs to ("" for none), ``hu``: the tissue of ``phantom.person`` it is
-    painted as, ``texture``: SD in HU of its smooth variation, and how many vessels run through it (0 to 1)."""
+    """A tissue of a synthetic body.
+
+    ``hu`` is the tissue of ``phantom.person`` with its CT number, ``organ`` the key of its organ in AMOS ("" for none),
+    ``texture`` the SD in HU of its smooth variation, ``vessels`` the density of small vessels in it (0 to 1).
+    """
 
     name: str
     hu: str
@@ -26,12 +29,13 @@ class Tissue:
 
     @property
     def label(self) -> int:
+        """The label of its organ in AMOS, or 0."""
         return AMOS.by_key[self.organ].label if self.organ else 0
 
 
 TISSUES: tuple[Tissue, ...] = (
     Tissue("outside", "air", texture=0.0),
-    # What no label map tells of: the filling between the structures.
+    # The filling between the structures of a label map.
     Tissue("visceral_fat", "fat", texture=7.0, vessels=0.6),
     Tissue("mediastinum", "fat", texture=18.0, vessels=0.6),
     Tissue("wall_muscle", "muscle", texture=12.0),
@@ -83,7 +87,7 @@ TISSUES: tuple[Tissue, ...] = (
     Tissue("back_muscle", "muscle", texture=12.0),
     Tissue("psoas", "muscle", texture=6.0),
     Tissue("gluteal_muscle", "muscle", texture=12.0),
-    # Where a label map leaves an organ out: something hollow, whatever it is.
+    # A hollow organ of unknown kind, in the place of one that the label map does not contain.
     Tissue("viscus_wall", "gastric_wall", texture=8.0),
     Tissue("viscus_lumen", "gastric_content"),
 )  # fmt: skip
@@ -92,7 +96,7 @@ SHELLS = 100
 SHELL_MM = 2.0
 N_SHELLS = 40
 STRETCHES = 140
-# What can be filled, and into how many stretches of one filling it is divided.
+# Lumens, and the number of stretches that each is divided into.
 LUMENS = {
     "stomach_lumen": 1,
     "duodenum_lumen": 4,
@@ -105,7 +109,7 @@ LUMENS = {
 
 INDEX = {tissue.name: index for index, tissue in enumerate(TISSUES)}
 
-# Structures by what their names contain, first match; the side is told apart before. "|" separates other spellings.
+# Regular expressions for structure names; the first match counts. SIDE is replaced by "left" or "right".
 _STRUCTURES: tuple[tuple[str, str], ...] = (
     ("stomach and duoden", "stomach_or_duodenum"),
     ("spinal cord|spinal canal", "spinal_canal"),
@@ -154,7 +158,7 @@ _STRUCTURES: tuple[tuple[str, str], ...] = (
 
 
 def structure_of(name: str) -> str | None:
-    """What a structure of this name is painted as; None where the name tells nothing.
+    """The structure that a name in a label map stands for; None if the name is unknown.
 
     >>> structure_of("kidney_left"), structure_of("Left adrenal gland"), structure_of("rib_right_7")
     ('left_kidney', 'left_adrenal', 'bone')

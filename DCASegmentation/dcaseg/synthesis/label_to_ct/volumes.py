@@ -1,4 +1,4 @@
-"""Small operations on volumes (z, y, x) with a spacing (x, y, z) in mm."""
+"""Operations on volumes (z, y, x) with a spacing (x, y, z) in mm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Slices = tuple[slice, slice, slice]
 
 
 def box_of(mask: Mask, spacing: Spacing, margin_mm: float = 0.0) -> Slices | None:
-    """The smallest block that holds ``mask`` and ``margin_mm`` round it; None for an empty mask."""
+    """The bounding box of ``mask`` with a margin of ``margin_mm``; None for an empty mask."""
     ranges = []
     for axis, step in enumerate(spacing[::-1]):
         others = tuple(a for a in range(3) if a != axis)
@@ -26,7 +26,7 @@ def box_of(mask: Mask, spacing: Spacing, margin_mm: float = 0.0) -> Slices | Non
 
 
 def distance_to(mask: Mask, spacing: Spacing) -> Field:
-    """Distance in mm to the surface of ``mask``, negative inside; 1e3 everywhere where the mask is empty."""
+    """Distance in mm to the surface of ``mask``, negative inside; 1e3 everywhere for an empty mask."""
     if not mask.any():
         return np.full(mask.shape, 1e3, np.float32)
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
@@ -35,7 +35,7 @@ def distance_to(mask: Mask, spacing: Spacing) -> Field:
 
 
 def closed(mask: Mask, spacing: Spacing, radius_mm: float) -> Mask:
-    """``mask`` with its gaps narrower than twice ``radius_mm`` filled."""
+    """Morphological closing of ``mask`` with a ball of ``radius_mm``."""
     grown = distance_to(mask, spacing) <= radius_mm
     return (distance_to(~grown, spacing) > radius_mm) | mask
 
@@ -51,7 +51,7 @@ def smoothed(field: Field, spacing: Spacing, sigma_mm: tuple[float, float, float
 
 
 def noise(shape: tuple[int, int, int], spacing: Spacing, sigma_mm: float, random: np.random.Generator) -> Field:
-    """Smooth noise of mean 0 and SD 1."""
+    """Gaussian noise smoothed with an SD of ``sigma_mm``, scaled to mean 0 and SD 1."""
     field = smoothed(random.standard_normal(shape, dtype=np.float32), spacing, (sigma_mm,) * 3)
     return (field - field.mean()) / max(float(field.std()), 1e-6)
 
@@ -78,7 +78,7 @@ def hull_distance(mask: Mask, spacing: Spacing) -> Field:
 
 
 def _ends_of_rows(plane: Mask, spacing: Spacing) -> NDArray[np.float64]:
-    """First and last point of every row, in mm (x, y): all that a convex hull can touch."""
+    """First and last point of each row, in mm (x, y): the candidates for the convex hull."""
     rows = np.flatnonzero(plane.any(axis=1))
     first = plane[rows].argmax(axis=1)
     last = plane.shape[1] - 1 - plane[rows, ::-1].argmax(axis=1)
@@ -87,7 +87,7 @@ def _ends_of_rows(plane: Mask, spacing: Spacing) -> NDArray[np.float64]:
 
 
 def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The convex hull of sorted points, counterclockwise (Andrew's monotone chain)."""
+    """The convex hull of sorted points (x, y), counterclockwise (Andrew's monotone chain)."""
 
     def half(ordered: NDArray[np.float64]) -> list[NDArray[np.float64]]:
         chain: list[NDArray[np.float64]] = []

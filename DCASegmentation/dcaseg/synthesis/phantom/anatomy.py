@@ -1,4 +1,4 @@
-"""All structures of a person, in the order in which they take their place, fitted to the person's volumes."""
+"""Builds the anatomy of a person: all structures in order of priority, fitted to the person's organ volumes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from .organs import (
 from .person import Person, Posture, stream
 from .shapes import Array
 from .skeleton import muscles, skeleton
-from .structure import Block, Structure, bounds_distance, free_distance, nothing_yet, place
+from .structure import Block, Structure, bounds_distance, empty_distance, free_distance, place
 from .vessels import great_vessels, heart, lung_vessels, mesenteric_branches, visceral_vessels
 
 _FIT_POINTS = 17.0
-"""Sample points along the side of a cube of an organ's volume when its size is fitted."""
+"""Number of sample points along the side of a cube with the organ's volume, for fitting its size."""
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A person's body and its structures; earlier ones have the right of way."""
+    """A person's body, posture and structures. Where structures would overlap, earlier ones have priority."""
 
     person: Person
     body: Body
@@ -43,9 +43,9 @@ class Anatomy:
 
     @classmethod
     def of(cls, person: Person, missing: frozenset[str] = frozenset()) -> Anatomy:
-        """Build the anatomy and move each organ's surface until its volume is the person's.
+        """Build the anatomy and fit the surface of each organ to the person's volumes.
 
-        The organs whose keys are ``missing`` were taken out: what is laid later, or fat, has their room.
+        ``missing`` holds the keys of removed organs. Later structures or fat take their space.
         """
         body, posture = Body(person), Posture.of(person)
         placed: list[Structure] = []
@@ -82,7 +82,7 @@ def _structures(person: Person) -> list[Structure]:
 
 
 def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: Posture) -> Structure:
-    """The structure with the offset that gives it its volume, as near as ``give`` and its neighbours allow."""
+    """The structure with the offset for its target volume, as far as ``give`` and its neighbors allow."""
     if structure.volume_ml is None:
         return structure
     step = (structure.volume_ml * 1000.0) ** (1 / 3) / _FIT_POINTS
@@ -90,7 +90,7 @@ def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: 
     low = tuple(v - structure.give for v in box[0])
     high = tuple(v + structure.give for v in box[1])
     block = Block.around((low, high), step, body)  # type: ignore[arg-type]
-    occupied = nothing_yet(block)
+    occupied = empty_distance(block)
     for earlier in placed:
         place(earlier, block, occupied)
     everywhere = (slice(0, block.x.shape[0]), slice(0, block.x.shape[1]), slice(0, block.x.shape[2]))
@@ -106,7 +106,7 @@ def _fitted(structure: Structure, placed: list[Structure], body: Body, posture: 
 
 
 def _volume_factor(block: Block, posture: Posture) -> Array:
-    """The posture's volume factor at the points of a block, computed at every third and repeated."""
+    """The posture's volume factor at the points of a block, computed at every third point and repeated."""
     thin = (slice(None, None, 3),) * 3
     factor = posture.volume_factor(block.x[thin], block.y[thin], block.z[thin])
     for axis, count in enumerate(block.x.shape):

@@ -1,7 +1,7 @@
-"""The outlines the organs lie in: cavity wall, muscle, skin, and the diaphragm.
+"""Outlines of the body: cavity wall, muscle, skin and diaphragm.
 
-Coordinates (mm) are those of the reference body: x to the left, y to the back, z to the head; x = 0 in the midline,
-y = 0 at the front of the second lumbar vertebra, z = 0 at the disc below it.
+Coordinates (mm) are those of the reference body: x to the left, y to the back, z to the head. x = 0 is the midline,
+y = 0 the front of the second lumbar vertebra, z = 0 the disc below it.
 """
 
 from __future__ import annotations
@@ -15,41 +15,40 @@ from .shapes import FAR, Array
 
 _CENTER_Y = -15.0
 _EXPONENT = 2.3
-# Heights, and there half widths and the front and back of the cavity (inside the ribs and abdominal muscles, then
-# the pelvic bones) and of the muscle around it.
-# fmt: off
-_Z =                 (-330, -235, -205, -180, -150, -125,  -92,  -56,  -19,   18,   54,   88,  148,  203,  330)
-_CAVITY_HALF_WIDTH = (  20,   37,   51,   60,   73,   88,  106,  122,  128,  130,  134,  136,  136,  132,  118)
-_CAVITY_FRONT =      ( -30,  -58,  -66,  -72,  -77,  -82,  -87,  -91,  -94,  -96,  -98, -100, -101,  -97,  -80)
-_CAVITY_BACK =       (  35,   54,   64,   71,   68,   54,   46,   49,   55,   59,   64,   70,   79,   82,   80)
-_MUSCLE_HALF_WIDTH = ( 165,  172,  172,  170,  168,  164,  158,  151,  149,  150,  153,  155,  156,  152,  150)
-_MUSCLE_FRONT =      ( -95,  -92,  -92,  -92,  -93,  -95,  -99, -103, -106, -108, -110, -113, -115, -113, -100)
-_MUSCLE_BACK =       (  95,  112,  116,  115,  111,  104,   92,   86,   85,   86,   88,   92,   98,  101,  102)
+# Half widths, front and back of the cavity (inside the ribs and abdominal muscles, further down inside the pelvic
+# bones) and of the muscle around it, at the heights _Z. fmt: off
+_Z = (-330, -235, -205, -180, -150, -125, -92, -56, -19, 18, 54, 88, 148, 203, 330)
+_CAVITY_HALF_WIDTH = (20, 37, 51, 60, 73, 88, 106, 122, 128, 130, 134, 136, 136, 132, 118)
+_CAVITY_FRONT = (-30, -58, -66, -72, -77, -82, -87, -91, -94, -96, -98, -100, -101, -97, -80)
+_CAVITY_BACK = (35, 54, 64, 71, 68, 54, 46, 49, 55, 59, 64, 70, 79, 82, 80)
+_MUSCLE_HALF_WIDTH = (165, 172, 172, 170, 168, 164, 158, 151, 149, 150, 153, 155, 156, 152, 150)
+_MUSCLE_FRONT = (-95, -92, -92, -92, -93, -95, -99, -103, -106, -108, -110, -113, -115, -113, -100)
+_MUSCLE_BACK = (95, 112, 116, 115, 111, 104, 92, 86, 85, 86, 88, 92, 98, 101, 102)
 # fmt: on
 
 
 @dataclass(frozen=True)
 class Body:
-    """Outlines of one person in reference coordinates; distances in mm, negative inside."""
+    """Outlines of one person in reference coordinates. Distances are in mm, negative inside."""
 
     person: Person
 
     def cavity(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance to the inner wall of chest, abdomen and pelvis."""
+        """Distance (mm) to the inner wall of chest, abdomen and pelvis."""
         belly = self._belly(z)
         return _outline(
             x, y, _at(z, _CAVITY_HALF_WIDTH) + 0.35 * belly, _at(z, _CAVITY_FRONT) - belly, _at(z, _CAVITY_BACK)
         )
 
     def muscle(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance to the outside of the trunk's muscles."""
+        """Distance (mm) to the outer surface of the trunk muscles."""
         belly = self._belly(z)
         return _outline(
             x, y, _at(z, _MUSCLE_HALF_WIDTH) + 0.35 * belly, _at(z, _MUSCLE_FRONT) - belly, _at(z, _MUSCLE_BACK)
         )
 
     def skin(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance to the outside of the skin."""
+        """Distance (mm) to the outer surface of the skin."""
         belly = self._belly(z)
         fat = self.person.subcutaneous_fat_mm * (0.55 + 0.45 * _bulge(z + 40.0))
         return _outline(
@@ -61,18 +60,18 @@ class Body:
         )
 
     def diaphragm(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance to the diaphragm, positive above it."""
+        """Distance (mm) to the diaphragm, positive above it."""
         height = self._dome(x, y)
         slope_x = self._dome(x + 1.0, y) - height
         slope_y = self._dome(x, y + 1.0) - height
         return np.clip((z - height) / np.sqrt(1.0 + slope_x**2 + slope_y**2), -60.0, 60.0)
 
     def rib_angle(self, x: Array, y: Array) -> Array:
-        """Angle around the trunk from the spine (0) to the breastbone (pi), the same on both sides."""
+        """Angle (radians) around the trunk from the spine (0) to the breastbone (pi), symmetric on both sides."""
         return np.arctan2(np.abs(x), (y - _CENTER_Y) * 1.35)
 
     def _belly(self, z: Array) -> Array:
-        """How far (mm) visceral fat pushes the wall out; the belly of a thin person falls in."""
+        """Distance (mm) by which visceral fat pushes the wall out; negative for a thin person."""
         return (self.person.visceral_fat_mm - 9.0) * _bulge(z)
 
     @staticmethod
@@ -80,15 +79,15 @@ class Body:
         depth = np.where(y < _CENTER_Y, 86.0, 94.0)
         out = np.minimum(((np.abs(x) / 138.0) ** 2.3 + (np.abs(y - _CENTER_Y) / depth) ** 2.3) ** (1 / 2.3), 1.1)
         edge = 76.0 - 0.32 * y
-        # The right dome stands higher; the heart presses the middle down.
+        # The right dome is higher, and the heart depresses the middle.
         top = 171.0 - 7.0 * np.tanh((x - 10.0) / 35.0) - 9.0 * np.exp(-(((x - 20.0) / 32.0) ** 2))
-        # Round on top, steep at the wall: the lung reaches far down there.
+        # Round at the top and steep at the wall, where the lung reaches far down.
         fall = 0.45 * out**2.5 + 0.55 * out**9
         return np.asarray(edge + (top - edge) * (1.0 - fall))
 
 
 def _bulge(z: Array) -> Array:
-    """How much of the belly's fat shows at a height: all of it at the navel, none at the chest and the hips."""
+    """The fraction of the visceral fat that shows at a height: 1 at the navel, 0 at the chest and the hips."""
     return np.exp(-(((z + 30.0) / 110.0) ** 2))
 
 

@@ -1,4 +1,4 @@
-"""How a structure is painted in Hounsfield units from the distance to its surface."""
+"""Materials: how a structure gets its Hounsfield units from the distance to its surface."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from .shapes import Array
 
 @dataclass(frozen=True)
 class Canvas:
-    """What is painted on: ``hu`` and, at the same points, height ``y`` (front to back, mm) and two smooth textures
-    (mean 0, SD about 1; ``grain`` varies over some 12 mm, ``cloud`` over some 40 mm). ``blur`` (mm) is the width over
-    which a boundary spreads: one voxel."""
+    """The arrays that materials are painted on, all (z, y, x).
+
+    ``hu`` is changed in place. At the same points, ``y`` is the position from front to back (mm), and ``grain`` and
+    ``cloud`` are smooth textures (mean 0, SD about 1; they vary over about 12 mm and 40 mm). ``blur`` (mm) is the width
+    of a boundary: one voxel.
+    """
 
     hu: Array
     y: Array
@@ -25,29 +28,32 @@ class Canvas:
     contrast: Contrast
 
     def blend(self, distance: Array, value: Array | float) -> None:
-        """Lay ``value`` (HU) inside distance 0; a voxel on the surface gets its share of both sides."""
-        share = distance * np.float32(-1.0 / self.blur)
-        share += np.float32(0.5)
-        np.clip(share, 0.0, 1.0, out=share)
+        """Paint ``value`` (HU) where ``distance`` (mm) is negative. Voxels on the surface get a mixture of both
+        sides."""
+        weight = distance * np.float32(-1.0 / self.blur)
+        weight += np.float32(0.5)
+        np.clip(weight, 0.0, 1.0, out=weight)
         change = value - self.hu
-        change *= share
+        change *= weight
         np.add(self.hu, change, out=self.hu)
 
 
 class Material(Protocol):
     """Paints a structure."""
 
-    def paint(self, canvas: Canvas, distance: Array) -> None: ...
+    def paint(self, canvas: Canvas, distance: Array) -> None:
+        """Paint ``canvas`` inside a structure; ``distance`` (mm) to its surface is negative inside."""
 
 
 @dataclass(frozen=True)
 class Solid:
-    """One tissue whose CT number varies smoothly by ``texture`` (SD in HU)."""
+    """A tissue whose CT number varies smoothly by ``texture`` (SD in HU)."""
 
     tissue: str
     texture: float = 4.0
 
     def paint(self, canvas: Canvas, distance: Array) -> None:
+        """See ``Material``."""
         hu = canvas.contrast.hu[self.tissue]
         if self.texture == 0.0:
             canvas.blend(distance, hu)
@@ -57,7 +63,7 @@ class Solid:
 
 @dataclass(frozen=True)
 class Layered:
-    """A shell of one tissue, ``thickness`` mm, round a core of another."""
+    """A shell of one tissue, ``thickness`` mm thick, around a core of another."""
 
     shell: str
     core: str
@@ -65,19 +71,21 @@ class Layered:
     texture: float = 4.0
 
     def paint(self, canvas: Canvas, distance: Array) -> None:
+        """See ``Material``."""
         Solid(self.shell, self.texture).paint(canvas, distance)
         Solid(self.core, self.texture).paint(canvas, distance + self.thickness)
 
 
 @dataclass(frozen=True)
 class Kidney:
-    """Cortex outside; inside it medullary pyramids between columns of cortex."""
+    """Renal cortex, ``thickness`` mm thick, around medullary pyramids with columns of cortex between them."""
 
     thickness: float = 7.0
 
     def paint(self, canvas: Canvas, distance: Array) -> None:
+        """See ``Material``."""
         Solid("renal_cortex", 4.0).paint(canvas, distance)
-        # A pyramid is where the grain is high; columns of cortex reach in between.
+        # The pyramids are where the grain is high, the columns of cortex between them.
         pyramid = distance + self.thickness
         np.maximum(pyramid, 4.0 * (-0.1 - canvas.grain), out=pyramid)
         Solid("renal_medulla", 4.0).paint(canvas, pyramid)
@@ -85,7 +93,8 @@ class Kidney:
 
 @dataclass(frozen=True)
 class Hollow:
-    """A wall of ``thickness`` mm round a content; ``gas_below`` (mm): in front of this y the content is gas."""
+    """A wall, ``thickness`` mm thick, around a content. In front of y = ``gas_in_front_of`` (mm), the content is
+    gas."""
 
     wall: str
     content: str
@@ -94,10 +103,11 @@ class Hollow:
     gas_in_front_of: float | None = None
 
     def paint(self, canvas: Canvas, distance: Array) -> None:
+        """See ``Material``."""
         Solid(self.wall, 4.0).paint(canvas, distance)
         lumen = distance + self.thickness
         Solid(self.content, self.texture).paint(canvas, lumen)
         if self.gas_in_front_of is not None:
-            # Lying on the back, gas rises to the front and meets the fluid in a level.
+            # In a person lying on the back, gas rises to the front and forms a fluid level.
             np.maximum(lumen, canvas.y - self.gas_in_front_of, out=lumen)
             Solid("gas", 0.0).paint(canvas, lumen)

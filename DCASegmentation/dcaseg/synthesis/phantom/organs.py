@@ -19,9 +19,9 @@ PYLORUS: Point = (-26.0, -50.0, 44.0)
 
 
 def esophagus(person: Person, random: np.random.Generator) -> Structure:
-    """In front of the aorta through the hiatus to the inner side of the stomach."""
+    """The esophagus: in front of the aorta, through the hiatus, to the inner side of the stomach."""
     dx, dy = jitter(random, 2.0, 1.5)
-    # It ends at the inner side of the stomach, which lies further out when the stomach is empty.
+    # The inner side of the stomach is further out when the stomach is empty.
     cardia = 63.0 - 34.0 * _stomach_scale(person)
     path = [
         (4, 0, 330),
@@ -41,7 +41,7 @@ def esophagus(person: Person, random: np.random.Generator) -> Structure:
 
 
 def stomach(person: Person, random: np.random.Generator) -> Structure:
-    """Fundus under the left dome, body to the front, antrum across the midline to the pylorus."""
+    """The stomach: fundus under the left dome, body toward the front, antrum across the midline to the pylorus."""
     volume = person.volumes_ml["stomach"]
     scale = _stomach_scale(person)
     sag, dx, dy = jitter(random, 10.0, 5.0, 4.0)
@@ -57,7 +57,7 @@ def stomach(person: Person, random: np.random.Generator) -> Structure:
         PYLORUS,
     ]
     radii = np.array([30.0, 34.0, 31.0, 26.0, 22.0, 17.0, 11.0, 9.0]) * np.array([scale] * 6 + [1.0, 1.0])
-    # Gas fills the stomach from the front; its share says how far back the level stands.
+    # Gas fills the stomach from the front; the gas fraction sets how far back the level is.
     level = -64.0 - 8.0 * scale + 48.0 * person.stomach_gas
     content = "oral_contrast" if person.oral_contrast else "gastric_content"
     return Structure(
@@ -68,12 +68,12 @@ def stomach(person: Person, random: np.random.Generator) -> Structure:
 
 
 def _stomach_scale(person: Person) -> float:
-    """Width of the stomach relative to one of 385 ml; with its filling it widens more than it lengthens."""
+    """Width of the stomach relative to a stomach of 385 ml. A full stomach is wider rather than longer."""
     return float((person.volumes_ml["stomach"] / 385.0) ** 0.42)
 
 
 def spleen(person: Person, random: np.random.Generator) -> Structure:
-    """Behind the stomach under the left dome, along the tenth rib, hollow towards the stomach."""
+    """The spleen: behind the stomach under the left dome, along the tenth rib, concave toward the stomach."""
     volume = person.volumes_ml["spleen"]
     scale = (volume / 160.0) ** (1 / 3)
     dx, dy, dz, turn = jitter(random, 3.0, 5.0, 6.0, 7.0)
@@ -87,7 +87,7 @@ def spleen(person: Person, random: np.random.Generator) -> Structure:
 
 
 def gallbladder(person: Person, random: np.random.Generator) -> Structure:
-    """A pear under the liver, its fundus to the front and below."""
+    """The gallbladder: a pear under the liver, with its fundus toward the front and down."""
     volume = person.volumes_ml["gallbladder"]
     scale = (volume / 46.0) ** (1 / 3)
     dx, dz = jitter(random, 5.0, 4.0)
@@ -103,7 +103,8 @@ def gallbladder(person: Person, random: np.random.Generator) -> Structure:
 
 
 def liver(person: Person, random: np.random.Generator) -> Structure:
-    """What fills the right upper abdomen under the diaphragm, above an oblique lower surface; tapers to the left."""
+    """The liver: fills the right upper abdomen between the diaphragm and an oblique lower surface; tapers to the
+    left."""
     volume = person.volumes_ml["liver"]
     room = person.stature[0] * person.stature[1] * person.stature[2]
     excess = (volume / room) / 1710.0 - 1.0
@@ -114,12 +115,12 @@ def liver(person: Person, random: np.random.Generator) -> Structure:
     left_lobe = Ellipsoid((left - 34.0, -66.0, 118.0), (62.0, 24.0, 30.0), (0.0, -14.0, -8.0))
 
     def distance(x: Array, y: Array, z: Array) -> Array:
-        # The lower surface rises from the right edge to the left and, near the midline, to the back.
+        # The lower surface rises from right to left and, near the midline, to the back.
         lower = (height + (0.55 + slope) * np.maximum(x + 112.0, -20.0) + 0.22 * (y + 30.0) - z) / np.float32(1.18)
-        # Its inner border runs from the left front to the vena cava, then beside the spine to the back.
+        # The inner border runs from the left front to the vena cava, then along the spine to the back.
         back = y - depth + 2.0
         behind = 0.8 * (x + 8.0 + np.where(back < 0, 0.72 * back, 0.42 * back))
-        # Neither surface is flat.
+        # Make both surfaces uneven.
         lower = lower + 4.0 * np.sin(x / 19.0 + y / 31.0 + phases[0])
         behind = behind + 4.0 * np.sin(y / 17.0 + z / 29.0 + phases[1])
         far_left = 0.86 * (x - left) + 0.5 * (z - 120.0)
@@ -139,7 +140,7 @@ def _point(values: NDArray[np.float64]) -> Point:
 
 
 def kidneys_and_adrenals(person: Person, random: np.random.Generator) -> list[Structure]:
-    """Both kidneys, then both adrenal glands, each in front of and above the upper pole of its kidney."""
+    """Both kidneys, then both adrenal glands, which are in front of and above the upper pole of their kidney."""
     kidneys: list[Structure] = []
     adrenals: list[Structure] = []
     for side, middle in ((-1.0, (-62.0, 24.0, 12.0)), (1.0, (62.0, 22.0, 28.0))):
@@ -156,11 +157,11 @@ def kidneys_and_adrenals(person: Person, random: np.random.Generator) -> list[St
 def _kidney(
     person: Person, key: str, side: float, center: Point, scale: float, random: np.random.Generator
 ) -> list[Structure]:
-    """A kidney beside the spine, its upper pole leaning inward and back, and its ureter."""
+    """A kidney next to the spine, with its upper pole tilted inward and back, and its ureter."""
     turn, lean = jitter(random, 6.0, 3.0)
     degrees = (9 + lean, (-13 + lean) * side, (38 + turn) * side)
     body = Ellipsoid(center, (31.0 * scale, 25.5 * scale, 56.0 * scale), degrees)
-    # The hilum opens inward and to the front; the sinus holds fat and the renal pelvis.
+    # The hilum opens inward and to the front; the sinus contains fat and the renal pelvis.
     hilum = (center[0] - 24 * scale * side, center[1] - 13 * scale, center[2] - 2)
     sinus = Ellipsoid(hilum, (17 * scale, 9 * scale, 19 * scale), degrees)
     path = [
@@ -182,9 +183,9 @@ def _kidney(
 
 
 def _adrenal(person: Person, key: str, side: float, pole: float, random: np.random.Generator) -> Structure:
-    """A ridge with two thin limbs behind it; ``pole`` is the height (mm) of the kidney's upper pole."""
+    """An adrenal gland: a ridge with two thin limbs; ``pole`` is the height (mm) of the kidney's upper pole."""
     dx, dy, dz, spread = jitter(random, 1.5, 1.5, 2.0, 5.0)
-    # The right gland sits on the pole behind the vena cava, the left one reaches down before it.
+    # The right gland is on the pole behind the vena cava; the left one extends down in front of it.
     x, y = (38.0 + dx, 5.0 + dy) if side > 0 else (-38.0 + dx, 21.0 + dy)
     z = float(np.clip(pole - 3.0 if side > 0 else pole + 8.0, 66.0, 100.0)) + dz
     limbs: tuple[Shape, ...] = (
@@ -199,7 +200,7 @@ def _adrenal(person: Person, key: str, side: float, pole: float, random: np.rand
 
 
 def duodenum(person: Person, random: np.random.Generator, pylorus: Point) -> Structure:
-    """The C around the head of the pancreas, from the pylorus to the flexure left of the aorta."""
+    """The duodenum: a C around the head of the pancreas, from the pylorus to the flexure left of the aorta."""
     volume = person.volumes_ml["duodenum"]
     scale = float(np.sqrt(volume / 62.0))
     dx, dy, dz = jitter(random, 3.0, 2.0, 5.0)
@@ -224,7 +225,11 @@ def duodenum(person: Person, random: np.random.Generator, pylorus: Point) -> Str
 
 
 def pancreas(person: Person, random: np.random.Generator) -> Structure:
-    """Head in the C of the duodenum, neck before the portal vein, body over the aorta, tail to the spleen's hilum."""
+    """The pancreas.
+
+    The head is in the C of the duodenum, the neck in front of the portal vein, the body over the aorta, and the tail
+    near the hilum of the spleen.
+    """
     volume = person.volumes_ml["pancreas"]
     scale = float((volume / 68.0) ** 0.45)
     tail, rise, dy = jitter(random, 5.0, 7.0, 3.0)
@@ -247,7 +252,7 @@ def pancreas(person: Person, random: np.random.Generator) -> Structure:
 
 
 def rectum(random: np.random.Generator) -> Structure:
-    """Along the hollow of the sacrum to the anus."""
+    """The rectum: along the hollow of the sacrum to the anus."""
     width = float(random.uniform(0.85, 1.2))
     path = [(2, 42, -172), (0, 50, -195), (0, 47, -218), (0, 36, -240), (0, 38, -262), (0, 46, -290)]
     radii = (np.array([14.0, 18.0, 18.0, 14.0, 10.0, 9.0]) * width).tolist()
@@ -259,7 +264,7 @@ def rectum(random: np.random.Generator) -> Structure:
 
 
 def prostate_or_uterus(person: Person, random: np.random.Generator) -> list[Structure]:
-    """A man's prostate below the bladder, with seminal vesicles behind it; a woman's uterus behind and above it."""
+    """Prostate below the bladder and seminal vesicles behind it, or uterus behind and above it, ovaries and vagina."""
     volume = person.volumes_ml["prostate_uterus"]
     label = AMOS.by_key["prostate_uterus"].label
     if person.sex == "male":
@@ -276,7 +281,7 @@ def prostate_or_uterus(person: Person, random: np.random.Generator) -> list[Stru
         ]
     scale = (volume / 85.0) ** (1 / 3)
     side, tip, dz = jitter(random, 7.0, 6.0, 4.0)
-    # Bent to the front over the bladder, from the cervix up to the fundus.
+    # From the cervix up to the fundus, bent to the front over the bladder.
     path = [(0, 12, -226), (0.3 * side, 11, -208), (0.8 * side, 0, -188 + dz), (side, -18 + tip, -176 + dz)]
     radii = (np.array([12.0, 13.0, 20.0, 23.0]) * scale).tolist()
     uterus = tube(path, radii, 4)
@@ -290,7 +295,7 @@ def prostate_or_uterus(person: Person, random: np.random.Generator) -> list[Stru
 
 
 def bladder(person: Person, random: np.random.Generator) -> Structure:
-    """Behind the pubic bones; it fills upward from its fixed base."""
+    """The bladder: behind the pubic bones; it fills upward from its fixed base."""
     volume = person.volumes_ml["bladder"]
     radius = (volume / (4 / 3 * np.pi)) ** (1 / 3) * 10.0
     dx, dy = jitter(random, 3.0, 2.0)
@@ -313,11 +318,11 @@ def _free(
 
 
 _STRETCH = 5
-"""Capsules of small bowel that share one content and one level of gas."""
+"""Number of capsules of small bowel with the same content and gas level."""
 
 
 def bowel(person: Person) -> list[Structure]:
-    """All loops of this person."""
+    """Colon and small bowel."""
     random = stream(person.seed, "bowel")
     return [*_colon(person, random), *_small_bowel(person, random)]
 
@@ -339,7 +344,7 @@ def _colon(person: Person, random: np.random.Generator) -> list[Structure]:
     for path, radius in stretches:
         filling = float(random.uniform(0.78, 1.12))
         lines = tube(path, radius * filling, pieces=5)
-        # Haustra: the width swells and narrows from pouch to pouch.
+        # Haustra: the width alternates from pouch to pouch.
         pouches = tuple(
             replace(c, start_radius=c.start_radius * swell, end_radius=c.end_radius * narrow)
             for c, swell, narrow in zip(lines, cycle((0.86, 1.06)), cycle((1.06, 0.86)), strict=False)
@@ -354,14 +359,15 @@ def _colon(person: Person, random: np.random.Generator) -> list[Structure]:
 
 
 def _small_bowel(person: Person, random: np.random.Generator) -> list[Structure]:
-    """A tube wound to and fro through the middle of the belly and into the pelvis, in three layers."""
+    """A tube that winds back and forth through the middle of the abdomen and the pelvis, in three layers."""
     front = -0.7 * person.visceral_fat_mm
     spacing = float(random.uniform(26.5, 30))
     points: list[Point] = []
     for layer, (depth, top) in enumerate(((-10.0, 44.0), (-37.0, 40.0), (-64.0 + 0.6 * front, 10.0))):
         for row, z in enumerate(np.arange(top, -172.0, -spacing)):
             half = float(np.interp(z, (-170.0, -110.0, -60.0, 10.0), (38.0, 66.0, 90.0, 90.0)))
-            # The deep layer is jejunum in the left flank; above the third part of the duodenum all loops lie left.
+            # The deep layer is jejunum in the left flank; above the third part of the duodenum all loops are on the
+            # left.
             right = -half if layer == 2 or (layer == 1 and z < -34) else 30.0
             if layer == 0 and z < -60:
                 continue

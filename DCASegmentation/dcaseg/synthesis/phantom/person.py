@@ -1,7 +1,7 @@
-"""One synthetic person: sex, size, organ volumes, posture and contrast phase.
+"""A synthetic person: sex, size, organ volumes, posture and contrast.
 
-Portal-venous values are those of the project's table of priors (measured in reference CTs or published); the other
-phases keep the usual order of enhancement (arterial: arteries, renal cortex, spleen; delayed: washout, urine).
+Portal-venous CT numbers are from the project's table of priors (measured in reference CTs or published). The other
+phases follow the usual order of enhancement (arterial: arteries, renal cortex, spleen; delayed: washout, urine).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ...organs import AMOS
 from .shapes import Array
 
-# Mean volumes in ml (male, female) and the spread (SD of the logarithm) between persons. Liver to stomach: Geraghty
-# 2004 and ICRP 89; the others from the ranges of reference CTs. The esophagus counts from the scan's top down only.
+# Mean volumes in ml (male, female) and the SD of the log volume between people. Liver to stomach: Geraghty 2004 and
+# ICRP 89; the others from the ranges in reference CTs. The esophagus counts only inside the scan.
 _VOLUMES_ML: dict[str, tuple[float, float, float]] = {
     "spleen": (238.0, 180.0, 0.18),
     "right_kidney": (193.0, 157.0, 0.12),
@@ -34,15 +34,15 @@ _VOLUMES_ML: dict[str, tuple[float, float, float]] = {
     "prostate_uterus": (27.0, 78.0, 0.22),
 }
 _RANGE_MARGIN = 0.06
-"""Drawn volumes stay this share inside the ordinary adult range."""
+"""Drawn volumes stay inside the usual adult range by this fraction of its ends."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """One synthetic person; everything the anatomy is built from follows from these numbers.
+    """A synthetic person. These numbers determine the anatomy.
 
     ``stature`` holds the sizes along left-right, front-back and head-foot relative to the reference body (a man of
-    1.76 m); ``volumes_ml`` the organs' volumes the shapes are fitted to; fat in mm of thickness.
+    1.76 m), ``volumes_ml`` the target volumes of the organs. Fat is given as thickness in mm.
     """
 
     seed: int
@@ -56,7 +56,7 @@ class Person:
 
     @classmethod
     def draw(cls, seed: int) -> Person:
-        """The person of this seed."""
+        """Draw the person with this seed."""
         random = stream(seed, "person")
         male = bool(random.random() < 0.5)
         height = random.normal(1.0 if male else 0.935, 0.035)
@@ -70,7 +70,7 @@ class Person:
         volumes = {}
         for organ in AMOS:
             man, woman, spread = _VOLUMES_ML[organ.key]
-            # Organs of one person share part of their deviation: large people have large organs.
+            # The organs of a person share part of their deviation, since large people have large organs.
             deviation = 0.5 * size + 0.87 * float(np.clip(random.normal(), -2.0, 2.0))
             volume = (man if male else woman) * float(np.exp(spread * deviation - spread**2 / 2))
             low, high = organ.volume_ml
@@ -95,27 +95,27 @@ _STREAMS = ("person", "anatomy", "warp", "texture", "contrast", "noise", "bowel"
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
-    """Random numbers of this person for one purpose, independent of those for the others."""
+    """The random generator of a person for one purpose, independent of those for other purposes."""
     return np.random.default_rng([seed, _STREAMS.index(purpose)])
 
 
 def jitter(random: np.random.Generator, *spread: float) -> NDArray[np.float64]:
-    """A bounded normal deviation with these standard deviations (mm, degrees, ...)."""
+    """Normal deviations with the given SDs (mm, degrees, ...), limited to 2 SD."""
     return np.clip(random.normal(size=len(spread)), -2.0, 2.0) * np.array(spread)
 
 
 REFERENCE_TOP = 205.0
-"""Height (reference mm) at which the scan starts: the bases of the lungs."""
+"""Upper end of the scan (reference mm): the bases of the lungs."""
 REFERENCE_BOTTOM = -275.0
-"""Height (reference mm) at which the scan ends: below the prostate."""
+"""Lower end of the scan (reference mm): below the prostate."""
 
 
 @dataclass(frozen=True)
 class Posture:
-    """Maps points of the scanner (mm; left, back, head) to the reference body.
+    """Maps scanner points (mm; left, back, head) to the reference body.
 
-    A point is divided by the person's ``stature`` and moved by a few smooth waves: ``waves`` (n, 3) in radians per mm,
-    ``phases`` (n,), ``amplitudes`` (n, 3) in mm. No wave is steep enough to fold the body.
+    A point is divided by the person's ``stature`` and displaced by a few smooth waves: ``waves`` (n, 3) in radians per
+    mm, ``phases`` (n,), ``amplitudes`` (n, 3) in mm. No wave is steep enough to fold the body.
     """
 
     stature: tuple[float, float, float]
@@ -125,9 +125,9 @@ class Posture:
 
     @classmethod
     def of(cls, person: Person) -> Posture:
-        """This person's posture."""
+        """Draw the posture of ``person``."""
         random = stream(person.seed, "warp")
-        # Long waves bend and shift whole organs, short ones make their surfaces uneven.
+        # Long waves bend and shift whole organs; short waves make their surfaces uneven.
         length = np.concatenate([random.uniform(220.0, 420.0, 5), random.uniform(65.0, 120.0, 7)])
         direction = random.normal(size=(length.size, 3))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -141,18 +141,18 @@ class Posture:
         )
 
     def to_reference(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
-        """Reference coordinates of scanner points."""
+        """Reference coordinates (mm) of scanner points (mm)."""
         u, v, w = x / self.stature[0], y / self.stature[1], z / self.stature[2]
         du, dv, dw = self._shift(u, v, w)
         return u + du, v + dv, w + dw
 
     def volume_factor(self, x: Array, y: Array, z: Array) -> Array:
-        """Volume in the scanner per volume in the reference body, at reference points."""
+        """Ratio of volume in the scanner to volume in the reference body, at reference points (mm)."""
         u, v, w = x, y, z
         for _ in range(2):
             du, dv, dw = self._shift(u, v, w)
             u, v, w = x - du, y - dv, z - dw
-        # The waves are shallow: the divergence of the shift is the change of volume to first order.
+        # The waves are shallow, so the divergence of the shift is the change of volume to first order.
         divergence = np.zeros(np.broadcast_shapes(u.shape, v.shape, w.shape))
         for wave, phase, amplitude in zip(self.waves, self.phases, self.amplitudes, strict=True):
             divergence += float(wave @ amplitude) * np.cos(wave[0] * u + wave[1] * v + wave[2] * w + phase)
@@ -168,13 +168,13 @@ class Posture:
 
     @staticmethod
     def scanned(z: Array) -> NDArray[np.bool_]:
-        """Which heights (reference mm) the scan covers."""
+        """Whether the scan covers the heights ``z`` (reference mm)."""
         return (z < REFERENCE_TOP) & (z > REFERENCE_BOTTOM)
 
 
 PHASES = ("none", "arterial", "portal_venous", "delayed")
 
-# HU by phase (in the order of PHASES), spread between persons as a share of the enhancement plus 3 HU.
+# Mean HU in each phase (in the order of PHASES).
 _HU: dict[str, tuple[float, float, float, float]] = {
     "air": (-1000, -1000, -1000, -1000),
     "gas": (-960, -960, -960, -960),
@@ -218,14 +218,14 @@ _HU: dict[str, tuple[float, float, float, float]] = {
 
 @dataclass(frozen=True)
 class Contrast:
-    """The CT numbers of one person in one phase, by tissue, in HU."""
+    """The CT numbers (HU) of a person in one phase, by tissue."""
 
     phase: str
     hu: dict[str, float]
 
     @classmethod
     def of(cls, person: Person, phase: str) -> Contrast:
-        """Draw this person's CT numbers; they differ between persons by some 8 % of the enhancement.
+        """Draw the person's CT numbers, which vary between people by about 8 % of the enhancement.
 
         Raises ValueError for an unknown phase.
         """
@@ -233,7 +233,7 @@ class Contrast:
             raise ValueError(f"phase must be one of {', '.join(PHASES)}, not {phase!r}")
         column = PHASES.index(phase)
         random = stream(person.seed, "contrast")
-        # All enhancement of a person depends on the same dose, weight and circulation.
+        # The enhancement of all tissues depends on the same dose, weight and circulation.
         common = 1.0 + float(jitter(random, 0.07)[0])
         values = {}
         for tissue, row in _HU.items():

@@ -1,4 +1,4 @@
-"""From a person's structures to voxels on the grid of a scan: HU and labels, and the scanner's noise."""
+"""Renders a person's structures on the grid of a scan: HU, labels and noise."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from .materials import Canvas, Layered, Solid
 from .person import Contrast
 from .scan import Scan, Smooth
 from .shapes import Array
-from .structure import Block, Structure, nothing_yet, place, union
+from .structure import Block, Structure, empty_distance, place, union
 
 _KERNEL_MM = 0.9
-"""SD of the reconstruction kernel that correlates the noise of neighbouring voxels."""
+"""SD of the reconstruction kernel that correlates the noise of neighboring voxels."""
 
 
 def add_noise(hu: Array, spacing: tuple[float, float, float], sd: float, random: np.random.Generator) -> Array:
-    """CT numbers (z, y, x) with Gaussian noise of this SD (HU) per voxel, correlated as by a reconstruction kernel."""
+    """Add Gaussian noise of SD ``sd`` (HU), correlated as by a reconstruction kernel, to ``hu`` (z, y, x).
+
+    ``spacing`` is (x, y, z) in mm.
+    """
     if sd <= 0:
         return hu
     noise = random.standard_normal(hu.shape, dtype=np.float32)
     scale = sd
     for axis, mm in zip((2, 1, 0), spacing, strict=True):
-        # A kernel (w, 1 - 2 w, w) has the variance 2 w, in voxels squared.
+        # The kernel (w, 1 - 2 w, w) has the variance 2 w in voxels squared.
         w = float(min((_KERNEL_MM / mm) ** 2 / 2, 0.25))
         blurred = (1 - 2 * w) * noise
         moved = np.moveaxis(blurred, axis, 0)
@@ -46,26 +49,26 @@ _MOST_SAMPLES = 3
 
 
 def paint(
-    scan: Scan, anatomy: Anatomy, contrast: Contrast, tell: Callable[[float], None]
+    scan: Scan, anatomy: Anatomy, contrast: Contrast, report: Callable[[float], None]
 ) -> tuple[Array, NDArray[np.uint8]]:
-    """CT numbers in HU without noise, and labels, both (z, y, x).
+    """Render HU without noise, and labels, both (z, y, x).
 
-    A boundary in the CT is as wide as a voxel. Where voxels are much longer along one axis, that axis is sampled up to
-    three times per voxel and averaged. A voxel's label is that of the structure its center lies in, 0 where there is
-    none. ``tell(share)`` is called with the share of the work done.
+    A boundary in the CT is as wide as a voxel. An axis with much longer voxels is sampled up to three times per voxel
+    and averaged. A voxel has the label of the structure that contains its center, or 0. ``report(fraction)`` receives
+    the progress.
     """
     finest = max(min(scan.spacing), _FINE_MM)
     factors = tuple(int(np.clip(round(s / finest), 1, _MOST_SAMPLES)) for s in scan.spacing)
     blur = max(s / f for s, f in zip(scan.spacing, factors, strict=True))
     result = np.empty(scan.size[::-1], dtype=np.float32)
     labels = np.zeros(scan.size[::-1], dtype=np.uint8)
-    # With an odd number of samples to a voxel, the middle one is the voxel's center.
+    # With an odd number of samples per voxel, the middle one is at the voxel's center.
     centered = all(factor % 2 for factor in factors)
     centers = tuple(slice(factor // 2, None, factor) for factor in factors[::-1])
     for slab, block, smooth in scan.blocks(anatomy, factors, smooth=True):
         hu = _background(block, smooth, contrast, blur)
         sampled = np.zeros(hu.shape, dtype=np.uint8)
-        occupied = nothing_yet(block)
+        occupied = empty_distance(block)
         for structure in anatomy.structures:
             placed = place(structure, block, occupied)
             if placed is None:
@@ -74,22 +77,22 @@ def paint(
             if centered and structure.label:
                 sampled[placed[0]][placed[1] < 0] = structure.label
         result[slab] = _averaged(hu, factors)
-        tell((1.0 if centered else 0.75) * slab.stop / scan.size[2])
+        report((1.0 if centered else 0.75) * slab.stop / scan.size[2])
         if centered:
             labels[slab] = sampled[centers]
-    return result, labels if centered else paint_labels(scan, anatomy, lambda share: tell(0.75 + 0.25 * share))
+    return result, labels if centered else paint_labels(scan, anatomy, lambda fraction: report(0.75 + 0.25 * fraction))
 
 
-def paint_labels(scan: Scan, anatomy: Anatomy, tell: Callable[[float], None]) -> NDArray[np.uint8]:
-    """Labels (z, y, x) alone: each voxel has that of the structure its center lies in."""
+def paint_labels(scan: Scan, anatomy: Anatomy, report: Callable[[float], None]) -> NDArray[np.uint8]:
+    """Render labels (z, y, x) only. A voxel has the label of the structure that contains its center, or 0."""
     labels = np.zeros(scan.size[::-1], dtype=np.uint8)
     for slab, block, _ in scan.blocks(anatomy, (1, 1, 1), smooth=False):
-        occupied = nothing_yet(block)
+        occupied = empty_distance(block)
         for structure in anatomy.structures:
             placed = place(structure, block, occupied)
             if placed is not None and structure.label:
                 labels[slab][placed[0]][placed[1] < 0] = structure.label
-        tell(slab.stop / scan.size[2])
+        report(slab.stop / scan.size[2])
     return labels
 
 
@@ -105,7 +108,7 @@ def _paint(
 
 
 def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -> Array:
-    """Air, table, skin, fat, muscle, ribs, lungs: what the structures are laid into."""
+    """Render what surrounds the structures: air, table, skin, fat, muscle, ribs and lungs."""
     hu = np.full(block.x.shape, contrast.hu["air"], dtype=np.float32)
     canvas = Canvas(hu, block.y, smooth["grain"], smooth["cloud"], blur, contrast)
     Layered("table", "air", 2.5, 0.0).paint(canvas, np.abs(smooth["table"]) - np.float32(7.0))
@@ -119,7 +122,7 @@ def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -
     ribs = _ribs(block, smooth)
     Layered("cortical_bone", "cancellous_bone", 1.6, 15.0).paint(canvas, ribs)
     Solid("fat", 4.0).paint(canvas, block.cavity)
-    # The diaphragm: a thin muscle; above it the lungs, kept off the middle by heart, vessels and spine.
+    # The diaphragm is a thin muscle. Above it are the lungs, except in the middle with heart, vessels and spine.
     chest = np.maximum(block.cavity, -block.diaphragm - 3.0)
     Solid("muscle", 3.0).paint(canvas, np.maximum(chest, block.diaphragm - 0.5))
     middle = 28.0 - np.hypot(block.x - 4.0, np.minimum(block.y - 10.0, 0.0) * 0.5)
@@ -130,7 +133,7 @@ def _background(block: Block, smooth: Smooth, contrast: Contrast, blur: float) -
 
 
 def _ribs(block: Block, smooth: Smooth) -> Array:
-    """Distance to the ribs: bars in the chest wall that fall to the front, the lower ones shorter."""
+    """Distance (mm) to the ribs: bars in the chest wall that slope down to the front, shorter further down."""
     angle = smooth["rib_angle"]
     pitch = np.float32(28.0)
     along = block.z + 26.0 * np.sin(np.minimum(angle, 2.2)) * angle - 84.0

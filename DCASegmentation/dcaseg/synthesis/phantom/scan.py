@@ -1,4 +1,4 @@
-"""The scan: its grid, and the body's coordinates at its sample points."""
+"""The geometry of a scan, and the reference coordinates at its sample points."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from .shapes import Array, rotation
 from .structure import Block
 
 _NODE_MM = 9.0
-"""Coordinates and outlines are smooth: computed on nodes this far apart, interpolated (cubic) to the points between."""
+"""Distance of the nodes where coordinates and outlines are computed; cubic interpolation gives the points between."""
 _BLOCK_POINTS = 1_500_000
 _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Geometry of a scan in SimpleITK's terms: ``size`` (i, j, k), ``spacing`` (mm), ``origin`` (mm, LPS) and
-    ``direction`` (3, 3), whose columns are the directions of the index axes."""
+    """Geometry of a scan in SimpleITK's terms.
+
+    ``size`` is (i, j, k), ``spacing`` is in mm, ``origin`` in mm (LPS); the columns of ``direction`` (3, 3) are the
+    directions of the index axes.
+    """
 
     size: tuple[int, int, int]
     spacing: tuple[float, float, float]
@@ -35,28 +38,28 @@ class Scan:
     def around(
         cls, anatomy: Anatomy, spacing: tuple[float, float, float], orientation: str, tilt_degrees: float
     ) -> Scan:
-        """The scan of a person from the bases of the lungs to below the prostate, with air round the body.
+        """The scan of a person from the bases of the lungs to below the prostate, with air around the body.
 
-        ``orientation``: a letter for each index axis, the direction in which it runs (RAS: right, front, head).
-        ``tilt_degrees`` turns the scan planes about the left-right axis and half as much about the other two.
-        Raises ValueError for an impossible orientation, spacing or tilt.
+        ``orientation`` has a letter for each index axis, its direction (RAS: right, front, head). ``tilt_degrees``
+        rotates the scan planes about the left-right axis, and by half as much about the other two. Raises ValueError
+        for an invalid orientation, spacing or tilt.
         """
         axes = orientation_matrix(orientation)
         if len(spacing) != 3 or not all(0.3 <= s <= 20.0 for s in spacing):
             raise ValueError(f"spacing must be three numbers from 0.3 to 20 mm, not {spacing}")
         if not -30.0 <= tilt_degrees <= 30.0:
-            raise ValueError(f"tilt must lie between -30 and 30 degrees, not {tilt_degrees}")
+            raise ValueError(f"tilt must be between -30 and 30 degrees, not {tilt_degrees}")
         direction = rotation((tilt_degrees, tilt_degrees / 2, tilt_degrees / 2)) @ axes
         low, high = _extent(anatomy)
         center, half = (low + high) / 2, (high - low) / 2
-        # The tilted box must still hold all of the upright one.
+        # The tilted box must contain the whole upright box.
         reach = np.abs(direction.T) @ half
         size = np.ceil(2 * reach / np.array(spacing)).astype(int)
         origin = center - direction @ ((size - 1) * np.array(spacing) / 2)
         return cls((int(size[0]), int(size[1]), int(size[2])), spacing, origin, direction)
 
     def image(self, array: NDArray[np.generic]) -> sitk.Image:
-        """A SimpleITK image of this geometry from an array (z, y, x)."""
+        """A SimpleITK image with this geometry from an array (z, y, x)."""
         image = sitk.GetImageFromArray(array)
         image.SetSpacing(self.spacing)
         image.SetOrigin(self.origin.tolist())
@@ -64,9 +67,9 @@ class Scan:
         return image
 
     def blocks(self, anatomy: Anatomy, factors: tuple[int, ...], smooth: bool) -> Iterator[tuple[slice, Block, Smooth]]:
-        """The sample points, ``factors`` (i, j, k) to a voxel along each axis, in slabs of whole voxels along k.
+        """Yield the sample points in slabs of whole voxels along k, with ``factors`` (i, j, k) points per voxel.
 
-        Yields the slab's slice of k, its points, and what else varies smoothly there (empty unless ``smooth``).
+        Yields the slab's slice of k, its points, and further smooth fields there (empty unless ``smooth``).
         """
         nodes = [_Nodes.along(n, f, s) for n, f, s in zip(self.size, factors, self.spacing, strict=True)]
         per_slice = self.size[0] * self.size[1] * factors[0] * factors[1] * factors[2]
@@ -82,13 +85,13 @@ class Scan:
 
 
 Smooth = dict[str, Array]
-"""What else is known at the points of a block: distances to muscle, skin and table (mm), rib_angle, grain, cloud."""
+"""Smooth fields at the points of a block: distances to muscle, skin and table (mm), rib_angle, grain and cloud."""
 
 
 def orientation_matrix(orientation: str) -> NDArray[np.float64]:
-    """Direction matrix (LPS) of an image whose index axes run towards these letters.
+    """The direction matrix (LPS) of an image whose index axes point in the directions ``orientation``.
 
-    Raises ValueError unless the code names each of the three body axes once.
+    Raises ValueError unless the code has each of the three body axes once.
     """
     code = orientation.upper()
     if len(code) != 3 or any(letter not in _LETTERS for letter in code) or len({_LETTERS[c][0] for c in code}) != 3:
@@ -102,7 +105,7 @@ def orientation_matrix(orientation: str) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """Nodes along one axis in voxel indices, and the weights (points, nodes) that interpolate between them."""
+    """Nodes along one axis as voxel indices, and the interpolation weights (points, nodes)."""
 
     index: NDArray[np.float64]
     weights: Array
@@ -112,9 +115,9 @@ class _Nodes:
         step = _NODE_MM / spacing
         points = (np.arange(count * factor) + 0.5) / factor - 0.5
         index = np.arange(-2.0, np.ceil(count / step) + 3.0) * step
-        place = points / step + 2
-        left = np.floor(place).astype(int)
-        t = place - left
+        position = points / step + 2
+        left = np.floor(position).astype(int)
+        t = position - left
         weights = np.zeros((points.size, index.size), dtype=np.float32)
         rows = np.arange(points.size)
         for shift, weight in (
@@ -154,7 +157,7 @@ def _upsampled(field: Array, nodes: list[_Nodes], rows: slice) -> Array:
 
 
 def _textures(seed: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
-    """Two sums of waves with mean 0 and SD about 1: over some 90 mm and some 35 mm."""
+    """Two sums of waves with mean 0 and SD about 1 and wavelengths of about 90 mm and 36 mm."""
     random = stream(seed, "texture")
     result = []
     for length, count in ((90.0, 8), (36.0, 10)):
@@ -168,7 +171,7 @@ def _textures(seed: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
 
 
 def _table(anatomy: Anatomy, x: Array, y: Array) -> Array:
-    """Distance (mm) to the curved table top under the person's back."""
+    """Distance (mm) to the curved tabletop under the person's back."""
     back = _back(anatomy)
     return np.clip(np.hypot(x, y - (back - 420.0)) - 427.0, -30.0, 30.0)
 

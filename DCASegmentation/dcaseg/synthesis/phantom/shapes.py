@@ -1,7 +1,7 @@
-"""Shapes as signed distances: about the distance in mm to the surface, negative inside.
+"""Shapes as signed distance functions: the approximate distance in mm to the surface, negative inside.
 
-A shape is evaluated on three coordinate arrays of one size; its box (in mm) holds every point closer than
-``MARGIN`` to it, so that a painter looks nowhere else.
+A shape is evaluated on three coordinate arrays of the same size. Its box (mm) contains every point closer than
+``MARGIN``, so that the shape need not be evaluated outside it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ Array = NDArray[np.floating[Any]]
 Point = tuple[float, float, float]
 
 MARGIN = 8.0
-"""How far (mm) beyond its surface the distance to a shape is wanted."""
+"""Range (mm) outside the surface of a shape in which its distance is needed."""
 FAR = np.float32(30.0)
-"""Distance (mm) that stands for "not near"."""
+"""Distance (mm) used for points that are not near a shape."""
 
 
 class Shape(Protocol):
-    """Anything with a box and a signed distance."""
+    """A shape with a box and a signed distance."""
 
     @property
-    def box(self) -> tuple[Point, Point]: ...
+    def box(self) -> tuple[Point, Point]:
+        """Lower and upper corner (x, y, z) in mm of the box around the shape, including ``MARGIN``."""
 
-    def __call__(self, x: Array, y: Array, z: Array) -> Array: ...
+    def __call__(self, x: Array, y: Array, z: Array) -> Array:
+        """Signed distance (mm) at the points with these coordinates (mm)."""
 
 
 def rotation(degrees: Point) -> NDArray[np.float64]:
-    """The matrix that turns about x, then y, then z by these angles."""
+    """The matrix (3, 3) that rotates about x, then y, then z by these angles."""
     angles = np.deg2rad(degrees)
     (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
@@ -45,7 +47,7 @@ def rotation(degrees: Point) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Ellipsoid:
-    """An ellipsoid with semi-axes ``radii`` (mm), turned by ``degrees`` about x, y and z."""
+    """An ellipsoid with semi-axes ``radii`` (mm), rotated by ``degrees`` about x, y and z."""
 
     center: Point
     radii: Point
@@ -53,10 +55,12 @@ class Ellipsoid:
 
     @cached_property
     def box(self) -> tuple[Point, Point]:
+        """See ``Shape``."""
         reach = np.sqrt(((rotation(self.degrees) * np.array(self.radii)) ** 2).sum(axis=1)) + MARGIN
         return _box(np.array(self.center) - reach, np.array(self.center) + reach)
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
+        """See ``Shape``."""
         axes = rotation(self.degrees).T.astype(np.float32)
         px, py, pz = x - self.center[0], y - self.center[1], z - self.center[2]
         scaled, gradient = np.zeros_like(px), np.zeros_like(px)
@@ -69,7 +73,7 @@ class Ellipsoid:
             scaled += along
             along *= 1.0 / radius**2
             gradient += along
-        # First-order distance: value of the implicit function over its gradient.
+        # First-order distance: the implicit function divided by its gradient.
         np.sqrt(gradient, out=gradient)
         np.maximum(gradient, 1e-6, out=gradient)
         return np.asarray((scaled - np.sqrt(scaled)) / gradient)
@@ -77,9 +81,9 @@ class Ellipsoid:
 
 @dataclass(frozen=True)
 class Capsule:
-    """A round cone with spherical ends from ``start`` to ``end``, radii in mm.
+    """A cone with spherical ends from ``start`` to ``end``, with radii in mm.
 
-    ``flatness`` above 1 presses its cross-section flat from front to back by that factor.
+    ``flatness`` above 1 flattens its cross-section from front to back by that factor.
     """
 
     start: Point
@@ -90,11 +94,13 @@ class Capsule:
 
     @cached_property
     def box(self) -> tuple[Point, Point]:
+        """See ``Shape``."""
         reach = max(self.start_radius, self.end_radius) + MARGIN
         ends = np.array([self.start, self.end])
         return _box(ends.min(axis=0) - reach, ends.max(axis=0) + reach)
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
+        """See ``Shape``."""
         ax, ay, az = self.start
         bx, by, bz = self.end[0] - ax, (self.end[1] - ay) * self.flatness, self.end[2] - az
         px, py, pz = x - ax, y - ay, z - az
@@ -122,19 +128,20 @@ class Capsule:
 
 @dataclass(frozen=True)
 class Region:
-    """Any function of the coordinates, used inside ``box`` only."""
+    """Any function of the coordinates, evaluated only inside ``box``."""
 
     function: Callable[[Array, Array, Array], Array]
     box: tuple[Point, Point]
 
     def __call__(self, x: Array, y: Array, z: Array) -> Array:
+        """See ``Shape``."""
         return self.function(x, y, z)
 
 
 def tube(
     points: Sequence[Point], radii: Sequence[float] | float, pieces: int = 4, flatness: float = 1.0
 ) -> tuple[Capsule, ...]:
-    """A tube along a smooth curve (Catmull-Rom) through ``points``, each stretch made of ``pieces`` capsules."""
+    """A tube along a Catmull-Rom curve through ``points`` (mm), with ``pieces`` capsules between two points."""
     nodes = np.asarray(points, dtype=float)
     widths = np.broadcast_to(np.asarray(radii, dtype=float), (len(nodes),))
     line = smooth_curve(np.column_stack([nodes, widths]), pieces)
@@ -142,7 +149,7 @@ def tube(
 
 
 def smooth_curve(nodes: NDArray[np.float64], pieces: int) -> NDArray[np.float64]:
-    """Points of the Catmull-Rom curve through ``nodes`` (n, dimensions), ``pieces`` to each stretch."""
+    """Points of the Catmull-Rom curve through ``nodes`` (n, dimensions), ``pieces`` for each segment."""
     padded = np.vstack([2 * nodes[0] - nodes[1], nodes, 2 * nodes[-1] - nodes[-2]])
     t = np.linspace(0.0, 1.0, pieces, endpoint=False)[:, None]
     stretches = []
@@ -154,7 +161,7 @@ def smooth_curve(nodes: NDArray[np.float64], pieces: int) -> NDArray[np.float64]
 
 
 def smooth_minimum(a: Array, b: Array, width: float) -> Array:
-    """The union of two shapes with a fillet of about ``width`` mm (0: a sharp edge)."""
+    """The distance to the union of two shapes with a fillet of about ``width`` mm (0: a sharp edge)."""
     if width <= 0:
         return np.minimum(a, b)
     fillet = np.maximum(width - np.abs(a - b), 0.0)
@@ -162,7 +169,7 @@ def smooth_minimum(a: Array, b: Array, width: float) -> Array:
 
 
 def smooth_maximum(a: Array, b: Array, width: float) -> Array:
-    """The intersection of two shapes with an edge rounded by about ``width`` mm."""
+    """The distance to the intersection of two shapes with an edge rounded by about ``width`` mm."""
     return -smooth_minimum(-a, -b, width)
 
 

@@ -1,4 +1,4 @@
-"""Spine, ribs, pelvis and the muscles that lie inside the outline of body.py."""
+"""Spine, pelvis and femurs, and the muscles inside the outline of ``body``. (``rendering`` adds the ribs.)"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .materials import Layered, Solid
 from .shapes import Capsule, Ellipsoid, Point, Shape, tube
 from .structure import Structure
 
-# The middle of the vertebral bodies: height and distance from the front (mm).
+# Centers of the vertebral bodies: z and y (mm).
 _SPINE_Z = (-140.0, -92.0, -56.0, -19.0, 18.0, 54.0, 88.0, 119.0, 148.0, 176.0, 203.0, 229.0, 254.0, 278.0, 301.0)
 _SPINE_Y = (46.0, 20.0, 13.0, 12.0, 15.0, 19.0, 25.0, 31.0, 37.0, 42.0, 46.0, 50.0, 52.0, 53.0, 53.0)
 _BONE = Layered("cortical_bone", "cancellous_bone", 1.5, texture=22.0)
@@ -18,17 +18,17 @@ _MUSCLE = Solid("muscle", 4.0)
 
 
 def spine_y(z: float) -> float:
-    """Where (front to back, mm) the middle of the spine lies at a height."""
+    """Position of the middle of the spine from front to back (mm) at height ``z`` (mm)."""
     return float(np.interp(z, _SPINE_Z, _SPINE_Y))
 
 
 def skeleton() -> list[Structure]:
-    """The bones, without the ribs (they are painted with the chest wall)."""
+    """The bones except the ribs, which are painted with the chest wall."""
     return [_canal(), _discs(), *_vertebrae(), _sacrum(), *_hips()]
 
 
 def muscles() -> list[Structure]:
-    """Psoas, quadratus lumborum and the crura of the diaphragm."""
+    """Psoas, quadratus lumborum, crura of the diaphragm, and muscles of the pelvis."""
     structures = []
     for side in (-1.0, 1.0):
         psoas = tube(
@@ -44,7 +44,7 @@ def muscles() -> list[Structure]:
         structures.append(_unconfined("crus", crus, _MUSCLE, gap=0.3))
         piriformis = tube([(20 * side, 62, -165), (60 * side, 62, -185), (110 * side, 40, -200)], [7, 10, 6], 2)
         structures.append(_unconfined("piriformis", piriformis, _MUSCLE, gap=0.5))
-        # The floor of the pelvis: slings from the pubic bones round the rectum.
+        # The pelvic floor: slings from the pubic bones around the rectum.
         for z, reach in ((-236.0, 38.0), (-248.0, 29.0), (-259.0, 20.0)):
             sling = [
                 (13 * side, -48, z + 2),
@@ -77,7 +77,7 @@ def _vertebrae() -> list[Structure]:
     arches: list[Shape] = []
     for z in _SPINE_Z[1:]:
         y, size = spine_y(z), _size(z)
-        # A body is a drum: an ellipsoid cut flat would have sharp rims, four stacked ones are near enough.
+        # Three stacked ellipsoids approximate a drum. A flat cut through one ellipsoid would have sharp edges.
         height = 0.40 * (36.0 if z < 70 else 28.0)
         bodies += [
             Ellipsoid((0.0, y, z + shift * height), (22.5 * size, 16.5 * size, 0.75 * height), (_tilt(z), 0, 0))
@@ -139,12 +139,12 @@ def _hips() -> list[Structure]:
 
 
 def _size(z: float) -> float:
-    """Size of a vertebra relative to the second lumbar one: smaller towards the chest."""
+    """Size of a vertebra relative to the second lumbar vertebra; smaller toward the chest."""
     return float(np.interp(z, (-92.0, 18.0, 148.0, 301.0), (1.08, 1.0, 0.82, 0.66)))
 
 
 def _tilt(z: float) -> float:
-    """Degrees by which a vertebra leans with the curve of the spine."""
+    """Angle (degrees) by which a vertebra tilts with the curve of the spine."""
     return float(np.degrees(np.arctan2(spine_y(z + 12) - spine_y(z - 12), 24.0)))
 
 

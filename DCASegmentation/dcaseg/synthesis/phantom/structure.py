@@ -1,4 +1,4 @@
-"""One structure of the body: its shape, what it is made of, and the block of points it is sampled at."""
+"""A structure of the body (shape, material and constraints) and the blocks of points where it is sampled."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Slices = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Block:
-    """Sample points of one block, all arrays of one size.
+    """Sample points of a block. All arrays are (z, y, x) of the same size.
 
-    ``x``, ``y``, ``z``: reference coordinates (mm). ``cavity``, ``diaphragm``: distances (mm) of body.Body.
-    ``axes``: the coordinates along z, y and x where the points lie on a regular grid of reference coordinates.
+    ``x``, ``y``, ``z`` are reference coordinates (mm), ``cavity`` and ``diaphragm`` distances (mm) of ``body.Body``.
+    ``axes`` holds the coordinates along z, y and x if the points form a regular grid in reference coordinates.
     """
 
     x: Array
@@ -33,7 +33,7 @@ class Block:
 
     @classmethod
     def around(cls, box: tuple[Point, Point], step: float, body: Body) -> Block:
-        """A regular block of points ``step`` mm apart that fills ``box``."""
+        """A regular block of points, ``step`` mm apart, that fills ``box``."""
         axes = [np.arange(low, high + step, step, dtype=np.float32) for low, high in zip(*box, strict=True)]
         z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij", sparse=True)
         shape = (axes[2].size, axes[1].size, axes[0].size)
@@ -53,7 +53,7 @@ class Block:
 
     @cached_property
     def _reach(self) -> tuple[float, ...]:
-        """Largest step (mm) between neighbouring thinned points, by coordinate."""
+        """Largest step (mm) between neighboring thinned points, by coordinate."""
         return tuple(
             sum(float(np.abs(np.diff(corner, axis=axis)).max(initial=0.0)) for axis in range(3))
             for corner in self._corners
@@ -67,7 +67,7 @@ class Block:
         return tuple(low), tuple(high)  # type: ignore[return-value]
 
     def slices(self, box: tuple[Point, Point]) -> Slices | None:
-        """The part of the block that may lie in ``box`` (mm), None if nothing does."""
+        """The part of the block that may be inside ``box`` (mm); None if no part is."""
         if self.axes is not None:
             return _regular_slices(self.axes, box)
         lowest, highest = self._extent
@@ -90,7 +90,7 @@ class Block:
         return ranges[0], ranges[1], ranges[2]
 
     def __getitem__(self, part: Slices) -> tuple[Array, Array, Array]:
-        """Coordinates of a part of the block."""
+        """Coordinates (x, y, z) of a part of the block."""
         return self.x[part], self.y[part], self.z[part]
 
 
@@ -106,13 +106,13 @@ def _regular_slices(axes: tuple[Array, Array, Array], box: tuple[Point, Point]) 
 
 @dataclass(frozen=True)
 class Structure:
-    """A union of ``parts``, less the parts it is ``carved`` by.
+    """A union of ``parts`` minus the shapes in ``carved``.
 
-    ``key`` is the organ's key in the vocabulary where ``label`` is not 0. ``blend`` (mm) rounds the seams between
-    parts. ``gap`` (mm) is the fat plane it leaves to structures laid before it, None where it may lie inside them.
-    ``wall_gap`` and ``diaphragm_gap`` (mm) confine it to the cavity and below the diaphragm (None: not confined;
-    ``thoracic``: above it). ``volume_ml`` is the volume its surface is moved to, by at most ``give`` mm;
-    ``offset`` (mm, outward) is that move. ``inlays`` lie inside it and carry its label.
+    ``key`` is the organ's key in the vocabulary if ``label`` is not 0. ``blend`` (mm) rounds the seams between parts.
+    ``gap`` (mm) is the fat plane to structures placed before it; None allows it to be inside them. ``wall_gap`` and
+    ``diaphragm_gap`` (mm) keep it inside the cavity and below the diaphragm (None: no constraint; ``thoracic``: above
+    the diaphragm). ``volume_ml`` is the target volume: the surface is moved by ``offset`` (mm, outward), at most
+    ``give`` mm, to reach it. ``inlays`` are inside the structure and have its label.
     """
 
     key: str
@@ -132,27 +132,27 @@ class Structure:
 
     @cached_property
     def box(self) -> tuple[Point, Point]:
-        """The box (mm) around all parts."""
+        """The bounding box (mm) of all parts."""
         return union_box(self.parts)
 
 
 def union_box(shapes: tuple[Shape, ...]) -> tuple[Point, Point]:
-    """The box (mm) around all shapes."""
+    """The bounding box (mm) of all shapes."""
     low = np.min([shape.box[0] for shape in shapes], axis=0)
     high = np.max([shape.box[1] for shape in shapes], axis=0)
     return tuple(low.tolist()), tuple(high.tolist())
 
 
 def union(shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 0.0, grown: float = 0.0) -> Array:
-    """Distance (mm) to the union of shapes on a part of a block, ``FAR`` where none is near."""
+    """Distance (mm) to the union of ``shapes`` in a part of a block; ``FAR`` away from all of them."""
     result: Array = np.full([s.stop - s.start for s in part], FAR, dtype=np.float32)
     for shape in shapes:
         low, high = shape.box
         pad = max(grown, 0.0)
-        where = block.slices((_moved(low, -pad), _moved(high, pad)))
-        if where is None:
+        near = block.slices((_moved(low, -pad), _moved(high, pad)))
+        if near is None:
             continue
-        inner = tuple(slice(max(w.start, p.start), min(w.stop, p.stop)) for w, p in zip(where, part, strict=True))
+        inner = tuple(slice(max(n.start, p.start), min(n.stop, p.stop)) for n, p in zip(near, part, strict=True))
         if any(s.start >= s.stop for s in inner):
             continue
         local = tuple(slice(i.start - p.start, i.stop - p.start) for i, p in zip(inner, part, strict=True))
@@ -162,7 +162,7 @@ def union(shapes: tuple[Shape, ...], block: Block, part: Slices, blend: float = 
 
 
 def free_distance(structure: Structure, block: Block, part: Slices) -> Array:
-    """Distance to the structure's own shape, before its offset, neighbours and walls."""
+    """Distance (mm) to the structure's own shape, before offset, neighbors and walls."""
     grown = structure.offset if structure.volume_ml is None else max(structure.give, structure.offset)
     distance = union(structure.parts, block, part, structure.blend, grown)
     if structure.carved:
@@ -171,7 +171,7 @@ def free_distance(structure: Structure, block: Block, part: Slices) -> Array:
 
 
 def bounds_distance(structure: Structure, block: Block, part: Slices, occupied: Array) -> Array:
-    """Distance to what confines the structure: cavity wall, diaphragm, structures laid before it (``occupied``)."""
+    """Distance (mm) to what confines the structure: cavity wall, diaphragm, and earlier structures (``occupied``)."""
     bounds = np.full_like(occupied[part], -FAR)
     if structure.wall_gap is not None:
         np.maximum(bounds, block.cavity[part] + structure.wall_gap, out=bounds)
@@ -184,9 +184,9 @@ def bounds_distance(structure: Structure, block: Block, part: Slices, occupied: 
 
 
 def place(structure: Structure, block: Block, occupied: Array) -> tuple[Slices, Array] | None:
-    """Where the structure lies in the block: the part of it and the distances there, None if nowhere near.
+    """Place the structure in the block: the part of the block and the distances (mm) there; None if it is not near.
 
-    ``occupied``, the distance to the nearest structure laid so far, is brought up to date.
+    Updates ``occupied``, the distance (mm) to the nearest structure placed so far.
     """
     low, high = structure.box
     pad = max(structure.offset, 0.0)
@@ -200,8 +200,8 @@ def place(structure: Structure, block: Block, occupied: Array) -> tuple[Slices, 
     return part, distance
 
 
-def nothing_yet(block: Block) -> Array:
-    """``occupied`` of a block in which nothing has been laid."""
+def empty_distance(block: Block) -> Array:
+    """``occupied`` for a block without any structure."""
     return np.full(block.x.shape, FAR, dtype=np.float32)
 
 

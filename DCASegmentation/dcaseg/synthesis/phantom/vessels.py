@@ -1,4 +1,4 @@
-"""Heart, aorta, vena cava, portal vein and the vessels that branch off them."""
+"""Heart, aorta, vena cava, portal vein and their branches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PORTAL = Solid("portal_blood", 3.0)
 
 
 def heart(random: np.random.Generator) -> Structure:
-    """The part of the heart that rests on the diaphragm."""
+    """The part of the heart on the diaphragm."""
     dx, dy = jitter(random, 4.0, 3.0)
     parts = (Ellipsoid((24 + dx, -46 + dy, 218), (62, 46, 52), (0, 25, -25)),)
     return Structure(
@@ -26,7 +26,7 @@ def heart(random: np.random.Generator) -> Structure:
 
 
 def great_vessels(person: Person, random: np.random.Generator) -> list[Structure]:
-    """Aorta to its bifurcation, vena cava from its confluence to the right atrium, iliac vessels."""
+    """Aorta down to its bifurcation, vena cava from its confluence to the right atrium, and iliac vessels."""
     sway = float(jitter(random, 3.0)[0])
     aorta = tube(
         [(20, 20, 330), (20, 13, 230), (20, 10, 190), (18 + sway, 5, 148), (14 + sway, -4, 88), (12 + sway, -10, 54),
@@ -60,7 +60,7 @@ def great_vessels(person: Person, random: np.random.Generator) -> list[Structure
 
 
 def visceral_vessels(random: np.random.Generator) -> list[Structure]:
-    """Portal, splenic and mesenteric veins, celiac trunk, mesenteric and renal arteries and veins."""
+    """Portal, splenic and mesenteric veins, celiac trunk, mesenteric artery, and renal arteries and veins."""
     dx = float(jitter(random, 2.0)[0])
     portal = tube([(-8 + dx, -32, 42), (-18, -29, 58), (-30, -26, 76), (-40, -27, 90)], [6.8, 6.8, 6.6, 6.0], 3)
     superior = tube(
@@ -90,7 +90,7 @@ def visceral_vessels(random: np.random.Generator) -> list[Structure]:
 
 
 def mesenteric_branches(random: np.random.Generator) -> Structure:
-    """Thin vessels that fan out from the root of the mesentery to the bowel."""
+    """Thin vessels from the root of the mesentery to the bowel."""
     branches: list[Shape] = []
     for _ in range(14):
         x, z = random.uniform(-85, 85), random.uniform(-130, 0)
@@ -111,7 +111,7 @@ def lung_vessels(random: np.random.Generator) -> Structure:
 
 
 def liver_vessels(random: np.random.Generator) -> tuple[Shape, ...]:
-    """Hepatic veins and portal branches, inside the liver."""
+    """Hepatic veins and portal branches inside the liver."""
     j = jitter(random, *(5.0,) * 9)
     hepatic = [
         ([(-26, -10, 158), (-58, 0 + j[0], 140), (-95, 8, 105 + j[1])], [5.5, 4.2, 2.2]),
