@@ -186,9 +186,9 @@ def test_every_finding_lists_its_organs_and_how_far_each_is_checked(panel, case,
     review = panel.reviewPanel
     panel.ui.reviewSection.collapsed = False
     review.goToNext()
-    assert "Liver: 0 of 1 checked" in review.ui.placeLabel.text
+    assert "Liver: 0 of 1 checked" in review.ui.findingLabel.text
     review.ui.acceptButton.click()
-    assert "Liver: 1 of 1 checked" in review.ui.placeLabel.text
+    assert "Liver: 1 of 1 checked" in review.ui.findingLabel.text
 
 
 def test_what_was_said_of_a_ct_goes_with_it(panel, fake_slicer):

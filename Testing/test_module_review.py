@@ -63,7 +63,7 @@ def rows(table):
 
 
 def statuses(review):
-    return [row[2] for row in rows(review.ui.placesTable)]
+    return [row[2] for row in rows(review.ui.findingsTable)]
 
 
 def progress(review):
@@ -93,13 +93,13 @@ def tick(review, key, checked=True):
 
 def test_without_a_result_the_section_says_so(panel, review):
     panel.ui.reviewSection.collapsed = False
-    assert review.ui.reviewHintLabel.visible and not review.ui.placesTable.visible
+    assert review.ui.reviewHintLabel.visible and not review.ui.findingsTable.visible
     assert not review.ui.trainingSetButton.visible
     review.goToNext()
 
 
 def test_the_places_are_listed_in_order_with_reason_size_and_status(panel, review, case):
-    assert rows(review.ui.placesTable) == [
+    assert rows(review.ui.findingsTable) == [
         ["Liver\nexperts disagree", "34.6", "To check"],
         ["Spleen\nexperts disagree", "15.4", "To check"],
         ["Right kidney\nexperts disagree", "17.3", "To check"],
@@ -112,19 +112,19 @@ def test_keys_lead_from_place_to_place_in_all_views(review, case):
     down, up = review._shortcuts[:2]
     down.activated.emit()
     assert outline().GetName() == "1: Liver"
-    assert "80 %" in review.ui.placeLabel.text and "The experts hold Stomach" in review.ui.placeLabel.text
+    assert "80 %" in review.ui.findingLabel.text and "The experts hold Stomach" in review.ui.findingLabel.text
     down.activated.emit()
-    assert review.ui.placesTable.currentRow() == 1
+    assert review.ui.findingsTable.currentRow() == 1
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     x, y, z = review._place.position_mm
     assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx([-x, -y, z])
     up.activated.emit()
     up.activated.emit()
-    assert review.ui.placesTable.currentRow() == 0 and not review.ui.previousButton.enabled
+    assert review.ui.findingsTable.currentRow() == 0 and not review.ui.previousButton.enabled
 
 
 def test_a_click_on_a_row_goes_there(review, case):
-    review.ui.placesTable.cellClicked.emit(2, 0)
+    review.ui.findingsTable.cellClicked.emit(2, 0)
     assert outline().GetName() == "3: Right kidney"
     assert not review.ui.nextButton.enabled
     assert not review.ui.suggestionButton.enabled, "nothing is suggested there"
@@ -239,7 +239,7 @@ def test_everything_is_there_again_after_saving_and_loading_the_scene(panel, rev
     path = tmp_path / "scene.mrb"
     assert slicer.mrmlScene.WriteToMRB(str(path))
     slicer.mrmlScene.Clear(0)
-    assert not review.ui.placesTable.visible
+    assert not review.ui.findingsTable.visible
     slicer.mrmlScene.ReadFromMRB(str(path), False)
     fake_slicer.process_events()
     assert statuses(review) == ["Accepted", "To check", "Flagged"] and progress(review) == "2 of 3 checked"
@@ -265,7 +265,7 @@ def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, fak
     assert "no longer in the scene" in message(review)
     slicer.mrmlScene.RemoveNode(case.segmentation)
     fake_slicer.process_events()
-    assert not review.ui.placesTable.visible
+    assert not review.ui.findingsTable.visible
 
 
 def add_to(review, fake_slicer, folder):

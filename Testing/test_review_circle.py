@@ -84,7 +84,7 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     fake_slicer.process_events(0.7)
     corrected = labels_of(nodes)
     assert (corrected != accepted).any()
-    words = [review.ui.placesTable.item(each, 2).text() for each in (row, painted)]
+    words = [review.ui.findingsTable.item(each, 2).text() for each in (row, painted)]
     assert words[1] == "Corrected" and words[0] in ("Accepted", "Corrected")
     key = places[painted].organ
     review.ui.changesButton.checked = True
@@ -95,7 +95,7 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     assert slicer.mrmlScene.WriteToMRB(str(scene))
     slicer.mrmlScene.Clear(0)
     read_scene(scene, fake_slicer)
-    assert [review.ui.placesTable.item(each, 2).text() for each in (row, painted)] == words
+    assert [review.ui.findingsTable.item(each, 2).text() for each in (row, painted)] == words
     np.testing.assert_array_equal(labels_of(review._nodes), corrected)
     panel.parameters.outputSegmentation = panel.parameters.resultSegmentation
     if replacementQuestion(panel.parameters.outputSegmentation, keepCorrected=True):

@@ -46,7 +46,7 @@ def test_the_places_of_the_file_are_listed_and_can_be_gone_to(opened, result):
     places = json.loads((result / "review.json").read_text())["places"]
     review = opened.reviewPanel
     assert len(places) > 3
-    table = review.ui.placesTable
+    table = review.ui.findingsTable
     # Below the organ stands why in a few words.
     findings = [table.item(row, 0).text().split("\n") for row in range(table.rowCount)]
     assert [organ for organ, _ in findings] == [place["name"] for place in places]
@@ -56,7 +56,7 @@ def test_the_places_of_the_file_are_listed_and_can_be_gone_to(opened, result):
     assert review.ui.checkedBar.text == f"0 of {len(places)} checked"
     review.goToNext()
     # The organ that the sentence begins with is the title.
-    assert places[0]["reasons"][0]["text"].split(": ", 1)[1] in review.ui.placeLabel.text
+    assert places[0]["reasons"][0]["text"].split(": ", 1)[1] in review.ui.findingLabel.text
     assert not review.ui.reviewMessageLabel.visible, "the place can be outlined"
 
 

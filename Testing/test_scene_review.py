@@ -27,7 +27,7 @@ from DCASegmentationLib.scene.finding_status import (
     take_back,
 )
 from DCASegmentationLib.scene.headless import boot
-from DCASegmentationLib.scene.organ_changes import changed_places, kept_organs, organ_changes
+from DCASegmentationLib.scene.organ_changes import changed_findings, kept_organs, organ_changes
 from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion
 from DCASegmentationLib.scene.volumes import index_to_ras
 from review_case import (
@@ -110,7 +110,7 @@ def test_without_a_suggestion_nothing_can_be_accepted(case):
 def test_painting_in_a_place_marks_it_corrected_and_undoing_it_marks_it_to_check(case):
     box = (slice(4, 5), slice(22, 24), slice(8, 10))
     paint(case, "right_kidney", box, 0)
-    assert changed_places(case) == {3}
+    assert changed_findings(case) == {3}
     assert follow_edits(case)
     assert statuses(case)[3] == "corrected"
     paint(case, "right_kidney", box, 1)
@@ -284,7 +284,7 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
 
     node = editor_node()
     area = (
-        editable_area.limit_to_place(case, review().places[2])
+        editable_area.limit_to_finding(case, review().places[2])
         if limit == "place"
         else editable_area.limit_to_uncertain(case, 0.5)
     )
