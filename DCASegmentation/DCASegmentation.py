@@ -114,7 +114,7 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
             self.test_ModuleLoadsAndShowsItsPanel,
             self.test_ParameterNodeKeepsChoices,
             self.test_CTIsExportedAndOrgansAreImported,
-            self.test_FindingsAreReviewed,
+            self.test_ReviewOfFindings,
             self.test_PhantomIsSegmented,
         ):
             self.setUp()
@@ -132,9 +132,9 @@ class DCASegmentationTest(ScriptedLoadableModuleTest):
         """A CT is exported, and the organs of its result are imported, voxel by voxel."""
         self_test.ct_is_exported_and_organs_are_imported(self)
 
-    def test_FindingsAreReviewed(self) -> None:
+    def test_ReviewOfFindings(self) -> None:
         """A finding is accepted, undone, flagged, and edited."""
-        self_test.findings_are_reviewed(self)
+        self_test.review_of_findings(self)
 
     def test_PhantomIsSegmented(self) -> None:
         """A synthetic CT is segmented by the worker."""

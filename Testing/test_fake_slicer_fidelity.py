@@ -130,16 +130,16 @@ def test_connecting_a_signal_that_does_not_exist_is_refused(fake_slicer):
     ],
 )
 def test_reading_the_code_finds(fake_slicer, line, complaint):
-    from fake_slicer.lint import complaints
+    from fake_slicer.lint import find_problems
 
     objects = {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}
     source = f"class Panel:\n    def fill(self):\n        {line}\n"
-    assert len(found := complaints(source, objects)) == 1
+    assert len(found := find_problems(source, objects)) == 1
     assert re.search(complaint, found[0])
 
 
 def test_reading_the_code_accepts_what_slicer_has(fake_slicer):
-    from fake_slicer.lint import complaints
+    from fake_slicer.lint import find_problems
 
     source = """
 def fill(self):
@@ -155,7 +155,7 @@ def fill(self):
     self._process.start("a", [])
     return box.nodeTypes, self.ui.goButton.checked
 """
-    assert complaints(source, {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}) == []
+    assert find_problems(source, {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}) == []
 
 
 @pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
@@ -169,9 +169,9 @@ def test_every_ui_file_of_the_module_is_accepted(fake_slicer, path):
 
 @pytest.mark.parametrize("path", PANELS, ids=lambda path: path.name)
 def test_the_module_asks_its_widgets_only_for_what_they_have(fake_slicer, path):
-    from fake_slicer.lint import complaints, named_objects
+    from fake_slicer.lint import find_problems, named_objects
 
-    assert complaints(path.read_text(encoding="utf-8"), named_objects(UI_FILES)) == []
+    assert find_problems(path.read_text(encoding="utf-8"), named_objects(UI_FILES)) == []
 
 
 @pytest.mark.skipif(not ALL_CLASSES.exists(), reason="the members of all classes are not on this computer")

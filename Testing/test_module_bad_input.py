@@ -102,8 +102,8 @@ def test_an_mr_volume_is_refused_by_name(panel, ct, fake_slicer, refuses):
     ("kind", "problem"),
     [
         ("vtkMRMLLabelMapVolumeNode", "is a label map, not a CT"),
-        ("vtkMRMLVectorVolumeNode", "is no scalar volume"),
-        ("vtkMRMLScalarVolumeNode", "holds no voxels"),
+        ("vtkMRMLVectorVolumeNode", "is not a scalar volume"),
+        ("vtkMRMLScalarVolumeNode", "has no voxels"),
     ],
 )
 def test_a_node_that_is_no_ct_is_refused_by_name(panel, refuses, kind, problem):
@@ -272,7 +272,7 @@ def test_a_worker_killed_from_outside_in_any_phase_is_told_and_the_next_run_work
         fake_slicer.wait_for(lambda phase=phase: any(text.startswith(phase) for text in said), 120)
         os.kill(worker_process_id(), signal.SIGKILL)
         wait_for_end(cold_panel, fake_slicer)
-        assert "was ended from outside" in message(cold_panel)
+        assert "was killed by" in message(cold_panel)
         assert node_ids() == before and temporary_files() == []
     phase_file.write_text("")
     still_works(cold_panel, fake_slicer)
@@ -283,7 +283,7 @@ def test_a_worker_killed_while_it_starts_is_told(cold_panel, fake_slicer):
     apply(cold_panel)
     os.kill(started_worker_process_id(workers), signal.SIGKILL)
     wait_for_end(cold_panel, fake_slicer)
-    assert "was ended from outside" in message(cold_panel)
+    assert "was killed by" in message(cold_panel)
     assert node_ids() == before and temporary_files() == []
 
 
@@ -301,7 +301,7 @@ def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, c
     before = node_ids()
     apply(cold_panel)
     wait_for_end(cold_panel, fake_slicer)
-    assert "an answer that cannot be understood" in message(cold_panel)
+    assert "sent an invalid answer" in message(cold_panel)
     assert "Good morning" in cold_panel.segmentPanel.ui.logText.plainText
     assert node_ids() == before and temporary_files() == []
     still_works(cold_panel, fake_slicer)

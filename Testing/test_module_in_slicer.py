@@ -263,8 +263,8 @@ def test_the_first_sight_of_a_result_shows_its_organs_in_an_abdominal_window_and
     assert bounds[4] <= position("Red")[2] <= bounds[5]
     assert nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert panel.segmentPanel.ui.show3DButton.checked
-    asked = fake_slicer.app.layoutManager().threeDWidget(0).threeDView()._state.asked
-    assert "resetFocalPoint" in asked
+    calls = fake_slicer.app.layoutManager().threeDWidget(0).threeDView()._state.calls
+    assert "resetFocalPoint" in calls
 
 
 def test_a_window_that_the_user_has_set_stays_and_so_do_views_at_a_second_run(panel, fake_slicer):
@@ -380,7 +380,7 @@ def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, cas
     assert panel.widget.minimumSizeHint().width() <= 340
 
 
-def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_back(panel, fake_slicer):
+def test_the_guided_first_run_leads_to_result_review_and_correct_and_is_shown_once(panel, fake_slicer):
     fake_slicer.sample_data.download = lambda: add_ct("CTLiver")
     ui = panel.ui
     assert ui.guideFrame.visible and ui.guideButton.text == "Try it on a sample CT"
@@ -391,7 +391,7 @@ def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_bac
     ui.guideButton.click()
     assert "Review" in ui.guideLabel.text and not ui.reviewSection.collapsed
     ui.guideButton.click()
-    assert "Fix" in ui.guideLabel.text and not ui.correctSection.collapsed
+    assert "Correct" in ui.guideLabel.text and not ui.correctSection.collapsed
     ui.guideButton.click()
     assert not ui.guideFrame.visible
     slicer.mrmlScene.Clear(0)

@@ -111,7 +111,7 @@ def paint(segmentation, segment_id, box, ct_node):
 
 
 def test_without_a_result_the_sections_say_so_and_offer_nothing(experts, result, correct):
-    assert experts.ui.expertsHintLabel.text == "Segment a CT to see what its experts did."
+    assert experts.ui.expertsHintLabel.text == "Segment a CT to see what each expert contributed."
     assert not experts.ui.mapSelector.enabled
     assert not experts.ui.compareButton.enabled
     assert not result.ui.segmentsTable.visible
@@ -148,7 +148,7 @@ def test_a_restored_parameter_node_shows_in_widgets_and_views(experts, case, par
     experts.setResult(case)
     parameters.expertMap = "deciding"
     parameters.mapOpacity = 0.25
-    assert experts.ui.mapSelector.currentText == "Expert that decided"
+    assert experts.ui.mapSelector.currentText == "Dominant expert"
     assert experts.ui.mapOpacitySlider.value == pytest.approx(0.25)
     assert not experts.ui.mapThresholdSlider.enabled
     assert red().GetLabelVolumeID() == case.dominant_expert.GetID()
@@ -305,7 +305,7 @@ def test_a_name_completed_by_the_panel_overwrites_nothing(fake_slicer, result, c
     fake_slicer.dialogs.answer(str(tmp_path / "organs"))
     result.ui.saveTableButton.click()
     assert there.read_text() == "precious"
-    assert "exists already" in result.ui.resultMessageLabel.text
+    assert "already exists" in result.ui.resultMessageLabel.text
 
 
 def test_cancelling_a_file_dialog_writes_nothing(fake_slicer, result, case, tmp_path):

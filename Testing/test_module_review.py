@@ -116,7 +116,7 @@ def test_keys_lead_from_place_to_place_in_all_views(review, case):
     down.activated.emit()
     assert review.ui.findingsTable.currentRow() == 1
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
-    x, y, z = review._place.position_mm
+    x, y, z = review._finding.position_mm
     assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx([-x, -y, z])
     up.activated.emit()
     up.activated.emit()
@@ -166,7 +166,7 @@ def test_painting_in_a_place_shows_as_corrected_by_itself(review, case, fake_sli
     assert statuses(review)[2] == "Corrected" and progress(review) == "1 of 3 checked"
 
 
-@pytest.mark.parametrize("limit", ["place", "uncertain"])
+@pytest.mark.parametrize("limit", ["finding", "uncertain"])
 def test_edit_here_opens_the_segment_editor_limited_by_its_own_mask(panel, review, case, limit):
     review.goTo(2)
     review.ui.limitSelector.currentIndex = review.ui.limitSelector.findData(limit)
@@ -303,7 +303,7 @@ def test_segments_count_by_what_they_are_not_by_what_they_are_called(review, cas
     content = case.segmentation.GetSegmentation()
     content.GetSegment("liver").SetName("Leber")
     content.AddEmptySegment("tumor", "Tumor")
-    assert "Left out, as no organ of the model: Tumor" in add_to(review, fake_slicer, tmp_path)
+    assert "Left out because the model has no such organ: Tumor" in add_to(review, fake_slicer, tmp_path)
 
 
 def nothing(review, case):
@@ -351,7 +351,7 @@ def moved_ct(review, case):
     ("spoil", "said"),
     [
         (empty, "The segment Liver is empty"),
-        (doubled, "Two segments stand for Liver"),
+        (doubled, "Two segments represent Liver"),
         (overlapping, "overlap in"),
         (other_geometry, "lie on the voxels of the CT"),
     ],

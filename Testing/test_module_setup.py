@@ -52,7 +52,7 @@ def test_a_model_from_a_zip_can_be_chosen_at_once_and_deleted_after_a_question(
 ):
     fake_slicer.dialogs.answer(zip_of(small_bundle, tmp_path / "model.zip"))
     setup.ui.addZipButton.click()
-    assert "checksum is right" in setup.ui.setupMessageLabel.text
+    assert "checksum is correct" in setup.ui.setupMessageLabel.text
     assert models_to_choose(module_panel) == ["random-weights"]
     assert "Random weights" in module_panel.segmentPanel.ui.modelCardBrowser.plainText
     assert not setup.ui.deleteModelButton.enabled
@@ -136,7 +136,7 @@ def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, fake_slicer, 
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     fake_slicer.torch.is_installed = False
     setup.update()
-    assert "ends at 2.2.2" in setup.ui.torchLabel.text and "2.4.1" in setup.ui.torchLabel.text
+    assert "is 2.2.2" in setup.ui.torchLabel.text and "2.4.1" in setup.ui.torchLabel.text
     assert setup.ui.installTorchButton.isHidden() and setup.ui.installExtensionButton.isHidden()
     said = []
     for install in (lambda: requirements.installTorch(said.append), requirements.installExtension):
@@ -236,7 +236,7 @@ def test_openvino_that_cannot_be_installed_is_told_and_offered_on(without_openvi
     fake_slicer.packages.fails = True
     fake_slicer.dialogs.answer(True)
     ui.installOpenVINOButton.click()
-    assert "could not be installed" in ui.setupMessageLabel.text and "Nothing needs it" in ui.setupMessageLabel.text
+    assert "could not be installed" in ui.setupMessageLabel.text and "works without OpenVINO" in ui.setupMessageLabel.text
     assert not ui.installOpenVINOButton.isHidden()
 
 

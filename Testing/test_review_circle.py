@@ -66,7 +66,7 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     panel.parameters.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")
     nodes = segmented(panel, fake_slicer)
     automatic = labels_of(nodes)
-    places = review._places
+    places = review._findings
     assert len(places) > 3 and review.ui.checkedBar.text == f"0 of {len(places)} checked"
 
     # The experts' alternative in one place, a stroke limited to another.
@@ -102,7 +102,7 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
         fake_slicer.dialogs.answer(True)
     nodes = segmented(panel, fake_slicer)
     name = AMOS.by_key[key].name
-    assert "Kept as corrected or accepted" in message(panel) and name in message(panel)
+    assert "Kept because corrected or accepted" in message(panel) and name in message(panel)
     label = AMOS.by_key[key].label
     np.testing.assert_array_equal(labels_of(nodes) == label, corrected == label)
 
@@ -128,7 +128,7 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     panel.parameters.outputSegmentation = None
     again = segmented(panel, fake_slicer)
     assert again.segmentation is not nodes.segmentation
-    assert len(review._places) > 0
+    assert len(review._findings) > 0
 
 
 def tick(review: Any, key: str) -> None:

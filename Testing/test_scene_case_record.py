@@ -54,7 +54,7 @@ def test_a_saved_scene_holds_the_record(case, tmp_path, beside_another_case):
         "Head expert attention (level 4)",
         "Medium expert attention (level 4)",
         "Tail expert attention (level 4)",
-        "Expert that decided",
+        "Dominant expert",
         "Uncertainty (entropy)",
     ]
     assert all(node.GetScene() is slicer.mrmlScene and node not in case.all() for node in loaded.all())

@@ -155,7 +155,7 @@ def test_the_ct_is_source_and_reference_geometry_of_the_segmentation(segmentatio
 def test_labels_of_another_size_are_refused(ct_node):
     from DCASegmentationLib.scene.segmentation import show_segmentation
 
-    with pytest.raises(ValueError, match="label map of size"):
+    with pytest.raises(ValueError, match="the label map has size"):
         show_segmentation(small_labels()[:-1], AMOS, ct_node, "Organs")
 
 

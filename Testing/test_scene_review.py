@@ -32,7 +32,7 @@ from DCASegmentationLib.scene.review_record import read_origin, read_review, rea
 from DCASegmentationLib.scene.volumes import index_to_ras
 from review_case import (
     LIVER,
-    PLACES,
+    FINDINGS,
     STOMACH,
     alternative_array,
     label_array,
@@ -52,7 +52,7 @@ def case():
 
 
 def statuses(case):
-    return {rank: read_state(case.segmentation).status(rank) for rank in PLACES}
+    return {rank: read_state(case.segmentation).status(rank) for rank in FINDINGS}
 
 
 def segment_status(case, key):
@@ -64,7 +64,7 @@ def segment_status(case, key):
 def with_suggestions(*ranks):
     expected, alternative = label_array(), alternative_array()
     for rank in ranks:
-        expected[PLACES[rank]] = alternative[PLACES[rank]]
+        expected[FINDINGS[rank]] = alternative[FINDINGS[rank]]
     return expected
 
 
@@ -101,7 +101,7 @@ def test_segments_of_the_user_are_not_touched_by_a_suggestion(case):
 
 
 def test_without_a_suggestion_nothing_can_be_accepted(case):
-    with pytest.raises(UserError, match="Nothing is suggested"):
+    with pytest.raises(UserError, match="There is no suggestion"):
         accept_suggestion(case, 3)
     with pytest.raises(UserError, match="No suggestion was accepted"):
         take_back(case, 1)
@@ -184,7 +184,7 @@ def test_an_organ_counts_whole_where_segments_overlap(case):
 
 def test_a_new_run_keeps_what_was_corrected_completed_or_removed(case):
     assert kept_organs(case).organs == ()
-    paint(case, "liver", PLACES[1], 0)
+    paint(case, "liver", FINDINGS[1], 0)
     set_status(case, 2, "accepted")
     case.segmentation.GetSegmentation().RemoveSegment("left_kidney")
     kept = kept_organs(case)
@@ -251,7 +251,7 @@ def test_a_place_is_outlined_and_in_the_middle_of_all_views(case):
     node = place_view.outline(case, place)
     place_view.jump_to(case, place)
     inside = voxels_inside(node.GetPolyData(), case.ct)
-    np.testing.assert_array_equal(inside, np.isin(np.arange(inside.size), flat(PLACES[2])).reshape(inside.shape))
+    np.testing.assert_array_equal(inside, np.isin(np.arange(inside.size), flat(FINDINGS[2])).reshape(inside.shape))
     ras = np.array(place.position_mm) * (-1, -1, 1)
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx(ras)
@@ -278,14 +278,14 @@ def test_places_follow_the_transform_of_the_case(case):
     np.testing.assert_array_equal(labels_of(case), with_suggestions(1))
 
 
-@pytest.mark.parametrize("limit", ["place", "uncertain"])
+@pytest.mark.parametrize("limit", ["finding", "uncertain"])
 def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
     from DCASegmentationLib.scene.editable_area import editor_node
 
     node = editor_node()
     area = (
         editable_area.limit_to_finding(case, review().places[2])
-        if limit == "place"
+        if limit == "finding"
         else editable_area.limit_to_uncertain(case, 0.5)
     )
     logic = slicer.vtkSlicerSegmentEditorLogic()
@@ -303,9 +303,9 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
         case.segmentation, "right_kidney", modifier, logic.ModificationModeAdd, (0, -1, 0, -1, 0, -1), True, False
     )
     painted = (labels_of(case) != label_array()).astype(bool)
-    if limit == "place":
+    if limit == "finding":
         near = sitk.GetArrayFromImage(small_distance())
-        assert painted[PLACES[1]].sum() == 0 and painted.any()
+        assert painted[FINDINGS[1]].sum() == 0 and painted.any()
         assert near[painted].max() <= 5.0
     else:
         entropy = slicer.util.arrayFromVolume(case.entropy)
@@ -318,7 +318,7 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
 def small_distance():
     """Distance of each voxel from the third place, mm."""
     mask = np.zeros_like(label_array())
-    mask[PLACES[3]] = 1
+    mask[FINDINGS[3]] = 1
     image = sitk.GetImageFromArray(mask)
     image.SetSpacing((5.0, 6.0, 8.0))
     return sitk.SignedMaurerDistanceMap(image, False, False, True)
@@ -330,7 +330,7 @@ def flat(box):
 
 
 def test_suggestions_are_kept_voxel_by_voxel(case):
-    np.testing.assert_array_equal(read_suggestion(case.segmentation, 1), alternative_array()[PLACES[1]].ravel())
+    np.testing.assert_array_equal(read_suggestion(case.segmentation, 1), alternative_array()[FINDINGS[1]].ravel())
     assert read_suggestion(case.segmentation, 3) is None
 
 
@@ -357,7 +357,7 @@ def test_an_organ_that_no_place_names_is_not_reviewed_by_judging_another(case):
     first, second, third = review().places
     shared = replace(review(), places=(first, replace(second, others=("left_kidney", "bladder")), third))
     write_review(case.segmentation, shared, {})
-    for rank in PLACES:
+    for rank in FINDINGS:
         set_status(case, rank, "accepted")
     assert segment_status(case, "spleen") == "Completed"
     assert segment_status(case, "left_kidney") == "Not started" and not organ_is_reviewed(case, "left_kidney")

@@ -76,7 +76,7 @@ for key in BOXES:
     assert segment.GetName() == AMOS.by_key[key].name
 attention = slicer.mrmlScene.GetFirstNodeByName("Head expert attention (level 4)")
 assert attention.GetDisplayNode().GetColorNode().GetName() == "Viridis (0 to 1)"
-experts = slicer.mrmlScene.GetFirstNodeByName("Expert that decided")
+experts = slicer.mrmlScene.GetFirstNodeByName("Dominant expert")
 assert experts.GetDisplayNode().GetColorNode().GetColorName(3) == "tail expert"
 composite = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
 assert composite.GetBackgroundVolumeID() == node.GetID()
@@ -91,7 +91,7 @@ def test_a_file_that_is_there_is_not_overwritten(case, tmp_path):
 
     target = tmp_path / "organs.seg.nrrd"
     target.write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         save_segmentation(case.segmentation, target)
     assert target.read_text() == "precious"
 

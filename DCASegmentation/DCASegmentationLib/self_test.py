@@ -75,7 +75,7 @@ def ct_is_exported_and_organs_are_imported(test: Any) -> None:
     test.delayDisplay("The CT is exported and its organs are imported")
 
 
-def findings_are_reviewed(test: Any) -> None:
+def review_of_findings(test: Any) -> None:
     """A finding is accepted with its alternative, undone, flagged, and edited."""
     ct_node, phantom = _phantom()
     with tempfile.TemporaryDirectory() as name:
