@@ -1,4 +1,4 @@
-"""The extension as the build system and the Extensions Index check it: packaged files, metadata, index entry, imports."""
+"""The extension as checked by the build system and the Extensions Index: files, metadata, index entry, imports."""
 
 from __future__ import annotations
 

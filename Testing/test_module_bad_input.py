@@ -57,7 +57,7 @@ def panel(warm_worker, cold_panel) -> Any:
 
 @pytest.fixture
 def refuses(panel, fake_slicer) -> Callable[..., None]:
-    """``refuses(*words)``: Apply fails with a message that contains these words and a remedy; the scene is unchanged."""
+    """``refuses(*words)``: Apply fails with a message with these words and a remedy; the scene is unchanged."""
 
     def check(*words: str) -> None:
         before = node_ids()

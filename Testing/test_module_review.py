@@ -379,7 +379,7 @@ def test_an_unusable_case_is_reported_and_nothing_is_written(spoil, expected, re
 def test_no_folder_is_requested_if_nothing_can_be_added(spoil, expected, review, case, fake_slicer):
     spoil(review, case)
     review.ui.trainingSetButton.click()
-    assert text in message(review) and fake_slicer.dialogs.shown == []
+    assert expected in message(review) and fake_slicer.dialogs.shown == []
 
 
 def test_an_unlabeled_ct_is_added_once_and_replaced_by_its_corrected_case(review, case, fake_slicer, tmp_path):

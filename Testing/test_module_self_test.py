@@ -48,7 +48,7 @@ def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left_running(modu
 def test_without_pytorch_it_fails_unless_told_to_skip(module_widget, fake_slicer, caplog, monkeypatch):
     monkeypatch.delenv("DCA_TEST_MAY_SKIP", raising=False)
     fake_slicer.torch.is_installed = False
-    result, _said = run_as_ctest_does(caplog)
+    result, _log = run_as_ctest_does(caplog)
     assert len(result.failures) == 1 and "set DCA_TEST_MAY_SKIP=1 to skip" in result.failures[0][1]
 
 

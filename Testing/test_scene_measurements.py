@@ -232,7 +232,7 @@ def test_surfaces_overwrite_nothing(case, tmp_path):
 
     existing = tmp_path / "Case organs_Liver.stl"
     existing.write_text("precious")
-    with pytest.raises(OutputError, match=r"Liver\.stl exists already"):
+    with pytest.raises(OutputError, match=r"Liver\.stl already exists"):
         write_surfaces(case.segmentation, tmp_path)
     assert existing.read_text() == "precious"
     assert list(tmp_path.iterdir()) == [existing]

@@ -63,7 +63,7 @@ def test_in_slicer_boot_does_nothing(monkeypatch):
 def test_the_scene_imports_neither_torch_nor_the_command_line_nor_matplotlib():
     program = """
 import sys
-from DCASegmentationLib.scene import picture, rendered_views, session
+from DCASegmentationLib.scene import offscreen, scene_builder
 loaded = {"torch", "monai", "typer", "rich", "matplotlib"} & set(sys.modules)
 raise SystemExit(", ".join(sorted(loaded)))
 """
