@@ -370,7 +370,7 @@ def test_an_unusable_case_is_reported_and_nothing_is_written(spoil, expected, re
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (nothing, "No organ of this case was reviewed"),
+        (nothing, "No organ of this case has been reviewed"),
         (changed_ct, "has changed since it was segmented"),
         (moved_ct, "has changed since it was segmented"),
     ],

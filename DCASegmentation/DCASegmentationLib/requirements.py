@@ -98,7 +98,7 @@ def installExtension() -> None:
         )
     if not extensionInstalled():
         raise UserError(
-            _("The PyTorch extension is installed, but not loaded yet."),
+            _("The PyTorch extension is installed but not loaded yet."),
             _("Restart Slicer, then press Install PyTorch here."),
         )
 
@@ -117,7 +117,7 @@ def installTorch(announce: Callable[[str], None]) -> None:
         import PyTorchUtils
     except ImportError:
         raise UserError(
-            _("PyTorch is missing, and so is the PyTorch extension that installs it."),
+            _("Neither PyTorch nor the PyTorch extension, which installs it, is available."),
             _("Open Setup and press Install extension."),
         ) from None
     announce(_("Installing PyTorch. This takes several minutes, during which Slicer does not respond."))
