@@ -1,4 +1,4 @@
-"""Slicer's entry into DCASegmentation: what Slicer asks of a module by name, passed on to DCASegmentationLib."""
+"""The Slicer module DCASegmentation: the classes that Slicer looks up by name, implemented in DCASegmentationLib."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ _HOMEPAGE = "https://github.com/SlicerDCASegmentation/SlicerDCASegmentation"
 
 
 class DCASegmentation(ScriptedLoadableModule):
-    """What Slicer's module list and help show."""
+    """The module's entry in Slicer: title, category, help, and sample data."""
 
     def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
@@ -33,53 +33,56 @@ class DCASegmentation(ScriptedLoadableModule):
         parent.dependencies = ["Segmentations", "Volumes", "Colors"]
         parent.contributors = ["The SlicerDCASegmentation authors", "Yajun Liu (method; Shanghai Jiao Tong University)"]
         parent.helpText = _(
-            "Segments the organs of an abdominal CT with DCA (Divide, Conquer, and Aggregate) and shows which of its "
-            "experts decided where. Choose a CT and press Apply. For research only; this is no medical device. "
+            "Segments the organs of an abdominal CT with DCA (Divide, Conquer, and Aggregate) and shows where each of "
+            "its experts is dominant. Select a CT and press Apply. For research only; not a medical device. "
             '<a href="{link}">Manual and source</a>'
         ).format(link=_HOMEPAGE)
         parent.acknowledgementText = _(
-            "The method is by Yajun Liu: Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced "
+            "Method: Yajun Liu, Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced "
             "Semi-Supervised Medical Image Segmentation, CVPR 2026."
         )
         slicer.app.connect("startupCompleted()", register_sample_data)
 
 
 class DCASegmentationWidget(ScriptedLoadableModuleWidget):
-    """Gives the panel its place in Slicer's window, and tells it what happens there."""
+    """Puts the panel into Slicer's window and passes Slicer's events on to it."""
 
     panel: ModulePanel
 
     def setup(self) -> None:
+        """Create the panel."""
         ScriptedLoadableModuleWidget.setup(self)
         self.panel = ModulePanel(self.layout, Path(self.resourcePath("UI")), DCASegmentationLogic)
 
     def enter(self) -> None:
+        """The user opens the module."""
         self.panel.enter()
 
     def exit(self) -> None:
+        """The user leaves the module."""
         self.panel.exit()
 
     def cleanup(self) -> None:
-        """Slicer closes, or the module is loaded again."""
+        """Slicer is closing or the module is being reloaded."""
         self.panel.cleanup()
 
     def onReload(self) -> None:
-        """Developers' Reload: takes the library anew too, not this file alone. A run that goes on is ended."""
-        mine = ("DCASegmentation", "DCASegmentationLib", "dcaseg")
-        before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in mine}
+        """Reload this file and the library (the Reload button in developer mode). A run in progress is stopped."""
+        packages = ("DCASegmentation", "DCASegmentationLib", "dcaseg")
+        before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in packages}
         try:
             ScriptedLoadableModuleWidget.onReload(self)
         except BaseException:
-            # New code that cannot be read leaves this panel in place, with the library it came with.
+            # If the new code cannot be imported, keep this panel and the library it was created with.
             sys.modules.update(before)
             raise
         if self.panel.isEntered:
-            # Slicer sets the new panel up, but does not tell it that it is seen.
+            # Slicer sets up the new panel but does not call enter, although the module is open.
             slicer.modules.DCASegmentationWidget.enter()
 
 
 class DCASegmentationLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
-    """Segmentation without any widget. In Slicer's Python console, with a CT loaded under the name CTLiver::
+    """Segmentation without widgets. In Slicer's Python console, with a CT loaded under the name CTLiver::
 
     from DCASegmentation import DCASegmentationLogic
 
@@ -90,40 +93,49 @@ class DCASegmentationLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
     """
 
     def getParameterNode(self) -> DCASegmentationParameterNode:
+        """The module's parameter node in the current scene."""
         return DCASegmentationParameterNode(super().getParameterNode())
 
 
 class DCASegmentationTest(ScriptedLoadableModuleTest):
-    """Run by Slicer's "Reload and Test" and by CTest.
+    """The module's self-test, run by Slicer's "Reload and Test" button and by CTest.
 
-    It fails where it cannot segment, for want of PyTorch or a model, unless the environment says DCA_TEST_MAY_SKIP=1.
+    It fails if it cannot segment because PyTorch or a model is missing, unless the environment sets
+    DCA_TEST_MAY_SKIP=1.
     """
 
     def setUp(self) -> None:
+        """Start each test with an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self) -> None:
+        """Run all tests."""
         for test in (
             self.test_ModuleLoadsAndShowsItsPanel,
             self.test_ParameterNodeKeepsChoices,
-            self.test_CTGoesOutAndOrgansComeBack,
-            self.test_PlacesAreReviewed,
+            self.test_CTIsExportedAndOrgansAreImported,
+            self.test_ReviewOfFindings,
             self.test_PhantomIsSegmented,
         ):
             self.setUp()
             test()
 
     def test_ModuleLoadsAndShowsItsPanel(self) -> None:
+        """The module loads, and its panel selects an open CT."""
         self_test.module_loads_and_shows_its_panel(self)
 
     def test_ParameterNodeKeepsChoices(self) -> None:
+        """The parameter node stores choices and rejects values out of range."""
         self_test.parameter_node_keeps_choices(self, DCASegmentationLogic())
 
-    def test_CTGoesOutAndOrgansComeBack(self) -> None:
-        self_test.ct_goes_out_and_organs_come_back(self)
+    def test_CTIsExportedAndOrgansAreImported(self) -> None:
+        """A CT is exported, and the organs of its result are imported, voxel by voxel."""
+        self_test.ct_is_exported_and_organs_are_imported(self)
 
-    def test_PlacesAreReviewed(self) -> None:
-        self_test.places_are_reviewed(self)
+    def test_ReviewOfFindings(self) -> None:
+        """A finding is accepted, undone, flagged, and edited."""
+        self_test.review_of_findings(self)
 
     def test_PhantomIsSegmented(self) -> None:
+        """A synthetic CT is segmented by the worker."""
         self_test.phantom_is_segmented(self, DCASegmentationLogic())

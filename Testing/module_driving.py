@@ -1,4 +1,4 @@
-"""Driving the panel as a user does, and looking at the scene afterwards."""
+"""Helpers for tests that operate the panel as a user does and then inspect the scene."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def temporary_files() -> list[Path]:
 
 
 def worker_process_id() -> int:
-    """The child of this process that runs a worker; the youngest of several."""
+    """The process ID of this process's worker; if there are several, the youngest."""
     found = worker_processes()
-    assert found, "no worker runs"
+    assert found, "no worker is running"
     return max(found, key=lambda pid: found[pid])
 
 
 def started_worker_process_id(before: dict[int, int], seconds: float = 10.0) -> int:
-    """The worker that was not there ``before``: a process just forked bears its parent's name for a moment."""
+    """The process ID of a worker not in ``before``; waits, because a forked process first has its parent's name."""
     deadline = time.monotonic() + seconds
     while not (new := worker_processes().keys() - before.keys()):
         assert time.monotonic() < deadline, "no worker was started"
@@ -59,7 +59,7 @@ def started_worker_process_id(before: dict[int, int], seconds: float = 10.0) -> 
 
 
 def worker_processes() -> dict[int, int]:
-    """The children of this process that run a worker, found as a task manager finds them, with their time of start."""
+    """The process ID and start time of each child of this process that runs a worker, read from /proc."""
     found: dict[int, int] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -68,11 +68,11 @@ def worker_processes() -> dict[int, int]:
         except OSError:
             continue
         if int(fields[1]) == os.getpid() and b"dcaseg.worker" in command:
-            found[int(process.name)] = int(fields[19])  # the time it was started at
+            found[int(process.name)] = int(fields[19])  # start time
     return found
 
 
-# What slicer-core logs as it reads a scene: it lacks Slicer's subject hierarchy logic and presets of slice views.
+# Lines that only slicer-core logs on reading a scene: it lacks Slicer's subject hierarchy logic and view presets.
 _READ_OUTSIDE_SLICER = (
     "ResolveUnresolvedItems: Failed to process",
     "Failed to merge subject hierarchy nodes",
@@ -81,7 +81,7 @@ _READ_OUTSIDE_SLICER = (
 
 
 def read_scene(path: Path, fake: Any) -> None:
-    """Add the scene of an MRB file. The lines that only slicer-core logs about it are taken out of the log."""
+    """Add the scene of an .mrb file to the scene, and remove the lines that only slicer-core logs about it."""
     slicer.mrmlScene.ReadFromMRB(str(path), False)
     fake.process_events(0.1)
     lines = fake.log.lines
@@ -89,6 +89,6 @@ def read_scene(path: Path, fake: Any) -> None:
 
 
 def node_ids() -> set[str]:
-    """All nodes of the scene, to see later that nothing was added or removed."""
+    """The IDs of all nodes in the scene, for checking later that none was added or removed."""
     scene = slicer.mrmlScene
     return {scene.GetNthNode(index).GetID() for index in range(scene.GetNumberOfNodes())}

@@ -51,7 +51,7 @@ def main(ct: str) -> None:
             tell(running)
         review = panel.reviewPanel
         review.goToNext()
-        row = next(row for row, place in enumerate(review._places) if place.alternative is not None)
+        row = next(row for row, place in enumerate(review._findings) if place.alternative is not None)
         actions = {
             "Accept alternative with 3D": (lambda: review.goTo(row), review.ui.suggestionButton.click),
             "Edit here": (lambda: None, review.ui.editButton.click),

@@ -1,4 +1,4 @@
-"""A small case in the scene with three places to check, as a run would leave it."""
+"""A small case in the scene with three findings, as after a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import slicer
 
 from dcaseg.organs import AMOS
 from dcaseg.review.schema import Alternative, Place, Reason, Review
-from scene_case import MadeUpResult, small_ct, small_labels, small_result
+from scene_case import SyntheticResult, small_ct, small_labels, small_result
 
 STOMACH, LIVER = AMOS.by_key["stomach"].label, AMOS.by_key["liver"].label
-# Boxes of indices (z, y, x), by rank: a part of the liver that may be stomach or nothing, one of the spleen that may be
-# liver, and one of the right kidney for which nothing is suggested.
-PLACES = {
+# Boxes of indices (z, y, x) by rank: a part of the liver that may be stomach or background, a part of the spleen that
+# may be liver, and a part of the right kidney without a suggestion.
+FINDINGS = {
     1: (slice(18, 22), slice(6, 12), slice(4, 10)),
     2: (slice(12, 16), slice(12, 16), slice(26, 30)),
     3: (slice(4, 6), slice(22, 28), slice(8, 14)),
@@ -31,23 +31,23 @@ def alternative_array() -> np.ndarray:
     alternative = label_array()
     alternative[18:20, 6:12, 4:10] = STOMACH
     alternative[20:22, 6:12, 4:10] = 0
-    alternative[PLACES[2]] = LIVER
+    alternative[FINDINGS[2]] = LIVER
     return alternative
 
 
-def place_array() -> np.ndarray:
-    places = np.zeros_like(label_array())
-    for rank, box in PLACES.items():
-        places[box] = rank
-    return places
+def rank_array() -> np.ndarray:
+    ranks = np.zeros_like(label_array())
+    for rank, box in FINDINGS.items():
+        ranks[box] = rank
+    return ranks
 
 
 def review() -> Review:
-    return Review("AMOS", {}, tuple(_place(rank) for rank in PLACES))
+    return Review("AMOS", {}, tuple(_finding(rank) for rank in FINDINGS))
 
 
-def _place(rank: int) -> Place:
-    box = PLACES[rank]
+def _finding(rank: int) -> Place:
+    box = FINDINGS[rank]
     first = tuple(part.start for part in reversed(box))
     last = tuple(part.stop - 1 for part in reversed(box))
     middle = [(start + stop) // 2 for start, stop in zip(first, last, strict=True)]
@@ -74,7 +74,7 @@ def _place(rank: int) -> Place:
     )
 
 
-def reviewed_case(result: MadeUpResult | None = None) -> Any:
+def reviewed_case(result: SyntheticResult | None = None) -> Any:
     """The nodes (CaseNodes) of the case, with maps of the experts."""
     from DCASegmentationLib.scene.case_record import remember
     from DCASegmentationLib.scene.ct_export import Region, ct_checksum
@@ -93,7 +93,7 @@ def reviewed_case(result: MadeUpResult | None = None) -> Any:
         Region.whole(labels.shape),
         labels,
         review=review(),
-        places=place_array(),
+        places=rank_array(),
         alternative=alternative_array(),
     )
     remember(nodes)
@@ -101,7 +101,7 @@ def reviewed_case(result: MadeUpResult | None = None) -> Any:
 
 
 def labels_of(nodes: Any) -> np.ndarray:
-    """The organs as they are now, on the whole grid of the CT."""
+    """The current organs as labels on the whole grid of the CT."""
     from DCASegmentationLib.scene.organ_changes import labels_by_segment
 
     labels = np.zeros(slicer.util.arrayFromVolume(nodes.ct).shape, np.uint8)
@@ -112,7 +112,7 @@ def labels_of(nodes: Any) -> np.ndarray:
 
 
 def paint(nodes: Any, segment_id: str, box: tuple[slice, ...], value: int = 1) -> None:
-    """Set a box (z, y, x) of a segment as a stroke of the Segment Editor would."""
+    """Set a box (z, y, x) of a segment, as a stroke in the Segment Editor would."""
     mask = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, segment_id, nodes.ct)
     mask[box] = value
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, nodes.segmentation, segment_id, nodes.ct)

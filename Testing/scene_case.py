@@ -1,4 +1,4 @@
-"""A small oblique CT with four organs and made-up maps, in the form that scenes and pictures take."""
+"""A small oblique synthetic CT with four organs and synthetic maps, for tests of scenes and pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from dcaseg.organs import AMOS, Organ
 
-# Boxes of indices (z, y, x). Index x runs to the patient's left, y to posterior, z to superior.
+# Boxes of indices (z, y, x). Index x increases to the patient's left, y to posterior, z to superior.
 BOXES = {
     "liver": (slice(8, 22), slice(6, 22), slice(4, 16)),
     "spleen": (slice(12, 20), slice(12, 24), slice(26, 34)),
@@ -20,8 +20,8 @@ SIZE_ZYX = (26, 34, 40)
 
 
 @dataclass
-class MadeUpResult:
-    """The attributes of a segmentation result that the scene reads."""
+class SyntheticResult:
+    """A synthetic segmentation result with the attributes that the scene uses."""
 
     labels: sitk.Image
     attention: dict[int, dict[str, sitk.Image]] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class MadeUpResult:
 def small_ct(tilt_degrees: float = 12.0) -> sitk.Image:
     """Organs of 100 HU in fat with noise, in air; spacing 5 x 6 x 8 mm; turned about the x axis."""
     hu = np.full(SIZE_ZYX, -1000, dtype=np.int16)
-    # Fat of one value all over would pass for padding outside the field of view.
+    # Noise, because fat of a constant value would be taken for padding outside the field of view.
     body = hu[:, 2:-2, 2:-2]
     body[:] = np.random.default_rng(0).integers(-120, -80, body.shape, endpoint=True)
     for box in BOXES.values():
@@ -49,15 +49,15 @@ def small_labels(tilt_degrees: float = 12.0) -> sitk.Image:
     return on_grid(labels, tilt_degrees)
 
 
-def small_result(tilt_degrees: float = 12.0) -> MadeUpResult:
-    """The head expert attends to the liver alone, the tail expert to the left kidney; levels 4 only."""
+def small_result(tilt_degrees: float = 12.0) -> SyntheticResult:
+    """A result with attention at level 4 only: head expert in the liver, tail expert in the left kidney."""
     labels = small_labels(tilt_degrees)
     array = sitk.GetArrayFromImage(labels)
     head = np.where(array == AMOS.by_key["liver"].label, 0.9, 0.1)
     tail = np.where(array == AMOS.by_key["left_kidney"].label, 0.9, 0.05)
     maps = {"head": head, "medium": 1.0 - head - tail * (1.0 - head), "tail": tail * (1.0 - head)}
     experts = np.where(array == AMOS.by_key["liver"].label, 1, np.where(array > 0, 3, 0)).astype(np.uint8)
-    return MadeUpResult(
+    return SyntheticResult(
         labels=labels,
         attention={4: {name: on_grid(values.astype(np.float32), tilt_degrees) for name, values in maps.items()}},
         dominant_expert=on_grid(experts, tilt_degrees),

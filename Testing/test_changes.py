@@ -1,4 +1,4 @@
-"""What changed between two label maps."""
+"""The changes between two label maps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_volumes_and_dice_before_and_after():
     assert liver.dice == pytest.approx(0.5)
 
 
-def test_an_organ_that_came_one_that_went_and_one_that_never_was():
+def test_an_added_a_removed_and_an_absent_organ():
     changes = by_key(label_map(SPLEEN.label, 0), label_map(0, LIVER.label))
     assert (changes["spleen"].removed_ml, changes["spleen"].dice) == (2.0, 0.0)
     assert (changes["liver"].added_ml, changes["liver"].dice) == (2.0, 0.0)
@@ -46,7 +46,7 @@ def test_equal_maps_have_no_changes():
     assert by_key(same, same)["spleen"].dice == 1.0
 
 
-def test_other_grids_and_labels_are_refused():
+def test_different_grids_and_unknown_labels_are_rejected():
     other = label_map(1, 2)
     other.SetOrigin((5.0, 0.0, 0.0))
     with pytest.raises(ImageError, match="same grid"):

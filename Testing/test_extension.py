@@ -1,4 +1,4 @@
-"""What the build system and the Extensions Index look at: lists of files, metadata, index entry, imports."""
+"""The extension as checked by the build system and the Extensions Index: files, metadata, index entry, imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 MODULE = ROOT / "DCASegmentation"
 INDEX_ENTRY = ROOT / "Resources" / "DCASegmentation.json"
 
-# The index's rules: what an entry may hold (schema 1.0.1), and which packages a module may import at file scope.
+# The index's rules: the fields of an entry (schema 1.0.1), and the packages a module may import at file scope.
 ENTRY_FIELDS = {
     "$schema": str, "category": str, "scm_url": str, "scm_revision": str, "scm_type": str, "build_dependencies": list,
     "build_subdirectory": str, "enabled": bool, "tier": int,
@@ -30,11 +30,11 @@ PACKAGES = ("DCASegmentationLib", "dcaseg")
 
 
 def needed_by_slicer() -> set[str]:
-    """Files (relative to the module's folder) that the module, its worker and its other processes import, wherever."""
+    """The files (relative to the module's folder) that the module, its worker, and its other processes import."""
     files = {path for package in PACKAGES for path in (MODULE / package).rglob("*.py")}
     starts = {path for path in files if path.is_relative_to(MODULE / "DCASegmentationLib")}
     starts |= {MODULE / "DCASegmentation.py", MODULE / "dcaseg/worker/__main__.py"}
-    # Processes of their own, which the panel starts by the name of the module.
+    # Separate processes, which the panel starts by module name.
     starts |= {MODULE / "dcaseg/worker/model_download.py", MODULE / "dcaseg/worker/training_case.py"}
     waiting, found = set(starts), set()
     while waiting:
@@ -48,7 +48,7 @@ def needed_by_slicer() -> set[str]:
 
 
 def loaded_by_slicer() -> list[Path]:
-    """What runs inside Slicer when the module is loaded and its panel shown."""
+    """The files that run in Slicer when the module is loaded and its panel is shown."""
     return [MODULE / "DCASegmentation.py", *sorted((MODULE / "DCASegmentationLib").rglob("*.py"))]
 
 
@@ -58,7 +58,7 @@ SLICER_LOADS = loaded_by_slicer()
 def metadata(name: str) -> str:
     text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     found = re.search(rf'^set\(EXTENSION_{name} "([^"]*)"\)$', text, re.MULTILINE)
-    assert found, f"EXTENSION_{name} is not set in the form that the index reads"
+    assert found, f"EXTENSION_{name} is not set in the form that the index requires"
     return found[1]
 
 
@@ -68,13 +68,13 @@ def files_below(folder: Path) -> set[str]:
     return {path.relative_to(MODULE).as_posix() for path in paths}
 
 
-def test_only_the_module_file_lies_where_slicer_looks_for_modules():
+def test_only_the_module_file_is_where_slicer_looks_for_modules():
     assert [path.name for path in MODULE.glob("*.py")] == ["DCASegmentation.py"]
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
 def test_cmake_packages_what_slicer_needs_and_nothing_else(tmp_path):
-    # Slicer's own macros are absent here: these take their place and check what Slicer's check.
+    # Slicer's own macros are not available here; these replacements make the same checks.
     (tmp_path / "SlicerConfig.cmake").write_text(
         'set(Slicer_USE_FILE "${CMAKE_CURRENT_LIST_DIR}/use.cmake")\n'
         'set(Slicer_EXTENSION_GENERATE_CONFIG "${CMAKE_CURRENT_LIST_DIR}/done.cmake")\n'
@@ -99,7 +99,7 @@ def test_cmake_packages_what_slicer_needs_and_nothing_else(tmp_path):
     packaged = set((tmp_path / "build" / "packaged.txt").read_text().split(";"))
     scripts = {name for name in packaged if name.endswith(".py")}
     assert needed_by_slicer() <= scripts
-    # Of a package that is needed, the whole comes along; of others, nothing does.
+    # Packages that are needed are packaged completely; others are not packaged at all.
     used = {Path(name).parent for name in needed_by_slicer()}
     assert {name for name in scripts if Path(name).parent not in used} == set()
     assert not [name for name in scripts if name.startswith(("dcaseg/cli/", "dcaseg/evaluation/", "dcaseg/benchmark/"))]
@@ -108,7 +108,7 @@ def test_cmake_packages_what_slicer_needs_and_nothing_else(tmp_path):
     )
 
 
-def test_the_metadata_say_what_the_index_asks_for():
+def test_the_metadata_meet_the_requirements_of_the_index():
     assert re.search(r"^project\(DCASegmentation\)$", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)
     assert metadata("CATEGORY") == "Segmentation"
     assert metadata("DEPENDS") == "PyTorch"
@@ -119,13 +119,13 @@ def test_the_metadata_say_what_the_index_asks_for():
 
 
 @pytest.mark.parametrize("name", ["ICONURL", "SCREENSHOTURLS"])
-def test_pictures_named_in_the_metadata_are_png_files_of_the_repository(name):
+def test_pictures_in_the_metadata_are_png_files_in_the_repository(name):
     for url in metadata(name).split():
         path = ROOT / url.split("/main/", 1)[1]
         assert path.read_bytes().startswith(b"\x89PNG"), url
 
 
-def test_the_icon_of_the_extension_has_128_pixels():
+def test_the_icon_has_128_by_128_pixels():
     content = (ROOT / "Resources" / "DCASegmentation.png").read_bytes()
     assert struct.unpack(">II", content[16:24]) == (128, 128)
 
@@ -150,7 +150,7 @@ def statements(path: Path) -> list[ast.stmt]:
 
 
 @pytest.mark.parametrize("path", SLICER_LOADS, ids=lambda path: path.relative_to(MODULE).as_posix())
-def test_what_slicer_loads_imports_only_what_slicer_brings(path):
+def test_files_loaded_by_slicer_import_only_packages_bundled_with_slicer(path):
     for node in statements(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -164,8 +164,8 @@ def test_what_slicer_loads_imports_only_what_slicer_brings(path):
 
 
 @pytest.mark.parametrize("path", SLICER_LOADS, ids=lambda path: path.relative_to(MODULE).as_posix())
-def test_what_slicer_loads_does_nothing_when_it_is_imported(path):
-    # A call on its own line acts; calls that give a constant its value do not.
+def test_files_loaded_by_slicer_have_no_side_effects_on_import(path):
+    # A call as a statement has a side effect; a call that computes a constant does not.
     acting = [ast.unparse(n) for n in statements(path) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
     loops = [ast.unparse(n) for n in statements(path) if isinstance(n, ast.For | ast.While | ast.With)]
     assert acting + loops == []

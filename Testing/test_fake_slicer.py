@@ -1,4 +1,4 @@
-"""Qt in the fake Slicer has the manners of PythonQt, and Slicer's widgets those seen in a running Slicer."""
+"""In the fake Slicer, Qt behaves like PythonQt, and Slicer's widgets behave as observed in a running Slicer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.scene
 
 
-def test_properties_are_attributes_and_never_calls(fake_slicer):
+def test_properties_are_attributes_and_not_calls(fake_slicer):
     import qt
 
     button = qt.QPushButton("Go")
@@ -20,7 +20,7 @@ def test_properties_are_attributes_and_never_calls(fake_slicer):
         button.text()
 
 
-def test_a_cpp_object_takes_no_new_attribute_but_one_of_a_python_subclass_does(fake_slicer):
+def test_cpp_objects_accept_no_new_attributes_but_python_subclasses_do(fake_slicer):
     import qt
 
     class Panel(qt.QWidget):
@@ -49,7 +49,7 @@ def test_both_ways_to_connect_work_and_receivers_may_take_fewer_arguments(fake_s
     assert False not in heard
 
 
-def test_lists_come_back_as_tuples_and_integers_are_enumerations(fake_slicer):
+def test_lists_are_returned_as_tuples_and_integers_are_accepted_as_enumerations(fake_slicer):
     import qt
 
     label = qt.QLabel()
@@ -59,7 +59,7 @@ def test_lists_come_back_as_tuples_and_integers_are_enumerations(fake_slicer):
     assert label.alignment == qt.Qt.AlignHCenter
 
 
-def test_a_process_takes_text_and_gives_bytes(fake_slicer):
+def test_a_process_accepts_text_and_returns_bytes(fake_slicer):
     import qt
 
     ended = []
@@ -84,7 +84,7 @@ def test_a_timer_has_the_property_and_the_function_single_shot(fake_slicer):
     fake_slicer.wait_for(lambda: heard == ["once"])
 
 
-def test_the_watch_notes_when_the_event_loop_stood_still(fake_slicer):
+def test_the_watch_records_when_the_event_loop_was_blocked(fake_slicer):
     import time
 
     import qt
@@ -105,14 +105,14 @@ def test_settings_keep_their_type(fake_slicer):
     assert slicer.util.settingsValue("DCA/count", 0, int, slicer.app.settings()) == 3
 
 
-def test_pyside_is_not_to_be_seen(fake_slicer):
+def test_names_of_pyside_are_hidden(fake_slicer):
     import qt
 
     for name in ("Signal", "Slot", "Property"):
         assert not hasattr(qt, name)
 
 
-def test_an_error_in_a_slot_is_recorded_and_the_sender_goes_on(fake_slicer):
+def test_an_error_in_a_slot_is_recorded_and_the_sender_continues(fake_slicer):
     import qt
 
     def fail():
@@ -121,11 +121,11 @@ def test_an_error_in_a_slot_is_recorded_and_the_sender_goes_on(fake_slicer):
     button = qt.QPushButton()
     button.connect("clicked()", fail)
     button.click()
-    assert fake_slicer.slot_errors == ["ValueError: broken slot"]
+    assert [error.split(" (")[0] for error in fake_slicer.slot_errors] == ["ValueError: broken slot"]
     fake_slicer.slot_errors.clear()
 
 
-def test_everything_is_taken_away_again(_fake_slicer):
+def test_uninstall_removes_everything(_fake_slicer):
     import slicer
 
     from fake_slicer.fake_slicer import installed
@@ -161,7 +161,7 @@ def test_packages_are_recorded_and_not_installed(fake_slicer):
     assert importlib.util.find_spec("scipy") is not None
 
 
-def test_questions_get_the_answers_told_and_others_fail(fake_slicer):
+def test_questions_get_the_scripted_answers_and_fail_without_one(fake_slicer):
     import qt
     import slicer
 
@@ -172,11 +172,11 @@ def test_questions_get_the_answers_told_and_others_fail(fake_slicer):
     assert qt.QFileDialog.getOpenFileName(None, "Add a model") == "chosen.zip"
     slicer.util.errorDisplay("No disk space", detailedText="28")
     assert fake_slicer.dialogs.texts == ["Delete it?", "Add a model", "No disk space"]
-    with pytest.raises(FakeSlicerError, match="Nobody told the fake Slicer"):
+    with pytest.raises(FakeSlicerError, match="no answer"):
         slicer.util.confirmYesNoDisplay("Sure?")
 
 
-def test_a_collapsed_section_hides_what_it_covers(fake_slicer):
+def test_a_collapsed_section_hides_its_contents(fake_slicer):
     import ctk
     import qt
 
@@ -228,7 +228,7 @@ def test_a_node_selector_follows_the_scene_and_selects_nothing_by_itself(fake_sl
     assert heard == [ct, None]
 
 
-def test_the_layout_has_the_views_it_describes_each_with_its_logic(fake_slicer):
+def test_the_layout_has_its_views_each_with_a_logic(fake_slicer):
     import slicer
 
     manager = slicer.app.layoutManager()
@@ -250,8 +250,8 @@ def test_a_widget_is_drawn_in_light_and_in_dark(fake_slicer, screenshot):
     assert dark.pixelColor(0, 0).lightness() < 80
 
 
-def test_what_single_shot_was_given_is_never_freed(fake_slicer):
-    """Seen in Slicer: memory grew by each run that such a callable held."""
+def test_callables_passed_to_single_shot_are_never_freed(fake_slicer):
+    """Observed in Slicer: memory grew with each run that such a callable kept alive."""
     import weakref
 
     import qt
@@ -279,7 +279,7 @@ def test_a_new_layout_resets_its_views_in_the_next_turn(fake_slicer):
     assert node.GetSliceToRAS().GetElement(2, 3) != pytest.approx(77.0)
 
 
-def test_slicers_log_tells_of_a_hidden_segmentation_and_of_one_that_shows_nothing(fake_slicer):
+def test_the_log_reports_hidden_segmentations_and_segmentations_without_fill_and_outline(fake_slicer):
     import slicer
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Hidden")

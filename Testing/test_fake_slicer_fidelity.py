@@ -1,5 +1,4 @@
-"""The fake Slicer is no easier than Slicer: what the real classes lack is refused, in a .ui, in a connect and in the
-code."""
+"""The fake Slicer is as strict as Slicer: it rejects members that the real classes lack, in .ui files and in code."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ PANELS = [
     *sorted((ROOT / "DCASegmentation" / "DCASegmentationLib" / "widgets").glob("*.py")),
 ]
 ALL_CLASSES = ROOT.parent / "shared" / "reference" / "slicer-widget-api.json"
-# In Slicer a decorator of the application, which headers do not declare as scripts see it.
+# Added by a PythonQt decorator of the application, so not declared in headers as scripts see it.
 DECORATED = {("qSlicerApplication", "testingEnabled")}
 WIDGET = '<widget class="{0}" name="tested">{1}</widget>'
 CONNECTION = """<connections><connection><sender>top</sender><signal>{0}</signal>
 <receiver>tested</receiver><slot>{1}</slot></connection></connections>"""
 
 
-def test_stand_ins_offer_no_member_that_the_real_classes_lack(fake_slicer):
+def test_stand_ins_have_only_members_of_the_real_classes(fake_slicer):
     from fake_slicer import application, ctk_widgets, manifest
     from fake_slicer.qt_modules import stand_ins_of
 
@@ -67,7 +66,7 @@ def write_ui(folder: Path, class_name: str, contents: str = "", after: str = "")
     return str(path)
 
 
-def test_a_ui_of_existing_members_is_loaded(fake_slicer, tmp_path):
+def test_a_ui_file_with_existing_members_is_loaded(fake_slicer, tmp_path):
     import slicer
 
     types = '<property name="nodeTypes"><stringlist><string>vtkMRMLModelNode</string></stringlist></property>'
@@ -89,17 +88,19 @@ def test_a_ui_of_existing_members_is_loaded(fake_slicer, tmp_path):
         ("qMRMLNodeComboBox", "", CONNECTION.format("mrmlSceneChanged(vtkMRMLScene*)", "setScene()"), "setScene"),
     ],
 )
-def test_a_ui_is_refused_for_what_the_real_class_lacks(fake_slicer, tmp_path, class_name, contents, after, missing):
+def test_a_ui_file_with_members_that_the_real_class_lacks_is_rejected(
+    fake_slicer, tmp_path, class_name, contents, after, missing
+):
     import slicer
 
     from fake_slicer.pythonqt import FakeSlicerError
 
     with pytest.raises(FakeSlicerError, match=missing):
         slicer.util.loadUI(write_ui(tmp_path, class_name, contents, after))
-    fake_slicer.log.clear()  # Qt says so too
+    fake_slicer.log.clear()  # Qt logs it too
 
 
-def test_connecting_a_signal_that_does_not_exist_is_refused(fake_slicer):
+def test_connecting_a_missing_signal_is_rejected(fake_slicer):
     import qt
     import slicer
 
@@ -112,14 +113,14 @@ def test_connecting_a_signal_that_does_not_exist_is_refused(fake_slicer):
 
 
 @pytest.mark.parametrize(
-    ("line", "complaint"),
+    ("line", "problem"),
     [
         ("self.ui.goButton.txet = 'Go'", "has no txet"),
         ("self.ui.goButton.click = 3", "no property click to set"),
         ("self.ui.goButton.text()", "text of goButton, a QPushButton, is a property"),
         ("self.ui.selector.nodeTypes()", "nodeTypes of selector, a qMRMLNodeComboBox, is a property"),
         ("self.ui.selector.connect('nodeChanged()', print)", r"no signal nodeChanged\(\)"),
-        ("self.ui.goButon.text = 'Go'", "no .ui names goButon"),
+        ("self.ui.goButon.text = 'Go'", "no .ui file contains goButon"),
         ("box = self.ui.selector; box.setNode(None)", "has no setNode"),
         ("qt.QPushButton(text='Go')", "no keyword arguments"),
         ("qt.QApplication.clipboard()", "qt.QApplication has no clipboard"),
@@ -129,17 +130,17 @@ def test_connecting_a_signal_that_does_not_exist_is_refused(fake_slicer):
         ("self._timer = qt.QTimer(); self._timer.active()", "active of self._timer, a QTimer, is a property"),
     ],
 )
-def test_reading_the_code_finds(fake_slicer, line, complaint):
-    from fake_slicer.lint import complaints
+def test_the_lint_finds(fake_slicer, line, problem):
+    from fake_slicer.lint import find_problems
 
     objects = {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}
     source = f"class Panel:\n    def fill(self):\n        {line}\n"
-    assert len(found := complaints(source, objects)) == 1
-    assert re.search(complaint, found[0])
+    assert len(found := find_problems(source, objects)) == 1
+    assert re.search(problem, found[0])
 
 
-def test_reading_the_code_accepts_what_slicer_has(fake_slicer):
-    from fake_slicer.lint import complaints
+def test_the_lint_accepts_existing_members(fake_slicer):
+    from fake_slicer.lint import find_problems
 
     source = """
 def fill(self):
@@ -155,7 +156,7 @@ def fill(self):
     self._process.start("a", [])
     return box.nodeTypes, self.ui.goButton.checked
 """
-    assert complaints(source, {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}) == []
+    assert find_problems(source, {"goButton": "QPushButton", "selector": "qMRMLNodeComboBox"}) == []
 
 
 @pytest.mark.parametrize("path", UI_FILES, ids=lambda path: path.name)
@@ -168,14 +169,14 @@ def test_every_ui_file_of_the_module_is_accepted(fake_slicer, path):
 
 
 @pytest.mark.parametrize("path", PANELS, ids=lambda path: path.name)
-def test_the_module_asks_its_widgets_only_for_what_they_have(fake_slicer, path):
-    from fake_slicer.lint import complaints, named_objects
+def test_the_module_uses_only_existing_members_of_its_widgets(fake_slicer, path):
+    from fake_slicer.lint import find_problems, named_objects
 
-    assert complaints(path.read_text(encoding="utf-8"), named_objects(UI_FILES)) == []
+    assert find_problems(path.read_text(encoding="utf-8"), named_objects(UI_FILES)) == []
 
 
 @pytest.mark.skipif(not ALL_CLASSES.exists(), reason="the members of all classes are not on this computer")
-def test_the_manifest_is_what_the_headers_say(fake_slicer):
+def test_the_manifest_matches_the_headers(fake_slicer):
     from fake_slicer import manifest
     from fake_slicer.make_manifest import USED, pick
 

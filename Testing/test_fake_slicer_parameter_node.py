@@ -1,4 +1,4 @@
-"""the fake Slicer's parameter node wrapper behaves as the one of Slicer was seen to."""
+"""The fake Slicer's parameter node wrapper behaves as observed in a running Slicer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.scene
 
 
 class Mode(enum.Enum):
-    """For a combo box."""
+    """An Enum for a combo box."""
 
     First = "one"
     Second = "two"
@@ -20,7 +20,7 @@ class Mode(enum.Enum):
 
 @pytest.fixture
 def wrap(fake_slicer):
-    """Makes the wrapper of a parameter node in the scene, always of the same node."""
+    """Creates a wrapper for a parameter node in the scene, always for the same node."""
     import slicer
     from slicer.parameterNodeWrapper import Default, WithinRange, parameterNodeWrapper
 
@@ -44,7 +44,7 @@ def test_missing_parameters_get_their_defaults(wrap):
     assert (parameters.count, parameters.name, parameters.folder) == (4, "", pathlib.Path())
 
 
-def test_values_stay_in_the_node_and_a_renamed_node_is_still_referred_to(wrap):
+def test_values_are_kept_in_the_node_and_references_survive_renaming(wrap):
     import slicer
 
     ct = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
@@ -56,7 +56,7 @@ def test_values_stay_in_the_node_and_a_renamed_node_is_still_referred_to(wrap):
     assert again.parameterNode.GetParameter("mode") == "Second"
 
 
-def test_values_out_of_range_and_of_the_wrong_type_are_refused(wrap):
+def test_values_out_of_range_or_of_the_wrong_type_are_rejected(wrap):
     import slicer
 
     parameters = wrap()
@@ -109,7 +109,7 @@ def test_widgets_of_a_panel_are_found_by_their_dynamic_property(wrap):
 
 
 @pytest.mark.parametrize(("class_name", "parameter"), [("QPlainTextEdit", "name"), ("QSpinBox", "threshold")])
-def test_pairs_of_widget_and_type_that_slicer_does_not_bind_are_refused(wrap, class_name, parameter):
+def test_pairs_of_widget_and_type_that_slicer_does_not_bind_are_rejected(wrap, class_name, parameter):
     import qt
 
     with pytest.raises(RuntimeError, match="Unable to create GUI connector"):

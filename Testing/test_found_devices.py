@@ -86,7 +86,7 @@ def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, fake_slice
 def test_before_pytorch_is_there_the_list_says_so(panel, fake_slicer):
     fake_slicer.torch.is_installed = False
     panel.segmentPanel.ui.advancedGroup.collapsed = False
-    assert "once it is installed" in panel.segmentPanel.ui.deviceNoteLabel.text
+    assert "Install PyTorch" in panel.segmentPanel.ui.deviceNoteLabel.text
     assert titles(panel) == BARE
 
 
@@ -111,5 +111,5 @@ def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, fake_sl
         lambda _log: WorkerProcess(str(tmp_path / "no-python"), tmp_path),
     )
     module_panel.segmentPanel.ui.advancedGroup.collapsed = False
-    fake_slicer.wait_for(lambda: "did not tell" in module_panel.segmentPanel.ui.deviceNoteLabel.text)
+    fake_slicer.wait_for(lambda: "could not be determined" in module_panel.segmentPanel.ui.deviceNoteLabel.text)
     assert titles(module_panel) == BARE

@@ -1,5 +1,4 @@
-"""What the panel does with what cannot be segmented, and when something breaks in the middle: it says what it was,
-leaves the scene as it was, and the next Apply works."""
+"""Bad input, and failures during a run: the panel reports them, the scene stays unchanged, and the next Apply works."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ def ct(fake_slicer) -> Any:
 
 @pytest.fixture
 def cold_panel(ct, module_panel) -> Any:
-    """The panel, which will start a worker of its own."""
+    """The panel, which will start its own worker."""
     return module_panel
 
 
@@ -58,7 +57,7 @@ def panel(warm_worker, cold_panel) -> Any:
 
 @pytest.fixture
 def refuses(panel, fake_slicer) -> Callable[..., None]:
-    """``refuses(*words)``: Apply ends in a message with these words and a remedy, and the scene is as before."""
+    """``refuses(*words)``: Apply fails with a message with these words and a remedy; the scene is unchanged."""
 
     def check(*words: str) -> None:
         before = node_ids()
@@ -67,7 +66,7 @@ def refuses(panel, fake_slicer) -> Callable[..., None]:
         for word in words:
             assert word in message(panel)
         problem, _, remedy = message(panel).partition("</b>")
-        assert problem.startswith("<b>") and remedy.strip(), "it says what is wrong and what to do"
+        assert problem.startswith("<b>") and remedy.strip(), "the message says what is wrong and what to do"
         assert node_ids() == before
         assert temporary_files() == []
         assert panel.segmentPanel.ui.applyButton.text == "Apply"
@@ -79,7 +78,7 @@ def still_works(panel: Any, fake: Any) -> None:
     apply(panel)
     wait_for_end(panel, fake)
     assert "organs were segmented" in message(panel)
-    # A result keeps its maps as files until it goes, and a run leaves nothing else.
+    # A result keeps its maps as files until it is deleted; a run leaves no other files.
     kept = [Path(each.GetAttribute("DCASegmentation.maps")) for each in segmentations()]
     assert kept and sorted(temporary_files()) == sorted(kept)
 
@@ -89,8 +88,8 @@ def test_without_a_ct_there_is_nothing_to_apply(module_panel):
     assert module_panel.segmentPanel.ui.applyButton.toolTip == "Select a CT first."
 
 
-def test_an_mr_volume_is_refused_by_name(panel, ct, fake_slicer, refuses):
-    # Every voxel positive and none alike its neighbor, as in MR.
+def test_an_mr_volume_is_rejected_by_name(panel, ct, fake_slicer, refuses):
+    # All voxels are positive and differ from their neighbors, as in MR.
     noise = np.random.default_rng(1).integers(0, 900, slicer.util.arrayFromVolume(ct).shape)
     slicer.util.updateVolumeFromArray(ct, noise.astype(np.int16))
     refuses("looks like an MR or another modality")
@@ -102,16 +101,16 @@ def test_an_mr_volume_is_refused_by_name(panel, ct, fake_slicer, refuses):
     ("kind", "problem"),
     [
         ("vtkMRMLLabelMapVolumeNode", "is a label map, not a CT"),
-        ("vtkMRMLVectorVolumeNode", "is no scalar volume"),
-        ("vtkMRMLScalarVolumeNode", "holds no voxels"),
+        ("vtkMRMLVectorVolumeNode", "is not a scalar volume"),
+        ("vtkMRMLScalarVolumeNode", "has no voxels"),
     ],
 )
-def test_a_node_that_is_no_ct_is_refused_by_name(panel, refuses, kind, problem):
+def test_a_node_that_is_not_a_ct_is_rejected_by_name(panel, refuses, kind, problem):
     panel.parameters.inputVolume = slicer.mrmlScene.AddNewNodeByClass(kind, "Something")
     refuses("Something", problem)
 
 
-def test_a_segmentation_of_another_ct_is_refused(panel, refuses):
+def test_a_segmentation_of_another_ct_is_rejected(panel, refuses):
     from dcaseg.organs import AMOS
     from DCASegmentationLib.scene.segmentation import show_segmentation
 
@@ -120,20 +119,20 @@ def test_a_segmentation_of_another_ct_is_refused(panel, refuses):
     refuses("Other organs", "belongs to another CT")
 
 
-def test_a_transform_that_is_not_linear_has_to_be_hardened(ct, refuses):
+def test_a_nonlinear_transform_must_be_hardened(ct, refuses):
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "Warp")
     ct.SetAndObserveTransformNodeID(transform.GetID())
     refuses("not linear", "Harden")
 
 
-def test_a_temporary_folder_that_is_not_there_is_named(panel, monkeypatch):
+def test_a_missing_temporary_folder_is_named(panel, monkeypatch):
     monkeypatch.setattr(slicer.app, "temporaryPath", "/no/such/folder")
     apply(panel)
     assert "/no/such/folder" in message(panel)
 
 
-def test_a_temporary_folder_that_is_read_only_is_named(panel, fake_slicer, monkeypatch, tmp_path):
-    # Nothing is read-only for root but what the kernel itself offers.
+def test_a_read_only_temporary_folder_is_named(panel, fake_slicer, monkeypatch, tmp_path):
+    # For root, only files provided by the kernel are read-only.
     folder = Path("/proc/self") if os.geteuid() == 0 else tmp_path / "read-only"
     if not folder.exists():
         folder.mkdir(mode=0o500)
@@ -148,7 +147,7 @@ def test_a_temporary_folder_that_is_read_only_is_named(panel, fake_slicer, monke
 
 @contextmanager
 def no_file_over(size: int) -> Iterator[None]:
-    """As on a disk that is full: no file can grow over ``size`` bytes."""
+    """Imitate a full disk: no file can grow beyond ``size`` bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -157,15 +156,15 @@ def no_file_over(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_disk_that_is_full_before_the_run_is_told(panel, fake_slicer, refuses):
+def test_a_full_disk_before_the_run_is_reported(panel, fake_slicer, refuses):
     with no_file_over(1000):
         refuses("could not be written", "the disk is full")
     still_works(panel, fake_slicer)
 
 
-def test_a_disk_that_is_full_at_the_end_of_the_run_is_told(cold_panel, fake_slicer):
+def test_a_full_disk_at_the_end_of_the_run_is_reported(cold_panel, fake_slicer):
     with no_file_over(1000):
-        # The worker keeps the limit it is started with; the panel's own ends here.
+        # The worker keeps the limit it was started with; the limit of this process ends here.
         runner = cold_panel.logic._runner
         runner._worker = runner._newWorker()
         runner._worker.start()
@@ -186,7 +185,7 @@ def test_a_damaged_model_is_named(panel, small_bundle, monkeypatch, tmp_path, re
     refuses("model.safetensors")
 
 
-def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the_next(
+def test_a_model_deleted_during_a_run_affects_only_the_next_run(
     panel, fake_slicer, small_bundle, monkeypatch, tmp_path
 ):
     doomed = tmp_path / "doomed"
@@ -216,7 +215,7 @@ def test_a_model_deleted_during_the_run_does_not_disturb_it_and_is_missed_by_the
 
 @pytest.fixture
 def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
-    """``worker_from(source)``: the module starts this program as its worker; REAL is the real library."""
+    """``worker_from(source)``: the module starts this program as its worker; in it, REAL is the real library."""
     from DCASegmentationLib.worker_client import LIBRARY_FOLDER, WorkerProcess
 
     package = tmp_path / "library" / "dcaseg"
@@ -233,7 +232,7 @@ def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
     return use
 
 
-# The real worker, which stays in the phase that a file names, so that it is met there.
+# The real worker, which waits in the phase named in a file, so that a test can kill it there.
 STAYS_IN_PHASE = """
 import sys, time, pathlib
 for name in [name for name in sys.modules if name.startswith("dcaseg")]:
@@ -256,38 +255,40 @@ main()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the process table of Linux")
-def test_a_worker_killed_from_outside_in_any_phase_is_told_and_the_next_run_works(
+def test_a_worker_killed_in_any_phase_is_reported_and_the_next_run_works(
     worker_from, cold_panel, fake_slicer, monkeypatch, tmp_path
 ):
     phase_file = tmp_path / "phase"
     worker_from(f"PHASE = {str(phase_file)!r}\n{STAYS_IN_PHASE}")
-    said: list[str] = []
+    messages: list[str] = []
     shown = cold_panel.segmentPanel.showProgress
-    monkeypatch.setattr(cold_panel.segmentPanel, "showProgress", lambda *how: (shown(*how), said.append(how[1])))
+    monkeypatch.setattr(
+        cold_panel.segmentPanel, "showProgress", lambda *arguments: (shown(*arguments), messages.append(arguments[1]))
+    )
     before = node_ids()
     for phase in ("Checking the model", "Reading the CT", "Segmenting", "Writing"):
         phase_file.write_text(phase)
-        said.clear()
+        messages.clear()
         apply(cold_panel)
-        fake_slicer.wait_for(lambda phase=phase: any(text.startswith(phase) for text in said), 120)
+        fake_slicer.wait_for(lambda phase=phase: any(text.startswith(phase) for text in messages), 120)
         os.kill(worker_process_id(), signal.SIGKILL)
         wait_for_end(cold_panel, fake_slicer)
-        assert "was ended from outside" in message(cold_panel)
+        assert "was killed by" in message(cold_panel)
         assert node_ids() == before and temporary_files() == []
     phase_file.write_text("")
     still_works(cold_panel, fake_slicer)
 
 
-def test_a_worker_killed_while_it_starts_is_told(cold_panel, fake_slicer):
+def test_a_worker_killed_while_starting_is_reported(cold_panel, fake_slicer):
     before, workers = node_ids(), worker_processes()
     apply(cold_panel)
     os.kill(started_worker_process_id(workers), signal.SIGKILL)
     wait_for_end(cold_panel, fake_slicer)
-    assert "was ended from outside" in message(cold_panel)
+    assert "was killed by" in message(cold_panel)
     assert node_ids() == before and temporary_files() == []
 
 
-def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, cold_panel, fake_slicer, tmp_path):
+def test_an_answer_that_is_not_json_is_reported_and_the_next_run_works(worker_from, cold_panel, fake_slicer, tmp_path):
     worker_from(
         "import os, pathlib, sys\n"
         f"flag = pathlib.Path({str(tmp_path / 'spoken')!r})\n"
@@ -301,7 +302,7 @@ def test_an_answer_that_is_no_json_is_told_and_the_next_run_works(worker_from, c
     before = node_ids()
     apply(cold_panel)
     wait_for_end(cold_panel, fake_slicer)
-    assert "an answer that cannot be understood" in message(cold_panel)
+    assert "sent an invalid answer" in message(cold_panel)
     assert "Good morning" in cold_panel.segmentPanel.ui.logText.plainText
     assert node_ids() == before and temporary_files() == []
     still_works(cold_panel, fake_slicer)

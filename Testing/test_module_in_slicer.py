@@ -1,4 +1,4 @@
-"""What a real Slicer did and the fake Slicer did not: seen on the screen, and failing here before each was mended."""
+"""Regression tests for faults that were first seen in a real Slicer and that the fake Slicer now reproduces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytest.importorskip("PySide6", reason="needs PySide6")
 from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end
 from review_case import reviewed_case
 
-# Qt deletes what is in an area along with it, and the fixture still needs the panel.
+# Kept, because Qt deletes the contents of a scroll area with it, and the fixture still needs the panel.
 AREAS: list[Any] = []
 LIBRARY = Path(__file__).parents[1] / "DCASegmentation" / "DCASegmentationLib"
 
@@ -30,7 +30,7 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def a_worker_that_is_warm(warm_worker):
-    """Where a test does not ask for its own."""
+    """Use the warm worker in tests that do not start their own."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def case(panel, fake_slicer) -> Any:
 
 
 def segmented(panel: Any, fake: Any) -> Any:
-    """The segmentation of a run, with all that follows it done."""
+    """The result of a run, after the panel has shown it completely."""
     from DCASegmentationLib.scene.case_record import recall
 
     apply(panel)
@@ -90,7 +90,7 @@ def test_groups_show_their_contents_when_opened(panel, fake_slicer):
 
 
 def test_no_collapsible_group_is_hidden_or_shown_by_the_panel():
-    """CTK's group box that starts collapsed does not show its contents after that."""
+    """CTK's group box never shows contents that start collapsed."""
     ui = "".join(path.read_text(encoding="utf-8") for path in (LIBRARY.parent / "Resources" / "UI").glob("*.ui"))
     groups = re.findall(r'class="ctkCollapsibleGroupBox" name="(\w+)"', ui)
     code = "".join(path.read_text(encoding="utf-8") for path in (LIBRARY / "widgets").glob("*.py"))
@@ -98,7 +98,7 @@ def test_no_collapsible_group_is_hidden_or_shown_by_the_panel():
     assert [name for name in groups if re.search(rf"{name}\.(visible =|setVisible|show\(|hide\()", code)] == []
 
 
-def test_no_callable_is_given_to_single_shot():
+def test_no_callable_is_passed_to_single_shot():
     found = [
         f"{path.name}: {line.strip()}"
         for part in ("widgets", "scene")
@@ -109,8 +109,8 @@ def test_no_callable_is_given_to_single_shot():
     assert found == []
 
 
-def test_runs_leave_nothing_behind_but_their_result(panel, fake_slicer):
-    """Callables kept by PythonQt would hold runs; parts of results that are replaced, closed or deleted would stay."""
+def test_runs_leave_only_their_result_behind(panel, fake_slicer):
+    """Callables kept by PythonQt would keep runs alive, and parts of replaced or deleted results would remain."""
     ct = add_ct("CT")
     panel.parameters.inputVolume = ct
     counts = []
@@ -133,7 +133,7 @@ def node_names() -> list[str]:
 
 
 def alive() -> dict[str, int]:
-    """How many objects of the runs there are in this process."""
+    """How many objects of each class of a run exist in this process."""
     gc.collect()
     names = (
         "_Run",
@@ -152,7 +152,7 @@ def alive() -> dict[str, int]:
     return counts
 
 
-def test_the_comparison_opens_where_the_usual_view_looks_with_the_whole_slice_and_its_legends(panel, case, fake_slicer):
+def test_the_comparison_opens_at_the_usual_slice_with_the_whole_ct_and_legends(panel, case, fake_slicer):
     slice_node("Red").SetSliceOffset(-240.0)
     where = position("Red")
     panel.ui.expertsSection.collapsed = False
@@ -186,12 +186,12 @@ def test_every_finding_lists_its_organs_and_how_far_each_is_checked(panel, case,
     review = panel.reviewPanel
     panel.ui.reviewSection.collapsed = False
     review.goToNext()
-    assert "Liver: 0 of 1 checked" in review.ui.placeLabel.text
+    assert "Liver: 0 of 1 checked" in review.ui.findingLabel.text
     review.ui.acceptButton.click()
-    assert "Liver: 1 of 1 checked" in review.ui.placeLabel.text
+    assert "Liver: 1 of 1 checked" in review.ui.findingLabel.text
 
 
-def test_what_was_said_of_a_ct_goes_with_it(panel, fake_slicer):
+def test_the_message_about_a_ct_is_removed_with_the_ct(panel, fake_slicer):
     panel.parameters.inputVolume = add_ct("CT")
     segmented(panel, fake_slicer)
     assert "organs were segmented" in message(panel)
@@ -212,11 +212,11 @@ def test_the_error_of_a_worker_that_cannot_start_is_logged_once(panel, fake_slic
     assert text.count("ModuleNotFoundError") == 1 and text.count("new") == 1
 
 
-def test_maps_are_made_when_shown_offered_by_no_selector_and_go_with_their_result(panel, fake_slicer):
+def test_maps_are_loaded_when_shown_hidden_from_selectors_and_removed_with_their_result(panel, fake_slicer):
     panel.parameters.inputVolume = ct = add_ct("CT")
     nodes = segmented(panel, fake_slicer)
     assert nodes.maps() == []
-    composite("Red")  # the views of the fake Slicer lose theirs when a scene is closed
+    composite("Red")  # the fake Slicer's views lose their node when a scene is closed
     panel.parameters.expertMap = "tail"
     (shown,) = panel.expertsPanel._nodes.maps()
     assert composite("Red").GetForegroundVolumeID() == shown.GetID()
@@ -234,7 +234,7 @@ def test_maps_are_made_when_shown_offered_by_no_selector_and_go_with_their_resul
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_maps_are_saved_only_where_that_is_asked(panel, fake_slicer, tmp_path, saved):
+def test_maps_are_saved_only_on_request(panel, fake_slicer, tmp_path, saved):
     panel.parameters.inputVolume = add_ct("CT")
     segmented(panel, fake_slicer)
     panel.parameters.expertMap = "tail"
@@ -246,10 +246,10 @@ def test_maps_are_saved_only_where_that_is_asked(panel, fake_slicer, tmp_path, s
     read_scene(tmp_path / "scene.mrb", fake_slicer)
     assert len(panel.expertsPanel._nodes.maps()) == (4 * 3 + 3 if saved else 0)
     assert panel.expertsPanel.choice == ("tail" if saved else "none")
-    assert panel.expertsPanel._nodes.automatic is not None, "what the review goes by is saved always"
+    assert panel.expertsPanel._nodes.automatic is not None, "the data of the review is always saved"
 
 
-def test_the_first_sight_of_a_result_shows_its_organs_in_an_abdominal_window_and_in_3d(panel, fake_slicer):
+def test_a_new_result_is_shown_in_an_abdominal_window_and_in_3d(panel, fake_slicer):
     from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW
 
     panel.parameters.inputVolume = ct = add_ct("CT")
@@ -263,11 +263,11 @@ def test_the_first_sight_of_a_result_shows_its_organs_in_an_abdominal_window_and
     assert bounds[4] <= position("Red")[2] <= bounds[5]
     assert nodes.segmentation.GetSegmentation().ContainsRepresentation("Closed surface")
     assert panel.segmentPanel.ui.show3DButton.checked
-    asked = fake_slicer.app.layoutManager().threeDWidget(0).threeDView()._state.asked
-    assert "resetFocalPoint" in asked
+    calls = fake_slicer.app.layoutManager().threeDWidget(0).threeDView()._state.calls
+    assert "resetFocalPoint" in calls
 
 
-def test_a_window_that_the_user_has_set_stays_and_so_do_views_at_a_second_run(panel, fake_slicer):
+def test_the_users_window_and_views_are_kept(panel, fake_slicer):
     panel.parameters.inputVolume = ct = add_ct("CT")
     ct.GetDisplayNode().SetWindowLevel(1500.0, -600.0)
     segmented(panel, fake_slicer)
@@ -277,7 +277,7 @@ def test_a_window_that_the_user_has_set_stays_and_so_do_views_at_a_second_run(pa
     assert position("Red")[2] == pytest.approx(-222.0)
 
 
-def test_whoever_wants_no_3d_gets_none_after_the_next_run(panel, fake_slicer):
+def test_3d_turned_off_stays_off_after_the_next_run(panel, fake_slicer):
     panel.parameters.inputVolume = add_ct("CT")
     segmented(panel, fake_slicer)
     panel.segmentPanel.ui.show3DButton.click()
@@ -286,7 +286,7 @@ def test_whoever_wants_no_3d_gets_none_after_the_next_run(panel, fake_slicer):
     assert not panel.segmentPanel.ui.show3DButton.checked
 
 
-def test_surfaces_made_one_by_one_are_slicers_own_and_follow_an_accepted_alternative(panel, case, fake_slicer):
+def test_surfaces_computed_one_by_one_equal_slicers_own_and_follow_an_accepted_alternative(panel, case, fake_slicer):
     from DCASegmentationLib.scene.surfaces import making_surfaces
 
     content = case.segmentation.GetSegmentation()
@@ -308,7 +308,7 @@ def test_surfaces_made_one_by_one_are_slicers_own_and_follow_an_accepted_alterna
 
 
 def points_of(content: Any) -> dict[str, Any]:
-    """Number of points and bounds of each surface."""
+    """The number of points and the bounds of each surface."""
     surfaces = {each: content.GetSegment(each).GetRepresentation("Closed surface") for each in content.GetSegmentIDs()}
     return {
         each: (surfaces[each].GetNumberOfPoints(), tuple(round(bound, 4) for bound in surfaces[each].GetBounds()))
@@ -316,7 +316,7 @@ def points_of(content: Any) -> dict[str, Any]:
     }
 
 
-def test_sections_come_in_the_order_of_work_and_only_result_opens_by_itself(panel, fake_slicer):
+def test_sections_are_in_workflow_order_and_only_result_opens_by_itself(panel, fake_slicer):
     layout = panel.widget.layout()
     order = [layout.itemAt(index).widget() for index in range(layout.count())]
     names = [widget.name.removesuffix("Section") for widget in order if widget is not None]
@@ -330,7 +330,7 @@ def test_sections_come_in_the_order_of_work_and_only_result_opens_by_itself(pane
     assert [getattr(panel.ui, f"{name}Section").collapsed for name in sections] == [False, False, True, True, True]
 
 
-def test_only_ticked_organs_become_segments(panel, fake_slicer):
+def test_only_selected_organs_become_segments(panel, fake_slicer):
     import qt
 
     panel.parameters.inputVolume = add_ct("CT")
@@ -380,7 +380,7 @@ def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, cas
     assert panel.widget.minimumSizeHint().width() <= 340
 
 
-def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_back(panel, fake_slicer):
+def test_the_guided_first_run_leads_to_result_review_and_correct_and_is_shown_once(panel, fake_slicer):
     fake_slicer.sample_data.download = lambda: add_ct("CTLiver")
     ui = panel.ui
     assert ui.guideFrame.visible and ui.guideButton.text == "Try it on a sample CT"
@@ -391,7 +391,7 @@ def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_bac
     ui.guideButton.click()
     assert "Review" in ui.guideLabel.text and not ui.reviewSection.collapsed
     ui.guideButton.click()
-    assert "Fix" in ui.guideLabel.text and not ui.correctSection.collapsed
+    assert "Correct" in ui.guideLabel.text and not ui.correctSection.collapsed
     ui.guideButton.click()
     assert not ui.guideFrame.visible
     slicer.mrmlScene.Clear(0)
@@ -401,9 +401,9 @@ def test_the_guided_first_run_leads_to_result_review_and_fix_and_never_comes_bac
     assert not ui.guideFrame.visible and panel.segmentPanel.ui.sampleButton.visible
 
 
-def test_a_sample_ct_that_cannot_be_downloaded_is_said(panel, fake_slicer):
+def test_a_failed_download_of_the_sample_ct_is_reported(panel, fake_slicer):
     panel.ui.guideButton.click()
-    assert panel.ui.guideButton.text == "Try it on a sample CT", "it can be tried again"
+    assert panel.ui.guideButton.text == "Try it on a sample CT", "the user can try again"
     panel.ui.guideCloseButton.click()
     assert not panel.ui.guideFrame.visible and panel.segmentPanel.ui.sampleButton.visible
     panel.segmentPanel.clearMessage()

@@ -1,4 +1,4 @@
-"""The CT that is open, or opened while the module is seen, is chosen by itself; a choice is never replaced."""
+"""An open CT, or one opened while the module is shown, is selected automatically; a selection is never replaced."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 
 def add_mr(name: str = "MR") -> Any:
-    """Values from 0 to 800, as an MR has them: no air below that of water."""
+    """A volume with values from 0 to 800, as in MR: none below water."""
     node = add_ct(name)
     voxels = slicer.util.arrayFromVolume(node)
     slicer.util.updateVolumeFromArray(node, ((voxels - voxels.min()) * 0.4).astype(np.int16))
@@ -47,7 +47,7 @@ def chosen(panel: Any) -> str | None:
     return node.GetName() if node is not None else None
 
 
-def test_a_ct_that_is_loaded_while_the_module_is_open_is_chosen(module_panel, fake_slicer):
+def test_a_ct_loaded_while_the_module_is_open_is_selected(module_panel, fake_slicer):
     assert chosen(module_panel) is None
     add_ct("CT")
     fake_slicer.process_events()
@@ -55,7 +55,7 @@ def test_a_ct_that_is_loaded_while_the_module_is_open_is_chosen(module_panel, fa
     assert module_panel.segmentPanel.ui.applyButton.enabled
 
 
-def test_a_choice_stays_whatever_is_loaded_after_it(module_panel, fake_slicer):
+def test_a_selection_is_kept_when_another_ct_is_loaded(module_panel, fake_slicer):
     add_ct("First")
     fake_slicer.process_events()
     add_ct("Second")
@@ -67,7 +67,7 @@ def test_a_choice_stays_whatever_is_loaded_after_it(module_panel, fake_slicer):
 
 
 @pytest.mark.parametrize("add", [add_mr, add_map, add_label_map])
-def test_what_is_no_ct_is_left_alone_and_the_ct_after_it_chosen(module_panel, fake_slicer, add):
+def test_other_volumes_are_skipped_and_the_next_ct_is_selected(module_panel, fake_slicer, add):
     add()
     fake_slicer.process_events()
     assert chosen(module_panel) is None
@@ -79,7 +79,7 @@ def test_what_is_no_ct_is_left_alone_and_the_ct_after_it_chosen(module_panel, fa
     assert chosen(module_panel) == "CT"
 
 
-def test_a_volume_without_voxels_is_looked_at_again_when_it_is_shown(module_panel, fake_slicer):
+def test_a_volume_without_voxels_is_checked_again_when_shown(module_panel, fake_slicer):
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
     node.CopyOrientation(add_mr())
     fake_slicer.process_events()
@@ -90,20 +90,20 @@ def test_a_volume_without_voxels_is_looked_at_again_when_it_is_shown(module_pane
     assert chosen(module_panel) == "CT"
 
 
-def test_of_several_open_cts_the_one_in_the_red_view_is_chosen(module_panel, fake_slicer):
+def test_the_ct_in_the_red_view_is_selected_first(module_panel, fake_slicer):
     from DCASegmentationLib.scene.view_setup import view_node
 
     module_panel.exit()
     add_ct("First")
     shown = add_ct("Shown")
     fake_slicer.process_events()
-    assert chosen(module_panel) is None, "while the module is not seen, nothing is chosen"
+    assert chosen(module_panel) is None, "nothing is selected while the module is closed"
     view_node("vtkMRMLSliceCompositeNode", "Red").SetBackgroundVolumeID(shown.GetID())
     module_panel.enter()
     assert chosen(module_panel) == "Shown"
 
 
-def test_after_the_ct_was_deleted_the_next_one_is_chosen(module_panel, fake_slicer):
+def test_after_the_ct_is_deleted_the_next_one_is_selected(module_panel, fake_slicer):
     first = add_ct("First")
     fake_slicer.process_events()
     slicer.mrmlScene.RemoveNode(first)
@@ -112,7 +112,7 @@ def test_after_the_ct_was_deleted_the_next_one_is_chosen(module_panel, fake_slic
     assert chosen(module_panel) == "Second"
 
 
-def test_a_large_ct_is_judged_by_a_part_of_its_voxels(fake_slicer):
+def test_a_large_ct_is_checked_on_a_part_of_its_voxels(fake_slicer):
     from DCASegmentationLib.scene.ct_export import _thinned, looks_like_ct
 
     voxels = np.random.default_rng(0).integers(-1000, 400, (9, 300, 300), np.int16)

@@ -1,4 +1,4 @@
-"""Reload in developer mode: the library too is taken anew, whatever goes on, and broken code costs nothing."""
+"""Reload in developer mode reloads the library too, also during a run, and broken code leaves the panel working."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def the_library_of_other_tests_stays() -> Iterator[None]:
     ours = ("DCASegmentation", "DCASegmentationLib", "dcaseg")
     for name in [name for name in sys.modules if name.split(".")[0] in ours]:
         sys.modules.pop(name)
-        # A package that stays would hand out its submodule of this test by "from package import submodule".
+        # A package kept in sys.modules would still have this test's submodules as attributes.
         package, _, submodule = name.rpartition(".")
         if package in before and name not in before:
             vars(before[package]).pop(submodule, None)
     sys.modules.update({name: module for name, module in before.items() if name.split(".")[0] in ours})
 
 
-def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, fake_slicer):
+def test_reloading_reloads_the_library_and_stops_a_run(module_widget, fake_slicer):
     library = sys.modules["DCASegmentationLib.widgets.segment_panel"]
     add_ct("CT")
     module_widget.enter()
@@ -68,7 +68,7 @@ def test_reloading_takes_the_library_anew_and_ends_a_run(module_widget, fake_sli
         widget.cleanup()
 
 
-def test_broken_code_is_not_taken_and_the_panel_goes_on(module_widget, fake_slicer, tmp_path, monkeypatch):
+def test_broken_code_is_not_loaded_and_the_panel_keeps_working(module_widget, fake_slicer, tmp_path, monkeypatch):
     modules = {name: module for name, module in sys.modules.items() if name.startswith("DCASegmentation")}
     broken = tmp_path / "DCASegmentation.py"
     broken.write_text(Path(slicer.modules.dcasegmentation.path).read_text(encoding="utf-8") + "\ndef half(:\n")

@@ -1,4 +1,4 @@
-"""The sections Experts, Result and Correct in the fake Slicer: real scene, stand-in widgets."""
+"""The Experts, Result, and Correct sections in the fake Slicer, with a real scene and stand-in widgets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def case(fake_slicer):
 
 @pytest.fixture
 def layout(fake_slicer):
-    """The layout that panels are put into, in a window as narrow as Slicer's panel."""
+    """The layout that panels are added to, in a window as narrow as Slicer's panel."""
     import qt
 
     window = qt.QWidget()
@@ -93,7 +93,7 @@ def red():
 
 
 def choose(selector, data):
-    """As a user who picks an item of the list."""
+    """Select an item of the list, as a user does."""
     index = selector.findData(data)
     assert index >= 0, f"{data} is not offered"
     selector.currentIndex = index
@@ -110,8 +110,8 @@ def paint(segmentation, segment_id, box, ct_node):
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, segmentation, segment_id, ct_node)
 
 
-def test_without_a_result_the_sections_say_so_and_offer_nothing(experts, result, correct):
-    assert experts.ui.expertsHintLabel.text == "Segment a CT to see what its experts did."
+def test_without_a_result_the_sections_say_so_and_disable_everything(experts, result, correct):
+    assert experts.ui.expertsHintLabel.text == "Segment a CT to see what each expert contributed."
     assert not experts.ui.mapSelector.enabled
     assert not experts.ui.compareButton.enabled
     assert not result.ui.segmentsTable.visible
@@ -119,7 +119,7 @@ def test_without_a_result_the_sections_say_so_and_offer_nothing(experts, result,
     assert not correct.ui.segmentEditor.visible
 
 
-def test_the_first_look_at_a_result_shows_the_organs_and_no_map(experts, case):
+def test_a_new_result_shows_organs_and_no_map(experts, case):
     experts.setResult(case)
     assert red().GetForegroundVolumeID() is None
     assert red().GetLabelVolumeID() is None
@@ -128,7 +128,7 @@ def test_the_first_look_at_a_result_shows_the_organs_and_no_map(experts, case):
     assert offered == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
 
 
-def test_choices_reach_the_views(experts, case, parameters):
+def test_choices_are_applied_to_the_views(experts, case, parameters):
     experts.setResult(case)
     choose(experts.ui.mapSelector, "head")
     experts.ui.mapOpacitySlider.value = 0.8
@@ -148,7 +148,7 @@ def test_a_restored_parameter_node_shows_in_widgets_and_views(experts, case, par
     experts.setResult(case)
     parameters.expertMap = "deciding"
     parameters.mapOpacity = 0.25
-    assert experts.ui.mapSelector.currentText == "Expert that decided"
+    assert experts.ui.mapSelector.currentText == "Dominant expert"
     assert experts.ui.mapOpacitySlider.value == pytest.approx(0.25)
     assert not experts.ui.mapThresholdSlider.enabled
     assert red().GetLabelVolumeID() == case.dominant_expert.GetID()
@@ -164,7 +164,7 @@ def test_a_choice_that_the_result_lacks_shows_no_map(experts, case, parameters):
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_the_map_of_an_earlier_result_goes_with_it(experts, case, parameters, deleted):
+def test_the_map_of_an_earlier_result_is_removed_with_it(experts, case, parameters, deleted):
     experts.setResult(case)
     parameters.expertMap = "head"
     if deleted:
@@ -175,7 +175,7 @@ def test_the_map_of_an_earlier_result_goes_with_it(experts, case, parameters, de
     assert not experts.ui.mapSelector.enabled
 
 
-def test_the_experts_are_compared_side_by_side_and_the_layout_comes_back(fake_slicer, experts, case):
+def test_experts_are_compared_side_by_side_and_the_layout_is_restored(fake_slicer, experts, case):
     layouts = fake_slicer.app.layoutManager()
     before = layouts.layout
     experts.setResult(case)
@@ -193,7 +193,7 @@ def test_the_experts_are_compared_side_by_side_and_the_layout_comes_back(fake_sl
     assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_leaving_the_comparison_by_slicer_s_own_menu_is_noticed(fake_slicer, experts, case):
+def test_leaving_the_comparison_with_slicers_menu_is_noticed(fake_slicer, experts, case):
     experts.setResult(case)
     experts.ui.compareButton.click()
     fake_slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
@@ -201,7 +201,7 @@ def test_leaving_the_comparison_by_slicer_s_own_menu_is_noticed(fake_slicer, exp
     assert case.segmentation.GetDisplayNode().GetVisibility2DFill()
 
 
-def test_the_bar_plot_opens_in_slicer_s_plot_view(fake_slicer, experts, case):
+def test_the_bar_plot_opens_in_slicers_plot_view(fake_slicer, experts, case):
     experts.setResult(case)
     fake_slicer.process_events()
     experts.ui.plotButton.click()
@@ -213,7 +213,7 @@ def test_the_bar_plot_opens_in_slicer_s_plot_view(fake_slicer, experts, case):
     assert layouts.plotViewCount == 0
 
 
-def test_the_table_of_attention_follows_a_correction(fake_slicer, experts, case):
+def test_the_attention_table_follows_a_correction(fake_slicer, experts, case):
     experts.setResult(case)
     fake_slicer.process_events()
     table = experts.ui.attentionTable
@@ -239,7 +239,7 @@ def test_the_read_out_follows_the_mouse(experts, case):
     assert experts.ui.cursorOrganLabel.text == "\N{EN DASH}"
 
 
-def test_the_table_of_segments_measures_and_follows_a_correction(fake_slicer, result, case):
+def test_the_segments_table_shows_measurements_and_follows_a_correction(fake_slicer, result, case):
     result.setResult(case)
     assert texts(result.ui.segmentsTable) == [
         ["Spleen", "184.3", "100"],
@@ -249,7 +249,7 @@ def test_the_table_of_segments_measures_and_follows_a_correction(fake_slicer, re
     ]
     fat = (slice(0, 10), slice(2, 4), slice(2, 12))
     paint(case.segmentation, "liver", fat, case.ct)
-    # Its new part lies in the first slice.
+    # Its new part is in the first slice.
     mean = slicer.util.arrayFromVolume(case.ct)[fat].mean()
     cut_off = ["Liver", "\N{GREATER-THAN OR EQUAL TO} 48.0", f"{mean:.0f}"]
     fake_slicer.wait_for(lambda: texts(result.ui.segmentsTable)[3] == cut_off)
@@ -299,13 +299,13 @@ def test_segmentation_and_surfaces_are_saved(fake_slicer, result, case, tmp_path
 
 
 def test_a_name_completed_by_the_panel_overwrites_nothing(fake_slicer, result, case, tmp_path):
-    there = tmp_path / "organs.csv"
-    there.write_text("precious")
+    existing = tmp_path / "organs.csv"
+    existing.write_text("precious")
     result.setResult(case)
     fake_slicer.dialogs.answer(str(tmp_path / "organs"))
     result.ui.saveTableButton.click()
-    assert there.read_text() == "precious"
-    assert "exists already" in result.ui.resultMessageLabel.text
+    assert existing.read_text() == "precious"
+    assert "already exists" in result.ui.resultMessageLabel.text
 
 
 def test_cancelling_a_file_dialog_writes_nothing(fake_slicer, result, case, tmp_path):
@@ -316,7 +316,7 @@ def test_cancelling_a_file_dialog_writes_nothing(fake_slicer, result, case, tmp_
     assert not result.ui.resultMessageLabel.visible
 
 
-def test_dicom_seg_is_offered_where_slicer_writes_it_and_the_ct_came_from_dicom(result, case, monkeypatch):
+def test_dicom_seg_export_is_enabled_if_slicer_supports_it_and_the_ct_came_from_dicom(result, case, monkeypatch):
     from DCASegmentationLib.scene.subject_hierarchy import add_to_subject_hierarchy
     from fake_slicer.dicom_dialog import qSlicerDICOMExportDialog
 
@@ -335,7 +335,7 @@ def test_dicom_seg_is_offered_where_slicer_writes_it_and_the_ct_came_from_dicom(
     assert qSlicerDICOMExportDialog._opened_for.pop() == hierarchy.GetItemByDataNode(case.segmentation)
 
 
-def test_without_its_ct_a_result_can_still_be_saved(result, experts, case):
+def test_a_result_can_be_saved_without_its_ct(result, experts, case):
     slicer.mrmlScene.RemoveNode(case.ct)
     from DCASegmentationLib.scene.case_record import recall
 
@@ -346,7 +346,7 @@ def test_without_its_ct_a_result_can_still_be_saved(result, experts, case):
     assert result.ui.saveSegmentationButton.visible
 
 
-def test_the_editor_edits_this_segmentation_on_this_ct_with_undo(correct, case):
+def test_the_editor_edits_the_segmentation_on_the_ct_with_undo(correct, case):
     correct.setResult(case)
     editor = correct.ui.segmentEditor
     assert editor.visible
@@ -365,7 +365,7 @@ def test_leaving_the_section_deactivates_the_effect(correct, case):
     assert correct.ui.segmentEditor.activeEffect() is None
 
 
-def test_after_the_scene_was_closed_the_sections_take_a_new_result(experts, result, correct):
+def test_the_sections_show_a_new_result_after_the_scene_was_closed(experts, result, correct):
     from DCASegmentationLib.scene.scene_builder import build_scene
 
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The panel's Review section driven as a user drives it, on a case as a run would leave it."""
+"""The Review section, operated as a user does, on a case as after a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def panel(module_panel) -> Any:
 
 @pytest.fixture
 def case(panel, fake_slicer) -> Any:
-    """A case of three places, shown in the panel."""
+    """A case with three findings, shown in the panel."""
     nodes = reviewed_case()
     show(panel, nodes)
     fake_slicer.process_events()
@@ -63,7 +63,7 @@ def rows(table):
 
 
 def statuses(review):
-    return [row[2] for row in rows(review.ui.placesTable)]
+    return [row[2] for row in rows(review.ui.findingsTable)]
 
 
 def progress(review):
@@ -93,44 +93,44 @@ def tick(review, key, checked=True):
 
 def test_without_a_result_the_section_says_so(panel, review):
     panel.ui.reviewSection.collapsed = False
-    assert review.ui.reviewHintLabel.visible and not review.ui.placesTable.visible
+    assert review.ui.reviewHintLabel.visible and not review.ui.findingsTable.visible
     assert not review.ui.trainingSetButton.visible
     review.goToNext()
 
 
-def test_the_places_are_listed_in_order_with_reason_size_and_status(panel, review, case):
-    assert rows(review.ui.placesTable) == [
+def test_findings_are_listed_in_order_with_reason_volume_and_status(panel, review, case):
+    assert rows(review.ui.findingsTable) == [
         ["Liver\nexperts disagree", "34.6", "To check"],
         ["Spleen\nexperts disagree", "15.4", "To check"],
         ["Right kidney\nexperts disagree", "17.3", "To check"],
     ]
     assert progress(review) == "0 of 3 checked"
-    assert not review.ui.acceptButton.enabled, "no place is looked at yet"
+    assert not review.ui.acceptButton.enabled, "no finding is selected yet"
 
 
-def test_keys_lead_from_place_to_place_in_all_views(review, case):
+def test_keys_go_from_finding_to_finding_in_all_views(review, case):
     down, up = review._shortcuts[:2]
     down.activated.emit()
     assert outline().GetName() == "1: Liver"
-    assert "80 %" in review.ui.placeLabel.text and "The experts hold Stomach" in review.ui.placeLabel.text
+    assert "80 %" in review.ui.findingLabel.text and "The experts hold Stomach" in review.ui.findingLabel.text
     down.activated.emit()
-    assert review.ui.placesTable.currentRow() == 1
+    assert review.ui.findingsTable.currentRow() == 1
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
-    x, y, z = review._place.position_mm
+    x, y, z = review._finding.position_mm
     assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx([-x, -y, z])
     up.activated.emit()
     up.activated.emit()
-    assert review.ui.placesTable.currentRow() == 0 and not review.ui.previousButton.enabled
+    assert review.ui.findingsTable.currentRow() == 0 and not review.ui.previousButton.enabled
 
 
-def test_a_click_on_a_row_goes_there(review, case):
-    review.ui.placesTable.cellClicked.emit(2, 0)
+def test_a_click_on_a_row_goes_to_the_finding(review, case):
+    review.ui.findingsTable.cellClicked.emit(2, 0)
     assert outline().GetName() == "3: Right kidney"
     assert not review.ui.nextButton.enabled
-    assert not review.ui.suggestionButton.enabled, "nothing is suggested there"
+    assert not review.ui.suggestionButton.enabled, "this finding has no alternative"
 
 
-def test_one_click_accepts_the_alternative_and_another_takes_it_back(review, case):
+def test_one_click_accepts_the_alternative_and_another_undoes_it(review, case):
     review.goToNext()
     review.ui.suggestionButton.click()
     assert statuses(review) == ["Accepted", "To check", "To check"] and progress(review) == "1 of 3 checked"
@@ -141,7 +141,7 @@ def test_one_click_accepts_the_alternative_and_another_takes_it_back(review, cas
     np.testing.assert_array_equal(labels_of(case), label_array())
 
 
-def test_the_segment_editors_undo_knows_the_alternative_too(panel, review, case, fake_slicer):
+def test_the_segment_editors_undo_also_undoes_the_alternative(panel, review, case, fake_slicer):
     review.goToNext()
     review.ui.suggestionButton.click()
     panel.correctPanel.ui.segmentEditor.undo()
@@ -150,7 +150,7 @@ def test_the_segment_editors_undo_knows_the_alternative_too(panel, review, case,
     assert statuses(review)[0] == "To check"
 
 
-def test_a_place_is_accepted_as_it_is_or_flagged(review, case):
+def test_a_finding_is_accepted_as_it_is_or_flagged(review, case):
     review.goToNext()
     review.ui.acceptButton.click()
     assert statuses(review)[0] == "Accepted"
@@ -160,13 +160,13 @@ def test_a_place_is_accepted_as_it_is_or_flagged(review, case):
     assert statuses(review)[0] == "To check"
 
 
-def test_painting_in_a_place_shows_as_corrected_by_itself(review, case, fake_slicer):
+def test_painting_in_a_finding_marks_it_corrected(review, case, fake_slicer):
     paint(case, "right_kidney", (slice(4, 5), slice(22, 24), slice(8, 10)), 0)
     fake_slicer.process_events(0.7)
     assert statuses(review)[2] == "Corrected" and progress(review) == "1 of 3 checked"
 
 
-@pytest.mark.parametrize("limit", ["place", "uncertain"])
+@pytest.mark.parametrize("limit", ["finding", "uncertain"])
 def test_edit_here_opens_the_segment_editor_limited_by_its_own_mask(panel, review, case, limit):
     review.goTo(2)
     review.ui.limitSelector.currentIndex = review.ui.limitSelector.findData(limit)
@@ -183,7 +183,7 @@ def test_edit_here_opens_the_segment_editor_limited_by_its_own_mask(panel, revie
     assert not editor.mrmlSegmentEditorNode().GetSourceVolumeIntensityMask()
 
 
-def test_going_on_to_another_place_ends_the_limited_editing(panel, review, case):
+def test_going_to_another_finding_ends_limited_editing(panel, review, case):
     review.goTo(2)
     review.ui.editButton.click()
     let_steps_run()
@@ -192,7 +192,7 @@ def test_going_on_to_another_place_ends_the_limited_editing(panel, review, case)
     assert editor.activeEffect() is None and editor.sourceVolumeNode() is case.ct
 
 
-def test_editing_an_organ_that_is_missing_makes_its_segment(panel, review, case):
+def test_editing_a_missing_organ_creates_its_segment(panel, review, case):
     case.segmentation.GetSegmentation().RemoveSegment("right_kidney")
     review.goTo(2)
     review.ui.limitSelector.currentIndex = review.ui.limitSelector.findData("everywhere")
@@ -214,7 +214,7 @@ def test_leaving_the_section_or_the_module_hides_the_outline(panel, review, case
     assert outline() is not None
 
 
-def test_what_changed_is_a_table_to_copy_and_to_save(review, case, fake_slicer, tmp_path):
+def test_the_table_of_changes_is_copied_and_saved(review, case, fake_slicer, tmp_path):
     review.goToNext()
     review.ui.suggestionButton.click()
     review.ui.changesButton.checked = True
@@ -231,7 +231,7 @@ def test_what_changed_is_a_table_to_copy_and_to_save(review, case, fake_slicer, 
     assert float(liver["removed_ml"]) == pytest.approx(34.56) and liver["reviewed"] == "1"
 
 
-def test_everything_is_there_again_after_saving_and_loading_the_scene(panel, review, case, fake_slicer, tmp_path):
+def test_everything_is_restored_after_saving_and_loading_the_scene(panel, review, case, fake_slicer, tmp_path):
     review.goToNext()
     review.ui.suggestionButton.click()
     review.goTo(2)
@@ -239,18 +239,18 @@ def test_everything_is_there_again_after_saving_and_loading_the_scene(panel, rev
     path = tmp_path / "scene.mrb"
     assert slicer.mrmlScene.WriteToMRB(str(path))
     slicer.mrmlScene.Clear(0)
-    assert not review.ui.placesTable.visible
+    assert not review.ui.findingsTable.visible
     slicer.mrmlScene.ReadFromMRB(str(path), False)
     fake_slicer.process_events()
     assert statuses(review) == ["Accepted", "To check", "Flagged"] and progress(review) == "2 of 3 checked"
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1, "no outline is saved"
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1, "the outline is not saved"
     review.goToNext()
     review.ui.suggestionButton.click()
     np.testing.assert_array_equal(labels_of(review._nodes), label_array())
-    fake_slicer.log.clear()  # slicer-core alone merges no subject hierarchies
+    fake_slicer.log.clear()  # slicer-core cannot merge subject hierarchies
 
 
-def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, fake_slicer):
+def test_deleted_nodes_are_reported_when_needed(panel, review, case, fake_slicer):
     slicer.mrmlScene.RemoveNode(case.places)
     review.goToNext()
     assert "was deleted" in message(review)
@@ -265,7 +265,7 @@ def test_deleted_nodes_are_noticed_when_they_are_needed(panel, review, case, fak
     assert "no longer in the scene" in message(review)
     slicer.mrmlScene.RemoveNode(case.segmentation)
     fake_slicer.process_events()
-    assert not review.ui.placesTable.visible
+    assert not review.ui.findingsTable.visible
 
 
 def add_to(review, fake_slicer, folder):
@@ -282,11 +282,11 @@ def review_the_liver(review):
     review.ui.changesButton.checked = True
 
 
-def test_reviewed_organs_are_added_to_a_training_set_the_others_as_unknown(review, case, fake_slicer, tmp_path):
+def test_reviewed_organs_are_added_to_a_training_set_and_others_are_unannotated(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
     tick(review, "gallbladder")
-    said = add_to(review, fake_slicer, tmp_path)
-    assert "Added as ct-" in said and "Gallbladder, Liver" in said and "in the folder: 1." in said
+    text = add_to(review, fake_slicer, tmp_path)
+    assert "Added as ct-" in text and "Gallbladder, Liver" in text and "in the folder: 1." in text
     (entry,) = json.loads((tmp_path / "dataset.json").read_text())["training"]
     assert set(entry["unannotated"]) == set(AMOS.by_label) - {LIVER, AMOS.by_key["gallbladder"].label}
     ct = sitk.ReadImage(str(tmp_path / entry["image"]))
@@ -298,12 +298,12 @@ def test_reviewed_organs_are_added_to_a_training_set_the_others_as_unknown(revie
     assert provenance["places"] == [{"rank": 1, "organ": "liver", "status": "suggestion accepted"}]
 
 
-def test_segments_count_by_what_they_are_not_by_what_they_are_called(review, case, fake_slicer, tmp_path):
+def test_segments_keep_their_organ_when_renamed(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
     content = case.segmentation.GetSegmentation()
     content.GetSegment("liver").SetName("Leber")
     content.AddEmptySegment("tumor", "Tumor")
-    assert "Left out, as no organ of the model: Tumor" in add_to(review, fake_slicer, tmp_path)
+    assert "Left out because the model has no such organ: Tumor" in add_to(review, fake_slicer, tmp_path)
 
 
 def nothing(review, case):
@@ -348,44 +348,44 @@ def moved_ct(review, case):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected"),
     [
         (empty, "The segment Liver is empty"),
-        (doubled, "Two segments stand for Liver"),
+        (doubled, "Two segments represent Liver"),
         (overlapping, "overlap in"),
         (other_geometry, "lie on the voxels of the CT"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_cannot_be_trained_on_is_said_and_nothing_is_written(spoil, said, review, case, fake_slicer, tmp_path):
+def test_an_unusable_case_is_reported_and_nothing_is_written(spoil, expected, review, case, fake_slicer, tmp_path):
     spoil(review, case)
     segments = case.segmentation.GetSegmentation().GetSegmentIDs()
     text = add_to(review, fake_slicer, tmp_path)
-    assert said in text and "</b> " in text
+    assert expected in text and "</b> " in text
     assert list(tmp_path.iterdir()) == []
     assert case.segmentation.GetSegmentation().GetSegmentIDs() == segments
     assert review.ui.trainingSetButton.enabled
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "expected"),
     [
-        (nothing, "No organ of this case was reviewed"),
+        (nothing, "No organ of this case has been reviewed"),
         (changed_ct, "has changed since it was segmented"),
         (moved_ct, "has changed since it was segmented"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_where_nothing_can_be_added_no_folder_is_asked_for(spoil, said, review, case, fake_slicer):
+def test_no_folder_is_requested_if_nothing_can_be_added(spoil, expected, review, case, fake_slicer):
     spoil(review, case)
     review.ui.trainingSetButton.click()
-    assert said in message(review) and fake_slicer.dialogs.shown == []
+    assert expected in message(review) and fake_slicer.dialogs.shown == []
 
 
-def test_a_ct_is_added_as_it_is_once_and_gives_way_to_its_corrected_case(review, case, fake_slicer, tmp_path):
+def test_an_unlabeled_ct_is_added_once_and_replaced_by_its_corrected_case(review, case, fake_slicer, tmp_path):
     review.ui.trainingSetSelector.currentIndex = 1
-    said = add_to(review, fake_slicer, tmp_path)
-    assert "without labels. CTs without labels in the folder: 1." in said
+    text = add_to(review, fake_slicer, tmp_path)
+    assert "without labels. CTs without labels in the folder: 1." in text
     listed = json.loads((tmp_path / "dataset.json").read_text())
     assert listed["training"] == []
     (entry,) = listed["unlabelled"]
@@ -413,7 +413,7 @@ def test_the_same_ct_is_added_twice_only_after_a_question(review, case, fake_sli
     assert "-2, with" in message(review) and "in the folder: 2." in message(review)
 
 
-def test_two_slicers_add_to_one_folder_at_once(review, case, fake_slicer, tmp_path):
+def test_two_slicers_add_to_one_folder_at_the_same_time(review, case, fake_slicer, tmp_path):
     from DCASegmentationLib.widgets.training_set import TrainingSetWriter
 
     review_the_liver(review)
@@ -427,7 +427,7 @@ def test_two_slicers_add_to_one_folder_at_once(review, case, fake_slicer, tmp_pa
     assert len(listed["training"]) == 3
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_the_review_goes_on(review, case, fake_slicer, tmp_path):
+def test_a_read_only_folder_is_reported_and_the_review_continues(review, case, fake_slicer, tmp_path):
     review_the_liver(review)
     blocked = tmp_path / "a file"
     blocked.write_text("precious")

@@ -1,4 +1,4 @@
-"""The panel's Segment section driven as a user drives it: on a real scene, with the real worker and a tiny model."""
+"""The Segment section, operated as a user does, with a real scene, the real worker, and a tiny model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True)
 def a_worker_that_is_warm(warm_worker):
-    """Where a test does not ask for its own."""
+    """Use the warm worker in tests that do not start their own."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def ct(fake_slicer) -> Any:
 
 @pytest.fixture
 def panel(ct, module_panel) -> Any:
-    """The module's panel opened on a scene with a CT."""
+    """The module's panel, opened with a CT in the scene."""
     return module_panel
 
 
@@ -46,11 +46,11 @@ def test_one_click_segments_the_open_ct(panel, ct, fake_slicer):
     assert "organs were segmented" in message(panel)
     assert panel.segmentPanel.ui.applyButton.text == "Apply"
     assert not panel.ui.resultSection.collapsed
-    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1 + 2, "maps are no volumes yet"
+    assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1 + 2, "the maps are not volumes yet"
     assert [path.name.startswith("DCASegmentation-maps-") for path in temporary_files()] == [True]
 
 
-def test_the_segmentation_comes_under_the_study_of_its_ct(panel, ct, fake_slicer):
+def test_the_segmentation_is_put_under_the_study_of_its_ct(panel, ct, fake_slicer):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     patient = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), "Patient")
     study = hierarchy.CreateStudyItem(patient, "Study")
@@ -61,7 +61,7 @@ def test_the_segmentation_comes_under_the_study_of_its_ct(panel, ct, fake_slicer
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(segmentations()[0])) == study
 
 
-def test_cancel_stops_the_run_and_leaves_the_scene_as_it_was(panel, fake_slicer):
+def test_cancel_stops_the_run_and_leaves_the_scene_unchanged(panel, fake_slicer):
     nodes = slicer.mrmlScene.GetNumberOfNodes()
     apply(panel)
     panel.segmentPanel.ui.applyButton.click()
@@ -118,7 +118,7 @@ def test_only_own_segments_of_an_existing_segmentation_are_replaced_after_a_ques
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == volumes
 
 
-def test_inside_a_region_only_that_part_is_computed(panel, ct, fake_slicer):
+def test_only_the_region_of_interest_is_segmented(panel, ct, fake_slicer):
     bounds = [0.0] * 6
     ct.GetRASBounds(bounds)
     roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
@@ -165,7 +165,7 @@ def test_every_choice_survives_saving_and_loading_the_scene(panel, fake_slicer, 
     assert not panel.ui.resultSection.collapsed
 
 
-def test_the_same_ct_twice_gets_two_segmentations_and_the_later_one_is_shown(panel, fake_slicer):
+def test_segmenting_a_ct_twice_gives_two_segmentations_and_shows_the_second(panel, fake_slicer):
     for _ in range(2):
         apply(panel)
         wait_for_end(panel, fake_slicer)
@@ -174,7 +174,7 @@ def test_the_same_ct_twice_gets_two_segmentations_and_the_later_one_is_shown(pan
     assert panel.parameters.resultSegmentation is second
 
 
-def test_a_ct_under_a_linear_transform_takes_its_segmentation_along(panel, ct, fake_slicer):
+def test_the_segmentation_follows_a_ct_under_a_linear_transform(panel, ct, fake_slicer):
     import vtk
 
     matrix = vtk.vtkTransform()
@@ -217,7 +217,7 @@ def test_a_script_gets_the_nodes_without_any_widget(ct, module, fake_slicer):
     assert progress == sorted(progress) and progress[0] == 0.0
 
 
-def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, fake_slicer):
+def test_a_script_gets_an_exception_for_what_cannot_be_segmented(module, fake_slicer):
     from dcaseg.errors import UserError
 
     labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
@@ -226,7 +226,7 @@ def test_a_script_is_told_by_an_exception_what_cannot_be_segmented(module, fake_
 
 
 @pytest.mark.parametrize("style", ["light", "dark"])
-def test_the_first_look_is_calm_and_fits_into_400_pixels(panel, screenshot, style):
+def test_the_initial_panel_is_uncluttered_and_fits_into_400_pixels(panel, screenshot, style):
     for section in ("setupSection", "expertsSection", "resultSection", "correctSection"):
         assert getattr(panel.ui, section).collapsed
     assert panel.widget.window().minimumSizeHint().width() <= 400

@@ -1,4 +1,4 @@
-"""The module's own test, as Slicer runs it with --testing: without PyTorch and with it, asking and leaving nothing."""
+"""The module's self-test as Slicer runs it with --testing, with and without PyTorch; it asks and leaves nothing."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 
 def run_as_ctest_does(caplog: Any) -> tuple[unittest.TestResult, str]:
-    """As ``slicer.testing.runUnitTest`` does for CTest; and what the test said."""
+    """Run the self-test as ``slicer.testing.runUnitTest`` does for CTest; returns the result and the log."""
     caplog.set_level(logging.INFO)
     result = unittest.TestResult()
     unittest.TestLoader().loadTestsFromName("DCASegmentation").run(result)
     return result, caplog.text
 
 
-def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left(module_widget, fake_slicer, caplog):
+def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left_running(module_widget, fake_slicer, caplog):
     before = worker_processes()
-    result, said = run_as_ctest_does(caplog)
+    result, log = run_as_ctest_does(caplog)
     assert result.wasSuccessful() and result.testsRun >= 4, (result.errors, result.failures)
-    assert "The phantom is segmented" in said and "Skipped" not in said
+    assert "The phantom is segmented" in log and "Skipped" not in log
     assert worker_processes() == before and temporary_files() == []
     assert fake_slicer.dialogs.shown == []
 
@@ -48,17 +48,17 @@ def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left(module_widge
 def test_without_pytorch_it_fails_unless_told_to_skip(module_widget, fake_slicer, caplog, monkeypatch):
     monkeypatch.delenv("DCA_TEST_MAY_SKIP", raising=False)
     fake_slicer.torch.is_installed = False
-    result, _said = run_as_ctest_does(caplog)
-    assert len(result.failures) == 1 and "DCA_TEST_MAY_SKIP=1 leaves it out" in result.failures[0][1]
+    result, _log = run_as_ctest_does(caplog)
+    assert len(result.failures) == 1 and "set DCA_TEST_MAY_SKIP=1 to skip" in result.failures[0][1]
 
 
-def test_told_to_skip_only_the_segmentation_is_left_out(module_widget, fake_slicer, caplog, monkeypatch):
+def test_only_the_segmentation_is_skipped_on_request(module_widget, fake_slicer, caplog, monkeypatch):
     monkeypatch.setenv("DCA_TEST_MAY_SKIP", "1")
     before = worker_processes()
     fake_slicer.torch.is_installed = False
-    result, said = run_as_ctest_does(caplog)
+    result, log = run_as_ctest_does(caplog)
     assert result.wasSuccessful(), (result.errors, result.failures)
-    assert "Skipped: segmentation needs PyTorch" in said and "organs come back" in said
+    assert "Skipped: segmentation needs PyTorch" in log and "organs are imported" in log
     assert not fake_slicer.torch.is_installed
     assert worker_processes() == before and fake_slicer.dialogs.shown == []
 
@@ -72,7 +72,7 @@ def test_reload_and_test_runs_the_same(module_widget, module, fake_slicer, caplo
     assert module_widget.panel.isEntered
 
 
-def test_nothing_is_installed_while_slicer_is_tested(fake_slicer):
+def test_nothing_is_installed_in_testing_mode(fake_slicer):
     from DCASegmentationLib import requirements
 
     fake_slicer.torch.is_installed = False

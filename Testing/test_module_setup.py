@@ -1,4 +1,4 @@
-"""The panel's Setup section: what is missing is said and can be had by one button; models come and go offline."""
+"""The Setup section: it shows what is missing and installs it with one button; models can be managed offline."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_the_section_is_open_while_a_model_is_missing(module_panel, setup):
     assert models_to_choose(module_panel) == ["None installed: see Setup"]
 
 
-def test_a_model_from_a_zip_can_be_chosen_at_once_and_deleted_after_a_question(
+def test_a_model_from_a_zip_can_be_selected_at_once_and_deleted_after_a_question(
     module_panel, setup, fake_slicer, small_bundle, tmp_path
 ):
     fake_slicer.dialogs.answer(zip_of(small_bundle, tmp_path / "model.zip"))
     setup.ui.addZipButton.click()
-    assert "checksum is right" in setup.ui.setupMessageLabel.text
+    assert "checksum is correct" in setup.ui.setupMessageLabel.text
     assert models_to_choose(module_panel) == ["random-weights"]
     assert "Random weights" in module_panel.segmentPanel.ui.modelCardBrowser.plainText
     assert not setup.ui.deleteModelButton.enabled
@@ -70,14 +70,14 @@ def test_a_model_from_a_folder_can_be_added(module_panel, setup, fake_slicer, sm
     assert models_to_choose(module_panel) == ["random-weights"]
 
 
-def test_a_file_that_is_no_model_is_named(setup, fake_slicer, tmp_path):
+def test_a_file_that_is_not_a_model_is_named(setup, fake_slicer, tmp_path):
     (tmp_path / "letter.zip").write_text("hello")
     fake_slicer.dialogs.answer(tmp_path / "letter.zip")
     setup.ui.addZipButton.click()
     assert "letter.zip" in setup.ui.setupMessageLabel.text
 
 
-def test_a_dialog_that_is_closed_changes_nothing(setup, fake_slicer):
+def test_canceling_a_dialog_changes_nothing(setup, fake_slicer):
     fake_slicer.dialogs.answer("", "")
     setup.ui.addZipButton.click()
     setup.ui.addFolderButton.click()
@@ -94,7 +94,7 @@ def test_torch_is_installed_through_the_extension_by_one_button(setup, fake_slic
     assert setup.ui.installTorchButton.isHidden()
 
 
-def test_an_installation_that_fails_is_told(setup, fake_slicer):
+def test_a_failed_installation_is_reported(setup, fake_slicer):
     fake_slicer.torch.is_installed = False
     fake_slicer.torch.install_fails = True
     setup.update()
@@ -102,7 +102,7 @@ def test_an_installation_that_fails_is_told(setup, fake_slicer):
     assert "PyTorch was not installed" in setup.ui.setupMessageLabel.text
 
 
-def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot_work(setup, fake_slicer, monkeypatch):
+def test_without_the_extension_its_button_reports_why_it_cannot_be_installed(setup, fake_slicer, monkeypatch):
     fake_slicer.torch.is_installed = False
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "PyTorchUtils", None)
@@ -113,7 +113,7 @@ def test_without_the_extension_there_is_a_button_for_it_that_says_when_it_cannot
         assert "Extensions Manager" in setup.ui.setupMessageLabel.text
 
 
-def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
+def test_apply_installs_torch_at_first_use_and_reports_a_failure(
     module_panel, setup, fake_slicer, small_bundle, monkeypatch
 ):
     from DCASegmentationLib.scene.volumes import show_ct
@@ -129,26 +129,26 @@ def test_apply_installs_torch_at_first_use_and_says_when_that_fails(
     assert not module_panel.logic.isRunning
 
 
-def test_an_intel_mac_is_told_before_anything_is_downloaded(setup, fake_slicer, monkeypatch):
+def test_an_intel_mac_is_reported_before_anything_is_downloaded(setup, fake_slicer, monkeypatch):
     from DCASegmentationLib import requirements
 
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     fake_slicer.torch.is_installed = False
     setup.update()
-    assert "ends at 2.2.2" in setup.ui.torchLabel.text and "2.4.1" in setup.ui.torchLabel.text
+    assert "is 2.2.2" in setup.ui.torchLabel.text and "2.4.1" in setup.ui.torchLabel.text
     assert setup.ui.installTorchButton.isHidden() and setup.ui.installExtensionButton.isHidden()
-    said = []
-    for install in (lambda: requirements.installTorch(said.append), requirements.installExtension):
+    messages = []
+    for install in (lambda: requirements.installTorch(messages.append), requirements.installExtension):
         with pytest.raises(UserError, match="Intel"):
             install()
-    assert said == [] and not fake_slicer.torch.is_installed
+    assert messages == [] and not fake_slicer.torch.is_installed
 
 
 @pytest.mark.parametrize(
     ("version", "old"), [("2.2.2", True), ("2.4.0+cu121", True), ("2.4.1", False), ("2.13.0", False)]
 )
-def test_a_pytorch_that_is_too_old_is_said(setup, monkeypatch, version, old):
+def test_a_pytorch_that_is_too_old_is_reported(setup, monkeypatch, version, old):
     from DCASegmentationLib import requirements
 
     monkeypatch.setattr(requirements, "torchVersion", lambda: version)
@@ -164,7 +164,7 @@ def test_sample_data_are_offered_once_slicer_has_started(module, fake_slicer):
     assert source["uris"].endswith(source["checksums"].removeprefix("SHA256:"))
 
 
-def test_a_model_is_downloaded_in_the_background_and_can_be_chosen(
+def test_a_model_is_downloaded_in_the_background_and_can_be_selected(
     module_panel, setup, fake_slicer, small_bundle, tmp_path
 ):
     archive = zip_of(small_bundle, tmp_path / "model.zip").read_bytes()
@@ -186,7 +186,7 @@ def test_a_model_is_downloaded_in_the_background_and_can_be_chosen(
 
 
 @pytest.mark.parametrize("address", ["", "https://example.org/model.zip"])
-def test_without_an_address_that_tells_the_checksum_nothing_is_downloaded(setup, fake_slicer, address):
+def test_nothing_is_downloaded_from_an_address_without_a_checksum(setup, fake_slicer, address):
     fake_slicer.dialogs.answer(address)
     setup.ui.downloadButton.click()
     assert setup.ui.downloadButton.text == "Download model..."
@@ -195,7 +195,7 @@ def test_without_an_address_that_tells_the_checksum_nothing_is_downloaded(setup,
 
 @pytest.fixture
 def without_openvino(setup, fake_slicer, monkeypatch) -> Any:
-    """A computer without a GPU, on which OpenVINO can be installed."""
+    """The Setup section on a computer without a GPU, where OpenVINO can be installed."""
     monkeypatch.setattr("shutil.which", lambda name, *rest: None)
     monkeypatch.setattr("sys.platform", "linux")
     fake_slicer.packages.hide("openvino")
@@ -213,14 +213,14 @@ def test_openvino_is_offered_on_a_cpu_and_installed_alone_after_a_question(witho
     assert ui.installOpenVINOButton.isHidden() and "is installed" in ui.openVINOLabel.text
 
 
-def test_slicer_5_10_installs_openvino_by_its_older_function(without_openvino, fake_slicer, monkeypatch):
+def test_slicer_5_10_installs_openvino_with_its_older_function(without_openvino, fake_slicer, monkeypatch):
     monkeypatch.setitem(sys.modules, "slicer.packaging", None)
     fake_slicer.dialogs.answer(True)
     without_openvino.ui.installOpenVINOButton.click()
     assert fake_slicer.packages.installed == ["--no-deps openvino>=2025.0"]
 
 
-def test_who_declines_openvino_is_not_offered_it_again(without_openvino, fake_slicer):
+def test_declined_openvino_is_not_offered_again(without_openvino, fake_slicer):
     ui = without_openvino.ui
     fake_slicer.dialogs.answer(False)
     ui.installOpenVINOButton.click()
@@ -231,17 +231,18 @@ def test_who_declines_openvino_is_not_offered_it_again(without_openvino, fake_sl
     assert ui.installOpenVINOButton.isHidden() and ui.openVINOLabel.isHidden()
 
 
-def test_openvino_that_cannot_be_installed_is_told_and_offered_on(without_openvino, fake_slicer):
+def test_a_failed_installation_of_openvino_is_reported_and_it_is_still_offered(without_openvino, fake_slicer):
     ui = without_openvino.ui
     fake_slicer.packages.fails = True
     fake_slicer.dialogs.answer(True)
     ui.installOpenVINOButton.click()
-    assert "could not be installed" in ui.setupMessageLabel.text and "Nothing needs it" in ui.setupMessageLabel.text
+    message = ui.setupMessageLabel.text
+    assert "could not be installed" in message and "works without OpenVINO" in message
     assert not ui.installOpenVINOButton.isHidden()
 
 
 @pytest.mark.parametrize("reason", ["a GPU", "an Apple GPU", "no PyTorch", "testing"])
-def test_openvino_is_not_offered_where_it_is_of_no_use(without_openvino, fake_slicer, monkeypatch, reason):
+def test_openvino_is_not_offered_if_it_would_not_help(without_openvino, fake_slicer, monkeypatch, reason):
     ui = without_openvino.ui
     if reason == "a GPU":
         monkeypatch.setattr("shutil.which", lambda name, *rest: f"/usr/bin/{name}")

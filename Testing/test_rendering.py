@@ -1,4 +1,4 @@
-"""What Slicer's views show, pixel by pixel, and the picture of a case with and without them."""
+"""The pixels of Slicer's views, and the picture of a case with and without Slicer's views."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_patients_right_is_on_the_left(case, through_the_liver):
 
 
 def test_the_ct_stays_visible_below_the_fill_of_an_organ(case, through_the_liver):
-    """Flat things blend in the order they were added: a slice added after the segments would vanish below them."""
+    """2D props are drawn in the order they were added: a slice added after the segments would cover them."""
     from DCASegmentationLib.scene.offscreen import organs_filled
 
     plain = _without_organs(case, through_the_liver)
@@ -87,7 +87,7 @@ def test_the_legend_of_a_map_shown_in_a_view_can_be_switched(case, through_the_l
     slicer.mrmlScene.RemoveNode(node)
     changed = np.nonzero((without != with_legend).any(axis=(0, 2)))[0]
     assert len(changed) > 10
-    assert changed.min() > PIXELS[0] / 2  # the legend stands at the right
+    assert changed.min() > PIXELS[0] / 2  # the legend is on the right
 
 
 def test_the_organs_appear_in_three_dimensions_liver_on_the_left(case):
@@ -103,7 +103,7 @@ def test_the_organs_appear_in_three_dimensions_liver_on_the_left(case):
     assert np.all(pixels[0, 0] == 255)
 
 
-def test_views_leave_nothing_in_the_scene(case, through_the_liver):
+def test_views_remove_their_nodes_from_the_scene(case, through_the_liver):
     from DCASegmentationLib.scene.offscreen import render_organs
 
     before = _node_names()
@@ -124,7 +124,7 @@ def test_slicer_and_matplotlib_show_the_same_slice(case, orientation):
     assert np.corrcoef(rendered.ravel(), drawn.ravel())[0, 1] > 0.97
 
 
-def test_the_picture_of_a_case_is_written_in_one_piece(case, tmp_path):
+def test_the_picture_of_a_case_is_written_completely(case, tmp_path):
     from DCASegmentationLib.scene.offscreen import draw
 
     drawn = draw(tmp_path / "case.png", small_ct(), small_result(), AMOS, "Case", nodes=case)
@@ -134,8 +134,8 @@ def test_the_picture_of_a_case_is_written_in_one_piece(case, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_opengl_the_picture_is_drawn_all_the_same_and_says_what_to_install(tmp_path):
-    """In a process in which EGL finds no driver, as on a machine without one."""
+def test_without_opengl_matplotlib_draws_the_picture_and_the_reason_says_what_to_install(tmp_path):
+    """In a process where EGL finds no driver, as on a machine without one."""
     program = f"""
 import sys
 from pathlib import Path
@@ -179,19 +179,19 @@ def _node_names() -> list[str]:
 
 
 def _axial_plane_through(organ: str) -> Plane:
-    """At the height of the organ, but centered on the body."""
+    """The axial plane at the height of the organ, centered on the body."""
     return Plane("axial", (4.0, 20.0, _center(organ)[2]), 230.0, 194.0)
 
 
 def _center(organ: str) -> tuple[float, float, float]:
-    """RAS position (mm) of the middle of an organ's box."""
+    """The RAS position (mm) of the middle of an organ's box."""
     index = [(box.start + box.stop - 1) / 2 for box in reversed(BOXES[organ])]
     left, posterior, superior = small_ct().TransformContinuousIndexToPhysicalPoint(index)
     return -left, -posterior, superior
 
 
 def _pixel_of(plane: Plane, position: tuple[float, float, float]) -> tuple[int, int]:
-    """Row and column at which an axial view shows a position."""
+    """The row and column at which an axial view shows a position."""
     mm_per_pixel = max(plane.width_mm / PIXELS[0], plane.height_mm / PIXELS[1])
     column = PIXELS[0] / 2 - (position[0] - plane.center[0]) / mm_per_pixel
     row = PIXELS[1] / 2 - (position[1] - plane.center[1]) / mm_per_pixel
@@ -199,7 +199,7 @@ def _pixel_of(plane: Plane, position: tuple[float, float, float]) -> tuple[int, 
 
 
 def _columns_in_color(pixels: np.ndarray, organ: str) -> np.ndarray:
-    """Columns of the pixels in the outline color of an organ."""
+    """The columns of the pixels in the outline color of an organ."""
     difference = np.abs(pixels.astype(int) - AMOS.by_key[organ].color).max(axis=2)
     columns = np.nonzero(difference < 12)[1]
     assert len(columns) > 10
@@ -216,7 +216,7 @@ def _assert_is_a_rich_picture(path: Path) -> None:
         assert AMOS.by_key[key].color in found
 
 
-def test_a_panel_knows_the_size_of_its_pixels():
+def test_a_panel_has_the_size_of_its_pixels():
     panel = plane_panel(np.zeros((100, 200, 3), dtype=np.uint8), Plane("axial", (0, 0, 0), 300.0, 150.0), "Axial")
     assert panel.mm_per_pixel == 1.5
     assert (panel.left, panel.right) == ("R", "L")

@@ -1,4 +1,4 @@
-"""The whole circle: segment, review, correct, save, load, segment again, add to a training set, train, segment."""
+"""The whole workflow: segment, review, correct, save, load, segment again, add to a training set, train, segment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
 
 
 def command(*arguments: object) -> str:
-    """Run ``dca`` as a command of its own."""
+    """Run ``dca`` in a separate process."""
     line = [sys.executable, "-m", "dcaseg.cli", *(str(each) for each in arguments)]
     run = subprocess.run(line, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -35,7 +35,7 @@ def command(*arguments: object) -> str:
 
 
 def stroke(panel: Any, segment_id: str) -> None:
-    """Paint everywhere with the Segment Editor's logic and the panel's settings: only what they allow changes."""
+    """Paint everywhere with the Segment Editor's logic; the panel's settings limit what changes."""
     logic = slicer.vtkSlicerSegmentEditorLogic()
     logic.SetMRMLScene(slicer.mrmlScene)
     logic.SetSegmentEditorNode(panel.correctPanel.ui.segmentEditor.mrmlSegmentEditorNode())
@@ -56,9 +56,11 @@ def segmented(panel: Any, fake: Any) -> Any:
     return nodes
 
 
-# On a busy computer the commands alone, which load PyTorch anew, take minutes.
+# On a busy computer, the commands alone take minutes because each of them loads PyTorch.
 @pytest.mark.timeout(900)
-def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom, small_bundle, monkeypatch, tmp_path):
+def test_the_whole_workflow(
+    module_panel, warm_worker, fake_slicer, coarse_phantom, small_bundle, monkeypatch, tmp_path
+):
     from DCASegmentationLib.scene.volumes import show_ct
     from DCASegmentationLib.widgets.segment_control import replacementQuestion
 
@@ -66,16 +68,16 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     panel.parameters.inputVolume = show_ct(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz")), "CT")
     nodes = segmented(panel, fake_slicer)
     automatic = labels_of(nodes)
-    places = review._places
-    assert len(places) > 3 and review.ui.checkedBar.text == f"0 of {len(places)} checked"
+    findings = review._findings
+    assert len(findings) > 3 and review.ui.checkedBar.text == f"0 of {len(findings)} checked"
 
-    # The experts' alternative in one place, a stroke limited to another.
-    row = next(row for row, place in enumerate(places) if place.alternative is not None)
+    # Accept the experts' alternative for one finding, and paint within another.
+    row = next(row for row, finding in enumerate(findings) if finding.alternative is not None)
     review.goTo(row)
     review.ui.suggestionButton.click()
     accepted = labels_of(nodes)
     assert (accepted != automatic).any()
-    painted = next(each for each, place in enumerate(places) if place.organ != places[row].organ)
+    painted = next(each for each, finding in enumerate(findings) if finding.organ != findings[row].organ)
     review.goTo(painted)
     review.ui.editButton.click()
     fake_slicer.process_events()
@@ -84,29 +86,29 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     fake_slicer.process_events(0.7)
     corrected = labels_of(nodes)
     assert (corrected != accepted).any()
-    words = [review.ui.placesTable.item(each, 2).text() for each in (row, painted)]
+    words = [review.ui.findingsTable.item(each, 2).text() for each in (row, painted)]
     assert words[1] == "Corrected" and words[0] in ("Accepted", "Corrected")
-    key = places[painted].organ
+    key = findings[painted].organ
     review.ui.changesButton.checked = True
     tick(review, key)
 
-    # Saved and loaded, and segmented again: what was corrected is still there.
+    # Save, load, and segment again: the corrections are kept.
     scene = tmp_path / "scene.mrb"
     assert slicer.mrmlScene.WriteToMRB(str(scene))
     slicer.mrmlScene.Clear(0)
     read_scene(scene, fake_slicer)
-    assert [review.ui.placesTable.item(each, 2).text() for each in (row, painted)] == words
+    assert [review.ui.findingsTable.item(each, 2).text() for each in (row, painted)] == words
     np.testing.assert_array_equal(labels_of(review._nodes), corrected)
     panel.parameters.outputSegmentation = panel.parameters.resultSegmentation
     if replacementQuestion(panel.parameters.outputSegmentation, keepCorrected=True):
         fake_slicer.dialogs.answer(True)
     nodes = segmented(panel, fake_slicer)
     name = AMOS.by_key[key].name
-    assert "Kept as corrected or accepted" in message(panel) and name in message(panel)
+    assert "Kept because corrected or accepted" in message(panel) and name in message(panel)
     label = AMOS.by_key[key].label
     np.testing.assert_array_equal(labels_of(nodes) == label, corrected == label)
 
-    # Into a training set, a few steps of training, a model, and its own segmentation.
+    # Add the case to a training set, train a few steps, export a model, and segment with it.
     training = tmp_path / "training"
     fake_slicer.dialogs.answer(str(training))
     review.ui.trainingSetButton.click()
@@ -128,7 +130,7 @@ def test_the_whole_circle(module_panel, warm_worker, fake_slicer, coarse_phantom
     panel.parameters.outputSegmentation = None
     again = segmented(panel, fake_slicer)
     assert again.segmentation is not nodes.segmentation
-    assert len(review._places) > 0
+    assert len(review._findings) > 0
 
 
 def tick(review: Any, key: str) -> None:

@@ -1,4 +1,4 @@
-"""A case is found again from its segmentation, in this scene and in a saved one."""
+"""A case can be recalled from its segmentation, in this scene and in a saved one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_case_is_recalled_with_all_its_nodes(case):
     assert recall(case.segmentation) == case
 
 
-def test_a_segmentation_of_someone_else_is_no_case(case):
+def test_a_segmentation_of_another_program_is_not_a_case(case):
     from DCASegmentationLib.scene.case_record import cases_in_scene, recall
 
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "By hand")
@@ -38,7 +38,7 @@ def test_a_segmentation_of_someone_else_is_no_case(case):
 
 
 @pytest.mark.parametrize("beside_another_case", [False, True])
-def test_a_saved_scene_holds_the_record(case, tmp_path, beside_another_case):
+def test_a_saved_scene_contains_the_record(case, tmp_path, beside_another_case):
     from DCASegmentationLib.scene.case_record import cases_in_scene
     from DCASegmentationLib.scene.storage import save_scene_bundle
 
@@ -54,13 +54,13 @@ def test_a_saved_scene_holds_the_record(case, tmp_path, beside_another_case):
         "Head expert attention (level 4)",
         "Medium expert attention (level 4)",
         "Tail expert attention (level 4)",
-        "Expert that decided",
+        "Dominant expert",
         "Uncertainty (entropy)",
     ]
     assert all(node.GetScene() is slicer.mrmlScene and node not in case.all() for node in loaded.all())
 
 
-def test_what_was_deleted_is_left_out(case):
+def test_deleted_nodes_are_left_out(case):
     from DCASegmentationLib.scene.case_record import recall
 
     for node in (case.ct, case.entropy, case.attention[4]["tail"]):

@@ -1,4 +1,4 @@
-"""What a scene says of a review may be damaged, or made to take all memory: then it is ignored, with a note."""
+"""Review records in a scene that are damaged, or built to exhaust memory, are ignored with a warning."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def node():
 
 
 def bomb(megabytes: int = 1000) -> str:
-    """Text of about a megabyte that unpacks to a gigabyte."""
+    """Text of about a megabyte that decompresses to a gigabyte."""
     packer = zlib.compressobj(9)
     content = b"".join(packer.compress(bytes(1 << 20)) for _ in range(megabytes)) + packer.flush()
     return base64.b64encode(content).decode("ascii")
 
 
 @pytest.mark.parametrize("text", ANY, ids=lambda text: repr(text[:8]))
-def test_attributes_of_any_content_are_as_if_they_were_not_there(node, text):
+def test_damaged_attributes_are_ignored(node, text):
     for name in (LIST, SUGGESTIONS, STATE, ORIGIN):
         node.SetAttribute(name, text.encode("utf-8", "replace").decode())
     assert read_review(node) is None
@@ -62,25 +62,25 @@ def test_attributes_of_any_content_are_as_if_they_were_not_there(node, text):
     ],
     ids=str,
 )  # fmt: skip
-def test_decisions_of_other_kinds_are_ignored_with_a_note(node, content, caplog):
+def test_invalid_decisions_are_ignored_with_a_warning(node, content, caplog):
     node.SetAttribute(STATE, json.dumps(content))
     with caplog.at_level(logging.WARNING):
         assert read_state(node) == ReviewState()
-    assert "is ignored" in caplog.text
+    assert "ignored" in caplog.text
 
 
-def test_a_status_that_does_not_exist_is_none(node):
+def test_an_unknown_status_is_ignored(node):
     node.SetAttribute(STATE, json.dumps({"statuses": {"1": "accepted", "2": "<b>", "3": ["accepted"]}}))
     assert read_state(node).statuses == {1: "accepted"}
 
 
 @pytest.mark.parametrize("packed", ["", "?", "AAAA", 7, None, [], "eJw=", "eHh4eHh4eHh4"], ids=str)
-def test_a_damaged_suggestion_is_none(node, packed):
+def test_a_damaged_suggestion_is_ignored(node, packed):
     node.SetAttribute(SUGGESTIONS, json.dumps({"1": packed}))
     assert read_suggestion(node, 1) is None
 
 
-def test_a_suggestion_that_unpacks_to_a_gigabyte_takes_little_memory(node):
+def test_a_suggestion_that_decompresses_to_a_gigabyte_uses_little_memory(node):
     packed = bomb()
     node.SetAttribute(SUGGESTIONS, json.dumps({"1": packed}))
     tracemalloc.start()
@@ -92,7 +92,7 @@ def test_a_suggestion_that_unpacks_to_a_gigabyte_takes_little_memory(node):
     assert peak < 300e6
 
 
-def test_what_a_suggestion_replaced_comes_back_or_is_refused(node):
+def test_replaced_voxels_are_decoded_or_rejected(node):
     mask = np.random.default_rng(0).random(1001) < 0.5
     assert np.array_equal(unpack(pack(mask), 1001), mask)
     assert not unpack("", 1001).any()
@@ -101,7 +101,7 @@ def test_what_a_suggestion_replaced_comes_back_or_is_refused(node):
             unpack(damaged, 1001)
 
 
-def test_what_is_written_is_read(node):
+def test_written_records_are_read_back(node):
     state = ReviewState({1: "accepted", 2: "flagged"}, {3: {"liver": pack(np.ones(9, bool))}}, {"spleen"}, {"liver"})
     write_state(node, state)
     assert read_state(node) == state

@@ -1,4 +1,4 @@
-"""Maps over the CT in the slice views, and the arrangements of views that belong to a result."""
+"""Maps over the CT in the slice views, and the view layouts of a result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def case():
 
 @pytest.fixture
 def layout_node(case):
-    """Slicer's own layout logic, which makes the views of an arrangement."""
+    """Slicer's own layout logic, which creates the views of a layout."""
     logic = slicer.vtkMRMLLayoutLogic()
     logic.SetMRMLScene(slicer.mrmlScene)
     node = logic.GetLayoutNode()
@@ -45,14 +45,14 @@ def show(case, choice, **style):
     show_map_over_ct(case, map_node(case, 4, choice), MapStyle(**style))
 
 
-def test_only_maps_that_are_there_can_be_chosen(case):
+def test_only_available_maps_can_be_selected(case):
     from DCASegmentationLib.scene.expert_views import available_choices
 
     assert available_choices(case, 4) == ["none", "deciding", "head", "medium", "tail", "uncertainty"]
     assert available_choices(case, 1) == ["none", "deciding", "uncertainty"]
 
 
-def test_an_attention_map_lies_over_the_ct_in_every_view_of_it(case):
+def test_an_attention_map_is_shown_over_the_ct_in_all_of_its_views(case):
     show(case, "tail", opacity=0.4, threshold=0.25, colors="Cividis", legend=False)
     node = case.attention[4]["tail"]
     for view in USUAL_VIEWS:
@@ -65,7 +65,7 @@ def test_an_attention_map_lies_over_the_ct_in_every_view_of_it(case):
     assert not slicer.modules.colors.logic().GetColorLegendDisplayNode(node).GetVisibility()
 
 
-def test_the_deciding_expert_takes_the_place_of_a_map_and_goes_again(case):
+def test_the_dominant_expert_map_replaces_another_map_and_is_removed(case):
     show(case, "head")
     show(case, "deciding", opacity=0.7)
     assert composite("Red").GetForegroundVolumeID() is None
@@ -77,7 +77,7 @@ def test_the_deciding_expert_takes_the_place_of_a_map_and_goes_again(case):
 
 
 @pytest.mark.parametrize("filled", [True, False])
-def test_under_a_map_organs_are_outlined_only_and_get_their_fill_back(case, filled):
+def test_under_a_map_organs_are_only_outlined_and_their_fill_is_restored(case, filled):
     display = case.segmentation.GetDisplayNode()
     display.SetVisibility2DFill(filled)
     show(case, "head")
@@ -88,7 +88,7 @@ def test_under_a_map_organs_are_outlined_only_and_get_their_fill_back(case, fill
     assert bool(display.GetVisibility2DFill()) is filled
 
 
-def test_a_view_of_another_volume_and_its_layers_are_left_alone(case):
+def test_views_of_other_volumes_are_unchanged(case):
     other = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "PET")
     composite("Yellow").SetBackgroundVolumeID(other.GetID())
     composite("Green").SetForegroundVolumeID(other.GetID())
@@ -99,7 +99,7 @@ def test_a_view_of_another_volume_and_its_layers_are_left_alone(case):
     assert composite("Green").GetLabelVolumeID() == case.dominant_expert.GetID()
 
 
-def test_where_no_view_shows_the_ct_all_views_take_it(case):
+def test_if_no_view_shows_the_ct_all_views_show_it(case):
     for view in USUAL_VIEWS:
         composite(view).SetBackgroundVolumeID(None)
     show(case, "head")
@@ -107,8 +107,8 @@ def test_where_no_view_shows_the_ct_all_views_take_it(case):
 
 
 @pytest.mark.rendering
-def test_a_view_made_after_the_maps_shows_the_legend_of_its_map_and_of_no_other(case):
-    """As the views of the comparison are; Slicer's legends do not notice by themselves."""
+def test_a_view_created_after_the_maps_shows_only_the_legend_of_its_map(case):
+    """As the comparison views are; Slicer's legends do not appear in new views by themselves."""
     from dcaseg.rendering.planes import Plane
     from DCASegmentationLib.scene.expert_views import MapStyle, apply_style, lay_over
     from DCASegmentationLib.scene.headless import rendering_problem
@@ -132,7 +132,7 @@ def test_a_view_made_after_the_maps_shows_the_legend_of_its_map_and_of_no_other(
     assert pixels_changed_by_legend_of(tail, shown=head) == 0
 
 
-def test_the_experts_stand_side_by_side_in_linked_views_of_their_own(case, layout_node):
+def test_experts_are_shown_side_by_side_in_separate_linked_views(case, layout_node):
     from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
     from DCASegmentationLib.scene.view_setup import COMPARISON, ViewLayouts, place_comparison
 
@@ -153,7 +153,7 @@ def test_the_experts_stand_side_by_side_in_linked_views_of_their_own(case, layou
         assert slice_node.GetViewGroup() != red.GetViewGroup()
 
 
-def test_a_map_for_the_usual_views_leaves_the_comparison_as_it_is(case, layout_node):
+def test_a_map_in_the_usual_views_does_not_change_the_comparison(case, layout_node):
     from DCASegmentationLib.scene.expert_views import MapStyle, show_side_by_side
     from DCASegmentationLib.scene.view_setup import ViewLayouts
 
@@ -163,7 +163,7 @@ def test_a_map_for_the_usual_views_leaves_the_comparison_as_it_is(case, layout_n
     assert composite("Red").GetForegroundVolumeID() == case.attention[4]["tail"].GetID()
 
 
-def test_the_bar_plot_is_shown_in_the_plot_view_and_the_user_gets_the_layout_back(case, layout_node):
+def test_the_bar_plot_is_shown_in_the_plot_view_and_the_layout_is_restored(case, layout_node):
     from DCASegmentationLib.scene.expert_attention import attention_by_segment, update_chart
     from DCASegmentationLib.scene.view_setup import BAR_PLOT, ViewLayouts
 
@@ -178,7 +178,7 @@ def test_the_bar_plot_is_shown_in_the_plot_view_and_the_user_gets_the_layout_bac
     assert layout_node.GetViewArrangement() == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
 
 
-def test_the_panel_s_editor_node_is_one_per_scene_and_not_slicer_s_own(case):
+def test_the_panels_editor_node_is_one_per_scene_and_not_slicers_own(case):
     from DCASegmentationLib.scene.editable_area import editor_node
 
     node = editor_node()

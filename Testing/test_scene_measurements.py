@@ -1,4 +1,4 @@
-"""Volume, HU, attention by organ, what lies under the cursor, and the files of surfaces."""
+"""Volume, HU, attention by organ, the values at the cursor, and surface files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ML_PER_VOXEL = 5.0 * 6.0 * 8.0 / 1000.0
 
 @pytest.fixture
 def ct():
-    """The small CT with noise: a wrong voxel would change a mean."""
+    """The small CT with noise, so that a wrong voxel would change a mean."""
     hu = sitk.GetArrayFromImage(small_ct())
     return on_grid(hu + np.random.default_rng(0).integers(-50, 50, hu.shape).astype(np.int16), tilt_degrees=12.0)
 
@@ -52,14 +52,14 @@ def moved_by(millimeters):
 
 
 def paint(segmentation, segment_id, box, ct_node):
-    """Set a segment to a box of voxels as the Segment Editor does; where others lie there, it overlaps them."""
+    """Set a segment to a box of voxels as the Segment Editor does; it may overlap other segments."""
     array = np.zeros(SIZE_ZYX, np.uint8)
     array[box] = 1
     segmentation.GetSegmentation().SeparateSegmentLabelmap(segment_id)
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, segmentation, segment_id, ct_node)
 
 
-def test_volume_and_mean_hu_are_those_of_the_voxels(case, ct):
+def test_volume_and_mean_hu_match_the_voxels(case, ct):
     hu = sitk.GetArrayFromImage(ct)
     rows = measured(case)
     assert list(rows) == list(case.segmentation.GetSegmentation().GetSegmentIDs())
@@ -80,7 +80,7 @@ def test_a_correction_changes_the_numbers_and_overlap_counts_for_both(case, ct):
     assert rows["liver"].mean_hu == pytest.approx(hu[BOXES["liver"]].mean())
 
 
-def test_an_organ_that_a_correction_draws_to_the_end_of_the_scan_is_cut_off(case):
+def test_an_organ_extended_to_the_end_of_the_scan_is_cut_off(case):
     assert not any(row.cut_off for row in measured(case).values())
     to_the_last_slice = (slice(12, SIZE_ZYX[0]), slice(12, 24), slice(26, 34))
     paint(case.segmentation, "spleen", to_the_last_slice, case.ct)
@@ -105,14 +105,14 @@ def test_a_ct_moved_with_its_segmentation_measures_the_same(case):
     assert measured(case) == before
 
 
-def test_a_segmentation_moved_alone_is_measured_where_it_lies_now(case, ct):
+def test_a_segmentation_moved_alone_is_measured_at_its_new_position(case, ct):
     hu = sitk.GetArrayFromImage(ct)
-    case.segmentation.SetAndObserveTransformNodeID(moved_by(-2 * 5.0))  # two voxels towards the patient's left
+    case.segmentation.SetAndObserveTransformNodeID(moved_by(-2 * 5.0))  # two voxels toward the patient's left
     z, y, x = BOXES["liver"]
     assert measured(case)["liver"].mean_hu == pytest.approx(hu[z, y, x.start + 2 : x.stop + 2].mean())
 
 
-def test_a_volume_out_of_the_ordinary_is_noted(case):
+def test_an_unusual_volume_is_noted(case):
     assert measured(case)["liver"].note == "below the usual 800 to 2600 ml"
     assert measured(case)["spleen"].note == ""
 
@@ -135,8 +135,8 @@ def test_attention_by_organ_is_the_mean_within_the_organ(case):
     assert attention_by_segment(case, 1) == []
 
 
-def test_attention_is_read_on_the_grid_of_the_model_however_its_axes_run(case):
-    """The model's grid is coarser and runs towards R, A, S; the CT's runs towards L, P, S."""
+def test_attention_is_read_on_the_models_grid_for_any_orientation(case):
+    """The model's grid is coarser, with axes toward R, A, S; the CT's axes are toward L, P, S."""
     from DCASegmentationLib.scene.expert_attention import attention_by_segment
     from DCASegmentationLib.scene.maps import show_attention
 
@@ -174,7 +174,7 @@ def ras_of(index):
     return -left, -posterior, superior
 
 
-def test_the_read_out_tells_organ_hu_attention_and_uncertainty(case, ct):
+def test_the_read_out_has_organ_hu_attention_and_uncertainty(case, ct):
     from DCASegmentationLib.scene.probe import read_at
 
     found = read_at(case, ras_of((10, 14, 15)), 4)
@@ -204,17 +204,17 @@ def test_the_read_out_follows_a_moved_case(case):
     assert read_at(case, (right + 33.3, anterior, superior), 4) == expected
 
 
-def test_surfaces_of_visible_segments_are_written_in_the_place_of_the_organs(case, tmp_path):
+def test_surfaces_of_visible_segments_are_written_at_the_position_of_the_organs(case, tmp_path):
     from DCASegmentationLib.scene.surfaces import write_surfaces
 
     case.segmentation.GetDisplayNode().SetSegmentVisibility("spleen", False)
-    told = []
-    files = write_surfaces(case.segmentation, tmp_path, lambda fraction, message: told.append(fraction))
+    fractions = []
+    files = write_surfaces(case.segmentation, tmp_path, lambda fraction, message: fractions.append(fraction))
     assert [path.name for path in files] == [
         f"Case organs_{name}.stl" for name in ("Left kidney", "Liver", "Right kidney")
     ]
     assert sorted(tmp_path.iterdir()) == files
-    assert told == [0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
+    assert fractions == [0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0]
     content = files[1].read_bytes()
     (triangles,) = struct.unpack("<I", content[80:84])
     corners = np.frombuffer(content[84:], np.dtype([("normal", "<3f4"), ("corners", "<9f4"), ("rest", "<u2")]))[
@@ -230,15 +230,15 @@ def test_surfaces_of_visible_segments_are_written_in_the_place_of_the_organs(cas
 def test_surfaces_overwrite_nothing(case, tmp_path):
     from DCASegmentationLib.scene.surfaces import write_surfaces
 
-    there = tmp_path / "Case organs_Liver.stl"
-    there.write_text("precious")
-    with pytest.raises(OutputError, match=r"Liver\.stl exists already"):
+    existing = tmp_path / "Case organs_Liver.stl"
+    existing.write_text("precious")
+    with pytest.raises(OutputError, match=r"Liver\.stl already exists"):
         write_surfaces(case.segmentation, tmp_path)
-    assert there.read_text() == "precious"
-    assert list(tmp_path.iterdir()) == [there]
+    assert existing.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [existing]
 
 
-def test_nothing_visible_and_no_folder_are_named(case, tmp_path):
+def test_nothing_visible_and_a_missing_folder_are_reported(case, tmp_path):
     from DCASegmentationLib.scene.surfaces import write_surfaces
 
     with pytest.raises(OutputError, match="nowhere"):

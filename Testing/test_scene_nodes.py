@@ -1,4 +1,4 @@
-"""Volumes, segments, maps and legends in a MRML scene."""
+"""Volumes, segments, maps, and legends in a MRML scene."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def segmentation(ct_node):
     return show_segmentation(small_labels(), AMOS, ct_node, "Organs")
 
 
-def test_starting_twice_keeps_the_scene():
+def test_booting_twice_keeps_the_scene():
     from DCASegmentationLib.scene.headless import boot
 
     before = slicer.mrmlScene
@@ -49,7 +49,7 @@ def test_starting_twice_keeps_the_scene():
     assert slicer.mrmlScene is before
 
 
-def test_inside_slicer_nothing_is_started(monkeypatch):
+def test_in_slicer_boot_does_nothing(monkeypatch):
     from DCASegmentationLib.scene.headless import boot
 
     scene_of_slicer, modules_of_slicer = slicer.vtkMRMLScene(), object()
@@ -60,7 +60,7 @@ def test_inside_slicer_nothing_is_started(monkeypatch):
     assert slicer.modules is modules_of_slicer
 
 
-def test_the_scene_loads_neither_torch_nor_the_command_line_nor_matplotlib():
+def test_the_scene_imports_neither_torch_nor_the_command_line_nor_matplotlib():
     program = """
 import sys
 from DCASegmentationLib.scene import offscreen, scene_builder
@@ -71,7 +71,7 @@ raise SystemExit(", ".join(sorted(loaded)))
     assert process.stderr.strip() == ""
 
 
-def test_an_oblique_ct_lies_on_exactly_its_grid(ct_node):
+def test_an_oblique_ct_has_exactly_its_grid(ct_node):
     from DCASegmentationLib.scene.volumes import image_of
 
     ct, back = small_ct(), image_of(ct_node)
@@ -82,7 +82,7 @@ def test_an_oblique_ct_lies_on_exactly_its_grid(ct_node):
     assert np.array_equal(sitk.GetArrayViewFromImage(back), sitk.GetArrayViewFromImage(ct))
 
 
-def test_a_voxel_of_the_ct_lies_where_the_image_says(ct_node):
+def test_a_voxel_of_the_ct_has_the_same_position_as_in_the_image(ct_node):
     from DCASegmentationLib.scene.volumes import index_to_ras
 
     left, posterior, superior = small_ct().TransformIndexToPhysicalPoint((7, 11, 5))
@@ -97,7 +97,7 @@ def test_every_organ_present_becomes_a_segment_with_its_voxels(segmentation, ct_
         assert np.array_equal(voxels > 0, labels == AMOS.by_key[key].label)
 
 
-def test_segments_carry_name_and_color_of_the_organ(segmentation):
+def test_segments_have_the_name_and_color_of_the_organ(segmentation):
     liver = segmentation.GetSegmentation().GetSegment("liver")
     assert liver.GetName() == "Liver"
     assert liver.GetColor() == pytest.approx([channel / 255 for channel in AMOS.by_key["liver"].color])
@@ -112,7 +112,7 @@ def test_a_kidney_is_tagged_with_its_snomed_code_and_side(segmentation):
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
 def test_slicer_reads_the_terminology_of_every_organ_as_written(vocabulary):
-    """Slicer's own parser of these entries is that of its color nodes."""
+    """Slicer's own parser of these entries is in its color nodes."""
     from DCASegmentationLib.scene.segmentation import terminology_entry
 
     for organ in vocabulary:
@@ -127,14 +127,14 @@ def test_slicer_reads_the_terminology_of_every_organ_as_written(vocabulary):
         assert (side or None) == (organ.side.value if organ.side else None)
 
 
-def test_segments_are_what_slicer_s_export_as_dicom_seg_asks_for(segmentation):
+def test_segments_meet_the_requirements_of_slicers_dicom_seg_export(segmentation):
     import vtk
 
     content = segmentation.GetSegmentation()
     for segment_id in content.GetSegmentIDs():
         segment = content.GetSegment(segment_id)
         voxels = segment.GetRepresentation("Binary labelmap").GetPointData().GetArray("ImageScalars")
-        assert voxels is not None and voxels.GetValueRange() != (0, 0), "taken for an empty segment"
+        assert voxels is not None and voxels.GetValueRange() != (0, 0), "would be treated as an empty segment"
         found = vtk.reference("")
         assert segment.GetTag("DICOM.SegmentAlgorithmType", found) and found == "AUTOMATIC"
         assert segment.GetTag("DICOM.SegmentAlgorithmName", found) and found
@@ -152,14 +152,14 @@ def test_the_ct_is_source_and_reference_geometry_of_the_segmentation(segmentatio
     assert geometry.GetSpacing() == pytest.approx(ct_node.GetSpacing(), abs=1e-12)
 
 
-def test_labels_of_another_size_are_refused(ct_node):
+def test_labels_of_another_size_are_rejected(ct_node):
     from DCASegmentationLib.scene.segmentation import show_segmentation
 
-    with pytest.raises(ValueError, match="label map of size"):
+    with pytest.raises(ValueError, match="the label map has size"):
         show_segmentation(small_labels()[:-1], AMOS, ct_node, "Organs")
 
 
-def test_labels_outside_the_vocabulary_are_refused(ct_node):
+def test_labels_outside_the_vocabulary_are_rejected(ct_node):
     from DCASegmentationLib.scene.segmentation import show_segmentation
 
     labels = sitk.GetArrayFromImage(small_labels())
@@ -168,7 +168,7 @@ def test_labels_outside_the_vocabulary_are_refused(ct_node):
         show_segmentation(labels, SYNAPSE, ct_node, "Organs")
 
 
-def test_attention_is_shown_from_zero_to_one_and_nothing_where_there_is_none():
+def test_attention_is_shown_from_zero_to_one_and_zero_is_hidden():
     from DCASegmentationLib.scene.maps import show_attention
 
     nodes = show_attention(small_result().attention[4], level=4)
@@ -176,13 +176,13 @@ def test_attention_is_shown_from_zero_to_one_and_nothing_where_there_is_none():
     display = nodes["head"].GetDisplayNode()
     assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0.0, 1.0)
     assert display.GetApplyThreshold()
-    assert 0.0 < display.GetLowerThreshold() < 0.001, "0 is what lies outside of the body"
-    assert all(node.GetHideFromEditors() for node in nodes.values()), "no other module offers them"
+    assert 0.0 < display.GetLowerThreshold() < 0.001, "0 is outside the body"
+    assert all(node.GetHideFromEditors() for node in nodes.values()), "other modules do not list them"
     assert "head expert" in nodes["head"].GetName().lower()
 
 
 @pytest.mark.parametrize("name", ["Viridis", "Inferno"])
-def test_the_color_maps_grow_steadily_brighter(name):
+def test_the_color_maps_get_steadily_brighter(name):
     from DCASegmentationLib.scene.maps import scale_colors
 
     table = scale_colors(name)
@@ -194,7 +194,7 @@ def test_the_color_maps_grow_steadily_brighter(name):
     assert brightness[-1] - brightness[0] > 0.6
 
 
-def test_maps_share_one_color_node_of_their_kind():
+def test_maps_share_color_nodes():
     from DCASegmentationLib.scene.maps import show_attention
 
     nodes = show_attention(small_result().attention[4], level=4)
@@ -209,7 +209,7 @@ def test_a_map_has_a_legend_titled_in_words():
     assert legend.GetTitleText() == "Attention: tail"
 
 
-def test_the_deciding_expert_map_names_its_colors():
+def test_the_dominant_expert_map_names_its_colors():
     from DCASegmentationLib.scene.maps import show_dominant_expert
 
     node = show_dominant_expert(small_result().dominant_expert)
@@ -219,7 +219,7 @@ def test_the_deciding_expert_map_names_its_colors():
     assert colors.GetLookupTable().GetTableValue(0)[3] == 0.0
 
 
-def test_a_case_lies_in_one_folder_with_the_ct_in_the_standard_views():
+def test_a_case_is_in_one_folder_with_the_ct_in_the_standard_views():
     from DCASegmentationLib.scene.scene_builder import build_scene
 
     nodes = build_scene(small_ct(), small_result(), AMOS, name="Case 7")
@@ -237,7 +237,7 @@ def _terminology(segmentation, key: str) -> str:
 
 
 @pytest.mark.parametrize("view", ["Axial", "Sagittal", "Coronal"])
-def test_slices_lie_as_slicers_own_presets_do(view):
+def test_slices_are_oriented_as_in_slicers_own_presets(view):
     node = slicer.vtkMRMLSliceNode()
     slicer.mrmlScene.AddNode(node)
     preset = slicer.mrmlScene.GetDefaultNodeByClass("vtkMRMLSliceNode").GetSliceOrientationPreset(view)

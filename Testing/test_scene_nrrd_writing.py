@@ -1,4 +1,4 @@
-"""The CT goes to the worker as NRRD written here: SimpleITK reads back the same voxels in the same place."""
+"""The CT is sent to the worker as NRRD: SimpleITK reads back the same voxels at the same positions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TURNED = np.array(
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "float32", "float64"])
-def test_voxels_of_every_type_and_their_place_are_read_back(tmp_path: Path, kind: str):
+def test_voxels_of_every_type_and_their_positions_are_read_back(tmp_path: Path, kind: str):
     voxels = np.arange(2 * 3 * 4).reshape(2, 3, 4).astype(kind)
     write_nrrd(voxels[:, 1:, ::2], TURNED, tmp_path / "ct.nrrd")
     image = sitk.ReadImage(str(tmp_path / "ct.nrrd"))
@@ -29,7 +29,7 @@ def test_voxels_of_every_type_and_their_place_are_read_back(tmp_path: Path, kind
         assert image.TransformIndexToPhysicalPoint(index) == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_type_that_nrrd_lacks_is_refused(tmp_path: Path):
+def test_a_voxel_type_without_nrrd_name_is_rejected(tmp_path: Path):
     with pytest.raises(ValueError, match="complex64"):
         write_nrrd(np.zeros((2, 2, 2), np.complex64), TURNED, tmp_path / "ct.nrrd")
     assert list(tmp_path.iterdir()) == []

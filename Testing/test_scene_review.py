@@ -1,4 +1,4 @@
-"""What is decided in a review, in a real scene: suggestions, corrections, statuses, what a new run keeps."""
+"""The decisions of a review in a real scene: suggestions, corrections, statuses, and what a new run keeps."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ pytestmark = pytest.mark.scene
 
 from vtk.util.numpy_support import numpy_to_vtk
 
-from DCASegmentationLib.scene import editable_area
-from DCASegmentationLib.scene import finding_view as place_view
+from DCASegmentationLib.scene import editable_area, finding_view
 from DCASegmentationLib.scene.case_record import cases_in_scene, recall
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
@@ -27,12 +26,12 @@ from DCASegmentationLib.scene.finding_status import (
     take_back,
 )
 from DCASegmentationLib.scene.headless import boot
-from DCASegmentationLib.scene.organ_changes import changed_places, kept_organs, organ_changes
+from DCASegmentationLib.scene.organ_changes import changed_findings, kept_organs, organ_changes
 from DCASegmentationLib.scene.review_record import read_origin, read_review, read_state, read_suggestion
 from DCASegmentationLib.scene.volumes import index_to_ras
 from review_case import (
+    FINDINGS,
     LIVER,
-    PLACES,
     STOMACH,
     alternative_array,
     label_array,
@@ -52,7 +51,7 @@ def case():
 
 
 def statuses(case):
-    return {rank: read_state(case.segmentation).status(rank) for rank in PLACES}
+    return {rank: read_state(case.segmentation).status(rank) for rank in FINDINGS}
 
 
 def segment_status(case, key):
@@ -64,11 +63,11 @@ def segment_status(case, key):
 def with_suggestions(*ranks):
     expected, alternative = label_array(), alternative_array()
     for rank in ranks:
-        expected[PLACES[rank]] = alternative[PLACES[rank]]
+        expected[FINDINGS[rank]] = alternative[FINDINGS[rank]]
     return expected
 
 
-def test_a_suggestion_is_written_into_its_place_alone(case):
+def test_a_suggestion_changes_only_its_finding(case):
     accept_suggestion(case, 1)
     np.testing.assert_array_equal(labels_of(case), with_suggestions(1))
     accept_suggestion(case, 2)
@@ -80,7 +79,7 @@ def test_a_suggestion_is_written_into_its_place_alone(case):
     )
 
 
-def test_a_suggestion_is_taken_back_to_what_was_there_corrections_included(case):
+def test_undoing_a_suggestion_restores_earlier_corrections(case):
     paint(case, "liver", (slice(18, 19), slice(6, 8), slice(4, 6)), 0)
     corrected = labels_of(case)
     accept_suggestion(case, 1)
@@ -90,7 +89,7 @@ def test_a_suggestion_is_taken_back_to_what_was_there_corrections_included(case)
     assert statuses(case)[1] == "corrected"
 
 
-def test_segments_of_the_user_are_not_touched_by_a_suggestion(case):
+def test_a_suggestion_does_not_change_the_users_own_segments(case):
     case.segmentation.GetSegmentation().AddEmptySegment("mine", "Mine")
     slicer.util.updateSegmentBinaryLabelmapFromArray(
         (label_array() == LIVER).astype(np.uint8), case.segmentation, "mine", case.ct
@@ -101,16 +100,16 @@ def test_segments_of_the_user_are_not_touched_by_a_suggestion(case):
 
 
 def test_without_a_suggestion_nothing_can_be_accepted(case):
-    with pytest.raises(UserError, match="Nothing is suggested"):
+    with pytest.raises(UserError, match="There is no suggestion"):
         accept_suggestion(case, 3)
     with pytest.raises(UserError, match="No suggestion was accepted"):
         take_back(case, 1)
 
 
-def test_painting_in_a_place_marks_it_corrected_and_undoing_it_marks_it_to_check(case):
+def test_painting_in_a_finding_marks_it_corrected_and_undoing_marks_it_to_check(case):
     box = (slice(4, 5), slice(22, 24), slice(8, 10))
     paint(case, "right_kidney", box, 0)
-    assert changed_places(case) == {3}
+    assert changed_findings(case) == {3}
     assert follow_edits(case)
     assert statuses(case)[3] == "corrected"
     paint(case, "right_kidney", box, 1)
@@ -125,7 +124,7 @@ def test_editing_an_accepted_suggestion_makes_it_a_correction(case):
     assert statuses(case)[1] == "corrected"
 
 
-def test_the_segment_editors_undo_takes_a_suggestion_back(case):
+def test_the_segment_editors_undo_undoes_a_suggestion(case):
     from DCASegmentationLib.scene.editable_area import editor_node
 
     logic = slicer.vtkSlicerSegmentEditorLogic()
@@ -140,7 +139,7 @@ def test_the_segment_editors_undo_takes_a_suggestion_back(case):
     assert statuses(case)[1] == "to_check"
 
 
-def test_organs_carry_slicers_own_segment_status(case):
+def test_organs_have_slicers_segment_status(case):
     assert segment_status(case, "liver") == "Not started"
     set_status(case, 1, "accepted")
     assert segment_status(case, "liver") == "Completed"
@@ -150,7 +149,7 @@ def test_organs_carry_slicers_own_segment_status(case):
     assert segment_status(case, "liver") == "Not started"
 
 
-def test_an_organ_that_is_not_there_can_be_reviewed_too(case):
+def test_an_absent_organ_can_be_reviewed_too(case):
     assert not organ_is_reviewed(case, "gallbladder")
     mark_organ(case, "gallbladder", True)
     assert organ_is_reviewed(case, "gallbladder")
@@ -158,11 +157,11 @@ def test_an_organ_that_is_not_there_can_be_reviewed_too(case):
     assert not organ_is_reviewed(case, "gallbladder")
 
 
-def test_what_changed_is_told_organ_by_organ(case):
+def test_changes_are_listed_by_organ(case):
     changes = {change.organ.key: change for change in organ_changes(case)}
     assert not any(change.changed for change in changes.values())
     accept_suggestion(case, 2)
-    # Beyond the box of the automatic result, where the user alone has painted.
+    # Outside the box of the automatic result, where only the user has painted.
     paint(case, "left_kidney", (slice(0, 2), slice(0, 2), slice(0, 2)))
     changes = {change.organ.key: change for change in organ_changes(case)}
     moved = 4 * 4 * 4 * 0.24
@@ -174,7 +173,7 @@ def test_what_changed_is_told_organ_by_organ(case):
     assert changes["left_kidney"].added_ml == pytest.approx(8 * 0.24)
 
 
-def test_an_organ_counts_whole_where_segments_overlap(case):
+def test_overlapping_segments_count_in_full(case):
     mask = (label_array() == LIVER).astype(np.uint8)
     slicer.util.updateSegmentBinaryLabelmapFromArray(mask, case.segmentation, "spleen", case.ct)
     changes = {change.organ.key: change for change in organ_changes(case)}
@@ -184,7 +183,7 @@ def test_an_organ_counts_whole_where_segments_overlap(case):
 
 def test_a_new_run_keeps_what_was_corrected_completed_or_removed(case):
     assert kept_organs(case).organs == ()
-    paint(case, "liver", PLACES[1], 0)
+    paint(case, "liver", FINDINGS[1], 0)
     set_status(case, 2, "accepted")
     case.segmentation.GetSegmentation().RemoveSegment("left_kidney")
     kept = kept_organs(case)
@@ -211,7 +210,7 @@ def test_the_review_is_saved_with_the_scene_and_restored(case, tmp_path):
     np.testing.assert_array_equal(labels_of(again), with_suggestions(2))
 
 
-def test_a_damaged_record_is_no_review(case):
+def test_a_damaged_record_is_ignored(case):
     case.segmentation.SetAttribute("DCASegmentation.review", "{")
     case.segmentation.SetAttribute("DCASegmentation.review.state", "[1]")
     assert read_review(case.segmentation) is None
@@ -219,17 +218,17 @@ def test_a_damaged_record_is_no_review(case):
     assert not follow_edits(case)
 
 
-def test_without_the_volume_of_places_the_list_is_still_there(case):
+def test_without_the_volume_of_findings_the_list_remains(case):
     slicer.mrmlScene.RemoveNode(case.places)
     left = recall(case.segmentation)
     assert len(read_review(left.segmentation).places) == 3
-    assert place_view.outline(left, review().places[0]) is None
+    assert finding_view.outline(left, review().places[0]) is None
     with pytest.raises(UserError, match="was deleted"):
         accept_suggestion(left, 1)
 
 
 def voxels_inside(surface, volume):
-    """Which voxels (z, y, x) of a volume node have their center within a surface."""
+    """Which voxels (z, y, x) of a volume node have their center inside a surface."""
     shape = slicer.util.arrayFromVolume(volume).shape
     matrix = slicer.util.arrayFromVTKMatrix(index_to_ras(volume))
     indices = np.indices(shape).reshape(3, -1)[::-1]
@@ -244,48 +243,48 @@ def voxels_inside(surface, volume):
     return np.array([within.IsInside(index) for index in range(points.GetNumberOfPoints())], bool).reshape(shape)
 
 
-def test_a_place_is_outlined_and_in_the_middle_of_all_views(case):
-    place = review().places[1]
+def test_a_finding_is_outlined_and_centered_in_all_views(case):
+    finding = review().places[1]
     camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
     looking = np.array(camera.GetPosition()) - camera.GetFocalPoint()
-    node = place_view.outline(case, place)
-    place_view.jump_to(case, place)
+    node = finding_view.outline(case, finding)
+    finding_view.jump_to(case, finding)
     inside = voxels_inside(node.GetPolyData(), case.ct)
-    np.testing.assert_array_equal(inside, np.isin(np.arange(inside.size), flat(PLACES[2])).reshape(inside.shape))
-    ras = np.array(place.position_mm) * (-1, -1, 1)
+    np.testing.assert_array_equal(inside, np.isin(np.arange(inside.size), flat(FINDINGS[2])).reshape(inside.shape))
+    ras = np.array(finding.position_mm) * (-1, -1, 1)
     red = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     assert [red.GetSliceToRAS().GetElement(row, 3) for row in range(3)] == pytest.approx(ras)
     assert camera.GetFocalPoint() == pytest.approx(ras)
     assert np.array(camera.GetPosition()) - camera.GetFocalPoint() == pytest.approx(looking)
     assert node.GetHideFromEditors() and not node.GetSaveWithScene()
-    place_view.hide_outline()
-    assert place_view.outlined() is None
+    finding_view.hide_outline()
+    assert finding_view.outlined() is None
 
 
-def test_places_follow_the_transform_of_the_case(case):
+def test_findings_follow_the_transform_of_the_case(case):
     import vtk
 
     matrix = vtk.vtkTransform()
     matrix.Translate(5.0, -3.0, 8.0)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     transform.SetMatrixTransformToParent(matrix.GetMatrix())
-    place = review().places[0]
-    before = np.array(place_view.position_of(case, place))
+    finding = review().places[0]
+    before = np.array(finding_view.position_of(case, finding))
     for node in (case.ct, case.segmentation, case.automatic, case.places):
         node.SetAndObserveTransformNodeID(transform.GetID())
-    assert np.array(place_view.position_of(case, place)) - before == pytest.approx([5.0, -3.0, 8.0])
+    assert np.array(finding_view.position_of(case, finding)) - before == pytest.approx([5.0, -3.0, 8.0])
     accept_suggestion(case, 1)
     np.testing.assert_array_equal(labels_of(case), with_suggestions(1))
 
 
-@pytest.mark.parametrize("limit", ["place", "uncertain"])
+@pytest.mark.parametrize("limit", ["finding", "uncertain"])
 def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
     from DCASegmentationLib.scene.editable_area import editor_node
 
     node = editor_node()
     area = (
-        editable_area.limit_to_place(case, review().places[2])
-        if limit == "place"
+        editable_area.limit_to_finding(case, review().places[2])
+        if limit == "finding"
         else editable_area.limit_to_uncertain(case, 0.5)
     )
     logic = slicer.vtkSlicerSegmentEditorLogic()
@@ -303,9 +302,9 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
         case.segmentation, "right_kidney", modifier, logic.ModificationModeAdd, (0, -1, 0, -1, 0, -1), True, False
     )
     painted = (labels_of(case) != label_array()).astype(bool)
-    if limit == "place":
+    if limit == "finding":
         near = sitk.GetArrayFromImage(small_distance())
-        assert painted[PLACES[1]].sum() == 0 and painted.any()
+        assert painted[FINDINGS[1]].sum() == 0 and painted.any()
         assert near[painted].max() <= 5.0
     else:
         entropy = slicer.util.arrayFromVolume(case.entropy)
@@ -316,9 +315,9 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
 
 
 def small_distance():
-    """Distance of each voxel from the third place, mm."""
+    """The distance of each voxel from the third finding (mm)."""
     mask = np.zeros_like(label_array())
-    mask[PLACES[3]] = 1
+    mask[FINDINGS[3]] = 1
     image = sitk.GetImageFromArray(mask)
     image.SetSpacing((5.0, 6.0, 8.0))
     return sitk.SignedMaurerDistanceMap(image, False, False, True)
@@ -329,12 +328,12 @@ def flat(box):
     return index[box].ravel()
 
 
-def test_suggestions_are_kept_voxel_by_voxel(case):
-    np.testing.assert_array_equal(read_suggestion(case.segmentation, 1), alternative_array()[PLACES[1]].ravel())
+def test_suggestions_are_stored_voxel_by_voxel(case):
+    np.testing.assert_array_equal(read_suggestion(case.segmentation, 1), alternative_array()[FINDINGS[1]].ravel())
     assert read_suggestion(case.segmentation, 3) is None
 
 
-def test_an_organ_is_completed_only_with_the_places_that_it_shares(case):
+def test_an_organ_is_completed_only_with_its_shared_findings(case):
     from dataclasses import replace
 
     from DCASegmentationLib.scene.review_record import write_review
@@ -348,8 +347,8 @@ def test_an_organ_is_completed_only_with_the_places_that_it_shares(case):
     assert (segment_status(case, "liver"), segment_status(case, "spleen")) == ("Completed", "Completed")
 
 
-def test_an_organ_that_no_place_names_is_not_reviewed_by_judging_another(case):
-    """Its labels would go into the training set though nobody has looked at it."""
+def test_an_organ_that_no_finding_is_named_after_is_not_completed_by_other_findings(case):
+    """Otherwise its labels would go into the training set although nobody has reviewed it."""
     from dataclasses import replace
 
     from DCASegmentationLib.scene.review_record import write_review
@@ -357,17 +356,17 @@ def test_an_organ_that_no_place_names_is_not_reviewed_by_judging_another(case):
     first, second, third = review().places
     shared = replace(review(), places=(first, replace(second, others=("left_kidney", "bladder")), third))
     write_review(case.segmentation, shared, {})
-    for rank in PLACES:
+    for rank in FINDINGS:
         set_status(case, rank, "accepted")
     assert segment_status(case, "spleen") == "Completed"
     assert segment_status(case, "left_kidney") == "Not started" and not organ_is_reviewed(case, "left_kidney")
-    assert not organ_is_reviewed(case, "bladder"), "nor is it known to be absent"
+    assert not organ_is_reviewed(case, "bladder"), "it is not known to be absent either"
     mark_organ(case, "left_kidney", True)
     set_status(case, 2, "to_check")
-    assert organ_is_reviewed(case, "left_kidney"), "what the user ticked stays"
+    assert organ_is_reviewed(case, "left_kidney"), "the user's mark stays"
 
 
-def test_an_organ_that_was_ticked_stays_reviewed_whatever_becomes_of_its_places(case):
+def test_an_organ_marked_by_the_user_stays_reviewed_whatever_happens_to_its_findings(case):
     mark_organ(case, "liver", True)
     paint(case, "liver", (slice(18, 19), slice(6, 8), slice(4, 6)), 0)
     follow_edits(case)

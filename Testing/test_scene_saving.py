@@ -1,4 +1,4 @@
-"""Segmentations and scenes on disk: what comes back, and what is left when writing fails."""
+"""Segmentations and scenes on disk: what is read back, and what is left when writing fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def case():
     slicer.mrmlScene.Clear(False)
 
 
-def test_any_reader_finds_the_labels_on_the_grid_of_the_ct(case, tmp_path):
+def test_other_readers_find_the_labels_on_the_grid_of_the_ct(case, tmp_path):
     from DCASegmentationLib.scene.storage import save_segmentation
 
     save_segmentation(case.segmentation, tmp_path / "organs.seg.nrrd")
@@ -43,7 +43,7 @@ def test_any_reader_finds_the_labels_on_the_grid_of_the_ct(case, tmp_path):
     assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(small_labels()))
 
 
-def test_a_scene_read_back_in_a_fresh_process_holds_the_case(case, tmp_path):
+def test_a_scene_read_in_a_new_process_contains_the_case(case, tmp_path):
     from DCASegmentationLib.scene.storage import save_scene_bundle
 
     save_scene_bundle(tmp_path / "case.mrb")
@@ -76,22 +76,22 @@ for key in BOXES:
     assert segment.GetName() == AMOS.by_key[key].name
 attention = slicer.mrmlScene.GetFirstNodeByName("Head expert attention (level 4)")
 assert attention.GetDisplayNode().GetColorNode().GetName() == "Viridis (0 to 1)"
-experts = slicer.mrmlScene.GetFirstNodeByName("Expert that decided")
+experts = slicer.mrmlScene.GetFirstNodeByName("Dominant expert")
 assert experts.GetDisplayNode().GetColorNode().GetColorName(3) == "tail expert"
 composite = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
 assert composite.GetBackgroundVolumeID() == node.GetID()
-print("everything there")
+print("everything restored")
 """
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "everything there" in process.stdout, process.stderr
+    assert "everything restored" in process.stdout, process.stderr
 
 
-def test_a_file_that_is_there_is_not_overwritten(case, tmp_path):
+def test_an_existing_file_is_not_overwritten(case, tmp_path):
     from DCASegmentationLib.scene.storage import save_segmentation
 
     target = tmp_path / "organs.seg.nrrd"
     target.write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         save_segmentation(case.segmentation, target)
     assert target.read_text() == "precious"
 
@@ -103,16 +103,16 @@ def test_a_missing_folder_is_named(case, tmp_path):
         save_scene_bundle(tmp_path / "nowhere" / "case.mrb")
 
 
-def test_a_wrong_ending_is_refused(case, tmp_path):
+def test_a_wrong_suffix_is_rejected(case, tmp_path):
     from DCASegmentationLib.scene.storage import save_segmentation
 
     with pytest.raises(OutputError, match=r"\.seg\.nrrd"):
         save_segmentation(case.segmentation, tmp_path / "organs.nii.gz")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes the way of Linux")
-def test_a_disk_that_is_full_leaves_an_error_and_nothing_else(tmp_path):
-    """A limit on file sizes stands for the full disk: writes beyond it fail as they would there."""
+@pytest.mark.skipif(sys.platform != "linux", reason="limits file sizes as on Linux")
+def test_a_full_disk_raises_an_error_and_leaves_no_file(tmp_path):
+    """A limit on file sizes imitates a full disk: writes beyond it fail in the same way."""
     program = f"""
 import resource, signal, sys
 from pathlib import Path
@@ -134,14 +134,14 @@ for limit in (100, 900):
         try:
             write()
         except OutputError as error:
-            print("told:", error)
+            print("refused:", error)
 """
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert process.stdout.count("told:") == 4, process.stderr
+    assert process.stdout.count("refused:") == 4, process.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_image_cut_short_anywhere_is_not_whole(tmp_path):
+def test_an_image_truncated_anywhere_is_incomplete(tmp_path):
     path = tmp_path / "labels.nrrd"
     for compressed in (True, False):
         sitk.WriteImage(small_labels(), str(path), useCompression=compressed)

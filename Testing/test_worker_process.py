@@ -164,7 +164,7 @@ def test_a_killed_worker_is_reported_and_the_next_run_works(panel, request_for, 
     assert list(tmp_path.glob(".result.partial-*"))
     os.kill(panel.worker.pid, signal.SIGKILL)
     kind, failure = panel.wait_for_end(outcome)
-    assert (kind, failure.problem) == ("error", "The segmentation process was ended from outside.")
+    assert (kind, failure.problem) == ("error", "The segmentation process was killed by the system or another program.")
     assert "memory" in failure.remedy
     assert "Loading the model random-weights." in failure.details
     assert list(tmp_path.iterdir()) == []
@@ -267,8 +267,8 @@ def test_lines_may_arrive_in_pieces(panel_with, tmp_path):
 @pytest.mark.parametrize(
     ("code", "problem", "details"),
     [
-        ("print('Downloading 10%', flush=True); time.sleep(60)", "cannot be understood", "Downloading 10%"),
-        ("print('[]', flush=True); time.sleep(60)", "cannot be understood", "not a JSON object"),
+        ("print('Downloading 10%', flush=True); time.sleep(60)", "an invalid answer", "Downloading 10%"),
+        ("print('[]', flush=True); time.sleep(60)", "an invalid answer", "not a JSON object"),
         ("sys.exit('no such thing')", "ended without an answer (exit code 1)", "no such thing"),
         ("sys.stderr.write('last words'); sys.exit(0)", "ended without an answer (exit code 0)", "last words"),
         ("os.abort()", "crashed (code 6)", ""),
@@ -288,7 +288,7 @@ def test_a_worker_of_another_version_is_refused(panel_with, tmp_path):
     panel = panel_with("time.sleep(60)", hello='{"type": "hello", "version": 2, "pid": %d, "library": "9.9"}')
     kind, failure = panel.wait_for_end(panel.begin(request_into(tmp_path)))
     assert kind == "error" and "version 2" in failure.problem
-    assert "Start Slicer again" in failure.remedy
+    assert "Restart Slicer" in failure.remedy
 
 
 def test_a_missing_python_is_reported(panel_for, tmp_path):

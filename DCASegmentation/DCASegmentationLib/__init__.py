@@ -1,1 +1,1 @@
-"""All that knows Slicer: segmentation of nodes, the scene, the panel."""
+"""The Slicer side of the extension: segmentation of MRML nodes, the scene, and the panel."""

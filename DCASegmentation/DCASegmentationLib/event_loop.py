@@ -1,7 +1,8 @@
-"""Work in later turns of Qt's event loop: delayed, in small steps, or once a segmentation's changes pause.
+"""Work in later turns of Qt's event loop, so that Slicer stays responsive.
 
-Each user has a timer of its own: PythonQt never frees a callable that ``QTimer.singleShot`` was given, nor what it
-holds.
+:func:`newTimer` delays a call, :class:`Steps` spreads long work over many turns, and :class:`SegmentationWatch` waits
+until the edits of a segmentation pause. All of them use their own ``QTimer`` object, because PythonQt never frees a
+callable passed to ``QTimer.singleShot``, nor anything that it references.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from slicer.util import VTKObservationMixin
 def newTimer(receiver: Callable[[], None], milliseconds: int = 0) -> qt.QTimer:
     """A timer that calls ``receiver()`` once, ``milliseconds`` after each ``start()``.
 
-    It holds ``receiver`` until Qt deletes it: an owner that does not live as long as the panel calls ``deleteLater()``.
+    The timer keeps ``receiver`` alive until Qt deletes it. An owner that does not live as long as the panel must call
+    ``deleteLater()`` on the timer.
     """
     timer = qt.QTimer()
     timer.setSingleShot(True)
@@ -27,7 +29,7 @@ def newTimer(receiver: Callable[[], None], milliseconds: int = 0) -> qt.QTimer:
 
 
 class Steps:
-    """Runs one generator at a time; each ``yield`` lets Slicer go on."""
+    """Runs one generator at a time, one step per turn of the event loop: each ``yield`` returns control to Slicer."""
 
     def __init__(self) -> None:
         self._steps: Iterator[object] | None = None
@@ -36,20 +38,21 @@ class Steps:
 
     @property
     def isRunning(self) -> bool:
+        """Whether a generator is running."""
         return self._steps is not None
 
     def run(self, steps: Iterator[object], onEnd: Callable[[], None] | None = None) -> None:
-        """Run ``steps`` instead of what runs now, then call ``onEnd``."""
+        """Stop the current generator, if there is one, run ``steps``, then call ``onEnd()``."""
         self._steps, self._onEnd = steps, onEnd
         self._timer.start()
 
     def stop(self) -> None:
-        """Run nothing any more."""
+        """Stop the current generator without calling its ``onEnd``."""
         self._timer.stop()
         self._steps = self._onEnd = None
 
     def finish(self) -> None:
-        """Do all that is left now."""
+        """Run the remaining steps now, without returning to the event loop."""
         while self._steps is not None:
             self._timer.stop()
             self._step()
@@ -79,14 +82,14 @@ _EVENTS = ("SegmentAdded", "SegmentRemoved", "SegmentModified", "SegmentsOrderMo
 
 
 class SegmentationWatch(VTKObservationMixin):
-    """``onChanged()`` is called some time after the last of the changes."""
+    """Calls ``onChanged()`` once the edits of a segmentation have paused for half a second."""
 
     def __init__(self, onChanged: Callable[[], None]) -> None:
         VTKObservationMixin.__init__(self)
         self._timer = newTimer(onChanged, _PAUSE_MS)
 
     def watch(self, segmentation: Any | None) -> None:
-        """Watch this vtkMRMLSegmentationNode and no other; None to stop."""
+        """Watch this vtkMRMLSegmentationNode instead of the current one; None stops watching."""
         self.removeObservers()
         self._timer.stop()
         if segmentation is not None:

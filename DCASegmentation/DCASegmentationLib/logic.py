@@ -1,4 +1,4 @@
-"""Segmentation without any widget, as the panel and scripts call it, and one CT's way through the worker and back."""
+"""Segmentation without widgets, for the panel and for scripts: export the CT, run the worker, show the result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from DCASegmentationLib.scene.segmentation import require_target
 from DCASegmentationLib.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.worker_client import WorkerProcess, newWorker
 
-# What the sections Experts and Review show.
+# Everything that the Experts and Review sections show.
 ALL_MAPS: Mapping[str, Any] = {
     "attention_levels": [1, 2, 3, 4],
     "dominant_expert": True,
@@ -38,17 +38,19 @@ ALL_MAPS: Mapping[str, Any] = {
     "disagreement": True,
     "review": True,
 }
-# Shares of the progress: writing the CT comes before what the worker does, showing the results after it.
+# Progress (0 to 1) after exporting the CT and after the worker has finished; the remainder is for showing the result.
 _EXPORTED, _COMPUTED = 0.02, 0.95
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to segment: the CT node, the model's folder (None for the default), the device, and where it goes.
+class SegmentationJob:
+    """What to segment, and how.
 
-    ``segmentation`` is an existing vtkMRMLSegmentationNode or None for a new one, ``roi`` a vtkMRMLMarkupsROINode or
-    None for the whole CT, ``options`` fields of ``inference.options.SegmentOptions``. Organs of ``segmentation`` that
-    were corrected or accepted stay as they are, unless ``keepCorrected`` is false.
+    ``ct`` is a vtkMRMLScalarVolumeNode in HU, ``bundle`` the folder of the model (None for the default), ``device``
+    "auto", "cuda", "mps", or "cpu". The organs go into ``segmentation``, an existing vtkMRMLSegmentationNode, or None
+    for a new one. ``roi`` is a vtkMRMLMarkupsROINode, or None for the whole CT. ``options`` are fields of
+    ``inference.options.SegmentOptions``. Organs of ``segmentation`` that were corrected or accepted stay as they are
+    unless ``keepCorrected`` is False.
     """
 
     ct: Any
@@ -64,7 +66,8 @@ class Order:
 class Outcome:
     """How a run ended: with ``nodes``, with an ``error`` (and ``details`` for the log), or ``cancelled``.
 
-    ``device`` in words, ``seconds`` of each phase of the worker, ``elapsed`` seconds of the whole run, ``warnings``.
+    ``device`` is the device used, in words; ``seconds`` the time of each phase in the worker; ``elapsed`` the time of
+    the whole run in seconds; ``warnings`` are messages for the user.
     """
 
     nodes: CaseNodes | None = None
@@ -80,7 +83,7 @@ class Outcome:
 @dataclass(frozen=True)
 class _Run:
     id: str
-    order: Order
+    job: SegmentationJob
     folder: Path
     region: Region
     vocabulary: Vocabulary
@@ -90,17 +93,17 @@ class _Run:
 
 
 class SegmentationRunner:
-    """Runs one order at a time, in a worker that ``newWorker()`` gives when it is first needed.
+    """Runs one job at a time, in a worker that ``newWorker()`` creates when it is first needed.
 
-    The scene is changed only when a result is complete. The run is given up when its CT is removed or the scene is
-    closed. Temporary files are gone when ``onFinished`` is called, however the run ended.
+    The scene changes only when a result is complete. If the CT is removed or the scene is closed, the run is aborted.
+    Temporary files are deleted before ``onFinished`` is called, no matter how the run ended.
     """
 
     def __init__(self, newWorker: Callable[[], WorkerProcess]) -> None:
         self._newWorker = newWorker
         self._worker: WorkerProcess | None = None
         self._run: _Run | None = None
-        self._givenUp: UserError | None = None
+        self._abortReason: UserError | None = None
         self._observations: list[int] = []
         self._showing: Iterator[Outcome | None] | None = None
         self._isCancelled = False
@@ -110,35 +113,37 @@ class SegmentationRunner:
 
     @property
     def isRunning(self) -> bool:
+        """Whether a run is in progress."""
         return self._run is not None
 
     def start(
         self,
-        order: Order,
+        job: SegmentationJob,
         onProgress: Callable[[float, str], None],
         onFinished: Callable[[Outcome], None],
     ) -> None:
-        """Export the CT and hand it to the worker; everything later is told by the callbacks.
+        """Export the CT, pass it to the worker, and return; the callbacks report everything after that.
 
-        ``onProgress(fraction, message)``; ``onFinished(outcome)`` is called once. Raises UserError, with nothing begun,
-        for an order that cannot be carried out, and OutputError where the temporary folder cannot be written.
+        ``onProgress(fraction, message)`` is called during the run, ``onFinished(outcome)`` once at its end. Raises
+        UserError before anything starts if the job cannot be carried out, and OutputError if the temporary folder
+        cannot be written to.
         """
         if self._run is not None:
-            raise UserError(_("A CT is being segmented already."), _("Wait until it is finished, or cancel it."))
-        require_ct(order.ct)
-        if order.segmentation is not None:
-            require_target(order.segmentation, order.ct)
+            raise UserError(_("Another CT is still being segmented."), _("Wait until it is finished, or cancel it."))
+        require_ct(job.ct)
+        if job.segmentation is not None:
+            require_target(job.segmentation, job.ct)
         if self._worker is None:
             self._worker = self._newWorker()
-        bundle = default_bundle() if order.bundle is None else order.bundle
+        bundle = default_bundle() if job.bundle is None else job.bundle
         vocabulary = read_metadata(bundle).vocabulary
         folder = newTemporaryFolder()
         try:
             onProgress(0.0, _("Exporting the CT"))
-            path, region = export_ct(order.ct, folder, order.roi)
-            run = _Run(uuid.uuid4().hex, order, folder, region, vocabulary, onProgress, onFinished)
-            request = Segment(run.id, str(path), str(folder / "result"), str(bundle), order.device, dict(order.options))
-            self._run, self._givenUp, self._isCancelled = run, None, False
+            path, region = export_ct(job.ct, folder, job.roi)
+            run = _Run(uuid.uuid4().hex, job, folder, region, vocabulary, onProgress, onFinished)
+            request = Segment(run.id, str(path), str(folder / "result"), str(bundle), job.device, dict(job.options))
+            self._run, self._abortReason, self._isCancelled = run, None, False
             self._observe()
             self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
             self._checksum = ""
@@ -149,22 +154,22 @@ class SegmentationRunner:
             raise
 
     def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
-        """Ask the worker, which starts if need be, what there is to compute on: see ``WorkerProcess.findDevices``.
+        """Ask the worker for the available devices, starting it if necessary; see ``WorkerProcess.findDevices``.
 
-        Raises UserError if no worker can be started.
+        Raises UserError if the worker cannot be started.
         """
         if self._worker is None:
             self._worker = self._newWorker()
         self._worker.findDevices(onFound)
 
     def cancel(self) -> None:
-        """Stop the run, if there is one; ``onFinished`` tells when it has ended."""
+        """Cancel the run, if there is one; ``onFinished`` is called when it has ended."""
         self._isCancelled = True
         if self._run is not None and self._worker is not None:
             self._worker.cancel()
 
     def stop(self) -> None:
-        """End run and worker at once, as when Slicer closes; nothing is called back."""
+        """Stop the run and the worker at once without any callback, for example when Slicer closes."""
         run = self._run
         self._clear()
         if self._worker is not None:
@@ -173,10 +178,10 @@ class SegmentationRunner:
             shutil.rmtree(run.folder, ignore_errors=True)
 
     def _takeChecksum(self) -> None:
-        """Of the CT that was exported; in a turn of the event loop of its own, so that Slicer never stands."""
+        """Compute the checksum of the exported CT, in its own turn of the event loop to keep Slicer responsive."""
         run = self._run
-        if run is not None and slicer.mrmlScene.IsNodePresent(run.order.ct):
-            self._checksum = ct_checksum(run.order.ct)
+        if run is not None and slicer.mrmlScene.IsNodePresent(run.job.ct):
+            self._checksum = ct_checksum(run.job.ct)
 
     def _onProgress(self, fraction: float, message: str) -> None:
         if self._run is not None:
@@ -191,17 +196,17 @@ class SegmentationRunner:
         self._continueShowing()
 
     def _continueShowing(self) -> None:
-        """One step of showing the result; the next one follows from the event loop, so that Slicer never stands."""
+        """Do one step of showing the result; the event loop runs the next one, so that Slicer stays responsive."""
         if self._showing is None:
             return
         try:
             outcome = next(self._showing)
         except UserError as error:
             outcome = Outcome(error=error)
-        # Whatever else goes wrong: the run must end, or no other could start.
+        # Catch everything else too: the run must end, or no other run could start.
         except Exception as error:
             problem = _("The result could not be shown ({reason}).").format(reason=f"{type(error).__name__}: {error}")
-            remedy = _("Apply again. If it happens again, report it with the log.")
+            remedy = _("Press Apply again. If the error returns, report it together with the log.")
             outcome = Outcome(error=UserError(problem, remedy), details=traceback.format_exc())
         if outcome is not None:
             self._finish(outcome)
@@ -209,38 +214,38 @@ class SegmentationRunner:
             self._showTimer.start()
 
     def _show(self, run: _Run, done: Done) -> Iterator[Outcome | None]:
-        """Read and show the result in steps, each giving None but the last one. The scene is changed in one step."""
+        """Read and show the result in steps. Yields None after each step and the outcome after the last one."""
         files = ResultFiles(Path(done.folder))
         for _step in files.read():
             yield None
-        # The user had time to close the scene, delete the CT or press Cancel.
-        if self._givenUp is not None or not slicer.mrmlScene.IsNodePresent(run.order.ct):
-            yield Outcome(error=self._givenUp or _ctRemoved())
+        # Meanwhile the user may have closed the scene, deleted the CT, or pressed Cancel.
+        if self._abortReason is not None or not slicer.mrmlScene.IsNodePresent(run.job.ct):
+            yield Outcome(error=self._abortReason or _ctRemoved())
         elif self._isCancelled:
             yield Outcome(cancelled=True)
         else:
-            segmentation = run.order.segmentation
+            segmentation = run.job.segmentation
             if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
-                # Deleted meanwhile: the result is still worth having.
+                # Deleted meanwhile: put the result into a new segmentation.
                 segmentation = None
-            kept = kept_organs(recall(segmentation)) if run.order.keepCorrected else NOTHING_KEPT
-            nodes = show_result(files, run.order.ct, run.vocabulary, run.region, segmentation, kept)
+            kept = kept_organs(recall(segmentation)) if run.job.keepCorrected else NOTHING_KEPT
+            nodes = show_result(files, run.job.ct, run.vocabulary, run.region, segmentation, kept)
             yield None
-            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(run.order.ct):
+            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(run.job.ct):
                 keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum)
                 yield None
                 take_maps(files, nodes)
-            warnings = (*done.warnings, *_keptInWords(kept, run.vocabulary))
+            warnings = (*done.warnings, *_keptMessage(kept, run.vocabulary))
             yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=warnings)
 
     def _onError(self, failure: Failure) -> None:
         self._finish(
-            Outcome(error=self._givenUp or UserError(failure.problem, failure.remedy), details=failure.details)
+            Outcome(error=self._abortReason or UserError(failure.problem, failure.remedy), details=failure.details)
         )
 
     def _onCancelled(self) -> None:
-        if self._givenUp is not None:
-            self._finish(Outcome(error=self._givenUp))
+        if self._abortReason is not None:
+            self._finish(Outcome(error=self._abortReason))
         else:
             self._finish(Outcome(cancelled=True))
 
@@ -268,45 +273,51 @@ class SegmentationRunner:
         self._showTimer.stop()
 
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
-        if self._run is not None and not slicer.mrmlScene.IsNodePresent(self._run.order.ct):
-            self._giveUp(_ctRemoved())
+        if self._run is not None and not slicer.mrmlScene.IsNodePresent(self._run.job.ct):
+            self._abort(_ctRemoved())
 
     def _onSceneClosed(self, caller: Any, event: str) -> None:
-        self._giveUp(
-            UserError(_("The scene was closed while its CT was being segmented."), _("Load the CT and apply again."))
+        self._abort(
+            UserError(
+                _("The scene was closed while its CT was being segmented."), _("Load the CT and press Apply again.")
+            )
         )
 
-    def _giveUp(self, reason: UserError) -> None:
-        if self._givenUp is None:
-            self._givenUp = reason
+    def _abort(self, reason: UserError) -> None:
+        if self._abortReason is None:
+            self._abortReason = reason
             self.cancel()
 
 
-def _keptInWords(kept: Kept, vocabulary: Vocabulary) -> list[str]:
-    """Which organs stayed as they were corrected or accepted, in a sentence; none if none did."""
+def _keptMessage(kept: Kept, vocabulary: Vocabulary) -> list[str]:
+    """A sentence that names the organs that were kept as corrected or accepted; empty if there are none."""
     names = [vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in kept.segments.values()]
     names += [
         _("{organ} (removed)").format(organ=vocabulary.by_key[key].name)
         for key in kept.removed
         if key in vocabulary.by_key
     ]
-    return [_("Kept as corrected or accepted: {organs}.").format(organs=", ".join(names))] if names else []
+    return [_("Kept because corrected or accepted: {organs}.").format(organs=", ".join(names))] if names else []
 
 
 def _ctRemoved() -> UserError:
-    return UserError(_("The CT was removed while it was being segmented."), _("Load the CT and apply again."))
+    return UserError(_("The CT was removed while it was being segmented."), _("Load the CT and press Apply again."))
 
 
 class SegmentationLogic:
-    """One run at a time, in a worker process that starts when it is first needed; ``onLog`` gets what it says."""
+    """Segments one CT at a time, in a worker process that starts when it is first needed.
+
+    ``onLog(line)`` receives the lines of the worker's log.
+    """
 
     def __init__(self, onLog: Callable[[str], None] = logging.info) -> None:
-        # Slicer's base class may come after this one.
+        # Slicer's base class may follow this one in the method resolution order.
         super().__init__()
         self._runner = SegmentationRunner(lambda: newWorker(onLog))
 
     @property
     def isRunning(self) -> bool:
+        """Whether a run is in progress."""
         return self._runner.isRunning
 
     def segment(
@@ -324,20 +335,20 @@ class SegmentationLogic:
     ) -> CaseNodes | None:
         """Segment a CT (vtkMRMLScalarVolumeNode in HU) and show the result in the scene.
 
-        ``bundleFolder`` is the model (the default one if None), ``device`` auto, cuda, mps or cpu. The organs go into
-        ``outputSegmentation``, of which only organs from earlier runs are replaced, or into a new segmentation.
-        ``roi`` (vtkMRMLMarkupsROINode) limits what is computed. ``options`` are fields of
-        ``inference.options.SegmentOptions``. With ``keepCorrected``, organs of ``outputSegmentation`` that were
-        corrected or accepted stay as they are.
+        ``bundleFolder`` is the folder of the model (None for the default), ``device`` "auto", "cuda", "mps", or "cpu".
+        The organs go into ``outputSegmentation``, where only organs from earlier runs are replaced, or into a new
+        segmentation. ``roi`` (vtkMRMLMarkupsROINode) limits the segmentation to a part of the CT. ``options`` are
+        fields of ``inference.options.SegmentOptions``. With ``keepCorrected``, organs of ``outputSegmentation`` that
+        were corrected or accepted stay as they are.
 
-        With ``wait`` it returns the nodes of the result when they are there, while Slicer stays responsive, and raises
-        Cancelled when the run is cancelled. Without, it returns None at once and ``onFinished(outcome)`` tells later.
-        ``onProgress(fraction, message)`` is called meanwhile. Raises UserError, with ``problem`` and ``remedy``, for
-        what cannot be segmented; the scene is then as it was.
+        With ``wait``, this returns the nodes of the result once they are in the scene, while Slicer stays responsive,
+        and raises Cancelled if the run is canceled. Without it, this returns None at once and ``onFinished(outcome)``
+        is called at the end. ``onProgress(fraction, message)`` is called during the run. Raises UserError, with
+        ``problem`` and ``remedy``, if the CT cannot be segmented; the scene is then unchanged.
         """
         if requirements.torchVersion() is None:
             raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
-        order = Order(
+        job = SegmentationJob(
             ctNode,
             None if bundleFolder is None else Path(bundleFolder),
             device,
@@ -352,7 +363,7 @@ class SegmentationLogic:
             outcomes.append(outcome)
             onFinished(outcome)
 
-        self._runner.start(order, onProgress, finished)
+        self._runner.start(job, onProgress, finished)
         if not wait:
             return None
         try:
@@ -369,17 +380,18 @@ class SegmentationLogic:
         return outcomes[0].nodes
 
     def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
-        """Ask what this computer has to compute on; ``onFound(devices)`` tells later, with None if it is not known.
+        """Find the devices of this computer; ``onFound(devices)`` is called later, with None if that failed.
 
-        ``devices.found`` names what ``segment`` takes as ``device``, ``devices.missing`` says why the others are not
-        there. It waits for a run that goes on. Raises UserError if Slicer's Python is not found.
+        ``devices.found`` lists the values that ``segment`` accepts as ``device``; ``devices.missing`` says why the
+        other devices are not available. The answer comes after the current run, if there is one. Raises UserError if
+        Slicer's Python interpreter is not found.
         """
         self._runner.findDevices(onFound)
 
     def cancel(self) -> None:
-        """Stop the run, if there is one; its ``onFinished`` is called when it has ended."""
+        """Cancel the run, if there is one; its ``onFinished`` is called when it has ended."""
         self._runner.cancel()
 
     def stop(self) -> None:
-        """End the worker process and what it does; it starts again when it is needed."""
+        """Stop the worker process and the current run; the worker starts again when it is needed."""
         self._runner.stop()

@@ -1,4 +1,4 @@
-"""The choices of the panel, as Slicer's parameter node keeps them in the scene."""
+"""The choices in the panel, stored in the scene by Slicer's parameter node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
 class Device(enum.Enum):
-    """Where the network is computed; the values are the worker's words. Scenes keep the member's name."""
+    """The device that runs the network. The values are the worker's names; scenes store the member names."""
 
     Automatic = "auto"
     CUDA = "cuda"
@@ -19,7 +19,7 @@ class Device(enum.Enum):
 
 
 class Speed(enum.Enum):
-    """How much of the scan is computed; the values say whether the abdomen is looked for first."""
+    """How much of the scan to process. The value is the option ``find_abdomen``; scenes store the member names."""
 
     WholeScan = False
     FindAbdomenFirst = True
@@ -27,10 +27,10 @@ class Speed(enum.Enum):
 
 @parameterNodeWrapper
 class DCASegmentationParameterNode:
-    """The choices of the panel, saved with the scene.
+    """The choices in the panel, saved with the scene.
 
-    ``resultSegmentation`` is the segmentation of the last run, which the sections below Segment are about. ``organs``
-    are the keys of the organs to segment, divided by commas; all for an empty text.
+    ``resultSegmentation`` is the segmentation of the last run, which the sections below Segment show. ``organs`` holds
+    the keys of the organs to segment, separated by commas; an empty string means all organs.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode

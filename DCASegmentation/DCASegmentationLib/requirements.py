@@ -1,6 +1,7 @@
-"""What has to be in Slicer's Python before a model can run: PyTorch, its extension, and optionally OpenVINO.
+"""The packages that a model needs in Slicer's Python: which are installed, and how to install them.
 
-Nothing here imports torch: Slicer's own process never loads it, the worker does.
+PyTorch is required and is installed through Slicer's PyTorch extension. OpenVINO is optional and makes segmentation on
+a CPU faster. This module does not import either: only the worker loads them, never Slicer's own process.
 """
 
 from __future__ import annotations
@@ -22,25 +23,29 @@ from slicer.i18n import tr as _
 
 from dcaseg.errors import UserError
 
-# The oldest PyTorch the network was tried with.
+# The oldest PyTorch version that the network was tested with.
 TORCH_REQUIREMENT = ">=2.4.1"
+# Without dependencies: it needs only numpy, which Slicer includes, and a package that sends telemetry.
+_OPENVINO_PIP_ARGUMENTS = "--no-deps openvino>=2025.0"
+_OPENVINO_DECLINED = "DCASegmentation/OpenVINODeclined"
 
 
 def platformProblem() -> UserError | None:
-    """Why no PyTorch that is new enough can be had for this computer; None where it can."""
-    # Slicer for macOS is built for Intel, also where it runs on Apple's own processors.
+    """Why no recent PyTorch exists for this computer; None if one does."""
+    # Slicer for macOS is built for Intel, even when it runs on an Apple processor.
     if sys.platform == "darwin" and platform.machine() == "x86_64":
         return UserError(
             _(
-                "This Slicer is built for Intel Macs, for which PyTorch ends at 2.2.2; models need {version} or newer."
+                "This Slicer is built for Intel Macs. The last PyTorch for Intel Macs is 2.2.2, but models need "
+                "{version} or newer."
             ).format(version=TORCH_REQUIREMENT.removeprefix(">=")),
-            _("Segment on Linux, Windows, or with a Slicer that is built for Apple silicon. Results open here."),
+            _("Segment on Linux, on Windows, or with a Slicer built for Apple silicon. You can open the results here."),
         )
     return None
 
 
 def isTooOld(version: str) -> bool:
-    """Whether a version of PyTorch is older than what models need."""
+    """Whether a version of PyTorch is older than models need."""
     return _numbers(version) < _numbers(TORCH_REQUIREMENT.removeprefix(">="))
 
 
@@ -49,32 +54,39 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def torchVersion() -> str | None:
-    """The version of PyTorch in Slicer's Python, None where there is none."""
+    """The version of PyTorch in Slicer's Python; None if it is not installed."""
+    return _installedVersion("torch")
+
+
+def _installedVersion(package: str) -> str | None:
     importlib.invalidate_caches()
-    if importlib.util.find_spec("torch") is None:
+    if importlib.util.find_spec(package) is None:
         return None
     try:
-        return importlib.metadata.version("torch")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
 def extensionInstalled() -> bool:
-    """Whether Slicer's PyTorch extension is there."""
+    """Whether Slicer's PyTorch extension is installed and loaded."""
     try:
         return importlib.util.find_spec("PyTorchUtils") is not None
     except ValueError:
-        # Loaded by other means than Python's own import, and so without a spec.
+        # The module is loaded but has no spec, because it was not loaded by Python's import system.
         return True
 
 
 def extensionsManager() -> Any | None:
-    """Slicer's extensions manager; None where the application was built without one."""
+    """Slicer's extensions manager; None if the application was built without one."""
     return slicer.app.extensionsManagerModel() if hasattr(slicer.app, "extensionsManagerModel") else None
 
 
 def installExtension() -> None:
-    """Install the PyTorch extension and restart Slicer, which asks before both. Raises UserError if it is not there."""
+    """Install the PyTorch extension and restart Slicer; Slicer asks before both.
+
+    Raises UserError if the extension is not installed or not loaded afterward.
+    """
     refuseWhileTesting("torch")
     if (problem := platformProblem()) is not None:
         raise problem
@@ -82,121 +94,110 @@ def installExtension() -> None:
     if manager is None or not manager.installExtensionFromServer("PyTorch", True):
         raise UserError(
             _("The PyTorch extension was not installed."),
-            _("Check the network, or install it yourself: View / Extensions Manager, search for PyTorch."),
+            _("Check the network, or install it yourself: open View / Extensions Manager and search for PyTorch."),
         )
     if not extensionInstalled():
         raise UserError(
-            _("The PyTorch extension is installed, but not loaded yet."),
+            _("The PyTorch extension is installed but not loaded yet."),
             _("Restart Slicer, then press Install PyTorch here."),
         )
 
 
 def installTorch(announce: Callable[[str], None]) -> None:
-    """Install PyTorch through the PyTorch extension, which asks first and chooses the build for this computer.
+    """Install PyTorch through the PyTorch extension, which asks first and selects the right build for this computer.
 
-    ``announce(message)`` is called before: it takes some minutes, in which Slicer does not answer.
-    Raises UserError if the extension is missing, the user declines, or the installation fails.
+    ``announce(message)`` is called before the installation, which blocks Slicer for some minutes. Raises UserError if
+    the extension is missing, the user declines, or the installation fails.
     """
     refuseWhileTesting("torch")
     if (problem := platformProblem()) is not None:
-        # Before anything is downloaded.
+        # Raised before anything is downloaded.
         raise problem
     try:
         import PyTorchUtils
     except ImportError:
         raise UserError(
-            _("PyTorch is missing, and so is the PyTorch extension that installs it."),
+            _("Neither PyTorch nor the PyTorch extension, which installs it, is available."),
             _("Open Setup and press Install extension."),
         ) from None
-    announce(_("PyTorch is being installed. This takes some minutes, in which Slicer does not answer."))
+    announce(_("Installing PyTorch. This takes several minutes, during which Slicer does not respond."))
     slicer.app.processEvents()
     try:
         PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=TORCH_REQUIREMENT)
-    # Whatever pip and the extension raise, the user needs one sentence and the log.
+    # pip and the extension can raise anything; the user needs one sentence, and the log has the details.
     except Exception as error:
         raise UserError(
             _("PyTorch could not be installed: {reason}").format(
                 reason=str(error).splitlines()[0] if str(error) else ""
             ),
-            _("Check the network and the free space, see the application log, and try again."),
+            _("Check the network, the free disk space, and the application log, then try again."),
         ) from error
     if torchVersion() is None:
-        raise UserError(_("PyTorch was not installed."), _("Models need it: press Install PyTorch under Setup."))
+        raise UserError(_("PyTorch was not installed."), _("Models need PyTorch: press Install PyTorch under Setup."))
 
 
 def refuseWhileTesting(package: str) -> None:
-    """Raises UserError in testing mode: a test must not change Slicer's Python, and nobody is there to be asked."""
+    """Raises UserError in testing mode: a test must not change Slicer's Python, and no user can confirm it."""
     if slicer.app.testingEnabled():
         raise UserError(
-            _("Nothing is installed while Slicer runs in testing mode."),
-            _("Install it before the test: PythonSlicer -m pip install {package}").format(package=package),
+            _("Packages are not installed while Slicer runs in testing mode."),
+            _("Install the package before the test: PythonSlicer -m pip install {package}").format(package=package),
         )
-
-
-# Alone: what else it asks for is numpy, which Slicer brings, and a package that reports to its maker.
-PIP_ARGUMENTS = "--no-deps openvino>=2025.0"
-_DECLINED = "DCASegmentation/OpenVINODeclined"
 
 
 def openVINOVersion() -> str | None:
-    """The version of OpenVINO in Slicer's Python, None where there is none."""
-    importlib.invalidate_caches()
-    if importlib.util.find_spec("openvino") is None:
-        return None
-    try:
-        return importlib.metadata.version("openvino")
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    """The version of OpenVINO in Slicer's Python; None if it is not installed."""
+    return _installedVersion("openvino")
 
 
-def isOffered() -> bool:
-    """Whether the CPU is what this computer has to compute on, and OpenVINO is neither there nor was declined."""
+def shouldOfferOpenVINO() -> bool:
+    """Whether OpenVINO would help (PyTorch but no GPU), is not installed, and was not declined."""
     if torchVersion() is None or openVINOVersion() is not None or _hasGPU():
         return False
-    return not slicer.util.toBool(slicer.app.settings().value(_DECLINED, False))
+    return not slicer.util.toBool(slicer.app.settings().value(_OPENVINO_DECLINED, False))
 
 
 def installOpenVINO() -> None:
-    """Ask, and install it into Slicer's Python; who declines is not asked again.
+    """Ask, then install OpenVINO into Slicer's Python. If the user declines, it is not offered again.
 
-    Raises UserError where it was declined, or pip has failed.
+    Raises UserError if the user declines or pip fails.
     """
     refuseWhileTesting("openvino")
     question = _(
-        "Install OpenVINO (some 180 MB on disk) into Slicer's Python? It makes the segmentation on the CPU faster; "
-        "without it everything works, too."
+        "Install OpenVINO (about 180 MB on disk) into Slicer's Python? It makes segmentation on the CPU faster, but it "
+        "is optional."
     )
     if not slicer.util.confirmOkCancelDisplay(question, _("Install OpenVINO")):
-        slicer.app.settings().setValue(_DECLINED, True)
+        slicer.app.settings().setValue(_OPENVINO_DECLINED, True)
         raise UserError(
-            _("OpenVINO is not offered again."),
-            _("To have it later, enter in Slicer's Python console: {command}").format(
-                command=f"slicer.util.pip_install({PIP_ARGUMENTS!r})"
+            _("OpenVINO will not be offered again."),
+            _("To install it later, enter in Slicer's Python console: {command}").format(
+                command=f"slicer.util.pip_install({_OPENVINO_PIP_ARGUMENTS!r})"
             ),
         )
     try:
-        _pipInstall()
-    # What pip could not do, and what Slicer cannot start pip for.
+        _pipInstallOpenVINO()
+    # pip failed, or Slicer could not start it.
     except (subprocess.CalledProcessError, OSError, RuntimeError) as error:
         raise UserError(
             _("OpenVINO could not be installed: {reason}").format(reason=error),
-            _("Check the network and the free space. Nothing needs it; the segmentation works as before."),
+            _("Check the network and the free disk space. Segmentation works without OpenVINO."),
         ) from error
     if openVINOVersion() is None:
-        raise UserError(_("OpenVINO was not installed."), _("Nothing needs it; the segmentation works as before."))
+        raise UserError(_("OpenVINO was not installed."), _("Segmentation works without it."))
 
 
-def _pipInstall() -> None:
+def _pipInstallOpenVINO() -> None:
     try:
         from slicer.packaging import pip_install
     except ImportError:
         # Slicer 5.10
         with slicer.util.WaitCursor():
-            slicer.util.pip_install(PIP_ARGUMENTS)
+            slicer.util.pip_install(_OPENVINO_PIP_ARGUMENTS)
     else:
-        pip_install(PIP_ARGUMENTS, requester="DCA Segmentation")
+        pip_install(_OPENVINO_PIP_ARGUMENTS, requester="DCA Segmentation")
 
 
 def _hasGPU() -> bool:
-    """An NVIDIA driver brings this program along; every Apple computer with ARM has a GPU that PyTorch uses."""
+    """Whether there is an NVIDIA driver, which includes nvidia-smi, or an Apple processor, whose GPU PyTorch uses."""
     return shutil.which("nvidia-smi") is not None or (sys.platform == "darwin" and platform.machine() == "arm64")

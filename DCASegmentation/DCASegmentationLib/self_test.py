@@ -1,6 +1,6 @@
-"""What the module's self-test checks inside Slicer, for ``DCASegmentationTest`` in the module's file.
+"""The checks of the module's self-test inside Slicer, called by ``DCASegmentationTest`` in the module's file.
 
-``test`` is the ``ScriptedLoadableModuleTest`` that runs, with an empty scene.
+In all of them ``test`` is the running ``ScriptedLoadableModuleTest``, and the scene is empty.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _MAY_SKIP = "DCA_TEST_MAY_SKIP"
 
 
 def module_loads_and_shows_its_panel(test: Any) -> None:
+    """The module loads, and its panel selects an open CT."""
     slicer.modules.dcasegmentation.widgetRepresentation()
     panel = slicer.modules.DCASegmentationWidget.panel
     test.assertEqual(panel.segmentPanel.ui.applyButton.text, _("Apply"))
@@ -43,10 +44,11 @@ def module_loads_and_shows_its_panel(test: Any) -> None:
     finally:
         if not was_entered:
             panel.exit()
-    test.delayDisplay("The panel is there and takes the CT")
+    test.delayDisplay("The panel is shown and selects the CT")
 
 
 def parameter_node_keeps_choices(test: Any, logic: Any) -> None:
+    """The parameter node stores choices and rejects values out of range."""
     parameters = logic.getParameterNode()
     parameters.inputVolume = _phantom()[0]
     parameters.device = Device.CPU
@@ -57,7 +59,8 @@ def parameter_node_keeps_choices(test: Any, logic: Any) -> None:
     test.delayDisplay("The parameter node keeps choices")
 
 
-def ct_goes_out_and_organs_come_back(test: Any) -> None:
+def ct_is_exported_and_organs_are_imported(test: Any) -> None:
+    """A CT is exported, and the organs of its result are imported, voxel by voxel."""
     ct_node, phantom = _phantom()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,11 +71,12 @@ def ct_goes_out_and_organs_come_back(test: Any) -> None:
     test.assertEqual(set(nodes.segmentation.GetSegmentation().GetSegmentIDs()), set(AMOS.by_key))
     liver = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ct_node)
     expected = sitk.GetArrayViewFromImage(phantom.labels) == AMOS.by_key["liver"].label
-    test.assertTrue((liver.astype(bool) == expected).all(), "the liver lies where it was")
-    test.delayDisplay("A CT goes out and its organs come back")
+    test.assertTrue((liver.astype(bool) == expected).all(), "the liver is where it was")
+    test.delayDisplay("The CT is exported and its organs are imported")
 
 
-def places_are_reviewed(test: Any) -> None:
+def review_of_findings(test: Any) -> None:
+    """A finding is accepted with its alternative, undone, flagged, and edited."""
     ct_node, phantom = _phantom()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -82,13 +86,13 @@ def places_are_reviewed(test: Any) -> None:
     panel.parameters.resultSegmentation = nodes.segmentation
     _let_steps_run()
     review, buttons = panel.reviewPanel, panel.reviewPanel.ui
-    test.assertEqual(buttons.placesTable.rowCount, 1)
+    test.assertEqual(buttons.findingsTable.rowCount, 1)
     liver = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ct_node)
     review.goToNext()
     buttons.suggestionButton.click()
     without = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ct_node)
     test.assertLess(without.sum(), liver.sum(), "the suggestion took voxels away")
-    test.assertEqual(buttons.placesTable.item(0, 2).text(), _("Accepted"))
+    test.assertEqual(buttons.findingsTable.item(0, 2).text(), _("Accepted"))
     test.assertEqual(buttons.checkedBar.value, 1)
     buttons.suggestionButton.click()
     again = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", ct_node)
@@ -103,13 +107,14 @@ def places_are_reviewed(test: Any) -> None:
     test.assertEqual(editor.sourceVolumeNode().GetName(), "Editable area")
     panel.correctPanel.ui.editEverywhereButton.click()
     test.assertEqual(editor.sourceVolumeNode().GetName(), "Phantom")
-    test.delayDisplay("A place is reviewed")
+    test.delayDisplay("A finding is reviewed")
 
 
 def phantom_is_segmented(test: Any, logic: Any) -> None:
+    """A synthetic CT is segmented by the worker; skipped without PyTorch or a model only if the environment says so."""
     if requirements.torchVersion() is None or not find_bundles():
         missing = "segmentation needs PyTorch and a model"
-        test.assertEqual(os.environ.get(_MAY_SKIP), "1", f"{missing}; {_MAY_SKIP}=1 leaves it out")
+        test.assertEqual(os.environ.get(_MAY_SKIP), "1", f"{missing}; set {_MAY_SKIP}=1 to skip this test")
         test.delayDisplay(f"Skipped: {missing}")
         return
     ct_node = _phantom()[0]
@@ -124,45 +129,45 @@ def phantom_is_segmented(test: Any, logic: Any) -> None:
 
 
 def _let_steps_run() -> None:
-    """The panel works in steps, one per turn of the event loop."""
+    """Let the panel finish its work, which runs in steps, one per turn of the event loop."""
     for _turn in range(50):
         slicer.app.processEvents()
 
 
 def _write_review(phantom: Any, folder: Path) -> None:
-    """The files of a result with one place to check: a few planes of the liver, where nothing is suggested."""
+    """Write the files of a result with one finding: a few planes of the liver, with background as alternative."""
     liver = AMOS.by_key["liver"]
     labels = sitk.GetArrayFromImage(phantom.labels)
     found = (labels == liver.label).nonzero()
     z, y, x = (int(axis[len(axis) // 2]) for axis in found)
     first, last = (x - 2, y - 2, z - 1), (x + 2, y + 2, z + 1)
     box = tuple(slice(start, stop + 1) for start, stop in zip(reversed(first), reversed(last), strict=True))
-    places, alternative = labels * 0, labels.copy()
-    places[box], alternative[box] = 1, 0
-    for name, array in (("labels", labels), (PLACES, places), (ALTERNATIVE, alternative)):
+    ranks, alternative = labels * 0, labels.copy()
+    ranks[box], alternative[box] = 1, 0
+    for name, array in (("labels", labels), (PLACES, ranks), (ALTERNATIVE, alternative)):
         image = sitk.GetImageFromArray(array)
         image.CopyInformation(phantom.labels)
         sitk.WriteImage(image, str(folder / f"{name}.nrrd"))
     right, back, up = phantom.labels.TransformIndexToPhysicalPoint((x, y, z))
-    place = Place(
+    finding = Place(
         rank=1,
         organ=liver.key,
         label=liver.label,
         name=liver.name,
         score=1.0,
         expected_wrong_ml=1.0,
-        ml=float(places.sum()) * 6 * 6 * 8 / 1000,
+        ml=float(ranks.sum()) * 6 * 6 * 8 / 1000,
         position_mm=(right, back, up),
         box_mm=((right, back, up), (right, back, up)),
         box_voxels=(first, last),
         reasons=(Reason("uncertain", "Made up."),),
         alternative=Alternative("anatomy", (0,), 1.0, "Suggested: background."),
     )
-    content = Review("AMOS", {}, (place,)).to_json()
+    content = Review("AMOS", {}, (finding,)).to_json()
     (folder / REVIEW).write_text(json.dumps(content), encoding="utf-8")
 
 
 def _phantom() -> tuple[Any, Any]:
-    """A coarse synthetic CT as a node named Phantom, and what it was made from."""
+    """A coarse synthetic CT as a node named Phantom, and the phantom that it was created from."""
     phantom = generate(seed=1, spacing=(6.0, 6.0, 8.0))
     return show_ct(phantom.ct, "Phantom"), phantom

@@ -1,4 +1,4 @@
-"""A folder for the files of one run, where Slicer keeps its temporary files."""
+"""Temporary folders in Slicer's own temporary directory, one for each run."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from dcaseg.temp_paths import clean, partial_name
 
 
 def newTemporaryFolder() -> Path:
-    """Make one; whoever asks for it removes it. Raises OutputError where it cannot be made.
+    """Create a temporary folder; the caller must remove it.
 
-    Those of a Slicer that was killed, with CTs in them, are removed first.
+    This first removes folders left behind by a Slicer process that was killed, because they contain CTs. Raises
+    OutputError if the folder cannot be created.
     """
-    place = slicer.app.temporaryPath
+    parent = slicer.app.temporaryPath
     try:
-        clean(Path(place))
-        folder = partial_name(Path(place) / "DCASegmentation")
+        clean(Path(parent))
+        folder = partial_name(Path(parent) / "DCASegmentation")
         folder.mkdir(mode=0o700)
         return folder
     except OSError as error:
         raise OutputError(
             _("The temporary folder {folder} cannot be written to: {reason}.").format(
-                folder=place, reason=error.strerror or error
+                folder=parent, reason=error.strerror or error
             ),
-            _("Choose another one: Edit / Application Settings / Modules / Temporary directory."),
+            _("Choose another folder under Edit / Application Settings / Modules / Temporary directory."),
         ) from None

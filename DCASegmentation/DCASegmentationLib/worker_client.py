@@ -1,4 +1,4 @@
-"""The client of the worker process: request a segmentation, follow its progress, cancel it."""
+"""The client of the worker process: requests a segmentation, follows its progress, and cancels it."""
 
 from __future__ import annotations
 
@@ -38,25 +38,28 @@ from dcaseg.worker.protocol import (
 from DCASegmentationLib.event_loop import newTimer
 
 _LOG_LINES = 50
-_MEMORY = "Apply again. If it happens again, memory may be short: close other programs, or segment a part of the CT."
-_REPORT = "Apply again. If it happens again, report it with the log."
+_MEMORY = (
+    "Press Apply again. If the error returns, the computer may be low on memory: close other programs, or segment only "
+    "a part of the CT."
+)
+_REPORT = "Press Apply again. If the error returns, report it together with the log."
 
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a worker ended, for the user: what happened and what to do about it."""
+    """Why a worker ended, in words for the user: what happened and what to do about it."""
 
     problem: str
     remedy: str
 
 
 class WorkerConnection:
-    """Starts a worker at once.
+    """One worker process, started on creation.
 
-    ``onEvent(event)`` gets what it says but its greeting and its log; ``onLog(line)`` gets log lines, those that
-    libraries print included; ``onEnd(ending)`` is called once, when the process is gone, by its own doing or not. All
-    are called from Qt's event loop, never from within a method of this class. ``workerPid`` is None until the worker
-    has said hello.
+    ``onEvent(event)`` receives the worker's events except its greeting and its log. ``onLog(line)`` receives log lines,
+    including what libraries print. ``onEnd(ending)`` is called once when the process has ended, for whatever reason.
+    All are called from Qt's event loop, never from within a method of this class. ``workerPid`` is the worker's process
+    ID, None until its greeting has arrived.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class WorkerConnection:
         self._errorOutput = b""
         self._ending: Ending | None = None
         self._isAbandoned = False
-        self._endTimer = newTimer(self._tellEnd)
+        self._endTimer = newTimer(self._reportEnd)
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(workerEnvironment(environment, libraryFolder))
         self._process.connect("readyReadStandardOutput()", self._readOutput)
@@ -87,29 +90,29 @@ class WorkerConnection:
 
     @property
     def isAlive(self) -> bool:
-        """Whether the process runs or is about to."""
+        """Whether the process is running or starting."""
         return self._ending is None and self._process.state() != qt.QProcess.NotRunning
 
     def send(self, request: Request) -> None:
-        """Send ``request``; it waits in the pipe for a worker that is still starting."""
+        """Send ``request``. It waits in the pipe if the worker is still starting."""
         self._process.write(encode(request))
 
     def kill(self, ending: Ending | None = None) -> None:
-        """End the worker and all it has started, now; ``onEnd`` follows, with ``ending`` where one is given."""
+        """Kill the worker and all its child processes. ``onEnd`` is called later, with ``ending`` if one is given."""
         if self._ending is None:
             self._ending = ending
         if self.workerPid is not None and self._process.state() != qt.QProcess.NotRunning:
             _endTree(self.workerPid)
-        # What Qt started may be a launcher before the worker; without it the worker finds its input at an end.
+        # Qt may have started a launcher rather than the worker itself; when it dies, the worker's input is closed.
         self._process.kill()
 
     def killAndWait(self, milliseconds: int) -> None:
-        """As ``kill``, for when Qt's event loop ends: wait until it is gone, and call nobody any more."""
+        """Kill the worker, wait until it is gone, and make no more callbacks; use it when Qt's event loop is ending."""
         self._isAbandoned = True
         self.kill()
         self._process.waitForFinished(milliseconds)
         self._endTimer.stop()
-        self._letGo()
+        self._release()
 
     def _readOutput(self) -> None:
         self._output += self._process.readAllStandardOutput().data()
@@ -117,22 +120,22 @@ class WorkerConnection:
         for line in lines:
             if self._isAbandoned or self._ending is not None:
                 return
-            self._take(line)
+            self._handleLine(line)
 
-    def _take(self, line: bytes) -> None:
+    def _handleLine(self, line: bytes) -> None:
         try:
             event = decode_event(line)
         except ProtocolError as error:
             self._log(str(error))
-            self.kill(Ending("The segmentation process gave an answer that cannot be understood.", _REPORT))
+            self.kill(Ending("The segmentation process sent an invalid answer.", _REPORT))
             return
         if isinstance(event, Hello):
             self.workerPid = event.pid
             if event.version != VERSION:
                 self.kill(
                     Ending(
-                        f"The segmentation process speaks version {event.version} of its protocol, not {VERSION}.",
-                        "Start Slicer again: the extension was updated meanwhile.",
+                        f"The segmentation process uses protocol version {event.version} instead of {VERSION}.",
+                        "Restart Slicer: the extension was updated while Slicer was running.",
                     )
                 )
         elif isinstance(event, Log):
@@ -160,42 +163,42 @@ class WorkerConnection:
         self._end(_endingOf(exitCode, crashed))
 
     def _onProcessError(self, error: int) -> None:
-        # All other errors are followed by the end of the process.
+        # After all other errors the process ends, and the finished signal follows.
         if error == qt.QProcess.FailedToStart:
             self._end(
                 Ending(
                     f"{self._program} could not be started.",
-                    "Check that Slicer is completely installed and that no security program blocks it.",
+                    "Check that Slicer is installed completely and that no security software blocks it.",
                 )
             )
 
     def _end(self, ending: Ending) -> None:
         self._ending = self._ending or ending
         if not self._isAbandoned:
-            # From the event loop: whoever hears of the end lets go of the process, which must not be within a signal
-            # of its own then.
+            # From the event loop, because the receiver may delete the process, which must not happen within its own
+            # signal.
             self._endTimer.start()
 
-    def _tellEnd(self) -> None:
+    def _reportEnd(self) -> None:
         if self._ending is not None and not self._isAbandoned:
             self._onEnd(self._ending)
-            self._letGo()
+            self._release()
 
-    def _letGo(self) -> None:
-        """Qt's objects hold what they were connected to, and so this object, until they are deleted."""
+    def _release(self) -> None:
+        """Delete the Qt objects, which keep references to connected slots, and so to this object."""
         self._process.deleteLater()
         self._endTimer.deleteLater()
 
 
 def workerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) -> qt.QProcessEnvironment:
-    """``variables``, or those of this process, with ``libraryFolder`` first among those Python imports from."""
-    all_variables = dict(os.environ if variables is None else variables)
-    path = all_variables.get("PYTHONPATH")
-    all_variables["PYTHONPATH"] = os.pathsep.join([str(libraryFolder), *([path] if path else [])])
-    # File names are UTF-8 in requests; so they are for the worker whatever the language of the system.
-    all_variables["PYTHONUTF8"] = "1"
+    """The environment of a worker: ``variables``, or those of this process, with ``libraryFolder`` in PYTHONPATH."""
+    allVariables = dict(os.environ if variables is None else variables)
+    path = allVariables.get("PYTHONPATH")
+    allVariables["PYTHONPATH"] = os.pathsep.join([str(libraryFolder), *([path] if path else [])])
+    # Requests contain file names in UTF-8, so the worker must use UTF-8 whatever the system's language is.
+    allVariables["PYTHONUTF8"] = "1"
     environment = qt.QProcessEnvironment()
-    for name, value in all_variables.items():
+    for name, value in allVariables.items():
         environment.insert(name, value)
     return environment
 
@@ -204,17 +207,17 @@ def _endingOf(exitCode: int, crashed: bool) -> Ending:
     if not crashed:
         return Ending(f"The segmentation process ended without an answer (exit code {exitCode}).", _REPORT)
     if os.name == "posix" and exitCode == signal.SIGKILL:
-        return Ending("The segmentation process was ended from outside.", _MEMORY)
+        return Ending("The segmentation process was killed by the system or another program.", _MEMORY)
     return Ending(f"The segmentation process crashed (code {exitCode}).", _MEMORY)
 
 
 def _endTree(workerPid: int) -> None:
-    """End a worker and what it has started: on Linux and macOS it leads a process group."""
+    """Kill a worker and its child processes; on Linux and macOS the worker leads a process group."""
     if os.name == "posix":
         try:
             os.killpg(workerPid, signal.SIGKILL)
         except OSError:
-            # Gone already.
+            # The process has ended already.
             return
     else:
         subprocess.Popen(["taskkill", "/F", "/T", "/PID", str(workerPid)], creationflags=0x08000000)
@@ -222,7 +225,7 @@ def _endTree(workerPid: int) -> None:
 
 _MILLISECONDS_TO_CANCEL = 600
 _MILLISECONDS_TO_STOP = 2000
-_DEVICES = "devices"  # the id of the only request of its kind
+_DEVICES = "devices"  # the id of every request for devices
 
 
 @dataclass
@@ -232,19 +235,19 @@ class _Run:
     onDone: Callable[[Done], None]
     onError: Callable[[Failure], None]
     onCancelled: Callable[[], None]
-    cancelAsked: bool = False
+    cancelRequested: bool = False
 
     def removeTraces(self, workerPid: int | None) -> None:
-        """Remove what the worker wrote, finished or not; what another program wrote stays."""
+        """Remove everything that the worker wrote; files of other programs stay."""
         remove_traces(Path(self.request.out), workerPid)
 
 
 class WorkerProcess:
-    """Runs one segmentation at a time in a process of its own, which starts when first needed and stays warm.
+    """Runs one segmentation at a time in a separate process, which starts when first needed and stays warm.
 
-    ``libraryFolder`` is the folder with the package DCASegmentationLib; ``environment`` replaces the one of this
-    process. ``onLog(line)`` gets each line of the log. Nothing here waits for the worker but ``stop``, which the
-    owner calls before it goes.
+    ``libraryFolder`` is the folder that contains the package ``dcaseg``; ``environment`` replaces the environment of
+    this process. ``onLog(line)`` receives each line of the log. No method waits for the worker except ``stop``, which
+    the owner must call before it is destroyed.
     """
 
     def __init__(
@@ -264,21 +267,21 @@ class WorkerProcess:
 
     @property
     def isRunning(self) -> bool:
-        """Whether a segmentation is going on."""
+        """Whether a segmentation is in progress."""
         return self._run is not None
 
     @property
     def pid(self) -> int | None:
-        """The worker's process; None if there is none, or none that has said hello."""
+        """The process ID of the worker; None if there is no worker or its greeting has not arrived."""
         return self._connection.workerPid if self._connection else None
 
     @property
     def lastLogLines(self) -> list[str]:
-        """The last lines of the log of the worker, or of the one before if it has ended."""
+        """The last log lines of the current worker or, if it has ended, of the previous one."""
         return list(self._connection.lastLogLines) if self._connection else list(self._lastLogLines)
 
     def start(self) -> None:
-        """Start the worker, so that it is warm when it is needed; one that runs is left alone."""
+        """Start the worker, unless it is running already, so that it is warm when it is needed."""
         if self._connection is None or not self._connection.isAlive:
             self._connection = self._newConnection()
 
@@ -304,10 +307,10 @@ class WorkerProcess:
         onError: Callable[[Failure], None],
         onCancelled: Callable[[], None],
     ) -> None:
-        """Ask for ``request``; exactly one of ``onDone``, ``onError`` and ``onCancelled`` ends the run.
+        """Send ``request``; exactly one of ``onDone``, ``onError`` and ``onCancelled`` is called at the end.
 
-        Then another one can be asked for, from within these callbacks too. Only ``onDone`` leaves a folder. Raises
-        RuntimeError while a run goes on.
+        After that, and also from within these callbacks, another request can be sent. Only ``onDone`` leaves a result
+        folder. Raises RuntimeError while a run is in progress.
         """
         if self._run is not None:
             raise RuntimeError("a segmentation is running already")
@@ -317,27 +320,27 @@ class WorkerProcess:
         self._connection.send(request)
 
     def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
-        """Ask what there is to compute on; ``onFound`` is told once, after a run that goes on, None if it cannot be."""
+        """Ask for the available devices. ``onFound`` is called once, after the current run; with None on failure."""
         self.start()
         self._onDevices = onFound
         assert self._connection is not None
         self._connection.send(Devices(_DEVICES))
 
     def cancel(self) -> None:
-        """Stop the run that goes on, if one does: its process is gone within a second, then ``onCancelled`` comes."""
+        """Cancel the current run, if there is one: its process ends within a second, then ``onCancelled`` is called."""
         run = self._run
-        if run is None or run.cancelAsked or self._connection is None:
+        if run is None or run.cancelRequested or self._connection is None:
             return
-        run.cancelAsked = True
+        run.cancelRequested = True
         self._connection.send(Cancel(run.request.id))
         self._killTimer.start()
 
     def _killIfStillThere(self) -> None:
-        if self._run is not None and self._run.cancelAsked and self._connection is not None:
+        if self._run is not None and self._run.cancelRequested and self._connection is not None:
             self._connection.kill()
 
     def stop(self) -> None:
-        """End the worker, without calling anyone; what a run has half written is removed."""
+        """Stop the worker without any callback, and remove what its run has written so far."""
         run, connection = self._run, self._connection
         self._run = self._connection = self._onDevices = None
         if connection is not None:
@@ -349,7 +352,7 @@ class WorkerProcess:
         if self._onLog is not None:
             self._onLog(line)
 
-    def _tellDevices(self, found: FoundDevices | None) -> None:
+    def _reportDevices(self, found: FoundDevices | None) -> None:
         onDevices, self._onDevices = self._onDevices, None
         if onDevices is not None:
             onDevices(found)
@@ -357,18 +360,18 @@ class WorkerProcess:
     def _onEvent(self, event: Event) -> None:
         run = self._run
         if getattr(event, "id", None) == _DEVICES:
-            self._tellDevices(event if isinstance(event, FoundDevices) else None)
+            self._reportDevices(event if isinstance(event, FoundDevices) else None)
             return
-        # A failure of no run is one of a request that could not be read.
+        # A failure without an id belongs to a request that the worker could not read.
         if run is None or getattr(event, "id", None) not in (run.request.id, None):
             return
         if isinstance(event, Progress):
-            if not run.cancelAsked:
+            if not run.cancelRequested:
                 run.onProgress(event.fraction, event.message)
         elif isinstance(event, Done | Failure):
             self._run = None
-            if run.cancelAsked:
-                # The answer and the request to cancel have crossed.
+            if run.cancelRequested:
+                # The answer was sent before the worker received the request to cancel.
                 run.removeTraces(self.pid)
                 run.onCancelled()
             elif isinstance(event, Done):
@@ -376,44 +379,47 @@ class WorkerProcess:
             else:
                 run.onError(event)
         elif isinstance(event, WasCancelled):
-            # The worker ends now; the run is over when it is gone.
-            run.cancelAsked = True
+            # The worker is ending; the run is over once its process is gone.
+            run.cancelRequested = True
 
     def _onEnd(self, ending: Ending) -> None:
         run, pid = self._run, self.pid
         self._lastLogLines = self.lastLogLines
         self._run = self._connection = None
-        self._tellDevices(None)
+        self._reportDevices(None)
         if run is None:
             return
         run.removeTraces(pid)
-        if run.cancelAsked:
+        if run.cancelRequested:
             run.onCancelled()
         else:
             details = "\n".join(self._lastLogLines)
             run.onError(Failure(run.request.id, ending.problem, ending.remedy, details))
 
 
-# The folder that holds the package dcaseg.
+# The folder that contains the package dcaseg.
 LIBRARY_FOLDER = Path(__file__).resolve().parents[1]
 
 
 def newWorker(onLog: Callable[[str], None]) -> WorkerProcess:
-    """A worker that starts when it is first used. Raises UserError if Slicer's Python interpreter is not found."""
+    """Create a worker that starts when first used. Raises UserError if Slicer's Python interpreter is not found."""
     program, environment = pythonProgram()
     return WorkerProcess(program, LIBRARY_FOLDER, environment, onLog)
 
 
 def pythonProgram() -> tuple[str, dict[str, str] | None]:
-    """Slicer's Python interpreter and the environment for it, None for that of this process. Raises UserError."""
+    """Slicer's Python interpreter and its environment, where None means the environment of this process.
+
+    Raises UserError if there is no such interpreter.
+    """
     program = shutil.which("PythonSlicer")
     if program is not None:
-        # PythonSlicer sets all it needs; what Slicer's launcher set for Slicer itself would be in its way.
+        # PythonSlicer sets all it needs; the variables that Slicer's launcher set for Slicer itself would interfere.
         return program, dict(slicer.util.startupEnvironment())
-    # Without Slicer's launcher this process is Python itself, or names the one it embeds.
+    # Without Slicer's launcher, this process is Python itself or reports the interpreter it embeds.
     if "python" in Path(sys.executable or "").name.lower():
         return sys.executable, None
     raise UserError(
         "Slicer's Python interpreter (PythonSlicer) was not found.",
-        "Start Slicer by its launcher, not by the program SlicerApp-real.",
+        "Start Slicer with its launcher, not with the program SlicerApp-real.",
     )

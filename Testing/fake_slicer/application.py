@@ -1,4 +1,4 @@
-"""``slicer.app``: what scripts ask of the application object."""
+"""Stand-in for ``slicer.app``: the members that scripts use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fake_slicer.view_widgets import qSlicerLayoutManager
 
 
 class qSlicerApplication:
-    """``folder`` holds its settings and temporary files."""
+    """The application object; ``folder`` contains its settings and temporary files."""
 
     applicationName = "Slicer"
     majorVersion, minorVersion = 5, 12
@@ -79,7 +79,7 @@ class qSlicerApplication:
         self._qt.restoreOverrideCursor()
 
     def pauseRender(self) -> None:
-        """Nothing is drawn."""
+        """Does nothing, because nothing is drawn."""
 
     resumeRender = pauseRender
 

@@ -1,4 +1,4 @@
-"""What a stand-in of one of Slicer's C++ widgets is made of: signals that carry VTK objects, and plain properties."""
+"""The building blocks of stand-ins for Slicer's C++ widgets: signals that carry VTK objects, and plain properties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fake_slicer.pythonqt import FakeSlicerError, arguments_for, class_name
 
 
 class StandIn:
-    """Base of the stand-ins, before their PySide6 class. They keep what they know in ``self._state``."""
+    """Base class of the stand-ins, listed before their PySide6 class. They keep their state in ``self._state``."""
 
     @property
     def _state(self) -> SimpleNamespace:
@@ -33,7 +33,7 @@ class StandIn:
 
 
 class Signal:
-    """A signal with all its signatures; ``widget.signal.connect`` takes the first."""
+    """A signal with all its signatures; ``widget.signal.connect`` uses the first one."""
 
     def __init__(self, *signatures: str) -> None:
         self.signatures = signatures
@@ -71,12 +71,12 @@ class _BoundSignal:
             if connected == signature:
                 try:
                     receiver(*arguments_for(receiver, arguments))
-                except Exception:  # as in Qt: an error in a slot is reported, and its sender goes on
+                except Exception:  # as in Qt, an error in a slot is reported, and the sender continues
                     sys.excepthook(*sys.exc_info())
 
 
 class Plain:
-    """A property that only remembers what it is set to, converted to the type of its default."""
+    """A property that only stores its value, converted to the type of its default."""
 
     def __init__(self, default: Any) -> None:
         self._default = default

@@ -1,4 +1,4 @@
-"""Stand-ins of the CTK widgets that the module uses."""
+"""Stand-ins for the CTK widgets that the module uses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _UNLIMITED = 16777215  # Qt's QWIDGETSIZE_MAX
 
 
 class _Collapsible(StandIn):
-    """What both collapsible widgets do with their children.
+    """How both collapsible widgets show and hide their children.
 
-    As in CTK: children are hidden and shown from the time at which Qt has created the widget, and a child that was
-    never created is hidden, but not shown. So what is in a group box that starts collapsed, and whose own visibility
-    is set before it is seen, does not appear when it is opened.
+    As in CTK, children are shown and hidden once Qt has created the widget, and a child that was never created is
+    hidden but not shown again. So a child of a group box that starts collapsed does not appear when the box is
+    expanded, if the child's own visibility was set before it was first shown.
     """
 
     @property
@@ -77,7 +77,7 @@ class _Collapsible(StandIn):
 
 
 class ctkCollapsibleButton(_Collapsible, QtWidgets.QAbstractButton):
-    """A header to click, with what it covers below it."""
+    """A clickable header with collapsible contents below it."""
 
     flat = Plain(False)
     contentsFrameShape = Plain(0)
@@ -132,7 +132,7 @@ class ctkCollapsibleButton(_Collapsible, QtWidgets.QAbstractButton):
 
 
 class ctkCollapsibleGroupBox(_Collapsible, QtWidgets.QGroupBox):
-    """A group box whose title's check mark opens and closes it."""
+    """A group box that is expanded and collapsed by the check mark in its title."""
 
     def __init__(self, *arguments: Any) -> None:
         self._state.was_created = self._state.is_forcing = False
@@ -148,7 +148,7 @@ class ctkCollapsibleGroupBox(_Collapsible, QtWidgets.QGroupBox):
         self.updateGeometry()
 
     def paintEvent(self, event: QtGui.QPaintEvent) -> None:
-        """An arrow in the place of the check mark."""
+        """Draw an arrow instead of the check mark."""
         super().paintEvent(event)
         option = QtWidgets.QStyleOptionGroupBox()
         self.initStyleOption(option)
@@ -170,7 +170,7 @@ def _arrow(widget: QtWidgets.QWidget, place: QtCore.QRect, to_the_right: bool) -
 
 
 def _of_spin_box(name: str) -> Any:
-    """A property of ctkSliderWidget that is one of its spin box."""
+    """A property of ctkSliderWidget that is forwarded to its spin box."""
 
     def write(self: Any, value: Any) -> None:
         setattr(self._state.spin_box, name, value)
@@ -180,7 +180,7 @@ def _of_spin_box(name: str) -> Any:
 
 
 class ctkSliderWidget(StandIn, QtWidgets.QWidget):
-    """A slider with a spin box for numbers with decimals."""
+    """A slider with a spin box for floating-point numbers."""
 
     valueChanged = Signal("valueChanged(double)")
     valueIsChanging = Signal("valueIsChanging(double)")
@@ -202,7 +202,7 @@ class ctkSliderWidget(StandIn, QtWidgets.QWidget):
         self._fit_slider()
 
     def _fit_slider(self) -> None:
-        """The slider counts steps of the spin box."""
+        """Update the slider, whose unit is one step of the spin box."""
         box, slider = self._state.spin_box, self._state.slider
         slider.blockSignals(True)
         slider.setRange(0, round((box.maximum - box.minimum) / box.singleStep))

@@ -1,4 +1,4 @@
-"""Dialogs without a person: what was shown is recorded, and questions get the answers that a test gave in advance."""
+"""Dialogs without a user: they record what is shown and return the answers that a test has set in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fake_slicer.pythonqt import FakeSlicerError
 
 @dataclass(frozen=True)
 class Shown:
-    """``kind`` is info, warning, error, question or file."""
+    """A dialog that was shown; ``kind`` is "info", "warning", "error", "question", or "file"."""
 
     kind: str
     text: str
@@ -21,14 +21,14 @@ class Shown:
 
 
 class Dialogs:
-    """``answer(...)`` before the dialog opens, ``shown`` afterwards."""
+    """Call ``answer(...)`` before a dialog opens, and read ``shown`` afterward."""
 
     def __init__(self) -> None:
         self.shown: list[Shown] = []
         self._answers: deque[Any] = deque()
 
     def answer(self, *answers: Any) -> None:
-        """Answers of the next questions: True or False, or the path chosen in a file dialog ("" to cancel)."""
+        """Set the answers to the next questions: True or False, or the path for a file dialog ("" to cancel)."""
         self._answers.extend(answers)
 
     @property
@@ -45,11 +45,11 @@ class Dialogs:
     def _ask(self, kind: str, text: str, detail: str = "") -> Any:
         self.shown.append(Shown(kind, text, detail))
         if not self._answers:
-            raise FakeSlicerError(f"Nobody told the fake Slicer how to answer: {text}")
+            raise FakeSlicerError(f"The test has set no answer to: {text}")
         return self._answers.popleft()
 
     def util_functions(self) -> dict[str, Any]:
-        """The functions of ``slicer.util`` that would wait for a person."""
+        """The functions of ``slicer.util`` that would wait for the user."""
 
         def display(kind: str) -> Any:
             def show(text: str, windowTitle: Any = None, parent: Any = None, **keywords: Any) -> None:
@@ -72,29 +72,29 @@ class Dialogs:
         }
 
     def input_dialog(self) -> type:
-        """``qt.QInputDialog`` whose static function gives the text told, "" to cancel, as PythonQt does."""
+        """``qt.QInputDialog`` whose static function returns the scripted text, "" for cancel, as in PythonQt."""
         dialogs = self
 
         class QInputDialog(QtWidgets.QInputDialog):
             @staticmethod
-            def getText(parent: Any, title: str, label: str, *rest: Any) -> str:
+            def getText(parent: Any, title: str, label: str, *arguments: Any) -> str:
                 return str(dialogs._ask("question", label))
 
         return QInputDialog
 
     def file_dialog(self) -> type:
-        """``qt.QFileDialog`` whose static functions give the path told, as text, as PythonQt does."""
+        """``qt.QFileDialog`` whose static functions return the scripted path as text, as in PythonQt."""
         dialogs = self
 
         class QFileDialog(QtWidgets.QFileDialog):
             @staticmethod
-            def getOpenFileName(parent: Any = None, caption: str = "", *rest: Any) -> str:
+            def getOpenFileName(parent: Any = None, caption: str = "", *arguments: Any) -> str:
                 return str(dialogs._ask("file", caption))
 
             getSaveFileName = getExistingDirectory = getOpenFileName
 
             @staticmethod
-            def getOpenFileNames(parent: Any = None, caption: str = "", *rest: Any) -> tuple[str, ...]:
+            def getOpenFileNames(parent: Any = None, caption: str = "", *arguments: Any) -> tuple[str, ...]:
                 return tuple(dialogs._ask("file", caption))
 
         return QFileDialog

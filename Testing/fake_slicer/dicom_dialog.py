@@ -1,4 +1,4 @@
-"""A stand-in of Slicer's dialog for export to DICOM: it notes which item it was opened for, and exports nothing."""
+"""Stand-in for Slicer's DICOM export dialog: it records which item it was opened for and exports nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fake_slicer.base import StandIn
 
 
 class qSlicerDICOMExportDialog(StandIn, QtCore.QObject):
-    """``_opened_for`` lists the subject hierarchy items; with None instead, no scene had been set."""
+    """``_opened_for`` lists the subject hierarchy items it was opened for, or None if no scene had been set."""
 
     _opened_for: ClassVar[list[int | None]] = []
 

@@ -1,4 +1,4 @@
-"""When the window stood still: the times for which Qt's event loop delivered nothing."""
+"""Measures how long the window was blocked: the times in which Qt's event loop processed nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _WORTH_NOTING = 0.1  # s
 
 
 class EventLoopWatch:
-    """A timer that should come every 10 ms while the context lasts.
+    """A context with a timer that should fire every 10 ms.
 
-    ``blocks``: when it was late, by how much, and what this thread computed meanwhile (all s). On a computer that does
-    other things too the thread also waits for its turn, which only the second figure tells.
+    ``blocks`` lists each delay: when it began, how long it was, and how much CPU time this thread used in it (all in
+    s). On a busy computer the delay also includes waiting for the CPU, which the CPU time does not.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class EventLoopWatch:
         self._timer.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, error_type: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._timer.stop()
         self._note()
 

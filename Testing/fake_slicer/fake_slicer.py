@@ -1,4 +1,4 @@
-"""Puts the stand-ins where Slicer's Python looks for its own, and takes them away again."""
+"""Installs the stand-ins where Python code expects Slicer's own modules and classes, and removes them again."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ _TURNS = 30
 
 
 class FakeSlicer:
-    """Slicer as the module sees it. ``dialogs``, ``packages`` and ``torch`` tell it what a person or computer would."""
+    """Slicer as the module sees it.
+
+    Tests script the user and the computer through ``dialogs``, ``packages``, ``torch``, and ``sample_data``.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._qt_application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
@@ -56,7 +59,7 @@ class FakeSlicer:
         self.sample_data = SampleData()
         self.log = LogWatch()
         self.app = qSlicerApplication(folder)
-        crosshair = slicer.vtkMRMLCrosshairNode()  # which Slicer's scene always has
+        crosshair = slicer.vtkMRMLCrosshairNode()  # always present in Slicer's scene
         crosshair.SetSingletonTag("default")
         slicer.mrmlScene.AddNode(crosshair)
         self.stand_ins = {
@@ -67,7 +70,7 @@ class FakeSlicer:
         self._before: list[tuple[dict[str, Any], str, Any]] = []
 
     def install(self) -> None:
-        """Make ``import qt``, ``slicer.app`` and the rest work."""
+        """Make ``import qt``, ``slicer.app``, and everything else that the module uses available."""
         ctk = ctk_module()
         widgets = {**self.stand_ins, **stand_ins_of(sys.modules["fake_slicer.ctk_widgets"])}
         qt = QtModule(
@@ -77,7 +80,7 @@ class FakeSlicer:
         )
         i18n = ModuleType("slicer.i18n")
         i18n.tr = lambda text, *context: text
-        i18n.translate = lambda context, text, *rest: text
+        i18n.translate = lambda context, text, *arguments: text
         modules: dict[str, ModuleType | None] = {
             "qt": qt,
             "ctk": ctk,
@@ -108,7 +111,7 @@ class FakeSlicer:
         self._excepthook, sys.excepthook = sys.excepthook, self._record_slot_error
 
     def uninstall(self) -> None:
-        """Leave Python as it was found."""
+        """Restore Python's previous state."""
         self.torch.clear()
         self.packages.clear()
         sys.excepthook = self._excepthook
@@ -120,19 +123,20 @@ class FakeSlicer:
                 names[name] = value
 
     def clear(self) -> None:
-        """An empty scene, the standard layout, no settings, nothing told and nothing recorded."""
+        """Reset to an empty scene and the standard layout, without settings, scripted answers, or records."""
         slicer.mrmlScene.Clear(0)
         self.app.settings().clear()
         self.app._is_testing = False
         self.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
         self.process_events()
-        for told in (self.dialogs, self.packages, self.torch, self.sample_data, self.status_messages, self.slot_errors):
-            told.clear()
+        scripted = (self.dialogs, self.packages, self.torch, self.sample_data)
+        for record in (*scripted, self.status_messages, self.slot_errors):
+            record.clear()
         self.log.clear()
         KEPT.clear()
 
     def load_module(self, path: Path = MODULE_FILE) -> ModuleType:
-        """Import a scripted module's file as Slicer does and make its module object."""
+        """Import a scripted module's file as Slicer does, and create its module object."""
         name = path.stem
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
@@ -146,7 +150,7 @@ class FakeSlicer:
         return module
 
     def make_widget(self, module: ModuleType) -> Any:
-        """The module's panel as opened for the first time: set up, with the scene, entered and shown."""
+        """Open the module's panel for the first time: set it up with the scene, enter it, and show it."""
         name = module.__name__
         top = slicer.qSlicerScriptedLoadableModuleWidget()
         top.setLayout(QtWidgets.QVBoxLayout())
@@ -164,20 +168,20 @@ class FakeSlicer:
         return widget
 
     def finish_startup(self) -> None:
-        """Slicer's window is open now: call who waits for startupCompleted()."""
+        """Finish Slicer's startup: call the receivers of startupCompleted()."""
         receivers, self.app._at_startup = self.app._at_startup, []
         for receiver in receivers:
             receiver()
 
     def offered_to_save(self) -> list[str]:
-        """The names of the nodes that Slicer's Save dialog lists: data that is not hidden from editors."""
+        """The names of the nodes in Slicer's Save dialog: data nodes that are not hidden from editors."""
         nodes = slicer.util.getNodesByClass("vtkMRMLStorableNode")
         return [node.GetName() for node in nodes if not node.GetHideFromEditors() and node.GetSaveWithScene()]
 
     def process_events(self, seconds: float = 0.0) -> None:
-        """Let Qt deliver what is pending, for some time."""
+        """Process pending Qt events, for at least ``seconds``."""
         end = time.monotonic() + seconds
-        # Work is done in steps, each of which the one before asks for.
+        # The module works in steps, each of which schedules the next one.
         for _turn in range(_TURNS):
             self._qt_application.processEvents(QtCore.QEventLoop.ProcessEventsFlag.AllEvents, 20)
         while True:
@@ -188,11 +192,11 @@ class FakeSlicer:
             time.sleep(0.005)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
-        """Run Qt's event loop until ``condition()`` holds. Raises TimeoutError."""
+        """Run Qt's event loop until ``condition()`` is true. Raises TimeoutError."""
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
-                raise TimeoutError(f"Still not so after {seconds} s; slots raised: {self.slot_errors}")
+                raise TimeoutError(f"The condition is still false after {seconds} s; slots raised: {self.slot_errors}")
             self.process_events()
             time.sleep(0.005)
 
@@ -200,17 +204,17 @@ class FakeSlicer:
         self._before.append((names, name, names.get(name, _ABSENT)))
         names[name] = value
 
-    def _record_slot_error(self, kind: type, error: BaseException, trace: Any) -> None:
-        # With the way to it: of an error in another process, or one that does not come again, this is all there is.
+    def _record_slot_error(self, error_type: type, error: BaseException, trace: Any) -> None:
+        # With the call path: for an error that does not occur again, this is all there is.
         frames = traceback.extract_tb(trace)[-8:]
-        way = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
-        self.slot_errors.append(f"{kind.__name__}: {error} ({way})")
-        self._excepthook(kind, error, trace)
+        path = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+        self.slot_errors.append(f"{error_type.__name__}: {error} ({path})")
+        self._excepthook(error_type, error, trace)
 
 
 @contextmanager
 def installed(fake: FakeSlicer) -> Iterator[FakeSlicer]:
-    """The fake Slicer with an empty scene, put in place for as long as the context lasts."""
+    """Within the context, the fake Slicer is installed, with an empty scene at the start."""
     fake.install()
     try:
         with fake.log.watching():

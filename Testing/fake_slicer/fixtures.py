@@ -1,4 +1,4 @@
-"""Fixtures for tests in the fake Slicer. They skip where slicer-core or PySide6 is not installed."""
+"""Fixtures for tests in the fake Slicer. They skip the test if slicer-core or PySide6 is not installed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ def _fake_slicer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def fake_slicer(_fake_slicer: Any) -> Iterator[Any]:
-    """Slicer's Qt side in place, with an empty scene. A test fails by an error in a slot, which Qt only prints, and by
-    anything in Slicer's log; one that expects a line there takes it away by ``log.clear()``."""
+    """The installed fake Slicer with an empty scene.
+
+    A test fails if a slot raises an error, which Qt would only print, or if Slicer's log is not empty; a test that
+    expects log lines must remove them with ``log.clear()``.
+    """
     from fake_slicer.fake_slicer import installed
 
     with installed(_fake_slicer) as fake:
         yield fake
         fake.process_events()
         assert not fake.slot_errors, f"Slots raised: {fake.slot_errors}"
-        assert not fake.log.lines, f"Slicer's log holds: {fake.log.lines}"
-        assert not fake.dialogs.unused_answers(), "The module never asked what the test answers"
+        assert not fake.log.lines, f"Slicer's log contains: {fake.log.lines}"
+        assert not fake.dialogs.unused_answers(), "The module did not ask every question that the test answers"
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def module(fake_slicer: Any) -> Any:
 
 @pytest.fixture
 def module_widget(fake_slicer: Any, module: Any) -> Iterator[Any]:
-    """The module's widget, set up, entered and shown."""
+    """The module's widget, set up, entered, and shown."""
     widget = fake_slicer.make_widget(module)
     yield widget
     widget.exit()
@@ -58,7 +61,7 @@ def module_panel(module_widget: Any) -> Any:
 
 @pytest.fixture
 def screenshot(tmp_path: Path) -> Callable[..., Path]:
-    """``screenshot(widget, name, style)`` writes a PNG into the folder DCA_SCREENSHOTS, or one that is thrown away."""
+    """``screenshot(widget, name, style)`` writes a PNG into the folder DCA_SCREENSHOTS, or a temporary one."""
     from fake_slicer.screenshot import screenshot as write
 
     folder = Path(os.environ.get("DCA_SCREENSHOTS") or tmp_path)

@@ -1,8 +1,7 @@
-"""What Slicer's log would hold: errors and warnings of VTK, Qt and Python, and those of parts that the fake Slicer
-lacks.
+"""Collects what Slicer's log would contain: errors and warnings of VTK, Qt, and Python.
 
-Slicer's segmentations logic and its subject hierarchy are C++ of the application, not of slicer-core. What they log and
-do about a node, as seen in a running Slicer, is done here by watching the scene.
+Slicer's segmentations logic and subject hierarchy are parts of the application that slicer-core lacks. What they do and
+log about a node in a running Slicer is imitated here by observing the scene.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import slicer
 import vtk
 from PySide6 import QtCore
 
-# Said by Qt's offscreen platform of every window, and by slicer-core, which lacks Slicer's files of colors.
-_OF_THE_BENCH = ("propagateSizeHints", "offscreen", "vtkMRMLColorTableNodeFileGenericColors.txt can't be found")
+# Lines from Qt's offscreen platform about every window, and from slicer-core, which lacks Slicer's color files.
+_IGNORED = ("propagateSizeHints", "offscreen", "vtkMRMLColorTableNodeFileGenericColors.txt can't be found")
 
 
 class LogWatch:
-    """``lines`` holds every error and warning since :meth:`clear`."""
+    """Collects log lines: ``lines`` contains every error and warning since :meth:`clear`."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -33,7 +32,7 @@ class LogWatch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Collect what is logged while the context lasts."""
+        """Within the context, collect everything that is logged."""
         window = vtk.vtkOutputWindow.GetInstance()
         tags = [
             window.AddObserver("ErrorEvent", self._on_vtk_text),
@@ -69,7 +68,7 @@ class LogWatch:
             self._add(f"Qt: {text}")
 
     def _add(self, line: str) -> None:
-        if not any(each in line for each in _OF_THE_BENCH):
+        if not any(each in line for each in _IGNORED):
             self.lines.append(line)
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -85,7 +84,7 @@ class LogWatch:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_node_about_to_go(self, scene: Any, event: str, node: Any) -> None:
-        """As Slicer's subject hierarchy and segmentations logic do."""
+        """Do what Slicer's subject hierarchy and segmentations logic do."""
         if node.IsA("vtkMRMLSegmentationNode"):
             count = node.GetNumberOfDisplayNodes()
             self._displays[node.GetID()] = [node.GetNthDisplayNode(index) for index in range(count)]
@@ -109,7 +108,7 @@ class LogWatch:
         self._require_item(node)
 
     def _require_item(self, node: Any) -> None:
-        """Slicer makes an item for every segmentation node but a hidden one."""
+        """Log an error for a hidden segmentation node, for which Slicer creates no item."""
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         if node.GetHideFromEditors() and not (hierarchy and hierarchy.GetItemByDataNode(node)):
             self.lines.append(f"Qt: Unable to find subject hierarchy item for segmentation node {node.GetName()}")

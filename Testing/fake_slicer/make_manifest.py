@@ -1,6 +1,8 @@
-"""``python make_manifest.py ALL_CLASSES.json`` makes ``widget_members.json`` of the classes named here and their bases.
+"""Writes ``widget_members.json`` for the classes listed here and their bases.
 
-ALL_CLASSES.json maps a class to base, props, signals and slots as read from the headers of Slicer and CTK.
+Run: python make_manifest.py ALL_CLASSES.json
+
+ALL_CLASSES.json maps each class to its base, props, signals, and slots, as read from the headers of Slicer and CTK.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ USED = (
     "qSlicerScriptedLoadableModule",
     "qSlicerScriptedLoadableModuleWidget",
 )
-# What the reading of the headers took for methods although it is code: "qWarning(...)", "f(node)".
+# Code in the headers that was mistaken for methods, such as "qWarning(...)" and "f(node)", does not match this.
 _SIGNATURE = re.compile(r"\w+\((?:[\w:]+[*&]?(?:<[\w,*]+>)?(?:,[\w:]+[*&]?)*)?\)")
 _NO_TYPES = {"node", "nodeID", "visible", "autoShow", "forceShowInBackground", "pause"}
 
 
 def pick(everything: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """The entries of these classes and of the bases they inherit from."""
+    """The entries of these classes and of their base classes."""
     picked = {}
     waiting = list(names)
     while waiting:

@@ -1,7 +1,9 @@
-"""``python make_qt_members.py FOLDER`` makes ``qt_members.json``: what PythonQt lets scripts ask of Qt's classes.
+"""Writes ``qt_members.json``: the members of Qt's classes that PythonQt exposes.
 
-FOLDER is ``generated_cpp_515`` of a checkout of PythonQt: the headers of its wrappers, of which only names are taken.
-What Qt's own meta objects tell (properties, signals, slots) is not repeated here.
+Run: python make_qt_members.py FOLDER
+
+FOLDER is ``generated_cpp_515`` in a checkout of PythonQt, with the headers of its wrappers, from which only names are
+taken. Members in Qt's own meta objects (properties, signals, slots) are not included.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-# What a panel may need; a class that is not listed here is refused by the lint until it is.
+# The classes that a panel may need; the lint rejects all others.
 CLASSES = (
     "Qt", "QAbstractButton", "QAbstractItemView", "QAbstractSlider", "QAbstractSpinBox", "QAction", "QApplication",
     "QBrush", "QButtonGroup", "QByteArray", "QCheckBox", "QClipboard", "QColor", "QComboBox", "QCoreApplication",
@@ -29,7 +31,7 @@ CLASSES = (
 
 
 def read(folder: Path) -> dict[str, list[str]]:
-    """Class -> its methods, static functions and values of enumerations, as PythonQt's wrappers have them."""
+    """Class -> its methods, static functions, and enumeration values in PythonQt's wrappers."""
     found: dict[str, set[str]] = {name: set() for name in CLASSES}
     for header in sorted(folder.rglob("*.h")):
         text = header.read_text(encoding="utf-8", errors="replace")
@@ -38,7 +40,7 @@ def read(folder: Path) -> dict[str, list[str]]:
                 found[name].update(re.findall(rf"\b(\w+)\({name}\*\s+theWrappedObject", body))
                 found[name].update(re.findall(rf"\bstatic_{name}_(\w+)\(", body))
                 found[name].update(re.findall(r"\b(\w+) = \w+::\w+", body))
-    # Added by PythonQt itself, in its decorators.
+    # Added by PythonQt's own decorators.
     found["QTimer"].add("singleShot")
     return {name: sorted(members) for name, members in sorted(found.items())}
 

@@ -1,6 +1,6 @@
-"""The members that Slicer's and CTK's real widget classes have: facts taken from their public headers.
+"""The members of Slicer's and CTK's real widget classes, taken from their public headers.
 
-``widget_members.json`` holds the classes that the module uses; ``make_manifest.py`` makes it.
+``widget_members.json`` contains the classes that the module uses; ``make_manifest.py`` writes it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from fake_slicer.pythonqt import QT_MODULES, FakeSlicerError
 
 @cache
 def classes() -> dict[str, dict[str, Any]]:
-    """Class name -> its base, properties, signals and slots (methods that scripts may call)."""
+    """Class name -> its base, properties, signals, and slots (methods that scripts may call)."""
     return json.loads(Path(__file__).with_name("widget_members.json").read_text(encoding="utf-8"))
 
 
 def chain(class_name: str) -> list[str]:
-    """The class and its bases that the manifest knows, then the Qt class they extend."""
+    """The class and its bases in the manifest, then the Qt class that they extend."""
     names = []
     while class_name in classes():
         names.append(class_name)
@@ -34,11 +34,11 @@ def qt_class(class_name: str) -> type:
     for module in QT_MODULES:
         if hasattr(module, name):
             return getattr(module, name)
-    raise FakeSlicerError(f"No class {class_name} is known to Qt, CTK or Slicer's widgets")
+    raise FakeSlicerError(f"Neither Qt, CTK, nor Slicer has a class {class_name}")
 
 
 def members(class_name: str, kind: str) -> set[str]:
-    """The entries of one ``kind`` (``properties``, ``signals``, ``slots``) outside of Qt's own classes."""
+    """The entries of one ``kind`` ("properties", "signals", "slots") that are not from Qt's own classes."""
     return {entry for name in chain(class_name)[:-1] for entry in classes()[name][kind]}
 
 
@@ -55,7 +55,7 @@ def has_slot(class_name: str, signature: str) -> bool:
 
 
 def has_member(class_name: str, name: str) -> bool:
-    """Whether scripts can say ``widget.name``: a property, a signal, or a method of any signature."""
+    """Whether scripts can use ``widget.name``: a property, a signal, or a method with any signature."""
     if name in members(class_name, "properties"):
         return True
     named = members(class_name, "signals") | members(class_name, "slots")

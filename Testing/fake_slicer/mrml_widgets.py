@@ -1,4 +1,4 @@
-"""Stand-ins of the plain widgets that know the scene."""
+"""Stand-ins for basic widgets with a MRML scene."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fake_slicer.base import Signal, StandIn
 
 
 class qMRMLWidget(StandIn, QtWidgets.QWidget):
-    """The top of a module's panel: passes the scene on."""
+    """The top-level widget of a module's panel; passes the scene on."""
 
     mrmlSceneChanged = Signal("mrmlSceneChanged(vtkMRMLScene*)")
 
@@ -26,7 +26,7 @@ class qMRMLWidget(StandIn, QtWidgets.QWidget):
 
 
 class qSlicerScriptedLoadableModuleWidget(StandIn, QtWidgets.QWidget):
-    """What a scripted module's panel is put into."""
+    """The widget that contains a scripted module's panel."""
 
     mrmlSceneChanged = Signal("mrmlSceneChanged(vtkMRMLScene*)")
 
@@ -35,7 +35,7 @@ class qSlicerScriptedLoadableModuleWidget(StandIn, QtWidgets.QWidget):
         self.mrmlSceneChanged.emit(scene)
 
     def reload(self) -> None:
-        """A new panel in this place, of the class that the module has now. It is set up, but not entered."""
+        """Create a new panel with the module's current class; it is set up but not entered."""
         name = self._state.module_name
         widget = getattr(sys.modules[name], f"{name}Widget")(self)
         self._state.python_widget = widget

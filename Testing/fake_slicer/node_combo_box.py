@@ -1,4 +1,4 @@
-"""Stand-in of the selector of nodes. As in Slicer, it selects nothing by itself."""
+"""Stand-in for the node selector. As in Slicer, it selects nothing by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fake_slicer.base import Plain, Signal, StandIn
 
 
 def _switch(name: str) -> Any:
-    """A property that decides which nodes are shown, and how."""
+    """A property that controls which nodes are listed and how."""
 
     def write(self: Any, value: Any) -> None:
         self._state.switches[name] = type(self._state.switches[name])(value)
@@ -23,7 +23,7 @@ def _switch(name: str) -> Any:
 
 
 class qMRMLNodeComboBox(StandIn, QtWidgets.QWidget):
-    """A combo box of the scene's nodes of some types."""
+    """A combo box that lists the scene's nodes of certain types."""
 
     currentNodeChanged = Signal("currentNodeChanged(vtkMRMLNode*)", "currentNodeChanged(bool)")
     currentNodeIDChanged = Signal("currentNodeIDChanged(QString)")
@@ -107,7 +107,7 @@ class qMRMLNodeComboBox(StandIn, QtWidgets.QWidget):
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _follow_node(self, scene: Any, event: str, node: Any) -> None:
-        """As Slicer's model of the scene: a node that is not shown costs nothing."""
+        """Refill only for nodes of the listed types, as in Slicer."""
         if any(node.IsA(name) for name in self._state.types):
             self._refill()
 
@@ -164,7 +164,7 @@ class qMRMLNodeComboBox(StandIn, QtWidgets.QWidget):
     def _refill(self) -> None:
         state = self._state
         if not isValid(state.box):
-            # Qt deleted the widget; Python has not yet.
+            # Qt has deleted the widget, but the Python object still exists.
             _forget(state)
             return
         if state.scene is not None and state.scene.IsBatchProcessing():

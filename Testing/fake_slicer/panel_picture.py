@@ -1,8 +1,8 @@
-"""The module's panel after a real run, as a picture: what ``dca demo`` puts beside the views.
+"""Draws the module's panel after a real run, as shown next to the views by ``dca demo``.
 
 Run: python Testing/fake_slicer/panel_picture.py CT PICTURE HEIGHT [BUNDLE]
 
-Loads the CT into a scene, presses Apply, waits for the real worker, and draws the panel HEIGHT pixels high.
+This loads the CT into a scene, presses Apply, waits for the real worker, and draws the panel HEIGHT pixels high.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fake_slicer.panel_run import WIDTH, as_high_as_its_contents, panel_in_fake_
 
 
 def draw_panel(ct: Path, picture: Path, height: int) -> None:
-    """Segment ``ct`` through the panel and write the panel to ``picture``. Exits with its message on failure."""
+    """Segment ``ct`` through the panel and write a picture of the panel. Exits with the panel's message on failure."""
     from dcaseg.imaging.readers import read_ct
     from DCASegmentationLib.scene.volumes import show_ct
 
@@ -34,7 +34,7 @@ def draw_panel(ct: Path, picture: Path, height: int) -> None:
 
 
 def write(widget: Any, path: Path, height: int) -> None:
-    """Draw the widget at its natural height for a panel of 400 pixels, enlarged or reduced to ``height``."""
+    """Draw the widget at its natural height, scaled to ``height`` pixels."""
     scale = height / as_high_as_its_contents(widget)
     image = QtGui.QImage(round(WIDTH * scale), height, QtGui.QImage.Format.Format_RGB32)
     image.setDevicePixelRatio(scale)

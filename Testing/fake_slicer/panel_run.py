@@ -1,4 +1,4 @@
-"""The module's panel after a real run, for pictures of it."""
+"""Runs a real segmentation through the module's panel, for pictures of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_SECONDS = 900
 
 @contextmanager
 def panel_in_fake_slicer() -> Iterator[tuple[Any, FakeSlicer]]:
-    """The panel of the unmodified module in a fake Slicer of its own, with an empty scene."""
+    """The panel of the unmodified module in a new fake Slicer with an empty scene."""
     with tempfile.TemporaryDirectory() as folder, installed(FakeSlicer(Path(folder))) as fake:
         panel = fake.make_widget(fake.load_module()).panel
         try:
@@ -28,7 +28,7 @@ def panel_in_fake_slicer() -> Iterator[tuple[Any, FakeSlicer]]:
 
 
 def segment(panel: Any, fake: FakeSlicer) -> None:
-    """Press Apply, wait for the real worker, and show who decided. Exits with the panel's message where it fails."""
+    """Press Apply, wait for the worker, and show the dominant-expert map. Exits with the panel's message on failure."""
     panel.segmentPanel.ui.applyButton.click()
     fake.wait_for(lambda: not panel.logic.isRunning, _MOST_SECONDS)
     if panel.parameters.resultSegmentation is None:
@@ -38,7 +38,7 @@ def segment(panel: Any, fake: FakeSlicer) -> None:
 
 
 def as_high_as_its_contents(window: Any) -> int:
-    """Make ``window`` as wide as a panel and as high as what is in it; the height in pixels."""
+    """Make ``window`` as wide as a panel and as high as its contents; returns the height in pixels."""
     window.resize(WIDTH, 100)
     QtWidgets.QApplication.processEvents()
     height = max(window.sizeHint().height(), window.minimumSizeHint().height())

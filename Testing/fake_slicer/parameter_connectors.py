@@ -1,4 +1,4 @@
-"""Which widgets a parameter can be bound to, and how: exactly the pairs of class and type that Slicer binds."""
+"""Binds parameters to widgets, for exactly the pairs of widget class and parameter type that Slicer supports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from fake_slicer.parameter_kinds import Choice, Decimals, Maximum, Minimum, SingleStep, WithinRange
 from fake_slicer.pythonqt import is_cpp
 
-# Class of widget -> types, attribute, signal. A subclass of Python or C++ does not count: Slicer asks for the class.
+# Widget class -> types, attribute, signal. Subclasses in Python or C++ do not count, because Slicer compares the class.
 _BY_ATTRIBUTE = {
     "QCheckBox": ((bool,), "checked", "toggled"),
     "QPushButton": ((bool,), "checked", "toggled"),
@@ -25,27 +25,27 @@ _BY_ATTRIBUTE = {
 
 
 def connector_for(widget: Any, parameter: Any) -> Connector:
-    """Raises RuntimeError, as Slicer does, for a pair that cannot be connected."""
+    """The connector for a widget and a parameter. Raises RuntimeError, as Slicer does, if there is none."""
     name = type(widget).__name__ if is_cpp(type(widget)) else ""
     if name == "qMRMLNodeComboBox" and parameter.is_node():
-        widget.nodeTypes = [parameter.kind.__name__]
+        widget.nodeTypes = [parameter.data_type.__name__]
         return _NodeConnector(widget)
     if name == "QComboBox":
         return _combo_connector(widget, parameter)
     kinds, attribute, signal = _BY_ATTRIBUTE.get(name, ((), "", ""))
-    if parameter.kind not in kinds:
+    if parameter.data_type not in kinds:
         raise RuntimeError(
-            f"Unable to create GUI connector from datatype '{parameter.kind}' to widget type '{type(widget)}'"
+            f"Unable to create GUI connector from datatype '{parameter.data_type}' to widget type '{type(widget)}'"
         )
     if name == "QPushButton":
         widget.checkable = True
     if attribute == "value":
         _limit(widget, name, parameter.notes)
-    return Connector(widget, attribute, signal, parameter.kind)
+    return Connector(widget, attribute, signal, parameter.data_type)
 
 
 class Connector:
-    """Reads and writes one attribute of a widget, and listens to one signal."""
+    """Reads and writes one attribute of a widget, and follows one of its signals."""
 
     def __init__(self, widget: Any, attribute: str, signal: str, kind: Callable[[Any], Any]) -> None:
         self._widget, self._attribute, self._signal, self._kind = widget, attribute, signal, kind
@@ -98,17 +98,17 @@ class _ChoiceConnector(Connector):
 
 
 def _combo_connector(widget: Any, parameter: Any) -> Connector:
-    if isinstance(parameter.kind, type) and issubclass(parameter.kind, enum.Enum):
-        label = getattr(parameter.kind, "label", lambda member: member.name)
-        return _ChoiceConnector(widget, {label(member): member for member in parameter.kind})
+    if isinstance(parameter.data_type, type) and issubclass(parameter.data_type, enum.Enum):
+        label = getattr(parameter.data_type, "label", lambda member: member.name)
+        return _ChoiceConnector(widget, {label(member): member for member in parameter.data_type})
     choices = [note.choices for note in parameter.notes if isinstance(note, Choice)]
-    if parameter.kind not in (int, float, str, bool) or not choices:
+    if parameter.data_type not in (int, float, str, bool) or not choices:
         raise RuntimeError("ComboBoxToStringableConnector requires the Choice annotation to be used.")
     return _ChoiceConnector(widget, {str(choice): choice for choice in choices[0]})
 
 
 def _limit(widget: Any, name: str, notes: tuple[Any, ...]) -> None:
-    """Without bounds of the parameter, a spin box gets the widest and a slider is refused."""
+    """Set a widget's range from the parameter's bounds; if there are none, a slider is rejected, as in Slicer."""
     lowest, highest = (-(2**31), 2**31 - 1) if name in ("QSlider", "QSpinBox") else (float("-inf"), float("inf"))
     bounds = [None, None]
     for note in notes:

@@ -1,4 +1,4 @@
-"""What an annotation can add to a parameter's type: ``Annotated[float, WithinRange(0, 1), Default(0.5)]``."""
+"""Annotations of a parameter's type, as in ``Annotated[float, WithinRange(0, 1), Default(0.5)]``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Stand-in of ``slicer.parameterNodeWrapper``: typed attributes kept in a vtkMRMLScriptedModuleNode.
+"""Stand-in for ``slicer.parameterNodeWrapper``: typed attributes stored in a vtkMRMLScriptedModuleNode.
 
-As in Slicer, a value is written as text under the parameter's name, an Enum by its member's name, a node as a node
-reference; each parameter that the node lacks gets its default when the wrapper is made.
+As in Slicer, a value is stored as text under the parameter's name, an Enum as its member's name, and a node as a node
+reference. Parameters that the node lacks are set to their defaults when the wrapper is created.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _RESERVED = (
 
 @dataclass(frozen=True)
 class Parameter:
-    """One attribute of a wrapper: its name, its type, what its annotation adds, and its default."""
+    """One attribute of a wrapper: its name, its type, its annotations, and its default."""
 
     name: str
-    kind: Any
+    data_type: Any
     notes: tuple[Any, ...]
     default: Any
 
@@ -45,7 +45,7 @@ class Parameter:
                 note.check(value)
 
     def is_node(self) -> bool:
-        return isinstance(self.kind, type) and issubclass(self.kind, slicer.vtkMRMLNode)
+        return isinstance(self.data_type, type) and issubclass(self.data_type, slicer.vtkMRMLNode)
 
     def is_in(self, node: Any) -> bool:
         if self.is_node():
@@ -55,38 +55,38 @@ class Parameter:
     def write(self, node: Any, value: Any) -> None:
         self.check(value)
         if self.is_node():
-            if value is not None and not isinstance(value, self.kind):
-                raise TypeError(f"{self.name} takes a {self.kind.__name__}, not a {type(value).__name__}")
+            if value is not None and not isinstance(value, self.data_type):
+                raise TypeError(f"{self.name} must be a {self.data_type.__name__}, not a {type(value).__name__}")
             node.SetNodeReferenceID(self.name, None if value is None else value.GetID())
-        elif isinstance(self.kind, type) and issubclass(self.kind, enum.Enum):
-            if not isinstance(value, self.kind):
-                raise TypeError(f"{self.name} takes a {self.kind.__name__}, not {value!r}")
+        elif isinstance(self.data_type, type) and issubclass(self.data_type, enum.Enum):
+            if not isinstance(value, self.data_type):
+                raise TypeError(f"{self.name} must be a {self.data_type.__name__}, not {value!r}")
             node.SetParameter(self.name, value.name)
-        elif self.kind in (list, tuple, dict) or typing.get_origin(self.kind) in (list, tuple, dict):
+        elif self.data_type in (list, tuple, dict) or typing.get_origin(self.data_type) in (list, tuple, dict):
             node.SetParameter(self.name, json.dumps(value))
-        elif self.kind in (str, pathlib.Path):
+        elif self.data_type in (str, pathlib.Path):
             node.SetParameter(self.name, str(value))
-        elif isinstance(value, bool if self.kind is bool else (int, float)):
-            node.SetParameter(self.name, str(self.kind(value)))
+        elif isinstance(value, bool if self.data_type is bool else (int, float)):
+            node.SetParameter(self.name, str(self.data_type(value)))
         else:
-            raise TypeError(f"{self.name} takes a {self.kind.__name__}, not {value!r}")
+            raise TypeError(f"{self.name} must be a {self.data_type.__name__}, not {value!r}")
 
     def read(self, node: Any) -> Any:
         if self.is_node():
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)
-        if isinstance(self.kind, type) and issubclass(self.kind, enum.Enum):
-            return self.kind[text]
-        if self.kind is bool:
+        if isinstance(self.data_type, type) and issubclass(self.data_type, enum.Enum):
+            return self.data_type[text]
+        if self.data_type is bool:
             return text == "True"
-        if self.kind in (str, int, float, pathlib.Path):
-            return self.kind(text)
-        origin = typing.get_origin(self.kind) or self.kind
+        if self.data_type in (str, int, float, pathlib.Path):
+            return self.data_type(text)
+        origin = typing.get_origin(self.data_type) or self.data_type
         return origin(json.loads(text))
 
 
 def parameterNodeWrapper(cls: type | None = None) -> Any:
-    """Class decorator: annotated names become parameters of the node given to the constructor."""
+    """Class decorator: annotated names become parameters of the node passed to the constructor."""
     if cls is None:
         return parameterNodeWrapper
     parameters = {
@@ -106,14 +106,14 @@ def isParameterNodeWrapper(value: Any) -> bool:
 def _parameter(cls: type, name: str, hint: Any) -> Parameter:
     kind, notes = hint, ()
     if typing.get_origin(hint) is typing.Annotated:
-        kind, *rest = typing.get_args(hint)
-        notes = tuple(rest)
-    given = [note.value for note in notes if isinstance(note, Default)]
+        kind, *annotations = typing.get_args(hint)
+        notes = tuple(annotations)
+    explicit = [note.value for note in notes if isinstance(note, Default)]
     notes = tuple(note for note in notes if not isinstance(note, Default))
     if hasattr(cls, name):
         default = getattr(cls, name)
-    elif given:
-        default = given[0]
+    elif explicit:
+        default = explicit[0]
     else:
         default = _default_of(kind, notes)
     return Parameter(name, kind, notes, default)
@@ -156,7 +156,7 @@ class _Wrapper:
 
     def dataType(self, name: str) -> Any:
         parameter = self._find(name)
-        return typing.Annotated[(parameter.kind, *parameter.notes)] if parameter.notes else parameter.kind
+        return typing.Annotated[(parameter.data_type, *parameter.notes)] if parameter.notes else parameter.data_type
 
     def getValue(self, name: str) -> Any:
         return self._find(name).read(self.parameterNode)
@@ -195,7 +195,7 @@ class _Wrapper:
     def disconnectGui(self, tag: int) -> None:
         for connector in self._connections.pop(tag, {}).values():
             connector.disconnect()
-        # The node outlives this wrapper: a callback left on it would be called after Python has cleared it away.
+        # The node outlives this wrapper: a remaining callback would be called after Python has deleted it.
         if tag in self._observations:
             self.RemoveObserver(self._observations.pop(tag))
 

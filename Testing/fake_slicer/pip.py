@@ -1,4 +1,4 @@
-"""Stand-ins of what installs Python packages: they record what is asked, and install nothing."""
+"""Stand-ins for installing Python packages: they record the requests and install nothing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 
 
 class Packages:
-    """``hide(name)`` makes the module believe a package absent until it is installed; ``fails`` lets pip fail.
+    """The packages in the fake Slicer's Python.
 
-    ``installed`` are the arguments that pip was given.
+    ``hide(name)`` makes a package look absent until it is installed; ``fails`` makes pip fail; ``installed`` lists the
+    arguments passed to pip.
     """
 
     def __init__(self) -> None:
@@ -29,7 +30,7 @@ class Packages:
             self._show(name)
 
     def hide(self, name: str) -> None:
-        """Python's import system no longer finds it."""
+        """Make Python's import system no longer find the package."""
         self._hidden.setdefault(name, sys.modules.get(name))
         sys.modules[name] = None  # type: ignore[assignment]
 
@@ -40,7 +41,7 @@ class Packages:
             sys.modules[name] = module
 
     def install(self, requirements: Any, requester: str | None = None) -> None:
-        """``pip_install``; from Slicer 5.12 it shows how it goes on in the name of ``requester``."""
+        """``pip_install`` of Slicer 5.12, which shows its progress with the name of ``requester``."""
         if self.fails:
             raise subprocess.CalledProcessError(1, "pip install")
         self.installed.append(requirements)
@@ -60,7 +61,7 @@ class Packages:
 
 
 class Torch:
-    """The PyTorch extension: absent, present without torch, or ready."""
+    """The PyTorch extension: absent, present without torch, or present with torch."""
 
     def __init__(self) -> None:
         self._hidden: dict[str, ModuleType] = {}
@@ -77,7 +78,7 @@ class Torch:
 
     @is_installed.setter
     def is_installed(self, installed: bool) -> None:
-        """Without torch, Python's import system does not find it, as in a fresh Slicer."""
+        """Set whether Python's import system finds torch; in a new Slicer it does not."""
         if installed and not self.is_installed:
             sys.modules.pop("torch")
             sys.modules.update(self._hidden)
@@ -86,17 +87,17 @@ class Torch:
             sys.modules["torch"] = None  # type: ignore[assignment]
 
     def module(self) -> ModuleType:
-        """``PyTorchUtils`` as the extension brings it."""
-        told = self
+        """The extension's module ``PyTorchUtils``."""
+        state = self
 
         class PyTorchUtilsLogic:
             def torchInstalled(self) -> bool:
-                return told.is_installed
+                return state.is_installed
 
             def installTorch(self, askConfirmation: bool = False, **keywords: Any) -> Any:
-                if told.install_fails:
+                if state.install_fails:
                     return None
-                told.is_installed = True
+                state.is_installed = True
                 return self.torch
 
             @property

@@ -1,7 +1,7 @@
-"""Gives the classes of PySide6 the manners of PythonQt, through which Slicer's Python meets Qt.
+"""Makes PySide6's classes behave like those of PythonQt, through which Python code in Slicer uses Qt.
 
-There, a property is an attribute and never a call (``button.text``), ``connect`` is also a method of every object that
-takes a signature (``button.connect("clicked(bool)", f)``), and an object of a C++ class takes no new attributes.
+In PythonQt, a property is an attribute and not a call (``button.text``), every object has a method ``connect`` that
+takes a signature (``button.connect("clicked(bool)", f)``), and an object of a C++ class accepts no new attributes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from PySide6 import QtCore, QtGui, QtNetwork, QtUiTools, QtWidgets
 
 QT_MODULES = (QtWidgets, QtGui, QtCore, QtNetwork, QtUiTools)
 
-# Virtual methods that are properties too: Qt calls them by name, so they stay methods here.
+# Virtual methods that are also properties. Qt calls them by name, so they stay methods here.
 _VIRTUAL = {"sizeHint", "minimumSizeHint"}
-# Modules whose classes stand for C++ classes of Slicer; subclasses elsewhere are Python's, and take new attributes.
+# Modules whose classes represent Slicer's C++ classes. Subclasses elsewhere are Python classes and accept attributes.
 STAND_IN_MODULES = {
     "fake_slicer.ctk_widgets",
     "fake_slicer.mrml_widgets",
@@ -28,36 +28,36 @@ STAND_IN_MODULES = {
 _read_property = QtCore.QObject.property
 _write_property = QtCore.QObject.setProperty
 _is_patched = False
-# PythonQt never frees a callable that was handed to QTimer.singleShot.
+# Callables passed to QTimer.singleShot, which PythonQt never frees.
 KEPT: list[Callable[[], Any]] = []
 
 
 class FakeSlicerError(Exception):
-    """The module asks something of Slicer's Qt side that the real one would refuse or silently ignore."""
+    """The module uses Slicer's Qt side in a way that the real one would refuse or silently ignore."""
 
 
 def patch() -> None:
-    """Change the classes of PySide6, once for the process."""
+    """Patch PySide6's classes, once per process."""
     global _is_patched
     if _is_patched:
         return
     _is_patched = True
     classes = list(_qobject_classes())
-    # All accessors are looked up before any class changes: a property hides the method it is read by.
+    # Look up all accessors before changing any class, because a property hides the method that reads it.
     accessors = [(cls, name, QtProperty(cls, name)) for cls in classes for name in _own_properties(cls)]
     for cls, name, accessor in accessors:
         setattr(cls, name, accessor)
     finders = [(cls, _finder(cls.__getattribute__)) for cls in classes if "__getattribute__" in vars(cls)]
-    for cls, finder in finders:  # some classes have a getattribute of their own, which must be kept
+    for cls, finder in finders:  # classes with their own __getattribute__ must keep it
         cls.__getattribute__ = finder
     for cls in classes:
         cls.__setattr__ = _set_known_attribute
-    QtCore.QObject.name = vars(QtCore.QObject)["objectName"]  # PythonQt's second name of it
+    QtCore.QObject.name = vars(QtCore.QObject)["objectName"]  # PythonQt's alias
     QtCore.QObject.className = class_name
     QtCore.QObject.property = _dynamic_property
     for cls in (QtWidgets.QDialog, QtWidgets.QMenu, QtCore.QEventLoop, QtCore.QCoreApplication):
         cls.exec_ = cls.exec
-    # PySide6's own function of this name connects by way of the changed ``connect``.
+    # PySide6's own singleShot would use the patched ``connect``.
     vars(QtCore.QTimer)["singleShot"].of_class = _single_shot
     _let_processes_take_text()
 
@@ -73,7 +73,7 @@ def _single_shot(milliseconds: int, receiver: Callable[[], Any]) -> None:
 
 def _finder(find: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     def find_attribute(self: Any, name: str) -> Any:
-        # Set on the class, these two would be passed over by PySide6's own.
+        # PySide6's own methods would take precedence over methods set on the class.
         if name == "connect":
             return partial(_connect, self)
         if name == "disconnect":
@@ -84,12 +84,12 @@ def _finder(find: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
 
 
 def class_name(obj: Any) -> str:
-    """The name of the C++ class of ``obj``; of a Python subclass, that of the C++ class it extends."""
+    """The name of the C++ class of ``obj``; for a Python subclass, of the C++ class that it extends."""
     return next(cls.__name__ for cls in type(obj).__mro__ if is_cpp(cls))
 
 
 def is_cpp(cls: type) -> bool:
-    """Whether this class stands for one that is written in C++ in Slicer."""
+    """Whether this class represents a C++ class in Slicer."""
     return cls.__module__.startswith("PySide6.") or cls.__module__ in STAND_IN_MODULES
 
 
@@ -102,7 +102,7 @@ def _qobject_classes() -> Iterator[type]:
 
 
 def _own_properties(cls: Any) -> list[str]:
-    """Properties of ``cls``: those it adds, and inherited ones whose reading method it declares again."""
+    """The properties of ``cls``: those it adds, and inherited ones whose getter it redeclares."""
     meta = cls.staticMetaObject
     names = [meta.property(index).name() for index in range(meta.propertyCount())]
     added = set(names[meta.propertyOffset() :])
@@ -110,7 +110,10 @@ def _own_properties(cls: Any) -> list[str]:
 
 
 class QtProperty:
-    """An attribute of objects; of the class, what it was before: QTimer has a property and a function singleShot."""
+    """A property that is an attribute of objects.
+
+    On the class, the original attribute stays available, because QTimer has both a property and a function singleShot.
+    """
 
     def __init__(self, cls: Any, name: str) -> None:
         capital = name[0].upper() + name[1:]
@@ -133,7 +136,7 @@ class QtProperty:
             value = bool(value)
         try:
             if self._set is not None:
-                # Virtual in C++, so that of a stand-in comes first.
+                # The setter is virtual in C++, so a stand-in's setter takes precedence.
                 getattr(type(owner), self._setter, self._set)(owner, value)
                 return
         except (TypeError, ValueError):
@@ -148,9 +151,9 @@ def _set_known_attribute(self: Any, name: str, value: Any) -> None:
         if name in vars(cls) and hasattr(vars(cls)[name], "__set__"):
             vars(cls)[name].__set__(self, value)
             return
-    # PySide6 itself keeps signals and added slots in an object, the latter under a name with two underscores.
-    is_its_own = name.startswith("__") or isinstance(value, QtCore.SignalInstance)
-    if is_cpp(type(self)) and not is_its_own:
+    # PySide6 itself stores signals and added slots in objects, the latter under names that start with two underscores.
+    is_internal = name.startswith("__") or isinstance(value, QtCore.SignalInstance)
+    if is_cpp(type(self)) and not is_internal:
         raise AttributeError(
             f"'{name}' does not exist on {class_name(self)} and creating new attributes on C++ objects is not allowed"
         )
@@ -163,7 +166,7 @@ def _dynamic_property(self: Any, name: str) -> Any:
 
 
 def arguments_for(receiver: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """As many of a signal's ``arguments`` as ``receiver`` takes."""
+    """The first ``arguments`` of a signal, as many as ``receiver`` accepts."""
     try:
         parameters = inspect.signature(receiver).parameters.values()
     except (TypeError, ValueError):
@@ -185,11 +188,11 @@ def _connect(self: Any, signature: str, receiver: Any, slot: str | None = None) 
         return True
     count = _argument_count(self, signature)
 
-    def give(*arguments: Any) -> None:
+    def call(*arguments: Any) -> None:
         receiver(*arguments_for(receiver, arguments))
 
-    # PySide6 counts the parameters of what it calls.
-    deliver = (lambda: give(), lambda a: give(a), lambda a, b: give(a, b), lambda a, b, c: give(a, b, c))[count]
+    # PySide6 inspects the number of parameters of the slot.
+    deliver = (lambda: call(), lambda a: call(a), lambda a, b: call(a, b), lambda a, b, c: call(a, b, c))[count]
     _signal(self, signature).connect(deliver)
     self.__dict__.setdefault("_deliveries", []).append((_normalized(signature), receiver, deliver))
     return True
@@ -213,7 +216,7 @@ def _normalized(signature: str) -> str:
 
 
 def _argument_count(obj: Any, signature: str) -> int:
-    # Not obj.metaObject(): PySide6 takes what that gives for deleted, everywhere, once obj is.
+    # Not obj.metaObject(): once obj is deleted, PySide6 treats every reference to that meta object as deleted.
     meta: Any = next(cls for cls in type(obj).__mro__ if cls.__module__.startswith("PySide6.")).staticMetaObject
     index = meta.indexOfSignal(_normalized(signature))
     if index < 0:

@@ -1,4 +1,4 @@
-"""What PythonQt lets scripts ask of Qt's own classes: names from its wrappers, and what Qt's meta objects tell."""
+"""The members of Qt's own classes that PythonQt exposes: names from its wrappers, and from Qt's meta objects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fake_slicer.pythonqt import QT_MODULES
 
 @cache
 def wrapped() -> dict[str, list[str]]:
-    """Class -> methods, static functions and values of enumerations. ``make_qt_members.py`` makes the file."""
+    """Class -> methods, static functions, and enumeration values. ``make_qt_members.py`` writes the file."""
     return json.loads(Path(__file__).with_name("qt_members.json").read_text(encoding="utf-8"))
 
 
@@ -27,13 +27,13 @@ def is_property(class_name: str, name: str) -> bool:
 
 
 def has_member(class_name: str, name: str) -> bool:
-    """Whether scripts can say ``object.name``."""
-    return name in _met(class_name) or any(name in wrapped().get(base, ()) for base in _bases(class_name))
+    """Whether scripts can use ``object.name``."""
+    return name in _meta_members(class_name) or any(name in wrapped().get(base, ()) for base in _bases(class_name))
 
 
 def has_static(class_name: str, name: str) -> bool:
-    """Whether scripts can say ``qt.Class.name``: PythonQt is asked for functions of the class itself alone."""
-    return name in wrapped()[class_name] or name in _enumerated(class_name)
+    """Whether scripts can use ``qt.Class.name``; PythonQt looks only at the class itself, not at its bases."""
+    return name in wrapped()[class_name] or name in _enum_values(class_name)
 
 
 def _class(class_name: str) -> Any:
@@ -50,17 +50,17 @@ def _meta(class_name: str) -> Any:
 
 
 @cache
-def _met(class_name: str) -> frozenset[str]:
+def _meta_members(class_name: str) -> frozenset[str]:
     meta = _meta(class_name)
     if meta is None:
         return frozenset()
     methods = {meta.method(index).name().data().decode() for index in range(meta.methodCount())}
     properties = {meta.property(index).name() for index in range(meta.propertyCount())}
-    return frozenset(methods | properties) | _enumerated(class_name) | {"connect", "disconnect", "name"}
+    return frozenset(methods | properties) | _enum_values(class_name) | {"connect", "disconnect", "name"}
 
 
 @cache
-def _enumerated(class_name: str) -> frozenset[str]:
+def _enum_values(class_name: str) -> frozenset[str]:
     meta = _meta(class_name)
     enums = [] if meta is None else [meta.enumerator(index) for index in range(meta.enumeratorCount())]
     return frozenset(enum.key(index) for enum in enums for index in range(enum.keyCount()))

@@ -14,7 +14,7 @@ _ABSENT = {"Signal", "Slot", "Property", "SIGNAL", "SLOT", "ClassInfo", "QEnum",
 
 
 class QtModule(ModuleType):
-    """All of Qt's names in one module. ``replaced`` come first."""
+    """All of Qt's names in one module; the names in ``replaced`` take precedence."""
 
     def __init__(self, **replaced: Any) -> None:
         super().__init__("qt")
@@ -29,14 +29,14 @@ class QtModule(ModuleType):
 
 
 def ctk_module() -> ModuleType:
-    """``ctk`` with the stand-ins of CTK's widgets."""
+    """The module ``ctk`` with the stand-ins for CTK's widgets."""
     module = ModuleType("ctk")
     module.__dict__.update(stand_ins_of(ctk_widgets))
     return module
 
 
 def stand_ins_of(module: ModuleType) -> dict[str, type]:
-    """The stand-ins that a module of the fake Slicer defines, by the names of the real classes."""
+    """The stand-ins defined in a module of the fake Slicer, by the names of the real classes."""
     return {
         name: value
         for name, value in vars(module).items()

@@ -1,11 +1,11 @@
-"""The pictures of the panel in the README, and others to look at: drawn in the fake Slicer after a real run.
+"""Draws the pictures of the panel in the README, and others for inspection, in the fake Slicer after a real run.
 
 Run: python Testing/fake_slicer/readme_pictures.py FOLDER [BUNDLE]
 
-Segments a synthetic CT (no patient) with the shipped model through the panel, and writes a picture of every state into
-FOLDER: empty (panel-first-look.png), with parts missing, its choices, failed, running, done (panel.png), review, dark;
-the slice views with the finding outlined (panel-review-views.png), a map with its legend (panel-map-view.png), and
-every section of its own in light and dark (sections/).
+This segments a synthetic CT (no patient) with the shipped model through the panel and writes pictures into FOLDER: the
+panel in every state (empty: panel-first-look.png, incomplete setup, choices, failed, running, done: panel.png, review,
+dark), the slice views with a finding outlined (panel-review-views.png), a map with its legend (panel-map-view.png), and
+each section in light and dark (sections/).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from fake_slicer.fake_slicer import FakeSlicer
 from fake_slicer.panel_run import as_high_as_its_contents, panel_in_fake_slicer
 from fake_slicer.screenshot import screenshot
 
-# The person and the voxels of ``dca demo``.
+# The seed of the synthetic CT and the spacing (mm) of ``dca demo``.
 _SEED, _SPACING = 7, (2.0, 2.0, 3.0)
 _VIEW, _VIEW_MM = 420, 260.0  # pixels, mm
 _SECTIONS = ("setup", "segment", "experts", "result", "review", "correct")
 
 
 def draw(folder: Path) -> None:
-    """Write all pictures into ``folder``. Exits with the panel's message where the run fails."""
+    """Write all pictures into ``folder``. Exits with the panel's message if the run fails."""
     (folder / "sections").mkdir(parents=True, exist_ok=True)
     with panel_in_fake_slicer() as (panel, fake):
         _draw(panel, fake, folder)
@@ -83,7 +83,7 @@ def _draw(panel: Any, fake: FakeSlicer, folder: Path) -> None:
 
 
 def _draw_missing(panel: Any, fake: FakeSlicer, folder: Path) -> None:
-    """Setup comes first while PyTorch is missing; and in the dark style with the card of a model."""
+    """Draw the panel with Setup first because PyTorch is missing, and in the dark style with a model's description."""
     fake.torch.is_installed = False
     panel.enter()
     panel.ui.setupSection.collapsed = False
@@ -97,7 +97,7 @@ def _draw_missing(panel: Any, fake: FakeSlicer, folder: Path) -> None:
 
 
 def _draw_map(panel: Any, path: Path) -> None:
-    """The attention to the tail expert over the CT with its legend, as Slicer's displayable managers draw it."""
+    """Draw the attention to the tail expert over the CT with its legend, with Slicer's displayable managers."""
     from dcaseg.rendering.planes import Plane
     from DCASegmentationLib.scene import expert_views
     from DCASegmentationLib.scene.case_record import recall
@@ -118,7 +118,7 @@ def _draw_map(panel: Any, path: Path) -> None:
 
 
 def _draw_views(panel: Any, path: Path) -> None:
-    """The slice views on the second place, as Slicer's displayable managers draw them."""
+    """Draw the slice views centered on the second finding, with Slicer's displayable managers."""
     from dcaseg.rendering.planes import SCREEN_AXES, Plane
     from DCASegmentationLib.scene.case_record import recall
     from DCASegmentationLib.scene.finding_view import position_of
@@ -136,7 +136,7 @@ def _draw_views(panel: Any, path: Path) -> None:
 
 
 def _shoot(widget: Any, path: Path, style: str = "light") -> None:
-    """Draw a widget as high as its contents at the width of a panel of 400 pixels."""
+    """Draw a widget as high as its contents, at the width of a panel."""
     as_high_as_its_contents(widget.window())
     screenshot(widget, path, style)
 

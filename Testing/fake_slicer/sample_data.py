@@ -1,4 +1,4 @@
-"""Stand-in of Slicer's module SampleData: remembers what is registered."""
+"""Stand-in for Slicer's SampleData module, which records what is registered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 
 class SampleData:
-    """``sources`` holds the arguments of each registration. ``download()`` gives the node of a download; None fails."""
+    """The sample data of the fake Slicer.
+
+    ``sources`` records the arguments of each registration. A test sets ``download``, which returns the downloaded node;
+    while it is None, downloads fail.
+    """
 
     def __init__(self) -> None:
         self.sources: list[dict[str, Any]] = []
@@ -19,7 +23,7 @@ class SampleData:
         self.download = None
 
     def module(self) -> ModuleType:
-        told = self
+        sample_data = self
 
         class SampleDataLogic:
             @staticmethod
@@ -36,7 +40,7 @@ class SampleData:
                 loadFileProperties: Any = None,
                 checksums: Any = None,
             ) -> None:
-                told.sources.append(
+                sample_data.sources.append(
                     {
                         "category": category,
                         "sampleName": sampleName,
@@ -49,12 +53,12 @@ class SampleData:
                 )
 
             def sourceForSampleName(self, sampleName: str) -> Any:
-                return next((each for each in told.sources if each["sampleName"] == sampleName), None)
+                return next((each for each in sample_data.sources if each["sampleName"] == sampleName), None)
 
             def downloadSample(self, sampleName: str) -> Any:
-                if self.sourceForSampleName(sampleName) is None or told.download is None:
+                if self.sourceForSampleName(sampleName) is None or sample_data.download is None:
                     raise ValueError("Host not found")
-                return told.download()
+                return sample_data.download()
 
         module = ModuleType("SampleData")
         module.SampleDataLogic = SampleDataLogic

@@ -1,4 +1,4 @@
-"""Pictures of the panel, in light and dark colors, as Slicer follows the system's choice."""
+"""Pictures of the panel in light and dark colors; Slicer follows the system's color scheme."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DARK_DISABLED = ("WindowText", "Text", "ButtonText")
 def screenshot(widget: Any, path: Path, style: str = "light", prepare: Callable[[], None] | None = None) -> Path:
     """Write ``widget`` as PNG, drawn with Qt's Fusion style in a ``light`` or ``dark`` palette.
 
-    ``prepare()`` is called once these colors are set.
+    ``prepare()`` is called after these colors are set.
     """
     application = QtWidgets.QApplication.instance()
     application.setStyle("Fusion")

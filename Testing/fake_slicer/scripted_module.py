@@ -1,4 +1,4 @@
-"""Stand-in of ``slicer.ScriptedLoadableModule``: the base classes of a scripted module."""
+"""Stand-in for ``slicer.ScriptedLoadableModule``: the base classes of a scripted module."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ class ScriptedLoadableModuleWidget:
         return str(_folder_of(type(self)) / "Resources" / filename)
 
     def setup(self) -> None:
-        """Slicer adds the developer's Reload section here; the fake Slicer is no developer."""
+        """In developer mode, Slicer adds its Reload section here; the fake Slicer is not in developer mode."""
 
     def cleanup(self) -> None:
         """Called when the application closes and the module's widget is destroyed."""
 
     def onReload(self) -> None:
-        """The developer's button, by the function of Slicer's own ``slicer.util``."""
+        """The Reload button, with Slicer's own function in ``slicer.util``."""
         slicer.util.reloadScriptedModule(self.moduleName)
 
     def setupDeveloperSection(self) -> None:
-        """Nothing to reload here."""
+        """Does nothing: there is no Reload section."""
 
 
 class ScriptedLoadableModuleLogic:
@@ -111,7 +111,7 @@ class ScriptedLoadableModuleLogic:
 
 
 class ScriptedLoadableModuleTest(unittest.TestCase):
-    """A module's self-test; ``runTest`` is what Slicer runs."""
+    """A module's self-test; Slicer calls ``runTest``."""
 
     def __init__(self, methodName: str = "runTest", *arguments: Any, **keywords: Any) -> None:
         super().__init__(methodName, *arguments, **keywords)
@@ -121,7 +121,7 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
         logging.info(message)
 
     def runTest(self) -> None:
-        """Subclasses run their tests here."""
+        """Subclasses call their tests here."""
 
 
 class qSlicerScriptedLoadableModule:

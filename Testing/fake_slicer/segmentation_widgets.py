@@ -1,4 +1,4 @@
-"""Stand-ins of the widgets for segmentations: they hold their nodes; editing and drawing stay with Slicer."""
+"""Stand-ins for the segmentation widgets: they store their nodes but do not edit or draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fake_slicer.mrml_widgets import qMRMLWidget
 
 
 class qMRMLSegmentationShow3DButton(ctkMenuButton):
-    """Makes and shows the closed surfaces when checked."""
+    """Computes and shows the closed surfaces when checked."""
 
     locked = Plain(False)
 
@@ -47,7 +47,7 @@ class qMRMLSegmentationShow3DButton(ctkMenuButton):
 
 
 class qMRMLSegmentEditorWidget(qMRMLWidget):
-    """Knows what is edited and which effect is active; edits nothing."""
+    """Stores what is edited and which effect is active; edits nothing."""
 
     segmentationNodeChanged = Signal("segmentationNodeChanged(vtkMRMLSegmentationNode*)")
     sourceVolumeNodeChanged = Signal("sourceVolumeNodeChanged(vtkMRMLVolumeNode*)")
@@ -102,12 +102,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self.currentSegmentIDChanged.emit(segment_id)
 
     def activeEffect(self) -> Any:
-        """The name of the effect; Slicer gives an effect object."""
+        """The name of the active effect; Slicer returns an effect object."""
         return (self._state.editor.GetActiveEffectName() or None) if self._state.editor else None
 
     def setActiveEffect(self, effect: Any) -> None:
         if effect is not None:
-            raise TypeError("The fake Slicer has no effects: setActiveEffectByName, or None")
+            raise TypeError("The fake Slicer has no effects: use setActiveEffectByName, or None")
         self.setActiveEffectByName("")
 
     def setActiveEffectByName(self, name: str) -> None:
@@ -115,7 +115,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
             self._state.editor.SetActiveEffectName(name)
 
     def saveStateForUndo(self) -> None:
-        """Keeps what the segment editor logic keeps: a copy of the segmentation."""
+        """Save a copy of the segmentation with Slicer's segment editor logic."""
         if self._state.logic is None:
             self._state.logic = slicer.vtkSlicerSegmentEditorLogic()
             self._state.logic.SetMRMLScene(slicer.mrmlScene)
@@ -153,6 +153,6 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._state.shortcuts = None
 
     def setupViewObservations(self) -> None:
-        """There are no views to observe."""
+        """Does nothing, because there are no views to observe."""
 
     removeViewObservations = updateWidgetFromMRML = setupViewObservations

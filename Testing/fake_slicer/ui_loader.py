@@ -1,4 +1,4 @@
-"""Loads .ui files with the stand-ins in the places of Slicer's widgets, and refuses what the real classes lack."""
+"""Loads .ui files with stand-ins instead of Slicer's widgets, and rejects what the real classes do not have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fake_slicer.pythonqt import FakeSlicerError, _write_property
 
 
 class UiLoader(QtUiTools.QUiLoader):
-    """``qt.QUiLoader``: creates custom widgets from ``stand_ins`` (class name -> class)."""
+    """Stand-in for ``qt.QUiLoader``: creates custom widgets from ``stand_ins`` (class name -> class)."""
 
     def __init__(self, stand_ins: Mapping[str, type], parent: Any = None) -> None:
         super().__init__(parent)
@@ -25,13 +25,13 @@ class UiLoader(QtUiTools.QUiLoader):
             widget.setObjectName(name)
             return widget
         if class_name not in self.availableWidgets():
-            raise FakeSlicerError(f"The fake Slicer has no stand-in of {class_name}, which {name} is")
+            raise FakeSlicerError(f"{name}: the fake Slicer has no stand-in for {class_name}")
         return super().createWidget(class_name, parent, name)
 
     def load(self, file: Any, parent: Any = None) -> Any:
         tree = ElementTree.fromstring(bytes(file.readAll().data()))
         check_ui(tree)
-        # Qt would look for the connections' signals in the stand-ins' meta objects, where VTK's types are unknown.
+        # Qt would look up the signals in the stand-ins' meta objects, which do not know VTK's types.
         connections = tree.find("connections")
         if connections is not None:
             tree.remove(connections)
@@ -48,7 +48,7 @@ class UiLoader(QtUiTools.QUiLoader):
 
 
 def widget_classes(tree: ElementTree.Element) -> dict[str, str]:
-    """Object name -> class of all widgets of a .ui."""
+    """The class of each widget in a .ui file, by object name."""
     return {str(widget.get("name")): str(widget.get("class")) for widget in tree.iter("widget")}
 
 
@@ -64,7 +64,7 @@ def check_ui(tree: ElementTree.Element) -> None:
     for sender, signal, receiver, slot in _connections(tree.find("connections")):
         for name in (sender, receiver):
             if name not in classes:
-                raise FakeSlicerError(f"A connection names {name}, which is no widget")
+                raise FakeSlicerError(f"A connection names {name}, which is not a widget")
         if not manifest.has_signal(classes[sender], signal):
             raise FakeSlicerError(f"{sender}: {classes[sender]} has no signal {signal}")
         if not manifest.has_slot(classes[receiver], slot):
@@ -81,7 +81,7 @@ def _find(top: Any, name: str) -> Any:
 
 
 def _set_properties(tree: ElementTree.Element, top: Any) -> None:
-    """Qt has set the properties that a stand-in adds as dynamic ones, which it does not see: hand them over."""
+    """Pass the properties that a stand-in adds on to it; Qt has set them as dynamic properties only."""
     for element in tree.iter("widget"):
         own = manifest.members(str(element.get("class")), "properties")
         for prop in element.findall("property"):
@@ -91,6 +91,6 @@ def _set_properties(tree: ElementTree.Element, top: Any) -> None:
             widget = _find(top, str(element.get("name")))
             value = widget.property(name)
             if prop[0].tag in ("enum", "set"):
-                value = 0  # stand-ins know no enumerations of CTK
+                value = 0  # stand-ins do not know CTK's enumerations
             _write_property(widget, name, None)
             setattr(widget, name, value)

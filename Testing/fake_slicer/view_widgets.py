@@ -1,7 +1,7 @@
-"""Stand-ins of the views: the layout is Slicer's own layout logic, each slice view its own slice logic; none draws.
+"""Stand-ins for the views, with Slicer's own layout logic and slice logics; they draw nothing.
 
-As in Slicer, a new layout gives its slice views their final size in the next turn of the event loop, and that turn
-resets offset and field of view.
+As in Slicer, the slice views of a new layout get their final size in the next turn of the event loop, which also resets
+their offset and field of view.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fake_slicer.mrml_widgets import qMRMLWidget
 
 
 class qMRMLAbstractViewWidget(qMRMLWidget):
-    """A view; the stand-in shows nothing."""
+    """A view; the stand-in draws nothing."""
 
     viewLabel = Plain("")
 
 
-# Pixels of a slice view before its layout is done, and afterwards.
+# The size of a slice view in pixels before and after its layout is done.
 _FIRST_SIZE, _FINAL_SIZE = (250, 250), (420, 640)
 
 
@@ -45,12 +45,12 @@ class qMRMLSliceWidget(qMRMLAbstractViewWidget):
 
     @property
     def sliceViewLabel(self) -> str:
-        """The letter on the bar of the view."""
+        """The letter in the view's bar."""
         return self.mrmlSliceNode().GetLayoutLabel() or ""
 
     @property
     def sliceViewColor(self) -> Any:
-        """The color of that bar."""
+        """The color of the view's bar."""
         return QtGui.QColor.fromRgbF(*self.mrmlSliceNode().GetLayoutColor())
 
     def mrmlSliceCompositeNode(self) -> Any:
@@ -61,20 +61,20 @@ class qMRMLSliceWidget(qMRMLAbstractViewWidget):
 
 
 class qMRMLThreeDView(StandIn, QtWidgets.QWidget):
-    """What a 3D view draws; knows what it was asked to show."""
+    """The drawing area of a 3D view; records the methods called on it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._state.asked = []
+        self._state.calls = []
 
     def resetFocalPoint(self) -> None:
-        self._state.asked.append("resetFocalPoint")
+        self._state.calls.append("resetFocalPoint")
 
     def resetCamera(self, *arguments: bool) -> None:
-        self._state.asked.append("resetCamera")
+        self._state.calls.append("resetCamera")
 
     def rotateToViewAxis(self, axis: int) -> None:
-        self._state.asked.append("rotateToViewAxis")
+        self._state.calls.append("rotateToViewAxis")
 
 
 class qMRMLThreeDWidget(qMRMLAbstractViewWidget):
@@ -89,7 +89,7 @@ class qMRMLThreeDWidget(qMRMLAbstractViewWidget):
 
 
 class qMRMLPlotWidget(qMRMLAbstractViewWidget):
-    """A plot view: knows its view node, whose chart it would draw."""
+    """A plot view; stores its view node."""
 
     def mrmlPlotViewNode(self) -> Any:
         return getattr(self._state, "node", None)
@@ -99,7 +99,7 @@ class qMRMLPlotWidget(qMRMLAbstractViewWidget):
 
 
 class qSlicerLayoutManager(StandIn, QtCore.QObject):
-    """``slicer.app.layoutManager()``: view nodes come and go as the layout's description says."""
+    """Stand-in for ``slicer.app.layoutManager()``: creates and removes view nodes as the layout requires."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
         return self._state.slices[shown[name].GetID()] if name in shown else None
 
     def _make_slice_widgets(self) -> None:
-        """As in Slicer, each slice view of the layout has a widget, and with it a logic, from the first."""
+        """As in Slicer, each slice view of the layout has a widget and a logic from the start."""
         slices = self._state.slices
         for node in self._shown("vtkMRMLSliceNode"):
             if node.GetID() not in slices or slices[node.GetID()].mrmlSliceNode() is not node:

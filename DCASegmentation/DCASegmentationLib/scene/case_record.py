@@ -1,4 +1,4 @@
-"""Which nodes of the scene belong to a case, written on its segmentation so that a saved scene keeps it."""
+"""Which nodes of the scene belong to a case, recorded on its segmentation node so that it is saved with the scene."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _VERSION = "1"
 _CT = "DCASegmentation.ct"
 _SINGLE_MAPS = ("dominant_expert", "entropy", "disagreement")
 _LABEL_MAPS = ("automatic", "places")
-# Saved scenes have the dominant expert under the name of earlier versions.
+# Saved scenes store the dominant expert under the name of earlier versions.
 _SAVED_AS = {"dominant_expert": "deciding_expert"}
-# On each node that belongs to a result: the result's segmentation.
+# Set on each node that belongs to a result; the reference is the result's segmentation.
 _PART_OF, _IS_PART = "DCASegmentation.result", "DCASegmentation.part"
 LEVELS = (1, 2, 3, 4)
 MAP_NAMES = (*_SINGLE_MAPS, *(f"attention_{expert}_level{level}" for level in LEVELS for _, expert, _ in EXPERTS))
@@ -25,17 +25,18 @@ MAP_NAMES = (*_SINGLE_MAPS, *(f"attention_{expert}_level{level}" for level in LE
 
 
 def attention_name(level: int, expert: str) -> str:
-    """The name of the map of the attention to an expert at a level (1 to 4)."""
+    """The name of the attention map of an expert at a level (1 to 4)."""
     return f"attention_{expert}_level{level}"
 
 
 @dataclass
 class CaseNodes:
-    """The MRML nodes of one case. ``attention`` maps level and expert to a volume node.
+    """The MRML nodes of one case.
 
-    Maps that were not shown yet are still files, and no nodes (see ``map_files``). ``ct`` is None where the CT of a
-    remembered case was deleted. ``automatic`` is the label map as the network gave it, ``places`` holds the rank of the
-    finding in each voxel; both have the same voxels, a box of the CT's.
+    ``ct`` is None if the CT of a recorded case was deleted. ``attention`` maps level and expert to a volume node. Maps
+    that have not been shown yet are still files, not nodes (see ``scene.maps``). ``automatic`` is the label map as the
+    network computed it; ``places`` holds the rank of the finding at each voxel (0 for none). Both cover the same box of
+    the CT's voxels.
     """
 
     ct: Any
@@ -48,20 +49,20 @@ class CaseNodes:
     places: Any | None = None
 
     def maps(self) -> list[Any]:
-        """The volume nodes that can be laid over the CT."""
+        """The volume nodes that can be shown over the CT."""
         attention = [node for experts in self.attention.values() for node in experts.values()]
         single = [self.dominant_expert, self.entropy, self.disagreement]
         return [*attention, *(node for node in single if node is not None)]
 
     def map(self, name: str) -> Any | None:
-        """The volume node of a map (one of ``MAP_NAMES``), None where there is none."""
+        """The volume node of a map (one of ``MAP_NAMES``), or None."""
         if name in _SINGLE_MAPS:
             return getattr(self, name)
         expert, level = _expert_and_level(name)
         return self.attention.get(level, {}).get(expert)
 
     def set_map(self, name: str, node: Any) -> None:
-        """Take ``node`` as the map ``name``; :func:`remember` keeps it."""
+        """Set the node of the map ``name``; call :func:`remember` to record it in the scene."""
         if name in _SINGLE_MAPS:
             setattr(self, name, node)
         else:
@@ -69,19 +70,19 @@ class CaseNodes:
             self.attention.setdefault(level, {})[expert] = node
 
     def label_maps(self) -> list[Any]:
-        """The label map volumes that the review goes by."""
+        """The label map volumes that the review uses."""
         return [node for node in (self.automatic, self.places) if node is not None]
 
     def all(self) -> list[Any]:
-        """Every node of the case that is there."""
+        """All existing nodes of the case."""
         return [*([] if self.ct is None else [self.ct]), self.segmentation, *self.maps(), *self.label_maps()]
 
 
 def remember(nodes: CaseNodes) -> None:
-    """Write onto the segmentation node which nodes belong to it; an earlier record there is replaced.
+    """Record on the segmentation node which nodes belong to it, replacing an earlier record.
 
-    Node references are saved with the scene, survive that nodes get other IDs on loading, and empty themselves when a
-    node is deleted.
+    It uses node references, because they are saved with the scene, are updated when nodes get new IDs on loading, and
+    become empty when a node is deleted.
     """
     segmentation = nodes.segmentation
     segmentation.SetAttribute(_TAG, _VERSION)
@@ -93,26 +94,26 @@ def remember(nodes: CaseNodes) -> None:
 
 
 def mark_as_part(node: Any, segmentation: Any) -> None:
-    """``node`` belongs to the result ``segmentation``: it goes with it, and no other module offers it."""
+    """Mark ``node`` as part of the result ``segmentation``: it is removed with it, and other modules do not list it."""
     node.SetAttribute(_IS_PART, "1")
     node.SetNodeReferenceID(_PART_OF, segmentation.GetID())
     node.SetHideFromEditors(True)
 
 
 def parts_left_over() -> list[Any]:
-    """The nodes of results whose segmentation is no longer in the scene."""
+    """The nodes of results whose segmentation was deleted."""
     scene = slicer.mrmlScene
     nodes = [scene.GetNthNode(index) for index in range(scene.GetNumberOfNodes())]
     return [node for node in nodes if node.GetAttribute(_IS_PART) and node.GetNodeReference(_PART_OF) is None]
 
 
 def cases_of(ct: Any | None) -> list[CaseNodes]:
-    """The cases of a CT (vtkMRMLScalarVolumeNode), the latest last."""
+    """The cases of a CT (vtkMRMLScalarVolumeNode), oldest first."""
     return [nodes for nodes in cases_in_scene() if ct is not None and nodes.ct is ct]
 
 
 def recall(segmentation: Any | None) -> CaseNodes | None:
-    """The case of a vtkMRMLSegmentationNode as far as its nodes still exist; None for any other segmentation."""
+    """The case of a vtkMRMLSegmentationNode, with the nodes that still exist; None if it is not one of ours."""
     if segmentation is None or segmentation.GetAttribute(_TAG) is None:
         return None
     nodes = CaseNodes(segmentation.GetNodeReference(_CT), segmentation)
@@ -126,7 +127,7 @@ def recall(segmentation: Any | None) -> CaseNodes | None:
 
 
 def cases_in_scene() -> list[CaseNodes]:
-    """The cases of the scene, the latest last."""
+    """The cases in the scene, oldest first."""
     scene = slicer.mrmlScene
     count = scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
     found = (recall(scene.GetNthNodeByClass(index, "vtkMRMLSegmentationNode")) for index in range(count))

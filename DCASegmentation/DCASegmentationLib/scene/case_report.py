@@ -1,4 +1,4 @@
-"""The report of a case of the scene, with what was decided about its findings."""
+"""The content of the report on a case in the scene, with the decisions on its findings."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ _OUTCOMES = {
 
 
 def case_report(nodes: CaseNodes, written: str) -> CaseReport:
-    """The report of a case, with its segments as they are now; ``written`` is the date and time to state.
+    """The report on a case, with its current segments; ``written`` is the date and time to state in it.
 
-    Raises UserError where the CT is gone, or it is not known which organs the segments are.
+    Raises UserError if the CT was deleted or the vocabulary of the segments is unknown.
     """
     if nodes.ct is None:
-        raise UserError("The CT is no longer in the scene.", "Load it, then segment it again.")
+        raise UserError("The CT is no longer in the scene.", "Load the CT and segment it again.")
     origin = read_origin(nodes.segmentation)
     vocabulary = origin.organs() if origin is not None else None
     if origin is None or vocabulary is None:
-        raise UserError("It is not known which model made this result.", "Segment the CT again.")
+        raise UserError("The model that produced this result is unknown.", "Segment the CT again.")
     ct = image_of(nodes.ct)
     about = [
         ("CT", nodes.ct.GetName()),
@@ -66,7 +66,7 @@ def _size(ct: sitk.Image) -> str:
 
 
 def _labels(nodes: CaseNodes, ct: sitk.Image) -> sitk.Image:
-    """The organs as they are now on the grid of the CT."""
+    """The current organs as labels on the grid of the CT."""
     labels = labels_by_segment(nodes)
     now = np.zeros(ct.GetSize()[::-1], np.uint8)
     for layer in segment_layers(nodes.segmentation, nodes.ct):
@@ -81,10 +81,10 @@ def _findings(nodes: CaseNodes, vocabulary: Vocabulary) -> list[ReportedFinding]
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     if review is None:
         return None
-    return [_reported(place, state.status(place.rank), vocabulary) for place in review.places]
+    return [_reported(finding, state.status(finding.rank), vocabulary) for finding in review.places]
 
 
-def _reported(place: Any, status: str, vocabulary: Vocabulary) -> ReportedFinding:
-    names = tuple(vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in organs_of(place))
-    reasons = tuple(reason.text for reason in place.reasons)
-    return ReportedFinding(place.name, names, reasons, place.ml, _OUTCOMES.get(status, status))
+def _reported(finding: Any, status: str, vocabulary: Vocabulary) -> ReportedFinding:
+    names = tuple(vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in organs_of(finding))
+    reasons = tuple(reason.text for reason in finding.reasons)
+    return ReportedFinding(finding.name, names, reasons, finding.ml, _OUTCOMES.get(status, status))

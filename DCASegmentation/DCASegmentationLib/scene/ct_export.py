@@ -1,4 +1,4 @@
-"""The CT of the scene: which one was just opened, its region of interest, and whether it has changed."""
+"""The CT in the scene: finding the open CT, exporting it or a region of it, and its checksum."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from DCASegmentationLib.scene.volumes import index_to_world
 
 @dataclass(frozen=True)
 class Region:
-    """Indices ``first`` to below ``last`` of an array (z, y, x)."""
+    """A box of voxels: the indices (z, y, x) from ``first`` up to but not including ``last``."""
 
     first: tuple[int, int, int]
     last: tuple[int, int, int]
@@ -33,14 +33,17 @@ class Region:
 
     @property
     def slices(self) -> tuple[slice, ...]:
+        """The region as slices of an array (z, y, x)."""
         return tuple(slice(start, stop) for start, stop in zip(self.first, self.last, strict=True))
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The size of the region (z, y, x) in voxels."""
         return tuple(stop - start for start, stop in zip(self.first, self.last, strict=True))
 
     @property
     def first_index_xyz(self) -> tuple[int, int, int]:
+        """The first voxel index (x, y, z)."""
         return self.first[2], self.first[1], self.first[0]
 
     def fits(self, size: tuple[int, ...]) -> bool:
@@ -49,29 +52,29 @@ class Region:
 
 
 def region_of_interest(roi_node: Any, index_to_world: np.ndarray, size: tuple[int, ...]) -> Region:
-    """The smallest box of voxels that holds a vtkMRMLMarkupsROINode, however the two lie to each other.
+    """The smallest box of voxels that contains a vtkMRMLMarkupsROINode, which may be rotated.
 
-    ``index_to_world`` (4, 4) leads from voxel indices (i, j, k) to world RAS (mm); ``size`` is (z, y, x).
-    Raises UserError where the ROI has no extent yet, or does not touch the CT.
+    ``index_to_world`` (4, 4) maps voxel indices (i, j, k) to world RAS (mm); ``size`` is the size of the CT (z, y, x).
+    Raises UserError if the ROI has no extent yet or does not touch the CT.
     """
     half = np.array(roi_node.GetSize()) / 2
     if roi_node.GetNumberOfControlPoints() == 0 or half.min() <= 0:
-        raise UserError(f"The region {roi_node.GetName()} is empty.", "Place the region on the CT, or choose none.")
+        raise UserError(f"The region {roi_node.GetName()} is empty.", "Place the region on the CT, or select none.")
     to_world = np.array(
         [[roi_node.GetObjectToWorldMatrix().GetElement(row, column) for column in range(4)] for row in range(4)]
     )
     corners = np.array([[*(half * signs), 1.0] for signs in product((-1.0, 1.0), repeat=3)])
     indices = (np.linalg.inv(index_to_world) @ to_world @ corners.T)[:3]
-    # Voxels reach half an index to both sides of their center.
+    # A voxel extends half an index to both sides of its center.
     first = np.maximum(np.floor(indices.min(axis=1) + 0.5), 0).astype(int)[::-1]
     last = np.minimum(np.ceil(indices.max(axis=1) + 0.5), size[::-1]).astype(int)[::-1]
     if (last <= first).any():
-        raise UserError(f"The region {roi_node.GetName()} lies outside of the CT.", "Move it onto the CT.")
+        raise UserError(f"The region {roi_node.GetName()} is outside the CT.", "Move it onto the CT.")
     return Region((int(first[0]), int(first[1]), int(first[2])), (int(last[0]), int(last[1]), int(last[2])))
 
 
 def in_whole_grid(labels: np.ndarray, region: Region, size: tuple[int, ...]) -> np.ndarray:
-    """``labels`` of ``region`` at their place in an array of ``size`` (z, y, x), background around them."""
+    """Pad ``labels`` (z, y, x), which cover ``region``, with background to an array of ``size`` (z, y, x)."""
     if labels.shape == tuple(size):
         return labels
     whole = np.zeros(size, labels.dtype)
@@ -84,32 +87,33 @@ _ORTHOGONAL = 1e-3
 
 
 def require_ct(node: Any) -> None:
-    """Raises UserError unless ``node`` is a scalar volume with voxels: no label map, no vectors, no other node."""
+    """Raises UserError unless ``node`` is a scalar volume with voxels (no label map, vector volume, or other node)."""
     if node is None:
-        raise UserError("No CT is chosen.", "Choose the CT to segment.")
+        raise UserError("No CT is selected.", "Select the CT to segment.")
     name = node.GetName()
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise UserError(f"{name} is a label map, not a CT.", "Choose the CT that it belongs to.")
-    # Subclasses hold vectors, tensors or sequences of values.
+        raise UserError(f"{name} is a label map, not a CT.", "Select the CT that it belongs to.")
+    # Subclasses contain vectors, tensors, or sequences of values.
     if node.GetClassName() != "vtkMRMLScalarVolumeNode":
-        raise UserError(f"{name} is no scalar volume ({node.GetNodeTagName()}).", "Choose a CT volume.")
+        raise UserError(f"{name} is not a scalar volume ({node.GetNodeTagName()}).", "Select a CT volume.")
     image = node.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
-        raise UserError(f"{name} holds no voxels.", "Load the CT again, or choose another one.")
+        raise UserError(f"{name} has no voxels.", "Load the CT again, or select another one.")
     if image.GetNumberOfScalarComponents() != 1:
-        raise UserError(f"{name} has several values per voxel.", "Choose a CT with one value per voxel.")
+        raise UserError(f"{name} has several values per voxel.", "Select a CT with one value per voxel.")
     if min(image.GetDimensions()) < 2:
-        raise UserError(f"{name} is a single slice.", "Choose the whole CT volume.")
+        raise UserError(f"{name} is a single slice.", "Select the whole CT volume.")
 
 
 def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Path, Region]:
-    """Write a CT as ``folder / "ct.nrrd"``, as it lies in the patient: a linear transform on the node is applied.
+    """Write a CT as ``folder / "ct.nrrd"`` in world space: a linear transform on the node is applied to its geometry.
 
-    ``roi_node`` (vtkMRMLMarkupsROINode) limits it to the smallest box of voxels that holds the ROI. Returns the file
-    and the box (indices of the CT's own grid). The file is not compressed: that would take longer than all the rest.
+    ``roi_node`` (vtkMRMLMarkupsROINode) limits the export to the smallest box of voxels that contains the ROI. Returns
+    the file and the box (indices of the CT's own grid). The file is not compressed, because compression would take
+    longer than everything else.
 
-    Raises UserError for a node that is no CT, a transform that is not linear, axes that are not at right angles, and a
-    ROI that misses the CT; OutputError where the file cannot be written.
+    Raises UserError if the node is not a CT, its transform is not linear, its axes are not at right angles, or the ROI
+    is outside the CT. Raises OutputError if the file cannot be written.
     """
     require_ct(node)
     matrix = index_to_world(node)
@@ -118,7 +122,7 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
     if not np.allclose(directions.T @ directions, np.eye(3), atol=_ORTHOGONAL):
         raise UserError(
             f"The axes of {node.GetName()} are not at right angles (gantry tilt, or a shearing transform).",
-            "Resample it first: modules Transforms (Harden) and Resample Scalar Volume.",
+            "Resample the CT first, with the modules Transforms (Harden) and Resample Scalar Volume.",
         )
     voxels = slicer.util.arrayFromVolume(node)
     region = Region.whole(voxels.shape) if roi_node is None else region_of_interest(roi_node, matrix, voxels.shape)
@@ -129,7 +133,7 @@ def export_ct(node: Any, folder: Path, roi_node: Any | None = None) -> tuple[Pat
         write_nrrd(voxels[region.slices], to_lps, path)
     except OSError:
         raise OutputError(
-            f"{node.GetName()} could not be written to {folder}: the disk is full, or the folder not writable.",
+            f"{node.GetName()} could not be written to {folder}: the disk is full or the folder is not writable.",
             "Free some space, or choose another temporary folder in Slicer's application settings (Modules).",
         ) from None
     return path, region
@@ -145,7 +149,7 @@ _FEWEST_ALONG_AN_AXIS = 8
 
 
 def open_ct() -> Any | None:
-    """The CT in the red slice view, else the first one of the scene; None where no volume looks like a CT."""
+    """The CT in the red slice view, otherwise the first CT in the scene; None if no volume looks like a CT."""
     scene = slicer.mrmlScene
     composite = scene.GetSingletonNode("Red", "vtkMRMLSliceCompositeNode")
     shown = scene.GetNodeByID(composite.GetBackgroundVolumeID() or "") if composite is not None else None
@@ -156,9 +160,9 @@ def open_ct() -> Any | None:
 
 
 def looks_like_ct(node: Any) -> bool:
-    """Whether a volume node has the values of a CT in HU: no label map, no MR, no map of attention.
+    """Whether a volume node has the values of a CT in HU, unlike a label map, an MR image, or an attention map.
 
-    Judged by a part of the voxels, so that it takes no time that anybody notices; the worker checks all of them.
+    This checks only a part of the voxels, so that it takes no noticeable time; the worker checks all of them.
     """
     try:
         require_ct(node)

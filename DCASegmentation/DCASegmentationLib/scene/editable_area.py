@@ -1,6 +1,7 @@
-"""The Segment Editor's settings, and where it may paint: in a finding, or where the network is uncertain.
+"""The Segment Editor's settings, and the area where it may paint: a finding, or where the network is uncertain.
 
-A segment as the mask would not do: painting over it takes voxels out of it, so that no stroke could be mended.
+The area is a volume rather than a segment, because painting over a masking segment would remove voxels from it, so that
+a stroke could not be corrected.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _EDITOR_TAG = "DCASegmentation"
 
 
 def editor_node() -> Any:
-    """The vtkMRMLSegmentEditorNode of the panel, made once per scene: the Segment Editor module keeps its own."""
+    """The panel's vtkMRMLSegmentEditorNode, one per scene, separate from that of the Segment Editor module."""
     node = slicer.mrmlScene.GetSingletonNode(_EDITOR_TAG, "vtkMRMLSegmentEditorNode")
     if node is not None:
         return node
@@ -35,20 +36,21 @@ def editor_node() -> Any:
 
 _TAG = "DCASegmentation.editable"
 _MARGIN_MM = 5.0
-# Of the entropy (0 to 1): from about where the likeliest of 16 labels has less than 85 % of the probability.
+# Entropy (0 to 1) from which voxels count as uncertain: about where the likeliest of 16 labels falls below 85 %.
 UNCERTAIN = 0.15
-# Whole numbers: the editor compares in the type of the voxels. Between them lies what it interpolates at the rim.
+# Whole numbers, because the editor compares in the voxel type. The lower bound excludes what it interpolates at the
+# rim.
 _EDITABLE = 100
 _RANGE = (50.0, 100.0)
 
 
-def limit_to_place(nodes: CaseNodes, place: Place) -> Any | None:
-    """The editable area is the place and 5 mm around it, for a stroke must be able to end beside it.
+def limit_to_finding(nodes: CaseNodes, finding: Place) -> Any | None:
+    """Make the finding and 5 mm around it the editable area, so that a stroke can end just outside the finding.
 
-    Returns the vtkMRMLScalarVolumeNode (100 where editing is allowed, else 0) to take as source volume; None where
-    the voxels of the place were deleted.
+    Returns the vtkMRMLScalarVolumeNode (100 where editing is allowed, otherwise 0) to use as source volume; None if the
+    finding's voxels were deleted.
     """
-    voxels = voxels_of(nodes, place.rank)
+    voxels = voxels_of(nodes, finding.rank)
     if voxels is None:
         return None
     spacing = np.array(voxels.volume.GetSpacing())[::-1]
@@ -67,9 +69,9 @@ def limit_to_place(nodes: CaseNodes, place: Place) -> Any | None:
 
 
 def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | None:
-    """The editable area is where the uncertainty (entropy, 0 to 1) is ``threshold`` or more.
+    """Make all voxels with an uncertainty (entropy, 0 to 1) of ``threshold`` or more the editable area.
 
-    Returns the volume as :func:`limit_to_place` does; None for a case without a map of uncertainty.
+    Returns the volume as :func:`limit_to_finding` does; None if the case has no uncertainty map.
     """
     entropy = map_volume(nodes, "entropy")
     if entropy is None or entropy.GetImageData() is None:
@@ -81,7 +83,7 @@ def limit_to_uncertain(nodes: CaseNodes, threshold: float = UNCERTAIN) -> Any | 
 
 
 def mask_with(editor: Any) -> None:
-    """Let a vtkMRMLSegmentEditorNode whose source volume is an editable area edit there only."""
+    """Let a vtkMRMLSegmentEditorNode edit only in the editable area, which must be its source volume."""
     before = editor.StartModify()
     editor.SetSourceVolumeIntensityMaskRange(*_RANGE)
     editor.SetSourceVolumeIntensityMask(True)
@@ -89,7 +91,7 @@ def mask_with(editor: Any) -> None:
 
 
 def unmask(editor: Any | None) -> None:
-    """Let it edit everywhere again, and remove the area from the scene."""
+    """Let the Segment Editor edit everywhere again, and remove the editable area from the scene."""
     if editor is not None:
         editor.SetSourceVolumeIntensityMask(False)
     node = _node()
@@ -98,7 +100,7 @@ def unmask(editor: Any | None) -> None:
 
 
 def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """``inside`` (z, y, x) and all voxels within the margin of it."""
+    """``inside`` (z, y, x) grown by the margin; ``spacing`` (mm) is in the order (z, y, x)."""
     image = sitk.GetImageFromArray(inside)
     image.SetSpacing(spacing[::-1].tolist())
     distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
@@ -107,16 +109,19 @@ def _grown(inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
 
 def _show(nodes: CaseNodes, voxels: np.ndarray, box: Box, reference: Any) -> Any:
     node = _node() or _new_node()
-    # With a rim of zeros: the editor takes the corners of a volume for what lies around it.
+    # With a border of zeros, because the editor extends the corner values of a volume to everything outside it.
     around = [slice(part.start - 1, part.stop + 1) for part in box]
     put_voxels(node, np.pad(voxels * np.uint8(_EDITABLE), 1), (around[0], around[1], around[2]), reference)
     node.SetAndObserveTransformNodeID(reference.GetTransformNodeID())
-    _beside_ct(node, nodes)
+    _place_in_hierarchy(node, nodes)
     return node
 
 
-def _beside_ct(node: Any, nodes: CaseNodes) -> None:
-    """Whatever the Segment Editor paints on goes where its source volume is in the subject hierarchy."""
+def _place_in_hierarchy(node: Any, nodes: CaseNodes) -> None:
+    """Put the area next to the segmentation in the subject hierarchy.
+
+    The Segment Editor moves a segmentation to where its source volume is.
+    """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None:
         return

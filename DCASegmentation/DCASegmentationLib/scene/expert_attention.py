@@ -1,4 +1,4 @@
-"""How much each expert contributed to each organ: mean attention within the segments, as a table and a bar plot."""
+"""Mean attention to each expert within each segment, as table rows and as a bar plot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _SHORT = {organ.key: organ.abbreviation for vocabulary in VOCABULARIES.values() 
 
 @dataclass(frozen=True)
 class SegmentAttention:
-    """Mean attention (0 to 1) of each expert within a segment, by "head", "medium", "tail"; empty without voxels."""
+    """Mean attention (0 to 1) to each expert within a segment.
+
+    The keys of ``means`` are "head", "medium", and "tail"; it is empty for a segment without voxels.
+    """
 
     segment_id: str
     name: str
@@ -31,15 +34,15 @@ class SegmentAttention:
 
     @property
     def short_name(self) -> str:
-        """The organ's abbreviation, the whole name of a segment added by hand."""
+        """The organ's abbreviation, or the full name of a segment added by hand."""
         return _SHORT.get(self.segment_id, self.name)
 
 
 def attention_by_segment(nodes: CaseNodes, level: int) -> list[SegmentAttention]:
-    """Means over the voxels of the maps' grid whose centers lie in the segment, in the order of the segments.
+    """Average the attention maps of a level over each current segment, including corrections, in segment order.
 
-    The segments are taken as they are now, corrections included. Empty without volumes of the maps of this level (see
-    ``map_files``).
+    The average is over the voxels of the maps' grid whose centers are in the segment. Empty if the volumes of this
+    level have not been loaded (see ``scene.maps``).
     """
     maps = nodes.attention.get(level, {})
     if not maps:
@@ -62,8 +65,8 @@ def attention_by_segment(nodes: CaseNodes, level: int) -> list[SegmentAttention]
 def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> Any:
     """Write the rows into the case's table node and plot them as bars; returns the vtkMRMLPlotChartNode.
 
-    The nodes are made once per case and found again by references on its segmentation. Slicer's plots show numbers
-    on the axis, so the title of the axis says which organ each number is.
+    The nodes are created once per case and referenced by its segmentation. Slicer's plots label this axis with numbers,
+    so the axis title lists the organ for each number.
     """
     table = _own_node(nodes, _TABLE, "vtkMRMLTableNode", "Mean attention by organ")
     _fill(table, [row for row in rows if row.means])
@@ -89,7 +92,7 @@ def update_chart(nodes: CaseNodes, level: int, rows: list[SegmentAttention]) -> 
 
 
 def _numbered(names: list[str]) -> str:
-    """What each number of the axis stands for, in lines that a narrow plot can hold."""
+    """The number and name of each organ, in lines short enough for a narrow plot."""
     numbered = [f"{number} {name}" for number, name in enumerate(names, start=1)]
     lines = [numbered[start : start + _NAMES_IN_A_LINE] for start in range(0, len(numbered), _NAMES_IN_A_LINE)]
     return "\n".join("   ".join(line) for line in lines)

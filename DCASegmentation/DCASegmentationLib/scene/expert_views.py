@@ -1,4 +1,4 @@
-"""A map of a case laid over its CT in the slice views: who decided, where the experts attended, how sure it is."""
+"""Maps over the CT in the slice views: dominant expert, attention to each expert, uncertainty, and disagreement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from DCASegmentationLib.scene import maps as map_files
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name, cases_of
 from DCASegmentationLib.scene.maps import LEAST, expert_colors, refresh_legend, scale_colors
 
-# The maps that can be chosen, in the order of the panel.
+# The maps that the user can select; the parameter node stores these names.
 NONE, DOMINANT, UNCERTAINTY, DISAGREEMENT = "none", "deciding", "uncertainty", "disagreement"
 EXPERT_NAMES = tuple(name for _, name, _ in EXPERTS)
 # Names of the slice views of the comparison, by expert.
@@ -24,9 +24,10 @@ _FILL_BEFORE = "DCASegmentation.fill_before_map"
 
 @dataclass(frozen=True)
 class MapStyle:
-    """How a map is shown: ``opacity`` over the CT, values below ``threshold`` left out (both 0 to 1).
+    """How a map is shown: its ``opacity`` over the CT and the ``threshold`` below which it is hidden (both 0 to 1).
 
-    ``colors`` names the color map of scales (a key of ``palette.COLOR_MAPS``); the deciding expert keeps its own.
+    ``colors`` is the color map of scales (a key of ``rendering.layout.COLOR_MAPS``); the dominant-expert map keeps its
+    own colors.
     """
 
     opacity: float = 0.5
@@ -36,33 +37,33 @@ class MapStyle:
 
 
 def available_choices(nodes: CaseNodes, level: int) -> list[str]:
-    """The maps a case has at a level of attention; that of the deciding expert and of uncertainty have no level."""
-    there = map_files.available_maps(nodes)
+    """The maps that can be selected for a case, with attention at ``level``; the other maps have no level."""
+    available = map_files.available_maps(nodes)
     order = (DOMINANT, *EXPERT_NAMES, UNCERTAINTY, DISAGREEMENT)
-    return [NONE, *(choice for choice in order if map_name(level, choice) in there)]
+    return [NONE, *(choice for choice in order if map_name(level, choice) in available)]
 
 
 def map_name(level: int, choice: str) -> str:
-    """The name of a chosen map (see ``case_record.MAP_NAMES``); empty for "none"."""
+    """The name of a selected map (see ``case_record.MAP_NAMES``); empty for "none"."""
     single = {NONE: "", DOMINANT: "dominant_expert", UNCERTAINTY: "entropy", DISAGREEMENT: "disagreement"}
     return single[choice] if choice in single else attention_name(level, choice)
 
 
 def map_node(nodes: CaseNodes, level: int, choice: str) -> Any | None:
-    """The volume node of a chosen map, made where it was not shown yet; None for "none" and for a map not there."""
+    """The volume node of a selected map, loaded if necessary; None for "none" and if the case lacks the map."""
     name = map_name(level, choice)
     return map_files.map_volume(nodes, name) if name else None
 
 
 def starting_threshold(choice: str) -> float:
-    """Below which values a map is first left out: an even share of three experts, or a little uncertainty."""
+    """The initial threshold of a map: an equal share of three experts, or a low uncertainty."""
     return 0.1 if choice in (UNCERTAINTY, DISAGREEMENT) else round(1 / 3, 2)
 
 
 def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle) -> None:
-    """Lay one map over the CT in the slice views that show this CT, in all if none does; None takes the map away.
+    """Show a map over the CT in the slice views that show this CT, or in all if none does; None removes the map.
 
-    Under a map the organs are outlined only: their fill would mix with the map's colors.
+    While a map is shown, organs are only outlined, because their fill would mix with the map's colors.
     """
     if node is not None:
         apply_style(node, style)
@@ -75,15 +76,15 @@ def show_map_over_ct(nodes: CaseNodes, node: Any | None, style: MapStyle) -> Non
 def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float) -> bool:
     """Set the layers of one vtkMRMLSliceCompositeNode: a map of the case, or none, over its CT.
 
-    Returns whether other volumes are shown now.
+    Returns whether the layers changed.
     """
     layers = _layers(composite)
     flags = composite.GetInteractionFlags()
     before = composite.StartModify()
     if nodes.ct is not None:
         composite.SetBackgroundVolumeID(nodes.ct.GetID())
-    # What else the user has put into these layers stays until a map needs the place.
-    _take_away(composite, nodes)
+    # Other volumes that the user selected for these layers stay until a map needs the layer.
+    _remove_maps(composite, nodes)
     if node is not None and node.IsA("vtkMRMLLabelMapVolumeNode"):
         composite.SetLabelVolumeID(node.GetID())
         composite.SetLabelOpacity(opacity)
@@ -92,11 +93,11 @@ def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float)
         composite.SetForegroundOpacity(opacity)
     wanted = _layers(composite)
     if wanted != layers:
-        # Legends follow the layers only where these flags say that layers were changed.
+        # Legends follow a change of layers only if these flags are set.
         composite.SetInteractionFlags(composite.ForegroundVolumeFlag | composite.LabelVolumeFlag)
     composite.EndModify(before)
     if node is not None and _layers(composite) != wanted:
-        # The bar of the view offers no hidden volumes: where another one was chosen there, it takes the map away.
+        # The view's controller does not list hidden volumes and may have reset the layer; set the map again.
         if node.IsA("vtkMRMLLabelMapVolumeNode"):
             composite.SetLabelVolumeID(node.GetID())
         else:
@@ -106,13 +107,13 @@ def lay_over(composite: Any, nodes: CaseNodes, node: Any | None, opacity: float)
 
 
 def take_maps_away(nodes: CaseNodes) -> None:
-    """Show the maps of a case in no view any more, also of one whose other nodes were deleted."""
+    """Remove the maps of a case from all views, even if the other nodes of the case were deleted."""
     for composite in _composites():
-        _take_away(composite, nodes)
+        _remove_maps(composite, nodes)
     _fill_organs(nodes, True)
 
 
-def _take_away(composite: Any, nodes: CaseNodes) -> None:
+def _remove_maps(composite: Any, nodes: CaseNodes) -> None:
     own = {each.GetID() for each in nodes.maps()}
     if composite.GetForegroundVolumeID() in own:
         composite.SetForegroundVolumeID(None)
@@ -125,7 +126,7 @@ def _layers(composite: Any) -> tuple[str | None, ...]:
 
 
 def apply_style(node: Any, style: MapStyle) -> None:
-    """Colors, threshold and legend of a map. What is 0, outside of the body, is left out at any threshold."""
+    """Set colors, threshold, and legend of a map. The value 0, outside the body, is never shown."""
     display = node.GetDisplayNode()
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         display.SetAndObserveColorNodeID(expert_colors().GetID())
@@ -141,7 +142,7 @@ def apply_style(node: Any, style: MapStyle) -> None:
 
 
 def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: int, style: MapStyle) -> None:
-    """Lay the attention to each expert over the CT in the view of that expert; ``composites`` is by expert."""
+    """Show the attention to each expert over the CT in that expert's view; ``composites`` maps experts to views."""
     for expert, composite in composites.items():
         node = map_node(nodes, level, expert)
         if node is not None:
@@ -152,7 +153,7 @@ def show_side_by_side(composites: Mapping[str, Any], nodes: CaseNodes, level: in
 
 
 def refresh_legends(nodes: CaseNodes, level: int, shown: bool) -> None:
-    """Let the legends of the comparison appear in views that came after them."""
+    """Show the legends of the comparison in views that were created after the legends."""
     for expert in EXPERT_NAMES:
         node = map_node(nodes, level, expert)
         if node is not None:
@@ -160,7 +161,7 @@ def refresh_legends(nodes: CaseNodes, level: int, shown: bool) -> None:
 
 
 def _composites_with(nodes: CaseNodes) -> list[Any]:
-    """The views of the case: those with its CT in the background. The views of the comparison are not among them."""
+    """The slice views that show the case's CT, or all if none does; without the views of the comparison."""
     usual = [each for each in _composites() if each.GetLayoutName() not in COMPARISON_VIEWS.values()]
     if nodes.ct is None:
         return usual
@@ -174,7 +175,7 @@ def _composites() -> list[Any]:
 
 
 def _fill_organs(nodes: CaseNodes, filled: bool) -> None:
-    """Take the fill of the organs away, once, and give back what it was; in all segmentations of the CT."""
+    """Turn off the fill of the organs, or restore its previous state, in all segmentations of the CT."""
     for each in {nodes.segmentation, *(case.segmentation for case in cases_of(nodes.ct))}:
         display = each.GetDisplayNode()
         before = display.GetAttribute(_FILL_BEFORE) if display is not None else None
@@ -184,6 +185,6 @@ def _fill_organs(nodes: CaseNodes, filled: bool) -> None:
             display.SetVisibility2DFill(before == "1")
             display.RemoveAttribute(_FILL_BEFORE)
         elif not filled and before is None and display.GetVisibility2DOutline():
-            # With neither fill nor outline Slicer would complain, and show nothing.
+            # Only if there is an outline: with neither fill nor outline Slicer logs a warning and shows nothing.
             display.SetAttribute(_FILL_BEFORE, str(int(display.GetVisibility2DFill())))
             display.SetVisibility2DFill(False)

@@ -1,4 +1,4 @@
-"""What became of each finding and of its organs, and the alternative of a finding, taken or taken back."""
+"""The status of findings and organs: set by the user, following edits, and with a suggestion accepted or undone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import slicer
 from dcaseg.errors import UserError
 from dcaseg.review.schema import Place
 from DCASegmentationLib.scene.case_record import CaseNodes
-from DCASegmentationLib.scene.finding_view import PlaceVoxels, members, set_members, voxels_of
-from DCASegmentationLib.scene.organ_changes import changed_places, labels_by_segment, labels_now
+from DCASegmentationLib.scene.finding_view import FindingVoxels, members, set_members, voxels_of
+from DCASegmentationLib.scene.organ_changes import changed_findings, labels_by_segment, labels_now
 from DCASegmentationLib.scene.review_record import (
     ACCEPTED,
     CORRECTED,
@@ -31,7 +31,7 @@ from DCASegmentationLib.scene.segmentation import add_empty_organ, organs_by_seg
 
 
 def set_status(nodes: CaseNodes, rank: int, status: str) -> None:
-    """Mark a place; the status of its organ's segment follows."""
+    """Set the status of a finding and update the status of its organs' segments."""
     state = read_state(nodes.segmentation)
     state.set_status(rank, status)
     write_state(nodes.segmentation, state)
@@ -39,16 +39,16 @@ def set_status(nodes: CaseNodes, rank: int, status: str) -> None:
 
 
 def follow_edits(nodes: CaseNodes) -> bool:
-    """Mark places that were edited as corrected, and those where it was undone as to check again.
+    """Mark edited findings as corrected, and findings whose edits were undone as to be checked again.
 
-    Flagged ones stay flagged. Returns whether any status has changed.
+    Flagged findings stay flagged. Returns whether any status changed.
     """
     review = read_review(nodes.segmentation)
     if review is None or nodes.automatic is None or nodes.places is None:
         return False
-    state, changed = read_state(nodes.segmentation), changed_places(nodes)
+    state, changed = read_state(nodes.segmentation), changed_findings(nodes)
     moved = set()
-    for rank in (place.rank for place in review.places):
+    for rank in (finding.rank for finding in review.places):
         before = state.status(rank)
         after = _status_after_edits(nodes, state, rank, rank in changed)
         if after != before:
@@ -66,56 +66,56 @@ def _status_after_edits(nodes: CaseNodes, state: ReviewState, rank: int, is_chan
     if before == FLAGGED:
         return FLAGGED
     if before == SUGGESTION:
-        if _holds_suggestion(nodes, rank):
+        if _has_suggestion(nodes, rank):
             return SUGGESTION
         if _is_as_before(nodes, state, rank):
-            # Taken back by the Segment Editor's undo.
+            # Undone in the Segment Editor.
             return CORRECTED if is_changed else TO_CHECK
     if is_changed:
         return CORRECTED
     return ACCEPTED if before == ACCEPTED else TO_CHECK
 
 
-def _holds_suggestion(nodes: CaseNodes, rank: int) -> bool:
-    place, suggestion = voxels_of(nodes, rank), read_suggestion(nodes.segmentation, rank)
-    if place is None or suggestion is None:
+def _has_suggestion(nodes: CaseNodes, rank: int) -> bool:
+    voxels, suggestion = voxels_of(nodes, rank), read_suggestion(nodes.segmentation, rank)
+    if voxels is None or suggestion is None:
         return False
-    return np.array_equal(labels_now(nodes)[place.box][place.mask], suggestion)
+    return np.array_equal(labels_now(nodes)[voxels.box][voxels.mask], suggestion)
 
 
 def _is_as_before(nodes: CaseNodes, state: ReviewState, rank: int) -> bool:
-    place = voxels_of(nodes, rank)
-    if place is None or rank not in state.before:
+    finding = voxels_of(nodes, rank)
+    if finding is None or rank not in state.before:
         return False
     kept = state.before[rank]
     try:
         return all(
-            np.array_equal(inside, unpack(kept.get(segment_id, ""), place.count))
-            for segment_id, inside in members(nodes, place).items()
+            np.array_equal(inside, unpack(kept.get(segment_id, ""), finding.count))
+            for segment_id, inside in members(nodes, finding).items()
         )
     except UserError:
-        # What was kept is damaged.
+        # The record is damaged.
         return False
 
 
 def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
-    """After a new run: the places of organs that were completed, or removed, before it need no second look."""
+    """After a new run: accept the findings of organs that were completed or removed before it."""
     review = read_review(nodes.segmentation)
     if review is None:
         return
     state = read_state(nodes.segmentation)
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     done = {key for key in organs if key not in segments or _status_of(nodes, segments[key]) == _done()}
-    for place in review.places:
-        if done.issuperset(organs_of(place)):
-            state.set_status(place.rank, ACCEPTED)
+    for finding in review.places:
+        if done.issuperset(organs_of(finding)):
+            state.set_status(finding.rank, ACCEPTED)
     state.ticked |= done
     write_state(nodes.segmentation, state)
     follow_edits(nodes)
 
 
 def organ_is_reviewed(nodes: CaseNodes, key: str) -> bool:
-    """Whether somebody has looked at the whole organ: its segment is completed, or it is known to be absent."""
+    """Whether the whole organ was reviewed: its segment is completed, or it is known to be absent."""
     for segment_id, each in organs_by_segment(nodes.segmentation).items():
         if each == key:
             return _status_of(nodes, segment_id) == _done()
@@ -123,18 +123,18 @@ def organ_is_reviewed(nodes: CaseNodes, key: str) -> bool:
 
 
 def organ_progress(nodes: CaseNodes) -> dict[str, tuple[int, int]]:
-    """For each organ's key how many of the findings that involve it are checked, and how many there are."""
+    """By organ key: how many of the findings that involve the organ are checked, and how many there are."""
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     found: dict[str, tuple[int, int]] = {}
-    for place in review.places if review is not None else ():
-        for key in organs_of(place):
+    for finding in review.places if review is not None else ():
+        for key in organs_of(finding):
             checked, total = found.get(key, (0, 0))
-            found[key] = (checked + (state.status(place.rank) != TO_CHECK), total + 1)
+            found[key] = (checked + (state.status(finding.rank) != TO_CHECK), total + 1)
     return found
 
 
 def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
-    """Say that somebody has, or has not, looked at the whole organ, present or absent."""
+    """Mark an organ, present or absent, as reviewed as a whole, or remove that mark."""
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     state = read_state(nodes.segmentation)
     state.absent.discard(key)
@@ -149,20 +149,22 @@ def mark_organ(nodes: CaseNodes, key: str, is_reviewed: bool) -> None:
 
 
 def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int]) -> None:
-    """The organs of these places: flagged with any place flagged, completed with none left to check, or as ticked.
+    """Update the status of the organs that these findings involve.
 
-    A completed organ goes into the training set. So by its places an organ is completed only if it has places of its
-    own, under whose name the user judged it, and if all others that it may reach into were judged, too.
+    An organ is flagged if any of its findings is flagged, and completed if the user marked it or if none of its
+    findings is left to check. A completed organ goes into the training set. Its findings therefore complete it only if
+    at least one of them is named after the organ, so that the user judged it under that name, and if all other findings
+    that involve it have been checked too.
     """
     review = read_review(nodes.segmentation)
     if review is None:
         return
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    organs = {key for place in review.places if place.rank in ranks for key in organs_of(place)}
+    organs = {key for finding in review.places if finding.rank in ranks for key in organs_of(finding)}
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     for key in organs:
-        statuses = [state.status(place.rank) for place in review.places if key in organs_of(place)]
-        was_named = any(place.organ == key for place in review.places)
+        statuses = [state.status(finding.rank) for finding in review.places if key in organs_of(finding)]
+        was_named = any(finding.organ == key for finding in review.places)
         if FLAGGED in statuses:
             status = logic.Flagged
         elif key in state.ticked or (was_named and TO_CHECK not in statuses):
@@ -181,9 +183,9 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     write_state(nodes.segmentation, state)
 
 
-def organs_of(place: Place) -> tuple[str, ...]:
-    """The organ that the place is about, and those that a part of it might be instead."""
-    return (place.organ, *place.others)
+def organs_of(finding: Place) -> tuple[str, ...]:
+    """The keys of the organ that the finding is about, and of those that a part of it might belong to instead."""
+    return (finding.organ, *finding.others)
 
 
 def _status_of(nodes: CaseNodes, segment_id: str) -> int:
@@ -199,23 +201,23 @@ _REMEDY = "Segment the CT again."
 
 
 def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
-    """Write the suggested labels of a place into the segmentation; what was there is kept for :func:`take_back`.
+    """Write the suggested labels of a finding into the segmentation and record what they replace.
 
-    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Segments of other programs, and
-    voxels outside of the place, are not touched. Raises UserError where there is no suggestion, or what it needs was
-    deleted.
+    Segments of other programs and voxels outside the finding do not change; :func:`take_back` undoes the rest. Returns
+    the IDs of the segments that changed (see ``surfaces.renewing_surfaces``). Raises UserError if there is no
+    suggestion or a volume that it needs was deleted.
     """
-    place, suggestion = _place(nodes, rank), read_suggestion(nodes.segmentation, rank)
-    if suggestion is None or len(suggestion) != place.count:
-        raise UserError("Nothing is suggested for this place.", "Edit it by hand.")
-    before = members(nodes, place)
+    finding, suggestion = _require_voxels(nodes, rank), read_suggestion(nodes.segmentation, rank)
+    if suggestion is None or len(suggestion) != finding.count:
+        raise UserError("There is no suggestion for this finding.", "Correct it in the Segment Editor.")
+    before = members(nodes, finding)
     kept = {segment_id: pack(inside) for segment_id, inside in before.items() if inside.any()}
     for label in np.unique(suggestion).tolist():
         if label and label not in labels_by_segment(nodes).values():
-            # A segment that nobody had: without voxels before.
+            # The organ has no segment yet, so nothing was replaced.
             kept[segment_for(nodes, label)] = ""
     labels = labels_by_segment(nodes)
-    changed = set_members(nodes, place, {segment_id: suggestion == labels[segment_id] for segment_id in labels})
+    changed = set_members(nodes, finding, {segment_id: suggestion == labels[segment_id] for segment_id in labels})
     state = read_state(nodes.segmentation)
     state.before[rank] = kept
     write_state(nodes.segmentation, state)
@@ -224,47 +226,50 @@ def accept_suggestion(nodes: CaseNodes, rank: int) -> set[str]:
 
 
 def take_back(nodes: CaseNodes, rank: int) -> set[str]:
-    """Give the voxels of a place back to the segments they were in before its suggestion was accepted.
+    """Undo :func:`accept_suggestion`: return the voxels of a finding to their previous segments.
 
-    Returns the IDs of the segments that changed: see ``surfaces.renewing_surfaces``. Raises UserError where no
-    suggestion was accepted, or what it replaced cannot be read.
+    Returns the IDs of the segments that changed (see ``surfaces.renewing_surfaces``). Raises UserError if no suggestion
+    was accepted or the record of what it replaced cannot be read.
     """
-    place, state = _place(nodes, rank), read_state(nodes.segmentation)
+    finding, state = _require_voxels(nodes, rank), read_state(nodes.segmentation)
     if rank not in state.before:
-        raise UserError("No suggestion was accepted for this place.", "Use the Segment Editor's undo.")
+        raise UserError("No suggestion was accepted for this finding.", "Use the Segment Editor's undo.")
     before = state.before.pop(rank)
-    inside = {segment_id: unpack(before.get(segment_id, ""), place.count) for segment_id in labels_by_segment(nodes)}
+    inside = {segment_id: unpack(before.get(segment_id, ""), finding.count) for segment_id in labels_by_segment(nodes)}
     write_state(nodes.segmentation, state)
-    changed = set_members(nodes, place, inside)
+    changed = set_members(nodes, finding, inside)
     for segment_id in (each for each, packed in before.items() if not packed):
         if nodes.segmentation.GetSegmentation().GetSegment(segment_id) is not None and _is_empty(nodes, segment_id):
             nodes.segmentation.GetSegmentation().RemoveSegment(segment_id)
     set_status(nodes, rank, TO_CHECK)
-    # It may have been corrected by hand before.
+    # The finding may have been corrected by hand before the suggestion was accepted.
     follow_edits(nodes)
     return changed
 
 
 def segment_for(nodes: CaseNodes, label: int) -> str:
-    """The segment of the organ with this label, made without voxels where there is none."""
+    """The ID of the segment of the organ with this label; an empty segment is added if there is none.
+
+    Raises UserError if the label is unknown.
+    """
     for segment_id, each in labels_by_segment(nodes).items():
         if each == label:
             return segment_id
     origin = read_origin(nodes.segmentation)
     vocabulary = origin.organs() if origin is not None else None
     if vocabulary is None or label not in vocabulary.by_label:
-        raise UserError("The organ is not known to this version.", _REMEDY)
+        raise UserError("This version does not know the organ.", _REMEDY)
     organ = vocabulary.by_label[label]
     segment_id = add_empty_organ(nodes.segmentation, organ)
     tag_organs(nodes.segmentation, {segment_id: organ.key})
     return segment_id
 
 
-def _place(nodes: CaseNodes, rank: int) -> PlaceVoxels:
-    place = voxels_of(nodes, rank)
-    if place is None:
-        raise UserError("The volume with the places to check was deleted.", _REMEDY)
-    return place
+def _require_voxels(nodes: CaseNodes, rank: int) -> FindingVoxels:
+    voxels = voxels_of(nodes, rank)
+    if voxels is None:
+        raise UserError("The volume with the findings was deleted.", _REMEDY)
+    return voxels
 
 
 def _is_empty(nodes: CaseNodes, segment_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""One finding in the scene: its voxels, and its outline in the views."""
+"""One finding in the scene: its voxels, its outline in the views, and moving the views to it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ _KEEP = 255
 
 
 @dataclass(frozen=True)
-class PlaceVoxels:
-    """``mask`` (z, y, x) within ``box`` of the array of ``volume``, the case's volume of places."""
+class FindingVoxels:
+    """The voxels of a finding: ``mask`` (bool, z, y, x) within ``box`` of the array of ``volume``.
+
+    ``volume`` is the case's volume of finding ranks (``CaseNodes.places``).
+    """
 
     volume: Any
     box: Box
@@ -31,11 +34,12 @@ class PlaceVoxels:
 
     @property
     def count(self) -> int:
+        """The number of voxels."""
         return int(np.count_nonzero(self.mask))
 
 
-def voxels_of(nodes: CaseNodes, rank: int) -> PlaceVoxels | None:
-    """The voxels of the place with this rank; None where its volume was deleted or holds none."""
+def voxels_of(nodes: CaseNodes, rank: int) -> FindingVoxels | None:
+    """The voxels of the finding with this rank; None if the volume was deleted or contains none."""
     if nodes.places is None or nodes.places.GetImageData() is None:
         return None
     mask = slicer.util.arrayFromVolume(nodes.places) == rank
@@ -43,93 +47,94 @@ def voxels_of(nodes: CaseNodes, rank: int) -> PlaceVoxels | None:
     if not hits[0].size:
         return None
     z, y, x = (slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
-    return PlaceVoxels(nodes.places, (z, y, x), mask[z, y, x])
+    return FindingVoxels(nodes.places, (z, y, x), mask[z, y, x])
 
 
-def members(nodes: CaseNodes, place: PlaceVoxels) -> dict[str, np.ndarray]:
-    """Which of the place's voxels (bool, one dimension) are in each segment of this program, by segment ID."""
-    found = {segment_id: np.zeros(place.count, bool) for segment_id in own_organs(nodes.segmentation)}
-    for layer in segment_layers(nodes.segmentation, place.volume):
-        whole = np.zeros(place.volume.GetImageData().GetDimensions()[::-1], layer.labels.dtype)
+def members(nodes: CaseNodes, finding: FindingVoxels) -> dict[str, np.ndarray]:
+    """For each segment of this module, by segment ID: which of the finding's voxels (bool, one dimension) are in it."""
+    found = {segment_id: np.zeros(finding.count, bool) for segment_id in own_organs(nodes.segmentation)}
+    for layer in segment_layers(nodes.segmentation, finding.volume):
+        whole = np.zeros(finding.volume.GetImageData().GetDimensions()[::-1], layer.labels.dtype)
         whole[layer.box] = layer.labels
-        inside = whole[place.box][place.mask]
+        inside = whole[finding.box][finding.mask]
         for value, segment_id in layer.segments.items():
             if segment_id in found:
                 found[segment_id] = inside == value
     return found
 
 
-def set_members(nodes: CaseNodes, place: PlaceVoxels, wanted: Mapping[str, np.ndarray]) -> set[str]:
-    """Put the place's voxels into these segments (by ID, as :func:`members` gives them) and out of them, as wanted.
+def set_members(nodes: CaseNodes, finding: FindingVoxels, wanted: Mapping[str, np.ndarray]) -> set[str]:
+    """Set which of the finding's voxels belong to which segments; ``wanted`` has the form that :func:`members` returns.
 
-    All other voxels and segments stay as they are, and so do surfaces. Returns the IDs of the segments that changed,
-    whose surfaces are to be made anew (see ``surfaces.renewing_surfaces``).
+    Other voxels and segments do not change, and surfaces are not updated. Returns the IDs of the segments that changed,
+    whose surfaces must be computed again (see ``surfaces.renewing_surfaces``).
     """
-    now = members(nodes, place)
+    now = members(nodes, finding)
     modification = nodes.segmentation.StartModify()
     try:
         with surfaces_aside(nodes.segmentation):
-            _move(nodes, place, now, wanted)
+            _move(nodes, finding, now, wanted)
     finally:
         nodes.segmentation.EndModify(modification)
     return {segment_id for segment_id, inside in wanted.items() if not np.array_equal(inside, now[segment_id])}
 
 
 def _move(
-    nodes: CaseNodes, place: PlaceVoxels, now: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
+    nodes: CaseNodes, finding: FindingVoxels, now: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
 ) -> None:
-    # First out, then in: segments that never overlap stay in one label map.
+    # Remove voxels before adding them, so that the segments never overlap and stay in one label map.
     for segment_id, inside in wanted.items():
         leaving = now[segment_id] & ~inside
         if leaving.any():
-            _write(nodes, place, segment_id, np.where(leaving, 0, _KEEP), _KEEP, "MODE_MERGE_MIN")
+            _write(nodes, finding, segment_id, np.where(leaving, 0, _KEEP), _KEEP, "MODE_MERGE_MIN")
     for segment_id, inside in wanted.items():
         coming = inside & ~now[segment_id]
         if coming.any():
-            _write(nodes, place, segment_id, coming, 0, "MODE_MERGE_MASK")
+            _write(nodes, finding, segment_id, coming, 0, "MODE_MERGE_MASK")
 
 
-def image_of_place(place: PlaceVoxels, values: np.ndarray, around: int = 0) -> Any:
-    """The place's box as a vtkOrientedImageData (8 bit) in the place's space, with ``values`` in its voxels and
-    ``around`` in the others."""
-    voxels = np.full(place.mask.shape, around, np.uint8)
-    voxels[place.mask] = values
+def image_of_finding(finding: FindingVoxels, values: np.ndarray, around: int = 0) -> Any:
+    """The finding's box as a vtkOrientedImageData (8 bit): ``values`` in its voxels, ``around`` in all others."""
+    voxels = np.full(finding.mask.shape, around, np.uint8)
+    voxels[finding.mask] = values
     image = slicer.vtkOrientedImageData()
-    image.SetExtent([bound for part in reversed(place.box) for bound in (part.start, part.stop - 1)])
+    image.SetExtent([bound for part in reversed(finding.box) for bound in (part.start, part.stop - 1)])
     scalars = numpy_to_vtk(voxels.ravel(), deep=True)
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)
-    image.SetGeometryFromImageToWorldMatrix(index_to_ras(place.volume))
+    image.SetGeometryFromImageToWorldMatrix(index_to_ras(finding.volume))
     return image
 
 
-def _write(nodes: CaseNodes, place: PlaceVoxels, segment_id: str, values: np.ndarray, around: int, mode: str) -> None:
+def _write(
+    nodes: CaseNodes, finding: FindingVoxels, segment_id: str, values: np.ndarray, around: int, mode: str
+) -> None:
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     logic.SetBinaryLabelmapToSegment(
-        image_of_place(place, values, around), nodes.segmentation, segment_id, getattr(logic, mode)
+        image_of_finding(finding, values, around), nodes.segmentation, segment_id, getattr(logic, mode)
     )
 
 
 _TAG = "DCASegmentation.place"
-# None of the organs' colors, and seen on gray, red and blue alike.
+# Not the color of any organ, and visible on gray, red, and blue.
 COLOR = (1.0, 1.0, 0.0)
 _THICKNESS = 2
 
 
-def outline(nodes: CaseNodes, place: Place) -> Any | None:
-    """Outline a place in slice and 3D views; the outline of another one goes. None where its voxels were deleted.
+def outline(nodes: CaseNodes, finding: Place) -> Any | None:
+    """Outline a finding in slice and 3D views, instead of any other; returns None if its voxels were deleted.
 
-    The vtkMRMLModelNode for it is no part of the user's data: it is not listed, and not saved with the scene. It is no
-    segmentation: Slicer looks every segmentation up in the subject hierarchy, where hidden ones are not.
+    The outline is a vtkMRMLModelNode that is not part of the user's data: it is hidden and not saved with the scene. It
+    is not a segmentation, because Slicer looks up every segmentation in the subject hierarchy, which lacks hidden ones.
     """
-    voxels = voxels_of(nodes, place.rank)
+    voxels = voxels_of(nodes, finding.rank)
     if voxels is None:
         hide_outline()
         return None
     node = _node() or _new_node()
     _display_of(node)
     before = node.StartModify()
-    node.SetName(f"{place.rank}: {place.name}")
+    node.SetName(f"{finding.rank}: {finding.name}")
     node.SetAndObservePolyData(_surface(voxels))
     node.SetAndObserveTransformNodeID(voxels.volume.GetTransformNodeID())
     _display_of(node).SetVisibility(True)
@@ -138,36 +143,36 @@ def outline(nodes: CaseNodes, place: Place) -> Any | None:
 
 
 def hide_outline() -> None:
-    """Outline nothing."""
+    """Hide the outline."""
     node = _node()
     if node is not None and node.GetDisplayNode() is not None:
         node.GetDisplayNode().SetVisibility(False)
 
 
 def outlined() -> Any | None:
-    """The node of the outline that is shown; None where there is none."""
+    """The node of the visible outline, or None."""
     node = _node()
     is_shown = node is not None and node.GetDisplayNode() is not None and node.GetDisplayNode().GetVisibility()
     return node if is_shown else None
 
 
-def jump_to(nodes: CaseNodes, place: Place) -> None:
-    """Bring a place into the middle of all slice views, and turn all 3D views around it."""
-    position = position_of(nodes, place)
+def jump_to(nodes: CaseNodes, finding: Place) -> None:
+    """Center all slice views on a finding, and let all 3D views rotate around it."""
+    position = position_of(nodes, finding)
     scene = slicer.mrmlScene
     slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *position, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     for index in range(scene.GetNumberOfNodesByClass("vtkMRMLCameraNode")):
         camera = scene.GetNthNodeByClass(index, "vtkMRMLCameraNode")
-        # From the same side and distance as before.
+        # Keep the direction and the distance.
         moved = np.array(position) - camera.GetFocalPoint()
         camera.SetPosition((np.array(camera.GetPosition()) + moved).tolist())
         camera.SetFocalPoint(list(position))
         camera.ResetClippingRange()
 
 
-def position_of(nodes: CaseNodes, place: Place) -> tuple[float, float, float]:
-    """Where to look, in the world (RAS, mm), wherever the case has been moved to."""
-    x, y, z = place.position_mm
+def position_of(nodes: CaseNodes, finding: Place) -> tuple[float, float, float]:
+    """The position of a finding in the world (RAS, mm), including the case's transform."""
+    x, y, z = finding.position_mm
     parent = nodes.segmentation.GetParentTransformNode()
     if parent is None:
         return -x, -y, z
@@ -177,9 +182,9 @@ def position_of(nodes: CaseNodes, place: Place) -> tuple[float, float, float]:
     return right, anterior, superior
 
 
-def _surface(voxels: PlaceVoxels) -> Any:
-    """The surface around the voxels of a place, in the space of its volume."""
-    # With a rim of zeros the surface is closed where the place ends at its box.
+def _surface(voxels: FindingVoxels) -> Any:
+    """The surface around a finding's voxels (vtkPolyData), in the space of its volume."""
+    # A border of zeros closes the surface at the box.
     mask = np.pad(voxels.mask.astype(np.uint8), 1)
     image = vtk.vtkImageData()
     image.SetDimensions(mask.shape[::-1])
@@ -214,7 +219,7 @@ def _new_node() -> Any:
 
 
 def _display_of(node: Any) -> Any:
-    """How the outline is shown; made anew after the scene was closed, which leaves the node alone."""
+    """The display node of the outline, created again if closing the scene has removed it."""
     if node.GetDisplayNode() is not None:
         return node.GetDisplayNode()
     node.CreateDefaultDisplayNodes()

@@ -1,7 +1,7 @@
-"""A MRML scene with its logics outside of Slicer, on the libraries of slicer-core, and whether OpenGL works.
+"""A MRML scene with its logics outside Slicer, using slicer-core, and a check whether OpenGL works.
 
-Inside Slicer the application has made all of this already and :func:`boot` changes nothing, so that the rest of
-``scene`` is written once, against ``slicer.mrmlScene`` and ``slicer.modules``.
+In Slicer the application has created all of this already and :func:`boot` does nothing. The rest of ``scene`` therefore
+uses ``slicer.mrmlScene`` and ``slicer.modules`` in both cases.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ raise SystemExit(0 if pixels.GetValue(1) == 255 else 4)
 
 
 def choose_window_system() -> None:
-    """Have VTK open its windows by EGL, in memory, without trying (and warning of) an X server first."""
+    """Let VTK open its windows offscreen with EGL, without trying an X server first and warning about it."""
     if sys.platform == "linux":
         os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 
 @cache
 def rendering_problem() -> str:
-    """Why offscreen rendering cannot work and what to install, in one line; empty when it works.
+    """Why offscreen rendering does not work and what to install, in one line; empty if it works.
 
-    Renders one green window in a process of its own and looks at the color. Takes some two seconds, once.
-    Inside Slicer, whose own views are open, there is nothing to find out; nowhere else is there a module PythonQt.
+    This renders a green window in a separate process and checks the color, which takes about two seconds, once. In
+    Slicer, the only program with a module PythonQt, there is nothing to check because its views are open.
     """
     if "PythonQt" in sys.modules:
         return ""
@@ -59,12 +59,12 @@ def rendering_problem() -> str:
             [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"Rendering could not be tried ({type(error).__name__}). To have it, install OpenGL: {_INSTALL}"
+        return f"Rendering could not be tested ({type(error).__name__}). To install OpenGL: {_INSTALL}"
     if process.returncode == 0:
         return ""
     if "No module named" in process.stderr:
-        return "Slicer's libraries are not installed. To have them: pip install slicer-core==5.12.4.0"
-    return f"OpenGL does not work here. To have it: {_INSTALL}"
+        return "Slicer's libraries are not installed. To install them: pip install slicer-core==5.12.4.0"
+    return f"OpenGL does not work here. To install it: {_INSTALL}"
 
 
 _LOGICS = {
@@ -77,7 +77,7 @@ _LOGICS = {
 
 
 class _Module:
-    """What scripts use of a Slicer module: ``slicer.modules.<name>.logic()``."""
+    """The part of a Slicer module that scripts use: ``slicer.modules.<name>.logic()``."""
 
     def __init__(self, logic: Any) -> None:
         self._logic = logic
@@ -87,19 +87,19 @@ class _Module:
 
 
 class _Application:
-    """Owner of the objects that the application keeps alive in Slicer."""
+    """Owns the objects that the application keeps alive in Slicer."""
 
     def __init__(self) -> None:
         self.scene = slicer.vtkMRMLScene()
         self.logic = slicer.vtkSlicerApplicationLogic()
         self.modules = SimpleNamespace()
-        # The layout manager fills these in Slicer; displayable managers look their view's logic up in them.
+        # In Slicer the layout manager fills these; displayable managers look up the logic of their view in them.
         self.slice_logics, self.view_logics = vtk.vtkCollection(), vtk.vtkCollection()
         self.logic.SetSliceLogics(self.slice_logics)
         self.logic.SetViewLogics(self.view_logics)
         self._provide_file_access()
         self.logic.SetMRMLScene(self.scene)
-        # Kept without a scene: with one it looks for Slicer's terminology files, which slicer-core lacks.
+        # Without a scene, because with one it looks for Slicer's terminology files, which slicer-core lacks.
         self.modules.terminologies = _Module(slicer.vtkSlicerTerminologiesModuleLogic())
         for name, class_name in _LOGICS.items():
             logic = getattr(slicer, class_name)()
@@ -111,10 +111,10 @@ class _Application:
         self.logic.SetColorLogic(self.modules.colors.logic())
 
     def _provide_file_access(self) -> None:
-        """Reading a .mrb unpacks into the remote cache folder, so the scene needs one even for local files."""
+        """Give the scene a remote cache folder: reading a .mrb file unpacks into it, even for local files."""
         cache = tempfile.mkdtemp(prefix="dca-mrml-cache-")
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
-        # Color logic asks for these folders; the color files it looks for in them are not part of slicer-core.
+        # The color logic needs these folders to exist; slicer-core does not include the color files.
         self.logic.SetHomeDirectory(cache)
         self.logic.SetShareDirectory("share")
         Path(cache, "share", "ColorFiles").mkdir(parents=True)
@@ -132,7 +132,7 @@ _application: _Application | None = None
 
 
 def boot() -> None:
-    """Set ``slicer.mrmlScene`` and ``slicer.modules`` where no Slicer application has done so."""
+    """Set ``slicer.mrmlScene`` and ``slicer.modules``, unless the Slicer application has done so."""
     global _application
     if getattr(slicer, "mrmlScene", None) is not None:
         return
@@ -143,7 +143,7 @@ def boot() -> None:
 
 
 def application_logic() -> Any:
-    """The vtkMRMLApplicationLogic that views and their displayable managers work with."""
+    """The vtkMRMLApplicationLogic that views and their displayable managers use."""
     boot()
     if _application is not None:
         return _application.logic

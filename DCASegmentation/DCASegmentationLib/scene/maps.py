@@ -1,7 +1,7 @@
-"""Attention, uncertainty and dominant expert as volumes over the CT, loaded when first shown, with colors and legends.
+"""The maps of a case (attention, uncertainty, disagreement, dominant expert): files, volumes, colors, and legends.
 
-A result has fourteen maps and most are never looked at. As volumes they would take memory, make the window stand when
-a result appears, and be offered by every module.
+A result has up to fifteen maps, most of which are never viewed. So they stay files until they are first shown: as
+volumes, all of them would take memory and block the window when a result appears.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _TAG = "DCASegmentation.colors"
 
 
 def scale_colors(name: str) -> Any:
-    """The vtkMRMLColorTableNode of a perceptual color map (a key of ``palette.COLOR_MAPS``).
+    """The vtkMRMLColorTableNode of a perceptual color map (a key of ``rendering.layout.COLOR_MAPS``).
 
-    It is a node of our own that is saved with the scene: Slicer's files of these colors are not part of slicer-core.
+    It is a separate node, saved with the scene, because slicer-core does not include Slicer's files of these colors.
     """
     table = color_table(name)
     return _color_node(f"{name} (0 to 1)", [(f"{i / (len(table) - 1):.2f}", *rgb, 255) for i, rgb in enumerate(table)])
 
 
 def expert_colors() -> Any:
-    """The vtkMRMLColorTableNode that names and colors the experts; 0, the background, is transparent."""
+    """The vtkMRMLColorTableNode with the names and colors of the experts; 0, the background, is transparent."""
     entries = [("background", 0, 0, 0, 0), *((f"{name} expert", *color, 255) for _, name, color in EXPERTS)]
     return _color_node("DCA experts", entries)
 
@@ -54,14 +54,14 @@ def _color_node(name: str, entries: Sequence[tuple[Any, ...]]) -> Any:
         node.SetColor(index, label, red / 255.0, green / 255.0, blue / 255.0, opacity / 255.0)
     node.SetAttribute("Category", "DCA")
     node.SetAttribute(_TAG, name)
-    # A node hidden from editors would not be saved with the scene. Inside Slicer only saved maps need their colors.
+    # A node hidden from editors would not be saved with the scene. In Slicer, only saved maps need their colors saved.
     node.SetHideFromEditors(False)
     node.SetSaveWithScene(not hasattr(slicer, "app"))
     return node
 
 
 def save_colors(saved: bool) -> None:
-    """Whether the color nodes are saved with the scene, as the maps that need them are."""
+    """Set whether the color nodes are saved with the scene; they must be if the maps are."""
     for node in _own_nodes():
         node.SetSaveWithScene(saved)
 
@@ -77,15 +77,15 @@ def _own_nodes() -> list[Any]:
     return [node for node in nodes if node.GetAttribute(_TAG) is not None]
 
 
-# Width and height as shares of the view. Slicer makes the text as large as the width lets the labels be, and the title
-# the same: the short numbers of a scale need little width, or the title would reach across the whole image.
+# Width and height as fractions of the view. Slicer sets the text size from the width of the legend and its labels, and
+# the title has the same size. A scale has short labels and must be narrow, or its title would cross the whole image.
 _SCALE_SIZE, _NAMES_SIZE = (0.06, 0.3), (0.2, 0.26)
 # In the lower right corner, where axial and coronal views show air or the table.
 _POSITION = (0.98, 0.02)
 
 
 def add_scale_legend(node: Any, title: str) -> Any:
-    """Give a map volume a legend with numbers from 0 to 1. Returns the vtkMRMLColorLegendDisplayNode."""
+    """Add a legend with numbers from 0 to 1 to a map volume. Returns the vtkMRMLColorLegendDisplayNode."""
     legend = _legend(node, title)
     legend.SetSize(*_SCALE_SIZE)
     legend.SetLabelFormat("%.1f")
@@ -94,7 +94,7 @@ def add_scale_legend(node: Any, title: str) -> Any:
 
 
 def add_name_legend(node: Any, title: str, count: int) -> Any:
-    """Give a label map a legend with the names of its ``count`` colors. Returns the vtkMRMLColorLegendDisplayNode."""
+    """Add a legend with the names of its ``count`` colors to a label map. Returns the vtkMRMLColorLegendDisplayNode."""
     legend = _legend(node, title)
     legend.SetSize(*_NAMES_SIZE)
     legend.SetUseColorNamesForLabels(True)
@@ -104,10 +104,10 @@ def add_name_legend(node: Any, title: str, count: int) -> Any:
 
 
 def refresh_legend(node: Any, is_shown: bool) -> None:
-    """Show or hide the legend of a volume that is in the views now.
+    """Show or hide the legend of a volume that is currently in the views.
 
-    Slicer's views build a legend when its visibility changes: one that was added before its volume had colors, or
-    before a view showed it, would not appear otherwise.
+    This always changes the visibility, because Slicer's views create a legend only then. A legend added before its
+    volume had colors, or before a view showed the volume, would otherwise not appear.
     """
     legend = slicer.modules.colors.logic().GetColorLegendDisplayNode(node)
     if legend is not None:
@@ -123,9 +123,9 @@ def _legend(node: Any, title: str) -> Any:
     return legend
 
 
-# The least value that is displayed: 0 is what lies outside of the body.
+# The smallest value that is displayed; 0 is outside the body.
 LEAST = 1e-4
-# Maps that a case has one of: name of the volume, title of its legend, colors.
+# Maps without levels: name of the volume, title of its legend, colors.
 _SINGLE = {
     "entropy": ("Uncertainty (entropy)", "Uncertainty", "Inferno"),
     "disagreement": ("Disagreement", "Disagreement", "Inferno"),
@@ -133,7 +133,7 @@ _SINGLE = {
 
 
 def show_attention(maps: Mapping[str, sitk.Image], level: int) -> dict[str, Any]:
-    """Add the attention maps of one level, by expert ("head", "medium", "tail"), values 0 to 1 that sum to 1.
+    """Add the attention maps of one level, by expert ("head", "medium", "tail"); their values (0 to 1) sum to 1.
 
     Returns the vtkMRMLScalarVolumeNode of each expert.
     """
@@ -141,9 +141,9 @@ def show_attention(maps: Mapping[str, sitk.Image], level: int) -> dict[str, Any]
 
 
 def show_map(image: sitk.Image, name: str, title: str, colors: str) -> Any:
-    """Add a map of values from 0 to 1 with its color scale (dark is 0, bright is 1) and a legend.
+    """Add a map with values from 0 (dark) to 1 (bright), with a color scale and a legend.
 
-    ``title`` stands over the legend; ``colors`` is "Viridis" or "Inferno"; 0 is transparent. Returns the
+    ``title`` is the title of the legend; ``colors`` is "Viridis" or "Inferno"; 0 is transparent. Returns the
     vtkMRMLScalarVolumeNode.
     """
     node = add_volume(image, name, "vtkMRMLScalarVolumeNode", hidden=True)
@@ -166,19 +166,19 @@ def show_named_map(image: sitk.Image, name: str) -> Any:
         return show_map(image, *_SINGLE[name])
     _, expert, level = name.split("_")
     number = level.removeprefix("level")
-    # Short: a long title reaches over the anatomy.
+    # Short, because a long title would cover the anatomy.
     title = f"Attention: {expert}"
     return show_map(image, f"{expert.capitalize()} expert attention (level {number})", title, "Viridis")
 
 
-def show_dominant_expert(image: sitk.Image, name: str = "Expert that decided") -> Any:
-    """Add the label map of deciding experts (0 background, 1 head, 2 medium, 3 tail) with names, colors and legend.
+def show_dominant_expert(image: sitk.Image, name: str = "Dominant expert") -> Any:
+    """Add the map of dominant experts (0 background, 1 head, 2 medium, 3 tail) with names, colors, and a legend.
 
     Returns the vtkMRMLLabelMapVolumeNode.
     """
     node = add_volume(image, name, "vtkMRMLLabelMapVolumeNode", hidden=True)
     node.GetDisplayNode().SetAndObserveColorNodeID(expert_colors().GetID())
-    add_name_legend(node, "Expert that decided", len(EXPERTS) + 1)
+    add_name_legend(node, "Dominant expert", len(EXPERTS) + 1)
     return node
 
 
@@ -191,9 +191,9 @@ _COARSE_MM = 4.0
 
 
 def take_map_files(result: Path, nodes: CaseNodes, temporary: Path) -> None:
-    """Move the maps of the result folder ``result`` into a folder of their own below ``temporary``.
+    """Move the maps of the result folder ``result`` into a new folder in ``temporary``.
 
-    They stay there until the segmentation of ``nodes`` goes, or Slicer does. Raises OSError.
+    They stay there until the segmentation of ``nodes`` is deleted or Slicer closes. Raises OSError.
     """
     found = [path for name in MAP_NAMES if (path := result / f"{name}.nrrd").is_file()]
     if not found:
@@ -201,7 +201,7 @@ def take_map_files(result: Path, nodes: CaseNodes, temporary: Path) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=temporary))
     for path in found:
         shutil.move(path, folder / path.name)
-    # The maps were made from the CT as it lay in the world then; it may be moved before they are shown.
+    # The maps are in the world space of the exported CT, but the CT may be moved before they are shown.
     space = np.linalg.inv(parent_to_world(nodes.ct)).tolist()
     (folder / _SPACE).write_text(json.dumps(space), encoding="utf-8")
     nodes.segmentation.SetAttribute(_FOLDER, str(folder))
@@ -219,14 +219,14 @@ def available_maps(nodes: CaseNodes) -> set[str]:
 
 def levels_of(nodes: CaseNodes) -> list[int]:
     """The levels of attention of a case, ascending."""
-    there = available_maps(nodes)
-    return [level for level in LEVELS if any(attention_name(level, expert) in there for _, expert, _ in EXPERTS)]
+    available = available_maps(nodes)
+    return [level for level in LEVELS if any(attention_name(level, expert) in available for _, expert, _ in EXPERTS)]
 
 
 def map_volume(nodes: CaseNodes, name: str) -> Any | None:
-    """The volume node of a map, made from its file where it was not shown yet; None for one the case lacks.
+    """The volume node of a map, loaded from its file if it has not been shown yet; None if the case lacks the map.
 
-    What lies outside of the body is 0 in it, which is not displayed.
+    Voxels outside the body are set to 0, which is not displayed.
     """
     node = nodes.map(name)
     folder = _folder_of(nodes.segmentation)
@@ -238,7 +238,7 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
     except (RuntimeError, OSError, ValueError):
         return None
     node = show_named_map(image, name)
-    # Made again with Slicer's next run, and large: saved only where the user asks for it.
+    # Large, and computed again by the next run: saved only if the user asks for it.
     node.SetSaveWithScene(False)
     if nodes.ct is not None:
         place_under(nodes.ct, node, np.array(space))
@@ -250,7 +250,7 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
 
 
 def remove_map_files(segmentation: Any) -> None:
-    """Remove the files that no volume was made of yet."""
+    """Delete the map files of a segmentation."""
     folder = _folder_of(segmentation)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -258,8 +258,11 @@ def remove_map_files(segmentation: Any) -> None:
 
 
 def remove_unused_folders(temporary: Path, also_recent: bool = False) -> None:
-    """Remove folders of maps that no segmentation of the scene refers to: those of this process, and those that another
-    one left behind days ago. With ``also_recent`` this session ends, and all of its own go."""
+    """Delete map folders in ``temporary`` that no segmentation in the scene uses.
+
+    These are folders of this process, and folders that another process left behind more than two days ago. With
+    ``also_recent``, at the end of the session, all folders of this process are deleted.
+    """
     used = set()
     if not also_recent:
         used = {_folder_of(node) for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")}
@@ -274,7 +277,7 @@ def remove_unused_folders(temporary: Path, also_recent: bool = False) -> None:
 
 
 def _folder_of(segmentation: Any) -> Path | None:
-    """The folder with the map files; None for a path that a scene brought along from elsewhere."""
+    """The folder with the map files; None if the path comes from a scene saved by another Slicer process."""
     text = segmentation.GetAttribute(_FOLDER)
     if not text or not Path(text).name.startswith(f"{_PREFIX}{os.getpid()}-"):
         return None
@@ -284,27 +287,30 @@ def _folder_of(segmentation: Any) -> Path | None:
 
 
 def _empty_outside_body(node: Any, ct: Any, folder: Path) -> None:
-    """Set a map to 0 in air and table; the body is looked for once and kept beside the maps of that grid."""
+    """Set a map to 0 in air and table. The body mask is computed once per grid and cached in the maps' folder."""
     values = slicer.util.arrayFromVolume(node)
-    kept = folder / f"{'x'.join(map(str, values.shape))}-{_BODY}"
+    cache = folder / f"{'x'.join(map(str, values.shape))}-{_BODY}"
     try:
-        outside = np.load(kept, allow_pickle=False)
+        outside = np.load(cache, allow_pickle=False)
     except (OSError, ValueError):
         outside = ~body_mask(ct, node)
-        np.save(kept, outside, allow_pickle=False)
+        np.save(cache, outside, allow_pickle=False)
     if outside.shape == values.shape:
         values[outside] = 0
         slicer.util.arrayFromVolumeModified(node)
 
 
 def body_mask(ct: Any, grid: Any) -> np.ndarray:
-    """The body (bool, z, y, x) on the voxels of the volume node ``grid``: the largest thing in the CT that is not air,
-    without the table, and with the gas in it. Both nodes are under the same transform."""
+    """The body (bool, z, y, x) on the voxels of the volume node ``grid``.
+
+    It is the largest component of the CT that is not air, without the table and including the gas inside it. Both nodes
+    must be under the same transform.
+    """
     voxels = slicer.util.arrayFromVolume(ct)
     steps = [max(1, round(_COARSE_MM / side)) for side in reversed(ct.GetSpacing())]
     coarse = voxels[tuple(slice(None, None, step) for step in steps)] > _AIR_HU
     image = sitk.GetImageFromArray(coarse.astype(np.uint8))
-    # Opening parts the body from the table it lies on.
+    # Opening separates the body from the table.
     image = sitk.BinaryMorphologicalOpening(image, [1, 1, 1])
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(image))
     body = sitk.BinaryMorphologicalClosing(parts == 1, [2, 2, 1])
@@ -314,17 +320,17 @@ def body_mask(ct: Any, grid: Any) -> np.ndarray:
 
 
 def _filled(plane: np.ndarray) -> np.ndarray:
-    """A plane of the body with what it encloses."""
+    """A plane of the body with its holes filled."""
     return sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(np.ascontiguousarray(plane))))
 
 
 def _on_grid(mask: np.ndarray, ct: Any, grid: Any, steps: list[int]) -> np.ndarray:
-    """The nearest value of ``mask``, which holds every ``steps``-th voxel (z, y, x) of the CT, at the grid's voxels."""
+    """Resample ``mask``, which has every ``steps``-th voxel (z, y, x) of the CT, to a grid; nearest neighbor."""
     to_ct = np.linalg.inv(_matrix(ct)) @ _matrix(grid)
     shape = slicer.util.arrayFromVolume(grid).shape
     source = sitk.GetImageFromArray(mask.astype(np.uint8))
     source.SetSpacing([float(step) for step in reversed(steps)])
-    # In the CT's own indices, so that no direction or origin comes in between.
+    # In the CT's index space, so that directions and origins cancel out.
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(to_ct[:3, :3].ravel().tolist())
     transform.SetTranslation(to_ct[:3, 3].tolist())

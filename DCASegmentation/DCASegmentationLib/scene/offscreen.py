@@ -1,4 +1,4 @@
-"""The picture of a case: by Slicer's own views drawn into memory where they can be rendered, else by matplotlib."""
+"""The picture of a case, rendered offscreen by Slicer's own views or, where that is impossible, drawn by matplotlib."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _THREE_D_MANAGERS = (
 
 
 class _OffscreenView:
-    """A window in memory whose renderer shows one view node. Close it to release node, window and managers."""
+    """An offscreen window that renders one view node. Close it to release the node, the window, and the managers."""
 
     def __init__(self, pixels: tuple[int, int]) -> None:
         self._node: Any = None
@@ -66,7 +66,7 @@ class _OffscreenView:
         self.window.SetMultiSamples(0)
         self.window.SetSize(*pixels)
         self.window.AddRenderer(self.renderer)
-        # Displayable managers register with an interactor and crash without one.
+        # Displayable managers need an interactor and crash without one.
         self.interactor = vtk.vtkGenericRenderWindowInteractor()
         self.interactor.SetRenderWindow(self.window)
 
@@ -81,7 +81,7 @@ class _OffscreenView:
         self._group.SetMRMLDisplayableNode(node)
 
     def pixels(self) -> np.ndarray:
-        """Render and return RGB pixels (rows, columns, 3) uint8, top row first."""
+        """Render and return the RGB pixels (rows, columns, 3; uint8), top row first."""
         self.window.Render()
         capture = vtk.vtkWindowToImageFilter()
         capture.SetInput(self.window)
@@ -93,6 +93,7 @@ class _OffscreenView:
         return np.ascontiguousarray(array[::-1, :, :3])
 
     def close(self) -> None:
+        """Release the view node, the window, and the managers."""
         self._group.SetMRMLDisplayableNode(None)
         slicer.mrmlScene.RemoveNode(self._node)
         self.window.Finalize()
@@ -118,7 +119,7 @@ class SliceView(_OffscreenView):
         node.SetDimensions(*pixels, 1)
         self.logic.GetSliceCompositeNode().SetSaveWithScene(False)
         application_logic().GetSliceLogics().AddItem(self.logic)
-        # Flat things are drawn in the order they came: the slice must lie below what the managers add.
+        # 2D props are drawn in the order they are added: the slice must be below what the managers add.
         self._add_slice_image()
         self._manage(slicer.vtkMRMLSliceViewDisplayableManagerFactory.GetInstance(), _SLICE_MANAGERS, node)
 
@@ -131,7 +132,7 @@ class SliceView(_OffscreenView):
         self.renderer.AddViewProp(actor)
 
     def show(self, plane: Plane, ct: Any, overlay: Any = None, labels: Any = None, opacity: float = 0.0) -> None:
-        """Cut along ``plane``: the CT, with an ``overlay`` volume or a ``labels`` map over it at ``opacity``."""
+        """Show the CT on ``plane``, with an ``overlay`` volume or a ``labels`` map over it at ``opacity`` (0 to 1)."""
         composite = self.logic.GetSliceCompositeNode()
         composite.SetBackgroundVolumeID(ct.GetID())
         composite.SetForegroundVolumeID(overlay.GetID() if overlay else None)
@@ -140,10 +141,11 @@ class SliceView(_OffscreenView):
         composite.SetLabelOpacity(opacity)
         place_slice(self.logic.GetSliceNode(), plane, self._size)
         self.logic.UpdatePipeline()
-        # The logic has no output before there is a volume, and another one as layers come and go.
+        # The logic has no output before it has a volume, and its output changes with the layers.
         self._mapper.SetInputConnection(self.logic.GetImageDataConnection())
 
     def close(self) -> None:
+        """Release the view and the nodes that its slice logic created."""
         application_logic().GetSliceLogics().RemoveItem(self.logic)
         made_by_logic = (
             self.logic.GetSliceCompositeNode(),
@@ -151,7 +153,7 @@ class SliceView(_OffscreenView):
             self.logic.GetSliceDisplayNode(),
             self.logic.GetSliceModelTransformNode(),
         )
-        # Off the scene first: a logic that watches it makes its nodes anew when they go.
+        # Detach the logic from the scene first, because it would create its nodes again when they are removed.
         self.logic.SetMRMLScene(None)
         super().close()
         for node in made_by_logic:
@@ -159,11 +161,11 @@ class SliceView(_OffscreenView):
 
 
 class ThreeDView(_OffscreenView):
-    """A 3D view of ``pixels`` (columns, rows) on a plain background, looking at everything shown in 3D."""
+    """A 3D view of ``pixels`` (columns, rows) on a plain background that shows everything visible in 3D."""
 
     def __init__(self, name: str, pixels: tuple[int, int], background: tuple[float, float, float]) -> None:
         super().__init__(pixels)
-        # Smooth edges: surfaces have no text or outlines that multisampling could blur.
+        # Multisampling smooths edges; a 3D view has no text or outlines that it could blur.
         self.window.SetMultiSamples(4)
         self.camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
         self.camera.SetSaveWithScene(False)
@@ -181,7 +183,7 @@ class ThreeDView(_OffscreenView):
         self._manage(slicer.vtkMRMLThreeDViewDisplayableManagerFactory.GetInstance(), _THREE_D_MANAGERS, node)
 
     def look(self, azimuth: float, elevation: float) -> None:
-        """Look from the front, turned by ``azimuth`` towards the patient's left and up by ``elevation`` (degrees)."""
+        """Look from the front, turned toward the patient's left by ``azimuth`` and up by ``elevation`` (degrees)."""
         camera = self.renderer.GetActiveCamera()
         camera.SetFocalPoint(0.0, 0.0, 0.0)
         camera.SetPosition(0.0, 1.0, 0.0)
@@ -194,6 +196,7 @@ class ThreeDView(_OffscreenView):
         self.renderer.ResetCameraClippingRange()
 
     def close(self) -> None:
+        """Release the view and its camera."""
         super().close()
         slicer.mrmlScene.RemoveNode(self.camera)
 
@@ -220,7 +223,7 @@ def render_organs(nodes: CaseNodes, pixels: tuple[int, int]) -> Panel:
 
 
 def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes: list[tuple[int, int]]) -> list[Panel]:
-    """The attention maps of the finest level, and the deciding expert, over the CT on one plane."""
+    """The attention maps of the finest level and the dominant expert over the CT on one plane."""
     level = finest_level(nodes.attention)
     panels = []
     for (name, title), size in zip(titles.items(), sizes, strict=False):
@@ -235,14 +238,14 @@ def render_maps(nodes: CaseNodes, titles: Mapping[str, str], plane: Plane, sizes
 
 @contextmanager
 def organs_filled(segmentation: Any) -> Iterator[None]:
-    """Organs outlined and faintly filled in their colors, for as long as the context lasts."""
+    """Within the context, organs are outlined and faintly filled in their colors."""
     with _style(segmentation, FILL_OPACITY, thickness=2):
         yield
 
 
 @contextmanager
 def organs_outlined_in_white(segmentation: Any) -> Iterator[None]:
-    """Organs thinly outlined in white, which no map uses, for as long as the context lasts."""
+    """Within the context, organs are thinly outlined in white, which no map uses."""
     display = segmentation.GetDisplayNode()
     organs = segmentation.GetSegmentation().GetSegmentIDs()
     with _style(segmentation, 0.0, thickness=1):
@@ -276,7 +279,7 @@ SYNTHETIC = "Synthetic CT (computed phantom, no patient)"
 
 @dataclass(frozen=True)
 class Drawn:
-    """Where the picture is, and why it was drawn without Slicer's views (empty when it was drawn by them)."""
+    """The path of a picture, and why it was drawn by matplotlib (empty if Slicer's views rendered it)."""
 
     path: Path
     fallback_reason: str
@@ -286,10 +289,10 @@ def draw(
     path: Path, ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str = "",
     nodes: CaseNodes | None = None,
 ) -> Drawn:  # fmt: skip
-    """Write the picture of a case as PNG: three slices and the organs in 3D; attention maps and deciding expert.
+    """Write the picture of a case as PNG: three slices, the organs in 3D, attention maps, and dominant expert.
 
     ``nodes`` are those of ``scene_builder.build_scene``; without them the scene is built here.
-    Needs neither slicer-core nor OpenGL: without them matplotlib draws the same panels, and the reason is returned.
+    Without slicer-core or OpenGL, matplotlib draws the same panels, and the reason is returned.
     Raises OutputError.
     """
     reason = rendering_problem()
@@ -303,7 +306,7 @@ def draw(
 def _rendered(
     ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, title: str, subtitle: str, nodes: CaseNodes | None
 ) -> Picture:
-    # Imported here: these modules need slicer, and this one must load without.
+    # Imported here because it needs slicer, and this module must load without it.
     from DCASegmentationLib.scene.scene_builder import build_scene
 
     nodes = nodes or build_scene(ct, result, vocabulary)

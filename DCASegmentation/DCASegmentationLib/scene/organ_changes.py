@@ -1,4 +1,4 @@
-"""A segmentation as it is now beside the automatic result it began as: what was corrected, in which place."""
+"""What changed since the automatic result: which organs were corrected, and in which findings."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from DCASegmentationLib.scene.volumes import Box, box_within, joined_box
 
 @dataclass(frozen=True)
 class Kept:
-    """What a new run leaves alone: ``segments`` (organ keys by segment ID), and keys of organs ``removed`` by hand."""
+    """What a new run must not change: ``segments`` (organ key by segment ID) and organs (keys) ``removed`` by hand."""
 
     segments: Mapping[str, str]
     removed: tuple[str, ...] = ()
 
     @property
     def organs(self) -> tuple[str, ...]:
-        """The keys of all."""
+        """The keys of all organs to keep."""
         return (*self.segments.values(), *self.removed)
 
 
@@ -35,10 +35,10 @@ NOTHING_KEPT = Kept({})
 
 
 def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
-    """Every organ of the vocabulary, automatic and now; empty where the automatic result is no longer known.
+    """Compare each organ of the vocabulary with the automatic result; empty if the automatic result is missing.
 
-    Compared are voxels of the CT, of as large a part of it as either takes; without the CT, those of the automatic
-    result's box. An organ of which segments overlap another counts whole.
+    The comparison uses the CT's voxels, in a box around both; without the CT, it uses the box of the automatic result.
+    A segment that overlaps another one counts in full.
     """
     origin = read_origin(nodes.segmentation)
     vocabulary = origin.organs() if origin is not None else None
@@ -64,17 +64,17 @@ def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
     return tuple(found[organ.key] for organ in vocabulary)
 
 
-def changed_places(nodes: CaseNodes) -> set[int]:
-    """The ranks of the places in which an organ is no longer as the automatic result had it."""
+def changed_findings(nodes: CaseNodes) -> set[int]:
+    """The ranks of the findings in which any voxel differs from the automatic result."""
     if nodes.automatic is None or nodes.places is None:
         return set()
-    automatic, places = (slicer.util.arrayFromVolume(node) for node in (nodes.automatic, nodes.places))
+    automatic, ranks = (slicer.util.arrayFromVolume(node) for node in (nodes.automatic, nodes.places))
     now = labels_now(nodes)
-    return set(np.unique(places[(now != automatic) & (places > 0)]).tolist())
+    return set(np.unique(ranks[(now != automatic) & (ranks > 0)]).tolist())
 
 
 def labels_now(nodes: CaseNodes) -> np.ndarray:
-    """The organs as they are now as labels (z, y, x) on the voxels of ``nodes.automatic``."""
+    """The current organs as labels (z, y, x) on the voxels of ``nodes.automatic``."""
     assert nodes.automatic is not None
     labels = labels_by_segment(nodes)
     now = np.zeros(nodes.automatic.GetImageData().GetDimensions()[::-1], np.uint8)
@@ -85,7 +85,7 @@ def labels_now(nodes: CaseNodes) -> np.ndarray:
 
 
 def labels_by_segment(nodes: CaseNodes) -> dict[str, int]:
-    """The label of each segment of this program in the vocabulary of the automatic result."""
+    """The label, in the vocabulary of the automatic result, of each segment that this module created."""
     origin = read_origin(nodes.segmentation)
     vocabulary = origin.organs() if origin is not None else None
     organs = organs_by_segment(nodes.segmentation)
@@ -95,7 +95,7 @@ def labels_by_segment(nodes: CaseNodes) -> dict[str, int]:
 
 
 def organ_labels(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
-    """The voxels of a layer with the numbers of ``labels`` (by segment ID), 0 for all other segments."""
+    """A layer's voxels (z, y, x) with the values of ``labels`` (by segment ID), 0 for all other segments."""
     numbers = np.zeros(int(layer.labels.max(initial=0)) + 1, np.uint8)
     for value, segment_id in layer.segments.items():
         if value < len(numbers):
@@ -104,9 +104,9 @@ def organ_labels(layer: Layer, labels: Mapping[str, int]) -> np.ndarray:
 
 
 def kept_organs(nodes: CaseNodes | None) -> Kept:
-    """The organs that a new run must not touch: corrected, or marked as completed in Slicer's own segment status.
+    """The organs that a new run must not change: corrected, or marked as completed in Slicer's segment status.
 
-    Where the automatic result is no longer known, those whose status says that somebody has worked on them.
+    Without the automatic result, these are all organs whose status says that someone has worked on them.
     """
     if nodes is None:
         return NOTHING_KEPT
@@ -125,7 +125,7 @@ def kept_organs(nodes: CaseNodes | None) -> Kept:
 
 
 def _reference(nodes: CaseNodes) -> tuple[Any, Box]:
-    """The volume on whose voxels to compare, and the box of the automatic result in it."""
+    """The volume on whose grid to compare, and the box of the automatic result in it."""
     assert nodes.automatic is not None
     size = nodes.automatic.GetImageData().GetDimensions()
     box = None if nodes.ct is None or nodes.ct.GetImageData() is None else box_within(nodes.automatic, nodes.ct)
@@ -135,7 +135,7 @@ def _reference(nodes: CaseNodes) -> tuple[Any, Box]:
 
 
 def _shifted(box: Box, whole: Box) -> Box:
-    """``box`` counted from the start of ``whole``."""
+    """``box`` relative to the start of ``whole``."""
     z, y, x = (
         slice(part.start - around.start, part.stop - around.start) for part, around in zip(box, whole, strict=True)
     )

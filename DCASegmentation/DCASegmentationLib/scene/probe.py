@@ -1,4 +1,4 @@
-"""What a case says about one place: organ, HU, attention of the experts, uncertainty."""
+"""The values of a case at one position: organ, HU, attention to each expert, uncertainty, and disagreement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Point = Sequence[float]
 
 @dataclass(frozen=True)
 class ReadOut:
-    """``organs`` are the names of the visible segments there; None stands for what has no value there."""
+    """The values at one position; ``organs`` are the names of the visible segments, None means no value."""
 
     organs: tuple[str, ...] = ()
     hu: float | None = None
@@ -27,7 +27,7 @@ class ReadOut:
 
 
 def read_at(nodes: CaseNodes, ras: Point, level: int) -> ReadOut:
-    """Read the nearest voxels of a case at ``ras`` (mm, in the world); attention is that of ``level``."""
+    """Read the nearest voxels of a case at ``ras`` (mm, world); attention is that of ``level``."""
     attention = {name: value_at(node, ras) for name, node in nodes.attention.get(level, {}).items()}
     return ReadOut(
         organs=segments_at(nodes.segmentation, ras),
@@ -39,14 +39,14 @@ def read_at(nodes: CaseNodes, ras: Point, level: int) -> ReadOut:
 
 
 def value_at(volume: Any | None, ras: Point) -> float | None:
-    """The value of a volume node's nearest voxel; None outside of it or without a volume."""
+    """The value of a volume node's nearest voxel; None outside the volume or if there is no volume."""
     if volume is None or volume.GetImageData() is None:
         return None
     return _voxel(volume.GetImageData(), index_to_ras(volume), _from_world(volume, ras))
 
 
 def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
-    """The names of the visible segments at a place, of all layers."""
+    """The names of the visible segments at ``ras`` (mm, world), in all layers."""
     content, display = segmentation.GetSegmentation(), segmentation.GetDisplayNode()
     point = _from_world(segmentation, ras)
     names = []
@@ -65,7 +65,7 @@ def segments_at(segmentation: Any, ras: Point) -> tuple[str, ...]:
 
 
 def _from_world(node: Any, ras: Point) -> Point:
-    """A place in the world as the node's own coordinates: before its parent transforms."""
+    """A world position in the node's own coordinates, before its parent transforms."""
     parent = node.GetParentTransformNode()
     if parent is None:
         return ras

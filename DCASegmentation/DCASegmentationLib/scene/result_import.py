@@ -1,4 +1,4 @@
-"""The results of a run into the scene: segmentation, maps, and what the review needs."""
+"""Imports the results of a run into the scene: segmentation, maps, and review."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from DCASegmentationLib.scene.volumes import (
 
 
 def without_kept(labels: np.ndarray, vocabulary: Vocabulary, segmentation: Any, kept: Kept, ct_node: Any) -> np.ndarray:
-    """``labels`` (z, y, x) on the CT's grid without the organs ``kept`` and without what lies in their voxels now."""
+    """``labels`` (z, y, x) on the CT's grid, set to 0 for the organs ``kept`` and within their current segments."""
     if not kept.organs:
         return labels
     dropped = [vocabulary.by_key[key].label for key in kept.organs if key in vocabulary.by_key]
@@ -66,11 +66,11 @@ def show_review(
     places: np.ndarray | None = None,
     alternative: np.ndarray | None = None,
 ) -> None:
-    """Keep the automatic ``labels``, and the list of places with what they need, in the scene.
+    """Add the automatic ``labels`` and the review to the scene.
 
-    All arrays (z, y, x) lie on ``region`` of the grid of ``nodes.ct``. ``places`` holds ranks and ``alternative`` the
-    labels with every suggestion taken (see ``review_file``); without a review there is nothing to check. What was
-    decided of an earlier list is forgotten but for the organs ``kept``.
+    All arrays (z, y, x) cover ``region`` of the grid of ``nodes.ct``. ``places`` holds the rank of the finding at each
+    voxel, and ``alternative`` the labels with every suggestion accepted (see ``review.schema``). Without a review there
+    is nothing to check. Decisions on an earlier review are removed, except for the organs ``kept``.
     """
     inner = box_of_organs(labels) if places is None else joined_box(box_of_organs(labels), box_of_organs(places))
     box = _moved(inner, region)
@@ -78,7 +78,7 @@ def show_review(
     nodes.automatic = add_label_volume(labels[inner], box, nodes.ct, f"{name}: automatic")
     nodes.places = None
     if places is not None:
-        nodes.places = add_label_volume(places[inner], box, nodes.ct, f"{name}: places to check")
+        nodes.places = add_label_volume(places[inner], box, nodes.ct, f"{name}: findings")
     write_origin(nodes.segmentation, origin)
     if review is None or places is None or alternative is None:
         write_review(nodes.segmentation, None, {})
@@ -90,7 +90,7 @@ def show_review(
 
 
 def _moved(box: Box, region: Region) -> Box:
-    """A box of the region as one of the whole grid."""
+    """A box within the region as a box of the whole grid."""
     z, y, x = (slice(part.start + first, part.stop + first) for part, first in zip(box, region.first, strict=True))
     return z, y, x
 
@@ -98,15 +98,15 @@ def _moved(box: Box, region: Region) -> Box:
 def _suggestions(
     review: Collection[Place], places: np.ndarray, alternative: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
-    for place in review:
-        if place.alternative is not None:
-            first, last = place.box_voxels
+    for finding in review:
+        if finding.alternative is not None:
+            first, last = finding.box_voxels
             box = tuple(slice(start, stop + 1) for start, stop in zip(reversed(first), reversed(last), strict=True))
-            yield place.rank, alternative[box][places[box] == place.rank]
+            yield finding.rank, alternative[box][places[box] == finding.rank]
 
 
 def _before_transform(review: Review, ct_node: Any) -> Review:
-    """The review with positions before the transform that the CT is under: whatever happens to it, they follow."""
+    """The review with positions in the CT's own space, before its transform, so that they move with the CT."""
     from_world = np.linalg.inv(parent_to_world(ct_node))
     to_lps = np.diag([-1.0, -1.0, 1.0, 1.0])
     matrix = to_lps @ from_world @ to_lps
@@ -125,9 +125,9 @@ _REQUEST = "request.json"
 
 
 class ResultFiles:
-    """The results in a job folder. Reading them takes some tenths of a second, so it can be done in small steps.
+    """The results in a result folder, read in small steps because this takes some tenths of a second.
 
-    The maps stay files: see ``map_files``.
+    The maps stay files (see ``scene.maps``).
     """
 
     def __init__(self, folder: Path) -> None:
@@ -139,7 +139,7 @@ class ResultFiles:
         self.model = ("", "")
 
     def read(self) -> Iterator[None]:
-        """Read file by file, pausing after each. Raises UserError where one is missing or damaged."""
+        """Read the files, yielding after each. Raises UserError if one is missing or damaged."""
         self.labels = _read(self.folder / f"{_LABELS}.nrrd")
         yield
         if (self.folder / f"{PLACES}.nrrd").exists():
@@ -158,10 +158,10 @@ def import_result(
     region: Region | None = None,
     segmentation: Any | None = None,
 ) -> CaseNodes:
-    """Read the results in the job folder ``folder`` and show them: :class:`ResultFiles`, :func:`show_result`.
+    """Read the results in the result folder ``folder`` and show them in one step.
 
-    All maps become volumes at once, and the folder stays as it is. All files are read before the scene is changed.
-    Raises UserError where one is missing or damaged.
+    All maps become volumes at once, and the folder does not change. All files are read before the scene changes. Raises
+    UserError if one is missing or damaged. See :class:`ResultFiles` and :func:`show_result`.
     """
     files = ResultFiles(folder)
     for _ in files.read():
@@ -179,13 +179,13 @@ def import_result(
 
 
 def take_maps(files: ResultFiles, nodes: CaseNodes) -> None:
-    """Keep the maps of these files for the session, for :func:`map_files.map_volume`. Raises OutputError."""
+    """Keep the map files for this session, for :func:`scene.maps.map_volume`. Raises OutputError."""
     try:
         take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath))
     except OSError as error:
         raise OutputError(
-            f"The maps of the result could not be kept: {error.strerror or error}.",
-            "Free some space in Slicer's temporary folder, then segment the CT once more.",
+            f"The maps of the result could not be saved: {error.strerror or error}.",
+            "Free some space in Slicer's temporary folder, then segment the CT again.",
         ) from None
 
 
@@ -197,13 +197,14 @@ def show_result(
     segmentation: Any | None = None,
     kept: Kept = NOTHING_KEPT,
 ) -> CaseNodes:
-    """Show results that were read for the CT they were made of.
+    """Show results, which must have been read already, for the CT that they were computed from.
 
-    ``region`` is what :func:`export_ct` gave. The organs become a new segmentation named after the CT, or replace
-    those that this program put into ``segmentation`` earlier but those ``kept``; the maps of these go. The segmentation
-    comes under the CT's transform and, in the subject hierarchy, under its patient and study.
+    ``region`` is the region that :func:`export_ct` returned. The organs become a new segmentation named after the CT,
+    or replace those that this module put into ``segmentation`` earlier, except the ``kept`` ones; the earlier maps are
+    removed. The segmentation is put under the CT's transform and, in the subject hierarchy, under its patient and
+    study.
 
-    Raises UserError, with the scene as it was, where the results do not fit the CT or the vocabulary.
+    Raises UserError, with the scene unchanged, if the results do not match the CT or the vocabulary.
     """
     labels = files.labels
     size = ct_node.GetImageData().GetDimensions()[::-1]
@@ -218,7 +219,7 @@ def show_result(
             segmentation = show_segmentation(labels, vocabulary, ct_node, name)
             added = {each: each for each in segmentation.GetSegmentation().GetSegmentIDs()}
         else:
-            # They would be made anew, all at once; the panel makes them step by step.
+            # Otherwise Slicer would compute all surfaces again at once; the panel computes them step by step.
             segmentation.RemoveClosedSurfaceRepresentation()
             fresh = without_kept(labels, vocabulary, segmentation, kept, ct_node)
             added = replace_organs(
@@ -245,9 +246,9 @@ def keep_for_review(
     kept: Kept = NOTHING_KEPT,
     checksum: str = "",
 ) -> None:
-    """Add the automatic result and the places to check to the case that :func:`show_result` gave for these files.
+    """Add the automatic result and the review findings to the case that :func:`show_result` returned for these files.
 
-    ``checksum`` is that of the CT that was exported (see ``ct_checksum``).
+    ``checksum`` is the checksum of the exported CT (see ``ct_checksum``).
     """
     assert files.labels is not None
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -265,7 +266,7 @@ def keep_for_review(
 
 
 def _model(request: Path) -> tuple[str, str]:
-    """Name and checksum of the model, as the worker has noted them beside its results."""
+    """The name and checksum of the model, which the worker recorded with its results."""
     try:
         bundle = read_json(request)["bundle"]
         return str(bundle["name"]), str(bundle["sha256"])
@@ -279,7 +280,7 @@ def _read(path: Path) -> np.ndarray:
 
 def _read_image(path: Path) -> sitk.Image:
     try:
-        # In Slicer's process Qt may have set a locale with a decimal comma.
+        # Qt may have set a locale with a decimal comma in Slicer's process.
         with no_itk_warnings():
             return sitk.ReadImage(str(path))
     except RuntimeError:
@@ -287,6 +288,4 @@ def _read_image(path: Path) -> sitk.Image:
 
 
 def _unexpected(folder: Path) -> UserError:
-    return UserError(
-        f"The results in {folder} are incomplete or do not belong to this CT.", "Segment the CT once more."
-    )
+    return UserError(f"The results in {folder} are incomplete or do not belong to this CT.", "Segment the CT again.")

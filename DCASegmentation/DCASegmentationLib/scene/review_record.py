@@ -1,4 +1,4 @@
-"""What is known and decided about the places to check, written on the segmentation so that a saved scene keeps it."""
+"""The review findings and the decisions on them, recorded on the segmentation node so that they are saved with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcaseg.organs import VOCABULARIES, Vocabulary
 from dcaseg.review.schema import Review
 
 TO_CHECK, CORRECTED, ACCEPTED, SUGGESTION, FLAGGED = "to_check", "corrected", "accepted", "suggestion", "flagged"
-"""What became of a place: nothing yet, edited by hand, right as it was, its suggestion taken, left to others."""
+"""The status of a finding: not checked, edited by hand, accepted as it is, suggestion accepted, left to others."""
 _STATUSES = (TO_CHECK, CORRECTED, ACCEPTED, SUGGESTION, FLAGGED)
 
 _LIST = "DCASegmentation.review"
@@ -27,15 +27,18 @@ _STATE = "DCASegmentation.review.state"
 _ORIGIN = "DCASegmentation.origin"
 
 _MOST_BYTES = 64 << 20  # a label for each voxel of the largest finding
-_MOST_TEXT = 64 << 20  # letters
+_MOST_TEXT = 64 << 20  # characters
 
 _log = logging.getLogger("DCASegmentationLib")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an automatic result comes from: the model and the SHA-256 of its weights, the name of its vocabulary, the
-    date (ISO 8601), and the checksum of the CT (see ``ct_checksum``), empty where it is not known."""
+    """Where an automatic result comes from.
+
+    The name of the ``model``, the SHA-256 of its weights, the name of its ``vocabulary``, the ``date`` (ISO 8601), and
+    the checksum of the CT (see ``ct_export.ct_checksum``), each empty if unknown.
+    """
 
     model: str
     sha256: str
@@ -44,15 +47,18 @@ class Origin:
     ct_checksum: str = ""
 
     def organs(self) -> Vocabulary | None:
-        """The vocabulary; None for one that this version does not know."""
+        """The vocabulary; None if this version does not know it."""
         return VOCABULARIES.get(self.vocabulary)
 
 
 @dataclass
 class ReviewState:
-    """What was decided, by rank of the place. ``before`` holds what an accepted suggestion has overwritten: for each
-    segment ID which voxels of the place were in it, see :func:`pack`. ``ticked`` are the keys of organs that somebody
-    says to have looked at as a whole, ``absent`` of those that somebody has looked for and not found."""
+    """The decisions of a review.
+
+    ``statuses`` maps the rank of a finding to its status. ``before`` holds, by rank, what an accepted suggestion
+    replaced: for each segment ID, which of the finding's voxels were in it (see :func:`pack`). ``ticked`` are the keys
+    of organs marked as reviewed as a whole; ``absent`` are the keys of organs that were looked for and not found.
+    """
 
     statuses: dict[int, str] = field(default_factory=dict)
     before: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -60,9 +66,11 @@ class ReviewState:
     ticked: set[str] = field(default_factory=set)
 
     def status(self, rank: int) -> str:
+        """The status of the finding with this rank."""
         return self.statuses.get(rank, TO_CHECK)
 
     def set_status(self, rank: int, status: str) -> None:
+        """Set the status of the finding with this rank."""
         if status == TO_CHECK:
             self.statuses.pop(rank, None)
         else:
@@ -70,12 +78,12 @@ class ReviewState:
 
 
 def write_origin(segmentation: Any, origin: Origin) -> None:
-    """Write on a vtkMRMLSegmentationNode where its organs come from."""
+    """Record on a vtkMRMLSegmentationNode where its organs come from."""
     segmentation.SetAttribute(_ORIGIN, json.dumps(vars(origin)))
 
 
 def read_origin(segmentation: Any) -> Origin | None:
-    """What :func:`write_origin` wrote; None where there is nothing, or nothing that can be read."""
+    """What :func:`write_origin` recorded; None if it is missing or cannot be read."""
     content = _json(segmentation, _ORIGIN)
     try:
         return Origin(**{name: str(value) for name, value in content.items()}) if content is not None else None
@@ -84,9 +92,9 @@ def read_origin(segmentation: Any) -> Origin | None:
 
 
 def write_review(segmentation: Any, review: Review | None, suggestions: Mapping[int, np.ndarray]) -> None:
-    """Write a new list with the labels (uint8, in the order of the place's voxels) that each place could have instead.
+    """Record a new review and remove all decisions of the previous one; None removes the review.
 
-    What was decided about an earlier list is forgotten. None removes the list.
+    ``suggestions`` maps the rank of a finding to its alternative labels (uint8, in the order of the finding's voxels).
     """
     for name in (_LIST, _SUGGESTIONS, _STATE):
         segmentation.RemoveAttribute(name)
@@ -98,7 +106,7 @@ def write_review(segmentation: Any, review: Review | None, suggestions: Mapping[
 
 
 def read_review(segmentation: Any) -> Review | None:
-    """The list; None where there is none, or none that can be read."""
+    """The review; None if it is missing or cannot be read."""
     content = _json(segmentation, _LIST)
     try:
         return Review.from_json(content) if content is not None else None
@@ -107,7 +115,7 @@ def read_review(segmentation: Any) -> Review | None:
 
 
 def read_suggestion(segmentation: Any, rank: int) -> np.ndarray | None:
-    """The labels that the voxels of a place could have instead, None where nothing is suggested, or it is damaged."""
+    """The alternative labels of a finding's voxels; None if there is no suggestion or it is damaged."""
     packed = (_json(segmentation, _SUGGESTIONS) or {}).get(str(rank))
     try:
         return None if packed is None else np.frombuffer(_unpacked(packed), np.uint8)
@@ -117,6 +125,7 @@ def read_suggestion(segmentation: Any, rank: int) -> np.ndarray | None:
 
 
 def write_state(segmentation: Any, state: ReviewState) -> None:
+    """Record the decisions of a review."""
     content = {
         "statuses": {str(rank): status for rank, status in sorted(state.statuses.items())},
         "before": {str(rank): segments for rank, segments in sorted(state.before.items())},
@@ -127,7 +136,7 @@ def write_state(segmentation: Any, state: ReviewState) -> None:
 
 
 def read_state(segmentation: Any) -> ReviewState:
-    """What was decided; nothing yet where it cannot be read."""
+    """The decisions of a review; an empty state if they are missing or cannot be read."""
     content = _json(segmentation, _STATE) or {}
     try:
         return ReviewState(
@@ -140,29 +149,30 @@ def read_state(segmentation: Any) -> ReviewState:
             {_text(key) for key in content.get("ticked", ())},
         )
     except (ValueError, TypeError, AttributeError) as error:
-        _log.warning("What was decided in this review cannot be read and is ignored (%s).", error)
+        _log.warning("The decisions of this review cannot be read and are ignored (%s).", error)
         return ReviewState()
 
 
 def pack(mask: np.ndarray) -> str:
-    """A mask (bool, one dimension) as text."""
+    """Encode a mask (bool, one dimension) as text."""
     return _packed(np.packbits(mask))
 
 
 def unpack(text: str, count: int) -> np.ndarray:
-    """The mask of ``count`` voxels that :func:`pack` was given; all false for an empty text.
+    """Decode a mask of ``count`` voxels from :func:`pack`; all False for an empty text.
 
-    Raises UserError where the text is damaged.
+    Raises UserError if the text is damaged.
     """
     if not text:
         return np.zeros(count, bool)
     try:
         bits = np.frombuffer(_unpacked(text, (count + 7) // 8), np.uint8)
         if len(bits) != (count + 7) // 8:
-            raise ValueError("another number of voxels")
+            raise ValueError("wrong number of voxels")
     except ValueError as error:
         raise UserError(
-            f"What the suggestion has replaced cannot be read ({error}).", "Use the Segment Editor."
+            f"The voxels that the suggestion replaced cannot be read ({error}).",
+            "Correct them in the Segment Editor instead.",
         ) from None
     return np.unpackbits(bits, count=count).astype(bool)
 
@@ -172,16 +182,16 @@ def _packed(values: np.ndarray) -> str:
 
 
 def _unpacked(text: object, most_bytes: int = _MOST_BYTES) -> bytes:
-    """The bytes that :func:`_packed` was given. Raises ValueError for a damaged text, or one of more bytes."""
+    """Decode bytes from :func:`_packed`. Raises ValueError if the text is damaged or holds more than ``most_bytes``."""
     if not isinstance(text, str):
-        raise ValueError("no text")
+        raise ValueError("it is not text")
     unpacker = zlib.decompressobj()
     try:
         # binascii.Error is a ValueError.
         content = unpacker.decompress(base64.b64decode(text, validate=True), most_bytes + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from None
-    # A few bytes can be packed gigabytes.
+    # A few bytes can decompress to gigabytes.
     if len(content) > most_bytes or not unpacker.eof:
         raise ValueError("it is cut off, or larger than any finding")
     return content
@@ -189,7 +199,7 @@ def _unpacked(text: object, most_bytes: int = _MOST_BYTES) -> bytes:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("no text where text should be")
+        raise ValueError("text was expected")
     return value
 
 
@@ -202,7 +212,7 @@ def _json(segmentation: Any, name: str) -> Any:
             raise ValueError("it is larger than any review")
         content = parse_json(text)
         if not isinstance(content, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except ValueError as error:
         _log.warning("The attribute %s of the segmentation cannot be read and is ignored (%s).", name, error)
         return None

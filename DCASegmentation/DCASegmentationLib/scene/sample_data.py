@@ -1,4 +1,4 @@
-"""A public abdominal CT to try the module with, in Slicer's own module Sample Data."""
+"""A public abdominal CT for trying out the module, through Slicer's Sample Data module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHECKSUM = "e16eae0ae6fefa858c5c11e58f0f1bb81834d81b7102e021571056324ef6f37e"
 
 
 def register_sample_data() -> None:
-    """Offer case liver_100 of the Medical Segmentation Decathlon; Slicer compares its SHA-256."""
+    """Register case liver_100 of the Medical Segmentation Decathlon; Slicer verifies its SHA-256."""
     import SampleData
 
     SampleData.SampleDataLogic.registerCustomSampleDataSource(
@@ -25,19 +25,19 @@ def register_sample_data() -> None:
 
 
 def load_sample_ct() -> Any:
-    """Download the sample CT, or take the file of an earlier download, and load it: a vtkMRMLScalarVolumeNode.
+    """Download the sample CT, or use the file of an earlier download, and load it as a vtkMRMLScalarVolumeNode.
 
-    Raises UserError where that fails.
+    Raises UserError if that fails.
     """
     import SampleData
 
     logic = SampleData.SampleDataLogic()
     if logic.sourceForSampleName(_NAME) is None:
-        # Slicer was running already when the module was added to it.
+        # The module was added while Slicer was already running.
         register_sample_data()
     try:
         node = logic.downloadSample(_NAME)
-    # Whatever the download raises, the user needs one sentence.
+    # The download can raise anything; the user needs one sentence.
     except Exception as error:
         raise UserError(
             f"The sample CT could not be downloaded ({error}).", "Check the network, then try again."

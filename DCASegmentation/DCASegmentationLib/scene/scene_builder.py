@@ -1,4 +1,4 @@
-"""A segmented case as a MRML scene: the CT, its organs, the maps of the experts, and the places to check."""
+"""A segmented case as a MRML scene: the CT, its organs, the expert maps, and the review findings."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ from DCASegmentationLib.scene.volumes import show_ct
 
 @dataclass(frozen=True)
 class PlacesToCheck:
-    """The review of a result: its list, and the two images on the CT's grid that belong to it (see ``review_file``);
-    name and weights' SHA-256 of the model that made the result."""
+    """The review of a result, and the model that produced it.
+
+    ``places`` (finding ranks) and ``alternative`` (labels) are images on the CT's grid (see ``review.schema``);
+    ``model`` is the name of the model and ``sha256`` that of its weights.
+    """
 
     review: Review
     places: sitk.Image
@@ -44,20 +47,21 @@ def build_scene(
     name: str = "Case",
     to_check: PlacesToCheck | None = None,
 ) -> CaseNodes:
-    """Add a case to the scene, making the scene first where no Slicer application has one.
+    """Add a case to the scene, which is created first outside Slicer.
 
-    With ``to_check``, the module's Review section goes by it once the scene is opened in Slicer. ``name`` becomes the
-    folder of the case in the subject hierarchy and the name of its CT. The slice views of Slicer's standard layout are
-    set to the planes that show most organs. Raises ValueError when the labels do not lie on the grid of the CT.
+    With ``to_check``, the module's Review section shows its findings when the scene is opened in Slicer. ``name``
+    becomes the name of the case's folder in the subject hierarchy and part of the name of its CT. The slice views of
+    Slicer's standard layout are set to the planes that show the most organs. Raises ValueError if the labels are not on
+    the grid of the CT.
     """
     boot()
     ct_node = show_ct(ct, f"{name} CT")
     nodes = CaseNodes(ct_node, show_segmentation(result.labels, vocabulary, ct_node, f"{name} organs"))
     for level, maps in result.attention.items():
         nodes.attention[level] = show_attention(maps, level)
-    for kind in ("dominant_expert", "entropy", "disagreement"):
-        if (image := getattr(result, kind)) is not None:
-            nodes.set_map(kind, show_named_map(image, kind))
+    for map_name in ("dominant_expert", "entropy", "disagreement"):
+        if (image := getattr(result, map_name)) is not None:
+            nodes.set_map(map_name, show_named_map(image, map_name))
     organs = nodes.segmentation.GetSegmentation().GetSegmentIDs()
     tag_organs(nodes.segmentation, {each: each for each in organs})
     if to_check is not None:

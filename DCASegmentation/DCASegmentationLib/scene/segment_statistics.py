@@ -1,4 +1,4 @@
-"""Volume and mean HU of every segment as it is now, corrections included, and the table of them as text."""
+"""Volume and mean HU of every current segment, including corrections, and the table of them as text."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ _ORGANS = {organ.key: organ for vocabulary in VOCABULARIES.values() for organ in
 
 @dataclass(frozen=True)
 class SegmentStatistics:
-    """One segment on the CT's grid; ``mean_hu`` is None for a segment without voxels. ``cut_off`` says that it reaches
-    an end of the scan, so that its volume is a lower bound."""
+    """The measurements of one segment on the CT's grid.
+
+    ``mean_hu`` is None for a segment without voxels. ``cut_off`` is true if the segment reaches an end of the scan, so
+    that its volume is a lower bound.
+    """
 
     segment_id: str
     name: str
@@ -33,12 +36,12 @@ class SegmentStatistics:
 
     @property
     def shown_ml(self) -> str:
-        """The volume as a table shows it: of an organ that the scan cuts off it is a lower bound."""
+        """The volume as shown in a table, marked as a lower bound if the scan cuts off the organ."""
         return f"\N{GREATER-THAN OR EQUAL TO} {self.ml:.1f}" if self.cut_off else f"{self.ml:.1f}"
 
     @property
     def note(self) -> str:
-        """How the volume compares with ordinary adults'; empty within their range and for segments added by hand."""
+        """How the volume compares with the usual range of adults; empty within it and for segments added by hand."""
         if self.voxels == 0:
             return "empty"
         organ = _ORGANS.get(self.segment_id)
@@ -48,9 +51,10 @@ class SegmentStatistics:
 
 
 def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
-    """Measure every segment of a vtkMRMLSegmentationNode on the grid of the CT node, in the order of the segments.
+    """Measure every segment of a vtkMRMLSegmentationNode on the grid of the CT node, in segment order.
 
-    A segment's volume is the number of its voxels there times the volume of one; its HU are those of these voxels.
+    The volume of a segment is its number of voxels on that grid times the voxel volume; its mean HU is that of these
+    voxels.
     """
     values: dict[str, np.ndarray] = {}
     array = slicer.util.arrayFromVolume(ct)
@@ -77,7 +81,7 @@ def measure_segments(segmentation: Any, ct: Any) -> list[SegmentStatistics]:
 
 
 def as_text(rows: Iterable[SegmentStatistics], delimiter: str = ",") -> str:
-    """The table with a header line: CSV, or with tabs what a spreadsheet takes from the clipboard."""
+    """The table as text with a header line: CSV, or separated by tabs for pasting into a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     writer.writerow(_HEADER)

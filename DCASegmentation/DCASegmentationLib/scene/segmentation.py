@@ -1,6 +1,6 @@
-"""A label map as a vtkMRMLSegmentationNode, with coded segments, and the voxels of segments on a volume's grid.
+"""Label maps as vtkMRMLSegmentationNode, with terminology codes, and segments as voxels on the grid of a volume.
 
-The line is written here, without Slicer's terminology files, because these are not part of ``slicer-core``.
+Terminology entries are written here rather than with Slicer's terminology files, which slicer-core does not include.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dcaseg.errors import UserError
 from dcaseg.organs import Code, Organ, Vocabulary
 from DCASegmentationLib.scene.volumes import index_to_ras
 
-# Names of the lists in Slicer in which its terminology selector finds the codes.
+# Names of the lists in which Slicer's terminology selector finds the codes.
 _TYPE_CONTEXT = "Segmentation category and type - DICOM master list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 
 
 def terminology_entry(organ: Organ) -> str:
-    """Category, type and side of an organ as Slicer writes a terminology entry.
+    """Category, type, and side of an organ in the format of Slicer's terminology entries.
 
-    Seven fields divided by ``~``: list of types, category, type, modifier of the type, list of regions, region and
-    its modifier. A code reads ``scheme^value^meaning``; a field without code is ``^^``.
+    The seven fields, separated by ``~``, are: type context, category, type, type modifier, region context, region, and
+    region modifier. A code has the form ``scheme^value^meaning``; an empty field is ``^^``.
     """
     return "~".join(
         (_TYPE_CONTEXT, _triple(organ.category), _triple(organ.code), _triple(organ.side), _REGION_CONTEXT, "^^", "^^")
@@ -51,14 +51,13 @@ _ALGORITHM = "DCA"
 def show_segmentation(labels: sitk.Image | np.ndarray, vocabulary: Vocabulary, ct_node: Any, name: str) -> Any:
     """Add the organs of a label map to the scene.
 
-    ``labels`` lies on exactly the grid of ``ct_node``, as an image or as an array (z, y, x). Each organ present
-    becomes a segment whose ID is the organ's key; an organ without voxels gets none. ``ct_node`` becomes the source
-    volume and gives the reference geometry.
+    ``labels`` must be on exactly the grid of ``ct_node``, as an image or an array (z, y, x). Each organ with voxels
+    becomes a segment whose ID is the organ's key. ``ct_node`` becomes the source volume and the reference geometry.
 
-    All segments share one label map, the way Slicer stores segments that do not overlap. Importing organ by organ
-    gives the same segments but passes over the volume once for each of them.
+    All segments share one label map, which is how Slicer stores segments that do not overlap. Importing organ by organ
+    would give the same segments but read the volume once for each organ.
 
-    Returns the vtkMRMLSegmentationNode. Raises ValueError when the grids differ or a label is not in ``vocabulary``.
+    Returns the vtkMRMLSegmentationNode. Raises ValueError if the grids differ or a label is not in ``vocabulary``.
     """
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
@@ -71,10 +70,10 @@ def show_segmentation(labels: sitk.Image | np.ndarray, vocabulary: Vocabulary, c
 
 
 def add_organs(node: Any, labels: sitk.Image | np.ndarray, vocabulary: Vocabulary, ct_node: Any) -> dict[str, str]:
-    """Add the organs of a label map, as :func:`show_segmentation` does, to a vtkMRMLSegmentationNode that is there.
+    """Add the organs of a label map to an existing vtkMRMLSegmentationNode; see :func:`show_segmentation`.
 
-    What the node holds already stays; a segment whose ID is taken gets another one. Returns the organ's key of each
-    segment added, by segment ID. Raises ValueError, before anything is changed, when the grids differ or a label is
+    Existing segments do not change; if the ID of a new segment is taken, it gets another ID. Returns the organ key of
+    each added segment, by segment ID. Raises ValueError, before anything changes, if the grids differ or a label is
     unknown.
     """
     array = sitk.GetArrayViewFromImage(labels) if isinstance(labels, sitk.Image) else labels
@@ -108,18 +107,18 @@ def add_empty_organ(node: Any, organ: Organ) -> str:
 
 
 def add_closed_surfaces(node: Any) -> None:
-    """Compute the surfaces of all segments for 3D views; some seconds for a large CT."""
+    """Compute the surfaces of all segments for 3D views, which takes some seconds for a large CT."""
     node.CreateClosedSurfaceRepresentation()
 
 
 def _check_size(array: np.ndarray, ct_node: Any) -> None:
     size = ct_node.GetImageData().GetDimensions()
     if array.shape != size[::-1]:
-        raise ValueError(f"label map of size {array.shape[::-1]} for a CT of size {size}")
+        raise ValueError(f"the label map has size {array.shape[::-1]}, but the CT has size {size}")
 
 
 def _labels_in(array: np.ndarray) -> list[int]:
-    """The labels of an array (z, y, x) but 0, ascending. Plane by plane: counting widens each voxel to 8 bytes."""
+    """The labels in an array (z, y, x), ascending and without 0; by plane, because bincount needs 8 bytes per voxel."""
     found: set[int] = set()
     for plane in array:
         found.update(np.flatnonzero(np.bincount(plane.ravel())).tolist())
@@ -127,28 +126,28 @@ def _labels_in(array: np.ndarray) -> list[int]:
 
 
 def _describe(segment: Any, organ: Organ) -> None:
-    """Name, color and codes of ``organ`` on a vtkSegment."""
+    """Set the name, color, and codes of ``organ`` on a vtkSegment."""
     segment.SetName(organ.name)
     segment.SetNameAutoGenerated(False)
     segment.SetColor([channel / 255.0 for channel in organ.color])
     segment.SetColorAutoGenerated(False)
     set_terminology(segment, organ)
-    # Without these, Slicer's export as DICOM SEG calls the segment drawn by hand.
+    # Without these tags, Slicer's DICOM SEG export declares the segment as drawn by hand.
     segment.SetTag("DICOM.SegmentAlgorithmType", "AUTOMATIC")
     segment.SetTag("DICOM.SegmentAlgorithmName", _ALGORITHM)
 
 
 def _oriented_label_map(array: np.ndarray, ct_node: Any) -> Any:
-    """The labels as Slicer's image with axes, over the box that holds organs: surfaces take time for every voxel."""
+    """The labels as vtkOrientedImageData, cropped to the organs so that surfaces are computed faster."""
     box = box_of_organs(array)
     inside = array[box]
     label_map = slicer.vtkOrientedImageData()
     label_map.SetExtent([bound for part in reversed(box) for bound in (part.start, part.stop - 1)])
     scalars = vtk.vtkDataArray.CreateDataArray(_vtk_type(array.dtype))
     scalars.SetNumberOfTuples(inside.size)
-    # Copied once, into VTK's own memory.
+    # Copied only once, directly into VTK's memory.
     vtk_to_numpy(scalars).reshape(inside.shape)[...] = inside
-    # VTK's own name of an image's voxels: Slicer's export as DICOM SEG takes an image without it for an empty one.
+    # VTK's name for the voxels of an image: Slicer's DICOM SEG export treats an image without it as empty.
     scalars.SetName("ImageScalars")
     label_map.GetPointData().SetScalars(scalars)
     label_map.SetGeometryFromImageToWorldMatrix(index_to_ras(ct_node))
@@ -156,44 +155,47 @@ def _oriented_label_map(array: np.ndarray, ct_node: Any) -> Any:
 
 
 def box_of_organs(array: np.ndarray) -> tuple[slice, slice, slice]:
-    """The smallest box (z, y, x) around the organs, with one voxel to spare where there is one."""
+    """The smallest box (z, y, x) around the organs, plus a margin of one voxel inside the array."""
     slices = []
     part = array
     for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        found = np.flatnonzero(part.any(axis=others))
+        other_axes = tuple(other for other in range(3) if other != axis)
+        found = np.flatnonzero(part.any(axis=other_axes))
         start = max(0, int(found.min(initial=0)) - 1)
         stop = min(array.shape[axis], int(found.max(initial=0)) + 2)
         slices.append(slice(start, stop))
-        # Later axes need to look at this part alone.
+        # Only this part can contain organs along the next axes.
         part = np.moveaxis(np.moveaxis(part, axis, 0)[start:stop], 0, axis)
     return slices[0], slices[1], slices[2]
 
 
 def _vtk_type(dtype: np.dtype) -> int:
-    """Slicer keeps label maps in 8 bit, or in 16 bit where labels need them."""
+    """The VTK type of a label map: Slicer uses 8 bits, or 16 bits if the labels need them."""
     return int(vtk.VTK_UNSIGNED_CHAR if dtype.itemsize == 1 else vtk.VTK_SHORT)
 
 
 Box = tuple[slice, slice, slice]
 
-# Axes count as parallel while they drift apart by less than this many voxels over the whole image.
+# Axes count as parallel if they drift apart by less than this many voxels over the whole image.
 _SAME_VOXEL = 0.01
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Segments that share one label map. ``labels`` (z, y, x) covers ``box`` of the volume's array (z, y, x)."""
+    """Segments that share one label map.
+
+    ``labels`` (z, y, x) covers ``box`` of the volume's array (z, y, x); ``segments`` maps labels to segment IDs.
+    """
 
     labels: np.ndarray
     box: Box
     segments: dict[int, str]
 
     def values_within(self, array: np.ndarray) -> dict[str, np.ndarray]:
-        """The values of ``array`` (z, y, x), which lies on the volume's grid, in each segment, by segment ID."""
+        """The values of ``array`` (z, y, x), which is on the volume's grid, within each segment, by segment ID."""
         inside = self.labels > 0
         labels, values = self.labels[inside], array[self.box][inside]
-        # Sorted once: picking the voxels of one segment after another would pass over all of them each time.
+        # Sort once, because selecting the voxels of each segment separately would read all of them each time.
         order = np.argsort(labels, kind="stable")
         labels, values = labels[order], values[order]
         found = {}
@@ -204,9 +206,9 @@ class Layer:
 
 
 def segment_layers(segmentation: Any, volume: Any) -> list[Layer]:
-    """The label maps of a vtkMRMLSegmentationNode on the grid of a volume node; nearest voxel where grids differ.
+    """The label maps of a vtkMRMLSegmentationNode on the grid of a volume node; nearest neighbor if the grids differ.
 
-    Segments that overlap lie in different layers. Parent transforms of both nodes are taken into account.
+    Overlapping segments are in different layers. Parent transforms of both nodes are taken into account.
     """
     content = segmentation.GetSegmentation()
     between = vtk.vtkGeneralTransform()
@@ -219,7 +221,7 @@ def segment_layers(segmentation: Any, volume: Any) -> list[Layer]:
             continue
         found = _along_axes(image, volume) if segmentation_transform is volume_transform else None
         if found is None:
-            # Now on the volume's own grid, whatever stood between.
+            # After resampling, the image is on the volume's own grid.
             found = _along_axes(_resampled(image, volume, between), volume)
         if found is not None and found[0].size:
             layers.append(Layer(*found, _segments_of(content, number)))
@@ -232,9 +234,9 @@ def _segments_of(content: Any, layer: int) -> dict[int, str]:
 
 
 def _along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
-    """The image at the volume's voxels and the box of them it covers; None unless the axes of both are parallel.
+    """The image sampled at the volume's voxels, and the box it covers; None unless the axes of both are parallel.
 
-    This is the usual case, and picking planes is many times faster than resampling.
+    Parallel axes are the usual case, and selecting planes is many times faster than resampling.
     """
     size = volume.GetImageData().GetDimensions()
     to_image = np.linalg.inv(_image_to_world(image)) @ _array_of(index_to_ras(volume))
@@ -256,7 +258,7 @@ def _along_axes(image: Any, volume: Any) -> tuple[np.ndarray, Box] | None:
 
 
 def _planes(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-    """The planes ``index`` of an array along ``axis``, without a copy where they follow each other."""
+    """The planes ``index`` of an array along ``axis``, without copying if they are consecutive."""
     if len(index) and np.array_equal(index, np.arange(index[0], index[0] + len(index))):
         selection: list[slice] = [slice(None)] * array.ndim
         selection[axis] = slice(int(index[0]), int(index[-1]) + 1)
@@ -286,16 +288,16 @@ def _array_of(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
     return np.array([[matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
 
 
-# A tag, because IDs and names are the user's to change; it is saved with the segment.
+# A tag, because users can change IDs and names; it is saved with the segment.
 _TAG = "DCASegmentation.Organ"
 
 
-# What earlier versions wrote instead of the organ's key: then the segment's ID is the key.
+# Earlier versions wrote this instead of the organ's key; then the segment's ID is the key.
 _UNNAMED = "1"
 
 
 def tag_organs(node: Any, organs: Mapping[str, str]) -> None:
-    """Mark segments of a vtkMRMLSegmentationNode, by segment ID, as organs of this program: ``organs`` are keys."""
+    """Mark segments as organs of this module; ``organs`` maps segment IDs of the segmentation node to organ keys."""
     for segment_id, key in organs.items():
         node.GetSegmentation().GetSegment(segment_id).SetTag(_TAG, key)
 
@@ -307,7 +309,7 @@ def own_organs(node: Any) -> list[str]:
 
 
 def organs_by_segment(node: Any) -> dict[str, str]:
-    """Organ key of each segment that :func:`tag_organs` marked, whatever its name is now."""
+    """The organ key of each segment that :func:`tag_organs` marked, by segment ID, whatever its current name is."""
     found = {}
     for segment_id in own_organs(node):
         key = vtk.reference("")
@@ -317,31 +319,32 @@ def organs_by_segment(node: Any) -> dict[str, str]:
 
 
 def require_target(node: Any, ct_node: Any) -> None:
-    """Raises UserError unless the organs of ``ct_node`` can go into the vtkMRMLSegmentationNode ``node``."""
+    """Raises UserError unless the organs of ``ct_node`` can be put into the vtkMRMLSegmentationNode ``node``."""
     name = node.GetName()
     if not node.IsA("vtkMRMLSegmentationNode"):
-        raise UserError(f"{name} is no segmentation.", "Choose a segmentation, or a new one.")
+        raise UserError(f"{name} is not a segmentation.", "Select a segmentation, or a new one.")
     reference = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
     if reference is not None and reference.GetID() != ct_node.GetID():
         raise UserError(
-            f"{name} belongs to another CT ({reference.GetName()}).", "Choose a segmentation of this CT, or a new one."
+            f"{name} belongs to another CT ({reference.GetName()}).", "Select a segmentation of this CT, or a new one."
         )
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() == 0:
         return
     if segmentation.GetSourceRepresentationName() != _BINARY_LABELMAP:
         raise UserError(
-            f"{name} is kept as {segmentation.GetSourceRepresentationName().lower()}, not as voxels.",
-            "Make binary labelmap its source representation (module Segmentations), or choose a new one.",
+            f"{name} is stored as {segmentation.GetSourceRepresentationName().lower()}, not as voxels.",
+            "Make binary labelmap its source representation (module Segmentations), or select a new segmentation.",
         )
     if node.GetTransformNodeID() != ct_node.GetTransformNodeID():
-        raise UserError(f"{name} is under another transform than the CT.", "Put both under the same transform.")
+        raise UserError(f"{name} and the CT are under different transforms.", "Put both under the same transform.")
 
 
 def replace_organs(node: Any, add: Callable[[Any], dict[str, str]], kept: Collection[str] = ()) -> dict[str, str]:
-    """Remove the organs this program put into ``node`` but those ``kept`` (segment IDs), and ``add`` new ones.
+    """Remove the organs that this module put into ``node``, except ``kept`` (segment IDs), and ``add`` new ones.
 
-    This is one change. Returns what ``add`` gives: the organ key of each new segment.
+    All of this is one modification of the node. Returns the result of ``add(node)``: the organ key of each new segment.
+    If it raises ValueError, the removed organs are restored.
     """
     before = [each for each in own_organs(node) if each not in kept]
     old = [(each, node.GetSegmentation().GetSegment(each)) for each in before]
@@ -360,7 +363,7 @@ def replace_organs(node: Any, add: Callable[[Any], dict[str, str]], kept: Collec
 
 
 def remove_nodes(nodes: Iterable[Any]) -> None:
-    """Remove volumes from the scene together with how they are displayed (legends included)."""
+    """Remove volumes and their display nodes, including legends, from the scene."""
     for node in nodes:
         displays = [node.GetNthDisplayNode(index) for index in range(node.GetNumberOfDisplayNodes())]
         for each in [node, *displays]:

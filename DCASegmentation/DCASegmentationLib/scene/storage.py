@@ -1,4 +1,4 @@
-"""Segmentations, tables, volumes and scenes on disk: whole or not at all."""
+"""Segmentations, tables, volumes, and scenes on disk: a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHUNK = 1 << 20
 
 
 def is_whole(stream: IO[bytes]) -> bool:
-    """Whether header and all voxels are there; ``stream`` is an NRRD file with its data attached, raw or gzip."""
+    """Whether an NRRD file is complete; ``stream`` has its data attached, raw or compressed with gzip."""
     header = _header(stream)
     if not {"type", "sizes", "encoding"} <= set(header) or header["type"] not in _BYTES:
         return False
@@ -43,7 +43,7 @@ def is_whole(stream: IO[bytes]) -> bool:
 
 
 def _header(stream: IO[bytes]) -> dict[str, str]:
-    """The fields of the header; empty when the blank line at its end is missing."""
+    """The fields of the header; empty if the blank line at its end is missing."""
     fields: dict[str, str] = {}
     while line := stream.readline():
         text = line.decode("utf-8", "replace").strip()
@@ -61,10 +61,10 @@ _TYPES = {
 
 
 def write_nrrd(voxels: np.ndarray, index_to_lps: np.ndarray, path: Path) -> None:
-    """Write ``voxels`` (z, y, x), one value each.
+    """Write ``voxels`` (z, y, x), with one value per voxel, as an uncompressed NRRD file.
 
-    ``index_to_lps`` (4, 4) leads from voxel indices (i, j, k) to LPS (mm). Raises OSError where the file cannot be
-    written, ValueError for a type of voxel that NRRD has no name for.
+    ``index_to_lps`` (4, 4) maps voxel indices (i, j, k) to LPS (mm). Raises OSError if the file cannot be written, and
+    ValueError if NRRD has no name for the voxel type.
     """
     name = _TYPES.get(voxels.dtype.name)
     if name is None:
@@ -93,7 +93,7 @@ def _vector(values: np.ndarray) -> str:
     return f"({','.join(repr(float(value)) for value in values)})"
 
 
-_REMEDY = "Choose an existing folder you may write to, with free space."
+_REMEDY = "Choose an existing folder that you can write to and that has free space."
 
 
 def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
@@ -108,13 +108,13 @@ def save_segmentation(node: Any, path: Path, overwrite: bool = False) -> None:
 
 
 def save_table(text: str, path: Path, overwrite: bool = False) -> None:
-    """Write a table that is CSV already. Raises OutputError."""
+    """Write a table, given as CSV text. Raises OutputError."""
     with _whole_or_not_at_all(path, ".csv", overwrite) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def save_scene_bundle(path: Path, overwrite: bool = False) -> None:
-    """Write the whole scene, data included, as one .mrb that Slicer opens. Raises OutputError."""
+    """Write the whole scene with its data as one .mrb file, which Slicer can open. Raises OutputError."""
     with _whole_or_not_at_all(path, ".mrb", overwrite) as unfinished:
         if not slicer.mrmlScene.WriteToMRB(str(unfinished)) or not _is_complete(unfinished):
             raise OutputError(f"The scene cannot be written to {path}.", _REMEDY)
@@ -129,7 +129,7 @@ def _is_whole_file(path: Path) -> bool:
 
 
 def _is_complete(bundle: Path) -> bool:
-    """Whether the archive holds a scene and every image in it is whole; a full disk cuts either without an error."""
+    """Whether the archive contains a scene and only complete images; a full disk truncates both without an error."""
     try:
         with zipfile.ZipFile(bundle) as archive:
             scenes = [name for name in archive.namelist() if name.endswith(".mrml")]
@@ -150,13 +150,13 @@ def _is_whole_member(archive: zipfile.ZipFile, name: str) -> bool:
 
 @contextmanager
 def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[Path]:
-    """A place beside ``path`` to write to, under the same name, that becomes ``path`` on success."""
+    """A temporary path with the same file name, in a folder next to ``path``, that replaces ``path`` on success."""
     if not path.name.endswith(suffix):
-        raise OutputError(f"{path.name} does not end in {suffix}.", f"Name the file with {suffix} at its end.")
+        raise OutputError(f"{path.name} does not end in {suffix}.", f"Choose a file name that ends in {suffix}.")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already.", "Choose another name, or allow it to be overwritten.")
+        raise OutputError(f"{path} already exists.", "Choose another name, or allow it to be overwritten.")
     try:
-        # A folder, not another file name: the name of a .mrb also stands inside of it.
+        # In a temporary folder rather than under another name, because a .mrb file contains its own name.
         with temporary_folder(path.name, path.parent) as folder:
             with _vtk_messages_off():
                 yield folder / path.name
@@ -167,7 +167,7 @@ def _whole_or_not_at_all(path: Path, suffix: str, overwrite: bool) -> Iterator[P
 
 @contextmanager
 def _vtk_messages_off() -> Iterator[None]:
-    """A failed write is reported once, by the error raised, not also by VTK's log."""
+    """Suppress VTK's warnings, so that a failed write is reported only by the error that is raised."""
     before = vtk.vtkObject.GetGlobalWarningDisplay()
     vtk.vtkObject.GlobalWarningDisplayOff()
     try:

@@ -1,4 +1,4 @@
-"""The place of results in the subject hierarchy."""
+"""Where results go in the subject hierarchy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FOLDER = "DCASegmentation.result"
 
 
 def add_to_subject_hierarchy(ct_node: Any, segmentation: Any) -> None:
-    """Put the segmentation under the patient and study of its CT: export as DICOM SEG finds both this way."""
+    """Put the segmentation under the patient and study of its CT, where the DICOM SEG export looks for them."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None:
         return
@@ -21,7 +21,7 @@ def add_to_subject_hierarchy(ct_node: Any, segmentation: Any) -> None:
 
 
 def place_in_folder(nodes: Sequence[Any], segmentation: Any) -> None:
-    """Put what belongs to a result into its folder, which lies beside the segmentation and is made where needed."""
+    """Put nodes that belong to a result into its folder, next to the segmentation; create the folder if necessary."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None or not nodes:
         return
@@ -37,7 +37,7 @@ def place_in_folder(nodes: Sequence[Any], segmentation: Any) -> None:
 
 
 def remove_empty_folders() -> None:
-    """Remove the folders of results that hold nothing any more."""
+    """Remove the folders of results that are empty."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     if hierarchy is None:
         return
@@ -49,5 +49,5 @@ def remove_empty_folders() -> None:
 
 
 def _item(hierarchy: Any, node: Any) -> int:
-    # Inside Slicer a node has its item already; outside nothing creates one.
+    # In Slicer every node has an item; outside Slicer nothing creates one.
     return hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)

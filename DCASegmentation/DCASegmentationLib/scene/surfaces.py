@@ -1,6 +1,6 @@
-"""The surfaces of segments for 3D views, one segment at a time, and as STL files.
+"""The surfaces of segments for 3D views, computed one segment at a time, and written as STL files.
 
-Slicer makes those of all segments at once, and makes each anew at every change of voxels.
+Slicer itself computes the surfaces of all segments at once, and again at every change of voxels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def has_surfaces(segmentation: Any) -> bool:
 
 
 def making_surfaces(segmentation: Any) -> Iterator[None]:
-    """Make the surfaces of all segments, pausing after each; they appear together, after the last one."""
+    """Compute the surfaces of all segments, yielding after each; they all appear after the last one."""
     content = segmentation.GetSegmentation()
     made = {}
     for segment_id in content.GetSegmentIDs():
@@ -37,7 +37,7 @@ def making_surfaces(segmentation: Any) -> Iterator[None]:
 
 
 def renewing_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterator[None]:
-    """Make the surfaces of these segments anew, pausing after each; nothing where there are no surfaces."""
+    """Compute the surfaces of these segments again, yielding after each; does nothing if there are no surfaces."""
     for segment_id in segment_ids:
         if not has_surfaces(segmentation):
             return
@@ -48,7 +48,10 @@ def renewing_surfaces(segmentation: Any, segment_ids: Collection[str]) -> Iterat
 
 @contextmanager
 def surfaces_aside(segmentation: Any) -> Iterator[None]:
-    """Change voxels without making any surface anew: those of before stay until :func:`renewing_surfaces`."""
+    """Within the context, voxels can change without computing surfaces; the old surfaces return afterward.
+
+    Call :func:`renewing_surfaces` later to update them.
+    """
     content = segmentation.GetSegmentation()
     kept = {}
     if has_surfaces(segmentation):
@@ -58,10 +61,10 @@ def surfaces_aside(segmentation: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        there = content.GetSegmentIDs()
-        # A segment that was added meanwhile has none, and Slicer expects all or none to have one.
-        empty = {each: vtk.vtkPolyData() for each in there if kept and each not in kept}
-        _put(segmentation, {**{each: surface for each, surface in kept.items() if each in there}, **empty})
+        segment_ids = content.GetSegmentIDs()
+        # Slicer expects a surface in all segments or in none, so a segment added in the context gets an empty one.
+        empty = {each: vtk.vtkPolyData() for each in segment_ids if kept and each not in kept}
+        _put(segmentation, {**{each: surface for each, surface in kept.items() if each in segment_ids}, **empty})
 
 
 def _put(segmentation: Any, surfaces: dict[str, Any]) -> None:
@@ -78,7 +81,7 @@ def _put(segmentation: Any, surfaces: dict[str, Any]) -> None:
 
 
 def _surface_of(segmentation: Any, segment_id: str) -> Any:
-    """The surface of a segment as it is now: by Slicer's own conversion, in a segmentation of its own."""
+    """The current surface of a segment, by Slicer's own conversion in a separate segmentation node."""
     content = segmentation.GetSegmentation()
     segment = content.GetSegment(segment_id)
     surface = vtk.vtkPolyData()
@@ -95,21 +98,21 @@ def _surface_of(segmentation: Any, segment_id: str) -> Any:
     return surface
 
 
-_REMEDY = "Choose an existing folder you may write to, with free space."
+_REMEDY = "Choose an existing folder that you can write to and that has free space."
 _STL_HEADER, _STL_TRIANGLE = 84, 50  # bytes of a binary STL file: header with the count, and each triangle
 
 
 def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback | None = None) -> list[Path]:
-    """Write one STL file per visible segment into ``folder``, in mm and in LPS as other programs expect it.
+    """Write one STL file per visible segment into ``folder``, in mm and LPS coordinates, as other programs expect.
 
-    The files are named after the segmentation and the segment; surfaces that are missing are computed for it, one
-    segment after another. Nothing is overwritten: raises OutputError when a file of that name exists, when no segment
-    is visible or when the folder cannot be written to, and then no file is left behind.
+    The files are named after the segmentation and the segment. Missing surfaces are computed one segment after another.
+    Raises OutputError if a file of that name exists, if no segment is visible, or if the folder cannot be written to;
+    then no file is left behind. Nothing is overwritten.
     """
     display, content = segmentation.GetDisplayNode(), segmentation.GetSegmentation()
     ids = [each for each in content.GetSegmentIDs() if display is None or display.GetSegmentVisibility(each)]
     if not ids:
-        raise OutputError("No segment is visible, so there is nothing to write.", "Show the segments to write.")
+        raise OutputError("No segment is visible, so there is nothing to save.", "Show the segments to save.")
     try:
         with temporary_folder("surfaces", folder) as unfinished:
             for number, segment_id in enumerate(ids):
@@ -120,8 +123,8 @@ def write_surfaces(segmentation: Any, folder: Path, progress: ProgressCallback |
             if len(written) != len(ids) or not all(_is_whole(path) for path in written):
                 raise OutputError(f"The surfaces cannot be written to {folder}.", _REMEDY)
             paths = [folder / path.name for path in written]
-            if there := [path.name for path in paths if path.exists()]:
-                raise OutputError(f"{there[0]} exists already in {folder}.", "Choose another folder.")
+            if existing := [path.name for path in paths if path.exists()]:
+                raise OutputError(f"{existing[0]} already exists in {folder}.", "Choose another folder.")
             for path, target in zip(written, paths, strict=True):
                 path.rename(target)
     except OSError as error:
@@ -140,7 +143,7 @@ def _write_one(segmentation: Any, segment_id: str, folder: str) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the file has all the triangles it announces: the writer says nothing when the disk is full."""
+    """Whether the file contains as many triangles as its header states; the writer reports no error on a full disk."""
     header = path.read_bytes()[:_STL_HEADER]
     if len(header) < _STL_HEADER:
         return False

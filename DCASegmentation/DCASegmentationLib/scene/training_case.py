@@ -1,4 +1,4 @@
-"""A corrected segmentation as a case to train on: checked, and written for ``corrected_case_job``."""
+"""A corrected segmentation as a training case: checked, and written for the worker's ``training_case`` process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from DCASegmentationLib.scene.review_record import SUGGESTION, Origin, read_orig
 from DCASegmentationLib.scene.segmentation import Layer, organs_by_segment, segment_layers
 from DCASegmentationLib.scene.volumes import box_within
 
-# Voxels of other sizes count the same volume to within this share, or ml.
+# Volumes measured on different grids count as equal within this share, or this many ml.
 _SAME_SHARE, _SAME_ML = 0.02, 0.1
-_AGAIN = "Segment the CT again, and correct that result."
+_AGAIN = "Segment the CT again and correct that result."
 
 
 @dataclass(frozen=True)
 class CorrectedCase:
-    """``name`` of the case, ``organs`` it tells of (none for a CT alone), and the names of segments ``left_out``."""
+    """A case: its ``name``, its labeled ``organs`` (none for a CT alone), and names of segments ``left_out``."""
 
     name: str
     organs: tuple[Organ, ...]
@@ -39,14 +39,14 @@ class CorrectedCase:
 
 
 def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version: int = 1) -> CorrectedCase:
-    """Check a case and write it into ``folder``, from where it can be added to the folder ``training``.
+    """Check a case and write it into ``folder``, from which the worker adds it to the training set ``training``.
 
-    Told of are the organs that are reviewed (see ``organ_is_reviewed``); of all others nothing is said. The name of
-    the case comes from the checksum of its CT, and a ``version`` above 1 is added to it.
+    The case labels the reviewed organs (see ``organ_is_reviewed``); all other organs are unannotated. The name of the
+    case is derived from the checksum of its CT, with ``version`` appended if it is above 1.
 
-    Raises UserError where nothing was reviewed, the CT is gone or another than was segmented, a reviewed organ has no
-    voxels, two segments or a segment that lies elsewhere, and where reviewed organs overlap; OutputError where the
-    folder cannot be written.
+    Raises UserError if no organ was reviewed, if the CT was deleted or changed since the segmentation, if a reviewed
+    organ has no voxels, two segments, or a segment outside the CT, and if reviewed organs overlap. Raises OutputError
+    if the folder cannot be written to.
     """
     origin = _origin(nodes)
     vocabulary = _vocabulary(origin)
@@ -62,16 +62,16 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
         "vocabulary": vocabulary.name,
         "reviewed": [organ.key for organ in reviewed],
         "model": [origin.model, origin.sha256],
-        "places": _touched_places(nodes),
+        "places": _checked_findings(nodes),
     }
     (folder / CASE).write_text(json.dumps(content), encoding="utf-8")
     return CorrectedCase(name, reviewed, left_out)
 
 
 def require_reviewed(nodes: CaseNodes) -> tuple[Organ, ...]:
-    """The organs of a case that somebody has reviewed.
+    """The reviewed organs of a case.
 
-    Raises UserError where there are none, and where the CT is gone or another than was segmented.
+    Raises UserError if there are none, or if the CT was deleted or changed since the segmentation.
     """
     return _reviewed(nodes, _vocabulary(_origin(nodes)))
 
@@ -80,17 +80,17 @@ def _reviewed(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[Organ, ...]:
     reviewed = tuple(organ for organ in vocabulary if organ_is_reviewed(nodes, organ.key))
     if not reviewed:
         raise UserError(
-            "No organ of this case was reviewed as a whole.",
-            "Check all places of an organ, or tick organs under What changed that you have looked at.",
+            "No organ of this case has been reviewed as a whole.",
+            "Check all findings of an organ, or mark the organs you have looked at as reviewed under What changed.",
         )
     return reviewed
 
 
 def write_ct_alone(nodes: CaseNodes, folder: Path, training: Path) -> CorrectedCase:
-    """Write the CT of a case without labels into ``folder``, from where it can be added to the folder ``training``.
+    """Write the CT of a case, without labels, into ``folder``, from which the worker adds it to ``training``.
 
-    Raises UserError where the CT is gone and for what ``export_ct`` refuses, OutputError where ``folder`` cannot be
-    written.
+    Raises UserError if the CT was deleted or ``export_ct`` rejects it, and OutputError if ``folder`` cannot be written
+    to.
     """
     _require_ct(nodes)
     export_ct(nodes.ct, folder)
@@ -99,7 +99,7 @@ def write_ct_alone(nodes: CaseNodes, folder: Path, training: Path) -> CorrectedC
 
 
 def case_version(nodes: CaseNodes, training: Path) -> int:
-    """1 for a CT that ``training`` does not hold yet, else the next number for a case of it."""
+    """1 if ``training`` does not contain this CT yet, otherwise the next free number for a case of the CT."""
     origin = read_origin(nodes.segmentation)
     if origin is None or not origin.ct_checksum:
         return 1
@@ -110,12 +110,12 @@ def case_version(nodes: CaseNodes, training: Path) -> int:
 
 
 def _origin(nodes: CaseNodes) -> Origin:
-    """Where the case comes from, if its CT is still that one."""
+    """The origin of the case. Raises UserError unless its CT is still the one that was segmented."""
     _require_ct(nodes)
     name = nodes.segmentation.GetName()
     origin = read_origin(nodes.segmentation)
     if origin is None or nodes.automatic is None:
-        raise UserError(f"It is not known which automatic result {name} began as.", _AGAIN)
+        raise UserError(f"The automatic result that {name} was derived from is unknown.", _AGAIN)
     moved = box_within(nodes.automatic, nodes.ct) is None
     if moved or (origin.ct_checksum and origin.ct_checksum != ct_checksum(nodes.ct)):
         raise UserError(f"{nodes.ct.GetName()} has changed since it was segmented.", _AGAIN)
@@ -125,21 +125,21 @@ def _origin(nodes: CaseNodes) -> Origin:
 def _require_ct(nodes: CaseNodes) -> None:
     if nodes.ct is None:
         name = nodes.segmentation.GetName()
-        raise UserError(f"The CT of {name} is no longer in the scene.", "Load it and segment it again.")
+        raise UserError(f"The CT of {name} is no longer in the scene.", "Load the CT and segment it again.")
     require_ct(nodes.ct)
 
 
 def _vocabulary(origin: Origin) -> Vocabulary:
     vocabulary = origin.organs()
     if vocabulary is None:
-        raise UserError(f"This version knows no organs called {origin.vocabulary}.", "Update the extension.")
+        raise UserError(f"This version does not know the organ set {origin.vocabulary}.", "Update the extension.")
     return vocabulary
 
 
 def _segments_of_organs(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The segment of each organ, by key, and the names of segments that stand for none.
+    """The segment ID of each organ, by organ key, and the names of the segments that match no organ.
 
-    A segment of this program keeps its organ whatever it is called; one drawn anew counts by its name.
+    A segment created by this module keeps its organ even if it is renamed; any other segment is matched by its name.
     """
     content, own = nodes.segmentation.GetSegmentation(), organs_by_segment(nodes.segmentation)
     by_name = {text.casefold(): organ.key for organ in vocabulary for text in (organ.key, organ.name)}
@@ -153,8 +153,8 @@ def _segments_of_organs(nodes: CaseNodes, vocabulary: Vocabulary) -> tuple[dict[
         elif key in found:
             other = content.GetSegment(found[key]).GetName()
             raise UserError(
-                f"Two segments stand for {vocabulary.by_key[key].name}: {other} and {name}.",
-                "Join them (Segment Editor, Logical operators), or give one another name.",
+                f"Two segments represent {vocabulary.by_key[key].name}: {other} and {name}.",
+                "Combine them (Segment Editor, Logical operators), or rename one of them.",
             )
         else:
             found[key] = segment_id
@@ -187,7 +187,7 @@ def _mask(layers: list[Layer], segment_id: str) -> tuple[np.ndarray, Layer] | No
 
 
 def _require_same_volume(nodes: CaseNodes, organ: Organ, segment_id: str, count: int) -> None:
-    """Raises UserError for a segment without voxels, and one that the grid of the CT does not hold."""
+    """Raises UserError if a segment is empty or the grid of the CT does not cover it."""
     image = slicer.vtkOrientedImageData()
     nodes.segmentation.GetBinaryLabelmapRepresentation(segment_id, image)
     own = 0 if image.IsEmpty() else int(np.count_nonzero(vtk_to_numpy(image.GetPointData().GetScalars())))
@@ -195,14 +195,14 @@ def _require_same_volume(nodes: CaseNodes, organ: Organ, segment_id: str, count:
     if own == 0:
         raise UserError(
             f"The segment {name} is empty.",
-            f"Remove it if there is no {organ.name.lower()}, or take the tick at it away under What changed.",
+            f"Remove it if there is no {organ.name.lower()}, or mark the organ as not reviewed under What changed.",
         )
-    there = own * float(np.prod(image.GetSpacing())) / 1000
-    here = count * float(np.prod(nodes.ct.GetSpacing())) / 1000
-    if abs(there - here) > max(_SAME_SHARE * there, _SAME_ML):
+    segment_ml = own * float(np.prod(image.GetSpacing())) / 1000
+    on_ct_ml = count * float(np.prod(nodes.ct.GetSpacing())) / 1000
+    if abs(segment_ml - on_ct_ml) > max(_SAME_SHARE * segment_ml, _SAME_ML):
         raise UserError(
-            f"The segment {name} has {there:.1f} ml, of which {here:.1f} ml lie on the voxels of the CT.",
-            "Set the segmentation's geometry to that of the CT (Segment Editor), or put both under one transform.",
+            f"The segment {name} has {segment_ml:.1f} ml, of which {on_ct_ml:.1f} ml lie on the voxels of the CT.",
+            "Set the segmentation's geometry to that of the CT (Segment Editor), or put both under the same transform.",
         )
 
 
@@ -212,31 +212,31 @@ def _refuse_overlap(nodes: CaseNodes, organ: Organ, segments: dict[Organ, str], 
     ml = np.count_nonzero(taken == other.label) * voxel
     raise UserError(
         f"{other.name} and {organ.name} overlap in {ml:.2f} ml.",
-        "Give these voxels to one of them (Segment Editor, Logical operators).",
+        "Assign these voxels to one of them (Segment Editor, Logical operators).",
     )
 
 
-def _touched_places(nodes: CaseNodes) -> list[dict[str, Any]]:
+def _checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     if review is None:
         return []
     words = {SUGGESTION: "suggestion accepted"}
     return [
-        {"rank": place.rank, "organ": place.organ, "status": words.get(status, status)}
-        for place in review.places
-        if (status := state.statuses.get(place.rank)) is not None
+        {"rank": finding.rank, "organ": finding.organ, "status": words.get(status, status)}
+        for finding in review.places
+        if (status := state.statuses.get(finding.rank)) is not None
     ]
 
 
 def _write(labels: np.ndarray, ct: Path, folder: Path) -> None:
     image = sitk.GetImageFromArray(labels)
     try:
-        # In Slicer's process Qt may have set a locale with a decimal comma.
+        # Qt may have set a locale with a decimal comma in Slicer's process.
         with no_itk_warnings():
             image.CopyInformation(sitk.ReadImage(str(ct)))
             sitk.WriteImage(image, str(folder / LABELS), False)
     except RuntimeError:
         raise OutputError(
-            f"The labels could not be written to {folder}: the disk is full, or the folder not writable.",
+            f"The labels could not be written to {folder}: the disk is full or the folder is not writable.",
             "Free some space, or choose another temporary folder in Slicer's application settings (Modules).",
         ) from None

@@ -1,4 +1,4 @@
-"""Arrangement of the views: layouts, slice positions, window and level, and what a user sees first."""
+"""View setup: layouts, slice positions, window and level, and what the user sees first after a run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW, inde
 
 # Slice views of Slicer's standard layouts, by their orientation.
 _STANDARD_VIEWS = {"axial": ("Red", "Axial"), "sagittal": ("Yellow", "Sagittal"), "coronal": ("Green", "Coronal")}
-# Letter and color on the bar of each standard view, as Slicer's layouts give them. A scene that is written without
-# Slicer has to say them: opened there, its view nodes replace those that Slicer has made.
+# Letter and color in the bar of each standard view, as in Slicer's layouts. A scene written outside Slicer must set
+# them, because its view nodes replace Slicer's own when it is opened.
 _BARS = {
     "Red": ("R", (0.952941, 0.290196, 0.2)),
     "Yellow": ("Y", (0.929412, 0.835294, 0.298039)),
@@ -35,7 +35,7 @@ def group_in_folder(name: str, nodes: Sequence[Any]) -> None:
         return
     folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), name)
     for node in nodes:
-        # Inside Slicer a node has its item already; outside nothing creates one.
+        # In Slicer every node has an item; outside Slicer nothing creates one.
         if item := hierarchy.GetItemByDataNode(node):
             hierarchy.SetItemParent(item, folder)
         else:
@@ -67,7 +67,7 @@ def place_slice(slice_node: Any, plane: Plane, pixels: Sequence[int]) -> None:
 
 
 def view_node(class_name: str, view: str) -> Any:
-    """The view node of the standard layout, made where no layout manager has done so."""
+    """The node of class ``class_name`` for a view, created if no layout manager has created it."""
     node = slicer.mrmlScene.GetSingletonNode(view, class_name)
     if node is not None:
         return node
@@ -85,18 +85,18 @@ def view_node(class_name: str, view: str) -> Any:
 
 
 def jump_to_segment(segmentation: Any, segment_id: str) -> None:
-    """Center all slice views on a segment: on the middle of its largest part. Nothing happens for an empty one."""
+    """Center all slice views on the middle of a segment's largest part; does nothing for an empty segment."""
     center = segmentation.GetSegmentCenterRAS(segment_id)
     if center is not None:
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
 
 
-# Slicer's own layouts have numbers below 100; scripts take larger ones.
+# Slicer's own layouts have numbers below 100; scripts use larger ones.
 COMPARISON = 7301
 BAR_PLOT = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView
 _USUAL = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
 
-# The group keeps the comparison linked within itself: the usual views do not follow.
+# A view group of its own links the comparison views with each other, but not with the usual views.
 _GROUP = 73
 _VIEW = (
     '<item><view class="vtkMRMLSliceNode" singletontag="{tag}">'
@@ -109,7 +109,7 @@ _VIEW = (
 
 
 class ViewLayouts:
-    """Switches between the arrangements and back to the one the user had."""
+    """Switches between the view layouts and back to the layout that the user had before."""
 
     def __init__(self) -> None:
         self._before = _USUAL
@@ -119,15 +119,15 @@ class ViewLayouts:
         return slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
 
     def current(self) -> int:
-        """The arrangement shown; Slicer's number of it, or ``COMPARISON``."""
+        """The current layout: Slicer's number of it, or ``COMPARISON``."""
         node = self.node()
         return int(node.GetViewArrangement()) if node is not None else _USUAL
 
     def show_comparison(self, nodes: CaseNodes) -> dict[str, Any]:
-        """Show the experts side by side, linked; gives the vtkMRMLSliceCompositeNode of each expert's view.
+        """Show the experts side by side in linked views; returns the vtkMRMLSliceCompositeNode of each expert's view.
 
-        Slicer gives the views their size in later turns of the event loop, and resets their position then: call
-        :func:`place_comparison` when :func:`comparison_sizes` have settled.
+        Slicer sets the size of the views in later turns of the event loop and resets their position when it does. Call
+        :func:`place_comparison` once :func:`comparison_sizes` no longer changes.
         """
         register_comparison()
         self._switch(COMPARISON)
@@ -139,13 +139,13 @@ class ViewLayouts:
         return composites
 
     def show_bar_plot(self, chart: Any) -> None:
-        """Show the usual slices with Slicer's plot view beside them, and the chart in it."""
+        """Show the usual slice views next to Slicer's plot view, with the chart in it."""
         self._switch(BAR_PLOT)
         application_logic().GetSelectionNode().SetActivePlotChartID(chart.GetID())
         application_logic().PropagatePlotChartSelection()
 
     def restore(self) -> None:
-        """Back to the arrangement before."""
+        """Return to the previous layout."""
         node = self.node()
         if node is not None:
             node.SetViewArrangement(self._before)
@@ -160,7 +160,7 @@ class ViewLayouts:
 
 
 def register_comparison() -> None:
-    """Tell Slicer of the arrangement; a scene does not keep it, only its number."""
+    """Register the comparison layout with Slicer; a scene stores only the number of its layout."""
     node = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
     if node is not None and not node.IsLayoutDescription(COMPARISON):
         node.AddLayoutDescription(COMPARISON, _description())
@@ -180,13 +180,13 @@ def _description() -> str:
 
 
 def comparison_sizes() -> list[tuple[int, int]]:
-    """The pixels of the views of the comparison."""
+    """The sizes (columns, rows) of the comparison views in pixels."""
     nodes = [view_node("vtkMRMLSliceNode", tag) for tag in COMPARISON_VIEWS.values()]
     return [tuple(node.GetDimensions()[:2]) for node in nodes]
 
 
 def place_comparison() -> None:
-    """Show the whole CT in each view of the comparison, at the slice of the usual view."""
+    """Fit the CT into each comparison view, at the slice shown in the usual axial view."""
     usual = slicer.mrmlScene.GetSingletonNode("Red", "vtkMRMLSliceNode")
     for tag in COMPARISON_VIEWS.values():
         node = view_node("vtkMRMLSliceNode", tag)
@@ -198,7 +198,7 @@ def place_comparison() -> None:
 
 
 def use_abdominal_window(ct: Any) -> None:
-    """Show a CT (vtkMRMLScalarVolumeNode) in the soft-tissue window of the abdomen, where the user has set none."""
+    """Show a CT (vtkMRMLScalarVolumeNode) in the abdominal soft-tissue window, unless the user has set a window."""
     display = ct.GetDisplayNode()
     if display is not None and display.GetAutoWindowLevel():
         before = display.StartModify()
@@ -208,7 +208,7 @@ def use_abdominal_window(ct: Any) -> None:
 
 
 def hide_earlier(nodes: CaseNodes) -> list[Any]:
-    """Hide the earlier results of the same CT; returns the segmentations that were visible."""
+    """Hide earlier results of the same CT; returns the segmentations that were visible before."""
     hidden = []
     for case in cases_of(nodes.ct):
         display = case.segmentation.GetDisplayNode()
@@ -219,20 +219,20 @@ def hide_earlier(nodes: CaseNodes) -> list[Any]:
 
 
 def go_to_organs(nodes: CaseNodes) -> bool:
-    """Bring the slice that crosses most organs into each slice view; False where there is no organ to go to."""
-    place = organ_position(nodes)
-    if place is None:
+    """Show the slice with the most organs in each slice view; returns False if there are no organs."""
+    position = organ_position(nodes)
+    if position is None:
         return False
-    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *position, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
     return True
 
 
 def organ_position(nodes: CaseNodes) -> tuple[float, float, float] | None:
-    """Where along each axis of the CT most organs are crossed, as a point in the world (RAS, mm)."""
+    """The point (world RAS, mm) whose slices along the CT's axes show the most organs; None without organs."""
     if nodes.automatic is None or nodes.automatic.GetImageData() is None:
         return None
     labels = slicer.util.arrayFromVolume(nodes.automatic)
-    # Every second voxel: it is a question of centimeters.
+    # Every second voxel is enough: the position matters only to about a centimeter.
     labels = labels[::2, ::2, ::2]
     present = [label for label in np.unique(labels).tolist() if label]
     if not present:
@@ -242,7 +242,7 @@ def organ_position(nodes: CaseNodes) -> tuple[float, float, float] | None:
         mask = labels == label
         for axis in range(3):
             area = mask.sum(axis=tuple({0, 1, 2} - {axis}))
-            # As large a share for a small organ as for the liver.
+            # Normalized, so that a small organ counts as much as the liver.
             votes[axis] += area / area.max()
     z, y, x = (2 * int(vote.argmax()) for vote in votes)
     right, anterior, superior, _ = index_to_ras(nodes.automatic).MultiplyPoint((x, y, z, 1.0))

@@ -1,4 +1,4 @@
-"""Images as MRML volume nodes on exactly the image's own grid, label volumes, and volumes under a transform."""
+"""Volume nodes: created from images on exactly the same grid, placed under transforms, and related to other grids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ABDOMEN_WINDOW, ABDOMEN_LEVEL = 400.0, 40.0
 
 
 def show_ct(ct: sitk.Image, name: str) -> Any:
-    """Add a CT volume (intensities in HU) to the scene, shown in gray with the abdominal window.
+    """Add a CT (intensities in HU) to the scene, in gray with the abdominal window.
 
     Returns the vtkMRMLScalarVolumeNode.
     """
@@ -32,17 +32,15 @@ def show_ct(ct: sitk.Image, name: str) -> Any:
 def add_volume(image: sitk.Image, name: str, node_class: str, hidden: bool = False) -> Any:
     """Add ``image`` (three-dimensional, one value per voxel) to the scene as a node of ``node_class``.
 
-    No module offers a ``hidden`` one.
-
-    Size, spacing (mm), origin and directions are taken over to the last bit; only the handedness of the axes changes,
-    from SimpleITK's LPS to Slicer's RAS.
+    Size, spacing (mm), origin, and directions are copied exactly; only the axes change, from SimpleITK's LPS to
+    Slicer's RAS. Modules do not list a ``hidden`` node.
     """
     node = new_node(node_class, name, hidden)
     node.SetOrigin(_ras(image.GetOrigin()))
     node.SetSpacing(image.GetSpacing())
     directions = np.diag([-1.0, -1.0, 1.0]) @ np.reshape(image.GetDirection(), (3, 3))
     node.SetIJKToRASDirections(directions.tolist())
-    # Before the voxels: the display would look through them for a window, which is set by the meaning of the volume.
+    # Created before the voxels are set, so that the display does not compute a window from them; the caller sets it.
     node.CreateDefaultDisplayNodes()
     if node_class == "vtkMRMLScalarVolumeNode":
         node.GetDisplayNode().AutoWindowLevelOff()
@@ -51,7 +49,7 @@ def add_volume(image: sitk.Image, name: str, node_class: str, hidden: bool = Fal
 
 
 def new_node(node_class: str, name: str, hidden: bool) -> Any:
-    """Add a node; a hidden one is so from the start, or each selector of the window would list it first."""
+    """Add a node with a unique name; a ``hidden`` one is hidden before it is added, so that no selector lists it."""
     node = slicer.mrmlScene.CreateNodeByClass(node_class)
     node.UnRegister(None)
     node.SetName(slicer.mrmlScene.GenerateUniqueName(name))
@@ -82,32 +80,32 @@ def _ras(point: tuple[float, ...]) -> tuple[float, float, float]:
 
 
 def index_to_world(node: Any) -> np.ndarray:
-    """The matrix (4, 4) from voxel indices (i, j, k) to world RAS (mm), transforms of the node included.
+    """The matrix (4, 4) from voxel indices (i, j, k) to world RAS (mm), including the node's transforms.
 
-    Raises UserError for a transform that is not linear, such as the acquisition transform of an irregular series.
+    Raises UserError if a transform is not linear, such as the acquisition transform of an irregular series.
     """
     return parent_to_world(node) @ _array(index_to_ras(node))
 
 
 def parent_to_world(node: Any) -> np.ndarray:
-    """The linear transform (4, 4) that ``node`` is under, the identity if none. Raises UserError if not linear."""
+    """The transform (4, 4) that ``node`` is under, identity if there is none. Raises UserError if it is not linear."""
     transform = node.GetParentTransformNode()
     matrix = vtk.vtkMatrix4x4()
     if transform is not None:
         if not transform.IsTransformToWorldLinear():
             raise UserError(
                 f"{node.GetName()} is under a transform that is not linear ({transform.GetName()}).",
-                "Harden it first (module Transforms), then segment the hardened volume.",
+                "Harden the transform first (module Transforms), then segment the hardened volume.",
             )
         transform.GetMatrixTransformToWorld(matrix)
     return _array(matrix)
 
 
 def place_under(ct_node: Any, volume: Any, from_world: np.ndarray) -> None:
-    """Put a volume that lies in the world under the transform of ``ct_node``, so that it follows when that changes.
+    """Put a volume given in world space under the transform of ``ct_node``, so that it moves with the CT.
 
-    ``from_world`` (4, 4) leads from the world to the space of the CT before the transform, at the time at which the
-    volume was made from it.
+    ``from_world`` (4, 4) maps from the world to the CT's own space, with the transform that the CT was under when the
+    volume was computed from it.
     """
     if not np.array_equal(from_world, np.eye(4)):
         matrix = vtk.vtkMatrix4x4()
@@ -122,14 +120,14 @@ def _array(matrix: vtk.vtkMatrix4x4) -> np.ndarray:
 
 Box = tuple[slice, slice, slice]
 
-# Grids count as the same while they drift apart by less than this share of a voxel.
+# Grids count as equal if they drift apart by less than this share of a voxel.
 _SAME_VOXEL = 0.01
 
 
 def add_label_volume(voxels: np.ndarray, box: Box, ct_node: Any, name: str) -> Any:
-    """Add ``voxels`` (z, y, x), which are ``box`` of the grid of ``ct_node``, as a vtkMRMLLabelMapVolumeNode.
+    """Add ``voxels`` (z, y, x), which cover ``box`` in the grid of ``ct_node``, as a vtkMRMLLabelMapVolumeNode.
 
-    The node comes under the transform of the CT, and no module offers it.
+    The node is put under the transform of the CT and is hidden from other modules.
     """
     node = new_node("vtkMRMLLabelMapVolumeNode", name, hidden=True)
     put_voxels(node, voxels, box, ct_node)
@@ -150,7 +148,7 @@ def put_voxels(node: Any, voxels: np.ndarray, box: Box, reference: Any) -> None:
 
 
 def box_within(node: Any, reference: Any) -> Box | None:
-    """Where the voxels of one volume lie in the grid of another; None unless they are voxels of it."""
+    """The box of ``reference``'s grid that the voxels of ``node`` cover; None unless they are voxels of that grid."""
     if node.GetTransformNodeID() != reference.GetTransformNodeID():
         return None
     between = vtk.vtkMatrix4x4()
@@ -169,7 +167,7 @@ def box_within(node: Any, reference: Any) -> Box | None:
 
 
 def joined_box(*boxes: Box) -> Box:
-    """The smallest box around these."""
+    """The smallest box that contains all of these boxes."""
     z, y, x = (
         slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in zip(*boxes, strict=True)
     )

@@ -1,4 +1,4 @@
-"""The Correct section: Slicer's Segment Editor on the segmentation and CT of the result."""
+"""The Correct section: Slicer's Segment Editor for the segmentation and CT of the result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from DCASegmentationLib.scene.editable_area import editor_node
 
 
 class CorrectPanel:
-    """``layout`` is where the panel goes.
+    """The widgets of the Correct section.
 
-    Call :meth:`enter` when the section opens or the module is entered with it open, and :meth:`exit` when it closes or
-    the module is left: an effect must not go on painting out of sight.
+    ``layout`` is the Qt layout that the panel is added to. Call :meth:`enter` when the section becomes visible and
+    :meth:`exit` when it is hidden, because an effect must not keep painting while its section is hidden.
     """
 
     def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
@@ -35,14 +35,14 @@ class CorrectPanel:
         self._showLimit(False)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
-        """Correct this result; None when there is none (any more)."""
+        """Edit this result; None if there is none."""
         editor = self.ui.segmentEditor
         self._steps.stop()
         editor.setActiveEffect(None)
         self._nodes = nodes
         editable_area.unmask(editor_node())
         self._showLimit(False)
-        # The scene may have been closed meanwhile, and the node with it.
+        # The node may be gone, because the scene may have been closed since.
         editor.setMRMLSegmentEditorNode(editor_node())
         editor.setSegmentationNode(nodes.segmentation if nodes is not None else None)
         editor.setSourceVolumeNode(nodes.ct if nodes is not None else None)
@@ -50,24 +50,24 @@ class CorrectPanel:
         self.ui.correctHintLabel.visible = nodes is None
 
     def editWithin(self, segmentId: str, makeArea: Callable[[], Any]) -> None:
-        """Paint on a segment, only where the volume that ``makeArea()`` gives says so (see ``editable_area``).
+        """Start painting on a segment, limited to the volume that ``makeArea()`` returns (see ``editable_area``).
 
-        None for everywhere. Done in steps: making the area, showing it to the editor and starting its effect each take
-        a moment.
+        If ``makeArea()`` returns None there is no limit. This runs in steps, because creating the area, passing it to
+        the editor, and starting the effect each take a moment.
         """
         self.editEverywhere()
         self._steps.run(self._limiting(segmentId, makeArea))
 
     def _limiting(self, segmentId: str, makeArea: Callable[[], Any]) -> Iterator[None]:
         editor = self.ui.segmentEditor
-        yield  # the section has opened by now
+        yield  # let the section open first
         scrollTo(self.widget)
         editor.setCurrentSegmentID(segmentId)
         yield
         area = makeArea()
         yield
         if area is not None:
-            # The widget takes the range of the new volume over, so the mask comes after it.
+            # Set the mask last, because the widget resets its range for a new source volume.
             editor.setSourceVolumeNode(area)
             editable_area.mask_with(editor.mrmlSegmentEditorNode())
             self._showLimit(True)
@@ -75,7 +75,7 @@ class CorrectPanel:
         editor.setActiveEffectByName("Paint")
 
     def editEverywhere(self) -> None:
-        """Take the limit away, if there is one; the effect ends, or its next stroke would go further than before."""
+        """Remove the limit, if there is one. This ends the active effect, so that no stroke continues without it."""
         self._steps.stop()
         if not self._isLimited:
             return
@@ -86,7 +86,7 @@ class CorrectPanel:
         self._showLimit(False)
 
     def saveStateForUndo(self) -> None:
-        """Call before the segmentation is changed by something else than an effect, so that it can be undone here."""
+        """Save an undo state. Call it before anything other than an effect changes the segmentation."""
         self.ui.segmentEditor.saveStateForUndo()
 
     def _showLimit(self, isLimited: bool) -> None:
@@ -94,22 +94,25 @@ class CorrectPanel:
         self.ui.limitLabel.visible = self.ui.editEverywhereButton.visible = isLimited
 
     def enter(self) -> None:
+        """The section becomes visible: let the editor handle mouse and keyboard."""
         self.ui.segmentEditor.setupViewObservations()
         self.ui.segmentEditor.installKeyboardShortcuts(self.widget)
 
     def exit(self) -> None:
+        """The section is hidden: end the active effect and stop handling mouse and keyboard."""
         self._steps.stop()
         self.ui.segmentEditor.setActiveEffect(None)
         self.ui.segmentEditor.uninstallKeyboardShortcuts()
         self.ui.segmentEditor.removeViewObservations()
 
     def cleanup(self) -> None:
+        """Stop editing and disconnect the editor from the scene."""
         self.exit()
         self.ui.segmentEditor.setMRMLScene(None)
 
 
 def scrollTo(widget: qt.QWidget) -> None:
-    """Scroll the module panel so that ``widget`` is seen; the views stay as they are."""
+    """Scroll the module panel to ``widget``; the views do not change."""
     parent = widget.parentWidget()
     while parent is not None and not hasattr(parent, "ensureWidgetVisible"):
         parent = parent.parentWidget()

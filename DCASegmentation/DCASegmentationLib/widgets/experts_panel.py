@@ -1,4 +1,4 @@
-"""The Experts section: their maps over the CT, side by side, under the cursor, and by organ."""
+"""The Experts section: expert maps over the CT, side by side, at the cursor, and as means by organ."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ _NOTHING = "\N{EN DASH}"
 
 
 class CursorReadOut(VTKObservationMixin):
-    """Writes into the labels ``cursorOrganLabel``, ``cursorAttentionLabel`` and so on of ``ui`` while it is started."""
+    """Shows organ, HU, attention, uncertainty, and disagreement at the cursor.
+
+    Between :meth:`start` and :meth:`stop` it fills the labels ``cursorOrganLabel``, ``cursorAttentionLabel``,
+    ``cursorUncertaintyLabel`` and ``cursorDisagreementLabel`` of ``ui``.
+    """
 
     def __init__(self, ui: SimpleNamespace) -> None:
         VTKObservationMixin.__init__(self)
@@ -46,31 +50,33 @@ class CursorReadOut(VTKObservationMixin):
         self._level = 0
 
     def setCase(self, nodes: CaseNodes | None, level: int) -> None:
-        """Read this case from now on; attention is that of ``level``."""
+        """Read values from this case; attention comes from ``level`` (1 to 4)."""
         self._nodes, self._level = nodes, level
 
     def start(self) -> None:
+        """Follow the mouse in the slice views."""
         crosshair = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
         if crosshair is not None:
             self.addObserver(crosshair, slicer.vtkMRMLCrosshairNode.CursorPositionModifiedEvent, self._onMoved)
 
     def stop(self) -> None:
+        """Stop following the mouse and clear the labels."""
         self.removeObservers()
         self._show(ReadOut())
 
     def _onMoved(self, crosshair: Any, event: str) -> None:
-        place = [0.0, 0.0, 0.0]
-        isInside = crosshair.GetCursorPositionRAS(place)
-        self._show(read_at(self._nodes, place, self._level) if isInside and self._nodes is not None else ReadOut())
+        position = [0.0, 0.0, 0.0]
+        isInside = crosshair.GetCursorPositionRAS(position)
+        self._show(read_at(self._nodes, position, self._level) if isInside and self._nodes is not None else ReadOut())
 
-    def _show(self, found: ReadOut) -> None:
-        organ = ", ".join(found.organs) or _("no organ")
-        hu = "" if found.hu is None else _("{organ}, {hu:.0f} HU").format(organ=organ, hu=found.hu)
+    def _show(self, values: ReadOut) -> None:
+        organ = ", ".join(values.organs) or _("no organ")
+        hu = "" if values.hu is None else _("{organ}, {hu:.0f} HU").format(organ=organ, hu=values.hu)
         self._ui.cursorOrganLabel.text = hu or _NOTHING
-        attention = (f"{expert} {value:.2f}" for expert, value in found.attention.items())
+        attention = (f"{expert} {value:.2f}" for expert, value in values.attention.items())
         self._ui.cursorAttentionLabel.text = " · ".join(attention) or _NOTHING
-        self._ui.cursorUncertaintyLabel.text = _number(found.uncertainty)
-        self._ui.cursorDisagreementLabel.text = _number(found.disagreement)
+        self._ui.cursorUncertaintyLabel.text = _number(values.uncertainty)
+        self._ui.cursorDisagreementLabel.text = _number(values.disagreement)
 
 
 def _number(value: float | None) -> str:
@@ -78,12 +84,13 @@ def _number(value: float | None) -> str:
 
 
 class ExpertsPanel(VTKObservationMixin):
-    """``layout`` is where the panel goes.
+    """The widgets of the Experts section.
 
-    The choices are kept in the parameter node, as ``expertMap`` (a name of ``scene.expert_views``), ``expertLevel``
-    (1 to 4), ``mapOpacity`` and ``mapThreshold`` (0 to 1), ``colorMap`` (a key of ``palette.COLOR_MAPS``) and
-    ``showLegend``. Sliders and check box are bound to it by their ``SlicerParameterName``; which maps and levels can be
-    chosen depends on the result, so the selectors are filled here.
+    ``layout`` is the Qt layout that the panel is added to. The choices are kept in the parameter node: ``expertMap`` (a
+    name from ``scene.expert_views``), ``expertLevel`` (1 to 4), ``mapOpacity`` and ``mapThreshold`` (0 to 1),
+    ``colorMap`` (a key of ``rendering.layout.COLOR_MAPS``), and ``showLegend``. The sliders and check boxes are bound
+    to it by their ``SlicerParameterName``. The available maps and levels depend on the result, so the selectors are
+    filled here.
     """
 
     def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
@@ -115,12 +122,12 @@ class ExpertsPanel(VTKObservationMixin):
         self._updateWidgets()
 
     def setOpen(self, isOpen: bool) -> None:
-        """Whether the section can be seen: only then the maps for its table and read-out are loaded."""
+        """Set whether the section is visible. Maps for the table and the read-out are loaded only while it is."""
         self._isOpen = isOpen
         self.update()
 
     def setParameterNode(self, parameterNode: Any | None) -> None:
-        """Keep the choices in this parameter node; None while there is none."""
+        """Keep the choices in this parameter node; None if there is none."""
         if self._parameters is not None:
             self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._parameters = parameterNode
@@ -129,7 +136,7 @@ class ExpertsPanel(VTKObservationMixin):
         self.update()
 
     def setResult(self, nodes: CaseNodes | None) -> None:
-        """Show the experts of this result; None when there is none (any more)."""
+        """Show the experts of this result; None if there is none."""
         if nodes == self._nodes:
             return
         before = self._nodes
@@ -143,7 +150,7 @@ class ExpertsPanel(VTKObservationMixin):
         self.update()
 
     def enter(self) -> None:
-        """The module is shown: follow the mouse and the layout."""
+        """The user opens the module: follow the mouse and the view layout."""
         self.exit()
         self._readOut.start()
         if (node := self._layouts.node()) is not None:
@@ -151,6 +158,7 @@ class ExpertsPanel(VTKObservationMixin):
         self.update()
 
     def exit(self) -> None:
+        """The user leaves the module: stop following the mouse and the view layout."""
         self._readOut.stop()
         if (node := self._layouts.node()) is not None and self.hasObserver(
             node, vtk.vtkCommand.ModifiedEvent, self._onModified
@@ -158,6 +166,7 @@ class ExpertsPanel(VTKObservationMixin):
             self.removeObserver(node, vtk.vtkCommand.ModifiedEvent, self._onModified)
 
     def cleanup(self) -> None:
+        """Stop all work and disconnect from the scene."""
         self._readOut.stop()
         self._watch.watch(None)
         self._steps.stop()
@@ -167,24 +176,25 @@ class ExpertsPanel(VTKObservationMixin):
 
     @property
     def level(self) -> int:
-        """The chosen level of attention, or the finest that the result has."""
+        """The selected attention level, or the finest one of the result if it lacks that level; 0 without attention."""
         wanted = self._parameters.expertLevel if self._parameters is not None else 0
         levels = levels_of(self._nodes) if self._nodes is not None else []
         return wanted if wanted in levels else max(levels, default=0)
 
     @property
     def choice(self) -> str:
-        """The chosen map, or none where the result lacks it."""
+        """The selected map, or "none" if the result lacks it."""
         wanted = self._parameters.expertMap if self._parameters is not None else expert_views.NONE
-        there = self._nodes is not None and wanted in expert_views.available_choices(self._nodes, self.level)
-        return wanted if there else expert_views.NONE
+        isAvailable = self._nodes is not None and wanted in expert_views.available_choices(self._nodes, self.level)
+        return wanted if isAvailable else expert_views.NONE
 
     @property
     def isComparing(self) -> bool:
+        """Whether the experts are shown side by side."""
         return self._nodes is not None and self._layouts.current() == COMPARISON
 
     def update(self) -> None:
-        """Bring views, table and widgets into line with result and choices."""
+        """Update the views, the table, and the widgets from the result and the choices."""
         if self._nodes is not None and self._parameters is not None:
             self._updateViews(self._nodes)
             self._updateAttention(self._nodes)
@@ -199,13 +209,13 @@ class ExpertsPanel(VTKObservationMixin):
             expert_views.show_side_by_side(comparison_composites(), nodes, self.level, style)
 
     def _updateAttention(self, nodes: CaseNodes) -> None:
-        """Measured only where level or segments have changed: sliders call for an update at every step."""
+        """Measure only if the level or the segments changed, because sliders call for an update at every step."""
         if self._measured == self.level or not self._isOpen or self._steps.isRunning:
             return
         self._steps.run(self._measuring(nodes, self.level), self.update)
 
     def _measuring(self, nodes: CaseNodes, level: int) -> Iterator[None]:
-        """Load the maps that are read here, one per step, and measure."""
+        """Load the maps that the table and the read-out need, one per step, then measure."""
         names = [attention_name(level, expert) for _number, expert, _color in EXPERTS]
         for name in (*names, "entropy", "disagreement"):
             map_volume(nodes, name)
@@ -224,7 +234,9 @@ class ExpertsPanel(VTKObservationMixin):
         hasAttention = isUsable and self.level > 0
         self.ui.expertsHintLabel.visible = not hasMaps
         self.ui.expertsHintLabel.text = (
-            _("Segment a CT to see what its experts did.") if self._nodes is None else _("This result has no maps.")
+            _("Segment a CT to see what each expert contributed.")
+            if self._nodes is None
+            else _("This result has no maps.")
         )
         self._fillSelectors()
         isScale = self.choice not in (expert_views.NONE, expert_views.DOMINANT)
@@ -266,7 +278,7 @@ class ExpertsPanel(VTKObservationMixin):
         before, chosen = self._parameters.expertMap, self.ui.mapSelector.itemData(index)
         threshold = expert_views.starting_threshold(chosen)
         if threshold != expert_views.starting_threshold(before):
-            # What is little uncertainty is no attention at all.
+            # Uncertainty and attention need different thresholds.
             self._parameters.mapThreshold = threshold
         self._parameters.expertMap = chosen
 
@@ -286,7 +298,10 @@ class ExpertsPanel(VTKObservationMixin):
         self.update()
 
     def _placeComparison(self) -> None:
-        """Slicer gives new views their size in later turns of the event loop, and resets their position in these."""
+        """Fit the CT into the new views once their size is final.
+
+        Slicer sets the size of new views in later turns of the event loop and resets their position when it does.
+        """
         if not self.isComparing:
             return
         before, self._sizes = self._sizes, comparison_sizes()
@@ -297,7 +312,7 @@ class ExpertsPanel(VTKObservationMixin):
             expert_views.refresh_legends(self._nodes, self.level, self._parameters.showLegend)
 
     def _onSaveMaps(self, checked: bool) -> None:
-        """Load what is to be saved, one map per step; without the tick they are left out of saved scenes."""
+        """Load all maps, one per step, so that they are saved with the scene; if unchecked, leave them out."""
         nodes = self._nodes
         if nodes is None:
             return
@@ -326,7 +341,7 @@ class ExpertsPanel(VTKObservationMixin):
 def _mapTitles() -> dict[str, str]:
     return {
         expert_views.NONE: _("None"),
-        expert_views.DOMINANT: _("Expert that decided"),
+        expert_views.DOMINANT: _("Dominant expert"),
         "head": _("Attention to the head expert"),
         "medium": _("Attention to the medium expert"),
         "tail": _("Attention to the tail expert"),
@@ -336,12 +351,12 @@ def _mapTitles() -> dict[str, str]:
 
 
 def _levelTitle(level: int) -> str:
-    notes = {4: _("4 (finest, decides)"), 1: _("1 (coarsest)")}
-    return notes.get(level, str(level))
+    titles = {4: _("4 (finest, determines the result)"), 1: _("1 (coarsest)")}
+    return titles.get(level, str(level))
 
 
 def _fill(selector: qt.QComboBox, items: list[tuple[str, Any]], chosen: Any) -> None:
-    """Offer other items only where they are others: a list that is open must not close under the mouse."""
+    """Replace the items only if they differ, because that closes an open list under the user's mouse."""
     if [selector.itemData(index) for index in range(selector.count)] != [data for _title, data in items]:
         selector.clear()
         for title, data in items:

@@ -1,4 +1,4 @@
-"""The guided first run: a sample CT, one run, and three short tips that never come back."""
+"""The guided first run: a sample CT, one segmentation, and three short tips, shown once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _OFFER, _RUNNING, _TIPS = "offer", "running", ("result", "review", "correct")
 
 
 class Guide:
-    """Shows itself in ``guideFrame`` of ``ui`` until it was followed to its end, or closed.
+    """A guide in ``guideFrame`` of ``ui``, offered until the user finishes or closes it.
 
-    ``start()`` loads the sample CT and segments it, giving False where that cannot begin; ``open(section)`` opens the
-    section "result", "review" or "correct" and scrolls to it. ``onClosed()`` is called when
-    the guide has gone for good.
+    ``start()`` loads the sample CT and starts its segmentation; it returns False if that cannot start.
+    ``open(section)`` opens the section "result", "review" or "correct" and scrolls to it. ``onClosed()`` is called
+    when the guide is closed for good.
     """
 
     def __init__(
@@ -36,10 +36,11 @@ class Guide:
 
     @property
     def isDone(self) -> bool:
+        """Whether the user has finished or closed the guide, now or in an earlier session."""
         return bool(slicer.util.toBool(slicer.app.settings().value(_DONE, False)))
 
     def update(self, hasCT: bool, canRun: bool) -> None:
-        """Offer the sample CT while the scene has no CT and all that a run needs is there."""
+        """Offer the sample CT while no CT is open (``hasCT``) and everything a run needs is installed (``canRun``)."""
         self.isOffered = self._step == _OFFER and not hasCT and canRun and not self.isDone
         self._ui.guideFrame.visible = self.isOffered or (self._step != _OFFER and not self.isDone)
         self._ui.guideLabel.text = _texts()[self._step]
@@ -50,12 +51,12 @@ class Guide:
         self._ui.guideCloseButton.text = _("No, thanks") if self._step == _OFFER else _("Close")
 
     def onRunEnded(self, isGood: bool) -> None:
-        """A run has ended: of the guide's own, the tips follow."""
+        """A run has ended: if the guide started it and it succeeded, show the first tip."""
         if self._step == _RUNNING:
             self._show(_TIPS[0] if isGood else _OFFER)
 
     def close(self) -> None:
-        """The guide does not come back."""
+        """Close the guide for good."""
         slicer.app.settings().setValue(_DONE, True)
         self.isOffered = False
         self._ui.guideFrame.visible = False
@@ -63,7 +64,7 @@ class Guide:
 
     def _onNext(self) -> None:
         if self._step == _OFFER:
-            # Before the start: where it ends at once, it must not be left running.
+            # Set before the start: if the run ends immediately, onRunEnded must find this state.
             self._show(_RUNNING)
             if not self._start():
                 self._show(_OFFER)
@@ -81,11 +82,13 @@ class Guide:
 
 def _texts() -> Mapping[str, str]:
     return {
-        _OFFER: _("New here? Download a public sample CT, segment it, and see in three tips where everything is."),
-        _RUNNING: _("The sample CT is loaded and segmented. This takes some seconds to a few minutes."),
+        _OFFER: _("New here? Download a public sample CT, segment it, and take a tour of the results in three tips."),
+        _RUNNING: _("Loading and segmenting the sample CT. This takes a few seconds to a few minutes."),
         "result": _("<b>1. Result</b>: volume and mean HU of each organ. Double-click an organ to go there."),
         "review": _(
-            "<b>2. Review</b>: what is most likely wrong comes first. Press Next, look, then accept or flag it."
+            "<b>2. Review</b>: the findings most likely to be wrong come first. Press Next, look, then accept or flag."
         ),
-        "correct": _("<b>3. Fix</b>: Edit here under Review limits painting to the finding; undo takes strokes back."),
+        "correct": _(
+            "<b>3. Correct</b>: press Edit here under Review to paint within a finding. Undo reverts your strokes."
+        ),
     }

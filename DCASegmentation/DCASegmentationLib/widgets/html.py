@@ -1,4 +1,4 @@
-"""Texts of the panel as HTML: errors, and what a user should know of a model."""
+"""HTML texts for the panel's labels: error messages and the description of a model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from DCASegmentationLib.widgets.model_selection import Model
 
 
 def errorText(error: UserError) -> str:
-    """What is wrong, in bold, and what to do, as text for a label."""
+    """An error as label text: what is wrong, in bold, then what to do."""
     return f"<b>{escape(error.problem)}</b> {escape(error.remedy)}"
 
 
 def modelCard(model: Model) -> str:
-    """Organs, spacing, training data, scores, limits and licence of ``model``; for a damaged one, what is wrong."""
+    """Description, organs, spacing (mm), training data, scores, limits, and license; for a damaged model, the error."""
     if model.metadata is None:
         return f"<p><b>{escape(str(model.problem))}</b></p>"
     metadata = model.metadata
@@ -29,15 +29,15 @@ def modelCard(model: Model) -> str:
         (_("Training data"), "; ".join(_trainingData(each) for each in metadata.training_data)),
         (_("Scores"), _scores(model)),
         (_("Limits"), " ".join(metadata.limits)),
-        (_("Licence"), metadata.licence),
+        (_("License"), metadata.licence),
     ]
     table = "".join(f"<p><b>{escape(name)}</b><br>{escape(value)}</p>" for name, value in rows if value)
     return f"<p>{escape(metadata.description)}</p>{table}"
 
 
 def _trainingData(data: TrainingData) -> str:
-    return _("{name} ({labelled} labelled, {unlabelled} unlabelled cases, {licence})").format(
-        name=data.name, labelled=data.labelled, unlabelled=data.unlabelled, licence=data.licence
+    return _("{name} ({labeled} labeled and {unlabeled} unlabeled cases, {license})").format(
+        name=data.name, labeled=data.labelled, unlabeled=data.unlabelled, license=data.licence
     )
 
 
@@ -45,6 +45,7 @@ def _scores(model: Model) -> str:
     scores = model.metadata.scores if model.metadata else None
     if scores is None:
         return _("Not measured.")
-    return _("Mean Dice {dice:.2f} over {cases} cases: {data}.").format(
-        dice=scores.mean_dice, cases=scores.cases, data=scores.data
-    )
+    text = _("Mean Dice {dice:.2f} over {cases} case: {data}.")
+    if scores.cases != 1:
+        text = _("Mean Dice {dice:.2f} over {cases} cases: {data}.")
+    return text.format(dice=scores.mean_dice, cases=scores.cases, data=scores.data)

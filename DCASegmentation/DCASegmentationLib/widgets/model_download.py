@@ -1,4 +1,4 @@
-"""A model's download in a process of its own, which can be stopped at any time and goes on later."""
+"""Download of a model in a separate process, which can be stopped at any time and resumed later."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from DCASegmentationLib.worker_client import LIBRARY_FOLDER, pythonProgram, work
 
 
 class ModelDownload:
-    """``onProgress(fraction, message)``, then ``onEnd(problem)``: None when the model is there.
+    """One download, started on creation.
 
-    Raises UserError for an address that cannot be right, before anything is started.
+    Calls ``onProgress(fraction, message)`` during the download and ``onEnd(problem)`` at its end; ``problem`` is None
+    if the model was added. Raises UserError for an invalid address, before the process is started.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class ModelDownload:
         self._output = b""
         self._problem: UserError | None = None
         self._isOver = False
-        self._endTimer = newTimer(self._tellEnd)
+        self._endTimer = newTimer(self._reportEnd)
         program, environment = pythonProgram()
         self._process = qt.QProcess()
         self._process.setProcessEnvironment(workerEnvironment(environment, LIBRARY_FOLDER))
@@ -41,12 +42,12 @@ class ModelDownload:
         self._process.start(program, ["-m", "dcaseg.worker.model_download", address.strip()])
 
     def cancel(self) -> None:
-        """Stop; what has come is kept for the next time. ``onEnd`` follows."""
-        self._problem = UserError(_("The download was stopped."), _("Started again it goes on where it was."))
+        """Stop the download and call ``onEnd``. The part downloaded so far is kept and resumed next time."""
+        self._problem = UserError(_("The download was stopped."), _("Start it again to resume where it stopped."))
         self._process.kill()
 
     def stop(self) -> None:
-        """Stop without calling anyone, as when Slicer closes."""
+        """Stop without any callback, for example when Slicer closes."""
         self._isOver = True
         self._process.kill()
         self._process.waitForFinished(2000)
@@ -58,7 +59,7 @@ class ModelDownload:
             try:
                 event = decode_event(line)
             except ProtocolError:
-                # What a library prints is no part of the protocol.
+                # A line that some library printed is not part of the protocol.
                 continue
             if isinstance(event, Progress) and not self._isOver:
                 self._onProgress(event.fraction, event.message)
@@ -83,12 +84,12 @@ class ModelDownload:
             return
         self._isOver = True
         self._problem = problem
-        # From the event loop: whoever hears of it lets go of the process.
+        # From the event loop, because the receiver may delete the process, which must not happen within its own signal.
         self._endTimer.start()
 
-    def _tellEnd(self) -> None:
+    def _reportEnd(self) -> None:
         onEnd, problem = self._onEnd, self._problem
-        # Qt's objects hold what they were connected to, and so this object, until they are deleted.
+        # Qt objects keep references to connected slots, and so to this object, until they are deleted.
         self._process.deleteLater()
         self._endTimer.deleteLater()
         onEnd(problem)

@@ -1,4 +1,4 @@
-"""The lists of models and of devices."""
+"""The contents of the lists of models and of devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dcaseg.worker.protocol import FoundDevices
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle on this computer. ``metadata`` is None where it cannot be read, and ``problem`` says why."""
+    """A model bundle on this computer. If its ``metadata`` cannot be read, it is None and ``problem`` says why."""
 
     folder: Path
     metadata: Metadata | None
@@ -26,17 +26,17 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The name of its folder, by which scenes remember it."""
+        """The name of the model's folder, which scenes use to refer to the model."""
         return self.folder.resolve().name
 
     @property
     def isOwn(self) -> bool:
-        """Whether the user added it, so that it may be deleted."""
+        """Whether the user added the model, so that it may be deleted."""
         return self.folder.resolve().parent == own_models().resolve()
 
 
 def availableModels() -> list[Model]:
-    """All models found, the default one first. Raises UserError if DCA_MODELS names no folder."""
+    """All models found, the default one first. Raises UserError if DCA_MODELS does not name a folder."""
     models = []
     for folder in find_bundles():
         try:
@@ -50,22 +50,23 @@ AUTOMATIC = "auto"
 
 
 def showDevices(selector: qt.QComboBox, names: Mapping[str, str], devices: FoundDevices | None) -> None:
-    """Write into the items of ``selector`` what was found; ``names`` are those of the items by the worker's word.
+    """Show in the items of ``selector`` which devices were found; ``devices`` is None while they are unknown.
 
-    Slicer binds the selector to the parameter node by the order of its items, so only their texts change.
+    ``names`` maps the worker's key of each device to its name in the list. Slicer binds the selector to the parameter
+    node by the order of its items, so only the texts change.
     """
-    for index, (word, name) in enumerate(names.items()):
-        selector.setItemText(index, _title(word, name, names, devices))
+    for index, (key, name) in enumerate(names.items()):
+        selector.setItemText(index, _title(key, name, names, devices))
 
 
-def _title(word: str, name: str, names: Mapping[str, str], devices: FoundDevices | None) -> str:
+def _title(key: str, name: str, names: Mapping[str, str], devices: FoundDevices | None) -> str:
     if devices is None:
         return name
-    if word == AUTOMATIC:
+    if key == AUTOMATIC:
         first = next(iter(devices.found), "")
         return _("{name}: {device}").format(name=name, device=names.get(first, first))
-    if word not in devices.found:
-        return _("{name}: {reason}").format(name=name, reason=devices.missing.get(word, _("none found")))
-    others = sum(found.startswith(f"{word}:") for found in devices.found)
-    more = _(", and {count} more").format(count=others) if others else ""
-    return _("{name}: {device}").format(name=name, device=devices.found[word] + more)
+    if key not in devices.found:
+        return _("{name}: {reason}").format(name=name, reason=devices.missing.get(key, _("none found")))
+    further = sum(found.startswith(f"{key}:") for found in devices.found)
+    more = _(", and {count} more").format(count=further) if further else ""
+    return _("{name}: {device}").format(name=name, device=devices.found[key] + more)

@@ -1,4 +1,4 @@
-"""The module's panel: its sections, who of them tells whom, and what they show of the scene."""
+"""The module's panel: creates the sections, passes events between them, and keeps them in step with the scene."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ from DCASegmentationLib.widgets.tables import letBoxesBeSeen
 
 
 class ModulePanel(VTKObservationMixin):
-    """``layout`` is where the panel goes.
+    """The whole panel of the module.
 
-    ``newLogic(onLog)`` gives the module's logic, which segments and knows the parameter node of the scene. Call
-    :meth:`enter` and :meth:`exit` when the module comes into sight and leaves it, :meth:`cleanup` at the end.
+    ``layout`` is the Qt layout that the panel is added to. ``newLogic(onLog)`` returns the module's logic, which runs
+    the segmentation and provides the scene's parameter node. Call :meth:`enter` when the user opens the module,
+    :meth:`exit` when they leave it, and :meth:`cleanup` before the panel is destroyed.
     """
 
     def __init__(self, layout: qt.QLayout, uiFolder: Path, newLogic: Callable[[Callable[[str], None]], Any]) -> None:
@@ -43,7 +44,7 @@ class ModulePanel(VTKObservationMixin):
         self._shown: Any = None
         self._newResult: Any = None
         self.isEntered = False
-        # A volume is in the scene before its voxels are: it is looked at when whoever adds it has done.
+        # A volume node is added to the scene before its voxels are set, so check it in a later turn of the event loop.
         self._loading = newTimer(self._chooseOpenCT)
         self._tidying = newTimer(self._tidy)
         self._showing = Steps()
@@ -61,7 +62,7 @@ class ModulePanel(VTKObservationMixin):
         self.reviewPanel = ReviewPanel(
             self.ui.reviewSection.layout(),
             uiFolder,
-            self._onEditPlace,
+            self._onEditFinding,
             self.correctPanel.editEverywhere,
             self.correctPanel.saveStateForUndo,
         )
@@ -93,10 +94,11 @@ class ModulePanel(VTKObservationMixin):
 
     @property
     def _resultPanels(self) -> list[Any]:
-        """Those about a result, each shown in a section of its own."""
+        """The panels that show a result, each in its own section."""
         return [self.expertsPanel, self.resultPanel, self.reviewPanel, self.correctPanel]
 
     def enter(self) -> None:
+        """The user opens the module: update every section and show what was hidden by :meth:`exit`."""
         self.isEntered = True
         self._takeParameterNode()
         self.setupPanel.update()
@@ -118,13 +120,14 @@ class ModulePanel(VTKObservationMixin):
             letBoxesBeSeen(widget)
 
     def exit(self) -> None:
+        """The user leaves the module: remove the outline and end the editing effect."""
         self.isEntered = False
         self._onExpertsCollapsed(True)
         for panel in self._resultPanels:
             panel.exit()
 
     def cleanup(self) -> None:
-        """Slicer closes, or the module is loaded again."""
+        """Slicer is closing or the module is being reloaded: stop all work and disconnect from the scene."""
         self._loading.stop()
         self._tidying.stop()
         self._showing.stop()
@@ -137,18 +140,18 @@ class ModulePanel(VTKObservationMixin):
         self.logic.stop()
 
     def _onCorrectCollapsed(self, collapsed: bool) -> None:
-        """The Segment Editor works only while it can be seen."""
+        """Activate the Segment Editor only while its section is visible."""
         (self.correctPanel.exit if collapsed or not self.isEntered else self.correctPanel.enter)()
 
     def _onExpertsCollapsed(self, collapsed: bool) -> None:
-        """Maps for the table and the read-out are loaded only while they can be seen."""
+        """Load maps for the table and the read-out only while the section is visible."""
         self.expertsPanel.setOpen(not collapsed and self.isEntered)
 
     def _onReviewCollapsed(self, collapsed: bool) -> None:
-        """A place is outlined only while its list can be seen."""
+        """Outline the current finding only while the list of findings is visible."""
         (self.reviewPanel.exit if collapsed or not self.isEntered else self.reviewPanel.enter)()
 
-    def _onEditPlace(self, segmentId: str, makeArea: Callable[[], Any]) -> None:
+    def _onEditFinding(self, segmentId: str, makeArea: Callable[[], Any]) -> None:
         """Open the Segment Editor on a segment, limited to an area."""
         self.ui.correctSection.collapsed = False
         self.correctPanel.editWithin(segmentId, makeArea)
@@ -162,7 +165,7 @@ class ModulePanel(VTKObservationMixin):
         self._placeSetup()
 
     def _placeSetup(self) -> None:
-        """Setup is the last section, and the first one while something is missing."""
+        """Move Setup to the end, or to the top while something is missing."""
         layout = self.widget.layout()
         layout.removeWidget(self.ui.setupSection)
         isComplete = self.setupPanel.isComplete()
@@ -187,7 +190,7 @@ class ModulePanel(VTKObservationMixin):
         scrollTo(section)
 
     def _onResult(self, segmentation: Any | None) -> None:
-        """A run has ended: show what came of it, even where it went into the segmentation that is shown already."""
+        """A run has ended: show its result, even if it went into the segmentation already on display."""
         if segmentation is not None and self._parameters is not None:
             self._shown, self._newResult = None, segmentation
             self._parameters.resultSegmentation = segmentation
@@ -210,25 +213,25 @@ class ModulePanel(VTKObservationMixin):
         self._tidying.start()
 
     def _tidy(self) -> None:
-        """What belonged to results that are gone goes too: volumes, folders of the hierarchy, files."""
+        """Remove what belonged to deleted results: volumes, subject hierarchy folders, and files."""
         if not slicer.mrmlScene.IsBatchProcessing():
             remove_nodes(parts_left_over())
             remove_empty_folders()
             remove_unused_folders(Path(slicer.app.temporaryPath))
 
     def _takeParameterNode(self) -> None:
-        """Take the parameter node of the scene, which a scene that was loaded may have brought along."""
+        """Use the scene's parameter node, which may have come with a loaded scene."""
         self._setParameterNode(self.logic.getParameterNode())
         self._chooseOpenCT()
         self._showCaseOfScene()
 
     def _showCaseOfScene(self) -> None:
-        """Show the latest result of a scene that tells of none, as ``dca segment`` writes it; a choice stays."""
+        """If the parameter node names no result, as in a scene from ``dca segment``, show the latest one."""
         if self._parameters.resultSegmentation is None and (cases := cases_in_scene()):
             self._parameters.resultSegmentation = cases[-1].segmentation
 
     def _chooseOpenCT(self) -> None:
-        """Choose the CT that is open; a choice that was made stays."""
+        """Select the open CT as input, unless one is already selected."""
         if self._parameters is not None and self._parameters.inputVolume is None:
             self._parameters.inputVolume = open_ct()
 
@@ -253,7 +256,7 @@ class ModulePanel(VTKObservationMixin):
         self._update()
 
     def _update(self) -> None:
-        """Bring the sections into line with the parameter node."""
+        """Update the sections from the parameter node."""
         if self._parameters is None:
             return
         if not self.logic.isRunning:
@@ -262,7 +265,7 @@ class ModulePanel(VTKObservationMixin):
         self._updateGuide()
 
     def _showResult(self, segmentation: Any | None) -> None:
-        """Let the sections for results show the case of ``segmentation``, one after the other."""
+        """Show the case of ``segmentation`` in the result sections, one after another."""
         if segmentation is self._shown:
             return
         self._shown = segmentation
@@ -276,7 +279,10 @@ class ModulePanel(VTKObservationMixin):
             self._showing.run(self._showingResult(nodes, isNew))
 
     def _showingResult(self, nodes: CaseNodes, isNew: bool) -> Iterator[None]:
-        """What takes time comes in a turn of the event loop of its own. ``isNew``: a run has just made it."""
+        """Show a case in steps, so that each slow part gets its own turn of the event loop.
+
+        ``isNew`` is true if the result comes from a run that has just ended.
+        """
         if isNew and nodes.ct is not None:
             use_abdominal_window(nodes.ct)
             isFirst = len(cases_of(nodes.ct)) == 1

@@ -1,4 +1,4 @@
-"""The Result section: the segments with volume and mean HU, Show 3D, and export."""
+"""The Result section: volume and mean HU of each segment, the Show 3D button, and export to files."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.tables import makeCompact, numberItem, setRows
 
 
-def askForFile(parent: qt.QWidget, title: str, name: str, suffix: str, kind: str) -> tuple[Path, bool] | None:
-    """The path chosen, completed to end in ``suffix``, and whether a file there may be overwritten; None if cancelled.
+def askForFile(parent: qt.QWidget, title: str, name: str, suffix: str, fileFilter: str) -> tuple[Path, bool] | None:
+    """Ask the user where to save a file.
 
-    ``name`` without the suffix is suggested; ``kind`` describes the files, such as "CSV (*.csv)".
+    Returns the path, completed to end in ``suffix``, and whether a file there may be overwritten; None if the user
+    cancels. ``name`` (without suffix) is the suggested file name; ``fileFilter`` describes the files, such as
+    "CSV (*.csv)".
     """
-    chosen = qt.QFileDialog.getSaveFileName(parent, title, name + suffix, kind)
+    chosen = qt.QFileDialog.getSaveFileName(parent, title, name + suffix, fileFilter)
     if not chosen:
         return None
     path = Path(chosen)
-    # The dialog has asked about overwriting the name as typed, not about the one completed here.
+    # The dialog asked about overwriting the name as typed, not the name completed here.
     isAsTyped = path.name.endswith(suffix)
     return (path if isAsTyped else path.with_name(path.name + suffix)), isAsTyped
 
@@ -46,9 +48,10 @@ _WANTED = "DCASegmentation/Show3D"
 
 
 class Show3D:
-    """``button`` is checkable; ``onShown()`` is called when surfaces have appeared.
+    """The behavior of the Show 3D button: computes the surfaces one segment at a time.
 
-    Slicer's own button makes all surfaces at once, in which the window stands for a second.
+    Slicer's own button computes all surfaces at once and blocks the window for about a second. ``button`` must be
+    checkable; ``onShown()`` is called when the surfaces have appeared.
     """
 
     def __init__(self, button: qt.QPushButton, onShown: Callable[[], None]) -> None:
@@ -59,23 +62,24 @@ class Show3D:
         self.setSegmentation(None)
 
     def setSegmentation(self, segmentation: Any | None) -> None:
-        """Show this vtkMRMLSegmentationNode, or none."""
+        """Let the button control this vtkMRMLSegmentationNode, or none."""
         if segmentation is not self._segmentation:
             self._steps.stop()
         self._segmentation = segmentation
         self.update()
 
     def update(self) -> None:
-        """Bring the button into line with what is shown."""
+        """Set the button to match what is shown."""
         self._button.enabled = self._segmentation is not None
         self._button.checked = self._isShown()
 
     def showIfWanted(self) -> None:
-        """A run has ended: show its organs in 3D, unless the user does not want that."""
+        """A run has ended: show its organs in 3D unless the user turned that off."""
         if self._segmentation is not None and _isWanted():
             self._show()
 
     def stop(self) -> None:
+        """Stop computing surfaces."""
         self._steps.stop()
 
     def _isShown(self) -> bool:
@@ -92,7 +96,7 @@ class Show3D:
             self._onShown()
 
     def _onClicked(self, checked: bool) -> None:
-        # Remembered for the next run too.
+        # Also applies to the next run.
         slicer.app.settings().setValue(_WANTED, checked)
         if self._segmentation is None:
             return
@@ -105,9 +109,9 @@ class Show3D:
 
 
 def centerThreeDView() -> None:
-    """Let the first 3D view look at what it shows."""
+    """Center the first 3D view on what it shows."""
     layouts = slicer.app.layoutManager()
-    # Without a main window there is none, and not every layout has a 3D view.
+    # There is no layout manager without a main window, and not every layout has a 3D view.
     if layouts is None or not layouts.threeDViewCount:
         return
     view = layouts.threeDWidget(0).threeDView()
@@ -123,7 +127,10 @@ _SWATCH = 12  # pixels
 
 
 class ResultPanel(VTKObservationMixin):
-    """``layout`` is where the panel goes. The numbers follow corrections of the segmentation."""
+    """The widgets of the Result section; its table is updated when the segmentation is edited.
+
+    ``layout`` is the Qt layout that the panel is added to.
+    """
 
     def __init__(self, layout: qt.QLayout, uiFolder: Path) -> None:
         VTKObservationMixin.__init__(self)
@@ -146,7 +153,7 @@ class ResultPanel(VTKObservationMixin):
         self.setResult(None)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
-        """Show this result; None when there is none (any more)."""
+        """Show this result; None if there is none."""
         self._segmentation, self._ct = (nodes.segmentation, nodes.ct) if nodes is not None else (None, None)
         self.removeObservers()
         self._watch.watch(self._segmentation)
@@ -160,37 +167,40 @@ class ResultPanel(VTKObservationMixin):
         self.ui.exportDICOMButton.visible = nodes is not None and dicom_export.canExport()
         self.ui.exportDICOMButton.enabled = not unavailableReason
         self.ui.exportDICOMButton.toolTip = unavailableReason or _(
-            "Write the segmentation as a DICOM SEG series of this study"
+            "Save the segmentation as a DICOM SEG series of this study"
         )
         self.ui.resultHintLabel.visible = nodes is None
-        self._say("")
+        self._showMessage("")
         self.update()
 
     def update(self) -> None:
-        """Measure again and fill the table."""
+        """Measure the segments again and fill the table."""
         self._rows = []
         if self._ct is not None:
             self._rows = measure_segments(self._segmentation, self._ct)
         elif self._segmentation is not None:
-            self._say(_("The CT is no longer in the scene, so the organs cannot be measured."))
+            self._showMessage(_("The CT is no longer in the scene, so the organs cannot be measured."))
         self._fillTable()
         self.ui.copyButton.enabled = self.ui.saveTableButton.enabled = bool(self._rows)
 
     def enter(self) -> None:
-        """Nothing is shown while the module is closed but what is up to date anyway."""
+        """Nothing to do: the table stays up to date while the module is closed."""
 
     def exit(self) -> None:
-        """See :meth:`enter`."""
+        """Nothing to do, see :meth:`enter`."""
 
     def cleanup(self) -> None:
+        """Stop following the segmentation."""
         self.removeObservers()
         self._watch.watch(None)
 
     def onCopy(self) -> None:
+        """Copy the table to the clipboard, separated by tabs."""
         slicer.app.clipboard().setText(as_text(self._rows, delimiter="\t"))
-        self._say(_("The table was copied."))
+        self._showMessage(_("The table was copied."))
 
     def onSaveTable(self) -> None:
+        """Ask for a file and save the table as CSV."""
         self._save(
             _("Save table"),
             ".csv",
@@ -199,20 +209,23 @@ class ResultPanel(VTKObservationMixin):
         )
 
     def onSaveSegmentation(self) -> None:
+        """Ask for a file and save the segmentation as .seg.nrrd."""
         self._save(
             _("Save segmentation"), ".seg.nrrd", "Segmentation (*.seg.nrrd)",
             lambda path, overwrite: save_segmentation(self._segmentation, path, overwrite),
         )  # fmt: skip
 
     def onSaveSurfaces(self) -> None:
+        """Ask for a folder and save one STL file per visible segment."""
         folder = qt.QFileDialog.getExistingDirectory(self.widget, _("Save one STL file per visible organ"))
         if folder:
             self._attempt(
                 lambda: write_surfaces(self._segmentation, Path(folder), self._onProgress),
-                _("The surfaces were written to {place}.").format(place=folder),
+                _("The surfaces were saved in {folder}.").format(folder=folder),
             )
 
     def onSaveReport(self) -> None:
+        """Ask for a file and save the report as HTML."""
         self._save(_("Save report"), ".html", "HTML (*.html)", self._writeReport)
 
     def _writeReport(self, path: Path, mayOverwrite: bool) -> None:
@@ -222,29 +235,30 @@ class ResultPanel(VTKObservationMixin):
         write_report(case_report(nodes, time.strftime("%Y-%m-%d %H:%M")), path, mayOverwrite)
 
     def onExportDICOM(self) -> None:
+        """Open Slicer's DICOM export dialog for the segmentation."""
         dicom_export.openDialog(self._segmentation)
 
-    def _save(self, title: str, suffix: str, kind: str, write: Callable[[Path, bool], None]) -> None:
-        chosen = askForFile(self.widget, title, self._segmentation.GetName(), suffix, kind)
+    def _save(self, title: str, suffix: str, fileFilter: str, write: Callable[[Path, bool], None]) -> None:
+        chosen = askForFile(self.widget, title, self._segmentation.GetName(), suffix, fileFilter)
         if chosen is not None:
             path, mayOverwrite = chosen
-            self._attempt(lambda: write(path, mayOverwrite), _("Written to {place}.").format(place=path))
+            self._attempt(lambda: write(path, mayOverwrite), _("Saved as {path}.").format(path=path))
 
     def _attempt(self, action: Callable[[], Any], success: str) -> None:
         try:
             with slicer.util.WaitCursor():
                 action()
         except UserError as error:
-            self._say(errorText(error))
+            self._showMessage(errorText(error))
         else:
-            self._say(success)
+            self._showMessage(success)
 
     def _onProgress(self, fraction: float, message: str) -> None:
-        self._say(message)
-        # Painted at once: the writing keeps the event loop waiting.
+        self._showMessage(message)
+        # Repaint now, because writing blocks the event loop.
         self.ui.resultMessageLabel.repaint()
 
-    def _say(self, message: str) -> None:
+    def _showMessage(self, message: str) -> None:
         self.ui.resultMessageLabel.text = message
         self.ui.resultMessageLabel.visible = bool(message)
 

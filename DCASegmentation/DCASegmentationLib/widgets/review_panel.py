@@ -1,4 +1,4 @@
-"""The Review section: the places most likely wrong, what to do about each, what changed, and cases to train on."""
+"""The Review section: the findings, the decision on each, what changed, and adding the case to a training set."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from dcaseg.imaging.label_comparison import OrganChange
 from dcaseg.organs import Organ
 from dcaseg.review.schema import Place
 from DCASegmentationLib.event_loop import SegmentationWatch, Steps
-from DCASegmentationLib.scene import editable_area
-from DCASegmentationLib.scene import finding_view as place_view
+from DCASegmentationLib.scene import editable_area, finding_view
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
 from DCASegmentationLib.scene.finding_status import (
     accept_suggestion,
@@ -51,21 +50,20 @@ from DCASegmentationLib.scene.surfaces import renewing_surfaces
 from DCASegmentationLib.scene.training_case import CorrectedCase, case_version, require_reviewed
 from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.result_panel import askForFile
-from DCASegmentationLib.widgets.tables import ChangesTable, PlacesTable, changesAsText
+from DCASegmentationLib.widgets.tables import ChangesTable, FindingsTable, changesAsText
 from DCASegmentationLib.widgets.training_set import TrainingSetWriter
 
 _REVIEWED, _CT_ALONE = "reviewed", "ct"
-_PLACE, _UNCERTAIN, _EVERYWHERE = "place", "uncertain", "everywhere"
+_FINDING, _UNCERTAIN, _EVERYWHERE = "finding", "uncertain", "everywhere"
 _TRAINING_SET = "DCASegmentation/TrainingSet"
 
 
 class ReviewPanel:
-    """``layout`` is where the panel goes.
+    """The widgets of the Review section. All decisions are stored on the segmentation node.
 
-    ``onEdit(segmentId, makeArea)`` is asked to open the Segment Editor on a segment, limited to the volume that
-    ``makeArea()`` gives (see ``editable_area``; None for everywhere), ``onLeavePlace()`` to end that,
-    ``onBeforeChange()`` to save a state for the Segment Editor's undo. Everything that is decided here is
-    written on the segmentation.
+    ``layout`` is the Qt layout that the panel is added to. Callbacks: ``onEdit(segmentId, makeArea)`` opens the Segment
+    Editor on a segment, limited to the volume that ``makeArea()`` returns (see ``editable_area``; None for no limit);
+    ``onLeaveFinding()`` ends that editing; ``onBeforeChange()`` saves a state for the Segment Editor's undo.
     """
 
     def __init__(
@@ -73,12 +71,12 @@ class ReviewPanel:
         layout: qt.QLayout,
         uiFolder: Path,
         onEdit: Callable[[str, Callable[[], Any]], None],
-        onLeavePlace: Callable[[], None],
+        onLeaveFinding: Callable[[], None],
         onBeforeChange: Callable[[], None],
     ) -> None:
-        self._onEdit, self._onLeavePlace, self._onBeforeChange = onEdit, onLeavePlace, onBeforeChange
+        self._onEdit, self._onLeaveFinding, self._onBeforeChange = onEdit, onLeaveFinding, onBeforeChange
         self._segmentation: Any = None
-        self._places: tuple[Place, ...] = ()
+        self._findings: tuple[Place, ...] = ()
         self._current = -1
         self._changes: tuple[OrganChange, ...] = ()
         self._watch = SegmentationWatch(self._onSegmentationChanged)
@@ -87,17 +85,17 @@ class ReviewPanel:
         self.widget = slicer.util.loadUI(str(uiFolder / "Review.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
-        self._table = PlacesTable(self.ui.placesTable)
+        self._table = FindingsTable(self.ui.findingsTable)
         self._changesTable = ChangesTable(self.ui.changesTable, self._onOrganReviewed)
         for title, name in (
-            (_("in this place"), _PLACE),
+            (_("within this finding"), _FINDING),
             (_("in uncertain voxels"), _UNCERTAIN),
             (_("everywhere"), _EVERYWHERE),
         ):
             self.ui.limitSelector.addItem(title, name)
         for title, name in ((_("with the reviewed organs"), _REVIEWED), (_("CT alone, without labels"), _CT_ALONE)):
             self.ui.trainingSetSelector.addItem(title, name)
-        self.ui.placesTable.connect("cellClicked(int,int)", self._onCellClicked)
+        self.ui.findingsTable.connect("cellClicked(int,int)", self._onCellClicked)
         self.ui.previousButton.connect("clicked()", self.goToPrevious)
         self.ui.nextButton.connect("clicked()", self.goToNext)
         self.ui.acceptButton.connect("clicked(bool)", self._onAccept)
@@ -118,24 +116,24 @@ class ReviewPanel:
         self.setResult(None)
 
     def setResult(self, nodes: CaseNodes | None) -> None:
-        """Review this result; None when there is none (any more)."""
+        """Review this result; None if there is none."""
         self._leave()
         self._surfaces.stop()
         self._segmentation = nodes.segmentation if nodes is not None else None
         review = read_review(nodes.segmentation) if nodes is not None else None
-        self._places = review.places if review is not None else ()
+        self._findings = review.places if review is not None else ()
         self._watch.watch(self._segmentation)
-        self._say("")
-        self._table.fill(self._places, self._state)
-        hint = _("Segment a CT to see the places to check first.")
+        self._showMessage("")
+        self._table.fill(self._findings, self._state)
+        hint = _("Segment a CT to see which findings to check first.")
         if nodes is not None:
-            hint = _("Nothing suspicious was found.") if review is not None else _("No places were looked for here.")
+            hint = _("Nothing suspicious was found.") if review is not None else _("This result has no review.")
         self.ui.reviewHintLabel.text = hint
-        self.ui.reviewHintLabel.visible = not self._places
-        for widget in (self.ui.placesTable, self.ui.checkedBar, self.ui.placeLabel, self.ui.previousButton,
+        self.ui.reviewHintLabel.visible = not self._findings
+        for widget in (self.ui.findingsTable, self.ui.checkedBar, self.ui.findingLabel, self.ui.previousButton,
                        self.ui.nextButton, self.ui.acceptButton, self.ui.suggestionButton, self.ui.flagButton,
                        self.ui.editButton, self.ui.limitSelector):  # fmt: skip
-            widget.visible = bool(self._places)
+            widget.visible = bool(self._findings)
         hasAutomatic = nodes is not None and nodes.automatic is not None
         for widget in (self.ui.changesFrame, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton,
                        self.ui.trainingSetSelector):  # fmt: skip
@@ -143,29 +141,30 @@ class ReviewPanel:
         self.update()
 
     def update(self) -> None:
-        """Bring statuses, buttons and what changed into line with the segmentation as it is."""
+        """Update statuses, buttons, and the table of changes from the segmentation as it is now."""
         self._updateStatuses()
         self._updateChanges()
 
     def enter(self) -> None:
-        """The section is seen: outline the place that was left."""
+        """The section becomes visible: outline the current finding again."""
         nodes = self._nodes
-        if self._place is not None and nodes is not None:
-            place_view.outline(nodes, self._place)
+        if self._finding is not None and nodes is not None:
+            finding_view.outline(nodes, self._finding)
 
     def exit(self) -> None:
-        """The section, or the module, is left: nothing of it stays in the views."""
-        place_view.hide_outline()
+        """The section or the module is closed: remove the outline from the views."""
+        finding_view.hide_outline()
 
     def cleanup(self) -> None:
+        """Stop all work and remove the outline."""
         self._watch.watch(None)
         self._surfaces.stop()
         self._writer.stop()
-        place_view.hide_outline()
+        finding_view.hide_outline()
 
     @property
     def _nodes(self) -> CaseNodes | None:
-        """The nodes of the case that are there now: any of them can be deleted at any time."""
+        """The case's nodes, looked up each time because the user can delete any of them at any time."""
         return recall(self._segmentation)
 
     @property
@@ -173,35 +172,41 @@ class ReviewPanel:
         return read_state(self._segmentation) if self._segmentation is not None else ReviewState()
 
     @property
-    def _place(self) -> Place | None:
-        return self._places[self._current] if 0 <= self._current < len(self._places) else None
+    def _finding(self) -> Place | None:
+        return self._findings[self._current] if 0 <= self._current < len(self._findings) else None
 
     def goTo(self, row: int) -> None:
-        """Show the place in this row in all views, outlined."""
+        """Outline the finding in this row (counted from 0) and center all views on it."""
         nodes = self._nodes
-        if nodes is None or not 0 <= row < len(self._places):
+        if nodes is None or not 0 <= row < len(self._findings):
             return
         if row != self._current:
-            self._onLeavePlace()
+            self._onLeaveFinding()
         self._current = row
-        place = self._places[row]
+        finding = self._findings[row]
         self._table.select(row)
-        place_view.jump_to(nodes, place)
-        if place_view.outline(nodes, place) is None:
-            self._say(_("The volume with the places was deleted: they can be visited, but not outlined."))
+        finding_view.jump_to(nodes, finding)
+        if finding_view.outline(nodes, finding) is None:
+            self._showMessage(
+                _("The volume with the findings was deleted. You can go to a finding, but not outline it.")
+            )
         self._updateStatuses()
 
     def goToNext(self) -> None:
+        """Go to the next finding, if there is one."""
         self.goTo(self._current + 1)
 
     def goToPrevious(self) -> None:
+        """Go to the previous finding, if there is one."""
         self.goTo(self._current - 1)
 
     def onCopyChanges(self) -> None:
+        """Copy the table of changes to the clipboard, separated by tabs."""
         slicer.app.clipboard().setText(changesAsText(self._changes, self._reviewed(), "\t"))
-        self._say(_("The table was copied."))
+        self._showMessage(_("The table was copied."))
 
     def onSaveChanges(self) -> None:
+        """Ask for a file and save the table of changes as CSV."""
         if self._segmentation is None:
             return
         name = f"{self._segmentation.GetName()} changes"
@@ -214,9 +219,10 @@ class ReviewPanel:
         except UserError as error:
             self._showError(error)
         else:
-            self._say(_("Written to {place}.").format(place=path))
+            self._showMessage(_("Saved as {path}.").format(path=path))
 
     def onAddToTrainingSet(self) -> None:
+        """Ask for the folder of the training set and add the case to it."""
         nodes = self._nodes
         if nodes is None:
             return
@@ -241,20 +247,20 @@ class ReviewPanel:
             return
         isAlone = self.ui.trainingSetSelector.currentData == _CT_ALONE
         version = 1 if isAlone else case_version(nodes, training)
-        question = _("This CT is in the training set already. Add this as a further case of it?")
+        question = _("The training set already contains this CT. Add this as another case of the same CT?")
         if version > 1 and not slicer.util.confirmOkCancelDisplay(question, _("Add to training set")):
             return
         try:
             with slicer.util.WaitCursor():
                 if isAlone:
-                    self._writer.startUnlabelled(nodes, training)
+                    self._writer.startUnlabeled(nodes, training)
                 else:
                     self._writer.start(nodes, training, version)
         except UserError as error:
             self._showError(error)
             return
         self._setTrainingSetEnabled(False)
-        self._say(_("Writing the case; this takes some seconds..."))
+        self._showMessage(_("Writing the case. This takes a few seconds..."))
 
     def _onAdded(self, case: CorrectedCase | None, cases: int, error: UserError | None) -> None:
         self._setTrainingSetEnabled(True)
@@ -267,8 +273,10 @@ class ReviewPanel:
         names = ", ".join(organ.name for organ in case.organs)
         text = text.format(name=case.name, organs=names, count=cases)
         if case.left_out:
-            text += " " + _("Left out, as no organ of the model: {names}.").format(names=", ".join(case.left_out))
-        self._say(text)
+            text += " " + _("Left out because the model has no such organ: {names}.").format(
+                names=", ".join(case.left_out)
+            )
+        self._showMessage(text)
 
     def _setTrainingSetEnabled(self, enabled: bool) -> None:
         self.ui.trainingSetButton.enabled = self.ui.trainingSetSelector.enabled = enabled
@@ -284,20 +292,20 @@ class ReviewPanel:
 
     def _decide(self, status: str) -> None:
         nodes = self._nodes
-        if nodes is not None and self._place is not None:
-            set_status(nodes, self._place.rank, status)
-            # Without another word of the user's, a place that was edited is a corrected one.
+        if nodes is not None and self._finding is not None:
+            set_status(nodes, self._finding.rank, status)
+            # With its decision removed, a finding that was edited counts as corrected.
             follow_edits(nodes)
         self.update()
 
     def _onSuggestion(self, checked: bool) -> None:
         nodes = self._nodes
-        if nodes is None or self._place is None:
+        if nodes is None or self._finding is None:
             return
         self._onBeforeChange()
         try:
             with slicer.util.WaitCursor():
-                changed = (accept_suggestion if checked else take_back)(nodes, self._place.rank)
+                changed = (accept_suggestion if checked else take_back)(nodes, self._finding.rank)
         except UserError as error:
             self._showError(error)
         else:
@@ -305,28 +313,28 @@ class ReviewPanel:
         self.update()
 
     def _onEditClicked(self) -> None:
-        nodes, place = self._nodes, self._place
-        if nodes is None or place is None:
+        nodes, finding = self._nodes, self._finding
+        if nodes is None or finding is None:
             return
         limit = self.ui.limitSelector.currentData
-        if not self._canLimit(nodes, place, limit):
-            self._say(_("What editing was to be limited to was deleted, or never made: choose everywhere."))
+        if not self._canLimit(nodes, finding, limit):
+            self._showMessage(_("This area was deleted or never created. Select everywhere instead."))
             return
         try:
-            segmentId = segment_for(nodes, place.label)
+            segmentId = segment_for(nodes, finding.label)
         except UserError as error:
             self._showError(error)
             return
         areas: dict[str, Callable[[], Any]] = {
-            _PLACE: partial(editable_area.limit_to_place, nodes, place),
+            _FINDING: partial(editable_area.limit_to_finding, nodes, finding),
             _UNCERTAIN: partial(editable_area.limit_to_uncertain, nodes),
             _EVERYWHERE: _nothing,
         }
         self._onEdit(segmentId, areas[limit])
 
-    def _canLimit(self, nodes: CaseNodes, place: Place, limit: str) -> bool:
-        if limit == _PLACE:
-            return voxels_of(nodes, place.rank) is not None
+    def _canLimit(self, nodes: CaseNodes, finding: Place, limit: str) -> bool:
+        if limit == _FINDING:
+            return voxels_of(nodes, finding.rank) is not None
         return limit == _EVERYWHERE or "entropy" in available_maps(nodes)
 
     def _onSegmentationChanged(self) -> None:
@@ -336,7 +344,7 @@ class ReviewPanel:
         self.update()
 
     def _onChangesToggled(self, opened: bool) -> None:
-        # A plain frame: what starts collapsed in CTK's group box is not shown by it later.
+        # A plain frame, because CTK's group box never shows contents that start collapsed.
         self.ui.changesContents.visible = opened
         self.ui.changesButton.arrowType = qt.Qt.DownArrow if opened else qt.Qt.RightArrow
         self._updateChanges()
@@ -354,30 +362,32 @@ class ReviewPanel:
         return [organ_is_reviewed(nodes, change.organ.key) for change in self._changes]
 
     def _updateStatuses(self) -> None:
-        state, place = self._state, self._place
-        self._table.showStatuses(self._places, state)
-        checked = sum(state.status(each.rank) != TO_CHECK for each in self._places)
-        self.ui.checkedBar.maximum = max(len(self._places), 1)
+        state, finding = self._state, self._finding
+        self._table.showStatuses(self._findings, state)
+        checked = sum(state.status(each.rank) != TO_CHECK for each in self._findings)
+        self.ui.checkedBar.maximum = max(len(self._findings), 1)
         self.ui.checkedBar.value = checked
-        status = state.status(place.rank) if place is not None else TO_CHECK
+        status = state.status(finding.rank) if finding is not None else TO_CHECK
         self.ui.previousButton.enabled = self._current > 0
-        self.ui.nextButton.enabled = self._current + 1 < len(self._places)
-        self.ui.acceptButton.enabled = place is not None and status not in (CORRECTED, SUGGESTION)
+        self.ui.nextButton.enabled = self._current + 1 < len(self._findings)
+        self.ui.acceptButton.enabled = finding is not None and status not in (CORRECTED, SUGGESTION)
         self.ui.acceptButton.checked = status == ACCEPTED
-        self.ui.flagButton.enabled = self.ui.editButton.enabled = self.ui.limitSelector.enabled = place is not None
+        self.ui.flagButton.enabled = self.ui.editButton.enabled = self.ui.limitSelector.enabled = finding is not None
         self.ui.flagButton.checked = status == FLAGGED
-        alternative = place.alternative if place is not None else None
+        alternative = finding.alternative if finding is not None else None
         self.ui.suggestionButton.enabled = alternative is not None
         self.ui.suggestionButton.checked = status == SUGGESTION
         self.ui.suggestionButton.toolTip = (
-            _("Nothing is suggested for this place.")
+            _("There is no alternative for this finding.")
             if alternative is None
-            else _("{what} Press again to take it back.").format(what=alternative.text)
+            else _("{alternative} Press again to undo.").format(alternative=alternative.text)
         )
-        self.ui.placeLabel.text = self._inWords(place) if place is not None else _("Click a finding, or press Next.")
+        self.ui.findingLabel.text = (
+            self._inWords(finding) if finding is not None else _("Click a finding, or press Next.")
+        )
 
     def _updateChanges(self) -> None:
-        """Measured only where it is seen: it passes over the whole segmentation."""
+        """Fill the table of changes, only while it is visible, because that reads the whole segmentation."""
         nodes = self._nodes
         if nodes is None or nodes.automatic is None or not self.ui.changesButton.checked:
             return
@@ -385,46 +395,46 @@ class ReviewPanel:
         self._changesTable.fill(self._changes, self._reviewed(), organ_progress(nodes))
         self.ui.copyChangesButton.enabled = self.ui.saveChangesButton.enabled = bool(self._changes)
 
-    def _inWords(self, place: Place) -> str:
-        """Reasons and suggestion of a finding, and how far each organ that it involves is checked."""
-        texts = [reason.text for reason in place.reasons]
-        name = place.name
+    def _inWords(self, finding: Place) -> str:
+        """A finding as HTML: title, reasons, suggested alternative, and how far its organs are checked."""
+        texts = [reason.text for reason in finding.reasons]
+        name = finding.name
         if texts and texts[0].startswith(f"{name}: "):
-            # The title says it already.
+            # The title already names the organ.
             name, texts[0] = f"{name}:", texts[0].removeprefix(f"{name}: ")
         reasons = " ".join(escape(text) for text in texts)
-        suggestion = f" <i>{escape(place.alternative.text)}</i>" if place.alternative is not None else ""
+        suggestion = f" <i>{escape(finding.alternative.text)}</i>" if finding.alternative is not None else ""
         nodes = self._nodes
-        organs = "; ".join(organProgressInWords(nodes, place)) if nodes is not None else ""
-        return f"<b>{place.rank}. {escape(name)}</b> {reasons}{suggestion}<br>{escape(organs)}"
+        organs = "; ".join(organProgressInWords(nodes, finding)) if nodes is not None else ""
+        return f"<b>{finding.rank}. {escape(name)}</b> {reasons}{suggestion}<br>{escape(organs)}"
 
     def _leave(self) -> None:
-        """Let go of the place that was looked at."""
+        """Deselect the current finding."""
         self._current = -1
         self._changes = ()
-        place_view.hide_outline()
-        self._onLeavePlace()
+        finding_view.hide_outline()
+        self._onLeaveFinding()
 
     def _showError(self, error: UserError) -> None:
-        self._say(errorText(error))
+        self._showMessage(errorText(error))
 
-    def _say(self, message: str) -> None:
+    def _showMessage(self, message: str) -> None:
         self.ui.reviewMessageLabel.text = message
         self.ui.reviewMessageLabel.visible = bool(message)
 
     def _shortcut(self, keys: str, action: Callable[[], None]) -> qt.QShortcut:
-        # Of the whole window: the mouse is in the views. Qt lets it rest while this widget is hidden.
+        # For the whole window, because the mouse is in the views. Qt disables it while this widget is hidden.
         shortcut = qt.QShortcut(qt.QKeySequence(keys), self.widget)
         shortcut.connect("activated()", action)
         return shortcut
 
 
 def _nothing() -> None:
-    """No area: editing everywhere."""
+    """No limit: editing is allowed everywhere."""
 
 
-def organProgressInWords(nodes: CaseNodes, place: Place) -> list[str]:
-    """Each organ that a finding involves, with how many of the findings that involve it are checked."""
+def organProgressInWords(nodes: CaseNodes, finding: Place) -> list[str]:
+    """For each organ that a finding involves: how many of the findings that involve it are checked, in words."""
     progress, vocabulary = organ_progress(nodes), _organsByKey(nodes)
     return [
         _("{organ}: {checked} of {total} checked").format(
@@ -432,7 +442,7 @@ def organProgressInWords(nodes: CaseNodes, place: Place) -> list[str]:
             checked=progress.get(key, (0, 0))[0],
             total=progress.get(key, (0, 0))[1],
         )
-        for key in organs_of(place)
+        for key in organs_of(finding)
     ]
 
 

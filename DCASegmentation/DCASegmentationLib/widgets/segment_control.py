@@ -1,4 +1,4 @@
-"""The Segment section at work: what Apply, Cancel and its choices do."""
+"""The behavior of the Segment section: what Apply, Cancel, and the choices do."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from DCASegmentationLib.widgets.segment_panel import SegmentPanel
 
 
 class SegmentControl:
-    """``layout`` is where the section's panel goes.
+    """Connects the widgets of the Segment section with the logic and the parameter node.
 
-    ``newLogic(onLog)`` gives what segments (see ``SegmentationLogic``). ``onResult(segmentation)`` is called with the
-    segmentation of a run that has ended, None where it gave none, ``onInstalled()`` when Apply has installed PyTorch,
-    ``onShown3D()`` when organs have appeared in 3D.
+    ``layout`` is the Qt layout that the section's panel is added to. ``newLogic(onLog)`` returns the logic that runs
+    segmentations (see ``SegmentationLogic``). Callbacks: ``onResult(segmentation)`` at the end of a run, with None if
+    it has no result; ``onInstalled()`` after Apply installed PyTorch; ``onShown3D()`` after organs appeared in 3D.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class SegmentControl:
     ) -> None:
         self._onResult, self._onInstalled = onResult, onInstalled
         self._parameters: Any = None
-        # The CT that the message below Apply is about.
-        self._saidOf: Any = None
+        # The CT that the message below the Apply button is about.
+        self._messageCT: Any = None
         self._isGuided = False
         self.panel = SegmentPanel(
             layout,
@@ -62,39 +62,39 @@ class SegmentControl:
         self.panel.ui.sampleButton.connect("clicked()", self._onSample)
 
     def setParameterNode(self, parameterNode: Any | None) -> None:
-        """Take the choices from this parameter node; None while there is none."""
+        """Use the choices in this parameter node; None if there is none."""
         self._parameters = parameterNode
         if parameterNode is None and not self.logic.isRunning:
-            self._saidOf = None
+            self._messageCT = None
             self.panel.clearMessage()
         if parameterNode is not None:
-            # Binding has filled the list with bare names.
+            # Binding to the parameter node filled the list with member names.
             self.panel.updateDevices()
 
     def update(self) -> None:
-        """Bring model and Apply into line with the choices."""
+        """Update the model, the organs, and the Apply button from the choices."""
         if self._parameters is not None:
             self.panel.selectModel(self._parameters.modelName)
             self.panel.selectOrgans(_asKeys(self._parameters.organs))
             ct = self._parameters.inputVolume
-            if ct is not self._saidOf and not self.logic.isRunning:
-                self._saidOf = ct
+            if ct is not self._messageCT and not self.logic.isRunning:
+                self._messageCT = ct
                 self.panel.clearMessage()
             self._showSampleButton()
         self.panel.setApplicable(self._unavailableReason())
 
     def updateModels(self) -> None:
-        """Models may have come or gone."""
+        """Refresh the list of models after models were added or deleted."""
         self.panel.updateModels()
         self.panel.setApplicable(self._unavailableReason())
 
     def _unavailableReason(self) -> str:
-        """Why Apply would be of no use now; empty if it would be."""
+        """Why Apply cannot run now, and what to do; empty if it can."""
         model = self.panel.model
         if self._parameters is None or self._parameters.inputVolume is None:
             return _("Select a CT first.")
         if model is None:
-            return _("Add a model under Setup, or select another one.")
+            return _("Add a model under Setup, or select another model.")
         if model.problem is not None:
             return str(model.problem)
         return ""
@@ -105,13 +105,13 @@ class SegmentControl:
         self.panel.setApplicable(self._unavailableReason())
 
     def setGuided(self, isGuided: bool) -> None:
-        """Whether the guide offers the sample CT, so that no second button does."""
+        """Set whether the guide offers the sample CT; if so, the section hides its own button for it."""
         self._isGuided = isGuided
         self._showSampleButton()
 
     def _showSampleButton(self) -> None:
-        isWanted = self._parameters is not None and self._parameters.inputVolume is None
-        self.panel.ui.sampleButton.visible = isWanted and not self._isGuided
+        hasNoCT = self._parameters is not None and self._parameters.inputVolume is None
+        self.panel.ui.sampleButton.visible = hasNoCT and not self._isGuided
 
     def _onOrgansChosen(self, keys: tuple[str, ...]) -> None:
         if self._parameters is not None:
@@ -121,8 +121,8 @@ class SegmentControl:
         self.loadSample()
 
     def loadSample(self) -> bool:
-        """Download the sample CT and choose it; says so, and gives False, where that fails."""
-        self.panel.showMessage(_("The sample CT is being downloaded..."))
+        """Download the sample CT and select it as input. If that fails, shows the error and returns False."""
+        self.panel.showMessage(_("Downloading the sample CT..."))
         slicer.app.processEvents()
         try:
             with slicer.util.WaitCursor():
@@ -135,14 +135,14 @@ class SegmentControl:
         return True
 
     def apply(self) -> None:
-        """As the button."""
+        """Do the same as the Apply button, if it is enabled."""
         if not self._unavailableReason():
             self._onApply()
 
     def _onDevicesWanted(self) -> None:
-        """The list of devices came into sight: the worker, which loads PyTorch, says what there is."""
+        """The list of devices became visible: ask the worker, which loads PyTorch, for the available devices."""
         if requirements.torchVersion() is None:
-            self.panel.showDevices(None, _("PyTorch, once it is installed, tells what there is."))
+            self.panel.showDevices(None, _("Install PyTorch to see the available devices."))
             return
         self.panel.showDevices(None, _("Looking for devices..."))
         try:
@@ -151,7 +151,7 @@ class SegmentControl:
             self.panel.showDevices(None, str(error))
 
     def _onDevicesFound(self, devices: FoundDevices | None) -> None:
-        unknown = _("PyTorch did not tell what there is; the log says more.")
+        unknown = _("The available devices could not be determined. See the log.")
         self.panel.showDevices(devices, unknown if devices is None else "")
 
     def _onApply(self) -> None:
@@ -169,7 +169,7 @@ class SegmentControl:
     def _start(self) -> None:
         parameters, model = self._parameters, self.panel.model
         if model is None:
-            raise UserError(_("No model is chosen."), _("Add a model under Setup, or select another one."))
+            raise UserError(_("No model is selected."), _("Add a model under Setup, or select another model."))
         if requirements.torchVersion() is None:
             requirements.installTorch(self.panel.showMessage)
             self._onInstalled()
@@ -180,7 +180,7 @@ class SegmentControl:
             question = replacementQuestion(target, parameters.keepCorrected)
             if question and not slicer.util.confirmOkCancelDisplay(question, _("Segment again")):
                 return
-        self._saidOf = parameters.inputVolume
+        self._messageCT = parameters.inputVolume
         self.panel.showStart()
         self.logic.segment(
             parameters.inputVolume,
@@ -202,13 +202,13 @@ class SegmentControl:
         return {**ALL_MAPS, "organs": organs or None, "find_abdomen": parameters.speed.value}
 
     def _onFinished(self, outcome: Outcome) -> None:
-        """A run has ended, one way or another."""
+        """A run has ended: show its result, its error, or that it was canceled."""
         self.panel.showEnd()
         if outcome.nodes is not None:
             organs = len(own_organs(outcome.nodes.segmentation))
             self.panel.showResult(organs, outcome.elapsed, outcome.device, outcome.warnings)
         elif outcome.cancelled:
-            self.panel.showMessage(_("Cancelled. Nothing was changed."))
+            self.panel.showMessage(_("Canceled. Nothing was changed."))
         elif outcome.error is not None:
             self.panel.showError(outcome.error, outcome.details)
         self._onResult(outcome.nodes.segmentation if outcome.nodes is not None else None)
@@ -220,7 +220,7 @@ def _asKeys(text: str) -> tuple[str, ...]:
 
 
 def replacementQuestion(segmentation: Any, keepCorrected: bool) -> str:
-    """What to ask before a run replaces organs in ``segmentation``; empty if it replaces none."""
+    """The question to ask before a run replaces organs in ``segmentation``; empty if it replaces none."""
     kept = kept_organs(recall(segmentation))
     content = segmentation.GetSegmentation()
     names = ", ".join(content.GetSegment(each).GetName() for each in kept.segments)
@@ -228,8 +228,10 @@ def replacementQuestion(segmentation: Any, keepCorrected: bool) -> str:
     if not replaced:
         return ""
     question = _("Replace {count} organs that this module segmented in {name}?")
+    if replaced == 1:
+        question = _("Replace {count} organ that this module segmented in {name}?")
     if names and keepCorrected:
-        question += " " + _("Kept as corrected or accepted: {organs}.")
+        question += " " + _("These organs were corrected or accepted and are kept: {organs}.")
     elif names:
-        question += " " + _("Corrections are lost: {organs}.")
+        question += " " + _("Corrections of these organs will be lost: {organs}.")
     return question.format(count=replaced, name=segmentation.GetName(), organs=names)

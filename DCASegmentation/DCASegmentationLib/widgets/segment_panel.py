@@ -1,4 +1,4 @@
-"""The Segment section: the choices, Apply that becomes Cancel, and the progress of a run."""
+"""The widgets of the Segment section: inputs, the Apply/Cancel button, progress, messages, and the log."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dcaseg.worker.protocol import FoundDevices
 from DCASegmentationLib.widgets.html import errorText, modelCard
 from DCASegmentationLib.widgets.model_selection import Model, availableModels, showDevices
 
-# Earlier an estimate says nothing: the model may still be loading.
+# Before this the estimate is meaningless, because the model may still be loading.
 _FROM_FRACTION = 0.08
 _FROM_SECONDS = 2.0
 
 
 class RemainingTime:
-    """Started when the run starts. ``clock`` gives seconds."""
+    """Estimates the remaining time of a run; create it when the run starts. ``clock()`` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -35,7 +35,7 @@ class RemainingTime:
         return self._clock() - self._started
 
     def inWords(self, fraction: float) -> str:
-        """The time left when ``fraction`` (0 to 1) is done, such as "about 40 s left"; empty while it is unknown."""
+        """The time left once ``fraction`` (0 to 1) is done, such as "about 40 s left"; empty while unknown."""
         elapsed = self.elapsed
         if fraction < _FROM_FRACTION or elapsed < _FROM_SECONDS or fraction >= 1:
             return ""
@@ -51,14 +51,14 @@ _REMEMBERED_LINES = 200
 
 
 class SegmentPanel:
-    """``layout`` is where the panel goes.
+    """The widgets of the Segment section; ``SegmentControl`` decides what they do.
 
-    ``onApply()`` and ``onCancel()`` are called for the button, ``onModelChosen(name)`` when the user picks a model,
-    ``onDevicesWanted()`` when the list of devices comes into sight and nobody has said yet what there is,
-    ``onOrgansChosen(keys)`` when the user ticks organs (none for all);
-    ``deviceNames`` are the items of that list by the worker's word for each.
-    The node selectors and the device are bound to the parameter node by their ``SlicerParameterName``; the models are
-    not, because which there are is known only on this computer.
+    ``layout`` is the Qt layout that the panel is added to. Callbacks: ``onApply()`` and ``onCancel()`` for the button,
+    ``onModelChosen(name)`` when the user selects a model, ``onDevicesWanted()`` when the list of devices becomes
+    visible before the available devices are known, ``onOrgansChosen(keys)`` when the user selects organs (an empty
+    tuple means all). ``deviceNames`` maps the worker's name of each device to the text in the list.
+    The node selectors and the device are bound to the parameter node by their ``SlicerParameterName``. The model
+    selector is not, because the available models differ between computers.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class SegmentPanel:
         self._remaining: RemainingTime | None = None
         self._wanted = ""
         self._organs: tuple[str, ...] = ()
-        self._logged: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+        self._loggedLines: deque[str] = deque(maxlen=_REMEMBERED_LINES)
         self.widget = slicer.util.loadUI(str(uiFolder / "Segment.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.ui.applyButton.connect("clicked()", self._onButton)
         self.ui.modelSelector.connect("activated(int)", self._onModelActivated)
         self.ui.advancedGroup.connect("toggled(bool)", self._onAdvancedToggled)
-        self.ui.organsList.connect("itemChanged(QListWidgetItem*)", self._onOrganTicked)
-        self._showDeviceNote(_("Automatic takes a GPU where PyTorch finds one."))
+        self.ui.organsList.connect("itemChanged(QListWidgetItem*)", self._onOrganChecked)
+        self._showDeviceNote(_("Automatic uses a GPU if PyTorch finds one."))
         self.ui.messageLabel.visible = False
         shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), self.widget)
         shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
@@ -97,15 +97,16 @@ class SegmentPanel:
 
     @property
     def model(self) -> Model | None:
-        """The chosen model, if it is on this computer."""
+        """The selected model, or None if it is not on this computer."""
         return self._models.get(self._wanted)
 
     @property
     def isRunning(self) -> bool:
+        """Whether a run is in progress."""
         return self._remaining is not None
 
     def updateModels(self) -> None:
-        """List the models that are there now, keeping the choice."""
+        """Refresh the list of models and keep the selection."""
         try:
             self._models = {model.name: model for model in availableModels()}
         except UserError as error:
@@ -114,38 +115,37 @@ class SegmentPanel:
         self._fillModelSelector()
 
     def selectModel(self, name: str) -> None:
-        """Choose the model ``name``, or the default one for an empty name."""
+        """Select the model ``name``, or the default model for an empty name."""
         if name != self._wanted or not name:
             self._wanted = name
             self._fillModelSelector()
 
     def selectOrgans(self, keys: tuple[str, ...]) -> None:
-        """Tick these organs."""
+        """Check the boxes of these organs (keys)."""
         if keys != self._organs:
             self._organs = keys
             self._fillOrgans()
 
     def showDevices(self, devices: FoundDevices | None, note: str = "") -> None:
-        """Say for each device what was found of it; None while that is not known, with what to say about it."""
+        """Show which devices were found, and a ``note`` below the list; ``devices`` is None while they are unknown."""
         self._devices = devices
         self.updateDevices()
         self._showDeviceNote(note)
 
     def updateDevices(self) -> None:
-        """Write the texts again: binding the lists to a parameter node fills them with bare names."""
+        """Restore the item texts: binding the lists to a parameter node fills them with member names."""
         showDevices(self.ui.deviceSelector, self._deviceNames, self._devices)
-        for index, title in enumerate((_("The whole scan"), _("Find the abdomen first"))):
+        for index, title in enumerate((_("Whole scan"), _("Find the abdomen first"))):
             self.ui.speedSelector.setItemText(index, title)
 
     def setApplicable(self, unavailableReason: str) -> None:
-        """Enable Apply unless there is a ``unavailableReason``, which becomes its tool tip. A run can always be
-        cancelled."""
+        """Enable Apply, or disable it with ``unavailableReason`` as its tool tip. Cancel always stays enabled."""
         if not self.isRunning:
             self.ui.applyButton.enabled = not unavailableReason
             self.ui.applyButton.toolTip = unavailableReason or _("Segment the organs of the CT (Ctrl+Return)")
 
     def showStart(self) -> None:
-        """Apply becomes Cancel; the choices of the run can no longer be changed."""
+        """A run starts: turn Apply into Cancel and disable the inputs."""
         self._remaining = RemainingTime()
         self._setChoicesEnabled(False)
         self.ui.applyButton.enabled = True
@@ -156,7 +156,7 @@ class SegmentPanel:
         self.ui.messageLabel.visible = False
 
     def showProgress(self, fraction: float, message: str) -> None:
-        """How far the run has come (0 to 1), and what it does."""
+        """Show how far the run is (``fraction``, 0 to 1) and what it is doing (``message``)."""
         if self._remaining is None:
             return
         self.ui.progressBar.value = round(100 * fraction)
@@ -164,48 +164,51 @@ class SegmentPanel:
         self._showMessage(f"{message}: {left}" if left else message)
 
     def showCancelling(self) -> None:
-        """Cancel was pressed and the worker is ending."""
+        """Cancel was pressed: disable the button until the worker has stopped."""
         self.ui.applyButton.enabled = False
-        self._showMessage(_("Cancelling..."))
+        self._showMessage(_("Canceling..."))
 
     def showEnd(self) -> None:
-        """The run has ended, however it did: Cancel becomes Apply again."""
+        """The run has ended, for whatever reason: turn Cancel back into Apply."""
         self._remaining = None
         self._setChoicesEnabled(True)
         self.ui.applyButton.text = _("Apply")
         self.ui.progressBar.visible = False
 
     def showResult(self, organs: int, seconds: float, device: str, warnings: tuple[str, ...]) -> None:
-        """Say in one line what came of the run, and what to know about it."""
-        found = _("{count} organs were segmented in {seconds:.0f} s.").format(count=organs, seconds=seconds)
-        self._showMessage(" ".join([found, *warnings]))
-        self.log(" ".join([found, _("Device: {device}.").format(device=device)]))
-        self._showDeviceNote(_("Used last: {device}").format(device=device))
+        """Show the number of organs, the time and any warnings of a finished run."""
+        text = _("{count} organs were segmented in {seconds:.0f} s.")
+        if organs == 1:
+            text = _("{count} organ was segmented in {seconds:.0f} s.")
+        summary = text.format(count=organs, seconds=seconds)
+        self._showMessage(" ".join([summary, *warnings]))
+        self.log(" ".join([summary, _("Device: {device}.").format(device=device)]))
+        self._showDeviceNote(_("Last used: {device}").format(device=device))
 
     def showMessage(self, message: str) -> None:
-        """Say something that is no fault."""
+        """Show and log a message that is not an error."""
         self._showMessage(message)
         self.log(message)
 
     def clearMessage(self) -> None:
-        """What was said is about another CT."""
+        """Remove the message, for example because it is about another CT."""
         self.ui.messageLabel.text = ""
         self.ui.messageLabel.visible = False
 
     def showError(self, error: UserError, details: str = "") -> None:
-        """Say what is wrong and what to do about it; ``details`` go into the log, which opens for them."""
+        """Show what is wrong and what to do about it; ``details`` go to the log, which is then expanded."""
         self._showMessage(errorText(error))
         self.log(str(error))
         if details:
-            # The last lines of the worker were logged when they came.
-            new = [line for line in details.splitlines() if line.strip() and line not in self._logged]
+            # The worker's last lines may already be in the log.
+            new = [line for line in details.splitlines() if line.strip() and line not in self._loggedLines]
             if new:
                 self.log("\n".join(new))
             self.ui.logGroup.collapsed = False
 
     def log(self, message: str) -> None:
-        """Add a line to the log, with the time of day."""
-        self._logged.extend(message.splitlines())
+        """Add a message to the log, with the time of day."""
+        self._loggedLines.extend(message.splitlines())
         self.ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {message}")
 
     def _showDeviceNote(self, text: str) -> None:
@@ -242,12 +245,12 @@ class SegmentPanel:
             selector.addItem(_("None installed: see Setup"), "")
         selector.currentIndex = selector.findData(self._wanted)
         chosen = self.model
-        # Never hidden: CTK's group box does not show its contents afterwards.
-        self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else _("No model is chosen.")
+        # Never hide the browser: CTK's group box would not show it again.
+        self.ui.modelCardBrowser.html = modelCard(chosen) if chosen is not None else _("No model is selected.")
         self._fillOrgans()
 
     def _fillOrgans(self) -> None:
-        """The organs of the chosen model, ticked as chosen."""
+        """List the organs of the selected model and check the selected ones."""
         metadata = self.model.metadata if self.model is not None else None
         organs = list(metadata.vocabulary) if metadata is not None else []
         wasBlocked = self.ui.organsList.blockSignals(True)
@@ -260,7 +263,7 @@ class SegmentPanel:
             self.ui.organsList.addItem(item)
         self.ui.organsList.blockSignals(wasBlocked)
 
-    def _onOrganTicked(self, item: qt.QListWidgetItem) -> None:
+    def _onOrganChecked(self, item: qt.QListWidgetItem) -> None:
         items = [self.ui.organsList.item(row) for row in range(self.ui.organsList.count)]
         self._organs = tuple(each.data(qt.Qt.UserRole) for each in items if each.checkState() == qt.Qt.Checked)
         self._onOrgansChosen(self._organs)
@@ -278,6 +281,6 @@ class SegmentPanel:
         (self._onCancel if self.isRunning else self._onApply)()
 
     def _onShortcut(self) -> None:
-        # The shortcut starts a run; it must not stop one by being pressed twice.
+        # The shortcut only starts a run: pressing it twice must not cancel the run.
         if not self.isRunning and self.ui.applyButton.enabled:
             self._onApply()

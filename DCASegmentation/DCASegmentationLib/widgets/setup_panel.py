@@ -1,4 +1,4 @@
-"""The Setup section: what is missing before a model can run, one button each, and the models on this computer."""
+"""The Setup section: installs what is missing before a model can run, and manages the models on this computer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.models.user_models import add_bundle, remove_bundle
 from DCASegmentationLib import requirements
-from DCASegmentationLib import requirements as openvino_offer
 from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.model_download import ModelDownload
 from DCASegmentationLib.widgets.model_selection import Model, availableModels
 
 
 class SetupPanel:
-    """``layout`` is where the panel goes; ``onChanged()`` is called when models or packages have changed."""
+    """The widgets of the Setup section.
+
+    ``layout`` is the Qt layout that the panel is added to; ``onChanged()`` is called after models or packages change.
+    """
 
     def __init__(self, layout: qt.QLayout, uiFolder: Path, onChanged: Callable[[], None]) -> None:
         self._onChanged = onChanged
@@ -41,14 +43,14 @@ class SetupPanel:
         self.update()
 
     def isComplete(self) -> bool:
-        """Whether nothing is missing."""
+        """Whether everything that a run needs is installed: a recent PyTorch and at least one intact model."""
         version = requirements.torchVersion()
         if version is None or requirements.isTooOld(version):
             return False
         return any(model.metadata is not None for model in self._models)
 
     def update(self) -> None:
-        """Look again for what is there."""
+        """Check again what is installed, and show it."""
         torch, extension = requirements.torchVersion(), requirements.extensionInstalled()
         problem = requirements.platformProblem()
         self.ui.torchLabel.text = _torchInWords(torch, problem)
@@ -56,43 +58,48 @@ class SetupPanel:
         self.ui.extensionLabel.text = (
             _("The PyTorch extension is installed.")
             if extension
-            else _("The PyTorch extension is missing: PyTorch is installed through it.")
+            else _("The PyTorch extension is missing. PyTorch is installed through it.")
         )
-        # With PyTorch there already, the extension has nothing left to do.
+        # If PyTorch is installed already, the extension is not needed.
         self.ui.extensionLabel.visible = (extension or torch is None) and problem is None
         self.ui.installExtensionButton.visible = not extension and torch is None and problem is None
         self._updateOpenVINO()
         self._updateModels()
 
     def onInstallExtension(self) -> None:
+        """Install Slicer's PyTorch extension."""
         self._attempt(requirements.installExtension)
 
     def onInstallTorch(self) -> None:
+        """Install PyTorch."""
         self._attempt(lambda: requirements.installTorch(self._showMessage))
 
     def onInstallOpenVINO(self) -> None:
+        """Install OpenVINO."""
         self._attempt(
-            openvino_offer.installOpenVINO,
-            _("OpenVINO was installed. The next segmentation measures once whether it is faster here."),
+            requirements.installOpenVINO,
+            _("OpenVINO was installed. The next segmentation tests once whether it is faster on this computer."),
         )
 
     def onAddZip(self) -> None:
+        """Ask for a zip file and add the model in it."""
         path = qt.QFileDialog.getOpenFileName(self.widget, _("Add a model"), "", _("Model bundles (*.zip)"))
         if path:
             self._add(Path(path))
 
     def onAddFolder(self) -> None:
+        """Ask for a folder and add the model in it."""
         path = qt.QFileDialog.getExistingDirectory(self.widget, _("Add a model"))
         if path:
             self._add(Path(path))
 
     def onDownload(self) -> None:
-        """Ask for the address and download; while it goes on, the button stops it."""
+        """Ask for an address and download the model; during a download, stop it instead."""
         if self._download is not None:
             self._download.cancel()
             return
         address = qt.QInputDialog.getText(
-            self.widget, _("Download a model"), _("Address of the zip file, with #sha256= and its checksum at the end:")
+            self.widget, _("Download a model"), _("Address of the zip file, ending with #sha256= and its checksum:")
         )
         if not address:
             return
@@ -103,7 +110,7 @@ class SetupPanel:
         self._updateDownloadButton()
 
     def cleanup(self) -> None:
-        """Slicer closes, or the module is loaded again."""
+        """Slicer is closing or the module is being reloaded: stop the download."""
         if self._download is not None:
             self._download.stop()
 
@@ -114,18 +121,20 @@ class SetupPanel:
         self._download = None
         self._updateDownloadButton()
         self._updateModels()
-        self._showMessage(_("The model was added; its checksum is right.") if problem is None else errorText(problem))
+        self._showMessage(_("The model was added. Its checksum is correct.") if problem is None else errorText(problem))
         self._onChanged()
 
     def _updateDownloadButton(self) -> None:
         self.ui.downloadButton.text = _("Download model...") if self._download is None else _("Stop download")
 
     def onOpenFolder(self) -> None:
+        """Show the selected model's folder in the file browser."""
         model = self._selected()
         if model is not None:
             qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(model.folder)))
 
     def onDeleteModel(self) -> None:
+        """Delete the selected model after the user confirms."""
         model = self._selected()
         if model is None or not slicer.util.confirmOkCancelDisplay(
             _("Delete the model {name} from this computer?").format(name=model.name), _("Delete model")
@@ -138,7 +147,7 @@ class SetupPanel:
             with slicer.util.WaitCursor():
                 add_bundle(source)
 
-        self._attempt(add, _("The model was added; its checksum is right."))
+        self._attempt(add, _("The model was added. Its checksum is correct."))
 
     def _attempt(self, action: Callable[[], None], success: str = "") -> None:
         message = success
@@ -151,11 +160,11 @@ class SetupPanel:
         self._onChanged()
 
     def _updateOpenVINO(self) -> None:
-        version, isOffered = openvino_offer.openVINOVersion(), openvino_offer.isOffered()
+        version, isOffered = requirements.openVINOVersion(), requirements.shouldOfferOpenVINO()
         self.ui.openVINOLabel.text = (
             _("OpenVINO {version} is installed.").format(version=version)
             if version is not None
-            else _("Optional: OpenVINO makes the segmentation faster on the CPU.")
+            else _("Optional: OpenVINO makes segmentation on the CPU faster.")
         )
         self.ui.openVINOLabel.visible = isOffered or version is not None
         self.ui.installOpenVINOButton.visible = isOffered
@@ -173,7 +182,7 @@ class SetupPanel:
         self.ui.modelLabel.text = (
             _("Models on this computer:")
             if self._models
-            else _("No model is installed: add one from a zip file or a folder.")
+            else _("No model is installed. Add one from a zip file or a folder.")
         )
         self.ui.modelList.visible = bool(self._models)
         self._showMessage(problem)

@@ -1,4 +1,4 @@
-"""The tables of the panel: findings, changes, and mean attention."""
+"""The panel's tables: findings, changes, and mean attention, with their common look."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DARK = 128  # of the lightness, 0 to 255
 
 
 def makeCompact(table: qt.QTableWidget, lines: int = 1) -> None:
-    """The first column takes the room that the numbers leave; rows are as low as ``lines`` of text allow."""
+    """Stretch the first column over the free width, and make rows as low as ``lines`` of text allow."""
     header = table.horizontalHeader()
     header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
@@ -32,13 +32,13 @@ def makeCompact(table: qt.QTableWidget, lines: int = 1) -> None:
 
 
 def setRows(table: qt.QTableWidget, count: int, most: int = _MOST_ROWS, lines: int = 1) -> None:
-    """As many rows, all of them in sight up to ``most``."""
+    """Set the number of rows, and a height that shows all of them, up to ``most``."""
     table.setRowCount(count)
     table.setFixedHeight(_rowHeight(lines) * min(max(count, 1), most) + _HEADER + _FRAME)
 
 
 def numberItem(text: str) -> qt.QTableWidgetItem:
-    """A cell whose text is aligned to the right."""
+    """A table cell with right-aligned text."""
     item = qt.QTableWidgetItem(text)
     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
     return item
@@ -49,9 +49,10 @@ def _rowHeight(lines: int) -> int:
 
 
 def letBoxesBeSeen(widget: qt.QWidget) -> None:
-    """In dark colors the style draws the frame of a check box darker than the window, and nobody sees an empty one.
+    """Make unchecked boxes visible in a dark color scheme.
 
-    It takes the color of the frame from that of the window, which a list, a table or a check box shows nowhere else.
+    There the style draws the frame of a check box darker than the window, so that an unchecked box disappears. The
+    style derives the frame color from the window color, which a list, a table, or a check box uses nowhere else.
     """
     colors = slicer.app.palette()
     isDark = colors.color(qt.QPalette.Window).lightness() < _DARK
@@ -61,14 +62,14 @@ def letBoxesBeSeen(widget: qt.QWidget) -> None:
 
 
 class AttentionTable:
-    """``table`` has the columns organ, head, medium and tail."""
+    """Mean attention by organ; ``table`` has the columns organ, head, medium, and tail."""
 
     def __init__(self, table: qt.QTableWidget) -> None:
         self._table = table
         makeCompact(table)
 
     def fill(self, rows: list[SegmentAttention]) -> None:
-        """Show these rows; the largest mean of an organ is bold, so that it can be told without any color."""
+        """Show these rows, with the largest mean of each organ in bold, which needs no color to be seen."""
         setRows(self._table, len(rows))
         for row, attention in enumerate(rows):
             self._table.setItem(row, 0, qt.QTableWidgetItem(attention.name))
@@ -86,9 +87,10 @@ _COLUMN_NAMES = ("organ", "name", "automatic_ml", "now_ml", "added_ml", "removed
 
 
 class ChangesTable:
-    """``table`` has the columns organ (with a check box), findings checked, ml now and Dice.
+    """The automatic result compared with the segments as they are now.
 
-    ``onReviewed(key, isReviewed)`` is called when the user ticks an organ or takes the tick away.
+    ``table`` has the columns organ (with a check box), findings checked, current volume (ml), and Dice.
+    ``onReviewed(key, isReviewed)`` is called when the user changes the check box of an organ.
     """
 
     def __init__(self, table: qt.QTableWidget, onReviewed: Callable[[str, bool], None]) -> None:
@@ -99,9 +101,10 @@ class ChangesTable:
     def fill(
         self, changes: Sequence[OrganChange], reviewed: Sequence[bool], progress: Mapping[str, tuple[int, int]]
     ) -> None:
-        """Show these changes; organs that changed are bold.
+        """Show these changes, with organs that changed in bold.
 
-        ``progress``: for each organ's key how many of the findings that involve it are checked, and how many there are.
+        ``reviewed`` has one entry per change. ``progress`` maps the key of an organ to how many of the findings that
+        involve it are checked, and how many there are.
         """
         table = self._table
         wasBlocked = table.blockSignals(True)
@@ -137,7 +140,7 @@ class ChangesTable:
 
 
 def changesAsText(changes: Sequence[OrganChange], reviewed: Sequence[bool], delimiter: str = ",") -> str:
-    """The table with a header line: CSV, or with tabs what a spreadsheet takes from the clipboard."""
+    """The changes as text with a header line: CSV, or separated by tabs for pasting into a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter, lineterminator="\n")
     writer.writerow(_COLUMN_NAMES)
@@ -152,45 +155,45 @@ _MAX_FINDING_ROWS = 6
 _STATUS = 2
 
 
-class PlacesTable:
-    """``table`` has the columns finding (organ, and below it why), ml and status; rows are in order of rank."""
+class FindingsTable:
+    """The findings in order of rank; ``table`` has the columns finding (organ and reason), volume (ml), and status."""
 
     def __init__(self, table: qt.QTableWidget) -> None:
         self._table = table
         makeCompact(table, lines=2)
 
-    def fill(self, places: Sequence[Place], state: ReviewState) -> None:
-        """Show these places, none of them selected."""
+    def fill(self, findings: Sequence[Place], state: ReviewState) -> None:
+        """Show these findings and select none."""
         wasBlocked = self._table.blockSignals(True)
-        setRows(self._table, len(places), _MAX_FINDING_ROWS, lines=2)
-        for row, place in enumerate(places):
-            why = _kindInWords(place.reasons[0].kind) if place.reasons else ""
-            finding = qt.QTableWidgetItem(f"{place.name}\n{why}" if why else place.name)
-            items = (finding, numberItem(f"{place.ml:.1f}"), qt.QTableWidgetItem(""))
+        setRows(self._table, len(findings), _MAX_FINDING_ROWS, lines=2)
+        for row, finding in enumerate(findings):
+            reason = _kindInWords(finding.reasons[0].kind) if finding.reasons else ""
+            title = qt.QTableWidgetItem(f"{finding.name}\n{reason}" if reason else finding.name)
+            items = (title, numberItem(f"{finding.ml:.1f}"), qt.QTableWidgetItem(""))
             for column, item in enumerate(items):
-                item.setToolTip("\n".join(reason.text for reason in place.reasons))
+                item.setToolTip("\n".join(each.text for each in finding.reasons))
                 self._table.setItem(row, column, item)
         self._table.clearSelection()
         self._table.blockSignals(wasBlocked)
-        self.showStatuses(places, state)
+        self.showStatuses(findings, state)
 
-    def showStatuses(self, places: Sequence[Place], state: ReviewState) -> None:
-        """Bring the last column up to date; what is still to check is bold, so that it is told without any color."""
+    def showStatuses(self, findings: Sequence[Place], state: ReviewState) -> None:
+        """Update the status column, with findings still to check in bold, which needs no color to be seen."""
         words = statusInWords()
-        for row, place in enumerate(places):
+        for row, finding in enumerate(findings):
             item = self._table.item(row, _STATUS)
-            status = state.status(place.rank)
+            status = state.status(finding.rank)
             item.setText(words.get(status, status))
             font = item.font()
             font.setBold(status == TO_CHECK)
             item.setFont(font)
             if status == SUGGESTION:
-                item.setToolTip(_("The suggested alternative was taken."))
+                item.setToolTip(_("The suggested alternative was accepted."))
             elif status == ACCEPTED:
-                item.setToolTip(_("Right as it was."))
+                item.setToolTip(_("The segmentation was accepted as it is."))
 
     def select(self, row: int) -> None:
-        """Select a row, or none for -1, without telling anyone."""
+        """Select a row, or none for -1, without emitting signals."""
         wasBlocked = self._table.blockSignals(True)
         if row < 0:
             self._table.clearSelection()
@@ -201,7 +204,7 @@ class PlacesTable:
 
 
 def statusInWords() -> dict[str, str]:
-    """What the panel calls each status."""
+    """The panel's text for each status."""
     return {
         TO_CHECK: _("To check"),
         CORRECTED: _("Corrected"),
@@ -216,12 +219,12 @@ def _kindInWords(kind: str) -> str:
         "missing": _("not found"),
         "volume": _("unusual volume"),
         "position": _("unusual position"),
-        "island": _("piece apart"),
+        "island": _("separate piece"),
         "hole": _("hole"),
         "cut": _("flat end"),
         "disagreement": _("experts disagree"),
-        "foreign_expert": _("another expert decides"),
-        "undecided": _("no expert decides"),
+        "foreign_expert": _("unexpected dominant expert"),
+        "undecided": _("no dominant expert"),
         "uncertain": _("uncertain"),
     }
     return words.get(kind, kind)

@@ -1,4 +1,4 @@
-"""Adding a corrected case, or a CT alone, to a folder to train on: in a process, for compressing a CT takes seconds."""
+"""Adds a corrected case, or a CT alone, to a training set, in a separate process because compression takes seconds."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ _MILLISECONDS_TO_STOP = 2000
 
 
 class TrainingSetWriter:
-    """Adds one case at a time. ``onEnd(case, cases, error)`` is called when it has ended: with the case and how many
-    the folder holds now, or with the error."""
+    """Adds one case at a time to a training set.
+
+    ``onEnd(case, cases, error)`` is called at the end: with the case and the number of cases now in the folder, or
+    with the error.
+    """
 
     def __init__(self, onEnd: Callable[[CorrectedCase | None, int, UserError | None], None]) -> None:
         self._onEnd = onEnd
@@ -35,19 +38,20 @@ class TrainingSetWriter:
 
     @property
     def isRunning(self) -> bool:
+        """Whether a case is being written."""
         return self._process is not None
 
     def start(self, nodes: CaseNodes, training: Path, version: int = 1) -> None:
-        """Check the case and begin to write it into the folder ``training``. Raises UserError, with nothing begun."""
+        """Check the case and start writing it into the folder ``training``. Raises UserError before anything starts."""
         self._start(lambda folder: write_corrected_case(nodes, folder, training, version))
 
-    def startUnlabelled(self, nodes: CaseNodes, training: Path) -> None:
-        """Begin to write the CT alone, as one without labels. Raises UserError, with nothing begun."""
+    def startUnlabeled(self, nodes: CaseNodes, training: Path) -> None:
+        """Start writing the CT alone, as an unlabeled case. Raises UserError before anything starts."""
         self._start(lambda folder: write_ct_alone(nodes, folder, training))
 
     def _start(self, write: Callable[[Path], CorrectedCase]) -> None:
         if self._process is not None:
-            raise UserError(_("A case is being added already."), _("Wait until it is finished."))
+            raise UserError(_("Another case is still being added."), _("Wait until it is finished."))
         program, environment = pythonProgram()
         self._folder = newTemporaryFolder()
         try:
@@ -63,7 +67,7 @@ class TrainingSetWriter:
         process.start(program, ["-m", "dcaseg.worker.training_case", str(self._folder)])
 
     def stop(self) -> None:
-        """End it, as when Slicer closes; nobody is called. The folder to train on holds a whole case or none."""
+        """Stop without any callback, for example when Slicer closes. The training set holds a whole case or none."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -73,10 +77,10 @@ class TrainingSetWriter:
     def _onFinished(self, exitCode: int, exitStatus: int) -> None:
         if self._process is None:
             return
-        said = self._process.readAllStandardOutput().data().decode("utf-8", "replace").strip().split("\n")[-1]
-        complaint = self._process.readAllStandardError().data().decode("utf-8", "replace").strip().split("\n")[-1]
+        lastLine = self._process.readAllStandardOutput().data().decode("utf-8", "replace").strip().split("\n")[-1]
+        lastError = self._process.readAllStandardError().data().decode("utf-8", "replace").strip().split("\n")[-1]
         try:
-            answer = json.loads(said)
+            answer = json.loads(lastLine)
         except ValueError:
             answer = {}
         if exitCode == 0 and isinstance(answer, dict) and "cases" in answer:
@@ -84,11 +88,11 @@ class TrainingSetWriter:
         elif isinstance(answer, dict) and "problem" in answer:
             self._end(0, UserError(str(answer["problem"]), str(answer.get("remedy", ""))))
         else:
-            problem = _("The case could not be written ({reason}).").format(reason=complaint or exitCode)
+            problem = _("The case could not be written ({reason}).").format(reason=lastError or exitCode)
             self._end(0, UserError(problem, _("Try again.")))
 
     def _onProcessError(self, error: int) -> None:
-        # All other errors are followed by the end of the process.
+        # After all other errors the process ends, and the finished signal follows.
         if error == qt.QProcess.FailedToStart:
             self._end(0, UserError(_("Slicer's Python could not be started."), _("Check that Slicer is installed.")))
 
@@ -97,7 +101,7 @@ class TrainingSetWriter:
         self._process = None
         self._clear()
         if process is not None:
-            # From the event loop: it must not be within a signal of its own then.
+            # Deleted from the event loop, because it must not be deleted within its own signal.
             self._ended.append(process)
             self._deleteTimer.start()
         self._onEnd(None if error is not None else case, cases, error)
