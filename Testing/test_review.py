@@ -14,7 +14,7 @@ from dcaseg.organs import AMOS
 from dcaseg.review.builder import make_review
 from dcaseg.review.evidence import Evidence
 from dcaseg.review.regions import Scoring, error_probability_of, grown, regions
-from dcaseg.review.schema import MOST_PLACES
+from dcaseg.review.schema import MAX_FINDINGS
 
 SPLEEN, RIGHT_KIDNEY, LEFT_KIDNEY, LIVER = (
     AMOS.by_key[key].label for key in ("spleen", "right_kidney", "left_kidney", "liver")
@@ -75,7 +75,7 @@ def review_of(labels, other=None, sure=0.99, attention=None, ct=GRID):
 
 
 def about(result, key):
-    return [place for place in result.review.places if place.organ == key]
+    return [place for place in result.review.findings if place.organ == key]
 
 
 def kinds(place):
@@ -155,7 +155,7 @@ def test_an_organ_far_too_small_is_a_place_as_a_whole():
     (place,) = about(result, "spleen")
     assert kinds(place)[0] == "volume"
     assert "smaller than usual" in place.reasons[0].text
-    assert (array(result.places)[20:22, 20, 20] == place.rank).all()
+    assert (array(result.ranks)[20:22, 20, 20] == place.rank).all()
 
 
 def test_an_organ_on_the_wrong_side_of_the_body_is_out_of_position():
@@ -174,7 +174,7 @@ def test_an_organ_on_the_wrong_side_of_the_body_is_out_of_position():
         # From 16 to 24 voxels, 128 to 192 ml, fit all of them.
         labels[k : k + 2, j - 2 : j + 2, i - 1 : i + 1] = AMOS.by_key[key].label
     result = review_of(labels)
-    assert [place.organ for place in result.review.places if "position" in kinds(place)] == ["spleen"]
+    assert [place.organ for place in result.review.findings if "position" in kinds(place)] == ["spleen"]
 
 
 def test_a_border_is_a_place_where_it_is_more_unsure_than_the_rest_of_its_organ():
@@ -229,9 +229,9 @@ def test_a_place_is_about_one_organ_as_are_all_of_its_reasons():
     add_all(evidence, or_liver(labels, near(labels, 0.7)), or_liver(other, near(labels, 0.7)))
     measured = measure(labels, labels.astype(np.int16), grid.volume_ml_per_voxel, AMOS, None, grid.spacing)
     result = make_review(evidence, labels, other.copy(), grid, grid, measured, OWNERS)
-    ranks = array(result.places)
-    assert {"stomach", "left_adrenal_gland"} <= {place.organ for place in result.review.places}
-    for place in result.review.places:
+    ranks = array(result.ranks)
+    assert {"stomach", "left_adrenal_gland"} <= {place.organ for place in result.review.findings}
+    for place in result.review.findings:
         own = AMOS.by_key[place.organ]
         assert set(np.unique(labels[ranks == place.rank])) <= {0, own.label}
         for reason in place.reasons:
@@ -257,9 +257,9 @@ def test_no_place_is_larger_than_can_be_judged_at_a_glance():
     add_all(evidence, or_liver(labels, near(labels, 0.6)), or_liver(other, near(labels, 0.6)))
     measured = measure(labels, labels.astype(np.int16), grid.volume_ml_per_voxel, AMOS, None, grid.spacing)
     result = make_review(evidence, labels, other.copy(), grid, grid, measured, OWNERS)
-    ranks = array(result.places)
-    assert {"liver", "right_kidney"} <= {place.organ for place in result.review.places}
-    for place in result.review.places:
+    ranks = array(result.ranks)
+    assert {"liver", "right_kidney"} <= {place.organ for place in result.review.findings}
+    for place in result.review.findings:
         organ_ml = next(each.ml for each in measured if each.organ.key == place.organ)
         assert place.ml <= min(30.0, max(organ_ml / 5, 2.1))
         first, last = np.array(place.box_voxels)
@@ -283,8 +283,8 @@ def test_at_most_a_hundred_places_the_most_urgent_first():
     noise = np.random.default_rng(1).uniform(0.2, 0.99, SHAPE)
     labels = np.where(np.random.default_rng(2).random(SHAPE) < 0.3, np.uint8(LIVER), np.uint8(0))
     result = review_of(labels, np.where(noise < 0.5, np.uint8(SPLEEN), labels), sure=noise)
-    assert len(result.review.places) == MOST_PLACES
-    scores = [place.score for place in result.review.places]
+    assert len(result.review.findings) == MAX_FINDINGS
+    scores = [place.score for place in result.review.findings]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -355,17 +355,17 @@ def test_the_two_images_lie_on_the_ct_and_differ_from_the_labels_only_within_pla
     other = body()
     other[12:14, 22:26, 12:14] = RIGHT_KIDNEY
     result = review_of(labels, other, ct=FINE)
-    assert Grid.of(result.places) == FINE and Grid.of(result.alternative) == FINE
-    places, alternative = array(result.places), array(result.alternative)
+    assert Grid.of(result.ranks) == FINE and Grid.of(result.alternative) == FINE
+    places, alternative = array(result.ranks), array(result.alternative)
     on_ct = labels.repeat(2, 0).repeat(2, 1).repeat(2, 2)
     np.testing.assert_array_equal(alternative[places == 0], on_ct[places == 0])
-    assert sorted(np.unique(places)) == list(range(len(result.review.places) + 1))
-    for place in result.review.places:
+    assert sorted(np.unique(places)) == list(range(len(result.review.findings) + 1))
+    for place in result.review.findings:
         own = np.argwhere(places == place.rank)[:, ::-1]
         assert place.box_voxels == (tuple(own.min(axis=0)), tuple(own.max(axis=0)))
         assert place.ml == pytest.approx(len(own) * FINE.volume_ml_per_voxel)
-        index = result.places.TransformPhysicalPointToIndex(place.position_mm)
-        assert result.places[index] == place.rank, "the point to look at lies in the place"
+        index = result.ranks.TransformPhysicalPointToIndex(place.position_mm)
+        assert result.ranks[index] == place.rank, "the point to look at lies in the place"
 
 
 def test_the_same_evidence_gives_the_same_review():
@@ -375,7 +375,7 @@ def test_the_same_evidence_gives_the_same_review():
     noise = np.random.default_rng(0).uniform(0.3, 0.99, SHAPE)
     first, second = (review_of(labels, other, sure=noise) for _ in range(2))
     assert first.review == second.review
-    assert sitk.Hash(first.places) == sitk.Hash(second.places)
+    assert sitk.Hash(first.ranks) == sitk.Hash(second.ranks)
     assert sitk.Hash(first.alternative) == sitk.Hash(second.alternative)
 
 
@@ -411,6 +411,6 @@ def test_a_place_that_a_coarse_ct_passes_by_is_left_out_and_the_ranks_have_no_ga
     on_ct = np.ascontiguousarray(labels[::3, :39:3, :39:3])
     measured = measure(on_ct, on_ct.astype(np.int16), coarse.volume_ml_per_voxel, AMOS)
     result = make_review(evidence_of(labels), on_ct, None, coarse, GRID, measured, OWNERS)
-    assert [place.rank for place in result.review.places] == [1]
-    assert set(np.unique(array(result.places))) == {0, 1}
-    assert len(review_of(labels).review.places) == 2
+    assert [place.rank for place in result.review.findings] == [1]
+    assert set(np.unique(array(result.ranks))) == {0, 1}
+    assert len(review_of(labels).review.findings) == 2

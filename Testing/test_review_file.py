@@ -7,9 +7,9 @@ import json
 import pytest
 
 from dcaseg.errors import UserError
-from dcaseg.review.schema import Alternative, OrganNote, Place, Reason, Review, read_review
+from dcaseg.review.schema import Alternative, Finding, OrganNote, Reason, Review, read_review
 
-PLACE = Place(
+FINDING = Finding(
     rank=1,
     organ="stomach",
     label=7,
@@ -29,7 +29,7 @@ PLACE = Place(
 REVIEW = Review(
     "AMOS",
     {"size": [64, 64, 50], "spacing_mm": [2.0, 2.0, 3.0], "origin_mm": [0.0, 0.0, 0.0], "direction": [1.0] * 9},
-    (PLACE, Place(**{**vars(PLACE), "rank": 2, "alternative": None})),
+    (FINDING, Finding(**{**vars(FINDING), "rank": 2, "alternative": None})),
     (OrganNote("bladder", 14, 0.0, ("Not found.",)),),
 )
 
@@ -52,7 +52,7 @@ def test_the_file_names_its_units_and_its_images():
     ("change", "said"),
     [
         ({"version": 2}, "version 2"),
-        ({"format": "other"}, "no list of places"),
+        ({"format": "other"}, "not a list of findings"),
         ({"places": [{"rank": 1}]}, "damaged"),
         ({"places": None}, "damaged"),
         ({"organs": [3]}, "damaged"),
@@ -68,7 +68,7 @@ def test_another_file_is_refused_in_words(change, said, tmp_path):
 
 
 def test_a_missing_and_a_half_file_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no list of places"):
+    with pytest.raises(UserError, match="does not exist"):
         read_review(tmp_path / "review.json")
     (tmp_path / "review.json").write_text(json.dumps(REVIEW.to_json())[:200])
     with pytest.raises(UserError, match="cannot be read"):

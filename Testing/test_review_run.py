@@ -57,19 +57,19 @@ def test_the_review_changes_nothing_else(segmenter, ct, reviewed):
 
 
 def test_places_lie_on_the_ct_and_hold_their_points(ct, reviewed):
-    places = reviewed.review.places
+    places = reviewed.review.ranks
     assert Grid.of(places) == Grid.of(ct) == Grid.of(reviewed.review.alternative)
-    assert reviewed.review.review.places
-    for place in reviewed.review.review.places:
+    assert reviewed.review.review.findings
+    for place in reviewed.review.review.findings:
         assert places[places.TransformPhysicalPointToIndex(place.position_mm)] == place.rank
         assert place.reasons
 
 
 def test_accepting_the_experts_everywhere_gives_the_experts_own_labels_in_the_places(segmenter, ct, reviewed):
     experts = array(segmenter.segment(ct, SegmentOptions(overlap=0.0, output="experts")).labels)
-    places, alternative = array(reviewed.review.places), array(reviewed.review.alternative)
+    places, alternative = array(reviewed.review.ranks), array(reviewed.review.alternative)
     np.testing.assert_array_equal(alternative[places == 0], array(reviewed.labels)[places == 0])
-    taken = [place for place in reviewed.review.review.places if place.alternative]
+    taken = [place for place in reviewed.review.review.findings if place.alternative]
     by_experts = [place.rank for place in taken if place.alternative.source == "experts"]
     assert by_experts
     inside = np.isin(places, by_experts)
@@ -79,7 +79,7 @@ def test_accepting_the_experts_everywhere_gives_the_experts_own_labels_in_the_pl
 @pytest.mark.parametrize("network", [{"aggregation": False}, {"fusion": "concat"}], ids=str)
 def test_a_model_without_attention_or_aggregation_is_reviewed_with_what_it_has(network, ct):
     result = Segmenter(SmallModel(vivid_network(**network)), device="cpu").segment(ct, WITH_REVIEW)
-    told = {reason.kind for place in result.review.review.places for reason in place.reasons}
+    told = {reason.kind for place in result.review.review.findings for reason in place.reasons}
     assert told or not network.get("aggregation", True)
     assert not told & {"foreign_expert", "undecided"}
     assert ("disagreement" in told) == network.get("aggregation", True)
@@ -87,8 +87,8 @@ def test_a_model_without_attention_or_aggregation_is_reviewed_with_what_it_has(n
 
 def test_the_experts_result_is_reviewed_against_the_decoder(segmenter, ct):
     result = segmenter.segment(ct, replace(WITH_REVIEW, output="experts"))
-    sources = {place.alternative.source for place in result.review.review.places if place.alternative}
-    texts = [reason.text for place in result.review.review.places for reason in place.reasons]
+    sources = {place.alternative.source for place in result.review.review.findings if place.alternative}
+    texts = [reason.text for place in result.review.review.findings for reason in place.reasons]
     assert "experts" not in sources
     assert any(": the decoder's probabilities say something else" in text for text in texts)
     assert not any(": the experts" in text for text in texts)
@@ -96,7 +96,7 @@ def test_the_experts_result_is_reviewed_against_the_decoder(segmenter, ct):
 
 def test_only_chosen_organs_are_reviewed(segmenter, ct):
     result = segmenter.segment(ct, replace(WITH_REVIEW, organs=("spleen",)))
-    assert {place.organ for place in result.review.review.places} == {"spleen"}
+    assert {place.organ for place in result.review.review.findings} == {"spleen"}
     assert set(np.unique(array(result.review.alternative))) <= {0, 1}
 
 
@@ -107,16 +107,16 @@ def test_the_command_writes_the_list_and_its_images_when_asked_and_says_what_com
     options = ("--bundle", small_bundle, "--overlap", "0", "--no-scene", "--attention-levels", "none")
     run = dca("segment", ct, "-o", tmp_path / "with", *options, "--review")
     assert run.code == 0, run.err
-    assert "Places to check" in run.out
+    assert "Findings:" in run.out
     without = dca("segment", ct, "-o", tmp_path / "without", *options)
-    assert "Places to check" not in without.out
+    assert "Findings:" not in without.out
     written, plain = ({path.name for path in (tmp_path / name).iterdir()} for name in ("with", "without"))
     assert written - plain == REVIEW_FILES
 
     review = read_review(tmp_path / "with" / "review.json")
     places = sitk.ReadImage(str(tmp_path / "with" / "review_places.nrrd"))
     assert Grid.of(places).same_as(Grid.of(sitk.ReadImage(str(ct))))
-    assert int(array(places).max()) == len(review.places)
+    assert int(array(places).max()) == len(review.findings)
     assert review.ct["size"] == list(places.GetSize())
     request = json.loads((tmp_path / "with" / "request.json").read_text())
     assert request["options"]["review"] is True
@@ -129,4 +129,4 @@ def test_the_worker_makes_a_review_when_its_request_asks(small_bundle, coarse_ph
     done = Runner(lambda line: None).run(request, lambda fraction, message: None, lambda: False)
     assert "review" in done.seconds
     assert {path.name for path in out.iterdir()} >= REVIEW_FILES
-    assert read_review(out / "review.json").places
+    assert read_review(out / "review.json").findings

@@ -222,8 +222,8 @@ def test_a_damaged_record_is_no_review(case):
 def test_without_the_volume_of_places_the_list_is_still_there(case):
     slicer.mrmlScene.RemoveNode(case.places)
     left = recall(case.segmentation)
-    assert len(read_review(left.segmentation).places) == 3
-    assert place_view.outline(left, review().places[0]) is None
+    assert len(read_review(left.segmentation).findings) == 3
+    assert place_view.outline(left, review().findings[0]) is None
     with pytest.raises(UserError, match="was deleted"):
         accept_suggestion(left, 1)
 
@@ -245,7 +245,7 @@ def voxels_inside(surface, volume):
 
 
 def test_a_place_is_outlined_and_in_the_middle_of_all_views(case):
-    place = review().places[1]
+    place = review().findings[1]
     camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
     looking = np.array(camera.GetPosition()) - camera.GetFocalPoint()
     node = place_view.outline(case, place)
@@ -269,7 +269,7 @@ def test_places_follow_the_transform_of_the_case(case):
     matrix.Translate(5.0, -3.0, 8.0)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     transform.SetMatrixTransformToParent(matrix.GetMatrix())
-    place = review().places[0]
+    place = review().findings[0]
     before = np.array(place_view.position_of(case, place))
     for node in (case.ct, case.segmentation, case.automatic, case.places):
         node.SetAndObserveTransformNodeID(transform.GetID())
@@ -284,7 +284,7 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
 
     node = editor_node()
     area = (
-        editable_area.limit_to_place(case, review().places[2])
+        editable_area.limit_to_place(case, review().findings[2])
         if limit == "place"
         else editable_area.limit_to_uncertain(case, 0.5)
     )
@@ -339,8 +339,8 @@ def test_an_organ_is_completed_only_with_the_places_that_it_shares(case):
 
     from DCASegmentationLib.scene.review_record import write_review
 
-    first, second, third = review().places
-    shared = replace(review(), places=(first, replace(second, others=("liver",)), third))
+    first, second, third = review().findings
+    shared = replace(review(), findings=(first, replace(second, others=("liver",)), third))
     write_review(case.segmentation, shared, {})
     set_status(case, 1, "accepted")
     assert segment_status(case, "liver") == "In progress"
@@ -354,8 +354,8 @@ def test_an_organ_that_no_place_names_is_not_reviewed_by_judging_another(case):
 
     from DCASegmentationLib.scene.review_record import write_review
 
-    first, second, third = review().places
-    shared = replace(review(), places=(first, replace(second, others=("left_kidney", "bladder")), third))
+    first, second, third = review().findings
+    shared = replace(review(), findings=(first, replace(second, others=("left_kidney", "bladder")), third))
     write_review(case.segmentation, shared, {})
     for rank in PLACES:
         set_status(case, rank, "accepted")

@@ -81,7 +81,7 @@ def _findings(nodes: CaseNodes, vocabulary: Vocabulary) -> list[ReportedFinding]
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     if review is None:
         return None
-    return [_reported(place, state.status(place.rank), vocabulary) for place in review.places]
+    return [_reported(place, state.status(place.rank), vocabulary) for place in review.findings]
 
 
 def _reported(place: Any, status: str, vocabulary: Vocabulary) -> ReportedFinding:

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import voxels_of
 from DCASegmentationLib.scene.maps import map_volume
@@ -42,7 +42,7 @@ _EDITABLE = 100
 _RANGE = (50.0, 100.0)
 
 
-def limit_to_place(nodes: CaseNodes, place: Place) -> Any | None:
+def limit_to_place(nodes: CaseNodes, place: Finding) -> Any | None:
     """The editable area is the place and 5 mm around it, for a stroke must be able to end beside it.
 
     Returns the vtkMRMLScalarVolumeNode (100 where editing is allowed, else 0) to take as source volume; None where

@@ -8,7 +8,7 @@ import numpy as np
 import slicer
 
 from dcaseg.errors import UserError
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import PlaceVoxels, members, set_members, voxels_of
 from DCASegmentationLib.scene.organ_changes import changed_places, labels_by_segment, labels_now
@@ -48,7 +48,7 @@ def follow_edits(nodes: CaseNodes) -> bool:
         return False
     state, changed = read_state(nodes.segmentation), changed_places(nodes)
     moved = set()
-    for rank in (place.rank for place in review.places):
+    for rank in (place.rank for place in review.findings):
         before = state.status(rank)
         after = _status_after_edits(nodes, state, rank, rank in changed)
         if after != before:
@@ -106,7 +106,7 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
     state = read_state(nodes.segmentation)
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     done = {key for key in organs if key not in segments or _status_of(nodes, segments[key]) == _done()}
-    for place in review.places:
+    for place in review.findings:
         if done.issuperset(organs_of(place)):
             state.set_status(place.rank, ACCEPTED)
     state.ticked |= done
@@ -126,7 +126,7 @@ def organ_progress(nodes: CaseNodes) -> dict[str, tuple[int, int]]:
     """For each organ's key how many of the findings that involve it are checked, and how many there are."""
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     found: dict[str, tuple[int, int]] = {}
-    for place in review.places if review is not None else ():
+    for place in review.findings if review is not None else ():
         for key in organs_of(place):
             checked, total = found.get(key, (0, 0))
             found[key] = (checked + (state.status(place.rank) != TO_CHECK), total + 1)
@@ -158,11 +158,11 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     if review is None:
         return
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    organs = {key for place in review.places if place.rank in ranks for key in organs_of(place)}
+    organs = {key for place in review.findings if place.rank in ranks for key in organs_of(place)}
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     for key in organs:
-        statuses = [state.status(place.rank) for place in review.places if key in organs_of(place)]
-        was_named = any(place.organ == key for place in review.places)
+        statuses = [state.status(place.rank) for place in review.findings if key in organs_of(place)]
+        was_named = any(place.organ == key for place in review.findings)
         if FLAGGED in statuses:
             status = logic.Flagged
         elif key in state.ticked or (was_named and TO_CHECK not in statuses):
@@ -181,7 +181,7 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     write_state(nodes.segmentation, state)
 
 
-def organs_of(place: Place) -> tuple[str, ...]:
+def organs_of(place: Finding) -> tuple[str, ...]:
     """The organ that the place is about, and those that a part of it might be instead."""
     return (place.organ, *place.others)
 

@@ -12,7 +12,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.segmentation import own_organs, segment_layers
 from DCASegmentationLib.scene.surfaces import surfaces_aside
@@ -116,7 +116,7 @@ COLOR = (1.0, 1.0, 0.0)
 _THICKNESS = 2
 
 
-def outline(nodes: CaseNodes, place: Place) -> Any | None:
+def outline(nodes: CaseNodes, place: Finding) -> Any | None:
     """Outline a place in slice and 3D views; the outline of another one goes. None where its voxels were deleted.
 
     The vtkMRMLModelNode for it is no part of the user's data: it is not listed, and not saved with the scene. It is no
@@ -151,7 +151,7 @@ def outlined() -> Any | None:
     return node if is_shown else None
 
 
-def jump_to(nodes: CaseNodes, place: Place) -> None:
+def jump_to(nodes: CaseNodes, place: Finding) -> None:
     """Bring a place into the middle of all slice views, and turn all 3D views around it."""
     position = position_of(nodes, place)
     scene = slicer.mrmlScene
@@ -165,7 +165,7 @@ def jump_to(nodes: CaseNodes, place: Place) -> None:
         camera.ResetClippingRange()
 
 
-def position_of(nodes: CaseNodes, place: Place) -> tuple[float, float, float]:
+def position_of(nodes: CaseNodes, place: Finding) -> tuple[float, float, float]:
     """Where to look, in the world (RAS, mm), wherever the case has been moved to."""
     x, y, z = place.position_mm
     parent = nodes.segmentation.GetParentTransformNode()

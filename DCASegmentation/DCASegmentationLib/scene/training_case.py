@@ -223,7 +223,7 @@ def _touched_places(nodes: CaseNodes) -> list[dict[str, Any]]:
     words = {SUGGESTION: "suggestion accepted"}
     return [
         {"rank": place.rank, "organ": place.organ, "status": words.get(status, status)}
-        for place in review.places
+        for place in review.findings
         if (status := state.statuses.get(place.rank)) is not None
     ]
 

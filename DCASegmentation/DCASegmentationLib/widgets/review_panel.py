@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.imaging.label_comparison import OrganChange
 from dcaseg.organs import Organ
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.event_loop import SegmentationWatch, Steps
 from DCASegmentationLib.scene import editable_area
 from DCASegmentationLib.scene import finding_view as place_view
@@ -78,7 +78,7 @@ class ReviewPanel:
     ) -> None:
         self._onEdit, self._onLeavePlace, self._onBeforeChange = onEdit, onLeavePlace, onBeforeChange
         self._segmentation: Any = None
-        self._places: tuple[Place, ...] = ()
+        self._places: tuple[Finding, ...] = ()
         self._current = -1
         self._changes: tuple[OrganChange, ...] = ()
         self._watch = SegmentationWatch(self._onSegmentationChanged)
@@ -123,7 +123,7 @@ class ReviewPanel:
         self._surfaces.stop()
         self._segmentation = nodes.segmentation if nodes is not None else None
         review = read_review(nodes.segmentation) if nodes is not None else None
-        self._places = review.places if review is not None else ()
+        self._places = review.findings if review is not None else ()
         self._watch.watch(self._segmentation)
         self._say("")
         self._table.fill(self._places, self._state)
@@ -173,7 +173,7 @@ class ReviewPanel:
         return read_state(self._segmentation) if self._segmentation is not None else ReviewState()
 
     @property
-    def _place(self) -> Place | None:
+    def _place(self) -> Finding | None:
         return self._places[self._current] if 0 <= self._current < len(self._places) else None
 
     def goTo(self, row: int) -> None:
@@ -324,7 +324,7 @@ class ReviewPanel:
         }
         self._onEdit(segmentId, areas[limit])
 
-    def _canLimit(self, nodes: CaseNodes, place: Place, limit: str) -> bool:
+    def _canLimit(self, nodes: CaseNodes, place: Finding, limit: str) -> bool:
         if limit == _PLACE:
             return voxels_of(nodes, place.rank) is not None
         return limit == _EVERYWHERE or "entropy" in available_maps(nodes)
@@ -385,7 +385,7 @@ class ReviewPanel:
         self._changesTable.fill(self._changes, self._reviewed(), organ_progress(nodes))
         self.ui.copyChangesButton.enabled = self.ui.saveChangesButton.enabled = bool(self._changes)
 
-    def _inWords(self, place: Place) -> str:
+    def _inWords(self, place: Finding) -> str:
         """Reasons and suggestion of a finding, and how far each organ that it involves is checked."""
         texts = [reason.text for reason in place.reasons]
         name = place.name
@@ -423,7 +423,7 @@ def _nothing() -> None:
     """No area: editing everywhere."""
 
 
-def organProgressInWords(nodes: CaseNodes, place: Place) -> list[str]:
+def organProgressInWords(nodes: CaseNodes, place: Finding) -> list[str]:
     """Each organ that a finding involves, with how many of the findings that involve it are checked."""
     progress, vocabulary = organ_progress(nodes), _organsByKey(nodes)
     return [

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from dcaseg.imaging.label_comparison import OrganChange
 from dcaseg.rendering.layout import EXPERTS
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.expert_attention import SegmentAttention
 from DCASegmentationLib.scene.review_record import ACCEPTED, CORRECTED, FLAGGED, SUGGESTION, TO_CHECK, ReviewState
 
@@ -159,7 +159,7 @@ class PlacesTable:
         self._table = table
         makeCompact(table, lines=2)
 
-    def fill(self, places: Sequence[Place], state: ReviewState) -> None:
+    def fill(self, places: Sequence[Finding], state: ReviewState) -> None:
         """Show these places, none of them selected."""
         wasBlocked = self._table.blockSignals(True)
         setRows(self._table, len(places), _MAX_FINDING_ROWS, lines=2)
@@ -174,7 +174,7 @@ class PlacesTable:
         self._table.blockSignals(wasBlocked)
         self.showStatuses(places, state)
 
-    def showStatuses(self, places: Sequence[Place], state: ReviewState) -> None:
+    def showStatuses(self, places: Sequence[Finding], state: ReviewState) -> None:
         """Bring the last column up to date; what is still to check is bold, so that it is told without any color."""
         words = statusInWords()
         for row, place in enumerate(places):

@@ -132,7 +132,7 @@ def pipelines(setting: Setting) -> list[Pipeline]:
         _ours("ours_equal", f"DCA {fine:g} mm, full grid, overlap 0.5", setting, fine, _EQUAL),
         _ours("ours_maps", f"DCA {fine:g} mm, with maps", setting, fine, _MAPS),
         _ours("ours_coarse", f"DCA {coarse:g} mm", setting, coarse, _LABELS_ALONE),
-        # With places to check here alone: what random weights give is noise, and all of noise is a place to check.
+        # With findings here alone: what random weights give is noise, and all of noise is a finding.
         _ours("shipped", "shipped model", setting, None, _LABELS_ALONE),
         _ours("shipped_maps", "shipped model, with maps and review", setting, None, _EVERYTHING),
         _nnunet("nnunet", "nnU-Net", "nnunet", setting, fine),

@@ -49,7 +49,7 @@ def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
     file = folder / REVIEW
     if not file.is_file():
         return None
-    places = read_review(file).places
+    places = read_review(file).findings
     # Each names its organ. Of a finding that several places share, the text is the same.
     reasons = tuple(dict.fromkeys(place.reasons[0].text for place in places if place.reasons))[:_MOST_REASONS]
     return sum(place.expected_wrong_ml for place in places), reasons

@@ -30,7 +30,7 @@ class SegmentOptions:
     ``average``: whether logits or probabilities of overlapping windows are averaged (paper: probabilities).
     ``attention_levels``: levels whose attention maps are kept, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full).
     ``dominant_expert``, ``entropy``, ``disagreement``: further maps to make.
-    ``review``: whether places to check are looked for (see ``review_file``).
+    ``review``: whether findings are looked for (see ``review_file``).
     ``keep_islands``: whether pieces of an organ far smaller than its largest stay in the labels (``islands``).
     ``organs``: keys of the organs to keep in the labels; None keeps all.
 

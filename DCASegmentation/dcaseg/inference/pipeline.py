@@ -163,7 +163,7 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
         if image is not None:
             images[name] = image
     if result.review is not None:
-        images |= {PLACES: result.review.places, ALTERNATIVE: result.review.alternative}
+        images |= {PLACES: result.review.ranks, ALTERNATIVE: result.review.alternative}
         write_json(result.review.review.to_json(extension), folder / REVIEW)
     for name, image in images.items():
         write_image(image, folder / f"{name}{extension}")

@@ -59,7 +59,7 @@ class Result:
     ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase,
     ``device`` where the network ran, ``runtime`` what ran it.
     ``islands_ml`` is what was taken out of each organ, by key, as too small and too far off to be it.
-    ``review`` holds the places to check, None if they were not asked for.
+    ``review`` holds the findings, None if they were not asked for.
     """
 
     labels: sitk.Image

@@ -18,9 +18,9 @@ from ..method.network import DCANet
 from ..organs import Vocabulary
 from .evidence import Bytes, Evidence
 from .findings import find
-from .ranking import NO_SUGGESTION, Candidate, Candidates, make_places
+from .ranking import NO_SUGGESTION, Candidate, Candidates, rank_candidates
 from .regions import Mask, Scoring
-from .schema import Alternative, OrganNote, Place, Point, Review
+from .schema import Alternative, Finding, OrganNote, Point, Review
 
 # A suggestion that changes less than this is not worth a click.
 _WORTH_A_CLICK_ML = 0.2
@@ -29,12 +29,12 @@ _NAMED_ML = 0.05
 
 @dataclass(frozen=True)
 class ReviewResult:
-    """The list, and on the CT's grid (uint8) ``places``, the rank of each voxel's place or 0, and ``alternative``,
+    """The list, and on the CT's grid (uint8) ``ranks``, the rank of each voxel's place or 0, and ``alternative``,
     the labels with every suggestion accepted. ``evidence``, on the model's ``grid``, is what
     it was made from."""
 
     review: Review
-    places: sitk.Image
+    ranks: sitk.Image
     alternative: sitk.Image
     evidence: Evidence
     grid: Grid
@@ -51,7 +51,7 @@ def make_review(
     other_is_experts: bool = True,
     scoring: Scoring = Scoring(),  # noqa: B008 - frozen
 ) -> ReviewResult:
-    """Find the places to check.
+    """Find and rank the findings.
 
     ``labels`` are the result and ``other_labels`` the other prediction's labels, None without one, both (z, y, x) on
     ``ct``; ``other_labels`` is overwritten. ``evidence`` lies on ``grid``. ``owners`` are the labels of the head,
@@ -60,7 +60,7 @@ def make_review(
     other_name = "experts" if other_is_experts else "decoder's probabilities"
     groups = {label: slot for slot, owned in enumerate(owners, start=1) for label in owned}
     findings = find(evidence, grid, measurements, scoring, other_name)
-    candidates = make_places(evidence, findings, groups, grid, scoring, other_name)
+    candidates = rank_candidates(evidence, findings, groups, grid, scoring, other_name)
     candidates, ranks = on_ct(candidates, grid, ct)
     alternative = _suggested(candidates, labels, other_labels, grid, ct)
     source = "experts" if other_is_experts else "decoder"
@@ -69,7 +69,7 @@ def make_review(
         _place(
             rank, candidate, boxes[rank], ranks, alternative, labels, ct, grid, source, evidence.vocabulary, candidates
         )
-        for rank, candidate in enumerate(candidates.places, start=1)
+        for rank, candidate in enumerate(candidates.candidates, start=1)
     ]
     for place in places:
         if place.alternative is None:
@@ -91,12 +91,12 @@ def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Byt
     """
     nearest = NearestResampler(grid, ct)
     present = set(np.unique(nearest.reached(candidates.map)))
-    kept = [candidate for candidate in candidates.places if candidate.number in present]
+    kept = [candidate for candidate in candidates.candidates if candidate.number in present]
     numbers = np.zeros(256, np.uint8)
     for number, candidate in enumerate(kept, start=1):
         numbers[candidate.number] = number
     renumbered = tuple(replace(candidate, number=number) for number, candidate in enumerate(kept, start=1))
-    candidates = replace(candidates, places=renumbered, map=numbers[candidates.map])
+    candidates = replace(candidates, candidates=renumbered, map=numbers[candidates.map])
     return candidates, nearest.on_ct(candidates.map, ct)
 
 
@@ -132,7 +132,7 @@ def _place(
     source: str,
     vocabulary: Vocabulary,
     candidates: Candidates,
-) -> Place:
+) -> Finding:
     inside = ranks[box] == rank
     organ = candidate.organs[0]
     ml = float(np.count_nonzero(inside)) * ct.volume_ml_per_voxel
@@ -140,7 +140,7 @@ def _place(
     last = np.array([part.stop - 1 for part in reversed(box)])
     corners = np.array([_millimeters(ct, np.where(pick, last + 0.5, first - 0.5)) for pick in np.ndindex(2, 2, 2)])
     anatomy = candidates.suggestions[candidates.map == candidate.number] != NO_SUGGESTION
-    return Place(
+    return Finding(
         rank=rank,
         organ=organ.key,
         label=organ.label,

@@ -25,7 +25,7 @@ _CLOSE = 0.12
 
 
 @dataclass(frozen=True)
-class Finding:
+class AnatomicalFinding:
     """Voxels (``mask`` within ``box`` of the model grid) that concern ``organ``, of at least ``error_probability``.
 
     ``suggestion`` is the label that anatomy wants there, None where it does not know. ``everywhere`` says that it is a
@@ -42,7 +42,7 @@ class Finding:
     everywhere: bool = True
 
 
-def several(alike: list[Finding], ml_per_voxel: float) -> str:
+def several(alike: list[AnatomicalFinding], ml_per_voxel: float) -> str:
     """The text of findings of one kind about one organ in one place; it names the organ."""
     organ = alike[0].organ.name
     if len(alike) == 1:
@@ -54,11 +54,11 @@ def several(alike: list[Finding], ml_per_voxel: float) -> str:
 
 
 @dataclass
-class Findings:
+class AnatomicalFindings:
     """All findings, and for each organ's key what is to be said of it as a whole. ``unusual``: keys of organs whose
     volume or position is no adult's."""
 
-    places: list[Finding] = field(default_factory=list)
+    findings: list[AnatomicalFinding] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     unusual: set[str] = field(default_factory=set)
 
@@ -68,10 +68,10 @@ class Findings:
 
 def find(
     evidence: Evidence, grid: Grid, measurements: tuple[OrganMeasurement, ...], scoring: Scoring, other_name: str
-) -> Findings:
+) -> AnatomicalFindings:
     """Look at every organ. ``measurements`` are those of the labels on the CT's grid; ``other_name`` says in words
     whose the other prediction is."""
-    found = Findings()
+    found = AnatomicalFindings()
     kept = [each for each in measurements if each.organ.label in evidence.kept]
     boxes = {each.organ.key: box_of(evidence.labels == each.organ.label, margin=1) for each in kept}
     reach_edge = {each.organ.key: each.cut_off for each in kept}
@@ -85,13 +85,13 @@ def find(
             found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
         _volume(found, evidence, each, box, reach_edge[organ.key], scoring, other_name)
         mask = evidence.labels[box] == organ.label
-        found.places += _islands(mask, box, organ, grid, scoring)
-        found.places += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
-        found.places += _cuts(mask, box, organ, grid, scoring)
+        found.findings += _islands(mask, box, organ, grid, scoring)
+        found.findings += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
+        found.findings += _cuts(mask, box, organ, grid, scoring)
     return found
 
 
-def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
+def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
     pieces, count = pieces_of_mask(mask)
     if count < 2:
         return
@@ -103,13 +103,15 @@ def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -
         ml = sizes[piece] * grid.volume_ml_per_voxel
         minor = sizes[piece] < _MINOR_PIECE * sizes.max()
         text = f"a piece of {ml:.1f} ml apart from the rest of the organ."
-        yield Finding(
+        yield AnatomicalFinding(
             organ, "island", text, _inside(box, part), voxels, scoring.island if minor else scoring.island / 2,
             0 if minor else None,
         )  # fmt: skip
 
 
-def _holes(mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
+def _holes(
+    mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring
+) -> Iterator[AnatomicalFinding]:
     # Faces connect: what the organ's corners close is closed.
     pieces, count = pieces_of_mask(~mask, corners=False)
     edges = [pieces[index].ravel() for axis in range(3) for index in _faces(axis)]
@@ -121,7 +123,7 @@ def _holes(mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, sco
             continue
         ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
         text = f"a hole of {ml:.1f} ml in the organ."
-        yield Finding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
+        yield AnatomicalFinding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
 
 
 def _inside(box: Box, part: Box) -> Box:
@@ -139,7 +141,7 @@ def _faces(axis: int) -> Iterator[tuple[slice | int, ...]]:
         yield tuple(index)
 
 
-def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
+def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
     """Ends along the scan where the organ stops within a plane at half its largest cross-section or more."""
     if organ.key in normal_ranges.TUBES:
         return
@@ -156,10 +158,12 @@ def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> I
         end[plane] = mask[plane]
         end[plane + outward] = mask[plane]
         text = f"its {word} end is flat: half of its largest cross-section or more stops within one plane."
-        yield Finding(organ, "cut", text, box, end, scoring.cut)
+        yield AnatomicalFinding(organ, "cut", text, box, end, scoring.cut)
 
 
-def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str) -> None:
+def _missing(
+    found: AnatomicalFindings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str
+) -> None:
     low, high = organ.volume_ml
     # The runner-up counts only where the winner is in doubt: there is one everywhere.
     close = (evidence.alternative == organ.label) & (evidence.error_probability >= _CLOSE * 255)
@@ -182,8 +186,8 @@ def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scor
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
         if not everywhere:
             mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, scoring.across_mm)
-        found.places.append(
-            Finding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
+        found.findings.append(
+            AnatomicalFinding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
         )
         found.note(organ, f"Not found; usual are {low:g} to {high:g} ml.")
         return
@@ -201,7 +205,7 @@ def _around_highest(values: NDArray[np.uint8], grid: Grid, across_mm: float) -> 
 
 
 def _volume(
-    found: Findings,
+    found: AnatomicalFindings,
     evidence: Evidence,
     measured: OrganMeasurement,
     box: Box,
@@ -226,11 +230,11 @@ def _volume(
         mask = mine & (evidence.other[box] != organ.label)
         text = f"{measured.ml:.1f} ml, larger than usual ({low:g} to {high:g} ml); the {other_name} hold less."
     if mask.any():
-        found.places.append(Finding(organ, "volume", text, box, mask, scoring.volume))
+        found.findings.append(AnatomicalFinding(organ, "volume", text, box, mask, scoring.volume))
 
 
 def _positions(
-    found: Findings,
+    found: AnatomicalFindings,
     evidence: Evidence,
     grid: Grid,
     kept: list[OrganMeasurement],
@@ -259,7 +263,7 @@ def _positions(
         found.note(organ, f"Its center lies {off:.0f} mm from where the other organs suggest.")
         text = f"lies {off:.0f} mm from where the other organs suggest."
         mask = evidence.labels[box] == organ.label
-        found.places.append(Finding(organ, "position", text, box, mask, scoring.position))
+        found.findings.append(AnatomicalFinding(organ, "position", text, box, mask, scoring.position))
 
 
 def _center(mask: Mask, box: Box, grid: Grid) -> np.ndarray:

@@ -12,10 +12,10 @@ from ..inference.maps import EXPERTS
 from ..inference.measurements import Box
 from ..organs import Organ
 from .evidence import Bytes, Evidence
-from .findings import Finding, Findings, several
+from .findings import AnatomicalFinding, AnatomicalFindings, several
 from .normal_ranges import usual_ml
 from .regions import Scoring, box_of, error_probability_of, regions
-from .schema import KINDS, MOST_PLACES, Reason
+from .schema import KINDS, MAX_FINDINGS, Reason
 
 # Shares of a place from which a reason is told.
 _DISAGREES = 0.3
@@ -160,13 +160,18 @@ class Candidates:
     """Places by falling score. ``map`` (uint8, the model grid) holds their numbers, which are their ranks;
     ``suggestions`` (uint8) what anatomy wants in a voxel, 255 where it does not say."""
 
-    places: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...]
     map: Bytes
     suggestions: Bytes
 
 
-def make_places(
-    evidence: Evidence, findings: Findings, owners: dict[int, int], grid: Grid, scoring: Scoring, other_name: str
+def rank_candidates(
+    evidence: Evidence,
+    findings: AnatomicalFindings,
+    owners: dict[int, int],
+    grid: Grid,
+    scoring: Scoring,
+    other_name: str,
 ) -> Candidates:
     """Cut doubtful voxels and findings into places, score and order them.
 
@@ -181,7 +186,7 @@ def make_places(
 
     # Each about one organ, that of its reasons; what anatomy says against is apart from what the network is unsure of.
     kinds = concern.copy()
-    for finding in findings.places:
+    for finding in findings.findings:
         kinds[finding.box][finding.mask] |= _OF_FINDING
     pieces = regions(weights, grid.spacing[::-1], scoring.across_mm, _MOST_PIECES, limit, kinds)
     count = int(pieces.max(initial=0))
@@ -190,7 +195,7 @@ def make_places(
     score = np.bincount(flat, weights=weights.ravel(), minlength=count + 1) / _UNIT * grid.volume_ml_per_voxel
     highest = np.zeros(count + 1, np.uint8)
     np.maximum.at(highest, flat[flat > 0], evidence.error_probability.ravel()[flat > 0])
-    found = _texts(findings.places, pieces, concern, grid.volume_ml_per_voxel)
+    found = _texts(findings.findings, pieces, concern, grid.volume_ml_per_voxel)
     organs = _organs(evidence, pieces, wrong, concern, count)
     told = network_reasons(evidence, pieces, organs, owners, other_name, scoring.unusual_border)
 
@@ -201,7 +206,7 @@ def make_places(
     # Between the ml expected to be wrong and the probability to be wrong, which puts specks first.
     urgency = score / np.sqrt(np.maximum(ml, 1e-9))
     # Of equal ones that comes first which was cut first: the same one always.
-    ranked = sorted(kept, key=lambda piece: (-round(float(urgency[piece]), 6), piece))[:MOST_PLACES]
+    ranked = sorted(kept, key=lambda piece: (-round(float(urgency[piece]), 6), piece))[:MAX_FINDINGS]
 
     numbers = np.zeros(count + 1, np.uint8)
     numbers[ranked] = np.arange(1, len(ranked) + 1, dtype=np.uint8)
@@ -217,7 +222,7 @@ def make_places(
     return Candidates(tuple(places), ranks, suggestions)
 
 
-def _concerns(evidence: Evidence, findings: Findings, scoring: Scoring) -> tuple[Bytes, Bytes, Bytes]:
+def _concerns(evidence: Evidence, findings: AnatomicalFindings, scoring: Scoring) -> tuple[Bytes, Bytes, Bytes]:
     """For each doubtful voxel how likely it is wrong (0 to 255; 0 for all others), the organ that this is about, and
     what anatomy suggests."""
     wrong = error_probability_of(evidence)
@@ -225,7 +230,7 @@ def _concerns(evidence: Evidence, findings: Findings, scoring: Scoring) -> tuple
     concern = np.where(evidence.labels > 0, evidence.labels, evidence.alternative)
     suggestions = np.full(concern.shape, NO_SUGGESTION, np.uint8)
     # The most telling come last: theirs is the word where findings overlap.
-    for finding in sorted(findings.places, key=lambda each: -KINDS.index(each.kind)):
+    for finding in sorted(findings.findings, key=lambda each: -KINDS.index(each.kind)):
         concern[finding.box][finding.mask] = finding.organ.label
         least = np.uint8(round(finding.error_probability * 255))
         wrong[finding.box][finding.mask] = np.maximum(wrong[finding.box][finding.mask], least)
@@ -244,7 +249,7 @@ def _doubtful_from(wrong: Bytes, scoring: Scoring) -> int:
 
 
 def _weights(
-    evidence: Evidence, findings: Findings, wrong: Bytes, concern: Bytes, scoring: Scoring
+    evidence: Evidence, findings: AnatomicalFindings, wrong: Bytes, concern: Bytes, scoring: Scoring
 ) -> NDArray[np.int64]:
     """What each voxel adds to the score of its place, in ``_UNIT`` of a voxel."""
     counts = np.zeros(256)
@@ -284,10 +289,12 @@ def _organs(
     return named
 
 
-def _texts(findings: list[Finding], pieces: Bytes, concern: Bytes, ml_per_voxel: float) -> dict[int, list[Reason]]:
+def _texts(
+    findings: list[AnatomicalFinding], pieces: Bytes, concern: Bytes, ml_per_voxel: float
+) -> dict[int, list[Reason]]:
     """The reasons that findings give for each piece of their organ: for the one that has most of a finding, and for
     those that the finding is most of. Of several alike the number and the ml."""
-    found: dict[int, dict[str, list[Finding]]] = {}
+    found: dict[int, dict[str, list[AnatomicalFinding]]] = {}
     sizes = np.bincount(pieces.ravel(), minlength=256)
     for finding in findings:
         inside = finding.mask & (concern[finding.box] == finding.organ.label)

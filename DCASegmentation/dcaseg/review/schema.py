@@ -1,4 +1,4 @@
-"""The list of places to check, as ``review.json`` holds it (version 1).
+"""The list of findings, as ``review.json`` holds it (version 1).
 
 Positions are in mm, LPS (x to the left, y to the back, z to the head; Slicer's RAS has x and y negated). Voxel boxes
 count in the order (i, j, k) of the CT's grid, first and last voxel included. Beside the list lie two images on the CT's
@@ -26,7 +26,7 @@ REVIEW = "review.json"
 PLACES = "review_places"
 ALTERNATIVE = "review_alternative"
 
-MOST_PLACES = 100
+MAX_FINDINGS = 100
 
 KINDS = (
     *("missing", "volume", "position", "island", "hole", "cut"),
@@ -63,7 +63,7 @@ class Alternative:
 
 
 @dataclass(frozen=True)
-class Place:
+class Finding:
     """A connected place that may be wrong, small enough to be looked at in one go; ``rank`` 1 comes first.
 
     ``organ``, ``label`` and ``name`` are the organ it is about, as are its reasons; ``others`` are the keys of organs
@@ -103,7 +103,7 @@ class Review:
 
     vocabulary: str
     ct: Mapping[str, Any]
-    places: tuple[Place, ...] = ()
+    findings: tuple[Finding, ...] = ()
     organs: tuple[OrganNote, ...] = ()
 
     def to_json(self, extension: str = ".nrrd") -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Review:
             "coordinates": "LPS, mm",
             "ct": dict(self.ct),
             "files": {"places": PLACES + extension, "alternative": ALTERNATIVE + extension},
-            "places": [_place_to_json(place) for place in self.places],
+            "places": [_finding_to_json(finding) for finding in self.findings],
             "organs": [{**asdict(note), "notes": list(note.notes)} for note in self.organs],
         }
 
@@ -123,17 +123,17 @@ class Review:
     def from_json(cls, content: Any) -> Review:
         """The review that ``to_json`` wrote. Raises UserError for anything else."""
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UserError("This is no list of places to check.", f"Give the {REVIEW} of a result.")
+            raise UserError("This file is not a list of findings.", f"Give the {REVIEW} of a result.")
         if content.get("version") != VERSION:
             raise UserError(
-                f"The list of places is of version {content.get('version')}, this program reads {VERSION}.",
+                f"The list of findings is of version {content.get('version')}, this program reads {VERSION}.",
                 "Segment the CT again with this program, or use the program that wrote it.",
             )
         try:
             return cls(
                 str(content["vocabulary"]),
                 dict(content["ct"]),
-                tuple(_place_from_json(place) for place in content["places"]),
+                tuple(_finding_from_json(finding) for finding in content["places"]),
                 tuple(
                     OrganNote(str(note["organ"]), int(note["label"]), float(note["ml"]), tuple(map(str, note["notes"])))
                     for note in content["organs"]
@@ -141,7 +141,7 @@ class Review:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"The list of places is damaged ({type(error).__name__}: {error}).", "Segment the CT again."
+                f"The list of findings is damaged ({type(error).__name__}: {error}).", "Segment the CT again."
             ) from None
 
 
@@ -150,25 +150,25 @@ def read_review(path: Path) -> Review:
     try:
         content = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"There is no list of places {path}.", "Segment with --review.") from None
+        raise UserError(f"The list of findings {path} does not exist.", "Segment with --review.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Segment the CT again.") from None
     return Review.from_json(content)
 
 
-def _place_to_json(place: Place) -> dict[str, Any]:
-    content = asdict(place)
+def _finding_to_json(finding: Finding) -> dict[str, Any]:
+    content = asdict(finding)
     content["position_mm_lps"] = content.pop("position_mm")
     content["box_mm_lps"] = content.pop("box_mm")
     # As JSON has it: lists, so that writing and reading change nothing.
     return dict(json.loads(json.dumps(content)))
 
 
-def _place_from_json(content: Mapping[str, Any]) -> Place:
+def _finding_from_json(content: Mapping[str, Any]) -> Finding:
     low, high = content["box_mm_lps"]
     first, last = content["box_voxels"]
     alternative = content["alternative"]
-    return Place(
+    return Finding(
         rank=int(content["rank"]),
         organ=str(content["organ"]),
         label=int(content["label"]),
