@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from dcaseg.imaging.grid import Grid, model_grid
-from dcaseg.inference.region import MARGIN_MM, abdominal_planes, at_least
+from dcaseg.inference.region import ABDOMEN_MARGIN_MM, abdominal_planes, at_least
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from dcaseg.models.bundle import Bundle
 from dcaseg.organs import AMOS
@@ -94,12 +94,12 @@ def test_the_shipped_model_finds_the_abdomen_and_nothing_else_is_computed(phanto
     segmenter.segment(long_ct, SegmentOptions(keep_islands=True), count)
     assert within < 0.7 * windows[-1]
     # Its random labels are no abdomen, which is said; that the abdomen was not found would be said, too.
-    assert all("does not look like an abdomen" in warning for warning in found.warnings)
+    assert all("does not fit the orientation" in warning for warning in found.warnings)
     # The small network finds something everywhere it looks, so its labels show where that was.
     first, last = planes_of(Grid.of(long_ct), found.labels)
     organs_first, organs_last = planes_of(Grid.of(long_ct), phantom.labels)
     assert first < organs_first and organs_last <= last
-    assert (last - first) * 6.0 < (organs_last - organs_first) * 6.0 + 2 * MARGIN_MM + 200.0
+    assert (last - first) * 6.0 < (organs_last - organs_first) * 6.0 + 2 * ABDOMEN_MARGIN_MM + 200.0
 
 
 def test_a_scan_without_an_abdomen_is_segmented_whole_and_says_so():

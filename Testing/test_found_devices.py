@@ -39,8 +39,10 @@ def test_each_graphics_card_is_told_with_its_memory(monkeypatch):
     assert "cuda" not in missing_devices()
 
 
-@pytest.mark.parametrize(("built", "reason"), [(True, "none found"), (False, "this PyTorch is built without it")])
-def test_why_there_is_no_cuda_is_told(monkeypatch, built, reason):
+@pytest.mark.parametrize(
+    ("built", "reason"), [(True, "none found"), (False, "this build of PyTorch does not include it")]
+)
+def test_the_reason_for_missing_cuda_is_reported(monkeypatch, built, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
     assert missing_devices()["cuda"] == reason
@@ -93,11 +95,11 @@ def test_before_pytorch_is_there_the_list_says_so(panel, fake_slicer):
 @pytest.mark.scene
 def test_further_cards_are_counted_and_automatic_names_the_first(panel):
     found = {"cuda": "NVIDIA RTX 3090, 24 GiB", "cuda:1": "NVIDIA T4, 15 GiB", "cpu": "8 threads"}
-    panel.segmentPanel.showDevices(FoundDevices("1", found, {"mps": "on Apple computers only"}))
+    panel.segmentPanel.showDevices(FoundDevices("1", found, {"mps": "only on Apple computers"}))
     assert titles(panel) == [
         "Automatic: CUDA",
         "CUDA: NVIDIA RTX 3090, 24 GiB, and 1 more",
-        "MPS: on Apple computers only",
+        "MPS: only on Apple computers",
         "CPU: 8 threads",
     ]
 

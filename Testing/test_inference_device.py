@@ -1,4 +1,4 @@
-"""Choosing a device, and going on with less when memory runs out."""
+"""Choosing a device, and continuing with less when memory runs out."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_short_memory_halves_the_batch_and_changes_no_result(windows):
     torch.testing.assert_close(short(windows)[RESULT], enough(windows)[RESULT], rtol=1e-3, atol=2e-3)
     assert short.plan.batch == 2
     assert len(said) == 2
-    assert "going on with 4" in said[0]
-    assert "going on with 2" in said[1]
+    assert "continuing with 4" in said[0]
+    assert "continuing with 2" in said[1]
 
 
 def test_a_device_too_small_for_one_window_gives_over_to_the_cpu():
@@ -76,7 +76,7 @@ def test_the_network_moves_along_when_the_device_changes(windows):
     result = predict(windows[:2])[RESULT]
     assert moved == ["meta", "cpu"]
     assert result.shape == (2, 4, *PATCH)
-    assert said == ["Not enough memory on a tiny device for a single window: going on with the CPU."]
+    assert said == ["a tiny device does not have enough memory for a single window: continuing on the CPU."]
 
 
 def test_too_little_memory_for_one_window_on_the_cpu_is_the_users_matter(windows):
@@ -110,7 +110,7 @@ def test_half_precision_that_overflows_is_done_again_in_single(windows):
     predict = WindowPrediction(lambda _: network, SegmentOptions(), half, said.append)
     result = predict(windows[:1])[RESULT]
     assert torch.isfinite(result).all()
-    assert said == ["Half precision overflowed: going on in single precision."]
+    assert said == ["Half precision overflowed: continuing in single precision."]
     assert not predict.plan.device.half
 
 

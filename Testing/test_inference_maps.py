@@ -39,10 +39,10 @@ def test_the_expert_with_most_attention_decides_and_none_where_there_is_backgrou
     maps.add(0, probabilities, {1: finest[::-1], 4: finest})
     grid = Grid((4, 1, 1), (4.0, 4.0, 4.0), (0.0, 0.0, 0.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     labels = np.array([[[0, 1, 2, 1]]], np.uint8)
-    assert maps.deciding_expert_on(labels, grid, grid).tolist() == [[[0, 1, 3, 2]]]
+    assert maps.dominant_expert_on(labels, grid, grid).tolist() == [[[0, 1, 3, 2]]]
     fine = Grid((8, 1, 1), (2.0, 4.0, 4.0), (-1.0, 0.0, 0.0), grid.direction)
     labels = np.array([[[0, 0, 0, 1, 2, 2, 1, 1]]], np.uint8)
-    assert maps.deciding_expert_on(labels, grid, fine).tolist() == [[[0, 0, 0, 1, 3, 3, 2, 2]]]
+    assert maps.dominant_expert_on(labels, grid, fine).tolist() == [[[0, 0, 0, 1, 3, 3, 2, 2]]]
 
 
 def test_a_model_without_a_medium_expert_still_names_the_tail_expert_rightly():

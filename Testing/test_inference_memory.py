@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from dcaseg.inference.backends.eager import onednn_is_there
+from dcaseg.inference.backends.eager import has_onednn
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from dcaseg.method.network import DCANet
 from dcaseg.method.streaming import Wanted, answer
@@ -87,7 +87,7 @@ def test_tensors_are_one_patch_deep_a_slab_and_one_answer(network):
     assert held(64, network, LABELS_ALONE).tensors < slab + for_a_window + window.nbytes + planes + whole_input
 
 
-@pytest.mark.skipif(not onednn_is_there(), reason="this PyTorch is built without oneDNN")
+@pytest.mark.skipif(not has_onednn(), reason="this PyTorch is built without oneDNN")
 def test_an_odd_number_of_windows_takes_no_more_tensors_than_the_even_one_above_it(network):
     """PyTorch by itself unfolds what comes alone: the last of three windows took as much as a slab of three."""
     segmenter = Segmenter(SmallModel(network), "cpu")

@@ -52,7 +52,7 @@ def test_in_slabs_the_outcome_is_that_of_the_whole(density, planes):
     labels[:, 3, ::4], labels[-1, 3], labels[:12, 20:, 10] = 2, 2, 0
     whole, in_slabs = labels.copy(), labels.copy()
     expected = remove_islands(whole)
-    assert expected and remove_islands(in_slabs, at_once=planes * 600) == expected
+    assert expected and remove_islands(in_slabs, slab_voxels=planes * 600) == expected
     assert np.array_equal(in_slabs, whole)
 
 
@@ -61,7 +61,7 @@ def test_no_more_voxels_than_allowed_are_told_apart_at_once(monkeypatch):
     numbered = islands.numbered
     monkeypatch.setattr(islands, "numbered", lambda mask: (sizes.append(mask.size), numbered(mask))[1])
     labels = two_pieces(large=40, small=3)
-    remove_islands(labels, at_once=800)
+    remove_islands(labels, slab_voxels=800)
     assert max(sizes) <= 800 and len(sizes) > 1
     sizes.clear()
     remove_islands(two_pieces(large=40, small=3))

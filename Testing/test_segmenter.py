@@ -234,7 +234,7 @@ def test_short_memory_is_a_warning_and_changes_no_label(segmenter, ct):
     network.encoder.register_forward_pre_hook(take_memory)
     hungry = Segmenter(SmallModel(network), device="cpu")
     result = hungry.segment(ct, SegmentOptions(overlap=0.25, batch=3))
-    assert any("going on with 1" in warning for warning in result.warnings)
+    assert any("continuing with 1" in warning for warning in result.warnings)
     assert sitk.Hash(result.labels) == sitk.Hash(segmenter.segment(ct, SegmentOptions(overlap=0.25)).labels)
 
 
@@ -258,7 +258,7 @@ def test_an_unknown_organ_is_refused_and_a_similar_one_named(segmenter, ct):
 @pytest.mark.parametrize("fusion", ["concat", "none"])
 def test_attention_of_a_network_that_has_none_is_refused(ct, fusion):
     segmenter = Segmenter(SmallModel(vivid_network(fusion=fusion)), device="cpu")
-    with pytest.raises(UserError, match="no attention"):
+    with pytest.raises(UserError, match="has no attention"):
         segmenter.segment(ct, SegmentOptions(dominant_expert=True))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcaseg.inference.backends.base import Task, as_tuple
-from dcaseg.inference.backends.eager import EagerBackend, onednn_is_there
+from dcaseg.inference.backends.eager import EagerBackend, has_onednn
 from dcaseg.inference.device import cpu
 from dcaseg.method.streaming import Answer, Wanted
 from dcaseg.models.bundle import Bundle
@@ -16,7 +16,7 @@ from tensor_bytes import most_bytes_held
 
 torch.set_num_threads(1)
 
-needs_onednn = pytest.mark.skipif(not onednn_is_there(), reason="this PyTorch is built without oneDNN")
+needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this PyTorch is built without oneDNN")
 
 EVERYTHING = Wanted(True, True, (1, 2, 3, 4))
 

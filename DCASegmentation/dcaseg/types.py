@@ -13,3 +13,6 @@ StrategyName = Literal[
 
 # Share of the work that is done (0 to 1), and what is being done, in words.
 ProgressCallback = Callable[[float, str], None]
+
+Box = tuple[slice, slice, slice]
+"""A block of an array: slices along (z, y, x)."""

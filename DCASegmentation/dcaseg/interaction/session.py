@@ -27,8 +27,9 @@ from ..imaging.intensity import voxel_checksum
 from ..imaging.readers import read_ct, read_labels
 from ..imaging.resampling import resample
 from ..imaging.writers import write_image
+from ..types import Box
 from .random_walker import RandomWalkerEngine
-from .strokes import Box, Point, Stroke, box_around, box_of_corners, inside, rasterize
+from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
 from .view import Engine, SeenStroke, View, decided, distance_to, reduced, reduced_grid, strides_of, sub_grid
 
 BOX_MM = 96.0

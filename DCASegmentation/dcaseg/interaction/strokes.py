@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..imaging.grid import Grid
+from ..types import Box
 
 Point = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
-"""A block of an array (z, y, x)."""
 
 _MOST_POINTS = 10_000
 

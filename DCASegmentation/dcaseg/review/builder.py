@@ -10,12 +10,13 @@ import SimpleITK as sitk
 
 from ..imaging.grid import Grid, canonical_view
 from ..inference.label_resampling import LabelResampler, NearestResampler
-from ..inference.maps import FloatArray
-from ..inference.measurements import Box, OrganMeasurement, boxes_of
+from ..inference.measurements import OrganMeasurement, boxes_of
 from ..inference.options import SegmentOptions
+from ..inference.planes import Plane
 from ..inference.postprocessing import remove_islands
 from ..method.network import DCANet
 from ..organs import Vocabulary
+from ..types import Box
 from .evidence import Bytes, Evidence
 from .findings import find
 from .ranking import NO_SUGGESTION, Candidate, Candidates, rank_candidates
@@ -213,12 +214,15 @@ def options_with_evidence(options: SegmentOptions, network: DCANet) -> SegmentOp
     return replace(options, disagreement=True, dominant_expert=options.dominant_expert or attends)
 
 
-class ReviewGathering:
-    """Takes finished planes in order, then makes the review.
+class ReviewCollector:
+    """Takes finished planes in order, then builds the review; a ``PlaneConsumer`` of ``inference.planes``.
 
-    ``owners`` are the labels of the head, medium and tail expert. Beside the evidence on the model grid it holds the
-    other prediction's labels on the CT's grid, a byte a voxel.
+    ``options`` are those of ``options_with_evidence``. ``owners`` are the labels of the head, medium and tail expert.
+    ``ct`` and ``grid`` (the model grid, with axes ``orientation``) are the grids. In addition to the evidence on the
+    model grid it holds the other prediction's labels on the CT's grid, one byte per voxel.
     """
+
+    phase = "review"
 
     def __init__(
         self,
@@ -243,19 +247,18 @@ class ReviewGathering:
             self._other = np.zeros(ct.shape, np.uint8)
             self._on_ct = LabelResampler(canonical_view(self._other, ct, orientation), ct, grid, kept)
 
-    def add(self, z: int, probabilities: FloatArray, other: FloatArray | None, attention: FloatArray | None) -> None:
-        """Take plane ``z``; arguments as in ``Evidence.add``."""
-        self._evidence.add(z, probabilities, other, attention)
-        if other is not None and self._other is not None:
-            self._on_ct.add(z, other)
-
-    def add_background(self, z: int, background: FloatArray) -> None:
-        """Take plane ``z`` of which nothing was computed; ``background`` are its probabilities."""
+    def take(self, plane: Plane) -> None:
+        """Take the next plane."""
+        if plane.computed:
+            finest = plane.attention[max(plane.attention)] if plane.attention else None
+            self._evidence.add(plane.z, plane.probabilities, plane.other, finest)
         if self._other is not None:
-            self._on_ct.add(z, background)
+            other = plane.other if plane.computed else plane.probabilities
+            if other is not None:
+                self._on_ct.add(plane.z, other)
 
-    def finish(self, labels: Bytes, measurements: tuple[OrganMeasurement, ...]) -> ReviewResult:
-        """The review of ``labels`` (z, y, x) on the CT's grid."""
+    def result(self, labels: Bytes, measurements: tuple[OrganMeasurement, ...]) -> ReviewResult:
+        """Return the review of the final ``labels`` (z, y, x) on the CT's grid and their ``measurements``."""
         if not self._keep_islands:
             self._evidence.take_out_islands()
             if self._other is not None:

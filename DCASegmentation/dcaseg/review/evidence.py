@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..inference.maps import FloatArray, normalised_entropy, total_variation
+from ..inference.label_resampling import Bytes, FloatArray
+from ..inference.maps import normalised_entropy, total_variation
 from ..inference.postprocessing import remove_islands
 from ..organs import Vocabulary
-
-Bytes = NDArray[np.uint8]
 
 
 class Evidence:

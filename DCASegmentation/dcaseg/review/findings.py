@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from ..inference.measurements import Box, OrganMeasurement
+from ..inference.measurements import OrganMeasurement
 from ..organs import CUT_OFF, Organ
+from ..types import Box
 from . import normal_ranges
 from .evidence import Evidence
 from .regions import Mask, Scoring, box_of, each_piece, pieces_of_mask

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
 from ..inference.maps import EXPERTS
-from ..inference.measurements import Box
 from ..organs import Organ
+from ..types import Box
 from .evidence import Bytes, Evidence
 from .findings import AnatomicalFinding, AnatomicalFindings, several
 from .normal_ranges import usual_ml

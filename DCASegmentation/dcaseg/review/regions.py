@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ..inference.measurements import Box
 from ..inference.postprocessing import numbered
+from ..types import Box
 from .evidence import Bytes, Evidence
 
 Mask = NDArray[np.bool_]
