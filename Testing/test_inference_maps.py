@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcaseg.imaging.grid import Grid
-from dcaseg.inference.maps import MapsOnModelGrid, normalised_entropy, total_variation
+from dcaseg.inference.maps import MapsOnModelGrid, normalized_entropy, total_variation
 from dcaseg.inference.measurements import measure
 from dcaseg.inference.sliding_window import at_patch_resolution
 from dcaseg.organs import AMOS, Vocabulary
@@ -22,7 +22,7 @@ def plane(*columns):
 
 
 def test_entropy_is_zero_for_certainty_and_one_for_an_even_guess():
-    entropy = normalised_entropy(plane([1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]))
+    entropy = normalized_entropy(plane([1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]))
     np.testing.assert_allclose(entropy, [[0, 1, np.log(2) / np.log(3)]], atol=1e-6)
 
 

@@ -14,7 +14,7 @@ from .label_resampling import FloatArray, NearestResampler
 EXPERTS = ("head", "medium", "tail")
 
 
-def normalised_entropy(probabilities: FloatArray) -> FloatArray:
+def normalized_entropy(probabilities: FloatArray) -> FloatArray:
     """Entropy over the first axis (C channels), divided by ln C: 0 is certain, 1 is a uniform distribution.
 
     ``probabilities`` are (channel, height, width); the result is (height, width).
@@ -80,7 +80,7 @@ class MapsOnModelGrid:
         """
         labels = self._written[probabilities.argmax(axis=0)]
         if self.entropy is not None:
-            self.entropy[z] = normalised_entropy(probabilities)
+            self.entropy[z] = normalized_entropy(probabilities)
         if self.disagreement is not None and other is not None:
             self.disagreement[z] = total_variation(probabilities, other)
         if self.dominant_expert is not None:
