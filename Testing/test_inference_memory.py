@@ -1,4 +1,4 @@
-"""What a segmentation holds at once, counted by allocations: little more for a longer CT."""
+"""Peak memory of a segmentation, counted by allocations, grows little with the length of the CT."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAPS_TOO = SegmentOptions(
 
 
 class Held(NamedTuple):
-    """The most bytes of torch's tensors, and of numpy's arrays, that were held at once."""
+    """Peak bytes of torch's tensors and of numpy's arrays."""
 
     tensors: int
     arrays: int
@@ -72,7 +72,7 @@ def test_a_longer_ct_takes_a_few_bytes_a_voxel_and_no_more_tensors(network):
 def test_with_maps_it_takes_what_they_hold_and_no_more_tensors(network):
     short, long = (held(n_slices, network, MAPS_TOO) for n_slices in (64, 128))
     assert (long.tensors - short.tensors) / VOXELS < 4.5
-    # Three maps of attention, entropy and disagreement in float32, and the deciding expert: 21.
+    # Three maps of attention, entropy and disagreement in float32, and the dominant expert: 21.
     assert (long.arrays - short.arrays) / VOXELS < 21 + 12
 
 
