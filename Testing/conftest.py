@@ -11,7 +11,7 @@ from pathlib import Path
 
 # Two cores, small tensors: threads would only wait for each other. Before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Measuring runtimes and converting models would cost seconds in many tests; test_runtimes.py does it.
+# Measuring runtimes and converting models would cost seconds in many tests; test_backends.py does it.
 os.environ.setdefault("DCA_RUNTIME", "eager")
 
 import pytest

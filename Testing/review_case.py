@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import slicer
 
 from dcaseg.organs import AMOS
-from dcaseg.review.schema import Alternative, Place, Reason, Review
+from dcaseg.review.schema import Alternative, Finding, Reason, Review
 from scene_case import SyntheticResult, small_ct, small_labels, small_result
 
 STOMACH, LIVER = AMOS.by_key["stomach"].label, AMOS.by_key["liver"].label
@@ -46,7 +46,7 @@ def review() -> Review:
     return Review("AMOS", {}, tuple(_finding(rank) for rank in FINDINGS))
 
 
-def _finding(rank: int) -> Place:
+def _finding(rank: int) -> Finding:
     box = FINDINGS[rank]
     first = tuple(part.start for part in reversed(box))
     last = tuple(part.stop - 1 for part in reversed(box))
@@ -55,7 +55,7 @@ def _finding(rank: int) -> Place:
     alternative = None if rank == 3 else Alternative("experts", (STOMACH,), 8.6, "The experts hold Stomach (8.6 ml).")
     ml = np.prod([part.stop - part.start for part in box]) * 5 * 6 * 8 / 1000
     x, y, z = small_ct().TransformIndexToPhysicalPoint(middle)
-    return Place(
+    return Finding(
         rank=rank,
         organ=organ.key,
         label=organ.label,

@@ -1,4 +1,4 @@
-"""The body's box leaves air out and cuts no anatomy, and leaving windows out changes nothing within the body."""
+"""The region around the body excludes air, cuts no anatomy, and skipping windows changes nothing in the body."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def scanned(body, noise=0.0, shape=SHAPE):
 
 
 def assert_nothing_is_cut(hu, body):
-    """Every voxel of ``body`` lies in the region, and every window with a voxel of it is run."""
+    """Check that each voxel of ``body`` lies in the region, and that each window with such a voxel is run."""
     found = find_body(hu, SPACING)
     region = found.region(PATCH)
     outside = body.copy()
@@ -63,11 +63,11 @@ TRUNK = ellipse((55, 60), (28, 40))
 ARMS = ellipse((60, 11), (9, 8)) | ellipse((60, 109), (9, 8))
 
 
-def test_air_around_the_body_is_left_out():
+def test_air_around_the_body_is_excluded():
     assert share(assert_nothing_is_cut(scanned(TRUNK), TRUNK)) < 0.75
 
 
-def test_arms_beside_the_trunk_belong_to_the_body():
+def test_arms_next_to_the_trunk_belong_to_the_body():
     body = TRUNK | ARMS
     region = assert_nothing_is_cut(scanned(body), body)
     assert region[2].stop - region[2].start > 110
@@ -82,7 +82,7 @@ def test_thin_and_obese_bodies_are_kept_whole(radii):
 
 
 @pytest.mark.parametrize("center", [(10, 60), (55, 115), (105, 5)], ids=["above", "right", "corner"])
-def test_a_body_that_the_field_of_view_cuts_is_kept_to_the_edge(center):
+def test_a_body_cut_by_the_field_of_view_is_kept_up_to_the_edge(center):
     body = ellipse(center, (28, 40))
     region = assert_nothing_is_cut(scanned(body), body)
     touched = np.argwhere(body)
@@ -103,7 +103,7 @@ def test_lungs_within_the_body_are_run_too():
 def test_a_scanner_table_and_its_parts_do_not_widen_the_box():
     hu = scanned(TRUNK)
     alone = find_body(hu, SPACING).region(PATCH)
-    # A curved top is two shells of a few mm about foam; rails below it.
+    # A curved top of two shells of a few mm around foam, with rails below.
     hu[:, 88, 5:115] = hu[:, 94, 5:115] = TABLE
     hu[:, 89:94, 5:115] = -920.0
     hu[:, 100:102, 20:24] = 300.0
@@ -121,7 +121,7 @@ def test_noise_and_specks_outside_do_not_widen_the_box():
     assert all(abs(a.start - b.start) <= 2 and abs(a.stop - b.stop) <= 2 for a, b in zip(noisy, alone, strict=True))
 
 
-def test_a_volume_without_a_body_is_run_whole():
+def test_a_volume_without_a_body_is_kept_whole():
     region = find_body(np.full(SHAPE, AIR, np.float32), SPACING).region(PATCH)
     assert [(side.start, side.stop) for side in region] == [(0, length) for length in SHAPE]
 
@@ -169,19 +169,19 @@ def bent_ct():
     return ct, body
 
 
-def test_leaving_windows_out_changes_nothing_within_the_body(bent_ct):
+def test_skipping_windows_changes_nothing_in_the_body(bent_ct):
     ct, body = bent_ct
     assert Grid.of(ct).same_as(model_grid(ct, SPACING, "RAS"))
     segmenter = Segmenter(SmallModel(vivid_network()), "cpu")
     counts = []
     results = []
     for body_box in (False, True):
-        told = []
+        messages = []
         options = SegmentOptions(
             body_box=body_box, entropy=True, disagreement=True, attention_levels=(4,), keep_islands=True, overlap=0.25
         )
-        results.append(segmenter.segment(ct, options, lambda _, text, told=told: told.append(text)))
-        counts.append(int(next(text for text in told if "window" in text).split()[-1]))
+        results.append(segmenter.segment(ct, options, lambda _, text, messages=messages: messages.append(text)))
+        counts.append(int(next(text for text in messages if "window" in text).split()[-1]))
     plain, boxed = results
     assert counts[1] < counts[0]
     for name in ("labels", "entropy", "disagreement"):
@@ -196,16 +196,16 @@ def test_leaving_windows_out_changes_nothing_within_the_body(bent_ct):
 
 
 @pytest.mark.parametrize("review", [False, True])
-def test_a_small_body_in_much_air_costs_few_windows_and_fills_every_plane(review):
+def test_a_small_body_in_much_air_takes_few_windows_and_all_planes_are_filled(review):
     hu = np.full((60, 100, 100), AIR)
     hu[20:44, 40:66, 30:56] = np.random.default_rng(4).normal(scale=200, size=(24, 26, 26))
     ct = sitk.GetImageFromArray(hu.astype(np.int16))
     ct.SetSpacing(SPACING)
-    told = []
+    messages = []
     result = Segmenter(SmallModel(vivid_network()), "cpu").segment(
-        ct, SegmentOptions(overlap=0.25, review=review, entropy=True), lambda _, text: told.append(text)
+        ct, SegmentOptions(overlap=0.25, review=review, entropy=True), lambda _, text: messages.append(text)
     )
-    total = int(next(text for text in told if "window" in text).split()[-1])
+    total = int(next(text for text in messages if "window" in text).split()[-1])
     assert total <= 8
     assert Grid.of(result.labels).same_as(Grid.of(ct))
     assert sitk.GetArrayFromImage(result.labels)[20:44, 40:66, 30:56].any()

@@ -128,7 +128,7 @@ def test_memory_that_runs_out_on_the_gpu_is_told_and_the_cpu_goes_on(little_memo
         lambda device: vivid_network(5).to(device), SegmentOptions(batch=2), choose_device("cuda"), said.append
     )  # What still fits is computed in half precision, the rest in single.
     given = prediction(windows)[RESULT]
-    assert "2 windows at once" in said[0] and "going on with the CPU" in said[-1]
+    assert "2 windows at once" in said[0] and "continuing on the CPU" in said[-1]
     expected = WindowPrediction(lambda _: network, SegmentOptions(), cpu(), print)(windows)[RESULT]
     assert (given.cpu().argmax(1) == expected.argmax(1)).float().mean() > 0.97
 

@@ -1,4 +1,4 @@
-"""A long scan: the abdomen is found by a coarse pass, and only what lies around it is segmented."""
+"""Long scans: a coarse pass finds the abdomen, and only the planes around it are segmented."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import torch
 
 from dcaseg.imaging.grid import Grid, model_grid
-from dcaseg.inference.region import MARGIN_MM, abdominal_planes, at_least
+from dcaseg.inference.region import ABDOMEN_MARGIN_MM, abdominal_planes, at_least
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from dcaseg.models.bundle import Bundle
 from dcaseg.organs import AMOS
@@ -44,7 +44,7 @@ def long_ct(phantom):
 
 
 def planes_of(grid: Grid, image: sitk.Image) -> tuple[int, int]:
-    """First and last plane of ``grid`` that a labelled voxel of ``image`` lies in."""
+    """First and last plane of ``grid`` that a labeled voxel of ``image`` lies in."""
     z, y, x = np.nonzero(sitk.GetArrayViewFromImage(image))
     points = [image.TransformIndexToPhysicalPoint([int(i) for i in voxel]) for voxel in zip(x, y, z, strict=True)]
     along = (np.array(points) - grid.origin) @ grid.axes[:, 2] / grid.spacing[2]
@@ -52,7 +52,7 @@ def planes_of(grid: Grid, image: sitk.Image) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("tilted", [False, True])
-def test_the_planes_hold_every_organ_and_the_margin(tilted):
+def test_the_planes_contain_all_organs_and_the_margin(tilted):
     array = np.zeros((40, 20, 20), np.uint8)
     array[12:20, 5:11, 6:14] = AMOS.by_key["left_kidney"].label
     labels = sitk.GetImageFromArray(array)
@@ -67,12 +67,12 @@ def test_the_planes_hold_every_organ_and_the_margin(tilted):
     assert planes.start == pytest.approx(first - 3, abs=1)
     assert planes.stop == pytest.approx(last + 1 + 3, abs=1)
     assert abdominal_planes(labels * 0, AMOS, grid) is None
-    # Left kidneys do not come this small.
+    # No left kidney is this small.
     labels.SetSpacing((4.0, 4.0, 1.0))
     assert abdominal_planes(labels, AMOS, model_grid(labels, (4.0, 4.0, 4.0)), margin_mm=12.0) is None
 
 
-def test_planes_grow_to_a_window_within_the_scan():
+def test_planes_are_extended_to_a_window_within_the_scan():
     assert at_least(slice(10, 20), 8, 100) == slice(10, 20)
     assert at_least(slice(10, 20), 16, 100) == slice(7, 23)
     assert at_least(slice(2, 6), 16, 100) == slice(0, 16)
@@ -93,16 +93,16 @@ def test_the_shipped_model_finds_the_abdomen_and_nothing_else_is_computed(phanto
     within = windows[-1]
     segmenter.segment(long_ct, SegmentOptions(keep_islands=True), count)
     assert within < 0.7 * windows[-1]
-    # Its random labels are no abdomen, which is said; that the abdomen was not found would be said, too.
-    assert all("does not look like an abdomen" in warning for warning in found.warnings)
-    # The small network finds something everywhere it looks, so its labels show where that was.
+    # The random labels are implausible, so there is a warning; a missing abdomen would add another.
+    assert all("does not fit the orientation" in warning for warning in found.warnings)
+    # The small network finds organs in all planes it computes, so its labels show which these are.
     first, last = planes_of(Grid.of(long_ct), found.labels)
     organs_first, organs_last = planes_of(Grid.of(long_ct), phantom.labels)
     assert first < organs_first and organs_last <= last
-    assert (last - first) * 6.0 < (organs_last - organs_first) * 6.0 + 2 * MARGIN_MM + 200.0
+    assert (last - first) * 6.0 < (organs_last - organs_first) * 6.0 + 2 * ABDOMEN_MARGIN_MM + 200.0
 
 
-def test_a_scan_without_an_abdomen_is_segmented_whole_and_says_so():
+def test_a_scan_without_an_abdomen_is_segmented_whole_with_a_warning():
     arm = np.full((40, 32, 32), -1000, np.int16)
     arm[:, 12:20, 12:20] = 50
     ct = sitk.GetImageFromArray(arm)
@@ -124,7 +124,7 @@ def test_a_scan_of_nothing_but_air_has_no_organ():
     assert not sitk.GetArrayViewFromImage(result.entropy).any()
 
 
-def test_the_default_model_is_asked_where_the_abdomen_is(dca, coarse_phantom, small_bundle, tmp_path, monkeypatch):
+def test_the_default_model_finds_the_abdomen(dca, coarse_phantom, small_bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
     out = tmp_path / "result"
     run = dca(

@@ -1,4 +1,4 @@
-"""What there is to compute on is known before a run: asked of the worker, shown in the panel's list."""
+"""The available devices: reported by the worker and shown in the panel before a run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def test_every_device_found_can_be_chosen():
         assert choose_device(name).torch_device.type == name.split(":")[0]
 
 
-def test_a_device_is_found_or_missing_and_never_both():
+def test_each_device_is_either_found_or_missing():
     assert not set(found_devices()) & set(missing_devices())
     assert {"cuda", "mps", "cpu"} <= {*found_devices(), *missing_devices()}
 
 
-def test_each_graphics_card_is_told_with_its_memory(monkeypatch):
+def test_each_gpu_is_listed_with_its_memory(monkeypatch):
     cards = [("NVIDIA RTX 3090", 24 * GIB), ("NVIDIA T4", 15 * GIB)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
@@ -39,8 +39,10 @@ def test_each_graphics_card_is_told_with_its_memory(monkeypatch):
     assert "cuda" not in missing_devices()
 
 
-@pytest.mark.parametrize(("built", "reason"), [(True, "none found"), (False, "this PyTorch is built without it")])
-def test_why_there_is_no_cuda_is_told(monkeypatch, built, reason):
+@pytest.mark.parametrize(
+    ("built", "reason"), [(True, "none found"), (False, "this build of PyTorch does not include it")]
+)
+def test_the_reason_for_missing_cuda_is_reported(monkeypatch, built, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
     assert missing_devices()["cuda"] == reason
@@ -83,7 +85,7 @@ def test_opening_the_list_asks_the_worker_and_the_choice_stays(panel, fake_slice
 
 
 @pytest.mark.scene
-def test_before_pytorch_is_there_the_list_says_so(panel, fake_slicer):
+def test_without_pytorch_the_list_says_so(panel, fake_slicer):
     fake_slicer.torch.is_installed = False
     panel.segmentPanel.ui.advancedGroup.collapsed = False
     assert "Install PyTorch" in panel.segmentPanel.ui.deviceNoteLabel.text
@@ -91,13 +93,13 @@ def test_before_pytorch_is_there_the_list_says_so(panel, fake_slicer):
 
 
 @pytest.mark.scene
-def test_further_cards_are_counted_and_automatic_names_the_first(panel):
+def test_further_gpus_are_numbered_and_automatic_takes_the_first(panel):
     found = {"cuda": "NVIDIA RTX 3090, 24 GiB", "cuda:1": "NVIDIA T4, 15 GiB", "cpu": "8 threads"}
-    panel.segmentPanel.showDevices(FoundDevices("1", found, {"mps": "on Apple computers only"}))
+    panel.segmentPanel.showDevices(FoundDevices("1", found, {"mps": "only on Apple computers"}))
     assert titles(panel) == [
         "Automatic: CUDA",
         "CUDA: NVIDIA RTX 3090, 24 GiB, and 1 more",
-        "MPS: on Apple computers only",
+        "MPS: only on Apple computers",
         "CPU: 8 threads",
     ]
 

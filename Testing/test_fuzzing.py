@@ -35,7 +35,7 @@ from dcaseg.models.metadata_reader import parse_metadata
 from dcaseg.models.user_models import add_bundle
 from dcaseg.models.weight_headers import stored_tensors
 from dcaseg.organs import AMOS
-from dcaseg.review.schema import Alternative, OrganNote, Place, Reason, Review, read_review
+from dcaseg.review.schema import Alternative, Finding, OrganNote, Reason, Review, read_review
 from dcaseg.training.checkpoints import RunRecord, read_record
 from dcaseg.training.corrections import read_case, require_unchanged
 from dcaseg.training.datalist import read_datalist
@@ -249,7 +249,7 @@ def test_damaged_zip_files_of_bundles(small_bundle, tmp_path_factory, seed):
 @pytest.fixture(scope="module")
 def documents() -> dict[str, tuple[Any, Callable[[Path], object]]]:
     """Complete files of this program by name, with their readers."""
-    place = Place(
+    place = Finding(
         *(1, "liver", 6, "Liver", 2.0, 1.0, 3.0, (1.0, 2.0, 3.0), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
         *(((0, 0, 0), (1, 1, 1)), (Reason("island", "An island."),)),
         Alternative("experts", (0, 6), 1.0, "The experts hold nothing."),

@@ -1,4 +1,4 @@
-"""Choosing a device, and going on with less when memory runs out."""
+"""Selection of a device, and fallbacks when memory runs out."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def hungry(most_windows):
     return network
 
 
-def test_short_memory_halves_the_batch_and_changes_no_result(windows):
-    said = []
-    enough = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=5), cpu(), said.append)
-    short = WindowPrediction(lambda _: hungry(2), SegmentOptions(batch=8), cpu(), said.append)
+def test_running_out_of_memory_halves_the_batch_and_changes_no_result(windows):
+    messages = []
+    enough = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=5), cpu(), messages.append)
+    short = WindowPrediction(lambda _: hungry(2), SegmentOptions(batch=8), cpu(), messages.append)
     torch.testing.assert_close(short(windows)[RESULT], enough(windows)[RESULT], rtol=1e-3, atol=2e-3)
     assert short.plan.batch == 2
-    assert len(said) == 2
-    assert "going on with 4" in said[0]
-    assert "going on with 2" in said[1]
+    assert len(messages) == 2
+    assert "continuing with 4" in messages[0]
+    assert "continuing with 2" in messages[1]
 
 
-def test_a_device_too_small_for_one_window_gives_over_to_the_cpu():
+def test_a_device_too_small_for_one_window_falls_back_to_the_cpu():
     plan, message = Plan(GPU, 1).after(torch.cuda.OutOfMemoryError("CUDA out of memory."))
     assert plan.device.torch_device.type == "cpu"
     assert not plan.device.half
@@ -55,14 +55,14 @@ def test_a_device_too_small_for_one_window_gives_over_to_the_cpu():
     assert "CPU" in message
 
 
-def test_an_operation_a_device_lacks_goes_to_the_cpu():
+def test_an_operation_missing_on_a_device_falls_back_to_the_cpu():
     apple = Device(torch.device("mps"), "Apple GPU (MPS)")
     plan, message = Plan(apple, 2).after(NotImplementedError("The operator 'aten::conv3d' is not implemented for MPS"))
     assert plan.device.torch_device.type == "cpu"
     assert "lacks an operation" in message
 
 
-def test_the_network_moves_along_when_the_device_changes(windows):
+def test_the_network_moves_with_the_device(windows):
     """``meta`` stands for a device that cannot run the network: it holds shapes and no numbers."""
     moved = []
 
@@ -70,29 +70,29 @@ def test_the_network_moves_along_when_the_device_changes(windows):
         moved.append(device.type)
         return vivid_network() if device.type == "cpu" else hungry(0)
 
-    said = []
+    messages = []
     meta = Device(torch.device("meta"), "a tiny device")
-    predict = WindowPrediction(network_on, SegmentOptions(batch=1), meta, said.append)
+    predict = WindowPrediction(network_on, SegmentOptions(batch=1), meta, messages.append)
     result = predict(windows[:2])[RESULT]
     assert moved == ["meta", "cpu"]
     assert result.shape == (2, 4, *PATCH)
-    assert said == ["Not enough memory on a tiny device for a single window: going on with the CPU."]
+    assert messages == ["a tiny device does not have enough memory for a single window: continuing on the CPU."]
 
 
-def test_too_little_memory_for_one_window_on_the_cpu_is_the_users_matter(windows):
+def test_too_little_memory_for_one_window_on_the_cpu_is_a_user_error(windows):
     predict = WindowPrediction(lambda _: hungry(0), SegmentOptions(), cpu(), print)
     with pytest.raises(UserError, match="memory"):
         predict(windows)
 
 
-def test_other_errors_of_the_network_are_not_taken_for_short_memory(windows):
+def test_other_errors_of_the_network_are_not_memory_errors(windows):
     predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(), cpu(), print)
     with pytest.raises(RuntimeError) as caught:
         predict(windows[:, :, :-3])
     assert not is_out_of_memory(caught.value)
 
 
-def test_weights_that_are_no_numbers_are_reported(windows):
+def test_outputs_that_are_not_finite_are_reported(windows):
     network = vivid_network()
     with torch.no_grad():
         network.encoder.get_parameter(next(name for name, _ in network.encoder.named_parameters())).fill_(torch.nan)
@@ -101,16 +101,16 @@ def test_weights_that_are_no_numbers_are_reported(windows):
         predict(windows[:1])
 
 
-def test_half_precision_that_overflows_is_done_again_in_single(windows):
+def test_overflow_in_half_precision_is_repeated_in_single_precision(windows):
     network = vivid_network()
     with torch.no_grad():
         network.aggregation.head.bias += 1e6
-    said = []
+    messages = []
     half = Device(torch.device("cpu"), "CPU in half precision", half=True)
-    predict = WindowPrediction(lambda _: network, SegmentOptions(), half, said.append)
+    predict = WindowPrediction(lambda _: network, SegmentOptions(), half, messages.append)
     result = predict(windows[:1])[RESULT]
     assert torch.isfinite(result).all()
-    assert said == ["Half precision overflowed: going on in single precision."]
+    assert messages == ["Half precision overflowed: continuing in single precision."]
     assert not predict.plan.device.half
 
 
@@ -133,11 +133,11 @@ def test_half_precision_that_overflows_is_done_again_in_single(windows):
         (ValueError("out of memory"), False),
     ],
 )
-def test_short_memory_is_told_from_other_errors(error, expected):
+def test_memory_errors_are_distinguished_from_other_errors(error, expected):
     assert is_out_of_memory(error) is expected
 
 
-def test_auto_finds_a_device_and_says_which():
+def test_auto_finds_a_device_with_a_description():
     device = choose_device("auto")
     assert device.torch_device.type in ("cuda", "mps", "cpu")
     assert device.description
@@ -145,14 +145,14 @@ def test_auto_finds_a_device_and_says_which():
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "xpu"])
-def test_a_device_that_is_not_there_is_refused_with_a_way_out(name):
+def test_a_missing_device_is_refused_with_a_remedy(name):
     with pytest.raises(UserError) as caught:
         choose_device(name)
     assert "auto" in caught.value.remedy
 
 
 def test_freed_memory_is_kept_only_where_the_c_library_is_glibc():
-    # In a process of its own: the setting cannot be taken back.
+    # In a separate process, because the setting cannot be undone.
     script = (
         "import platform; from dcaseg.inference.process_settings import keep_freed_memory;"
         "assert keep_freed_memory() == (platform.libc_ver()[0] == 'glibc')"

@@ -1,4 +1,4 @@
-"""Attention, deciding expert, entropy and disagreement on the model grid."""
+"""Attention, dominant expert, entropy and disagreement on the model grid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dcaseg.imaging.grid import Grid
-from dcaseg.inference.maps import MapsOnModelGrid, normalised_entropy, total_variation
+from dcaseg.inference.maps import MapsOnModelGrid, normalized_entropy, total_variation
 from dcaseg.inference.measurements import measure
 from dcaseg.inference.sliding_window import at_patch_resolution
 from dcaseg.organs import AMOS, Vocabulary
@@ -17,12 +17,12 @@ SPLEEN, RIGHT_KIDNEY = TWO_ORGANS.organs
 
 
 def plane(*columns):
-    """A plane of one row: a voxel for each list of channel values, shape (channel, 1, width)."""
+    """A plane with one row, shape (channel, 1, width); each list holds the channel values of a voxel."""
     return np.array(columns, dtype=np.float32).T[:, None, :]
 
 
-def test_entropy_is_zero_for_certainty_and_one_for_an_even_guess():
-    entropy = normalised_entropy(plane([1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]))
+def test_entropy_is_0_for_certainty_and_1_for_a_uniform_distribution():
+    entropy = normalized_entropy(plane([1, 0, 0], [1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]))
     np.testing.assert_allclose(entropy, [[0, 1, np.log(2) / np.log(3)]], atol=1e-6)
 
 
@@ -32,7 +32,7 @@ def test_disagreement_is_the_probability_that_would_have_to_move():
     np.testing.assert_allclose(total_variation(first, second), [[0, 0.3, 1]], atol=1e-6)
 
 
-def test_the_expert_with_most_attention_decides_and_none_where_there_is_background():
+def test_the_dominant_expert_has_the_largest_attention_and_is_0_in_the_background():
     maps = MapsOnModelGrid((1, 1, 4), TWO_ORGANS, (0, 1, 2), dominant_expert=True)
     probabilities = plane([0.9, 0.1, 0], [0.1, 0.9, 0], [0.1, 0, 0.9], [0.1, 0.9, 0])
     finest = plane([0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.2, 0.3, 0.5], [0.2, 0.6, 0.2])
@@ -45,7 +45,7 @@ def test_the_expert_with_most_attention_decides_and_none_where_there_is_backgrou
     assert maps.dominant_expert_on(labels, grid, fine).tolist() == [[[0, 0, 0, 1, 3, 3, 2, 2]]]
 
 
-def test_a_model_without_a_medium_expert_still_names_the_tail_expert_rightly():
+def test_a_model_without_a_medium_expert_numbers_the_tail_expert_correctly():
     maps = MapsOnModelGrid((1, 1, 2), TWO_ORGANS, (0, 2), attention_levels=(4,), dominant_expert=True)
     maps.add(0, plane([0, 1, 0], [0, 0, 1]), {4: plane([0.7, 0.3], [0.2, 0.8])})
     assert maps.dominant_expert.tolist() == [[[1, 3]]]
@@ -64,7 +64,7 @@ def test_mean_attention_of_an_organ_covers_its_voxels_alone():
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])
-def test_attention_brought_to_the_patch_still_sums_to_one(factor):
+def test_interpolated_attention_sums_to_one(factor):
     coarse = torch.softmax(torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0)) * 5, dim=1)
     fine = at_patch_resolution(coarse, torch.Size([4 * factor] * 3))
     assert fine.shape == (2, 3, *[4 * factor] * 3)
@@ -89,13 +89,13 @@ def test_an_unusual_volume_is_noted(ml_per_voxel, note):
     assert note in measure(labels, labels.astype(np.int16), ml_per_voxel, TWO_ORGANS)[0].note
 
 
-def test_an_organ_that_was_not_asked_for_is_not_measured():
+def test_an_organ_that_was_not_requested_is_not_measured():
     labels = np.zeros((3, 12, 12), np.uint8)
     (spleen,) = measure(labels, labels.astype(np.int16), 1.0, TWO_ORGANS, {SPLEEN.label})
     assert spleen.organ == SPLEEN
 
 
-def test_a_few_stray_voxels_are_no_organ():
+def test_a_few_stray_voxels_do_not_count_as_an_organ():
     labels = np.zeros((8, 12, 12), np.uint8)
     labels[-1, 3:5, 3:5] = SPLEEN.label
     spleen = measure(labels, labels.astype(np.int16), 0.064, TWO_ORGANS)[0]
@@ -119,7 +119,7 @@ def spleen_in(ct, where, step=4.0):
         (np.s_[1:11, 1:21, 1:21], False),
     ],
 )
-def test_an_organ_that_reaches_an_end_of_the_scan_is_cut_off(where, cut_off):
+def test_an_organ_that_reaches_the_edge_of_the_scan_is_cut_off(where, cut_off):
     ct = np.full((12, 22, 22), 40, np.int16)
     spleen = spleen_in(ct, where)
     assert spleen.cut_off is cut_off

@@ -1,4 +1,4 @@
-"""What a segmentation holds at once, counted by allocations: little more for a longer CT."""
+"""Peak memory of a segmentation, counted by allocations, grows little with the length of the CT."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from dcaseg.inference.backends.eager import onednn_is_there
+from dcaseg.inference.backends.eager import has_onednn
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from dcaseg.method.network import DCANet
 from dcaseg.method.streaming import Wanted, answer
@@ -31,7 +31,7 @@ MAPS_TOO = SegmentOptions(
 
 
 class Held(NamedTuple):
-    """The most bytes of torch's tensors, and of numpy's arrays, that were held at once."""
+    """Peak bytes of torch's tensors and of numpy's arrays."""
 
     tensors: int
     arrays: int
@@ -72,7 +72,7 @@ def test_a_longer_ct_takes_a_few_bytes_a_voxel_and_no_more_tensors(network):
 def test_with_maps_it_takes_what_they_hold_and_no_more_tensors(network):
     short, long = (held(n_slices, network, MAPS_TOO) for n_slices in (64, 128))
     assert (long.tensors - short.tensors) / VOXELS < 4.5
-    # Three maps of attention, entropy and disagreement in float32, and the deciding expert: 21.
+    # Three maps of attention, entropy and disagreement in float32, and the dominant expert: 21.
     assert (long.arrays - short.arrays) / VOXELS < 21 + 12
 
 
@@ -87,7 +87,7 @@ def test_tensors_are_one_patch_deep_a_slab_and_one_answer(network):
     assert held(64, network, LABELS_ALONE).tensors < slab + for_a_window + window.nbytes + planes + whole_input
 
 
-@pytest.mark.skipif(not onednn_is_there(), reason="this PyTorch is built without oneDNN")
+@pytest.mark.skipif(not has_onednn(), reason="this PyTorch is built without oneDNN")
 def test_an_odd_number_of_windows_takes_no_more_tensors_than_the_even_one_above_it(network):
     """PyTorch by itself unfolds what comes alone: the last of three windows took as much as a slab of three."""
     segmenter = Segmenter(SmallModel(network), "cpu")

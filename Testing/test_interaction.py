@@ -1,4 +1,4 @@
-"""Correction with clicks: what changes, what must not, and what is refused."""
+"""Correction with clicks: what changes, what must not change, and which input is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ball(shape, center, radius_mm, spacing=(2.0, 2.0, 2.0)):
 
 
 class Scene:
-    """A spleen and a liver of two gray values in fat, in air; 2 mm voxels on a grid that is no simple one."""
+    """A spleen and a liver with two gray values in fat, surrounded by air; 2 mm voxels on an oblique grid."""
 
     def __init__(self, shape=(70, 70, 70), spacing=(2.0, 2.0, 2.0), axes=(-1, 0, 0, 0, 0, 1, 0, 1, 0)):
         random = np.random.default_rng(0)
@@ -68,12 +68,12 @@ def dice(one, other):
     return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
-def test_a_click_brings_back_an_organ_that_is_missing_wholly(scene):
+def test_a_click_restores_a_missing_organ(scene):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
     change = session.apply(SPLEEN, scene.stroke(scene.spleen_at))
     assert change.adds
     assert dice(session.labels == SPLEEN, scene.spleen) > 0.85
-    # The neighbor of another gray value gives up little.
+    # The neighbor with another gray value loses little.
     assert (session.labels == LIVER).sum() > 0.85 * scene.liver.sum()
 
 
@@ -100,7 +100,7 @@ def test_a_click_inside_the_mask_removes_a_leak(scene):
     assert dice(session.labels == SPLEEN, scene.spleen) > before + 0.05
 
 
-def test_neighbors_give_up_what_was_theirs_by_mistake_and_it_is_counted(scene):
+def test_neighbors_give_up_wrong_voxels_which_are_counted(scene):
     swapped = scene.liver.copy()
     half = scene.spleen.copy()
     half[:, :, scene.spleen_at[2] :] = False
@@ -114,7 +114,7 @@ def test_neighbors_give_up_what_was_theirs_by_mistake_and_it_is_counted(scene):
     assert change.given_up[LIVER] > 0.6 * (scene.spleen & ~half).sum()
 
 
-def test_every_earlier_stroke_still_holds_after_later_ones(scene):
+def test_earlier_strokes_remain_in_effect_after_later_ones(scene):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
     z, y, x = scene.spleen_at
     places = [((z, y, x), True), ((z, y + 15, x), False), ((z + 6, y, x), True), ((z, y, x - 14), False)]
@@ -124,7 +124,7 @@ def test_every_earlier_stroke_still_holds_after_later_ones(scene):
             assert (session.labels[earlier] == SPLEEN) == belongs
 
 
-def test_a_stroke_that_agrees_with_the_mask_changes_nothing_but_holds_later(scene):
+def test_a_stroke_that_agrees_with_the_mask_changes_nothing_but_constrains_later_ones(scene):
     session = scene.session()
     z, y, x = scene.spleen_at
     assert session.apply(SPLEEN, scene.stroke((z, y, x), add=True)).changed == 0
@@ -134,7 +134,7 @@ def test_a_stroke_that_agrees_with_the_mask_changes_nothing_but_holds_later(scen
     assert session.labels[z, y, x] == SPLEEN
 
 
-def test_a_click_that_adds_never_costs_the_organ_more_than_it_gains(scene):
+def test_a_click_that_adds_never_removes_more_than_it_adds(scene):
     class Destroyer:
         name = "destroyer"
 
@@ -150,7 +150,7 @@ def test_a_click_that_adds_never_costs_the_organ_more_than_it_gains(scene):
     assert session.labels[z, y - 5, x] == SPLEEN
 
 
-def test_what_was_clicked_for_one_organ_is_not_taken_by_the_next(scene):
+def test_a_click_for_one_organ_is_not_overwritten_by_the_next_organ(scene):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen), liver=np.zeros_like(scene.liver)))
     own = scene.liver_at
     session.apply(LIVER, scene.stroke(own, add=True))
@@ -171,11 +171,11 @@ def test_undo_restores_every_voxel_stroke_by_stroke(scene):
         assert np.array_equal(session.labels, state)
     with pytest.raises(UserError, match="no click to undo"):
         session.undo()
-    # A stroke that was undone is forgotten: its opposite is no contradiction.
+    # An undone stroke is forgotten, so its opposite is not a contradiction.
     session.apply(SPLEEN, scene.stroke((z, y, x), add=True))
 
 
-def test_the_labels_given_are_never_written_into(scene):
+def test_the_input_labels_never_change(scene):
     labels = scene.labels(spleen=np.zeros_like(scene.spleen))
     before = sitk.GetArrayFromImage(labels)
     session = scene.session(labels)
@@ -196,7 +196,7 @@ def test_locked_organs_keep_every_voxel(scene):
 
 
 @pytest.mark.parametrize("engine", [RandomWalkerEngine(), SeededRandomWalker()], ids=lambda each: each.name)
-def test_nothing_changes_outside_of_the_users_box(scene, engine):
+def test_nothing_changes_outside_the_users_box(scene, engine):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)), engine=engine)
     z, y, x = scene.spleen_at
     before = session.labels.copy()
@@ -219,7 +219,7 @@ def test_nothing_changes_beyond_the_block_around_a_click():
     assert (np.abs(changed - (10, 45, 45)) * 3.0 <= BOX_MM / 2 + 3.0).all()
 
 
-def test_fine_voxels_that_are_worked_on_coarsely_keep_their_borders_where_nothing_changes():
+def test_fine_voxels_keep_their_borders_where_a_coarse_view_changes_nothing():
     fine = Scene((60, 150, 150), (0.7, 0.7, 2.0), (1, 0, 0, 0, 1, 0, 0, 0, 1))
     bitten = fine.spleen & ~ball(fine.spleen.shape, (30, 60, 75), 9.0, fine.spacing)
     session = fine.session(fine.labels(spleen=bitten))
@@ -228,11 +228,11 @@ def test_fine_voxels_that_are_worked_on_coarsely_keep_their_borders_where_nothin
     assert change.added > 0.6 * (fine.spleen & ~bitten).sum()
     assert dice(session.labels == SPLEEN, fine.spleen) > dice(bitten, fine.spleen)
     changed = session.labels != before
-    # One stroke of the pen and the smooth border of a coarse answer would differ on thousands of voxels.
+    # The smooth border of a coarse answer would differ from the mask in thousands of voxels.
     assert changed.sum() < 2.5 * (fine.spleen & ~bitten).sum()
 
 
-def test_a_scribble_is_one_step_and_every_point_of_it_counts(scene):
+def test_a_scribble_is_one_undo_step_and_all_of_its_points_count(scene):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
     z, y, x = scene.spleen_at
     line = scene.stroke((z, y - 7, x), (z, y + 7, x), (z + 5, y + 7, x), add=True)
@@ -244,7 +244,7 @@ def test_a_scribble_is_one_step_and_every_point_of_it_counts(scene):
     assert not (session.labels == SPLEEN).any()
 
 
-def test_points_are_in_ras_millimetres_on_any_grid():
+def test_points_are_in_ras_millimeters_on_any_grid():
     image = generate(3, spacing=(7.0, 6.0, 8.0), orientation="PSL", tilt_degrees=8).ct
     grid = Grid.of(image)
     for index in ((0, 0, 0), (3, 5, 7), tuple(n - 1 for n in grid.shape)):
@@ -254,7 +254,7 @@ def test_points_are_in_ras_millimetres_on_any_grid():
         assert to_indices([point], grid).tolist() == [list(index)]
 
 
-def test_a_probability_moves_the_border_where_intensities_tell_nothing():
+def test_a_probability_moves_the_border_where_intensities_are_equal():
     shape = (40, 40, 40)
     hu = np.full(shape, 60.0) + np.random.default_rng(2).normal(0, 5, shape)
     grid = Grid(shape[::-1], (2.0, 2.0, 2.0), (0.0, 0.0, 0.0), (1.0, 0, 0, 0, 1, 0, 0, 0, 1))
@@ -271,7 +271,7 @@ def test_a_probability_moves_the_border_where_intensities_tell_nothing():
     assert found[1] > found[0]
 
 
-def test_the_solver_solves_the_system_it_says():
+def test_the_solver_solves_its_documented_system():
     random = np.random.default_rng(3)
     shape = (5, 6, 7)
     hu = random.normal(0, 30, shape).astype(np.float32)
@@ -304,14 +304,14 @@ def _bad_inputs(scene):
         "is locked or accepted": (LIVER, scene.stroke(scene.liver_at, add=True)),
         "which is locked or accepted": (SPLEEN, scene.stroke(scene.liver_at, add=True)),
         "no stomach near this point to remove": (3, scene.stroke((z, y, x), add=False)),
-        "no segment 0": (0, inside),
-        "no segment 900": (900, inside),
-        "says the opposite": (SPLEEN, scene.stroke((z, y, x), add=False)),
+        "Segment 0 does not exist": (0, inside),
+        "Segment 900 does not exist": (900, inside),
+        "contradicts an earlier one": (SPLEEN, scene.stroke((z, y, x), add=False)),
     }
 
 
 @pytest.mark.parametrize("message", list(_bad_inputs(Scene((20, 70, 70)))))
-def test_what_cannot_be_meant_is_refused_and_changes_nothing(scene, message):
+def test_invalid_strokes_are_refused_and_change_nothing(scene, message):
     session = scene.session(locked=[LIVER])
     session.apply(SPLEEN, scene.stroke(scene.spleen_at, add=True))
     before, steps = session.labels.copy(), len(session.changes)
@@ -321,11 +321,11 @@ def test_what_cannot_be_meant_is_refused_and_changes_nothing(scene, message):
     assert caught.value.remedy
     assert np.array_equal(session.labels, before)
     assert len(session.changes) == steps
-    # The refused stroke is not remembered, either.
+    # Nor is the refused stroke recorded.
     session.apply(SPLEEN, scene.stroke(scene.spleen_at, add=True))
 
 
-def test_a_point_outside_of_its_box_and_an_empty_box_are_refused(scene):
+def test_a_point_outside_its_box_and_an_empty_box_are_refused(scene):
     session = scene.session()
     z, y, x = scene.spleen_at
     far = (to_point((5, 5, 5), scene.grid), to_point((9, 9, 9), scene.grid))
@@ -343,7 +343,7 @@ def test_gas_in_a_hollow_organ_can_be_clicked(scene):
     session = CorrectionSession(scene.grid.image_of(hu), scene.labels(spleen=np.zeros_like(gas)), NAMES)
     session.apply(3, scene.stroke((z, y, x), add=True))
     assert (session.labels == 3).sum() > 0.5 * gas.sum()
-    # A new segment, which the vocabulary does not know.
+    # A new segment that is not in the vocabulary.
     session.undo()
     session.apply(9, scene.stroke((z, y, x), add=True))
     assert session.labels[z, y, x] == 9
@@ -370,7 +370,7 @@ def test_a_ct_that_has_changed_is_refused(scene):
     ("points", "message"),
     [((), "at least one point"), (((float("nan"), 0, 0),), "finite"), (((0.0, 0, 0),) * 10_001, "too long")],
 )
-def test_strokes_that_are_none_are_refused(points, message):
+def test_invalid_points_are_refused(points, message):
     with pytest.raises(UserError, match=message):
         Stroke(points)
 
@@ -390,7 +390,7 @@ def _open(files, sessions, **more):
         "names": {"1": "spleen", "2": "liver"},
         **more,
     }
-    # As it comes over a pipe.
+    # As it arrives through a pipe.
     return handle(json.loads(json.dumps(request)), sessions)["session"]
 
 
@@ -406,14 +406,14 @@ def _stroke(scene, files, number, voxel, **more):
 
 
 def _pasted(labels, answer):
-    """The caller's labels after it has copied the patch."""
+    """The labels of the caller after copying the patch."""
     patch = sitk.GetArrayFromImage(sitk.ReadImage(answer["patch"]))
     (i, j, k), (width, height, depth) = answer["first"], answer["size"]
     labels[k : k + depth, j : j + height, i : i + width] = patch
     return labels
 
 
-def test_requests_with_plain_data_give_the_block_to_copy_and_undo_it(scene, files):
+def test_requests_with_plain_data_return_a_patch_and_undo_it(scene, files):
     sessions = Sessions()
     number = _open(files, sessions)
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(files / "labels.nrrd")))
@@ -428,7 +428,7 @@ def test_requests_with_plain_data_give_the_block_to_copy_and_undo_it(scene, file
     assert np.array_equal(_pasted(labels, back), first)
 
 
-def test_a_stroke_whose_patch_cannot_be_written_has_not_happened(scene, files):
+def test_a_stroke_whose_patch_cannot_be_written_is_undone(scene, files):
     sessions = Sessions()
     number = _open(files, sessions)
     with pytest.raises(UserError, match="no folder"):
@@ -440,29 +440,29 @@ def test_a_stroke_whose_patch_cannot_be_written_has_not_happened(scene, files):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"type": "dance"}, "no request 'dance'"),
-        ({"session": 99}, "not open any more"),
-        ({"session": None}, "not open any more"),
-        ({"patch": None}, "names no file 'patch'"),
-        ({"points": [[1, 2]]}, "not described"),
-        ({"label": "spleen"}, "not described"),
-        ({"corners": [[1, 2, 3]]}, "not described"),
+        ({"type": "dance"}, "type 'dance' do not exist"),
+        ({"session": 99}, "session is closed"),
+        ({"session": None}, "session is closed"),
+        ({"patch": None}, "does not name the file 'patch'"),
+        ({"points": [[1, 2]]}, "not valid"),
+        ({"label": "spleen"}, "not valid"),
+        ({"corners": [[1, 2, 3]]}, "not valid"),
         ({"locked": [SPLEEN]}, "locked"),
     ],
 )
-def test_requests_that_make_no_sense_are_refused(scene, files, change, message):
+def test_invalid_requests_are_refused(scene, files, change, message):
     sessions = Sessions()
     number = _open(files, sessions)
     with pytest.raises(UserError, match=message):
         handle(_stroke(scene, files, number, scene.spleen_at) | change, sessions)
 
 
-def test_one_session_is_held_and_a_closed_one_is_gone(scene, files):
+def test_only_the_latest_session_stays_open_until_it_is_closed(scene, files):
     sessions = Sessions()
     first = _open(files, sessions)
     second = _open(files, sessions)
-    with pytest.raises(UserError, match="not open"):
+    with pytest.raises(UserError, match="is closed"):
         handle(_stroke(scene, files, first, scene.spleen_at), sessions)
     assert handle({"type": "close", "session": second}, sessions) == {}
-    with pytest.raises(UserError, match="not open"):
+    with pytest.raises(UserError, match="is closed"):
         handle(_stroke(scene, files, second, scene.spleen_at), sessions)

@@ -1,4 +1,4 @@
-"""The network for clicks: identity at first, learns, resumes exactly, and is stored as other models are."""
+"""The click network: starts as the identity, learns, resumes exactly, and is stored like other models."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_fresh_network_is_the_identity(case):
     assert np.array_equal(odds[0].numpy() > 0, mask[cube])
 
 
-def test_a_network_that_says_what_is_there_changes_nothing_but_the_clicked_voxel(case):
+def test_a_network_that_repeats_the_mask_changes_only_the_clicked_voxel(case):
     network = ClickNetwork(4, 16, 4.0)
     mask = case.labels == 1
     found = NetworkEngine(network).foreground(view_of(case, (16, 16, 17), mask)) > 0.5
@@ -123,7 +123,7 @@ def trainer_in(folder, case, steps):
 
 
 @pytest.mark.slow
-def test_training_makes_clicks_better_than_nothing(case, tmp_path):
+def test_training_improves_the_clicks(case, tmp_path):
     options = ClickTrainingOptions(SMALL, steps=60, batch=4, learning_rate=5e-3, warmup_steps=5)
     (tmp_path / "run").mkdir()
     trainer = ClickTrainer(tmp_path / "run", options, [case], [case])
@@ -170,7 +170,7 @@ def bundle(tmp_path):
     return network, save_click_bundle(tmp_path / "clicks", network, "clicks", (), 7, {"dice_after": 0.9})
 
 
-def test_a_bundle_gives_the_network_back(bundle, case):
+def test_a_bundle_restores_the_network(bundle, case):
     network, saved = bundle
     loaded = load_click_bundle(saved.folder)
     assert (loaded.steps, loaded.options, loaded.scores) == (7, network.options, {"dice_after": 0.9})
@@ -190,11 +190,11 @@ def test_a_bundle_of_other_weights_is_refused(bundle):
         load_click_bundle(saved.folder).network()
 
 
-def test_what_is_no_bundle_for_clicks_is_refused(bundle, small_bundle, tmp_path):
+def test_other_folders_are_not_click_bundles(bundle, small_bundle, tmp_path):
     _, saved = bundle
-    with pytest.raises(BundleError, match="no bundle of a network for clicks"):
+    with pytest.raises(BundleError, match="not the bundle of a click network"):
         load_click_bundle(small_bundle)
-    with pytest.raises(BundleError, match="no bundle of a network for clicks"):
+    with pytest.raises(BundleError, match="not the bundle of a click network"):
         load_click_bundle(tmp_path / "nowhere")
     metadata = saved.folder / "configs" / "metadata.json"
     content = json.loads(metadata.read_text())
@@ -218,7 +218,7 @@ def test_a_session_with_the_network_changes_nothing_outside_its_cube(bundle, cas
 
 
 @pytest.mark.slow
-def test_train_clicks_trains_resumes_and_makes_a_bundle_that_correct_takes(dca, tmp_path):
+def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tmp_path):
     run_folder, made = tmp_path / "run", tmp_path / "bundle"
     common = ("train-clicks", "-o", run_folder)
     run = dca(*common, "--phantoms", 1, "--steps", 3, "--batch", 1, "--filters", 2, "--side", 16, "--spacing", 6.0,
@@ -239,6 +239,6 @@ def test_train_clicks_trains_resumes_and_makes_a_bundle_that_correct_takes(dca, 
 @pytest.mark.parametrize(
     ("arguments", "message"), [(["--side", "20"], "cube of 20"), (["--resume"], "no run of train-clicks")]
 )
-def test_train_clicks_refuses_what_does_not_fit(dca, tmp_path, arguments, message):
+def test_train_clicks_refuses_invalid_options(dca, tmp_path, arguments, message):
     run = dca("train-clicks", "-o", tmp_path / "run", *arguments)
     assert run.code == 2 and message in run.err

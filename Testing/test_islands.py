@@ -12,19 +12,19 @@ def two_pieces(large: int, small: int) -> np.ndarray:
     return labels
 
 
-def test_a_piece_far_smaller_than_the_largest_is_taken_out_and_counted():
+def test_a_piece_far_smaller_than_the_largest_is_removed_and_counted():
     labels = two_pieces(large=40, small=3)
     assert remove_islands(labels) == {6: 3}
     assert labels.sum() == 40 * 6 and not labels[3].any()
 
 
-def test_an_organ_in_two_halves_stays_whole():
+def test_both_halves_of_an_organ_are_kept():
     labels = two_pieces(large=40, small=5)
     assert remove_islands(labels) == {}
     assert (labels == 6).sum() == 45
 
 
-def test_islands_are_judged_by_their_own_organ_and_its_neighbors_stay():
+def test_islands_are_compared_with_their_own_organ_and_neighbors_stay():
     labels = two_pieces(large=40, small=3)
     labels[3, 8, 3:6] = 11
     assert remove_islands(labels) == {6: 3}
@@ -43,25 +43,25 @@ def test_an_empty_label_map_has_no_islands():
 
 @pytest.mark.parametrize("density", [0.05, 0.15, 0.3, 0.6])
 @pytest.mark.parametrize("planes", [1, 2, 5, 11])
-def test_in_slabs_the_outcome_is_that_of_the_whole(density, planes):
+def test_the_result_in_slabs_is_that_of_the_whole(density, planes):
     generator = np.random.default_rng(7)
     labels = (generator.random((24, 30, 20)) < density).astype(np.uint8) * generator.integers(
         1, 4, (24, 30, 20), np.uint8
     )
-    # Snakes that join pieces of a slab only in a later one.
+    # Snakes: pieces of a slab that are joined only in a later slab.
     labels[:, 3, ::4], labels[-1, 3], labels[:12, 20:, 10] = 2, 2, 0
     whole, in_slabs = labels.copy(), labels.copy()
     expected = remove_islands(whole)
-    assert expected and remove_islands(in_slabs, at_once=planes * 600) == expected
+    assert expected and remove_islands(in_slabs, slab_voxels=planes * 600) == expected
     assert np.array_equal(in_slabs, whole)
 
 
-def test_no_more_voxels_than_allowed_are_told_apart_at_once(monkeypatch):
+def test_no_slab_has_more_voxels_than_allowed(monkeypatch):
     sizes = []
     numbered = islands.numbered
     monkeypatch.setattr(islands, "numbered", lambda mask: (sizes.append(mask.size), numbered(mask))[1])
     labels = two_pieces(large=40, small=3)
-    remove_islands(labels, at_once=800)
+    remove_islands(labels, slab_voxels=800)
     assert max(sizes) <= 800 and len(sizes) > 1
     sizes.clear()
     remove_islands(two_pieces(large=40, small=3))

@@ -1,4 +1,4 @@
-"""What processes of our own set before the large libraries are imported."""
+"""Settings of the command line and the worker before large libraries are imported."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ import pytest
 from dcaseg.worker.protocol import Devices, FoundDevices, Hello, encode
 from worker_client import MODULE_FOLDER, Worker, worker_environment
 
-# OpenMP then says at its start what it found.
-TELL = {"OMP_DISPLAY_ENV": "true"}
+# Makes OpenMP print its settings at start.
+DISPLAY_SETTINGS = {"OMP_DISPLAY_ENV": "true"}
 SLEEP, TURN = "OMP_WAIT_POLICY = 'PASSIVE'", "OMP_WAIT_POLICY = 'ACTIVE'"
 
 
 def said_by_openmp(code: list[str], **environment: str) -> str:
     given = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    told = {**given, "PYTHONPATH": str(MODULE_FOLDER), **TELL, **environment}
+    told = {**given, "PYTHONPATH": str(MODULE_FOLDER), **DISPLAY_SETTINGS, **environment}
     return subprocess.run([sys.executable, *code], env=told, capture_output=True, text=True, check=False).stderr
 
 
 @pytest.fixture(scope="module", autouse=True)
-def openmp_that_tells():
+def openmp_settings():
     if SLEEP not in said_by_openmp(["-c", "import torch"], OMP_WAIT_POLICY="passive"):
-        pytest.skip("the OpenMP of this PyTorch does not tell its settings")
+        pytest.skip("the OpenMP of this PyTorch does not print its settings")
 
 
 def segment(tmp_path: Path) -> list[str]:
     return ["-m", "dcaseg.cli", "segment", str(tmp_path / "none.nii.gz"), "-o", str(tmp_path / "out")]
 
 
-def test_threads_that_wait_sleep_in_dca_segment(tmp_path):
+def test_idle_threads_sleep_in_dca_segment(tmp_path):
     said = said_by_openmp(segment(tmp_path))
     assert SLEEP in said
     assert "There is no file" in said
 
 
-def test_what_the_user_says_of_waiting_threads_stays(tmp_path):
+def test_the_users_setting_for_idle_threads_stays(tmp_path):
     assert TURN in said_by_openmp(segment(tmp_path), OMP_WAIT_POLICY="active")
 
 
-def test_threads_that_wait_sleep_in_the_worker():
-    environment = worker_environment(**TELL)
+def test_idle_threads_sleep_in_the_worker():
+    environment = worker_environment(**DISPLAY_SETTINGS)
     environment.pop("OMP_WAIT_POLICY", None)
     worker = Worker(environment)
     try:
         worker.write(encode(Devices("1")))
-        # Hello comes before the libraries, the devices after.
+        # The worker sends Hello before the imports and the devices after them.
         answers = [type(worker.answer()) for _ in range(2)]
     finally:
         worker.close()

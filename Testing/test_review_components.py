@@ -1,4 +1,4 @@
-"""Connected pieces one by one."""
+"""Iteration over connected components."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from dcaseg.review.regions import each_piece, pieces_of_mask
 
 
 @pytest.mark.parametrize("density", [0.03, 0.3, 1.0])
-def test_each_piece_is_told_in_the_smallest_box(density):
+def test_each_piece_comes_with_its_bounding_box(density):
     mask = np.random.default_rng(2).random((9, 11, 13)) < density
     pieces, count = pieces_of_mask(mask)
     wanted = np.arange(count + 1) % 3 == 1
-    told = list(each_piece(pieces, wanted))
-    assert [number for number, _, _ in told] == np.flatnonzero(wanted).tolist()
-    for number, box, voxels in told:
+    found = list(each_piece(pieces, wanted))
+    assert [number for number, _, _ in found] == np.flatnonzero(wanted).tolist()
+    for number, box, voxels in found:
         np.testing.assert_array_equal(voxels, pieces[box] == number)
         assert voxels.sum() == (pieces == number).sum()
         assert all(voxels.any(axis=tuple({0, 1, 2} - {axis}))[[0, -1]].all() for axis in range(3))
 
 
-def test_no_piece_is_told_where_none_is_wanted():
+def test_no_wanted_piece_yields_nothing():
     pieces, count = pieces_of_mask(np.ones((2, 3, 4), np.bool_))
     assert list(each_piece(pieces, np.zeros(count + 1, np.bool_))) == []
 

@@ -1,4 +1,4 @@
-"""review.json: what is written can be read, and what cannot be read is refused with words."""
+"""Writing and reading review.json, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import pytest
 
 from dcaseg.errors import UserError
-from dcaseg.review.schema import Alternative, OrganNote, Place, Reason, Review, read_review
+from dcaseg.review.schema import Alternative, Finding, OrganNote, Reason, Review, read_review
 
-PLACE = Place(
+FINDING = Finding(
     rank=1,
     organ="stomach",
     label=7,
@@ -24,17 +24,17 @@ PLACE = Place(
         Reason("island", "A piece of 2.1 ml."),
         Reason("uncertain", "The network gives 40% of the probability to other labels."),
     ),
-    alternative=Alternative("experts", (0, 13), 8.8, "The experts hold Duodenum (8.8 ml)."),
+    alternative=Alternative("experts", (0, 13), 8.8, "The experts find Duodenum (8.8 ml)."),
 )
 REVIEW = Review(
     "AMOS",
     {"size": [64, 64, 50], "spacing_mm": [2.0, 2.0, 3.0], "origin_mm": [0.0, 0.0, 0.0], "direction": [1.0] * 9},
-    (PLACE, Place(**{**vars(PLACE), "rank": 2, "alternative": None})),
+    (FINDING, Finding(**{**vars(FINDING), "rank": 2, "alternative": None})),
     (OrganNote("bladder", 14, 0.0, ("Not found.",)),),
 )
 
 
-def test_a_review_survives_writing_and_reading(tmp_path):
+def test_a_review_is_the_same_after_writing_and_reading(tmp_path):
     path = tmp_path / "review.json"
     path.write_text(json.dumps(REVIEW.to_json(".nii.gz")))
     assert read_review(path) == REVIEW
@@ -49,26 +49,26 @@ def test_the_file_names_its_units_and_its_images():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"version": 2}, "version 2"),
-        ({"format": "other"}, "no list of places"),
+        ({"format": "other"}, "not a list of findings"),
         ({"places": [{"rank": 1}]}, "damaged"),
         ({"places": None}, "damaged"),
         ({"organs": [3]}, "damaged"),
     ],
     ids=str,
 )
-def test_another_file_is_refused_in_words(change, said, tmp_path):
+def test_an_invalid_file_is_refused(change, message, tmp_path):
     path = tmp_path / "review.json"
     path.write_text(json.dumps({**REVIEW.to_json(), **change}))
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_review(path)
     assert caught.value.remedy
 
 
-def test_a_missing_and_a_half_file_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no list of places"):
+def test_missing_and_truncated_files_are_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
         read_review(tmp_path / "review.json")
     (tmp_path / "review.json").write_text(json.dumps(REVIEW.to_json())[:200])
     with pytest.raises(UserError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""The review as a run makes it: beside labels that it leaves alone, on disk, and on the command line."""
+"""The review as part of a segmentation: it changes no labels, is written to disk, and printed by the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WITH_REVIEW = SegmentOptions(overlap=0.0, review=True)
 
 @pytest.fixture(scope="module")
 def ct():
-    """Soft noise about 0 HU whose axes run in no model's order."""
+    """Smooth noise around 0 HU, with axes unlike those of any model."""
     noise = gaussian_filter(np.random.default_rng(4).normal(size=(30, 50, 52)), 1.2)
     ct = sitk.GetImageFromArray((300 * noise / noise.std()).astype(np.int16))
     ct.SetSpacing((3.1, 2.9, 4.7))
@@ -56,77 +56,77 @@ def test_the_review_changes_nothing_else(segmenter, ct, reviewed):
     assert (reviewed.attention, reviewed.dominant_expert, reviewed.entropy, reviewed.disagreement) == ({}, *[None] * 3)
 
 
-def test_places_lie_on_the_ct_and_hold_their_points(ct, reviewed):
-    places = reviewed.review.places
-    assert Grid.of(places) == Grid.of(ct) == Grid.of(reviewed.review.alternative)
-    assert reviewed.review.review.places
-    for place in reviewed.review.review.places:
-        assert places[places.TransformPhysicalPointToIndex(place.position_mm)] == place.rank
-        assert place.reasons
+def test_findings_lie_on_the_ct_and_contain_their_points(ct, reviewed):
+    ranks = reviewed.review.ranks
+    assert Grid.of(ranks) == Grid.of(ct) == Grid.of(reviewed.review.alternative)
+    assert reviewed.review.review.findings
+    for finding in reviewed.review.review.findings:
+        assert ranks[ranks.TransformPhysicalPointToIndex(finding.position_mm)] == finding.rank
+        assert finding.reasons
 
 
-def test_accepting_the_experts_everywhere_gives_the_experts_own_labels_in_the_places(segmenter, ct, reviewed):
+def test_accepting_all_suggestions_gives_the_experts_labels_within_findings(segmenter, ct, reviewed):
     experts = array(segmenter.segment(ct, SegmentOptions(overlap=0.0, output="experts")).labels)
-    places, alternative = array(reviewed.review.places), array(reviewed.review.alternative)
-    np.testing.assert_array_equal(alternative[places == 0], array(reviewed.labels)[places == 0])
-    taken = [place for place in reviewed.review.review.places if place.alternative]
-    by_experts = [place.rank for place in taken if place.alternative.source == "experts"]
+    ranks, alternative = array(reviewed.review.ranks), array(reviewed.review.alternative)
+    np.testing.assert_array_equal(alternative[ranks == 0], array(reviewed.labels)[ranks == 0])
+    taken = [finding for finding in reviewed.review.review.findings if finding.alternative]
+    by_experts = [finding.rank for finding in taken if finding.alternative.source == "experts"]
     assert by_experts
-    inside = np.isin(places, by_experts)
+    inside = np.isin(ranks, by_experts)
     np.testing.assert_array_equal(alternative[inside], experts[inside])
 
 
 @pytest.mark.parametrize("network", [{"aggregation": False}, {"fusion": "concat"}], ids=str)
-def test_a_model_without_attention_or_aggregation_is_reviewed_with_what_it_has(network, ct):
+def test_models_without_attention_or_aggregation_are_reviewed_with_less_evidence(network, ct):
     result = Segmenter(SmallModel(vivid_network(**network)), device="cpu").segment(ct, WITH_REVIEW)
-    told = {reason.kind for place in result.review.review.places for reason in place.reasons}
-    assert told or not network.get("aggregation", True)
-    assert not told & {"foreign_expert", "undecided"}
-    assert ("disagreement" in told) == network.get("aggregation", True)
+    reported = {reason.kind for finding in result.review.review.findings for reason in finding.reasons}
+    assert reported or not network.get("aggregation", True)
+    assert not reported & {"foreign_expert", "undecided"}
+    assert ("disagreement" in reported) == network.get("aggregation", True)
 
 
 def test_the_experts_result_is_reviewed_against_the_decoder(segmenter, ct):
     result = segmenter.segment(ct, replace(WITH_REVIEW, output="experts"))
-    sources = {place.alternative.source for place in result.review.review.places if place.alternative}
-    texts = [reason.text for place in result.review.review.places for reason in place.reasons]
+    sources = {finding.alternative.source for finding in result.review.review.findings if finding.alternative}
+    texts = [reason.text for finding in result.review.review.findings for reason in finding.reasons]
     assert "experts" not in sources
-    assert any(": the decoder's probabilities say something else" in text for text in texts)
+    assert any(": the decoder's probabilities differ in" in text for text in texts)
     assert not any(": the experts" in text for text in texts)
 
 
 def test_only_chosen_organs_are_reviewed(segmenter, ct):
     result = segmenter.segment(ct, replace(WITH_REVIEW, organs=("spleen",)))
-    assert {place.organ for place in result.review.review.places} == {"spleen"}
+    assert {finding.organ for finding in result.review.review.findings} == {"spleen"}
     assert set(np.unique(array(result.review.alternative))) <= {0, 1}
 
 
-def test_the_command_writes_the_list_and_its_images_when_asked_and_says_what_comes_first(
+def test_the_command_writes_the_review_files_on_request_and_prints_the_findings(
     dca, small_bundle, coarse_phantom, tmp_path
 ):
     ct = coarse_phantom / "ct.nii.gz"
     options = ("--bundle", small_bundle, "--overlap", "0", "--no-scene", "--attention-levels", "none")
     run = dca("segment", ct, "-o", tmp_path / "with", *options, "--review")
     assert run.code == 0, run.err
-    assert "Places to check" in run.out
+    assert "Findings:" in run.out
     without = dca("segment", ct, "-o", tmp_path / "without", *options)
-    assert "Places to check" not in without.out
+    assert "Findings:" not in without.out
     written, plain = ({path.name for path in (tmp_path / name).iterdir()} for name in ("with", "without"))
     assert written - plain == REVIEW_FILES
 
     review = read_review(tmp_path / "with" / "review.json")
-    places = sitk.ReadImage(str(tmp_path / "with" / "review_places.nrrd"))
-    assert Grid.of(places).same_as(Grid.of(sitk.ReadImage(str(ct))))
-    assert int(array(places).max()) == len(review.places)
-    assert review.ct["size"] == list(places.GetSize())
+    ranks = sitk.ReadImage(str(tmp_path / "with" / "review_places.nrrd"))
+    assert Grid.of(ranks).same_as(Grid.of(sitk.ReadImage(str(ct))))
+    assert int(array(ranks).max()) == len(review.findings)
+    assert review.ct["size"] == list(ranks.GetSize())
     request = json.loads((tmp_path / "with" / "request.json").read_text())
     assert request["options"]["review"] is True
 
 
-def test_the_worker_makes_a_review_when_its_request_asks(small_bundle, coarse_phantom, tmp_path):
+def test_the_worker_makes_a_review_on_request(small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "result"
     options = {"overlap": 0.0, "review": True}
     request = Segment("1", str(coarse_phantom / "ct.nii.gz"), str(out), str(small_bundle), "cpu", options)
     done = Runner(lambda line: None).run(request, lambda fraction, message: None, lambda: False)
     assert "review" in done.seconds
     assert {path.name for path in out.iterdir()} >= REVIEW_FILES
-    assert read_review(out / "review.json").places
+    assert read_review(out / "review.json").findings

@@ -221,8 +221,8 @@ def test_a_damaged_record_is_ignored(case):
 def test_without_the_volume_of_findings_the_list_remains(case):
     slicer.mrmlScene.RemoveNode(case.places)
     left = recall(case.segmentation)
-    assert len(read_review(left.segmentation).places) == 3
-    assert finding_view.outline(left, review().places[0]) is None
+    assert len(read_review(left.segmentation).findings) == 3
+    assert finding_view.outline(left, review().findings[0]) is None
     with pytest.raises(UserError, match="was deleted"):
         accept_suggestion(left, 1)
 
@@ -244,7 +244,7 @@ def voxels_inside(surface, volume):
 
 
 def test_a_finding_is_outlined_and_centered_in_all_views(case):
-    finding = review().places[1]
+    finding = review().findings[1]
     camera = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLCameraNode")
     looking = np.array(camera.GetPosition()) - camera.GetFocalPoint()
     node = finding_view.outline(case, finding)
@@ -268,7 +268,7 @@ def test_findings_follow_the_transform_of_the_case(case):
     matrix.Translate(5.0, -3.0, 8.0)
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     transform.SetMatrixTransformToParent(matrix.GetMatrix())
-    finding = review().places[0]
+    finding = review().findings[0]
     before = np.array(finding_view.position_of(case, finding))
     for node in (case.ct, case.segmentation, case.automatic, case.places):
         node.SetAndObserveTransformNodeID(transform.GetID())
@@ -283,7 +283,7 @@ def test_the_segment_editor_paints_only_in_the_editable_area(case, limit):
 
     node = editor_node()
     area = (
-        editable_area.limit_to_finding(case, review().places[2])
+        editable_area.limit_to_finding(case, review().findings[2])
         if limit == "finding"
         else editable_area.limit_to_uncertain(case, 0.5)
     )
@@ -338,8 +338,8 @@ def test_an_organ_is_completed_only_with_its_shared_findings(case):
 
     from DCASegmentationLib.scene.review_record import write_review
 
-    first, second, third = review().places
-    shared = replace(review(), places=(first, replace(second, others=("liver",)), third))
+    first, second, third = review().findings
+    shared = replace(review(), findings=(first, replace(second, others=("liver",)), third))
     write_review(case.segmentation, shared, {})
     set_status(case, 1, "accepted")
     assert segment_status(case, "liver") == "In progress"
@@ -353,8 +353,8 @@ def test_an_organ_that_no_finding_is_named_after_is_not_completed_by_other_findi
 
     from DCASegmentationLib.scene.review_record import write_review
 
-    first, second, third = review().places
-    shared = replace(review(), places=(first, replace(second, others=("left_kidney", "bladder")), third))
+    first, second, third = review().findings
+    shared = replace(review(), findings=(first, replace(second, others=("left_kidney", "bladder")), third))
     write_review(case.segmentation, shared, {})
     for rank in FINDINGS:
         set_status(case, rank, "accepted")

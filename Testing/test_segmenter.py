@@ -1,4 +1,4 @@
-"""From a CT to labels and maps, with a small random network."""
+"""Segmentation of a CT into labels and maps, with a small random network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL_MAPS = SegmentOptions(
 
 
 def noise_ct(size=(62, 58, 34), spacing=(3.1, 2.9, 4.7), direction=FLIPPED):
-    """Soft noise about 0 HU, int16, on an anisotropic grid."""
+    """Smooth noise around 0 HU, int16, on an anisotropic grid."""
     noise = gaussian_filter(np.random.default_rng(4).normal(size=size[::-1]), 0.8)
     ct = sitk.GetImageFromArray((300 * noise / noise.std()).astype(np.int16))
     ct.SetSpacing(spacing)
@@ -91,7 +91,7 @@ def test_labels_come_back_on_exactly_the_input_grid(segmenter, direction, pixel_
     assert labels.GetPixelID() == sitk.sitkUInt8
 
 
-def test_windows_overlap_as_the_model_says_unless_asked_otherwise(network, ct):
+def test_the_default_overlap_is_the_models(network, ct):
     model = SmallModel(network)
     model.metadata.overlap = 0.8
     segmenter = Segmenter(model, device="cpu")
@@ -116,7 +116,7 @@ def test_the_experts_output_is_their_stitched_prediction(segmenter, network, ct)
     assert_same_but_for_ties(labels, on_ct_grid(probabilities, grid, ct))
 
 
-def test_maps_lie_on_the_model_grid_and_leave_the_labels_alone(segmenter, ct, with_maps):
+def test_maps_lie_on_the_model_grid_and_do_not_change_the_labels(segmenter, ct, with_maps):
     grid = model_grid(ct, (4.0, 4.0, 4.0), "RAS")
     maps = [with_maps.entropy, with_maps.disagreement]
     maps += [image for experts in with_maps.attention.values() for image in experts.values()]
@@ -144,7 +144,7 @@ def test_attention_equals_monais_stitching_of_it(network, ct, with_maps):
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_the_deciding_expert_is_the_one_with_most_attention(network, ct, with_maps):
+def test_the_dominant_expert_has_the_largest_attention(network, ct, with_maps):
     experts = with_maps.attention[4]
     finest = np.stack([sitk.GetArrayFromImage(image) for image in experts.values()])
     most = sitk.GetImageFromArray((finest.argmax(axis=0) + 1).astype(np.uint8))
@@ -158,7 +158,7 @@ def test_the_deciding_expert_is_the_one_with_most_attention(network, ct, with_ma
 
 
 def test_the_expert_map_is_background_exactly_where_the_labels_are(segmenter, ct, with_maps):
-    """Also where islands were taken out of the labels, as on the table, and where organs were left out."""
+    """Also where islands were removed, for instance on the table, and where organs were not requested."""
     assert Grid.of(with_maps.dominant_expert) == Grid.of(ct)
     few = segmenter.segment(ct, SegmentOptions(overlap=0.25, batch=4, dominant_expert=True, organs=("spleen",)))
     for result in (with_maps, few):
@@ -168,7 +168,7 @@ def test_the_expert_map_is_background_exactly_where_the_labels_are(segmenter, ct
     assert [each.organ.key for each in few.measurements] == ["spleen"] == list(few.volumes_ml)
 
 
-def test_a_review_that_fails_does_not_cost_the_labels(segmenter, ct, monkeypatch):
+def test_a_failing_review_does_not_discard_the_labels(segmenter, ct, monkeypatch):
     from dcaseg.review import builder as gathering
 
     def fail(*arguments):
@@ -199,13 +199,13 @@ def test_volumes_and_mean_hu_are_those_of_the_labels(ct, with_maps):
     assert spleen.mean_hu == pytest.approx(hu[labels == 1].mean())
 
 
-def test_progress_runs_from_nothing_to_all_and_counts_the_windows(segmenter, ct):
-    told = []
-    segmenter.segment(ct, progress=lambda fraction, message: told.append((fraction, message)))
-    fractions = [fraction for fraction, _ in told]
+def test_progress_runs_from_0_to_1_and_counts_the_windows(segmenter, ct):
+    reports = []
+    segmenter.segment(ct, progress=lambda fraction, message: reports.append((fraction, message)))
+    fractions = [fraction for fraction, _ in reports]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
-    messages = [message for _, message in told]
+    messages = [message for _, message in reports]
     assert messages[0] == "Resampling"
     windows = [message for message in messages if "window" in message]
     assert windows[0].startswith("Segmenting window 1 of ")
@@ -234,11 +234,11 @@ def test_short_memory_is_a_warning_and_changes_no_label(segmenter, ct):
     network.encoder.register_forward_pre_hook(take_memory)
     hungry = Segmenter(SmallModel(network), device="cpu")
     result = hungry.segment(ct, SegmentOptions(overlap=0.25, batch=3))
-    assert any("going on with 1" in warning for warning in result.warnings)
+    assert any("continuing with 1" in warning for warning in result.warnings)
     assert sitk.Hash(result.labels) == sitk.Hash(segmenter.segment(ct, SegmentOptions(overlap=0.25)).labels)
 
 
-def test_a_scan_smaller_than_a_window_is_padded_and_says_so(segmenter):
+def test_a_scan_smaller_than_a_window_is_padded_with_a_warning(segmenter):
     result = segmenter.segment(noise_ct(size=(12, 40, 9)))
     assert result.labels.GetSize() == (12, 40, 9)
     assert any("it was padded" in warning for warning in result.warnings)
@@ -258,7 +258,7 @@ def test_an_unknown_organ_is_refused_and_a_similar_one_named(segmenter, ct):
 @pytest.mark.parametrize("fusion", ["concat", "none"])
 def test_attention_of_a_network_that_has_none_is_refused(ct, fusion):
     segmenter = Segmenter(SmallModel(vivid_network(fusion=fusion)), device="cpu")
-    with pytest.raises(UserError, match="no attention"):
+    with pytest.raises(UserError, match="has no attention"):
         segmenter.segment(ct, SegmentOptions(dominant_expert=True))
 
 
@@ -282,7 +282,7 @@ def test_a_network_of_experts_alone_has_no_disagreement(ct):
     ],
     ids=str,
 )
-def test_options_that_make_no_sense_are_refused(wrong):
+def test_invalid_options_are_refused(wrong):
     with pytest.raises(UserError) as caught:
         SegmentOptions(**wrong)
     assert caught.value.remedy

@@ -1,4 +1,4 @@
-"""PyTorch on the CPU: a window that comes alone is convolved as one of several is."""
+"""PyTorch on the CPU: the convolutions of a single window are those of a batch of windows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcaseg.inference.backends.base import Task, as_tuple
-from dcaseg.inference.backends.eager import EagerBackend, onednn_is_there
+from dcaseg.inference.backends.eager import EagerBackend, has_onednn
 from dcaseg.inference.device import cpu
 from dcaseg.method.streaming import Answer, Wanted
 from dcaseg.models.bundle import Bundle
@@ -16,7 +16,7 @@ from tensor_bytes import most_bytes_held
 
 torch.set_num_threads(1)
 
-needs_onednn = pytest.mark.skipif(not onednn_is_there(), reason="this PyTorch is built without oneDNN")
+needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this PyTorch is built without oneDNN")
 
 EVERYTHING = Wanted(True, True, (1, 2, 3, 4))
 
@@ -32,13 +32,13 @@ def windows() -> torch.Tensor:
 
 
 def assert_same(given: Answer, expected: Answer, windows: slice = slice(None)) -> None:
-    """``given`` is what ``expected`` holds for ``windows``."""
+    """Whether ``given`` equals ``expected`` for ``windows``."""
     for ours, theirs in zip(as_tuple(given), as_tuple(expected), strict=True):
         assert (ours - theirs[windows]).abs().max() < 1e-4 * (theirs.max() - theirs.min())
 
 
 @needs_onednn
-def test_a_window_alone_gets_the_answer_it_gets_beside_another(task, windows):
+def test_a_single_window_gives_the_result_it_gives_in_a_batch(task, windows):
     runtime = EagerBackend(task)
     both = runtime(windows)
     for one in (slice(0, 1), slice(1, 2)):
@@ -46,7 +46,7 @@ def test_a_window_alone_gets_the_answer_it_gets_beside_another(task, windows):
 
 
 @needs_onednn
-def test_a_window_of_the_shipped_model_holds_little_more_than_half_of_two():
+def test_a_window_of_the_shipped_model_takes_little_more_than_half_the_memory_of_two():
     bundle = Bundle.load(default_bundle())
     runtime = EagerBackend(Task(bundle.network(), Wanted(), bundle.metadata.patch, cpu()))
     windows = torch.rand(2, 1, *bundle.metadata.patch)
@@ -55,7 +55,7 @@ def test_a_window_of_the_shipped_model_holds_little_more_than_half_of_two():
     assert runtime.windows_at_once == 1
 
 
-def test_where_onednn_may_not_be_used_windows_come_in_twos(task, windows, monkeypatch):
+def test_without_onednn_windows_are_run_in_pairs(task, windows, monkeypatch):
     expected = EagerBackend(task)(windows)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     runtime = EagerBackend(task)

@@ -25,7 +25,7 @@ def whole_volume(planes):
 
 @pytest.mark.parametrize("size", [(32, 32, 32), (33, 50, 97), (100, 40, 32), (65, 64, 63)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.625, 0.99])
-def test_windows_lie_where_monai_puts_them(size, overlap):
+def test_window_positions_are_those_of_monai(size, overlap):
     patch = (32, 32, 32)
     interval = _get_scan_interval(size, patch, 3, (overlap,) * 3)
     if overlap == 0.99:
@@ -35,14 +35,14 @@ def test_windows_lie_where_monai_puts_them(size, overlap):
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0])
-def test_an_overlap_that_is_no_share_is_refused(overlap):
+def test_an_overlap_outside_0_to_1_is_refused(overlap):
     with pytest.raises(ValueError, match="overlap"):
         window_positions((32, 32, 32), (16, 16, 16), overlap)
 
 
 @pytest.mark.parametrize("weighting", ["gaussian", "constant"])
 @pytest.mark.parametrize("patch", [(32, 32, 32), (16, 48, 33), (1, 8, 8)])
-def test_weights_are_monais(weighting, patch):
+def test_weights_are_those_of_monai(weighting, patch):
     theirs = compute_importance_map(patch, mode=weighting, sigma_scale=0.125)
     torch.testing.assert_close(importance_map(patch, weighting), theirs, rtol=2e-6, atol=0)
 
@@ -61,13 +61,13 @@ def test_gaussian_weights_never_vanish():
     ],
 )
 @torch.inference_mode()
-def test_streamed_windows_give_what_monai_gives(network, size, overlap, weighting):
+def test_streamed_planes_equal_the_result_of_monai(network, size, overlap, weighting):
     volume = torch.rand(size, generator=torch.Generator().manual_seed(1))
     planes = averaged_planes(
         volume, (32, 32, 32), lambda windows: {"result": network(windows)}, overlap, weighting, batch=3
     )
     ours = whole_volume([(z, named["result"]) for z, named in planes])
-    # MONAI pads with air on all sides; a short scan goes on with its end slices.
+    # MONAI pads all sides with air; here a short scan is padded with its end slices along z.
     missing = max(32 - size[0], 0)
     longer = torch.cat([volume[:1]] * (missing // 2) + [volume] + [volume[-1:]] * (missing - missing // 2))
     theirs = sliding_window_inference(
@@ -90,7 +90,7 @@ def test_planes_come_once_and_in_order():
 
 
 def held_while_streaming(depth):
-    """Greatest number of bytes in the slab for a scan of ``depth`` planes."""
+    """Maximum number of bytes in the slab for a scan of ``depth`` planes."""
     weights = importance_map((16, 16, 16), "gaussian")
     slab = SlabAggregator((depth, 24, 24), weights)
     window = {"result": torch.ones(5, 16, 16, 16)}

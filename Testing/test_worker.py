@@ -182,7 +182,7 @@ def test_a_request_may_arrive_in_pieces(warm, request_for):
         ({"options": {"entropy": 1}}, "The option entropy cannot be 1"),
         ({"options": {"zoom": 2}}, "no option 'zoom'"),
         ({"options": {"organs": ["appendix"]}}, "appendix"),
-        ({"options": {"attention_levels": ["fine"]}}, "no attention level fine"),
+        ({"options": {"attention_levels": ["fine"]}}, "Attention level fine does not exist"),
     ],
 )
 def test_a_request_that_fails_gives_a_remedy_and_leaves_no_files(warm, request_for, tmp_path, changes, problem):

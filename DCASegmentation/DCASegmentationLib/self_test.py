@@ -18,7 +18,7 @@ from slicer.i18n import tr as _
 
 from dcaseg.models.store import find_bundles
 from dcaseg.organs import AMOS
-from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Alternative, Place, Reason, Review
+from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Alternative, Finding, Reason, Review
 from dcaseg.synthesis.phantom.case import generate
 from DCASegmentationLib import requirements
 from DCASegmentationLib.parameters import Device
@@ -149,7 +149,7 @@ def _write_review(phantom: Any, folder: Path) -> None:
         image.CopyInformation(phantom.labels)
         sitk.WriteImage(image, str(folder / f"{name}.nrrd"))
     right, back, up = phantom.labels.TransformIndexToPhysicalPoint((x, y, z))
-    finding = Place(
+    finding = Finding(
         rank=1,
         organ=liver.key,
         label=liver.label,

@@ -14,3 +14,6 @@ StrategyName = Literal[
 
 ProgressCallback = Callable[[float, str], None]
 """Called with the fraction of the work done (0 to 1) and the current step in words."""
+
+Box = tuple[slice, slice, slice]
+"""A block of an array: slices along (z, y, x)."""

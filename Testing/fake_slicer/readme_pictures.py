@@ -126,7 +126,7 @@ def _draw_views(panel: Any, path: Path) -> None:
     from DCASegmentationLib.scene.review_record import read_review
 
     nodes = recall(panel.parameters.resultSegmentation)
-    center = position_of(nodes, read_review(nodes.segmentation).places[1])
+    center = position_of(nodes, read_review(nodes.segmentation).findings[1])
     shown = []
     for orientation in SCREEN_AXES:
         with organs_filled(nodes.segmentation), SliceView(f"Picture {orientation}", (_VIEW, _VIEW)) as view:

@@ -81,7 +81,7 @@ def _findings(nodes: CaseNodes, vocabulary: Vocabulary) -> list[ReportedFinding]
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     if review is None:
         return None
-    return [_reported(finding, state.status(finding.rank), vocabulary) for finding in review.places]
+    return [_reported(finding, state.status(finding.rank), vocabulary) for finding in review.findings]
 
 
 def _reported(finding: Any, status: str, vocabulary: Vocabulary) -> ReportedFinding:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import voxels_of
 from DCASegmentationLib.scene.maps import map_volume
@@ -44,7 +44,7 @@ _EDITABLE = 100
 _RANGE = (50.0, 100.0)
 
 
-def limit_to_finding(nodes: CaseNodes, finding: Place) -> Any | None:
+def limit_to_finding(nodes: CaseNodes, finding: Finding) -> Any | None:
     """Make the finding and 5 mm around it the editable area, so that a stroke can end just outside the finding.
 
     Returns the vtkMRMLScalarVolumeNode (100 where editing is allowed, otherwise 0) to use as source volume; None if the

@@ -8,7 +8,7 @@ import numpy as np
 import slicer
 
 from dcaseg.errors import UserError
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.finding_view import FindingVoxels, members, set_members, voxels_of
 from DCASegmentationLib.scene.organ_changes import changed_findings, labels_by_segment, labels_now
@@ -48,7 +48,7 @@ def follow_edits(nodes: CaseNodes) -> bool:
         return False
     state, changed = read_state(nodes.segmentation), changed_findings(nodes)
     moved = set()
-    for rank in (finding.rank for finding in review.places):
+    for rank in (finding.rank for finding in review.findings):
         before = state.status(rank)
         after = _status_after_edits(nodes, state, rank, rank in changed)
         if after != before:
@@ -106,7 +106,7 @@ def mark_kept(nodes: CaseNodes, organs: Collection[str]) -> None:
     state = read_state(nodes.segmentation)
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     done = {key for key in organs if key not in segments or _status_of(nodes, segments[key]) == _done()}
-    for finding in review.places:
+    for finding in review.findings:
         if done.issuperset(organs_of(finding)):
             state.set_status(finding.rank, ACCEPTED)
     state.ticked |= done
@@ -126,7 +126,7 @@ def organ_progress(nodes: CaseNodes) -> dict[str, tuple[int, int]]:
     """By organ key: how many of the findings that involve the organ are checked, and how many there are."""
     review, state = read_review(nodes.segmentation), read_state(nodes.segmentation)
     found: dict[str, tuple[int, int]] = {}
-    for finding in review.places if review is not None else ():
+    for finding in review.findings if review is not None else ():
         for key in organs_of(finding):
             checked, total = found.get(key, (0, 0))
             found[key] = (checked + (state.status(finding.rank) != TO_CHECK), total + 1)
@@ -160,11 +160,11 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     if review is None:
         return
     logic = slicer.vtkSlicerSegmentationsModuleLogic
-    organs = {key for finding in review.places if finding.rank in ranks for key in organs_of(finding)}
+    organs = {key for finding in review.findings if finding.rank in ranks for key in organs_of(finding)}
     segments = {key: segment_id for segment_id, key in organs_by_segment(nodes.segmentation).items()}
     for key in organs:
-        statuses = [state.status(finding.rank) for finding in review.places if key in organs_of(finding)]
-        was_named = any(finding.organ == key for finding in review.places)
+        statuses = [state.status(finding.rank) for finding in review.findings if key in organs_of(finding)]
+        was_named = any(finding.organ == key for finding in review.findings)
         if FLAGGED in statuses:
             status = logic.Flagged
         elif key in state.ticked or (was_named and TO_CHECK not in statuses):
@@ -183,7 +183,7 @@ def _update_organs(nodes: CaseNodes, state: ReviewState, ranks: Collection[int])
     write_state(nodes.segmentation, state)
 
 
-def organs_of(finding: Place) -> tuple[str, ...]:
+def organs_of(finding: Finding) -> tuple[str, ...]:
     """The keys of the organ that the finding is about, and of those that a part of it might belong to instead."""
     return (finding.organ, *finding.others)
 

@@ -12,7 +12,7 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk
 
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.segmentation import own_organs, segment_layers
 from DCASegmentationLib.scene.surfaces import surfaces_aside
@@ -121,7 +121,7 @@ COLOR = (1.0, 1.0, 0.0)
 _THICKNESS = 2
 
 
-def outline(nodes: CaseNodes, finding: Place) -> Any | None:
+def outline(nodes: CaseNodes, finding: Finding) -> Any | None:
     """Outline a finding in slice and 3D views, instead of any other; returns None if its voxels were deleted.
 
     The outline is a vtkMRMLModelNode that is not part of the user's data: it is hidden and not saved with the scene. It
@@ -156,7 +156,7 @@ def outlined() -> Any | None:
     return node if is_shown else None
 
 
-def jump_to(nodes: CaseNodes, finding: Place) -> None:
+def jump_to(nodes: CaseNodes, finding: Finding) -> None:
     """Center all slice views on a finding, and let all 3D views rotate around it."""
     position = position_of(nodes, finding)
     scene = slicer.mrmlScene
@@ -170,7 +170,7 @@ def jump_to(nodes: CaseNodes, finding: Place) -> None:
         camera.ResetClippingRange()
 
 
-def position_of(nodes: CaseNodes, finding: Place) -> tuple[float, float, float]:
+def position_of(nodes: CaseNodes, finding: Finding) -> tuple[float, float, float]:
     """The position of a finding in the world (RAS, mm), including the case's transform."""
     x, y, z = finding.position_mm
     parent = nodes.segmentation.GetParentTransformNode()

@@ -17,7 +17,7 @@ from dcaseg.errors import OutputError, UserError
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
-from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Place, Point, Review, read_review
+from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Finding, Point, Review, read_review
 from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recall, remember
 from DCASegmentationLib.scene.ct_export import Region, in_whole_grid
 from DCASegmentationLib.scene.finding_status import mark_kept
@@ -83,7 +83,7 @@ def show_review(
     if review is None or places is None or alternative is None:
         write_review(nodes.segmentation, None, {})
     else:
-        suggestions = dict(_suggestions(review.places, places, alternative))
+        suggestions = dict(_suggestions(review.findings, places, alternative))
         write_review(nodes.segmentation, _before_transform(review, nodes.ct), suggestions)
     write_state(nodes.segmentation, ReviewState(absent=set(kept.removed)))
     mark_kept(nodes, kept.organs)
@@ -96,7 +96,7 @@ def _moved(box: Box, region: Region) -> Box:
 
 
 def _suggestions(
-    review: Collection[Place], places: np.ndarray, alternative: np.ndarray
+    review: Collection[Finding], places: np.ndarray, alternative: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
     for finding in review:
         if finding.alternative is not None:
@@ -112,10 +112,10 @@ def _before_transform(review: Review, ct_node: Any) -> Review:
     matrix = to_lps @ from_world @ to_lps
     if np.array_equal(matrix, np.eye(4)):
         return review
-    return replace(review, places=tuple(replace(place, position_mm=_at(matrix, place)) for place in review.places))
+    return replace(review, findings=tuple(replace(place, position_mm=_at(matrix, place)) for place in review.findings))
 
 
-def _at(matrix: np.ndarray, place: Place) -> Point:
+def _at(matrix: np.ndarray, place: Finding) -> Point:
     x, y, z = (float(value) for value in (matrix @ [*place.position_mm, 1.0])[:3])
     return x, y, z
 

@@ -26,7 +26,7 @@ from DCASegmentationLib.scene.volumes import show_ct
 
 
 @dataclass(frozen=True)
-class PlacesToCheck:
+class ReviewFindings:
     """The review of a result, and the model that produced it.
 
     ``places`` (finding ranks) and ``alternative`` (labels) are images on the CT's grid (see ``review.schema``);
@@ -45,7 +45,7 @@ def build_scene(
     result: CaseResult,
     vocabulary: Vocabulary,
     name: str = "Case",
-    to_check: PlacesToCheck | None = None,
+    to_check: ReviewFindings | None = None,
 ) -> CaseNodes:
     """Add a case to the scene, which is created first outside Slicer.
 
@@ -72,7 +72,7 @@ def build_scene(
     return nodes
 
 
-def _add_review(nodes: CaseNodes, labels: sitk.Image, to_check: PlacesToCheck) -> None:
+def _add_review(nodes: CaseNodes, labels: sitk.Image, to_check: ReviewFindings) -> None:
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     review = to_check.review
     origin = Origin(to_check.model, to_check.sha256, review.vocabulary, date, ct_checksum(nodes.ct))

@@ -223,7 +223,7 @@ def _checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
     words = {SUGGESTION: "suggestion accepted"}
     return [
         {"rank": finding.rank, "organ": finding.organ, "status": words.get(status, status)}
-        for finding in review.places
+        for finding in review.findings
         if (status := state.statuses.get(finding.rank)) is not None
     ]
 

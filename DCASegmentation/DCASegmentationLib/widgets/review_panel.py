@@ -16,7 +16,7 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.imaging.label_comparison import OrganChange
 from dcaseg.organs import Organ
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.event_loop import SegmentationWatch, Steps
 from DCASegmentationLib.scene import editable_area, finding_view
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
@@ -76,7 +76,7 @@ class ReviewPanel:
     ) -> None:
         self._onEdit, self._onLeaveFinding, self._onBeforeChange = onEdit, onLeaveFinding, onBeforeChange
         self._segmentation: Any = None
-        self._findings: tuple[Place, ...] = ()
+        self._findings: tuple[Finding, ...] = ()
         self._current = -1
         self._changes: tuple[OrganChange, ...] = ()
         self._watch = SegmentationWatch(self._onSegmentationChanged)
@@ -121,7 +121,7 @@ class ReviewPanel:
         self._surfaces.stop()
         self._segmentation = nodes.segmentation if nodes is not None else None
         review = read_review(nodes.segmentation) if nodes is not None else None
-        self._findings = review.places if review is not None else ()
+        self._findings = review.findings if review is not None else ()
         self._watch.watch(self._segmentation)
         self._showMessage("")
         self._table.fill(self._findings, self._state)
@@ -172,7 +172,7 @@ class ReviewPanel:
         return read_state(self._segmentation) if self._segmentation is not None else ReviewState()
 
     @property
-    def _finding(self) -> Place | None:
+    def _finding(self) -> Finding | None:
         return self._findings[self._current] if 0 <= self._current < len(self._findings) else None
 
     def goTo(self, row: int) -> None:
@@ -332,7 +332,7 @@ class ReviewPanel:
         }
         self._onEdit(segmentId, areas[limit])
 
-    def _canLimit(self, nodes: CaseNodes, finding: Place, limit: str) -> bool:
+    def _canLimit(self, nodes: CaseNodes, finding: Finding, limit: str) -> bool:
         if limit == _FINDING:
             return voxels_of(nodes, finding.rank) is not None
         return limit == _EVERYWHERE or "entropy" in available_maps(nodes)
@@ -395,7 +395,7 @@ class ReviewPanel:
         self._changesTable.fill(self._changes, self._reviewed(), organ_progress(nodes))
         self.ui.copyChangesButton.enabled = self.ui.saveChangesButton.enabled = bool(self._changes)
 
-    def _inWords(self, finding: Place) -> str:
+    def _inWords(self, finding: Finding) -> str:
         """A finding as HTML: title, reasons, suggested alternative, and how far its organs are checked."""
         texts = [reason.text for reason in finding.reasons]
         name = finding.name
@@ -433,7 +433,7 @@ def _nothing() -> None:
     """No limit: editing is allowed everywhere."""
 
 
-def organProgressInWords(nodes: CaseNodes, finding: Place) -> list[str]:
+def organProgressInWords(nodes: CaseNodes, finding: Finding) -> list[str]:
     """For each organ that a finding involves: how many of the findings that involve it are checked, in words."""
     progress, vocabulary = organ_progress(nodes), _organsByKey(nodes)
     return [

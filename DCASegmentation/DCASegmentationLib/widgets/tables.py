@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from dcaseg.imaging.label_comparison import OrganChange
 from dcaseg.rendering.layout import EXPERTS
-from dcaseg.review.schema import Place
+from dcaseg.review.schema import Finding
 from DCASegmentationLib.scene.expert_attention import SegmentAttention
 from DCASegmentationLib.scene.review_record import ACCEPTED, CORRECTED, FLAGGED, SUGGESTION, TO_CHECK, ReviewState
 
@@ -162,7 +162,7 @@ class FindingsTable:
         self._table = table
         makeCompact(table, lines=2)
 
-    def fill(self, findings: Sequence[Place], state: ReviewState) -> None:
+    def fill(self, findings: Sequence[Finding], state: ReviewState) -> None:
         """Show these findings and select none."""
         wasBlocked = self._table.blockSignals(True)
         setRows(self._table, len(findings), _MAX_FINDING_ROWS, lines=2)
@@ -177,7 +177,7 @@ class FindingsTable:
         self._table.blockSignals(wasBlocked)
         self.showStatuses(findings, state)
 
-    def showStatuses(self, findings: Sequence[Place], state: ReviewState) -> None:
+    def showStatuses(self, findings: Sequence[Finding], state: ReviewState) -> None:
         """Update the status column, with findings still to check in bold, which needs no color to be seen."""
         words = statusInWords()
         for row, finding in enumerate(findings):

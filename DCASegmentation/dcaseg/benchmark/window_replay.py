@@ -141,7 +141,7 @@ class CountedBackend:
         self.name = runtime.name
         self.needs_network = runtime.needs_network
         self.windows_at_once = runtime.windows_at_once
-        self.rest = runtime.rest
+        self.release_memory = runtime.release_memory
         self.windows = Windows(runtime, real, _first)
 
     def __call__(self, windows: Tensor) -> Answer:

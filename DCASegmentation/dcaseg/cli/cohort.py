@@ -57,7 +57,7 @@ def run(
         ),
     ] = False,
     no_review: Annotated[
-        bool, typer.Option("--no-review", help="Do not look for places to check: quicker, but a poorer report.")
+        bool, typer.Option("--no-review", help="Do not look for findings: quicker, but a poorer report.")
     ] = False,
     workers: Annotated[
         int | None,

@@ -1,4 +1,4 @@
-"""``dca evaluate-review``: whether the places to check lead to what is wrong."""
+"""``dca evaluate-review``: whether the findings lead to what is wrong."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run(
     device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
 ) -> None:
-    """Measure which share of the errors lies in the first 5, 10 and 20 places to check.
+    """Measure which share of the errors lies in the first 5, 10 and 20 findings.
 
     Beside the review's own order: the same places at random, by size and by entropy, and places made of the entropy
     alone, all cut into places of the same size. On synthetic people with thicker slices, more noise, other contrast and

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import UserError
 from ..organs import VOCABULARIES, Vocabulary
-from ..review.schema import REVIEW, Place, read_review
+from ..review.schema import REVIEW, Finding, read_review
 from .console import say
 
 NAME = "report"
@@ -47,14 +47,14 @@ def run(
         raise UserError("The CT is not the one that was segmented: its size differs.", "Name the right one with --ct.")
     vocabulary = _vocabulary(result)
 
-    def reported(place: Place) -> ReportedFinding:
+    def reported(place: Finding) -> ReportedFinding:
         names = [vocabulary.by_key[key].name for key in (place.organ, *place.others) if key in vocabulary.by_key]
         texts = tuple(reason.text for reason in place.reasons)
         return ReportedFinding(place.name, tuple(names), texts, place.ml, "not checked")
 
     findings = None
     if (result / REVIEW).exists():
-        findings = [reported(place) for place in read_review(result / REVIEW).places]
+        findings = [reported(place) for place in read_review(result / REVIEW).findings]
     organs = request.get("options", {}).get("organs")
     about = [*_about(result, request), ("Report written", f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}")]
     path = out or result / "report.html"

@@ -134,7 +134,7 @@ class SceneFiles:
         if found is None:
             return None
         name, sha256 = self.model.name, self.model.weights.sha256
-        return builder.PlacesToCheck(found.review, found.places, found.alternative, name, sha256)
+        return builder.ReviewFindings(found.review, found.ranks, found.alternative, name, sha256)
 
 
 def _slicer_side(name: str) -> Any:
@@ -150,7 +150,7 @@ EXAMPLES = "Example: dca segment ct.nii.gz -o result/ --organs liver,spleen"
 _MAPS = "Maps"
 _WINDOWS = "Network and sliding window"
 
-_SHOWN_PLACES = 20
+_SHOWN_FINDINGS = 20
 
 Output = Literal["aggregated", "experts"]
 Weighting = Literal["gaussian", "constant"]
@@ -421,11 +421,11 @@ def _print_volumes(result: Result) -> None:
 
 
 def print_review(review: Review) -> None:
-    """The first places to check, as a table, and what is to be said of whole organs."""
+    """The first findings, as a table, and what is to be said of whole organs."""
     shown = table(
-        f"Places to check: {len(review.places)}", "#", "Organ", "ml", "Position (LPS, mm)", "Why", numbers=("#", "ml")
+        f"Findings: {len(review.findings)}", "#", "Organ", "ml", "Position (LPS, mm)", "Why", numbers=("#", "ml")
     )
-    for place in review.places[:_SHOWN_PLACES]:
+    for place in review.findings[:_SHOWN_FINDINGS]:
         position = ", ".join(f"{value:.0f}" for value in place.position_mm)
         why = " ".join(reason.text for reason in place.reasons[:2])
         if place.alternative is not None:

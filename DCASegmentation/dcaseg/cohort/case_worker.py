@@ -49,7 +49,7 @@ def review_score(folder: Path) -> tuple[float, tuple[str, ...]] | None:
     file = folder / REVIEW
     if not file.is_file():
         return None
-    findings = read_review(file).places
+    findings = read_review(file).findings
     # Each reason names its organ. Findings with the same reason have the same text.
     reasons = tuple(dict.fromkeys(finding.reasons[0].text for finding in findings if finding.reasons))[:_MOST_REASONS]
     return sum(finding.expected_wrong_ml for finding in findings), reasons

@@ -49,7 +49,7 @@ from ..inference.segmenter import Result, Segmenter
 from ..organs import Vocabulary
 from ..review.evidence import Bytes
 from ..review.regions import Scoring, grown, regions
-from ..review.schema import MOST_PLACES
+from ..review.schema import MAX_FINDINGS
 from ..synthesis.phantom.case import Phantom, generate
 from ..types import ProgressCallback
 
@@ -174,19 +174,19 @@ class TruthOfCase:
 
     def of_review(self) -> PlaceContents:
         """Contents of the review's findings."""
-        return self._contents(sitk.GetArrayFromImage(self._review.places), len(self._review.review.places))
+        return self._contents(sitk.GetArrayFromImage(self._review.ranks), len(self._review.review.findings))
 
     def of_entropy(self) -> PlaceContents:
         """Contents of findings made from entropy alone, see ``entropy, own places`` in the module's docstring."""
         entropy = self._review.evidence.entropy
-        voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.places)))
+        voxels = int(np.count_nonzero(sitk.GetArrayViewFromImage(self._review.ranks)))
         wanted = round(voxels * self._ct.volume_ml_per_voxel / self._grid.volume_ml_per_voxel)
         at_least = np.cumsum(np.bincount(entropy.ravel(), minlength=256)[::-1])
         threshold = max(255 - int(np.searchsorted(at_least, wanted)), 1)
         weights = np.where(entropy >= threshold, entropy, 0).astype(np.int64)
         limit = max(Scoring.most_ml / self._grid.volume_ml_per_voxel, Scoring.fewest_voxels)
-        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MOST_PLACES, lambda box, mask: limit)
-        sums = np.bincount(pieces.ravel(), weights.ravel(), MOST_PLACES + 1)
+        pieces = regions(weights, self._grid.spacing[::-1], Scoring.across_mm, MAX_FINDINGS, lambda box, mask: limit)
+        sums = np.bincount(pieces.ravel(), weights.ravel(), MAX_FINDINGS + 1)
         pieces = NearestResampler(self._grid, self._ct).on_ct(pieces, self._ct)
         # A finding may contain no voxel of a coarse CT.
         order = sorted(set(np.unique(pieces).tolist()) - {0}, key=lambda piece: (-sums[piece], piece))
@@ -372,7 +372,7 @@ def add_case(
 ) -> None:
     """Segment ``ct`` and measure its review against ``truth`` on the same grid; ``known`` as in ``TruthOfCase``."""
     result = segmenter.segment(ct, SegmentOptions(review=True))
-    places = len(result.review.review.places) if result.review else 0
+    places = len(result.review.review.findings) if result.review else 0
     measured.add(TruthOfCase(case, result, truth, segmenter.vocabulary, known), **about, places=places)
 
 

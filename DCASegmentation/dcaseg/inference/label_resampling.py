@@ -1,14 +1,14 @@
-"""From probabilities on the model grid to labels and maps on the CT's own grid, slice by slice.
+"""Resampling from the model grid to the CT's grid: probabilities to labels (linear), maps (nearest neighbor).
 
-As resampling with nearest neighbors, only that the axes of both grids run along each other, so an index for each axis
-is all that it takes.
+The axes of the model grid are those of the CT, permuted and flipped, so each axis is resampled on its own.
 
-Per CT voxel the probabilities are interpolated linearly (between two planes, then within the plane) and the largest
-one gives the label. That is what resampling the whole volume of probabilities would give, without ever holding it.
+``LabelResampler`` interpolates the probabilities linearly at each CT voxel (between two planes, then within the plane)
+and takes the label with the largest one. The result is that of resampling the whole volume of probabilities, which is
+never held in memory.
 
-The work is small because most of it can be left out without changing a label. An organ can win in a CT voxel only if
-it beats the background in at least one of the model voxels around it: everywhere else it stays below the background
-under any interpolation weights (and rounding, which keeps the order). So each organ is interpolated in its own box.
+Most of this work can be skipped without changing a label. An organ can win in a CT voxel only if it beats the
+background in at least one of the surrounding model voxels: elsewhere it stays below the background for any
+interpolation weights (rounding preserves the order). So each organ is interpolated within its own box.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from .region import Region
 
 Bytes = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
 Indices = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]
 
 
 class NearestResampler:
-    """For each axis (z, y, x) of ``model`` the model voxel nearest to each CT voxel along it.
+    """Resamples maps of the grid ``model`` to the grid ``ct`` with nearest neighbors.
 
-    ``model`` is a grid whose axes are those of ``ct``, permuted and flipped (``imaging.grid.model_grid``).
+    The axes of ``model`` are those of ``ct``, permuted and flipped (see ``imaging.grid.model_grid``). ``indices``
+    holds, for each axis (z, y, x) of ``model``, the model voxel nearest to each CT voxel.
     """
 
     def __init__(self, model: Grid, ct: Grid) -> None:
@@ -46,105 +47,68 @@ class NearestResampler:
         self._order = tuple(order)
 
     def along_model(self, on_ct: Bytes) -> Bytes:
-        """A view of an array (z, y, x) of the CT whose axes follow the model's; writing into it writes ``on_ct``."""
+        """Return a view of ``on_ct``, an array (z, y, x) of the CT, with the order of the model's axes."""
         return on_ct.transpose(self._order)
 
     def reached(self, values: Bytes) -> Bytes:
-        """The part of a model map that any CT voxel takes its value from."""
+        """Return the voxels of a model map (z, y, x) that are the nearest one of some CT voxel."""
         z, y, x = (np.unique(index) for index in self.indices)
         return values[np.ix_(z, y, x)]
 
     def plane(self, values: Bytes, z: int) -> Bytes:
-        """Plane ``z`` of a model map at the CT's voxels along the model's y and x."""
+        """Return plane ``z`` of a model map (z, y, x), resampled to the CT's voxels along the model's y and x."""
         _, y, x = self.indices
         return values[z].take(y, axis=0).take(x, axis=1)
 
     def on_ct(self, values: Bytes, ct: Grid) -> Bytes:
-        """A whole model map on the CT's grid (z, y, x)."""
+        """Return a whole model map (z, y, x) on the grid ``ct`` (z, y, x)."""
         result = np.empty(ct.shape, np.uint8)
         for out, z in zip(self.along_model(result), self.indices[0], strict=True):
             out[...] = self.plane(values, z)
         return result
 
 
-FloatArray = NDArray[np.float32]
-
-
-class GridCanvas:
-    """Puts planes (channel, height, width) of ``region`` into planes of the whole grid, (height, width) of ``size``.
-
-    Where nothing was computed all channels are 0, but for the first one, the background's, where ``certain`` says so:
-    then it is 1. A plane is good until the next but one is asked for: two take turns.
-    """
-
-    def __init__(self, region: Region, size: tuple[int, int], certain: bool) -> None:
-        self._area = (slice(None), *region[1:])
-        self._size = size
-        self._is_whole = all(
-            side.start == 0 and side.stop == length for side, length in zip(region[1:], size, strict=True)
-        )
-        self._outside = 1.0 if certain else 0.0
-        self._planes: list[FloatArray] = []
-
-    def paste_region(self, values: FloatArray, covered: NDArray[np.bool_] | None) -> FloatArray:
-        """The whole plane; ``covered`` (height, width) tells which voxels of the region were computed, None for all."""
-        if self._is_whole and covered is None:
-            return values
-        if not self._planes:
-            self._planes = [self.blank(len(values)), self.blank(len(values))]
-        self._planes.reverse()
-        plane = self._planes[0]
-        part = plane[self._area]
-        part[:] = values
-        if covered is not None:
-            part[:, ~covered] = 0
-            part[0, ~covered] = self._outside
-        return plane
-
-    def blank(self, channels: int) -> FloatArray:
-        """A plane in which nothing was computed."""
-        plane = np.zeros((channels, *self._size), np.float32)
-        plane[0] = self._outside
-        return plane
-
-
-# Offsets below this share of a voxel come from rounded headers.
+# Offsets below this share of a voxel come from rounding in headers.
 _SAME_POSITION = 1e-4
 
 
 @dataclass(frozen=True)
 class AxisInterpolation:
-    """For each voxel along one axis of the CT: the model voxels below and above it and the upper one's weight.
+    """Linear interpolation along one axis.
 
-    Beyond the model grid's first and last voxel their values are kept.
+    For each CT voxel: the model voxels ``lower`` and ``upper`` around it and the ``weight`` (0 to 1) of the upper one.
+    Beyond the model grid's first and last voxel, the values of these voxels are repeated.
     """
 
     lower: NDArray[np.intp]
     upper: NDArray[np.intp]
-    weight: NDArray[np.float32]
+    weight: FloatArray
 
     @classmethod
     def between(cls, n_ct: int, n_model: int, step: float, offset: float) -> AxisInterpolation:
-        """``n_ct`` voxels at positions ``offset + step * index`` of an axis with ``n_model`` voxels."""
+        """Interpolate at ``n_ct`` positions ``offset + step * index`` on an axis with ``n_model`` voxels."""
         position = np.clip(offset + step * np.arange(n_ct), 0, n_model - 1)
         lower = np.minimum(position.astype(np.intp), max(n_model - 2, 0))
         upper = np.minimum(lower + 1, n_model - 1)
         return cls(lower, upper, (position - lower).astype(np.float32))
 
     def touching(self, first: int, last: int) -> slice:
-        """The CT voxels whose value depends on the model voxels ``first`` to ``last``."""
+        """Return the CT voxels whose value depends on the model voxels ``first`` to ``last``."""
         start = np.searchsorted(self.upper, first, side="left")
         stop = np.searchsorted(self.lower, last, side="right")
         return slice(int(start), int(stop))
 
-    def along(self, values: NDArray[np.float32], axis: int, part: slice, first: int) -> NDArray[np.float32]:
-        """``values`` (two axes) interpolated for the CT voxels ``part`` along ``axis``; they begin at ``first``."""
+    def along(self, values: FloatArray, axis: int, part: slice, first: int) -> FloatArray:
+        """Interpolate ``values`` (two axes) along ``axis`` at the CT voxels ``part``.
+
+        ``first`` is the model voxel at which ``values`` begin.
+        """
         weight = self.weight[part]
         if axis == 0:
             weight = weight[:, None]
         below = values.take(self.lower[part] - first, axis=axis)
         above = values.take(np.minimum(self.upper[part] - first, values.shape[axis] - 1), axis=axis)
-        # In place and as a + w (b - a) would not keep the order of two organs under rounding; two products do.
+        # In place. The form a + w (b - a) would not preserve the order of two organs under rounding; two products do.
         below *= 1 - weight
         above *= weight
         below += above
@@ -152,10 +116,10 @@ class AxisInterpolation:
 
 
 def axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisInterpolation, AxisInterpolation]:
-    """Interpolation along (z, y, x) of the model grid for a CT whose voxels are viewed along the same axes.
+    """Return the interpolation along (z, y, x) of the model grid, for a CT whose array is viewed along the same axes.
 
-    ``model`` is a grid whose axes are those of ``ct``, permuted and flipped (``imaging.grid.model_grid``). Raises
-    ValueError for grids that are rotated against each other.
+    The axes of ``model`` are those of ``ct``, permuted and flipped (see ``imaging.grid.model_grid``). Raises ValueError
+    for grids that are rotated against each other.
     """
     to_model = np.linalg.inv(np.reshape(model.direction, (3, 3)) * np.asarray(model.spacing))
     steps = to_model @ (np.reshape(ct.direction, (3, 3)) * np.asarray(ct.spacing))
@@ -167,7 +131,7 @@ def axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisI
         if np.abs(np.delete(steps[axis], ct_axis)).max() > 1e-3 * abs(step):
             raise ValueError("the model grid's axes must be the CT's own, permuted or flipped")
         n_ct = ct.size[ct_axis]
-        # Viewed along the model's axes, a flipped axis starts at its last voxel.
+        # Viewed along the model's axes, a flipped CT axis starts at its last voxel.
         offset = float(origin[axis]) + (step * (n_ct - 1) if step < 0 else 0.0)
         if abs(offset) < _SAME_POSITION:
             offset = 0.0
@@ -176,10 +140,11 @@ def axis_interpolations(ct: Grid, model: Grid) -> tuple[AxisInterpolation, AxisI
 
 
 class LabelResampler:
-    """Takes probability planes of the model grid in order and fills in labels on the CT's grid.
+    """Takes probability planes of the model grid in order and fills in the labels on the CT's grid.
 
-    ``labels`` is a writable uint8 view (depth, height, width) of the CT-sized label array whose axes run like the
-    model grid's (``imaging.canonical``); it may be strided in any way. ``kept`` are the labels to write, None for all.
+    ``labels`` is a writable uint8 view (depth, height, width) of the CT-sized label array, with the axes of the model
+    grid (see ``imaging.grid.canonical_view``) and any strides. ``kept`` are the labels to write, None for all. Raises
+    ValueError if the shape of ``labels`` is not that of the CT.
     """
 
     def __init__(self, labels: NDArray[np.uint8], ct: Grid, model: Grid, kept: frozenset[int] | None = None) -> None:
@@ -194,8 +159,8 @@ class LabelResampler:
         self._below: _Plane | None = None
         self._next_slice = 0
 
-    def add(self, z: int, probabilities: NDArray[np.float32]) -> None:
-        """Take plane ``z`` (channel, height, width) and write the CT slices that lie before it."""
+    def add(self, z: int, probabilities: FloatArray) -> None:
+        """Add plane ``z``, probabilities (channel, height, width), and write the CT slices up to it."""
         above = _Plane.of(probabilities)
         below = self._below or above
         while self._next_slice < len(self._labels) and self._z.upper[self._next_slice] <= z:
@@ -220,17 +185,18 @@ class LabelResampler:
                 continue
             values = self._interpolated(each.values, each.first, *box)
             best_here = best[_within(box[0], y), _within(box[1], x)]
-            # Labels come in rising order, so the last one that wins is the largest. Copies under a mask take many
-            # times as long as these.
+            # Labels come in ascending order, so the last one that wins is the largest. A masked copy would take many
+            # times as long as these two operations.
             wins = (values > best_here).view(np.uint8)
             np.maximum(best_here, values, out=best_here)
             np.maximum(labels[box], wins * np.uint8(each.label), out=labels[box])
         return labels if self._written is None else self._written[labels]
 
-    def _interpolated(
-        self, values: NDArray[np.float32], first: tuple[int, int], y: slice, x: slice
-    ) -> NDArray[np.float32]:
-        """``values`` (height, width), whose first is ``first`` of the model's plane, at the CT's ``y`` and ``x``."""
+    def _interpolated(self, values: FloatArray, first: tuple[int, int], y: slice, x: slice) -> FloatArray:
+        """Interpolate ``values`` (height, width) at the CT voxels ``y`` and ``x``.
+
+        ``first`` (y, x) is the position of the first value in the model's plane.
+        """
         top, bottom = self._y.lower[y.start], self._y.upper[y.stop - 1]
         left, right = self._x.lower[x.start], self._x.upper[x.stop - 1]
         rows = slice(top - first[0], bottom + 1 - first[0])
@@ -241,25 +207,31 @@ class LabelResampler:
 
 
 class _Plane(NamedTuple):
-    """A plane of the model grid: probabilities (channel, height, width), and for each organ the ``rows`` (organ,
-    height) and ``columns`` (organ, width) where it beats the background somewhere."""
+    """A plane of the model grid.
 
-    probabilities: NDArray[np.float32]
+    ``probabilities`` are (channel, height, width). ``rows`` (organ, height) and ``columns`` (organ, width) say where
+    each organ beats the background in some voxel.
+    """
+
+    probabilities: FloatArray
     rows: NDArray[np.bool_]
     columns: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32]) -> _Plane:
+    def of(cls, probabilities: FloatArray) -> _Plane:
         beats = probabilities[1:] > probabilities[0]
         return cls(probabilities, beats.any(axis=2), beats.any(axis=1))
 
 
 class _Contender(NamedTuple):
-    """An organ that beats the background in a voxel between two planes: first and last of its ``rows`` and
-    ``columns``, and ``values`` (height, width) around them; the first of these is ``first`` of the model's plane."""
+    """An organ that beats the background in some voxel between two planes.
+
+    ``rows`` and ``columns`` are the first and last ones where it does. ``values`` (height, width) are its probabilities
+    there and one voxel around; ``first`` (y, x) is the position of the first value in the model's plane.
+    """
 
     label: int
-    values: NDArray[np.float32]
+    values: FloatArray
     first: tuple[int, int]
     rows: tuple[int, int]
     columns: tuple[int, int]
@@ -270,9 +242,9 @@ def _contenders(below: _Plane, above: _Plane, weight: np.float32) -> list[_Conte
     if not rows.any():
         return []
     background = _between(below, above, weight, 0)
-    found = []
+    contenders = []
     for organ in np.flatnonzero(rows.any(axis=1)).tolist():
-        # One voxel more all around, for the interpolation.
+        # Interpolation needs one more voxel on each side.
         y, x = _ends(rows[organ]), _ends(columns[organ])
         area = slice(max(y[0] - 1, 0), y[1] + 2), slice(max(x[0] - 1, 0), x[1] + 2)
         values = _between(below, above, weight, organ + 1, area)
@@ -281,23 +253,23 @@ def _contenders(below: _Plane, above: _Plane, weight: np.float32) -> list[_Conte
             y, x = _ends(beats.any(axis=1)), _ends(beats.any(axis=0))
             top, left = area[0].start, area[1].start
             inner = (y[0] + top, y[1] + top), (x[0] + left, x[1] + left)
-            found.append(_Contender(organ + 1, values, (top, left), *inner))
-    return found
+            contenders.append(_Contender(organ + 1, values, (top, left), *inner))
+    return contenders
 
 
 def _between(
     below: _Plane, above: _Plane, weight: np.float32, channel: int, area: tuple[slice, slice] = (slice(None),) * 2
-) -> NDArray[np.float32]:
-    """A channel (height, width) between two planes, ``weight`` the upper one's."""
+) -> FloatArray:
+    """Interpolate one channel (height, width) between two planes; ``weight`` is that of the upper one."""
     if above is below:
         return below.probabilities[(channel, *area)]
     return below.probabilities[(channel, *area)] * (1 - weight) + above.probabilities[(channel, *area)] * weight
 
 
-def _ends(held: NDArray[np.bool_] | np.bool_) -> tuple[int, int]:
-    """The first and the last index that is True."""
-    found = np.flatnonzero(held)
-    return int(found[0]), int(found[-1])
+def _ends(mask: NDArray[np.bool_] | np.bool_) -> tuple[int, int]:
+    """Return the first and the last index that is True."""
+    indices = np.flatnonzero(mask)
+    return int(indices[0]), int(indices[-1])
 
 
 def _around(parts: list[slice]) -> slice:
@@ -309,5 +281,5 @@ def _within(part: slice, whole: slice) -> slice:
 
 
 def _empty(part: slice) -> bool:
-    # A CT coarser than the model grid can have no voxel at all near a few model voxels.
+    # A CT coarser than the model grid may have no voxel near a few model voxels.
     return bool(part.stop <= part.start)

@@ -1,4 +1,4 @@
-"""Maps on the model grid: the experts' attention, who decided, how sure the network is, where its parts disagree."""
+"""Maps on the model grid: the experts' attention, the dominant expert, entropy, and disagreement of the decoders."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
 from ..organs import Vocabulary
-from .label_resampling import NearestResampler
+from .label_resampling import FloatArray, NearestResampler
 
 EXPERTS = ("head", "medium", "tail")
 
-FloatArray = NDArray[np.float32]
 
+def normalized_entropy(probabilities: FloatArray) -> FloatArray:
+    """Entropy over the first axis (C channels), divided by ln C: 0 is certain, 1 is a uniform distribution.
 
-def normalised_entropy(probabilities: FloatArray) -> FloatArray:
-    """Entropy over the first axis (channel), divided by ln C: 0 is certain, 1 is an even guess."""
+    ``probabilities`` are (channel, height, width); the result is (height, width).
+    """
     terms = probabilities * np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     return np.clip(-terms.sum(axis=0) / np.float32(np.log(len(probabilities))), 0, 1)
 
 
 def total_variation(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Total variation distance over the first axis (channel), 0 (equal) to 1 (no probability in common)."""
+    """Total variation distance over the first axis (channel), from 0 (equal) to 1 (disjoint).
+
+    Both arguments are probabilities (channel, height, width); the result is (height, width).
+    """
     return np.clip(np.abs(first - second).sum(axis=0) / 2, 0, 1)
 
 
 class MapsOnModelGrid:
-    """Takes finished planes in order and fills in the maps that are asked for.
+    """Takes finished planes in order and fills in the requested maps.
 
-    ``size`` is (depth, height, width) of the model grid. ``expert_slots`` says for each attention channel which of
-    head (0), medium (1) and tail (2) it is. All maps are float32 arrays of ``size`` but ``dominant_expert``, uint8:
-    1 head, 2 medium, 3 tail, whoever has the largest attention at the finest level given, of background voxels too;
-    0 in planes that were not taken. ``dominant_expert_on`` gives it for labels. A map that is not asked for is None, or
-    missing in ``attention``.
+    ``size`` is (depth, height, width) of the model grid. ``expert_slots`` maps each attention channel to its expert:
+    head (0), medium (1) or tail (2). ``kept`` are the labels of the requested organs, None for all; the others count as
+    background in the mean attention of the organs.
+
+    All maps are float32 arrays of ``size``, except ``dominant_expert`` (uint8): 1 head, 2 medium, 3 tail, the expert
+    with the largest attention at the finest level, in background voxels too; 0 in planes that were not added.
+    ``dominant_expert_on`` gives the same map on the CT's grid. A map that was not requested is None, or missing
+    from ``attention`` (level to expert to map).
     """
 
     def __init__(
@@ -66,20 +73,19 @@ class MapsOnModelGrid:
     def add(
         self, z: int, probabilities: FloatArray, attention: Mapping[int, FloatArray], other: FloatArray | None = None
     ) -> None:
-        """Take plane ``z`` of the prediction and of each level's attention.
+        """Add plane ``z``.
 
-        ``probabilities`` are (channel, height, width), each level's attention (expert, height, width); ``other`` are
-        the probabilities that the disagreement compares with, like ``probabilities``.
+        ``probabilities`` are (channel, height, width), ``attention`` holds (expert, height, width) by level. ``other``
+        are the probabilities (channel, height, width) of the other prediction, for the disagreement.
         """
         labels = self._written[probabilities.argmax(axis=0)]
         if self.entropy is not None:
-            self.entropy[z] = normalised_entropy(probabilities)
+            self.entropy[z] = normalized_entropy(probabilities)
         if self.disagreement is not None and other is not None:
             self.disagreement[z] = total_variation(probabilities, other)
         if self.dominant_expert is not None:
             finest = attention[max(attention)]
-            dominant = np.asarray(self._slots, np.uint8)[finest.argmax(axis=0)] + np.uint8(1)
-            self.dominant_expert[z] = dominant
+            self.dominant_expert[z] = np.asarray(self._slots, np.uint8)[finest.argmax(axis=0)] + np.uint8(1)
         flat = labels.ravel()
         self._voxels += np.bincount(flat, minlength=len(self._voxels))
         for level, experts in attention.items():
@@ -90,23 +96,25 @@ class MapsOnModelGrid:
                     self.attention[level][EXPERTS[self._slots[channel]]][z] = weights
 
     def dominant_expert_on(self, labels: NDArray[np.uint8], model: Grid, ct: Grid) -> NDArray[np.uint8] | None:
-        """The expert that decided each voxel of ``labels`` (z, y, x) on ``ct``, 0 where they are background; that of
-        the nearest voxel of the ``model`` grid. None where it was not asked for."""
+        """Return the dominant expert of each voxel of ``labels`` (z, y, x) on the grid ``ct``, 0 in the background.
+
+        The value is that of the nearest voxel of the ``model`` grid. None if the map was not requested.
+        """
         if self.dominant_expert is None:
             return None
-        dominant, taken = self.dominant_expert, np.flatnonzero(self.dominant_expert.any(axis=(1, 2)))
-        if not len(taken):
+        dominant, added = self.dominant_expert, np.flatnonzero(self.dominant_expert.any(axis=(1, 2)))
+        if not len(added):
             return np.zeros_like(labels)
-        # A voxel of an organ next to the first or last plane taken was decided there.
-        dominant[: taken[0]], dominant[taken[-1] + 1 :] = dominant[taken[0]], dominant[taken[-1]]
+        # Organ voxels just beyond the first or last computed plane got their label from that plane.
+        dominant[: added[0]], dominant[added[-1] + 1 :] = dominant[added[0]], dominant[added[-1]]
         on_ct = NearestResampler(model, ct).on_ct(dominant, ct)
         on_ct[labels == 0] = 0
         return on_ct
 
     def attention_by_organ(self) -> dict[int, dict[str, dict[str, float]]]:
-        """Mean attention over an organ's voxels on the model grid: level to organ key to expert.
+        """Return the mean attention over each organ's voxels on the model grid: level to organ key to expert.
 
-        Holds every level that came with the planes, and the organs that were found.
+        Contains each level that came with the planes, and the organs that have voxels.
         """
         return {
             level: {

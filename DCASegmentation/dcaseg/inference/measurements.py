@@ -1,4 +1,4 @@
-"""Volume, mean HU and bounding box of each organ, and whether the scan ends in it."""
+"""Volume, mean HU and bounding box of each organ, and whether the scan cuts it off."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from numpy.typing import NDArray
 
 from ..imaging.scan_edges import ScanEdges
 from ..organs import Organ, Vocabulary
+from ..types import Box
 
-Box = tuple[slice, slice, slice]
-
-# Labels in one pass over the voxels: each has a bit of a number.
-_AT_ONCE = 64
+# Labels that one pass over the voxels finds: one bit of a 64-bit word each.
+_LABELS_PER_PASS = 64
 
 
 def boxes_of(labels: NDArray[np.uint8]) -> dict[int, Box]:
-    """The box (z, y, x) around each label in ``labels`` (z, y, x), the background left out, by label.
+    """Return the bounding box (z, y, x) of each label in ``labels`` (z, y, x), background excluded.
 
-    Not by ITK's LabelShapeStatistics: it holds the runs of all labels at once, many times a noisy label map.
+    ITK's LabelShapeStatistics would do it too, but it holds the runs of all labels at once, which for a noisy label
+    map is many times the size of the map.
     """
     boxes = {}
-    for first in range(1, int(labels.max(initial=0)) + 1, _AT_ONCE):
-        some = range(first, min(first + _AT_ONCE, 256))
-        held = [_held(words, len(some)) for words in _seen_along(labels, some)]
-        for index, label in enumerate(some):
-            if held[0][index].any():
-                depth, height, width = (_ends(each[index]) for each in held)
+    for first in range(1, int(labels.max(initial=0)) + 1, _LABELS_PER_PASS):
+        subset = range(first, min(first + _LABELS_PER_PASS, 256))
+        present = [_unpack_bits(words, len(subset)) for words in _labels_along_axes(labels, subset)]
+        for index, label in enumerate(subset):
+            if present[0][index].any():
+                depth, height, width = (_extent(each[index]) for each in present)
                 boxes[label] = depth, height, width
     return boxes
 
 
-def _seen_along(labels: NDArray[np.uint8], some: range) -> tuple[NDArray[np.uint64], ...]:
-    """For each index along z, y and x which of ``some`` labels are there; a bit for each."""
+def _labels_along_axes(labels: NDArray[np.uint8], subset: range) -> tuple[NDArray[np.uint64], ...]:
+    """For each index along z, y and x, the labels of ``subset`` that occur there, one bit for each label."""
     in_z, in_y, in_x = (np.zeros(length, np.uint64) for length in labels.shape)
     bits = np.zeros(256, np.uint64)
-    bits[some.start : some.stop] = np.uint64(1) << np.arange(len(some), dtype=np.uint64)
+    bits[subset.start : subset.stop] = np.uint64(1) << np.arange(len(subset), dtype=np.uint64)
     for z, plane in enumerate(labels):
         if plane.any():
             words = bits.take(plane)
@@ -48,20 +48,23 @@ def _seen_along(labels: NDArray[np.uint8], some: range) -> tuple[NDArray[np.uint
     return in_z, in_y, in_x
 
 
-def _held(words: NDArray[np.uint64], count: int) -> NDArray[np.bool_]:
-    """Whether bit i is set in word j, (i, j), for the first ``count`` bits."""
+def _unpack_bits(words: NDArray[np.uint64], count: int) -> NDArray[np.bool_]:
+    """Array (count, words) that says whether bit i is set in word j, for the first ``count`` bits."""
     return (words >> np.arange(count, dtype=np.uint64)[:, None] & np.uint64(1)) > 0
 
 
-def _ends(held: NDArray[np.bool_]) -> slice:
-    where = np.flatnonzero(held)
+def _extent(present: NDArray[np.bool_]) -> slice:
+    where = np.flatnonzero(present)
     return slice(int(where[0]), int(where[-1]) + 1)
 
 
 @dataclass(frozen=True)
 class OrganMeasurement:
-    """One organ in a label map; ``mean_hu`` is None where it has no voxel. ``cut_off`` says that the organ reaches an
-    end of the scan, so that its volume is a lower bound."""
+    """One organ in a label map.
+
+    ``ml`` is its volume; ``mean_hu`` is None if it has no voxels. ``cut_off`` means that the organ reaches the edge of
+    the scan, so its volume is a lower bound.
+    """
 
     organ: Organ
     voxels: int
@@ -71,12 +74,12 @@ class OrganMeasurement:
 
     @property
     def found(self) -> bool:
-        """Whether there is more of it than a few stray voxels."""
+        """Whether the organ has more than a few stray voxels."""
         return self.voxels > 0 and not self.organ.is_stray(self.ml)
 
     @property
     def note(self) -> str:
-        """How the volume compares with ordinary adults', empty if it is within their range."""
+        """How the volume compares with an adult's usual range; empty if it lies within the range."""
         return self.organ.note(self.voxels, self.ml, self.cut_off)
 
 
@@ -88,22 +91,23 @@ def measure(
     kept: Collection[int] | None = None,
     spacing: Sequence[float] | None = None,
 ) -> tuple[OrganMeasurement, ...]:
-    """Measure the organs of ``vocabulary`` that are in ``kept``, None for all: the others were not looked for.
+    """Measure the organs of ``vocabulary``.
 
-    ``labels`` and ``ct`` (HU) are arrays of one shape (z, y, x), ``spacing`` is that of their voxels (x, y, z) in mm;
-    left out, they count as cubes.
+    ``labels`` and ``ct`` (HU) are arrays of the same shape (z, y, x). ``ml_per_voxel`` is the volume of a voxel.
+    ``kept`` are the labels of the organs that were segmented, None for all; other organs are not in the result.
+    ``spacing`` of the voxels is (x, y, z) in mm; None means cubic voxels.
     """
     voxels = np.zeros(len(vocabulary) + 1, dtype=np.int64)
     hu_sums = np.zeros(len(vocabulary) + 1)
-    # Slice by slice: bincount turns its input into 64-bit numbers.
+    # Slice by slice: bincount converts its input to 64-bit numbers.
     for label_slice, ct_slice in zip(labels, ct, strict=True):
-        # Organs are a small part of a slice.
+        # Organs cover a small part of a slice.
         where = np.flatnonzero(label_slice != 0)
         flat = label_slice.ravel()[where]
         voxels += np.bincount(flat, minlength=len(voxels))
         hu_sums += np.bincount(flat, weights=ct_slice.ravel()[where], minlength=len(voxels))
     cut_off = ScanEdges(ct, spacing or [(1000 * ml_per_voxel) ** (1 / 3)] * 3).cut_off(labels)
-    found = []
+    measurements = []
     for organ in vocabulary:
         if kept is not None and organ.label not in kept:
             continue
@@ -111,5 +115,5 @@ def measure(
         ml = float(count * ml_per_voxel)
         mean = float(hu_sums[organ.label] / count) if count else None
         is_cut = organ.label in cut_off and not organ.is_stray(ml)
-        found.append(OrganMeasurement(organ, count, ml, mean, is_cut))
-    return tuple(found)
+        measurements.append(OrganMeasurement(organ, count, ml, mean, is_cut))
+    return tuple(measurements)

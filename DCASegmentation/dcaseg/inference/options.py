@@ -1,4 +1,4 @@
-"""What a segmentation run is asked for."""
+"""The options of a segmentation."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ ATTENTION_LEVELS = (1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """Options of one run. None of them belongs to the model, but for the overlap that it was measured with.
+    """The options of one segmentation.
 
-    ``body_box``: windows lie over the body's box only, and those that hold no body are left out.
-
-    ``find_abdomen``: a coarse pass looks for organs first, and only the planes around them are segmented.
-
-    ``overlap``, ``weighting``, ``batch``: the sliding window (share of a side, None for the model's own; weights;
-    windows at once, None leaves that to the runtime).
-    ``output``: the aggregation decoder's result, or the stitched experts' (which skips the aggregation decoder).
-    ``average``: whether logits or probabilities of overlapping windows are averaged (paper: probabilities).
-    ``attention_levels``: levels whose attention maps are kept, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full).
-    ``dominant_expert``, ``entropy``, ``disagreement``: further maps to make.
-    ``review``: whether places to check are looked for (see ``review_file``).
-    ``keep_islands``: whether pieces of an organ far smaller than its largest stay in the labels (``islands``).
+    ``overlap``: share of a window's side that neighbors have in common; None takes the model's own.
+    ``weighting``: weights of a window's voxels in the average, see ``sliding_window.importance_map``.
+    ``batch``: windows per batch; None leaves it to the backend.
+    ``output``: the aggregation decoder's result, or that of the stitched experts (skips the aggregation decoder).
+    ``average``: whether to average logits or probabilities of overlapping windows (paper: probabilities).
+    ``attention_levels``: levels whose attention maps to keep, 1 (DeB-6, 1/8 resolution) to 4 (DeB-9, full resolution).
+    ``dominant_expert``, ``entropy``, ``disagreement``: whether to make these maps.
+    ``review``: whether to look for findings (see ``review.schema``).
+    ``body_box``: place windows over the bounding box of the body only, and skip windows that contain no body.
+    ``find_abdomen``: look for organs with a coarse pass first, and segment only the planes around them.
+    ``keep_islands``: keep pieces of an organ that are far smaller than its largest piece (see ``postprocessing``).
     ``organs``: keys or names of the organs to keep in the labels; None keeps all.
 
-    Raises UserError for values that do not fit.
+    Raises UserError for values out of range.
     """
 
     overlap: float | None = None
@@ -53,35 +52,35 @@ class SegmentOptions:
 
     def __post_init__(self) -> None:
         if self.overlap is not None and not 0 <= self.overlap < 1:
-            raise UserError(f"An overlap of {self.overlap:g} is not possible.", "Give a share from 0 to below 1.")
+            raise UserError(f"An overlap of {self.overlap:g} is not possible.", "Give a value from 0 to below 1.")
         if self.batch is not None and self.batch < 1:
-            raise UserError(f"{self.batch} windows at once are not possible.", "Give a batch of 1 or more.")
+            raise UserError(f"A batch of {self.batch} windows is not possible.", "Give a batch of 1 or more.")
         for name, value, choices in (
             ("weighting", self.weighting, get_args(Weighting)),
             ("output", self.output, get_args(Output)),
             ("average", self.average, get_args(Average)),
         ):
             if value not in choices:
-                raise UserError(f"There is no {name} '{value}'.", f"Choose one of: {', '.join(choices)}.")
+                raise UserError(f"The {name} '{value}' does not exist.", f"Choose one of: {', '.join(choices)}.")
         unknown = [level for level in self.attention_levels if level not in ATTENTION_LEVELS]
         if unknown:
-            raise UserError(f"There is no attention level {unknown[0]}.", "Choose from the levels 1, 2, 3 and 4.")
+            raise UserError(f"Attention level {unknown[0]} does not exist.", "Choose from the levels 1, 2, 3 and 4.")
         if self.organs is not None and not self.organs:
-            raise UserError("No organ was chosen.", "Name at least one organ, or leave the choice out to get all.")
+            raise UserError("No organ is selected.", "Select at least one organ, or omit the option to get all organs.")
 
     @property
     def levels_needed(self) -> tuple[int, ...]:
-        """Attention levels the network must give, ascending: the finest is needed for the deciding expert."""
+        """Attention levels that the network must return, ascending; the dominant expert needs the finest."""
         levels = tuple(sorted(set(self.attention_levels)))
         return levels or ((max(ATTENTION_LEVELS),) if self.dominant_expert else ())
 
     @property
     def wants_maps(self) -> bool:
-        """Whether anything besides the labels is asked for."""
+        """Whether the options request any map in addition to the labels."""
         return bool(self.levels_needed) or self.entropy or self.disagreement
 
     def kept_labels(self, vocabulary: Vocabulary) -> frozenset[int]:
-        """Labels of the chosen organs. Raises UserError for an organ ``vocabulary`` does not have."""
+        """Return the labels of the selected organs. Raises UserError for an organ that ``vocabulary`` lacks."""
         if self.organs is None:
             return frozenset(vocabulary.by_label)
         return frozenset(vocabulary.find(name).label for name in self.organs)

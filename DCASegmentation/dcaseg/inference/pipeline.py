@@ -1,4 +1,4 @@
-"""One CT file in, one folder of results out: what ``dca segment`` and the worker run."""
+"""Segmentation from a CT file to a folder of results, as ``dca segment`` and the worker run it."""
 
 from __future__ import annotations
 
@@ -26,28 +26,32 @@ from ..review.schema import ALTERNATIVE, PLACES, REVIEW
 from ..types import ProgressCallback
 from .maps import EXPERTS
 from .options import SegmentOptions
-from .segmenter import Result, Segmenter, Stopwatch
+from .segmenter import Result, Segmenter, Stopwatch, report_progress
 
 REQUEST = "request.json"
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii", ".mha")
 
-
-# The share of the progress that the segmentation itself takes; reading comes before, writing after it.
+# Fractions of the progress after reading and after segmentation; writing takes the rest.
 _READ = 0.02
 _SEGMENTED = 0.95
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to segment, with what, and where the results go.
+    """What to segment, with which model and options, and where to write the results.
 
-    ``ct`` is an image file or a folder of DICOM files, of which ``series`` picks a series; ``out`` is the folder to
-    make. ``extension`` chooses the image format of labels and maps. ``overwrite`` replaces an
-    earlier job's folder, nothing else. ``files`` are those that ``ct`` links to, where it is a temporary folder: the
-    results name them in its place. ``runtime`` runs the network (``inference.backends.selection``). ``resample`` allows
-    a CT with tilted or unevenly spaced slices to be resampled. The folder can be read by its owner alone, unless it is
-    ``shared``. With ``called`` the results name the CT so, and say nothing of the files that it came from. One that
-    will be ``retried`` fails on a full disk even where only a table is lost.
+    ``ct``: an image file, or a folder of DICOM files. ``series``: which series of the folder to read.
+    ``out``: the folder to create. ``overwrite``: replace it if it is the result of an earlier job; nothing else is
+    ever replaced.
+    ``device``, ``runtime``: see ``device.choose_device`` and ``backends.selection``.
+    ``extension``: the image format of labels and maps, one of ``EXTENSIONS``.
+    ``files``: if ``ct`` is a temporary folder of links, the files they point to; the results name these files.
+    ``resample``: allow resampling of a CT with tilted or unevenly spaced slices.
+    ``shared``: let other users read the folder; by default only its owner can.
+    ``called``: name of the CT in the results, which then do not mention its files.
+    ``retried``: the caller will retry the job, so fail on a full disk even if only a table is lost.
+
+    Raises UserError for an unknown ``extension``.
     """
 
     ct: Path
@@ -68,12 +72,12 @@ class Job:
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
             raise UserError(
-                f"Results cannot be written as '{self.extension}'.", f"Choose one of: {', '.join(EXTENSIONS)}."
+                f"'{self.extension}' is not a format for results.", f"Choose one of: {', '.join(EXTENSIONS)}."
             )
 
 
 def make_segmenter(bundle: Bundle, device: str, runtime: str) -> Segmenter:
-    """The segmenter of a model; the abdomen is looked for with the default one, which is coarse and quick."""
+    """Create the segmenter of a model. It looks for the abdomen with the default model, which is coarse and fast."""
     return Segmenter(bundle, device, runtime=runtime, coarse=default_model)
 
 
@@ -84,23 +88,23 @@ def segment_to_folder(
     also_write: Callable[[Path, sitk.Image, Result], None] | None = None,
     segmenter: Segmenter | None = None,
 ) -> Result:
-    """Segment ``job.ct`` and put everything into ``job.out``; give the result too.
+    """Segment ``job.ct``, write the results to the folder ``job.out``, and return them.
 
-    Written are ``labels``, ``attention_<expert>_level<l>``, ``dominant_expert``, ``entropy`` and ``disagreement``
-    (the maps that the options ask for), the list and the images of ``review_file`` (with the option ``review``),
-    ``volumes.csv``, ``expert_attention.csv`` (where there is attention), ``request.json`` and ``log.txt``.
-    ``also_write(folder, ct, result)`` may add files, a scene for instance.
-    ``segmenter`` is one kept from an earlier job with the same bundle and device.
+    The folder contains the images ``labels``, ``attention_<expert>_level<l>``, ``dominant_expert``, ``entropy`` and
+    ``disagreement`` (as far as the options request them); with the option ``review`` also ``review.json`` and its
+    images (see ``review.schema``); ``volumes.csv``; ``expert_attention.csv`` if the levels of attention were computed;
+    ``request.json`` and ``log.txt``. ``also_write(folder, ct, result)`` may add files, such as a scene. ``segmenter``
+    is one from an earlier job with the same bundle and device.
 
-    The folder appears when it is complete; on an error before labels and maps are written, or when ``cancelled`` says
-    so (Cancelled), there is none. What cannot be written after them is left out, with a warning in the result.
-    Raises ImageError, BundleError, OutputError or UserError for what the user can set right.
+    The folder appears once it is complete. After an error before labels and maps are written, or if ``cancelled()``
+    returns True (raises Cancelled), there is no folder. Files that cannot be written after them are left out, with a
+    warning in the result. Raises ImageError, BundleError, OutputError or UserError for errors that the user can fix.
     """
     job.options.kept_labels(job.bundle.metadata.vocabulary)
     clock = Stopwatch()
     notes: list[str] = []
     with new_folder(job.out, overwrite=job.overwrite, recognized_by=REQUEST, private=not job.shared) as folder:
-        _tell(progress, 0.0, "Reading the CT")
+        report_progress(progress, 0.0, "Reading the CT")
         with clock.phase("reading"):
             ct = read_ct(job.ct, job.series, notes, job.resample)
             notes += check_ct(ct)
@@ -108,7 +112,7 @@ def segment_to_folder(
             ct, job.options, _part_of(progress, _READ, _SEGMENTED), cancelled
         )
         result.warnings[:0] = notes
-        _tell(progress, _SEGMENTED, "Writing the results")
+        report_progress(progress, _SEGMENTED, "Writing the results")
         with clock.phase("writing"):
             write_result(folder, job, ct, result)
             if also_write:
@@ -119,7 +123,7 @@ def segment_to_folder(
         result = replace(result, seconds={phase: seconds[phase] for phase in order})
         with optional("log.txt", result.warnings, full_disk_fails=job.retried):
             write_text(_log(job, ct, result), folder / "log.txt")
-    _tell(progress, 1.0, "Finished")
+    report_progress(progress, 1.0, "Finished")
     return result
 
 
@@ -128,10 +132,10 @@ def write_result(folder: Path, job: Job, ct: sitk.Image, result: Result) -> None
 
     Tables that cannot be written become warnings of the result. Raises OutputError for anything else.
     """
-    # First: without it a later run would not recognize this folder as a result, and would not replace it.
+    # First: a later run replaces a folder only if this file identifies it as a result.
     write_json(_request(job, ct, result), folder / REQUEST)
     _write_images(folder, job.extension, result)
-    # The result is complete. Nothing that comes after it may cost it.
+    # The result is complete. No later error may discard it.
     with optional("volumes.csv", result.warnings, full_disk_fails=job.retried):
         _write_volumes(folder, result)
     with optional("expert_attention.csv", result.warnings, full_disk_fails=job.retried):
@@ -139,12 +143,12 @@ def write_result(folder: Path, job: Job, ct: sitk.Image, result: Result) -> None
 
 
 @contextmanager
-def optional(what: str, notes: list[str], *files: Path, full_disk_fails: bool = False) -> Iterator[None]:
-    """Around the writing of what a result can do without: an error in the block becomes one of ``notes``, and what
-    there is of ``files`` is removed.
+def optional(name: str, notes: list[str], *files: Path, full_disk_fails: bool = False) -> Iterator[None]:
+    """Context for writing a part of the result that is not essential.
 
-    Whatever the error is: disks, headers and libraries fail in ways that nobody foresees. Cancelling alone gets
-    through, and with ``full_disk_fails`` a full disk.
+    Any error in the block is appended to ``notes``, with the ``name`` of the part, and ``files`` are removed. All
+    errors are caught, because disks, headers and libraries fail in unforeseen ways. Only Cancelled passes, and with
+    ``full_disk_fails`` the error of a full disk.
     """
     try:
         yield
@@ -156,7 +160,7 @@ def optional(what: str, notes: list[str], *files: Path, full_disk_fails: bool = 
         for file in files:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
-        notes.append(f"{what} was not written: {in_a_line(error)} The rest of the result is complete.")
+        notes.append(f"{name} was not written: {in_a_line(error)} The rest of the result is complete.")
 
 
 def _write_images(folder: Path, extension: str, result: Result) -> None:
@@ -171,14 +175,14 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
         if image is not None:
             images[name] = image
     if result.review is not None:
-        images |= {PLACES: result.review.places, ALTERNATIVE: result.review.alternative}
+        images |= {PLACES: result.review.ranks, ALTERNATIVE: result.review.alternative}
         write_json(result.review.review.to_json(extension), folder / REVIEW)
     for name, image in images.items():
         write_image(image, folder / f"{name}{extension}")
 
 
 def write_tables(folder: Path, result: Result) -> None:
-    """Write ``volumes.csv``, and ``expert_attention.csv`` where there is attention, into ``folder``."""
+    """Write ``volumes.csv`` to ``folder``, and ``expert_attention.csv`` if the result has attention."""
     _write_volumes(folder, result)
     _write_attention(folder, result)
 
@@ -226,7 +230,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 
 def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
-    """All that decides the result, for whoever wants to repeat the run."""
+    """Return the content of ``request.json``: everything needed to repeat the run."""
     return {
         "ct": job.called or [_readable(file) for file in job.files] or _readable(job.ct.resolve()),
         "series": None if job.called else job.series,
@@ -243,7 +247,7 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
         "extension": job.extension,
         "overwrite": job.overwrite,
         "resample": job.resample,
-        # So that only what this process made is removed when it is ended: see ``partials.remove_traces``.
+        # If this process is killed, ``temp_paths.remove_traces`` removes only the folders it made.
         "process": os.getpid(),
         "versions": {
             "python": platform.python_version(),
@@ -253,7 +257,7 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
 
 
 def geometry_of(image: sitk.Image) -> dict[str, Any]:
-    """What ``request.json`` says of where the CT's voxels lie."""
+    """Return the geometry of ``image`` as ``request.json`` stores it: positions in mm (LPS), order (x, y, z)."""
     return {
         "size": list(image.GetSize()),
         "spacing_mm": list(image.GetSpacing()),
@@ -267,7 +271,7 @@ def _version(distribution: str) -> str:
     try:
         return version(distribution)
     except PackageNotFoundError:
-        # The library can be used from a checkout that was never installed.
+        # The library also runs from a checkout without installation.
         return "not installed"
 
 
@@ -296,17 +300,12 @@ def _source(job: Job) -> str:
 
 
 def _readable(path: Path) -> str:
-    """``path`` as text that any file can hold, even where its bytes are none."""
+    """Return ``path`` as text that can be written to any file, even if its bytes are not valid UTF-8."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _part_of(progress: ProgressCallback | None, start: float, stop: float) -> ProgressCallback | None:
-    """The stretch from ``start`` to ``stop`` of ``progress`` as a progress of its own."""
+    """Map the progress of a step (0 to 1) to the range from ``start`` to ``stop`` of ``progress``."""
     if progress is None:
         return None
     return lambda fraction, message: progress(start + (stop - start) * fraction, message)
-
-
-def _tell(progress: ProgressCallback | None, fraction: float, message: str) -> None:
-    if progress:
-        progress(fraction, message)

@@ -1,7 +1,7 @@
-"""Postprocessing of labels: connected pieces found slab by slab, and those too small to be an organ removed.
+"""Postprocessing of labels: connected components, found slab by slab, and removal of islands.
 
-Every organ of the vocabularies is one piece of the body. A network that looks at one window at a time knows nothing
-of that, and now and then finds a few voxels of an organ elsewhere. The paper's family leaves them.
+Each organ of the vocabularies is a single piece. A network that sees one window at a time does not know that, and
+sometimes finds a few voxels of an organ elsewhere. The paper and the methods it compares with leave these voxels.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ Numbers = NDArray[np.uint32]
 
 
 def numbered(mask: NDArray[np.bool_], corners: bool = True) -> sitk.Image:
-    """The pieces of ``mask`` (z, y, x) numbered from 1, in the order of their first voxel; 0 elsewhere.
+    """Return the connected components of ``mask`` (z, y, x), numbered from 1 in the order of their first voxel.
 
-    With ``corners`` voxels that share no more than a corner are connected (26 neighbors), else faces count (6).
+    ``corners`` connects voxels that share a corner (26 neighbors); otherwise only faces connect (6 neighbors).
     """
     return sitk.ConnectedComponent(sitk.GetImageFromArray(mask.view(np.uint8)), corners)
 
 
 class JoinedPieces:
-    """Sizes of pieces that go on from slab to slab.
+    """Sizes of components that extend over several slabs.
 
-    For each slab, in order: ``count`` its voxels, then ``close`` it. Then ``smaller_than`` tells of each piece of each
-    slab whether all that it is connected with is small.
+    For each slab, in order: call ``count`` with its voxels, then ``close``. Afterwards ``smaller_than`` says for each
+    piece of each slab whether the whole component it belongs to is small.
     """
 
     def __init__(self) -> None:
-        # By number, which goes on from slab to slab; 0 is no piece.
+        # By number, counted on from slab to slab; 0 is the background.
         self._sizes = np.zeros(1, np.int64)
         self._ends = [1]
         self._counted = np.zeros(1, np.int64)
@@ -42,13 +42,13 @@ class JoinedPieces:
         self._last: NDArray[np.int64] | None = None
 
     def count(self, numbers: Numbers) -> None:
-        """Add ``numbers`` (n,), of voxels of the slab that is open, each 1 or above."""
+        """Count voxels of the current slab; ``numbers`` (n,) are the numbers of their pieces, 1 or above."""
         sizes = np.bincount(numbers, minlength=len(self._counted))
         sizes[: len(self._counted)] += self._counted
         self._counted = sizes
 
     def close(self, pieces: sitk.Image) -> None:
-        """The open slab is counted; ``pieces`` are its, as ``numbered`` gives them."""
+        """Finish the current slab; ``pieces`` are its components as ``numbered`` returns them."""
         numbers = sitk.GetArrayViewFromImage(pieces)
         first, last = (self._numbers_of(numbers[z]) for z in (0, -1))
         if self._last is not None:
@@ -59,8 +59,10 @@ class JoinedPieces:
         self._counted = np.zeros(1, np.int64)
 
     def smaller_than(self, share: float) -> list[NDArray[np.bool_]]:
-        """For each slab, by the number of a piece in it: whether it and what it is connected with are less than
-        ``share`` of the largest. False for 0."""
+        """Return for each slab an array that says, by number of a piece, whether its component is small.
+
+        Small means fewer voxels than ``share`` times those of the largest component. The entry of number 0 is False.
+        """
         root = _roots(len(self._sizes), np.concatenate([*self._pairs, np.zeros((0, 2), np.int64)]))
         whole = np.bincount(root, weights=self._sizes, minlength=len(root))[root]
         small = whole < share * whole.max()
@@ -75,7 +77,7 @@ class JoinedPieces:
 
 
 def _touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Pairs (n, 2) of numbers in two planes that lie on each other, over edges and corners too."""
+    """Pairs (n, 2) of the numbers of pieces in two adjacent planes that touch, over edges and corners too."""
     height, width = above.shape
     padded = np.pad(below, 1)
     pairs = []
@@ -88,7 +90,7 @@ def _touching(above: NDArray[np.int64], below: NDArray[np.int64]) -> NDArray[np.
 
 
 def _roots(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of ``count`` numbers the lowest that ``pairs`` connect it with."""
+    """For each of ``count`` numbers, the lowest number that ``pairs`` connect it with."""
     root = np.arange(count)
     while True:
         ends = root[pairs]
@@ -101,30 +103,30 @@ def _roots(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 SMALL_SHARE = 0.1
-"""Share of an organ's largest piece below which another piece is an island: organs that the network found in two
-halves stay whole."""
+"""A piece below this share of the organ's largest piece is an island. Organs found in two halves keep both."""
 
-AT_ONCE = 32_000_000
-"""Voxels whose pieces are told apart at once, at five bytes each: more than the box of an organ holds, and less than
-that of noise in a long scan."""
+SLAB_VOXELS = 32_000_000
+"""Voxels of a slab, at five bytes each: more than the box of an organ holds, and less than that of noise in a long
+scan."""
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-# Voxels that are counted or erased at once: what numpy makes of them is several times as large.
+# Voxels per block of counting and erasing: numpy's intermediate arrays are several times as large.
 _BLOCK = 4_000_000
 
 
-def remove_islands(labels: NDArray[np.uint8], share: float = SMALL_SHARE, at_once: int = AT_ONCE) -> dict[int, int]:
-    """Set the islands in ``labels`` (z, y, x) to background, in place; gives voxels removed by label.
+def remove_islands(
+    labels: NDArray[np.uint8], share: float = SMALL_SHARE, slab_voxels: int = SLAB_VOXELS
+) -> dict[int, int]:
+    """Set the islands in ``labels`` (z, y, x) to background, in place. Returns the number of voxels removed by label.
 
-    An island is a piece of a label, connected over corners too, with less than ``share`` of the voxels of the label's
-    largest piece. What is larger than ``at_once`` voxels is taken in slabs, each of them twice; the outcome is the
-    same.
+    An island is a connected component of a label (26 neighbors) with less than ``share`` of the voxels of the label's
+    largest component. Boxes of more than ``slab_voxels`` voxels are processed in slabs; the result is the same.
     """
     removed = {}
     for label, box in boxes_of(labels).items():
         part = labels[box]
-        planes = max(1, at_once // part[0].size)
+        planes = max(1, slab_voxels // part[0].size)
         count = _remove(label, [part[z : z + planes] for z in range(0, len(part), planes)], share)
         if count:
             removed[label] = count
@@ -142,7 +144,7 @@ def _remove(label: int, slabs: list[NDArray[np.uint8]], share: float) -> int:
     for slab, small in zip(slabs, joined.smaller_than(share), strict=True):
         if small.any():
             if len(slabs) > 1:
-                # Those of the slab before go first.
+                # Free the pieces of the previous slab first.
                 del pieces
                 pieces = numbered(slab == label)
             removed += _erase(slab, sitk.GetArrayViewFromImage(pieces), small)

@@ -1,10 +1,9 @@
-"""Settings of a process of our own (the command line, a worker; never Slicer's): threads and memory allocator.
+"""Process-wide settings: the threads and the memory allocator. For the command line and the worker, never for Slicer.
 
-glibc gives every large block back to the system when it is freed and asks for it anew for the next layer, and the
-page faults of that cost about a third of the network's time on a CPU (two Zen 3 cores, patch 96). Kept memory is
-reused instead. The setting holds for the whole process, so only processes of our own use it (the command line, the
-worker), never Slicer's. What is freed and comes back in other sizes, though, piles up: it is given back between the
-steps of a run.
+By default glibc returns each large block to the system when it is freed, and requests it again for the next layer. The
+page faults cost about a third of the network's time on a CPU (two Zen 3 cores, patch 96). ``keep_freed_memory`` makes
+glibc reuse the blocks. Blocks that are freed and requested again in other sizes pile up, however, so
+``trim_freed_memory`` returns them to the system between the steps of a segmentation.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ _POLICY = "OMP_WAIT_POLICY"
 
 
 def sleeping_threads() -> dict[str, str]:
-    """The environment in which PyTorch's threads sleep while they have nothing to do. What the user has set stays.
+    """Return the environment variables that make PyTorch's idle threads sleep. A value set by the user stays.
 
-    By default OpenMP keeps them turning for some milliseconds after each operation, so as to start the next a little
-    sooner. Beside other work that costs many times what it gains: where one of them is without a core, all others
-    turn until it gets one. OpenMP looks at the environment once, when PyTorch is imported.
+    By default OpenMP lets threads spin for some milliseconds after each operation, so that the next one starts a little
+    sooner. Under other load that costs many times what it saves: as long as one thread waits for a core, all others
+    spin. OpenMP reads the environment once, when PyTorch is imported.
     """
     return {_POLICY: os.environ.get(_POLICY, "PASSIVE")}
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Around the imports of PyTorch and the like.
+    """Context for the imports of PyTorch and similar libraries.
 
-    They make a million objects that stay. The garbage collector would look through them again and again meanwhile, a
-    sixth of the time of the imports, and at each full collection after that.
+    The imports create a million permanent objects. The garbage collector would scan them again and again, which takes a
+    sixth of the import time, and once more at each later full collection.
     """
     os.environ.update(sleeping_threads())
     gc.disable()
@@ -53,7 +52,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory. False where the C library is another one."""
+    """Make glibc keep freed memory for reuse. Returns False if the C library is not glibc."""
     libc = _glibc()
     if libc is None:
         return False
@@ -61,8 +60,8 @@ def keep_freed_memory() -> bool:
     return all(libc.mallopt(parameter, value) == 1 for parameter, value in settings)
 
 
-def give_back_freed_memory() -> bool:
-    """Give what is free within the process back to the system, kept or not. False where the C library is another."""
+def trim_freed_memory() -> bool:
+    """Return the free memory of the process to the system. Returns False if the C library is not glibc."""
     libc = _glibc()
     if libc is None:
         return False
@@ -74,5 +73,5 @@ def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)
-    # Only glibc says which version of glibc it is; musl and others go without.
+    # gnu_get_libc_version exists in glibc only, not in musl and others.
     return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None

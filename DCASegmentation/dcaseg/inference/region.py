@@ -1,9 +1,9 @@
-"""Which part of a scan is computed: the body without the air around it, and the abdomen of a long scan.
+"""The region of a scan to segment: the body without the surrounding air, and the abdomen of a long scan.
 
-Coarse on purpose: HU are averaged over blocks of some 8 mm, in which noise and the thin shells of a scanner table
-vanish. What is left after taking off one block all around is body if there is enough of it: the trunk, and arms or legs
-beside it. It is then grown by more than was taken off. Whatever is in doubt counts as body: a box too large costs time,
-one too small would cut anatomy.
+The body is found on a coarse scale: HU are averaged over blocks of about 8 mm, in which noise and the thin shells of a
+scanner table vanish. The mask of dense blocks is eroded by one block; the pieces that remain and are large enough are
+body (the trunk, arms and legs). They are dilated by more than they were eroded. In doubt a block counts as body: too
+large a region costs time, too small a region would cut off anatomy.
 """
 
 from __future__ import annotations
@@ -17,45 +17,51 @@ from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
 from ..organs import Vocabulary
+from ..types import Box
 from .sliding_window import Triple
 
 _BLOCK_MM = 8.0
 _BODY_HU = -300.0
-# A piece smaller than both of these is none of the body.
-_LEAST_ML = 30.0
-_LEAST_SHARE = 0.01
-_MARGIN_MM = 24.0
-# What takes less of the volume off than this is not worth other windows.
+# A piece smaller than both of these is not part of the body.
+_MIN_ML = 30.0
+_MIN_SHARE = 0.01
+_BODY_MARGIN_MM = 24.0
+# A region with more than this share of the volume is extended to the whole volume: cropping would save too little.
 _WHOLE = 0.95
-
-Region = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
 class Body:
-    """Blocks that hold body: ``blocks`` (z, y, x), each of ``block`` voxels (z, y, x) of a volume of ``shape``."""
+    """The blocks of a volume that contain body.
+
+    ``blocks`` (z, y, x) says for each block whether it does; ``block`` is its size in voxels (z, y, x), ``shape`` that
+    of the volume (depth, height, width).
+    """
 
     blocks: NDArray[np.bool_]
     block: Triple
     shape: Triple
 
-    def region(self, patch: Sequence[int]) -> Region:
-        """The box around the body, no side smaller than that of ``patch`` or, where that is smaller, of the volume."""
+    def region(self, patch: Sequence[int]) -> Box:
+        """Return the box (z, y, x) around the body.
+
+        No side is smaller than that of ``patch`` (depth, height, width), or that of the volume if it is smaller still.
+        """
         if not self.blocks.any():
             return whole_region(self.shape)
         sides = []
-        for axis, (length, block, least) in enumerate(zip(self.shape, self.block, patch, strict=True)):
-            held = np.flatnonzero(self.blocks.any(axis=tuple(other for other in range(3) if other != axis)))
-            start, stop = int(held[0]) * block, min((int(held[-1]) + 1) * block, length)
-            missing = max(min(least, length) - (stop - start), 0)
-            start = min(max(start - missing // 2, 0), length - max(min(least, length), stop - start))
-            sides.append(slice(start, max(stop, start + min(least, length))))
+        for axis, (length, block, minimum) in enumerate(zip(self.shape, self.block, patch, strict=True)):
+            occupied = np.flatnonzero(self.blocks.any(axis=tuple(other for other in range(3) if other != axis)))
+            start, stop = int(occupied[0]) * block, min((int(occupied[-1]) + 1) * block, length)
+            missing = max(min(minimum, length) - (stop - start), 0)
+            start = min(max(start - missing // 2, 0), length - max(min(minimum, length), stop - start))
+            sides.append(slice(start, max(stop, start + min(minimum, length))))
         z, y, x = sides
         size = np.prod([side.stop - side.start for side in sides]) / np.prod(self.shape)
         return whole_region(self.shape) if size > _WHOLE else (z, y, x)
 
     def touches(self, start: Sequence[int], patch: Sequence[int]) -> bool:
-        """Whether the window of ``patch`` that begins at ``start`` (z, y, x) holds body."""
+        """Whether the window of size ``patch`` whose first voxel is ``start`` (z, y, x) contains body."""
         part = tuple(
             slice(max(first, 0) // block, -(-(first + side) // block))
             for first, side, block in zip(start, patch, self.block, strict=True)
@@ -63,14 +69,14 @@ class Body:
         return bool(self.blocks[part].any())
 
 
-def whole_region(shape: Sequence[int]) -> Region:
-    """All of a volume of ``shape`` (z, y, x)."""
+def whole_region(shape: Sequence[int]) -> Box:
+    """Return the box that covers a whole volume of ``shape`` (depth, height, width)."""
     depth, height, width = shape
     return slice(0, depth), slice(0, height), slice(0, width)
 
 
 def find_body(hu: NDArray[np.float32], spacing: Sequence[float]) -> Body:
-    """The body in ``hu`` (z, y, x), a CT on the model grid of ``spacing`` (x, y, z) in mm."""
+    """Find the body in ``hu`` (z, y, x), a CT on the model grid with ``spacing`` (x, y, z) in mm."""
     step = spacing[::-1]
     z, y, x = (max(round(_BLOCK_MM / side), 1) for side in step)
     block = (z, y, x)
@@ -80,9 +86,9 @@ def find_body(hu: NDArray[np.float32], spacing: Sequence[float]) -> Body:
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(core, True))[1:-1, 1:-1, 1:-1]
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
-    kept = sizes >= max(min(_LEAST_ML / block_ml, _LEAST_SHARE * sizes.max()), 1)
-    reach = [int(1 + np.ceil(_MARGIN_MM / (side * each))) for side, each in zip(step, block, strict=True)]
-    grown = sitk.BinaryDilate(_image(kept[pieces]), reach[::-1], sitk.sitkBox)
+    kept = sizes >= max(min(_MIN_ML / block_ml, _MIN_SHARE * sizes.max()), 1)
+    radius = [int(1 + np.ceil(_BODY_MARGIN_MM / (side * each))) for side, each in zip(step, block, strict=True)]
+    grown = sitk.BinaryDilate(_image(kept[pieces]), radius[::-1], sitk.sitkBox)
     depth, height, width = hu.shape
     return Body(_rows_filled(sitk.GetArrayFromImage(grown) > 0), block, (depth, height, width))
 
@@ -98,12 +104,12 @@ def _block_means(hu: NDArray[np.float32], block: Triple) -> NDArray[np.float32]:
 
 
 def _edges_repeated(dense: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With a rim, so that a body that the field of view cuts goes on beyond it."""
+    """Add a border of one block, so that a body at the edge of the field of view extends beyond it."""
     return np.pad(dense, 1, mode="edge")
 
 
 def _rows_filled(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """With what lies between the first and the last block of a row: lungs and bowel gas are body too."""
+    """Fill each row between its first and last block: lungs and bowel gas are part of the body."""
     left = np.maximum.accumulate(blocks, axis=2)
     right = np.maximum.accumulate(blocks[:, :, ::-1], axis=2)[:, :, ::-1]
     return left & right
@@ -113,28 +119,30 @@ def _image(blocks: NDArray[np.bool_]) -> sitk.Image:
     return sitk.GetImageFromArray(np.ascontiguousarray(blocks).astype(np.uint8))
 
 
-MARGIN_MM = 60.0
-"""What is added above and below: more than a coarse pass cuts off an organ's end, and the length of a gallbladder that
-it may have missed."""
+ABDOMEN_MARGIN_MM = 60.0
+"""Margin above and below the organs: more than a coarse pass cuts off the end of an organ, and the length of a
+gallbladder that it may have missed."""
 
-_MIN_SHARE_OF_ABDOMEN = 0.25
-"""Of the smallest ordinary volume of an organ: what is smaller is taken for a mistake."""
+_MIN_SHARE_OF_ORGAN = 0.25
+"""Share of an organ's smallest usual volume; smaller pieces are taken for errors."""
 
 
 def abdominal_planes(
-    labels: sitk.Image, vocabulary: Vocabulary, grid: Grid, margin_mm: float = MARGIN_MM
+    labels: sitk.Image, vocabulary: Vocabulary, grid: Grid, margin_mm: float = ABDOMEN_MARGIN_MM
 ) -> slice | None:
-    """The planes of ``grid`` (along its last index axis, z) that hold the organs of ``labels``, an image of any grid,
-    and ``margin_mm`` more on both sides; None where there is no organ of some size."""
-    found = sitk.LabelShapeStatisticsImageFilter()
-    found.SetComputePerimeter(False)
-    found.Execute(labels)
+    """Return the planes (z) of ``grid`` that contain the organs of ``labels``, with ``margin_mm`` on both sides.
+
+    ``labels`` may lie on any grid. None if no organ has a plausible size.
+    """
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.SetComputePerimeter(False)
+    shapes.Execute(labels)
     along = []
-    for label in found.GetLabels():
-        if found.GetPhysicalSize(label) < 1000 * _MIN_SHARE_OF_ABDOMEN * vocabulary.by_label[label].volume_ml[0]:
+    for label in shapes.GetLabels():
+        if shapes.GetPhysicalSize(label) < 1000 * _MIN_SHARE_OF_ORGAN * vocabulary.by_label[label].volume_ml[0]:
             continue
-        first = np.array(found.GetBoundingBox(label)[:3])
-        box = np.stack([first, first + found.GetBoundingBox(label)[3:] - 1])
+        first = np.array(shapes.GetBoundingBox(label)[:3])
+        box = np.stack([first, first + shapes.GetBoundingBox(label)[3:] - 1])
         for sides in np.ndindex(2, 2, 2):
             corner = labels.TransformIndexToPhysicalPoint([int(box[side, axis]) for axis, side in enumerate(sides)])
             along.append(float((np.array(corner) - grid.origin) @ grid.axes[:, 2]))
@@ -146,7 +154,7 @@ def abdominal_planes(
 
 
 def at_least(planes: slice, depth: int, available: int) -> slice:
-    """``planes`` with as many more on both sides as make up ``depth``, within the ``available`` ones."""
+    """Extend ``planes`` on both sides to at least ``depth`` planes, within the ``available`` ones."""
     missing = max(min(depth, available) - (planes.stop - planes.start), 0)
     start = max(min(planes.start - missing // 2, available - (planes.stop - planes.start) - missing), 0)
     return slice(start, min(start + (planes.stop - planes.start) + missing, available))

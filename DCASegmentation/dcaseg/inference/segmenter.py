@@ -1,65 +1,55 @@
-"""A CT in, organs and expert maps out."""
+"""Segmentation of a CT in memory: resampling, sliding window, labels, maps, measurements and review."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
 
-import numpy as np
 import SimpleITK as sitk
 import torch
-from numpy.typing import NDArray
 
 from ..errors import Cancelled, in_a_line
-from ..imaging.grid import Grid, canonical_view, model_grid
+from ..imaging.grid import Grid, model_grid
 from ..imaging.intensity import window
 from ..imaging.resampling import resample
 from ..method.network import DCANet
 from ..method.streaming import Wanted
 from ..organs import Organ, Vocabulary
-from ..review.builder import ReviewGathering, ReviewResult, options_with_evidence
-from ..types import ProgressCallback
+from ..review.builder import ReviewCollector, ReviewResult, options_with_evidence
+from ..types import Box, ProgressCallback
 from .backends.base import Backend, Task
 from .backends.eager import EagerBackend
 from .backends.selection import check_backend, choose_backend
 from .device import choose_device
-from .label_resampling import GridCanvas, LabelResampler
-from .maps import MapsOnModelGrid
 from .measurements import OrganMeasurement, measure
 from .options import SegmentOptions
+from .planes import LabelConsumer, MapConsumer, PlaneConsumer, whole_planes
 from .plausibility import implausible
 from .postprocessing import remove_islands
-from .process_settings import give_back_freed_memory
+from .process_settings import trim_freed_memory
 from .region import Body, abdominal_planes, at_least, find_body, whole_region
-from .sliding_window import (
-    COVERED,
-    OTHER,
-    RESULT,
-    Planes,
-    Triple,
-    WindowPrediction,
-    attention_name,
-    averaged_planes,
-    check_abilities,
-    middle_window,
-)
+from .sliding_window import Planes, Triple, WindowPrediction, averaged_planes, check_abilities, middle_window
+
+__all__ = ["Model", "ModelMetadata", "Result", "SegmentOptions", "Segmenter"]
 
 
 @dataclass
 class Result:
-    """Labels and maps of one CT.
+    """Labels and maps of one CT. Maps that were not requested are None, or missing from ``attention``.
 
-    ``labels`` (uint8) lie on exactly the CT's grid. ``attention`` (level to expert to float32 image, summing to one
-    over the experts), ``entropy`` and ``disagreement`` (float32, 0 to 1) lie on the model grid, ``dominant_expert``
-    (uint8: 0 background, 1 head, 2 medium, 3 tail) on the CT's, where it is 0 exactly where ``labels`` are; all are
-    there if they were asked for.
-    ``attention_by_organ`` holds mean attention: level to organ key to expert. ``seconds`` is the time of each phase,
-    ``device`` where the network ran, ``runtime`` what ran it.
-    ``islands_ml`` is what was taken out of each organ, by key, as too small and too far off to be it.
-    ``review`` holds the places to check, None if they were not asked for.
+    ``labels`` (uint8): organs on the CT's grid.
+    ``measurements``: volume and mean HU of each requested organ.
+    ``device``, ``runtime``: where the network ran, and the backend that ran it.
+    ``attention``: level to expert to float32 image on the model grid; sums to one over the experts.
+    ``dominant_expert``: uint8 image on the CT's grid, 1 head, 2 medium, 3 tail; 0 exactly where ``labels`` are 0.
+    ``entropy``, ``disagreement``: float32 images, 0 to 1, on the model grid.
+    ``review``: the findings, None if they were not requested.
+    ``attention_by_organ``: mean attention, level to organ key to expert.
+    ``islands_ml``: volume of the islands removed from each organ, by key.
+    ``seconds``: time of each phase. ``warnings``: messages for the user.
     """
 
     labels: sitk.Image
@@ -78,24 +68,24 @@ class Result:
 
     @property
     def organs(self) -> tuple[Organ, ...]:
-        """The organs that were asked for."""
+        """The requested organs."""
         return tuple(measurement.organ for measurement in self.measurements)
 
     @property
     def volumes_ml(self) -> dict[str, float]:
-        """Volume in ml of every organ that was asked for, by key."""
+        """Volume in ml of each requested organ, by key."""
         return {measurement.organ.key: measurement.ml for measurement in self.measurements}
 
 
 class Stopwatch:
-    """Adds up seconds by phase; a phase may come again and again."""
+    """Sums seconds by phase; a phase may be entered any number of times."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time inside the ``with`` block towards ``name``."""
+        """Add the time inside the ``with`` block to the phase ``name``."""
         start = perf_counter()
         try:
             yield
@@ -103,8 +93,8 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
 
     @contextmanager
-    def rest(self, name: str) -> Iterator[None]:
-        """Count towards ``name`` the time inside the block that no phase within it has counted."""
+    def remainder(self, name: str) -> Iterator[None]:
+        """Add to the phase ``name`` the time inside the ``with`` block that its inner phases do not count."""
         counted = sum(self.seconds.values())
         start = perf_counter()
         try:
@@ -114,20 +104,23 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start - inner
 
 
-__all__ = ["Model", "ModelMetadata", "Result", "SegmentOptions", "Segmenter"]
+def report_progress(progress: ProgressCallback | None, fraction: float, message: str) -> None:
+    """Call ``progress``, if given, with ``fraction`` (0 to 1) and ``message``."""
+    if progress:
+        progress(fraction, message)
 
 
-# Shares of the whole run's progress: nearly all of the time goes into the windows.
+# Shares of the progress: nearly all of the time goes into the windows.
 _RESAMPLED = 0.03
 _WINDOWS_DONE = 0.97
 
 
 class ModelMetadata(Protocol):
-    """What the segmenter must know of a trained model."""
+    """What the segmenter needs to know about a trained model."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Organs, labels 1 to K."""
+        """The organs, with labels 1 to K."""
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -135,15 +128,15 @@ class ModelMetadata(Protocol):
 
     @property
     def orientation(self) -> str:
-        """Directions of increasing x, y and z index, such as RAS."""
+        """Directions of increasing x, y and z index of the model grid, such as RAS."""
 
     @property
     def hu_window(self) -> tuple[float, float]:
-        """HU that become 0 and 1."""
+        """The HU that are mapped to 0 and 1."""
 
     @property
     def anti_aliasing(self) -> bool:
-        """Whether a CT is filtered on its way to a coarser model grid."""
+        """Whether a CT is low-pass filtered before it is resampled to a coarser model grid."""
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -151,31 +144,31 @@ class ModelMetadata(Protocol):
 
     @property
     def overlap(self) -> float:
-        """Share of a window's side that neighbors have in common, where nothing else is asked for."""
+        """Default share of a window's side that neighbors have in common."""
 
 
 class Model(Protocol):
-    """A trained model: a ``bundle.Bundle``, or anything else that can give its network and say what it expects."""
+    """A trained model: a ``models.bundle.Bundle``, or any other object with its metadata and network."""
 
     @property
     def metadata(self) -> ModelMetadata:
-        """What the network expects and gives."""
+        """Input and output of the network."""
 
     @property
     def weights_sha256(self) -> str | None:
-        """Names the weights, for what may be kept of them from run to run; None where nothing may."""
+        """Identifies the weights in caches; None disables caching."""
 
     def network(self, device: str | torch.device = "cpu") -> DCANet:
-        """The network in evaluation mode on ``device``."""
+        """Return the network in evaluation mode on ``device``."""
 
 
 class Segmenter:
-    """Runs one model on CT after CT; the network is loaded once.
+    """Segments CTs with one model, which is loaded once.
 
-    ``device`` and ``half`` are those of ``device.choose_device``, ``runtime`` is one of ``runtimes.choosing.CHOICES``:
-    what runs the network. ``coarse`` gives the model that looks for the abdomen where the options ask for it; left out,
-    it is the model itself. After memory ran out on a device, later runs start there again: the next CT may be smaller.
-    Raises UserError for a device or a runtime that this computer lacks.
+    ``device`` and ``half`` are those of ``device.choose_device``. ``runtime`` is the backend that runs the network, one
+    of ``backends.selection.CHOICES``. ``coarse`` returns the model that looks for the abdomen if the options request
+    it; None means the model itself. If a device runs out of memory, the next CT still starts on it: it may be smaller.
+    Raises UserError for a device or a backend that cannot be used on this computer.
     """
 
     def __init__(
@@ -189,37 +182,17 @@ class Segmenter:
         self._model = model
         self._half = half
         self._coarse = coarse
-        self._finder: Segmenter | None = None
+        self._abdomen_segmenter: Segmenter | None = None
         self.device = choose_device(device, half)
         check_backend(runtime, self.device)
         self._runtime_name = runtime
-        self._runtime: tuple[Wanted, Backend] | None = None
+        self._backend: tuple[Wanted, Backend] | None = None
         self._networks: dict[torch.device, DCANet] = {}
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The organs the model knows, by the labels it writes."""
+        """The organs that the model segments, with the labels it writes."""
         return self._model.metadata.vocabulary
-
-    def _network_on(self, device: torch.device) -> DCANet:
-        """The network with its weights, loaded again if they were let go of."""
-        if device not in self._networks or not self._networks[device].has_weights:
-            self._networks[device] = self._model.network(device).eval()
-        return self._networks[device]
-
-    def _runtime_for(
-        self, task: Task, volume: torch.Tensor, tell: Callable[[str], None], warn: Callable[[str], None]
-    ) -> Backend:
-        if self._runtime is None or self._runtime[0] != task.wanted:
-            # The old one goes first: each holds the network's memory for a window.
-            self._runtime = None
-            if not task.network.has_weights:
-                task = replace(task, network=self._network_on(task.device.torch_device))
-            self._runtime = (
-                task.wanted,
-                choose_backend(self._runtime_name, task, middle_window(volume, task.patch), tell, warn),
-            )
-        return self._runtime[1]
 
     def segment(
         self,
@@ -228,74 +201,206 @@ class Segmenter:
         progress: ProgressCallback | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Result:
-        """Segment ``ct`` (3D scalar, HU; see ``imaging.readers``).
+        """Segment ``ct``, a 3D scalar image in HU (see ``imaging.readers``).
 
-        ``progress(fraction, message)`` is called at each window, ``cancelled`` is asked before each. Raises Cancelled
-        when it says so, UserError for options this model cannot meet or memory that does not suffice.
+        ``progress(fraction, message)`` is called at each window, and ``cancelled()`` before each. Raises Cancelled if
+        it returns True, and UserError for options that the model does not support or if the memory is too small.
         """
         metadata = self._model.metadata
         kept = options.kept_labels(metadata.vocabulary)
         clock = Stopwatch()
         warnings: list[str] = []
-        _tell(progress, 0.0, "Resampling")
+        report_progress(progress, 0.0, "Resampling")
         with clock.phase("load network"):
-            device = self.device.torch_device
-            network = self._networks.get(device) or self._network_on(device)
+            network = self._networks.get(self.device.torch_device) or self._network_on(self.device.torch_device)
             needed = options_with_evidence(options, network)
             check_abilities(network, needed)
         with clock.phase("resampling"):
             ct_grid = Grid.of(ct)
             grid = model_grid(ct, metadata.spacing, metadata.orientation)
-            volume, body = self._windowed_volume(ct, grid, options.body_box)
-        region = whole_region(grid.shape) if body is None else body.region(metadata.patch)
-        if body is not None and not body.blocks.any():
-            # Nothing but air: no plane is worth a window.
-            region = (slice(0, 0), *region[1:])
-        elif options.find_abdomen:
-            with clock.phase("finding the abdomen"):
-                abdomen = self._abdomen(ct, grid, progress, cancelled)
-            if abdomen is None:
-                warnings.append("No abdomen was found in this scan: all of it was segmented.")
-            else:
-                region = (at_least(abdomen, metadata.patch[0], grid.shape[0]), *region[1:])
-        # The rest is never looked at.
+            volume, body = self._network_input(ct, grid, options.body_box)
+        region = self._region(ct, grid, body, options, progress, cancelled, clock, warnings)
+        # Frees the rest of the volume, which is not needed.
         volume = volume[region].clone()
         with clock.phase("load network"):
-            predict = WindowPrediction(
-                self._network_on,
-                needed,
-                self.device,
-                warnings.append,
-                lambda task: self._runtime_for(task, volume, lambda text: _tell(progress, 0.0, text), warnings.append),
-                metadata.patch,
-                self._model.weights_sha256,
-                network,
-            )
-            network = self._networks[device] = predict.network
-            # Reading, resampling and converting took memory in other sizes than windows will.
-            give_back_freed_memory()
+            predict = self._window_prediction(volume, network, needed, progress, warnings)
+            network = predict.network
+            # Reading, resampling and converting allocated blocks of other sizes than the windows will.
+            trim_freed_memory()
         if any(length < side for length, side in zip(grid.shape, metadata.patch, strict=True)):
             warnings.append(
                 f"At the model's spacing the CT has {_sides(grid.shape)} voxels, fewer than one window of "
                 f"{_sides(metadata.patch)}: it was padded, and organs at its border are less certain."
             )
 
-        label_array = np.zeros(ct.GetSize()[::-1], dtype=np.uint8)
-        labels = LabelResampler(canonical_view(label_array, ct_grid, metadata.orientation), ct_grid, grid, kept)
-        gathering = None
+        labels = LabelConsumer(ct_grid, grid, metadata.orientation, kept)
+        maps = MapConsumer(options, ct_grid, grid, metadata.vocabulary, predict.expert_slots, kept)
+        review = None
+        consumers: list[PlaneConsumer] = [labels]
+        if options.wants_maps:
+            consumers.append(maps)
         if options.review:
             owners = network.options["owners"]
-            gathering = ReviewGathering(needed, metadata.vocabulary, owners, ct_grid, grid, metadata.orientation)
-        maps = MapsOnModelGrid(
-            grid.shape,
-            metadata.vocabulary,
-            predict.expert_slots,
-            sorted(set(options.attention_levels)),
-            options.dominant_expert,
-            options.entropy,
-            options.disagreement,
-            kept,
+            review = ReviewCollector(needed, metadata.vocabulary, owners, ct_grid, grid, metadata.orientation)
+            consumers.append(review)
+        with clock.remainder("averaging windows"):
+            planes = self._region_planes(volume, region, body, predict, options, progress, cancelled, clock)
+            for plane in whole_planes(planes, region, grid.shape, len(metadata.vocabulary) + 1, needed):
+                for consumer in consumers:
+                    with clock.phase(consumer.phase):
+                        consumer.take(plane)
+
+        report_progress(progress, _WINDOWS_DONE, "Finishing")
+        predict.release_memory()
+        label_array = labels.result()
+        removed: dict[int, int] = {}
+        if not options.keep_islands:
+            with clock.phase("islands"):
+                removed = remove_islands(label_array)
+        with clock.phase("measuring"):
+            hu = sitk.GetArrayViewFromImage(ct)
+            measurements = measure(
+                label_array, hu, ct_grid.volume_ml_per_voxel, metadata.vocabulary, kept, ct_grid.spacing
+            )
+            warnings += implausible(label_array, ct_grid, metadata.vocabulary, kept, hu)
+        review_result = None
+        if review is not None:
+            with clock.phase("review"):
+                try:
+                    review_result = review.result(label_array, measurements)
+                # The labels are complete; no error in the review may discard them.
+                except Exception as error:
+                    warnings.append(f"The review findings are missing: {in_a_line(error)}")
+        with clock.phase("maps"):
+            finished = maps.result(label_array)
+        result = Result(
+            labels=ct_grid.image_of(label_array),
+            measurements=measurements,
+            device=predict.plan.device.description,
+            runtime=predict.runtime,
+            attention=finished.attention,
+            dominant_expert=finished.dominant_expert,
+            entropy=finished.entropy,
+            disagreement=finished.disagreement,
+            review=review_result,
+            attention_by_organ=finished.attention_by_organ,
+            islands_ml={
+                metadata.vocabulary.by_label[label].key: voxels * ct_grid.volume_ml_per_voxel
+                for label, voxels in removed.items()
+            },
+            seconds=clock.seconds,
+            warnings=warnings,
         )
+        # Not earlier: the steps after the windows reuse their memory without page faults.
+        trim_freed_memory()
+        report_progress(progress, 1.0, "Finishing")
+        return result
+
+    def _network_input(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
+        """Return the windowed CT (depth, height, width) on ``grid``, and the body in it if ``find``."""
+        low, high = self._model.metadata.hu_window
+        resampled = resample(ct, grid, anti_aliasing=self._model.metadata.anti_aliasing)
+        hu = sitk.GetArrayViewFromImage(resampled)
+        body = find_body(hu, grid.spacing) if find else None
+        return torch.from_numpy(window(hu, low, high)), body
+
+    def _region(
+        self,
+        ct: sitk.Image,
+        grid: Grid,
+        body: Body | None,
+        options: SegmentOptions,
+        progress: ProgressCallback | None,
+        cancelled: Callable[[], bool] | None,
+        clock: Stopwatch,
+        warnings: list[str],
+    ) -> Box:
+        """Return the region (z, y, x) of ``grid`` to segment: the body, or its part around the abdomen."""
+        patch = self._model.metadata.patch
+        region = whole_region(grid.shape) if body is None else body.region(patch)
+        if body is not None and not body.blocks.any():
+            # Nothing but air: run no window.
+            return slice(0, 0), *region[1:]
+        if not options.find_abdomen:
+            return region
+        with clock.phase("finding the abdomen"):
+            abdomen = self._abdomen(ct, grid, progress, cancelled)
+        if abdomen is None:
+            warnings.append("No abdomen was found in this scan, so the whole scan was segmented.")
+            return region
+        return at_least(abdomen, patch[0], grid.shape[0]), *region[1:]
+
+    def _abdomen(
+        self, ct: sitk.Image, grid: Grid, progress: ProgressCallback | None, cancelled: Callable[[], bool] | None
+    ) -> slice | None:
+        """Return the planes of ``grid`` around the organs that the coarse model finds, without window overlap."""
+        if self._abdomen_segmenter is None:
+            model = self._model if self._coarse is None else self._coarse()
+            self._abdomen_segmenter = Segmenter(model, str(self.device.torch_device), self._half, self._runtime_name)
+
+        def coarse_progress(fraction: float, message: str) -> None:
+            report_progress(progress, _RESAMPLED * fraction, "Finding the abdomen")
+
+        coarse = self._abdomen_segmenter
+        labels = coarse.segment(ct, SegmentOptions(overlap=0.0), coarse_progress, cancelled).labels
+        return abdominal_planes(labels, coarse.vocabulary, grid)
+
+    def _network_on(self, device: torch.device) -> DCANet:
+        """Return the network with its weights on ``device``, loading it again if the weights were freed."""
+        if device not in self._networks or not self._networks[device].has_weights:
+            self._networks[device] = self._model.network(device).eval()
+        return self._networks[device]
+
+    def _window_prediction(
+        self,
+        volume: torch.Tensor,
+        network: DCANet,
+        needed: SegmentOptions,
+        progress: ProgressCallback | None,
+        warnings: list[str],
+    ) -> WindowPrediction:
+        def report(message: str) -> None:
+            report_progress(progress, 0.0, message)
+
+        predict = WindowPrediction(
+            self._network_on,
+            needed,
+            self.device,
+            warnings.append,
+            lambda task: self._runtime_for(task, volume, report, warnings.append),
+            self._model.metadata.patch,
+            self._model.weights_sha256,
+            network,
+        )
+        self._networks[self.device.torch_device] = predict.network
+        return predict
+
+    def _runtime_for(
+        self, task: Task, volume: torch.Tensor, report: Callable[[str], None], warn: Callable[[str], None]
+    ) -> Backend:
+        """Return the backend for ``task``, the one of the last CT if it has the same outputs."""
+        if self._backend is None or self._backend[0] != task.wanted:
+            # Free the old one first: each holds the network's memory for a window.
+            self._backend = None
+            if not task.network.has_weights:
+                task = replace(task, network=self._network_on(task.device.torch_device))
+            window_batch = middle_window(volume, task.patch)
+            self._backend = task.wanted, choose_backend(self._runtime_name, task, window_batch, report, warn)
+        return self._backend[1]
+
+    def _region_planes(
+        self,
+        volume: torch.Tensor,
+        region: Box,
+        body: Body | None,
+        predict: WindowPrediction,
+        options: SegmentOptions,
+        progress: ProgressCallback | None,
+        cancelled: Callable[[], bool] | None,
+        clock: Stopwatch,
+    ) -> Iterator[tuple[int, Planes]]:
+        """Run the network on the windows of ``volume`` (the ``region``) that contain body; yield finished planes."""
+        metadata = self._model.metadata
 
         def timed_predict(windows: torch.Tensor) -> dict[str, torch.Tensor]:
             with clock.phase("network"):
@@ -305,167 +410,24 @@ class Segmenter:
             if cancelled and cancelled():
                 raise Cancelled
             fraction = _RESAMPLED + (_WINDOWS_DONE - _RESAMPLED) * done / total
-            _tell(progress, fraction, f"Segmenting window {min(done + 1, total)} of {total}")
+            report_progress(progress, fraction, f"Segmenting window {min(done + 1, total)} of {total}")
 
-        def holds_body(position: Triple) -> bool:
+        def contains_body(position: Triple) -> bool:
             first = [at + side.start for at, side in zip(position, region, strict=True)]
             return body is None or body.touches(first, metadata.patch)
 
-        size = (grid.shape[1], grid.shape[2])
-        canvases = {name: GridCanvas(region, size, certain=name in (RESULT, OTHER)) for name in predict.names}
-        background = canvases[RESULT].blank(len(metadata.vocabulary) + 1)
-        with clock.rest("averaging windows"):
-            for z in range(region[0].start):
-                self._take_background(z, background, labels, gathering, clock)
-            for z, planes in averaged_planes(
-                volume,
-                metadata.patch,
-                timed_predict,
-                metadata.overlap if options.overlap is None else options.overlap,
-                options.weighting,
-                predict.plan.batch,
-                on_window,
-                holds_body,
-            ):
-                self._take_plane(region[0].start + z, planes, canvases, options, needed, labels, maps, gathering, clock)
-            for z in range(region[0].stop, grid.shape[0]):
-                self._take_background(z, background, labels, gathering, clock)
-
-        _tell(progress, _WINDOWS_DONE, "Finishing")
-        predict.rest()
-        removed: dict[int, int] = {}
-        if not options.keep_islands:
-            with clock.phase("islands"):
-                removed = remove_islands(label_array)
-        with clock.phase("measuring"):
-            measurements = measure(
-                label_array,
-                sitk.GetArrayViewFromImage(ct),
-                ct_grid.volume_ml_per_voxel,
-                metadata.vocabulary,
-                kept,
-                ct_grid.spacing,
-            )
-            hu = sitk.GetArrayViewFromImage(ct)
-            warnings += implausible(label_array, ct_grid, metadata.vocabulary, kept, hu)
-        review = None
-        if gathering is not None:
-            with clock.phase("review"):
-                try:
-                    review = gathering.finish(label_array, measurements)
-                # The labels are complete; whatever is wrong with the review must not cost them.
-                except Exception as error:
-                    warnings.append(f"The findings to review were not made: {in_a_line(error)}")
-        with clock.phase("maps"):
-            dominant = maps.dominant_expert_on(label_array, grid, ct_grid)
-        result = Result(
-            labels=ct_grid.image_of(label_array),
-            measurements=measurements,
-            device=predict.plan.device.description,
-            runtime=predict.runtime,
-            attention={
-                level: {expert: grid.image_of(values) for expert, values in experts.items()}
-                for level, experts in maps.attention.items()
-            },
-            dominant_expert=None if dominant is None else ct_grid.image_of(dominant),
-            entropy=grid.image_of(maps.entropy) if maps.entropy is not None else None,
-            disagreement=grid.image_of(maps.disagreement) if maps.disagreement is not None else None,
-            review=review,
-            islands_ml={
-                metadata.vocabulary.by_label[label].key: voxels * ct_grid.volume_ml_per_voxel
-                for label, voxels in removed.items()
-            },
-            attention_by_organ=maps.attention_by_organ(),
-            seconds=clock.seconds,
-            warnings=warnings,
+        return averaged_planes(
+            volume,
+            metadata.patch,
+            timed_predict,
+            metadata.overlap if options.overlap is None else options.overlap,
+            options.weighting,
+            predict.plan.batch,
+            on_window,
+            contains_body,
         )
-        # Not before: what follows the windows takes the memory that they have left, at no page fault.
-        give_back_freed_memory()
-        _tell(progress, 1.0, "Finishing")
-        return result
-
-    def _abdomen(
-        self, ct: sitk.Image, grid: Grid, progress: ProgressCallback | None, cancelled: Callable[[], bool] | None
-    ) -> slice | None:
-        """Planes of ``grid`` around the organs that the coarse model finds with windows side by side."""
-        if self._finder is None:
-            model = self._model if self._coarse is None else self._coarse()
-            self._finder = Segmenter(model, str(self.device.torch_device), self._half, self._runtime_name)
-
-        def tell(share: float, message: str) -> None:
-            _tell(progress, _RESAMPLED * share, "Finding the abdomen")
-
-        labels = self._finder.segment(ct, SegmentOptions(overlap=0.0), tell, cancelled).labels
-        return abdominal_planes(labels, self._finder.vocabulary, grid)
-
-    def _windowed_volume(self, ct: sitk.Image, grid: Grid, find: bool) -> tuple[torch.Tensor, Body | None]:
-        """The network's input on ``grid``, and where the body is, if it is to be found."""
-        low, high = self._model.metadata.hu_window
-        resampled = resample(ct, grid, anti_aliasing=self._model.metadata.anti_aliasing)
-        hu = sitk.GetArrayViewFromImage(resampled)
-        body = find_body(hu, grid.spacing) if find else None
-        return torch.from_numpy(window(hu, low, high)), body
-
-    def _take_background(
-        self,
-        z: int,
-        background: NDArray[np.float32],
-        labels: LabelResampler,
-        gathering: ReviewGathering | None,
-        clock: Stopwatch,
-    ) -> None:
-        """A plane of which nothing was computed: the maps hold 0 there."""
-        with clock.phase("labels on the CT's grid"):
-            labels.add(z, background)
-        if gathering is not None:
-            with clock.phase("review"):
-                gathering.add_background(z, background)
-
-    def _take_plane(
-        self,
-        z: int,
-        planes: Planes,
-        canvases: Mapping[str, GridCanvas],
-        options: SegmentOptions,
-        needed: SegmentOptions,
-        labels: LabelResampler,
-        maps: MapsOnModelGrid,
-        gathering: ReviewGathering | None,
-        clock: Stopwatch,
-    ) -> None:
-        covered = planes[COVERED][0].cpu().numpy() if COVERED in planes else None
-
-        def paste_region(name: str, values: torch.Tensor) -> NDArray[np.float32]:
-            return canvases[name].paste_region(values.cpu().numpy(), covered)
-
-        def probabilities(name: str) -> NDArray[np.float32]:
-            return paste_region(
-                name, planes[name] if options.average == "probabilities" else torch.softmax(planes[name], dim=0)
-            )
-
-        result = probabilities(RESULT)
-        with clock.phase("labels on the CT's grid"):
-            labels.add(z, result)
-        if not needed.wants_maps and gathering is None:
-            return
-        other = probabilities(OTHER) if needed.disagreement else None
-        attention = {
-            level: paste_region(attention_name(level), planes[attention_name(level)]) for level in needed.levels_needed
-        }
-        if options.wants_maps:
-            with clock.phase("maps"):
-                asked = {level: attention[level] for level in options.levels_needed}
-                maps.add(z, result, asked, other)
-        if gathering is not None:
-            with clock.phase("review"):
-                gathering.add(z, result, other, attention[max(attention)] if attention else None)
 
 
 def _sides(size: tuple[int, ...] | torch.Size) -> str:
     depth, height, width = size
     return f"{width} x {height} x {depth}"
-
-
-def _tell(progress: ProgressCallback | None, fraction: float, message: str) -> None:
-    if progress:
-        progress(fraction, message)

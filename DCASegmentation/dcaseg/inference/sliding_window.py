@@ -1,9 +1,9 @@
-"""Sliding-window inference: where windows lie, what the network gives for each, and their sum in a rolling slab.
+"""Sliding-window inference: positions of the windows, predictions of the network, and their average in a rolling slab.
 
-Positions and weights are those of MONAI's ``sliding_window_inference``, so that a bundle gives the same result in both.
+Positions and weights are those of MONAI's ``sliding_window_inference``, so a bundle gives the same result with both.
 
-Windows come ordered along z. A plane that no later window touches is finished: it is divided by its weights, handed
-on, and its memory takes the next plane. So the slab is one patch deep however long the scan is.
+Windows are ordered along z. A plane that no later window touches is finished: it is divided by its weights and yielded,
+and its memory is reused for the next plane. So the slab is one patch deep, whatever the length of the scan.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LOWEST_WEIGHT = 1e-3
 
 
 def window_positions(size: Sequence[int], patch: Sequence[int], overlap: float) -> list[Triple]:
-    """First voxels (z, y, x) of the windows that cover a volume of ``size``, ordered by z, then y, then x.
+    """Return the first voxels (z, y, x) of the windows that cover a volume, ordered by z, then y, then x.
 
-    ``size`` and ``patch`` are (depth, height, width), no side of ``size`` below that of ``patch``; ``overlap`` is the
-    share of a window's side that neighbours have in common. Raises ValueError for an overlap outside [0, 1) or a
-    volume smaller than the patch.
+    ``size`` of the volume and ``patch`` are (depth, height, width); no side of ``size`` is below that of ``patch``.
+    ``overlap`` is the share of a window's side that neighbors have in common. Raises ValueError for an overlap outside
+    [0, 1) or a volume smaller than the patch.
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap must be at least 0 and below 1, not {overlap}")
@@ -50,15 +50,16 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
         raise ValueError(f"a window of {side} voxels does not fit into {length}: pad the volume first")
     step = max(int(side * (1 - overlap)), 1)
     last = length - side
-    # The last window ends with the volume, so it overlaps its neighbour by more than the others.
+    # The last window ends with the volume, so it overlaps its neighbor by more than the others do.
     return [*range(0, last, step), last]
 
 
 def importance_map(patch: Sequence[int], weighting: Weighting) -> Tensor:
-    """Weight of each voxel of a window, float32 (depth, height, width).
+    """Return the weight of each voxel of a window in the average, float32 (depth, height, width).
 
-    ``gaussian``: a Gaussian about the middle with a standard deviation of an eighth of each side, no weight below
-    0.001. ``constant``: ones, the paper's averaging. Raises ValueError for another weighting.
+    ``patch`` is the window's size (depth, height, width). ``gaussian``: a Gaussian around the center with a standard
+    deviation of an eighth of each side, at least 0.001. ``constant``: ones, as in the paper. Raises ValueError for any
+    other weighting.
     """
     if weighting == "constant":
         return from_numpy(np.ones(tuple(patch), dtype=np.float32))
@@ -73,14 +74,14 @@ def importance_map(patch: Sequence[int], weighting: Weighting) -> Tensor:
 
 
 class Padding(NamedTuple):
-    """Voxels added before and after each side (z, y, x) of a volume that is smaller than the patch."""
+    """Voxels to add before and after each side (z, y, x) of a volume that is smaller than the patch."""
 
     before: Triple
     after: Triple
 
     @classmethod
     def to_patch(cls, size: Sequence[int], patch: Sequence[int]) -> Padding:
-        """The padding that brings ``size`` up to ``patch``: half before, half (and an odd voxel) after."""
+        """Return the padding from ``size`` to ``patch`` (both z, y, x): half before, half (and an odd voxel) after."""
         missing = [max(side - length, 0) for length, side in zip(size, patch, strict=True)]
         z, y, x = (gap // 2 for gap in missing)
         return cls((z, y, x), (missing[0] - z, missing[1] - y, missing[2] - x))
@@ -89,16 +90,16 @@ class Padding(NamedTuple):
         return any(self.before) or any(self.after)
 
     def apply(self, volume: Tensor) -> Tensor:
-        """``volume`` (depth, height, width), its end slices repeated above and below, zeros (windowed air) around it.
+        """Return the padded ``volume`` (depth, height, width).
 
-        A body goes on beyond the slices of a short scan, and a network takes air there for the end of the body; on the
-        sides of a narrow field of view there is none to repeat.
+        Along z the end slices are repeated: the body continues beyond a short scan, and the network would take air for
+        the end of the body. Along y and x zeros are added, the value of air after windowing.
         """
         if not self:
             return volume
         (top, up, left), (bottom, down, right) = self.before, self.after
         longer = volume
-        # Of a volume without slices there is nothing to repeat. Repeating takes a batch and a channel.
+        # A volume without slices has nothing to repeat. Replication needs a batch and a channel axis.
         if volume.numel():
             longer = functional.pad(volume[None, None], (0, 0, 0, 0, top, bottom), mode="replicate")[0, 0]
         return functional.pad(longer, (left, right, up, down), value=0.0)
@@ -108,13 +109,14 @@ Predict = Callable[[Tensor], Mapping[str, Tensor]]
 Planes = dict[str, Tensor]
 
 COVERED = "covered"
-"""Name of a plane (1, height, width) that is False where no window was run; left out where all of them were."""
+"""Name of a plane (1, height, width) that is False where no window was run; missing if windows cover the plane."""
 
 
 class SlabAggregator:
-    """Weighted sums over the windows of one patch's depth of planes, for any number of named predictions.
+    """Sums the weighted predictions of windows in a slab of planes, one patch deep.
 
-    Plane z of the volume lives in slot z modulo the patch's depth. ``size`` is (depth, height, width).
+    ``size`` of the volume and ``weights`` of a window are (depth, height, width). Plane z of the volume is stored in
+    slot z modulo the patch's depth. Predictions have names; there may be any number of them.
     """
 
     def __init__(self, size: Sequence[int], weights: Tensor) -> None:
@@ -127,11 +129,14 @@ class SlabAggregator:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, weights included; constant from the first window on."""
+        """Bytes in use, including the weights; constant from the first window on."""
         return sum(sums.nbytes for sums in (*self._sums.values(), self._total, self._weights))
 
     def add(self, position: Triple, predictions: Mapping[str, Tensor]) -> None:
-        """Add one window's predictions, each (channel, depth, height, width), at its first voxel (z, y, x)."""
+        """Add the predictions of a window, each (channel, depth, height, width), at its first voxel (z, y, x).
+
+        Raises ValueError if a plane of the window is finished already.
+        """
         z, y, x = position
         if not self._lowest <= z <= self._lowest + self._depth:
             raise ValueError(f"window at plane {z} is out of order: planes below {self._lowest} are finished")
@@ -139,31 +144,31 @@ class SlabAggregator:
             self._allocate(predictions)
         height, width = self._weights.shape[1:]
         area = (slice(y, y + height), slice(x, x + width))
-        # The window's planes fill the slots from z's own to the last, then go on at slot 0.
-        turn = z % self._depth
+        # The window's planes fill the slots from that of z to the last, then continue at slot 0.
+        slot = z % self._depth
         for slots, planes in (
-            (slice(turn, None), slice(0, self._depth - turn)),
-            (slice(0, turn), slice(self._depth - turn, None)),
+            (slice(slot, None), slice(0, self._depth - slot)),
+            (slice(0, slot), slice(self._depth - slot, None)),
         ):
             weights = self._weights[planes]
             self._total[(slots, *area)] += weights
             for name, prediction in predictions.items():
                 sums = self._sums[name]
-                # In one go: the product alone would be as large as the prediction.
+                # In one operation: the product alone would be as large as the prediction.
                 sums[(slice(None), slots, *area)].addcmul_(prediction[:, planes].to(sums.device, sums.dtype), weights)
 
     def _allocate(self, predictions: Mapping[str, Tensor]) -> None:
         device = next(iter(predictions.values())).device
         try:
-            self._place(device, predictions)
+            self._allocate_on(device, predictions)
         except RuntimeError as error:
             if device.type == "cpu" or not is_out_of_memory(error):
                 raise
-            # A device too small for the slab can still run the network; the sums then stay in main memory.
+            # A device without room for the slab can still run the network; the slab then stays in main memory.
             self._sums.clear()
-            self._place(torch.device("cpu"), predictions)
+            self._allocate_on(torch.device("cpu"), predictions)
 
-    def _place(self, device: torch.device, predictions: Mapping[str, Tensor]) -> None:
+    def _allocate_on(self, device: torch.device, predictions: Mapping[str, Tensor]) -> None:
         self._weights = self._weights.to(device)
         self._total = self._total.to(device)
         for name, prediction in predictions.items():
@@ -171,9 +176,9 @@ class SlabAggregator:
             self._sums[name] = torch.zeros(shape, dtype=torch.float32, device=device)
 
     def finish(self, stop: int) -> Iterator[tuple[int, Planes]]:
-        """Weighted means (channel, height, width) of the planes below ``stop``, one by one; their slots are freed.
+        """Yield the weighted means (channel, height, width) of the planes below ``stop``, and free their slots.
 
-        Where no window was added they are 0, and a plane called ``COVERED`` is False there.
+        Voxels without any window are 0; a plane named ``COVERED`` is False there.
         """
         for z in range(self._lowest, stop):
             slot = z % self._depth
@@ -195,17 +200,17 @@ def averaged_planes(
     weighting: Weighting = "gaussian",
     batch: int = 1,
     on_window: Callable[[int, int], None] | None = None,
-    holds_something: Callable[[Triple], bool] | None = None,
+    is_needed: Callable[[Triple], bool] | None = None,
 ) -> Iterator[tuple[int, Planes]]:
-    """Run ``predict`` over all windows of ``volume`` and yield each finished plane: (z, name to its mean over windows).
+    """Run ``predict`` on all windows of ``volume`` and yield each finished plane: (z, mean over windows by name).
 
-    ``volume`` is (depth, height, width); ``predict`` takes windows (batch, 1, depth, height, width) and gives named
-    predictions (batch, channel, depth, height, width) of the patch's size. Planes come in order, each
-    (channel, height, width), and hold what MONAI's ``sliding_window_inference`` holds there. A volume smaller than
-    the patch is padded (``sliding_window.Padding``) and cropped again; one of no plane yields none.
-    ``on_window(done, total)`` is called before each batch and once after the last; what it raises stops the run.
-    ``holds_something(first voxel)`` says of a window of the volume whether it is worth running (see ``COVERED``); left
-    out, all are run.
+    ``volume`` is (depth, height, width). ``predict`` takes windows (batch, 1, depth, height, width) and returns named
+    predictions (batch, channel, depth, height, width) of the same size. Planes are (channel, height, width), come in
+    order, and equal those of MONAI's ``sliding_window_inference``. A volume smaller than the patch is padded (see
+    ``Padding``) and the planes are cropped; a volume without planes yields nothing.
+
+    ``on_window(done, total)`` is called before each batch and once after the last one; an exception it raises stops the
+    run. ``is_needed(first voxel)`` says whether to run a window (see ``COVERED``); None runs all windows.
     """
     depth, height, width = volume.shape
     if not depth:
@@ -218,7 +223,7 @@ def averaged_planes(
     positions = [
         position
         for position in window_positions(padded.shape, patch, overlap)
-        if holds_something is None or holds_something(_less(position, padding.before))
+        if is_needed is None or is_needed(_without_padding(position, padding.before))
     ]
     slab = SlabAggregator(padded.shape, importance_map(patch, weighting))
     done = 0
@@ -228,13 +233,13 @@ def averaged_planes(
         for first in range(0, len(layer), batch):
             if on_window:
                 on_window(done, len(positions))
-            chosen = layer[first : first + batch]
-            predictions = predict(torch.stack([_window(padded, position, patch) for position in chosen]))
-            for index, position in enumerate(chosen):
+            batch_positions = layer[first : first + batch]
+            predictions = predict(torch.stack([_window(padded, position, patch) for position in batch_positions]))
+            for index, position in enumerate(batch_positions):
                 slab.add(position, {name: prediction[index] for name, prediction in predictions.items()})
-            # Before the next windows are run: they take the memory for their own.
+            # Free the memory before the next batch, which reuses it.
             del predictions
-            done += len(chosen)
+            done += len(batch_positions)
         for z, planes in slab.finish(stop):
             inner = z - padding.before[0]
             if 0 <= inner < depth:
@@ -243,13 +248,14 @@ def averaged_planes(
         on_window(done, len(positions))
 
 
-def _less(position: Triple, before: Triple) -> Triple:
-    z, y, x = (first - added for first, added in zip(position, before, strict=True))
+def _without_padding(position: Triple, padding: Triple) -> Triple:
+    z, y, x = (first - added for first, added in zip(position, padding, strict=True))
     return z, y, x
 
 
 def middle_window(volume: Tensor, patch: Triple) -> Tensor:
-    """The window (1, 1, depth, height, width) in the middle of ``volume``, padded where that is smaller."""
+    """Return the window (1, 1, depth, height, width) in the middle of ``volume`` (depth, height, width), padded if
+    needed."""
     padded = Padding.to_patch(volume.shape, patch).apply(volume)
     z, y, x = ((length - side) // 2 for length, side in zip(padded.shape, patch, strict=True))
     return _window(padded, (z, y, x), patch)[None]
@@ -262,16 +268,17 @@ def _window(volume: Tensor, position: Triple, patch: Triple) -> Tensor:
 
 RESULT = "result"
 OTHER = "other"
-"""The prediction that was not asked for as the result (stitched experts or aggregation), for the disagreement."""
+"""Names of the predictions: the result, and the other one of aggregation decoder and stitched experts, with which the
+disagreement is computed."""
 
 
 def attention_name(level: int) -> str:
-    """Name of a level's attention among the predictions."""
+    """Return the name of a level's attention among the predictions."""
     return f"attention {level}"
 
 
 def wanted_of(options: SegmentOptions) -> Wanted:
-    """What the network must give for ``options``."""
+    """Return the outputs that the network must compute for ``options``."""
     return Wanted(
         aggregated=options.output == "aggregated" or options.disagreement,
         stitched=options.output == "experts" or options.disagreement,
@@ -280,19 +287,21 @@ def wanted_of(options: SegmentOptions) -> Wanted:
 
 
 class WindowPrediction:
-    """Runs the network on batches of windows.
+    """Runs the network on batches of windows, with fallbacks if the backend fails or memory runs out.
 
-    Called with windows (batch, 1, depth, height, width) it returns named predictions, float32
-    (batch, channel, depth, height, width) on the plan's device: ``RESULT``, ``OTHER`` if the disagreement is asked
-    for, and the attention of each level needed, brought to the windows' resolution. ``average`` decides whether
-    the first two are logits or probabilities. They are good until the next call, and not to be written into.
+    A call with windows (batch, 1, depth, height, width) returns named predictions, float32
+    (batch, channel, depth, height, width) on the plan's device: ``RESULT``, ``OTHER`` if the options request the
+    disagreement, and the attention of each requested level, interpolated to the windows' resolution. With
+    ``options.average`` the first two are logits or probabilities. The next call may overwrite them; do not write into
+    them.
 
-    ``network_on(device)`` gives the network; ``network`` is the one on ``device`` where it is there already, perhaps
-    without weights. ``runtime_for(task)`` gives what runs the network at first; when memory runs out or it fails,
-    PyTorch itself goes on. When memory runs out, ``plan`` gets smaller (see ``device.Plan``) and stays so; ``report``
-    is told.
-    Raises UserError if memory does not suffice for one window on the CPU or if the network lacks what the options
-    ask for, and BundleError if the network's values are not finite.
+    ``network_on(device)`` returns the network on a device; ``network`` is the network on ``device`` if it exists
+    already, possibly without weights. ``runtime_for(task)`` creates the first backend. If that fails, the eager backend
+    takes over. If memory runs out, ``plan`` shrinks (see ``device.Plan``) and stays so. ``report`` receives a message
+    about each of these changes.
+
+    Raises UserError if the memory is too small for one window on the CPU or if the network cannot compute what the
+    options request, and BundleError if the network's outputs are not finite.
     """
 
     def __init__(
@@ -319,12 +328,12 @@ class WindowPrediction:
 
     @property
     def runtime(self) -> str:
-        """The name of the runtime that runs the network now."""
+        """The name of the backend that runs the network now."""
         return self._runtime.name
 
     @property
     def network(self) -> DCANet:
-        """The network, without weights where the runtime has its own."""
+        """The network, without its weights if the backend has a copy of its own."""
         return self._task.network
 
     @property
@@ -335,14 +344,15 @@ class WindowPrediction:
 
     @property
     def expert_slots(self) -> tuple[int, ...]:
-        """Which of head (0), medium (1) and tail (2) the attention's channels stand for."""
+        """The expert of each attention channel: head (0), medium (1) or tail (2)."""
         return self._task.network.expert_slots
 
-    def rest(self) -> None:
-        """Let go of memory that the next window would take again."""
-        self._runtime.rest()
+    def release_memory(self) -> None:
+        """Free memory that the next window would allocate again."""
+        self._runtime.release_memory()
 
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
+        """Run the network on ``windows``; see the class."""
         parts: list[dict[str, Tensor]] = []
         done = 0
         while done < len(windows):
@@ -350,22 +360,22 @@ class WindowPrediction:
             try:
                 part = self._predict(chunk)
                 if len(chunk) < len(windows):
-                    # The next answer may lie where this one does.
+                    # The next chunk may overwrite these tensors.
                     part = {name: values.clone() for name, values in part.items()}
                 parts.append(part)
                 done += len(chunk)
                 continue
             except (RuntimeError, MemoryError) as error:
-                following = self._following(error)
-                if following is None and is_out_of_memory(error):
+                fallback = self._fallback(error)
+                if fallback is None and is_out_of_memory(error):
                     raise UserError(
-                        "The memory does not suffice to run the model on a single window.",
+                        "The memory is too small to run the model on a single window.",
                         "Close other programs, or use a model with a smaller patch or fewer filters.",
                     ) from error
-                if following is None:
+                if fallback is None:
                     raise
-                plan, message = following
-            # Only here has the failed attempt's traceback let go of its tensors.
+                plan, message = fallback
+            # Not within the except block: there the traceback still holds the tensors of the failed attempt.
             self._change_plan(plan)
             self._report(message)
         if len(parts) == 1:
@@ -373,10 +383,13 @@ class WindowPrediction:
         device = parts[-1][RESULT].device
         return {name: torch.cat([part[name].to(device) for part in parts]) for name in parts[0]}
 
-    def _following(self, error: Exception) -> tuple[Plan, str] | None:
-        """What to go on with after ``error``, and what to say of it."""
+    def _fallback(self, error: Exception) -> tuple[Plan, str] | None:
+        """Return the plan to continue with after ``error`` and a message about it; None if there is no fallback."""
         if self._runtime.name != EagerBackend.name and not is_out_of_memory(error):
-            return self.plan, f"The runtime {self._runtime.name} failed ({_first_line(error)}): going on with PyTorch."
+            return (
+                self.plan,
+                f"The runtime {self._runtime.name} failed ({_first_line(error)}): continuing with PyTorch.",
+            )
         return self.plan.after(error)
 
     def _change_plan(self, plan: Plan) -> None:
@@ -396,34 +409,34 @@ class WindowPrediction:
         if _finite(predictions):
             return predictions
         if device.half:
-            self._report("Half precision overflowed: going on in single precision.")
+            self._report("Half precision overflowed: continuing in single precision.")
             self._change_plan(Plan(Device(device.torch_device, device.description), self.plan.batch))
             return self._predict(windows)
         raise BundleError(
-            "The network gives values that are not finite.", "Its weights are damaged: get the model bundle again."
+            "The network's outputs are not finite.", "Its weights are damaged: get the model bundle again."
         )
 
     def _forward(self, windows: Tensor) -> dict[str, Tensor]:
         options = self._options
-        answer = self._runtime(windows)
+        output = self._runtime(windows)
         with torch.inference_mode():
-            both = {"aggregated": answer.aggregated, "experts": answer.stitched}
+            both = {"aggregated": output.aggregated, "experts": output.stitched}
             logits = {RESULT: both.pop(options.output)}
             if options.disagreement:
                 logits[OTHER] = both.popitem()[1]
             predictions = {name: values.float() for name, values in logits.items() if values is not None}
             if options.average == "probabilities":
                 predictions = {name: torch.softmax(values, dim=1) for name, values in predictions.items()}
-            for level, weights in answer.attention.items():
+            for level, weights in output.attention.items():
                 predictions[attention_name(level)] = at_patch_resolution(weights.float(), windows.shape[2:])
         return predictions
 
 
 def at_patch_resolution(attention: Tensor, size: torch.Size) -> Tensor:
-    """Attention (batch, expert, depth, height, width) of a coarser level at ``size``, trilinear.
+    """Interpolate attention (batch, expert, depth, height, width) of a coarser level to ``size``, trilinearly.
 
-    Trilinear rather than nearest: a voxel of level 1 spans eight of the patch, and the blocks it would leave in the
-    map are no boundary the network drew. Interpolation weights sum to one, so the experts' values still do.
+    Not with nearest neighbors: a voxel of level 1 spans eight voxels of the patch along each axis, so the map would
+    show the edges of blocks. Interpolation weights sum to one, so the experts' attention still does.
     """
     if attention.shape[2:] == size:
         return attention
@@ -436,21 +449,21 @@ def _first_line(error: Exception) -> str:
 
 
 def _finite(predictions: dict[str, Tensor]) -> bool:
-    # A sum is finite only if all is, and takes a tenth of the time; that it may also overflow by itself is looked into.
+    # A sum is finite only if all values are, and takes a tenth of the time. If it overflows, all values are checked.
     return all(
         bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()) for values in predictions.values()
     )
 
 
 def check_abilities(network: DCANet, options: SegmentOptions) -> None:
-    """Raises UserError where ``network`` lacks what ``options`` ask for."""
+    """Raise UserError if ``network`` cannot compute what ``options`` request."""
     if network.aggregation is None and (options.disagreement or options.levels_needed):
         raise UserError(
             "This model has no aggregation decoder, so it has no attention and no disagreement.",
-            "Ask for the labels and the entropy alone, or use another model.",
+            "Request only the labels and the entropy, or use another model.",
         )
     if options.levels_needed and network.options["fusion"] not in ("dfam", "average"):
         raise UserError(
-            f"This model's fusion ({network.options['fusion']}) gives no attention.",
-            "Leave out attention maps and the deciding expert, or use a model with DFAM fusion.",
+            f"This model's fusion ({network.options['fusion']}) has no attention.",
+            "Leave out the attention maps and the dominant expert, or use a model with DFAM fusion.",
         )

@@ -1,4 +1,6 @@
-"""Correction with clicks: points that belong to an organ or do not, and what the label map becomes.
+"""Correction of a label map with clicks: points that belong to an organ, or do not.
 
-``session.CorrectionSession`` is the entry: it holds a CT and its labels, takes strokes, and undoes them exactly.
-``random_walker`` and ``network`` are the two engines behind it. ``request`` is the same as one call with plain data."""
+``session.CorrectionSession`` is the entry point: it holds a CT and its labels, applies strokes, and undoes them
+exactly. ``random_walker`` and ``click_network`` are its two engines. ``session.handle`` serves sessions to other
+processes, with requests and answers as plain data. ``result_correction`` corrects a result folder.
+"""

@@ -1,12 +1,12 @@
 """The engine without a network: a random walker with priors.
 
 Leo Grady, Multilabel random walker image segmentation using prior models, CVPR 2005. Each voxel gets the probability
-that a walker starting there, who crosses edges of intensity seldom, ends in the organ rather than outside of it; every
-voxel may also end where it is, by its prior. The prior joins what is known without neighbors: the distance to the
-border of the present mask, which is trusted less near a stroke; the intensities of the mask's inside and of the
-surroundings, and those around the stroke; the distance to the stroke; other segments; the network's probability, where
-it is at hand. Minimizing is one symmetric, positive definite system, solved by conjugate gradients from the present
-mask.
+that a random walker starting there ends in the organ rather than outside of it. The walker rarely crosses intensity
+edges, and in each voxel it may also end according to the voxel's prior. The prior combines the evidence that does not
+depend on neighbors: the distance to the border of the current mask, trusted less near a stroke; the intensities inside
+the mask, around it, and around the stroke; the distance to the stroke; other segments; and the probability from the
+segmentation network, if available. The minimization is one symmetric, positive definite system, solved by conjugate
+gradients starting from the current mask.
 """
 
 from __future__ import annotations
@@ -19,33 +19,36 @@ from numpy.typing import NDArray
 
 from .view import FloatArray, Mask, SeenStroke, View, distance_to
 
-# HU of the histograms: beyond lies air or bone, alike in all soft organs.
+# Range of the histograms in HU. Outside of it lie air and bone, which do not distinguish soft organs.
 _HU = (-200.0, 350.0)
 _BINS = 55
 _SEED_WEIGHT = 50.0
-# Of a shell around a stroke, from which on it lies outside the organ.
+# A shell around a stroke with at least this share of different voxels lies outside the organ.
 _FOREIGN_SHARE = 0.35
 
 
 @dataclass(frozen=True)
 class RandomWalkerOptions:
-    """Weights of the evidence, in log-odds unless something else is said. How they were chosen:
-    Resources/Docs/measurements/clicks.md.
+    """Weights of the evidence, in log-odds unless stated otherwise. ``Resources/Docs/measurements/clicks.md`` explains
+    the choice.
 
-    ``mask``: of a voxel deep inside the mask or far outside; ``mask_mm``: distance to the border over which it grows.
-    ``trust``: share of it that stays at the stroke; ``trust_radii``: radii of the error over which it comes back.
-    ``intensity``: factor of the log-likelihood ratio of the intensities; ``stroke_share``: weight of the surroundings
-    of the stroke in the intensity model of its side, that of all other samples being 1; ``inside_mm`` and
-    ``outside_mm``: samples of the inside lie deeper than the one, those of the outside between the two distances.
-    ``stroke``: at the stroke itself; ``stroke_radii``: radii over which it fades. ``others``: against voxels of other
-    segments. ``farthest_mm``: beyond this distance from the mask growing gets costly, unless the mask is empty.
-    ``probability``: factor of the network's log-odds. ``bias``: for all voxels.
-    ``smoothing_mm``: of the CT. ``contrast``: weight exp(-contrast * HU^2) of an edge. ``prior``: of the prior
-    beside the edges.
-    ``radius_mm``: least and greatest radius of the error. That of a missing organ is the geometric mean of
+    ``mask``: weight of a voxel deep inside the mask or far outside. ``mask_mm``: distance to the border over which the
+    weight increases. ``trust``: share of the weight that remains at the stroke. ``trust_radii``: distance from the
+    stroke, in radii of the error, over which the weight recovers.
+    ``intensity``: factor of the log-likelihood ratio of the intensities. ``stroke_share``: weight of the samples around
+    the stroke in the intensity model of its side; all other samples together have weight 1. ``inside_mm``,
+    ``outside_mm``: samples of the inside lie deeper than the first distance, those of the outside between the two.
+    ``stroke``: weight at the stroke. ``stroke_radii``: radii over which it decreases.
+    ``others``: weight against voxels of other segments.
+    ``farthest_mm``: beyond this distance from the mask, growth has a cost, unless the mask is empty.
+    ``probability``: factor of the segmentation network's log-odds. ``bias``: weight of all voxels.
+    ``smoothing_mm``: sigma of the smoothing of the CT. ``contrast``: an edge has the weight exp(-contrast * HU^2).
+    ``prior``: weight of the prior relative to the edges.
+    ``radius_mm``: smallest and largest radius of the error. For a missing organ the radius is the geometric mean of
     ``missing_mm`` and the radius around the stroke in which most voxels are within ``alike_hu`` of it.
-    ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of them. Where more than
-    ``most_changed`` of the organ would change, none does beyond ``near_mm`` and three radii.
+    ``reach_mm``, ``reach_radii``: no voxel changes farther from the latest stroke than both of these distances. If more
+    than the share ``most_changed`` of the organ would change, none does beyond ``near_mm`` and three radii.
+    ``iterations``: maximum number of iterations of the conjugate gradients.
     """
 
     mask: float = 2.3
@@ -76,7 +79,7 @@ class RandomWalkerOptions:
 
 
 class RandomWalkerEngine:
-    """See the file. ``options`` left out are those that were measured best."""
+    """The random walker with priors; see the module. The default ``options`` gave the best results in measurements."""
 
     name = "random_walker"
 
@@ -96,33 +99,33 @@ class RandomWalkerEngine:
         found = solve(hu, spacing, prior, weight, self._options.contrast, start, self._options.iterations)
         latest = view.strokes[-1]
         reach = max(self._options.reach_mm, self._options.reach_radii * self._radius(view, latest))
-        away = self._away(view, latest)
-        answer = np.where(away <= reach, found, start)
+        distance = self._distance(view, latest)
+        answer = np.where(distance <= reach, found, start)
         changed = int(np.count_nonzero((answer > 0.5) != view.mask))
         if changed > self._options.most_changed * max(int(np.count_nonzero(view.mask)), 1) and view.mask.any():
-            # So large a share of the organ was hardly meant by a click that lies this near to its border.
-            answer = np.where(away <= max(self._options.near_mm, 3.0 * self._radius(view, latest)), found, start)
+            # A click this close to the border is hardly meant to change such a large share of the organ.
+            answer = np.where(distance <= max(self._options.near_mm, 3.0 * self._radius(view, latest)), found, start)
         return without_islands(answer, view)
 
     def _radius(self, view: View, stroke: SeenStroke) -> float:
-        """How far (mm) the error reaches around ``stroke``, by what is known when it is drawn."""
-        least, most = self._options.radius_mm
+        """Estimate the radius (mm) of the error around ``stroke``, from what was known when it was drawn."""
+        smallest, largest = self._options.radius_mm
         if stroke.radius_mm is not None:
-            return float(np.clip(stroke.radius_mm, least, most))
-        away = self._away(view, stroke)
+            return float(np.clip(stroke.radius_mm, smallest, largest))
+        distance = self._distance(view, stroke)
         hu = smoothed(np.clip(view.hu, *_HU), view.grid.spacing, 2.5)
-        differs = np.abs(hu - np.median(view.hu[away <= 3.5])) > self._options.alike_hu
-        alike = least
-        while alike < most:
-            shell = differs[(away > alike) & (away <= alike + 2.0)]
+        differs = np.abs(hu - np.median(view.hu[distance <= 3.5])) > self._options.alike_hu
+        radius = smallest
+        while radius < largest:
+            shell = differs[(distance > radius) & (distance <= radius + 2.0)]
             if shell.size and shell.mean() > _FOREIGN_SHARE:
                 break
-            alike += 1.5
-        return float(np.sqrt(alike * self._options.missing_mm))
+            radius += 1.5
+        return float(np.sqrt(radius * self._options.missing_mm))
 
     @staticmethod
-    def _away(view: View, stroke: SeenStroke) -> FloatArray:
-        """Distance (mm) of each voxel from ``stroke``."""
+    def _distance(view: View, stroke: SeenStroke) -> FloatArray:
+        """Return the distance (mm) of each voxel (z, y, x) from ``stroke``."""
         seeds = np.zeros(view.mask.shape, bool)
         seeds[tuple(stroke.voxels.T)] = True
         return np.maximum(distance_to(seeds, view.grid.spacing), 0.0)
@@ -130,28 +133,28 @@ class RandomWalkerEngine:
     def _prior(self, view: View, hu: FloatArray) -> FloatArray:
         options = self._options
         spacing = view.grid.spacing
-        # The mask before all strokes: each of them moves the answer by itself, and none drifts with their number.
+        # The mask before all strokes, so that the answer does not drift with the number of strokes.
         known = view.first_mask if view.first_mask.any() else view.mask
         depth = distance_to(known, spacing)
         odds = np.zeros(depth.shape, np.float32)
         trust = np.ones(depth.shape, np.float32)
-        around = [np.zeros(depth.shape, np.float32), np.zeros(depth.shape, np.float32)]
+        near = [np.zeros(depth.shape, np.float32), np.zeros(depth.shape, np.float32)]
         nearest = np.full(depth.shape, np.inf, np.float32)
         for stroke in view.strokes:
-            away, radius = self._away(view, stroke), self._radius(view, stroke)
+            distance, radius = self._distance(view, stroke), self._radius(view, stroke)
             sign = 1.0 if stroke.adds else -1.0
-            trust *= 1 - (1 - options.trust) * np.exp(-((away / (options.trust_radii * radius)) ** 2))
-            odds += sign * options.stroke * np.exp(-0.5 * (away / (options.stroke_radii * radius)) ** 2)
-            kind = around[int(stroke.adds)]
-            np.maximum(kind, np.exp(-0.5 * (away / (0.6 * radius)) ** 2), out=kind)
+            trust *= 1 - (1 - options.trust) * np.exp(-((distance / (options.trust_radii * radius)) ** 2))
+            odds += sign * options.stroke * np.exp(-0.5 * (distance / (options.stroke_radii * radius)) ** 2)
+            near_same = near[int(stroke.adds)]
+            np.maximum(near_same, np.exp(-0.5 * (distance / (0.6 * radius)) ** 2), out=near_same)
             if stroke.adds:
-                np.minimum(nearest, away, out=nearest)
+                np.minimum(nearest, distance, out=nearest)
         odds += options.mask * np.tanh(-depth / options.mask_mm) * trust
-        odds += options.intensity * self._intensity(hu, known, depth, around[1], around[0])
+        odds += options.intensity * self._intensity(hu, known, depth, near[1], near[0])
         odds -= options.others * (view.others & ~view.mask)
         odds += options.bias
         if known.any():
-            # Growing far away from all that is known gets costly, unless a stroke leads there.
+            # Growth far from the known mask has a cost, unless it is close to a stroke that adds.
             odds -= 0.5 * np.clip(np.minimum(depth, nearest) - options.farthest_mm, 0.0, 10.0)
         if view.probability is not None:
             share = 0.01 + 0.98 * np.clip(view.probability, 0.0, 1.0)
@@ -161,7 +164,7 @@ class RandomWalkerEngine:
     def _intensity(
         self, hu: FloatArray, known: Mask, depth: FloatArray, near_added: FloatArray, near_removed: FloatArray
     ) -> FloatArray:
-        """Log-likelihood ratio (organ to surroundings) of each voxel's HU."""
+        """Return the log-likelihood ratio (organ to surroundings) of each voxel's HU (z, y, x)."""
         options = self._options
         inside = depth < -options.inside_mm
         if known.any() and not inside.any():
@@ -170,15 +173,17 @@ class RandomWalkerEngine:
         if not outside.any():
             outside = ~known
         organ = _share(inside * (1 - near_removed)) + options.stroke_share * _share(near_added)
-        rest = _share(outside * (1 - near_added)) + options.stroke_share * _share(near_removed)
+        surroundings = _share(outside * (1 - near_added)) + options.stroke_share * _share(near_removed)
         bins = ((hu - _HU[0]) / (_HU[1] - _HU[0]) * (_BINS - 1)).astype(np.int64).clip(0, _BINS - 1)
-        ratio = np.log(_histogram(bins, organ) / _histogram(bins, rest))
+        ratio = np.log(_histogram(bins, organ) / _histogram(bins, surroundings))
         return np.clip(ratio, -3.0, 3.0).astype(np.float32)[bins]
 
 
 class SeededRandomWalker:
-    """The random walker alone (Leo Grady, Random walks for image segmentation, PAMI 2006), to compare with: the
-    strokes, the mask's deep inside and the far outside are seeds, and nothing but edges decides in between."""
+    """The random walker without priors, as a baseline (Leo Grady, Random walks for image segmentation, PAMI 2006).
+
+    The strokes, the deep inside of the mask and the far outside are seeds; only edges decide in between.
+    """
 
     name = "seeded_random_walker"
 
@@ -189,11 +194,11 @@ class SeededRandomWalker:
         depth = distance_to(view.mask, spacing)
         latest = np.zeros(view.mask.shape, bool)
         latest[tuple(view.strokes[-1].voxels.T)] = True
-        away = distance_to(latest, spacing)
+        distance = distance_to(latest, spacing)
         radius = view.strokes[-1].radius_mm
-        known = (np.abs(depth) > 4.0) & (away > 2.0 * (14.0 if radius is None else radius + 2.0))
+        known = (np.abs(depth) > 4.0) & (distance > 2.0 * (14.0 if radius is None else radius + 2.0))
         if not (known & ~view.mask).any():
-            known |= away >= away.max() - 1.0
+            known |= distance >= distance.max() - 1.0
         weight = np.where(known, _SEED_WEIGHT, 1e-4).astype(np.float32)
         prior = view.mask.astype(np.float32)
         for adds in (True, False):
@@ -212,11 +217,12 @@ def solve(
     iterations: int,
     tolerance: float = 1e-3,
 ) -> FloatArray:
-    """Minimizes sum_edges w (x_i - x_j)^2 + sum_voxels weight (x_i - prior_i)^2, w = exp(-contrast (HU_i - HU_j)^2).
+    """Minimize sum_edges w (x_i - x_j)^2 + sum_voxels weight (x_i - prior_i)^2, w = exp(-contrast (HU_i - HU_j)^2).
 
-    All arrays are (z, y, x); ``weight`` is above 0. Along a coarser axis edges weigh less, by the square of the
-    spacing. Conjugate gradients with a diagonal preconditioner, from ``start``; three fields of edges and four of
-    voxels are held, and no matrix.
+    All arrays are (z, y, x), as is the result; ``weight`` is above 0. ``spacing`` is (x, y, z) in mm. Along a coarser
+    axis edges weigh less, by the square of the spacing. The solver is conjugate gradients with a diagonal
+    preconditioner, starting from ``start``, with at most ``iterations`` iterations. It holds three arrays of edges and
+    four of voxels, but no matrix.
     """
     finest = min(spacing)
     edges = []
@@ -242,24 +248,24 @@ def solve(
     residual = right - product(x)
     scaled = residual / diagonal
     direction = scaled.copy()
-    now = _dot(residual, scaled)
-    enough = tolerance**2 * max(_dot(right, right / diagonal), 1e-12)
+    error = _dot(residual, scaled)
+    limit = tolerance**2 * max(_dot(right, right / diagonal), 1e-12)
     for _ in range(iterations):
-        if now <= enough:
+        if error <= limit:
             break
-        step_to = product(direction)
-        step = np.float32(now / max(_dot(direction, step_to), 1e-20))
+        image = product(direction)
+        step = np.float32(error / max(_dot(direction, image), 1e-20))
         x += step * direction
-        residual -= step * step_to
+        residual -= step * image
         scaled = residual / diagonal
-        before, now = now, _dot(residual, scaled)
-        direction *= np.float32(now / before)
+        previous, error = error, _dot(residual, scaled)
+        direction *= np.float32(error / previous)
         direction += scaled
     return x
 
 
 def smoothed(hu: FloatArray, spacing: tuple[float, float, float], sigma_mm: float) -> FloatArray:
-    """``hu`` (z, y, x) after a Gaussian of ``sigma_mm``; ``spacing`` is (x, y, z)."""
+    """Return ``hu`` (z, y, x) smoothed with a Gaussian of ``sigma_mm``; ``spacing`` is (x, y, z) in mm."""
     if sigma_mm <= 0 or min(hu.shape) < 4:
         return hu.astype(np.float32)
     image = sitk.GetImageFromArray(hu.astype(np.float32))
@@ -268,7 +274,7 @@ def smoothed(hu: FloatArray, spacing: tuple[float, float, float], sigma_mm: floa
 
 
 def _pair(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Both ends of all edges along ``axis``."""
+    """Return the index of the lower and of the upper voxels of all edges along ``axis``."""
     low = tuple(slice(None, -1) if each == axis else slice(None) for each in range(3))
     high = tuple(slice(1, None) if each == axis else slice(None) for each in range(3))
     return low, high
@@ -289,7 +295,10 @@ def _histogram(bins: NDArray[np.int64], weights: FloatArray) -> NDArray[np.float
 
 
 def without_islands(found: FloatArray, view: View) -> FloatArray:
-    """``found`` without new pieces that touch neither the present mask nor a stroke, and true to all strokes."""
+    """Return the probability ``found`` (z, y, x) without new islands, and consistent with all strokes.
+
+    New pieces that touch neither the current mask nor a stroke are removed.
+    """
     added = view.seeds(True)
     answer = ((found > 0.5) | added) & ~view.seeds(False)
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(answer.astype(np.uint8)), True))
@@ -297,5 +306,5 @@ def without_islands(found: FloatArray, view: View) -> FloatArray:
     kept[pieces[view.mask | added]] = True
     kept[0] = False
     answer &= kept[pieces]
-    # Masks are cut at one half: there the answer must lie on its side.
+    # The mask is the probability above one half, so the probability must lie on the right side of it.
     return np.where(answer, np.maximum(found, np.float32(0.51)), np.minimum(found, np.float32(0.49)))

@@ -1,8 +1,8 @@
-"""A result folder and strokes in, a corrected result folder out: what ``dca correct`` runs.
+"""Correction of a result folder with strokes into a new result folder, as ``dca correct`` does.
 
     result = correct_result(Path("result"), [OrganStroke("pancreas", Stroke.click(-12, 40, 95))], Path("corrected"))
 
-The labels of the first result stay as they are; the new folder says what was clicked.
+The original folder does not change; the ``request.json`` of the new folder lists the strokes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..imaging.readers import read_ct, read_labels
 from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..inference.measurements import OrganMeasurement, measure
 from ..inference.pipeline import EXTENSIONS, REQUEST, geometry_of, write_tables
-from ..inference.segmenter import Result
+from ..inference.segmenter import Result, report_progress
 from ..organs import VOCABULARIES, Organ, Vocabulary
 from ..types import ProgressCallback
 from .session import Change, CorrectionSession
@@ -33,10 +33,9 @@ from .strokes import Point, Stroke
 from .view import Engine
 
 CORRECTIONS = "corrections"
-"""The key in ``request.json`` that lists what was corrected, the first correction first."""
+"""The key in ``request.json`` with the list of corrections, oldest first."""
 
-# What tells of the network's own run, and stays true of a corrected result.
-# Earlier versions called the map of the dominant expert deciding_expert.
+# Files about the network's own run, which remain valid for a corrected result; ``deciding_expert`` is an earlier name.
 _KEPT = ("attention_", "dominant_expert.", "deciding_expert.", "entropy.", "disagreement.", "expert_attention.csv")
 _SAME_MM = 1e-3
 
@@ -45,7 +44,7 @@ AlsoWrite = Callable[[Path, sitk.Image, Result], None]
 
 @dataclass(frozen=True)
 class OrganStroke:
-    """A stroke for the organ of this key; ``corners`` (RAS, mm), where given, bound what may change."""
+    """A stroke for the organ with the key ``organ``; ``corners`` (RAS, mm), if given, limit what may change."""
 
     organ: str
     stroke: Stroke
@@ -54,7 +53,11 @@ class OrganStroke:
 
 @dataclass(frozen=True)
 class ResultFolder:
-    """What ``dca segment`` or ``dca correct`` has left behind: paths, the record ``request.json``, the vocabulary."""
+    """A folder written by ``dca segment`` or ``dca correct``.
+
+    ``labels`` is the path of the label map, ``extension`` that of the images, ``record`` the content of
+    ``request.json``.
+    """
 
     folder: Path
     labels: Path
@@ -65,7 +68,7 @@ class ResultFolder:
 
 @dataclass(frozen=True)
 class CorrectedResult:
-    """``labels`` on the CT's grid, the volumes before and after, and what each stroke did."""
+    """Corrected ``labels`` on the CT's grid, the measurements before and after, and the change of each stroke."""
 
     labels: sitk.Image
     before: tuple[OrganMeasurement, ...]
@@ -75,10 +78,10 @@ class CorrectedResult:
 
 
 def read_result(folder: Path) -> ResultFolder:
-    """Look at a result folder; the images are not read yet. Raises UserError where it is none."""
+    """Open a result folder without reading its images. Raises UserError if it is not a result folder."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}.", "Name the folder that dca segment has made.")
+        raise UserError(f"The folder {folder} does not exist.", "Name a folder that dca segment wrote.")
     try:
         record = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
         extension, size = str(record["extension"]), record["ct_geometry"]["size"]
@@ -87,11 +90,11 @@ def read_result(folder: Path) -> ResultFolder:
             raise ValueError("another format")
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{folder} is no result: it has no {REQUEST} that can be read.", "Name a folder that dca segment has made."
+            f"{folder} is not a result folder: it has no valid {REQUEST}.", "Name a folder that dca segment wrote."
         ) from None
     labels = folder / f"labels{extension}"
     if not labels.is_file():
-        raise UserError(f"{folder} has no {labels.name} to correct.", "Segment the CT again.")
+        raise UserError(f"{folder} contains no {labels.name} to correct.", "Segment the CT again.")
     return ResultFolder(folder, labels, extension, record, _vocabulary(folder, named))
 
 
@@ -101,28 +104,29 @@ def open_session(
     locked: Collection[str] = (),
     engine: Engine | None = None,
 ) -> tuple[CorrectionSession, sitk.Image]:
-    """A session on the labels of ``result``, and the CT; ``ct`` is where that lies now, if it was moved.
+    """Open a correction session on the labels of ``result``; returns it and the CT.
 
-    Raises UserError where the CT is gone or has changed, or an organ of ``locked`` does not exist.
+    ``ct`` is the path of the CT, if it was moved. ``locked`` are keys of organs that must not change. Raises UserError
+    if the CT is missing or has changed, or an organ of ``locked`` does not exist.
     """
-    kept = [organ_of(result.vocabulary, key).label for key in locked]
+    locked_labels = [organ_of(result.vocabulary, key).label for key in locked]
     image = _read_ct(result, ct)
-    stated = result.record["ct_geometry"]
-    found = geometry_of(image)
-    same = found["size"] == stated["size"] and all(
+    expected = result.record["ct_geometry"]
+    actual = geometry_of(image)
+    is_same = actual["size"] == expected["size"] and all(
         abs(a - b) < _SAME_MM
         for key in ("spacing_mm", "origin_mm", "direction")
-        for a, b in zip(found[key], stated[key], strict=True)
+        for a, b in zip(actual[key], expected[key], strict=True)
     )
-    if not same:
+    if not is_same:
         raise UserError(
-            "The CT is not the one that was segmented: its voxels lie elsewhere.",
-            "Give the CT that the result was made of (--ct), or segment this one.",
+            "The CT is not the one that was segmented: its geometry is different.",
+            "Name the CT that the result was made from (--ct), or segment this one.",
         )
     names = {organ.label: organ.key for organ in result.vocabulary}
     checksum = result.record.get("ct_checksum")
-    session = CorrectionSession(image, read_labels(result.labels), names, kept, engine=engine, checksum=checksum)
-    return session, image
+    labels = read_labels(result.labels)
+    return CorrectionSession(image, labels, names, locked_labels, engine=engine, checksum=checksum), image
 
 
 def correct_result(
@@ -135,31 +139,31 @@ def correct_result(
     progress: ProgressCallback | None = None,
     also_write: AlsoWrite | None = None,
 ) -> CorrectedResult:
-    """Correct the result in ``folder`` by ``strokes``, in order, into the new folder ``out``.
+    """Correct the result in ``folder`` with ``strokes``, in order, and write it to the new folder ``out``.
 
-    ``locked`` are keys of organs that stay as they are. ``also_write(folder, ct, result)`` may add files. ``out``
-    appears when it is complete, and never replaces anything. Raises UserError for a stroke that cannot be meant so,
-    or where all of them together change nothing; then there is no folder.
+    ``ct`` is the path of the CT, if it was moved. ``locked`` are keys of organs that must not change.
+    ``also_write(folder, ct, result)`` may add files. ``out`` appears once it is complete, and never replaces anything.
+    Raises UserError for an invalid stroke, or if the strokes change nothing; then there is no folder.
     """
     if not strokes:
-        raise UserError("There is no point to correct with.", "Give --add x,y,z or --remove x,y,z.")
+        raise UserError("No points were given to correct the result.", "Give --add x,y,z or --remove x,y,z.")
     result = read_result(folder)
     labels = [organ_of(result.vocabulary, each.organ).label for each in strokes]
-    _tell(progress, 0.0, "Reading the result and its CT")
+    report_progress(progress, 0.0, "Reading the result and its CT")
     with new_folder(out) as temporary:
         session, image = open_session(result, ct, locked, engine)
         hu = sitk.GetArrayViewFromImage(image)
         grid = Grid.of(image)
         before = measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary)
         for index, (label, each) in enumerate(zip(labels, strokes, strict=True)):
-            _tell(progress, 0.2 + 0.6 * index / len(strokes), f"Correcting the {session.name_of(label)}")
+            report_progress(progress, 0.2 + 0.6 * index / len(strokes), f"Correcting the {session.name_of(label)}")
             session.apply(label, each.stroke, each.corners)
         if not any(change.changed for change in session.changes):
             raise UserError(
-                "The points change nothing: they are already on their side.",
-                "Click into what is missing (--add) or too much (--remove).",
+                "The points change nothing: the labels already agree with them.",
+                "Click into a part that is missing (--add) or wrong (--remove).",
             )
-        _tell(progress, 0.8, "Writing the corrected result")
+        report_progress(progress, 0.8, "Writing the corrected result")
         after = measure(_bytes(session), hu, grid.volume_ml_per_voxel, result.vocabulary)
         corrected = session.image()
         write_image(corrected, temporary / f"labels{result.extension}")
@@ -172,21 +176,21 @@ def correct_result(
             also_write(temporary, image, written)
         write_text(_log(result, session, strokes), temporary / "log.txt")
         write_json(_record(result, session, strokes, locked), temporary / REQUEST)
-    _tell(progress, 1.0, "Finished")
+    report_progress(progress, 1.0, "Finished")
     return CorrectedResult(corrected, before, after, session.changes, result.vocabulary)
 
 
 def organ_of(vocabulary: Vocabulary, key: str) -> Organ:
-    """The organ of this key or name. Raises UserError where there is none."""
-    wanted = key.strip().lower().replace(" ", "_")
+    """Return the organ with this key or name. Raises UserError if ``vocabulary`` does not have it."""
+    normalized = key.strip().lower().replace(" ", "_")
     for organ in vocabulary:
-        if wanted in (organ.key, organ.name.lower().replace(" ", "_")):
+        if normalized in (organ.key, organ.name.lower().replace(" ", "_")):
             return organ
-    raise UserError(f"There is no organ '{key}' in this result.", f"It knows: {', '.join(vocabulary.by_key)}.")
+    raise UserError(f"This result has no organ '{key}'.", f"Choose one of: {', '.join(vocabulary.by_key)}.")
 
 
 def _vocabulary(folder: Path, named: str) -> Vocabulary:
-    """The vocabulary of the labels: of the bundle, as the table of volumes lists it."""
+    """Return the vocabulary of the labels: the one ``named``, or else the one that ``volumes.csv`` lists."""
     if named in VOCABULARIES:
         return VOCABULARIES[named]
     try:
@@ -199,22 +203,24 @@ def _vocabulary(folder: Path, named: str) -> Vocabulary:
         if listed and listed.items() <= {organ.label: organ.key for organ in vocabulary}.items():
             return vocabulary
     raise UserError(
-        f"It cannot be said which organs the labels of {folder} are: volumes.csv is missing or of another kind.",
+        f"The organs of the labels in {folder} are unknown: volumes.csv is missing or not valid.",
         "Segment the CT again.",
     )
 
 
-def _read_ct(result: ResultFolder, given: Path | None) -> sitk.Image:
-    stated = result.record.get("ct")
-    if given is not None:
-        return read_ct(given)
-    if isinstance(stated, list):
-        # The slices of a series; their folder is read, and the series chosen as then.
-        path = Path(stated[0]).parent if stated else None
+def _read_ct(result: ResultFolder, new_path: Path | None) -> sitk.Image:
+    if new_path is not None:
+        return read_ct(new_path)
+    recorded = result.record.get("ct")
+    if isinstance(recorded, list):
+        # The slices of a DICOM series: read their folder, and choose the same series.
+        path = Path(recorded[0]).parent if recorded else None
     else:
-        path = Path(stated) if isinstance(stated, str) else None
-    if path is None or not path.exists():
-        raise UserError(f"The CT of this result is gone: {path or 'none is named'}.", "Say where it is now (--ct).")
+        path = Path(recorded) if isinstance(recorded, str) else None
+    if path is None:
+        raise UserError("The result does not name its CT.", "Name the CT (--ct).")
+    if not path.exists():
+        raise UserError(f"The CT of this result is no longer at {path}.", "Name its new path (--ct).")
     return read_ct(path, series=result.record.get("series") if path.is_dir() else None)
 
 
@@ -225,9 +231,9 @@ def _bytes(session: CorrectionSession) -> NDArray[np.uint8]:
 def _record(
     result: ResultFolder, session: CorrectionSession, strokes: Sequence[OrganStroke], locked: Collection[str]
 ) -> Mapping[str, Any]:
-    """The record of the result, with one more correction."""
+    """Return the record of the result with this correction added."""
     ml = session.grid.volume_ml_per_voxel
-    made = {
+    correction = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "from": str(result.folder.resolve()),
         "clicks": sum(1 for each in strokes if len(each.stroke.points) == 1),
@@ -235,7 +241,7 @@ def _record(
         "locked": sorted(locked),
         "strokes": [
             {
-                "organ": session_name,
+                "organ": key,
                 "adds": change.adds,
                 "points_ras_mm": [list(point) for point in change.points],
                 "engine": change.engine,
@@ -249,15 +255,13 @@ def _record(
                 },
                 "seconds": round(change.seconds, 3),
             }
-            for session_name, change in (
-                (result.vocabulary.by_label[change.label].key, change) for change in session.changes
-            )
+            for key, change in ((result.vocabulary.by_label[change.label].key, change) for change in session.changes)
         ],
     }
     return {
         **result.record,
         "overwrite": False,
-        CORRECTIONS: [*result.record.get(CORRECTIONS, []), made],
+        CORRECTIONS: [*result.record.get(CORRECTIONS, []), correction],
     }
 
 
@@ -273,8 +277,3 @@ def _log(result: ResultFolder, session: CorrectionSession, strokes: Sequence[Org
         ),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _tell(progress: ProgressCallback | None, fraction: float, message: str) -> None:
-    if progress:
-        progress(fraction, message)

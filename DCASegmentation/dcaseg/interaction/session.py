@@ -1,12 +1,12 @@
-"""A CT, its labels, and the strokes that correct them; one click as one call for a warm process.
+"""Correction sessions: a CT, its labels, and the strokes that correct them. ``handle`` serves them to a warm process.
 
     answer = handle({"type": "open", "ct": "ct.nrrd", "labels": "labels.nrrd", "names": {"10": "pancreas"}}, sessions)
     answer = handle({"type": "stroke", "session": answer["session"], "label": 10, "points": [[-12, 40, 95]],
                      "add": None, "patch": "patch.nrrd"}, sessions)
 
-Each answer of a stroke or an undo names the file ``patch``: the labels of the block that may have changed, an image
-whose origin puts it in its place on the CT's grid, and ``first`` (i, j, k), its first voxel. The caller copies it into
-its own labels; what it does not copy has not happened for it, so "keep" and "drop" are the caller's copying and undo.
+The answer to a stroke or an undo names the file ``patch``, an image on the CT's grid with the labels of the block that
+may have changed, and its ``first`` voxel (i, j, k). The caller copies the patch into its own labels to accept a change,
+and sends an undo to reject it.
 """
 
 from __future__ import annotations
@@ -27,26 +27,30 @@ from ..imaging.intensity import voxel_checksum
 from ..imaging.readers import read_ct, read_labels
 from ..imaging.resampling import resample
 from ..imaging.writers import write_image
+from ..types import Box
 from .random_walker import RandomWalkerEngine
-from .strokes import Box, Point, Stroke, box_around, box_of_corners, inside, rasterize
-from .view import Engine, SeenStroke, View, decided, distance_to, reduced, reduced_grid, strides_of, sub_grid
+from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
+from .view import Engine, SeenStroke, View, distance_to, mask_on_ct, reduced, reduced_grid, strides_of, sub_grid
 
 BOX_MM = 96.0
-"""Side of the block around a stroke outside of which nothing changes, unless the user gives a box."""
+"""Side of the block around a stroke, in mm. Nothing outside of it changes, unless the user draws a box."""
 
 _AIR_HU = -500.0
-# Organs that may hold gas, where a click in the air is meant.
+# Organs that may contain gas, so that a click into air is valid.
 _HOLLOW = frozenset({"esophagus", "stomach", "duodenum", "bowel", "small_bowel", "colon", "rectum"})
-# Two strokes of opposite kinds this close contradict each other.
-_SAME_PLACE_MM = 2.0
+# An adding and a removing stroke that are closer than this contradict each other.
+_CONTRADICTION_MM = 2.0
 
 
 @dataclass(frozen=True)
 class Change:
-    """What one stroke did. ``box`` (z, y, x) is where voxels may have changed, ``before`` the labels in it.
+    """The effect of one stroke.
 
-    ``label``: of the organ; ``adds``: whether the stroke added. ``added`` and ``removed`` count the organ's voxels.
-    ``given_up``: voxels that each neighbor gave to the organ, by label. ``engine``: what decided.
+    ``label``: that of the organ. ``adds``: whether the stroke adds to the organ. ``points``: RAS, mm.
+    ``box``: the block (z, y, x) in which voxels may have changed; ``before``: the labels in it before the stroke.
+    ``added``, ``removed``: number of voxels that the organ gained and lost.
+    ``given_up``: number of voxels that other segments lost to the organ, by label.
+    ``engine``: name of the engine. ``seconds``: time taken.
     """
 
     label: int
@@ -62,7 +66,7 @@ class Change:
 
     @property
     def changed(self) -> int:
-        """Voxels with another label than before."""
+        """Number of voxels whose label changed."""
         return self.added + self.removed
 
 
@@ -77,14 +81,14 @@ class _Placed:
 
 
 class CorrectionSession:
-    """Takes strokes for one CT, keeps the corrected labels, undoes stroke by stroke.
+    """Corrects the labels of one CT, stroke by stroke, with undo.
 
-    ``ct`` (HU) and ``labels`` (0 is background) are 3D images on one grid; neither is changed, ``labels`` is copied.
-    ``names`` gives organ keys by label, for messages and for what may hold gas. ``locked`` are labels that never
-    change: neither their own masks, nor do they give voxels up. ``probabilities`` are the network's, by label: images
-    (0 to 1) on any grid. ``checksum`` is ``imaging.intensity.voxel_checksum`` of the CT that ``labels`` were made from.
+    ``ct`` (HU) and ``labels`` (0 is background) are 3D images on the same grid. Neither is changed: ``labels`` is
+    copied. ``names`` are organ keys by label, for messages and to know which organs may contain gas. ``locked`` are
+    labels whose voxels never change. ``probabilities`` are those of the segmentation network by label, images (0 to 1)
+    on any grid. ``checksum`` is the ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
 
-    Raises UserError where the images do not lie on one grid, or the CT is another one.
+    Raises UserError if the images lie on different grids, or if ``ct`` is not the CT that was segmented.
     """
 
     def __init__(
@@ -107,12 +111,12 @@ class CorrectionSession:
         if checksum is not None and voxel_checksum(self._hu) != checksum:
             raise UserError(
                 "The CT is not the one that was segmented: its voxels have changed.",
-                "Segment it again, or give the CT from before.",
+                "Segment it again, or use the original CT.",
             )
         self._ct = ct
         self._labels = sitk.GetArrayFromImage(labels)
         self._first = sitk.GetArrayViewFromImage(labels)
-        # The view above lives as long as its image.
+        # Keeps the image alive, whose memory the array above views.
         self._first_image = labels
         self._names = dict(names or {})
         self._locked = frozenset(locked)
@@ -123,41 +127,42 @@ class CorrectionSession:
 
     @property
     def labels(self) -> NDArray[np.integer]:
-        """The labels (z, y, x) as they are now: a view not to be written into."""
+        """The current labels (z, y, x), a read-only view."""
         view = self._labels.view()
         view.flags.writeable = False
         return view
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What was done and not undone, in order."""
+        """The changes in order, without those that were undone."""
         return tuple(self._changes)
 
     def image(self) -> sitk.Image:
-        """The corrected labels on the CT's grid, a copy."""
+        """Return a copy of the corrected labels as an image on the CT's grid."""
         return self.grid.image_of(self._labels.copy())
 
     def lock(self, labels: Iterable[int]) -> None:
-        """Protect these labels too: what a user has accepted."""
+        """Lock these labels too, for instance organs that the user has accepted."""
         self._locked |= set(labels)
 
     def apply(self, label: int, stroke: Stroke, corners: tuple[Point, Point] | None = None) -> Change:
-        """Correct the organ ``label`` by ``stroke``; ``corners`` (RAS, mm) bound what may change.
+        """Correct the organ ``label`` with ``stroke``.
 
-        Without ``corners`` nothing changes outside of a block of 96 mm around the stroke, or as long as it is. Earlier
-        strokes for the organ still hold; one that agrees with the mask changes nothing, but holds later on. Raises
-        UserError for a stroke that cannot be meant so; then nothing changes.
+        Nothing changes outside the box with opposite ``corners`` (RAS, mm); None means a block of 96 mm around the
+        stroke, or larger for a longer stroke. Earlier strokes for the organ remain in effect. A stroke that agrees with
+        the mask changes nothing, but constrains later ones. Raises UserError for an invalid stroke; then nothing
+        changes.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         voxels = rasterize(stroke.points, self.grid)
         box = box_around(voxels, self.grid, BOX_MM) if corners is None else box_of_corners(corners, self.grid)
-        adds = self._sense(label, voxels, stroke.add)
+        adds = self._adds(label, voxels, stroke.add)
         self._check(label, voxels, adds, box)
         before = self._labels[box].copy()
-        stroke_now = _Placed(label, adds, voxels)
-        there = self._labels[tuple(voxels.T)] == label
-        # A stroke that says what the mask says already confirms it: that is remembered, and nothing else happens.
-        found = before == label if (there == adds).all() else self._corrected(stroke_now, box)
+        placed = _Placed(label, adds, voxels)
+        in_organ = self._labels[tuple(voxels.T)] == label
+        # A stroke that agrees with the mask confirms it: it is recorded, and nothing else happens.
+        found = before == label if (in_organ == adds).all() else self._corrected(placed, box)
         organ = before == label
         if self._locked:
             found = np.where(np.isin(before, list(self._locked)), organ, found)
@@ -174,28 +179,28 @@ class CorrectionSession:
             removed=int(np.count_nonzero(organ & ~found)),
             given_up={int(other): int(count) for other, count in zip(lost, counts, strict=True)},
             engine=self._engine.name,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - start,
         )
-        # Only now: whatever failed above has left everything as it was.
+        # Not earlier: an error above must leave the session unchanged.
         self._labels[box] = after
-        self._placed.append(stroke_now)
+        self._placed.append(placed)
         self._changes.append(change)
         return change
 
     def undo(self) -> Change:
-        """Take the last stroke back: every voxel is what it was before. Raises UserError where there is none."""
+        """Undo the last stroke exactly, and return its change. Raises UserError if there is no stroke."""
         if not self._changes:
-            raise UserError("There is no click to undo.", "")
+            raise UserError("There is no click to undo.", "Click first.")
         change = self._changes.pop()
         self._placed.pop()
         self._labels[change.box] = change.before
         return change
 
     def name_of(self, label: int) -> str:
-        """What messages call a label."""
+        """Return the name of ``label`` in messages."""
         return self._names.get(label, f"segment {label}").replace("_", " ")
 
-    def _sense(self, label: int, voxels: NDArray[np.int64], add: bool | None) -> bool:
+    def _adds(self, label: int, voxels: NDArray[np.int64], add: bool | None) -> bool:
         if add is not None:
             return add
         hits = self._labels[tuple(voxels.T)] == label
@@ -205,34 +210,35 @@ class CorrectionSession:
         name = self.name_of(label)
         highest = np.iinfo(self._labels.dtype).max if np.issubdtype(self._labels.dtype, np.integer) else 0
         if not 1 <= label <= highest:
-            raise UserError(f"There is no segment {label}.", f"Labels run from 1 to {highest}.")
+            raise UserError(f"Segment {label} does not exist.", f"Labels range from 1 to {highest}.")
         if label in self._locked:
-            raise UserError(f"The {name} is locked or accepted: nothing was changed.", "Unlock it first.")
+            raise UserError(f"The {name} is locked or accepted, so nothing was changed.", "Unlock it first.")
         if not inside(voxels, box).all():
-            raise UserError("A point lies outside the box.", "Draw the box around all points.")
+            raise UserError("A point lies outside the box.", "Draw the box around all of the points.")
         at = tuple(voxels.T)
         if not adds and not (self._labels[box] == label).any():
             raise UserError(f"There is no {name} near this point to remove.", "Click to add it first.")
         if adds:
-            others = set(np.unique(self._labels[at]).tolist()) & self._locked
-            if others:
+            locked = set(np.unique(self._labels[at]).tolist()) & self._locked
+            if locked:
                 raise UserError(
-                    f"The point lies in the {self.name_of(min(others))}, which is locked or accepted.",
+                    f"The point lies in the {self.name_of(min(locked))}, which is locked or accepted.",
                     "Unlock it first, or click elsewhere.",
                 )
             self._require_tissue(label, voxels)
         self._require_no_contradiction(label, voxels, adds)
 
     def _require_tissue(self, label: int, voxels: NDArray[np.int64]) -> None:
-        """Raises UserError where a point lies in air that cannot be the organ's."""
-        # A structure of the user's own may be anything, a lung too.
+        """Raise UserError if a point lies in air and the organ contains no gas."""
+        # A segment that the user added may be anything, even a lung.
         if self._names.get(label) in (None, *_HOLLOW):
             return
         for z, y, x in voxels[:: max(1, len(voxels) // 16)]:
             around = self._hu[max(0, z - 1) : z + 2, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
             if float(np.median(around)) < _AIR_HU:
+                air_hu = float(self._hu[z, y, x])
                 raise UserError(
-                    f"The point lies in air ({float(self._hu[z, y, x]):.0f} HU), where no {self.name_of(label)} is.",
+                    f"The point lies in air ({air_hu:.0f} HU), but the {self.name_of(label)} contains no air.",
                     "Click into tissue.",
                 )
 
@@ -242,15 +248,15 @@ class CorrectionSession:
             if earlier.label != label or earlier.adds == adds:
                 continue
             for voxel in voxels:
-                apart = np.abs((earlier.voxels - voxel) * steps).max(axis=1)
-                if float(apart.min()) < _SAME_PLACE_MM:
+                distances = np.abs((earlier.voxels - voxel) * steps).max(axis=1)
+                if float(distances.min()) < _CONTRADICTION_MM:
                     raise UserError(
-                        f"An earlier stroke says the opposite about this place of the {self.name_of(label)}.",
-                        "Undo that one first, or click farther away from it.",
+                        f"The stroke contradicts an earlier one at this position in the {self.name_of(label)}.",
+                        "Undo the earlier stroke first, or click farther away from it.",
                     )
 
     def _corrected(self, latest: _Placed, box: Box) -> NDArray[np.bool_]:
-        """The organ's mask in ``box`` after all strokes for it, ``latest`` the last."""
+        """Return the organ's mask in ``box`` after all of its strokes, of which ``latest`` is the last."""
         label = latest.label
         grid = sub_grid(self.grid, box)
         strides = strides_of(grid)
@@ -268,8 +274,8 @@ class CorrectionSession:
         newest = seen(latest)
         if coarse.any():
             latest.radius_mm = float(np.abs(distance_to(coarse, view_grid.spacing)[tuple(newest.T)]).max())
-        # What was said to belong to a neighbor does not belong to this organ.
-        said = [
+        # A stroke that adds to another organ counts as one that removes from this organ.
+        earlier = [
             replace(each, adds=each.adds and each.label == label)
             for each in self._placed
             if (each.label == label or each.adds) and inside(each.voxels, box).any()
@@ -280,12 +286,12 @@ class CorrectionSession:
             mask=coarse,
             first_mask=reduced(self._first[box] == label, strides) > 0.5,
             others=reduced((labels != 0) & ~mask, strides) > 0.5,
-            strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in said),
+            strokes=(*(SeenStroke(seen(each), each.adds, each.radius_mm) for each in earlier),
                      SeenStroke(newest, latest.adds, latest.radius_mm)),
             probability=self._probability(label, view_grid),
         )  # fmt: skip
-        found = _balanced(decided(self._engine.foreground(view), view, mask, grid, strides), mask, latest.adds)
-        for each in (*said, latest):
+        found = _balanced(mask_on_ct(self._engine.foreground(view), view, mask, grid, strides), mask, latest.adds)
+        for each in (*earlier, latest):
             found[tuple((each.voxels[inside(each.voxels, box)] - first).T)] = each.adds
         return found
 
@@ -295,9 +301,9 @@ class CorrectionSession:
 
 
 def _balanced(found: NDArray[np.bool_], mask: NDArray[np.bool_], adds: bool) -> NDArray[np.bool_]:
-    """``found``, unless it does more of the opposite than of what the user asked for: then only what was asked for.
+    """Return ``found``, or only its change in the direction of the stroke if the opposite change is larger.
 
-    An answer may move the whole border, as it should; but a click that adds must not cost the organ its body.
+    An engine may move the whole border of the organ, but a click that adds must not remove most of it.
     """
     grown, shrunk = found & ~mask, mask & ~found
     wanted, counter = (grown, shrunk) if adds else (shrunk, grown)
@@ -306,22 +312,24 @@ def _balanced(found: NDArray[np.bool_], mask: NDArray[np.bool_], adds: bool) -> 
     return mask | grown if adds else mask & ~shrunk
 
 
-# A session holds a CT and two label maps; a worker beside a run has no room for many.
-_MOST_SESSIONS = 1
+# A session holds a CT and two label maps; the worker has no memory for many of them.
+_MAX_SESSIONS = 1
 
 
 @dataclass
 class Sessions:
-    """The sessions that are open, by number; the oldest goes where there are too many. ``make_engine`` gives the
-    engine of a new session, None the default one."""
+    """Open sessions by number. If there are too many, the oldest one is closed.
+
+    ``make_engine`` creates the engine of a new session; None means the default engine.
+    """
 
     make_engine: Callable[[], Engine] | None = None
     _open: dict[int, CorrectionSession] = field(default_factory=dict)
     _next: int = 1
 
     def add(self, session: CorrectionSession) -> int:
-        """Keep ``session``; gives its number."""
-        while len(self._open) >= _MOST_SESSIONS:
+        """Add ``session`` and return its number."""
+        while len(self._open) >= _MAX_SESSIONS:
             del self._open[min(self._open)]
         number = self._next
         self._open[number] = session
@@ -329,38 +337,40 @@ class Sessions:
         return number
 
     def get(self, number: object) -> CorrectionSession:
-        """Raises UserError where that session is not open (any more)."""
+        """Return the session ``number``. Raises UserError if it is not open."""
         session = self._open.get(number) if isinstance(number, int) else None
         if session is None:
-            raise UserError("The correction is not open any more.", "Open the CT for correction again.")
+            raise UserError("The correction session is closed.", "Open the CT for correction again.")
         return session
 
     def close(self, number: object) -> None:
-        """Let go of a session; nothing where it is not open."""
+        """Close a session, if it is open."""
         if isinstance(number, int):
             self._open.pop(number, None)
 
 
 def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
-    """Do what ``request`` asks, and answer with plain data. Raises UserError; then nothing has changed.
+    """Execute ``request`` and return the answer as plain data. Raises UserError; then nothing has changed.
 
-    ``open``: ``ct`` and ``labels`` (paths on one grid), and where known ``names`` (organ keys by label), ``locked``
-    (labels), ``checksum`` (of the CT's voxels). Answers ``session``.
-    ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false or null: decided by the mask),
-    ``corners`` (two points or null), ``locked`` (labels locked meanwhile), ``patch`` (path of the file to write).
+    The ``type`` of the request and its fields:
+
+    ``open``: ``ct`` and ``labels`` (paths of images on the same grid); optional ``names`` (organ keys by label),
+    ``locked`` (labels), ``checksum`` (of the CT's voxels). The answer contains ``session``.
+    ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false, or null to let the mask decide),
+    ``corners`` (two points or null), ``locked`` (labels locked since), ``patch`` (path of the file to write).
     ``undo``: ``session``, ``patch``. ``close``: ``session``.
     """
-    kind = request.get("type")
-    if kind == "open":
+    request_type = request.get("type")
+    if request_type == "open":
         return _open(request, sessions)
-    if kind == "close":
+    if request_type == "close":
         sessions.close(request.get("session"))
         return {}
-    if kind not in ("stroke", "undo"):
-        raise UserError(f"There is no request '{kind}' for corrections.", "")
+    if request_type not in ("stroke", "undo"):
+        raise UserError(f"Correction requests of type '{request_type}' do not exist.", "")
     session = sessions.get(request.get("session"))
     patch = _path(request, "patch")
-    if kind == "undo":
+    if request_type == "undo":
         change = session.undo()
         _write(session, change, patch)
         return _answer(change, patch)
@@ -373,13 +383,13 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
         label, add = int(request["label"]), request.get("add")
         locked = [int(each) for each in request.get("locked", ())]
     except (KeyError, TypeError, ValueError):
-        raise UserError("The click is not described as it must be.", "Click again.") from None
+        raise UserError("The description of the click is not valid.", "Click again.") from None
     session.lock(locked)
     change = session.apply(label, Stroke(points, None if add is None else bool(add)), corners)
     try:
         _write(session, change, patch)
     except UserError:
-        # The caller has nothing to show: it did not happen.
+        # The caller cannot show the change, so it is undone.
         session.undo()
         raise
     return _answer(change, patch)
@@ -403,7 +413,7 @@ def _open(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
 def _path(request: Mapping[str, Any], key: str) -> Path:
     value = request.get(key)
     if not isinstance(value, str) or not value:
-        raise UserError(f"The request names no file '{key}'.", "")
+        raise UserError(f"The request does not name the file '{key}'.", "")
     return Path(value)
 
 

@@ -1,4 +1,4 @@
-"""What a user draws: clicks and scribbles, and where they lie in a CT."""
+"""Strokes that a user draws (clicks and scribbles), and the voxels they cover in a CT."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..imaging.grid import Grid
+from ..types import Box
 
 Point = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
-"""A block of an array (z, y, x)."""
 
-_MOST_POINTS = 10_000
+_MAX_POINTS = 10_000
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """A click (one point) or a scribble (a polyline), in mm, RAS as Slicer shows it.
+    """A click (one point) or a scribble (a polyline), in mm, RAS as in Slicer.
 
-    ``add`` says whether the points belong to the organ; None decides it: outside the organ's mask a stroke adds, inside
-    it removes. Raises UserError for no points, too many, or coordinates that are not finite.
+    ``add`` says whether the points belong to the organ. None lets the mask decide: a stroke outside the organ adds, a
+    stroke inside removes. Raises UserError for no points, too many points, or coordinates that are not finite.
     """
 
     points: tuple[Point, ...]
@@ -33,39 +32,45 @@ class Stroke:
     def __post_init__(self) -> None:
         if not self.points:
             raise UserError("A stroke needs at least one point.", "Click into the CT.")
-        if len(self.points) > _MOST_POINTS:
-            raise UserError(f"A scribble of {len(self.points)} points is too long.", "Draw several short ones.")
+        if len(self.points) > _MAX_POINTS:
+            raise UserError(f"A scribble of {len(self.points)} points is too long.", "Draw several shorter scribbles.")
         if not all(len(point) == 3 and np.isfinite(point).all() for point in self.points):
-            raise UserError("A point is not three finite numbers.", "Give x,y,z in mm (RAS).")
+            raise UserError("A point must be three finite numbers.", "Give x,y,z in mm (RAS).")
 
     @classmethod
     def click(cls, x: float, y: float, z: float, add: bool | None = None) -> Stroke:
-        """A single point, RAS in mm."""
+        """Return a stroke of a single point (RAS, mm)."""
         return cls(((float(x), float(y), float(z)),), add)
 
 
 def to_indices(points: Sequence[Point], grid: Grid) -> NDArray[np.int64]:
-    """The voxels (n, 3) in the order (z, y, x) in which ``points`` (RAS, mm) lie. Raises UserError outside the grid."""
+    """Return the voxels (n, 3), in the order (z, y, x), that contain ``points`` (RAS, mm).
+
+    Raises UserError if a point lies outside the grid.
+    """
     lps = np.asarray(points, float) * (-1.0, -1.0, 1.0)
     index = np.rint((lps - np.array(grid.origin)) @ grid.axes / np.array(grid.spacing)).astype(np.int64)
     outside = np.flatnonzero((index < 0).any(axis=1) | (index >= np.array(grid.size)).any(axis=1))
     if len(outside):
-        shown = ", ".join(f"{value:g}" for value in points[int(outside[0])])
+        point = ", ".join(f"{value:g}" for value in points[int(outside[0])])
         low, high = _extent(grid)
         ranges = ", ".join(f"{name} {a:.0f} to {b:.0f}" for name, a, b in zip("RAS", low, high, strict=True))
-        raise UserError(f"The point ({shown}) lies outside the CT.", f"The CT covers {ranges} mm.")
+        raise UserError(f"The point ({point}) lies outside the CT.", f"The CT covers {ranges} mm.")
     return index[:, ::-1]
 
 
 def to_point(index: Sequence[int], grid: Grid) -> Point:
-    """The center (RAS, mm) of the voxel ``index`` (z, y, x)."""
+    """Return the center (RAS, mm) of the voxel ``index`` (z, y, x)."""
     steps = np.array(index[::-1], float) * np.array(grid.spacing)
     x, y, z = (np.array(grid.origin) + grid.axes @ steps) * (-1.0, -1.0, 1.0)
     return float(x), float(y), float(z)
 
 
 def rasterize(points: Sequence[Point], grid: Grid) -> NDArray[np.int64]:
-    """The voxels (n, 3), (z, y, x), of a polyline through ``points``, each once. Raises UserError outside the grid."""
+    """Return the voxels (n, 3), in the order (z, y, x), of the polyline through ``points`` (RAS, mm), each once.
+
+    Raises UserError if a point lies outside the grid.
+    """
     corners = to_indices(points, grid)
     parts = [corners[:1]]
     for start, stop in pairwise(corners):
@@ -75,7 +80,10 @@ def rasterize(points: Sequence[Point], grid: Grid) -> NDArray[np.int64]:
 
 
 def box_around(voxels: NDArray[np.int64], grid: Grid, side_mm: float) -> Box:
-    """A block of ``side_mm`` around ``voxels`` (n, 3), grown where a scribble is longer, cut to the CT."""
+    """Return a box (z, y, x) with sides of ``side_mm`` around ``voxels`` (n, 3), clipped to the CT.
+
+    The box is larger if a scribble does not fit into it.
+    """
     low, high = voxels.min(axis=0), voxels.max(axis=0)
     slices = []
     for axis, (first, last) in enumerate(zip(low, high, strict=True)):
@@ -88,22 +96,25 @@ def box_around(voxels: NDArray[np.int64], grid: Grid, side_mm: float) -> Box:
 
 
 def box_of_corners(corners: tuple[Point, Point], grid: Grid) -> Box:
-    """The block between two opposite ``corners`` (RAS, mm), cut to the CT. Raises UserError where it is empty."""
+    """Return the box (z, y, x) between two opposite ``corners`` (RAS, mm), clipped to the CT.
+
+    Raises UserError if it is empty.
+    """
     values = np.asarray(corners, float)
     if values.shape != (2, 3) or not np.isfinite(values).all():
-        raise UserError("A box needs two opposite corners.", "Give twice three numbers in mm (RAS).")
+        raise UserError("A box needs two opposite corners.", "Give two points of three numbers each, in mm (RAS).")
     every = [(x, y, z) for x in values[:, 0] for y in values[:, 1] for z in values[:, 2]]
     lps = np.asarray(every) * (-1.0, -1.0, 1.0)
     index = np.rint((lps - np.array(grid.origin)) @ grid.axes / np.array(grid.spacing))[:, ::-1]
     low = np.maximum(index.min(axis=0), 0).astype(int)
     high = np.minimum(index.max(axis=0) + 1, grid.shape).astype(int)
     if (high - low < 2).any():
-        raise UserError("The box holds no voxels of the CT.", "Draw a larger box, inside the CT.")
+        raise UserError("The box contains no voxels of the CT.", "Draw a larger box, inside the CT.")
     return slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2])
 
 
 def inside(voxels: NDArray[np.int64], box: Box) -> NDArray[np.bool_]:
-    """For each of ``voxels`` (n, 3) whether it lies in ``box``."""
+    """Return for each of ``voxels`` (n, 3) whether it lies in ``box``."""
     low, high = np.array([s.start for s in box]), np.array([s.stop for s in box])
     return np.asarray(((voxels >= low) & (voxels < high)).all(axis=1))
 

@@ -1,4 +1,4 @@
-"""The block around a stroke as an engine sees it, and the way back onto the CT's voxels."""
+"""The view of an engine: a block of the CT around a stroke, and the way from its answer back to the CT's voxels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
+from ..types import Box
 
 Mask = NDArray[np.bool_]
 FloatArray = NDArray[np.float32]
@@ -17,8 +18,11 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SeenStroke:
-    """A stroke as a view shows it: ``voxels`` (n, 3), whether they belong to the organ, and ``radius_mm``, how far it
-    lay from the border of the mask when it was drawn, None where there was no mask."""
+    """A stroke in a view.
+
+    ``voxels`` (n, 3) in the order (z, y, x); ``adds`` says whether they belong to the organ. ``radius_mm`` is the
+    distance to the border of the mask when the stroke was drawn, None if there was no mask.
+    """
 
     voxels: NDArray[np.int64]
     adds: bool
@@ -29,9 +33,9 @@ class SeenStroke:
 class View:
     """A block of a CT, all arrays (z, y, x) on ``grid``.
 
-    ``hu``: float32. ``mask``: the organ's present mask; ``first_mask``: that before any stroke. ``others``: voxels of
-    other segments. ``strokes``: all that lie in the block, the latest last. ``probability``: of the organ by the
-    network, 0 to 1, where it is at hand.
+    ``hu``: float32. ``mask``: the organ's current mask; ``first_mask``: its mask before all strokes. ``others``: voxels
+    of other segments. ``strokes``: the strokes in the block, the latest last. ``probability``: that of the organ by the
+    segmentation network, 0 to 1, None if not available.
     """
 
     grid: Grid
@@ -43,7 +47,7 @@ class View:
     probability: FloatArray | None = None
 
     def seeds(self, adds: bool) -> Mask:
-        """The voxels of all strokes of one kind; where strokes contradict on one voxel, the later one counts."""
+        """Return the mask of the strokes that add (or remove). In a voxel of several strokes, the latest one counts."""
         marks = np.zeros(self.mask.shape, np.int8)
         for stroke in self.strokes:
             marks[tuple(stroke.voxels.T)] = 1 if stroke.adds else -1
@@ -51,32 +55,32 @@ class View:
 
 
 class Engine(Protocol):
-    """Something that corrects a mask."""
+    """Corrects a mask."""
 
     @property
     def name(self) -> str:
-        """What the provenance calls it."""
+        """The name of the engine in ``request.json`` and other records."""
 
     def foreground(self, view: View) -> FloatArray:
-        """The organ's probability (z, y, x), 0 to 1, after the strokes of ``view``; above 0.5 is the organ."""
+        """Return the organ's probability (z, y, x), 0 to 1, after the strokes of ``view``; the organ is above 0.5."""
 
 
 FINEST_MM = 1.5
-"""Engines work on voxels about so large where the CT's are finer: a block of 96 mm then has 64 voxels a side."""
+"""The finest voxels of a view, in mm: a block of 96 mm then has 64 voxels along each side."""
 
-_MOST_VOXELS = 66
+_MAX_SIDE = 66
 
 
 def strides_of(grid: Grid) -> tuple[int, int, int]:
-    """How many voxels (z, y, x) of a block of the CT make one of its view: longer blocks get coarser views."""
+    """Return how many voxels (z, y, x) of a block of the CT make one voxel of its view. Longer blocks are coarser."""
     longest = max(size * step for size, step in zip(grid.size, grid.spacing, strict=True))
-    target = max(FINEST_MM, longest / _MOST_VOXELS)
+    target = max(FINEST_MM, longest / _MAX_SIDE)
     z, y, x = (max(1, round(target / step)) for step in reversed(grid.spacing))
     return z, y, x
 
 
 def reduced_grid(grid: Grid, strides: tuple[int, int, int]) -> Grid:
-    """``grid`` with blocks of ``strides`` (z, y, x) voxels as voxels; what is left over at the far sides is cut off."""
+    """Return ``grid`` with blocks of ``strides`` (z, y, x) voxels as voxels, without incomplete blocks at the end."""
     steps = np.array(strides[::-1])
     size = np.array(grid.size) // steps
     spacing = np.array(grid.spacing) * steps
@@ -90,7 +94,7 @@ def reduced_grid(grid: Grid, strides: tuple[int, int, int]) -> Grid:
 
 
 def reduced(array: np.ndarray, strides: tuple[int, int, int]) -> FloatArray:
-    """Means (float32) of blocks of ``strides`` voxels of ``array`` (z, y, x)."""
+    """Return the means (float32) of blocks of ``strides`` (z, y, x) voxels of ``array`` (z, y, x)."""
     if strides == (1, 1, 1):
         return array.astype(np.float32)
     counts = [size // step for size, step in zip(array.shape, strides, strict=True)]
@@ -99,18 +103,19 @@ def reduced(array: np.ndarray, strides: tuple[int, int, int]) -> FloatArray:
     return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
 
 
-def sub_grid(grid: Grid, box: tuple[slice, slice, slice]) -> Grid:
-    """The grid of the block ``box`` (z, y, x) of ``grid``."""
+def sub_grid(grid: Grid, box: Box) -> Grid:
+    """Return the grid of the block ``box`` (z, y, x) of ``grid``."""
     first = np.array([box[2].start, box[1].start, box[0].start], float)
     x, y, z = (np.array(grid.origin) + grid.axes @ (first * np.array(grid.spacing))).tolist()
     size = tuple(s.stop - s.start for s in reversed(box))
     return Grid((size[0], size[1], size[2]), grid.spacing, (x, y, z), grid.direction)
 
 
-def decided(foreground: FloatArray, view: View, mask: Mask, grid: Grid, strides: tuple[int, int, int]) -> Mask:
-    """The organ's mask on the CT's voxels (``grid``, of the shape of ``mask``), from an engine's answer on the view's.
+def mask_on_ct(foreground: FloatArray, view: View, mask: Mask, grid: Grid, strides: tuple[int, int, int]) -> Mask:
+    """Return the organ's mask on the CT's voxels from an engine's answer ``foreground`` (z, y, x) on those of ``view``.
 
-    Only where the answer differs from the view's mask, or beside it, does a voxel change: what was fine stays fine.
+    ``grid`` is that of the block of the CT, ``mask`` (z, y, x) the organ's mask on it. A voxel changes only if the
+    answer differs from the view's mask there or next to it, so the rest keeps its fine detail.
     """
     answer = foreground > 0.5
     if strides == (1, 1, 1):
@@ -119,23 +124,23 @@ def decided(foreground: FloatArray, view: View, mask: Mask, grid: Grid, strides:
     if not changed.any():
         return mask.copy()
     near = sitk.BinaryDilate(view.grid.image_of(changed.astype(np.uint8)), [1, 1, 1], sitk.sitkBall)
-    fine = sitk.ResampleImageFilter()
-    fine.SetSize(grid.size)
-    fine.SetOutputSpacing(grid.spacing)
-    fine.SetOutputOrigin(grid.origin)
-    fine.SetOutputDirection(grid.direction)
-    fine.UseNearestNeighborExtrapolatorOn()
-    fine.SetInterpolator(sitk.sitkNearestNeighbor)
-    allowed = sitk.GetArrayFromImage(fine.Execute(near)) > 0
-    fine.SetInterpolator(sitk.sitkLinear)
-    soft = sitk.GetArrayFromImage(fine.Execute(view.grid.image_of(foreground)))
-    return np.where(allowed, soft > 0.5, mask)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(grid.size)
+    resampler.SetOutputSpacing(grid.spacing)
+    resampler.SetOutputOrigin(grid.origin)
+    resampler.SetOutputDirection(grid.direction)
+    resampler.UseNearestNeighborExtrapolatorOn()
+    resampler.SetInterpolator(sitk.sitkNearestNeighbor)
+    allowed = sitk.GetArrayFromImage(resampler.Execute(near)) > 0
+    resampler.SetInterpolator(sitk.sitkLinear)
+    probability = sitk.GetArrayFromImage(resampler.Execute(view.grid.image_of(foreground)))
+    return np.where(allowed, probability > 0.5, mask)
 
 
 def distance_to(seeds: Mask, spacing: tuple[float, float, float]) -> FloatArray:
-    """Distance (mm) to the border of ``seeds`` (z, y, x), negative inside; 60 where there are none.
+    """Return the distance (mm) of each voxel to the border of ``seeds`` (z, y, x), negative inside.
 
-    ``spacing`` is (x, y, z).
+    The distance is 60 everywhere if ``seeds`` is empty. ``spacing`` is (x, y, z) in mm.
     """
     if not seeds.any():
         return np.full(seeds.shape, 60.0, np.float32)

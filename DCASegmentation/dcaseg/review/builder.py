@@ -1,4 +1,4 @@
-"""The review of one segmentation: its findings on the CT's grid, with reasons and alternatives."""
+"""The review of a segmentation: collecting evidence from planes, and building findings on the CT's grid."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ import SimpleITK as sitk
 
 from ..imaging.grid import Grid, canonical_view
 from ..inference.label_resampling import LabelResampler, NearestResampler
-from ..inference.maps import FloatArray
-from ..inference.measurements import Box, OrganMeasurement, boxes_of
+from ..inference.measurements import OrganMeasurement, boxes_of
 from ..inference.options import SegmentOptions
+from ..inference.planes import Plane
 from ..inference.postprocessing import remove_islands
 from ..method.network import DCANet
 from ..organs import Vocabulary
+from ..types import Box
 from .evidence import Bytes, Evidence
 from .findings import find
-from .ranking import NO_SUGGESTION, Candidate, Candidates, make_places
+from .ranking import NO_SUGGESTION, Candidate, Candidates, rank_candidates
 from .regions import Mask, Scoring
-from .schema import Alternative, OrganNote, Place, Point, Review
+from .schema import Alternative, Finding, OrganNote, Point, Review
 
 # A suggestion that changes less than this is not worth a click.
-_WORTH_A_CLICK_ML = 0.2
-_NAMED_ML = 0.05
+_MIN_SUGGESTION_ML = 0.2
+_MIN_NAMED_ML = 0.05
 
 
 @dataclass(frozen=True)
 class ReviewResult:
-    """The list, and on the CT's grid (uint8) ``places``, the rank of each voxel's place or 0, and ``alternative``,
-    the labels with every suggestion accepted. ``evidence``, on the model's ``grid``, is what
-    it was made from."""
+    """The review of a segmentation.
+
+    ``review`` is the list of findings. Images on the CT's grid (uint8): ``ranks`` holds the rank of each voxel's
+    finding, 0 elsewhere; ``alternative`` the labels with all suggestions accepted. ``evidence``, on the model's
+    ``grid``, is what the review was built from.
+    """
 
     review: Review
-    places: sitk.Image
+    ranks: sitk.Image
     alternative: sitk.Image
     evidence: Evidence
     grid: Grid
@@ -51,76 +55,77 @@ def make_review(
     other_is_experts: bool = True,
     scoring: Scoring = Scoring(),  # noqa: B008 - frozen
 ) -> ReviewResult:
-    """Find the places to check.
+    """Build the review.
 
-    ``labels`` are the result and ``other_labels`` the other prediction's labels, None without one, both (z, y, x) on
-    ``ct``; ``other_labels`` is overwritten. ``evidence`` lies on ``grid``. ``owners`` are the labels of the head,
-    medium and tail expert; ``other_is_experts`` says that the other prediction is the stitched experts'.
+    ``labels`` (z, y, x) are the result on the grid ``ct``; ``other_labels`` (z, y, x) those of the other prediction,
+    None without one; they are overwritten. ``evidence`` lies on the model grid ``grid``. ``measurements`` are those of
+    ``labels``. ``owners`` are the labels of the head, medium and tail expert. ``other_is_experts`` says whether the
+    other prediction is that of the stitched experts, or else the decoder's.
     """
     other_name = "experts" if other_is_experts else "decoder's probabilities"
     groups = {label: slot for slot, owned in enumerate(owners, start=1) for label in owned}
-    findings = find(evidence, grid, measurements, scoring, other_name)
-    candidates = make_places(evidence, findings, groups, grid, scoring, other_name)
+    anatomical = find(evidence, grid, measurements, scoring, other_name)
+    candidates = rank_candidates(evidence, anatomical, groups, grid, scoring, other_name)
     candidates, ranks = on_ct(candidates, grid, ct)
     alternative = _suggested(candidates, labels, other_labels, grid, ct)
     source = "experts" if other_is_experts else "decoder"
     boxes = boxes_of(ranks)
-    places = [
-        _place(
+    findings = [
+        _finding(
             rank, candidate, boxes[rank], ranks, alternative, labels, ct, grid, source, evidence.vocabulary, candidates
         )
-        for rank, candidate in enumerate(candidates.places, start=1)
+        for rank, candidate in enumerate(candidates.candidates, start=1)
     ]
-    for place in places:
-        if place.alternative is None:
-            box = boxes[place.rank]
-            np.copyto(alternative[box], labels[box], where=ranks[box] == place.rank)
+    for finding in findings:
+        if finding.alternative is None:
+            box = boxes[finding.rank]
+            np.copyto(alternative[box], labels[box], where=ranks[box] == finding.rank)
     notes = tuple(
-        OrganNote(each.organ.key, each.organ.label, round(each.ml, 3), tuple(findings.notes[each.organ.key]))
+        OrganNote(each.organ.key, each.organ.label, round(each.ml, 3), tuple(anatomical.notes[each.organ.key]))
         for each in measurements
-        if each.organ.key in findings.notes
+        if each.organ.key in anatomical.notes
     )
-    review = Review(evidence.vocabulary.name, _geometry(ct), tuple(places), notes)
+    review = Review(evidence.vocabulary.name, _geometry(ct), tuple(findings), notes)
     return ReviewResult(review, ct.image_of(ranks), ct.image_of(alternative), evidence, grid)
 
 
 def on_ct(candidates: Candidates, grid: Grid, ct: Grid) -> tuple[Candidates, Bytes]:
-    """The candidates that have a voxel on the CT's grid, numbered anew, and their numbers there.
+    """Return the candidates that have voxels on the grid ``ct``, renumbered, and their map (z, y, x) on that grid.
 
-    A CT coarser than the model can pass between a place's voxels.
+    On a CT coarser than the model grid, a small finding may have no voxel.
     """
     nearest = NearestResampler(grid, ct)
     present = set(np.unique(nearest.reached(candidates.map)))
-    kept = [candidate for candidate in candidates.places if candidate.number in present]
+    kept = [candidate for candidate in candidates.candidates if candidate.number in present]
     numbers = np.zeros(256, np.uint8)
     for number, candidate in enumerate(kept, start=1):
         numbers[candidate.number] = number
     renumbered = tuple(replace(candidate, number=number) for number, candidate in enumerate(kept, start=1))
-    candidates = replace(candidates, places=renumbered, map=numbers[candidates.map])
+    candidates = replace(candidates, candidates=renumbered, map=numbers[candidates.map])
     return candidates, nearest.on_ct(candidates.map, ct)
 
 
 def _suggested(candidates: Candidates, labels: Bytes, other_labels: Bytes | None, grid: Grid, ct: Grid) -> Bytes:
-    """``labels`` with the other prediction's labels within places, and anatomy's suggestions above them."""
+    """Return ``labels`` with the other prediction's labels within findings, overwritten by anatomy's suggestions."""
     nearest = NearestResampler(grid, ct)
     alternative = np.empty_like(labels) if other_labels is None else other_labels
-    places = np.any(candidates.map, axis=(1, 2))
-    wanted = np.any(candidates.suggestions != NO_SUGGESTION, axis=(1, 2))
+    has_finding = np.any(candidates.map, axis=(1, 2))
+    has_suggestion = np.any(candidates.suggestions != NO_SUGGESTION, axis=(1, 2))
     views = (nearest.along_model(each) for each in (alternative, labels))
     for out, label, z in zip(*views, nearest.indices[0], strict=True):
-        if other_labels is None or not places[z]:
+        if other_labels is None or not has_finding[z]:
             out[...] = label
         else:
             np.copyto(out, label, where=nearest.plane(candidates.map, z) == 0)
-        if wanted[z]:
+        if has_suggestion[z]:
             anatomy = nearest.plane(candidates.suggestions, z)
-            # Removing is for what is there, filling for what is not; at their rim the finer grid knows better.
-            says = (anatomy != NO_SUGGESTION) & ((anatomy == 0) | (label == 0))
-            np.copyto(out, anatomy, where=says)
+            # Only remove labels or fill background: at the border the labels on the finer grid are more exact.
+            applies = (anatomy != NO_SUGGESTION) & ((anatomy == 0) | (label == 0))
+            np.copyto(out, anatomy, where=applies)
     return alternative
 
 
-def _place(
+def _finding(
     rank: int,
     candidate: Candidate,
     box: Box,
@@ -132,7 +137,7 @@ def _place(
     source: str,
     vocabulary: Vocabulary,
     candidates: Candidates,
-) -> Place:
+) -> Finding:
     inside = ranks[box] == rank
     organ = candidate.organs[0]
     ml = float(np.count_nonzero(inside)) * ct.volume_ml_per_voxel
@@ -140,7 +145,7 @@ def _place(
     last = np.array([part.stop - 1 for part in reversed(box)])
     corners = np.array([_millimeters(ct, np.where(pick, last + 0.5, first - 0.5)) for pick in np.ndindex(2, 2, 2)])
     anatomy = candidates.suggestions[candidates.map == candidate.number] != NO_SUGGESTION
-    return Place(
+    return Finding(
         rank=rank,
         organ=organ.key,
         label=organ.label,
@@ -160,25 +165,27 @@ def _place(
 
 
 def _position(candidate: Candidate, inside: Mask, first: np.ndarray, ct: Grid, grid: Grid) -> Point:
-    """Center of the voxel of the place on the CT's grid that is nearest to the candidate's spot."""
+    """Return the center (mm, LPS) of the finding's voxel on the CT's grid that is nearest to the candidate's spot."""
     spot = _millimeters(grid, np.array(candidate.spot[::-1]))
     voxels = np.argwhere(inside)[:, ::-1] + first
-    away = (voxels - np.linalg.solve(ct.axes * np.array(ct.spacing), spot - np.array(ct.origin))) * np.array(ct.spacing)
-    return _point(_millimeters(ct, voxels[int(np.round((away**2).sum(axis=1), 3).argmin())]))
+    index = np.linalg.solve(ct.axes * np.array(ct.spacing), spot - np.array(ct.origin))
+    offsets = (voxels - index) * np.array(ct.spacing)
+    return _point(_millimeters(ct, voxels[int(np.round((offsets**2).sum(axis=1), 3).argmin())]))
 
 
-def _alternative(wanted: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary) -> Alternative | None:
-    changed = wanted[wanted != labels]
-    if changed.size * ct.volume_ml_per_voxel < _WORTH_A_CLICK_ML:
+def _alternative(suggested: Bytes, labels: Bytes, ct: Grid, source: str, vocabulary: Vocabulary) -> Alternative | None:
+    """Describe the change from ``labels`` to ``suggested`` (voxels,) in a finding; None if it is too small."""
+    changed = suggested[suggested != labels]
+    if changed.size * ct.volume_ml_per_voxel < _MIN_SUGGESTION_ML:
         return None
     counts = np.bincount(changed, minlength=len(vocabulary) + 1)
     written = sorted(np.flatnonzero(counts).tolist(), key=lambda label: (-counts[label], label))
     ml = counts * ct.volume_ml_per_voxel
-    what = ", ".join(
-        f"{_name(vocabulary, label)} ({ml[label]:.1f} ml)" for label in written[:3] if ml[label] >= _NAMED_ML
+    names = ", ".join(
+        f"{_name(vocabulary, label)} ({ml[label]:.1f} ml)" for label in written[:3] if ml[label] >= _MIN_NAMED_ML
     )
-    who = {"experts": "The experts hold", "decoder": "The decoder holds", "anatomy": "Suggested:"}
-    return Alternative(source, tuple(written), round(float(ml.sum()), 4), f"{who[source]} {what}.")
+    prefix = {"experts": "The experts find", "decoder": "The decoder finds", "anatomy": "Suggested:"}
+    return Alternative(source, tuple(written), round(float(ml.sum()), 4), f"{prefix[source]} {names}.")
 
 
 def _name(vocabulary: Vocabulary, label: int) -> str:
@@ -186,7 +193,7 @@ def _name(vocabulary: Vocabulary, label: int) -> str:
 
 
 def _millimeters(grid: Grid, index: np.ndarray) -> np.ndarray:
-    """The position in mm (LPS) of an index (i, j, k), which may lie between voxels."""
+    """Return the position in mm (LPS) of ``index`` (i, j, k), which may lie between voxels."""
     return np.array(grid.origin) + grid.axes @ (index * np.array(grid.spacing))
 
 
@@ -205,20 +212,25 @@ def _geometry(grid: Grid) -> dict[str, list[float] | list[int]]:
 
 
 def options_with_evidence(options: SegmentOptions, network: DCANet) -> SegmentOptions:
-    """``options`` that have ``network`` give all it can tell the review: both predictions, and attention if it has
-    any. The review does with less; that is no reason to refuse."""
+    """Return ``options`` that also request the evidence for the review which ``network`` can compute.
+
+    That is both predictions, and the attention if the network has any. Without them the review uses less evidence.
+    """
     if not options.review or network.aggregation is None:
         return options
     attends = network.options["fusion"] in ("dfam", "average")
     return replace(options, disagreement=True, dominant_expert=options.dominant_expert or attends)
 
 
-class ReviewGathering:
-    """Takes finished planes in order, then makes the review.
+class ReviewCollector:
+    """Takes finished planes in order, then builds the review; a ``PlaneConsumer`` of ``inference.planes``.
 
-    ``owners`` are the labels of the head, medium and tail expert. Beside the evidence on the model grid it holds the
-    other prediction's labels on the CT's grid, a byte a voxel.
+    ``options`` are those of ``options_with_evidence``. ``owners`` are the labels of the head, medium and tail expert.
+    ``ct`` and ``grid`` (the model grid, with axes ``orientation``) are the grids. In addition to the evidence on the
+    model grid it holds the other prediction's labels on the CT's grid, one byte per voxel.
     """
+
+    phase = "review"
 
     def __init__(
         self,
@@ -243,21 +255,20 @@ class ReviewGathering:
             self._other = np.zeros(ct.shape, np.uint8)
             self._on_ct = LabelResampler(canonical_view(self._other, ct, orientation), ct, grid, kept)
 
-    def add(self, z: int, probabilities: FloatArray, other: FloatArray | None, attention: FloatArray | None) -> None:
-        """Take plane ``z``; arguments as in ``Evidence.add``."""
-        self._evidence.add(z, probabilities, other, attention)
-        if other is not None and self._other is not None:
-            self._on_ct.add(z, other)
-
-    def add_background(self, z: int, background: FloatArray) -> None:
-        """Take plane ``z`` of which nothing was computed; ``background`` are its probabilities."""
+    def take(self, plane: Plane) -> None:
+        """Take the next plane."""
+        if plane.computed:
+            finest = plane.attention[max(plane.attention)] if plane.attention else None
+            self._evidence.add(plane.z, plane.probabilities, plane.other, finest)
         if self._other is not None:
-            self._on_ct.add(z, background)
+            other = plane.other if plane.computed else plane.probabilities
+            if other is not None:
+                self._on_ct.add(plane.z, other)
 
-    def finish(self, labels: Bytes, measurements: tuple[OrganMeasurement, ...]) -> ReviewResult:
-        """The review of ``labels`` (z, y, x) on the CT's grid."""
+    def result(self, labels: Bytes, measurements: tuple[OrganMeasurement, ...]) -> ReviewResult:
+        """Return the review of the final ``labels`` (z, y, x) on the CT's grid and their ``measurements``."""
         if not self._keep_islands:
-            self._evidence.take_out_islands()
+            self._evidence.remove_islands()
             if self._other is not None:
                 remove_islands(self._other)
         return make_review(

@@ -1,7 +1,7 @@
-"""What the network tells of each voxel besides its label, kept small: a byte a voxel and question.
+"""Evidence of the network about each voxel, beyond its label, with one byte per voxel and quantity.
 
-The review needs whole organs, so it cannot work plane by plane. What it needs of a plane is kept as bytes on the model
-grid; probabilities of all channels are never held for more than a plane.
+The review needs whole organs, so it cannot work plane by plane. The quantities it needs are kept as bytes on the model
+grid; the probabilities of all channels are never held for more than a plane.
 """
 
 from __future__ import annotations
@@ -9,29 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..inference.maps import FloatArray, normalised_entropy, total_variation
+from ..inference.label_resampling import Bytes, FloatArray
+from ..inference.maps import normalized_entropy, total_variation
 from ..inference.postprocessing import remove_islands
 from ..organs import Vocabulary
 
-Bytes = NDArray[np.uint8]
-
 
 class Evidence:
-    """Takes finished planes in order; all arrays are uint8 (depth, height, width) of the model grid.
+    """Collects evidence from finished planes. All arrays are uint8 (depth, height, width) of the model grid.
 
-    ``labels``: the result. ``alternative``: the label it would most likely have instead, by the other prediction
-    (stitched experts, or the decoder where the experts are the result) where that says something else, else the runner
-    up. ``other``: the other prediction's label. ``error_probability``, ``entropy`` and ``disagreement`` are 0 to 255
-    for 0 to 1: ``error_probability`` is the mean over both predictions of the probability that they give to other
-    labels than the voxel's; its sum is the number of wrong voxels, if the network is as sure as it should be.
-    ``dominant`` is 1 head, 2 medium, 3 tail, whoever has most attention, and ``attention`` that expert's attention, 0
-    to 255 for 0 to 1.
+    ``labels``: the result.
+    ``other``: labels of the other prediction (the stitched experts, or the decoder if the result is the experts').
+    ``alternative``: the most likely label instead of the result: that of ``other`` if it differs, else the second most
+    probable one.
+    ``error_probability``: 0 to 255 for 0 to 1, the probability that both predictions, on average, give to labels other
+    than the voxel's. If the network is well calibrated, the sum is the number of wrong voxels.
+    ``entropy``, ``disagreement``: 0 to 255 for 0 to 1, see ``inference.maps``.
+    ``dominant``: the expert with the largest attention: 1 head, 2 medium, 3 tail.
+    ``attention``: the attention of that expert, 0 to 255 for 0 to 1.
 
-    ``kept`` are the labels to write, None for all; the others count as background. Without an aggregation decoder
-    there is no ``other`` and no ``disagreement``, without attention no ``dominant``: ``has_other`` and
-    ``has_attention`` say so, and the arrays are None.
+    ``size`` is (depth, height, width). ``expert_slots`` maps each attention channel to head (0), medium (1) or tail
+    (2). Without an aggregation decoder (``has_other``) ``other`` and ``disagreement`` are None; without attention
+    (``has_attention``) ``dominant`` and ``attention`` are None. ``kept`` are the labels to write, None for all; the
+    others count as background.
     """
 
     def __init__(
@@ -61,12 +62,12 @@ class Evidence:
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """The organs' labels that can be in ``labels``."""
+        """The labels of organs that ``labels`` can contain."""
         return tuple(int(label) for label in np.unique(self._written) if label)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes in use."""
         arrays = (self.labels, self.alternative, self.error_probability, self.entropy)
         optional = (self.other, self.disagreement, self.dominant, self.attention)
         return sum(array.nbytes for array in (*arrays, *optional) if array is not None)
@@ -78,19 +79,22 @@ class Evidence:
         other: FloatArray | None = None,
         attention: FloatArray | None = None,
     ) -> None:
-        """Take plane ``z``: probabilities (channel, height, width) of the result and of the other prediction, and
-        the finest attention (expert, height, width)."""
+        """Add plane ``z``.
+
+        ``probabilities`` (channel, height, width) are those of the result, ``other`` those of the other prediction,
+        ``attention`` (expert, height, width) is that of the finest level.
+        """
         labels = self._written[probabilities.argmax(axis=0)]
         mine = self._folded(probabilities)
         self.labels[z] = labels
-        self.entropy[z] = _byte(normalised_entropy(mine))
+        self.entropy[z] = _byte(normalized_entropy(mine))
         wrong = 1 - _at(mine, labels)
         if self.other is not None and self.disagreement is not None and other is not None:
-            others = self._folded(other)
+            other_folded = self._folded(other)
             self.other[z] = self._written[other.argmax(axis=0)]
-            self.disagreement[z] = _byte(total_variation(mine, others))
-            wrong = (wrong + 1 - _at(others, labels)) / np.float32(2)
-            mine = mine + others
+            self.disagreement[z] = _byte(total_variation(mine, other_folded))
+            wrong = (wrong + 1 - _at(other_folded, labels)) / np.float32(2)
+            mine = mine + other_folded
         self.error_probability[z] = _byte(wrong)
         mine = mine.copy() if mine is probabilities else mine
         np.put_along_axis(mine, labels[None].astype(np.intp), -1, axis=0)
@@ -102,9 +106,11 @@ class Evidence:
             self.dominant[z] = self._slots[attention.argmax(axis=0)] + np.uint8(1)
             self.attention[z] = _byte(attention.max(axis=0))
 
-    def take_out_islands(self) -> None:
-        """Make background of the islands in ``labels`` and ``other``, as in the result on the CT's grid; what
-        ``labels`` lose becomes the alternative."""
+    def remove_islands(self) -> None:
+        """Set islands in ``labels`` and ``other`` to background, as in the result on the CT's grid.
+
+        The label of an island voxel becomes its alternative.
+        """
         before = self.labels.copy()
         remove_islands(self.labels)
         np.copyto(self.alternative, before, where=before != self.labels)
@@ -112,7 +118,7 @@ class Evidence:
             remove_islands(self.other)
 
     def _folded(self, probabilities: FloatArray) -> FloatArray:
-        """``probabilities`` with those of organs that are not kept added to the background."""
+        """Add the probabilities of organs that are not kept to the background."""
         if not self._dropped:
             return probabilities
         folded = probabilities.copy()
@@ -122,7 +128,7 @@ class Evidence:
 
 
 def _at(probabilities: FloatArray, labels: Bytes) -> FloatArray:
-    """The probability (height, width) of each voxel's label."""
+    """Return the probability (height, width) of each voxel's label."""
     return np.take_along_axis(probabilities, labels[None].astype(np.intp), axis=0)[0]
 
 

@@ -1,4 +1,4 @@
-"""What anatomy says against a label map: pieces apart, holes, organs missing, cut, too large, too small, elsewhere."""
+"""Anatomical findings: islands, holes, and organs that are missing, cut, too large, too small or misplaced."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..imaging.grid import Grid
-from ..inference.measurements import Box, OrganMeasurement
+from ..inference.measurements import OrganMeasurement
 from ..organs import CUT_OFF, Organ
+from ..types import Box
 from . import normal_ranges
 from .evidence import Evidence
 from .regions import Mask, Scoring, box_of, each_piece, pieces_of_mask
 
-# A piece below this share of the largest one should not be there; a larger one may be the organ's other half.
+# A piece below this share of the largest one is an error; a larger one may be the other half of the organ.
 _MINOR_PIECE = 0.2
-# A place whose cross-section is this share of the organ's largest is a cut, not an end.
+# An end whose cross-section is at least this share of the organ's largest one is a cut.
 _FLAT_END = 0.5
-_FEWEST_PLANES = 4
-# The risk from which the runner-up is close to being found.
+_MIN_PLANES = 4
+# Error probability from which the second most probable label is a candidate for a missing organ.
 _CLOSE = 0.12
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Voxels (``mask`` within ``box`` of the model grid) that concern ``organ``, of at least ``error_probability``.
+class AnatomicalFinding:
+    """Voxels that contradict the anatomy of ``organ``.
 
-    ``suggestion`` is the label that anatomy wants there, None where it does not know. ``everywhere`` says that it is a
-    reason for all of its voxels, not to be looked at in one place alone.
+    ``kind`` is one of ``schema.KINDS``, ``text`` the reason without the organ's name. The voxels are ``mask`` within
+    ``box`` (z, y, x) of the model grid; their error probability is at least ``error_probability``. ``suggestion`` is
+    the label they should have, None if unknown. ``everywhere`` means that the reason applies to each region that
+    consists mostly of these voxels, not only to the one that contains most of them.
     """
 
     organ: Organ
@@ -42,36 +45,42 @@ class Finding:
     everywhere: bool = True
 
 
-def several(alike: list[Finding], ml_per_voxel: float) -> str:
-    """The text of findings of one kind about one organ in one place; it names the organ."""
-    organ = alike[0].organ.name
-    if len(alike) == 1:
-        return f"{organ}: {alike[0].text}"
-    ml = sum(np.count_nonzero(finding.mask) for finding in alike) * ml_per_voxel
-    what = {"island": "pieces apart from the rest of the organ", "hole": "holes in the organ"}.get(alike[0].kind)
-    several = f"{len(alike)} {what}, {ml:.1f} ml in all." if what else " ".join(finding.text for finding in alike)
-    return f"{organ}: {several}"
+def summarize(findings: list[AnatomicalFinding], ml_per_voxel: float) -> str:
+    """Return one text, with the organ's name, for ``findings`` of the same kind about the same organ."""
+    organ, kind = findings[0].organ.name, findings[0].kind
+    if len(findings) == 1:
+        return f"{organ}: {findings[0].text}"
+    ml = sum(np.count_nonzero(finding.mask) for finding in findings) * ml_per_voxel
+    plural = {"island": "pieces separate from the rest of the organ", "hole": "holes in the organ"}.get(kind)
+    if plural:
+        return f"{organ}: {len(findings)} {plural}, {ml:.1f} ml in total."
+    return f"{organ}: {' '.join(finding.text for finding in findings)}"
 
 
 @dataclass
-class Findings:
-    """All findings, and for each organ's key what is to be said of it as a whole. ``unusual``: keys of organs whose
-    volume or position is no adult's."""
+class AnatomicalFindings:
+    """All anatomical findings of a label map.
 
-    places: list[Finding] = field(default_factory=list)
+    ``notes`` are notes on whole organs, by key. ``unusual`` are the keys of organs with an unusual volume or position.
+    """
+
+    findings: list[AnatomicalFinding] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
     unusual: set[str] = field(default_factory=set)
 
     def note(self, organ: Organ, text: str) -> None:
+        """Add a note on ``organ``."""
         self.notes.setdefault(organ.key, []).append(text)
 
 
 def find(
     evidence: Evidence, grid: Grid, measurements: tuple[OrganMeasurement, ...], scoring: Scoring, other_name: str
-) -> Findings:
-    """Look at every organ. ``measurements`` are those of the labels on the CT's grid; ``other_name`` says in words
-    whose the other prediction is."""
-    found = Findings()
+) -> AnatomicalFindings:
+    """Check each organ of ``evidence``, which lies on ``grid``.
+
+    ``measurements`` are those of the labels on the CT's grid. ``other_name`` names the other prediction in texts.
+    """
+    found = AnatomicalFindings()
     kept = [each for each in measurements if each.organ.label in evidence.kept]
     boxes = {each.organ.key: box_of(evidence.labels == each.organ.label, margin=1) for each in kept}
     reach_edge = {each.organ.key: each.cut_off for each in kept}
@@ -85,13 +94,13 @@ def find(
             found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
         _volume(found, evidence, each, box, reach_edge[organ.key], scoring, other_name)
         mask = evidence.labels[box] == organ.label
-        found.places += _islands(mask, box, organ, grid, scoring)
-        found.places += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
-        found.places += _cuts(mask, box, organ, grid, scoring)
+        found.findings += _islands(mask, box, organ, grid, scoring)
+        found.findings += _holes(mask, evidence.labels[box] == 0, box, organ, grid, scoring)
+        found.findings += _cuts(mask, box, organ, grid, scoring)
     return found
 
 
-def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
+def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
     pieces, count = pieces_of_mask(mask)
     if count < 2:
         return
@@ -102,15 +111,17 @@ def _islands(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -
     for piece, part, voxels in each_piece(pieces, apart):
         ml = sizes[piece] * grid.volume_ml_per_voxel
         minor = sizes[piece] < _MINOR_PIECE * sizes.max()
-        text = f"a piece of {ml:.1f} ml apart from the rest of the organ."
-        yield Finding(
+        text = f"a piece of {ml:.1f} ml separate from the rest of the organ."
+        yield AnatomicalFinding(
             organ, "island", text, _inside(box, part), voxels, scoring.island if minor else scoring.island / 2,
             0 if minor else None,
         )  # fmt: skip
 
 
-def _holes(mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
-    # Faces connect: what the organ's corners close is closed.
+def _holes(
+    mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring
+) -> Iterator[AnatomicalFinding]:
+    # Only faces connect background voxels, so a hole may be closed by corners of the organ.
     pieces, count = pieces_of_mask(~mask, corners=False)
     edges = [pieces[index].ravel() for axis in range(3) for index in _faces(axis)]
     closed = np.ones(count + 1, np.bool_)
@@ -121,11 +132,11 @@ def _holes(mask: Mask, background: Mask, box: Box, organ: Organ, grid: Grid, sco
             continue
         ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
         text = f"a hole of {ml:.1f} ml in the organ."
-        yield Finding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
+        yield AnatomicalFinding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
 
 
 def _inside(box: Box, part: Box) -> Box:
-    """``part`` of an array that is ``box`` of the whole."""
+    """Convert ``part``, a box within ``box``, to a box of the whole array."""
     z, y, x = (
         slice(outer.start + inner.start, outer.start + inner.stop) for outer, inner in zip(box, part, strict=True)
     )
@@ -139,59 +150,61 @@ def _faces(axis: int) -> Iterator[tuple[slice | int, ...]]:
         yield tuple(index)
 
 
-def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[Finding]:
-    """Ends along the scan where the organ stops within a plane at half its largest cross-section or more."""
+def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> Iterator[AnatomicalFinding]:
+    """Find ends along z where the organ stops at half of its largest cross-section or more."""
     if organ.key in normal_ranges.TUBES:
         return
     areas = np.count_nonzero(mask, axis=(1, 2))
     planes = np.flatnonzero(areas)
-    if len(planes) < _FEWEST_PLANES:
+    if len(planes) < _MIN_PLANES:
         return
     ends = ("lower", "upper") if grid.axes[2, 2] > 0 else ("upper", "lower")
     for plane, outward, word in ((planes[0], -1, ends[0]), (planes[-1], 1, ends[1])):
-        # The scan's own end is no fault; the box ends there too, without a margin.
+        # The end of the scan is not an error. There the box has no margin.
         if not 0 < box[0].start + plane < grid.shape[0] - 1 or areas[plane] < _FLAT_END * areas.max():
             continue
         end = np.zeros_like(mask)
         end[plane] = mask[plane]
         end[plane + outward] = mask[plane]
-        text = f"its {word} end is flat: half of its largest cross-section or more stops within one plane."
-        yield Finding(organ, "cut", text, box, end, scoring.cut)
+        text = f"its {word} end is flat: it stops at half of its largest cross-section or more."
+        yield AnatomicalFinding(organ, "cut", text, box, end, scoring.cut)
 
 
-def _missing(found: Findings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str) -> None:
+def _missing(
+    found: AnatomicalFindings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str
+) -> None:
     low, high = organ.volume_ml
-    # The runner-up counts only where the winner is in doubt: there is one everywhere.
+    # Each voxel has a second most probable label; it counts only where the first one is uncertain.
     close = (evidence.alternative == organ.label) & (evidence.error_probability >= _CLOSE * 255)
-    for held, error_probability, everywhere, text in (
+    for candidate, error_probability, everywhere, text in (
         (
             None if evidence.other is None else evidence.other == organ.label,
             scoring.missing,
             True,
-            f"not found, but the {other_name} hold {{ml:.1f}} ml of it here.",
+            f"not found, but the {other_name} show {{ml:.1f}} ml of it here.",
         ),
-        (close, scoring.missing / 2, False, "not found; here it comes closest to being found."),
+        (close, scoring.missing / 2, False, "not found; this is its most probable position."),
     ):
-        box = None if held is None else box_of(held)
-        if held is None or box is None:
+        box = None if candidate is None else box_of(candidate)
+        if candidate is None or box is None:
             continue
-        pieces, count = pieces_of_mask(held[box])
+        pieces, count = pieces_of_mask(candidate[box])
         sizes = np.bincount(pieces.ravel(), minlength=count + 1)
         sizes[0] = 0
         mask = pieces == int(sizes.argmax())
         ml = float(sizes.max()) * grid.volume_ml_per_voxel
         if not everywhere:
             mask &= _around_highest(np.where(mask, evidence.error_probability[box], 0), grid, scoring.across_mm)
-        found.places.append(
-            Finding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
+        found.findings.append(
+            AnatomicalFinding(organ, "missing", text.format(ml=ml), box, mask, error_probability, everywhere=everywhere)
         )
-        found.note(organ, f"Not found; usual are {low:g} to {high:g} ml.")
+        found.note(organ, f"Not found; {low:g} to {high:g} ml are usual.")
         return
-    found.note(organ, f"Not found anywhere; usual are {low:g} to {high:g} ml. It may have been taken out.")
+    found.note(organ, f"Not found anywhere; {low:g} to {high:g} ml are usual. It may have been removed by surgery.")
 
 
 def _around_highest(values: NDArray[np.uint8], grid: Grid, across_mm: float) -> Mask:
-    """The box of ``across_mm`` a side around the highest of ``values`` (z, y, x)."""
+    """Return the mask of a box with sides of ``across_mm`` around the maximum of ``values`` (z, y, x)."""
     center = np.unravel_index(int(values.argmax()), values.shape)
     result = np.zeros(values.shape, np.bool_)
     half = [max(int(across_mm / 2 / step), 1) for step in grid.spacing[::-1]]
@@ -201,7 +214,7 @@ def _around_highest(values: NDArray[np.uint8], grid: Grid, across_mm: float) -> 
 
 
 def _volume(
-    found: Findings,
+    found: AnatomicalFindings,
     evidence: Evidence,
     measured: OrganMeasurement,
     box: Box,
@@ -216,21 +229,21 @@ def _volume(
     found.unusual.add(organ.key)
     side = "below" if measured.ml < low else "above"
     found.note(organ, f"{measured.ml:.1f} ml is {side} the usual {low:g} to {high:g} ml.")
-    mine = evidence.labels[box] == organ.label
+    own = evidence.labels[box] == organ.label
     if measured.ml < low:
-        mask = mine if evidence.other is None else mine | (evidence.other[box] == organ.label)
-        text = f"{measured.ml:.1f} ml, smaller than usual ({low:g} to {high:g} ml): a part of it, or none of it."
+        mask = own if evidence.other is None else own | (evidence.other[box] == organ.label)
+        text = f"{measured.ml:.1f} ml, smaller than usual ({low:g} to {high:g} ml): only a part, or another organ."
     elif evidence.other is None:
         return
     else:
-        mask = mine & (evidence.other[box] != organ.label)
-        text = f"{measured.ml:.1f} ml, larger than usual ({low:g} to {high:g} ml); the {other_name} hold less."
+        mask = own & (evidence.other[box] != organ.label)
+        text = f"{measured.ml:.1f} ml, larger than usual ({low:g} to {high:g} ml); the {other_name} show less."
     if mask.any():
-        found.places.append(Finding(organ, "volume", text, box, mask, scoring.volume))
+        found.findings.append(AnatomicalFinding(organ, "volume", text, box, mask, scoring.volume))
 
 
 def _positions(
-    found: Findings,
+    found: AnatomicalFindings,
     evidence: Evidence,
     grid: Grid,
     kept: list[OrganMeasurement],
@@ -250,19 +263,19 @@ def _positions(
         organ, box = each.organ, boxes[each.organ.key]
         if box is None or at_edge[organ.key]:
             continue
-        # An organ does not vouch for itself.
+        # The organ itself does not count for its own expected position.
         expected = normal_ranges.expected_centers(centers, usual - {organ.key}).get(organ.key)
         if expected is None or not normal_ranges.is_far(organ.key, centers[organ.key], expected):
             continue
-        off = float(np.linalg.norm(centers[organ.key] - expected))
+        distance = float(np.linalg.norm(centers[organ.key] - expected))
         found.unusual.add(organ.key)
-        found.note(organ, f"Its center lies {off:.0f} mm from where the other organs suggest.")
-        text = f"lies {off:.0f} mm from where the other organs suggest."
+        found.note(organ, f"Its center lies {distance:.0f} mm from the position expected from the other organs.")
+        text = f"lies {distance:.0f} mm from the position expected from the other organs."
         mask = evidence.labels[box] == organ.label
-        found.places.append(Finding(organ, "position", text, box, mask, scoring.position))
+        found.findings.append(AnatomicalFinding(organ, "position", text, box, mask, scoring.position))
 
 
 def _center(mask: Mask, box: Box, grid: Grid) -> np.ndarray:
-    """Center of gravity in mm (LPS) of voxels in a box of the grid."""
+    """Return the center of gravity in mm (LPS) of the voxels of ``mask`` in ``box`` of ``grid``."""
     index = np.argwhere(mask).mean(axis=0) + [part.start for part in box]
     return np.array(grid.origin) + grid.axes @ (index[::-1] * np.array(grid.spacing))

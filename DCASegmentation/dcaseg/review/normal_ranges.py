@@ -1,13 +1,13 @@
-"""Where the organs of an adult lie, and which of them have shapes that tell something; volumes are in ``organs``.
+"""Usual positions of an adult's organs, to find organs in implausible positions; usual volumes are in ``organs``.
 
 Volume ranges (``organs.Organ.volume_ml``) span the adult values of Geraghty et al., Abdom Imaging 2004;29:482-490
 (149 CTs: liver, spleen, kidneys, pancreas, adrenal glands), ICRP Publication 89 (reference masses) and openly
 licensed label maps (TotalSegmentator, AMOS: duodenum, bladder, vessels), widened for filling and body size.
 
-Positions are centers of gravity in a common frame, measured: the mean of two TotalSegmentator label maps of people
-(data set v2, subject s0011, and the example of its repository; CC BY 4.0) and of 12 synthetic people. The two agreed
-within 21 mm but along vessels and esophagus, whose share in the scan depends on its field of view. Two people are no
-population: the tolerances are wide, so that only what cannot be right is told.
+Positions are centers of gravity in a common frame: the mean of two TotalSegmentator label maps of real people (data set
+v2, subject s0011, and the example of its repository; CC BY 4.0) and of 12 synthetic people. The real and the synthetic
+positions agree within 21 mm, except along the vessels and the esophagus, whose visible part depends on the field of
+view. Two people are not a population, so the tolerances are wide: only impossible positions are reported.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..organs import Organ
 _NARROW = (45.0, 45.0, 60.0)
 _LONG = (45.0, 50.0, 130.0)
 
-# Center (x to the left, y to the back, z to the head) in mm, about the middle between the kidneys, and how far off an
-# organ may lie along each.
+# Center (x to the left, y to the back, z to the head) in mm relative to the midpoint between the kidneys, and the
+# tolerance along each axis in mm.
 _POSITIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "spleen": ((96, 4, 61), _NARROW),
     "right_kidney": ((-69, 3, -8), _NARROW),
@@ -44,33 +44,33 @@ _POSITIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, floa
 }
 
 TUBES = frozenset({"aorta", "inferior_vena_cava", "esophagus", "portal_and_splenic_vein"})
-"""Organs whose ends are flat by definition: where the vessel divides, where the scan begins."""
+"""Organs with ends that are flat by definition, for instance where a vessel divides."""
 
-_FEWEST = 4
-"""Organs of usual volume that a frame needs."""
+_MIN_TRUSTED = 4
+"""Number of organs of usual volume needed to determine the frame."""
 
 
 def expected_centers(
     centers: Mapping[str, NDArray[np.float64]], trusted: frozenset[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Where each organ's center of gravity should lie, in mm (LPS), judged by the other organs.
+    """Return the expected center of gravity of each organ by key, in mm (LPS), from the positions of the other organs.
 
-    ``centers`` are those found, by key, mm (LPS); only the ``trusted`` ones set the frame, by the median of their
-    offsets, so that a few wrong ones do not move it. Empty where fewer than four can.
+    ``centers`` are the organs' centers by key, mm (LPS). The frame is the median offset of the ``trusted`` organs, so
+    that a few wrong ones do not shift it. The result is empty with fewer than four trusted organs.
     """
     offsets = {key: centers[key] - np.array(_POSITIONS[key][0]) for key in sorted(trusted) if key in _POSITIONS}
-    if len(offsets) < _FEWEST:
+    if len(offsets) < _MIN_TRUSTED:
         return {}
     frame = np.median(np.array(list(offsets.values())), axis=0)
     return {key: np.array(position) + frame for key, (position, _) in _POSITIONS.items()}
 
 
 def is_far(key: str, center: NDArray[np.float64], expected: NDArray[np.float64]) -> bool:
-    """Whether an organ's center lies where no adult has it."""
+    """Whether the center of organ ``key`` is farther from ``expected`` (both mm) than the tolerance."""
     return bool((np.abs(center - expected) > np.array(_POSITIONS[key][1])).any())
 
 
 def usual_ml(organ: Organ) -> float:
-    """The middle of an organ's range of volumes, ml."""
+    """Return the geometric mean of an organ's usual range of volumes, in ml."""
     low, high = organ.volume_ml
     return float(np.sqrt(low * high))

@@ -1,9 +1,9 @@
-"""Voxels that are likely wrong, cut into connected regions that can be looked at in one go.
+"""Splitting of probably wrong voxels into connected regions that can be judged at a glance.
 
-A network is sure of borders that lie half a voxel off, so its own probabilities understate errors where they are small,
-and where they are large, overstate them. The table was counted on synthetic people (``evaluation.review_evaluation``,
-those for tuning) with both shipped models, which agreed within some 0.03; it says nothing of other data, where the
-order of places stands but the ml may be off.
+The network's own probabilities understate small error probabilities (it is sure of borders that are half a voxel off)
+and overstate large ones. ``error_probability_of`` corrects them with a table. The table was measured on synthetic
+people (the tuning cases of ``evaluation.review_evaluation``) with both shipped models, which agree within about 0.03.
+For other data the order of the findings holds, but the volumes in ml may be off.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from ..inference.measurements import Box
 from ..inference.postprocessing import numbered
+from ..types import Box
 from .evidence import Bytes, Evidence
 
 Mask = NDArray[np.bool_]
@@ -24,19 +24,20 @@ Pieces = NDArray[np.uint32]
 
 
 def pieces_of_mask(mask: Mask, corners: bool = True) -> tuple[Pieces, int]:
-    """The pieces of ``mask`` as ``inference.postprocessing.numbered`` counts them, and how many there are."""
+    """Return the connected components of ``mask`` (see ``inference.postprocessing.numbered``) and their number."""
     pieces = sitk.GetArrayFromImage(numbered(mask, corners)).astype(np.uint32)
     return pieces, int(pieces.max(initial=0))
 
 
 def each_piece(pieces: Pieces, wanted: NDArray[np.bool_]) -> Iterator[tuple[int, Box, Mask]]:
-    """Number, box and mask within the box of each piece that is ``wanted``, an array with a place for each number.
+    """Yield the number, bounding box and mask within the box of each wanted piece.
 
-    In noise there are thousands of pieces: none is looked for among all voxels.
+    ``pieces`` (z, y, x) holds numbers of pieces; ``wanted`` (numbers,) says for each number whether to yield it. Noise
+    has thousands of pieces, so the voxels are sorted once instead of searching them for each piece.
     """
     where = np.flatnonzero(wanted.take(pieces))
     numbers = pieces.ravel()[where]
-    # Stable, so that the voxels of a piece stay in order.
+    # A stable sort keeps the voxels of a piece in order.
     order = np.argsort(numbers, kind="stable")
     where, numbers = where[order], numbers[order]
     if not numbers.size:
@@ -51,18 +52,21 @@ def each_piece(pieces: Pieces, wanted: NDArray[np.bool_]) -> Iterator[tuple[int,
 
 
 def box_of(mask: Mask, margin: int = 0) -> Box | None:
-    """The box around ``mask``, ``margin`` voxels wider where the array allows; None for an empty mask."""
-    found = []
+    """Return the bounding box of ``mask`` (z, y, x), ``margin`` voxels wider as far as the array allows.
+
+    None for an empty mask.
+    """
+    sides = []
     for axis in range(3):
         hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
         if hit.size == 0:
             return None
-        found.append(slice(max(int(hit[0]) - margin, 0), min(int(hit[-1]) + 1 + margin, mask.shape[axis])))
-    return found[0], found[1], found[2]
+        sides.append(slice(max(int(hit[0]) - margin, 0), min(int(hit[-1]) + 1 + margin, mask.shape[axis])))
+    return sides[0], sides[1], sides[2]
 
 
 def grown(mask: Mask) -> Mask:
-    """``mask`` and the voxels next to it, corners included."""
+    """Return ``mask`` dilated by one voxel (26 neighbors)."""
     result = mask
     for axis in range(3):
         moved = np.moveaxis(result, axis, 0)
@@ -75,25 +79,27 @@ def grown(mask: Mask) -> Mask:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How doubt becomes places and their order.
+    """Parameters that turn error probabilities into ranked findings.
 
-    A voxel is doubtful where it is among those that hold ``doubtful_share`` of all that is expected to be wrong (see
-    ``likelihood``), and at least ``least_likelihood`` likely to be wrong itself: so the share adapts to the network,
-    and a sure one has few doubtful voxels. A place is a connected piece of doubtful voxels within a box of
-    ``across_mm`` a side, what can be looked at in one go, of at most ``most_ml`` and at most the share
-    ``most_of_organ`` of its organ, but not cut below ``fewest_voxels``. Without a finding it needs a voxel of
-    ``certain_enough`` risk (0 to 1; see ``evidence``) and a score of ``least_score``.
+    Doubtful voxels: those with the highest error probability that together contain ``doubtful_share`` of all expected
+    errors, each with a probability of at least ``least_likelihood``. So their number adapts to the network: a confident
+    network has few of them.
 
-    That a border is unsure is a reason by itself only where it is ``unusual_border`` times as unsure as that of its
-    organ is in this scan.
+    Regions: a finding is a connected region of doubtful voxels, within a box with sides of ``across_mm`` (judged at a
+    glance), of at most ``most_ml`` and at most the share ``most_of_organ`` of its organ, but not cut below
+    ``fewest_voxels``. Without an anatomical finding in it, it needs a voxel with an error probability of
+    ``certain_enough`` (that of ``evidence``) and a score of ``least_score``. An uncertain border is a reason only if it
+    is ``unusual_border`` times as uncertain as usual for its organ in this scan.
 
-    A finding makes its voxels at least so likely to be wrong: an island, a hole and so on. The score of a place is the
-    ml expected to be wrong in it, plus ``organ_share`` ml times the share of an ordinary organ that this is: ml alone
-    would hide small organs for good. What an organ of unusual volume or position has in it counts ``unusual`` times.
-    Places are ordered by their score over the square root of their ml.
+    Anatomical findings: ``island``, ``hole``, ``missing``, ``cut``, ``volume`` and ``position`` are the minimum error
+    probabilities of their voxels.
 
-    The values were chosen on phantoms whose seeds begin at ``TUNING_SEEDS`` of ``evaluation.review_evaluation`` and
-    reported on others; ``dca evaluate-review`` repeats both. All orders that it compares have the same ``across_mm``.
+    Score: the ml expected to be wrong, plus ``organ_share`` ml times the share of an ordinary organ that these ml are;
+    without this term small organs would never be reviewed. Organs of unusual volume or position count ``unusual``
+    times. The order is that of the score divided by the square root of the volume.
+
+    The values were tuned on phantoms with seeds from ``TUNING_SEEDS`` of ``evaluation.review_evaluation`` and evaluated
+    on others; ``dca evaluate-review`` repeats both. All orders it compares use the same ``across_mm``.
     """
 
     across_mm: float = 40.0
@@ -115,7 +121,7 @@ class Scoring:
     position: float = 0.5
 
 
-# Risk as ``Evidence`` has it, 0 to 1, and the share of voxels of that risk found wrong.
+# Error probability of ``Evidence`` (0 to 1), and the measured share of wrong voxels with that probability.
 _AT_BORDERS = (
     (0.0, 0.008, 0.018, 0.03, 0.05, 0.08, 0.12, 0.17, 0.24, 0.35, 0.45, 0.57, 0.65, 1.0),
     (0.045, 0.075, 0.11, 0.15, 0.18, 0.215, 0.245, 0.28, 0.31, 0.35, 0.39, 0.42, 0.45, 0.6),
@@ -127,10 +133,10 @@ _ELSEWHERE = (
 
 
 def error_probability_of(evidence: Evidence) -> Bytes:
-    """For each voxel how likely its label is wrong, 0 to 255 for 0 to 1."""
-    border = _beside_another(evidence.labels)
+    """Return the calibrated error probability of each voxel (z, y, x), uint8, 0 to 255 for 0 to 1."""
+    border = _borders(evidence.labels)
     if evidence.other is not None:
-        border |= _beside_another(evidence.other)
+        border |= _borders(evidence.other)
     return np.where(
         border, _table(*_AT_BORDERS)[evidence.error_probability], _table(*_ELSEWHERE)[evidence.error_probability]
     )
@@ -140,8 +146,8 @@ def _table(error_probability: tuple[float, ...], wrong: tuple[float, ...]) -> By
     return np.rint(np.interp(np.arange(256) / 255, error_probability, wrong) * 255).astype(np.uint8)
 
 
-def _beside_another(labels: Bytes) -> NDArray[np.bool_]:
-    """Voxels that share a face with a voxel of another label."""
+def _borders(labels: Bytes) -> NDArray[np.bool_]:
+    """Return the mask of voxels that share a face with a voxel of another label."""
     border = np.zeros(labels.shape, bool)
     for axis in range(3):
         along, marked = np.moveaxis(labels, axis, 0), np.moveaxis(border, axis, 0)
@@ -153,9 +159,9 @@ def _beside_another(labels: Bytes) -> NDArray[np.bool_]:
 
 Weights = NDArray[np.int64]
 Limit = Callable[[Box, Mask], float]
-"""How many voxels a region may have, given the box and the mask in it of one that is about to be made."""
+"""Returns the maximum number of voxels of a new region, given its box and its mask in the box."""
 
-# Boxes move in steps of about this many mm; on finer grids voxels are added up first.
+# Boxes move in steps of about this many mm; on finer grids the weights of voxels are summed first.
 _STEP_MM = 4.0
 
 
@@ -167,21 +173,20 @@ def regions(
     limit: Limit | None = None,
     kinds: Bytes | None = None,
 ) -> Bytes:
-    """Numbers 1 to ``most`` at most for the voxels of each region, 0 elsewhere.
+    """Split voxels with weight into at most ``most`` regions; returns their numbers (z, y, x) from 1, 0 elsewhere.
 
-    ``weights`` (z, y, x), 0 or more, are integers, so that nothing depends on the order of a sum; ``spacing`` is in
-    the same order, in mm. Again and again: of all boxes no wider than ``across_mm`` along any axis the one that holds
-    most of the weight that is left, and in it the heaviest piece of connected voxels (26 neighbors). A region is thus
-    the heavy part of what is next to each other, and neighbors that fit into one box are one region. Voxels of
-    different ``kinds`` are never in one region: of a box, the kind with most weight is taken. A region with more
-    voxels than its ``limit`` is halved across its longest side, again and again, and the heaviest part of it taken; the
-    rest is there for the next.
+    ``weights`` (z, y, x) are 0 or more, and integers, so that no result depends on the order of a sum. ``spacing`` is
+    (z, y, x) in mm. The algorithm is greedy: of all boxes with sides of ``across_mm``, take the one with the largest
+    remaining weight, and in it the heaviest connected component (26 neighbors) as the next region; repeat. ``kinds``
+    (z, y, x): a region contains voxels of one kind only, the one with the largest weight in the box. A region with more
+    voxels than its ``limit`` is halved across its longest side until it fits, keeping the heavier half; the rest
+    remains for later regions.
     """
-    left = weights.copy()
+    remaining = weights.copy()
     numbers = np.zeros(weights.shape, np.uint8)
     tile = tuple(max(round(_STEP_MM / step), 1) for step in spacing)
     side = tuple(max(int(across_mm / (step * count) + 1e-6), 1) for step, count in zip(spacing, tile, strict=True))
-    tiles = _added_up(left, tile)
+    tiles = _tile_sums(remaining, tile)
     sums = _box_sums(tiles, side)
     for number in range(1, most + 1):
         corner = tuple(int(index) for index in np.unravel_index(int(sums.argmax()), sums.shape))
@@ -192,16 +197,16 @@ def regions(
             [(start + length) * count for start, length, count in zip(corner, side, tile, strict=True)],
             weights.shape,
         )
-        inside = left[box] if kinds is None else _heaviest_kind(left[box], kinds[box])
+        inside = remaining[box] if kinds is None else _heaviest_kind(remaining[box], kinds[box])
         taken = _heaviest_piece(inside)
         if limit is not None:
             taken = _cut_down(inside, taken, spacing, limit(box, taken))
         numbers[box][taken] = number
-        left[box][taken] = 0
+        remaining[box][taken] = 0
         tiles[_slices(corner, [start + length for start, length in zip(corner, side, strict=True)], tiles.shape)] = (
-            _added_up(left[box], tile)
+            _tile_sums(remaining[box], tile)
         )
-        # Only boxes that overlap this one have changed.
+        # Only the sums of boxes that overlap this one have changed.
         first = [max(start - length + 1, 0) for start, length in zip(corner, side, strict=True)]
         near = _slices(first, [start + 2 * length - 1 for start, length in zip(corner, side, strict=True)], tiles.shape)
         changed = _box_sums(tiles[near], side)
@@ -210,23 +215,23 @@ def regions(
 
 
 def _heaviest_kind(weights: Weights, kinds: Bytes) -> Weights:
-    """``weights`` of the kind that has most of them, 0 for the others."""
+    """Return ``weights`` of the kind with the largest sum, 0 for the other kinds."""
     totals = np.zeros(256, np.int64)
     np.add.at(totals, kinds.ravel(), weights.ravel())
     return np.where(kinds == int(totals.argmax()), weights, 0)
 
 
 def _cut_down(weights: Weights, piece: Mask, spacing: Sequence[float], most: float) -> Mask:
-    """The heaviest connected part of ``piece`` with ``most`` voxels at most, and one at least."""
+    """Return the heaviest connected part of ``piece`` with at most ``most`` voxels, and at least one."""
     while np.count_nonzero(piece) > max(most, 1):
-        others = [tuple(other for other in range(3) if other != axis) for axis in range(3)]
-        ends = [np.flatnonzero(piece.any(axis=other)) for other in others]
+        other_axes = [tuple(other for other in range(3) if other != axis) for axis in range(3)]
+        ends = [np.flatnonzero(piece.any(axis=axes)) for axes in other_axes]
         axis = int(np.argmax([(end[-1] - end[0] + 1) * step for end, step in zip(ends, spacing, strict=True)]))
         if ends[axis][0] == ends[axis][-1]:
             axis = int(np.argmax([end[-1] - end[0] for end in ends]))
         first, last = int(ends[axis][0]), int(ends[axis][-1])
         within = np.where(piece, weights, 0)
-        along = within.sum(axis=others[axis])
+        along = within.sum(axis=other_axes[axis])
         middle = (first + last + 1) // 2
         lower = along[:middle].sum() >= along[middle:].sum()
         index: list[slice] = [slice(None)] * 3
@@ -243,8 +248,8 @@ def _heaviest_piece(weights: Weights) -> NDArray[np.bool_]:
     return np.asarray(pieces == int(totals[1:].argmax()) + 1)
 
 
-def _added_up(weights: Weights, tile: Sequence[int]) -> Weights:
-    """Sums over tiles of so many voxels; those at the end may be smaller."""
+def _tile_sums(weights: Weights, tile: Sequence[int]) -> Weights:
+    """Sum ``weights`` over tiles of ``tile`` (z, y, x) voxels; the last ones may be smaller."""
     for axis, count in enumerate(tile):
         if count > 1:
             weights = np.add.reduceat(weights, range(0, weights.shape[axis], count), axis=axis)
@@ -252,8 +257,10 @@ def _added_up(weights: Weights, tile: Sequence[int]) -> Weights:
 
 
 def _box_sums(tiles: Weights, side: Sequence[int]) -> Weights:
-    """For each box of ``side`` tiles that lies within the grid its sum, at the index of its first tile; along an axis
-    shorter than the box there is one."""
+    """Return the sum of each box of ``side`` (z, y, x) tiles, at the index of its first tile.
+
+    Boxes lie within the grid; along an axis shorter than the box there is one box.
+    """
     for axis, wanted in enumerate(side):
         along = np.moveaxis(tiles, axis, 0)
         length = min(wanted, len(along))
@@ -264,7 +271,7 @@ def _box_sums(tiles: Weights, side: Sequence[int]) -> Weights:
 
 
 def _slices(first: Sequence[int], stop: Sequence[int], shape: Sequence[int] | None = None) -> Box:
-    """Slices from ``first`` to ``stop``, no further than ``shape``."""
+    """Return slices from ``first`` to ``stop``, clipped to ``shape``."""
     ends = stop if shape is None else [min(end, length) for end, length in zip(stop, shape, strict=True)]
     z, y, x = (slice(begin, end) for begin, end in zip(first, ends, strict=True))
     return z, y, x

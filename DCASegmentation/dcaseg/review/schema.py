@@ -1,12 +1,12 @@
-"""The list of places to check, as ``review.json`` holds it (version 1).
+"""The review of a segmentation: ranked findings, and their file ``review.json`` (version 1).
 
 Positions are in mm, LPS (x to the left, y to the back, z to the head; Slicer's RAS has x and y negated). Voxel boxes
-count in the order (i, j, k) of the CT's grid, first and last voxel included. Beside the list lie two images on the CT's
-grid: in ``places`` each voxel holds the rank of its place, 0 for none, and ``alternative`` is the label map with every
-suggestion accepted: it differs from the labels only within places. New optional fields keep the version, which readers
-pass over; anything else needs a new number.
+are in the order (i, j, k) of the CT's grid and include their first and last voxel. The file refers to two images on the
+CT's grid: ``review_places`` holds the rank of the finding in each of its voxels, 0 elsewhere; ``review_alternative`` is
+the label map with all suggestions accepted, which differs from the labels only within findings.
 
-Read by the panel and the worker alike, so this file knows Python's standard library alone.
+A new optional field keeps the version number, because readers ignore unknown fields; any other change needs a new one.
+Both Slicer's panel and the worker read the file, so this module imports only Python's standard library.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ REVIEW = "review.json"
 PLACES = "review_places"
 ALTERNATIVE = "review_alternative"
 
-MOST_PLACES = 100
+MAX_FINDINGS = 100
 
 KINDS = (
     *("missing", "volume", "position", "island", "hole", "cut"),
     *("disagreement", "foreign_expert", "undecided", "uncertain"),
 )
-"""Kinds of reasons, the most telling first."""
+"""Kinds of reasons, the most important first."""
 
 Point = tuple[float, float, float]
 Voxel = tuple[int, int, int]
@@ -40,8 +40,11 @@ Voxel = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a place should be looked at: one of ``KINDS``, a sentence that names its organ, and that organ's key; the
-    key is empty in files of earlier versions, where it is the place's own."""
+    """Why a finding needs a look.
+
+    ``kind`` is one of ``KINDS``, ``text`` a sentence that names the organ, ``organ`` the key of the organ. The key is
+    empty in files of earlier versions; then it is that of the finding.
+    """
 
     kind: str
     text: str
@@ -50,10 +53,10 @@ class Reason:
 
 @dataclass(frozen=True)
 class Alternative:
-    """What could stand in a place instead: ``labels`` it would write, 0 is background, into ``ml`` of the place.
+    """The suggested correction of a finding: it writes ``labels`` (0 is background) to ``ml`` of the finding.
 
-    ``source``: ``experts`` (stitched experts), ``decoder`` (aggregation decoder) or ``anatomy`` (no piece apart and no
-    hole; elsewhere in the place what the network's other prediction says).
+    ``source``: ``experts`` (stitched experts), ``decoder`` (aggregation decoder) or ``anatomy`` (islands removed, holes
+    filled, and the other prediction of the network elsewhere in the finding).
     """
 
     source: str
@@ -63,13 +66,16 @@ class Alternative:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A connected place that may be wrong, small enough to be looked at in one go; ``rank`` 1 comes first.
+class Finding:
+    """A connected region that may be wrong, small enough to judge at a glance.
 
-    ``organ``, ``label`` and ``name`` are the organ it is about, as are its reasons; ``others`` are the keys of organs
-    that a part of it might be instead; ``ml`` its size, ``expected_wrong_ml`` how much of it is expected to be wrong,
-    as was counted on synthetic people, which may over- or understate it elsewhere; ``score`` orders the places.
-    ``position_mm`` (LPS) is the point in it to look at, ``box_mm`` and ``box_voxels`` the corners of the box around it.
+    ``rank``: 1 is reviewed first; ``score`` determines the order.
+    ``organ``, ``label``, ``name``: the organ that the finding and all its reasons are about.
+    ``others``: keys of organs that a part of the region might belong to instead.
+    ``ml``: volume; ``expected_wrong_ml``: the volume expected to be wrong. The expectation was calibrated on synthetic
+    people and may be too high or too low for other data.
+    ``position_mm`` (LPS): the point to look at. ``box_mm`` (LPS) and ``box_voxels``: corners of the bounding box.
+    ``alternative``: the suggested correction, None without one.
     """
 
     rank: int
@@ -89,7 +95,7 @@ class Place:
 
 @dataclass(frozen=True)
 class OrganNote:
-    """What is to be said of an organ as a whole."""
+    """Notes on an organ as a whole; ``ml`` is its volume."""
 
     organ: str
     label: int
@@ -99,15 +105,19 @@ class OrganNote:
 
 @dataclass(frozen=True)
 class Review:
-    """The places of one segmentation in order of rank; ``ct`` is the geometry of its CT (see ``geometry``)."""
+    """The findings of a segmentation in order of rank, and notes on its organs.
+
+    ``vocabulary`` is the name of the organ vocabulary, ``ct`` the geometry of the CT (size, spacing_mm, origin_mm,
+    direction).
+    """
 
     vocabulary: str
     ct: Mapping[str, Any]
-    places: tuple[Place, ...] = ()
+    findings: tuple[Finding, ...] = ()
     organs: tuple[OrganNote, ...] = ()
 
     def to_json(self, extension: str = ".nrrd") -> dict[str, Any]:
-        """The content of ``review.json``; ``extension`` is that of the two images."""
+        """Return the content of ``review.json``; ``extension`` is that of the two images."""
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -115,25 +125,25 @@ class Review:
             "coordinates": "LPS, mm",
             "ct": dict(self.ct),
             "files": {"places": PLACES + extension, "alternative": ALTERNATIVE + extension},
-            "places": [_place_to_json(place) for place in self.places],
+            "places": [_finding_to_json(finding) for finding in self.findings],
             "organs": [{**asdict(note), "notes": list(note.notes)} for note in self.organs],
         }
 
     @classmethod
     def from_json(cls, content: Any) -> Review:
-        """The review that ``to_json`` wrote. Raises UserError for anything else."""
+        """Return the review from the content of ``review.json``. Raises UserError if it is not valid."""
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UserError("This is no list of places to check.", f"Give the {REVIEW} of a result.")
+            raise UserError("This file is not a list of findings.", f"Choose the {REVIEW} of a result folder.")
         if content.get("version") != VERSION:
             raise UserError(
-                f"The list of places is of version {content.get('version')}, this program reads {VERSION}.",
-                "Segment the CT again with this program, or use the program that wrote it.",
+                f"The list of findings has version {content.get('version')}, but this program reads version {VERSION}.",
+                "Segment the CT again with this program, or use the program that wrote the list.",
             )
         try:
             return cls(
                 str(content["vocabulary"]),
                 dict(content["ct"]),
-                tuple(_place_from_json(place) for place in content["places"]),
+                tuple(_finding_from_json(finding) for finding in content["places"]),
                 tuple(
                     OrganNote(str(note["organ"]), int(note["label"]), float(note["ml"]), tuple(map(str, note["notes"])))
                     for note in content["organs"]
@@ -141,34 +151,34 @@ class Review:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"The list of places is damaged ({type(error).__name__}: {error}).", "Segment the CT again."
+                f"The list of findings is damaged ({type(error).__name__}: {error}).", "Segment the CT again."
             ) from None
 
 
 def read_review(path: Path) -> Review:
-    """The review in the file ``path``. Raises UserError where there is none or it cannot be used."""
+    """Read the review from the file ``path``. Raises UserError if the file is missing or not valid."""
     try:
         content = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"There is no list of places {path}.", "Segment with --review.") from None
+        raise UserError(f"The list of findings {path} does not exist.", "Segment with --review.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Segment the CT again.") from None
     return Review.from_json(content)
 
 
-def _place_to_json(place: Place) -> dict[str, Any]:
-    content = asdict(place)
+def _finding_to_json(finding: Finding) -> dict[str, Any]:
+    content = asdict(finding)
     content["position_mm_lps"] = content.pop("position_mm")
     content["box_mm_lps"] = content.pop("box_mm")
-    # As JSON has it: lists, so that writing and reading change nothing.
+    # Convert tuples to lists, so that the content equals what is read back.
     return dict(json.loads(json.dumps(content)))
 
 
-def _place_from_json(content: Mapping[str, Any]) -> Place:
+def _finding_from_json(content: Mapping[str, Any]) -> Finding:
     low, high = content["box_mm_lps"]
     first, last = content["box_voxels"]
     alternative = content["alternative"]
-    return Place(
+    return Finding(
         rank=int(content["rank"]),
         organ=str(content["organ"]),
         label=int(content["label"]),

@@ -1,4 +1,4 @@
-"""What a backend is: one way of running the network on windows."""
+"""The interface of a backend: one way to run the network on windows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..device import Device
 
 
 def processor() -> str:
-    """Such as "AMD EPYC"; empty where the system does not say."""
-    # platform.processor() is empty on many Linux systems.
+    """Return the name of the processor, such as "AMD EPYC"; empty if the system does not report it."""
+    # On many Linux systems platform.processor() is empty.
     with suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("model name"):
@@ -32,33 +32,33 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name, as in ``--runtime``."""
+        """The name of the backend, as in the option ``--runtime``."""
 
     @property
     def needs_network(self) -> bool:
-        """Whether it runs the task's own network, which has to keep its weights then."""
+        """Whether the backend runs the task's own network, which must then keep its weights."""
 
     @property
     def windows_at_once(self) -> int:
-        """How many windows it is best given at once."""
+        """The preferred number of windows in a batch."""
 
     def __call__(self, windows: Tensor) -> Answer:
-        """The answer for windows (batch, 1, depth, height, width), float32 on the runtime's device.
+        """Run the network on ``windows`` (batch, 1, depth, height, width), float32 on the backend's device.
 
-        It may be overwritten at the next call, and is not to be written into. Raises RuntimeError or MemoryError where
-        memory does not suffice.
+        The next call may overwrite the result; do not write into it. Raises RuntimeError or MemoryError if memory runs
+        out.
         """
 
-    def rest(self) -> None:
-        """Let go of memory that the next window would take again."""
+    def release_memory(self) -> None:
+        """Free memory that the next window would allocate again."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a runtime is made for.
+    """What a backend runs.
 
-    ``network`` lies on the device, in evaluation mode. ``patch`` is (depth, height, width). ``weights_sha256`` names
-    the weights where something made of them may be kept from run to run, None where nothing may.
+    ``network`` is on the device, in evaluation mode. ``wanted`` are the requested outputs. ``patch`` is
+    (depth, height, width). ``weights_sha256`` identifies the weights in caches; None disables caching.
     """
 
     network: DCANet
@@ -69,7 +69,7 @@ class Task:
 
 
 class WindowNetwork(nn.Module):
-    """The network as a module of one tensor in and a tuple of tensors out, which compilers and converters take."""
+    """The network as a module from one tensor to a tuple of tensors, the form that compilers and converters accept."""
 
     def __init__(self, network: DCANet, wanted: Wanted) -> None:
         super().__init__()
@@ -77,26 +77,33 @@ class WindowNetwork(nn.Module):
         self.wanted = wanted
 
     def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
+        """Return the wanted outputs for ``windows`` (batch, 1, depth, height, width), in the order of ``as_tuple``."""
         return as_tuple(answer(self.network, windows, self.wanted))
 
 
-def as_tuple(whole: Answer) -> tuple[Tensor, ...]:
-    """The tensors of an answer in a fixed order: aggregated, stitched, attention by level."""
-    logits = [values for values in (whole.aggregated, whole.stitched) if values is not None]
-    return *logits, *(whole.attention[level] for level in sorted(whole.attention))
+def as_tuple(output: Answer) -> tuple[Tensor, ...]:
+    """Return the tensors of an output in a fixed order: aggregated, stitched, attention by level.
+
+    All are (batch, channel, depth, height, width); those not wanted are left out.
+    """
+    logits = [values for values in (output.aggregated, output.stitched) if values is not None]
+    return *logits, *(output.attention[level] for level in sorted(output.attention))
 
 
 def from_tuple(values: tuple[Tensor, ...], wanted: Wanted) -> Answer:
-    """The answer that ``as_tuple`` has taken apart."""
-    left = list(values)
-    aggregated = left.pop(0) if wanted.aggregated else None
-    stitched = left.pop(0) if wanted.stitched else None
-    return Answer(aggregated, stitched, dict(zip(sorted(wanted.attention_levels), left, strict=True)))
+    """Return the output that ``as_tuple`` converted to ``values``; the inverse of ``as_tuple``."""
+    remaining = list(values)
+    aggregated = remaining.pop(0) if wanted.aggregated else None
+    stitched = remaining.pop(0) if wanted.stitched else None
+    return Answer(aggregated, stitched, dict(zip(sorted(wanted.attention_levels), remaining, strict=True)))
 
 
 def one_by_one(windows: Tensor, run: Callable[[Tensor], tuple[Tensor, ...]], wanted: Wanted) -> Answer:
-    """The answers of ``run`` to single windows, put together: what is compiled is compiled for one shape."""
+    """Call ``run`` with each window of ``windows`` (batch, 1, depth, height, width) and concatenate the outputs.
+
+    A compiled network accepts a single shape: a batch of 1.
+    """
     if len(windows) == 1:
         return from_tuple(run(windows), wanted)
-    answers = [run(window[None]) for window in windows]
-    return from_tuple(tuple(torch.cat(values) for values in zip(*answers, strict=True)), wanted)
+    outputs = [run(window[None]) for window in windows]
+    return from_tuple(tuple(torch.cat(values) for values in zip(*outputs, strict=True)), wanted)

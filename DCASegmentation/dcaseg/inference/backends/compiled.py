@@ -1,4 +1,4 @@
-"""torch.compile: a program made for this network and patch; needs a C++ compiler, and half a minute at each start."""
+"""Backend torch.compile: compiles the network for its patch. Needs a C++ compiler and half a minute at each start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .base import Task, WindowNetwork, one_by_one
 
 
 class CompiledBackend:
-    """The network compiled by TorchInductor with its weights as constants, for one window at a time."""
+    """Runs the network compiled by TorchInductor, with its weights as constants, on one window at a time."""
 
     name = "compile"
     needs_network = True
@@ -25,16 +25,17 @@ class CompiledBackend:
         self._run = torch.compile(whole, dynamic=False, options={"freezing": True})
 
     def __call__(self, windows: Tensor) -> Answer:
-        # Inductor freezes weights only here, and cannot in inference mode.
+        """Run the network on ``windows``; see ``base.Backend``."""
+        # Inductor freezes the weights at the first call, which does not work in inference mode.
         with torch.no_grad():
             return one_by_one(windows, self._run, self._wanted)
 
-    def rest(self) -> None:
-        """Nothing is held between windows."""
+    def release_memory(self) -> None:
+        """Do nothing: this backend holds no memory between windows."""
 
 
 def compiler() -> str | None:
-    """The C++ compiler that TorchInductor would use, None where there is none."""
-    named = os.environ.get("CXX")
-    names = [named] if named else ["cl"] if os.name == "nt" else ["g++", "clang++"]
+    """Return the path of the C++ compiler that TorchInductor would use, None if none is installed."""
+    from_environment = os.environ.get("CXX")
+    names = [from_environment] if from_environment else ["cl"] if os.name == "nt" else ["g++", "clang++"]
     return next((found for found in map(shutil.which, names) if found), None)

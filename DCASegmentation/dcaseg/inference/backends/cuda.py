@@ -1,7 +1,7 @@
-"""Half precision on a CUDA GPU, channels last, as a CUDA graph.
+"""Backend for CUDA GPUs: half precision, channels last, captured as a CUDA graph.
 
-Nothing in the network may come from the CPU while a graph is captured, be it a list of indices. A runtime is used only
-after its answer on a window of the CT was compared with eager's (``choosing``), and one that fails is left out.
+While a graph is captured, the network must not read anything from the CPU, not even a list of indices. ``selection``
+uses this backend only after comparing its output for a window of the CT with that of the eager backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WARM_UPS = 3
 
 
 class CudaHalfBackend:
-    """The network's weights and features in float16, channels last; each batch size is captured as a graph once."""
+    """Runs the network in float16, channels last; captures one CUDA graph for each batch size."""
 
     name = "cuda-half"
     needs_network = False
@@ -27,33 +27,35 @@ class CudaHalfBackend:
     def __init__(self, task: Task) -> None:
         self._wanted = task.wanted
         self._network = deepcopy(task.network).half()
-        # mypy knows no memory_format here.
+        # torch's type hints lack memory_format here.
         self._network = self._network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]] = {}
 
     @torch.inference_mode()
     def __call__(self, windows: Tensor) -> Answer:
-        ready = windows.half().contiguous(memory_format=torch.channels_last_3d)
+        """Run the network on ``windows``; see ``base.Backend``."""
+        half = windows.half().contiguous(memory_format=torch.channels_last_3d)
         if len(windows) not in self._graphs:
-            self._graphs[len(windows)] = self._captured(ready)
-        graph, taken, given = self._graphs[len(windows)]
-        taken.copy_(ready)
+            self._graphs[len(windows)] = self._capture(half)
+        graph, static_input, static_output = self._graphs[len(windows)]
+        static_input.copy_(half)
         graph.replay()
-        # The graph writes into the same tensors again at its next turn.
-        return from_tuple(tuple(values.float() for values in given), self._wanted)
+        # The next replay writes into the same tensors.
+        return from_tuple(tuple(values.float() for values in static_output), self._wanted)
 
-    def rest(self) -> None:
-        """A graph's memory is its own as long as it lives."""
+    def release_memory(self) -> None:
+        """Do nothing: a graph keeps its memory as long as it exists."""
 
-    def _captured(self, windows: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
-        taken = windows.clone(memory_format=torch.preserve_format)
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
+    def _capture(self, windows: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]:
+        """Capture a graph for the batch size of ``windows``; returns it with its input and output tensors."""
+        static_input = windows.clone(memory_format=torch.preserve_format)
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
             for _ in range(_WARM_UPS):
-                answer(self._network, taken, self._wanted)
-        torch.cuda.current_stream().wait_stream(aside)
+                answer(self._network, static_input, self._wanted)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            given = as_tuple(answer(self._network, taken, self._wanted))
-        return graph, taken, given
+            static_output = as_tuple(answer(self._network, static_input, self._wanted))
+        return graph, static_input, static_output

@@ -1,8 +1,8 @@
-"""PyTorch, layer by layer: runs everywhere.
+"""Backend eager: PyTorch, layer by layer. Runs everywhere.
 
-Left to itself PyTorch (2.13) unfolds a small volume that comes alone, C x D x H up to 20480: the neighborhood of every
-voxel is copied, 27 times the features. Of a window of the shipped model (8 filters, 48 voxels a side) that held 117 MB
-of tensors and took 0.38 CPU seconds; with oneDNN it is 29 MB and 0.09, and two windows at once 53 MB and 0.09 each.
+By default, PyTorch (2.13) unfolds a small volume in a batch of 1 (C x D x H up to 20480): it copies the neighborhood of
+each voxel, 27 times the features. For a window of the shipped model (8 filters, 48 voxels a side) that took 117 MB of
+tensors and 0.38 CPU seconds. oneDNN takes 29 MB and 0.09 s, and 53 MB and 0.09 s each for two windows at once.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .base import Task
 _Sides = int | Sequence[int]
 
 
-def onednn_is_there() -> bool:
-    """Whether this PyTorch has oneDNN, which not every build for every processor does, and may use it."""
+def has_onednn() -> bool:
+    """Whether this build of PyTorch includes oneDNN (not all do), and it is enabled."""
     return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
-class ConvolutionsByOneDNN(TorchFunctionMode):
-    """Where it is entered, 3D convolutions of a single volume in float32 on the CPU are oneDNN's."""
+class OneDNNConvolutions(TorchFunctionMode):
+    """Context in which oneDNN runs the 3D convolutions of a batch of 1 in float32 on the CPU."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """What torch calls instead of each of its functions."""
+        """Called by torch in place of each of its functions."""
         if function is torch.conv3d and _is_single(args[0]):
-            return _convolved(*args, **(kwargs or {}))
+            return _convolve(*args, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 
@@ -42,7 +42,7 @@ def _is_single(volume: Tensor) -> bool:
     return volume.device.type == "cpu" and volume.dtype == torch.float32 and volume.ndim == 5 and len(volume) == 1
 
 
-def _convolved(
+def _convolve(
     volume: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -51,7 +51,7 @@ def _convolved(
     dilation: _Sides = 1,
     groups: int = 1,
 ) -> Tensor:
-    """As ``functional.conv3d`` with padding in voxels."""
+    """Like ``functional.conv3d``, with the padding in voxels."""
     return torch.mkldnn_convolution(volume, weight, bias, _three(padding), _three(stride), _three(dilation), groups)
 
 
@@ -60,7 +60,7 @@ def _three(sides: _Sides) -> Sequence[int]:
 
 
 class EagerBackend:
-    """PyTorch as it is, in half precision (autocast) where the task's device says so."""
+    """Runs the network with plain PyTorch, in half precision (autocast) if the task's device says so."""
 
     name = "eager"
     needs_network = True
@@ -69,18 +69,19 @@ class EagerBackend:
         self._network = task.network
         self._wanted = task.wanted
         self._half = task.device.half
-        self._by_onednn = task.device.torch_device.type == "cpu" and not self._half and onednn_is_there()
-        # Without oneDNN a window that comes alone takes several times as long as one of two. GPUs have room for two.
-        self.windows_at_once = 1 if self._by_onednn else 2
+        self._uses_onednn = task.device.torch_device.type == "cpu" and not self._half and has_onednn()
+        # Without oneDNN a single window takes several times as long as each of two. GPUs have room for two.
+        self.windows_at_once = 1 if self._uses_onednn else 2
 
     def __call__(self, windows: Tensor) -> Answer:
-        with torch.inference_mode(), self._way(windows):
+        """Run the network on ``windows``; see ``base.Backend``."""
+        with torch.inference_mode(), self._context(windows):
             return answer(self._network, windows, self._wanted)
 
-    def _way(self, windows: Tensor) -> AbstractContextManager[object]:
+    def _context(self, windows: Tensor) -> AbstractContextManager[object]:
         if self._half:
             return torch.autocast(windows.device.type, torch.float16)
-        return ConvolutionsByOneDNN() if self._by_onednn else nullcontext()
+        return OneDNNConvolutions() if self._uses_onednn else nullcontext()
 
-    def rest(self) -> None:
-        """Nothing is held between windows."""
+    def release_memory(self) -> None:
+        """Do nothing: this backend holds no memory between windows."""

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the network compiled once for each model, patch, answers and processor, and kept as a file."""
+"""Backend OpenVINO, for CPUs. Compiles the network once for each model, patch, outputs and processor, and caches it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ from ...user_folders import cache_folder
 from .base import Task, WindowNetwork, one_by_one, processor
 
 _COMPILED, _CONTENTS = "compiled.blob", "contents.json"
-# Goes up when the same weights are to be converted in another way.
+# Increase when the conversion changes, so that older cached networks are not used.
 _CONVERSION = 3
+# Side of the blocks in which instance normalization takes means, in voxels.
 _BLOCK = 8
 
 
 class OpenVINOBackend:
-    """The network as OpenVINO runs it, in single precision, one window at a time."""
+    """Runs the network with OpenVINO in single precision, one window at a time."""
 
     name = "openvino"
     needs_network = False
@@ -45,47 +46,48 @@ class OpenVINOBackend:
         self._request = self._network.create_infer_request()
 
     def __call__(self, windows: Tensor) -> Answer:
-        return one_by_one(windows, self._run if len(windows) == 1 else self._copied, self._wanted)
+        """Run the network on ``windows``; see ``base.Backend``."""
+        return one_by_one(windows, self._run if len(windows) == 1 else self._run_and_copy, self._wanted)
 
     def _run(self, window: Tensor) -> tuple[Tensor, ...]:
-        """The answer to one window, in OpenVINO's own memory: good until the next window."""
-        given = self._request.infer([np.ascontiguousarray(window.numpy())], share_inputs=True, share_outputs=True)
-        return tuple(torch.from_numpy(given[output]) for output in self._network.outputs)
+        """Run one window. The outputs lie in OpenVINO's memory, which the next window overwrites."""
+        outputs = self._request.infer([np.ascontiguousarray(window.numpy())], share_inputs=True, share_outputs=True)
+        return tuple(torch.from_numpy(outputs[output]) for output in self._network.outputs)
 
-    def _copied(self, window: Tensor) -> tuple[Tensor, ...]:
+    def _run_and_copy(self, window: Tensor) -> tuple[Tensor, ...]:
         return tuple(values.clone() for values in self._run(window))
 
-    def rest(self) -> None:
-        """Let go of the memory that windows are computed in."""
+    def release_memory(self) -> None:
+        """Free the memory in which OpenVINO computes windows."""
         self._network.release_memory()
 
 
 def is_installed() -> bool:
-    """Whether there is OpenVINO."""
+    """Whether OpenVINO is installed."""
     return find_spec("openvino") is not None
 
 
 def load_openvino() -> Any:
-    """The package ``openvino``, kept from telling its makers of it. Raises UserError where it is missing or broken."""
-    # At its import and at each conversion it would report to an address of its maker through this package, which it
-    # can do without; nothing leaves the user's computer here.
+    """Import the package ``openvino`` without its telemetry. Raises UserError if it is missing or broken."""
+    # On import and at each conversion, OpenVINO reports to its maker through this optional package. Hiding the package
+    # ensures that nothing leaves the user's computer.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
         raise UserError(
-            f"OpenVINO cannot be used: {error}.", 'Install it: pip install "dca-segmentation[openvino]"'
+            f"OpenVINO cannot be imported: {error}.", 'Install it: pip install "dca-segmentation[openvino]"'
         ) from None
     return openvino
 
 
 def _settings() -> dict[str, Any]:
     return {
-        # By itself it takes bfloat16 where the CPU has it.
+        # The default is bfloat16 on CPUs that support it.
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
-        # Pinned, the workers of a cohort would all sit on the same cores.
+        # With pinning, all workers of a cohort would run on the same cores.
         "ENABLE_CPU_PINNING": False,
     }
 
@@ -96,45 +98,45 @@ def _compiled(task: Task, openvino: Any) -> Any:
         return core.compile_model(_convert(task, openvino), "CPU", _settings())
     key = _key(task, openvino)
     folder = cache_folder() / "openvino" / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    if (kept := _kept(folder, key)) is not None:
+    if (cached := _read_cache(folder, key)) is not None:
         with suppress(RuntimeError):
-            return core.import_model(kept, "CPU", _settings())
+            return core.import_model(cached, "CPU", _settings())
     network = core.compile_model(_convert(task, openvino), "CPU", _settings())
-    # One that cannot be kept is converted and compiled again at the next start.
+    # Without the cache, the network is converted and compiled again at the next start.
     with suppress(OSError, UserError):
-        _keep(network, folder, key)
+        _write_cache(network, folder, key)
     return network
 
 
 def _key(task: Task, openvino: Any) -> dict[str, Any]:
     return {
         "weights_sha256": task.weights_sha256,
-        # The weights do not tell of dilation, owners and stitching.
+        # Dilation, owners and stitching do not follow from the weights.
         "network": task.network.options,
         "patch": list(task.patch),
         "wanted": [task.wanted.aggregated, task.wanted.stitched, sorted(task.wanted.attention_levels)],
         "conversion": _CONVERSION,
-        # What is compiled is the same for any number of threads.
+        # The number of threads is not part of the key: the compiled network does not depend on it.
         "processor": processor(),
         "openvino": openvino.get_version(),
         "torch": torch.__version__,
     }
 
 
-def _kept(folder: Path, key: dict[str, Any]) -> bytes | None:
-    """The network as it was kept; None where it was not, or is damaged."""
+def _read_cache(folder: Path, key: dict[str, Any]) -> bytes | None:
+    """Read the compiled network from the cache; None if it is not there or damaged."""
     try:
         contents = read_json(folder / _CONTENTS)
         compiled = (folder / _COMPILED).read_bytes()
-        whole = contents["key"] == key and contents["sha256"] == hashlib.sha256(compiled).hexdigest()
+        is_valid = contents["key"] == key and contents["sha256"] == hashlib.sha256(compiled).hexdigest()
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return compiled if whole else None
+    return compiled if is_valid else None
 
 
-def _keep(network: Any, folder: Path, key: dict[str, Any]) -> None:
+def _write_cache(network: Any, folder: Path, key: dict[str, Any]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Here only where it is damaged.
+    # An existing folder is a damaged one.
     shutil.rmtree(folder, ignore_errors=True)
     with new_folder(folder) as partial:
         compiled = network.export_model().getbuffer()
@@ -151,17 +153,17 @@ def _convert(task: Task, openvino: Any) -> Any:
     whole = WindowNetwork(network, task.wanted).eval()
     example = torch.zeros(1, task.network.options["in_channels"], *task.patch)
     with torch.no_grad(), warnings.catch_warnings():
-        # Tracing is old, says torch, and which branches it took; OpenVINO takes nothing else as surely.
+        # torch warns that tracing is deprecated and fixes branches; OpenVINO converts traced modules most reliably.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(whole, example, check_trace=False)
         return openvino.convert_model(traced, example_input=example, input=[openvino.PartialShape(list(example.shape))])
 
 
 class _BlockwiseInstanceNorm(nn.Module):
-    """Instance normalization by means of blocks' means.
+    """Instance normalization that averages the means of blocks.
 
-    OpenVINO's own adds up a whole volume in one float32, which costs a digit: five times the error in the
-    probabilities, at the same speed.
+    OpenVINO's own sums a whole volume in one float32 and loses a digit: five times the error in the probabilities, at
+    the same speed.
     """
 
     scale: Tensor
@@ -175,6 +177,7 @@ class _BlockwiseInstanceNorm(nn.Module):
         self.eps = norm.eps
 
     def forward(self, features: Tensor) -> Tensor:
+        """Normalize ``features`` (batch, channel, depth, height, width) over their voxels."""
         centered = features - _mean(features)
         return centered * (self.scale * torch.rsqrt(_mean(centered * centered) + self.eps)) + self.shift
 

@@ -1,4 +1,4 @@
-"""Backends by name, which of them this computer can run, and which is fastest here."""
+"""Selection of a backend: by name, or the one that is fastest on this computer."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ from .eager import EagerBackend
 from .openvino import OpenVINOBackend, is_installed
 
 RUNTIMES: Mapping[str, Callable[[Task], Backend]] = {
-    kind.name: kind for kind in (EagerBackend, OpenVINOBackend, CompiledBackend, CudaHalfBackend)
+    backend.name: backend for backend in (EagerBackend, OpenVINOBackend, CompiledBackend, CudaHalfBackend)
 }
 
 
 def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
-    """Why runtime ``name`` cannot run on ``device`` and what to do about it; None where nothing speaks against it."""
-    kind = device.torch_device.type
+    """Return why the backend ``name`` cannot run on ``device``, and what to do about it; None if it can."""
+    device_type = device.torch_device.type
     if name == OpenVINOBackend.name:
-        if kind != "cpu":
-            return f"The runtime openvino is for the CPU, not for {device.description}.", "Add --device cpu."
+        if device_type != "cpu":
+            return f"The runtime openvino needs the CPU, not {device.description}.", "Add --device cpu."
         if not is_installed():
             return "OpenVINO is not installed.", 'Install it: pip install "dca-segmentation[openvino]"'
     elif name == CompiledBackend.name:
-        if kind == "mps":
-            return "The runtime compile is for the CPU and CUDA.", "Choose eager."
-        if kind == "cpu" and compiler() is None:
+        if device_type == "mps":
+            return "The runtime compile needs the CPU or CUDA.", "Choose eager."
+        if device_type == "cpu" and compiler() is None:
             return "The runtime compile needs a C++ compiler.", "Install one (g++, clang++ or Visual C++)."
-    elif name == CudaHalfBackend.name and (kind != "cuda" or not device.half):
-        return "The runtime cuda-half is for a CUDA GPU in half precision.", "Choose auto or eager."
+    elif name == CudaHalfBackend.name and (device_type != "cuda" or not device.half):
+        return "The runtime cuda-half needs a CUDA GPU in half precision.", "Choose auto or eager."
     return None
 
 
 def make_backend(name: str, task: Task) -> Backend:
-    """Runtime ``name``, one of ``RUNTIMES``, for ``task``. Raises UserError for what cannot run here."""
+    """Create the backend ``name``, one of ``RUNTIMES``, for ``task``. Raises UserError if it cannot run here."""
     if reason := unavailable_reason(name, task.device):
         raise UserError(*reason)
     try:
         return RUNTIMES[name](task)
     except (RuntimeError, ValueError, OSError) as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"The runtime {name} cannot run this model: {why}.", "Choose auto or eager.") from error
+        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"The runtime {name} cannot run this model: {message}.", "Choose auto or eager.") from error
 
 
 AUTO = "auto"
@@ -67,93 +67,95 @@ MEASURE = "measure"
 CHOICES = (AUTO, MEASURE, *RUNTIMES)
 VARIABLE = "DCA_RUNTIME"
 
-# Most that a probability may differ from eager's.
-_SAME_SINGLE = 1e-3
-_SAME_HALF = 0.05
-_MEASURED_TWICE = 2
+# Largest accepted difference of a probability from the eager backend's, in single and half precision.
+_TOLERANCE_SINGLE = 1e-3
+_TOLERANCE_HALF = 0.05
+_TIMED_RUNS = 2
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def check_backend(name: str, device: Device) -> None:
-    """Raises UserError for a runtime there is not, or one that cannot run on ``device`` here."""
-    name = _named(name)
+    """Raise UserError if the backend ``name`` does not exist or cannot run on ``device``."""
+    name = _resolve(name)
     if name not in CHOICES:
-        raise UserError(f"There is no runtime '{name}'.", f"Choose one of: {', '.join(CHOICES)}.")
+        raise UserError(f"The runtime '{name}' does not exist.", f"Choose one of: {', '.join(CHOICES)}.")
     if name in RUNTIMES and (reason := unavailable_reason(name, device)):
         raise UserError(*reason)
 
 
-def choose_backend(name: str, task: Task, windows: Tensor, tell: Say, warn: Say) -> Backend:
-    """The runtime called ``name`` for ``task``.
+def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log, warn: Log) -> Backend:
+    """Create the backend ``name`` for ``task``.
 
-    ``auto``: the one that was fastest when this model was measured on this computer; if it never was, it is now, on
-    ``windows`` (a batch of the CT's, float32), among those that start quickly (all but ``compile``). ``measure``: all
-    are measured anew. What differs from eager's answer is never chosen. The environment variable DCA_RUNTIME takes
-    the place of ``auto``. ``tell`` takes what is being done, ``warn`` what the user should know. Raises UserError
-    where the runtime asked for cannot run here.
+    ``auto`` takes the backend that was fastest when this model was measured on this computer. If it was not measured
+    yet, the backends that start quickly (all but ``compile``) are measured now on ``windows``, a batch
+    (batch, 1, depth, height, width) of the CT, float32. ``measure`` measures all backends again. A backend whose output
+    differs from the eager backend's is never chosen. The environment variable DCA_RUNTIME replaces ``auto``.
+
+    ``report_progress`` receives the current step, ``warn`` warnings for the user. Raises UserError if the requested
+    backend cannot run here.
     """
-    name = _named(name)
+    name = _resolve(name)
     if name not in (AUTO, MEASURE):
         return make_backend(name, task)
-    remembered = _read(task) if name == AUTO else None
-    if remembered is not None:
+    recorded = _read_choice(task) if name == AUTO else None
+    if recorded is not None:
         try:
-            return make_backend(remembered, task)
+            return make_backend(recorded, task)
         except UserError as error:
-            warn(f"{error.problem} Going on with PyTorch.")
+            warn(f"{error.problem} Continuing with PyTorch.")
             return EagerBackend(task)
-    able = [each for each in RUNTIMES if unavailable_reason(each, task.device) is None]
-    if name == AUTO and CompiledBackend.name in able:
-        able.remove(CompiledBackend.name)
-    if len(able) == 1:
+    available = [each for each in RUNTIMES if unavailable_reason(each, task.device) is None]
+    if name == AUTO and CompiledBackend.name in available:
+        available.remove(CompiledBackend.name)
+    if len(available) == 1:
         return EagerBackend(task)
-    tell("Measuring which runtime is fastest (once for this model)")
-    chosen, record = _fastest(able, task, windows.to(task.device.torch_device), warn)
-    _remember(task, chosen.name, record)
-    return chosen
+    report_progress("Measuring which runtime is fastest (once for this model)")
+    fastest, measured = _fastest(available, task, windows.to(task.device.torch_device), warn)
+    _write_choice(task, fastest.name, measured)
+    return fastest
 
 
-def _named(name: str) -> str:
+def _resolve(name: str) -> str:
     return os.environ.get(VARIABLE) or AUTO if name == AUTO else name
 
 
-def _fastest(names: list[str], task: Task, windows: Tensor, warn: Say) -> tuple[Backend, dict[str, Any]]:
+def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[Backend, dict[str, Any]]:
     eager: Backend = EagerBackend(task)
-    seconds, expected = _measured(eager, windows)
+    seconds, expected = _measure(eager, windows)
     best = eager
     record: dict[str, Any] = {eager.name: {"seconds_a_window": seconds}}
     for name in names:
         if name == eager.name:
             continue
         try:
-            runtime = make_backend(name, task)
-            taken, given = _measured(runtime, windows)
-        # A runtime may fail in any way on a computer it was never tried on; PyTorch itself has just worked.
+            backend = make_backend(name, task)
+            own_seconds, output = _measure(backend, windows)
+        # On an untested computer a backend may fail in any way; the eager backend has just worked.
         except Exception as error:
             problem = error.problem if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             record[name] = {"failed": problem.splitlines()[0] if problem else "no reason given"}
             continue
-        difference = _difference(given, expected)
-        record[name] = {"seconds_a_window": taken, "difference": difference}
-        if not difference <= (_SAME_HALF if task.device.half else _SAME_SINGLE):
-            warn(f"The runtime {name} gives other values than PyTorch (by {difference:.2g}) and is not used.")
-        elif taken < seconds:
-            best, seconds = runtime, taken
+        difference = _difference(output, expected)
+        record[name] = {"seconds_a_window": own_seconds, "difference": difference}
+        if not difference <= (_TOLERANCE_HALF if task.device.half else _TOLERANCE_SINGLE):
+            warn(f"The results of the runtime {name} differ from PyTorch's (by {difference:.2g}), so it is not used.")
+        elif own_seconds < seconds:
+            best, seconds = backend, own_seconds
     return best, record
 
 
-def _measured(runtime: Backend, windows: Tensor) -> tuple[float, Answer]:
-    """Seconds a window, the better of two runs after a first one, and the answer."""
-    given = runtime(windows)
+def _measure(backend: Backend, windows: Tensor) -> tuple[float, Answer]:
+    """Return the seconds per window, the better of two runs after a warm-up, and the output."""
+    output = backend(windows)
     times = []
-    for _ in range(_MEASURED_TWICE):
+    for _ in range(_TIMED_RUNS):
         _synchronize(windows.device)
         start = perf_counter()
-        given = runtime(windows)
+        output = backend(windows)
         _synchronize(windows.device)
         times.append((perf_counter() - start) / len(windows))
-    return min(times), given
+    return min(times), output
 
 
 def _synchronize(device: torch.device) -> None:
@@ -161,18 +163,18 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _difference(given: Answer, expected: Answer) -> float:
-    """The most that two answers differ in a probability or in attention; NaN stays NaN."""
+def _difference(output: Answer, expected: Answer) -> float:
+    """Return the largest difference of two outputs in a probability or in attention; NaN stays NaN."""
     worst = 0.0
-    for logits in zip(as_tuple(_probable(given)), as_tuple(_probable(expected)), strict=True):
-        worst = max(worst, float((logits[0] - logits[1]).abs().max()), key=lambda each: (each != each, each))
+    for values in zip(as_tuple(_probabilities(output)), as_tuple(_probabilities(expected)), strict=True):
+        worst = max(worst, float((values[0] - values[1]).abs().max()), key=lambda each: (each != each, each))
     return worst
 
 
-def _probable(whole: Answer) -> Answer:
-    both = (whole.aggregated, whole.stitched)
+def _probabilities(output: Answer) -> Answer:
+    both = (output.aggregated, output.stitched)
     aggregated, stitched = (None if logits is None else torch.softmax(logits.float(), dim=1) for logits in both)
-    return Answer(aggregated, stitched, {level: weights.float() for level, weights in whole.attention.items()})
+    return Answer(aggregated, stitched, {level: weights.float() for level, weights in output.attention.items()})
 
 
 def _key(task: Task) -> dict[str, Any]:
@@ -198,7 +200,8 @@ def _file(task: Task) -> Path:
     return cache_folder() / "runtimes" / f"{name}.json"
 
 
-def _read(task: Task) -> str | None:
+def _read_choice(task: Task) -> str | None:
+    """Return the backend that was fastest for ``task``; None if it was not measured."""
     if task.weights_sha256 is None:
         return None
     try:
@@ -209,10 +212,10 @@ def _read(task: Task) -> str | None:
     return name if name in RUNTIMES else None
 
 
-def _remember(task: Task, name: str, measured: dict[str, Any]) -> None:
+def _write_choice(task: Task, name: str, measured: dict[str, Any]) -> None:
     if task.weights_sha256 is None:
         return
-    # Where nothing can be kept it is measured again.
+    # Without the record, the backends are measured again at the next start.
     with suppress(OSError, UserError, ValueError):
         path = _file(task)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Ways of running the network: each gives what PyTorch gives, and the fastest is measured once and remembered."""
+"""Backends: each gives the results of PyTorch, and the fastest one is measured once and recorded."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from dcaseg import user_folders as cache
 from dcaseg.errors import UserError
 from dcaseg.imaging.intensity import window
 from dcaseg.inference.backends import openvino as openvino_cpu
-from dcaseg.inference.backends import selection as choosing
-from dcaseg.inference.backends import selection as making
+from dcaseg.inference.backends import selection as selection
 from dcaseg.inference.backends.base import Task
 from dcaseg.inference.backends.compiled import CompiledBackend, compiler
 from dcaseg.inference.backends.eager import EagerBackend
@@ -45,7 +44,7 @@ EVERYTHING = Wanted(True, True, (2, 4))
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.delenv(choosing.VARIABLE, raising=False)
+    monkeypatch.delenv(selection.VARIABLE, raising=False)
     return tmp_path / "cache"
 
 
@@ -59,7 +58,7 @@ def task(wanted=EVERYTHING, weights_sha256="0123", **options):
 
 
 def assert_same_answer(given, expected):
-    """Attention within 1e-4, logits within 1e-4 of their range, and the same labels but where two are that close."""
+    """Attention within 1e-4, logits within 1e-4 of their range, and the same labels except where two are that close."""
     assert given.attention.keys() == expected.attention.keys()
     for level, weights in expected.attention.items():
         assert (given.attention[level] - weights).abs().max() < CLOSE
@@ -81,9 +80,9 @@ def assert_same_answer(given, expected):
     [(EVERYTHING, {}), (Wanted(False, True, (3,)), {"stitching": "log_softmax", "fusion": "average"})],
     ids=["everything", "experts"],
 )
-def test_openvino_gives_what_pytorch_gives(windows, wanted, options):
+def test_openvino_gives_the_results_of_pytorch(windows, wanted, options):
     asked = task(wanted, weights_sha256=None, **options)
-    assert_same_answer(making.make_backend("openvino", asked)(windows), EagerBackend(asked)(windows))
+    assert_same_answer(selection.make_backend("openvino", asked)(windows), EagerBackend(asked)(windows))
 
 
 @needs_openvino
@@ -93,7 +92,7 @@ def test_openvino_gives_the_labels_of_the_shipped_model():
     ct = generate(3, spacing=(4.0, 4.0, 4.0), orientation="RAS").ct
     volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
     windows = middle_window(volume, bundle.metadata.patch)
-    ours, theirs = (run(windows).aggregated for run in (making.make_backend("openvino", asked), EagerBackend(asked)))
+    ours, theirs = (run(windows).aggregated for run in (selection.make_backend("openvino", asked), EagerBackend(asked)))
     assert (ours.softmax(1) - theirs.softmax(1)).abs().max() < CLOSE
     assert (ours.argmax(1) != theirs.argmax(1)).sum() <= 1, "a tie may go either way, no more"
     assert len(theirs.argmax(1).unique()) > 5
@@ -118,24 +117,24 @@ def test_labels_of_a_ct_are_the_same_with_openvino():
 
 @pytest.mark.slow
 @needs_openvino
-def test_a_conversion_is_kept_and_used_again(windows, own_cache, monkeypatch):
+def test_a_conversion_is_cached_and_reused(windows, own_cache, monkeypatch):
     asked = task(Wanted())
-    first = making.make_backend("openvino", asked)(windows)
+    first = selection.make_backend("openvino", asked)(windows)
     (kept,) = (own_cache / "openvino").iterdir()
     assert not [each for each in kept.parent.iterdir() if "partial" in each.name]
     monkeypatch.setattr(openvino_cpu, "_convert", lambda *_: pytest.fail("converted although it was kept"))
-    torch.testing.assert_close(making.make_backend("openvino", asked)(windows).aggregated, first.aggregated)
+    torch.testing.assert_close(selection.make_backend("openvino", asked)(windows).aggregated, first.aggregated)
 
 
 @pytest.mark.slow
 @needs_openvino
-def test_a_damaged_conversion_is_made_again(windows, own_cache):
+def test_a_damaged_conversion_is_replaced(windows, own_cache):
     asked = task(Wanted())
-    first = making.make_backend("openvino", asked)(windows)
+    first = selection.make_backend("openvino", asked)(windows)
     (compiled,) = (own_cache / "openvino").glob("*/compiled.blob")
     damaged = compiled.read_bytes()[:-100] + bytes(100)
     compiled.write_bytes(damaged)
-    again = making.make_backend("openvino", asked)(windows)
+    again = selection.make_backend("openvino", asked)(windows)
     torch.testing.assert_close(again.aggregated, first.aggregated)
     whole = compiled.read_bytes()
     assert whole != damaged
@@ -144,7 +143,7 @@ def test_a_damaged_conversion_is_made_again(windows, own_cache):
 
 
 @needs_openvino
-def test_other_weights_options_patches_and_answers_are_other_conversions():
+def test_each_combination_of_weights_options_patch_and_outputs_has_its_own_conversion():
     openvino = openvino_cpu.load_openvino()
     asked = task(Wanted())
     others = [
@@ -159,15 +158,15 @@ def test_other_weights_options_patches_and_answers_are_other_conversions():
 
 @pytest.mark.slow
 @needs_openvino
-def test_a_cache_that_cannot_be_written_is_no_hindrance(windows, tmp_path, monkeypatch):
+def test_a_read_only_cache_does_not_prevent_a_run(windows, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
-    assert making.make_backend("openvino", task(Wanted()))(windows).aggregated.shape[0] == 2
+    assert selection.make_backend("openvino", task(Wanted()))(windows).aggregated.shape[0] == 2
     assert (tmp_path / "file").read_text() == "no folder"
 
 
 @needs_openvino
-def test_openvino_is_kept_from_reporting_its_use():
+def test_openvino_sends_no_telemetry():
     script = (
         "import sys; from dcaseg.inference.backends.openvino import load_openvino;"
         "assert load_openvino().__name__ == 'openvino';"
@@ -179,13 +178,13 @@ def test_openvino_is_kept_from_reporting_its_use():
 
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
-def test_torch_compile_gives_what_pytorch_gives(windows):
+def test_torch_compile_gives_the_results_of_pytorch(windows):
     asked = task(Wanted(attention_levels=(4,)))
     assert_same_answer(CompiledBackend(asked)(windows), EagerBackend(asked)(windows))
 
 
 class Stand:
-    """A runtime that takes as long and errs as much as it is told."""
+    """A backend with a given run time and error."""
 
     def __init__(self, name, seconds, error=0.0):
         self.name, self.seconds, self.error = name, seconds, error
@@ -197,7 +196,7 @@ class Stand:
 
         def run(windows):
             whole = eager(windows)
-            choosing.perf_counter.now += self.seconds * len(windows)
+            selection.perf_counter.now += self.seconds * len(windows)
             return whole._replace(aggregated=whole.aggregated + self.error * torch.arange(6).view(1, 6, 1, 1, 1))
 
         runtime = SimpleNamespace(name=self.name)
@@ -214,26 +213,24 @@ class _Called:
 
 @pytest.fixture
 def stands(monkeypatch):
-    """Two runtimes beside eager, on a clock that only they move: which is fastest does not hang on this machine."""
+    """Two backends in addition to eager, with a simulated clock, so that the choice does not depend on this machine."""
 
     def clock():
         return clock.now
 
     clock.now = 0.0
-    monkeypatch.setattr(choosing, "perf_counter", clock)
+    monkeypatch.setattr(selection, "perf_counter", clock)
     made = {name: Stand(name, seconds) for name, seconds in (("openvino", 1.0), ("compile", 0.5))}
 
-    original = choosing._measured
+    original = selection._measure
 
     def slow_eager(runtime, windows):
         seconds, given = original(runtime, windows)
         return (2.0, given) if runtime.name == "eager" else (seconds, given)
 
-    monkeypatch.setattr(choosing, "_measured", slow_eager)
-    monkeypatch.setattr(making, "RUNTIMES", {"eager": EagerBackend, **made})
-    monkeypatch.setattr(choosing, "RUNTIMES", making.RUNTIMES)
-    for module in (making, choosing):
-        monkeypatch.setattr(module, "hindrance", lambda *_: None)
+    monkeypatch.setattr(selection, "_measure", slow_eager)
+    monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, **made})
+    monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
     return SimpleNamespace(**made)
 
 
@@ -242,46 +239,46 @@ def choose(name, windows, asked=None, said=None):
     return choose_backend(name, asked or task(Wanted()), windows, said.append, said.append)
 
 
-def test_the_fastest_is_chosen_and_remembered(windows, stands):
+def test_the_fastest_is_chosen_and_recorded(windows, stands):
     said = []
     assert choose("auto", windows, said=said).name == "openvino"
     assert said == ["Measuring which runtime is fastest (once for this model)"]
     assert choose("auto", windows, said=said).name == "openvino"
     assert len(said) == 1
     assert choose("auto", windows, replace(task(Wanted()), weights_sha256="another"), said).name == "openvino"
-    assert len(said) == 2, "another model is measured by itself"
+    assert len(said) == 2, "another model is measured separately"
 
 
-def test_what_compiles_for_long_is_measured_only_when_asked_for(windows, stands):
+def test_slow_compilation_is_measured_only_on_request(windows, stands):
     choose("auto", windows)
     assert stands.compile.made == 0
     assert choose("measure", windows).name == "compile"
     assert choose("auto", windows).name == "compile"
 
 
-def test_a_runtime_that_gives_other_values_is_not_chosen_however_fast(windows, stands):
+def test_a_fast_backend_with_different_results_is_not_chosen(windows, stands):
     stands.openvino.error = 0.1
     said = []
     assert choose("auto", windows, said=said).name == "eager"
-    assert any("openvino gives other values" in line for line in said)
+    assert any("results of the runtime openvino differ" in line for line in said)
 
 
-def test_a_runtime_that_gives_no_numbers_is_not_chosen(windows, stands):
+def test_a_backend_with_nan_results_is_not_chosen(windows, stands):
     stands.openvino.error = float("nan")
     assert choose("auto", windows).name == "eager"
 
 
-def test_a_runtime_that_fails_while_measured_is_left_out(windows, stands, monkeypatch, own_cache):
+def test_a_backend_that_fails_in_the_measurement_is_not_chosen(windows, stands, monkeypatch, own_cache):
     def fail(_):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setitem(making.RUNTIMES, "openvino", fail)
+    monkeypatch.setitem(selection.RUNTIMES, "openvino", fail)
     assert choose("auto", windows).name == "eager"
     (record,) = (own_cache / "runtimes").iterdir()
     assert "no such instruction" in json.loads(record.read_text())["measured"]["openvino"]["failed"]
 
 
-def test_a_choice_that_cannot_be_read_is_made_again(windows, stands, own_cache):
+def test_an_unreadable_record_is_replaced(windows, stands, own_cache):
     choose("auto", windows)
     (record,) = (own_cache / "runtimes").iterdir()
     record.write_text("{")
@@ -289,28 +286,28 @@ def test_a_choice_that_cannot_be_read_is_made_again(windows, stands, own_cache):
     assert json.loads(record.read_text())["runtime"] == "openvino"
 
 
-def test_the_environment_can_name_the_runtime(windows, stands, monkeypatch):
-    monkeypatch.setenv(choosing.VARIABLE, "eager")
+def test_the_environment_variable_selects_the_backend(windows, stands, monkeypatch):
+    monkeypatch.setenv(selection.VARIABLE, "eager")
     assert choose("auto", windows).name == "eager"
     assert choose("openvino", windows).name == "openvino"
 
 
-def test_a_runtime_there_is_not_is_refused_with_a_way_out():
-    with pytest.raises(UserError, match="no runtime 'abacus'") as caught:
+def test_an_unknown_backend_is_refused_with_a_remedy():
+    with pytest.raises(UserError, match="The runtime 'abacus' does not exist") as caught:
         check_backend("abacus", cpu())
     assert "eager" in caught.value.remedy
-    with pytest.raises(UserError, match="cuda-half is for a CUDA GPU"):
+    with pytest.raises(UserError, match="cuda-half needs a CUDA GPU"):
         check_backend("cuda-half", cpu())
 
 
-def test_openvino_that_is_not_installed_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(making, "is_installed", lambda: False)
+def test_missing_openvino_is_refused_with_the_install_command(monkeypatch):
+    monkeypatch.setattr(selection, "is_installed", lambda: False)
     with pytest.raises(UserError, match="OpenVINO is not installed") as caught:
         Segmenter(SmallModel(vivid_network()), "cpu", runtime="openvino")
     assert "pip install" in caught.value.remedy
 
 
-def test_a_runtime_that_fails_in_the_middle_gives_over_to_pytorch(windows):
+def test_a_backend_that_fails_during_a_run_falls_back_to_pytorch(windows):
     class Failing(EagerBackend):
         name = "openvino"
         left = 1
@@ -325,7 +322,7 @@ def test_a_runtime_that_fails_in_the_middle_gives_over_to_pytorch(windows):
     predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), said.append, Failing)
     plain = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), print)
     torch.testing.assert_close(predict(windows)[RESULT], plain(windows)[RESULT])
-    assert said == ["The runtime openvino failed (the primitive failed): going on with PyTorch."]
+    assert said == ["The runtime openvino failed (the primitive failed): continuing with PyTorch."]
     assert predict.runtime == "eager"
 
 
@@ -342,9 +339,9 @@ def test_the_command_line_runs_openvino(dca, small_bundle, coarse_phantom, tmp_p
     assert Bundle.load(small_bundle).weights_sha256 in kept.read_text()
 
 
-def test_the_command_line_refuses_a_runtime_there_is_not(dca, small_bundle, coarse_phantom, tmp_path):
+def test_the_command_line_refuses_an_unknown_backend(dca, small_bundle, coarse_phantom, tmp_path):
     ct = coarse_phantom / "ct.nii.gz"
     run = dca("segment", ct, "-o", tmp_path / "out", "--bundle", small_bundle, "--backend", "x")
     assert run.code == 2
-    assert "no runtime 'x'" in run.err
+    assert "The runtime 'x' does not exist" in run.err
     assert not (tmp_path / "out").exists()

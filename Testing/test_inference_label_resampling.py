@@ -25,7 +25,7 @@ def ct_grid(direction, size=(37, 31, 23), spacing=(1.1, 1.3, 2.7)):
 
 
 def blobs(shape, background):
-    """Softmax probabilities (channel, z, y, x) with compact organs; ``background`` is the logit in favour of none."""
+    """Softmax probabilities (channel, z, y, x) with compact organs; ``background`` is the logit of the background."""
     noise = np.random.default_rng(5).normal(size=(N_CHANNELS, *shape))
     logits = 12 * np.stack([gaussian_filter(channel, 1.2) for channel in noise])
     logits[0] += background
@@ -42,7 +42,7 @@ def streamed_labels(probabilities, ct, model, kept=None, orientation="RAS"):
 
 
 def resampled_probabilities(probabilities, ct, model):
-    """Every channel on the whole CT grid, (channel, z, y, x); values at the rim are repeated outwards."""
+    """Every channel on the whole CT grid, (channel, z, y, x); values at the border are repeated outward."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetReferenceImage(ct.image_of(np.zeros(ct.shape, np.uint8)))
     resampler.SetInterpolator(sitk.sitkLinear)
@@ -71,7 +71,7 @@ def test_labels_are_those_of_resampled_probabilities(direction, background):
 
 
 @pytest.mark.parametrize("spacing", [(1.1, 1.3, 2.7), (0.6, 0.7, 0.9), (30.0, 2.0, 4.0), (2.0, 2.0, 60.0)], ids=str)
-def test_a_model_grid_of_any_spacing_comes_back(spacing):
+def test_labels_are_correct_for_any_spacing_of_the_model_grid(spacing):
     """Equal to the CT's, finer than it, and so coarse that one voxel or two span the scan."""
     ct = ct_grid(FLIPPED)
     model = model_grid(ct, spacing, "RAS")
@@ -82,7 +82,7 @@ def test_a_model_grid_of_any_spacing_comes_back(spacing):
 
 
 def test_an_organ_second_everywhere_can_still_win_between_voxels():
-    """Two neighbours that are first in turn leave room between them for a third."""
+    """Between two neighbors with different first organs, a third organ can be the most probable one."""
     ct = ct_grid(AXIAL, size=(5, 5, 5), spacing=(1.0, 1.0, 1.0))
     model = model_grid(ct, (2.0, 2.0, 2.0), "RAS")
     probabilities = np.zeros((4, *model.shape), np.float32)
@@ -94,7 +94,7 @@ def test_an_organ_second_everywhere_can_still_win_between_voxels():
     assert set(np.unique(labels[:, :, 0::2])) == {1, 2}
 
 
-def test_background_alone_leaves_no_label():
+def test_pure_background_has_no_labels():
     ct = ct_grid(CORONAL)
     model = model_grid(ct, (3.0, 3.0, 3.0), "RAS")
     probabilities = np.zeros((3, *model.shape), np.float32)
@@ -128,7 +128,7 @@ def test_grids_rotated_against_each_other_are_refused():
 
 
 def peak_while_streaming(n_slices):
-    """Bytes that numpy holds at most while a scan of ``n_slices`` is labelled, the label array itself left out."""
+    """Bytes that numpy holds at most while a scan of ``n_slices`` is labeled, the label array itself left out."""
     ct = ct_grid(AXIAL, size=(60, 60, n_slices), spacing=(1.0, 1.0, 1.0))
     model = model_grid(ct, (2.0, 2.0, 2.0), "RAS")
     labels = np.zeros(ct.shape, np.uint8)
@@ -143,6 +143,6 @@ def peak_while_streaming(n_slices):
     return peak
 
 
-def test_a_longer_scan_needs_no_more_memory_than_its_labels():
+def test_memory_of_a_longer_scan_grows_only_by_its_labels():
     peak_while_streaming(20)
     assert peak_while_streaming(400) < peak_while_streaming(20) + 4096

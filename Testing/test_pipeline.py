@@ -1,4 +1,4 @@
-"""A CT file in, a folder of results out, whole or not at all."""
+"""Segmentation of a CT file to a result folder, which is complete or absent."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ct_path(tmp_path_factory):
-    """A tilted phantom whose axes run in no model's order."""
+    """A tilted phantom with axes unlike those of any model."""
     path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
     sitk.WriteImage(generate(3, spacing=(7.0, 6.0, 8.0), orientation="PSL", tilt_degrees=8).ct, str(path))
     return path
@@ -79,13 +79,13 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_all_that_was_asked_for_is_in_the_folder(everything):
+def test_the_folder_contains_all_requested_files(everything):
     folder, _ = everything
     tables = ["expert_attention.csv", "log.txt", "request.json", "volumes.csv"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(["labels.nrrd", *MAPS, *ATTENTION, *tables])
 
 
-def test_nothing_else_is_written_than_was_asked_for(job):
+def test_only_requested_files_are_written(job):
     segment_to_folder(job)
     names = {path.name for path in job.out.iterdir()}
     assert names == {"labels.nrrd", "log.txt", "request.json", "volumes.csv"}
@@ -98,7 +98,7 @@ def test_written_labels_have_the_geometry_of_the_ct(everything, ct_path):
     assert len(np.unique(sitk.GetArrayViewFromImage(labels))) > 5
 
 
-def test_written_maps_are_the_results_maps(everything):
+def test_written_maps_are_those_of_the_result(everything):
     folder, result = everything
     for name, image in [
         ("entropy", result.entropy),
@@ -138,7 +138,7 @@ def test_the_attention_table_sums_to_one_for_every_organ(everything):
         assert row["organ"] == AMOS.by_label[int(row["label"])].key
 
 
-def test_the_request_tells_how_to_repeat_the_run(everything, ct_path, bundle):
+def test_the_request_suffices_to_repeat_the_run(everything, ct_path, bundle):
     request = json.loads((everything[0] / "request.json").read_text(encoding="utf-8"))
     assert request["ct"] == str(ct_path)
     assert request["ct_geometry"]["size"] == list(sitk.ReadImage(str(ct_path)).GetSize())
@@ -149,7 +149,7 @@ def test_the_request_tells_how_to_repeat_the_run(everything, ct_path, bundle):
     assert request["versions"]["torch"] == torch.__version__
 
 
-def test_the_log_tells_the_time_of_each_phase(everything):
+def test_the_log_contains_the_time_of_each_phase(everything):
     folder, result = everything
     log = (folder / "log.txt").read_text(encoding="utf-8")
     phases = list(result.seconds)
@@ -157,7 +157,7 @@ def test_the_log_tells_the_time_of_each_phase(everything):
     assert all(f"{phase}: " in log for phase in result.seconds)
 
 
-def test_a_scan_smaller_than_a_window_runs_and_the_log_says_so(ct_path, bundle, tmp_path):
+def test_a_scan_smaller_than_a_window_runs_with_a_warning_in_the_log(ct_path, bundle, tmp_path):
     ct = sitk.ReadImage(str(ct_path))
     sitk.WriteImage(ct[10:30, 10:30, 10:30], str(tmp_path / "small.nrrd"))
     segment_to_folder(Job(tmp_path / "small.nrrd", tmp_path / "out", bundle, device="cpu"))
@@ -165,19 +165,19 @@ def test_a_scan_smaller_than_a_window_runs_and_the_log_says_so(ct_path, bundle, 
 
 
 @pytest.mark.parametrize("extension", [".nii.gz", ".mha"])
-def test_images_come_in_the_format_asked_for(job, extension, ct_path):
+def test_images_have_the_requested_format(job, extension, ct_path):
     job = replace(job, extension=extension)
     segment_to_folder(job)
     labels = sitk.ReadImage(str(job.out / f"labels{extension}"))
     assert Grid.of(labels).same_as(Grid.of(sitk.ReadImage(str(ct_path))))
 
 
-def test_another_format_is_refused(job):
+def test_an_unknown_format_is_refused(job):
     with pytest.raises(UserError, match="png"):
         replace(job, extension=".png")
 
 
-def test_what_is_written_along_becomes_part_of_the_folder(job, ct_path):
+def test_additional_files_become_part_of_the_folder(job, ct_path):
     def note(folder, ct, result):
         (folder / "note.txt").write_text(f"{ct.GetSize()} {len(result.measurements)}", encoding="utf-8")
 
@@ -185,7 +185,7 @@ def test_what_is_written_along_becomes_part_of_the_folder(job, ct_path):
     assert (job.out / "note.txt").read_text(encoding="utf-8").endswith(" 15")
 
 
-def test_an_existing_folder_is_left_alone_unless_told(job):
+def test_an_existing_folder_is_kept_without_overwrite(job):
     segment_to_folder(job)
     mark = job.out / "labels.nrrd"
     mark.write_bytes(b"mine")
@@ -205,13 +205,13 @@ def test_a_folder_of_other_things_is_never_overwritten(job):
 
 
 def test_progress_runs_from_reading_to_the_end(job):
-    told = []
-    segment_to_folder(job, progress=lambda fraction, message: told.append((fraction, message)))
-    fractions = [fraction for fraction, _ in told]
+    reports = []
+    segment_to_folder(job, progress=lambda fraction, message: reports.append((fraction, message)))
+    fractions = [fraction for fraction, _ in reports]
     assert fractions == sorted(fractions)
-    assert told[0] == (0.0, "Reading the CT")
-    assert told[-1] == (1.0, "Finished")
-    assert [message for _, message in told].count("Finished") == 1
+    assert reports[0] == (0.0, "Reading the CT")
+    assert reports[-1] == (1.0, "Finished")
+    assert [message for _, message in reports].count("Finished") == 1
 
 
 def empty_file(folder, ct):
@@ -258,7 +258,7 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("kind", BAD_INPUT)
-def test_bad_input_is_refused_in_a_line_and_leaves_nothing_behind(kind, job, ct_path, tmp_path):
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing_behind(kind, job, ct_path, tmp_path):
     source = tmp_path / "input"
     source.mkdir()
     bad = BAD_INPUT[kind](source, sitk.ReadImage(str(ct_path)))
@@ -276,16 +276,16 @@ def test_an_unknown_organ_is_refused_before_anything_is_read(job, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(job, tmp_path):
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(job, tmp_path):
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
-    told = []
+    reports = []
     with pytest.raises(OutputError):
-        segment_to_folder(replace(job, out=tmp_path / "file" / "results"), progress=lambda *step: told.append(step))
-    assert told == []
+        segment_to_folder(replace(job, out=tmp_path / "file" / "results"), progress=lambda *step: reports.append(step))
+    assert reports == []
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
         (FileNotFoundError(errno.ENOENT, "gone", "slice7.dcm"), "slice7.dcm"),
@@ -294,13 +294,13 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(job, tmp_path
         (MemoryError(), "not enough memory"),
     ],
 )
-def test_what_comes_after_the_result_does_not_cost_it(job, tmp_path, error, said):
+def test_errors_after_the_result_do_not_discard_it(job, tmp_path, error, message):
     def fail(folder, ct, result):
         raise error
 
     result = segment_to_folder(job, also_write=fail)
     assert {"labels.nrrd", "volumes.csv", "request.json", "log.txt"} <= {path.name for path in job.out.iterdir()}
-    (warning,) = (each for each in result.warnings if said in each)
+    (warning,) = (each for each in result.warnings if message in each)
     assert warning in (job.out / "log.txt").read_text(encoding="utf-8")
     assert [path.name for path in tmp_path.iterdir()] == [job.out.name]
 
@@ -318,7 +318,7 @@ def test_a_table_that_cannot_be_written_is_left_out(job, monkeypatch, table):
     assert any("disk is full" in warning for warning in result.warnings)
 
 
-def test_organs_not_asked_for_are_in_no_table(job, tmp_path):
+def test_organs_that_were_not_requested_are_in_no_table(job, tmp_path):
     only = replace(job, options=replace(job.options, organs=("liver", "spleen")), out=tmp_path / "only")
     segment_to_folder(only)
     assert [row["organ"] for row in rows(only.out / "volumes.csv")] == ["spleen", "liver"]
