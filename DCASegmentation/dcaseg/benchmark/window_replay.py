@@ -28,7 +28,7 @@ from ..inference.backends.base import Backend, Task
 from ..inference.backends.selection import AUTO
 from ..inference.process_settings import importing
 from ..inference.segmenter import Segmenter
-from ..method.streaming import Answer
+from ..method.streaming import StreamedOutput
 from ..models.bundle import Bundle
 from .process_cost import Cost
 
@@ -143,7 +143,7 @@ class CountedBackend:
         self.rest = runtime.rest
         self.windows = Windows(runtime, real, _first)
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         return self.windows(windows)
 
 
@@ -163,11 +163,11 @@ class CountedSegmenter(Segmenter):
         return self.counted
 
 
-def _first(answer: Answer, count: int) -> Answer:
+def _first(answer: StreamedOutput, count: int) -> StreamedOutput:
     """No copy: a runtime's answer is not written into, and it stays where it is while nothing else is computed."""
     both = (answer.aggregated, answer.stitched)
     aggregated, stitched = (None if logits is None else logits[:count] for logits in both)
-    return Answer(aggregated, stitched, {level: each[:count] for level, each in answer.attention.items()})
+    return StreamedOutput(aggregated, stitched, {level: each[:count] for level, each in answer.attention.items()})
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from .network import LEVELS, DCANet
 from .stitching import comparable, join
 
 
-class Wanted(NamedTuple):
+class RequestedOutputs(NamedTuple):
     """What is asked of the network: the aggregation decoder's logits, the stitched experts', attention of levels."""
 
     aggregated: bool = True
@@ -28,7 +28,7 @@ class Wanted(NamedTuple):
     attention_levels: tuple[int, ...] = ()
 
 
-class Answer(NamedTuple):
+class StreamedOutput(NamedTuple):
     """Logits (batch, channel, depth, height, width), None where not wanted, and attention as in
     ``network.DCAOutput``."""
 
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     attention: dict[int, Tensor]
 
 
-def answer(network: DCANet, volume: Tensor, wanted: Wanted) -> Answer:
+def forward(network: DCANet, volume: Tensor, wanted: RequestedOutputs) -> StreamedOutput:
     """What is ``wanted`` of ``volume`` (batch, in_channels, depth, height, width), and nothing else computed.
 
     Attention depends on the experts alone, so without ``aggregated`` there is no aggregation decoder to run. The
@@ -73,11 +73,11 @@ def answer(network: DCANet, volume: Tensor, wanted: Wanted) -> Answer:
         stitched = _stitched(network, features)
     del features
     if decoder is None:
-        return Answer(stitched if wanted.aggregated else None, stitched if wanted.stitched else None, {})
+        return StreamedOutput(stitched if wanted.aggregated else None, stitched if wanted.stitched else None, {})
     aggregated = decoder.head(stream) if aggregates else None
     if corrects and aggregated is not None and stitched is not None:
         aggregated.add_(stitched)
-    return Answer(aggregated, stitched if wanted.stitched else None, attention)
+    return StreamedOutput(aggregated, stitched if wanted.stitched else None, attention)
 
 
 def _through(block: nn.Module, features: Tensor) -> Tensor:

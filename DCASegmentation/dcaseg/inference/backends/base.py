@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ...method import streaming
 from ...method.network import DCANet
-from ...method.streaming import Answer, Wanted, answer
+from ...method.streaming import RequestedOutputs, StreamedOutput
 from ..device import Device
 
 
@@ -42,7 +43,7 @@ class Backend(Protocol):
     def windows_at_once(self) -> int:
         """How many windows it is best given at once."""
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         """The answer for windows (batch, 1, depth, height, width), float32 on the runtime's device.
 
         It may be overwritten at the next call, and is not to be written into. Raises RuntimeError or MemoryError where
@@ -62,7 +63,7 @@ class Task:
     """
 
     network: DCANet
-    wanted: Wanted
+    wanted: RequestedOutputs
     patch: tuple[int, int, int]
     device: Device
     weights_sha256: str | None = None
@@ -71,30 +72,32 @@ class Task:
 class WindowNetwork(nn.Module):
     """The network as a module of one tensor in and a tuple of tensors out, which compilers and converters take."""
 
-    def __init__(self, network: DCANet, wanted: Wanted) -> None:
+    def __init__(self, network: DCANet, wanted: RequestedOutputs) -> None:
         super().__init__()
         self.network = network
         self.wanted = wanted
 
     def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
-        return as_tuple(answer(self.network, windows, self.wanted))
+        return as_tuple(streaming.forward(self.network, windows, self.wanted))
 
 
-def as_tuple(whole: Answer) -> tuple[Tensor, ...]:
+def as_tuple(whole: StreamedOutput) -> tuple[Tensor, ...]:
     """The tensors of an answer in a fixed order: aggregated, stitched, attention by level."""
     logits = [values for values in (whole.aggregated, whole.stitched) if values is not None]
     return *logits, *(whole.attention[level] for level in sorted(whole.attention))
 
 
-def from_tuple(values: tuple[Tensor, ...], wanted: Wanted) -> Answer:
+def from_tuple(values: tuple[Tensor, ...], wanted: RequestedOutputs) -> StreamedOutput:
     """The answer that ``as_tuple`` has taken apart."""
     left = list(values)
     aggregated = left.pop(0) if wanted.aggregated else None
     stitched = left.pop(0) if wanted.stitched else None
-    return Answer(aggregated, stitched, dict(zip(sorted(wanted.attention_levels), left, strict=True)))
+    return StreamedOutput(aggregated, stitched, dict(zip(sorted(wanted.attention_levels), left, strict=True)))
 
 
-def one_by_one(windows: Tensor, run: Callable[[Tensor], tuple[Tensor, ...]], wanted: Wanted) -> Answer:
+def one_by_one(
+    windows: Tensor, run: Callable[[Tensor], tuple[Tensor, ...]], wanted: RequestedOutputs
+) -> StreamedOutput:
     """The answers of ``run`` to single windows, put together: what is compiled is compiled for one shape."""
     if len(windows) == 1:
         return from_tuple(run(windows), wanted)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...method.streaming import Answer, answer
+from ...method import streaming
+from ...method.streaming import StreamedOutput
 from .base import Task
 
 _Sides = int | Sequence[int]
@@ -73,9 +74,9 @@ class EagerBackend:
         # Without oneDNN a window that comes alone takes several times as long as one of two. GPUs have room for two.
         self.windows_at_once = 1 if self._by_onednn else 2
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         with torch.inference_mode(), self._way(windows):
-            return answer(self._network, windows, self._wanted)
+            return streaming.forward(self._network, windows, self._wanted)
 
     def _way(self, windows: Tensor) -> AbstractContextManager[object]:
         if self._half:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...imaging.writers import write_json
 from ...json_io import read_json
-from ...method.streaming import Answer
+from ...method.streaming import StreamedOutput
 from ...user_folders import cache_folder
 from ..device import Device
 from .base import Backend, Task, as_tuple, processor
@@ -143,7 +143,7 @@ def _fastest(names: list[str], task: Task, windows: Tensor, warn: Say) -> tuple[
     return best, record
 
 
-def _measured(runtime: Backend, windows: Tensor) -> tuple[float, Answer]:
+def _measured(runtime: Backend, windows: Tensor) -> tuple[float, StreamedOutput]:
     """Seconds a window, the better of two runs after a first one, and the answer."""
     given = runtime(windows)
     times = []
@@ -161,7 +161,7 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _difference(given: Answer, expected: Answer) -> float:
+def _difference(given: StreamedOutput, expected: StreamedOutput) -> float:
     """The most that two answers differ in a probability or in attention; NaN stays NaN."""
     worst = 0.0
     for logits in zip(as_tuple(_probable(given)), as_tuple(_probable(expected)), strict=True):
@@ -169,10 +169,10 @@ def _difference(given: Answer, expected: Answer) -> float:
     return worst
 
 
-def _probable(whole: Answer) -> Answer:
+def _probable(whole: StreamedOutput) -> StreamedOutput:
     both = (whole.aggregated, whole.stitched)
     aggregated, stitched = (None if logits is None else torch.softmax(logits.float(), dim=1) for logits in both)
-    return Answer(aggregated, stitched, {level: weights.float() for level, weights in whole.attention.items()})
+    return StreamedOutput(aggregated, stitched, {level: weights.float() for level, weights in whole.attention.items()})
 
 
 def _key(task: Task) -> dict[str, Any]:

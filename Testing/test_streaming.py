@@ -7,14 +7,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dcaseg.method import streaming
 from dcaseg.method.network import DCANet
-from dcaseg.method.streaming import Wanted, answer
+from dcaseg.method.streaming import RequestedOutputs
 from small_model import vivid_network
 from tensor_bytes import most_bytes_held
 
 torch.set_num_threads(1)
 
-EVERYTHING = Wanted(True, True, (1, 2, 3, 4))
+EVERYTHING = RequestedOutputs(True, True, (1, 2, 3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def calls_of(module, run):
 @torch.inference_mode()
 def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
     network = vivid_network(5, fusion=fusion, stitching=stitching)
-    ours, parts = answer(network, volume, EVERYTHING), network.forward_all(volume)
+    ours, parts = streaming.forward(network, volume, EVERYTHING), network.forward_all(volume)
     torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
     assert list(ours.attention) == [1, 2, 3, 4]
@@ -50,18 +51,18 @@ def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
 @torch.inference_mode()
 def test_other_networks_give_their_result_too(volume, options):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, **options).eval()
-    ours, parts = answer(network, volume, Wanted(stitched=True)), network.forward_all(volume)
+    ours, parts = streaming.forward(network, volume, RequestedOutputs(stitched=True)), network.forward_all(volume)
     torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("wanted", [EVERYTHING, Wanted(), Wanted(False, True)], ids=str)
+@pytest.mark.parametrize("wanted", [EVERYTHING, RequestedOutputs(), RequestedOutputs(False, True)], ids=str)
 @pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
 @torch.inference_mode()
 def test_a_correction_is_added_to_the_stitched_experts(volume, stitching, wanted):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, norm="instance", stitching=stitching, residual=True).eval()
     torch.nn.init.normal_(network.aggregation.head.weight)
-    ours, parts = answer(network, volume, wanted), network.forward_all(volume)
+    ours, parts = streaming.forward(network, volume, wanted), network.forward_all(volume)
     stitched = network.stitch(parts.experts)
     assert not torch.allclose(parts.aggregated, stitched, atol=0.1)
     if wanted.aggregated:
@@ -73,7 +74,7 @@ def test_a_correction_is_added_to_the_stitched_experts(volume, stitching, wanted
 @torch.inference_mode()
 def test_an_expert_without_organs_is_no_hindrance(volume):
     network = DCANet([(1, 2), (), (3,)], n_filters=2, norm="instance").eval()
-    ours, parts = answer(network, volume, EVERYTHING), network.forward_all(volume)
+    ours, parts = streaming.forward(network, volume, EVERYTHING), network.forward_all(volume)
     torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
     assert ours.attention[4].shape[1] == 2
 
@@ -81,11 +82,11 @@ def test_an_expert_without_organs_is_no_hindrance(volume):
 @torch.inference_mode()
 def test_without_an_aggregation_decoder_the_stitched_experts_are_the_result(volume):
     network = vivid_network(aggregation=False)
-    ours = answer(network, volume, Wanted())
+    ours = streaming.forward(network, volume, RequestedOutputs())
     torch.testing.assert_close(ours.aggregated, network(volume), rtol=1e-4, atol=1e-4)
     assert ours.stitched is None
     with pytest.raises(ValueError, match="no attention"):
-        answer(network, volume, EVERYTHING)
+        streaming.forward(network, volume, EVERYTHING)
 
 
 @torch.inference_mode()
@@ -93,22 +94,22 @@ def test_experts_alone_run_no_decoder_and_only_the_attention_asked_for(volume):
     network = vivid_network()
     decoder = network.aggregation
     assert decoder is not None
-    wanted = Wanted(aggregated=False, stitched=True, attention_levels=(2,))
-    ours = answer(network, volume, wanted)
+    wanted = RequestedOutputs(aggregated=False, stitched=True, attention_levels=(2,))
+    ours = streaming.forward(network, volume, wanted)
     assert ours.aggregated is None
     assert list(ours.attention) == [2]
     expected = network.forward_all(volume, (2,)).attention[2]
     torch.testing.assert_close(ours.attention[2], expected, rtol=1e-4, atol=1e-5)
     for part in (*decoder.ups, *decoder.blocks, decoder.head, decoder.fusions[0].gate, decoder.fusions[3].gate):
         layers = list(part) if isinstance(part, torch.nn.Sequential) else [part]
-        assert calls_of(layers[0], lambda: answer(network, volume, wanted)) == 0
-    assert calls_of(decoder.fusions[1].gate, lambda: answer(network, volume, wanted)) == 1
+        assert calls_of(layers[0], lambda: streaming.forward(network, volume, wanted)) == 0
+    assert calls_of(decoder.fusions[1].gate, lambda: streaming.forward(network, volume, wanted)) == 1
 
 
 @torch.inference_mode()
 def test_the_volume_itself_is_left_as_it_is(volume):
     before = volume.clone()
-    answer(vivid_network(), volume, EVERYTHING)
+    streaming.forward(vivid_network(), volume, EVERYTHING)
     assert torch.equal(volume, before)
 
 
@@ -117,7 +118,7 @@ def test_it_holds_little_more_than_half_of_what_the_plain_pass_holds():
     volume = torch.rand(1, 1, 64, 64, 64)
     with torch.inference_mode():
         plain = most_bytes_held(lambda: network(volume))
-        lean = most_bytes_held(lambda: answer(network, volume, Wanted()))
+        lean = most_bytes_held(lambda: streaming.forward(network, volume, RequestedOutputs()))
     assert lean < 0.6 * plain
 
 
@@ -142,5 +143,5 @@ def test_nothing_comes_from_the_cpu_while_a_window_runs(stitching):
     # A CUDA graph cannot be captured otherwise.
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, norm="instance", stitching=stitching).eval().to("meta")
     with FromTheCPU() as seen:
-        given = answer(network, torch.empty(2, 1, 32, 32, 32, device="meta"), EVERYTHING)
+        given = streaming.forward(network, torch.empty(2, 1, 32, 32, 32, device="meta"), EVERYTHING)
     assert given.stitched.shape == (2, 5, 32, 32, 32) and seen.found == []
