@@ -1,4 +1,4 @@
-"""The low-memory pass gives what the plain pass gives, computes no more than is asked for, and holds less."""
+"""Streaming inference gives the values of the plain forward pass, computes only what is requested, needs less memory."""
 
 from __future__ import annotations
 
@@ -35,85 +35,85 @@ def calls_of(module, run):
 @pytest.mark.parametrize("fusion", ["dfam", "average"])
 @pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
 @torch.inference_mode()
-def test_values_are_those_of_the_plain_pass(volume, fusion, stitching):
+def test_values_match_the_plain_forward_pass(volume, fusion, stitching):
     network = vivid_network(5, fusion=fusion, stitching=stitching)
-    ours, parts = streaming.forward(network, volume, EVERYTHING), network.forward_all(volume)
-    torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
-    assert list(ours.attention) == [1, 2, 3, 4]
-    for level, weights in parts.attention.items():
-        torch.testing.assert_close(ours.attention[level], weights, rtol=1e-4, atol=1e-5)
+    output, expected = streaming.forward(network, volume, EVERYTHING), network.forward_all(volume)
+    torch.testing.assert_close(output.aggregated, expected.aggregated, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.stitched, network.stitch(expected.experts), rtol=1e-4, atol=1e-4)
+    assert list(output.attention) == [1, 2, 3, 4]
+    for level, weights in expected.attention.items():
+        torch.testing.assert_close(output.attention[level], weights, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "options", [{"fusion": "concat"}, {"fusion": "none"}, {"norm": "batch"}, {"upsampling": "trilinear"}], ids=str
 )
 @torch.inference_mode()
-def test_other_networks_give_their_result_too(volume, options):
+def test_values_match_for_other_network_options(volume, options):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, **options).eval()
-    ours, parts = streaming.forward(network, volume, RequestedOutputs(stitched=True)), network.forward_all(volume)
-    torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours.stitched, network.stitch(parts.experts), rtol=1e-4, atol=1e-4)
+    output, expected = streaming.forward(network, volume, RequestedOutputs(stitched=True)), network.forward_all(volume)
+    torch.testing.assert_close(output.aggregated, expected.aggregated, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output.stitched, network.stitch(expected.experts), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("wanted", [EVERYTHING, RequestedOutputs(), RequestedOutputs(False, True)], ids=str)
+@pytest.mark.parametrize("requested", [EVERYTHING, RequestedOutputs(), RequestedOutputs(False, True)], ids=str)
 @pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
 @torch.inference_mode()
-def test_a_correction_is_added_to_the_stitched_experts(volume, stitching, wanted):
+def test_a_residual_decoder_is_added_to_the_stitched_experts(volume, stitching, requested):
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, norm="instance", stitching=stitching, residual=True).eval()
     torch.nn.init.normal_(network.aggregation.head.weight)
-    ours, parts = streaming.forward(network, volume, wanted), network.forward_all(volume)
-    stitched = network.stitch(parts.experts)
-    assert not torch.allclose(parts.aggregated, stitched, atol=0.1)
-    if wanted.aggregated:
-        torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
-    if wanted.stitched:
-        torch.testing.assert_close(ours.stitched, stitched, rtol=1e-4, atol=1e-4)
+    output, expected = streaming.forward(network, volume, requested), network.forward_all(volume)
+    stitched = network.stitch(expected.experts)
+    assert not torch.allclose(expected.aggregated, stitched, atol=0.1)
+    if requested.aggregated:
+        torch.testing.assert_close(output.aggregated, expected.aggregated, rtol=1e-4, atol=1e-4)
+    if requested.stitched:
+        torch.testing.assert_close(output.stitched, stitched, rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_an_expert_without_organs_is_no_hindrance(volume):
+def test_an_empty_group_is_supported(volume):
     network = DCANet([(1, 2), (), (3,)], n_filters=2, norm="instance").eval()
-    ours, parts = streaming.forward(network, volume, EVERYTHING), network.forward_all(volume)
-    torch.testing.assert_close(ours.aggregated, parts.aggregated, rtol=1e-4, atol=1e-4)
-    assert ours.attention[4].shape[1] == 2
+    output, expected = streaming.forward(network, volume, EVERYTHING), network.forward_all(volume)
+    torch.testing.assert_close(output.aggregated, expected.aggregated, rtol=1e-4, atol=1e-4)
+    assert output.attention[4].shape[1] == 2
 
 
 @torch.inference_mode()
-def test_without_an_aggregation_decoder_the_stitched_experts_are_the_result(volume):
+def test_without_aggregation_the_stitched_experts_are_the_result(volume):
     network = vivid_network(aggregation=False)
-    ours = streaming.forward(network, volume, RequestedOutputs())
-    torch.testing.assert_close(ours.aggregated, network(volume), rtol=1e-4, atol=1e-4)
-    assert ours.stitched is None
+    output = streaming.forward(network, volume, RequestedOutputs())
+    torch.testing.assert_close(output.aggregated, network(volume), rtol=1e-4, atol=1e-4)
+    assert output.stitched is None
     with pytest.raises(ValueError, match="no attention"):
         streaming.forward(network, volume, EVERYTHING)
 
 
 @torch.inference_mode()
-def test_experts_alone_run_no_decoder_and_only_the_attention_asked_for(volume):
+def test_stitched_output_does_not_run_the_aggregation_decoder(volume):
     network = vivid_network()
     decoder = network.aggregation
     assert decoder is not None
-    wanted = RequestedOutputs(aggregated=False, stitched=True, attention_levels=(2,))
-    ours = streaming.forward(network, volume, wanted)
-    assert ours.aggregated is None
-    assert list(ours.attention) == [2]
+    requested = RequestedOutputs(aggregated=False, stitched=True, attention_levels=(2,))
+    output = streaming.forward(network, volume, requested)
+    assert output.aggregated is None
+    assert list(output.attention) == [2]
     expected = network.forward_all(volume, (2,)).attention[2]
-    torch.testing.assert_close(ours.attention[2], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.attention[2], expected, rtol=1e-4, atol=1e-5)
     for part in (*decoder.ups, *decoder.blocks, decoder.head, decoder.fusions[0].gate, decoder.fusions[3].gate):
         layers = list(part) if isinstance(part, torch.nn.Sequential) else [part]
-        assert calls_of(layers[0], lambda: streaming.forward(network, volume, wanted)) == 0
-    assert calls_of(decoder.fusions[1].gate, lambda: streaming.forward(network, volume, wanted)) == 1
+        assert calls_of(layers[0], lambda: streaming.forward(network, volume, requested)) == 0
+    assert calls_of(decoder.fusions[1].gate, lambda: streaming.forward(network, volume, requested)) == 1
 
 
 @torch.inference_mode()
-def test_the_volume_itself_is_left_as_it_is(volume):
+def test_the_input_volume_is_not_changed(volume):
     before = volume.clone()
     streaming.forward(vivid_network(), volume, EVERYTHING)
     assert torch.equal(volume, before)
 
 
-def test_it_holds_little_more_than_half_of_what_the_plain_pass_holds():
+def test_streaming_needs_less_than_60_percent_of_the_plain_pass_memory():
     network = vivid_network(15)
     volume = torch.rand(1, 1, 64, 64, 64)
     with torch.inference_mode():
@@ -122,9 +122,12 @@ def test_it_holds_little_more_than_half_of_what_the_plain_pass_holds():
     assert lean < 0.6 * plain
 
 
-class FromTheCPU(TorchDispatchMode):
-    """Collects operations on ``meta`` that take something from the CPU: a tensor (single numbers may come), or a list
-    of indices, which PyTorch copies to the device out of our sight."""
+class CpuTransferDetector(TorchDispatchMode):
+    """Collects operations on ``meta`` tensors that read data from the CPU.
+
+    These are operations with a CPU tensor (scalars are allowed) or with a list of indices, which PyTorch copies to the
+    device internally.
+    """
 
     def __init__(self):
         super().__init__()
@@ -139,9 +142,9 @@ class FromTheCPU(TorchDispatchMode):
 
 @pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
 @torch.no_grad()
-def test_nothing_comes_from_the_cpu_while_a_window_runs(stitching):
-    # A CUDA graph cannot be captured otherwise.
+def test_no_data_comes_from_the_cpu_while_a_window_runs(stitching):
+    # Otherwise, no CUDA graph could be captured.
     network = DCANet([(1,), (2, 3), (4,)], n_filters=2, norm="instance", stitching=stitching).eval().to("meta")
-    with FromTheCPU() as seen:
-        given = streaming.forward(network, torch.empty(2, 1, 32, 32, 32, device="meta"), EVERYTHING)
-    assert given.stitched.shape == (2, 5, 32, 32, 32) and seen.found == []
+    with CpuTransferDetector() as detector:
+        output = streaming.forward(network, torch.empty(2, 1, 32, 32, 32, device="meta"), EVERYTHING)
+    assert output.stitched.shape == (2, 5, 32, 32, 32) and detector.found == []

@@ -17,7 +17,7 @@ from ..errors import OutputError, UserError
 from ..file_lock import locked
 from ..imaging.writers import write_text
 from ..method.log_gap import Partition
-from ..method.network import DCANet, start_from
+from ..method.network import DCANet, load_initial_weights
 from ..organs import Vocabulary
 from .activation_checkpointing import LEVELS, is_out_of_memory, save_memory
 from .cases import Case, read_pseudo_cases, write_pseudo_cases
@@ -562,7 +562,7 @@ def _require_labels(cases: Sequence[Case], vocabulary: Vocabulary) -> None:
 def _start_from(network: DCANet, initial: DCANet) -> None:
     """Raises UserError if ``initial`` is a network of other options than its groups and up-sampling."""
     try:
-        start_from(network, initial)
+        load_initial_weights(network, initial)
     except ValueError as error:
         raise UserError(
             f"The model to start from has a network of other options: {error}.",

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...method.experts import Decoded
+from ...method.experts import DecoderOutput
 from ...method.losses import segmentation_loss
 from ...method.network import DCANet
 from ...method.stitching import split_labels
@@ -123,8 +123,8 @@ def channels_of(labels: Sequence[Sequence[int]], n_channels: int, device: torch.
     return mask
 
 
-def _detached(decoded: Decoded) -> Decoded:
-    return Decoded([feature.detach() for feature in decoded.features], decoded.logits.detach())
+def _detached(decoded: DecoderOutput) -> DecoderOutput:
+    return DecoderOutput([feature.detach() for feature in decoded.features], decoded.logits.detach())
 
 
 def plain_losses(
@@ -159,7 +159,10 @@ def plain_losses(
     first = 0 if options.supervise_aggregation or aggregate_all else count
     aggregated, _ = network.aggregate(
         [level[first:] for level in encoded],
-        [Decoded([level[first:].detach() for level in one.features], one.logits[first:].detach()) for one in decoded],
+        [
+            DecoderOutput([level[first:].detach() for level in one.features], one.logits[first:].detach())
+            for one in decoded
+        ],
     )
     organs = range(1, n_channels)
     if options.supervise_aggregation:
