@@ -100,9 +100,9 @@ def test_two_writers_at_once_lose_nothing(tmp_path):
     [
         ({"reviewed": ()}, UserError, "No organ"),
         ({"reviewed": ("heart",)}, UserError, "no organ 'heart'"),
-        ({"name": "../elsewhere"}, UserError, "cannot be called"),
-        ({"name": ""}, UserError, "cannot be called"),
-        ({"labels": GRID.image_of(np.full(GRID.shape, 16, np.uint8))}, UserError, "hold 16"),
+        ({"name": "../elsewhere"}, UserError, "not a valid case name"),
+        ({"name": ""}, UserError, "not a valid case name"),
+        ({"labels": GRID.image_of(np.full(GRID.shape, 16, np.uint8))}, UserError, "contain 16"),
         ({"labels": sitk.Image(10, 9, 8, sitk.sitkUInt8)}, ImageError, "grid"),
     ],
     ids=["nothing reviewed", "unknown organ", "a way out", "no name", "unknown label", "other grid"],
@@ -117,7 +117,7 @@ def test_what_cannot_be_used_is_refused_and_leaves_nothing(wrong, error, said, t
 def test_a_folder_is_of_one_vocabulary(tmp_path):
     add(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(UserError, match="cases of AMOS"):
+    with pytest.raises(UserError, match="the vocabulary AMOS"):
         add(
             tmp_path,
             "other",
@@ -156,7 +156,7 @@ def test_a_damaged_list_is_not_overwritten(tmp_path):
 def test_a_file_that_was_changed_is_noticed(tmp_path):
     case = add(tmp_path)
     case.label.write_bytes(case.image.read_bytes())
-    with pytest.raises(UserError, match="not the file that was written"):
+    with pytest.raises(UserError, match="has changed since it was written"):
         read_dataset(tmp_path)
 
 

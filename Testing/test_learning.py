@@ -73,7 +73,7 @@ def test_a_run_on_corrected_cases_keeps_what_the_model_is_and_goes_carefully(tra
 def test_a_run_with_a_model_to_start_from_but_without_data_is_an_ordinary_one(dca, small_bundle, tmp_path):
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 0)
     run = dca("train", "-o", tmp_path / "run", "--init", small_bundle, *people, "--spacing", "14,14,14", *SHORT)
-    assert run.code == 2 and "network of other options" in run.err, "it has to be told the model's network"
+    assert run.code == 2 and "network has other options" in run.err, "it has to be told the model's network"
 
 
 def test_a_resumed_run_keeps_the_groups_of_the_model(dca, run):
@@ -167,10 +167,10 @@ def test_bad_folders_of_corrected_cases_are_refused_before_training(dca, correct
         return run.err
 
     (tmp_path / "empty").mkdir()
-    assert "There is no list" in refused(tmp_path / "empty")
+    assert "There is no data list" in refused(tmp_path / "empty")
     changed = Path(shutil.copytree(corrected, tmp_path / "changed"))
     shutil.copy(changed / "held_back_labels.nii.gz", changed / "cases" / "one" / "labels.nii.gz")
-    assert "is not the file that was written" in refused(changed)
+    assert "has changed since it was written" in refused(changed)
     (changed / "cases" / "one" / "labels.nii.gz").unlink()
     assert "is damaged" in refused(changed)
     others = Path(shutil.copytree(corrected, tmp_path / "others"))

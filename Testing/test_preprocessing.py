@@ -96,7 +96,7 @@ def test_presets_that_share_a_grid_share_the_cases_on_disk(tmp_path):
 
 
 def test_an_unknown_preset_names_those_there_are():
-    with pytest.raises(UserError, match="no preprocessing 'nnunet'") as raised:
+    with pytest.raises(UserError, match="'nnunet' is not a preprocessing preset") as raised:
         preprocessing("nnunet")
     assert "duomod" in raised.value.remedy
 

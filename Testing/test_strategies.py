@@ -194,7 +194,7 @@ def test_organs_are_divided_as_the_options_say(tmp_path, mode):
 def test_a_label_that_the_vocabulary_does_not_have_is_named(tmp_path):
     case = case_of_balls(1)
     wrong = Case("odd", case.hu, np.where(case.labels == 3, 9, case.labels).astype(np.uint8))
-    with pytest.raises(UserError, match="odd holds label 9; balls ends at 3"):
+    with pytest.raises(UserError, match="odd contains label 9, but balls has only labels up to 3"):
         Trainer(tmp_path, OPTIONS, THREE_BALLS, [case, wrong], [])
 
 

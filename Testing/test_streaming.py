@@ -1,4 +1,4 @@
-"""Streaming inference gives the values of the plain forward pass, computes only what is requested, needs less memory."""
+"""Streaming inference: the values of the plain forward pass, only what is requested, and less memory."""
 
 from __future__ import annotations
 

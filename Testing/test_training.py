@@ -204,7 +204,7 @@ def test_resuming_with_other_options_is_refused(make_trainer):
 
 
 def test_a_run_without_labelled_cases_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no labelled case"):
+    with pytest.raises(UserError, match="no labeled cases"):
         Trainer(tmp_path, OPTIONS, THREE_BALLS, labelled=[], unlabelled=[])
 
 

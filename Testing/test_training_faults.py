@@ -116,7 +116,7 @@ def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, t
     with monkeypatch.context() as patch:
         moment(patch, send)
         with pytest.raises(KeyboardInterrupt):
-            trainer_in(tmp_path).run(validate_every=2, save_every=2, say=said.append)
+            trainer_in(tmp_path).run(validate_every=2, save_every=2, notify=said.append)
     assert sent and "Ctrl+C again" in said[0]
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] < 4
     again = trainer_in(tmp_path)
@@ -321,13 +321,13 @@ def test_a_label_above_255_stays_what_it_is_and_is_refused_by_name(tmp_path):
     case = prepare_case("ct 7", ct, labels, GridOptions(spacing=(1.0, 1.0, 1.0)))
     save_case(case, tmp_path / "case.npz")
     assert load_case(tmp_path / "case.npz").labels.max() == 262
-    with pytest.raises(UserError, match="label map of ct 7 holds label 262"):
+    with pytest.raises(UserError, match="label map of ct 7 contains label 262"):
         Trainer(tmp_path, OPTIONS, AMOS, [case], [])
 
 
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
     ct, labels = labelled_image(2)
-    with pytest.raises(UserError, match="not whole numbers"):
+    with pytest.raises(UserError, match="not integers"):
         prepare_case("ct 7", ct, sitk.Cast(labels, sitk.sitkFloat32) + 0.5, GridOptions(spacing=(1.0, 1.0, 1.0)))
 
 

@@ -94,8 +94,8 @@ def test_a_drawing_process_that_is_killed_costs_nothing_and_is_said_once(tmp_pat
             for process in list(trainer._prefetcher._executor._processes.values()):
                 os.kill(process.pid, signal.SIGKILL)
 
-    trainer.run(report=kill, say=said.append, workers=1)
-    assert len(said) == 1 and "A process that draws patches was ended" in said[0]
+    trainer.run(report=kill, notify=said.append, workers=1)
+    assert len(said) == 1 and "A process that draws patches has ended" in said[0]
     pairs = zip(whole.best_network.parameters(), trainer.best_network.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
@@ -183,7 +183,7 @@ def test_a_run_out_of_memory_goes_on_with_less_and_says_so_once(tmp_path, monkey
         return loss
 
     monkeypatch.setattr(trainer.strategy, "forward", forward)
-    trainer.run(say=said.append)
+    trainer.run(notify=said.append)
     assert len(said) == 1 and "not enough memory" in said[0] and trainer.step == 4
     for line, other in zip(log_of(whole), log_of(trainer), strict=True):
         assert {**line, "seconds": 0} == pytest.approx({**other, "seconds": 0}, rel=1e-2)

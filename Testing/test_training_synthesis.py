@@ -110,7 +110,7 @@ def test_a_stream_that_no_run_can_draw_from_is_refused(stream):
         with pytest.raises(ValueError, match="share"):
             replace(stream, share=share)
     for groups in (((stream, stream),), ((), (stream,)), ((), (), (stream,))):
-        with pytest.raises(ValueError, match="one stream"):
+        with pytest.raises(ValueError, match="at most one recipe stream"):
             TrainingSet(*groups)
 
 
@@ -306,7 +306,7 @@ def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, 
         (("--synthesize", "MAP", "--licence", "a", "--licence", "b"), "1 --synthesize and 2 --licence"),
         (("--synthesize", "nowhere"), "nowhere is no folder"),
         (("--synthesize", "MAP", "--warps", "nowhere"), "nowhere is no folder"),
-        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "fixed size"),
+        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "need a spacing in mm"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_in_one_line(dca, folders, tmp_path, options, words):

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..distributed import summed
-from ..ema import follow, grown_decay
+from ..distributed import sum_over_processes
+from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .class_statistics import voxels_of
@@ -115,7 +115,7 @@ class Basak(Strategy):
     def on_step_end(self, step_state: StepState) -> None:
         row = self.own.variant == "row"
         age = step_state.step // self.epoch_steps - 1 if row else step_state.step
-        follow(self.teacher, self.network, grown_decay(age, _DECAY))
+        update_teacher(self.teacher, self.network, warmup_decay(age, _DECAY))
         if (step_state.step + 1) % self.epoch_steps:
             return
         fused = fused_confidence(self.sums / self.voxels.clamp(min=1), row)
@@ -136,5 +136,5 @@ class Basak(Strategy):
             indicators = [1 + negative_entropy / math.log(probabilities.shape[1]), of_truth, 1 - spread]
         truth = labels.flatten()
         for kept, values in zip(self.sums, indicators, strict=True):
-            kept.add_(summed(torch.zeros_like(kept).scatter_add_(0, truth, values.flatten())))
+            kept.add_(sum_over_processes(torch.zeros_like(kept).scatter_add_(0, truth, values.flatten())))
         self.voxels.add_(voxels_of(labels, len(self.voxels)))

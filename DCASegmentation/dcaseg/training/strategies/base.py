@@ -25,7 +25,7 @@ from ...method.vnet import initialize_kaiming
 from ..cases import Case
 from ..distributed import rank
 from ..options import TrainingOptions
-from ..training_set import Labelled
+from ..training_set import LabeledVolume
 from .dca_losses import channels_of
 
 
@@ -46,7 +46,7 @@ class Facts(NamedTuple):
 
 
 def facts_of(
-    labelled: Sequence[Labelled], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1
+    labelled: Sequence[LabeledVolume], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1
 ) -> Facts:
     """The facts of these cases, and of label maps among ``labelled``; ``organs`` are the names of labels 1 to K."""
     voxels = sum((case.voxel_counts(len(organs)) for case in labelled), np.zeros(len(organs) + 1, np.int64))
@@ -118,7 +118,7 @@ class MeanOfNetworks(nn.Module):
         return logits.softmax(dim=2).mean(dim=0).clamp(min=1e-12).log()
 
 
-Answering = DCANet | MeanOfNetworks
+ScoredNetwork = DCANet | MeanOfNetworks
 
 
 class ParameterGroup(NamedTuple):
@@ -221,7 +221,7 @@ class Strategy(nn.Module):
         """Called once, before a run's first step or its resumption: what the cases hold."""
         self.facts = facts
 
-    def answering(self) -> Answering:
+    def answering(self) -> ScoredNetwork:
         """What is validated, averaged and scored: ``network``, or several networks together."""
         return self.network
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..distributed import summed
-from ..ema import moved
+from ..distributed import sum_over_processes
+from ..ema import update_average
 
 _SMALL = 1e-8
 
 
 def voxels_of(labels: Tensor, n_channels: int) -> Tensor:
     """Voxels of each label in ``labels``, in all processes together, as float32."""
-    return summed(torch.bincount(labels.flatten(), minlength=n_channels).float())
+    return sum_over_processes(torch.bincount(labels.flatten(), minlength=n_channels).float())
 
 
 def distribution_weights(voxels: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Confidence(nn.Module):
         """Take in a labelled batch: (batch, channel, ...) and its labels."""
         of_truth = probabilities.float().gather(1, labels[:, None]).flatten()
         found = torch.zeros_like(self.sums).scatter_add_(0, labels.flatten(), of_truth)
-        self.sums.add_(summed(found))
+        self.sums.add_(sum_over_processes(found))
         self.voxels.add_(voxels_of(labels, len(self.sums)))
         self.batches.add_(1)
         if int(self.batches) % self._period:
@@ -164,7 +164,7 @@ class Quantiles(nn.Module):
         bins = (confidence.float() * self._BINS).long().clamp(0, self._BINS - 1)
         where = (labels * self._BINS + bins).flatten()
         found = torch.bincount(where, minlength=self.histogram.numel())
-        self.histogram.add_(summed(found.float()).view_as(self.histogram))
+        self.histogram.add_(sum_over_processes(found.float()).view_as(self.histogram))
 
     def clear(self) -> None:
         """Forget all voxels."""
@@ -185,7 +185,7 @@ class Quantiles(nn.Module):
         return torch.where(total[:, 0] > 0, found, torch.ones_like(found))
 
 
-def moved_weights(kept: Tensor, new: Tensor, decay: float) -> Tensor:
+def update_weight_average(kept: Tensor, new: Tensor, decay: float) -> Tensor:
     """Weights of classes that follow ``new`` slowly, kept in place in the buffer ``kept``; a copy to compute with."""
-    moved(kept, new, decay)
+    update_average(kept, new, decay)
     return kept.clone()

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Answering, Batch, Loss, MeanOfNetworks, ParameterGroup, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, option, plain_vnet
 from .losses import agreement, square_dice, voxel_loss
 
 
@@ -68,7 +68,7 @@ class CoBioNet(Strategy):
         self.critics = nn.ModuleList(Critic(self.network.out_channels) for _ in range(2))
         self._answers: list[Tensor] = []
 
-    def answering(self) -> Answering:
+    def answering(self) -> ScoredNetwork:
         return MeanOfNetworks([self.network, self.second], of="probabilities")
 
     def parameter_groups(self) -> list[ParameterGroup]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..ema import follow
+from ..ema import update_teacher
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .losses import agreement, region_loss, square_dice
@@ -113,7 +113,7 @@ class CopyPaste(Strategy):
 
     def on_step_end(self, step_state: StepState) -> None:
         if step_state.stage == "self_training":
-            follow(self.teacher, self.network, _TEACHER_DECAY)
+            update_teacher(self.teacher, self.network, _TEACHER_DECAY)
 
     def self_training_parts(self) -> tuple[str, ...]:
         """The names of the second stage's parts, in their order."""

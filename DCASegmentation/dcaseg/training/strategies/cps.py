@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from .base import Answering, Batch, StepState, option, pseudo_label_loss, whole_label_loss
+from .base import Batch, ScoredNetwork, StepState, option, pseudo_label_loss, whole_label_loss
 from .two_networks import TwoNetworks
 
 
@@ -30,7 +30,7 @@ class CrossPseudoSupervision(TwoNetworks):
     own: CPSOptions
     needs_full_labels: ClassVar[bool] = False
 
-    def answering(self) -> Answering:
+    def answering(self) -> ScoredNetwork:
         return super().answering() if self.own.answer == "both" else self.network
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ..cases import Case
-from ..ema import moved
+from ..ema import update_average
 from ..options import TrainingOptions
 from .base import Facts, Pool, StepState, option
 from .class_statistics import reversed_weights
@@ -105,7 +105,7 @@ class PublishedCReST(FixMatch):
             return probabilities
         # From 1 in the first generation to 1/2 in the last.
         power = 1 - 0.5 * self._generation(step_state.step)[2] / max(self.own.generations - 1, 1)
-        moved(self.predicted, probabilities.mean(dim=(0, 2, 3, 4)), 0.99)
+        update_average(self.predicted, probabilities.mean(dim=(0, 2, 3, 4)), 0.99)
         ratio = (self.shares**power + 1e-6) / (self.predicted + 1e-6)
         turned = probabilities * ratio[None, :, None, None, None]
         return turned / turned.sum(dim=1, keepdim=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
 from .base import Batch, Facts, StepState, option
-from .class_statistics import Difficulty, distribution_weights, moved_weights, voxels_of
+from .class_statistics import Difficulty, distribution_weights, update_weight_average, voxels_of
 from .losses import weighted_cross_entropy, weighted_loss
 from .two_networks import TwoNetworks
 
@@ -56,7 +56,7 @@ class DHC(TwoNetworks):
         hard = self.difficulty.observe(answers[0][:labelled].argmax(dim=1), batch.labels)
         if batch.unlabelled is not None:
             found = voxels_of(answers[1][labelled:].argmax(dim=1), self.channels)
-            moved_weights(self.distribution, distribution_weights(found), self.own.decay)
+            update_weight_average(self.distribution, distribution_weights(found), self.own.decay)
         self._weights = [hard, self.distribution.clone()]
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:

@@ -29,7 +29,7 @@ from torch.nn import functional
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..ema import follow, grown_decay
+from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy, option, plain_vnet
 from .class_statistics import voxels_of
@@ -134,7 +134,7 @@ class MagicNet(Strategy):
         return Loss(supervised + self.weight(step_state) * loss, values)
 
     def on_step_end(self, step_state: StepState) -> None:
-        follow(self.teacher, self.network, grown_decay(step_state.step, _DECAY))
+        update_teacher(self.teacher, self.network, warmup_decay(step_state.step, _DECAY))
 
     @property
     def _decoder(self) -> ExpertDecoder:

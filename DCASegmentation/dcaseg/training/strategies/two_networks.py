@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Answering, Batch, Facts, Loss, MeanOfNetworks, StepState, Strategy, plain_vnet
-from .class_statistics import moved_weights, voxels_of
+from .base import Batch, Facts, Loss, MeanOfNetworks, ScoredNetwork, StepState, Strategy, plain_vnet
+from .class_statistics import update_weight_average, voxels_of
 from .losses import agreement, weighted_cross_entropy, weighted_loss
 
 
@@ -32,7 +32,7 @@ class TwoNetworks(Strategy):
         self.second = plain_vnet(options, groups)
         self.channels = self.network.out_channels
 
-    def answering(self) -> Answering:
+    def answering(self) -> ScoredNetwork:
         return MeanOfNetworks([self.network, self.second])
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ class WeighedNetworks(TwoNetworks):
         if batch.unlabelled is not None:
             for kept, answer in zip(self.weights, answers, strict=True):
                 voxels = voxels_of(self.counted(answer, len(batch.volumes)).argmax(dim=1), self.channels)
-                moved_weights(kept, self.weights_of(voxels), self._DECAY)
+                update_weight_average(kept, self.weights_of(voxels), self._DECAY)
         self._now = self.weights.clone()
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..ema import follow, grown_decay
+from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, plain_vnet, whole_label_loss
 from .perturbation import clipped_noise
@@ -52,7 +52,7 @@ class UncertaintyAwareMeanTeacher(Strategy):
         return Loss(self.weight(step_state) * loss, values)
 
     def on_step_end(self, step_state: StepState) -> None:
-        follow(self.teacher, self.network, grown_decay(step_state.step, _TEACHER_DECAY))
+        update_teacher(self.teacher, self.network, warmup_decay(step_state.step, _TEACHER_DECAY))
 
     @torch.no_grad()
     def _ask_teacher(self, volumes: Tensor, step_state: StepState) -> tuple[Tensor, Tensor]:
