@@ -132,7 +132,7 @@ def test_without_aggregation_dca_is_its_stitched_experts(tmp_path):
     assert all({"head", "medium", "tail"} <= set(line) and "unsupervised" not in line for line in lines)
 
 
-class TwoWeighedNetworks(Strategy):
+class TwoWeightedNetworks(Strategy):
     """What DHC and GA ask of the loop, made up: a second network, and for each of the two its own weights of classes,
     which follow what was seen; a part of the step looks at all patches."""
 
@@ -145,7 +145,7 @@ class TwoWeighedNetworks(Strategy):
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("all",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         assert batch.unlabelled is not None
         self.seen = torch.bincount(batch.labels.ravel(), minlength=4).float()
         total = torch.zeros(())
@@ -165,9 +165,9 @@ class TwoWeighedNetworks(Strategy):
 
 
 def test_a_method_with_two_networks_and_weights_of_classes_fits_the_loop_and_resumes(tmp_path, monkeypatch):
-    from dcaseg.training.strategies import registry as choosing
+    from dcaseg.training.strategies import registry
 
-    monkeypatch.setitem(choosing._MAKERS, "cps", TwoWeighedNetworks)
+    monkeypatch.setitem(registry._STRATEGIES, "cps", TwoWeightedNetworks)
     options = options_for("cps", steps=6, ramp_fraction=0.1)
     whole = trainer_for(tmp_path / "whole", options)
     whole.run(validate_every=6)

@@ -19,8 +19,8 @@ from dcaseg.training.strategies import losses, mixing
 from dcaseg.training.strategies.a_and_d import denoised, encoded, noised
 from dcaseg.training.strategies.basak import fused_confidence
 from dcaseg.training.strategies.base import Batch, Facts, Pool, Strategy, facts_of
-from dcaseg.training.strategies.beta_fft import mixed_up
-from dcaseg.training.strategies.co_bionet import Critic, real_or_not, selected_cross_entropy
+from dcaseg.training.strategies.beta_fft import interpolate
+from dcaseg.training.strategies.co_bionet import Critic, critic_loss, selected_cross_entropy
 from dcaseg.training.strategies.fixmatch import most_confident, pseudo_labelled
 from dcaseg.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice
 from dcaseg.training.strategies.magicnet import blended
@@ -121,20 +121,20 @@ def test_a_strong_view_is_another_patch_in_the_same_range():
 
 @pytest.mark.parametrize("name", ["urpc", "cps", "ga", "bcp", "abd", "skcdf", "crest published"])
 def test_no_unlabelled_case_is_refused(name):
-    with pytest.raises(UserError, match="unlabelled cases, and there is none"):
+    with pytest.raises(UserError, match="needs unlabeled cases, but there are none"):
         strategy_for(name, FACTS._replace(unlabelled=0))
 
 
 def test_a_case_labelled_in_part_is_refused_where_background_is_taken_at_its_word():
     part = FACTS._replace(partial="case 7")
-    with pytest.raises(UserError, match="case 7 is labelled only in part"):
+    with pytest.raises(UserError, match="case 7 is only partially labeled"):
         strategy_for("dhc", part)
     strategy_for("cps", part)
 
 
 @pytest.mark.parametrize("name", ["crest", "cld", "dhc", "skcdf"])
 def test_an_organ_without_a_voxel_is_named(name):
-    with pytest.raises(UserError, match="no labelled case has Small"):
+    with pytest.raises(UserError, match="no labeled case has Small"):
         strategy_for(name, FACTS._replace(voxels=(1000, 10, 10, 0)))
 
 
@@ -147,20 +147,20 @@ def test_patches_without_a_partner_are_refused_with_the_batch_to_choose(name):
 
 
 def test_patches_that_a_grid_does_not_divide_are_refused():
-    with pytest.raises(UserError, match="--patch of a multiple of 48"):
+    with pytest.raises(UserError, match="--patch that is a multiple of 48"):
         strategy_for("magicnet", strategy_options={"cubes": 3})
     with pytest.raises(UserError, match="multiple of 32 voxels"):
         strategy_for("magicnet", norm="instance")
-    with pytest.raises(UserError, match="3 parts a side"):
+    with pytest.raises(UserError, match="into 3 parts"):
         strategy_for("abd", strategy_options={"blocks": 3})
 
 
 def test_an_option_that_a_system_does_not_have_is_answered_with_those_it_has():
     with pytest.raises(UserError, match=r"no option 'blocks'.*pseudo_weight \(0.5\)"):
         strategy_for("bcp", strategy_options={"blocks": 3})
-    with pytest.raises(UserError, match="box is a number, not 'wide'"):
+    with pytest.raises(UserError, match="box must be a number, not 'wide'"):
         strategy_for("bcp", strategy_options={"box": "wide"})
-    with pytest.raises(UserError, match="variant is one of row, published"):
+    with pytest.raises(UserError, match="variant must be one of row, published"):
         strategy_for("crest", strategy_options={"variant": "mine"})
     assert strategy_for("bcp", strategy_options={"box": "0.5", "largest_part": "true"}).own.box == 0.5
 
@@ -612,7 +612,7 @@ def test_beta_fft_trains_the_first_network_more():
     assert all(p.grad is None for p in strategy.second.parameters())
     strategy.forward("swapped", batch, step_state).total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in strategy.second.parameters())
-    ends = mixed_up(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([0.0, 1.0]))
+    ends = interpolate(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([0.0, 1.0]))
     assert ends.flatten().tolist() == [0, 1]
 
 
@@ -700,10 +700,10 @@ def test_ss_net_pulls_a_feature_towards_the_bank():
     strategy.bank.normal_()
     strategy.filled[:] = torch.tensor([0, 32, 32, 32])
     volumes = torch.rand(2, 2, *SIDES, requires_grad=True)
-    pulled = strategy.pulled(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
-    assert gradient(pulled, volumes).abs().sum() > 0
+    pull = strategy.contrast_loss(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
+    assert gradient(pull, volumes).abs().sum() > 0
     strategy.filled.zero_()
-    nothing = strategy.pulled(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
+    nothing = strategy.contrast_loss(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
     assert nothing == 0 and not gradient(nothing, volumes).any()
 
 
@@ -718,7 +718,7 @@ def test_a_critic_learns_to_tell_labels_from_predictions():
     soft = torch.randn(2, 4, 6, 6, 6).softmax(1)
     for _ in range(30):
         optimizer.zero_grad()
-        (real_or_not(critic(truth), True) + real_or_not(critic(soft), False)).backward()
+        (critic_loss(critic(truth), True) + critic_loss(critic(soft), False)).backward()
         optimizer.step()
     assert (critic(truth) > 0).float().mean() > 0.9 and (critic(soft) < 0).float().mean() > 0.9
 

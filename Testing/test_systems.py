@@ -135,7 +135,7 @@ def test_a_row_that_cannot_learn_from_the_data_is_refused_before_any_is_trained(
     labels = np.where(data.labelled[0].labels == 3, 0, data.labelled[0].labels).astype(np.uint8)
     without = replace(data, labelled=[replace(data.labelled[0], labels=labels)])
     few = replace(TABLES["table1"], arms=(BY_KEY["cps"], BY_KEY["dhc"]))
-    with pytest.raises(UserError, match="no labelled case has Small"):
+    with pytest.raises(UserError, match="no labeled case has Small"):
         run_experiment(few, Runs(tmp_path, COMMON, without, [0]))
     assert not (tmp_path / "runs").exists()
 
