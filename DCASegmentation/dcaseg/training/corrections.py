@@ -4,8 +4,8 @@
     cases/<name>/ct.nii.gz            the CT, in HU
     cases/<name>/labels.nii.gz        the corrected label map, on the CT's grid
     cases/<name>/case.json            its origin: model with checksum, date, reviewed organs and findings
-    unlabelled/<name>/ct.nii.gz       an unlabeled CT
-    unlabelled/<name>/case.json       its date and checksum
+    unlabeled/<name>/ct.nii.gz       an unlabeled CT
+    unlabeled/<name>/case.json       its date and checksum
 
 No names of persons, no paths and no DICOM header are recorded. A case is written to a temporary folder, which is then
 renamed; it never replaces another case.

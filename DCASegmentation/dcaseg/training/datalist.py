@@ -164,7 +164,7 @@ def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str
     label = data.get("label")
     if label is None and group in _LABELLED:
         raise UserError(
-            f"{place} in {path} ({data['image']}) has no 'label'.", "Add its label map, or list it as unlabelled."
+            f"{place} in {path} ({data['image']}) has no 'label'.", "Add its label map, or list it under 'unlabelled'."
         )
     if label is not None and not isinstance(label, str):
         raise UserError(f"The 'label' of {place} in {path} is not a path.", "Give one label map for each CT.")

@@ -38,8 +38,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
     buffers."""
     for average, current in zip(teacher.parameters(), student.parameters(), strict=True):
         average.lerp_(current, 1 - decay)
-    for average, current in zip(teacher.buffers(), student.buffers(), strict=True):
-        average.copy_(current)
+    for statistic, current_statistic in zip(teacher.buffers(), student.buffers(), strict=True):
+        statistic.copy_(current_statistic)
 
 
 def warmup_decay(step: int, limit: float) -> float:

@@ -597,7 +597,7 @@ def _start_from(network: DCANet, initial: DCANet) -> None:
 def _require_label_maps(cases: Sequence[Case], vocabulary: Vocabulary) -> None:
     missing = next((case.name for case in cases if case.labels is None), None)
     if missing is not None:
-        raise UserError(f"{missing} has no label map.", "Add one, or list the case as unlabelled.")
+        raise UserError(f"{missing} has no label map.", "Add a label map, or list the case under 'unlabelled'.")
     for case in cases:
         highest = 0 if case.labels is None else int(case.labels.max())
         if highest > len(vocabulary):
