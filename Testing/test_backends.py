@@ -28,7 +28,7 @@ from dcaseg.inference.device import cpu
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.segmenter import Segmenter
 from dcaseg.inference.sliding_window import RESULT, WindowPrediction, middle_window
-from dcaseg.method.streaming import Wanted
+from dcaseg.method.streaming import RequestedOutputs
 from dcaseg.models.bundle import Bundle
 from dcaseg.synthesis.phantom.case import generate
 from small_model import PATCH, SmallModel, vivid_network
@@ -38,7 +38,7 @@ torch.set_num_threads(1)
 needs_openvino = pytest.mark.skipif(not openvino_cpu.is_installed(), reason="needs OpenVINO (extra openvino)")
 SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-abdomen"
 CLOSE = 1e-4
-EVERYTHING = Wanted(True, True, (2, 4))
+EVERYTHING = RequestedOutputs(True, True, (2, 4))
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def assert_same_answer(given, expected):
 @needs_openvino
 @pytest.mark.parametrize(
     ("wanted", "options"),
-    [(EVERYTHING, {}), (Wanted(False, True, (3,)), {"stitching": "log_softmax", "fusion": "average"})],
+    [(EVERYTHING, {}), (RequestedOutputs(False, True, (3,)), {"stitching": "log_softmax", "fusion": "average"})],
     ids=["everything", "experts"],
 )
 def test_openvino_gives_the_results_of_pytorch(windows, wanted, options):
@@ -88,7 +88,7 @@ def test_openvino_gives_the_results_of_pytorch(windows, wanted, options):
 @needs_openvino
 def test_openvino_gives_the_labels_of_the_shipped_model():
     bundle = Bundle.load(SHIPPED)
-    asked = Task(bundle.network(), Wanted(), bundle.metadata.patch, cpu())
+    asked = Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu())
     ct = generate(3, spacing=(4.0, 4.0, 4.0), orientation="RAS").ct
     volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
     windows = middle_window(volume, bundle.metadata.patch)
@@ -118,7 +118,7 @@ def test_labels_of_a_ct_are_the_same_with_openvino():
 @pytest.mark.slow
 @needs_openvino
 def test_a_conversion_is_cached_and_reused(windows, own_cache, monkeypatch):
-    asked = task(Wanted())
+    asked = task(RequestedOutputs())
     first = selection.make_backend("openvino", asked)(windows)
     (kept,) = (own_cache / "openvino").iterdir()
     assert not [each for each in kept.parent.iterdir() if "partial" in each.name]
@@ -129,7 +129,7 @@ def test_a_conversion_is_cached_and_reused(windows, own_cache, monkeypatch):
 @pytest.mark.slow
 @needs_openvino
 def test_a_damaged_conversion_is_replaced(windows, own_cache):
-    asked = task(Wanted())
+    asked = task(RequestedOutputs())
     first = selection.make_backend("openvino", asked)(windows)
     (compiled,) = (own_cache / "openvino").glob("*/compiled.blob")
     damaged = compiled.read_bytes()[:-100] + bytes(100)
@@ -145,10 +145,10 @@ def test_a_damaged_conversion_is_replaced(windows, own_cache):
 @needs_openvino
 def test_each_combination_of_weights_options_patch_and_outputs_has_its_own_conversion():
     openvino = openvino_cpu.load_openvino()
-    asked = task(Wanted())
+    asked = task(RequestedOutputs())
     others = [
         replace(asked, weights_sha256="other"),
-        replace(asked, wanted=Wanted(attention_levels=(4,))),
+        replace(asked, wanted=RequestedOutputs(attention_levels=(4,))),
         replace(asked, patch=(32, 32, 48)),
         replace(asked, network=vivid_network(5, stitching="raw")),
     ]
@@ -161,7 +161,7 @@ def test_each_combination_of_weights_options_patch_and_outputs_has_its_own_conve
 def test_a_read_only_cache_does_not_prevent_a_run(windows, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
-    assert selection.make_backend("openvino", task(Wanted()))(windows).aggregated.shape[0] == 2
+    assert selection.make_backend("openvino", task(RequestedOutputs()))(windows).aggregated.shape[0] == 2
     assert (tmp_path / "file").read_text() == "no folder"
 
 
@@ -179,7 +179,7 @@ def test_openvino_sends_no_telemetry():
 @pytest.mark.slow
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 def test_torch_compile_gives_the_results_of_pytorch(windows):
-    asked = task(Wanted(attention_levels=(4,)))
+    asked = task(RequestedOutputs(attention_levels=(4,)))
     assert_same_answer(CompiledBackend(asked)(windows), EagerBackend(asked)(windows))
 
 
@@ -236,7 +236,7 @@ def stands(monkeypatch):
 
 def choose(name, windows, asked=None, said=None):
     said = [] if said is None else said
-    return choose_backend(name, asked or task(Wanted()), windows, said.append, said.append)
+    return choose_backend(name, asked or task(RequestedOutputs()), windows, said.append, said.append)
 
 
 def test_the_fastest_is_chosen_and_recorded(windows, stands):
@@ -245,7 +245,7 @@ def test_the_fastest_is_chosen_and_recorded(windows, stands):
     assert said == ["Measuring which runtime is fastest (once for this model)"]
     assert choose("auto", windows, said=said).name == "openvino"
     assert len(said) == 1
-    assert choose("auto", windows, replace(task(Wanted()), weights_sha256="another"), said).name == "openvino"
+    assert choose("auto", windows, replace(task(RequestedOutputs()), weights_sha256="another"), said).name == "openvino"
     assert len(said) == 2, "another model is measured separately"
 
 

@@ -392,7 +392,7 @@ def test_a_ct_in_place_of_a_label_map(refused, coarse_phantom):
 def test_label_maps_without_an_organ(refused, hu, inputs):
     empty = sitk.Image(hu.GetSize(), sitk.sitkUInt8)
     empty.CopyInformation(hu)
-    assert "hold no organ" in refused("partition", written(empty, inputs / "labels.nii.gz"))
+    assert "contain no organ" in refused("partition", written(empty, inputs / "labels.nii.gz"))
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_label_maps_without_an_organ(refused, hu, inputs):
         (("--mode", "manual"), "needs three groups"),
         (("--mode", "manual", "--groups", "1,2"), "is not three groups"),
         (("--mode", "manual", "--groups", "1/2/x"), "whole numbers"),
-        (("--mode", "fixed", "--thresholds", "0.1,0.5"), "not possible"),
+        (("--mode", "fixed", "--thresholds", "0.1,0.5"), "not valid"),
         (("--mode", "largest"), "--mode"),
         (("-o", "/proc/nowhere/partition.json"), "cannot be made"),
     ],
@@ -437,8 +437,8 @@ def test_a_demo_where_something_is_already(refused, outputs):
 
 
 def test_a_run_that_is_not_there_cannot_be_resumed_or_packed(refused, outputs):
-    assert "holds no run" in refused("train", "-o", outputs / "run", "--resume")
-    assert "holds no run" in refused("bundle", "export", outputs / "run", "-o", outputs / "model")
+    assert "not the folder of a training run" in refused("train", "-o", outputs / "run", "--resume")
+    assert "not the folder of a training run" in refused("bundle", "export", outputs / "run", "-o", outputs / "model")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/full")

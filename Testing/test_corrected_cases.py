@@ -1,4 +1,4 @@
-"""Corrected cases in a folder that MONAI can read, and that two writers at once cannot spoil."""
+"""A folder of corrected cases: readable by MONAI, and safe with concurrent writers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_was_added_is_read_back(tmp_path):
+def test_an_added_case_is_read_back(tmp_path):
     add(tmp_path, places=(TouchedPlace(3, "liver", "corrected"),))
     (case,) = read_dataset(tmp_path)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(case.image))), sitk.GetArrayFromImage(ct()))
@@ -52,7 +52,7 @@ def test_what_was_added_is_read_back(tmp_path):
     assert case.places == (TouchedPlace(3, "liver", "corrected"),)
 
 
-def test_organs_that_nobody_reviewed_are_unknown_and_not_in_the_map(tmp_path):
+def test_organs_that_were_not_reviewed_are_unannotated(tmp_path):
     case = add(tmp_path)
     assert set(case.unannotated) == set(AMOS.by_label) - {LIVER, BLADDER, AMOS.by_key["gallbladder"].label}
     written = sitk.GetArrayFromImage(sitk.ReadImage(str(case.label)))
@@ -68,7 +68,7 @@ def test_monai_reads_the_list(tmp_path):
     assert tuple(entry["unannotated"]) == case.unannotated
 
 
-def test_nobody_can_be_found_out_from_what_is_written(tmp_path):
+def test_no_personal_data_is_written(tmp_path):
     case = add(tmp_path)
     image = sitk.ReadImage(str(case.image))
     assert not any("Doe" in image.GetMetaData(key) for key in image.GetMetaDataKeys())
@@ -86,7 +86,7 @@ def test_a_case_is_never_replaced(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_two_writers_at_once_lose_nothing(tmp_path):
+def test_concurrent_writers_lose_nothing(tmp_path):
     names = [f"case-{number}" for number in range(12)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: add(tmp_path, name), names))
@@ -100,24 +100,24 @@ def test_two_writers_at_once_lose_nothing(tmp_path):
     [
         ({"reviewed": ()}, UserError, "No organ"),
         ({"reviewed": ("heart",)}, UserError, "no organ 'heart'"),
-        ({"name": "../elsewhere"}, UserError, "cannot be called"),
-        ({"name": ""}, UserError, "cannot be called"),
-        ({"labels": GRID.image_of(np.full(GRID.shape, 16, np.uint8))}, UserError, "hold 16"),
+        ({"name": "../elsewhere"}, UserError, "not a valid case name"),
+        ({"name": ""}, UserError, "not a valid case name"),
+        ({"labels": GRID.image_of(np.full(GRID.shape, 16, np.uint8))}, UserError, "contain 16"),
         ({"labels": sitk.Image(10, 9, 8, sitk.sitkUInt8)}, ImageError, "grid"),
     ],
     ids=["nothing reviewed", "unknown organ", "a way out", "no name", "unknown label", "other grid"],
 )
-def test_what_cannot_be_used_is_refused_and_leaves_nothing(wrong, error, said, tmp_path):
+def test_invalid_cases_are_rejected(wrong, error, said, tmp_path):
     with pytest.raises(error, match=said) as caught:
         add(tmp_path, **wrong)
     assert caught.value.remedy
     assert tree(tmp_path) == {}
 
 
-def test_a_folder_is_of_one_vocabulary(tmp_path):
+def test_a_folder_has_one_vocabulary(tmp_path):
     add(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(UserError, match="cases of AMOS"):
+    with pytest.raises(UserError, match="the vocabulary AMOS"):
         add(
             tmp_path,
             "other",
@@ -128,7 +128,7 @@ def test_a_folder_is_of_one_vocabulary(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_what_somebody_has_added_to_the_list_stays(tmp_path):
+def test_entries_added_by_hand_are_kept(tmp_path):
     add(tmp_path)
     path = tmp_path / "dataset.json"
     content = json.loads(path.read_text())
@@ -153,14 +153,14 @@ def test_a_damaged_list_is_not_overwritten(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_a_file_that_was_changed_is_noticed(tmp_path):
+def test_a_changed_file_is_detected(tmp_path):
     case = add(tmp_path)
     case.label.write_bytes(case.image.read_bytes())
-    with pytest.raises(UserError, match="not the file that was written"):
+    with pytest.raises(UserError, match="has changed since it was written"):
         read_dataset(tmp_path)
 
 
-def test_a_damaged_case_is_named_and_nothing_is_added_beside_it(tmp_path):
+def test_a_damaged_case_is_reported_and_nothing_is_added(tmp_path):
     case = add(tmp_path)
     case.label.unlink()
     before = tree(tmp_path)

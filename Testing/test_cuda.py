@@ -25,7 +25,7 @@ from dcaseg.inference.device import choose_device, cpu, found_devices
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.inference.segmenter import Segmenter
 from dcaseg.inference.sliding_window import RESULT, WindowPrediction
-from dcaseg.method.streaming import Wanted
+from dcaseg.method.streaming import RequestedOutputs
 from dcaseg.models.bundle import Bundle
 from dcaseg.synthesis.phantom.case import generate
 from dcaseg.training.trainer import Trainer
@@ -104,7 +104,10 @@ def test_in_single_precision_hardly_a_voxel_differs(ct, on_the_cpu):
     assert (array_of(result.labels) == array_of(on_the_cpu.labels)).mean() > 0.9999
 
 
-@pytest.mark.parametrize("wanted", [Wanted(), Wanted(True, True, (2, 4)), Wanted(aggregated=False, stitched=True)])
+@pytest.mark.parametrize(
+    "wanted",
+    [RequestedOutputs(), RequestedOutputs(True, True, (2, 4)), RequestedOutputs(aggregated=False, stitched=True)],
+)
 def test_a_captured_graph_gives_each_batch_its_own_answer(windows, wanted):
     device = choose_device("cuda")
     task = Task(vivid_network(5).cuda(), wanted, PATCH, device, "0123")

@@ -1,4 +1,4 @@
-"""Lists of data: made from folders as they are downloaded, read back, and refused where they cannot be right."""
+"""Data lists: created from downloaded folders, read and written, and rejected if they are invalid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def touch(folder: Path, names: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def amos_folder(tmp_path_factory) -> Path:
-    """As AMOS22 unpacks, with the ids that its public splits name and some more; the files are empty."""
+    """The folder of AMOS22 with the ids of its public splits and some more; the files are empty."""
     folder = tmp_path_factory.mktemp("amos22")
     named = {number for split in splits.AMOS.values() for number in (*split.labelled, *split.validation)}
     training = [f"amos_{number:04d}.nii.gz" for number in sorted(named | {4, 5, 600})]
@@ -50,7 +50,7 @@ def synapse_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def own_folder(tmp_path, coarse_phantom) -> Path:
-    """Four CTs, three of them with label maps, as nnU-Net names them."""
+    """Four CTs, three of them with label maps, with nnU-Net's file names."""
     folder = tmp_path / "own"
     for name in "abcd":
         (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def test_no_amos_split_trains_on_its_validation_cases_or_on_mri(amos_folder, nam
     assert [entry.label for entry in built.training if entry.label is None] == []
 
 
-def test_the_defects_of_amos_splits_are_said(amos_folder):
+def test_the_caveats_of_amos_splits(amos_folder):
     five = layouts.amos(amos_folder, "5p")
     assert len(five.datalist.training) == 7 and any("514, 548, 578" in caveat for caveat in five.caveats)
     twenty = layouts.amos(amos_folder, "20p")
@@ -91,18 +91,18 @@ def test_the_defects_of_amos_splits_are_said(amos_folder):
     assert len(layouts.amos(amos_folder, "5p", with_mri=True).datalist.training) == 10
 
 
-def test_a_folder_that_lacks_cases_of_the_split_is_refused(synapse_folder, tmp_path):
+def test_a_folder_without_cases_of_the_split_is_rejected(synapse_folder, tmp_path):
     with pytest.raises(UserError, match="There is no folder"):
         layouts.amos(tmp_path, "5p")
-    with pytest.raises(UserError, match=r"no split '7p'.*2p, 5p"):
+    with pytest.raises(UserError, match=r"'7p' is not a known split.*2p, 5p"):
         layouts.amos(tmp_path, "7p")
     touch(tmp_path / "img", ["img0001.nii.gz"])
     touch(tmp_path / "label", ["label0001.nii.gz"])
-    with pytest.raises(UserError, match="lacks 29 cases"):
+    with pytest.raises(UserError, match="29 cases of the split not found"):
         layouts.synapse(tmp_path, "galoss-20p")
 
 
-def test_a_folder_of_ones_own_becomes_a_list_and_cases(dca, own_folder, tmp_path):
+def test_a_folder_of_cts_becomes_a_list_and_cases(dca, own_folder, tmp_path):
     out = own_folder / "list.json"
     made = dca("dataset", "folder", own_folder, "-o", out, "--validation", 1, "--name", "mine")
     assert made.code == 0, made.err
@@ -115,7 +115,7 @@ def test_a_folder_of_ones_own_becomes_a_list_and_cases(dca, own_folder, tmp_path
     assert len(labelled) == 2 and len(validation) == 1 and unlabelled[0].labels is None
 
 
-def test_labels_of_unlabelled_cases_are_for_a_fully_supervised_training_alone(own_folder, tmp_path):
+def test_labels_of_unlabelled_cases_are_used_only_for_full_supervision(own_folder, tmp_path):
     cohort = training_set_of(layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0, labelled=2).datalist)
     grid = GridOptions(spacing=(14.0, 14.0, 14.0))
     labelled, unlabelled, _ = cohort.cases(tmp_path, grid)
@@ -135,17 +135,17 @@ def test_monai_reads_the_list(own_folder, tmp_path):
     assert all(Path(item["image"]).exists() for item in items)
 
 
-def test_a_label_map_without_a_ct_is_named(own_folder):
+def test_a_label_map_without_a_ct_is_rejected(own_folder):
     (own_folder / "labelsTr" / "z.nii.gz").touch()
-    with pytest.raises(UserError, match=r"z\.nii\.gz has no CT of its name"):
+    with pytest.raises(UserError, match=r"z\.nii\.gz has no CT with the same name"):
         layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0)
 
 
-def test_a_folder_with_one_labelled_case_or_none_to_spare_says_so(own_folder):
+def test_too_few_labelled_cases_give_a_caveat_or_an_error(own_folder):
     few = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 1, 0, labelled=1)
-    assert any("One labelled case" in caveat for caveat in few.caveats)
+    assert any("only 1 labeled case" in caveat for caveat in few.caveats)
     assert len(few.datalist.unlabelled) == 2
-    with pytest.raises(UserError, match="leave none"):
+    with pytest.raises(UserError, match="none is left"):
         layouts.folder_of_cts(own_folder, AMOS_ORGANS, 2, 1)
 
 
@@ -165,32 +165,32 @@ def write_list(tmp_path):
         ({}, "no list 'training'"),
         ({"training": [{"label": "a.nii.gz"}]}, r"training\[0\].*no 'image'"),
         ({"training": [{"image": "a.nii.gz"}]}, "no 'label'"),
-        ({"training": [{"image": "a", "label": "b", "unknown": [16]}]}, "label 16.*no organ of AMOS"),
+        ({"training": [{"image": "a", "label": "b", "unknown": [16]}]}, "label 16.*not an organ of AMOS"),
         ({"training": [{"image": "a", "label": "b", "label_map": {"52": 99}}]}, "label 99"),
-        ({"training": [{"image": "a", "label": "b", "label_map": [1]}]}, "not of whole numbers"),
+        ({"training": [{"image": "a", "label": "b", "label_map": [1]}]}, "something other than integers"),
         ({"training": [{"image": "a", "label": "b"}], "unlabelled": ["a"]}, "in training and in unlabelled"),
         ({"training": [], "vocabulary": "BTCV"}, "Synapse"),
     ],
 )
-def test_a_list_that_cannot_be_right_is_refused(write_list, content, said):
+def test_an_invalid_list_is_rejected(write_list, content, said):
     with pytest.raises(UserError, match=said):
         read_datalist(write_list(**content))
 
 
-def test_files_that_are_missing_are_named(write_list):
+def test_missing_files_are_reported(write_list):
     datalist = read_datalist(write_list(training=[{"image": "a.nii.gz", "label": "b.nii.gz"}]))
-    with pytest.raises(UserError, match=r"not there: .*a\.nii\.gz, .*b\.nii\.gz"):
+    with pytest.raises(UserError, match=r"do not exist: .*a\.nii\.gz, .*b\.nii\.gz"):
         require_files(datalist)
 
 
-def test_a_list_survives_the_disk(tmp_path):
+def test_a_list_round_trip(tmp_path):
     entry = Entry(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", unannotated=(14, 15), label_map={52: 8})
     datalist = Datalist(AMOS_ORGANS, (entry,), (Entry(Path("/elsewhere/c.nii.gz")),), name="n", licence="l", source="s")
     write_datalist(datalist, tmp_path / "list.json")
     assert read_datalist(tmp_path / "list.json") == datalist
 
 
-def test_checking_names_every_file_that_cannot_be_used(own_folder, tmp_path):
+def test_checking_reports_every_unusable_file(own_folder, tmp_path):
     datalist = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0).datalist
     labels = read_labels(own_folder / "labelsTr" / "a.nii.gz")
     other_grid, out_of_range = sitk.Image(labels), sitk.Cast(labels, sitk.sitkUInt8)
@@ -206,7 +206,7 @@ def test_checking_names_every_file_that_cannot_be_used(own_folder, tmp_path):
     assert "label 40" in checked.errors[1] and "There is no file" in checked.errors[2]
 
 
-def test_checking_counts_voxels_by_the_names_of_other_numbers(own_folder):
+def test_checking_counts_voxels_with_a_label_map(own_folder):
     image, label = own_folder / "imagesTr" / "a_0000.nii.gz", own_folder / "labelsTr" / "a.nii.gz"
     liver_only = check_files(Datalist(AMOS_ORGANS, (Entry(image, label, label_map={6: 7}),)))
     counts = np.bincount(sitk.GetArrayFromImage(read_labels(label)).ravel())
@@ -216,7 +216,7 @@ def test_checking_counts_voxels_by_the_names_of_other_numbers(own_folder):
     assert "listed as unannotated" in told.errors[0]
 
 
-def test_the_list_of_corrected_cases_is_read_with_what_its_maps_do_not_tell_of(coarse_phantom, tmp_path):
+def test_the_list_of_corrected_cases_has_unannotated_labels(coarse_phantom, tmp_path):
     from dcaseg.imaging.readers import read_ct
     from dcaseg.training.corrections import add_corrected_case
     from dcaseg.training.datalist import FOLDERS_LIST as LIST

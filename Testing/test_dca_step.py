@@ -1,4 +1,4 @@
-"""One training step: who learns from what."""
+"""One training step of DCA: which parts learn from which patches."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_each_expert_learns_from_its_own_loss_only(network, volumes, labels, opt
     assert not has_gradient(network.aggregation)
 
 
-def test_an_expert_is_scored_on_its_split_labels(network, volumes, labels, options):
+def test_the_loss_of_an_expert_uses_its_split_labels(network, volumes, labels, options):
     losses = supervised_losses(network, volumes, labels, options)
     logits = network.forward_all(volumes).experts[0]
     expected = segmentation_loss(logits, split_labels(labels, (1,)), options.dice_channels, (1,))
     torch.testing.assert_close(losses["head"], expected)
 
 
-def test_an_unknown_organ_is_no_background_to_its_owner_but_to_the_others(network, volumes, labels, options):
+def test_an_unannotated_organ_is_background_only_for_the_other_experts(network, volumes, labels, options):
     labels[labels == 4] = 0
     known = supervised_losses(network, volumes, labels, options)
     unannotated = supervised_losses(network, volumes, labels, options, unannotated=[(4,), (4,)])
@@ -85,12 +85,12 @@ def test_an_unknown_organ_is_no_background_to_its_owner_but_to_the_others(networ
     assert unannotated["aggregation"] != known["aggregation"]
 
 
-def test_the_paper_gives_the_aggregation_decoder_no_true_labels(network, volumes, labels):
+def test_the_paper_preset_does_not_supervise_the_aggregation_decoder(network, volumes, labels):
     assert "aggregation" not in supervised_losses(network, volumes, labels, TrainingOptions.paper())
 
 
-def test_two_separate_passes_give_the_gradients_of_the_joint_one(network, volumes, labels, options):
-    """The plain reading: one graph, with the experts' features detached where the aggregation decoder reads them."""
+def test_two_graphs_give_the_gradients_of_one(network, volumes, labels, options):
+    """One graph, with the experts' features detached at the input of the aggregation decoder."""
     joint = DCANet(**network.options)
     joint.load_state_dict(network.state_dict())
     unlabelled = torch.rand(2, 1, 16, 16, 32)
@@ -115,7 +115,7 @@ def test_two_separate_passes_give_the_gradients_of_the_joint_one(network, volume
 
 @pytest.mark.parametrize("supervised", [True, False])
 def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(network, volumes, labels, supervised):
-    """With instance norm, where statistics are each patch's own. Organ 3 is unknown in the first patch."""
+    """With instance norm, whose statistics are per patch. Organ 3 is unannotated in the first patch."""
     options = replace(
         TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), norm="instance", unsupervised_weight=2.0, steps=1),
         supervise_aggregation=supervised, class_balance=0.5, partition="top2",
@@ -137,7 +137,7 @@ def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(networ
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
 
 
-def test_batch_norm_has_the_statistics_of_all_patches_where_they_are_joint():
+def test_joint_statistics_give_batch_norm_all_patches():
     options = TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), steps=1, joint_statistics=True)
     volumes, unlabelled = torch.zeros(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
     batch = Batch(volumes, torch.randint(0, 5, (2, 16, 16, 32)), ((), ()), unlabelled)
@@ -149,11 +149,11 @@ def test_batch_norm_has_the_statistics_of_all_patches_where_they_are_joint():
     torch.testing.assert_close(first[1].running_mean, 0.1 * expected)
 
 
-def test_in_the_experts_stage_the_aggregation_decoder_is_left_out(network, volumes, labels, options):
+def test_the_experts_stage_leaves_out_the_aggregation_decoder(network, volumes, labels, options):
     assert sorted(supervised_losses(network, volumes, labels, options, "experts")) == ["head", "medium", "tail"]
 
 
-def test_in_the_aggregation_stage_encoder_and_experts_get_no_gradient(network, volumes, labels, options):
+def test_encoder_and_experts_get_no_gradient_in_the_aggregation_stage(network, volumes, labels, options):
     losses = supervised_losses(network, volumes, labels, options, "aggregation")
     assert list(losses) == ["aggregation"]
     (losses["aggregation"] + unsupervised_loss(network, volumes, options, "aggregation")[0]).backward()
@@ -181,7 +181,7 @@ def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, 
     assert not has_gradient(network.aggregation) and not has_gradient(teacher)
 
 
-def test_unlabelled_patches_count_in_every_stage_that_learns_from_them():
+def test_unlabelled_patches_are_used_in_the_stages_that_learn_from_them():
     options = TrainingOptions(n_filters=2, steps=1000, expert_pseudo_labels=True)
     strategy = DCA(options, partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
     weights = [strategy.weight(strategy.step_state(step)) for step in range(1000)]
@@ -191,7 +191,7 @@ def test_unlabelled_patches_count_in_every_stage_that_learns_from_them():
     assert weights[border - 1] == weights[-1] == options.unsupervised_weight
 
 
-def test_the_paper_preset_has_the_familys_batch_and_initialization_and_its_experts_learn_from_labels_alone():
+def test_batch_and_initialization_of_the_paper_preset():
     paper = TrainingOptions.paper()
     assert paper.joint_statistics and paper.initialization == "kaiming" and paper.upsampling == "transposed"
     assert paper.crop == "position"

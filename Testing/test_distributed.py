@@ -1,4 +1,4 @@
-"""Two processes with half of the batch each learn what one process with all of it learns."""
+"""Two processes with half of the batch each learn the same as one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from test_training import OPTIONS, THREE_BALLS, case_of_balls
 torch.set_num_threads(1)
 options = replace(
     OPTIONS, steps=4, dice_channels="all", class_balance=0.0, ramp_fraction=0.1, negligible_weight=0.0, optimizer="sgd",
-    # As a correction the decoder moves so little in four steps that flipped pseudo-labels are a third of it.
+    # A residual decoder changes so little in four steps that flipped pseudo-labels would be a third of the change.
     residual=False, upsampling="transposed",
 )
 for name, first in (("joint", 0.0), ("staged", 0.5)):
@@ -44,12 +44,12 @@ leave()
 
 
 def weights(path: Path) -> torch.Tensor:
-    """All weights of a checkpoint's network, one after the other."""
+    """All weights of a checkpoint's network, concatenated."""
     return torch.cat([tensor.flatten() for tensor in load_checkpoint(path)["network"].values()])
 
 
 def run(folder: Path, *launcher: str) -> dict[str, list[dict[str, float]]]:
-    """Train in ``folder``; the log of each run there, without the times."""
+    """Train in ``folder``, and return the log of each run without the times."""
     script = folder.with_suffix(".py")
     script.write_text(SCRIPT)
     here = Path(__file__).parent
@@ -73,18 +73,18 @@ def test_two_processes_have_the_losses_of_one_with_the_same_batch(tmp_path):
         assert one[name][0] == pytest.approx(two[name][0], abs=2e-5)
         for line, other in zip(one[name], two[name], strict=True):
             assert line.pop("dice", {}) == pytest.approx(other.pop("dice", {}), abs=0.02)
-            # Rounding flips a few voxels of a pseudo-label, which is an argmax: up to 0.0024 by the fourth step.
+            # Rounding flips a few voxels of a pseudo-label, since it is an argmax: up to 0.0024 by the fourth step.
             assert line == pytest.approx(other, abs=5e-3)
         start, alone, together = (
             weights(tmp_path / path) for path in (f"one/{name}/start.pt", f"one/{name}/last.pt", f"two/{name}/last.pt")
         )
-        # Without averaging of the gradients these are 0.73 and 0.39; with it 0.14, where pseudo-labels flip, and 0.01.
+        # Without averaged gradients, these are 0.73 and 0.39; with them, 0.14 (flipped pseudo-labels) and 0.01.
         assert (together - alone).norm() < {"joint": 0.25, "staged": 0.05}[name] * (alone - start).norm()
     assert "unsupervised" in one["joint"][-1] and "aggregation" in two["staged"][-1]
     assert (tmp_path / "two" / "joint" / "last.pt").exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
+def test_a_batch_that_cannot_be_divided_is_rejected():
     assert Processes(1, 2).share([1, 2, 3, 4]) == [3, 4]
     with pytest.raises(UserError, match=r"batch of 3 .* 2 processes"):
         Processes(1, 2).share([1, 2, 3])

@@ -13,8 +13,9 @@ import torch
 
 from dcaseg.inference.backends.eager import has_onednn
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
+from dcaseg.method import streaming
 from dcaseg.method.network import DCANet
-from dcaseg.method.streaming import Wanted, answer
+from dcaseg.method.streaming import RequestedOutputs
 from small_model import PATCH, SmallModel, vivid_network
 from tensor_bytes import most_bytes_held
 
@@ -79,7 +80,7 @@ def test_with_maps_it_takes_what_they_hold_and_no_more_tensors(network):
 def test_tensors_are_one_patch_deep_a_slab_and_one_answer(network):
     window = torch.rand(1, 1, *PATCH)
     with torch.inference_mode():
-        for_a_window = most_bytes_held(lambda: answer(network, window, Wanted()))
+        for_a_window = most_bytes_held(lambda: streaming.forward(network, window, RequestedOutputs()))
     depth = PATCH[0]
     slab = 4 * (depth * SIDE * SIDE * (CHANNELS + 1) + window.numel())
     planes = 4 * 3 * CHANNELS * SIDE * SIDE

@@ -159,7 +159,7 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(case, tmp_path):
 
 def test_a_run_without_organs_is_refused(case, tmp_path):
     bare = Case("bare", case.hu, np.zeros_like(case.labels))
-    with pytest.raises(UserError, match="organ to click"):
+    with pytest.raises(UserError, match="No case has a labeled organ"):
         trainer_in(tmp_path / "run", bare, 1)
 
 

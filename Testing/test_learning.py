@@ -21,7 +21,7 @@ SHORT = ("--steps", 2, "--batch", 1, "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def corrected(coarse_phantom, tmp_path_factory) -> Path:
-    """One corrected case of which liver and spleen were looked at, an untouched one, and one held back."""
+    """A corrected case with liver and spleen reviewed, an unlabeled CT, and a validation case."""
     folder = tmp_path_factory.mktemp("corrected")
     ct, labels = read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz")
     add_corrected_case(folder, "one", ct, labels, AMOS, ["liver", "spleen"], ("a model", "0" * 64))
@@ -39,7 +39,7 @@ def corrected(coarse_phantom, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(small_bundle, corrected, tmp_path_factory) -> Path:
-    """A run that goes on from the random model on the folder."""
+    """A run that starts from the random model and trains on the folder."""
     from dcaseg.cli import main
 
     run = tmp_path_factory.mktemp("runs") / "run"
@@ -50,7 +50,7 @@ def trained(small_bundle, corrected, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(trained, tmp_path) -> Path:
-    """A copy of the run, to be packed and spoiled."""
+    """A copy of the run that a test may export and damage."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -58,7 +58,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_on_corrected_cases_keeps_what_the_model_is_and_goes_carefully(trained, small_bundle):
+def test_a_run_on_corrected_cases_uses_the_models_network_and_fine_tuning_defaults(trained, small_bundle):
     record, model = read_record(trained), Bundle.load(small_bundle).metadata
     assert record.options.grid.spacing == model.spacing and record.options.grid.hu_window == model.hu_window
     assert record.partition.owners == model.partition.owners, "one case with two known organs divides nothing anew"
@@ -70,10 +70,10 @@ def test_a_run_on_corrected_cases_keeps_what_the_model_is_and_goes_carefully(tra
     assert record.initial.name == model.name
 
 
-def test_a_run_with_a_model_to_start_from_but_without_data_is_an_ordinary_one(dca, small_bundle, tmp_path):
+def test_an_initial_model_without_corrected_cases_is_an_ordinary_run(dca, small_bundle, tmp_path):
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 0)
     run = dca("train", "-o", tmp_path / "run", "--init", small_bundle, *people, "--spacing", "14,14,14", *SHORT)
-    assert run.code == 2 and "network of other options" in run.err, "it has to be told the model's network"
+    assert run.code == 2 and "network has other options" in run.err, "it has to be told the model's network"
 
 
 def test_a_resumed_run_keeps_the_groups_of_the_model(dca, run):
@@ -96,7 +96,7 @@ def test_a_model_replaces_another_only_if_it_is_at_least_as_good(dca, run, tmp_p
     assert refused.code == 2 and [path.name for path in model.parent.iterdir()] == ["mine"]
 
 
-def test_the_replaced_model_is_kept_beside_the_new_one(dca, run, tmp_path):
+def test_the_replaced_model_is_kept(dca, run, tmp_path):
     model = tmp_path / "models" / "mine"
     model.parent.mkdir()
     good = files(run)
@@ -117,13 +117,13 @@ def test_the_replaced_model_is_kept_beside_the_new_one(dca, run, tmp_path):
 
 
 def _list_of(run: Path) -> Path:
-    """The list the run was trained with."""
+    """The data list that the run was trained with."""
     (source,) = read_record(run).cohort.validation
     return Path(source.files[0].image).parent / LIST
 
 
 def _find_nothing(run: Path) -> None:
-    """Make the run's best network give background everywhere."""
+    """Make the run's best network predict background everywhere."""
     path = run / "best.pt"
     state = torch.load(path, weights_only=True)
     for weights in (state["network"], state["averaged"]):
@@ -144,7 +144,9 @@ def _find_nothing(run: Path) -> None:
     ],
     ids=["no place", "two places", "two rivals", "cases for nothing", "no rival"],
 )
-def test_what_cannot_be_packed_is_said_before_anything_is_made(dca, trained, tmp_path, monkeypatch, options, said):
+def test_invalid_export_options_are_rejected_before_anything_is_written(
+    dca, trained, tmp_path, monkeypatch, options, said
+):
     monkeypatch.chdir(tmp_path)
     refused = dca("bundle", "export", trained, *options)
     assert refused.code == 2 and said in refused.err
@@ -160,17 +162,17 @@ def test_without_held_out_cases_nothing_is_compared(dca, run, small_bundle, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_folders_of_corrected_cases_are_refused_before_training(dca, corrected, small_bundle, tmp_path):
+def test_invalid_folders_of_corrected_cases_are_rejected_before_training(dca, corrected, small_bundle, tmp_path):
     def refused(folder):
         run = dca("train", "-o", tmp_path / "run", "--init", small_bundle, "--data", folder, *SHORT)
         assert run.code == 2 and not (tmp_path / "run").exists()
         return run.err
 
     (tmp_path / "empty").mkdir()
-    assert "There is no list" in refused(tmp_path / "empty")
+    assert "There is no data list" in refused(tmp_path / "empty")
     changed = Path(shutil.copytree(corrected, tmp_path / "changed"))
     shutil.copy(changed / "held_back_labels.nii.gz", changed / "cases" / "one" / "labels.nii.gz")
-    assert "is not the file that was written" in refused(changed)
+    assert "has changed since it was written" in refused(changed)
     (changed / "cases" / "one" / "labels.nii.gz").unlink()
     assert "is damaged" in refused(changed)
     others = Path(shutil.copytree(corrected, tmp_path / "others"))
@@ -182,7 +184,7 @@ def test_bad_folders_of_corrected_cases_are_refused_before_training(dca, correct
 
 
 @pytest.mark.slow
-def test_the_experiment_scores_every_arm_once_and_keeps_to_its_settings(dca, small_bundle, tmp_path, monkeypatch):
+def test_the_experiment_scores_every_arm_once_and_keeps_its_settings(dca, small_bundle, tmp_path, monkeypatch):
     from dcaseg.evaluation.experiments import few_cases as learning
 
     monkeypatch.setattr(learning, "_SPACING", (9.0, 9.0, 12.0))

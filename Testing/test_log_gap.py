@@ -11,13 +11,13 @@ from dcaseg.errors import UserError
 from dcaseg.method.log_gap import Partition, partition
 from dcaseg.organs import AMOS
 
-# Ordinary organ volumes in ml. They stand for no data set.
+# Typical organ volumes in ml, not taken from a data set.
 TEXTBOOK_ML = {
     "Sp": 220, "RK": 165, "LK": 170, "Ga": 35, "Es": 20, "Li": 1500, "St": 385, "Ao": 100, "IVC": 75,
     "Pa": 85, "RAG": 5, "LAG": 6, "Du": 60, "Bl": 95, "P/U": 40,
 }  # fmt: skip
 LABEL = {organ.abbreviation: organ.label for organ in AMOS}
-# Column order of Table 4: the ranking of AMOS, 5 % labelled.
+# Column order of Table 4: the ranking of AMOS, 5 % labeled.
 TABLE_4 = ["Li", "St", "Sp", "LK", "RK", "Ao", "Bl", "Pa", "IVC", "Du", "P/U", "Ga", "Es", "LAG", "RAG"]
 
 
@@ -30,7 +30,7 @@ def organs_of(result: Partition) -> list[set[str]]:
     return [{names[label] for label in group} for group in result.owners]
 
 
-def test_textbook_volumes_give_the_liver_the_rest_and_the_adrenals():
+def test_textbook_volumes_separate_liver_and_adrenals_from_the_rest():
     result = partition(textbook_counts(), "sequential")
 
     head, medium, tail = organs_of(result)
@@ -39,14 +39,14 @@ def test_textbook_volumes_give_the_liver_the_rest_and_the_adrenals():
     assert result.breakpoints == (1, 13)
 
 
-def test_a_longer_esophagus_flips_the_sequential_search_but_not_the_two_largest_gaps():
+def test_a_larger_esophagus_changes_sequential_but_not_top2():
     counts = textbook_counts(Es=1.25)
 
     assert [len(group) for group in partition(counts, "sequential").owners] == [13, 1, 1]
     assert partition(counts, "top2").owners == partition(textbook_counts(), "sequential").owners
 
 
-def test_proportions_and_gaps_are_those_of_the_slides():
+def test_proportions_and_gaps_match_the_slides():
     result = partition({1: 100, 2: 50, 3: 1000, 4: 10}, "sequential")
 
     assert result.ranking == (3, 1, 2, 4)
@@ -56,7 +56,7 @@ def test_proportions_and_gaps_are_those_of_the_slides():
     assert result.owners == ((3,), (1, 2), (4,))
 
 
-def test_average_gives_the_three_runs_of_table_4():
+def test_average_matches_the_groups_of_table_4():
     counts = {LABEL[key]: 1000 - rank for rank, key in enumerate(TABLE_4)}
 
     runs = [[LABEL[key] for key in TABLE_4[start : start + 5]] for start in (0, 5, 10)]
@@ -64,26 +64,26 @@ def test_average_gives_the_three_runs_of_table_4():
 
 
 @pytest.mark.parametrize(("n_classes", "sizes"), [(13, [5, 4, 4]), (14, [5, 5, 4]), (3, [1, 1, 1])])
-def test_average_gives_what_is_left_over_to_the_first_runs(n_classes, sizes):
+def test_average_puts_extra_classes_in_the_first_groups(n_classes, sizes):
     counts = {label: 1000 - label for label in range(1, n_classes + 1)}
 
     assert [len(group) for group in partition(counts, "average").owners] == sizes
 
 
-def test_fixed_thresholds_divide_by_proportion():
+def test_fixed_thresholds_apply_to_proportions():
     result = partition({1: 800, 2: 100, 3: 92, 4: 8}, "fixed", head_above=0.1, tail_below=0.01)
 
     assert result.owners == ((1,), (2, 3), (4,)), "a share of exactly 10 % is not above 10 %"
 
 
-def test_fixed_thresholds_may_leave_a_group_empty_and_say_so():
+def test_fixed_thresholds_warn_about_an_empty_group():
     result = partition({1: 500, 2: 300, 3: 200}, "fixed")
 
     assert result.owners == ((1, 2, 3), (), ())
-    assert "The tail group is empty: no such expert is built." in result.warnings
+    assert "The tail group is empty, so the network has no tail expert." in result.warnings
 
 
-def test_balanced_keeps_every_group_at_its_least_size():
+def test_balanced_respects_the_minimum_group_size():
     counts = textbook_counts()
 
     assert partition(counts, "balanced", min_size=1).owners == partition(counts, "top2").owners
@@ -91,11 +91,11 @@ def test_balanced_keeps_every_group_at_its_least_size():
     steep = {1: 2**21, 2: 2**12, 3: 2**11, 4: 2**9, 5: 2**8, 6: 1}
     assert partition(steep, "top2").owners == ((1,), (2, 3, 4, 5), (6,))
     assert partition(steep, "balanced", min_size=2).owners == ((1, 2), (3, 4), (5, 6))
-    with pytest.raises(UserError, match="cannot give three groups of at least 6"):
+    with pytest.raises(UserError, match="cannot form three groups of at least 6"):
         partition(counts, "balanced", min_size=6)
 
 
-def test_manual_groups_are_taken_as_they_are_in_the_order_of_the_ranking():
+def test_manual_groups_are_kept_and_sorted_by_the_ranking():
     result = partition({1: 10, 2: 20, 3: 30, 4: 0}, "manual", groups=[[1, 3], [4], [2]])
 
     assert result.owners == ((3, 1), (4,), (2,))
@@ -107,12 +107,12 @@ def test_manual_groups_are_taken_as_they_are_in_the_order_of_the_ranking():
     [
         (None, "needs three groups"),
         ([[1], [2, 3]], "needs three groups"),
-        ([[1], [2], [2, 3]], "Label 2 is named more than once"),
-        ([[1], [2], [3, 9]], "There is no label 9"),
-        ([[1], [2], []], "No group holds label 3"),
+        ([[1], [2], [2, 3]], "Label 2 appears more than once"),
+        ([[1], [2], [3, 9]], "Label 9 is not in the vocabulary"),
+        ([[1], [2], []], "Label 3 is in no group"),
     ],
 )
-def test_manual_groups_that_are_no_partition_are_refused(groups, problem):
+def test_invalid_manual_groups_are_rejected(groups, problem):
     with pytest.raises(UserError, match=problem):
         partition({1: 3, 2: 2, 3: 1}, "manual", groups=groups)
 
@@ -126,7 +126,7 @@ def test_a_class_without_voxels_goes_to_the_tail_with_a_warning(mode):
     assert result.ranking == (1, 3, 4, 5, 6)
     assert result.tail[-1] == 2
     assert result.absent == (2,)
-    assert "Gallbladder has no voxel in the labelled volumes; it is put in the tail group." in result.warnings
+    assert "Gallbladder has no voxels in the labeled volumes; it is in the tail group." in result.warnings
     without = partition({label: count for label, count in counts.items() if count}, mode, min_size=1)
     assert (result.gaps, result.breakpoints) == (without.gaps, without.breakpoints)
 
@@ -137,7 +137,7 @@ def test_equal_counts_are_ranked_by_label():
     assert result.ranking == (1, 3, 2, 4)
 
 
-def test_of_equal_gaps_the_first_counts():
+def test_of_equal_gaps_the_first_is_used():
     # Each class is a third of the one before: log(P_j) - log(P_j+1) computed from proportions would differ in the
     # last bit from gap to gap.
     result = partition({label: 3 ** (10 - label) for label in range(1, 8)}, "sequential")
@@ -146,7 +146,7 @@ def test_of_equal_gaps_the_first_counts():
 
 
 @pytest.mark.parametrize("mode", ["sequential", "top2", "balanced", "average"])
-def test_one_class_is_all_head_and_two_are_head_and_tail(mode):
+def test_one_class_becomes_head_and_two_become_head_and_tail(mode):
     assert partition({3: 10}, mode).owners == ((3,), (), ())
     assert partition({1: 5, 2: 50}, mode).owners == ((2,), (), (1,))
 
@@ -154,30 +154,30 @@ def test_one_class_is_all_head_and_two_are_head_and_tail(mode):
 LARGEST_GAP_LAST = {1: 100, 2: 60, 3: 50, 4: 1}
 
 
-def test_without_a_second_gap_the_sequential_search_stops():
+def test_sequential_fails_without_a_second_gap():
     with pytest.raises(UserError, match="no second gap") as caught:
         partition(LARGEST_GAP_LAST, "sequential")
     assert "top2" in caught.value.remedy
 
 
-def test_without_a_second_gap_the_tail_may_stay_empty():
+def test_empty_tail_option_without_a_second_gap():
     result = partition(LARGEST_GAP_LAST, "sequential", no_second_gap="empty_tail")
 
     assert result.owners == ((1, 2, 3), (4,), ())
     assert result.breakpoints == (3, 4)
 
 
-def test_guarded_looks_for_the_first_gap_before_the_last():
+def test_guarded_excludes_the_last_gap_from_the_first_search():
     result = partition(LARGEST_GAP_LAST, "sequential", no_second_gap="guarded")
 
     assert result.owners == ((1,), (2, 3), (4,))
 
 
-def test_groups_of_one_class_and_of_nearly_all_classes_are_warned_of():
+def test_groups_with_one_class_or_nearly_all_classes_give_a_warning():
     warnings = partition(textbook_counts(), names={organ.label: organ.name for organ in AMOS}).warnings
 
     assert warnings == (
-        "The head group has one class only: Liver.",
+        "The head group has only one class: Liver.",
         "The medium group has 12 of 15 classes.",
     )
 
@@ -188,14 +188,14 @@ def test_an_even_partition_has_no_warnings():
 
 def test_label_maps_without_any_organ_are_refused():
     for counts in ({}, {1: 0, 2: 0}):
-        with pytest.raises(UserError, match="hold no organ"):
+        with pytest.raises(UserError, match="contain no organ"):
             partition(counts)
 
 
-def test_thresholds_mode_and_labels_that_make_no_sense_are_refused():
-    with pytest.raises(UserError, match="Thresholds"):
+def test_invalid_thresholds_modes_and_labels_are_rejected():
+    with pytest.raises(UserError, match="thresholds"):
         partition({1: 3, 2: 2}, "fixed", head_above=0.01, tail_below=0.1)
-    with pytest.raises(UserError, match="no partition mode 'median'"):
+    with pytest.raises(UserError, match="'median' is not a partition mode"):
         partition({1: 3, 2: 2}, "median")
     with pytest.raises(UserError, match="background"):
         partition({0: 3, 1: 2})
@@ -223,7 +223,7 @@ def test_a_partition_comes_back_from_json_exactly(mode):
         {"ranking": [1, 2, 3]},
     ],
 )
-def test_json_that_is_no_partition_is_refused(change):
+def test_json_without_a_valid_partition_is_rejected(change):
     data = partition(textbook_counts()).to_json()
 
     with pytest.raises(ValueError, match=r"label|mode|count"):

@@ -1,4 +1,4 @@
-"""The plot of log proportions agrees with the partition."""
+"""The plot of the log proportions agrees with the partition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dcaseg.evaluation.figures.log_gap import draw_log_gap, log_gap_figure
 from dcaseg.method.log_gap import partition
 from dcaseg.organs import AMOS
 
-# Liver, then spleen and kidneys, then the adrenal glands; no voxels of the gallbladder.
+# Head: liver. Medium: spleen and kidneys. Tail: adrenals. The gallbladder has no voxels.
 COUNTS = {6: 8000, 1: 900, 2: 800, 3: 700, 11: 30, 12: 20, 4: 0}
 
 
@@ -19,7 +19,7 @@ def axes():
     return log_gap_figure(partition(COUNTS), AMOS).axes[0]
 
 
-def test_organs_are_ordered_by_decreasing_volume_and_those_without_voxels_come_last(axes):
+def test_organs_are_sorted_by_volume_with_absent_organs_last(axes):
     names = [label.get_text() for label in axes.get_xticklabels()]
 
     assert names[:4] == ["Liver", "Spleen", "Right kidney", "Left kidney"]
@@ -27,7 +27,7 @@ def test_organs_are_ordered_by_decreasing_volume_and_those_without_voxels_come_l
     assert [text.get_position()[0] for text in axes.texts if text.get_text() == "no voxels"] == [6]
 
 
-def test_each_group_has_its_own_color_and_the_shares_of_its_organs(axes):
+def test_each_group_has_a_color_and_shows_the_shares_of_its_organs(axes):
     groups = {points.get_label(): points for points in axes.collections}
 
     assert list(groups) == ["Head (1 organ)", "Medium (3 organs)", "Tail (3 organs)"]
@@ -45,7 +45,7 @@ def test_the_two_gaps_are_marked_between_the_groups(axes):
     assert [text.xy[0] for text in marked] == [0.5, 3.5]
 
 
-def test_no_gaps_are_marked_if_the_groups_are_not_intervals_of_the_ranking():
+def test_no_gaps_are_marked_for_groups_that_are_not_consecutive():
     manual = partition(COUNTS, "manual", groups=[[1, 12], [6, 2], [3, 11, 4]])
 
     axes = log_gap_figure(manual, AMOS).axes[0]
@@ -63,7 +63,7 @@ def test_a_plot_is_written_for_any_number_of_organs(counts, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["log_gap.png"]
 
 
-def test_another_format_or_a_missing_folder_is_rejected(tmp_path):
+def test_an_unknown_format_or_missing_folder_is_rejected(tmp_path):
     with pytest.raises(OutputError, match=r"Use \.png, \.pdf, \.svg"):
         draw_log_gap(partition(COUNTS), AMOS, tmp_path / "log_gap.gif")
     with pytest.raises(OutputError, match="cannot be written"):

@@ -1,4 +1,4 @@
-"""The network: the paper's sizes, its attention, and its options."""
+"""The network: parameter counts, attention and options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dcaseg.method.network import DCANet, start_from
+from dcaseg.method.network import DCANet, load_initial_weights
 from dcaseg.method.vnet import Upsampling, initialize_kaiming
 
 SYNAPSE_OWNERS = ((6,), (1, 2, 3, 4, 5, 7, 8, 9, 10, 11), (12, 13))
@@ -28,7 +28,7 @@ def volume() -> torch.Tensor:
     return torch.rand(2, 1, 32, 16, 48, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_parameter_counts_are_those_of_the_paper_configuration():
+def test_parameter_counts_match_the_paper():
     network = DCANet(SYNAPSE_OWNERS, n_filters=16, norm="batch")
     assert network.aggregation is not None
     fusions = millions(network.aggregation.fusions)
@@ -39,7 +39,7 @@ def test_the_parameter_counts_are_those_of_the_paper_configuration():
     assert millions(network) == pytest.approx(17.502, abs=5e-4)
 
 
-def test_the_result_has_a_channel_for_each_organ_and_the_background(small_network, volume):
+def test_the_output_has_a_channel_for_the_background_and_each_organ(small_network, volume):
     with torch.no_grad():
         assert small_network(volume).shape == (2, 5, 32, 16, 48)
 
@@ -47,7 +47,7 @@ def test_the_result_has_a_channel_for_each_organ_and_the_background(small_networ
 def test_attention_sums_to_one_at_every_level_and_voxel(small_network, volume):
     assert small_network.aggregation is not None
     for fusion in small_network.aggregation.fusions:
-        nn.init.normal_(fusion.gate.weight)  # a fresh gate is even everywhere and would hide a missing softmax
+        nn.init.normal_(fusion.gate.weight)  # a zero gate gives equal weights, which would hide a missing softmax
     with torch.no_grad():
         attention = small_network.forward_all(volume).attention
     assert sorted(attention) == [1, 2, 3, 4]
@@ -57,13 +57,13 @@ def test_attention_sums_to_one_at_every_level_and_voxel(small_network, volume):
         torch.testing.assert_close(weights.sum(dim=1), torch.ones_like(weights[:, 0]))
 
 
-def test_only_the_attention_asked_for_is_kept(small_network, volume):
+def test_only_the_requested_attention_is_kept(small_network, volume):
     with torch.no_grad():
         assert sorted(small_network.forward_all(volume, attention_levels=(4,)).attention) == [4]
 
 
 @pytest.mark.parametrize("fusion", ["average", "concat", "none"])
-def test_other_fusions_of_figure_8_run(fusion, volume):
+def test_the_other_fusions_of_figure_8_run(fusion, volume):
     network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", fusion=fusion)
     parts = network.forward_all(volume)
     assert parts.aggregated.shape == (2, 5, 32, 16, 48)
@@ -104,7 +104,7 @@ def test_an_empty_group_has_no_expert(volume):
         assert network.forward_all(volume).attention[4].shape[1] == 2
 
 
-def test_the_options_rebuild_the_same_network(small_network):
+def test_the_network_can_be_rebuilt_from_its_options(small_network):
     rebuilt = DCANet(**small_network.options)
     rebuilt.load_state_dict(small_network.state_dict())
     assert rebuilt.options == small_network.options
@@ -117,14 +117,14 @@ def test_owners_must_hold_every_label_once(owners):
 
 
 @pytest.mark.parametrize("option", [{"norm": "group"}, {"fusion": "sum"}, {"n_stages": [(1, 1, 1, 1)]}])
-def test_unknown_options_are_refused(option):
+def test_invalid_options_are_rejected(option):
     with pytest.raises(ValueError):
         DCANet(SMALL_OWNERS, n_filters=2, **option)
 
 
 @pytest.mark.parametrize("fusion", ["dfam", "average", "concat", "none"])
 @pytest.mark.parametrize("stitching", ["raw", "background_relative", "log_softmax"])
-def test_a_correction_starts_with_exactly_the_stitched_experts(fusion, stitching, volume):
+def test_a_residual_decoder_starts_with_exactly_the_stitched_experts(fusion, stitching, volume):
     network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", fusion=fusion, stitching=stitching, residual=True)
     parts = network.forward_all(volume)
     assert torch.equal(parts.aggregated, network.stitch(parts.experts))
@@ -133,7 +133,7 @@ def test_a_correction_starts_with_exactly_the_stitched_experts(fusion, stitching
     assert torch.equal(network(volume), network.stitch(parts.experts))
 
 
-def test_a_correction_learns_while_the_experts_it_corrects_get_no_gradient(volume):
+def test_a_residual_decoder_learns_while_the_experts_get_no_gradient(volume):
     network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", residual=True)
     encoded = network.encoder(volume)
     network.aggregate(encoded, network.decode_experts(encoded))[0].square().mean().backward()
@@ -141,7 +141,7 @@ def test_a_correction_learns_while_the_experts_it_corrects_get_no_gradient(volum
     assert all(expert.head.weight.grad is None for expert in network.experts)
 
 
-def test_the_aggregation_decoder_takes_the_blocks_of_a_plain_expert(small_network):
+def test_the_aggregation_decoder_can_copy_the_blocks_of_a_plain_expert(small_network):
     aggregation, experts = small_network.aggregation, list(small_network.experts)
     assert aggregation is not None
     aggregation.copy_blocks(experts[1])
@@ -153,7 +153,7 @@ def test_the_aggregation_decoder_takes_the_blocks_of_a_plain_expert(small_networ
 
 
 def nyquist_share(features: torch.Tensor) -> float:
-    """Energy of the highest frequency along depth against that of its neighbors, over all channels."""
+    """Energy of the highest frequency along depth, divided by that of its neighbors, over all channels."""
     power = torch.fft.rfft(features.detach() - features.detach().mean(), dim=2).abs().square().sum(dim=(0, 1, 3, 4))
     return float(power[-1] / power[-4:-1].mean())
 
@@ -167,12 +167,12 @@ def test_only_a_transposed_convolution_starts_with_a_checkerboard(mode, clean):
     assert (nyquist_share(up(coarse)) < 2) == clean
 
 
-def test_another_up_sampling_is_refused():
+def test_an_unknown_up_sampling_is_rejected():
     with pytest.raises(ValueError, match="upsampling"):
         DCANet(SMALL_OWNERS, n_filters=2, upsampling="bilinear")
 
 
-def test_kaiming_initialization_leaves_what_starts_at_zero():
+def test_kaiming_initialization_keeps_zero_weights():
     torch.manual_seed(0)
     network = DCANet(SMALL_OWNERS, n_filters=8, norm="instance", residual=True)
     initialize_kaiming(network)
@@ -183,14 +183,14 @@ def test_kaiming_initialization_leaves_what_starts_at_zero():
     assert not network.aggregation.fusions[0].gate.weight.any()
 
 
-def test_a_network_with_trilinear_up_sampling_can_start_from_one_with_transposed_convolutions(volume):
+def test_a_trilinear_network_can_start_from_transposed_convolutions(volume):
     torch.manual_seed(1)
     initial = DCANet(SMALL_OWNERS, n_filters=2, norm="instance")
     network = DCANet(SMALL_OWNERS, n_filters=2, norm="instance", upsampling="trilinear", residual=True)
-    start_from(network, initial)
+    load_initial_weights(network, initial)
     kernels, reduced = initial.experts[0].ups[0][0].weight, network.experts[0].ups[0][0].reduce.weight
     torch.testing.assert_close(reduced[:, :, 0, 0, 0], kernels.mean(dim=(2, 3, 4)).T)
-    # Where all eight kernels are alike and the features constant, both up-samplings are the same.
+    # With eight equal kernels and constant features, both kinds of up-sampling give the same result.
     with torch.no_grad():
         initial.experts[0].ups[0][0].weight.copy_(kernels.mean(dim=(2, 3, 4), keepdim=True).expand_as(kernels))
     constant = torch.rand(1, 32, 1, 1, 1).expand(1, 32, 4, 4, 4)
@@ -199,8 +199,8 @@ def test_a_network_with_trilinear_up_sampling_can_start_from_one_with_transposed
     assert torch.equal(parts.aggregated, network.stitch(parts.experts))
 
 
-def test_networks_that_differ_in_more_do_not_start_from_each_other():
+def test_initial_weights_of_a_different_network_are_rejected():
     with pytest.raises(ValueError, match="n_filters"):
-        start_from(
+        load_initial_weights(
             DCANet(SMALL_OWNERS, n_filters=4, norm="instance"), DCANet(SMALL_OWNERS, n_filters=2, norm="instance")
         )

@@ -1,4 +1,4 @@
-"""From a folder of one's own CTs to a segmentation: list, train, stop, resume, evaluate, bundle, segment."""
+"""From a folder of CTs to a segmentation: list, train, stop, resume, evaluate, export, segment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TINY = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "-
 
 @pytest.fixture(scope="module")
 def own_list(coarse_phantom, tmp_path_factory) -> Path:
-    """A list of four CTs: two labelled ones, one that is not, one to validate and test on."""
+    """A data list of four CTs: two labeled, one unlabeled, and one for validation and testing."""
     from dcaseg.organs import AMOS
     from dcaseg.training.datalist import Datalist, Entry, write_datalist
 
@@ -30,7 +30,7 @@ def own_list(coarse_phantom, tmp_path_factory) -> Path:
     return folder / "list.json"
 
 
-def test_ones_own_cts_are_trained_on_evaluated_packed_and_segmented(dca, own_list, tmp_path):
+def test_train_evaluate_export_and_segment_with_a_folder_of_cts(dca, own_list, tmp_path):
     run, model = tmp_path / "run", tmp_path / "model"
     first = dca("train", "-o", run, "--data", own_list, *TINY, "--steps", 4, "--minutes", 0)
     assert first.code == 0, first.err
@@ -59,7 +59,7 @@ def test_ones_own_cts_are_trained_on_evaluated_packed_and_segmented(dca, own_lis
     assert (tmp_path / "result" / "labels.nrrd").exists()
 
 
-def test_a_baseline_is_trained_on_all_labels_but_not_packed(dca, own_list, tmp_path):
+def test_a_baseline_trains_on_all_labels_but_cannot_be_exported(dca, own_list, tmp_path):
     run = tmp_path / "run"
     trained = dca("train", "-o", run, "--data", own_list, *TINY, "--steps", 1, "--strategy", "vnet", "--all-labels")
     assert trained.code == 0, trained.err
@@ -69,7 +69,7 @@ def test_a_baseline_is_trained_on_all_labels_but_not_packed(dca, own_list, tmp_p
     assert refused.code == 2 and "baseline 'vnet'" in refused.err
 
 
-def test_what_is_lacking_is_said_before_the_training(dca, own_list, tmp_path):
+def test_missing_data_is_reported_before_training(dca, own_list, tmp_path):
     content = json.loads(own_list.read_text())
     alone = own_list.with_name("alone.json")
     alone.write_text(json.dumps({"training": content["training"][:1]}))

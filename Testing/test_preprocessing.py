@@ -1,4 +1,4 @@
-"""Ways to prepare CTs: grids, intensities, what is shared on disk, and that inference sees what training saw."""
+"""Preprocessing presets: grids, intensities, the shared cache, and equal resampling in training and inference."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ct() -> sitk.Image:
 
 
 def faces(grid: Grid) -> np.ndarray:
-    """Lowest and highest corner of the volume, faces of voxels, in mm."""
+    """The lowest and highest corners of the volume (outer faces of voxels), in mm."""
     half = np.abs(grid.axes) @ np.array(grid.spacing) / 2
     corners = grid.corners()
     return np.array([corners.min(axis=0) - half, corners.max(axis=0) + half])
@@ -48,7 +48,7 @@ def test_a_grid_of_fixed_shape_covers_the_whole_image(ct):
         grid_of_shape(ct, (0, 1, 1))
 
 
-def test_a_constant_stays_constant_to_the_rim_of_a_fixed_shape(ct):
+def test_a_constant_image_stays_constant_with_a_fixed_shape(ct):
     flat = ct * 0 + 70
     assert np.unique(prepare_case("flat", flat, None, GridOptions(shape=(7, 33, 64))).hu).tolist() == [70]
 
@@ -62,7 +62,7 @@ def test_a_case_of_fixed_shape_keeps_its_voxel_size_on_disk(ct, tmp_path):
     assert case_of_balls(1).voxel_size(GridOptions(spacing=(1.0, 2.0, 3.0))) == (3.0, 2.0, 1.0)
 
 
-def test_z_scores_are_of_the_whole_case_wherever_a_patch_lies():
+def test_z_scores_use_the_whole_case():
     case, grid = case_of_balls(1), GridOptions(scaling="z_score")
     whole = case.scaled(case.hu, grid)
     assert whole.mean() == pytest.approx(0, abs=1e-4) and whole.std() == pytest.approx(1, abs=1e-4)
@@ -72,7 +72,7 @@ def test_z_scores_are_of_the_whole_case_wherever_a_patch_lies():
     assert standardize(np.full(3, 5), 5.0, 0.0).tolist() == [0, 0, 0]
 
 
-def test_a_z_scored_run_trains_without_augmentation_and_makes_no_model(tmp_path):
+def test_a_run_with_z_scores_trains_without_augmentation_and_cannot_be_exported(tmp_path):
     from dcaseg.training.checkpoints import RunRecord, write_record
     from dcaseg.training.training_set import TrainingSet
 
@@ -88,26 +88,26 @@ def test_a_z_scored_run_trains_without_augmentation_and_makes_no_model(tmp_path)
         export_bundle(tmp_path, tmp_path / "model")
 
 
-def test_presets_that_share_a_grid_share_the_cases_on_disk(tmp_path):
+def test_presets_with_the_same_grid_share_cached_cases(tmp_path):
     folders = {name: cache_folder(tmp_path, preset.grid) for name, preset in PRESETS.items()}
     assert folders["duomod"] == folders["magicnet"] == folders["galoss-amos"]
     assert len({folders[name] for name in ("default", "fine", "duomod", "dhc")}) == 4
     assert folders["dhc"].name == "80x160x160voxels-RAS"
 
 
-def test_an_unknown_preset_names_those_there_are():
-    with pytest.raises(UserError, match="no preprocessing 'nnunet'") as raised:
+def test_an_unknown_preset_is_rejected():
+    with pytest.raises(UserError, match="'nnunet' is not a preprocessing preset") as raised:
         preprocessing("nnunet")
     assert "duomod" in raised.value.remedy
 
 
-def test_the_papers_preset_has_the_familys_voxels():
+def test_the_spacing_of_the_paper_preset():
     assert TrainingOptions.paper().grid == preprocessing("duomod").grid
 
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.grid.shape is None])
 def test_training_resamples_as_inference_does(ct, name):
-    """The segmenter resamples with ``model_grid`` and ``resample`` and rounds nothing; training keeps whole HU."""
+    """The segmenter uses ``model_grid`` and ``resample`` without rounding; training rounds to integer HU."""
     grid = PRESETS[name].grid
     prepared = prepare_case("a", ct, None, grid)
     target = model_grid(ct, grid.spacing, grid.orientation)

@@ -8,7 +8,7 @@ import torch
 from dcaseg.inference.backends.base import Task, as_tuple
 from dcaseg.inference.backends.eager import EagerBackend, has_onednn
 from dcaseg.inference.device import cpu
-from dcaseg.method.streaming import Answer, Wanted
+from dcaseg.method.streaming import RequestedOutputs, StreamedOutput
 from dcaseg.models.bundle import Bundle
 from dcaseg.models.store import default_bundle
 from small_model import PATCH, vivid_network
@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this PyTorch is built without oneDNN")
 
-EVERYTHING = Wanted(True, True, (1, 2, 3, 4))
+EVERYTHING = RequestedOutputs(True, True, (1, 2, 3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def windows() -> torch.Tensor:
     return torch.rand(2, 1, *PATCH, generator=torch.Generator().manual_seed(5))
 
 
-def assert_same(given: Answer, expected: Answer, windows: slice = slice(None)) -> None:
+def assert_same(given: StreamedOutput, expected: StreamedOutput, windows: slice = slice(None)) -> None:
     """Whether ``given`` equals ``expected`` for ``windows``."""
     for ours, theirs in zip(as_tuple(given), as_tuple(expected), strict=True):
         assert (ours - theirs[windows]).abs().max() < 1e-4 * (theirs.max() - theirs.min())
@@ -48,7 +48,7 @@ def test_a_single_window_gives_the_result_it_gives_in_a_batch(task, windows):
 @needs_onednn
 def test_a_window_of_the_shipped_model_takes_little_more_than_half_the_memory_of_two():
     bundle = Bundle.load(default_bundle())
-    runtime = EagerBackend(Task(bundle.network(), Wanted(), bundle.metadata.patch, cpu()))
+    runtime = EagerBackend(Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu()))
     windows = torch.rand(2, 1, *bundle.metadata.patch)
     alone, both = (most_bytes_held(lambda given=given: runtime(given)) for given in (windows[:1], windows))
     assert alone < 0.6 * both

@@ -1,4 +1,4 @@
-"""What a training step costs against the plain pass: the same losses, less memory."""
+"""The cost of a training step compared with a single graph: the same losses, less memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dcaseg.training.options import TrainingOptions
 from dcaseg.training.strategies.dca_losses import plain_losses, supervised_losses, unsupervised_loss
 
 
-def test_two_graphs_and_two_stages_have_the_losses_of_one():
+def test_two_graphs_and_two_stages_have_the_losses_of_one_graph():
     torch.manual_seed(0)
     options = TrainingOptions(n_filters=2, patch=(16, 16, 32))
     network = DCANet(((1,), (2, 3), (4,)), n_filters=2, norm="instance")
@@ -24,7 +24,7 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one():
     assert set(plain) == set(ours)
     for name, loss in ours.items():
         torch.testing.assert_close(loss, plain[name], atol=1e-5, rtol=0)
-    # The two stages of the default preset, one after the other, have them too.
+    # The two stages of the default preset together have the same losses.
     staged = supervised_losses(network, volumes, labels, options, "experts")
     staged |= supervised_losses(network, volumes, labels, options, "aggregation")
     staged["unsupervised"] = unsupervised_loss(network, unlabelled, options, "aggregation")[0]
@@ -33,12 +33,12 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one():
         torch.testing.assert_close(loss, plain[name], atol=1e-5, rtol=0)
 
 
-def test_the_mean_step_of_a_run_weighs_its_stages():
+def test_the_mean_step_of_a_run_is_weighted_by_its_stages():
     figures = zip(WAYS, (9, 7, 8, 2, 4, 3), (90, 70, 80, 20, 40, 30), strict=True)
     costs = {way: StepCost(way, seconds, mib, {}) for way, seconds, mib in figures}
     half = TrainingOptions(expert_stage_fraction=0.5, unsup_weight_cutoff=0.0)
     assert expected_step(costs, half) == (pytest.approx(0.5 * 2 + 0.5 * 4), 40)
-    # Of the second stage, exp(-5 (1 - t)^2) > 0.8 holds in the last 21 %.
+    # In the second stage, exp(-5 (1 - t)^2) > 0.8 is true for the last 21 %.
     mostly = TrainingOptions(expert_stage_fraction=0.5, unsup_weight_cutoff=0.8, ramp_fraction=1.0)
     assert expected_step(costs, mostly)[0] == pytest.approx(0.5 * 2 + 0.5 * (3 + 0.211), abs=0.002)
     assert expected_step(costs, TrainingOptions.paper(joint_statistics=False)) == (8, 80)
@@ -46,7 +46,7 @@ def test_the_mean_step_of_a_run_weighs_its_stages():
 
 
 @pytest.mark.slow
-def test_a_step_of_the_default_preset_costs_less_than_the_plain_pass_and_has_its_losses():
+def test_a_step_of_the_default_preset_costs_less_than_one_graph():
     options = TrainingOptions(patch=(32, 32, 32))
     costs = measure_in_turn(options, rounds=1, steps=2, threads=1)
     plain = costs["plain"]
@@ -54,7 +54,7 @@ def test_a_step_of_the_default_preset_costs_less_than_the_plain_pass_and_has_its
         assert cost.losses == pytest.approx({name: plain.losses[name] for name in cost.losses}, abs=1e-5)
     for way in expected_ways(options):
         assert costs[way].peak_mib < 0.6 * plain.peak_mib
-    # No step of the default preset. At the preset's own patch it takes 0.54; with one this small the weights' share of
-    # the memory, which no way saves, is larger.
+    # With the default preset's patch, the ratio is 0.54. With this small patch, the weights are a larger part of the
+    # memory, and they cannot be saved.
     assert costs["joint"].peak_mib < 0.7 * plain.peak_mib
     assert expected_step(costs, options)[0] < 0.65 * plain.seconds

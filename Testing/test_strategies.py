@@ -1,4 +1,4 @@
-"""Ways to learn, in one loop: DCA, the baselines, and what a strategy may ask of the loop."""
+"""All strategies in the training loop: DCA, the baselines, and a made-up strategy that uses all hooks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from dcaseg.training.trainer import LOG, Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 BASELINES = tuple(name for name in get_args(StrategyName) if name != "dca")
-# Small networks, patches and cases: all systems together in less than a minute on one core.
-# Readings of a paper beside the default one, and systems whose default is too large for a test.
+# Small networks, patches and cases, so that all strategies together take less than a minute on one core.
+# Second variants of a paper, and strategies whose default is too large for a test.
 VARIANTS = {
     "adsh published": {"strategy_options": {"variant": "published"}},
     "crest published": {"strategy_options": {"variant": "published", "generations": 2}},
@@ -43,7 +43,7 @@ LABELS_ALONE = ("vnet", "plain_experts", "bcp")
 
 
 def options_for(name: str, **changes) -> TrainingOptions:
-    """Options of the strategy or variant ``name``; what a strategy needs in a test, then ``changes``."""
+    """Options of the strategy or variant ``name``, reduced for a test, with ``changes``."""
     strategy = name.split()[0]
     made = {"strategy": strategy, **OWN_OPTIONS[strategy], **SMALL.get(strategy, {})}  # type: ignore[index]
     own = {}
@@ -61,7 +61,7 @@ def trainer_for(folder: Path, options: TrainingOptions) -> Trainer:
 
 
 @pytest.mark.parametrize("name", [*BASELINES, *VARIANTS])
-def test_every_system_learns_and_resumes_bit_for_bit(tmp_path, name):
+def test_every_strategy_learns_and_resumes_bit_for_bit(tmp_path, name):
     options = options_for(name, steps=4, ramp_fraction=0.1, warmup_steps=0)
     whole = trainer_for(tmp_path / "whole", options)
     fresh = [parameter.clone() for parameter in whole.strategy.trainable_parameters()]
@@ -72,7 +72,7 @@ def test_every_system_learns_and_resumes_bit_for_bit(tmp_path, name):
     )
     lines = [json.loads(line) for line in (tmp_path / "whole" / LOG).read_text().splitlines()]
     assert not any("skipped" in line for line in lines) and 0 <= lines[-1]["dice"]["mean"] <= 1
-    # A stage of its own, pseudo-labels that change, or dropout of half the features make losses of another kind.
+    # Separate stages, changing pseudo-labels, or strong dropout make these losses incomparable.
     if options.strategy not in ("bcp", "abd", "beta_fft", "ua_mt") and "published" not in name:
         assert min(line["supervised"] for line in lines[1:]) < lines[0]["supervised"]
     assert ("unsupervised" in lines[-1]) == (options.strategy not in LABELS_ALONE)
@@ -92,7 +92,7 @@ def test_every_system_learns_and_resumes_bit_for_bit(tmp_path, name):
         assert torch.equal(one, other)
 
 
-def test_the_two_networks_of_cps_differ_from_the_start(tmp_path):
+def test_the_two_networks_of_cps_are_initialized_differently(tmp_path):
     strategy = trainer_for(tmp_path, options_for("cps")).strategy
     pairs = zip(strategy.network.parameters(), strategy.second.parameters(), strict=True)
     assert not all(torch.equal(one, other) for one, other in pairs)
@@ -112,29 +112,28 @@ def test_the_teacher_of_ua_mt_follows_the_student_and_gets_no_gradient(tmp_path)
     )
 
 
-def test_a_vnet_has_one_decoder_and_looks_at_no_unlabelled_patch(tmp_path):
+def test_the_vnet_has_one_decoder_and_ignores_unlabelled_patches(tmp_path):
     trainer = trainer_for(tmp_path, options_for("vnet"))
     assert len(trainer.network.experts) == 1 and trainer.network.aggregation is None
     assert trainer._draw(trainer.strategy.step_state(5)).unlabelled is None
 
 
-def test_averaged_experts_answer_with_the_mean_of_three(tmp_path):
+def test_averaged_experts_return_the_mean_of_three(tmp_path):
     network = trainer_for(tmp_path, options_for("plain_experts")).network.eval()
     volume = torch.rand(1, 1, 16, 32, 32)
     parts = network.forward_all(volume)
     torch.testing.assert_close(network(volume), sum(parts.experts) / 3)
 
 
-def test_without_aggregation_dca_is_its_stitched_experts(tmp_path):
+def test_dca_without_aggregation_returns_the_stitched_experts(tmp_path):
     trainer = trainer_for(tmp_path, options_for("dca", aggregation=False, steps=2))
     trainer.run()
     lines = [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()]
     assert all({"head", "medium", "tail"} <= set(line) and "unsupervised" not in line for line in lines)
 
 
-class TwoWeighedNetworks(Strategy):
-    """What DHC and GA ask of the loop, made up: a second network, and for each of the two its own weights of classes,
-    which follow what was seen; a part of the step looks at all patches."""
+class TwoWeightedNetworks(Strategy):
+    """A made-up strategy with a second network and with class weights for each network, updated in each step."""
 
     def __init__(self, options, groups) -> None:
         super().__init__(options)
@@ -145,7 +144,7 @@ class TwoWeighedNetworks(Strategy):
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         return ("all",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         assert batch.unlabelled is not None
         self.seen = torch.bincount(batch.labels.ravel(), minlength=4).float()
         total = torch.zeros(())
@@ -164,10 +163,10 @@ class TwoWeighedNetworks(Strategy):
         self.weights.mul_(decay).add_((1 - decay) * rare)
 
 
-def test_a_method_with_two_networks_and_weights_of_classes_fits_the_loop_and_resumes(tmp_path, monkeypatch):
-    from dcaseg.training.strategies import registry as choosing
+def test_a_strategy_with_two_networks_and_class_weights_resumes(tmp_path, monkeypatch):
+    from dcaseg.training.strategies import registry
 
-    monkeypatch.setitem(choosing._MAKERS, "cps", TwoWeighedNetworks)
+    monkeypatch.setitem(registry._STRATEGIES, "cps", TwoWeightedNetworks)
     options = options_for("cps", steps=6, ramp_fraction=0.1)
     whole = trainer_for(tmp_path / "whole", options)
     whole.run(validate_every=6)
@@ -185,20 +184,20 @@ def test_a_method_with_two_networks_and_weights_of_classes_fits_the_loop_and_res
 
 
 @pytest.mark.parametrize("mode", ["average", "sequential", "fixed"])
-def test_organs_are_divided_as_the_options_say(tmp_path, mode):
+def test_the_partition_option_divides_the_organs(tmp_path, mode):
     trainer = trainer_for(tmp_path, replace(OPTIONS, partition=mode))
     assert trainer.partition.mode == mode
     assert make_strategy(trainer.options, trainer.partition).network.owners == trainer.network.owners
 
 
-def test_a_label_that_the_vocabulary_does_not_have_is_named(tmp_path):
+def test_a_label_outside_the_vocabulary_is_rejected(tmp_path):
     case = case_of_balls(1)
     wrong = Case("odd", case.hu, np.where(case.labels == 3, 9, case.labels).astype(np.uint8))
-    with pytest.raises(UserError, match="odd holds label 9; balls ends at 3"):
+    with pytest.raises(UserError, match="odd contains label 9, but balls has only labels up to 3"):
         Trainer(tmp_path, OPTIONS, THREE_BALLS, [case, wrong], [])
 
 
-def test_pseudo_labelled_cases_are_those_of_the_step_a_run_goes_on_from(tmp_path):
+def test_a_resumed_run_uses_the_pseudo_labelled_cases_of_its_step(tmp_path):
     case = replace(case_of_balls(1), ignored=case_of_balls(1).labels == 0)
     write_pseudo_cases(tmp_path, 10, [case])
     write_pseudo_cases(tmp_path, 20, [case, case])
@@ -221,7 +220,7 @@ for name in sys.argv[2:]:
     trainer = trainer_for(Path(sys.argv[1]) / name, options)
     trainer.run(validate_every=9)
     for key, value in trainer.strategy.state_dict().items():
-        # Statistics of norms and the bank of features are the first process's from the next forward pass on.
+        # From the next forward pass on, norm statistics and feature banks are those of the first process.
         if "running_" in key or "num_batches" in key or "bank" in key or key == "filled":
             continue
         highest, lowest = value.float().clone(), value.float().clone()

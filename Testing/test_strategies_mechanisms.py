@@ -1,4 +1,4 @@
-"""Each system's mechanism: what its paper is about, seen at work, so that a test fails where it is taken out."""
+"""The mechanism of each method. The tests fail if the mechanism is removed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from dcaseg.training.strategies import losses, mixing
 from dcaseg.training.strategies.a_and_d import denoised, encoded, noised
 from dcaseg.training.strategies.basak import fused_confidence
 from dcaseg.training.strategies.base import Batch, Facts, Pool, Strategy, facts_of
-from dcaseg.training.strategies.beta_fft import mixed_up
-from dcaseg.training.strategies.co_bionet import Critic, real_or_not, selected_cross_entropy
+from dcaseg.training.strategies.beta_fft import interpolate
+from dcaseg.training.strategies.co_bionet import Critic, critic_loss, selected_cross_entropy
 from dcaseg.training.strategies.fixmatch import most_confident, pseudo_labelled
 from dcaseg.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice
 from dcaseg.training.strategies.magicnet import blended
@@ -61,17 +61,17 @@ def volume_of(values: list[float], channels: bool = False) -> Tensor:
     return found.T[None, :, None, None, :] if channels else found[None, None, None, :]
 
 
-# ---------------------------------------------------------------------------------------------- what they share
+# ---------------------------------------------------------------------------------------------- common parts
 
 
-def test_a_step_draws_the_same_again_and_another_step_something_else():
+def test_random_draws_depend_on_the_step():
     strategy = strategy_for("bcp")
     one, again, other = (torch.rand(4, generator=strategy.random(strategy.step_state(step))) for step in (5, 5, 6))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert not torch.equal(one, torch.rand(4, generator=strategy.random(strategy.step_state(5), 1)))
 
 
-def test_two_networks_answer_with_the_mean_of_their_logits_or_probabilities():
+def test_two_networks_return_the_mean_of_logits_or_probabilities():
     volume = torch.rand(1, 1, *SIDES)
     cps, co = strategy_for("cps").eval(), strategy_for("co_bionet").eval()
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_two_networks_answer_with_the_mean_of_their_logits_or_probabilities():
     assert strategy_for("cps", strategy_options={"answer": "first"}).answering().out_channels == 4
 
 
-def test_weights_that_leave_nothing_give_a_loss_of_nothing():
+def test_zero_weights_give_zero_loss():
     logits = torch.zeros(1, 4, 2, 2, 2, requires_grad=True)
     loss = losses.weighted_cross_entropy(
         logits, torch.zeros(1, 2, 2, 2, dtype=torch.long), torch.tensor([0.0, 1, 1, 1])
@@ -89,7 +89,7 @@ def test_weights_that_leave_nothing_give_a_loss_of_nothing():
     assert float(loss) == 0 and torch.isfinite(gradient(loss, logits)).all()
 
 
-def test_a_region_alone_has_a_say():
+def test_region_loss_depends_only_on_the_region():
     logits = torch.randn(1, 4, 4, 4, 4, requires_grad=True)
     labels = torch.randint(4, (1, 4, 4, 4))
     region = torch.zeros(4, 4, 4, dtype=torch.bool)
@@ -109,63 +109,63 @@ def test_weights_of_classes_follow_their_formulas():
     torch.testing.assert_close(counted.balance_ratio(voxels), torch.tensor([0.01, 0.1, 1.0]))
 
 
-def test_a_strong_view_is_another_patch_in_the_same_range():
+def test_a_strong_view_keeps_the_intensity_range():
     volumes = torch.rand(3, 1, *SIDES) * 4 - 2
     one, again = (strong_view(volumes, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, again) and (one - volumes).abs().mean() > 0.1
     assert one.amin() >= volumes.amin() - 1e-5 and one.amax() <= volumes.amax() + 1e-5
 
 
-# ------------------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------------------- invalid input
 
 
 @pytest.mark.parametrize("name", ["urpc", "cps", "ga", "bcp", "abd", "skcdf", "crest published"])
-def test_no_unlabelled_case_is_refused(name):
-    with pytest.raises(UserError, match="unlabelled cases, and there is none"):
+def test_missing_unlabelled_cases_are_rejected(name):
+    with pytest.raises(UserError, match="needs unlabeled cases, but there are none"):
         strategy_for(name, FACTS._replace(unlabelled=0))
 
 
-def test_a_case_labelled_in_part_is_refused_where_background_is_taken_at_its_word():
+def test_partially_labelled_cases_are_rejected_where_unsupported():
     part = FACTS._replace(partial="case 7")
-    with pytest.raises(UserError, match="case 7 is labelled only in part"):
+    with pytest.raises(UserError, match="case 7 is only partially labeled"):
         strategy_for("dhc", part)
     strategy_for("cps", part)
 
 
 @pytest.mark.parametrize("name", ["crest", "cld", "dhc", "skcdf"])
-def test_an_organ_without_a_voxel_is_named(name):
-    with pytest.raises(UserError, match="no labelled case has Small"):
+def test_an_organ_without_voxels_is_rejected(name):
+    with pytest.raises(UserError, match="no labeled case has Small"):
         strategy_for(name, FACTS._replace(voxels=(1000, 10, 10, 0)))
 
 
 @pytest.mark.parametrize("name", ["bcp", "abd", "beta_fft"])
-def test_patches_without_a_partner_are_refused_with_the_batch_to_choose(name):
+def test_an_odd_number_of_patches_is_rejected(name):
     with pytest.raises(UserError, match="--batch 2 or a multiple"):
         strategy_for(name, labelled_per_step=1, unlabelled_per_step=1)
     with pytest.raises(UserError, match="--batch 4 or a multiple"):
         strategy_for(name, FACTS._replace(processes=2))
 
 
-def test_patches_that_a_grid_does_not_divide_are_refused():
-    with pytest.raises(UserError, match="--patch of a multiple of 48"):
+def test_patches_that_cannot_be_divided_are_rejected():
+    with pytest.raises(UserError, match="--patch that is a multiple of 48"):
         strategy_for("magicnet", strategy_options={"cubes": 3})
     with pytest.raises(UserError, match="multiple of 32 voxels"):
         strategy_for("magicnet", norm="instance")
-    with pytest.raises(UserError, match="3 parts a side"):
+    with pytest.raises(UserError, match="into 3 parts"):
         strategy_for("abd", strategy_options={"blocks": 3})
 
 
-def test_an_option_that_a_system_does_not_have_is_answered_with_those_it_has():
+def test_an_unknown_strategy_option_is_rejected():
     with pytest.raises(UserError, match=r"no option 'blocks'.*pseudo_weight \(0.5\)"):
         strategy_for("bcp", strategy_options={"blocks": 3})
-    with pytest.raises(UserError, match="box is a number, not 'wide'"):
+    with pytest.raises(UserError, match="box must be a number, not 'wide'"):
         strategy_for("bcp", strategy_options={"box": "wide"})
-    with pytest.raises(UserError, match="variant is one of row, published"):
+    with pytest.raises(UserError, match="variant must be one of row, published"):
         strategy_for("crest", strategy_options={"variant": "mine"})
     assert strategy_for("bcp", strategy_options={"box": "0.5", "largest_part": "true"}).own.box == 0.5
 
 
-def test_magicnet_fits_itself_to_small_patches():
+def test_magicnet_adapts_to_small_patches():
     options = replace(options_for("magicnet"), strategy_options={}, norm="instance")
     assert fitted(replace(options, patch=(96, 96, 96))).strategy_options == {"cubes": 3}
     small = fitted(replace(options, patch=(32, 32, 32)))
@@ -175,11 +175,11 @@ def test_magicnet_fits_itself_to_small_patches():
 # ----------------------------------------------------------------------------------- two networks: GA, DHC, ...
 
 
-def test_ga_dice_of_an_absent_class_pulls_in_proportion_to_its_probability():
+def test_ga_dice_of_an_absent_class_has_a_proportional_gradient():
     logits = volume_of([[2.0, 0.0], [2.0, 1.0], [2.0, 2.0]], channels=True).requires_grad_(True)
     labels = torch.zeros(1, 1, 1, 3, dtype=torch.long)
     found = gradient(gradient_aware_dice(logits, labels), logits)[0, 1].flatten()
-    # p/(C N) times the softmax's own p (1 - p), and as much again from the present class.
+    # p/(C N) times the softmax derivative p (1 - p), and the same again from the present class.
     assert (found > 0).all() and found[0] < found[1] < found[2]
     probability = logits.detach().softmax(1)
     absent = (probability.detach() * logits.softmax(1))[:, 1].sum() / 3 / 2
@@ -200,7 +200,7 @@ def test_ga_cross_entropy_gives_a_class_the_root_of_its_size():
     torch.testing.assert_close(gradient_aware_cross_entropy(logits, labels, 1.0, 1.0), plain)
 
 
-def test_ga_looks_at_the_hardest_voxels_alone():
+def test_ga_uses_only_the_hardest_voxels():
     logits = torch.randn(1, 4, 4, 5, 5, requires_grad=True)
     labels = torch.randint(4, (1, 4, 5, 5))
     loss = strategy_for("ga").supervised(0, logits, Batch(logits, labels, [()], None), strategy_for("ga").step_state(0))
@@ -210,7 +210,7 @@ def test_ga_looks_at_the_hardest_voxels_alone():
     assert seen.sum() == 10 and seen[hardest].all()
 
 
-def test_dhc_weighs_what_gets_worse_more_than_what_gets_better():
+def test_dhc_gives_more_weight_to_classes_that_get_worse():
     difficulty = counted.Difficulty(3)
     labels = torch.arange(3).repeat_interleave(20)
     for step in range(10):
@@ -224,7 +224,7 @@ def test_dhc_weighs_what_gets_worse_more_than_what_gets_better():
     assert torch.equal(before[1:], difficulty.distance[1:]) and before[0] != difficulty.distance[0]
 
 
-def test_dhc_weighs_two_networks_differently_and_takes_empty_pseudo_labels():
+def test_dhc_has_different_weights_per_network_and_allows_empty_pseudo_labels():
     strategy = strategy_for("dhc")
     batch, step_state = batch_of(), strategy.step_state(50)
     torch.testing.assert_close(strategy.distribution, counted.distribution_weights(torch.tensor(FACTS.voxels).float()))
@@ -240,7 +240,7 @@ def test_dhc_weighs_two_networks_differently_and_takes_empty_pseudo_labels():
     assert torch.isfinite(strategy.crossed(1, logits, torch.zeros(4, *SIDES, dtype=torch.long), step_state))
 
 
-def test_crest_row_weighs_by_reversed_frequency_and_follows_slowly():
+def test_crest_row_weights_by_reversed_frequency_with_a_running_mean():
     strategy = strategy_for("crest")
     start = counted.reversed_weights(torch.tensor(FACTS.voxels).float())
     torch.testing.assert_close(strategy.weights, start.expand(2, -1))
@@ -255,7 +255,7 @@ def test_crest_row_weighs_by_reversed_frequency_and_follows_slowly():
     assert torch.isfinite(often) and strategy.supervised(0, answers[0][:2], batch, strategy.step_state(0)) != 0
 
 
-def test_simis_row_forgets_background_and_treats_organs_alike():
+def test_simis_row_gives_organs_equal_weight_and_the_background_none():
     strategy = strategy_for("simis")
     assert strategy.weights[0, 0] == 0 and strategy.weights[0, 3] > strategy.weights[0, 1]
     strategy.weights.fill_(4)
@@ -271,7 +271,7 @@ def test_simis_row_forgets_background_and_treats_organs_alike():
     assert backgrounds == sorted(backgrounds, reverse=True) and organs.min() > 0.95 * organs.max()
 
 
-def test_cld_keeps_what_has_little_confidence():
+def test_cld_keeps_more_voxels_of_classes_with_low_confidence():
     strategy = strategy_for("cld")
     torch.testing.assert_close(strategy.weights, counted.cube_root_weights(torch.tensor(FACTS.voxels).float()))
     bank = strategy.banks[0]
@@ -286,7 +286,7 @@ def test_cld_keeps_what_has_little_confidence():
         assert float(seen[own == label].float().mean()) == pytest.approx(rate, abs=0.03)
 
 
-def test_cld_bank_leaves_absent_classes_alone():
+def test_cld_bank_does_not_change_absent_classes():
     bank = counted.Confidence(3, period=1)
     probabilities = torch.full((1, 3, 1, 1, 4), 0.2)
     bank.observe(probabilities, torch.tensor([[[[0, 0, 1, 1]]]]))
@@ -321,7 +321,7 @@ def test_adsh_masks_the_loss_by_the_other_networks_thresholds():
     assert torch.equal(seen, (labels == 0) | (labels == 2))
 
 
-def test_adsh_renews_its_thresholds_by_quarters_of_an_epoch():
+def test_adsh_updates_its_thresholds_every_quarter_of_an_epoch():
     strategy = strategy_for("adsh", FACTS._replace(unlabelled=16))
     assert strategy.epoch_steps == 8
     strategy.observe([torch.randn(4, 4, *SIDES) for _ in range(2)], batch_of(), strategy.step_state(0))
@@ -331,7 +331,7 @@ def test_adsh_renews_its_thresholds_by_quarters_of_an_epoch():
     assert strategy.thresholds.all() and not strategy.quantiles[0].histogram.any()
 
 
-# ------------------------------------------------------------------------------------- FixMatch and its cases
+# ---------------------------------------------------------------------------------- FixMatch and pseudo-labeled cases
 
 
 def test_fixmatch_learns_a_strong_view_where_the_weak_one_is_confident():
@@ -346,7 +346,7 @@ def test_fixmatch_learns_a_strong_view_where_the_weak_one_is_confident():
     assert all(not p.grad.any() for p in strategy.network.parameters() if p.grad is not None)
 
 
-def test_the_most_confident_voxels_of_each_class_join_and_no_others():
+def test_only_the_most_confident_voxels_of_each_class_get_labels():
     generator = np.random.default_rng(0)
     predictions = [
         (generator.integers(0, 3, (4, 5, 6), dtype=np.uint8), generator.integers(0, 50, (4, 5, 6), dtype=np.uint16))
@@ -362,7 +362,7 @@ def test_the_most_confident_voxels_of_each_class_join_and_no_others():
             assert found[chosen].min() >= found[~chosen].max()
 
 
-def test_crest_generations_take_pseudo_labels_by_rate_and_start_anew():
+def test_crest_generations_take_pseudo_labels_by_rate_and_restart():
     strategy = strategy_for(
         "crest published", FACTS._replace(voxels=(1000, 100, 10, 10)), strategy_options={"generations": 2}
     )
@@ -397,7 +397,7 @@ def test_crest_aligns_pseudo_labels_with_the_labels():
     assert later[3] > found[3] and later[0] < found[0]
 
 
-def test_simis_appends_what_the_rarer_organs_lack():
+def test_simis_appends_voxels_of_rare_organs():
     shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.double)
     assert appended_voxels(shares, 3000, 0.0).tolist() == [0, 0, 0]
     assert appended_voxels(shares, 3000, 1.0).tolist() == pytest.approx([0, 500, 600])
@@ -416,7 +416,7 @@ def test_simis_appends_what_the_rarer_organs_lack():
     assert strategy.voxels.tolist() == [70, 20 + wanted[1], 10 + wanted[2]]
 
 
-def test_ignored_voxels_give_no_gradient_and_are_cut_along():
+def test_ignored_voxels_give_no_gradient_and_are_cropped():
     strategy = strategy_for("crest published")
     batch = batch_of()
     ignored = torch.zeros(2, *SIDES, dtype=torch.bool)
@@ -438,14 +438,14 @@ def test_ignored_voxels_give_no_gradient_and_are_cut_along():
 # ------------------------------------------------------------------------------------- consistency: URPC, Basak
 
 
-def test_urpc_pulls_nothing_where_scales_agree_and_less_where_they_disagree():
+def test_urpc_consistency_is_zero_for_equal_scales_and_weaker_for_uncertain_voxels():
     same = torch.randn(1, 4, 2, 2, 2).log_softmax(1)
     scales = [same.clone().requires_grad_(True) for _ in range(4)]
     loss = rectified_consistency(scales)
     assert float(loss) == pytest.approx(0, abs=1e-6)
     mean = torch.tensor([0.7, 0.3])
     near, far = torch.tensor([0.6, 0.4]), torch.tensor([0.05, 0.95])
-    # One scale of four differs, in one voxel a little and in the other a lot.
+    # One of four scales differs: slightly in one voxel, strongly in the other.
     differing = torch.stack([near, far], dim=1).log()[None, :, None, None]
     others = torch.stack([mean, mean], dim=1).log()[None, :, None, None]
     stack = [others, others, others, differing]
@@ -457,7 +457,7 @@ def test_urpc_pulls_nothing_where_scales_agree_and_less_where_they_disagree():
     assert rectified_consistency(stack) - divergence < plain
 
 
-def test_urpc_learns_at_all_scales_and_answers_with_the_finest():
+def test_urpc_learns_at_all_scales_and_returns_the_finest():
     strategy = strategy_for("urpc").eval()
     batch = batch_of()
     scales = strategy.pyramid(batch.volumes)
@@ -470,7 +470,7 @@ def test_urpc_learns_at_all_scales_and_answers_with_the_finest():
 
 
 @pytest.mark.parametrize("name", ["basak", "basak published"])
-def test_basak_samples_the_class_that_is_always_wrong_most(name):
+def test_basak_samples_most_voxels_of_the_worst_class(name):
     strategy = strategy_for(name)
     labels = torch.randint(4, (2, *SIDES))
     logits = torch.zeros(2, 4, *SIDES).scatter(1, torch.where(labels == 3, 0, labels)[:, None], 4.0)
@@ -486,7 +486,7 @@ def test_basak_samples_the_class_that_is_always_wrong_most(name):
         assert rates[3] > 2 * rates[1]
 
 
-def test_basak_reads_each_patch_under_its_own_labels():
+def test_basak_uses_each_patch_with_its_own_labels():
     strategy = strategy_for("basak")
     probabilities, labels = torch.randn(2, 4, *SIDES).softmax(1), torch.randint(4, (2, *SIDES))
     strategy._observe(probabilities, labels)
@@ -506,7 +506,7 @@ def test_basak_fuses_confidence_of_all_three_indicators():
 # --------------------------------------------------------------------------------- copy-paste: BCP, ABD, beta-FFT
 
 
-def test_bcp_pastes_both_ways_and_pseudo_labels_weigh_half():
+def test_bcp_pastes_both_ways_with_half_weight_for_pseudo_labels():
     strategy = strategy_for("bcp")
     batch, generator = batch_of(), torch.Generator().manual_seed(1)
     mask = mixing.box_mask(SIDES, 2 / 3, generator)
@@ -524,7 +524,7 @@ def test_bcp_pastes_both_ways_and_pseudo_labels_weigh_half():
     torch.testing.assert_close(half[:, :, ~mask], labelled[:, :, ~mask] / 2)
 
 
-def test_bcp_begins_its_second_stage_with_a_teacher_that_is_the_student():
+def test_bcp_copies_the_student_to_the_teacher_at_the_second_stage():
     strategy = strategy_for("bcp")
     border = round(0.118 * 100)
     assert (
@@ -558,7 +558,7 @@ def test_abd_replaces_the_least_confident_block_by_a_confident_one_of_the_other_
         rest = (1 - torch.tensor(values)) / 3
         answer = torch.stack([torch.tensor(values), rest, rest, rest], dim=1)
         answers.append(answer[:, None, :, None, None, None].expand(8, 1, 4, 2, 2, 2).clone())
-    # View 1's worst block 1 leans to class 2; of view 2's best three (1, 4, 7) block 7 does.
+    # View 1: the least confident block, 1, is closest to class 2. View 2: of the best three (1, 4, 7), block 7 is.
     answers[0][1, 0] = torch.tensor([0.2, 0.2, 0.3, 0.3])[:, None, None, None]
     answers[1][7, 0] = torch.tensor([0.1, 0.05, 0.8, 0.05])[:, None, None, None]
     one, other = mixing.displaced((views[0], answers[0]), (views[1], answers[1]), 3, [True])
@@ -603,7 +603,7 @@ def test_beta_fft_swaps_low_frequencies():
     assert low(waves, 0.125).abs().max() < 1e-5 and torch.allclose(low(waves, 0.16), waves, atol=1e-5)
 
 
-def test_beta_fft_trains_the_first_network_more():
+def test_beta_fft_has_additional_losses_for_the_first_network():
     strategy = strategy_for("beta_fft")
     batch, step_state = batch_of(), strategy.step_state(60)
     strategy.forward("mixed", batch, step_state)
@@ -612,14 +612,14 @@ def test_beta_fft_trains_the_first_network_more():
     assert all(p.grad is None for p in strategy.second.parameters())
     strategy.forward("swapped", batch, step_state).total.backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in strategy.second.parameters())
-    ends = mixed_up(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([0.0, 1.0]))
+    ends = interpolate(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([0.0, 1.0]))
     assert ends.flatten().tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------------------------------------------- MagicNet
 
 
-def test_magic_cubes_are_exchanged_and_come_back_to_their_own_places():
+def test_cubes_are_exchanged_and_returned_to_their_positions():
     volumes = torch.rand(4, 2, 6, 9, 12)
     parts = mixing.cubes(volumes, 3)
     torch.testing.assert_close(parts[1][:, :, 0, 0, 0], volumes[:, :, 0, 0, 4])
@@ -634,7 +634,7 @@ def test_magic_cubes_are_exchanged_and_come_back_to_their_own_places():
     assert not torch.equal(mixture, parts) and torch.equal(mixing.returned(mixture, order), parts)
 
 
-def test_magicnet_puts_the_features_of_cubes_back_where_they_were():
+def test_magicnet_returns_features_to_their_positions():
     strategy = strategy_for("magicnet").eval()
     batch = batch_of(sides=(32, 32, 32))
     volumes = torch.cat([batch.volumes, batch.unlabelled])
@@ -676,7 +676,7 @@ def test_the_adversarial_direction_changes_the_prediction_more_than_a_random_one
     assert worst > 1.5 * usual and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
 
 
-def test_ss_net_banks_right_voxels_that_its_selector_ranks_highest():
+def test_ss_net_bank_holds_correct_voxels_with_the_highest_scores():
     strategy = strategy_for("ss_net").eval()
     features, labels = torch.randn(2, 2, *SIDES), torch.randint(4, (2, *SIDES))
     predicted = torch.where(labels == 2, 0, labels)
@@ -691,7 +691,7 @@ def test_ss_net_banks_right_voxels_that_its_selector_ranks_highest():
     torch.testing.assert_close(kept.sort(descending=True).values, best, atol=1e-5, rtol=1e-5)
 
 
-def test_ss_net_pulls_a_feature_towards_the_bank():
+def test_ss_net_pulls_features_toward_the_bank():
     features, bank = torch.randn(1, 8, requires_grad=True), torch.randn(4, 8)
     loss = contrast(features, bank, torch.zeros(1, 1), torch.zeros(4, 1))
     moved = features - 0.1 * gradient(loss, features)
@@ -700,17 +700,17 @@ def test_ss_net_pulls_a_feature_towards_the_bank():
     strategy.bank.normal_()
     strategy.filled[:] = torch.tensor([0, 32, 32, 32])
     volumes = torch.rand(2, 2, *SIDES, requires_grad=True)
-    pulled = strategy.pulled(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
-    assert gradient(pulled, volumes).abs().sum() > 0
+    pull = strategy.contrast_loss(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
+    assert gradient(pull, volumes).abs().sum() > 0
     strategy.filled.zero_()
-    nothing = strategy.pulled(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
+    nothing = strategy.contrast_loss(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
     assert nothing == 0 and not gradient(nothing, volumes).any()
 
 
 # -------------------------------------------------------------------------------------------------- Co-BioNet
 
 
-def test_a_critic_learns_to_tell_labels_from_predictions():
+def test_a_critic_learns_to_distinguish_labels_from_predictions():
     torch.manual_seed(0)
     critic = Critic(4)
     optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-2)
@@ -718,12 +718,12 @@ def test_a_critic_learns_to_tell_labels_from_predictions():
     soft = torch.randn(2, 4, 6, 6, 6).softmax(1)
     for _ in range(30):
         optimizer.zero_grad()
-        (real_or_not(critic(truth), True) + real_or_not(critic(soft), False)).backward()
+        (critic_loss(critic(truth), True) + critic_loss(critic(soft), False)).backward()
         optimizer.step()
     assert (critic(truth) > 0).float().mean() > 0.9 and (critic(soft) < 0).float().mean() > 0.9
 
 
-def test_co_bionet_teaches_critics_and_networks_apart():
+def test_co_bionet_trains_critics_and_networks_separately():
     strategy = strategy_for("co_bionet")
     batch, step_state = batch_of(), strategy.step_state(50)
     strategy.forward("networks", batch, step_state).total.backward()
@@ -738,7 +738,7 @@ def test_co_bionet_teaches_critics_and_networks_apart():
     )
 
 
-def test_co_bionet_learns_more_where_the_critic_believes():
+def test_co_bionet_learns_more_where_the_critic_is_convinced():
     logits, taught = torch.randn(1, 4, 1, 1, 2, requires_grad=True), torch.randn(1, 4, 1, 1, 2).softmax(1)
     nobody, first = torch.zeros(1, 1, 1, 2, dtype=torch.bool), torch.tensor([[[[True, False]]]])
     plain = gradient(selected_cross_entropy(logits, taught, nobody), logits)
@@ -750,7 +750,7 @@ def test_co_bionet_learns_more_where_the_critic_believes():
 # ------------------------------------------------------------------------------------------------------- SKCDF
 
 
-def test_skcdf_keeps_classes_in_balance_and_anneals():
+def test_skcdf_balances_classes_and_anneals():
     strategy = strategy_for("skcdf")
     torch.testing.assert_close(strategy.ratio, torch.tensor([0.001, 0.0125, 0.1, 1.0]))
     labels = torch.arange(4).repeat_interleave(20_000)
@@ -766,7 +766,7 @@ def test_skcdf_keeps_classes_in_balance_and_anneals():
     assert seen[3].all() and not seen[7].all()
 
 
-def test_skcdf_followers_follow():
+def test_skcdf_weights_follow_their_leaders():
     strategy = strategy_for("skcdf")
     decoder = strategy.network.experts[0]
     kept, leader = decoder.blocks[0][0].weight.clone(), strategy.labelled.blocks[0][0].weight.clone()
@@ -791,7 +791,7 @@ def test_skcdf_labelled_patches_attend_to_unlabelled_ones_without_a_gradient():
     assert all(parameter.grad is None for parameter in strategy.labelled.parameters())
 
 
-def test_skcdf_answers_for_a_patch_alone_as_in_a_batch():
+def test_skcdf_result_does_not_depend_on_the_batch():
     network = strategy_for("skcdf").network.eval()
     volumes = torch.rand(3, 1, *SIDES)
     with torch.no_grad():
@@ -815,7 +815,7 @@ def test_diffusion_goes_from_the_label_map_to_noise_and_back():
     assert asked[0] == 999 and asked[-1] == 0 and len(asked) == 5
 
 
-def test_a_and_d_denoises_with_the_image_and_the_time():
+def test_a_and_d_denoising_depends_on_image_and_time():
     strategy = strategy_for("a_and_d").eval()
     volumes, diffused = torch.rand(1, 1, *SIDES), torch.randn(1, 4, *SIDES)
     with torch.no_grad():
@@ -825,7 +825,7 @@ def test_a_and_d_denoises_with_the_image_and_the_time():
         assert not torch.allclose(one, strategy.denoise(volumes.flip(2), diffused, torch.tensor([10])))
 
 
-def test_a_and_d_decoder_of_the_answer_follows_and_learns_from_unlabelled_patches_alone():
+def test_a_and_d_result_decoder_follows_and_learns_from_unlabelled_patches():
     strategy = strategy_for("a_and_d")
     batch, step_state = batch_of(), strategy.step_state(50)
     answer = strategy.network.experts[0]
@@ -833,7 +833,7 @@ def test_a_and_d_decoder_of_the_answer_follows_and_learns_from_unlabelled_patche
     strategy.on_step_end(step_state)
     mean = (strategy.denoising.head.weight + strategy.labelled.head.weight) / 2
     torch.testing.assert_close(answer.head.weight, 0.99 * before + 0.01 * mean)
-    # Its dropout may leave nothing of two channels.
+    # Dropout may remove both channels.
     torch.manual_seed(1)
     strategy.forward("unlabelled", batch, step_state).total.backward()
     assert answer.head.weight.grad.abs().sum() > 0
@@ -845,7 +845,7 @@ def test_a_and_d_decoder_of_the_answer_follows_and_learns_from_unlabelled_patche
     assert not torch.equal(strategy.difficulty.weights(), torch.full((4,), 4.0))
 
 
-def test_facts_count_labels_and_name_a_case_labelled_in_part():
+def test_facts_count_labels_and_name_a_partially_labelled_case():
     whole, part = case_of_balls(1), case_of_balls(2)
     facts = facts_of([whole, part], [case_of_balls(3, labelled=False)], NAMES)
     counts = whole.voxel_counts(3) + part.voxel_counts(3)

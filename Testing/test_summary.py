@@ -1,4 +1,4 @@
-"""Shapes, parameters and cost of the network's parts (dca-method 3.2 to 3.5)."""
+"""Shapes, parameters and cost of the network's parts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def giga(macs: int) -> float:
     return round(macs / 1e9, 1)
 
 
-def test_the_papers_network_has_the_papers_parameters(paper):
+def test_the_papers_network_has_the_papers_parameter_counts(paper):
     assert {name: millions(row.parameters) for name, row in paper.items()} == {
         "Encoder": 7.377,
         "Head expert": 1.491,
@@ -52,7 +52,7 @@ def test_the_papers_network_costs_137_8_gmac_for_a_patch_of_96(paper):
     assert giga(sum(row.macs for name, row in paper.items() if name.startswith("DFAM"))) == 35.7
 
 
-def test_every_part_tells_the_shape_it_gives(paper):
+def test_output_shape_of_every_part(paper):
     assert paper["Encoder"].output_shape == (256, 6, 6, 6)
     assert paper["Tail expert"].output_shape == (14, 96, 96, 96)
     assert paper["DFAM DeB-6"].output_shape == (128, 12, 12, 12)
@@ -60,7 +60,7 @@ def test_every_part_tells_the_shape_it_gives(paper):
     assert paper["Aggregation decoder"].output_shape == paper["Total"].output_shape == (14, 96, 96, 96)
 
 
-def test_a_single_decoder_is_the_v_net_of_the_baseline():
+def test_a_single_decoder_is_the_baseline_vnet():
     with torch.device("meta"):
         network = DCANet([range(1, 14)], n_stages=[(3, 3, 2, 1)], dilations=[(1, 1, 1, 1)], aggregation=False)
 
@@ -71,7 +71,7 @@ def test_a_single_decoder_is_the_v_net_of_the_baseline():
     assert giga(rows["Total"].macs) == 35.5
 
 
-def test_a_group_without_organs_has_no_row_and_a_patch_need_not_be_a_cube():
+def test_an_empty_group_has_no_row_and_the_patch_need_not_be_a_cube():
     with torch.device("meta"):
         network = DCANet([(1,), (), (2,)], n_filters=4, norm="instance", fusion="concat")
 
@@ -82,7 +82,7 @@ def test_a_group_without_organs_has_no_row_and_a_patch_need_not_be_a_cube():
     assert rows["Fusion (concat) DeB-9"].parameters == 2 * 4 * 4 + 4
 
 
-def test_a_summary_counts_the_networks_own_parameters_and_leaves_it_as_it_was():
+def test_a_summary_counts_all_parameters_and_does_not_change_the_network():
     network = DCANet([(1,), (2,), (3,)], n_filters=4).train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
 
@@ -95,7 +95,7 @@ def test_a_summary_counts_the_networks_own_parameters_and_leaves_it_as_it_was():
 
 
 @pytest.mark.parametrize("patch", [(96, 96, 90), (0, 96, 96)])
-def test_a_patch_the_network_cannot_take_is_refused(patch):
+def test_a_patch_with_the_wrong_size_is_rejected(patch):
     network = DCANet([(1,), (2,), (3,)], n_filters=2)
 
     with pytest.raises(ValueError, match="divisible by 16"):

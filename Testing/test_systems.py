@@ -1,4 +1,4 @@
-"""Tables 1 and 2 with all systems: their rows, what they cost, how they are written."""
+"""Tables 1 and 2 with all methods: rows, cost and output."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def data() -> Data:
     )
 
 
-def test_all_twenty_rows_are_there_each_with_a_strategy_of_its_own():
+def test_all_twenty_rows_have_a_strategy():
     assert len(SYSTEMS) == 20 and {arm.group for arm in SYSTEMS} == {"", GENERAL, IMBALANCE}
     strategies = [arm.changes.get("strategy", "dca") for arm in SYSTEMS]
     assert set(strategies) == set(get_args(StrategyName)) - {"plain_experts"}
@@ -65,30 +65,30 @@ def test_all_twenty_rows_are_there_each_with_a_strategy_of_its_own():
     assert BY_KEY["magicnet"].options(small_options(), 0).strategy_options == {"cubes": 2}
 
 
-def test_a_step_costs_what_its_passes_cost():
+def test_the_cost_of_a_step_is_the_sum_of_its_passes():
     def cost(name: str) -> StepCost:
         return step_cost(options_for(name, steps=1000), GROUPS, FACTS)
 
     vnet = cost("vnet")
     assert vnet.passes == 2
-    # In units of the V-Net on labelled patches, whose forward and backward pass each patch once.
+    # Relative to the V-Net, which has one forward and backward pass of each labeled patch.
     for name, macs, passes in (("cps", 4, 8), ("urpc", 2, 4), ("basak", 7 / 3, 6), ("ua_mt", 4 + 16 / 6 - 2, 20)):
         found = cost(name)
         assert found.passes == passes, name
         assert found.macs / vnet.macs == pytest.approx(macs, rel=0.06), name
     bcp = cost("bcp")
-    # One mixture while pretraining; then two, and two passes of the teacher.
+    # One mixture in pretraining; then two, and two passes of the teacher.
     assert bcp.passes == pytest.approx(0.118 * 1 + 0.882 * 4)
     assert bcp.macs / vnet.macs == pytest.approx((0.118 * 3 + 0.882 * 8) / 6, rel=0.06)
 
 
-def test_a_large_patch_is_counted_by_a_smaller_one():
+def test_the_cost_of_a_large_patch_is_scaled_from_a_smaller_one():
     small = step_cost(options_for("vnet", patch=(64, 32, 64), steps=10), GROUPS, FACTS)
     large = step_cost(options_for("vnet", patch=(128, 64, 128), steps=10), GROUPS, FACTS)
     assert large.macs == 8 * small.macs and large.passes == small.passes
 
 
-def test_equal_compute_gives_each_system_the_steps_that_dca_pays_for():
+def test_equal_compute_adjusts_the_number_of_steps():
     costs = {arm.key: StepCost(float(index + 1), 4.0) for index, arm in enumerate(SYSTEMS)}
     experiment = equal_compute(TABLES["table1"], 1000, costs)
     for arm in experiment.arms:
@@ -100,7 +100,7 @@ def test_equal_compute_gives_each_system_the_steps_that_dca_pays_for():
 
 
 @pytest.mark.slow
-def test_rows_are_trained_scored_and_written_with_cost_and_the_papers_numbers(tmp_path, data):
+def test_rows_are_trained_scored_and_written(tmp_path, data):
     few = replace(TABLES["table1"], arms=tuple(BY_KEY[key] for key in ("vnet-full", "cps", "dhc", "dca")))
     runs = Runs(tmp_path, COMMON, data, [0], validate_every=1)
     costs = runs.costs(few.arms)
@@ -124,23 +124,23 @@ def test_rows_are_trained_scored_and_written_with_cost_and_the_papers_numbers(tm
     columns = {line.count(" & ") for line in latex.splitlines() if line.endswith(r"\\") and "multicolumn" not in line}
     assert columns == {len(header) - 1}
 
-    # What was scored is both networks of the best step, not the best of one beside the last of the other.
+    # Both networks must be those of the best step, not one of the best and one of the last step.
     best = load_checkpoint(tmp_path / "runs" / "cps" / "seed-0" / BEST)
     answering = runs.trained(BY_KEY["cps"]).answering()
     for key, value in answering.state_dict().items():
         assert torch.equal(value, best["averaged"][key]), key
 
 
-def test_a_row_that_cannot_learn_from_the_data_is_refused_before_any_is_trained(tmp_path, data):
+def test_a_row_that_does_not_support_the_data_is_rejected_before_training(tmp_path, data):
     labels = np.where(data.labelled[0].labels == 3, 0, data.labelled[0].labels).astype(np.uint8)
     without = replace(data, labelled=[replace(data.labelled[0], labels=labels)])
     few = replace(TABLES["table1"], arms=(BY_KEY["cps"], BY_KEY["dhc"]))
-    with pytest.raises(UserError, match="no labelled case has Small"):
+    with pytest.raises(UserError, match="no labeled case has Small"):
         run_experiment(few, Runs(tmp_path, COMMON, without, [0]))
     assert not (tmp_path / "runs").exists()
 
 
-def test_tables_take_their_own_data():
+def test_tables_use_their_own_data():
     require_data("table1", SYNAPSE, True)
     require_data("table2", AMOS, False)
     with pytest.raises(UserError, match="Use table2"):
@@ -149,7 +149,7 @@ def test_tables_take_their_own_data():
     assert len(fewer.arms) == 19 and len(without_rows_that_need_labels(TABLES["table1"], True).arms) == 20
 
 
-def test_the_papers_numbers_are_those_of_its_slides():
+def test_the_papers_numbers_match_the_slides():
     assert PAPER["table1"]["dca"].dice == (73.20, 0.3) and PAPER["table2"]["dca"].asd == (2.66, None)
     assert PAPER["table1"]["vnet-full"].organs["LAG"] == 29.0 and "LAG" not in PAPER["table1"]["ga"].organs
     for key, row in PAPER["table2"].items():
@@ -181,7 +181,7 @@ def test_the_three_best_of_each_column_are_marked():
     assert "¹" not in made.text("csv") and r"\textbf{\textcolor{red}{46.67}}" in made.text("latex")
 
 
-def test_tables_three_and_five_tell_their_rows_apart_as_the_paper_does():
+def test_rows_of_tables_three_and_five():
     def columns(name: str) -> dict[str, list[str]]:
         experiment = EXPERIMENTS[name]
         options = {arm.key: arm.options(small_options(), 0) for arm in experiment.arms}
@@ -203,7 +203,7 @@ def test_tables_three_and_five_tell_their_rows_apart_as_the_paper_does():
 
 
 @pytest.mark.slow
-def test_the_command_makes_a_table_of_all_systems(dca, tmp_path):
+def test_the_command_creates_a_table_of_all_methods(dca, tmp_path):
     run = dca(
         "experiment", "table1", "-o", tmp_path, "--people", "2,2,1,1", "--seeds", "0", "--steps", 2, "--filters", 1,
         "--spacing", "10,10,10", "--device", "cpu", "--beside-paper", "--equal", "compute",
@@ -215,7 +215,7 @@ def test_the_command_makes_a_table_of_all_systems(dca, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_trains_a_system_with_options_of_its_own(dca, tmp_path):
+def test_the_command_trains_a_strategy_with_its_own_options(dca, tmp_path):
     arguments = (
         "train",
         "-o",

@@ -1,4 +1,4 @@
-"""A whole tiny run: it learns, it resumes exactly, it does not lose anything."""
+"""Small complete runs: they learn, resume exactly, and lose nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OPTIONS = TrainingOptions(
 
 
 def case_of_balls(seed: int, labelled: bool = True) -> Case:
-    """Three balls of different size and density in water."""
+    """A case with three balls of different size and density in water."""
     generator = np.random.default_rng(seed)
     z, y, x = np.mgrid[0:24, 0:40, 0:40]
     hu = generator.normal(0, 10, z.shape)
@@ -85,7 +85,7 @@ def test_a_short_run_learns_the_organs(make_trainer):
     assert [trainer.partition.head, trainer.partition.tail] == [(1,), (3,)]
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make_trainer):
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_trainer):
     options = replace(OPTIONS, steps=6)
     whole = make_trainer("whole", options)
     whole.run()
@@ -104,7 +104,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(make_trainer):
         assert torch.equal(one, other)
 
 
-def test_a_run_that_is_interrupted_saves_what_it_has(make_trainer):
+def test_an_interrupted_run_saves_a_checkpoint(make_trainer):
     trainer = make_trainer()
 
     def press_ctrl_c(line: dict) -> None:
@@ -116,7 +116,7 @@ def test_a_run_that_is_interrupted_saves_what_it_has(make_trainer):
     assert load_checkpoint(trainer.folder / CHECKPOINT)["step"] == 3
 
 
-def test_the_experts_stay_as_they_are_while_the_aggregation_learns(make_trainer):
+def test_experts_do_not_change_in_the_aggregation_stage(make_trainer):
     trainer = make_trainer(options=replace(OPTIONS, steps=4))
     trainer._advance()
     trainer._advance()
@@ -144,13 +144,13 @@ def test_a_run_starts_from_a_trained_network(make_trainer, tmp_path):
         assert torch.equal(one, other)
 
 
-def test_a_trained_network_of_other_options_is_no_start(make_trainer, tmp_path):
+def test_an_initial_network_with_other_options_is_rejected(make_trainer, tmp_path):
     trained = make_trainer().network
     with pytest.raises(UserError, match="other options"):
         Trainer(tmp_path, replace(OPTIONS, n_filters=4), THREE_BALLS, [case_of_balls(5)], [], initial=trained)
 
 
-def test_an_expert_that_gets_an_organ_starts_with_a_fresh_logit_for_it(make_trainer, tmp_path):
+def test_an_expert_starts_with_new_weights_for_a_new_organ(make_trainer, tmp_path):
     trained = make_trainer().network
     turned = case_of_balls(5)
     turned.labels[:] = np.array([0, 2, 1, 3], np.uint8)[turned.labels]  # the second label is the largest now
@@ -162,15 +162,15 @@ def test_an_expert_that_gets_an_organ_starts_with_a_fresh_logit_for_it(make_trai
 
 
 def case_without_the_middle_ball(seed: int) -> Case:
-    """The middle ball is there, but the label map does not tell of it."""
+    """A case whose label map does not include the middle ball."""
     case = case_of_balls(seed)
     return Case(case.name, case.hu, np.where(case.labels == 2, 0, case.labels).astype(np.uint8), unannotated=(2,))
 
 
 @pytest.mark.slow
-def test_an_organ_that_some_maps_do_not_tell_of_is_learned_from_the_others(tmp_path):
+def test_an_organ_is_learned_from_the_cases_in_which_it_is_annotated(tmp_path):
     cases = [case_of_balls(1), *(case_without_the_middle_ball(seed) for seed in (2, 5, 6))]
-    # Four filters learn it from each of three seeds (0.86 to 0.97), two from one of them.
+    # With four filters it is learned for all of three seeds (0.86 to 0.97), with two filters for one of them.
     options = replace(OPTIONS, steps=120, class_balance=0.75, foreground_fraction=1.0, n_filters=4)
     trainer = Trainer(tmp_path, options, THREE_BALLS, cases, [], [case_of_balls(4)])
     told = Trainer(tmp_path, OPTIONS, THREE_BALLS, cases[:1], [])
@@ -179,23 +179,23 @@ def test_an_organ_that_some_maps_do_not_tell_of_is_learned_from_the_others(tmp_p
     assert log_of(trainer)[-1]["dice"]["middle"] > 0.5  # 0.0 where they say background
 
 
-def test_validation_leaves_out_organs_that_the_map_does_not_tell_of(make_trainer):
+def test_validation_ignores_unannotated_organs(make_trainer):
     scores = validate(make_trainer().best_network, [case_without_the_middle_ball(4)], OPTIONS)
     assert np.isnan(scores[1]) and not np.isnan(scores[[0, 2]]).any()
 
 
-def test_a_case_keeps_on_disk_what_its_map_does_not_tell_of(tmp_path):
+def test_a_saved_case_keeps_its_unannotated_labels(tmp_path):
     save_case(case_without_the_middle_ball(1), tmp_path / "case.npz")
     assert load_case(tmp_path / "case.npz").unannotated == (2,)
 
 
-def test_an_organ_is_not_both_labelled_and_unknown():
+def test_an_unannotated_label_in_the_label_map_is_rejected():
     case = case_of_balls(1)
     with pytest.raises(UserError, match="balls 1 has voxels of label 2, which its entry lists as unannotated"):
         Case(case.name, case.hu, case.labels, unannotated=(2,))
 
 
-def test_resuming_with_other_options_is_refused(make_trainer):
+def test_resuming_with_other_options_is_rejected(make_trainer):
     trainer = make_trainer()
     trainer.folder.mkdir()
     trainer.save()
@@ -203,18 +203,18 @@ def test_resuming_with_other_options_is_refused(make_trainer):
         make_trainer(options=replace(OPTIONS, n_filters=4)).resume()
 
 
-def test_a_run_without_labelled_cases_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no labelled case"):
+def test_a_run_without_labelled_cases_is_rejected(tmp_path):
+    with pytest.raises(UserError, match="no labeled cases"):
         Trainer(tmp_path, OPTIONS, THREE_BALLS, labelled=[], unlabelled=[])
 
 
-def test_a_run_without_unlabelled_cases_trains_supervised(tmp_path):
+def test_a_run_without_unlabelled_cases_is_supervised(tmp_path):
     trainer = Trainer(tmp_path, replace(OPTIONS, steps=2), THREE_BALLS, labelled=[case_of_balls(1)], unlabelled=[])
     trainer.run()
     assert all("unsupervised" not in line for line in log_of(trainer))
 
 
-def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path):
+def test_a_truncated_checkpoint_falls_back_to_the_previous_one(tmp_path):
     path = tmp_path / CHECKPOINT
     save_checkpoint(path, {"step": 1})
     save_checkpoint(path, {"step": 2})
@@ -223,7 +223,7 @@ def test_a_truncated_checkpoint_falls_back_to_the_one_before(tmp_path):
     assert load_checkpoint(path)["step"] == 1
 
 
-def test_a_run_whose_last_checkpoint_was_cut_off_goes_on_from_the_one_before(make_trainer):
+def test_a_run_resumes_from_the_previous_checkpoint_if_the_last_is_truncated(make_trainer):
     options = replace(OPTIONS, steps=4)
     whole = make_trainer("whole", options)
     whole.run()
@@ -244,7 +244,7 @@ def test_a_run_whose_last_checkpoint_was_cut_off_goes_on_from_the_one_before(mak
         assert torch.equal(one, other)
 
 
-def test_steps_without_a_finite_gradient_are_left_out_and_end_a_run_that_has_no_others(make_trainer, monkeypatch):
+def test_steps_without_a_finite_gradient_are_skipped_and_finally_end_the_run(make_trainer, monkeypatch):
     from dcaseg.training import trainer as training
 
     trainer = make_trainer()
@@ -265,7 +265,7 @@ def test_steps_without_a_finite_gradient_are_left_out_and_end_a_run_that_has_no_
         assert torch.equal(before, after)
 
 
-def test_a_full_disk_loses_no_checkpoint(tmp_path):
+def test_a_full_disk_does_not_destroy_the_checkpoint(tmp_path):
     resource = pytest.importorskip("resource")
     path = tmp_path / CHECKPOINT
     save_checkpoint(path, {"step": 1})
@@ -280,7 +280,7 @@ def test_a_full_disk_loses_no_checkpoint(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == [CHECKPOINT]
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+def test_a_checkpoint_with_code_is_rejected(tmp_path):
     class Malicious:
         def __reduce__(self):
             return (print, ("executed",))
@@ -290,12 +290,12 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
         load_checkpoint(tmp_path / CHECKPOINT)
 
 
-def test_options_survive_json():
+def test_options_json_round_trip():
     for options in (OPTIONS, TrainingOptions.paper(steps=100)):
         assert TrainingOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
 
 
-def test_cases_survive_the_disk_and_a_damaged_one_is_named(tmp_path):
+def test_cases_round_trip_and_a_damaged_one_is_reported(tmp_path):
     case = case_of_balls(1)
     save_case(case, tmp_path / "balls.npz")
     read = load_case(tmp_path / "balls.npz")
@@ -320,7 +320,7 @@ def test_small_organs_are_sampled_as_often_as_large_ones():
     assert np.mean([(patch == 3).any() for patch in patches]) < 0.15
 
 
-def test_a_case_smaller_than_the_patch_is_padded_with_air_where_the_options_say_so():
+def test_a_small_case_is_padded_with_air_by_option():
     case = Case("thin", np.full((4, 40, 40), 50, np.int16), np.ones((4, 40, 40), np.uint8))
     options = replace(OPTIONS, short_scans="air")
     volumes, labels, *_ = PatchSampler([case], options, np.random.default_rng(0)).draw(2)

@@ -1,4 +1,4 @@
-"""Runs that are stopped at any moment go on bit for bit; two never train in one folder; what is saved stays whole."""
+"""Interrupted runs resume bit for bit, two runs never share a folder, and saved files are always complete."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def in_a_validation(monkeypatch, send) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [in_a_step, while_saving, in_a_validation])
-def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, tmp_path, monkeypatch, moment, number):
+def test_a_run_resumes_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, tmp_path, monkeypatch, moment, number):
     sent: list[int] = []
 
     def send() -> None:
@@ -116,7 +116,7 @@ def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, t
     with monkeypatch.context() as patch:
         moment(patch, send)
         with pytest.raises(KeyboardInterrupt):
-            trainer_in(tmp_path).run(validate_every=2, save_every=2, say=said.append)
+            trainer_in(tmp_path).run(validate_every=2, save_every=2, notify=said.append)
     assert sent and "Ctrl+C again" in said[0]
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] < 4
     again = trainer_in(tmp_path)
@@ -127,7 +127,7 @@ def test_a_run_goes_on_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, t
     assert logged(tmp_path) == logged(uninterrupted)
 
 
-def test_the_last_validation_comes_after_a_resume_where_a_signal_stopped_it(uninterrupted, tmp_path, monkeypatch):
+def test_an_interrupted_last_validation_is_repeated_after_resuming(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         in_a_validation(patch, lambda: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
@@ -139,7 +139,7 @@ def test_the_last_validation_comes_after_a_resume_where_a_signal_stopped_it(unin
     assert "dice" in log_of(again)[-1] and (tmp_path / BEST).exists()
 
 
-def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_whole(uninterrupted, tmp_path, monkeypatch):
+def test_a_second_ctrl_c_ends_immediately_with_a_complete_checkpoint(uninterrupted, tmp_path, monkeypatch):
     from dcaseg.training import interruption
 
     monkeypatch.setattr(interruption, "_SAME_PRESS_SECONDS", 0.0)
@@ -160,7 +160,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_whole(uninterru
     require_same(uninterrupted, tmp_path, CHECKPOINT)
 
 
-def test_a_press_that_arrives_twice_within_half_a_second_is_one(tmp_path, monkeypatch):
+def test_two_signals_within_half_a_second_count_as_one(tmp_path, monkeypatch):
     def press_twice() -> None:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
@@ -172,13 +172,13 @@ def test_a_press_that_arrives_twice_within_half_a_second_is_one(tmp_path, monkey
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 3
 
 
-def test_signals_are_handled_as_before_after_a_run(tmp_path):
+def test_signal_handlers_are_restored_after_a_run(tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     trainer_in(tmp_path, replace(SHORT, steps=1)).run()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_steps_that_a_kill_took_back_are_logged_once(tmp_path):
+def test_repeated_steps_after_a_kill_are_logged_once(tmp_path):
     trainer = trainer_in(tmp_path)
     trainer.run(validate_every=9)
     kept = (tmp_path / LOG).read_text()
@@ -190,7 +190,7 @@ def test_steps_that_a_kill_took_back_are_logged_once(tmp_path):
     assert (tmp_path / LOG).read_text().startswith(kept)
 
 
-def test_two_runs_do_not_train_in_one_folder(tmp_path, dca):
+def test_two_runs_cannot_train_in_one_folder(tmp_path, dca):
     with locked(tmp_path / LOCK):
         with pytest.raises(OutputError, match="Another run is using"):
             trainer_in(tmp_path).run()
@@ -199,7 +199,7 @@ def test_two_runs_do_not_train_in_one_folder(tmp_path, dca):
     assert not (tmp_path / CHECKPOINT).exists() and not (tmp_path / "run.json").exists()
 
 
-def test_a_longer_run_stays_with_the_stage_that_it_has_reached(tmp_path):
+def test_a_longer_run_stays_in_its_stage(tmp_path):
     trainer = trainer_in(tmp_path)
     trainer.run()
     longer = trainer_in(tmp_path, replace(SHORT, steps=8))
@@ -209,13 +209,13 @@ def test_a_longer_run_stays_with_the_stage_that_it_has_reached(tmp_path):
     longer.run()
     for before, after in zip(experts, longer.network.experts.parameters(), strict=True):
         assert torch.equal(before, after)
-    # And once more, from a checkpoint that says where the stage began.
+    # Again, from a checkpoint that contains the end of the stage.
     longest = trainer_in(tmp_path, replace(SHORT, steps=40))
     longest.resume()
     assert longest.strategy.step_state(8).stage == "aggregation"
 
 
-def test_a_longer_run_gives_the_experts_their_share_while_they_learn(tmp_path):
+def test_a_longer_run_extends_the_experts_stage(tmp_path):
     trainer = trainer_in(tmp_path)
     trainer._advance()
     tmp_path.mkdir(exist_ok=True)
@@ -228,7 +228,7 @@ def test_a_longer_run_gives_the_experts_their_share_while_they_learn(tmp_path):
     assert shorter.strategy.step_state(1) == (1, "aggregation", 0, 1)
 
 
-def test_the_best_weights_are_those_of_all_networks_of_a_strategy(tmp_path):
+def test_the_best_weights_include_all_networks_of_a_strategy(tmp_path):
     options = replace(SHORT, strategy="cps", unsupervised_weight=0.1, unsup_weight_cutoff=0.0, ema_decay=None)
     trainer = trainer_in(tmp_path, options)
     trainer.run(validate_every=2)
@@ -245,7 +245,7 @@ def test_the_best_weights_are_those_of_all_networks_of_a_strategy(tmp_path):
     assert [key for key, tensor in marked.items() if not torch.equal(now[key], tensor)] == []
 
 
-def test_a_checkpoint_is_there_at_every_moment(tmp_path, monkeypatch):
+def test_a_checkpoint_exists_at_every_moment(tmp_path, monkeypatch):
     path = tmp_path / CHECKPOINT
     save_checkpoint(path, {"step": 1})
     seen = []
@@ -281,7 +281,7 @@ save_checkpoint(path, {"step": 2})
 """
 
 
-def test_what_a_killed_process_had_begun_is_removed_by_the_next_run(tmp_path):
+def test_the_next_run_removes_temporary_files_of_a_killed_process(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / CHECKPOINT)], check=False)
     assert len(list(tmp_path.iterdir())) == 2 and load_checkpoint(tmp_path / CHECKPOINT)["step"] == 1
     trainer_in(tmp_path, replace(SHORT, steps=1)).run()
@@ -294,7 +294,7 @@ def _save_often(path: str, seed: int, times: int) -> None:
         save_case(case, Path(path))
 
 
-def test_two_processes_that_prepare_one_case_do_not_disturb_each_other(tmp_path):
+def test_two_processes_can_prepare_the_same_case(tmp_path):
     path = tmp_path / "case.npz"
     spawning = multiprocessing.get_context("fork")
     processes = [spawning.Process(target=_save_often, args=(str(path), seed, 40)) for seed in (1, 2)]
@@ -316,18 +316,18 @@ def labelled_image(value: int) -> tuple[sitk.Image, sitk.Image]:
     return ct, sitk.GetImageFromArray(labels)
 
 
-def test_a_label_above_255_stays_what_it_is_and_is_refused_by_name(tmp_path):
+def test_a_label_above_255_is_kept_and_rejected_by_name(tmp_path):
     ct, labels = labelled_image(262)
     case = prepare_case("ct 7", ct, labels, GridOptions(spacing=(1.0, 1.0, 1.0)))
     save_case(case, tmp_path / "case.npz")
     assert load_case(tmp_path / "case.npz").labels.max() == 262
-    with pytest.raises(UserError, match="label map of ct 7 holds label 262"):
+    with pytest.raises(UserError, match="label map of ct 7 contains label 262"):
         Trainer(tmp_path, OPTIONS, AMOS, [case], [])
 
 
-def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
+def test_labels_that_are_not_integers_are_rejected(tmp_path):
     ct, labels = labelled_image(2)
-    with pytest.raises(UserError, match="not whole numbers"):
+    with pytest.raises(UserError, match="not integers"):
         prepare_case("ct 7", ct, sitk.Cast(labels, sitk.sitkFloat32) + 0.5, GridOptions(spacing=(1.0, 1.0, 1.0)))
 
 
@@ -346,7 +346,7 @@ def write_pair(folder: Path, value: int) -> tuple[str, str]:
     return paths
 
 
-def test_an_unknown_label_in_the_map_is_an_error_that_names_the_ct(tmp_path):
+def test_an_unannotated_label_in_the_map_is_an_error_that_names_the_ct(tmp_path):
     image, labels = write_pair(tmp_path / "patient 3", 2)
     with pytest.raises(UserError, match=r"label map of ct\.nii\.gz has voxels of label 2"):
         files_of(tmp_path, CTFile(image, labels, {}, (2,))).cases(
@@ -354,7 +354,7 @@ def test_an_unknown_label_in_the_map_is_an_error_that_names_the_ct(tmp_path):
         )
 
 
-def test_cases_have_the_names_of_their_cts_from_the_cache_too(tmp_path):
+def test_cached_cases_have_the_names_of_their_cts(tmp_path):
     pairs = [write_pair(tmp_path / name, 2) for name in ("patient 1", "patient 2")]
     source = files_of(tmp_path, *(CTFile(*pair) for pair in pairs))
     for _ in range(2):
@@ -364,7 +364,7 @@ def test_cases_have_the_names_of_their_cts_from_the_cache_too(tmp_path):
     assert one[0].name == "ct.nii.gz"
 
 
-def test_a_label_map_with_large_numbers_is_renamed(tmp_path):
+def test_a_label_map_with_large_numbers_is_converted(tmp_path):
     image, labels = write_pair(tmp_path / "patient", 4000)
     grid = GridOptions(spacing=(20.0, 20.0, 20.0))
     [case] = files_of(tmp_path, CTFile(image, labels, {4000: 3, -1: 5})).cases(tmp_path / "cache", grid, True)
@@ -385,7 +385,7 @@ def test_dropout_on_the_gpu_resumes(tmp_path):
     assert torch.equal(torch.rand(8, device="cuda"), expected)
 
 
-def test_cadence_is_remembered_by_a_resumed_run(dca, tmp_path):
+def test_a_resumed_run_keeps_its_validation_and_save_intervals(dca, tmp_path):
     tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--device", "cpu")
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 1)
     out = tmp_path / "run"
@@ -402,7 +402,7 @@ def test_cadence_is_remembered_by_a_resumed_run(dca, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_the_command_ends_with_ctrl_c_between_two_steps(tmp_path):
-    """A real process and a real signal: the exit code says cancelled, and the checkpoint is of a whole step."""
+    """A real process and a real signal: the exit code is that of a canceled run, and the checkpoint is complete."""
     tiny = ("--spacing", "14,14,14", "--filters", "1", "--patch", "32", "--batch", "1", "--device", "cpu")
     command = [sys.executable, "-m", "dcaseg.cli", "train", "-o", str(tmp_path / "run"), *tiny]
     command += ["--labelled", "1", "--unlabelled", "0", "--validation", "0", "--steps", "100000"]

@@ -1,4 +1,4 @@
-"""Our trainer and a plain MONAI loop, measured on the same network in processes of their own."""
+"""Our trainer and a plain MONAI loop, measured with the same network in separate processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dcaseg.training.options import GridOptions, TrainingOptions
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_loop_is_measured_on_steps_that_it_takes(loop):
+def test_a_loop_is_measured_on_real_steps(loop):
     options = TrainingOptions(grid=GridOptions(spacing=(12.0, 12.0, 12.0)), n_filters=2, patch=(32, 32, 32))
     cost = measure_loop(loop, options, steps=2, threads=1)
     assert cost.loop == loop and cost.samples == 4

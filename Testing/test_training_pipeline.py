@@ -1,4 +1,4 @@
-"""What feeds a run and what it leaves: patches drawn ahead, memory that runs out, states small enough to carry."""
+"""Prefetching of patches, out-of-memory handling, custom samplers, and compact states."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def same(one, other) -> bool:
     )
 
 
-def test_a_step_has_the_same_patches_whenever_it_is_drawn():
+def test_the_patches_of_a_step_do_not_depend_on_the_order_of_draws():
     one, other = sampler_of(), sampler_of()
     later = [one.draw(step, True) for step in (0, 1, 2)]
     assert same(other.draw(2, True), later[2])
     assert not same(later[0], later[1])
     assert other.draw(1, False).unlabelled is None
-    # Two processes with half of a batch each see the patches of one with all of it.
+    # Two processes with half of the batch each have the patches of one process with the whole batch.
     halves = [
         StepSampler(PatchSampler(CASES[0], SHORT), None, SHORT, lambda indices, k=k: indices[k : k + 1]) for k in (0, 1)
     ]
@@ -55,20 +55,20 @@ def test_a_step_has_the_same_patches_whenever_it_is_drawn():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_patches_drawn_ahead_are_those_of_their_step(workers):
+def test_prefetched_patches_are_those_of_their_step(workers):
     ahead = Prefetcher(sampler_of(), lambda step: step >= 2, 5, workers)
     try:
         for step in range(5):
             assert same(
                 [p for p in ahead.take(step, step >= 2) if p], [p for p in sampler_of().draw(step, step >= 2) if p]
             )
-        # What was not foreseen is drawn, too.
+        # Steps that were not prefetched are drawn, too.
         assert ahead.take(4, False).unlabelled is None
     finally:
         ahead.close()
 
 
-def test_the_next_step_is_drawn_while_this_one_is_at_work():
+def test_the_next_step_is_drawn_during_the_current_one():
     class Slow:
         def draw(self, count, generator):
             time.sleep(0.2)
@@ -83,7 +83,7 @@ def test_the_next_step_is_drawn_while_this_one_is_at_work():
     ahead.close()
 
 
-def test_a_drawing_process_that_is_killed_costs_nothing_and_is_said_once(tmp_path):
+def test_a_killed_worker_process_is_replaced_with_one_message(tmp_path):
     said: list[str] = []
     whole = Trainer(tmp_path / "whole", SHORT, THREE_BALLS, *CASES)
     whole.run()
@@ -94,13 +94,13 @@ def test_a_drawing_process_that_is_killed_costs_nothing_and_is_said_once(tmp_pat
             for process in list(trainer._prefetcher._executor._processes.values()):
                 os.kill(process.pid, signal.SIGKILL)
 
-    trainer.run(report=kill, say=said.append, workers=1)
-    assert len(said) == 1 and "A process that draws patches was ended" in said[0]
+    trainer.run(report=kill, notify=said.append, workers=1)
+    assert len(said) == 1 and "A process that draws patches has ended" in said[0]
     pairs = zip(whole.best_network.parameters(), trainer.best_network.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_drawing_processes_end_with_the_run_even_where_it_is_killed(tmp_path):
+def test_worker_processes_end_with_the_run_even_if_it_is_killed(tmp_path):
     pid = os.fork()
     if pid == 0:  # the run
         ahead = Prefetcher(sampler_of(), lambda step: False, 99, 1)
@@ -127,7 +127,7 @@ def gradients(trainer: Trainer) -> list[torch.Tensor]:
     step_state = trainer.strategy.step_state(0)
     trainer.strategy.train()
     trainer.optimizer.zero_grad(set_to_none=True)
-    # In double precision, because a convolution of one patch rounds otherwise than one of two.
+    # In double precision, because rounding differs between convolutions of one patch and of two.
     trainer.strategy.double()
     batch = trainer._draw(step_state)
     batch = batch._replace(volumes=batch.volumes.double(), unlabelled=batch.unlabelled.double())
@@ -148,7 +148,7 @@ def test_less_memory_gives_the_same_gradient(tmp_path, level, norm):
         torch.testing.assert_close(one, other)
 
 
-def test_less_is_kept_for_the_backward_pass(tmp_path):
+def test_checkpointing_stores_less_for_the_backward_pass(tmp_path):
     kept = []
     for level in (0, 1):
         options = replace(SHORT, expert_stage_fraction=0.0, n_filters=4, n_stages=TrainingOptions().n_stages)
@@ -168,7 +168,7 @@ def test_less_is_kept_for_the_backward_pass(tmp_path):
     assert kept[1] < 0.7 * kept[0]
 
 
-def test_a_run_out_of_memory_goes_on_with_less_and_says_so_once(tmp_path, monkeypatch):
+def test_a_run_out_of_memory_continues_with_less_and_one_message(tmp_path, monkeypatch):
     said: list[str] = []
     whole = Trainer(tmp_path / "whole", SHORT, THREE_BALLS, *CASES)
     whole.run()
@@ -183,13 +183,13 @@ def test_a_run_out_of_memory_goes_on_with_less_and_says_so_once(tmp_path, monkey
         return loss
 
     monkeypatch.setattr(trainer.strategy, "forward", forward)
-    trainer.run(say=said.append)
+    trainer.run(notify=said.append)
     assert len(said) == 1 and "not enough memory" in said[0] and trainer.step == 4
     for line, other in zip(log_of(whole), log_of(trainer), strict=True):
         assert {**line, "seconds": 0} == pytest.approx({**other, "seconds": 0}, rel=1e-2)
 
 
-def test_a_run_that_no_saving_helps_ends_saved(tmp_path, monkeypatch):
+def test_a_run_that_still_runs_out_of_memory_ends_with_a_checkpoint(tmp_path, monkeypatch):
     trainer = Trainer(tmp_path, SHORT, THREE_BALLS, *CASES)
 
     def forward(*given):
@@ -204,7 +204,7 @@ def test_a_run_that_no_saving_helps_ends_saved(tmp_path, monkeypatch):
 
 
 class PaintedSampler:
-    """As one that paints on the device: tensors, other patches each time."""
+    """Returns tensors that differ in each draw, like a sampler that renders on the device."""
 
     def draw(self, count, generator):
         drawn = PatchSampler([case_of_balls(int(generator.integers(1000)))], SHORT).draw(count, generator)
@@ -231,7 +231,7 @@ def test_a_run_trains_on_any_sampler_and_resumes_bit_for_bit(tmp_path):
 
 
 def starts(crop: str, **changes) -> np.ndarray:
-    """Where 2,000 patches of 8 voxels begin on the first axis of a case of 24."""
+    """The start positions of 2,000 patches of 8 voxels on the first axis of a case with 24 voxels."""
     hu = np.broadcast_to(np.arange(24, dtype=np.int16)[:, None, None], (24, 40, 40)).copy()
     options = replace(OPTIONS, patch=(8, 8, 8), foreground_fraction=0.0, crop=crop, augment=False, **changes)
     options = replace(options, grid=replace(options.grid, hu_window=(0.0, 32.0)))
@@ -239,15 +239,15 @@ def starts(crop: str, **changes) -> np.ndarray:
     return np.rint(volumes[:, 0, 0, 0, 0] * 32).astype(int)
 
 
-def test_every_position_of_a_crop_is_equally_likely_where_the_paper_has_it_so():
+def test_crop_position_makes_all_positions_equally_likely():
     counts = np.bincount(starts("position"), minlength=17)
     assert len(counts) == 17 and counts.min() > 70 and counts.max() < 170
     centered = np.bincount(starts("center"), minlength=17)
-    # Five of 24 centers are moved to each of the two ends.
+    # Five of the 24 centers are moved to each of the two ends.
     assert centered[0] > 300 and centered[16] > 200
 
 
-def test_a_short_scan_is_continued_by_its_end_slices_where_the_option_says_so():
+def test_short_scans_repeat_pads_with_end_slices():
     hu = np.stack([np.full((40, 40), value, np.int16) for value in (10, 20, 30, 40)])
     labels = np.stack([np.full((40, 40), value, np.uint8) for value in (1, 2, 3, 3)])
     options = replace(OPTIONS, patch=(16, 48, 32), short_scans="repeat", foreground_fraction=0.0)
@@ -255,11 +255,11 @@ def test_a_short_scan_is_continued_by_its_end_slices_where_the_option_says_so():
     volumes, drawn, *_ = PatchSampler([Case("short", hu, labels)], options).draw(1, np.random.default_rng(0))
     assert drawn[0, :, 24, 16].tolist() == [1] * 7 + [2, 3] + [3] * 7
     assert np.rint(volumes[0, 0, :, 24, 16] * 50).astype(int).tolist() == [10] * 7 + [20, 30] + [40] * 7
-    # In the plane there is air.
+    # In the other axes, it is padded with air.
     assert (drawn[0, :, :4] == 0).all() and (volumes[0, 0, :, :4] == 0).all()
 
 
-def test_weight_decay_spares_norms_and_biases_where_the_option_says_so(tmp_path):
+def test_decay_weights_excludes_norms_and_biases(tmp_path):
     trainer = Trainer(tmp_path, replace(SHORT, decay="weights"), THREE_BALLS, *CASES)
     decaying, spared = trainer.optimizer.param_groups
     assert spared["weight_decay"] == 0 and decaying["weight_decay"] == SHORT.weight_decay
@@ -272,7 +272,7 @@ def test_weight_decay_spares_norms_and_biases_where_the_option_says_so(tmp_path)
 
 
 @pytest.mark.parametrize("detail", compact_state._DETAILS, ids=str)
-def test_a_run_goes_on_from_a_compact_state(tmp_path, monkeypatch, detail):
+def test_a_run_continues_from_a_compact_state(tmp_path, monkeypatch, detail):
     monkeypatch.setattr(compact_state, "_DETAILS", (detail,))
     trainer = Trainer(tmp_path / "run", SHORT, THREE_BALLS, *CASES)
     for _ in range(3):
@@ -283,7 +283,7 @@ def test_a_run_goes_on_from_a_compact_state(tmp_path, monkeypatch, detail):
     again = Trainer(tmp_path / "again", SHORT, THREE_BALLS, *CASES)
     again.resume(tmp_path / "state")
     assert again.step == 3 and again.averaged.updates == trainer.averaged.updates
-    # 16 bits are a floating-point number: 11 of them are its digits.
+    # A 16-bit floating-point number has 11 significant bits.
     digits = min(detail.weights, 11)
     for one, other in zip(trainer.best_network.parameters(), again.best_network.parameters(), strict=True):
         assert (one - other).abs().max() <= one.abs().max() * 2.0 ** (1 - digits) + 1e-7
@@ -299,7 +299,7 @@ def test_a_run_goes_on_from_a_compact_state(tmp_path, monkeypatch, detail):
     assert again.step == 4 and all(torch.isfinite(value).all() for value in again.network.parameters())
 
 
-def test_means_of_rows_and_columns_stand_for_second_moments(tmp_path):
+def test_second_moments_are_approximated_by_means_of_rows_and_columns(tmp_path):
     rows, columns = torch.rand(6, 1) + 0.1, torch.rand(1, 4000) + 0.1
     moments = {"step": torch.tensor(7.0), "exp_avg": torch.randn(6, 4000), "exp_avg_sq": rows * columns * 1e-9}
     optimizer = {"state": {0: moments}, "param_groups": [{"params": [0]}]}
@@ -312,7 +312,7 @@ def test_means_of_rows_and_columns_stand_for_second_moments(tmp_path):
         assert read["step"] == 7
 
 
-def test_a_state_that_is_damaged_or_none_is_refused(tmp_path):
+def test_a_damaged_or_foreign_state_is_rejected(tmp_path):
     trainer = Trainer(tmp_path / "run", SHORT, THREE_BALLS, *CASES)
     trainer.export(tmp_path / "state")
     content = (tmp_path / "state").read_bytes()
@@ -328,7 +328,7 @@ def test_a_state_that_is_damaged_or_none_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_exports_a_state_and_goes_on_from_it(dca, tmp_path):
+def test_the_command_exports_a_state_and_continues_from_it(dca, tmp_path):
     tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--device", "cpu")
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 1)
     cache = ("--cache", tmp_path / "cases")

@@ -1,4 +1,4 @@
-"""Cases to train on from phantoms and from files: made once, described, made again from their record."""
+"""Sources of training cases: phantoms and files, their cache, description and record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def files(*entries: CTFile) -> CTFiles:
     return CTFiles("Some CTs", "CC-BY-SA-4.0", "a hospital", entries)
 
 
-def test_a_ct_from_a_file_lies_on_the_model_grid(labelled_ct, tmp_path):
+def test_a_ct_from_a_file_is_on_the_model_grid(labelled_ct, tmp_path):
     [case] = files(labelled_ct).cases(tmp_path, GRID, labelled=True)
     assert case.hu.shape == case.labels.shape and case.hu.min() < -900 < 100 < case.hu.max()
     assert set(np.unique(case.labels)) >= {0, 1, 6, 7}
@@ -38,7 +38,7 @@ def test_labels_are_left_out_of_unlabelled_cases(labelled_ct, tmp_path):
     assert case.labels is None
 
 
-def test_a_label_map_in_other_numbers_is_renamed(labelled_ct, tmp_path):
+def test_a_label_map_with_other_numbers_is_converted(labelled_ct, tmp_path):
     renamed = CTFile(labelled_ct.image, labelled_ct.labels, ids={6: 1, 1: 6}, unannotated=(5,))
     [plain] = files(labelled_ct).cases(tmp_path, GRID, labelled=True)
     [case] = files(renamed).cases(tmp_path, GRID, labelled=True)
@@ -46,7 +46,7 @@ def test_a_label_map_in_other_numbers_is_renamed(labelled_ct, tmp_path):
     assert np.array_equal(case.labels == 1, plain.labels == 6)
 
 
-def test_a_prepared_case_is_read_again_until_its_file_changes(labelled_ct, tmp_path):
+def test_a_cached_case_is_used_until_its_file_changes(labelled_ct, tmp_path):
     copy = tmp_path / "ct.nii.gz"
     copy.write_bytes(Path(labelled_ct.image).read_bytes())
     source = files(CTFile(str(copy)))
@@ -60,27 +60,27 @@ def test_a_prepared_case_is_read_again_until_its_file_changes(labelled_ct, tmp_p
     assert len(list((tmp_path / "cache").rglob("*.npz"))) == 2
 
 
-def test_cases_on_another_grid_are_others(labelled_ct, tmp_path):
+def test_cases_on_another_grid_are_cached_separately(labelled_ct, tmp_path):
     [coarse] = files(labelled_ct).cases(tmp_path, GridOptions(spacing=(20.0, 20.0, 20.0)), labelled=False)
     [fine] = files(labelled_ct).cases(tmp_path, GRID, labelled=False)
     assert fine.hu.size > 3 * coarse.hu.size
 
 
-def test_a_label_map_on_another_grid_is_refused(labelled_ct, tmp_path):
+def test_a_label_map_on_another_grid_is_rejected(labelled_ct, tmp_path):
     small = tmp_path / "labels.nrrd"
     sitk.WriteImage(sitk.Image(20, 20, 20, sitk.sitkUInt8), str(small))
     with pytest.raises(ImageError, match="grid"):
         files(CTFile(labelled_ct.image, str(small))).cases(tmp_path, GRID, labelled=True)
 
 
-def test_a_cohort_goes_into_json_and_back(labelled_ct):
+def test_a_training_set_json_round_trip(labelled_ct):
     mixed = TrainingSet(
         (Phantoms(5, 2), files(CTFile(labelled_ct.image, labelled_ct.labels, {3: 1}, (2,)))), (files(labelled_ct),)
     )
     assert TrainingSet.from_json(json.loads(json.dumps(mixed.to_json()))) == mixed
 
 
-def test_a_cohort_names_each_of_its_data_once(labelled_ct):
+def test_a_training_set_lists_each_source_once(labelled_ct):
     mixed = TrainingSet((Phantoms(5, 2), files(labelled_ct)), (files(labelled_ct, labelled_ct),), (Phantoms(9, 1),))
     phantoms, cts = mixed.training_data
     assert phantoms.synthetic and (phantoms.labelled, phantoms.unlabelled) == (2, 0)

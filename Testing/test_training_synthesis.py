@@ -1,4 +1,4 @@
-"""Training on synthetic CTs that are made from label maps as they are needed, by ``dca train --synthesize``."""
+"""Training on synthetic CTs that are rendered from label maps on demand (``dca train --synthesize``)."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ OPTIONS = TrainingOptions(
 )  # fmt: skip
 TINY = ("--spacing", "14,14,14", "--filters", 2, "--patch", "32,32,32", "--batch", 1, "--device", "cpu")
 NOBODY = ("--labelled", 0, "--unlabelled", 0, "--validation", 0)
-# A label map need not show everything.
+# A label map may be incomplete.
 LEFT_OUT = ("bladder", "prostate_uterus")
 
 
 def write_label_map(folder: Path, seed: int) -> Path:
-    """A label map of a synthetic person without the organs of the pelvis, with bones, and the table of its names."""
+    """A label map of a phantom with bones, but without pelvic organs, and the table of its names."""
     phantom = generate(seed, spacing=(8.0, 8.0, 8.0))
     labels, hu = sitk.GetArrayFromImage(phantom.labels), sitk.GetArrayFromImage(phantom.ct)
     for key in LEFT_OUT:
@@ -62,13 +62,13 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """Prepared label maps and people, made by the first run and read by the others."""
+    """Cached label maps and phantoms, created by the first run and read by the others."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
 def warps(folders, cache, tmp_path_factory) -> Path:
-    """Registrations between the label maps: a bend by some mm, in place of one that takes minutes."""
+    """Registrations between the label maps: a deformation by some mm, instead of a registration that takes minutes."""
     place = tmp_path_factory.mktemp("warps")
     anatomies = [load_anatomy(folder, cache=cache / "anatomies") for folder in folders]
     for one, other in (anatomies, anatomies[::-1]):
@@ -94,7 +94,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_a_stream_goes_into_json_and_back_and_names_each_label_map(stream):
+def test_a_stream_json_round_trip_and_description(stream):
     cohort = TrainingSet((Phantoms(5, 2), replace(stream, warps="warps", share=0.25)), (), (Phantoms(9, 1),))
     assert TrainingSet.from_json(json.loads(json.dumps(cohort.to_json()))) == cohort
     assert cohort.synthetic and cohort.stream == cohort.labelled[1]
@@ -105,16 +105,16 @@ def test_a_stream_goes_into_json_and_back_and_names_each_label_map(stream):
     assert anna.synthetic and (anna.labelled, anna.unlabelled) == (1, 0)
 
 
-def test_a_stream_that_no_run_can_draw_from_is_refused(stream):
+def test_an_invalid_stream_is_rejected(stream):
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match="share"):
             replace(stream, share=share)
     for groups in (((stream, stream),), ((), (stream,)), ((), (), (stream,))):
-        with pytest.raises(ValueError, match="one stream"):
+        with pytest.raises(ValueError, match="at most one recipe stream"):
             TrainingSet(*groups)
 
 
-def test_a_draw_depends_on_its_generator_alone(stream, cache):
+def test_a_draw_depends_only_on_its_generator(stream, cache):
     one, other = (stream.sampler(cache, OPTIONS) for _ in range(2))
     other.draw(2)
     first = one.draw(2, np.random.default_rng(7))
@@ -124,13 +124,13 @@ def test_a_draw_depends_on_its_generator_alone(stream, cache):
     assert not torch.equal(first.volumes, one.draw(2, np.random.default_rng(8)).volumes)
 
 
-def test_a_worker_process_draws_what_this_one_would(stream, cache):
+def test_a_worker_process_draws_the_same_patches(stream, cache):
     sampler = StepSampler(stream.sampler(cache, OPTIONS), None, OPTIONS)
     ahead = Prefetcher(sampler, lambda step: False, 3, workers=1)
     try:
         for step in range(3):
             drawn = ahead.take(step, False).labelled
-            # Arrays: they come through a pipe, not through shared memory.
+            # Arrays, because they come through a pipe, not through shared memory.
             assert isinstance(drawn.volumes, np.ndarray) and isinstance(drawn.labels, np.ndarray)
             here = sampler.draw(step, False).labelled
             assert np.array_equal(drawn.volumes, here.volumes) and np.array_equal(drawn.labels, here.labels)
@@ -138,18 +138,18 @@ def test_a_worker_process_draws_what_this_one_would(stream, cache):
         ahead.close()
 
 
-def test_nothing_is_kept_of_what_was_drawn(stream, cache):
+def test_drawn_patches_are_not_kept(stream, cache):
     sampler = stream.sampler(cache, OPTIONS)
     sampler.draw(2, np.random.default_rng(0))
     files, size = sorted(cache.rglob("*")), len(pickle.dumps(sampler))
     sampler.draw(30, np.random.default_rng(1))
-    # Two patches of this size have 100 kB; the geometry of the last recipe may be a little larger or smaller.
+    # Two patches of this size need 100 kB; the geometry of the last recipe may be slightly larger or smaller.
     assert abs(len(pickle.dumps(sampler)) - size) < 2e4
     assert sorted(cache.rglob("*")) == files
 
 
-def test_cases_are_drawn_in_the_share_that_the_stream_leaves_them(stream, cache):
-    """The case is recognized by its HU, which no synthetic patch has everywhere."""
+def test_cases_are_drawn_with_the_remaining_share(stream, cache):
+    """The case is recognized by its constant HU, which no synthetic patch has."""
     case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
     sampler = stream.sampler(cache, OPTIONS)
     mixed = replace(stream, share=0.25).mixed(sampler, [case], OPTIONS)
@@ -163,7 +163,7 @@ def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache)
     sampler = stream.sampler(cache, OPTIONS)
     alone = divide(sampler.anatomies, AMOS, "top2")
     sizes = dict(zip(alone.ranking, alone.counts, strict=True))
-    # An organ that the label maps leave out is in no group, until a case has it.
+    # An organ that no label map includes is absent, until a case has it.
     assert not {14, 15} & set(sizes) and sizes[6] > 10 * sizes[4]
     [liver, again] = [each.voxel_counts(15)[6] for each in sampler.anatomies]
     assert sizes[6] == liver + again and 150 < liver < 1500
@@ -172,21 +172,21 @@ def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache)
     case = Case("one", np.zeros((30, 30, 30), np.int16), labels)
     both = divide([case, *sampler.anatomies], AMOS, "top2")
     sizes = dict(zip(both.ranking, both.counts, strict=True))
-    # Its 2700 voxels of the only one that tells of it, times three.
+    # 2700 voxels in the only case in which it is annotated, times three.
     assert sizes[14] == 8100 and sizes[6] == liver + again
     trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
     assert trainer.partition == alone
     assert trainer.strategy.facts.labelled == 2 and trainer.strategy.facts.partial == "anna"
 
 
-def test_pseudo_labelled_cases_come_beside_the_stream_and_not_in_its_place(stream, cache):
+def test_pseudo_labelled_cases_are_added_to_the_stream(stream, cache):
     sampler = stream.sampler(cache, OPTIONS)
     trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
     case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
     trainer._take_new_cases([case])
     labels = [np.asarray(trainer._sampler.draw(step, False).labelled.labels) for step in range(15)]
     flat = sum(bool((patch == 1).all()) for step in labels for patch in step)
-    # A third of the 30 patches.
+    # One third of the 30 patches.
     assert 4 <= flat <= 16
     trainer._take_new_cases([])
     assert trainer._sampler.draw(0, False).labelled.labels.shape == (2, 16, 32, 32)
@@ -218,7 +218,7 @@ def test_a_run_on_a_stream_resumes_bit_for_bit(dca, folders, warps, cache, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_run_that_is_stopped_in_the_middle_goes_on_as_if_it_had_not_been(stream, cache, tmp_path, workers):
+def test_a_stopped_run_resumes_as_if_uninterrupted(stream, cache, tmp_path, workers):
     """Half of the patches from the stream, half from a case."""
     case = Case("half", np.full((20, 40, 40), 75, np.int16), np.tri(20, 1600, 800, np.uint8).reshape(20, 40, 40))
 
@@ -252,7 +252,7 @@ def test_registrations_change_what_is_drawn(stream, warps, cache):
     assert not torch.equal(case, plain.render_case(plain.draw_recipe(seed)).labels)
 
 
-def test_a_run_beside_listed_cts_is_packed_with_what_it_learned_from(dca, folders, cache, coarse_phantom, tmp_path):
+def test_a_run_with_listed_cts_is_exported_with_its_training_data(dca, folders, cache, coarse_phantom, tmp_path):
     ct = {"image": os.fspath(coarse_phantom / "ct.nii.gz")}
     truth = {**ct, "label": os.fspath(coarse_phantom / "labels.nii.gz")}
     listed = tmp_path / "list.json"
@@ -271,7 +271,7 @@ def test_a_run_beside_listed_cts_is_packed_with_what_it_learned_from(dca, folder
     ]
 
 
-def test_a_run_on_a_stream_alone_is_packed_as_a_synthetic_one(dca, folders, cache, tmp_path):
+def test_a_run_on_a_stream_alone_is_exported_as_synthetic(dca, folders, cache, tmp_path):
     trained = train(dca, tmp_path / "run", folders, cache, *NOBODY, "--steps", 1)
     assert trained.code == 0, trained.err
     assert dca("bundle", "export", tmp_path / "run", "-o", tmp_path / "model").code == 0
@@ -282,7 +282,7 @@ def test_a_run_on_a_stream_alone_is_packed_as_a_synthetic_one(dca, folders, cach
 
 
 @pytest.mark.slow
-def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, cache, tmp_path):
+def test_precomputed_synthetic_cases_use_registrations(dca, folders, warps, cache, tmp_path):
     out = tmp_path / "run"
     trained = train(
         dca, out, folders, tmp_path / "cases", *NOBODY,
@@ -307,17 +307,17 @@ def test_painted_ahead_is_painted_ahead_with_registrations(dca, folders, warps, 
         (("--synthesize", "MAP", "--licence", "a", "--licence", "b"), "1 --synthesize and 2 --licence"),
         (("--synthesize", "nowhere"), "nowhere is no folder"),
         (("--synthesize", "MAP", "--warps", "nowhere"), "nowhere is no folder"),
-        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "fixed size"),
+        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "need a spacing in mm"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused_in_one_line(dca, folders, tmp_path, options, words):
+def test_contradictory_options_are_rejected(dca, folders, tmp_path, options, words):
     given = [folders[0] if each == "MAP" else each for each in options]
     refused = dca("train", "-o", tmp_path / "run", *given, "--steps", 1)
     assert refused.code == 2 and words in " ".join(refused.err.split()), refused.err
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_registrations_of_other_label_maps_are_said_not_to_be_used(dca, folders, warps, cache, tmp_path):
+def test_registrations_of_other_label_maps_give_a_warning(dca, folders, warps, cache, tmp_path):
     options = (*TINY, *NOBODY, "--steps", 1, "--cache", cache, "--synthesize", folders[0])
     run = dca("train", "-o", tmp_path / "run", *options, "--warps", warps)
     assert run.code == 0 and "No registration" in run.err and "not used" in run.err
@@ -326,7 +326,7 @@ def test_registrations_of_other_label_maps_are_said_not_to_be_used(dca, folders,
     assert kept.code == 2 and "painted" in kept.err and "warps" in kept.err
 
 
-def test_a_run_whose_label_map_is_gone_says_so_when_resumed(dca, folders, cache, tmp_path):
+def test_resuming_without_the_label_map_is_an_error(dca, folders, cache, tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in folders[0].iterdir():

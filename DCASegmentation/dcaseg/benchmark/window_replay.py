@@ -28,7 +28,7 @@ from ..inference.backends.base import Backend, Task
 from ..inference.backends.selection import AUTO
 from ..inference.process_settings import importing
 from ..inference.segmenter import Segmenter
-from ..method.streaming import Answer
+from ..method.streaming import StreamedOutput
 from ..models.bundle import Bundle
 from .process_cost import Cost
 
@@ -144,7 +144,7 @@ class CountedBackend:
         self.release_memory = runtime.release_memory
         self.windows = Windows(runtime, real, _first)
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         """The output for ``windows`` (batch, 1, depth, height, width)."""
         return self.windows(windows)
 
@@ -166,14 +166,14 @@ class CountedSegmenter(Segmenter):
         return self.counted
 
 
-def _first(answer: Answer, count: int) -> Answer:
+def _first(answer: StreamedOutput, count: int) -> StreamedOutput:
     """The first ``count`` windows of ``answer``, without a copy.
 
     Nothing writes into a runtime's output, and it stays valid until the next computation.
     """
     both = (answer.aggregated, answer.stitched)
     aggregated, stitched = (None if logits is None else logits[:count] for logits in both)
-    return Answer(aggregated, stitched, {level: maps[:count] for level, maps in answer.attention.items()})
+    return StreamedOutput(aggregated, stitched, {level: maps[:count] for level, maps in answer.attention.items()})
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from ..imaging.grid import Grid, model_grid
 from ..imaging.intensity import window
 from ..imaging.resampling import resample
 from ..method.network import DCANet
-from ..method.streaming import Wanted
+from ..method.streaming import RequestedOutputs
 from ..organs import Organ, Vocabulary
 from ..review.builder import ReviewCollector, ReviewResult, options_with_evidence
 from ..types import Box, ProgressCallback
@@ -186,7 +186,7 @@ class Segmenter:
         self.device = choose_device(device, half)
         check_backend(runtime, self.device)
         self._runtime_name = runtime
-        self._backend: tuple[Wanted, Backend] | None = None
+        self._backend: tuple[RequestedOutputs, Backend] | None = None
         self._networks: dict[torch.device, DCANet] = {}
 
     @property

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from ..errors import BundleError, UserError
 from ..method.network import DCANet
-from ..method.streaming import Wanted
+from ..method.streaming import RequestedOutputs
 from .backends.base import Backend, Task
 from .backends.eager import EagerBackend
 from .device import Device, Plan, is_out_of_memory
@@ -277,9 +277,9 @@ def attention_name(level: int) -> str:
     return f"attention {level}"
 
 
-def wanted_of(options: SegmentOptions) -> Wanted:
+def wanted_of(options: SegmentOptions) -> RequestedOutputs:
     """Return the outputs that the network must compute for ``options``."""
-    return Wanted(
+    return RequestedOutputs(
         aggregated=options.output == "aggregated" or options.disagreement,
         stitched=options.output == "experts" or options.disagreement,
         attention_levels=options.levels_needed,

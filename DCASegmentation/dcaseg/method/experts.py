@@ -9,17 +9,18 @@ from torch import Tensor, nn
 
 from .vnet import ConvBlock, Norm, Upsampling, UpsamplingMode
 
-# {DeB-6, DeB-7, DeB-8, DeB-9} of the head, medium and tail expert.
+# One number for each of DeB-6, DeB-7, DeB-8 and DeB-9; one row for the head, medium and tail expert.
 PAPER_N_STAGES = ((2, 2, 1, 1), (3, 3, 2, 1), (4, 4, 3, 2))
 PAPER_DILATIONS = ((2, 2, 2, 2), (1, 1, 1, 1), (1, 1, 1, 1))
 VNET_N_STAGES = (3, 3, 2, 1)
 
 
-class Decoded(NamedTuple):
-    """What an expert makes of a volume.
+class DecoderOutput(NamedTuple):
+    """Features and logits of one expert.
 
-    ``features`` are F6 to F9, with 8f, 4f, 2f and f channels at 1/8, 1/4, 1/2 and full resolution; ``logits`` have
-    the shape (batch, channel, depth, height, width).
+    ``features`` are F6 to F9, each (batch, channel, depth, height, width), with 8f, 4f, 2f and f channels at 1/8, 1/4,
+    1/2 and full resolution (f is ``n_filters``). ``logits`` are (batch, channel, depth, height, width) with a channel
+    for the background and for each label.
     """
 
     features: list[Tensor]
@@ -27,10 +28,12 @@ class Decoded(NamedTuple):
 
 
 class ExpertDecoder(nn.Module):
-    """One expert: up-sampling, added skip and a convolution block at each of four levels, then a 1x1x1 head.
+    """One expert: at each of four levels up-sampling, an added skip and a convolution block; then a 1x1x1 head.
 
-    ``n_stages`` and ``dilation`` hold one number for each of DeB-6 to DeB-9. The head has all channels of the
-    network, indexed by true label, though the label split teaches it its own group only.
+    ``n_stages`` (convolutions per block) and ``dilation`` hold one number for each of DeB-6 to DeB-9. The head has a
+    channel for every label of the network, although the label split trains only those of the expert's own group.
+
+    Raises ValueError if ``n_stages`` or ``dilation`` does not hold four numbers.
     """
 
     def __init__(
@@ -45,22 +48,22 @@ class ExpertDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(n_stages) != 4 or len(dilation) != 4:
-            raise ValueError("an expert has four decoder blocks: n_stages and dilation need four numbers each")
+            raise ValueError("n_stages and dilation need four numbers each, one for each decoder block")
         self.n_stages = tuple(n_stages)
         widths = [n_filters * 2**level for level in (3, 2, 1, 0)]
         self.ups = nn.ModuleList(Upsampling(2 * width, width, norm, upsampling) for width in widths)
         self.blocks = nn.ModuleList(
-            ConvBlock(width, width, stages, norm, spread)
-            for width, stages, spread in zip(widths, n_stages, dilation, strict=True)
+            ConvBlock(width, width, stages, norm, block_dilation)
+            for width, stages, block_dilation in zip(widths, n_stages, dilation, strict=True)
         )
         self.dropout = nn.Dropout3d(dropout)
         self.head = nn.Conv3d(n_filters, out_channels, kernel_size=1)
 
-    def forward(self, encoded: Sequence[Tensor]) -> Decoded:
-        """F6 to F9 and the logits from x1 to x5 of the encoder, ``encoded``."""
+    def forward(self, encoded: Sequence[Tensor]) -> DecoderOutput:
+        """Decode the encoder's features x1 to x5 (``encoded``, see ``vnet.Encoder``) to F6 to F9 and the logits."""
         features: list[Tensor] = []
         stream = encoded[-1]
         for up, block, skip in zip(self.ups, self.blocks, reversed(encoded[:-1]), strict=True):
             stream = block(up(stream) + skip)
             features.append(stream)
-        return Decoded(features, self.head(self.dropout(stream)))
+        return DecoderOutput(features, self.head(self.dropout(stream)))

@@ -1,7 +1,7 @@
-"""Log-gap analysis: which organs are head, medium and tail (slide "DCA: Divide", Fig. 2).
+"""Log-gap analysis: the partition of the organs into head, medium and tail (slide "DCA: Divide", Fig. 2).
 
-Classes are ranked by their share of the labelled foreground voxels; large gaps between the logarithms of neighboring
-shares are the cliffs where one group ends and the next begins. Pure Python, since it runs once for a data set.
+Classes are ranked by their share of the labeled foreground voxels. The largest gaps between the logarithms of
+neighboring shares separate the groups. The code is pure Python because it runs once per data set.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ PartitionMode = Literal["top2", "sequential", "balanced", "fixed", "average", "m
 
 @dataclass(frozen=True)
 class Partition:
-    """The three groups of organs and what they were derived from.
+    """The three groups of organs, with the voxel counts they were derived from.
 
-    ``ranking`` holds the labels that have voxels, c_(1) to c_(K'), by falling ``counts`` (V_k, voxels), ties by
-    label. ``head``, ``medium`` and ``tail`` (S_H, S_M, S_T) hold every label once, in the order of the ranking;
-    labels without voxels come last in their group.
+    ``ranking`` holds the labels that have voxels, c_(1) to c_(K'), in descending order of ``counts`` (V_k, in voxels);
+    ties are ordered by label. ``head``, ``medium`` and ``tail`` (S_H, S_M, S_T) together hold every label once, in the
+    order of the ranking; labels without voxels come last in their group. ``mode`` is how the groups were found, and
+    ``warnings`` are sentences for the user.
 
-    Raises ValueError where these do not fit together.
+    Raises ValueError if these fields contradict each other.
     """
 
     ranking: tuple[int, ...]
@@ -39,7 +40,7 @@ class Partition:
     def __post_init__(self) -> None:
         grouped = [*self.head, *self.medium, *self.tail]
         if self.mode not in get_args(PartitionMode):
-            raise ValueError(f"{self.mode!r} is no partition mode")
+            raise ValueError(f"{self.mode!r} is not a partition mode")
         if len(set(grouped)) != len(grouped) or not set(self.ranking) <= set(grouped):
             raise ValueError("every label must be in exactly one of head, medium and tail")
         if not self.ranking or len(self.ranking) != len(self.counts) or min(self.counts) < 1:
@@ -47,11 +48,11 @@ class Partition:
         if list(zip(self.counts, self.ranking, strict=True)) != sorted(
             zip(self.counts, self.ranking, strict=True), key=lambda pair: (-pair[0], pair[1])
         ):
-            raise ValueError("labels must be ranked by falling count, ties by label")
+            raise ValueError("labels must be ranked by descending count, ties by label")
 
     @property
     def owners(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """Labels of the head, medium and tail expert, as the network's option ``owners`` takes them."""
+        """Labels of the head, medium and tail expert, in the form of ``DCANet``'s option ``owners``."""
         return self.head, self.medium, self.tail
 
     @property
@@ -67,16 +68,16 @@ class Partition:
 
     @property
     def absent(self) -> tuple[int, ...]:
-        """Labels without a voxel, which have no place in the ranking."""
+        """Labels without voxels, in ascending order; they are not in the ranking."""
         ranked = set(self.ranking)
         return tuple(sorted(label for group in self.owners for label in group if label not in ranked))
 
     @property
     def breakpoints(self) -> tuple[int, int] | None:
-        """(k_HM, k_MT): the ranks, counted from 1, after which head and medium end.
+        """(k_HM, k_MT): the ranks, counted from 1, of the last head class and the last medium class.
 
-        None where the groups are no runs of the ranking (mode ``manual``). An empty medium gives equal ranks, an
-        empty tail k_MT = K'.
+        None if the groups are not consecutive in the ranking (possible in mode ``manual``). The two ranks are equal if
+        the medium group is empty; k_MT = K' if the tail is empty.
         """
         ranked = set(self.ranking)
         head, medium, tail = ([label for label in group if label in ranked] for group in self.owners)
@@ -85,7 +86,10 @@ class Partition:
         return len(head), len(head) + len(medium)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for JSON; proportions, gaps and breakpoints are there for readers and derived again on loading."""
+        """Convert to plain data for JSON.
+
+        Proportions, gaps and breakpoints are included for readers of the file; ``from_json`` derives them again.
+        """
         return {
             "mode": self.mode,
             "ranking": list(self.ranking),
@@ -101,7 +105,7 @@ class Partition:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Partition:
-        """The partition ``to_json`` wrote. Raises ValueError for anything else."""
+        """Read the output of ``to_json``. Raises ValueError if ``data`` is not a valid partition."""
         try:
             return cls(
                 ranking=_integers(data["ranking"]),
@@ -117,8 +121,8 @@ class Partition:
 
 
 def log_gaps(counts: Sequence[int]) -> tuple[float, ...]:
-    """G_j = log(P_(j) / P_(j+1)) for j = 1 to K'-1 from falling voxel counts."""
-    # From the counts, not the proportions: equal ratios then give equal gaps, and ties are true ties.
+    """G_j = log(P_(j) / P_(j+1)), natural logarithm, for j = 1 to K'-1; ``counts`` are voxels in descending order."""
+    # Counts give the same gaps as proportions, but without their rounding: equal ratios give exactly equal gaps.
     return tuple(math.log(larger / smaller) for larger, smaller in pairwise(counts))
 
 
@@ -131,7 +135,7 @@ def _integers(values: Any) -> tuple[int, ...]:
 NoSecondGap = Literal["error", "empty_tail", "guarded"]
 GROUPS = ("head", "medium", "tail")
 
-# A group above this share of the classes leaves its expert the imbalance it was to be spared.
+# A group with more than this share of the classes is nearly as imbalanced as the whole data set, and gets a warning.
 LARGEST_SHARE_OF_CLASSES = 0.7
 
 
@@ -146,32 +150,30 @@ def partition(
     groups: Sequence[Iterable[int]] | None = None,
     names: Mapping[int, str] | None = None,
 ) -> Partition:
-    """Head, medium and tail organs from the voxels of each label (1 to K) in the labelled volumes.
+    """Divide the organs into head, medium and tail.
 
-    Modes:
+    ``voxel_counts`` maps each label (1 to K) to its voxels in the labeled volumes. The modes are:
 
-    - ``sequential``: the slides to the letter. k_HM is the largest gap of all, k_MT the largest after it. If the
-      largest is the last of all, there is no second: ``no_second_gap`` says whether that is an error, leaves the
-      tail empty, or (``guarded``) makes the search for k_HM leave the last gap out.
-    - ``top2``, the default: the two largest gaps wherever they lie. The same as ``sequential`` if the largest comes
-      first; else it keeps the head from swallowing all but the last classes.
-    - ``balanced``: the two gaps with the largest sum that leave each group at least ``min_size`` classes.
+    - ``top2`` (default): the two largest gaps, wherever they are. It equals ``sequential`` if the largest gap comes
+      before the second largest; if not, it prevents a head group that holds all but the last classes.
+    - ``sequential``: the slides taken literally. k_HM is the largest gap, and k_MT the largest gap after it. If the
+      largest gap is the last one, there is no gap after it; then ``no_second_gap`` decides: ``error`` raises an error,
+      ``empty_tail`` leaves the tail empty, and ``guarded`` excludes the last gap from the search for k_HM.
+    - ``balanced``: the two gaps with the largest sum that leave at least ``min_size`` classes in each group.
     - ``fixed``: head above the proportion ``head_above``, tail below ``tail_below``.
-    - ``average``: three nearly equal runs of the ranking; the first ones take what is left over.
+    - ``average``: three parts of the ranking of nearly equal size; extra classes go to the first parts.
     - ``manual``: the labels in ``groups`` (head, medium, tail).
 
-    Equal gaps: the first one counts. One class with voxels is all head; two are head and tail. A label without
-    voxels goes to the tail with a warning, unless ``manual`` says otherwise. ``names`` are the organs' names in
-    warnings.
+    Of equal gaps the first is used. A single class with voxels becomes the head; two classes become head and tail. A
+    label without voxels goes to the tail with a warning, unless ``groups`` says otherwise. ``names`` maps labels to
+    organ names for the warnings.
 
-    Raises UserError if no label has voxels, or the mode and its options give no partition of these labels.
+    Raises UserError if no label has voxels, or if the mode and its options cannot divide these labels.
     """
     ranking, counts = _rank(voxel_counts)
     absent = tuple(label for label in sorted(voxel_counts) if label not in ranking)
     if mode not in get_args(PartitionMode):
-        raise UserError(
-            f"There is no partition mode '{mode}'.", f"Choose one of: {', '.join(get_args(PartitionMode))}."
-        )
+        raise UserError(f"'{mode}' is not a partition mode.", f"Choose one of: {', '.join(get_args(PartitionMode))}.")
     if mode == "manual":
         sets = _manual(groups, ranking, absent)
     else:
@@ -183,10 +185,12 @@ def partition(
 
 def _rank(voxel_counts: Mapping[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if any(label < 1 for label in voxel_counts) or any(count < 0 for count in voxel_counts.values()):
-        raise UserError("Labels must be 1 or more and voxel counts not negative.", "Leave the background out.")
+        raise UserError(
+            "Labels must be at least 1, and voxel counts cannot be negative.", "Leave out the background (label 0)."
+        )
     present = sorted((-int(count), int(label)) for label, count in voxel_counts.items() if count > 0)
     if not present:
-        raise UserError("The label maps hold no organ.", "Give label maps with labels of the chosen vocabulary.")
+        raise UserError("The label maps contain no organ.", "Give label maps that use the labels of the vocabulary.")
     return tuple(label for _, label in present), tuple(-count for count, _ in present)
 
 
@@ -197,7 +201,7 @@ def _breakpoints(
     thresholds: tuple[float, float],
     min_size: int,
 ) -> tuple[int, int]:
-    """(k_HM, k_MT) of a mode that cuts the ranking into runs."""
+    """(k_HM, k_MT) for a mode whose groups are consecutive in the ranking."""
     if mode == "fixed":
         return _fixed(counts, *thresholds)
     if len(counts) < 3:
@@ -216,12 +220,12 @@ def _breakpoints(
 
 
 def _ranks(gaps: Sequence[float]) -> range:
-    """j = 1 to K'-1, as the slides count the gaps."""
+    """The ranks of the gaps, j = 1 to K'-1, numbered as in the slides."""
     return range(1, len(gaps) + 1)
 
 
 def _largest(gaps: Sequence[float], ranks: Sequence[int]) -> int:
-    """The rank of the largest gap among ``ranks``, the first of equals."""
+    """The rank of the largest gap among ``ranks``; of equal gaps, the first."""
     return max(ranks, key=lambda j: gaps[j - 1])
 
 
@@ -233,8 +237,8 @@ def _sequential(gaps: Sequence[float], no_second_gap: NoSecondGap) -> tuple[int,
             return k_hm, len(gaps) + 1
         if no_second_gap != "guarded":
             raise UserError(
-                "The largest gap lies before the last class, so there is no second gap to end the medium group.",
-                "Use mode top2, or choose what to do without a second gap: empty_tail or guarded.",
+                "The largest gap is before the last class, so there is no second gap to end the medium group.",
+                "Use the mode top2, or set no_second_gap to empty_tail or guarded.",
             )
         k_hm = _largest(gaps, ranks[:-1])
     return k_hm, _largest(gaps, ranks[k_hm:])
@@ -249,8 +253,8 @@ def _balanced(gaps: Sequence[float], min_size: int) -> tuple[int, int]:
     ]
     if not allowed:
         raise UserError(
-            f"{n_classes} classes with voxels cannot give three groups of at least {min_size}.",
-            "Choose a smaller group size.",
+            f"{n_classes} classes with voxels cannot form three groups of at least {min_size}.",
+            "Choose a smaller minimum size.",
         )
     return max(allowed, key=lambda pair: gaps[pair[0] - 1] + gaps[pair[1] - 1])
 
@@ -258,8 +262,8 @@ def _balanced(gaps: Sequence[float], min_size: int) -> tuple[int, int]:
 def _fixed(counts: Sequence[int], head_above: float, tail_below: float) -> tuple[int, int]:
     if not 0 <= tail_below <= head_above <= 1:
         raise UserError(
-            f"Thresholds of {head_above:g} for the head and {tail_below:g} for the tail are not possible.",
-            "Give proportions from 0 to 1, the head's not below the tail's.",
+            f"The thresholds {head_above:g} (head) and {tail_below:g} (tail) are not valid.",
+            "Give proportions from 0 to 1; the head's must not be below the tail's.",
         )
     foreground = sum(counts)
     head = sum(count / foreground > head_above for count in counts)
@@ -271,17 +275,19 @@ def _manual(
     groups: Sequence[Iterable[int]] | None, ranking: tuple[int, ...], absent: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     if groups is None or len(groups) != 3:
-        raise UserError("Mode manual needs three groups of labels.", "Give the labels of head, medium and tail.")
+        raise UserError("The mode manual needs three groups of labels.", "Give the labels of head, medium and tail.")
     head, medium, tail = (list(group) for group in groups)
     named = [*head, *medium, *tail]
     for label in named:
         if named.count(label) > 1:
-            raise UserError(f"Label {label} is named more than once.", "Give each label in one group only.")
+            raise UserError(f"Label {label} appears more than once.", "Put each label in one group only.")
         if label not in ranking and label not in absent:
-            raise UserError(f"There is no label {label}.", f"Choose from {sorted((*ranking, *absent))}.")
+            raise UserError(
+                f"Label {label} is not in the vocabulary.", f"Choose from these labels: {sorted((*ranking, *absent))}."
+            )
     missing = [label for label in ranking if label not in named]
     if missing:
-        raise UserError(f"No group holds label {missing[0]}.", "Give each label that has voxels in one group.")
+        raise UserError(f"Label {missing[0]} is in no group.", "Put each label that has voxels in one group.")
     tail += [label for label in absent if label not in named]
     order = (*ranking, *absent)
     ordered = [tuple(label for label in order if label in group) for group in (head, medium, tail)]
@@ -290,18 +296,18 @@ def _manual(
 
 def _warnings(sets: tuple[tuple[int, ...], ...], absent: tuple[int, ...], names: Mapping[int, str]) -> tuple[str, ...]:
     n_classes = sum(len(group) for group in sets)
-    lines = []
+    messages = []
     for label in absent:
-        place = next(name for name, group in zip(GROUPS, sets, strict=True) if label in group)
-        lines.append(f"{_name(label, names)} has no voxel in the labelled volumes; it is put in the {place} group.")
-    for place, group in zip(GROUPS, sets, strict=True):
+        title = next(title for title, group in zip(GROUPS, sets, strict=True) if label in group)
+        messages.append(f"{_name(label, names)} has no voxels in the labeled volumes; it is in the {title} group.")
+    for title, group in zip(GROUPS, sets, strict=True):
         if not group:
-            lines.append(f"The {place} group is empty: no such expert is built.")
+            messages.append(f"The {title} group is empty, so the network has no {title} expert.")
         elif len(group) == 1:
-            lines.append(f"The {place} group has one class only: {_name(group[0], names)}.")
+            messages.append(f"The {title} group has only one class: {_name(group[0], names)}.")
         if len(group) > LARGEST_SHARE_OF_CLASSES * n_classes:
-            lines.append(f"The {place} group has {len(group)} of {n_classes} classes.")
-    return tuple(lines)
+            messages.append(f"The {title} group has {len(group)} of {n_classes} classes.")
+    return tuple(messages)
 
 
 def _name(label: int, names: Mapping[int, str]) -> str:

@@ -1,4 +1,4 @@
-"""The loss of the paper: supervised experts, an aggregation decoder taught by stitched pseudo-labels, and its ramp."""
+"""The paper's segmentation loss L_seg, and the ramp-up of the weight of its unsupervised term."""
 
 from __future__ import annotations
 
@@ -23,26 +23,31 @@ def segmentation_loss(
     class_balance: float = 0.0,
     unannotated: Tensor | None = None,
 ) -> Tensor:
-    """L_seg = (Dice + cross-entropy) / 2.
+    """L_seg = (Dice loss + cross-entropy) / 2, as a scalar tensor.
 
-    ``logits`` are (batch, channel, depth, height, width), ``labels`` integers (batch, depth, height, width). Dice is
-    soft, per case, averaged over channels and cases. ``dice_channels`` chooses the channels: ``all`` is the literal
-    reading of the paper; after a label split most channels are empty in a patch and hold the loss near one until
-    their probability vanishes, so ``owned`` takes background and the ``owned`` labels, and ``present`` the channels
-    that occur in the case's labels.
+    ``logits`` are (batch, channel, depth, height, width), ``labels`` integers (batch, depth, height, width).
 
-    ``class_balance`` weighs each voxel's cross-entropy by (voxels / voxels of its class) to this power: 0 is the
-    paper's plain mean, 1 gives every class present the same say. Without it a class of a few dozen voxels hardly
-    pulls at all once the softmax has given up on it, and Dice, whose gradient passes through that softmax, neither.
+    ``dice_channels`` chooses the channels of the soft Dice loss, which is computed per case and averaged over channels
+    and cases. ``all`` is the literal reading of the paper. After a label split most channels are empty in a patch, and
+    each keeps its Dice loss near one until its probability vanishes; so ``owned`` uses the background and the labels
+    in ``owned`` only, and ``present`` the channels that occur in the case's labels.
 
-    ``unannotated`` are booleans (batch, channel): the organs that a case's label map does not tell of. Its background
-    may be any of them, so their probability counts as background there, and they have no Dice.
+    ``class_balance`` weights each voxel's cross-entropy by (voxels / voxels of its class) to this power: 0 is the
+    paper's plain mean, and 1 gives every class present the same total weight. Without it, a class of a few dozen voxels
+    has almost no gradient once its softmax probability is near zero. Dice does not help: its gradient passes through
+    the same softmax.
+
+    ``unannotated`` (batch, channel), boolean, marks the organs that the label map of a partially labeled case does not
+    include. Such an organ may be anywhere in the case's background, so its probability counts as background, and it
+    has no Dice term.
+
+    Raises ValueError for an unknown ``dice_channels``.
     """
     labels = labels.long()
     n_channels = logits.shape[1]
     if unannotated is not None:
         logits = _unannotated_as_background(logits, unannotated)
-    # One log-softmax serves both terms, and indexing stands for a one-hot target: neither is cheap on whole volumes.
+    # Both terms share one log-softmax, and indexing replaces a one-hot target: both are expensive on whole volumes.
     log_probabilities = functional.log_softmax(logits, dim=1)
     of_truth = log_probabilities.gather(1, labels[:, None])[:, 0]
     truth = labels.flatten(1)
@@ -63,16 +68,16 @@ def segmentation_loss(
 
 
 def _unannotated_as_background(logits: Tensor, unannotated: Tensor) -> Tensor:
-    """Logits whose softmax has the ``unannotated`` channels' probability in channel 0 and none in those channels."""
-    hidden = unannotated[:, :, None, None, None]
-    joined = hidden.clone()
-    joined[:, 0] = True
-    background = logits.masked_fill(~joined, -math.inf).logsumexp(dim=1, keepdim=True)
-    return torch.cat([background, logits[:, 1:].masked_fill(hidden[:, 1:], -math.inf)], dim=1)
+    """Logits whose softmax moves the probability of the ``unannotated`` channels to channel 0."""
+    excluded = unannotated[:, :, None, None, None]
+    merged = excluded.clone()
+    merged[:, 0] = True
+    background = logits.masked_fill(~merged, -math.inf).logsumexp(dim=1, keepdim=True)
+    return torch.cat([background, logits[:, 1:].masked_fill(excluded[:, 1:], -math.inf)], dim=1)
 
 
 def _chosen(dice_channels: DiceChannels, sizes: Tensor, owned: Iterable[int]) -> Tensor:
-    """Which channels of which case count, as booleans of the shape of ``sizes`` (batch, channel), in voxels."""
+    """Which channels have a Dice term, as booleans (batch, channel); ``sizes`` (batch, channel) are in voxels."""
     if dice_channels == "all":
         return torch.ones_like(sizes, dtype=torch.bool)
     if dice_channels == "owned":
@@ -85,9 +90,9 @@ def _chosen(dice_channels: DiceChannels, sizes: Tensor, owned: Iterable[int]) ->
 
 
 def unsupervised_weight(step: int, ramp_steps: int, maximum: float = 10.0) -> float:
-    """The weight lambda of the unsupervised loss: ``maximum * exp(-5 (1 - t/T)^2)``, then ``maximum``.
+    """The weight lambda of the unsupervised loss: ``maximum * exp(-5 (1 - t/T)^2)`` up to T, then ``maximum``.
 
-    ``step`` counts iterations from 0; a ramp of 0 steps starts at the maximum.
+    ``step`` (t) counts iterations from 0. A ramp of 0 steps (T = ``ramp_steps``) starts at the maximum.
     """
     if ramp_steps <= 0:
         return maximum

@@ -8,20 +8,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .dfam import FusionKind, fusion
-from .experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES, Decoded, ExpertDecoder
+from .dfam import FusionKind, make_fusion
+from .experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES, DecoderOutput, ExpertDecoder
 from .stitching import StitchingMode, stitch
 from .vnet import ConvBlock, Encoder, Norm, Upsampling, UpsamplingMode
 
+# Level 1 is DeB-6 at 1/8 resolution, level 4 is DeB-9 at full resolution.
 LEVELS = (1, 2, 3, 4)
 
 
 class DCAOutput(NamedTuple):
-    """Everything the network says of a volume.
+    """All outputs of the network.
 
-    ``aggregated`` and each of ``experts`` are logits (batch, channel, depth, height, width); ``attention`` maps a
-    level (1 is DeB-6 at 1/8 resolution, 4 is DeB-9 at full resolution) to (batch, expert, depth, height, width),
-    which sums to one over the experts. A fusion without weights leaves ``attention`` empty.
+    ``aggregated`` (the result) and each of ``experts`` are logits (batch, channel, depth, height, width).
+    ``attention`` maps a level (see ``LEVELS``) to the experts' weights (batch, expert, depth, height, width) at that
+    level's resolution, which sum to one over the experts. It is empty for a fusion without weights.
     """
 
     aggregated: Tensor
@@ -30,7 +31,7 @@ class DCAOutput(NamedTuple):
 
 
 class AggregationDecoder(nn.Module):
-    """The decoder D_A: at each level up-sampling, added skip, fusion with the experts, a convolution block."""
+    """The decoder D_A: at each level up-sampling, an added skip, fusion with the experts, a convolution block."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class AggregationDecoder(nn.Module):
         super().__init__()
         widths = [n_filters * 2**level for level in (3, 2, 1, 0)]
         self.ups = nn.ModuleList(Upsampling(2 * width, width, norm, upsampling) for width in widths)
-        self.fusions = nn.ModuleList(fusion(kind, width, n_experts) for width in widths)
+        self.fusions = nn.ModuleList(make_fusion(kind, width, n_experts) for width in widths)
         self.blocks = nn.ModuleList(
             ConvBlock(width, width, stages, norm) for width, stages in zip(widths, VNET_N_STAGES, strict=True)
         )
@@ -53,9 +54,10 @@ class AggregationDecoder(nn.Module):
     def forward(
         self, encoded: Sequence[Tensor], experts: Sequence[Sequence[Tensor]], attention_levels: Collection[int] = ()
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Logits, and the attention of the levels asked for.
+        """Logits (batch, channel, depth, height, width), and the attention of the requested levels.
 
-        ``encoded`` are x1 to x5 of the encoder, ``experts`` the features F6 to F9 of each expert.
+        ``encoded`` are the encoder's features x1 to x5, ``experts`` the features F6 to F9 of each expert. The attention
+        is as in ``DCAOutput``.
         """
         attention: dict[int, Tensor] = {}
         stream = encoded[-1]
@@ -68,10 +70,10 @@ class AggregationDecoder(nn.Module):
         return self.head(stream), attention
 
     def copy_blocks(self, expert: ExpertDecoder) -> None:
-        """Take the up-sampling and convolution blocks of ``expert``.
+        """Copy the weights of the up-sampling and convolution blocks of ``expert``.
 
-        The fusions and the head keep their weights: the head reads features to which the fusions have added those of
-        all experts, which no expert's head has ever seen. Raises ValueError if the expert has other blocks.
+        The fusions and the head keep their weights: the head's input includes the features of all experts, which no
+        expert's head was trained on. Raises ValueError if the expert's blocks have a different structure.
         """
         if expert.n_stages != VNET_N_STAGES:
             raise ValueError("only a plain V-Net expert has the blocks of the aggregation decoder")
@@ -79,25 +81,27 @@ class AggregationDecoder(nn.Module):
             own.load_state_dict(other.state_dict())
 
     def zero_head(self) -> None:
-        """Let every logit be zero until training changes it."""
+        """Set the head's weights and biases to zero, so that training starts with zero logits."""
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
 
 class DCANet(nn.Module):
-    """DCA's network. Every option is plain data, so that a bundle's JSON can rebuild it.
+    """DCA's network (Fig. 3). All options are plain data, so that they can be stored in a bundle's JSON.
 
-    ``owners`` holds for each expert the labels it answers for (log-gap analysis gives head, medium and tail); an
-    expert without labels is not built. One set of owners gives the paper's single-decoder baseline; ``aggregation``
-    off leaves the stitched experts as the result. Defaults are the paper's, save for the stitching: see
-    ``stitching.stitch``.
+    - ``owners``: the labels of each expert (log-gap analysis gives head, medium and tail). An expert without labels is
+      not built. A single expert is the paper's single-decoder baseline.
+    - ``in_channels``, ``n_filters`` (f, the channels of x1), ``norm``, ``dropout``: see ``vnet.Encoder``.
+    - ``n_stages``, ``dilations``: four numbers per expert, see ``experts.ExpertDecoder``.
+    - ``fusion``: the fusion module, see ``dfam``. ``upsampling``: see ``vnet.Upsampling``.
+    - ``aggregation``: without it, the stitched experts' logits are the result.
+    - ``stitching``: see ``stitching.stitch``. It is the one option whose default differs from the paper.
+    - ``residual``: the aggregation decoder's logits start at zero and are added to the stitched experts' logits, which
+      get no gradient from the sum. The network then starts with exactly the stitched experts' result; the paper's
+      decoder (``residual`` off) has to learn every organ from scratch.
 
-    With ``residual`` the logits of the aggregation decoder are a correction: they are added to the stitched experts'
-    logits, without a gradient for these, and start at zero. So the network begins with exactly the stitched experts'
-    answer. The paper's decoder (``residual`` off) has to learn every organ anew. ``upsampling``: see
-    ``vnet.Upsampling``.
-
-    The sides of a volume must be divisible by 16. Raises ValueError for options that do not fit together.
+    The sides of an input volume must be divisible by 16 (``divisor``). Raises ValueError if the options contradict
+    each other.
     """
 
     divisor = 16
@@ -142,7 +146,7 @@ class DCANet(nn.Module):
             "upsampling": upsampling,
             "residual": residual,
         }
-        # Position of each built expert among head, medium and tail: an empty group leaves a gap.
+        # The index of each expert among head (0), medium (1) and tail (2); an empty group has no expert.
         self.expert_slots = tuple(built)
         self.encoder = Encoder(in_channels, n_filters, norm, dropout)
         self.experts = nn.ModuleList(
@@ -159,23 +163,27 @@ class DCANet(nn.Module):
 
     @property
     def has_weights(self) -> bool:
-        """Whether it can be run; not so for what ``without_weights`` gives."""
+        """Whether the network can run. A network made by ``without_weights`` cannot."""
         return not next(self.parameters()).is_meta
 
     def without_weights(self) -> DCANet:
-        """A network of the same options whose parameters take no memory: all can be asked of it but to run."""
+        """A network with the same options whose parameters take no memory. It can be inspected but not run."""
         with torch.device("meta"):
             return DCANet(**self.options).eval()
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Logits (batch, channel, depth, height, width) of the result for (batch, in_channels, depth, height, width).
+        """The result's logits (batch, channel, depth, height, width).
 
-        The aggregation decoder's, or without one the stitched experts'.
+        They are the aggregation decoder's or, in a network without one, the stitched experts'. ``volume`` is (batch,
+        in_channels, depth, height, width).
         """
         return self.forward_all(volume, attention_levels=()).aggregated
 
     def forward_all(self, volume: Tensor, attention_levels: Collection[int] = LEVELS) -> DCAOutput:
-        """The result with the experts' logits and the attention of ``attention_levels``."""
+        """The result's logits, the experts' logits, and the attention of ``attention_levels``.
+
+        ``volume`` is (batch, in_channels, depth, height, width).
+        """
         encoded = self.encoder(volume)
         decoded = self.decode_experts(encoded)
         logits = tuple(expert.logits for expert in decoded)
@@ -185,12 +193,12 @@ class DCANet(nn.Module):
         return DCAOutput(aggregated, logits, attention)
 
     def aggregate(
-        self, encoded: Sequence[Tensor], decoded: Sequence[Decoded], attention_levels: Collection[int] = ()
+        self, encoded: Sequence[Tensor], decoded: Sequence[DecoderOutput], attention_levels: Collection[int] = ()
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """The final logits (batch, channel, depth, height, width), and the attention of ``attention_levels``.
+        """The result's logits (batch, channel, depth, height, width), and the attention of ``attention_levels``.
 
-        ``encoded`` are x1 to x5 of the encoder, ``decoded`` what the experts made of them. Raises ValueError for a
-        network without aggregation decoder.
+        ``encoded`` are the encoder's features x1 to x5, ``decoded`` the output of ``decode_experts``. Raises ValueError
+        if the network has no aggregation decoder.
         """
         if self.aggregation is None:
             raise ValueError("this network has no aggregation decoder")
@@ -199,35 +207,42 @@ class DCANet(nn.Module):
             logits = logits + self.stitch([expert.logits for expert in decoded]).detach()
         return logits, attention
 
-    def decode_experts(self, encoded: Sequence[Tensor]) -> list[Decoded]:
-        """Features and logits of every expert from x1 to x5 of the encoder."""
+    def decode_experts(self, encoded: Sequence[Tensor]) -> list[DecoderOutput]:
+        """Features and logits of every expert, from the encoder's features x1 to x5."""
         return [expert(encoded) for expert in self.experts]
 
     def stitch(self, expert_logits: Sequence[Tensor]) -> Tensor:
-        """The experts' stitched logits, in the network's own stitching mode."""
+        """Stitch the experts' logits in the network's stitching mode.
+
+        All logits are (batch, channel, depth, height, width).
+        """
         return stitch(expert_logits, self.owners, self.stitching)
 
 
-def start_from(network: DCANet, initial: DCANet) -> None:
-    """Give ``network`` the weights of ``initial``.
+def load_initial_weights(network: DCANet, initial: DCANet) -> None:
+    """Copy the weights of ``initial`` to ``network``. The two may differ in ``owners``, ``upsampling``, ``residual``.
 
-    An expert that gets an organ it did not own keeps the fresh weights of that logit: to an expert the organs of the
-    others are background, and a logit that has learned never to be the largest is slow to unlearn it. Where
-    ``initial`` has transposed up-convolutions and ``network`` trilinear interpolation, the eight kernels of a
-    convolution become their mean, which is what they share below the Nyquist frequency. A decoder that has become a
-    correction (``residual``) starts at zero. Raises ValueError if the networks differ in anything else.
+    If an expert gets an organ that it did not own in ``initial``, the weights of that logit stay as initialized: an
+    expert sees the other experts' organs as background, and a logit trained never to be the largest recovers slowly.
+    If ``initial`` has transposed convolutions and ``network`` trilinear up-sampling, the eight kernels of a convolution
+    are replaced by their mean, which is what they have in common below the Nyquist frequency. If only ``network`` is
+    ``residual``, the head of its aggregation decoder starts at zero.
+
+    Raises ValueError if the networks differ in another option.
     """
     heads: list[nn.Conv3d] = [expert.head for expert in network.experts]  # type: ignore[misc]
-    fresh = [[parameter.detach().clone() for parameter in head.parameters()] for head in heads]
+    initialized = [[parameter.detach().clone() for parameter in head.parameters()] for head in heads]
     fitted = _fit_upsampling(initial.state_dict(), network.state_dict())
     try:
         network.load_state_dict(fitted)
     except RuntimeError:
-        free = ("owners", "upsampling", "residual")
-        differing = [key for key, value in network.options.items() if key not in free and value != initial.options[key]]
+        allowed = ("owners", "upsampling", "residual")
+        differing = [
+            key for key, value in network.options.items() if key not in allowed and value != initial.options[key]
+        ]
         raise ValueError(f"the networks differ in {', '.join(differing) or 'their experts'}") from None
     before = dict(zip(initial.expert_slots, initial.owners, strict=True))
-    for slot, owned, head, values in zip(network.expert_slots, network.owners, heads, fresh, strict=True):
+    for slot, owned, head, values in zip(network.expert_slots, network.owners, heads, initialized, strict=True):
         new = sorted(set(owned) - set(before[slot]))
         for parameter, value in zip(head.parameters(), values, strict=True):
             parameter.data[new] = value[new]
@@ -235,13 +250,13 @@ def start_from(network: DCANet, initial: DCANet) -> None:
         network.aggregation.zero_head()
 
 
-def _fit_upsampling(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with the eight kernels of each transposed convolution averaged where ``wanted`` has one for all."""
+def _fit_upsampling(state: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with the kernels of each transposed convolution averaged where ``target`` has trilinear up-sampling."""
     fitted = {}
     for key, value in state.items():
         stem, _, kind = key.rpartition(".")
         reduced = f"{stem}.reduce.{kind}"
-        if key in wanted or reduced not in wanted:
+        if key in target or reduced not in target:
             fitted[key] = value
         elif kind == "weight":
             fitted[reduced] = value.mean(dim=(2, 3, 4), keepdim=True).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""What each part of the network gives, holds and costs."""
+"""A table of the network's parts: output shape, parameters and multiply-accumulate operations."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LEVELS = ("DeB-6", "DeB-7", "DeB-8", "DeB-9")
 class PartSummary:
     """One part of the network.
 
-    ``output_shape`` is (channel, depth, height, width): of an encoder or decoder its last output, of a fusion what it
-    hands on. ``parameters`` are numbers learned. ``macs`` are multiply-accumulate operations of one patch; one is a
-    multiplication with its addition, and only convolutions count: normalization and activation are small beside them.
+    ``output_shape`` is (channel, depth, height, width): the last output of an encoder or decoder, or the fused features
+    of a fusion. ``parameters`` is the number of learned parameters. ``macs`` is the number of multiply-accumulate
+    operations for one patch. Only convolutions are counted: normalization and activation cost little in comparison.
     """
 
     name: str
@@ -32,24 +32,24 @@ class PartSummary:
 
 
 def summarize(network: DCANet, patch: Sequence[int] = (96, 96, 96)) -> list[PartSummary]:
-    """A row for each part of ``network`` for one patch (depth, height, width), and the total as the last row.
+    """Describe each part of ``network`` for one ``patch`` (depth, height, width) in voxels; the last row is the total.
 
-    The fusion at each level of the aggregation decoder has a row of its own and is not in the decoder's. Nothing is
-    computed: only shapes go through the network.
+    Each fusion of the aggregation decoder has its own row and is not included in the decoder's row. Nothing is
+    computed; only shapes pass through the network.
 
     Raises ValueError if a side of the patch is not divisible by 16.
     """
     depth, height, width = patch
     if any(side < network.divisor or side % network.divisor for side in patch):
         raise ValueError(f"the sides of a patch must be divisible by {network.divisor}, got {tuple(patch)}")
-    # Built anew from the options where tensors have a shape but no data: neither memory nor time.
+    # Tensors on the meta device have a shape but no data, so this takes neither memory nor time.
     with torch.device("meta"):
-        hollow = DCANet(**network.options).eval()
+        meta_network = DCANet(**network.options).eval()
         volume = torch.empty(1, network.options["in_channels"], depth, height, width)
-    probes = _probes(hollow)
+    probes = _probes(meta_network)
     handles = [handle for probe in probes for handle in probe.attach()]
     with torch.no_grad():
-        result = hollow(volume)
+        result = meta_network(volume)
     for handle in handles:
         handle.remove()
     rows = [probe.row() for probe in probes]
@@ -61,16 +61,16 @@ def summarize(network: DCANet, patch: Sequence[int] = (96, 96, 96)) -> list[Part
 
 @dataclass
 class _Probe:
-    """Watches one part; ``without`` are modules inside it that have a probe of their own."""
+    """Measures one part. ``excluded`` are modules inside it that have their own probe."""
 
     name: str
     module: nn.Module
-    without: Sequence[nn.Module] = ()
+    excluded: Sequence[nn.Module] = ()
     macs: int = 0
     output_shape: tuple[int, ...] = field(default=())
 
     def attach(self) -> list[Any]:
-        inner = {id(module) for other in self.without for module in other.modules()}
+        inner = {id(module) for other in self.excluded for module in other.modules()}
         handles = [
             module.register_forward_hook(self._count)
             for module in self.module.modules()
@@ -79,13 +79,13 @@ class _Probe:
         return [*handles, self.module.register_forward_hook(self._note_shape)]
 
     def row(self) -> PartSummary:
-        inner = sum(parameter.numel() for module in self.without for parameter in module.parameters())
+        inner = sum(parameter.numel() for module in self.excluded for parameter in module.parameters())
         parameters = sum(parameter.numel() for parameter in self.module.parameters()) - inner
         return PartSummary(self.name, self.output_shape, parameters, self.macs)
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         assert isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
-        # Each voxel of a convolution's output, and of a transposed convolution's input, meets the whole kernel.
+        # The whole kernel applies to each output voxel of a convolution, and to each input voxel of a transposed one.
         voxels = inputs[0][0, 0].numel() if isinstance(module, nn.ConvTranspose3d) else output[0, 0].numel()
         kernel = math.prod(module.kernel_size) * module.in_channels * module.out_channels // module.groups
         self.macs += voxels * kernel
@@ -97,10 +97,10 @@ class _Probe:
 
 
 def _main_tensor(output: Any) -> Any:
-    """The part of an output that a reader wants the shape of."""
+    """The tensor of a module's output whose shape goes into the table."""
     if hasattr(output, "logits"):
         return output.logits
-    # An encoder's features end with the deepest; a decoder's pair and a fusion's begin with what they hand on.
+    # The encoder's list ends with the deepest features. The outputs of a decoder and a fusion start with the result.
     return output[-1] if isinstance(output, list) else output[0]
 
 
@@ -114,5 +114,5 @@ def _probes(network: DCANet) -> list[_Probe]:
         title = "DFAM" if kind == "dfam" else f"Fusion ({kind})"
         fusions = list(network.aggregation.fusions)
         probes += [_Probe(f"{title} {level}", module) for level, module in zip(_LEVELS, fusions, strict=True)]
-        probes.append(_Probe("Aggregation decoder", network.aggregation, without=fusions))
+        probes.append(_Probe("Aggregation decoder", network.aggregation, excluded=fusions))
     return probes

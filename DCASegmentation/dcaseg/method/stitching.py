@@ -1,4 +1,4 @@
-"""Label split and logit stitching: what each expert is taught, and one prediction from all of them."""
+"""Label split and logit stitching: the training labels of each expert, and one prediction from all experts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.nn import functional
 
 
 def split_labels(labels: Tensor, owned: Iterable[int]) -> Tensor:
-    """``labels`` with every label outside ``owned`` set to background (slide "Conquer", label-split).
+    """Set every label that is not in ``owned`` to background (slide "Conquer", label-split).
 
-    Labels keep their number. ``labels`` is an integer tensor of any shape.
+    The other labels keep their numbers. ``labels`` is an integer tensor of any shape; the result has its shape.
     """
     members = torch.tensor(sorted(owned), dtype=labels.dtype, device=labels.device)
     return torch.where(torch.isin(labels, members), labels, torch.zeros_like(labels))
@@ -23,29 +23,35 @@ StitchingMode = Literal["raw", "background_relative", "log_softmax"]
 
 
 def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mode: StitchingMode) -> Tensor:
-    """Stitched logits (batch, channel, depth, height, width) of experts that own the labels in ``owners``.
+    """Stitch the logits of all experts, each (batch, channel, depth, height, width); the result has the same shape.
 
-    ``raw`` is the paper (slide "Logit Stitching"): owners' logits as they are, the background the experts' mean. A
-    softmax leaves each expert's logits free by a constant per voxel, and that constant moves a raw stitch. The other
-    two are free of it: ``background_relative`` takes each foreground logit relative to its own expert's background,
-    so a voxel becomes foreground exactly where some expert prefers one of its organs to its background;
-    ``log_softmax`` stitches log-probabilities.
+    Each foreground channel comes from the expert that owns the label (``owners`` holds the labels of each expert); the
+    background is the mean over the experts. ``mode`` chooses what is stitched:
 
-    Raises ValueError for another mode, or when ``owners`` are not one set of labels for each expert that together
-    hold every foreground label once.
+    - ``raw``: the logits, as in the paper (slide "Logit Stitching"). A constant added to all of an expert's logits at a
+      voxel does not change its softmax, so training leaves that constant open, yet it changes the stitched result.
+    - ``background_relative``: each logit minus the background logit of the same expert. A voxel becomes foreground
+      exactly where some expert prefers one of its organs to its background.
+    - ``log_softmax``: log-probabilities.
+
+    Raises ValueError for another mode, or if ``owners`` does not have one entry per expert or does not hold every
+    foreground label exactly once.
     """
     n_channels = expert_logits[0].shape[1]
     if len(owners) != len(expert_logits):
-        raise ValueError(f"{len(expert_logits)} experts need as many sets of owned labels, not {len(owners)}")
+        raise ValueError(f"{len(expert_logits)} experts need {len(expert_logits)} sets of labels, got {len(owners)}")
     if sorted(label for owned in owners for label in owned) != list(range(1, n_channels)):
         raise ValueError(f"each of the labels 1 to {n_channels - 1} needs exactly one owner, got {list(owners)}")
-    sources = [comparable(logits, mode) for logits in expert_logits]
+    sources = [to_stitching_mode(logits, mode) for logits in expert_logits]
     owned_logits = [_channels(logits, owned) for logits, owned in zip(sources, owners, strict=True)]
-    return join([logits[:, :1] for logits in sources], owned_logits, owners)
+    return combine_channels([logits[:, :1] for logits in sources], owned_logits, owners)
 
 
-def comparable(logits: Tensor, mode: StitchingMode) -> Tensor:
-    """One expert's logits (background first) as ``mode`` stitches them. Raises ValueError for another mode."""
+def to_stitching_mode(logits: Tensor, mode: StitchingMode) -> Tensor:
+    """Convert one expert's logits (batch, channel, depth, height, width) to the values that ``mode`` stitches.
+
+    Channel 0 is the background. Raises ValueError for another mode.
+    """
     if mode == "raw":
         return logits
     if mode == "background_relative":
@@ -55,8 +61,14 @@ def comparable(logits: Tensor, mode: StitchingMode) -> Tensor:
     raise ValueError(f"stitching must be 'raw', 'background_relative' or 'log_softmax', not {mode!r}")
 
 
-def join(backgrounds: Sequence[Tensor], foregrounds: Sequence[Tensor], owners: Sequence[Sequence[int]]) -> Tensor:
-    """The mean of ``backgrounds`` and, by label, the channels of ``foregrounds``, each in the order of its owner's."""
+def combine_channels(
+    backgrounds: Sequence[Tensor], foregrounds: Sequence[Tensor], owners: Sequence[Sequence[int]]
+) -> Tensor:
+    """The mean background, followed by the foreground channels in the order of their labels.
+
+    For each expert, ``backgrounds`` is (batch, 1, depth, height, width), and ``foregrounds`` holds one channel for each
+    of its labels, in the order of ``owners``.
+    """
     background = torch.stack(list(backgrounds)).mean(dim=0)
     channels = {
         label: logits[:, index : index + 1]
@@ -67,5 +79,5 @@ def join(backgrounds: Sequence[Tensor], foregrounds: Sequence[Tensor], owners: S
 
 
 def _channels(logits: Tensor, labels: Sequence[int]) -> Tensor:
-    # A list as index would become a tensor of the CPU, which no CUDA graph takes.
+    # Indexing with a list would create a CPU tensor, which a CUDA graph cannot capture.
     return torch.stack([logits[:, label] for label in labels], dim=1) if labels else logits[:, :0]

@@ -1,7 +1,7 @@
-"""The V-Net blocks every part of DCA is made of, and the shared encoder.
+"""The V-Net blocks that all parts of DCA consist of, and the shared encoder.
 
-The encoder is the one of the semi-supervised V-Net family the paper builds on: convolution units of 3x3x3, strided
-2x2x2 convolutions down, transposed 2x2x2 convolutions or trilinear interpolation up, skips that are added.
+They follow the V-Net of the semi-supervised methods that the paper builds on: 3x3x3 convolutions, strided 2x2x2
+convolutions for down-sampling, transposed 2x2x2 convolutions or trilinear interpolation for up-sampling, added skips.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ UpsamplingMode = Literal["transposed", "transposed_icnr", "trilinear"]
 
 
 def normalization(kind: Norm, channels: int) -> nn.Module:
-    """The normalization layer of ``kind`` with learned scale and shift.
+    """Create a normalization layer of this ``kind`` with learned scale and shift.
 
-    Raises ValueError for another kind.
+    Raises ValueError for an unknown kind.
     """
     if kind == "batch":
         return nn.BatchNorm3d(channels)
@@ -30,10 +30,10 @@ def normalization(kind: Norm, channels: int) -> nn.Module:
 
 
 def initialize_kaiming(network: nn.Module) -> None:
-    """Draw the weights of every convolution of ``network`` that is not all zeros from N(0, 2 / fan-in).
+    """Draw the weights of every convolution of ``network`` from N(0, 2 / fan-in), as GALoss and DHC do.
 
-    As GALoss and DHC initialize their V-Nets: transposed convolutions and biases keep PyTorch's values. A convolution
-    whose weights start at zero on purpose (a DFAM's gate, the head of a correction) keeps its zeros.
+    Transposed convolutions and biases keep PyTorch's initialization. Convolutions that start at zero on purpose (the
+    gate of a DFAM, the head of a residual aggregation decoder) stay at zero.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv3d) and module.weight.any():
@@ -41,7 +41,10 @@ def initialize_kaiming(network: nn.Module) -> None:
 
 
 class ConvBlock(nn.Sequential):
-    """``n_stages`` units of 3x3x3 convolution, normalization and ReLU; the size of the volume stays."""
+    """``n_stages`` times a 3x3x3 convolution, normalization and ReLU. The size of the volume does not change.
+
+    Raises ValueError if ``n_stages`` is below 1.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, n_stages: int, norm: Norm, dilation: int = 1) -> None:
         if n_stages < 1:
@@ -58,7 +61,7 @@ class ConvBlock(nn.Sequential):
 
 
 class Downsampling(nn.Sequential):
-    """Halves each side and changes the channels."""
+    """Halves each side with a strided 2x2x2 convolution, then applies normalization and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm) -> None:
         super().__init__(
@@ -69,10 +72,10 @@ class Downsampling(nn.Sequential):
 
 
 class TrilinearUpsampling(nn.Module):
-    """A 1x1x1 convolution, then twice the size by trilinear interpolation.
+    """A 1x1x1 convolution, then trilinear interpolation to twice the size.
 
-    (batch, in_channels, d, h, w) becomes (batch, out_channels, 2d, 2h, 2w). Both steps are linear and the weights of
-    an interpolation sum to one, so their order does not matter; this one convolves an eighth of the voxels.
+    Both steps are linear and the weights of the interpolation sum to one, so their order does not matter. In this order
+    the convolution has an eighth of the voxels.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -80,18 +83,21 @@ class TrilinearUpsampling(nn.Module):
         self.reduce = nn.Conv3d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Twice the size of ``features``, with ``out_channels`` channels."""
+        """(batch, in_channels, depth, height, width) to (batch, out_channels, 2 depth, 2 height, 2 width)."""
         return functional.interpolate(self.reduce(features), scale_factor=2.0, mode="trilinear", align_corners=False)
 
 
 class Upsampling(nn.Sequential):
-    """Doubles each side and changes the channels: up-sampling, normalization, ReLU.
+    """Doubles each side: up-sampling, normalization, ReLU.
 
-    ``transposed`` is the V-Net family's 2x2x2 convolution with stride 2. It has one kernel for each of the eight
-    voxels that a coarse voxel becomes, so its output carries a checkerboard, which a dilated convolution after it
-    cannot see (its response at the Nyquist frequency is that at zero). ``transposed_icnr`` starts with eight equal
-    kernels (Aitken et al. 2017, arXiv:1707.02937); training may part them again. ``trilinear`` cannot make a
-    checkerboard. Raises ValueError for another mode.
+    - ``transposed``: V-Net's transposed 2x2x2 convolution with stride 2. It has a separate kernel for each of the eight
+      voxels that replace a coarse voxel, so its output contains a checkerboard pattern. A convolution with dilation 2
+      after it cannot remove the pattern: its response at the Nyquist frequency equals that at frequency zero.
+    - ``transposed_icnr``: the same, initialized with eight equal kernels (Aitken et al. 2017, arXiv:1707.02937).
+      Training may make them differ again.
+    - ``trilinear``: see ``TrilinearUpsampling``. It cannot produce a checkerboard.
+
+    Raises ValueError for another mode.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm, mode: UpsamplingMode = "transposed") -> None:
@@ -111,8 +117,8 @@ class Upsampling(nn.Sequential):
 class Encoder(nn.Module):
     """The encoder shared by the experts and the aggregation decoder.
 
-    (batch, in_channels, depth, height, width) becomes five features x1 to x5 with f, 2f, 4f, 8f and 16f channels at
-    full, 1/2, 1/4, 1/8 and 1/16 resolution.
+    It has five levels with 1, 2, 3, 3 and 3 convolutions (``N_STAGES``). ``dropout`` is the probability that a channel
+    of the deepest level is dropped in training.
     """
 
     N_STAGES = (1, 2, 3, 3, 3)
@@ -128,7 +134,10 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout3d(dropout)
 
     def forward(self, volume: Tensor) -> list[Tensor]:
-        """x1 to x5 of ``volume`` (batch, in_channels, depth, height, width), whose sides 16 divides."""
+        """The features x1 to x5, with f, 2f, 4f, 8f and 16f channels at full, 1/2, 1/4, 1/8 and 1/16 resolution.
+
+        f is ``n_filters``. ``volume`` is (batch, in_channels, depth, height, width), with sides divisible by 16.
+        """
         features = [self.blocks[0](volume)]
         for down, block in zip(self.downs, self.blocks[1:], strict=True):
             features.append(block(down(features[-1])))

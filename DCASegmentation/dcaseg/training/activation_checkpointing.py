@@ -1,8 +1,8 @@
-"""The same gradient in less memory: activations that are computed again in the backward pass, patch by patch.
+"""Activation checkpointing: the same gradient in less memory, by recomputing activations in the backward pass.
 
-Splitting a batch would change the loss, whose weights and Dice are means over the whole batch. Computing each block's
-activations again does not: only the inputs of blocks are kept, and the inside of one block at a time (Chen et al.,
-"Training deep nets with sublinear memory cost", 2016).
+Splitting a batch would change the loss, because its class weights and Dice are means over the whole batch. Recomputing
+activations does not change it. Only the inputs of the blocks are stored, and the activations inside one block at a time
+(Chen et al., "Training deep nets with sublinear memory cost", 2016).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from ..method.vnet import ConvBlock
 
 LEVELS = 2
-"""0 keeps all activations, 1 computes those of a block again, 2 does so for one patch at a time."""
+"""The highest level: 0 stores all activations, 1 recomputes those of a block, 2 does so for one patch at a time."""
 
 
 def save_memory(module: nn.Module, level: int) -> None:
-    """Let ``module``'s blocks of convolutions keep less, by ``level``; what they compute stays the same.
+    """Make the convolution blocks of ``module`` store fewer activations (see ``LEVELS``). Their results do not change.
 
-    At level 2 blocks with batch norm stay at level 1: their statistics are those of the whole batch.
+    At level 2, blocks with batch norm stay at level 1, because they need the statistics of the whole batch.
     """
     for block in module.modules():
         if not isinstance(block, ConvBlock):
@@ -31,20 +31,20 @@ def save_memory(module: nn.Module, level: int) -> None:
         if "forward" in block.__dict__:
             del block.__dict__["forward"]
         if level:
-            alone = level > 1 and not any(isinstance(part, nn.BatchNorm3d) for part in block.modules())
-            # An attribute of the instance goes before the method of its class.
-            block.__dict__["forward"] = partial(_again, type(block).forward.__get__(block), alone)
+            per_patch = level > 1 and not any(isinstance(layer, nn.BatchNorm3d) for layer in block.modules())
+            # An attribute of the instance takes precedence over the method of its class.
+            block.__dict__["forward"] = partial(_checkpointed, type(block).forward.__get__(block), per_patch)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether PyTorch could not get memory, of a GPU or of the computer."""
+    """Whether ``error`` says that PyTorch could not allocate memory, on a GPU or on the CPU."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
 
 
-def _again(forward: Any, alone: bool, features: Tensor) -> Tensor:
+def _checkpointed(forward: Any, per_patch: bool, features: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
-        plain: Tensor = forward(features)
-        return plain
-    parts = features.split(1) if alone else (features,)
+        result: Tensor = forward(features)
+        return result
+    parts = features.split(1) if per_patch else (features,)
     return torch.cat([checkpoint(forward, part, use_reentrant=False) for part in parts])

@@ -1,4 +1,4 @@
-"""Training cases on the model grid, kept on disk and in memory."""
+"""Training cases on the model grid, in memory and in the cache on disk."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ..temp_paths import partial_name
 from ..types import ProgressCallback
 from .options import GridOptions
 
-# Positions remembered for each organ of a case: enough to sample from, small enough to keep.
+# Foreground positions stored for each organ of a case: enough to sample from, but little memory.
 _POSITIONS = 4000
 
-# In a run's folder: cases that a strategy has labelled itself.
+# Subfolder of a run for the cases that a strategy has pseudo-labeled.
 _PSEUDO = "pseudo"
 
 
@@ -35,13 +35,15 @@ _PSEUDO = "pseudo"
 class Case:
     """One CT on the model grid.
 
-    ``hu`` is int16 (depth, height, width); ``labels`` is an array of unsigned integers of the same shape, or None for
-    an unlabelled case. ``unannotated`` are the labels that the label map does not tell of: where it says background,
-    they may be. ``spacing`` (depth, height, width) in mm is its own on a grid of fixed shape, and None where it is the
-    grid's. ``ignored`` are booleans like ``labels``: voxels without a label, such as those of a pseudo-labelled case of
-    which nobody was sure.
+    - ``hu``: int16 (depth, height, width), in HU.
+    - ``labels``: unsigned integers (depth, height, width), or None for an unlabeled case.
+    - ``unannotated``: labels that the label map of a partially labeled case does not include. Its background may be any
+      of these organs.
+    - ``spacing``: (depth, height, width) in mm on a grid of fixed shape; None if it is the grid's spacing.
+    - ``ignored``: booleans (depth, height, width), true for voxels without a label, such as the uncertain voxels of a
+      pseudo-labeled case; None if all voxels have one.
 
-    Raises UserError where the label map holds a label that is said to be unknown.
+    Raises UserError if the label map contains an ``unannotated`` label.
     """
 
     name: str
@@ -54,37 +56,37 @@ class Case:
     def __post_init__(self) -> None:
         if self.labels is None or not self.unannotated:
             return
-        found = np.intersect1d(self.labels, self.unannotated)
-        if len(found):
-            shown = ", ".join(str(label) for label in found[:5])
+        contradictory = np.intersect1d(self.labels, self.unannotated)
+        if len(contradictory):
+            listed = ", ".join(str(label) for label in contradictory[:5])
             raise UserError(
-                f"The label map of {self.name} has voxels of label {shown}, which its entry lists as unannotated.",
-                "Take the label out of 'unannotated', or out of the label map.",
+                f"The label map of {self.name} has voxels of label {listed}, which its entry lists as unannotated.",
+                "Remove the label from 'unannotated', or from the label map.",
             )
 
     @cached_property
     def positions(self) -> dict[int, np.ndarray]:
-        """For each organ present, voxel positions (n, 3) to center patches on: a fixed random subset of its own."""
+        """Voxel indices (n, 3) of each organ present, to center patches on: a fixed random subset of its voxels."""
         if self.labels is None:
             return {}
         generator = np.random.default_rng(0)
-        found: dict[int, np.ndarray] = {}
+        positions: dict[int, np.ndarray] = {}
         for label in np.unique(self.labels):
             if label == 0:
                 continue
             flat = np.flatnonzero(self.labels == label)
             if len(flat) > _POSITIONS:
                 flat = generator.choice(flat, _POSITIONS, replace=False)
-            found[int(label)] = np.stack(np.unravel_index(flat, self.labels.shape), axis=1)
-        return found
+            positions[int(label)] = np.stack(np.unravel_index(flat, self.labels.shape), axis=1)
+        return positions
 
     def voxel_size(self, grid: GridOptions) -> tuple[float, float, float]:
-        """Depth, height and width of a voxel in mm."""
+        """(depth, height, width) of a voxel in mm."""
         x, y, z = grid.spacing
         return self.spacing or (z, y, x)
 
     def scaled(self, hu: np.ndarray, grid: GridOptions) -> np.ndarray:
-        """``hu``, the whole or a part of its voxels, as the network takes them: float32, 0..1 for a window."""
+        """Scale ``hu`` (the case's or a patch of it) to the network's input: float32, 0 to 1 if scaled by a window."""
         if grid.scaling == "window":
             return window(hu, *grid.hu_window)
         return standardize(hu, *self._moments)
@@ -94,9 +96,9 @@ class Case:
         return float(self.hu.mean(dtype=np.float64)), float(self.hu.std(dtype=np.float64))
 
     def voxel_counts(self, n_labels: int) -> np.ndarray:
-        """Voxels of each label 0 to ``n_labels``, int64."""
-        lacking = max(n_labels + 1 - len(self._counts), 0)
-        return np.pad(self._counts, (0, lacking))
+        """The number of voxels of each label 0 to ``n_labels`` (or to the highest label, if larger), int64."""
+        missing = max(n_labels + 1 - len(self._counts), 0)
+        return np.pad(self._counts, (0, missing))
 
     @cached_property
     def _counts(self) -> np.ndarray:
@@ -109,10 +111,10 @@ class Case:
 def prepare_case(
     name: str, ct: sitk.Image, labels: sitk.Image | None, grid: GridOptions, unannotated: tuple[int, ...] = ()
 ) -> Case:
-    """A CT in HU, and its label map if there is one, on the model grid; ``unannotated`` as in ``Case``.
+    """Resample a CT (HU) and its label map, if there is one, to the model grid; ``unannotated`` as in ``Case``.
 
-    ``labels`` are whole numbers from 0 to 65535, as ``read_labels`` gives them; they stay what they are. Raises
-    UserError for others, and as ``Case`` does.
+    ``labels`` are integers from 0 to 65535, as ``read_labels`` returns them; resampling does not change the values.
+    Raises UserError for other labels, and as ``Case`` does.
     """
     target, spacing = model_grid(ct, grid.spacing, grid.orientation), None
     if grid.shape is not None:
@@ -123,26 +125,26 @@ def prepare_case(
     if labels is None:
         return Case(name, hu, None, spacing=spacing)
     on_grid = sitk.GetArrayFromImage(resample(labels, target, "nearest", outside=0))
-    return Case(name, hu, _narrowed(on_grid, name), unannotated, spacing)
+    return Case(name, hu, _to_unsigned(on_grid, name), unannotated, spacing)
 
 
-def _narrowed(labels: np.ndarray, name: str) -> np.ndarray:
-    """The same whole numbers as uint8, or as uint16 where 255 is not enough. Raises UserError for any others."""
+def _to_unsigned(labels: np.ndarray, name: str) -> np.ndarray:
+    """Convert to uint8, or to uint16 if a label is above 255. Raises UserError for other values."""
     low, high = (labels.min(), labels.max()) if labels.size else (0, 0)
     dtype = np.uint8 if high <= 255 else np.uint16
-    # Compared, because a conversion wraps and cuts off without a word.
-    narrowed = labels.astype(dtype) if low >= 0 and high <= 65535 else None
-    if narrowed is None or not np.array_equal(narrowed, labels):
+    # The comparison is needed because astype wraps and truncates without an error.
+    converted = labels.astype(dtype) if low >= 0 and high <= 65535 else None
+    if converted is None or not np.array_equal(converted, labels):
         raise UserError(
-            f"The label map of {name} has labels that are not whole numbers from 0 to 65535.", "Renumber its labels."
+            f"The label map of {name} has labels that are not integers from 0 to 65535.", "Renumber its labels."
         )
-    return narrowed
+    return converted
 
 
 def save_case(case: Case, path: Path) -> None:
-    """Write a case as NPZ, whole or not at all; processes that write the same one do not disturb each other.
+    """Write a case as NPZ: to a temporary file first, so that several processes can write the same case safely.
 
-    Raises OutputError where the disk is full or the folder cannot be written.
+    Raises OutputError if the file cannot be written.
     """
     part = partial_name(path)
     arrays = {"hu": case.hu}
@@ -161,7 +163,7 @@ def save_case(case: Case, path: Path) -> None:
     except OSError as error:
         raise OutputError(
             f"The prepared case {path} cannot be written ({error.strerror or error}).",
-            "Make room, or choose another folder with --cache.",
+            "Free some disk space, or choose another folder with --cache.",
         ) from error
     finally:
         with suppress(OSError):
@@ -177,30 +179,32 @@ def load_case(path: Path) -> Case:
             spacing = None if sides is None else (float(sides[0]), float(sides[1]), float(sides[2]))
             return Case(path.stem, arrays["hu"], arrays.get("labels"), unannotated, spacing, arrays.get("ignored"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"The cached case {path} cannot be read ({error}).", "Delete it; it is made again.") from error
+        raise UserError(
+            f"The cached case {path} cannot be read ({error}).", "Delete the file; it will be created again."
+        ) from error
 
 
 def write_pseudo_cases(folder: Path, step: int, cases: Sequence[Case]) -> None:
-    """Keep the pseudo-labelled ``cases`` that a run learns from since ``step``, in its ``folder``, all or none."""
+    """Save the pseudo-labeled ``cases`` that a run uses from ``step`` on in its ``folder``: all of them or none."""
     target = _pseudo_folder(folder, step)
     part = target.with_name(target.name + ".part")
-    for left_over in (part, target):
-        shutil.rmtree(left_over, ignore_errors=True)
+    for leftover in (part, target):
+        shutil.rmtree(leftover, ignore_errors=True)
     part.mkdir(parents=True)
     for index, case in enumerate(cases):
-        # The number keeps their order, and cases of one name apart.
+        # The number keeps the order, and separates cases with the same name.
         save_case(case, part / f"{index:04d} {case.name.replace('/', '_')}.npz")
     part.rename(target)
 
 
 def read_pseudo_cases(folder: Path, step: int) -> list[Case]:
-    """The pseudo-labelled cases that a run in ``folder`` learns from when it goes on at ``step``.
+    """The pseudo-labeled cases that a run in ``folder`` uses when it resumes at ``step``.
 
-    Those taken at ``step`` itself are not among them: they are about to be made anew.
+    Cases from ``step`` itself are not included, because the run is about to make them again.
     """
-    found = sorted((folder / _PSEUDO).glob("step-*"))
-    before = [path for path in found if path.suffix != ".part" and int(path.name.removeprefix("step-")) < step]
-    return [load_case(path) for path in sorted(before[-1].glob("*.npz"))] if before else []
+    folders = sorted((folder / _PSEUDO).glob("step-*"))
+    earlier = [path for path in folders if path.suffix != ".part" and int(path.name.removeprefix("step-")) < step]
+    return [load_case(path) for path in sorted(earlier[-1].glob("*.npz"))] if earlier else []
 
 
 def _pseudo_folder(folder: Path, step: int) -> Path:
@@ -208,34 +212,34 @@ def _pseudo_folder(folder: Path, step: int) -> Path:
 
 
 class Source(Protocol):
-    """Cases of one kind, described well enough to make them again: plain data that goes into the run's record."""
+    """A source of training cases. It consists of plain data, which the run's record stores to recreate the cases."""
 
     kind: ClassVar[str]
 
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
-        """The cases on the model grid, kept in ``cache``; without their labels unless ``labelled``."""
+        """The cases on the model grid, stored in ``cache``. Their labels are left out unless ``labelled``."""
         ...
 
     def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
-        """What a model trained on these cases, as labelled or unlabelled ones, must say of them."""
+        """Entries for the metadata of a model trained on these cases, as labeled (``labelled``) or unlabeled cases."""
         ...
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, from which the class makes an equal source: ``cls(**data)``, lists for tuples."""
+        """Plain data; ``cls(**data)`` creates an equal source, with tuples for lists."""
         ...
 
 
 def cache_folder(cache: Path, grid: GridOptions) -> Path:
-    """The folder in ``cache`` for cases on this ``grid``, so that runs on other grids never read them.
+    """The folder in ``cache`` for cases on this ``grid``, which is created if necessary.
 
-    HU are kept, so runs with other windows share the cases.
+    Runs with other grids use other folders. Cases are stored in HU, so runs with other windows share a folder.
     """
     side = "x".join(f"{spacing:g}" for spacing in grid.spacing) + "mm"
     if grid.shape is not None:
         side = "x".join(map(str, grid.shape)) + "voxels"
-    # Cases from before there was a filter lie in a folder without the suffix.
+    # Cases of versions without the filter are in a folder without the suffix.
     filtered = "-filtered" if grid.anti_aliasing else ""
     folder = cache / f"{side}-{grid.orientation}{filtered}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and the record of what it was: enough to continue exactly where it stopped."""
+"""Checkpoints, from which a run continues exactly where it stopped, and the record that describes a run."""
 
 from __future__ import annotations
 
@@ -27,41 +27,42 @@ FORMAT = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write ``state`` to ``path``; the file there before is kept beside it as ``*.previous``.
+    """Write ``state`` to ``path``; the file that was there is kept as ``<path>.previous``.
 
-    There is a whole checkpoint at ``path`` at every moment, however the process ends, once there was one. Raises
-    OutputError if the disk is full or the folder cannot be written; what was there stays.
+    Once there is a checkpoint at ``path``, there is always a complete one, however the process ends. Raises OutputError
+    if the file cannot be written; the existing files then stay as they are.
     """
     part = partial_name(path)
     try:
         with part.open("xb") as stream:
             torch.save({"format": FORMAT, **state}, stream)
             stream.flush()
-            # Network and quota file systems report a full disk only now.
+            # Network file systems and file systems with quotas may report a full disk only here.
             os.fsync(stream.fileno())
         if path.exists():
             _keep(path)
         part.replace(path)
     except (OSError, RuntimeError) as error:
         raise OutputError(
-            f"The checkpoint {path} cannot be written ({error}).", "Make room or choose another folder, then resume."
+            f"The checkpoint {path} cannot be written ({error}).",
+            "Free some disk space or choose another folder, then resume.",
         ) from error
     finally:
-        # Gone after a rename; there after an error, or when Ctrl+C is pressed twice.
+        # The file still exists after an error, or if Ctrl+C was pressed twice.
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed while they wrote the checkpoint ``path`` have left."""
+    """Remove temporary files of processes that were killed while writing the checkpoint ``path``."""
     remove_partials(path)
     remove_partials(previous(path))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in ``path``, or in the checkpoint before it where ``path`` was cut off.
+    """Read the state in ``path`` or, if that file is damaged or missing, in the previous checkpoint.
 
-    Raises UserError if neither can be read, or if a newer version wrote it.
+    Raises UserError if neither can be read, or if the file has another format.
     """
     failures: list[str] = []
     for candidate in (path, previous(path)):
@@ -74,39 +75,39 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             continue
         if state.get("format") != FORMAT:
             raise UserError(
-                f"{candidate} is a checkpoint of format {state.get('format')}, this version reads {FORMAT}.",
-                "Resume it with the version that wrote it.",
+                f"{candidate} is a checkpoint of format {state.get('format')}, but this version reads format {FORMAT}.",
+                "Resume the run with the version that wrote it.",
             )
         return state
     if failures:
         raise UserError(f"No checkpoint can be read ({'; '.join(failures)}).", "Start the run again in a new folder.")
-    raise UserError(f"There is no checkpoint at {path}.", "Name the folder of a run, or start one.")
+    raise UserError(f"There is no checkpoint at {path}.", "Give the folder of a run, or start a new run.")
 
 
 def previous(path: Path) -> Path:
-    """Where ``save_checkpoint`` keeps the checkpoint before the last."""
+    """The file in which ``save_checkpoint`` keeps the previous checkpoint."""
     return path.with_name(path.name + ".previous")
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether there is a checkpoint at ``path``, or the one before it."""
+    """Whether there is a checkpoint at ``path``, or a previous one."""
     return path.exists() or previous(path).exists()
 
 
 def _keep(path: Path) -> None:
-    """Make the file ``path`` the previous one, without a moment at which there is none at ``path``."""
+    """Make the file ``path`` also the previous checkpoint, so that ``path`` exists at every moment."""
     link = partial_name(previous(path))
     try:
         os.link(path, link)
     except OSError:
-        # The file system knows no hard links.
+        # The file system does not support hard links.
         path.replace(previous(path))
         return
     try:
         link.replace(previous(path))
     finally:
         with suppress(OSError):
-            # Two names of one file stay two where they were the same already.
+            # Renaming a hard link to another link of the same file does nothing, so the name may still exist.
             link.unlink(missing_ok=True)
 
 
@@ -115,7 +116,7 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The bundle whose weights a run started from, what that had been trained on, and the overlap of its windows."""
+    """The bundle that a run started from: name and weights' SHA-256, training data, and sliding-window overlap."""
 
     name: str
     sha256: str
@@ -124,31 +125,32 @@ class InitialModel:
 
     @classmethod
     def of(cls, bundle: Bundle) -> InitialModel:
+        """The description of ``bundle``."""
         metadata = bundle.metadata
         return cls(metadata.name, metadata.weights.sha256, metadata.training_data, metadata.overlap)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> InitialModel:
-        """The model ``asdict`` gave."""
+        """Read the output of ``asdict``."""
         training_data = tuple(TrainingData(**one) for one in data["training_data"])
         return cls(data["name"], data["sha256"], training_data, data.get("overlap", DEFAULT_OVERLAP))
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a bundle's metadata must tell of the run it comes from."""
+    """The record of a run (``run.json``): everything that the metadata of a bundle needs to know about it."""
 
     vocabulary: Vocabulary
     options: TrainingOptions
     cohort: TrainingSet
     partition: Partition
     initial: InitialModel | None = None
-    # Steps between validations and checkpoints: which weights validate best depends on them.
+    # In steps. They affect which weights have the best validation score.
     validate_every: int = 500
     save_every: int = 100
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for JSON, which knows no infinity: no limit of the gradient becomes null."""
+        """Convert to plain data for JSON. An infinite ``grad_clip_norm`` becomes null, since JSON has no infinity."""
         limit = self.options.grad_clip_norm
         return {
             "vocabulary": self.vocabulary.name,
@@ -162,31 +164,33 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRecord:
-        """The record ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for other data."""
         return cls(
             vocabulary=VOCABULARIES[data["vocabulary"]],
             options=TrainingOptions.from_json(data["options"]),
             cohort=TrainingSet.from_json(data["cohort"]),
             partition=Partition.from_json(data["partition"]),
             initial=None if data["initial"] is None else InitialModel.from_json(data["initial"]),
-            # Runs from before they were kept have the usual ones.
+            # Records of older versions do not have these two; those runs used the defaults.
             validate_every=int(data.get("validate_every", cls.validate_every)),
             save_every=int(data.get("save_every", cls.save_every)),
         )
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    """Write ``record`` into the run's ``folder``, which is made if it is not there. Raises OutputError."""
+    """Write ``record`` into the run's ``folder``, which is created if necessary. Raises OutputError."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record.to_json(), folder / RECORD)
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record in the run's ``folder``. Raises UserError where there is none, or a damaged one."""
+    """Read the record in the run's ``folder``. Raises UserError if it is missing or damaged."""
     path = folder / RECORD
     try:
         return RunRecord.from_json(read_json(path))
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no run of dca train (no {RECORD}).", "Name the folder of a run.") from None
+        raise UserError(
+            f"{folder} is not the folder of a training run: it has no {RECORD}.", "Give the folder of a run."
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Train in a new folder.") from None

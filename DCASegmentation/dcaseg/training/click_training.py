@@ -1,4 +1,4 @@
-"""Training of the network for clicks: cubes from synthetic cases, masks with simulated errors, simulated clicks."""
+"""Training of the click network: cubes from cases, masks with simulated errors, and simulated clicks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class ClickTrainingOptions:
-    """``batch`` cubes in each of ``steps``; the learning rate falls as a cosine after ``warmup_steps``."""
+    """Options of a click training run.
+
+    Each of the ``steps`` uses ``batch`` cubes. The learning rate follows a cosine after ``warmup_steps``.
+    """
 
     network: ClickNetworkOptions = field(default_factory=ClickNetworkOptions)
     steps: int = 20_000
@@ -41,16 +44,22 @@ class ClickTrainingOptions:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ClickTrainingOptions:
+        """Read the output of ``to_json``. Raises TypeError or KeyError for other data."""
         return cls(**{**data, "network": ClickNetworkOptions(**data["network"])})
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A cube: the network's ``features`` (channel, z, y, x), the ``truth`` and the ``mask`` to correct (z, y, x)."""
+    """A training cube.
+
+    ``features`` (channel, z, y, x) is the network's input, ``truth`` (z, y, x) the correct mask, and ``mask`` (z, y, x)
+    the mask to correct.
+    """
 
     features: FloatArray
     truth: Mask
@@ -58,33 +67,36 @@ class Sample:
 
 
 class ClickSampler:
-    """Draws samples from cases on the network's grid; each organ of a case as often as any other."""
+    """Draws samples from cases on the network's grid. All organs of a case are equally likely.
+
+    Raises UserError if no case has a labeled organ.
+    """
 
     def __init__(self, cases: Sequence[Case], options: ClickNetworkOptions, generator: np.random.Generator) -> None:
         self._cases = [case for case in cases if case.positions]
         if not self._cases:
-            raise UserError("No case has a labelled organ to click.", "Give cases with label maps.")
+            raise UserError("No case has a labeled organ.", "Give cases with label maps.")
         self._options = options
         self.generator = generator
 
     def draw(self) -> Sample:
-        """One sample; tries again where the simulated mask has no error."""
+        """Draw one sample. If the simulated mask has no error, another one is drawn."""
         while True:
             case = self._cases[int(self.generator.integers(len(self._cases)))]
             labels = sorted(case.positions)
             label = labels[int(self.generator.integers(len(labels)))]
-            made = self._sample(case, label)
-            if made is not None:
-                return made
+            sample = self._sample(case, label)
+            if sample is not None:
+                return sample
 
     def _sample(self, case: Case, label: int) -> Sample | None:
         random, side, spacing = self.generator, self._options.side, self._options.spacing_mm
         assert case.labels is not None
         positions = case.positions[label]
         anchor = positions[int(random.integers(len(positions)))]
-        # Half again as wide as the cube: the error, and so the click, may lie off the anchor.
-        wide = side * 3 // 2
-        labels = _cut(case.labels, anchor, wide, 0)
+        # 1.5 times the cube's size, because the error and thus the click may be away from the anchor.
+        margin_side = side * 3 // 2
+        labels = _cut(case.labels, anchor, margin_side, 0)
         truth = labels == label
         others_truth = (labels != 0) & ~truth
         mask = simulate_mask(truth, labels, label, spacing, random)
@@ -98,23 +110,23 @@ class ClickSampler:
             radius = None if not mask.any() else abs(float(distance_to(mask, (spacing,) * 3)[tuple(at)]))
             strokes.append((at, adds, radius))
             if number + 1 < count:
-                # What the clicks before have made of the mask: mostly right near them.
+                # The effect of the previous clicks: the mask is mostly correct near them.
                 near = _ball(mask.shape, at, float(random.uniform(6.0, 30.0)) / spacing)
                 mask = np.where(near, truth, mask)
         if not strokes or (mask == truth).all():
             return None
         center = strokes[-1][0]
-        hu = _cut(case.hu, anchor, wide, -1024)
+        hu = _cut(case.hu, anchor, margin_side, -1024)
         low = center - side // 2
 
         def cube(array: np.ndarray, fill: float) -> np.ndarray:
             return _cut(array, center, side, fill)
 
-        seen = []
+        strokes_in_cube = []
         for at, adds, radius in strokes:
             inner = at - low
             if ((inner >= 0) & (inner < side)).all():
-                seen.append(SeenStroke(inner[None], adds, radius))
+                strokes_in_cube.append(SeenStroke(inner[None], adds, radius))
         others = others_truth & ~mask
         hu = hu.astype(np.float32)
         if random.random() < 0.5:
@@ -122,17 +134,20 @@ class ClickSampler:
         if random.random() < 0.3:
             hu = hu + random.normal(0, float(random.uniform(2, 20)), hu.shape).astype(np.float32)
         if random.random() < 0.3:
-            # Nobody has segmented the neighbors, or not all.
+            # The neighboring organs may not be segmented.
             others = np.zeros_like(others)
-        inputs = features_of(cube(hu, -1024.0), cube(mask, 0), cube(others, 0), seen, spacing)
-        return Sample(inputs, cube(truth, 0), cube(mask, 0))
+        features = features_of(cube(hu, -1024.0), cube(mask, 0), cube(others, 0), strokes_in_cube, spacing)
+        return Sample(features, cube(truth, 0), cube(mask, 0))
 
 
 def simulate_mask(
     truth: Mask, labels: NDArray[np.uint8], label: int, spacing_mm: float, random: np.random.Generator
 ) -> Mask:
-    """``truth`` (z, y, x) with errors as networks make them: wobbling, too large or small, coarse borders; pieces that
-    are missing; leaks into the surroundings; pieces of a neighbor; sometimes nothing at all."""
+    """Add errors that networks make to the mask ``truth`` (z, y, x).
+
+    Borders are irregular, shifted or coarse; parts are missing; the mask leaks into the surroundings or includes parts
+    of a neighboring organ; sometimes it is empty.
+    """
     if random.random() < 0.08:
         return np.zeros_like(truth)
     depth = distance_to(truth, (spacing_mm,) * 3)
@@ -140,7 +155,7 @@ def simulate_mask(
     depth += wobble * np.float32(random.uniform(0.5, 4.0)) + np.float32(random.normal(0.0, 1.2))
     mask = depth < 0
     if random.random() < 0.5:
-        # A network on a grid of 4 mm.
+        # As from a network on a grid of 4 mm.
         step = 2 if spacing_mm > 1.5 else 3
         coarse = depth[::step, ::step, ::step] < 0
         grown = coarse.repeat(step, 0).repeat(step, 1).repeat(step, 2)
@@ -166,9 +181,10 @@ def simulate_mask(
 def error_center(
     mask: Mask, truth: Mask, spacing_mm: float, random: np.random.Generator
 ) -> tuple[NDArray[np.int64], bool] | None:
-    """A click for one of the largest errors: near the deepest voxel of it, and whether it adds; None without errors.
+    """Simulate a click in the larger of the largest missing and the largest surplus region; None without errors.
 
-    People do not hit the very middle: the click is any of the voxels at least half as deep as the deepest.
+    Returns its voxel (z, y, x) and whether it adds. Since people do not hit the exact center, the click is a random
+    voxel whose depth is at least half of the largest depth.
     """
     best: tuple[int, bool, Mask] | None = None
     for adds, error in ((True, truth & ~mask), (False, mask & ~truth)):
@@ -189,7 +205,7 @@ def error_center(
 
 
 class ClickTrainer:
-    """One run in one folder; a resumed run draws what the uninterrupted one would have drawn."""
+    """One training run in one folder. A resumed run draws the same samples as an uninterrupted one."""
 
     def __init__(
         self,
@@ -210,18 +226,20 @@ class ClickTrainer:
         self._validation = list(validation)
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint. Raises UserError where there is none, or one of other options."""
+        """Continue from the folder's checkpoint. Raises UserError if it is missing or has other options."""
         state = load_checkpoint(self.folder / CHECKPOINT)
         stored = {**state["options"], "steps": self.options.steps}
         if stored != json.loads(json.dumps(self.options.to_json())):
-            raise UserError(f"{self.folder} holds a run with other options.", "Resume it with its own options.")
+            raise UserError(
+                f"The run in {self.folder} was started with other options.", "Resume it with the same options."
+            )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._sampler.generator = _generator_of(state["generator"])
         self.step = int(state["step"])
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint. Raises OutputError if it cannot be written; the previous one then stays."""
         save_checkpoint(
             self.folder / CHECKPOINT,
             {
@@ -236,12 +254,15 @@ class ClickTrainer:
     def run(
         self, minutes: float | None = None, save_every: int = 500, log_every: int = 20, report: Report | None = None
     ) -> None:
-        """Train to ``options.steps``, or for ``minutes``, then save. Raises UserError where the loss is no number."""
-        began = time.monotonic()
+        """Train for ``options.steps`` steps or for ``minutes``, save, and validate.
+
+        ``report`` receives each line of the log. Raises UserError if the loss is not finite.
+        """
+        started = time.monotonic()
         losses: list[float] = []
         try:
             while self.step < self.options.steps:
-                if minutes is not None and time.monotonic() - began >= 60 * minutes:
+                if minutes is not None and time.monotonic() - started >= 60 * minutes:
                     break
                 losses.append(self._train_step())
                 self.step += 1
@@ -265,33 +286,36 @@ class ClickTrainer:
         truth = torch.from_numpy(np.stack([each.truth for each in samples])).to(self.device).float()
         mask = torch.from_numpy(np.stack([each.mask for each in samples])).to(self.device).float()
         self.network.train()
-        odds = self.network(cubes)
-        # Voxels that are wrong now, and the organ as a whole: most of a cube is neither.
+        logits = self.network(cubes)
+        # Voxels where the mask is wrong have more weight, because they are only a small part of a cube.
         weight = 1.0 + 4.0 * (truth != mask)
-        entropy = (functional.binary_cross_entropy_with_logits(odds, truth, reduction="none") * weight).mean()
-        found = torch.sigmoid(odds).flatten(1)
-        flat = truth.flatten(1)
-        dice = 1 - ((2 * (found * flat).sum(1) + 1) / (found.sum(1) + flat.sum(1) + 1)).mean()
-        loss = entropy + dice
+        cross_entropy = (functional.binary_cross_entropy_with_logits(logits, truth, reduction="none") * weight).mean()
+        probabilities = torch.sigmoid(logits).flatten(1)
+        target = truth.flatten(1)
+        overlap = (probabilities * target).sum(1)
+        dice = 1 - ((2 * overlap + 1) / (probabilities.sum(1) + target.sum(1) + 1)).mean()
+        loss = cross_entropy + dice
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         if not torch.isfinite(loss):
-            raise UserError(f"The loss is no number at step {self.step}.", "Train with a lower --learning-rate.")
+            raise UserError(f"The loss is not finite at step {self.step}.", "Train with a lower --learning-rate.")
         self.optimizer.step()
         return float(loss.detach())
 
     def validate(self, count: int = 48) -> dict[str, float]:
-        """Mean Dice in the cube before and after the click, and the share of clicks that lower it, on ``count`` fixed
-        samples of the validation cases."""
+        """Mean Dice in the cube before and after the click, and the fraction of clicks that lower it.
+
+        They are computed on ``count`` fixed samples of the validation cases.
+        """
         sampler = ClickSampler(self._validation, self.options.network, np.random.default_rng(_VALIDATION_SEED))
         self.network.eval()
         pairs = []
         with torch.inference_mode():
             for _ in range(count):
                 sample = sampler.draw()
-                odds = self.network(torch.from_numpy(sample.features)[None].to(self.device))[0].cpu().numpy()
-                pairs.append((_dice(sample.mask, sample.truth), _dice(odds > 0, sample.truth)))
+                logits = self.network(torch.from_numpy(sample.features)[None].to(self.device))[0].cpu().numpy()
+                pairs.append((_dice(sample.mask, sample.truth), _dice(logits > 0, sample.truth)))
         before, after = np.array(pairs).T
         return {
             "dice_before": round(float(before.mean()), 4),
@@ -306,14 +330,15 @@ class ClickTrainer:
                 file.write(json.dumps(rounded) + "\n")
         except OSError as error:
             raise OutputError(
-                f"The log {self.folder / LOG} cannot be written ({error.strerror}).", "Make room, then resume."
+                f"The log {self.folder / LOG} cannot be written ({error.strerror}).",
+                "Free some disk space, then resume.",
             ) from None
         if report is not None:
             report(rounded)
 
 
 def _cut(array: np.ndarray, center: NDArray[np.int64], side: int, fill: float) -> np.ndarray:
-    """A cube of ``side`` voxels around ``center`` (z, y, x); ``fill`` beyond the array."""
+    """A cube of ``side`` voxels around ``center`` (z, y, x), padded with ``fill`` outside of the array."""
     result = np.full((side,) * 3, fill, array.dtype)
     low = np.asarray(center) - side // 2
     source, target = [], []
@@ -333,7 +358,7 @@ def _ball(shape: Sequence[int], center: NDArray[np.int64], radius: float) -> Mas
 
 
 def _blob(shape: Sequence[int], center: NDArray[np.int64], radius: float, random: np.random.Generator) -> Mask:
-    """A ball, a stretched one, or all on one side of a plane through it, with a wobbling surface."""
+    """A flattened ball with an irregular surface or, sometimes, half of a larger ball."""
     z, y, x = (np.arange(n, dtype=np.float32) - float(c) for n, c in zip(shape, center, strict=True))
     direction = random.normal(size=3)
     direction /= np.linalg.norm(direction)
@@ -347,7 +372,7 @@ def _blob(shape: Sequence[int], center: NDArray[np.int64], radius: float, random
 
 
 def _noise(shape: Sequence[int], sigma: float, random: np.random.Generator) -> FloatArray:
-    """Smooth noise with mean 0 and SD 1, ``sigma`` in voxels: drawn on a coarse grid, then interpolated."""
+    """Smooth noise with mean 0 and SD 1: drawn on a coarse grid of ``sigma`` voxels, then interpolated."""
     coarse = [max(2, int(np.ceil(n / max(sigma, 1.0))) + 2) for n in shape]
     values = torch.from_numpy(random.standard_normal(coarse, dtype=np.float32))[None, None]
     fine = functional.interpolate(values, size=tuple(shape), mode="trilinear", align_corners=True)[0, 0].numpy()

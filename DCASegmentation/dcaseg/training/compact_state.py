@@ -1,8 +1,8 @@
-"""A run's state in a file small enough to keep or to carry: what training goes on from, though not bit for bit.
+"""A compact, quantized checkpoint: a small file from which training continues, although not bit for bit.
 
-Weights, their average and the optimizer's moments in as many bits as fit below a limit. Every array is scaled by its
-largest value, that of each output channel where few bits are left. Adam's second moments are kept as the means of rows
-and columns once the whole does not fit, as Adafactor keeps them (Shazeer and Stern, ICML 2018).
+It stores weights, their average and the optimizer's moments with as many bits as fit below a size limit. Each array is
+scaled by its largest value or, with few bits, each output channel by its own. If Adam's second moments do not fit, only
+the means of their rows and columns are stored, as in Adafactor (Shazeer and Stern, ICML 2018).
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ FORMAT = 1
 LIMIT_BYTES = 16 * 2**20
 
 _ABOUT = "about"
-# What a checkpoint has besides tensors, and a compact state keeps as it is; the state of random generators it leaves.
+# Entries of a checkpoint that are stored unchanged. The states of the random generators are left out.
 _PLAIN = ("options", "owners", "step", "best", "pending", "scaler", "averaged_updates")
 
 
 @dataclass(frozen=True)
 class Detail:
-    """Bits of each value: of the weights, of their average's difference from them, and of the first moments; 0 leaves
-    a thing out. Without the difference the weights are the average, and training goes on from there."""
+    """The precision of a compact state, in bits per value; 0 leaves an array out.
+
+    ``weights``; ``average``, the difference between the averaged weights and the weights; ``moments``, Adam's first
+    moments. Without the difference, only the averaged weights are stored, and training continues from them.
+    ``second_moments``: all values ("whole"), only the means of rows and columns ("means"), or nothing ("none", which
+    restarts the optimizer).
+    """
 
     weights: int
     average: int
@@ -44,7 +49,7 @@ class Detail:
     second_moments: Literal["whole", "means", "none"] = "means"
 
 
-# The finest that fits is taken.
+# In descending order; the first that fits is used.
 _DETAILS = (
     Detail(16, 16, 16, "whole"),
     Detail(16, 16, 8),
@@ -60,13 +65,14 @@ _DETAILS = (
 def write_compact(
     path: Path, state: dict[str, Any], record: dict[str, Any] | None = None, limit_bytes: int = LIMIT_BYTES
 ) -> Detail:
-    """Write the ``state`` of a checkpoint, and the run's ``record`` (plain data), in at most ``limit_bytes``.
+    """Write the ``state`` of a checkpoint and the run's ``record`` (plain data) in at most ``limit_bytes``.
 
-    Returns what was kept. Raises OutputError where it does not fit even with the fewest bits, or cannot be written.
+    Returns the precision of the file. Raises OutputError if the state does not fit at the lowest precision, or if the
+    file cannot be written.
     """
     for detail in _DETAILS:
         arrays = _packed(*_arrays(state, record, detail))
-        # Half of it at most is won by compression, and much time lost where that is not enough.
+        # Compression saves at most half, and is slow, so arrays that are too large are not even tried.
         if sum(array.nbytes for array in arrays.values()) > 2 * limit_bytes:
             continue
         stream = io.BytesIO()
@@ -76,14 +82,14 @@ def write_compact(
             return detail
     raise OutputError(
         f"The state of this network does not fit into {limit_bytes / 2**20:g} MiB.",
-        "Keep the whole checkpoint instead.",
+        "Keep the complete checkpoint instead.",
     )
 
 
 def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The state that ``write_compact`` wrote, as a checkpoint has it, and the run's record if there is one.
+    """Read a file of ``write_compact``: the state in the form of a checkpoint, and the run's record or None.
 
-    Raises UserError for a file that is damaged or none of these.
+    Raises UserError if the file is missing, damaged or of another kind.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -91,20 +97,21 @@ def read_compact(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         about = json.loads(packed.pop(_ABOUT).tobytes().decode())
         if about["format"] != FORMAT:
             raise UserError(
-                f"{path} is a state of format {about['format']}, this version reads {FORMAT}.",
+                f"{path} is a state of format {about['format']}, but this version reads format {FORMAT}.",
                 "Use the version that wrote it.",
             )
         return _state(_unpacked(packed, about["index"]), about), about["record"]
     except FileNotFoundError:
-        raise UserError(f"There is no file {path}.", "Name one that dca train --export-state wrote.") from None
+        raise UserError(f"There is no file {path}.", "Give a file written by dca train --export-state.") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"{path} is no state of a run, or damaged ({error}).", "Name one that dca train --export-state wrote."
+            f"{path} is not the state of a run, or is damaged ({error}).",
+            "Give a file written by dca train --export-state.",
         ) from error
 
 
 def is_compact(path: Path) -> bool:
-    """Whether ``path`` is a file as ``write_compact`` writes them, judged by its list of contents alone."""
+    """Whether ``path`` looks like a file of ``write_compact``. Only its table of contents is checked."""
     try:
         with zipfile.ZipFile(path) as file:
             return f"{_ABOUT}.npy" in file.namelist()
@@ -113,7 +120,7 @@ def is_compact(path: Path) -> bool:
 
 
 def _packed(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All arrays of a type as one: a file has some hundred bytes for each of the thousands that they are."""
+    """Concatenate all arrays of a type: there are thousands, and each would add about a hundred bytes to the file."""
     by_type: dict[str, list[np.ndarray]] = {}
     index = []
     for name, array in arrays.items():
@@ -125,11 +132,11 @@ def _packed(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, n
 
 
 def _unpacked(packed: dict[str, np.ndarray], index: list[Any]) -> dict[str, np.ndarray]:
-    arrays, reached = {}, dict.fromkeys(packed, 0)
-    for name, kind, shape in index:
+    arrays, offsets = {}, dict.fromkeys(packed, 0)
+    for name, dtype, shape in index:
         size = math.prod(shape)
-        arrays[name] = packed[kind][reached[kind] : reached[kind] + size].reshape(shape)
-        reached[kind] += size
+        arrays[name] = packed[dtype][offsets[dtype] : offsets[dtype] + size].reshape(shape)
+        offsets[dtype] += size
     return arrays
 
 
@@ -138,15 +145,15 @@ def _arrays(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays: dict[str, np.ndarray] = {}
     average = state.get("averaged")
-    # The one set of weights that is kept is the better one.
-    kept = average if average is not None and not detail.average else state["network"]
-    for name, tensor in kept.items():
+    # If only one set of weights fits, it is the better one: the average.
+    weights = average if average is not None and not detail.average else state["network"]
+    for name, tensor in weights.items():
         _encode(arrays, f"network/{name}", tensor, detail.weights)
     for name, tensor in state.get("strategy", {}).items():
         _encode(arrays, f"strategy/{name}", tensor, detail.weights)
     if average is not None and detail.average:
         for name, tensor in average.items():
-            # What the decoder will add it to are the weights as they are kept.
+            # The difference is relative to the quantized weights, because the reader adds it to those.
             base = _decode(arrays, f"network/{name}")
             difference = tensor.float() - base if tensor.is_floating_point() else tensor
             if tensor.is_floating_point() and torch.equal(tensor, state["network"][name]):
@@ -154,20 +161,20 @@ def _arrays(
             _encode(arrays, f"averaged/{name}", difference, detail.average)
     for index, moments in state["optimizer"]["state"].items():
         if detail.second_moments == "none":
-            # The optimizer starts anew.
+            # The optimizer will be restarted.
             break
         for name, value in moments.items():
-            place = f"optimizer/{index}/{name}"
+            key = f"optimizer/{index}/{name}"
             if value is None:
                 continue
             if not isinstance(value, Tensor) or value.ndim == 0:
-                arrays[f"{place}:plain"] = np.array(float(value), np.float32)
+                arrays[f"{key}:plain"] = np.array(float(value), np.float32)
             elif name == "exp_avg_sq":
-                _encode_second(arrays, place, value, detail.second_moments == "whole")
+                _encode_second(arrays, key, value, detail.second_moments == "whole")
             elif detail.moments:
-                _encode(arrays, place, value, detail.moments)
+                _encode(arrays, key, value, detail.moments)
             else:
-                arrays[f"{place}:zero"] = np.array(value.shape, np.int32)
+                arrays[f"{key}:zero"] = np.array(value.shape, np.int32)
     about = {
         "format": FORMAT,
         "record": record,
@@ -180,8 +187,8 @@ def _arrays(
 
 def _state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
     state: dict[str, Any] = {name: about[name] for name in _PLAIN if name in about}
-    places = sorted({name.rpartition(":")[0] for name in arrays})
-    tensors = {place: _decode(arrays, place) for place in places}
+    keys = sorted({name.rpartition(":")[0] for name in arrays})
+    tensors = {key: _decode(arrays, key) for key in keys}
     state["network"] = _below(tensors, "network/")
     state["strategy"] = _below(tensors, "strategy/")
     if about["has_average"]:
@@ -191,86 +198,87 @@ def _state(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, An
             for name, tensor in state["network"].items()
         }
     moments: dict[int, dict[str, Tensor]] = {}
-    for place, tensor in _below(tensors, "optimizer/").items():
-        index, _, name = place.partition("/")
+    for key, tensor in _below(tensors, "optimizer/").items():
+        index, _, name = key.partition("/")
         moments.setdefault(int(index), {})[name] = tensor
     state["optimizer"] = {"state": moments, "param_groups": about["groups"]}
     return state
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {place.removeprefix(prefix): tensor for place, tensor in tensors.items() if place.startswith(prefix)}
+    """The tensors whose keys start with ``prefix``, by the rest of the key."""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def _encode(arrays: dict[str, np.ndarray], place: str, tensor: Tensor, bits: int) -> None:
-    """Put ``tensor`` under ``place``, in ``bits`` per value; whole numbers and vectors, which are few, as they are."""
+def _encode(arrays: dict[str, np.ndarray], key: str, tensor: Tensor, bits: int) -> None:
+    """Store ``tensor`` under ``key`` with ``bits`` per value; integers and vectors, which are small, unchanged."""
     values = tensor.detach().cpu().contiguous().numpy()
     if values.dtype.kind != "f" or values.ndim <= 1:
-        arrays[f"{place}:whole"] = values
+        arrays[f"{key}:whole"] = values
         return
     if bits == 16:
         scale = np.float32(np.abs(values).max()) or np.float32(1)
-        arrays[f"{place}:half"], arrays[f"{place}:scale"] = (values / scale).astype(np.float16), scale.reshape(1)
+        arrays[f"{key}:half"], arrays[f"{key}:scale"] = (values / scale).astype(np.float16), scale.reshape(1)
         return
     rows = values.reshape(len(values), -1)
     largest = 2 ** (bits - 1) - 1
     scales = np.abs(rows).max(axis=1, keepdims=True).astype(np.float32) / largest
     numbers = np.rint(rows / np.where(scales > 0, scales, 1)).astype(np.int16)
-    arrays[f"{place}:scale"], arrays[f"{place}:shape"] = scales, np.array(values.shape, np.int32)
-    # The bytes of high and low digits apart compress better.
+    arrays[f"{key}:scale"], arrays[f"{key}:shape"] = scales, np.array(values.shape, np.int32)
+    # Separate low and high bits compress better.
     if bits == 8:
-        arrays[f"{place}:byte"] = numbers.astype(np.int8)
+        arrays[f"{key}:byte"] = numbers.astype(np.int8)
     else:
         unsigned = (numbers.ravel() + 2048).astype(np.uint16)
         high = (unsigned >> 8).astype(np.uint8)
         high = np.pad(high, (0, len(high) % 2))
-        arrays[f"{place}:low"] = (unsigned & 255).astype(np.uint8)
-        arrays[f"{place}:high"] = high[0::2] << 4 | high[1::2]
+        arrays[f"{key}:low"] = (unsigned & 255).astype(np.uint8)
+        arrays[f"{key}:high"] = high[0::2] << 4 | high[1::2]
 
 
-def _encode_second(arrays: dict[str, np.ndarray], place: str, tensor: Tensor, whole: bool) -> None:
-    """Second moments, which span many orders of magnitude: their roots, or the means of rows and columns."""
+def _encode_second(arrays: dict[str, np.ndarray], key: str, tensor: Tensor, whole: bool) -> None:
+    """Store second moments, which span many orders of magnitude: their roots, or the means of rows and columns."""
     values = tensor.detach().cpu().float()
     if values.ndim <= 1:
-        arrays[f"{place}:whole"] = values.numpy()
+        arrays[f"{key}:whole"] = values.numpy()
     elif whole:
         roots = values.sqrt().numpy()
         peak = np.float32(roots.max()) or np.float32(1)
-        arrays[f"{place}:roots"], arrays[f"{place}:peak"] = (roots / peak).astype(np.float16), peak.reshape(1)
+        arrays[f"{key}:roots"], arrays[f"{key}:peak"] = (roots / peak).astype(np.float16), peak.reshape(1)
     else:
         rows = values.reshape(len(values), -1)
-        arrays[f"{place}:rows"], arrays[f"{place}:columns"] = rows.mean(1).numpy(), rows.mean(0).sqrt().numpy()
-        peak = np.float32(arrays[f"{place}:columns"].max()) or np.float32(1)
-        arrays[f"{place}:columns"] = (arrays[f"{place}:columns"] / peak).astype(np.float16)
-        arrays[f"{place}:peak"] = np.float32(peak).reshape(1)
-        arrays[f"{place}:shape"] = np.array(values.shape, np.int32)
+        arrays[f"{key}:rows"], arrays[f"{key}:columns"] = rows.mean(1).numpy(), rows.mean(0).sqrt().numpy()
+        peak = np.float32(arrays[f"{key}:columns"].max()) or np.float32(1)
+        arrays[f"{key}:columns"] = (arrays[f"{key}:columns"] / peak).astype(np.float16)
+        arrays[f"{key}:peak"] = np.float32(peak).reshape(1)
+        arrays[f"{key}:shape"] = np.array(values.shape, np.int32)
 
 
-def _decode(arrays: dict[str, np.ndarray], place: str) -> Tensor:
-    def of(kind: str) -> np.ndarray | None:
-        return arrays.get(f"{place}:{kind}")
+def _decode(arrays: dict[str, np.ndarray], key: str) -> Tensor:
+    def part(suffix: str) -> np.ndarray | None:
+        return arrays.get(f"{key}:{suffix}")
 
-    for kind in ("whole", "plain"):
-        if (found := of(kind)) is not None:
-            return torch.from_numpy(np.array(found))
-    if (shape := of("zero")) is not None:
+    for suffix in ("whole", "plain"):
+        if (values := part(suffix)) is not None:
+            return torch.from_numpy(np.array(values))
+    if (shape := part("zero")) is not None:
         return torch.zeros(tuple(int(side) for side in shape))
-    if (half := of("half")) is not None:
-        return torch.from_numpy(half.astype(np.float32) * arrays[f"{place}:scale"])
-    if (roots := of("roots")) is not None:
-        return torch.from_numpy((roots.astype(np.float32) * arrays[f"{place}:peak"]) ** 2)
-    shape = arrays[f"{place}:shape"]
-    if (columns := of("columns")) is not None:
-        of_columns = (columns.astype(np.float32) * arrays[f"{place}:peak"]) ** 2
-        of_rows = arrays[f"{place}:rows"]
-        values = np.outer(of_rows, of_columns) / max(float(of_rows.mean()), 1e-30)
+    if (half := part("half")) is not None:
+        return torch.from_numpy(half.astype(np.float32) * arrays[f"{key}:scale"])
+    if (roots := part("roots")) is not None:
+        return torch.from_numpy((roots.astype(np.float32) * arrays[f"{key}:peak"]) ** 2)
+    shape = arrays[f"{key}:shape"]
+    if (columns := part("columns")) is not None:
+        column_means = (columns.astype(np.float32) * arrays[f"{key}:peak"]) ** 2
+        row_means = arrays[f"{key}:rows"]
+        values = np.outer(row_means, column_means) / max(float(row_means.mean()), 1e-30)
     else:
-        numbers = of("byte")
+        numbers = part("byte")
         if numbers is None:
-            low, packed = arrays[f"{place}:low"], arrays[f"{place}:high"]
+            low, packed = arrays[f"{key}:low"], arrays[f"{key}:high"]
             high = np.stack([packed >> 4, packed & 15], axis=1).ravel()[: len(low)]
             numbers = (high.astype(np.int32) << 8 | low) - 2048
-        scales = arrays[f"{place}:scale"]
+        scales = arrays[f"{key}:scale"]
         values = numbers.reshape(len(scales), -1).astype(np.float32) * scales
     return torch.from_numpy(values.astype(np.float32).reshape(shape))
 
@@ -285,7 +293,8 @@ def _write(content: bytes, path: Path) -> None:
         part.replace(path)
     except OSError as error:
         raise OutputError(
-            f"The state {path} cannot be written ({error.strerror or error}).", "Make room, or choose another folder."
+            f"The state {path} cannot be written ({error.strerror or error}).",
+            "Free some disk space, or choose another folder.",
         ) from error
     finally:
         with suppress(OSError):

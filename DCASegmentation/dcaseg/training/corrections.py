@@ -1,20 +1,20 @@
-"""A folder of corrected cases, and of CTs without labels, to train on.
+"""A folder of corrected cases and unlabeled CTs for training.
 
-    dataset.json                      the list (see ``training.corrections``)
-    cases/<name>/ct.nii.gz            the CT, HU
-    cases/<name>/labels.nii.gz        the corrected label map on the CT's grid
-    cases/<name>/case.json            where it comes from: model with checksum, date, organs reviewed, places touched
-    unlabelled/<name>/ct.nii.gz       a CT that nobody has labelled
-    unlabelled/<name>/case.json       its date and checksum
+    dataset.json                      the data list (see ``training.datalist``)
+    cases/<name>/ct.nii.gz            the CT, in HU
+    cases/<name>/labels.nii.gz        the corrected label map, on the CT's grid
+    cases/<name>/case.json            its origin: model with checksum, date, reviewed organs and findings
+    unlabeled/<name>/ct.nii.gz       an unlabeled CT
+    unlabeled/<name>/case.json       its date and checksum
 
-Nobody's name is recorded, no path and nothing of a DICOM header: who corrected is no business of the data's. A case
-appears as a whole folder by one rename, and never replaces another.
+No names of persons, no paths and no DICOM header are recorded. A case is written to a temporary folder, which is then
+renamed; it never replaces another case.
 
-A label map tells only of the organs that somebody looked at. The labels of the others are listed as ``unannotated`` and
-are background in the map: there they may be, or not, and a training must not take that for background.
+A label map includes only the organs that were reviewed. The labels of the other organs are listed as ``unannotated``.
+They are background in the map, but the organs may still be there, so training must not treat them as background.
 
-The list follows from the folders: each writer makes it anew from what is there until nothing has come in between, so
-two writers at once lose nothing. What somebody has added to it by hand stays.
+The data list is generated from the folders. Each writer repeats this until no new case has appeared in the meantime, so
+several writers at once lose nothing. Entries that were added by hand are kept.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 @dataclass(frozen=True)
 class TouchedPlace:
-    """A place of the review that somebody dealt with: its rank, its organ's key, and what became of it, such as
-    ``corrected``, ``accepted`` or ``flagged``."""
+    """A review finding that the user handled: its rank, its organ's key, and its status.
+
+    The status is, for example, ``corrected``, ``accepted`` or ``flagged``.
+    """
 
     rank: int
     organ: str
@@ -60,7 +62,12 @@ class TouchedPlace:
 
 @dataclass(frozen=True)
 class CorrectedCase:
-    """One case of the folder. ``unannotated`` are the labels its label map does not tell of."""
+    """A corrected case.
+
+    ``unannotated`` are the labels that its label map does not include, ``reviewed`` the keys of the organs that it
+    does. ``model`` and ``model_sha256`` are the name and weights' checksum of the corrected model, ``places`` the
+    findings.
+    """
 
     name: str
     image: Path
@@ -75,38 +82,38 @@ class CorrectedCase:
 
 
 def case_name(checksum: str, version: int = 1) -> str:
-    """What the case of a CT is called: by the checksum of its voxels (``imaging.intensity``), never by a file's name.
+    """The name of a CT's case: it contains the ``checksum`` of the voxels (``imaging.intensity``), never a file name.
 
-    ``version`` counts the corrections of one CT that were added.
+    ``version`` numbers the corrections of the same CT.
     """
     return f"ct-{checksum}" + (f"-{version}" if version > 1 else "")
 
 
 def require_name(name: str) -> None:
-    """Raises UserError unless a case may be called so: letters, digits, dots, dashes, underscores."""
+    """Raise UserError if ``name`` is not valid: letters, digits, dots, dashes and underscores are allowed."""
     if not _NAME.fullmatch(name) or name.endswith("."):
         raise UserError(
-            f"A case cannot be called '{name}'.", "Use up to 80 letters, digits, dots, dashes and underscores."
+            f"'{name}' is not a valid case name.", "Use up to 80 letters, digits, dots, dashes and underscores."
         )
 
 
 def case_folders(folder: Path) -> list[Path]:
-    """The folders of the corrected cases in ``folder``, by name."""
-    return _whole(folder / CASES)
+    """The folders of the corrected cases in ``folder``, sorted by name."""
+    return _complete_cases(folder / CASES)
 
 
 def unlabelled_folders(folder: Path) -> list[Path]:
-    """The folders of the CTs without labels in ``folder``, by name."""
-    return _whole(folder / UNLABELLED)
+    """The folders of the unlabeled CTs in ``folder``, sorted by name."""
+    return _complete_cases(folder / UNLABELLED)
 
 
 def write_ct(ct: sitk.Image, case: Path) -> None:
-    """Write the CT of a case into its folder: as a new image, so that what a DICOM header has left stays behind."""
+    """Write the CT of a case into its folder, as a new image without metadata from a DICOM header."""
     write_image(Grid.of(ct).image_of(sitk.GetArrayFromImage(ct)), case / CT)
 
 
 def read_case(path: Path) -> CorrectedCase:
-    """The corrected case in the folder ``path``. Raises UserError where it is damaged."""
+    """Read the corrected case in the folder ``path``. Raises UserError if it is damaged."""
     content = _read_content(path, CASE_FORMAT)
     try:
         case = CorrectedCase(
@@ -133,27 +140,27 @@ def read_case(path: Path) -> CorrectedCase:
 
 
 def read_unlabelled(path: Path) -> Path:
-    """The CT without labels in the folder ``path``. Raises UserError where it is damaged."""
+    """The CT file of the unlabeled case in the folder ``path``. Raises UserError if the case is damaged."""
     _read_content(path, UNLABELLED_FORMAT)
     _require_files(path, (CT,))
     return path / CT
 
 
 def require_unchanged(path: Path) -> None:
-    """Raises UserError where a file of the case in ``path`` is not the one that was written."""
+    """Raise UserError if a file of the case in ``path`` has changed since it was written."""
     try:
         checksums = {str(name): str(expected) for name, expected in read_json(path / CASE)["sha256"].items()}
         if not set(checksums) <= {CT, LABELS}:
-            raise ValueError("checksums of other files")
+            raise ValueError("it contains checksums of other files")
         changed = [name for name, expected in checksums.items() if sha256(path / name) != expected]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, str(error)) from None
     if changed:
-        raise UserError(f"{path / changed[0]} is not the file that was written.", f"Remove the folder {path}.")
+        raise UserError(f"{path / changed[0]} has changed since it was written.", f"Remove the folder {path}.")
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content."""
+    """The SHA-256 checksum of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -161,8 +168,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _whole(folder: Path) -> list[Path]:
-    # Folders that are still being written have another name and no case.json of this depth.
+def _complete_cases(folder: Path) -> list[Path]:
+    # Folders that are still being written have another name, or no case.json at this depth.
     return sorted(path.parent for path in folder.glob(f"*/{CASE}") if _NAME.fullmatch(path.parent.name))
 
 
@@ -170,7 +177,7 @@ def _read_content(path: Path, expected: str) -> dict[str, Any]:
     try:
         content = read_json(path / CASE)
         if content["format"] != expected or content["version"] != VERSION:
-            raise ValueError("another format or version")
+            raise ValueError("it has another format or version")
         return dict(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, str(error)) from None
@@ -179,38 +186,39 @@ def _read_content(path: Path, expected: str) -> dict[str, Any]:
 def _require_files(path: Path, names: tuple[str, ...]) -> None:
     for name in names:
         if not (path / name).is_file():
-            raise UserError(f"The case {path} is damaged: it has no {name}.", "Remove its folder, or restore it.")
+            raise UserError(f"The case {path} is damaged: it has no {name}.", "Remove or restore its folder.")
 
 
 def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"The case {path} is damaged ({reason}).", "Remove its folder, or restore it.")
+    return UserError(f"The case {path} is damaged ({reason}).", "Remove or restore its folder.")
 
 
-_ADDED_HERE = (f"{CASES}/", f"{UNLABELLED}/")
+_GENERATED = (f"{CASES}/", f"{UNLABELLED}/")
 
 
 def write_list(folder: Path, vocabulary: Vocabulary) -> None:
-    """Make the list of ``folder`` anew from the cases that are there. Raises UserError where one is damaged."""
+    """Generate the data list of ``folder`` from its cases. Raises UserError if a case is damaged."""
     listed: list[Path] | None = None
-    while listed != (found := [*case_folders(folder), *unlabelled_folders(folder)]):
+    while listed != (current := [*case_folders(folder), *unlabelled_folders(folder)]):
         cases = [read_case(path) for path in case_folders(folder)]
-        bare = [read_unlabelled(path).parent.name for path in unlabelled_folders(folder)]
-        write_json(_list(cases, bare, vocabulary, _read_list(folder)), folder / LIST)
-        listed = found
+        unlabelled = [read_unlabelled(path).parent.name for path in unlabelled_folders(folder)]
+        write_json(_list(cases, unlabelled, vocabulary, _read_list(folder)), folder / LIST)
+        listed = current
 
 
 def read_folder(folder: Path) -> tuple[list[CorrectedCase], dict[str, Any]]:
-    """The corrected cases and the list of ``folder``. Raises UserError where anything that belongs to it is damaged."""
+    """The corrected cases and the data list of ``folder``. Raises UserError if a case or the list is damaged."""
     for path in unlabelled_folders(folder):
         read_unlabelled(path)
     return [read_case(path) for path in case_folders(folder)], _read_list(folder)
 
 
 def _list(
-    cases: Sequence[CorrectedCase], bare: Sequence[str], vocabulary: Vocabulary, before: dict[str, Any]
+    cases: Sequence[CorrectedCase], unlabelled: Sequence[str], vocabulary: Vocabulary, previous: dict[str, Any]
 ) -> dict[str, Any]:
-    """The list with these ``cases`` and, by name, the ``bare`` CTs, beside what else the one ``before`` holds."""
-    labelled = [
+    """The data list with these ``cases``, the ``unlabelled`` CTs (by name), and other entries of the ``previous``
+    list."""
+    labelled_entries = [
         {
             "image": f"{CASES}/{case.name}/{CT}",
             "label": f"{CASES}/{case.name}/{LABELS}",
@@ -219,39 +227,39 @@ def _list(
         }
         for case in cases
     ]
-    # Once a CT is corrected, its labels are worth more.
+    # A CT that has been corrected is used with its labels only.
     corrected = {case.name for case in cases}
-    unlabelled = [{"image": f"{UNLABELLED}/{name}/{CT}"} for name in bare if name not in corrected]
-    training = _joined(before, "training", labelled)
+    unlabelled_entries = [{"image": f"{UNLABELLED}/{name}/{CT}"} for name in unlabelled if name not in corrected]
+    training = _merge(previous, "training", labelled_entries)
     return {
         "name": "Corrected cases",
-        "description": "Corrected segmentations; a case's label map says nothing of the labels in 'unannotated'.",
+        "description": "Corrected segmentations. A label map does not include the labels in 'unannotated'.",
         "tensorImageSize": "3D",
         "modality": {"0": "CT"},
         "numTest": 0,
         "test": [],
-        **before,
+        **previous,
         "vocabulary": vocabulary.name,
         "labels": {"0": "background", **{str(organ.label): organ.key for organ in vocabulary}},
         "numTraining": len(training),
         "training": training,
-        "unlabelled": _joined(before, "unlabelled", unlabelled),
+        "unlabelled": _merge(previous, "unlabelled", unlabelled_entries),
     }
 
 
-def _joined(before: dict[str, Any], group: str, own: list[dict[str, Any]]) -> list[Any]:
-    """The entries of a group: others' as they were, then our own that stand in no other group.
+def _merge(previous: dict[str, Any], group: str, generated: list[dict[str, Any]]) -> list[Any]:
+    """The entries of a group: those added by hand, then the ``generated`` ones that are not in another group.
 
-    A case held back for validation is not trained on because another one was added.
+    So a case that was moved to the validation group stays there when another case is added.
     """
-    others = [entry for entry in before.get(group, ()) if not _image(entry).startswith(_ADDED_HERE)]
-    groups = [name for name in ("training", "unlabelled", "validation", "test") if name != group]
-    elsewhere = {_image(entry) for name in groups for entry in before.get(name, ())}
-    return others + [entry for entry in own if entry["image"] not in elsewhere]
+    by_hand = [entry for entry in previous.get(group, ()) if not _image(entry).startswith(_GENERATED)]
+    other_groups = [name for name in ("training", "unlabelled", "validation", "test") if name != group]
+    elsewhere = {_image(entry) for name in other_groups for entry in previous.get(name, ())}
+    return by_hand + [entry for entry in generated if entry["image"] not in elsewhere]
 
 
 def _read_list(folder: Path) -> dict[str, Any]:
-    """The list as it is, empty where there is none. Raises UserError where it is damaged."""
+    """The data list of ``folder``; empty if there is none. Raises UserError if it is damaged."""
     path = folder / LIST
     try:
         content = read_json(path)
@@ -261,7 +269,7 @@ def _read_list(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"The list {path} is damaged ({error}).", "Remove it: it is made again.") from None
+        raise UserError(f"The data list {path} is damaged ({error}).", "Remove it; it will be created again.") from None
     return dict(content)
 
 
@@ -279,29 +287,33 @@ def add_corrected_case(
     model: tuple[str, str],
     places: Sequence[TouchedPlace] = (),
 ) -> CorrectedCase:
-    """Add a case to ``folder``, which is made if there is none, and give it as it will be read.
+    """Add a corrected case to ``folder``, which is created if necessary, and return it.
 
-    ``name`` is the case's own: letters, digits, dots, dashes, underscores. ``labels`` (labels of ``vocabulary``) lie on
-    the grid of ``ct``; ``reviewed`` are the keys of the organs that somebody has looked at, an organ without voxels
-    included: it is not there. ``model`` is the name and the weights' SHA-256 of the model that was corrected.
+    - ``name``: letters, digits, dots, dashes and underscores (see ``case_name``).
+    - ``labels``: labels of ``vocabulary`` on the grid of ``ct``.
+    - ``reviewed``: the keys of the organs that were reviewed. A reviewed organ without voxels is absent.
+    - ``model``: the name and the weights' SHA-256 of the corrected model.
+    - ``places``: the review findings that were handled.
 
-    Raises UserError where nothing was reviewed, for an organ or a label the vocabulary does not know, a name that is
-    none, and a folder for another vocabulary; ImageError for another grid; OutputError where a case of this name
-    exists or the disk refuses. Then the folder is as it was.
+    Raises UserError if nothing was reviewed, for organs or labels outside the vocabulary, an invalid name, or a folder
+    with another vocabulary; ImageError if the grids differ; OutputError if the case exists or cannot be written. The
+    folder is then unchanged.
     """
     folder = Path(folder)
     require_name(name)
     clean(folder)
     unannotated = _unannotated(vocabulary, reviewed)
-    known = _known_labels(ct, labels, vocabulary, unannotated)
-    cases, _listed = read_folder(folder)
+    reviewed_labels = _reviewed_labels(ct, labels, vocabulary, unannotated)
+    cases, _ = read_folder(folder)
     if any(case.vocabulary != vocabulary.name for case in cases):
         other = cases[0].vocabulary
-        raise UserError(f"{folder} holds cases of {other}, not of {vocabulary.name}.", "Choose another folder.")
+        raise UserError(
+            f"{folder} contains cases with the vocabulary {other}, not {vocabulary.name}.", "Choose another folder."
+        )
     (folder / CASES).mkdir(parents=True, exist_ok=True)
     with new_folder(folder / CASES / name, private=True) as case:
         write_ct(ct, case)
-        write_image(Grid.of(ct).image_of(known), case / LABELS)
+        write_image(Grid.of(ct).image_of(reviewed_labels), case / LABELS)
         content = {
             "format": CASE_FORMAT,
             "version": VERSION,
@@ -319,13 +331,15 @@ def add_corrected_case(
 
 
 def read_dataset(folder: Path) -> list[CorrectedCase]:
-    """The cases of a folder by name, those included that are not in the list yet.
+    """Read the corrected cases of a folder, sorted by name, including those that are not in the data list yet.
 
-    Raises UserError where there are none, or one is damaged: files missing, or others than were written.
+    Raises UserError if there are none, or if a case is damaged: files are missing or have changed.
     """
     cases = [read_case(path) for path in case_folders(Path(folder))]
     if not cases:
-        raise UserError(f"{folder} holds no corrected cases.", "Add one in 3D Slicer: Add to training set.")
+        raise UserError(
+            f"{folder} contains no corrected cases.", "Add a case in 3D Slicer with the button Add to training set."
+        )
     for case in cases:
         require_unchanged(case.image.parent)
     return cases
@@ -333,41 +347,44 @@ def read_dataset(folder: Path) -> list[CorrectedCase]:
 
 def _unannotated(vocabulary: Vocabulary, reviewed: Collection[str]) -> tuple[int, ...]:
     if not reviewed:
-        raise UserError("No organ of this case was reviewed.", "Mark at least one as corrected or accepted.")
+        raise UserError("No organ of this case was reviewed.", "Mark at least one organ as corrected or accepted.")
     for key in sorted(reviewed):
         if key not in vocabulary.by_key:
-            raise UserError(f"{vocabulary.name} has no organ '{key}'.", f"It knows: {', '.join(vocabulary.by_key)}.")
+            raise UserError(f"{vocabulary.name} has no organ '{key}'.", f"Choose from: {', '.join(vocabulary.by_key)}.")
     return tuple(organ.label for organ in vocabulary if organ.key not in reviewed)
 
 
-def _known_labels(
+def _reviewed_labels(
     ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary, unannotated: tuple[int, ...]
 ) -> np.ndarray:
+    """``labels`` as an array (z, y, x), uint8, with the ``unannotated`` ones set to background."""
     if not Grid.of(ct).same_as(Grid.of(labels)):
-        raise ImageError("The corrected labels do not lie on the grid of the CT.", "Export them on the CT's grid.")
+        raise ImageError(
+            "The corrected labels and the CT have different grids.", "Export the labels on the grid of the CT."
+        )
     array = sitk.GetArrayFromImage(labels)
     values = np.unique(array)
     if values[0] < 0 or values[-1] > len(vocabulary) or not np.isin(values, range(len(vocabulary) + 1)).all():
         raise UserError(
-            f"The corrected labels hold {values[-1]:g}, which is no label of {vocabulary.name}.",
-            f"Its labels are 0 to {len(vocabulary)}.",
+            f"The corrected labels contain {values[-1]:g}, which is not a label of {vocabulary.name}.",
+            f"Use labels from 0 to {len(vocabulary)}.",
         )
-    told = np.arange(len(vocabulary) + 1, dtype=np.uint8)
-    told[list(unannotated)] = 0
-    return np.asarray(told[array.astype(np.uint8)])
+    table = np.arange(len(vocabulary) + 1, dtype=np.uint8)
+    table[list(unannotated)] = 0
+    return np.asarray(table[array.astype(np.uint8)])
 
 
 class AlreadyThereError(UserError):
-    """The folder holds this CT already."""
+    """The folder already contains this CT."""
 
 
 def add_unlabelled_ct(folder: Path, ct: sitk.Image) -> Path:
-    """Add a CT (HU) to ``folder``, which is made if there is none, and give the file it was written to.
+    """Add an unlabeled CT (HU) to ``folder``, which is created if necessary, and return the file that was written.
 
-    It is named after its voxels, as a corrected case is, so that a CT is noticed that is there already.
+    Like a corrected case, it is named after the checksum of its voxels, so that a CT cannot be added twice.
 
-    Raises AlreadyThereError where it is, with labels or without; UserError where the folder is damaged; ImageError for
-    what is no CT in HU; OutputError where the disk refuses. Then the folder is as it was.
+    Raises AlreadyThereError if the folder contains the CT, with or without labels; UserError if the folder is damaged;
+    ImageError if ``ct`` is not a CT in HU; OutputError if it cannot be written. The folder is then unchanged.
     """
     folder = Path(folder)
     check_ct(ct)
@@ -376,7 +393,7 @@ def add_unlabelled_ct(folder: Path, ct: sitk.Image) -> Path:
     vocabulary = _vocabulary(folder)
     for group, what in ((CASES, "with corrected organs"), (UNLABELLED, "without labels")):
         if (folder / group / name).exists():
-            raise AlreadyThereError(f"This CT is in {folder} already, {what} ({name}).", "Once is enough.")
+            raise AlreadyThereError(f"This CT is already in {folder}, {what} ({name}).", "It need not be added again.")
     (folder / UNLABELLED).mkdir(parents=True, exist_ok=True)
     with new_folder(folder / UNLABELLED / name, private=True) as case:
         write_ct(ct, case)
@@ -392,7 +409,7 @@ def add_unlabelled_ct(folder: Path, ct: sitk.Image) -> Path:
 
 
 def read_unlabelled_cts(folder: Path) -> list[Path]:
-    """The files of the CTs without labels, by name. Raises UserError where one is damaged or not what was written."""
+    """The files of the unlabeled CTs, sorted by name. Raises UserError if one is damaged or has changed."""
     folders = unlabelled_folders(Path(folder))
     for path in folders:
         require_unchanged(path)
@@ -400,9 +417,11 @@ def read_unlabelled_cts(folder: Path) -> list[Path]:
 
 
 def _vocabulary(folder: Path) -> Vocabulary:
-    """That of the folder's cases or list. A CT without labels has none: where nothing names one, the list says AMOS."""
+    """The vocabulary of the folder's cases or data list; AMOS for a folder that has neither."""
     cases, listed = read_folder(folder)
     name = cases[0].vocabulary if cases else listed.get("vocabulary", AMOS.name)
     if name not in VOCABULARIES:
-        raise UserError(f"{folder} has organs called {name}, which this version does not know.", "Update it.")
+        raise UserError(
+            f"{folder} uses the vocabulary {name}, which this version does not know.", "Update DCASegmentation."
+        )
     return VOCABULARIES[name]

@@ -1,4 +1,4 @@
-"""Lists of CTs and label maps in JSON, as MONAI and the Medical Decathlon have them: what there is, and whose.
+"""Data lists: JSON files that list CTs and label maps, in the format of MONAI and the Medical Segmentation Decathlon.
 
     {"name": "AMOS 5 %", "vocabulary": "AMOS", "licence": "...", "source": "...",
      "labels": {"0": "background", "1": "spleen", ...}, "modality": {"0": "CT"},
@@ -7,12 +7,16 @@
      "validation": [{"image": "c.nii.gz", "label": "c_seg.nii.gz"}],
      "test":       [{"image": "d.nii.gz", "label": "d_seg.nii.gz"}]}
 
-Paths are relative to the list's folder, or absolute. ``unannotated`` are the labels of the vocabulary that the case's
-label map does not tell of: its background there may be that organ. ``label_map`` renames the numbers of a map that has
-others, theirs to ours; what it does not name is background. Both may be left out, and so may every key but
-``training``. A label of an ``unlabelled`` entry is looked at by a fully supervised training alone, for comparison.
-Entries of ``test`` may be plain paths, as in the Decathlon. ``monai.data.load_decathlon_datalist`` reads such a list
-too.
+Paths are absolute or relative to the list's folder. Only the key ``training`` is required.
+
+- ``unannotated``: labels of the vocabulary that the label map does not include. Its background may be these organs.
+- ``label_map``: converts the numbers of the label map (left) to labels of the vocabulary (right). Numbers that it does
+  not contain become background.
+- ``unlabelled``: unlabeled cases. The label of such an entry is used only for fully supervised training, as a
+  comparison.
+- ``test``: entries may be plain paths, as in the Decathlon.
+
+``monai.data.load_decathlon_datalist`` can read these lists too.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from ..json_io import read_json
 from ..organs import AMOS, VOCABULARIES, Vocabulary
 
 FOLDERS_LIST = "dataset.json"
-"""The name of the list in a folder of cases."""
+"""The name of the data list in a folder of cases."""
 
 GROUPS = ("training", "unlabelled", "validation", "test")
 _LABELLED = ("training", "validation")
@@ -37,7 +41,10 @@ _LABELLED = ("training", "validation")
 
 @dataclass(frozen=True)
 class Entry:
-    """One CT and its label map, if it has one. ``label_map`` is empty where the map's numbers are the vocabulary's."""
+    """One CT and its label map, if it has one. An empty ``label_map`` means that its numbers are the vocabulary's.
+
+    See the module's docstring for ``unannotated`` and ``label_map``.
+    """
 
     image: Path
     label: Path | None = None
@@ -47,7 +54,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Datalist:
-    """What the four groups of a list hold; ``name``, ``licence`` and ``source`` go into a model trained on it."""
+    """The entries of the four groups of a list. A trained model's metadata include ``name``, ``licence``,
+    ``source``."""
 
     vocabulary: Vocabulary
     training: tuple[Entry, ...]
@@ -59,47 +67,54 @@ class Datalist:
     source: str = "not stated"
 
     def groups(self) -> Iterator[tuple[str, tuple[Entry, ...]]]:
-        """Name and entries of each group."""
+        """The name and entries of each group."""
         for group in GROUPS:
             yield group, getattr(self, group)
 
 
 def list_of(path: Path) -> Path:
-    """The list itself where ``path`` is a folder that holds one, as a folder of corrected cases does."""
+    """The data list's file: ``path``, or ``dataset.json`` in it if ``path`` is a folder."""
     return path / FOLDERS_LIST if path.is_dir() else path
 
 
 def read_datalist(path: Path) -> Datalist:
-    """Read a list; whether its files are there is the question of ``require_files``.
+    """Read a data list. It does not check whether the listed files exist; ``require_files`` does.
 
-    Raises UserError where the list cannot be read, an entry is none, a label is none of the vocabulary's, or a CT
-    stands in two groups.
+    Raises UserError if the list cannot be read, an entry is malformed, a label is not in the vocabulary, or a CT is
+    listed twice.
     """
     path = Path(path)
     try:
         content = read_json(path)
     except FileNotFoundError:
-        raise UserError(f"There is no list {path}.", "Make one with dca dataset.") from None
+        raise UserError(f"There is no data list {path}.", "Create one with dca dataset.") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"The list {path} cannot be read ({error}).", "Make it again with dca dataset.") from None
+        raise UserError(
+            f"The data list {path} cannot be read ({error}).", "Create it again with dca dataset."
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("training"), list):
-        raise UserError(f"{path} is no list of data: it has no list 'training'.", "Make one with dca dataset.")
+        raise UserError(f"{path} is not a data list: it has no list 'training'.", "Create one with dca dataset.")
     vocabulary = _vocabulary(content, path)
     groups: dict[str, tuple[Entry, ...]] = {}
     for group in GROUPS:
         entries = content.get(group, [])
         if not isinstance(entries, list):
-            raise UserError(f"'{group}' in {path} is no list.", "See the format in dca dataset --help.")
+            raise UserError(f"'{group}' in {path} is not a list.", "See dca dataset --help for the format.")
         groups[group] = tuple(
             _entry(data, path, f"{group}[{index}]", vocabulary, group) for index, data in enumerate(entries)
         )
     _require_disjoint(groups, path)
-    told: dict[str, Any] = {key: str(content[key]) for key in ("name", "licence", "source") if content.get(key)}
-    return Datalist(vocabulary, groups["training"], groups["unlabelled"], groups["validation"], groups["test"], **told)
+    origin: dict[str, Any] = {key: str(content[key]) for key in ("name", "licence", "source") if content.get(key)}
+    return Datalist(
+        vocabulary, groups["training"], groups["unlabelled"], groups["validation"], groups["test"], **origin
+    )
 
 
 def write_datalist(datalist: Datalist, path: Path) -> None:
-    """Write a list; paths below its folder become relative, so that the folder can be moved. Raises OutputError."""
+    """Write a data list. Paths below its folder become relative, so that the folder can be moved.
+
+    Raises OutputError if the list cannot be written.
+    """
     path = Path(path)
     content: dict[str, Any] = {
         "name": datalist.name,
@@ -118,7 +133,7 @@ def write_datalist(datalist: Datalist, path: Path) -> None:
 
 
 def require_files(datalist: Datalist) -> None:
-    """Raises UserError naming the files that are not there."""
+    """Raise UserError if listed files do not exist."""
     missing = [
         str(file)
         for _, entries in datalist.groups()
@@ -129,15 +144,15 @@ def require_files(datalist: Datalist) -> None:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise UserError(
-            f"The list names files that are not there: {', '.join(missing[:3])}{more}.",
-            "Correct the list, or put the files where it says.",
+            f"The data list contains files that do not exist: {', '.join(missing[:3])}{more}.",
+            "Correct the list, or add the files.",
         )
 
 
 def _vocabulary(content: Mapping[str, Any], path: Path) -> Vocabulary:
     name = content.get("vocabulary", AMOS.name)
     if name not in VOCABULARIES:
-        raise UserError(f"{path} names the vocabulary '{name}'.", f"Choose one of: {', '.join(VOCABULARIES)}.")
+        raise UserError(f"The vocabulary '{name}' of {path} is unknown.", f"Choose one of: {', '.join(VOCABULARIES)}.")
     return VOCABULARIES[name]
 
 
@@ -149,23 +164,24 @@ def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str
     label = data.get("label")
     if label is None and group in _LABELLED:
         raise UserError(
-            f"{place} in {path} ({data['image']}) has no 'label'.", "Add its label map, or list it as unlabelled."
+            f"{place} in {path} ({data['image']}) has no 'label'.", "Add its label map, or list it under 'unlabelled'."
         )
     if label is not None and not isinstance(label, str):
-        raise UserError(f"The 'label' of {place} in {path} is no path.", "Name one label map for each CT.")
+        raise UserError(f"The 'label' of {place} in {path} is not a path.", "Give one label map for each CT.")
     try:
-        unannotated = tuple(sorted({int(one) for one in data.get("unannotated", data.get("unknown")) or ()}))
+        unannotated = tuple(sorted({int(number) for number in data.get("unannotated", data.get("unknown")) or ()}))
         label_map = {int(theirs): int(ours) for theirs, ours in data.get("label_map", {}).items()}
     except (TypeError, ValueError, AttributeError):
         raise UserError(
-            f"'unannotated' or 'label_map' of {place} in {path} is not of whole numbers.",
+            f"'unannotated' or 'label_map' of {place} in {path} contains something other than integers.",
             'Write them like "unannotated": [14, 15] and "label_map": {"52": 8}.',
         ) from None
-    wrong = sorted({one for one in (*unannotated, *label_map.values()) if one not in vocabulary.by_label} - {0})
-    if wrong or 0 in unannotated:
+    used = (*unannotated, *label_map.values())
+    unknown = sorted({label for label in used if label not in vocabulary.by_label} - {0})
+    if unknown or 0 in unannotated:
         raise UserError(
-            f"{place} in {path} names label {wrong[0] if wrong else 0}, which is no organ of {vocabulary.name}.",
-            f"Its labels are 1 to {len(vocabulary)}.",
+            f"{place} in {path} uses label {unknown[0] if unknown else 0}, which is not an organ of {vocabulary.name}.",
+            f"Use labels from 1 to {len(vocabulary)}.",
         )
     folder = path.absolute().parent
     return Entry(folder / data["image"], None if label is None else folder / label, unannotated, label_map)
@@ -178,7 +194,7 @@ def _require_disjoint(groups: Mapping[str, tuple[Entry, ...]], path: Path) -> No
             image = Path(os.path.normpath(entry.image))
             if image in seen:
                 where = f"twice in {group}" if seen[image] == group else f"in {seen[image]} and in {group}"
-                raise UserError(f"{entry.image.name} stands {where} in {path}.", "List each CT once.")
+                raise UserError(f"{entry.image.name} is listed {where} in {path}.", "List each CT once.")
             seen[image] = group
 
 

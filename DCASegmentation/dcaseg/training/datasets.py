@@ -1,4 +1,4 @@
-"""Data lists of public data sets and of ordinary folders, their published splits, and a check of their files."""
+"""Creates data lists for public data sets and for folders of CTs, and checks the files of a data list."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ from .datalist import Datalist, Entry
 
 @dataclass(frozen=True)
 class Checked:
-    """``errors`` keep the list from being trained on, ``warnings`` do not; ``voxels`` are those of each label 0 to K
-    in the training group's label maps."""
+    """Result of ``check_files``.
+
+    ``errors`` must be corrected before training; ``warnings`` need not. ``voxels`` is the number of voxels of each
+    label 0 to K in the label maps of the training group.
+    """
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -32,74 +35,82 @@ class Checked:
 
 
 def check_files(datalist: Datalist, progress: ProgressCallback | None = None) -> Checked:
-    """Read every file of the list.
+    """Read and check every file of the data list.
 
-    Errors: a file that is missing, unreadable or no CT (an MRI, say), a label map on another grid than its CT, a label
-    that the vocabulary does not have, or one that the entry says its map does not tell of. Warnings: what was put right
-    while reading, labels that a ``label_map`` leaves out, organs without a voxel in the training group, one labelled
-    case, no unlabelled one, none to validate on.
+    Errors: files that are missing, unreadable or not CTs (an MRI, for example), label maps on another grid than their
+    CT, labels that are not in the vocabulary or that the entry lists as ``unannotated``. Warnings: corrections made
+    while reading, labels that a ``label_map`` leaves out, organs without voxels in the training group, and too few
+    cases in a group.
     """
     errors: list[str] = []
     notes: list[str] = []
-    unnamed: list[dict[int, int]] = []
+    omitted: list[dict[int, int]] = []
     voxels = np.zeros(len(datalist.vocabulary) + 1, np.int64)
     entries = [(group, entry) for group, listed in datalist.groups() for entry in listed]
     for index, (group, entry) in enumerate(entries):
         try:
-            counts = _check(entry, len(datalist.vocabulary), notes, unnamed)
+            counts = _check(entry, len(datalist.vocabulary), notes, omitted)
             if group == "training":
                 voxels += counts
         except ImageError as error:
             errors.append(f"{group}: {error.problem}")
         if progress is not None:
             progress((index + 1) / len(entries), f"Reading {entry.image.name}")
-    warnings = (*dict.fromkeys(notes), *told_left_out(unnamed), *_warnings(datalist, voxels))
+    warnings = (*dict.fromkeys(notes), *told_left_out(omitted), *_warnings(datalist, voxels))
     return Checked(tuple(errors), warnings, tuple(int(count) for count in voxels))
 
 
-def _check(entry: Entry, highest: int, notes: list[str], unnamed: list[dict[int, int]]) -> np.ndarray:
-    """Voxels of each label, in the vocabulary's numbers. ``unnamed`` gets the labels that a label_map leaves out."""
-    ct = read_ct(_there(entry.image), notes=notes)
+def _check(entry: Entry, highest: int, notes: list[str], omitted: list[dict[int, int]]) -> np.ndarray:
+    """Voxels of each label 0 to ``highest`` of the vocabulary. Labels that a label_map leaves out go to ``omitted``."""
+    ct = read_ct(_existing(entry.image), notes=notes)
     notes += [f"{entry.image.name}: {note}" for note in check_ct(ct)]
     if entry.label is None:
         return np.zeros(highest + 1, np.int64)
-    labels = read_labels(_there(entry.label), notes)
+    labels = read_labels(_existing(entry.label), notes)
     name = entry.label.name
     lay_over(labels, name, ct, entry.image.name, notes)
     if entry.label_map:
-        unnamed.append(left_out(labels, entry.label_map))
+        omitted.append(left_out(labels, entry.label_map))
     theirs = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
     counts = np.zeros(highest + 1, np.int64)
     for number, count in enumerate(theirs):
         ours = entry.label_map.get(number, 0) if entry.label_map else number
         if count and ours > highest:
-            raise ImageError(f"{name} holds label {number}; the vocabulary ends at {highest}.", "Add a label_map.")
+            raise ImageError(
+                f"{name} contains label {number}, but the vocabulary has only labels up to {highest}.",
+                "Add a label_map.",
+            )
         if ours <= highest:
             counts[ours] += count
-    told = [label for label in entry.unannotated if counts[label]]
-    if told:
-        raise ImageError(f"{name} has voxels of label {told[0]}, which is listed as unannotated.", "Correct the list.")
+    contradictory = [label for label in entry.unannotated if counts[label]]
+    if contradictory:
+        raise ImageError(
+            f"{name} has voxels of label {contradictory[0]}, which is listed as unannotated.", "Correct the list."
+        )
     return counts
 
 
-def _there(path: Path) -> Path:
+def _existing(path: Path) -> Path:
     if not path.exists():
-        raise ImageError(f"There is no file {path}.", "Put it there, or correct the list.")
+        raise ImageError(f"There is no file {path}.", "Add the file, or correct the list.")
     return path
 
 
 def _warnings(datalist: Datalist, voxels: np.ndarray) -> tuple[str, ...]:
-    found = []
+    messages = []
     absent = [organ.name for organ in datalist.vocabulary if not voxels[organ.label]]
     if absent:
-        found.append(f"No labelled training case has a voxel of: {', '.join(absent)}. They go to the tail, unlearned.")
+        messages.append(
+            f"The labeled training cases have no voxels of: {', '.join(absent)}. These organs go to the tail group and "
+            "cannot be learned."
+        )
     if len(datalist.training) == 1:
-        found.append("There is one labelled training case.")
+        messages.append("There is only 1 labeled training case.")
     if not datalist.unlabelled:
-        found.append("There is no unlabelled case: the training is supervised alone.")
+        messages.append("There are no unlabeled cases, so the training is only supervised.")
     if not datalist.validation:
-        found.append("There is no case to validate on: no best weights are chosen.")
-    return tuple(found)
+        messages.append("There are no validation cases, so the best weights cannot be selected.")
+    return tuple(messages)
 
 
 _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -107,16 +118,17 @@ _EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 @dataclass(frozen=True)
 class Built:
-    """A list, and what is to be known about it."""
+    """A data list, and ``caveats`` for the user."""
 
     datalist: Datalist
     caveats: tuple[str, ...]
 
 
 def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
-    """The list of a split of AMOS22 from its folder (``imagesTr``, ``labelsTr``, ``imagesVa``, ``labelsVa``).
+    """Create the list of a published split of AMOS22.
 
-    Raises UserError for another folder, an unknown split, or cases of the split that are missing.
+    ``folder`` contains ``imagesTr``, ``labelsTr``, ``imagesVa`` and ``labelsVa``. Raises UserError if these folders or
+    cases of the split are missing, or for an unknown split.
     """
     chosen = _split(splits.AMOS, split)
     training = _numbered(folder / "imagesTr", folder / "labelsTr")
@@ -124,14 +136,14 @@ def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
     caveats = list(chosen.caveats)
     labelled = set(chosen.labelled) - set(chosen.validation)
     if with_mri:
-        caveats[0] = "Ids above 500 are MRI and are in the list, as in the published splits; they have no HU."
+        caveats[0] = "The list contains ids above 500, as the published splits do. They are MRI and have no HU."
         allowed = {*training, *test}
     else:
         allowed = {number for number in (*training, *test) if number <= splits.LAST_CT_OF_AMOS}
-    wanted = labelled | set(chosen.validation)
+    required = labelled | set(chosen.validation)
     if not with_mri:
-        wanted = {number for number in wanted if number <= splits.LAST_CT_OF_AMOS}
-    _require(wanted, training, folder / "imagesTr", "amos_{:04d}")
+        required = {number for number in required if number <= splits.LAST_CT_OF_AMOS}
+    _require(required, training, folder / "imagesTr", "amos_{:04d}")
     datalist = Datalist(
         AMOS,
         training=_chosen(training, labelled & allowed),
@@ -146,19 +158,20 @@ def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
 
 
 def synapse(folder: Path, split: str) -> Built:
-    """The list of a split of Synapse from the folder of its training part (``img``, ``label``).
+    """Create the list of a published split of Synapse.
 
-    Raises UserError for another folder, an unknown split, or cases that are missing.
+    ``folder`` is the training part with ``img`` and ``label``. Raises UserError if these folders or cases are missing,
+    or for an unknown split.
     """
     chosen = _split(splits.SYNAPSE, split)
     cases = _numbered(folder / "img", folder / "label")
     assert chosen.test is not None
     _require(splits.SYNAPSE_IDS, cases, folder / "img", "img{:04d}")
-    rest = set(splits.SYNAPSE_IDS) - set(chosen.labelled) - set(chosen.validation) - set(chosen.test)
+    unlabelled = set(splits.SYNAPSE_IDS) - set(chosen.labelled) - set(chosen.validation) - set(chosen.test)
     datalist = Datalist(
         SYNAPSE,
         training=_chosen(cases, chosen.labelled),
-        unlabelled=_chosen(cases, rest),
+        unlabelled=_chosen(cases, unlabelled),
         validation=_chosen(cases, chosen.validation),
         test=_chosen(cases, chosen.test),
         name=f"Synapse (BTCV), split {split}",
@@ -178,13 +191,15 @@ def folder_of_cts(
     name: str = "",
     licence: str = "not stated",
 ) -> Built:
-    """The list of a folder of one's own.
+    """Create the list of a folder of CTs.
 
-    CTs lie in ``images`` or ``imagesTr``, label maps of the same file name in ``labels`` or ``labelsTr`` (nnU-Net's
-    ``_0000`` of a CT does not count). CTs without a label map are unlabelled. Of the labelled ones, drawn by ``seed``,
-    ``validation`` and ``test`` are kept out of the training; ``labelled`` uses the labels of so many only.
+    CTs are in ``images`` or ``imagesTr``; label maps with the same file names are in ``labels`` or ``labelsTr`` (apart
+    from nnU-Net's suffix ``_0000`` of CTs). CTs without a label map are unlabeled. Of the labeled cases, ``validation``
+    and ``test`` cases, drawn with ``seed``, are kept out of the training. With ``labelled``, only that number of the
+    remaining cases keep their labels.
 
-    Raises UserError for another folder, a label map without CT, two files of one name, or too few labelled cases.
+    Raises UserError if there is no folder of CTs, a label map has no CT, two files have the same name, or there are too
+    few labeled cases.
     """
     images = _stems(_first(folder, "images", "imagesTr"))
     labels_folder = next((folder / each for each in ("labels", "labelsTr") if (folder / each).is_dir()), None)
@@ -192,35 +207,36 @@ def folder_of_cts(
     orphans = sorted(set(labels) - set(images))
     if orphans:
         raise UserError(
-            f"The label map {labels[orphans[0]].name} has no CT of its name ({len(orphans)} such).",
-            "Give both the same file name.",
+            f"The label map {labels[orphans[0]].name} has no CT with the same name ({len(orphans)} in total).",
+            "Give each CT and its label map the same file name.",
         )
     pairs = [Entry(images[stem], labels[stem]) for stem in sorted(labels)]
-    others = tuple(Entry(images[stem]) for stem in sorted(set(images) - set(labels)))
+    without_labels = tuple(Entry(images[stem]) for stem in sorted(set(images) - set(labels)))
     if len(pairs) - validation - test < 1:
+        number = "1 labeled CT" if len(pairs) == 1 else f"{len(pairs)} labeled CTs"
         raise UserError(
-            f"{folder} has {len(pairs)} labelled CTs; {validation} to validate and {test} to test on leave none.",
-            "Label more, or ask for fewer (--validation, --test).",
+            f"{folder} has {number}. With {validation} for validation and {test} for testing, none is left.",
+            "Label more CTs, or use smaller numbers (--validation, --test).",
         )
     order = np.random.default_rng(seed).permutation(len(pairs))
-    drawn = [pairs[index] for index in order]
-    kept, tested = drawn[:validation], drawn[validation : validation + test]
-    training = drawn[validation + test :]
+    shuffled = [pairs[index] for index in order]
+    validation_pairs, test_pairs = shuffled[:validation], shuffled[validation : validation + test]
+    training = shuffled[validation + test :]
     hidden: list[Entry] = [] if labelled is None else training[labelled:]
     training = training if labelled is None else training[:labelled]
     caveats = []
-    if not others and not hidden:
-        caveats.append("There is no unlabelled CT: the training is supervised alone.")
+    if not without_labels and not hidden:
+        caveats.append("There are no unlabeled CTs, so the training is only supervised.")
     if len(training) == 1:
-        caveats.append("One labelled case: what is learned is this one person's; expect little of it.")
+        caveats.append("There is only 1 labeled case. A model trained on one person rarely works for others.")
     if not validation:
-        caveats.append("No case to validate on: no best weights are chosen.")
+        caveats.append("There are no validation cases, so the best weights cannot be selected.")
     datalist = Datalist(
         vocabulary,
         training=_sorted(training),
-        unlabelled=(*others, *_sorted(hidden)),
-        validation=_sorted(kept),
-        test=_sorted(tested),
+        unlabelled=(*without_labels, *_sorted(hidden)),
+        validation=_sorted(validation_pairs),
+        test=_sorted(test_pairs),
         name=name or folder.absolute().name,
         licence=licence,
         source=f"own data; validation and test drawn with seed {seed}",
@@ -230,7 +246,7 @@ def folder_of_cts(
 
 def _split(known: dict[str, splits.Split], name: str) -> splits.Split:
     if name not in known:
-        raise UserError(f"There is no split '{name}'.", f"Choose one of: {', '.join(known)}.")
+        raise UserError(f"'{name}' is not a known split.", f"Choose one of: {', '.join(known)}.")
     return known[name]
 
 
@@ -238,28 +254,30 @@ def _first(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_dir():
             return folder / name
-    raise UserError(f"{folder} has no folder {' or '.join(names)}.", "Name the folder that holds it.")
+    raise UserError(f"{folder} has no subfolder {' or '.join(names)}.", "Give the folder that contains it.")
 
 
 def _stems(folder: Path) -> dict[str, Path]:
-    """Images by file name without extension. Raises UserError for two of one name."""
-    found: dict[str, Path] = {}
+    """Images by file name without extension. Raises UserError if two have the same name."""
+    images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        extension = next((one for one in _EXTENSIONS if path.name.lower().endswith(one)), None)
+        extension = next((each for each in _EXTENSIONS if path.name.lower().endswith(each)), None)
         if extension is None or path.name.startswith("."):
             continue
         stem = path.name[: -len(extension)].removesuffix("_0000")
-        if stem in found:
-            raise UserError(f"{found[stem].name} and {path.name} in {folder} have one name.", "Keep one of them.")
-        found[stem] = path
-    return found
+        if stem in images:
+            raise UserError(
+                f"{images[stem].name} and {path.name} in {folder} have the same name.", "Keep only one of them."
+            )
+        images[stem] = path
+    return images
 
 
 def _numbered(images: Path, labels: Path) -> dict[int, Entry]:
-    """CTs and label maps by the last number in their names. Raises UserError where a folder is missing."""
+    """CTs and label maps by the last number in their names. Raises UserError if a folder is missing."""
     for folder in (images, labels):
         if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}.", "Name the folder as it was downloaded and unpacked.")
+            raise UserError(f"There is no folder {folder}.", "Give the folder of the unpacked download.")
     maps = {_number(stem): path for stem, path in _stems(labels).items()}
     return {
         number: Entry(path, maps.get(number))
@@ -273,14 +291,15 @@ def _number(stem: str) -> int | None:
     return int(numbers[-1]) if numbers else None
 
 
-def _require(wanted: Iterable[int], cases: dict[int, Entry], folder: Path, name: str) -> None:
-    missing = sorted(number for number in wanted if number not in cases)
+def _require(required: Iterable[int], cases: dict[int, Entry], folder: Path, name: str) -> None:
+    missing = sorted(number for number in required if number not in cases)
     if missing:
+        count = "1 case" if len(missing) == 1 else f"{len(missing)} cases"
         raise UserError(
-            f"{folder} lacks {len(missing)} cases of the split: {', '.join(map(name.format, missing[:4]))}.",
+            f"{count} of the split not found in {folder}: {', '.join(map(name.format, missing[:4]))}.",
             "Download the missing files, or choose another split.",
         )
-    unlabelled = sorted(number for number in wanted if cases[number].label is None)
+    unlabelled = sorted(number for number in required if cases[number].label is None)
     if unlabelled:
         raise UserError(f"{name.format(unlabelled[0])} has no label map.", "Download the label maps too.")
 

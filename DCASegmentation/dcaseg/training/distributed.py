@@ -1,8 +1,8 @@
-"""One run on several processes, as ``torchrun`` starts them: one for each GPU, or for each part of a machine's cores.
+"""Training with several processes started by ``torchrun``: one per GPU, or one per group of CPU cores.
 
-Every process draws the whole batch from the same generator and keeps its own share, so a run on n processes sees the
-patches that one process would have seen, and its gradient is the mean over them. (Dice over the channels ``present``
-and weights by class are means of their own in each process; with the paper's loss nothing differs.)
+The processes share the patches that a single process would draw, and average their gradients. The result equals that of
+one process with the paper's loss. It differs if the loss averages over what is in the batch (Dice of the channels
+``present``, class weights), because each process then averages over its own share.
 """
 
 from __future__ import annotations
@@ -26,107 +26,109 @@ class _Sliceable(Protocol):
     def __getitem__(self, part: slice, /) -> Any: ...
 
 
-# How long one process may wait for another that prepares data or validates. PyTorch's own limit, 10 or 30 minutes,
-# stays for the steps, where a process that does not come has failed.
-_PATIENCE = timedelta(days=14)
+# How long a process may wait for another one that prepares data or validates. During steps PyTorch's own limit of 10
+# or 30 minutes applies: a process that takes longer has failed.
+_WAITING_TIMEOUT = timedelta(days=14)
 
 _Items = TypeVar("_Items", bound=_Sliceable)
 
 
-# Made along with the group of all processes, and ended with it.
-_patient: Any = None
+# The process group for waiting; it is created and destroyed together with the default group.
+_waiting_group: Any = None
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this is; the first one writes files and speaks to the user."""
+    """The ``rank`` of this process among ``count`` processes. The first one writes files and messages."""
 
     rank: int = 0
     count: int = 1
-    # On the CPU and with patience, for decisions and waiting.
-    patient: Any = None
+    # A CPU process group with a long timeout, for decisions and waiting.
+    waiting_group: Any = None
 
     @property
     def first(self) -> bool:
+        """Whether this is the first process."""
         return self.rank == 0
 
     def share(self, items: _Items) -> _Items:
-        """This process's part of a batch."""
+        """This process's part of a batch. Raises UserError if the batch cannot be divided evenly."""
         if len(items) % self.count:
             raise UserError(
-                f"A batch of {len(items)} cannot be shared by {self.count} processes.",
-                f"Choose a --batch that {self.count} divides.",
+                f"A batch of {len(items)} cannot be divided among {self.count} processes.",
+                f"Choose a --batch that is a multiple of {self.count}.",
             )
         size = len(items) // self.count
         shared: _Items = items[self.rank * size : (self.rank + 1) * size]
         return shared
 
     def mean(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Means over the processes, which all have the same names."""
+        """The mean of each value (a scalar tensor) over the processes, which must all have the same names."""
         if not values:
             return {}
-        joined = torch.stack([value.detach().float() for value in values.values()])
+        stacked = torch.stack([value.detach().float() for value in values.values()])
         if self.count > 1:
-            distributed.all_reduce(joined)
-            joined /= self.count
-        return dict(zip(values, joined.tolist(), strict=True))
+            distributed.all_reduce(stacked)
+            stacked /= self.count
+        return dict(zip(values, stacked.tolist(), strict=True))
 
     def agree(self, decision: bool) -> bool:
-        """The first process's decision, for all: whether the time is over, say."""
+        """The first process's ``decision``, for example whether the time is over."""
         if self.count == 1:
             return decision
         shared = torch.tensor([decision])
-        distributed.broadcast(shared, src=0, group=self.patient)
+        distributed.broadcast(shared, src=0, group=self.waiting_group)
         return bool(shared)
 
     def any(self, decision: bool) -> bool:
-        """Whether any process has decided so, for all: whether one was asked to end, say."""
+        """Whether ``decision`` is true in any process, for example whether one was interrupted."""
         if self.count == 1:
             return decision
-        found = torch.tensor([int(decision)])
-        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.patient)
-        return bool(found)
+        highest = torch.tensor([int(decision)])
+        distributed.all_reduce(highest, distributed.ReduceOp.MAX, group=self.waiting_group)
+        return bool(highest)
 
     def wait(self) -> None:
-        """Until all are here, however long the first one prepares data or validates."""
+        """Wait for all processes, however long the first one prepares data or validates."""
         if self.count > 1:
-            distributed.barrier(group=self.patient)
+            distributed.barrier(group=self.waiting_group)
 
     def wrapped(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """``module``, or with several processes one that averages gradients over them."""
+        """``module``, wrapped to average gradients if there are several processes."""
         if self.count == 1:
             return module
-        # A stage or a part of the step uses some of the weights only.
+        # A stage, or one loss of a step, uses only some of the weights.
         devices = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
 
 
 def join(device: torch.device) -> Processes:
-    """The processes that ``torchrun`` started, or this one alone; on CUDA, ``device`` becomes this process's.
+    """Join the processes started by ``torchrun``, or return this single one. On CUDA, ``device`` becomes the current
+    one.
 
-    Repeated calls give the same answer.
+    It can be called repeatedly.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
-    global _patient
+    global _waiting_group
     if not distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        _patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
-    return Processes(distributed.get_rank(), distributed.get_world_size(), _patient)
+        _waiting_group = distributed.new_group(backend="gloo", timeout=_WAITING_TIMEOUT)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), _waiting_group)
 
 
 def rank() -> int:
-    """This process's number in its group, 0 where it is alone."""
+    """The rank of this process; 0 if it is the only one."""
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
-def summed(values: torch.Tensor) -> torch.Tensor:
-    """The sum of ``values`` over all processes; ``values`` itself where this one is alone.
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The sum of ``values`` over all processes; ``values`` itself if there is only one.
 
-    For statistics that a strategy keeps in buffers: every process must arrive at the same numbers, because buffers of
-    the first process replace those of the others at each forward pass.
+    For statistics in a strategy's buffers. They must be equal in all processes, because each forward pass overwrites
+    the buffers of the other processes with those of the first.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return values
@@ -136,20 +138,20 @@ def summed(values: torch.Tensor) -> torch.Tensor:
 
 
 def leave() -> None:
-    """End the group of processes, where there is one."""
-    global _patient
-    _patient = None
+    """Destroy the process group, if there is one."""
+    global _waiting_group
+    _waiting_group = None
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def local_device(device: torch.device) -> torch.device:
-    """This process's own GPU where ``torchrun`` started one for each; else ``device``."""
+    """This process's GPU if ``torchrun`` started the process and ``device`` is CUDA; otherwise ``device``."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 
 
 def without_averaging(module: nn.Module) -> AbstractContextManager[Any]:
-    """Gradients stay in this process within: they are averaged along with those of a later part of the step."""
+    """A context in which gradients are not averaged over the processes; the step's last backward pass averages all."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()

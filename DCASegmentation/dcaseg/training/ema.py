@@ -1,4 +1,4 @@
-"""Exponential moving averages (EMA) of weights: of the trained network, and of teachers."""
+"""Exponential moving averages (EMA) of weights: of the trained network, and in teacher networks."""
 
 from __future__ import annotations
 
@@ -9,43 +9,45 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Keeps ``network``'s exponentially averaged copy; ``decay`` grows from small so that the start is forgotten."""
+    """A copy of ``network`` (attribute ``network``) whose weights are the exponential moving average of its weights.
+
+    The decay starts small and grows to ``decay``, so that the initial weights are soon forgotten. ``updates`` counts
+    the updates.
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self._decay = decay
         self.updates = 0
 
-    def start_from(self, network: nn.Module) -> None:
-        """Forget what was averaged and begin at ``network``."""
+    def reset(self, network: nn.Module) -> None:
+        """Restart the average at the weights of ``network``."""
         self.network.load_state_dict(network.state_dict())
         self.updates = 0
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
+        """Add the current weights of ``network`` to the average, and copy its buffers (norm statistics)."""
         self.updates += 1
-        decay = min(self._decay, (1 + self.updates) / (10 + self.updates))
-        for kept, new in zip(self.network.parameters(), network.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
-        for statistic, current in zip(self.network.buffers(), network.buffers(), strict=True):
-            statistic.copy_(current)
+        update_teacher(self.network, network, min(self._decay, (1 + self.updates) / (10 + self.updates)))
 
 
 @torch.no_grad()
-def follow(follower: nn.Module, leader: nn.Module, decay: float) -> None:
-    """Move ``follower``'s weights by 1 - ``decay`` of the way to ``leader``'s, and copy its norm statistics."""
-    for kept, new in zip(follower.parameters(), leader.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
-    for statistic, current in zip(follower.buffers(), leader.buffers(), strict=True):
-        statistic.copy_(current)
+def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Set the teacher's weights to ``decay`` times themselves plus (1 - ``decay``) times the student's; copy
+    buffers."""
+    for average, current in zip(teacher.parameters(), student.parameters(), strict=True):
+        average.lerp_(current, 1 - decay)
+    for statistic, current_statistic in zip(teacher.buffers(), student.buffers(), strict=True):
+        statistic.copy_(current_statistic)
 
 
-def grown_decay(step: int, limit: float) -> float:
-    """The decay after ``step``, from 1/2 at step 0 up to ``limit``: a young teacher forgets its start."""
+def warmup_decay(step: int, limit: float) -> float:
+    """The decay after ``step``: it grows from 1/2 at step 0 to ``limit``, so that a teacher forgets its start."""
     return min(1 - 1 / (step + 2), limit)
 
 
 @torch.no_grad()
-def moved(old: Tensor, new: Tensor, decay: float) -> None:
-    """Move ``old`` in place by 1 - ``decay`` of the way to ``new``."""
-    old.lerp_(new.to(old), 1 - decay)
+def update_average(average: Tensor, new: Tensor, decay: float) -> None:
+    """Set ``average`` in place to ``decay`` times itself plus (1 - ``decay``) times ``new``."""
+    average.lerp_(new.to(average), 1 - decay)

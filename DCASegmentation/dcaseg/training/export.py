@@ -1,4 +1,4 @@
-"""A run's best checkpoint as a bundle."""
+"""Export of a run's best checkpoint as a model bundle."""
 
 from __future__ import annotations
 
@@ -12,35 +12,38 @@ from .checkpoints import RunRecord, has_checkpoint, load_checkpoint, read_record
 from .options import TrainingOptions
 from .trainer import BEST, CHECKPOINT, build_network, same_groups
 
-SYNTHETIC_ONLY = "Trained on synthetic CT only: on CTs of patients its organs are often wrong or missing."
-NO_LABELLED_PATIENT = "No CT of a patient with labels was trained on: its organs may be wrong or missing."
+SYNTHETIC_ONLY = "Trained on synthetic CT only: in CTs of patients, organs are often wrong or missing."
+NO_LABELLED_PATIENT = "Not trained on labeled CTs of patients: organs may be wrong or missing."
 NOT_CLINICAL = "Not for clinical use."
 
 
 def export_bundle(
     run: Path, out: Path, name: str = "dca-synthetic", overlap: float | None = None, overwrite: bool = False
 ) -> Bundle:
-    """Make the bundle ``out`` of the checkpoint in ``run`` that validated best, or of the last if none was validated.
+    """Write the checkpoint of ``run`` with the best validation score as the bundle ``out``.
 
-    Everything in its metadata comes from the run, but for the ``overlap`` of its windows: left out, it is that of the
-    model that the run started from, or the usual one. Scores are left to be measured. Raises UserError if there is no
-    such run, OutputError where the bundle cannot be written.
+    Without validation, it is the last checkpoint. The metadata come from the run. The sliding window's ``overlap`` is
+    by default that of the model the run started from, or ``DEFAULT_OVERLAP``. The bundle has no scores yet.
+
+    Raises UserError if ``run`` is not a run that can become a model, OutputError if the bundle cannot be written.
     """
     record = read_record(run)
     state = load_checkpoint(run / (BEST if has_checkpoint(run / BEST) else CHECKPOINT))
     if not same_groups(state["owners"], record.partition.owners):
-        raise UserError(f"The checkpoint in {run} is of another run than its record.", "Train in a new folder.")
+        raise UserError(
+            f"The checkpoint and the record in {run} belong to different runs.", "Train again in a new folder."
+        )
     options = TrainingOptions.from_json(state["options"])
     if options.strategy != "dca":
         raise UserError(
-            f"The run in {run} trained the baseline '{options.strategy}', which is made for comparison.",
-            "Pack a run of --strategy dca.",
+            f"The run in {run} trained the baseline '{options.strategy}', which is only for comparison.",
+            "Export a run with --strategy dca.",
         )
     if options.grid.shape is not None or options.grid.scaling != "window":
         raise UserError(
-            f"The run in {run} prepared its CTs as a published protocol does, for comparison: inference has voxels in "
-            "mm and a window in HU.",
-            "Train with another --preprocessing to make a model.",
+            f"The run in {run} used the preprocessing of a published protocol, which is only for comparison: inference "
+            "needs a spacing in mm and a window in HU.",
+            "Train a model with another --preprocessing.",
         )
     network = build_network(options, record.partition)
     network.load_state_dict(state["averaged"] if options.ema_decay else state["network"])
@@ -58,7 +61,7 @@ def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
         name=name,
         description=(
             f"DCA for the {len(record.vocabulary)} organs of {record.vocabulary.name} at {spacing} mm, {step} steps, "
-            f"{options.n_filters} filters, trained on {_in_words(training_data)}."
+            f"{options.n_filters} filters, trained on {_summary(training_data)}."
         ),
         vocabulary=record.vocabulary,
         spacing=options.grid.spacing,
@@ -75,18 +78,18 @@ def _metadata(name: str, record: RunRecord, step: int) -> Metadata:
 
 
 def _training_data(record: RunRecord) -> tuple[TrainingData, ...]:
-    """The run's own data, and those that the model it started from had seen before."""
-    before = () if record.initial is None else record.initial.training_data
+    """The data of the run, and those of the model it started from."""
+    earlier = () if record.initial is None else record.initial.training_data
     own = record.cohort.training_data
-    return own + tuple(data for data in before if data not in own)
+    return own + tuple(data for data in earlier if data not in own)
 
 
-def _in_words(training_data: tuple[TrainingData, ...]) -> str:
+def _summary(training_data: tuple[TrainingData, ...]) -> str:
     if all(data.synthetic for data in training_data):
         return "synthetic CT only"
-    kinds = {("labelled" if data.labelled else "unlabelled", data.synthetic) for data in training_data}
-    words = {True: "synthetic CT", False: "CT of patients"}
-    return ", ".join(f"{count} {words[synthetic]}" for count, synthetic in sorted(kinds))
+    groups = {("labeled" if data.labelled else "unlabeled", data.synthetic) for data in training_data}
+    nouns = {True: "synthetic CT", False: "CT of patients"}
+    return ", ".join(f"{labels} {nouns[synthetic]}" for labels, synthetic in sorted(groups))
 
 
 def _limits(training_data: tuple[TrainingData, ...]) -> tuple[str, ...]:
@@ -98,9 +101,9 @@ def _limits(training_data: tuple[TrainingData, ...]) -> tuple[str, ...]:
 
 
 def _licence(training_data: tuple[TrainingData, ...]) -> str:
-    """Apache-2.0, or the licence of some of the data that may bind what is made of them: share-alike, or not told."""
+    """Apache-2.0, unless the license of some data may apply to the model: a share-alike license, or unknown terms."""
     share_alike = [data.licence for data in training_data if "-SA-" in f"{data.licence}-".replace(" ", "-")]
-    not_told = [data.name for data in training_data if data.licence.startswith(("see ", "not stated"))]
-    if not_told and not share_alike:
-        return f"as the terms of its training data allow ({', '.join(not_told)})"
+    unknown = [data.name for data in training_data if data.licence.startswith(("see ", "not stated"))]
+    if unknown and not share_alike:
+        return f"as the terms of its training data allow ({', '.join(unknown)})"
     return share_alike[0] if share_alike else "Apache-2.0"

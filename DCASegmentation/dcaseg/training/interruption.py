@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM while a run trains: the first one ends it between two steps, a second one at once."""
+"""Ctrl+C and SIGTERM during training: the first signal ends the run after the step, a second one immediately."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-MESSAGE = "The run ends after this step and is saved; press Ctrl+C again to end at once, with the last checkpoint."
+MESSAGE = "The run will be saved and end after this step. Press Ctrl+C again to end now, without saving."
 
-# A launcher passes on a Ctrl+C that the terminal has sent to its processes already, and a key may bounce.
+# One key press may arrive twice: a launcher forwards the Ctrl+C that its processes also got from the terminal.
 _SAME_PRESS_SECONDS = 0.5
 
 
 class Interruption:
-    """Within its ``with`` block, SIGINT and SIGTERM set ``requested``; the block looks at it where it may stop.
+    """A context manager in which SIGINT and SIGTERM set ``requested``; the code inside stops where it can.
 
-    A second signal, more than half a second later, sets ``at_once`` and raises KeyboardInterrupt wherever the program
-    is. A signal that the process ignores stays ignored. Outside the main thread, which alone may handle signals, the
-    block changes nothing. ``say`` receives a line for the user at the first signal.
+    A second signal, more than half a second later, sets ``immediate`` and raises KeyboardInterrupt. Signals that the
+    process ignores stay ignored. Outside of the main thread, the only one that can handle signals, nothing changes.
+    ``notify`` receives a message for the user at the first signal.
     """
 
-    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, notify: Callable[[str], None] | None = None) -> None:
         self.requested = False
-        self.at_once = False
-        self._say = say
+        self.immediate = False
+        self._notify = notify
         self._first: float | None = None
         self._before: dict[int, Any] = {}
 
@@ -48,10 +48,10 @@ class Interruption:
         if self._first is None:
             self._first = now
             self.requested = True
-            if self._say is not None:
-                # The signal may have come while this very stream was written.
+            if self._notify is not None:
+                # The signal may have arrived while the program was writing to the same stream.
                 with suppress(RuntimeError, OSError, ValueError):
-                    self._say(MESSAGE)
+                    self._notify(MESSAGE)
         elif now - self._first > _SAME_PRESS_SECONDS:
-            self.at_once = True
+            self.immediate = True
             raise KeyboardInterrupt

@@ -1,9 +1,9 @@
-"""Options of a training run: the presets, named preprocessings, and fine-tuning.
+"""Options of a training run, the preprocessing presets, and the options of fine-tuning.
 
-They are facts taken from the repositories and papers named. All resample with SimpleITK (``imaging.resampling``), as
-inference does: a network that learned from one interpolation should not be asked about another. Ours filter a CT
-before it becomes coarser, the published ones do not. The prepared cases
-are kept on disk (``cases.save_case``), HU and all, so presets on one grid share them.
+The published presets follow the repositories and papers they name. All presets resample with SimpleITK
+(``imaging.resampling``), as inference does, because a network should see the same interpolation in training and
+inference. Our presets filter a CT before it is down-sampled; the published ones do not. Prepared cases are cached in HU
+(``cases.save_case``), so presets with the same grid share them.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ Decay = Literal["all", "weights"]
 
 @dataclass(frozen=True)
 class GridOptions:
-    """The model grid: ``spacing`` (x, y, z) in mm, ``orientation``, and the HU window mapped to 0..1.
+    """The model grid and the scaling of intensities.
 
-    ``anti_aliasing`` filters a CT along each axis that becomes coarser, as inference then does (see
-    ``imaging.resampling``).
+    - ``spacing`` (x, y, z) in mm, ``orientation``, and ``hu_window``, which is mapped to 0 to 1.
+    - ``anti_aliasing``: filter a CT along each axis that is down-sampled, in training and inference (see
+      ``imaging.resampling``).
 
-    The other two are for comparison with published protocols, and no bundle has them: ``shape`` (depth, height, width)
-    gives every case so many voxels whatever its size in mm, in place of ``spacing``; ``scaling`` "z_score" takes HU
-    minus the case's mean over its standard deviation in place of the window.
+    Two options exist only for comparison with published protocols; models in bundles cannot use them:
+
+    - ``shape`` (depth, height, width): resize every case to this number of voxels, instead of a fixed ``spacing``.
+    - ``scaling``: "z_score" uses (HU - mean) / standard deviation of the case, instead of the window.
     """
 
     spacing: tuple[float, float, float] = (4.0, 4.0, 4.0)
@@ -52,95 +54,96 @@ class GridOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of one run; the defaults are ours, ``paper()`` is the literal reading of the paper.
+    """Options of one training run. The defaults are ours; ``paper()`` is the literal reading of the paper.
 
-    ``patch`` is (depth, height, width) in voxels of the model grid.
+    ``patch`` is (depth, height, width) in voxels of the model grid. The comments explain the other options.
     """
 
     grid: GridOptions = field(default_factory=GridOptions)
-    # How to learn; what is said of experts and aggregation below is for "dca" alone. See training.strategies.
+    # The training method (see training.strategies). Options about experts and aggregation apply only to "dca".
     strategy: StrategyName = "dca"
-    # How organs are divided among the experts. The literal rule ("sequential") is fragile: see method.log_gap.
+    # How organs are divided among the experts. The paper's literal rule, "sequential", is fragile: see method.log_gap.
     partition: PartitionMode = "top2"
-    # Off: the stitched experts are the result (a reading of Table 3's third row).
+    # Off: the stitched experts are the result (one reading of the third row of Table 3).
     aggregation: bool = True
     n_filters: int = 8
-    # Batch statistics of two patches are noise; instance norm does not depend on the batch at all.
+    # The batch statistics of two patches are noisy; instance norm does not depend on the batch.
     norm: Norm = "instance"
-    # All patches of a step, labelled or not, go through encoder and experts as one batch, in one graph, so that batch
-    # norm has the statistics of all, for time and memory of the plain pass. Instance norm and stages have no use for
-    # it. On in the paper's preset: the family's networks (GALoss, DHC, M3HL) see labelled and unlabelled patches as
-    # one batch.
+    # Pass all patches of a step, labeled and unlabeled, through encoder and experts as one batch in one graph. Batch
+    # norm then has the statistics of all patches, at the cost of more time and memory. It has no effect with instance
+    # norm or separate stages. It is on in the paper's preset, because related networks (GALoss, DHC, M3HL) also use one
+    # batch.
     joint_statistics: bool = False
     # "kaiming" draws the weights of 3x3x3, 2x2x2 and 1x1x1 convolutions from N(0, 2 / fan-in), as GALoss and DHC do;
-    # "torch" leaves PyTorch's own, which is narrower.
+    # "torch" keeps PyTorch's initialization, which is narrower.
     initialization: Literal["torch", "kaiming"] = "torch"
     n_stages: tuple[tuple[int, ...], ...] = PAPER_N_STAGES
     dilations: tuple[tuple[int, ...], ...] = PAPER_DILATIONS
     fusion: FusionKind = "dfam"
     # Transposed convolutions leave a checkerboard in features and attention maps (see method.vnet.Upsampling).
     upsampling: UpsamplingMode = "trilinear"
-    # The aggregation decoder's logits correct the stitched experts' and start at zero (see method.network.DCANet).
+    # The aggregation decoder's logits start at zero and are added to the stitched experts' (see method.network.DCANet).
     residual: bool = True
-    # A raw stitch is moved by the constant that a softmax leaves free in each expert's logits.
+    # "raw" depends on a constant in each expert's logits that its softmax ignores (see method.stitching.stitch).
     stitching: StitchingMode = "background_relative"
     patch: tuple[int, int, int] = (48, 48, 48)
     labelled_per_step: int = 2
     unlabelled_per_step: int = 2
     steps: int = 6000
-    # Share of labelled patches centered on an organ, each organ as often as any other.
+    # The fraction of labeled patches that are centered on an organ; all organs are equally likely.
     foreground_fraction: float = 0.75
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     warmup_steps: int = 100
     weight_decay: float = 1e-4
     grad_clip_norm: float = 12.0
-    # After a label split most channels are absent from a patch; only those present carry a useful Dice.
+    # After a label split most channels are absent from a patch; Dice is useful only for those present.
     dice_channels: DiceChannels = "present"
-    # Weighs small organs up in the cross-entropy, or the softmax gives up on them in the first steps; fades to nothing
-    # over each stage, because it also makes organs too large. See method.objective.
+    # Gives small organs more weight in the cross-entropy; otherwise their probability vanishes in the first steps. It
+    # decreases to zero over each stage, because it also makes organs too large. See method.losses.
     class_balance: float = 0.75
-    # The paper teaches the aggregation decoder by pseudo-labels alone; true labels, where there are some, are better.
+    # The paper trains the aggregation decoder with pseudo-labels only; true labels, where available, are better.
     supervise_aggregation: bool = True
-    # Share of the steps in which encoder and experts learn; in the rest the aggregation decoder learns on what they
-    # have become. It hands them no gradient, so nothing is lost, a step takes half the time, and both stages have a
-    # schedule of their own. 0 trains all together.
+    # The fraction of the steps that train encoder and experts; in the remaining steps, only the aggregation decoder
+    # learns. It passes no gradient to the experts, so separate stages lose nothing, halve the time of a step, and have
+    # their own learning rate schedules. 0 trains everything together.
     expert_stage_fraction: float = 0.65
-    # The aggregation decoder starts its stage with the blocks of the medium expert, which are its own; "as_is" leaves
-    # it the weights it has: fresh ones, or those of the model that the run starts from.
+    # "medium": the aggregation decoder starts its stage with the medium expert's blocks, which have the same structure.
+    # "as_is": it keeps its weights, which are new or those of the initial model.
     aggregation_start: Literal["medium", "as_is"] = "medium"
-    # The experts and the encoder learn from unlabelled patches, too: from the averaged stitched experts' labels. The
-    # paper's experts do not. On three balls (Testing/test_training.py), 120 steps, three seeds, it cost 0.15 of mean
-    # Dice: what the teacher has not learned yet is taught as background.
+    # Experts and encoder also learn from unlabeled patches, with pseudo-labels of the averaged stitched experts. The
+    # paper's experts do not. On three balls (Testing/test_training.py, 120 steps, three seeds) it lowered the mean Dice
+    # by 0.15: organs that the teacher has not learned yet are taught as background.
     expert_pseudo_labels: bool = False
     unsupervised_weight: float = 1.0
-    # Below this share of its maximum the unsupervised term is left out, and its pass over the network saved.
+    # Below this fraction of its maximum, the unsupervised loss is left out to save its forward pass.
     unsup_weight_cutoff: float = 0.05
-    # Share of the steps (of a stage's, where there are two) over which the unsupervised weight grows.
+    # The fraction of the steps (of the stage's steps, if there are two stages) over which the unsupervised weight
+    # grows.
     ramp_fraction: float = 0.5
-    # Weights averaged over some last hundred steps; what is validated and shipped. None keeps the plain weights.
+    # The decay of the averaged weights, which are validated and exported. None: no average.
     ema_decay: float | None = 0.998
     augment: bool = True
-    # Half precision on CUDA, with scaled gradients; other devices compute in full.
+    # Half precision with gradient scaling on CUDA; other devices use single precision.
     mixed_precision: bool = True
     seed: int = 0
-    # Steps of the experts' stage, once it is over: a run that is made longer does not go back to it. None: the share
-    # experts_first of the steps.
+    # The steps of the experts' stage once it is over, so that a run with more steps does not return to it. None: the
+    # fraction expert_stage_fraction of the steps.
     expert_stage_steps: int | None = None
-    # Where patches that are not centered on an organ lie, and what continues a scan shorter than the patch: see
+    # How patches that are not centered on an organ are placed, and how scans shorter than the patch are padded: see
     # training.sampling.
     crop: Crop = "center"
     short_scans: ShortScans = "repeat"
-    # What weight decay pulls at: "weights" spares norms and biases, of which a small network cannot do without.
+    # Which parameters have weight decay: "all", or "weights", which excludes norms and biases.
     decay: Decay = "all"
-    # Options that only this strategy has, by name; each strategy's file declares its own (strategies.choosing).
+    # Options of this strategy, by name; each strategy's file defines them (strategies.base.option).
     strategy_options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def paper(cls, **changes: Any) -> TrainingOptions:
-        """Preset ``paper``: section 3.6 of the method's dossier, with the paper's patch, batch, optimizer and loss."""
+        """The preset ``paper``: the paper's patch, batch, optimizer and loss, with ``changes``."""
         literal: dict[str, Any] = {
-            # The family's voxels (see training.preprocessing); the slides state none.
+            # The spacing of related work (see PRESETS); the slides do not state one.
             "grid": GridOptions(spacing=(1.5, 1.5, 2.0), anti_aliasing=False),
             "partition": "sequential",
             "n_filters": 16,
@@ -148,7 +151,7 @@ class TrainingOptions:
             "joint_statistics": True,
             "upsampling": "transposed",
             "residual": False,
-            # Kaiming: GALoss's network A, DHC's both.
+            # As in GALoss's network A and both of DHC's networks.
             "initialization": "kaiming",
             "stitching": "raw",
             "patch": (96, 96, 96),
@@ -156,7 +159,7 @@ class TrainingOptions:
             "unlabelled_per_step": 2,
             "steps": 17000,
             "foreground_fraction": 0.0,
-            # Every position inside the volume alike, as GALoss's and DHC's random crops.
+            # All positions inside the volume are equally likely, as in GALoss's and DHC's random crops.
             "crop": "position",
             "short_scans": "air",
             "optimizer": "sgd",
@@ -179,11 +182,15 @@ class TrainingOptions:
         return cls(**{**literal, **changes})
 
     def to_json(self) -> dict[str, Any]:
+        """Convert to plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
-        """Options from ``to_json``. Those of an older version that lack an option have what it did before."""
+        """Read the output of ``to_json``. An option that an older version did not have gets that version's behavior.
+
+        Raises ValueError for unknown options.
+        """
         data = {_RENAMED.get(key, key): value for key, value in data.items()}
         if "grad_clip_norm" in data and data["grad_clip_norm"] is None:
             # JSON knows no infinity.
@@ -197,7 +204,7 @@ class TrainingOptions:
         return cls(**{**values, "grid": GridOptions(**grid)})
 
 
-# Options under the names that earlier versions wrote.
+# Names of options in earlier versions.
 _RENAMED = {
     "experts_first": "expert_stage_fraction",
     "experts_steps": "expert_stage_steps",
@@ -206,7 +213,7 @@ _RENAMED = {
     "gradient_limit": "grad_clip_norm",
     "averaging": "ema_decay",
 }
-# What a run of a version without the option did.
+# The behavior of versions without these options.
 _BEFORE: dict[str, Any] = {
     "upsampling": "transposed",
     "residual": False,
@@ -218,7 +225,7 @@ _GRID_BEFORE: dict[str, Any] = {"anti_aliasing": False}
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has lists where the options hold tuples."""
+    """Convert JSON lists to tuples."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
@@ -227,7 +234,7 @@ _ANISOTROPIC = (1.5, 1.5, 2.0)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The ``grid`` of a preset, its ``reason``, and ``changes`` to other options that it makes necessary."""
+    """A preprocessing preset: its ``grid``, its ``reason``, and ``changes`` to other options that it requires."""
 
     grid: GridOptions
     reason: str
@@ -237,48 +244,50 @@ class Preprocessing:
 PRESETS: dict[str, Preprocessing] = {
     "default": Preprocessing(
         GridOptions(),
-        "Ours: 4 mm, so that a patch of 48 holds the upper abdomen and a CPU can train. Window -125 to 275 HU: fat to "
-        "enhanced vessels; bone and air are told apart without it.",
+        "Ours: 4 mm, so that a patch of 48 voxels covers the upper abdomen and training on a CPU is possible. The "
+        "window of -125 to 275 HU spans fat to contrast-enhanced vessels.",
     ),
     "fine": Preprocessing(
         GridOptions(spacing=(2.0, 2.0, 2.0)),
-        "Ours for a GPU: 2 mm, the adrenal glands' limbs are a few voxels thick. Patch 96 or more.",
+        "Ours for a GPU: at 2 mm, the limbs of the adrenal glands are a few voxels thick. Use a patch of 96 or more.",
     ),
     "duomod": Preprocessing(
         GridOptions(spacing=_ANISOTROPIC, anti_aliasing=False),
-        "DuoMod-Net's AMOS: 1.5 x 1.5 x 2.0 mm, -125 to 275 HU to 0..1. The paper's preset takes it: the slides say "
-        "nothing of spacing, and MagicNet's data, which the paper's protocol most likely took over, have it, too.",
+        "AMOS as in DuoMod-Net: 1.5 x 1.5 x 2.0 mm, -125 to 275 HU mapped to 0 to 1. The paper's preset uses it: the "
+        "slides do not state a spacing, and the data of MagicNet, whose protocol the paper most likely follows, have "
+        "this spacing, too.",
     ),
     "galoss-amos": Preprocessing(
         GridOptions(spacing=_ANISOTROPIC, anti_aliasing=False),
-        "GALoss's AMOS: -125 to 275 HU to 0..1. Its arrays were published without a spacing; 1.5 x 1.5 x 2.0 mm, that "
-        "of its Synapse, is our reading, so this equals duomod.",
+        "AMOS as in GALoss: -125 to 275 HU mapped to 0 to 1. Its arrays were published without a spacing. We assume "
+        "that of its Synapse data, 1.5 x 1.5 x 2.0 mm, so this equals duomod.",
     ),
     "magicnet": Preprocessing(
         GridOptions(spacing=_ANISOTROPIC, scaling="z_score", anti_aliasing=False),
-        "Synapse of MagicNet, which GALoss takes as it is: 1.5 x 1.5 x 2.0 mm, zero mean and unit variance of each "
-        "volume. No augmentation, which works on 0..1. Not for a model: the mean depends on how much air a scan shows.",
+        "Synapse as in MagicNet and GALoss: 1.5 x 1.5 x 2.0 mm, each volume with zero mean and unit variance. No "
+        "augmentation, which needs intensities from 0 to 1. Not for a model: the mean depends on the amount of air in "
+        "the scan.",
         {"augment": False},
     ),
     "dhc": Preprocessing(
         GridOptions(hu_window=(-75.0, 275.0), shape=(80, 160, 160), anti_aliasing=False),
-        "DHC, GenericSSL and SKCDF: each case resized to 80 x 160 x 160 voxels, -75 to 275 HU to 0..1 (their minimum "
-        "and maximum after clipping are the window's ends wherever a CT holds air and bone). Patch 64,128,128. Not for "
-        "a model: voxels differ in size from case to case.",
+        "DHC, GenericSSL and SKCDF: each case resized to 80 x 160 x 160 voxels, -75 to 275 HU mapped to 0 to 1 (they "
+        "scale by minimum and maximum after clipping, which is the same for a CT with air and bone). Use a patch of "
+        "64,128,128. Not for a model: the voxel size differs from case to case.",
     ),
 }
 
 
 def preprocessing(name: str) -> Preprocessing:
-    """The preset ``name``. Raises UserError for a name there is not."""
+    """The preprocessing preset ``name``. Raises UserError for an unknown name."""
     if name not in PRESETS:
-        raise UserError(f"There is no preprocessing '{name}'.", f"Choose one of: {', '.join(PRESETS)}.")
+        raise UserError(f"'{name}' is not a preprocessing preset.", f"Choose one of: {', '.join(PRESETS)}.")
     return PRESETS[name]
 
 
-# Chosen once, before any result: a run of a few minutes on one core whose learning rate is a quarter of a training's
-# from nothing; it averages over some last fifty steps, and keeps what the aggregation decoder knows. Pseudo-labels
-# are good from the start, so they need no long ramp.
+# Chosen once, before any result was known: a run of a few minutes on one core, with a quarter of the usual learning
+# rate. The weights are averaged over about the last fifty steps, and the aggregation decoder keeps its weights.
+# Pseudo-labels are good from the start, so a short ramp is enough.
 FINE_TUNING_DEFAULTS: Mapping[str, Any] = {
     "steps": 160,
     "learning_rate": 5e-4,
@@ -292,8 +301,11 @@ FINE_TUNING_DEFAULTS: Mapping[str, Any] = {
 
 
 def fine_tuning_options(metadata: Metadata, **changes: Any) -> TrainingOptions:
-    """Options of a run that goes on from the model of ``metadata``: its grid and network, ``FINE_TUNING_DEFAULTS``,
-    then ``changes``. A grid among these is another preparation of the CTs, which the model has to get used to."""
+    """Options of a run that starts from the model of ``metadata``.
+
+    They are the model's grid and network, then ``FINE_TUNING_DEFAULTS``, then ``changes``. If ``changes`` contain
+    another grid, the model has to adapt to CTs that are prepared differently.
+    """
     network = metadata.network
     shape = {
         "grid": GridOptions(
@@ -308,7 +320,7 @@ def fine_tuning_options(metadata: Metadata, **changes: Any) -> TrainingOptions:
         "fusion": network["fusion"],
         "aggregation": network["aggregation"],
         "stitching": network["stitching"],
-        # Bundles from before these options existed lack them.
+        # Older bundles do not have these options.
         "upsampling": network.get("upsampling", "transposed"),
         "residual": network.get("residual", False),
     }

@@ -1,7 +1,7 @@
-"""The splits in circulation: which cases the published numbers were trained, validated and tested on.
+"""Published splits of AMOS and Synapse: the cases that published results were trained, validated and tested on.
 
-Ids are facts taken from the public repositories named in each split. Results on different splits of Synapse cannot be
-compared: six test cases, and not the same six. What is wrong with a split is said in its ``caveats``.
+The ids come from the public repository named in each split. Results on different splits of Synapse are not comparable:
+each has six test cases, but not the same six. Known problems of a split are in its ``caveats``.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SYNAPSE_IDS = (*range(1, 11), *range(21, 41))
-"""The 30 labelled cases of "Beyond the Cranial Vault" (BTCV, Synapse)."""
+"""The 30 labeled cases of "Beyond the Cranial Vault" (BTCV, Synapse)."""
 
-# AMOS numbers its MRI above 500 (the data set's own description).
+# AMOS ids above 500 are MRI, according to the data set's description.
 LAST_CT_OF_AMOS = 500
 
 
 @dataclass(frozen=True)
 class Split:
-    """Ids of labelled, validation and test cases; whatever else is in the training part is unlabelled.
+    """Ids of the labeled, validation and test cases. All other cases of the training part are unlabeled.
 
-    ``test`` is None where the test cases are a part of the download (AMOS: its validation part). ``source`` is the
-    repository that the ids are from, ``caveats`` what to know before quoting a number.
+    ``test`` is None if the test cases are a separate part of the download (AMOS: its validation part). ``source`` is
+    the repository of the ids, and ``caveats`` are sentences about the split's problems.
     """
 
     labelled: tuple[int, ...]
@@ -31,8 +31,8 @@ class Split:
 
 
 _LATER_SIX = (8, 27, 29, 33, 37, 39)
-_OTHERS = "Numbers on other Synapse splits are of other test cases; do not compare."
-_SIX_CASES = "Six test cases: state an interval over cases with every mean."
+_OTHERS = "Other Synapse splits have other test cases: do not compare results between splits."
+_SIX_CASES = "There are only six test cases: report an interval over cases with every mean."
 _CAVEATS = (_OTHERS, _SIX_CASES)
 _CHANGED = "DHC's repository later changed its test list to 8 27 29 33 37 39, five of which are training cases here."
 _DHC = "xmed-lab/DHC at 3a09c34, synapse_data/splits"
@@ -43,7 +43,7 @@ SYNAPSE: dict[str, Split] = {
     "galoss-20p": Split(
         (2, 23, 34, 39), _FIRST_VALIDATION, _FIRST_SIX, "cicailalala/GALoss, train_Synapse_CPS.py", _CAVEATS
     ),
-    # The first version of DHC's lists, which GALoss took over.
+    # The first version of DHC's lists, which GALoss also uses.
     "dhc-20p": Split((2, 23, 34, 39), _FIRST_VALIDATION, _FIRST_SIX, _DHC, (_CHANGED, *_CAVEATS)),
     "dhc-40p": Split((2, 9, 21, 23, 27, 31, 32, 37), _FIRST_VALIDATION, _FIRST_SIX, _DHC, (_CHANGED, *_CAVEATS)),
     "skcdf-20p": Split(
@@ -59,13 +59,15 @@ _AMOS_EVAL = (
     599,
 )
 _AMOS_SOURCE = "xmed-lab/DHC at b3dee97, amos_data/splits"
-_MRI = "Ids above 500 are MRI; the repositories window them as if they were HU. They are left out here (--with-mri)."
+_MRI = (
+    "Ids above 500 are MRI, which the repositories window like CT. They are left out here (add them with --with-mri)."
+)
 
 AMOS: dict[str, Split] = {
     "2p": Split((17, 77, 358, 361), _AMOS_EVAL, None, _AMOS_SOURCE, (_MRI,)),
     "5p": Split(
         (78, 158, 170, 192, 391, 396, 410, 514, 548, 578), _AMOS_EVAL, None, _AMOS_SOURCE,
-        (_MRI, "3 of the 10 labelled cases (514, 548, 578) are MRI, so 7 labelled CTs remain."),
+        (_MRI, "3 of the 10 labeled cases (514, 548, 578) are MRI, so 7 labeled CTs remain."),
     ),
     "10p": Split(
         (
@@ -81,8 +83,8 @@ AMOS: dict[str, Split] = {
         _AMOS_EVAL, None, _AMOS_SOURCE,
         (
             _MRI,
-            "The published 20 % list is another draw: 3 of its labelled cases (66, 349, 381) and 17 of its unlabelled "
-            "ones are validation cases. They are left out of the training here.",
+            "The published 20 % list was drawn separately: 3 of its labeled cases (66, 349, 381) and 17 of its "
+            "unlabeled cases are validation cases. They are left out of the training here.",
         ),
     ),
 }  # fmt: skip

@@ -1,6 +1,6 @@
-"""Which patches the network sees, their augmentation, and drawing them ahead.
+"""Patch sampling: which patches the network sees, their augmentation, and prefetching.
 
-There are no flips: left and right organs are different classes.
+There are no flips, because left and right organs are different classes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ Volumes = NDArray[np.float32]
 
 
 def augment_intensity(volumes: Volumes, generator: np.random.Generator) -> Volumes:
-    """Windowed patches (count, 1, d, h, w) in 0..1 with other contrast, brightness, gamma, blur and noise, in 0..1."""
-    changed = np.empty_like(volumes)
+    """Randomly change contrast, brightness, gamma, sharpness and noise of patches (count, 1, depth, height, width).
+
+    Input and output intensities are between 0 and 1.
+    """
+    augmented = np.empty_like(volumes)
     for index, volume in enumerate(volumes):
         contrast = generator.uniform(0.85, 1.15)
         brightness = generator.uniform(-0.06, 0.06)
@@ -41,12 +44,12 @@ def augment_intensity(volumes: Volumes, generator: np.random.Generator) -> Volum
                 patch = _smooth(patch, axis, generator.uniform(0.0, 0.3))
         if generator.random() < 0.6:
             patch = patch + generator.standard_normal(patch.shape, dtype=np.float32) * generator.uniform(0, 0.05)
-        changed[index] = np.clip(patch, 0, 1)
-    return changed
+        augmented[index] = np.clip(patch, 0, 1)
+    return augmented
 
 
 def _smooth(volume: np.ndarray, axis: int, share: float) -> np.ndarray:
-    """Each voxel gives ``share`` of itself to its two neighbors along ``axis``."""
+    """Move the fraction ``share`` of each voxel to its two neighbors along ``axis``."""
     padded = np.pad(volume, [(1, 1) if a == axis else (0, 0) for a in range(volume.ndim)], mode="edge")
     size = volume.shape[axis]
     before, after = np.take(padded, range(size), axis), np.take(padded, range(2, size + 2), axis)
@@ -56,10 +59,12 @@ def _smooth(volume: np.ndarray, axis: int, share: float) -> np.ndarray:
 class Patches(NamedTuple):
     """Patches of one step.
 
-    ``volumes`` are float32 (count, 1, depth, height, width), in 0..1 for a window, ``labels`` int64 (count, depth,
-    height, width) or None, ``unannotated`` the labels that each patch's label map does not tell of, ``ignored``
-    booleans like ``labels`` (no label there), or None where no case has such voxels. A sampler that makes its patches
-    on a device gives tensors in place of arrays.
+    - ``volumes``: float32 (count, 1, depth, height, width), from 0 to 1 if scaled by a window.
+    - ``labels``: int64 (count, depth, height, width), or None.
+    - ``unannotated``: for each patch, the labels that its label map does not include.
+    - ``ignored``: booleans (count, depth, height, width), true for voxels without a label, or None.
+
+    A sampler that creates patches on a device returns tensors instead of arrays.
     """
 
     volumes: np.ndarray
@@ -69,75 +74,79 @@ class Patches(NamedTuple):
 
 
 class Sampler(Protocol):
-    """Where a run's patches come from: cases in memory, or CTs that are painted as they are needed.
+    """A source of patches: cases in memory, or synthetic CTs that are created on demand.
 
-    A draw depends on ``generator`` alone, so that a step's patches are the same whoever draws them, in whatever order,
-    in this process or in another one: the trainer gives each patch of each step a generator of its own. An object that
-    is pickled for worker processes must keep working there.
+    A draw must depend only on ``generator``, so that the patches of a step are the same in any order and in any
+    process; the trainer passes a separate generator for each patch of each step. Samplers are pickled for worker
+    processes.
     """
 
     def draw(self, count: int, generator: np.random.Generator) -> Patches:
-        """``count`` patches; with labels if the sampler's cases are labeled."""
+        """Draw ``count`` patches, with labels if the sampler's cases are labeled."""
         ...
 
 
 def patch_generator(seed: int, stream: int, step: int, index: int) -> np.random.Generator:
-    """The generator of one patch of one step. ``stream`` keeps labeled (0) and unlabeled (1) patches apart."""
+    """The random generator of one patch of one step. ``stream`` is 0 for labeled and 1 for unlabeled patches."""
     return np.random.default_rng([seed, stream, step, index])
 
 
-def joined(patches: Sequence[Patches]) -> Patches:
-    """Several draws as one; all of them have labels, or none has. Arrays become arrays, tensors tensors."""
-    labels = [one.labels for one in patches if one.labels is not None]
+def concatenate_patches(patches: Sequence[Patches]) -> Patches:
+    """Concatenate several draws, which must all have labels or all have none. Arrays and tensors are supported."""
+    labels = [each.labels for each in patches if each.labels is not None]
     ignored = None
-    if any(one.ignored is not None for one in patches):
-        nothing = [np.zeros(one.volumes.shape[:1] + one.volumes.shape[2:], bool) for one in patches]
-        ignored = _concatenated(
-            [none if one.ignored is None else one.ignored for one, none in zip(patches, nothing, strict=True)]
+    if any(each.ignored is not None for each in patches):
+        none_ignored = [np.zeros(each.volumes.shape[:1] + each.volumes.shape[2:], bool) for each in patches]
+        ignored = _concatenate(
+            [none if each.ignored is None else each.ignored for each, none in zip(patches, none_ignored, strict=True)]
         )
     return Patches(
-        _concatenated([one.volumes for one in patches]),
-        _concatenated(labels) if labels else None,
-        tuple(unannotated for one in patches for unannotated in one.unannotated),
+        _concatenate([each.volumes for each in patches]),
+        _concatenate(labels) if labels else None,
+        tuple(unannotated for each in patches for unannotated in each.unannotated),
         ignored,
     )
 
 
-def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
-    if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate(parts)
-    tensors = [torch.as_tensor(part) for part in parts]
+def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    if all(isinstance(array, np.ndarray) for array in arrays):
+        return np.concatenate(arrays)
+    tensors = [torch.as_tensor(array) for array in arrays]
     device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), tensors[0].device)
-    joined: Any = torch.cat([tensor.to(device) for tensor in tensors])
-    return joined
+    concatenated: Any = torch.cat([tensor.to(device) for tensor in tensors])
+    return concatenated
 
 
 class MixedSampler:
-    """Draws each patch from one of several samplers, chosen with ``weights``, which need not sum to one."""
+    """Draws each patch from one of several samplers, chosen with ``weights``, which need not sum to one.
+
+    Raises ValueError if the weights do not fit the samplers.
+    """
 
     def __init__(self, samplers: Sequence[Sampler], weights: Sequence[float]) -> None:
         if not samplers or len(samplers) != len(weights) or min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError("a mixed sampler needs samplers and as many weights, not all of them 0")
+            raise ValueError("a mixed sampler needs samplers and one weight for each, not all of them 0")
         self._samplers = list(samplers)
         self._shares = np.asarray(weights, float) / sum(weights)
 
     def draw(self, count: int, generator: np.random.Generator) -> Patches:
-        """See ``Sampler``."""
+        """Draw ``count`` patches (see ``Sampler``)."""
         chosen = generator.choice(len(self._samplers), count, p=self._shares)
-        return joined([self._samplers[index].draw(1, generator) for index in chosen])
+        return concatenate_patches([self._samplers[index].draw(1, generator) for index in chosen])
 
 
 class PatchSampler:
-    """Draws patches from cases held in memory.
+    """Draws patches from cases in memory.
 
-    With probability ``foreground_fraction`` a patch of a labelled case is centered near a voxel of an organ, every
-    organ as likely as any other; otherwise it lies anywhere. Patches stay inside the volume, as the sliding window's
-    do.
+    With probability ``foreground_fraction``, a patch of a labeled case is centered near a voxel of an organ; all organs
+    are equally likely. Otherwise its position is random. Patches stay inside the volume, as in the sliding window.
 
-    Anywhere is, by the option ``crop``: "center", the center is any voxel and the patch is then moved into the volume,
-    so that it often touches a border; "position", every position inside the volume is equally likely, as in the
-    repositories of the paper's family. By the option ``short_scans`` a volume shorter than the patch along z (the first
-    axis) is continued with "air", or by "repeat": its end slices are repeated, those of the labels, too.
+    The option ``crop`` decides how a random position is drawn. "center": the center is any voxel, and the patch is then
+    moved into the volume, so it often touches a border. "position": all positions inside the volume are equally likely,
+    as in the repositories of related methods. The option ``short_scans`` decides how a volume that is shorter than the
+    patch along z (the first axis) is padded: with "air", or with its end slices ("repeat"), for the labels too.
+
+    Raises ValueError if there are no cases.
     """
 
     def __init__(
@@ -157,7 +166,10 @@ class PatchSampler:
         self._some_ignored = any(case.ignored is not None for case in self._cases)
 
     def draw(self, count: int, generator: np.random.Generator | None = None) -> Patches:
-        """``count`` patches, with labels if the cases have some; by the constructor's generator unless one is given."""
+        """Draw ``count`` patches, with labels if the cases have them.
+
+        By default, the ``generator`` is that of the constructor.
+        """
         generator = self._generator if generator is None else generator
         volumes: list[np.ndarray] = []
         labels: list[np.ndarray] = []
@@ -195,31 +207,31 @@ class PatchSampler:
     def _cut(self, array: np.ndarray, center: np.ndarray, fill: int) -> np.ndarray:
         patch = np.asarray(self._options.patch)
         shape = np.asarray(array.shape)
-        lacking = np.maximum(patch - shape, 0)
-        if lacking.any():
-            widths = [(int(n) // 2, int(n) - int(n) // 2) for n in lacking]
+        missing = np.maximum(patch - shape, 0)
+        if missing.any():
+            widths = [(int(n) // 2, int(n) - int(n) // 2) for n in missing]
             if self._options.short_scans == "repeat":
                 array = np.pad(array, [widths[0], (0, 0), (0, 0)], mode="edge")
                 widths[0] = (0, 0)
             array = np.pad(array, widths, constant_values=fill)
-            center = center + lacking // 2
+            center = center + missing // 2
             shape = np.asarray(array.shape)
         start = np.clip(center - patch // 2, 0, shape - patch)
         return array[tuple(slice(int(a), int(a + n)) for a, n in zip(start, patch, strict=True))]
 
 
 class StepPatches(NamedTuple):
-    """What a process needs for one step; ``unlabelled`` is None where it does not count."""
+    """One process's patches of a step; ``unlabelled`` is None if the step does not use unlabeled patches."""
 
     labelled: Patches
     unlabelled: Patches | None
 
 
 class StepSampler:
-    """Draws this process's patches of any step, intensity augmentation included, from the seed and the step alone.
+    """Draws this process's patches of any step, with intensity augmentation. They depend only on seed and step.
 
-    ``share`` gives this process's part of the indices of a batch. Patches that a sampler gives as tensors are taken as
-    they are: it makes them on the device, each with an appearance of its own.
+    ``share`` returns this process's part of the indices of a batch. Patches that a sampler returns as tensors are not
+    augmented, because each already has its own synthetic appearance.
     """
 
     def __init__(
@@ -234,7 +246,7 @@ class StepSampler:
         self._indices = (share(range(options.labelled_per_step)), share(range(options.unlabelled_per_step)))
 
     def draw(self, step: int, unlabelled: bool) -> StepPatches:
-        """The patches of ``step``; with the unlabelled ones where there are some and they are asked for."""
+        """Draw the patches of ``step``, with unlabeled ones if ``unlabelled`` and if there is a sampler for them."""
         labelled = self._draw(0, step)
         assert labelled is not None
         return StepPatches(labelled, self._draw(1, step) if unlabelled else None)
@@ -250,21 +262,21 @@ class StepSampler:
             if self._options.augment and isinstance(patch.volumes, np.ndarray):
                 patch = patch._replace(volumes=augment_intensity(patch.volumes, generator))
             drawn.append(patch)
-        return joined(drawn)
+        return concatenate_patches(drawn)
 
 
-# Steps that are drawn ahead, for each process: enough to even out a draw that takes longer than the others.
+# Steps to prefetch per process: enough to compensate for a draw that takes longer than usual.
 _AHEAD = 2
 
 
 class Prefetcher:
-    """Draws by ``sampler`` in the background, in one thread of this process or in ``workers`` processes.
+    """Draws patches in the background, in ``workers`` processes or, with 0, in a thread of this process.
 
-    A step's patches depend on the step alone, so whatever was drawn ahead can be dropped, and is: when a run ends, or
-    when a process that draws has died. Then a thread of this process draws on, and ``say`` receives a line about it.
-    Results come back through pipes, not through shared memory, of which containers often have too little.
+    ``unlabelled(step)`` returns whether a step needs unlabeled patches; ``end`` is the first step not to draw.
 
-    ``unlabelled(step)`` says whether that step needs unlabeled patches; ``end`` is the first step not to draw.
+    Prefetched patches can be dropped, because they depend only on the step. If a worker process dies, a thread of this
+    process continues, and ``notify`` receives a message. Workers return patches through pipes and not through shared
+    memory, which is often too small in containers.
     """
 
     def __init__(
@@ -273,52 +285,52 @@ class Prefetcher:
         unlabelled: Callable[[int], bool],
         end: int,
         workers: int = 0,
-        say: Callable[[str], None] | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         self._sampler = sampler
         self._needs_unlabelled = unlabelled
         self._end = end
-        self._say = say
+        self._notify = notify
         self._waiting: dict[tuple[int, bool], Future[StepPatches]] = {}
         self._ahead = _AHEAD * max(workers, 1)
         self._executor: Executor = _processes(sampler, workers) if workers else _thread()
-        self._of_processes = workers > 0
+        self._uses_processes = workers > 0
 
     def take(self, step: int, unlabelled: bool) -> StepPatches:
-        """The patches of ``step``, and a start of drawing those of the steps after it."""
-        wanted = step, unlabelled
+        """Return the patches of ``step``, and start to draw those of the next steps."""
+        key = step, unlabelled
         try:
-            self._submit(wanted)
+            self._submit(key)
             for later in range(step + 1, min(step + 1 + self._ahead, self._end)):
                 self._submit((later, self._needs_unlabelled(later)))
-            drawn = self._waiting.pop(wanted).result()
+            patches = self._waiting.pop(key).result()
         except BrokenProcessPool:
-            self._go_on_in_a_thread()
+            self._switch_to_thread()
             return self.take(step, unlabelled)
-        for passed in [key for key in self._waiting if key[0] <= step]:
-            self._waiting.pop(passed).cancel()
-        return drawn
+        for outdated in [waiting for waiting in self._waiting if waiting[0] <= step]:
+            self._waiting.pop(outdated).cancel()
+        return patches
 
     def close(self) -> None:
-        """Stop drawing; what was drawn ahead is dropped."""
+        """Stop drawing, and drop prefetched patches."""
         self._waiting.clear()
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, key: tuple[int, bool]) -> None:
         if key not in self._waiting:
-            if self._of_processes:
+            if self._uses_processes:
                 self._waiting[key] = self._executor.submit(_draw, *key)
             else:
                 self._waiting[key] = self._executor.submit(self._sampler.draw, *key)
 
-    def _go_on_in_a_thread(self) -> None:
+    def _switch_to_thread(self) -> None:
         self._waiting.clear()
         self._executor.shutdown(wait=False, cancel_futures=True)
-        self._executor, self._of_processes = _thread(), False
-        if self._say is not None:
-            self._say(
-                "A process that draws patches was ended, perhaps for want of memory; the run goes on and draws them "
-                "in its own process. --workers 0 does so from the start."
+        self._executor, self._uses_processes = _thread(), False
+        if self._notify is not None:
+            self._notify(
+                "A process that draws patches has ended, perhaps because of insufficient memory. The run continues and "
+                "draws patches in its own process, as with --workers 0."
             )
 
 
@@ -327,33 +339,33 @@ def _thread() -> Executor:
 
 
 def _processes(sampler: StepSampler, count: int) -> Executor:
-    # Forked processes share the cases in memory; elsewhere each gets a copy.
+    # Forked processes share the cases in memory; spawned ones get a copy.
     context = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else "spawn")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        pool = ProcessPoolExecutor(count, context, _begin, (sampler, os.getpid()))
-        # All of them start now, while no thread of this process holds a lock.
+        pool = ProcessPoolExecutor(count, context, _initialize_worker, (sampler, os.getpid()))
+        # Start all processes now, while no thread of this process holds a lock.
         for future in [pool.submit(os.getpid) for _ in range(count)]:
             future.result()
     return pool
 
 
-# A drawing process's own, handed to it once: the cases are in it.
+# The sampler of a worker process. It is passed only once, because it contains the cases.
 _sampler: StepSampler | None = None
 
 
-def _begin(sampler: StepSampler, parent: int) -> None:
+def _initialize_worker(sampler: StepSampler, parent: int) -> None:
     global _sampler
     _sampler = sampler
-    # The process that trains decides what a Ctrl+C means, and ends this one.
+    # The training process handles Ctrl+C, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """End this process once ``parent`` is gone, killed perhaps: it holds its own end of the pipe and would wait."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the process ``parent`` has ended. Otherwise, if it was killed, this process would wait forever."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(0)
@@ -366,5 +378,5 @@ def _draw(*key: Any) -> StepPatches:
 
 
 def _as_arrays(patches: Patches) -> Patches:
-    """Tensors as arrays: they would be sent through shared memory."""
+    """Convert tensors to arrays, because tensors would be sent through shared memory."""
     return Patches._make(part.numpy() if isinstance(part, torch.Tensor) else part for part in patches)

@@ -1,4 +1,4 @@
-"""Where training cases come from: CT files, phantoms, and CTs synthesized from label maps."""
+"""Sources of training cases: CT files, phantoms, and CTs synthesized from label maps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 _HIGHEST = 65535
 
-# Part of a prepared case's name: 2 keeps labels above 255, which wrapped around before.
+# The version of the preparation, which is part of a cached case's name. Version 1 wrapped labels above 255.
 _PREPARATION = 2
 
 
@@ -43,9 +43,9 @@ _PREPARATION = 2
 class CTFile:
     """One CT and its label map, if it has one.
 
-    ``ids`` renames the labels of a map in other numbers: theirs to ours, 0 for what is background here; a number it
-    does not name is background too. Empty leaves them as they are. ``unannotated`` are the labels (ours) that the map
-    does not tell of.
+    ``ids`` converts the numbers of the label map to labels of the vocabulary; numbers that it does not contain become
+    background. If it is empty, the numbers are kept. ``unannotated`` are labels of the vocabulary that the label map
+    does not include.
     """
 
     image: str
@@ -56,7 +56,7 @@ class CTFile:
 
 @dataclass(frozen=True)
 class CTFiles:
-    """CTs under one ``name`` and ``licence``; ``origin`` says where they are from."""
+    """CT files with a common ``name``, ``licence`` and ``origin``."""
 
     kind: ClassVar[str] = "ct_files"
 
@@ -66,36 +66,37 @@ class CTFiles:
     files: tuple[CTFile, ...]
 
     def __post_init__(self) -> None:
-        # From JSON come dictionaries with lists and text for numbers.
-        made = tuple(file if isinstance(file, CTFile) else _file_from_json(file) for file in self.files)
-        object.__setattr__(self, "files", made)
+        # Files from JSON are dictionaries with lists, and with strings as keys.
+        files = tuple(file if isinstance(file, CTFile) else _file_from_json(file) for file in self.files)
+        object.__setattr__(self, "files", files)
 
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
-        """See ``Source``. Raises ImageError for a file that cannot be used, or a label map on another grid."""
+        """See ``Source``. Raises ImageError if a file cannot be used, or if a label map has another grid than its
+        CT."""
         folder = cache_folder(cache, grid)
         cases: list[Case] = []
-        unnamed: list[dict[int, int]] = []
+        omitted: list[dict[int, int]] = []
         names = self.names
         for index, file in enumerate(self.files):
             path = folder / f"{_digest(file, labelled)}.npz"
             if not path.exists():
-                save_case(_prepare(file, grid, labelled, names[index], unnamed), path)
+                save_case(_prepare(file, grid, labelled, names[index], omitted), path)
             cases.append(replace(load_case(path), name=names[index]))
             if progress is not None:
                 progress((index + 1) / len(self.files), f"CT {index + 1} of {len(self.files)}")
-        for note in told_left_out(unnamed):
+        for note in told_left_out(omitted):
             _log.warning("%s: %s", self.name, note)
         return cases
 
     @property
     def names(self) -> list[str]:
-        """A name for each CT: that of its file, with as many of its folders as tell it from the others."""
+        """A name for each CT: its file name, with as many parent folders as needed to make it unique."""
         return _names([Path(file.image) for file in self.files])
 
     def entries(self) -> list[Entry]:
-        """Those with a label map, as entries of a list."""
+        """The CTs with a label map, as entries of a data list."""
         return [
             Entry(Path(file.image), Path(file.labels), file.unannotated, dict(file.ids))
             for file in self.files
@@ -118,17 +119,18 @@ def _file_from_json(data: Mapping[str, Any]) -> CTFile:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The shortest endings of ``paths`` that differ from each other, as text with slashes."""
+    """The shortest endings of ``paths`` that differ from each other, with slashes."""
     length = 1
     while True:
         names = ["/".join(path.parts[-length:]) for path in paths]
-        # Of one CT that is listed twice no ending differs.
+        # If a CT is listed twice, no ending is unique.
         if len(set(names)) == len(set(paths)) or length >= max(len(path.parts) for path in paths):
             return names
         length += 1
 
 
-def _prepare(file: CTFile, grid: GridOptions, labelled: bool, name: str, unnamed: list[dict[int, int]]) -> Case:
+def _prepare(file: CTFile, grid: GridOptions, labelled: bool, name: str, omitted: list[dict[int, int]]) -> Case:
+    """Read and prepare a case. Labels that ``file.ids`` leaves out go to ``omitted``."""
     ct = read_ct(Path(file.image))
     check_ct(ct)
     if not labelled or file.labels is None:
@@ -136,35 +138,35 @@ def _prepare(file: CTFile, grid: GridOptions, labelled: bool, name: str, unnamed
     labels = read_labels(Path(file.labels))
     lay_over(labels, Path(file.labels).name, ct, Path(file.image).name)
     if file.ids:
-        unnamed.append(left_out(labels, file.ids))
-        labels = _renamed(labels, file.ids)
+        omitted.append(left_out(labels, file.ids))
+        labels = _converted(labels, file.ids)
     return prepare_case(name, ct, labels, grid, file.unannotated)
 
 
-def _renamed(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
-    theirs = sitk.GetArrayFromImage(labels)
-    wrong = [label for label in ids.values() if not 0 <= label <= _HIGHEST]
-    if wrong:
-        raise UserError(f"A label map cannot be renamed to label {wrong[0]}.", f"Labels are 0 to {_HIGHEST}.")
-    # Unsigned 16 bits are the most that a label map has: numbers beyond are in none.
+def _converted(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
+    array = sitk.GetArrayFromImage(labels)
+    invalid = [label for label in ids.values() if not 0 <= label <= _HIGHEST]
+    if invalid:
+        raise UserError(f"Label {invalid[0]} in label_map is not valid.", f"Use labels from 0 to {_HIGHEST}.")
+    # Label maps have at most 16 bits per voxel, so higher numbers do not occur.
     table = np.zeros(_HIGHEST + 1, np.uint16)
     for number, label in ids.items():
         if 0 <= number <= _HIGHEST:
             table[number] = label
-    renamed = sitk.GetImageFromArray(table[theirs])
-    renamed.CopyInformation(labels)
-    return renamed
+    converted = sitk.GetImageFromArray(table[array])
+    converted.CopyInformation(labels)
+    return converted
 
 
 def _digest(file: CTFile, labelled: bool) -> str:
-    """A name for the prepared case that changes when the files, or what is made of them, change."""
+    """A name for the cached case, which changes if the files or their preparation change."""
     paths = [file.image] + ([file.labels] if labelled and file.labels else [])
     states = [(str(Path(path).resolve()), Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
-    made_of = json.dumps([_PREPARATION, states, sorted(file.ids.items()), list(file.unannotated)])
-    return f"ct_{hashlib.sha256(made_of.encode()).hexdigest()[:20]}"
+    content = json.dumps([_PREPARATION, states, sorted(file.ids.items()), list(file.unannotated)])
+    return f"ct_{hashlib.sha256(content.encode()).hexdigest()[:20]}"
 
 
-# Seeds of people, far apart: who is trained on is never validated or tested on.
+# The first seed of each group of phantoms. They are far apart, so that the groups never overlap.
 LABELLED_SEEDS = 100_000
 UNLABELLED_SEEDS = 200_000
 VALIDATION_SEEDS = 300_000
@@ -184,7 +186,7 @@ class Acquisition:
 
 
 def draw_acquisition(seed: int, finest_mm: float = 1.5) -> Acquisition:
-    """A scanner's settings for the person of ``seed``; no voxel side is finer than ``finest_mm``."""
+    """Draw the scanner settings for the phantom of ``seed``; no voxel side is below ``finest_mm``."""
     generator = np.random.default_rng([seed, 1])
     in_plane = round(float(generator.uniform(max(finest_mm, 1.0), max(finest_mm, 1.0) + 1.0)), 2)
     slice_mm = round(float(generator.uniform(2.5, 5.0)), 1)
@@ -196,7 +198,7 @@ def draw_acquisition(seed: int, finest_mm: float = 1.5) -> Acquisition:
 
 
 def scan_phantom(seed: int, finest_mm: float = 1.5) -> Phantom:
-    """The person of ``seed`` under the settings that ``draw_acquisition`` gives it."""
+    """Scan the phantom of ``seed`` with the settings of ``draw_acquisition``."""
     acquisition = draw_acquisition(seed, finest_mm)
     options: dict[str, Any] = vars(acquisition)
     return generate(seed, **options)
@@ -204,7 +206,7 @@ def scan_phantom(seed: int, finest_mm: float = 1.5) -> Phantom:
 
 @dataclass(frozen=True)
 class Phantoms:
-    """``count`` phantoms, the first of them the person of ``first_seed``."""
+    """``count`` phantoms with consecutive seeds from ``first_seed`` on."""
 
     kind: ClassVar[str] = "phantoms"
 
@@ -214,14 +216,14 @@ class Phantoms:
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
-        """See ``Source``. Cases already there are read, so an interrupted cohort goes on where it stopped."""
+        """See ``Source``. Existing cases are read, so an interrupted preparation continues where it stopped."""
         folder = cache_folder(cache, grid)
         cases: list[Case] = []
         for index in range(self.count):
             seed = self.first_seed + index
             path = folder / f"phantom_{seed}{'' if labelled else '_unlabelled'}.npz"
             if not path.exists():
-                # Half the model's voxel is fine enough for a scan that is then resampled to it.
+                # Half of the model's spacing is fine enough for a scan that is resampled to it.
                 phantom = scan_phantom(seed, finest_mm=min(grid.spacing) / 2)
                 save_case(prepare_case(path.stem, phantom.ct, phantom.labels if labelled else None, grid), path)
             cases.append(load_case(path))
@@ -246,14 +248,14 @@ class Phantoms:
         return asdict(self)
 
 
-# Far from the seeds of phantoms; those for validation are never trained on.
+# Far from the seeds of phantoms. Validation seeds are never used for training.
 PAINTED_SEEDS = 500_000
 PAINTED_VALIDATION_SEEDS = 600_000
 
 
 @dataclass(frozen=True)
 class LabelMapFolder:
-    """A folder that ``load_anatomy`` reads, the licence of its label map, and where that is from."""
+    """A folder with a label map (see ``load_anatomy``), and the label map's license and origin."""
 
     folder: str
     licence: str = "not stated"
@@ -262,8 +264,10 @@ class LabelMapFolder:
 
 @dataclass(frozen=True)
 class Painted:
-    """``count`` cases painted from ``maps``, the first of them that of ``first_seed``. ``warps``: a folder of
-    registrations (``dca register-label-maps``), for bodies between the label maps, too."""
+    """``count`` synthetic CTs made from the label maps ``maps``, with consecutive seeds from ``first_seed`` on.
+
+    ``warps`` is a folder of registrations (``dca register-label-maps``), which allow anatomies between the label maps.
+    """
 
     kind: ClassVar[str] = "painted"
 
@@ -278,11 +282,11 @@ class Painted:
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
-        """See ``Source``. Label maps are read only where cases are missing; prepared once, they stay in ``cache``."""
+        """See ``Source``. Label maps are read only if cases are missing. Raises UserError for a grid of fixed shape."""
         if grid.shape is not None:
             raise UserError(
-                "CTs are synthesized voxel by voxel in mm; a preprocessing of fixed shape has no such voxels.",
-                "Choose another --preprocessing, or leave --synthesize out.",
+                "CTs can be synthesized only with a spacing in mm, which a preprocessing of fixed shape does not have.",
+                "Choose another --preprocessing, or omit --synthesize.",
             )
         folder = cache_folder(cache, grid) / f"painted_{self._digest()}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -301,11 +305,11 @@ class Painted:
         return cases
 
     def renderer(self, cache: Path, grid: GridOptions, device: str = "cpu") -> Renderer:
-        """A renderer of these label maps on ``grid``. Raises UserError where a label map cannot be used."""
+        """Create a renderer of these label maps on ``grid``. Raises UserError if a label map cannot be used."""
         return _renderer(self.maps, self.warps, cache, grid, device)
 
     def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
-        """See ``Source``. Every map is a source of its own; the cases are drawn from them alike."""
+        """See ``Source``. Every label map is a separate entry; the cases are divided equally among them."""
         shares = [self.count // len(self.maps) + (i < self.count % len(self.maps)) for i in range(len(self.maps))]
         return tuple(
             TrainingData(
@@ -324,7 +328,7 @@ class Painted:
         return asdict(self)
 
     def _digest(self) -> str:
-        """Differs for other label maps, maps that have changed, and other versions of recipes."""
+        """A hash that changes with the label maps, their files, and the version of recipes."""
         states = [
             (path.name, path.stat().st_size, path.stat().st_mtime_ns)
             for each in self.maps
@@ -338,9 +342,10 @@ class Painted:
 
 @dataclass(frozen=True)
 class RecipeStream:
-    """CTs without end, made from ``maps`` as training draws patches of them: no case is made ahead, none is kept.
+    """An endless stream of synthetic CTs from ``maps``, rendered when training draws a patch. No case is stored.
 
-    ``warps`` as in ``Painted``; ``share`` is that of the labelled patches of a run that are drawn from it.
+    ``warps`` as in ``Painted``. ``share`` is the fraction of a run's labeled patches that come from the stream. Raises
+    ValueError if it is not above 0 and at most 1.
     """
 
     kind: ClassVar[str] = "recipe_stream"
@@ -351,28 +356,30 @@ class RecipeStream:
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise ValueError(f"a share of {self.share} is not above 0 and at most 1")
+            raise ValueError(f"the share must be above 0 and at most 1, not {self.share}")
         object.__setattr__(self, "maps", _folders(self.maps))
 
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
-        """See ``Source``: none."""
+        """No cases: patches come from ``sampler``."""
         return []
 
     def sampler(self, cache: Path, options: TrainingOptions, device: str = "cpu") -> RecipeSampler:
-        """What draws patches from this stream, rendered on ``device``. Raises UserError where a label map cannot be
-        used, or for options that recipes cannot follow."""
+        """Create a sampler of this stream that renders on ``device``.
+
+        Raises UserError if a label map cannot be used, or for options that ``RecipeSampler`` does not support.
+        """
         return RecipeSampler(_renderer(self.maps, self.warps, cache, options.grid, device), options)
 
     def mixed(self, sampler: RecipeSampler, cases: Sequence[Case], options: TrainingOptions) -> Sampler:
-        """``sampler`` of this stream together with labelled ``cases``, in the stream's share."""
+        """Combine ``sampler`` of this stream with labeled ``cases``, according to the stream's share."""
         if self.share == 1:
             return sampler
         return MixedSampler([sampler, PatchSampler(cases, options)], [self.share, 1 - self.share])
 
     def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
-        """See ``Source``. What can be counted are the label maps, each a labelled one."""
+        """See ``Source``. Each label map counts as one case."""
         return tuple(
             TrainingData(
                 name=f"Label map {Path(each.folder).name}, from which synthetic CTs were made throughout the training",
@@ -391,7 +398,7 @@ class RecipeStream:
 
 
 def _folders(maps: Sequence[LabelMapFolder | Mapping[str, Any]]) -> tuple[LabelMapFolder, ...]:
-    """From JSON come dictionaries."""
+    """Convert dictionaries, which come from JSON."""
     return tuple(LabelMapFolder(**each) if isinstance(each, Mapping) else each for each in maps)
 
 
@@ -399,14 +406,14 @@ def _renderer(
     maps: Sequence[LabelMapFolder], warps: str | None, cache: Path, grid: GridOptions, device: str
 ) -> Renderer:
     anatomies = [load_anatomy(Path(each.folder), cache=cache / "anatomies") for each in maps]
-    found = {} if warps is None else read_warps(Path(warps))
-    return Renderer(anatomies, grid.spacing, grid.orientation, device, found)
+    loaded_warps = {} if warps is None else read_warps(Path(warps))
+    return Renderer(anatomies, grid.spacing, grid.orientation, device, loaded_warps)
 
 
 def synthesize_case(renderer: Renderer, seed: int, phase: str | None = None) -> Case:
-    """The case of the recipe of ``seed``; ``phase`` as in ``draw_recipe``."""
+    """Render the synthetic case of ``seed``; ``phase`` as in ``draw_recipe``."""
     recipe = renderer.draw_recipe(seed, phase=phase)
-    made = renderer.render_case(recipe)
-    hu = made.hu.cpu().numpy().astype(np.int16)
+    rendered = renderer.render_case(recipe)
+    hu = rendered.hu.cpu().numpy().astype(np.int16)
     name = f"painted_{seed}_{recipe.anatomy}_{recipe.appearance.phase}"
-    return Case(name, hu, made.labels.cpu().numpy(), made.unannotated)
+    return Case(name, hu, rendered.labels.cpu().numpy(), rendered.unannotated)

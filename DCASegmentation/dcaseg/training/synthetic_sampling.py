@@ -1,4 +1,4 @@
-"""Patches of synthetic CTs that are made as they are drawn: no two steps see the same CT, and nothing is kept."""
+"""Draws patches of synthetic CTs that are rendered on demand: every patch is new, and nothing is stored."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from ..synthesis.label_to_ct.renderer import Renderer, Scene
 from .options import GridOptions, TrainingOptions
 from .sampling import Patches
 
-# Recipes to look for one that shows the organ a patch is to be centered on.
+# The number of recipes to try until one shows the organ on which a patch should be centered.
 _TRIES = 4
 _CENTERS = 24
 
 
 class RecipePatch(NamedTuple):
-    """``hu`` float32 and ``labels`` uint8, both (depth, height, width), on the renderer's device; ``unannotated``: the
-    labels that are background here wherever they are."""
+    """A rendered patch: ``hu`` (float32) and ``labels`` (uint8), both (depth, height, width) on the renderer's device.
+
+    ``unannotated`` are labels that the label map does not include, so these organs appear as background.
+    """
 
     hu: Tensor
     labels: Tensor
@@ -31,7 +33,7 @@ class RecipePatch(NamedTuple):
 
 @dataclass(frozen=True)
 class CountedAnatomy:
-    """How many voxels the organs of a label map have on ``grid``: a label map counts like one labeled case."""
+    """The voxel counts of a label map's organs on ``grid``. A label map counts like one labeled case."""
 
     anatomy: Anatomy
     grid: GridOptions
@@ -43,11 +45,11 @@ class CountedAnatomy:
 
     @property
     def unannotated(self) -> tuple[int, ...]:
-        """The labels that the label map leaves out."""
+        """The labels that the label map does not include."""
         return self.anatomy.unannotated
 
     def voxel_counts(self, n_labels: int) -> np.ndarray:
-        """Voxels of each label 0 to ``n_labels`` in the whole body, int64. Background is not counted."""
+        """The number of voxels of each label 0 to ``n_labels`` in the whole body, int64; 0 for the background."""
         counts = np.zeros(n_labels + 1)
         milliliters = float(np.prod(self.grid.spacing)) / 1000
         for label, volume in self.anatomy.volumes_ml.items():
@@ -56,16 +58,16 @@ class CountedAnatomy:
 
 
 class RecipeSampler:
-    """A ``Sampler`` that draws patches as ``PatchSampler`` does, each from a synthetic CT of its own.
+    """A ``Sampler`` that draws patches as ``PatchSampler`` does, each from a new synthetic CT.
 
-    With probability ``foreground_fraction`` a patch is centered near a voxel of an organ, every organ as likely as any
-    other; otherwise it lies anywhere. A patch stays inside the scan where that is large enough; a shorter scan repeats
-    its end slices, a narrower one is surrounded by air.
+    With probability ``foreground_fraction``, a patch is centered near a voxel of an organ; all organs are equally
+    likely. Otherwise its position is random. A patch stays inside the scan if the scan is large enough. A shorter scan
+    is padded with its end slices, a narrower one with air.
 
-    Each patch depends on its seed alone (``render``), and seeds come from the generator that a draw is given, or else
-    from the constructor's (``draw_seeds``), so that worker processes can render ahead without changing what is drawn.
+    A patch depends only on its seed (``render``), and seeds come from the generator of the draw or, by default, of the
+    constructor (``draw_seeds``). Worker processes can therefore render ahead without changing what is drawn.
 
-    Raises UserError for a grid of fixed shape or a scaling by whole cases, which recipes cannot give.
+    Raises UserError for a grid of fixed shape or z-scores, which cannot be rendered patch by patch.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class RecipeSampler:
     ) -> None:
         if options.grid.shape is not None or options.grid.scaling != "window":
             raise UserError(
-                "CTs made while training have voxels of a fixed size and a fixed window of HU.",
+                "Synthetic CTs rendered during training need a spacing in mm and a window in HU.",
                 "Choose another --preprocessing, or train on CTs from files.",
             )
         self._renderer, self._options = renderer, options
@@ -91,11 +93,11 @@ class RecipeSampler:
 
     @property
     def renderer(self) -> Renderer:
-        """What renders the recipes."""
+        """The renderer of the recipes."""
         return self._renderer
 
     def draw(self, count: int, generator: np.random.Generator | None = None) -> Patches:
-        """``count`` patches with labels, as tensors on the renderer's device."""
+        """Draw ``count`` labeled patches, as tensors on the renderer's device."""
         patches = [self.render(seed) for seed in self.draw_seeds(count, generator)]
         low, high = self._options.grid.hu_window
         volumes: Any = torch.stack([patch.hu for patch in patches])[:, None]
@@ -104,12 +106,12 @@ class RecipeSampler:
         return Patches(volumes, labels, tuple(patch.unannotated for patch in patches))
 
     def draw_seeds(self, count: int, generator: np.random.Generator | None = None) -> list[int]:
-        """The seeds of the next ``count`` patches."""
+        """Draw the seeds of the next ``count`` patches."""
         generator = self._generator if generator is None else generator
         return [int(seed) for seed in generator.integers(2**62, size=count)]
 
     def render(self, seed: int) -> RecipePatch:
-        """The patch of ``seed``."""
+        """Render the patch of ``seed``."""
         random = np.random.default_rng([seed, 3])
         scene, center = self._choose(random)
         patch, shape = np.array(self._options.patch), np.array(scene.shape)
@@ -119,7 +121,7 @@ class RecipeSampler:
 
     @property
     def anatomies(self) -> list[CountedAnatomy]:
-        """The label maps, to make the groups of organs from."""
+        """The voxel counts of the label maps, from which the groups of organs are derived."""
         return [CountedAnatomy(anatomy, self._options.grid) for anatomy in self._anatomies]
 
     def _choose(self, random: np.random.Generator) -> tuple[Scene, np.ndarray]:
@@ -134,9 +136,9 @@ class RecipeSampler:
             points = scene.anatomy.positions[label]
             chosen = points[random.integers(len(points), size=_CENTERS)]
             voxels = scene.voxels_of(chosen)
-            shown = ((voxels >= 0) & (voxels < np.array(scene.shape))).all(axis=1)
-            if shown.any():
-                return scene, voxels[int(shown.argmax())] + random.integers(-reach, reach + 1)
+            visible = ((voxels >= 0) & (voxels < np.array(scene.shape))).all(axis=1)
+            if visible.any():
+                return scene, voxels[int(visible.argmax())] + random.integers(-reach, reach + 1)
         return scene, random.uniform(0.0, np.array(scene.shape))
 
     def _scene(self, index: int, random: np.random.Generator) -> Scene:

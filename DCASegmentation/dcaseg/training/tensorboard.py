@@ -1,4 +1,4 @@
-"""A run's log as TensorBoard shows it. TensorBoard is asked for by an option, and installed by the user."""
+"""A run's log in TensorBoard, which is optional and installed by the user."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..organs import Vocabulary
 from .cases import Case
 from .options import TrainingOptions
 from .sampling import PatchSampler
-from .strategies.base import Answering
+from .strategies.base import ScoredNetwork
 
 FOLDER = "tensorboard"
 
 
 class TensorBoardLog:
-    """Losses, λ, agreement with the pseudo-labels, Dice of organs and groups, and an example slice.
+    """Writes losses, λ, agreement with the pseudo-labels, Dice of organs and groups, and an example slice.
 
-    Raises UserError where TensorBoard is not installed.
+    The events go to the folder ``tensorboard`` of ``run``. Raises UserError if TensorBoard is not installed.
     """
 
     def __init__(self, run: Path, vocabulary: Vocabulary, groups: Partition, options: TrainingOptions) -> None:
@@ -30,7 +30,7 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
-                "TensorBoard is not installed.", "Install it (pip install tensorboard), or leave out --tensorboard."
+                "TensorBoard is not installed.", "Install it (pip install tensorboard), or omit --tensorboard."
             ) from None
         self._writer = SummaryWriter(str(run / FOLDER))
         self._vocabulary = vocabulary
@@ -38,7 +38,7 @@ class TensorBoardLog:
         self._options = options
 
     def add(self, line: dict[str, Any]) -> None:
-        """One line of the run's log."""
+        """Add one line of the run's log (see ``Trainer.run``)."""
         step = line["step"]
         for name, value in line.items():
             if name in ("weight", "agreement", "seconds", "skipped", "certain"):
@@ -53,32 +53,33 @@ class TensorBoardLog:
             if known:
                 self._writer.add_scalar(f"dice of groups/{group}", float(np.mean(known)), step)
 
-    def add_example(self, network: Answering, case: Case, step: int) -> None:
-        """The middle slice of a patch of ``case``: CT, truth, result, side by side."""
-        organs = PatchSampler([case], self._options, np.random.default_rng(0))
-        patch = organs.draw(1)
+    def add_example(self, network: ScoredNetwork, case: Case, step: int) -> None:
+        """Add an image of the middle slice of a patch of ``case``: CT, ground truth and result, side by side."""
+        sampler = PatchSampler([case], self._options, np.random.default_rng(0))
+        patch = sampler.draw(1)
         assert patch.labels is not None
         training = network.training
         network.eval()
         with torch.inference_mode():
             volume = torch.from_numpy(patch.volumes).to(next(network.parameters()).device)
-            found = network(volume).argmax(dim=1)[0].cpu().numpy()
+            predicted = network(volume).argmax(dim=1)[0].cpu().numpy()
         network.train(training)
         middle = patch.volumes.shape[2] // 2
-        shown = patch.volumes[0, 0, middle]
+        ct = patch.volumes[0, 0, middle]
         if self._options.grid.scaling != "window":
-            shown = (shown - shown.min()) / max(float(np.ptp(shown)), 1e-6)
-        gray = np.repeat(shown[..., None], 3, axis=-1)
-        panes = [gray, self._colored(gray, patch.labels[0, middle]), self._colored(gray, found[middle])]
-        # Rows of an array of a RAS grid run from the back to the front, columns from the patient's left to the right.
+            ct = (ct - ct.min()) / max(float(np.ptp(ct)), 1e-6)
+        gray = np.repeat(ct[..., None], 3, axis=-1)
+        panes = [gray, self._overlay(gray, patch.labels[0, middle]), self._overlay(gray, predicted[middle])]
+        # Flip to the radiological view: rows of an RAS array run to anterior, columns to the right.
         picture = np.concatenate([pane[::-1, ::-1] for pane in panes], axis=1)
         self._writer.add_image("example: CT, truth, result", picture, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events to disk."""
         self._writer.close()
 
-    def _colored(self, gray: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _overlay(self, gray: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Blend the organs' colors of ``labels`` (height, width) over ``gray`` (height, width, 3)."""
         colors = np.array([(0, 0, 0), *(organ.color for organ in self._vocabulary)], np.float32) / 255
         inside = (labels > 0)[..., None]
         return np.where(inside, (gray + colors[labels]) / 2, gray).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The cases a run trains on and validates on, and the division of their organs into groups."""
+"""The training set: sources of training and validation cases, and the division of their organs into groups."""
 
 from __future__ import annotations
 
@@ -28,39 +28,47 @@ from .sources import (
 )
 
 
-class Labelled(Protocol):
-    """A labeled case, or an anatomy that synthetic CTs are made from: ``unannotated`` are labels that it leaves out."""
+class LabeledVolume(Protocol):
+    """A labeled case, or a label map that synthetic CTs are made from."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of the case or label map."""
+        ...
 
     @property
-    def unannotated(self) -> tuple[int, ...]: ...
+    def unannotated(self) -> tuple[int, ...]:
+        """The labels that the label map does not include."""
+        ...
 
     def voxel_counts(self, n_labels: int) -> np.ndarray:
-        """Voxels of each label 0 to ``n_labels`` on the model grid, int64."""
+        """The number of voxels of each label 0 to ``n_labels`` on the model grid, int64."""
         ...
 
 
-def divide(labelled: Sequence[Labelled], vocabulary: Vocabulary, mode: PartitionMode) -> Partition:
-    """The groups by mean voxels of each organ over the cases that tell of it, times the number of cases."""
+def divide(labelled: Sequence[LabeledVolume], vocabulary: Vocabulary, mode: PartitionMode) -> Partition:
+    """Divide the organs of ``vocabulary`` into head, medium and tail by their voxels in the labeled cases.
+
+    The voxels of an organ are extrapolated from the cases in which it is annotated to all cases. See
+    ``method.log_gap.partition`` for ``mode``. Raises UserError if no case has an organ.
+    """
     counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
     sizes: dict[int, int] = {}
     for organ in vocabulary:
-        telling = sum(organ.label not in case.unannotated for case in labelled)
-        sizes[organ.label] = round(int(counts[organ.label]) * len(labelled) / telling) if telling else 0
+        annotated = sum(organ.label not in case.unannotated for case in labelled)
+        sizes[organ.label] = round(int(counts[organ.label]) * len(labelled) / annotated) if annotated else 0
     names = {organ.label: organ.name for organ in vocabulary}
     return partition(sizes, mode, no_second_gap="guarded", names=names)
 
 
-_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Phantoms, Painted, RecipeStream, CTFiles)}
+_SOURCE_CLASSES: dict[str, type[Any]] = {cls.kind: cls for cls in (Phantoms, Painted, RecipeStream, CTFiles)}
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Sources of labelled and unlabelled training cases and of labelled cases to validate on.
+    """Sources of labeled and unlabeled training cases, and of labeled validation cases.
 
-    Raises ValueError for more than one stream of recipes, or one that is not among the labelled sources.
+    Raises ValueError if there is more than one ``RecipeStream``, or one that is not among the labeled sources.
     """
 
     labelled: tuple[Source, ...]
@@ -71,16 +79,16 @@ class TrainingSet:
         sources = (*self.labelled, *self.unlabelled, *self.validation)
         streams = sum(isinstance(source, RecipeStream) for source in sources)
         if streams > 1 or (streams and self.stream is None):
-            raise ValueError("a cohort has one stream of recipes at most, among its labelled sources")
+            raise ValueError("a training set has at most one recipe stream, among its labeled sources")
 
     @property
     def stream(self) -> RecipeStream | None:
-        """The stream of synthetic CTs that are made while training, if there is one."""
+        """The source of synthetic CTs that are created during training, if there is one."""
         return next((source for source in self.labelled if isinstance(source, RecipeStream)), None)
 
     @classmethod
     def of_phantoms(cls, labelled: int, unlabelled: int, validation: int) -> TrainingSet:
-        """So many synthetic people, nobody in two groups."""
+        """These numbers of phantoms (synthetic people); no phantom is in two groups."""
         return cls(
             _phantoms(LABELLED_SEEDS, labelled),
             _phantoms(UNLABELLED_SEEDS, unlabelled),
@@ -88,28 +96,28 @@ class TrainingSet:
         )
 
     def joined(self, other: TrainingSet) -> TrainingSet:
-        """The cases of both cohorts."""
+        """The cases of both training sets."""
         return TrainingSet(
             self.labelled + other.labelled, self.unlabelled + other.unlabelled, self.validation + other.validation
         )
 
     @property
     def synthetic(self) -> bool:
-        """Whether any of its cases is synthetic."""
+        """Whether any case is synthetic."""
         sources = (*self.labelled, *self.unlabelled, *self.validation)
         return any(isinstance(source, Phantoms | Painted | RecipeStream) for source in sources)
 
     def fully_labelled(self) -> TrainingSet:
-        """The unlabelled cases with their labels, too: what a fully supervised network learns from.
+        """The training set of a fully supervised network: the unlabeled cases are used with their labels.
 
-        Only sources that have labels for them (phantoms, lists that name them) can give them.
+        Only sources that have these labels (phantoms, data lists with a ``label`` for unlabeled cases) provide them.
         """
         return TrainingSet((*self.labelled, *self.unlabelled), (), self.validation)
 
     def cases(
         self, cache: Path, grid: GridOptions, progress: ProgressCallback | None = None
     ) -> tuple[list[Case], list[Case], list[Case]]:
-        """The cases of the three groups on the model grid, made in ``cache`` where they are not there yet."""
+        """The labeled, unlabeled and validation cases on the model grid; missing ones are created in ``cache``."""
         return (
             _cases(self.labelled, cache, grid, True, progress),
             _cases(self.unlabelled, cache, grid, False, progress),
@@ -118,19 +126,19 @@ class TrainingSet:
 
     @property
     def training_data(self) -> tuple[TrainingData, ...]:
-        """What a model trained on this cohort must name; the same source counts its cases of both groups."""
-        told: dict[tuple[str, str, str], TrainingData] = {}
+        """The entries for the metadata of a trained model, one per source, with its labeled and unlabeled cases."""
+        entries: dict[tuple[str, str, str], TrainingData] = {}
         groups = ((self.labelled, True), (self.unlabelled, False))
-        for one in (data for group, labelled in groups for source in group for data in source.describe(labelled)):
-            key = (one.name, one.licence, one.source)
-            before = told.get(key, replace(one, labelled=0, unlabelled=0))
-            told[key] = replace(
-                one, labelled=before.labelled + one.labelled, unlabelled=before.unlabelled + one.unlabelled
+        for data in (data for group, labelled in groups for source in group for data in source.describe(labelled)):
+            key = (data.name, data.licence, data.source)
+            before = entries.get(key, replace(data, labelled=0, unlabelled=0))
+            entries[key] = replace(
+                data, labelled=before.labelled + data.labelled, unlabelled=before.unlabelled + data.unlabelled
             )
-        return tuple(told.values())
+        return tuple(entries.values())
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the run's record."""
+        """Convert to plain data for the run's record."""
         groups = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
         return {
             name: [{"kind": source.kind, **source.to_json()} for source in sources] for name, sources in groups.items()
@@ -138,7 +146,7 @@ class TrainingSet:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingSet:
-        """The cohort ``to_json`` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for other data."""
         return cls(**{name: tuple(_source(source) for source in data[name]) for name in data})
 
 
@@ -154,13 +162,12 @@ def _cases(
 
 def _source(data: dict[str, Any]) -> Source:
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    kind = str(fields.pop("kind"))
-    made: Source = _KINDS[kind](**fields)
-    return made
+    source: Source = _SOURCE_CLASSES[str(fields.pop("kind"))](**fields)
+    return source
 
 
 def training_set_of(datalist: Datalist) -> TrainingSet:
-    """The list's training, unlabelled and validation cases; its test cases are for nobody's training."""
+    """The training, unlabeled and validation cases of a data list. Its test cases are not included."""
     return TrainingSet(
         _sources(datalist, datalist.training),
         _sources(datalist, datalist.unlabelled),
@@ -169,7 +176,7 @@ def training_set_of(datalist: Datalist) -> TrainingSet:
 
 
 def sources_of_test(datalist: Datalist) -> tuple[CTFiles, ...]:
-    """The list's labelled test cases."""
+    """The labeled test cases of a data list."""
     return _sources(datalist, [entry for entry in datalist.test if entry.label is not None])
 
 

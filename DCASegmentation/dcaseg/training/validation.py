@@ -1,4 +1,4 @@
-"""How good a network is on whole cases while it trains: Dice on the model grid."""
+"""Validation during training: Dice of whole cases on the model grid."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from torch.nn import functional
 from ..imaging.label_comparison import dice_by_label
 from .cases import Case
 from .options import TrainingOptions
-from .strategies.base import Answering
+from .strategies.base import ScoredNetwork
 
-# A small volume that comes alone PyTorch convolves on the CPU in a way that takes several times as long.
+# With a single small volume, PyTorch chooses a convolution that is several times slower on the CPU.
 WINDOWS_AT_ONCE = 2
 
 
-class Stopped(Exception):  # noqa: N818 - what the user asked for, not a fault
-    """A validation that was asked to end before its last case."""
+class ValidationStopped(Exception):  # noqa: N818 - the user requested it, it is not an error
+    """The validation was stopped before its last case."""
 
 
 def validate(
-    network: Answering,
+    network: ScoredNetwork,
     cases: Sequence[Case],
     options: TrainingOptions,
     overlap: float = 0.25,
     stop: Callable[[], bool] | None = None,
 ) -> np.ndarray:
-    """Mean Dice over ``cases`` for each label 1 to K; NaN where no case tells of it. Leaves the network's mode.
+    """Mean Dice over ``cases`` for each label 1 to K; NaN for a label that is annotated in no case.
 
-    ``stop`` is asked before each case. Raises Stopped where it says yes.
+    ``overlap`` is that of the sliding window, as a fraction of the patch. The network's training mode is restored.
+    Raises ValidationStopped if ``stop``, which is called before each case, returns True.
     """
     scores = []
     for case in cases:
         if stop is not None and stop():
-            raise Stopped
+            raise ValidationStopped
         if case.labels is None:
             raise ValueError(f"case {case.name} has no labels to validate on")
         predicted = predict(network, case, options, overlap)
@@ -50,15 +51,18 @@ def validate(
 
 
 def predict(network: nn.Module, case: Case, options: TrainingOptions, overlap: float = 0.25) -> np.ndarray:
-    """The label map (depth, height, width) of ``case`` by sliding window. Leaves the network's mode."""
+    """Segment ``case`` with a sliding window: its label map (depth, height, width). Restores the training mode."""
     labels: np.ndarray = _logits(network, case, options, overlap).argmax(dim=1)[0].cpu().numpy()
     return labels
 
 
 def predict_with_confidence(
-    network: Answering, case: Case, options: TrainingOptions, overlap: float = 0.25
+    network: ScoredNetwork, case: Case, options: TrainingOptions, overlap: float = 0.25
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``predict``, labels in uint8, with the probability of each voxel's label in uint16 (65535 is 1)."""
+    """Segment ``case``: labels (uint8), and the probability of each voxel's label (uint16, 65535 is 1).
+
+    Both are (depth, height, width).
+    """
     confidence, labels = _logits(network, case, options, overlap)[0].softmax(dim=0).max(dim=0)
     return labels.cpu().numpy().astype(np.uint8), (confidence * 65535).round().cpu().numpy().astype(np.uint16)
 

@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ...method import streaming
 from ...method.network import DCANet
-from ...method.streaming import Answer, Wanted, answer
+from ...method.streaming import RequestedOutputs, StreamedOutput
 from ..device import Device
 
 
@@ -42,7 +43,7 @@ class Backend(Protocol):
     def windows_at_once(self) -> int:
         """The preferred number of windows in a batch."""
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         """Run the network on ``windows`` (batch, 1, depth, height, width), float32 on the backend's device.
 
         The next call may overwrite the result; do not write into it. Raises RuntimeError or MemoryError if memory runs
@@ -62,7 +63,7 @@ class Task:
     """
 
     network: DCANet
-    wanted: Wanted
+    wanted: RequestedOutputs
     patch: tuple[int, int, int]
     device: Device
     weights_sha256: str | None = None
@@ -71,17 +72,17 @@ class Task:
 class WindowNetwork(nn.Module):
     """The network as a module from one tensor to a tuple of tensors, the form that compilers and converters accept."""
 
-    def __init__(self, network: DCANet, wanted: Wanted) -> None:
+    def __init__(self, network: DCANet, wanted: RequestedOutputs) -> None:
         super().__init__()
         self.network = network
         self.wanted = wanted
 
     def forward(self, windows: Tensor) -> tuple[Tensor, ...]:
         """Return the wanted outputs for ``windows`` (batch, 1, depth, height, width), in the order of ``as_tuple``."""
-        return as_tuple(answer(self.network, windows, self.wanted))
+        return as_tuple(streaming.forward(self.network, windows, self.wanted))
 
 
-def as_tuple(output: Answer) -> tuple[Tensor, ...]:
+def as_tuple(output: StreamedOutput) -> tuple[Tensor, ...]:
     """Return the tensors of an output in a fixed order: aggregated, stitched, attention by level.
 
     All are (batch, channel, depth, height, width); those not wanted are left out.
@@ -90,15 +91,17 @@ def as_tuple(output: Answer) -> tuple[Tensor, ...]:
     return *logits, *(output.attention[level] for level in sorted(output.attention))
 
 
-def from_tuple(values: tuple[Tensor, ...], wanted: Wanted) -> Answer:
+def from_tuple(values: tuple[Tensor, ...], wanted: RequestedOutputs) -> StreamedOutput:
     """Return the output that ``as_tuple`` converted to ``values``; the inverse of ``as_tuple``."""
     remaining = list(values)
     aggregated = remaining.pop(0) if wanted.aggregated else None
     stitched = remaining.pop(0) if wanted.stitched else None
-    return Answer(aggregated, stitched, dict(zip(sorted(wanted.attention_levels), remaining, strict=True)))
+    return StreamedOutput(aggregated, stitched, dict(zip(sorted(wanted.attention_levels), remaining, strict=True)))
 
 
-def one_by_one(windows: Tensor, run: Callable[[Tensor], tuple[Tensor, ...]], wanted: Wanted) -> Answer:
+def one_by_one(
+    windows: Tensor, run: Callable[[Tensor], tuple[Tensor, ...]], wanted: RequestedOutputs
+) -> StreamedOutput:
     """Call ``run`` with each window of ``windows`` (batch, 1, depth, height, width) and concatenate the outputs.
 
     A compiled network accepts a single shape: a batch of 1.

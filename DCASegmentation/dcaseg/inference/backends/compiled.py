@@ -8,7 +8,7 @@ import shutil
 import torch
 from torch import Tensor
 
-from ...method.streaming import Answer
+from ...method.streaming import StreamedOutput
 from .base import Task, WindowNetwork, one_by_one
 
 
@@ -24,7 +24,7 @@ class CompiledBackend:
         whole = WindowNetwork(task.network, task.wanted).eval()
         self._run = torch.compile(whole, dynamic=False, options={"freezing": True})
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         """Run the network on ``windows``; see ``base.Backend``."""
         # Inductor freezes the weights at the first call, which does not work in inference mode.
         with torch.no_grad():

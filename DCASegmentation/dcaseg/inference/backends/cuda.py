@@ -11,7 +11,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from ...method.streaming import Answer, answer
+from ...method import streaming
+from ...method.streaming import StreamedOutput
 from .base import Task, as_tuple, from_tuple
 
 _WARM_UPS = 3
@@ -32,7 +33,7 @@ class CudaHalfBackend:
         self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, ...]]] = {}
 
     @torch.inference_mode()
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         """Run the network on ``windows``; see ``base.Backend``."""
         half = windows.half().contiguous(memory_format=torch.channels_last_3d)
         if len(windows) not in self._graphs:
@@ -53,9 +54,9 @@ class CudaHalfBackend:
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):
             for _ in range(_WARM_UPS):
-                answer(self._network, static_input, self._wanted)
+                streaming.forward(self._network, static_input, self._wanted)
         torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            static_output = as_tuple(answer(self._network, static_input, self._wanted))
+            static_output = as_tuple(streaming.forward(self._network, static_input, self._wanted))
         return graph, static_input, static_output

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...method.streaming import Answer, answer
+from ...method import streaming
+from ...method.streaming import StreamedOutput
 from .base import Task
 
 _Sides = int | Sequence[int]
@@ -73,10 +74,10 @@ class EagerBackend:
         # Without oneDNN a single window takes several times as long as each of two. GPUs have room for two.
         self.windows_at_once = 1 if self._uses_onednn else 2
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         """Run the network on ``windows``; see ``base.Backend``."""
         with torch.inference_mode(), self._context(windows):
-            return answer(self._network, windows, self._wanted)
+            return streaming.forward(self._network, windows, self._wanted)
 
     def _context(self, windows: Tensor) -> AbstractContextManager[object]:
         if self._half:

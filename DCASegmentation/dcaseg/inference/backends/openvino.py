@@ -21,7 +21,7 @@ from torch.nn import functional
 from ...errors import UserError
 from ...imaging.writers import new_folder, write_json
 from ...json_io import read_json
-from ...method.streaming import Answer
+from ...method.streaming import StreamedOutput
 from ...user_folders import cache_folder
 from .base import Task, WindowNetwork, one_by_one, processor
 
@@ -45,7 +45,7 @@ class OpenVINOBackend:
         self._network = _compiled(task, openvino)
         self._request = self._network.create_infer_request()
 
-    def __call__(self, windows: Tensor) -> Answer:
+    def __call__(self, windows: Tensor) -> StreamedOutput:
         """Run the network on ``windows``; see ``base.Backend``."""
         return one_by_one(windows, self._run if len(windows) == 1 else self._run_and_copy, self._wanted)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import UserError
 from ...imaging.writers import write_json
 from ...json_io import read_json
-from ...method.streaming import Answer
+from ...method.streaming import StreamedOutput
 from ...user_folders import cache_folder
 from ..device import Device
 from .base import Backend, Task, as_tuple, processor
@@ -145,7 +145,7 @@ def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[
     return best, record
 
 
-def _measure(backend: Backend, windows: Tensor) -> tuple[float, Answer]:
+def _measure(backend: Backend, windows: Tensor) -> tuple[float, StreamedOutput]:
     """Return the seconds per window, the better of two runs after a warm-up, and the output."""
     output = backend(windows)
     times = []
@@ -163,7 +163,7 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _difference(output: Answer, expected: Answer) -> float:
+def _difference(output: StreamedOutput, expected: StreamedOutput) -> float:
     """Return the largest difference of two outputs in a probability or in attention; NaN stays NaN."""
     worst = 0.0
     for values in zip(as_tuple(_probabilities(output)), as_tuple(_probabilities(expected)), strict=True):
@@ -171,10 +171,10 @@ def _difference(output: Answer, expected: Answer) -> float:
     return worst
 
 
-def _probabilities(output: Answer) -> Answer:
+def _probabilities(output: StreamedOutput) -> StreamedOutput:
     both = (output.aggregated, output.stitched)
     aggregated, stitched = (None if logits is None else torch.softmax(logits.float(), dim=1) for logits in both)
-    return Answer(aggregated, stitched, {level: weights.float() for level, weights in output.attention.items()})
+    return StreamedOutput(aggregated, stitched, {level: weights.float() for level, weights in output.attention.items()})
 
 
 def _key(task: Task) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Ways to learn from labelled and unlabelled patches, each a file behind the interface of ``strategy``."""
+"""Training methods for labeled and unlabeled patches. Each is a subclass of ``base.Strategy`` in its own file."""

@@ -1,18 +1,18 @@
 """A&D: aggregating and decoupling (Wang and Li, NeurIPS 2023).
 
-A label map is x0 = 2 one-hot - 1, (batch, channel, depth, height, width). After Ho et al. 2020 and, for fewer steps
-without new noise (DDIM, eta 0), Song et al. 2021. Computed in single precision.
+One encoder and three decoders. ξ denoises a diffused label map of a labeled patch, given the image. ψ segments labeled
+patches, with class weights according to the difficulty of each class for ξ. θ, whose output is the result, learns from
+unlabeled patches the labels argmax[G * gumbel-softmax(ξ after ten DDIM steps) + softmax(ψ)], and its weights follow the
+mean of those of ξ and ψ (EMA .99). L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label); each
+term is weighted cross-entropy + foreground Dice.
 
-One encoder, three decoders. ξ removes the noise from a diffused label map, given the image, on labelled patches; ψ
-segments labelled patches with weights of classes by how difficult they are for ξ; θ, the answer, learns from
-unlabelled patches the labels argmax[G * gumbel-softmax(ξ after ten DDIM steps) + softmax(ψ)] and follows the mean of
-ξ and ψ (EMA .99). L = L(ξ(x_t, t, image_L), y) + L_w(ψ(image_L), y) + λ L(θ(image_U), label), each weighted
-cross-entropy + foreground Dice.
+The diffusion follows Ho et al. 2020 and, for fewer steps without new noise (DDIM, eta 0), Song et al. 2021. A label map
+is x0 = 2 one-hot - 1, (batch, channel, depth, height, width). It is computed in single precision.
 
-What deviates: time enters once for each block of the encoder, not for each convolution; the clean map given back to
-the diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights are divided by their
-maximum (they reach hundreds there) unless ``bounded`` is off; no rotation or scale in the augmentation; norm
-statistics rest during DDIM. Cost 1.8 CPS, and x_t has a channel for each organ.
+Deviations: the time enters once per block of the encoder, not per convolution; the clean map that is passed back to the
+diffusion is 2 softmax - 1, where the published code clips logits; the difficulty weights, which reach hundreds in the
+published code, are divided by their maximum unless ``bounded`` is off; the augmentation has no rotation or scaling;
+norm statistics are frozen during DDIM. Cost: 1.8 times CPS; in addition, x_t has a channel for each organ.
 """
 
 from __future__ import annotations
@@ -39,24 +39,27 @@ TIMES = 1000
 
 
 def signal_shares(device: torch.device) -> Tensor:
-    """The share ᾱ_t of the clean map's variance that is left at time t, (1000,); β rises linearly."""
+    """ᾱ_t (1000,), the fraction of the clean map's variance that remains at time t; β increases linearly."""
     beta = torch.linspace(1e-4, 0.02, TIMES, dtype=torch.double)
     return (1 - beta).cumprod(dim=0).float().to(device)
 
 
 def encoded(labels: Tensor, n_channels: int) -> Tensor:
-    """x0 of labels (batch, depth, height, width)."""
+    """x0 (batch, channel, depth, height, width) of labels (batch, depth, height, width)."""
     return 2 * functional.one_hot(labels, n_channels).movedim(-1, 1).float() - 1
 
 
 def noised(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """x_t of x0 at ``times`` (batch,)."""
+    """x_t of x0 (``clean``) and ``noise``, both (batch, channel, depth, height, width), at ``times`` (batch,)."""
     share = signal_shares(clean.device)[times].view(-1, 1, 1, 1, 1)
     return share.sqrt() * clean + (1 - share).sqrt() * noise
 
 
 def denoised(predict: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
-    """The clean map that ``predict`` (of x_t and times, x0 in -1..1) leads to from noise, in so many DDIM steps."""
+    """Denoise ``start`` in this number of DDIM steps; the result is x0.
+
+    ``predict`` estimates x0, in -1 to 1, from x_t and times (batch,).
+    """
     shares = signal_shares(start.device)
     times = torch.linspace(TIMES - 1, 0, steps).round().long().tolist()
     current, clean = start, start
@@ -69,14 +72,14 @@ def denoised(predict: Callable[[Tensor, Tensor], Tensor], start: Tensor, steps: 
 
 
 class TimeEmbedding(nn.Module):
-    """A vector for each time: sines and cosines of 64 frequencies, then two layers."""
+    """A vector (``width``) for each time: sines and cosines of 64 frequencies, then two linear layers."""
 
     def __init__(self, width: int = 512) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, times: Tensor) -> Tensor:
-        """(batch, width) of times (batch,)."""
+        """Embed times (batch,) as (batch, width)."""
         frequencies = torch.exp(-math.log(10000) * torch.arange(64, device=times.device) / 63)
         angles = times.float()[:, None] * frequencies
         embedded: Tensor = self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
@@ -85,20 +88,20 @@ class TimeEmbedding(nn.Module):
 
 _DROPOUT = 0.5
 _DECAY = 0.99
-# Weights of a Gaussian of one voxel's deviation on three voxels.
+# A Gaussian with a standard deviation of one voxel, on three voxels.
 _GAUSSIAN = 0.548
 
 
 @dataclass(frozen=True)
 class ADOptions:
-    """The diffusion's steps, and how far weights may go."""
+    """Options of A&D."""
 
     denoising_steps: int = option(10, "passes of the denoising decoder for a pseudo-label")
     bounded: bool = option(True, "divide difficulty weights by the largest")
 
     def __post_init__(self) -> None:
         if not 1 <= self.denoising_steps <= TIMES:
-            raise ValueError(f"denoising_steps lie in 1 to {TIMES}")
+            raise ValueError(f"denoising_steps must be from 1 to {TIMES}")
 
 
 class AggregatingAndDecoupling(Strategy):
@@ -128,12 +131,14 @@ class AggregatingAndDecoupling(Strategy):
         self.difficulty = Difficulty(self.channels, self.own.bounded)
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("denoising", "labelled", *(("unlabelled",) if batch.unlabelled is not None else ()))
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        if part == "denoising":
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
+        if loss_name == "denoising":
             return self._denoising(batch, step_state)
-        if part == "labelled":
+        if loss_name == "labelled":
             logits = self.labelled(self.network.encoder(batch.volumes)).logits.float()
             loss = weighted_loss(logits, batch.labels, self.difficulty.weights())
             return Loss(loss, {"supervised": loss.detach()})
@@ -146,19 +151,20 @@ class AggregatingAndDecoupling(Strategy):
 
     @torch.no_grad()
     def on_step_end(self, step_state: StepState) -> None:
+        """See ``Strategy.on_step_end``."""
         triples = zip(
             self.network.experts[0].parameters(), self.denoising.parameters(), self.labelled.parameters(), strict=True
         )
-        for kept, one, other in triples:
-            kept.lerp_((one + other) / 2, 1 - _DECAY)
+        for average, one, other in triples:
+            average.lerp_((one + other) / 2, 1 - _DECAY)
 
     def denoise(self, volumes: Tensor, diffused: Tensor, times: Tensor) -> Tensor:
-        """ξ's logits of the clean map, given the image and x_t."""
+        """ξ's logits of the clean map, given the images ``volumes`` and x_t (``diffused``) at ``times`` (batch,)."""
         time = self.time(times)
 
         def at(level: int) -> Tensor:
-            found: Tensor = self.time_of_level[level](time)[:, :, None, None, None]
-            return found
+            embedded: Tensor = self.time_of_level[level](time)[:, :, None, None, None]
+            return embedded
 
         encoder = self.network.encoder
         features = [self.noised_input(torch.cat([volumes, diffused.to(volumes.dtype)], dim=1)) + at(0)]
@@ -170,20 +176,20 @@ class AggregatingAndDecoupling(Strategy):
 
     @torch.no_grad()
     def pseudo_labels(self, volumes: Tensor, step_state: StepState) -> Tensor:
-        """Labels of unlabelled patches by ξ and ψ together."""
+        """Pseudo-labels (batch, depth, height, width) of unlabeled patches by ξ and ψ together."""
         generator = self.random(step_state, 1)
         start = normal((len(volumes), self.channels, *volumes.shape[2:]), generator, volumes)
-        last = [start]
+        last_logits = [start]
 
         def predict(diffused: Tensor, times: Tensor) -> Tensor:
-            last[0] = self.denoise(volumes, diffused, times)
-            return 2 * last[0].softmax(dim=1) - 1
+            last_logits[0] = self.denoise(volumes, diffused, times)
+            return 2 * last_logits[0].softmax(dim=1) - 1
 
         with frozen_statistics(self):
             denoised(predict, start, self.own.denoising_steps)
             plain = self.labelled(self.network.encoder(volumes)).logits.float().softmax(dim=1)
         uniform = torch.rand(start.shape, generator=generator).to(start.device).clamp(1e-9, 1 - 1e-7)
-        gumbel = (last[0] - (-uniform.log()).log()).softmax(dim=1)
+        gumbel = (last_logits[0] - (-uniform.log()).log()).softmax(dim=1)
         return (smoothed(gumbel, _GAUSSIAN) + plain).argmax(dim=1)
 
     def _denoising(self, batch: Batch, step_state: StepState) -> Loss:

@@ -1,19 +1,18 @@
 """Basak et al.: class imbalance in semi-supervised segmentation (Basak, Ghosal and Sarkar, MICCAI 2022).
 
-A mean teacher. On labelled voxels, three indicators of each class (entropy, variance, confidence) are fused with the
-Gompertz function into a class-wise confidence CC; the unsupervised loss samples a voxel of class k with probability
-r_k = ((1 - CC_k) / max (1 - CC))^2.5 and weighs it by (max p)^1.5: L = ce + Dice + λ mean_v mask x ce(z, argmax
+A mean teacher. On labeled voxels, three indicators of each class (entropy, variance, confidence) are fused with the
+Gompertz function into a class-wise confidence CC. The unsupervised loss samples a voxel of class k with probability
+r_k = ((1 - CC_k) / max (1 - CC))^2.5 and weights it by (max p)^1.5: L = ce + Dice + λ mean_v mask x ce(z, argmax
 teacher).
 
-No code of the authors is public. ``row``: DHC's port. Its indicators are E_k = mean p_k Σ p log p, S_k = mean p_k,
-V_k = mean(max p - p_k) over voxels of class k, each a softmax over classes; G = 1 - exp(-exp(-2R)), of which the
-twelve smallest count; CC = (1 - mean R) Σ G over its maximum, running mean .99 from 0; the student's class picks a
-voxel's rate, and the teacher's decay grows by epochs. A softmax over a dozen of classes hardly tells them apart, so
-this is close to a plain mean teacher. The port also reads the confidences of one patch under the label mask of
-another; ours does not.
-``published``: our reading of the paper. Indicators in 0..1 (1 - entropy / log C, mean probability, 1 - variance) go
-through the same function, CC starts from its first value, the pseudo-label picks the rate, the teacher's decay grows
-by steps. Cost .6 CPS.
+The authors have not published code. ``row``: DHC's port. Its indicators are E_k = mean p_k Σ p log p, S_k = mean p_k
+and V_k = mean(max p - p_k) over the voxels of class k, each followed by a softmax over classes. G = 1 - exp(-exp(-2R)),
+of which the twelve smallest values count. CC = (1 - mean R) Σ G, divided by its maximum, with a running mean (.99) from
+0. The student's class determines a voxel's rate, and the teacher's decay grows with the epochs. A softmax over a dozen
+classes hardly distinguishes them, so this is close to a plain mean teacher. The port also reads the confidences of one
+patch with the label mask of another; ours does not. ``published``: our reading of the paper. Indicators in 0 to 1 (1 -
+entropy / log C, mean probability, 1 - variance) pass through the same function; CC starts with its first value; the
+pseudo-label determines the rate; the teacher's decay grows with the steps. Cost: 0.6 times CPS.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..distributed import summed
-from ..ema import follow, grown_decay
+from ..distributed import sum_over_processes
+from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .class_statistics import voxels_of
@@ -40,15 +39,15 @@ _DECAY = 0.99
 
 @dataclass(frozen=True)
 class BasakOptions:
-    """Which reading, and the exponents."""
+    """Options of Basak et al."""
 
     variant: Literal["row", "published"] = option("row", "row: DHC's port; published: our reading of the paper")
-    rate_exponent: float = option(2.5, "how much more often classes of little confidence are sampled")
-    voxel_exponent: float = option(1.5, "how much confident voxels weigh")
+    rate_exponent: float = option(2.5, "exponent of the sampling rate of classes with low confidence")
+    voxel_exponent: float = option(1.5, "exponent of a voxel's confidence in its weight")
 
 
 def fused_confidence(indicators: Tensor, row: bool) -> Tensor:
-    """Class-wise confidence in 0..1 from ``indicators`` (3, channel), the higher the more confident."""
+    """The class-wise confidence (channel,), in 0 to 1, from ``indicators`` (3, channel); higher is more confident."""
     if row:
         ranks = indicators.softmax(dim=1)
         gompertz = 1 - (-(-2 * ranks).exp()).exp()
@@ -58,7 +57,7 @@ def fused_confidence(indicators: Tensor, row: bool) -> Tensor:
         ranks = torch.where(counts, ranks, 0)
         fused = (1 - ranks.mean(dim=0)) * gompertz.sum(dim=0)
         return fused / fused.max().clamp(min=1e-12)
-    # The fuzzy ranks fall as an indicator rises, from 1 - 1/e to nearly 0: a low sum is a confident class.
+    # Fuzzy ranks decrease from 1 - 1/e to almost 0 as an indicator increases, so a confident class has a low sum.
     gompertz = 1 - (-(-2 * indicators).exp()).exp()
     low, high = 1 - math.exp(-math.exp(-2)), 1 - math.exp(-1)
     doubt = (gompertz.mean(dim=0) - low) / (high - low) * (1 - indicators.mean(dim=0))
@@ -66,7 +65,7 @@ def fused_confidence(indicators: Tensor, row: bool) -> Tensor:
 
 
 class Basak(Strategy):
-    """A mean teacher whose loss samples voxels by how little confidence their class has."""
+    """A mean teacher whose loss samples more voxels of classes with low confidence."""
 
     name: ClassVar[str] = "basak"
     Options: ClassVar[type[BasakOptions]] = BasakOptions
@@ -84,14 +83,16 @@ class Basak(Strategy):
         self.confidence: Tensor
         self.register_buffer("sums", torch.zeros(3, channels))
         self.register_buffer("voxels", torch.zeros(channels))
-        # Not known yet: -1, but for the port's 0.
+        # -1 means not known yet; DHC's port starts at 0.
         self.register_buffer("confidence", torch.full((channels,), 0.0 if self.own.variant == "row" else -1.0))
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        if part == "labelled":
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
+        if loss_name == "labelled":
             logits = self.network(batch.volumes).float()
             self._observe(logits.detach().softmax(dim=1), batch.labels)
             loss = voxel_loss(logits, batch.labels) + foreground_dice(logits, batch.labels)
@@ -108,14 +109,15 @@ class Basak(Strategy):
         return Loss(self.weight(step_state) * loss, values)
 
     def rates(self) -> Tensor:
-        """The probability of each class's voxels to be sampled."""
+        """The sampling probability of the voxels of each class (channel,)."""
         doubt = 1 - self.confidence.clamp(min=0)
         return (doubt / doubt.max().clamp(min=1e-8)) ** self.own.rate_exponent
 
     def on_step_end(self, step_state: StepState) -> None:
+        """See ``Strategy.on_step_end``."""
         row = self.own.variant == "row"
         age = step_state.step // self.epoch_steps - 1 if row else step_state.step
-        follow(self.teacher, self.network, grown_decay(age, _DECAY))
+        update_teacher(self.teacher, self.network, warmup_decay(age, _DECAY))
         if (step_state.step + 1) % self.epoch_steps:
             return
         fused = fused_confidence(self.sums / self.voxels.clamp(min=1), row)
@@ -126,7 +128,7 @@ class Basak(Strategy):
 
     @torch.no_grad()
     def _observe(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Add the indicators of each labelled voxel to those of its class."""
+        """Add the indicators of each labeled voxel to the sums of its class."""
         of_truth = probabilities.gather(1, labels[:, None])[:, 0]
         negative_entropy = (probabilities * probabilities.clamp(min=1e-12).log()).sum(dim=1)
         spread = probabilities.amax(dim=1) - of_truth
@@ -135,6 +137,6 @@ class Basak(Strategy):
         else:
             indicators = [1 + negative_entropy / math.log(probabilities.shape[1]), of_truth, 1 - spread]
         truth = labels.flatten()
-        for kept, values in zip(self.sums, indicators, strict=True):
-            kept.add_(summed(torch.zeros_like(kept).scatter_add_(0, truth, values.flatten())))
+        for sums, values in zip(self.sums, indicators, strict=True):
+            sums.add_(sum_over_processes(torch.zeros_like(sums).scatter_add_(0, truth, values.flatten())))
         self.voxels.add_(voxels_of(labels, len(self.voxels)))

@@ -1,14 +1,14 @@
 """BCP: bidirectional copy-paste (Bai et al., CVPR 2023).
 
-A box of a labelled patch is pasted into an unlabelled one and the other way round, and the student learns the
-mixtures with the mixture of true and teacher's labels: L = Σ over both mixtures of L_seg on the labelled region + a
-L_seg on the pseudo-labelled one, a = 1/2, no ramp. Before that, the network learns from labelled patches pasted into
-each other. The teacher is a running mean (.99) from the beginning of the second stage.
+A box of a labeled patch is pasted into an unlabeled one and vice versa. The student learns the mixtures with the
+mixture of true labels and the teacher's labels: L = Σ over both mixtures of L_seg on the labeled region + a L_seg on
+the pseudo-labeled region, with a = 1/2 and no ramp. Before this stage, the network learns from labeled patches pasted
+into each other. The teacher is a running mean (.99) from the beginning of the second stage.
 
-What deviates: the second stage starts from the averaged or present weights, not from those that validated best; the
-box may touch every border; a pseudo-label's largest parts are not kept (``largest_part``), which is slow for a dozen
-organs and harms paired ones. Cost .33 CPS (.12 while pretraining): a step of 2 + 2 patches trains on two mixtures,
-half the patches that others see.
+Deviations: the second stage starts from the averaged or current weights, not from those with the best validation score;
+the box may touch every border; the largest components of pseudo-labels are not selected by default (``largest_part``),
+which is slow for a dozen organs and harms paired ones. Cost: 0.33 times CPS (0.12 in pretraining), because a step with
+2 + 2 patches trains on two mixtures, half of the patches of other methods.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from .losses import agreement
 
 
 class BCP(CopyPaste):
-    """One student on mixtures, an EMA teacher."""
+    """One student, which learns mixtures, and an EMA teacher."""
 
     name: ClassVar[str] = "bcp"
 
     def self_training_parts(self) -> tuple[str, ...]:
+        """See ``CopyPaste.self_training_parts``."""
         return ("mixed",)
 
-    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+    def self_training(self, loss_name: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+        """See ``CopyPaste.self_training``."""
         pseudo = self.pseudo_labels(unlabelled)
         pair = self.both_ways((batch.volumes, batch.labels), (unlabelled, pseudo), self.box(unlabelled, step_state))
         loss, logits = self.both_losses(self.network, pair)

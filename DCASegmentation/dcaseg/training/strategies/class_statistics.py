@@ -1,6 +1,6 @@
-"""What the systems for imbalanced classes count, and the weights of classes they make of it.
+"""Statistics of classes, and class weights derived from them, for the methods for imbalanced classes.
 
-Vectors are (channel,), index 0 is background. Counts are in voxels.
+Vectors are (channel,); index 0 is the background. Counts are in voxels.
 """
 
 from __future__ import annotations
@@ -8,25 +8,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..distributed import summed
-from ..ema import moved
+from ..distributed import sum_over_processes
+from ..ema import update_average
 
 _SMALL = 1e-8
 
 
 def voxels_of(labels: Tensor, n_channels: int) -> Tensor:
-    """Voxels of each label in ``labels``, in all processes together, as float32."""
-    return summed(torch.bincount(labels.flatten(), minlength=n_channels).float())
+    """The number of voxels of each label in ``labels``, summed over all processes, as float32 (channel,)."""
+    return sum_over_processes(torch.bincount(labels.flatten(), minlength=n_channels).float())
 
 
 def distribution_weights(voxels: Tensor) -> Tensor:
-    """DHC's DistDW: C ln(n_max / n_k), divided by the largest; the most frequent class weighs nothing."""
+    """DHC's DistDW: C ln(n_max / n_k), divided by the largest value. The most frequent class has weight 0."""
     gaps = ((voxels.max() + _SMALL) / (voxels + _SMALL)).log()
     return len(voxels) * gaps / gaps.max().clamp(min=_SMALL)
 
 
 def reversed_weights(voxels: Tensor, exponent: float = 1 / 3) -> Tensor:
-    """CReST's rates: the class of rank l gets (n of the class of rank C-1-l / n_max) ** ``exponent``; the rarest 1."""
+    """CReST's rates: (n_r / n_max) ** ``exponent``, where r is the class with the reversed rank. The rarest gets 1."""
     order = voxels.argsort(descending=True, stable=True)
     weights = torch.empty_like(voxels)
     weights[order] = ((voxels[order.flip(0)] + _SMALL) / (voxels.max() + _SMALL)) ** exponent
@@ -34,7 +34,7 @@ def reversed_weights(voxels: Tensor, exponent: float = 1 / 3) -> Tensor:
 
 
 def lagging_weights(voxels: Tensor) -> Tensor:
-    """SimiS: C (largest share - share of the class)."""
+    """SimiS: C (largest share - share of the class), with shares of the voxels."""
     shares = voxels / voxels.sum().clamp(min=1)
     return len(voxels) * (shares.max() - shares)
 
@@ -45,24 +45,25 @@ def cube_root_weights(voxels: Tensor) -> Tensor:
 
 
 def balance_ratio(voxels: Tensor) -> Tensor:
-    """SKCDF: n_min / n_k, the share to keep of each class for all to be as frequent as the rarest."""
+    """SKCDF: n_min / n_k, the fraction of each class to keep so that all are as frequent as the rarest."""
     return voxels.min() / voxels.clamp(min=1)
 
 
 def hard_dice(predicted: Tensor, labels: Tensor, n_channels: int) -> tuple[Tensor, Tensor]:
-    """Dice of two label maps for each class over the whole batch, and which classes ``labels`` hold."""
+    """Dice of two label maps for each class over the whole batch, and which classes occur in ``labels``."""
     overlap = voxels_of(labels[predicted == labels], n_channels)
     true = voxels_of(labels, n_channels)
     return 2 * overlap / (voxels_of(predicted, n_channels) + true).clamp(min=1), true > 0
 
 
 class Difficulty(nn.Module):
-    """DHC's DiffDW: how hard each class is to learn, from how its Dice on labelled patches rises and falls.
+    """DHC's DiffDW: how difficult each class is to learn, from the changes of its Dice on labeled patches.
 
-    With d a class's Dice and Δ its change, learn and unlearn are running means (49/50) of Δ ln(d / d_before) where
-    Δ > 0 and where Δ <= 0. Weight = C x difficulty x distance / max, difficulty = (unlearn / learn) ** 1/5, distance
-    the running mean of 1 - d. A class that a batch does not hold keeps its numbers: the published code gives it a
-    Dice of 1/2 or 0, so absence looks like learning. ``bounded`` off leaves out the division, as A&D's code does.
+    d is the Dice of a class and Δ its change. "Learn" and "unlearn" are running means (49/50) of Δ ln(d / d_before) for
+    Δ > 0 and for Δ <= 0. The weight is C x difficulty x distance / max, where difficulty = (unlearn / learn) ** 1/5,
+    and distance is the running mean of 1 - d. A class that is absent from a batch keeps its values; the published code
+    assigns it a Dice of 1/2 or 0, so that absence looks like learning. Without ``bounded``, the weights are not divided
+    by the maximum, as in A&D's code.
     """
 
     _DECAY = 49 / 50
@@ -81,32 +82,32 @@ class Difficulty(nn.Module):
 
     @torch.no_grad()
     def observe(self, predicted: Tensor, labels: Tensor) -> Tensor:
-        """The weights (channel,) after this batch of label maps."""
+        """Add a batch of label maps, and return the new weights (channel,)."""
         dice, present = hard_dice(predicted, labels, len(self.last))
         change = dice - self.last
         gain = change * ((dice + _SMALL) / (self.last + _SMALL)).log()
-        for kept, new in (
+        for average, new in (
             (self.learn, torch.where(change > 0, gain, 0)),
             (self.unlearn, torch.where(change > 0, 0, gain)),
             (self.distance, 1 - dice),
         ):
-            kept.copy_(torch.where(present, self._DECAY * kept + (1 - self._DECAY) * new, kept))
+            average.copy_(torch.where(present, self._DECAY * average + (1 - self._DECAY) * new, average))
         self.last.copy_(torch.where(present, dice, self.last))
         return self.weights()
 
     def weights(self) -> Tensor:
-        """The weights (channel,) so far."""
+        """The current weights (channel,)."""
         hardness = ((self.unlearn + _SMALL) / (self.learn + _SMALL)) ** 0.2 * self.distance
         scale = hardness.max().clamp(min=_SMALL) if self._bounded else 1.0
         return len(self.last) * hardness / scale
 
 
 class Confidence(nn.Module):
-    """CLD's bank: the mean probability of each class on its own labelled voxels, and rates that fall with it.
+    """CLD's bank: the mean probability of each class on its labeled voxels, and sampling rates that decrease with it.
 
-    Updated every ``period`` batches, by ``decay`` of the old value, the first time by the new value alone; a class
-    without a voxel in the period keeps its value (in the published code it counts as not confident at all). ``rates``
-    are ((1 - conf) / max (1 - conf)) ** ``exponent``, and 1 for a class never seen.
+    It is updated every ``period`` batches as a running mean with ``decay``; the first value is used as it is. A class
+    without voxels in the period keeps its value (in the published code, its confidence is then 0). ``rates`` are
+    ((1 - conf) / max (1 - conf)) ** ``exponent``, and 1 for a class that has not occurred yet.
     """
 
     def __init__(self, n_channels: int, period: int, decay: float = 0.999, exponent: float = 0.5) -> None:
@@ -123,10 +124,10 @@ class Confidence(nn.Module):
 
     @torch.no_grad()
     def observe(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Take in a labelled batch: (batch, channel, ...) and its labels."""
+        """Add a labeled batch: probabilities (batch, channel, ...) and labels (batch, ...)."""
         of_truth = probabilities.float().gather(1, labels[:, None]).flatten()
-        found = torch.zeros_like(self.sums).scatter_add_(0, labels.flatten(), of_truth)
-        self.sums.add_(summed(found))
+        sums = torch.zeros_like(self.sums).scatter_add_(0, labels.flatten(), of_truth)
+        self.sums.add_(sum_over_processes(sums))
         self.voxels.add_(voxels_of(labels, len(self.sums)))
         self.batches.add_(1)
         if int(self.batches) % self._period:
@@ -139,16 +140,16 @@ class Confidence(nn.Module):
         self.voxels.zero_()
 
     def rates(self) -> Tensor:
-        """The share of each class's voxels to keep."""
+        """The fraction of each class's voxels to keep (channel,)."""
         doubt = 1 - self.confidence.clamp(min=0)
         rates = (doubt / doubt.max().clamp(min=_SMALL)) ** self._exponent
         return torch.where(self.confidence < 0, torch.ones_like(rates), rates)
 
 
 class Quantiles(nn.Module):
-    """For each class, how confident the voxels are that were given its label: a histogram of 0..1 in 1000 bins.
+    """The distribution of the confidence of each class's pseudo-labels, as a histogram with 1000 bins from 0 to 1.
 
-    It stands for the stored volumes of the published Adsh, exact to a thousandth.
+    It replaces the stored volumes of the published Adsh, with a precision of 1/1000.
     """
 
     _BINS = 1000
@@ -160,32 +161,32 @@ class Quantiles(nn.Module):
 
     @torch.no_grad()
     def observe(self, confidence: Tensor, labels: Tensor) -> None:
-        """Take in voxels: their confidence in 0..1, and labels of the same shape."""
+        """Add voxels: their confidence (0 to 1), and their labels, of the same shape."""
         bins = (confidence.float() * self._BINS).long().clamp(0, self._BINS - 1)
-        where = (labels * self._BINS + bins).flatten()
-        found = torch.bincount(where, minlength=self.histogram.numel())
-        self.histogram.add_(summed(found.float()).view_as(self.histogram))
+        indices = (labels * self._BINS + bins).flatten()
+        counts = torch.bincount(indices, minlength=self.histogram.numel())
+        self.histogram.add_(sum_over_processes(counts.float()).view_as(self.histogram))
 
     def clear(self) -> None:
-        """Forget all voxels."""
+        """Remove all voxels."""
         self.histogram.zero_()
 
     def share_above(self, label: int, threshold: float) -> Tensor:
-        """The share of the label's voxels with at least this confidence."""
+        """The fraction of the label's voxels with at least this confidence."""
         of_label = self.histogram[label]
         return of_label[round(threshold * self._BINS) :].sum() / of_label.sum().clamp(min=1)
 
     def thresholds(self, share: Tensor) -> Tensor:
-        """For each class the confidence that ``share`` of its voxels reach; 1 for a class without voxels."""
+        """The confidence (channel,) that the fraction ``share`` of each class's voxels reaches; 1 without voxels."""
         from_above = self.histogram.flip(1).cumsum(dim=1).flip(1)
         total = from_above[:, :1]
         enough = (from_above >= share * total) & (total > 0)
         edges = torch.arange(self._BINS, device=share.device) / self._BINS
-        found = torch.where(enough, edges, torch.zeros_like(edges)).amax(dim=1)
-        return torch.where(total[:, 0] > 0, found, torch.ones_like(found))
+        thresholds = torch.where(enough, edges, torch.zeros_like(edges)).amax(dim=1)
+        return torch.where(total[:, 0] > 0, thresholds, torch.ones_like(thresholds))
 
 
-def moved_weights(kept: Tensor, new: Tensor, decay: float) -> Tensor:
-    """Weights of classes that follow ``new`` slowly, kept in place in the buffer ``kept``; a copy to compute with."""
-    moved(kept, new, decay)
-    return kept.clone()
+def update_weight_average(average: Tensor, new: Tensor, decay: float) -> Tensor:
+    """Update the running mean of class weights in the buffer ``average`` in place, and return a copy."""
+    update_average(average, new, decay)
+    return average.clone()

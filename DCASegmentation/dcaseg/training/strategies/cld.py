@@ -1,13 +1,13 @@
-"""CLD: calibrating the label distribution (Lin et al., MICCAI 2022), on cross pseudo supervision.
+"""CLD: calibrating the label distribution (Lin et al., MICCAI 2022), based on cross pseudo supervision.
 
-Classes weigh (n_max / n_k)^(1/3) by labelled voxels, fixed; the supervised loss is weighted cross-entropy + weighted
-foreground Dice. A bank keeps each network's confidence in each class on labelled voxels
-(``class_statistics.Confidence``); in the cross loss a voxel of class k is kept with probability ((1 - conf_k) / max
-(1 - conf))^(1/2), and the loss is the mean over all voxels of weight x mask x cross-entropy.
+Class weights are (n_max / n_k)^(1/3), from the labeled voxels, and fixed. The supervised loss is weighted cross-entropy
++ weighted foreground Dice. A bank stores each network's confidence in each class on labeled voxels
+(``class_statistics.Confidence``). In the cross loss, a voxel of class k is kept with probability ((1 - conf_k) / max (1
+- conf))^(1/2), and the loss is the mean over all voxels of weight x mask x cross-entropy.
 
-What deviates from the code: a class absent from the labelled batches keeps its confidence, instead of moving to 0;
-the first bank is empty (all voxels kept), not random. CLD's crop along the long axis of a knee is left out. Cost 1
-CPS.
+Deviations from the code: a class that is absent from the labeled batches keeps its confidence instead of moving to 0;
+the bank is initially empty (all voxels are kept), not random; CLD's crop along the long axis of a knee is left out.
+Cost: as CPS.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .two_networks import TwoNetworks
 
 @dataclass(frozen=True)
 class CLDOptions:
-    """The row is DHC's port of CLD, which updates its bank every 8 steps; the paper's code every 2."""
+    """Options of CLD. The row is DHC's port, which updates its bank every 8 steps; the paper's code does so every 2."""
 
     variant: Literal["row", "published"] = option("row", "row: bank updated every 8 steps; published: every 2")
     mask_by: Literal["own", "pseudo"] = option(
-        "own", "whose class picks a voxel's rate: own argmax, or the pseudo-label"
+        "own", "the class that determines a voxel's rate: own argmax, or the pseudo-label"
     )
 
 
 class CLD(TwoNetworks):
-    """Cross losses on voxels sampled by how little confidence their class has."""
+    """CPS whose cross losses sample more voxels of classes with low confidence."""
 
     name: ClassVar[str] = "cld"
     Options: ClassVar[type[CLDOptions]] = CLDOptions
@@ -52,18 +52,22 @@ class CLD(TwoNetworks):
         self.register_buffer("weights", torch.ones(self.channels))
 
     def prepare(self, facts: Facts) -> None:
+        """See ``Strategy.prepare``."""
         super().prepare(facts)
         self.weights.copy_(cube_root_weights(torch.tensor(facts.voxels, dtype=torch.float)))
 
-    def observe(self, answers: list[Tensor], batch: Batch, step_state: StepState) -> None:
+    def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
+        """See ``TwoNetworks.observe``."""
         labelled = len(batch.volumes)
-        for bank, answer in zip(self.banks, answers, strict=True):
-            bank.observe(answer[:labelled].softmax(dim=1), batch.labels)  # type: ignore[operator]
+        for bank, logits in zip(self.banks, outputs, strict=True):
+            bank.observe(logits[:labelled].softmax(dim=1), batch.labels)  # type: ignore[operator]
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.supervised``."""
         return weighted_loss(logits, batch.labels, self.weights)
 
     def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.crossed``."""
         by = labels if self.own.mask_by == "pseudo" else logits.detach().argmax(dim=1)
         bank: Confidence = self.banks[which]  # type: ignore[assignment]
         mask = sampled(by, bank.rates(), self.random(step_state, which))

@@ -1,16 +1,16 @@
 """Co-BioNet: uncertainty-guided dual views (Peiris et al., Nature Machine Intelligence 2023).
 
-Two networks and two critics. A critic D learns, voxel by voxel, to tell a prediction from a true label map; a network
-learns from the other's probabilities, more where the other's critic finds them real, and to convince its own critic:
-L_1 = ce(z_1, y) + Dice + λ [mean ce(p_1, p_2) + mean 1[D_2(p_2) > T] ce(p_1, p_2) + μ BCE(D_1(p_1), 1)], critic: 1/2
-[BCE(D_1(one-hot y), 1) + BCE(D_1(p_1), 0)].
+Two networks and two critics. A critic D learns, voxel by voxel, to distinguish a prediction from a true label map. A
+network learns from the other's probabilities, more where the other's critic considers them real, and to convince its
+own critic: L_1 = ce(z_1, y) + Dice + λ [mean ce(p_1, p_2) + mean 1[D_2(p_2) > T] ce(p_1, p_2) + μ BCE(D_1(p_1), 1)].
+The critic's loss is 1/2 [BCE(D_1(one-hot y), 1) + BCE(D_1(p_1), 0)].
 
-The published code does not do so: no gradient reaches its critics (detached losses), the first cross term is a number
-without a graph, and the mask multiplies a mean, so that nothing is selected. Ours does what is written above, for
-organs with a softmax in place of one sigmoid, and the critic's last layer is plain: after the published one's leaky
-ReLU a sigmoid hardly falls below .45, and a threshold of .2 refuses nothing. The answer is the networks' mean
-softmax, not the intersection of binary masks. Critics learn at ``critic_factor`` of the learning rate. Cost 1 CPS (2
-in the published code) and the critics: maps of 64 channels at full size.
+The published code does something else: no gradient reaches its critics (detached losses), the first cross term has no
+graph, and the mask multiplies a mean, so it selects nothing. Ours implements the equations above, with a softmax over
+organs instead of one sigmoid, and without an activation at the critic's output: after the published leaky ReLU, a
+sigmoid is rarely below .45, so a threshold of .2 would reject nothing. The result is the networks' mean softmax, not
+the intersection of binary masks. Critics learn at ``critic_factor`` of the learning rate. Cost: as CPS (twice in the
+published code), plus the critics, which have 64 channels at full resolution.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from torch.nn import functional
 
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
-from .base import Answering, Batch, Loss, MeanOfNetworks, ParameterGroup, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, option, plain_vnet
 from .losses import agreement, square_dice, voxel_loss
 
 
 @dataclass(frozen=True)
 class CoBioNetOptions:
-    """Values of the pancreas, the nearest to organs of the abdomen."""
+    """Options of Co-BioNet, with the published values for the pancreas, the closest to our task."""
 
-    threshold: float = option(0.2, "T: how real a voxel must be to the other's critic")
+    threshold: float = option(0.2, "T: how real a voxel must be for the other's critic")
     adversarial: float = option(0.01, "μ: weight of convincing the critic")
-    critic_factor: float = option(0.1, "the critics' learning rate as a share of the networks'")
+    critic_factor: float = option(0.1, "the critics' learning rate as a fraction of the networks'")
 
 
 class Critic(nn.Sequential):
-    """How real each voxel of a map of probabilities is: logits (batch, 1, depth, height, width)."""
+    """Rates how real each voxel of a probability map is.
+
+    Probabilities (batch, channel, depth, height, width) become logits (batch, 1, depth, height, width).
+    """
 
     def __init__(self, channels: int) -> None:
         layers: list[nn.Module] = []
@@ -48,13 +51,16 @@ class Critic(nn.Sequential):
         super().__init__(*layers, nn.Conv3d(64, 1, kernel_size=1))
 
 
-def soft_cross_entropy(logits: Tensor, taught: Tensor) -> Tensor:
-    """Cross-entropy of each voxel against probabilities (batch, channel, depth, height, width)."""
-    return -(taught * functional.log_softmax(logits, dim=1)).sum(dim=1)
+def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of each voxel (batch, depth, height, width) with target probabilities.
+
+    ``logits`` and ``target`` are (batch, channel, depth, height, width).
+    """
+    return -(target * functional.log_softmax(logits, dim=1)).sum(dim=1)
 
 
 class CoBioNet(Strategy):
-    """Two networks that teach each other where a critic believes them."""
+    """Two networks that teach each other, more where a critic considers the pseudo-labels real."""
 
     name: ClassVar[str] = "co_bionet"
     Options: ClassVar[type[CoBioNetOptions]] = CoBioNetOptions
@@ -66,72 +72,79 @@ class CoBioNet(Strategy):
         super().__init__(options)
         self.network, self.second = plain_vnet(options, groups), plain_vnet(options, groups)
         self.critics = nn.ModuleList(Critic(self.network.out_channels) for _ in range(2))
-        self._answers: list[Tensor] = []
+        self._probabilities: list[Tensor] = []
 
-    def answering(self) -> Answering:
+    def answering(self) -> ScoredNetwork:
+        """See ``Strategy.answering``."""
         return MeanOfNetworks([self.network, self.second], of="probabilities")
 
     def parameter_groups(self) -> list[ParameterGroup]:
+        """See ``Strategy.parameter_groups``."""
         networks = [*self.network.parameters(), *self.second.parameters()]
         return [ParameterGroup(networks), ParameterGroup(list(self.critics.parameters()), self.own.critic_factor)]
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("networks", "critics")
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        return self._networks(batch, step_state) if part == "networks" else self._critics(batch)
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
+        return self._networks(batch, step_state) if loss_name == "networks" else self._critics(batch)
 
     def _networks(self, batch: Batch, step_state: StepState) -> Loss:
         labelled = len(batch.volumes)
         volumes = batch.volumes if batch.unlabelled is None else torch.cat([batch.volumes, batch.unlabelled])
         logits = [self.network(volumes).float(), self.second(volumes).float()]
-        probabilities = [one.softmax(dim=1) for one in logits]
-        self._answers = [one.detach() for one in probabilities]
+        probabilities = [each.softmax(dim=1) for each in logits]
+        self._probabilities = [each.detach() for each in probabilities]
         supervised = torch.stack(
             [
-                voxel_loss(one[:labelled], batch.labels) + square_dice(p[:labelled], batch.labels)
-                for one, p in zip(logits, probabilities, strict=True)
+                voxel_loss(z[:labelled], batch.labels) + square_dice(p[:labelled], batch.labels)
+                for z, p in zip(logits, probabilities, strict=True)
             ]
         ).sum()
         values = {"supervised": supervised.detach() / 2}
         if batch.unlabelled is None:
             return Loss(supervised, values)
-        crossed, convinced, believed = supervised.new_zeros(()), supervised.new_zeros(()), supervised.new_zeros(())
+        crossed, adversarial, real_share = supervised.new_zeros(()), supervised.new_zeros(()), supervised.new_zeros(())
         for which in (0, 1):
-            taught = self._answers[1 - which][labelled:]
+            target = self._probabilities[1 - which][labelled:]
             with torch.no_grad():
-                real = self.critics[1 - which](taught).float().sigmoid()[:, 0] > self.own.threshold
-            crossed = crossed + selected_cross_entropy(logits[which][labelled:], taught, real)
-            believed = believed + real.float().mean() / 2
-            # The critic's weights without a graph: it is not to learn to be convinced.
-            frozen = {name: one.detach() for name, one in self.critics[which].named_parameters()}
-            verdict: Tensor = functional_call(self.critics[which], frozen, (probabilities[which],))
-            convinced = convinced + real_or_not(verdict, real=True)
-        total = supervised + self.weight(step_state) * (crossed + self.own.adversarial * convinced)
+                real = self.critics[1 - which](target).float().sigmoid()[:, 0] > self.own.threshold
+            crossed = crossed + selected_cross_entropy(logits[which][labelled:], target, real)
+            real_share = real_share + real.float().mean() / 2
+            # Detached, because this loss must not train the critic.
+            frozen = {name: parameter.detach() for name, parameter in self.critics[which].named_parameters()}
+            critic_logits: Tensor = functional_call(self.critics[which], frozen, (probabilities[which],))
+            adversarial = adversarial + critic_loss(critic_logits, real=True)
+        total = supervised + self.weight(step_state) * (crossed + self.own.adversarial * adversarial)
         values["unsupervised"] = crossed.detach()
-        values["certain"] = believed
-        labels = [one[labelled:].argmax(dim=1) for one in self._answers]
-        return Loss(total, {**values, "adversarial": convinced.detach(), "agreement": agreement(*labels)})
+        values["certain"] = real_share
+        labels = [each[labelled:].argmax(dim=1) for each in self._probabilities]
+        return Loss(total, {**values, "adversarial": adversarial.detach(), "agreement": agreement(*labels)})
 
     def _critics(self, batch: Batch) -> Loss:
         channels = self.network.out_channels
         truth = functional.one_hot(batch.labels, channels).movedim(-1, 1).float()
         losses = [
-            (real_or_not(critic(truth), real=True) + real_or_not(critic(answer), real=False)) / 2
-            for critic, answer in zip(self.critics, self._answers, strict=True)
+            (critic_loss(critic(truth), real=True) + critic_loss(critic(predicted), real=False)) / 2
+            for critic, predicted in zip(self.critics, self._probabilities, strict=True)
         ]
         total = torch.stack(losses).sum()
         return Loss(total, {"critics": total.detach() / 2})
 
 
-def selected_cross_entropy(logits: Tensor, taught: Tensor, real: Tensor) -> Tensor:
-    """Mean cross-entropy against probabilities, plus that of the voxels found ``real``, over all voxels."""
-    loss = soft_cross_entropy(logits, taught)
+def selected_cross_entropy(logits: Tensor, target: Tensor, real: Tensor) -> Tensor:
+    """The mean of ``soft_cross_entropy`` over all voxels, plus the mean of its product with the mask ``real``.
+
+    ``real`` is boolean (batch, depth, height, width).
+    """
+    loss = soft_cross_entropy(logits, target)
     return loss.mean() + (loss * real).mean()
 
 
-def real_or_not(verdict: Tensor, real: bool) -> Tensor:
-    """Binary cross-entropy of a critic's logits."""
-    verdict = verdict.float()
-    target = torch.ones_like(verdict) if real else torch.zeros_like(verdict)
-    return functional.binary_cross_entropy_with_logits(verdict, target)
+def critic_loss(critic_logits: Tensor, real: bool) -> Tensor:
+    """The binary cross-entropy of a critic's logits with the target 1 (``real``) or 0."""
+    critic_logits = critic_logits.float()
+    target = torch.ones_like(critic_logits) if real else torch.zeros_like(critic_logits)
+    return functional.binary_cross_entropy_with_logits(critic_logits, target)

@@ -1,9 +1,9 @@
-"""What BCP, ABD and β-FFT share: two stages, halves of a batch, and bidirectional copy-paste.
+"""The common base of BCP, ABD and β-FFT: two stages, and bidirectional copy-paste between halves of a batch.
 
-In the first stage ("pretraining") the networks learn from labelled patches pasted into each other. Then a teacher
-starts as a copy of the first network, and "self_training" pastes labelled and unlabelled patches into each other:
-with a mask M that is false in a box, in = l_a M + u_a (1 - M), out = u_b M + l_b (1 - M), l and u labelled and
-unlabelled halves a, b.
+In the first stage ("pretraining"), the networks learn from labeled patches pasted into each other. The second stage
+("self_training") starts with a teacher that is a copy of the first network, and pastes labeled and unlabeled patches
+into each other: in = l_a M + u_a (1 - M), out = u_b M + l_b (1 - M), where the mask M is false in a box, and l and u
+are labeled and unlabeled patches of the halves a and b of the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..ema import follow
+from ..ema import update_teacher
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
 from .losses import agreement, region_loss, square_dice
@@ -31,40 +31,46 @@ _TEACHER_DECAY = 0.99
 
 @dataclass(frozen=True)
 class CopyPasteOptions:
-    """Constants of the two stages."""
+    """Options of the two stages."""
 
-    pretraining: float = option(0.118, "share of the steps on labelled patches alone")
-    box: float = option(2 / 3, "side of the pasted box as a share of the patch's")
-    pseudo_weight: float = option(0.5, "weight of voxels with the teacher's labels beside labelled ones")
-    largest_part: bool = option(False, "keep the largest part of each organ of a pseudo-label; harms paired organs")
+    pretraining: float = option(0.118, "fraction of the steps that use labeled patches only")
+    box: float = option(2 / 3, "side of the pasted box as a fraction of the patch's side")
+    pseudo_weight: float = option(0.5, "weight of voxels with the teacher's labels, relative to labeled ones")
+    largest_part: bool = option(
+        False, "keep only the largest component of each organ in pseudo-labels; harms paired organs"
+    )
 
     def __post_init__(self) -> None:
         if not (0 <= self.pretraining < 1 and 0 < self.box < 1):
-            raise ValueError("pretraining lies in 0 to below 1, box above 0 and below 1")
+            raise ValueError("pretraining must be from 0 to below 1, and box above 0 and below 1")
 
 
 class Mixed(NamedTuple):
-    """Patches of two sources with their labels; ``mask`` (depth, height, width) is true where the first one is."""
+    """Mixtures of patches from two sources, with their labels.
+
+    ``volumes`` are (batch, 1, depth, height, width), ``labels`` (batch, depth, height, width). ``mask`` (depth, height,
+    width) is true where the voxels come from the first source.
+    """
 
     volumes: Tensor
     labels: Tensor
     mask: Tensor
 
     def loss(self, logits: Tensor, outside: float, inside: float) -> Tensor:
-        """The two regions' losses, weighed."""
+        """The weighted sum of the losses in the two regions."""
         return outside * region_loss(logits, self.labels, self.mask) + inside * region_loss(
             logits, self.labels, ~self.mask
         )
 
 
 def mixed(outside: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor], mask: Tensor) -> Mixed:
-    """Volumes and labels of ``inside`` in the box of ``outside``."""
+    """Paste the volumes and labels of ``inside`` into those of ``outside`` where ``mask`` is false."""
     mask = mask.to(outside[0].device)
     return Mixed(pasted(outside[0], inside[0], mask), pasted(outside[1], inside[1], mask), mask)
 
 
 class CopyPaste(Strategy):
-    """The stages. A subclass gives the parts of the second one."""
+    """The two stages. A subclass defines the losses of the second one."""
 
     needs_unlabelled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
@@ -79,17 +85,18 @@ class CopyPaste(Strategy):
 
     @property
     def students(self) -> list[DCANet]:
-        """All networks that learn."""
+        """All networks that learn from losses."""
         return [self.network]
 
     def step_state(self, step: int) -> StepState:
-        border = round(self.own.pretraining * self.options.steps)
-        if step < border:
-            return StepState(step, "pretraining", step, border)
-        return StepState(step, "self_training", step - border, self.options.steps - border)
+        """See ``Strategy.step_state``."""
+        pretraining_steps = round(self.own.pretraining * self.options.steps)
+        if step < pretraining_steps:
+            return StepState(step, "pretraining", step, pretraining_steps)
+        return StepState(step, "self_training", step - pretraining_steps, self.options.steps - pretraining_steps)
 
     def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
-        """At the first step of self-training, the network takes its averaged weights and the teacher a copy of them."""
+        """At the first step of self-training, load the averaged weights, and copy the network to the teacher."""
         if step_state.stage != "self_training" or step_state.stage_step:
             return False
         if averaged is not None and step_state.step:
@@ -98,39 +105,42 @@ class CopyPaste(Strategy):
         return step_state.step > 0
 
     def weight(self, step_state: StepState) -> float:
-        """Constant: the papers have no ramp, and nothing is drawn in vain while pretraining."""
+        """Constant in self-training, since the papers have no ramp; 0 in pretraining."""
         return self.options.unsupervised_weight if step_state.stage == "self_training" else 0.0
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
-        alone = step_state.stage == "pretraining" or batch.unlabelled is None
-        return ("pretraining",) if alone else self.self_training_parts()
+        """See ``Strategy.loss_names``."""
+        pretraining = step_state.stage == "pretraining" or batch.unlabelled is None
+        return ("pretraining",) if pretraining else self.self_training_parts()
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        if part == "pretraining":
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
+        if loss_name == "pretraining":
             return self._pretraining(batch, step_state)
         assert batch.unlabelled is not None
-        return self.self_training(part, batch, batch.unlabelled, step_state)
+        return self.self_training(loss_name, batch, batch.unlabelled, step_state)
 
     def on_step_end(self, step_state: StepState) -> None:
+        """See ``Strategy.on_step_end``."""
         if step_state.stage == "self_training":
-            follow(self.teacher, self.network, _TEACHER_DECAY)
+            update_teacher(self.teacher, self.network, _TEACHER_DECAY)
 
     def self_training_parts(self) -> tuple[str, ...]:
-        """The names of the second stage's parts, in their order."""
+        """The names of the second stage's losses, in the order in which they are computed."""
         raise NotImplementedError
 
-    def self_training(self, part: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
-        """The loss of one part of the second stage."""
+    def self_training(self, loss_name: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+        """Compute the loss of the second stage with this name."""
         raise NotImplementedError
 
     def box(self, volumes: Tensor, step_state: StepState) -> Tensor:
-        """The step's mask, for all patches."""
+        """The step's mask (depth, height, width), for all patches."""
         return box_mask(volumes.shape[2:], self.own.box, self.random(step_state))
 
     def both_ways(
         self, labelled: tuple[Tensor, Tensor], unlabelled: tuple[Tensor, Tensor], mask: Tensor
     ) -> tuple[Mixed, Mixed]:
-        """The mixtures "in" and "out" of volumes with their labels, each of half a batch."""
+        """The mixtures "in" and "out" of volumes and labels, each of half a batch."""
         half = len(labelled[0]) // 2
         first = [(volumes[:half], labels[:half]) for volumes, labels in (labelled, unlabelled)]
         second = [(volumes[half:], labels[half:]) for volumes, labels in (labelled, unlabelled)]
@@ -138,81 +148,82 @@ class CopyPaste(Strategy):
 
     @torch.no_grad()
     def pseudo_labels(self, volumes: Tensor) -> Tensor:
-        """The teacher's labels."""
+        """The teacher's labels (batch, depth, height, width)."""
         labels = self.teacher(volumes).argmax(dim=1)
         return largest_parts(labels) if self.own.largest_part else labels
 
     def both_losses(self, network: Callable[[Tensor], Tensor], pair: tuple[Mixed, Mixed]) -> tuple[Tensor, Tensor]:
-        """BCP's loss of a network on both mixtures, and its logits on them, inward first."""
+        """BCP's loss of a network on both mixtures, and its logits on them, "in" first."""
         weight = self.own.pseudo_weight
-        logits = network(torch.cat([one.volumes for one in pair])).float()
+        logits = network(torch.cat([mixture.volumes for mixture in pair])).float()
         half = len(pair[0].volumes)
         loss = pair[0].loss(logits[:half], 1.0, weight) + pair[1].loss(logits[half:], weight, 1.0)
         return loss, logits
 
     def _pretraining(self, batch: Batch, step_state: StepState) -> Loss:
         half = len(batch.volumes) // 2
-        one = mixed(
+        mixture = mixed(
             (batch.volumes[:half], batch.labels[:half]),
             (batch.volumes[half:], batch.labels[half:]),
             self.box(batch.volumes, step_state),
         )
-        everywhere = torch.ones_like(one.mask)
-        losses = [region_loss(student(one.volumes), one.labels, everywhere) for student in self.students]
+        everywhere = torch.ones_like(mixture.mask)
+        losses = [region_loss(student(mixture.volumes), mixture.labels, everywhere) for student in self.students]
         loss = torch.stack(losses).sum()
         return Loss(loss, {"supervised": loss.detach() / len(losses)})
 
 
 def largest_parts(labels: Tensor) -> Tensor:
-    """Label maps (batch, depth, height, width) with the largest connected part of each label."""
-    kept = []
-    for one in labels.cpu():
-        found = torch.zeros_like(one)
-        for label in one.unique().tolist():
+    """Keep only the largest connected component of each label in label maps (batch, depth, height, width)."""
+    results = []
+    for label_map in labels.cpu():
+        result = torch.zeros_like(label_map)
+        for label in label_map.unique().tolist():
             if label:
-                mask = sitk.GetImageFromArray((one == label).numpy().astype("uint8"))
-                parts = sitk.RelabelComponent(sitk.ConnectedComponent(mask), sortByObjectSize=True)
-                found[torch.from_numpy(sitk.GetArrayFromImage(parts).astype("int64")) == 1] = label
-        kept.append(found)
-    return torch.stack(kept).to(labels.device)
+                mask = sitk.GetImageFromArray((label_map == label).numpy().astype("uint8"))
+                components = sitk.RelabelComponent(sitk.ConnectedComponent(mask), sortByObjectSize=True)
+                result[torch.from_numpy(sitk.GetArrayFromImage(components).astype("int64")) == 1] = label
+        results.append(result)
+    return torch.stack(results).to(labels.device)
 
 
 class TwoStudents(CopyPaste):
-    """Copy-paste with a second network, which learns from a strong view; the teacher follows the first."""
+    """Copy-paste with a second network, which learns from a strong view. The teacher follows the first network."""
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options, groups)
         self.second = plain_vnet(options, groups)
-        # Both views of what was last looked at and the networks' probabilities there, for a later part of the step.
+        # Both views of the last patches, with the networks' probabilities, for a later loss of the step.
         self.views: list[tuple[Tensor, Tensor]] = []
 
     @property
     def students(self) -> list[DCANet]:
+        """See ``CopyPaste.students``."""
         return [self.network, self.second]
 
     def on_mixtures(self, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
-        """BCP's losses of both networks, each on the mixtures of its own view, and Dice against the other's labels."""
+        """BCP's losses of both networks, each on the mixtures of its own view, and Dice with the other's labels."""
         mask = self.box(unlabelled, step_state)
         labelled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
         unlabelled_views = (unlabelled, strong_view(unlabelled, self.random(step_state, 2)))
         total, logits, volumes = unlabelled.new_zeros(()), [], []
         for student, labelled, view in zip(self.students, labelled_views, unlabelled_views, strict=True):
             pair = self.both_ways((labelled, batch.labels), (view, self.pseudo_labels(view)), mask)
-            loss, answer = self.both_losses(student, pair)
+            loss, student_logits = self.both_losses(student, pair)
             total = total + loss
-            logits.append(answer)
-            volumes.append(torch.cat([one.volumes for one in pair]))
+            logits.append(student_logits)
+            volumes.append(torch.cat([mixture.volumes for mixture in pair]))
         self.keep(volumes, logits)
         crossed = self.taught_by_each_other(logits, 1.0)
         return Loss(total + crossed.total, {"supervised": total.detach() / 2, **crossed.values})
 
     def keep(self, volumes: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
-        """Remember both views and what the networks say of them."""
-        self.views = [(view, answer.detach().softmax(dim=1)) for view, answer in zip(volumes, logits, strict=True)]
+        """Store both views, and the networks' probabilities on them."""
+        self.views = [(view, output.detach().softmax(dim=1)) for view, output in zip(volumes, logits, strict=True)]
 
     @staticmethod
     def taught_by_each_other(logits: Sequence[Tensor], weight: float) -> Loss:
-        """Dice of both networks against each other's labels."""
-        labels = [answer.detach().argmax(dim=1) for answer in logits]
+        """The Dice loss of both networks with each other's labels."""
+        labels = [output.detach().argmax(dim=1) for output in logits]
         loss = square_dice(logits[0].softmax(dim=1), labels[1]) + square_dice(logits[1].softmax(dim=1), labels[0])
         return Loss(weight * loss, {"unsupervised": loss.detach(), "agreement": agreement(*labels)})

@@ -1,17 +1,17 @@
 """CReST: class-rebalancing self-training (Wei et al., CVPR 2021).
 
-Pseudo-labels of rare classes are precise though few. With classes sorted by labelled count N_1 >= ... >= N_C, the
-class of rank l gets the rate (N_{C+1-l} / N_1)^(1/3): 1 for the rarest.
+Pseudo-labels of rare classes are precise, although few. With classes sorted by their labeled count N_1 >= ... >= N_C,
+the class of rank l has the rate (N_{C+1-l} / N_1)^(1/3), which is 1 for the rarest.
 
-``row``: DHC's port, on CPS: these rates, of each network's own pseudo-labels in the step, are weights of classes
-(running mean .99, from the labelled counts) of weighted cross-entropy + weighted foreground Dice on labels, and of
-weighted cross-entropy in the cross loss. No generations. A class that no pseudo-label of the step has makes the most
-frequent one weigh next to nothing, as in the port. Cost 1 CPS.
-``published``: self-training in generations, on FixMatch. At the start of each generation but the first all unlabelled
-cases are predicted; of each class the most confident voxels, its rate's share, become labels, all others are ignored;
-they replace those of the generation before. The network then starts from fresh weights (``restart``). The unit is a
-voxel, not an image. ``align`` is CReST+: pseudo-labels' distribution is moved toward that of the labels, more so in
-early generations. Cost .6 CPS and a prediction of all unlabelled cases for each generation.
+``row``: DHC's port, based on CPS. These rates, computed from each network's own pseudo-labels in the step (running mean
+.99, starting from the labeled counts), are class weights for weighted cross-entropy + weighted foreground Dice on
+labels, and for weighted cross-entropy in the cross loss. There are no generations. If a class has no pseudo-label in a
+step, the most frequent class gets almost no weight, as in the port. Cost: as CPS. ``published``: self-training in
+generations, based on FixMatch. At the start of each generation except the first, all unlabeled cases are predicted. For
+each class, the most confident voxels, according to its rate, become labels, and all others are ignored; they replace
+those of the previous generation. The network then restarts from new weights (``restart``). The unit is a voxel, not an
+image. ``align`` is CReST+: the distribution of the pseudo-labels is moved toward that of the labels, more in early
+generations. Cost: 0.6 times CPS, plus a prediction of all unlabeled cases per generation.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ..cases import Case
-from ..ema import moved
+from ..ema import update_average
 from ..options import TrainingOptions
 from .base import Facts, Pool, StepState, option
 from .class_statistics import reversed_weights
 from .fixmatch import FixMatch, pseudo_labelled
-from .two_networks import WeighedNetworks
+from .two_networks import WeightedNetworks
 
 
 @dataclass(frozen=True)
 class CReSTOptions:
-    """Which reading, and of the published one its generations."""
+    """Options of CReST."""
 
     variant: Literal["row", "published"] = option("row", "row: DHC's port on CPS; published: generations on FixMatch")
-    exponent: float = option(1 / 3, "how steeply rates fall with a class's count")
-    generations: int = option(3, "published: parts of the run, each with pseudo-labels of its own")
-    restart: bool = option(True, "published: fresh weights for each generation")
+    exponent: float = option(1 / 3, "how steeply the rates decrease with a class's count")
+    generations: int = option(3, "published: number of generations, each with new pseudo-labels")
+    restart: bool = option(True, "published: new weights for each generation")
     align: bool = option(True, "published: distribution alignment (CReST+)")
 
     def __post_init__(self) -> None:
         if self.exponent <= 0 or self.generations < 1:
-            raise ValueError("exponent is above 0 and generations are 1 or more")
+            raise ValueError("exponent must be above 0, and generations 1 or more")
 
 
 class PublishedCReST(FixMatch):
-    """Generations of self-training, each with pseudo-labels taken anew."""
+    """Self-training in generations, each with new pseudo-labels."""
 
     name: ClassVar[str] = "crest"
     Options: ClassVar[type[CReSTOptions]] = CReSTOptions
@@ -65,22 +65,25 @@ class PublishedCReST(FixMatch):
         self.register_buffer("predicted", torch.full((self.channels,), 1 / self.channels))
 
     def prepare(self, facts: Facts) -> None:
+        """See ``Strategy.prepare``."""
         super().prepare(facts)
         voxels = torch.tensor(facts.voxels, dtype=torch.float)
         self.shares.copy_(voxels / voxels.sum())
         self.predicted.copy_(self.shares)
 
     def step_state(self, step: int) -> StepState:
+        """See ``Strategy.step_state``."""
         first, last, generation = self._generation(step)
         return StepState(step, f"generation {generation}", step - first, last - first)
 
     def _generation(self, step: int) -> tuple[int, int, int]:
-        """First step, end and number of the generation that ``step`` lies in."""
+        """The first step, the end and the number of the generation of ``step``."""
         borders = np.linspace(0, self.options.steps, self.own.generations + 1).round().astype(int)
         generation = int(np.searchsorted(borders[1:-1], step, side="right"))
         return int(borders[generation]), int(borders[generation + 1]), generation
 
     def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
+        """See ``Strategy.new_cases``."""
         if step_state.stage_step or not step_state.step:
             return None
         assert self.facts is not None
@@ -88,10 +91,11 @@ class PublishedCReST(FixMatch):
         return pseudo_labelled(pool, rates.tolist(), of_predicted=True)
 
     def on_step_start(self, step_state: StepState, averaged: object) -> bool:
+        """See ``Strategy.on_step_start``."""
         if step_state.stage_step or not step_state.step:
             return False
         if self.own.restart:
-            # A draw of its own for each generation, the same in a resumed run and in every process.
+            # A different draw in each generation, but the same in a resumed run and in every process.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.options.seed + 1_000_003 * step_state.step)
                 for module in self.network.modules():
@@ -101,18 +105,19 @@ class PublishedCReST(FixMatch):
         return True
 
     def aligned(self, probabilities: Tensor, step_state: StepState) -> Tensor:
+        """See ``FixMatch.aligned``."""
         if not self.own.align:
             return probabilities
         # From 1 in the first generation to 1/2 in the last.
         power = 1 - 0.5 * self._generation(step_state.step)[2] / max(self.own.generations - 1, 1)
-        moved(self.predicted, probabilities.mean(dim=(0, 2, 3, 4)), 0.99)
+        update_average(self.predicted, probabilities.mean(dim=(0, 2, 3, 4)), 0.99)
         ratio = (self.shares**power + 1e-6) / (self.predicted + 1e-6)
-        turned = probabilities * ratio[None, :, None, None, None]
-        return turned / turned.sum(dim=1, keepdim=True)
+        rescaled = probabilities * ratio[None, :, None, None, None]
+        return rescaled / rescaled.sum(dim=1, keepdim=True)
 
 
-class CReST(WeighedNetworks):
-    """CPS with the rates of CReST as weights of classes."""
+class CReST(WeightedNetworks):
+    """CPS with CReST's rates as class weights."""
 
     name: ClassVar[str] = "crest"
     published = PublishedCReST
@@ -121,7 +126,9 @@ class CReST(WeighedNetworks):
     needs_every_organ: ClassVar[bool] = True
 
     def weights_of(self, voxels: Tensor) -> Tensor:
+        """See ``WeightedNetworks.weights_of``."""
         return reversed_weights(voxels, self.own.exponent)
 
-    def counted(self, answer: Tensor, labelled: int) -> Tensor:
-        return answer[labelled:]
+    def counted(self, logits: Tensor, labelled: int) -> Tensor:
+        """The unlabeled patches."""
+        return logits[labelled:]

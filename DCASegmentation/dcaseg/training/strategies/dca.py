@@ -1,4 +1,4 @@
-"""DCA: experts on split labels, an aggregation decoder taught by their stitched pseudo-labels."""
+"""DCA: experts learn split labels, and an aggregation decoder learns from their stitched pseudo-labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .dca_losses import Stage, plain_losses, pseudo_supervised_loss, supervised_
 
 
 def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
-    """The whole network of DCA, or without its aggregation decoder where the options leave it out."""
+    """Create DCA's network for these options and groups of organs."""
     network = DCANet(
         owners=groups.owners,
         n_filters=options.n_filters,
@@ -35,24 +35,25 @@ def dca_network(options: TrainingOptions, groups: Partition) -> DCANet:
 
 
 class DCA(Strategy):
-    """Sections 3.5 to 3.7 of the method's dossier, in one stage (the paper) or two (ours)."""
+    """The paper's training (slides "Conquer" and "Aggregate"), in one stage (the paper) or two (ours)."""
 
     name: ClassVar[str] = "dca"
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
         self.network = dca_network(options, groups)
-        # Averaged weights, which the trainer owns. In a tuple, or they would become part of this module.
+        # The network with averaged weights, which belongs to the trainer. In a tuple, so that it is not a submodule.
         self._teacher: tuple[DCANet, ...] = ()
 
     def step_state(self, step: int) -> StepState:
+        """The stage of ``step``: "experts", "aggregation" or "joint" (see ``stage_of``)."""
         stage, first, length = stage_of(step, self.options)
         return StepState(step, stage, step - first, length)
 
     def on_step_start(self, step_state: StepState, averaged: DCANet | None) -> bool:
-        """Start the aggregation's stage on the averaged experts, with the blocks of the medium one if they fit.
+        """At the start of the aggregation stage, load the averaged weights, and copy the medium expert's blocks.
 
-        The optimizer's moments are those of weights that learn no more, so it starts anew.
+        The optimizer is reset, because its moments belong to weights that no longer learn.
         """
         self._teacher = () if averaged is None else (averaged,)
         if step_state.stage != "aggregation" or step_state.stage_step:
@@ -70,11 +71,13 @@ class DCA(Strategy):
         return True
 
     def weight(self, step_state: StepState) -> float:
+        """The weight λ; 0 in stages that do not learn from unlabeled patches."""
         aggregates = step_state.stage != "experts" and self.network.aggregation is not None
-        teaches = step_state.stage != "aggregation" and self.options.expert_pseudo_labels
-        return super().weight(step_state) if aggregates or teaches else 0.0
+        teaches_experts = step_state.stage != "aggregation" and self.options.expert_pseudo_labels
+        return super().weight(step_state) if aggregates or teaches_experts else 0.0
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """Some of "labelled", "experts" and "unlabelled", or "all" for one graph (see ``joint_statistics``)."""
         names = []
         aggregates = step_state.stage != "experts" and self.network.aggregation is not None
         in_one_graph = self._in_one_graph(step_state, batch)
@@ -89,12 +92,13 @@ class DCA(Strategy):
                 names.append("unlabelled")
         return tuple(names)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        stage: Stage = step_state.stage  # type: ignore[assignment]  # made by stage_of
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward`` and ``dca_losses``."""
+        stage: Stage = step_state.stage  # type: ignore[assignment]  # from stage_of
         balance = self.options.class_balance * (1 - step_state.stage_step / step_state.stage_steps)
-        if part == "all":
+        if loss_name == "all":
             return self._all(batch, step_state, balance)
-        if part == "labelled":
+        if loss_name == "labelled":
             losses = supervised_losses(
                 self.network, batch.volumes, batch.labels, self.options, stage, balance, batch.unannotated
             )
@@ -102,7 +106,7 @@ class DCA(Strategy):
                 torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
             )
         assert batch.unlabelled is not None
-        if part == "experts":
+        if loss_name == "experts":
             teacher = self._teacher[0] if self._teacher else self.network
             loss, agreement = pseudo_supervised_loss(self.network, teacher, batch.unlabelled, self.options)
             values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
@@ -126,9 +130,11 @@ class DCA(Strategy):
 
 
 def stage_of(step: int, options: TrainingOptions) -> tuple[Stage, int, int]:
-    """Who learns at ``step``, the first step of that stage, and its length in steps."""
-    share = round(options.expert_stage_fraction * options.steps)
-    border = (share if options.expert_stage_steps is None else options.expert_stage_steps) if options.aggregation else 0
-    if border == 0:
+    """The stage of ``step``, the first step of that stage, and its length in steps."""
+    stage_end = 0
+    if options.aggregation:
+        fraction = round(options.expert_stage_fraction * options.steps)
+        stage_end = fraction if options.expert_stage_steps is None else options.expert_stage_steps
+    if stage_end == 0:
         return "joint", 0, options.steps
-    return ("experts", 0, border) if step < border else ("aggregation", border, options.steps - border)
+    return ("experts", 0, stage_end) if step < stage_end else ("aggregation", stage_end, options.steps - stage_end)

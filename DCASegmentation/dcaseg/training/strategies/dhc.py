@@ -1,12 +1,12 @@
-"""DHC: two co-trained networks with different weights of classes (Wang and Li, MICCAI 2023).
+"""DHC: two co-trained networks with different class weights (Wang and Li, MICCAI 2023).
 
-Network 1 weighs classes by how hard they are to learn (DiffDW, ``class_statistics.Difficulty``), network 2 by how
+Network 1 weights classes by how difficult they are to learn (DiffDW, ``class_statistics.Difficulty``), network 2 by how
 rare they are in its own pseudo-labels (DistDW, ``class_statistics.distribution_weights``, running mean .99 from the
-labelled counts). With these, L_w = weighted cross-entropy + weighted foreground Dice on labels, weighted
-cross-entropy against the other's argmax on all patches. Weights are those after this step's own predictions.
+labeled counts). With these weights, the loss is weighted cross-entropy + weighted foreground Dice on labels, and
+weighted cross-entropy with the other's argmax on all patches. The weights include this step's predictions.
 
-What deviates from the code: classes absent from a batch do not count as learned or unlearned; a batch of
-pseudo-labels that all weigh nothing gives 0 instead of 0/0; counts are summed over processes. Cost 1 CPS.
+Deviations from the code: classes that are absent from a batch do not count as learned or unlearned; a batch whose
+pseudo-labels all have weight 0 gives 0 instead of 0/0; counts are summed over processes. Cost: as CPS.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from torch import Tensor
 from ...method.log_gap import Partition
 from ..options import TrainingOptions
 from .base import Batch, Facts, StepState, option
-from .class_statistics import Difficulty, distribution_weights, moved_weights, voxels_of
+from .class_statistics import Difficulty, distribution_weights, update_weight_average, voxels_of
 from .losses import weighted_cross_entropy, weighted_loss
 from .two_networks import TwoNetworks
 
 
 @dataclass(frozen=True)
 class DHCOptions:
-    """How fast the weights by distribution follow."""
+    """Options of DHC."""
 
-    decay: float = option(0.99, "share of the old weights by distribution that stays in a step")
+    decay: float = option(0.99, "decay of the running mean of the distribution weights")
 
 
 class DHC(TwoNetworks):
@@ -48,19 +48,23 @@ class DHC(TwoNetworks):
         self._weights: list[Tensor] = []
 
     def prepare(self, facts: Facts) -> None:
+        """See ``Strategy.prepare``."""
         super().prepare(facts)
         self.distribution.copy_(distribution_weights(torch.tensor(facts.voxels, dtype=torch.float)))
 
-    def observe(self, answers: list[Tensor], batch: Batch, step_state: StepState) -> None:
+    def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
+        """See ``TwoNetworks.observe``."""
         labelled = len(batch.volumes)
-        hard = self.difficulty.observe(answers[0][:labelled].argmax(dim=1), batch.labels)
+        difficulty = self.difficulty.observe(outputs[0][:labelled].argmax(dim=1), batch.labels)
         if batch.unlabelled is not None:
-            found = voxels_of(answers[1][labelled:].argmax(dim=1), self.channels)
-            moved_weights(self.distribution, distribution_weights(found), self.own.decay)
-        self._weights = [hard, self.distribution.clone()]
+            voxels = voxels_of(outputs[1][labelled:].argmax(dim=1), self.channels)
+            update_weight_average(self.distribution, distribution_weights(voxels), self.own.decay)
+        self._weights = [difficulty, self.distribution.clone()]
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.supervised``."""
         return weighted_loss(logits, batch.labels, self._weights[which])
 
     def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.crossed``."""
         return weighted_cross_entropy(logits, labels, self._weights[which])

@@ -1,11 +1,12 @@
 """FixMatch for voxels (Sohn et al., NeurIPS 2020): the base of the published Adsh, CReST and SimiS.
 
-One network. On unlabelled patches the prediction on the patch itself is the label, where it is confident enough, and
-the prediction on a strong view of it learns: L = L_seg(z, y) + λ mean_v 1[confident] ce(z_strong, argmax p_weak).
-Strong views change intensities only. Cost .6 CPS: labelled patches 6F, weak pass 2F, strong pass 6F, against 24F.
+One network. On unlabeled patches, the prediction for the patch is the label where it is confident enough, and the
+prediction for a strong view of the patch learns from it: L = L_seg(z, y) + λ mean_v 1[confident] ce(z_strong, argmax
+p_weak). Strong views change intensities only. Cost: 0.6 times CPS (labeled patches 6F, weak pass 2F, strong pass 6F,
+compared with 24F, where F is the cost of a forward pass of one patch).
 
-CReST and SimiS add pseudo-labelled cases to the labelled ones: whole unlabelled cases of which the most confident
-voxels of each class have a label and all others are ignored.
+CReST and SimiS add pseudo-labeled cases to the labeled ones: unlabeled cases in which the most confident voxels of each
+class have a label, and all others are ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ CONFIDENT = 0.95
 
 
 class FixMatch(Strategy):
-    """A subclass chooses which voxels' pseudo-labels are accepted, or which cases are added."""
+    """FixMatch. A subclass chooses which voxels' pseudo-labels are accepted, or adds pseudo-labeled cases."""
 
     needs_unlabelled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
@@ -40,10 +41,12 @@ class FixMatch(Strategy):
         self.channels = self.network.out_channels
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        if part == "labelled":
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
+        if loss_name == "labelled":
             logits = self.network(batch.volumes)
             if batch.ignored is not None:
                 loss = region_loss(logits, batch.labels, ~batch.ignored)
@@ -61,43 +64,44 @@ class FixMatch(Strategy):
         return Loss(self.weight(step_state) * loss, {**values, "certain": mask.float().mean()})
 
     def aligned(self, probabilities: Tensor, step_state: StepState) -> Tensor:
-        """The probabilities that pseudo-labels are made of, after any change to their distribution."""
+        """Adjust the distribution of the probabilities (batch, channel, depth, height, width) for pseudo-labels."""
         return probabilities
 
     def accepted(self, confidence: Tensor, labels: Tensor) -> Tensor:
-        """Which voxels' pseudo-labels are learned from, as booleans like ``labels``."""
+        """Which voxels' pseudo-labels are used: booleans (batch, depth, height, width)."""
         return confidence >= CONFIDENT
 
 
 def most_confident(predictions: Sequence[tuple[np.ndarray, np.ndarray]], counts: Sequence[int]) -> list[np.ndarray]:
-    """Of each class, the ``counts`` voxels of all cases together that are most confident, as booleans of each case.
+    """The most confident voxels of each class, as a mask (depth, height, width) for each case.
 
-    ``predictions`` are labels and confidences (uint16) of each case. Ties fall to the voxels that come first.
+    ``counts`` is the number of voxels of each class in all cases together. ``predictions`` are labels and confidences
+    (uint16) of each case, (depth, height, width). Of voxels with equal confidence, the first are taken.
     """
-    chosen = [np.zeros(labels.shape, bool) for labels, _ in predictions]
-    for label, wanted in enumerate(counts):
-        found = [np.flatnonzero(labels.ravel() == label) for labels, _ in predictions]
-        confidences = [confidence.ravel()[at] for at, (_, confidence) in zip(found, predictions, strict=True)]
-        histogram = sum((np.bincount(one, minlength=65536) for one in confidences), np.zeros(65536, np.int64))
-        above = np.cumsum(histogram[::-1])[::-1]
-        wanted = min(wanted, int(above[0]))
-        if wanted <= 0:
+    masks = [np.zeros(labels.shape, bool) for labels, _ in predictions]
+    for label, count in enumerate(counts):
+        indices = [np.flatnonzero(labels.ravel() == label) for labels, _ in predictions]
+        confidences = [confidence.ravel()[at] for at, (_, confidence) in zip(indices, predictions, strict=True)]
+        histogram = sum((np.bincount(each, minlength=65536) for each in confidences), np.zeros(65536, np.int64))
+        n_above = np.cumsum(histogram[::-1])[::-1]
+        count = min(count, int(n_above[0]))
+        if count <= 0:
             continue
-        border = int(np.flatnonzero(above >= wanted)[-1])
-        left = wanted - (int(above[border + 1]) if border < 65535 else 0)
-        for at, one, mask in zip(found, confidences, chosen, strict=True):
-            ties = at[one == border][:left]
-            left -= len(ties)
-            mask.ravel()[at[one > border]] = True
+        threshold = int(np.flatnonzero(n_above >= count)[-1])
+        remaining = count - (int(n_above[threshold + 1]) if threshold < 65535 else 0)
+        for at, confidence, mask in zip(indices, confidences, masks, strict=True):
+            ties = at[confidence == threshold][:remaining]
+            remaining -= len(ties)
+            mask.ravel()[at[confidence > threshold]] = True
             mask.ravel()[ties] = True
-    return chosen
+    return masks
 
 
 def pseudo_labelled(pool: Pool, counts_of: Sequence[float], of_predicted: bool) -> list[Case]:
-    """Unlabelled cases as labelled ones: of each class its most confident voxels, all others ignored.
+    """Pseudo-label the unlabeled cases: the most confident voxels of each class have labels, all others are ignored.
 
-    ``counts_of`` holds for each class the share of its predicted voxels to keep, or if not ``of_predicted`` a number of
-    voxels. Cases in which no voxel is kept are left out.
+    ``counts_of`` holds, for each class, the fraction of its predicted voxels to keep or, if not ``of_predicted``, the
+    number of voxels. Cases in which no voxel is kept are left out.
     """
     predictions = [pool.predict(case) for case in pool.unlabelled]
     counts = [int(number) for number in counts_of]
@@ -107,9 +111,9 @@ def pseudo_labelled(pool: Pool, counts_of: Sequence[float], of_predicted: bool) 
             (np.bincount(labels.ravel(), minlength=n_channels) for labels, _ in predictions), np.zeros(n_channels, int)
         )
         counts = [int(share * number) for share, number in zip(counts_of, predicted, strict=True)]
-    kept = most_confident(predictions, counts)
+    masks = most_confident(predictions, counts)
     return [
         Case(case.name, case.hu, np.where(mask, labels, 0).astype(np.uint8), (), case.spacing, ignored=~mask)
-        for case, (labels, _), mask in zip(pool.unlabelled, predictions, kept, strict=True)
+        for case, (labels, _), mask in zip(pool.unlabelled, predictions, masks, strict=True)
         if mask.any()
     ]

@@ -1,12 +1,13 @@
-"""GA: gradient-aware losses (Qi, Wu and Chan, ECCV 2024) on cross pseudo supervision.
+"""GA: gradient-aware losses (Qi, Wu and Chan, ECCV 2024), based on cross pseudo supervision.
 
-GADice, of a class in the batch's labels: 1 - (2 Σ p y + ε) / (Σ p² + Σ y² + ε); of an absent one Σ sg(p) p / N, whose
-gradient is in proportion to the probability. GACE of the share k of voxels with the largest cross-entropy, n of them:
-Σ_c √(n_c / n) x mean cross-entropy of class c among them (power 1/2), so that a class's gradient is √(n / n_c) of the
-plain one. Supervised: GACE(10 %) + GADice for each network; crossed: GACE(100 %) on all patches.
+GADice of a class that occurs in the batch's labels is 1 - (2 Σ p y + ε) / (Σ p² + Σ y² + ε). For an absent class it is
+Σ sg(p) p / N, whose gradient is proportional to the probability. GACE uses the fraction k of voxels with the largest
+cross-entropy, n voxels: Σ_c √(n_c / n) x mean cross-entropy of class c among them (power 1/2), so the gradient of a
+class is √(n / n_c) times the usual one. The supervised loss is GACE(10 %) + GADice for each network; the cross loss is
+GACE(100 %) on all patches.
 
-No deviation known; the published AMOS script does not start (it reads an argument that is not declared). Cost 1 CPS
-and a selection of the largest of the batch's voxels.
+No deviations are known. The published AMOS script does not start, because it reads an undeclared argument. Cost: as
+CPS, plus the selection of the batch's hardest voxels.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SMALL = 1e-10
 
 
 def gradient_aware_dice(logits: Tensor, labels: Tensor) -> Tensor:
-    """GADice: the mean over all channels, of the whole batch."""
+    """GADice, averaged over all channels, of the whole batch (see ``losses`` for shapes)."""
     probabilities = logits.float().softmax(dim=1)
     n_channels = probabilities.shape[1]
     truth = labels.flatten()
@@ -40,7 +41,7 @@ def gradient_aware_dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def gradient_aware_cross_entropy(logits: Tensor, labels: Tensor, share: float, power: float = 0.5) -> Tensor:
-    """GACE of the hardest ``share`` of all voxels: Σ_c n_c^power / n^power x mean cross-entropy of class c."""
+    """GACE of the hardest fraction ``share`` of all voxels: Σ_c n_c^power / n^power x mean cross-entropy of class c."""
     loss, truth = voxel_cross_entropy(logits, labels).flatten(), labels.flatten()
     if share < 1:
         loss, chosen = loss.topk(max(1, int(share * len(loss))), sorted=False)
@@ -52,15 +53,15 @@ def gradient_aware_cross_entropy(logits: Tensor, labels: Tensor, share: float, p
 
 @dataclass(frozen=True)
 class GAOptions:
-    """Constants of the losses."""
+    """Options of GA."""
 
-    hardest: float = option(0.1, "share of the labelled voxels that the cross-entropy looks at, the hardest")
+    hardest: float = option(0.1, "fraction of the labeled voxels, the hardest, that the cross-entropy uses")
     hardest_crossed: float = option(1.0, "the same for pseudo-labels")
-    power: float = option(0.5, "power of a class's size: 1 is plain cross-entropy, 0 gives each class the same say")
+    power: float = option(0.5, "power of a class's size: 1 is plain cross-entropy, 0 gives all classes equal weight")
 
     def __post_init__(self) -> None:
         if not (0 < self.hardest <= 1 and 0 < self.hardest_crossed <= 1 and 0 <= self.power <= 1):
-            raise ValueError("hardest and hardest_crossed lie above 0 and up to 1, power in 0 to 1")
+            raise ValueError("hardest and hardest_crossed must be above 0 and at most 1, and power from 0 to 1")
 
 
 class GradientAware(TwoNetworks):
@@ -71,8 +72,10 @@ class GradientAware(TwoNetworks):
     own: GAOptions
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.supervised``."""
         hardest = gradient_aware_cross_entropy(logits, batch.labels, self.own.hardest, self.own.power)
         return hardest + gradient_aware_dice(logits, batch.labels)
 
     def crossed(self, which: int, logits: Tensor, labels: Tensor, step_state: StepState) -> Tensor:
+        """See ``TwoNetworks.crossed``."""
         return gradient_aware_cross_entropy(logits, labels, self.own.hardest_crossed, self.own.power)

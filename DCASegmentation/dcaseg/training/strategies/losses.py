@@ -1,7 +1,7 @@
-"""Losses that several systems share. Arguments follow one order: what is predicted, then the target.
+"""Losses that several methods share. Their first argument is the prediction, the second the target.
 
-Logits and probabilities are (batch, channel, depth, height, width), labels int64 (batch, depth, height, width),
-channel 0 is background. All compute in single precision whatever the network's.
+Logits and probabilities are (batch, channel, depth, height, width), labels int64 (batch, depth, height, width); channel
+0 is the background. All losses are computed in single precision.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _SMALL = 1e-10
 
 
 def voxel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each voxel (batch, depth, height, width)."""
+    """The cross-entropy of each voxel (batch, depth, height, width)."""
     return functional.cross_entropy(logits.float(), labels, reduction="none")
 
 
@@ -27,10 +27,10 @@ def voxel_loss(
     mask: Tensor | None = None,
     over: Literal["all", "kept"] = "all",
 ) -> Tensor:
-    """Mean of weight x mask x cross-entropy.
+    """The mean of weight x mask x cross-entropy.
 
-    ``weights`` (channel,) belong to the label of a voxel, ``mask`` (batch, depth, height, width) to the voxel. The
-    mean is over ``all`` voxels, or over those that the mask has ``kept``.
+    ``weights`` (channel,) are those of the labels; ``mask`` is (batch, depth, height, width). The mean is over ``all``
+    voxels or over those that the mask has ``kept``.
     """
     loss = voxel_cross_entropy(logits, labels)
     if weights is not None:
@@ -42,7 +42,7 @@ def voxel_loss(
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Cross-entropy averaged with the weight (channel,) of each voxel's label; 0 where all present weigh nothing."""
+    """The mean cross-entropy, weighted by the label of each voxel (``weights`` (channel,)); 0 if all weights are 0."""
     of_voxel = weights[labels]
     return (of_voxel * voxel_cross_entropy(logits, labels)).sum() / of_voxel.sum().clamp(min=_SMALL)
 
@@ -50,10 +50,10 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
 def foreground_dice(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """The soft Dice loss of DHC's family: minus the weighted mean Dice of the organs over the whole batch.
+    """The soft Dice loss of DHC and related methods: minus the weighted mean Dice of the organs over the whole batch.
 
-    -mean_k w_k (2 Σ p y + 1) / (Σ p + Σ y + 1), without background, from -max w to 0. ``weights`` are (channel,); sums
-    are over the voxels of ``mask`` (batch, depth, height, width), where one is given.
+    -mean_k w_k (2 Σ p y + 1) / (Σ p + Σ y + 1), without the background; it ranges from -max w to 0. ``weights`` are
+    (channel,). With ``mask`` (batch, depth, height, width), the sums are over its voxels.
     """
     probabilities = logits.float().softmax(dim=1)
     overlap, predicted, true = _sums(probabilities, labels, mask)
@@ -62,12 +62,12 @@ def foreground_dice(
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """``weighted_cross_entropy`` + ``foreground_dice``, both with ``weights``."""
+    """``weighted_cross_entropy`` + ``foreground_dice``, both with the same ``weights`` (channel,)."""
     return weighted_cross_entropy(logits, labels, weights) + foreground_dice(logits, labels, weights)
 
 
 def square_dice(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """1 - mean Dice with squared sums in the denominator, of the whole batch, background included."""
+    """1 - mean Dice, with squared sums in the denominator, of the whole batch, including the background."""
     probabilities = probabilities.float()
     overlap, _, true = _sums(probabilities, labels)
     squares = (probabilities**2).sum(dim=(0, 2, 3, 4))
@@ -80,7 +80,7 @@ def cross_entropy_and_square_dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def soft_dice(one: Tensor, other: Tensor) -> Tensor:
-    """1 - mean Dice between two maps of probabilities, with squared sums, of the whole batch."""
+    """1 - mean Dice between two probability maps, with squared sums in the denominator, of the whole batch."""
     one, other = one.float(), other.float()
     axes = (0, 2, 3, 4)
     overlap = (one * other).sum(dim=axes)
@@ -88,10 +88,10 @@ def soft_dice(one: Tensor, other: Tensor) -> Tensor:
 
 
 def region_loss(logits: Tensor, labels: Tensor, region: Tensor) -> Tensor:
-    """(Dice + cross-entropy) / 2 where ``region`` is true (bool, broadcast to the labels); nothing else has a say.
+    """(Dice loss + cross-entropy) / 2 inside of ``region`` (boolean, broadcast to the labels) only.
 
-    Dice is per case without squares, background included, as in ``method.losses.segmentation_loss``. 0 for an empty
-    region.
+    Dice is per case, without squares and with the background, as in ``method.losses.segmentation_loss``. The loss of an
+    empty region is 0.
     """
     region = region.expand_as(labels)
     log_probabilities = functional.log_softmax(logits.float(), dim=1)
@@ -108,17 +108,17 @@ def region_loss(logits: Tensor, labels: Tensor, region: Tensor) -> Tensor:
 
 
 def sampled(labels: Tensor, rates: Tensor, generator: torch.Generator) -> Tensor:
-    """Voxels kept at random, as booleans like ``labels``: one of label k with probability ``rates[k]``."""
+    """A random mask of the shape of ``labels``: voxels of label k are kept with probability ``rates[k]``."""
     return torch.rand(labels.shape, generator=generator).to(labels.device) < rates[labels]
 
 
 def agreement(one: Tensor, other: Tensor) -> Tensor:
-    """The share of voxels with the same label, for the log."""
+    """The fraction of voxels with the same label, for the log."""
     return (one == other).float().mean()
 
 
 def _sums(probabilities: Tensor, labels: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each channel over the whole batch: Σ p y, Σ p, Σ y. Indexing stands for a one-hot target."""
+    """Σ p y, Σ p and Σ y of each channel over the whole batch. Indexing replaces a one-hot target."""
     zeros = probabilities.new_zeros(probabilities.shape[1])
     of_truth = probabilities.gather(1, labels[:, None])[:, 0]
     ones = torch.ones_like(of_truth)

@@ -1,19 +1,19 @@
 """MagicNet: magic-cube partition and recovery (Chen et al., CVPR 2023).
 
-Patches are cut into N³ cubes. Whole: z = f(x). Crossed: at each place cubes are exchanged among labelled and
-unlabelled patches, the mixtures' features put back in their patches, and predicted from (z_x). Cubes: each cube goes
-through the network alone; its place is to be told from its deepest features, and its features are put back, too
-(z_c).
+Patches are divided into N³ cubes. "whole": z = f(x). "crossed": at each position, cubes are exchanged among labeled and
+unlabeled patches; the features of the mixtures are moved back to their patches, and predicted from there (z_x).
+"cubes": each cube passes through the network alone; its position is classified from its deepest features, and its
+features are also assembled to patches (z_c).
 
-L = 1/4 [ce(z_L) + Dice(z_L) + Dice(z_x_L) + Dice(z_c_L)] + .1 place + λ Dice(z_x_U, pseudo-label). The pseudo-label
-is the teacher's on noisy patches (EMA .99), blended voxel by voxel with z_c once there is a distribution of classes:
-argmax[(1 - ω) z_T + ω z_c], ω = voxels of the teacher's class in the blended labels of the last 20 steps over the
-largest class's.
+L = 1/4 [ce(z_L) + Dice(z_L) + Dice(z_x_L) + Dice(z_c_L)] + .1 position + λ Dice(z_x_U, pseudo-label). The pseudo-label
+is that of a teacher (EMA .99) on noisy patches. Once the class distribution is known, it is blended with z_c voxel by
+voxel: argmax[(1 - ω) z_T + ω z_c], where ω is the number of voxels of the teacher's class in the blended labels of the
+last 20 steps, divided by that of the largest class.
 
-What deviates: recovered cubes lie at their own place (the published code mirrors 18 of 27 of them); ``blend``
-"frequent" is the code's weight, which gives the large classes to the cubes, "rare" is 1 - ω; the teacher has no
-classifier of places. Cost 1.3 CPS; the classifier of places has 8.5 million weights with 16 filters, for training
-alone.
+Deviations: cubes are returned to their own position (the published code mirrors 18 of 27); ``blend`` "frequent" is the
+code's weight, which lets the cubes decide the large classes, and "rare" is 1 - ω; the teacher has no position
+classifier. Cost: 1.3 times CPS. The position classifier has 8.5 million weights with 16 filters; it is used for
+training only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch.nn import functional
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
-from ..ema import follow, grown_decay
+from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
 from .base import Batch, Facts, Loss, StepState, Strategy, option, plain_vnet
 from .class_statistics import voxels_of
@@ -45,28 +45,31 @@ _DIVISOR = DCANet.divisor
 
 @dataclass(frozen=True)
 class MagicNetOptions:
-    """The partition, and how pseudo-labels are blended."""
+    """Options of MagicNet."""
 
     cubes: int = option(3, "cubes along each side of a patch")
-    blend: Literal["frequent", "rare"] = option("frequent", "the classes that the cubes' prediction decides")
+    blend: Literal["frequent", "rare"] = option("frequent", "the classes that the prediction from cubes decides")
     blend_from: int = option(100, "first step with a blended pseudo-label")
     losses: Literal["plain", "gradient_aware"] = option(
-        "plain", "gradient_aware: GA on MagicNet, the losses of --strategy ga"
+        "plain", "gradient_aware: MagicNet with the losses of --strategy ga"
     )
 
     def __post_init__(self) -> None:
         if self.cubes < 2:
-            raise ValueError("cubes are 2 or more")
+            raise ValueError("cubes must be 2 or more")
 
 
-def blended(teacher: Tensor, of_cubes: Tensor, share: Tensor) -> Tensor:
-    """Labels of two maps of logits: ``share`` (channel,) of the teacher's class is the weight of the cubes' map."""
+def blended(teacher: Tensor, from_cubes: Tensor, share: Tensor) -> Tensor:
+    """Labels (batch, depth, height, width) of two blended maps of logits (batch, channel, depth, height, width).
+
+    The weight of ``from_cubes`` at a voxel is the ``share`` (channel,) of the teacher's class.
+    """
     weight = share[teacher.argmax(dim=1)][:, None]
-    return ((1 - weight) * teacher + weight * of_cubes).argmax(dim=1)
+    return ((1 - weight) * teacher + weight * from_cubes).argmax(dim=1)
 
 
 class MagicNet(Strategy):
-    """Whole patches, exchanged cubes, cubes alone."""
+    """Learns from whole patches, exchanged cubes, and single cubes."""
 
     name: ClassVar[str] = "magicnet"
     Options: ClassVar[type[MagicNetOptions]] = MagicNetOptions
@@ -92,6 +95,7 @@ class MagicNet(Strategy):
 
     @classmethod
     def require(cls, options: TrainingOptions, facts: Facts) -> None:
+        """See ``Strategy.require``."""
         super().require(options, facts)
         count = cls.read(options).cubes
         cls.require_grid(options, count, "cubes", _DIVISOR)
@@ -100,27 +104,31 @@ class MagicNet(Strategy):
 
     @classmethod
     def fitted(cls, options: TrainingOptions) -> TrainingOptions:
-        """As many cubes as divide the patch, three a side at most; batch norm where their deepest features are single
-        voxels, which instance norm cannot take."""
+        """Three or two cubes along each side, whichever divides the patch.
+
+        If the deepest features of a cube are a single voxel, batch norm is used, because instance norm is undefined.
+        """
         for count in (3, 2):
             if all(side % (count * _DIVISOR) == 0 for side in options.patch):
-                single = all(side == count * _DIVISOR for side in options.patch)
+                single_voxel = all(side == count * _DIVISOR for side in options.patch)
                 own = {"cubes": count, **options.strategy_options}
-                return replace(options, strategy_options=own, norm="batch" if single else options.norm)
+                return replace(options, strategy_options=own, norm="batch" if single_voxel else options.norm)
         return options
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("cubes", "whole", "crossed") if batch.unlabelled is not None else ("whole",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        if part == "whole":
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
+        if loss_name == "whole":
             logits = self.network(batch.volumes).float()
             loss = (self._cross_entropy(logits, batch.labels) + self._dice(logits, batch.labels)) / 4
             return Loss(loss, {"supervised": loss.detach()})
         assert batch.unlabelled is not None
         labelled = len(batch.volumes)
         volumes = torch.cat([batch.volumes, batch.unlabelled])
-        if part == "cubes":
+        if loss_name == "cubes":
             return self._cubes(volumes, batch.labels, step_state)
         order = partners(self.own.cubes**3, len(volumes), self.random(step_state))
         mixture = assembled(exchanged(cubes(volumes, self.own.cubes), order))
@@ -134,7 +142,8 @@ class MagicNet(Strategy):
         return Loss(supervised + self.weight(step_state) * loss, values)
 
     def on_step_end(self, step_state: StepState) -> None:
-        follow(self.teacher, self.network, grown_decay(step_state.step, _DECAY))
+        """See ``Strategy.on_step_end``."""
+        update_teacher(self.teacher, self.network, warmup_decay(step_state.step, _DECAY))
 
     @property
     def _decoder(self) -> ExpertDecoder:
@@ -144,11 +153,11 @@ class MagicNet(Strategy):
         return self._decoder.head(self._decoder.dropout(features)).float()
 
     def _cubes(self, volumes: Tensor, labels: Tensor, step_state: StepState) -> Loss:
-        """The cubes alone, and the pseudo-label for the exchanged ones."""
+        """The loss of single cubes. Also computes the pseudo-label for the exchanged ones."""
         labelled = len(labels)
         parts = cubes(volumes, self.own.cubes)
         order = torch.randperm(len(parts) * len(volumes), generator=self.random(step_state, 1)).to(volumes.device)
-        # In random order, so that batch norm of the classifier cannot tell a place by its neighbors.
+        # In random order, so that the classifier's batch norm cannot reveal a position by its neighbors.
         encoded = self.network.encoder(parts.flatten(0, 1)[order])
         places = torch.arange(len(parts), device=volumes.device).repeat_interleave(len(volumes))[order]
         place = functional.cross_entropy(self.place(encoded[-1].flatten(1)).float(), places)
@@ -160,12 +169,12 @@ class MagicNet(Strategy):
         return Loss(supervised + _PLACE_WEIGHT * place, values)
 
     @torch.no_grad()
-    def _pseudo_label(self, unlabelled: Tensor, of_cubes: Tensor, step_state: StepState) -> Tensor:
+    def _pseudo_label(self, unlabelled: Tensor, from_cubes: Tensor, step_state: StepState) -> Tensor:
         teacher = self.teacher(clipped_noise(unlabelled, self.random(step_state, 2))).float()
-        seen = self.counts.sum(dim=0)
-        if step_state.step >= self.own.blend_from and seen.any():
-            share = seen / seen.max()
-            labels = blended(teacher, of_cubes, share if self.own.blend == "frequent" else 1 - share)
+        voxels = self.counts.sum(dim=0)
+        if step_state.step >= self.own.blend_from and voxels.any():
+            share = voxels / voxels.max()
+            labels = blended(teacher, from_cubes, share if self.own.blend == "frequent" else 1 - share)
         else:
             labels = teacher.argmax(dim=1)
         self.counts[step_state.step % self._WINDOW] = voxels_of(labels, self.network.out_channels)

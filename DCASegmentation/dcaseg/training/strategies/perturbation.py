@@ -1,7 +1,7 @@
-"""Changes of a volume that its labels survive: noise, strong views, and the worst small perturbation.
+"""Perturbations of a volume that do not change its labels: noise, strong views, and adversarial perturbations.
 
-They are made on the device from the loop's own patches, so all views of a patch are aligned voxel by voxel. Draws
-come from a generator on the CPU (``Strategy.random``): the same in a resumed run, on any device.
+They are computed on the device from the loop's patches, so all views of a patch are aligned. Random numbers come from a
+CPU generator (``Strategy.random``), so they are the same in a resumed run and on any device.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def normal(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, like
 
 
 def clipped_noise(volumes: Tensor, generator: torch.Generator, deviation: float = 0.1, limit: float = 0.2) -> Tensor:
-    """``volumes`` with Gaussian noise of this standard deviation, cut off at ± ``limit``."""
+    """Add Gaussian noise with this standard deviation, clipped at ± ``limit``."""
     return volumes + (normal(volumes.shape, generator, volumes) * deviation).clamp(-limit, limit)
 
 
 def smoothed(volumes: Tensor, share: float) -> Tensor:
-    """Each voxel of (batch, channel, depth, height, width) gives ``share`` of itself to its neighbors, axis by axis."""
+    """Smooth (batch, channel, depth, height, width): along each axis, move the fraction ``share`` to the neighbors."""
     for axis in (2, 3, 4):
         sides = [0] * 6
         sides[2 * (4 - axis)] = sides[2 * (4 - axis) + 1] = 1
@@ -39,10 +39,11 @@ def smoothed(volumes: Tensor, share: float) -> Tensor:
 
 
 def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -> Tensor:
-    """Patches (batch, 1, depth, height, width) with another contrast, brightness, gamma, blur and noise, each wider
-    than the loop's own augmentation, and with probability ``box`` a box of noise.
+    """Strongly augment the intensities of patches (batch, 1, depth, height, width).
 
-    Intensities only, relative to each patch's own range: no rotation or scale, so that labels stay aligned.
+    Contrast, brightness, gamma, blur and noise vary more than in the loop's augmentation, and with probability ``box``
+    a box is filled with noise. Changes are relative to the range of each patch. There is no rotation or scaling, so
+    labels stay aligned.
     """
     changed = []
     for volume in volumes:
@@ -59,7 +60,7 @@ def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -
         patch = patch + normal(patch.shape, generator, patch) * (0.1 * draw[6])
         if draw[7] < box:
             sides = [
-                max(1, round((0.2 + 0.2 * one) * side)) for one, side in zip(draw[8:], patch.shape[1:], strict=True)
+                max(1, round((0.2 + 0.2 * share) * side)) for share, side in zip(draw[8:], patch.shape[1:], strict=True)
             ]
             starts = [
                 int(torch.randint(whole - side + 1, (), generator=generator))
@@ -73,7 +74,7 @@ def strong_view(volumes: Tensor, generator: torch.Generator, box: float = 0.5) -
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Within, batch norm leaves its running statistics as they are; perturbed input must not move them."""
+    """A context in which batch norm does not update its running statistics, for perturbed input."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     before = [layer.momentum for layer in layers]
     for layer in layers:
@@ -86,7 +87,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def unit(direction: Tensor) -> Tensor:
-    """``direction`` (batch, ...) with L2 norm 1 for each patch."""
+    """Normalize ``direction`` (batch, ...) to L2 norm 1 for each patch."""
     flat = direction.flatten(1)
     return (flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)).view_as(direction)
 
@@ -96,9 +97,9 @@ def adversarial_direction(
 ) -> Tensor:
     """The direction (norm 1 for each patch) in which the prediction changes most, by one step of power iteration.
 
-    ``predict`` gives probabilities, ``clean`` are those of ``volumes`` without a graph. From a random direction d, the
-    gradient by d of the Dice distance between the predictions at ``volumes`` + ``radius`` d and at ``volumes``. The
-    gradients that parameters have collected stay as they are. Computed in single precision.
+    ``predict`` returns probabilities; ``clean`` are those of ``volumes``, without a graph. The direction is the
+    gradient, at a random direction d, of the Dice distance between the predictions for ``volumes`` + ``radius`` d and
+    ``volumes``. Gradients of parameters are not changed. It is computed in single precision.
     """
     start = unit(torch.rand(volumes.shape, generator=generator).to(volumes.device) - 0.5)
     with torch.enable_grad(), torch.autocast(volumes.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Three experts that all learn every organ, averaged: DCA without its division of organs (row 2 of Table 3)."""
+"""Three averaged experts that all learn every organ: DCA without the division of organs (row 2 of Table 3)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from .base import Batch, Loss, StepState, Strategy, whole_label_loss
 
 
 class AveragedExperts(DCANet):
-    """The encoder and three expert decoders of DCA; the result is the mean of their logits."""
+    """The encoder and three expert decoders of DCA. The result is the mean of their logits."""
 
     def forward(self, volume: Tensor) -> Tensor:
+        """The mean logits (batch, channel, depth, height, width); see ``DCANet.forward``."""
         return torch.stack([expert.logits for expert in self.decode_experts(self.encoder(volume))]).mean(dim=0)
 
     def forward_all(self, volume: Tensor, attention_levels: object = ()) -> DCAOutput:
+        """The mean logits and those of the experts; there is no attention. See ``DCANet.forward_all``."""
         logits = tuple(expert.logits for expert in self.decode_experts(self.encoder(volume)))
         return DCAOutput(torch.stack(logits).mean(dim=0), logits, {})
 
 
 class PlainExperts(Strategy):
-    """Nobody's paper states this row; it is our reading of "+ 3 experts" without log-gap analysis."""
+    """Our reading of "+ 3 experts" without log-gap analysis; the paper does not specify this row further."""
 
     name: ClassVar[str] = "plain_experts"
 
@@ -45,12 +47,15 @@ class PlainExperts(Strategy):
             initialize_kaiming(self.network)
 
     def weight(self, step_state: StepState) -> float:
+        """See ``Strategy.weight``."""
         return 0.0
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("labelled",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
         decoded = self.network.decode_experts(self.network.encoder(batch.volumes))
         losses = [whole_label_loss(expert.logits, batch, self.options, step_state) for expert in decoded]
         total = torch.stack(losses).sum()

@@ -1,4 +1,4 @@
-"""The strategies by name, and the options that fit each."""
+"""The strategies by name, and their default options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .ua_mt import UncertaintyAwareMeanTeacher
 from .urpc import URPC
 from .vnet import VNet
 
-_MAKERS: dict[StrategyName, Callable[[TrainingOptions, Partition], Strategy]] = {
+_STRATEGIES: dict[StrategyName, Callable[[TrainingOptions, Partition], Strategy]] = {
     "dca": DCA,
     "vnet": VNet,
     "plain_experts": PlainExperts,
@@ -56,7 +56,7 @@ _MAKERS: dict[StrategyName, Callable[[TrainingOptions, Partition], Strategy]] = 
 
 
 def _consistency(weight: float, ramp: float = 1.0) -> dict[str, Any]:
-    """A weight of unlabelled patches that is there from the first step on and grows over this share of the run."""
+    """Options for a weight of unlabeled patches that grows over the fraction ``ramp`` of the run."""
     return {"unsupervised_weight": weight, "unsup_weight_cutoff": 0.0, "ramp_fraction": ramp}
 
 
@@ -64,7 +64,7 @@ OWN_OPTIONS: dict[StrategyName, dict[str, Any]] = {
     "dca": {},
     "vnet": {},
     "plain_experts": {},
-    # The weight that the family's repositories give their consistency, ramped over the whole run.
+    # The consistency weight of the repositories of these methods, with a ramp over the whole run.
     **dict.fromkeys(
         ("ua_mt", "cps", "urpc", "magicnet", "adsh", "crest", "simis", "basak", "cld", "dhc", "ga"), _consistency(0.1)
     ),
@@ -76,28 +76,28 @@ OWN_OPTIONS: dict[StrategyName, dict[str, Any]] = {
     "a_and_d": _consistency(10.0),
     "skcdf": _consistency(10.0),
 }
-"""What differs from the preset for each strategy; an option given by hand wins."""
+"""For each strategy, options that differ from the preset. Options given by the user take precedence."""
 
 
 def strategy_class(options: TrainingOptions) -> Callable[[TrainingOptions, Partition], Strategy]:
-    """The class that a run's options name; of a paper followed in two ways, that of the option ``variant``."""
-    kind = _MAKERS[options.strategy]
-    published: type[Strategy] | None = getattr(kind, "published", None)
-    return published if published is not None and options.strategy_options.get("variant") == "published" else kind
+    """The class of a run's strategy; if there are two for a paper, the option ``variant`` selects one."""
+    cls = _STRATEGIES[options.strategy]
+    published: type[Strategy] | None = getattr(cls, "published", None)
+    return published if published is not None and options.strategy_options.get("variant") == "published" else cls
 
 
 def require(options: TrainingOptions, facts: Facts) -> None:
-    """Raise UserError if the strategy of the options cannot learn from such cases; nothing is built."""
-    kind = strategy_class(options)
-    if isinstance(kind, type) and issubclass(kind, Strategy):
-        kind.require(options, facts)
+    """Raise UserError if the strategy does not support these options or cases. Nothing is built yet."""
+    cls = strategy_class(options)
+    if isinstance(cls, type) and issubclass(cls, Strategy):
+        cls.require(options, facts)
 
 
 def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | None = None) -> Strategy:
-    """The strategy of the options, with fresh weights.
+    """Create the strategy of the options, with initial weights.
 
-    ``facts`` are those of the cases it will learn from; without them only its networks are of use. Raises UserError as
-    ``require``.
+    ``facts`` are those of its training cases; without them, only its networks can be used. Raises UserError as
+    ``require`` does.
     """
     if facts is not None:
         require(options, facts)
@@ -108,6 +108,6 @@ def make_strategy(options: TrainingOptions, groups: Partition, facts: Facts | No
 
 
 def fitted(options: TrainingOptions) -> TrainingOptions:
-    """The options with what the strategy must change to take patches of this size, for a table of all systems."""
-    kind = strategy_class(options)
-    return kind.fitted(options) if isinstance(kind, type) and issubclass(kind, Strategy) else options
+    """The options, with the changes that the strategy needs to support their patch size (for tables of all methods)."""
+    cls = strategy_class(options)
+    return cls.fitted(options) if isinstance(cls, type) and issubclass(cls, Strategy) else options

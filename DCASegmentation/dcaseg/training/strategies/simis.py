@@ -1,15 +1,15 @@
 """SimiS: an embarrassingly simple baseline (Chen et al., arXiv 2211.11086).
 
-The further a class lags behind the most frequent one, the more pseudo-labels it gets.
+The rarer a class is, compared with the most frequent one, the more pseudo-labels it gets.
 
-``row``: DHC's port, on CPS: weights of classes C (max P - P_k), P the shares of each network's own labels on all
-patches of a step, background included, running mean .99 from the labelled counts. All organs come to weigh about C,
-and background nothing: it says "foreground only" rather than "rare first". Cost 1 CPS.
-``published``: on FixMatch. In round t of T, class k gets its n_k = (max π - π_k) N / K (1 - (t / T - 1)²) most
-confident voxels of all unlabelled cases as labels, N and π being the number and the shares of foreground voxels in
-the labelled cases, π in those as extended the last time; the rest is ignored. The paper has a round for each epoch
-and images for voxels; ours has ``rounds``, because each predicts all unlabelled cases. Cost .6 CPS and those
-predictions.
+``row``: DHC's port, based on CPS. Class weights are C (max P - P_k), where P are the shares of the classes, including
+the background, in each network's own labels on all patches of a step (running mean .99, starting from the labeled
+counts). As a result, all organs have a weight of about C, and the background has none: this favors the foreground, not
+rare organs. Cost: as CPS. ``published``: based on FixMatch. In round t of T, the n_k = (max π - π_k) N / K (1 - (t / T
+- 1)²) most confident voxels of class k in all unlabeled cases become labels; the others are ignored. N is the number of
+foreground voxels in the labeled cases, and π are the classes' shares, including the pseudo-labels of the previous
+round. The paper has one round per epoch, and images instead of voxels. Ours has ``rounds``, because each predicts all
+unlabeled cases. Cost: 0.6 times CPS, plus these predictions.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from ..options import TrainingOptions
 from .base import Facts, Pool, StepState, option
 from .class_statistics import lagging_weights
 from .fixmatch import FixMatch, pseudo_labelled
-from .two_networks import WeighedNetworks
+from .two_networks import WeightedNetworks
 
 
 @dataclass(frozen=True)
 class SimiSOptions:
-    """Which reading, and of the published one its rounds."""
+    """Options of SimiS."""
 
     variant: Literal["row", "published"] = option("row", "row: DHC's port on CPS; published: new cases on FixMatch")
-    rounds: int = option(5, "published: how often the labelled cases are extended anew")
+    rounds: int = option(5, "published: number of rounds, each with new pseudo-labels")
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
-            raise ValueError("rounds are 1 or more")
+            raise ValueError("rounds must be 1 or more")
 
 
 def appended_voxels(shares: Tensor, voxels: float, progress: float) -> Tensor:
-    """n_k (K,) for shares (K,) of the organs among so many labelled foreground ``voxels``, at ``progress`` t/T."""
+    """n_k (K,) at ``progress`` t/T, from the organs' ``shares`` (K,) and the labeled foreground ``voxels``."""
     return (shares.max() - shares) * voxels / len(shares) * (1 - (progress - 1) ** 2)
 
 
 class PublishedSimiS(FixMatch):
-    """Labelled cases extended in rounds by what the rarer organs lack."""
+    """FixMatch with pseudo-labeled cases, which are renewed in rounds and favor rare organs."""
 
     name: ClassVar[str] = "simis"
     Options: ClassVar[type[SimiSOptions]] = SimiSOptions
@@ -61,10 +61,12 @@ class PublishedSimiS(FixMatch):
         self.register_buffer("voxels", torch.ones(self.channels - 1))
 
     def prepare(self, facts: Facts) -> None:
+        """See ``Strategy.prepare``."""
         super().prepare(facts)
         self.voxels.copy_(torch.tensor(facts.voxels[1:]))
 
     def new_cases(self, step_state: StepState, pool: Pool) -> Sequence[Case] | None:
+        """See ``Strategy.new_cases``."""
         borders = np.linspace(0, self.options.steps, self.own.rounds + 1).round().astype(int)[1:-1]
         if step_state.step not in borders:
             return None
@@ -78,12 +80,13 @@ class PublishedSimiS(FixMatch):
         return cases
 
 
-class SimiS(WeighedNetworks):
-    """CPS with weights of classes by how far each lags behind the most frequent one."""
+class SimiS(WeightedNetworks):
+    """CPS with class weights that grow with the difference from the most frequent class."""
 
     name: ClassVar[str] = "simis"
     published = PublishedSimiS
     Options: ClassVar[type[SimiSOptions]] = SimiSOptions
 
     def weights_of(self, voxels: Tensor) -> Tensor:
+        """See ``WeightedNetworks.weights_of``."""
         return lagging_weights(voxels)

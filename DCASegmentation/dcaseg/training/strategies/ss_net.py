@@ -1,15 +1,16 @@
 """SS-Net: smoothness and class separation (Wu et al., MICCAI 2022).
 
-Smoothness: the prediction must not change under the worst small perturbation of the input, L_adv = Dice(p(x + ε d),
-sg p(x)), d the direction of steepest change (``perturbation.adversarial_direction``). Separation: voxel features of a
-class are pulled to a bank of good labelled features of that class, mean (1 - cos(F_m, R_n)) a_m b_n, a and b learned
-and normed to a mean of 1. L = Dice(z_L, y) + λ [L_adv + .1 (contrast_L + contrast_U)]; unlabelled voxels go by their
-own argmax.
+Smoothness: the prediction should not change under the worst small perturbation of the input. L_adv = Dice(p(x + ε d),
+sg p(x)), where d is the direction of the steepest change (``perturbation.adversarial_direction``). Separation: voxel
+features of a class are pulled toward a bank of good labeled features of that class: mean (1 - cos(F_m, R_n)) a_m b_n,
+where a and b are learned and normalized to a mean of 1. L = Dice(z_L, y) + λ [L_adv + .1 (contrast_L + contrast_U)].
+Unlabeled voxels belong to the class of their own argmax.
 
-What deviates: the bank keeps the features that their selector ranks highest (the published code sorts the other way
-round); the mean is over the classes there are; at most 4096 voxels of a class are looked at, because all of 96³ times
-the bank do not fit; ε is a share of the patch's standard deviation, so that it means the same on other patches and on
-0..1 as on z-scored volumes. Heads are for training alone. Cost 1.5 CPS.
+Deviations: the bank keeps the features with the highest scores of their selector (the published code sorts in the
+opposite order); the mean is over the classes that are present; at most 4096 voxels of a class are used, because the
+product of 96³ voxels and the bank does not fit into memory; ε is relative to the patch's standard deviation, so that it
+has the same meaning for other patches, and for intensities from 0 to 1 as for z-scores. The heads are used for training
+only. Cost: 1.5 times CPS.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ _CONTRAST = 0.1
 
 @dataclass(frozen=True)
 class SSNetOptions:
-    """The size of the perturbation."""
+    """Options of SS-Net."""
 
     radius: float = option(0.0106, "root mean square of the perturbation, in standard deviations of the patch")
 
     def __post_init__(self) -> None:
         if self.radius <= 0:
-            raise ValueError("radius is above 0")
+            raise ValueError("radius must be above 0")
 
 
 def _head(width: int, out: int, *, relu: nn.Module | None = None, inside: int | None = None) -> nn.Sequential:
@@ -51,7 +52,10 @@ def _head(width: int, out: int, *, relu: nn.Module | None = None, inside: int | 
 
 
 def contrast(features: Tensor, bank: Tensor, feature_scores: Tensor, bank_scores: Tensor) -> Tensor:
-    """Weighed mean of 1 - cosine between ``features`` (M, width) and the ``bank`` (N, width); scores (M, 1), (N, 1)."""
+    """The weighted mean of 1 - cosine similarity between ``features`` (M, width) and the ``bank`` (N, width).
+
+    The scores are (M, 1) and (N, 1).
+    """
     cosine = functional.normalize(features, dim=1) @ functional.normalize(bank, dim=1).T
     a = feature_scores.sigmoid()
     b = bank_scores.sigmoid()
@@ -59,7 +63,7 @@ def contrast(features: Tensor, bank: Tensor, feature_scores: Tensor, bank_scores
 
 
 class SSNet(Strategy):
-    """Adversarial smoothness, and class features pulled to a bank."""
+    """Adversarial smoothness, and class features that are pulled toward a bank."""
 
     name: ClassVar[str] = "ss_net"
     Options: ClassVar[type[SSNetOptions]] = SSNetOptions
@@ -84,50 +88,52 @@ class SSNet(Strategy):
         self.register_buffer("filled", torch.zeros(channels, dtype=torch.long))
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("labelled", "unlabelled", "smooth") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
         weight = self.weight(step_state)
-        if part == "labelled":
+        if loss_name == "labelled":
             logits, features = self.with_features(batch.volumes)
             supervised = square_dice(logits.softmax(dim=1), batch.labels)
             generator = self.random(step_state)
             self.fill_bank(features.detach(), batch.labels, logits.detach().argmax(dim=1), generator)
-            pulled = self.pulled(features, batch.labels, generator)
-            values = {"supervised": supervised.detach(), "contrast": pulled.detach()}
-            return Loss(supervised + weight * _CONTRAST * pulled, values)
+            contrast_loss = self.contrast_loss(features, batch.labels, generator)
+            values = {"supervised": supervised.detach(), "contrast": contrast_loss.detach()}
+            return Loss(supervised + weight * _CONTRAST * contrast_loss, values)
         assert batch.unlabelled is not None
-        if part == "unlabelled":
+        if loss_name == "unlabelled":
             logits, features = self.with_features(batch.unlabelled)
-            pulled = self.pulled(features, logits.detach().argmax(dim=1), self.random(step_state, 1))
-            return Loss(weight * _CONTRAST * pulled, {"contrast_unlabelled": pulled.detach()})
+            contrast_loss = self.contrast_loss(features, logits.detach().argmax(dim=1), self.random(step_state, 1))
+            return Loss(weight * _CONTRAST * contrast_loss, {"contrast_unlabelled": contrast_loss.detach()})
         volumes = torch.cat([batch.volumes, batch.unlabelled])
         with frozen_statistics(self.network):
             with torch.no_grad():
                 clean = self._probabilities(volumes)
             radius = self.own.radius * float(volumes.std()) * volumes[0].numel() ** 0.5
             direction = adversarial_direction(self._probabilities, volumes, clean, radius, self.random(step_state, 2))
-            found = self._probabilities(volumes + (radius * direction).to(volumes.dtype))
-        loss = soft_dice(found, clean)
-        same = agreement(found.argmax(dim=1), clean.argmax(dim=1))
+            perturbed = self._probabilities(volumes + (radius * direction).to(volumes.dtype))
+        loss = soft_dice(perturbed, clean)
+        same = agreement(perturbed.argmax(dim=1), clean.argmax(dim=1))
         return Loss(weight * loss, {"unsupervised": loss.detach(), "agreement": same})
 
     def with_features(self, volumes: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and the features (batch, filters, depth, height, width) they are made of."""
+        """The logits, and the features (batch, filters, depth, height, width) from which the head computes them."""
         decoder: ExpertDecoder = self.network.experts[0]  # type: ignore[assignment]
         features = decoder.dropout(decoder(self.network.encoder(volumes)).features[-1])
         return decoder.head(features).float(), features.float()
 
     @torch.no_grad()
     def fill_bank(self, features: Tensor, labels: Tensor, predicted: Tensor, generator: torch.Generator) -> None:
-        """Put into each organ's bank what the selector ranks highest of its rightly predicted voxels."""
-        right = torch.where(labels == predicted, labels, 0)
+        """Store, for each organ, the features of correctly predicted voxels with the highest selector scores."""
+        correct = torch.where(labels == predicted, labels, 0)
         self.projection.eval()
         for label in range(1, len(self.bank)):
-            found = _of_label(features, right, label, generator)
-            if not len(found):
+            of_label = _of_label(features, correct, label, generator)
+            if not len(of_label):
                 continue
-            projected = self.projection(found)
+            projected = self.projection(of_label)
             if len(projected) > _BANK:
                 selector = self.bank_selectors[label].eval()
                 projected = projected[selector(projected)[:, 0].topk(_BANK).indices]
@@ -136,21 +142,21 @@ class SSNet(Strategy):
             self.filled[label] = len(projected)
         self.projection.train()
 
-    def pulled(self, features: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """The contrast of all organs that have both voxels and a bank; their mean."""
+    def contrast_loss(self, features: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """The mean ``contrast`` over the organs that have both voxels and a bank."""
         losses = []
         for label in range(1, len(self.bank)):
             count = int(self.filled[label])
-            found = _of_label(features, labels, label, generator)
-            # Batch norm needs two.
-            if count < 2 or len(found) < 2:
+            of_label = _of_label(features, labels, label, generator)
+            # Batch norm needs at least two.
+            if count < 2 or len(of_label) < 2:
                 continue
             bank = self.bank[label, :count].clone()
-            vectors = self.prediction(self.projection(found))
+            vectors = self.prediction(self.projection(of_label))
             losses.append(
                 contrast(vectors, bank, self.feature_selectors[label](vectors), self.bank_selectors[label](bank))
             )
-        # Nothing to pull yet, but a part's loss must have a graph.
+        # Even if there is no organ yet, the loss must have a graph.
         return torch.stack(losses).mean() if losses else features[:0].sum()
 
     def _probabilities(self, volumes: Tensor) -> Tensor:
@@ -158,9 +164,9 @@ class SSNet(Strategy):
 
 
 def _of_label(features: Tensor, labels: Tensor, label: int, generator: torch.Generator) -> Tensor:
-    """Features (n, channel) of voxels with this label, a random 4096 where there are more."""
-    places = (labels == label).nonzero()
-    if len(places) > _VOXELS:
-        places = places[torch.randperm(len(places), generator=generator)[:_VOXELS].to(places.device)]
-    batch, z, y, x = places.unbind(dim=1)
+    """The features (n, channel) of voxels with this label, or of 4096 random ones if there are more."""
+    indices = (labels == label).nonzero()
+    if len(indices) > _VOXELS:
+        indices = indices[torch.randperm(len(indices), generator=generator)[:_VOXELS].to(indices.device)]
+    batch, z, y, x = indices.unbind(dim=1)
     return features[batch, :, z, y, x]

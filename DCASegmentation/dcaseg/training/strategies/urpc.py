@@ -1,12 +1,12 @@
 """URPC: uncertainty rectified pyramid consistency (Luo et al., MICCAI 2021).
 
-One network that predicts at each of four decoder scales. Labels teach all four: L_sup = 1/(2S) Σ_s [ce(z_s, y) +
-Dice(p_s, y)]. On unlabelled patches each scale is pulled to the mean p̄ of all, less where it differs from it by the
-KL divergence U_s = Σ_c p̄ log(p̄ / p_s): mean_s { mean[(p̄ - p_s)² e^-U_s] / mean[e^-U_s] + mean[U_s] }.
+One network predicts at each of four decoder scales. All four learn from labels: L_sup = 1/(2S) Σ_s [ce(z_s, y) +
+Dice(p_s, y)]. On unlabeled patches, each scale is pulled toward the mean p̄ of all scales, less where the KL divergence
+U_s = Σ_c p̄ log(p̄ / p_s) is large: mean_s { mean[(p̄ - p_s)² e^-U_s] / mean[e^-U_s] + mean[U_s] }.
 
-What deviates: the backbone is the V-Net of all rows, with its dropout (1/2) at the bottleneck and the last block in
-place of the U-Net's at each decoder level. The direction of the divergence is the code's. Three heads of 1x1x1 are
-added, which only training uses. Cost .5 CPS.
+Deviations: the backbone is the V-Net of the other methods, with dropout (1/2) at the bottleneck and the last block,
+instead of a U-Net with dropout at each decoder level. The direction of the divergence is that of the code. Three 1x1x1
+heads are added, which are used for training only. Cost: 0.5 times CPS.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _DROPOUT = 0.5
 
 def rectified_consistency(log_probabilities: list[Tensor]) -> Tensor:
     """The unsupervised loss of log-softmaxes (batch, channel, depth, height, width), one for each scale."""
-    mean = torch.stack([one.exp() for one in log_probabilities]).mean(dim=0)
+    mean = torch.stack([scale.exp() for scale in log_probabilities]).mean(dim=0)
     log_mean = mean.clamp(min=1e-12).log()
     total = mean.new_zeros(())
-    for one in log_probabilities:
-        uncertainty = (mean * (log_mean - one)).sum(dim=1, keepdim=True)
+    for scale in log_probabilities:
+        uncertainty = (mean * (log_mean - scale)).sum(dim=1, keepdim=True)
         certainty = (-uncertainty).exp()
-        distance = ((mean - one.exp()) ** 2 * certainty).mean() / (certainty.mean() + 1e-8)
+        distance = ((mean - scale.exp()) ** 2 * certainty).mean() / (certainty.mean() + 1e-8)
         total = total + distance + uncertainty.mean()
     return total / len(log_probabilities)
 
@@ -48,16 +48,18 @@ class URPC(Strategy):
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
         self.network = plain_vnet(options, groups, dropout=_DROPOUT)
-        # Of 1/8, 1/4 and 1/2 resolution; the network has its own of the full one.
+        # For 1/8, 1/4 and 1/2 resolution; the head for full resolution is the network's.
         self.heads = nn.ModuleList(
             nn.Conv3d(options.n_filters * factor, self.network.out_channels, kernel_size=1) for factor in (8, 4, 2)
         )
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
-        if part == "labelled":
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
+        if loss_name == "labelled":
             scales = self.pyramid(batch.volumes)
             losses = [cross_entropy_and_square_dice(logits, batch.labels) for logits in scales]
             loss = torch.stack(losses).mean()
@@ -69,7 +71,7 @@ class URPC(Strategy):
         return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})
 
     def pyramid(self, volumes: Tensor) -> list[Tensor]:
-        """Logits of all scales at full size, the coarsest first."""
+        """The logits of all scales, interpolated to full resolution; the coarsest scale comes first."""
         decoded = self.network.experts[0](self.network.encoder(volumes))
         coarse = [
             functional.interpolate(head(features).float(), volumes.shape[2:], mode="trilinear", align_corners=False)

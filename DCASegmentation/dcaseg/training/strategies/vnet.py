@@ -1,7 +1,7 @@
-"""A plain V-Net on labelled patches alone.
+"""A plain V-Net that learns from labeled patches only.
 
-On the labelled part of a cohort it is the baseline of Table 3, on the whole of it with all labels the fully supervised
-row of Tables 1 and 2 (``TrainingSet.fully_labelled``).
+With the labeled part of a training set, it is the baseline of Table 3. With all cases and their labels, it is the fully
+supervised row of Tables 1 and 2 (``TrainingSet.fully_labelled``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .base import Batch, Loss, StepState, Strategy, plain_vnet, whole_label_loss
 
 
 class VNet(Strategy):
-    """Unlabelled patches are not looked at."""
+    """A V-Net that does not use unlabeled patches."""
 
     name: ClassVar[str] = "vnet"
 
@@ -23,11 +23,14 @@ class VNet(Strategy):
         self.network = plain_vnet(options, groups)
 
     def weight(self, step_state: StepState) -> float:
+        """See ``Strategy.weight``."""
         return 0.0
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
+        """See ``Strategy.loss_names``."""
         return ("labelled",)
 
-    def forward(self, part: str, batch: Batch, step_state: StepState) -> Loss:
+    def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
+        """See ``Strategy.forward``."""
         loss = whole_label_loss(self.network(batch.volumes), batch, self.options, step_state)
         return Loss(loss, {"supervised": loss.detach()})

@@ -1,4 +1,4 @@
-"""The loss and its ramp, against numbers worked out by hand and by torch's own parts."""
+"""The segmentation loss and the ramp-up, compared with values computed by hand and with torch's functions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_the_loss_is_half_dice_and_half_cross_entropy():
     torch.testing.assert_close(segmentation_loss(logits, labels), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_perfect_prediction_costs_nothing():
+def test_a_perfect_prediction_has_zero_loss():
     labels = torch.tensor([0, 1, 2, 1]).reshape(1, 1, 2, 2)
     logits = 50.0 * functional.one_hot(labels, 3).movedim(-1, 1).float()
     assert segmentation_loss(logits, labels).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_absent_channels_count_only_in_the_literal_reading():
-    # Two voxels, both background and sure of it; channel 2 is absent and holds a little probability.
+    # Two voxels, both predicted as background; channel 2 is absent and has a small probability.
     logits = torch.tensor([[[2.0, 2.0], [-40.0, -40.0], [0.0, 0.0]]]).reshape(1, 3, 1, 1, 2)
     labels = torch.zeros(1, 1, 1, 2, dtype=torch.long)
     background = 1 / (1 + math.exp(-2))
@@ -42,8 +42,8 @@ def test_absent_channels_count_only_in_the_literal_reading():
     assert segmentation_loss(logits, labels, "all").item() < owned  # the empty channel 1 is perfect: Dice 1
 
 
-def test_an_unknown_organ_may_lie_anywhere_in_the_background():
-    """A map that does not tell of channel 2 teaches as a network without it would learn, its share background."""
+def test_an_unannotated_organ_counts_as_background():
+    """If channel 2 is unannotated, the loss is that of a network without it, with its probability in the background."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 2, 3, 4, generator=generator, requires_grad=True)
     labels = torch.randint(0, 2, (2, 2, 3, 4), generator=generator)
@@ -57,7 +57,7 @@ def test_an_unknown_organ_may_lie_anywhere_in_the_background():
     torch.testing.assert_close(nothing, segmentation_loss(logits, labels))
 
 
-def test_unknown_dice_channels_are_refused():
+def test_unknown_dice_channels_are_rejected():
     with pytest.raises(ValueError, match="dice_channels"):
         segmentation_loss(torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.long), "some")  # type: ignore[arg-type]
 
@@ -65,16 +65,16 @@ def test_unknown_dice_channels_are_refused():
 @pytest.mark.parametrize(
     ("progress", "weight"), [(0, 0.067), (0.1, 0.174), (0.25, 0.60), (0.5, 2.87), (0.75, 7.32), (1, 10), (2, 10)]
 )
-def test_the_ramp_has_the_values_of_the_dossier(progress, weight):
+def test_ramp_values(progress, weight):
     assert unsupervised_weight(round(progress * 1000), 1000) == pytest.approx(weight, abs=0.005)
 
 
-def test_a_ramp_of_no_steps_starts_at_its_maximum():
+def test_a_ramp_of_zero_steps_starts_at_its_maximum():
     assert unsupervised_weight(0, 0, maximum=3.0) == 3.0
 
 
-def test_class_balance_weighs_the_cross_entropy_of_small_classes_up():
-    # Three voxels of background, one of an organ; everywhere the background has probability 0.8.
+def test_class_balance_increases_the_cross_entropy_weight_of_small_classes():
+    # Three background voxels and one organ voxel; the background has probability 0.8 everywhere.
     logits = torch.log(torch.tensor([0.8, 0.2])).reshape(1, 2, 1, 1, 1).expand(1, 2, 1, 1, 4)
     labels = torch.tensor([0, 0, 0, 1]).reshape(1, 1, 1, 4)
     dice = segmentation_loss(logits, labels).item() * 2 - (-(3 * math.log(0.8) + math.log(0.2)) / 4)
