@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, how_to_install
 
 _SAMPLE_EVERY_S = 0.1
 _MIB = 2**20
@@ -150,7 +150,7 @@ def _psutil() -> Any:
     except ImportError:
         raise UserError(
             "Memory of processes is measured with psutil, which is not installed.",
-            'Install it: pip install "dca-segmentation[peers]", or pip install psutil.',
+            f"Install it: {how_to_install('psutil')}",
         ) from None
 
 

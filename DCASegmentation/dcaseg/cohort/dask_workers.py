@@ -24,7 +24,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import ErrorHandler
 
-from ..errors import UserError, root_cause
+from ..errors import UserError, how_to_install, root_cause
 from ..inference.process_settings import sleeping_threads
 
 _LOOPBACK = "127.0.0.1"
@@ -130,7 +130,7 @@ def _local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecClu
     except ImportError:
         raise UserError(
             "Cohorts need a package that is not installed: cryptography.",
-            'Install it: pip install "dca-segmentation[cohort]"',
+            f"Install it: {how_to_install('cryptography')}",
         ) from None
     options: dict[str, Any] = {"host": _LOOPBACK, "port": 0, "protocol": _PROTOCOL, "security": security}
     scheduler = {"cls": _Scheduler, "options": {**options, "dashboard": False}}
@@ -208,7 +208,7 @@ def _require_able_workers(client: Client) -> None:
     if unable:
         raise UserError(
             f"{len(unable)} of the workers lack this program in version {here} ({unable[0]} is one).",
-            'Install it on all of them: pip install "dca-segmentation[cohort]"',
+            "Install this version, with its extra cohort, on all of them.",
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, how_to_install
 from ...imaging.writers import write_json
 from ...json_io import read_json
 from ...method.streaming import Answer
@@ -40,7 +40,7 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
         if kind != "cpu":
             return f"The runtime openvino is for the CPU, not for {device.description}.", "Add --device cpu."
         if not is_installed():
-            return "OpenVINO is not installed.", 'Install it: pip install "dca-segmentation[openvino]"'
+            return "OpenVINO is not installed.", f"Install it: {how_to_install('openvino')}"
     elif name == CompiledBackend.name:
         if kind == "mps":
             return "The runtime compile is for the CPU and CUDA.", "Choose eager."
