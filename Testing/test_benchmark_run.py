@@ -57,10 +57,10 @@ def test_the_random_model_is_made_once_and_every_channel_wins_somewhere(tmp_path
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (("--windows", "some"), "no number of windows"),
+        (("--windows", "some"), "not a number of windows"),
         (("--only", "nnunett"), "no pipeline 'nnunett'"),
-        (("--ct", "ct.nrrd"), "is no NIfTI file"),
-        (("--resume",), "nothing to go on with"),
+        (("--ct", "ct.nrrd"), "is not a NIfTI file"),
+        (("--resume",), "no measurement to continue"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(dca, coarse_phantom, tmp_path, arguments, said):
@@ -124,6 +124,6 @@ def test_the_training_step_says_what_it_costs_and_whether_it_waits(dca, tmp_path
     told = ("--preset", "small", "--filters", 1, "--patch", 32, "--threads", 1, "--steps", 2, "--rounds", 1)
     result = dca("benchmark", "training", *told, "--device", "cpu", "-o", out)
     assert result.code == 0, result.err
-    assert "A step waits for its data for" in result.out
+    assert "Steps wait for data" in result.out
     assert "GiB of tensors" in result.out
     assert '"data_loading"' in out.read_text()

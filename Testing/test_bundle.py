@@ -249,7 +249,7 @@ def test_the_command_calls_no_bundle_good_that_another_program_would_run_code_of
 
     assert refused.code == 2
     assert "may run code on this computer: configs/train.yaml" in " ".join(refused.err.split())
-    assert "good bundle" not in refused.out
+    assert "valid bundle" not in refused.out
 
 
 def test_the_library_safetensors_reads_what_is_written_and_the_other_way_round(tmp_path, network):

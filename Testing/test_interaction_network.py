@@ -237,7 +237,8 @@ def test_train_clicks_trains_resumes_and_makes_a_bundle_that_correct_takes(dca, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--side", "20"], "cube of 20"), (["--resume"], "no run of train-clicks")]
+    ("arguments", "message"),
+    [(["--side", "20"], "--side cannot be 20"), (["--resume"], "not contain a run of train-clicks")],
 )
 def test_train_clicks_refuses_what_does_not_fit(dca, tmp_path, arguments, message):
     run = dca("train-clicks", "-o", tmp_path / "run", *arguments)

@@ -584,4 +584,4 @@ def test_painted_cts_are_labelled_cases_beside_those_of_a_list(dca, folder, coar
         (0, 1, "Apache-2.0"),
     ]
     refused = dca("train", "-o", tmp_path / "other", "--synthesize", tmp_path / "nowhere")
-    assert refused.code == 2 and "nowhere is no folder" in refused.err
+    assert refused.code == 2 and "nowhere is not a folder" in refused.err

@@ -159,8 +159,8 @@ def test_the_command_measures_the_labelled_cases_of_a_list(dca, small_bundle, co
     (case,) = json.loads((tmp_path / "out" / "reach.json").read_text())["cases"]
     assert case["case"].endswith("/ct.nii.gz")
     assert "spleen" not in case["wrong_organs"], "nobody knows where it is"
-    assert "no labelled case" in dca(*given, "-o", tmp_path / "none").err
-    assert "measured apart" in dca(*given, "--phantoms", 1, "-o", tmp_path / "none").err
+    assert "no labeled case" in dca(*given, "-o", tmp_path / "none").err
+    assert "cannot be combined" in dca(*given, "--phantoms", 1, "-o", tmp_path / "none").err
 
 
 def test_the_command_refuses_half_of_a_case(dca, small_bundle, coarse_phantom, tmp_path):

@@ -107,9 +107,9 @@ def test_the_command_writes_the_list_and_its_images_when_asked_and_says_what_com
     options = ("--bundle", small_bundle, "--overlap", "0", "--no-scene", "--attention-levels", "none")
     run = dca("segment", ct, "-o", tmp_path / "with", *options, "--review")
     assert run.code == 0, run.err
-    assert "Places to check" in run.out
+    assert "Findings: " in run.out
     without = dca("segment", ct, "-o", tmp_path / "without", *options)
-    assert "Places to check" not in without.out
+    assert "Findings: " not in without.out
     written, plain = ({path.name for path in (tmp_path / name).iterdir()} for name in ("with", "without"))
     assert written - plain == REVIEW_FILES
 

@@ -136,5 +136,5 @@ def test_a_training_goes_on_from_a_model_with_corrected_and_unlabelled_cases(dca
     assert run.code == 0, run.err
     steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     cohort = json.loads((tmp_path / "run" / "run.json").read_text())["cohort"]
-    assert len(steps) == 2 and "no unlabelled case" not in run.err
+    assert len(steps) == 2 and "no unlabeled case" not in run.err
     assert [len(cohort[group]) for group in ("labelled", "unlabelled")] == [1, 1]
