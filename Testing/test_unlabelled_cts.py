@@ -119,7 +119,7 @@ def test_the_command_adds_files_names_what_it_could_not_add_and_can_be_repeated(
     write_image(phantoms[1].ct, files[2])
     folder = tmp_path / "training"
     run = dca("dataset", "add", folder, *files)
-    assert run.code == 2 and "1 of 3 CTs were not added" in run.err
+    assert run.code == 2 and "1 of 3 CTs could not be added" in run.err
     assert "patient-doe-1" in run.err and f"CTs without labels in {folder}: 2" in run.out
     assert not any("doe" in str(path) for path in folder.rglob("*"))
     again = dca("dataset", "add", folder, files[0], files[2])
