@@ -243,7 +243,7 @@ def _require_as_good(old: Bundle, new: Bundle, cases: HeldOut, device: str) -> N
     print_table(rows)
     if not comparison.at_least_as_good:
         raise UserError(
-            f"The new model is worse than {old.metadata.name}: its mean Dice is {comparison.new.mean():.4f}, not "
+            f"The new model is worse than {old.metadata.name}: mean Dice {comparison.new.mean():.4f} instead of "
             f"{comparison.old.mean():.4f}. Nothing was replaced.",
             "Train longer or with more cases. To export it anyway, omit --better-than and --replace.",
         )
