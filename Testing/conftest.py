@@ -1,4 +1,4 @@
-"""Fixtures for tests of the whole program: a small real bundle, a small real CT, and the command line."""
+"""Fixtures for tests of the whole program: a small bundle, a small synthetic CT, and the command line."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Two cores, small tensors: threads would only wait for each other. Before torch is imported anywhere.
+# With two cores and small tensors, threads only slow each other down. Must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Measuring runtimes and converting models would cost seconds in many tests; test_backends.py does it.
+# Measuring backends and converting models takes seconds. Only test_backends.py does it.
 os.environ.setdefault("DCA_RUNTIME", "eager")
 
 import pytest
 
-# A shell's background jobs ignore Ctrl+C, and so would every command that a test starts and stops.
+# Background jobs of a shell ignore Ctrl+C. Commands that a test starts must not inherit this.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# fake_slicer, module_widget and the like, for tests of the Slicer module.
 _STARTED = pytest.StashKey[float]()
 
+# Fixtures such as fake_slicer and module_widget, for tests of the Slicer module.
 pytest_plugins = ["fake_slicer.fixtures", "warm_worker"]
 
 
@@ -42,7 +42,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What a command left behind: exit code, standard output, standard error."""
+    """The result of a command: exit code, standard output, standard error."""
 
     code: int
     out: str
@@ -51,7 +51,7 @@ class Run:
 
 @pytest.fixture
 def dca(capsys, monkeypatch, tmp_path) -> Callable[..., Run]:
-    """Runs ``dca`` with these arguments in this process, as a user without models of their own."""
+    """Return a function that runs ``dca`` in this process, for a user without own models."""
     from dcaseg.cli import main
 
     monkeypatch.delenv("DCA_MODELS", raising=False)
@@ -68,7 +68,7 @@ def dca(capsys, monkeypatch, tmp_path) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory) -> Path:
-    """The folder of a bundle for all organs of AMOS on a 12 mm grid; its weights are random."""
+    """The folder of a bundle with random weights, for all organs of AMOS on a 12 mm grid."""
     from dcaseg.method.log_gap import partition
     from dcaseg.models.bundle import save_bundle
     from dcaseg.models.metadata import Metadata, TrainingData
@@ -79,7 +79,7 @@ def small_bundle(tmp_path_factory) -> Path:
     counts = {organ.label: 1000 - organ.label for organ in AMOS}
     metadata = Metadata(
         name="random-weights",
-        description="Random weights; what it finds means nothing.",
+        description="Random weights. The results are meaningless.",
         vocabulary=AMOS,
         spacing=(12.0, 12.0, 12.0),
         orientation="RAS",

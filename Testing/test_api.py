@@ -1,4 +1,4 @@
-"""The Python interface: one CT in every form it can be given in, and what is written."""
+"""The Python API: a CT as a file, image and array, and the files that are written."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_file_image_and_array_give_the_same_labels(segmenter, result, ct):
     assert of_array.labels.GetDirection() == pytest.approx(image.GetDirection())
 
 
-def test_organs_are_named_as_people_spell_them(segmenter, ct, small_bundle):
+def test_organ_names_can_be_spelled_freely(segmenter, ct, small_bundle):
     chosen = dcaseg.segment(ct, model=small_bundle, device="cpu", organs=["Liver", "Right kidney", "left-kidney"])
     assert list(chosen.volumes_ml) == ["right_kidney", "left_kidney", "liver"]
     liver = chosen.vocabulary.by_key["liver"].label
@@ -78,7 +78,7 @@ def test_organs_are_named_as_people_spell_them(segmenter, ct, small_bundle):
         segmenter.segment(ct, organs=["livr"])
 
 
-def test_a_result_is_saved_as_the_command_writes_it(result, ct, small_bundle, tmp_path, dca):
+def test_save_writes_the_same_files_as_the_command(result, ct, small_bundle, tmp_path, dca):
     folder = result.save(tmp_path / "parents" / "of" / "it" / "result", extension=".nii.gz")
     done = dca(
         *("segment", ct, "-o", tmp_path / "command", "--bundle", small_bundle, "--device", "cpu"),
@@ -112,14 +112,14 @@ def test_a_result_is_saved_as_the_command_writes_it(result, ct, small_bundle, tm
         (lambda array: np.clip(array + 1024, 0, None), lambda affine: affine, "HU"),
     ],
 )
-def test_arrays_that_are_no_ct_are_refused(segmenter, ct, ct_of, affine_of, message):
+def test_arrays_that_do_not_fit_a_ct_are_rejected(segmenter, ct, ct_of, affine_of, message):
     image = dcaseg.read_ct(ct)
     array = sitk.GetArrayFromImage(image).transpose(2, 1, 0)
     with pytest.raises(ImageError, match=message):
         segmenter.segment(ct_of(array), affine_of(ras_affine(image)))
 
 
-def test_unknown_models_and_names_are_said(tmp_path):
+def test_unknown_models_and_attributes_raise(tmp_path):
     with pytest.raises(BundleError, match="no model bundle 'none-such'"):
         dcaseg.load_model("none-such")
     with pytest.raises(AttributeError, match="none_such"):
@@ -131,13 +131,13 @@ def test_the_default_model_is_shipped_with_the_library():
     assert model.folder.parent.name == "shipped" and model.metadata.vocabulary.name == "AMOS"
 
 
-def test_importing_the_library_imports_nothing_heavy():
+def test_import_is_fast_and_loads_no_large_library():
     code = (
         "import sys, time; start = time.perf_counter(); import dcaseg; seconds = time.perf_counter() - start;"
         "print([name for name in ('torch', 'monai', 'SimpleITK', 'numpy') if name in sys.modules], seconds < 0.2)"
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
-    # The time once in three: the machine may be busy.
+    # One of three runs must be fast enough, because the machine may be busy.
     assert "[] True\n" in [run.stdout for run in runs] and all(run.stdout.startswith("[]") for run in runs)
 
 

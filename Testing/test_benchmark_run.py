@@ -57,10 +57,10 @@ def test_the_random_model_is_created_once(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("--windows", "some"), "no number of windows"),
+        (("--windows", "some"), "not a number of windows"),
         (("--only", "nnunett"), "Unknown pipeline: 'nnunett'"),
-        (("--ct", "ct.nrrd"), "is no NIfTI file"),
-        (("--resume",), "nothing to go on with"),
+        (("--ct", "ct.nrrd"), "not a NIfTI file"),
+        (("--resume",), "no measurement to continue"),
     ],
 )
 def test_invalid_options_are_rejected(dca, coarse_phantom, tmp_path, arguments, message):
@@ -122,6 +122,6 @@ def test_the_cost_of_a_training_step_is_reported(dca, tmp_path):
     options = ("--preset", "small", "--filters", 1, "--patch", 32, "--threads", 1, "--steps", 2, "--rounds", 1)
     result = dca("benchmark", "training", *options, "--device", "cpu", "-o", out)
     assert result.code == 0, result.err
-    assert "A step waits for its data for" in result.out
+    assert "Steps wait for data" in result.out
     assert "GiB of tensors" in result.out
     assert '"data_loading"' in out.read_text()

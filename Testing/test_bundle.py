@@ -249,7 +249,7 @@ def test_the_command_refuses_a_bundle_with_code_for_other_programs(folder, dca):
 
     assert refused.code == 2
     assert "may run code on this computer: configs/train.yaml" in " ".join(refused.err.split())
-    assert "good bundle" not in refused.out
+    assert "valid bundle" not in refused.out
 
 
 def test_weight_files_are_compatible_with_the_safetensors_library(tmp_path, network):

@@ -89,5 +89,5 @@ def test_a_bundle_that_hides_a_shipped_one_is_reported(computer, dca, monkeypatc
     assert (hidden_by(newer), hidden_by(shipped), hidden_by(other)) == (shipped, None, None)
     assert shipped_bundles() == [shipped, other]
     listed = dca("bundle", "list").out.replace("\n", "")
-    assert f"abdomen  ({newer}; hides {shipped})" in listed
-    assert "it hides the one of the same name" in " ".join(dca("bundle", "info", "abdomen").err.split())
+    assert f"abdomen  (default; hides {shipped}; {newer})" in listed
+    assert "which hides the model of the same name" in " ".join(dca("bundle", "info", "abdomen").err.split())

@@ -1,4 +1,4 @@
-"""The command line as a user meets it."""
+"""The command line, as users see it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.cli.console import _sparing_lines
+from dcaseg.cli.console import _occasional_lines
+from dcaseg.errors import how_to_install
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate
 
@@ -48,13 +49,39 @@ def test_help_names_every_command_and_the_exit_codes(dca):
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS[:-1], *(["bundle", name] for name in ("info", "verify", "list", "pack"))]
+    "command", [*COMMANDS[:-1], *(["bundle", name] for name in ("info", "verify", "list", "add", "download", "export"))]
 )
 def test_every_command_explains_itself_with_an_example(dca, command):
     words = [command] if isinstance(command, str) else command
     run = dca(*words, "--help")
     assert run.code == 0
     assert f"Example: dca {' '.join(words)}" in run.out
+
+
+def test_train_help_has_panels_for_its_options(dca):
+    lines = dca("train", "--help").out.splitlines()
+    titles = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
+    assert titles == ["Options", "Data", "Synthetic CTs", "Model", "Schedule", "Run"]
+    ungrouped = lines[: next(index for index, line in enumerate(lines) if line.startswith("╭─ Data"))]
+    assert [word for line in ungrouped for word in re.findall(r"^│ \*? *(--[a-z-]+)", line)] == ["--out", "--help"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        *((name, "CC0-1.0", "--license needs a label map") for name in ("--license", "--licence")),
+        *((name, 2, "--synthesize-ahead needs a label map") for name in ("--synthesize-ahead", "--synthesize-ahead")),
+    ],
+)
+def test_train_options_keep_their_earlier_names(dca, tmp_path, option, value, problem):
+    run = dca("train", "-o", tmp_path / "run", option, value)
+    assert run.code == 2 and problem in run.err
+
+
+def test_no_message_names_a_package_that_is_not_in_the_index():
+    sources = [*SHIPPED.parents[2].rglob("*.py")]
+    assert sources and not [path for path in sources if "dca-segmentation[" in path.read_text(encoding="utf-8")]
+    assert how_to_install("pydicom", "highdicom") == "pip install pydicom highdicom"
 
 
 def test_help_loads_none_of_the_heavy_libraries():
@@ -71,7 +98,7 @@ def test_dca_alone_shows_its_help(dca):
     assert "Commands" in run.out and run.err == ""
 
 
-def test_a_phantom_is_a_ct_with_its_labels_and_who_was_drawn(dca, tmp_path):
+def test_phantom_writes_ct_labels_and_person(dca, tmp_path):
     out = tmp_path / "case"
     run = dca("phantom", "--seed", 7, "-o", out, "--spacing", "7,7,8", "--orientation", "PSL", "--tilt", 6)
     assert run.code == 0, run.err
@@ -83,7 +110,7 @@ def test_a_phantom_is_a_ct_with_its_labels_and_who_was_drawn(dca, tmp_path):
     assert json.loads((out / "person.json").read_text())["seed"] == 7
 
 
-def test_phantom_offers_every_contrast_phase_there_is():
+def test_phantom_offers_every_contrast_phase():
     from dcaseg.cli.phantom import Phase
     from dcaseg.synthesis.phantom.person import Contrast, Person
 
@@ -96,7 +123,7 @@ def test_phantom_offers_every_contrast_phase_there_is():
 
 @pytest.fixture(scope="module")
 def segmented(coarse_phantom, small_bundle, tmp_path_factory):
-    """What ``dca segment`` printed, and the folder it made, for a phantom and all maps."""
+    """Output and result folder of ``dca segment`` for a phantom, with all maps."""
     out = tmp_path_factory.mktemp("segmented") / "result"
     arguments = ["segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle]
     run = subprocess.run(
@@ -111,7 +138,7 @@ def segmented(coarse_phantom, small_bundle, tmp_path_factory):
 
 @pytest.mark.scene
 @needs_slicer
-def test_segment_leaves_labels_maps_tables_and_the_files_for_slicer(segmented, coarse_phantom):
+def test_segment_writes_labels_maps_tables_and_scene(segmented, coarse_phantom):
     _, out = segmented
     maps = {f"attention_{expert}_level{level}.nrrd" for expert in ("head", "medium", "tail") for level in (1, 4)}
     assert names(out) == {
@@ -146,10 +173,10 @@ def test_only_the_chosen_organs_are_kept(dca, coarse_phantom, small_bundle, tmp_
     assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(out / "labels.nii.gz"))))) == {0, 1, 3}
 
 
-def test_without_slicer_the_rest_is_written_and_one_line_says_what_to_install(
+def test_segment_without_slicer_skips_the_scene_and_names_the_package(
     dca, coarse_phantom, small_bundle, tmp_path, monkeypatch
 ):
-    # As Python sees a package that is not installed.
+    # This is how Python represents a package that is not installed.
     monkeypatch.setitem(sys.modules, "slicer", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     import dcaseg.cli.segment as scene_files
@@ -160,12 +187,10 @@ def test_without_slicer_the_rest_is_written_and_one_line_says_what_to_install(
     assert run.code == 0
     assert {"labels.nrrd", "volumes.csv"} <= names(out) and "scene.mrb" not in names(out)
     notes = [line for line in run.err.splitlines() if "scene.mrb" in line]
-    assert len(notes) == 1 and 'pip install "dca-segmentation[scene]"' in notes[0]
+    assert len(notes) == 1 and "pip install slicer-core" in notes[0]
 
 
-def test_without_opengl_the_picture_is_drawn_all_the_same_and_one_line_says_what_to_install(
-    dca, coarse_phantom, small_bundle, tmp_path, monkeypatch
-):
+def test_segment_without_opengl_draws_the_picture_with_a_note(dca, coarse_phantom, small_bundle, tmp_path, monkeypatch):
     monkeypatch.setattr("DCASegmentationLib.scene.offscreen.rendering_problem", lambda: "No OpenGL: install libegl1.")
     out = tmp_path / "result"
     run = dca(
@@ -179,7 +204,7 @@ def test_without_opengl_the_picture_is_drawn_all_the_same_and_one_line_says_what
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHIPPED.is_dir() and any(SHIPPED.iterdir())), reason="no bundle is shipped")
-def test_the_demo_ends_in_a_picture(dca, tmp_path):
+def test_demo_draws_a_picture(dca, tmp_path):
     out = tmp_path / "demo"
     run = dca("demo", "-o", out)
     assert run.code == 0, run.err
@@ -188,18 +213,18 @@ def test_the_demo_ends_in_a_picture(dca, tmp_path):
     assert str(picture) in run.out.splitlines()[-1]
     assert sitk.ReadImage(str(picture)).GetSize()[0] > 1000
     if find_spec("PySide6") and find_spec("slicer"):
-        assert "without the module's panel" not in run.err
-        assert sitk.ReadImage(str(picture)).GetSize()[0] > 2600, "the panel lies beside the views"
+        assert "does not show the module's panel" not in run.err
+        assert sitk.ReadImage(str(picture)).GetSize()[0] > 2600, "the panel is next to the views"
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "result" / "labels.nrrd")))
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(out / "phantom" / "labels.nii.gz")))
     liver = AMOS.by_key["liver"].label
     both = ((labels == liver) & (truth == liver)).sum()
     assert 2 * both / ((labels == liver).sum() + (truth == liver).sum()) > 0.8
     again = dca("demo", "-o", out)
-    assert again.code == 2 and "exists already" in again.err
+    assert again.code == 2 and "already exists" in again.err
 
 
-def test_an_earlier_result_is_replaced_only_when_told(dca, coarse_phantom, small_bundle, tmp_path):
+def test_earlier_result_is_replaced_only_with_overwrite(dca, coarse_phantom, small_bundle, tmp_path):
     out = tmp_path / "result"
     command = ("segment", coarse_phantom / "ct.nii.gz", "-o", out, "--bundle", small_bundle, "--no-scene")
     assert dca(*command, "--overlap", 0).code == 0
@@ -220,7 +245,7 @@ def test_a_ct_smaller_than_a_patch_is_segmented_with_a_note(dca, coarse_phantom,
     assert "Note: At the model's spacing the CT has" in run.err
 
 
-def test_ctrl_c_leaves_nothing_half_written(coarse_phantom, small_bundle, tmp_path):
+def test_ctrl_c_leaves_no_incomplete_files(coarse_phantom, small_bundle, tmp_path):
     # Windows that overlap by 9/10 take minutes: there is time to stop.
     command = [
         *(sys.executable, "-m", "dcaseg.cli", "segment", coarse_phantom / "ct.nii.gz"),
@@ -234,11 +259,11 @@ def test_ctrl_c_leaves_nothing_half_written(coarse_phantom, small_bundle, tmp_pa
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("Cancelled. Nothing was written.") and "Traceback" not in err
+    assert err.splitlines()[-1].startswith("Canceled. Nothing was written.") and "Traceback" not in err
     assert names(tmp_path) == set()
 
 
-def test_partition_prints_a_table_and_writes_what_it_says(dca, coarse_phantom, tmp_path):
+def test_partition_prints_the_values_that_it_writes(dca, coarse_phantom, tmp_path):
     out, plot = tmp_path / "partition.json", tmp_path / "log_gap.png"
     run = dca("partition", coarse_phantom / "labels.nii.gz", "-o", out, "--plot", plot)
     assert run.code == 0, run.err
@@ -258,15 +283,15 @@ def test_partition_counts_many_files_at_one_spacing(dca, coarse_phantom, tmp_pat
     sitk.WriteImage(labels[::2, ::2, ::2], str(coarser))
     out = tmp_path / "partition.json"
     mixed = dca("partition", coarse_phantom / "labels.nii.gz", coarser, "-o", out)
-    assert mixed.code == 0 and "differ in size" in mixed.err
+    assert mixed.code == 0 and "differ in voxel size" in mixed.err
     alike = dca("partition", coarse_phantom / "labels.nii.gz", coarser, "--spacing", "6,6,8", "-o", out, "--overwrite")
-    assert alike.code == 0 and "differ in size" not in alike.err
+    assert alike.code == 0 and "differ in voxel size" not in alike.err
     written = json.loads(out.read_text())
     liver = (sitk.GetArrayFromImage(labels) == 6).sum()
     assert written["counts"][written["ranking"].index(6)] == pytest.approx(2 * liver, rel=0.05)
 
 
-def test_partition_takes_groups_by_hand(dca, coarse_phantom):
+def test_partition_accepts_manual_groups(dca, coarse_phantom):
     groups = "6,7/1,2,3,8,9,10,13,14,15/4,5,11,12"
     run = dca("partition", coarse_phantom / "labels.nii.gz", "--mode", "manual", "--groups", groups)
     assert run.code == 0, run.err
@@ -286,14 +311,14 @@ def test_model_shows_the_network_of_a_bundle(dca, small_bundle):
     assert run.code == 0 and "random-weights, patch 32 x 32 x 32" in run.out
 
 
-def test_bundle_info_and_verify_speak_of_the_named_bundle(dca, small_bundle):
+def test_bundle_info_and_verify_use_the_named_bundle(dca, small_bundle):
     info = dca("bundle", "info", small_bundle)
     assert info.code == 0 and "Random weights: nothing it says is true." in info.out
     verified = dca("bundle", "verify", small_bundle)
     assert verified.code == 0 and "SHA-256 as in the metadata" in verified.out
 
 
-def test_models_in_the_users_folder_are_found_by_name(dca, small_bundle, tmp_path):
+def test_models_in_the_user_folder_are_found_by_name(dca, small_bundle, tmp_path):
     home = tmp_path / ".dca" / "models"
     home.mkdir(parents=True)
     (home / "mine").symlink_to(small_bundle)
@@ -301,7 +326,7 @@ def test_models_in_the_users_folder_are_found_by_name(dca, small_bundle, tmp_pat
     assert dca("bundle", "verify", small_bundle.name).code == 0
 
 
-def test_evaluate_measures_labelled_cases(dca, coarse_phantom, small_bundle, tmp_path):
+def test_evaluate_measures_labeled_cases(dca, coarse_phantom, small_bundle, tmp_path):
     out = tmp_path / "scores.csv"
     case = ("--ct", coarse_phantom / "ct.nii.gz", "--labels", coarse_phantom / "labels.nii.gz")
     run = dca("evaluate", "--bundle", small_bundle, *case, "-o", out)
@@ -313,7 +338,7 @@ def test_evaluate_measures_labelled_cases(dca, coarse_phantom, small_bundle, tmp
     assert f"{float(rows[1]['mean']):.3f}" in printed
 
 
-def test_debug_shows_the_traceback_wherever_it_stands(dca, tmp_path):
+def test_debug_works_anywhere_in_the_command_line(dca, tmp_path):
     missing = tmp_path / "no.nii.gz"
     for arguments in (
         ("--debug", "partition", missing),
@@ -325,7 +350,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(dca, tmp_path):
         assert run.err.splitlines()[-1].startswith("Error: There is no file")
 
 
-def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(dca, coarse_phantom, monkeypatch):
+def test_unexpected_error_is_one_line_that_mentions_debug(dca, coarse_phantom, monkeypatch):
     def broken(path):
         raise RuntimeError("first line\nsecond line")
 
@@ -333,12 +358,12 @@ def test_an_unexpected_error_is_one_line_that_says_how_to_see_more(dca, coarse_p
     run = dca("partition", coarse_phantom / "labels.nii.gz")
     assert run.code == 1
     assert run.err == (
-        "Error: Something unexpected happened (RuntimeError: first line second line). "
-        "Run again with --debug to see where.\n"
+        "Error: An unexpected error occurred (RuntimeError: first line second line). "
+        "Run the command again with --debug to see the traceback.\n"
     )
 
 
-def test_a_reader_that_has_seen_enough_stops_no_work(coarse_phantom, tmp_path):
+def test_closed_output_pipe_does_not_stop_the_command(coarse_phantom, tmp_path):
     out = tmp_path / "partition.json"
     command = [
         *(sys.executable, "-m", "dcaseg.cli", "partition"),
@@ -354,13 +379,13 @@ def test_a_reader_that_has_seen_enough_stops_no_work(coarse_phantom, tmp_path):
     assert json.loads(out.read_text())["mode"] == "top2"
 
 
-def test_without_a_terminal_progress_is_a_line_now_and_then():
+def test_progress_without_terminal_is_an_occasional_line():
     from io import StringIO
 
     from rich.console import Console
 
     text, now = StringIO(), [0.0]
-    report = _sparing_lines(Console(file=text), clock=lambda: now[0])
+    report = _occasional_lines(Console(file=text), clock=lambda: now[0])
     for second in range(61):
         now[0] = float(second)
         report(second / 60, f"window {second}")

@@ -1,4 +1,4 @@
-"""Everything a user may get wrong: one line that says what is wrong and what to do, and nothing half-written."""
+"""Invalid input: one line says what is wrong and what to do, and no incomplete files are left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def outputs(tmp_path) -> Path:
 
 @pytest.fixture
 def refused(dca, outputs):
-    """Runs a command that must fail: exit code 2, one line of error, no traceback, no output. Gives that line."""
+    """Run a command that must fail: exit code 2, one line of error, no traceback, no output. Returns that line."""
 
     def run(*arguments: object, code: int = 2) -> str:
         before = sorted(outputs.rglob("*"))
@@ -55,7 +55,7 @@ def refused(dca, outputs):
 
 @pytest.fixture
 def refuses_ct(refused, outputs, small_bundle):
-    """Segments a file that is no usable CT, and gives the line of error."""
+    """Segment a file that is not a usable CT. Returns the line of error."""
     return lambda path, *more: refused("segment", path, "-o", outputs / "result", "--bundle", small_bundle, *more)
 
 
@@ -95,7 +95,7 @@ def test_a_truncated_file(refuses_ct, inputs, hu, extension):
     assert "incomplete" in line or "damaged" in line
 
 
-def test_a_file_of_another_kind(refuses_ct, inputs):
+def test_a_file_of_unsupported_format(refuses_ct, inputs):
     (inputs / "report.pdf").write_bytes(b"%PDF-1.7 no image")
     assert "format that is not supported" in refuses_ct(inputs / "report.pdf")
 
@@ -135,7 +135,7 @@ def test_an_mr(refuses_ct, inputs, hu):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_voxels_that_are_no_number(refuses_ct, inputs, hu, value):
+def test_voxels_that_are_not_finite(refuses_ct, inputs, hu, value):
     array = sitk.GetArrayFromImage(hu).astype(np.float32)
     array[10, 20, 30] = value
     line = refuses_ct(written(like(hu, array), inputs / "ct.nii.gz"))
@@ -154,7 +154,7 @@ def test_spacing_zero(refuses_ct, inputs, hu):
 def test_missing_geometry(refuses_ct, inputs, hu):
     path = written(hu, inputs / "ct.nii")
     raw = bytearray(path.read_bytes())
-    # qform_code and sform_code: zero says that the file does not know where the patient lies.
+    # qform_code and sform_code: zero means that the orientation is unknown.
     struct.pack_into("<2h", raw, 252, 0, 0)
     path.write_bytes(raw)
     assert "does not state the orientation" in refuses_ct(path)
@@ -186,7 +186,7 @@ def test_a_series_of_what_is_no_folder(refuses_ct, coarse_phantom):
         (("--nonsense",), "--nonsense"),
     ],
 )
-def test_an_option_that_is_not_possible(refuses_ct, coarse_phantom, options, problem):
+def test_impossible_option_value(refuses_ct, coarse_phantom, options, problem):
     assert problem in refuses_ct(coarse_phantom / "ct.nii.gz", *options)
 
 
@@ -198,7 +198,7 @@ def test_a_command_that_does_not_exist(refused):
     assert "No such command" in refused("segmnt")
 
 
-# --- where results should go -------------------------------------------------------------------------------------
+# --- output folders -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def segment_to(refused, coarse_phantom, small_bundle):
     return lambda out, *more: refused("segment", ct, "-o", out, "--bundle", small_bundle, "--overlap", 0, *more)
 
 
-def test_an_output_folder_that_cannot_be_made(segment_to, outputs):
+def test_an_output_folder_that_cannot_be_created(segment_to, outputs):
     (outputs / "file").write_text("not a folder")
     assert "cannot be written" in segment_to(outputs / "file" / "result")
     assert "is not a folder" in segment_to(outputs / "file")
@@ -218,7 +218,7 @@ def test_an_output_folder_that_is_not_writable(segment_to, outputs):
     try:
         if not _is_writable(outputs):
             assert "not writable" in segment_to(outputs / "result")
-        # Nobody may make folders here, not even root.
+        # No user can create folders here, not even root.
         assert "writable" in segment_to("/sys/kernel/result") or "cannot be written" in segment_to("/sys/kernel/result")
     finally:
         outputs.chmod(0o755)
@@ -233,7 +233,7 @@ def _is_writable(folder: Path) -> bool:
     return True
 
 
-def test_someone_elses_folder_is_never_replaced(segment_to, outputs):
+def test_a_folder_that_is_not_a_result_is_never_replaced(segment_to, outputs):
     (outputs / "thesis").mkdir()
     (outputs / "thesis" / "chapter1.txt").write_text("years of work")
     assert "exists already" in segment_to(outputs / "thesis")
@@ -243,7 +243,7 @@ def test_someone_elses_folder_is_never_replaced(segment_to, outputs):
 
 @pytest.fixture
 def full_disk():
-    """No file of this process can grow beyond 20 kB, as on a disk with no more room."""
+    """Limit the files of this process to 20 kB, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     yield
@@ -256,7 +256,7 @@ def test_a_full_disk_while_labels_are_written(segment_to, outputs, full_disk):
 
 @pytest.mark.scene
 @pytest.mark.skipif(find_spec("slicer") is None, reason="slicer-core is not installed")
-def test_a_full_disk_while_the_scene_is_written_costs_no_labels(
+def test_a_full_disk_while_the_scene_is_written_keeps_the_labels(
     dca, coarse_phantom, small_bundle, outputs, monkeypatch
 ):
     import DCASegmentationLib.scene.scene_builder as session
@@ -291,7 +291,7 @@ def test_a_full_disk_while_a_phantom_is_written(refused, outputs, full_disk):
 
 @pytest.fixture
 def bundle(small_bundle, inputs) -> Path:
-    """A bundle to damage."""
+    """A copy of a bundle, to be damaged by a test."""
     return Path(shutil.copytree(small_bundle, inputs / "bundle"))
 
 
@@ -304,7 +304,7 @@ def change_metadata(bundle: Path, change) -> None:
 
 @pytest.fixture
 def refuses_bundle(refused, coarse_phantom, outputs, bundle):
-    """Both commands that use the damaged bundle refuse it, with the same line."""
+    """Check that both commands reject the damaged bundle with the same line. Returns that line."""
 
     def run() -> str:
         line = refused("bundle", "verify", bundle)
@@ -315,7 +315,7 @@ def refuses_bundle(refused, coarse_phantom, outputs, bundle):
     return run
 
 
-def test_a_folder_that_is_no_bundle(refuses_bundle, bundle):
+def test_a_folder_that_is_not_a_bundle(refuses_bundle, bundle):
     shutil.rmtree(bundle / "configs")
     assert "metadata.json" in refuses_bundle()
 
@@ -338,7 +338,7 @@ def test_weights_that_were_changed(refuses_bundle, bundle):
     assert "checksum" in refuses_bundle()
 
 
-def test_weights_that_hold_code(refuses_bundle, bundle, tmp_path):
+def test_weights_that_contain_code(refuses_bundle, bundle, tmp_path):
     class Code:
         def __reduce__(self):
             return Path.touch, (tmp_path / "it-ran",)
@@ -351,11 +351,11 @@ def test_weights_that_hold_code(refuses_bundle, bundle, tmp_path):
     assert not (tmp_path / "it-ran").exists()
 
 
-def test_a_bundle_that_is_not_there(refused):
+def test_a_bundle_that_does_not_exist(refused):
     assert "no model bundle 'nothing'" in refused("bundle", "info", "nothing")
 
 
-def test_a_user_without_any_model_is_told_where_to_put_one(refused, monkeypatch):
+def test_without_any_model_the_error_names_the_model_folder(refused, monkeypatch):
     monkeypatch.setattr("dcaseg.models.store._shipped", lambda: [])
     assert ".dca/models" in refused("bundle", "info").replace("\\", "/")
 
@@ -367,7 +367,7 @@ def test_a_user_without_any_model_is_told_where_to_put_one(refused, monkeypatch)
     ("options", "problem"),
     [
         (("--spacing", "1.5"), "is not 3 numbers"),
-        (("--spacing", "1,1,0"), "no voxel spacing"),
+        (("--spacing", "1,1,0"), "not a voxel spacing"),
         (("--spacing", "99,99,99"), "spacing"),
         (("--orientation", "LPX"), "orientation"),
         (("--phase", "midnight"), "--phase"),
@@ -382,10 +382,10 @@ def test_a_phantom_that_cannot_be_made(refused, outputs, options, problem):
 
 def test_a_label_map_of_another_vocabulary(refused, coarse_phantom):
     labels = coarse_phantom / "labels.nii.gz"
-    assert "Synapse ends at 13" in refused("partition", labels, "--vocabulary", "Synapse")
+    assert "the labels of Synapse end at 13" in refused("partition", labels, "--vocabulary", "Synapse")
 
 
-def test_a_ct_in_place_of_a_label_map(refused, coarse_phantom):
+def test_a_ct_instead_of_a_label_map(refused, coarse_phantom):
     assert "ct.nii.gz" in refused("partition", coarse_phantom / "ct.nii.gz")
 
 
@@ -403,17 +403,17 @@ def test_label_maps_without_an_organ(refused, hu, inputs):
         (("--mode", "manual", "--groups", "1/2/x"), "whole numbers"),
         (("--mode", "fixed", "--thresholds", "0.1,0.5"), "not valid"),
         (("--mode", "largest"), "--mode"),
-        (("-o", "/proc/nowhere/partition.json"), "cannot be made"),
+        (("-o", "/proc/nowhere/partition.json"), "cannot be created"),
     ],
 )
-def test_a_partition_that_is_not_possible(refused, coarse_phantom, options, problem):
+def test_an_impossible_partition(refused, coarse_phantom, options, problem):
     assert problem in refused("partition", coarse_phantom / "labels.nii.gz", *options)
 
 
 def test_an_existing_file_is_kept(refused, coarse_phantom, outputs):
     (outputs / "partition.json").write_text("mine")
     line = refused("partition", coarse_phantom / "labels.nii.gz", "-o", outputs / "partition.json")
-    assert "exists already" in line and "--overwrite" in line
+    assert "already exists" in line and "--overwrite" in line
     assert (outputs / "partition.json").read_text() == "mine"
 
 
@@ -430,24 +430,24 @@ def test_a_label_map_on_another_grid_than_its_ct(refused, coarse_phantom, inputs
     assert "one --labels for each --ct" in refused("evaluate", "--bundle", small_bundle, *pair[:2])
 
 
-def test_a_demo_where_something_is_already(refused, outputs):
+def test_demo_does_not_write_into_an_existing_folder(refused, outputs):
     (outputs / "dca-demo").mkdir()
     (outputs / "dca-demo" / "notes.txt").write_text("mine")
-    assert "exists already" in refused("demo", "-o", outputs / "dca-demo")
+    assert "already exists" in refused("demo", "-o", outputs / "dca-demo")
 
 
-def test_a_run_that_is_not_there_cannot_be_resumed_or_packed(refused, outputs):
+def test_a_missing_run_cannot_be_resumed_or_exported(refused, outputs):
     assert "not the folder of a training run" in refused("train", "-o", outputs / "run", "--resume")
     assert "not the folder of a training run" in refused("bundle", "export", outputs / "run", "-o", outputs / "model")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs /dev/full")
 @pytest.mark.parametrize("how", ["2>/dev/full", "2>&-", "2>/dev/null"])
-def test_a_broken_standard_error_is_no_failure_of_the_work(small_bundle, how):
+def test_a_broken_standard_error_does_not_fail_the_command(small_bundle, how):
     command = f"{shlex.quote(sys.executable)} -m dcaseg.cli bundle verify {shlex.quote(str(small_bundle))}"
     done = subprocess.run(f"{command} {how}", shell=True, stdout=subprocess.PIPE, text=True)
-    # The metadata hold no scores, which is said on standard error.
-    assert (done.returncode, "is a good bundle." in done.stdout) == (0, True)
+    # The metadata has no scores, so that a note is printed on standard error.
+    assert (done.returncode, "is a valid bundle." in done.stdout) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_a_broken_standard_error_is_no_failure_of_the_work(small_bundle, how):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_the_computer_lacks_is_one_line(error, said, dca, monkeypatch):
+def test_a_lack_of_resources_is_one_line(error, said, dca, monkeypatch):
     from dcaseg.models import store as finding
 
     def fail(*_):

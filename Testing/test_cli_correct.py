@@ -1,4 +1,4 @@
-"""``dca correct``, ``dca evaluate-clicks`` and the library's way to correct a result folder, on real result folders."""
+"""``dca correct``, ``dca evaluate-clicks`` and corrections with the library, on real result folders."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ BLADDER = AMOS.by_key["bladder"].label
 
 @pytest.fixture(scope="module")
 def segmented(coarse_phantom, small_bundle, tmp_path_factory) -> Path:
-    """A result folder of ``dca segment``, its labels replaced by the truth without the bladder: random weights find
-    nothing that could be corrected."""
+    """A result folder of ``dca segment``, its labels replaced by the truth without the bladder.
+
+    The model has random weights, so its own labels could not be corrected.
+    """
     from dcaseg.cli import main
 
     folder = tmp_path_factory.mktemp("segmented") / "result"
@@ -51,7 +53,7 @@ def truth(coarse_phantom):
 
 
 def center_of(truth, label):
-    """The voxel deepest inside an organ, as RAS in mm."""
+    """The innermost voxel of an organ, in RAS mm."""
     mask = sitk.GetArrayFromImage(truth) == label
     click = next_click(np.zeros_like(mask), mask, truth.GetSpacing())
     return to_point(click.index, Grid.of(truth))
@@ -65,7 +67,7 @@ def labels_in(folder):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labels.nrrd")))
 
 
-def test_a_missing_organ_comes_back_with_one_click_into_a_new_folder(dca, result, truth, tmp_path):
+def test_one_click_restores_a_missing_organ_in_a_new_folder(dca, result, truth, tmp_path):
     before = {path.name: path.read_bytes() for path in result.iterdir()}
     out = tmp_path / "corrected"
     run = dca("correct", result, "--organ", "bladder", "--add", written(center_of(truth, BLADDER)), "-o", out,
@@ -84,7 +86,7 @@ def test_a_missing_organ_comes_back_with_one_click_into_a_new_folder(dca, result
     assert int(rows["bladder"]["voxels"]) == found.sum()
 
 
-def test_provenance_counts_the_clicks_of_every_correction(dca, result, truth, tmp_path):
+def test_request_records_the_clicks_of_every_correction(dca, result, truth, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     center = center_of(truth, BLADDER)
     dca("correct", result, "--organ", "bladder", "--add", written(center), "-o", first, "--no-scene")
@@ -100,11 +102,11 @@ def test_provenance_counts_the_clicks_of_every_correction(dca, result, truth, tm
     assert np.allclose(made[0]["strokes"][0]["points_ras_mm"], [center], atol=0.01)
     assert made[1]["from"] == str(first.resolve())
     assert labels_in(second)[tuple(voxel)] == 0
-    # All that dca segment has said of itself is still there.
+    # The record of dca segment is still complete.
     assert record["bundle"] == json.loads((result / "request.json").read_text())["bundle"]
 
 
-def test_it_never_overwrites(dca, result, truth, tmp_path):
+def test_correct_never_overwrites(dca, result, truth, tmp_path):
     out = tmp_path / "there"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -145,12 +147,12 @@ def test_locked_neighbors_box_and_scribbles(dca, result, truth, tmp_path):
         (["--organ", "spleen", "--add", "{liver}", "--lock", "liver"], "locked"),
         (["--organ", "liver", "--add", "{liver}", "--lock", "heart"], "no organ 'heart'"),
         (["--organ", "liver", "--add", "{liver}", "--box", "1,2,3"], "not two corners"),
-        (["--organ", "liver", "--scribble", "1,2,3"], "does not say whether it adds"),
-        (["--organ", "liver", "--add", "{liver}", "--engine", "magic"], "no engine 'magic'"),
+        (["--organ", "liver", "--scribble", "1,2,3"], "does not start with + or -"),
+        (["--organ", "liver", "--add", "{liver}", "--engine", "magic"], "engine 'magic' does not exist"),
         (["--organ", "liver", "--add", "{liver}", "--ct", "nowhere.nrrd"], "no file"),
     ],
 )
-def test_what_cannot_be_used_is_said_and_leaves_nothing(dca, result, truth, tmp_path, arguments, message):
+def test_invalid_input_is_reported_and_writes_nothing(dca, result, truth, tmp_path, arguments, message):
     liver = written(center_of(truth, LIVER))
     out = tmp_path / "out"
     given = [argument.replace("{liver}", liver) for argument in arguments]
@@ -171,14 +173,14 @@ def _other_voxels(ct):
 
 
 @pytest.mark.parametrize(("change", "message"), [(_shifted, "geometry is different"), (_other_voxels, "have changed")])
-def test_another_ct_than_the_one_segmented_is_refused(result, coarse_phantom, tmp_path, change, message):
+def test_a_different_ct_is_rejected(result, coarse_phantom, tmp_path, change, message):
     other = tmp_path / "other.nrrd"
     write_image(change(sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))), other)
     with pytest.raises(UserError, match=message):
         correct_result(result, [OrganStroke("liver", Stroke.click(0, 0, 0))], tmp_path / "out", ct=other)
 
 
-def test_a_result_from_before_checksums_is_corrected_still(result, truth, tmp_path):
+def test_a_result_without_checksum_can_be_corrected(result, truth, tmp_path):
     record = json.loads((result / "request.json").read_text())
     del record["ct_checksum"]
     (result / "request.json").write_text(json.dumps(record))
@@ -196,13 +198,13 @@ def test_a_result_from_before_checksums_is_corrected_still(result, truth, tmp_pa
         (lambda folder: (folder / "volumes.csv").unlink(), "organs of the labels"),
     ],
 )
-def test_a_folder_that_is_no_result_is_refused(result, damage, message):
+def test_a_folder_that_is_not_a_result_is_rejected(result, damage, message):
     damage(result)
     with pytest.raises(UserError, match=message):
         read_result(result)
 
 
-def test_a_ct_that_is_gone_is_asked_for(result):
+def test_a_missing_ct_is_reported(result):
     record = json.loads((result / "request.json").read_text())
     record["ct"] = "/nowhere/ct.nii.gz"
     (result / "request.json").write_text(json.dumps(record))
@@ -211,7 +213,7 @@ def test_a_ct_that_is_gone_is_asked_for(result):
     assert "--ct" in caught.value.remedy
 
 
-def test_labels_on_another_grid_are_refused(result, truth):
+def test_labels_on_a_different_grid_are_rejected(result, truth):
     labels = sitk.ReadImage(str(result / "labels.nrrd"))
     write_image(_shifted(labels), result / "labels.nrrd")
     with pytest.raises(UserError, match="grid"):
@@ -233,7 +235,7 @@ def test_the_next_click_is_the_deepest_voxel_of_the_largest_error():
     assert next_click(truth, truth, (1.0, 1.0, 1.0)) is None
 
 
-def test_clicks_to_a_goal_failures_and_worse_clicks_are_counted():
+def test_click_counts_failures_and_worse_clicks():
     good = Course("a", "liver", "e", (0.0, 0.86, 0.84, 0.91), (0.1, 0.2, 0.3))
     bad = Course("a", "spleen", "e", (0.5, *[0.6] * 10), (0.1,) * 10)
     assert (good.needed(0.85), good.needed(0.9), bad.needed(0.85)) == (1, 3, None)
@@ -247,7 +249,7 @@ def test_clicks_to_a_goal_failures_and_worse_clicks_are_counted():
 
 
 def test_simulated_clicks_repair_a_phantom_and_beat_the_brush(coarse_phantom, truth, tmp_path):
-    """From labels with errors that a network makes: an organ is missing, a slab is cut off, a ball leaks."""
+    """The start has typical errors of networks: a missing organ and a missing slab."""
     array = sitk.GetArrayFromImage(truth)
     liver = np.argwhere(array == LIVER)
     array[array == BLADDER] = 0
@@ -275,7 +277,7 @@ def test_evaluate_clicks_writes_table_json_and_plot(dca, coarse_phantom, small_b
     assert set(content["engines"]) == {"random_walker", "brush"}
     assert content["engines"]["brush"]["all"]["organs"] == 15
     assert (out / "clicks.png").read_bytes().startswith(b"\x89PNG")
-    # A table of 80 columns cuts nothing off.
+    # The table fits into 80 columns.
     assert "NoC90" in run.out and "…" not in run.out
     assert "inferior" in run.out and "Of 15 organs" in run.out
 
@@ -283,13 +285,13 @@ def test_evaluate_clicks_writes_table_json_and_plot(dca, coarse_phantom, small_b
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ct", "ct.nrrd"], "go together"),
-        (["--label-table", "t.tsv"], "--label-table is for --labels"),
+        (["--ct", "ct.nrrd"], "only work together"),
+        (["--label-table", "t.tsv"], "--label-table needs --labels"),
         (["--engines", ","], "No engine"),
-        (["--engines", "magic"], "no engine 'magic'"),
+        (["--engines", "magic"], "engine 'magic' does not exist"),
     ],
 )
-def test_evaluate_clicks_refuses_what_does_not_fit(dca, tmp_path, arguments, message):
+def test_evaluate_clicks_rejects_invalid_options(dca, tmp_path, arguments, message):
     run = dca("evaluate-clicks", "-o", tmp_path / "out", *arguments)
     assert run.code == 2 and message in run.err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""From nothing to a measured model with the command line: train, stop, resume, pack, evaluate."""
+"""Training with the command line: train, stop, resume, export, evaluate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PEOPLE = ("--labelled", 1, "--unlabelled", 1, "--validation", 1)
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """Prepared cases, made by the first run and read by the others."""
+    """Folder of prepared cases, shared by all runs."""
     return tmp_path_factory.mktemp("cases")
 
 
 @pytest.fixture
 def run_folder(dca, tmp_path, cache) -> Path:
-    """A run stopped before the first of its four steps."""
+    """A run of four steps that was stopped before the first."""
     out = tmp_path / "run"
     first = dca("train", "-o", out, *PEOPLE, *TINY, "--steps", 4, "--cache", cache, "--minutes", 0)
     assert first.code == 0, first.err
@@ -31,7 +31,7 @@ def steps_logged(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_a_stopped_run_is_resumed_packed_and_measured(dca, run_folder, cache, tmp_path):
+def test_a_stopped_run_is_resumed_exported_and_evaluated(dca, run_folder, cache, tmp_path):
     resumed = dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2)
     assert resumed.code == 0, resumed.err
     assert steps_logged(run_folder) == [1, 2, 3, 4]
@@ -57,7 +57,7 @@ def test_a_stopped_run_is_resumed_packed_and_measured(dca, run_folder, cache, tm
     assert len(scores.read_text().splitlines()) == 3
 
 
-def test_the_packed_weights_are_those_that_validated_best(dca, run_folder, cache, tmp_path):
+def test_exported_weights_are_those_of_the_best_validation(dca, run_folder, cache, tmp_path):
     from dcaseg.models.bundle import Bundle
 
     assert dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2).code == 0
@@ -68,14 +68,14 @@ def test_the_packed_weights_are_those_that_validated_best(dca, run_folder, cache
         torch.testing.assert_close(packed[name].float(), tensor.float(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_run_is_never_started_over_and_keeps_its_options(dca, run_folder, cache):
+def test_a_run_is_never_restarted_and_keeps_its_options(dca, run_folder, cache):
     again = dca("train", "-o", run_folder, *PEOPLE, *TINY, "--cache", cache)
-    assert again.code == 2 and "holds a run already" in again.err
+    assert again.code == 2 and "already contains a run" in again.err
     other = dca("train", "-o", run_folder, "--resume", "--filters", 4)
     assert other.code == 2 and "n_filters" in other.err
 
 
-def test_the_papers_settings_go_into_the_record_and_back(tmp_path):
+def test_a_run_record_keeps_the_papers_options(tmp_path):
     from dcaseg.method.log_gap import partition
     from dcaseg.models.metadata import TrainingData
     from dcaseg.organs import AMOS

@@ -61,8 +61,8 @@ def test_the_table_shows_counts_rate_time_left_and_the_last_cases(state):
     columns = [column.strip() for column in header.split("┃")[1:-1]]
     values = dict(zip(columns, (value.strip() for value in row.split("│")[1:-1]), strict=True))
     assert values == {
-        "OK": "3", "Skipped": "2", "Failed": "1", "Left": "6", "At work": "2",
-        "Rate": "120 cases an hour", "Elapsed": "0:02:00", "Time left": "0:03:00",
+        "OK": "3", "Skipped": "2", "Failed": "1", "Left": "6", "Running": "2",
+        "Rate": "120 cases per hour", "Elapsed": "0:02:00", "Time left": "0:03:00",
     }  # fmt: skip
     assert "failed  P2/ct  lacks 1 slice" in text
     assert "http://127.0.0.1:8787/status" in text
@@ -77,12 +77,12 @@ def test_without_a_terminal_occasional_lines_report_progress(state, monkeypatch)
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stream = io.StringIO()
-    searching, tick = command._sparing_lines(Console(file=stream, width=200))
+    searching, tick = command._occasional_lines(Console(file=stream, width=200))
     for _ in range(4):
         now[0] += 11
         tick(state)
     searching(400, "P1")
-    assert stream.getvalue().splitlines() == ["6 of 12  120 cases an hour, 0:03:00 left"] * 2
+    assert stream.getvalue().splitlines() == ["6 of 12  120 cases per hour, 0:03:00 left"] * 2
 
 
 def shown(state: State) -> str:
@@ -95,6 +95,6 @@ def shown(state: State) -> str:
 def test_the_table_names_the_running_cases(state):
     state.at_work = ("P7/ct", "P8/[red]ct\x1b[2J")
     text = shown(state)
-    assert "at work P7/ct" in text and "at work P8/[red]ct\\x1b[2J" in text
+    assert "running P7/ct" in text and "running P8/[red]ct\\x1b[2J" in text
     state.at_work = tuple(f"P{number}" for number in range(20))
     assert "and 14 more" in shown(state)

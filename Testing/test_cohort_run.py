@@ -184,7 +184,7 @@ def test_an_empty_folder_gives_an_empty_report(dca, small_bundle, tmp_path):
     (tmp_path / "in").mkdir()
     done = dca("cohort", tmp_path / "in", "-o", tmp_path / "out", "--bundle", small_bundle)
     assert done.code == 0
-    assert "Nothing was found." in done.out
+    assert "No CT was found." in done.out
     assert "No case has results yet" in (tmp_path / "out/report.html").read_text()
 
 
@@ -286,8 +286,8 @@ def test_ctrl_c_stops_the_run_and_the_next_one_finishes(cohort):
         each.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     last = err.strip().splitlines()[-1]
-    assert process.returncode == 130 and last.startswith("Cancelled. "), err
-    assert f"are done and kept in {cohort.out}. Run the same command again to go on" in last
+    assert process.returncode == 130 and last.startswith("Canceled. "), err
+    assert f"cases are done and saved in {cohort.out}. To continue with the other" in last
     code, text = cohort.run("--workers", "1")
     assert code == 0, text
     cohort.require_all_accounted_for()

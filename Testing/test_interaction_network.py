@@ -237,7 +237,8 @@ def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--side", "20"], "cube of 20"), (["--resume"], "no run of train-clicks")]
+    ("arguments", "message"),
+    [(["--side", "20"], "--side cannot be 20"), (["--resume"], "not contain a run of train-clicks")],
 )
 def test_train_clicks_refuses_invalid_options(dca, tmp_path, arguments, message):
     run = dca("train-clicks", "-o", tmp_path / "run", *arguments)

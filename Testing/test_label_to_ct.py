@@ -584,4 +584,4 @@ def test_synthetic_cts_are_labeled_cases_in_addition_to_those_of_a_list(dca, fol
         (0, 1, "Apache-2.0"),
     ]
     refused = dca("train", "-o", tmp_path / "other", "--synthesize", tmp_path / "nowhere")
-    assert refused.code == 2 and "nowhere is no folder" in refused.err
+    assert refused.code == 2 and "nowhere is not a folder" in refused.err

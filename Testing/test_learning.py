@@ -138,8 +138,8 @@ def _find_nothing(run: Path) -> None:
     [
         ((), "-o OUT or --replace"),
         (("-o", "out", "--replace", "model"), "-o OUT or --replace"),
-        (("--better-than", "model", "--replace", "model"), "Leave out --better-than"),
-        (("-o", "out", "--data", "list.json"), "Give --better-than or --replace"),
+        (("--better-than", "model", "--replace", "model"), "Omit --better-than"),
+        (("-o", "out", "--data", "list.json"), "Add --better-than or --replace"),
         (("-o", "out", "--better-than", "no-such-model"), "no model bundle"),
     ],
     ids=["no place", "two places", "two rivals", "cases for nothing", "no rival"],
@@ -178,7 +178,7 @@ def test_invalid_folders_of_corrected_cases_are_rejected_before_training(dca, co
     others = Path(shutil.copytree(corrected, tmp_path / "others"))
     content = json.loads((others / LIST).read_text())
     (others / LIST).write_text(json.dumps({**content, "training": []}))
-    assert "no labelled case" in refused(others)
+    assert "no labeled case" in refused(others)
     (others / LIST).write_text(json.dumps({**content, "vocabulary": "Synapse", "training": [], "validation": []}))
     assert "organs" in refused(others)
 

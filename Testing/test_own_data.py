@@ -75,7 +75,7 @@ def test_missing_data_is_reported_before_training(dca, own_list, tmp_path):
     alone.write_text(json.dumps({"training": content["training"][:1]}))
     trained = dca("train", "-o", tmp_path / "run", "--data", alone, *TINY, "--steps", 1)
     assert trained.code == 0, trained.err
-    for said in ("one labelled case", "no unlabelled case", "no case to validate on"):
+    for said in ("only one labeled case", "no unlabeled case", "no validation case"):
         assert said in trained.err
     alone.write_text(json.dumps({"training": [{"image": "gone.nii.gz", "label": "gone.nii.gz"}]}))
     refused = dca("train", "-o", tmp_path / "other", "--data", alone, *TINY)

@@ -127,7 +127,7 @@ def test_the_command_lists_presets_prepares_cases_and_trains_on_them(dca, coarse
     (tmp_path / "list.json").write_text(json.dumps({"training": [entry]}))
     own = ("--preprocessing", "magicnet", "--spacing", "14,14,14")
     prepared = dca("dataset", "prepare", tmp_path / "list.json", "--cache", tmp_path / "cache", *own)
-    assert prepared.code == 0 and "1 cases" in prepared.out, prepared.err
+    assert prepared.code == 0 and "1 case is" in prepared.out, prepared.err
     (made,) = (tmp_path / "cache" / "14x14x14mm-RAS").iterdir()
     written = made.stat().st_mtime_ns
     tiny = ("--filters", 1, "--patch", 32, "--batch", 1, "--steps", 1, "--device", "cpu", "--cache", tmp_path / "cache")

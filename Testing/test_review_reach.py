@@ -159,8 +159,8 @@ def test_the_command_evaluates_the_labeled_cases_of_a_list(dca, small_bundle, co
     (case,) = json.loads((tmp_path / "out" / "reach.json").read_text())["cases"]
     assert case["case"].endswith("/ct.nii.gz")
     assert "spleen" not in case["wrong_organs"], "it is not annotated"
-    assert "no labelled case" in dca(*command, "-o", tmp_path / "none").err
-    assert "measured apart" in dca(*command, "--phantoms", 1, "-o", tmp_path / "none").err
+    assert "no labeled case" in dca(*command, "-o", tmp_path / "none").err
+    assert "cannot be combined" in dca(*command, "--phantoms", 1, "-o", tmp_path / "none").err
 
 
 def test_the_command_rejects_a_ct_without_labels(dca, small_bundle, coarse_phantom, tmp_path):

@@ -107,9 +107,9 @@ def test_the_command_writes_the_review_files_on_request_and_prints_the_findings(
     options = ("--bundle", small_bundle, "--overlap", "0", "--no-scene", "--attention-levels", "none")
     run = dca("segment", ct, "-o", tmp_path / "with", *options, "--review")
     assert run.code == 0, run.err
-    assert "Findings:" in run.out
+    assert "Findings: " in run.out
     without = dca("segment", ct, "-o", tmp_path / "without", *options)
-    assert "Findings:" not in without.out
+    assert "Findings: " not in without.out
     written, plain = ({path.name for path in (tmp_path / name).iterdir()} for name in ("with", "without"))
     assert written - plain == REVIEW_FILES
 

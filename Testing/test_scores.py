@@ -109,7 +109,7 @@ def test_a_list_is_evaluated_without_its_unannotated_organs(dca, small_bundle, c
     row = next(csv.DictReader(out.open()))
     assert row["liver"] == "" and row["spleen"] != ""
     none = dca("evaluate", "--bundle", small_bundle, "--data", tmp_path / "list.json", "--group", "validation")
-    assert none.code == 2 and "no labelled case" in none.err
+    assert none.code == 2 and "no labeled case" in none.err
 
 
 def test_a_paired_difference_is_clear_if_every_case_gains_a_little():

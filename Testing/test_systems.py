@@ -211,7 +211,7 @@ def test_the_command_creates_a_table_of_all_methods(dca, tmp_path):
     assert run.code == 0, run.err
     header, *rows = list(csv.reader((tmp_path / "table1.csv").open()))
     assert len(rows) == 20 and "equal compute" in run.out and "Paper: Dice" in header
-    assert "for table1 and table2" in dca("experiment", "table3", "-o", tmp_path, "--beside-paper").err
+    assert "with table1 and table2" in dca("experiment", "table3", "-o", tmp_path, "--beside-paper").err
 
 
 @pytest.mark.slow

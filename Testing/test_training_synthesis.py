@@ -259,7 +259,7 @@ def test_a_run_with_listed_cts_is_exported_with_its_training_data(dca, folders, 
     listed.write_text(json.dumps({"training": [truth], "name": "one CT", "licence": "CC0-1.0", "vocabulary": "AMOS"}))
     trained = train(dca, tmp_path / "run", folders, cache, "--data", listed, "--steps", 1)
     assert trained.code == 0, trained.err
-    assert "one labelled case" not in trained.err
+    assert "one labeled case" not in trained.err
     assert read_record(tmp_path / "run").cohort.stream.share == 0.5
     packed = dca("bundle", "export", tmp_path / "run", "-o", tmp_path / "model")
     assert packed.code == 0, packed.err
@@ -299,15 +299,15 @@ def test_precomputed_synthetic_cases_use_registrations(dca, folders, warps, cach
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--warps", "somewhere"), "--warps is for CTs made from label maps"),
-        (("--synthesize-first", 0), "--synthesize-first is for CTs made from label maps"),
-        (("--synthesize", "MAP", "--synthesize-first", 0), "--synthesize-first is for CTs painted ahead"),
-        (("--synthesize", "MAP", "--synthesize-ahead", 2, "--synthesize-share", 0.5), "Leave out one"),
-        (("--synthesize", "MAP", *NOBODY, "--synthesize-share", 0.5), "no labelled case for the other 50%"),
-        (("--synthesize", "MAP", "--licence", "a", "--licence", "b"), "1 --synthesize and 2 --licence"),
-        (("--synthesize", "nowhere"), "nowhere is no folder"),
-        (("--synthesize", "MAP", "--warps", "nowhere"), "nowhere is no folder"),
-        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "need a spacing in mm"),
+        (("--warps", "somewhere"), "--warps needs a label map"),
+        (("--synthesize-first", 0), "--synthesize-first needs a label map"),
+        (("--synthesize", "MAP", "--synthesize-first", 0), "--synthesize-first needs --synthesize-ahead"),
+        (("--synthesize", "MAP", "--synthesize-ahead", 2, "--synthesize-share", 0.5), "Give only one"),
+        (("--synthesize", "MAP", *NOBODY, "--synthesize-share", 0.5), "no labeled case for the other 50%"),
+        (("--synthesize", "MAP", "--license", "a", "--licence", "b"), "that of --license options 2"),
+        (("--synthesize", "nowhere"), "nowhere is not a folder"),
+        (("--synthesize", "MAP", "--warps", "nowhere"), "nowhere is not a folder"),
+        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "fixed size"),
     ],
 )
 def test_contradictory_options_are_rejected(dca, folders, tmp_path, options, words):
@@ -320,10 +320,10 @@ def test_contradictory_options_are_rejected(dca, folders, tmp_path, options, wor
 def test_registrations_of_other_label_maps_give_a_warning(dca, folders, warps, cache, tmp_path):
     options = (*TINY, *NOBODY, "--steps", 1, "--cache", cache, "--synthesize", folders[0])
     run = dca("train", "-o", tmp_path / "run", *options, "--warps", warps)
-    assert run.code == 0 and "No registration" in run.err and "not used" in run.err
-    assert "one label map" in " ".join(run.err.split())
+    assert run.code == 0 and "no registration" in run.err and "not used" in run.err
+    assert "only one label map" in " ".join(run.err.split())
     kept = dca("train", "-o", tmp_path / "run", "--resume", "--warps", warps, "--synthesize-ahead", 3)
-    assert kept.code == 2 and "painted" in kept.err and "warps" in kept.err
+    assert kept.code == 2 and "synthesize-ahead" in kept.err and "warps" in kept.err
 
 
 def test_resuming_without_the_label_map_is_an_error(dca, folders, cache, tmp_path):

@@ -119,7 +119,7 @@ def test_the_command_adds_files_and_reports_failures(dca, phantoms, tmp_path):
     write_image(phantoms[1].ct, files[2])
     folder = tmp_path / "training"
     run = dca("dataset", "add", folder, *files)
-    assert run.code == 2 and "1 of 3 CTs were not added" in run.err
+    assert run.code == 2 and "1 of 3 CTs could not be added" in run.err
     assert "patient-doe-1" in run.err and f"CTs without labels in {folder}: 2" in run.out
     assert not any("doe" in str(path) for path in folder.rglob("*"))
     again = dca("dataset", "add", folder, files[0], files[2])
@@ -136,5 +136,5 @@ def test_training_with_corrected_and_unlabelled_cases(dca, small_bundle, phantom
     assert run.code == 0, run.err
     steps = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     cohort = json.loads((tmp_path / "run" / "run.json").read_text())["cohort"]
-    assert len(steps) == 2 and "no unlabelled case" not in run.err
+    assert len(steps) == 2 and "no unlabeled case" not in run.err
     assert [len(cohort[group]) for group in ("labelled", "unlabelled")] == [1, 1]

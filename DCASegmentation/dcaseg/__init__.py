@@ -1,4 +1,4 @@
-"""DCA for abdominal CT: segmentation, and the method, its training and its evaluation.
+"""Segmentation of abdominal CT with DCA, and the method itself, its training and its evaluation.
 
 ::
 
@@ -8,7 +8,7 @@
     print(result.volumes_ml)
     result.save("result")
 
-Nothing heavy is imported before it is used, so that ``import dcaseg`` takes no time.
+``import dcaseg`` is fast: torch and other large libraries are imported only when they are used.
 """
 
 from __future__ import annotations

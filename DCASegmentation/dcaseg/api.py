@@ -1,7 +1,7 @@
-"""The Python interface: ``import dcaseg``, then ``dcaseg.segment("ct.nii.gz")``.
+"""The Python API: ``import dcaseg``, then ``dcaseg.segment("ct.nii.gz")``.
 
-A CT is given as a path (NIfTI, NRRD, MetaImage, or a folder of DICOM files), as a SimpleITK image in HU, or as an array
-with an affine, as nibabel has them.
+A CT can be a path (NIfTI, NRRD, MetaImage, or a folder of DICOM files), a SimpleITK image in HU, or an array in HU with
+an affine, like those of nibabel.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ from .review.builder import ReviewResult
 from .types import ProgressCallback
 
 CT = str | PathLike[str] | sitk.Image | ArrayLike
-"""A path, a SimpleITK image in HU, or an array (x, y, z) in HU, which needs an affine."""
+"""A CT: a path, a SimpleITK image in HU, or an array (x, y, z) in HU, which also needs an affine."""
 
 FINEST_LEVEL = 4
-# Smallest cosine between two axes of an affine that counts as shear.
-_MAX_SHEAR = 1e-3
+# Largest cosine of the angle between two axes of an affine that still count as perpendicular.
+_MAX_AXIS_COSINE = 1e-3
 
 
 def read_ct(path: str | PathLike[str], series: str | None = None) -> sitk.Image:
-    """The CT in a file or a folder of DICOM files, in HU. ``series``: number or UID of a DICOM series.
+    """Read a CT in HU from a file or a folder of DICOM files.
 
-    Raises ImageError if it cannot be read, or if spacing or orientation are not stated in it.
+    ``series`` is the number or UID of a series in a folder of DICOM files. Raises ImageError if the CT cannot be read,
+    or if the file does not state its spacing or orientation.
     """
     return _read_ct(Path(fspath(path)), series)
 
 
 def load_model(model: str | PathLike[str] | None = None) -> Bundle:
-    """The model bundle with this name or in this folder; the default model for None. Raises BundleError."""
+    """Load the model bundle with this name or in this folder, or the default model for None. Raises BundleError."""
     return default_model() if model is None else Bundle.load(find_bundle(fspath(model)))
 
 
@@ -55,50 +56,53 @@ def load_model(model: str | PathLike[str] | None = None) -> Bundle:
 class Segmentation:
     """The result for one CT.
 
-    Images are SimpleITK images. Those on the CT's grid have exactly its size, spacing, origin and direction.
+    All images are SimpleITK images. Images on the CT's grid have exactly its size, spacing, origin and direction.
     """
 
     labels: sitk.Image
-    """uint8 on the CT's grid: 0 is background, 1 to K the organs of ``vocabulary``."""
+    """Labels, uint8 on the CT's grid: 0 is background, 1 to K are the organs of ``vocabulary``."""
     volumes_ml: dict[str, float]
-    """Volume of each organ in ml, by key such as ``"right_kidney"``; 0 if it was not found."""
+    """Volume of each organ in ml, by its key such as ``"right_kidney"``. 0 if the organ was not found."""
     attention: dict[str, sitk.Image]
-    """The attention of the experts ``"head"``, ``"medium"`` and ``"tail"``, float32 on the model's grid, summing to 1
-    in every voxel (Fig. 3 of the paper, DeB-9). Empty if no maps were requested."""
+    """Attention maps of the experts ``"head"``, ``"medium"`` and ``"tail"``, float32 on the model's grid. In every
+    voxel they add up to 1 (Fig. 3 of the paper, DeB-9). Empty if no maps were requested."""
     dominant_expert: sitk.Image | None
-    """uint8 on the CT's grid: 0 background, 1 head, 2 medium, 3 tail: the expert with the most attention."""
+    """The expert with the most attention, uint8 on the CT's grid: 0 background, 1 head, 2 medium, 3 tail. None if no
+    maps were requested."""
     uncertainty: sitk.Image | None
-    """Entropy of the softmax, normalized to 0..1, float32 on the model's grid."""
+    """Entropy of the softmax, normalized to 0..1, float32 on the model's grid. None if no maps were requested."""
     review: ReviewResult | None
-    """The findings most likely to be wrong, if they were requested."""
+    """The findings that are most likely wrong. None if no review was requested."""
     vocabulary: Vocabulary
     """The organs by label."""
     warnings: tuple[str, ...]
-    """What a user should know about the CT or the result. Show these."""
+    """Notes on the CT or the result that a user should see."""
     details: Result = field(repr=False)
-    """Everything else: mean HU, time of each phase, attention of the coarser levels."""
+    """All other results: mean HU, time of each step, attention of the coarser levels."""
     _ct: sitk.Image = field(repr=False)
     _job: Job = field(repr=False)
 
     @property
     def labels_array(self) -> NDArray[np.uint8]:
-        """The labels as an array (x, y, z), in the axis order of nibabel and of the ``affine`` that was given."""
+        """The labels as an array (x, y, z), in the axis order of nibabel and of the input with an ``affine``."""
         array: NDArray[np.uint8] = sitk.GetArrayFromImage(self.labels).transpose(2, 1, 0)
         return array
 
     def mask(self, organ: str) -> sitk.Image:
-        """The mask of one organ (key or name), uint8 on the CT's grid, 0 and 1. Raises UserError for an unknown
-        organ."""
+        """Return the mask of one organ, given by key or name: uint8 on the CT's grid, 0 or 1.
+
+        Raises UserError for an unknown organ.
+        """
         return self.labels == self.vocabulary.find(organ).label
 
     def save(
         self, folder: str | PathLike[str], extension: str = ".nrrd", overwrite: bool = False, shared: bool = False
     ) -> Path:
-        """Write the folder that ``dca segment`` writes: labels, maps, tables, ``request.json``. Returns the folder.
+        """Write labels, maps, tables and ``request.json`` into a new folder, like ``dca segment``. Returns the folder.
 
         ``extension`` is ``.nrrd``, ``.nii.gz``, ``.nii`` or ``.mha``. ``overwrite`` replaces the folder of an earlier
-        result and nothing else. Only the owner can read the folder unless it is ``shared``. The folder appears when it
-        is complete. Raises OutputError if it exists or cannot be written.
+        result, but no other folder. Unless ``shared``, only the owner can read the folder. The folder appears only
+        when it is complete. Raises OutputError if it exists or cannot be written.
         """
         job = replace(self._job, out=Path(fspath(folder)), extension=extension, overwrite=overwrite, shared=shared)
         with new_folder(job.out, overwrite=overwrite, recognized_by=REQUEST, private=not shared) as temporary:
@@ -107,11 +111,12 @@ class Segmentation:
 
 
 class Segmenter:
-    """Segments CT after CT with one model, which stays loaded.
+    """Segments any number of CTs with one model, which stays loaded.
 
-    ``model`` is the name or the folder of a model bundle (the default model for None), ``device`` one of ``auto``,
-    ``cpu``, ``gpu``, ``cuda``, ``cuda:1`` and ``mps``, ``backend`` what runs the network (``auto`` takes the fastest on
-    this computer). Raises BundleError for a model and UserError for a device or backend that cannot be used.
+    ``model`` is the name or the folder of a model bundle (None: the default model). ``device`` is ``auto``, ``cpu``,
+    ``gpu``, ``cuda``, ``cuda:1`` or ``mps``. ``backend`` runs the network: ``eager``, ``openvino``, ``compile`` or
+    ``cuda-half``; ``auto`` uses the fastest on this computer. Raises BundleError if the model cannot be used, and
+    UserError if the device or backend cannot be used.
 
     Example::
 
@@ -142,14 +147,14 @@ class Segmenter:
     ) -> Segmentation:
         """Segment one CT.
 
-        ``ct`` is a path, a SimpleITK image in HU, or an array (x, y, z) in HU with its 4 x 4 ``affine`` from voxel
-        indices to RAS coordinates in mm, as nibabel gives them. ``organs`` keeps these only (keys or names). ``maps``
-        makes the attention of the experts, the dominant expert, and the uncertainty; ``review`` lists the findings most
-        likely to be wrong. ``series`` picks a series of a DICOM folder. ``progress(fraction, message)`` is called as
-        the work goes on. ``options`` are further fields of ``dcaseg.inference.options.SegmentOptions``, such as
-        ``overlap``.
+        ``ct`` is a path, a SimpleITK image in HU, or an array (x, y, z) in HU. Only an array needs the 4 x 4
+        ``affine`` from voxel indices to RAS coordinates in mm, as in nibabel. ``organs`` are the keys or names of the
+        organs to segment (None: all). ``maps`` makes the attention maps, the dominant expert, and the uncertainty.
+        ``review`` lists the findings that are most likely wrong. ``series`` selects a series of a DICOM folder, by
+        number or UID. ``progress(fraction, message)`` is called during the work. ``options`` are other fields of
+        ``dcaseg.inference.options.SegmentOptions``, such as ``overlap``.
 
-        Raises ImageError if the CT cannot be read or is not a CT in HU, UserError for options that do not fit.
+        Raises ImageError if the CT cannot be read or is not a CT in HU, and UserError for invalid options.
         """
         chosen: dict[str, Any] = {"entropy": maps, "dominant_expert": maps, "disagreement": maps, "review": review}
         chosen["attention_levels"] = (FINEST_LEVEL,) if maps else ()
@@ -157,16 +162,16 @@ class Segmenter:
         settings = SegmentOptions(**{**chosen, **options})
         settings.kept_labels(self.model.metadata.vocabulary)
         notes: list[str] = []
-        image, source, name = _image_of(ct, affine, series, notes)
+        image, source, name = _load_image(ct, affine, series, notes)
         notes += check_ct(image)
         result = self._segmenter.segment(image, settings, progress)
         result.warnings[:0] = notes
         job = Job(source, Path(), self.model, settings, self._device, series, runtime=self._backend, called=name)
-        finest = max(result.attention, default=None)
+        finest_level = max(result.attention, default=None)
         return Segmentation(
             labels=result.labels,
             volumes_ml=result.volumes_ml,
-            attention={} if finest is None else _in_order(result.attention[finest]),
+            attention={} if finest_level is None else _sort_experts(result.attention[finest_level]),
             dominant_expert=result.dominant_expert,
             uncertainty=result.entropy,
             review=result.review,
@@ -187,10 +192,10 @@ def segment(
     backend: str = "auto",
     **options: Any,
 ) -> Segmentation:
-    """Segment the organs of one abdominal CT. For several CTs, keep a ``Segmenter``, which loads the model once.
+    """Segment the organs in one abdominal CT. For several CTs, use a ``Segmenter``, which loads the model only once.
 
-    ``model``, ``device`` and ``backend`` are those of ``Segmenter``; ``ct``, ``affine`` and all else (``organs``,
-    ``maps``, ``review``, ``series``, ``progress``, ...) those of ``Segmenter.segment``, as are the errors.
+    ``model``, ``device`` and ``backend`` are the arguments of ``Segmenter``. All other arguments (``ct``, ``affine``,
+    ``organs``, ``maps``, ``review``, ``series``, ``progress``, ...) and the errors are those of ``Segmenter.segment``.
 
     Example::
 
@@ -203,51 +208,54 @@ def segment(
     return Segmenter(model, device, backend).segment(ct, affine, **options)
 
 
-def _in_order(maps: Mapping[str, sitk.Image]) -> dict[str, sitk.Image]:
+def _sort_experts(maps: Mapping[str, sitk.Image]) -> dict[str, sitk.Image]:
     return {expert: maps[expert] for expert in EXPERTS if expert in maps}
 
 
-def _image_of(ct: CT, affine: ArrayLike | None, series: str | None, notes: list[str]) -> tuple[sitk.Image, Path, str]:
-    """The CT as an image in HU, where it came from, and its name in results where it came from no file."""
+def _load_image(ct: CT, affine: ArrayLike | None, series: str | None, notes: list[str]) -> tuple[sitk.Image, Path, str]:
+    """Return the CT as an image in HU, its path, and a name for it in results if it has no path.
+
+    Appends notes on the file to ``notes``. Raises ImageError.
+    """
     if isinstance(ct, str | PathLike):
         if affine is not None:
-            raise ImageError("An affine was given for a CT in a file.", "Leave it out: the file has its own.")
+            raise ImageError("A CT in a file has its own affine.", "Omit the affine.")
         path = Path(fspath(ct))
         return _read_ct(path, series, notes), path, ""
     if isinstance(ct, sitk.Image):
         if affine is not None:
-            raise ImageError("An affine was given for an image.", "Leave it out: the image has its own geometry.")
+            raise ImageError("A SimpleITK image has its own affine.", "Omit the affine.")
         if ct.GetDimension() != 3 or ct.GetNumberOfComponentsPerPixel() != 1:
             raise ImageError("The image is not a volume with one value per voxel.", "Give a CT volume in HU.")
         return ct, Path(), "an image in memory"
-    return _image_of_array(np.asarray(ct), affine), Path(), "an array in memory"
+    return _array_to_image(np.asarray(ct), affine), Path(), "an array in memory"
 
 
-def _image_of_array(array: NDArray[Any], affine: ArrayLike | None) -> sitk.Image:
-    """An image of an array (x, y, z) and its RAS ``affine``. Raises ImageError if they are not those of a CT."""
+def _array_to_image(array: NDArray[Any], affine: ArrayLike | None) -> sitk.Image:
+    """Convert an array (x, y, z) with its RAS ``affine`` to an image. Raises ImageError if they do not fit a CT."""
     if affine is None:
         raise ImageError(
             "The CT is an array without an affine, so its spacing and orientation are unknown.",
-            "Give the 4 x 4 affine from voxel indices to RAS coordinates in mm (nibabel: image.affine).",
+            "Pass the 4 x 4 affine from voxel indices to RAS coordinates in mm (nibabel: image.affine).",
         )
     matrix = np.asarray(affine, np.float64)
     if array.ndim != 3 or matrix.shape != (4, 4):
         raise ImageError(
-            f"The array has {array.ndim} dimensions and the affine the shape {matrix.shape}.",
-            "Give an array (x, y, z) and a 4 x 4 affine.",
+            f"The array has {array.ndim} dimensions, and the affine has the shape {matrix.shape}.",
+            "Pass an array (x, y, z) and a 4 x 4 affine.",
         )
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-        raise ImageError(f"The array holds values of type {array.dtype}, not HU.", "Give numbers in HU.")
+        raise ImageError(f"The array has the type {array.dtype}, not HU.", "Pass integers or real numbers in HU.")
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     if not np.isfinite(matrix).all() or not (spacing > 0).all():
-        raise ImageError("The affine has an axis without length, or values that are not numbers.", "Correct it.")
+        raise ImageError("The affine has an axis without length, or values that are not finite.", "Correct the affine.")
     direction = matrix[:3, :3] / spacing
-    if np.abs(direction.T @ direction - np.eye(3)).max() > _MAX_SHEAR:
+    if np.abs(direction.T @ direction - np.eye(3)).max() > _MAX_AXIS_COSINE:
         raise ImageError("The axes of the affine are not at right angles.", "Resample the CT to a regular grid first.")
     to_lps = np.diag([-1.0, -1.0, 1.0])
-    # SimpleITK has no 16-bit floats, and computes on native byte order.
-    kind = np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0), dtype=kind))
+    # SimpleITK does not support 16-bit floats, and needs the native byte order.
+    dtype = np.float32 if array.dtype == np.float16 else array.dtype.newbyteorder("=")
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0), dtype=dtype))
     image.SetSpacing([float(each) for each in spacing])
     image.SetDirection([float(each) for each in (to_lps @ direction).ravel()])
     image.SetOrigin([float(each) for each in to_lps @ matrix[:3, 3]])

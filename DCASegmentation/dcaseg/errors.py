@@ -34,6 +34,11 @@ class OutputError(UserError):
     """The results cannot be written to the chosen folder or file."""
 
 
+def how_to_install(*packages: str) -> str:
+    """The command that installs these packages of the Python Package Index, for the remedy of an error."""
+    return f"pip install {' '.join(packages)}"
+
+
 class Cancelled(Exception):  # noqa: N818 - an outcome the user asked for, not a fault
     """The user stopped the work."""
 

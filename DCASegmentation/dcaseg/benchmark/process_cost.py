@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, how_to_install
 
 _SAMPLE_EVERY_S = 0.1
 _MIB = 2**20
@@ -154,8 +154,8 @@ def _psutil() -> Any:
         return importlib.import_module("psutil")
     except ImportError:
         raise UserError(
-            "Measuring the memory of processes needs psutil, which is not installed.",
-            'Install it: pip install "dca-segmentation[peers]", or pip install psutil.',
+            "Memory of processes is measured with psutil, which is not installed.",
+            f"Install it: {how_to_install('psutil')}",
         ) from None
 
 

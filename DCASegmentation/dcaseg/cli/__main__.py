@@ -1,4 +1,4 @@
-"""``python -m dcaseg.cli`` is ``dca``, where the package is used without being installed."""
+"""Run ``dca`` as ``python -m dcaseg.cli``, for example from a source tree that is not installed."""
 
 from __future__ import annotations
 

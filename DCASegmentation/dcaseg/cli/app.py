@@ -1,4 +1,4 @@
-"""The commands put together."""
+"""The application ``dca``: all commands and the options that they share."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from . import (
     train,
     train_clicks,
 )
-from .console import say
+from .console import print_line
 
 _EXIT_CODES = (
-    "Exit codes: 0 done, 1 an unexpected error, 2 something you gave cannot be used, 130 cancelled with Ctrl+C."
+    "Exit codes: 0 success, 1 unexpected error, 2 an input or option cannot be used, 130 canceled with Ctrl+C."
 )
 
 
 def build_app() -> typer.Typer:
-    """``dca`` with all of its commands."""
+    """Build ``dca`` with all its commands."""
     app = typer.Typer(
         name="dca",
         no_args_is_help=True,
@@ -59,9 +59,9 @@ def build_app() -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        say(f"dca {__version__}")
+def _print_version(requested: bool) -> None:
+    if requested:
+        print_line(f"dca {__version__}")
         raise typer.Exit
 
 
@@ -70,21 +70,22 @@ def _dca(
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", help="Print errors and notes only. Can stand anywhere in the command.")
+        bool, typer.Option("--quiet", help="Print only errors and notes. Works anywhere in the command line.")
     ] = False,
     json: Annotated[
         bool,
         typer.Option(
-            "--json", help="Print the result as one JSON object (segment, bundle). Can stand anywhere in the command."
+            "--json",
+            help="Print the result as one JSON value (segment, bundle). Works anywhere in the command line.",
         ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show where an error comes from. Can stand anywhere in the command.")
+        bool, typer.Option("--debug", help="Show the traceback of an error. Works anywhere in the command line.")
     ] = False,
 ) -> None:
-    """Segment the organs of an abdominal CT with DCA (Divide, Conquer, and Aggregate), and see which of its three
-    experts decided where.
+    """Segment the organs in an abdominal CT with DCA (Divide, Conquer, and Aggregate) and show which of its three
+    experts decided in each voxel.
 
-    For research, not for clinical use. Start with **dca demo**, or with a CT of your own:
-    **dca segment ct.nii.gz -o result**. **dca COMMAND --help** explains a command.
+    For research, not for clinical use. To get started, run **dca demo**, or segment your own CT with
+    **dca segment ct.nii.gz -o result**. For help with a command, run **dca COMMAND --help**.
     """

@@ -1,4 +1,4 @@
-"""``dca benchmark``: what this program costs, beside others."""
+"""``dca benchmark``: compare time, memory and accuracy with those of other programs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from . import benchmark_accuracy, benchmark_inference, benchmark_memory, benchma
 
 
 def build_group() -> typer.Typer:
-    """The commands ``dca benchmark ...``."""
-    group = typer.Typer(no_args_is_help=True, help="Measure time, memory and accuracy, beside other programs.")
+    """Build the commands of ``dca benchmark``."""
+    group = typer.Typer(
+        no_args_is_help=True, help="Measure time, memory and accuracy, and compare them with other programs."
+    )
     for command in (benchmark_inference, benchmark_memory, benchmark_accuracy, benchmark_training):
         group.command(name=command.NAME, epilog=command.EXAMPLES)(command.run)
     return group

@@ -1,4 +1,4 @@
-"""``dca benchmark accuracy``: what the shortcuts of the default settings cost in Dice."""
+"""``dca benchmark accuracy``: how the shortcuts of the default settings change the Dice score."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .bundle import load
-from .console import progress_bar, say, show, table
-from .option_values import new_file, numbers
+from .console import print_line, print_table, progress_bar, table
+from .option_values import BundleOption, parse_numbers, require_new_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,20 +23,26 @@ EXAMPLES = "Example: dca benchmark accuracy --phantoms 10"
 
 
 def run(
-    bundle: Annotated[str | None, typer.Option(help="Folder or name of the model. Else the default one.")] = None,
-    phantoms: Annotated[int, typer.Option(min=0, help="So many synthetic people no training has seen.")] = 10,
-    data: Annotated[Path | None, typer.Option(help="A list of data (dca dataset), of labelled CTs, as well.")] = None,
-    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
-    overlaps: Annotated[
-        str | None, typer.Option(help="Other overlaps of windows to compare as well, as in 0.25,0.5.")
+    bundle: BundleOption = None,
+    phantoms: Annotated[int, typer.Option(min=0, help="Number of phantoms that no training has used.")] = 10,
+    data: Annotated[
+        Path | None, typer.Option(help="Also compare on the labeled CTs of a list (see dca dataset).")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with each case.")] = None,
+    group: Annotated[str, typer.Option(help="Cases of the list: test, validation or training.")] = "test",
+    overlaps: Annotated[
+        str | None, typer.Option(help="Also compare these overlaps of windows, such as 0.25,0.5.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="CSV file to write, with a row for each case.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Compare the Dice of the default settings with that of the plain pipeline: windows over the whole volume that
-    overlap by half, probabilities of the whole volume resampled to the CT's grid.
+    """Measure how the shortcuts of the default settings change the Dice score.
 
-    With --overlaps it tells how far the windows of a model should overlap: dca bundle export --overlap records it.
+    The reference pipeline runs windows with an overlap of 0.5 over the whole volume and resamples the probabilities to
+    the CT's grid.
+
+    Use --overlaps to find the best overlap for a model. **dca bundle export --overlap** stores it in the model.
     """
     import csv
     import io
@@ -48,48 +54,57 @@ def run(
     from .evaluate import labelled_entries
 
     if out is not None:
-        new_file(out, overwrite)
+        require_new_file(out, overwrite)
     entries = labelled_entries([], [], data, group)
     if not phantoms and not entries:
-        raise UserError("There is nothing to compare on.", "Give --phantoms, or --data with a list of labelled CTs.")
+        raise UserError("There are no cases to compare.", "Give --phantoms, or --data with a list of labeled CTs.")
     keep_freed_memory()
     model = load(bundle)
-    settings = with_overlaps([] if overlaps is None else numbers(overlaps, "--overlaps", len(overlaps.split(","))))
+    settings = with_overlaps(
+        [] if overlaps is None else parse_numbers(overlaps, "--overlaps", len(overlaps.split(",")))
+    )
     total = (phantoms + len(entries)) * len(settings)
     with progress_bar() as progress:
-        done: list[Comparison] = []
+        comparisons: list[Comparison] = []
 
         def on_case(comparison: Comparison) -> None:
-            done.append(comparison)
-            progress(len(done) / total, f"Segmentation {len(done)} of {total}")
+            comparisons.append(comparison)
+            progress(len(comparisons) / total, f"Segmentation {len(comparisons)} of {total}")
 
-        of_phantoms = compare(model, phantom_cases(phantoms), settings, on_case)
-        of_entries = compare(model, _cases(entries, model.metadata.vocabulary), settings, on_case)
-    figures = ("Ours", "Plain", "Difference", "Voxels alike", "CPU s")
-    shown = table(f"{model.metadata.name}: mean Dice", "Case", "Setting", *figures, numbers=figures)
-    for each in done:
-        row = (f"{each.ours:.4f}", f"{each.plain:.4f}", f"{-each.loss:+.4f}", f"{each.same:.3%}", f"{each.cpu_s:.1f}")
-        shown.add_row(each.name, each.setting, *row)
-    show(shown)
-    for name, comparisons in (("phantoms", of_phantoms), ("labelled CTs", of_entries)):
-        for setting in settings if comparisons else ():
-            _say_mean(name, setting, [each for each in comparisons if each.setting == setting])
+        on_phantoms = compare(model, phantom_cases(phantoms), settings, on_case)
+        on_cts = compare(model, _cases(entries, model.metadata.vocabulary), settings, on_case)
+    columns = ("Default", "Reference", "Difference", "Equal voxels", "CPU s")
+    rows = table(f"{model.metadata.name}: mean Dice", "Case", "Setting", *columns, numbers=columns)
+    for each in comparisons:
+        values = (
+            f"{each.ours:.4f}",
+            f"{each.plain:.4f}",
+            f"{-each.loss:+.4f}",
+            f"{each.same:.3%}",
+            f"{each.cpu_s:.1f}",
+        )
+        rows.add_row(each.name, each.setting, *values)
+    print_table(rows)
+    for name, group_comparisons in (("phantom", on_phantoms), ("labeled CT", on_cts)):
+        for setting in settings if group_comparisons else ():
+            _print_mean(name, setting, [each for each in group_comparisons if each.setting == setting])
     if out is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["case", "setting", "ours", "plain", "share_of_voxels_alike", "cpu_s"])
-        writer.writerows((e.name, e.setting, e.ours, e.plain, e.same, e.cpu_s) for e in done)
+        writer.writerows((e.name, e.setting, e.ours, e.plain, e.same, e.cpu_s) for e in comparisons)
         write_text(text.getvalue(), out)
-        say(f"Written: {out}")
+        print_line(f"Written: {out}")
 
 
-def _say_mean(cases: str, setting: str, comparisons: list[Comparison]) -> None:
+def _print_mean(case_name: str, setting: str, comparisons: list[Comparison]) -> None:
     from ..benchmark.accuracy import LARGEST_LOSS, mean_loss
 
     loss = mean_loss(comparisons)
     seconds = sum(each.cpu_s for each in comparisons) / len(comparisons)
-    verdict = f"not lower by more than {LARGEST_LOSS}: {'met' if loss <= LARGEST_LOSS else 'missed'}"
-    say(f"{len(comparisons)} {cases}, {setting}: {-loss:+.4f} ({verdict}), {seconds:.1f} CPU seconds each.")
+    target = f"target: at most {LARGEST_LOSS} lower, {'met' if loss <= LARGEST_LOSS else 'missed'}"
+    count = f"{len(comparisons)} {case_name}{'s' if len(comparisons) > 1 else ''}"
+    print_line(f"{count}, {setting}: {-loss:+.4f} ({target}), {seconds:.1f} CPU seconds each.")
 
 
 def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabelledCase]:

@@ -1,4 +1,4 @@
-"""``dca benchmark inference``: whole segmentations, ours and other programs', side by side."""
+"""``dca benchmark inference``: compare complete segmentations with those of other programs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import typer
 
 from ..errors import OutputError, UserError
 from ..user_folders import home_or_temporary
-from .console import output, progress_bar, say, says_when_cancelled, table, warn
-from .option_values import patch as patch_of
-from .option_values import words
+from .console import cancellation_message, output, print_line, progress_bar, table, warn
+from .option_values import MODEL_PANEL, parse_list, parse_patch
 
 if TYPE_CHECKING:
     from ..benchmark.pipelines import Setting
@@ -25,34 +24,49 @@ _SETTING = "setting.json"
 
 
 def run(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the table, the plot and all runs.")],
-    rounds: Annotated[int, typer.Option(min=1, help="Runs of each program, in turn; medians count.")] = 3,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the table, the plot and all runs.")],
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Runs of each program, taken in turn. The median is reported.")
+    ] = 3,
     peer_rounds: Annotated[
-        int | None, typer.Option(min=1, help="Runs of the other programs.", show_default="as many")
+        int | None, typer.Option(min=1, help="Runs of the other programs.", show_default="same as --rounds")
     ] = None,
     windows: Annotated[
-        str, typer.Option(help="How many windows the others compute; the rest is replayed. Or all.")
+        str,
+        typer.Option(help="Windows that the other programs compute; their results are reused for the rest. Or all."),
     ] = "all",
-    our_windows: Annotated[str, typer.Option(help="The same for ours.")] = "all",
-    only: Annotated[str | None, typer.Option(help="Only these, as in ours,nnunet.")] = None,
-    slices: Annotated[int, typer.Option(min=16, help="Slices of the synthetic CT, of 512 x 512 voxels.")] = 150,
-    ct: Annotated[Path | None, typer.Option(help="A CT (NIfTI) to measure on instead.")] = None,
-    filters: Annotated[int, typer.Option(min=1, help="Channels of our network at full resolution.")] = 16,
-    norm: Annotated[Literal["instance", "batch"], typer.Option(help="Its normalization.")] = "batch",
-    patch: Annotated[str, typer.Option(help="Its patch in voxels, one side or depth,height,width.")] = "96",
-    spacing: Annotated[str, typer.Option(help="Fine and coarse spacing of the models in mm.")] = "1.5,3",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every program.")] = 1,
+    our_windows: Annotated[str, typer.Option(help="The same for our program.")] = "all",
+    only: Annotated[str | None, typer.Option(help="Only measure these programs, such as ours,nnunet.")] = None,
+    slices: Annotated[int, typer.Option(min=16, help="Slices of the synthetic CT, each 512 x 512 voxels.")] = 150,
+    ct: Annotated[Path | None, typer.Option(help="Use this CT (NIfTI) instead of the synthetic one.")] = None,
+    filters: Annotated[
+        int, typer.Option(min=1, help="Channels of our network at full resolution.", rich_help_panel=MODEL_PANEL)
+    ] = 16,
+    norm: Annotated[
+        Literal["instance", "batch"], typer.Option(help="Normalization in our network.", rich_help_panel=MODEL_PANEL)
+    ] = "batch",
+    patch: Annotated[
+        str,
+        typer.Option(
+            help="Patch size of our network in voxels: one side, or depth,height,width.", rich_help_panel=MODEL_PANEL
+        ),
+    ] = "96",
+    spacing: Annotated[
+        str, typer.Option(help="Fine and coarse voxel spacing of the models in mm.", rich_help_panel=MODEL_PANEL)
+    ] = "1.5,3",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each program.")] = 1,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of CT and models.", show_default="~/.dca/benchmark")
+        Path | None, typer.Option(help="Folder for the CT and the models.", show_default="~/.dca/benchmark")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what is in OUT.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the measurement in OUT.")] = False,
 ) -> None:
-    """Measure whole segmentations of one CT: dca segment in several settings, nnU-Net, MONAI's pipeline with our
-    network, TotalSegmentator's settings on nnU-Net's network.
+    """Compare the time and memory of complete segmentations with other programs.
 
-    Each is a process of its own; wall time, CPU time and peak memory are those of it and all it starts. All networks
-    have random weights. The other programs come with pip install "dca-segmentation[peers]"; one that is missing is
-    left out. Ctrl+C keeps what was measured; --resume goes on.
+    One CT is segmented with dca segment in several settings, with nnU-Net, with MONAI's pipeline and our network, and
+    with TotalSegmentator's settings and nnU-Net's network. Each segmentation runs in its own process. Wall time, CPU
+    time and peak memory include all child processes. All networks have random weights. Programs that are not installed
+    are skipped; to install them, run **pip install nnunetv2 nibabel scipy psutil**. Ctrl+C keeps the measurements, and
+    **--resume** continues.
     """
     from ..benchmark.pipelines import Setting, pipelines
     from ..benchmark.rates import measure_rates
@@ -60,88 +74,90 @@ def run(
     from ..benchmark.runs import measure, named, warm_up
     from ..benchmark.subject import benchmark_ct
     from ..imaging.writers import write_text
-    from .option_values import numbers
+    from .option_values import parse_numbers
 
     folder = cache or home_or_temporary() / ".dca" / "benchmark"
-    fine, coarse = numbers(spacing, "--spacing", 2)
-    kept = f"What was measured is kept in {out}. To go on, run the same command with --resume."
-    with says_when_cancelled(lambda: kept), progress_bar() as progress:
+    fine, coarse = parse_numbers(spacing, "--spacing", 2)
+    message = f"The measurements so far are in {out}. To continue, run the same command with --resume."
+    with cancellation_message(lambda: message), progress_bar() as progress:
         setting = Setting(
-            ct=_own(ct) if ct is not None else benchmark_ct(folder, slices, progress),
+            ct=_require_nifti(ct) if ct is not None else benchmark_ct(folder, slices, progress),
             folder=folder,
             windows=_windows(windows, "--windows"),
             our_windows=_windows(our_windows, "--our-windows"),
             n_filters=filters,
             norm=norm,
-            patch=patch_of(patch, smallest=32),
+            patch=parse_patch(patch, smallest=32),
             fine_mm=fine,
             coarse_mm=coarse,
         )
-        known = pipelines(setting)
-        chosen = known if only is None else named(words(only), known)
-        done = _begin(out, setting, threads, resume)
+        available = pipelines(setting)
+        chosen = available if only is None else named(parse_list(only), available)
+        runs = _open_runs(out, setting, threads, resume)
 
-        def keep(each: Run) -> None:
-            done.write(out / _RUNS)
-            say(f"{each.key}: {each.cpu_s:.1f} CPU s, {each.wall_s:.1f} s, {each.peak_mib:.0f} MiB")
+        def save(each: Run) -> None:
+            runs.write(out / _RUNS)
+            print_line(f"{each.key}: {each.cpu_s:.1f} CPU s, {each.wall_s:.1f} s, {each.peak_mib:.0f} MiB")
 
         warm_up(chosen, setting, threads)
-        measure(chosen, rounds, threads, done, keep, peer_rounds, progress)
+        measure(chosen, rounds, threads, runs, save, peer_rounds, progress)
         rates = measure_rates(setting.bundle(fine), threads)
-    shown = [pipeline for pipeline in known if done.of(pipeline.key) or pipeline.key in done.left_out]
-    targets = inference_targets(done, rates)
+    reported = [pipeline for pipeline in available if runs.of(pipeline.key) or pipeline.key in runs.left_out]
+    targets = inference_targets(runs, rates)
     about = {"CT": _about_ct(setting.ct), "command": command_line(), "threads": str(threads)}
-    write_text(inference_report(done, shown, targets, rates, about), out / "benchmark.md")
-    inference_plot(done, shown, about["CT"]).savefig(out / "benchmark.png", dpi=150)
-    for key, reason in done.left_out.items():
-        warn(f"{key} is left out: {reason}.")
-    listed = table("Targets", "", "Target", "Measured", "", numbers=("Target", "Measured"))
+    write_text(inference_report(runs, reported, targets, rates, about), out / "benchmark.md")
+    inference_plot(runs, reported, about["CT"]).savefig(out / "benchmark.png", dpi=150)
+    for key, reason in runs.left_out.items():
+        warn(f"{key} was skipped: {reason}.")
+    rows = table("Targets", "", "Target", "Measured", "", numbers=("Target", "Measured"))
     for target in targets:
         sign = "≥" if target.at_least else "≤"
         value = "" if target.value is None else f"{target.value:.3g}"
-        listed.add_row(target.name, f"{sign} {target.limit:g}", value, target.words)
-    output().print(listed)
-    say(f"Table, plot and runs are in {out}.")
+        rows.add_row(target.name, f"{sign} {target.limit:g}", value, target.words)
+    output().print(rows)
+    print_line(f"The table, the plot and the runs are in {out}.")
 
 
 def _windows(text: str, option: str) -> int | None:
     if text == "all":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"{option} '{text}' is no number of windows.", "Write all, or a number from 1 on.")
+        raise UserError(f"{option} '{text}' is not a number of windows.", "Give all, or a number of at least 1.")
     return int(text)
 
 
-def _own(ct: Path) -> Path:
+def _require_nifti(ct: Path) -> Path:
     if not ct.is_file() or not ct.name.endswith((".nii", ".nii.gz")):
-        raise UserError(f"{ct} is no NIfTI file.", "All of the programs read .nii and .nii.gz: give such a file.")
+        raise UserError(f"{ct} is not a NIfTI file.", "Give a .nii or .nii.gz file, which all the programs can read.")
     return ct
 
 
-def _begin(out: Path, setting: Setting, threads: int, resume: bool) -> Runs:
-    """The runs that are in ``out`` already, of the same setting; a new folder without --resume."""
+def _open_runs(out: Path, setting: Setting, threads: int, resume: bool) -> Runs:
+    """Return the earlier runs in ``out``, which must have the same setting. Without --resume, create the folder."""
     import json
     from dataclasses import asdict
 
     from ..benchmark.runs import Runs
     from ..imaging.writers import write_json
 
-    told = json.loads(json.dumps({**asdict(setting), "threads": threads}, default=str))
+    settings = json.loads(json.dumps({**asdict(setting), "threads": threads}, default=str))
     if resume:
         try:
-            kept = json.loads((out / _SETTING).read_text(encoding="utf-8"))
+            earlier = json.loads((out / _SETTING).read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise UserError(f"There is nothing to go on with in {out}.", "Leave out --resume.") from None
-        if kept != told:
-            changed = [name for name in told if kept.get(name) != told[name]]
-            raise UserError(f"{out} was measured with another {', '.join(changed)}.", "Choose another folder.")
+            raise UserError(f"{out} contains no measurement to continue.", "Omit --resume.") from None
+        if earlier != settings:
+            changed = [name for name in settings if earlier.get(name) != settings[name]]
+            raise UserError(
+                f"The measurement in {out} has different settings: {', '.join(changed)}.", "Choose another folder."
+            )
         return Runs.read(out / _RUNS) if (out / _RUNS).exists() else Runs([], {})
     if out.exists():
-        raise OutputError(f"{out} exists already.", "Choose another folder, or add --resume to go on with it.")
+        raise OutputError(f"{out} already exists.", "Choose another folder, or add --resume to continue.")
     if not out.absolute().parent.is_dir():
-        raise OutputError(f"There is no folder {out.parent}.", "Create it first.")
+        raise OutputError(f"The folder {out.parent} does not exist.", "Create it first.")
     out.mkdir()
-    write_json(told, out / _SETTING)
+    write_json(settings, out / _SETTING)
     return Runs([], {})
 
 

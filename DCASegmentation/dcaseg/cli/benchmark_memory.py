@@ -1,4 +1,4 @@
-"""``dca benchmark memory``: peak memory by the length of the scan."""
+"""``dca benchmark memory``: how peak memory depends on the length of the scan."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import typer
 
 from ..errors import UserError
 from ..user_folders import home_or_temporary
-from .console import progress_bar, say, show, table, warn
-from .option_values import new_file, whole_numbers, words
-from .option_values import patch as patch_of
+from .console import print_line, print_table, progress_bar, table, warn
+from .option_values import MODEL_PANEL, parse_integers, parse_list, parse_patch, require_new_file
 
 if TYPE_CHECKING:
     from ..benchmark.memory import Growth
@@ -23,27 +22,44 @@ _PEERS = ("nnunet", "monai")
 
 
 def run(
-    slices: Annotated[str, typer.Option(help="Lengths of the synthetic CT, 512 x 512 voxels each.")] = "75,150,450",
-    only: Annotated[str, typer.Option(help="Which programs; see dca benchmark inference.")] = "ours,nnunet,monai",
-    windows: Annotated[int, typer.Option(min=1, help="Windows the others compute; the rest is replayed.")] = 1,
+    slices: Annotated[
+        str, typer.Option(help="Numbers of slices of the synthetic CTs, each slice 512 x 512 voxels.")
+    ] = "75,150,450",
+    only: Annotated[str, typer.Option(help="Programs to measure (see dca benchmark inference).")] = "ours,nnunet,monai",
+    windows: Annotated[
+        int, typer.Option(min=1, help="Windows that the other programs compute; their results are reused for the rest.")
+    ] = 1,
     our_windows: Annotated[
-        int | None, typer.Option(min=1, help="The same for ours.", show_default="all of them")
+        int | None, typer.Option(min=1, help="The same for our program.", show_default="all")
     ] = None,
-    spacing: Annotated[float, typer.Option(min=0.5, help="Spacing of the models in mm.")] = 1.5,
-    filters: Annotated[int, typer.Option(min=1, help="Channels of our network at full resolution.")] = 16,
-    norm: Annotated[Literal["instance", "batch"], typer.Option(help="Its normalization.")] = "batch",
-    patch: Annotated[str, typer.Option(help="Its patch in voxels, one side or depth,height,width.")] = "96",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every program.")] = 1,
+    spacing: Annotated[
+        float, typer.Option(min=0.5, help="Voxel spacing of the models in mm.", rich_help_panel=MODEL_PANEL)
+    ] = 1.5,
+    filters: Annotated[
+        int, typer.Option(min=1, help="Channels of our network at full resolution.", rich_help_panel=MODEL_PANEL)
+    ] = 16,
+    norm: Annotated[
+        Literal["instance", "batch"], typer.Option(help="Normalization in our network.", rich_help_panel=MODEL_PANEL)
+    ] = "batch",
+    patch: Annotated[
+        str,
+        typer.Option(
+            help="Patch size of our network in voxels: one side, or depth,height,width.", rich_help_panel=MODEL_PANEL
+        ),
+    ] = "96",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each program.")] = 1,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of CT and models.", show_default="~/.dca/benchmark")
+        Path | None, typer.Option(help="Folder for the CTs and the models.", show_default="~/.dca/benchmark")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with the peaks.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="CSV file to write, with the peak memory of each run.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Measure how peak memory grows with the scan: of dca segment, of nnU-Net, of MONAI's pipeline with our network.
+    """Measure how peak memory grows with the length of the scan.
 
-    A length that would take more memory than is free is left out. A scan longer than the synthetic person is continued
-    by its mirror image.
+    The programs are dca segment, nnU-Net, and MONAI's pipeline with our network. Lengths that would need more memory
+    than is free are skipped. A scan that is longer than the phantom continues with its mirror image.
     """
     from ..benchmark.memory import measure_growth
     from ..benchmark.pipelines import Setting, pipelines
@@ -53,12 +69,12 @@ def run(
     from ..imaging.writers import write_text
 
     if out is not None:
-        new_file(out, overwrite)
-    lengths = whole_numbers(slices, "--slices", "75,150,450")
+        require_new_file(out, overwrite)
+    lengths = parse_integers(slices, "--slices", "75,150,450")
     if min(lengths) < 16:
-        raise UserError(f"--slices '{slices}' has a scan too short.", "Give lengths of 16 slices or more.")
+        raise UserError(f"--slices '{slices}' contains a scan that is too short.", "Give at least 16 slices.")
     folder = cache or home_or_temporary() / ".dca" / "benchmark"
-    found: dict[str, Growth] = {}
+    growths: dict[str, Growth] = {}
     with progress_bar() as progress:
         settings = {
             length: Setting(
@@ -68,51 +84,51 @@ def run(
                 our_windows=our_windows,
                 n_filters=filters,
                 norm=norm,
-                patch=patch_of(patch, smallest=32),
+                patch=parse_patch(patch, smallest=32),
                 fine_mm=spacing,
                 coarse_mm=2 * spacing,
             )
             for length in lengths
         }
-        chosen = named(words(only), pipelines(settings[lengths[0]]))
+        chosen = named(parse_list(only), pipelines(settings[lengths[0]]))
         warm_up(chosen, settings[lengths[0]], threads)
         for pipeline in chosen:
             if pipeline.missing is not None:
-                warn(f"{pipeline.key} is left out: {pipeline.missing} is not installed.")
+                warn(f"{pipeline.key} was skipped: {pipeline.missing} is not installed.")
                 continue
 
             def peak_mib(length: int, key: str = pipeline.key) -> float:
                 progress(0.0, f"{key}, {length} slices")
                 peak = run_once(named([key], pipelines(settings[length]))[0], 1, threads).peak_mib
-                say(f"{key}, {length} slices: {peak:.0f} MiB")
+                print_line(f"{key}, {length} slices: {peak:.0f} MiB")
                 return peak
 
             try:
-                found[pipeline.key] = measure_growth(peak_mib, lengths)
+                growths[pipeline.key] = measure_growth(peak_mib, lengths)
             except ProcessFailedError as error:
-                warn(f"{pipeline.key} is left out: it failed: {error}.")
+                warn(f"{pipeline.key} failed and was skipped: {error}.")
     columns = (*(f"{length} slices" for length in sorted(lengths)), "MiB per slice")
-    shown = table("Peak memory in MiB", "Program", *columns, numbers=columns)
+    rows = table("Peak memory in MiB", "Program", *columns, numbers=columns)
     lines = ["program,slices,peak_mib,note"]
-    for key, growth in found.items():
-        peaks = [f"{growth.peaks_mib[n]:.0f}" if n in growth.peaks_mib else "left out" for n in sorted(lengths)]
+    for key, growth in growths.items():
+        peaks = [f"{growth.peaks_mib[n]:.0f}" if n in growth.peaks_mib else "skipped" for n in sorted(lengths)]
         slope = growth.mib_per_slice
-        shown.add_row(key, *peaks, "" if slope is None else f"{slope:.2f}")
+        rows.add_row(key, *peaks, "" if slope is None else f"{slope:.2f}")
         lines += [f"{key},{length},{peak:.1f}," for length, peak in growth.peaks_mib.items()]
         lines += [f'{key},{length},,"{reason}"' for length, reason in growth.left_out.items()]
         for length, reason in growth.left_out.items():
-            warn(f"{key}, {length} slices is left out: {reason}.")
-    show(shown)
-    _say_ratios(found)
+            warn(f"{key} with {length} slices was skipped: {reason}.")
+    print_table(rows)
+    _print_ratios(growths)
     if out is not None:
         write_text("\n".join(lines) + "\n", out)
-        say(f"Written: {out}")
+        print_line(f"Written: {out}")
 
 
-def _say_ratios(found: dict[str, Growth]) -> None:
-    ours = found["ours"].mib_per_slice if "ours" in found else None
+def _print_ratios(growths: dict[str, Growth]) -> None:
+    ours = growths["ours"].mib_per_slice if "ours" in growths else None
     for peer in _PEERS:
-        theirs = found[peer].mib_per_slice if peer in found else None
+        theirs = growths[peer].mib_per_slice if peer in growths else None
         if ours is not None and theirs:
             target = " (target: at most 0.05)" if peer == "nnunet" else ""
-            say(f"Growth per slice, ours against {peer}: {ours / theirs:.3f}{target}.")
+            print_line(f"Growth per slice relative to {peer}: {ours / theirs:.3f}{target}.")

@@ -1,4 +1,4 @@
-"""``dca benchmark training``: what a training step costs, and whether it waits for its data."""
+"""``dca benchmark training``: the cost of a training step, and whether it waits for data."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .console import output, progress_bar, say, show, table
-from .option_values import DeviceOption, new_file
-from .option_values import patch as patch_of
+from .console import output, print_line, print_table, progress_bar, table
+from .option_values import DeviceOption, parse_patch, require_new_file
 
 NAME = "training"
 EXAMPLES = "Example: dca benchmark training --threads 1 -o benchmark.json"
@@ -18,30 +17,36 @@ EXAMPLES = "Example: dca benchmark training --threads 1 -o benchmark.json"
 
 def run(
     preset: Annotated[
-        Literal["default", "paper", "small"], typer.Option(help="Whose step to measure; small is dca experiment's.")
+        Literal["default", "paper", "small"],
+        typer.Option(help="Options of the training step. small is the preset of dca experiment."),
     ] = "default",
     filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
-    patch: Annotated[str | None, typer.Option(help="Patch in voxels, one side or depth,height,width.")] = None,
+    patch: Annotated[str | None, typer.Option(help="Patch size in voxels: one side, or depth,height,width.")] = None,
     norm: Annotated[
-        Literal["instance", "batch"], typer.Option(help="With batch statistics the losses of the two differ.")
+        Literal["instance", "batch"],
+        typer.Option(help="Normalization. With batch, the losses of plain and joint differ."),
     ] = "instance",
-    steps: Annotated[int, typer.Option(min=2, help="Steps of each; the first does not count.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured, in turn; medians are shown.")] = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Steps per variant. The first is not counted.")] = 4,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Measurements of each variant, taken in turn. The median is reported.")
+    ] = 3,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     device: DeviceOption = "auto",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file with the figures.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file to write, with all measurements.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
-    """Measure time and peak memory of a training step, with forward and backward pass on random volumes.
+    """Measure the time and memory of a training step, and whether it waits for data.
 
-    Each way runs in a process of its own: everything in one graph (plain; plain_kept where the process keeps freed
-    memory, as **dca train** does), the same losses in two graphs (joint), and the stages in which the default preset
-    trains, the second also without the unsupervised loss (labelled). Their losses are compared with those of plain. On
-    the CPU seconds are CPU seconds. Then a run on synthetic people says how long its steps wait for their patches, and
-    our trainer and a plain MONAI loop train the same V-Net: samples a second, CPU time, memory, share in the network.
+    A step is a forward and a backward pass on random volumes. Each variant runs in its own process: everything in one
+    graph (plain; plain_kept if the process keeps freed memory, like **dca train**), the same losses in two graphs
+    (joint), and the stages of the default preset, the second of them also without the unsupervised loss (labelled).
+    Their losses are compared with those of plain. On the CPU, times are CPU seconds.
 
-    The memory on a GPU is an estimate: tensors of steps with small patches, measured on the CPU in single precision,
-    brought to the whole patch, and 1.5 GiB assumed for what CUDA takes beside them.
+    A run on phantoms then measures how long steps wait for patches. Finally, our trainer and a simple MONAI loop train
+    the same V-Net, and samples per second, CPU time, memory and the fraction of time in the network are compared.
+
+    GPU memory is an estimate: the tensors of steps with small patches are measured on the CPU in single precision and
+    scaled to the full patch, plus 1.5 GiB for CUDA itself.
     """
     from dataclasses import asdict
 
@@ -55,12 +60,12 @@ def run(
     from ..training.options import TrainingOptions
 
     if out is not None:
-        new_file(out, overwrite)
+        require_new_file(out, overwrite)
     changes: dict[str, Any] = {"norm": norm}
     if filters is not None:
         changes["n_filters"] = filters
     if patch is not None:
-        changes["patch"] = patch_of(patch, smallest=32)
+        changes["patch"] = parse_patch(patch, smallest=32)
     presets: dict[str, Callable[..., TrainingOptions]] = {
         "default": TrainingOptions,
         "paper": TrainingOptions.paper,
@@ -72,56 +77,55 @@ def run(
         costs = measure_in_turn(
             options, torch_device, rounds, steps, threads, lambda share, text: progress(0.8 * share, text)
         )
-        progress(0.8, "Training on synthetic people")
+        progress(0.8, "Training on phantoms")
         loading = measure_data_loading(options, torch_device, steps, threads)
-        progress(0.9, "Training by our trainer and by MONAI's means")
-        loops = [measure_loop(loop, options, torch_device, steps, threads) for loop in LOOPS]
-        progress(0.97, "Following tensors")
+        progress(0.9, "Training with our trainer and with MONAI")
+        loops = [measure_loop(name, options, torch_device, steps, threads) for name in LOOPS]
+        progress(0.97, "Measuring tensors")
         tensors_gib = estimate(options).gib_at(options.patch)
     plain = costs["plain"]
     whole = expected_step(costs, options)
-    shown = table(
+    rows = table(
         f"A step of preset {preset} on {torch_device}: patch {'x'.join(map(str, options.patch))}, "
         f"{options.n_filters} filters, {options.labelled_per_step} + {options.unlabelled_per_step} patches",
-        "Way", "Seconds", "of plain time", "Peak MiB", "of plain memory",
-        numbers=("Seconds", "of plain time", "Peak MiB", "of plain memory"),
+        "Variant", "Seconds", "Relative time", "Peak MiB", "Relative memory",
+        numbers=("Seconds", "Relative time", "Peak MiB", "Relative memory"),
     )  # fmt: skip
-    rows = [(way, cost.seconds, cost.peak_mib) for way, cost in costs.items()]
-    for way, seconds, mib in [*rows, ("a run's mean step", *whole)]:
-        shown.add_row(
-            way, f"{seconds:.3f}", f"{seconds / plain.seconds:.2f}", f"{mib:.0f}", f"{mib / plain.peak_mib:.2f}"
+    measured_steps = [(variant, cost.seconds, cost.peak_mib) for variant, cost in costs.items()]
+    for variant, seconds, mib in [*measured_steps, ("mean step of a run", *whole)]:
+        rows.add_row(
+            variant, f"{seconds:.3f}", f"{seconds / plain.seconds:.2f}", f"{mib:.0f}", f"{mib / plain.peak_mib:.2f}"
         )
-    show(shown)
+    print_table(rows)
     largest = max(abs(plain.losses[name] - value) for cost in costs.values() for name, value in cost.losses.items())
-    say(f"Largest difference of a loss from that of plain: {largest:.1e}")
-    say(f"A step waits for its data for {loading.share:.1%} of its time, over {loading.steps} steps.")
+    print_line(f"Largest difference between a loss and that of plain: {largest:.1e}")
+    print_line(f"Steps wait for data {loading.share:.1%} of the time (mean of {loading.steps} steps).")
     loop_table = table(
-        "The same V-Net, trained by", "Loop", "Samples/s", "CPU s/sample", "in the network", "Peak MiB",
-        numbers=("Samples/s", "CPU s/sample", "in the network", "Peak MiB"),
+        "Training loops, same V-Net", "Loop", "Samples/s", "CPU s/sample", "In the network", "Peak MiB",
+        numbers=("Samples/s", "CPU s/sample", "In the network", "Peak MiB"),
     )  # fmt: skip
-    for one in loops:
+    for loop in loops:
         loop_table.add_row(
-            one.loop, f"{one.samples_per_second:.2f}", f"{one.cpu_seconds:.2f}", f"{one.network_share:.0%}",
-            f"{one.peak_mib:.0f}",
+            loop.loop, f"{loop.samples_per_second:.2f}", f"{loop.cpu_seconds:.2f}", f"{loop.network_share:.0%}",
+            f"{loop.peak_mib:.0f}",
         )  # fmt: skip
     output().print(loop_table)
     gpu_gib = tensors_gib + BEYOND_TENSORS_GIB
-    say(
-        f"On a GPU, estimated: {gpu_gib:.1f} GiB in single precision ({tensors_gib:.1f} GiB of tensors, and "
-        f"{BEYOND_TENSORS_GIB:g} GiB assumed for CUDA's context and workspaces)."
+    print_line(
+        f"Estimated GPU memory: {gpu_gib:.1f} GiB in single precision ({tensors_gib:.1f} GiB of tensors, and "
+        f"{BEYOND_TENSORS_GIB:g} GiB assumed for the CUDA context and workspaces)."
     )
     if out is not None:
-        told = {way: asdict(cost) for way, cost in costs.items()}
         measured = {
-            "ways": told,
+            "ways": {variant: asdict(cost) for variant, cost in costs.items()},
             "data_loading": asdict(loading),
-            "loops": [asdict(one) for one in loops],
+            "loops": [asdict(loop) for loop in loops],
             "estimated_gpu_gib": gpu_gib,
         }
         write_json({"device": torch_device, "options": _finite(options.to_json()), **measured}, out)
-        say(f"Written: {out}")
+        print_line(f"Written: {out}")
 
 
 def _finite(options: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no infinity."""
+    """Replace infinity by None, because JSON has no infinity."""
     return {name: None if value == float("inf") else value for name, value in options.items()}

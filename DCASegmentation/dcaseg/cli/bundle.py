@@ -1,4 +1,4 @@
-"""``dca bundle``: trained models on disk."""
+"""``dca bundle``: trained models (MONAI bundles) on disk."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BundleError, UserError
-from .console import print_json, progress_bar, say, show, table, warn
+from .console import print_json, print_line, print_table, progress_bar, table, warn
+from .option_values import DeviceOption
 
 if TYPE_CHECKING:
     from ..evaluation.model_comparison import HeldOut
     from ..models.bundle import Bundle
 
-_NAME = "dca-synthetic"
+_DEFAULT_NAME = "dca-synthetic"
 
-_Named = Annotated[
+_BundleArgument = Annotated[
     str | None,
-    typer.Argument(help="Folder or name of the model. Left out, the one that is used by default.", metavar="[BUNDLE]"),
+    typer.Argument(help="Folder or name of the model. Default: the default model.", metavar="[BUNDLE]"),
 ]
 
 
 def build_group() -> typer.Typer:
-    """The commands ``dca bundle ...``."""
-    group = typer.Typer(no_args_is_help=True, help="List, check, add and make trained models (MONAI bundles).")
+    """Build the commands of ``dca bundle``."""
+    group = typer.Typer(no_args_is_help=True, help="List, check, add and export trained models (MONAI bundles).")
     group.command(name="info", epilog="Example: dca bundle info")(info)
     group.command(name="verify", epilog="Example: dca bundle verify models/dca-synthetic")(verify)
     group.command(name="list", epilog="Example: dca bundle list")(list_all)
@@ -35,52 +36,53 @@ def build_group() -> typer.Typer:
 
 
 def load(name: str | None) -> Bundle:
-    """The bundle of this name or in this folder; the default one for None. Raises BundleError."""
+    """Load the bundle with this name or in this folder, or the default model for None. Raises BundleError."""
     from ..models.bundle import Bundle
     from ..models.store import default_bundle, find_bundle, hidden_by
 
     folder = default_bundle() if name is None else find_bundle(name)
     if (shipped := hidden_by(folder)) is not None and name != str(folder):
-        warn(f"The model is the one in {folder}; it hides the one of the same name in {shipped}.")
+        warn(f"Using the model in {folder}, which hides the model of the same name in {shipped}.")
     return Bundle.load(folder)
 
 
-def info(bundle: _Named = None) -> None:
-    """Say what a model knows, what it was trained on, how good it was measured to be, and its limits."""
+def info(bundle: _BundleArgument = None) -> None:
+    """Show the organs of a model, its training data, measured scores and limits."""
     from ..models.bundle import information
 
-    shown = table("", "", "")
-    shown.show_header = False
-    rows = information(load(bundle))
-    for name, value in rows:
-        shown.add_row(name, value)
-    show(shown)
-    print_json(lambda: dict(rows))
+    rows = table("", "", "")
+    rows.show_header = False
+    facts = information(load(bundle))
+    for name, value in facts:
+        rows.add_row(name, value)
+    print_table(rows)
+    print_json(lambda: dict(facts))
 
 
-def verify(bundle: _Named = None) -> None:
-    """Check that a model is whole, unchanged, and holds nothing but weights."""
-    from ..models.bundle import verify as check
+def verify(bundle: _BundleArgument = None) -> None:
+    """Check that a model is complete and unchanged, and contains only weights and no code."""
+    from ..models.bundle import verify as verify_bundle
     from ..models.store import default_bundle, find_bundle
 
     folder = default_bundle() if bundle is None else find_bundle(bundle)
-    verification = check(folder)
+    verification = verify_bundle(folder)
     for line in verification.checks:
-        say(f"ok  {line}")
+        print_line(f"ok  {line}")
     for warning in verification.warnings:
         warn(warning)
     if verification.code:
         raise BundleError(
-            f"{folder} has files that this program did not write and that may run code on this computer: "
+            f"{folder} contains files that this program did not write and that may run code on this computer: "
             f"{', '.join(verification.code[:5])}{' and more' if len(verification.code) > 5 else ''}.",
-            "This program uses its weights alone, which are good; let no other program, such as monai.bundle, run it "
-            "unless you trust who made it.",
+            "This program uses only the weights, which are intact. Do not run the bundle with another program such as "
+            "monai.bundle unless you trust its author.",
         )
-    say(f"{folder} is a good bundle.")
+    print_line(f"{folder} is a valid bundle.")
 
 
 def list_all() -> None:
-    """List the models found: in the folders of DCA_MODELS, in ~/.dca/models, and those that come along."""
+    """List the available models: those in the folders of DCA_MODELS, in ~/.dca/models, and those included in the
+    program."""
     from ..models.store import default_bundle, find_bundles, hidden_by
 
     folders = find_bundles()
@@ -88,9 +90,9 @@ def list_all() -> None:
     for folder in folders:
         shipped = hidden_by(folder)
         marks = [*(["default"] if folder == default else []), *([] if shipped is None else [f"hides {shipped}"])]
-        say(f"{folder.resolve().name}  ({'; '.join([*marks, str(folder)])})")
+        print_line(f"{folder.resolve().name}  ({'; '.join([*marks, str(folder)])})")
     if not folders:
-        say("No model was found. Add one with: dca bundle add FOLDER_OR_ZIP")
+        print_line("No model was found. Add one with: dca bundle add FOLDER_OR_ZIP")
     print_json(
         lambda: [
             {"name": folder.resolve().name, "folder": str(folder), "default": folder == default} for folder in folders
@@ -101,11 +103,11 @@ def list_all() -> None:
 def add(
     source: Annotated[Path, typer.Argument(help="Folder or .zip file of a model bundle.", metavar="SOURCE")],
 ) -> None:
-    """Copy a model bundle to your own models (~/.dca/models), after checking it."""
+    """Check a model bundle and copy it to your own models (~/.dca/models)."""
     from ..models.user_models import add_bundle
 
     folder = add_bundle(source)
-    say(f"The model {folder.name} is in {folder}.")
+    print_line(f"The model {folder.name} is in {folder}.")
     print_json(lambda: {"name": folder.name, "folder": str(folder)})
 
 
@@ -120,88 +122,92 @@ def download(
 
     with progress_bar() as progress:
         folder = download_bundle(Source.parse(address), own_models(), progress)
-    say(f"The model {folder.name} is in {folder}.")
+    print_line(f"The model {folder.name} is in {folder}.")
     print_json(lambda: {"name": folder.name, "folder": str(folder)})
 
 
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a run of dca train.", metavar="RUN")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Folder to make, unless --replace is given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="New folder for the model. Not with --replace.")
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The model's name. dca-synthetic, or that of the model to replace.")
+        str | None, typer.Option(help="Name of the model. Default: dca-synthetic, or the name of the replaced model.")
     ] = None,
     better_than: Annotated[
-        str | None, typer.Option(help="Only if it is at least as good as this model on held-out cases.")
+        str | None, typer.Option(help="Only export if the new model is at least as good as this one on held-out cases.")
     ] = None,
     replace: Annotated[
         str | None,
-        typer.Option(help="Likewise, and takes this model's place; the old one stays beside it, renamed."),
+        typer.Option(help="Like --better-than, and replace that model. The old model is kept under another name."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="List with the held-out cases. Else those that the run was validated on.")
+        Path | None, typer.Option(help="List with the held-out cases. Default: the validation cases of the run.")
     ] = None,
-    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    group: Annotated[str, typer.Option(help="Cases of the list: test, validation or training.")] = "test",
     overlap: Annotated[
         float | None,
         typer.Option(
-            min=0.0, max=0.95, help="Overlap of its windows: what dca benchmark accuracy --overlaps has found best."
+            min=0.0, max=0.95, help="Window overlap to store in the model (see dca benchmark accuracy --overlaps)."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="To compare on: auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle in OUT.")] = False,
 ) -> None:
-    """Make a model of the best checkpoint of a training run.
+    """Make a model from the best checkpoint of a training run.
 
-    With --better-than or --replace both models are measured as **dca evaluate** does, and a new one with a lower mean
-    Dice is refused.
+    With --better-than or --replace, both models are measured like in **dca evaluate**, and the new model is rejected
+    if its mean Dice is lower.
     """
     from ..imaging.writers import new_folder
     from ..models.bundle import replacing
     from ..models.metadata import METADATA
-    from ..training.export import export_bundle as make
+    from ..training.export import export_bundle
 
     if (out is None) == (replace is None):
-        raise UserError("A place for the new model is needed.", "Give -o OUT or --replace BUNDLE, one of them.")
+        raise UserError("The new model needs exactly one destination.", "Give either -o OUT or --replace BUNDLE.")
     if better_than is not None and replace is not None:
-        raise UserError("--replace compares with the model it replaces.", "Leave out --better-than.")
-    rival = better_than if replace is None else replace
-    if rival is None:
+        raise UserError("--replace already compares with the model that it replaces.", "Omit --better-than.")
+    reference = better_than if replace is None else replace
+    if reference is None:
         if data is not None:
-            raise UserError("--data is for a comparison.", "Give --better-than or --replace, too.")
+            raise UserError("--data needs a model to compare with.", "Add --better-than or --replace.")
         assert out is not None
-        bundle = make(run, out, name or _NAME, overlap, overwrite)
+        bundle = export_bundle(run, out, name or _DEFAULT_NAME, overlap, overwrite)
     else:
-        old = load(rival)
+        old = load(reference)
         cases = _held_out(run, data, group)
         if replace is not None:
-            with replacing(old.folder) as (folder, kept):
-                _require_as_good(old, make(run, folder, name or old.metadata.name, overlap), cases, device)
+            with replacing(old.folder) as (folder, old_folder):
+                new = export_bundle(run, folder, name or old.metadata.name, overlap)
+                _require_as_good(old, new, cases, device)
             out = old.folder
-            say(f"The old model is kept in {kept}.")
+            print_line(f"The old model is now in {old_folder}.")
         else:
             assert out is not None
             with new_folder(out, overwrite, recognized_by=METADATA) as folder:
-                _require_as_good(old, make(run, folder, name or _NAME, overlap), cases, device)
+                _require_as_good(old, export_bundle(run, folder, name or _DEFAULT_NAME, overlap), cases, device)
         bundle = load(str(out))
-    say(f"The bundle is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
-    say(_how_to_measure(run, str(out)))
+    print_line(f"The model is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
+    print_line(_how_to_evaluate(run, str(out)))
 
 
-def _how_to_measure(run: Path, out: str) -> str:
-    """The command that measures the new model on cases like those it was trained on."""
+def _how_to_evaluate(run: Path, out: str) -> str:
+    """Return the command that evaluates the new model on cases like its training data."""
     from ..training.checkpoints import read_record
     from ..training.sources import CTFiles
 
-    cohort = read_record(run).cohort
-    own = [each.name for each in (*cohort.labelled, *cohort.validation) if isinstance(each, CTFiles)]
-    if not own:
-        return f"Measure it with: dca evaluate --bundle {out} --phantoms 10 --write-scores"
-    names = " and ".join(dict.fromkeys(own))
-    return f"Measure it with: dca evaluate --bundle {out} --data LIST --group test, where LIST is the list of {names}."
+    training_set = read_record(run).cohort
+    sources = (*training_set.labelled, *training_set.validation)
+    list_names = [each.name for each in sources if isinstance(each, CTFiles)]
+    if not list_names:
+        return f"To evaluate it: dca evaluate --bundle {out} --phantoms 10 --write-scores"
+    names = " and ".join(dict.fromkeys(list_names))
+    return f"To evaluate it: dca evaluate --bundle {out} --data LIST --group test, where LIST is the list of {names}."
 
 
 def _held_out(run: Path, data: Path | None, group: str) -> HeldOut:
-    """The cases to compare on: those of the list, or the run's own validation cases, with a word of warning."""
+    """Return the cases for the comparison: those of the list, or the run's validation cases, with a note."""
     from ..evaluation.model_comparison import HeldOut, held_out_by
     from ..training.checkpoints import read_record
     from .evaluate import labelled_entries
@@ -211,29 +217,33 @@ def _held_out(run: Path, data: Path | None, group: str) -> HeldOut:
         return HeldOut(tuple(labelled_entries([], [], data, group)))
     cases = held_out_by(record.cohort.validation)
     if cases.count:
-        warn("The run chose its best step on the cases that it is compared on, which favors it; --data names others.")
+        warn(
+            "The comparison favors the new model, because the run chose its best step on the same cases. "
+            "Use --data for other cases."
+        )
     return cases
 
 
 def _require_as_good(old: Bundle, new: Bundle, cases: HeldOut, device: str) -> None:
-    """Print the comparison. Raises UserError where the new model is worse."""
+    """Compare the models and print the result. Raises UserError if the new model is worse."""
     import math
 
     from ..evaluation.model_comparison import compare
 
     with progress_bar() as progress:
-        found = compare(old, new, cases, device, progress)
-    shown = table(f"Dice: means of {cases.count} held-out cases", "Organ", "Old", "New", numbers=("Old", "New"))
-    before, after = found.old.by_organ(), found.new.by_organ()
+        comparison = compare(old, new, cases, device, progress)
+    count = f"{cases.count} held-out case{'s' if cases.count != 1 else ''}"
+    rows = table(f"Mean Dice of {count}", "Organ", "Old", "New", numbers=("Old", "New"))
+    old_dice, new_dice = comparison.old.by_organ(), comparison.new.by_organ()
     for organ in old.metadata.vocabulary:
-        pair = (before[organ.key], after[organ.key])
-        shown.add_row(organ.name, *(f"{dice:.3f}" if math.isfinite(dice) else "-" for dice in pair))
-    shown.add_section()
-    shown.add_row("Mean of all organs", f"{found.old.mean():.4f}", f"{found.new.mean():.4f}")
-    show(shown)
-    if not found.at_least_as_good:
+        pair = (old_dice[organ.key], new_dice[organ.key])
+        rows.add_row(organ.name, *(f"{dice:.3f}" if math.isfinite(dice) else "-" for dice in pair))
+    rows.add_section()
+    rows.add_row("Mean of all organs", f"{comparison.old.mean():.4f}", f"{comparison.new.mean():.4f}")
+    print_table(rows)
+    if not comparison.at_least_as_good:
         raise UserError(
-            f"The new model is worse than {old.metadata.name}: mean Dice {found.new.mean():.4f}, not "
-            f"{found.old.mean():.4f}. Nothing was replaced.",
-            "Train on, or with more cases; without --better-than and --replace it is made all the same.",
+            f"The new model is worse than {old.metadata.name}: mean Dice {comparison.new.mean():.4f} instead of "
+            f"{comparison.old.mean():.4f}. Nothing was replaced.",
+            "Train longer or with more cases. To export it anyway, omit --better-than and --replace.",
         )

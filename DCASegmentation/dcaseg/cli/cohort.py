@@ -1,4 +1,4 @@
-"""``dca cohort``: every CT of a folder, on this machine or a cluster."""
+"""``dca cohort``: segment every CT in a folder, on this computer or on a cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from ..errors import UserError
+from ..errors import UserError, how_to_install
 from .bundle import load
-from .console import messages, say, says_when_cancelled, shown, table, warn
-from .option_values import BackendOption, words
+from .console import cancellation_message, escaped, messages, print_line, table, warn
+from .option_values import RUN_PANEL, BackendOption, BundleOption, parse_list
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -28,111 +28,131 @@ if TYPE_CHECKING:
 NAME = "cohort"
 EXAMPLES = "Example: dca cohort archive/ -o cohort/ --workers 2"
 
-_NEEDED = ("pydicom", "highdicom", "distributed", "cryptography", "psutil", "jinja2")
-_WHERE = "Where it runs"
-_WHAT = "What is taken"
-_PRIVACY = "Patients' data"
-_MOST_AT_WORK = 6
-_QUIET_SECONDS = 20.0
+_PACKAGES = ("pydicom", "highdicom", "distributed", "cryptography", "psutil", "jinja2")
+_SELECTION_PANEL = "Selection of CTs"
+_PRIVACY_PANEL = "Privacy"
+_MAX_RUNNING_LINES = 6
+_SECONDS_BETWEEN_LINES = 20.0
 
 
 def run(
     source: Annotated[
-        Path, typer.Argument(help="A folder with CTs: DICOM of many patients mixed, or image files.", metavar="INPUT")
+        Path,
+        typer.Argument(help="Folder with CTs: DICOM files of any number of patients, or image files.", metavar="INPUT"),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the cohort: a new one, or one to go on with.")],
-    bundle: Annotated[
-        str | None, typer.Option(help="Folder or name of the trained model. Else the default one (dca bundle info).")
-    ] = None,
-    organs: Annotated[str | None, typer.Option(help="Only these organs, as in liver,spleen. All if left out.")] = None,
-    find_abdomen: Annotated[bool, typer.Option("--find-abdomen", help="In long scans: as in dca segment.")] = False,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the cohort: a new one, or one to continue.")],
+    bundle: BundleOption = None,
+    organs: Annotated[str | None, typer.Option(help="Organs to segment, such as liver,spleen. Default: all.")] = None,
+    find_abdomen: Annotated[
+        bool, typer.Option("--find-abdomen", help="In long scans, find the organs first (see dca segment).")
+    ] = False,
     overlap: Annotated[
-        float | None, typer.Option(help="Overlap of neighboring windows, 0 to below 1. Else the model's.")
+        float | None, typer.Option(help="Overlap of neighboring windows, from 0 to below 1. Default: the model's own.")
     ] = None,
-    extension: Annotated[str, typer.Option("--format", help="Format of labels: as in dca segment.")] = ".nrrd",
+    extension: Annotated[
+        str, typer.Option("--format", help="File format of the labels: nrrd, nii.gz, nii or mha.")
+    ] = ".nrrd",
     resample: Annotated[
         bool,
         typer.Option(
-            "--resample", help="Take CTs with tilted or unevenly spaced slices too, resampled.", rich_help_panel=_WHAT
+            "--resample",
+            help="Also segment CTs with tilted or unevenly spaced slices, after resampling them.",
+            rich_help_panel=_SELECTION_PANEL,
         ),
     ] = False,
     no_review: Annotated[
-        bool, typer.Option("--no-review", help="Do not look for findings: quicker, but a poorer report.")
+        bool, typer.Option("--no-review", help="Do not look for findings. This is faster, but the report shows less.")
     ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Worker processes on this machine. Else one for each GPU, or as many as fit.",
-            rich_help_panel=_WHERE,
+            help="Worker processes on this computer. Default: one per GPU, or as many as fit.",
+            rich_help_panel=RUN_PANEL,
         ),
     ] = None,
     memory: Annotated[
         float | None,
-        typer.Option(min=0.5, help="GiB each worker may take; one above it is ended.", rich_help_panel=_WHERE),
+        typer.Option(
+            min=0.5,
+            help="Memory limit of each worker in GiB. A worker that exceeds it is stopped.",
+            rich_help_panel=RUN_PANEL,
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.", rich_help_panel=_WHERE)] = "auto",
+    device: Annotated[str, typer.Option(help="Device: auto or cpu.", rich_help_panel=RUN_PANEL)] = "auto",
     runtime: BackendOption = "auto",
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Address of a running Dask scheduler, as in tls://head-node:8786: its workers do the work. Whoever "
-            "reaches one of tcp:// can run code as its owner.",
-            rich_help_panel=_WHERE,
+            help="Use the workers of this Dask scheduler, such as tls://head-node:8786. Anyone who can connect to a "
+            "tcp:// scheduler can run code as its owner.",
+            rich_help_panel=RUN_PANEL,
         ),
     ] = None,
     dashboard_port: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Show Dask's dashboard on this port of this machine (0: any free one). All its users can see it.",
-            rich_help_panel=_WHERE,
+            help="Port of Dask's dashboard on this computer (0: any free port). All users of this computer can see it.",
+            rich_help_panel=RUN_PANEL,
         ),
     ] = None,
     fewest_slices: Annotated[
-        int, typer.Option("--min-slices", min=2, help="Shorter DICOM series are skipped.", rich_help_panel=_WHAT)
+        int,
+        typer.Option(
+            "--min-slices", min=2, help="Skip DICOM series with fewer slices.", rich_help_panel=_SELECTION_PANEL
+        ),
     ] = 20,
     derived: Annotated[
-        bool, typer.Option("--derived", help="Take DICOM series computed from others, too.", rich_help_panel=_WHAT)
+        bool,
+        typer.Option(
+            "--derived",
+            help="Also segment DICOM series that were computed from others.",
+            rich_help_panel=_SELECTION_PANEL,
+        ),
     ] = False,
     anonymous: Annotated[
         bool,
         typer.Option(
             "--anonymous",
-            help="Pseudonyms in place of patient IDs, and no dates, descriptions or paths, in all that is written.",
-            rich_help_panel=_PRIVACY,
+            help="In all files, write pseudonyms instead of patient IDs, and no dates, descriptions or paths.",
+            rich_help_panel=_PRIVACY_PANEL,
         ),
     ] = False,
     pseudonym_key: Annotated[
         Path | None,
         typer.Option(
-            help="File with the secret that pseudonyms are made with. Else OUT/pseudonym.key, made if there is none.",
-            rich_help_panel=_PRIVACY,
+            help="File with the secret key for pseudonyms. Default: OUT/pseudonym.key, which is created if missing.",
+            rich_help_panel=_PRIVACY_PANEL,
         ),
     ] = None,
     shared: Annotated[
         bool,
         typer.Option(
             "--shared",
-            help="Let other users of this machine read the results, as the umask says; else their owner alone can.",
-            rich_help_panel=_PRIVACY,
+            help="Let other users of this computer read the results, as the umask allows. Default: only you can.",
+            rich_help_panel=_PRIVACY_PANEL,
         ),
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.", rich_help_panel=_WHAT)
+        bool,
+        typer.Option(
+            "--retry-failed", help="Retry cases that failed in an earlier run.", rich_help_panel=_SELECTION_PANEL
+        ),
     ] = False,
 ) -> None:
-    """Segment every CT of a folder; go on after an interruption.
+    """Segment every CT in a folder. An interrupted run can continue.
 
-    DICOM is sorted: axial CT series are taken, all else is skipped with its reason. Each case gets a folder in
-    OUT/cases, with a DICOM SEG where it came as DICOM. OUT/cohort.sqlite accounts for every case, OUT/report.html
-    shows them. The same command begun again goes on where it stopped. A case that fails never stops the others.
+    DICOM files are sorted by series: axial CT series are segmented, and all others are skipped with a reason. Each
+    case gets a folder in OUT/cases, with a DICOM SEG if it is DICOM. OUT/cohort.sqlite records the state of every
+    case, and OUT/report.html shows the results. To continue, run the same command again. A failed case does not stop
+    the others.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(
             f"Cohorts need packages that are not installed: {', '.join(missing)}.",
-            'Install them: pip install "dca-segmentation[cohort]"',
+            f"Install them: {how_to_install(*missing)}",
         )
     from ..cohort.case import REPORT, VOLUMES, Settings
     from ..cohort.dask_workers import remote_client
@@ -141,23 +161,25 @@ def run(
     from ..inference.options import SegmentOptions
 
     if scheduler and (workers or memory):
-        raise UserError("--workers and --memory are for workers of this machine.", "Leave them out with --scheduler.")
+        raise UserError(
+            "--workers and --memory only apply to workers on this computer.", "Omit them, or omit --scheduler."
+        )
     if pseudonym_key is not None and not anonymous:
-        raise UserError("--pseudonym-key is for pseudonyms.", "Add --anonymous.")
+        raise UserError("--pseudonym-key needs --anonymous.", "Add --anonymous.")
     model = load(bundle)
     options = SegmentOptions(
         find_abdomen=find_abdomen,
         overlap=overlap,
-        organs=None if organs is None else words(organs),
+        organs=None if organs is None else parse_list(organs),
         review=not no_review,
     )
     options.kept_labels(model.metadata.vocabulary)
     if scheduler and not scheduler.startswith(("tls://", "wss://", "tcp://127.0.0.1", "tcp://localhost")):
         warn(
-            f"The Dask scheduler {scheduler} is not encrypted: whoever reaches it can run code as its owner and read "
-            "the cases. Use tls:// with certificates, or a network that only you reach."
+            f"The connection to the Dask scheduler {scheduler} is not encrypted. Anyone who can connect to it can run "
+            "code as its owner and read the cases. Use tls:// with certificates, or a network that only you can access."
         )
-    local = None if scheduler else _planned(workers, memory, device)
+    local = None if scheduler else _plan_workers(workers, memory, device)
     settings = Settings(
         out=str(out.absolute()),
         bundle=str(model.folder.resolve()),
@@ -182,42 +204,44 @@ def run(
     )
 
     def clients() -> AbstractContextManager[Client]:
-        return remote_client(scheduler) if scheduler else _local(local, dashboard_port)
+        return remote_client(scheduler) if scheduler else _start_workers(local, dashboard_port)
 
-    reached: list[State] = []
+    last_state: list[State] = []
 
-    def kept() -> str:
-        again = "Run the same command again to go on"
-        if not reached:
-            return f"{again}: what earlier runs have finished is kept in {out}."
-        state = reached[-1]
+    def what_was_kept() -> str:
+        if not last_state:
+            return f"The results of earlier runs are in {out}. To continue, run the same command again."
+        state = last_state[-1]
         done = state.total - state.left
-        return f"{done} of {state.total} are done and kept in {out}. {again} with the other {state.left}."
+        return (
+            f"{done} of {state.total} cases are done and saved in {out}. To continue with the other {state.left}, run "
+            "the same command again."
+        )
 
-    with says_when_cancelled(kept), _live() as (searching, tick):
+    with cancellation_message(what_was_kept), _live_display() as (show_search, show_state):
 
-        def follow(state: State) -> None:
-            reached[:] = [state]
-            tick(state)
+        def on_state(state: State) -> None:
+            last_state[:] = [state]
+            show_state(state)
 
-        state = run_cohort(cohort, clients, searching, follow)
+        state = run_cohort(cohort, clients, show_search, on_state)
     for message in state.messages:
         warn(message)
     for limit in model.metadata.limits:
         warn(limit)
-    counted = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
-    say(f"{counted or 'Nothing was found'}.")
-    say(f"The report is in {out / REPORT}, all volumes are in {out / VOLUMES}.")
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(state.counts.items()) if count)
+    print_line(f"{counts or 'No CT was found'}.")
+    print_line(f"The report is in {out / REPORT}, and all volumes are in {out / VOLUMES}.")
 
 
-def _planned(workers: int | None, memory: float | None, device: str) -> LocalWorkers:
+def _plan_workers(workers: int | None, memory: float | None, device: str) -> LocalWorkers:
     from ..cohort.dask_workers import LocalWorkers, visible_gpus
 
     gpus = 0 if device == "cpu" else visible_gpus()
     return LocalWorkers.planned(workers, gpus, None if memory is None else int(memory * 2**30))
 
 
-def _local(workers: LocalWorkers | None, dashboard_port: int | None) -> AbstractContextManager[Client]:
+def _start_workers(workers: LocalWorkers | None, dashboard_port: int | None) -> AbstractContextManager[Client]:
     from ..cohort.dask_workers import local_client
 
     assert workers is not None
@@ -225,68 +249,69 @@ def _local(workers: LocalWorkers | None, dashboard_port: int | None) -> Abstract
 
 
 @contextmanager
-def _live() -> Iterator[tuple[Callable[[int, str], None], Callable[[State], None]]]:
-    """Functions that show the search and the state of the run: a table in a terminal, else a line now and then."""
+def _live_display() -> Iterator[tuple[Callable[[int, str], None], Callable[[State], None]]]:
+    """Yield functions that show the search and the state of the run: in a table, or without a terminal as occasional
+    lines."""
     console = messages()
     if not console.is_terminal:
-        yield _sparing_lines(console)
+        yield _occasional_lines(console)
         return
-    with Live(Text("Looking through the input"), console=console, refresh_per_second=4, transient=True) as live:
+    with Live(Text("Searching the input"), console=console, refresh_per_second=4, transient=True) as live:
 
-        def searching(files: int, text: str) -> None:
-            live.update(Text(shown(f"Looking through the input: {files} files, {text}")))
+        def show_search(files: int, text: str) -> None:
+            live.update(Text(escaped(f"Searching the input: {files} files, {text}")))
 
-        yield searching, lambda state: live.update(_table(state))
+        yield show_search, lambda state: live.update(_table(state))
 
 
-def _sparing_lines(console: Console) -> tuple[Callable[[int, str], None], Callable[[State], None]]:
+def _occasional_lines(console: Console) -> tuple[Callable[[int, str], None], Callable[[State], None]]:
     from time import monotonic
 
-    said = monotonic()
+    last_printed = monotonic()
 
-    def tell(text: str) -> None:
-        nonlocal said
-        if monotonic() - said >= _QUIET_SECONDS:
-            said = monotonic()
-            console.print(shown(text), soft_wrap=True, markup=False)
+    def print_occasionally(text: str) -> None:
+        nonlocal last_printed
+        if monotonic() - last_printed >= _SECONDS_BETWEEN_LINES:
+            last_printed = monotonic()
+            console.print(escaped(text), soft_wrap=True, markup=False)
 
     return (
-        lambda files, text: tell(f"Looking through the input: {files} files"),
-        lambda state: tell(
+        lambda files, text: print_occasionally(f"Searching the input: {files} files"),
+        lambda state: print_occasionally(
             f"{state.total - state.left} of {state.total}  {_rate(state)}, {_duration(state.seconds_left)} left"
         ),
     )
 
 
 def _table(state: State) -> Group:
-    rows: Table = table("", "OK", "Skipped", "Failed", "Left", "At work", "Rate", "Elapsed", "Time left")
+    rows: Table = table("", "OK", "Skipped", "Failed", "Left", "Running", "Rate", "Elapsed", "Time left")
     rows.add_row(
         *(Text(str(state.counts.get(status, 0)), style=color) for status, color in _COLORS),
         *(str(state.left), str(state.running), _rate(state), _duration(state.seconds), _duration(state.seconds_left)),
     )
     lines = [
-        Text(shown(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
+        Text(escaped(f"{status:8}{source}  {why}"), overflow="ellipsis", no_wrap=True)
         for source, status, why in state.recent
     ]
-    at_work = [Text(shown(f"at work {source}"), overflow="ellipsis", no_wrap=True) for source in state.at_work]
-    if len(at_work) > _MOST_AT_WORK:
-        more = len(at_work) - _MOST_AT_WORK
-        at_work[_MOST_AT_WORK:] = [Text(f"        and {more} more", style="dim")]
+    running = [Text(escaped(f"running {source}"), overflow="ellipsis", no_wrap=True) for source in state.at_work]
+    if len(running) > _MAX_RUNNING_LINES:
+        more = len(running) - _MAX_RUNNING_LINES
+        running[_MAX_RUNNING_LINES:] = [Text(f"        and {more} more", style="dim")]
     if state.dashboard:
         lines.append(Text(f"Dask's dashboard: {state.dashboard}", style="dim"))
-    return Group(rows, *at_work, *lines)
+    return Group(rows, *running, *lines)
 
 
 _COLORS = (("ok", "green"), ("skipped", "yellow"), ("failed", "red"))
 
 
 def _rate(state: State) -> str:
-    return "rate not known yet" if state.per_hour is None else f"{state.per_hour:.0f} cases an hour"
+    return "rate not known yet" if state.per_hour is None else f"{state.per_hour:.0f} cases per hour"
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "?"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    return f"{hours}:{minutes:02}:{whole_seconds:02}"

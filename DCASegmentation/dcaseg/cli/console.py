@@ -1,7 +1,7 @@
-"""What ``dca`` prints and how: results on standard output, errors and progress on standard error, exit codes.
+"""Output of ``dca``: results on standard output, errors and progress on standard error, and exit codes.
 
-Names of files, series, models and patients come from strangers. All that is printed goes through ``shown``: control
-characters appear as escapes, such as \x1b, and no text is ever taken for Rich's markup.
+Names of files, series, models and patients are untrusted. All printed text passes through ``escaped``, which shows
+control characters as escapes such as \x1b, and is never interpreted as Rich markup.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from rich.text import Text
 from typer import Abort, TyperException
 
 from ..errors import Cancelled, UserError, is_out_of_memory
+from ..types import ProgressCallback
 
-Report = Callable[[float, str], None]
-
-# Without a terminal, as in a log file, one line in so many seconds says that the work goes on.
-_QUIET_SECONDS = 20.0
+# Seconds between lines of progress if the output is not a terminal, for example a log file.
+_SECONDS_BETWEEN_LINES = 20.0
 
 
 def prepare_streams(debug: bool = False) -> None:
-    """Make standard output and error take any text: what their encoding lacks is replaced by a question mark.
+    """Let standard output and error accept any text, and hide warnings of other libraries.
 
-    Warnings of the libraries underneath are for developers: they are shown with ``debug``, or where Python is asked
-    for them, alone. Processes that the command starts do the same.
+    A question mark replaces each character that the encoding lacks. Warnings of other libraries are for developers.
+    They appear only with ``debug`` or if the user enabled them in Python (``-W``, ``PYTHONWARNINGS``). Child processes
+    inherit this setting.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -50,38 +50,39 @@ def prepare_streams(debug: bool = False) -> None:
         warnings.simplefilter("ignore")
 
 
-def shown(text: str) -> str:
-    """``text`` with escapes in place of all that is not printable: a terminal obeys control characters, line breaks
-    forge lines, and marks of direction turn names around."""
-    return "".join(
-        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else _escape(letter) for letter in text
-    )
+def escaped(text: str) -> str:
+    """Return ``text`` with escapes for characters that are not printable.
+
+    A terminal executes control characters, line breaks can fake output lines, and direction marks can reverse names.
+    """
+    return "".join(char if char.isprintable() or unicodedata.category(char) == "Zs" else _escape(char) for char in text)
 
 
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-class _Quieted(Console):
-    """A console whose reader, such as ``head``, may go away: the work still goes on to its end."""
+class _PipeTolerantConsole(Console):
+    """A console that lets the command finish if the reader of its output, such as ``head``, exits early."""
 
     def on_broken_pipe(self) -> None:
+        """Stop printing instead of exiting, which is Rich's default."""
         self.quiet = True
-        # What Python itself still wants to flush at its end must not fail either.
+        # Python flushes the stream when it exits, and that must not fail either.
         stream = sys.stderr if self.stderr else sys.stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @cache
 def output() -> Console:
-    """The console of results. It asks for ``sys.stdout`` anew each time it prints."""
-    return _Quieted(highlight=False)
+    """Return the console for results. It looks up ``sys.stdout`` each time it prints."""
+    return _PipeTolerantConsole(highlight=False)
 
 
 @cache
 def messages() -> Console:
-    """The console of notes, errors and progress."""
-    return _Quieted(stderr=True, highlight=False)
+    """Return the console for notes, errors and progress."""
+    return _PipeTolerantConsole(stderr=True, highlight=False)
 
 
 @dataclass
@@ -94,21 +95,23 @@ _settings = _Output()
 
 
 def set_output(quiet: bool = False, as_json: bool = False) -> None:
-    """What the command prints: with ``quiet`` errors and notes only, with ``as_json`` its result as JSON and no
-    text."""
+    """Choose what the command prints.
+
+    ``quiet``: only errors and notes. ``as_json``: the result as JSON, without other text on standard output.
+    """
     _settings.quiet, _settings.as_json = quiet, as_json
 
 
-def say(text: str) -> None:
-    """Print one line of the result, wrapped by the terminal only."""
+def print_line(text: str) -> None:
+    """Print one line of the result. Only the terminal wraps it."""
     if not (_settings.quiet or _settings.as_json):
-        output().print(shown(text), soft_wrap=True, markup=False)
+        output().print(escaped(text), soft_wrap=True, markup=False)
 
 
-def show(result: Table) -> None:
+def print_table(rows: Table) -> None:
     """Print a table of the result."""
     if not (_settings.quiet or _settings.as_json):
-        output().print(result)
+        output().print(rows)
 
 
 def print_json(result: Callable[[], object]) -> None:
@@ -117,72 +120,72 @@ def print_json(result: Callable[[], object]) -> None:
         output().print(json.dumps(result(), ensure_ascii=True), soft_wrap=True, markup=False)
 
 
-say_plain = say
-
-
 def warn(text: str) -> None:
-    """One line about something the user should know, on standard error."""
+    """Print a note on standard error, as one line."""
     messages().print(f"Note: {_one_line(text)}", style="yellow", soft_wrap=True, markup=False)
 
 
-def say_error(text: str) -> None:
-    """One line about what went wrong, on standard error; nothing for an empty text."""
+def print_error(text: str) -> None:
+    """Print an error on standard error, as one line. Prints nothing if ``text`` is empty."""
     if text:
         messages().print(_one_line(text), style="red", soft_wrap=True, markup=False)
 
 
-def say_traceback(text: str) -> None:
-    """The lines of a traceback, on standard error."""
+def print_traceback(text: str) -> None:
+    """Print a traceback on standard error."""
     for line in text.splitlines():
-        messages().print(shown(line), soft_wrap=True, markup=False)
+        messages().print(escaped(line), soft_wrap=True, markup=False)
 
 
 class _PlainTable(Table):
-    """A table whose cells show their text as it is."""
+    """A table that prints the text of its cells literally."""
 
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """As Rich's; a text is neither markup nor a command to the terminal."""
-        super().add_row(*(Text(shown(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
+        """Add a row, with control characters escaped and without interpreting markup."""
+        super().add_row(*(Text(escaped(cell)) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def table(title: str, *columns: str, numbers: tuple[str, ...] = ()) -> Table:
-    """An empty table; the columns in ``numbers`` are aligned to the right."""
-    result = _PlainTable(title=Text(shown(title)), title_justify="left", title_style="bold", header_style="bold")
+    """Return an empty table. The columns in ``numbers`` are right-aligned."""
+    result = _PlainTable(title=Text(escaped(title)), title_justify="left", title_style="bold", header_style="bold")
     for column in columns:
-        result.add_column(Text(shown(column)), justify="right" if column in numbers else "left")
+        result.add_column(Text(escaped(column)), justify="right" if column in numbers else "left")
     return result
 
 
 @contextmanager
-def progress_bar() -> Iterator[Report]:
-    """A progress function that draws a bar with phase and remaining time, or without a terminal a line now and then."""
+def progress_bar() -> Iterator[ProgressCallback]:
+    """Yield a progress callback that draws a bar with the current step and the remaining time.
+
+    Without a terminal it prints an occasional line instead.
+    """
     console = messages()
     if _settings.quiet:
         yield lambda fraction, message: None
         return
     if not console.is_terminal:
-        yield _sparing_lines(console)
+        yield _occasional_lines(console)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("Starting", total=1.0)
-        yield lambda fraction, message: bar.update(task, completed=fraction, description=shown(message))
+        yield lambda fraction, message: bar.update(task, completed=fraction, description=escaped(message))
 
 
-def _sparing_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> Report:
-    said = clock()
+def _occasional_lines(console: Console, clock: Callable[[], float] = time.monotonic) -> ProgressCallback:
+    last_printed = clock()
 
     def report(fraction: float, message: str) -> None:
-        nonlocal said
-        if clock() - said >= _QUIET_SECONDS:
-            said = clock()
-            console.print(f"{fraction:4.0%}  {shown(message)}", soft_wrap=True, markup=False)
+        nonlocal last_printed
+        if clock() - last_printed >= _SECONDS_BETWEEN_LINES:
+            last_printed = clock()
+            console.print(f"{fraction:4.0%}  {escaped(message)}", soft_wrap=True, markup=False)
 
     return report
 
 
 def _one_line(text: str) -> str:
-    return shown(" ".join(text.split()))
+    return escaped(" ".join(text.split()))
 
 
 class ExitCode(IntEnum):
@@ -194,56 +197,56 @@ class ExitCode(IntEnum):
     CANCELLED = 130
 
 
-# What a cancelled command says that it has kept; empty where it has not said anything.
-_kept: list[str] = []
-_NOTHING_HALF_WRITTEN = "What is complete was kept, what was half written was removed. Run the command again."
+# The message of the last ``cancellation_message`` block that was canceled, if any.
+_cancellation_texts: list[str] = []
+_DEFAULT_CANCELLATION_TEXT = "Completed output was kept; incomplete output was removed. Run the command again."
 
 
 @contextmanager
-def says_when_cancelled(text: Callable[[], str]) -> Iterator[None]:
-    """If the block is cancelled, the command ends with ``text()``: what was saved, and how to go on."""
+def cancellation_message(text: Callable[[], str]) -> Iterator[None]:
+    """If the block is canceled, end the command with the message ``text()``: what was saved and how to continue."""
     try:
         yield
     except (Cancelled, KeyboardInterrupt):
-        _kept[:] = [text()]
+        _cancellation_texts[:] = [text()]
         raise
 
 
 def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
-    """Run ``command``; report what it raises in one line on standard error, with a traceback only for ``debug``.
+    """Run ``command`` and return its exit code.
 
-    A polite request to end (SIGTERM) ends the command as Ctrl+C does: whatever is half-written is removed, a training
-    run is saved.
+    Errors are printed as one line on standard error; ``debug`` adds the traceback. SIGTERM ends the command like
+    Ctrl+C: incomplete output is removed, and a training run is saved.
     """
-    before = _ask_like_ctrl_c()
-    _kept.clear()
+    previous_handler = _handle_sigterm_like_ctrl_c()
+    _cancellation_texts.clear()
     try:
         code = command()
-    # Everything that ends a command early is reported here, and nowhere else.
+    # The only place that reports errors which end a command.
     except BaseException as error:
         if isinstance(error, SystemExit):
             raise
         if debug:
-            say_traceback(traceback.format_exc())
-        code, message = _report(error)
-        say_error(message)
+            print_traceback(traceback.format_exc())
+        code, message = _error_message(error)
+        print_error(message)
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        if previous_handler is not None:
+            signal.signal(signal.SIGTERM, previous_handler)
     if code == ExitCode.CANCELLED:
-        # Said here, since Typer turns Ctrl+C into this code without a word.
-        say_error(f"Cancelled. {_kept[0] if _kept else _NOTHING_HALF_WRITTEN}")
+        # Printed here, because Typer turns Ctrl+C into this exit code without a message.
+        print_error(f"Canceled. {_cancellation_texts[0] if _cancellation_texts else _DEFAULT_CANCELLATION_TEXT}")
     return code if isinstance(code, int) else ExitCode.DONE
 
 
-def _report(error: BaseException) -> tuple[ExitCode, str]:
-    """The exit code for ``error`` and its line; the line of a cancelled command is said by the caller."""
+def _error_message(error: BaseException) -> tuple[ExitCode, str]:
+    """Return the exit code and the message for ``error``. The message is empty if the command was canceled."""
     if isinstance(error, UserError):
         return ExitCode.BAD_INPUT, f"Error: {error}"
     if isinstance(error, TyperException):
-        # Empty where Typer has answered a command without arguments by its help page.
+        # Empty if Typer has printed the help page because the command has no arguments.
         problem = error.format_message().rstrip(".")
-        return ExitCode.BAD_INPUT, f"Error: {problem}. Add --help to see what is possible." if problem else ""
+        return ExitCode.BAD_INPUT, f"Error: {problem}. Add --help to see the usage." if problem else ""
     if isinstance(error, Cancelled | KeyboardInterrupt | Abort):
         return ExitCode.CANCELLED, ""
     if is_out_of_memory(error):
@@ -253,21 +256,23 @@ def _report(error: BaseException) -> tuple[ExitCode, str]:
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return ExitCode.BAD_INPUT, f"Error: {error.filename or 'The disk'} is read-only. Choose another folder."
     if isinstance(error, RuntimeError) and any(
-        sign in str(error).lower() for sign in ("out of memory", "can't allocate memory", "failed to allocate memory")
+        phrase in str(error).lower()
+        for phrase in ("out of memory", "can't allocate memory", "failed to allocate memory")
     ):
-        # torch's, of a GPU or of the computer; loading torch here to name its class would take seconds.
+        # From torch, on a GPU or CPU. Importing torch here to check the class would take seconds.
         return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use --device cpu."
     if isinstance(error, PermissionError):
-        return ExitCode.BAD_INPUT, f"Error: {error.filename} may not be written or read. Check its permissions."
+        return ExitCode.BAD_INPUT, f"Error: Access to {error.filename} was denied. Check its permissions."
     return (
         ExitCode.UNEXPECTED,
-        f"Error: Something unexpected happened ({type(error).__name__}: {error}). Run again with --debug to see where.",
+        f"Error: An unexpected error occurred ({type(error).__name__}: {error}). "
+        "Run the command again with --debug to see the traceback.",
     )
 
 
-def _ask_like_ctrl_c() -> signal.Handlers | Callable[..., object] | int | None:
+def _handle_sigterm_like_ctrl_c() -> signal.Handlers | Callable[..., object] | int | None:
     try:
         return signal.signal(signal.SIGTERM, signal.default_int_handler)
     except ValueError:
-        # Only the main thread may; elsewhere (some tests, embedding) nobody sends signals to a command.
+        # Only the main thread can set handlers. Other threads (some tests, embedding) receive no signals.
         return None

@@ -1,4 +1,4 @@
-"""``dca correct``: a result corrected with clicks."""
+"""``dca correct``: correct a result with clicks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from .console import output, progress_bar, say, table, warn
-from .option_values import numbers, words
+from .console import output, print_line, progress_bar, table, warn
+from .option_values import parse_list, parse_numbers
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -23,35 +23,38 @@ EXAMPLES = "Example: dca correct result/ --organ pancreas --add -12,40,95 --remo
 
 
 def run(
-    result: Annotated[Path, typer.Argument(help="A folder made by dca segment or dca correct.", metavar="RESULT")],
-    organ: Annotated[str, typer.Option(help="Which organ to correct, such as pancreas.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; never replaces one.")],
+    result: Annotated[Path, typer.Argument(help="Folder made by dca segment or dca correct.", metavar="RESULT")],
+    organ: Annotated[str, typer.Option(help="Organ to correct, such as pancreas.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the corrected result.")],
     add: Annotated[
-        list[str] | None, typer.Option(help="A point x,y,z (RAS, mm) that belongs to the organ. May be repeated.")
+        list[str] | None, typer.Option(help="Point x,y,z (RAS, mm) that belongs to the organ. Can be repeated.")
     ] = None,
     remove: Annotated[
-        list[str] | None, typer.Option(help="A point x,y,z (RAS, mm) that does not belong to it. May be repeated.")
+        list[str] | None, typer.Option(help="Point x,y,z (RAS, mm) that does not belong to the organ. Can be repeated.")
     ] = None,
     scribble: Annotated[
         list[str] | None,
-        typer.Option(help="A line through points x,y,z;x,y,z;... that starts with + or -. May be repeated."),
+        typer.Option(
+            help="Line through points, to add (+x,y,z;x,y,z;...) or to remove (-x,y,z;x,y,z;...). Can be repeated."
+        ),
     ] = None,
     box: Annotated[
-        str | None, typer.Option(help="Two corners x,y,z;x,y,z (RAS, mm) outside of which nothing changes.")
+        str | None, typer.Option(help="Only change voxels in this box, given by two corners x,y,z;x,y,z (RAS, mm).")
     ] = None,
-    lock: Annotated[str, typer.Option(help="Organs that stay as they are, as in liver,spleen.")] = "",
-    ct: Annotated[Path | None, typer.Option(help="The CT, if it is not where it was.")] = None,
+    lock: Annotated[str, typer.Option(help="Organs that must not change, such as liver,spleen.")] = "",
+    ct: Annotated[Path | None, typer.Option(help="The CT, if it was moved after the segmentation.")] = None,
     engine: Annotated[
-        str, typer.Option(help="random_walker, or the folder of a network made by dca train-clicks.")
+        str, typer.Option(help="Engine: random_walker, or the folder of a network made by dca train-clicks.")
     ] = "random_walker",
     no_scene: Annotated[
-        bool, typer.Option("--no-scene", help="No segmentation.seg.nrrd and scene.mrb for 3D Slicer.")
+        bool, typer.Option("--no-scene", help="Do not write segmentation.seg.nrrd and scene.mrb for 3D Slicer.")
     ] = False,
 ) -> None:
-    """Correct one organ of a result with points, as a click in 3D Slicer does.
+    """Correct one organ of a result with points, like clicks in 3D Slicer.
 
-    Points are in mm, RAS, as Slicer shows them. Points to add come first, then those to remove, then scribbles. Writes
-    a new folder with corrected labels, volumes.csv and request.json, which counts the clicks; the first result stays.
+    Coordinates are in mm (RAS), as shown in Slicer. Points to add are applied first, then points to remove, then
+    scribbles. The new folder contains the corrected labels, volumes.csv, and request.json, which records the clicks.
+    The original result is not changed.
     """
     from ..interaction.result_correction import correct_result
 
@@ -67,7 +70,7 @@ def run(
             strokes,
             out,
             ct,
-            words(lock),
+            parse_list(lock),
             engine_of(engine),
             progress,
             None if no_scene else also_write,
@@ -75,20 +78,22 @@ def run(
     for message in messages:
         warn(message)
     _print(corrected)
-    say(f"The corrected result is in {out}.")
+    print_line(f"The corrected result is in {out}.")
 
 
 def engine_of(name: str) -> Engine:
-    """The engine of this name, or the network in this folder. Raises UserError where there is neither."""
+    """Return the engine with this name, or load the network in this folder. Raises UserError if neither exists."""
     from ..interaction.random_walker import RandomWalkerEngine, SeededRandomWalker
 
     engines = {each.name: each for each in (RandomWalkerEngine, SeededRandomWalker)}
     if name in engines:
-        made: Engine = engines[name]()
-        return made
+        engine: Engine = engines[name]()
+        return engine
     folder = Path(name)
     if not folder.is_dir():
-        raise UserError(f"There is no engine '{name}'.", f"Choose {', '.join(engines)}, or the folder of a network.")
+        raise UserError(
+            f"The engine '{name}' does not exist.", f"Choose {', '.join(engines)}, or the folder of a network."
+        )
     from ..interaction.click_network import NetworkEngine, load_click_bundle
 
     return NetworkEngine(load_click_bundle(folder).network())
@@ -102,26 +107,26 @@ def _strokes(organ: str, add: list[str], remove: list[str], scribbles: list[str]
     if box is not None:
         ends = [_point(text, "--box") for text in box.split(";")]
         if len(ends) != 2:
-            raise UserError(f"--box '{box}' is not two corners.", "Write it like --box -60,10,40;20,90,120.")
+            raise UserError(f"--box '{box}' is not two corners.", "Write it like this: --box -60,10,40;20,90,120.")
         corners = (ends[0], ends[1])
     strokes = [Stroke((_point(text, "--add"),), True) for text in add]
     strokes += [Stroke((_point(text, "--remove"),), False) for text in remove]
     for text in scribbles:
         if text[:1] not in ("+", "-"):
             raise UserError(
-                f"--scribble '{text}' does not say whether it adds.", "Begin it with + or -: +10,20,30;12,22,30."
+                f"--scribble '{text}' does not start with + or -.", "Write it like this: +10,20,30;12,22,30."
             )
         strokes.append(Stroke(tuple(_point(part, "--scribble") for part in text[1:].split(";")), text[0] == "+"))
     return [OrganStroke(organ, stroke, corners) for stroke in strokes]
 
 
 def _point(text: str, option: str) -> tuple[float, float, float]:
-    x, y, z = numbers(text, option)
+    x, y, z = parse_numbers(text, option)
     return x, y, z
 
 
 def _write_scene(source: Path, folder: Path, image: sitk.Image, corrected: Result) -> list[str]:
-    """Segmentation and scene of the corrected labels; gives what could not be written, and why."""
+    """Write the segmentation and scene of the corrected labels. Returns notes on what could not be written."""
     from ..interaction.result_correction import read_result
     from ..models.metadata_reader import read_metadata
     from .segment import SceneFiles
@@ -129,14 +134,16 @@ def _write_scene(source: Path, folder: Path, image: sitk.Image, corrected: Resul
     try:
         model = read_metadata(Path(read_result(source).record["bundle"]["folder"]))
     except (UserError, KeyError, TypeError):
-        return ["segmentation.seg.nrrd and scene.mrb were not written: the model that made the result is gone."]
+        return [
+            "segmentation.seg.nrrd and scene.mrb were not written because the model of the result no longer exists."
+        ]
     files = SceneFiles(model, True, None, "")
     files.write(folder, image, corrected)
     return files.messages
 
 
 def _print(corrected: CorrectedResult) -> None:
-    clicks = table("Clicks", "#", "Organ", "", "Added (ml)", "Removed (ml)", "Given up by", "s",
+    clicks = table("Clicks", "#", "Organ", "", "Added (ml)", "Removed (ml)", "Taken from", "s",
                    numbers=("#", "Added (ml)", "Removed (ml)", "s"))  # fmt: skip
     by_label = corrected.vocabulary.by_label
     spacing = corrected.labels.GetSpacing()

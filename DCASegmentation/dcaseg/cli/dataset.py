@@ -1,4 +1,4 @@
-"""``dca dataset``: lists of data to train and evaluate on."""
+"""``dca dataset``: lists of CTs for training and evaluation."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ImageError, UserError
-from .console import progress_bar, say, show, table, warn
-from .option_values import PreprocessingOption, SpacingOption, changes_of, new_file
+from .console import print_line, print_table, progress_bar, table, warn
+from .option_values import PreprocessingOption, SpacingOption, grid_changes, require_new_file
 
 if TYPE_CHECKING:
     from ..training.datalist import Datalist
     from ..training.datasets import Built
 
-_Out = Annotated[Path, typer.Option("-o", "--out", help="The list (JSON) to write.")]
-_Unchecked = Annotated[bool, typer.Option("--unchecked", help="Do not read every file first (minutes for AMOS).")]
+_Out = Annotated[Path, typer.Option("-o", "--out", help="List (JSON file) to write.")]
+_Unchecked = Annotated[
+    bool, typer.Option("--unchecked", help="Skip reading and checking every file, which takes minutes for AMOS.")
+]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing list.")]
 
 
 def build_group() -> typer.Typer:
-    """The commands of ``dca dataset``."""
+    """Build the commands of ``dca dataset``."""
     group = typer.Typer(
         no_args_is_help=True,
-        help="Make and check the lists of data that **dca train --data** and **dca evaluate --data** read.",
+        help="Make and check lists of CTs for **dca train --data** and **dca evaluate --data**.",
         epilog="Example: dca dataset folder my-cts -o my-cts.json --validation 2 --test 4",
     )
     group.command("amos")(amos)
@@ -38,95 +40,119 @@ def build_group() -> typer.Typer:
 
 
 def amos(
-    data: Annotated[Path, typer.Argument(help="Folder of AMOS22 with imagesTr, labelsTr, imagesVa, labelsVa.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder of AMOS22 with imagesTr, labelsTr, imagesVa and labelsVa.", metavar="FOLDER")
+    ],
     out: _Out,
-    split: Annotated[str, typer.Option(help="Labelled part: 2p, 5p, 10p or 20p (of xmed-lab/DHC).")] = "5p",
-    with_mri: Annotated[bool, typer.Option("--with-mri", help="Keep the MRI, as the published splits do.")] = False,
+    split: Annotated[str, typer.Option(help="Labeled fraction: 2p, 5p, 10p or 20p (splits of xmed-lab/DHC).")] = "5p",
+    with_mri: Annotated[
+        bool, typer.Option("--with-mri", help="Keep the MRI scans, as the published splits do.")
+    ] = False,
     unchecked: _Unchecked = False,
     overwrite: _Overwrite = False,
 ) -> None:
-    """The list of a published split of AMOS22. What is wrong with the split is said."""
+    """Make the list for a published split of AMOS22. Notes describe known problems of the split."""
     from ..training import datasets as layouts
 
-    new_file(out, overwrite)
-    # MRI are no CT: reading would refuse each of them.
+    require_new_file(out, overwrite)
+    # The check would reject every MRI.
     _finish(layouts.amos(data, split, with_mri), out, unchecked or with_mri)
 
 
 def synapse(
-    data: Annotated[Path, typer.Argument(help="Folder of Synapse's training part, with img and label.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder of the Synapse training data, with img and label.", metavar="FOLDER")
+    ],
     out: _Out,
     split: Annotated[
-        str, typer.Option(help="galoss-10p, galoss-20p, dhc-20p, dhc-40p, skcdf-20p or genericssl-20p.")
+        str,
+        typer.Option(help="Published split: galoss-10p, galoss-20p, dhc-20p, dhc-40p, skcdf-20p or genericssl-20p."),
     ] = "galoss-20p",
     unchecked: _Unchecked = False,
     overwrite: _Overwrite = False,
 ) -> None:
-    """The list of a published split of Synapse (BTCV). What is wrong with the split is said."""
+    """Make the list for a published split of Synapse (BTCV). Notes describe known problems of the split."""
     from ..training import datasets as layouts
 
-    new_file(out, overwrite)
+    require_new_file(out, overwrite)
     _finish(layouts.synapse(data, split), out, unchecked)
 
 
 def folder(
-    data: Annotated[Path, typer.Argument(help="Folder with images (or imagesTr) and labels (or labelsTr).")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder with images (or imagesTr) and labels (or labelsTr).", metavar="FOLDER")
+    ],
     out: _Out,
-    vocabulary: Annotated[str, typer.Option(help="Numbers of the label maps: AMOS or Synapse.")] = "AMOS",
-    validation: Annotated[int, typer.Option(min=0, help="Labelled cases to validate on.")] = 1,
-    test: Annotated[int, typer.Option(min=0, help="Labelled cases kept for dca evaluate.")] = 0,
-    labelled: Annotated[
-        int | None, typer.Option(min=1, help="Use the labels of so many; the others count as unlabelled.")
+    vocabulary: Annotated[str, typer.Option(help="Organs of the label maps: AMOS or Synapse.")] = "AMOS",
+    validation: Annotated[int, typer.Option(min=0, help="Number of labeled cases for validation.")] = 1,
+    test: Annotated[int, typer.Option(min=0, help="Number of labeled cases for dca evaluate.")] = 0,
+    labeled: Annotated[
+        int | None,
+        typer.Option(
+            "--labeled",
+            "--labelled",
+            min=1,
+            help="Number of training cases whose labels are used. The other cases count as unlabeled. Default: all.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw of validation and test cases.")] = 0,
-    name: Annotated[str, typer.Option(help="What a model trained on it calls the data.")] = "",
-    licence: Annotated[str, typer.Option(help="Licence of the data, for the model's description.")] = "not stated",
+    seed: Annotated[int, typer.Option(min=0, help="Seed for choosing validation and test cases.")] = 0,
+    name: Annotated[str, typer.Option(help="Name of the data in the description of models trained on it.")] = "",
+    license_name: Annotated[
+        str,
+        typer.Option(
+            "--license", "--licence", help="License of the data, for the description of models trained on it."
+        ),
+    ] = "not stated",
     unchecked: _Unchecked = False,
     overwrite: _Overwrite = False,
 ) -> None:
-    """The list of a folder of your own. A CT without a label map of its name counts as unlabelled."""
+    """Make the list for a folder of your own CTs. A CT without a label map of the same name counts as unlabeled."""
     from ..organs import VOCABULARIES
     from ..training import datasets as layouts
 
-    new_file(out, overwrite)
+    require_new_file(out, overwrite)
     if vocabulary not in VOCABULARIES:
-        raise UserError(f"There is no vocabulary '{vocabulary}'.", f"Choose one of: {', '.join(VOCABULARIES)}.")
-    built = layouts.folder_of_cts(data, VOCABULARIES[vocabulary], validation, test, labelled, seed, name, licence)
+        raise UserError(f"The vocabulary '{vocabulary}' does not exist.", f"Choose one of: {', '.join(VOCABULARIES)}.")
+    built = layouts.folder_of_cts(data, VOCABULARIES[vocabulary], validation, test, labeled, seed, name, license_name)
     _finish(built, out, unchecked)
 
 
 def add(
-    folder: Annotated[Path, typer.Argument(help="Folder of corrected cases; it is made if there is none.")],
-    cts: Annotated[list[Path], typer.Argument(metavar="CT...", help="CTs: image files, or folders of DICOM files.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of corrected cases. It is created if it does not exist.", metavar="FOLDER")
+    ],
+    cts: Annotated[
+        list[Path], typer.Argument(metavar="CT...", help="CTs to add: image files or folders of DICOM files.")
+    ],
 ) -> None:
     """Add CTs without labels to a folder of corrected cases, for **dca train --init MODEL --data FOLDER**.
 
-    They are copied, under a name made of their voxels: no file name and nothing of a DICOM header is kept. A CT that
-    is there already is passed over. What is no CT in Hounsfield units is named at the end, and the others are added.
+    Each CT is copied under a name derived from its voxels; file names and DICOM headers are not kept. CTs that the
+    folder already contains are skipped. Files that are not CTs in HU are reported, and the rest is added.
     """
     from ..imaging.readers import read_ct
     from ..training.corrections import AlreadyThereError, add_unlabelled_ct, unlabelled_folders
 
-    refused = 0
+    rejected = 0
     with progress_bar() as progress:
         for count, ct in enumerate(cts):
             progress(count / len(cts), f"Adding {ct.name}")
             try:
                 added = add_unlabelled_ct(folder, read_ct(ct))
-            except AlreadyThereError as there:
-                say(f"{ct}: {there.problem}")
+            except AlreadyThereError as duplicate:
+                print_line(f"{ct}: {duplicate.problem}")
             except ImageError as error:
-                refused += 1
+                rejected += 1
                 warn(f"{ct}: {error}")
             else:
-                say(f"{ct}: added as {added.parent.name}")
-    say(f"CTs without labels in {folder}: {len(unlabelled_folders(folder))}")
-    if refused:
-        raise UserError(f"{refused} of {len(cts)} CTs were not added.", "What is wrong with each is said above.")
+                print_line(f"{ct}: added as {added.parent.name}")
+    print_line(f"CTs without labels in {folder}: {len(unlabelled_folders(folder))}")
+    if rejected:
+        raise UserError(f"{rejected} of {len(cts)} CTs could not be added.", "The messages above give the reasons.")
 
 
-def check(data: Annotated[Path, typer.Argument(help="A list (JSON).")]) -> None:
-    """Read every file of a list and say all that is wrong with them."""
+def check(data: Annotated[Path, typer.Argument(help="List (JSON file).", metavar="LIST")]) -> None:
+    """Read every file of a list and report all problems."""
     from ..training.datalist import read_datalist
 
     datalist = read_datalist(data)
@@ -135,30 +161,33 @@ def check(data: Annotated[Path, typer.Argument(help="A list (JSON).")]) -> None:
 
 
 def presets() -> None:
-    """The ways to prepare CTs, for **dca train --preprocessing** and **dca experiment --preprocessing**, and why."""
+    """List the presets for **--preprocessing** of **dca train** and **dca experiment**, with the reason for each."""
     from ..training.options import PRESETS
 
-    shown = table("Preprocessing", "Name", "Voxels", "Intensity", "Why")
+    rows = table("Preprocessing", "Name", "Voxels", "Intensity", "Why")
     for name, preset in PRESETS.items():
         grid = preset.grid
         voxels = "x".join(f"{side:g}" for side in grid.spacing) + " mm"
         if grid.shape is not None:
-            voxels = "x".join(map(str, grid.shape)) + " in each case"
+            voxels = "x".join(map(str, grid.shape)) + " voxels per case"
         low, high = grid.hu_window
-        scaled = f"{low:g} to {high:g} HU" if grid.scaling == "window" else "z-score"
-        shown.add_row(name, voxels, scaled, preset.reason, end_section=True)
-    show(shown)
+        intensity = f"{low:g} to {high:g} HU" if grid.scaling == "window" else "z-score"
+        rows.add_row(name, voxels, intensity, preset.reason, end_section=True)
+    print_table(rows)
 
 
 def prepare(
-    data: Annotated[Path, typer.Argument(help="A list (JSON).")],
-    cache: Annotated[Path, typer.Option(help="Folder of prepared cases, for the --cache of other commands.")],
+    data: Annotated[Path, typer.Argument(help="List (JSON file).", metavar="LIST")],
+    cache: Annotated[
+        Path, typer.Option(help="Folder for the prepared cases, to be used as --cache of other commands.")
+    ],
     preprocessing: PreprocessingOption = None,
     spacing: SpacingOption = None,
 ) -> None:
-    """Bring every CT of a list to a model's grid once, so that training, elsewhere or often, finds it there.
+    """Resample every CT of a list to a model's grid in advance, for example to train several times or on another
+    computer.
 
-    Training does it by itself where it was not done; what is there is not made again.
+    Training does this by itself for cases that are missing in the cache. Existing cases are not prepared again.
     """
     from ..training.datalist import read_datalist, require_files
     from ..training.options import GridOptions
@@ -166,11 +195,12 @@ def prepare(
 
     datalist = read_datalist(data)
     require_files(datalist)
-    grid = changes_of(preprocessing, spacing).get("grid", GridOptions())
+    grid = grid_changes(preprocessing, spacing).get("grid", GridOptions())
     with progress_bar() as progress:
         groups = training_set_of(datalist).cases(cache, grid, progress)
-        tested = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]
-    say(f"{sum(map(len, groups)) + len(tested)} cases are in {cache}.")
+        test = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]
+    count = sum(map(len, groups)) + len(test)
+    print_line(f"{count} {'case is' if count == 1 else 'cases are'} in {cache}.")
 
 
 def _finish(built: Built, out: Path, unchecked: bool) -> None:
@@ -182,7 +212,7 @@ def _finish(built: Built, out: Path, unchecked: bool) -> None:
         _check(built.datalist)
     write_datalist(built.datalist, out)
     _print(built.datalist)
-    say(f"Written: {out}")
+    print_line(f"Written: {out}")
 
 
 def _check(datalist: Datalist) -> None:
@@ -196,13 +226,13 @@ def _check(datalist: Datalist) -> None:
         warn(error)
     if checked.errors:
         raise UserError(
-            f"{len(checked.errors)} of the files cannot be used; the last: {checked.errors[-1]}",
-            "Correct or remove them.",
+            f"{len(checked.errors)} of the files cannot be used. The last one: {checked.errors[-1]}",
+            "Correct these files or remove them from the list.",
         )
 
 
 def _print(datalist: Datalist) -> None:
-    shown = table(datalist.name, "Group", "CTs", "with labels", numbers=("CTs", "with labels"))
+    rows = table(datalist.name, "Group", "CTs", "With labels", numbers=("CTs", "With labels"))
     for group, entries in datalist.groups():
-        shown.add_row(group, str(len(entries)), str(sum(entry.label is not None for entry in entries)))
-    show(shown)
+        rows.add_row(group, str(len(entries)), str(sum(entry.label is not None for entry in entries)))
+    print_table(rows)

@@ -1,4 +1,4 @@
-"""``dca evaluate``: how well a model finds the organs."""
+"""``dca evaluate``: measure how well a model segments the organs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, how_to_install
+from ..inference.options import Output, SegmentOptions
 from ..method.log_gap import GROUPS
+from ..types import ProgressCallback
 from .bundle import load
-from .console import Report, progress_bar, say, show, table, warn
-from .option_values import DeviceOption, new_file, words
+from .console import print_line, print_table, progress_bar, table, warn
+from .option_values import OUTPUT_PANEL, BundleOption, DeviceOption, parse_list, require_new_file
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Scores
@@ -24,75 +26,135 @@ if TYPE_CHECKING:
 NAME = "evaluate"
 EXAMPLES = "Example: dca evaluate --phantoms 10 --metrics dice,asd,hd95,nsd -o scores.csv"
 
-_USUAL_PHANTOMS = 10
+_DEFAULT_PHANTOMS = 10
+_CASES_PANEL = "Cases"
+_SCORES_PANEL = "Scores"
 
 
 def run(
-    bundle: Annotated[str | None, typer.Option(help="Folder or name of the model. Else the default one.")] = None,
+    bundle: BundleOption = None,
     phantoms: Annotated[
-        int | None, typer.Option(min=1, help="So many synthetic people no training has seen. 10 if nothing is given.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of phantoms that no training has used. Default: 10, if no other cases are given.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = None,
-    ct: Annotated[list[Path] | None, typer.Option(help="A labelled CT of your own. May be repeated.")] = None,
-    labels: Annotated[list[Path] | None, typer.Option(help="The label map of that CT, once for each --ct.")] = None,
-    data: Annotated[Path | None, typer.Option(help="A list of data (dca dataset); see --group.")] = None,
-    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    ct: Annotated[
+        list[Path] | None,
+        typer.Option(help="Your own labeled CT. Can be repeated.", rich_help_panel=_CASES_PANEL),
+    ] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(help="Label map of the CT, once for each --ct.", rich_help_panel=_CASES_PANEL),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="List of CTs (see dca dataset). --group selects cases.", rich_help_panel=_CASES_PANEL),
+    ] = None,
+    group: Annotated[
+        str,
+        typer.Option(help="Cases of the list: test, validation or training.", rich_help_panel=_CASES_PANEL),
+    ] = "test",
     prediction: Annotated[
-        list[Path] | None, typer.Option(help="A label map to score instead of a model's. May be repeated.")
+        list[Path] | None,
+        typer.Option(help="Label map to score; no model is run. Can be repeated.", rich_help_panel=_CASES_PANEL),
     ] = None,
-    truth: Annotated[list[Path] | None, typer.Option(help="The true label map, once for each --prediction.")] = None,
+    truth: Annotated[
+        list[Path] | None,
+        typer.Option(help="True label map, once for each --prediction.", rich_help_panel=_CASES_PANEL),
+    ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Of dice, asd (mm, both ways), asd_voxel (the paper's family's), hd95, nsd.")
+        str,
+        typer.Option(
+            help="Metrics, separated by commas: dice, asd (mm, symmetric), asd_voxel (voxels, as published with "
+            "methods like the paper's), hd95, nsd.",
+            rich_help_panel=_SCORES_PANEL,
+        ),
     ] = "dice",
     empty: Annotated[
-        str, typer.Option(help="Organs that one side lacks: leave_out, dhc, galoss or galoss_validation.")
+        str,
+        typer.Option(
+            help="How to score an organ that is missing in the prediction or the truth: leave_out, dhc, galoss or "
+            "galoss_validation.",
+            rich_help_panel=_SCORES_PANEL,
+        ),
     ] = "leave_out",
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Tolerance of nsd in mm.")] = 2.0,
-    device: DeviceOption = "auto",
-    result: Annotated[
-        str, typer.Option("--output", help="aggregated (the model's result) or experts (the stitched experts' alone).")
-    ] = "aggregated",
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Tolerance of nsd in mm.", rich_help_panel=_SCORES_PANEL)
+    ] = 2.0,
+    output: Annotated[
+        Output,
+        typer.Option(
+            help="Source of the labels: the aggregation decoder (the model's result), or the stitched experts.",
+            rich_help_panel=_SCORES_PANEL,
+        ),
+    ] = SegmentOptions.output,
     keep_islands: Annotated[
-        bool, typer.Option("--keep-islands", help="Keep pieces of an organ far smaller than its largest.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV file with the scores of each case.")] = None,
+        bool,
+        typer.Option(
+            "--keep-islands",
+            help="Keep pieces of an organ that are much smaller than its largest piece.",
+            rich_help_panel=_SCORES_PANEL,
+        ),
+    ] = SegmentOptions.keep_islands,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="CSV file to write, with the scores of each case.", rich_help_panel=OUTPUT_PANEL
+        ),
+    ] = None,
     table_file: Annotated[
-        Path | None, typer.Option("--table", help="Table in the paper's layout: .csv, .md or .tex.")
+        Path | None,
+        typer.Option(
+            "--table",
+            help="Table to write in the layout of the paper: .csv, .md or .tex.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
     ] = None,
     write_scores: Annotated[
-        bool, typer.Option("--write-scores", help="Write the scores on phantoms into the bundle's metadata.")
+        bool,
+        typer.Option(
+            "--write-scores",
+            help="Write the scores on phantoms into the metadata of the model.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    device: DeviceOption = "auto",
 ) -> None:
-    """Measure a model on synthetic people it has never seen, on labelled CTs of your own or on a list of data; or score
-    label maps, whatever made them.
+    """Measure the accuracy of a model, or score existing label maps.
 
-    Label maps must use the model's numbers of the organs (see dca bundle info) and lie on the grid of their CT. Organs
-    that an entry of a list says are unknown in it do not count.
+    A model is measured on phantoms that it has never seen, on your own labeled CTs, or on a list of CTs. Label maps
+    must use the label values of the model (see **dca bundle info**) and the grid of their CT. Organs that the list
+    marks as unannotated in a case are not counted.
     """
     from ..evaluation.metrics import metrics_named, policy_named
     from ..evaluation.scores import Scores
     from ..evaluation.scoring import Scoring, score_entries, score_on_phantoms
-    from ..inference.options import SegmentOptions
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
 
-    scoring = Scoring(metrics_named(["dice", *words(metrics)]), policy_named(empty), tolerance)
+    scoring = Scoring(metrics_named(["dice", *parse_list(metrics)]), policy_named(empty), tolerance)
     _require_surfaces(scoring)
-    maps = _pairs(prediction or [], truth or [], "--prediction", "--truth")
+    maps = _pair_up(prediction or [], truth or [], "--prediction", "--truth")
     entries = labelled_entries(ct or [], labels or [], data, group)
     if maps and (entries or phantoms):
-        raise UserError("--prediction scores label maps alone.", "Leave out --ct, --data and --phantoms.")
+        raise UserError("--prediction cannot be combined with other cases.", "Omit --ct, --data and --phantoms.")
     if phantoms is None and not entries and not maps:
-        phantoms = _USUAL_PHANTOMS
+        phantoms = _DEFAULT_PHANTOMS
     if write_scores and (entries or maps or not phantoms):
-        raise UserError("--write-scores is for scores on phantoms alone.", "Leave out --ct, --data and --prediction.")
-    if write_scores and result != "aggregated":
-        raise UserError("--write-scores is for the model's own result.", "Leave out --output.")
-    options = SegmentOptions(output=result, keep_islands=keep_islands)  # type: ignore[arg-type]  # which checks it
+        raise UserError("--write-scores needs scores on phantoms only.", "Omit --ct, --data and --prediction.")
+    if write_scores and output != "aggregated":
+        raise UserError("--write-scores needs the model's own result.", "Omit --output.")
+    options = SegmentOptions(output=output, keep_islands=keep_islands)
     for file in (out, table_file):
         if file is not None:
-            new_file(file, overwrite)
-    form = None if table_file is None else _form(table_file)
+            require_new_file(file, overwrite)
+    table_format = None if table_file is None else _table_format(table_file)
     keep_freed_memory()
     model = load(bundle)
     vocabulary = model.metadata.vocabulary
@@ -108,49 +170,55 @@ def run(
     _print(scores, "Label maps" if maps else model.metadata.name, model.metadata.partition)
     if out is not None:
         scores.write_csv(out)
-        say(f"Written: {out}")
-    if table_file is not None and form is not None:
-        _write_table(scores, "Label maps" if maps else model.metadata.name, table_file, form)
+        print_line(f"Written: {out}")
+    if table_file is not None and table_format is not None:
+        _write_table(scores, "Label maps" if maps else model.metadata.name, table_file, table_format)
     if write_scores:
-        _write_into(model, scores)
-        say(f"The scores are in the metadata of {model.folder}.")
+        _write_scores(model, scores)
+        print_line(f"The scores are in the metadata of {model.folder}.")
 
 
 def _require_surfaces(scoring: Scoring) -> None:
-    """MONAI measures surfaces with SciPy, which is not installed along with this program."""
+    """Check that SciPy is installed, which MONAI needs for surface distances. Raises UserError."""
     from importlib.util import find_spec
 
     if len(scoring.metrics) > 1 and find_spec("scipy") is None:
-        raise UserError("Distances need SciPy.", "Install it (pip install scipy), or measure dice alone.")
-
-
-def _pairs(ours: list[Path], theirs: list[Path], our_option: str, their_option: str) -> list[tuple[Path, Path]]:
-    if len(ours) != len(theirs):
         raise UserError(
-            f"{len(ours)} {our_option} and {len(theirs)} {their_option} were given.",
-            f"Give one {their_option} for each {our_option}.",
+            "Surface distances need SciPy, which is not installed.",
+            f"Install it ({how_to_install('scipy')}), or measure only dice.",
         )
-    return list(zip(ours, theirs, strict=True))
+
+
+def _pair_up(first: list[Path], second: list[Path], option: str, second_option: str) -> list[tuple[Path, Path]]:
+    if len(first) != len(second):
+        raise UserError(
+            f"The number of {option} options is {len(first)}, that of {second_option} options {len(second)}.",
+            f"Give one {second_option} for each {option}.",
+        )
+    return list(zip(first, second, strict=True))
 
 
 def labelled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
-    """The labelled CTs to score on. Raises UserError where there is none in the list's group."""
+    """Return the labeled CTs for scoring: ``cts`` with ``labels``, and those in ``group`` of the list ``data``.
+
+    Raises UserError if the group does not exist or has no labeled case.
+    """
     from ..training.datalist import Entry, read_datalist, require_files
 
-    entries = [Entry(ct, label) for ct, label in _pairs(cts, labels, "--ct", "--labels")]
+    entries = [Entry(ct, label) for ct, label in _pair_up(cts, labels, "--ct", "--labels")]
     if data is None:
         return entries
     if group not in ("test", "validation", "training"):
-        raise UserError(f"There is no group '{group}' of labelled cases.", "Choose test, validation or training.")
+        raise UserError(f"The group '{group}' does not exist.", "Choose test, validation or training.")
     datalist = read_datalist(data)
     require_files(datalist)
     listed = [entry for entry in dict(datalist.groups())[group] if entry.label is not None]
     if not listed:
-        raise UserError(f"{data} has no labelled case in its group '{group}'.", "Choose another --group.")
+        raise UserError(f"{data} has no labeled case in the group '{group}'.", "Choose another --group.")
     return entries + listed
 
 
-def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: Report) -> None:
+def _score_maps(scores: Scores, maps: list[tuple[Path, Path]], scoring: Scoring, progress: ProgressCallback) -> None:
     from ..evaluation.scoring import require_known, require_one_grid, score_labels
     from ..imaging.readers import read_labels
 
@@ -169,8 +237,9 @@ def _print(scores: Scores, title: str, partition: Partition) -> None:
     titles = {
         metric: f"{metric.title} ({metric.unit})" if metric.unit == "mm" else metric.title for metric in scores.metrics
     }
-    shown = table(
-        f"{title}: means of {len(scores.cases)} cases", "Organ", "Expert", *titles.values(),
+    count = f"{len(scores.cases)} case{'s' if len(scores.cases) != 1 else ''}"
+    rows = table(
+        f"{title}: mean of {count}", "Organ", "Expert", *titles.values(),
         numbers=tuple(titles.values()),
     )  # fmt: skip
     groups = dict(zip(GROUPS, partition.owners, strict=True))
@@ -178,44 +247,45 @@ def _print(scores: Scores, title: str, partition: Partition) -> None:
     for group, owned in groups.items():
         for label in owned:
             organ = scores.vocabulary.by_label[label]
-            shown.add_row(organ.name, group, *(_shown(by_organ[metric][organ.key]) for metric in scores.metrics))
-        shown.add_section()
+            rows.add_row(organ.name, group, *(_format(by_organ[metric][organ.key]) for metric in scores.metrics))
+        rows.add_section()
     for group, owned in groups.items():
-        shown.add_row(f"All {group} organs", "", *(_shown(scores.mean(owned, metric)) for metric in scores.metrics))
-    shown.add_section()
-    shown.add_row("Mean of all organs", "", *(_shown(scores.mean(metric=metric)) for metric in scores.metrics))
+        rows.add_row(f"All {group} organs", "", *(_format(scores.mean(owned, metric)) for metric in scores.metrics))
+    rows.add_section()
+    rows.add_row("Mean of all organs", "", *(_format(scores.mean(metric=metric)) for metric in scores.metrics))
     if len(scores.cases) > 1:
         intervals = [bootstrap_interval(scores, metric) for metric in scores.metrics]
-        shown.add_row("95 % interval over cases", "", *(f"{_shown(low)} to {_shown(high)}" for low, high in intervals))
-    show(shown)
+        rows.add_row("95 % interval over cases", "", *(f"{_format(low)} to {_format(high)}" for low, high in intervals))
+    print_table(rows)
     for metric in scores.metrics:
-        if metric.kind == "distance" and (left_out := scores.not_counted(metric)):
-            warn(f"{metric.title}: {left_out} organs that one side lacks do not count. Read it together with Dice.")
+        if metric.kind == "distance" and (not_counted := scores.not_counted(metric)):
+            organs = "1 organ that is" if not_counted == 1 else f"{not_counted} organs that are"
+            warn(f"{metric.title} leaves out {organs} missing in the prediction or the truth. Consider Dice, too.")
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
 
-def _form(path: Path) -> str:
-    forms = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
-    if path.suffix not in forms:
-        raise UserError(f"--table {path} is of no known kind.", f"End its name in one of: {', '.join(forms)}.")
-    return forms[path.suffix]
+def _table_format(path: Path) -> str:
+    formats = {".csv": "csv", ".md": "markdown", ".tex": "latex"}
+    if path.suffix not in formats:
+        raise UserError(f"--table {path} has an unknown format.", f"Use one of the extensions {', '.join(formats)}.")
+    return formats[path.suffix]
 
 
-def _write_table(scores: Scores, name: str, path: Path, form: str) -> None:
+def _write_table(scores: Scores, name: str, path: Path, table_format: str) -> None:
     from ..evaluation.method_table import MethodTable
     from ..evaluation.metrics import ASD
     from ..imaging.writers import write_text
 
     distances = [metric for metric in scores.metrics if metric.kind == "distance"]
-    made = MethodTable(scores.vocabulary, {name: [scores]}, distances[0] if distances else ASD)
-    write_text(made.text(form), path)  # type: ignore[arg-type]
-    say(f"Written: {path}")
+    method_table = MethodTable(scores.vocabulary, {name: [scores]}, distances[0] if distances else ASD)
+    write_text(method_table.text(table_format), path)  # type: ignore[arg-type]
+    print_line(f"Written: {path}")
 
 
-def _write_into(model: Bundle, scores: Scores) -> None:
+def _write_scores(model: Bundle, scores: Scores) -> None:
     from ..models.bundle import save_scores
     from ..models.metadata import MeasuredScores
     from ..training.sources import TEST_SEEDS
@@ -224,7 +294,7 @@ def _write_into(model: Bundle, scores: Scores) -> None:
     save_scores(
         model.folder,
         MeasuredScores(
-            data=f"synthetic people no training has seen (phantoms from seed {TEST_SEEDS})",
+            data=f"phantoms that no training has used (from seed {TEST_SEEDS})",
             cases=count,
             dice={key: round(dice, 4) for key, dice in scores.by_organ().items() if math.isfinite(dice)},
             command=f"dca evaluate --bundle {model.folder.name} --phantoms {count} --write-scores",

@@ -1,4 +1,4 @@
-"""``dca evaluate-clicks``: how far simulated clicks bring a model's result."""
+"""``dca evaluate-clicks``: how much simulated clicks improve the result of a model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 
 from ..errors import UserError
 from .bundle import load
-from .console import progress_bar, say, show, table
+from .console import print_line, print_table, progress_bar, table
 from .correct import engine_of
 from .evaluate import labelled_entries
-from .option_values import DeviceOption, words
+from .option_values import BundleOption, DeviceOption, parse_list
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -26,43 +26,69 @@ if TYPE_CHECKING:
 NAME = "evaluate-clicks"
 EXAMPLES = "Example: dca evaluate-clicks --phantoms 4 --engines random_walker,brush -o clicks/"
 
-# By this file an earlier folder is known.
+# --overwrite replaces only folders that contain this file.
 _SUMMARY = "clicks.json"
-_USUAL_PHANTOMS = 4
+_DEFAULT_PHANTOMS = 4
+_CASES_PANEL = "Cases"
 
 
 def run(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make: clicks.csv, clicks.json, clicks.png.")],
-    bundle: Annotated[
-        str | None, typer.Option(help="Model whose result is corrected. Else the default one (dca bundle info).")
-    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for clicks.csv, clicks.json and clicks.png.")],
+    bundle: BundleOption = None,
     engines: Annotated[
         str,
-        typer.Option(help="Of random_walker, seeded_random_walker, brush, and folders of networks (dca train-clicks)."),
+        typer.Option(
+            help="Engines, separated by commas: random_walker, seeded_random_walker, brush, or folders of networks "
+            "made by dca train-clicks."
+        ),
     ] = "random_walker,seeded_random_walker,brush",
-    clicks: Annotated[int, typer.Option(min=1, max=10, help="Clicks for each organ, at most.")] = 10,
+    clicks: Annotated[int, typer.Option(min=1, max=10, help="Maximum number of clicks per organ.")] = 10,
     phantoms: Annotated[
-        int | None, typer.Option(min=1, help="So many synthetic people unlike the training's. 4 if nothing is given.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of phantoms that differ from those in training. Default: 4, if no other cases are given.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = None,
-    painted: Annotated[
-        list[Path] | None, typer.Option(help="A folder that dca synthesize has made. May be repeated.")
+    synthetic: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--synthetic",
+            help="Folder made by dca synthesize. Can be repeated.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = None,
-    ct: Annotated[Path | None, typer.Option(help="A labelled CT of your own.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="The label map of that CT.")] = None,
+    ct: Annotated[Path | None, typer.Option(help="Your own labeled CT.", rich_help_panel=_CASES_PANEL)] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label map of the CT.", rich_help_panel=_CASES_PANEL)] = None,
     label_table: Annotated[
-        Path | None, typer.Option(help="Table (columns id and name) of that label map, if its numbers are others.")
+        Path | None,
+        typer.Option(
+            help="Table with the columns id and name, if the label map has other label values than the model.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The labelled cases of a list (dca dataset); see --group.")] = None,
-    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="List whose labeled CTs are used (see dca dataset). --group selects cases.",
+            rich_help_panel=_CASES_PANEL,
+        ),
+    ] = None,
+    group: Annotated[
+        str,
+        typer.Option(help="Cases of the list: test, validation or training.", rich_help_panel=_CASES_PANEL),
+    ] = "test",
     device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
 ) -> None:
-    """Measure correction with simulated clicks, from a model's own result.
+    """Measure correction with simulated clicks, starting from the result of a model.
 
-    Each click lies at the center of the organ's largest error. Reported are Dice after 0 to 10 clicks, clicks to Dice
-    0.85 and 0.90 (NoC, a failure counts as 10), seconds, and the share of clicks that lower Dice. On synthetic
-    people with thicker slices, more noise and other contrast than in training, painted CTs, or labelled CTs. Where
-    labels come from another network, Dice is agreement with that network.
+    Each click is at the center of the organ's largest error. The table shows Dice after 0 to 10 clicks, the number of
+    clicks to reach Dice 0.85 and 0.90 (NoC; failures count as 10), the time, and the fraction of clicks that lower
+    Dice. Cases are phantoms with thicker slices, more noise and different contrast than in training, synthetic CTs
+    made by **dca synthesize**, or labeled CTs. If the labels come from another network, Dice measures the agreement
+    with that network.
     """
     from ..evaluation.click_simulation import BallBrush, ClickMeasurement, measure_case
     from ..evaluation.figures.curves import click_curve
@@ -72,15 +98,15 @@ def run(
     from ..inference.segmenter import Segmenter
 
     if (ct is None) != (labels is None):
-        raise UserError("A CT and its label map go together.", "Give both --ct and --labels.")
+        raise UserError("--ct and --labels only work together.", "Give both of them.")
     if label_table is not None and labels is None:
-        raise UserError("--label-table is for --labels.", "Give --ct and --labels too.")
-    chosen = [BallBrush() if name == BallBrush.name else engine_of(name) for name in words(engines)]
+        raise UserError("--label-table needs --labels.", "Add --ct and --labels.")
+    chosen = [BallBrush() if name == BallBrush.name else engine_of(name) for name in parse_list(engines)]
     if not chosen:
-        raise UserError("No engine was chosen.", "Give --engines random_walker.")
+        raise UserError("No engine was given.", "Example: --engines random_walker.")
     entries = labelled_entries([], [], data, group)
-    if not (entries or painted or ct is not None or phantoms):
-        phantoms = _USUAL_PHANTOMS
+    if not (entries or synthetic or ct is not None or phantoms):
+        phantoms = _DEFAULT_PHANTOMS
     keep_freed_memory()
     model = load(bundle)
     segmenter = Segmenter(model, device, runtime="auto")
@@ -88,31 +114,37 @@ def run(
     cases: list[str] = []
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:
         with progress_bar() as progress:
-            for name, image, truth, known in _cases(segmenter, phantoms or 0, painted or [], entries,
+            for name, image, truth, known in _cases(segmenter, phantoms or 0, synthetic or [], entries,
                                                     (ct, labels, label_table)):  # fmt: skip
                 progress(0.0, f"{name}: segmenting")
                 start = segmenter.segment(image, SegmentOptions()).labels
                 measure_case(measured, name, image, start, truth, segmenter.vocabulary, chosen, known, clicks, progress)
                 cases.append(name)
         if not measured.courses:
-            raise UserError("The label maps hold no organ of the model.", "Give label maps in its numbers.")
-        about = {"cases": cases, "model": {"name": model.metadata.name, "sha256": model.metadata.weights.sha256}}
-        write_json({**about, "clicks": clicks, "engines": measured.to_json()}, folder / _SUMMARY)
+            raise UserError(
+                "The label maps contain no organ of the model.",
+                "Use its label values (see dca bundle info), or --label-table.",
+            )
+        summary = {"cases": cases, "model": {"name": model.metadata.name, "sha256": model.metadata.weights.sha256}}
+        write_json({**summary, "clicks": clicks, "engines": measured.to_json()}, folder / _SUMMARY)
         measured.write_csv(folder / "clicks.csv")
         title = f"{model.metadata.name}: {', '.join(cases)}"
         click_curve(measured, title if len(title) < 100 else f"{title[:97]}...").savefig(folder / "clicks.png", dpi=120)
     _print(measured, clicks)
-    say(f"Written: {out}")
+    print_line(f"Written: {out}")
 
 
 def _cases(
     segmenter: Segmenter,
     phantoms: int,
-    painted: list[Path],
+    synthetic: list[Path],
     entries: list[Entry],
-    own: tuple[Path | None, Path | None, Path | None],
+    own_ct: tuple[Path | None, Path | None, Path | None],
 ) -> Iterator[tuple[str, sitk.Image, sitk.Image, list[int] | None]]:
-    """Name, CT, truth and known labels (None: all) of each case."""
+    """Yield the name, CT, truth and annotated labels (None: all) of each case.
+
+    ``own_ct``: the paths of a CT, its label map and its label table.
+    """
     from ..evaluation.review_evaluation import REPORT_SEEDS, odd_phantom
     from ..evaluation.scoring import read_entry, read_table, require_known, require_one_grid, translated
     from ..imaging.ct_checks import check_ct
@@ -122,7 +154,7 @@ def _cases(
     for index in range(phantoms):
         phantom = odd_phantom(REPORT_SEEDS + index)
         yield f"phantom {REPORT_SEEDS + index}", phantom.ct, phantom.labels, None
-    for folder in painted:
+    for folder in synthetic:
         image, truth = read_ct(folder / "ct.nrrd"), read_labels(folder / "labels.nrrd")
         require_one_grid(truth, folder / "labels.nrrd", image, folder / "ct.nrrd")
         yield folder.name, image, truth, None
@@ -130,7 +162,7 @@ def _cases(
         image, truth = read_entry(entry, vocabulary)
         known = [label for label in vocabulary.by_label if label not in entry.unannotated]
         yield f"{entry.image.parent.name}/{entry.image.name}", image, truth, known
-    ct_path, labels_path, table_path = own
+    ct_path, labels_path, table_path = own_ct
     if ct_path is not None and labels_path is not None:
         image, truth = read_ct(ct_path), read_labels(labels_path)
         check_ct(image)
@@ -145,29 +177,32 @@ def _print(measured: ClickMeasurement, clicks: int) -> None:
     from ..evaluation.click_simulation import GOALS, REPORTED
 
     counts = [n for n in REPORTED if n <= clicks]
-    # Short, for terminals of 80 columns; the rest is in the files.
+    # Few columns, for terminals 80 characters wide. The files contain all values.
     columns = [*(str(n) for n in counts), *(f"NoC{goal * 100:.0f}" for goal in GOALS), "Worse"]
     for engine in measured.engines:
-        title = f"{engine}: Dice after so many clicks"
-        shown = table(title, "Organ", *columns, numbers=tuple(columns))
+        title = f"{engine}: Dice by number of clicks"
+        rows = table(title, "Organ", *columns, numbers=tuple(columns))
         for organ in dict.fromkeys(each.organ for each in measured.of(engine)):
-            shown.add_row(organ.replace("_", " "), *_row(measured.summary(engine, organ), counts))
-        shown.add_section()
+            rows.add_row(organ.replace("_", " "), *_row(measured.summary(engine, organ), counts))
+        rows.add_section()
         everything = measured.summary(engine)
-        shown.add_row("Mean of all", *_row(everything, counts))
-        show(shown)
-        failures = ", ".join(f"{count} do not reach {goal}" for goal, count in everything["failures"].items())
+        rows.add_row("Mean of all", *_row(everything, counts))
+        print_table(rows)
+        failures = ", ".join(
+            f"{count} {'does' if count == 1 else 'do'} not reach {goal}"
+            for goal, count in everything["failures"].items()
+        )
         took = "" if everything["median_seconds"] is None else f" A click took {everything['median_seconds']:.2f} s."
-        say(f"Of {everything['organs']} organs {failures}.{took}")
+        print_line(f"Of {everything['organs']} organs, {failures}.{took}")
 
 
 def _row(summary: dict[str, Any], counts: list[int]) -> list[str]:
     return [
-        *(_shown(summary["dice"][str(n)]) for n in counts),
+        *(_format(summary["dice"][str(n)]) for n in counts),
         *(f"{value:.1f}" for value in summary["noc"].values()),
         f"{summary['worse']:.0%}",
     ]
 
 
-def _shown(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"

@@ -1,4 +1,4 @@
-"""``dca evaluate-review``: whether the findings lead to what is wrong."""
+"""``dca evaluate-review``: measure whether the findings lead to the errors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
+from ..types import ProgressCallback
 from .bundle import load
-from .console import Report, progress_bar, say, show, table
+from .console import print_line, print_table, progress_bar, table
 from .evaluate import labelled_entries
-from .option_values import DeviceOption
+from .option_values import BundleOption, DeviceOption
 
 if TYPE_CHECKING:
     from ..evaluation.review_evaluation import ReviewMeasurement
@@ -22,38 +23,62 @@ if TYPE_CHECKING:
 NAME = "evaluate-review"
 EXAMPLES = "Example: dca evaluate-review --phantoms 12 -o reach/"
 
-# By this file an earlier folder is known.
+# --overwrite replaces only folders that contain this file.
 _SUMMARY = "reach.json"
-_USUAL_PHANTOMS = 12
+_DEFAULT_PHANTOMS = 12
+_CASES_PANEL = "Cases"
 
 
 def run(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make: reach.csv, reach.json, reach.png.")],
-    bundle: Annotated[str | None, typer.Option(help="Folder or name of the model. Else the default one.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for reach.csv, reach.json and reach.png.")],
+    bundle: BundleOption = None,
     phantoms: Annotated[
-        int | None, typer.Option(min=1, help="So many synthetic people unlike the training's. 12 unless --ct is given.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of phantoms that differ from those in training. Default: 12, if no other cases are given.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = None,
     tuning: Annotated[
-        bool, typer.Option("--tuning", help="The people on which the scoring was chosen, not those for reporting.")
+        bool,
+        typer.Option(
+            "--tuning",
+            help="Use the phantoms on which the ranking was tuned, not those for reporting.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = False,
-    ct: Annotated[Path | None, typer.Option(help="A labelled CT of your own instead.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="The label map of that CT.")] = None,
+    ct: Annotated[
+        Path | None, typer.Option(help="Your own labeled CT, instead of phantoms.", rich_help_panel=_CASES_PANEL)
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label map of the CT.", rich_help_panel=_CASES_PANEL)] = None,
     label_table: Annotated[
-        Path | None, typer.Option(help="Table (columns id and name) of that label map, if its numbers are others.")
+        Path | None,
+        typer.Option(
+            help="Table with the columns id and name, if the label map has other label values than the model.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Or the labelled cases of a list (dca dataset); see --group.")
+        Path | None,
+        typer.Option(
+            help="List whose labeled CTs are used (see dca dataset). --group selects cases.",
+            rich_help_panel=_CASES_PANEL,
+        ),
     ] = None,
-    group: Annotated[str, typer.Option(help="Which cases of the list: test, validation or training.")] = "test",
+    group: Annotated[
+        str,
+        typer.Option(help="Cases of the list: test, validation or training.", rich_help_panel=_CASES_PANEL),
+    ] = "test",
     device: DeviceOption = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
 ) -> None:
-    """Measure which share of the errors lies in the first 5, 10 and 20 findings.
+    """Measure the fraction of errors in the first 5, 10 and 20 findings.
 
-    Beside the review's own order: the same places at random, by size and by entropy, and places made of the entropy
-    alone, all cut into places of the same size. On synthetic people with thicker slices, more noise, other contrast and
-    missing organs than in training, or on labelled CTs. Where labels come from another network, this is agreement with
-    that network.
+    The order of the review is compared with a random order, with orders by size and by entropy, and with findings made
+    from the entropy alone. All findings have the same maximum size. Cases are phantoms with thicker slices, more noise
+    and different contrast than in training and with missing organs, or labeled CTs. If the labels come from another
+    network, the result measures the agreement with that network.
     """
     from ..evaluation.figures.curves import review_curve
     from ..evaluation.review_evaluation import REPORT_SEEDS, TUNING_SEEDS, ReviewMeasurement, measure_on_phantoms
@@ -62,11 +87,13 @@ def run(
     from ..inference.segmenter import Segmenter
 
     if (ct is None) != (labels is None):
-        raise UserError("A CT and its label map go together.", "Give both --ct and --labels.")
+        raise UserError("--ct and --labels only work together.", "Give both of them.")
     if (ct is not None) + (data is not None) + (phantoms is not None or tuning) > 1:
-        raise UserError("Phantoms, a CT of your own and a list are measured apart.", "Give --phantoms, --ct or --data.")
+        raise UserError(
+            "Phantoms, your own CT and a list cannot be combined.", "Give only one of --phantoms, --ct and --data."
+        )
     if label_table is not None and labels is None:
-        raise UserError("--label-table is for --labels.", "Give --ct and --labels too.")
+        raise UserError("--label-table needs --labels.", "Add --ct and --labels.")
     entries = labelled_entries([], [], data, group)
     keep_freed_memory()
     model = load(bundle)
@@ -76,25 +103,25 @@ def run(
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:
         with progress_bar() as progress:
             if ct is not None and labels is not None:
-                _add_own(measured, segmenter, ct, labels, label_table)
-                told = ct.name
+                _add_own_ct(measured, segmenter, ct, labels, label_table)
+                data_name = ct.name
             elif data is not None:
                 _add_entries(measured, segmenter, entries, progress)
-                told = f"{group} cases of {data.name}"
+                data_name = f"{group} cases of {data.name}"
             else:
-                count = phantoms or _USUAL_PHANTOMS
+                count = phantoms or _DEFAULT_PHANTOMS
                 measure_on_phantoms(measured, segmenter, count, first_seed, progress)
-                told = f"{count} synthetic people from seed {first_seed}"
+                data_name = f"{count} phantom{'s' if count != 1 else ''} from seed {first_seed}"
         measured.write_csv(folder / "reach.csv")
         weights = model.metadata.weights.sha256
-        about = {"data": told, "model": {"name": model.metadata.name, "sha256": weights}}
-        write_json({**about, **measured.to_json()}, folder / _SUMMARY)
-        review_curve(measured, f"{model.metadata.name}: {told}").savefig(folder / "reach.png", dpi=120)
-    _print(measured, f"{model.metadata.name}: {told}")
-    say(f"Written: {out}")
+        summary = {"data": data_name, "model": {"name": model.metadata.name, "sha256": weights}}
+        write_json({**summary, **measured.to_json()}, folder / _SUMMARY)
+        review_curve(measured, f"{model.metadata.name}: {data_name}").savefig(folder / "reach.png", dpi=120)
+    _print(measured, f"{model.metadata.name}: {data_name}")
+    print_line(f"Written: {out}")
 
 
-def _add_own(
+def _add_own_ct(
     measured: ReviewMeasurement, segmenter: Segmenter, ct_path: Path, labels_path: Path, label_table: Path | None
 ) -> None:
     from ..evaluation.review_evaluation import add_case
@@ -112,7 +139,9 @@ def _add_own(
     add_case(measured, segmenter, ct_path.name, ct, truth, known)
 
 
-def _add_entries(measured: ReviewMeasurement, segmenter: Segmenter, entries: list[Entry], progress: Report) -> None:
+def _add_entries(
+    measured: ReviewMeasurement, segmenter: Segmenter, entries: list[Entry], progress: ProgressCallback
+) -> None:
     from ..evaluation.review_evaluation import add_case
     from ..evaluation.scoring import read_entry
 
@@ -126,16 +155,17 @@ def _add_entries(measured: ReviewMeasurement, segmenter: Segmenter, entries: lis
 def _print(measured: ReviewMeasurement, title: str) -> None:
     from ..evaluation.review_evaluation import FIRST, ORDERS
 
-    columns = ("Places", "ml", "Errors", "Gross errors", "Organs", "Errors, same ml", "Gross, same ml")
-    shown = table(f"{title}: reached, mean of {len(measured.cases)} cases", "Order", *columns, numbers=columns)
+    columns = ("Findings", "ml", "Errors", "Gross errors", "Organs", "Errors, same ml", "Gross, same ml")
+    count = f"{len(measured.cases)} case{'s' if len(measured.cases) != 1 else ''}"
+    rows = table(f"{title}: found errors, mean of {count}", "Order", *columns, numbers=columns)
     for first in FIRST:
         for order in ORDERS:
             mean = measured.mean(order, first)
-            shares = ("errors", "gross", "organs", "same_ml_errors", "same_ml_gross")
-            shown.add_row(order, str(first), f"{mean['ml']:.0f}", *(_share(mean[name]) for name in shares))
-        shown.add_section()
-    show(shown)
+            fractions = ("errors", "gross", "organs", "same_ml_errors", "same_ml_gross")
+            rows.add_row(order, str(first), f"{mean['ml']:.0f}", *(_percent(mean[name]) for name in fractions))
+        rows.add_section()
+    print_table(rows)
 
 
-def _share(value: float) -> str:
+def _percent(value: float) -> str:
     return f"{value:.0%}" if math.isfinite(value) else "-"

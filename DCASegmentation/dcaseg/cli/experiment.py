@@ -1,4 +1,4 @@
-"""``dca experiment``: the paper's tables and figures, run and resumed."""
+"""``dca experiment``: run or resume the experiments of the paper's tables and figures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ import typer
 
 from ..errors import UserError
 from .bundle import load
-from .console import output, progress_bar, say, says_when_cancelled, show, table
-from .option_values import DeviceOption, PreprocessingOption, SpacingOption, changes_of, numbers, whole_numbers
-from .option_values import patch as patch_of
+from .console import cancellation_message, output, print_line, print_table, progress_bar, table
+from .option_values import (
+    MODEL_PANEL,
+    RUN_PANEL,
+    DeviceOption,
+    PreprocessingOption,
+    SpacingOption,
+    grid_changes,
+    parse_integers,
+    parse_numbers,
+    parse_patch,
+)
 
 if TYPE_CHECKING:
     from ..evaluation.experiments.figures import Also
@@ -21,110 +30,145 @@ if TYPE_CHECKING:
     from ..evaluation.experiments.tables import Outcome
     from ..training.options import GridOptions, TrainingOptions
 
-LEARNING = "learning"
-_MODEL = "dca-synthetic"
-
-
-def run_learning(
-    bundle: str | None, out: Path, cache: Path, seeds: tuple[int, ...], steps: int | None, device: str
-) -> None:
-    """Run or resume it in ``out`` and print its table."""
-    from ..evaluation.experiments import few_cases as learning
-    from ..inference.device import choose_device
-    from ..inference.process_settings import keep_freed_memory
-
-    keep_freed_memory()
-    model = load(bundle or _MODEL)
-    changes = {} if steps is None else {"steps": steps}
-    with progress_bar() as progress:
-        outcome = learning.run_learning(
-            model, out, cache, seeds, changes, device=str(choose_device(device).torch_device), progress=progress
-        )
-    made = learning.rows(outcome, model)
-    columns = tuple(made[0])
-    shown = table(
-        f"{model.metadata.name}, synthetic people of one scanner it does not know: Dice, {len(seeds)} seeds",
-        *columns,
-        numbers=columns[2:],
-    )
-    for row in made:
-        shown.add_row(*row.values())
-    show(shown)
-    say(f"Written: {out / LEARNING}.csv, .md and .json")
-
-
 NAME = "experiment"
 EXAMPLES = "Example: dca experiment table3 table4 baselines -o experiments/phantoms --seeds 0,1,2"
+
+LEARNING = "learning"
+_LEARNING_MODEL = "dca-synthetic"
+
+_DATA_PANEL = "Data"
+_SCHEDULE_PANEL = "Schedule"
+_TABLES_PANEL = "Tables and figures"
 
 
 def run(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="One or several of table1, table2 (all systems), table3, table4, table5, baselines, fig1, fig2, fig5 "
-            "to fig8; or learning."
+            help="One or more of table1, table2 (all methods), table3, table4, table5, baselines, fig1, fig2, fig5 to "
+            "fig8; or learning alone.",
+            metavar="NAME...",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of runs, tables and figures; shared by all.")],
-    data: Annotated[Path | None, typer.Option(help="A list of CTs (dca dataset). Else synthetic people.")] = None,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder of runs, tables and figures. All experiments can share it.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="List of CTs (see dca dataset). Default: phantoms.", rich_help_panel=_DATA_PANEL),
+    ] = None,
     anatomies: Annotated[
         Path | None,
         typer.Option(
-            help="The benchmark on real anatomies instead of synthetic people: the folder with a folder for each of "
-            "its label maps. Goes with --preset anatomies."
+            help="Use synthetic CTs of real anatomies instead of phantoms. The folder contains one folder for each "
+            "label map.",
+            rich_help_panel=_DATA_PANEL,
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of the runs. Figures 5, 6 and 8 show the first.")] = "0,1,2",
+    phantoms: Annotated[
+        str,
+        typer.Option(
+            "--phantoms",
+            "--people",
+            help="Numbers of labeled, unlabeled, validation and test phantoms.",
+            rich_help_panel=_DATA_PANEL,
+        ),
+    ] = "4,16,4,6",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of prepared cases. Default: OUT/cases.", rich_help_panel=_DATA_PANEL)
+    ] = None,
     preset: Annotated[
         Literal["small", "anatomies", "default", "paper"] | None,
         typer.Option(
-            help="small: 6 mm, 4 filters, 2000 steps, for a CPU. anatomies: 5 mm, 8 filters, 6000 steps; the one for "
-            "--anatomies. Else small."
+            help="Training options. small: 6 mm, 4 filters, 2000 steps, for a CPU. anatomies: 5 mm, 8 filters, 6000 "
+            "steps. Default: anatomies with --anatomies, otherwise small.",
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Length of each run in steps.")] = None,
-    filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
-    patch: Annotated[str | None, typer.Option(help="Patch in voxels, one side or depth,height,width.")] = None,
+    filters: Annotated[
+        int | None,
+        typer.Option(min=1, help="Channels of the network at full resolution.", rich_help_panel=MODEL_PANEL),
+    ] = None,
+    patch: Annotated[
+        str | None,
+        typer.Option(help="Patch size in voxels: one side, or depth,height,width.", rich_help_panel=MODEL_PANEL),
+    ] = None,
     preprocessing: PreprocessingOption = None,
     spacing: SpacingOption = None,
-    people: Annotated[
-        str, typer.Option(help="Synthetic people: labelled, unlabelled, to validate and to test on.")
-    ] = "4,16,4,6",
-    also: Annotated[
-        list[Path] | None, typer.Option(help="fig2: further lists whose labelled parts are ranked. May be repeated.")
-    ] = None,
-    ratios: Annotated[
-        str, typer.Option(help="fig2 of one list: percent of its cases that are labelled.")
-    ] = "10,20,40,100",
-    cache: Annotated[Path | None, typer.Option(help="Folder of prepared cases. Else OUT/cases.")] = None,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 500,
     bundle: Annotated[
-        str | None, typer.Option(help="For learning: the model to go on from. Else dca-synthetic.")
+        str | None,
+        typer.Option(help="learning: initial model. Default: dca-synthetic.", rich_help_panel=MODEL_PANEL),
     ] = None,
-    max_parallel: Annotated[
-        int, typer.Option(min=1, help="Runs made at the same time, on a GPU too; they share the processor's cores.")
-    ] = 1,
+    seeds: Annotated[
+        str,
+        typer.Option(help="Seeds of the runs. Figures 5, 6 and 8 show the first.", rich_help_panel=_SCHEDULE_PANEL),
+    ] = "0,1,2",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length of each run in steps.", rich_help_panel=_SCHEDULE_PANEL)
+    ] = None,
     equal: Annotated[
         Literal["steps", "compute"],
-        typer.Option(help="table1, table2: all with the same steps, or with the multiply-accumulates of DCA's run."),
+        typer.Option(
+            help="table1, table2: give all methods the same number of steps, or the same multiply-accumulate "
+            "operations as DCA.",
+            rich_help_panel=_SCHEDULE_PANEL,
+        ),
     ] = "steps",
-    beside_paper: Annotated[
-        bool, typer.Option("--beside-paper", help="table1, table2: the paper's own numbers, too, with their protocol.")
+    validate_every: Annotated[
+        int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_SCHEDULE_PANEL)
+    ] = 500,
+    with_paper_numbers: Annotated[
+        bool,
+        typer.Option(
+            "--beside-paper",
+            help="table1, table2: also show the numbers of the paper and their protocol.",
+            rich_help_panel=_TABLES_PANEL,
+        ),
     ] = False,
-    systems: Annotated[
-        Literal["baselines", "all"], typer.Option(help="fig1, fig5, fig6: the methods of baselines, or of table1.")
+    methods: Annotated[
+        Literal["baselines", "all"],
+        typer.Option(
+            "--systems",
+            help="fig1, fig5, fig6: show the methods of baselines, or all methods of table1.",
+            rich_help_panel=_TABLES_PANEL,
+        ),
     ] = "baselines",
-    picture: Annotated[Literal["png", "pdf", "svg"], typer.Option(help="The figures' format.")] = "png",
+    more_lists: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--also",
+            help="fig2: another list whose labeled cases are ranked. Can be repeated.",
+            rich_help_panel=_TABLES_PANEL,
+        ),
+    ] = None,
+    ratios: Annotated[
+        str,
+        typer.Option(help="fig2 with one list: percentages of cases that are labeled.", rich_help_panel=_TABLES_PANEL),
+    ] = "10,20,40,100",
+    picture: Annotated[
+        Literal["png", "pdf", "svg"], typer.Option(help="File format of the figures.", rich_help_panel=_TABLES_PANEL)
+    ] = "png",
     device: DeviceOption = "auto",
+    max_parallel: Annotated[
+        int,
+        typer.Option(
+            "--max-parallel",
+            "--at-once",
+            min=1,
+            help="Maximum number of runs at the same time, also on one GPU. They share the CPU cores.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = 1,
 ) -> None:
-    """Train and compare the networks of the paper's tables or figures, each with several seeds, and write them.
+    """Run the experiments of the paper's tables and figures.
 
-    **learning** asks instead what a model learns from 1, 2 and 4 corrected cases of a scanner it does not know, with
-    and without unlabelled ones, on synthetic people; it takes --seeds, --steps, --cache and --device.
+    The networks of each table or figure are trained with several seeds and compared. Finished runs are kept. To
+    continue after Ctrl+C, run the same command again. Tables and figures share runs, so another table or figure in the
+    same folder only needs its additional runs. To keep **--max-parallel** runs busy, name all tables and figures in one
+    command. Scores are those of the test cases on the model's grid.
 
-    What is done is kept: call it again to go on after Ctrl+C, or with another table to add its runs; figures use the
-    runs that tables have made, and the other way round. Several names in one call share their runs from the start,
-    which keeps --at-once busy to the end. Scores are those of the test cases on the model's grid.
+    **learning** instead measures what a model learns from 1, 2 and 4 corrected phantoms of an unknown scanner, with
+    and without unlabeled ones. It accepts --bundle, --seeds, --steps, --cache and --device.
     """
     from ..evaluation.experiments.definitions import (
         ALL_EXPERIMENTS,
@@ -141,36 +185,37 @@ def run(
     from ..inference.process_settings import keep_freed_memory
 
     if names == [LEARNING]:
-        if data is not None or any(given is not None for given in (filters, patch, spacing, preprocessing)):
+        if data is not None or any(option is not None for option in (filters, patch, spacing, preprocessing)):
             raise UserError(
-                "learning has data, grid and network of its own.", "Leave out --data and what is said of the network."
+                "learning uses its own data, grid and network.",
+                "Omit --data, --filters, --patch, --spacing and --preprocessing.",
             )
         if max_parallel > 1:
-            raise UserError("learning makes one run after the other.", "Leave out --at-once.")
-        run_learning(bundle, out, cache or out / "cases", whole_numbers(seeds, "--seeds", "0,1,2"), steps, device)
+            raise UserError("learning cannot make several runs at the same time.", "Omit --max-parallel.")
+        run_learning(bundle, out, cache or out / "cases", parse_integers(seeds, "--seeds", "0,1,2"), steps, device)
         return
-    _check_names(names, bundle, bool(also), equal != "steps" or beside_paper)
+    _check_names(names, bundle, bool(more_lists), equal != "steps" or with_paper_numbers)
     changes: dict[str, Any] = {"steps": steps, "n_filters": filters}
     changes = {key: value for key, value in changes.items() if value is not None}
     if patch is not None:
-        changes["patch"] = patch_of(patch, smallest=32)
+        changes["patch"] = parse_patch(patch, smallest=32)
     if anatomies is not None and data is not None:
-        raise UserError("--data and --anatomies are both given.", "Choose one of them.")
-    common = _options(preset or ("anatomies" if anatomies else "small"), changes_of(preprocessing, spacing) | changes)
-    drawn = whole_numbers(seeds, "--seeds", "0,1,2")
-    counts = whole_numbers(people, "--people", "4,16,4,6")
-    percent = numbers(ratios, "--ratios", len(ratios.split(",")))
-    if not all(0 < one <= 100 for one in percent):
-        raise UserError(f"--ratios '{ratios}' are not percent.", "Write it like --ratios 10,20,40,100.")
+        raise UserError("--data and --anatomies cannot be combined.", "Give only one of them.")
+    common = _options(preset or ("anatomies" if anatomies else "small"), grid_changes(preprocessing, spacing) | changes)
+    seed_values = parse_integers(seeds, "--seeds", "0,1,2")
+    counts = parse_integers(phantoms, "--phantoms", "4,16,4,6")
+    percentages = parse_numbers(ratios, "--ratios", len(ratios.split(",")))
+    if not all(0 < value <= 100 for value in percentages):
+        raise UserError(f"--ratios '{ratios}' are not percentages.", "Write them like this: --ratios 10,20,40,100.")
     keep_freed_memory()
     folder = cache or out / "cases"
-    kept = f"What is done is kept in {out}. To go on, run the same command again."
-    with says_when_cancelled(lambda: kept), progress_bar() as progress:
+    message = f"Finished runs are kept in {out}. To continue, run the same command again."
+    with cancellation_message(lambda: message), progress_bar() as progress:
         cases = _data(data, anatomies, counts, folder, common.grid, progress)
-        on = str(choose_device(device).torch_device)
+        torch_device = str(choose_device(device).torch_device)
         for name in names:
             require_data(name, cases.vocabulary, data is not None)
-        runs = Runs(out, common, cases, drawn, on, validate_every, progress, max_parallel)
+        runs = Runs(out, common, cases, seed_values, torch_device, validate_every, progress, max_parallel)
         experiments, costs = dict(ALL_EXPERIMENTS), {}
         for name in TABLES:
             experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labelled))
@@ -179,44 +224,80 @@ def run(
             costs = runs.costs(experiments[next(iter(TABLES))].arms)
         if equal == "compute":
             experiments |= {name: equal_compute(experiments[name], common.steps, costs) for name in TABLES}
-        further = _also(also or [], cases, folder, common.grid, percent, progress)
-        if systems == "all":
-            further = replace(further, methods=SYSTEMS)
-        make_runs_of(names, runs, experiments, further)
+        figure_options = _figure_options(more_lists or [], cases, folder, common.grid, percentages, progress)
+        if methods == "all":
+            figure_options = replace(figure_options, methods=SYSTEMS)
+        make_runs_of(names, runs, experiments, figure_options)
         outcomes = {
             name: run_experiment(
                 experiments[name],
                 runs,
                 costs if name in TABLES else None,
-                PAPER.get(name) if beside_paper else None,
+                PAPER.get(name) if with_paper_numbers else None,
             )
             for name in names
             if name in experiments
         }
-        pictures = [make_figure(name, runs, further, f".{picture}") for name in names if name in FIGURES]
+        pictures = [make_figure(name, runs, figure_options, f".{picture}") for name in names if name in FIGURES]
     for name, outcome in outcomes.items():
-        _print(outcome, len(drawn), cases.told)
-        say(f"Written: {out / name}.csv, .md, .tex and .json")
+        _print(outcome, len(seed_values), cases.told)
+        print_line(f"Written: {out / name}.csv, .md, .tex and .json")
     for path in pictures:
-        say(f"Written: {path} and {path.with_suffix('.json').name}, the numbers in it")
+        print_line(f"Written: {path} and its numbers, {path.with_suffix('.json').name}")
 
 
-def _check_names(names: list[str], bundle: str | None, also: bool, for_systems: bool) -> None:
+def run_learning(
+    bundle: str | None, out: Path, cache: Path, seeds: tuple[int, ...], steps: int | None, device: str
+) -> None:
+    """Run or resume the experiment ``learning`` in ``out`` and print its table."""
+    from ..evaluation.experiments import few_cases
+    from ..inference.device import choose_device
+    from ..inference.process_settings import keep_freed_memory
+
+    keep_freed_memory()
+    model = load(bundle or _LEARNING_MODEL)
+    changes = {} if steps is None else {"steps": steps}
+    with progress_bar() as progress:
+        outcome = few_cases.run_learning(
+            model, out, cache, seeds, changes, device=str(choose_device(device).torch_device), progress=progress
+        )
+    contents = few_cases.rows(outcome, model)
+    columns = tuple(contents[0])
+    rows = table(
+        f"{model.metadata.name}: Dice on phantoms of an unknown scanner, {_count_seeds(len(seeds))}",
+        *columns,
+        numbers=columns[2:],
+    )
+    for row in contents:
+        rows.add_row(*row.values())
+    print_table(rows)
+    print_line(f"Written: {out / LEARNING}.csv, .md and .json")
+
+
+def _count_seeds(count: int) -> str:
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
+def _check_names(names: list[str], bundle: str | None, has_more_lists: bool, has_table_options: bool) -> None:
     from ..evaluation.experiments.definitions import ALL_EXPERIMENTS, TABLES
     from ..evaluation.experiments.figures import FIGURES
 
-    known = (*ALL_EXPERIMENTS, *FIGURES)
+    available = (*ALL_EXPERIMENTS, *FIGURES)
     for name in names:
         if name == LEARNING:
-            raise UserError(f"{LEARNING} has a folder of runs of its own.", "Call it by itself.")
-        if name not in known:
-            raise UserError(f"There is no experiment '{name}'.", f"Choose from: {', '.join((*known, LEARNING))}.")
+            raise UserError(f"{LEARNING} cannot be combined with other experiments.", "Run it alone.")
+        if name not in available:
+            raise UserError(
+                f"The experiment '{name}' does not exist.", f"Choose from: {', '.join((*available, LEARNING))}."
+            )
     if bundle is not None:
-        raise UserError(f"--bundle is for {LEARNING}.", f"{', '.join(names)} start from nothing.")
-    if also and "fig2" not in names:
-        raise UserError("Only fig2 has further lists to compare.", "Leave --also out.")
-    if for_systems and not set(names) & set(TABLES):
-        raise UserError(f"--equal and --beside-paper are for {' and '.join(TABLES)}.", "Leave them out.")
+        raise UserError(
+            f"--bundle only works with {LEARNING}. The other experiments start from random weights.", "Omit it."
+        )
+    if has_more_lists and "fig2" not in names:
+        raise UserError("--also only works with fig2.", "Omit it, or add fig2.")
+    if has_table_options and not set(names) & set(TABLES):
+        raise UserError(f"--equal and --beside-paper only work with {' and '.join(TABLES)}.", "Omit them.")
 
 
 def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
@@ -232,10 +313,10 @@ def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
     return presets[preset](**changes)
 
 
-def _also(
+def _figure_options(
     lists: list[Path], data: Data, cache: Path, grid: GridOptions, ratios: tuple[float, ...], progress: Any
 ) -> Also:
-    """The labelled parts of further lists after that of the first."""
+    """Return the options of figures: the labeled cases of each list (fig2) and the ratios."""
     from ..evaluation.experiments.figures import Also
     from ..evaluation.label_ratios import Subset
     from ..training.datalist import read_datalist, require_files
@@ -248,15 +329,19 @@ def _also(
         datalist = read_datalist(path)
         require_files(datalist)
         if datalist.vocabulary != data.vocabulary:
-            raise UserError(f"{path} has the organs of {datalist.vocabulary.name}.", "Compare lists of one vocabulary.")
+            raise UserError(
+                f"{path} has the organs of {datalist.vocabulary.name}, not of {data.vocabulary.name}.",
+                "Compare lists with the same vocabulary.",
+            )
         labelled = training_set_of(datalist).cases(cache, grid, progress)[0]
         subsets.append(Subset(f"{datalist.name}\n({len(labelled)})", labelled))
     return Also(tuple(subsets), ratios)
 
 
 def _data(
-    data: Path | None, anatomies: Path | None, people: tuple[int, ...], cache: Path, grid: GridOptions, progress: Any
+    data: Path | None, anatomies: Path | None, phantoms: tuple[int, ...], cache: Path, grid: GridOptions, progress: Any
 ) -> Data:
+    """Prepare the cases of a list, of real anatomies, or of phantoms."""
     from ..evaluation.experiments.anatomies import anatomies_training_set
     from ..evaluation.experiments.runs import Data
     from ..organs import AMOS
@@ -265,44 +350,50 @@ def _data(
     from ..training.training_set import TrainingSet, sources_of_test, training_set_of
 
     if anatomies is not None:
-        (cohort, test, told), vocabulary = anatomies_training_set(anatomies), AMOS
+        (training_set, test, description), vocabulary = anatomies_training_set(anatomies), AMOS
     elif data is None:
-        if len(people) != 4 or min(people) < 1:
-            raise UserError("--people takes four numbers from 1 on.", "Write it like --people 4,16,4,6.")
-        cohort, vocabulary = TrainingSet.of_phantoms(*people[:3]), AMOS
-        test = TrainingSet((Phantoms(TEST_SEEDS, people[3]),))
-        told = f"synthetic people: {people[0]} labelled, {people[1]} unlabelled, {people[2]} and {people[3]} held out"
+        if len(phantoms) != 4 or min(phantoms) < 1:
+            raise UserError(
+                "--phantoms needs four numbers of at least 1.", "Write them like this: --phantoms 4,16,4,6."
+            )
+        training_set, vocabulary = TrainingSet.of_phantoms(*phantoms[:3]), AMOS
+        test = TrainingSet((Phantoms(TEST_SEEDS, phantoms[3]),))
+        description = (
+            f"phantoms: {phantoms[0]} labeled, {phantoms[1]} unlabeled, {phantoms[2]} for validation, {phantoms[3]} "
+            "for testing"
+        )
     else:
         datalist = read_datalist(data)
         require_files(datalist)
         if not any(entry.label is not None for entry in datalist.test):
-            raise UserError(f"{data} has no labelled case to test on.", "Make it with dca dataset folder --test.")
-        cohort, vocabulary, told = training_set_of(datalist), datalist.vocabulary, datalist.name
+            raise UserError(f"{data} has no labeled test case.", "Make the list with dca dataset folder --test.")
+        training_set, vocabulary, description = training_set_of(datalist), datalist.vocabulary, datalist.name
         test = TrainingSet(sources_of_test(datalist))
-    labelled, unlabelled, validation = cohort.cases(cache, grid, progress)
-    tested = test.cases(cache, grid, progress)[0]
-    every = cohort.fully_labelled().cases(cache, grid, progress)[0]
-    known = [case for case in every if case.labels is not None]
-    return Data(vocabulary, labelled, unlabelled, validation, tested, known if len(known) == len(every) else (), told)
+    labelled, unlabelled, validation = training_set.cases(cache, grid, progress)
+    test_cases = test.cases(cache, grid, progress)[0]
+    all_cases = training_set.fully_labelled().cases(cache, grid, progress)[0]
+    all_labelled = all_cases if all(case.labels is not None for case in all_cases) else ()
+    return Data(vocabulary, labelled, unlabelled, validation, test_cases, all_labelled, description)
 
 
-def _print(outcome: Outcome, seeds: int, told: str) -> None:
+def _print(outcome: Outcome, seeds: int, data_description: str) -> None:
     from ..evaluation.experiments.tables import further_columns, summary
 
     groups = [group for group, labels in outcome.groups.items() if labels]
     columns = ("Dice", "± over seeds", "ASD (mm)", *groups)
-    further = further_columns(outcome)
-    shown = table(f"{outcome.experiment.title}: {told}, {seeds} seeds", "Network", *columns, numbers=columns)
+    more_columns = further_columns(outcome)
+    title = f"{outcome.experiment.title}: {data_description}, {_count_seeds(seeds)}"
+    rows = table(title, "Network", *columns, numbers=columns)
     for arm in summary(outcome)["arms"].values():
         values = (arm["dice"], arm["deviation_over_seeds"], arm["asd_mm"], *(arm["dice_by_group"][g] for g in groups))
-        shown.add_row(
+        rows.add_row(
             arm["title"],
             *("-" if value is None else f"{value:.3f}" for value in values),
         )
-    show(shown)
-    if further:
-        # A table of its own: a terminal is not wide enough for both.
-        beside = table("Cost and the paper's numbers" if outcome.paper else "Cost", "Network", *further)
+    print_table(rows)
+    if more_columns:
+        # A separate table, because terminals are not wide enough for both.
+        more_rows = table("Cost and the paper's numbers" if outcome.paper else "Cost", "Network", *more_columns)
         for arm in outcome.experiment.arms:
-            beside.add_row(arm.title, *(cells.get(arm.title, "") for cells in further.values()))
-        output().print(beside)
+            more_rows.add_row(arm.title, *(cells.get(arm.title, "") for cells in more_columns.values()))
+        output().print(more_rows)

@@ -1,4 +1,4 @@
-"""``dca model``: what the network is made of and what it costs."""
+"""``dca model``: the parts of the network and their cost."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import typer
 
 from ..errors import UserError
 from .bundle import load
-from .console import show, table
-from .option_values import patch as patch_of
+from .console import print_table, table
+from .option_values import parse_patch
 
 if TYPE_CHECKING:
     from ..method.network import DCANet
@@ -23,27 +23,30 @@ Norm = Literal["batch", "instance"]
 
 def run(
     bundle: Annotated[
-        str | None, typer.Option(help="Folder or name of a trained model; the network options below are then ignored.")
+        str | None, typer.Option(help="Show this trained model (folder or name) and ignore the network options.")
     ] = None,
     n_filters: Annotated[int, typer.Option(min=1, help="Channels at full resolution.")] = 16,
-    classes: Annotated[int, typer.Option(min=4, help="Organs and background: 14 for Synapse, 16 for AMOS.")] = 14,
+    classes: Annotated[
+        int, typer.Option(min=4, help="Number of organs plus 1 for background: 14 for Synapse, 16 for AMOS.")
+    ] = 14,
     single_decoder: Annotated[
-        bool, typer.Option("--single-decoder", help="The plain V-Net with one decoder instead, to compare with.")
+        bool, typer.Option("--single-decoder", help="Show the plain V-Net with one decoder instead, for comparison.")
     ] = False,
-    fusion: Annotated[Fusion, typer.Option(help="How the experts' features are joined.")] = "dfam",
+    fusion: Annotated[Fusion, typer.Option(help="How the features of the experts are fused.")] = "dfam",
     norm: Annotated[Norm, typer.Option(help="Normalization.")] = "batch",
     patch: Annotated[
         str | None,
-        typer.Option(help="Patch in voxels, one side or depth,height,width.", show_default="96, or the model's"),
+        typer.Option(help="Patch size in voxels: one side, or depth,height,width.", show_default="96, or the model's"),
     ] = None,
 ) -> None:
-    """Show the parts of the network: shapes, parameters, and multiply-accumulate operations for one patch.
+    """Show the parts of the network and their cost.
 
-    The defaults are the paper's network on Synapse.
+    The table lists the output shape, parameters, and multiply-accumulate operations (GMAC) of each part for one patch.
+    The defaults are those of the paper's network for Synapse.
     """
     from ..method.network_summary import summarize
 
-    sides = None if patch is None else patch_of(patch)
+    sides = None if patch is None else parse_patch(patch)
     if bundle is not None:
         loaded = load(bundle)
         network, title = loaded.network(), loaded.metadata.name
@@ -55,20 +58,20 @@ def run(
     try:
         rows = summarize(network, sides)
     except ValueError as error:
-        raise UserError(f"Such a patch is not possible: {error}.", "Give sides such as 48, 96 or 128.") from None
-    shown = table(
+        raise UserError(f"This patch size is not possible: {error}.", "Give sides such as 48, 96 or 128.") from None
+    part_rows = table(
         f"{title}, patch {' x '.join(map(str, sides))}",
         "Part", "Output (channel, depth, height, width)", "Parameters", "GMAC",
         numbers=("Parameters", "GMAC"),
     )  # fmt: skip
     for row in rows:
         shape = " x ".join(map(str, row.output_shape))
-        shown.add_row(row.name, shape, f"{row.parameters:,}", f"{row.macs / 1e9:.3f}", end_section=row is rows[-2])
-    show(shown)
+        part_rows.add_row(row.name, shape, f"{row.parameters:,}", f"{row.macs / 1e9:.3f}", end_section=row is rows[-2])
+    print_table(part_rows)
 
 
 def _network(n_filters: int, classes: int, single_decoder: bool, fusion: Fusion, norm: Norm) -> DCANet:
-    """A network for any organs: which expert owns which labels changes nothing about shapes and cost."""
+    """Build a network. How the labels are divided among the experts does not change shapes and cost."""
     import torch
 
     from ..method.experts import PAPER_DILATIONS, PAPER_N_STAGES
@@ -80,7 +83,7 @@ def _network(n_filters: int, classes: int, single_decoder: bool, fusion: Fusion,
             owners=[labels] if single_decoder else [labels[:1], labels[1:-1], labels[-1:]],
             n_filters=n_filters,
             norm=norm,
-            # The plain V-Net's decoder is the medium expert's.
+            # The decoder of the plain V-Net has the blocks of the medium expert.
             n_stages=PAPER_N_STAGES[1:2] if single_decoder else PAPER_N_STAGES,
             dilations=PAPER_DILATIONS[1:2] if single_decoder else PAPER_DILATIONS,
             fusion=fusion,

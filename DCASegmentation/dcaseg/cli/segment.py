@@ -1,23 +1,32 @@
-"""``dca segment``: organs and expert maps of one CT."""
+"""``dca segment``: segment the organs in one CT."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UserError
+from ..errors import UserError, how_to_install
+from ..inference.options import Output, SegmentOptions, Weighting
 from ..organs import VOCABULARIES
 from ..review.schema import Review
+from ..types import ProgressCallback
 from .bundle import load
-from .console import print_json, progress_bar, say, says_when_cancelled, show, table, warn
-from .option_values import BackendOption, DeviceOption, whole_numbers, words
+from .console import cancellation_message, print_json, print_line, print_table, progress_bar, table, warn
+from .option_values import (
+    OUTPUT_PANEL,
+    BackendOption,
+    BundleOption,
+    DeviceOption,
+    parse_integers,
+    parse_list,
+)
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -25,244 +34,189 @@ if TYPE_CHECKING:
     from ..inference.segmenter import Result
     from ..models.metadata import Metadata
 
-_NEEDED = ("pydicom", "highdicom")
-
-
-@dataclass
-class DicomCT:
-    """Where the CT is to be read from; ``files`` are its slices in order where they are DICOM and known to be so.
-
-    ``messages`` tells what was passed over, and what could not be written and why.
-    """
-
-    path: Path
-    series: str | None = None
-    files: tuple[Path, ...] = ()
-    messages: list[str] = field(default_factory=list)
-
-    def write_segmentation(self, folder: Path, result: Result, metadata: Metadata) -> None:
-        """Write the labels as DICOM SEG into ``folder`` and compare it with them. Where that fails, whatever the
-        reason, there is none, and a message says why."""
-        missing = [name for name in _NEEDED if find_spec(name) is None]
-        if missing:
-            how = 'pip install "dca-segmentation[cohort]"'
-            self.messages.append(
-                f"segmentation.dcm was not written: it needs {' and '.join(missing)}. To have it: {how}"
-            )
-            return
-        from ..dicom.segmentation import DICOM_SEG, Algorithm, write_checked
-        from ..inference.pipeline import optional
-
-        with optional(DICOM_SEG, self.messages):
-            algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
-            write_checked(folder / DICOM_SEG, self.files, result.labels, metadata.vocabulary, algorithm)
-
-
-@contextmanager
-def opened(
-    ct: Path, series: str | None, out: Path, progress: Callable[[float, str], None], resample: bool = False
-) -> Iterator[DicomCT]:
-    """Yields where to read ``ct`` from; for a folder of DICOM files, the one CT in it or the chosen ``series``.
-
-    ``resample`` allows slices that are tilted or unevenly spaced. Raises ImageError.
-    """
-    if not ct.is_dir():
-        yield DicomCT(ct, series)
-        return
-    from ..dicom.archive import gathered
-    from ..dicom.ct_folder import find_one_ct
-
-    def looking(files: int) -> None:
-        progress(0.0, f"Looking through the folder: {files} files")
-
-    found = find_one_ct(ct, series, out, looking, resample)
-    with gathered(found.files, found.name) as folder:
-        yield DicomCT(folder, None, found.files, list(found.notes))
-
+NAME = "segment"
+EXAMPLES = "Example: dca segment ct.nii.gz -o result/ --organs liver,spleen"
 
 SEGMENTATION = "segmentation.seg.nrrd"
 SCENE = "scene.mrb"
 PICTURE = "picture.png"
 ORGANS = "organs"
 
+_MAPS_PANEL = "Maps and findings"
+_WINDOWS_PANEL = "Network and sliding window"
+
+_MAX_PRINTED_FINDINGS = 20
+_DICOM_SEG_PACKAGES = ("pydicom", "highdicom")
 _NO_SLICER = (
-    f"{SEGMENTATION} and {SCENE} were not written: they need Slicer's libraries. "
-    'To have them: pip install "dca-segmentation[scene]"'
+    f"{SEGMENTATION} and {SCENE} were not written because Slicer's libraries are not installed. "
+    f"To install them: {how_to_install('slicer-core==5.12.4.0')}"
 )
 
-
-@dataclass
-class SceneFiles:
-    """Writes segmentation and scene (``with_scene``), and a picture where it has a ``picture_title``.
-
-    ``model`` describes what made the result; ``subtitle`` is the picture's second line, about the model.
-
-    ``messages`` tells afterwards what could not be written, or not in the best way, and what to install for it.
-    """
-
-    model: Metadata
-    with_scene: bool
-    picture_title: str | None
-    subtitle: str
-    messages: list[str] = field(default_factory=list)
-
-    def write(self, folder: Path, ct: sitk.Image, result: Result) -> None:
-        """Write the files into ``folder``; what ``job.segment_to_folder`` calls. What fails is left out, with a
-        message."""
-        from ..inference.pipeline import optional
-
-        nodes = None
-        if self.with_scene:
-            if find_spec("slicer") is None:
-                self.messages.append(_NO_SLICER)
-            else:
-                with optional(f"{SCENE} or {SEGMENTATION}", self.messages):
-                    builder = _slicer_side("scene_builder")
-                    to_check = self._to_check(builder, result)
-                    nodes = builder.build_scene(ct, result, self.model.vocabulary, to_check=to_check)
-                    builder.save_scene(nodes, folder / SEGMENTATION, folder / SCENE)
-        if self.picture_title is not None:
-            with optional(PICTURE, self.messages):
-                draw = _slicer_side("offscreen").draw
-                title, vocabulary = self.picture_title, self.model.vocabulary
-                drawn = draw(folder / PICTURE, ct, result, vocabulary, title, self.subtitle, nodes)
-                if drawn.fallback_reason:
-                    self.messages.append(f"The picture was drawn without Slicer's views. {drawn.fallback_reason}")
-
-    def _to_check(self, builder: Any, result: Result) -> Any:
-        found = result.review
-        if found is None:
-            return None
-        name, sha256 = self.model.name, self.model.weights.sha256
-        return builder.ReviewFindings(found.review, found.ranks, found.alternative, name, sha256)
-
-
-def _slicer_side(name: str) -> Any:
-    """A module of the Slicer side, which is installed beside this library. Asked for by name, in this one place: the
-    library works without it, and no import runs upward."""
-    return import_module(f"DCASegmentationLib.scene.{name}")
-
-
-NAME = "segment"
-EXAMPLES = "Example: dca segment ct.nii.gz -o result/ --organs liver,spleen"
-
-# Groups of options on the help page.
-_MAPS = "Maps"
-_WINDOWS = "Network and sliding window"
-
-_SHOWN_FINDINGS = 20
-
-Output = Literal["aggregated", "experts"]
-Weighting = Literal["gaussian", "constant"]
+ALL_MAPS = SegmentOptions(attention_levels=(4,), dominant_expert=True, entropy=True, disagreement=True)
+"""The default options of the command: those of the library, with all maps."""
 
 
 def run(
     ct: Annotated[
         Path,
         typer.Argument(
-            help="The CT: a NIfTI, NRRD or MetaImage file, or a folder with DICOM files anywhere in it.", metavar="CT"
+            help="The CT: a NIfTI, NRRD or MetaImage file, or a folder with DICOM files, which can be in subfolders.",
+            metavar="CT",
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make for the results.")],
-    bundle: Annotated[
-        str | None, typer.Option(help="Folder or name of the trained model. Else the default one (dca bundle info).")
-    ] = None,
-    series: Annotated[str | None, typer.Option(help="Which series of a DICOM folder: its number or UID.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the results.")],
+    bundle: BundleOption = None,
+    series: Annotated[str | None, typer.Option(help="Series of a DICOM folder: its number or its UID.")] = None,
     organs: Annotated[
-        str | None, typer.Option(help='Only these organs, such as liver,spleen or "Right kidney". All if left out.')
+        str | None, typer.Option(help='Organs to segment, such as liver,spleen or "Right kidney". Default: all.')
     ] = None,
-    device: DeviceOption = "auto",
-    picture: Annotated[bool, typer.Option("--picture", help="Draw picture.png too.")] = False,
-    attention_levels: Annotated[
-        str,
-        typer.Option(
-            help="Levels of the attention maps, 1 (coarse) to 4 (fine), as in 1,4; or none.", rich_help_panel=_MAPS
-        ),
-    ] = "4",
-    no_dominant_expert: Annotated[
-        bool, typer.Option("--no-dominant-expert", help="No map of the dominant expert.", rich_help_panel=_MAPS)
-    ] = False,
-    no_entropy: Annotated[
-        bool, typer.Option("--no-entropy", help="No map of the uncertainty.", rich_help_panel=_MAPS)
-    ] = False,
-    no_disagreement: Annotated[
-        bool,
-        typer.Option(
-            "--no-disagreement", help="No map of where experts and final decoder disagree.", rich_help_panel=_MAPS
-        ),
-    ] = False,
-    review: Annotated[
-        bool,
-        typer.Option(
-            "--review", help="List the places most likely wrong: review.json and two images.", rich_help_panel=_MAPS
-        ),
-    ] = False,
-    keep_islands: Annotated[
-        bool, typer.Option("--keep-islands", help="Keep pieces of an organ far smaller than its largest.")
-    ] = False,
-    no_scene: Annotated[
-        bool, typer.Option("--no-scene", help="No segmentation.seg.nrrd and scene.mrb for 3D Slicer.")
-    ] = False,
-    no_dicom_seg: Annotated[
-        bool, typer.Option("--no-dicom-seg", help="No segmentation.dcm (DICOM SEG) where the CT is DICOM.")
-    ] = False,
-    result_of: Annotated[
-        Output,
-        typer.Option(
-            "--output",
-            help="Whose result: the aggregation decoder's, or the stitched experts'.",
-            rich_help_panel=_WINDOWS,
-        ),
-    ] = "aggregated",
-    runtime: BackendOption = "auto",
-    no_body_box: Annotated[
-        bool,
-        typer.Option("--no-body-box", help="Run windows over the air around the body too.", rich_help_panel=_WINDOWS),
-    ] = False,
-    find_abdomen: Annotated[
-        bool,
-        typer.Option(
-            "--find-abdomen",
-            help="In a long scan: look for the organs with the default model first, and segment around them alone.",
-            rich_help_panel=_WINDOWS,
-        ),
-    ] = False,
-    overlap: Annotated[
-        float | None,
-        typer.Option(help="Overlap of neighboring windows, 0 to below 1. Else the model's.", rich_help_panel=_WINDOWS),
-    ] = None,
-    weighting: Annotated[
-        Weighting, typer.Option(help="How overlapping windows are weighted.", rich_help_panel=_WINDOWS)
-    ] = "gaussian",
-    extension: Annotated[
-        str, typer.Option("--format", help="Format of labels and maps: nrrd, nii.gz, nii or mha.")
-    ] = "nrrd",
-    split: Annotated[
-        bool, typer.Option("--split", help="One file per organ, too: organs/liver.nrrd and so on, masks of 0 and 1.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier result.")] = False,
     resample: Annotated[
         bool,
-        typer.Option("--resample", help="Resample a CT with tilted or unevenly spaced slices to a right-angled grid."),
+        typer.Option("--resample", help="Accept a CT with tilted or unevenly spaced slices and resample it."),
+    ] = False,
+    keep_islands: Annotated[
+        bool,
+        typer.Option("--keep-islands", help="Keep pieces of an organ that are much smaller than its largest piece."),
+    ] = ALL_MAPS.keep_islands,
+    extension: Annotated[
+        str,
+        typer.Option(
+            "--format", help="File format of labels and maps: nrrd, nii.gz, nii or mha.", rich_help_panel=OUTPUT_PANEL
+        ),
+    ] = "nrrd",
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split",
+            help="Also write one mask per organ (values 0 and 1): organs/liver.nrrd and so on.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="Also draw picture.png.", rich_help_panel=OUTPUT_PANEL)
+    ] = False,
+    no_scene: Annotated[
+        bool,
+        typer.Option(
+            "--no-scene",
+            help="Do not write segmentation.seg.nrrd and scene.mrb for 3D Slicer.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
+    no_dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            "--no-dicom-seg",
+            help="Do not write segmentation.dcm (DICOM SEG) for a DICOM CT.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace the folder of an earlier result.", rich_help_panel=OUTPUT_PANEL),
     ] = False,
     shared: Annotated[
         bool,
         typer.Option(
             "--shared",
-            help="Let other users of this machine read the results, as the umask says; else their owner alone can.",
+            help="Let other users of this computer read the results, as the umask allows. Default: only you can.",
+            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False,
+    attention_levels: Annotated[
+        str,
+        typer.Option(
+            help="Levels of the attention maps, from 1 (coarse) to 4 (fine), such as 1,4; or none.",
+            rich_help_panel=_MAPS_PANEL,
+        ),
+    ] = ",".join(map(str, ALL_MAPS.attention_levels)),
+    no_dominant_expert: Annotated[
+        bool,
+        typer.Option(
+            "--no-dominant-expert", help="Do not write the map of the dominant expert.", rich_help_panel=_MAPS_PANEL
+        ),
+    ] = not ALL_MAPS.dominant_expert,
+    no_entropy: Annotated[
+        bool,
+        typer.Option("--no-entropy", help="Do not write the uncertainty map.", rich_help_panel=_MAPS_PANEL),
+    ] = not ALL_MAPS.entropy,
+    no_disagreement: Annotated[
+        bool,
+        typer.Option(
+            "--no-disagreement",
+            help="Do not write the map of disagreement between the experts and the final decoder.",
+            rich_help_panel=_MAPS_PANEL,
+        ),
+    ] = not ALL_MAPS.disagreement,
+    review: Annotated[
+        bool,
+        typer.Option(
+            "--review",
+            help="List the findings that are most likely wrong: review.json and two images.",
+            rich_help_panel=_MAPS_PANEL,
+        ),
+    ] = ALL_MAPS.review,
+    output: Annotated[
+        Output,
+        typer.Option(
+            "--output",
+            help="Source of the labels: the aggregation decoder, or the stitched experts.",
+            rich_help_panel=_WINDOWS_PANEL,
+        ),
+    ] = ALL_MAPS.output,
+    overlap: Annotated[
+        float | None,
+        typer.Option(
+            help="Overlap of neighboring windows, from 0 to below 1. Default: the model's own.",
+            rich_help_panel=_WINDOWS_PANEL,
+        ),
+    ] = ALL_MAPS.overlap,
+    weighting: Annotated[
+        Weighting, typer.Option(help="Weights of overlapping windows.", rich_help_panel=_WINDOWS_PANEL)
+    ] = ALL_MAPS.weighting,
+    find_abdomen: Annotated[
+        bool,
+        typer.Option(
+            "--find-abdomen",
+            help="In a long scan, find the organs first with the default model and segment only around them.",
+            rich_help_panel=_WINDOWS_PANEL,
+        ),
+    ] = ALL_MAPS.find_abdomen,
+    no_body_box: Annotated[
+        bool,
+        typer.Option(
+            "--no-body-box",
+            help="Also run the network on the air around the body.",
+            rich_help_panel=_WINDOWS_PANEL,
+        ),
+    ] = not ALL_MAPS.body_box,
+    device: DeviceOption = "auto",
+    runtime: BackendOption = "auto",
 ) -> None:
-    """Segment the organs of an abdominal CT.
+    """Segment the organs in an abdominal CT.
 
-    Writes into a new folder: labels, segmentation and scene for 3D Slicer, a DICOM SEG where the CT is DICOM, maps of
-    the three experts' attention, of the deciding expert, uncertainty and disagreement, volumes.csv (ml and mean HU of
-    each organ), and a log. The folder appears when all of it is complete.
+    The new folder contains the labels, a segmentation and a scene for 3D Slicer, a DICOM SEG if the CT is DICOM, maps
+    (attention of the three experts, dominant expert, uncertainty, disagreement), volumes.csv (volume in ml and mean HU
+    of each organ), and a log. It appears only when all files are complete.
     """
     segment_ct(
         ct,
         out,
         bundle,
+        SegmentOptions(
+            overlap=overlap,
+            weighting=weighting,
+            output=output,
+            attention_levels=_parse_levels(attention_levels),
+            dominant_expert=not no_dominant_expert,
+            entropy=not no_entropy,
+            disagreement=not no_disagreement,
+            review=review,
+            body_box=not no_body_box,
+            find_abdomen=find_abdomen,
+            keep_islands=keep_islands,
+            organs=None if organs is None else parse_list(organs),
+        ),
         series=series,
         device=device,
         runtime=runtime,
@@ -273,18 +227,6 @@ def run(
         split=split,
         overwrite=overwrite,
         shared=shared,
-        organs=None if organs is None else words(organs),
-        attention_levels=_levels(attention_levels),
-        dominant_expert=not no_dominant_expert,
-        entropy=not no_entropy,
-        disagreement=not no_disagreement,
-        review=review,
-        keep_islands=keep_islands,
-        output_of=result_of,
-        body_box=not no_body_box,
-        find_abdomen=find_abdomen,
-        overlap=overlap,
-        weighting=weighting,
         resample=resample,
     )
 
@@ -293,6 +235,7 @@ def segment_ct(
     ct: Path,
     out: Path,
     bundle: str | None = None,
+    options: SegmentOptions = ALL_MAPS,
     *,
     series: str | None = None,
     device: str = "auto",
@@ -304,71 +247,49 @@ def segment_ct(
     split: bool = False,
     overwrite: bool = False,
     shared: bool = False,
-    organs: tuple[str, ...] | None = None,
-    attention_levels: tuple[int, ...] = (4,),
-    dominant_expert: bool = True,
-    entropy: bool = True,
-    disagreement: bool = True,
-    review: bool = False,
-    keep_islands: bool = False,
-    output_of: Output = "aggregated",
-    body_box: bool = True,
-    find_abdomen: bool = False,
-    overlap: float | None = None,
-    weighting: Weighting = "gaussian",
     resample: bool = False,
 ) -> None:
-    """Segment ``ct`` into the folder ``out`` and print the organs' volumes. Raises UserError."""
+    """Segment ``ct`` into the new folder ``out`` and print the volumes of the organs.
+
+    The default ``options`` make all maps, but no list of findings. With a ``picture_title``, a picture is drawn, too.
+    Raises UserError.
+    """
     from ..inference.process_settings import importing
 
     with importing():
-        from ..inference.options import SegmentOptions
         from ..inference.pipeline import Job, segment_to_folder
         from ..inference.process_settings import keep_freed_memory
 
     keep_freed_memory()
-    options = SegmentOptions(
-        body_box=body_box,
-        find_abdomen=find_abdomen,
-        overlap=overlap,
-        weighting=weighting,
-        output=output_of,
-        attention_levels=attention_levels,
-        dominant_expert=dominant_expert,
-        entropy=entropy,
-        disagreement=disagreement,
-        review=review,
-        keep_islands=keep_islands,
-        organs=organs,
-    )
     model = load(bundle)
     job = Job(
         ct, out, model, options, device, series, extension, overwrite, runtime=runtime, resample=resample, shared=shared
     )
-    about = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
-    also = SceneFiles(model.metadata, with_scene, picture_title, about)
+    about_model = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
+    scene = SceneFiles(model.metadata, with_scene, picture_title, about_model)
 
-    def kept() -> str:
-        before = "The result that was there before is unchanged." if out.exists() else "Nothing was written."
-        return f"{before} To segment the CT, run the same command again."
+    def what_was_kept() -> str:
+        state = "The earlier result is unchanged." if out.exists() else "Nothing was written."
+        return f"{state} To segment the CT, run the same command again."
 
     with (
-        says_when_cancelled(kept),
+        cancellation_message(what_was_kept),
         progress_bar() as progress,
-        opened(ct, series, out, progress, resample) as dicom,
+        open_ct(ct, series, out, progress, resample) as dicom,
     ):
 
-        def also_write(folder: Path, image: sitk.Image, found: Result) -> None:
+        def also_write(folder: Path, image: sitk.Image, result: Result) -> None:
             if split:
-                _write_masks(folder, found, extension)
-            also.write(folder, image, found)
+                _write_masks(folder, result, extension)
+            scene.write(folder, image, result)
             if dicom.files and with_dicom_seg:
-                dicom.write_segmentation(folder, found, model.metadata)
+                dicom.write_segmentation(folder, result, model.metadata)
 
-        read = replace(job, ct=dicom.path, series=dicom.series, files=dicom.files)
-        result = segment_to_folder(read, progress, also_write=also_write)
-    for message in (*result.warnings, *dicom.messages, *also.messages, about):
-        warn(message)
+        job = replace(job, ct=dicom.path, series=dicom.series, files=dicom.files)
+        result = segment_to_folder(job, progress, also_write=also_write)
+    notes = [*result.warnings, *dicom.messages, *scene.messages]
+    for note in (*notes, about_model):
+        warn(note)
     _print_volumes(result)
     if result.review is not None:
         print_review(result.review.review)
@@ -387,15 +308,124 @@ def segment_ct(
                 }
                 for each in result.measurements
             },
-            "notes": [*result.warnings, *dicom.messages, *also.messages],
+            "notes": notes,
         }
     )
-    say(f"Took {sum(result.seconds.values()):.0f} s on {result.device}, backend {result.runtime}.")
-    say(f"The results are in {out}.")
+    print_line(f"Took {sum(result.seconds.values()):.0f} s on {result.device} with backend {result.runtime}.")
+    print_line(f"The results are in {out}.")
+
+
+@dataclass
+class DicomCT:
+    """Where to read the CT from.
+
+    ``files`` are its slices in order if it is DICOM, else empty. ``messages`` collects notes for the user: what was
+    skipped, and what could not be written and why.
+    """
+
+    path: Path
+    series: str | None = None
+    files: tuple[Path, ...] = ()
+    messages: list[str] = field(default_factory=list)
+
+    def write_segmentation(self, folder: Path, result: Result, metadata: Metadata) -> None:
+        """Write the labels as DICOM SEG into ``folder``, read it back and compare it with them.
+
+        If this fails for any reason, no file remains and ``messages`` contains the reason.
+        """
+        missing = [name for name in _DICOM_SEG_PACKAGES if find_spec(name) is None]
+        if missing:
+            self.messages.append(
+                f"segmentation.dcm was not written because it needs {' and '.join(missing)}. "
+                f"To install: {how_to_install(*missing)}"
+            )
+            return
+        from ..dicom.segmentation import DICOM_SEG, Algorithm, write_checked
+        from ..inference.pipeline import optional
+
+        with optional(DICOM_SEG, self.messages):
+            algorithm = Algorithm.of_model(metadata.name, metadata.version, metadata.weights.sha256)
+            write_checked(folder / DICOM_SEG, self.files, result.labels, metadata.vocabulary, algorithm)
+
+
+@contextmanager
+def open_ct(
+    ct: Path, series: str | None, out: Path, progress: ProgressCallback, resample: bool = False
+) -> Iterator[DicomCT]:
+    """Yield where to read ``ct`` from. In a folder of DICOM files, find its only CT or the chosen ``series``.
+
+    ``resample`` accepts slices that are tilted or unevenly spaced. ``out``, the folder for results, is not searched.
+    Raises ImageError.
+    """
+    if not ct.is_dir():
+        yield DicomCT(ct, series)
+        return
+    from ..dicom.archive import gathered
+    from ..dicom.ct_folder import find_one_ct
+
+    def report_search(files: int) -> None:
+        progress(0.0, f"Searching the folder: {files} files")
+
+    found = find_one_ct(ct, series, out, report_search, resample)
+    with gathered(found.files, found.name) as folder:
+        yield DicomCT(folder, None, found.files, list(found.notes))
+
+
+@dataclass
+class SceneFiles:
+    """Writes the segmentation and the scene for 3D Slicer, and a picture.
+
+    ``model`` describes the model of the result. ``with_scene`` writes segmentation and scene. The picture needs a
+    ``picture_title``; ``subtitle`` is its second line. ``messages`` collects notes for the user: what could not be
+    written, and what to install.
+    """
+
+    model: Metadata
+    with_scene: bool
+    picture_title: str | None
+    subtitle: str
+    messages: list[str] = field(default_factory=list)
+
+    def write(self, folder: Path, ct: sitk.Image, result: Result) -> None:
+        """Write the files into ``folder``. A file that cannot be written is skipped, with a message."""
+        from ..inference.pipeline import optional
+
+        nodes = None
+        if self.with_scene:
+            if find_spec("slicer") is None:
+                self.messages.append(_NO_SLICER)
+            else:
+                with optional(f"{SCENE} or {SEGMENTATION}", self.messages):
+                    builder = _import_from_slicer_side("scene_builder")
+                    to_check = self._to_check(builder, result)
+                    nodes = builder.build_scene(ct, result, self.model.vocabulary, to_check=to_check)
+                    builder.save_scene(nodes, folder / SEGMENTATION, folder / SCENE)
+        if self.picture_title is not None:
+            with optional(PICTURE, self.messages):
+                draw = _import_from_slicer_side("offscreen").draw
+                title, vocabulary = self.picture_title, self.model.vocabulary
+                drawn = draw(folder / PICTURE, ct, result, vocabulary, title, self.subtitle, nodes)
+                if drawn.fallback_reason:
+                    self.messages.append(f"The picture was drawn without Slicer's views. {drawn.fallback_reason}")
+
+    def _to_check(self, builder: Any, result: Result) -> Any:
+        found = result.review
+        if found is None:
+            return None
+        name, sha256 = self.model.name, self.model.weights.sha256
+        return builder.ReviewFindings(found.review, found.ranks, found.alternative, name, sha256)
+
+
+def _import_from_slicer_side(name: str) -> Any:
+    """Import a module of the Slicer side, which is installed together with this library.
+
+    Only here is it imported, and by name: the library works without it, and imports must not point upward.
+    """
+    return import_module(f"DCASegmentationLib.scene.{name}")
 
 
 def _write_masks(folder: Path, result: Result, extension: str) -> None:
-    """One mask for each organ that was asked for, on the CT's grid."""
+    """Write one mask for each segmented organ, on the CT's grid."""
     from ..imaging.writers import write_image
 
     (folder / ORGANS).mkdir()
@@ -403,35 +433,35 @@ def _write_masks(folder: Path, result: Result, extension: str) -> None:
         write_image(result.labels == organ.label, folder / ORGANS / f"{organ.key}{extension}")
 
 
-def _levels(text: str) -> tuple[int, ...]:
+def _parse_levels(text: str) -> tuple[int, ...]:
     if text == "none":
         return ()
-    levels = whole_numbers(text, "--attention-levels", "1,4")
+    levels = parse_integers(text, "--attention-levels", "1,4")
     if not levels:
         raise UserError("No attention level was given.", "Write none, or levels such as 1,4.")
     return levels
 
 
 def _print_volumes(result: Result) -> None:
-    shown = table("Organs", "Organ", "Volume (ml)", "Mean HU", "Note", numbers=("Volume (ml)", "Mean HU"))
+    rows = table("Organs", "Organ", "Volume (ml)", "Mean HU", "Note", numbers=("Volume (ml)", "Mean HU"))
     for each in result.measurements:
         mean = "" if each.mean_hu is None else f"{each.mean_hu:.0f}"
-        shown.add_row(each.organ.name, f"{each.ml:.1f}", mean, each.note)
-    show(shown)
+        rows.add_row(each.organ.name, f"{each.ml:.1f}", mean, each.note)
+    print_table(rows)
 
 
 def print_review(review: Review) -> None:
-    """The first findings, as a table, and what is to be said of whole organs."""
-    shown = table(
+    """Print the first findings as a table, then the notes on whole organs."""
+    rows = table(
         f"Findings: {len(review.findings)}", "#", "Organ", "ml", "Position (LPS, mm)", "Why", numbers=("#", "ml")
     )
-    for place in review.findings[:_SHOWN_FINDINGS]:
-        position = ", ".join(f"{value:.0f}" for value in place.position_mm)
-        why = " ".join(reason.text for reason in place.reasons[:2])
-        if place.alternative is not None:
-            why += f" {place.alternative.text}"
-        shown.add_row(str(place.rank), place.name, f"{place.ml:.1f}", position, why)
-    show(shown)
+    for finding in review.findings[:_MAX_PRINTED_FINDINGS]:
+        position = ", ".join(f"{value:.0f}" for value in finding.position_mm)
+        why = " ".join(reason.text for reason in finding.reasons[:2])
+        if finding.alternative is not None:
+            why += f" {finding.alternative.text}"
+        rows.add_row(str(finding.rank), finding.name, f"{finding.ml:.1f}", position, why)
+    print_table(rows)
     for note in review.organs:
         organ = VOCABULARIES[review.vocabulary].by_key.get(note.organ) if review.vocabulary in VOCABULARIES else None
-        say(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")
+        print_line(f"{organ.name if organ else note.organ}: {' '.join(note.notes)}")

@@ -1,4 +1,4 @@
-"""``dca train-clicks``: train the network that corrects with clicks."""
+"""``dca train-clicks``: train the network that corrects results with clicks."""
 
 from __future__ import annotations
 
@@ -8,47 +8,98 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
-from .console import progress_bar, say
-from .option_values import DeviceOption
+from .console import print_line, progress_bar
+from .option_values import MODEL_PANEL, RUN_PANEL, DeviceOption
 
 NAME = "train-clicks"
 EXAMPLES = "Example: dca train-clicks -o runs/clicks --phantoms 12 --minutes 30"
 
 _RECORD = "run.json"
+_DATA_PANEL = "Data"
+_SCHEDULE_PANEL = "Schedule"
 
 
 def run(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: last.pt, log.jsonl, run.json.")],
-    phantoms: Annotated[int, typer.Option(min=0, help="So many synthetic people to train on.")] = 8,
-    synthesize: Annotated[
-        list[Path] | None, typer.Option(help="A folder with a label map to paint CTs from. May be repeated.")
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run: last.pt, log.jsonl and run.json.")],
+    phantoms: Annotated[
+        int, typer.Option(min=0, help="Number of phantoms to train on.", rich_help_panel=_DATA_PANEL)
+    ] = 8,
+    label_maps: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--synthesize",
+            help="Folder of a label map: also train on synthetic CTs made from it. Can be repeated.",
+            rich_help_panel=_DATA_PANEL,
+        ),
     ] = None,
-    licence: Annotated[
-        list[str] | None, typer.Option(help="Licence of each label map, once for each --synthesize.")
+    licenses: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--license",
+            "--licence",
+            help="License of the label map, once for each --synthesize.",
+            rich_help_panel=_DATA_PANEL,
+        ),
     ] = None,
-    painted: Annotated[int, typer.Option(min=0, help="So many painted CTs.")] = 16,
-    steps: Annotated[int, typer.Option(min=1, help="Length of the whole run in steps.")] = 20_000,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after this time; --resume goes on.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Cubes in a step.")] = 2,
-    filters: Annotated[int, typer.Option(min=1, help="Channels of the network at full resolution.")] = 12,
-    side: Annotated[int, typer.Option(min=16, help="Voxels along a side of the cube, a multiple of 8.")] = 48,
-    spacing: Annotated[float, typer.Option(min=0.5, max=6.0, help="Voxel size of the cube in mm.")] = 2.0,
-    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Highest learning rate.")] = 1e-3,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
+    n_synthetic: Annotated[
+        int,
+        typer.Option(
+            "--synthesize-ahead",
+            "--synthesize-ahead",
+            min=0,
+            help="Number of synthetic CTs to make from the label maps.",
+            rich_help_panel=_DATA_PANEL,
+        ),
+    ] = 16,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder of prepared cases, shared by runs. Else OUT/cases.")
+        Path | None,
+        typer.Option(
+            help="Folder of prepared cases, which several runs can share. Default: OUT/cases.",
+            rich_help_panel=_DATA_PANEL,
+        ),
     ] = None,
+    filters: Annotated[
+        int, typer.Option(min=1, help="Channels of the network at full resolution.", rich_help_panel=MODEL_PANEL)
+    ] = 12,
+    side: Annotated[
+        int,
+        typer.Option(
+            min=16, help="Side of the network's input cube in voxels, a multiple of 8.", rich_help_panel=MODEL_PANEL
+        ),
+    ] = 48,
+    spacing: Annotated[
+        float, typer.Option(min=0.5, max=6.0, help="Voxel spacing of the cube in mm.", rich_help_panel=MODEL_PANEL)
+    ] = 2.0,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Length of the whole run in steps.", rich_help_panel=_SCHEDULE_PANEL)
+    ] = 20_000,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="Stop after this time. --resume continues the run.", rich_help_panel=_SCHEDULE_PANEL
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Cubes per step.", rich_help_panel=_SCHEDULE_PANEL)] = 2,
+    learning_rate: Annotated[
+        float, typer.Option(min=1e-8, help="Peak learning rate.", rich_help_panel=_SCHEDULE_PANEL)
+    ] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.", rich_help_panel=_SCHEDULE_PANEL)] = 0,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in OUT with its own options.", rich_help_panel=RUN_PANEL),
+    ] = False,
     device: DeviceOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, with its own options.")] = False,
     bundle: Annotated[
-        Path | None, typer.Option(help="At the end, make this bundle of the weights as they are.")
+        Path | None,
+        typer.Option(help="At the end, save the current weights as this bundle.", rich_help_panel=RUN_PANEL),
     ] = None,
-    name: Annotated[str, typer.Option(help="The bundle's name.")] = "dca-clicks",
+    name: Annotated[str, typer.Option(help="Name of the bundle.", rich_help_panel=RUN_PANEL)] = "dca-clicks",
 ) -> None:
-    """Train the class-agnostic network of dca correct, on synthetic CTs with simulated errors and clicks.
+    """Train a network for **dca correct**.
 
-    A run can be stopped at any time and resumed; it draws what it would have drawn. Use the network with
-    **dca correct --engine BUNDLE**, measure it with **dca evaluate-clicks --engines BUNDLE**.
+    It learns to correct any organ, from synthetic CTs with simulated errors and clicks. You can stop a run at any time
+    and resume it with the same result. Use the network with **dca correct --engine BUNDLE**, and measure it with **dca
+    evaluate-clicks --engines BUNDLE**.
     """
     import json
 
@@ -69,31 +120,31 @@ def run(
             options = ClickTrainingOptions.from_json(record["options"])
             source = record["source"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{out} holds no run of train-clicks.", "Start one without --resume.") from None
+            raise UserError(f"{out} does not contain a run of train-clicks.", "To start one, omit --resume.") from None
     else:
         if (out / CHECKPOINT).exists():
-            raise UserError(f"{out} holds a run already.", "Add --resume, or choose another folder.")
+            raise UserError(f"{out} already contains a run.", "Add --resume to continue it, or choose another folder.")
         try:
             network = ClickNetworkOptions(filters, side, spacing)
         except ValueError:
-            raise UserError(f"A cube of {side} voxels is not possible.", "Give a multiple of 8, at least 16.") from None
+            raise UserError(f"--side cannot be {side}.", "Give a multiple of 8, at least 16.") from None
         options = ClickTrainingOptions(network, steps, batch, learning_rate, seed=seed)
         source = {
             "phantoms": phantoms,
-            "maps": [str(path.resolve()) for path in synthesize or []],
-            "licences": list(licence or []),
-            "painted": painted if synthesize else 0,
+            "maps": [str(path.resolve()) for path in label_maps or []],
+            "licences": list(licenses or []),
+            "painted": n_synthetic if label_maps else 0,
         }
-    cohort = TrainingSet((Phantoms(LABELLED_SEEDS, source["phantoms"]),) if source["phantoms"] else ())
+    training_set = TrainingSet((Phantoms(LABELLED_SEEDS, source["phantoms"]),) if source["phantoms"] else ())
     if source["painted"]:
         maps = [Path(path) for path in source["maps"]]
-        cohort = cohort.joined(ahead_training_set(maps, source["licences"], 0, source["painted"]))
-    # Seen by no training: two people to validate on.
-    cohort = cohort.joined(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
+        training_set = training_set.joined(ahead_training_set(maps, source["licences"], 0, source["painted"]))
+    # Two phantoms for validation, which no training uses.
+    training_set = training_set.joined(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
     grid = GridOptions(spacing=(options.network.spacing_mm,) * 3, orientation=ORIENTATION)
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar() as progress:
-        labelled, _, validation = cohort.cases(cache or out / "cases", grid, progress)
+        labelled, _, validation = training_set.cases(cache or out / "cases", grid, progress)
         trainer = ClickTrainer(out, options, labelled, validation, str(torch_device))
         if resume:
             trainer.resume()
@@ -109,14 +160,14 @@ def run(
         trainer.run(minutes=minutes, report=report)
     scores = {key: value for key, value in lines[-1].items() if key != "step"} if lines else {}
     if "dice_after" in scores:
-        say(
-            f"Validation: Dice {scores['dice_before']:.3f} before, {scores['dice_after']:.3f} after a click, "
-            f"{scores['worse']:.0%} of clicks lower it."
+        print_line(
+            f"Validation: Dice {scores['dice_before']:.3f} before and {scores['dice_after']:.3f} after a click; "
+            f"{scores['worse']:.0%} of the clicks lower it."
         )
-    say(f"The run is in {out}, at step {trainer.step} of {options.steps}.")
+    print_line(f"The run is in {out} at step {trainer.step} of {options.steps}.")
     if bundle is not None:
-        sources: list[TrainingData] = [each for data in cohort.labelled for each in data.describe(True)]
+        sources: list[TrainingData] = [each for data in training_set.labelled for each in data.describe(True)]
         save_click_bundle(bundle, trainer.network, name, sources, trainer.step, scores)
-        say(f"The bundle is in {bundle}.")
+        print_line(f"The bundle is in {bundle}.")
     if trainer.step < options.steps:
-        say(f"Go on with: dca train-clicks -o {out} --resume" + (f" --cache {cache}" if cache else ""))
+        print_line(f"To continue: dca train-clicks -o {out} --resume" + (f" --cache {cache}" if cache else ""))

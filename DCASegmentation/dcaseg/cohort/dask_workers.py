@@ -25,7 +25,7 @@ from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.web import ErrorHandler
 
-from ..errors import UserError, root_cause
+from ..errors import UserError, how_to_install, root_cause
 from ..inference.process_settings import sleeping_threads
 
 _LOOPBACK = "127.0.0.1"
@@ -143,7 +143,7 @@ def _local_cluster(workers: LocalWorkers, dashboard_port: int | None) -> SpecClu
     except ImportError:
         raise UserError(
             "Cohorts need a package that is not installed: cryptography.",
-            'Install it: pip install "dca-segmentation[cohort]"',
+            f"Install it: {how_to_install('cryptography')}",
         ) from None
     options: dict[str, Any] = {"host": _LOOPBACK, "port": 0, "protocol": _PROTOCOL, "security": security}
     scheduler = {"cls": _Scheduler, "options": {**options, "dashboard": False}}
@@ -225,7 +225,7 @@ def _require_same_version(client: Client) -> None:
     if outdated:
         raise UserError(
             f"{_count_workers(outdated)} version {required} of this program (first: {outdated[0]}).",
-            'Install it on all workers: pip install "dca-segmentation[cohort]"',
+            "Install this version, with its extra cohort, on all workers.",
         )
 
 

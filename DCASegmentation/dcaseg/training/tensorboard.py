@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, how_to_install
 from ..method.log_gap import GROUPS, Partition
 from ..organs import Vocabulary
 from .cases import Case
@@ -30,7 +30,8 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
-                "TensorBoard is not installed.", "Install it (pip install tensorboard), or omit --tensorboard."
+                "TensorBoard is not installed.",
+                f"Install it ({how_to_install('tensorboard')}), or leave out --tensorboard.",
             ) from None
         self._writer = SummaryWriter(str(run / FOLDER))
         self._vocabulary = vocabulary

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ...errors import UserError
+from ...errors import UserError, how_to_install
 from ...method.log_gap import GROUPS
 from ...organs import Vocabulary
 from .overlays import AIR_HU, Slice, gray
@@ -33,9 +33,7 @@ class Clusters:
 def require_scikit_learn() -> None:
     """Raise UserError if scikit-learn is not installed."""
     if importlib.util.find_spec("sklearn") is None:
-        raise UserError(
-            "scikit-learn is not installed.", 'Install it: pip install scikit-learn, or pip install -e ".[figures]".'
-        )
+        raise UserError("scikit-learn is not installed.", f"Install it: {how_to_install('scikit-learn')}")
 
 
 def embed(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Clusters:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...errors import UserError
+from ...errors import UserError, how_to_install
 from ...imaging.writers import new_folder, write_json
 from ...json_io import read_json
 from ...method.streaming import StreamedOutput
@@ -75,9 +75,7 @@ def load_openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise UserError(
-            f"OpenVINO cannot be imported: {error}.", 'Install it: pip install "dca-segmentation[openvino]"'
-        ) from None
+        raise UserError(f"OpenVINO cannot be used: {error}.", f"Install it: {how_to_install('openvino')}") from None
     return openvino
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, how_to_install
 from ...imaging.writers import write_json
 from ...json_io import read_json
 from ...method.streaming import StreamedOutput
@@ -40,7 +40,7 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
         if device_type != "cpu":
             return f"The runtime openvino needs the CPU, not {device.description}.", "Add --device cpu."
         if not is_installed():
-            return "OpenVINO is not installed.", 'Install it: pip install "dca-segmentation[openvino]"'
+            return "OpenVINO is not installed.", f"Install it: {how_to_install('openvino')}"
     elif name == CompiledBackend.name:
         if device_type == "mps":
             return "The runtime compile needs the CPU or CUDA.", "Choose eager."

@@ -1,4 +1,4 @@
-"""What ``dca`` prints: nothing that a terminal obeys, nothing that fails for a letter, and what was saved."""
+"""The output of ``dca``: no terminal commands, no encoding errors, and messages on what was saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dcaseg.cli.console import exit_code_of, prepare_streams, say, says_when_cancelled, shown, table, warn
+from dcaseg.cli.console import cancellation_message, escaped, exit_code_of, prepare_streams, print_line, table, warn
 from dcaseg.errors import Cancelled
 from dcaseg.user_folders import expanded, home_folder, home_or_temporary
 
@@ -22,7 +22,7 @@ AS_SHOWN = "[red]a[/red]\\x1b[2J\\x07\\r\\u202eb\\n"
 
 
 def run(*arguments: object, **environment: str | None) -> subprocess.CompletedProcess[str]:
-    """``dca`` as a process of its own; an environment variable that is None is taken out."""
+    """Run ``dca`` in a process of its own. An environment variable with the value None is removed."""
     changed = {**os.environ, **{name: value for name, value in environment.items() if value is not None}}
     for name in (name for name, value in environment.items() if value is None):
         changed.pop(name, None)
@@ -30,14 +30,14 @@ def run(*arguments: object, **environment: str | None) -> subprocess.CompletedPr
     return subprocess.run(command, capture_output=True, text=True, env=changed, timeout=300, errors="replace")
 
 
-def test_control_characters_are_escapes_and_letters_of_any_script_stay():
-    assert shown(NASTY) == AS_SHOWN
-    assert shown("Bäuche 肝臓 \u00a0 é") == "Bäuche 肝臓 \u00a0 é"
-    assert shown("\udce4.nii") == "\\udce4.nii", "a byte of a file name that is no text"
+def test_control_characters_are_escaped_but_letters_of_any_script_are_not():
+    assert escaped(NASTY) == AS_SHOWN
+    assert escaped("Bäuche 肝臓 \u00a0 é") == "Bäuche 肝臓 \u00a0 é"
+    assert escaped("\udce4.nii") == "\\udce4.nii", "a byte of a file name that is not text"
 
 
-def test_no_text_is_markup_or_a_command_to_the_terminal(capsys):
-    say(NASTY)
+def test_text_is_never_interpreted_as_markup_or_terminal_command(capsys):
+    print_line(NASTY)
     warn(NASTY)
     rows = table(NASTY, "Name")
     rows.add_row(NASTY)
@@ -50,7 +50,7 @@ def test_no_text_is_markup_or_a_command_to_the_terminal(capsys):
     assert not {"\x1b", "\x07", "\u202e"} & {*captured.out, *captured.err}
 
 
-def test_what_a_strangers_bundle_says_of_itself_is_shown_as_it_is(dca, small_bundle, tmp_path):
+def test_metadata_of_an_untrusted_bundle_is_escaped(dca, small_bundle, tmp_path):
     bundle = tmp_path / "bundle"
     shutil.copytree(small_bundle, bundle)
     metadata = bundle / "configs" / "metadata.json"
@@ -62,13 +62,13 @@ def test_what_a_strangers_bundle_says_of_itself_is_shown_as_it_is(dca, small_bun
     assert "[b]x[/b]\\x1b[31m" in done.out.replace("\n", "")
 
 
-def test_errors_and_tracebacks_escape_too(dca, tmp_path):
+def test_errors_and_tracebacks_are_escaped(dca, tmp_path):
     done = dca("--debug", "segment", tmp_path / "a\x1b[2J.nii.gz", "-o", tmp_path / "out")
     assert done.code == 2 and "\x1b" not in done.err and "a\\x1b[2J.nii.gz" in done.err
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_an_output_that_cannot_encode_a_name_replaces_letters(encoding, coarse_phantom, small_bundle, tmp_path):
+def test_characters_that_the_encoding_lacks_are_replaced(encoding, coarse_phantom, small_bundle, tmp_path):
     ct = tmp_path / "肝臓 Bäuche.nii.gz"
     shutil.copy(coarse_phantom / "ct.nii.gz", ct)
     out = tmp_path / "腎臓"
@@ -83,7 +83,7 @@ def test_an_output_that_cannot_encode_a_name_replaces_letters(encoding, coarse_p
 
 @pytest.fixture
 def nobody(tmp_path) -> dict[str, str | None]:
-    """The environment of a user without HOME and without an entry in the passwd file, as in a container."""
+    """The environment of a user without HOME and without an entry in the passwd file, as in some containers."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(
         "import pwd\ndef unknown(uid):\n    raise KeyError('getpwuid(): uid not found')\npwd.getpwuid = unknown\n"
@@ -93,7 +93,7 @@ def nobody(tmp_path) -> dict[str, str | None]:
     return {**dict.fromkeys(names), "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
 
 
-def test_without_a_home_the_shipped_model_is_found_and_a_ct_segmented(nobody, coarse_phantom, small_bundle, tmp_path):
+def test_segment_works_without_a_home_folder(nobody, coarse_phantom, small_bundle, tmp_path):
     listed = run("bundle", "list", **nobody)
     assert listed.returncode == 0 and "dca-abdomen" in listed.stdout
     options = ("segment", coarse_phantom / "ct.nii.gz", "-o", tmp_path / "out", "--bundle", small_bundle, "--no-scene")
@@ -103,7 +103,7 @@ def test_without_a_home_the_shipped_model_is_found_and_a_ct_segmented(nobody, co
 
 
 @pytest.mark.slow
-def test_without_a_home_a_cohort_runs(nobody, coarse_phantom, small_bundle, tmp_path):
+def test_cohort_works_without_a_home_folder(nobody, coarse_phantom, small_bundle, tmp_path):
     pytest.importorskip("highdicom", reason="the extra cohort is not installed")
     (tmp_path / "in").mkdir()
     shutil.copy(coarse_phantom / "ct.nii.gz", tmp_path / "in")
@@ -112,7 +112,7 @@ def test_without_a_home_a_cohort_runs(nobody, coarse_phantom, small_bundle, tmp_
     assert done.returncode == 0 and "1 ok" in done.stdout, done.stderr
 
 
-def test_a_home_that_there_is_not_is_one_of_our_own_that_others_cannot_write(monkeypatch, tmp_path):
+def test_missing_home_folder_is_replaced_by_a_private_one(monkeypatch, tmp_path):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
@@ -135,7 +135,7 @@ def test_a_home_that_there_is_not_is_one_of_our_own_that_others_cannot_write(mon
     ],
     ids=str,
 )
-def test_memory_that_runs_out_anywhere_is_one_line(error, capsys):
+def test_out_of_memory_is_one_line(error, capsys):
     def fail():
         raise error
 
@@ -144,22 +144,22 @@ def test_memory_that_runs_out_anywhere_is_one_line(error, capsys):
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, Cancelled])
-def test_a_cancelled_command_says_what_was_saved(stop, capsys):
+def test_canceled_command_says_what_was_saved(stop, capsys):
     def command():
-        with says_when_cancelled(lambda: "3 of 7 are kept. Run it again."):
+        with cancellation_message(lambda: "3 of 7 are kept. Run it again."):
             raise stop
 
     assert exit_code_of(command) == 130
-    assert capsys.readouterr().err.strip() == "Cancelled. 3 of 7 are kept. Run it again."
+    assert capsys.readouterr().err.strip() == "Canceled. 3 of 7 are kept. Run it again."
 
     def another():
         raise stop
 
     assert exit_code_of(another) == 130
-    assert "What is complete was kept" in capsys.readouterr().err
+    assert "Completed output was kept" in capsys.readouterr().err
 
 
-def test_warnings_of_libraries_stay_away_from_users(monkeypatch):
+def test_library_warnings_are_hidden_from_users(monkeypatch):
     monkeypatch.delenv("PYTHONWARNINGS", raising=False)
     monkeypatch.setattr(sys, "warnoptions", [])
     with warnings.catch_warnings():
@@ -170,7 +170,7 @@ def test_warnings_of_libraries_stay_away_from_users(monkeypatch):
     monkeypatch.delenv("PYTHONWARNINGS")
 
 
-def test_a_case_is_cancelled_with_a_word_on_what_was_there(coarse_phantom, small_bundle, tmp_path, dca, monkeypatch):
+def test_canceled_segment_says_that_nothing_was_written(coarse_phantom, small_bundle, tmp_path, dca, monkeypatch):
     import dcaseg.inference.pipeline as job
 
     def stop(*arguments, **options):
@@ -180,11 +180,11 @@ def test_a_case_is_cancelled_with_a_word_on_what_was_there(coarse_phantom, small
     done = dca("segment", coarse_phantom / "ct.nii.gz", "-o", tmp_path / "out", "--bundle", small_bundle)
     assert (done.code, done.err.splitlines()[-1]) == (
         130,
-        "Cancelled. Nothing was written. To segment the CT, run the same command again.",
+        "Canceled. Nothing was written. To segment the CT, run the same command again.",
     )
 
 
-def test_results_are_private_unless_they_are_shared(coarse_phantom, small_bundle, tmp_path, dca):
+def test_results_are_private_unless_shared(coarse_phantom, small_bundle, tmp_path, dca):
     before = os.umask(0o022)
     try:
         options = ("segment", coarse_phantom / "ct.nii.gz", "--bundle", small_bundle, "--device", "cpu", "--no-scene")
