@@ -1,5 +1,5 @@
 """A table of odd inputs that users have met, with the expected outcome of each. ``test_odd_inputs.py`` tests them, and
-Resources/Docs/odd-inputs.md lists them.
+Resources/Docs/reference/inputs.md lists them.
 
 To add one, add a line to ``TABLE`` with a function that writes the input into an empty folder and returns the path to
 pass to ``dca``; then ``python Testing/odd_inputs.py`` writes the page again.
@@ -460,7 +460,7 @@ TABLE = (
 
 
 def page() -> str:
-    """The content of Resources/Docs/odd-inputs.md."""
+    """The content of Resources/Docs/reference/inputs.md."""
     lines = [
         "# Odd inputs and their outcomes",
         "",
