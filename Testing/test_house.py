@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -196,3 +197,20 @@ def test_pictures_are_drawn_without_torch():
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_modules_named_in_text_exist():
+    """Processes are started, and names looked up, by the names of modules: a typo would show only when it is used."""
+    modules = {name_of(path) for path in FILES}
+    pattern = re.compile(r"\b(?:dcaseg|DCASegmentationLib)(?:\.[a-z]\w*)+")
+    missing = []
+    for path in [*FILES, *Path(__file__).parent.rglob("*.py")]:
+        for name in pattern.findall(path.read_text(encoding="utf-8")):
+            parts = name.split(".")
+            # The last parts may be names in a module, or an attribute of the package itself.
+            found = any(".".join(parts[:count]) in modules for count in range(len(parts), 1, -1))
+            # Bundles of earlier versions name modules that no longer exist.
+            earlier = name.startswith(("DCASegmentationLib.method", "DCASegmentationLib.bundle"))
+            if not found and not earlier and not (len(parts) == 2 and parts[0] == "dcaseg"):
+                missing.append(f"{path.name}: {name}")
+    assert missing == []
