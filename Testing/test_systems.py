@@ -206,12 +206,12 @@ def test_rows_of_tables_three_and_five():
 def test_the_command_creates_a_table_of_all_methods(dca, tmp_path):
     run = dca(
         "experiment", "table1", "-o", tmp_path, "--people", "2,2,1,1", "--seeds", "0", "--steps", 2, "--filters", 1,
-        "--spacing", "10,10,10", "--device", "cpu", "--beside-paper", "--equal", "compute",
+        "--spacing", "10,10,10", "--device", "cpu", "--show-paper-numbers", "--equal", "compute",
     )  # fmt: skip
     assert run.code == 0, run.err
     header, *rows = list(csv.reader((tmp_path / "table1.csv").open()))
     assert len(rows) == 20 and "equal compute" in run.out and "Paper: Dice" in header
-    assert "with table1 and table2" in dca("experiment", "table3", "-o", tmp_path, "--beside-paper").err
+    assert "with table1 and table2" in dca("experiment", "table3", "-o", tmp_path, "--show-paper-numbers").err
 
 
 @pytest.mark.slow

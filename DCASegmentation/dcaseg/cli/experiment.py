@@ -120,7 +120,7 @@ def run(
     with_paper_numbers: Annotated[
         bool,
         typer.Option(
-            "--beside-paper",
+            "--show-paper-numbers",
             help="table1, table2: also show the numbers of the paper and their protocol.",
             rich_help_panel=_TABLES_PANEL,
         ),
@@ -240,7 +240,7 @@ def run(
         }
         pictures = [make_figure(name, runs, figure_options, f".{picture}") for name in names if name in FIGURES]
     for name, outcome in outcomes.items():
-        _print(outcome, len(seed_values), cases.told)
+        _print(outcome, len(seed_values), cases.description)
         print_line(f"Written: {out / name}.csv, .md, .tex and .json")
     for path in pictures:
         print_line(f"Written: {path} and its numbers, {path.with_suffix('.json').name}")
@@ -297,7 +297,7 @@ def _check_names(names: list[str], bundle: str | None, has_more_lists: bool, has
     if has_more_lists and "fig2" not in names:
         raise UserError("--also only works with fig2.", "Omit it, or add fig2.")
     if has_table_options and not set(names) & set(TABLES):
-        raise UserError(f"--equal and --beside-paper only work with {' and '.join(TABLES)}.", "Omit them.")
+        raise UserError(f"--equal and --show-paper-numbers only work with {' and '.join(TABLES)}.", "Omit them.")
 
 
 def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
@@ -324,7 +324,7 @@ def _figure_options(
 
     if not lists:
         return Also(ratios=ratios)
-    subsets = [Subset(f"{data.told}\n({len(data.labelled)})", data.labelled)]
+    subsets = [Subset(f"{data.description}\n({len(data.labelled)})", data.labelled)]
     for path in lists:
         datalist = read_datalist(path)
         require_files(datalist)

@@ -61,7 +61,7 @@ def make_figure(name: str, runs: Runs, also: Also | None = None, extension: str 
         raise UserError(f"Unknown figure: '{name}'.", f"Choose one of: {', '.join(FIGURES)}.")
     _require_ras(runs)
     figure, numbers = FIGURES[name].draw(runs, also or Also())
-    write_json({"data": runs.data.told, **numbers}, runs.folder / f"{name}.json")
+    write_json({"data": runs.data.description, **numbers}, runs.folder / f"{name}.json")
     path = runs.folder / f"{name}{extension}"
     save_figure(figure, path)
     return path
@@ -77,7 +77,7 @@ def _organ_dice(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
         for arm in arms
     }
     division = runs.division()
-    title = f"{runs.data.told}; {_seeds(runs)}"
+    title = f"{runs.data.description}; {_seeds(runs)}"
     figure = organ_dice_figure(division, runs.data.vocabulary, dice, _DCA.title, title)
     shares = dict(zip((keys[label - 1] for label in division.ranking), division.proportions, strict=True))
     numbers = {method: {key: rounded(value) for key, value in found.items()} for method, found in dice.items()}
@@ -99,7 +99,7 @@ def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
         named = {case.name: case for subset in (*subsets, Subset("", whole)) for case in subset.cases}
         whole = list(named.values())
     divisions = [divide(subset.cases, data.vocabulary, MODES[-1]) for subset in subsets]
-    title = f"{data.told}; groups by mode {MODES[-1]}"
+    title = f"{data.description}; groups by mode {MODES[-1]}"
     figure = label_ratio_figure([subset.title for subset in subsets], divisions, rows, data.vocabulary, title)
     return figure, {
         "compared_with": f"{len(whole)} cases",
@@ -130,7 +130,7 @@ def _overlays(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
         )
         for name, case in chosen.items()
     ]  # fmt: skip
-    title = f"{runs.data.told}; seed {runs.seeds[0]}; the test cases with the median and the lowest Dice of DCA"
+    title = f"{runs.data.description}; seed {runs.seeds[0]}; the test cases with the median and the lowest Dice of DCA"
     dice = {arm.title: {name: rounded(by_case[arm.key][name]) for name in chosen} for arm in arms}
     return overlay_figure(results, runs.data.vocabulary, title), {"seed": runs.seeds[0], "dice": dice}
 
@@ -146,7 +146,7 @@ def _feature_clusters(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
         runs.report(index / len(arms), f"Features of {arm.title}")
         features = features_at(strategy.network, last_block(strategy.network), runs.data.test, strategy.options, voxels)
         clusters[arm.title] = embed(features, voxels.labels)
-    title = f"{runs.data.told}; seed {runs.seeds[0]}; features of DeB-9 of the decoder that gives the result"
+    title = f"{runs.data.description}; seed {runs.seeds[0]}; features of DeB-9 of the decoder that gives the result"
     figure = cluster_figure(clusters, voxels.labels, runs.data.vocabulary, title)
     silhouettes = {method: round(found.silhouette, 4) for method, found in clusters.items()}
     return figure, {"seed": runs.seeds[0], "voxels": len(voxels.labels), "silhouette": silhouettes}
@@ -166,7 +166,7 @@ def _expert_variants(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
         for group, labels in groups.items()
     }
     paper = {group: of_group(scores[STITCHED.key], labels) for group, labels in groups.items()}
-    title = f"{runs.data.told}; {_seeds(runs)}"
+    title = f"{runs.data.description}; {_seeds(runs)}"
     numbers = {
         group: {f"{depth}, dilation {dilation}": _to_json(spread) for (depth, dilation), spread in found.items()}
         for group, found in dice.items()
@@ -197,7 +197,7 @@ def _fused_maps(runs: Runs, _: Also) -> tuple[Figure, dict[str, Any]]:
             of_group = np.where(np.isin(labels, list(groups[group])), labels, 0)
             axial = fullest_slices(of_group, spacing)[0]
             planes.append((group, replace(axial, index=_largest_section(of_group)).around_body(case.hu)))
-    title = f"{runs.data.told}; seed {runs.seeds[0]}; numbers: strength in organs / in the rest of the body"
+    title = f"{runs.data.description}; seed {runs.seeds[0]}; numbers: strength in organs / in the rest of the body"
     figure = fused_map_figure(case.hu, strengths, contrasts, labels, groups, planes, title)
     numbers = {name: {group: rounded(value) for group, value in one.items()} for name, one in contrasts.items()}
     return figure, {"seed": runs.seeds[0], "case": case.name, "contrast": numbers}

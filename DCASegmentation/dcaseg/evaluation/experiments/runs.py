@@ -143,7 +143,7 @@ COSTS = "costs.json"
 class Data:
     """Cases on the model grid.
 
-    ``all_labelled`` are the labeled and the unlabeled cases with labels, or empty if the latter have none. ``told``
+    ``all_labelled`` are the labeled and the unlabeled cases with labels, or empty if the latter have none. ``description``
     describes the data and is recorded with the runs.
     """
 
@@ -153,7 +153,7 @@ class Data:
     validation: Sequence[Case]
     test: Sequence[Case]
     all_labelled: Sequence[Case]
-    told: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ def _use_scored_weights(trainer: Trainer) -> None:
 
 
 def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
-    about: dict[str, Any] = {"data": data.told, "test": [case.name for case in data.test]}
+    about: dict[str, Any] = {"data": data.description, "test": [case.name for case in data.test]}
     options = common.to_json()
     if math.isinf(options["grad_clip_norm"]):
         options["grad_clip_norm"] = None
