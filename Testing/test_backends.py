@@ -85,6 +85,7 @@ def test_openvino_gives_the_results_of_pytorch(windows, wanted, options):
     assert_same_answer(selection.make_backend("openvino", asked)(windows), EagerBackend(asked)(windows))
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_openvino_gives_the_labels_of_the_shipped_model():
     bundle = Bundle.load(SHIPPED)

@@ -93,6 +93,7 @@ def nobody(tmp_path) -> dict[str, str | None]:
     return {**dict.fromkeys(names), "PYTHONPATH": path, "TMPDIR": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_segment_works_without_a_home_folder(nobody, coarse_phantom, small_bundle, tmp_path):
     listed = run("bundle", "list", **nobody)
     assert listed.returncode == 0 and "dca-abdomen" in listed.stdout

@@ -31,6 +31,7 @@ def steps_logged(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_resumed_exported_and_evaluated(dca, run_folder, cache, tmp_path):
     resumed = dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2)
     assert resumed.code == 0, resumed.err

@@ -52,6 +52,7 @@ def test_the_record_of_a_run_has_its_options_under_the_names_of_today():
     assert options.ema_decay == earlier["averaging"] > 0
 
 
+@pytest.mark.slow
 def test_training_continues_from_a_compact_state(dca, tmp_path, monkeypatch):
     monkeypatch.chdir(EARLIER)
     done = dca(

@@ -40,6 +40,7 @@ def numbers_of(runs: Runs, name: str) -> dict:
     return json.loads((runs.folder / f"{name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_organ_dice_come_from_the_runs_and_later_figures_reuse_them(runs):
     numbers = numbers_of(runs, "fig1")
     shares = list(numbers["share_of_voxels"].values())

@@ -51,6 +51,7 @@ def test_every_row_of_a_table_is_trained_and_tabulated(tmp_path, data, name):
     assert "dca" in outcome.stitched and "vnet" not in outcome.stitched
 
 
+@pytest.mark.slow
 def test_the_decoders_gain_over_its_experts_is_recorded(tmp_path, data):
     only = Experiment("one", "One", (Arm("dca", "DCA"),))
     runs = Runs(tmp_path, replace(COMMON, steps=20), data, [0])
@@ -81,6 +82,7 @@ def test_the_benchmark_on_anatomies_tests_on_people_that_training_never_sees(tmp
         anatomies_training_set(tmp_path)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_and_interrupted_runs_are_resumed(tmp_path, data, monkeypatch):
     from dcaseg.training.trainer import Trainer
 

@@ -182,6 +182,7 @@ REFUSE = """
 """
 
 
+@pytest.mark.slow
 def test_hostile_bundles_are_refused_in_little_memory_and_time(small_bundle, tmp_path):
     names = list(HOSTILE)
     folders = [tmp_path / "in" / str(number) for number in range(len(names))]

@@ -62,6 +62,7 @@ def held(n_slices: int, network: DCANet, options: SegmentOptions) -> Held:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_longer_ct_takes_a_few_bytes_a_voxel_and_no_more_tensors(network):
     short, long = (held(n_slices, network, LABELS_ALONE) for n_slices in (64, 128))
     # The network's input is 4 bytes; the channels of every voxel would be 64.
@@ -70,6 +71,7 @@ def test_a_longer_ct_takes_a_few_bytes_a_voxel_and_no_more_tensors(network):
     assert (long.arrays - short.arrays) / VOXELS < 12
 
 
+@pytest.mark.slow
 def test_with_maps_it_takes_what_they_hold_and_no_more_tensors(network):
     short, long = (held(n_slices, network, MAPS_TOO) for n_slices in (64, 128))
     assert (long.tensors - short.tensors) / VOXELS < 4.5

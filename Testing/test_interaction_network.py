@@ -136,6 +136,7 @@ def test_training_improves_the_clicks(case, tmp_path):
     assert lines[-1]["step"] == 60 and lines[0]["loss"] > lines[-2]["loss"]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_the_uninterrupted_one(case, tmp_path):
     whole = trainer_in(tmp_path / "whole", case, 6)
     whole.run()

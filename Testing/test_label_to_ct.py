@@ -190,6 +190,7 @@ def test_labels_agree_with_the_image(anatomy):
     assert np.mean(fits) < 0.8 * np.mean(shifted)
 
 
+@pytest.mark.slow
 def test_the_phase_shows_in_the_aorta_and_the_kidneys(anatomy):
     def mean(phase, key):
         values = []
@@ -219,6 +220,7 @@ def test_the_case_follows_the_grids_orientation(anatomy):
     assert np.array_equal(lps.labels, ras.labels[:, ::-1, ::-1])
 
 
+@pytest.mark.slow
 def test_the_gallbladder_is_sometimes_removed(anatomy):
     label = AMOS.by_key["gallbladder"].label
     counts = [int((paint_case(seed, [anatomy], GRID).labels == label).sum()) for seed in range(40)]
@@ -241,6 +243,7 @@ def test_cases_are_cached_and_only_missing_ones_are_rendered_again(folder, tmp_p
     assert [name for name in sorted(times) if kept[name] == times[name]] == ["painted_10.npz", "painted_12.npz"]
 
 
+@pytest.mark.slow
 def test_a_prepared_anatomy_is_read_from_the_cache_and_a_damaged_one_is_replaced(folder, anatomy, tmp_path):
     made = load_anatomy(folder, cache=tmp_path)
     (file,) = tmp_path.iterdir()
@@ -393,6 +396,7 @@ def warps(anatomy, other) -> dict[str, dict[str, Warp]]:
     return {anatomy.name: {other.name: register(anatomy, other).warp}}
 
 
+@pytest.mark.slow
 def test_a_registration_increases_the_overlap_without_folding(anatomy, other):
     found = register(anatomy, other)
     assert found.after > found.before + 0.05
@@ -401,6 +405,7 @@ def test_a_registration_increases_the_overlap_without_folding(anatomy, other):
     assert jacobian(MOST_WEIGHT * vectors, found.warp.step).min() > 0
 
 
+@pytest.mark.slow
 def test_a_body_changes_gradually_with_the_blending_weight(anatomy, other, warps):
     """Half of the warp gives a body between the one without and the one with all of it."""
     renderer = Renderer([anatomy, other], (6.0, 6.0, 6.0), warps=warps)
@@ -470,6 +475,7 @@ def test_the_command_registers_every_pair_once_and_renders_blended_bodies(folder
     assert dca("synthesize", folder, "--warps", warps, "-o", tmp_path / "damaged").code == 2
 
 
+@pytest.mark.slow
 def test_duplicate_names_are_rejected_and_unknown_structures_reported(anatomy, folder, dca, tmp_path):
     with pytest.raises(UserError, match="Two label maps have the name"):
         Renderer([anatomy, anatomy], GRID.spacing)
@@ -483,6 +489,7 @@ def test_duplicate_names_are_rejected_and_unknown_structures_reported(anatomy, f
     assert "pancreas" in record["unknown"]
 
 
+@pytest.mark.slow
 def test_a_source_ignores_registrations_to_label_maps_that_it_does_not_have(anatomy, folder, warps, tmp_path):
     for name, warp in warps[anatomy.name].items():
         write_warp(warp, tmp_path / warp_name(anatomy.name, name))
@@ -494,7 +501,7 @@ def test_a_source_ignores_registrations_to_label_maps_that_it_does_not_have(anat
 
 def test_fixed_shapes_cannot_be_drawn_from_recipes(renderer):
     options = TrainingOptions(grid=GridOptions(shape=(32, 32, 32)))
-    with pytest.raises(UserError, match="fixed size"):
+    with pytest.raises(UserError, match="need a spacing in mm"):
         RecipeSampler(renderer, options, np.random.default_rng(0))
 
 
@@ -532,6 +539,7 @@ def test_smooth_noise_has_the_requested_sd_and_length():
     assert np.array_equal(part, field[20:30, 5:6, 11:])
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_case(folder, dca, tmp_path):
     out = tmp_path / "painted"
     run = dca("synthesize", folder, "--seed", 3, "--phase", "arterial", "--spacing", "6,6,6", "-o", out)
@@ -567,6 +575,7 @@ def test_small_organs_of_the_real_label_maps_survive_at_3_mm():
             assert 0.8 * low < np.median(volumes[organ.label]) < high, organ.key
 
 
+@pytest.mark.slow
 def test_synthetic_cts_are_labeled_cases_in_addition_to_those_of_a_list(dca, folder, coarse_phantom, tmp_path):
     listed = tmp_path / "list.json"
     ct = {"image": str(coarse_phantom / "ct.nii.gz")}

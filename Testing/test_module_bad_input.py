@@ -254,6 +254,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs the process table of Linux")
 def test_a_worker_killed_in_any_phase_is_reported_and_the_next_run_works(
     worker_from, cold_panel, fake_slicer, monkeypatch, tmp_path

@@ -109,6 +109,7 @@ def test_no_callable_is_passed_to_single_shot():
     assert found == []
 
 
+@pytest.mark.slow
 def test_runs_leave_only_their_result_behind(panel, fake_slicer):
     """Callables kept by PythonQt would keep runs alive, and parts of replaced or deleted results would remain."""
     ct = add_ct("CT")

@@ -44,6 +44,7 @@ def the_library_of_other_tests_stays() -> Iterator[None]:
     sys.modules.update({name: module for name, module in before.items() if name.split(".")[0] in ours})
 
 
+@pytest.mark.slow
 def test_reloading_reloads_the_library_and_stops_a_run(module_widget, fake_slicer):
     library = sys.modules["DCASegmentationLib.widgets.segment_panel"]
     add_ct("CT")

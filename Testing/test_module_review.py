@@ -391,7 +391,7 @@ def test_an_unlabeled_ct_is_added_once_and_replaced_by_its_corrected_case(review
     (entry,) = listed["unlabelled"]
     ct = sitk.ReadImage(str(tmp_path / entry["image"]))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(ct), slicer.util.arrayFromVolume(case.ct))
-    assert "already, without labels" in add_to(review, fake_slicer, tmp_path)
+    assert "without labels" in add_to(review, fake_slicer, tmp_path)
     review_the_liver(review)
     review.ui.trainingSetSelector.currentIndex = 0
     assert "in the folder: 1." in add_to(review, fake_slicer, tmp_path)

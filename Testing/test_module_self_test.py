@@ -36,6 +36,7 @@ def run_as_ctest_does(caplog: Any) -> tuple[unittest.TestResult, str]:
     return result, caplog.text
 
 
+@pytest.mark.slow
 def test_with_pytorch_a_phantom_is_segmented_and_no_process_is_left_running(module_widget, fake_slicer, caplog):
     before = worker_processes()
     result, log = run_as_ctest_does(caplog)

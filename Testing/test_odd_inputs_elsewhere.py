@@ -64,6 +64,7 @@ def test_two_files_with_the_same_name_are_two_cases_of_a_cohort(tmp_path: Path) 
     assert means["ct.nii"] == pytest.approx(means["ct.nii.gz"] + 100)
 
 
+@pytest.mark.slow
 def test_a_cohort_reads_files_without_meta_header_and_enhanced_images(tmp_path: Path) -> None:
     from odd_inputs import data_set_alone, enhanced, rewritten
 

@@ -10,6 +10,7 @@ from matplotlib.image import imread
 import overlay_picture
 
 
+@pytest.mark.slow
 def test_a_labelled_ct_is_drawn_beside_what_the_model_finds(small_bundle, coarse_phantom, tmp_path, monkeypatch):
     entry = {"image": str(coarse_phantom / "ct.nii.gz"), "label": str(coarse_phantom / "labels.nii.gz"), "unknown": [5]}
     (tmp_path / "list.json").write_text(json.dumps({"training": [], "validation": [entry]}))

@@ -30,6 +30,7 @@ def own_list(coarse_phantom, tmp_path_factory) -> Path:
     return folder / "list.json"
 
 
+@pytest.mark.slow
 def test_train_evaluate_export_and_segment_with_a_folder_of_cts(dca, own_list, tmp_path):
     run, model = tmp_path / "run", tmp_path / "model"
     first = dca("train", "-o", run, "--data", own_list, *TINY, "--steps", 4, "--minutes", 0)

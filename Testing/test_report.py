@@ -72,6 +72,7 @@ def test_a_report_is_never_overwritten_without_request(report, tmp_path):
     assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
+@pytest.mark.slow
 def test_the_command_reports_on_a_result_folder(dca, coarse_phantom, small_bundle, tmp_path):
     result = tmp_path / "result"
     ct = coarse_phantom / "ct.nii.gz"

@@ -133,6 +133,7 @@ def test_label_maps_of_other_programs_are_read_by_label_name(tmp_path):
         read_table(path, AMOS)
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_a_labeled_ct(dca, small_bundle, coarse_phantom, tmp_path):
     out = tmp_path / "reach"
     files = ("--ct", coarse_phantom / "ct.nii.gz", "--labels", coarse_phantom / "labels.nii.gz")
@@ -149,6 +150,7 @@ def test_the_command_evaluates_a_labeled_ct(dca, small_bundle, coarse_phantom, t
     assert float(rows[0]["errors"]) == shares[0]
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_the_labeled_cases_of_a_list(dca, small_bundle, coarse_phantom, tmp_path):
     entry = {"image": str(coarse_phantom / "ct.nii.gz"), "label": str(coarse_phantom / "labels.nii.gz")}
     listed = tmp_path / "list.json"

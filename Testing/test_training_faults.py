@@ -385,6 +385,7 @@ def test_dropout_on_the_gpu_resumes(tmp_path):
     assert torch.equal(torch.rand(8, device="cuda"), expected)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_validation_and_save_intervals(dca, tmp_path):
     tiny = ("--spacing", "14,14,14", "--filters", 1, "--patch", 32, "--batch", 1, "--device", "cpu")
     people = ("--labelled", 1, "--unlabelled", 0, "--validation", 1)

@@ -307,7 +307,7 @@ def test_precomputed_synthetic_cases_use_registrations(dca, folders, warps, cach
         (("--synthesize", "MAP", "--license", "a", "--licence", "b"), "that of --license options 2"),
         (("--synthesize", "nowhere"), "nowhere is not a folder"),
         (("--synthesize", "MAP", "--warps", "nowhere"), "nowhere is not a folder"),
-        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "fixed size"),
+        (("--synthesize", "MAP", *NOBODY, "--preprocessing", "dhc"), "need a spacing in mm"),
     ],
 )
 def test_contradictory_options_are_rejected(dca, folders, tmp_path, options, words):
