@@ -212,7 +212,7 @@ def test_headers_that_do_not_conform_still_give_a_segmentation(kind, coarse_phan
 def test_with_a_pseudonym_no_patient_data_are_copied(coarse_phantom, tmp_path):
     ct, labels = (sitk.ReadImage(str(coarse_phantom / name))[::4, ::4, :6] for name in ("ct.nii.gz", "labels.nii.gz"))
     labels[5, 5, 3] = 6
-    known = {"PatientName": "Doe^Jane", "PatientID": "MRN-4711", "PatientBirthDate": "19500101", "StudyDate": "20200101",
+    known = {"PatientName": "Doe^Jane", "PatientID": "MRN4711", "PatientBirthDate": "19500101", "StudyDate": "20200101",
              "StudyDescription": "Abdomen of Jane", "AccessionNumber": "A99"}  # fmt: skip
     slices = series_of(tmp_path / "ct", ct, **known)
     write_checked(tmp_path / "seg.dcm", slices, labels, AMOS, ALGORITHM, "P-0123456789ab")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 from matplotlib.image import imread
 
 import overlay_picture

@@ -143,8 +143,8 @@ COSTS = "costs.json"
 class Data:
     """Cases on the model grid.
 
-    ``all_labelled`` are the labeled and the unlabeled cases with labels, or empty if the latter have none. ``description``
-    describes the data and is recorded with the runs.
+    ``all_labelled`` are the labeled and the unlabeled cases with labels, or empty if the latter have none.
+    ``description`` describes the data and is recorded with the runs.
     """
 
     vocabulary: Vocabulary
