@@ -26,13 +26,13 @@ from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 torch.set_num_threads(1)
 options = replace(
-    OPTIONS, steps=4, dice_channels="all", class_balance=0.0, ramp_fraction=0.1, negligible_weight=0.0, optimizer="sgd",
+    OPTIONS, steps=4, dice_channels="all", class_balance=0.0, ramp_fraction=0.1, unsup_weight_cutoff=0.0, optimizer="sgd",
     # A residual decoder changes so little in four steps that flipped pseudo-labels would be a third of the change.
     residual=False, upsampling="transposed",
 )
 for name, first in (("joint", 0.0), ("staged", 0.5)):
     trainer = Trainer(
-        Path(sys.argv[1]) / name, replace(options, experts_first=first), THREE_BALLS,
+        Path(sys.argv[1]) / name, replace(options, expert_stage_fraction=first), THREE_BALLS,
         [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labelled=False)], [case_of_balls(4)],
     )
     if trainer.processes.first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -214,7 +215,13 @@ class FakeSlicer:
 
 @contextmanager
 def installed(fake: FakeSlicer) -> Iterator[FakeSlicer]:
-    """Within the context, the fake Slicer is installed, with an empty scene at the start."""
+    """Within the context, the fake Slicer is installed, with an empty scene at the start.
+
+    Garbage is collected only here, in the main thread. Other tests of the process leave threads behind (those of Dask),
+    and a collection that starts in one of them would delete Qt objects outside their thread, which corrupts memory.
+    """
+    collected = gc.isenabled()
+    gc.disable()
     fake.install()
     try:
         with fake.log.watching():
@@ -223,3 +230,6 @@ def installed(fake: FakeSlicer) -> Iterator[FakeSlicer]:
     finally:
         slicer.mrmlScene.Clear(0)
         fake.uninstall()
+        gc.collect()
+        if collected:
+            gc.enable()

@@ -33,7 +33,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The name of the backend, as in the option ``--runtime``."""
+        """The name of the backend, as in the option ``--backend``."""
 
     @property
     def needs_network(self) -> bool:
