@@ -26,7 +26,8 @@ from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 torch.set_num_threads(1)
 options = replace(
-    OPTIONS, steps=4, dice_channels="all", class_balance=0.0, ramp_fraction=0.1, unsup_weight_cutoff=0.0, optimizer="sgd",
+    OPTIONS, steps=4, dice_channels="all", class_balance=0.0, ramp_fraction=0.1,
+    unsup_weight_cutoff=0.0, optimizer="sgd",
     # A residual decoder changes so little in four steps that flipped pseudo-labels would be a third of the change.
     residual=False, upsampling="transposed",
 )
