@@ -398,7 +398,7 @@ def test_an_unlabeled_ct_is_added_once_and_replaced_by_its_corrected_case(review
     listed = json.loads((tmp_path / "dataset.json").read_text())
     assert len(listed["training"]) == 1 and listed["unlabelled"] == []
     review.ui.trainingSetSelector.currentIndex = 1
-    assert "already, with corrected organs" in add_to(review, fake_slicer, tmp_path)
+    assert "with corrected organs" in add_to(review, fake_slicer, tmp_path)
 
 
 def test_the_same_ct_is_added_twice_only_after_a_question(review, case, fake_slicer, tmp_path):
