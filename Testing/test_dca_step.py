@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 
 from dcaseg.method.log_gap import partition
 from dcaseg.method.losses import segmentation_loss
-from dcaseg.method.network import DCANet
+from dcaseg.method.network import LEVELS, DCANet
 from dcaseg.method.stitching import split_labels
 from dcaseg.training.options import TrainingOptions
 from dcaseg.training.strategies.base import Batch, StepState
 from dcaseg.training.strategies.dca import DCA
 from dcaseg.training.strategies.dca_losses import (
+    attention_loss,
     pseudo_supervised_loss,
     stitched_pseudo_labels,
     supervised_losses,
@@ -101,11 +103,15 @@ def test_two_graphs_give_the_gradients_of_one(network, volumes, labels, options)
     encoded = joint.encoder(torch.cat([volumes, unlabelled]))
     decoded = joint.decode_experts(encoded)
     assert joint.aggregation is not None
-    aggregated, _ = joint.aggregation(encoded, [[f.detach() for f in expert.features] for expert in decoded])
+    features = [[feature.detach() for feature in expert.features] for expert in decoded]
+    aggregated, attention = joint.aggregation(encoded, features, LEVELS)
     pseudo = joint.stitch([expert.logits[2:] for expert in decoded]).argmax(dim=1)
     loss = segmentation_loss(aggregated[:2], labels, "present") + 0.5 * segmentation_loss(
         aggregated[2:], pseudo, "present"
     )
+    for chosen, target, weight in ((slice(2), labels, 1.0), (slice(2, 4), pseudo, 0.5)):
+        of_chosen = {level: weights[chosen] for level, weights in attention.items()}
+        loss = loss + weight * options.attention_weight * attention_loss(of_chosen, target, OWNERS)
     for owned, expert in zip(OWNERS, decoded, strict=True):
         loss = loss + segmentation_loss(expert.logits[:2], split_labels(labels, owned), "present")
     loss.backward()
@@ -155,7 +161,7 @@ def test_the_experts_stage_leaves_out_the_aggregation_decoder(network, volumes, 
 
 def test_encoder_and_experts_get_no_gradient_in_the_aggregation_stage(network, volumes, labels, options):
     losses = supervised_losses(network, volumes, labels, options, "aggregation")
-    assert list(losses) == ["aggregation"]
+    assert list(losses) == ["aggregation", "attention"]
     (losses["aggregation"] + unsupervised_loss(network, volumes, options, "aggregation")[0]).backward()
     assert has_gradient(network.aggregation)
     assert not has_gradient(network.encoder) and not has_gradient(network.experts)
@@ -201,3 +207,42 @@ def test_batch_and_initialization_of_the_paper_preset():
     assert wide.weight.std().item() == pytest.approx((2 / (32 * 27)) ** 0.5, rel=0.03)
     batch = Batch(torch.zeros(1), torch.zeros(1), [()], torch.zeros(1))
     assert strategy.loss_names(strategy.step_state(5000), batch) == ("all",)
+
+
+def test_the_attention_loss_is_zero_where_each_organ_has_the_attention_of_its_own_expert(labels):
+    owner = torch.tensor([0, 0, 1, 1, 2])[labels]
+    own = torch.nn.functional.one_hot(owner, 3).movedim(-1, 1).float()
+    assert attention_loss({4: own, 3: own[:, :, ::2, ::2, ::2]}, labels, OWNERS) == 0
+    even = torch.full_like(own, 1 / 3)
+    assert attention_loss({4: even}, labels, OWNERS) == pytest.approx(math.log(3))
+    # All voxels without an organ are free.
+    assert attention_loss({4: own.roll(1, dims=1)}, torch.zeros_like(labels), OWNERS) == 0
+
+
+def test_small_organs_count_as_much_as_large_ones_in_the_attention_loss():
+    labels = torch.ones(1, 4, 4, 4, dtype=torch.long)
+    labels[0, 0, 0, 0] = 4
+    attention = torch.zeros(1, 3, 4, 4, 4)
+    attention[:, 0] = 1
+    wrong_in_one_voxel = -math.log(1e-6) / 2
+    assert attention_loss({4: attention}, labels, OWNERS) == pytest.approx(wrong_in_one_voxel)
+
+
+def test_the_attention_learns_from_labels_and_pseudo_labels_alike(network, volumes, labels, options):
+    losses = supervised_losses(network, volumes, labels, options)
+    assert losses["attention"].item() == pytest.approx(options.attention_weight * math.log(3), rel=1e-5)
+    with_attention, _ = unsupervised_loss(network, volumes, options)
+    without, _ = unsupervised_loss(network, volumes, replace(options, attention_weight=0.0))
+    assert (with_attention - without).item() == pytest.approx(options.attention_weight * math.log(3), rel=1e-4)
+    losses["attention"].backward()
+    assert not any(has_gradient(expert) for expert in network.experts)
+    # The gates start at zero, so they are what learns in the first step.
+    assert all(has_gradient(fusion.gate) for fusion in network.aggregation.fusions)
+
+
+def test_the_paper_and_other_fusions_have_no_attention_loss(volumes, labels, options):
+    paper = TrainingOptions.paper(supervise_aggregation=True)
+    torch.manual_seed(0)
+    assert "attention" not in supervised_losses(DCANet(OWNERS, n_filters=2), volumes, labels, paper)
+    average = DCANet(OWNERS, n_filters=2, norm="instance", fusion="average")
+    assert "attention" not in supervised_losses(average, volumes, labels, options)

@@ -331,9 +331,10 @@ def test_box_sums_stay_correct_while_regions_are_removed():
     assert remaining.sum() < 0.2 * weights.sum()
 
 
-def test_attention_of_another_expert_and_of_none_are_reasons():
+@pytest.mark.parametrize("experts_differ", [True, False])
+def test_unusual_attention_explains_a_finding_but_does_not_make_one(experts_differ):
     labels = body()
-    labels[12:15, 24:28, 10:13] = RIGHT_KIDNEY
+    labels[12:22, 24:28, 10:13] = RIGHT_KIDNEY
     doubtful_liver = (slice(12, 14), slice(12, 15), slice(12, 15))
     doubtful_kidney = (slice(12, 14), slice(24, 28), slice(10, 13))
     sure = np.full(SHAPE, 0.99, np.float32)
@@ -342,9 +343,16 @@ def test_attention_of_another_expert_and_of_none_are_reasons():
     attention[0] = 1
     attention[(slice(None), *doubtful_liver)] = np.reshape([0.1, 0.1, 0.8], (3, 1, 1, 1))
     attention[(slice(None), *doubtful_kidney)] = np.reshape([0.3, 0.4, 0.3], (3, 1, 1, 1))
-    result = review_of(labels, sure=sure, attention=attention)
+    other = labels.copy()
+    if experts_differ:
+        other[doubtful_liver], other[doubtful_kidney] = 0, LIVER
+    result = review_of(labels, other, sure=sure, attention=attention)
+    attention_kinds = {"foreign_expert", "undecided"}
+    assert all({*kinds(finding)} - attention_kinds for finding in result.review.findings)
+    if not experts_differ:
+        return
     liver, kidney = (
-        next(finding for finding in about(result, key) if {"foreign_expert", "undecided"} & {*kinds(finding)})
+        next(finding for finding in about(result, key) if attention_kinds & {*kinds(finding)})
         for key in ("liver", "right_kidney")
     )
     assert "foreign_expert" in kinds(liver) and "undecided" not in kinds(liver)

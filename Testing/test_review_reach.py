@@ -11,7 +11,15 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.review_evaluation import ORDERS, REPORT_SEEDS, TUNING_SEEDS, TruthOfCase, draw_odd_scan, reached
+from dcaseg.evaluation.review_evaluation import (
+    ORDERS,
+    REPORT_SEEDS,
+    TUNING_SEEDS,
+    Calibration,
+    TruthOfCase,
+    draw_odd_scan,
+    reached,
+)
 from dcaseg.evaluation.scoring import read_table, translated
 from dcaseg.inference.segmenter import Result
 from dcaseg.organs import AMOS
@@ -45,6 +53,33 @@ def case():
 def rows_of(result, truth, first=(1, 2), **options):
     rows = reached(TruthOfCase("case", result, truth, AMOS, **options), first)
     return {(row.order, row.first): row for row in rows}
+
+
+def test_the_calibration_error_is_the_distance_between_the_probability_and_the_share_of_wrong_voxels():
+    raw = np.repeat(np.array([30, 200], np.uint8), 100)
+    wrong = np.zeros(200, bool)
+    wrong[:20] = wrong[100:180] = True  # 20 % and 80 %
+    border = np.zeros(200, bool)
+    right = np.repeat(np.array([51, 204], np.uint8), 100)
+    assert Calibration.count(raw, right, border, wrong).expected_error == pytest.approx(0, abs=1e-9)
+    # 20 % too sure of one half, 40 % too sure of the other.
+    too_low = np.repeat(np.array([0, 102], np.uint8), 100)
+    assert Calibration.count(raw, too_low, border, wrong).expected_error == pytest.approx(0.3)
+    # Errors at borders and elsewhere do not cancel.
+    too_high = np.where(wrong, 255, 153).astype(np.uint8)
+    mixed = Calibration.count(np.full(200, 30, np.uint8), too_high, np.arange(200) >= 100, wrong)
+    assert mixed.expected_error > 0.1
+    assert np.isnan(Calibration().expected_error)
+
+
+def test_the_calibration_counts_the_voxels_of_organs_and_uncertain_background():
+    result, truth = case()
+    counts = TruthOfCase("case", result, truth, AMOS).calibration().counts
+    evidence = result.review.evidence
+    assert counts[:, :, 1].sum() == 4, "the voxels of the island"
+    assert counts[:, :, 0].sum() == np.count_nonzero((evidence.error_probability > 0) | (evidence.labels > 0))
+    without_liver = [label for label in AMOS.by_label if label != LIVER]
+    assert TruthOfCase("case", result, truth, AMOS, without_liver).calibration().counts[:, :, 1].sum() == 0
 
 
 def test_errors_in_the_first_findings_are_counted_for_every_order():

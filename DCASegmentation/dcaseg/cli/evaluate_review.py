@@ -165,6 +165,9 @@ def _print(measured: ReviewMeasurement, title: str) -> None:
             rows.add_row(order, str(first), f"{mean['ml']:.0f}", *(_percent(mean[name]) for name in fractions))
         rows.add_section()
     print_table(rows)
+    error = measured.calibration.expected_error
+    if math.isfinite(error):
+        print_line(f"Expected calibration error of the error probability: {error:.3f}")
 
 
 def _percent(value: float) -> str:

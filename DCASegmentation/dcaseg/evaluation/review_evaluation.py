@@ -31,6 +31,7 @@ differ about it.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -48,7 +49,7 @@ from ..inference.options import SegmentOptions
 from ..inference.segmenter import Result, Segmenter
 from ..organs import Vocabulary
 from ..review.evidence import Bytes
-from ..review.regions import Scoring, grown, regions
+from ..review.regions import Scoring, borders_of, error_probability_of, grown, regions
 from ..review.schema import MAX_FINDINGS
 from ..synthesis.phantom.case import Phantom, generate
 from ..types import ProgressCallback
@@ -147,6 +148,55 @@ class Reached:
     same_ml_gross: float
 
 
+@dataclass
+class Calibration:
+    """How often voxels are wrong, by the error probability that the review gives them.
+
+    ``counts`` (border, value, quantity): voxels away from borders, then those at borders; the network's own error
+    probability, 0 to 255; the quantities are the number of voxels, of wrong voxels, and the sum of the error
+    probability (0 to 1) that the review uses.
+    """
+
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 256, 3)))
+
+    @classmethod
+    def count(cls, raw: Bytes, calibrated: Bytes, border: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> Calibration:
+        """Count voxels (all arrays have one axis): ``raw`` and ``calibrated`` error probability, 0 to 255."""
+        index = raw + 256 * border.astype(np.intp)
+        columns = [np.bincount(index, weights, 512) for weights in (None, wrong.astype(float), calibrated / 255)]
+        return cls(np.stack(columns, axis=1).reshape(2, 256, 3).astype(float))
+
+    def add(self, other: Calibration) -> None:
+        """Add the voxels of ``other``."""
+        self.counts += other.counts
+
+    @property
+    def expected_error(self) -> float:
+        """Expected calibration error, 0 to 1; NaN without voxels.
+
+        It is the mean over all voxels of the difference between the error probability and the share of wrong voxels
+        among those with the same evidence, in at most ten bins of equal width each for borders and elsewhere.
+        """
+        bins = np.minimum(np.arange(256) * 10 // 255, 9)
+        binned = np.stack([[np.bincount(bins, column, 10) for column in side.T] for side in self.counts])
+        return float(np.abs(binned[:, 1] - binned[:, 2]).sum() / total) if (total := binned[:, 0].sum()) else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """The expected calibration error, and the share of wrong voxels by the network's error probability."""
+        bins = np.searchsorted(np.array(_CALIBRATION_EDGES) * 255, np.arange(256), side="right") - 1
+        table = []
+        for name, side in zip(("elsewhere", "borders"), self.counts, strict=True):
+            for index, lower in enumerate(_CALIBRATION_EDGES):
+                voxels, wrong, used = side[bins == index].sum(axis=0)
+                if voxels:
+                    row = {"voxels": int(voxels), "wrong": round(wrong / voxels, 4), "review": round(used / voxels, 4)}
+                    table.append({"where": name, "from": lower, **row})
+        return {"expected_calibration_error": _number(self.expected_error), "table": table}
+
+
+_CALIBRATION_EDGES = (0.0, 0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+
 class TruthOfCase:
     """Compares a reviewed result with the truth, and counts the errors inside findings.
 
@@ -160,17 +210,35 @@ class TruthOfCase:
         if result.review is None:
             raise ValueError("the result needs a review")
         known = tuple(vocabulary.by_label) if known is None else tuple(known)
-        self.case = case
+        self.case, self._known = case, known
         self._result, self._review = result, result.review
         self._ct = Grid.of(result.labels)
         self._grid = result.review.grid
         self._labels = _only(sitk.GetArrayFromImage(result.labels), known)
         self._true = _only(sitk.GetArrayFromImage(truth), known)
         on_grid = _only(sitk.GetArrayFromImage(resample(truth, self._grid, "nearest")), known)
+        self._on_grid = on_grid
         self._gross = _gross(_only(result.review.evidence.labels, known), on_grid)
         dice = dice_by_label(self._labels, self._true, len(vocabulary))
         self.wrong_organs = tuple(organ for organ in vocabulary if dice[organ.label - 1] < _WRONG_BELOW)
         self.error_ml = float(np.count_nonzero(self._labels != self._true)) * self._ct.volume_ml_per_voxel
+
+    def calibration(self) -> Calibration:
+        """The calibration of the review's error probability on the model's grid.
+
+        It counts the voxels that belong to an annotated organ in the result or the truth, and uncertain background.
+        """
+        evidence = self._review.evidence
+        wrong = _only(evidence.labels, self._known) != self._on_grid
+        counted = (evidence.error_probability > 0) | (evidence.labels > 0) | (self._on_grid > 0)
+        # An organ that the truth does not include may be right or wrong.
+        counted &= np.isin(evidence.labels, (0, *self._known)) & np.isin(evidence.alternative, (0, *self._known))
+        return Calibration.count(
+            evidence.error_probability[counted],
+            error_probability_of(evidence)[counted],
+            borders_of(evidence)[counted],
+            wrong[counted],
+        )
 
     def of_review(self) -> PlaceContents:
         """Contents of the review's findings."""
@@ -299,10 +367,12 @@ class ReviewMeasurement:
 
     rows: list[Reached] = field(default_factory=list)
     cases: list[dict[str, Any]] = field(default_factory=list)
+    calibration: Calibration = field(default_factory=Calibration)
 
     def add(self, truth: TruthOfCase, **about: Any) -> None:
         """Measure one case; ``about`` becomes part of its description."""
         self.rows += reached(truth, CURVE)
+        self.calibration.add(truth.calibration())
         self.cases.append(
             {
                 "case": truth.case,
@@ -322,10 +392,11 @@ class ReviewMeasurement:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The cases, and the means by order and number of findings: fractions 0 to 1, null if there is nothing to
+        """The cases, the calibration, and the means by order and number of findings: fractions 0 to 1, null if there is nothing to
         reach."""
         return {
             "cases": self.cases,
+            "calibration": self.calibration.to_json(),
             "means": {
                 order: {
                     str(first): {name: _number(value) for name, value in self.mean(order, first).items()}

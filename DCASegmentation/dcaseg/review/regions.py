@@ -134,12 +134,14 @@ _ELSEWHERE = (
 
 def error_probability_of(evidence: Evidence) -> Bytes:
     """Return the calibrated error probability of each voxel (z, y, x), uint8, 0 to 255 for 0 to 1."""
+    at_borders, elsewhere = (_table(*pairs)[evidence.error_probability] for pairs in (_AT_BORDERS, _ELSEWHERE))
+    return np.where(borders_of(evidence), at_borders, elsewhere)
+
+
+def borders_of(evidence: Evidence) -> NDArray[np.bool_]:
+    """Return the mask (z, y, x) of voxels at a border between labels, in one of the two predictions."""
     border = _borders(evidence.labels)
-    if evidence.other is not None:
-        border |= _borders(evidence.other)
-    return np.where(
-        border, _table(*_AT_BORDERS)[evidence.error_probability], _table(*_ELSEWHERE)[evidence.error_probability]
-    )
+    return border if evidence.other is None else border | _borders(evidence.other)
 
 
 def _table(error_probability: tuple[float, ...], wrong: tuple[float, ...]) -> Bytes:

@@ -104,6 +104,9 @@ class TrainingOptions:
     class_balance: float = 0.75
     # The paper trains the aggregation decoder with pseudo-labels only; true labels, where available, are better.
     supervise_aggregation: bool = True
+    # The weight of the loss that ties the attention to the expert that owns the organ (see
+    # strategies.dca_losses.attention_loss). The paper has no such loss.
+    attention_weight: float = 0.1
     # The fraction of the steps that train encoder and experts; in the remaining steps, only the aggregation decoder
     # learns. It passes no gradient to the experts, so separate stages lose nothing, halve the time of a step, and have
     # their own learning rate schedules. 0 trains everything together.
@@ -169,6 +172,7 @@ class TrainingOptions:
             "dice_channels": "all",
             "class_balance": 0.0,
             "supervise_aggregation": False,
+            "attention_weight": 0.0,
             "expert_stage_fraction": 0.0,
             "aggregation_start": "as_is",
             "expert_pseudo_labels": False,
@@ -220,6 +224,7 @@ _BEFORE: dict[str, Any] = {
     "initialization": "torch",
     "expert_pseudo_labels": False,
     "short_scans": "air",
+    "attention_weight": 0.0,
 }
 _GRID_BEFORE: dict[str, Any] = {"anti_aliasing": False}
 

@@ -11,7 +11,7 @@ learn in separate stages (see ``Stage``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...method.experts import DecoderOutput
 from ...method.losses import segmentation_loss
-from ...method.network import DCANet
+from ...method.network import LEVELS, DCANet
 from ...method.stitching import split_labels
 from ..options import TrainingOptions
 
@@ -42,7 +42,8 @@ def supervised_losses(
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). There is one
     loss for each expert, with its split labels, and with the option ``supervise_aggregation`` the loss ``aggregation``,
-    with all labels; but only the losses of what learns in this ``stage``. ``class_balance``: see
+    with all labels, and ``attention`` (see ``attention_loss``; a fusion without attention has none); but only the losses
+    of what learns in this ``stage``. ``class_balance``: see
     ``method.losses.segmentation_loss``. ``unannotated``: for each patch, the labels that its label map does not
     include.
     """
@@ -62,12 +63,42 @@ def supervised_losses(
                 expert.logits.float(), target, options.dice_channels, owned, class_balance, own_missing
             )
     if stage != "experts" and network.aggregation is not None and options.supervise_aggregation:
-        logits, _ = network.aggregate(encoded, [_detached(expert) for expert in decoded])
+        detached = [_detached(expert) for expert in decoded]
+        logits, attention = network.aggregate(encoded, detached, _supervised_levels(network, options))
         organs = range(1, network.out_channels)
         losses["aggregation"] = segmentation_loss(
             logits.float(), labels, options.dice_channels, organs, class_balance, missing
         )
+        if attention:
+            losses["attention"] = options.attention_weight * attention_loss(attention, labels, network.owners)
     return losses
+
+
+def attention_loss(attention: Mapping[int, Tensor], labels: Tensor, owners: Sequence[Sequence[int]]) -> Tensor:
+    """Cross-entropy between DFAM's attention and the expert that owns each voxel's organ, as a scalar tensor.
+
+    The paper leaves the attention free. Then an expert can have most of the attention in another expert's organs, and
+    a map of the dominant expert does not show who is responsible for a voxel. Background voxels do not count. Each
+    expert has the same weight, however small its organs are; experts without organs in the patch have none.
+
+    ``attention`` maps levels to (batch, expert, depth, height, width) at their resolution, as in
+    ``method.network.DCAOutput``; ``labels`` are integers (batch, depth, height, width) at full resolution; ``owners``
+    are the labels of each expert. Returns 0 if no patch contains an organ.
+    """
+    owner_of = torch.full((1 + sum(len(owned) for owned in owners),), -1, device=labels.device)
+    for expert, owned in enumerate(owners):
+        owner_of[list(owned)] = expert
+    total = next(iter(attention.values())).new_zeros((), dtype=torch.float32)
+    for weights in attention.values():
+        step = labels.shape[-1] // weights.shape[-1]
+        owner = owner_of[labels[:, ::step, ::step, ::step].long()]
+        log_attention = weights.float().clamp(min=1e-6).log()
+        means = [
+            -log_attention[:, expert][owner == expert].mean() for expert in range(len(owners)) if (owner == expert).any()
+        ]
+        if means:
+            total = total + torch.stack(means).mean() / len(attention)
+    return total
 
 
 @torch.no_grad()
@@ -116,8 +147,10 @@ def unsupervised_loss(
     with torch.no_grad():
         decoded = network.decode_experts([feature.detach() for feature in encoded])
         pseudo_labels = network.stitch([expert.logits for expert in decoded]).argmax(dim=1)
-    logits, _ = network.aggregate(encoded, decoded)
+    logits, attention = network.aggregate(encoded, decoded, _supervised_levels(network, options))
     loss = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, range(1, network.out_channels))
+    if attention:
+        loss = loss + options.attention_weight * attention_loss(attention, pseudo_labels, network.owners)
     with torch.no_grad():
         agreement = (logits.argmax(dim=1) == pseudo_labels).float().mean()
     return loss, agreement
@@ -129,6 +162,11 @@ def channel_mask(labels: Sequence[Sequence[int]], n_channels: int, device: torch
     for row, channels in zip(mask, labels, strict=True):
         row[list(channels)] = True
     return mask
+
+
+def _supervised_levels(network: DCANet, options: TrainingOptions) -> Sequence[int]:
+    """The levels whose attention learns from ``attention_loss``."""
+    return LEVELS if options.attention_weight and network.options["fusion"] == "dfam" else ()
 
 
 def _detached(decoded: DecoderOutput) -> DecoderOutput:
@@ -147,8 +185,8 @@ def plain_losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """All losses of a step in one graph, by name, and the agreement of the aggregation decoder with the pseudo-label.
 
-    The losses are those of the experts, ``aggregation`` (with the option ``supervise_aggregation``), and
-    ``unsupervised``. With ``aggregate_all``, the aggregation decoder processes the labeled patches even if it does not
+    The losses are those of the experts, ``aggregation`` and ``attention`` (with the option ``supervise_aggregation``),
+    and ``unsupervised``. With ``aggregate_all``, the aggregation decoder processes the labeled patches even if it does not
     learn from their labels. ``volumes`` and ``unlabelled`` are (batch, 1, depth, height, width); other arguments are as
     in ``supervised_losses``. Raises ValueError without an aggregation decoder.
     """
@@ -166,20 +204,28 @@ def plain_losses(
             own_missing,
         )  # fmt: skip
     first = 0 if options.supervise_aggregation or aggregate_all else count
-    aggregated, _ = network.aggregate(
+    aggregated, attention = network.aggregate(
         [level[first:] for level in encoded],
         [
             DecoderOutput([level[first:].detach() for level in expert.features], expert.logits[first:].detach())
             for expert in decoded
         ],
+        _supervised_levels(network, options),
     )
     organs = range(1, n_channels)
     if options.supervise_aggregation:
         losses["aggregation"] = segmentation_loss(
             aggregated[:count].float(), labels, options.dice_channels, organs, class_balance, missing
         )
+        if attention:
+            of_labeled = {level: weights[:count] for level, weights in attention.items()}
+            losses["attention"] = options.attention_weight * attention_loss(of_labeled, labels, network.owners)
     pseudo_labels = network.stitch([expert.logits[count:].detach() for expert in decoded]).argmax(dim=1)
     logits = aggregated[count - first :]
     losses["unsupervised"] = segmentation_loss(logits.float(), pseudo_labels, options.dice_channels, organs)
+    if attention:
+        of_unlabeled = {level: weights[count - first :] for level, weights in attention.items()}
+        unsupervised_attention = attention_loss(of_unlabeled, pseudo_labels, network.owners)
+        losses["unsupervised"] = losses["unsupervised"] + options.attention_weight * unsupervised_attention
     agreement = (logits.detach().argmax(dim=1) == pseudo_labels).float().mean()
     return losses, agreement
