@@ -392,8 +392,10 @@ class ReviewMeasurement:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The cases, the calibration, and the means by order and number of findings: fractions 0 to 1, null if there is nothing to
-        reach."""
+        """The cases, the calibration, and the means by order and number of findings.
+
+        The means are fractions from 0 to 1, null if there is nothing to reach.
+        """
         return {
             "cases": self.cases,
             "calibration": self.calibration.to_json(),

@@ -42,8 +42,8 @@ def supervised_losses(
 
     ``volumes`` are (batch, 1, depth, height, width), ``labels`` integers (batch, depth, height, width). There is one
     loss for each expert, with its split labels, and with the option ``supervise_aggregation`` the loss ``aggregation``,
-    with all labels, and ``attention`` (see ``attention_loss``; a fusion without attention has none); but only the losses
-    of what learns in this ``stage``. ``class_balance``: see
+    with all labels, and ``attention`` (see ``attention_loss``; a fusion without attention has none); but only the
+    losses of what learns in this ``stage``. ``class_balance``: see
     ``method.losses.segmentation_loss``. ``unannotated``: for each patch, the labels that its label map does not
     include.
     """
@@ -93,9 +93,8 @@ def attention_loss(attention: Mapping[int, Tensor], labels: Tensor, owners: Sequ
         step = labels.shape[-1] // weights.shape[-1]
         owner = owner_of[labels[:, ::step, ::step, ::step].long()]
         log_attention = weights.float().clamp(min=1e-6).log()
-        means = [
-            -log_attention[:, expert][owner == expert].mean() for expert in range(len(owners)) if (owner == expert).any()
-        ]
+        own_voxels = [owner == expert for expert in range(len(owners))]
+        means = [-log_attention[:, expert][own].mean() for expert, own in enumerate(own_voxels) if own.any()]
         if means:
             total = total + torch.stack(means).mean() / len(attention)
     return total
@@ -186,9 +185,9 @@ def plain_losses(
     """All losses of a step in one graph, by name, and the agreement of the aggregation decoder with the pseudo-label.
 
     The losses are those of the experts, ``aggregation`` and ``attention`` (with the option ``supervise_aggregation``),
-    and ``unsupervised``. With ``aggregate_all``, the aggregation decoder processes the labeled patches even if it does not
-    learn from their labels. ``volumes`` and ``unlabelled`` are (batch, 1, depth, height, width); other arguments are as
-    in ``supervised_losses``. Raises ValueError without an aggregation decoder.
+    and ``unsupervised``. With ``aggregate_all``, the aggregation decoder processes the labeled patches even if it does
+    not learn from their labels. ``volumes`` and ``unlabelled`` are (batch, 1, depth, height, width); other arguments
+    are as in ``supervised_losses``. Raises ValueError without an aggregation decoder.
     """
     if network.aggregation is None:
         raise ValueError("a network without an aggregation decoder cannot compute all losses in one graph")
