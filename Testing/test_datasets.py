@@ -167,7 +167,7 @@ def write_list(tmp_path):
         ({"training": [{"image": "a.nii.gz"}]}, "no 'label'"),
         ({"training": [{"image": "a", "label": "b", "unknown": [16]}]}, "label 16.*not an organ of AMOS"),
         ({"training": [{"image": "a", "label": "b", "label_map": {"52": 99}}]}, "label 99"),
-        ({"training": [{"image": "a", "label": "b", "label_map": [1]}]}, "something other than integers"),
+        ({"training": [{"image": "a", "label": "b", "label_map": [1]}]}, "label_map is a list of 1, not an object"),
         ({"training": [{"image": "a", "label": "b"}], "unlabelled": ["a"]}, "in training and in unlabelled"),
         ({"training": [], "vocabulary": "BTCV"}, "Synapse"),
     ],

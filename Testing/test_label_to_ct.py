@@ -14,6 +14,7 @@ import torch
 
 from dcaseg.errors import UserError
 from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.json_io import load
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy, prepare
 from dcaseg.synthesis.label_to_ct.geometry import Warp
@@ -494,7 +495,7 @@ def test_a_source_ignores_registrations_to_label_maps_that_it_does_not_have(anat
     for name, warp in warps[anatomy.name].items():
         write_warp(warp, tmp_path / warp_name(anatomy.name, name))
     source = Painted((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
-    assert Painted(**json.loads(json.dumps(source.to_json()))) == source
+    assert load(Painted, json.loads(json.dumps(source.to_json()))) == source
     # The other label map is not among those of the source: its shape must not leak in.
     assert not any(source.renderer(tmp_path / "cache", GRID).warps.values())
 

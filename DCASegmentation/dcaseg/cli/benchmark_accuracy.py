@@ -9,7 +9,8 @@ import typer
 
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .option_values import BundleOption, parse_numbers, require_new_file
+from .option_values import parse_numbers, require_new_file
+from .options import BundleOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +29,14 @@ def run(
     data: Annotated[
         Path | None, typer.Option(help="Also compare on the labeled CTs of a list (see dca dataset).")
     ] = None,
-    group: Annotated[str, typer.Option(help="Cases of the list: test, validation or training.")] = "test",
+    group: Annotated[str, group_option()] = "test",
     overlaps: Annotated[
         str | None, typer.Option(help="Also compare these overlaps of windows, such as 0.25,0.5.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="CSV file to write, with a row for each case.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an existing file")] = False,
 ) -> None:
     """Measure how the shortcuts of the default settings change the Dice score.
 

@@ -8,19 +8,23 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..training.options import TrainingOptions
 from .console import output, print_line, print_table, progress_bar, table
-from .option_values import DeviceOption, parse_patch, require_new_file
+from .option_values import parse_patch, require_new_file
+from .options import DeviceOption, Values, expand, fields_of, overwrite_option
 
 NAME = "training"
 EXAMPLES = "Example: dca benchmark training --threads 1 -o benchmark.json"
 
 
+@expand
 def run(
     preset: Annotated[
         Literal["default", "paper", "small"],
         typer.Option(help="Options of the training step. small is the preset of dca experiment."),
     ] = "default",
-    filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
+    *,
+    size: Annotated[Values, fields_of(TrainingOptions, "n_filters")],
     patch: Annotated[str | None, typer.Option(help="Patch size in voxels: one side, or depth,height,width.")] = None,
     norm: Annotated[
         Literal["instance", "batch"],
@@ -33,7 +37,7 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file to write, with all measurements.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an existing file")] = False,
 ) -> None:
     """Measure the time and memory of a training step, and whether it waits for data.
 
@@ -57,13 +61,10 @@ def run(
     from ..evaluation.experiments.definitions import small_options
     from ..imaging.writers import write_json
     from ..inference.device import choose_device
-    from ..training.options import TrainingOptions
 
     if out is not None:
         require_new_file(out, overwrite)
-    changes: dict[str, Any] = {"norm": norm}
-    if filters is not None:
-        changes["n_filters"] = filters
+    changes: dict[str, Any] = {"norm": norm, **size}
     if patch is not None:
         changes["patch"] = parse_patch(patch, smallest=32)
     presets: dict[str, Callable[..., TrainingOptions]] = {

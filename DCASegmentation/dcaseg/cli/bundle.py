@@ -9,7 +9,7 @@ import typer
 
 from ..errors import BundleError, UserError
 from .console import print_json, print_line, print_table, progress_bar, table, warn
-from .option_values import DeviceOption
+from .options import DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
     from ..evaluation.model_comparison import HeldOut
@@ -144,7 +144,7 @@ def export(
     data: Annotated[
         Path | None, typer.Option(help="List with the held-out cases. Default: the validation cases of the run.")
     ] = None,
-    group: Annotated[str, typer.Option(help="Cases of the list: test, validation or training.")] = "test",
+    group: Annotated[str, group_option()] = "test",
     overlap: Annotated[
         float | None,
         typer.Option(
@@ -152,7 +152,7 @@ def export(
         ),
     ] = None,
     device: DeviceOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle in OUT.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an earlier bundle in OUT")] = False,
 ) -> None:
     """Make a model from the best checkpoint of a training run.
 

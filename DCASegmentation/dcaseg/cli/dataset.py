@@ -9,7 +9,8 @@ import typer
 
 from ..errors import ImageError, UserError
 from .console import print_line, print_table, progress_bar, table, warn
-from .option_values import PreprocessingOption, SpacingOption, grid_changes, require_new_file
+from .option_values import require_new_file
+from .options import GridGroup, expand, overwrite_option
 
 if TYPE_CHECKING:
     from ..training.datalist import Datalist
@@ -19,7 +20,7 @@ _Out = Annotated[Path, typer.Option("-o", "--out", help="List (JSON file) to wri
 _Unchecked = Annotated[
     bool, typer.Option("--unchecked", help="Skip reading and checking every file, which takes minutes for AMOS.")
 ]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing list.")]
+_Overwrite = Annotated[bool, overwrite_option("an existing list")]
 
 
 def build_group() -> typer.Typer:
@@ -176,13 +177,13 @@ def presets() -> None:
     print_table(rows)
 
 
+@expand
 def prepare(
     data: Annotated[Path, typer.Argument(help="List (JSON file).", metavar="LIST")],
     cache: Annotated[
         Path, typer.Option(help="Folder for the prepared cases, to be used as --cache of other commands.")
     ],
-    preprocessing: PreprocessingOption = None,
-    spacing: SpacingOption = None,
+    grid_options: GridGroup,
 ) -> None:
     """Resample every CT of a list to a model's grid in advance, for example to train several times or on another
     computer.
@@ -195,7 +196,7 @@ def prepare(
 
     datalist = read_datalist(data)
     require_files(datalist)
-    grid = grid_changes(preprocessing, spacing).get("grid", GridOptions())
+    grid = grid_options.changes().get("grid", GridOptions())
     with progress_bar() as progress:
         groups = training_set_of(datalist).cases(cache, grid, progress)
         test = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]

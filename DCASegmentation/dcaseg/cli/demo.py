@@ -15,7 +15,7 @@ import typer
 
 from ..errors import OutputError, how_to_install
 from .console import print_line, progress_bar, warn
-from .option_values import BackendOption, BundleOption, DeviceOption
+from .options import BackendOption, BundleOption, DeviceOption, overwrite_option
 from .phantom import write_phantom
 from .segment import ALL_MAPS, PICTURE, segment_ct
 
@@ -77,7 +77,7 @@ def run(
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
     runtime: BackendOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")] = False,
+    overwrite: Annotated[bool, overwrite_option("the folder of an earlier demo")] = False,
 ) -> None:
     """Make a synthetic CT, segment it, build a scene for 3D Slicer, and draw a picture of the result.
 

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
 from .console import print_line
+from .options import overwrite_option
 
 NAME = "report"
 EXAMPLES = "Example: dca report result/ -o report.html"
@@ -28,7 +29,7 @@ def run(
         Path | None, typer.Option("-o", "--out", help="HTML file to write.", show_default="RESULT/report.html")
     ] = None,
     ct: Annotated[Path | None, typer.Option(help="The CT, if it was moved after the segmentation.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an earlier report")] = False,
 ) -> None:
     """Write a report on a result as one HTML page, with pictures.
 

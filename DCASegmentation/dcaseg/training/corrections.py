@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from ..imaging.ct_checks import check_ct
 from ..imaging.grid import Grid
 from ..imaging.intensity import voxel_checksum
 from ..imaging.writers import new_folder, write_image, write_json
-from ..json_io import read_json
+from ..json_io import DataError, load, read_json
+from ..option_fields import stated
 from ..organs import AMOS, VOCABULARIES, Vocabulary
 from ..temp_paths import clean
 from .datalist import FOLDERS_LIST as LIST
@@ -112,31 +113,43 @@ def write_ct(ct: sitk.Image, case: Path) -> None:
     write_image(Grid.of(ct).image_of(sitk.GetArrayFromImage(ct)), case / CT)
 
 
+@dataclass(frozen=True)
+class _StoredModel:
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _StoredCase:
+    """The content of ``case.json``."""
+
+    unannotated: tuple[int, ...] = field(metadata=stated(earlier=("unknown",)))
+    vocabulary: str
+    model: _StoredModel
+    date: str
+    reviewed: tuple[str, ...]
+    places: tuple[TouchedPlace, ...]
+
+
 def read_case(path: Path) -> CorrectedCase:
     """Read the corrected case in the folder ``path``. Raises UserError if it is damaged."""
-    content = _read_content(path, CASE_FORMAT)
     try:
-        case = CorrectedCase(
-            name=path.name,
-            image=path / CT,
-            label=path / LABELS,
-            unannotated=tuple(
-                int(label) for label in content["unannotated" if "unannotated" in content else "unknown"]
-            ),
-            vocabulary=str(content["vocabulary"]),
-            model=str(content["model"]["name"]),
-            model_sha256=str(content["model"]["sha256"]),
-            date=str(content["date"]),
-            reviewed=tuple(str(key) for key in content["reviewed"]),
-            places=tuple(
-                TouchedPlace(int(place["rank"]), str(place["organ"]), str(place["status"]))
-                for place in content["places"]
-            ),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        stored = load(_StoredCase, _read_content(path, CASE_FORMAT), ignore_unknown=True)
+    except DataError as error:
         raise _damaged(path, str(error)) from None
     _require_files(path, (CT, LABELS))
-    return case
+    return CorrectedCase(
+        name=path.name,
+        image=path / CT,
+        label=path / LABELS,
+        unannotated=stored.unannotated,
+        vocabulary=stored.vocabulary,
+        model=stored.model.name,
+        model_sha256=stored.model.sha256,
+        date=stored.date,
+        reviewed=stored.reviewed,
+        places=stored.places,
+    )
 
 
 def read_unlabelled(path: Path) -> Path:

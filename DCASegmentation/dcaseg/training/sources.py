@@ -19,6 +19,7 @@ from ..imaging.geometry import lay_over
 from ..imaging.intensity import left_out, told_left_out
 from ..imaging.readers import read_ct, read_labels
 from ..models.metadata import TrainingData
+from ..option_fields import option
 from ..synthesis.label_to_ct.anatomy import load_anatomy
 from ..synthesis.label_to_ct.recipe import RECIPE_VERSION
 from ..synthesis.label_to_ct.registration import read_warps
@@ -51,7 +52,7 @@ class CTFile:
     image: str
     labels: str | None = None
     ids: Mapping[int, int] = field(default_factory=dict)
-    unannotated: tuple[int, ...] = ()
+    unannotated: tuple[int, ...] = option((), earlier=("unknown",))
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,6 @@ class CTFiles:
     licence: str
     origin: str
     files: tuple[CTFile, ...]
-
-    def __post_init__(self) -> None:
-        # Files from JSON are dictionaries with lists, and with strings as keys.
-        files = tuple(file if isinstance(file, CTFile) else _file_from_json(file) for file in self.files)
-        object.__setattr__(self, "files", files)
 
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
@@ -111,11 +107,6 @@ class CTFiles:
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
         return asdict(self)
-
-
-def _file_from_json(data: Mapping[str, Any]) -> CTFile:
-    ids = {int(theirs): int(ours) for theirs, ours in data.get("ids", {}).items()}
-    return CTFile(data["image"], data.get("labels"), ids, tuple(data.get("unannotated", data.get("unknown", ()))))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -276,9 +267,6 @@ class Painted:
     count: int
     warps: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "maps", _folders(self.maps))
-
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
@@ -357,7 +345,6 @@ class RecipeStream:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"the share must be above 0 and at most 1, not {self.share}")
-        object.__setattr__(self, "maps", _folders(self.maps))
 
     def cases(
         self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
@@ -395,11 +382,6 @@ class RecipeStream:
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
         return asdict(self)
-
-
-def _folders(maps: Sequence[LabelMapFolder | Mapping[str, Any]]) -> tuple[LabelMapFolder, ...]:
-    """Convert dictionaries, which come from JSON."""
-    return tuple(LabelMapFolder(**each) if isinstance(each, Mapping) else each for each in maps)
 
 
 def _renderer(

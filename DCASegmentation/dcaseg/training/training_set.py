@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..json_io import DataError, load
 from ..method.log_gap import Partition, PartitionMode, partition
 from ..models.metadata import TrainingData
 from ..organs import Vocabulary
@@ -146,8 +147,17 @@ class TrainingSet:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingSet:
-        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for other data."""
-        return cls(**{name: tuple(_source(source) for source in data[name]) for name in data})
+        """Read the output of ``to_json``. Raises DataError, which is a ValueError, for other data."""
+        stored = load(_StoredSources, data)
+        groups = {name: tuple(_source(each, name) for each in sources) for name, sources in vars(stored).items()}
+        return cls(**groups)
+
+
+@dataclass(frozen=True)
+class _StoredSources:
+    labelled: tuple[Mapping[str, Any], ...]
+    unlabelled: tuple[Mapping[str, Any], ...] = ()
+    validation: tuple[Mapping[str, Any], ...] = ()
 
 
 def _phantoms(first_seed: int, count: int) -> tuple[Phantoms, ...]:
@@ -160,9 +170,11 @@ def _cases(
     return [case for source in sources for case in source.cases(cache, grid, labelled, progress)]
 
 
-def _source(data: dict[str, Any]) -> Source:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    source: Source = _SOURCE_CLASSES[str(fields.pop("kind"))](**fields)
+def _source(stored: Mapping[str, Any], group: str) -> Source:
+    kind = stored.get("kind")
+    if kind not in _SOURCE_CLASSES:
+        raise DataError(f"{group}.kind", f"is '{str(kind)[:40]}', not one of {', '.join(_SOURCE_CLASSES)}")
+    source: Source = load(_SOURCE_CLASSES[kind], {key: value for key, value in stored.items() if key != "kind"}, group)
     return source
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import UserError
-from ...method.experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
+from ...method.variants import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
 from ...organs import AMOS, SYNAPSE, Vocabulary
 from ...training.options import GridOptions, TrainingOptions
 from ...training.strategies.registry import OWN_OPTIONS, fitted

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES, ExpertDecoder
+from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
+from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import ConvBlock
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import Difficulty
 from .losses import agreement, weighted_loss
 from .perturbation import frozen_statistics, normal, smoothed

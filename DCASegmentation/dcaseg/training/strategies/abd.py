@@ -23,8 +23,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, option
+from .base import Batch, Facts, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
 from .losses import cross_entropy_and_square_dice
 from .mixing import assembled, cubes, displaced, displaced_with_labels

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, StepState, option
+from .base import Batch, StepState
 from .class_statistics import Quantiles
 from .fixmatch import CONFIDENT, FixMatch
 from .losses import voxel_loss, weighted_loss

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...option_fields import option
 from ..distributed import sum_over_processes
 from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import voxels_of
 from .losses import agreement, foreground_dice, sampled, voxel_cross_entropy, voxel_loss
 

@@ -9,7 +9,7 @@ checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.log_gap import Partition
 from ...method.losses import segmentation_loss, unsupervised_weight
 from ...method.network import DCANet
+from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
+from ...option_fields import option_of
 from ..cases import Case
 from ..distributed import rank
 from ..options import TrainingOptions
@@ -139,11 +140,6 @@ class ParameterGroup(NamedTuple):
 @dataclass(frozen=True)
 class NoOptions:
     """The options of a strategy that has none."""
-
-
-def option(default: Any, explanation: str) -> Any:
-    """A field of a strategy's options dataclass, with its default and an explanation for the command line."""
-    return field(default=default, metadata={"help": explanation})
 
 
 class Strategy(nn.Module):
@@ -302,7 +298,7 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
     known = {item.name: item for item in fields(strategy_class.Options)}
     for name in options.strategy_options:
         if name not in known:
-            listed = "; ".join(f"{key} ({item.default}): {item.metadata['help']}" for key, item in known.items())
+            listed = "; ".join(f"{key} ({item.default}): {option_of(item).help}" for key, item in known.items())
             raise UserError(
                 f"--strategy {options.strategy} has no option '{name}'.",
                 f"Its options are: {listed}" if known else "It has no options.",

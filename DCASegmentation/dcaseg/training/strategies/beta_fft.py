@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Batch, Loss, StepState, Strategy, option
+from ...option_fields import option
+from .base import Batch, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
 from .losses import cross_entropy_and_square_dice
 from .mixing import frequencies_swapped

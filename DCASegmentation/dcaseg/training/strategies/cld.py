@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, StepState, option
+from .base import Batch, Facts, StepState
 from .class_statistics import Confidence, cube_root_weights
 from .losses import sampled, voxel_loss, weighted_loss
 from .two_networks import TwoNetworks

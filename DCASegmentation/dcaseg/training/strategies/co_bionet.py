@@ -24,8 +24,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, plain_vnet
 from .losses import agreement, square_dice, voxel_loss
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...option_fields import option
 from ..ema import update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .losses import agreement, region_loss, square_dice
 from .mixing import box_mask, pasted
 from .perturbation import strong_view

@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from .base import Batch, ScoredNetwork, StepState, option, pseudo_label_loss, whole_label_loss
+from ...option_fields import option
+from .base import Batch, ScoredNetwork, StepState, pseudo_label_loss, whole_label_loss
 from .two_networks import TwoNetworks
 
 

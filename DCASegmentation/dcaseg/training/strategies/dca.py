@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import torch
 
-from ...method.experts import VNET_N_STAGES, ExpertDecoder
+from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...method.variants import VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, StepState, option
+from .base import Batch, Facts, StepState
 from .class_statistics import Difficulty, distribution_weights, update_weight_average, voxels_of
 from .losses import weighted_cross_entropy, weighted_loss
 from .two_networks import TwoNetworks

@@ -29,9 +29,10 @@ from torch.nn import functional
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...option_fields import option
 from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Facts, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import voxels_of
 from .ga import gradient_aware_cross_entropy, gradient_aware_dice
 from .losses import agreement, square_dice, voxel_loss

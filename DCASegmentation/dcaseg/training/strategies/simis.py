@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..cases import Case
 from ..options import TrainingOptions
-from .base import Facts, Pool, StepState, option
+from .base import Facts, Pool, StepState
 from .class_statistics import lagging_weights
 from .fixmatch import FixMatch, pseudo_labelled
 from .two_networks import WeightedNetworks

@@ -25,11 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES, ExpertDecoder
+from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, option
+from .base import Batch, Facts, Loss, StepState, Strategy
 from .class_statistics import balance_ratio
 from .losses import agreement, foreground_dice, sampled, voxel_loss
 

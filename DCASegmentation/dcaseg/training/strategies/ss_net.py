@@ -24,8 +24,9 @@ from torch.nn import functional
 
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .losses import agreement, soft_dice, square_dice
 from .perturbation import adversarial_direction, frozen_statistics
 
