@@ -104,7 +104,8 @@ def check(values: Any) -> None:
 
     Fields that are dataclasses themselves are not supported.
     """
-    hints = hints_of(type(values))
+    kind: type = type(values)
+    hints = hints_of(kind)
     for item in fields(values):
         _convert(hints[item.name], getattr(values, item.name), item.name, option_of(item), False)
 
@@ -202,16 +203,14 @@ _KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a
 def _convert_scalar(kind: Any, value: object, where: str, limits: Option) -> Any:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if kind is float and is_number:
-        number = float(cast(float, value))
         # A field with an infinite limit may be infinite; JSON has no infinity, but checkpoints have.
-        if not abs(number) <= max(_LARGEST_FLOAT, limits.maximum or 0.0):
+        if not abs(float(cast(float, value))) <= max(_LARGEST_FLOAT, limits.maximum or 0.0):
             raise DataError(where, f"is {_shown(value)}, not a finite number of possible size")
-        value = number
     elif not isinstance(value, Integral if kind is int else kind) or (isinstance(value, bool) and kind is not bool):
         raise DataError(where, f"is {_shown(value)}, not {_KINDS[kind]}")
     if is_number and not limits.allows(cast(float, value)):
         raise DataError(where, f"is {_shown(value)}, not a number {limits.limits}")
-    return value
+    return float(cast(float, value)) if kind is float else value
 
 
 def _shown(value: object) -> str:

@@ -100,7 +100,7 @@ class FieldOptions:
             kind = Literal[described.choices]
         elif _is_list(kind):
             kind, default = str, None if default is None else ",".join(map(str, default))
-        annotation: Any = Annotated[  # type: ignore[valid-type]
+        annotation: Any = Annotated[
             kind if default is not None else kind | None,
             typer.Option(*self._flags(item), help=text, rich_help_panel=self.panel, **_limits(described, kind)),
         ]
