@@ -107,6 +107,8 @@ class _Work:
     stop: Event
 
     def make(self, index: int, arm: Arm, seed: int) -> None:
+        """Make the run of ``arm`` with ``seed``, job number ``index``. Raises _Stopped if the others were stopped."""
+
         def report(fraction: float) -> None:
             if self.stop.is_set():
                 raise _Stopped
