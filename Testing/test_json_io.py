@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from dcaseg.json_io import DataError, check, load, parse_json, read_json
+from dcaseg.json_io import DataError, check, dump, load, parse_json, read_json
 from dcaseg.option_fields import option, stated
 
 
@@ -84,6 +85,14 @@ def test_a_dataclass_is_loaded_from_json() -> None:
     assert load(Stored, {"number": 2}).count == 2, "a key that an earlier version wrote"
     assert load(Stored, {"n": 1, "new": 2}, ignore_unknown=True) == Stored(1)
     assert load(Stored, {"n": 1, "limit": math.inf}).limit == math.inf, "from a checkpoint"
+
+
+def test_what_is_dumped_is_loaded_again() -> None:
+    stored = Stored(3, "b", 0.25, (1.0, 2.5), (Point(1.0), Point(2.0)), {7: "liver"}, True, "note")
+    content = dump(stored)
+    assert content["n"] == 3 and "count" not in content
+    assert content["points"][1] == {"x": 2.0, "name": "p"}
+    assert load(Stored, json.loads(json.dumps(content))) == stored
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reading of JSON that may be damaged or hostile, and conversion to dataclasses.
+"""Reading of JSON that may be damaged or hostile, and conversion to and from dataclasses.
 
 Size and depth of files are bounded, and all numbers are finite. ``load`` checks types, limits and keys against the
 fields of a dataclass (see ``option_fields``) and names the key of the first value that is wrong.
@@ -97,6 +97,19 @@ def load(kind: type[_T], content: object, where: str = "", ignore_unknown: bool 
     Raises DataError for a missing or unknown key, a value of another type, or a number outside its limits.
     """
     return cast(_T, _load_dataclass(kind, content, where, ignore_unknown))
+
+
+def dump(values: Any) -> dict[str, Any]:
+    """Convert a dataclass to plain data for JSON, with the keys that ``load`` reads. Tuples stay tuples."""
+    return {option_of(item).key or item.name: _plain(getattr(values, item.name)) for item in fields(values)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return dump(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def check(values: Any) -> None:

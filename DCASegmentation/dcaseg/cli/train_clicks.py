@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import typer
 
 from ..errors import UserError
 from ..interaction.click_options import ClickNetworkOptions
-from ..json_io import load, read_json
+from ..json_io import dump, load, read_json
 from ..training.options import ClickTrainingOptions
 from .console import print_line, progress_bar
 from .options import (
@@ -139,7 +139,7 @@ def run(
         if resume:
             trainer.resume()
         else:
-            write_json(asdict(record), out / _RECORD)
+            write_json(dump(record), out / _RECORD)
         lines: list[dict[str, Any]] = []
 
         def report(line: dict[str, Any]) -> None:

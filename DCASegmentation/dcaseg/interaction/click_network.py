@@ -22,7 +22,7 @@ from ..errors import BundleError
 from ..imaging.grid import Grid, model_grid
 from ..imaging.resampling import resample
 from ..imaging.writers import new_folder, write_json, write_text
-from ..json_io import DataError, load, read_json
+from ..json_io import DataError, dump, load, read_json
 from ..method.vnet import ConvBlock, Downsampling, Upsampling
 from ..models.metadata import METADATA, WEIGHTS, TrainingData, Weights
 from ..models.metadata_reader import GET_AGAIN
@@ -213,7 +213,7 @@ def save_click_bundle(
                 "network": asdict(network.options),
                 "channels": list(CHANNELS),
                 "weights": asdict(weights),
-                "training_data": [asdict(each) for each in training_data],
+                "training_data": [dump(each) for each in training_data],
                 "steps": steps,
                 "scores": dict(scores or {}),
             },

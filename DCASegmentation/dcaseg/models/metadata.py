@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..json_io import dump
 from ..method.log_gap import Partition
 from ..organs import Vocabulary
 
@@ -139,7 +140,7 @@ def _own_fields(metadata: Metadata) -> dict[str, Any]:
         "overlap": metadata.overlap,
         "network": dict(metadata.network),
         "partition": metadata.partition.to_json(),
-        "training_data": [asdict(source) for source in metadata.training_data],
+        "training_data": [dump(source) for source in metadata.training_data],
         "licence": metadata.licence,
         "scores": None if scores is None else {**asdict(scores), "mean_dice": scores.mean_dice},
         "limits": list(metadata.limits),

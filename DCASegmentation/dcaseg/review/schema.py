@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..json_io import DataError, load, read_json
+from ..json_io import DataError, dump, load, read_json
 from ..option_fields import option, stated
 
 FORMAT = "dca-review"
@@ -160,8 +160,5 @@ def read_review(path: Path) -> Review:
 
 
 def _finding_to_json(finding: Finding) -> dict[str, Any]:
-    content = asdict(finding)
-    content["position_mm_lps"] = content.pop("position_mm")
-    content["box_mm_lps"] = content.pop("box_mm")
     # Convert tuples to lists, so that the content equals what is read back.
-    return dict(json.loads(json.dumps(content)))
+    return dict(json.loads(json.dumps(dump(finding))))

@@ -6,7 +6,7 @@ import math
 import os
 import pickle
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from ..errors import OutputError, UserError
 from ..imaging.writers import write_json
-from ..json_io import DataError, load, read_json
+from ..json_io import DataError, dump, load, read_json
 from ..method.log_gap import Partition
 from ..models.bundle import Bundle
 from ..models.metadata import DEFAULT_OVERLAP, TrainingData
@@ -152,7 +152,7 @@ class RunRecord:
             "cohort": self.cohort.to_json(),
             "partition": self.partition.to_json(),
             "options": {**self.options.to_json(), "grad_clip_norm": limit if math.isfinite(limit) else None},
-            "initial": None if self.initial is None else asdict(self.initial),
+            "initial": None if self.initial is None else dump(self.initial),
             "validate_every": self.validate_every,
             "save_every": self.save_every,
         }

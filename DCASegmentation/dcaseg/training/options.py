@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UserError
 from ..interaction.click_options import ClickNetworkOptions
-from ..json_io import DataError, load
+from ..json_io import DataError, dump, load
 from ..method.log_gap import PartitionMode
 from ..method.variants import (
     PAPER_DILATIONS,
@@ -210,7 +210,7 @@ class TrainingOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain data for JSON."""
-        return asdict(self)
+        return dump(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
@@ -354,4 +354,4 @@ class ClickTrainingOptions:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain data for JSON."""
-        return asdict(self)
+        return dump(self)

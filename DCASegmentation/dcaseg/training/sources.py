@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from ..imaging.ct_checks import check_ct
 from ..imaging.geometry import lay_over
 from ..imaging.intensity import left_out, told_left_out
 from ..imaging.readers import read_ct, read_labels
+from ..json_io import dump
 from ..models.metadata import TrainingData
 from ..option_fields import option
 from ..synthesis.label_to_ct.anatomy import load_anatomy
@@ -106,7 +107,7 @@ class CTFiles:
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
+        return dump(self)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -236,7 +237,7 @@ class Phantoms:
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
+        return dump(self)
 
 
 # Far from the seeds of phantoms. Validation seeds are never used for training.
@@ -313,7 +314,7 @@ class Painted:
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
+        return dump(self)
 
     def _digest(self) -> str:
         """A hash that changes with the label maps, their files, and the version of recipes."""
@@ -381,7 +382,7 @@ class RecipeStream:
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
+        return dump(self)
 
 
 def _renderer(
