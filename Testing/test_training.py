@@ -39,7 +39,7 @@ OPTIONS = TrainingOptions(
 )
 
 
-def case_of_balls(seed: int, labelled: bool = True) -> Case:
+def case_of_balls(seed: int, labeled: bool = True) -> Case:
     """A case with three balls of different size and density in water."""
     generator = np.random.default_rng(seed)
     z, y, x = np.mgrid[0:24, 0:40, 0:40]
@@ -50,7 +50,7 @@ def case_of_balls(seed: int, labelled: bool = True) -> Case:
         inside = (z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 < radius**2
         labels[inside] = label
         hu[inside] += density
-    return Case(f"balls {seed}", hu.astype(np.int16), labels if labelled else None)
+    return Case(f"balls {seed}", hu.astype(np.int16), labels if labeled else None)
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def make_trainer(tmp_path: Path):
             tmp_path / name,
             options,
             THREE_BALLS,
-            labelled=[case_of_balls(1), case_of_balls(2)],
-            unlabelled=[case_of_balls(3, labelled=False)],
+            labeled=[case_of_balls(1), case_of_balls(2)],
+            unlabeled=[case_of_balls(3, labeled=False)],
             validation=[case_of_balls(4)],
         )
 
@@ -203,13 +203,13 @@ def test_resuming_with_other_options_is_rejected(make_trainer):
         make_trainer(options=replace(OPTIONS, n_filters=4)).resume()
 
 
-def test_a_run_without_labelled_cases_is_rejected(tmp_path):
+def test_a_run_without_labeled_cases_is_rejected(tmp_path):
     with pytest.raises(UserError, match="no labeled cases"):
-        Trainer(tmp_path, OPTIONS, THREE_BALLS, labelled=[], unlabelled=[])
+        Trainer(tmp_path, OPTIONS, THREE_BALLS, labeled=[], unlabeled=[])
 
 
-def test_a_run_without_unlabelled_cases_is_supervised(tmp_path):
-    trainer = Trainer(tmp_path, replace(OPTIONS, steps=2), THREE_BALLS, labelled=[case_of_balls(1)], unlabelled=[])
+def test_a_run_without_unlabeled_cases_is_supervised(tmp_path):
+    trainer = Trainer(tmp_path, replace(OPTIONS, steps=2), THREE_BALLS, labeled=[case_of_balls(1)], unlabeled=[])
     trainer.run()
     assert all("unsupervised" not in line for line in log_of(trainer))
 

@@ -15,7 +15,7 @@ from .options import BundleOption, group_option, overwrite_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..benchmark.accuracy import Comparison, LabelledCase
+    from ..benchmark.accuracy import Comparison, LabeledCase
     from ..organs import Vocabulary
     from ..training.datalist import Entry
 
@@ -52,11 +52,11 @@ def run(
     from ..errors import UserError
     from ..imaging.writers import write_text
     from ..inference.process_settings import keep_freed_memory
-    from .evaluate import labelled_entries
+    from .evaluate import labeled_entries
 
     if out is not None:
         require_new_file(out, overwrite)
-    entries = labelled_entries([], [], data, group)
+    entries = labeled_entries([], [], data, group)
     if not phantoms and not entries:
         raise UserError("There are no cases to compare.", "Give --phantoms, or --data with a list of labeled CTs.")
     keep_freed_memory()
@@ -108,10 +108,10 @@ def _print_mean(case_name: str, setting: str, comparisons: list[Comparison]) -> 
     print_line(f"{count}, {setting}: {-loss:+.4f} ({target}), {seconds:.1f} CPU seconds each.")
 
 
-def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabelledCase]:
-    from ..benchmark.accuracy import LabelledCase
+def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabeledCase]:
+    from ..benchmark.accuracy import LabeledCase
     from ..evaluation.scoring import read_entry
 
     for entry in entries:
         ct, truth = read_entry(entry, vocabulary)
-        yield LabelledCase(entry.image.name, ct, truth, entry.unannotated)
+        yield LabeledCase(entry.image.name, ct, truth, entry.unannotated)

@@ -88,7 +88,7 @@ def run(
     whole = expected_step(costs, options)
     rows = table(
         f"A step of preset {preset} on {torch_device}: patch {'x'.join(map(str, options.patch))}, "
-        f"{options.n_filters} filters, {options.labelled_per_step} + {options.unlabelled_per_step} patches",
+        f"{options.n_filters} filters, {options.labeled_per_step} + {options.unlabeled_per_step} patches",
         "Variant", "Seconds", "Relative time", "Peak MiB", "Relative memory",
         numbers=("Seconds", "Relative time", "Peak MiB", "Relative memory"),
     )  # fmt: skip

@@ -84,7 +84,7 @@ def run(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Device: auto or cpu.", rich_help_panel=RUN_PANEL)] = "auto",
-    runtime: BackendOption = "auto",
+    backend: BackendOption = "auto",
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -179,7 +179,7 @@ def run(
         device=device,
         extension=extension,
         threads=local.threads if local else 0,
-        runtime=runtime,
+        runtime=backend,
         resample=resample,
         shared=shared,
     )

@@ -132,14 +132,14 @@ def add(
     folder already contains are skipped. Files that are not CTs in HU are reported, and the rest is added.
     """
     from ..imaging.readers import read_ct
-    from ..training.corrections import AlreadyThereError, add_unlabelled_ct, unlabelled_folders
+    from ..training.corrections import AlreadyThereError, add_unlabeled_ct, unlabeled_folders
 
     rejected = 0
     with progress_bar() as progress:
         for count, ct in enumerate(cts):
             progress(count / len(cts), f"Adding {ct.name}")
             try:
-                added = add_unlabelled_ct(folder, read_ct(ct))
+                added = add_unlabeled_ct(folder, read_ct(ct))
             except AlreadyThereError as duplicate:
                 print_line(f"{ct}: {duplicate.problem}")
             except ImageError as error:
@@ -147,7 +147,7 @@ def add(
                 warn(f"{ct}: {error}")
             else:
                 print_line(f"{ct}: added as {added.parent.name}")
-    print_line(f"CTs without labels in {folder}: {len(unlabelled_folders(folder))}")
+    print_line(f"CTs without labels in {folder}: {len(unlabeled_folders(folder))}")
     if rejected:
         raise UserError(f"{rejected} of {len(cts)} CTs could not be added.", "The messages above give the reasons.")
 

@@ -136,7 +136,7 @@ def run(
     scoring = Scoring(metrics_named(["dice", *parse_list(metrics)]), policy_named(empty), tolerance)
     _require_surfaces(scoring)
     maps = _pair_up(prediction or [], truth or [], "--prediction", "--truth")
-    entries = labelled_entries(ct or [], labels or [], data, group)
+    entries = labeled_entries(ct or [], labels or [], data, group)
     if maps and (entries or phantoms):
         raise UserError("--prediction cannot be combined with other cases.", "Omit --ct, --data and --phantoms.")
     if phantoms is None and not entries and not maps:
@@ -193,7 +193,7 @@ def _pair_up(first: list[Path], second: list[Path], option: str, second_option: 
     return list(zip(first, second, strict=True))
 
 
-def labelled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
+def labeled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
     """Return the labeled CTs for scoring: ``cts`` with ``labels``, and those in ``group`` of the list ``data``.
 
     Raises UserError if the group does not exist or has no labeled case.

@@ -13,7 +13,7 @@ from ..errors import UserError
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
 from .correct import engine_of
-from .evaluate import labelled_entries
+from .evaluate import labeled_entries
 from .option_values import parse_list
 from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, expand, overwrite_option
 
@@ -83,7 +83,7 @@ def run(
     chosen = [BallBrush() if name == BallBrush.name else engine_of(name) for name in parse_list(engines)]
     if not chosen:
         raise UserError("No engine was given.", "Example: --engines random_walker.")
-    entries = labelled_entries([], [], own.data, own.group)
+    entries = labeled_entries([], [], own.data, own.group)
     if not (entries or synthetic or own.ct is not None or phantoms):
         phantoms = _DEFAULT_PHANTOMS
     keep_freed_memory()

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..types import ProgressCallback
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .evaluate import labelled_entries
+from .evaluate import labeled_entries
 from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, expand, overwrite_option
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(
         raise UserError(
             "Phantoms, your own CT and a list cannot be combined.", "Give only one of --phantoms, --ct and --data."
         )
-    entries = labelled_entries([], [], own.data, own.group)
+    entries = labeled_entries([], [], own.data, own.group)
     keep_freed_memory()
     model = load(bundle)
     segmenter = Segmenter(model, device, runtime="auto")

@@ -209,7 +209,7 @@ def run(
         runs = Runs(out, common, cases, seed_values, torch_device, validate_every, progress, max_parallel)
         experiments, costs = dict(ALL_EXPERIMENTS), {}
         for name in TABLES:
-            experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labelled))
+            experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labeled))
         if any(name in TABLES for name in names):
             # The two tables have the same rows.
             costs = runs.costs(experiments[next(iter(TABLES))].arms)
@@ -313,7 +313,7 @@ def _figure_options(
 
     if not lists:
         return Also(ratios=ratios)
-    subsets = [Subset(f"{data.description}\n({len(data.labelled)})", data.labelled)]
+    subsets = [Subset(f"{data.description}\n({len(data.labeled)})", data.labeled)]
     for path in lists:
         datalist = read_datalist(path)
         require_files(datalist)
@@ -322,8 +322,8 @@ def _figure_options(
                 f"{path} has the organs of {datalist.vocabulary.name}, not of {data.vocabulary.name}.",
                 "Compare lists with the same vocabulary.",
             )
-        labelled = training_set_of(datalist).cases(cache, grid, progress)[0]
-        subsets.append(Subset(f"{datalist.name}\n({len(labelled)})", labelled))
+        labeled = training_set_of(datalist).cases(cache, grid, progress)[0]
+        subsets.append(Subset(f"{datalist.name}\n({len(labeled)})", labeled))
     return Also(tuple(subsets), ratios)
 
 
@@ -358,11 +358,11 @@ def _data(
             raise UserError(f"{data} has no labeled test case.", "Make the list with dca dataset folder --test.")
         training_set, vocabulary, description = training_set_of(datalist), datalist.vocabulary, datalist.name
         test = TrainingSet(sources_of_test(datalist))
-    labelled, unlabelled, validation = training_set.cases(cache, grid, progress)
+    labeled, unlabeled, validation = training_set.cases(cache, grid, progress)
     test_cases = test.cases(cache, grid, progress)[0]
-    all_cases = training_set.fully_labelled().cases(cache, grid, progress)[0]
-    all_labelled = all_cases if all(case.labels is not None for case in all_cases) else ()
-    return Data(vocabulary, labelled, unlabelled, validation, test_cases, all_labelled, description)
+    all_cases = training_set.fully_labeled().cases(cache, grid, progress)[0]
+    all_labeled = all_cases if all(case.labels is not None for case in all_cases) else ()
+    return Data(vocabulary, labeled, unlabeled, validation, test_cases, all_labeled, description)
 
 
 def _print(outcome: Outcome, seeds: int, data_description: str) -> None:

@@ -131,7 +131,7 @@ def run(
         ),
     ],
     device: DeviceOption = "auto",
-    runtime: BackendOption = "auto",
+    backend: BackendOption = "auto",
 ) -> None:
     """Segment the organs in an abdominal CT.
 
@@ -146,7 +146,7 @@ def run(
         replace(ALL_MAPS, **selection, **maps, **windows),
         series=series,
         device=device,
-        runtime=runtime,
+        backend=backend,
         picture_title=ct.name if picture else None,
         with_scene=not no_scene,
         with_dicom_seg=not no_dicom_seg,
@@ -166,7 +166,7 @@ def segment_ct(
     *,
     series: str | None = None,
     device: str = "auto",
-    runtime: str = "auto",
+    backend: str = "auto",
     picture_title: str | None = None,
     with_scene: bool = True,
     with_dicom_seg: bool = True,
@@ -190,7 +190,7 @@ def segment_ct(
     keep_freed_memory()
     model = load(bundle)
     job = Job(
-        ct, out, model, options, device, series, extension, overwrite, runtime=runtime, resample=resample, shared=shared
+        ct, out, model, options, device, series, extension, overwrite, runtime=backend, resample=resample, shared=shared
     )
     about_model = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     scene = SceneFiles(model.metadata, with_scene, picture_title, about_model)

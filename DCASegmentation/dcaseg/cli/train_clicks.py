@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 from ..errors import UserError
 from ..interaction.click_options import ClickNetworkOptions
 from ..json_io import dump, load, read_json
+from ..option_fields import stated
 from ..training.options import ClickTrainingOptions
 from .console import print_line, progress_bar
 from .options import (
@@ -43,7 +44,7 @@ class _Source:
     phantoms: int
     maps: tuple[str, ...]
     licences: tuple[str, ...]
-    painted: int
+    synthesized: int = field(metadata=stated(key="painted"))
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def run(
     from ..models.metadata import TrainingData
     from ..training.click_training import CHECKPOINT, ClickTrainer
     from ..training.options import GridOptions
-    from ..training.sources import LABELLED_SEEDS, VALIDATION_SEEDS, Phantoms
+    from ..training.sources import LABELED_SEEDS, VALIDATION_SEEDS, Phantoms
     from ..training.training_set import TrainingSet
     from .train_data import ahead_training_set
 
@@ -125,17 +126,17 @@ def run(
         source = _Source(phantoms, folders, tuple(maps.licenses or ()), n_synthetic if folders else 0)
         record = _Record(ClickTrainingOptions(sized, **length, **learning), source)
     options, source = record.options, record.source
-    training_set = TrainingSet((Phantoms(LABELLED_SEEDS, source.phantoms),) if source.phantoms else ())
-    if source.painted:
+    training_set = TrainingSet((Phantoms(LABELED_SEEDS, source.phantoms),) if source.phantoms else ())
+    if source.synthesized:
         made_from = LabelMapGroup([Path(path) for path in source.maps], list(source.licences))
-        training_set = training_set.joined(ahead_training_set(made_from, 0, source.painted))
+        training_set = training_set.joined(ahead_training_set(made_from, 0, source.synthesized))
     # Two phantoms for validation, which no training uses.
     training_set = training_set.joined(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
     grid = GridOptions(spacing=(options.network.spacing_mm,) * 3, orientation=ORIENTATION)
     out.mkdir(parents=True, exist_ok=True)
     with progress_bar() as progress:
-        labelled, _, validation = training_set.cases(cache or out / "cases", grid, progress)
-        trainer = ClickTrainer(out, options, labelled, validation, str(torch_device))
+        labeled, _, validation = training_set.cases(cache or out / "cases", grid, progress)
+        trainer = ClickTrainer(out, options, labeled, validation, str(torch_device))
         if resume:
             trainer.resume()
         else:
@@ -156,7 +157,7 @@ def run(
         )
     print_line(f"The run is in {out} at step {trainer.step} of {options.steps}.")
     if bundle is not None:
-        sources: list[TrainingData] = [each for data in training_set.labelled for each in data.describe(True)]
+        sources: list[TrainingData] = [each for data in training_set.labeled for each in data.describe(True)]
         save_click_bundle(bundle, trainer.network, name, sources, trainer.step, scores)
         print_line(f"The bundle is in {bundle}.")
     if trainer.step < options.steps:

@@ -25,7 +25,7 @@ def training_set_of_options(data: DataGroup, synthesis: SynthesisGroup) -> tuple
     Raises UserError if options contradict each other or files cannot be used.
     """
     from ..organs import AMOS
-    from ..training.corrections import CASES, read_dataset, read_unlabelled_cts
+    from ..training.corrections import CASES, read_dataset, read_unlabeled_cts
     from ..training.datalist import list_of, read_datalist, require_files
     from ..training.training_set import TrainingSet, training_set_of
 
@@ -34,13 +34,13 @@ def training_set_of_options(data: DataGroup, synthesis: SynthesisGroup) -> tuple
         # Check that the corrected cases are unchanged since they were written.
         if (data.data / CASES).is_dir():
             read_dataset(data.data)
-        read_unlabelled_cts(data.data)
+        read_unlabeled_cts(data.data)
         datalist = read_datalist(list_of(data.data))
         require_files(datalist)
         training_set, vocabulary = training_set.joined(training_set_of(datalist)), datalist.vocabulary
     if data.all_labels:
-        training_set = training_set.fully_labelled()
-    synthetic = _synthetic(synthesis, has_labeled_cases=bool(training_set.labelled))
+        training_set = training_set.fully_labeled()
+    synthetic = _synthetic(synthesis, has_labeled_cases=bool(training_set.labeled))
     return training_set if synthetic is None else training_set.joined(synthetic), vocabulary
 
 
@@ -78,16 +78,17 @@ def ahead_training_set(maps: LabelMapGroup, first: int, count: int, warps: Path 
     ``warps`` is the folder of the registrations of the label maps. Raises UserError for folders or numbers that cannot
     be used.
     """
-    from ..training.sources import PAINTED_SEEDS, PAINTED_VALIDATION_SEEDS, Painted
+    from ..training.sources import SYNTHESIZED_SEEDS, SYNTHESIZED_VALIDATION_SEEDS, SynthesizedCTs
     from ..training.training_set import TrainingSet
 
-    if PAINTED_SEEDS + first + count > PAINTED_VALIDATION_SEEDS:
+    most = SYNTHESIZED_VALIDATION_SEEDS - SYNTHESIZED_SEEDS
+    if first + count > most:
         raise UserError(
             f"Synthetic CTs cannot have numbers up to {first + count}.",
-            f"--synthesize-first plus --synthesize-ahead can be at most {PAINTED_VALIDATION_SEEDS - PAINTED_SEEDS}.",
+            f"--synthesize-first plus --synthesize-ahead can be at most {most}.",
         )
     folders, registrations = _label_maps(maps, warps)
-    return TrainingSet((Painted(folders, PAINTED_SEEDS + first, count, registrations),))
+    return TrainingSet((SynthesizedCTs(folders, SYNTHESIZED_SEEDS + first, count, registrations),))
 
 
 def _label_maps(group: LabelMapGroup, warps: Path | None) -> tuple[tuple[LabelMapFolder, ...], str | None]:
@@ -121,7 +122,7 @@ def warnings_on(
     recipes: RecipeSampler | None,
 ) -> list[str]:
     """Return what the user should know about the cases before training for hours."""
-    labelled, unlabelled, validation = cases
+    labeled, unlabeled, validation = cases
     warnings = []
     if recipes is not None:
         renderer = recipes.renderer
@@ -131,17 +132,17 @@ def warnings_on(
             warnings.append(
                 f"The folder {stream.warps} is not used: it has no registration between two of the label maps."
             )
-        if len(renderer.anatomies) == 1 and not labelled:
+        if len(renderer.anatomies) == 1 and not labeled:
             warnings.append("There is only one label map, so all synthetic CTs show variants of the same person.")
-    elif len(labelled) == 1:
+    elif len(labeled) == 1:
         warnings.append("There is only one labeled case, so the model learns the anatomy of one person.")
-    if not unlabelled and options.strategy not in ("vnet", "plain_experts"):
+    if not unlabeled and options.strategy not in ("vnet", "plain_experts"):
         warnings.append("There is no unlabeled case, so the training is fully supervised.")
     if not validation:
         warnings.append("There is no validation case, so the last weights are kept instead of the best.")
     small = [
         case.name
-        for case in labelled + unlabelled
+        for case in labeled + unlabeled
         if any(side < least for side, least in zip(case.hu.shape, options.patch, strict=True))
     ]
     if small:

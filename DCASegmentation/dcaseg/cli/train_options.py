@@ -235,7 +235,7 @@ class ScheduleGroup:
 
     def changes(self) -> dict[str, Any]:
         """The given options, as changes to ``TrainingOptions``."""
-        patches = {} if self.batch is None else {"labelled_per_step": self.batch, "unlabelled_per_step": self.batch}
+        patches = {} if self.batch is None else {"labeled_per_step": self.batch, "unlabeled_per_step": self.batch}
         return {**self.length, **patches, **self.learning, **self.randomness}
 
 

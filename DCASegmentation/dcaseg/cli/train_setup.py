@@ -110,7 +110,7 @@ def plan_new_run(
             f"Synthetic CTs have the organs of AMOS, but the list has those of {vocabulary.name}.",
             "Use only one of them.",
         )
-    if not training_set.labelled:
+    if not training_set.labeled:
         raise UserError("There is no labeled case to train on.", "Add at least one CT with a label map.")
     validate_every = max(min(_VALIDATE_EVERY, options.steps // 4), 1)
     return Plan(vocabulary, options, training_set, groups, source, network, validate_every, _SAVE_EVERY)

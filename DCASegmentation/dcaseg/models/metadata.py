@@ -14,6 +14,7 @@ from typing import Any
 
 from ..json_io import dump
 from ..method.log_gap import Partition
+from ..option_fields import stated
 from ..organs import Vocabulary
 
 FORMAT = 1
@@ -39,8 +40,8 @@ class TrainingData:
     """One source of training cases, with its numbers of labeled and unlabeled cases. ``synthetic``: not patients."""
 
     name: str
-    labelled: int
-    unlabelled: int
+    labeled: int = field(metadata=stated(key="labelled"))
+    unlabeled: int = field(metadata=stated(key="unlabelled"))
     licence: str
     source: str = ""
     synthetic: bool = False

@@ -36,8 +36,9 @@ from ..organs import AMOS, VOCABULARIES, Vocabulary
 FOLDERS_LIST = "dataset.json"
 """The name of the data list in a folder of cases."""
 
-GROUPS = ("training", "unlabelled", "validation", "test")
-_LABELLED = ("training", "validation")
+GROUPS = {"training": "training", "unlabelled": "unlabeled", "validation": "validation", "test": "test"}
+"""The groups of a list: the key in the file, and the attribute of ``Datalist``."""
+_LABELED = ("training", "validation")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Datalist:
 
     vocabulary: Vocabulary
     training: tuple[Entry, ...]
-    unlabelled: tuple[Entry, ...] = ()
+    unlabeled: tuple[Entry, ...] = ()
     validation: tuple[Entry, ...] = ()
     test: tuple[Entry, ...] = ()
     name: str = "CTs of a folder"
@@ -69,8 +70,8 @@ class Datalist:
 
     def groups(self) -> Iterator[tuple[str, tuple[Entry, ...]]]:
         """The name and entries of each group."""
-        for group in GROUPS:
-            yield group, getattr(self, group)
+        for group, attribute in GROUPS.items():
+            yield group, getattr(self, attribute)
 
 
 def list_of(path: Path) -> Path:
@@ -177,7 +178,7 @@ def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str
             f"{place} in {path} is wrong: {error}.",
             'Write entries like {"image": "a.nii", "label": "b.nii", "unannotated": [14], "label_map": {"52": 8}}.',
         ) from None
-    if stored.label is None and group in _LABELLED:
+    if stored.label is None and group in _LABELED:
         raise UserError(
             f"{place} in {path} ({stored.image}) has no 'label'.",
             "Add its label map, or list it under 'unlabelled'.",

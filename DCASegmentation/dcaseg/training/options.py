@@ -104,8 +104,8 @@ class TrainingOptions:
     # "raw" depends on a constant in each expert's logits that its softmax ignores (see method.stitching.stitch).
     stitching: StitchingMode = "background_relative"
     patch: tuple[int, int, int] = option((48, 48, 48), minimum=1)
-    labelled_per_step: int = option(2, minimum=1)
-    unlabelled_per_step: int = option(2, minimum=0)
+    labeled_per_step: int = option(2, minimum=1, key="labelled_per_step")
+    unlabeled_per_step: int = option(2, minimum=0, key="unlabelled_per_step")
     steps: int = option(6000, "Length of the whole run in steps.", minimum=1)
     # The fraction of labeled patches that are centered on an organ; all organs are equally likely.
     foreground_fraction: float = option(0.75, minimum=0, maximum=1, earlier=("organ_centered",))
@@ -182,8 +182,8 @@ class TrainingOptions:
             "initialization": "kaiming",
             "stitching": "raw",
             "patch": (96, 96, 96),
-            "labelled_per_step": 2,
-            "unlabelled_per_step": 2,
+            "labeled_per_step": 2,
+            "unlabeled_per_step": 2,
             "steps": 17000,
             "foreground_fraction": 0.0,
             # All positions inside the volume are equally likely, as in GALoss's and DHC's random crops.

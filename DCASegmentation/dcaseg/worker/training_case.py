@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..json_io import load, read_json
+from ..option_fields import option
 
 CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
 
@@ -51,17 +52,17 @@ def _add(folder: Path) -> dict[str, Any]:
     from ..training.corrections import (
         TouchedPlace,
         add_corrected_case,
-        add_unlabelled_ct,
+        add_unlabeled_ct,
         case_folders,
-        unlabelled_folders,
+        unlabeled_folders,
     )
 
     content = read_json(folder / CASE)
     request = load(_Request, content)
     training, ct = Path(request.folder), sitk.ReadImage(str(folder / CT))
-    if request.unlabelled:
-        added = add_unlabelled_ct(training, ct)
-        return {"name": added.parent.name, "cases": len(unlabelled_folders(training))}
+    if request.unlabeled:
+        added = add_unlabeled_ct(training, ct)
+        return {"name": added.parent.name, "cases": len(unlabeled_folders(training))}
     case = add_corrected_case(
         training,
         request.name,
@@ -87,7 +88,7 @@ class _Request:
     """The content of ``case.json``. A CT without labels has only the first two."""
 
     folder: str
-    unlabelled: bool = False
+    unlabeled: bool = option(False, key="unlabelled")
     name: str = ""
     vocabulary: str = ""
     reviewed: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from ...training.strategies.registry import OWN_OPTIONS, fitted
 from .step_cost import StepCost
 
 SEEDS = (0, 1, 2)
-LABELLED, UNLABELLED, VALIDATION, TEST = 4, 16, 4, 6
+LABELED, UNLABELED, VALIDATION, TEST = 4, 16, 4, 6
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ DCA_KEY = "dca"
 """Key of the row that every experiment compares the others with."""
 
 _DCA = Arm(DCA_KEY, "DCA")
-_VNET = Arm("vnet", "V-Net, labelled part", {"strategy": "vnet"})
+_VNET = Arm("vnet", "V-Net, labeled part", {"strategy": "vnet"})
 _PLAIN_STAGES, _PLAIN_DILATIONS = (VNET_N_STAGES,) * 3, ((1, 1, 1, 1),) * 3
 
 EXPERIMENTS = {

@@ -31,9 +31,9 @@ class CrossPseudoSupervision(TwoNetworks):
     own: CPSOptions
     needs_full_labels: ClassVar[bool] = False
 
-    def answering(self) -> ScoredNetwork:
-        """See ``Strategy.answering``."""
-        return super().answering() if self.own.answer == "both" else self.network
+    def validated_network(self) -> ScoredNetwork:
+        """See ``Strategy.validated_network``."""
+        return super().validated_network() if self.own.answer == "both" else self.network
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.supervised``."""
