@@ -8,7 +8,8 @@ from typing import Annotated, Any, get_args
 import pytest
 import typer
 
-from dcaseg.cli.options import LabeledCTGroup, NetworkGroup, Values, expand, fields_of
+from dcaseg.cli.field_options import Values, expand, fields_of
+from dcaseg.cli.options import LabeledCTGroup, NetworkGroup
 from dcaseg.errors import UserError
 from dcaseg.inference.options import SegmentOptions
 from dcaseg.option_fields import option_of

@@ -10,8 +10,9 @@ import typer
 from ..errors import OutputError, UserError
 from ..user_folders import home_or_temporary
 from .console import cancellation_message, output, print_line, progress_bar, table, warn
+from .field_options import expand
 from .option_values import parse_list
-from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads, expand
+from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads
 
 if TYPE_CHECKING:
     from ..benchmark.pipelines import Setting

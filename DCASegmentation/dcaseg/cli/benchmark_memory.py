@@ -10,8 +10,9 @@ import typer
 from ..errors import UserError
 from ..user_folders import home_or_temporary
 from .console import print_line, print_table, progress_bar, table, warn
+from .field_options import expand
 from .option_values import parse_integers, parse_list, require_new_file
-from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads, expand, overwrite_option
+from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads, overwrite_option
 
 if TYPE_CHECKING:
     from ..benchmark.memory import Growth

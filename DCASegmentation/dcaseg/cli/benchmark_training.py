@@ -10,8 +10,9 @@ import typer
 
 from ..training.options import TrainingOptions
 from .console import output, print_line, print_table, progress_bar, table
+from .field_options import Values, expand, fields_of
 from .option_values import parse_patch, require_new_file
-from .options import DeviceOption, Values, expand, fields_of, overwrite_option
+from .options import DeviceOption, overwrite_option
 
 NAME = "training"
 EXAMPLES = "Example: dca benchmark training --threads 1 -o benchmark.json"

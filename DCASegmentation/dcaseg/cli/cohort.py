@@ -17,7 +17,8 @@ from ..errors import UserError, how_to_install
 from ..inference.options import SegmentOptions
 from .bundle import load
 from .console import cancellation_message, escaped, messages, print_line, table, warn
-from .options import RUN_PANEL, BackendOption, BundleOption, Values, expand, fields_of, shared_option
+from .field_options import Values, expand, fields_of
+from .options import RUN_PANEL, BackendOption, BundleOption, shared_option
 
 if TYPE_CHECKING:
     from distributed import Client

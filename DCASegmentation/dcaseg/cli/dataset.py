@@ -9,8 +9,9 @@ import typer
 
 from ..errors import ImageError, UserError
 from .console import print_line, print_table, progress_bar, table, warn
+from .field_options import expand
 from .option_values import require_new_file
-from .options import GridGroup, expand, overwrite_option
+from .options import GridGroup, overwrite_option
 
 if TYPE_CHECKING:
     from ..training.datalist import Datalist

@@ -14,18 +14,9 @@ from ..method.log_gap import GROUPS
 from ..types import ProgressCallback
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table, warn
+from .field_options import Values, expand, fields_of
 from .option_values import parse_list, require_new_file
-from .options import (
-    CASES_PANEL,
-    OUTPUT_PANEL,
-    BundleOption,
-    DeviceOption,
-    Values,
-    expand,
-    fields_of,
-    group_option,
-    overwrite_option,
-)
+from .options import CASES_PANEL, OUTPUT_PANEL, BundleOption, DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Scores

@@ -14,8 +14,9 @@ from .bundle import load
 from .console import print_line, print_table, progress_bar, table
 from .correct import engine_of
 from .evaluate import labeled_entries
+from .field_options import expand
 from .option_values import parse_list
-from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, expand, overwrite_option
+from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

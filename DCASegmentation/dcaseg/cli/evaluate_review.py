@@ -13,7 +13,8 @@ from ..types import ProgressCallback
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
 from .evaluate import labeled_entries
-from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, expand, overwrite_option
+from .field_options import expand
+from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
     from ..evaluation.review_evaluation import ReviewMeasurement

@@ -13,19 +13,9 @@ from ..errors import UserError
 from ..training.options import TrainingOptions
 from .bundle import load
 from .console import cancellation_message, output, print_line, print_table, progress_bar, table
+from .field_options import Values, expand, fields_of
 from .option_values import parse_integers, parse_numbers
-from .options import (
-    DATA_PANEL,
-    MODEL_PANEL,
-    RUN_PANEL,
-    SCHEDULE_PANEL,
-    CacheOption,
-    DeviceOption,
-    NetworkGroup,
-    Values,
-    expand,
-    fields_of,
-)
+from .options import DATA_PANEL, MODEL_PANEL, RUN_PANEL, SCHEDULE_PANEL, CacheOption, DeviceOption, NetworkGroup
 
 if TYPE_CHECKING:
     from ..evaluation.experiments.figures import Also

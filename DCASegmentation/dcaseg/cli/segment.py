@@ -19,17 +19,8 @@ from ..review.schema import Review
 from ..types import ProgressCallback
 from .bundle import load
 from .console import cancellation_message, print_json, print_line, print_table, progress_bar, table, warn
-from .options import (
-    OUTPUT_PANEL,
-    BackendOption,
-    BundleOption,
-    DeviceOption,
-    Values,
-    expand,
-    fields_of,
-    overwrite_option,
-    shared_option,
-)
+from .field_options import Values, expand, fields_of
+from .options import OUTPUT_PANEL, BackendOption, BundleOption, DeviceOption, overwrite_option, shared_option
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import UserError
 from .console import cancellation_message, print_line, print_table, progress_bar, table, warn
-from .options import expand
+from .field_options import expand
 from .train_data import warnings_on
 from .train_options import DataGroup, ModelGroup, RunGroup, ScheduleGroup, SynthesisGroup
 from .train_setup import plan_new_run, plan_resumed_run

@@ -14,6 +14,7 @@ from ..json_io import dump, load, read_json
 from ..option_fields import stated
 from ..training.options import ClickTrainingOptions
 from .console import print_line, progress_bar
+from .field_options import Values, expand, fields_of
 from .options import (
     DATA_PANEL,
     MODEL_PANEL,
@@ -25,9 +26,6 @@ from .options import (
     LabelMapGroup,
     MinutesOption,
     ResumeOption,
-    Values,
-    expand,
-    fields_of,
 )
 
 NAME = "train-clicks"

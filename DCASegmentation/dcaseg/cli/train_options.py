@@ -11,6 +11,7 @@ import typer
 from ..errors import UserError
 from ..training.options import TrainingOptions
 from ..types import StrategyName
+from .field_options import Values, fields_of
 from .options import (
     DATA_PANEL,
     MODEL_PANEL,
@@ -23,8 +24,6 @@ from .options import (
     MinutesOption,
     NetworkGroup,
     ResumeOption,
-    Values,
-    fields_of,
 )
 
 Preset = Literal["default", "paper"]
