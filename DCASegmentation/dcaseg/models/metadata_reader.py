@@ -237,8 +237,8 @@ def _vocabulary(part: _VocabularyPart) -> Vocabulary:
     return vocabulary
 
 
-def _weights(stated: Weights) -> Weights:
-    weights = replace(stated, sha256=stated.sha256.lower())
+def _weights(described: Weights) -> Weights:
+    weights = replace(described, sha256=described.sha256.lower())
     if weights.file not in (WEIGHTS, OLD_WEIGHTS):
         # No other name is allowed: a path that leaves the bundle would make the program read arbitrary files.
         raise DataError("dca.weights.file", f"is '{weights.file[:200]}', not {WEIGHTS}")
