@@ -1,7 +1,7 @@
 """Fields of dataclasses that are options or come from JSON: one definition of default, limits, help and earlier names.
 
-The command line makes its options from these fields (``cli.field_options``), and ``json_io.load`` checks JSON against them.
-The type of an option is that of its field; ``Literal`` lists its choices.
+The command line makes its options from these fields (``cli.field_options``), and ``json_io.load`` checks JSON against
+them. The type of an option is that of its field; ``Literal`` lists its choices.
 """
 
 from __future__ import annotations

@@ -124,10 +124,5 @@ def run(
             "loops": [asdict(loop) for loop in loops],
             "estimated_gpu_gib": gpu_gib,
         }
-        write_json({"device": torch_device, "options": _finite(options.to_json()), **measured}, out)
+        write_json({"device": torch_device, "options": options.to_json(), **measured}, out)
         print_line(f"Written: {out}")
-
-
-def _finite(options: dict[str, Any]) -> dict[str, Any]:
-    """Replace infinity by None, because JSON has no infinity."""
-    return {name: None if value == float("inf") else value for name, value in options.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 from contextlib import suppress
@@ -145,13 +144,12 @@ class RunRecord:
     save_every: int = 100
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain data for JSON. An infinite ``grad_clip_norm`` becomes null, since JSON has no infinity."""
-        limit = self.options.grad_clip_norm
+        """Convert to plain data for JSON."""
         return {
             "vocabulary": self.vocabulary.name,
             "cohort": self.cohort.to_json(),
             "partition": self.partition.to_json(),
-            "options": {**self.options.to_json(), "grad_clip_norm": limit if math.isfinite(limit) else None},
+            "options": self.options.to_json(),
             "initial": None if self.initial is None else dump(self.initial),
             "validate_every": self.validate_every,
             "save_every": self.save_every,

@@ -209,8 +209,9 @@ class TrainingOptions:
         return cls(**{**literal, **changes})
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain data for JSON."""
-        return dump(self)
+        """Convert to plain data for JSON. An infinite ``grad_clip_norm`` becomes null, since JSON has no infinity."""
+        limit = self.grad_clip_norm
+        return {**dump(self), "grad_clip_norm": limit if math.isfinite(limit) else None}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
@@ -224,7 +225,6 @@ class TrainingOptions:
         if isinstance(grid, Mapping):
             grid = {**_GRID_BEFORE, **grid}
         data = {**_BEFORE, **data, "grid": grid}
-        # JSON knows no infinity, so an infinite limit is written as null.
         infinite = [name for name in ("grad_clip_norm", "gradient_limit") if data.get(name, 0) is None]
         return load(cls, data | dict.fromkeys(infinite, math.inf))
 

@@ -6,7 +6,6 @@ independent, so the results do not depend on it.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -368,18 +367,14 @@ def _use_scored_weights(trainer: Trainer) -> None:
 
 def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
     about: dict[str, Any] = {"data": data.description, "test": [case.name for case in data.test]}
-    options = common.to_json()
-    if math.isinf(options["grad_clip_norm"]):
-        options["grad_clip_norm"] = None
     path = folder / SETTINGS
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_json({"options": options, **about}, path)
+        write_json({"options": common.to_json(), **about}, path)
         return
     try:
         recorded = read_json(path)
-        earlier = dict(recorded.pop("options"))
-        earlier["grad_clip_norm"] = math.inf if earlier["grad_clip_norm"] is None else earlier["grad_clip_norm"]
+        earlier = recorded.pop("options")
         # Options that did not exist at that time get their defaults, which do not change results.
         same = recorded == about and TrainingOptions.from_json(earlier) == common
     except (OSError, ValueError, KeyError, TypeError) as error:
