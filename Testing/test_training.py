@@ -292,7 +292,25 @@ def test_a_checkpoint_with_code_is_rejected(tmp_path):
 
 def test_options_json_round_trip():
     for options in (OPTIONS, TrainingOptions.paper(steps=100)):
-        assert TrainingOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+        content = json.dumps(options.to_json(), allow_nan=False)
+        assert TrainingOptions.from_json(json.loads(content)) == options
+        assert {"labelled_per_step", "unlabelled_per_step"} <= set(json.loads(content)), "keys that versions share"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0, not a number of at least 1"),
+        ({"strategy": "magic"}, "strategy is 'magic', not one of dca"),
+        ({"patch": [48, 48]}, "patch is a list of 2, not 3 whole numbers"),
+        ({"grid": {"spacing": [4, 4, 0]}}, r"grid.spacing\[2\] is 0, not a number above 0"),
+        ({"colour": "red"}, "colour is unknown"),
+        ({"grid": 3}, "grid is 3, not an object"),
+    ],
+)
+def test_stored_options_that_are_impossible_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions.from_json({**TrainingOptions().to_json(), **change})
 
 
 def test_cases_round_trip_and_a_damaged_one_is_reported(tmp_path):
