@@ -20,8 +20,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from dcaseg.method.experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
 from dcaseg.method.log_gap import partition
+from dcaseg.method.variants import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
 from dcaseg.method.vnet import Encoder
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.phantom.case import generate

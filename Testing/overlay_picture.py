@@ -1,4 +1,4 @@
-"""Labelled CTs of a list with what a model finds in them: the picture in the README of a real CT is made so.
+"""Labeled CTs of a list with what a model finds in them: the picture in the README of a real CT is made so.
 
 Run: python Testing/overlay_picture.py LIST PICTURE [--group validation] [--bundle MODEL] [--labels "Whose labels"]
 
@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from dcaseg.cli.bundle import load
-from dcaseg.cli.evaluate import labelled_entries
+from dcaseg.cli.evaluate import labeled_entries
 from dcaseg.evaluation.figures.overlays import CaseResults, overlay_figure
 from dcaseg.evaluation.figures.style import save_figure
 from dcaseg.evaluation.scoring import read_entry, score_labels
@@ -28,10 +28,10 @@ _SHOWN_MM = (3.0, 3.0, 3.0)
 
 
 def draw(data: Path, group: str, bundle: str | None, labels: str, picture: Path) -> None:
-    """Segment the labelled CTs of a group, and draw each in two planes. Raises UserError."""
+    """Segment the labeled CTs of a group, and draw each in two planes. Raises UserError."""
     model = load(bundle)
     segmenter = Segmenter(model, "cpu", runtime="auto")
-    cases = [_case(entry, segmenter, model.metadata.name) for entry in labelled_entries([], [], data, group)]
+    cases = [_case(entry, segmenter, model.metadata.name) for entry in labeled_entries([], [], data, group)]
     title = "A CT of a patient, not trained on" if len(cases) == 1 else "CTs of patients, not trained on"
     save_figure(overlay_figure(cases, model.metadata.vocabulary, title, labels), picture)
 

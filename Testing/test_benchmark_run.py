@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from dcaseg.benchmark.accuracy import LabelledCase, compare, mean_loss
+from dcaseg.benchmark.accuracy import LabeledCase, compare, mean_loss
 from dcaseg.benchmark.peers import monai_reference
 from dcaseg.benchmark.subject import random_bundle
 from dcaseg.imaging.readers import read_ct, read_labels
@@ -19,8 +19,8 @@ from dcaseg.inference.options import SegmentOptions
 
 
 @pytest.fixture(scope="module")
-def case(coarse_phantom) -> LabelledCase:
-    return LabelledCase("phantom", read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz"))
+def case(coarse_phantom) -> LabeledCase:
+    return LabeledCase("phantom", read_ct(coarse_phantom / "ct.nii.gz"), read_labels(coarse_phantom / "labels.nii.gz"))
 
 
 def test_the_plain_pipeline_and_ours_agree(case, tmp_path):
@@ -31,7 +31,7 @@ def test_the_plain_pipeline_and_ours_agree(case, tmp_path):
     assert reported == found
     assert found[0].same > 0.99
     assert mean_loss(found) == pytest.approx(0, abs=0.01)
-    unannotated = LabelledCase("one organ", case.ct, case.truth, unannotated=tuple(range(2, 16)))
+    unannotated = LabeledCase("one organ", case.ct, case.truth, unannotated=tuple(range(2, 16)))
     one = compare(bundle, [unannotated])[0]
     assert np.isfinite(one.ours)
     assert one.ours != found[0].ours

@@ -176,8 +176,8 @@ def test_a_series_of_what_is_no_folder(refuses_ct, coarse_phantom):
     [
         (("--organs", "liver,splen"), "Did you mean 'spleen'?"),
         (("--organs", ","), "No organ is selected"),
-        (("--overlap", "1"), "overlap of 1 is not possible"),
-        (("--attention-levels", "5"), "Attention level 5 does not exist"),
+        (("--overlap", "1"), "The option overlap is 1.0, not a number from 0 to below 1"),
+        (("--attention-levels", "5"), "The option attention_levels[0] is 5, not a number from 1 to 4"),
         (("--attention-levels", "fine"), "--attention-levels 'fine'"),
         (("--device", "abacus"), "'abacus' is not the name of a device"),
         (("--device", "cuda:99"), "cuda:99"),

@@ -146,7 +146,7 @@ def test_training_on_the_gpu_learns_what_it_learns_on_the_cpu(tmp_path, half):
     losses = {}
     for device in ("cpu", "cuda"):
         options = replace(OPTIONS, steps=6, expert_stage_fraction=0.0, mixed_precision=half, norm="instance")
-        cases = [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labelled=False)]
+        cases = [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labeled=False)]
         trainer = Trainer(tmp_path / device, options, THREE_BALLS, *cases, [case_of_balls(4)], device)
         trainer.run(validate_every=3)
         lines = [json.loads(line) for line in (tmp_path / device / "log.jsonl").read_text().splitlines()]
@@ -159,7 +159,7 @@ def test_a_run_is_stopped_on_the_gpu_and_goes_on_there_or_on_the_cpu(tmp_path):
     def trainer(device: str, steps: int) -> Trainer:
         options = replace(OPTIONS, steps=steps)
         return Trainer(
-            tmp_path, options, THREE_BALLS, [case_of_balls(1)], [case_of_balls(3, labelled=False)], (), device
+            tmp_path, options, THREE_BALLS, [case_of_balls(1)], [case_of_balls(3, labeled=False)], (), device
         )
 
     trainer("cuda", 3).run()

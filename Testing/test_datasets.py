@@ -31,7 +31,7 @@ def touch(folder: Path, names: list[str]) -> None:
 def amos_folder(tmp_path_factory) -> Path:
     """The folder of AMOS22 with the ids of its public splits and some more; the files are empty."""
     folder = tmp_path_factory.mktemp("amos22")
-    named = {number for split in splits.AMOS.values() for number in (*split.labelled, *split.validation)}
+    named = {number for split in splits.AMOS.values() for number in (*split.labeled, *split.validation)}
     training = [f"amos_{number:04d}.nii.gz" for number in sorted(named | {4, 5, 600})]
     test = [f"amos_{number:04d}.nii.gz" for number in (8, 13, 18, 544, 598)]
     for part, names in (("Tr", training), ("Va", test)):
@@ -76,7 +76,7 @@ def test_every_synapse_split_divides_the_thirty_cases(synapse_folder, name):
 @pytest.mark.parametrize("name", splits.AMOS)
 def test_no_amos_split_trains_on_its_validation_cases_or_on_mri(amos_folder, name):
     built = layouts.amos(amos_folder, name).datalist
-    training = {*numbers(built.training), *numbers(built.unlabelled)}
+    training = {*numbers(built.training), *numbers(built.unlabeled)}
     assert not training & set(splits.AMOS[name].validation)
     assert max(training | {*numbers(built.validation), *numbers(built.test)}) <= splits.LAST_CT_OF_AMOS
     assert [entry.label for entry in built.training if entry.label is None] == []
@@ -86,7 +86,7 @@ def test_the_caveats_of_amos_splits(amos_folder):
     five = layouts.amos(amos_folder, "5p")
     assert len(five.datalist.training) == 7 and any("514, 548, 578" in caveat for caveat in five.caveats)
     twenty = layouts.amos(amos_folder, "20p")
-    assert len(set(splits.AMOS["20p"].labelled) & set(splits.AMOS["20p"].validation)) == 3
+    assert len(set(splits.AMOS["20p"].labeled) & set(splits.AMOS["20p"].validation)) == 3
     assert any("66, 349, 381" in caveat for caveat in twenty.caveats)
     assert len(layouts.amos(amos_folder, "5p", with_mri=True).datalist.training) == 10
 
@@ -109,18 +109,16 @@ def test_a_folder_of_cts_becomes_a_list_and_cases(dca, own_folder, tmp_path):
     datalist = read_datalist(out)
     assert [len(entries) for _, entries in datalist.groups()] == [2, 1, 1, 0]
     assert json.loads(out.read_text())["unlabelled"] == [{"image": "imagesTr/d_0000.nii.gz"}]
-    labelled, unlabelled, validation = training_set_of(datalist).cases(
-        tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0))
-    )
-    assert len(labelled) == 2 and len(validation) == 1 and unlabelled[0].labels is None
+    labeled, unlabeled, validation = training_set_of(datalist).cases(tmp_path, GridOptions(spacing=(14.0, 14.0, 14.0)))
+    assert len(labeled) == 2 and len(validation) == 1 and unlabeled[0].labels is None
 
 
-def test_labels_of_unlabelled_cases_are_used_only_for_full_supervision(own_folder, tmp_path):
-    cohort = training_set_of(layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0, labelled=2).datalist)
+def test_labels_of_unlabeled_cases_are_used_only_for_full_supervision(own_folder, tmp_path):
+    cohort = training_set_of(layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0, labeled=2).datalist)
     grid = GridOptions(spacing=(14.0, 14.0, 14.0))
-    labelled, unlabelled, _ = cohort.cases(tmp_path, grid)
-    assert [len(labelled), len(unlabelled)] == [2, 2] and all(case.labels is None for case in unlabelled)
-    every = cohort.fully_labelled().cases(tmp_path, grid)[0]
+    labeled, unlabeled, _ = cohort.cases(tmp_path, grid)
+    assert [len(labeled), len(unlabeled)] == [2, 2] and all(case.labels is None for case in unlabeled)
+    every = cohort.fully_labeled().cases(tmp_path, grid)[0]
     # One of the four CTs has no label map at all.
     assert sorted(case.labels is None for case in every) == [False, False, False, True]
 
@@ -141,10 +139,10 @@ def test_a_label_map_without_a_ct_is_rejected(own_folder):
         layouts.folder_of_cts(own_folder, AMOS_ORGANS, 0, 0)
 
 
-def test_too_few_labelled_cases_give_a_caveat_or_an_error(own_folder):
-    few = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 1, 0, labelled=1)
+def test_too_few_labeled_cases_give_a_caveat_or_an_error(own_folder):
+    few = layouts.folder_of_cts(own_folder, AMOS_ORGANS, 1, 0, labeled=1)
     assert any("only 1 labeled case" in caveat for caveat in few.caveats)
-    assert len(few.datalist.unlabelled) == 2
+    assert len(few.datalist.unlabeled) == 2
     with pytest.raises(UserError, match="none is left"):
         layouts.folder_of_cts(own_folder, AMOS_ORGANS, 2, 1)
 
@@ -167,7 +165,7 @@ def write_list(tmp_path):
         ({"training": [{"image": "a.nii.gz"}]}, "no 'label'"),
         ({"training": [{"image": "a", "label": "b", "unknown": [16]}]}, "label 16.*not an organ of AMOS"),
         ({"training": [{"image": "a", "label": "b", "label_map": {"52": 99}}]}, "label 99"),
-        ({"training": [{"image": "a", "label": "b", "label_map": [1]}]}, "something other than integers"),
+        ({"training": [{"image": "a", "label": "b", "label_map": [1]}]}, "label_map is a list of 1, not an object"),
         ({"training": [{"image": "a", "label": "b"}], "unlabelled": ["a"]}, "in training and in unlabelled"),
         ({"training": [], "vocabulary": "BTCV"}, "Synapse"),
     ],

@@ -95,12 +95,12 @@ def test_two_graphs_give_the_gradients_of_one(network, volumes, labels, options)
     """One graph, with the experts' features detached at the input of the aggregation decoder."""
     joint = DCANet(**network.options)
     joint.load_state_dict(network.state_dict())
-    unlabelled = torch.rand(2, 1, 16, 16, 32)
+    unlabeled = torch.rand(2, 1, 16, 16, 32)
 
     sum(supervised_losses(network, volumes, labels, options).values()).backward()
-    (0.5 * unsupervised_loss(network, unlabelled, options)[0]).backward()
+    (0.5 * unsupervised_loss(network, unlabeled, options)[0]).backward()
 
-    encoded = joint.encoder(torch.cat([volumes, unlabelled]))
+    encoded = joint.encoder(torch.cat([volumes, unlabeled]))
     decoded = joint.decode_experts(encoded)
     assert joint.aggregation is not None
     features = [[feature.detach() for feature in expert.features] for expert in decoded]
@@ -145,13 +145,13 @@ def test_with_joint_statistics_a_step_is_one_graph_with_the_same_gradient(networ
 
 def test_joint_statistics_give_batch_norm_all_patches():
     options = TrainingOptions.paper(n_filters=2, patch=(16, 16, 32), steps=1, joint_statistics=True)
-    volumes, unlabelled = torch.zeros(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
-    batch = Batch(volumes, torch.randint(0, 5, (2, 16, 16, 32)), ((), ()), unlabelled)
+    volumes, unlabeled = torch.zeros(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
+    batch = Batch(volumes, torch.randint(0, 5, (2, 16, 16, 32)), ((), ()), unlabeled)
     torch.manual_seed(0)
     strategy = DCA(options, partition({1: 900, 2: 90, 3: 80, 4: 1}, "top2"))
     first = strategy.network.encoder.blocks[0]
     strategy.forward("all", batch, StepState(0, "joint", 0, 1))
-    expected = first[0](torch.cat([volumes, unlabelled])).mean(dim=(0, 2, 3, 4))
+    expected = first[0](torch.cat([volumes, unlabeled])).mean(dim=(0, 2, 3, 4))
     torch.testing.assert_close(first[1].running_mean, 0.1 * expected)
 
 
@@ -187,7 +187,7 @@ def test_the_experts_learn_their_split_of_the_teachers_stitched_labels(network, 
     assert not has_gradient(network.aggregation) and not has_gradient(teacher)
 
 
-def test_unlabelled_patches_are_used_in_the_stages_that_learn_from_them():
+def test_unlabeled_patches_are_used_in_the_stages_that_learn_from_them():
     options = TrainingOptions(n_filters=2, steps=1000, expert_pseudo_labels=True)
     strategy = DCA(options, partition({1: 100, 2: 20, 3: 20, 4: 1}, "top2"))
     weights = [strategy.weight(strategy.step_state(step)) for step in range(1000)]

@@ -34,7 +34,7 @@ options = replace(
 for name, first in (("joint", 0.0), ("staged", 0.5)):
     trainer = Trainer(
         Path(sys.argv[1]) / name, replace(options, expert_stage_fraction=first), THREE_BALLS,
-        [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labelled=False)], [case_of_balls(4)],
+        [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labeled=False)], [case_of_balls(4)],
     )
     if trainer.processes.first:
         trainer.folder.mkdir(parents=True, exist_ok=True)

@@ -28,9 +28,9 @@ COMMON = replace(OPTIONS, steps=1, aggregation_start="as_is")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Runs:
-    labelled, hidden = [case_of_balls(1), case_of_balls(2)], case_of_balls(3)
+    labeled, hidden = [case_of_balls(1), case_of_balls(2)], case_of_balls(3)
     data = Data(
-        THREE_BALLS, labelled, [case_of_balls(3, labelled=False)], [], [case_of_balls(5)], [*labelled, hidden], "balls"
+        THREE_BALLS, labeled, [case_of_balls(3, labeled=False)], [], [case_of_balls(5)], [*labeled, hidden], "balls"
     )
     return Runs(tmp_path_factory.mktemp("figures"), COMMON, data, [0])
 
@@ -52,7 +52,7 @@ def test_organ_dice_come_from_the_runs_and_later_figures_reuse_them(runs):
 
     written = scores.stat().st_mtime_ns
     overlays = numbers_of(runs, "fig5")
-    assert list(overlays["dice"]) == ["V-Net, labelled part", "UA-MT", "CPS", "DCA"]
+    assert list(overlays["dice"]) == ["V-Net, labeled part", "UA-MT", "CPS", "DCA"]
     assert overlays["dice"]["DCA"]["balls 5"] == pytest.approx(np.mean(dice), abs=1e-4)
     pytest.importorskip("sklearn")
     clusters = numbers_of(runs, "fig6")
@@ -74,7 +74,7 @@ def test_figure_2_ranks_subsets_without_any_run(runs):
     assert [len(subset["cases"]) for subset in numbers["subsets"]] == [1, 1, 1, 3]
     assert numbers["subsets"][-1]["kendall_tau"] == 1 and numbers["subsets"][-1]["ranking"][0] == "large"
     assert {row["mode"] for row in numbers["random_subsets"]} == {"sequential", "top2"}
-    make_figure("fig2", runs, Also((Subset("one", runs.data.labelled[:1]), Subset("two", runs.data.labelled))))
+    make_figure("fig2", runs, Also((Subset("one", runs.data.labeled[:1]), Subset("two", runs.data.labeled))))
     assert [each["title"] for each in json.loads((runs.folder / "fig2.json").read_text())["subsets"]] == ["one", "two"]
 
 

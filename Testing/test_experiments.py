@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from dcaseg.errors import UserError
-from dcaseg.evaluation.experiments.anatomies import LABELLED, TEST, UNLABELLED, VALIDATION, anatomies_training_set
+from dcaseg.evaluation.experiments.anatomies import LABELED, TEST, UNLABELED, VALIDATION, anatomies_training_set
 from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
 from dcaseg.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, score_cases
 from dcaseg.evaluation.experiments.tables import make_runs_of, run_experiment
@@ -28,10 +28,10 @@ COMMON = replace(OPTIONS, steps=2)
 
 @pytest.fixture
 def data() -> Data:
-    labelled, hidden = [case_of_balls(1), case_of_balls(2)], case_of_balls(3)
+    labeled, hidden = [case_of_balls(1), case_of_balls(2)], case_of_balls(3)
     return Data(
-        THREE_BALLS, labelled, [case_of_balls(3, labelled=False)], [case_of_balls(4)],
-        [case_of_balls(5), case_of_balls(6)], [*labelled, hidden], "balls",
+        THREE_BALLS, labeled, [case_of_balls(3, labeled=False)], [case_of_balls(4)],
+        [case_of_balls(5), case_of_balls(6)], [*labeled, hidden], "balls",
     )  # fmt: skip
 
 
@@ -64,16 +64,16 @@ def test_the_decoders_gain_over_its_experts_is_recorded(tmp_path, data):
 
 
 def test_the_benchmark_on_anatomies_tests_on_people_that_training_never_sees(tmp_path):
-    for name in {*LABELLED, *UNLABELLED, *VALIDATION, *TEST}:
+    for name in {*LABELED, *UNLABELED, *VALIDATION, *TEST}:
         (tmp_path / name).mkdir()
     cohort, test, description = anatomies_training_set(tmp_path)
 
     def people(sources):
         return {Path(each.folder).name for source in sources for each in source.maps}
 
-    seen = people(cohort.labelled) | people(cohort.unlabelled) | people(cohort.validation)
-    assert people(test.labelled) == {"labels_bodyparts3d_male", "labels_spl_atlas"} and not seen & people(test.labelled)
-    everyone = [*cohort.labelled, *cohort.unlabelled, *cohort.validation, *test.labelled]
+    seen = people(cohort.labeled) | people(cohort.unlabeled) | people(cohort.validation)
+    assert people(test.labeled) == {"labels_bodyparts3d_male", "labels_spl_atlas"} and not seen & people(test.labeled)
+    everyone = [*cohort.labeled, *cohort.unlabeled, *cohort.validation, *test.labeled]
     seeds = [seed for source in everyone for seed in range(source.first_seed, source.first_seed + source.count)]
     assert len(seeds) == len(set(seeds))
     assert "4 labelled of 2 people, 16 unlabelled of 4" in description
@@ -113,7 +113,7 @@ def test_other_settings_in_the_same_folder_are_rejected(tmp_path, data):
     with pytest.raises(UserError, match="other settings"):
         run_experiment(only, Runs(tmp_path, replace(COMMON, steps=3), data, [0]))
     with pytest.raises(UserError, match="needs labels of the unlabeled"):
-        run_experiment(EXPERIMENTS["baselines"], Runs(tmp_path, COMMON, replace(data, all_labelled=()), [0]))
+        run_experiment(EXPERIMENTS["baselines"], Runs(tmp_path, COMMON, replace(data, all_labeled=()), [0]))
 
 
 @pytest.mark.slow

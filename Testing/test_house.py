@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"cli", "cohort", "benchmark", "evaluation", "worker", "api", ""},
     {"training", "synthesis", "inference", "review", "interaction", "models", "rendering", "dicom"},
     {"method", "imaging"},
-    {"organs", "errors", "types", "temp_paths", "user_folders", "file_lock", "json_io"},
+    {"organs", "errors", "types", "temp_paths", "user_folders", "file_lock", "json_io", "option_fields"},
 ]
 
 # The libraries besides Python's own that a package may import anywhere in its files.

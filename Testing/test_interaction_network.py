@@ -13,13 +13,13 @@ from dcaseg.imaging.grid import Grid
 from dcaseg.interaction.click_network import (
     CHANNELS,
     ClickNetwork,
-    ClickNetworkOptions,
     NetworkEngine,
     cube_around,
     features_of,
     load_click_bundle,
     save_click_bundle,
 )
+from dcaseg.interaction.click_options import ClickNetworkOptions
 from dcaseg.interaction.session import CorrectionSession
 from dcaseg.interaction.strokes import Stroke, to_point
 from dcaseg.interaction.view import SeenStroke, View
@@ -28,10 +28,10 @@ from dcaseg.training.click_training import (
     LOG,
     ClickSampler,
     ClickTrainer,
-    ClickTrainingOptions,
     error_center,
     simulate_mask,
 )
+from dcaseg.training.options import ClickTrainingOptions
 
 torch.set_num_threads(1)
 SMALL = ClickNetworkOptions(n_filters=4, side=16, spacing_mm=4.0)

@@ -14,6 +14,7 @@ import torch
 
 from dcaseg.errors import UserError
 from dcaseg.imaging.readers import read_ct, read_labels
+from dcaseg.json_io import load
 from dcaseg.organs import AMOS
 from dcaseg.synthesis.label_to_ct.anatomy import Anatomy, load_anatomy, prepare
 from dcaseg.synthesis.label_to_ct.geometry import Warp
@@ -27,7 +28,7 @@ from dcaseg.synthesis.label_to_ct.tissues import TISSUES, structure_of
 from dcaseg.synthesis.label_to_ct.volumes import distance_to, hull_distance
 from dcaseg.synthesis.phantom.case import generate
 from dcaseg.training.options import GridOptions, TrainingOptions
-from dcaseg.training.sources import LabelMapFolder, Painted, synthesize_case
+from dcaseg.training.sources import LabelMapFolder, SynthesizedCTs, synthesize_case
 from dcaseg.training.synthetic_sampling import RecipeSampler
 
 GRID = GridOptions(spacing=(6.0, 6.0, 6.0))
@@ -228,7 +229,7 @@ def test_the_gallbladder_is_sometimes_removed(anatomy):
 
 
 def test_cases_are_cached_and_only_missing_ones_are_rendered_again(folder, tmp_path):
-    source = Painted((LabelMapFolder(str(folder)),), 10, 3)
+    source = SynthesizedCTs((LabelMapFolder(str(folder)),), 10, 3)
     fractions = []
     first = source.cases(tmp_path, GRID, True, lambda fraction, text: fractions.append(fraction))
     assert fractions == pytest.approx([1 / 3, 2 / 3, 1.0])
@@ -493,8 +494,8 @@ def test_duplicate_names_are_rejected_and_unknown_structures_reported(anatomy, f
 def test_a_source_ignores_registrations_to_label_maps_that_it_does_not_have(anatomy, folder, warps, tmp_path):
     for name, warp in warps[anatomy.name].items():
         write_warp(warp, tmp_path / warp_name(anatomy.name, name))
-    source = Painted((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
-    assert Painted(**json.loads(json.dumps(source.to_json()))) == source
+    source = SynthesizedCTs((LabelMapFolder(str(folder)),), 0, 1, str(tmp_path))
+    assert load(SynthesizedCTs, json.loads(json.dumps(source.to_json()))) == source
     # The other label map is not among those of the source: its shape must not leak in.
     assert not any(source.renderer(tmp_path / "cache", GRID).warps.values())
 

@@ -64,9 +64,9 @@ def test_a_run_on_corrected_cases_uses_the_models_network_and_fine_tuning_defaul
     assert record.partition.owners == model.partition.owners, "one case with two known organs divides nothing anew"
     assert record.options.learning_rate < 1e-3 and record.options.aggregation_start == "as_is"
     assert record.options.steps == 2, "what is asked for wins"
-    (labelled,), (unlabelled,) = record.cohort.labelled, record.cohort.unlabelled
-    assert set(labelled.files[0].unannotated) == set(AMOS.by_label) - {1, 6}
-    assert unlabelled.files[0].labels is None
+    (labeled,), (unlabeled,) = record.cohort.labeled, record.cohort.unlabeled
+    assert set(labeled.files[0].unannotated) == set(AMOS.by_label) - {1, 6}
+    assert unlabeled.files[0].labels is None
     assert record.initial.name == model.name
 
 

@@ -1,4 +1,4 @@
-"""The command that draws labelled CTs with what a model finds in them."""
+"""The command that draws labeled CTs with what a model finds in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import overlay_picture
 
 
 @pytest.mark.slow
-def test_a_labelled_ct_is_drawn_beside_what_the_model_finds(small_bundle, coarse_phantom, tmp_path, monkeypatch):
+def test_a_labeled_ct_is_drawn_beside_what_the_model_finds(small_bundle, coarse_phantom, tmp_path, monkeypatch):
     entry = {"image": str(coarse_phantom / "ct.nii.gz"), "label": str(coarse_phantom / "labels.nii.gz"), "unknown": [5]}
     (tmp_path / "list.json").write_text(json.dumps({"training": [], "validation": [entry]}))
     picture = tmp_path / "picture.png"

@@ -139,7 +139,7 @@ def test_phantoms_differ_from_training_and_tuning_seeds_from_reporting_seeds():
     for scan in scans:
         assert scan.spacing[0] > max(box[0] for box in boxes) or scan.spacing[2] > max(box[1] for box in boxes)
     assert {len(scan.missing) for scan in scans} == {0, 1, 2}
-    seeds = (TUNING_SEEDS, REPORT_SEEDS, training_phantoms.LABELLED_SEEDS, training_phantoms.TEST_SEEDS)
+    seeds = (TUNING_SEEDS, REPORT_SEEDS, training_phantoms.LABELED_SEEDS, training_phantoms.TEST_SEEDS)
     assert min(abs(a - b) for a in seeds for b in seeds if a != b) >= 100_000
 
 

@@ -15,11 +15,11 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one_graph():
     torch.manual_seed(0)
     options = TrainingOptions(n_filters=2, patch=(16, 16, 32))
     network = DCANet(((1,), (2, 3), (4,)), n_filters=2, norm="instance")
-    volumes, unlabelled = torch.rand(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
+    volumes, unlabeled = torch.rand(2, 1, 16, 16, 32), torch.rand(2, 1, 16, 16, 32)
     labels = torch.randint(0, 5, (2, 16, 16, 32))
-    plain, agreement = plain_losses(network, volumes, labels, unlabelled, options)
+    plain, agreement = plain_losses(network, volumes, labels, unlabeled, options)
     ours = supervised_losses(network, volumes, labels, options)
-    ours["unsupervised"], also = unsupervised_loss(network, unlabelled, options)
+    ours["unsupervised"], also = unsupervised_loss(network, unlabeled, options)
     assert agreement == also
     assert set(plain) == set(ours)
     for name, loss in ours.items():
@@ -27,7 +27,7 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one_graph():
     # The two stages of the default preset together have the same losses.
     staged = supervised_losses(network, volumes, labels, options, "experts")
     staged |= supervised_losses(network, volumes, labels, options, "aggregation")
-    staged["unsupervised"] = unsupervised_loss(network, unlabelled, options, "aggregation")[0]
+    staged["unsupervised"] = unsupervised_loss(network, unlabeled, options, "aggregation")[0]
     assert set(staged) == set(plain)
     for name, loss in staged.items():
         torch.testing.assert_close(loss, plain[name], atol=1e-5, rtol=0)

@@ -55,7 +55,7 @@ def options_for(name: str, **changes) -> TrainingOptions:
 def trainer_for(folder: Path, options: TrainingOptions) -> Trainer:
     return Trainer(
         folder, options, THREE_BALLS,
-        labelled=[case_of_balls(1), case_of_balls(2)], unlabelled=[case_of_balls(3, labelled=False)],
+        labeled=[case_of_balls(1), case_of_balls(2)], unlabeled=[case_of_balls(3, labeled=False)],
         validation=[case_of_balls(4)],
     )  # fmt: skip
 
@@ -112,10 +112,10 @@ def test_the_teacher_of_ua_mt_follows_the_student_and_gets_no_gradient(tmp_path)
     )
 
 
-def test_the_vnet_has_one_decoder_and_ignores_unlabelled_patches(tmp_path):
+def test_the_vnet_has_one_decoder_and_ignores_unlabeled_patches(tmp_path):
     trainer = trainer_for(tmp_path, options_for("vnet"))
     assert len(trainer.network.experts) == 1 and trainer.network.aggregation is None
-    assert trainer._draw(trainer.strategy.step_state(5)).unlabelled is None
+    assert trainer._draw(trainer.strategy.step_state(5)).unlabeled is None
 
 
 def test_averaged_experts_return_the_mean_of_three(tmp_path):
@@ -145,16 +145,16 @@ class TwoWeightedNetworks(Strategy):
         return ("all",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
-        assert batch.unlabelled is not None
+        assert batch.unlabeled is not None
         self.seen = torch.bincount(batch.labels.ravel(), minlength=4).float()
         total = torch.zeros(())
-        volumes = torch.cat([batch.volumes, batch.unlabelled])
+        volumes = torch.cat([batch.volumes, batch.unlabeled])
         answers = [self.network(volumes), self.second(volumes)]
-        labelled = len(batch.volumes)
+        labeled = len(batch.volumes)
         for one, other, weights in zip(answers, reversed(answers), self.weights, strict=True):
-            pseudo = other[labelled:].detach().argmax(dim=1)
-            total = total + functional.cross_entropy(one[:labelled], batch.labels, weight=weights)
-            total = total + self.weight(step_state) * functional.cross_entropy(one[labelled:], pseudo, weight=weights)
+            pseudo = other[labeled:].detach().argmax(dim=1)
+            total = total + functional.cross_entropy(one[:labeled], batch.labels, weight=weights)
+            total = total + self.weight(step_state) * functional.cross_entropy(one[labeled:], pseudo, weight=weights)
         return Loss(total, {"supervised": total.detach()})
 
     def on_step_end(self, step_state: StepState) -> None:
@@ -197,7 +197,7 @@ def test_a_label_outside_the_vocabulary_is_rejected(tmp_path):
         Trainer(tmp_path, OPTIONS, THREE_BALLS, [case, wrong], [])
 
 
-def test_a_resumed_run_uses_the_pseudo_labelled_cases_of_its_step(tmp_path):
+def test_a_resumed_run_uses_the_pseudo_labeled_cases_of_its_step(tmp_path):
     case = replace(case_of_balls(1), ignored=case_of_balls(1).labels == 0)
     write_pseudo_cases(tmp_path, 10, [case])
     write_pseudo_cases(tmp_path, 20, [case, case])
@@ -216,7 +216,7 @@ from test_strategies import options_for, trainer_for
 
 torch.set_num_threads(1)
 for name in sys.argv[2:]:
-    options = options_for(name, steps=3, labelled_per_step=4, unlabelled_per_step=4, ramp_fraction=0.1)
+    options = options_for(name, steps=3, labeled_per_step=4, unlabeled_per_step=4, ramp_fraction=0.1)
     trainer = trainer_for(Path(sys.argv[1]) / name, options)
     trainer.run(validate_every=9)
     for key, value in trainer.strategy.state_dict().items():

@@ -21,7 +21,7 @@ from dcaseg.training.strategies.basak import fused_confidence
 from dcaseg.training.strategies.base import Batch, Facts, Pool, Strategy, facts_of
 from dcaseg.training.strategies.beta_fft import interpolate
 from dcaseg.training.strategies.co_bionet import Critic, critic_loss, selected_cross_entropy
-from dcaseg.training.strategies.fixmatch import most_confident, pseudo_labelled
+from dcaseg.training.strategies.fixmatch import most_confident, pseudo_labeled
 from dcaseg.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice
 from dcaseg.training.strategies.magicnet import blended
 from dcaseg.training.strategies.perturbation import adversarial_direction, strong_view, unit
@@ -35,7 +35,7 @@ from test_training import THREE_BALLS, case_of_balls
 
 SIDES = (16, 16, 32)
 NAMES = tuple(organ.name for organ in THREE_BALLS)
-FACTS = Facts((100_000, 8_000, 1_000, 100), labelled=2, unlabelled=8, organs=NAMES)
+FACTS = Facts((100_000, 8_000, 1_000, 100), labeled=2, unlabeled=8, organs=NAMES)
 GROUPS: Partition = divide([case_of_balls(1)], THREE_BALLS, "top2")
 
 
@@ -75,10 +75,10 @@ def test_two_networks_return_the_mean_of_logits_or_probabilities():
     volume = torch.rand(1, 1, *SIDES)
     cps, co = strategy_for("cps").eval(), strategy_for("co_bionet").eval()
     with torch.no_grad():
-        torch.testing.assert_close(cps.answering()(volume), (cps.network(volume) + cps.second(volume)) / 2)
+        torch.testing.assert_close(cps.validated_network()(volume), (cps.network(volume) + cps.second(volume)) / 2)
         both = (co.network(volume).softmax(1) + co.second(volume).softmax(1)) / 2
-        torch.testing.assert_close(co.answering()(volume).softmax(1), both)
-    assert strategy_for("cps", strategy_options={"answer": "first"}).answering().out_channels == 4
+        torch.testing.assert_close(co.validated_network()(volume).softmax(1), both)
+    assert strategy_for("cps", strategy_options={"answer": "first"}).validated_network().out_channels == 4
 
 
 def test_zero_weights_give_zero_loss():
@@ -120,12 +120,12 @@ def test_a_strong_view_keeps_the_intensity_range():
 
 
 @pytest.mark.parametrize("name", ["urpc", "cps", "ga", "bcp", "abd", "skcdf", "crest published"])
-def test_missing_unlabelled_cases_are_rejected(name):
+def test_missing_unlabeled_cases_are_rejected(name):
     with pytest.raises(UserError, match="needs unlabeled cases, but there are none"):
-        strategy_for(name, FACTS._replace(unlabelled=0))
+        strategy_for(name, FACTS._replace(unlabeled=0))
 
 
-def test_partially_labelled_cases_are_rejected_where_unsupported():
+def test_partially_labeled_cases_are_rejected_where_unsupported():
     part = FACTS._replace(partial="case 7")
     with pytest.raises(UserError, match="case 7 is only partially labeled"):
         strategy_for("dhc", part)
@@ -141,7 +141,7 @@ def test_an_organ_without_voxels_is_rejected(name):
 @pytest.mark.parametrize("name", ["bcp", "abd", "beta_fft"])
 def test_an_odd_number_of_patches_is_rejected(name):
     with pytest.raises(UserError, match="--batch 2 or a multiple"):
-        strategy_for(name, labelled_per_step=1, unlabelled_per_step=1)
+        strategy_for(name, labeled_per_step=1, unlabeled_per_step=1)
     with pytest.raises(UserError, match="--batch 4 or a multiple"):
         strategy_for(name, FACTS._replace(processes=2))
 
@@ -247,8 +247,8 @@ def test_crest_row_weights_by_reversed_frequency_with_a_running_mean():
     answers = [torch.randn(4, 4, *SIDES) for _ in range(2)]
     strategy.observe(answers, batch_of(), strategy.step_state(0))
     for kept, answer in zip(strategy.weights, answers, strict=True):
-        of_unlabelled = counted.voxels_of(answer[2:].argmax(1), 4)
-        torch.testing.assert_close(kept, 0.99 * start + 0.01 * counted.reversed_weights(of_unlabelled))
+        of_unlabeled = counted.voxels_of(answer[2:].argmax(1), 4)
+        torch.testing.assert_close(kept, 0.99 * start + 0.01 * counted.reversed_weights(of_unlabeled))
     batch = batch_of()
     rare, often = (strategy.crossed(0, answers[0], torch.full((4, *SIDES), k), strategy.step_state(0)) for k in (3, 0))
     torch.testing.assert_close(rare, functional.cross_entropy(answers[0], torch.full((4, *SIDES), 3)))
@@ -322,7 +322,7 @@ def test_adsh_masks_the_loss_by_the_other_networks_thresholds():
 
 
 def test_adsh_updates_its_thresholds_every_quarter_of_an_epoch():
-    strategy = strategy_for("adsh", FACTS._replace(unlabelled=16))
+    strategy = strategy_for("adsh", FACTS._replace(unlabeled=16))
     assert strategy.epoch_steps == 8
     strategy.observe([torch.randn(4, 4, *SIDES) for _ in range(2)], batch_of(), strategy.step_state(0))
     strategy.on_step_end(strategy.step_state(0))
@@ -432,7 +432,7 @@ def test_ignored_voxels_give_no_gradient_and_are_cropped():
     for labels, mask in zip(patches.labels, patches.ignored, strict=True):
         assert not mask.any() or np.array_equal(mask, labels == 0)
     assert any(mask.any() for mask in patches.ignored) and not all(mask.any() for mask in patches.ignored)
-    assert pseudo_labelled(Pool([], [], lambda case: (case, case)), [1.0], True) == []
+    assert pseudo_labeled(Pool([], [], lambda case: (case, case)), [1.0], True) == []
 
 
 # ------------------------------------------------------------------------------------- consistency: URPC, Basak
@@ -512,16 +512,16 @@ def test_bcp_pastes_both_ways_with_half_weight_for_pseudo_labels():
     mask = mixing.box_mask(SIDES, 2 / 3, generator)
     assert (~mask).sum() == 10 * 10 * 21
     pseudo = torch.randint(4, (2, *SIDES))
-    inward, outward = strategy.both_ways((batch.volumes, batch.labels), (batch.unlabelled, pseudo), mask)
+    inward, outward = strategy.both_ways((batch.volumes, batch.labels), (batch.unlabeled, pseudo), mask)
     assert torch.equal(inward.volumes[0, 0][mask], batch.volumes[0, 0][mask])
-    assert torch.equal(inward.volumes[0, 0][~mask], batch.unlabelled[0, 0][~mask])
-    assert torch.equal(outward.volumes[0, 0][mask], batch.unlabelled[1, 0][mask])
+    assert torch.equal(inward.volumes[0, 0][~mask], batch.unlabeled[0, 0][~mask])
+    assert torch.equal(outward.volumes[0, 0][mask], batch.unlabeled[1, 0][mask])
     assert torch.equal(outward.labels[0][~mask], batch.labels[1][~mask])
     assert torch.equal(outward.labels[0][mask], pseudo[1][mask])
     logits = torch.zeros(1, 4, *SIDES, requires_grad=True)
-    labelled, half = (gradient(inward.loss(logits, 1.0, weight), logits) for weight in (1.0, 0.5))
-    torch.testing.assert_close(half[:, :, mask], labelled[:, :, mask])
-    torch.testing.assert_close(half[:, :, ~mask], labelled[:, :, ~mask] / 2)
+    labeled, half = (gradient(inward.loss(logits, 1.0, weight), logits) for weight in (1.0, 0.5))
+    torch.testing.assert_close(half[:, :, mask], labeled[:, :, mask])
+    torch.testing.assert_close(half[:, :, ~mask], labeled[:, :, ~mask] / 2)
 
 
 def test_bcp_copies_the_student_to_the_teacher_at_the_second_stage():
@@ -569,7 +569,7 @@ def test_abd_replaces_the_least_confident_block_by_a_confident_one_of_the_other_
     assert torch.equal(plain[1], views[1][1])
 
 
-def test_abd_moves_labels_along_with_blocks_of_labelled_patches():
+def test_abd_moves_labels_along_with_blocks_of_labeled_patches():
     views = [torch.rand(8, 2, 1, 2, 2, 2) for _ in range(2)]
     answers = [torch.randn(8, 2, 4, 2, 2, 2).softmax(2) for _ in range(2)]
     labels = torch.randint(4, (8, 2, 1, 2, 2, 2))
@@ -637,9 +637,9 @@ def test_cubes_are_exchanged_and_returned_to_their_positions():
 def test_magicnet_returns_features_to_their_positions():
     strategy = strategy_for("magicnet").eval()
     batch = batch_of(sides=(32, 32, 32))
-    volumes = torch.cat([batch.volumes, batch.unlabelled])
+    volumes = torch.cat([batch.volumes, batch.unlabeled])
     found = {}
-    strategy._pseudo_label = lambda unlabelled, of_cubes, step_state: found.setdefault("logits", of_cubes)
+    strategy._pseudo_label = lambda unlabeled, of_cubes, step_state: found.setdefault("logits", of_cubes)
     strategy._cubes(volumes, batch.labels, strategy.step_state(0))
     with torch.no_grad():
         alone = strategy.network(mixing.cubes(volumes, 2)[3, 2:])
@@ -769,26 +769,26 @@ def test_skcdf_balances_classes_and_anneals():
 def test_skcdf_weights_follow_their_leaders():
     strategy = strategy_for("skcdf")
     decoder = strategy.network.experts[0]
-    kept, leader = decoder.blocks[0][0].weight.clone(), strategy.labelled.blocks[0][0].weight.clone()
+    kept, leader = decoder.blocks[0][0].weight.clone(), strategy.labeled.blocks[0][0].weight.clone()
     head, balanced = strategy.labelled.head.weight.clone(), strategy.balanced["labelled"].weight.clone()
     strategy.on_step_end(strategy.step_state(0))
     torch.testing.assert_close(decoder.blocks[0][0].weight, 0.99 * kept + 0.01 * leader)
     torch.testing.assert_close(strategy.labelled.head.weight, 0.99 * head + 0.01 * balanced)
 
 
-def test_skcdf_labelled_patches_attend_to_unlabelled_ones_without_a_gradient():
+def test_skcdf_labeled_patches_attend_to_unlabeled_ones_without_a_gradient():
     strategy = strategy_for("skcdf").eval()
     batch, step_state = batch_of(), strategy.step_state(50)
-    unlabelled = batch.unlabelled.clone().requires_grad_(True)
-    one = strategy.forward("labelled", batch._replace(unlabelled=unlabelled), step_state).total
+    unlabeled = batch.unlabeled.clone().requires_grad_(True)
+    one = strategy.forward("labelled", batch._replace(unlabeled=unlabeled), step_state).total
     one.backward()
-    assert unlabelled.grad is None
-    other = strategy.forward("labelled", batch._replace(unlabelled=unlabelled.detach().flip(2) * 2), step_state).total
+    assert unlabeled.grad is None
+    other = strategy.forward("labelled", batch._replace(unlabeled=unlabeled.detach().flip(2) * 2), step_state).total
     assert other != one.detach()
     strategy.zero_grad()
     strategy.forward("unlabelled", batch, step_state).total.backward()
     assert strategy.network.encoder.blocks[0][0].weight.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in strategy.labelled.parameters())
+    assert all(parameter.grad is None for parameter in strategy.labeled.parameters())
 
 
 def test_skcdf_result_does_not_depend_on_the_batch():
@@ -825,7 +825,7 @@ def test_a_and_d_denoising_depends_on_image_and_time():
         assert not torch.allclose(one, strategy.denoise(volumes.flip(2), diffused, torch.tensor([10])))
 
 
-def test_a_and_d_result_decoder_follows_and_learns_from_unlabelled_patches():
+def test_a_and_d_result_decoder_follows_and_learns_from_unlabeled_patches():
     strategy = strategy_for("a_and_d")
     batch, step_state = batch_of(), strategy.step_state(50)
     answer = strategy.network.experts[0]
@@ -837,7 +837,7 @@ def test_a_and_d_result_decoder_follows_and_learns_from_unlabelled_patches():
     torch.manual_seed(1)
     strategy.forward("unlabelled", batch, step_state).total.backward()
     assert answer.head.weight.grad.abs().sum() > 0
-    assert all(p.grad is None for part in (strategy.denoising, strategy.labelled) for p in part.parameters())
+    assert all(p.grad is None for part in (strategy.denoising, strategy.labeled) for p in part.parameters())
     strategy.zero_grad()
     strategy.forward("denoising", batch, step_state).total.backward()
     strategy.forward("labelled", batch, step_state).total.backward()
@@ -845,10 +845,10 @@ def test_a_and_d_result_decoder_follows_and_learns_from_unlabelled_patches():
     assert not torch.equal(strategy.difficulty.weights(), torch.full((4,), 4.0))
 
 
-def test_facts_count_labels_and_name_a_partially_labelled_case():
+def test_facts_count_labels_and_name_a_partially_labeled_case():
     whole, part = case_of_balls(1), case_of_balls(2)
-    facts = facts_of([whole, part], [case_of_balls(3, labelled=False)], NAMES)
+    facts = facts_of([whole, part], [case_of_balls(3, labeled=False)], NAMES)
     counts = whole.voxel_counts(3) + part.voxel_counts(3)
-    assert facts.voxels == tuple(counts) and (facts.labelled, facts.unlabelled, facts.partial) == (2, 1, None)
+    assert facts.voxels == tuple(counts) and (facts.labeled, facts.unlabeled, facts.partial) == (2, 1, None)
     labels = np.where(part.labels == 3, 0, part.labels).astype(np.uint8)
     assert facts_of([whole, replace(part, labels=labels, unannotated=(3,))], [], NAMES).partial == part.name

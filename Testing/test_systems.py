@@ -46,7 +46,7 @@ def data() -> Data:
     return Data(
         THREE_BALLS,
         [case_of_balls(1), case_of_balls(2)],
-        [case_of_balls(3, labelled=False)],
+        [case_of_balls(3, labeled=False)],
         [case_of_balls(4)],
         [case_of_balls(5)],
         [case_of_balls(1), case_of_balls(2), case_of_balls(3)],
@@ -126,14 +126,14 @@ def test_rows_are_trained_scored_and_written(tmp_path, data):
 
     # Both networks must be those of the best step, not one of the best and one of the last step.
     best = load_checkpoint(tmp_path / "runs" / "cps" / "seed-0" / BEST)
-    answering = runs.trained(BY_KEY["cps"]).answering()
-    for key, value in answering.state_dict().items():
+    validated_network = runs.trained(BY_KEY["cps"]).validated_network()
+    for key, value in validated_network.state_dict().items():
         assert torch.equal(value, best["averaged"][key]), key
 
 
 def test_a_row_that_does_not_support_the_data_is_rejected_before_training(tmp_path, data):
-    labels = np.where(data.labelled[0].labels == 3, 0, data.labelled[0].labels).astype(np.uint8)
-    without = replace(data, labelled=[replace(data.labelled[0], labels=labels)])
+    labels = np.where(data.labeled[0].labels == 3, 0, data.labeled[0].labels).astype(np.uint8)
+    without = replace(data, labeled=[replace(data.labeled[0], labels=labels)])
     few = replace(TABLES["table1"], arms=(BY_KEY["cps"], BY_KEY["dhc"]))
     with pytest.raises(UserError, match="no labeled case has Small"):
         run_experiment(few, Runs(tmp_path, COMMON, without, [0]))

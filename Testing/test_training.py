@@ -39,7 +39,7 @@ OPTIONS = TrainingOptions(
 )
 
 
-def case_of_balls(seed: int, labelled: bool = True) -> Case:
+def case_of_balls(seed: int, labeled: bool = True) -> Case:
     """A case with three balls of different size and density in water."""
     generator = np.random.default_rng(seed)
     z, y, x = np.mgrid[0:24, 0:40, 0:40]
@@ -50,7 +50,7 @@ def case_of_balls(seed: int, labelled: bool = True) -> Case:
         inside = (z - center[0]) ** 2 + (y - center[1]) ** 2 + (x - center[2]) ** 2 < radius**2
         labels[inside] = label
         hu[inside] += density
-    return Case(f"balls {seed}", hu.astype(np.int16), labels if labelled else None)
+    return Case(f"balls {seed}", hu.astype(np.int16), labels if labeled else None)
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def make_trainer(tmp_path: Path):
             tmp_path / name,
             options,
             THREE_BALLS,
-            labelled=[case_of_balls(1), case_of_balls(2)],
-            unlabelled=[case_of_balls(3, labelled=False)],
+            labeled=[case_of_balls(1), case_of_balls(2)],
+            unlabeled=[case_of_balls(3, labeled=False)],
             validation=[case_of_balls(4)],
         )
 
@@ -203,13 +203,13 @@ def test_resuming_with_other_options_is_rejected(make_trainer):
         make_trainer(options=replace(OPTIONS, n_filters=4)).resume()
 
 
-def test_a_run_without_labelled_cases_is_rejected(tmp_path):
+def test_a_run_without_labeled_cases_is_rejected(tmp_path):
     with pytest.raises(UserError, match="no labeled cases"):
-        Trainer(tmp_path, OPTIONS, THREE_BALLS, labelled=[], unlabelled=[])
+        Trainer(tmp_path, OPTIONS, THREE_BALLS, labeled=[], unlabeled=[])
 
 
-def test_a_run_without_unlabelled_cases_is_supervised(tmp_path):
-    trainer = Trainer(tmp_path, replace(OPTIONS, steps=2), THREE_BALLS, labelled=[case_of_balls(1)], unlabelled=[])
+def test_a_run_without_unlabeled_cases_is_supervised(tmp_path):
+    trainer = Trainer(tmp_path, replace(OPTIONS, steps=2), THREE_BALLS, labeled=[case_of_balls(1)], unlabeled=[])
     trainer.run()
     assert all("unsupervised" not in line for line in log_of(trainer))
 
@@ -292,7 +292,25 @@ def test_a_checkpoint_with_code_is_rejected(tmp_path):
 
 def test_options_json_round_trip():
     for options in (OPTIONS, TrainingOptions.paper(steps=100)):
-        assert TrainingOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+        content = json.dumps(options.to_json(), allow_nan=False)
+        assert TrainingOptions.from_json(json.loads(content)) == options
+        assert {"labelled_per_step", "unlabelled_per_step"} <= set(json.loads(content)), "keys that versions share"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps is 0, not a number of at least 1"),
+        ({"strategy": "magic"}, "strategy is 'magic', not one of dca"),
+        ({"patch": [48, 48]}, "patch is a list of 2, not 3 whole numbers"),
+        ({"grid": {"spacing": [4, 4, 0]}}, r"grid.spacing\[2\] is 0, not a number above 0"),
+        ({"colour": "red"}, "colour is unknown"),
+        ({"grid": 3}, "grid is 3, not an object"),
+    ],
+)
+def test_stored_options_that_are_impossible_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions.from_json({**TrainingOptions().to_json(), **change})
 
 
 def test_cases_round_trip_and_a_damaged_one_is_reported(tmp_path):

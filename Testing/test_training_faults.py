@@ -37,7 +37,7 @@ def trainer_in(folder: Path, options=SHORT) -> Trainer:
         options,
         THREE_BALLS,
         [case_of_balls(1), case_of_balls(2)],
-        [case_of_balls(3, labelled=False)],
+        [case_of_balls(3, labeled=False)],
         [case_of_balls(4), case_of_balls(5)],
     )
 
@@ -307,7 +307,7 @@ def test_two_processes_can_prepare_the_same_case(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["case.npz"]
 
 
-def labelled_image(value: int) -> tuple[sitk.Image, sitk.Image]:
+def labeled_image(value: int) -> tuple[sitk.Image, sitk.Image]:
     hu = np.random.default_rng(0).normal(0, 300, (12, 16, 16)).astype(np.int16)
     hu[:3] = -1000
     ct = sitk.GetImageFromArray(hu)
@@ -317,7 +317,7 @@ def labelled_image(value: int) -> tuple[sitk.Image, sitk.Image]:
 
 
 def test_a_label_above_255_is_kept_and_rejected_by_name(tmp_path):
-    ct, labels = labelled_image(262)
+    ct, labels = labeled_image(262)
     case = prepare_case("ct 7", ct, labels, GridOptions(spacing=(1.0, 1.0, 1.0)))
     save_case(case, tmp_path / "case.npz")
     assert load_case(tmp_path / "case.npz").labels.max() == 262
@@ -326,7 +326,7 @@ def test_a_label_above_255_is_kept_and_rejected_by_name(tmp_path):
 
 
 def test_labels_that_are_not_integers_are_rejected(tmp_path):
-    ct, labels = labelled_image(2)
+    ct, labels = labeled_image(2)
     with pytest.raises(UserError, match="not integers"):
         prepare_case("ct 7", ct, sitk.Cast(labels, sitk.sitkFloat32) + 0.5, GridOptions(spacing=(1.0, 1.0, 1.0)))
 
@@ -337,7 +337,7 @@ def files_of(tmp_path: Path, *entries: CTFile) -> CTFiles:
 
 def write_pair(folder: Path, value: int) -> tuple[str, str]:
     folder.mkdir(parents=True)
-    ct, labels = labelled_image(value)
+    ct, labels = labeled_image(value)
     for image in (ct, labels):
         image.SetSpacing((20.0, 20.0, 20.0))
     paths = str(folder / "ct.nii.gz"), str(folder / "labels.nii.gz")
@@ -374,7 +374,7 @@ def test_a_label_map_with_large_numbers_is_converted(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_dropout_on_the_gpu_resumes(tmp_path):
     options = replace(SHORT, strategy="ua_mt", unsupervised_weight=0.1, unsup_weight_cutoff=0.0)
-    cases = [case_of_balls(1)], [case_of_balls(3, labelled=False)]
+    cases = [case_of_balls(1)], [case_of_balls(3, labeled=False)]
     trainer = Trainer(tmp_path, options, THREE_BALLS, *cases, device="cuda")
     trainer._advance()
     tmp_path.mkdir(exist_ok=True)

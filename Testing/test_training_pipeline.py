@@ -25,7 +25,7 @@ from dcaseg.training.trainer import CHECKPOINT, Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
 
 SHORT = replace(OPTIONS, steps=4)
-CASES = [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labelled=False)]
+CASES = [case_of_balls(1), case_of_balls(2)], [case_of_balls(3, labeled=False)]
 
 
 def sampler_of(options=SHORT) -> StepSampler:
@@ -45,13 +45,13 @@ def test_the_patches_of_a_step_do_not_depend_on_the_order_of_draws():
     later = [one.draw(step, True) for step in (0, 1, 2)]
     assert same(other.draw(2, True), later[2])
     assert not same(later[0], later[1])
-    assert other.draw(1, False).unlabelled is None
+    assert other.draw(1, False).unlabeled is None
     # Two processes with half of the batch each have the patches of one process with the whole batch.
     halves = [
         StepSampler(PatchSampler(CASES[0], SHORT), None, SHORT, lambda indices, k=k: indices[k : k + 1]) for k in (0, 1)
     ]
-    joined = np.concatenate([half.draw(1, False).labelled.volumes for half in halves])
-    assert np.array_equal(joined, later[1].labelled.volumes)
+    joined = np.concatenate([half.draw(1, False).labeled.volumes for half in halves])
+    assert np.array_equal(joined, later[1].labeled.volumes)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -63,7 +63,7 @@ def test_prefetched_patches_are_those_of_their_step(workers):
                 [p for p in ahead.take(step, step >= 2) if p], [p for p in sampler_of().draw(step, step >= 2) if p]
             )
         # Steps that were not prefetched are drawn, too.
-        assert ahead.take(4, False).unlabelled is None
+        assert ahead.take(4, False).unlabeled is None
     finally:
         ahead.close()
 
@@ -130,7 +130,7 @@ def gradients(trainer: Trainer) -> list[torch.Tensor]:
     # In double precision, because rounding differs between convolutions of one patch and of two.
     trainer.strategy.double()
     batch = trainer._draw(step_state)
-    batch = batch._replace(volumes=batch.volumes.double(), unlabelled=batch.unlabelled.double())
+    batch = batch._replace(volumes=batch.volumes.double(), unlabeled=batch.unlabeled.double())
     trainer._backward(batch, step_state)
     return [parameter.grad.clone() for parameter in trainer.strategy.parameters() if parameter.grad is not None]
 

@@ -22,13 +22,13 @@ from dcaseg.training.cases import Case
 from dcaseg.training.checkpoints import read_record
 from dcaseg.training.options import GridOptions, TrainingOptions
 from dcaseg.training.sampling import Prefetcher, StepSampler
-from dcaseg.training.sources import LabelMapFolder, Painted, Phantoms, RecipeStream
+from dcaseg.training.sources import LabelMapFolder, Phantoms, RecipeStream, SynthesizedCTs
 from dcaseg.training.trainer import Trainer
 from dcaseg.training.training_set import TrainingSet, divide
 
 GRID = GridOptions(spacing=(14.0, 14.0, 14.0))
 OPTIONS = TrainingOptions(
-    grid=GRID, n_filters=2, patch=(16, 32, 32), labelled_per_step=2, unlabelled_per_step=1, steps=4, norm="instance",
+    grid=GRID, n_filters=2, patch=(16, 32, 32), labeled_per_step=2, unlabeled_per_step=1, steps=4, norm="instance",
     expert_stage_fraction=0.5,
 )  # fmt: skip
 TINY = ("--spacing", "14,14,14", "--filters", 2, "--patch", "32,32,32", "--batch", 1, "--device", "cpu")
@@ -97,12 +97,12 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_a_stream_json_round_trip_and_description(stream):
     cohort = TrainingSet((Phantoms(5, 2), replace(stream, warps="warps", share=0.25)), (), (Phantoms(9, 1),))
     assert TrainingSet.from_json(json.loads(json.dumps(cohort.to_json()))) == cohort
-    assert cohort.synthetic and cohort.stream == cohort.labelled[1]
+    assert cohort.synthetic and cohort.stream == cohort.labeled[1]
     assert TrainingSet((Phantoms(5, 2),)).stream is None
     people, anna, bert = cohort.training_data
     assert not people.name.startswith("Label map") and "anna" in anna.name and "bert" in bert.name
     assert (anna.licence, anna.source, bert.licence) == ("CC0-1.0", "a hospital", "CC-BY-4.0")
-    assert anna.synthetic and (anna.labelled, anna.unlabelled) == (1, 0)
+    assert anna.synthetic and (anna.labeled, anna.unlabeled) == (1, 0)
 
 
 def test_an_invalid_stream_is_rejected(stream):
@@ -129,10 +129,10 @@ def test_a_worker_process_draws_the_same_patches(stream, cache):
     ahead = Prefetcher(sampler, lambda step: False, 3, workers=1)
     try:
         for step in range(3):
-            drawn = ahead.take(step, False).labelled
+            drawn = ahead.take(step, False).labeled
             # Arrays, because they come through a pipe, not through shared memory.
             assert isinstance(drawn.volumes, np.ndarray) and isinstance(drawn.labels, np.ndarray)
-            here = sampler.draw(step, False).labelled
+            here = sampler.draw(step, False).labeled
             assert np.array_equal(drawn.volumes, here.volumes) and np.array_equal(drawn.labels, here.labels)
     finally:
         ahead.close()
@@ -176,20 +176,20 @@ def test_groups_of_organs_come_from_label_maps_and_cases_together(stream, cache)
     assert sizes[14] == 8100 and sizes[6] == liver + again
     trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
     assert trainer.partition == alone
-    assert trainer.strategy.facts.labelled == 2 and trainer.strategy.facts.partial == "anna"
+    assert trainer.strategy.facts.labeled == 2 and trainer.strategy.facts.partial == "anna"
 
 
-def test_pseudo_labelled_cases_are_added_to_the_stream(stream, cache):
+def test_pseudo_labeled_cases_are_added_to_the_stream(stream, cache):
     sampler = stream.sampler(cache, OPTIONS)
     trainer = Trainer(cache / "none", OPTIONS, AMOS, [], [], sampler=sampler, anatomies=sampler.anatomies)
     case = Case("flat", np.full((20, 40, 40), 75, np.int16), np.ones((20, 40, 40), np.uint8))
     trainer._take_new_cases([case])
-    labels = [np.asarray(trainer._sampler.draw(step, False).labelled.labels) for step in range(15)]
+    labels = [np.asarray(trainer._sampler.draw(step, False).labeled.labels) for step in range(15)]
     flat = sum(bool((patch == 1).all()) for step in labels for patch in step)
     # One third of the 30 patches.
     assert 4 <= flat <= 16
     trainer._take_new_cases([])
-    assert trainer._sampler.draw(0, False).labelled.labels.shape == (2, 16, 32, 32)
+    assert trainer._sampler.draw(0, False).labeled.labels.shape == (2, 16, 32, 32)
 
 
 def train(dca, out: Path, folders: tuple[Path, Path], cache: Path, *more: object):
@@ -290,8 +290,8 @@ def test_precomputed_synthetic_cases_use_registrations(dca, folders, warps, cach
         "--steps", 1,
     )  # fmt: skip
     assert trained.code == 0, trained.err
-    [source] = read_record(out).cohort.labelled
-    assert isinstance(source, Painted)
+    [source] = read_record(out).cohort.labeled
+    assert isinstance(source, SynthesizedCTs)
     assert (source.first_seed, source.count, source.warps) == (500_007, 2, str(warps))
     assert len(list((tmp_path / "cases").rglob("painted_50000*.npz"))) == 2
 

@@ -222,7 +222,7 @@ def train(trainer: Any, record: Any, out: Path, deadline: float) -> dict[str, An
         "of_steps": trainer.options.steps,
         "seconds": round(seconds, 1),
         "samples_a_second": round(
-            steps * (trainer.options.labelled_per_step + trainer.options.unlabelled_per_step) / max(seconds, 1), 2
+            steps * (trainer.options.labeled_per_step + trainer.options.unlabeled_per_step) / max(seconds, 1), 2
         ),
         "best_dice": trainer.best,
     }

@@ -83,6 +83,7 @@ class _Module:
         self._logic = logic
 
     def logic(self) -> Any:
+        """The module's logic."""
         return self._logic
 
 

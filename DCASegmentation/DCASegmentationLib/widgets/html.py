@@ -37,7 +37,7 @@ def modelCard(model: Model) -> str:
 
 def _trainingData(data: TrainingData) -> str:
     return _("{name} ({labeled} labeled and {unlabeled} unlabeled cases, {license})").format(
-        name=data.name, labeled=data.labelled, unlabeled=data.unlabelled, license=data.licence
+        name=data.name, labeled=data.labeled, unlabeled=data.unlabeled, license=data.licence
     )
 
 

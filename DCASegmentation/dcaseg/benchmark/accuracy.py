@@ -24,7 +24,7 @@ LARGEST_LOSS = 0.002
 
 
 @dataclass(frozen=True)
-class LabelledCase:
+class LabeledCase:
     """A CT and its labels on the same grid. Labels in ``unannotated`` do not count."""
 
     name: str
@@ -62,16 +62,16 @@ def with_overlaps(overlaps: Iterable[float]) -> dict[str, SegmentOptions]:
     return {**DEFAULTS, **{f"overlap {overlap:g}": SegmentOptions(overlap=overlap) for overlap in overlaps}}
 
 
-def phantom_cases(count: int) -> Iterator[LabelledCase]:
+def phantom_cases(count: int) -> Iterator[LabeledCase]:
     """Yield ``count`` phantoms that are not used in training."""
     for seed in range(TEST_SEEDS, TEST_SEEDS + count):
         phantom = scan_phantom(seed)
-        yield LabelledCase(f"phantom {seed}", phantom.ct, phantom.labels)
+        yield LabeledCase(f"phantom {seed}", phantom.ct, phantom.labels)
 
 
 def compare(
     bundle: Bundle,
-    cases: Iterable[LabelledCase],
+    cases: Iterable[LabeledCase],
     settings: Mapping[str, SegmentOptions] = DEFAULTS,
     on_case: Callable[[Comparison], None] | None = None,
 ) -> list[Comparison]:
@@ -99,7 +99,7 @@ def mean_loss(comparisons: Iterable[Comparison]) -> float:
     return float(np.mean([comparison.loss for comparison in comparisons]))
 
 
-def _mean_dice(labels: sitk.Image, case: LabelledCase, n_labels: int) -> float:
+def _mean_dice(labels: sitk.Image, case: LabeledCase, n_labels: int) -> float:
     scores: NDArray[np.float64] = score_labels(labels, case.truth, n_labels)[DICE.key]
     scores[[label - 1 for label in case.unannotated]] = np.nan
     return float(mean_or_nan(scores[None], axis=1)[0])

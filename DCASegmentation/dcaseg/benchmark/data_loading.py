@@ -74,10 +74,10 @@ class _TimedTrainer(Trainer):
 
 
 def _cases(options: TrainingOptions) -> tuple[list[Case], list[Case]]:
-    labelled, unlabelled = generate(1, _SCAN_MM), generate(2, _SCAN_MM)
+    labeled, unlabeled = generate(1, _SCAN_MM), generate(2, _SCAN_MM)
     return (
-        [prepare_case("labelled", labelled.ct, labelled.labels, options.grid)],
-        [prepare_case("unlabelled", unlabelled.ct, None, options.grid)],
+        [prepare_case("labelled", labeled.ct, labeled.labels, options.grid)],
+        [prepare_case("unlabelled", unlabeled.ct, None, options.grid)],
     )
 
 

@@ -24,7 +24,7 @@ from ..imaging.grid import Grid, model_grid
 from ..imaging.intensity import window
 from ..imaging.resampling import resample
 from ..method.network import DCANet
-from ..method.vnet import Norm
+from ..method.variants import Norm
 from ..models.bundle import Bundle
 from ..models.store import default_bundle
 from .subject import PATCH, random_bundle

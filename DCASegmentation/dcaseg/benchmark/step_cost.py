@@ -148,13 +148,13 @@ def network_of(options: TrainingOptions, device: torch.device) -> torch.nn.Modul
 def one_step(network: torch.nn.Module, way: str, options: TrainingOptions, device: torch.device) -> dict[str, float]:
     """Forward and backward pass of ``way`` on the same random volumes and labels each time; returns the losses."""
     generator = torch.Generator().manual_seed(1)
-    size = (options.labelled_per_step, 1, *options.patch)
+    size = (options.labeled_per_step, 1, *options.patch)
     volumes = torch.rand(size, generator=generator).to(device)
-    unlabelled = torch.rand((options.unlabelled_per_step, 1, *options.patch), generator=generator).to(device)
+    unlabeled = torch.rand((options.unlabeled_per_step, 1, *options.patch), generator=generator).to(device)
     labels = torch.randint(0, _ORGANS + 1, (size[0], *options.patch), generator=generator).to(device)
     weight = options.unsupervised_weight
     if way in ("plain", "plain_kept"):
-        losses, _ = plain_losses(network, volumes, labels, unlabelled, options)  # type: ignore[arg-type]
+        losses, _ = plain_losses(network, volumes, labels, unlabeled, options)  # type: ignore[arg-type]
         supervised = [loss for name, loss in losses.items() if name != "unsupervised"]
         (torch.stack(supervised).sum() + weight * losses["unsupervised"]).backward()
         return {name: loss.item() for name, loss in losses.items()}
@@ -165,7 +165,7 @@ def one_step(network: torch.nn.Module, way: str, options: TrainingOptions, devic
     found = {name: loss.item() for name, loss in losses.items()}
     if stage != "experts" and way != "labelled":
         del losses
-        loss, _ = unsupervised_loss(network, unlabelled, options, stage)  # type: ignore[arg-type]
+        loss, _ = unsupervised_loss(network, unlabeled, options, stage)  # type: ignore[arg-type]
         (weight * loss).backward()
         found["unsupervised"] = loss.item()
     return found

@@ -19,7 +19,7 @@ from ..imaging.readers import read_ct
 from ..imaging.writers import write_image
 from ..method.log_gap import partition
 from ..method.network import DCANet
-from ..method.vnet import Norm
+from ..method.variants import Norm
 from ..models.bundle import Bundle, save_bundle
 from ..models.metadata import METADATA, Metadata, TrainingData
 from ..organs import AMOS

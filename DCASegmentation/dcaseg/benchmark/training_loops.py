@@ -125,7 +125,7 @@ def _ours(options: TrainingOptions, device: torch.device, case: Case) -> LoopCos
 
         def report(line: dict[str, Any]) -> None:
             if line["step"] == options.steps:
-                costs.append(clock.cost("ours", options.labelled_per_step))
+                costs.append(clock.cost("ours", options.labeled_per_step))
 
         trainer.run(save_every=10**9, report=report)
     return costs[0]
@@ -153,7 +153,7 @@ def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCo
             EnsureChannelFirstd(keys, channel_dim="no_channel"),
             ScaleIntensityRanged("image", low, high, 0.0, 1.0, clip=True),
             SpatialPadd(keys, options.patch),
-            RandCropByPosNegLabeld(keys, "label", options.patch, pos=3, neg=1, num_samples=options.labelled_per_step),
+            RandCropByPosNegLabeld(keys, "label", options.patch, pos=3, neg=1, num_samples=options.labeled_per_step),
             RandScaleIntensityd("image", 0.15, prob=1.0),
             RandShiftIntensityd("image", 0.06, prob=1.0),
             RandGaussianNoised("image", prob=0.6, std=0.05),
@@ -176,7 +176,7 @@ def _monai(options: TrainingOptions, device: torch.device, case: Case) -> LoopCo
 
         clock.in_network(step)
         clock.step_done()
-    return clock.cost("monai", options.labelled_per_step)
+    return clock.cost("monai", options.labeled_per_step)
 
 
 def _main(loop: str, json_args: str) -> None:

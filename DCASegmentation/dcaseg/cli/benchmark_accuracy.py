@@ -9,12 +9,13 @@ import typer
 
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .option_values import BundleOption, parse_numbers, require_new_file
+from .option_values import parse_numbers, require_new_file
+from .options import BundleOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..benchmark.accuracy import Comparison, LabelledCase
+    from ..benchmark.accuracy import Comparison, LabeledCase
     from ..organs import Vocabulary
     from ..training.datalist import Entry
 
@@ -28,14 +29,14 @@ def run(
     data: Annotated[
         Path | None, typer.Option(help="Also compare on the labeled CTs of a list (see dca dataset).")
     ] = None,
-    group: Annotated[str, typer.Option(help="Cases of the list: test, validation or training.")] = "test",
+    group: Annotated[str, group_option()] = "test",
     overlaps: Annotated[
         str | None, typer.Option(help="Also compare these overlaps of windows, such as 0.25,0.5.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="CSV file to write, with a row for each case.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an existing file")] = False,
 ) -> None:
     """Measure how the shortcuts of the default settings change the Dice score.
 
@@ -51,11 +52,11 @@ def run(
     from ..errors import UserError
     from ..imaging.writers import write_text
     from ..inference.process_settings import keep_freed_memory
-    from .evaluate import labelled_entries
+    from .evaluate import labeled_entries
 
     if out is not None:
         require_new_file(out, overwrite)
-    entries = labelled_entries([], [], data, group)
+    entries = labeled_entries([], [], data, group)
     if not phantoms and not entries:
         raise UserError("There are no cases to compare.", "Give --phantoms, or --data with a list of labeled CTs.")
     keep_freed_memory()
@@ -107,10 +108,10 @@ def _print_mean(case_name: str, setting: str, comparisons: list[Comparison]) -> 
     print_line(f"{count}, {setting}: {-loss:+.4f} ({target}), {seconds:.1f} CPU seconds each.")
 
 
-def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabelledCase]:
-    from ..benchmark.accuracy import LabelledCase
+def _cases(entries: list[Entry], vocabulary: Vocabulary) -> Iterator[LabeledCase]:
+    from ..benchmark.accuracy import LabeledCase
     from ..evaluation.scoring import read_entry
 
     for entry in entries:
         ct, truth = read_entry(entry, vocabulary)
-        yield LabelledCase(entry.image.name, ct, truth, entry.unannotated)
+        yield LabeledCase(entry.image.name, ct, truth, entry.unannotated)

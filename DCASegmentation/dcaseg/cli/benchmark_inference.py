@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import OutputError, UserError
 from ..user_folders import home_or_temporary
 from .console import cancellation_message, output, print_line, progress_bar, table, warn
-from .option_values import MODEL_PANEL, parse_list, parse_patch
+from .field_options import expand
+from .option_values import parse_list
+from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads
 
 if TYPE_CHECKING:
     from ..benchmark.pipelines import Setting
@@ -23,8 +25,10 @@ _RUNS = "runs.csv"
 _SETTING = "setting.json"
 
 
+@expand
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the table, the plot and all runs.")],
+    *,
     rounds: Annotated[
         int, typer.Option(min=1, help="Runs of each program, taken in turn. The median is reported.")
     ] = 3,
@@ -39,22 +43,11 @@ def run(
     only: Annotated[str | None, typer.Option(help="Only measure these programs, such as ours,nnunet.")] = None,
     slices: Annotated[int, typer.Option(min=16, help="Slices of the synthetic CT, each 512 x 512 voxels.")] = 150,
     ct: Annotated[Path | None, typer.Option(help="Use this CT (NIfTI) instead of the synthetic one.")] = None,
-    filters: Annotated[
-        int, typer.Option(min=1, help="Channels of our network at full resolution.", rich_help_panel=MODEL_PANEL)
-    ] = 16,
-    norm: Annotated[
-        Literal["instance", "batch"], typer.Option(help="Normalization in our network.", rich_help_panel=MODEL_PANEL)
-    ] = "batch",
-    patch: Annotated[
-        str,
-        typer.Option(
-            help="Patch size of our network in voxels: one side, or depth,height,width.", rich_help_panel=MODEL_PANEL
-        ),
-    ] = "96",
+    network: BenchmarkedNetwork,
     spacing: Annotated[
         str, typer.Option(help="Fine and coarse voxel spacing of the models in mm.", rich_help_panel=MODEL_PANEL)
     ] = "1.5,3",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each program.")] = 1,
+    threads: BenchmarkThreads = 1,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for the CT and the models.", show_default="~/.dca/benchmark")
     ] = None,
@@ -85,9 +78,9 @@ def run(
             folder=folder,
             windows=_windows(windows, "--windows"),
             our_windows=_windows(our_windows, "--our-windows"),
-            n_filters=filters,
-            norm=norm,
-            patch=parse_patch(patch, smallest=32),
+            n_filters=network.filters,
+            norm=network.norm,
+            patch=network.sides,
             fine_mm=fine,
             coarse_mm=coarse,
         )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import UserError
 from ..user_folders import home_or_temporary
 from .console import print_line, print_table, progress_bar, table, warn
-from .option_values import MODEL_PANEL, parse_integers, parse_list, parse_patch, require_new_file
+from .field_options import expand
+from .option_values import parse_integers, parse_list, require_new_file
+from .options import MODEL_PANEL, BenchmarkedNetwork, BenchmarkThreads, overwrite_option
 
 if TYPE_CHECKING:
     from ..benchmark.memory import Growth
@@ -21,7 +23,9 @@ EXAMPLES = "Example: dca benchmark memory -o memory.csv"
 _PEERS = ("nnunet", "monai")
 
 
+@expand
 def run(
+    *,
     slices: Annotated[
         str, typer.Option(help="Numbers of slices of the synthetic CTs, each slice 512 x 512 voxels.")
     ] = "75,150,450",
@@ -35,26 +39,15 @@ def run(
     spacing: Annotated[
         float, typer.Option(min=0.5, help="Voxel spacing of the models in mm.", rich_help_panel=MODEL_PANEL)
     ] = 1.5,
-    filters: Annotated[
-        int, typer.Option(min=1, help="Channels of our network at full resolution.", rich_help_panel=MODEL_PANEL)
-    ] = 16,
-    norm: Annotated[
-        Literal["instance", "batch"], typer.Option(help="Normalization in our network.", rich_help_panel=MODEL_PANEL)
-    ] = "batch",
-    patch: Annotated[
-        str,
-        typer.Option(
-            help="Patch size of our network in voxels: one side, or depth,height,width.", rich_help_panel=MODEL_PANEL
-        ),
-    ] = "96",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each program.")] = 1,
+    network: BenchmarkedNetwork,
+    threads: BenchmarkThreads = 1,
     cache: Annotated[
         Path | None, typer.Option(help="Folder for the CTs and the models.", show_default="~/.dca/benchmark")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="CSV file to write, with the peak memory of each run.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an existing file")] = False,
 ) -> None:
     """Measure how peak memory grows with the length of the scan.
 
@@ -82,9 +75,9 @@ def run(
                 folder,
                 windows=windows,
                 our_windows=our_windows,
-                n_filters=filters,
-                norm=norm,
-                patch=parse_patch(patch, smallest=32),
+                n_filters=network.filters,
+                norm=network.norm,
+                patch=network.sides,
                 fine_mm=spacing,
                 coarse_mm=2 * spacing,
             )

@@ -8,19 +8,24 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..training.options import TrainingOptions
 from .console import output, print_line, print_table, progress_bar, table
-from .option_values import DeviceOption, parse_patch, require_new_file
+from .field_options import Values, expand, fields_of
+from .option_values import parse_patch, require_new_file
+from .options import DeviceOption, overwrite_option
 
 NAME = "training"
 EXAMPLES = "Example: dca benchmark training --threads 1 -o benchmark.json"
 
 
+@expand
 def run(
     preset: Annotated[
         Literal["default", "paper", "small"],
         typer.Option(help="Options of the training step. small is the preset of dca experiment."),
     ] = "default",
-    filters: Annotated[int | None, typer.Option(min=1, help="Channels of the network at full resolution.")] = None,
+    *,
+    size: Annotated[Values, fields_of(TrainingOptions, "n_filters")],
     patch: Annotated[str | None, typer.Option(help="Patch size in voxels: one side, or depth,height,width.")] = None,
     norm: Annotated[
         Literal["instance", "batch"],
@@ -33,7 +38,7 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch on the CPU.")] = None,
     device: DeviceOption = "auto",
     out: Annotated[Path | None, typer.Option("-o", "--out", help="JSON file to write, with all measurements.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an existing file")] = False,
 ) -> None:
     """Measure the time and memory of a training step, and whether it waits for data.
 
@@ -57,13 +62,10 @@ def run(
     from ..evaluation.experiments.definitions import small_options
     from ..imaging.writers import write_json
     from ..inference.device import choose_device
-    from ..training.options import TrainingOptions
 
     if out is not None:
         require_new_file(out, overwrite)
-    changes: dict[str, Any] = {"norm": norm}
-    if filters is not None:
-        changes["n_filters"] = filters
+    changes: dict[str, Any] = {"norm": norm, **size}
     if patch is not None:
         changes["patch"] = parse_patch(patch, smallest=32)
     presets: dict[str, Callable[..., TrainingOptions]] = {
@@ -87,7 +89,7 @@ def run(
     whole = expected_step(costs, options)
     rows = table(
         f"A step of preset {preset} on {torch_device}: patch {'x'.join(map(str, options.patch))}, "
-        f"{options.n_filters} filters, {options.labelled_per_step} + {options.unlabelled_per_step} patches",
+        f"{options.n_filters} filters, {options.labeled_per_step} + {options.unlabeled_per_step} patches",
         "Variant", "Seconds", "Relative time", "Peak MiB", "Relative memory",
         numbers=("Seconds", "Relative time", "Peak MiB", "Relative memory"),
     )  # fmt: skip
@@ -122,10 +124,5 @@ def run(
             "loops": [asdict(loop) for loop in loops],
             "estimated_gpu_gib": gpu_gib,
         }
-        write_json({"device": torch_device, "options": _finite(options.to_json()), **measured}, out)
+        write_json({"device": torch_device, "options": options.to_json(), **measured}, out)
         print_line(f"Written: {out}")
-
-
-def _finite(options: dict[str, Any]) -> dict[str, Any]:
-    """Replace infinity by None, because JSON has no infinity."""
-    return {name: None if value == float("inf") else value for name, value in options.items()}

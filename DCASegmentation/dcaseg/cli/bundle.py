@@ -9,7 +9,7 @@ import typer
 
 from ..errors import BundleError, UserError
 from .console import print_json, print_line, print_table, progress_bar, table, warn
-from .option_values import DeviceOption
+from .options import DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
     from ..evaluation.model_comparison import HeldOut
@@ -144,7 +144,7 @@ def export(
     data: Annotated[
         Path | None, typer.Option(help="List with the held-out cases. Default: the validation cases of the run.")
     ] = None,
-    group: Annotated[str, typer.Option(help="Cases of the list: test, validation or training.")] = "test",
+    group: Annotated[str, group_option()] = "test",
     overlap: Annotated[
         float | None,
         typer.Option(
@@ -152,7 +152,7 @@ def export(
         ),
     ] = None,
     device: DeviceOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier bundle in OUT.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an earlier bundle in OUT")] = False,
 ) -> None:
     """Make a model from the best checkpoint of a training run.
 
@@ -198,7 +198,7 @@ def _how_to_evaluate(run: Path, out: str) -> str:
     from ..training.sources import CTFiles
 
     training_set = read_record(run).cohort
-    sources = (*training_set.labelled, *training_set.validation)
+    sources = (*training_set.labeled, *training_set.validation)
     list_names = [each.name for each in sources if isinstance(each, CTFiles)]
     if not list_names:
         return f"To evaluate it: dca evaluate --bundle {out} --phantoms 10 --write-scores"
@@ -210,11 +210,11 @@ def _held_out(run: Path, data: Path | None, group: str) -> HeldOut:
     """Return the cases for the comparison: those of the list, or the run's validation cases, with a note."""
     from ..evaluation.model_comparison import HeldOut, held_out_by
     from ..training.checkpoints import read_record
-    from .evaluate import labelled_entries
+    from .evaluate import labeled_entries
 
     record = read_record(run)
     if data is not None:
-        return HeldOut(tuple(labelled_entries([], [], data, group)))
+        return HeldOut(tuple(labeled_entries([], [], data, group)))
     cases = held_out_by(record.cohort.validation)
     if cases.count:
         warn(

@@ -14,9 +14,11 @@ from rich.live import Live
 from rich.text import Text
 
 from ..errors import UserError, how_to_install
+from ..inference.options import SegmentOptions
 from .bundle import load
 from .console import cancellation_message, escaped, messages, print_line, table, warn
-from .option_values import RUN_PANEL, BackendOption, BundleOption, parse_list
+from .field_options import Values, expand, fields_of
+from .options import RUN_PANEL, BackendOption, BundleOption, shared_option
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,23 +34,20 @@ _PACKAGES = ("pydicom", "highdicom", "distributed", "cryptography", "psutil", "j
 _SELECTION_PANEL = "Selection of CTs"
 _PRIVACY_PANEL = "Privacy"
 _MAX_RUNNING_LINES = 6
+_WITH_REVIEW = SegmentOptions(review=True)
 _SECONDS_BETWEEN_LINES = 20.0
 
 
+@expand
 def run(
     source: Annotated[
         Path,
         typer.Argument(help="Folder with CTs: DICOM files of any number of patients, or image files.", metavar="INPUT"),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the cohort: a new one, or one to continue.")],
+    *,
     bundle: BundleOption = None,
-    organs: Annotated[str | None, typer.Option(help="Organs to segment, such as liver,spleen. Default: all.")] = None,
-    find_abdomen: Annotated[
-        bool, typer.Option("--find-abdomen", help="In long scans, find the organs first (see dca segment).")
-    ] = False,
-    overlap: Annotated[
-        float | None, typer.Option(help="Overlap of neighboring windows, from 0 to below 1. Default: the model's own.")
-    ] = None,
+    selection: Annotated[Values, fields_of(SegmentOptions, "organs", "find_abdomen", "overlap", base=_WITH_REVIEW)],
     extension: Annotated[
         str, typer.Option("--format", help="File format of the labels: nrrd, nii.gz, nii or mha.")
     ] = ".nrrd",
@@ -60,9 +59,15 @@ def run(
             rich_help_panel=_SELECTION_PANEL,
         ),
     ] = False,
-    no_review: Annotated[
-        bool, typer.Option("--no-review", help="Do not look for findings. This is faster, but the report shows less.")
-    ] = False,
+    findings: Annotated[
+        Values,
+        fields_of(
+            SegmentOptions,
+            "review",
+            base=_WITH_REVIEW,
+            help={"review": "Do not look for findings. This is faster, but the report shows less."},
+        ),
+    ],
     workers: Annotated[
         int | None,
         typer.Option(
@@ -80,7 +85,7 @@ def run(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="Device: auto or cpu.", rich_help_panel=RUN_PANEL)] = "auto",
-    runtime: BackendOption = "auto",
+    backend: BackendOption = "auto",
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -126,14 +131,7 @@ def run(
             rich_help_panel=_PRIVACY_PANEL,
         ),
     ] = None,
-    shared: Annotated[
-        bool,
-        typer.Option(
-            "--shared",
-            help="Let other users of this computer read the results, as the umask allows. Default: only you can.",
-            rich_help_panel=_PRIVACY_PANEL,
-        ),
-    ] = False,
+    shared: Annotated[bool, shared_option(_PRIVACY_PANEL)] = False,
     retry_failed: Annotated[
         bool,
         typer.Option(
@@ -158,7 +156,6 @@ def run(
     from ..cohort.dask_workers import remote_client
     from ..cohort.run import Cohort, run_cohort
     from ..dicom.archive import Rules
-    from ..inference.options import SegmentOptions
 
     if scheduler and (workers or memory):
         raise UserError(
@@ -167,12 +164,7 @@ def run(
     if pseudonym_key is not None and not anonymous:
         raise UserError("--pseudonym-key needs --anonymous.", "Add --anonymous.")
     model = load(bundle)
-    options = SegmentOptions(
-        find_abdomen=find_abdomen,
-        overlap=overlap,
-        organs=None if organs is None else parse_list(organs),
-        review=not no_review,
-    )
+    options = SegmentOptions(**selection, **findings)
     options.kept_labels(model.metadata.vocabulary)
     if scheduler and not scheduler.startswith(("tls://", "wss://", "tcp://127.0.0.1", "tcp://localhost")):
         warn(
@@ -188,7 +180,7 @@ def run(
         device=device,
         extension=extension,
         threads=local.threads if local else 0,
-        runtime=runtime,
+        runtime=backend,
         resample=resample,
         shared=shared,
     )

@@ -9,7 +9,9 @@ import typer
 
 from ..errors import ImageError, UserError
 from .console import print_line, print_table, progress_bar, table, warn
-from .option_values import PreprocessingOption, SpacingOption, grid_changes, require_new_file
+from .field_options import expand
+from .option_values import require_new_file
+from .options import GridGroup, overwrite_option
 
 if TYPE_CHECKING:
     from ..training.datalist import Datalist
@@ -19,7 +21,7 @@ _Out = Annotated[Path, typer.Option("-o", "--out", help="List (JSON file) to wri
 _Unchecked = Annotated[
     bool, typer.Option("--unchecked", help="Skip reading and checking every file, which takes minutes for AMOS.")
 ]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing list.")]
+_Overwrite = Annotated[bool, overwrite_option("an existing list")]
 
 
 def build_group() -> typer.Typer:
@@ -131,14 +133,14 @@ def add(
     folder already contains are skipped. Files that are not CTs in HU are reported, and the rest is added.
     """
     from ..imaging.readers import read_ct
-    from ..training.corrections import AlreadyThereError, add_unlabelled_ct, unlabelled_folders
+    from ..training.corrections import AlreadyThereError, add_unlabeled_ct, unlabeled_folders
 
     rejected = 0
     with progress_bar() as progress:
         for count, ct in enumerate(cts):
             progress(count / len(cts), f"Adding {ct.name}")
             try:
-                added = add_unlabelled_ct(folder, read_ct(ct))
+                added = add_unlabeled_ct(folder, read_ct(ct))
             except AlreadyThereError as duplicate:
                 print_line(f"{ct}: {duplicate.problem}")
             except ImageError as error:
@@ -146,7 +148,7 @@ def add(
                 warn(f"{ct}: {error}")
             else:
                 print_line(f"{ct}: added as {added.parent.name}")
-    print_line(f"CTs without labels in {folder}: {len(unlabelled_folders(folder))}")
+    print_line(f"CTs without labels in {folder}: {len(unlabeled_folders(folder))}")
     if rejected:
         raise UserError(f"{rejected} of {len(cts)} CTs could not be added.", "The messages above give the reasons.")
 
@@ -176,13 +178,13 @@ def presets() -> None:
     print_table(rows)
 
 
+@expand
 def prepare(
     data: Annotated[Path, typer.Argument(help="List (JSON file).", metavar="LIST")],
     cache: Annotated[
         Path, typer.Option(help="Folder for the prepared cases, to be used as --cache of other commands.")
     ],
-    preprocessing: PreprocessingOption = None,
-    spacing: SpacingOption = None,
+    grid_options: GridGroup,
 ) -> None:
     """Resample every CT of a list to a model's grid in advance, for example to train several times or on another
     computer.
@@ -195,7 +197,7 @@ def prepare(
 
     datalist = read_datalist(data)
     require_files(datalist)
-    grid = grid_changes(preprocessing, spacing).get("grid", GridOptions())
+    grid = grid_options.changes().get("grid", GridOptions())
     with progress_bar() as progress:
         groups = training_set_of(datalist).cases(cache, grid, progress)
         test = [case for source in sources_of_test(datalist) for case in source.cases(cache, grid, True, progress)]

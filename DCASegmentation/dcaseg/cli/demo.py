@@ -15,7 +15,7 @@ import typer
 
 from ..errors import OutputError, how_to_install
 from .console import print_line, progress_bar, warn
-from .option_values import BackendOption, BundleOption, DeviceOption
+from .options import BackendOption, BundleOption, DeviceOption, overwrite_option
 from .phantom import write_phantom
 from .segment import ALL_MAPS, PICTURE, segment_ct
 
@@ -76,8 +76,8 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the phantom. Each number is a different person.")] = 7,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
-    runtime: BackendOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier demo.")] = False,
+    backend: BackendOption = "auto",
+    overwrite: Annotated[bool, overwrite_option("the folder of an earlier demo")] = False,
 ) -> None:
     """Make a synthetic CT, segment it, build a scene for 3D Slicer, and draw a picture of the result.
 
@@ -89,7 +89,7 @@ def run(
     if not (started_empty or overwrite) and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} already exists.", "Choose another folder with -o, or add --overwrite.")
     try:
-        _run(out, seed, bundle, device, runtime, overwrite)
+        _run(out, seed, bundle, device, backend, overwrite)
     except BaseException:
         # Each step leaves a complete folder or none. An incomplete demo is removed, too.
         if started_empty:
@@ -97,7 +97,7 @@ def run(
         raise
 
 
-def _run(out: Path, seed: int, bundle: str | None, device: str, runtime: str, overwrite: bool) -> None:
+def _run(out: Path, seed: int, bundle: str | None, device: str, backend: str, overwrite: bool) -> None:
     _make_folder(out)
     phantom, result = out / "phantom", out / "result"
     ct = phantom / "ct.nii.gz"
@@ -112,7 +112,7 @@ def _run(out: Path, seed: int, bundle: str | None, device: str, runtime: str, ov
         bundle,
         replace(ALL_MAPS, overlap=_OVERLAP),
         device=device,
-        runtime=runtime,
+        backend=backend,
         picture_title=f"Synthetic CT (phantom {seed}, no patient)",
         overwrite=overwrite,
     )

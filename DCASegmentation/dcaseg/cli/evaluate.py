@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError, how_to_install
-from ..inference.options import Output, SegmentOptions
+from ..inference.options import SegmentOptions
 from ..method.log_gap import GROUPS
 from ..types import ProgressCallback
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table, warn
-from .option_values import OUTPUT_PANEL, BundleOption, DeviceOption, parse_list, require_new_file
+from .field_options import Values, expand, fields_of
+from .option_values import parse_list, require_new_file
+from .options import CASES_PANEL, OUTPUT_PANEL, BundleOption, DeviceOption, group_option, overwrite_option
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Scores
@@ -27,43 +29,41 @@ NAME = "evaluate"
 EXAMPLES = "Example: dca evaluate --phantoms 10 --metrics dice,asd,hd95,nsd -o scores.csv"
 
 _DEFAULT_PHANTOMS = 10
-_CASES_PANEL = "Cases"
 _SCORES_PANEL = "Scores"
 
 
+@expand
 def run(
+    *,
     bundle: BundleOption = None,
     phantoms: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Number of phantoms that no training has used. Default: 10, if no other cases are given.",
-            rich_help_panel=_CASES_PANEL,
+            rich_help_panel=CASES_PANEL,
         ),
     ] = None,
     ct: Annotated[
         list[Path] | None,
-        typer.Option(help="Your own labeled CT. Can be repeated.", rich_help_panel=_CASES_PANEL),
+        typer.Option(help="Your own labeled CT. Can be repeated.", rich_help_panel=CASES_PANEL),
     ] = None,
     labels: Annotated[
         list[Path] | None,
-        typer.Option(help="Label map of the CT, once for each --ct.", rich_help_panel=_CASES_PANEL),
+        typer.Option(help="Label map of the CT, once for each --ct.", rich_help_panel=CASES_PANEL),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="List of CTs (see dca dataset). --group selects cases.", rich_help_panel=_CASES_PANEL),
+        typer.Option(help="List of CTs (see dca dataset). --group selects cases.", rich_help_panel=CASES_PANEL),
     ] = None,
-    group: Annotated[
-        str,
-        typer.Option(help="Cases of the list: test, validation or training.", rich_help_panel=_CASES_PANEL),
-    ] = "test",
+    group: Annotated[str, group_option(CASES_PANEL)] = "test",
     prediction: Annotated[
         list[Path] | None,
-        typer.Option(help="Label map to score; no model is run. Can be repeated.", rich_help_panel=_CASES_PANEL),
+        typer.Option(help="Label map to score; no model is run. Can be repeated.", rich_help_panel=CASES_PANEL),
     ] = None,
     truth: Annotated[
         list[Path] | None,
-        typer.Option(help="True label map, once for each --prediction.", rich_help_panel=_CASES_PANEL),
+        typer.Option(help="True label map, once for each --prediction.", rich_help_panel=CASES_PANEL),
     ] = None,
     metrics: Annotated[
         str,
@@ -84,21 +84,9 @@ def run(
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Tolerance of nsd in mm.", rich_help_panel=_SCORES_PANEL)
     ] = 2.0,
-    output: Annotated[
-        Output,
-        typer.Option(
-            help="Source of the labels: the aggregation decoder (the model's result), or the stitched experts.",
-            rich_help_panel=_SCORES_PANEL,
-        ),
-    ] = SegmentOptions.output,
-    keep_islands: Annotated[
-        bool,
-        typer.Option(
-            "--keep-islands",
-            help="Keep pieces of an organ that are much smaller than its largest piece.",
-            rich_help_panel=_SCORES_PANEL,
-        ),
-    ] = SegmentOptions.keep_islands,
+    labels_from: Annotated[
+        Values, fields_of(SegmentOptions, "output", "keep_islands", base=SegmentOptions(), panel=_SCORES_PANEL)
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -121,9 +109,7 @@ def run(
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=OUTPUT_PANEL)
-    ] = False,
+    overwrite: Annotated[bool, overwrite_option("existing files", OUTPUT_PANEL)] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure the accuracy of a model, or score existing label maps.
@@ -141,16 +127,16 @@ def run(
     scoring = Scoring(metrics_named(["dice", *parse_list(metrics)]), policy_named(empty), tolerance)
     _require_surfaces(scoring)
     maps = _pair_up(prediction or [], truth or [], "--prediction", "--truth")
-    entries = labelled_entries(ct or [], labels or [], data, group)
+    entries = labeled_entries(ct or [], labels or [], data, group)
     if maps and (entries or phantoms):
         raise UserError("--prediction cannot be combined with other cases.", "Omit --ct, --data and --phantoms.")
     if phantoms is None and not entries and not maps:
         phantoms = _DEFAULT_PHANTOMS
     if write_scores and (entries or maps or not phantoms):
         raise UserError("--write-scores needs scores on phantoms only.", "Omit --ct, --data and --prediction.")
-    if write_scores and output != "aggregated":
+    options = SegmentOptions(**labels_from)
+    if write_scores and options.output != "aggregated":
         raise UserError("--write-scores needs the model's own result.", "Omit --output.")
-    options = SegmentOptions(output=output, keep_islands=keep_islands)
     for file in (out, table_file):
         if file is not None:
             require_new_file(file, overwrite)
@@ -198,7 +184,7 @@ def _pair_up(first: list[Path], second: list[Path], option: str, second_option: 
     return list(zip(first, second, strict=True))
 
 
-def labelled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
+def labeled_entries(cts: list[Path], labels: list[Path], data: Path | None, group: str) -> list[Entry]:
     """Return the labeled CTs for scoring: ``cts`` with ``labels``, and those in ``group`` of the list ``data``.
 
     Raises UserError if the group does not exist or has no labeled case.

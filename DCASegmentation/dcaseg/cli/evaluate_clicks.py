@@ -13,8 +13,10 @@ from ..errors import UserError
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
 from .correct import engine_of
-from .evaluate import labelled_entries
-from .option_values import BundleOption, DeviceOption, parse_list
+from .evaluate import labeled_entries
+from .field_options import expand
+from .option_values import parse_list
+from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -29,11 +31,12 @@ EXAMPLES = "Example: dca evaluate-clicks --phantoms 4 --engines random_walker,br
 # --overwrite replaces only folders that contain this file.
 _SUMMARY = "clicks.json"
 _DEFAULT_PHANTOMS = 4
-_CASES_PANEL = "Cases"
 
 
+@expand
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for clicks.csv, clicks.json and clicks.png.")],
+    *,
     bundle: BundleOption = None,
     engines: Annotated[
         str,
@@ -48,7 +51,7 @@ def run(
         typer.Option(
             min=1,
             help="Number of phantoms that differ from those in training. Default: 4, if no other cases are given.",
-            rich_help_panel=_CASES_PANEL,
+            rich_help_panel=CASES_PANEL,
         ),
     ] = None,
     synthetic: Annotated[
@@ -56,31 +59,12 @@ def run(
         typer.Option(
             "--synthetic",
             help="Folder made by dca synthesize. Can be repeated.",
-            rich_help_panel=_CASES_PANEL,
+            rich_help_panel=CASES_PANEL,
         ),
     ] = None,
-    ct: Annotated[Path | None, typer.Option(help="Your own labeled CT.", rich_help_panel=_CASES_PANEL)] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label map of the CT.", rich_help_panel=_CASES_PANEL)] = None,
-    label_table: Annotated[
-        Path | None,
-        typer.Option(
-            help="Table with the columns id and name, if the label map has other label values than the model.",
-            rich_help_panel=_CASES_PANEL,
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="List whose labeled CTs are used (see dca dataset). --group selects cases.",
-            rich_help_panel=_CASES_PANEL,
-        ),
-    ] = None,
-    group: Annotated[
-        str,
-        typer.Option(help="Cases of the list: test, validation or training.", rich_help_panel=_CASES_PANEL),
-    ] = "test",
+    own: LabeledCTGroup,
     device: DeviceOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
+    overwrite: Annotated[bool, overwrite_option("the folder of an earlier run")] = False,
 ) -> None:
     """Measure correction with simulated clicks, starting from the result of a model.
 
@@ -97,15 +81,11 @@ def run(
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
 
-    if (ct is None) != (labels is None):
-        raise UserError("--ct and --labels only work together.", "Give both of them.")
-    if label_table is not None and labels is None:
-        raise UserError("--label-table needs --labels.", "Add --ct and --labels.")
     chosen = [BallBrush() if name == BallBrush.name else engine_of(name) for name in parse_list(engines)]
     if not chosen:
         raise UserError("No engine was given.", "Example: --engines random_walker.")
-    entries = labelled_entries([], [], data, group)
-    if not (entries or synthetic or ct is not None or phantoms):
+    entries = labeled_entries([], [], own.data, own.group)
+    if not (entries or synthetic or own.ct is not None or phantoms):
         phantoms = _DEFAULT_PHANTOMS
     keep_freed_memory()
     model = load(bundle)
@@ -114,8 +94,7 @@ def run(
     cases: list[str] = []
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:
         with progress_bar() as progress:
-            for name, image, truth, known in _cases(segmenter, phantoms or 0, synthetic or [], entries,
-                                                    (ct, labels, label_table)):  # fmt: skip
+            for name, image, truth, known in _cases(segmenter, phantoms or 0, synthetic or [], entries, own):
                 progress(0.0, f"{name}: segmenting")
                 start = segmenter.segment(image, SegmentOptions()).labels
                 measure_case(measured, name, image, start, truth, segmenter.vocabulary, chosen, known, clicks, progress)
@@ -139,12 +118,9 @@ def _cases(
     phantoms: int,
     synthetic: list[Path],
     entries: list[Entry],
-    own_ct: tuple[Path | None, Path | None, Path | None],
+    own: LabeledCTGroup,
 ) -> Iterator[tuple[str, sitk.Image, sitk.Image, list[int] | None]]:
-    """Yield the name, CT, truth and annotated labels (None: all) of each case.
-
-    ``own_ct``: the paths of a CT, its label map and its label table.
-    """
+    """Yield the name, CT, truth and annotated labels (None: all) of each case. Of ``own``, ``entries`` are the list."""
     from ..evaluation.review_evaluation import REPORT_SEEDS, odd_phantom
     from ..evaluation.scoring import read_entry, read_table, require_known, require_one_grid, translated
     from ..imaging.ct_checks import check_ct
@@ -162,15 +138,14 @@ def _cases(
         image, truth = read_entry(entry, vocabulary)
         known = [label for label in vocabulary.by_label if label not in entry.unannotated]
         yield f"{entry.image.parent.name}/{entry.image.name}", image, truth, known
-    ct_path, labels_path, table_path = own_ct
-    if ct_path is not None and labels_path is not None:
-        image, truth = read_ct(ct_path), read_labels(labels_path)
+    if own.ct is not None and own.labels is not None:
+        image, truth = read_ct(own.ct), read_labels(own.labels)
         check_ct(image)
-        require_one_grid(truth, labels_path, image, ct_path)
-        if table_path is not None:
-            truth = translated(truth, read_table(table_path, vocabulary))
-        require_known(truth, labels_path, vocabulary)
-        yield f"{ct_path.parent.name}/{ct_path.name}", image, truth, None
+        require_one_grid(truth, own.labels, image, own.ct)
+        if own.label_table is not None:
+            truth = translated(truth, read_table(own.label_table, vocabulary))
+        require_known(truth, own.labels, vocabulary)
+        yield f"{own.ct.parent.name}/{own.ct.name}", image, truth, None
 
 
 def _print(measured: ClickMeasurement, clicks: int) -> None:

@@ -12,8 +12,9 @@ from ..errors import UserError
 from ..types import ProgressCallback
 from .bundle import load
 from .console import print_line, print_table, progress_bar, table
-from .evaluate import labelled_entries
-from .option_values import BundleOption, DeviceOption
+from .evaluate import labeled_entries
+from .field_options import expand
+from .options import CASES_PANEL, BundleOption, DeviceOption, LabeledCTGroup, overwrite_option
 
 if TYPE_CHECKING:
     from ..evaluation.review_evaluation import ReviewMeasurement
@@ -26,18 +27,19 @@ EXAMPLES = "Example: dca evaluate-review --phantoms 12 -o reach/"
 # --overwrite replaces only folders that contain this file.
 _SUMMARY = "reach.json"
 _DEFAULT_PHANTOMS = 12
-_CASES_PANEL = "Cases"
 
 
+@expand
 def run(
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for reach.csv, reach.json and reach.png.")],
+    *,
     bundle: BundleOption = None,
     phantoms: Annotated[
         int | None,
         typer.Option(
             min=1,
             help="Number of phantoms that differ from those in training. Default: 12, if no other cases are given.",
-            rich_help_panel=_CASES_PANEL,
+            rich_help_panel=CASES_PANEL,
         ),
     ] = None,
     tuning: Annotated[
@@ -45,33 +47,12 @@ def run(
         typer.Option(
             "--tuning",
             help="Use the phantoms on which the ranking was tuned, not those for reporting.",
-            rich_help_panel=_CASES_PANEL,
+            rich_help_panel=CASES_PANEL,
         ),
     ] = False,
-    ct: Annotated[
-        Path | None, typer.Option(help="Your own labeled CT, instead of phantoms.", rich_help_panel=_CASES_PANEL)
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label map of the CT.", rich_help_panel=_CASES_PANEL)] = None,
-    label_table: Annotated[
-        Path | None,
-        typer.Option(
-            help="Table with the columns id and name, if the label map has other label values than the model.",
-            rich_help_panel=_CASES_PANEL,
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="List whose labeled CTs are used (see dca dataset). --group selects cases.",
-            rich_help_panel=_CASES_PANEL,
-        ),
-    ] = None,
-    group: Annotated[
-        str,
-        typer.Option(help="Cases of the list: test, validation or training.", rich_help_panel=_CASES_PANEL),
-    ] = "test",
+    own: LabeledCTGroup,
     device: DeviceOption = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier run.")] = False,
+    overwrite: Annotated[bool, overwrite_option("the folder of an earlier run")] = False,
 ) -> None:
     """Measure the fraction of errors in the first 5, 10 and 20 findings.
 
@@ -86,15 +67,11 @@ def run(
     from ..inference.process_settings import keep_freed_memory
     from ..inference.segmenter import Segmenter
 
-    if (ct is None) != (labels is None):
-        raise UserError("--ct and --labels only work together.", "Give both of them.")
-    if (ct is not None) + (data is not None) + (phantoms is not None or tuning) > 1:
+    if (own.ct is not None) + (own.data is not None) + (phantoms is not None or tuning) > 1:
         raise UserError(
             "Phantoms, your own CT and a list cannot be combined.", "Give only one of --phantoms, --ct and --data."
         )
-    if label_table is not None and labels is None:
-        raise UserError("--label-table needs --labels.", "Add --ct and --labels.")
-    entries = labelled_entries([], [], data, group)
+    entries = labeled_entries([], [], own.data, own.group)
     keep_freed_memory()
     model = load(bundle)
     segmenter = Segmenter(model, device, runtime="auto")
@@ -102,12 +79,12 @@ def run(
     first_seed = TUNING_SEEDS if tuning else REPORT_SEEDS
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:
         with progress_bar() as progress:
-            if ct is not None and labels is not None:
-                _add_own_ct(measured, segmenter, ct, labels, label_table)
-                data_name = ct.name
-            elif data is not None:
+            if own.ct is not None and own.labels is not None:
+                _add_own_ct(measured, segmenter, own.ct, own.labels, own.label_table)
+                data_name = own.ct.name
+            elif own.data is not None:
                 _add_entries(measured, segmenter, entries, progress)
-                data_name = f"{group} cases of {data.name}"
+                data_name = f"{own.group} cases of {own.data.name}"
             else:
                 count = phantoms or _DEFAULT_PHANTOMS
                 measure_on_phantoms(measured, segmenter, count, first_seed, progress)

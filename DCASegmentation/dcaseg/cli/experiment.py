@@ -10,25 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UserError
+from ..training.options import TrainingOptions
 from .bundle import load
 from .console import cancellation_message, output, print_line, print_table, progress_bar, table
-from .option_values import (
-    MODEL_PANEL,
-    RUN_PANEL,
-    DeviceOption,
-    PreprocessingOption,
-    SpacingOption,
-    grid_changes,
-    parse_integers,
-    parse_numbers,
-    parse_patch,
-)
+from .field_options import Values, expand, fields_of
+from .option_values import parse_integers, parse_numbers
+from .options import DATA_PANEL, MODEL_PANEL, RUN_PANEL, SCHEDULE_PANEL, CacheOption, DeviceOption, NetworkGroup
 
 if TYPE_CHECKING:
     from ..evaluation.experiments.figures import Also
     from ..evaluation.experiments.runs import Data
     from ..evaluation.experiments.tables import Outcome
-    from ..training.options import GridOptions, TrainingOptions
+    from ..training.options import GridOptions
 
 NAME = "experiment"
 EXAMPLES = "Example: dca experiment table3 table4 baselines -o experiments/phantoms --seeds 0,1,2"
@@ -36,11 +29,10 @@ EXAMPLES = "Example: dca experiment table3 table4 baselines -o experiments/phant
 LEARNING = "learning"
 _LEARNING_MODEL = "dca-synthetic"
 
-_DATA_PANEL = "Data"
-_SCHEDULE_PANEL = "Schedule"
 _TABLES_PANEL = "Tables and figures"
 
 
+@expand
 def run(
     names: Annotated[
         list[str],
@@ -53,16 +45,17 @@ def run(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder of runs, tables and figures. All experiments can share it.")
     ],
+    *,
     data: Annotated[
         Path | None,
-        typer.Option(help="List of CTs (see dca dataset). Default: phantoms.", rich_help_panel=_DATA_PANEL),
+        typer.Option(help="List of CTs (see dca dataset). Default: phantoms.", rich_help_panel=DATA_PANEL),
     ] = None,
     anatomies: Annotated[
         Path | None,
         typer.Option(
             help="Use synthetic CTs of real anatomies instead of phantoms. The folder contains one folder for each "
             "label map.",
-            rich_help_panel=_DATA_PANEL,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = None,
     phantoms: Annotated[
@@ -71,12 +64,10 @@ def run(
             "--phantoms",
             "--people",
             help="Numbers of labeled, unlabeled, validation and test phantoms.",
-            rich_help_panel=_DATA_PANEL,
+            rich_help_panel=DATA_PANEL,
         ),
     ] = "4,16,4,6",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of prepared cases. Default: OUT/cases.", rich_help_panel=_DATA_PANEL)
-    ] = None,
+    cache: CacheOption = None,
     preset: Annotated[
         Literal["small", "anatomies", "default", "paper"] | None,
         typer.Option(
@@ -85,37 +76,29 @@ def run(
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
-    filters: Annotated[
-        int | None,
-        typer.Option(min=1, help="Channels of the network at full resolution.", rich_help_panel=MODEL_PANEL),
-    ] = None,
-    patch: Annotated[
-        str | None,
-        typer.Option(help="Patch size in voxels: one side, or depth,height,width.", rich_help_panel=MODEL_PANEL),
-    ] = None,
-    preprocessing: PreprocessingOption = None,
-    spacing: SpacingOption = None,
+    network: NetworkGroup,
     bundle: Annotated[
         str | None,
         typer.Option(help="learning: initial model. Default: dca-synthetic.", rich_help_panel=MODEL_PANEL),
     ] = None,
     seeds: Annotated[
         str,
-        typer.Option(help="Seeds of the runs. Figures 5, 6 and 8 show the first.", rich_help_panel=_SCHEDULE_PANEL),
+        typer.Option(help="Seeds of the runs. Figures 5, 6 and 8 show the first.", rich_help_panel=SCHEDULE_PANEL),
     ] = "0,1,2",
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Length of each run in steps.", rich_help_panel=_SCHEDULE_PANEL)
-    ] = None,
+    length: Annotated[
+        Values,
+        fields_of(TrainingOptions, "steps", panel=SCHEDULE_PANEL, help={"steps": "Length of each run in steps."}),
+    ],
     equal: Annotated[
         Literal["steps", "compute"],
         typer.Option(
             help="table1, table2: give all methods the same number of steps, or the same multiply-accumulate "
             "operations as DCA.",
-            rich_help_panel=_SCHEDULE_PANEL,
+            rich_help_panel=SCHEDULE_PANEL,
         ),
     ] = "steps",
     validate_every: Annotated[
-        int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=_SCHEDULE_PANEL)
+        int, typer.Option(min=1, help="Steps between validations.", rich_help_panel=SCHEDULE_PANEL)
     ] = 500,
     with_paper_numbers: Annotated[
         bool,
@@ -185,23 +168,21 @@ def run(
     from ..inference.process_settings import keep_freed_memory
 
     if names == [LEARNING]:
-        if data is not None or any(option is not None for option in (filters, patch, spacing, preprocessing)):
+        if data is not None or network.changes():
             raise UserError(
                 "learning uses its own data, grid and network.",
                 "Omit --data, --filters, --patch, --spacing and --preprocessing.",
             )
         if max_parallel > 1:
             raise UserError("learning cannot make several runs at the same time.", "Omit --max-parallel.")
-        run_learning(bundle, out, cache or out / "cases", parse_integers(seeds, "--seeds", "0,1,2"), steps, device)
+        run_learning(
+            bundle, out, cache or out / "cases", parse_integers(seeds, "--seeds", "0,1,2"), dict(length), device
+        )
         return
     _check_names(names, bundle, bool(more_lists), equal != "steps" or with_paper_numbers)
-    changes: dict[str, Any] = {"steps": steps, "n_filters": filters}
-    changes = {key: value for key, value in changes.items() if value is not None}
-    if patch is not None:
-        changes["patch"] = parse_patch(patch, smallest=32)
     if anatomies is not None and data is not None:
         raise UserError("--data and --anatomies cannot be combined.", "Give only one of them.")
-    common = _options(preset or ("anatomies" if anatomies else "small"), grid_changes(preprocessing, spacing) | changes)
+    common = _options(preset or ("anatomies" if anatomies else "small"), {**network.changes(), **length})
     seed_values = parse_integers(seeds, "--seeds", "0,1,2")
     counts = parse_integers(phantoms, "--phantoms", "4,16,4,6")
     percentages = parse_numbers(ratios, "--ratios", len(ratios.split(",")))
@@ -218,7 +199,7 @@ def run(
         runs = Runs(out, common, cases, seed_values, torch_device, validate_every, progress, max_parallel)
         experiments, costs = dict(ALL_EXPERIMENTS), {}
         for name in TABLES:
-            experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labelled))
+            experiments[name] = without_rows_that_need_labels(experiments[name], bool(cases.all_labeled))
         if any(name in TABLES for name in names):
             # The two tables have the same rows.
             costs = runs.costs(experiments[next(iter(TABLES))].arms)
@@ -247,7 +228,7 @@ def run(
 
 
 def run_learning(
-    bundle: str | None, out: Path, cache: Path, seeds: tuple[int, ...], steps: int | None, device: str
+    bundle: str | None, out: Path, cache: Path, seeds: tuple[int, ...], changes: dict[str, Any], device: str
 ) -> None:
     """Run or resume the experiment ``learning`` in ``out`` and print its table."""
     from ..evaluation.experiments import few_cases
@@ -256,7 +237,6 @@ def run_learning(
 
     keep_freed_memory()
     model = load(bundle or _LEARNING_MODEL)
-    changes = {} if steps is None else {"steps": steps}
     with progress_bar() as progress:
         outcome = few_cases.run_learning(
             model, out, cache, seeds, changes, device=str(choose_device(device).torch_device), progress=progress
@@ -302,7 +282,6 @@ def _check_names(names: list[str], bundle: str | None, has_more_lists: bool, has
 
 def _options(preset: str, changes: dict[str, Any]) -> TrainingOptions:
     from ..evaluation.experiments.definitions import anatomies_options, small_options
-    from ..training.options import TrainingOptions
 
     presets: dict[str, Callable[..., TrainingOptions]] = {
         "small": small_options,
@@ -324,7 +303,7 @@ def _figure_options(
 
     if not lists:
         return Also(ratios=ratios)
-    subsets = [Subset(f"{data.description}\n({len(data.labelled)})", data.labelled)]
+    subsets = [Subset(f"{data.description}\n({len(data.labeled)})", data.labeled)]
     for path in lists:
         datalist = read_datalist(path)
         require_files(datalist)
@@ -333,8 +312,8 @@ def _figure_options(
                 f"{path} has the organs of {datalist.vocabulary.name}, not of {data.vocabulary.name}.",
                 "Compare lists with the same vocabulary.",
             )
-        labelled = training_set_of(datalist).cases(cache, grid, progress)[0]
-        subsets.append(Subset(f"{datalist.name}\n({len(labelled)})", labelled))
+        labeled = training_set_of(datalist).cases(cache, grid, progress)[0]
+        subsets.append(Subset(f"{datalist.name}\n({len(labeled)})", labeled))
     return Also(tuple(subsets), ratios)
 
 
@@ -369,11 +348,11 @@ def _data(
             raise UserError(f"{data} has no labeled test case.", "Make the list with dca dataset folder --test.")
         training_set, vocabulary, description = training_set_of(datalist), datalist.vocabulary, datalist.name
         test = TrainingSet(sources_of_test(datalist))
-    labelled, unlabelled, validation = training_set.cases(cache, grid, progress)
+    labeled, unlabeled, validation = training_set.cases(cache, grid, progress)
     test_cases = test.cases(cache, grid, progress)[0]
-    all_cases = training_set.fully_labelled().cases(cache, grid, progress)[0]
-    all_labelled = all_cases if all(case.labels is not None for case in all_cases) else ()
-    return Data(vocabulary, labelled, unlabelled, validation, test_cases, all_labelled, description)
+    all_cases = training_set.fully_labeled().cases(cache, grid, progress)[0]
+    all_labeled = all_cases if all(case.labels is not None for case in all_cases) else ()
+    return Data(vocabulary, labeled, unlabeled, validation, test_cases, all_labeled, description)
 
 
 def _print(outcome: Outcome, seeds: int, data_description: str) -> None:

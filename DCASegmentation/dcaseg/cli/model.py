@@ -74,8 +74,8 @@ def _network(n_filters: int, classes: int, single_decoder: bool, fusion: Fusion,
     """Build a network. How the labels are divided among the experts does not change shapes and cost."""
     import torch
 
-    from ..method.experts import PAPER_DILATIONS, PAPER_N_STAGES
     from ..method.network import DCANet
+    from ..method.variants import PAPER_DILATIONS, PAPER_N_STAGES
 
     labels = list(range(1, classes))
     with torch.device("meta"):

@@ -1,46 +1,12 @@
-"""Options that several commands share, and parsers for option values such as ``1.5,1.5,3``."""
+"""Parsers and checks of option values such as ``1.5,1.5,3``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ..errors import OutputError, UserError
-
-# Headings of groups of options on help pages.
-MODEL_PANEL = "Model"
-OUTPUT_PANEL = "Output"
-RUN_PANEL = "Run"
-
-BundleOption = Annotated[
-    str | None,
-    typer.Option(help="Folder or name of the trained model. Default: the default model (see dca bundle info)."),
-]
-BackendOption = Annotated[
-    str,
-    typer.Option(
-        "--backend",
-        help="How to run the network: eager (PyTorch), openvino, compile (torch.compile) or cuda-half. auto measures "
-        "once which is fastest on this computer; measure repeats the measurement.",
-        rich_help_panel=RUN_PANEL,
-    ),
-]
-DeviceOption = Annotated[
-    str, typer.Option(help="Device: auto, cpu, gpu, cuda, cuda:1 or mps.", rich_help_panel=RUN_PANEL)
-]
-PreprocessingOption = Annotated[
-    str | None,
-    typer.Option(
-        help="How to prepare CTs. dca dataset presets lists the names.",
-        rich_help_panel=MODEL_PANEL,
-    ),
-]
-SpacingOption = Annotated[
-    str | None, typer.Option(help="Voxel spacing of the model's grid in mm, as x,y,z.", rich_help_panel=MODEL_PANEL)
-]
 
 
 def parse_numbers(text: str, option: str, count: int = 3) -> tuple[float, ...]:

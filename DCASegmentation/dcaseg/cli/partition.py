@@ -13,6 +13,7 @@ from ..organs import VOCABULARIES, Vocabulary
 from ..types import ProgressCallback
 from .console import print_line, print_table, progress_bar, table, warn
 from .option_values import parse_integers, parse_numbers, parse_spacing, require_new_file
+from .options import overwrite_option
 
 if TYPE_CHECKING:
     from ..method.log_gap import Partition
@@ -45,7 +46,7 @@ def run(
     plot: Annotated[
         Path | None, typer.Option(help="PNG file to write: a plot of the log proportions and their gaps.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    overwrite: Annotated[bool, overwrite_option("existing files")] = False,
 ) -> None:
     """Divide organs into head, medium and tail at gaps between their logarithmic proportions (log-gap analysis).
 

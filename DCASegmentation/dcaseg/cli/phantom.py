@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..types import ProgressCallback
 from .console import print_line, progress_bar
 from .option_values import parse_list, parse_spacing
+from .options import overwrite_option
 
 NAME = "phantom"
 EXAMPLES = "Example: dca phantom --seed 7 -o case/"
@@ -34,7 +35,7 @@ def run(
     missing: Annotated[
         str, typer.Option(help="Organs removed by surgery, such as gallbladder,left_kidney.", metavar="ORGANS")
     ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder of an earlier phantom.")] = False,
+    overwrite: Annotated[bool, overwrite_option("the folder of an earlier phantom")] = False,
 ) -> None:
     """Make a phantom: a synthetic abdominal CT with the 15 organs of AMOS and their exact labels.
 

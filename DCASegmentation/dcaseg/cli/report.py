@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..json_io import load, read_json
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
 from .console import print_line
+from .options import overwrite_option
 
 NAME = "report"
 EXAMPLES = "Example: dca report result/ -o report.html"
@@ -28,7 +30,7 @@ def run(
         Path | None, typer.Option("-o", "--out", help="HTML file to write.", show_default="RESULT/report.html")
     ] = None,
     ct: Annotated[Path | None, typer.Option(help="The CT, if it was moved after the segmentation.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
+    overwrite: Annotated[bool, overwrite_option("an earlier report")] = False,
 ) -> None:
     """Write a report on a result as one HTML page, with pictures.
 
@@ -41,7 +43,7 @@ def run(
 
     request = _request(result)
     labels = read_labels(_labels_file(result))
-    image = read_ct(ct or _ct_of(request), series=request.get("series"))
+    image = read_ct(ct or _ct_of(request), series=request.series)
     if image.GetSize() != labels.GetSize():
         raise UserError(
             "The size of the CT differs from that of the result.", "Give the CT that was segmented with --ct."
@@ -56,30 +58,48 @@ def run(
     findings = None
     if (result / REVIEW).exists():
         findings = [reported(finding) for finding in read_review(result / REVIEW).findings]
-    organs = request.get("options", {}).get("organs")
+    organs = request.options.organs
     about = [*_about(result, request), ("Report written", f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}")]
     path = out or result / "report.html"
     title = f"Segmentation report: {(ct or _ct_of(request)).name}"
     write_report(
-        CaseReport(title, about, image, labels, vocabulary, findings, None if organs is None else tuple(organs)),
+        CaseReport(title, about, image, labels, vocabulary, findings, organs),
         path,
         overwrite,
     )
     print_line(f"The report is in {path}.")
 
 
-def _request(result: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Model:
+    name: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class _Options:
+    organs: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a report needs of ``request.json``. ``ct`` is a file, or the files of a series."""
+
+    ct: Any = None
+    series: str | None = None
+    bundle: _Model | None = None
+    options: _Options = field(default_factory=_Options)
+
+
+def _request(result: Path) -> _Request:
     try:
-        content = json.loads((result / "request.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise UserError(f"{result} is not a result: its request.json cannot be read.", _REMEDY) from None
-    if not isinstance(content, dict) or not isinstance(content.get("options", {}), dict):
-        raise UserError(f"{result} is not a result: its request.json has an unknown format.", _REMEDY)
-    return content
+        return load(_Request, read_json(result / "request.json"), ignore_unknown=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{result} is not a result: its request.json cannot be read ({error}).", _REMEDY) from None
 
 
-def _ct_of(request: dict[str, Any]) -> Path:
-    source = request.get("ct")
+def _ct_of(request: _Request) -> Path:
+    source = request.ct
     if isinstance(source, str) and Path(source).exists():
         return Path(source)
     if isinstance(source, list) and source and all(isinstance(each, str) for each in source):
@@ -111,10 +131,9 @@ def _vocabulary(result: Path) -> Vocabulary:
     raise UserError("The organs of this result are unknown to this version.", "Segment the CT again.")
 
 
-def _about(result: Path, request: dict[str, Any]) -> list[tuple[str, str]]:
-    bundle = request.get("bundle")
-    bundle = bundle if isinstance(bundle, dict) else {}
-    facts = [("Model", str(bundle.get("name", ""))), ("Weights (SHA-256)", str(bundle.get("sha256", "")))]
+def _about(result: Path, request: _Request) -> list[tuple[str, str]]:
+    model = request.bundle or _Model()
+    facts = [("Model", model.name), ("Weights (SHA-256)", model.sha256)]
     try:
         lines = (result / "log.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):

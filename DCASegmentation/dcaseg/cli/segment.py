@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UserError, how_to_install
-from ..inference.options import Output, SegmentOptions, Weighting
+from ..errors import how_to_install
+from ..inference.options import SegmentOptions
 from ..organs import VOCABULARIES
 from ..review.schema import Review
 from ..types import ProgressCallback
 from .bundle import load
 from .console import cancellation_message, print_json, print_line, print_table, progress_bar, table, warn
-from .option_values import (
-    OUTPUT_PANEL,
-    BackendOption,
-    BundleOption,
-    DeviceOption,
-    parse_integers,
-    parse_list,
-)
+from .field_options import Values, expand, fields_of
+from .options import OUTPUT_PANEL, BackendOption, BundleOption, DeviceOption, overwrite_option, shared_option
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -56,6 +50,7 @@ ALL_MAPS = SegmentOptions(attention_levels=(4,), dominant_expert=True, entropy=T
 """The default options of the command: those of the library, with all maps."""
 
 
+@expand
 def run(
     ct: Annotated[
         Path,
@@ -65,19 +60,14 @@ def run(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="New folder for the results.")],
+    *,
     bundle: BundleOption = None,
     series: Annotated[str | None, typer.Option(help="Series of a DICOM folder: its number or its UID.")] = None,
-    organs: Annotated[
-        str | None, typer.Option(help='Organs to segment, such as liver,spleen or "Right kidney". Default: all.')
-    ] = None,
+    selection: Annotated[Values, fields_of(SegmentOptions, "organs", "keep_islands", base=ALL_MAPS)],
     resample: Annotated[
         bool,
         typer.Option("--resample", help="Accept a CT with tilted or unevenly spaced slices and resample it."),
     ] = False,
-    keep_islands: Annotated[
-        bool,
-        typer.Option("--keep-islands", help="Keep pieces of an organ that are much smaller than its largest piece."),
-    ] = ALL_MAPS.keep_islands,
     extension: Annotated[
         str,
         typer.Option(
@@ -111,87 +101,28 @@ def run(
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace the folder of an earlier result.", rich_help_panel=OUTPUT_PANEL),
-    ] = False,
-    shared: Annotated[
-        bool,
-        typer.Option(
-            "--shared",
-            help="Let other users of this computer read the results, as the umask allows. Default: only you can.",
-            rich_help_panel=OUTPUT_PANEL,
+    overwrite: Annotated[bool, overwrite_option("the folder of an earlier result", OUTPUT_PANEL)] = False,
+    shared: Annotated[bool, shared_option(OUTPUT_PANEL)] = False,
+    maps: Annotated[
+        Values,
+        fields_of(
+            SegmentOptions,
+            *("attention_levels", "dominant_expert", "entropy", "disagreement", "review"),
+            base=ALL_MAPS,
+            panel=_MAPS_PANEL,
         ),
-    ] = False,
-    attention_levels: Annotated[
-        str,
-        typer.Option(
-            help="Levels of the attention maps, from 1 (coarse) to 4 (fine), such as 1,4; or none.",
-            rich_help_panel=_MAPS_PANEL,
+    ],
+    windows: Annotated[
+        Values,
+        fields_of(
+            SegmentOptions,
+            *("output", "overlap", "weighting", "find_abdomen", "body_box"),
+            base=ALL_MAPS,
+            panel=_WINDOWS_PANEL,
         ),
-    ] = ",".join(map(str, ALL_MAPS.attention_levels)),
-    no_dominant_expert: Annotated[
-        bool,
-        typer.Option(
-            "--no-dominant-expert", help="Do not write the map of the dominant expert.", rich_help_panel=_MAPS_PANEL
-        ),
-    ] = not ALL_MAPS.dominant_expert,
-    no_entropy: Annotated[
-        bool,
-        typer.Option("--no-entropy", help="Do not write the uncertainty map.", rich_help_panel=_MAPS_PANEL),
-    ] = not ALL_MAPS.entropy,
-    no_disagreement: Annotated[
-        bool,
-        typer.Option(
-            "--no-disagreement",
-            help="Do not write the map of disagreement between the experts and the final decoder.",
-            rich_help_panel=_MAPS_PANEL,
-        ),
-    ] = not ALL_MAPS.disagreement,
-    review: Annotated[
-        bool,
-        typer.Option(
-            "--review",
-            help="List the findings that are most likely wrong: review.json and two images.",
-            rich_help_panel=_MAPS_PANEL,
-        ),
-    ] = ALL_MAPS.review,
-    output: Annotated[
-        Output,
-        typer.Option(
-            "--output",
-            help="Source of the labels: the aggregation decoder, or the stitched experts.",
-            rich_help_panel=_WINDOWS_PANEL,
-        ),
-    ] = ALL_MAPS.output,
-    overlap: Annotated[
-        float | None,
-        typer.Option(
-            help="Overlap of neighboring windows, from 0 to below 1. Default: the model's own.",
-            rich_help_panel=_WINDOWS_PANEL,
-        ),
-    ] = ALL_MAPS.overlap,
-    weighting: Annotated[
-        Weighting, typer.Option(help="Weights of overlapping windows.", rich_help_panel=_WINDOWS_PANEL)
-    ] = ALL_MAPS.weighting,
-    find_abdomen: Annotated[
-        bool,
-        typer.Option(
-            "--find-abdomen",
-            help="In a long scan, find the organs first with the default model and segment only around them.",
-            rich_help_panel=_WINDOWS_PANEL,
-        ),
-    ] = ALL_MAPS.find_abdomen,
-    no_body_box: Annotated[
-        bool,
-        typer.Option(
-            "--no-body-box",
-            help="Also run the network on the air around the body.",
-            rich_help_panel=_WINDOWS_PANEL,
-        ),
-    ] = not ALL_MAPS.body_box,
+    ],
     device: DeviceOption = "auto",
-    runtime: BackendOption = "auto",
+    backend: BackendOption = "auto",
 ) -> None:
     """Segment the organs in an abdominal CT.
 
@@ -203,23 +134,10 @@ def run(
         ct,
         out,
         bundle,
-        SegmentOptions(
-            overlap=overlap,
-            weighting=weighting,
-            output=output,
-            attention_levels=_parse_levels(attention_levels),
-            dominant_expert=not no_dominant_expert,
-            entropy=not no_entropy,
-            disagreement=not no_disagreement,
-            review=review,
-            body_box=not no_body_box,
-            find_abdomen=find_abdomen,
-            keep_islands=keep_islands,
-            organs=None if organs is None else parse_list(organs),
-        ),
+        replace(ALL_MAPS, **selection, **maps, **windows),
         series=series,
         device=device,
-        runtime=runtime,
+        backend=backend,
         picture_title=ct.name if picture else None,
         with_scene=not no_scene,
         with_dicom_seg=not no_dicom_seg,
@@ -239,7 +157,7 @@ def segment_ct(
     *,
     series: str | None = None,
     device: str = "auto",
-    runtime: str = "auto",
+    backend: str = "auto",
     picture_title: str | None = None,
     with_scene: bool = True,
     with_dicom_seg: bool = True,
@@ -263,7 +181,7 @@ def segment_ct(
     keep_freed_memory()
     model = load(bundle)
     job = Job(
-        ct, out, model, options, device, series, extension, overwrite, runtime=runtime, resample=resample, shared=shared
+        ct, out, model, options, device, series, extension, overwrite, runtime=backend, resample=resample, shared=shared
     )
     about_model = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     scene = SceneFiles(model.metadata, with_scene, picture_title, about_model)
@@ -431,15 +349,6 @@ def _write_masks(folder: Path, result: Result, extension: str) -> None:
     (folder / ORGANS).mkdir()
     for organ in result.organs:
         write_image(result.labels == organ.label, folder / ORGANS / f"{organ.key}{extension}")
-
-
-def _parse_levels(text: str) -> tuple[int, ...]:
-    if text == "none":
-        return ()
-    levels = parse_integers(text, "--attention-levels", "1,4")
-    if not levels:
-        raise UserError("No attention level was given.", "Write none, or levels such as 1,4.")
-    return levels
 
 
 def _print_volumes(result: Result) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from .console import print_line, progress_bar, warn
 from .option_values import parse_spacing
+from .options import overwrite_option
 
 if TYPE_CHECKING:
     from ..synthesis.label_to_ct.anatomy import Anatomy
@@ -52,9 +53,7 @@ def run(
     ] = None,
     spacing: Annotated[str, typer.Option(help="Voxel spacing in mm, as x,y,z.")] = "3,3,3",
     device: Annotated[str, typer.Option(help="Device: cpu or cuda.")] = "cpu",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the folder of an earlier synthetic CT.")
-    ] = False,
+    overwrite: Annotated[bool, overwrite_option("the folder of an earlier synthetic CT")] = False,
 ) -> None:
     """Make a synthetic abdominal CT from label maps.
 

@@ -64,6 +64,7 @@ class _Search:
         self._bad: dict[tuple[Path, str], list[str]] = {}
 
     def run(self) -> Findings:
+        """Search the folder and return the cases and the rejected inputs."""
         files = files_below(self._root, self._out, lambda folder, error: self._add_bad(folder, _reason(error)))
         for count, file in enumerate(files, start=1):
             if self._progress and count % _PROGRESS_EVERY == 0:

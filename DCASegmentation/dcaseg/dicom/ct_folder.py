@@ -48,6 +48,7 @@ class _Candidate:
 
     @property
     def description(self) -> str:
+        """The volume in words, for the list of volumes to choose from."""
         series, count = self.series, sum(image.frames for image in self.images)
         modality = next((image.modality for image in self.images if image.modality), "unknown modality")
         parts = [modality, series.description or "no description", f"{count} slice{'s' if count != 1 else ''}"]

@@ -162,6 +162,7 @@ class _Surfaces:
         self._spacing = list(spacing)
 
     def score(self, metric: Metric, tolerance_mm: float) -> float:
+        """The surface distance in the unit of ``metric``, or the fraction of the surface within ``tolerance_mm``."""
         sides = (self._predicted, self._truth)
         if metric.key == ASD.key:
             score = compute_average_surface_distance(

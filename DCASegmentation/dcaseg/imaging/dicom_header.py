@@ -438,6 +438,7 @@ class _Getter:
         self._elements = elements
 
     def text(self, name: str) -> str:
+        """The text of the element ``name``, its values separated by backslashes; empty if there is none."""
         raw = self._elements.get(_TAGS[name], b"")
         if not isinstance(raw, bytes):
             return ""
@@ -447,6 +448,7 @@ class _Getter:
         return "\\".join(value.strip(" \0") for value in raw.decode(codec, "replace").split("\\"))
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        """The ``count`` numbers of the element ``name``; NaN if it has other values."""
         try:
             # Unlike DICOM, float() also accepts underscores and digits of other scripts.
             values = [float(each) if re.fullmatch(r"[\d.eE+-]+", each, re.ASCII) else math.nan
@@ -456,6 +458,7 @@ class _Getter:
         return tuple(values) if len(values) == count and all(map(math.isfinite, values)) else (math.nan,) * count
 
     def count(self, name: str, default: int) -> int:
+        """The whole number in the element ``name``, or ``default``. Raises ValueError if the number is impossible."""
         raw = self._elements.get(_TAGS[name])
         if not isinstance(raw, bytes) or (not raw.strip(b" \0") and name == "NumberOfFrames"):
             return default

@@ -219,6 +219,7 @@ class _Plane(NamedTuple):
 
     @classmethod
     def of(cls, probabilities: FloatArray) -> _Plane:
+        """The plane of ``probabilities`` (channel, height, width), background first."""
         beats = probabilities[1:] > probabilities[0]
         return cls(probabilities, beats.any(axis=2), beats.any(axis=1))
 

@@ -1,11 +1,16 @@
-"""The options of a segmentation."""
+"""The options of a segmentation.
+
+Each option is defined once, by its field. The command line, the worker's request and the Python API are made from it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from ..errors import UserError
+from ..json_io import DataError, check
+from ..option_fields import option
 from ..organs import Vocabulary
 
 Weighting = Literal["gaussian", "constant"]
@@ -35,36 +40,49 @@ class SegmentOptions:
     Raises UserError for values out of range.
     """
 
-    overlap: float | None = None
-    weighting: Weighting = "gaussian"
-    output: Output = "aggregated"
+    overlap: float | None = option(
+        None, "Overlap of neighboring windows, from 0 to below 1. Default: the model's own.", minimum=0, below=1
+    )
+    weighting: Weighting = option("gaussian", "Weights of overlapping windows.")
+    output: Output = option("aggregated", "Source of the labels: the aggregation decoder, or the stitched experts.")
     average: Average = "logits"
-    attention_levels: tuple[int, ...] = ()
-    dominant_expert: bool = False
-    entropy: bool = False
-    disagreement: bool = False
-    review: bool = False
-    body_box: bool = True
-    find_abdomen: bool = False
-    keep_islands: bool = False
-    batch: int | None = None
-    organs: tuple[str, ...] | None = None
+    attention_levels: tuple[int, ...] = option(
+        (),
+        "Levels of the attention maps, from 1 (coarse) to 4 (fine), such as 1,4; or none.",
+        minimum=min(ATTENTION_LEVELS),
+        maximum=max(ATTENTION_LEVELS),
+    )
+    dominant_expert: bool = option(
+        False, "Write the map of the dominant expert.", off="Do not write the map of the dominant expert."
+    )
+    entropy: bool = option(False, "Write the uncertainty map.", off="Do not write the uncertainty map.")
+    disagreement: bool = option(
+        False,
+        "Write the map of disagreement between the experts and the final decoder.",
+        off="Do not write the map of disagreement between the experts and the final decoder.",
+    )
+    review: bool = option(
+        False,
+        "List the findings that are most likely wrong: review.json and two images.",
+        off="Do not look for findings.",
+    )
+    body_box: bool = option(
+        True, "Run the network on the body only.", off="Also run the network on the air around the body."
+    )
+    find_abdomen: bool = option(
+        False, "In a long scan, find the organs first with the default model and segment only around them."
+    )
+    keep_islands: bool = option(False, "Keep pieces of an organ that are much smaller than its largest piece.")
+    batch: int | None = option(None, "Windows per batch. Default: the backend's choice.", minimum=1)
+    organs: tuple[str, ...] | None = option(
+        None, 'Organs to segment, such as liver,spleen or "Right kidney". Default: all.'
+    )
 
     def __post_init__(self) -> None:
-        if self.overlap is not None and not 0 <= self.overlap < 1:
-            raise UserError(f"An overlap of {self.overlap:g} is not possible.", "Give a value from 0 to below 1.")
-        if self.batch is not None and self.batch < 1:
-            raise UserError(f"A batch of {self.batch} windows is not possible.", "Give a batch of 1 or more.")
-        for name, value, choices in (
-            ("weighting", self.weighting, get_args(Weighting)),
-            ("output", self.output, get_args(Output)),
-            ("average", self.average, get_args(Average)),
-        ):
-            if value not in choices:
-                raise UserError(f"The {name} '{value}' does not exist.", f"Choose one of: {', '.join(choices)}.")
-        unknown = [level for level in self.attention_levels if level not in ATTENTION_LEVELS]
-        if unknown:
-            raise UserError(f"Attention level {unknown[0]} does not exist.", "Choose from the levels 1, 2, 3 and 4.")
+        try:
+            check(self)
+        except DataError as error:
+            raise UserError(f"The option {error}.", "Give another value, or omit the option.") from None
         if self.organs is not None and not self.organs:
             raise UserError("No organ is selected.", "Select at least one organ, or omit the option to get all organs.")
 

@@ -7,7 +7,6 @@ CVPR 2016; Sakinis et al., Interactive segmentation of medical images through fu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -23,10 +22,12 @@ from ..errors import BundleError
 from ..imaging.grid import Grid, model_grid
 from ..imaging.resampling import resample
 from ..imaging.writers import new_folder, write_json, write_text
+from ..json_io import DataError, dump, load, read_json
 from ..method.vnet import ConvBlock, Downsampling, Upsampling
 from ..models.metadata import METADATA, WEIGHTS, TrainingData, Weights
 from ..models.metadata_reader import GET_AGAIN
 from ..models.weights import load_weights, write_weights
+from .click_options import ClickNetworkOptions
 from .random_walker import without_islands
 from .view import FloatArray, Mask, SeenStroke, View, distance_to
 
@@ -38,23 +39,6 @@ _DEEPEST_MM = 15.0
 _STROKE_MM = 5.0
 # Log-odds of a voxel _DEEPEST_MM inside the mask, to which the network adds its output.
 _IDENTITY = 4.0
-
-
-@dataclass(frozen=True)
-class ClickNetworkOptions:
-    """Options of a ``ClickNetwork``.
-
-    ``n_filters``: channels at full resolution. ``side``: side of the cube in voxels, a multiple of 8. ``spacing_mm``:
-    spacing of its voxels along all axes. Raises ValueError for values out of range.
-    """
-
-    n_filters: int = 12
-    side: int = 48
-    spacing_mm: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.n_filters < 1 or self.side < 16 or self.side % 8 or not 0.5 <= self.spacing_mm <= 6.0:
-            raise ValueError(f"options out of range: {asdict(self)}")
 
 
 class ClickNetwork(nn.Module):
@@ -229,7 +213,7 @@ def save_click_bundle(
                 "network": asdict(network.options),
                 "channels": list(CHANNELS),
                 "weights": asdict(weights),
-                "training_data": [asdict(each) for each in training_data],
+                "training_data": [dump(each) for each in training_data],
                 "steps": steps,
                 "scores": dict(scores or {}),
             },
@@ -242,29 +226,51 @@ def save_click_bundle(
 
 def load_click_bundle(folder: Path) -> ClickBundle:
     """Read the bundle in ``folder`` without its weights. Raises BundleError if it is not that of a click network."""
-    path = folder / METADATA
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(folder / METADATA)
         own = content[_KIND]
     except (OSError, ValueError, KeyError, TypeError):
         raise BundleError(
             f"{folder} is not the bundle of a click network.", "Choose a bundle that dca train-clicks wrote."
         ) from None
     try:
-        if own["format"] != FORMAT or tuple(own["channels"]) != CHANNELS:
-            raise ValueError("unknown format")
-        return ClickBundle(
-            folder=folder,
-            name=str(content["name"]),
-            options=ClickNetworkOptions(**own["network"]),
-            weights=Weights(**own["weights"]),
-            training_data=tuple(TrainingData(**each) for each in own["training_data"]),
-            steps=int(own["steps"]),
-            scores=dict(own["scores"]),
-            licence=str(content["license"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        described = load(_Description, own, _KIND)
+        about = load(_About, content, ignore_unknown=True)
+    except DataError as error:
         raise BundleError(f"The metadata in {folder} is damaged ({error}).", GET_AGAIN) from None
+    if described.format != FORMAT or described.channels != CHANNELS:
+        raise BundleError(f"The metadata in {folder} is damaged (unknown format).", GET_AGAIN)
+    return ClickBundle(
+        folder=folder,
+        name=about.name,
+        options=described.network,
+        weights=described.weights,
+        training_data=described.training_data,
+        steps=described.steps,
+        scores=described.scores,
+        licence=about.license,
+    )
+
+
+@dataclass(frozen=True)
+class _About:
+    """What the metadata state for other programs, too."""
+
+    name: str
+    license: str
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What the metadata state for this program."""
+
+    format: int
+    network: ClickNetworkOptions
+    channels: tuple[str, ...]
+    weights: Weights
+    training_data: tuple[TrainingData, ...]
+    steps: int
+    scores: Mapping[str, Any]
 
 
 _LICENSE = """The weights of this model are licensed under the Apache License, Version 2.0

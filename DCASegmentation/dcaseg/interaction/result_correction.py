@@ -7,7 +7,6 @@ The original folder does not change; the ``request.json`` of the new folder list
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..inference.measurements import OrganMeasurement, measure
 from ..inference.pipeline import EXTENSIONS, REQUEST, geometry_of, write_tables
 from ..inference.segmenter import Result, report_progress
+from ..json_io import DataError, load, read_json
 from ..organs import VOCABULARIES, Organ, Vocabulary
 from ..types import ProgressCallback
 from .session import Change, CorrectionSession
@@ -77,25 +77,42 @@ class CorrectedResult:
     vocabulary: Vocabulary
 
 
+@dataclass(frozen=True)
+class _StoredGeometry:
+    size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    origin_mm: tuple[float, float, float]
+    direction: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _StoredRequest:
+    """What a correction needs of ``request.json``."""
+
+    extension: str
+    ct_geometry: _StoredGeometry
+    vocabulary: str | None = None
+
+
 def read_result(folder: Path) -> ResultFolder:
     """Open a result folder without reading its images. Raises UserError if it is not a result folder."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"The folder {folder} does not exist.", "Name a folder that dca segment wrote.")
     try:
-        record = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-        extension, size = str(record["extension"]), record["ct_geometry"]["size"]
-        named = str(record.get("vocabulary") or "")
-        if extension not in EXTENSIONS or len(size) != 3:
-            raise ValueError("another format")
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_json(folder / REQUEST)
+        stored = load(_StoredRequest, record, ignore_unknown=True)
+        if stored.extension not in EXTENSIONS:
+            raise DataError("extension", f"is '{stored.extension[:20]}', not one of {', '.join(EXTENSIONS)}")
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} is not a result folder: it has no valid {REQUEST}.", "Name a folder that dca segment wrote."
+            f"{folder} is not a result folder: it has no valid {REQUEST} ({error}).",
+            "Name a folder that dca segment wrote.",
         ) from None
-    labels = folder / f"labels{extension}"
+    labels = folder / f"labels{stored.extension}"
     if not labels.is_file():
         raise UserError(f"{folder} contains no {labels.name} to correct.", "Segment the CT again.")
-    return ResultFolder(folder, labels, extension, record, _vocabulary(folder, named))
+    return ResultFolder(folder, labels, stored.extension, record, _vocabulary(folder, stored.vocabulary or ""))
 
 
 def open_session(

@@ -7,12 +7,12 @@ Every module's ``forward`` takes the features of each expert and the decoder's o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-FusionKind = Literal["dfam", "average", "concat", "none"]
+from .variants import FusionKind
 
 
 class FusionOutput(NamedTuple):

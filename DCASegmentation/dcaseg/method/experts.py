@@ -7,12 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .vnet import ConvBlock, Norm, Upsampling, UpsamplingMode
-
-# One number for each of DeB-6, DeB-7, DeB-8 and DeB-9; one row for the head, medium and tail expert.
-PAPER_N_STAGES = ((2, 2, 1, 1), (3, 3, 2, 1), (4, 4, 3, 2))
-PAPER_DILATIONS = ((2, 2, 2, 2), (1, 1, 1, 1), (1, 1, 1, 1))
-VNET_N_STAGES = (3, 3, 2, 1)
+from .variants import VNET_N_STAGES, Norm, UpsamplingMode
+from .vnet import ConvBlock, Upsampling
 
 
 class DecoderOutput(NamedTuple):

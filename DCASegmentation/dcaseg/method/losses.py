@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-DiceChannels = Literal["all", "owned", "present"]
+from .variants import DiceChannels
 
 _SMOOTH = 1e-5
 

@@ -8,10 +8,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .dfam import FusionKind, make_fusion
-from .experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES, DecoderOutput, ExpertDecoder
-from .stitching import StitchingMode, stitch
-from .vnet import ConvBlock, Encoder, Norm, Upsampling, UpsamplingMode
+from .dfam import make_fusion
+from .experts import DecoderOutput, ExpertDecoder
+from .stitching import stitch
+from .variants import (
+    PAPER_DILATIONS,
+    PAPER_N_STAGES,
+    VNET_N_STAGES,
+    FusionKind,
+    Norm,
+    StitchingMode,
+    UpsamplingMode,
+)
+from .vnet import ConvBlock, Encoder, Upsampling
 
 # Level 1 is DeB-6 at 1/8 resolution, level 4 is DeB-9 at full resolution.
 LEVELS = (1, 2, 3, 4)

@@ -70,6 +70,7 @@ class _Probe:
     output_shape: tuple[int, ...] = field(default=())
 
     def attach(self) -> list[Any]:
+        """Start to measure forward passes, and return handles that end it (``handle.remove()``)."""
         inner = {id(module) for other in self.excluded for module in other.modules()}
         handles = [
             module.register_forward_hook(self._count)
@@ -79,6 +80,7 @@ class _Probe:
         return [*handles, self.module.register_forward_hook(self._note_shape)]
 
     def row(self) -> PartSummary:
+        """What was measured, and the number of parameters."""
         inner = sum(parameter.numel() for module in self.excluded for parameter in module.parameters())
         parameters = sum(parameter.numel() for parameter in self.module.parameters()) - inner
         return PartSummary(self.name, self.output_shape, parameters, self.macs)

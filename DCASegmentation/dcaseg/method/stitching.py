@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from .variants import StitchingMode
 
 
 def split_labels(labels: Tensor, owned: Iterable[int]) -> Tensor:
@@ -17,9 +18,6 @@ def split_labels(labels: Tensor, owned: Iterable[int]) -> Tensor:
     """
     members = torch.tensor(sorted(owned), dtype=labels.dtype, device=labels.device)
     return torch.where(torch.isin(labels, members), labels, torch.zeros_like(labels))
-
-
-StitchingMode = Literal["raw", "background_relative", "log_softmax"]
 
 
 def stitch(expert_logits: Sequence[Tensor], owners: Sequence[Sequence[int]], mode: StitchingMode) -> Tensor:

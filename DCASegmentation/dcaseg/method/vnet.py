@@ -7,14 +7,12 @@ convolutions for down-sampling, transposed 2x2x2 convolutions or trilinear inter
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Norm = Literal["batch", "instance"]
-UpsamplingMode = Literal["transposed", "transposed_icnr", "trilinear"]
+from .variants import Norm, UpsamplingMode
 
 
 def normalization(kind: Norm, channels: int) -> nn.Module:

@@ -179,7 +179,7 @@ def information(bundle: Bundle) -> list[tuple[str, str]]:
         ("License", metadata.licence),
     ]
     for data in metadata.training_data:
-        counts = f"{data.labelled} labeled and {data.unlabelled} unlabeled cases"
+        counts = f"{data.labeled} labeled and {data.unlabeled} unlabeled cases"
         rows.append(("Training data", f"{data.name}: {counts}, {data.licence}"))
     if metadata.scores is None:
         return [*rows, ("Mean Dice", "not measured")]

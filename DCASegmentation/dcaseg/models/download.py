@@ -121,6 +121,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         self._refused = refused
 
     def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, url: str) -> Any:
+        """The request for ``url``. Raises HTTPError if the address is not allowed."""
         try:
             schemes = (urlsplit(request.full_url).scheme, urlsplit(url).scheme)
             allowed = _is_allowed(url) and schemes != ("https", "http")

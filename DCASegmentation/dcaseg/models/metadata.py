@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from ..json_io import dump
 from ..method.log_gap import Partition
+from ..option_fields import stated
 from ..organs import Vocabulary
 
 FORMAT = 1
@@ -38,8 +40,8 @@ class TrainingData:
     """One source of training cases, with its numbers of labeled and unlabeled cases. ``synthetic``: not patients."""
 
     name: str
-    labelled: int
-    unlabelled: int
+    labeled: int = field(metadata=stated(key="labelled"))
+    unlabeled: int = field(metadata=stated(key="unlabelled"))
     licence: str
     source: str = ""
     synthetic: bool = False
@@ -139,7 +141,7 @@ def _own_fields(metadata: Metadata) -> dict[str, Any]:
         "overlap": metadata.overlap,
         "network": dict(metadata.network),
         "partition": metadata.partition.to_json(),
-        "training_data": [asdict(source) for source in metadata.training_data],
+        "training_data": [dump(source) for source in metadata.training_data],
         "licence": metadata.licence,
         "scores": None if scores is None else {**asdict(scores), "mean_dice": scores.mean_dice},
         "limits": list(metadata.limits),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
-from ..json_io import parse_json
+from ..json_io import DataError, load, parse_json
 from ..method.log_gap import Partition
+from ..method.variants import FusionKind, Norm, StitchingMode, UpsamplingMode
+from ..option_fields import option, stated
 from ..organs import VOCABULARIES, Vocabulary
 from .metadata import FORMAT, METADATA, OLD_WEIGHTS, WEIGHTS, MeasuredScores, Metadata, TrainingData, Weights
 from .weight_files import GET_AGAIN, open_regular
@@ -18,11 +21,85 @@ from .weight_files import GET_AGAIN, open_regular
 MOST_METADATA_BYTES = 1 << 20
 # Limits that no model of this program approaches, and that every computer can handle.
 _MOST_WEIGHT_BYTES = 512 << 20
-_MOST_FILTERS, _MOST_STAGES, _MOST_DILATION = 32, 8, 16
-_LARGEST_PATCH_SIDE, _LARGEST_PATCH = 512, 1 << 26  # voxels
-_MOST_OVERLAP = 0.95
-_SPACING_MM = (0.2, 50.0)
-_LARGEST_NUMBER = 1e15
+_MOST_FILTERS, _MOST_STAGES, _MOST_DILATION, _MOST_EXPERTS = 32, 8, 16, 8
+_LARGEST_PATCH = 1 << 26  # voxels
+_LARGEST_COUNT = 1e15  # voxels
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The options of the network, as far as they can be checked without building it."""
+
+    owners: tuple[tuple[int, ...], ...] = option((), minimum=1)
+    in_channels: int = option(1, minimum=1, maximum=1)
+    n_filters: int = option(16, minimum=1, maximum=_MOST_FILTERS)
+    norm: Norm = "batch"
+    n_stages: tuple[tuple[int, ...], ...] = option((), minimum=1, maximum=_MOST_STAGES)
+    dilations: tuple[tuple[int, ...], ...] = option((), minimum=1, maximum=_MOST_DILATION)
+    fusion: FusionKind = "dfam"
+    aggregation: bool = True
+    stitching: StitchingMode = "background_relative"
+    dropout: float = option(0.0, minimum=0, below=1)
+    upsampling: UpsamplingMode = "transposed"
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        most_labels = max(map(len, VOCABULARIES.values()))
+        for name, longest in (("owners", most_labels), ("n_stages", 4), ("dilations", 4)):
+            rows = getattr(self, name)
+            if len(rows) > _MOST_EXPERTS or any(len(row) > longest for row in rows):
+                raise ValueError(f"{name} has too many numbers")
+
+
+@dataclass(frozen=True)
+class _Organ:
+    label: int
+    key: str
+
+
+@dataclass(frozen=True)
+class _VocabularyPart:
+    name: str
+    organs: tuple[_Organ, ...]
+
+
+@dataclass(frozen=True)
+class _Format:
+    format: float
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The part of the metadata that this program needs."""
+
+    vocabulary: _VocabularyPart
+    spacing_mm: tuple[float, float, float] = field(metadata=stated(minimum=0.2, maximum=50.0))
+    orientation: str
+    hu_window: tuple[float, float]
+    patch: tuple[int, int, int] = field(metadata=stated(minimum=16, maximum=512))
+    network: Mapping[str, Any]
+    partition: Partition
+    training_data: tuple[TrainingData, ...]
+    licence: str
+    limits: tuple[str, ...]
+    scores: MeasuredScores | None
+    weights: Weights
+    # Older bundles do not state their overlap; they were run with half a side.
+    overlap: float = option(0.5, minimum=0, maximum=0.95)
+    # Older bundles were trained without the filter.
+    anti_aliasing: bool = False
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The metadata file."""
+
+    name: str
+    description: str
+    version: str
+    authors: str
+    copyright: str
+    dca: _Own
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -46,10 +123,13 @@ def parse_metadata(raw: bytes, folder: Path) -> Metadata:
             f"{folder} is a MONAI bundle of another program: its metadata have no 'dca' part.",
             "Choose a bundle made by this program.",
         )
-    fields = _Fields(content)
-    own = fields.part("dca")
-    _check_format(own.number("format"), folder)
-    return _metadata(fields, own)
+    try:
+        _check_format(load(_Format, content["dca"], "dca", ignore_unknown=True).format, folder)
+        return _metadata(load(_Content, content, ignore_unknown=True))
+    except DataError as error:
+        if error.is_missing:
+            raise BundleError(f"The model's metadata lack '{error.key}'.", GET_AGAIN) from None
+        raise BundleError(f"The model's metadata are wrong: {error}.", GET_AGAIN) from None
 
 
 def _require_bundle(folder: Path) -> None:
@@ -73,91 +153,53 @@ def _check_format(number: float, folder: Path) -> None:
         raise BundleError(f"{folder} has bundle format {number:g}, which does not exist.", GET_AGAIN)
 
 
-def _metadata(fields: _Fields, own: _Fields) -> Metadata:
-    spacing = own.numbers("spacing_mm", 3)
-    low, high = own.numbers("hu_window", 2)
-    patch = own.numbers("patch", 3)
-    orientation = own.text("orientation")
-    # Older bundles do not state their overlap; they were run with half a side.
-    overlap = own.number("overlap") if "overlap" in own.values else 0.5
-    if not 0 <= overlap <= _MOST_OVERLAP:
-        raise _wrong("dca.overlap", f"not a fraction from 0 to {_MOST_OVERLAP}")
-    if (
-        not all(_SPACING_MM[0] <= side <= _SPACING_MM[1] for side in spacing)
-        or low >= high
-        or not all(16 <= side <= _LARGEST_PATCH_SIDE and side % 16 == 0 for side in patch)
-        or math.prod(patch) > _LARGEST_PATCH
-    ):
-        raise _wrong("spacing_mm, hu_window or patch", "impossible")
-    if re.fullmatch("[RLAPSI]{3}", orientation) is None or len({"RLAPSI".index(c) // 2 for c in orientation}) != 3:
-        raise _wrong("dca.orientation", f"'{orientation}', not three directions such as RAS")
-    vocabulary = _vocabulary(own.part("vocabulary"))
-    try:
-        partition = Partition.from_json(own.part("partition").values)
-    except ValueError as error:
-        raise _wrong("dca.partition", str(error)[:200]) from None
-    if max(partition.counts) > _LARGEST_NUMBER:
-        raise _wrong("dca.partition", "not based on possible voxel counts")
-    if sorted(label for group in partition.owners for label in group) != [organ.label for organ in vocabulary]:
-        raise _wrong("dca.partition", f"not for the {len(vocabulary)} labels of {vocabulary.name}")
-    network = _network(own.part("network"), len(vocabulary))
-    weights = _weights(own.part("weights"))
-    if weights.bytes > most_weight_bytes(network):
-        raise _wrong("dca.weights.bytes", f"{weights.bytes}, more than this network has")
+def _metadata(content: _Content) -> Metadata:
+    """The metadata, after the checks that concern several fields. Raises BundleError and DataError."""
+    own = content.dca
+    low, high = own.hu_window
+    if low >= high:
+        raise DataError("dca.hu_window", "is not a lower and a higher number")
+    if any(side % 16 for side in own.patch) or math.prod(own.patch) > _LARGEST_PATCH:
+        raise DataError("dca.patch", "is not a possible size: sides must be multiples of 16")
+    axes = own.orientation
+    if re.fullmatch("[RLAPSI]{3}", axes) is None or len({"RLAPSI".index(c) // 2 for c in axes}) != 3:
+        raise DataError("dca.orientation", f"is '{axes[:20]}', not three directions such as RAS")
+    vocabulary = _vocabulary(own.vocabulary)
+    if max(own.partition.counts) > _LARGEST_COUNT:
+        raise DataError("dca.partition", "is not based on possible voxel counts")
+    labels = [organ.label for organ in vocabulary]
+    if sorted(label for group in own.partition.owners for label in group) != labels:
+        raise DataError("dca.partition", f"is not for the {len(vocabulary)} labels of {vocabulary.name}")
+    # The network itself is not built here.
+    network = load(_Network, own.network, "dca.network")
+    if any(label > len(vocabulary) for row in network.owners for label in row):
+        raise DataError("dca.network.owners", f"is not for the {len(vocabulary)} labels of {vocabulary.name}")
+    if own.scores is not None and (not own.scores.dice or not set(own.scores.dice) <= set(vocabulary.by_key)):
+        raise DataError("dca.scores.dice", f"is not for organs of {vocabulary.name}")
+    weights = _weights(own.weights)
+    if weights.bytes > most_weight_bytes(own.network):
+        raise DataError("dca.weights.bytes", f"is {weights.bytes}, more than this network has")
     return Metadata(
-        name=fields.text("name"),
-        description=fields.text("description"),
-        version=fields.text("version"),
-        authors=fields.text("authors"),
-        copyright=fields.text("copyright"),
+        name=content.name,
+        description=content.description,
+        version=content.version,
+        authors=content.authors,
+        copyright=content.copyright,
         vocabulary=vocabulary,
-        spacing=(spacing[0], spacing[1], spacing[2]),
-        orientation=orientation,
-        hu_window=(low, high),
-        patch=(int(patch[0]), int(patch[1]), int(patch[2])),
-        network=network,
-        partition=partition,
-        training_data=tuple(_training_data(entry) for entry in own.parts("training_data")),
-        licence=own.text("licence"),
-        limits=tuple(str(sentence) for sentence in own.items("limits")),
-        scores=None if own.item("scores") is None else _scores(own.part("scores"), vocabulary),
+        spacing=own.spacing_mm,
+        orientation=own.orientation,
+        hu_window=own.hu_window,
+        patch=own.patch,
+        network=own.network,
+        partition=own.partition,
+        training_data=own.training_data,
+        licence=own.licence,
+        limits=own.limits,
+        scores=own.scores,
         weights=weights,
-        overlap=overlap,
-        # Older bundles were trained without the filter.
-        anti_aliasing=own.values.get("anti_aliasing") is True,
+        overlap=own.overlap,
+        anti_aliasing=own.anti_aliasing,
     )
-
-
-def _network(part: _Fields, n_labels: int) -> Mapping[str, Any]:
-    """The options of the network, checked for type and size. The network itself is not built here."""
-
-    def is_rows(value: Any, lowest: int, highest: int, most: int) -> bool:
-        if not isinstance(value, list) or not all(isinstance(row, list) and len(row) <= most for row in value):
-            return False
-        return all(type(item) is int and lowest <= item <= highest for row in value for item in row)
-
-    options = part.values
-    most_experts = 8
-    checks = {
-        "owners": lambda value: is_rows(value, 1, n_labels, n_labels) and len(value) <= most_experts,
-        "in_channels": lambda value: type(value) is int and value == 1,
-        "n_filters": lambda value: type(value) is int and 1 <= value <= _MOST_FILTERS,
-        "norm": lambda value: value in ("batch", "instance"),
-        "n_stages": lambda value: is_rows(value, 1, _MOST_STAGES, 4) and len(value) <= most_experts,
-        "dilations": lambda value: is_rows(value, 1, _MOST_DILATION, 4) and len(value) <= most_experts,
-        "fusion": lambda value: isinstance(value, str),
-        "aggregation": lambda value: isinstance(value, bool),
-        "stitching": lambda value: isinstance(value, str),
-        "dropout": lambda value: type(value) in (int, float) and 0 <= value < 1,
-        "upsampling": lambda value: value in ("transposed", "transposed_icnr", "trilinear"),
-        "residual": lambda value: isinstance(value, bool),
-    }
-    for name, value in options.items():
-        if name not in checks:
-            raise BundleError(f"The model's network options are wrong: '{name[:60]}' does not exist.", GET_AGAIN)
-        if not checks[name](value):
-            raise BundleError(f"The model's network options are wrong: {name} cannot be {str(value)[:60]}.", GET_AGAIN)
-    return options
 
 
 def most_weight_bytes(options: Mapping[str, Any]) -> int:
@@ -180,113 +222,30 @@ def most_weight_bytes(options: Mapping[str, Any]) -> int:
     return min(6 * (encoder + sum(decoders)) + (2 << 20), _MOST_WEIGHT_BYTES)
 
 
-def _vocabulary(part: _Fields) -> Vocabulary:
-    name = part.text("name")
-    if name not in VOCABULARIES:
+def _vocabulary(part: _VocabularyPart) -> Vocabulary:
+    if part.name not in VOCABULARIES:
         raise BundleError(
-            f"The model segments organs of the vocabulary '{name}', which this program does not support.",
+            f"The model segments organs of the vocabulary '{part.name}', which this program does not support.",
             f"Choose a model for {' or '.join(VOCABULARIES)}.",
         )
-    vocabulary = VOCABULARIES[name]
-    if [(organ.number("label"), organ.text("key")) for organ in part.parts("organs")] != [
-        (organ.label, organ.key) for organ in vocabulary
-    ]:
+    vocabulary = VOCABULARIES[part.name]
+    if [(organ.label, organ.key) for organ in part.organs] != [(organ.label, organ.key) for organ in vocabulary]:
         raise BundleError(
-            f"The model numbers the organs of {name} differently from this program.",
+            f"The model numbers the organs of {part.name} differently from this program.",
             "Update the program, or get a version of the model made with it.",
         )
     return vocabulary
 
 
-def _training_data(part: _Fields) -> TrainingData:
-    return TrainingData(
-        name=part.text("name"),
-        labelled=int(part.number("labelled")),
-        unlabelled=int(part.number("unlabelled")),
-        licence=part.text("licence"),
-        source=part.text("source"),
-        synthetic=part.values.get("synthetic") is True,
-    )
-
-
-def _scores(part: _Fields, vocabulary: Vocabulary) -> MeasuredScores:
-    dice = part.part("dice")
-    if not dice.values or not set(dice.values) <= set(vocabulary.by_key):
-        raise _wrong("dca.scores.dice", f"not for organs of {vocabulary.name}")
-    return MeasuredScores(
-        data=part.text("data"),
-        cases=int(part.number("cases")),
-        dice={organ: dice.number(organ) for organ in dice.values},
-        command=part.text("command"),
-    )
-
-
-def _weights(part: _Fields) -> Weights:
-    file, sha256, size, dtype = part.text("file"), part.text("sha256").lower(), part.number("bytes"), part.text("dtype")
-    if file not in (WEIGHTS, OLD_WEIGHTS):
+def _weights(described: Weights) -> Weights:
+    weights = replace(described, sha256=described.sha256.lower())
+    if weights.file not in (WEIGHTS, OLD_WEIGHTS):
         # No other name is allowed: a path that leaves the bundle would make the program read arbitrary files.
-        raise _wrong("dca.weights.file", f"'{file[:200]}', not {WEIGHTS}")
-    if re.fullmatch("[0-9a-f]{64}", sha256) is None:
-        raise _wrong("dca.weights.sha256", "not a SHA-256")
-    if type(size) is not int or not 0 < size <= _MOST_WEIGHT_BYTES:
-        raise _wrong("dca.weights.bytes", f"{str(size)[:40]}, which is not a possible size")
-    if dtype not in ("float16", "float32"):
-        raise _wrong("dca.weights.dtype", f"'{dtype[:40]}', not float16 or float32")
-    return Weights(file, sha256, size, dtype)
-
-
-class _Fields:
-    """A JSON object whose fields must be present and of the right type; ``where`` is its location in the file."""
-
-    def __init__(self, values: Mapping[str, Any], where: str = "") -> None:
-        self.values = values
-        self._where = where
-
-    def item(self, key: str) -> Any:
-        if key not in self.values:
-            raise BundleError(f"The model's metadata lack '{self._name(key)}'.", GET_AGAIN)
-        return self.values[key]
-
-    def text(self, key: str) -> str:
-        return self._typed(key, str, "not a text")
-
-    def number(self, key: str) -> float:
-        value = self.item(key)
-        if not _is_number(value):
-            raise _wrong(self._name(key), "not a number")
-        return value
-
-    def numbers(self, key: str, count: int) -> list[float]:
-        values = self.items(key)
-        if len(values) != count or not all(map(_is_number, values)):
-            raise _wrong(self._name(key), f"not {count} numbers")
-        return values
-
-    def items(self, key: str) -> list[Any]:
-        return self._typed(key, list, "not a list")
-
-    def part(self, key: str) -> _Fields:
-        return _Fields(self._typed(key, dict, "not an object"), self._name(key))
-
-    def parts(self, key: str) -> list[_Fields]:
-        entries = self.items(key)
-        if not all(isinstance(entry, dict) for entry in entries):
-            raise _wrong(self._name(key), "not a list of objects")
-        return [_Fields(entry, f"{self._name(key)}[{index}]") for index, entry in enumerate(entries)]
-
-    def _typed(self, key: str, expected: type, complaint: str) -> Any:
-        value = self.item(key)
-        if not isinstance(value, expected):
-            raise _wrong(self._name(key), complaint)
-        return value
-
-    def _name(self, key: str) -> str:
-        return f"{self._where}.{key}" if self._where else key
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
-
-
-def _wrong(name: str, complaint: str) -> BundleError:
-    return BundleError(f"The model's metadata are wrong: {name} is {complaint}.", GET_AGAIN)
+        raise DataError("dca.weights.file", f"is '{weights.file[:200]}', not {WEIGHTS}")
+    if re.fullmatch("[0-9a-f]{64}", weights.sha256) is None:
+        raise DataError("dca.weights.sha256", "is not a SHA-256")
+    if not 0 < weights.bytes <= _MOST_WEIGHT_BYTES:
+        raise DataError("dca.weights.bytes", f"is {weights.bytes}, which is not a possible size")
+    if weights.dtype not in ("float16", "float32"):
+        raise DataError("dca.weights.dtype", f"is '{weights.dtype[:40]}', not float16 or float32")
+    return weights

@@ -84,7 +84,7 @@ def _input(metadata: Metadata) -> str:
 def _training_data(metadata: Metadata) -> str:
     lines = ["| data | labeled | unlabeled | license | source |", "|---|---|---|---|---|"]
     lines += [
-        f"| {data.name} | {data.labelled} | {data.unlabelled} | {data.licence} | {data.source} |"
+        f"| {data.name} | {data.labeled} | {data.unlabeled} | {data.licence} | {data.source} |"
         for data in metadata.training_data
     ]
     return "\n".join(lines)

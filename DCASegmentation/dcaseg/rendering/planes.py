@@ -49,7 +49,7 @@ def choose_planes(ct: sitk.Image, labels: sitk.Image) -> dict[str, Plane]:
     counts as much as the liver. Without any organ, the planes pass through the middle of the body.
     """
     low, high = _framed_body(ct)
-    points, organs = _labelled_points(labels)
+    points, organs = _labeled_points(labels)
     if len(points):
         # A scan may extend far above and below the organs.
         low[2] = max(low[2], points[:, 2].min() - _BEYOND_ORGANS_MM)
@@ -125,7 +125,7 @@ def _row_ends(mask: np.ndarray) -> np.ndarray:
     return ends
 
 
-def _labelled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+def _labeled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The RAS positions (n, 3) of sampled organ voxels in mm, and their labels (n,)."""
     coarse = _thinned(labels)
     array = sitk.GetArrayViewFromImage(coarse)

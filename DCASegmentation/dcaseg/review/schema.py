@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..json_io import read_json
+from ..json_io import DataError, dump, load, read_json
+from ..option_fields import option, stated
 
 FORMAT = "dca-review"
 VERSION = 1
@@ -85,8 +86,8 @@ class Finding:
     score: float
     expected_wrong_ml: float
     ml: float
-    position_mm: Point
-    box_mm: tuple[Point, Point]
+    position_mm: Point = field(metadata=stated(key="position_mm_lps"))
+    box_mm: tuple[Point, Point] = field(metadata=stated(key="box_mm_lps"))
     box_voxels: tuple[Voxel, Voxel]
     reasons: tuple[Reason, ...]
     alternative: Alternative | None = None
@@ -113,7 +114,7 @@ class Review:
 
     vocabulary: str
     ct: Mapping[str, Any]
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = option((), key="places")
     organs: tuple[OrganNote, ...] = ()
 
     def to_json(self, extension: str = ".nrrd") -> dict[str, Any]:
@@ -139,20 +140,12 @@ class Review:
                 f"The list of findings has version {content.get('version')}, but this program reads version {VERSION}.",
                 "Segment the CT again with this program, or use the program that wrote the list.",
             )
+        if missing := [key for key in ("places", "organs") if key not in content]:
+            raise UserError(f"The list of findings is damaged: {missing[0]} is missing.", "Segment the CT again.")
         try:
-            return cls(
-                str(content["vocabulary"]),
-                dict(content["ct"]),
-                tuple(_finding_from_json(finding) for finding in content["places"]),
-                tuple(
-                    OrganNote(str(note["organ"]), int(note["label"]), float(note["ml"]), tuple(map(str, note["notes"])))
-                    for note in content["organs"]
-                ),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"The list of findings is damaged ({type(error).__name__}: {error}).", "Segment the CT again."
-            ) from None
+            return load(cls, content, ignore_unknown=True)
+        except DataError as error:
+            raise UserError(f"The list of findings is damaged: {error}.", "Segment the CT again.") from None
 
 
 def read_review(path: Path) -> Review:
@@ -167,49 +160,5 @@ def read_review(path: Path) -> Review:
 
 
 def _finding_to_json(finding: Finding) -> dict[str, Any]:
-    content = asdict(finding)
-    content["position_mm_lps"] = content.pop("position_mm")
-    content["box_mm_lps"] = content.pop("box_mm")
     # Convert tuples to lists, so that the content equals what is read back.
-    return dict(json.loads(json.dumps(content)))
-
-
-def _finding_from_json(content: Mapping[str, Any]) -> Finding:
-    low, high = content["box_mm_lps"]
-    first, last = content["box_voxels"]
-    alternative = content["alternative"]
-    return Finding(
-        rank=int(content["rank"]),
-        organ=str(content["organ"]),
-        label=int(content["label"]),
-        name=str(content["name"]),
-        score=float(content["score"]),
-        expected_wrong_ml=float(content["expected_wrong_ml"]),
-        ml=float(content["ml"]),
-        position_mm=_point(content["position_mm_lps"]),
-        box_mm=(_point(low), _point(high)),
-        box_voxels=(_voxel(first), _voxel(last)),
-        reasons=tuple(
-            Reason(str(reason["kind"]), str(reason["text"]), str(reason.get("organ", "")))
-            for reason in content["reasons"]
-        ),
-        alternative=None
-        if alternative is None
-        else Alternative(
-            str(alternative["source"]),
-            tuple(int(label) for label in alternative["labels"]),
-            float(alternative["ml"]),
-            str(alternative["text"]),
-        ),
-        others=tuple(str(key) for key in content.get("others", ())),
-    )
-
-
-def _point(values: Any) -> Point:
-    x, y, z = (float(value) for value in values)
-    return x, y, z
-
-
-def _voxel(values: Any) -> Voxel:
-    i, j, k = (int(value) for value in values)
-    return i, j, k
+    return dict(json.loads(json.dumps(dump(finding))))

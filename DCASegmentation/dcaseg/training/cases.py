@@ -217,13 +217,13 @@ class Source(Protocol):
     kind: ClassVar[str]
 
     def cases(
-        self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
+        self, cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
-        """The cases on the model grid, stored in ``cache``. Their labels are left out unless ``labelled``."""
+        """The cases on the model grid, stored in ``cache``. Their labels are left out unless ``labeled``."""
         ...
 
-    def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
-        """Entries for the metadata of a model trained on these cases, as labeled (``labelled``) or unlabeled cases."""
+    def describe(self, labeled: bool) -> tuple[TrainingData, ...]:
+        """Entries for the metadata of a model trained on these cases, as labeled (``labeled``) or unlabeled cases."""
         ...
 
     def to_json(self) -> dict[str, Any]:

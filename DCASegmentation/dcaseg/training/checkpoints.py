@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import torch
 
 from ..errors import OutputError, UserError
 from ..imaging.writers import write_json
-from ..json_io import read_json
+from ..json_io import DataError, dump, load, read_json
 from ..method.log_gap import Partition
 from ..models.bundle import Bundle
 from ..models.metadata import DEFAULT_OVERLAP, TrainingData
+from ..option_fields import option
 from ..organs import VOCABULARIES, Vocabulary
 from ..temp_paths import partial_name, remove_partials
 from .options import TrainingOptions
@@ -129,12 +129,6 @@ class InitialModel:
         metadata = bundle.metadata
         return cls(metadata.name, metadata.weights.sha256, metadata.training_data, metadata.overlap)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> InitialModel:
-        """Read the output of ``asdict``."""
-        training_data = tuple(TrainingData(**one) for one in data["training_data"])
-        return cls(data["name"], data["sha256"], training_data, data.get("overlap", DEFAULT_OVERLAP))
-
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -150,31 +144,38 @@ class RunRecord:
     save_every: int = 100
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain data for JSON. An infinite ``grad_clip_norm`` becomes null, since JSON has no infinity."""
-        limit = self.options.grad_clip_norm
+        """Convert to plain data for JSON."""
         return {
             "vocabulary": self.vocabulary.name,
             "cohort": self.cohort.to_json(),
             "partition": self.partition.to_json(),
-            "options": {**self.options.to_json(), "grad_clip_norm": limit if math.isfinite(limit) else None},
-            "initial": None if self.initial is None else asdict(self.initial),
+            "options": self.options.to_json(),
+            "initial": None if self.initial is None else dump(self.initial),
             "validate_every": self.validate_every,
             "save_every": self.save_every,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRecord:
-        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for other data."""
-        return cls(
-            vocabulary=VOCABULARIES[data["vocabulary"]],
-            options=TrainingOptions.from_json(data["options"]),
-            cohort=TrainingSet.from_json(data["cohort"]),
-            partition=Partition.from_json(data["partition"]),
-            initial=None if data["initial"] is None else InitialModel.from_json(data["initial"]),
-            # Records of older versions do not have these two; those runs used the defaults.
-            validate_every=int(data.get("validate_every", cls.validate_every)),
-            save_every=int(data.get("save_every", cls.save_every)),
-        )
+        """Read the output of ``to_json``. Raises DataError, which is a ValueError, for other data."""
+        stored = load(_StoredRecord, data)
+        if stored.vocabulary not in VOCABULARIES:
+            raise DataError("vocabulary", f"is '{stored.vocabulary[:40]}', not one of {', '.join(VOCABULARIES)}")
+        return cls(**{**vars(stored), "vocabulary": VOCABULARIES[stored.vocabulary]})
+
+
+@dataclass(frozen=True)
+class _StoredRecord:
+    """A record as it is stored, with the name of the vocabulary."""
+
+    vocabulary: str
+    options: TrainingOptions
+    cohort: TrainingSet
+    partition: Partition
+    initial: InitialModel | None
+    # Records of older versions do not have these two; those runs used the defaults.
+    validate_every: int = option(RunRecord.validate_every, minimum=1)
+    save_every: int = option(RunRecord.save_every, minimum=1)
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -192,5 +193,5 @@ def read_record(folder: Path) -> RunRecord:
         raise UserError(
             f"{folder} is not the folder of a training run: it has no {RECORD}.", "Give the folder of a run."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Train in a new folder.") from None

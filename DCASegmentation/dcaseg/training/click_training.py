@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +17,18 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ..errors import OutputError, UserError
-from ..interaction.click_network import ClickNetwork, ClickNetworkOptions, features_of
+from ..interaction.click_network import ClickNetwork, features_of
+from ..interaction.click_options import ClickNetworkOptions
 from ..interaction.view import FloatArray, Mask, SeenStroke, distance_to
 from .cases import Case
 from .checkpoints import load_checkpoint, save_checkpoint
+from .options import ClickTrainingOptions
 
 CHECKPOINT = "last.pt"
 LOG = "log.jsonl"
 
 _VALIDATION_SEED = 7_000_000
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class ClickTrainingOptions:
-    """Options of a click training run.
-
-    Each of the ``steps`` uses ``batch`` cubes. The learning rate follows a cosine after ``warmup_steps``.
-    """
-
-    network: ClickNetworkOptions = field(default_factory=ClickNetworkOptions)
-    steps: int = 20_000
-    batch: int = 2
-    learning_rate: float = 1e-3
-    warmup_steps: int = 50
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Convert to plain data for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ClickTrainingOptions:
-        """Read the output of ``to_json``. Raises TypeError or KeyError for other data."""
-        return cls(**{**data, "network": ClickNetworkOptions(**data["network"])})
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@
     cases/<name>/ct.nii.gz            the CT, in HU
     cases/<name>/labels.nii.gz        the corrected label map, on the CT's grid
     cases/<name>/case.json            its origin: model with checksum, date, reviewed organs and findings
-    unlabeled/<name>/ct.nii.gz       an unlabeled CT
-    unlabeled/<name>/case.json       its date and checksum
+    unlabelled/<name>/ct.nii.gz       an unlabeled CT
+    unlabelled/<name>/case.json       its date and checksum
 
 No names of persons, no paths and no DICOM header are recorded. A case is written to a temporary folder, which is then
 renamed; it never replaces another case.
@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,15 @@ from ..imaging.ct_checks import check_ct
 from ..imaging.grid import Grid
 from ..imaging.intensity import voxel_checksum
 from ..imaging.writers import new_folder, write_image, write_json
-from ..json_io import read_json
+from ..json_io import DataError, load, read_json
+from ..option_fields import stated
 from ..organs import AMOS, VOCABULARIES, Vocabulary
 from ..temp_paths import clean
 from .datalist import FOLDERS_LIST as LIST
 
-CASES, UNLABELLED = "cases", "unlabelled"
+CASES, UNLABELED = "cases", "unlabelled"
 CT, LABELS, CASE = "ct.nii.gz", "labels.nii.gz", "case.json"
-CASE_FORMAT, UNLABELLED_FORMAT = "dca-corrected-case", "dca-unlabelled-ct"
+CASE_FORMAT, UNLABELED_FORMAT = "dca-corrected-case", "dca-unlabelled-ct"
 VERSION = 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -102,9 +103,9 @@ def case_folders(folder: Path) -> list[Path]:
     return _complete_cases(folder / CASES)
 
 
-def unlabelled_folders(folder: Path) -> list[Path]:
+def unlabeled_folders(folder: Path) -> list[Path]:
     """The folders of the unlabeled CTs in ``folder``, sorted by name."""
-    return _complete_cases(folder / UNLABELLED)
+    return _complete_cases(folder / UNLABELED)
 
 
 def write_ct(ct: sitk.Image, case: Path) -> None:
@@ -112,36 +113,48 @@ def write_ct(ct: sitk.Image, case: Path) -> None:
     write_image(Grid.of(ct).image_of(sitk.GetArrayFromImage(ct)), case / CT)
 
 
+@dataclass(frozen=True)
+class _StoredModel:
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _StoredCase:
+    """The content of ``case.json``."""
+
+    unannotated: tuple[int, ...] = field(metadata=stated(earlier=("unknown",)))
+    vocabulary: str
+    model: _StoredModel
+    date: str
+    reviewed: tuple[str, ...]
+    places: tuple[TouchedPlace, ...]
+
+
 def read_case(path: Path) -> CorrectedCase:
     """Read the corrected case in the folder ``path``. Raises UserError if it is damaged."""
-    content = _read_content(path, CASE_FORMAT)
     try:
-        case = CorrectedCase(
-            name=path.name,
-            image=path / CT,
-            label=path / LABELS,
-            unannotated=tuple(
-                int(label) for label in content["unannotated" if "unannotated" in content else "unknown"]
-            ),
-            vocabulary=str(content["vocabulary"]),
-            model=str(content["model"]["name"]),
-            model_sha256=str(content["model"]["sha256"]),
-            date=str(content["date"]),
-            reviewed=tuple(str(key) for key in content["reviewed"]),
-            places=tuple(
-                TouchedPlace(int(place["rank"]), str(place["organ"]), str(place["status"]))
-                for place in content["places"]
-            ),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        stored = load(_StoredCase, _read_content(path, CASE_FORMAT), ignore_unknown=True)
+    except DataError as error:
         raise _damaged(path, str(error)) from None
     _require_files(path, (CT, LABELS))
-    return case
+    return CorrectedCase(
+        name=path.name,
+        image=path / CT,
+        label=path / LABELS,
+        unannotated=stored.unannotated,
+        vocabulary=stored.vocabulary,
+        model=stored.model.name,
+        model_sha256=stored.model.sha256,
+        date=stored.date,
+        reviewed=stored.reviewed,
+        places=stored.places,
+    )
 
 
-def read_unlabelled(path: Path) -> Path:
+def read_unlabeled(path: Path) -> Path:
     """The CT file of the unlabeled case in the folder ``path``. Raises UserError if the case is damaged."""
-    _read_content(path, UNLABELLED_FORMAT)
+    _read_content(path, UNLABELED_FORMAT)
     _require_files(path, (CT,))
     return path / CT
 
@@ -193,32 +206,32 @@ def _damaged(path: Path, reason: str) -> UserError:
     return UserError(f"The case {path} is damaged ({reason}).", "Remove or restore its folder.")
 
 
-_GENERATED = (f"{CASES}/", f"{UNLABELLED}/")
+_GENERATED = (f"{CASES}/", f"{UNLABELED}/")
 
 
 def write_list(folder: Path, vocabulary: Vocabulary) -> None:
     """Generate the data list of ``folder`` from its cases. Raises UserError if a case is damaged."""
     listed: list[Path] | None = None
-    while listed != (current := [*case_folders(folder), *unlabelled_folders(folder)]):
+    while listed != (current := [*case_folders(folder), *unlabeled_folders(folder)]):
         cases = [read_case(path) for path in case_folders(folder)]
-        unlabelled = [read_unlabelled(path).parent.name for path in unlabelled_folders(folder)]
-        write_json(_list(cases, unlabelled, vocabulary, _read_list(folder)), folder / LIST)
+        unlabeled = [read_unlabeled(path).parent.name for path in unlabeled_folders(folder)]
+        write_json(_list(cases, unlabeled, vocabulary, _read_list(folder)), folder / LIST)
         listed = current
 
 
 def read_folder(folder: Path) -> tuple[list[CorrectedCase], dict[str, Any]]:
     """The corrected cases and the data list of ``folder``. Raises UserError if a case or the list is damaged."""
-    for path in unlabelled_folders(folder):
-        read_unlabelled(path)
+    for path in unlabeled_folders(folder):
+        read_unlabeled(path)
     return [read_case(path) for path in case_folders(folder)], _read_list(folder)
 
 
 def _list(
-    cases: Sequence[CorrectedCase], unlabelled: Sequence[str], vocabulary: Vocabulary, previous: dict[str, Any]
+    cases: Sequence[CorrectedCase], unlabeled: Sequence[str], vocabulary: Vocabulary, previous: dict[str, Any]
 ) -> dict[str, Any]:
-    """The data list with these ``cases``, the ``unlabelled`` CTs (by name), and other entries of the ``previous``
+    """The data list with these ``cases``, the ``unlabeled`` CTs (by name), and other entries of the ``previous``
     list."""
-    labelled_entries = [
+    labeled_entries = [
         {
             "image": f"{CASES}/{case.name}/{CT}",
             "label": f"{CASES}/{case.name}/{LABELS}",
@@ -229,8 +242,8 @@ def _list(
     ]
     # A CT that has been corrected is used with its labels only.
     corrected = {case.name for case in cases}
-    unlabelled_entries = [{"image": f"{UNLABELLED}/{name}/{CT}"} for name in unlabelled if name not in corrected]
-    training = _merge(previous, "training", labelled_entries)
+    unlabeled_entries = [{"image": f"{UNLABELED}/{name}/{CT}"} for name in unlabeled if name not in corrected]
+    training = _merge(previous, "training", labeled_entries)
     return {
         "name": "Corrected cases",
         "description": "Corrected segmentations. A label map does not include the labels in 'unannotated'.",
@@ -243,7 +256,7 @@ def _list(
         "labels": {"0": "background", **{str(organ.label): organ.key for organ in vocabulary}},
         "numTraining": len(training),
         "training": training,
-        "unlabelled": _merge(previous, "unlabelled", unlabelled_entries),
+        "unlabelled": _merge(previous, "unlabelled", unlabeled_entries),
     }
 
 
@@ -378,7 +391,7 @@ class AlreadyThereError(UserError):
     """The folder already contains this CT."""
 
 
-def add_unlabelled_ct(folder: Path, ct: sitk.Image) -> Path:
+def add_unlabeled_ct(folder: Path, ct: sitk.Image) -> Path:
     """Add an unlabeled CT (HU) to ``folder``, which is created if necessary, and return the file that was written.
 
     Like a corrected case, it is named after the checksum of its voxels, so that a CT cannot be added twice.
@@ -391,29 +404,29 @@ def add_unlabelled_ct(folder: Path, ct: sitk.Image) -> Path:
     clean(folder)
     name = case_name(voxel_checksum(sitk.GetArrayViewFromImage(ct)))
     vocabulary = _vocabulary(folder)
-    for group, what in ((CASES, "with corrected organs"), (UNLABELLED, "without labels")):
+    for group, what in ((CASES, "with corrected organs"), (UNLABELED, "without labels")):
         if (folder / group / name).exists():
             raise AlreadyThereError(f"This CT is already in {folder}, {what} ({name}).", "It need not be added again.")
-    (folder / UNLABELLED).mkdir(parents=True, exist_ok=True)
-    with new_folder(folder / UNLABELLED / name, private=True) as case:
+    (folder / UNLABELED).mkdir(parents=True, exist_ok=True)
+    with new_folder(folder / UNLABELED / name, private=True) as case:
         write_ct(ct, case)
         content = {
-            "format": UNLABELLED_FORMAT,
+            "format": UNLABELED_FORMAT,
             "version": VERSION,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "sha256": {CT: sha256(case / CT)},
         }
         write_json(content, case / CASE)
     write_list(folder, vocabulary)
-    return read_unlabelled(folder / UNLABELLED / name)
+    return read_unlabeled(folder / UNLABELED / name)
 
 
-def read_unlabelled_cts(folder: Path) -> list[Path]:
+def read_unlabeled_cts(folder: Path) -> list[Path]:
     """The files of the unlabeled CTs, sorted by name. Raises UserError if one is damaged or has changed."""
-    folders = unlabelled_folders(Path(folder))
+    folders = unlabeled_folders(Path(folder))
     for path in folders:
         require_unchanged(path)
-    return [read_unlabelled(path) for path in folders]
+    return [read_unlabeled(path) for path in folders]
 
 
 def _vocabulary(folder: Path) -> Vocabulary:

@@ -29,14 +29,16 @@ from typing import Any
 
 from ..errors import UserError
 from ..imaging.writers import write_json
-from ..json_io import read_json
+from ..json_io import DataError, load, read_json
+from ..option_fields import option
 from ..organs import AMOS, VOCABULARIES, Vocabulary
 
 FOLDERS_LIST = "dataset.json"
 """The name of the data list in a folder of cases."""
 
-GROUPS = ("training", "unlabelled", "validation", "test")
-_LABELLED = ("training", "validation")
+GROUPS = {"training": "training", "unlabelled": "unlabeled", "validation": "validation", "test": "test"}
+"""The groups of a list: the key in the file, and the attribute of ``Datalist``."""
+_LABELED = ("training", "validation")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Datalist:
 
     vocabulary: Vocabulary
     training: tuple[Entry, ...]
-    unlabelled: tuple[Entry, ...] = ()
+    unlabeled: tuple[Entry, ...] = ()
     validation: tuple[Entry, ...] = ()
     test: tuple[Entry, ...] = ()
     name: str = "CTs of a folder"
@@ -68,8 +70,8 @@ class Datalist:
 
     def groups(self) -> Iterator[tuple[str, tuple[Entry, ...]]]:
         """The name and entries of each group."""
-        for group in GROUPS:
-            yield group, getattr(self, group)
+        for group, attribute in GROUPS.items():
+            yield group, getattr(self, attribute)
 
 
 def list_of(path: Path) -> Path:
@@ -156,26 +158,32 @@ def _vocabulary(content: Mapping[str, Any], path: Path) -> Vocabulary:
     return VOCABULARIES[name]
 
 
+@dataclass(frozen=True)
+class _StoredEntry:
+    image: str
+    label: str | None = None
+    unannotated: tuple[int, ...] | None = option(None, earlier=("unknown",))
+    label_map: Mapping[int, int] = field(default_factory=dict)
+
+
 def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str) -> Entry:
     if isinstance(data, str) and group in ("test", "unlabelled"):
         data = {"image": data}
     if not isinstance(data, dict) or not isinstance(data.get("image"), str):
         raise UserError(f"{place} in {path} has no 'image'.", 'Write each entry as {"image": ..., "label": ...}.')
-    label = data.get("label")
-    if label is None and group in _LABELLED:
-        raise UserError(
-            f"{place} in {path} ({data['image']}) has no 'label'.", "Add its label map, or list it under 'unlabelled'."
-        )
-    if label is not None and not isinstance(label, str):
-        raise UserError(f"The 'label' of {place} in {path} is not a path.", "Give one label map for each CT.")
     try:
-        unannotated = tuple(sorted({int(number) for number in data.get("unannotated", data.get("unknown")) or ()}))
-        label_map = {int(theirs): int(ours) for theirs, ours in data.get("label_map", {}).items()}
-    except (TypeError, ValueError, AttributeError):
+        stored = load(_StoredEntry, data, ignore_unknown=True)
+    except DataError as error:
         raise UserError(
-            f"'unannotated' or 'label_map' of {place} in {path} contains something other than integers.",
-            'Write them like "unannotated": [14, 15] and "label_map": {"52": 8}.',
+            f"{place} in {path} is wrong: {error}.",
+            'Write entries like {"image": "a.nii", "label": "b.nii", "unannotated": [14], "label_map": {"52": 8}}.',
         ) from None
+    if stored.label is None and group in _LABELED:
+        raise UserError(
+            f"{place} in {path} ({stored.image}) has no 'label'.",
+            "Add its label map, or list it under 'unlabelled'.",
+        )
+    unannotated, label_map = tuple(sorted(set(stored.unannotated or ()))), stored.label_map
     used = (*unannotated, *label_map.values())
     unknown = sorted({label for label in used if label not in vocabulary.by_label} - {0})
     if unknown or 0 in unannotated:
@@ -184,7 +192,8 @@ def _entry(data: Any, path: Path, place: str, vocabulary: Vocabulary, group: str
             f"Use labels from 1 to {len(vocabulary)}.",
         )
     folder = path.absolute().parent
-    return Entry(folder / data["image"], None if label is None else folder / label, unannotated, label_map)
+    label_file = None if stored.label is None else folder / stored.label
+    return Entry(folder / stored.image, label_file, unannotated, label_map)
 
 
 def _require_disjoint(groups: Mapping[str, tuple[Entry, ...]], path: Path) -> None:

@@ -106,7 +106,7 @@ def _warnings(datalist: Datalist, voxels: np.ndarray) -> tuple[str, ...]:
         )
     if len(datalist.training) == 1:
         messages.append("There is only 1 labeled training case.")
-    if not datalist.unlabelled:
+    if not datalist.unlabeled:
         messages.append("There are no unlabeled cases, so the training is only supervised.")
     if not datalist.validation:
         messages.append("There are no validation cases, so the best weights cannot be selected.")
@@ -134,20 +134,20 @@ def amos(folder: Path, split: str, with_mri: bool = False) -> Built:
     training = _numbered(folder / "imagesTr", folder / "labelsTr")
     test = _numbered(folder / "imagesVa", folder / "labelsVa")
     caveats = list(chosen.caveats)
-    labelled = set(chosen.labelled) - set(chosen.validation)
+    labeled = set(chosen.labeled) - set(chosen.validation)
     if with_mri:
         caveats[0] = "The list contains ids above 500, as the published splits do. They are MRI and have no HU."
         allowed = {*training, *test}
     else:
         allowed = {number for number in (*training, *test) if number <= splits.LAST_CT_OF_AMOS}
-    required = labelled | set(chosen.validation)
+    required = labeled | set(chosen.validation)
     if not with_mri:
         required = {number for number in required if number <= splits.LAST_CT_OF_AMOS}
     _require(required, training, folder / "imagesTr", "amos_{:04d}")
     datalist = Datalist(
         AMOS,
-        training=_chosen(training, labelled & allowed),
-        unlabelled=_chosen(training, (set(training) - labelled - set(chosen.validation)) & allowed),
+        training=_chosen(training, labeled & allowed),
+        unlabeled=_chosen(training, (set(training) - labeled - set(chosen.validation)) & allowed),
         validation=_chosen(training, set(chosen.validation) & allowed),
         test=_chosen(test, set(test) & allowed),
         name=f"AMOS22, split {split}",
@@ -167,11 +167,11 @@ def synapse(folder: Path, split: str) -> Built:
     cases = _numbered(folder / "img", folder / "label")
     assert chosen.test is not None
     _require(splits.SYNAPSE_IDS, cases, folder / "img", "img{:04d}")
-    unlabelled = set(splits.SYNAPSE_IDS) - set(chosen.labelled) - set(chosen.validation) - set(chosen.test)
+    unlabeled = set(splits.SYNAPSE_IDS) - set(chosen.labeled) - set(chosen.validation) - set(chosen.test)
     datalist = Datalist(
         SYNAPSE,
-        training=_chosen(cases, chosen.labelled),
-        unlabelled=_chosen(cases, unlabelled),
+        training=_chosen(cases, chosen.labeled),
+        unlabeled=_chosen(cases, unlabeled),
         validation=_chosen(cases, chosen.validation),
         test=_chosen(cases, chosen.test),
         name=f"Synapse (BTCV), split {split}",
@@ -186,7 +186,7 @@ def folder_of_cts(
     vocabulary: Vocabulary,
     validation: int,
     test: int,
-    labelled: int | None = None,
+    labeled: int | None = None,
     seed: int = 0,
     name: str = "",
     licence: str = "not stated",
@@ -195,7 +195,7 @@ def folder_of_cts(
 
     CTs are in ``images`` or ``imagesTr``; label maps with the same file names are in ``labels`` or ``labelsTr`` (apart
     from nnU-Net's suffix ``_0000`` of CTs). CTs without a label map are unlabeled. Of the labeled cases, ``validation``
-    and ``test`` cases, drawn with ``seed``, are kept out of the training. With ``labelled``, only that number of the
+    and ``test`` cases, drawn with ``seed``, are kept out of the training. With ``labeled``, only that number of the
     remaining cases keep their labels.
 
     Raises UserError if there is no folder of CTs, a label map has no CT, two files have the same name, or there are too
@@ -222,8 +222,8 @@ def folder_of_cts(
     shuffled = [pairs[index] for index in order]
     validation_pairs, test_pairs = shuffled[:validation], shuffled[validation : validation + test]
     training = shuffled[validation + test :]
-    hidden: list[Entry] = [] if labelled is None else training[labelled:]
-    training = training if labelled is None else training[:labelled]
+    hidden: list[Entry] = [] if labeled is None else training[labeled:]
+    training = training if labeled is None else training[:labeled]
     caveats = []
     if not without_labels and not hidden:
         caveats.append("There are no unlabeled CTs, so the training is only supervised.")
@@ -234,7 +234,7 @@ def folder_of_cts(
     datalist = Datalist(
         vocabulary,
         training=_sorted(training),
-        unlabelled=(*without_labels, *_sorted(hidden)),
+        unlabeled=(*without_labels, *_sorted(hidden)),
         validation=_sorted(validation_pairs),
         test=_sorted(test_pairs),
         name=name or folder.absolute().name,
@@ -299,9 +299,9 @@ def _require(required: Iterable[int], cases: dict[int, Entry], folder: Path, nam
             f"{count} of the split not found in {folder}: {', '.join(map(name.format, missing[:4]))}.",
             "Download the missing files, or choose another split.",
         )
-    unlabelled = sorted(number for number in required if cases[number].label is None)
-    if unlabelled:
-        raise UserError(f"{name.format(unlabelled[0])} has no label map.", "Download the label maps too.")
+    unlabeled = sorted(number for number in required if cases[number].label is None)
+    if unlabeled:
+        raise UserError(f"{name.format(unlabeled[0])} has no label map.", "Download the label maps too.")
 
 
 def _chosen(cases: dict[int, Entry], numbers: Iterable[int]) -> tuple[Entry, ...]:

@@ -13,7 +13,7 @@ from .options import TrainingOptions
 from .trainer import BEST, CHECKPOINT, build_network, same_groups
 
 SYNTHETIC_ONLY = "Trained on synthetic CT only: in CTs of patients, organs are often wrong or missing."
-NO_LABELLED_PATIENT = "Not trained on labeled CTs of patients: organs may be wrong or missing."
+NO_LABELED_PATIENT = "Not trained on labeled CTs of patients: organs may be wrong or missing."
 NOT_CLINICAL = "Not for clinical use."
 
 
@@ -87,7 +87,7 @@ def _training_data(record: RunRecord) -> tuple[TrainingData, ...]:
 def _summary(training_data: tuple[TrainingData, ...]) -> str:
     if all(data.synthetic for data in training_data):
         return "synthetic CT only"
-    groups = {("labeled" if data.labelled else "unlabeled", data.synthetic) for data in training_data}
+    groups = {("labeled" if data.labeled else "unlabeled", data.synthetic) for data in training_data}
     nouns = {True: "synthetic CT", False: "CT of patients"}
     return ", ".join(f"{labels} {nouns[synthetic]}" for labels, synthetic in sorted(groups))
 
@@ -95,8 +95,8 @@ def _summary(training_data: tuple[TrainingData, ...]) -> str:
 def _limits(training_data: tuple[TrainingData, ...]) -> tuple[str, ...]:
     if all(data.synthetic for data in training_data):
         return (SYNTHETIC_ONLY, NOT_CLINICAL)
-    if not any(data.labelled and not data.synthetic for data in training_data):
-        return (NO_LABELLED_PATIENT, NOT_CLINICAL)
+    if not any(data.labeled and not data.synthetic for data in training_data):
+        return (NO_LABELED_PATIENT, NOT_CLINICAL)
     return (NOT_CLINICAL,)
 
 

@@ -1,4 +1,6 @@
-"""Options of a training run, the preprocessing presets, and the options of fine-tuning.
+"""Options of a training run, the preprocessing presets, and the options of fine-tuning and of training with clicks.
+
+Each option is defined once, by its field: type, default, limits, and its name and help on the command line.
 
 The published presets follow the repositories and papers they name. All presets resample with SimpleITK
 (``imaging.resampling``), as inference does, because a network should see the same interpolation in training and
@@ -10,17 +12,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import UserError
-from ..method.dfam import FusionKind
-from ..method.experts import PAPER_DILATIONS, PAPER_N_STAGES
+from ..interaction.click_options import ClickNetworkOptions
+from ..json_io import DataError, dump, load
 from ..method.log_gap import PartitionMode
-from ..method.losses import DiceChannels
-from ..method.stitching import StitchingMode
-from ..method.vnet import Norm, UpsamplingMode
+from ..method.variants import (
+    PAPER_DILATIONS,
+    PAPER_N_STAGES,
+    DiceChannels,
+    FusionKind,
+    Norm,
+    StitchingMode,
+    UpsamplingMode,
+)
 from ..models.metadata import Metadata
+from ..option_fields import option
 from ..types import StrategyName
 
 Preset = Literal["default", "paper"]
@@ -28,6 +37,7 @@ Scaling = Literal["window", "z_score"]
 Crop = Literal["center", "position"]
 ShortScans = Literal["air", "repeat"]
 Decay = Literal["all", "weights"]
+AggregationStart = Literal["medium", "as_is"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ class GridOptions:
     - ``scaling``: "z_score" uses (HU - mean) / standard deviation of the case, instead of the window.
     """
 
-    spacing: tuple[float, float, float] = (4.0, 4.0, 4.0)
+    spacing: tuple[float, float, float] = option((4.0, 4.0, 4.0), above=0)
     orientation: str = "RAS"
     hu_window: tuple[float, float] = (-125.0, 275.0)
     shape: tuple[int, int, int] | None = None
@@ -61,19 +71,26 @@ class TrainingOptions:
 
     grid: GridOptions = field(default_factory=GridOptions)
     # The training method (see training.strategies). Options about experts and aggregation apply only to "dca".
-    strategy: StrategyName = "dca"
+    strategy: StrategyName = option("dca", "dca, or a method from the paper's tables for comparison.")
     # How organs are divided among the experts. The paper's literal rule, "sequential", is fragile: see method.log_gap.
-    partition: PartitionMode = "top2"
+    partition: PartitionMode = option(
+        "top2",
+        "How to divide the organs among the experts (see dca partition).",
+        flags=("--division",),
+        choices=("top2", "sequential", "balanced", "fixed", "average"),
+    )
     # Off: the stitched experts are the result (one reading of the third row of Table 3).
     aggregation: bool = True
-    n_filters: int = 8
+    n_filters: int = option(8, "Channels of the network at full resolution.", flags=("--filters",), minimum=1)
     # The batch statistics of two patches are noisy; instance norm does not depend on the batch.
     norm: Norm = "instance"
     # Pass all patches of a step, labeled and unlabeled, through encoder and experts as one batch in one graph. Batch
     # norm then has the statistics of all patches, at the cost of more time and memory. It has no effect with instance
     # norm or separate stages. It is on in the paper's preset, because related networks (GALoss, DHC, M3HL) also use one
     # batch.
-    joint_statistics: bool = False
+    joint_statistics: bool = option(
+        False, "Preset paper: compute batch norm over labeled and unlabeled patches together."
+    )
     # "kaiming" draws the weights of 3x3x3, 2x2x2 and 1x1x1 convolutions from N(0, 2 / fan-in), as GALoss and DHC do;
     # "torch" keeps PyTorch's initialization, which is narrower.
     initialization: Literal["torch", "kaiming"] = "torch"
@@ -86,22 +103,24 @@ class TrainingOptions:
     residual: bool = True
     # "raw" depends on a constant in each expert's logits that its softmax ignores (see method.stitching.stitch).
     stitching: StitchingMode = "background_relative"
-    patch: tuple[int, int, int] = (48, 48, 48)
-    labelled_per_step: int = 2
-    unlabelled_per_step: int = 2
-    steps: int = 6000
+    patch: tuple[int, int, int] = option((48, 48, 48), minimum=1)
+    labeled_per_step: int = option(2, minimum=1, key="labelled_per_step")
+    unlabeled_per_step: int = option(2, minimum=0, key="unlabelled_per_step")
+    steps: int = option(6000, "Length of the whole run in steps.", minimum=1)
     # The fraction of labeled patches that are centered on an organ; all organs are equally likely.
-    foreground_fraction: float = 0.75
+    foreground_fraction: float = option(0.75, minimum=0, maximum=1, earlier=("organ_centered",))
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 2e-3
-    warmup_steps: int = 100
-    weight_decay: float = 1e-4
-    grad_clip_norm: float = 12.0
+    learning_rate: float = option(2e-3, "Peak learning rate.", minimum=1e-8)
+    warmup_steps: int = option(100, minimum=0)
+    weight_decay: float = option(1e-4, minimum=0)
+    grad_clip_norm: float = option(12.0, above=0, maximum=math.inf, earlier=("gradient_limit",))
     # After a label split most channels are absent from a patch; Dice is useful only for those present.
     dice_channels: DiceChannels = "present"
     # Gives small organs more weight in the cross-entropy; otherwise their probability vanishes in the first steps. It
     # decreases to zero over each stage, because it also makes organs too large. See method.losses.
-    class_balance: float = 0.75
+    class_balance: float = option(
+        0.75, "Extra weight of small organs in the cross-entropy, from 0 (none) to 1.", minimum=0.0, maximum=1.0
+    )
     # The paper trains the aggregation decoder with pseudo-labels only; true labels, where available, are better.
     supervise_aggregation: bool = True
     # The weight of the loss that ties the attention to the expert that owns the organ (see
@@ -110,29 +129,37 @@ class TrainingOptions:
     # The fraction of the steps that train encoder and experts; in the remaining steps, only the aggregation decoder
     # learns. It passes no gradient to the experts, so separate stages lose nothing, halve the time of a step, and have
     # their own learning rate schedules. 0 trains everything together.
-    expert_stage_fraction: float = 0.65
+    expert_stage_fraction: float = option(
+        0.65,
+        "Fraction of the steps that train the experts; the rest trains the aggregation decoder. 0 trains all together.",
+        minimum=0.0,
+        maximum=1.0,
+        earlier=("experts_first",),
+    )
     # "medium": the aggregation decoder starts its stage with the medium expert's blocks, which have the same structure.
     # "as_is": it keeps its weights, which are new or those of the initial model.
-    aggregation_start: Literal["medium", "as_is"] = "medium"
+    aggregation_start: AggregationStart = option(
+        "medium", "Initial weights of the aggregation decoder: a copy of the medium expert's, or its own."
+    )
     # Experts and encoder also learn from unlabeled patches, with pseudo-labels of the averaged stitched experts. The
     # paper's experts do not. On three balls (Testing/test_training.py, 120 steps, three seeds) it lowered the mean Dice
     # by 0.15: organs that the teacher has not learned yet are taught as background.
     expert_pseudo_labels: bool = False
-    unsupervised_weight: float = 1.0
+    unsupervised_weight: float = option(1.0, minimum=0)
     # Below this fraction of its maximum, the unsupervised loss is left out to save its forward pass.
-    unsup_weight_cutoff: float = 0.05
+    unsup_weight_cutoff: float = option(0.05, minimum=0, earlier=("negligible_weight",))
     # The fraction of the steps (of the stage's steps, if there are two stages) over which the unsupervised weight
     # grows.
-    ramp_fraction: float = 0.5
+    ramp_fraction: float = option(0.5, minimum=0)
     # The decay of the averaged weights, which are validated and exported. None: no average.
-    ema_decay: float | None = 0.998
+    ema_decay: float | None = option(0.998, minimum=0, maximum=1, earlier=("averaging",))
     augment: bool = True
     # Half precision with gradient scaling on CUDA; other devices use single precision.
     mixed_precision: bool = True
-    seed: int = 0
+    seed: int = option(0, "Seed of all random numbers.", minimum=0)
     # The steps of the experts' stage once it is over, so that a run with more steps does not return to it. None: the
     # fraction expert_stage_fraction of the steps.
-    expert_stage_steps: int | None = None
+    expert_stage_steps: int | None = option(None, minimum=0, earlier=("experts_steps",))
     # How patches that are not centered on an organ are placed, and how scans shorter than the patch are padded: see
     # training.sampling.
     crop: Crop = "center"
@@ -158,8 +185,8 @@ class TrainingOptions:
             "initialization": "kaiming",
             "stitching": "raw",
             "patch": (96, 96, 96),
-            "labelled_per_step": 2,
-            "unlabelled_per_step": 2,
+            "labeled_per_step": 2,
+            "unlabeled_per_step": 2,
             "steps": 17000,
             "foreground_fraction": 0.0,
             # All positions inside the volume are equally likely, as in GALoss's and DHC's random crops.
@@ -186,37 +213,26 @@ class TrainingOptions:
         return cls(**{**literal, **changes})
 
     def to_json(self) -> dict[str, Any]:
-        """Convert to plain data for JSON."""
-        return asdict(self)
+        """Convert to plain data for JSON. An infinite ``grad_clip_norm`` becomes null, since JSON has no infinity."""
+        limit = self.grad_clip_norm
+        return {**dump(self), "grad_clip_norm": limit if math.isfinite(limit) else None}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingOptions:
         """Read the output of ``to_json``. An option that an older version did not have gets that version's behavior.
 
-        Raises ValueError for unknown options.
+        Raises DataError, which is a ValueError, for unknown options and impossible values.
         """
-        data = {_RENAMED.get(key, key): value for key, value in data.items()}
-        if "grad_clip_norm" in data and data["grad_clip_norm"] is None:
-            # JSON knows no infinity.
-            data["grad_clip_norm"] = math.inf
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(data) - known)
-        if unknown:
-            raise ValueError(f"unknown training options: {', '.join(unknown)}")
-        values = {key: _tuples(value) for key, value in {**_BEFORE, **data}.items()}
-        grid = {key: _tuples(value) for key, value in {**_GRID_BEFORE, **data.get("grid", {})}.items()}
-        return cls(**{**values, "grid": GridOptions(**grid)})
+        if not isinstance(data, Mapping):
+            raise DataError("", "is not an object with training options")
+        grid = data.get("grid", {})
+        if isinstance(grid, Mapping):
+            grid = {**_GRID_BEFORE, **grid}
+        data = {**_BEFORE, **data, "grid": grid}
+        infinite = [name for name in ("grad_clip_norm", "gradient_limit") if data.get(name, 0) is None]
+        return load(cls, data | dict.fromkeys(infinite, math.inf))
 
 
-# Names of options in earlier versions.
-_RENAMED = {
-    "experts_first": "expert_stage_fraction",
-    "experts_steps": "expert_stage_steps",
-    "negligible_weight": "unsup_weight_cutoff",
-    "organ_centered": "foreground_fraction",
-    "gradient_limit": "grad_clip_norm",
-    "averaging": "ema_decay",
-}
 # The behavior of versions without these options.
 _BEFORE: dict[str, Any] = {
     "upsampling": "transposed",
@@ -227,11 +243,6 @@ _BEFORE: dict[str, Any] = {
     "attention_weight": 0.0,
 }
 _GRID_BEFORE: dict[str, Any] = {"anti_aliasing": False}
-
-
-def _tuples(value: Any) -> Any:
-    """Convert JSON lists to tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 _ANISOTROPIC = (1.5, 1.5, 2.0)
@@ -330,3 +341,22 @@ def fine_tuning_options(metadata: Metadata, **changes: Any) -> TrainingOptions:
         "residual": network.get("residual", False),
     }
     return TrainingOptions(**{**shape, **FINE_TUNING_DEFAULTS, **changes})
+
+
+@dataclass(frozen=True)
+class ClickTrainingOptions:
+    """Options of a click training run.
+
+    Each of the ``steps`` uses ``batch`` cubes. The learning rate follows a cosine after ``warmup_steps``.
+    """
+
+    network: ClickNetworkOptions = field(default_factory=ClickNetworkOptions)
+    steps: int = option(20_000, "Length of the whole run in steps.", minimum=1)
+    batch: int = option(2, "Cubes per step.", minimum=1)
+    learning_rate: float = option(1e-3, "Peak learning rate.", minimum=1e-8)
+    warmup_steps: int = option(50, minimum=0)
+    seed: int = option(0, "Seed of all random numbers.", minimum=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to plain data for JSON."""
+        return dump(self)

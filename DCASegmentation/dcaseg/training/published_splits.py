@@ -23,7 +23,7 @@ class Split:
     the repository of the ids, and ``caveats`` are sentences about the split's problems.
     """
 
-    labelled: tuple[int, ...]
+    labeled: tuple[int, ...]
     validation: tuple[int, ...]
     test: tuple[int, ...] | None
     source: str

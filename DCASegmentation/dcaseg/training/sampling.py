@@ -221,10 +221,10 @@ class PatchSampler:
 
 
 class StepPatches(NamedTuple):
-    """One process's patches of a step; ``unlabelled`` is None if the step does not use unlabeled patches."""
+    """One process's patches of a step; ``unlabeled`` is None if the step does not use unlabeled patches."""
 
-    labelled: Patches
-    unlabelled: Patches | None
+    labeled: Patches
+    unlabeled: Patches | None
 
 
 class StepSampler:
@@ -236,20 +236,20 @@ class StepSampler:
 
     def __init__(
         self,
-        labelled: Sampler,
-        unlabelled: Sampler | None,
+        labeled: Sampler,
+        unlabeled: Sampler | None,
         options: TrainingOptions,
         share: Callable[[range], range] = lambda indices: indices,
     ) -> None:
-        self._samplers = (labelled, unlabelled)
+        self._samplers = (labeled, unlabeled)
         self._options = options
-        self._indices = (share(range(options.labelled_per_step)), share(range(options.unlabelled_per_step)))
+        self._indices = (share(range(options.labeled_per_step)), share(range(options.unlabeled_per_step)))
 
-    def draw(self, step: int, unlabelled: bool) -> StepPatches:
-        """Draw the patches of ``step``, with unlabeled ones if ``unlabelled`` and if there is a sampler for them."""
-        labelled = self._draw(0, step)
-        assert labelled is not None
-        return StepPatches(labelled, self._draw(1, step) if unlabelled else None)
+    def draw(self, step: int, unlabeled: bool) -> StepPatches:
+        """Draw the patches of ``step``, with unlabeled ones if ``unlabeled`` and if there is a sampler for them."""
+        labeled = self._draw(0, step)
+        assert labeled is not None
+        return StepPatches(labeled, self._draw(1, step) if unlabeled else None)
 
     def _draw(self, stream: int, step: int) -> Patches | None:
         sampler = self._samplers[stream]
@@ -272,7 +272,7 @@ _AHEAD = 2
 class Prefetcher:
     """Draws patches in the background, in ``workers`` processes or, with 0, in a thread of this process.
 
-    ``unlabelled(step)`` returns whether a step needs unlabeled patches; ``end`` is the first step not to draw.
+    ``unlabeled(step)`` returns whether a step needs unlabeled patches; ``end`` is the first step not to draw.
 
     Prefetched patches can be dropped, because they depend only on the step. If a worker process dies, a thread of this
     process continues, and ``notify`` receives a message. Workers return patches through pipes and not through shared
@@ -282,13 +282,13 @@ class Prefetcher:
     def __init__(
         self,
         sampler: StepSampler,
-        unlabelled: Callable[[int], bool],
+        unlabeled: Callable[[int], bool],
         end: int,
         workers: int = 0,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         self._sampler = sampler
-        self._needs_unlabelled = unlabelled
+        self._needs_unlabeled = unlabeled
         self._end = end
         self._notify = notify
         self._waiting: dict[tuple[int, bool], Future[StepPatches]] = {}
@@ -296,17 +296,17 @@ class Prefetcher:
         self._executor: Executor = _processes(sampler, workers) if workers else _thread()
         self._uses_processes = workers > 0
 
-    def take(self, step: int, unlabelled: bool) -> StepPatches:
+    def take(self, step: int, unlabeled: bool) -> StepPatches:
         """Return the patches of ``step``, and start to draw those of the next steps."""
-        key = step, unlabelled
+        key = step, unlabeled
         try:
             self._submit(key)
             for later in range(step + 1, min(step + 1 + self._ahead, self._end)):
-                self._submit((later, self._needs_unlabelled(later)))
+                self._submit((later, self._needs_unlabeled(later)))
             patches = self._waiting.pop(key).result()
         except BrokenProcessPool:
             self._switch_to_thread()
-            return self.take(step, unlabelled)
+            return self.take(step, unlabeled)
         for outdated in [waiting for waiting in self._waiting if waiting[0] <= step]:
             self._waiting.pop(outdated).cancel()
         return patches
@@ -373,8 +373,8 @@ def _exit_with_parent(parent: int) -> None:
 
 def _draw(*key: Any) -> StepPatches:
     assert _sampler is not None
-    labelled, unlabelled = _sampler.draw(*key)
-    return StepPatches(_as_arrays(labelled), None if unlabelled is None else _as_arrays(unlabelled))
+    labeled, unlabeled = _sampler.draw(*key)
+    return StepPatches(_as_arrays(labeled), None if unlabeled is None else _as_arrays(unlabeled))
 
 
 def _as_arrays(patches: Patches) -> Patches:

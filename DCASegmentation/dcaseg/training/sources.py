@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,9 @@ from ..imaging.ct_checks import check_ct
 from ..imaging.geometry import lay_over
 from ..imaging.intensity import left_out, told_left_out
 from ..imaging.readers import read_ct, read_labels
+from ..json_io import dump
 from ..models.metadata import TrainingData
+from ..option_fields import option
 from ..synthesis.label_to_ct.anatomy import load_anatomy
 from ..synthesis.label_to_ct.recipe import RECIPE_VERSION
 from ..synthesis.label_to_ct.registration import read_warps
@@ -51,7 +53,7 @@ class CTFile:
     image: str
     labels: str | None = None
     ids: Mapping[int, int] = field(default_factory=dict)
-    unannotated: tuple[int, ...] = ()
+    unannotated: tuple[int, ...] = option((), earlier=("unknown",))
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,8 @@ class CTFiles:
     origin: str
     files: tuple[CTFile, ...]
 
-    def __post_init__(self) -> None:
-        # Files from JSON are dictionaries with lists, and with strings as keys.
-        files = tuple(file if isinstance(file, CTFile) else _file_from_json(file) for file in self.files)
-        object.__setattr__(self, "files", files)
-
     def cases(
-        self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
+        self, cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
         """See ``Source``. Raises ImageError if a file cannot be used, or if a label map has another grid than its
         CT."""
@@ -80,9 +77,9 @@ class CTFiles:
         omitted: list[dict[int, int]] = []
         names = self.names
         for index, file in enumerate(self.files):
-            path = folder / f"{_digest(file, labelled)}.npz"
+            path = folder / f"{_digest(file, labeled)}.npz"
             if not path.exists():
-                save_case(_prepare(file, grid, labelled, names[index], omitted), path)
+                save_case(_prepare(file, grid, labeled, names[index], omitted), path)
             cases.append(replace(load_case(path), name=names[index]))
             if progress is not None:
                 progress((index + 1) / len(self.files), f"CT {index + 1} of {len(self.files)}")
@@ -103,19 +100,14 @@ class CTFiles:
             if file.labels
         ]
 
-    def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
+    def describe(self, labeled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``."""
         count = len(self.files)
-        return (TrainingData(self.name, count if labelled else 0, 0 if labelled else count, self.licence, self.origin),)
+        return (TrainingData(self.name, count if labeled else 0, 0 if labeled else count, self.licence, self.origin),)
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
-
-
-def _file_from_json(data: Mapping[str, Any]) -> CTFile:
-    ids = {int(theirs): int(ours) for theirs, ours in data.get("ids", {}).items()}
-    return CTFile(data["image"], data.get("labels"), ids, tuple(data.get("unannotated", data.get("unknown", ()))))
+        return dump(self)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -129,11 +121,11 @@ def _names(paths: Sequence[Path]) -> list[str]:
         length += 1
 
 
-def _prepare(file: CTFile, grid: GridOptions, labelled: bool, name: str, omitted: list[dict[int, int]]) -> Case:
+def _prepare(file: CTFile, grid: GridOptions, labeled: bool, name: str, omitted: list[dict[int, int]]) -> Case:
     """Read and prepare a case. Labels that ``file.ids`` leaves out go to ``omitted``."""
     ct = read_ct(Path(file.image))
     check_ct(ct)
-    if not labelled or file.labels is None:
+    if not labeled or file.labels is None:
         return prepare_case(name, ct, None, grid)
     labels = read_labels(Path(file.labels))
     lay_over(labels, Path(file.labels).name, ct, Path(file.image).name)
@@ -158,17 +150,17 @@ def _converted(labels: sitk.Image, ids: Mapping[int, int]) -> sitk.Image:
     return converted
 
 
-def _digest(file: CTFile, labelled: bool) -> str:
+def _digest(file: CTFile, labeled: bool) -> str:
     """A name for the cached case, which changes if the files or their preparation change."""
-    paths = [file.image] + ([file.labels] if labelled and file.labels else [])
+    paths = [file.image] + ([file.labels] if labeled and file.labels else [])
     states = [(str(Path(path).resolve()), Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
     content = json.dumps([_PREPARATION, states, sorted(file.ids.items()), list(file.unannotated)])
     return f"ct_{hashlib.sha256(content.encode()).hexdigest()[:20]}"
 
 
 # The first seed of each group of phantoms. They are far apart, so that the groups never overlap.
-LABELLED_SEEDS = 100_000
-UNLABELLED_SEEDS = 200_000
+LABELED_SEEDS = 100_000
+UNLABELED_SEEDS = 200_000
 VALIDATION_SEEDS = 300_000
 TEST_SEEDS = 400_000
 
@@ -214,29 +206,29 @@ class Phantoms:
     count: int
 
     def cases(
-        self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
+        self, cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
         """See ``Source``. Existing cases are read, so an interrupted preparation continues where it stopped."""
         folder = cache_folder(cache, grid)
         cases: list[Case] = []
         for index in range(self.count):
             seed = self.first_seed + index
-            path = folder / f"phantom_{seed}{'' if labelled else '_unlabelled'}.npz"
+            path = folder / f"phantom_{seed}{'' if labeled else '_unlabelled'}.npz"
             if not path.exists():
                 # Half of the model's spacing is fine enough for a scan that is resampled to it.
                 phantom = scan_phantom(seed, finest_mm=min(grid.spacing) / 2)
-                save_case(prepare_case(path.stem, phantom.ct, phantom.labels if labelled else None, grid), path)
+                save_case(prepare_case(path.stem, phantom.ct, phantom.labels if labeled else None, grid), path)
             cases.append(load_case(path))
             if progress is not None:
                 progress((index + 1) / self.count, f"Phantom {index + 1} of {self.count}")
         return cases
 
-    def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
+    def describe(self, labeled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``."""
         data = TrainingData(
             name="Synthetic abdominal CT of dca phantom",
-            labelled=self.count if labelled else 0,
-            unlabelled=0 if labelled else self.count,
+            labeled=self.count if labeled else 0,
+            unlabeled=0 if labeled else self.count,
             licence="Apache-2.0",
             source="dcaseg.synthesis.phantom of this program; no patient is involved",
             synthetic=True,
@@ -245,12 +237,12 @@ class Phantoms:
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
+        return dump(self)
 
 
 # Far from the seeds of phantoms. Validation seeds are never used for training.
-PAINTED_SEEDS = 500_000
-PAINTED_VALIDATION_SEEDS = 600_000
+SYNTHESIZED_SEEDS = 500_000
+SYNTHESIZED_VALIDATION_SEEDS = 600_000
 
 
 @dataclass(frozen=True)
@@ -263,7 +255,7 @@ class LabelMapFolder:
 
 
 @dataclass(frozen=True)
-class Painted:
+class SynthesizedCTs:
     """``count`` synthetic CTs made from the label maps ``maps``, with consecutive seeds from ``first_seed`` on.
 
     ``warps`` is a folder of registrations (``dca register-label-maps``), which allow anatomies between the label maps.
@@ -276,11 +268,8 @@ class Painted:
     count: int
     warps: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "maps", _folders(self.maps))
-
     def cases(
-        self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
+        self, cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
         """See ``Source``. Label maps are read only if cases are missing. Raises UserError for a grid of fixed shape."""
         if grid.shape is not None:
@@ -299,7 +288,7 @@ class Painted:
                 renderer = renderer or self.renderer(cache, grid)
                 save_case(synthesize_case(renderer, seed), path)
             case = load_case(path)
-            cases.append(case if labelled else Case(case.name, case.hu, None))
+            cases.append(case if labeled else Case(case.name, case.hu, None))
             if progress is not None:
                 progress((index + 1) / self.count, f"Synthetic CT {index + 1} of {self.count}")
         return cases
@@ -308,14 +297,14 @@ class Painted:
         """Create a renderer of these label maps on ``grid``. Raises UserError if a label map cannot be used."""
         return _renderer(self.maps, self.warps, cache, grid, device)
 
-    def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
+    def describe(self, labeled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``. Every label map is a separate entry; the cases are divided equally among them."""
         shares = [self.count // len(self.maps) + (i < self.count % len(self.maps)) for i in range(len(self.maps))]
         return tuple(
             TrainingData(
                 name=f"Synthetic CT painted from the label map {Path(each.folder).name}",
-                labelled=share if labelled else 0,
-                unlabelled=0 if labelled else share,
+                labeled=share if labeled else 0,
+                unlabeled=0 if labeled else share,
                 licence=each.licence,
                 source=each.origin,
                 synthetic=True,
@@ -325,7 +314,7 @@ class Painted:
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
+        return dump(self)
 
     def _digest(self) -> str:
         """A hash that changes with the label maps, their files, and the version of recipes."""
@@ -344,8 +333,8 @@ class Painted:
 class RecipeStream:
     """An endless stream of synthetic CTs from ``maps``, rendered when training draws a patch. No case is stored.
 
-    ``warps`` as in ``Painted``. ``share`` is the fraction of a run's labeled patches that come from the stream. Raises
-    ValueError if it is not above 0 and at most 1.
+    ``warps`` as in ``SynthesizedCTs``. ``share`` is the fraction of a run's labeled patches that come from the stream.
+    Raises ValueError if it is not above 0 and at most 1.
     """
 
     kind: ClassVar[str] = "recipe_stream"
@@ -357,10 +346,9 @@ class RecipeStream:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"the share must be above 0 and at most 1, not {self.share}")
-        object.__setattr__(self, "maps", _folders(self.maps))
 
     def cases(
-        self, cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None = None
+        self, cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None = None
     ) -> list[Case]:
         """No cases: patches come from ``sampler``."""
         return []
@@ -378,13 +366,13 @@ class RecipeStream:
             return sampler
         return MixedSampler([sampler, PatchSampler(cases, options)], [self.share, 1 - self.share])
 
-    def describe(self, labelled: bool) -> tuple[TrainingData, ...]:
+    def describe(self, labeled: bool) -> tuple[TrainingData, ...]:
         """See ``Source``. Each label map counts as one case."""
         return tuple(
             TrainingData(
                 name=f"Label map {Path(each.folder).name}, from which synthetic CTs were made throughout the training",
-                labelled=1 if labelled else 0,
-                unlabelled=0 if labelled else 1,
+                labeled=1 if labeled else 0,
+                unlabeled=0 if labeled else 1,
                 licence=each.licence,
                 source=each.origin,
                 synthetic=True,
@@ -394,12 +382,7 @@ class RecipeStream:
 
     def to_json(self) -> dict[str, Any]:
         """See ``Source``."""
-        return asdict(self)
-
-
-def _folders(maps: Sequence[LabelMapFolder | Mapping[str, Any]]) -> tuple[LabelMapFolder, ...]:
-    """Convert dictionaries, which come from JSON."""
-    return tuple(LabelMapFolder(**each) if isinstance(each, Mapping) else each for each in maps)
+        return dump(self)
 
 
 def _renderer(

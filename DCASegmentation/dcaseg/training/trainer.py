@@ -54,14 +54,14 @@ Report = Callable[[dict[str, Any]], None]
 class Trainer:
     """One training run in one folder.
 
-    ``labelled`` (labeled), ``unlabelled`` and ``validation`` are cases on the model grid. Every patch of a step is
+    ``labeled`` (labeled), ``unlabeled`` and ``validation`` are cases on the model grid. Every patch of a step is
     drawn from the options' seed and the step number, so a resumed run draws the same patches as an uninterrupted one.
     Optional inputs:
 
     - ``initial``: a trained network whose weights the run starts from.
     - ``groups``: the groups of organs. By default they come from log-gap analysis of the labeled cases.
-    - ``sampler``, ``unlabelled_sampler``: draw the patches instead of the samplers of the cases. With a ``sampler``,
-      ``labelled`` may be empty if ``groups`` or ``anatomies`` are given.
+    - ``sampler``, ``unlabeled_sampler``: draw the patches instead of the samplers of the cases. With a ``sampler``,
+      ``labeled`` may be empty if ``groups`` or ``anatomies`` are given.
     - ``anatomies``: label maps that ``sampler`` makes synthetic CTs from. Each counts like a labeled case when organs
       are divided into groups and weighted.
 
@@ -76,19 +76,19 @@ class Trainer:
         folder: Path,
         options: TrainingOptions,
         vocabulary: Vocabulary,
-        labelled: Sequence[Case],
-        unlabelled: Sequence[Case],
+        labeled: Sequence[Case],
+        unlabeled: Sequence[Case],
         validation: Sequence[Case] = (),
         device: str = "cpu",
         initial: DCANet | None = None,
         groups: Partition | None = None,
         sampler: Sampler | None = None,
-        unlabelled_sampler: Sampler | None = None,
+        unlabeled_sampler: Sampler | None = None,
         anatomies: Sequence[LabeledVolume] = (),
     ) -> None:
-        if not labelled and (sampler is None or (groups is None and not anatomies)):
+        if not labeled and (sampler is None or (groups is None and not anatomies)):
             raise UserError("There are no labeled cases to train on.", "Give at least one CT with a label map.")
-        _require_label_maps([*labelled, *validation], vocabulary)
+        _require_label_maps([*labeled, *validation], vocabulary)
         if options.augment and options.grid.scaling != "window":
             raise UserError(
                 "Augmentation changes intensities between 0 and 1, but CTs with z-scores are not in this range.",
@@ -102,31 +102,31 @@ class Trainer:
         self.step = 0
         self.best = -1.0
 
-        volumes: list[LabeledVolume] = [*labelled, *anatomies]
+        volumes: list[LabeledVolume] = [*labeled, *anatomies]
         self.partition = groups if groups is not None else divide(volumes, vocabulary, options.partition)
         torch.manual_seed(options.seed)
-        facts = facts_of(volumes, unlabelled, [organ.name for organ in vocabulary], self.processes.count)
+        facts = facts_of(volumes, unlabeled, [organ.name for organ in vocabulary], self.processes.count)
         self.strategy: Strategy = make_strategy(options, self.partition, facts)
         self.network: DCANet = self.strategy.network
         if initial is not None:
             _start_from(self.network, initial)
         self.strategy.to(self.device)
         self.strategy.to(memory_format=_CHANNELS_LAST)  # type: ignore[call-overload]
-        self._answering = self.strategy.answering()
-        self.averaged = EMA(self._answering, options.ema_decay) if options.ema_decay else None
+        self._validated_network = self.strategy.validated_network()
+        self.averaged = EMA(self._validated_network, options.ema_decay) if options.ema_decay else None
         self.optimizer = _optimizer(self.strategy, options)
         self._model = self.processes.wrapped(self.strategy, self.device)
         self._half = options.mixed_precision and self.device.type == "cuda"
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._half)
 
-        if unlabelled_sampler is None and unlabelled:
-            unlabelled_sampler = PatchSampler(unlabelled, options)
-        self._unlabelled_sampler = unlabelled_sampler
+        if unlabeled_sampler is None and unlabeled:
+            unlabeled_sampler = PatchSampler(unlabeled, options)
+        self._unlabeled_sampler = unlabeled_sampler
         self._custom_sampler = sampler
         self._n_labeled_volumes = len(volumes)
-        self._sampler = self._step_sampler(sampler or PatchSampler(labelled, options))
+        self._sampler = self._step_sampler(sampler or PatchSampler(labeled, options))
         self._pool = Pool(
-            list(labelled), list(unlabelled), lambda case: predict_with_confidence(self.best_network, case, options)
+            list(labeled), list(unlabeled), lambda case: predict_with_confidence(self.best_network, case, options)
         )
         self._validation = list(validation)
 
@@ -143,7 +143,7 @@ class Trainer:
     @property
     def best_network(self) -> ScoredNetwork:
         """What is validated and scored: one network or several together, averaged (EMA) if the options say so."""
-        return self.averaged.network if self.averaged is not None else self._answering  # type: ignore[return-value]
+        return self.averaged.network if self.averaged is not None else self._validated_network  # type: ignore[return-value]
 
     @property
     def validation(self) -> tuple[Case, ...]:
@@ -254,7 +254,7 @@ class Trainer:
         if stage_begins:
             self.optimizer = _optimizer(self.strategy, self.options)
             if self.averaged is not None:
-                self.averaged.reset(self._answering)
+                self.averaged.reset(self._validated_network)
         for group in self.optimizer.param_groups:
             # Checkpoints of versions without parameter groups have no factor.
             group["lr"] = group.get("factor", 1.0) * learning_rate(
@@ -263,7 +263,7 @@ class Trainer:
         self.strategy.train()
         self.optimizer.zero_grad(set_to_none=True)
         values = self._backward_in_memory(batch, step_state, weights_unchanged=not stage_begins)
-        if batch.unlabelled is not None:
+        if batch.unlabeled is not None:
             values["weight"] = self.strategy.weight(step_state)
         self._update(step_state, values)
         self.step += 1
@@ -332,7 +332,7 @@ class Trainer:
         if torch.isfinite(norm):
             self._scaler.step(self.optimizer)
             if self.averaged is not None:
-                self.averaged.update(self._answering)
+                self.averaged.update(self._validated_network)
             self.strategy.on_step_end(step_state)
             self._skipped = 0
         else:
@@ -343,18 +343,18 @@ class Trainer:
     # Patches
 
     def _step_sampler(self, sampler: Sampler) -> StepSampler:
-        return StepSampler(sampler, self._unlabelled_sampler, self.options, self.processes.share)
+        return StepSampler(sampler, self._unlabeled_sampler, self.options, self.processes.share)
 
     def _start_prefetching(self) -> Prefetcher:
-        return Prefetcher(self._sampler, self._needs_unlabelled, self.options.steps, self._workers, self._notify)
+        return Prefetcher(self._sampler, self._needs_unlabeled, self.options.steps, self._workers, self._notify)
 
-    def _needs_unlabelled(self, step: int) -> bool:
+    def _needs_unlabeled(self, step: int) -> bool:
         return self.strategy.weight(self.strategy.step_state(step)) > 0
 
     def _take_new_cases(self, cases: Sequence[Case]) -> None:
         """Also draw patches from ``cases``, which replace earlier pseudo-labeled ones. Drops prefetched patches."""
         if self._custom_sampler is None:
-            sampler: Sampler = PatchSampler([*self._pool.labelled, *cases], self.options)
+            sampler: Sampler = PatchSampler([*self._pool.labeled, *cases], self.options)
         else:
             sampler = self._custom_sampler
             if cases:
@@ -366,15 +366,15 @@ class Trainer:
             self._prefetcher = self._start_prefetching()
 
     def _to_device(self, patches: StepPatches) -> Batch:
-        labels = patches.labelled.labels
+        labels = patches.labeled.labels
         assert labels is not None
-        unlabelled = None if patches.unlabelled is None else self._volumes_to_device(patches.unlabelled.volumes)
+        unlabeled = None if patches.unlabeled is None else self._volumes_to_device(patches.unlabeled.volumes)
         return Batch(
-            self._volumes_to_device(patches.labelled.volumes),
+            self._volumes_to_device(patches.labeled.volumes),
             self._array_to_device(labels),
-            patches.labelled.unannotated,
-            unlabelled,
-            None if patches.labelled.ignored is None else self._array_to_device(patches.labelled.ignored),
+            patches.labeled.unannotated,
+            unlabeled,
+            None if patches.labeled.ignored is None else self._array_to_device(patches.labeled.ignored),
         )
 
     def _volumes_to_device(self, volumes: np.ndarray) -> torch.Tensor:
@@ -475,7 +475,7 @@ class Trainer:
         """
         if has_checkpoint(self.folder / BEST):
             self._load_weights(load_checkpoint(self.folder / BEST))
-            self._answering.load_state_dict(self.best_network.state_dict())
+            self._validated_network.load_state_dict(self.best_network.state_dict())
 
     def _state(self) -> dict[str, Any]:
         strategy_state = {

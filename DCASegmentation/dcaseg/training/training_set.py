@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..json_io import DataError, load
 from ..method.log_gap import Partition, PartitionMode, partition
 from ..models.metadata import TrainingData
+from ..option_fields import option, stated
 from ..organs import Vocabulary
 from ..types import ProgressCallback
 from .cases import Case, Source
 from .datalist import Datalist, Entry
 from .options import GridOptions
 from .sources import (
-    LABELLED_SEEDS,
-    UNLABELLED_SEEDS,
+    LABELED_SEEDS,
+    UNLABELED_SEEDS,
     VALIDATION_SEEDS,
     CTFile,
     CTFiles,
-    Painted,
     Phantoms,
     RecipeStream,
+    SynthesizedCTs,
 )
 
 
@@ -46,22 +48,22 @@ class LabeledVolume(Protocol):
         ...
 
 
-def divide(labelled: Sequence[LabeledVolume], vocabulary: Vocabulary, mode: PartitionMode) -> Partition:
+def divide(labeled: Sequence[LabeledVolume], vocabulary: Vocabulary, mode: PartitionMode) -> Partition:
     """Divide the organs of ``vocabulary`` into head, medium and tail by their voxels in the labeled cases.
 
     The voxels of an organ are extrapolated from the cases in which it is annotated to all cases. See
     ``method.log_gap.partition`` for ``mode``. Raises UserError if no case has an organ.
     """
-    counts = sum((case.voxel_counts(len(vocabulary)) for case in labelled), np.zeros(len(vocabulary) + 1, np.int64))
+    counts = sum((case.voxel_counts(len(vocabulary)) for case in labeled), np.zeros(len(vocabulary) + 1, np.int64))
     sizes: dict[int, int] = {}
     for organ in vocabulary:
-        annotated = sum(organ.label not in case.unannotated for case in labelled)
-        sizes[organ.label] = round(int(counts[organ.label]) * len(labelled) / annotated) if annotated else 0
+        annotated = sum(organ.label not in case.unannotated for case in labeled)
+        sizes[organ.label] = round(int(counts[organ.label]) * len(labeled) / annotated) if annotated else 0
     names = {organ.label: organ.name for organ in vocabulary}
     return partition(sizes, mode, no_second_gap="guarded", names=names)
 
 
-_SOURCE_CLASSES: dict[str, type[Any]] = {cls.kind: cls for cls in (Phantoms, Painted, RecipeStream, CTFiles)}
+_SOURCE_CLASSES: dict[str, type[Any]] = {cls.kind: cls for cls in (Phantoms, SynthesizedCTs, RecipeStream, CTFiles)}
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ class TrainingSet:
     Raises ValueError if there is more than one ``RecipeStream``, or one that is not among the labeled sources.
     """
 
-    labelled: tuple[Source, ...]
-    unlabelled: tuple[Source, ...] = ()
+    labeled: tuple[Source, ...]
+    unlabeled: tuple[Source, ...] = ()
     validation: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
-        sources = (*self.labelled, *self.unlabelled, *self.validation)
+        sources = (*self.labeled, *self.unlabeled, *self.validation)
         streams = sum(isinstance(source, RecipeStream) for source in sources)
         if streams > 1 or (streams and self.stream is None):
             raise ValueError("a training set has at most one recipe stream, among its labeled sources")
@@ -84,43 +86,43 @@ class TrainingSet:
     @property
     def stream(self) -> RecipeStream | None:
         """The source of synthetic CTs that are created during training, if there is one."""
-        return next((source for source in self.labelled if isinstance(source, RecipeStream)), None)
+        return next((source for source in self.labeled if isinstance(source, RecipeStream)), None)
 
     @classmethod
-    def of_phantoms(cls, labelled: int, unlabelled: int, validation: int) -> TrainingSet:
+    def of_phantoms(cls, labeled: int, unlabeled: int, validation: int) -> TrainingSet:
         """These numbers of phantoms (synthetic people); no phantom is in two groups."""
         return cls(
-            _phantoms(LABELLED_SEEDS, labelled),
-            _phantoms(UNLABELLED_SEEDS, unlabelled),
+            _phantoms(LABELED_SEEDS, labeled),
+            _phantoms(UNLABELED_SEEDS, unlabeled),
             _phantoms(VALIDATION_SEEDS, validation),
         )
 
     def joined(self, other: TrainingSet) -> TrainingSet:
         """The cases of both training sets."""
         return TrainingSet(
-            self.labelled + other.labelled, self.unlabelled + other.unlabelled, self.validation + other.validation
+            self.labeled + other.labeled, self.unlabeled + other.unlabeled, self.validation + other.validation
         )
 
     @property
     def synthetic(self) -> bool:
         """Whether any case is synthetic."""
-        sources = (*self.labelled, *self.unlabelled, *self.validation)
-        return any(isinstance(source, Phantoms | Painted | RecipeStream) for source in sources)
+        sources = (*self.labeled, *self.unlabeled, *self.validation)
+        return any(isinstance(source, Phantoms | SynthesizedCTs | RecipeStream) for source in sources)
 
-    def fully_labelled(self) -> TrainingSet:
+    def fully_labeled(self) -> TrainingSet:
         """The training set of a fully supervised network: the unlabeled cases are used with their labels.
 
         Only sources that have these labels (phantoms, data lists with a ``label`` for unlabeled cases) provide them.
         """
-        return TrainingSet((*self.labelled, *self.unlabelled), (), self.validation)
+        return TrainingSet((*self.labeled, *self.unlabeled), (), self.validation)
 
     def cases(
         self, cache: Path, grid: GridOptions, progress: ProgressCallback | None = None
     ) -> tuple[list[Case], list[Case], list[Case]]:
         """The labeled, unlabeled and validation cases on the model grid; missing ones are created in ``cache``."""
         return (
-            _cases(self.labelled, cache, grid, True, progress),
-            _cases(self.unlabelled, cache, grid, False, progress),
+            _cases(self.labeled, cache, grid, True, progress),
+            _cases(self.unlabeled, cache, grid, False, progress),
             _cases(self.validation, cache, grid, True, progress),
         )
 
@@ -128,26 +130,35 @@ class TrainingSet:
     def training_data(self) -> tuple[TrainingData, ...]:
         """The entries for the metadata of a trained model, one per source, with its labeled and unlabeled cases."""
         entries: dict[tuple[str, str, str], TrainingData] = {}
-        groups = ((self.labelled, True), (self.unlabelled, False))
-        for data in (data for group, labelled in groups for source in group for data in source.describe(labelled)):
+        groups = ((self.labeled, True), (self.unlabeled, False))
+        for data in (data for group, labeled in groups for source in group for data in source.describe(labeled)):
             key = (data.name, data.licence, data.source)
-            before = entries.get(key, replace(data, labelled=0, unlabelled=0))
+            before = entries.get(key, replace(data, labeled=0, unlabeled=0))
             entries[key] = replace(
-                data, labelled=before.labelled + data.labelled, unlabelled=before.unlabelled + data.unlabelled
+                data, labeled=before.labeled + data.labeled, unlabeled=before.unlabeled + data.unlabeled
             )
         return tuple(entries.values())
 
     def to_json(self) -> dict[str, Any]:
         """Convert to plain data for the run's record."""
-        groups = {"labelled": self.labelled, "unlabelled": self.unlabelled, "validation": self.validation}
+        groups = {"labelled": self.labeled, "unlabelled": self.unlabeled, "validation": self.validation}
         return {
             name: [{"kind": source.kind, **source.to_json()} for source in sources] for name, sources in groups.items()
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingSet:
-        """Read the output of ``to_json``. Raises ValueError, KeyError or TypeError for other data."""
-        return cls(**{name: tuple(_source(source) for source in data[name]) for name in data})
+        """Read the output of ``to_json``. Raises DataError, which is a ValueError, for other data."""
+        stored = load(_StoredSources, data)
+        groups = {name: tuple(_source(each, name) for each in sources) for name, sources in vars(stored).items()}
+        return cls(**groups)
+
+
+@dataclass(frozen=True)
+class _StoredSources:
+    labeled: tuple[Mapping[str, Any], ...] = field(metadata=stated(key="labelled"))
+    unlabeled: tuple[Mapping[str, Any], ...] = option((), key="unlabelled")
+    validation: tuple[Mapping[str, Any], ...] = ()
 
 
 def _phantoms(first_seed: int, count: int) -> tuple[Phantoms, ...]:
@@ -155,14 +166,16 @@ def _phantoms(first_seed: int, count: int) -> tuple[Phantoms, ...]:
 
 
 def _cases(
-    sources: Sequence[Source], cache: Path, grid: GridOptions, labelled: bool, progress: ProgressCallback | None
+    sources: Sequence[Source], cache: Path, grid: GridOptions, labeled: bool, progress: ProgressCallback | None
 ) -> list[Case]:
-    return [case for source in sources for case in source.cases(cache, grid, labelled, progress)]
+    return [case for source in sources for case in source.cases(cache, grid, labeled, progress)]
 
 
-def _source(data: dict[str, Any]) -> Source:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    source: Source = _SOURCE_CLASSES[str(fields.pop("kind"))](**fields)
+def _source(stored: Mapping[str, Any], group: str) -> Source:
+    kind = stored.get("kind")
+    if kind not in _SOURCE_CLASSES:
+        raise DataError(f"{group}.kind", f"is '{str(kind)[:40]}', not one of {', '.join(_SOURCE_CLASSES)}")
+    source: Source = load(_SOURCE_CLASSES[kind], {key: value for key, value in stored.items() if key != "kind"}, group)
     return source
 
 
@@ -170,7 +183,7 @@ def training_set_of(datalist: Datalist) -> TrainingSet:
     """The training, unlabeled and validation cases of a data list. Its test cases are not included."""
     return TrainingSet(
         _sources(datalist, datalist.training),
-        _sources(datalist, datalist.unlabelled),
+        _sources(datalist, datalist.unlabeled),
         _sources(datalist, datalist.validation),
     )
 

@@ -49,11 +49,11 @@ This file is imported by Slicer and by the worker, and uses only Python's standa
 from __future__ import annotations
 
 import json
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeVar
+
+from ..json_io import DataError, load
 
 VERSION = 1
 
@@ -224,35 +224,10 @@ def _message(content: dict[str, Any], known: Mapping[str, type[_Message]]) -> _M
     message_type = known.get(name) if isinstance(name, str) else None
     if message_type is None:
         raise ProtocolError(f"There is no '{_short(name)}'; the known types are {', '.join(known)}.", _id(content))
-    hints = typing.get_type_hints(message_type)
-    values: dict[str, Any] = {}
-    for entry in fields(message_type):  # type: ignore[arg-type]
-        if entry.name not in content:
-            if entry.default is MISSING and entry.default_factory is MISSING:
-                raise ProtocolError(f"The '{name}' lacks its {entry.name}.", _id(content))
-            continue
-        value = content[entry.name]
-        if isinstance(value, list):
-            value = tuple(value)
-        if not _fits(value, hints[entry.name]):
-            raise ProtocolError(f"The {entry.name} of '{name}' cannot be {_short(value)}.", _id(content))
-        values[entry.name] = value
-    return message_type(**values)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value from JSON has the type ``hint`` of a field."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(hint))
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, typing.get_args(hint)[0]) for item in value)
-    if origin is not None:
-        # Mapping[str, X]: JSON keys are always strings.
-        return isinstance(value, dict) and all(_fits(item, typing.get_args(hint)[1]) for item in value.values())
-    if isinstance(value, bool):
-        return hint is Any
-    return hint is Any or isinstance(value, (int, float) if hint is float else hint)
+    try:
+        return load(message_type, content, ignore_unknown=True)
+    except DataError as error:
+        raise ProtocolError(f"The '{name}' cannot be read: {error}.", _id(content)) from None
 
 
 def _id(content: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from ..inference.options import SegmentOptions
 from ..inference.pipeline import Job, make_segmenter, segment_to_folder
 from ..inference.process_settings import keep_freed_memory
 from ..inference.segmenter import Segmenter
+from ..json_io import DataError, load
 from ..models.bundle import Bundle
 from ..models.store import default_bundle, find_bundle, hidden_by
 from ..types import ProgressCallback
@@ -79,27 +80,10 @@ class Runner:
         return self._segmenter
 
 
-# Values of the type of options whose default is None.
-_EXAMPLES: Mapping[str, object] = {"overlap": 0.5, "batch": 1, "organs": ()}
-
-
 def _options(requested: Mapping[str, Any]) -> SegmentOptions:
-    """The options of a request. Raises UserError for an unknown option or a value of the wrong type."""
-    defaults = asdict(SegmentOptions())
-    values: dict[str, Any] = {}
-    for name, value in requested.items():
-        if name not in defaults:
-            raise UserError(f"There is no option '{name}'.", f"The options are {', '.join(defaults)}.")
-        # JSON has lists where the options have tuples.
-        values[name] = tuple(value) if isinstance(value, list) else value
-        is_default_none = values[name] is None and defaults[name] is None
-        if not is_default_none and not _has_type_of(values[name], _EXAMPLES.get(name, defaults[name])):
-            raise UserError(f"The option {name} cannot be {value!r}.", f"Its default is {defaults[name]!r}.")
-    return SegmentOptions(**values)
-
-
-def _has_type_of(value: object, example: object) -> bool:
-    """Whether ``value`` has the type of ``example``; an integer also counts as a float."""
-    if isinstance(example, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(example)
+    """The options of a request. Raises UserError for an unknown option or an impossible value."""
+    try:
+        return load(SegmentOptions, requested)
+    except DataError as error:
+        names = ", ".join(item.name for item in fields(SegmentOptions))
+        raise UserError(f"The option {error}.", f"The options are {names}.") from None

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..json_io import read_json
+from ..json_io import load, read_json
+from ..option_fields import option
 
 CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
 
@@ -50,27 +52,48 @@ def _add(folder: Path) -> dict[str, Any]:
     from ..training.corrections import (
         TouchedPlace,
         add_corrected_case,
-        add_unlabelled_ct,
+        add_unlabeled_ct,
         case_folders,
-        unlabelled_folders,
+        unlabeled_folders,
     )
 
     content = read_json(folder / CASE)
-    training = Path(content["folder"])
-    if content.get("unlabelled"):
-        added = add_unlabelled_ct(training, sitk.ReadImage(str(folder / CT)))
-        return {"name": added.parent.name, "cases": len(unlabelled_folders(training))}
+    request = load(_Request, content)
+    training, ct = Path(request.folder), sitk.ReadImage(str(folder / CT))
+    if request.unlabeled:
+        added = add_unlabeled_ct(training, ct)
+        return {"name": added.parent.name, "cases": len(unlabeled_folders(training))}
     case = add_corrected_case(
         training,
-        content["name"],
-        sitk.ReadImage(str(folder / CT)),
+        request.name,
+        ct,
         sitk.ReadImage(str(folder / LABELS)),
-        VOCABULARIES[content["vocabulary"]],
-        content["reviewed"],
-        (content["model"][0], content["model"][1]),
-        [TouchedPlace(int(place["rank"]), place["organ"], place["status"]) for place in content["places"]],
+        VOCABULARIES[request.vocabulary],
+        request.reviewed,
+        request.model,
+        [TouchedPlace(place.rank, place.organ, place.status) for place in request.places],
     )
     return {"name": case.name, "cases": len(case_folders(training))}
+
+
+@dataclass(frozen=True)
+class _Place:
+    rank: int
+    organ: str
+    status: str
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The content of ``case.json``. A CT without labels has only the first two."""
+
+    folder: str
+    unlabeled: bool = option(False, key="unlabelled")
+    name: str = ""
+    vocabulary: str = ""
+    reviewed: tuple[str, ...] = ()
+    model: tuple[str, str] = ("", "")
+    places: tuple[_Place, ...] = ()
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import UserError
-from ...training.sources import LabelMapFolder, Painted
+from ...training.sources import LabelMapFolder, SynthesizedCTs
 from ...training.training_set import TrainingSet
 
 NAME = "anatomies"
 
 # Number of synthetic CTs for each label map, by group. Each folder contains a label map and a table of its names.
-LABELLED = {"labels_torso_male": 2, "labels_abdomen_large_male": 2}
-UNLABELLED = {
+LABELED = {"labels_torso_male": 2, "labels_abdomen_large_male": 2}
+UNLABELED = {
     "labels_torso_male": 4,
     "labels_abdomen_large_male": 4,
     "labels_torso_thin_male": 4,
@@ -35,29 +35,29 @@ def anatomies_training_set(maps: Path) -> tuple[TrainingSet, TrainingSet, str]:
 
     ``maps`` contains a folder for each label map. Raises UserError with the names of missing folders.
     """
-    missing = sorted(name for name in {*LABELLED, *UNLABELLED, *VALIDATION, *TEST} if not (maps / name).is_dir())
+    missing = sorted(name for name in {*LABELED, *UNLABELED, *VALIDATION, *TEST} if not (maps / name).is_dir())
     if missing:
         raise UserError(
             f"{maps} does not contain {', '.join(missing)}.",
             "Add a folder of that name with a label map and a table of its names.",
         )
     training_set = TrainingSet(
-        _sources(maps, LABELLED, "labelled"),
-        _sources(maps, UNLABELLED, "unlabelled"),
+        _sources(maps, LABELED, "labelled"),
+        _sources(maps, UNLABELED, "unlabelled"),
         _sources(maps, VALIDATION, "validation"),
     )
-    counts = [sum(group.values()) for group in (LABELLED, UNLABELLED, VALIDATION, TEST)]
+    counts = [sum(group.values()) for group in (LABELED, UNLABELED, VALIDATION, TEST)]
     # Not to be reworded: folders of earlier runs record it, and a run is only resumed with the same description.
     description = (
-        f"synthetic CTs of real anatomies: {counts[0]} labelled of {len(LABELLED)} people, {counts[1]} unlabelled of "
-        f"{len(UNLABELLED)}, {counts[2]} to validate, {counts[3]} to test of {len(TEST)} people never seen"
+        f"synthetic CTs of real anatomies: {counts[0]} labelled of {len(LABELED)} people, {counts[1]} unlabelled of "
+        f"{len(UNLABELED)}, {counts[2]} to validate, {counts[3]} to test of {len(TEST)} people never seen"
     )
     return training_set, TrainingSet(_sources(maps, TEST, "test")), description
 
 
-def _sources(maps: Path, counts: dict[str, int], group: str) -> tuple[Painted, ...]:
+def _sources(maps: Path, counts: dict[str, int], group: str) -> tuple[SynthesizedCTs, ...]:
     first = _FIRST_SEEDS[group]
     return tuple(
-        Painted((LabelMapFolder(str(maps / name)),), first + 1000 * index, count)
+        SynthesizedCTs((LabelMapFolder(str(maps / name)),), first + 1000 * index, count)
         for index, (name, count) in enumerate(counts.items())
     )

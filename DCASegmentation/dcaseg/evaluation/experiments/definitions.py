@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import UserError
-from ...method.experts import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
+from ...method.variants import PAPER_DILATIONS, PAPER_N_STAGES, VNET_N_STAGES
 from ...organs import AMOS, SYNAPSE, Vocabulary
 from ...training.options import GridOptions, TrainingOptions
 from ...training.strategies.registry import OWN_OPTIONS, fitted
 from .step_cost import StepCost
 
 SEEDS = (0, 1, 2)
-LABELLED, UNLABELLED, VALIDATION, TEST = 4, 16, 4, 6
+LABELED, UNLABELED, VALIDATION, TEST = 4, 16, 4, 6
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ DCA_KEY = "dca"
 """Key of the row that every experiment compares the others with."""
 
 _DCA = Arm(DCA_KEY, "DCA")
-_VNET = Arm("vnet", "V-Net, labelled part", {"strategy": "vnet"})
+_VNET = Arm("vnet", "V-Net, labeled part", {"strategy": "vnet"})
 _PLAIN_STAGES, _PLAIN_DILATIONS = (VNET_N_STAGES,) * 3, ((1, 1, 1, 1),) * 3
 
 EXPERIMENTS = {

@@ -37,10 +37,10 @@ NAME = "learning"
 SETTINGS = "learning-settings.json"
 
 CORRECTED = (1, 2, 4)
-UNLABELLED, TEST = 4, 3
+UNLABELED, TEST = 4, 3
 
 # Seeds of the phantoms, different from those of training, validation, testing and the review.
-_LABELLED_SEEDS, _UNLABELLED_SEEDS, _TEST_SEEDS = 700_000, 710_000, 720_000
+_LABELED_SEEDS, _UNLABELED_SEEDS, _TEST_SEEDS = 700_000, 710_000, 720_000
 _SPACING, _PHASE, _NOISE_HU, _CALIBRATION = (2.8, 2.8, 6.0), "arterial", 60.0, 0.6
 _STEPS = 80
 
@@ -50,16 +50,16 @@ class LearningArm:
     """The number of ``corrected`` cases, with or without the unlabeled ones. Zero stands for the original model."""
 
     corrected: int
-    unlabelled: bool
+    unlabeled: bool
 
     @property
     def key(self) -> str:
         """The name of the arm's folder."""
-        return f"corrected-{self.corrected}" + ("-unlabelled" if self.unlabelled else "")
+        return f"corrected-{self.corrected}" + ("-unlabelled" if self.unlabeled else "")
 
 
 BEFORE = LearningArm(0, False)
-ARMS = (BEFORE, *(LearningArm(count, unlabelled) for count in CORRECTED for unlabelled in (False, True)))
+ARMS = (BEFORE, *(LearningArm(count, unlabeled) for count in CORRECTED for unlabeled in (False, True)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def run_learning(
     cache: Path,
     seeds: Sequence[int] = (0,),
     changes: dict[str, Any] | None = None,
-    people: tuple[int, int] = (UNLABELLED, TEST),
+    people: tuple[int, int] = (UNLABELED, TEST),
     device: str = "cpu",
     progress: ProgressCallback | None = None,
 ) -> LearningOutcome:
@@ -105,21 +105,21 @@ def run_learning(
     options = fine_tuning_options(bundle.metadata, **{"steps": _STEPS, **(changes or {})})
     _require_settings(folder, bundle, options, people)
     report_progress = progress or (lambda fraction, message: None)
-    n_unlabelled, n_test = people
-    n_cases = max(CORRECTED) + n_unlabelled + n_test
+    n_unlabeled, n_test = people
+    n_cases = max(CORRECTED) + n_unlabeled + n_test
     n_done = 0
 
-    def load_cases(first_seed: int, count: int, labelled: bool) -> list[Case]:
+    def load_cases(first_seed: int, count: int, labeled: bool) -> list[Case]:
         nonlocal n_done
         cases = []
         for seed in range(first_seed, first_seed + count):
-            cases.append(_case(seed, cache, options, labelled))
+            cases.append(_case(seed, cache, options, labeled))
             n_done += 1
             report_progress(0.1 * n_done / n_cases, f"Phantom {n_done} of {n_cases}")
         return cases
 
-    corrected = load_cases(_LABELLED_SEEDS, max(CORRECTED), True)
-    unlabelled = load_cases(_UNLABELLED_SEEDS, n_unlabelled, False)
+    corrected = load_cases(_LABELED_SEEDS, max(CORRECTED), True)
+    unlabeled = load_cases(_UNLABELED_SEEDS, n_unlabeled, False)
     tested = load_cases(_TEST_SEEDS, n_test, True)
     jobs = [(arm, seed) for arm in ARMS for seed in (seeds if arm.corrected else (0,))]
     scores: dict[LearningArm, list[Scores]] = {arm: [] for arm in ARMS}
@@ -135,7 +135,7 @@ def run_learning(
             network = bundle.network(device)
             if arm.corrected:
                 run_options = TrainingOptions.from_json({**options.to_json(), "seed": seed})
-                network = _fine_tune(bundle, network, run_options, arm, corrected, unlabelled, run, device, report)
+                network = _fine_tune(bundle, network, run_options, arm, corrected, unlabeled, run, device, report)
             run.mkdir(parents=True, exist_ok=True)
             write_json(_score(network, tested, options, bundle), path)
         scores[arm].append(_read(path, bundle))
@@ -144,11 +144,11 @@ def run_learning(
     return outcome
 
 
-def _case(seed: int, cache: Path, options: TrainingOptions, labelled: bool) -> Case:
-    path = cache_folder(cache, options.grid) / f"shifted_{seed}{'' if labelled else '_unlabelled'}.npz"
+def _case(seed: int, cache: Path, options: TrainingOptions, labeled: bool) -> Case:
+    path = cache_folder(cache, options.grid) / f"shifted_{seed}{'' if labeled else '_unlabelled'}.npz"
     if not path.exists():
         phantom = shifted_phantom(seed)
-        save_case(prepare_case(path.stem, phantom.ct, phantom.labels if labelled else None, options.grid), path)
+        save_case(prepare_case(path.stem, phantom.ct, phantom.labels if labeled else None, options.grid), path)
     return load_case(path)
 
 
@@ -158,7 +158,7 @@ def _fine_tune(
     options: TrainingOptions,
     arm: LearningArm,
     corrected: Sequence[Case],
-    unlabelled: Sequence[Case],
+    unlabeled: Sequence[Case],
     run: Path,
     device: str,
     report: Callable[[float], None],
@@ -168,7 +168,7 @@ def _fine_tune(
         options,
         bundle.metadata.vocabulary,
         corrected[: arm.corrected],
-        unlabelled if arm.unlabelled else (),
+        unlabeled if arm.unlabeled else (),
         device=device,
         initial=network,
         groups=bundle.metadata.partition,
@@ -228,7 +228,7 @@ def rows(outcome: LearningOutcome, bundle: Bundle) -> list[dict[str, str]]:
     return [
         {
             "corrected cases": str(arm.corrected) if arm.corrected else "before",
-            "unlabelled cases": "yes" if arm.unlabelled else "no",
+            "unlabeled cases": "yes" if arm.unlabeled else "no",
             "Dice": _format(outcome.mean(arm)),
             "± over seeds": _format(outcome.deviation(arm)),
             **{name: _format(outcome.mean(arm, labels)) for name, labels in groups.items() if labels},

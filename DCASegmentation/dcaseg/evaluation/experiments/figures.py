@@ -87,7 +87,7 @@ def _organ_dice(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
 def _label_ratios(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
     """Figure 2."""
     data = runs.data
-    whole = list(data.all_labelled or data.labelled)
+    whole = list(data.all_labeled or data.labeled)
     subsets = subsets_of(whole, also.ratios)
     rows = [
         stability(whole, data.vocabulary, size, mode)
@@ -122,7 +122,7 @@ def _overlays(runs: Runs, also: Also) -> tuple[Figure, dict[str, Any]]:
     for arm in arms:
         strategy = runs.trained(arm)
         for name, case in chosen.items():
-            predicted[name][arm.title] = predict(strategy.answering(), case, strategy.options)
+            predicted[name][arm.title] = predict(strategy.validated_network(), case, strategy.options)
     results = [
         CaseResults(
             name, case.hu, _truth(case), predicted[name], {arm.title: by_case[arm.key][name] for arm in arms},
@@ -224,7 +224,7 @@ FIGURES: Mapping[str, PaperFigure] = {
 
 def _methods(runs: Runs, also: Also, with_all_labels: bool = False) -> list[Arm]:
     """The methods to show. Full supervision is only included if all labels are known."""
-    return [arm for arm in also.methods if not arm.all_labels or (with_all_labels and runs.data.all_labelled)]
+    return [arm for arm in also.methods if not arm.all_labels or (with_all_labels and runs.data.all_labeled)]
 
 
 def _truth(case: Case) -> np.ndarray:

@@ -6,7 +6,6 @@ independent, so the results do not depend on it.
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +106,8 @@ class _Work:
     stop: Event
 
     def make(self, index: int, arm: Arm, seed: int) -> None:
+        """Make the run of ``arm`` with ``seed``, job number ``index``. Raises _Stopped if the others were stopped."""
+
         def report(fraction: float) -> None:
             if self.stop.is_set():
                 raise _Stopped
@@ -143,16 +144,16 @@ COSTS = "costs.json"
 class Data:
     """Cases on the model grid.
 
-    ``all_labelled`` are the labeled and the unlabeled cases with labels, or empty if the latter have none.
+    ``all_labeled`` are the labeled and the unlabeled cases with labels, or empty if the latter have none.
     ``description`` describes the data and is recorded with the runs.
     """
 
     vocabulary: Vocabulary
-    labelled: Sequence[Case]
-    unlabelled: Sequence[Case]
+    labeled: Sequence[Case]
+    unlabeled: Sequence[Case]
     validation: Sequence[Case]
     test: Sequence[Case]
-    all_labelled: Sequence[Case]
+    all_labeled: Sequence[Case]
     description: str
 
 
@@ -234,8 +235,8 @@ class Runs:
 
     def facts(self, arm: Arm) -> Facts:
         """Facts about the cases that the arm trains on."""
-        labelled, unlabelled = self._cases(arm)
-        return facts_of(labelled, unlabelled, [organ.name for organ in self.data.vocabulary])
+        labeled, unlabeled = self._cases(arm)
+        return facts_of(labeled, unlabeled, [organ.name for organ in self.data.vocabulary])
 
     def costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
         """The cost of a step by arm key, counted once and saved. Raises UserError like ``scores``."""
@@ -252,7 +253,7 @@ class Runs:
 
     def division(self) -> Partition:
         """DCA's partition into head, medium and tail organs, the same for all arms."""
-        return divide(self.data.labelled, self.data.vocabulary, self.common.partition)
+        return divide(self.data.labeled, self.data.vocabulary, self.common.partition)
 
     def groups(self) -> dict[str, Sequence[int]]:
         """Labels by group name, from ``division``."""
@@ -269,18 +270,18 @@ class Runs:
     def _trainer(self, arm: Arm, seed: int) -> Trainer:
         data = self.data
         self._require_labels(arm)
-        labelled, unlabelled = self._cases(arm)
+        labeled, unlabeled = self._cases(arm)
         return Trainer(
-            self._run_folder(arm, seed), arm.options(self.common, seed), data.vocabulary, labelled, unlabelled,
+            self._run_folder(arm, seed), arm.options(self.common, seed), data.vocabulary, labeled, unlabeled,
             data.validation, self.device,
         )  # fmt: skip
 
     def _cases(self, arm: Arm) -> tuple[Sequence[Case], Sequence[Case]]:
         """The labeled and the unlabeled cases that the arm trains on."""
-        return (self.data.all_labelled, ()) if arm.all_labels else (self.data.labelled, self.data.unlabelled)
+        return (self.data.all_labeled, ()) if arm.all_labels else (self.data.labeled, self.data.unlabeled)
 
     def _require_labels(self, arm: Arm) -> None:
-        if arm.all_labels and not self.data.all_labelled:
+        if arm.all_labels and not self.data.all_labeled:
             raise UserError(
                 f"'{arm.title}' needs labels of the unlabeled cases, which the data do not have.",
                 "Add the labels to the list, or choose another experiment.",
@@ -295,7 +296,9 @@ class Runs:
         trainer.run(validate_every=min(self.validate_every, steps), report=lambda line: report(line["step"] / steps))
         _use_scored_weights(trainer)
         network, options = trainer.strategy.network, trainer.options
-        scored = {"cases": score_cases(trainer.strategy.answering(), options, self.data.test, self.data.vocabulary)}
+        scored = {
+            "cases": score_cases(trainer.strategy.validated_network(), options, self.data.test, self.data.vocabulary)
+        }
         if network.aggregation is not None:
             # To measure what the aggregation decoder adds to its own experts.
             stitched = StitchedExperts(network)
@@ -364,18 +367,14 @@ def _use_scored_weights(trainer: Trainer) -> None:
 
 def _require_settings(folder: Path, common: TrainingOptions, data: Data) -> None:
     about: dict[str, Any] = {"data": data.description, "test": [case.name for case in data.test]}
-    options = common.to_json()
-    if math.isinf(options["grad_clip_norm"]):
-        options["grad_clip_norm"] = None
     path = folder / SETTINGS
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        write_json({"options": options, **about}, path)
+        write_json({"options": common.to_json(), **about}, path)
         return
     try:
         recorded = read_json(path)
-        earlier = dict(recorded.pop("options"))
-        earlier["grad_clip_norm"] = math.inf if earlier["grad_clip_norm"] is None else earlier["grad_clip_norm"]
+        earlier = recorded.pop("options")
         # Options that did not exist at that time get their defaults, which do not change results.
         same = recorded == about and TrainingOptions.from_json(earlier) == common
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -104,14 +104,14 @@ def _count(strategy: Strategy, step: int) -> StepCost:
     """The cost of one step on random patches, without the optimizer, whose cost is small."""
     options, step_state = strategy.options, strategy.step_state(step)
     generator = torch.Generator().manual_seed(0)
-    volumes = torch.rand(options.labelled_per_step, 1, *options.patch, generator=generator)
+    volumes = torch.rand(options.labeled_per_step, 1, *options.patch, generator=generator)
     labels = torch.randint(
-        strategy.network.out_channels, (options.labelled_per_step, *options.patch), generator=generator
+        strategy.network.out_channels, (options.labeled_per_step, *options.patch), generator=generator
     )
-    unlabelled = None
+    unlabeled = None
     if strategy.weight(step_state) > 0:
-        unlabelled = torch.rand(options.unlabelled_per_step, 1, *options.patch, generator=generator)
-    batch = Batch(volumes, labels, [()] * len(labels), unlabelled)
+        unlabeled = torch.rand(options.unlabeled_per_step, 1, *options.patch, generator=generator)
+    batch = Batch(volumes, labels, [()] * len(labels), unlabeled)
     deepest = float(np.prod([side // 16 for side in options.patch]))
     passes = [0.0]
 

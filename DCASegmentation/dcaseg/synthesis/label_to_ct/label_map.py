@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,7 +11,8 @@ import SimpleITK as sitk
 from ...errors import UserError
 from ...imaging.grid import canonical_view
 from ...imaging.readers import read_labels
-from ...json_io import read_json
+from ...json_io import load, read_json
+from ...option_fields import option
 
 SIDECAR = "anatomy.json"
 _MAPS = ("*.nii.gz", "*.nii", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
@@ -44,24 +44,9 @@ class Sidecar:
     structures that contain several organs.
     """
 
-    spacing: tuple[float, float, float] | None = None
+    spacing: tuple[float, float, float] | None = option(None, above=0)
     names: dict[str, str] = field(default_factory=dict)
     parts: dict[str, tuple[Part, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Sidecar:
-        """Read the content of an ``anatomy.json``. Raises ValueError, KeyError, TypeError or IndexError if invalid."""
-        spacing = data.get("spacing")
-        parts = {
-            name: tuple(Part(part["name"], tuple(_box(box) for box in part["boxes"])) for part in entries)
-            for name, entries in data.get("parts", {}).items()
-        }
-        return cls(None if spacing is None else (spacing[0], spacing[1], spacing[2]), data.get("names", {}), parts)
-
-
-def _box(ranges: list[list[int]]) -> Box:
-    (x0, x1), (y0, y1), (z0, z1) = ranges
-    return (x0, x1), (y0, y1), (z0, z1)
 
 
 @dataclass(frozen=True)
@@ -158,8 +143,8 @@ def _table(folder: Path) -> Path:
 
 def _read_sidecar(path: Path) -> Sidecar:
     try:
-        return Sidecar.from_json(read_json(path))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return load(Sidecar, read_json(path), ignore_unknown=True)
+    except ValueError as error:
         raise UserError(
             f"{path} is invalid ({error}).", 'Correct it; an example is {"spacing": [1.4, 1.4, 3]}.'
         ) from None

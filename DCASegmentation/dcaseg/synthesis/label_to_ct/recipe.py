@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...json_io import DataError, load, read_json
 
 # Increased whenever the same recipe would give different voxels, or the fields change.
 RECIPE_VERSION = 1
@@ -175,50 +172,17 @@ class Recipe:
                 "Update the program." if newer else "Create the recipe again with dca synthesize.",
             )
         try:
-            return typing.cast(Recipe, _load(cls, data, "recipe"))
-        except (TypeError, ValueError) as error:
+            return load(cls, data, "recipe")
+        except DataError as error:
             raise UserError(f"The recipe is invalid: {error}.", "Create it again with dca synthesize.") from None
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a JSON file. Raises UserError if it cannot be read or is not a recipe."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(Path(path))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}).", "Give a recipe.json that dca synthesize wrote."
         ) from None
     return Recipe.from_json(data)
-
-
-def _load(type_: Any, value: Any, field_name: str) -> Any:
-    """Convert ``value`` from JSON to ``type_``: a dataclass, number, text, tuple, mapping or optional type."""
-    origin, inner = typing.get_origin(type_), typing.get_args(type_)
-    if dataclasses.is_dataclass(type_):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{field_name} is not an object")
-        hints = typing.get_type_hints(type_)
-        if unknown := sorted(set(value) - set(hints)):
-            raise ValueError(f"{field_name} has an unknown field {unknown[0]!r}")
-        return type_(**{name: _load(hints[name], item, f"{field_name}.{name}") for name, item in value.items()})  # type: ignore[operator]
-    if origin is types.UnionType:
-        if value is None and type(None) in inner:
-            return None
-        return _load(next(option for option in inner if option is not type(None)), value, field_name)
-    if origin is tuple:
-        if not isinstance(value, list | tuple) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
-            raise ValueError(f"{field_name} is not a list of the correct length")
-        item_types = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
-        pairs = enumerate(zip(item_types, value, strict=True))
-        return tuple(_load(item_type, item, f"{field_name}[{i}]") for i, (item_type, item) in pairs)
-    if origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{field_name} is not an object")
-        return {str(key): _load(inner[1], item, f"{field_name}.{key}") for key, item in value.items()}
-    if type_ is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, type_) or (isinstance(value, bool) and type_ is not bool):
-        raise ValueError(f"{field_name} is not of type {type_.__name__}")
-    if type_ is float and not abs(value) < 1e9:
-        raise ValueError(f"{field_name} is not a finite number")
-    return value

@@ -70,6 +70,7 @@ class _Axes:
 
     @classmethod
     def of(cls, orientation: str) -> _Axes:
+        """The axes of an array (z, y, x) with an ``orientation`` such as RAS. Raises ValueError for other letters."""
         try:
             found = [_WORLD[letter] for letter in orientation.upper()][::-1]
         except KeyError:

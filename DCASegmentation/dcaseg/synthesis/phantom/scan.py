@@ -112,6 +112,7 @@ class _Nodes:
 
     @classmethod
     def along(cls, count: int, factor: int, spacing: float) -> _Nodes:
+        """The nodes along an axis of ``count`` voxels of ``spacing`` mm, with ``factor`` points in each voxel."""
         step = _NODE_MM / spacing
         points = (np.arange(count * factor) + 0.5) / factor - 0.5
         index = np.arange(-2.0, np.ceil(count / step) + 3.0) * step

@@ -26,11 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES, ExpertDecoder
+from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
+from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import ConvBlock
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import Difficulty
 from .losses import agreement, weighted_loss
 from .perturbation import frozen_statistics, normal, smoothed
@@ -110,7 +112,7 @@ class AggregatingAndDecoupling(Strategy):
     name: ClassVar[str] = "a_and_d"
     Options: ClassVar[type[ADOptions]] = ADOptions
     own: ADOptions
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
@@ -132,7 +134,7 @@ class AggregatingAndDecoupling(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("denoising", "labelled", *(("unlabelled",) if batch.unlabelled is not None else ()))
+        return ("denoising", "labelled", *(("unlabelled",) if batch.unlabeled is not None else ()))
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
@@ -142,9 +144,9 @@ class AggregatingAndDecoupling(Strategy):
             logits = self.labelled(self.network.encoder(batch.volumes)).logits.float()
             loss = weighted_loss(logits, batch.labels, self.difficulty.weights())
             return Loss(loss, {"supervised": loss.detach()})
-        assert batch.unlabelled is not None
-        labels = self.pseudo_labels(batch.unlabelled, step_state)
-        logits = self.network(batch.unlabelled).float()
+        assert batch.unlabeled is not None
+        labels = self.pseudo_labels(batch.unlabeled, step_state)
+        logits = self.network(batch.unlabeled).float()
         loss = weighted_loss(logits, labels, self._equal(logits))
         values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
         return Loss(self.weight(step_state) * loss, values)

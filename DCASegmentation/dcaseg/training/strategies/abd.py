@@ -23,15 +23,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, option
+from .base import Batch, Facts, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
 from .losses import cross_entropy_and_square_dice
 from .mixing import assembled, cubes, displaced, displaced_with_labels
 from .perturbation import strong_view
 
 _CROSS_WEIGHT = 0.1
-_WITH_LABELLED = 2 / 3
+_WITH_LABELED = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,15 @@ class ABD(TwoStudents):
         """See ``Strategy.loss_names``."""
         if self.own.base == "bcp":
             return super().loss_names(step_state, batch)
-        return ("labelled", "unlabelled", "displaced") if batch.unlabelled is not None else ("labelled",)
+        return ("labelled", "unlabelled", "displaced") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "labelled":
-            return self._labelled(batch, step_state)
+            return self._labeled(batch, step_state)
         if loss_name == "unlabelled":
-            assert batch.unlabelled is not None
-            views = (batch.unlabelled, strong_view(batch.unlabelled, self.random(step_state, 1)))
+            assert batch.unlabeled is not None
+            views = (batch.unlabeled, strong_view(batch.unlabeled, self.random(step_state, 1)))
             logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
             self.keep(views, logits)
             return self.taught_by_each_other(logits, self.weight(step_state))
@@ -94,10 +95,10 @@ class ABD(TwoStudents):
         """See ``CopyPaste.self_training_parts``."""
         return ("mixed", "displaced")
 
-    def self_training(self, loss_name: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """See ``CopyPaste.self_training``."""
         return (
-            self._displaced(step_state) if loss_name == "displaced" else self.on_mixtures(batch, unlabelled, step_state)
+            self._displaced(step_state) if loss_name == "displaced" else self.on_mixtures(batch, unlabeled, step_state)
         )
 
     def _displaced(self, step_state: StepState) -> Loss:
@@ -112,14 +113,14 @@ class ABD(TwoStudents):
         loss = self.taught_by_each_other(logits, 1.0 if self.own.base == "bcp" else self.weight(step_state))
         return Loss(loss.total, {"displaced": loss.values["unsupervised"]})
 
-    def _labelled(self, batch: Batch, step_state: StepState) -> Loss:
+    def _labeled(self, batch: Batch, step_state: StepState) -> Loss:
         """The losses of cross teaching on labeled patches, with displaced ones in the first part of the run."""
         count, labels = self.own.blocks, batch.labels
         views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 4)))
         logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
         loss = torch.stack([cross_entropy_and_square_dice(output, labels) for output in logits]).sum()
         values = {"supervised": loss.detach() / 2}
-        if step_state.step < _WITH_LABELLED * self.options.steps:
+        if step_state.step < _WITH_LABELED * self.options.steps:
             one, other = (
                 (cubes(view, count), cubes(output.detach().softmax(dim=1), count))
                 for view, output in zip(views, logits, strict=True)

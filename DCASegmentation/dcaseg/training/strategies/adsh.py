@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, StepState, option
+from .base import Batch, StepState
 from .class_statistics import Quantiles
 from .fixmatch import CONFIDENT, FixMatch
 from .losses import voxel_loss, weighted_loss
@@ -86,12 +87,12 @@ class Adsh(TwoNetworks):
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
-        labelled = len(batch.volumes)
+        labeled = len(batch.volumes)
         self._accepted = []
         for quantiles, thresholds, logits in zip(self.quantiles, self.thresholds, outputs, strict=True):
             confidence, labels = logits.softmax(dim=1).max(dim=1)
-            if batch.unlabelled is not None:
-                quantiles.observe(confidence[labelled:], labels[labelled:])  # type: ignore[operator]
+            if batch.unlabeled is not None:
+                quantiles.observe(confidence[labeled:], labels[labeled:])  # type: ignore[operator]
             self._accepted.append(confidence >= thresholds[labels])
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:

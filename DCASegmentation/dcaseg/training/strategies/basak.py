@@ -27,10 +27,11 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...option_fields import option
 from ..distributed import sum_over_processes
 from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import voxels_of
 from .losses import agreement, foreground_dice, sampled, voxel_cross_entropy, voxel_loss
 
@@ -70,7 +71,7 @@ class Basak(Strategy):
     name: ClassVar[str] = "basak"
     Options: ClassVar[type[BasakOptions]] = BasakOptions
     own: BasakOptions
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
@@ -88,7 +89,7 @@ class Basak(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
+        return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
@@ -97,10 +98,10 @@ class Basak(Strategy):
             self._observe(logits.detach().softmax(dim=1), batch.labels)
             loss = voxel_loss(logits, batch.labels) + foreground_dice(logits, batch.labels)
             return Loss(loss, {"supervised": loss.detach()})
-        assert batch.unlabelled is not None
-        logits = self.network(batch.unlabelled).float()
+        assert batch.unlabeled is not None
+        logits = self.network(batch.unlabeled).float()
         with torch.no_grad():
-            labels = self.teacher(batch.unlabelled).argmax(dim=1)
+            labels = self.teacher(batch.unlabeled).argmax(dim=1)
             confidence, own = logits.softmax(dim=1).max(dim=1)
             by = own if self.own.variant == "row" else labels
             mask = sampled(by, self.rates(), self.random(step_state))

@@ -9,7 +9,7 @@ checkpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.log_gap import Partition
 from ...method.losses import segmentation_loss, unsupervised_weight
 from ...method.network import DCANet
+from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
+from ...option_fields import option_of
 from ..cases import Case
 from ..distributed import rank
 from ..options import TrainingOptions
@@ -33,27 +34,27 @@ class Facts(NamedTuple):
     """Facts about the cases of a run, on the model grid.
 
     - ``voxels``: the number of voxels of labels 0 to K in all labeled cases.
-    - ``labelled``, ``unlabelled``: the number of labeled and unlabeled cases.
+    - ``labeled``, ``unlabeled``: the number of labeled and unlabeled cases.
     - ``organs``: the names of labels 1 to K.
     - ``partial``: the name of the first partially labeled case, or None.
     - ``processes``: the number of processes that share a batch.
     """
 
     voxels: tuple[int, ...]
-    labelled: int
-    unlabelled: int
+    labeled: int
+    unlabeled: int
     organs: tuple[str, ...] = ()
     partial: str | None = None
     processes: int = 1
 
 
 def facts_of(
-    labelled: Sequence[LabeledVolume], unlabelled: Sequence[Case], organs: Sequence[str], processes: int = 1
+    labeled: Sequence[LabeledVolume], unlabeled: Sequence[Case], organs: Sequence[str], processes: int = 1
 ) -> Facts:
     """Collect the facts about these cases. ``organs`` are the names of labels 1 to K."""
-    voxels = sum((case.voxel_counts(len(organs)) for case in labelled), np.zeros(len(organs) + 1, np.int64))
-    partial = next((case.name for case in labelled if case.unannotated), None)
-    return Facts(tuple(map(int, voxels)), len(labelled), len(unlabelled), tuple(organs), partial, processes)
+    voxels = sum((case.voxel_counts(len(organs)) for case in labeled), np.zeros(len(organs) + 1, np.int64))
+    partial = next((case.name for case in labeled if case.unannotated), None)
+    return Facts(tuple(map(int, voxels)), len(labeled), len(unlabeled), tuple(organs), partial, processes)
 
 
 class StepState(NamedTuple):
@@ -75,7 +76,7 @@ class Batch(NamedTuple):
     - ``volumes``: labeled patches (batch, 1, depth, height, width), with intensities from 0 to 1.
     - ``labels``: int64 (batch, depth, height, width).
     - ``unannotated``: for each labeled patch, the labels that its label map does not include.
-    - ``unlabelled``: unlabeled patches, of the form of ``volumes``, or None.
+    - ``unlabeled``: unlabeled patches, of the form of ``volumes``, or None.
     - ``ignored``: booleans (batch, depth, height, width), true for voxels of pseudo-labeled cases that have no label;
       None if all voxels have one.
     """
@@ -83,7 +84,7 @@ class Batch(NamedTuple):
     volumes: Tensor
     labels: Tensor
     unannotated: Sequence[Sequence[int]]
-    unlabelled: Tensor | None
+    unlabeled: Tensor | None
     ignored: Tensor | None = None
 
 
@@ -94,8 +95,8 @@ class Pool(NamedTuple):
     1), both (depth, height, width).
     """
 
-    labelled: Sequence[Case]
-    unlabelled: Sequence[Case]
+    labeled: Sequence[Case]
+    unlabeled: Sequence[Case]
     predict: Callable[[Case], tuple[np.ndarray, np.ndarray]]
 
 
@@ -141,16 +142,11 @@ class NoOptions:
     """The options of a strategy that has none."""
 
 
-def option(default: Any, explanation: str) -> Any:
-    """A field of a strategy's options dataclass, with its default and an explanation for the command line."""
-    return field(default=default, metadata={"help": explanation})
-
-
 class Strategy(nn.Module):
     """A training method. A subclass creates its networks first.
 
-    ``network`` is exported and used in figures; ``answering()`` is validated and scored. ``Options`` is the dataclass
-    of the strategy's own options, and ``own`` holds their values. If a class implements a paper in two ways,
+    ``network`` is exported and used in figures; ``validated_network()`` is validated and scored. ``Options`` is the
+    dataclass of the strategy's own options, and ``own`` holds their values. If a class implements a paper in two ways,
     ``published`` is the class of the second, which the option ``variant`` selects.
     """
 
@@ -158,7 +154,7 @@ class Strategy(nn.Module):
     Options: ClassVar[type[Any]] = NoOptions
     published: ClassVar[type[Strategy] | None] = None
     # Requirements on a run's cases and options; see ``require``.
-    needs_unlabelled: ClassVar[bool] = False
+    needs_unlabeled: ClassVar[bool] = False
     needs_full_labels: ClassVar[bool] = False
     needs_every_organ: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
@@ -175,7 +171,7 @@ class Strategy(nn.Module):
         """Raise UserError if the strategy does not support these options or cases. Nothing is built yet."""
         name = f"--strategy {options.strategy}"
         cls.read(options)
-        if cls.needs_unlabelled and not facts.unlabelled:
+        if cls.needs_unlabeled and not facts.unlabeled:
             raise UserError(
                 f"{name} needs unlabeled cases, but there are none.", "Add unlabeled cases, or choose --strategy vnet."
             )
@@ -192,7 +188,7 @@ class Strategy(nn.Module):
                     "Label another case, or choose --strategy cps, ga or dca.",
                 )
         if cls.needs_pairs:
-            shares = [options.labelled_per_step // facts.processes, options.unlabelled_per_step // facts.processes]
+            shares = [options.labeled_per_step // facts.processes, options.unlabeled_per_step // facts.processes]
             if shares[0] != shares[1] or shares[0] % 2 or not shares[0]:
                 per_process = f" in each of {facts.processes} processes" if facts.processes > 1 else ""
                 raise UserError(
@@ -231,15 +227,15 @@ class Strategy(nn.Module):
         """Called once, before a run starts or resumes, with the facts about its cases."""
         self.facts = facts
 
-    def answering(self) -> ScoredNetwork:
+    def validated_network(self) -> ScoredNetwork:
         """The network that is validated, averaged and scored: ``network`` or an ensemble."""
         return self.network
 
     @property
     def epoch_steps(self) -> int:
         """The number of steps in which as many unlabeled patches are drawn as there are unlabeled cases."""
-        unlabelled = self.facts.unlabelled if self.facts is not None else 1
-        return max(1, -(-unlabelled // self.options.unlabelled_per_step))
+        unlabeled = self.facts.unlabeled if self.facts is not None else 1
+        return max(1, -(-unlabeled // self.options.unlabeled_per_step))
 
     def random(self, step_state: StepState, salt: int = 0) -> torch.Generator:
         """A CPU random generator for one step, which is the same in a resumed run.
@@ -302,7 +298,7 @@ def own_options(strategy_class: type[Strategy], options: TrainingOptions) -> Any
     known = {item.name: item for item in fields(strategy_class.Options)}
     for name in options.strategy_options:
         if name not in known:
-            listed = "; ".join(f"{key} ({item.default}): {item.metadata['help']}" for key, item in known.items())
+            listed = "; ".join(f"{key} ({item.default}): {option_of(item).help}" for key, item in known.items())
             raise UserError(
                 f"--strategy {options.strategy} has no option '{name}'.",
                 f"Its options are: {listed}" if known else "It has no options.",

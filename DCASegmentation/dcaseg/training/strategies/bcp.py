@@ -31,10 +31,10 @@ class BCP(CopyPaste):
         """See ``CopyPaste.self_training_parts``."""
         return ("mixed",)
 
-    def self_training(self, loss_name: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """See ``CopyPaste.self_training``."""
-        pseudo = self.pseudo_labels(unlabelled)
-        pair = self.both_ways((batch.volumes, batch.labels), (unlabelled, pseudo), self.box(unlabelled, step_state))
+        pseudo = self.pseudo_labels(unlabeled)
+        pair = self.both_ways((batch.volumes, batch.labels), (unlabeled, pseudo), self.box(unlabeled, step_state))
         loss, logits = self.both_losses(self.network, pair)
         half = len(logits) // 2
         inside = ~pair[0].mask.expand_as(pair[0].labels)

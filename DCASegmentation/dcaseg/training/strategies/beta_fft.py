@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import Batch, Loss, StepState, Strategy, option
+from ...option_fields import option
+from .base import Batch, Loss, StepState, Strategy
 from .copy_paste import CopyPasteOptions, TwoStudents
 from .losses import cross_entropy_and_square_dice
 from .mixing import frequencies_swapped
@@ -62,30 +63,30 @@ class BetaFFT(TwoStudents):
         """See ``CopyPaste.self_training_parts``."""
         return ("mixed", "differentiated", "swapped")
 
-    def self_training(self, loss_name: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """See ``CopyPaste.self_training``."""
         if loss_name == "mixed":
-            return self.on_mixtures(batch, unlabelled, step_state)
+            return self.on_mixtures(batch, unlabeled, step_state)
         if loss_name == "differentiated":
-            return self._differentiated(batch, unlabelled, step_state)
+            return self._differentiated(batch, unlabeled, step_state)
         swapped = frequencies_swapped(self.views[0][0], self.views[1][0], self.own.low_share)
-        samples = torch.cat(swapped).to(unlabelled.dtype)
+        samples = torch.cat(swapped).to(unlabeled.dtype)
         loss = self.taught_by_each_other([student(samples).float() for student in self.students], 1.0)
         return Loss(loss.total, {"swapped": loss.values["unsupervised"]})
 
-    def _differentiated(self, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+    def _differentiated(self, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """The additional losses of the first network, for each view."""
-        half = len(unlabelled) // 2
+        half = len(unlabeled) // 2
         seed = int(torch.randint(2**31, (), generator=self.random(step_state, 3)))
         beta = torch.from_numpy(np.random.default_rng(seed).beta(self.own.beta, self.own.beta, half)).float()
-        labelled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
-        unlabelled_views = (unlabelled, strong_view(unlabelled, self.random(step_state, 2)))
-        labelled_loss, distance = unlabelled.new_zeros(()), unlabelled.new_zeros(())
-        for labelled, view in zip(labelled_views, unlabelled_views, strict=True):
-            labelled_loss = labelled_loss + cross_entropy_and_square_dice(self.network(labelled), batch.labels)
+        labeled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
+        unlabeled_views = (unlabeled, strong_view(unlabeled, self.random(step_state, 2)))
+        labeled_loss, distance = unlabeled.new_zeros(()), unlabeled.new_zeros(())
+        for labeled, view in zip(labeled_views, unlabeled_views, strict=True):
+            labeled_loss = labeled_loss + cross_entropy_and_square_dice(self.network(labeled), batch.labels)
             with torch.no_grad():
                 target = self.teacher(view).float().softmax(dim=1)
             predicted = self.network(interpolate(view[:half], view[half:], beta)).float().softmax(dim=1)
             distance = distance + ((predicted - interpolate(target[:half], target[half:], beta)) ** 2).mean()
-        values = {"labelled": labelled_loss.detach() / 2, "interpolated": distance.detach() / 2}
-        return Loss(labelled_loss + self.weight(step_state) * distance, values)
+        values = {"labelled": labeled_loss.detach() / 2, "interpolated": distance.detach() / 2}
+        return Loss(labeled_loss + self.weight(step_state) * distance, values)

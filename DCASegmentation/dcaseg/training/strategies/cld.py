@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, StepState, option
+from .base import Batch, Facts, StepState
 from .class_statistics import Confidence, cube_root_weights
 from .losses import sampled, voxel_loss, weighted_loss
 from .two_networks import TwoNetworks
@@ -58,9 +59,9 @@ class CLD(TwoNetworks):
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
-        labelled = len(batch.volumes)
+        labeled = len(batch.volumes)
         for bank, logits in zip(self.banks, outputs, strict=True):
-            bank.observe(logits[:labelled].softmax(dim=1), batch.labels)  # type: ignore[operator]
+            bank.observe(logits[:labeled].softmax(dim=1), batch.labels)  # type: ignore[operator]
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.supervised``."""

@@ -24,8 +24,9 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, MeanOfNetworks, ParameterGroup, ScoredNetwork, StepState, Strategy, plain_vnet
 from .losses import agreement, square_dice, voxel_loss
 
 
@@ -65,7 +66,7 @@ class CoBioNet(Strategy):
     name: ClassVar[str] = "co_bionet"
     Options: ClassVar[type[CoBioNetOptions]] = CoBioNetOptions
     own: CoBioNetOptions
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
@@ -74,8 +75,8 @@ class CoBioNet(Strategy):
         self.critics = nn.ModuleList(Critic(self.network.out_channels) for _ in range(2))
         self._probabilities: list[Tensor] = []
 
-    def answering(self) -> ScoredNetwork:
-        """See ``Strategy.answering``."""
+    def validated_network(self) -> ScoredNetwork:
+        """See ``Strategy.validated_network``."""
         return MeanOfNetworks([self.network, self.second], of="probabilities")
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -92,26 +93,26 @@ class CoBioNet(Strategy):
         return self._networks(batch, step_state) if loss_name == "networks" else self._critics(batch)
 
     def _networks(self, batch: Batch, step_state: StepState) -> Loss:
-        labelled = len(batch.volumes)
-        volumes = batch.volumes if batch.unlabelled is None else torch.cat([batch.volumes, batch.unlabelled])
+        labeled = len(batch.volumes)
+        volumes = batch.volumes if batch.unlabeled is None else torch.cat([batch.volumes, batch.unlabeled])
         logits = [self.network(volumes).float(), self.second(volumes).float()]
         probabilities = [each.softmax(dim=1) for each in logits]
         self._probabilities = [each.detach() for each in probabilities]
         supervised = torch.stack(
             [
-                voxel_loss(z[:labelled], batch.labels) + square_dice(p[:labelled], batch.labels)
+                voxel_loss(z[:labeled], batch.labels) + square_dice(p[:labeled], batch.labels)
                 for z, p in zip(logits, probabilities, strict=True)
             ]
         ).sum()
         values = {"supervised": supervised.detach() / 2}
-        if batch.unlabelled is None:
+        if batch.unlabeled is None:
             return Loss(supervised, values)
         crossed, adversarial, real_share = supervised.new_zeros(()), supervised.new_zeros(()), supervised.new_zeros(())
         for which in (0, 1):
-            target = self._probabilities[1 - which][labelled:]
+            target = self._probabilities[1 - which][labeled:]
             with torch.no_grad():
                 real = self.critics[1 - which](target).float().sigmoid()[:, 0] > self.own.threshold
-            crossed = crossed + selected_cross_entropy(logits[which][labelled:], target, real)
+            crossed = crossed + selected_cross_entropy(logits[which][labeled:], target, real)
             real_share = real_share + real.float().mean() / 2
             # Detached, because this loss must not train the critic.
             frozen = {name: parameter.detach() for name, parameter in self.critics[which].named_parameters()}
@@ -120,7 +121,7 @@ class CoBioNet(Strategy):
         total = supervised + self.weight(step_state) * (crossed + self.own.adversarial * adversarial)
         values["unsupervised"] = crossed.detach()
         values["certain"] = real_share
-        labels = [each[labelled:].argmax(dim=1) for each in self._probabilities]
+        labels = [each[labeled:].argmax(dim=1) for each in self._probabilities]
         return Loss(total, {**values, "adversarial": adversarial.detach(), "agreement": agreement(*labels)})
 
     def _critics(self, batch: Batch) -> Loss:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...option_fields import option
 from ..ema import update_teacher
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .losses import agreement, region_loss, square_dice
 from .mixing import box_mask, pasted
 from .perturbation import strong_view
@@ -72,7 +73,7 @@ def mixed(outside: tuple[Tensor, Tensor], inside: tuple[Tensor, Tensor], mask: T
 class CopyPaste(Strategy):
     """The two stages. A subclass defines the losses of the second one."""
 
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
     needs_pairs: ClassVar[bool] = True
     Options: ClassVar[type[CopyPasteOptions]] = CopyPasteOptions
@@ -110,15 +111,15 @@ class CopyPaste(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        pretraining = step_state.stage == "pretraining" or batch.unlabelled is None
+        pretraining = step_state.stage == "pretraining" or batch.unlabeled is None
         return ("pretraining",) if pretraining else self.self_training_parts()
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "pretraining":
             return self._pretraining(batch, step_state)
-        assert batch.unlabelled is not None
-        return self.self_training(loss_name, batch, batch.unlabelled, step_state)
+        assert batch.unlabeled is not None
+        return self.self_training(loss_name, batch, batch.unlabeled, step_state)
 
     def on_step_end(self, step_state: StepState) -> None:
         """See ``Strategy.on_step_end``."""
@@ -129,7 +130,7 @@ class CopyPaste(Strategy):
         """The names of the second stage's losses, in the order in which they are computed."""
         raise NotImplementedError
 
-    def self_training(self, loss_name: str, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+    def self_training(self, loss_name: str, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """Compute the loss of the second stage with this name."""
         raise NotImplementedError
 
@@ -138,12 +139,12 @@ class CopyPaste(Strategy):
         return box_mask(volumes.shape[2:], self.own.box, self.random(step_state))
 
     def both_ways(
-        self, labelled: tuple[Tensor, Tensor], unlabelled: tuple[Tensor, Tensor], mask: Tensor
+        self, labeled: tuple[Tensor, Tensor], unlabeled: tuple[Tensor, Tensor], mask: Tensor
     ) -> tuple[Mixed, Mixed]:
         """The mixtures "in" and "out" of volumes and labels, each of half a batch."""
-        half = len(labelled[0]) // 2
-        first = [(volumes[:half], labels[:half]) for volumes, labels in (labelled, unlabelled)]
-        second = [(volumes[half:], labels[half:]) for volumes, labels in (labelled, unlabelled)]
+        half = len(labeled[0]) // 2
+        first = [(volumes[:half], labels[:half]) for volumes, labels in (labeled, unlabeled)]
+        second = [(volumes[half:], labels[half:]) for volumes, labels in (labeled, unlabeled)]
         return mixed(first[0], first[1], mask), mixed(second[1], second[0], mask)
 
     @torch.no_grad()
@@ -201,14 +202,14 @@ class TwoStudents(CopyPaste):
         """See ``CopyPaste.students``."""
         return [self.network, self.second]
 
-    def on_mixtures(self, batch: Batch, unlabelled: Tensor, step_state: StepState) -> Loss:
+    def on_mixtures(self, batch: Batch, unlabeled: Tensor, step_state: StepState) -> Loss:
         """BCP's losses of both networks, each on the mixtures of its own view, and Dice with the other's labels."""
-        mask = self.box(unlabelled, step_state)
-        labelled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
-        unlabelled_views = (unlabelled, strong_view(unlabelled, self.random(step_state, 2)))
-        total, logits, volumes = unlabelled.new_zeros(()), [], []
-        for student, labelled, view in zip(self.students, labelled_views, unlabelled_views, strict=True):
-            pair = self.both_ways((labelled, batch.labels), (view, self.pseudo_labels(view)), mask)
+        mask = self.box(unlabeled, step_state)
+        labeled_views = (batch.volumes, strong_view(batch.volumes, self.random(step_state, 1)))
+        unlabeled_views = (unlabeled, strong_view(unlabeled, self.random(step_state, 2)))
+        total, logits, volumes = unlabeled.new_zeros(()), [], []
+        for student, labeled, view in zip(self.students, labeled_views, unlabeled_views, strict=True):
+            pair = self.both_ways((labeled, batch.labels), (view, self.pseudo_labels(view)), mask)
             loss, student_logits = self.both_losses(student, pair)
             total = total + loss
             logits.append(student_logits)

@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from .base import Batch, ScoredNetwork, StepState, option, pseudo_label_loss, whole_label_loss
+from ...option_fields import option
+from .base import Batch, ScoredNetwork, StepState, pseudo_label_loss, whole_label_loss
 from .two_networks import TwoNetworks
 
 
@@ -30,9 +31,9 @@ class CrossPseudoSupervision(TwoNetworks):
     own: CPSOptions
     needs_full_labels: ClassVar[bool] = False
 
-    def answering(self) -> ScoredNetwork:
-        """See ``Strategy.answering``."""
-        return super().answering() if self.own.answer == "both" else self.network
+    def validated_network(self) -> ScoredNetwork:
+        """See ``Strategy.validated_network``."""
+        return super().validated_network() if self.own.answer == "both" else self.network
 
     def supervised(self, which: int, logits: Tensor, batch: Batch, step_state: StepState) -> Tensor:
         """See ``TwoNetworks.supervised``."""

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..cases import Case
 from ..ema import update_average
 from ..options import TrainingOptions
-from .base import Facts, Pool, StepState, option
+from .base import Facts, Pool, StepState
 from .class_statistics import reversed_weights
-from .fixmatch import FixMatch, pseudo_labelled
+from .fixmatch import FixMatch, pseudo_labeled
 from .two_networks import WeightedNetworks
 
 
@@ -88,7 +89,7 @@ class PublishedCReST(FixMatch):
             return None
         assert self.facts is not None
         rates = reversed_weights(torch.tensor(self.facts.voxels, dtype=torch.double), self.own.exponent)
-        return pseudo_labelled(pool, rates.tolist(), of_predicted=True)
+        return pseudo_labeled(pool, rates.tolist(), of_predicted=True)
 
     def on_step_start(self, step_state: StepState, averaged: object) -> bool:
         """See ``Strategy.on_step_start``."""
@@ -129,6 +130,6 @@ class CReST(WeightedNetworks):
         """See ``WeightedNetworks.weights_of``."""
         return reversed_weights(voxels, self.own.exponent)
 
-    def counted(self, logits: Tensor, labelled: int) -> Tensor:
+    def counted(self, logits: Tensor, labeled: int) -> Tensor:
         """The unlabeled patches."""
-        return logits[labelled:]
+        return logits[labeled:]

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import torch
 
-from ...method.experts import VNET_N_STAGES, ExpertDecoder
+from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...method.variants import VNET_N_STAGES
 from ...method.vnet import initialize_kaiming
 from ..options import TrainingOptions
 from .base import Batch, Loss, StepState, Strategy
@@ -85,7 +86,7 @@ class DCA(Strategy):
             names.append("all")
         elif step_state.stage != "aggregation" or (aggregates and self.options.supervise_aggregation):
             names.append("labelled")
-        if batch.unlabelled is not None:
+        if batch.unlabeled is not None:
             if step_state.stage != "aggregation" and self.options.expert_pseudo_labels:
                 names.append("experts")
             if aggregates and not in_one_graph:
@@ -105,23 +106,23 @@ class DCA(Strategy):
             return Loss(
                 torch.stack(list(losses.values())).sum(), {name: loss.detach() for name, loss in losses.items()}
             )
-        assert batch.unlabelled is not None
+        assert batch.unlabeled is not None
         if loss_name == "experts":
             teacher = self._teacher[0] if self._teacher else self.network
-            loss, agreement = pseudo_supervised_loss(self.network, teacher, batch.unlabelled, self.options)
+            loss, agreement = pseudo_supervised_loss(self.network, teacher, batch.unlabeled, self.options)
             values = {"experts_unsupervised": loss.detach(), "experts_agreement": agreement}
             return Loss(self.weight(step_state) * loss, values)
-        loss, agreement = unsupervised_loss(self.network, batch.unlabelled, self.options, stage)
+        loss, agreement = unsupervised_loss(self.network, batch.unlabeled, self.options, stage)
         return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": agreement})
 
     def _in_one_graph(self, step_state: StepState, batch: Batch) -> bool:
         joint = self.options.joint_statistics and step_state.stage == "joint"
-        return joint and batch.unlabelled is not None and self.network.aggregation is not None
+        return joint and batch.unlabeled is not None and self.network.aggregation is not None
 
     def _all(self, batch: Batch, step_state: StepState, class_balance: float) -> Loss:
-        assert batch.unlabelled is not None
+        assert batch.unlabeled is not None
         losses, agreement = plain_losses(
-            self.network, batch.volumes, batch.labels, batch.unlabelled, self.options, class_balance, batch.unannotated,
+            self.network, batch.volumes, batch.labels, batch.unlabeled, self.options, class_balance, batch.unannotated,
             aggregate_all=False,
         )  # fmt: skip
         weights = {"unsupervised": self.weight(step_state)}

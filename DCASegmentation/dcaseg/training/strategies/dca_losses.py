@@ -176,7 +176,7 @@ def plain_losses(
     network: DCANet,
     volumes: Tensor,
     labels: Tensor,
-    unlabelled: Tensor,
+    unlabeled: Tensor,
     options: TrainingOptions,
     class_balance: float = 0.0,
     unannotated: Sequence[Sequence[int]] = (),
@@ -186,14 +186,14 @@ def plain_losses(
 
     The losses are those of the experts, ``aggregation`` and ``attention`` (with the option ``supervise_aggregation``),
     and ``unsupervised``. With ``aggregate_all``, the aggregation decoder processes the labeled patches even if it does
-    not learn from their labels. ``volumes`` and ``unlabelled`` are (batch, 1, depth, height, width); other arguments
+    not learn from their labels. ``volumes`` and ``unlabeled`` are (batch, 1, depth, height, width); other arguments
     are as in ``supervised_losses``. Raises ValueError without an aggregation decoder.
     """
     if network.aggregation is None:
         raise ValueError("a network without an aggregation decoder cannot compute all losses in one graph")
     count, n_channels = len(volumes), network.out_channels
     missing = channel_mask(unannotated, n_channels, volumes.device) if any(unannotated) else None
-    encoded = network.encoder(torch.cat([volumes, unlabelled]))
+    encoded = network.encoder(torch.cat([volumes, unlabeled]))
     decoded = network.decode_experts(encoded)
     losses = {}
     for slot, owned, expert in zip(network.expert_slots, network.owners, decoded, strict=True):

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, StepState, option
+from .base import Batch, Facts, StepState
 from .class_statistics import Difficulty, distribution_weights, update_weight_average, voxels_of
 from .losses import weighted_cross_entropy, weighted_loss
 from .two_networks import TwoNetworks
@@ -54,10 +55,10 @@ class DHC(TwoNetworks):
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
-        labelled = len(batch.volumes)
-        difficulty = self.difficulty.observe(outputs[0][:labelled].argmax(dim=1), batch.labels)
-        if batch.unlabelled is not None:
-            voxels = voxels_of(outputs[1][labelled:].argmax(dim=1), self.channels)
+        labeled = len(batch.volumes)
+        difficulty = self.difficulty.observe(outputs[0][:labeled].argmax(dim=1), batch.labels)
+        if batch.unlabeled is not None:
+            voxels = voxels_of(outputs[1][labeled:].argmax(dim=1), self.channels)
             update_weight_average(self.distribution, distribution_weights(voxels), self.own.decay)
         self._weights = [difficulty, self.distribution.clone()]
 

@@ -32,7 +32,7 @@ CONFIDENT = 0.95
 class FixMatch(Strategy):
     """FixMatch. A subclass chooses which voxels' pseudo-labels are accepted, or adds pseudo-labeled cases."""
 
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
@@ -42,7 +42,7 @@ class FixMatch(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
+        return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
@@ -53,12 +53,12 @@ class FixMatch(Strategy):
             else:
                 loss = whole_label_loss(logits, batch, self.options, step_state)
             return Loss(loss, {"supervised": loss.detach()})
-        assert batch.unlabelled is not None
+        assert batch.unlabeled is not None
         with torch.no_grad():
-            weak = self.aligned(self.network(batch.unlabelled).float().softmax(dim=1), step_state)
+            weak = self.aligned(self.network(batch.unlabeled).float().softmax(dim=1), step_state)
             confidence, labels = weak.max(dim=1)
             mask = self.accepted(confidence, labels)
-        logits = self.network(strong_view(batch.unlabelled, self.random(step_state)))
+        logits = self.network(strong_view(batch.unlabeled, self.random(step_state)))
         loss = voxel_loss(logits, labels, mask=mask)
         values = {"unsupervised": loss.detach(), "agreement": agreement(logits.detach().argmax(dim=1), labels)}
         return Loss(self.weight(step_state) * loss, {**values, "certain": mask.float().mean()})
@@ -97,13 +97,13 @@ def most_confident(predictions: Sequence[tuple[np.ndarray, np.ndarray]], counts:
     return masks
 
 
-def pseudo_labelled(pool: Pool, counts_of: Sequence[float], of_predicted: bool) -> list[Case]:
+def pseudo_labeled(pool: Pool, counts_of: Sequence[float], of_predicted: bool) -> list[Case]:
     """Pseudo-label the unlabeled cases: the most confident voxels of each class have labels, all others are ignored.
 
     ``counts_of`` holds, for each class, the fraction of its predicted voxels to keep or, if not ``of_predicted``, the
     number of voxels. Cases in which no voxel is kept are left out.
     """
-    predictions = [pool.predict(case) for case in pool.unlabelled]
+    predictions = [pool.predict(case) for case in pool.unlabeled]
     counts = [int(number) for number in counts_of]
     if of_predicted:
         n_channels = len(counts_of)
@@ -114,6 +114,6 @@ def pseudo_labelled(pool: Pool, counts_of: Sequence[float], of_predicted: bool) 
     masks = most_confident(predictions, counts)
     return [
         Case(case.name, case.hu, np.where(mask, labels, 0).astype(np.uint8), (), case.spacing, ignored=~mask)
-        for case, (labels, _), mask in zip(pool.unlabelled, predictions, masks, strict=True)
+        for case, (labels, _), mask in zip(pool.unlabeled, predictions, masks, strict=True)
         if mask.any()
     ]

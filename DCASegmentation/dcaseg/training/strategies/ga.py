@@ -18,7 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .base import Batch, StepState, option
+from ...option_fields import option
+from .base import Batch, StepState
 from .losses import voxel_cross_entropy
 from .two_networks import TwoNetworks
 

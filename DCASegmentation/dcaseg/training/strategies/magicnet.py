@@ -29,9 +29,10 @@ from torch.nn import functional
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...option_fields import option
 from ..ema import update_teacher, warmup_decay
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Facts, Loss, StepState, Strategy, plain_vnet
 from .class_statistics import voxels_of
 from .ga import gradient_aware_cross_entropy, gradient_aware_dice
 from .losses import agreement, square_dice, voxel_loss
@@ -74,7 +75,7 @@ class MagicNet(Strategy):
     name: ClassVar[str] = "magicnet"
     Options: ClassVar[type[MagicNetOptions]] = MagicNetOptions
     own: MagicNetOptions
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
     _WINDOW = 20
 
@@ -117,7 +118,7 @@ class MagicNet(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("cubes", "whole", "crossed") if batch.unlabelled is not None else ("whole",)
+        return ("cubes", "whole", "crossed") if batch.unlabeled is not None else ("whole",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
@@ -125,19 +126,19 @@ class MagicNet(Strategy):
             logits = self.network(batch.volumes).float()
             loss = (self._cross_entropy(logits, batch.labels) + self._dice(logits, batch.labels)) / 4
             return Loss(loss, {"supervised": loss.detach()})
-        assert batch.unlabelled is not None
-        labelled = len(batch.volumes)
-        volumes = torch.cat([batch.volumes, batch.unlabelled])
+        assert batch.unlabeled is not None
+        labeled = len(batch.volumes)
+        volumes = torch.cat([batch.volumes, batch.unlabeled])
         if loss_name == "cubes":
             return self._cubes(volumes, batch.labels, step_state)
         order = partners(self.own.cubes**3, len(volumes), self.random(step_state))
         mixture = assembled(exchanged(cubes(volumes, self.own.cubes), order))
         features = self._decoder(self.network.encoder(mixture)).features[-1]
         logits = self._head(assembled(returned(cubes(features, self.own.cubes), order)))
-        supervised = self._dice(logits[:labelled], batch.labels) / 4
+        supervised = self._dice(logits[:labeled], batch.labels) / 4
         assert self._pseudo is not None
-        loss = self._dice(logits[labelled:], self._pseudo)
-        same = agreement(logits[labelled:].argmax(dim=1), self._pseudo)
+        loss = self._dice(logits[labeled:], self._pseudo)
+        same = agreement(logits[labeled:].argmax(dim=1), self._pseudo)
         values = {"crossed": supervised.detach(), "unsupervised": loss.detach(), "agreement": same}
         return Loss(supervised + self.weight(step_state) * loss, values)
 
@@ -154,7 +155,7 @@ class MagicNet(Strategy):
 
     def _cubes(self, volumes: Tensor, labels: Tensor, step_state: StepState) -> Loss:
         """The loss of single cubes. Also computes the pseudo-label for the exchanged ones."""
-        labelled = len(labels)
+        labeled = len(labels)
         parts = cubes(volumes, self.own.cubes)
         order = torch.randperm(len(parts) * len(volumes), generator=self.random(step_state, 1)).to(volumes.device)
         # In random order, so that the classifier's batch norm cannot reveal a position by its neighbors.
@@ -163,14 +164,14 @@ class MagicNet(Strategy):
         place = functional.cross_entropy(self.place(encoded[-1].flatten(1)).float(), places)
         features = self._decoder(encoded).features[-1][order.argsort()]
         logits = self._head(assembled(features.unflatten(0, parts.shape[:2])))
-        self._pseudo = self._pseudo_label(volumes[labelled:], logits[labelled:].detach(), step_state)
-        supervised = self._dice(logits[:labelled], labels) / 4
+        self._pseudo = self._pseudo_label(volumes[labeled:], logits[labeled:].detach(), step_state)
+        supervised = self._dice(logits[:labeled], labels) / 4
         values = {"cubes": supervised.detach(), "place": place.detach()}
         return Loss(supervised + _PLACE_WEIGHT * place, values)
 
     @torch.no_grad()
-    def _pseudo_label(self, unlabelled: Tensor, from_cubes: Tensor, step_state: StepState) -> Tensor:
-        teacher = self.teacher(clipped_noise(unlabelled, self.random(step_state, 2))).float()
+    def _pseudo_label(self, unlabeled: Tensor, from_cubes: Tensor, step_state: StepState) -> Tensor:
+        teacher = self.teacher(clipped_noise(unlabeled, self.random(step_state, 2))).float()
         voxels = self.counts.sum(dim=0)
         if step_state.step >= self.own.blend_from and voxels.any():
             share = voxels / voxels.max()

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..cases import Case
 from ..options import TrainingOptions
-from .base import Facts, Pool, StepState, option
+from .base import Facts, Pool, StepState
 from .class_statistics import lagging_weights
-from .fixmatch import FixMatch, pseudo_labelled
+from .fixmatch import FixMatch, pseudo_labeled
 from .two_networks import WeightedNetworks
 
 
@@ -71,12 +72,12 @@ class PublishedSimiS(FixMatch):
         if step_state.step not in borders:
             return None
         assert self.facts is not None
-        labelled = torch.tensor(self.facts.voxels[1:])
+        labeled = torch.tensor(self.facts.voxels[1:])
         shares = self.voxels.cpu().double() / self.voxels.sum().clamp(min=1).cpu().double()
-        counts = appended_voxels(shares, float(labelled.sum()), step_state.step / self.options.steps)
-        cases = pseudo_labelled(pool, [0, *counts.tolist()], of_predicted=False)
+        counts = appended_voxels(shares, float(labeled.sum()), step_state.step / self.options.steps)
+        cases = pseudo_labeled(pool, [0, *counts.tolist()], of_predicted=False)
         appended = sum((case.voxel_counts(self.channels - 1)[1:] for case in cases), np.zeros(self.channels - 1, int))
-        self.voxels.copy_(labelled + torch.from_numpy(np.asarray(appended)))
+        self.voxels.copy_(labeled + torch.from_numpy(np.asarray(appended)))
         return cases
 
 

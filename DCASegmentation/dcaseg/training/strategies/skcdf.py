@@ -25,11 +25,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...method.experts import PAPER_DILATIONS, VNET_N_STAGES, ExpertDecoder
+from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
 from ...method.network import DCANet
+from ...method.variants import PAPER_DILATIONS, VNET_N_STAGES
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Facts, Loss, StepState, Strategy, option
+from .base import Batch, Facts, Loss, StepState, Strategy
 from .class_statistics import balance_ratio
 from .losses import agreement, foreground_dice, sampled, voxel_loss
 
@@ -145,7 +147,7 @@ class SKCDF(Strategy):
     name: ClassVar[str] = "skcdf"
     Options: ClassVar[type[SKCDFOptions]] = SKCDFOptions
     own: SKCDFOptions
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
     needs_every_organ: ClassVar[bool] = True
     network: AttendingVNet
@@ -176,7 +178,7 @@ class SKCDF(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
+        return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
@@ -184,15 +186,15 @@ class SKCDF(Strategy):
         if loss_name == "labelled":
             features = self.network.encoder(batch.volumes)
             others = None
-            if batch.unlabelled is not None:
-                others = self._pseudo_label(batch.unlabelled, features[-1])
+            if batch.unlabeled is not None:
+                others = self._pseudo_label(batch.unlabeled, features[-1])
             outputs = self._head_logits(self.labelled, "labelled", self.network.attended(features, others))
             masks = (None, sampled(batch.labels, self.ratio, generator))
             losses = [self._loss(logits, batch.labels, mask) for logits, mask in zip(outputs, masks, strict=True)]
             return Loss(losses[0] + losses[1], {"supervised": losses[0].detach(), "balanced": losses[1].detach()})
-        assert batch.unlabelled is not None
+        assert batch.unlabeled is not None
         decoder: ExpertDecoder = self.network.experts[0]  # type: ignore[assignment]
-        features = self.network.attended(self.network.encoder(batch.unlabelled))
+        features = self.network.attended(self.network.encoder(batch.unlabeled))
         outputs = self._head_logits(decoder, "unlabelled", features)
         labels, balanced = self._pseudo
         rates = 1 - step_state.step / self.options.steps * (1 - self.ratio)
@@ -219,13 +221,13 @@ class SKCDF(Strategy):
                 average.lerp_(new, 1 - self.own.decay)
 
     @torch.no_grad()
-    def _pseudo_label(self, unlabelled: Tensor, labelled: Tensor) -> Tensor:
+    def _pseudo_label(self, unlabeled: Tensor, labeled: Tensor) -> Tensor:
         """Compute the pseudo-labels of both heads of decoder l; returns the deepest features of the unlabeled patches.
 
-        The unlabeled patches attend to the features ``labelled`` of the labeled ones.
+        The unlabeled patches attend to the features ``labeled`` of the labeled ones.
         """
-        features = self.network.encoder(unlabelled)
-        attended = self.network.attended(features, labelled)
+        features = self.network.encoder(unlabeled)
+        attended = self.network.attended(features, labeled)
         self._pseudo = [logits.argmax(dim=1) for logits in self._head_logits(self.labelled, "labelled", attended)]
         return features[-1]
 

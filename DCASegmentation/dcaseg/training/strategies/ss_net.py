@@ -24,8 +24,9 @@ from torch.nn import functional
 
 from ...method.experts import ExpertDecoder
 from ...method.log_gap import Partition
+from ...option_fields import option
 from ..options import TrainingOptions
-from .base import Batch, Loss, StepState, Strategy, option, plain_vnet
+from .base import Batch, Loss, StepState, Strategy, plain_vnet
 from .losses import agreement, soft_dice, square_dice
 from .perturbation import adversarial_direction, frozen_statistics
 
@@ -68,7 +69,7 @@ class SSNet(Strategy):
     name: ClassVar[str] = "ss_net"
     Options: ClassVar[type[SSNetOptions]] = SSNetOptions
     own: SSNetOptions
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
@@ -89,7 +90,7 @@ class SSNet(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("labelled", "unlabelled", "smooth") if batch.unlabelled is not None else ("labelled",)
+        return ("labelled", "unlabelled", "smooth") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
@@ -102,12 +103,12 @@ class SSNet(Strategy):
             contrast_loss = self.contrast_loss(features, batch.labels, generator)
             values = {"supervised": supervised.detach(), "contrast": contrast_loss.detach()}
             return Loss(supervised + weight * _CONTRAST * contrast_loss, values)
-        assert batch.unlabelled is not None
+        assert batch.unlabeled is not None
         if loss_name == "unlabelled":
-            logits, features = self.with_features(batch.unlabelled)
+            logits, features = self.with_features(batch.unlabeled)
             contrast_loss = self.contrast_loss(features, logits.detach().argmax(dim=1), self.random(step_state, 1))
             return Loss(weight * _CONTRAST * contrast_loss, {"contrast_unlabelled": contrast_loss.detach()})
-        volumes = torch.cat([batch.volumes, batch.unlabelled])
+        volumes = torch.cat([batch.volumes, batch.unlabeled])
         with frozen_statistics(self.network):
             with torch.no_grad():
                 clean = self._probabilities(volumes)

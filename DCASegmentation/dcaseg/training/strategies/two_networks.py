@@ -22,7 +22,7 @@ from .losses import agreement, weighted_cross_entropy, weighted_loss
 class TwoNetworks(Strategy):
     """A subclass defines the two losses. It may collect statistics in ``observe``, which is called before them."""
 
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
@@ -32,8 +32,8 @@ class TwoNetworks(Strategy):
         self.second = plain_vnet(options, groups)
         self.channels = self.network.out_channels
 
-    def answering(self) -> ScoredNetwork:
-        """See ``Strategy.answering``."""
+    def validated_network(self) -> ScoredNetwork:
+        """See ``Strategy.validated_network``."""
         return MeanOfNetworks([self.network, self.second])
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
@@ -42,23 +42,23 @@ class TwoNetworks(Strategy):
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
-        labelled = len(batch.volumes)
-        volumes = batch.volumes if batch.unlabelled is None else torch.cat([batch.volumes, batch.unlabelled])
+        labeled = len(batch.volumes)
+        volumes = batch.volumes if batch.unlabeled is None else torch.cat([batch.volumes, batch.unlabeled])
         outputs = [self.network(volumes).float(), self.second(volumes).float()]
         self.observe([logits.detach() for logits in outputs], batch, step_state)
         supervised = [
-            self.supervised(which, logits[:labelled], batch, step_state) for which, logits in enumerate(outputs)
+            self.supervised(which, logits[:labeled], batch, step_state) for which, logits in enumerate(outputs)
         ]
         total = supervised[0] + supervised[1]
         values = {"supervised": total.detach() / 2}
-        if batch.unlabelled is not None:
+        if batch.unlabeled is not None:
             labels = [logits.detach().argmax(dim=1) for logits in outputs]
             crossed = self.crossed(0, outputs[0], labels[1], step_state) + self.crossed(
                 1, outputs[1], labels[0], step_state
             )
             total = total + self.weight(step_state) * crossed
             values["unsupervised"] = crossed.detach()
-            values["agreement"] = agreement(labels[0][labelled:], labels[1][labelled:])
+            values["agreement"] = agreement(labels[0][labeled:], labels[1][labeled:])
         return Loss(total, values)
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
@@ -97,13 +97,13 @@ class WeightedNetworks(TwoNetworks):
         """The class weights (channel,) for the number of voxels of each class (channel,)."""
         raise NotImplementedError
 
-    def counted(self, logits: Tensor, labelled: int) -> Tensor:
-        """The part of a network's logits (batch, ...) whose labels are counted; the first ``labelled`` are labeled."""
+    def counted(self, logits: Tensor, labeled: int) -> Tensor:
+        """The part of a network's logits (batch, ...) whose labels are counted; the first ``labeled`` are labeled."""
         return logits
 
     def observe(self, outputs: list[Tensor], batch: Batch, step_state: StepState) -> None:
         """See ``TwoNetworks.observe``."""
-        if batch.unlabelled is not None:
+        if batch.unlabeled is not None:
             for weights, logits in zip(self.weights, outputs, strict=True):
                 voxels = voxels_of(self.counted(logits, len(batch.volumes)).argmax(dim=1), self.channels)
                 update_weight_average(weights, self.weights_of(voxels), self._DECAY)

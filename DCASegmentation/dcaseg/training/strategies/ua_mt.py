@@ -31,7 +31,7 @@ class UncertaintyAwareMeanTeacher(Strategy):
     """
 
     name: ClassVar[str] = "ua_mt"
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
         super().__init__(options)
@@ -40,16 +40,16 @@ class UncertaintyAwareMeanTeacher(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
+        return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
         if loss_name == "labelled":
             loss = whole_label_loss(self.network(batch.volumes), batch, self.options, step_state)
             return Loss(loss, {"supervised": loss.detach()})
-        assert batch.unlabelled is not None
-        student = self.network(batch.unlabelled).float().softmax(dim=1)
-        target, entropy = self._teacher_prediction(batch.unlabelled, step_state)
+        assert batch.unlabeled is not None
+        student = self.network(batch.unlabeled).float().softmax(dim=1)
+        target, entropy = self._teacher_prediction(batch.unlabeled, step_state)
         certain = entropy < self._threshold(step_state, student.shape[1])
         distance = ((student - target) ** 2).mean(dim=1)
         loss = (distance * certain).sum() / certain.sum().clamp(min=1)

@@ -42,7 +42,7 @@ class URPC(Strategy):
     """A pyramid of predictions that agree with each other."""
 
     name: ClassVar[str] = "urpc"
-    needs_unlabelled: ClassVar[bool] = True
+    needs_unlabeled: ClassVar[bool] = True
     needs_full_labels: ClassVar[bool] = True
 
     def __init__(self, options: TrainingOptions, groups: Partition) -> None:
@@ -55,7 +55,7 @@ class URPC(Strategy):
 
     def loss_names(self, step_state: StepState, batch: Batch) -> tuple[str, ...]:
         """See ``Strategy.loss_names``."""
-        return ("labelled", "unlabelled") if batch.unlabelled is not None else ("labelled",)
+        return ("labelled", "unlabelled") if batch.unlabeled is not None else ("labelled",)
 
     def forward(self, loss_name: str, batch: Batch, step_state: StepState) -> Loss:
         """See ``Strategy.forward``."""
@@ -64,8 +64,8 @@ class URPC(Strategy):
             losses = [cross_entropy_and_square_dice(logits, batch.labels) for logits in scales]
             loss = torch.stack(losses).mean()
             return Loss(loss, {"supervised": loss.detach()})
-        assert batch.unlabelled is not None
-        scales = self.pyramid(batch.unlabelled)
+        assert batch.unlabeled is not None
+        scales = self.pyramid(batch.unlabeled)
         loss = rectified_consistency([functional.log_softmax(logits, dim=1) for logits in scales])
         same = agreement(scales[0].argmax(dim=1), scales[-1].argmax(dim=1))
         return Loss(self.weight(step_state) * loss, {"unsupervised": loss.detach(), "agreement": same})

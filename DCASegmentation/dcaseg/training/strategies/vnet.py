@@ -1,7 +1,7 @@
 """A plain V-Net that learns from labeled patches only.
 
 With the labeled part of a training set, it is the baseline of Table 3. With all cases and their labels, it is the fully
-supervised row of Tables 1 and 2 (``TrainingSet.fully_labelled``).
+supervised row of Tables 1 and 2 (``TrainingSet.fully_labeled``).
 """
 
 from __future__ import annotations

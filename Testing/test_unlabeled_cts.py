@@ -14,7 +14,7 @@ from dcaseg.imaging.grid import Grid
 from dcaseg.imaging.writers import write_image
 from dcaseg.organs import AMOS, SYNAPSE
 from dcaseg.synthesis.phantom.case import generate
-from dcaseg.training.corrections import AlreadyThereError, add_corrected_case, add_unlabelled_ct, read_unlabelled_cts
+from dcaseg.training.corrections import AlreadyThereError, add_corrected_case, add_unlabeled_ct, read_unlabeled_cts
 from dcaseg.training.datalist import read_datalist, require_files
 
 MODEL = ("dca-synthetic", "ab" * 32)
@@ -34,12 +34,12 @@ def listed(folder):
     return json.loads((folder / "dataset.json").read_text())
 
 
-def test_an_unlabelled_ct_is_listed_with_the_corrected_cases(phantoms, tmp_path):
+def test_an_unlabeled_ct_is_listed_with_the_corrected_cases(phantoms, tmp_path):
     add_corrected(tmp_path, phantoms[0], "case-1")
-    path = add_unlabelled_ct(tmp_path, phantoms[1].ct)
+    path = add_unlabeled_ct(tmp_path, phantoms[1].ct)
     datalist = read_datalist(tmp_path / "dataset.json")
     require_files(datalist)
-    assert [entry.image for entry in datalist.unlabelled] == [path] == read_unlabelled_cts(tmp_path)
+    assert [entry.image for entry in datalist.unlabeled] == [path] == read_unlabeled_cts(tmp_path)
     assert len(datalist.training) == 1
     written = sitk.ReadImage(str(path))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(written), sitk.GetArrayFromImage(phantoms[1].ct))
@@ -49,27 +49,27 @@ def test_an_unlabelled_ct_is_listed_with_the_corrected_cases(phantoms, tmp_path)
 def test_no_header_metadata_is_kept(phantoms, tmp_path):
     ct = sitk.Image(phantoms[0].ct)
     ct.SetMetaData("0010|0010", "Doe^Jane")
-    image = sitk.ReadImage(str(add_unlabelled_ct(tmp_path, ct)))
+    image = sitk.ReadImage(str(add_unlabeled_ct(tmp_path, ct)))
     assert not any("Doe" in image.GetMetaData(key) for key in image.GetMetaDataKeys())
 
 
 def test_a_folder_keeps_its_vocabulary(phantoms, tmp_path):
     add_corrected(tmp_path, phantoms[0], "case-1", SYNAPSE)
-    add_unlabelled_ct(tmp_path, phantoms[1].ct)
+    add_unlabeled_ct(tmp_path, phantoms[1].ct)
     assert listed(tmp_path)["vocabulary"] == "Synapse"
 
 
 def test_the_same_ct_is_not_added_twice(phantoms, tmp_path):
-    add_unlabelled_ct(tmp_path, phantoms[0].ct)
+    add_unlabeled_ct(tmp_path, phantoms[0].ct)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(AlreadyThereError, match="without labels"):
-        add_unlabelled_ct(tmp_path, phantoms[0].ct)
+        add_unlabeled_ct(tmp_path, phantoms[0].ct)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_image_that_is_not_a_ct_is_rejected(phantoms, tmp_path):
     with pytest.raises(ImageError, match="looks like a label map"):
-        add_unlabelled_ct(tmp_path, phantoms[0].labels * 20)
+        add_unlabeled_ct(tmp_path, phantoms[0].labels * 20)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,7 +79,7 @@ def test_concurrent_writers_lose_nothing(phantoms, tmp_path):
             return add_corrected(tmp_path, phantoms[0], f"case-{number}")
         ct = sitk.Image(phantoms[1].ct)
         ct[0, 0, 0] = -1000 + number
-        return add_unlabelled_ct(tmp_path, ct)
+        return add_unlabeled_ct(tmp_path, ct)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(8)))
@@ -87,26 +87,26 @@ def test_concurrent_writers_lose_nothing(phantoms, tmp_path):
 
 
 def test_entries_added_by_hand_are_kept_once(phantoms, tmp_path):
-    path = add_unlabelled_ct(tmp_path, phantoms[0].ct)
+    path = add_unlabeled_ct(tmp_path, phantoms[0].ct)
     content = listed(tmp_path)
     own = {"image": path.relative_to(tmp_path).as_posix(), "label": "mine/labels.nii.gz"}
     content |= {"unlabelled": ["more/ct.nii.gz"], "validation": [own]}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    add_unlabelled_ct(tmp_path, phantoms[1].ct)
+    add_unlabeled_ct(tmp_path, phantoms[1].ct)
     after = listed(tmp_path)
     assert after["validation"] == [own]
     assert len(after["unlabelled"]) == 2 and after["unlabelled"][0] == "more/ct.nii.gz"
 
 
 def test_a_damaged_ct_is_reported_and_nothing_is_added(phantoms, tmp_path):
-    path = add_unlabelled_ct(tmp_path, phantoms[0].ct)
+    path = add_unlabeled_ct(tmp_path, phantoms[0].ct)
     write_image(phantoms[1].ct, path)
     with pytest.raises(UserError, match="has changed since it was written"):
-        read_unlabelled_cts(tmp_path)
+        read_unlabeled_cts(tmp_path)
     path.unlink()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError, match="is damaged"):
-        add_unlabelled_ct(tmp_path, phantoms[1].ct)
+        add_unlabeled_ct(tmp_path, phantoms[1].ct)
     with pytest.raises(UserError, match="is damaged"):
         add_corrected(tmp_path, phantoms[1], "case-1")
     assert sorted(tmp_path.rglob("*")) == before
@@ -126,7 +126,7 @@ def test_the_command_adds_files_and_reports_failures(dca, phantoms, tmp_path):
     assert again.code == 0 and again.out.count("This CT is already in") == 2
 
 
-def test_training_with_corrected_and_unlabelled_cases(dca, small_bundle, phantoms, tmp_path):
+def test_training_with_corrected_and_unlabeled_cases(dca, small_bundle, phantoms, tmp_path):
     folder, file = tmp_path / "training", tmp_path / "ct.nii.gz"
     add_corrected(folder, phantoms[0], "case-1")
     write_image(phantoms[1].ct, file)
