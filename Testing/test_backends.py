@@ -16,6 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from dcaseg import user_folders as cache
+from dcaseg.benchmark.backends import compare_backends
 from dcaseg.errors import UserError
 from dcaseg.imaging.intensity import window
 from dcaseg.inference.backends import openvino as openvino_cpu
@@ -45,6 +46,7 @@ EVERYTHING = RequestedOutputs(True, True, (2, 4))
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(selection.VARIABLE, raising=False)
+    monkeypatch.delenv(selection.PRECISION_VARIABLE, raising=False)
     return tmp_path / "cache"
 
 
@@ -153,7 +155,8 @@ def test_each_combination_of_weights_options_patch_and_outputs_has_its_own_conve
         replace(asked, patch=(32, 32, 48)),
         replace(asked, network=vivid_network(5, stitching="raw")),
     ]
-    keys = [json.dumps(openvino_cpu._key(each, openvino)) for each in (asked, *others)]
+    keys = [json.dumps(openvino_cpu._key(each, openvino, "f32")) for each in (asked, *others)]
+    keys.append(json.dumps(openvino_cpu._key(asked, openvino, "bf16")))
     assert len(set(keys)) == len(keys)
 
 
@@ -207,6 +210,10 @@ class Stand:
 class _Called:
     def __init__(self, runtime, run):
         self.name, self._run = runtime.name, run
+        self.needs_network, self.windows_at_once = True, 1
+
+    def release_memory(self):
+        pass
 
     def __call__(self, windows):
         return self._run(windows)
@@ -214,14 +221,15 @@ class _Called:
 
 @pytest.fixture
 def stands(monkeypatch):
-    """Two backends in addition to eager, with a simulated clock, so that the choice does not depend on this machine."""
+    """Three backends in addition to eager, with a simulated clock, so that the choice does not depend on this machine."""
 
     def clock():
         return clock.now
 
     clock.now = 0.0
     monkeypatch.setattr(selection, "perf_counter", clock)
-    made = {name: Stand(name, seconds) for name, seconds in (("openvino", 1.0), ("compile", 0.5))}
+    times = (("openvino", 1.0), ("openvino-bf16", 0.75), ("compile", 0.5))
+    made = {name: Stand(name, seconds) for name, seconds in times}
 
     original = selection._measure
 
@@ -232,7 +240,7 @@ def stands(monkeypatch):
     monkeypatch.setattr(selection, "_measure", slow_eager)
     monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, **made})
     monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
-    return SimpleNamespace(**made)
+    return SimpleNamespace(**{name.replace("-", "_"): stand for name, stand in made.items()})
 
 
 def choose(name, windows, asked=None, said=None):
@@ -255,6 +263,121 @@ def test_slow_compilation_is_measured_only_on_request(windows, stands):
     assert stands.compile.made == 0
     assert choose("measure", windows).name == "compile"
     assert choose("auto", windows).name == "compile"
+
+
+@pytest.fixture
+def allow_bfloat16(monkeypatch):
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "bfloat16")
+
+
+def test_bfloat16_is_chosen_only_if_it_is_allowed(windows, stands, monkeypatch):
+    assert choose("auto", windows).name == "openvino"
+    assert choose("measure", windows).name == "compile"
+    assert stands.openvino_bf16.made == 0
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "bfloat16")
+    assert choose("auto", windows).name == "openvino-bf16", "measured again, not the record of float32"
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "float32")
+    assert choose("auto", windows).name == "compile"
+
+
+@pytest.mark.usefixtures("allow_bfloat16")
+@pytest.mark.parametrize(
+    ("error", "reason"), [(0.3, "mean Dice"), (3.0, "on average"), (float("nan"), "nan")], ids=["some", "much", "nan"]
+)
+def test_bfloat16_with_other_labels_is_not_chosen(windows, stands, error, reason):
+    """The error favors higher labels, the more the higher they are."""
+    stands.openvino_bf16.error = error
+    said = []
+    assert choose("auto", windows, said=said).name == "openvino"
+    (line,) = [line for line in said if "openvino-bf16" in line]
+    assert line.startswith("The results of the runtime openvino-bf16 differ from PyTorch's (")
+    assert reason in line
+
+
+@pytest.mark.usefixtures("allow_bfloat16")
+def test_bfloat16_with_few_other_labels_is_chosen(windows, stands):
+    """Single probabilities may differ by more than in single precision."""
+    stands.openvino_bf16.error = 2e-3
+    asked = task(RequestedOutputs())
+    assert choose("auto", windows, asked).name == "openvino-bf16"
+
+
+@pytest.mark.usefixtures("allow_bfloat16")
+def test_bfloat16_is_not_chosen_by_a_window_without_organs(windows, stands):
+    asked = task(RequestedOutputs())
+    with torch.no_grad():
+        asked.network.aggregation.head.bias[0] += 1e3
+    said = []
+    assert choose("auto", windows, asked, said).name == "openvino"
+    assert any("cannot be checked" in line for line in said)
+
+
+def test_an_unknown_precision_is_refused(monkeypatch):
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "int4")
+    with pytest.raises(UserError, match="DCA_PRECISION is 'int4'") as caught:
+        Segmenter(SmallModel(vivid_network()), "cpu", runtime="auto")
+    assert "bfloat16" in caught.value.remedy
+
+
+@needs_openvino
+def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
+    monkeypatch.setattr(selection, "supports_bfloat16", lambda: False)
+    with pytest.raises(UserError, match="openvino-bf16 needs a processor"):
+        check_backend("openvino-bf16", cpu())
+
+
+@needs_openvino
+@pytest.mark.skipif(
+    not (openvino_cpu.is_installed() and openvino_cpu.supports_bfloat16()), reason="needs AMX or AVX-512 BF16"
+)
+def test_bfloat16_gives_nearly_the_results_of_pytorch(windows):
+    """Also with instance normalization, whose sums must not be rounded to bfloat16."""
+    asked = task(RequestedOutputs(attention_levels=(4,)), weights_sha256=None)
+    ours, theirs = selection.make_backend("openvino-bf16", asked)(windows), EagerBackend(asked)(windows)
+    difference = (ours.aggregated.softmax(1) - theirs.aggregated.softmax(1)).abs()
+    assert 1e-6 < difference.mean() < 2e-3
+    assert (ours.attention[4] - theirs.attention[4]).abs().mean() < 2e-3
+
+
+def test_backends_are_compared_on_whole_cts(monkeypatch):
+    """The reference agrees with itself; a backend that favors the higher labels does not, and is named with its maps."""
+    monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, "openvino": _favoring_high_labels})
+    monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
+    noise = np.random.default_rng(4).normal(size=(20, 36, 40))
+    ct = sitk.GetImageFromArray((200 * noise).astype(np.int16))
+    ct.SetSpacing((4.0, 4.0, 4.0))
+    options = SegmentOptions(overlap=0.0, entropy=True, keep_islands=True)
+    runs = compare_backends(SmallModel(vivid_network()), [("noise", ct)], ("eager", "openvino"), 2, options)
+    assert [(run.backend, run.round) for run in runs] == [("eager", 1), ("openvino", 1), ("eager", 2), ("openvino", 2)]
+    plain, other = runs[2:]
+    assert set(plain.agreement.values()) == {1.0}
+    assert plain.entropy == 0
+    assert other.mean_agreement < 0.99
+    assert other.lowest_agreement[0] < other.mean_agreement
+    assert other.entropy > 1e-4
+    assert all(run.cpu_s > 0 for run in runs)
+
+
+def _favoring_high_labels(asked):
+    eager = EagerBackend(asked)
+
+    def run(windows):
+        whole = eager(windows)
+        labels = torch.arange(whole.aggregated.shape[1]).view(1, -1, 1, 1, 1)
+        return whole._replace(aggregated=whole.aggregated + 0.5 * labels)
+
+    return _Called(SimpleNamespace(name="openvino"), run)
+
+
+def test_the_command_line_compares_backends(dca, small_bundle, coarse_phantom, tmp_path):
+    out = tmp_path / "runs.csv"
+    ct = coarse_phantom / "ct.nii.gz"
+    run = dca("benchmark", "backends", ct, "--bundle", small_bundle, "--backends", "eager", "--maps", "-o", out)
+    assert run.code == 0, run.err
+    assert "agreement with eager" in run.out
+    lines = out.read_text().splitlines()
+    assert lines[0] == "ct,backend,round,cpu_s,organ,dice"
+    assert all(line.endswith(",1.00000") for line in lines[1:])
 
 
 def test_a_fast_backend_with_different_results_is_not_chosen(windows, stands):
