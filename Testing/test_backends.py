@@ -37,6 +37,10 @@ from small_model import PATCH, SmallModel, vivid_network
 torch.set_num_threads(1)
 
 needs_openvino = pytest.mark.skipif(not openvino_cpu.is_installed(), reason="needs OpenVINO (extra openvino)")
+needs_bfloat16 = pytest.mark.skipif(
+    not (openvino_cpu.is_installed() and openvino_cpu.supports_bfloat16()),
+    reason="needs OpenVINO and a processor with AMX or AVX-512 BF16",
+)
 SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-abdomen"
 CLOSE = 1e-4
 EVERYTHING = RequestedOutputs(True, True, (2, 4))
@@ -221,7 +225,7 @@ class _Called:
 
 @pytest.fixture
 def stands(monkeypatch):
-    """Three backends in addition to eager, with a simulated clock, so that the choice does not depend on this machine."""
+    """Three backends besides eager, with a simulated clock, so that the choice does not depend on this machine."""
 
     def clock():
         return clock.now
@@ -281,23 +285,27 @@ def test_bfloat16_is_chosen_only_if_it_is_allowed(windows, stands, monkeypatch):
 
 
 @pytest.mark.usefixtures("allow_bfloat16")
-@pytest.mark.parametrize(
-    ("error", "reason"), [(0.3, "mean Dice"), (3.0, "on average"), (float("nan"), "nan")], ids=["some", "much", "nan"]
-)
-def test_bfloat16_with_other_labels_is_not_chosen(windows, stands, error, reason):
+@pytest.mark.parametrize("error", [0.3, float("nan")])
+def test_bfloat16_with_other_labels_is_not_chosen(windows, stands, error):
     """The error favors higher labels, the more the higher they are."""
     stands.openvino_bf16.error = error
     said = []
     assert choose("auto", windows, said=said).name == "openvino"
     (line,) = [line for line in said if "openvino-bf16" in line]
-    assert line.startswith("The results of the runtime openvino-bf16 differ from PyTorch's (")
-    assert reason in line
+    assert line.startswith("The results of the runtime openvino-bf16 differ from PyTorch's (mean Dice 0.")
+
+
+def test_bfloat16_with_the_same_labels_and_other_probabilities_is_not_chosen(windows):
+    expected = EagerBackend(task(RequestedOutputs()))(windows)
+    assert selection._label_difference(expected, expected) == ""
+    sharper = expected._replace(aggregated=1.5 * expected.aggregated)
+    assert "on average" in selection._label_difference(sharper, expected)
 
 
 @pytest.mark.usefixtures("allow_bfloat16")
 def test_bfloat16_with_few_other_labels_is_chosen(windows, stands):
     """Single probabilities may differ by more than in single precision."""
-    stands.openvino_bf16.error = 2e-3
+    stands.openvino_bf16.error = 1e-4
     asked = task(RequestedOutputs())
     assert choose("auto", windows, asked).name == "openvino-bf16"
 
@@ -326,21 +334,31 @@ def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
         check_backend("openvino-bf16", cpu())
 
 
-@needs_openvino
-@pytest.mark.skipif(
-    not (openvino_cpu.is_installed() and openvino_cpu.supports_bfloat16()), reason="needs AMX or AVX-512 BF16"
-)
-def test_bfloat16_gives_nearly_the_results_of_pytorch(windows):
-    """Also with instance normalization, whose sums must not be rounded to bfloat16."""
-    asked = task(RequestedOutputs(attention_levels=(4,)), weights_sha256=None)
-    ours, theirs = selection.make_backend("openvino-bf16", asked)(windows), EagerBackend(asked)(windows)
+@needs_bfloat16
+def test_bfloat16_computes_the_network_in_lower_precision(windows):
+    """Random weights on noise: an error of a thousandth in each layer adds up."""
+    asked = task(RequestedOutputs(), weights_sha256=None)
+    ours, theirs = selection.make_backend("openvino-bf16", asked)(windows[:1]), EagerBackend(asked)(windows[:1])
     difference = (ours.aggregated.softmax(1) - theirs.aggregated.softmax(1)).abs()
-    assert 1e-6 < difference.mean() < 2e-3
-    assert (ours.attention[4] - theirs.attention[4]).abs().mean() < 2e-3
+    assert 1e-5 < difference.mean() < 0.05
+
+
+@pytest.mark.slow
+@needs_bfloat16
+def test_bfloat16_gives_the_labels_of_the_shipped_model():
+    """Fails if the sums of instance normalization are rounded to bfloat16, too."""
+    bundle = Bundle.load(SHIPPED)
+    asked = Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu())
+    ct = generate(3, spacing=bundle.metadata.spacing, orientation="RAS").ct
+    volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
+    windows = middle_window(volume, bundle.metadata.patch)
+    ours, theirs = (run(windows) for run in (selection.make_backend("openvino-bf16", asked), EagerBackend(asked)))
+    assert selection._label_difference(ours, theirs) == ""
+    assert len(theirs.aggregated.argmax(1).unique()) > 5
 
 
 def test_backends_are_compared_on_whole_cts(monkeypatch):
-    """The reference agrees with itself; a backend that favors the higher labels does not, and is named with its maps."""
+    """The reference agrees with itself; a backend that favors the higher labels does not."""
     monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, "openvino": _favoring_high_labels})
     monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
     noise = np.random.default_rng(4).normal(size=(20, 36, 40))
