@@ -16,6 +16,7 @@ import SimpleITK as sitk
 import torch
 
 from dcaseg import user_folders as cache
+from dcaseg.benchmark.backends import compare_backends
 from dcaseg.errors import UserError
 from dcaseg.imaging.intensity import window
 from dcaseg.inference.backends import openvino as openvino_cpu
@@ -36,6 +37,10 @@ from small_model import PATCH, SmallModel, vivid_network
 torch.set_num_threads(1)
 
 needs_openvino = pytest.mark.skipif(not openvino_cpu.is_installed(), reason="needs OpenVINO (extra openvino)")
+needs_bfloat16 = pytest.mark.skipif(
+    not (openvino_cpu.is_installed() and openvino_cpu.supports_bfloat16()),
+    reason="needs OpenVINO and a processor with AMX or AVX-512 BF16",
+)
 SHIPPED = Path(__file__).parents[1] / "DCASegmentation/dcaseg/models/shipped" / "dca-abdomen"
 CLOSE = 1e-4
 EVERYTHING = RequestedOutputs(True, True, (2, 4))
@@ -45,6 +50,7 @@ EVERYTHING = RequestedOutputs(True, True, (2, 4))
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(selection.VARIABLE, raising=False)
+    monkeypatch.delenv(selection.PRECISION_VARIABLE, raising=False)
     return tmp_path / "cache"
 
 
@@ -153,7 +159,8 @@ def test_each_combination_of_weights_options_patch_and_outputs_has_its_own_conve
         replace(asked, patch=(32, 32, 48)),
         replace(asked, network=vivid_network(5, stitching="raw")),
     ]
-    keys = [json.dumps(openvino_cpu._key(each, openvino)) for each in (asked, *others)]
+    keys = [json.dumps(openvino_cpu._key(each, openvino, "f32")) for each in (asked, *others)]
+    keys.append(json.dumps(openvino_cpu._key(asked, openvino, "bf16")))
     assert len(set(keys)) == len(keys)
 
 
@@ -207,6 +214,10 @@ class Stand:
 class _Called:
     def __init__(self, runtime, run):
         self.name, self._run = runtime.name, run
+        self.needs_network, self.windows_at_once = True, 1
+
+    def release_memory(self):
+        pass
 
     def __call__(self, windows):
         return self._run(windows)
@@ -214,14 +225,15 @@ class _Called:
 
 @pytest.fixture
 def stands(monkeypatch):
-    """Two backends in addition to eager, with a simulated clock, so that the choice does not depend on this machine."""
+    """Three backends besides eager, with a simulated clock, so that the choice does not depend on this machine."""
 
     def clock():
         return clock.now
 
     clock.now = 0.0
     monkeypatch.setattr(selection, "perf_counter", clock)
-    made = {name: Stand(name, seconds) for name, seconds in (("openvino", 1.0), ("compile", 0.5))}
+    times = (("openvino", 1.0), ("openvino-bf16", 0.75), ("compile", 0.5))
+    made = {name: Stand(name, seconds) for name, seconds in times}
 
     original = selection._measure
 
@@ -232,7 +244,7 @@ def stands(monkeypatch):
     monkeypatch.setattr(selection, "_measure", slow_eager)
     monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, **made})
     monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
-    return SimpleNamespace(**made)
+    return SimpleNamespace(**{name.replace("-", "_"): stand for name, stand in made.items()})
 
 
 def choose(name, windows, asked=None, said=None):
@@ -255,6 +267,135 @@ def test_slow_compilation_is_measured_only_on_request(windows, stands):
     assert stands.compile.made == 0
     assert choose("measure", windows).name == "compile"
     assert choose("auto", windows).name == "compile"
+
+
+@pytest.fixture
+def allow_bfloat16(monkeypatch):
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "bfloat16")
+
+
+def test_bfloat16_is_chosen_only_if_it_is_allowed(windows, stands, monkeypatch):
+    assert choose("auto", windows).name == "openvino"
+    assert choose("measure", windows).name == "compile"
+    assert stands.openvino_bf16.made == 0
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "bfloat16")
+    assert choose("auto", windows).name == "openvino-bf16", "measured again, not the record of float32"
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "float32")
+    assert choose("auto", windows).name == "compile"
+
+
+@pytest.mark.usefixtures("allow_bfloat16")
+@pytest.mark.parametrize("error", [0.3, float("nan")])
+def test_bfloat16_with_other_labels_is_not_chosen(windows, stands, error):
+    """The error favors higher labels, the more the higher they are."""
+    stands.openvino_bf16.error = error
+    said = []
+    assert choose("auto", windows, said=said).name == "openvino"
+    (line,) = [line for line in said if "openvino-bf16" in line]
+    assert line.startswith("The results of the runtime openvino-bf16 differ from PyTorch's (mean Dice 0.")
+
+
+def test_bfloat16_with_the_same_labels_and_other_probabilities_is_not_chosen(windows):
+    expected = EagerBackend(task(RequestedOutputs()))(windows)
+    assert selection._label_difference(expected, expected) == ""
+    sharper = expected._replace(aggregated=1.5 * expected.aggregated)
+    assert "on average" in selection._label_difference(sharper, expected)
+
+
+@pytest.mark.usefixtures("allow_bfloat16")
+def test_bfloat16_with_few_other_labels_is_chosen(windows, stands):
+    """Single probabilities may differ by more than in single precision."""
+    stands.openvino_bf16.error = 1e-4
+    asked = task(RequestedOutputs())
+    assert choose("auto", windows, asked).name == "openvino-bf16"
+
+
+@pytest.mark.usefixtures("allow_bfloat16")
+def test_bfloat16_is_not_chosen_by_a_window_without_organs(windows, stands):
+    asked = task(RequestedOutputs())
+    with torch.no_grad():
+        asked.network.aggregation.head.bias[0] += 1e3
+    said = []
+    assert choose("auto", windows, asked, said).name == "openvino"
+    assert any("cannot be checked" in line for line in said)
+
+
+def test_an_unknown_precision_is_refused(monkeypatch):
+    monkeypatch.setenv(selection.PRECISION_VARIABLE, "int4")
+    with pytest.raises(UserError, match="DCA_PRECISION is 'int4'") as caught:
+        Segmenter(SmallModel(vivid_network()), "cpu", runtime="auto")
+    assert "bfloat16" in caught.value.remedy
+
+
+@needs_openvino
+def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
+    monkeypatch.setattr(selection, "supports_bfloat16", lambda: False)
+    with pytest.raises(UserError, match="openvino-bf16 needs a processor"):
+        check_backend("openvino-bf16", cpu())
+
+
+@needs_bfloat16
+def test_bfloat16_computes_the_network_in_lower_precision(windows):
+    """Random weights on noise: an error of a thousandth in each layer adds up."""
+    asked = task(RequestedOutputs(), weights_sha256=None)
+    ours, theirs = selection.make_backend("openvino-bf16", asked)(windows[:1]), EagerBackend(asked)(windows[:1])
+    difference = (ours.aggregated.softmax(1) - theirs.aggregated.softmax(1)).abs()
+    assert 1e-5 < difference.mean() < 0.05
+
+
+@pytest.mark.slow
+@needs_bfloat16
+def test_bfloat16_gives_the_labels_of_the_shipped_model():
+    """Fails if the sums of instance normalization are rounded to bfloat16, too."""
+    bundle = Bundle.load(SHIPPED)
+    asked = Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu())
+    ct = generate(3, spacing=bundle.metadata.spacing, orientation="RAS").ct
+    volume = torch.from_numpy(window(sitk.GetArrayFromImage(ct), *bundle.metadata.hu_window))
+    windows = middle_window(volume, bundle.metadata.patch)
+    ours, theirs = (run(windows) for run in (selection.make_backend("openvino-bf16", asked), EagerBackend(asked)))
+    assert selection._label_difference(ours, theirs) == ""
+    assert len(theirs.aggregated.argmax(1).unique()) > 5
+
+
+def test_backends_are_compared_on_whole_cts(monkeypatch):
+    """The reference agrees with itself; a backend that favors the higher labels does not."""
+    monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, "openvino": _favoring_high_labels})
+    monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
+    noise = np.random.default_rng(4).normal(size=(20, 36, 40))
+    ct = sitk.GetImageFromArray((200 * noise).astype(np.int16))
+    ct.SetSpacing((4.0, 4.0, 4.0))
+    options = SegmentOptions(overlap=0.0, entropy=True, keep_islands=True)
+    runs = compare_backends(SmallModel(vivid_network()), [("noise", ct)], ("eager", "openvino"), 2, options)
+    assert [(run.backend, run.round) for run in runs] == [("eager", 1), ("openvino", 1), ("eager", 2), ("openvino", 2)]
+    plain, other = runs[2:]
+    assert set(plain.agreement.values()) == {1.0}
+    assert plain.entropy == 0
+    assert other.mean_agreement < 0.99
+    assert other.lowest_agreement[0] < other.mean_agreement
+    assert other.entropy > 1e-4
+    assert all(run.cpu_s > 0 for run in runs)
+
+
+def _favoring_high_labels(asked):
+    eager = EagerBackend(asked)
+
+    def run(windows):
+        whole = eager(windows)
+        labels = torch.arange(whole.aggregated.shape[1]).view(1, -1, 1, 1, 1)
+        return whole._replace(aggregated=whole.aggregated + 0.5 * labels)
+
+    return _Called(SimpleNamespace(name="openvino"), run)
+
+
+def test_the_command_line_compares_backends(dca, small_bundle, coarse_phantom, tmp_path):
+    out = tmp_path / "runs.csv"
+    ct = coarse_phantom / "ct.nii.gz"
+    run = dca("benchmark", "backends", ct, "--bundle", small_bundle, "--backends", "eager", "--maps", "-o", out)
+    assert run.code == 0, run.err
+    assert "agreement with eager" in run.out
+    lines = out.read_text().splitlines()
+    assert lines[0] == "ct,backend,round,cpu_s,organ,dice"
+    assert all(line.endswith(",1.00000") for line in lines[1:])
 
 
 def test_a_fast_backend_with_different_results_is_not_chosen(windows, stands):

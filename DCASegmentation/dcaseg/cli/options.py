@@ -51,8 +51,8 @@ BackendOption = Annotated[
     str,
     typer.Option(
         "--backend",
-        help="How to run the network: eager (PyTorch), openvino, compile (torch.compile) or cuda-half. auto measures "
-        "once which is fastest on this computer; measure repeats the measurement.",
+        help="How to run the network: eager (PyTorch), openvino, openvino-bf16, compile (torch.compile) or cuda-half. "
+        "auto measures once which is fastest on this computer; measure repeats the measurement.",
         rich_help_panel=RUN_PANEL,
     ),
 ]

@@ -31,10 +31,9 @@ class ScanEdges:
         fill_values = np.unique(corners[corners <= _FILLING_HU])
         self._ends: _Ends = []
         step = tuple(reversed(tuple(spacing)))
-        for axis in range(3):
+        for axis, (first, last) in enumerate(_outermost(ct, fill_values)):
             area = step[0] * step[1] * step[2] / step[axis]
-            for from_end in (False, True):
-                self._ends.append((_first_inside(ct, fill_values, axis, from_end), area))
+            self._ends += [(_voxels(ends, axis), area) for ends in (first, last)]
 
     def cut_off(self, labels: NDArray[np.integer]) -> frozenset[int]:
         """The labels in ``labels`` (z, y, x) that reach an edge of the scan with more than a few voxels."""
@@ -46,24 +45,36 @@ class ScanEdges:
         return frozenset(reaching)
 
 
-def _first_inside(
-    ct: NDArray[np.generic], fill_values: NDArray[np.generic], axis: int, from_end: bool
-) -> tuple[NDArray[np.intp], ...]:
-    """The indices (z, y, x) of the first voxel on each line along ``axis`` that is not in ``fill_values``."""
-    lines = np.moveaxis(ct, axis, 0)
-    if from_end:
-        lines = lines[::-1]
-    depth = np.zeros(lines.shape[1:], np.intp)
-    outside = np.ones(lines.shape[1:], np.bool_)
-    for plane in lines:
-        outside &= np.isin(plane, fill_values)
-        if not outside.any():
-            break
-        depth += outside
-    across = np.nonzero(depth < len(lines))
-    along = depth[across]
-    if from_end:
-        along = len(lines) - 1 - along
+def _outermost(
+    ct: NDArray[np.generic], fill_values: NDArray[np.generic]
+) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """For each axis (z, y, x), the first and the last voxel on each line along it that is not in ``fill_values``.
+
+    The arrays have the shape of ``ct`` without the axis, and -1 for a line outside of the scan.
+    """
+    shapes = [tuple(np.delete(ct.shape, axis)) for axis in range(3)]
+    ends = [(np.full(shape, -1, np.intp), np.full(shape, -1, np.intp)) for shape in shapes]
+    # Plane by plane, as the voxels lie in memory.
+    for z, plane in enumerate(ct):
+        inside = np.ones(plane.shape, np.bool_)
+        for value in fill_values:
+            inside &= plane != value
+        if not inside.any():
+            continue
+        first, last = ends[0]
+        np.copyto(first, z, where=inside & (first < 0))
+        np.copyto(last, z, where=inside)
+        for axis, (first, last) in enumerate(ends[1:]):
+            crossed = inside.any(axis=axis)
+            length = inside.shape[axis]
+            np.copyto(first[z], inside.argmax(axis=axis), where=crossed)
+            np.copyto(last[z], length - 1 - np.flip(inside, axis).argmax(axis=axis), where=crossed)
+    return ends
+
+
+def _voxels(along: NDArray[np.intp], axis: int) -> tuple[NDArray[np.intp], ...]:
+    """The indices (z, y, x) of the voxels at ``along`` (-1 for none) on the lines along ``axis``."""
+    across = np.nonzero(along >= 0)
     index = list(across)
-    index.insert(axis, along)
+    index.insert(axis, along[across])
     return tuple(index)

@@ -18,7 +18,6 @@ from torch.nn import functional
 from .dfam import DFAM
 from .experts import ExpertDecoder
 from .network import LEVELS, DCANet
-from .stitching import combine_channels, to_stitching_mode
 
 
 class RequestedOutputs(NamedTuple):
@@ -134,16 +133,29 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     if network.stitching == "log_softmax":
         # The softmax needs all channels.
         return network.stitch([expert.head(last) for expert, last in zip(experts, features, strict=True)])
-    backgrounds, foregrounds = [], []
+    # The other modes are linear, so that the stitched logits are a sum of one 1x1x1 convolution per expert.
+    stitched: Tensor | None = None
     for expert, last, owned in zip(experts, features, network.owners, strict=True):
-        rows = [0, *owned]
-        bias = None if expert.head.bias is None else _rows(expert.head.bias, rows)
-        logits = to_stitching_mode(functional.conv3d(last, _rows(expert.head.weight, rows), bias), network.stitching)
-        backgrounds.append(logits[:, :1])
-        foregrounds.append(logits[:, 1:])
-    return combine_channels(backgrounds, foregrounds, network.owners)
+        weight, bias = (
+            _stitching_rows(parameter, owned, network) for parameter in (expert.head.weight, expert.head.bias)
+        )
+        term = functional.conv3d(last, weight, bias)
+        stitched = term if stitched is None else stitched.add_(term)
+        del term
+    assert stitched is not None
+    return stitched
 
 
-def _rows(parameter: Tensor, rows: Sequence[int]) -> Tensor:
+def _stitching_rows(parameter: Tensor | None, owned: Sequence[int], network: DCANet) -> Tensor | None:
+    """An expert's share in the stitched logits: its head's weight or bias, with zeros for the labels of the others."""
+    if parameter is None:
+        return None
+    relative = network.stitching == "background_relative"
+    none = torch.zeros_like(parameter[0])
+    background = none if relative else parameter[0] / len(network.owners)
     # Indexing with a list would create a CPU tensor, which a CUDA graph cannot capture.
-    return torch.stack([parameter[row] for row in rows])
+    foreground = [
+        (parameter[label] - parameter[0] if relative else parameter[label]) if label in owned else none
+        for label in range(1, network.out_channels)
+    ]
+    return torch.stack([background, *foreground])

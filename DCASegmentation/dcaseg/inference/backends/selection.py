@@ -13,10 +13,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import UserError, how_to_install
+from ...imaging.label_comparison import dice_by_label
 from ...imaging.writers import write_json
 from ...json_io import read_json
 from ...method.streaming import StreamedOutput
@@ -26,21 +28,24 @@ from .base import Backend, Task, as_tuple, processor
 from .compiled import CompiledBackend, compiler
 from .cuda import CudaHalfBackend
 from .eager import EagerBackend
-from .openvino import OpenVINOBackend, is_installed
+from .openvino import OpenVINOBackend, OpenVINOBfloat16Backend, is_installed, supports_bfloat16
 
 RUNTIMES: Mapping[str, Callable[[Task], Backend]] = {
-    backend.name: backend for backend in (EagerBackend, OpenVINOBackend, CompiledBackend, CudaHalfBackend)
+    backend.name: backend
+    for backend in (EagerBackend, OpenVINOBackend, OpenVINOBfloat16Backend, CompiledBackend, CudaHalfBackend)
 }
 
 
 def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
     """Return why the backend ``name`` cannot run on ``device``, and what to do about it; None if it can."""
     device_type = device.torch_device.type
-    if name == OpenVINOBackend.name:
+    if name in (OpenVINOBackend.name, OpenVINOBfloat16Backend.name):
         if device_type != "cpu":
-            return f"The runtime openvino needs the CPU, not {device.description}.", "Add --device cpu."
+            return f"The runtime {name} needs the CPU, not {device.description}.", "Add --device cpu."
         if not is_installed():
             return "OpenVINO is not installed.", f"Install it: {how_to_install('openvino')}"
+        if name == OpenVINOBfloat16Backend.name and not supports_bfloat16():
+            return f"The runtime {name} needs a processor with AMX or AVX-512 BF16.", "Choose auto or openvino."
     elif name == CompiledBackend.name:
         if device_type == "mps":
             return "The runtime compile needs the CPU or CUDA.", "Choose eager."
@@ -66,18 +71,28 @@ AUTO = "auto"
 MEASURE = "measure"
 CHOICES = (AUTO, MEASURE, *RUNTIMES)
 VARIABLE = "DCA_RUNTIME"
+PRECISION_VARIABLE = "DCA_PRECISION"
+PRECISIONS = ("float32", "bfloat16")
+"""The values of the environment variable DCA_PRECISION: the lowest precision that ``auto`` may choose on a CPU."""
 
 # Largest accepted difference of a probability from the eager backend's, in single and half precision.
 _TOLERANCE_SINGLE = 1e-3
 _TOLERANCE_HALF = 0.05
+# Agreement with the eager backend's labels that bfloat16 needs in a window: mean Dice and lowest Dice over the organs
+# that have enough voxels there, and the mean differences of probabilities and of attention.
+_MEAN_DICE = 0.995
+_LOWEST_DICE = 0.98
+_MIN_VOXELS = 500
+_TOLERANCE_MEAN = 2e-3
 _TIMED_RUNS = 2
 
 Log = Callable[[str], None]
 
 
 def check_backend(name: str, device: Device) -> None:
-    """Raise UserError if the backend ``name`` does not exist or cannot run on ``device``."""
+    """Raise UserError if the backend ``name`` does not exist or cannot run on ``device``, or for a wrong setting."""
     name = _resolve(name)
+    _allows_bfloat16()
     if name not in CHOICES:
         raise UserError(f"The runtime '{name}' does not exist.", f"Choose one of: {', '.join(CHOICES)}.")
     if name in RUNTIMES and (reason := unavailable_reason(name, device)):
@@ -90,7 +105,9 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
     ``auto`` takes the backend that was fastest when this model was measured on this computer. If it was not measured
     yet, the backends that start quickly (all but ``compile``) are measured now on ``windows``, a batch
     (batch, 1, depth, height, width) of the CT, float32. ``measure`` measures all backends again. A backend whose output
-    differs from the eager backend's is never chosen. The environment variable DCA_RUNTIME replaces ``auto``.
+    differs from the eager backend's is never chosen. The environment variable DCA_RUNTIME replaces ``auto``. Both
+    leave out bfloat16 unless the environment variable DCA_PRECISION is ``bfloat16``; then it is chosen only if its
+    labels agree with the eager backend's.
 
     ``report_progress`` receives the current step, ``warn`` warnings for the user. Raises UserError if the requested
     backend cannot run here.
@@ -105,9 +122,10 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
         except UserError as error:
             warn(f"{error.problem} Continuing with PyTorch.")
             return EagerBackend(task)
-    available = [each for each in RUNTIMES if unavailable_reason(each, task.device) is None]
-    if name == AUTO and CompiledBackend.name in available:
-        available.remove(CompiledBackend.name)
+    left_out = set() if name == MEASURE else {CompiledBackend.name}
+    if not _allows_bfloat16():
+        left_out.add(OpenVINOBfloat16Backend.name)
+    available = [each for each in RUNTIMES if each not in left_out and unavailable_reason(each, task.device) is None]
     if len(available) == 1:
         return EagerBackend(task)
     report_progress("Measuring which runtime is fastest (once for this model)")
@@ -118,6 +136,16 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
 
 def _resolve(name: str) -> str:
     return os.environ.get(VARIABLE) or AUTO if name == AUTO else name
+
+
+def _allows_bfloat16() -> bool:
+    precision = os.environ.get(PRECISION_VARIABLE) or PRECISIONS[0]
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"{PRECISION_VARIABLE} is '{precision}', which is not a precision.",
+            f"Set it to one of: {', '.join(PRECISIONS)}.",
+        )
+    return precision == "bfloat16"
 
 
 def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[Backend, dict[str, Any]]:
@@ -138,8 +166,13 @@ def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[
             continue
         difference = _difference(output, expected)
         record[name] = {"seconds_a_window": own_seconds, "difference": difference}
-        if not difference <= (_TOLERANCE_HALF if task.device.half else _TOLERANCE_SINGLE):
-            warn(f"The results of the runtime {name} differ from PyTorch's (by {difference:.2g}), so it is not used.")
+        if name == OpenVINOBfloat16Backend.name:
+            problem = _label_difference(output, expected)
+        else:
+            tolerance = _TOLERANCE_HALF if task.device.half else _TOLERANCE_SINGLE
+            problem = "" if difference <= tolerance else f"differ from PyTorch's (by {difference:.2g})"
+        if problem:
+            warn(f"The results of the runtime {name} {problem}, so it is not used.")
         elif own_seconds < seconds:
             best, seconds = backend, own_seconds
     return best, record
@@ -171,6 +204,27 @@ def _difference(output: StreamedOutput, expected: StreamedOutput) -> float:
     return worst
 
 
+def _label_difference(output: StreamedOutput, expected: StreamedOutput) -> str:
+    """Return whether two outputs differ too much in labels, probabilities or attention, as the end of a message.
+
+    Empty if they do not.
+    """
+    for ours, theirs in ((output.aggregated, expected.aggregated), (output.stitched, expected.stitched)):
+        if ours is None or theirs is None:
+            continue
+        labels = theirs.argmax(dim=1).numpy()
+        n_labels = theirs.shape[1] - 1
+        dice = dice_by_label(ours.argmax(dim=1).numpy(), labels, n_labels)
+        judged = dice[np.bincount(labels.ravel(), minlength=n_labels + 1)[1:] >= _MIN_VOXELS]
+        if not len(judged):
+            return "cannot be checked, because the middle of this CT contains no organs"
+        if judged.mean() < _MEAN_DICE or judged.min() < _LOWEST_DICE:
+            return f"differ from PyTorch's (mean Dice {judged.mean():.3f}, lowest {judged.min():.3f})"
+    values = zip(as_tuple(_probabilities(output)), as_tuple(_probabilities(expected)), strict=True)
+    difference = max(float((ours - theirs).abs().mean()) for ours, theirs in values)
+    return "" if difference <= _TOLERANCE_MEAN else f"differ from PyTorch's (by {difference:.2g} on average)"
+
+
 def _probabilities(output: StreamedOutput) -> StreamedOutput:
     both = (output.aggregated, output.stitched)
     aggregated, stitched = (None if logits is None else torch.softmax(logits.float(), dim=1) for logits in both)
@@ -182,6 +236,7 @@ def _key(task: Task) -> dict[str, Any]:
     return {
         "weights_sha256": task.weights_sha256,
         "patch": list(task.patch),
+        "precision": "bfloat16" if _allows_bfloat16() else "float32",
         "machine": [platform.machine(), processor(), torch.get_num_threads()],
         "device": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else "", task.device.half],
         "versions": {name: _version(name) for name in ("dca-segmentation", "torch", "openvino")},
