@@ -19,8 +19,8 @@ import torch
 
 from dcaseg.cli import main as dca
 from dcaseg.cli.console import exit_code_of
-from dcaseg.cohort.discovery import find
 from dcaseg.cohort.case import LEDGER
+from dcaseg.cohort.discovery import find
 from dcaseg.cohort.ledger import Ledger
 from dcaseg.dicom.archive import Rules, gathered
 from dcaseg.dicom.ct_folder import find_one_ct
@@ -387,9 +387,8 @@ def _read_lines(folder: Path) -> None:
 
 
 def _write_scene(folder: Path) -> None:
-    from DCASegmentationLib.scene.review_record import ReviewState, write_origin, write_review, write_state
-    from DCASegmentationLib.scene.review_record import Origin
     from dcaseg.review.schema import Alternative, Finding, OrganNote, Reason, Review
+    from DCASegmentationLib.scene.review_record import Origin, ReviewState, write_origin, write_review, write_state
 
     place = Finding(
         *(1, "liver", 6, "Liver", 2.0, 1.0, 3.0, (1.0, 2.0, 3.0), ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),

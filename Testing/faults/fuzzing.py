@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +78,12 @@ class Campaign:
             if end != READ:
                 raise RuntimeError(f"{reader.name} does not read what is whole: {end}: {said}")
             # Here once too, so that not each process imports anew what the reader needs.
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
-                with contextlib.redirect_stderr(nowhere):
-                    reader.code_of(self._copy(reader))
+            with (
+                open(os.devnull, "w") as nowhere,  # noqa: PTH123
+                contextlib.redirect_stdout(nowhere),
+                contextlib.redirect_stderr(nowhere),
+            ):
+                reader.code_of(self._copy(reader))
 
     @property
     def total(self) -> int:
@@ -161,8 +163,8 @@ def _in_child(said: Path) -> None:
     descriptor = os.open(said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
     os.dup2(descriptor, 2)
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-    sys.stderr = open(2, "w", errors="replace", closefd=False)  # noqa: SIM115, PTH123
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115, PTH123
+    sys.stderr = open(2, "w", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     # What is logged is a note of one line, in Slicer's log or on the terminal.
     logging.basicConfig(format="Note: %(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
     virtual = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

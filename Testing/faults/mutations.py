@@ -85,7 +85,9 @@ def _mutated_json(content: bytes, dice: random.Random) -> bytes:
     if kind < 0.15:
         return damaged(content, dice)
     if kind < 0.2:
-        return dice.choice([b"", b"null", b"[]", b"{}", b"3", b'"text"', b"[" * 100_000, b"\xff\xfe", b"{" * 5000, b"NaN"])
+        return dice.choice(
+            [b"", b"null", b"[]", b"{}", b"3", b'"text"', b"[" * 100_000, b"\xff\xfe", b"{" * 5000, b"NaN"]
+        )
     found = json.loads(content)
     for _ in range(dice.randint(1, 2)):
         if not isinstance(found, dict | list):

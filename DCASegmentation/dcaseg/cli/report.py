@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..imaging.file_errors import exists
+from ..json_io import read_json
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
 from .console import print_line
@@ -70,21 +71,24 @@ def run(
 
 def _request(result: Path) -> dict[str, Any]:
     try:
-        content = json.loads((result / "request.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(result / "request.json")
+    except (OSError, ValueError):
         raise UserError(f"{result} is not a result: its request.json cannot be read.", _REMEDY) from None
-    if not isinstance(content, dict) or not isinstance(content.get("options", {}), dict):
+    options = content.get("options", {}) if isinstance(content, dict) else None
+    organs = options.get("organs") if isinstance(options, dict) else 0
+    series = content.get("series") if isinstance(content, dict) else None
+    if not isinstance(organs, list | None) or not isinstance(series, str | None):
         raise UserError(f"{result} is not a result: its request.json has an unknown format.", _REMEDY)
     return content
 
 
 def _ct_of(request: dict[str, Any]) -> Path:
     source = request.get("ct")
-    if isinstance(source, str) and Path(source).exists():
+    if isinstance(source, str) and exists(Path(source)):
         return Path(source)
     if isinstance(source, list) and source and all(isinstance(each, str) for each in source):
         folder = Path(source[0]).parent
-        if folder.is_dir():
+        if exists(folder) and folder.is_dir():
             return folder
     raise UserError("The CT was moved after the segmentation.", "Give its new path with --ct.")
 
@@ -101,7 +105,7 @@ def _vocabulary(result: Path) -> Vocabulary:
     try:
         with (result / "volumes.csv").open(encoding="utf-8", newline="") as stream:
             organs = {int(row["label"]): row["organ"] for row in csv.DictReader(stream)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         raise UserError(f"The file volumes.csv in {result} cannot be read.", _REMEDY) from None
     for vocabulary in VOCABULARIES.values():
         if organs and all(

@@ -7,7 +7,6 @@ CVPR 2016; Sakinis et al., Interactive segmentation of medical images through fu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -23,9 +22,11 @@ from ..errors import BundleError
 from ..imaging.grid import Grid, model_grid
 from ..imaging.resampling import resample
 from ..imaging.writers import new_folder, write_json, write_text
+from ..json_io import parse_json
 from ..method.vnet import ConvBlock, Downsampling, Upsampling
 from ..models.metadata import METADATA, WEIGHTS, TrainingData, Weights
-from ..models.metadata_reader import GET_AGAIN
+from ..models.metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, parse_weights
+from ..models.weight_files import open_regular
 from ..models.weights import load_weights, write_weights
 from .random_walker import without_islands
 from .view import FloatArray, Mask, SeenStroke, View, distance_to
@@ -38,6 +39,8 @@ _DEEPEST_MM = 15.0
 _STROKE_MM = 5.0
 # Log-odds of a voxel _DEEPEST_MM inside the mask, to which the network adds its output.
 _IDENTITY = 4.0
+# Several times those of any network that was trained.
+_MOST_FILTERS, _LONGEST_SIDE = 64, 192
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,11 @@ class ClickNetworkOptions:
     spacing_mm: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.n_filters < 1 or self.side < 16 or self.side % 8 or not 0.5 <= self.spacing_mm <= 6.0:
+        # From a bundle, which may state anything.
+        if type(self.n_filters) is not int or type(self.side) is not int:
+            raise ValueError(f"options that are not whole numbers: {asdict(self)}")
+        is_possible = 1 <= self.n_filters <= _MOST_FILTERS and 16 <= self.side <= _LONGEST_SIDE and self.side % 8 == 0
+        if not is_possible or not 0.5 <= self.spacing_mm <= 6.0:
             raise ValueError(f"options out of range: {asdict(self)}")
 
 
@@ -242,22 +249,27 @@ def save_click_bundle(
 
 def load_click_bundle(folder: Path) -> ClickBundle:
     """Read the bundle in ``folder`` without its weights. Raises BundleError if it is not that of a click network."""
-    path = folder / METADATA
+    other = BundleError(
+        f"{folder} is not the bundle of a click network.", "Choose a bundle that dca train-clicks wrote."
+    )
+    if not (folder / METADATA).is_file():
+        raise other
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(folder, METADATA) as file:
+            content = parse_json(file.read(MOST_METADATA_BYTES))
         own = content[_KIND]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BundleError(
-            f"{folder} is not the bundle of a click network.", "Choose a bundle that dca train-clicks wrote."
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        raise other from None
     try:
+        if not isinstance(own, dict):
+            raise ValueError("its own part is not an object")
         if own["format"] != FORMAT or tuple(own["channels"]) != CHANNELS:
             raise ValueError("unknown format")
         return ClickBundle(
             folder=folder,
             name=str(content["name"]),
             options=ClickNetworkOptions(**own["network"]),
-            weights=Weights(**own["weights"]),
+            weights=parse_weights(own["weights"]),
             training_data=tuple(TrainingData(**each) for each in own["training_data"]),
             steps=int(own["steps"]),
             scores=dict(own["scores"]),

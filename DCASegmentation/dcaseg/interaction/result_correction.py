@@ -7,7 +7,6 @@ The original folder does not change; the ``request.json`` of the new folder list
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..imaging.file_errors import exists
 from ..imaging.grid import Grid
 from ..imaging.readers import read_ct, read_labels
 from ..imaging.writers import new_folder, write_image, write_json, write_text
 from ..inference.measurements import OrganMeasurement, measure
 from ..inference.pipeline import EXTENSIONS, REQUEST, geometry_of, write_tables
 from ..inference.segmenter import Result, report_progress
+from ..json_io import read_json
 from ..organs import VOCABULARIES, Organ, Vocabulary
 from ..types import ProgressCallback
 from .session import Change, CorrectionSession
@@ -38,6 +39,8 @@ CORRECTIONS = "corrections"
 # Files about the network's own run, which remain valid for a corrected result; ``deciding_expert`` is an earlier name.
 _KEPT = ("attention_", "dominant_expert.", "deciding_expert.", "entropy.", "disagreement.", "expert_attention.csv")
 _SAME_MM = 1e-3
+# The numbers of values in the record of the CT's geometry.
+_GEOMETRY = {"size": 3, "spacing_mm": 3, "origin_mm": 3, "direction": 9}
 
 AlsoWrite = Callable[[Path, sitk.Image, Result], None]
 
@@ -83,12 +86,15 @@ def read_result(folder: Path) -> ResultFolder:
     if not folder.is_dir():
         raise UserError(f"The folder {folder} does not exist.", "Name a folder that dca segment wrote.")
     try:
-        record = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-        extension, size = str(record["extension"]), record["ct_geometry"]["size"]
+        record = read_json(folder / REQUEST)
+        extension, geometry = str(record["extension"]), record["ct_geometry"]
         named = str(record.get("vocabulary") or "")
-        if extension not in EXTENSIONS or len(size) != 3:
+        for key, count in _GEOMETRY.items():
+            if len([float(value) for value in geometry[key]]) != count:
+                raise ValueError(f"another number of values in {key}")
+        if extension not in EXTENSIONS or not isinstance(record.get(CORRECTIONS, []), list):
             raise ValueError("another format")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{folder} is not a result folder: it has no valid {REQUEST}.", "Name a folder that dca segment wrote."
         ) from None
@@ -214,14 +220,15 @@ def _read_ct(result: ResultFolder, new_path: Path | None) -> sitk.Image:
     recorded = result.record.get("ct")
     if isinstance(recorded, list):
         # The slices of a DICOM series: read their folder, and choose the same series.
-        path = Path(recorded[0]).parent if recorded else None
+        path = Path(recorded[0]).parent if recorded and isinstance(recorded[0], str) else None
     else:
         path = Path(recorded) if isinstance(recorded, str) else None
     if path is None:
         raise UserError("The result does not name its CT.", "Name the CT (--ct).")
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"The CT of this result is no longer at {path}.", "Name its new path (--ct).")
-    return read_ct(path, series=result.record.get("series") if path.is_dir() else None)
+    series = result.record.get("series")
+    return read_ct(path, series=series if path.is_dir() and isinstance(series, str) else None)
 
 
 def _bytes(session: CorrectionSession) -> NDArray[np.uint8]:

@@ -221,6 +221,13 @@ def _scores(part: _Fields, vocabulary: Vocabulary) -> MeasuredScores:
     )
 
 
+def parse_weights(values: object) -> Weights:
+    """The description of a weight file from any bundle's metadata. Raises BundleError unless it is a possible one."""
+    if not isinstance(values, dict):
+        raise _wrong("weights", "not an object")
+    return _weights(_Fields(values, "weights"))
+
+
 def _weights(part: _Fields) -> Weights:
     file, sha256, size, dtype = part.text("file"), part.text("sha256").lower(), part.number("bytes"), part.text("dtype")
     if file not in (WEIGHTS, OLD_WEIGHTS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ...imaging.readers import read_labels
 from ...json_io import read_json
 
 SIDECAR = "anatomy.json"
+_SPACING_MM = (0.02, 50.0)
 _MAPS = ("*.nii.gz", "*.nii", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
 _TABLES = ("*.tsv", "*.ctbl", "*.txt", "*.csv")
 _FORMAT = (
@@ -50,17 +52,25 @@ class Sidecar:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Sidecar:
-        """Read the content of an ``anatomy.json``. Raises ValueError, KeyError, TypeError or IndexError if invalid."""
+        """Read the content of an ``anatomy.json``.
+
+        Raises ValueError, KeyError, TypeError, AttributeError or IndexError if it is invalid.
+        """
         spacing = data.get("spacing")
+        if spacing is not None and not all(_SPACING_MM[0] <= float(side) <= _SPACING_MM[1] for side in spacing[:3]):
+            raise ValueError("the spacing must be three numbers in mm")
         parts = {
-            name: tuple(Part(part["name"], tuple(_box(box) for box in part["boxes"])) for part in entries)
+            name: tuple(Part(str(part["name"]), tuple(_box(box) for box in part["boxes"])) for part in entries)
             for name, entries in data.get("parts", {}).items()
         }
-        return cls(None if spacing is None else (spacing[0], spacing[1], spacing[2]), data.get("names", {}), parts)
+        names = {str(old): str(new) for old, new in data.get("names", {}).items()}
+        if spacing is None:
+            return cls(None, names, parts)
+        return cls((float(spacing[0]), float(spacing[1]), float(spacing[2])), names, parts)
 
 
 def _box(ranges: list[list[int]]) -> Box:
-    (x0, x1), (y0, y1), (z0, z1) = ranges
+    (x0, x1), (y0, y1), (z0, z1) = [[operator.index(end) for end in ends] for ends in ranges]
     return (x0, x1), (y0, y1), (z0, z1)
 
 
@@ -113,7 +123,9 @@ def read_names(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         columns = line.split("\t") if "\t" in line else line.split("," if "," in line else None)
-        if len(columns) > 1 and columns[0].strip().isdigit():
+        number = columns[0].strip() if columns else ""
+        # Labels have at most five digits; isdigit() also accepts characters that int() does not.
+        if len(columns) > 1 and len(number) <= 9 and number.isdecimal():
             names[int(columns[0])] = columns[1].strip().strip('"')
     if not names:
         raise UserError(f"{path} names no structures.", "Give a table with a number and a name in each line.")
