@@ -309,7 +309,5 @@ def test_a_library_that_holds_pythons_lock_forever_ends_the_process():
         work._GRACE_SECONDS = 0.5
         work._WATCH.within(0.2, lambda: re.match("(a+)+$", "a" * 60 + "b"))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (1, "")

@@ -251,7 +251,7 @@ class _Watch:
 
 @cache
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - stays open for the timer
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - stays open for the timer
 
 
 _GRACE_SECONDS = 60.0

@@ -103,6 +103,9 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
         matrices = {name: [float(each) for each in fields[name].split()] for name in _MATRICES if name in fields}
         size = [int(each) for each in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
+        # Without this number, ITK fills the image with arbitrary values.
+        if _is_compressed(fields) and int(fields["CompressedDataSize"]) < 1:
+            raise ValueError
     except (ValueError, KeyError):
         raise file_errors.damaged(path, "MetaImage") from None
     is_known = fields.get("ElementType", "").removeprefix("MET_") in _BYTES

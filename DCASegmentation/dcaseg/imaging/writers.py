@@ -58,13 +58,24 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write ``text`` as UTF-8, replacing an existing file. Raises OutputError as ``write_image`` does."""
-    _write_atomically(path, path.suffix, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write ``text`` as UTF-8, replacing an existing file. Raises OutputError as ``write_image`` does.
+
+    Half a surrogate pair, which file names and JSON may contain but UTF-8 cannot, becomes a question mark.
+    """
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="replace"))
 
 
 def write_json(content: object, path: Path) -> None:
     """Write ``content`` as indented JSON, replacing an existing file. Raises OutputError as ``write_image`` does."""
     write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write(temporary)`` write a file, and rename it to ``path``, replacing an existing file.
+
+    The temporary file has the extension of ``path``. Raises OutputError as ``write_image`` does.
+    """
+    _write_atomically(path, path.suffix, write)
 
 
 @contextmanager
