@@ -108,6 +108,10 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
             raise ValueError
     except (ValueError, KeyError):
         raise file_errors.damaged(path, "MetaImage") from None
+    # The dictionary keeps the order of the file. ITK needs the number of axes before the values of each axis.
+    names = list(fields)
+    if any(name in fields and names.index(name) < names.index("NDims") for name in (*_PER_AXIS, *_MATRICES)):
+        raise file_errors.damaged(path, "MetaImage")
     is_known = fields.get("ElementType", "").removeprefix("MET_") in _BYTES
     counts_fit = all(len(each) == dimensions for each in numbers.values())
     matrices_fit = all(len(each) == dimensions**2 for each in matrices.values())

@@ -42,6 +42,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
     Raises OutputError if the folder is missing or not writable, the disk is full, or the extension is not supported.
     """
+    _require_text_name(path.absolute())
     extension = next((known for known in _EXTENSIONS if path.name.lower().endswith(known)), None)
     if extension is None:
         raise OutputError(f"{path.name}: images cannot be written in that format.", f"Use {', '.join(_EXTENSIONS)}.")
@@ -94,6 +95,7 @@ def new_folder(
     disk.
     """
     path = Path(path).absolute()
+    _require_text_name(path)
     if path.parent.is_dir():
         clean(path.parent)
     _require_replaceable(path, overwrite, recognized_by)
@@ -190,6 +192,17 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _require_text_name(path: Path) -> None:
+    """Raise OutputError if ``path`` is not valid Unicode, which file systems allow but which ends SimpleITK."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        raise OutputError(
+            f"{shown} cannot be written: its name or path is not valid UTF-8.", "Choose another folder or file name."
+        ) from None
 
 
 def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None) -> None:
