@@ -1,4 +1,4 @@
-"""Ctrl+C, SIGTERM and SIGHUP during training: the first signal ends the run after the step, a second one immediately."""
+"""Signals during training: the first one ends the run after the step, a second one immediately."""
 
 from __future__ import annotations
 
