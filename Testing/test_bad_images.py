@@ -214,3 +214,32 @@ def test_a_series_can_be_selected_only_in_dicom_folders(tmp_path: Path) -> None:
     sitk.WriteImage(a_ct(), str(tmp_path / "ct.nrrd"))
     with pytest.raises(ImageError, match="not a folder of DICOM files"):
         read_ct(tmp_path / "ct.nrrd", series="1")
+
+
+@pytest.mark.parametrize("name", ["ct.nrrd", "ct.mha"])
+def test_damaged_compressed_voxels_are_never_read_as_other_values(name: str, tmp_path: Path) -> None:
+    """ITK reads some of these files, with arbitrary voxels, and without an error."""
+    dice = np.random.default_rng(1)
+    ct = sitk.GetImageFromArray(dice.integers(-1000, 1000, (24, 24, 24)).astype(np.int16))
+    sitk.WriteImage(ct, str(tmp_path / name), True)
+    whole = (tmp_path / name).read_bytes()
+    voxels = sitk.GetArrayFromImage(read_ct(tmp_path / name, notes=[]))
+    start = whole.index(b"LOCAL\n") + 6 if name == "ct.mha" else whole.index(b"\n\n") + 2
+    places = [start, start + 1, *dice.integers(start, len(whole), 40).tolist(), len(whole) - 1]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(dice.integers(8))
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            read = sitk.GetArrayFromImage(read_ct(tmp_path / name, notes=[]))
+        except ImageError:
+            continue
+        # A flag or a date in the header of gzip.
+        assert np.array_equal(read, voxels), place
+
+
+def test_a_compressed_metaimage_without_its_size_is_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(a_ct(), str(tmp_path / "ct.mha"), True)
+    lines = (tmp_path / "ct.mha").read_bytes().split(b"\n")
+    (tmp_path / "ct.mha").write_bytes(b"\n".join(line for line in lines if not line.startswith(b"CompressedDataSize")))
+    refused(tmp_path / "ct.mha", "damaged")

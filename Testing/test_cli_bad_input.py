@@ -471,3 +471,7 @@ def test_a_lack_of_resources_is_one_line(error, said, dca, monkeypatch):
     monkeypatch.setattr(finding, "find_bundles", fail)
     run = dca("bundle", "list")
     assert (run.code, said in run.err, len(run.err.splitlines())) == (2, True, 1)
+
+
+def test_names_that_no_file_system_has_are_refused(refused, outputs):
+    assert "too long" in refused("segment", "a" * 5000, "-o", outputs / "out")

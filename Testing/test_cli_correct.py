@@ -189,11 +189,32 @@ def test_a_result_without_checksum_can_be_corrected(result, truth, tmp_path):
     assert found.changes[0].adds and found.changes[0].added
 
 
+def geometry(folder):
+    return json.loads((folder / "request.json").read_text())["ct_geometry"]
+
+
+def changed(folder, **values):
+    record = json.loads((folder / "request.json").read_text())
+    (folder / "request.json").write_text(json.dumps({**record, **values}))
+
+
+@pytest.mark.parametrize("ct", ["/nowhere/ct.nii.gz", "a" * 5000, "nul\0", [5], [], 5, None])
+def test_a_record_with_an_impossible_ct_is_refused(result, ct):
+    changed(result, ct=ct)
+    with pytest.raises(UserError, match=r"no longer at|does not name its CT"):
+        open_session(read_result(result))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "request.json").unlink(), "is not a result folder"),
         (lambda folder: (folder / "request.json").write_text("{"), "is not a result folder"),
+        (lambda folder: (folder / "request.json").write_text("[" * 100_000), "is not a result folder"),
+        (lambda folder: changed(folder, ct_geometry={"size": [1, 2, 3]}), "is not a result folder"),
+        (lambda folder: changed(folder, ct_geometry={**geometry(folder), "spacing_mm": "abc"}), "is not a result"),
+        (lambda folder: changed(folder, ct_geometry={**geometry(folder), "direction": [1, 0]}), "is not a result"),
+        (lambda folder: changed(folder, corrections="none"), "is not a result folder"),
         (lambda folder: (folder / "labels.nrrd").unlink(), "no labels.nrrd"),
         (lambda folder: (folder / "volumes.csv").unlink(), "organs of the labels"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -203,3 +204,18 @@ def test_results_are_private_unless_shared(coarse_phantom, small_bundle, tmp_pat
     assert request["options"]["organs"] == ["liver", "spleen"]
     table = (tmp_path / "own" / "volumes.csv").read_text(encoding="utf-8")
     assert "bladder" not in table and "liver" in table
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_ends_a_command_like_ctrl_c_unless_nohup_started_it(ignored, capsys):
+    from dcaseg.cli.console import exit_code_of
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        code = exit_code_of(lambda: signal.raise_signal(signal.SIGHUP))
+        assert signal.getsignal(signal.SIGHUP) is (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert code == (0 if ignored else 130)
+    assert ("Canceled." in capsys.readouterr().err) is not ignored

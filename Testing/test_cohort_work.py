@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -279,3 +281,33 @@ def test_a_ct_without_uids_is_segmented_but_gets_no_dicom_seg(ct, tmp_path, sett
 def test_a_different_model_on_a_worker_is_rejected(dicom_case, settings):
     other = replace(settings, weights="00" * 32, device="auto", bundle=f"{settings.bundle}/.")
     assert "has a different model" in work.process(dicom_case, other).reason
+
+
+def test_a_case_that_never_ends_fails_with_a_line_and_its_process_ends(dicom_case, settings, monkeypatch):
+    never, ended = threading.Event(), []
+    monkeypatch.setattr(work, "read_json", lambda path: never.wait())
+    monkeypatch.setattr(work, "_SECONDS_TO_SEND", 0.05)
+    monkeypatch.setattr(work.os, "_exit", ended.append)
+    limited = replace(settings, case_minutes=0.005, max_parallel=7)
+    outcome = work.process(dicom_case, limited)
+    try:
+        assert (outcome.status, outcome.again) == ("failed", False)
+        assert outcome.reason.startswith("It took longer than 0.005 minutes and was stopped.")
+        deadline = time.monotonic() + 10
+        while not ended and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert ended == [1]
+    finally:
+        never.set()
+
+
+def test_a_library_that_holds_pythons_lock_forever_ends_the_process():
+    """A regular expression that backtracks without end never lets another thread run."""
+    program = """
+        import re
+        from dcaseg.cohort import case_worker as work
+        work._GRACE_SECONDS = 0.5
+        work._WATCH.within(0.2, lambda: re.match("(a+)+$", "a" * 60 + "b"))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "")

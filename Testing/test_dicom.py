@@ -249,3 +249,25 @@ def test_a_truncated_file_is_refused(lost: int, syntax: UID, tmp_path: Path) -> 
     file = sorted((tmp_path / "ct").iterdir())[3]
     file.write_bytes(file.read_bytes()[:-lost])
     refused(tmp_path / "ct", f"{file.name} in ct is an incomplete or damaged")
+
+
+def test_a_fragment_longer_than_its_file_is_refused_in_little_memory(tmp_path: Path) -> None:
+    """GDCM would allocate the 4 GB that the fragment is said to have."""
+    import resource
+
+    from pydicom.uid import RLELossless
+
+    from dicom_archive import write_ct_series
+
+    ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 16, 16)).astype(np.int16))
+    write_ct_series(tmp_path / "in", ct, syntax=RLELossless)
+    file = sorted((tmp_path / "in").iterdir())[3]
+    content = bytearray(file.read_bytes())
+    # The second item, after the empty table of offsets.
+    first = content.index(b"\xfe\xff\x00\xe0")
+    second = content.index(b"\xfe\xff\x00\xe0", first + 4)
+    content[second + 4 : second + 8] = b"\xf0\xff\xff\xff"
+    file.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(tmp_path / "in", "damaged|incomplete")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +41,7 @@ from dcaseg.training.datalist import read_datalist
 from dcaseg.training.options import TrainingOptions
 from dcaseg.training.training_set import TrainingSet
 from dcaseg.worker.protocol import ProtocolError, decode_event, decode_request
+from faults.mutations import changed, damaged
 
 EXAMPLES = int(os.environ.get("DCA_FUZZ_EXAMPLES", "60"))
 fuzzed = settings(
@@ -69,51 +69,6 @@ def taken_or_refused(read: Callable[[], object], refusals: type[Exception] = Use
     except refusals as error:
         assert "\n" not in str(error)
         return False
-
-
-def changed(content: Any, dice: random.Random, value: Any) -> Any:
-    """``content`` with one value, at any depth, replaced by ``value`` or removed."""
-    copy = json.loads(json.dumps(content))
-    places: list[tuple[Any, Any]] = []
-
-    def visit(node: Any) -> None:
-        for key, inner in list(node.items() if isinstance(node, dict) else enumerate(node)):
-            places.append((node, key))
-            if isinstance(inner, dict | list):
-                visit(inner)
-
-    visit(copy)
-    if not places:
-        return value
-    node, key = dice.choice(places)
-    if dice.random() < 0.2 and isinstance(node, dict):
-        del node[key]
-    else:
-        node[key] = value
-    return copy
-
-
-def damaged(content: bytes, dice: random.Random) -> bytes:
-    """``content`` truncated, with bits flipped, with parts overwritten by others, or with numbers made large."""
-    found = bytearray(content)
-    for _ in range(dice.randint(1, 4)):
-        if not found:
-            break
-        at = dice.randrange(len(found))
-        kind = dice.randrange(5)
-        if kind == 0:
-            found[at] ^= 1 << dice.randrange(8)
-        elif kind == 1:
-            del found[at:]
-        elif kind == 2:
-            part = found[at : at + dice.randint(1, 64)]
-            to = dice.randrange(len(found))
-            found[to : to + len(part)] = part
-        elif kind == 3:
-            found[at : at + 8] = struct.pack("<Q", dice.choice([0, 2**31, 2**32 - 1, 2**63, 2**64 - 1]))
-        else:
-            found[at:at] = dice.randbytes(dice.randint(1, 16))
-    return bytes(found)
 
 
 @pytest.fixture(scope="module")

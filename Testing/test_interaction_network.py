@@ -244,3 +244,23 @@ def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tm
 def test_train_clicks_refuses_invalid_options(dca, tmp_path, arguments, message):
     run = dca("train-clicks", "-o", tmp_path / "run", *arguments)
     assert run.code == 2 and message in run.err
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("weights", {"file": "../../secret.safetensors"}),
+        ("weights", {"bytes": 1 << 50}),
+        ("network", {"n_filters": 10**6}),
+        ("network", {"n_filters": 4.5}),
+        ("network", {"side": 1 << 20}),
+    ],
+)
+def test_a_click_bundle_cannot_name_other_files_or_huge_networks(bundle, part, value):
+    _, saved = bundle
+    metadata = saved.folder / "configs" / "metadata.json"
+    content = json.loads(metadata.read_text())
+    content["dca_clicks"][part] |= value
+    metadata.write_text(json.dumps(content))
+    with pytest.raises(BundleError):
+        load_click_bundle(saved.folder)

@@ -144,6 +144,9 @@ def test_a_label_map_is_read_in_ras_orientation(folder):
         ({"labels.nrrd": None, "t.tsv": "nothing"}, "names no structures"),
         ({"labels.nrrd": None, "t.tsv": "1\tspleen\n"}, "no liver"),
         ({"labels.nrrd": None, "t.tsv": "1\tliver\n", "anatomy.json": "[3]"}, "anatomy.json"),
+        ({"labels.nrrd": None, "t.tsv": "1\tliver\n", "anatomy.json": '{"names": "x"}'}, "anatomy.json"),
+        ({"labels.nrrd": None, "t.tsv": "1\tliver\n", "anatomy.json": '{"spacing": [1, -1, "x"]}'}, "anatomy.json"),
+        ({"labels.nrrd": None, "t.tsv": "²\tliver\n"}, "names no structures"),
     ],
 )
 def test_a_folder_that_is_not_an_anatomy_is_rejected(content, words, tmp_path):

@@ -245,3 +245,22 @@ def test_running_out_of_memory_is_not_reported_as_a_full_disk(tmp_path, monkeypa
     with pytest.raises(MemoryError):
         write_image(sitk.Image(2, 2, 2, sitk.sitkUInt8), tmp_path / "labels.nrrd")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such names")
+def test_names_that_are_not_utf8_are_refused_before_simpleitk_ends_the_process(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    with pytest.raises(OutputError, match="not valid UTF-8"), new_folder(tmp_path / name):
+        raise AssertionError("the block must not run")
+    with pytest.raises(OutputError, match="not valid UTF-8"):
+        write_image(sitk.Image(2, 2, 2, sitk.sitkUInt8), tmp_path / f"{name}.nrrd")
+    (tmp_path / name).mkdir()
+    with pytest.raises(OutputError, match="not valid UTF-8"):
+        write_image(sitk.Image(2, 2, 2, sitk.sitkUInt8), tmp_path / name / "a.nrrd")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_text_with_half_a_surrogate_pair_is_written(tmp_path):
+    """As in the name of a model that a JSON file states as \\ud800."""
+    write_json({"name": "a\ud800b"}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "a?b"}

@@ -13,6 +13,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from .temp_paths import clean, partial_name
+
 
 def home_folder() -> Path | None:
     """The user's home folder; None if the system knows none."""
@@ -64,7 +66,11 @@ def _temporary_home() -> Path:
             return folder
     except OSError:
         pass
-    return Path(tempfile.mkdtemp(prefix="dca-home-"))
+    # The next process removes it, once this one has ended.
+    clean(folder.parent)
+    own = partial_name(folder)
+    own.mkdir(mode=0o700)
+    return own
 
 
 VARIABLE = "DCA_CACHE"

@@ -22,9 +22,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=2.0, help="of the sweep")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=[], help="names of workloads, such as bundle or segment")
+    parser.add_argument("--record", type=Path, help="append each fault to this file; what it holds is counted too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dca-faults-") as place:
-        harness = Harness(Path(place), given.seed, given.only)
+        harness = Harness(Path(place), given.seed, given.only, given.record)
         harness.prepare()
         if given.hours:
             harness.random_faults(time.monotonic() + given.hours * 3600)

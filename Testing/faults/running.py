@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import random
@@ -60,12 +61,38 @@ class Row:
         if len(self.examples) < 3:
             self.examples.append(what)
 
+    def add(self, other: Row) -> None:
+        self.injected += other.injected
+        self.ended.update(other.ended)
+        self.lost += other.lost
+        self.left += other.left
+        for example in other.examples:
+            self.complain(example)
+
 
 class Table:
-    """Rows by workload and kind of fault."""
+    """Rows by workload and kind of fault.
 
-    def __init__(self) -> None:
+    With ``record``, a file of JSON lines, each fault is also appended there, and what the file holds already is part
+    of the table: a campaign that was stopped goes on.
+    """
+
+    def __init__(self, record: Path | None = None) -> None:
         self.rows: dict[tuple[str, str], Row] = {}
+        self._record = record
+        for line in record.read_text().splitlines() if record is not None and record.exists() else ():
+            # The last line of a campaign that was killed may be cut off.
+            with contextlib.suppress(ValueError):
+                content = json.loads(line)
+                names = content.pop("workload"), content.pop("fault")
+                self.row(*names).add(Row(**{**content, "ended": Counter(content["ended"])}))
+
+    def add(self, workload: str, fault: str, found: Row) -> None:
+        self.row(workload, fault).add(found)
+        if self._record is not None:
+            line = json.dumps({"workload": workload, "fault": fault, **vars(found)})
+            with self._record.open("a") as file:
+                file.write(f"{line}\n")
 
     def row(self, workload: str, fault: str) -> Row:
         return self.rows.setdefault((workload, fault), Row())
@@ -115,9 +142,10 @@ class Fault:
 class Harness:
     """``place`` is an empty folder to work in. ``seed`` chooses moments and kinds."""
 
-    def __init__(self, place: Path, seed: int, only: Iterable[str] = ()) -> None:
-        self.table = Table()
-        self._dice = random.Random(seed)
+    def __init__(self, place: Path, seed: int, only: Iterable[str] = (), record: Path | None = None) -> None:
+        self.table = Table(record)
+        # A campaign that goes on draws other faults than those that it has behind it.
+        self._dice = random.Random(seed + 1000 * self.table.injected)
         self._place = place
         chosen = set(only)
         self._workloads = [each for each in all_workloads() if not chosen or each.name in chosen]
@@ -169,8 +197,7 @@ class Harness:
 
     def inject(self, workload: Workload, fault: Fault) -> None:
         """One fault, then the next run without one; what was lost or left goes into the table."""
-        row = self.table.row(workload.name, fault.name)
-        row.injected += 1
+        row = Row(injected=1)
         root = self._fresh(workload)
         with fault.around(root):
             works = [self._start(lambda: self._work(workload, root, fault)) for _ in range(fault.at_once)]
@@ -180,6 +207,7 @@ class Harness:
                 if end in (TRACEBACK, HUNG):
                     row.complain(f"{end}: {_text(said)}")
         self._judge(workload, fault, root, row)
+        self.table.add(workload.name, fault.name, row)
 
     def _judge(self, workload: Workload, fault: Fault, root: Path, row: Row) -> None:
         if fault.exchange:

@@ -20,6 +20,8 @@ from typing import Any
 import slicer
 import vtk
 
+from dcaseg.temp_paths import clean, partial_name
+
 _SECONDS = 60
 _INSTALL = "apt-get install libegl1 libgl1-mesa-dri"
 
@@ -113,7 +115,12 @@ class _Application:
 
     def _provide_file_access(self) -> None:
         """Give the scene a remote cache folder: reading a .mrb file unpacks into it, even for local files."""
-        cache = tempfile.mkdtemp(prefix="dca-mrml-cache-")
+        # Scenes may contain CTs, so the folders of killed processes are removed.
+        temporary = Path(tempfile.gettempdir())
+        clean(temporary)
+        folder = partial_name(temporary / "dca-mrml-cache")
+        folder.mkdir(mode=0o700)
+        cache = str(folder)
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
         # The color logic needs these folders to exist; slicer-core does not include the color files.
         self.logic.SetHomeDirectory(cache)

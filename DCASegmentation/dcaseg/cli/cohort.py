@@ -86,6 +86,15 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="Device: auto or cpu.", rich_help_panel=RUN_PANEL)] = "auto",
     backend: BackendOption = "auto",
+    case_limit: Annotated[
+        float,
+        typer.Option(
+            min=0.01,
+            help="Minutes that a case may take. One that takes longer, such as a damaged file that a library never "
+            "finishes, fails, and the others go on.",
+            rich_help_panel=RUN_PANEL,
+        ),
+    ] = 120.0,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -183,6 +192,7 @@ def run(
         runtime=backend,
         resample=resample,
         shared=shared,
+        case_minutes=case_limit,
     )
     cohort = Cohort(
         source,

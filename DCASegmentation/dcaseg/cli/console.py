@@ -16,7 +16,7 @@ import traceback
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -216,9 +216,10 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
     """Run ``command`` and return its exit code.
 
     Errors are printed as one line on standard error; ``debug`` adds the traceback. SIGTERM ends the command like
-    Ctrl+C: incomplete output is removed, and a training run is saved.
+    Ctrl+C: incomplete output is removed, and a training run is saved. So does SIGHUP, which a closed terminal sends,
+    unless the command was started with ``nohup``.
     """
-    previous_handler = _handle_sigterm_like_ctrl_c()
+    previous_handlers = _handle_signals_like_ctrl_c()
     _cancellation_texts.clear()
     try:
         code = command()
@@ -231,12 +232,36 @@ def exit_code_of(command: Callable[[], object], debug: bool = False) -> int:
         code, message = _error_message(error)
         print_error(message)
     finally:
-        if previous_handler is not None:
-            signal.signal(signal.SIGTERM, previous_handler)
+        for number, previous_handler in previous_handlers.items():
+            signal.signal(number, previous_handler)
     if code == ExitCode.CANCELLED:
         # Printed here, because Typer turns Ctrl+C into this exit code without a message.
         print_error(f"Canceled. {_cancellation_texts[0] if _cancellation_texts else _DEFAULT_CANCELLATION_TEXT}")
     return code if isinstance(code, int) else ExitCode.DONE
+
+
+# What is wrong with a path or its disk, not with the program: too long a name, a loop of links, a lost share.
+_ABOUT_FILES = {
+    number
+    for name in (
+        "ENAMETOOLONG",
+        "ELOOP",
+        "ENOTDIR",
+        "EISDIR",
+        "EIO",
+        "ESTALE",
+        "ENODEV",
+        "ENXIO",
+        "EBUSY",
+        "EXDEV",
+        "EMFILE",
+        "ENFILE",
+        "ENOTCONN",
+        "EHOSTDOWN",
+        "ETIMEDOUT",
+    )
+    if (number := getattr(errno, name, None)) is not None
+}
 
 
 def _error_message(error: BaseException) -> tuple[ExitCode, str]:
@@ -261,6 +286,9 @@ def _error_message(error: BaseException) -> tuple[ExitCode, str]:
     ):
         # From torch, on a GPU or CPU. Importing torch here to check the class would take seconds.
         return ExitCode.BAD_INPUT, "Error: There is not enough memory. Close other programs, or use --device cpu."
+    if isinstance(error, OSError) and error.errno in _ABOUT_FILES:
+        where = f"{error.filename}: " if error.filename else ""
+        return ExitCode.BAD_INPUT, f"Error: {where}{error.strerror}. Check the path, the disk and its connection."
     if isinstance(error, PermissionError):
         return ExitCode.BAD_INPUT, f"Error: Access to {error.filename} was denied. Check its permissions."
     return (
@@ -270,9 +298,17 @@ def _error_message(error: BaseException) -> tuple[ExitCode, str]:
     )
 
 
-def _handle_sigterm_like_ctrl_c() -> signal.Handlers | Callable[..., object] | int | None:
-    try:
-        return signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:
+def _handle_signals_like_ctrl_c() -> dict[int, Any]:
+    """Let the signals that end a program raise KeyboardInterrupt. Returns the earlier handlers."""
+    previous: dict[int, Any] = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+            continue
         # Only the main thread can set handlers. Other threads (some tests, embedding) receive no signals.
-        return None
+        with suppress(ValueError):
+            handler = signal.getsignal(number)
+            signal.signal(number, signal.default_int_handler)
+            # None: a handler that was not set from Python.
+            previous[number] = signal.SIG_DFL if handler is None else handler
+    return previous

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UserError
+from ..imaging.file_errors import exists
 from ..json_io import load, read_json
 from ..organs import VOCABULARIES, Vocabulary
 from ..review.schema import REVIEW, Finding, read_review
@@ -100,11 +101,11 @@ def _request(result: Path) -> _Request:
 
 def _ct_of(request: _Request) -> Path:
     source = request.ct
-    if isinstance(source, str) and Path(source).exists():
+    if isinstance(source, str) and exists(Path(source)):
         return Path(source)
     if isinstance(source, list) and source and all(isinstance(each, str) for each in source):
         folder = Path(source[0]).parent
-        if folder.is_dir():
+        if exists(folder) and folder.is_dir():
             return folder
     raise UserError("The CT was moved after the segmentation.", "Give its new path with --ct.")
 
@@ -121,7 +122,7 @@ def _vocabulary(result: Path) -> Vocabulary:
     try:
         with (result / "volumes.csv").open(encoding="utf-8", newline="") as stream:
             organs = {int(row["label"]): row["organ"] for row in csv.DictReader(stream)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
         raise UserError(f"The file volumes.csv in {result} cannot be read.", _REMEDY) from None
     for vocabulary in VOCABULARIES.values():
         if organs and all(

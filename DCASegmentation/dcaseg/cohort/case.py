@@ -112,6 +112,8 @@ CASES = "cases"
 RECORD = "case.json"
 THUMBNAIL = "thumbnail.jpg"
 PICTURE = "picture.jpg"
+CASE_MINUTES = 120.0
+"""The default time limit of a case, many times that of the largest CT on a slow computer."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Settings:
     cores of a worker process; 0 leaves the choice to the worker. ``max_parallel`` limits how many cases a worker
     process holds in memory: one in the network, the others being read or written. ``resample`` accepts CTs with tilted
     or unevenly spaced slices. Only the owner can read the folders unless ``shared`` is set. ``pseudonyms`` is the ID
-    of the pseudonym key; if it is empty, results name the patients.
+    of the pseudonym key; if it is empty, results name the patients. A case that takes longer than ``case_minutes``
+    fails.
     """
 
     out: str
@@ -137,6 +140,7 @@ class Settings:
     resample: bool = False
     shared: bool = False
     pseudonyms: str = ""
+    case_minutes: float = CASE_MINUTES
 
     def folder_of(self, name: str) -> Path:
         """The result folder of the case ``name``."""

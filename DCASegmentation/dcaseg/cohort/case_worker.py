@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import json
 import os
@@ -10,12 +11,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
-from time import perf_counter
-from typing import Any
+from time import monotonic, perf_counter
+from typing import Any, TextIO
 
 import numpy as np
 import psutil
@@ -175,25 +179,100 @@ _RESULT = "result"
 
 
 def process(case: Case, settings: Settings) -> Outcome:
-    """Segment ``case`` into its folder, which appears once it is complete. Every error becomes a failed outcome."""
-    with PROCESS.slots(settings.max_parallel):
-        try:
-            outcome = recorded(case, settings) or _segmented(case, settings)
-        except UserError as error:
-            # The next run may find any other fault fixed, but not one of the CT itself.
-            outcome = _failed(case, str(error), again=not isinstance(error, ImageError))
-        # No error in one case may stop the others.
-        except Exception as error:
-            if is_out_of_memory(error):
-                outcome = _failed(case, "The worker does not have enough memory for this CT.", again=True)
-            else:
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                message = next(iter(str(error).splitlines()), "")
-                details = f"{type(error).__name__}: {message} ({Path(where.filename).name}, line {where.lineno})"
-                outcome = _failed(case, f"Unexpected error: {details}", again=True)
+    """Segment ``case`` into its folder, which appears once it is complete. Every error becomes a failed outcome.
+
+    A case that takes longer than ``settings.case_minutes`` fails too. As nothing can stop a thread that hangs, for
+    example in a library that reads a damaged file, this process then ends soon after, and Dask starts another one.
+    """
+    slots = PROCESS.slots(settings.max_parallel)
+    slots.acquire()
+    try:
+        outcome = _WATCH.within(settings.case_minutes * 60, lambda: _processed(case, settings))
+    except TimeoutError:
+        # The case keeps its slot.
+        _WATCH.end_process_soon()
+        outcome = _failed(case, overdue_reason(settings), again=False)
+    else:
+        slots.release()
     if settings.pseudonyms:
         outcome = without_names(outcome, case)
     return replace(outcome, worker=f"{platform.node()}:{os.getpid()}", loads=PROCESS.loads, peak_mb=peak_mb())
+
+
+def overdue_reason(settings: Settings) -> str:
+    """The reason of the failure of a case that took too long."""
+    return (
+        f"It took longer than {settings.case_minutes:g} minutes and was stopped. To allow more, set --case-limit and "
+        "add --retry-failed."
+    )
+
+
+class _Watch:
+    """Runs functions with a limit of time, in threads that are left behind when they exceed it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+        self._deadlines: list[float] = []
+
+    def within(self, seconds: float, work: Callable[[], Outcome]) -> Outcome:
+        """``work()``; raises TimeoutError if it takes longer than ``seconds``."""
+        with self._lock:
+            # Threads that are used again, so that the pools of threads of the libraries are, too.
+            self._threads = self._threads or ThreadPoolExecutor(thread_name_prefix="case")
+        deadline = monotonic() + seconds
+        self._set(self._deadlines.append, deadline)
+        try:
+            return self._threads.submit(work).result(timeout=seconds)
+        except FutureTimeoutError:
+            raise TimeoutError from None
+        finally:
+            self._set(self._deadlines.remove, deadline)
+
+    def _set(self, change: Callable[[float], None], deadline: float) -> None:
+        """Let the process end if a library holds Python's lock until after the next deadline: no thread can then run.
+
+        The timer of ``faulthandler`` runs without Python.
+        """
+        with self._lock:
+            change(deadline)
+            if not self._deadlines:
+                faulthandler.cancel_dump_traceback_later()
+                return
+            left = max(min(self._deadlines) - monotonic(), 0.0) + _GRACE_SECONDS
+            faulthandler.dump_traceback_later(left, exit=True, file=_nowhere())
+
+    def end_process_soon(self) -> None:
+        """End this process after the outcome has been sent."""
+        timer = threading.Timer(_SECONDS_TO_SEND, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+
+@cache
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - stays open for the timer
+
+
+_GRACE_SECONDS = 60.0
+_SECONDS_TO_SEND = 5.0
+_WATCH = _Watch()
+
+
+def _processed(case: Case, settings: Settings) -> Outcome:
+    try:
+        return recorded(case, settings) or _segmented(case, settings)
+    except UserError as error:
+        # The next run may find any other fault fixed, but not one of the CT itself.
+        return _failed(case, str(error), again=not isinstance(error, ImageError))
+    # No error in one case may stop the others.
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _failed(case, "The worker does not have enough memory for this CT.", again=True)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        message = next(iter(str(error).splitlines()), "")
+        details = f"{type(error).__name__}: {message} ({Path(where.filename).name}, line {where.lineno})"
+        return _failed(case, f"Unexpected error: {details}", again=True)
 
 
 def recorded(case: Case, settings: Settings) -> Outcome | None:

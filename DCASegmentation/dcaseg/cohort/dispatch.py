@@ -13,7 +13,7 @@ from distributed.comm import CommClosedError
 
 from ..errors import OutputError, UserError
 from .case import FAILED, Case, Outcome, Settings
-from .case_worker import process
+from .case_worker import overdue_reason, process
 from .dask_workers import replace_lost_workers
 
 _TICK_SECONDS = 0.5
@@ -49,7 +49,8 @@ def _outcomes(
     waiting = iter(cases)
     # Cases whose worker was killed. Another case on that worker may be to blame, so they run one by one at the end.
     suspects: deque[Case] = deque()
-    alone: set[str] = set()
+    # The time when the only attempt of a case without any other began.
+    alone: dict[str, float] = {}
     remaining = len(cases)
     running: dict[str, Future] = {}
     without_workers: float | None = None
@@ -66,7 +67,7 @@ def _outcomes(
         batch = list(islice(waiting, max(max(workers, 1) * _AHEAD - len(running), 0)))
         if suspects and not running and not batch:
             batch = [suspects.popleft()]
-            alone.add(batch[0].key)
+            alone[batch[0].key] = time.monotonic()
         for case in batch:
             attempt = "-alone" if case.key in alone else ""
             key = f"case-{case.key}-{settings.weights[:8]}{attempt}"
@@ -80,7 +81,8 @@ def _outcomes(
             if _worker_was_killed(future) and case.key not in alone:
                 suspects.append(case)
                 continue
-            outcome = _outcome(case, future)
+            seconds = time.monotonic() - alone.get(case.key, time.monotonic())
+            outcome = _outcome(case, future, seconds, settings)
             remaining -= 1
             disk_problems = disk_problems + 1 if outcome.again and "disk is full" in outcome.reason else 0
             yield outcome
@@ -108,13 +110,15 @@ def _finished(done: queue.SimpleQueue[tuple[Case, Future]]) -> Iterator[tuple[Ca
         return
 
 
-def _outcome(case: Case, future: Future) -> Outcome:
+def _outcome(case: Case, future: Future, seconds_alone: float, settings: Settings) -> Outcome:
     if future.status == "finished":
         outcome: Outcome = future.result()
         return outcome
     if future.status in ("cancelled", "lost"):
         raise _scheduler_gone()
     error = future.exception()
+    if isinstance(error, KilledWorker) and seconds_alone > settings.case_minutes * 60:
+        return Outcome(case.key, FAILED, overdue_reason(settings), again=False)
     if isinstance(error, KilledWorker):
         reason = (
             "The worker was killed repeatedly, the last time while it ran this case alone. It probably does not have "

@@ -43,7 +43,7 @@ def read_table(path: Path, vocabulary: Vocabulary) -> dict[int, int]:
             file.seek(0)
             rows = list(csv.DictReader(file, delimiter="\t" if "\t" in head else ","))
         keys = {int(row["id"]): _key(row["name"]) for row in rows}
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UserError(
             f"{path} is not a table of labels ({error}).", "Give a file with the columns id and name."
         ) from None

@@ -218,6 +218,8 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         needed = rows * columns * values * len(planes) * allocated // 8
         if offset + length > size or length < needed:
             raise ValueError(f"only {min(length, size - offset)} of {max(needed, length)} bytes of voxels are present")
+    else:
+        reader.require_fragments()
     stored = get.count("BitsStored", allocated)
     return DicomHeader(
         file=str(path),
@@ -377,6 +379,19 @@ class _Elementary:
                 self._require(length)
                 self._stream.seek(length, os.SEEK_CUR)
         return None
+
+    def require_fragments(self) -> None:
+        """Raise ValueError if a fragment of the compressed voxels here is said to be longer than the file.
+
+        GDCM allocates that many bytes, up to 4 GB.
+        """
+        while self._stream.tell() + 8 <= self._size:
+            group, element, length = struct.unpack(self.order + "2HI", self._take(8))
+            if group << 16 | element != _ITEM:
+                return
+            if self._stream.tell() + length > self._size:
+                raise ValueError("its compressed voxels are damaged or incomplete")
+            self._stream.seek(length, os.SEEK_CUR)
 
     def _headers(self, end: int | None, only_group: int | None) -> Iterator[tuple[int, bytes, int]]:
         while (at := self._stream.tell()) < (self._size if end is None else end):

@@ -11,7 +11,6 @@ above it with no more than a warning. This file detects both.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError
 from .dicom_header import CT_IMAGE, ENHANCED_CT, DicomHeader, Frame, open_data_set
+from .writers import temporary_folder
 
 _MONOCHROME1, _MONOCHROME2 = b"MONOCHROME1 ", b"MONOCHROME2 "
 
@@ -110,8 +110,8 @@ def _readable_by_itk(image: DicomHeader) -> Iterator[Path]:
     at = raw.find(b"\x28\0\x04\0CS\x0c\0" + _MONOCHROME1, 0, image.voxels.offset)
     if at < 0:
         raise _cannot_be_decoded(image)
-    with tempfile.TemporaryDirectory(prefix="dca-slice-") as folder:
-        copy = Path(folder) / "slice.dcm"
+    with temporary_folder("dca-slice") as folder:
+        copy = folder / "slice.dcm"
         copy.write_bytes(raw[: at + 8] + _MONOCHROME2 + raw[at + 20 :])
         yield copy
 

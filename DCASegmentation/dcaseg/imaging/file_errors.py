@@ -112,6 +112,15 @@ def sheared(path: Path) -> ImageError:
     )
 
 
+def exists(path: Path) -> bool:
+    """Whether ``path`` exists. False, not an error, for a path from a file that no file system can have."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        # Too long, not accessible, or with a null character.
+        return False
+
+
 def require_text_name(path: Path) -> None:
     """Raise ImageError if ``path`` is not valid Unicode, which file systems allow but which crashes SimpleITK."""
     try:

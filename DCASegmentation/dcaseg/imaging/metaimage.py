@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import zlib
 from pathlib import Path
+
+import SimpleITK as sitk
 
 from . import file_errors
 from .size_limits import require_allowed_size
 
 _LONGEST_HEADER = 1 << 20
+_CHUNK = 1 << 20
 # ITK trusts NDims and writes that many numbers into arrays of ten.
 _MOST_DIMENSIONS = 5
 _BYTES = {
@@ -41,7 +45,9 @@ def check_content(path: Path) -> None:
     """Check the file before ITK reads it.
 
     Raises ImageError if the header is truncated, does not describe an image or announces a size beyond the limit, and
-    if the data file is missing, not a regular file in the same folder, or shorter than the header says.
+    if the data file is missing, not a regular file in the same folder, or shorter than the header says. Compressed
+    voxels are decompressed once to compare their checksum: ITK accepts a damaged stream, and fills the image with
+    arbitrary values.
     """
     fields, header_bytes = _read_fields(path)
     size = _checked_size(fields, path)
@@ -52,9 +58,40 @@ def check_content(path: Path) -> None:
     local = name.upper() == "LOCAL"
     data_file = path if local else file_errors.referenced_data_file(path, name)
     expected = _data_bytes(fields)
-    found = data_file.stat().st_size - (header_bytes if local else 0)
+    start = header_bytes if local else 0
+    found = data_file.stat().st_size - start
     if expected is not None and found < expected:
         raise file_errors.truncated(path, expected, found)
+    if _is_compressed(fields):
+        _check_compressed(path, data_file, start, expected, _voxel_bytes(fields))
+
+
+def check_voxels(path: Path, image: sitk.Image) -> None:
+    """Nothing to check after reading: ``check_content`` has compared the checksum."""
+
+
+def _check_compressed(path: Path, data_file: Path, start: int, stored: int | None, expected: int) -> None:
+    """Raise ImageError unless the zlib stream at ``start``, of ``stored`` bytes, holds ``expected`` bytes."""
+    unpacker, found = zlib.decompressobj(), 0
+    with data_file.open("rb") as stream:
+        stream.seek(start)
+        left = data_file.stat().st_size - start if stored is None else stored
+        while left > 0 and not unpacker.eof and (chunk := stream.read(min(_CHUNK, left))):
+            left -= len(chunk)
+            while chunk and not unpacker.eof:
+                try:
+                    # A few bytes can decompress to gigabytes.
+                    found += len(unpacker.decompress(chunk, _CHUNK))
+                except zlib.error:
+                    raise file_errors.damaged(path, "MetaImage") from None
+                chunk = unpacker.unconsumed_tail
+                if found > expected:
+                    raise file_errors.too_long(path)
+    if found < expected:
+        raise file_errors.truncated(path, expected, found)
+    if not unpacker.eof:
+        # The checksum at the end is missing.
+        raise file_errors.damaged(path, "MetaImage")
 
 
 def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
@@ -66,11 +103,26 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
         matrices = {name: [float(each) for each in fields[name].split()] for name in _MATRICES if name in fields}
         size = [int(each) for each in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
+        # Without this number, ITK fills the image with arbitrary values.
+        if _is_compressed(fields) and int(fields["CompressedDataSize"]) < 1:
+            raise ValueError
     except (ValueError, KeyError):
         raise file_errors.damaged(path, "MetaImage") from None
+    # The dictionary keeps the order of the file. ITK needs the number of axes before the values of each axis.
+    names = list(fields)
+    if any(name in fields and names.index(name) < names.index("NDims") for name in (*_PER_AXIS, *_MATRICES)):
+        raise file_errors.damaged(path, "MetaImage")
+    is_known = fields.get("ElementType", "").removeprefix("MET_") in _BYTES
     counts_fit = all(len(each) == dimensions for each in numbers.values())
     matrices_fit = all(len(each) == dimensions**2 for each in matrices.values())
-    if not counts_fit or not matrices_fit or min(size) < 1 or not 1 <= channels <= 2**16:
+    if (
+        not is_known
+        or not counts_fit
+        or not matrices_fit
+        or len(size) != dimensions
+        or min(size) < 1
+        or not 1 <= channels <= 2**16
+    ):
         raise file_errors.damaged(path, "MetaImage")
     return [*size, channels] if channels > 1 else size
 
@@ -78,15 +130,25 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
 def _data_bytes(fields: dict[str, str]) -> int | None:
     """The bytes of voxel data that the header announces; None if they are unknown (text, unknown type)."""
     try:
-        if fields.get("CompressedData", "False").lower() == "true":
+        if _is_compressed(fields):
             return int(fields["CompressedDataSize"])
         if fields.get("BinaryData", "True").lower() != "true":
             return None
-        channels = int(fields.get("ElementNumberOfChannels", "1"))
-        voxels = math.prod(int(size) for size in fields["DimSize"].split())
-        return voxels * channels * _BYTES[fields["ElementType"].removeprefix("MET_")]
+        return _voxel_bytes(fields)
     except (KeyError, ValueError):
         return None
+
+
+def _is_compressed(fields: dict[str, str]) -> bool:
+    # ITK looks at the first letter.
+    return fields.get("CompressedData", "False")[:1] in ("T", "t", "1")
+
+
+def _voxel_bytes(fields: dict[str, str]) -> int:
+    """The bytes of the uncompressed voxels, according to a header that ``_checked_size`` accepts."""
+    channels = int(fields.get("ElementNumberOfChannels", "1"))
+    voxels = math.prod(int(size) for size in fields["DimSize"].split())
+    return voxels * channels * _BYTES[fields["ElementType"].removeprefix("MET_")]
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:

@@ -5,10 +5,16 @@ ITK reads a NRRD file without ``space directions`` as if its axes were left, pos
 
 from __future__ import annotations
 
+import gzip
 import math
+import struct
+import zlib
 from pathlib import Path
 
+import SimpleITK as sitk
+
 from . import file_errors
+from .nifti import require_end
 from .size_limits import require_allowed_size
 
 # The spaces that ITK converts to its own LPS; in any other space, the axes cannot be related to the patient.
@@ -18,6 +24,8 @@ _PATIENT_SPACES = {
     "lps", "left-posterior-superior", "lpst", "left-posterior-superior-time",
 }  # fmt: skip
 _LONGEST_HEADER = 1 << 20
+_CHUNK = 1 << 20
+_GZIP = ("gz", "gzip")
 _MOST_DIMENSIONS = 5
 _MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", ""}
 _BYTES = {
@@ -57,8 +65,8 @@ def check_content(path: Path) -> None:
     """Check the file before ITK reads it.
 
     Raises ImageError if the header does not describe an image or announces a size beyond the limit, and if the data
-    file is missing, not a regular file in the same folder, or too short for raw voxels. ITK itself finds truncated
-    compressed data while reading.
+    file is missing, not a regular file in the same folder, or too short for raw voxels. Compressed voxels are checked
+    by ``check_voxels``, after they were read.
     """
     fields, header_bytes = _read_fields(path)
     size = _checked_size(fields, path)
@@ -66,13 +74,48 @@ def check_content(path: Path) -> None:
     name = fields.get("data file", fields.get("datafile"))
     if name is not None and (name.split(" ")[0] == "LIST" or "%" in name):
         raise file_errors.several_data_files(path)
-    data_file = path if name is None else file_errors.referenced_data_file(path, name)
+    data_file = _data_file(path, name)
     item = _BYTES.get(fields.get("type", "").lower())
     if fields.get("encoding", "").lower() == "raw" and item and not {"byte skip", "line skip"} & fields.keys():
         expected = math.prod(size) * item
         found = data_file.stat().st_size - (header_bytes if name is None else 0)
         if found < expected:
             raise file_errors.truncated(path, expected, found)
+
+
+def check_voxels(path: Path, image: sitk.Image) -> None:
+    """Compare the voxels of ``image``, read from ``path``, with the checksum of gzip, which ITK does not do.
+
+    Raises ImageError if they differ, or the compressed data are damaged.
+    """
+    fields, header_bytes = _read_fields(path)
+    if fields.get("encoding", "").lower() not in _GZIP or {"byte skip", "line skip"} & fields.keys():
+        return
+    name = fields.get("data file", fields.get("datafile"))
+    data_file = _data_file(path, name)
+    start = header_bytes if name is None else 0
+    with data_file.open("rb") as stream:
+        # Four bytes for the checksum and four for the length of the content.
+        stream.seek(max(data_file.stat().st_size - 8, start))
+        checksum, _ = struct.unpack("<II", stream.read(8).ljust(8, b"\0"))
+        if zlib.crc32(sitk.GetArrayViewFromImage(image).data) == checksum:
+            return
+        # The checksum also differs if the file has another byte order, or something after the compressed data.
+        stream.seek(start)
+        left = image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
+        try:
+            with gzip.GzipFile(fileobj=stream) as content:
+                while left > 0 and (chunk := content.read(min(_CHUNK, left))):
+                    left -= len(chunk)
+                require_end(content, path)  # type: ignore[arg-type]
+        except (EOFError, OSError, zlib.error):
+            raise file_errors.damaged(path, "NRRD") from None
+    if left > 0:
+        raise file_errors.truncated(path)
+
+
+def _data_file(path: Path, name: str | None) -> Path:
+    return path if name is None else file_errors.referenced_data_file(path, name)
 
 
 def _checked_size(fields: dict[str, str], path: Path) -> list[int]:

@@ -139,6 +139,7 @@ def _read_with_itk(path: Path, format_name: str, checks: ModuleType, notes: list
     except RuntimeError as error:
         require_memory(error)
         raise _from_itk(error, path, format_name) from None
+    checks.check_voxels(path, image)
     notes += checks.unstated(path)
     return image, Placement.of(image)
 

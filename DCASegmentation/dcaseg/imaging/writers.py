@@ -42,6 +42,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
     Raises OutputError if the folder is missing or not writable, the disk is full, or the extension is not supported.
     """
+    _require_text_name(path.absolute())
     extension = next((known for known in _EXTENSIONS if path.name.lower().endswith(known)), None)
     if extension is None:
         raise OutputError(f"{path.name}: images cannot be written in that format.", f"Use {', '.join(_EXTENSIONS)}.")
@@ -58,13 +59,24 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write ``text`` as UTF-8, replacing an existing file. Raises OutputError as ``write_image`` does."""
-    _write_atomically(path, path.suffix, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write ``text`` as UTF-8, replacing an existing file. Raises OutputError as ``write_image`` does.
+
+    Half a surrogate pair, which file names and JSON may contain but UTF-8 cannot, becomes a question mark.
+    """
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="replace"))
 
 
 def write_json(content: object, path: Path) -> None:
     """Write ``content`` as indented JSON, replacing an existing file. Raises OutputError as ``write_image`` does."""
     write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", path)
+
+
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write(temporary)`` write a file, and rename it to ``path``, replacing an existing file.
+
+    The temporary file has the extension of ``path``. Raises OutputError as ``write_image`` does.
+    """
+    _write_atomically(path, path.suffix, write)
 
 
 @contextmanager
@@ -83,6 +95,7 @@ def new_folder(
     disk.
     """
     path = Path(path).absolute()
+    _require_text_name(path)
     if path.parent.is_dir():
         clean(path.parent)
     _require_replaceable(path, overwrite, recognized_by)
@@ -179,6 +192,17 @@ def _write_atomically(path: Path, extension: str, write: Callable[[Path], object
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _require_text_name(path: Path) -> None:
+    """Raise OutputError if ``path`` is not valid Unicode, which file systems allow but which ends SimpleITK."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        shown = str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        raise OutputError(
+            f"{shown} cannot be written: its name or path is not valid UTF-8.", "Choose another folder or file name."
+        ) from None
 
 
 def _require_replaceable(path: Path, overwrite: bool, recognized_by: str | None) -> None:

@@ -22,10 +22,11 @@ from ..errors import BundleError
 from ..imaging.grid import Grid, model_grid
 from ..imaging.resampling import resample
 from ..imaging.writers import new_folder, write_json, write_text
-from ..json_io import DataError, dump, load, read_json
+from ..json_io import DataError, dump, load, parse_json
 from ..method.vnet import ConvBlock, Downsampling, Upsampling
 from ..models.metadata import METADATA, WEIGHTS, TrainingData, Weights
-from ..models.metadata_reader import GET_AGAIN
+from ..models.metadata_reader import GET_AGAIN, MOST_METADATA_BYTES, check_weights
+from ..models.weight_files import open_regular
 from ..models.weights import load_weights, write_weights
 from .click_options import ClickNetworkOptions
 from .random_walker import without_islands
@@ -226,16 +227,21 @@ def save_click_bundle(
 
 def load_click_bundle(folder: Path) -> ClickBundle:
     """Read the bundle in ``folder`` without its weights. Raises BundleError if it is not that of a click network."""
+    other = BundleError(
+        f"{folder} is not the bundle of a click network.", "Choose a bundle that dca train-clicks wrote."
+    )
+    if not (folder / METADATA).is_file():
+        raise other
     try:
-        content = read_json(folder / METADATA)
+        with open_regular(folder, METADATA) as file:
+            content = parse_json(file.read(MOST_METADATA_BYTES))
         own = content[_KIND]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise BundleError(
-            f"{folder} is not the bundle of a click network.", "Choose a bundle that dca train-clicks wrote."
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        raise other from None
     try:
         described = load(_Description, own, _KIND)
         about = load(_About, content, ignore_unknown=True)
+        weights = check_weights(described.weights)
     except DataError as error:
         raise BundleError(f"The metadata in {folder} is damaged ({error}).", GET_AGAIN) from None
     if described.format != FORMAT or described.channels != CHANNELS:
@@ -244,7 +250,7 @@ def load_click_bundle(folder: Path) -> ClickBundle:
         folder=folder,
         name=about.name,
         options=described.network,
-        weights=described.weights,
+        weights=weights,
         training_data=described.training_data,
         steps=described.steps,
         scores=described.scores,

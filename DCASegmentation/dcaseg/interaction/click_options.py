@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
+from ..json_io import DataError, check
 from ..option_fields import option
 
 
@@ -15,10 +16,13 @@ class ClickNetworkOptions:
     spacing of its voxels along all axes. Raises ValueError for values out of range.
     """
 
-    n_filters: int = option(12, "Channels of the network at full resolution.", flags=("--filters",), minimum=1)
-    side: int = option(48, "Side of the network's input cube in voxels, a multiple of 8.", minimum=16)
+    n_filters: int = option(
+        12, "Channels of the network at full resolution.", flags=("--filters",), minimum=1, maximum=64
+    )
+    side: int = option(48, "Side of the network's input cube in voxels, a multiple of 8.", minimum=16, maximum=192)
     spacing_mm: float = option(2.0, "Voxel spacing of the cube in mm.", flags=("--spacing",), minimum=0.5, maximum=6.0)
 
     def __post_init__(self) -> None:
-        if self.n_filters < 1 or self.side < 16 or self.side % 8 or not 0.5 <= self.spacing_mm <= 6.0:
-            raise ValueError(f"options out of range: {asdict(self)}")
+        check(self)
+        if self.side % 8:
+            raise DataError("side", f"is {self.side}, not a multiple of 8")

@@ -19,6 +19,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..imaging.file_errors import exists
 from ..imaging.grid import Grid
 from ..imaging.readers import read_ct, read_labels
 from ..imaging.writers import new_folder, write_image, write_json, write_text
@@ -82,7 +83,7 @@ class _StoredGeometry:
     size: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     origin_mm: tuple[float, float, float]
-    direction: tuple[float, ...]
+    direction: tuple[float, float, float, float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def read_result(folder: Path) -> ResultFolder:
         stored = load(_StoredRequest, record, ignore_unknown=True)
         if stored.extension not in EXTENSIONS:
             raise DataError("extension", f"is '{stored.extension[:20]}', not one of {', '.join(EXTENSIONS)}")
+        if not isinstance(record.get(CORRECTIONS, []), list):
+            raise DataError(CORRECTIONS, "is not a list")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} is not a result folder: it has no valid {REQUEST} ({error}).",
@@ -231,14 +234,15 @@ def _read_ct(result: ResultFolder, new_path: Path | None) -> sitk.Image:
     recorded = result.record.get("ct")
     if isinstance(recorded, list):
         # The slices of a DICOM series: read their folder, and choose the same series.
-        path = Path(recorded[0]).parent if recorded else None
+        path = Path(recorded[0]).parent if recorded and isinstance(recorded[0], str) else None
     else:
         path = Path(recorded) if isinstance(recorded, str) else None
     if path is None:
         raise UserError("The result does not name its CT.", "Name the CT (--ct).")
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"The CT of this result is no longer at {path}.", "Name its new path (--ct).")
-    return read_ct(path, series=result.record.get("series") if path.is_dir() else None)
+    series = result.record.get("series")
+    return read_ct(path, series=series if path.is_dir() and isinstance(series, str) else None)
 
 
 def _bytes(session: CorrectionSession) -> NDArray[np.uint8]:

@@ -176,7 +176,7 @@ def _metadata(content: _Content) -> Metadata:
         raise DataError("dca.network.owners", f"is not for the {len(vocabulary)} labels of {vocabulary.name}")
     if own.scores is not None and (not own.scores.dice or not set(own.scores.dice) <= set(vocabulary.by_key)):
         raise DataError("dca.scores.dice", f"is not for organs of {vocabulary.name}")
-    weights = _weights(own.weights)
+    weights = check_weights(own.weights)
     if weights.bytes > most_weight_bytes(own.network):
         raise DataError("dca.weights.bytes", f"is {weights.bytes}, more than this network has")
     return Metadata(
@@ -237,7 +237,8 @@ def _vocabulary(part: _VocabularyPart) -> Vocabulary:
     return vocabulary
 
 
-def _weights(described: Weights) -> Weights:
+def check_weights(described: Weights) -> Weights:
+    """The description of a weight file, from any bundle's metadata. Raises DataError unless it is a possible one."""
     weights = replace(described, sha256=described.sha256.lower())
     if weights.file not in (WEIGHTS, OLD_WEIGHTS):
         # No other name is allowed: a path that leaves the bundle would make the program read arbitrary files.

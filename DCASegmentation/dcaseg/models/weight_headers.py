@@ -73,8 +73,18 @@ def stored_tensors(file: BinaryIO, size: int, name: str) -> dict[str, StoredTens
         ) from None
     except _NoTableError:
         raise BundleError(f"{name} is not a table of named weights.", GET_AGAIN) from None
-    # Whatever error other content causes.
-    except (ValueError, KeyError, IndexError, TypeError, EOFError, struct.error, zipfile.BadZipFile, RuntimeError):
+    # Whatever error other content causes, such as an OSError for an offset before the start of the file.
+    except (
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        EOFError,
+        OSError,
+        struct.error,
+        zipfile.BadZipFile,
+        RuntimeError,
+    ):
         file_format = "safetensors" if name.endswith(SAFETENSORS) else "PyTorch weights"
         raise BundleError(f"{name} cannot be read as {file_format}.", GET_AGAIN) from None
     return table

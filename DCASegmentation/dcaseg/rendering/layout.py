@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import SimpleITK as sitk
 
-from ..errors import OutputError
+from ..imaging.writers import write_file
 from ..organs import Organ, Vocabulary
 
 if TYPE_CHECKING:
@@ -153,13 +152,7 @@ def concat_images(left: Path, title: str, picture: Path) -> None:
     figure.figimage(small, _MARGIN, rows - _TITLE - small.shape[0], origin="upper")
     figure.figimage(large, width - columns, 0, origin="upper")
     figure.text(_MARGIN / width, 1 - 18 / rows, title, fontsize=13, weight="bold", va="top")
-    try:
-        with tempfile.TemporaryDirectory(dir=picture.parent, prefix=".beside-") as folder:
-            finished = Path(folder, picture.name)
-            figure.savefig(finished, format="png", dpi=_DPI_JOINED)
-            finished.replace(picture)
-    except OSError as error:
-        raise OutputError(f"The picture cannot be written to {picture}: {error.strerror or error}.") from error
+    write_file(picture, lambda temporary: figure.savefig(temporary, format="png", dpi=_DPI_JOINED))
 
 
 _WIDTH_INCHES = 16.0
@@ -195,16 +188,7 @@ def write_picture(picture: Picture, path: Path) -> None:
     with matplotlib.rc_context({"font.size": 11, "font.family": "sans-serif"}):
         figure = compose(picture)
         FigureCanvasAgg(figure)
-        try:
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-                finished = Path(folder, path.name)
-                figure.savefig(finished, format="png", dpi=_DPI)
-                finished.replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"The picture cannot be written to {path}: {error.strerror or error}.",
-                "Choose an existing folder that you may write to, with free space.",
-            ) from error
+        write_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=_DPI))
 
 
 def compose(picture: Picture) -> Figure:

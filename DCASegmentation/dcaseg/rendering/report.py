@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import OutputError
+from ..imaging.writers import temporary_folder, write_text
 from ..organs import Organ, Vocabulary
 from .case_picture import add_organs, draw_ct, draw_depth_view
 from .planes import choose_planes
@@ -80,17 +80,7 @@ def write_report(report: CaseReport, path: Path, overwrite: bool = False) -> Non
     """Write the report as UTF-8 to ``path``, completely or not at all. Raises OutputError."""
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already.", "Choose another name, or allow it to be overwritten.")
-    text = page(report)
-    try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
-            finished = Path(folder, path.name)
-            finished.write_text(text, encoding="utf-8")
-            finished.replace(path)
-    except OSError as error:
-        raise OutputError(
-            f"The report cannot be written to {path}: {error.strerror or error}.",
-            "Choose an existing folder that you may write to, with free space.",
-        ) from error
+    write_text(page(report), path)
 
 
 def page(report: CaseReport) -> str:
@@ -160,7 +150,7 @@ def pictures_of(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> l
 def _png(pixels: np.ndarray) -> str:
     """RGB pixels as a PNG file in base 64."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(pixels.astype(np.uint8)), isVector=True)
-    with tempfile.TemporaryDirectory(prefix="dca-report-") as folder:
+    with temporary_folder("dca-report") as folder:
         path = Path(folder, "picture.png")
         sitk.WriteImage(image, str(path), True)
         return base64.b64encode(path.read_bytes()).decode("ascii")

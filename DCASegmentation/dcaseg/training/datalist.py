@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..imaging.file_errors import exists
 from ..imaging.writers import write_json
 from ..json_io import DataError, load, read_json
 from ..option_fields import option
@@ -141,7 +142,7 @@ def require_files(datalist: Datalist) -> None:
         for _, entries in datalist.groups()
         for entry in entries
         for file in (entry.image, entry.label)
-        if file is not None and not file.exists()
+        if file is not None and not exists(file)
     ]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from ..errors import ImageError, UserError
 from ..imaging.ct_checks import check_ct
+from ..imaging.file_errors import exists
 from ..imaging.geometry import lay_over
 from ..imaging.intensity import left_out, told_left_out
 from ..imaging.readers import read_ct, read_labels
@@ -91,7 +92,7 @@ def _check(entry: Entry, highest: int, notes: list[str], omitted: list[dict[int,
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if not exists(path):
         raise ImageError(f"There is no file {path}.", "Add the file, or correct the list.")
     return path
 

@@ -1,4 +1,4 @@
-"""Ctrl+C and SIGTERM during training: the first signal ends the run after the step, a second one immediately."""
+"""Signals during training: the first one ends the run after the step, a second one immediately."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 
 MESSAGE = "The run will be saved and end after this step. Press Ctrl+C again to end now, without saving."
 
+# A terminal that is closed, or a lost connection, sends SIGHUP. Windows has none.
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 # One key press may arrive twice: a launcher forwards the Ctrl+C that its processes also got from the terminal.
 _SAME_PRESS_SECONDS = 0.5
 
 
 class Interruption:
-    """A context manager in which SIGINT and SIGTERM set ``requested``; the code inside stops where it can.
+    """A context manager in which SIGINT, SIGTERM and SIGHUP set ``requested``; the code inside stops where it can.
 
     A second signal, more than half a second later, sets ``immediate`` and raises KeyboardInterrupt. Signals that the
     process ignores stay ignored. Outside of the main thread, the only one that can handle signals, nothing changes.
@@ -31,7 +34,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _SIGNALS:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue
             with suppress(ValueError):

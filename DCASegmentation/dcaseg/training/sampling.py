@@ -357,8 +357,10 @@ _sampler: StepSampler | None = None
 def _initialize_worker(sampler: StepSampler, parent: int) -> None:
     global _sampler
     _sampler = sampler
-    # The training process handles Ctrl+C, and ends this process.
+    # The training process handles Ctrl+C and a closed terminal, and ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()

@@ -164,7 +164,7 @@ class Trainer:
     ) -> None:
         """Train for the options' steps or for ``minutes``, with a checkpoint every ``save_every`` steps and at the end.
 
-        Ctrl+C and SIGTERM end the run after the current step or validation case: a checkpoint is saved, and
+        Ctrl+C, SIGTERM and SIGHUP end the run after the current step or validation case: a checkpoint is saved, and
         KeyboardInterrupt is raised. A second signal raises it immediately, and the last checkpoint stays as it is.
 
         ``report`` receives each line of the log, and ``notify`` messages for the user. ``lock`` keeps other processes

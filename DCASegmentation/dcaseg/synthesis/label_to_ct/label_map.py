@@ -44,7 +44,7 @@ class Sidecar:
     structures that contain several organs.
     """
 
-    spacing: tuple[float, float, float] | None = option(None, above=0)
+    spacing: tuple[float, float, float] | None = option(None, minimum=0.02, maximum=50.0)
     names: dict[str, str] = field(default_factory=dict)
     parts: dict[str, tuple[Part, ...]] = field(default_factory=dict)
 
@@ -98,7 +98,9 @@ def read_names(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         columns = line.split("\t") if "\t" in line else line.split("," if "," in line else None)
-        if len(columns) > 1 and columns[0].strip().isdigit():
+        number = columns[0].strip() if columns else ""
+        # Labels have at most five digits; isdigit() also accepts characters that int() does not.
+        if len(columns) > 1 and len(number) <= 9 and number.isdecimal():
             names[int(columns[0])] = columns[1].strip().strip('"')
     if not names:
         raise UserError(f"{path} names no structures.", "Give a table with a number and a name in each line.")
