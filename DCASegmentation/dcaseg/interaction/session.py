@@ -381,8 +381,8 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false, or null to let the mask decide),
     ``corners`` (two points or null), ``locked`` (labels locked since), ``patch`` (path of the file to write).
     ``undo``: ``session``, ``patch``. ``close``: ``session``.
-    ``rewind``: ``session``, ``strokes``; undoes strokes until no more than this number is left, without writing a patch.
-    It may follow strokes whose answers have not arrived yet, of which some may fail. The answers to all requests but
+    ``rewind``: ``session``, ``strokes``; undoes strokes until no more than this number is left, and writes no patch. It
+    may follow strokes whose answers have not arrived yet, of which some may fail. The answers to all requests but
     ``close`` contain ``strokes``, the number of strokes in effect.
     """
     request_type = request.get("type")
