@@ -13,7 +13,7 @@ pytest.importorskip("PySide6", reason="needs PySide6")
 pytestmark = [pytest.mark.scene, pytest.mark.slow]
 
 from dcaseg.organs import AMOS
-from module_driving import temporary_files
+from module_driving import apply, message, temporary_files, wait_for_end
 from review_case import label_array, labels_of, paint, reviewed_case
 from scene_case import BOXES, small_ct
 
@@ -436,12 +436,6 @@ def deleted_segment(tool, case):
     tool.wait()
 
 
-def busy(tool, case):
-    worker = tool.panel.correction._worker
-    object.__setattr__(worker, "isBusy", lambda: True)
-    tool.click(IN_GONE)
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -457,11 +451,10 @@ def busy(tool, case):
         (other_transform, "under different transforms"),
         (deleted_ct, "no longer in the scene"),
         (deleted_segment, "was deleted"),
-        (busy, "is being segmented"),
     ],
     ids=[
         *("outside", "air", "accepted", "accepted neighbor", "absent", "contradiction", "changed CT", "no mask"),
-        *("other grid", "transform", "deleted CT", "deleted segment", "busy"),
+        *("other grid", "transform", "deleted CT", "deleted segment"),
     ],
 )
 def test_bad_input_is_refused_in_a_clear_line_and_nothing_changes(tool, case, spoil, said):
@@ -518,6 +511,43 @@ def test_the_window_never_waits_for_a_click(tool, case):
     assert time.perf_counter() - start < 0.3 and preview() == ()
     tool.wait()
     assert preview() == ("added",)
+
+
+def test_the_shipped_models_result_is_corrected_but_not_while_another_ct_is_segmented(
+    panel, fake_slicer, coarse_phantom, monkeypatch
+):
+    import SimpleITK as sitk
+
+    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    monkeypatch.delenv("DCA_MODELS")
+    panel.enter()
+    image = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
+    panel.parameters.inputVolume = show_ct(image, "Synthetic CT")
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    fake_slicer.process_events(0.5)
+    nodes = recall(panel.parameters.resultSegmentation)
+    assert nodes is not None, message(panel)
+    panel.ui.correctSection.collapsed = False
+    tool = Tool(panel.clickPanel, fake_slicer)
+    tool.panel.fix("liver")
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", nodes.ct)
+    inside = np.argwhere(mask > 0)
+    z, y, x = (int(each) for each in inside[len(inside) // 2])
+    a, b, c = image.TransformIndexToPhysicalPoint((x, y, z))
+    tool.panel._onStroke(((-a, -b, c),), True)
+    tool.wait()
+    assert preview() == ("removed",) and "Liver: \N{MINUS SIGN}" in tool.message
+    tool.press("Return")
+    after = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", nodes.ct)
+    assert not after[z, y, x] and after.sum() < mask.sum()
+    apply(panel)
+    tool.panel.fix("liver")
+    tool.panel._onStroke(((-a, -b, c),), False)
+    assert "is being segmented" in tool.message
+    wait_for_end(panel, fake_slicer)
 
 
 def test_label_array_is_the_case_of_these_tests():

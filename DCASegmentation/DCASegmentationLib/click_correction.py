@@ -1,4 +1,4 @@
-"""Correction with clicks, without widgets: exports the case, sends strokes to the worker, previews and keeps changes."""
+"""Correction with clicks, without widgets: sends strokes to the worker, previews changes, and keeps or drops them."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class ClickCorrection:
     """Corrects one case at a time with clicks; see :meth:`start`, :meth:`stroke`, :meth:`keep`, and :meth:`drop`.
 
     The scene does not change before :meth:`keep`. ``onChanged()`` is called when the state or the message has changed,
-    ``onBeforeKeep()`` before each kept click, to save an undo state. ``lastKept`` is the ID of the segment that the last
-    kept click changed. No method waits for the worker.
+    ``onBeforeKeep()`` before each kept click, to save an undo state. ``lastKept`` is the ID of the segment that the
+    last kept click changed. No method waits for the worker.
     """
 
     def __init__(self, worker: ClickWorker, onChanged: Callable[[], None], onBeforeKeep: Callable[[], None]) -> None:
@@ -153,7 +153,7 @@ class ClickCorrection:
             self._open()
 
     def stroke(self, target: Target, points: tuple[Point, ...], adds: bool) -> None:
-        """Correct ``target`` with a click or a scribble through ``points`` (RAS, mm, world). The preview follows later."""
+        """Correct ``target`` with a click or a scribble through ``points`` (RAS, mm, world); the preview follows."""
         nodes = recall(self._segmentation)
         if nodes is None:
             return

@@ -59,8 +59,8 @@ def target_of_organ(nodes: CaseNodes, key: str) -> Target:
 
 def target_at(nodes: CaseNodes, ras: tuple[float, float, float]) -> Target | None:
     """The visible segment at ``ras`` (mm, world); None if there is none."""
-    content, display = nodes.segmentation.GetSegmentation(), nodes.segmentation.GetDisplayNode()
-    if nodes.ct is None:
+    display = nodes.segmentation.GetDisplayNode()
+    if nodes.ct is None or not ct_state(nodes):
         return None
     index = np.rint(np.linalg.inv(index_to_world(nodes.ct)) @ [*ras, 1.0])[2::-1].astype(int)
     for layer in reversed(segment_layers(nodes.segmentation, nodes.ct)):
@@ -68,9 +68,8 @@ def target_at(nodes: CaseNodes, ras: tuple[float, float, float]) -> Target | Non
         if any(not 0 <= each < size for each, size in zip(at, layer.labels.shape, strict=True)):
             continue
         segment_id = layer.segments.get(int(layer.labels[at]))
-        if segment_id is not None and content.GetSegment(segment_id) is not None:
-            if display is None or display.GetSegmentVisibility(segment_id):
-                return Target(segment_id)
+        if segment_id is not None and (display is None or display.GetSegmentVisibility(segment_id)):
+            return Target(segment_id)
     return None
 
 
@@ -194,14 +193,14 @@ def accepted_labels(nodes: CaseNodes, labels: ClickLabels) -> set[int]:
     """
     logic, content = slicer.vtkSlicerSegmentationsModuleLogic, nodes.segmentation.GetSegmentation()
     state, review = read_state(nodes.segmentation), read_review(nodes.segmentation)
-    corrected = {each.organ for each in (review.findings if review is not None else ())
-                 if state.status(each.rank) == CORRECTED} - state.ticked  # fmt: skip
+    findings = review.findings if review is not None else ()
+    corrected = {each.organ for each in findings if state.status(each.rank) == CORRECTED} - state.ticked
     found = {label for label, key in labels.keys.items() if label not in labels.segments and key in state.absent}
     for label, segment_id in labels.segments.items():
         segment = content.GetSegment(segment_id)
-        if segment is not None and logic.GetSegmentStatus(segment) == logic.Completed:
-            if labels.keys.get(label) not in corrected:
-                found.add(label)
+        is_completed = segment is not None and logic.GetSegmentStatus(segment) == logic.Completed
+        if is_completed and labels.keys.get(label) not in corrected:
+            found.add(label)
     return found
 
 

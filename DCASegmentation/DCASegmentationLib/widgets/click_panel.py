@@ -135,7 +135,7 @@ class ClickPanel(VTKObservationMixin):
         nodes = recall(self._segmentation)
         if isOn and nodes is None:
             self.turnOff()
-        elif isOn:
+        elif isOn and nodes is not None:
             self._correctPanel.pause()
             self.addObserver(editor_node(), vtk.vtkCommand.ModifiedEvent, self._onEditorModified)
             self._watch.watch(nodes.segmentation)

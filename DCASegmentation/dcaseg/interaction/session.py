@@ -85,8 +85,8 @@ class CorrectionSession:
 
     ``ct`` (HU) and ``labels`` (0 is background) are 3D images on the same grid. Neither is changed: ``labels`` is
     copied. ``names`` are organ keys by label, for messages and to know which organs may contain gas. ``titles`` are the
-    names of segments by label, for messages, and may be any text. ``locked`` are labels whose voxels never change. ``probabilities`` are those of the segmentation network by label, images (0 to 1)
-    on any grid. ``checksum`` is the ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
+    names of segments by label, for messages, and may be any text. ``locked`` are labels whose voxels never change.
+    ``probabilities`` are those of the segmentation network by label, images (0 to 1) on any grid. ``checksum`` is the ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
 
     Raises UserError if the images lie on different grids, or if ``ct`` is not the CT that was segmented.
     """
@@ -381,7 +381,7 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false, or null to let the mask decide),
     ``corners`` (two points or null), ``locked`` (labels locked since), ``patch`` (path of the file to write).
     ``undo``: ``session``, ``patch``. ``close``: ``session``.
-    ``rewind``: ``session``, ``strokes``; undoes strokes until no more than this number is left, and writes no patch. It
+    ``rewind``: ``session``, ``strokes``; undoes strokes until no more than this number is left; writes no patch. It
     may follow strokes whose answers have not arrived yet, of which some may fail. The answers to all requests but
     ``close`` contain ``strokes``, the number of strokes in effect.
     """
