@@ -13,7 +13,7 @@ pytest.importorskip("PySide6", reason="needs PySide6")
 pytestmark = [pytest.mark.scene, pytest.mark.slow]
 
 from dcaseg.organs import AMOS
-from module_driving import apply, message, temporary_files, wait_for_end
+from module_driving import apply, message, temporary_files
 from review_case import label_array, labels_of, paint, reviewed_case
 from scene_case import BOXES, small_ct
 
@@ -526,7 +526,7 @@ def test_the_shipped_models_result_is_corrected_but_not_while_another_ct_is_segm
     image = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
     panel.parameters.inputVolume = show_ct(image, "Synthetic CT")
     apply(panel)
-    wait_for_end(panel, fake_slicer)
+    fake_slicer.wait_for(lambda: not panel.logic.isRunning, 600)
     fake_slicer.process_events(0.5)
     nodes = recall(panel.parameters.resultSegmentation)
     assert nodes is not None, message(panel)
@@ -547,7 +547,7 @@ def test_the_shipped_models_result_is_corrected_but_not_while_another_ct_is_segm
     tool.panel.fix("liver")
     tool.panel._onStroke(((-a, -b, c),), False)
     assert "is being segmented" in tool.message
-    wait_for_end(panel, fake_slicer)
+    fake_slicer.wait_for(lambda: not panel.logic.isRunning, 600)
 
 
 def test_label_array_is_the_case_of_these_tests():

@@ -86,7 +86,8 @@ class CorrectionSession:
     ``ct`` (HU) and ``labels`` (0 is background) are 3D images on the same grid. Neither is changed: ``labels`` is
     copied. ``names`` are organ keys by label, for messages and to know which organs may contain gas. ``titles`` are the
     names of segments by label, for messages, and may be any text. ``locked`` are labels whose voxels never change.
-    ``probabilities`` are those of the segmentation network by label, images (0 to 1) on any grid. ``checksum`` is the ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
+    ``probabilities`` are those of the segmentation network by label, images (0 to 1) on any grid. ``checksum`` is the
+    ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
 
     Raises UserError if the images lie on different grids, or if ``ct`` is not the CT that was segmented.
     """
@@ -376,8 +377,8 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     The ``type`` of the request and its fields:
 
     ``open``: ``ct`` and ``labels`` (paths of images on the same grid); optional ``names`` (organ keys by label),
-    ``titles`` (texts for messages by label), ``locked`` (labels), ``checksum`` (of the CT's voxels). The answer contains
-    ``session``.
+    ``titles`` (texts for messages by label), ``locked`` (labels), ``checksum`` (of the CT's voxels). The answer
+    contains ``session``.
     ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false, or null to let the mask decide),
     ``corners`` (two points or null), ``locked`` (labels locked since), ``patch`` (path of the file to write).
     ``undo``: ``session``, ``patch``. ``close``: ``session``.
