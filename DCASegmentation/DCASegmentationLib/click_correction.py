@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from DCASegmentationLib.temporary_folder import newTemporaryFolder
 Point = tuple[float, float, float]
 Answer = Corrected | Failure
 
+_log = logging.getLogger("DCASegmentationLib")
+
 
 @dataclass(frozen=True)
 class ClickWorker:
@@ -59,6 +62,7 @@ class _Stroke:
     adds: bool
     label: int = 0
     isDropped: bool = False
+    isRepeated: bool = False
 
 
 class ClickCorrection:
@@ -326,7 +330,7 @@ class ClickCorrection:
         if isinstance(answer, Failure):
             self._queued.clear()
             self._close()
-            self._fail(UserError(answer.problem, answer.remedy))
+            self._fail(_errorOf(answer))
             return
         self._session, self._pid, self._isOpening = int(answer.answer["session"]), self._worker.pid(), False
         nodes, queued = recall(self._segmentation), self._queued
@@ -386,7 +390,13 @@ class ClickCorrection:
 
     def _onStrokeAnswered(self, stroke: _Stroke, answer: Answer, patch: Path) -> None:
         if isinstance(answer, Failure):
-            self._fail(UserError(answer.problem, answer.remedy))
+            if self._pid != self._worker.pid() and not self._previewed and not stroke.isRepeated:
+                # The worker was replaced, for example because a run was canceled; the new one has no session.
+                stroke.isRepeated = True
+                self._open()
+                self._queued = [stroke]
+                return
+            self._fail(_errorOf(answer))
             return
         try:
             change = self._read(stroke, answer.answer, patch)
@@ -466,6 +476,15 @@ def _within(box: Box, whole: Box) -> Box:
     z, y, x = (slice(part.start - around.start, part.stop - around.start)
                for part, around in zip(box, whole, strict=True))  # fmt: skip
     return z, y, x
+
+
+def _errorOf(failure: Failure) -> UserError:
+    """The error to show for a failed request."""
+    if not failure.details:
+        return UserError(failure.problem, failure.remedy)
+    # Unexpected: the worker's advice is about segmenting.
+    _log.error("%s\n%s", failure.problem, failure.details)
+    return UserError(failure.problem, _("Click again. If the error returns, report it together with the log."))
 
 
 def _busy() -> UserError:
