@@ -428,6 +428,41 @@ def test_requests_with_plain_data_return_a_patch_and_undo_it(scene, files):
     assert np.array_equal(_pasted(labels, back), first)
 
 
+def test_rewinding_keeps_the_first_strokes_even_if_later_ones_failed(scene, files):
+    sessions = Sessions()
+    number = _open(files, sessions)
+    first = handle(_stroke(scene, files, number, scene.spleen_at), sessions)
+    assert first["strokes"] == 1
+    kept = sessions.get(number).labels.copy()
+    with pytest.raises(UserError):
+        handle(_stroke(scene, files, number, scene.spleen_at, points=[[1e4, 0, 0]]), sessions)
+    handle(_stroke(scene, files, number, scene.liver_at, add=True), sessions)
+    for _again in range(2):
+        assert handle({"type": "rewind", "session": number, "strokes": 1}, sessions) == {"strokes": 1}
+        assert np.array_equal(sessions.get(number).labels, kept)
+    for strokes in (-1, None, "1"):
+        with pytest.raises(UserError, match="how many strokes"):
+            handle({"type": "rewind", "session": number, "strokes": strokes}, sessions)
+
+
+def test_opening_the_same_ct_again_reads_it_only_if_its_file_has_changed(scene, files, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "dcaseg.interaction.session.read_ct", lambda path: read.append(path) or sitk.ReadImage(str(path))
+    )
+    sessions = Sessions()
+    _open(files, sessions)
+    _open(files, sessions)
+    assert len(read) == 1
+    write_image(scene.ct + 1, files / "other.nrrd")
+    (files / "other.nrrd").replace(files / "ct.nrrd")
+    number = _open(files, sessions)
+    assert len(read) == 2
+    sessions.close(number)
+    _open(files, sessions)
+    assert len(read) == 3, "a closed session keeps no CT in memory"
+
+
 def test_a_stroke_whose_patch_cannot_be_written_is_undone(scene, files):
     sessions = Sessions()
     number = _open(files, sessions)

@@ -9,6 +9,8 @@ import pytest
 from dcaseg.worker.protocol import (
     VERSION,
     Cancel,
+    Correct,
+    Corrected,
     Devices,
     Done,
     Failure,
@@ -30,6 +32,7 @@ REQUESTS = [
     Segment("läuft-2", "/data/Müller 腹部/ct.nrrd", "/data/out", "model", "cuda:1", {"overlap": 0.25, "organs": None}),
     Cancel("1"),
     Devices("2"),
+    Correct("3", {"type": "stroke", "session": 1, "label": 10, "points": [[-12.5, 40, 95]], "add": None}),
     Quit(),
 ]
 EVENTS = [
@@ -42,6 +45,7 @@ EVENTS = [
     Failure("1", "No."),
     WasCancelled("1"),
     FoundDevices("2", {"cuda": "NVIDIA T4, 15 GiB", "cpu": "8 threads"}, {"mps": "none found"}),
+    Corrected("3", {"patch": "/tmp/腹部.nrrd", "first": [1, 2, 3], "adds": True, "given_up": {"6": 12}}),
 ]
 
 
@@ -84,7 +88,7 @@ def test_fields_of_a_later_minor_change_are_ignored():
         (b"\xff\xfe\x00", "not a line of JSON"),
         (b"[" * 100_000, "not a line of JSON"),
         (b"[1, 2]", "not a JSON object"),
-        (b'{"version": 1}', "There is no 'None'; the known types are segment, cancel, devices, quit."),
+        (b'{"version": 1}', "There is no 'None'; the known types are segment, cancel, devices, correct, quit."),
         (b'{"type": "fly", "version": 1}', "There is no 'fly'"),
         (b'{"type": ["segment"], "version": 1}', "There is no"),
         (b'{"type": "done", "version": 1, "id": "1"}', "There is no 'done'"),

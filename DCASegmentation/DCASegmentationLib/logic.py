@@ -19,7 +19,7 @@ from dcaseg.errors import Cancelled, UserError
 from dcaseg.models.metadata_reader import read_metadata
 from dcaseg.models.store import default_bundle
 from dcaseg.organs import Vocabulary
-from dcaseg.worker.protocol import Done, Failure, FoundDevices, Segment
+from dcaseg.worker.protocol import Corrected, Done, Failure, FoundDevices, Segment
 from DCASegmentationLib import requirements
 from DCASegmentationLib.event_loop import newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
@@ -161,6 +161,20 @@ class SegmentationRunner:
         if self._worker is None:
             self._worker = self._newWorker()
         self._worker.findDevices(onFound)
+
+    @property
+    def workerPid(self) -> int | None:
+        """The process ID of the worker; None if there is no worker or it is starting."""
+        return self._worker.pid if self._worker is not None else None
+
+    def correct(self, action: Mapping[str, Any], onAnswer: Callable[[Corrected | Failure], None]) -> None:
+        """Send a request for a correction, starting the worker if necessary; see ``WorkerProcess.correct``.
+
+        Raises UserError if the worker cannot be started.
+        """
+        if self._worker is None:
+            self._worker = self._newWorker()
+        self._worker.correct(action, onAnswer)
 
     def cancel(self) -> None:
         """Cancel the run, if there is one; ``onFinished`` is called when it has ended."""
@@ -387,6 +401,18 @@ class SegmentationLogic:
         Slicer's Python interpreter is not found.
         """
         self._runner.findDevices(onFound)
+
+    @property
+    def workerPid(self) -> int | None:
+        """The process ID of the worker; None if there is no worker or it is starting."""
+        return self._runner.workerPid
+
+    def correct(self, action: Mapping[str, Any], onAnswer: Callable[[Corrected | Failure], None]) -> None:
+        """Send a request of ``interaction.session.handle`` to the worker; ``onAnswer`` is called with the answer later.
+
+        Raises UserError if Slicer's Python interpreter is not found.
+        """
+        self._runner.correct(action, onAnswer)
 
     def cancel(self) -> None:
         """Cancel the run, if there is one; its ``onFinished`` is called when it has ended."""

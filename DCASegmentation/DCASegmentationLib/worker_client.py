@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer.util
@@ -20,6 +21,8 @@ from dcaseg.temp_paths import remove_traces
 from dcaseg.worker.protocol import (
     VERSION,
     Cancel,
+    Correct,
+    Corrected,
     Devices,
     Done,
     Event,
@@ -43,6 +46,7 @@ _MEMORY = (
     "a part of the CT."
 )
 _REPORT = "Press Apply again. If the error returns, report it together with the log."
+_CLICK_AGAIN = "Click again. If the error returns, report it together with the log."
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,7 @@ def _endTree(workerPid: int) -> None:
 _MILLISECONDS_TO_CANCEL = 600
 _MILLISECONDS_TO_STOP = 2000
 _DEVICES = "devices"  # the id of every request for devices
+_CORRECTION = "correction-"  # followed by a number, the id of a request for a correction
 
 
 @dataclass
@@ -262,6 +267,8 @@ class WorkerProcess:
         self._connection: WorkerConnection | None = None
         self._run: _Run | None = None
         self._onDevices: Callable[[FoundDevices | None], None] | None = None
+        self._corrections: dict[str, Callable[[Corrected | Failure], None]] = {}
+        self._correctionCount = 0
         self._lastLogLines: list[str] = []
         self._killTimer = newTimer(self._killIfStillThere, _MILLISECONDS_TO_CANCEL)
 
@@ -326,6 +333,18 @@ class WorkerProcess:
         assert self._connection is not None
         self._connection.send(Devices(_DEVICES))
 
+    def correct(self, action: Mapping[str, Any], onAnswer: Callable[[Corrected | Failure], None]) -> None:
+        """Send a request of ``interaction.session.handle``. ``onAnswer`` is called once, after the current run.
+
+        Answers arrive in the order of the requests. If the worker ends, all waiting requests fail.
+        """
+        self.start()
+        self._correctionCount += 1
+        requestId = f"{_CORRECTION}{self._correctionCount}"
+        self._corrections[requestId] = onAnswer
+        assert self._connection is not None
+        self._connection.send(Correct(requestId, action))
+
     def cancel(self) -> None:
         """Cancel the current run, if there is one: its process ends within a second, then ``onCancelled`` is called."""
         run = self._run
@@ -343,6 +362,7 @@ class WorkerProcess:
         """Stop the worker without any callback, and remove what its run has written so far."""
         run, connection = self._run, self._connection
         self._run = self._connection = self._onDevices = None
+        self._corrections.clear()
         if connection is not None:
             connection.killAndWait(_MILLISECONDS_TO_STOP)
         if run is not None:
@@ -361,6 +381,9 @@ class WorkerProcess:
         run = self._run
         if getattr(event, "id", None) == _DEVICES:
             self._reportDevices(event if isinstance(event, FoundDevices) else None)
+            return
+        if isinstance(event, Corrected | Failure) and event.id in self._corrections:
+            self._corrections.pop(event.id)(event)
             return
         # A failure without an id belongs to a request that the worker could not read.
         if run is None or getattr(event, "id", None) not in (run.request.id, None):
@@ -387,6 +410,9 @@ class WorkerProcess:
         self._lastLogLines = self.lastLogLines
         self._run = self._connection = None
         self._reportDevices(None)
+        waiting, self._corrections = self._corrections, {}
+        for requestId, onAnswer in waiting.items():
+            onAnswer(Failure(requestId, ending.problem, _CLICK_AGAIN))
         if run is None:
             return
         run.removeTraces(pid)

@@ -22,6 +22,7 @@ USED = (
     "qMRMLPlotWidget",
     "qMRMLSegmentEditorWidget",
     "qMRMLSegmentationShow3DButton",
+    "qMRMLSliceView",
     "qMRMLSliceWidget",
     "qMRMLThreeDView",
     "qMRMLThreeDWidget",

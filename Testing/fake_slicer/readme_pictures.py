@@ -4,8 +4,8 @@ Run: python Testing/fake_slicer/readme_pictures.py FOLDER [BUNDLE]
 
 This segments a synthetic CT (no patient) with the shipped model through the panel and writes pictures into FOLDER: the
 panel in every state (empty: panel-first-look.png, incomplete setup, choices, failed, running, done: panel.png, review,
-dark), the slice views with a finding outlined (panel-review-views.png), a map with its legend (panel-map-view.png), and
-each section in light and dark (sections/).
+dark), the slice views with a finding outlined (panel-review-views.png), a click and its preview (panel-clicks.png,
+panel-clicks-views.png), a map with its legend (panel-map-view.png), and each section in light and dark (sections/).
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def _draw(panel: Any, fake: FakeSlicer, folder: Path) -> None:
     _shoot(panel.widget, folder / "panel-first-look.png")
     _draw_missing(panel, fake, folder)
     panel.guide.close()
-    show_ct(generate(_SEED, spacing=_SPACING).ct, "Synthetic CT")
+    phantom = generate(_SEED, spacing=_SPACING)
+    show_ct(phantom.ct, "Synthetic CT")
     fake.process_events(0.1)
     panel.segmentPanel.ui.advancedGroup.collapsed = False
     panel.segmentPanel.showDevices(None, "")
@@ -70,6 +71,7 @@ def _draw(panel: Any, fake: FakeSlicer, folder: Path) -> None:
     fake.process_events(0.2)
     _shoot(panel.ui.reviewSection, folder / "panel-review.png")
     _draw_views(panel, folder / "panel-review-views.png")
+    _draw_clicks(panel, fake, folder, phantom.labels)
     review.ui.changesButton.checked = True
     panel.parameters.expertMap = "tail"
     for style in ("light", "dark"):
@@ -117,8 +119,44 @@ def _draw_map(panel: Any, path: Path) -> None:
         imsave(path, view.pixels())
 
 
-def _draw_views(panel: Any, path: Path) -> None:
-    """Draw the slice views centered on the second finding, with Slicer's displayable managers."""
+def _draw_clicks(panel: Any, fake: FakeSlicer, folder: Path, truth: Any) -> None:
+    """Click into the middle of the largest part that an organ lacks, and draw the tool and the views with the preview.
+
+    ``truth`` are the labels (SimpleITK image) of the synthetic CT.
+    """
+    import SimpleITK as sitk
+
+    from dcaseg.organs import AMOS
+    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.click_labels import labels_for_clicks, target_of_organ
+    from DCASegmentationLib.scene.finding_view import hide_outline
+
+    nodes, clicks = recall(panel.parameters.resultSegmentation), panel.clickPanel
+    now, wanted = labels_for_clicks(nodes).voxels, sitk.GetArrayFromImage(truth)
+    depths = {}
+    for organ in AMOS:
+        gap = sitk.GetImageFromArray(((wanted == organ.label) & (now != organ.label)).astype(np.uint8))
+        gap.CopyInformation(truth)
+        depths[organ.key] = sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(gap, True, False, True))
+    key = max(depths, key=lambda each: depths[each].max())
+    z, y, x = (int(each) for each in np.unravel_index(depths[key].argmax(), now.shape))
+    left, posterior, superior = truth.TransformIndexToPhysicalPoint((x, y, z))
+    point = (-left, -posterior, superior)
+    panel.ui.correctSection.collapsed = False
+    clicks.fix(key)
+    clicks.correction.stroke(target_of_organ(nodes, key), (point,), True)
+    fake.wait_for(lambda: not clicks.correction.isWaiting, 60)
+    fake.process_events(0.2)
+    _shoot(panel.ui.correctSection, folder / "panel-clicks.png")
+    hide_outline()
+    _draw_views(panel, folder / "panel-clicks-views.png", point)
+    clicks.turnOff()
+    panel.ui.correctSection.collapsed = True
+    panel.reviewPanel.enter()
+
+
+def _draw_views(panel: Any, path: Path, center: tuple[float, float, float] | None = None) -> None:
+    """Draw the slice views centered on a point, or on the second finding, with Slicer's displayable managers."""
     from dcaseg.rendering.planes import SCREEN_AXES, Plane
     from DCASegmentationLib.scene.case_record import recall
     from DCASegmentationLib.scene.finding_view import position_of
@@ -126,7 +164,7 @@ def _draw_views(panel: Any, path: Path) -> None:
     from DCASegmentationLib.scene.review_record import read_review
 
     nodes = recall(panel.parameters.resultSegmentation)
-    center = position_of(nodes, read_review(nodes.segmentation).findings[1])
+    center = center or position_of(nodes, read_review(nodes.segmentation).findings[1])
     shown = []
     for orientation in SCREEN_AXES:
         with organs_filled(nodes.segmentation), SliceView(f"Picture {orientation}", (_VIEW, _VIEW)) as view:

@@ -123,7 +123,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):
         self._state.logic.SaveStateForUndo()
 
     def undo(self) -> None:
-        self._state.logic.Undo()
+        if self._state.logic is not None:
+            self._state.logic.Undo()
 
     def setMaximumNumberOfUndoStates(self, count: int) -> None:
         self.maximumNumberOfUndoStates = count

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
+import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from DCASegmentationLib.scene.headless import application_logic
-from fake_slicer.base import Plain, StandIn
+from fake_slicer.base import Plain, Signal, StandIn
 from fake_slicer.mrml_widgets import qMRMLWidget
 
 
@@ -26,6 +27,39 @@ class qMRMLAbstractViewWidget(qMRMLWidget):
 _FIRST_SIZE, _FINAL_SIZE = (250, 250), (420, 640)
 
 
+class qMRMLSliceView(StandIn, QtWidgets.QWidget):
+    """The drawing area of a slice view, with a real interactor whose events tests invoke; it draws nothing."""
+
+    def __init__(self, node: Any) -> None:
+        super().__init__()
+        self._state.node, self._state.interactor = node, vtk.vtkGenericRenderWindowInteractor()
+
+    def mrmlSliceNode(self) -> Any:
+        return self._state.node
+
+    def interactor(self) -> Any:
+        return self._state.interactor
+
+    def convertDeviceToXYZ(self, xy: Any) -> tuple[float, ...]:
+        """Device coordinates are those of the slice, as there is only one slice in the view (no light box)."""
+        x, y = (int(each) for each in xy)
+        return float(x), float(y), 0.0
+
+    def convertXYZToRAS(self, xyz: Any) -> tuple[float, ...]:
+        return self._state.node.GetXYToRAS().MultiplyPoint([*xyz, 1.0])[:3]
+
+    def convertRASToXYZ(self, ras: Any) -> tuple[float, ...]:
+        to_xyz = vtk.vtkMatrix4x4()
+        vtk.vtkMatrix4x4.Invert(self._state.node.GetXYToRAS(), to_xyz)
+        return to_xyz.MultiplyPoint([*ras, 1.0])[:3]
+
+    def setViewCursor(self, cursor: Any) -> None:
+        self.setCursor(cursor)
+
+    def unsetViewCursor(self) -> None:
+        self.unsetCursor()
+
+
 class qMRMLSliceWidget(qMRMLAbstractViewWidget):
     """One slice view."""
 
@@ -36,12 +70,16 @@ class qMRMLSliceWidget(qMRMLAbstractViewWidget):
         logic.SetMRMLScene(slicer.mrmlScene)
         logic.SetSliceNode(node)
         application_logic().GetSliceLogics().AddItem(logic)
+        self._state.view = qMRMLSliceView(node)
 
     def sliceLogic(self) -> Any:
         return self._state.logic
 
     def mrmlSliceNode(self) -> Any:
         return self._state.logic.GetSliceNode()
+
+    def sliceView(self) -> Any:
+        return self._state.view
 
     @property
     def sliceViewLabel(self) -> str:
@@ -101,6 +139,8 @@ class qMRMLPlotWidget(qMRMLAbstractViewWidget):
 class qSlicerLayoutManager(StandIn, QtCore.QObject):
     """Stand-in for ``slicer.app.layoutManager()``: creates and removes view nodes as the layout requires."""
 
+    layoutChanged = Signal("layoutChanged(int)")
+
     def __init__(self) -> None:
         super().__init__()
         state = self._state
@@ -152,6 +192,7 @@ class qSlicerLayoutManager(StandIn, QtCore.QObject):
             for node in self._shown("vtkMRMLSliceNode"):
                 node.SetDimensions(*_FIRST_SIZE, 1)
             self._state.layout_turn.start()
+            self.layoutChanged.emit(self.layout)
 
     def _finish_layout(self) -> None:
         for node in self._shown("vtkMRMLSliceNode"):

@@ -11,6 +11,7 @@ from dcaseg.errors import UserError
 from dcaseg.organs import Vocabulary
 from dcaseg.rendering.report import CaseReport, ReportedFinding
 from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.click_labels import counted_clicks
 from DCASegmentationLib.scene.finding_status import organs_of
 from DCASegmentationLib.scene.organ_changes import labels_by_segment, organ_labels
 from DCASegmentationLib.scene.review_record import (
@@ -56,6 +57,12 @@ def case_report(nodes: CaseNodes, written: str) -> CaseReport:
         ("Segmented", origin.date),
         ("Report written", written),
     ]
+    clicks = "; ".join(
+        f"{name}: {added} added, {removed} removed"
+        for name, (added, removed) in counted_clicks(nodes.segmentation).items()
+    )
+    if clicks:
+        about.append(("Corrected with clicks", clicks))
     title = f"Segmentation report: {nodes.ct.GetName()}"
     return CaseReport(title, about, ct, _labels(nodes, ct), vocabulary, _findings(nodes, vocabulary))
 

@@ -73,15 +73,19 @@ def set_members(nodes: CaseNodes, finding: FindingVoxels, wanted: Mapping[str, n
     modification = nodes.segmentation.StartModify()
     try:
         with surfaces_aside(nodes.segmentation):
-            _move(nodes, finding, now, wanted)
+            move_members(nodes, finding, now, wanted)
     finally:
         nodes.segmentation.EndModify(modification)
     return {segment_id for segment_id, inside in wanted.items() if not np.array_equal(inside, now[segment_id])}
 
 
-def _move(
+def move_members(
     nodes: CaseNodes, finding: FindingVoxels, now: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
 ) -> None:
+    """Change the members of segments from ``now`` to ``wanted``, both as :func:`members` returns them.
+
+    Call it within ``surfaces_aside``.
+    """
     # Remove voxels before adding them, so that the segments never overlap and stay in one label map.
     for segment_id, inside in wanted.items():
         leaving = now[segment_id] & ~inside
@@ -135,7 +139,7 @@ def outline(nodes: CaseNodes, finding: Finding) -> Any | None:
     _display_of(node)
     before = node.StartModify()
     node.SetName(f"{finding.rank}: {finding.name}")
-    node.SetAndObservePolyData(_surface(voxels))
+    node.SetAndObservePolyData(surface_around(voxels))
     node.SetAndObserveTransformNodeID(voxels.volume.GetTransformNodeID())
     _display_of(node).SetVisibility(True)
     node.EndModify(before)
@@ -182,8 +186,8 @@ def position_of(nodes: CaseNodes, finding: Finding) -> tuple[float, float, float
     return right, anterior, superior
 
 
-def _surface(voxels: FindingVoxels) -> Any:
-    """The surface around a finding's voxels (vtkPolyData), in the space of its volume."""
+def surface_around(voxels: FindingVoxels) -> Any:
+    """The surface around the voxels (vtkPolyData), in the space of its volume."""
     # A border of zeros closes the surface at the box.
     mask = np.pad(voxels.mask.astype(np.uint8), 1)
     image = vtk.vtkImageData()

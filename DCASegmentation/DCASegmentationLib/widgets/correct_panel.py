@@ -31,6 +31,7 @@ class CorrectPanel:
         self.ui.segmentEditor.visible = False
         self.ui.editEverywhereButton.connect("clicked()", self.editEverywhere)
         self._nodes: CaseNodes | None = None
+        self._isEntered = self._isPaused = False
         self._steps = Steps()
         self._showLimit(False)
 
@@ -89,17 +90,37 @@ class CorrectPanel:
         """Save an undo state. Call it before anything other than an effect changes the segmentation."""
         self.ui.segmentEditor.saveStateForUndo()
 
+    def undo(self) -> None:
+        """Undo the last edit of the segmentation."""
+        self.ui.segmentEditor.undo()
+
+    def pause(self) -> None:
+        """Leave the mouse and the keyboard to another tool until :meth:`resume`."""
+        self._isPaused = True
+        self.editEverywhere()
+        self.ui.segmentEditor.setActiveEffect(None)
+        self.ui.segmentEditor.uninstallKeyboardShortcuts()
+
+    def resume(self) -> None:
+        """Handle the keyboard again, if the section is visible."""
+        wasPaused, self._isPaused = self._isPaused, False
+        if wasPaused and self._isEntered:
+            self.ui.segmentEditor.installKeyboardShortcuts(self.widget)
+
     def _showLimit(self, isLimited: bool) -> None:
         self._isLimited = isLimited
         self.ui.limitLabel.visible = self.ui.editEverywhereButton.visible = isLimited
 
     def enter(self) -> None:
         """The section becomes visible: let the editor handle mouse and keyboard."""
+        self._isEntered = True
         self.ui.segmentEditor.setupViewObservations()
-        self.ui.segmentEditor.installKeyboardShortcuts(self.widget)
+        if not self._isPaused:
+            self.ui.segmentEditor.installKeyboardShortcuts(self.widget)
 
     def exit(self) -> None:
         """The section is hidden: end the active effect and stop handling mouse and keyboard."""
+        self._isEntered = False
         self._steps.stop()
         self.ui.segmentEditor.setActiveEffect(None)
         self.ui.segmentEditor.uninstallKeyboardShortcuts()

@@ -12,6 +12,7 @@ import slicer.util
 import vtk
 from slicer.util import VTKObservationMixin
 
+from DCASegmentationLib.click_correction import ClickWorker
 from DCASegmentationLib.event_loop import Steps, newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
 from DCASegmentationLib.scene.ct_export import open_ct
@@ -19,6 +20,7 @@ from DCASegmentationLib.scene.maps import remove_unused_folders
 from DCASegmentationLib.scene.segmentation import remove_nodes
 from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
 from DCASegmentationLib.scene.view_setup import go_to_organs, hide_earlier, use_abdominal_window
+from DCASegmentationLib.widgets.click_panel import ClickPanel
 from DCASegmentationLib.widgets.correct_panel import CorrectPanel, scrollTo
 from DCASegmentationLib.widgets.experts_panel import ExpertsPanel
 from DCASegmentationLib.widgets.guide import Guide
@@ -59,12 +61,15 @@ class ModulePanel(VTKObservationMixin):
         self.expertsPanel = ExpertsPanel(self.ui.expertsSection.layout(), uiFolder)
         self.resultPanel = ResultPanel(self.ui.resultSection.layout(), uiFolder)
         self.correctPanel = CorrectPanel(self.ui.correctSection.layout(), uiFolder)
+        worker = ClickWorker(self.logic.correct, lambda: self.logic.workerPid, lambda: self.logic.isRunning)
+        self.clickPanel = ClickPanel(self.ui.correctSection.layout(), uiFolder, worker, self.correctPanel)
         self.reviewPanel = ReviewPanel(
             self.ui.reviewSection.layout(),
             uiFolder,
             self._onEditFinding,
             self.correctPanel.editEverywhere,
             self.correctPanel.saveStateForUndo,
+            self._onFixFinding,
         )
         self.ui.reviewSection.connect("contentsCollapsed(bool)", self._onReviewCollapsed)
         self.ui.correctSection.connect("contentsCollapsed(bool)", self._onCorrectCollapsed)
@@ -95,7 +100,7 @@ class ModulePanel(VTKObservationMixin):
     @property
     def _resultPanels(self) -> list[Any]:
         """The panels that show a result, each in its own section."""
-        return [self.expertsPanel, self.resultPanel, self.reviewPanel, self.correctPanel]
+        return [self.expertsPanel, self.resultPanel, self.reviewPanel, self.clickPanel, self.correctPanel]
 
     def enter(self) -> None:
         """The user opens the module: update every section and show what was hidden by :meth:`exit`."""
@@ -141,6 +146,8 @@ class ModulePanel(VTKObservationMixin):
 
     def _onCorrectCollapsed(self, collapsed: bool) -> None:
         """Activate the Segment Editor only while its section is visible."""
+        if collapsed or not self.isEntered:
+            self.clickPanel.exit()
         (self.correctPanel.exit if collapsed or not self.isEntered else self.correctPanel.enter)()
 
     def _onExpertsCollapsed(self, collapsed: bool) -> None:
@@ -155,6 +162,12 @@ class ModulePanel(VTKObservationMixin):
         """Open the Segment Editor on a segment, limited to an area."""
         self.ui.correctSection.collapsed = False
         self.correctPanel.editWithin(segmentId, makeArea)
+
+    def _onFixFinding(self, organ: str) -> None:
+        """Open the Correct section with the click tool on an organ."""
+        self.ui.correctSection.collapsed = False
+        self.clickPanel.fix(organ)
+        scrollTo(self.clickPanel.widget)
 
     def _onInstalled(self) -> None:
         self.setupPanel.update()
@@ -291,7 +304,7 @@ class ModulePanel(VTKObservationMixin):
             if isFirst:
                 go_to_organs(nodes)
                 yield
-        for panel in (self.resultPanel, self.reviewPanel, self.expertsPanel, self.correctPanel):
+        for panel in (self.resultPanel, self.reviewPanel, self.expertsPanel, self.correctPanel, self.clickPanel):
             if recall(nodes.segmentation) is None:
                 return
             panel.setResult(recall(nodes.segmentation))

@@ -63,7 +63,8 @@ class ReviewPanel:
 
     ``layout`` is the Qt layout that the panel is added to. Callbacks: ``onEdit(segmentId, makeArea)`` opens the Segment
     Editor on a segment, limited to the volume that ``makeArea()`` returns (see ``editable_area``; None for no limit);
-    ``onLeaveFinding()`` ends that editing; ``onBeforeChange()`` saves a state for the Segment Editor's undo.
+    ``onLeaveFinding()`` ends that editing; ``onBeforeChange()`` saves a state for the Segment Editor's undo;
+    ``onFix(organ)`` turns on the click tool for the organ with this key.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class ReviewPanel:
         onEdit: Callable[[str, Callable[[], Any]], None],
         onLeaveFinding: Callable[[], None],
         onBeforeChange: Callable[[], None],
+        onFix: Callable[[str], None],
     ) -> None:
+        self._onFix = onFix
         self._onEdit, self._onLeaveFinding, self._onBeforeChange = onEdit, onLeaveFinding, onBeforeChange
         self._segmentation: Any = None
         self._findings: tuple[Finding, ...] = ()
@@ -102,6 +105,7 @@ class ReviewPanel:
         self.ui.suggestionButton.connect("clicked(bool)", self._onSuggestion)
         self.ui.flagButton.connect("clicked(bool)", self._onFlag)
         self.ui.editButton.connect("clicked()", self._onEditClicked)
+        self.ui.fixButton.connect("clicked()", self._onFixClicked)
         self.ui.changesButton.connect("toggled(bool)", self._onChangesToggled)
         self.ui.copyChangesButton.connect("clicked()", self.onCopyChanges)
         self.ui.saveChangesButton.connect("clicked()", self.onSaveChanges)
@@ -132,7 +136,7 @@ class ReviewPanel:
         self.ui.reviewHintLabel.visible = not self._findings
         for widget in (self.ui.findingsTable, self.ui.checkedBar, self.ui.findingLabel, self.ui.previousButton,
                        self.ui.nextButton, self.ui.acceptButton, self.ui.suggestionButton, self.ui.flagButton,
-                       self.ui.editButton, self.ui.limitSelector):  # fmt: skip
+                       self.ui.editButton, self.ui.fixButton, self.ui.limitSelector):  # fmt: skip
             widget.visible = bool(self._findings)
         hasAutomatic = nodes is not None and nodes.automatic is not None
         for widget in (self.ui.changesFrame, self.ui.keepCorrectedCheckBox, self.ui.trainingSetButton,
@@ -332,6 +336,10 @@ class ReviewPanel:
         }
         self._onEdit(segmentId, areas[limit])
 
+    def _onFixClicked(self) -> None:
+        if self._finding is not None:
+            self._onFix(self._finding.organ)
+
     def _canLimit(self, nodes: CaseNodes, finding: Finding, limit: str) -> bool:
         if limit == _FINDING:
             return voxels_of(nodes, finding.rank) is not None
@@ -372,7 +380,8 @@ class ReviewPanel:
         self.ui.nextButton.enabled = self._current + 1 < len(self._findings)
         self.ui.acceptButton.enabled = finding is not None and status not in (CORRECTED, SUGGESTION)
         self.ui.acceptButton.checked = status == ACCEPTED
-        self.ui.flagButton.enabled = self.ui.editButton.enabled = self.ui.limitSelector.enabled = finding is not None
+        for widget in (self.ui.flagButton, self.ui.editButton, self.ui.fixButton, self.ui.limitSelector):
+            widget.enabled = finding is not None
         self.ui.flagButton.checked = status == FLAGGED
         alternative = finding.alternative if finding is not None else None
         self.ui.suggestionButton.enabled = alternative is not None

@@ -84,9 +84,10 @@ class CorrectionSession:
     """Corrects the labels of one CT, stroke by stroke, with undo.
 
     ``ct`` (HU) and ``labels`` (0 is background) are 3D images on the same grid. Neither is changed: ``labels`` is
-    copied. ``names`` are organ keys by label, for messages and to know which organs may contain gas. ``locked`` are
-    labels whose voxels never change. ``probabilities`` are those of the segmentation network by label, images (0 to 1)
-    on any grid. ``checksum`` is the ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
+    copied. ``names`` are organ keys by label, for messages and to know which organs may contain gas. ``titles`` are the
+    names of segments by label, for messages, and may be any text. ``locked`` are labels whose voxels never change.
+    ``probabilities`` are those of the segmentation network by label, images (0 to 1) on any grid. ``checksum`` is the
+    ``imaging.intensity.voxel_checksum`` of the CT that was segmented.
 
     Raises UserError if the images lie on different grids, or if ``ct`` is not the CT that was segmented.
     """
@@ -100,6 +101,7 @@ class CorrectionSession:
         probabilities: Mapping[int, sitk.Image] | None = None,
         engine: Engine | None = None,
         checksum: str | None = None,
+        titles: Mapping[int, str] | None = None,
     ) -> None:
         self.grid = Grid.of(ct)
         if not Grid.of(labels).same_as(self.grid):
@@ -119,6 +121,7 @@ class CorrectionSession:
         # Keeps the image alive, whose memory the array above views.
         self._first_image = labels
         self._names = dict(names or {})
+        self._titles = dict(titles or {})
         self._locked = frozenset(locked)
         self._probabilities = dict(probabilities or {})
         self._engine: Engine = engine or RandomWalkerEngine()
@@ -198,7 +201,8 @@ class CorrectionSession:
 
     def name_of(self, label: int) -> str:
         """Return the name of ``label`` in messages."""
-        return self._names.get(label, f"segment {label}").replace("_", " ")
+        title = self._titles.get(label)
+        return title if title is not None else self._names.get(label, f"segment {label}").replace("_", " ")
 
     def _adds(self, label: int, voxels: NDArray[np.int64], add: bool | None) -> bool:
         if add is not None:
@@ -326,6 +330,8 @@ class Sessions:
     make_engine: Callable[[], Engine] | None = None
     _open: dict[int, CorrectionSession] = field(default_factory=dict)
     _next: int = 1
+    # The CT of the last session and the state of its file: a caller whose labels changed opens the same CT again.
+    _ct: tuple[tuple[str, int, int], sitk.Image] | None = None
 
     def add(self, session: CorrectionSession) -> int:
         """Add ``session`` and return its number."""
@@ -347,6 +353,22 @@ class Sessions:
         """Close a session, if it is open."""
         if isinstance(number, int):
             self._open.pop(number, None)
+        if not self._open:
+            self._ct = None
+
+    def ct(self, path: Path) -> sitk.Image:
+        """Return the CT in the file ``path``, which is read again only if it has changed. Raises what read_ct does."""
+        try:
+            status = path.stat()
+        except OSError:
+            # read_ct has a message for this.
+            return read_ct(path)
+        state = (str(path), status.st_mtime_ns, status.st_size)
+        if self._ct is None or self._ct[0] != state:
+            # Release the other CT first.
+            self._ct = None
+            self._ct = (state, read_ct(path))
+        return self._ct[1]
 
 
 def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
@@ -355,10 +377,14 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     The ``type`` of the request and its fields:
 
     ``open``: ``ct`` and ``labels`` (paths of images on the same grid); optional ``names`` (organ keys by label),
-    ``locked`` (labels), ``checksum`` (of the CT's voxels). The answer contains ``session``.
+    ``titles`` (texts for messages by label), ``locked`` (labels), ``checksum`` (of the CT's voxels). The answer
+    contains ``session``.
     ``stroke``: ``session``, ``label``, ``points`` (RAS, mm), ``add`` (true, false, or null to let the mask decide),
     ``corners`` (two points or null), ``locked`` (labels locked since), ``patch`` (path of the file to write).
     ``undo``: ``session``, ``patch``. ``close``: ``session``.
+    ``rewind``: ``session``, ``strokes``; undoes strokes until no more than this number is left; writes no patch. It
+    may follow strokes whose answers have not arrived yet, of which some may fail. The answers to all requests but
+    ``close`` contain ``strokes``, the number of strokes in effect.
     """
     request_type = request.get("type")
     if request_type == "open":
@@ -366,14 +392,21 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     if request_type == "close":
         sessions.close(request.get("session"))
         return {}
-    if request_type not in ("stroke", "undo"):
+    if request_type not in ("stroke", "undo", "rewind"):
         raise UserError(f"Correction requests of type '{request_type}' do not exist.", "")
     session = sessions.get(request.get("session"))
+    if request_type == "rewind":
+        strokes = request.get("strokes")
+        if not isinstance(strokes, int) or strokes < 0:
+            raise UserError("The request does not state how many strokes to keep.", "")
+        while len(session.changes) > strokes:
+            session.undo()
+        return {"strokes": len(session.changes)}
     patch = _path(request, "patch")
     if request_type == "undo":
         change = session.undo()
         _write(session, change, patch)
-        return _answer(change, patch)
+        return _answer(session, change, patch)
     try:
         points = tuple((float(x), float(y), float(z)) for x, y, z in request["points"])
         corners = None
@@ -392,22 +425,24 @@ def handle(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
         # The caller cannot show the change, so it is undone.
         session.undo()
         raise
-    return _answer(change, patch)
+    return _answer(session, change, patch)
 
 
 def _open(request: Mapping[str, Any], sessions: Sessions) -> dict[str, Any]:
     names = {int(label): str(key) for label, key in dict(request.get("names") or {}).items()}
+    titles = {int(label): str(title) for label, title in dict(request.get("titles") or {}).items()}
     locked = [int(each) for each in request.get("locked", ())]
     engine = sessions.make_engine() if sessions.make_engine is not None else None
     session = CorrectionSession(
-        read_ct(_path(request, "ct")),
+        sessions.ct(_path(request, "ct")),
         read_labels(_path(request, "labels")),
         names,
         locked,
         engine=engine,
         checksum=request.get("checksum"),
+        titles=titles,
     )
-    return {"session": sessions.add(session), "size": list(session.grid.size)}
+    return {"session": sessions.add(session), "size": list(session.grid.size), "strokes": 0}
 
 
 def _path(request: Mapping[str, Any], key: str) -> Path:
@@ -422,7 +457,7 @@ def _write(session: CorrectionSession, change: Change, path: Path) -> None:
     write_image(sub_grid(session.grid, change.box).image_of(block), path)
 
 
-def _answer(change: Change, patch: Path) -> dict[str, Any]:
+def _answer(session: CorrectionSession, change: Change, patch: Path) -> dict[str, Any]:
     z, y, x = change.box
     return {
         "patch": str(patch),
@@ -435,4 +470,5 @@ def _answer(change: Change, patch: Path) -> dict[str, Any]:
         "given_up": {str(label): voxels for label, voxels in change.given_up.items()},
         "engine": change.engine,
         "seconds": round(change.seconds, 3),
+        "strokes": len(session.changes),
     }

@@ -10,6 +10,7 @@ Requests, each with ``version``, the number of this protocol:
      "bundle": "/models/first", "device": "auto", "options": {"attention_levels": [4], "entropy": true}}
     {"type": "cancel", "version": 1, "id": "1"}
     {"type": "devices", "version": 1, "id": "2"}
+    {"type": "correct", "version": 1, "id": "3", "action": {"type": "undo", "session": 1, "patch": "/tmp/patch.nrrd"}}
     {"type": "quit", "version": 1}
 
 ``id`` is chosen by the caller to identify the run. ``ct`` is an image file or a folder of DICOM files; ``out`` is the
@@ -17,7 +18,8 @@ folder to create, which must not exist. ``bundle`` is the folder or name of a mo
 ``options`` are fields of ``inference.options.SegmentOptions``, ``runtime`` is one of
 ``inference.backends.selection.CHOICES``. ``bundle``, ``device``, ``options`` and ``runtime`` are optional. ``devices``
 asks which devices are available; it is answered by found_devices or error as soon as PyTorch is loaded and no run is in
-progress.
+progress. ``correct`` corrects labels with clicks; ``action`` is a request of ``interaction.session.handle``. It is
+answered by corrected or error, also if PyTorch is missing, in the order of the requests and after the current run.
 
 Events:
 
@@ -29,6 +31,7 @@ Events:
     {"type": "error", "id": "1", "problem": "...", "remedy": "...", "details": ""}
     {"type": "cancelled", "id": "1"}
     {"type": "found_devices", "id": "2", "found": {"cpu": "8 threads"}, "missing": {"cuda": "...", "mps": "..."}}
+    {"type": "corrected", "id": "3", "answer": {"patch": "/tmp/patch.nrrd", "first": [4, 5, 6], "strokes": 0}}
 
 Each ``segment`` is answered by exactly one of done, error and cancelled; only done leaves a folder. Only one run is
 possible at a time: a second ``segment`` is answered by an error, and the first continues. A line that is not a request
@@ -96,6 +99,15 @@ class Devices:
 
     type: ClassVar[str] = "devices"
     id: str
+
+
+@dataclass(frozen=True)
+class Correct:
+    """Correct labels with clicks: ``action`` is a request of ``interaction.session.handle``."""
+
+    type: ClassVar[str] = "correct"
+    id: str
+    action: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -174,12 +186,21 @@ class FoundDevices:
     missing: Mapping[str, str] = field(default_factory=dict)
 
 
-Request = Segment | Cancel | Devices | Quit
-Event = Hello | Progress | Log | Done | Failure | WasCancelled | FoundDevices
+@dataclass(frozen=True)
+class Corrected:
+    """``answer`` is what ``interaction.session.handle`` returned for the action ``id``."""
 
-REQUESTS: Mapping[str, type[Request]] = {message.type: message for message in (Segment, Cancel, Devices, Quit)}
+    type: ClassVar[str] = "corrected"
+    id: str
+    answer: Mapping[str, Any]
+
+
+Request = Segment | Cancel | Devices | Correct | Quit
+Event = Hello | Progress | Log | Done | Failure | WasCancelled | FoundDevices | Corrected
+
+REQUESTS: Mapping[str, type[Request]] = {message.type: message for message in (Segment, Cancel, Devices, Correct, Quit)}
 EVENTS: Mapping[str, type[Event]] = {
-    message.type: message for message in (Hello, Progress, Log, Done, Failure, WasCancelled, FoundDevices)
+    message.type: message for message in (Hello, Progress, Log, Done, Failure, WasCancelled, FoundDevices, Corrected)
 }
 
 

@@ -22,9 +22,11 @@ from .. import __version__
 from ..errors import Cancelled, UserError, is_out_of_memory
 from ..inference.process_settings import importing
 from ..temp_paths import remove_traces
+from .correction import Corrections
 from .protocol import (
     VERSION,
     Cancel,
+    Correct,
     Devices,
     Event,
     Failure,
@@ -186,8 +188,9 @@ class Service:
         self._lock = threading.Lock()
         self._ending = threading.Lock()
         self._run: Run | None = None
-        self._work: queue.SimpleQueue[Run | Devices] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Run | Devices | Correct] = queue.SimpleQueue()
         self._runner: Runner | None = None
+        self._corrections = Corrections()
 
     def serve(self) -> NoReturn:
         """Say hello, load the libraries, and execute runs one after the other. It never returns: the process exits."""
@@ -201,7 +204,9 @@ class Service:
             problem = error
         while True:
             work = self._work.get()
-            if problem is not None:
+            if isinstance(work, Correct):
+                self._correct(work)
+            elif problem is not None:
                 if isinstance(work, Devices):
                     self._channel.send(failure_of(work.id, problem))
                 elif work.settle():
@@ -228,6 +233,12 @@ class Service:
         try:
             self._channel.send(self._runner.devices(request))
         # A broken driver may raise any exception, but the CPU still works.
+        except Exception as error:
+            self._channel.send(failure_of(request.id, error))
+
+    def _correct(self, request: Correct) -> None:
+        try:
+            self._channel.send(self._corrections.answer(request))
         except Exception as error:
             self._channel.send(failure_of(request.id, error))
 
@@ -277,7 +288,7 @@ class Service:
             self._accept(request)
         elif isinstance(request, Cancel):
             self._cancel(request.id)
-        elif isinstance(request, Devices):
+        elif isinstance(request, Devices | Correct):
             self._work.put(request)
         else:
             self._end()

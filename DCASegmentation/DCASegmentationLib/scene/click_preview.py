@@ -1,0 +1,84 @@
+"""The preview of clicks in the slice views: outlines of the voxels that would be added and removed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import slicer
+
+from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.finding_view import FindingVoxels, surface_around
+from DCASegmentationLib.scene.volumes import Box
+
+# The two colors differ for color-blind users too, and from all organs' yellow finding outline.
+_OUTLINES = {
+    "added": ("DCASegmentation.clicks.added", "Clicks add", (0.0, 0.9, 1.0)),
+    "removed": ("DCASegmentation.clicks.removed", "Clicks remove", (1.0, 0.45, 0.0)),
+}
+_THICKNESS = 3
+
+
+def show_preview(nodes: CaseNodes, box: Box, before: np.ndarray, after: np.ndarray) -> None:
+    """Outline where labels (z, y, x) in ``box`` of the CT's grid change: blue where they grow, orange where they go."""
+    changed = before != after
+    for kind, mask in (("added", changed & (after != 0)), ("removed", changed & (after == 0))):
+        _outline(kind, FindingVoxels(nodes.ct, box, mask) if mask.any() else None)
+
+
+def hide_preview() -> None:
+    """Hide both outlines."""
+    for kind in _OUTLINES:
+        _outline(kind, None)
+
+
+def previewed() -> tuple[str, ...]:
+    """Which outlines are visible: "added", "removed"."""
+    return tuple(kind for kind in _OUTLINES if (node := _node(kind)) is not None and _is_visible(node))
+
+
+def _outline(kind: str, voxels: FindingVoxels | None) -> None:
+    node = _node(kind)
+    if voxels is None:
+        if node is not None and node.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility(False)
+        return
+    node = node or _new_node(kind)
+    display = _display_of(node, kind)
+    before = node.StartModify()
+    node.SetAndObservePolyData(surface_around(voxels))
+    node.SetAndObserveTransformNodeID(voxels.volume.GetTransformNodeID())
+    display.SetVisibility(True)
+    node.EndModify(before)
+
+
+def _is_visible(node: Any) -> bool:
+    return bool(node.GetDisplayNode() is not None and node.GetDisplayNode().GetVisibility())
+
+
+def _node(kind: str) -> Any | None:
+    return slicer.mrmlScene.GetSingletonNode(_OUTLINES[kind][0], "vtkMRMLModelNode")
+
+
+def _new_node(kind: str) -> Any:
+    tag, name, _color = _OUTLINES[kind]
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLModelNode")
+    node.UnRegister(None)
+    node.SetSingletonTag(tag)
+    node.SetName(name)
+    node.SetHideFromEditors(True)
+    node.SetSaveWithScene(False)
+    return slicer.mrmlScene.AddNode(node)
+
+
+def _display_of(node: Any, kind: str) -> Any:
+    """The display node of an outline, created again if closing the scene has removed it."""
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+        display = node.GetDisplayNode()
+        display.SetSaveWithScene(False)
+        display.SetColor(_OUTLINES[kind][2])
+        display.SetVisibility2D(True)
+        display.SetVisibility3D(False)
+        display.SetSliceIntersectionThickness(_THICKNESS)
+    return node.GetDisplayNode()

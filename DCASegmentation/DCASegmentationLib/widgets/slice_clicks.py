@@ -1,0 +1,109 @@
+"""Mouse input in the slice views: clicks and scribbles as points, before Slicer's own tools see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import qt
+import slicer
+
+Point = tuple[float, float, float]
+
+# Above that of the views' own interactor styles (0), as the Segment Editor's effects.
+_PRIORITY = 1.0
+# VTK sends the second of two fast clicks only as a double click, which Slicer uses to enlarge the view.
+_PRESSES = ("LeftButtonPressEvent", "LeftButtonDoubleClickEvent")
+_MOVE, _RELEASE = "MouseMoveEvent", "LeftButtonReleaseEvent"
+_MOST_POINTS = 2000
+
+
+class SliceClicks:
+    """Calls ``onStroke(points, isInverted)`` for each left click or drag in a slice view between start and stop.
+
+    ``points`` are RAS, mm, world. ``isInverted`` is true if Ctrl was pressed. With Shift, the mouse pans as usual.
+    """
+
+    def __init__(self, onStroke: Callable[[tuple[Point, ...], bool], None]) -> None:
+        self._onStroke = onStroke
+        self._isOn = False
+        self._observations: list[tuple[Any, int]] = []
+        self._views: list[Any] = []
+        self._points: list[Point] = []
+        self._pressedIn: Any = None
+        self._isInverted = False
+
+    def start(self) -> None:
+        """Watch all slice views, also those of a layout that the user selects later."""
+        self.stop()
+        layouts = slicer.app.layoutManager()
+        # There is no layout manager without a main window.
+        if layouts is None:
+            return
+        self._isOn = True
+        layouts.connect("layoutChanged(int)", self._onLayoutChanged)
+        self._observe()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._unobserve()
+        layouts = slicer.app.layoutManager()
+        if self._isOn and layouts is not None:
+            layouts.disconnect("layoutChanged(int)", self._onLayoutChanged)
+        self._isOn = False
+
+    def _onLayoutChanged(self, layout: int) -> None:
+        self._unobserve()
+        self._observe()
+
+    def _observe(self) -> None:
+        layouts = slicer.app.layoutManager()
+        for name in layouts.sliceViewNames():
+            view = layouts.sliceWidget(name).sliceView()
+            interactor = view.interactor()
+            for event in (*_PRESSES, _MOVE, _RELEASE):
+                tag = interactor.AddObserver(event, partial(self._onEvent, view), _PRIORITY)
+                self._observations.append((interactor, tag))
+            view.setViewCursor(qt.QCursor(qt.Qt.CrossCursor))
+            self._views.append(view)
+
+    def _unobserve(self) -> None:
+        for interactor, tag in self._observations:
+            interactor.RemoveObserver(tag)
+        for view in self._views:
+            view.unsetViewCursor()
+        self._observations, self._views = [], []
+        self._points, self._pressedIn = [], None
+
+    def _onEvent(self, view: Any, interactor: Any, event: str) -> None:
+        if event in _PRESSES:
+            if interactor.GetShiftKey():
+                return
+            self._points, self._pressedIn = [_position(view, interactor)], interactor
+            self._isInverted = bool(interactor.GetControlKey())
+        elif self._pressedIn is not interactor:
+            return
+        elif event == _MOVE:
+            point = _position(view, interactor)
+            if point != self._points[-1] and len(self._points) < _MOST_POINTS:
+                self._points.append(point)
+        else:
+            points, self._points, self._pressedIn = tuple(self._points), [], None
+            self._onStroke(points, self._isInverted)
+        self._takeEvent(interactor)
+
+    def _takeEvent(self, interactor: Any) -> None:
+        """Keep the current event from the view's other tools.
+
+        VTK clears the flag of a command before it calls it, so only the command of the current event matters.
+        """
+        for each, tag in self._observations:
+            if each is interactor:
+                interactor.GetCommand(tag).SetAbortFlag(1)
+
+
+def _position(view: Any, interactor: Any) -> Point:
+    """The position of the mouse (RAS, mm, world)."""
+    right, anterior, superior = view.convertXYZToRAS(view.convertDeviceToXYZ(list(interactor.GetEventPosition())))
+    return float(right), float(anterior), float(superior)
