@@ -32,12 +32,12 @@ from DCASegmentationLib.widgets.tables import letBoxesBeSeen
 class ModulePanel(VTKObservationMixin):
     """The whole panel of the module.
 
-    ``layout`` is the Qt layout that the panel is added to. ``newLogic(onLog)`` returns the module's logic, which runs
-    the segmentation and provides the scene's parameter node. Call :meth:`enter` when the user opens the module,
+    ``layout`` is the Qt layout that the panel is added to. ``newLogic()`` returns the module's logic, which runs the
+    segmentation and provides the scene's parameter node. Call :meth:`enter` when the user opens the module,
     :meth:`exit` when they leave it, and :meth:`cleanup` before the panel is destroyed.
     """
 
-    def __init__(self, layout: qt.QLayout, uiFolder: Path, newLogic: Callable[[Callable[[str], None]], Any]) -> None:
+    def __init__(self, layout: qt.QLayout, uiFolder: Path, newLogic: Callable[[], Any]) -> None:
         VTKObservationMixin.__init__(self)
         self._parameters: Any = None
         self._connections: list[Any] = []
@@ -134,6 +134,7 @@ class ModulePanel(VTKObservationMixin):
         self._setParameterNode(None)
         self.removeObservers()
         self.segmentControl.show3D.stop()
+        self.segmentPanel.cleanup()
         remove_unused_folders(Path(slicer.app.temporaryPath), also_recent=True)
         for panel in [self.setupPanel, *self._resultPanels]:
             panel.cleanup()
