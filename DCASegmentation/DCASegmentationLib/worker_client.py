@@ -45,7 +45,6 @@ from DCASegmentationLib.event_loop import newTimer
 
 LOGGER = "DCASegmentation.worker"
 _log = logging.getLogger(LOGGER)
-_log.setLevel(logging.INFO)
 # Slicer's handlers know these levels only.
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 
@@ -286,6 +285,7 @@ class WorkerProcess:
         self._runs: dict[str, _Run] = {}
         self._lastLogLines: list[str] = []
         self._killTimer = newTimer(self._killIfStillThere, _MILLISECONDS_TO_CANCEL)
+        _log.setLevel(logging.INFO)
 
     @property
     def isRunning(self) -> bool:

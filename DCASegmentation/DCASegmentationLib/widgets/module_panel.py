@@ -9,10 +9,9 @@ from typing import Any
 import qt
 import slicer
 import slicer.util
-import vtk
 from slicer.util import VTKObservationMixin
 
-from DCASegmentationLib.event_loop import Steps, newTimer
+from DCASegmentationLib.event_loop import ModifiedObserver, Steps, newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
 from DCASegmentationLib.scene.ct_export import open_ct
 from DCASegmentationLib.scene.maps import remove_unused_folders
@@ -40,6 +39,7 @@ class ModulePanel(VTKObservationMixin):
     def __init__(self, layout: qt.QLayout, uiFolder: Path, newLogic: Callable[[], Any]) -> None:
         VTKObservationMixin.__init__(self)
         self._parameters: Any = None
+        self._parametersObserver = ModifiedObserver(self._onParametersModified)
         self._connections: list[Any] = []
         self._shown: Any = None
         self._newResult: Any = None
@@ -241,12 +241,12 @@ class ModulePanel(VTKObservationMixin):
             for connection in self._connections:
                 self._parameters.disconnectGui(connection)
             self._connections = []
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        self._parametersObserver.observe(None)
         self._parameters = parameterNode
         self.expertsPanel.setParameterNode(parameterNode)
         if parameterNode is not None:
             self._connections = [parameterNode.connectGui(panel.ui) for panel in self._panels]
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+            self._parametersObserver.observe(parameterNode)
         self.segmentControl.setParameterNode(parameterNode)
         if parameterNode is not None:
             self._update()
