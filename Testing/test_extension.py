@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from dcaseg.worker.server import HANDLERS
 from test_house import imported_modules
 
 ROOT = Path(__file__).parents[1]
@@ -34,8 +35,8 @@ def needed_by_slicer() -> set[str]:
     files = {path for package in PACKAGES for path in (MODULE / package).rglob("*.py")}
     starts = {path for path in files if path.is_relative_to(MODULE / "DCASegmentationLib")}
     starts |= {MODULE / "DCASegmentation.py", MODULE / "dcaseg/worker/__main__.py"}
-    # Separate processes, which the panel starts by module name.
-    starts |= {MODULE / "dcaseg/worker/model_download.py", MODULE / "dcaseg/worker/training_case.py"}
+    # The worker imports these by name when a request needs them.
+    starts |= {MODULE / "dcaseg/worker" / f"{handler.split('.')[0]}.py" for handler in HANDLERS.values()}
     waiting, found = set(starts), set()
     while waiting:
         path = waiting.pop()

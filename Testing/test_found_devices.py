@@ -110,7 +110,7 @@ def test_a_worker_that_cannot_start_leaves_the_list_usable(module_panel, fake_sl
 
     monkeypatch.setattr(
         "DCASegmentationLib.logic.newWorker",
-        lambda _log: WorkerProcess(str(tmp_path / "no-python"), tmp_path),
+        lambda: WorkerProcess(str(tmp_path / "no-python"), tmp_path),
     )
     module_panel.segmentPanel.ui.advancedGroup.collapsed = False
     fake_slicer.wait_for(lambda: "could not be determined" in module_panel.segmentPanel.ui.deviceNoteLabel.text)

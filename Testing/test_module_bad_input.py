@@ -165,9 +165,7 @@ def test_a_full_disk_before_the_run_is_reported(panel, fake_slicer, refuses):
 def test_a_full_disk_at_the_end_of_the_run_is_reported(cold_panel, fake_slicer):
     with no_file_over(1000):
         # The worker keeps the limit it was started with; the limit of this process ends here.
-        runner = cold_panel.logic._runner
-        runner._worker = runner._newWorker()
-        runner._worker.start()
+        cold_panel.logic._getWorker().start()
     before = node_ids()
     apply(cold_panel)
     wait_for_end(cold_panel, fake_slicer)
@@ -227,7 +225,7 @@ def worker_from(module, monkeypatch, tmp_path) -> Callable[[str], None]:
 
     monkeypatch.setattr(
         "DCASegmentationLib.logic.newWorker",
-        lambda log: WorkerProcess(sys.executable, package.parent, None, log),
+        lambda: WorkerProcess(sys.executable, package.parent),
     )
     return use
 

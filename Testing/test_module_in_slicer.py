@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,50 +105,6 @@ def test_no_callable_is_passed_to_single_shot():
         if re.search(r"\.singleShot\(", line)
     ]
     assert found == []
-
-
-@pytest.mark.slow
-def test_runs_leave_only_their_result_behind(panel, fake_slicer):
-    """Callables kept by PythonQt would keep runs alive, and parts of replaced or deleted results would remain."""
-    ct = add_ct("CT")
-    panel.parameters.inputVolume = ct
-    counts = []
-    for _run in range(4):
-        nodes = segmented(panel, fake_slicer)
-        panel.ui.expertsSection.collapsed = False
-        fake_slicer.wait_for(lambda: panel.expertsPanel._measured == 4)
-        slicer.mrmlScene.RemoveNode(nodes.segmentation)
-        del nodes
-        fake_slicer.process_events(0.2)
-        counts.append((node_names(), alive()))
-        assert temporary_files() == []
-    for names, objects in counts[2:]:
-        assert Counter(names) - Counter(counts[1][0]) == Counter() and objects == counts[1][1]
-
-
-def node_names() -> list[str]:
-    scene = slicer.mrmlScene
-    return sorted(str(scene.GetNthNode(index).GetName()) for index in range(scene.GetNumberOfNodes()))
-
-
-def alive() -> dict[str, int]:
-    """How many objects of each class of a run exist in this process."""
-    gc.collect()
-    names = (
-        "_Run",
-        "ResultFiles",
-        "CaseNodes",
-        "Order",
-        "Outcome",
-        "vtkMRMLSegmentationNode",
-        "vtkMRMLLabelMapVolumeNode",
-    )
-    counts = dict.fromkeys(names, 0)
-    for each in gc.get_objects():
-        name = type(each).__name__
-        if name in counts:
-            counts[name] += 1
-    return counts
 
 
 def test_the_comparison_opens_at_the_usual_slice_with_the_whole_ct_and_legends(panel, case, fake_slicer):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import os
+import signal
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,16 @@ slicer = pytest.importorskip("slicer")
 
 from dcaseg.errors import UserError
 from model_server import serving
+from module_driving import (
+    add_ct,
+    apply,
+    message,
+    segmentations,
+    started_worker_process_id,
+    wait_for_end,
+    worker_processes,
+)
+from worker_client import is_gone
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +196,64 @@ def test_a_model_is_downloaded_in_the_background_and_can_be_selected(
         fake_slicer.wait_for(lambda: models_to_choose(module_panel) == ["random-weights"])
         assert server.ranges[0] is None and server.ranges[1].startswith("bytes=")
     assert setup.ui.downloadButton.text == "Download model..."
+
+
+@pytest.fixture
+def held_download(setup, fake_slicer, small_bundle, tmp_path, monkeypatch) -> Iterator[int]:
+    """The process ID of the worker of a download that waits for the server after half of the file."""
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    archive = zip_of(small_bundle, tmp_path / "model.zip").read_bytes()
+    with serving(archive) as server:
+        server.waits_after = len(archive) // 2
+        workers = worker_processes()
+        fake_slicer.dialogs.answer(server.address)
+        setup.ui.downloadButton.click()
+        fake_slicer.wait_for(lambda: "Downloading" in setup.ui.setupMessageLabel.text)
+        yield started_worker_process_id(workers)
+
+
+def own_model_files(tmp_path: Path) -> list[str]:
+    folder = tmp_path / "home" / ".dca" / "models"
+    return sorted(path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file())
+
+
+def test_apply_during_a_download_does_not_wait_for_it_and_canceling_does_not_end_it(
+    held_download, warm_worker, module_panel, setup, fake_slicer, tmp_path
+):
+    module_panel.segmentControl.updateModels()
+    module_panel.parameters.inputVolume = add_ct("CT")
+    apply(module_panel)
+    wait_for_end(module_panel, fake_slicer)
+    assert len(segmentations()) == 1, message(module_panel)
+    apply(module_panel)
+    module_panel.segmentPanel.ui.applyButton.click()
+    wait_for_end(module_panel, fake_slicer)
+    assert "Canceled" in message(module_panel)
+    assert setup.ui.downloadButton.text == "Stop download" and held_download in worker_processes()
+    setup.ui.downloadButton.click()
+    fake_slicer.wait_for(lambda: "was stopped" in setup.ui.setupMessageLabel.text)
+    assert is_gone(held_download, 0.1) and own_model_files(tmp_path) == [".downloads"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ends the process by a signal")
+def test_a_download_whose_process_is_killed_is_reported_once(held_download, setup, fake_slicer, monkeypatch, tmp_path):
+    messages = []
+    monkeypatch.setattr(setup, "_showMessage", messages.append)
+    os.kill(held_download, signal.SIGKILL)
+    fake_slicer.wait_for(lambda: setup.ui.downloadButton.text == "Download model...")
+    fake_slicer.process_events(0.1)
+    (said,) = [each for each in messages if each]
+    assert "The download process was killed" in said and "resumes where it stopped" in said
+    assert own_model_files(tmp_path) == [".downloads"]
+
+
+def test_closing_slicer_ends_a_download(held_download, setup, fake_slicer, monkeypatch, tmp_path):
+    messages = []
+    monkeypatch.setattr(setup, "_showMessage", messages.append)
+    setup.cleanup()
+    assert is_gone(held_download, 0.1) and own_model_files(tmp_path) == [".downloads"]
+    fake_slicer.process_events(0.1)
+    assert messages == []
 
 
 @pytest.mark.parametrize("address", ["", "https://example.org/model.zip"])

@@ -219,7 +219,7 @@ def test_output_of_libraries_does_not_reach_the_events(warm, request_for):
 
 def test_cancelling_an_unknown_run_changes_nothing(warm, request_for):
     warm.cancel("nothing")
-    assert warm.next_event() == Log("There is no run 'nothing' to cancel.")
+    assert warm.next_event() == Log("There is no run 'nothing' to cancel.", "info")
     assert isinstance(warm.segment(request_for()), Done)
     warm.cancel("1")
     assert warm.next_event() == Log("There is no run '1' to cancel.")

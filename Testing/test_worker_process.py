@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dcaseg import temp_paths
-from dcaseg.worker.protocol import Segment
+from dcaseg.worker.protocol import AddUnlabeledCT, Segment
 from worker_client import MANY_WINDOWS, MODULE_FOLDER, is_gone
 
 pytest_plugins = ("worker_cases",)
@@ -28,10 +28,8 @@ class Outcome:
     @property
     def callbacks(self):
         return (
+            lambda answer: self.ends.append((answer.type, answer)),
             lambda fraction, message: self.progress.append((fraction, message)),
-            lambda done: self.ends.append(("done", done)),
-            lambda failure: self.ends.append(("error", failure)),
-            lambda: self.ends.append(("cancelled", None)),
         )
 
 
@@ -44,7 +42,7 @@ class Panel:
 
     def begin(self, request):
         outcome = Outcome()
-        self.worker.segment(request, *outcome.callbacks)
+        self.worker.send(request, *outcome.callbacks)
         return outcome
 
     def wait_for(self, condition):
@@ -65,7 +63,7 @@ class Panel:
     def cancel(self, outcome):
         """Cancel; return how the run ended and after how many seconds."""
         started = time.monotonic()
-        self.worker.cancel()
+        self.worker.cancel("1")
         self.wait_for(lambda: outcome.ends)
         seconds = time.monotonic() - started
         return self.wait_for_end(outcome)[0], seconds
@@ -96,13 +94,13 @@ def panel(panel_for):
 def panel_with(panel_for, tmp_path_factory):
     """A panel with a process instead of the worker that runs ``code`` after its hello."""
 
-    def make(code, hello='{"type": "hello", "version": 1, "pid": %d, "library": "0"}'):
+    def make(code, hello='{"type": "hello", "version": 1, "pid": %d, "library": "0"}', **others):
         package = tmp_path_factory.mktemp("library") / "dcaseg"
         package.mkdir()
         (package / "__init__.py").touch()
         start = f"import json, os, subprocess, sys, time\nos.setsid()\nprint({hello!r} % os.getpid(), flush=True)\n"
         (package / "worker.py").write_text(start + code, encoding="utf-8")
-        return panel_for(package.parent)
+        return panel_for(package.parent, **others)
 
     return make
 
@@ -111,13 +109,11 @@ def request_into(folder):
     return Segment("1", "ct.nrrd", str(folder / "result"))
 
 
-def test_runs_follow_each_other_in_one_warm_process(panel_for, request_for, tmp_path):
-    lines = []
-    panel = panel_for(onLog=lines.append)
+def test_runs_follow_each_other_in_one_warm_process(panel, request_for, tmp_path, caplog):
     outcome = panel.begin(request_for())
     assert panel.worker.isRunning
     with pytest.raises(RuntimeError):
-        panel.begin(request_for("2"))
+        panel.begin(request_for())
     kind, done = panel.wait_for_end(outcome)
     assert (kind, done.folder) == ("done", str(tmp_path / "result"))
     assert not panel.worker.isRunning
@@ -128,6 +124,7 @@ def test_runs_follow_each_other_in_one_warm_process(panel_for, request_for, tmp_
     assert (kind, done.folder) == ("done", str(tmp_path / "größer 2"))
     assert panel.worker.pid == pid
     assert done.seconds["load network"] < 0.05
+    lines = [record.getMessage() for record in caplog.records if record.name == "DCASegmentation.worker"]
     assert lines.count("Loading the model random-weights.") == 1
     assert panel.worker.lastLogLines == lines
 
@@ -209,12 +206,12 @@ def test_stop_ends_worker_and_run_without_callbacks(panel_with, tmp_path):
 
 def test_cancelling_twice_or_without_a_run_is_harmless(panel_with, tmp_path):
     panel = panel_with(DEAF)
-    panel.worker.cancel()
+    panel.worker.cancel("1")
     outcome = panel.begin(request_into(tmp_path))
     panel.wait_for_progress(outcome, "")
-    panel.worker.cancel()
+    panel.worker.cancel("1")
     assert panel.cancel(outcome)[0] == "cancelled"
-    panel.worker.cancel()
+    panel.worker.cancel("1")
 
 
 def test_results_that_cross_the_cancel_are_removed(panel_with, tmp_path):
@@ -312,21 +309,69 @@ def test_starting_and_cancelling_never_block_the_caller(panel_with, tmp_path):
     asked = time.monotonic() - started
     panel.wait_for_progress(outcome, "")
     started = time.monotonic()
-    panel.worker.cancel()
+    panel.worker.cancel("1")
     assert max(asked, time.monotonic() - started) < 0.3
     assert panel.wait_for_end(outcome)[0] == "cancelled"
 
 
+# A worker that answers a request with its process ID.
+ANSWERS = """
+request = json.loads(sys.stdin.readline())
+print(json.dumps({"type": "case_added", "id": request["id"], "name": str(os.getpid()), "cases": 1}), flush=True)
+assert json.loads(sys.stdin.readline())["type"] == "quit"
+"""
+
+
+@pytest.mark.parametrize("quits", [True, False])
+def test_a_worker_that_is_not_kept_warm_is_gone_with_its_answer(panel_with, quits):
+    from DCASegmentationLib.worker_client import Purpose
+
+    panel = panel_with(ANSWERS + ("" if quits else "time.sleep(60)"), purpose=Purpose("The process", "Try again."))
+    pids = []
+    for _ in range(2):
+        kind, answer = panel.wait_for_end(panel.begin(AddUnlabeledCT("1", "training", "ct.nrrd")))
+        pids.append(int(answer.name))
+        assert kind == "case_added" and is_gone(pids[-1], seconds=0.05) and not panel.worker.isRunning
+    assert pids[0] != pids[1]
+
+
+def test_a_case_that_was_added_before_the_cancel_arrived_is_reported_as_added(panel_with, tmp_path):
+    panel = panel_with(
+        'request = json.loads(sys.stdin.readline())\n'
+        'print(json.dumps({"type": "progress", "id": "1", "fraction": 1, "message": "Finished"}), flush=True)\n'
+        'assert json.loads(sys.stdin.readline())["type"] == "cancel"\n'
+        'print(json.dumps({"type": "case_added", "id": "1", "name": "ct-1", "cases": 3}), flush=True)\n'
+        'sys.stdin.readline()\n'
+    )  # fmt: skip
+    outcome = panel.begin(AddUnlabeledCT("1", str(tmp_path), "ct.nrrd"))
+    panel.wait_for_progress(outcome, "Finished")
+    assert panel.cancel(outcome)[0] == "case_added"
+
+
+def test_the_log_of_the_worker_reaches_slicers_log_with_its_levels(panel_with, tmp_path, caplog):
+    panel = panel_with(
+        'for level in ("info", "warning", "critical", "unheard-of"):\n'
+        '    print(json.dumps({"type": "log", "message": "A 100 % " + level, "level": level}), flush=True)\n'
+        'print(json.dumps({"type": "log", "message": "from a worker of before"}), flush=True)\n'
+        'sys.stderr.write("printed\\n"); sys.stderr.flush(); sys.stdin.readline(); sys.exit(0)\n'
+    )  # fmt: skip
+    panel.wait_for_end(panel.begin(request_into(tmp_path)))
+    logged = {record.getMessage(): record.levelname for record in caplog.records}
+    assert logged == {
+        "A 100 % info": "INFO", "A 100 % warning": "WARNING", "A 100 % critical": "ERROR",
+        "A 100 % unheard-of": "ERROR", "from a worker of before": "INFO", "printed": "INFO",
+    }  # fmt: skip
+    panel.fake.log.clear()
+
+
 def test_the_next_run_can_be_started_when_the_last_one_ends(panel, request_for, tmp_path):
-    second = Outcome()
-    first = Outcome()
-    progress, _, error, cancelled = first.callbacks
+    first, second = Outcome(), Outcome()
     next_request = request_for("2", out=str(tmp_path / "second"))
 
-    def ask_again(done):
-        first.ends.append(("done", done))
-        panel.worker.segment(next_request, *second.callbacks)
+    def ask_again(answer):
+        first.ends.append((answer.type, answer))
+        panel.worker.send(next_request, *second.callbacks)
 
-    panel.worker.segment(request_for(), progress, ask_again, error, cancelled)
+    panel.worker.send(request_for(), ask_again)
     assert panel.wait_for_end(second)[0] == "done"
     assert [Path(end.folder).name for _, end in first.ends + second.ends] == ["result", "second"]

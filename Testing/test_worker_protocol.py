@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import typing
 
 import pytest
 
+from dcaseg.worker import protocol
 from dcaseg.worker.protocol import (
     VERSION,
+    AddCorrectedCase,
+    AddUnlabeledCT,
     Cancel,
+    CaseAdded,
     Correct,
     Corrected,
     Devices,
     Done,
+    Download,
+    Downloaded,
     Failure,
     FoundDevices,
     Hello,
@@ -22,17 +29,35 @@ from dcaseg.worker.protocol import (
     Quit,
     Segment,
     WasCancelled,
+    Work,
     decode_event,
     decode_request,
     encode,
 )
+from dcaseg.worker.server import HANDLERS
 
 REQUESTS = [
     Segment("1", "/data/ct.nrrd", "/data/out"),
     Segment("läuft-2", "/data/Müller 腹部/ct.nrrd", "/data/out", "model", "cuda:1", {"overlap": 0.25, "organs": None}),
     Cancel("1"),
     Devices("2"),
-    Correct("3", {"type": "stroke", "session": 1, "label": 10, "points": [[-12.5, 40, 95]], "add": None}),
+    Correct("6", {"type": "stroke", "session": 1, "label": 10, "points": [[-12.5, 40, 95]], "add": None}),
+    Download("3", "https://example.org/m.zip#sha256=" + "0" * 64, "/models"),
+    AddCorrectedCase(
+        *(
+            "4",
+            "/training",
+            "ct-1",
+            "/tmp/ct.nrrd",
+            "/tmp/labels.nrrd",
+            "AMOS",
+            ("liver", "spleen"),
+            "first",
+            "ab" * 32,
+        ),
+        ({"rank": 1, "organ": "liver", "status": "corrected"},),
+    ),
+    AddUnlabeledCT("5", "/training", "/tmp/ct.nrrd"),
     Quit(),
 ]
 EVENTS = [
@@ -40,13 +65,25 @@ EVENTS = [
     Progress("1", 0.5, "Segmenting window 3 of 6"),
     Progress("1", 1, "Finished"),
     Log("a\nline of two"),
+    Log("Careful.", "warning"),
     Done("1", "/data/腹部", "CPU", {"network": 1.5, "reading": 0}, ("padded with air",)),
     Failure(None, "No.", "Do.", "Trace"),
     Failure("1", "No."),
     WasCancelled("1"),
     FoundDevices("2", {"cuda": "NVIDIA T4, 15 GiB", "cpu": "8 threads"}, {"mps": "none found"}),
     Corrected("3", {"patch": "/tmp/腹部.nrrd", "first": [1, 2, 3], "adds": True, "given_up": {"6": 12}}),
+    Downloaded("3", "/models/first"),
+    CaseAdded("4", "ct-1", 12),
 ]
+
+
+def test_every_message_is_tested_here():
+    assert {each.type for each in REQUESTS} == set(protocol.REQUESTS)
+    assert {each.type for each in EVENTS} == set(protocol.EVENTS)
+
+
+def test_every_request_that_is_answered_has_a_handler():
+    assert set(HANDLERS) == set(typing.get_args(Work))
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda each: each.type)
@@ -88,7 +125,7 @@ def test_fields_of_a_later_minor_change_are_ignored():
         (b"\xff\xfe\x00", "not a line of JSON"),
         (b"[" * 100_000, "not a line of JSON"),
         (b"[1, 2]", "not a JSON object"),
-        (b'{"version": 1}', "There is no 'None'; the known types are segment, cancel, devices, correct, quit."),
+        (b'{"version": 1}', "There is no 'None'; the known types are segment, devices, download, add_corrected_case, "),
         (b'{"type": "fly", "version": 1}', "There is no 'fly'"),
         (b'{"type": ["segment"], "version": 1}', "There is no"),
         (b'{"type": "done", "version": 1, "id": "1"}', "There is no 'done'"),
@@ -105,6 +142,10 @@ def test_fields_of_a_later_minor_change_are_ignored():
             "uses version 1 of its protocol, but .* version 2",
         ),
         (b'{"type": "cancel", "version": "1", "id": "1"}', "has version 1"),
+        (
+            json.dumps({"version": 1, "type": "add_unlabeled_ct", "id": "1", "folder": "a", "ct": ["b"]}).encode(),
+            "The ct of 'add_unlabeled_ct' cannot be",
+        ),
     ],
 )
 def test_other_lines_are_not_requests_and_the_reason_is_given(line, complaint):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,13 +29,12 @@ def warm_worker(module: Any, _shared_worker: list[Any], monkeypatch: pytest.Monk
         def end(self) -> None:
             super().stop()
 
-    def new_worker(on_log: Callable[[str], None]) -> Any:
+    def new_worker() -> Any:
         if not _shared_worker:
             from DCASegmentationLib.worker_client import LIBRARY_FOLDER, pythonProgram
 
             program, environment = pythonProgram()
             _shared_worker.append(Lent(program, LIBRARY_FOLDER, environment))
-        _shared_worker[0]._onLog = on_log
         return _shared_worker[0]
 
     monkeypatch.setattr("DCASegmentationLib.logic.newWorker", new_worker)

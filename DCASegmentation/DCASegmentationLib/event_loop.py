@@ -1,7 +1,7 @@
 """Work in later turns of Qt's event loop, so that Slicer stays responsive.
 
 :func:`newTimer` delays a call, :class:`Steps` spreads long work over many turns, and :class:`SegmentationWatch` waits
-until the edits of a segmentation pause. All of them use their own ``QTimer`` object, because PythonQt never frees a
+until the edits of a segmentation pause. They use their own ``QTimer`` object, because PythonQt never frees a
 callable passed to ``QTimer.singleShot``, nor anything that it references.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import qt
 import slicer
+import vtk
 from slicer.util import VTKObservationMixin
 
 
@@ -75,6 +76,27 @@ class Steps:
             raise
         if self._steps is steps:
             self._timer.start()
+
+
+class ModifiedObserver:
+    """Calls ``onModified(caller, event)`` when the observed object changes, which may be another one at any time.
+
+    ``VTKObservationMixin.removeObserver`` keeps the object alive, and all that it refers to. Use this for objects that
+    do not live as long as the panel.
+    """
+
+    def __init__(self, onModified: Callable[[Any, str], None]) -> None:
+        self._onModified = onModified
+        self._observed: tuple[Any, int] | None = None
+
+    def observe(self, node: Any | None) -> None:
+        """Observe ``node`` (a node or a parameter node's wrapper) instead of the current one; None stops observing."""
+        if self._observed is not None:
+            observed, tag = self._observed
+            observed.RemoveObserver(tag)
+        self._observed = None
+        if node is not None:
+            self._observed = node, node.AddObserver(vtk.vtkCommand.ModifiedEvent, self._onModified)
 
 
 _PAUSE_MS = 500

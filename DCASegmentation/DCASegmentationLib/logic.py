@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 import traceback
@@ -19,7 +18,7 @@ from dcaseg.errors import Cancelled, UserError
 from dcaseg.models.metadata_reader import read_metadata
 from dcaseg.models.store import default_bundle
 from dcaseg.organs import Vocabulary
-from dcaseg.worker.protocol import Corrected, Done, Failure, FoundDevices, Segment
+from dcaseg.worker.protocol import Answer, Correct, Corrected, Devices, Done, Failure, FoundDevices, Segment
 from DCASegmentationLib import requirements
 from DCASegmentationLib.event_loop import newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
@@ -92,15 +91,16 @@ class _Run:
     started: float = field(default_factory=time.monotonic)
 
 
-class SegmentationRunner:
-    """Runs one job at a time, in a worker that ``newWorker()`` creates when it is first needed.
+class SegmentationLogic:
+    """Segments one CT at a time, in a worker process that starts when it is first needed.
 
     The scene changes only when a result is complete. If the CT is removed or the scene is closed, the run is aborted.
     Temporary files are deleted before ``onFinished`` is called, no matter how the run ended.
     """
 
-    def __init__(self, newWorker: Callable[[], WorkerProcess]) -> None:
-        self._newWorker = newWorker
+    def __init__(self) -> None:
+        # Slicer's base class may follow this one in the method resolution order.
+        super().__init__()
         self._worker: WorkerProcess | None = None
         self._run: _Run | None = None
         self._abortReason: UserError | None = None
@@ -122,19 +122,20 @@ class SegmentationRunner:
         onProgress: Callable[[float, str], None],
         onFinished: Callable[[Outcome], None],
     ) -> None:
-        """Export the CT, pass it to the worker, and return; the callbacks report everything after that.
+        """Start a job, as :meth:`segment` does without ``wait``: export the CT, pass it to the worker, and return.
 
         ``onProgress(fraction, message)`` is called during the run, ``onFinished(outcome)`` once at its end. Raises
         UserError before anything starts if the job cannot be carried out, and OutputError if the temporary folder
         cannot be written to.
         """
+        if requirements.torchVersion() is None:
+            raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
         if self._run is not None:
             raise UserError(_("Another CT is still being segmented."), _("Wait until it is finished, or cancel it."))
         require_ct(job.ct)
         if job.segmentation is not None:
             require_target(job.segmentation, job.ct)
-        if self._worker is None:
-            self._worker = self._newWorker()
+        worker = self._getWorker()
         bundle = default_bundle() if job.bundle is None else job.bundle
         vocabulary = read_metadata(bundle).vocabulary
         folder = newTemporaryFolder()
@@ -145,7 +146,7 @@ class SegmentationRunner:
             request = Segment(run.id, str(path), str(folder / "result"), str(bundle), job.device, dict(job.options))
             self._run, self._abortReason, self._isCancelled = run, None, False
             self._observe()
-            self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
+            worker.send(request, self._onAnswer, self._onProgress)
             self._checksum = ""
             self._checksumTimer.start()
         except BaseException:
@@ -154,13 +155,22 @@ class SegmentationRunner:
             raise
 
     def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
-        """Ask the worker for the available devices, starting it if necessary; see ``WorkerProcess.findDevices``.
+        """Find the devices of this computer; ``onFound(devices)`` is called later, with None if that failed.
 
-        Raises UserError if the worker cannot be started.
+        ``devices.found`` lists the values that :meth:`segment` accepts as ``device``; ``devices.missing`` says why the
+        other devices are not available. The answer comes after the current run, if there is one. Raises UserError if
+        Slicer's Python interpreter is not found.
         """
+
+        def onAnswer(answer: Answer) -> None:
+            onFound(answer if isinstance(answer, FoundDevices) else None)
+
+        self._getWorker().send(Devices(uuid.uuid4().hex), onAnswer)
+
+    def _getWorker(self) -> WorkerProcess:
         if self._worker is None:
-            self._worker = self._newWorker()
-        self._worker.findDevices(onFound)
+            self._worker = newWorker()
+        return self._worker
 
     @property
     def workerPid(self) -> int | None:
@@ -168,22 +178,29 @@ class SegmentationRunner:
         return self._worker.pid if self._worker is not None else None
 
     def correct(self, action: Mapping[str, Any], onAnswer: Callable[[Corrected | Failure], None]) -> None:
-        """Send a request for a correction, starting the worker if necessary; see ``WorkerProcess.correct``.
+        """Send a request of ``interaction.session.handle`` to the worker, and start the worker if necessary.
 
-        Raises UserError if the worker cannot be started.
+        ``onAnswer`` is called once, after the current run; answers come in the order of the requests. If the worker
+        ends, all waiting requests fail. Raises UserError if Slicer's Python interpreter is not found.
         """
-        if self._worker is None:
-            self._worker = self._newWorker()
-        self._worker.correct(action, onAnswer)
+
+        def onWorkerAnswer(answer: Answer) -> None:
+            assert isinstance(answer, Corrected | Failure), "a correction is never cancelled"
+            onAnswer(answer)
+
+        self._getWorker().send(Correct(uuid.uuid4().hex, action), onWorkerAnswer)
 
     def cancel(self) -> None:
-        """Cancel the run, if there is one; ``onFinished`` is called when it has ended."""
+        """Cancel the run, if there is one; its ``onFinished`` is called when it has ended."""
         self._isCancelled = True
         if self._run is not None and self._worker is not None:
-            self._worker.cancel()
+            self._worker.cancel(self._run.id)
 
     def stop(self) -> None:
-        """Stop the run and the worker at once without any callback, for example when Slicer closes."""
+        """Stop the run and the worker at once without any callback, for example when Slicer closes.
+
+        The worker starts again when it is needed.
+        """
         run = self._run
         self._clear()
         if self._worker is not None:
@@ -201,13 +218,21 @@ class SegmentationRunner:
         if self._run is not None:
             self._run.onProgress(_EXPORTED + (_COMPUTED - _EXPORTED) * fraction, message)
 
-    def _onDone(self, done: Done) -> None:
+    def _onAnswer(self, answer: Answer) -> None:
         run = self._run
         if run is None:
             return
-        run.onProgress(_COMPUTED, _("Showing the result"))
-        self._showing = self._show(run, done)
-        self._continueShowing()
+        if isinstance(answer, Done):
+            run.onProgress(_COMPUTED, _("Showing the result"))
+            self._showing = self._show(run, answer)
+            self._continueShowing()
+        elif isinstance(answer, Failure):
+            error = self._abortReason or UserError(answer.problem, answer.remedy)
+            self._finish(Outcome(error=error, details=answer.details))
+        elif self._abortReason is not None:
+            self._finish(Outcome(error=self._abortReason))
+        else:
+            self._finish(Outcome(cancelled=True))
 
     def _continueShowing(self) -> None:
         """Do one step of showing the result; the event loop runs the next one, so that Slicer stays responsive."""
@@ -252,17 +277,6 @@ class SegmentationRunner:
             warnings = (*done.warnings, *_keptMessage(kept, run.vocabulary))
             yield Outcome(nodes, device=done.device, seconds=done.seconds, warnings=warnings)
 
-    def _onError(self, failure: Failure) -> None:
-        self._finish(
-            Outcome(error=self._abortReason or UserError(failure.problem, failure.remedy), details=failure.details)
-        )
-
-    def _onCancelled(self) -> None:
-        if self._abortReason is not None:
-            self._finish(Outcome(error=self._abortReason))
-        else:
-            self._finish(Outcome(cancelled=True))
-
     def _finish(self, outcome: Outcome) -> None:
         run = self._run
         if run is None:
@@ -302,38 +316,6 @@ class SegmentationRunner:
             self._abortReason = reason
             self.cancel()
 
-
-def _keptMessage(kept: Kept, vocabulary: Vocabulary) -> list[str]:
-    """A sentence that names the organs that were kept as corrected or accepted; empty if there are none."""
-    names = [vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in kept.segments.values()]
-    names += [
-        _("{organ} (removed)").format(organ=vocabulary.by_key[key].name)
-        for key in kept.removed
-        if key in vocabulary.by_key
-    ]
-    return [_("Kept because corrected or accepted: {organs}.").format(organs=", ".join(names))] if names else []
-
-
-def _ctRemoved() -> UserError:
-    return UserError(_("The CT was removed while it was being segmented."), _("Load the CT and press Apply again."))
-
-
-class SegmentationLogic:
-    """Segments one CT at a time, in a worker process that starts when it is first needed.
-
-    ``onLog(line)`` receives the lines of the worker's log.
-    """
-
-    def __init__(self, onLog: Callable[[str], None] = logging.info) -> None:
-        # Slicer's base class may follow this one in the method resolution order.
-        super().__init__()
-        self._runner = SegmentationRunner(lambda: newWorker(onLog))
-
-    @property
-    def isRunning(self) -> bool:
-        """Whether a run is in progress."""
-        return self._runner.isRunning
-
     def segment(
         self,
         ctNode: Any,
@@ -360,8 +342,6 @@ class SegmentationLogic:
         is called at the end. ``onProgress(fraction, message)`` is called during the run. Raises UserError, with
         ``problem`` and ``remedy``, if the CT cannot be segmented; the scene is then unchanged.
         """
-        if requirements.torchVersion() is None:
-            raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
         job = SegmentationJob(
             ctNode,
             None if bundleFolder is None else Path(bundleFolder),
@@ -377,7 +357,7 @@ class SegmentationLogic:
             outcomes.append(outcome)
             onFinished(outcome)
 
-        self._runner.start(job, onProgress, finished)
+        self.start(job, onProgress, finished)
         if not wait:
             return None
         try:
@@ -393,31 +373,17 @@ class SegmentationLogic:
             raise outcomes[0].error
         return outcomes[0].nodes
 
-    def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
-        """Find the devices of this computer; ``onFound(devices)`` is called later, with None if that failed.
 
-        ``devices.found`` lists the values that ``segment`` accepts as ``device``; ``devices.missing`` says why the
-        other devices are not available. The answer comes after the current run, if there is one. Raises UserError if
-        Slicer's Python interpreter is not found.
-        """
-        self._runner.findDevices(onFound)
+def _keptMessage(kept: Kept, vocabulary: Vocabulary) -> list[str]:
+    """A sentence that names the organs that were kept as corrected or accepted; empty if there are none."""
+    names = [vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in kept.segments.values()]
+    names += [
+        _("{organ} (removed)").format(organ=vocabulary.by_key[key].name)
+        for key in kept.removed
+        if key in vocabulary.by_key
+    ]
+    return [_("Kept because corrected or accepted: {organs}.").format(organs=", ".join(names))] if names else []
 
-    @property
-    def workerPid(self) -> int | None:
-        """The process ID of the worker; None if there is no worker or it is starting."""
-        return self._runner.workerPid
 
-    def correct(self, action: Mapping[str, Any], onAnswer: Callable[[Corrected | Failure], None]) -> None:
-        """Send a request of ``interaction.session.handle`` to the worker; ``onAnswer`` is called with the answer later.
-
-        Raises UserError if Slicer's Python interpreter is not found.
-        """
-        self._runner.correct(action, onAnswer)
-
-    def cancel(self) -> None:
-        """Cancel the run, if there is one; its ``onFinished`` is called when it has ended."""
-        self._runner.cancel()
-
-    def stop(self) -> None:
-        """Stop the worker process and the current run; the worker starts again when it is needed."""
-        self._runner.stop()
+def _ctRemoved() -> UserError:
+    return UserError(_("The CT was removed while it was being segmented."), _("Load the CT and press Apply again."))

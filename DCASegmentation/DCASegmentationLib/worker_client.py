@@ -1,7 +1,12 @@
-"""The client of the worker process: requests a segmentation, follows its progress, and cancels it."""
+"""The client of the worker process: sends requests, follows their progress, and cancels them.
+
+The log of the worker, including what libraries print, goes to Python's ``logging`` under the name ``LOGGER``, and so to
+Slicer's log. The panel shows it with a handler of its own.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -11,42 +16,56 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import qt
 import slicer.util
 
 from dcaseg.errors import UserError
-from dcaseg.temp_paths import remove_traces
 from dcaseg.worker.protocol import (
     VERSION,
+    Answer,
     Cancel,
+    CaseAdded,
     Correct,
-    Corrected,
-    Devices,
-    Done,
+    Downloaded,
     Event,
     Failure,
-    FoundDevices,
     Hello,
     Log,
     Progress,
     ProtocolError,
+    Quit,
     Request,
-    Segment,
     WasCancelled,
+    Work,
     decode_event,
     encode,
 )
+from dcaseg.worker.traces import remove_traces
 from DCASegmentationLib.event_loop import newTimer
 
+LOGGER = "DCASegmentation.worker"
+_log = logging.getLogger(LOGGER)
+# Slicer's handlers know these levels only.
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+
 _LOG_LINES = 50
-_MEMORY = (
-    "Press Apply again. If the error returns, the computer may be low on memory: close other programs, or segment only "
-    "a part of the CT."
-)
-_REPORT = "Press Apply again. If the error returns, report it together with the log."
 _CLICK_AGAIN = "Click again. If the error returns, report it together with the log."
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a worker is for, in words for its error messages: the name of the process, and how to try again.
+
+    A worker that ``isKeptWarm`` waits for further requests; any other exits when it has answered.
+    """
+
+    process: str
+    again: str
+    isKeptWarm: bool = False
+
+
+SEGMENTATION = Purpose("The segmentation process", "Press Apply again.", isKeptWarm=True)
 
 
 @dataclass(frozen=True)
@@ -60,10 +79,9 @@ class Ending:
 class WorkerConnection:
     """One worker process, started on creation.
 
-    ``onEvent(event)`` receives the worker's events except its greeting and its log. ``onLog(line)`` receives log lines,
-    including what libraries print. ``onEnd(ending)`` is called once when the process has ended, for whatever reason.
-    All are called from Qt's event loop, never from within a method of this class. ``workerPid`` is the worker's process
-    ID, None until its greeting has arrived.
+    ``onEvent(event)`` receives the worker's events except its greeting and its log. ``onEnd(ending)`` is called once
+    when the process has ended, for whatever reason. Both are called from Qt's event loop, never from within a method of
+    this class. ``workerPid`` is the worker's process ID, None until its greeting has arrived.
     """
 
     def __init__(
@@ -71,13 +89,13 @@ class WorkerConnection:
         pythonExecutable: str,
         libraryFolder: Path,
         environment: Mapping[str, str] | None,
+        purpose: Purpose,
         onEvent: Callable[[Event], None],
-        onLog: Callable[[str], None],
         onEnd: Callable[[Ending], None],
     ) -> None:
         self.lastLogLines: deque[str] = deque(maxlen=_LOG_LINES)
-        self._onEvent, self._onLog, self._onEnd = onEvent, onLog, onEnd
-        self._program = pythonExecutable
+        self._onEvent, self._onEnd = onEvent, onEnd
+        self._program, self._purpose = pythonExecutable, purpose
         self.workerPid: int | None = None
         self._output = b""
         self._errorOutput = b""
@@ -131,19 +149,19 @@ class WorkerConnection:
             event = decode_event(line)
         except ProtocolError as error:
             self._log(str(error))
-            self.kill(Ending("The segmentation process sent an invalid answer.", _REPORT))
+            self.kill(Ending(f"{self._purpose.process} sent an invalid answer.", _report(self._purpose)))
             return
         if isinstance(event, Hello):
             self.workerPid = event.pid
             if event.version != VERSION:
                 self.kill(
                     Ending(
-                        f"The segmentation process uses protocol version {event.version} instead of {VERSION}.",
+                        f"{self._purpose.process} uses protocol version {event.version} instead of {VERSION}.",
                         "Restart Slicer: the extension was updated while Slicer was running.",
                     )
                 )
         elif isinstance(event, Log):
-            self._log(event.message)
+            self._log(event.message, _LEVELS.get(event.level, logging.ERROR))
         else:
             self._onEvent(event)
 
@@ -153,10 +171,10 @@ class WorkerConnection:
         for line in lines:
             self._log(line.decode("utf-8", "replace").rstrip())
 
-    def _log(self, line: str) -> None:
+    def _log(self, line: str, level: int = logging.INFO) -> None:
         self.lastLogLines.append(line)
         if not self._isAbandoned:
-            self._onLog(line)
+            _log.log(level, "%s", line)
 
     def _onFinished(self, exitCode: int, exitStatus: int) -> None:
         self._readErrorOutput()
@@ -164,7 +182,7 @@ class WorkerConnection:
         if self._errorOutput:
             self._log(self._errorOutput.decode("utf-8", "replace"))
         crashed = exitStatus == qt.QProcess.CrashExit
-        self._end(_endingOf(exitCode, crashed))
+        self._end(_endingOf(self._purpose, exitCode, crashed))
 
     def _onProcessError(self, error: int) -> None:
         # After all other errors the process ends, and the finished signal follows.
@@ -207,12 +225,18 @@ def workerEnvironment(variables: Mapping[str, str] | None, libraryFolder: Path) 
     return environment
 
 
-def _endingOf(exitCode: int, crashed: bool) -> Ending:
+def _report(purpose: Purpose) -> str:
+    return f"{purpose.again} If the error returns, report it together with the log."
+
+
+def _endingOf(purpose: Purpose, exitCode: int, crashed: bool) -> Ending:
     if not crashed:
-        return Ending(f"The segmentation process ended without an answer (exit code {exitCode}).", _REPORT)
+        return Ending(f"{purpose.process} ended without an answer (exit code {exitCode}).", _report(purpose))
+    remedy = f"{purpose.again} If the error returns, the computer may be low on memory: close other programs"
+    remedy += ", or segment only a part of the CT." if purpose is SEGMENTATION else "."
     if os.name == "posix" and exitCode == signal.SIGKILL:
-        return Ending("The segmentation process was killed by the system or another program.", _MEMORY)
-    return Ending(f"The segmentation process crashed (code {exitCode}).", _MEMORY)
+        return Ending(f"{purpose.process} was killed by the system or another program.", remedy)
+    return Ending(f"{purpose.process} crashed (code {exitCode}).", remedy)
 
 
 def _endTree(workerPid: int) -> None:
@@ -229,30 +253,25 @@ def _endTree(workerPid: int) -> None:
 
 _MILLISECONDS_TO_CANCEL = 600
 _MILLISECONDS_TO_STOP = 2000
-_DEVICES = "devices"  # the id of every request for devices
-_CORRECTION = "correction-"  # followed by a number, the id of a request for a correction
 
 
 @dataclass
 class _Run:
-    request: Segment
-    onProgress: Callable[[float, str], None]
-    onDone: Callable[[Done], None]
-    onError: Callable[[Failure], None]
-    onCancelled: Callable[[], None]
+    request: Work
+    onAnswer: Callable[[Answer], None]
+    onProgress: Callable[[float, str], None] | None
     cancelRequested: bool = False
-
-    def removeTraces(self, workerPid: int | None) -> None:
-        """Remove everything that the worker wrote; files of other programs stay."""
-        remove_traces(Path(self.request.out), workerPid)
+    # Held back until the worker has exited.
+    answer: Answer | None = None
 
 
 class WorkerProcess:
-    """Runs one segmentation at a time in a separate process, which starts when first needed and stays warm.
+    """Sends requests to a separate process, which starts when it is first needed.
 
-    ``libraryFolder`` is the folder that contains the package ``dcaseg``; ``environment`` replaces the environment of
-    this process. ``onLog(line)`` receives each line of the log. No method waits for the worker except ``stop``, which
-    the owner must call before it is destroyed.
+    A worker carries out one request at a time (see ``worker.protocol``), so that a download, which must not wait for a
+    segmentation nor be ended with it, has a worker of its own. ``libraryFolder`` is the folder that contains the
+    package ``dcaseg``; ``environment`` replaces the environment of this process. No method waits for the worker except
+    ``stop``, which the owner must call before it is destroyed.
     """
 
     def __init__(
@@ -260,22 +279,20 @@ class WorkerProcess:
         pythonExecutable: str,
         libraryFolder: Path,
         environment: Mapping[str, str] | None = None,
-        onLog: Callable[[str], None] | None = None,
+        purpose: Purpose = SEGMENTATION,
     ) -> None:
-        self._startArguments = (pythonExecutable, libraryFolder, environment)
-        self._onLog = onLog
+        self._startArguments = (pythonExecutable, libraryFolder, environment, purpose)
+        self._isKeptWarm = purpose.isKeptWarm
         self._connection: WorkerConnection | None = None
-        self._run: _Run | None = None
-        self._onDevices: Callable[[FoundDevices | None], None] | None = None
-        self._corrections: dict[str, Callable[[Corrected | Failure], None]] = {}
-        self._correctionCount = 0
+        self._runs: dict[str, _Run] = {}
         self._lastLogLines: list[str] = []
         self._killTimer = newTimer(self._killIfStillThere, _MILLISECONDS_TO_CANCEL)
+        _log.setLevel(logging.INFO)
 
     @property
     def isRunning(self) -> bool:
-        """Whether a segmentation is in progress."""
-        return self._run is not None
+        """Whether a request has not been answered yet."""
+        return bool(self._runs)
 
     @property
     def pid(self) -> int | None:
@@ -288,7 +305,7 @@ class WorkerProcess:
         return list(self._connection.lastLogLines) if self._connection else list(self._lastLogLines)
 
     def start(self) -> None:
-        """Start the worker, unless it is running already, so that it is warm when it is needed."""
+        """Start the worker, unless it is running already."""
         if self._connection is None or not self._connection.isAlive:
             self._connection = self._newConnection()
 
@@ -303,134 +320,111 @@ class WorkerProcess:
             if connection is self._connection:
                 self._onEnd(ending)
 
-        connection = WorkerConnection(*self._startArguments, onEvent, self._onLogLine, onEnd)
+        connection = WorkerConnection(*self._startArguments, onEvent, onEnd)
         return connection
 
-    def segment(
+    def send(
         self,
-        request: Segment,
-        onProgress: Callable[[float, str], None],
-        onDone: Callable[[Done], None],
-        onError: Callable[[Failure], None],
-        onCancelled: Callable[[], None],
+        request: Work,
+        onAnswer: Callable[[Answer], None],
+        onProgress: Callable[[float, str], None] | None = None,
     ) -> None:
-        """Send ``request``; exactly one of ``onDone``, ``onError`` and ``onCancelled`` is called at the end.
+        """Send ``request``. ``onProgress(fraction, message)`` is called meanwhile, and ``onAnswer(answer)`` once.
 
-        After that, and also from within these callbacks, another request can be sent. Only ``onDone`` leaves a result
-        folder. Raises RuntimeError while a run is in progress.
+        The answer is the event that belongs to the request, Failure, also if the worker ends unexpectedly, or
+        WasCancelled. After Failure and WasCancelled, nothing is left of what the worker wrote (except the part of a
+        download that the next one resumes). From within ``onAnswer`` another request can be sent. Raises RuntimeError
+        if a request with this ``id`` has not been answered yet.
         """
-        if self._run is not None:
-            raise RuntimeError("a segmentation is running already")
+        if request.id in self._runs:
+            raise RuntimeError(f"the request {request.id} has not been answered yet")
         self.start()
-        self._run = _Run(request, onProgress, onDone, onError, onCancelled)
+        self._runs[request.id] = _Run(request, onAnswer, onProgress)
         assert self._connection is not None
         self._connection.send(request)
 
-    def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
-        """Ask for the available devices. ``onFound`` is called once, after the current run; with None on failure."""
-        self.start()
-        self._onDevices = onFound
-        assert self._connection is not None
-        self._connection.send(Devices(_DEVICES))
-
-    def correct(self, action: Mapping[str, Any], onAnswer: Callable[[Corrected | Failure], None]) -> None:
-        """Send a request of ``interaction.session.handle``. ``onAnswer`` is called once, after the current run.
-
-        Answers arrive in the order of the requests. If the worker ends, all waiting requests fail.
-        """
-        self.start()
-        self._correctionCount += 1
-        requestId = f"{_CORRECTION}{self._correctionCount}"
-        self._corrections[requestId] = onAnswer
-        assert self._connection is not None
-        self._connection.send(Correct(requestId, action))
-
-    def cancel(self) -> None:
-        """Cancel the current run, if there is one: its process ends within a second, then ``onCancelled`` is called."""
-        run = self._run
+    def cancel(self, requestId: str) -> None:
+        """Cancel a request, if it is not answered yet; within a second the process ends and the answer follows."""
+        run = self._runs.get(requestId)
         if run is None or run.cancelRequested or self._connection is None:
             return
         run.cancelRequested = True
-        self._connection.send(Cancel(run.request.id))
+        self._connection.send(Cancel(requestId))
         self._killTimer.start()
 
     def _killIfStillThere(self) -> None:
-        if self._run is not None and self._run.cancelRequested and self._connection is not None:
+        isEnding = any(run.cancelRequested or run.answer is not None for run in self._runs.values())
+        if isEnding and self._connection is not None:
             self._connection.kill()
 
     def stop(self) -> None:
-        """Stop the worker without any callback, and remove what its run has written so far."""
-        run, connection = self._run, self._connection
-        self._run = self._connection = self._onDevices = None
-        self._corrections.clear()
+        """Stop the worker without any callback, and remove what it has written so far for unanswered requests."""
+        runs, connection = self._takeRuns(), self._connection
+        self._connection = None
         if connection is not None:
             connection.killAndWait(_MILLISECONDS_TO_STOP)
-        if run is not None:
-            run.removeTraces(connection.workerPid if connection is not None else None)
+        for run in runs:
+            if run.answer is None:
+                remove_traces(run.request, connection.workerPid if connection is not None else None)
 
-    def _onLogLine(self, line: str) -> None:
-        if self._onLog is not None:
-            self._onLog(line)
-
-    def _reportDevices(self, found: FoundDevices | None) -> None:
-        onDevices, self._onDevices = self._onDevices, None
-        if onDevices is not None:
-            onDevices(found)
+    def _takeRuns(self) -> list[_Run]:
+        runs = list(self._runs.values())
+        self._runs.clear()
+        return runs
 
     def _onEvent(self, event: Event) -> None:
-        run = self._run
-        if getattr(event, "id", None) == _DEVICES:
-            self._reportDevices(event if isinstance(event, FoundDevices) else None)
-            return
-        if isinstance(event, Corrected | Failure) and event.id in self._corrections:
-            self._corrections.pop(event.id)(event)
-            return
-        # A failure without an id belongs to a request that the worker could not read.
-        if run is None or getattr(event, "id", None) not in (run.request.id, None):
+        requestId = getattr(event, "id", None)
+        # A failure without an id belongs to a request that the worker could not read: most likely the latest one.
+        run = self._runs.get(next(reversed(self._runs), "") if requestId is None else requestId)
+        if run is None or run.answer is not None:
             return
         if isinstance(event, Progress):
-            if not run.cancelRequested:
+            if not run.cancelRequested and run.onProgress is not None:
                 run.onProgress(event.fraction, event.message)
-        elif isinstance(event, Done | Failure):
-            self._run = None
-            if run.cancelRequested:
-                # The answer was sent before the worker received the request to cancel.
-                run.removeTraces(self.pid)
-                run.onCancelled()
-            elif isinstance(event, Done):
-                run.onDone(event)
-            else:
-                run.onError(event)
         elif isinstance(event, WasCancelled):
             # The worker is ending; the run is over once its process is gone.
             run.cancelRequested = True
+        elif isinstance(event, Answer):
+            if self._isKeptWarm:
+                del self._runs[run.request.id]
+                self._answer(run, event, self.pid)
+            else:
+                run.answer = event
+                self._quitWhenAnswered()
+
+    def _quitWhenAnswered(self) -> None:
+        if self._connection is not None and all(run.answer is not None for run in self._runs.values()):
+            self._connection.send(Quit())
+            self._killTimer.start()
 
     def _onEnd(self, ending: Ending) -> None:
-        run, pid = self._run, self.pid
+        runs, pid = self._takeRuns(), self.pid
         self._lastLogLines = self.lastLogLines
-        self._run = self._connection = None
-        self._reportDevices(None)
-        waiting, self._corrections = self._corrections, {}
-        for requestId, onAnswer in waiting.items():
-            onAnswer(Failure(requestId, ending.problem, _CLICK_AGAIN))
-        if run is None:
-            return
-        run.removeTraces(pid)
-        if run.cancelRequested:
-            run.onCancelled()
-        else:
-            details = "\n".join(self._lastLogLines)
-            run.onError(Failure(run.request.id, ending.problem, ending.remedy, details))
+        self._connection = None
+        for run in runs:
+            remedy = _CLICK_AGAIN if isinstance(run.request, Correct) else ending.remedy
+            failure = Failure(run.request.id, ending.problem, remedy, "\n".join(self._lastLogLines))
+            if run.answer is None:
+                remove_traces(run.request, pid)
+            self._answer(run, run.answer or failure, pid)
+
+    def _answer(self, run: _Run, answer: Answer, pid: int | None) -> None:
+        # The answer may have been sent before the worker received the request to cancel. A result is then removed, but
+        # a model or a case that was added stays, and the user is told so.
+        if run.cancelRequested and not isinstance(answer, Downloaded | CaseAdded):
+            remove_traces(run.request, pid)
+            answer = WasCancelled(run.request.id)
+        run.onAnswer(answer)
 
 
 # The folder that contains the package dcaseg.
 LIBRARY_FOLDER = Path(__file__).resolve().parents[1]
 
 
-def newWorker(onLog: Callable[[str], None]) -> WorkerProcess:
+def newWorker(purpose: Purpose = SEGMENTATION) -> WorkerProcess:
     """Create a worker that starts when first used. Raises UserError if Slicer's Python interpreter is not found."""
     program, environment = pythonProgram()
-    return WorkerProcess(program, LIBRARY_FOLDER, environment, onLog)
+    return WorkerProcess(program, LIBRARY_FOLDER, environment, purpose)
 
 
 def pythonProgram() -> tuple[str, dict[str, str] | None]:

@@ -78,6 +78,16 @@ def remove_traces(out: Path, pid: int | None) -> None:
         remove_folder(out)
 
 
+def remove_unfinished(folder: Path, pid: int | None) -> None:
+    """Remove all unfinished results of the process ``pid`` in ``folder``; nothing if ``pid`` is None.
+
+    Files that cannot be removed are left without an error.
+    """
+    for entry, name in _hidden_entries(folder):
+        if name["kind"] == _PARTIAL and name["machine"] == _machine() and int(name["pid"]) == pid:
+            _remove(entry, partial_name(folder / name["name"]))
+
+
 def remove_folder(folder: Path) -> None:
     """Remove ``folder`` even while another thread writes files into it. Files that cannot be removed are left."""
     _remove(folder, partial_name(folder))

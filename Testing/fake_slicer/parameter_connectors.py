@@ -50,12 +50,14 @@ class Connector:
     def __init__(self, widget: Any, attribute: str, signal: str, kind: Callable[[Any], Any]) -> None:
         self._widget, self._attribute, self._signal, self._kind = widget, attribute, signal, kind
         self._on_change: Callable[[], None] | None = None
-        getattr(widget, signal).connect(self._changed)
 
     def connect(self, on_change: Callable[[], None]) -> None:
         self._on_change = on_change
+        getattr(self._widget, self._signal).connect(self._changed)
 
     def disconnect(self) -> None:
+        # A signal that stayed connected would keep this object alive as long as the widget.
+        getattr(self._widget, self._signal).disconnect(self._changed)
         self._on_change = None
 
     def _changed(self) -> None:

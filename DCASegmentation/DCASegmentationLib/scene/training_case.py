@@ -1,8 +1,8 @@
-"""A corrected segmentation as a training case: checked, and written for the worker's ``training_case`` process."""
+"""A corrected segmentation as a training case: checked, and written for the worker, which adds it to a training set."""
 
 from __future__ import annotations
 
-import json
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from dcaseg.errors import OutputError, UserError
 from dcaseg.imaging.itk_environment import no_itk_warnings
 from dcaseg.organs import Organ, Vocabulary
 from dcaseg.training.corrections import CASES, case_name
-from dcaseg.worker.training_case import CASE, LABELS
+from dcaseg.worker.protocol import AddCorrectedCase, AddUnlabeledCT
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.ct_export import ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.finding_status import organ_is_reviewed
@@ -27,15 +27,20 @@ from DCASegmentationLib.scene.volumes import box_within
 # Volumes measured on different grids count as equal within this share, or this many ml.
 _SAME_SHARE, _SAME_ML = 0.02, 0.1
 _AGAIN = "Segment the CT again and correct that result."
+_LABELS = "labels.nrrd"
 
 
 @dataclass(frozen=True)
 class CorrectedCase:
-    """A case: its ``name``, its labeled ``organs`` (none for a CT alone), and names of segments ``left_out``."""
+    """A case: its ``name``, its labeled ``organs`` (none for a CT alone), and names of segments ``left_out``.
+
+    ``request`` asks the worker to add it to the training set.
+    """
 
     name: str
     organs: tuple[Organ, ...]
     left_out: tuple[str, ...]
+    request: AddCorrectedCase | AddUnlabeledCT
 
 
 def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version: int = 1) -> CorrectedCase:
@@ -55,17 +60,19 @@ def write_corrected_case(nodes: CaseNodes, folder: Path, training: Path, version
     labels = _labels(nodes, {organ: segments[organ.key] for organ in reviewed if organ.key in segments})
     path, _region = export_ct(nodes.ct, folder)
     name = case_name(origin.ct_checksum or ct_checksum(nodes.ct), version)
-    _write(labels, path, folder)
-    content = {
-        "folder": str(training),
-        "name": name,
-        "vocabulary": vocabulary.name,
-        "reviewed": [organ.key for organ in reviewed],
-        "model": [origin.model, origin.sha256],
-        "places": _checked_findings(nodes),
-    }
-    (folder / CASE).write_text(json.dumps(content), encoding="utf-8")
-    return CorrectedCase(name, reviewed, left_out)
+    request = AddCorrectedCase(
+        id=uuid.uuid4().hex,
+        folder=str(training),
+        name=name,
+        ct=str(path),
+        labels=str(_write(labels, path, folder)),
+        vocabulary=vocabulary.name,
+        reviewed=tuple(organ.key for organ in reviewed),
+        model=origin.model,
+        model_sha256=origin.sha256,
+        findings=tuple(_checked_findings(nodes)),
+    )
+    return CorrectedCase(name, reviewed, left_out, request)
 
 
 def require_reviewed(nodes: CaseNodes) -> tuple[Organ, ...]:
@@ -93,9 +100,9 @@ def write_ct_alone(nodes: CaseNodes, folder: Path, training: Path) -> CorrectedC
     to.
     """
     _require_ct(nodes)
-    export_ct(nodes.ct, folder)
-    (folder / CASE).write_text(json.dumps({"folder": str(training), "unlabelled": True}), encoding="utf-8")
-    return CorrectedCase(case_name(ct_checksum(nodes.ct)), (), ())
+    path, _region = export_ct(nodes.ct, folder)
+    request = AddUnlabeledCT(uuid.uuid4().hex, str(training), str(path))
+    return CorrectedCase(case_name(ct_checksum(nodes.ct)), (), (), request)
 
 
 def case_version(nodes: CaseNodes, training: Path) -> int:
@@ -228,15 +235,17 @@ def _checked_findings(nodes: CaseNodes) -> list[dict[str, Any]]:
     ]
 
 
-def _write(labels: np.ndarray, ct: Path, folder: Path) -> None:
-    image = sitk.GetImageFromArray(labels)
+def _write(labels: np.ndarray, ct: Path, folder: Path) -> Path:
+    """Write ``labels`` (z, y, x) on the grid of the image file ``ct`` into ``folder``; returns the file."""
+    image, path = sitk.GetImageFromArray(labels), folder / _LABELS
     try:
         # Qt may have set a locale with a decimal comma in Slicer's process.
         with no_itk_warnings():
             image.CopyInformation(sitk.ReadImage(str(ct)))
-            sitk.WriteImage(image, str(folder / LABELS), False)
+            sitk.WriteImage(image, str(path), False)
     except RuntimeError:
         raise OutputError(
             f"The labels could not be written to {folder}: the disk is full or the folder is not writable.",
             "Free some space, or choose another temporary folder in Slicer's application settings (Modules).",
         ) from None
+    return path

@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
 from dcaseg.rendering.layout import COLOR_MAPS, EXPERTS
-from DCASegmentationLib.event_loop import SegmentationWatch, Steps, newTimer
+from DCASegmentationLib.event_loop import ModifiedObserver, SegmentationWatch, Steps, newTimer
 from DCASegmentationLib.scene import expert_views
 from DCASegmentationLib.scene.case_record import CaseNodes, attention_name
 from DCASegmentationLib.scene.expert_attention import SegmentAttention, attention_by_segment, update_chart
@@ -97,6 +97,7 @@ class ExpertsPanel(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._nodes: CaseNodes | None = None
         self._parameters: Any = None
+        self._parametersObserver = ModifiedObserver(self._onModified)
         self._rows: list[SegmentAttention] = []
         self._measured: int | None = None
         self._isOpen = False
@@ -128,11 +129,8 @@ class ExpertsPanel(VTKObservationMixin):
 
     def setParameterNode(self, parameterNode: Any | None) -> None:
         """Keep the choices in this parameter node; None if there is none."""
-        if self._parameters is not None:
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onModified)
         self._parameters = parameterNode
-        if parameterNode is not None:
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onModified)
+        self._parametersObserver.observe(parameterNode)
         self.update()
 
     def setResult(self, nodes: CaseNodes | None) -> None:
@@ -172,6 +170,7 @@ class ExpertsPanel(VTKObservationMixin):
         self._steps.stop()
         self._loading.stop()
         self._placing.stop()
+        self._parametersObserver.observe(None)
         self.removeObservers()
 
     @property

@@ -9,11 +9,10 @@ from typing import Any
 import qt
 import slicer
 import slicer.util
-import vtk
 from slicer.util import VTKObservationMixin
 
 from DCASegmentationLib.click_correction import ClickWorker
-from DCASegmentationLib.event_loop import Steps, newTimer
+from DCASegmentationLib.event_loop import ModifiedObserver, Steps, newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
 from DCASegmentationLib.scene.ct_export import open_ct
 from DCASegmentationLib.scene.maps import remove_unused_folders
@@ -34,14 +33,15 @@ from DCASegmentationLib.widgets.tables import letBoxesBeSeen
 class ModulePanel(VTKObservationMixin):
     """The whole panel of the module.
 
-    ``layout`` is the Qt layout that the panel is added to. ``newLogic(onLog)`` returns the module's logic, which runs
-    the segmentation and provides the scene's parameter node. Call :meth:`enter` when the user opens the module,
+    ``layout`` is the Qt layout that the panel is added to. ``newLogic()`` returns the module's logic, which runs the
+    segmentation and provides the scene's parameter node. Call :meth:`enter` when the user opens the module,
     :meth:`exit` when they leave it, and :meth:`cleanup` before the panel is destroyed.
     """
 
-    def __init__(self, layout: qt.QLayout, uiFolder: Path, newLogic: Callable[[Callable[[str], None]], Any]) -> None:
+    def __init__(self, layout: qt.QLayout, uiFolder: Path, newLogic: Callable[[], Any]) -> None:
         VTKObservationMixin.__init__(self)
         self._parameters: Any = None
+        self._parametersObserver = ModifiedObserver(self._onParametersModified)
         self._connections: list[Any] = []
         self._shown: Any = None
         self._newResult: Any = None
@@ -139,6 +139,7 @@ class ModulePanel(VTKObservationMixin):
         self._setParameterNode(None)
         self.removeObservers()
         self.segmentControl.show3D.stop()
+        self.segmentPanel.cleanup()
         remove_unused_folders(Path(slicer.app.temporaryPath), also_recent=True)
         for panel in [self.setupPanel, *self._resultPanels]:
             panel.cleanup()
@@ -253,12 +254,12 @@ class ModulePanel(VTKObservationMixin):
             for connection in self._connections:
                 self._parameters.disconnectGui(connection)
             self._connections = []
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+        self._parametersObserver.observe(None)
         self._parameters = parameterNode
         self.expertsPanel.setParameterNode(parameterNode)
         if parameterNode is not None:
             self._connections = [parameterNode.connectGui(panel.ui) for panel in self._panels]
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersModified)
+            self._parametersObserver.observe(parameterNode)
         self.segmentControl.setParameterNode(parameterNode)
         if parameterNode is not None:
             self._update()

@@ -28,7 +28,7 @@ from DCASegmentationLib.widgets.segment_panel import SegmentPanel
 class SegmentControl:
     """Connects the widgets of the Segment section with the logic and the parameter node.
 
-    ``layout`` is the Qt layout that the section's panel is added to. ``newLogic(onLog)`` returns the logic that runs
+    ``layout`` is the Qt layout that the section's panel is added to. ``newLogic()`` returns the logic that runs
     segmentations (see ``SegmentationLogic``). Callbacks: ``onResult(segmentation)`` at the end of a run, with None if
     it has no result; ``onInstalled()`` after Apply installed PyTorch; ``onShown3D()`` after organs appeared in 3D.
     """
@@ -37,7 +37,7 @@ class SegmentControl:
         self,
         layout: qt.QLayout,
         uiFolder: Path,
-        newLogic: Callable[[Callable[[str], None]], Any],
+        newLogic: Callable[[], Any],
         onResult: Callable[[Any | None], None],
         onInstalled: Callable[[], None],
         onShown3D: Callable[[], None],
@@ -57,7 +57,7 @@ class SegmentControl:
             self._onOrgansChosen,
             {device.value: device.name for device in Device},
         )
-        self.logic = newLogic(self.panel.log)
+        self.logic = newLogic()
         self.show3D = Show3D(self.panel.ui.show3DButton, onShown3D)
         self.panel.ui.sampleButton.connect("clicked()", self._onSample)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from dcaseg.errors import UserError
 from dcaseg.worker.protocol import FoundDevices
 from DCASegmentationLib.widgets.html import errorText, modelCard
 from DCASegmentationLib.widgets.model_selection import Model, availableModels, showDevices
+from DCASegmentationLib.worker_client import LOGGER
 
 # Before this the estimate is meaningless, because the model may still be loading.
 _FROM_FRACTION = 0.08
@@ -48,6 +50,17 @@ class RemainingTime:
 
 
 _REMEMBERED_LINES = 200
+
+
+class _LogHandler(logging.Handler):
+    """Passes the messages of a logger to ``show(message)``."""
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
 
 
 class SegmentPanel:
@@ -93,7 +106,13 @@ class SegmentPanel:
         shortcut = qt.QShortcut(qt.QKeySequence("Ctrl+Return"), self.widget)
         shortcut.setContext(qt.Qt.WidgetWithChildrenShortcut)
         shortcut.connect("activated()", self._onShortcut)
+        self._logHandler = _LogHandler(self.log)
+        logging.getLogger(LOGGER).addHandler(self._logHandler)
         self.updateModels()
+
+    def cleanup(self) -> None:
+        """Slicer is closing or the module is being reloaded: the log of workers is no longer shown here."""
+        logging.getLogger(LOGGER).removeHandler(self._logHandler)
 
     @property
     def model(self) -> Model | None:

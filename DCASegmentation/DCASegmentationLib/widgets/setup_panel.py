@@ -11,11 +11,18 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from dcaseg.errors import UserError
+from dcaseg.models.download import Source
+from dcaseg.models.store import own_models
 from dcaseg.models.user_models import add_bundle, remove_bundle
+from dcaseg.worker.protocol import Answer, Download, Failure, WasCancelled
 from DCASegmentationLib import requirements
 from DCASegmentationLib.widgets.html import errorText
-from DCASegmentationLib.widgets.model_download import ModelDownload
 from DCASegmentationLib.widgets.model_selection import Model, availableModels
+from DCASegmentationLib.worker_client import Purpose, WorkerProcess, newWorker
+
+# A download has a worker of its own: neither waits for a segmentation, nor is it ended by canceling one.
+_DOWNLOAD = Purpose("The download process", "Download the model again; it resumes where it stopped.")
+_REQUEST = "download"
 
 
 class SetupPanel:
@@ -27,7 +34,7 @@ class SetupPanel:
     def __init__(self, layout: qt.QLayout, uiFolder: Path, onChanged: Callable[[], None]) -> None:
         self._onChanged = onChanged
         self._models: list[Model] = []
-        self._download: ModelDownload | None = None
+        self._downloader: WorkerProcess | None = None
         self.widget = slicer.util.loadUI(str(uiFolder / "Setup.ui"))
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
@@ -95,8 +102,9 @@ class SetupPanel:
 
     def onDownload(self) -> None:
         """Ask for an address and download the model; during a download, stop it instead."""
-        if self._download is not None:
-            self._download.cancel()
+        if self._isDownloading():
+            assert self._downloader is not None
+            self._downloader.cancel(_REQUEST)
             return
         address = qt.QInputDialog.getText(
             self.widget, _("Download a model"), _("Address of the zip file, ending with #sha256= and its checksum:")
@@ -104,28 +112,41 @@ class SetupPanel:
         if not address:
             return
         try:
-            self._download = ModelDownload(address, self._onDownloadProgress, self._onDownloadEnd)
+            Source.parse(address)
+            if self._downloader is None:
+                self._downloader = newWorker(_DOWNLOAD)
+            request = Download(_REQUEST, address.strip(), str(own_models()))
+            self._downloader.send(request, self._onDownloadAnswer, self._onDownloadProgress)
         except UserError as error:
             self._showMessage(errorText(error))
         self._updateDownloadButton()
 
+    def _isDownloading(self) -> bool:
+        return self._downloader is not None and self._downloader.isRunning
+
     def cleanup(self) -> None:
         """Slicer is closing or the module is being reloaded: stop the download."""
-        if self._download is not None:
-            self._download.stop()
+        if self._downloader is not None:
+            self._downloader.stop()
 
     def _onDownloadProgress(self, fraction: float, message: str) -> None:
         self._showMessage(_("{message} ({percent} %)").format(message=message, percent=round(100 * fraction)))
 
-    def _onDownloadEnd(self, problem: UserError | None) -> None:
-        self._download = None
+    def _onDownloadAnswer(self, answer: Answer) -> None:
+        message = _("The model was added. Its checksum is correct.")
+        if isinstance(answer, Failure):
+            message = errorText(UserError(answer.problem, answer.remedy))
+        elif isinstance(answer, WasCancelled):
+            message = errorText(
+                UserError(_("The download was stopped."), _("Start it again to resume where it stopped."))
+            )
         self._updateDownloadButton()
         self._updateModels()
-        self._showMessage(_("The model was added. Its checksum is correct.") if problem is None else errorText(problem))
+        self._showMessage(message)
         self._onChanged()
 
     def _updateDownloadButton(self) -> None:
-        self.ui.downloadButton.text = _("Download model...") if self._download is None else _("Stop download")
+        self.ui.downloadButton.text = _("Stop download") if self._isDownloading() else _("Download model...")
 
     def onOpenFolder(self) -> None:
         """Show the selected model's folder in the file browser."""

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from ..interaction.session import Sessions, handle
+from ..types import ProgressCallback
 from .protocol import Correct, Corrected
-
-if TYPE_CHECKING:
-    from ..interaction.session import Sessions
 
 
 class Corrections:
     """Answers ``correct`` requests. It needs SimpleITK and NumPy, but neither PyTorch nor a model."""
 
     def __init__(self) -> None:
-        self._sessions: Sessions | None = None
+        self._sessions = Sessions()
 
-    def answer(self, request: Correct) -> Corrected:
-        """Execute the action of ``request``. Raises UserError or any other error; then nothing has changed."""
-        # Imported late: this file is loaded before the standard streams are safe from what libraries print.
-        from ..interaction.session import Sessions, handle
+    def answer(self, request: Correct, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Corrected:
+        """Execute the action of ``request`` (see ``server.Handler``).
 
-        if self._sessions is None:
-            self._sessions = Sessions()
+        Raises UserError or any other error; then nothing has changed.
+        """
         return Corrected(request.id, handle(request.action, self._sessions))

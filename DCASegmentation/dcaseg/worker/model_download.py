@@ -1,46 +1,26 @@
-"""Download of a model in a separate process: ``python -m dcaseg.worker.model_download ADDRESS``.
-
-It reports the events of ``worker.protocol`` on standard output (progress, then nothing more or an error), and exits
-with code 0 when the model is installed. The module uses a separate process because Python's threads stand still while
-Slicer's event loop waits.
-"""
+"""Downloads models on request. It does not load torch."""
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
+from collections.abc import Callable
+from pathlib import Path
 
-from ..errors import UserError
+from ..errors import Cancelled, UserError, root_cause
 from ..models.download import Source, download_bundle
-from ..models.store import own_models
-from .protocol import Failure, Progress, encode
-
-RUN = "download"
-"""The ``id`` of all events."""
+from ..types import ProgressCallback
+from .protocol import Download, Downloaded
 
 
-def main(address: str) -> int:
-    """Download and report events to the calling process; returns the exit code. Ends when standard input ends."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
+class Downloader:
+    """Downloads a model and adds it to the user's own ones."""
 
-    def send(event: Progress | Failure) -> None:
-        sys.stdout.buffer.write(encode(event))
-        sys.stdout.buffer.flush()
-
-    try:
-        download_bundle(Source.parse(address), own_models(), lambda *report: send(Progress(RUN, *report)))
-    except UserError as error:
-        send(Failure(RUN, error.problem, error.remedy))
-        return 1
-    return 0
-
-
-def _end_with_input() -> None:
-    # The process that started this one may have used a launcher, and can end only the launcher directly.
-    sys.stdin.buffer.read()
-    os._exit(3)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    def answer(self, request: Download, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Downloaded:
+        """Carry out ``request`` (see ``server.Handler``). After an error, the part that has arrived is kept."""
+        try:
+            folder = download_bundle(Source.parse(request.address), Path(request.models), progress)
+        except (UserError, Cancelled):
+            raise
+        # Servers and files fail in unforeseen ways. The user needs one sentence.
+        except Exception as error:
+            raise UserError(f"The download failed: {root_cause(error)}.") from error
+        return Downloaded(request.id, str(folder))

@@ -8,50 +8,67 @@ Requests, each with ``version``, the number of this protocol:
 
     {"type": "segment", "version": 1, "id": "1", "ct": "/data/ct.nrrd", "out": "/data/result",
      "bundle": "/models/first", "device": "auto", "options": {"attention_levels": [4], "entropy": true}}
-    {"type": "cancel", "version": 1, "id": "1"}
     {"type": "devices", "version": 1, "id": "2"}
-    {"type": "correct", "version": 1, "id": "3", "action": {"type": "undo", "session": 1, "patch": "/tmp/patch.nrrd"}}
+    {"type": "download", "version": 1, "id": "3", "address": "https://.../model.zip#sha256=...", "models": "/models"}
+    {"type": "add_corrected_case", "version": 1, "id": "4", "folder": "/data/training", "name": "ct-1a2b3c4d",
+     "ct": "/tmp/ct.nrrd", "labels": "/tmp/labels.nrrd", "vocabulary": "AMOS", "reviewed": ["liver"],
+     "model": "dca-abdomen", "model_sha256": "...", "findings": [{"rank": 1, "organ": "liver", "status": "corrected"}]}
+    {"type": "add_unlabeled_ct", "version": 1, "id": "5", "folder": "/data/training", "ct": "/tmp/ct.nrrd"}
+    {"type": "correct", "version": 1, "id": "6", "action": {"type": "undo", "session": 1, "patch": "/tmp/patch.nrrd"}}
+    {"type": "cancel", "version": 1, "id": "1"}
     {"type": "quit", "version": 1}
 
-``id`` is chosen by the caller to identify the run. ``ct`` is an image file or a folder of DICOM files; ``out`` is the
-folder to create, which must not exist. ``bundle`` is the folder or name of a model, null for the default one;
-``options`` are fields of ``inference.options.SegmentOptions``, ``runtime`` is one of
-``inference.backends.selection.CHOICES``. ``bundle``, ``device``, ``options`` and ``runtime`` are optional. ``devices``
-asks which devices are available; it is answered by found_devices or error as soon as PyTorch is loaded and no run is in
-progress. ``correct`` corrects labels with clicks; ``action`` is a request of ``interaction.session.handle``. It is
-answered by corrected or error, also if PyTorch is missing, in the order of the requests and after the current run.
+``id`` is chosen by the caller and identifies the request in the events about it.
+
+- ``segment``: ``ct`` is an image file or a folder of DICOM files; ``out`` is the folder to create, which must not
+  exist. ``bundle`` is the folder or name of a model, null for the default one; ``options`` are fields of
+  ``inference.options.SegmentOptions``, ``runtime`` is one of ``inference.backends.selection.CHOICES``. ``bundle``,
+  ``device``, ``options`` and ``runtime`` are optional.
+- ``devices`` asks which devices are available.
+- ``download`` downloads a model and adds it to the folder ``models``. After an interruption, the same request resumes.
+- ``add_corrected_case`` and ``add_unlabeled_ct`` add a case to a training set (see ``training.corrections``).
+  ``labels`` are on the grid of ``ct``.
+- ``correct`` corrects labels with clicks; ``action`` is a request of ``interaction.session.handle``.
 
 Events:
 
     {"type": "hello", "version": 1, "pid": 4242, "library": "0.1.0"}             the first line of all
     {"type": "progress", "id": "1", "fraction": 0.4, "message": "Segmenting window 4 of 10"}
-    {"type": "log", "message": "Loading the model first."}
+    {"type": "log", "message": "Loading the model first.", "level": "info"}
     {"type": "done", "id": "1", "folder": "/data/result", "device": "CPU, 2 threads",
      "seconds": {"reading": 0.2, "network": 9.1}, "warnings": []}
+    {"type": "found_devices", "id": "2", "found": {"cpu": "8 threads"}, "missing": {"cuda": "...", "mps": "..."}}
+    {"type": "downloaded", "id": "3", "folder": "/models/first"}
+    {"type": "case_added", "id": "4", "name": "ct-1a2b3c4d", "cases": 12}
     {"type": "error", "id": "1", "problem": "...", "remedy": "...", "details": ""}
     {"type": "cancelled", "id": "1"}
-    {"type": "found_devices", "id": "2", "found": {"cpu": "8 threads"}, "missing": {"cuda": "...", "mps": "..."}}
-    {"type": "corrected", "id": "3", "answer": {"patch": "/tmp/patch.nrrd", "first": [4, 5, 6], "strokes": 0}}
+    {"type": "corrected", "id": "6", "answer": {"patch": "/tmp/patch.nrrd", "first": [4, 5, 6], "strokes": 0}}
 
-Each ``segment`` is answered by exactly one of done, error and cancelled; only done leaves a folder. Only one run is
-possible at a time: a second ``segment`` is answered by an error, and the first continues. A line that is not a request
-is answered by an error with the ``id`` of the line, or null if it has none. After ``cancelled`` the worker exits, so
-that its memory returns to the system; it also exits after ``quit``, at the end of standard input and when its parent
-process ends, and removes unfinished results. After any other answer it waits for the next request with the model
-loaded.
+Each request with an ``id``, except ``cancel``, is answered by exactly one event: the one that belongs to its type
+(done, found_devices, downloaded, case_added, corrected), error, or cancelled. A ``segment`` that is not answered by
+done leaves no folder. A worker does one thing at a time: ``devices`` and ``correct`` wait for the current request, and
+any other request during one is answered by an error while the first continues. To do two things at once, start two
+workers: a worker loads PyTorch only for a request that needs it. A line that is not a request is answered by an error
+with the ``id`` of the line, or null if it has none.
 
-A cancel is answered within a few tenths of a second, except in the seconds after the start while PyTorch loads, when no
-other thread of the worker can run. A caller that cannot wait ends the worker's process group (on Windows, its process
-tree) and removes unfinished results with ``temp_paths.remove_traces``.
+After ``cancelled`` the worker exits, so that its memory returns to the system; it also exits after ``quit``, at the end
+of standard input and when its parent process ends, and removes unfinished results. After any other answer it waits for
+the next request with the model loaded.
+
+A cancel is answered within a few tenths of a second, except in the seconds while PyTorch loads, when no other thread of
+the worker can run. A caller that cannot wait ends the worker's process group (on Windows, its process tree) and removes
+unfinished results with ``traces.remove_traces``.
 
 Version 1 may only get changes that an older side can ignore: optional fields, which readers skip, and new requests,
 which an older worker answers by an error. Any other change needs a new version number.
-This file is imported by Slicer and by the worker, and uses only Python's standard library.
+This file is imported by Slicer and by the worker, and uses only Python's standard library. To add a request, define it
+and its answer here, list them in ``Request`` and ``Answer``, and add its handler to ``server.HANDLERS``.
 """
 
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -86,19 +103,52 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Cancel:
-    """Stop the run ``id``, remove its results, and exit."""
-
-    type: ClassVar[str] = "cancel"
-    id: str
-
-
-@dataclass(frozen=True)
 class Devices:
     """Report the devices that are available."""
 
     type: ClassVar[str] = "devices"
     id: str
+
+
+@dataclass(frozen=True)
+class Download:
+    """Download the model at ``address`` (see ``models.download.Source``) and add it to the folder ``models``."""
+
+    type: ClassVar[str] = "download"
+    id: str
+    address: str
+    models: str
+
+
+@dataclass(frozen=True)
+class AddCorrectedCase:
+    """Add ``ct`` with ``labels`` (image files on one grid) to the training set ``folder``, under ``name``.
+
+    ``reviewed`` are the keys of the organs of ``vocabulary`` that were reviewed. ``model`` and ``model_sha256`` name
+    the model that was corrected. Each of ``findings`` has the rank, the organ's key and the status of a review finding.
+    """
+
+    type: ClassVar[str] = "add_corrected_case"
+    id: str
+    folder: str
+    name: str
+    ct: str
+    labels: str
+    vocabulary: str
+    reviewed: tuple[str, ...]
+    model: str
+    model_sha256: str
+    findings: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class AddUnlabeledCT:
+    """Add ``ct`` (an image file) to the training set ``folder``, without labels."""
+
+    type: ClassVar[str] = "add_unlabeled_ct"
+    id: str
+    folder: str
+    ct: str
 
 
 @dataclass(frozen=True)
@@ -111,8 +161,16 @@ class Correct:
 
 
 @dataclass(frozen=True)
+class Cancel:
+    """Stop the request ``id``, remove its results, and exit."""
+
+    type: ClassVar[str] = "cancel"
+    id: str
+
+
+@dataclass(frozen=True)
 class Quit:
-    """Exit, even during a run."""
+    """Exit, even while a request is being carried out."""
 
     type: ClassVar[str] = "quit"
 
@@ -129,7 +187,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Progress:
-    """``fraction`` (0 to 1) of the run is done; ``message`` names the current step."""
+    """``fraction`` (0 to 1) of the request is done; ``message`` names the current step."""
 
     type: ClassVar[str] = "progress"
     id: str
@@ -139,10 +197,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Log:
-    """A line for the user's log."""
+    """A line for the user's log. ``level`` is the lower-case name of a level of Python's ``logging``."""
 
     type: ClassVar[str] = "log"
     message: str
+    level: str = "info"
 
 
 @dataclass(frozen=True)
@@ -159,7 +218,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failure:
-    """The run failed: what is wrong, what to do (one line each), and ``details`` (such as a traceback)."""
+    """The request failed: what is wrong, what to do (one line each), and ``details`` (such as a traceback)."""
 
     type: ClassVar[str] = "error"
     id: str | None
@@ -170,7 +229,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class WasCancelled:
-    """The run was stopped as requested, and its results were removed."""
+    """The request was stopped as asked for, and its results were removed."""
 
     type: ClassVar[str] = "cancelled"
     id: str
@@ -195,13 +254,34 @@ class Corrected:
     answer: Mapping[str, Any]
 
 
-Request = Segment | Cancel | Devices | Correct | Quit
-Event = Hello | Progress | Log | Done | Failure | WasCancelled | FoundDevices | Corrected
+@dataclass(frozen=True)
+class Downloaded:
+    """The model was added; it is in ``folder``."""
 
-REQUESTS: Mapping[str, type[Request]] = {message.type: message for message in (Segment, Cancel, Devices, Correct, Quit)}
-EVENTS: Mapping[str, type[Event]] = {
-    message.type: message for message in (Hello, Progress, Log, Done, Failure, WasCancelled, FoundDevices, Corrected)
-}
+    type: ClassVar[str] = "downloaded"
+    id: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class CaseAdded:
+    """The case was added under ``name``; the training set now has this number of ``cases`` of its kind."""
+
+    type: ClassVar[str] = "case_added"
+    id: str
+    name: str
+    cases: int
+
+
+Work = Segment | Devices | Download | AddCorrectedCase | AddUnlabeledCT | Correct
+"""The requests that are carried out and answered; the others control the worker."""
+Request = Work | Cancel | Quit
+Answer = Done | FoundDevices | Downloaded | CaseAdded | Corrected | Failure | WasCancelled
+"""The events that end a request."""
+Event = Hello | Progress | Log | Answer
+
+REQUESTS: Mapping[str, type[Request]] = {message.type: message for message in typing.get_args(Request)}
+EVENTS: Mapping[str, type[Event]] = {message.type: message for message in typing.get_args(Event)}
 
 
 def encode(message: Request | Event) -> bytes:

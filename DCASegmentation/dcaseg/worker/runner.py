@@ -1,13 +1,14 @@
-"""Runs requests one after the other and keeps the model loaded. It imports torch, so it should be imported late."""
+"""Segments CTs on request and keeps the model loaded. It imports torch, so it should be imported late."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import Cancelled, UserError, is_out_of_memory
+from ..errors import UserError, is_out_of_memory
 from ..inference.device import found_devices, missing_devices
 from ..inference.options import SegmentOptions
 from ..inference.pipeline import Job, make_segmenter, segment_to_folder
@@ -19,60 +20,52 @@ from ..models.store import default_bundle, find_bundle, hidden_by
 from ..types import ProgressCallback
 from .protocol import Devices, Done, FoundDevices, Segment
 
+_log = logging.getLogger(__name__)
+
 
 class Runner:
-    """Segments CTs with a model that stays loaded. ``log`` is called with lines for the user's log."""
+    """Segments CTs with a model that stays loaded, and finds the devices of this computer."""
 
-    def __init__(self, log: Callable[[str], None]) -> None:
-        self._log = log
+    def __init__(self) -> None:
         self._bundle: Bundle | None = None
         self._device = self._runtime = ""
         self._segmenter: Segmenter | None = None
         keep_freed_memory()
 
-    def run(self, request: Segment, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Done:
-        """Segment as ``request`` asks. Raises Cancelled, UserError or any other error, and then leaves no folder.
+    def answer(
+        self, request: Segment | Devices, progress: ProgressCallback, cancelled: Callable[[], bool]
+    ) -> Done | FoundDevices:
+        """Carry out ``request`` (see ``server.Handler``). A segmentation that raises an error leaves no folder."""
+        if isinstance(request, Devices):
+            return FoundDevices(request.id, found_devices(), missing_devices())
+        return self._segment(request, progress, cancelled)
 
-        ``progress`` is called with the fraction done (0 to 1) and the current step; ``cancelled`` is polled.
-        """
-
-        def report_progress(fraction: float, message: str) -> None:
-            # Between the phases, cancellation is checked only here.
-            if cancelled():
-                raise Cancelled
-            progress(fraction, message)
-
+    def _segment(self, request: Segment, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Done:
         out = Path(request.out)
         if out.exists() or out.is_symlink():
             raise UserError(f"{out} exists already.", "Choose a folder that does not exist yet.")
         options = _options(request.options)
-        report_progress(0.0, "Checking the model")
+        progress(0.0, "Checking the model")
         bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
         segmenter = self._segmenter_for(bundle, request.device, request.runtime)
         job = Job(Path(request.ct), out, bundle, options, request.device, runtime=request.runtime)
         try:
-            result = segment_to_folder(job, report_progress, cancelled, segmenter=segmenter)
+            result = segment_to_folder(job, progress, cancelled, segmenter=segmenter)
         except RuntimeError as error:
             # Running out of memory has no exception class in torch on the CPU and in ITK.
             if is_out_of_memory(error):
                 raise MemoryError from error
             raise
-        for warning in result.warnings:
-            self._log(f"Warning: {warning}")
         return Done(request.id, str(out), result.device, result.seconds, tuple(result.warnings))
-
-    def devices(self, request: Devices) -> FoundDevices:
-        """The devices of this computer."""
-        return FoundDevices(request.id, found_devices(), missing_devices())
 
     def _segmenter_for(self, bundle: Bundle, device: str, runtime: str) -> Segmenter:
         # The metadata contain the checksum of the weights, which loading has just verified. Equal bundles are therefore
         # the same model, even if its folder was changed in the meantime.
         requested = (device, runtime)
         if self._segmenter is None or bundle != self._bundle or requested != (self._device, self._runtime):
-            self._log(f"Loading the model {bundle.metadata.name}.")
+            _log.info("Loading the model %s.", bundle.metadata.name)
             if (shipped := hidden_by(bundle.folder)) is not None:
-                self._log(f"The model in {bundle.folder} is used; it hides the one of the same name in {shipped}.")
+                _log.info("The model in %s is used; it hides the one of the same name in %s.", bundle.folder, shipped)
             # Release the old model first: two may not fit into the memory of a GPU.
             self._segmenter = None
             self._segmenter = make_segmenter(bundle, device, runtime)

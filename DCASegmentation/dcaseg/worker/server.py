@@ -1,33 +1,37 @@
 """The main loop of the worker: one thread reads requests, another runs them, and no unfinished results are left.
 
-torch and SimpleITK are imported only in ``Service.serve``, after ``Channel`` has taken over the standard streams: a
-library that prints on import cannot disturb the protocol, and a library that is missing is reported as an error.
+torch and SimpleITK are imported only with the first request that needs them, after ``Channel`` has taken over the
+standard streams: a library that prints on import cannot disturb the protocol, and a library that is missing is reported
+as an error.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import queue
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 from .. import __version__
 from ..errors import Cancelled, UserError, is_out_of_memory
 from ..inference.process_settings import importing
-from ..temp_paths import remove_traces
-from .correction import Corrections
+from ..types import ProgressCallback
 from .protocol import (
     VERSION,
+    AddCorrectedCase,
+    AddUnlabeledCT,
+    Answer,
     Cancel,
     Correct,
     Devices,
+    Download,
     Event,
     Failure,
     Hello,
@@ -37,12 +41,39 @@ from .protocol import (
     Request,
     Segment,
     WasCancelled,
+    Work,
     decode_request,
     encode,
 )
+from .traces import remove_traces
 
-if TYPE_CHECKING:
-    from .runner import Runner
+
+class Handler(Protocol):
+    """Carries out requests. It is created with the first one and kept, for example with its model loaded."""
+
+    def answer(self, request: Any, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Answer:
+        """Carry out ``request`` and return its answer; an error that it raises is reported to the caller.
+
+        ``progress`` is called with the fraction done (0 to 1) and the current step; it raises Cancelled if the request
+        was cancelled. ``cancelled`` says so for work between two reports.
+        """
+        ...
+
+
+HANDLERS: Mapping[type[Work], str] = {
+    Segment: "runner.Runner",
+    Devices: "runner.Runner",
+    Download: "model_download.Downloader",
+    AddCorrectedCase: "training_case.CaseWriter",
+    AddUnlabeledCT: "training_case.CaseWriter",
+    Correct: "correction.Corrections",
+}
+"""The handler of each request: a module of this package and a class in it, imported with the first such request."""
+
+# Requests that wait for the current one and are answered in their order. Others are refused during it.
+_WAITING = (Devices, Correct)
+
+_log = logging.getLogger(__name__)
 
 
 class Channel:
@@ -78,6 +109,27 @@ class Channel:
                 return
 
 
+class _LogEvents(logging.Handler):
+    """Sends the records of Python's ``logging`` as events."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._channel.send(Log(self.format(record), record.levelname.lower()))
+        # For example, arguments that do not fit the message. logging reports it on standard error.
+        except Exception:
+            self.handleError(record)
+
+
+def _forward_logging(channel: Channel) -> None:
+    """Send what this program (from level info) and its libraries (from level warning) log as events."""
+    logging.getLogger().addHandler(_LogEvents(channel))
+    logging.getLogger("dcaseg").setLevel(logging.INFO)
+
+
 _PARENT_POLL_SECONDS = 0.5
 
 
@@ -104,9 +156,9 @@ _SECONDS_TO_STOP = 0.2
 
 
 class Run:
-    """A request to segment. Several threads may try to answer it; the one that settles it first does."""
+    """A request being carried out. Several threads may try to answer it; the one that settles it first does."""
 
-    def __init__(self, request: Segment) -> None:
+    def __init__(self, request: Work) -> None:
         self.request = request
         self.cancelled = threading.Event()
         self.over = threading.Event()
@@ -123,7 +175,7 @@ class Run:
         """Stop the run if that is quick, and remove what it has written, but no results of other programs."""
         self.cancelled.set()
         self.over.wait(_SECONDS_TO_STOP)
-        remove_traces(Path(self.request.out), os.getpid())
+        remove_traces(self.request, os.getpid())
 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -146,7 +198,7 @@ class LibraryError(UserError):
 
 
 def failure_of(run_id: str, error: BaseException) -> Failure:
-    """The answer to the run ``run_id``, which failed with ``error``; with a traceback if a developer needs one."""
+    """The answer to the request ``run_id``, which failed with ``error``; with a traceback if a developer needs one."""
     if isinstance(error, LibraryError):
         return Failure(run_id, error.problem, error.remedy, _traceback(error.__cause__ or error))
     if isinstance(error, UserError):
@@ -181,89 +233,61 @@ def _traceback(error: BaseException) -> str:
 
 
 class Service:
-    """Answers the requests of one channel until it ends. Runs are executed in the thread that calls ``serve``."""
+    """Answers the requests of one channel until it ends. They are carried out in the thread that calls ``serve``."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._lock = threading.Lock()
         self._ending = threading.Lock()
         self._run: Run | None = None
-        self._work: queue.SimpleQueue[Run | Devices | Correct] = queue.SimpleQueue()
-        self._runner: Runner | None = None
-        self._corrections = Corrections()
+        self._work: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self._handlers: dict[str, Handler] = {}
 
     def serve(self) -> NoReturn:
-        """Say hello, load the libraries, and execute runs one after the other. It never returns: the process exits."""
+        """Say hello and carry out requests one after the other. It never returns: the process exits."""
         self._channel.send(Hello(VERSION, os.getpid(), __version__))
+        _forward_logging(self._channel)
         when_parent_ends(self._end)
         threading.Thread(target=self._read, name="requests", daemon=True).start()
-        try:
-            self._load_libraries()
-            problem = None
-        except LibraryError as error:
-            problem = error
         while True:
-            work = self._work.get()
-            if isinstance(work, Correct):
-                self._correct(work)
-            elif problem is not None:
-                if isinstance(work, Devices):
-                    self._channel.send(failure_of(work.id, problem))
-                elif work.settle():
-                    self._channel.send(failure_of(work.request.id, problem))
-                # The libraries may load in a new process, once they are repaired.
-                self._end()
-            elif isinstance(work, Devices):
-                self._answer_devices(work)
-            else:
-                self._execute(work)
+            self._execute(self._work.get())
 
-    def _load_libraries(self) -> None:
-        try:
-            with importing():
-                self._runner = importlib.import_module(".runner", __package__).Runner(self._log)
-        except Exception as error:
-            raise LibraryError.of(error) from error
-
-    def _log(self, message: str) -> None:
-        self._channel.send(Log(message))
-
-    def _answer_devices(self, request: Devices) -> None:
-        assert self._runner is not None
-        try:
-            self._channel.send(self._runner.devices(request))
-        # A broken driver may raise any exception, but the CPU still works.
-        except Exception as error:
-            self._channel.send(failure_of(request.id, error))
-
-    def _correct(self, request: Correct) -> None:
-        try:
-            self._channel.send(self._corrections.answer(request))
-        except Exception as error:
-            self._channel.send(failure_of(request.id, error))
+    def _handler(self, request: Work) -> Handler:
+        name = HANDLERS[type(request)]
+        if name not in self._handlers:
+            module, _, handler = name.partition(".")
+            try:
+                with importing():
+                    self._handlers[name] = getattr(importlib.import_module(f".{module}", __package__), handler)()
+            except Exception as error:
+                raise LibraryError.of(error) from error
+        return self._handlers[name]
 
     def _execute(self, run: Run) -> None:
-        assert self._runner is not None
         request = run.request
 
         def progress(fraction: float, message: str) -> None:
+            if run.cancelled.is_set():
+                raise Cancelled
             self._channel.send(Progress(request.id, fraction, message))
 
-        answer = None
+        answer: Answer | None = None
+        is_usable = True
         try:
-            answer = self._runner.run(request, progress, run.cancelled.is_set)
+            answer = self._handler(request).answer(request, progress, run.cancelled.is_set)
         except Cancelled:
             # The thread that cancelled the run has settled it.
             pass
         except Exception as error:
-            failure = failure_of(request.id, error)
-            if run.settle():
-                self._release(run)
-                self._channel.send(failure)
+            answer = failure_of(request.id, error)
+            is_usable = not isinstance(error, LibraryError)
         if answer is not None and run.settle():
             self._release(run)
             self._channel.send(answer)
         run.over.set()
+        if not is_usable:
+            # The libraries may load in a new process, once they are repaired.
+            self._end()
 
     def _release(self, run: Run) -> None:
         """Allow the next run, before the caller learns that this one has ended."""
@@ -284,25 +308,28 @@ class Service:
         self._end()
 
     def _answer(self, request: Request) -> None:
-        if isinstance(request, Segment):
+        if isinstance(request, Work):
             self._accept(request)
         elif isinstance(request, Cancel):
             self._cancel(request.id)
-        elif isinstance(request, Devices | Correct):
-            self._work.put(request)
         else:
             self._end()
 
-    def _accept(self, request: Segment) -> None:
+    def _accept(self, request: Work) -> None:
+        run = Run(request)
         with self._lock:
-            is_busy = self._run is not None
-            if not is_busy:
-                self._run = Run(request)
-                self._work.put(self._run)
-        if is_busy:
-            self._channel.send(
-                Failure(request.id, "A segmentation is already running.", "Wait until it is done, or cancel it.")
-            )
+            if isinstance(request, _WAITING):
+                self._work.put(run)
+                return
+            current = self._run
+            if current is None:
+                self._run = run
+                self._work.put(run)
+                return
+        problem = "Another request is still being carried out."
+        if isinstance(current.request, Segment):
+            problem = "A segmentation is already running."
+        self._channel.send(Failure(request.id, problem, "Wait until it is done, or cancel it."))
 
     def _cancel(self, run_id: str) -> None:
         with self._ending:
@@ -313,7 +340,7 @@ class Service:
                 self._channel.send(WasCancelled(run_id))
                 os._exit(0)
         # The request may have crossed with the answer to the run.
-        self._log(f"There is no run '{run_id}' to cancel.")
+        _log.info("There is no run '%s' to cancel.", run_id)
 
     def _end(self) -> NoReturn:
         """End the process now, without waiting for a computation, and remove unfinished results."""

@@ -1,100 +1,55 @@
-"""Adds a CT, with corrected labels or without labels, as a case to a folder of training cases.
-
-The panel runs this in a separate process, ``python -m dcaseg.worker.training_case FOLDER``, because compressing a CT
-takes seconds. FOLDER contains ``ct.nrrd``, ``labels.nrrd`` on the same grid, and ``case.json``::
-
-    {"folder": "/data/training", "name": "ct-1a2b3c4d", "vocabulary": "AMOS", "reviewed": ["liver"],
-     "model": ["dca-abdomen", "<sha256>"], "places": [{"rank": 1, "organ": "liver", "status": "corrected"}]}
-
-A CT without labels has no ``labels.nrrd``, and its ``case.json`` is ``{"folder": "/data/training", "unlabelled":
-true}``.
-
-The answer is one line of JSON: ``{"name": ..., "cases": ...}``, with the number of cases of this kind now in the
-folder, or ``{"problem": ..., "remedy": ...}``.
-"""
+"""Adds cases to a training set on request: a CT with corrected labels, or a CT alone. It does not load torch."""
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ..json_io import load, read_json
-from ..option_fields import option
+import SimpleITK as sitk
 
-CT, LABELS, CASE = "ct.nrrd", "labels.nrrd", "case.json"
-
-
-def main(folder: Path) -> int:
-    """Add the case in ``folder`` and print the answer.
-
-    Returns 0 if the case was added, 2 if it cannot be used, and 1 if it could not be written.
-    """
-    from ..errors import UserError
-
-    try:
-        answer, code = _add(folder), 0
-    except UserError as error:
-        answer, code = {"problem": error.problem, "remedy": error.remedy}, 2
-    except (OSError, RuntimeError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        answer, code = {"problem": f"The case could not be written ({reason}).", "remedy": "Try again."}, 1
-    print(json.dumps(answer), flush=True)
-    return code
+from ..errors import UserError
+from ..organs import VOCABULARIES
+from ..training.corrections import (
+    TouchedPlace,
+    add_corrected_case,
+    add_unlabeled_ct,
+    case_folders,
+    unlabeled_folders,
+)
+from ..types import ProgressCallback
+from .protocol import AddCorrectedCase, AddUnlabeledCT, CaseAdded
 
 
-def _add(folder: Path) -> dict[str, Any]:
-    import SimpleITK as sitk
+class CaseWriter:
+    """Adds cases to training sets. Compressing a CT takes seconds, so Slicer does not do it in its own process."""
 
-    from ..organs import VOCABULARIES
-    from ..training.corrections import (
-        TouchedPlace,
-        add_corrected_case,
-        add_unlabeled_ct,
-        case_folders,
-        unlabeled_folders,
-    )
+    def answer(
+        self, request: AddCorrectedCase | AddUnlabeledCT, progress: ProgressCallback, cancelled: Callable[[], bool]
+    ) -> CaseAdded:
+        """Carry out ``request`` (see ``server.Handler``). The training set then has the whole case, or is unchanged."""
+        progress(0.0, "Writing the case")
+        try:
+            return _add(request)
+        except (OSError, RuntimeError, MemoryError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"The case could not be written ({reason}).", "Try again.") from error
 
-    content = read_json(folder / CASE)
-    request = load(_Request, content)
-    training, ct = Path(request.folder), sitk.ReadImage(str(folder / CT))
-    if request.unlabeled:
-        added = add_unlabeled_ct(training, ct)
-        return {"name": added.parent.name, "cases": len(unlabeled_folders(training))}
+
+def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
+    training, ct = Path(request.folder), sitk.ReadImage(request.ct)
+    if isinstance(request, AddUnlabeledCT):
+        name = add_unlabeled_ct(training, ct).parent.name
+        return CaseAdded(request.id, name, len(unlabeled_folders(training)))
+    if request.vocabulary not in VOCABULARIES:
+        raise UserError(f"This version does not know the organ set {request.vocabulary}.", "Update the extension.")
     case = add_corrected_case(
         training,
         request.name,
         ct,
-        sitk.ReadImage(str(folder / LABELS)),
+        sitk.ReadImage(request.labels),
         VOCABULARIES[request.vocabulary],
         request.reviewed,
-        request.model,
-        [TouchedPlace(place.rank, place.organ, place.status) for place in request.places],
+        (request.model, request.model_sha256),
+        [TouchedPlace(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
     )
-    return {"name": case.name, "cases": len(case_folders(training))}
-
-
-@dataclass(frozen=True)
-class _Place:
-    rank: int
-    organ: str
-    status: str
-
-
-@dataclass(frozen=True)
-class _Request:
-    """The content of ``case.json``. A CT without labels has only the first two."""
-
-    folder: str
-    unlabeled: bool = option(False, key="unlabelled")
-    name: str = ""
-    vocabulary: str = ""
-    reviewed: tuple[str, ...] = ()
-    model: tuple[str, str] = ("", "")
-    places: tuple[_Place, ...] = ()
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    return CaseAdded(request.id, case.name, len(case_folders(training)))
