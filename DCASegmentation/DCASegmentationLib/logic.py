@@ -23,9 +23,15 @@ from dcaseg.worker.protocol import Done, Failure, FoundDevices, Segment
 from DCASegmentationLib import requirements
 from DCASegmentationLib.event_loop import newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
-from DCASegmentationLib.scene.ct_export import Region, ct_checksum, export_ct, require_ct
+from DCASegmentationLib.scene.ct_export import CT_FILE, Region, ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
-from DCASegmentationLib.scene.result_import import ResultFiles, keep_for_review, show_result, take_maps
+from DCASegmentationLib.scene.result_import import (
+    ResultFiles,
+    keep_for_review,
+    show_ct_of_result,
+    show_result,
+    take_maps,
+)
 from DCASegmentationLib.scene.segmentation import require_target
 from DCASegmentationLib.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.worker_client import WorkerProcess, newWorker
@@ -43,10 +49,27 @@ _EXPORTED, _COMPUTED = 0.02, 0.95
 
 
 @dataclass(frozen=True)
+class CTFiles:
+    """A CT on the disk: one image file, or the ``files`` of a DICOM series, called ``name``.
+
+    ``patient`` (the ID) and ``study`` (a description or date) are its place in the subject hierarchy; they may be
+    empty.
+    """
+
+    files: tuple[Path, ...]
+    name: str
+    isDICOM: bool = False
+    patient: str = ""
+    study: str = ""
+
+
+@dataclass(frozen=True)
 class SegmentationJob:
     """What to segment, and how.
 
-    ``ct`` is a vtkMRMLScalarVolumeNode in HU, ``bundle`` the folder of the model (None for the default), ``device``
+    ``ct`` is a vtkMRMLScalarVolumeNode in HU, or CTFiles: then the worker reads the CT, and it is added to the scene
+    with its result, unless ``resultFolder`` names a new folder, which then holds the result instead of the scene.
+    ``bundle`` is the folder of the model (None for the default), ``device``
     "auto", "cuda", "mps", or "cpu". The organs go into ``segmentation``, an existing vtkMRMLSegmentationNode, or None
     for a new one. ``roi`` is a vtkMRMLMarkupsROINode, or None for the whole CT. ``options`` are fields of
     ``inference.options.SegmentOptions``. Organs of ``segmentation`` that were corrected or accepted stay as they are
@@ -60,11 +83,18 @@ class SegmentationJob:
     roi: Any | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: dict(ALL_MAPS))
     keepCorrected: bool = True
+    resultFolder: Path | None = None
+
+    @property
+    def isCTGone(self) -> bool:
+        """Whether the CT node was removed from the scene."""
+        return not isinstance(self.ct, CTFiles) and not slicer.mrmlScene.IsNodePresent(self.ct)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: with ``nodes``, with an ``error`` (and ``details`` for the log), or ``cancelled``.
+    """How a run ended: with ``nodes``, with a result ``folder`` that was asked for instead, with an ``error`` (and
+    ``details`` for the log), or ``cancelled``.
 
     ``device`` is the device used, in words; ``seconds`` the time of each phase in the worker; ``elapsed`` the time of
     the whole run in seconds; ``warnings`` are messages for the user.
@@ -78,6 +108,7 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     elapsed: float = 0.0
     warnings: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +116,7 @@ class _Run:
     id: str
     job: SegmentationJob
     folder: Path
-    region: Region
+    region: Region | None
     vocabulary: Vocabulary
     onProgress: Callable[[float, str], None]
     onFinished: Callable[[Outcome], None]
@@ -130,7 +161,8 @@ class SegmentationRunner:
         """
         if self._run is not None:
             raise UserError(_("Another CT is still being segmented."), _("Wait until it is finished, or cancel it."))
-        require_ct(job.ct)
+        if not isinstance(job.ct, CTFiles):
+            require_ct(job.ct)
         if job.segmentation is not None:
             require_target(job.segmentation, job.ct)
         if self._worker is None:
@@ -139,15 +171,22 @@ class SegmentationRunner:
         vocabulary = read_metadata(bundle).vocabulary
         folder = newTemporaryFolder()
         try:
-            onProgress(0.0, _("Exporting the CT"))
-            path, region = export_ct(job.ct, folder, job.roi)
+            region, source = None, {}
+            if isinstance(job.ct, CTFiles):
+                path, files = job.ct.files[0], job.ct.files if job.ct.isDICOM else ()
+                source = {"files": tuple(map(str, files)), "ct_copy": None if job.resultFolder else CT_FILE}
+            else:
+                onProgress(0.0, _("Exporting the CT"))
+                path, region = export_ct(job.ct, folder, job.roi)
             run = _Run(uuid.uuid4().hex, job, folder, region, vocabulary, onProgress, onFinished)
-            request = Segment(run.id, str(path), str(folder / "result"), str(bundle), job.device, dict(job.options))
+            out = job.resultFolder or folder / "result"
+            request = Segment(run.id, str(path), str(out), str(bundle), job.device, dict(job.options), **source)
             self._run, self._abortReason, self._isCancelled = run, None, False
             self._observe()
             self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
             self._checksum = ""
-            self._checksumTimer.start()
+            if region is not None:
+                self._checksumTimer.start()
         except BaseException:
             self._clear()
             shutil.rmtree(folder, ignore_errors=True)
@@ -180,7 +219,7 @@ class SegmentationRunner:
     def _takeChecksum(self) -> None:
         """Compute the checksum of the exported CT, in its own turn of the event loop to keep Slicer responsive."""
         run = self._run
-        if run is not None and slicer.mrmlScene.IsNodePresent(run.job.ct):
+        if run is not None and not run.job.isCTGone:
             self._checksum = ct_checksum(run.job.ct)
 
     def _onProgress(self, fraction: float, message: str) -> None:
@@ -215,23 +254,35 @@ class SegmentationRunner:
 
     def _show(self, run: _Run, done: Done) -> Iterator[Outcome | None]:
         """Read and show the result in steps. Yields None after each step and the outcome after the last one."""
-        files = ResultFiles(Path(done.folder))
+        if run.job.resultFolder is not None:
+            yield Outcome(device=done.device, seconds=done.seconds, warnings=done.warnings, folder=Path(done.folder))
+            return
+        files, ct = ResultFiles(Path(done.folder)), run.job.ct
         for _step in files.read():
             yield None
         # Meanwhile the user may have closed the scene, deleted the CT, or pressed Cancel.
-        if self._abortReason is not None or not slicer.mrmlScene.IsNodePresent(run.job.ct):
+        if self._abortReason is not None or run.job.isCTGone:
             yield Outcome(error=self._abortReason or _ctRemoved())
         elif self._isCancelled:
             yield Outcome(cancelled=True)
         else:
+            if isinstance(ct, CTFiles):
+                ct = show_ct_of_result(files, ct.name, ct.patient, ct.study, done.warnings)
+                yield None
+                self._checksum = ct_checksum(ct) if slicer.mrmlScene.IsNodePresent(ct) else ""
+                yield None
+                # The scene may have been closed between two steps.
+                if not slicer.mrmlScene.IsNodePresent(ct):
+                    yield Outcome(error=self._abortReason or _ctRemoved())
+                    return
             segmentation = run.job.segmentation
             if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
                 # Deleted meanwhile: put the result into a new segmentation.
                 segmentation = None
             kept = kept_organs(recall(segmentation)) if run.job.keepCorrected else NOTHING_KEPT
-            nodes = show_result(files, run.job.ct, run.vocabulary, run.region, segmentation, kept)
+            nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept)
             yield None
-            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(run.job.ct):
+            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(ct):
                 keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum)
                 yield None
                 take_maps(files, nodes)
@@ -273,7 +324,7 @@ class SegmentationRunner:
         self._showTimer.stop()
 
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
-        if self._run is not None and not slicer.mrmlScene.IsNodePresent(self._run.job.ct):
+        if self._run is not None and self._run.job.isCTGone:
             self._abort(_ctRemoved())
 
     def _onSceneClosed(self, caller: Any, event: str) -> None:
@@ -346,8 +397,6 @@ class SegmentationLogic:
         is called at the end. ``onProgress(fraction, message)`` is called during the run. Raises UserError, with
         ``problem`` and ``remedy``, if the CT cannot be segmented; the scene is then unchanged.
         """
-        if requirements.torchVersion() is None:
-            raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
         job = SegmentationJob(
             ctNode,
             None if bundleFolder is None else Path(bundleFolder),
@@ -363,7 +412,7 @@ class SegmentationLogic:
             outcomes.append(outcome)
             onFinished(outcome)
 
-        self._runner.start(job, onProgress, finished)
+        self.start(job, onProgress, finished)
         if not wait:
             return None
         try:
@@ -378,6 +427,20 @@ class SegmentationLogic:
         if outcomes[0].error is not None:
             raise outcomes[0].error
         return outcomes[0].nodes
+
+    def start(
+        self,
+        job: SegmentationJob,
+        onProgress: Callable[[float, str], None],
+        onFinished: Callable[[Outcome], None],
+    ) -> None:
+        """Start a job, as :meth:`segment` does without ``wait``; the CT may also be files (see ``SegmentationJob``).
+
+        Raises UserError if the job cannot be carried out, also while another one is running.
+        """
+        if requirements.torchVersion() is None:
+            raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
+        self._runner.start(job, onProgress, onFinished)
 
     def findDevices(self, onFound: Callable[[FoundDevices | None], None]) -> None:
         """Find the devices of this computer; ``onFound(devices)`` is called later, with None if that failed.

@@ -15,8 +15,10 @@ Requests, each with ``version``, the number of this protocol:
 ``id`` is chosen by the caller to identify the run. ``ct`` is an image file or a folder of DICOM files; ``out`` is the
 folder to create, which must not exist. ``bundle`` is the folder or name of a model, null for the default one;
 ``options`` are fields of ``inference.options.SegmentOptions``, ``runtime`` is one of
-``inference.backends.selection.CHOICES``. ``bundle``, ``device``, ``options`` and ``runtime`` are optional. ``devices``
-asks which devices are available; it is answered by found_devices or error as soon as PyTorch is loaded and no run is in
+``inference.backends.selection.CHOICES``. ``bundle``, ``device``, ``options`` and ``runtime`` are optional, and so are
+two fields for CTs that the caller has not read itself: ``files`` lists the DICOM files of the CT where they are not all
+the files of a folder (``ct`` is then the first of them), and ``ct_copy`` names a file (.nrrd) to add to the results, with
+the CT as it was read, on the grid of the labels. ``devices`` asks which devices are available; it is answered by found_devices or error as soon as PyTorch is loaded and no run is in
 progress.
 
 Events:
@@ -70,7 +72,10 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class Segment:
-    """Segment ``ct`` and write the results into the new folder ``out``."""
+    """Segment ``ct`` and write the results into the new folder ``out``.
+
+    ``files``, if given, are the DICOM files of the CT; ``ct_copy`` is the name of a file in ``out`` for the CT as read.
+    """
 
     type: ClassVar[str] = "segment"
     id: str
@@ -80,6 +85,8 @@ class Segment:
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "auto"
+    files: tuple[str, ...] = ()
+    ct_copy: str | None = None
 
 
 @dataclass(frozen=True)
