@@ -33,6 +33,7 @@ from DCASegmentationLib.scene.result_import import (
     take_maps,
 )
 from DCASegmentationLib.scene.segmentation import require_target
+from DCASegmentationLib.scene.view_setup import is_in_views
 from DCASegmentationLib.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.worker_client import WorkerProcess, newWorker
 
@@ -73,7 +74,7 @@ class SegmentationJob:
     "auto", "cuda", "mps", or "cpu". The organs go into ``segmentation``, an existing vtkMRMLSegmentationNode, or None
     for a new one. ``roi`` is a vtkMRMLMarkupsROINode, or None for the whole CT. ``options`` are fields of
     ``inference.options.SegmentOptions``. Organs of ``segmentation`` that were corrected or accepted stay as they are
-    unless ``keepCorrected`` is False.
+    unless ``keepCorrected`` is False. Without ``isShown``, a result appears in the views only if they show its CT.
     """
 
     ct: Any
@@ -84,6 +85,7 @@ class SegmentationJob:
     options: Mapping[str, Any] = field(default_factory=lambda: dict(ALL_MAPS))
     keepCorrected: bool = True
     resultFolder: Path | None = None
+    isShown: bool = True
 
     @property
     def isCTGone(self) -> bool:
@@ -281,6 +283,8 @@ class SegmentationRunner:
                 segmentation = None
             kept = kept_organs(recall(segmentation)) if run.job.keepCorrected else NOTHING_KEPT
             nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept)
+            if not run.job.isShown and not is_in_views(ct):
+                nodes.segmentation.GetDisplayNode().SetVisibility(False)
             yield None
             if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(ct):
                 keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum)

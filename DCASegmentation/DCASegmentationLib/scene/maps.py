@@ -190,8 +190,8 @@ _AIR_HU = -300
 _COARSE_MM = 4.0
 
 
-def take_map_files(result: Path, nodes: CaseNodes, temporary: Path) -> None:
-    """Move the maps of the result folder ``result`` into a new folder in ``temporary``.
+def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool = False) -> None:
+    """Move, or with ``keep`` copy, the maps of the result folder ``result`` into a new folder in ``temporary``.
 
     They stay there until the segmentation of ``nodes`` is deleted or Slicer closes. Raises OSError.
     """
@@ -200,7 +200,7 @@ def take_map_files(result: Path, nodes: CaseNodes, temporary: Path) -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=temporary))
     for path in found:
-        shutil.move(path, folder / path.name)
+        (shutil.copyfile if keep else shutil.move)(path, folder / path.name)
     # The maps are in the world space of the exported CT, but the CT may be moved before they are shown.
     space = np.linalg.inv(parent_to_world(nodes.ct)).tolist()
     (folder / _SPACE).write_text(json.dumps(space), encoding="utf-8")

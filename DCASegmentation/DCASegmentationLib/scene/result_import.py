@@ -187,10 +187,13 @@ def import_result(
     return nodes
 
 
-def take_maps(files: ResultFiles, nodes: CaseNodes) -> None:
-    """Keep the map files for this session, for :func:`scene.maps.map_volume`. Raises OutputError."""
+def take_maps(files: ResultFiles, nodes: CaseNodes, keepFiles: bool = False) -> None:
+    """Keep the map files for this session, for :func:`scene.maps.map_volume`. Raises OutputError.
+
+    They are moved out of the result folder, or copied with ``keepFiles``.
+    """
     try:
-        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath))
+        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath), keepFiles)
     except OSError as error:
         raise OutputError(
             f"The maps of the result could not be saved: {error.strerror or error}.",
