@@ -85,6 +85,7 @@ def item_of(node: Any) -> tuple[Any, int]:
     return hierarchy, hierarchy.GetItemByDataNode(node)
 
 
+@pytest.mark.slow
 def test_all_cts_of_the_scene_are_segmented_by_one_worker(batch, panel, fake_slicer):
     cts = [add_ct(f"CT {number}") for number in (1, 2, 3)]
     batch.ui.addSceneButton.click()
@@ -115,6 +116,7 @@ def test_cts_that_have_a_result_are_not_added_again(batch, panel, fake_slicer):
     assert [name for name, _ in rows(batch)] == ["Second"]
 
 
+@pytest.mark.slow
 def test_results_appear_in_the_views_only_when_they_are_shown(batch, panel, fake_slicer):
     from DCASegmentationLib.scene.view_setup import view_node
 
@@ -133,6 +135,7 @@ def test_results_appear_in_the_views_only_when_they_are_shown(batch, panel, fake
         assert red.GetBackgroundVolumeID() == ct.GetID()
 
 
+@pytest.mark.slow
 def test_one_result_can_be_reviewed_while_the_next_ct_is_segmented(batch, panel, fake_slicer):
     for number in (1, 2):
         add_ct(f"CT {number}")
@@ -151,7 +154,7 @@ def test_one_result_can_be_reviewed_while_the_next_ct_is_segmented(batch, panel,
 
 
 def test_a_failure_does_not_stop_the_others(batch, panel, fake_slicer):
-    good, bad, last = (add_ct(name) for name in ("Good", "Sheared", "Last"))
+    _good, bad, last = (add_ct(name) for name in ("Good", "Sheared", "Last"))
     batch.ui.addSceneButton.click()
     bad.SetIJKToRASDirections([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     slicer.mrmlScene.RemoveNode(last)
@@ -169,6 +172,7 @@ def test_a_failure_does_not_stop_the_others(batch, panel, fake_slicer):
     assert states(batch) == ["Done", "Done", "Failed"]
 
 
+@pytest.mark.slow
 def test_one_case_can_be_canceled_while_it_waits_or_runs(batch, panel, fake_slicer):
     for number in (1, 2, 3):
         add_ct(f"CT {number}")
@@ -195,6 +199,7 @@ def test_all_can_be_canceled(batch, panel, fake_slicer):
     assert segmentations() == [] and temporary_files() == []
 
 
+@pytest.mark.slow
 def test_closing_the_scene_ends_the_batch(batch, panel, fake_slicer):
     for number in (1, 2):
         add_ct(f"CT {number}")
@@ -212,11 +217,12 @@ def test_closing_the_scene_ends_the_batch(batch, panel, fake_slicer):
     assert states(batch) == ["Done"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_dicom_is_loaded_with_its_results_under_patient_and_study(batch, archive, fake_slicer):
     add_folder(batch, fake_slicer, archive)
     assert [name for name, _ in rows(batch)] == ["P1 Abdomen", "P2 Abdomen", "Gap"]
     assert states(batch) == ["Waiting", "Waiting", "Failed"], "the missing slice is found before anything is segmented"
-    assert "2 CTs were added" in batch.ui.batchMessageLabel.text or "3 CTs were added" in batch.ui.batchMessageLabel.text
+    assert "2 CTs were added. 1 cannot be used" in batch.ui.batchMessageLabel.text
     assert "only 3 slices" in batch.ui.batchMessageLabel.text
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == [], "nothing is loaded before its turn"
     run_to_end(batch, fake_slicer)
@@ -233,6 +239,7 @@ def test_a_folder_of_dicom_is_loaded_with_its_results_under_patient_and_study(ba
         assert hierarchy.GetItemName(hierarchy.GetItemParent(study)) == patient
 
 
+@pytest.mark.slow
 def test_with_a_folder_for_results_nothing_is_loaded_until_it_is_shown(batch, panel, archive, tmp_path, fake_slicer):
     shutil.rmtree(archive / "P3")
     add_folder(batch, fake_slicer, archive)
@@ -256,3 +263,43 @@ def test_with_a_folder_for_results_nothing_is_loaded_until_it_is_shown(batch, pa
     assert panel.parameters.resultSegmentation is segmentations()[0]
     assert panel.reviewPanel.ui.findingsTable.rowCount > 0
     assert sorted(path.name for path in (results / "P2 Abdomen").iterdir()) == before
+
+
+def test_a_search_can_be_stopped_and_an_empty_folder_says_so(batch, archive, tmp_path, fake_slicer):
+    fake_slicer.dialogs.answer(str(archive))
+    batch.ui.addFolderButton.click()
+    assert batch.ui.addFolderButton.text == "Stop search"
+    batch.ui.addFolderButton.click()
+    fake_slicer.process_events(0.2)
+    assert rows(batch) == [] and batch.ui.batchMessageLabel.text == "The search was stopped."
+    (tmp_path / "empty").mkdir()
+    add_folder(batch, fake_slicer, tmp_path / "empty")
+    assert "No CT was found" in batch.ui.batchMessageLabel.text
+
+
+def test_a_folder_is_listed_with_what_cannot_be_used_and_nothing_is_loaded(batch, archive, fake_slicer):
+    add_folder(batch, fake_slicer, archive)
+    assert rows(batch)[:2] == [("P1 Abdomen", "waiting"), ("P2 Abdomen", "waiting")]
+    name, status = rows(batch)[2]
+    assert name == "Gap" and status.startswith("failed: ")
+    select(batch, 2)
+    assert not batch.ui.retryButton.enabled and not batch.ui.showButton.enabled and batch.ui.removeButton.enabled
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
+    select(batch, 0)
+    batch.ui.cancelCaseButton.click()
+    assert rows(batch)[0][1] == "canceled"
+    batch.ui.retryButton.click()
+    assert rows(batch)[0][1] == "waiting"
+    add_folder(batch, fake_slicer, archive)
+    assert len(rows(batch)) == 3, "a CT is not added twice"
+
+
+def test_result_folders_get_new_names_and_no_signs_that_a_disk_refuses(fake_slicer, tmp_path):
+    from DCASegmentationLib.batch import _newFolder
+
+    assert _newFolder(tmp_path, "P1: abdomen/pelvis?").name == "P1_ abdomen_pelvis_"
+    assert _newFolder(tmp_path, "..").name == "CT"
+    (tmp_path / "CT").mkdir()
+    (tmp_path / "CT-2").symlink_to("nowhere")
+    assert _newFolder(tmp_path, "/").name in ("_", "CT-3")
+    assert _newFolder(tmp_path, "CT").name == "CT-3"

@@ -1,8 +1,8 @@
 """Segmentation of many CTs, one after another: a queue in front of the logic, without widgets.
 
 At most one CT is computed at a time, in the worker that also serves the Apply button, so the model is loaded once. A
-case that waits holds no voxels: a CT in the scene is recorded by its ID, and a CT on the disk is read by the worker when
-its turn comes.
+case that waits holds no voxels: a CT in the scene is recorded by its ID, and the worker reads a CT on the disk when its
+turn comes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ from DCASegmentationLib.scene.result_import import (
     take_maps,
 )
 from DCASegmentationLib.scene.segmentation import own_organs
-
 
 _MILLISECONDS_TO_WAIT = 500
 

@@ -33,8 +33,8 @@ from DCASegmentationLib.scene.result_import import (
     take_maps,
 )
 from DCASegmentationLib.scene.segmentation import require_target
+from DCASegmentationLib.scene.storage import new_temporary_folder
 from DCASegmentationLib.scene.view_setup import is_in_views
-from DCASegmentationLib.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.worker_client import WorkerProcess, newWorker
 
 # Everything that the Experts and Review sections show.
@@ -171,7 +171,7 @@ class SegmentationRunner:
             self._worker = self._newWorker()
         bundle = default_bundle() if job.bundle is None else job.bundle
         vocabulary = read_metadata(bundle).vocabulary
-        folder = newTemporaryFolder()
+        folder = new_temporary_folder()
         try:
             region, source = None, {}
             if isinstance(job.ct, CTFiles):

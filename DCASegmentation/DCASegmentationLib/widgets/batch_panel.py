@@ -162,9 +162,12 @@ class BatchPanel:
             self._showMessage(errorText(error))
             return
         cases = casesOfFolder(search.found)
-        added = self.batch.add(cases)
+        added = self.batch.add([case for case in cases if case.state is State.Waiting])
+        unusable = self.batch.add([case for case in cases if case.state is State.Failed])
         skipped = [each for each in search.found.rejected if each.status == "skipped"]
         message = _("{count} CTs were added.").format(count=added)
+        if unusable:
+            message += " " + _("{count} cannot be used.").format(count=unusable)
         if not cases:
             message = _("No CT was found in {folder}.").format(folder=folder)
         if skipped:
@@ -238,8 +241,8 @@ class BatchPanel:
             item.setToolTip(case.name if column == 0 else case.message or text)
 
     def _selected(self) -> list[BatchCase]:
-        rows = sorted({index.row() for index in self.ui.batchTable.selectionModel().selectedRows()})
-        return [self.batch.cases[row] for row in rows if row < len(self.batch.cases)]
+        items = [self.ui.batchTable.item(row, 0) for row in range(len(self.batch.cases))]
+        return [case for case, item in zip(self.batch.cases, items, strict=True) if item and item.isSelected()]
 
     def _updateButtons(self) -> None:
         selected, ui = self._selected(), self.ui

@@ -15,7 +15,7 @@ from slicer.util import VTKObservationMixin
 from DCASegmentationLib.event_loop import Steps, newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
 from DCASegmentationLib.scene.ct_export import open_ct
-from DCASegmentationLib.scene.maps import remove_unused_folders
+from DCASegmentationLib.scene.maps import preparing_maps, remove_unused_folders
 from DCASegmentationLib.scene.segmentation import remove_nodes
 from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
 from DCASegmentationLib.scene.view_setup import (
@@ -325,3 +325,6 @@ class ModulePanel(VTKObservationMixin):
             yield
         if isNew:
             self.segmentControl.show3D.showIfWanted()
+            yield
+        if (current := recall(nodes.segmentation)) is not None:
+            yield from preparing_maps(current)

@@ -14,8 +14,8 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from DCASegmentationLib.event_loop import newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.storage import new_temporary_folder
 from DCASegmentationLib.scene.training_case import CorrectedCase, write_corrected_case, write_ct_alone
-from DCASegmentationLib.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.worker_client import LIBRARY_FOLDER, pythonProgram, workerEnvironment
 
 _MILLISECONDS_TO_STOP = 2000
@@ -53,7 +53,7 @@ class TrainingSetWriter:
         if self._process is not None:
             raise UserError(_("Another case is still being added."), _("Wait until it is finished."))
         program, environment = pythonProgram()
-        self._folder = newTemporaryFolder()
+        self._folder = new_temporary_folder()
         try:
             self._case = write(self._folder)
         except BaseException:

@@ -57,8 +57,8 @@ def find(source: Path, out: Path, rules: Rules, progress: Progress | None = None
 class Search:
     """A search like ``find``, in small steps for a caller that has other things to do.
 
-    ``files`` is the number of files found so far. Once all are read, ``is_sorting`` is true. ``found`` is complete after
-    the last step. Raises UserError if ``source`` does not exist.
+    ``files`` is the number of files found so far. Once all are read, ``is_sorting`` is true. ``found`` is complete
+    after the last step. Raises UserError if ``source`` does not exist.
     """
 
     def __init__(self, source: Path, out: Path, rules: Rules) -> None:

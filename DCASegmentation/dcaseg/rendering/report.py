@@ -47,8 +47,9 @@ img { width: 100%; height: 100%; object-fit: contain; display: block; }
 .top { top: .2em; left: 50%; } .bottom { top: auto; bottom: .2em; left: 50%; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .25em .6em; vertical-align: top; }
 th { border-bottom: 2px solid #999; } tr + tr td { border-top: 1px solid #ddd; }
-.small { color: #555; font-size: .9em; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.name { min-width: 9em; } td.outcome { min-width: 7em; } .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border: 1px solid #888; }
+.small { color: #555; font-size: .9em; } td.name { min-width: 9em; } td.outcome { min-width: 7em; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border: 1px solid #888; }
 @media print { body { margin: 0; max-width: none; } tr, figure { break-inside: avoid; } h2 { break-after: avoid; }
   .picture { height: 16em; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
@@ -91,7 +92,7 @@ class CaseReport:
 
 @dataclass(frozen=True)
 class OrganRow:
-    """The volume (ml), the mean HU (None without voxels) and the notes of an organ, and whether the scan cuts it off."""
+    """Volume (ml), mean HU (None without voxels), and notes of an organ; ``is_cut`` if the scan cuts it off."""
 
     organ: Organ
     ml: float

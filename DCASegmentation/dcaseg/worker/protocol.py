@@ -16,10 +16,10 @@ Requests, each with ``version``, the number of this protocol:
 folder to create, which must not exist. ``bundle`` is the folder or name of a model, null for the default one;
 ``options`` are fields of ``inference.options.SegmentOptions``, ``runtime`` is one of
 ``inference.backends.selection.CHOICES``. ``bundle``, ``device``, ``options`` and ``runtime`` are optional, and so are
-two fields for CTs that the caller has not read itself: ``files`` lists the DICOM files of the CT where they are not all
-the files of a folder (``ct`` is then the first of them), and ``ct_copy`` names a file (.nrrd) to add to the results, with
-the CT as it was read, on the grid of the labels. ``devices`` asks which devices are available; it is answered by found_devices or error as soon as PyTorch is loaded and no run is in
-progress.
+two fields for CTs that the caller has not read itself: ``files`` lists the DICOM files of the CT if they are not all
+files of a folder (``ct`` is then the first of them), and ``ct_copy`` names a file (.nrrd) to add to the results, with
+the CT as it was read, on the grid of the labels. ``devices`` asks which devices are available; it is answered by
+found_devices or error as soon as PyTorch is loaded and no run is in progress.
 
 Events:
 
