@@ -315,8 +315,9 @@ def loadingResult(case: BatchCase) -> Iterator[CaseNodes | None]:
     yield None
     ct = show_ct_of_result(files, source.name, source.patient, source.study)
     yield None
+    if not slicer.mrmlScene.IsNodePresent(ct):
+        raise UserError(_("The CT was removed from the scene."), _("Press Show again."))
     nodes = show_result(files, ct, vocabulary)
-    yield None
     keep_for_review(files, nodes, vocabulary, checksum=ct_checksum(ct))
     take_maps(files, nodes, keepFiles=True)
     case.segmentationId = nodes.segmentation.GetID()

@@ -335,8 +335,8 @@ def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
 def body_mask(ct: Any, grid: Any) -> np.ndarray:
     """The body (bool, z, y, x) on the voxels of the volume node ``grid``.
 
-    It is the largest component of the CT that is not air, without the table and including the gas inside it. Both nodes
-    must be under the same transform.
+    It is the largest component of the CT that is not air, without the table and the skin and including the gas inside
+    it. Both nodes must be under the same transform.
     """
     steps = _masking(ct, _matrix(grid), slicer.util.arrayFromVolume(grid).shape)
     while True:
@@ -368,7 +368,8 @@ def _masking(ct: Any, to_ras: np.ndarray, shape: tuple[int, ...]) -> Generator[N
         for plane in filled[first : first + _PLANES_PER_STEP]:
             plane[...] = sitk.GetArrayViewFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))
         yield
-    return _on_grid(filled.astype(bool), to_index, shape, steps)
+    # The coarse voxels at the skin are half air.
+    return _on_grid(eroded(filled.astype(bool)), to_index, shape, steps)
 
 
 def _on_grid(mask: np.ndarray, to_index: np.ndarray, shape: tuple[int, ...], steps: list[int]) -> np.ndarray:

@@ -212,6 +212,10 @@ class BatchPanel:
 
     def _onChanged(self, case: BatchCase | None) -> None:
         if case is None:
+            if self._loading is not None and self._loading not in self.batch.cases:
+                # The scene was closed, or the row removed, while its result was being loaded.
+                self._steps.stop()
+                self._loading = None
             self._fill()
         elif case in self.batch.cases:
             self._fillRow(self.batch.cases.index(case))
