@@ -68,6 +68,11 @@ def select(batch: Any, row: int) -> None:
     batch.ui.batchTable.selectRow(row)
 
 
+def add_scene(batch: Any, fake: Any) -> None:
+    batch.ui.addSceneButton.click()
+    fake.wait_for(lambda: batch.ui.addSceneButton.enabled)
+
+
 def add_folder(batch: Any, fake: Any, folder: Path) -> None:
     fake.dialogs.answer(str(folder))
     batch.ui.addFolderButton.click()
@@ -88,7 +93,7 @@ def item_of(node: Any) -> tuple[Any, int]:
 @pytest.mark.slow
 def test_all_cts_of_the_scene_are_segmented_by_one_worker(batch, panel, fake_slicer):
     cts = [add_ct(f"CT {number}") for number in (1, 2, 3)]
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     assert rows(batch) == [(f"CT {number}", "waiting") for number in (1, 2, 3)]
     batch.ui.startButton.click()
     fake_slicer.wait_for(lambda: states(batch)[0] == "Done", 60)
@@ -103,16 +108,16 @@ def test_all_cts_of_the_scene_are_segmented_by_one_worker(batch, panel, fake_sli
 
 def test_cts_that_have_a_result_are_not_added_again(batch, panel, fake_slicer):
     add_ct("First")
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     run_to_end(batch, fake_slicer)
     select(batch, 0)
     batch.ui.removeButton.click()
     assert rows(batch) == []
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     assert rows(batch) == []
     assert batch.ui.batchMessageLabel.text == "The scene has no CT without a result."
     add_ct("Second")
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     assert [name for name, _ in rows(batch)] == ["Second"]
 
 
@@ -122,7 +127,7 @@ def test_results_appear_in_the_views_only_when_they_are_shown(batch, panel, fake
 
     red = view_node("vtkMRMLSliceCompositeNode", "Red")
     cts = [add_ct(name) for name in ("First", "Second")]
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     run_to_end(batch, fake_slicer)
     first, second = segmentations()
     assert not first.GetDisplayNode().GetVisibility() and not second.GetDisplayNode().GetVisibility()
@@ -139,7 +144,7 @@ def test_results_appear_in_the_views_only_when_they_are_shown(batch, panel, fake
 def test_one_result_can_be_reviewed_while_the_next_ct_is_segmented(batch, panel, fake_slicer):
     for number in (1, 2):
         add_ct(f"CT {number}")
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     batch.ui.startButton.click()
     fake_slicer.wait_for(lambda: states(batch)[0] == "Done", 60)
     fake_slicer.wait_for(lambda: states(batch)[1] == "Running", 60)
@@ -155,7 +160,7 @@ def test_one_result_can_be_reviewed_while_the_next_ct_is_segmented(batch, panel,
 
 def test_a_failure_does_not_stop_the_others(batch, panel, fake_slicer):
     _good, bad, last = (add_ct(name) for name in ("Good", "Sheared", "Last"))
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     bad.SetIJKToRASDirections([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     slicer.mrmlScene.RemoveNode(last)
     run_to_end(batch, fake_slicer)
@@ -176,7 +181,7 @@ def test_a_failure_does_not_stop_the_others(batch, panel, fake_slicer):
 def test_one_case_can_be_canceled_while_it_waits_or_runs(batch, panel, fake_slicer):
     for number in (1, 2, 3):
         add_ct(f"CT {number}")
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     batch.ui.startButton.click()
     fake_slicer.wait_for(lambda: states(batch)[0] == "Running", 20)
     for row in (1, 0):
@@ -190,7 +195,7 @@ def test_one_case_can_be_canceled_while_it_waits_or_runs(batch, panel, fake_slic
 def test_all_can_be_canceled(batch, panel, fake_slicer):
     for number in (1, 2, 3):
         add_ct(f"CT {number}")
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     batch.ui.startButton.click()
     fake_slicer.wait_for(lambda: states(batch)[0] == "Running", 20)
     batch.ui.startButton.click()
@@ -203,7 +208,7 @@ def test_all_can_be_canceled(batch, panel, fake_slicer):
 def test_closing_the_scene_ends_the_batch(batch, panel, fake_slicer):
     for number in (1, 2):
         add_ct(f"CT {number}")
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     batch.ui.startButton.click()
     fake_slicer.wait_for(lambda: states(batch)[0] == "Running", 20)
     slicer.mrmlScene.Clear(0)
@@ -212,7 +217,7 @@ def test_closing_the_scene_ends_the_batch(batch, panel, fake_slicer):
     fake_slicer.process_events(0.3)
     assert segmentations() == [] and temporary_files() == []
     add_ct("New")
-    batch.ui.addSceneButton.click()
+    add_scene(batch, fake_slicer)
     run_to_end(batch, fake_slicer)
     assert states(batch) == ["Done"]
 

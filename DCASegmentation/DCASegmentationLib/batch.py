@@ -259,18 +259,15 @@ def _newFolder(parent: Path, name: str) -> Path:
     return path
 
 
-def casesInScene() -> list[BatchCase]:
-    """The CTs in the scene that have no result of this module yet."""
-    scene = slicer.mrmlScene
-    volumes = [
-        scene.GetNthNodeByClass(index, "vtkMRMLScalarVolumeNode")
-        for index in range(scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode"))
-    ]
-    return [
-        BatchCase(node.GetName(), node.GetID())
-        for node in volumes
-        if not node.GetHideFromEditors() and not cases_of(node) and looks_like_ct(node)
-    ]
+def casesInScene() -> Iterator[BatchCase | None]:
+    """The CTs in the scene that have no result of this module yet; yields None for every other volume.
+
+    It takes a moment to tell whether a volume is a CT, so each is a step of its own.
+    """
+    for node_id in [node.GetID() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")]:
+        node = slicer.mrmlScene.GetNodeByID(node_id)
+        isNew = node is not None and not node.GetHideFromEditors() and not cases_of(node)
+        yield BatchCase(node.GetName(), node_id) if isNew and looks_like_ct(node) else None
 
 
 def casesOfFolder(found: Findings) -> list[BatchCase]:

@@ -96,6 +96,7 @@ def _draw_batch(panel: Any, fake: FakeSlicer, folder: Path) -> None:
     nodes[0].SetIJKToRASDirections([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     panel.ui.batchSection.collapsed = False
     batch.ui.addSceneButton.click()
+    fake.wait_for(lambda: len(batch.batch.cases) == len(nodes), 60)
     batch.ui.startButton.click()
     fake.wait_for(lambda: batch.batch.cases[1].fraction > 0.2 or batch.batch.cases[1].isOver, 600)
     batch.ui.batchTable.selectRow(0)

@@ -86,13 +86,8 @@ class BatchPanel:
 
     def onAddScene(self) -> None:
         """Add the CTs of the scene that have no result yet."""
-        with slicer.util.WaitCursor():
-            cases = casesInScene()
-        added = self.batch.add(cases)
-        if not cases:
-            self._showMessage(_("The scene has no CT without a result."))
-        else:
-            self._showMessage("" if added else _("The CTs of the scene are in the list already."))
+        self._steps.run(self._searchingScene(), self._updateButtons)
+        self._updateButtons()
 
     def onAddFolder(self) -> None:
         """Ask for a folder and add its CTs; during a search, stop it instead."""
@@ -146,6 +141,17 @@ class BatchPanel:
         self._steps.stop()
         self._summaryTimer.stop()
         self.batch.stop()
+
+    def _searchingScene(self) -> Iterator[None]:
+        cases = []
+        for case in casesInScene():
+            cases += [case] if case is not None else []
+            yield
+        added = self.batch.add(cases)
+        if not cases:
+            self._showMessage(_("The scene has no CT without a result."))
+        else:
+            self._showMessage("" if added else _("The CTs of the scene are in the list already."))
 
     def _searching(self, folder: Path) -> Iterator[None]:
         """Search a folder for CTs, a few files in each turn of the event loop."""
@@ -255,6 +261,7 @@ class BatchPanel:
             self._loading = None
         ui.addFolderButton.text = _("Stop search") if isSearching else _("Add folder...")
         ui.addFolderButton.enabled = self._loading is None
+        ui.addSceneButton.enabled = not self._steps.isRunning
         waiting = any(case.state is State.Waiting for case in self.batch.cases)
         ui.startButton.text = _("Cancel all") if self.isRunning else _("Start")
         ui.startButton.enabled = self.isRunning or waiting
