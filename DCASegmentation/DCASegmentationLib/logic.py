@@ -173,16 +173,28 @@ class SegmentationRunner:
         vocabulary = read_metadata(bundle).vocabulary
         folder = new_temporary_folder()
         try:
-            region, source = None, {}
+            region: Region | None = None
+            files: tuple[str, ...] = ()
+            copy = None
             if isinstance(job.ct, CTFiles):
-                path, files = job.ct.files[0], job.ct.files if job.ct.isDICOM else ()
-                source = {"files": tuple(map(str, files)), "ct_copy": None if job.resultFolder else CT_FILE}
+                path = job.ct.files[0]
+                files = tuple(str(file) for file in job.ct.files) if job.ct.isDICOM else ()
+                copy = CT_FILE if job.resultFolder is None else None
             else:
                 onProgress(0.0, _("Exporting the CT"))
                 path, region = export_ct(job.ct, folder, job.roi)
             run = _Run(uuid.uuid4().hex, job, folder, region, vocabulary, onProgress, onFinished)
             out = job.resultFolder or folder / "result"
-            request = Segment(run.id, str(path), str(out), str(bundle), job.device, dict(job.options), **source)
+            request = Segment(
+                run.id,
+                str(path),
+                str(out),
+                str(bundle),
+                job.device,
+                dict(job.options),
+                files=files,
+                ct_copy=copy,
+            )
             self._run, self._abortReason, self._isCancelled = run, None, False
             self._observe()
             self._worker.segment(request, self._onProgress, self._onDone, self._onError, self._onCancelled)
