@@ -286,8 +286,9 @@ def test_a_folder_is_listed_with_what_cannot_be_used_and_nothing_is_loaded(batch
     add_folder(batch, fake_slicer, archive)
     assert rows(batch)[:2] == [("P1 Abdomen", "waiting"), ("P2 Abdomen", "waiting")]
     name, status = rows(batch)[2]
-    assert name == "Gap" and status.startswith("failed: ")
+    assert (name, status) == ("Gap", "failed")
     select(batch, 2)
+    assert batch.ui.caseLabel.text.startswith("Gap: failed. ") and "slice" in batch.ui.caseLabel.text
     assert not batch.ui.retryButton.enabled and not batch.ui.showButton.enabled and batch.ui.removeButton.enabled
     assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
     select(batch, 0)
@@ -297,6 +298,14 @@ def test_a_folder_is_listed_with_what_cannot_be_used_and_nothing_is_loaded(batch
     assert rows(batch)[0][1] == "waiting"
     add_folder(batch, fake_slicer, archive)
     assert len(rows(batch)) == 3, "a CT is not added twice"
+
+
+@pytest.mark.parametrize("style", ["light", "dark"])
+def test_the_section_is_no_wider_than_the_panel(batch, panel, archive, fake_slicer, screenshot, style):
+    add_folder(batch, fake_slicer, archive)
+    batch.ui.batchTable.selectAll()
+    assert panel.widget.minimumSizeHint().width() <= 340
+    assert screenshot(panel.ui.batchSection, f"batch-{style}", style).exists()
 
 
 def test_result_folders_get_new_names_and_no_signs_that_a_disk_refuses(fake_slicer, tmp_path):

@@ -184,6 +184,8 @@ def show_dominant_expert(image: sitk.Image, name: str = "Dominant expert") -> An
 
 
 _PREFIX = "DCASegmentation-maps-"
+# This map is on the grid of the CT and 0 outside the organs; all others are on the coarser grid of the model.
+_IN_ORGANS = "dominant_expert"
 _FOLDER = "DCASegmentation.maps"
 _SPACE, _BODY = "space.json", "body.npy"
 _LEFT_OVER_AFTER = 2 * 24 * 3600  # s
@@ -244,7 +246,8 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
     node.SetSaveWithScene(False)
     if nodes.ct is not None:
         place_under(nodes.ct, node, np.array(space))
-        _empty_outside_body(node, nodes.ct, folder)
+        if name != _IN_ORGANS:
+            _empty_outside_body(node, nodes.ct, folder)
     nodes.set_map(name, node)
     remember(nodes)
     place_in_folder([node], nodes.segmentation)
@@ -309,8 +312,10 @@ def _mask_file(folder: Path, shape: tuple[int, ...]) -> Path:
 def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
     """Compute the body mask of a case's maps in small steps, so that a map appears at once when it is chosen."""
     folder = _folder_of(nodes.segmentation)
-    paths = [path for name in MAP_NAMES if folder is not None and (path := folder / f"{name}.nrrd").is_file()]
-    if folder is None or nodes.ct is None or not paths:
+    if folder is None or nodes.ct is None:
+        return
+    paths = [path for name in MAP_NAMES if name != _IN_ORGANS and (path := folder / f"{name}.nrrd").is_file()]
+    if not paths:
         return
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(paths[0]))

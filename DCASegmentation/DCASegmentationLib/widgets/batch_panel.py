@@ -62,8 +62,6 @@ class BatchPanel:
         layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         makeCompact(self.ui.batchTable)
-        # A long reason must not squeeze the names.
-        self.ui.batchTable.horizontalHeader().setSectionResizeMode(1, qt.QHeaderView.Stretch)
         self.ui.addSceneButton.connect("clicked()", self.onAddScene)
         self.ui.addFolderButton.connect("clicked()", self.onAddFolder)
         self.ui.resultsSelector.connect("activated(int)", self._onResultsChosen)
@@ -171,16 +169,17 @@ class BatchPanel:
         added = self.batch.add([case for case in cases if case.state is State.Waiting])
         unusable = self.batch.add([case for case in cases if case.state is State.Failed])
         skipped = [each for each in search.found.rejected if each.status == "skipped"]
-        message = _("{count} CTs were added.").format(count=added)
+        message = _("1 CT was added.") if added == 1 else _("{count} CTs were added.").format(count=added)
         if unusable:
             message += " " + _("{count} cannot be used.").format(count=unusable)
         if not cases:
             message = _("No CT was found in {folder}.").format(folder=folder)
         if skipped:
             reasons = "; ".join(sorted({each.reason for each in skipped})[:3])
-            message += " " + _("{count} other images were left out ({reasons}).").format(
-                count=len(skipped), reasons=reasons
-            )
+            text = _("{count} other series were left out ({reasons}).")
+            if len(skipped) == 1:
+                text = _("{count} other series was left out ({reasons}).")
+            message += " " + text.format(count=len(skipped), reasons=reasons)
         self._showMessage(message)
 
     def _show(self, case: BatchCase) -> None:
@@ -317,6 +316,6 @@ def _inWords(case: BatchCase, isLong: bool = False) -> str:
     words = _stateInWords(case.state)
     if case.state is State.Running:
         words = _("{percent} %").format(percent=round(100 * case.fraction))
-    if case.message and (isLong or case.state in (State.Failed, State.Running)):
-        words = f"{words}: {case.message}"
-    return f"{case.name}: {words}" if isLong else words
+    if not isLong:
+        return words
+    return f"{case.name}: {words}. {case.message}" if case.message else f"{case.name}: {words}."
