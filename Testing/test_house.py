@@ -53,7 +53,7 @@ LOADED_BY_SLICER = {
     *("errors", "organs", "types", "user_folders", "temp_paths", "json_io", ""),
     *("imaging", "rendering", "dcaseg.worker.protocol", "dcaseg.worker.traces", "dcaseg.review.schema"),
     *("dcaseg.synthesis.phantom", "dcaseg.training.corrections", "dcaseg.models.store", "dcaseg.models.user_models"),
-    *("dcaseg.models.download", "dcaseg.worker.model_download", "dcaseg.worker.training_case"),
+    *("dcaseg.models.download", "dcaseg.worker.model_download", "dcaseg.cohort.discovery"),
 }
 HEAVY = {"torch", "monai", "ignite", "typer", "dask"}
 

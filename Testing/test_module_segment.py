@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.scene
@@ -48,6 +49,23 @@ def test_one_click_segments_the_open_ct(panel, ct, fake_slicer):
     assert not panel.ui.resultSection.collapsed
     assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 1 + 2, "the maps are not volumes yet"
     assert [path.name.startswith("DCASegmentation-maps-") for path in temporary_files()] == [True]
+
+
+def test_maps_are_prepared_before_one_is_chosen_and_are_empty_outside_the_body(panel, ct, fake_slicer):
+    from DCASegmentationLib.scene.case_record import recall
+    from DCASegmentationLib.scene.maps import body_mask, map_volume
+
+    apply(panel)
+    wait_for_end(panel, fake_slicer)
+    (folder,) = temporary_files()
+    fake_slicer.wait_for(lambda: list(folder.glob("*-body.npy")), 20)
+    (prepared,) = folder.glob("*-body.npy")
+    node = map_volume(recall(panel.parameters.resultSegmentation), "entropy")
+    assert list(folder.glob("*-body.npy")) == [prepared], "choosing a map computes no other mask"
+    body = body_mask(ct, node)
+    assert np.array_equal(~np.load(prepared), body) and 0.3 < body.mean() < 0.95
+    values = slicer.util.arrayFromVolume(node)
+    assert not values[~body].any() and values[body].any()
 
 
 def test_the_segmentation_is_put_under_the_study_of_its_ct(panel, ct, fake_slicer):

@@ -32,7 +32,7 @@ def test_the_report_contains_pictures_volumes_ranges_findings_and_a_warning(repo
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert len(pictures) == 4 and all(base64.b64decode(each).startswith(b"\x89PNG") for each in pictures)
     assert "Report: &lt;CT&gt;" in text and "made-up &amp; tested" in text and "80 % &lt;differs&gt;." in text
-    assert "Liver, Stomach" in text and "accepted as it is" in text
+    assert "or Stomach" in text and "accepted as it is" in text
     assert text.count("Not for clinical use") == 2
     low, high = AMOS.by_key["liver"].volume_ml
     assert f"{low:g}\N{EN DASH}{high:g}" in text and "645.1" in text
@@ -47,10 +47,40 @@ def test_an_organ_at_the_edge_of_the_scan_is_reported_as_cut_off(report):
     labels = sitk.GetImageFromArray(array)
     labels.CopyInformation(report.labels)
     notes = {row.organ.key: row.notes for row in organ_rows(replace(report, labels=labels))}
-    assert "cut off at the first slice" in notes["right_kidney"][0] and notes["left_kidney"] == (
+    assert notes["right_kidney"] == ("cut off at the lower end of the scan",) and notes["left_kidney"] == (
         "below the usual range",
     )
     assert notes["bladder"] == ("not found",)
+
+
+def test_each_picture_states_the_sides_of_the_patient(report):
+    from dcaseg.rendering.report import page, pictures_of
+
+    axial, coronal, sagittal, front = pictures_of(report.ct, report.labels, report.vocabulary)
+    assert axial.sides == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+    assert axial.title.startswith("Axial, slice")
+    assert coronal.sides == front.sides == {"left": "R", "right": "L", "top": "S", "bottom": "I"}
+    assert sagittal.sides == {"left": "A", "right": "P", "top": "S", "bottom": "I"}
+    assert page(report).count('class="side') == 16
+    # The liver of the phantom is on the patient's right: in the left half of the picture.
+    liver = np.array(AMOS.by_key["liver"].color) / max(AMOS.by_key["liver"].color)
+    hue = front.pixels / front.pixels.max(axis=2, keepdims=True).clip(1)
+    columns = np.nonzero(np.abs(hue - liver).max(axis=2) < 0.1)[1]
+    assert columns.mean() < hue.shape[1] / 2
+
+
+def test_the_slice_and_the_outcome_of_every_decision_are_listed_and_long_lists_end(report):
+    from dcaseg.rendering.report import NOT_CHECKED, page
+
+    place = report.ct.TransformIndexToPhysicalPoint((5, 5, 11))
+    (one,) = report.findings
+    findings = [replace(one, outcome=NOT_CHECKED, reasons=("Liver: it is cut.",), position_mm=place)] * 30 + [one]
+    text = page(replace(report, findings=findings))
+    assert "31 findings, the most likely wrong first: 30 not checked, 1 accepted as it is." in text
+    assert "The 10 least likely of those not checked are left out here." in text
+    assert text.count("<td class=number>12</td>") == 21, "20 times slice 12, and once rank 12"
+    assert text.count("It is cut.") == 20 and "Liver: it is cut." not in text
+    assert "<td class=number>31</td>" in text, "a decision is listed whatever its rank"
 
 
 def test_organs_that_were_not_requested_are_not_reported_as_missing(report):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -83,6 +84,19 @@ def test_a_run_writes_the_requested_folder(warm, request_for):
     assert {"labels.nrrd", "entropy.nrrd", "attention_tail_level4.nrrd", "request.json"} <= set(files_of(answer.folder))
     with (Path(answer.folder) / "volumes.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 15
+
+
+def test_a_copy_of_the_ct_is_added_on_request(warm, request_for, coarse_phantom):
+    answer = warm.segment(request_for(ct_copy="ct.nrrd"))
+    assert isinstance(answer, Done)
+    copy, labels = (sitk.ReadImage(f"{answer.folder}/{name}.nrrd") for name in ("ct", "labels"))
+    ct = sitk.ReadImage(str(coarse_phantom / "ct.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(copy), sitk.GetArrayFromImage(ct))
+    assert (copy.GetSize(), copy.GetOrigin(), copy.GetDirection()) == (
+        labels.GetSize(),
+        labels.GetOrigin(),
+        labels.GetDirection(),
+    )
 
 
 def test_the_second_run_finds_the_model_loaded(warm, request_for, small_bundle, tmp_path):
@@ -171,6 +185,8 @@ def test_a_request_may_arrive_in_pieces(warm, request_for):
     ("changes", "problem"),
     [
         ({"ct": "nowhere.nrrd"}, "no file nowhere.nrrd"),
+        ({"files": ("nowhere/1.dcm",)}, "1.dcm cannot be read"),
+        ({"ct_copy": "../ct.nrrd"}, "The CT cannot be written as '../ct.nrrd'"),
         ({"out": "/proc/nowhere/result"}, "/proc/nowhere"),
         ({"bundle": "no-such-model"}, "no-such-model"),
         ({"device": "toaster"}, "toaster"),

@@ -39,6 +39,7 @@ from dcaseg.worker.server import HANDLERS
 REQUESTS = [
     Segment("1", "/data/ct.nrrd", "/data/out"),
     Segment("läuft-2", "/data/Müller 腹部/ct.nrrd", "/data/out", "model", "cuda:1", {"overlap": 0.25, "organs": None}),
+    Segment("3", "/data/1.dcm", "/data/out", files=("/data/1.dcm", "/data/2.dcm"), ct_copy="ct.nrrd"),
     Cancel("1"),
     Devices("2"),
     Correct("6", {"type": "stroke", "session": 1, "label": 10, "points": [[-12.5, 40, 95]], "add": None}),

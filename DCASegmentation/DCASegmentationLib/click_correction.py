@@ -31,10 +31,9 @@ from DCASegmentationLib.scene.click_labels import (
 )
 from DCASegmentationLib.scene.click_preview import hide_preview, show_preview
 from DCASegmentationLib.scene.ct_export import CT_FILE, export_ct
-from DCASegmentationLib.scene.storage import write_nrrd
+from DCASegmentationLib.scene.storage import new_temporary_folder, write_nrrd
 from DCASegmentationLib.scene.surfaces import renewing_surfaces
 from DCASegmentationLib.scene.volumes import Box, index_to_world, joined_box
-from DCASegmentationLib.temporary_folder import newTemporaryFolder
 
 Point = tuple[float, float, float]
 Answer = Corrected | Failure
@@ -278,7 +277,7 @@ class ClickCorrection:
             require_correctable(nodes)
             yield
             if self._folder is None:
-                self._folder = newTemporaryFolder()
+                self._folder = new_temporary_folder()
             if ct_state(nodes) != self._ctState:
                 export_ct(nodes.ct, self._folder)
                 self._ctState = ct_state(nodes)

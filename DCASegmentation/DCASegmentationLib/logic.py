@@ -22,11 +22,18 @@ from dcaseg.worker.protocol import Answer, Correct, Corrected, Devices, Done, Fa
 from DCASegmentationLib import requirements
 from DCASegmentationLib.event_loop import newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, recall
-from DCASegmentationLib.scene.ct_export import Region, ct_checksum, export_ct, require_ct
+from DCASegmentationLib.scene.ct_export import CT_FILE, Region, ct_checksum, export_ct, require_ct
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept, kept_organs
-from DCASegmentationLib.scene.result_import import ResultFiles, keep_for_review, show_result, take_maps
+from DCASegmentationLib.scene.result_import import (
+    ResultFiles,
+    keep_for_review,
+    show_ct_of_result,
+    show_result,
+    take_maps,
+)
 from DCASegmentationLib.scene.segmentation import require_target
-from DCASegmentationLib.temporary_folder import newTemporaryFolder
+from DCASegmentationLib.scene.storage import new_temporary_folder
+from DCASegmentationLib.scene.view_setup import is_in_views
 from DCASegmentationLib.worker_client import WorkerProcess, newWorker
 
 # Everything that the Experts and Review sections show.
@@ -42,14 +49,31 @@ _EXPORTED, _COMPUTED = 0.02, 0.95
 
 
 @dataclass(frozen=True)
+class CTFiles:
+    """A CT on the disk: one image file, or the ``files`` of a DICOM series, called ``name``.
+
+    ``patient`` (the ID) and ``study`` (a description or date) are its place in the subject hierarchy; they may be
+    empty.
+    """
+
+    files: tuple[Path, ...]
+    name: str
+    isDICOM: bool = False
+    patient: str = ""
+    study: str = ""
+
+
+@dataclass(frozen=True)
 class SegmentationJob:
     """What to segment, and how.
 
-    ``ct`` is a vtkMRMLScalarVolumeNode in HU, ``bundle`` the folder of the model (None for the default), ``device``
+    ``ct`` is a vtkMRMLScalarVolumeNode in HU, or CTFiles: then the worker reads the CT, and it is added to the scene
+    with its result, unless ``resultFolder`` names a new folder, which then holds the result instead of the scene.
+    ``bundle`` is the folder of the model (None for the default), ``device``
     "auto", "cuda", "mps", or "cpu". The organs go into ``segmentation``, an existing vtkMRMLSegmentationNode, or None
     for a new one. ``roi`` is a vtkMRMLMarkupsROINode, or None for the whole CT. ``options`` are fields of
     ``inference.options.SegmentOptions``. Organs of ``segmentation`` that were corrected or accepted stay as they are
-    unless ``keepCorrected`` is False.
+    unless ``keepCorrected`` is False. Without ``isShown``, a result appears in the views only if they show its CT.
     """
 
     ct: Any
@@ -59,11 +83,19 @@ class SegmentationJob:
     roi: Any | None = None
     options: Mapping[str, Any] = field(default_factory=lambda: dict(ALL_MAPS))
     keepCorrected: bool = True
+    resultFolder: Path | None = None
+    isShown: bool = True
+
+    @property
+    def isCTGone(self) -> bool:
+        """Whether the CT node was removed from the scene."""
+        return not isinstance(self.ct, CTFiles) and not slicer.mrmlScene.IsNodePresent(self.ct)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: with ``nodes``, with an ``error`` (and ``details`` for the log), or ``cancelled``.
+    """How a run ended: with ``nodes``, with a result ``folder`` that was asked for instead, with an ``error`` (and
+    ``details`` for the log), or ``cancelled``.
 
     ``device`` is the device used, in words; ``seconds`` the time of each phase in the worker; ``elapsed`` the time of
     the whole run in seconds; ``warnings`` are messages for the user.
@@ -77,6 +109,7 @@ class Outcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     elapsed: float = 0.0
     warnings: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +117,7 @@ class _Run:
     id: str
     job: SegmentationJob
     folder: Path
-    region: Region
+    region: Region | None
     vocabulary: Vocabulary
     onProgress: Callable[[float, str], None]
     onFinished: Callable[[Outcome], None]
@@ -132,23 +165,43 @@ class SegmentationLogic:
             raise UserError(_("PyTorch is not installed in Slicer."), _("Install it under Setup in the panel."))
         if self._run is not None:
             raise UserError(_("Another CT is still being segmented."), _("Wait until it is finished, or cancel it."))
-        require_ct(job.ct)
+        if not isinstance(job.ct, CTFiles):
+            require_ct(job.ct)
         if job.segmentation is not None:
             require_target(job.segmentation, job.ct)
         worker = self._getWorker()
         bundle = default_bundle() if job.bundle is None else job.bundle
         vocabulary = read_metadata(bundle).vocabulary
-        folder = newTemporaryFolder()
+        folder = new_temporary_folder()
         try:
-            onProgress(0.0, _("Exporting the CT"))
-            path, region = export_ct(job.ct, folder, job.roi)
+            region: Region | None = None
+            files: tuple[str, ...] = ()
+            copy = None
+            if isinstance(job.ct, CTFiles):
+                path = job.ct.files[0]
+                files = tuple(str(file) for file in job.ct.files) if job.ct.isDICOM else ()
+                copy = CT_FILE if job.resultFolder is None else None
+            else:
+                onProgress(0.0, _("Exporting the CT"))
+                path, region = export_ct(job.ct, folder, job.roi)
             run = _Run(uuid.uuid4().hex, job, folder, region, vocabulary, onProgress, onFinished)
-            request = Segment(run.id, str(path), str(folder / "result"), str(bundle), job.device, dict(job.options))
+            out = job.resultFolder or folder / "result"
+            request = Segment(
+                run.id,
+                str(path),
+                str(out),
+                str(bundle),
+                job.device,
+                dict(job.options),
+                files=files,
+                ct_copy=copy,
+            )
             self._run, self._abortReason, self._isCancelled = run, None, False
             self._observe()
             worker.send(request, self._onAnswer, self._onProgress)
             self._checksum = ""
-            self._checksumTimer.start()
+            if region is not None:
+                self._checksumTimer.start()
         except BaseException:
             self._clear()
             shutil.rmtree(folder, ignore_errors=True)
@@ -211,7 +264,7 @@ class SegmentationLogic:
     def _takeChecksum(self) -> None:
         """Compute the checksum of the exported CT, in its own turn of the event loop to keep Slicer responsive."""
         run = self._run
-        if run is not None and slicer.mrmlScene.IsNodePresent(run.job.ct):
+        if run is not None and not run.job.isCTGone:
             self._checksum = ct_checksum(run.job.ct)
 
     def _onProgress(self, fraction: float, message: str) -> None:
@@ -254,23 +307,37 @@ class SegmentationLogic:
 
     def _show(self, run: _Run, done: Done) -> Iterator[Outcome | None]:
         """Read and show the result in steps. Yields None after each step and the outcome after the last one."""
-        files = ResultFiles(Path(done.folder))
+        if run.job.resultFolder is not None:
+            yield Outcome(device=done.device, seconds=done.seconds, warnings=done.warnings, folder=Path(done.folder))
+            return
+        files, ct = ResultFiles(Path(done.folder)), run.job.ct
         for _step in files.read():
             yield None
         # Meanwhile the user may have closed the scene, deleted the CT, or pressed Cancel.
-        if self._abortReason is not None or not slicer.mrmlScene.IsNodePresent(run.job.ct):
+        if self._abortReason is not None or run.job.isCTGone:
             yield Outcome(error=self._abortReason or _ctRemoved())
         elif self._isCancelled:
             yield Outcome(cancelled=True)
         else:
+            if isinstance(ct, CTFiles):
+                ct = show_ct_of_result(files, ct.name, ct.patient, ct.study, done.warnings)
+                yield None
+                self._checksum = ct_checksum(ct) if slicer.mrmlScene.IsNodePresent(ct) else ""
+                yield None
+                # The scene may have been closed between two steps.
+                if not slicer.mrmlScene.IsNodePresent(ct):
+                    yield Outcome(error=self._abortReason or _ctRemoved())
+                    return
             segmentation = run.job.segmentation
             if segmentation is not None and not slicer.mrmlScene.IsNodePresent(segmentation):
                 # Deleted meanwhile: put the result into a new segmentation.
                 segmentation = None
             kept = kept_organs(recall(segmentation)) if run.job.keepCorrected else NOTHING_KEPT
-            nodes = show_result(files, run.job.ct, run.vocabulary, run.region, segmentation, kept)
+            nodes = show_result(files, ct, run.vocabulary, run.region, segmentation, kept)
+            if not run.job.isShown and not is_in_views(ct):
+                nodes.segmentation.GetDisplayNode().SetVisibility(False)
             yield None
-            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(run.job.ct):
+            if slicer.mrmlScene.IsNodePresent(nodes.segmentation) and slicer.mrmlScene.IsNodePresent(ct):
                 keep_for_review(files, nodes, run.vocabulary, run.region, kept, self._checksum)
                 yield None
                 take_maps(files, nodes)
@@ -301,7 +368,7 @@ class SegmentationLogic:
         self._showTimer.stop()
 
     def _onNodeRemoved(self, caller: Any, event: str) -> None:
-        if self._run is not None and not slicer.mrmlScene.IsNodePresent(self._run.job.ct):
+        if self._run is not None and self._run.job.isCTGone:
             self._abort(_ctRemoved())
 
     def _onSceneClosed(self, caller: Any, event: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import slicer
 from matplotlib.image import imsave
 
 if __name__ == "__main__":
@@ -63,6 +64,7 @@ def _draw(panel: Any, fake: FakeSlicer, folder: Path) -> None:
         raise SystemExit(panel.segmentPanel.ui.messageLabel.text)
     fake.process_events(2.0)
     _shoot(panel.widget, folder / "panel.png")
+    _draw_batch(panel, fake, folder)
     review = panel.reviewPanel
     panel.ui.reviewSection.collapsed = False
     review.goToNext()
@@ -82,6 +84,35 @@ def _draw(panel: Any, fake: FakeSlicer, folder: Path) -> None:
             as_high_as_its_contents(panel.widget.window())
             screenshot(section, folder / "sections" / f"{name}-{style}.png", style, panel.enter)
     _draw_map(panel, folder / "panel-map-view.png")
+
+
+def _draw_batch(panel: Any, fake: FakeSlicer, folder: Path) -> None:
+    """Draw the section Batch while the first of three CTs runs, then cancel it."""
+    from dcaseg.synthesis.phantom.case import generate
+    from DCASegmentationLib.batch import State
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    batch, names = panel.batchPanel, ("Synthetic CT, portal venous", "Synthetic CT, follow-up", "Lower abdomen")
+    nodes = [show_ct(generate(seed, spacing=(6.0, 6.0, 8.0)).ct, name) for seed, name in enumerate(names, start=1)]
+    # Its axes are not at right angles: it fails.
+    nodes[0].SetIJKToRASDirections([[1.0, 0.5, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    panel.ui.batchSection.collapsed = False
+    batch.ui.addSceneButton.click()
+    fake.wait_for(lambda: len(batch.batch.cases) == len(nodes), 60)
+    batch.ui.startButton.click()
+    fake.wait_for(lambda: batch.batch.cases[1].fraction > 0.2 or batch.batch.cases[1].isOver, 600)
+    batch.ui.batchTable.selectRow(0)
+    for style in ("light", "dark"):
+        as_high_as_its_contents(panel.widget.window())
+        screenshot(panel.ui.batchSection, folder / f"panel-batch{'' if style == 'light' else '-dark'}.png", style)
+    batch.batch.cancelAll()
+    fake.wait_for(lambda: not batch.isRunning, 60)
+    for case in [each for each in batch.batch.cases if each.state is not State.Running]:
+        batch.batch.remove(case)
+    for node in nodes:
+        slicer.mrmlScene.RemoveNode(node)
+    panel.ui.batchSection.collapsed = True
+    fake.process_events(0.5)
 
 
 def _draw_missing(panel: Any, fake: FakeSlicer, folder: Path) -> None:

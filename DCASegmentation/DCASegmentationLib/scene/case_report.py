@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from dcaseg.errors import UserError
 from dcaseg.organs import Vocabulary
-from dcaseg.rendering.report import CaseReport, ReportedFinding
+from dcaseg.rendering.report import NOT_CHECKED, CaseReport, ReportedFinding
 from DCASegmentationLib.scene.case_record import CaseNodes
 from DCASegmentationLib.scene.click_labels import counted_clicks
 from DCASegmentationLib.scene.finding_status import organs_of
@@ -28,7 +28,7 @@ from DCASegmentationLib.scene.segmentation import segment_layers
 from DCASegmentationLib.scene.volumes import image_of
 
 _OUTCOMES = {
-    TO_CHECK: "not checked",
+    TO_CHECK: NOT_CHECKED,
     ACCEPTED: "accepted as it is",
     CORRECTED: "corrected by hand",
     SUGGESTION: "suggested alternative taken",
@@ -52,10 +52,8 @@ def case_report(nodes: CaseNodes, written: str) -> CaseReport:
         ("CT", nodes.ct.GetName()),
         ("Size", _size(ct)),
         ("Segmentation", nodes.segmentation.GetName()),
-        ("Model", origin.model),
-        ("Weights (SHA-256)", origin.sha256),
         ("Segmented", origin.date),
-        ("Report written", written),
+        ("Model", origin.model),
     ]
     clicks = "; ".join(
         f"{name}: {added} added, {removed} removed"
@@ -63,8 +61,9 @@ def case_report(nodes: CaseNodes, written: str) -> CaseReport:
     )
     if clicks:
         about.append(("Corrected with clicks", clicks))
+    technical = (("Weights (SHA-256)", origin.sha256), ("Report written", written))
     title = f"Segmentation report: {nodes.ct.GetName()}"
-    return CaseReport(title, about, ct, _labels(nodes, ct), vocabulary, _findings(nodes, vocabulary))
+    return CaseReport(title, about, ct, _labels(nodes, ct), vocabulary, _findings(nodes, vocabulary), None, technical)
 
 
 def _size(ct: sitk.Image) -> str:
@@ -94,4 +93,5 @@ def _findings(nodes: CaseNodes, vocabulary: Vocabulary) -> list[ReportedFinding]
 def _reported(finding: Any, status: str, vocabulary: Vocabulary) -> ReportedFinding:
     names = tuple(vocabulary.by_key[key].name if key in vocabulary.by_key else key for key in organs_of(finding))
     reasons = tuple(reason.text for reason in finding.reasons)
-    return ReportedFinding(finding.name, names, reasons, finding.ml, _OUTCOMES.get(status, status))
+    outcome = _OUTCOMES.get(status, status)
+    return ReportedFinding(finding.name, names, reasons, finding.ml, outcome, finding.position_mm)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import slicer
 import slicer.util
 
 from dcaseg.rendering.layout import EXPERTS, color_table
+from dcaseg.rendering.planes import eroded
 from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, remember
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
 from DCASegmentationLib.scene.volumes import add_volume, index_to_ras, parent_to_world, place_under
@@ -183,15 +184,18 @@ def show_dominant_expert(image: sitk.Image, name: str = "Dominant expert") -> An
 
 
 _PREFIX = "DCASegmentation-maps-"
+# This map is on the grid of the CT and 0 outside the organs; all others are on the coarser grid of the model.
+_IN_ORGANS = "dominant_expert"
 _FOLDER = "DCASegmentation.maps"
 _SPACE, _BODY = "space.json", "body.npy"
 _LEFT_OVER_AFTER = 2 * 24 * 3600  # s
 _AIR_HU = -300
 _COARSE_MM = 4.0
+_PLANES_PER_STEP = 32
 
 
-def take_map_files(result: Path, nodes: CaseNodes, temporary: Path) -> None:
-    """Move the maps of the result folder ``result`` into a new folder in ``temporary``.
+def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool = False) -> None:
+    """Move, or with ``keep`` copy, the maps of the result folder ``result`` into a new folder in ``temporary``.
 
     They stay there until the segmentation of ``nodes`` is deleted or Slicer closes. Raises OSError.
     """
@@ -200,7 +204,7 @@ def take_map_files(result: Path, nodes: CaseNodes, temporary: Path) -> None:
         return
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=temporary))
     for path in found:
-        shutil.move(path, folder / path.name)
+        (shutil.copyfile if keep else shutil.move)(path, folder / path.name)
     # The maps are in the world space of the exported CT, but the CT may be moved before they are shown.
     space = np.linalg.inv(parent_to_world(nodes.ct)).tolist()
     (folder / _SPACE).write_text(json.dumps(space), encoding="utf-8")
@@ -242,7 +246,8 @@ def map_volume(nodes: CaseNodes, name: str) -> Any | None:
     node.SetSaveWithScene(False)
     if nodes.ct is not None:
         place_under(nodes.ct, node, np.array(space))
-        _empty_outside_body(node, nodes.ct, folder)
+        if name != _IN_ORGANS:
+            _empty_outside_body(node, nodes.ct, folder)
     nodes.set_map(name, node)
     remember(nodes)
     place_in_folder([node], nodes.segmentation)
@@ -289,7 +294,7 @@ def _folder_of(segmentation: Any) -> Path | None:
 def _empty_outside_body(node: Any, ct: Any, folder: Path) -> None:
     """Set a map to 0 in air and table. The body mask is computed once per grid and cached in the maps' folder."""
     values = slicer.util.arrayFromVolume(node)
-    cache = folder / f"{'x'.join(map(str, values.shape))}-{_BODY}"
+    cache = _mask_file(folder, values.shape)
     try:
         outside = np.load(cache, allow_pickle=False)
     except (OSError, ValueError):
@@ -300,40 +305,89 @@ def _empty_outside_body(node: Any, ct: Any, folder: Path) -> None:
         slicer.util.arrayFromVolumeModified(node)
 
 
+def _mask_file(folder: Path, shape: tuple[int, ...]) -> Path:
+    return folder / f"{'x'.join(map(str, shape))}-{_BODY}"
+
+
+def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
+    """Compute the body mask of a case's maps in small steps, so that a map appears at once when it is chosen."""
+    folder = _folder_of(nodes.segmentation)
+    if folder is None or nodes.ct is None:
+        return
+    paths = [path for name in MAP_NAMES if name != _IN_ORGANS and (path := folder / f"{name}.nrrd").is_file()]
+    if not paths:
+        return
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(paths[0]))
+    try:
+        reader.ReadImageInformation()
+        space = np.array(json.loads((folder / _SPACE).read_text(encoding="utf-8")))
+    except (RuntimeError, OSError, ValueError):
+        return
+    shape = tuple(int(length) for length in reversed(reader.GetSize()))
+    if (cache := _mask_file(folder, shape)).exists():
+        return
+    yield
+    to_ras = np.eye(4)
+    to_ras[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.array(reader.GetSpacing())
+    to_ras[:3, 3] = reader.GetOrigin()
+    body = yield from _masking(nodes.ct, space @ np.diag([-1.0, -1.0, 1.0, 1.0]) @ to_ras, shape)
+    # The result may have been deleted in the meantime, with its folder.
+    if folder.is_dir():
+        np.save(cache, ~body, allow_pickle=False)
+
+
 def body_mask(ct: Any, grid: Any) -> np.ndarray:
     """The body (bool, z, y, x) on the voxels of the volume node ``grid``.
 
-    It is the largest component of the CT that is not air, without the table and including the gas inside it. Both nodes
-    must be under the same transform.
+    It is the largest component of the CT that is not air, without the table and the skin and including the gas inside
+    it. Both nodes must be under the same transform.
     """
-    voxels = slicer.util.arrayFromVolume(ct)
+    steps = _masking(ct, _matrix(grid), slicer.util.arrayFromVolume(grid).shape)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return np.asarray(end.value)
+
+
+def _masking(ct: Any, to_ras: np.ndarray, shape: tuple[int, ...]) -> Generator[None, None, np.ndarray]:
+    """Compute ``body_mask`` in steps, for a grid of ``shape`` (z, y, x) whose indices (i, j, k) ``to_ras`` maps."""
     steps = [max(1, round(_COARSE_MM / side)) for side in reversed(ct.GetSpacing())]
-    coarse = voxels[tuple(slice(None, None, step) for step in steps)] > _AIR_HU
-    image = sitk.GetImageFromArray(coarse.astype(np.uint8))
+    to_index = np.linalg.inv(_matrix(ct)) @ to_ras
+    coarse = slicer.util.arrayFromVolume(ct)[tuple(slice(None, None, step) for step in steps)] > _AIR_HU
+    yield
     # Opening separates the body from the table.
-    image = sitk.BinaryMorphologicalOpening(image, [1, 1, 1])
-    parts = sitk.RelabelComponent(sitk.ConnectedComponent(image))
-    body = sitk.BinaryMorphologicalClosing(parts == 1, [2, 2, 1])
-    planes = sitk.GetArrayFromImage(body)
-    filled = np.stack([_filled(plane) for plane in planes]).astype(bool)
-    return _on_grid(filled, ct, grid, steps)
+    opened = ~eroded(~eroded(coarse))
+    yield
+    parts = sitk.GetArrayViewFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
+    sizes = np.bincount(parts.ravel())
+    sizes[:1] = 0
+    body = parts == sizes.argmax() if sizes.any() else np.zeros(parts.shape, bool)
+    yield
+    # Closing fills the gaps of the skin.
+    body = eroded(eroded(~eroded(eroded(~body))))
+    yield
+    filled = body.astype(np.uint8)
+    for first in range(0, len(filled), _PLANES_PER_STEP):
+        for plane in filled[first : first + _PLANES_PER_STEP]:
+            plane[...] = sitk.GetArrayViewFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))
+        yield
+    # The coarse voxels at the skin are half air.
+    return _on_grid(eroded(filled.astype(bool)), to_index, shape, steps)
 
 
-def _filled(plane: np.ndarray) -> np.ndarray:
-    """A plane of the body with its holes filled."""
-    return sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(np.ascontiguousarray(plane))))
+def _on_grid(mask: np.ndarray, to_index: np.ndarray, shape: tuple[int, ...], steps: list[int]) -> np.ndarray:
+    """Resample ``mask``, which has every ``steps``-th voxel (z, y, x) of the CT, to a grid; nearest neighbor.
 
-
-def _on_grid(mask: np.ndarray, ct: Any, grid: Any, steps: list[int]) -> np.ndarray:
-    """Resample ``mask``, which has every ``steps``-th voxel (z, y, x) of the CT, to a grid; nearest neighbor."""
-    to_ct = np.linalg.inv(_matrix(ct)) @ _matrix(grid)
-    shape = slicer.util.arrayFromVolume(grid).shape
+    ``to_index`` (4, 4) maps the indices (i, j, k) of the grid of ``shape`` to those of the CT.
+    """
     source = sitk.GetImageFromArray(mask.astype(np.uint8))
     source.SetSpacing([float(step) for step in reversed(steps)])
     # In the CT's index space, so that directions and origins cancel out.
     transform = sitk.AffineTransform(3)
-    transform.SetMatrix(to_ct[:3, :3].ravel().tolist())
-    transform.SetTranslation(to_ct[:3, 3].tolist())
+    transform.SetMatrix(to_index[:3, :3].ravel().tolist())
+    transform.SetTranslation(to_index[:3, 3].tolist())
     reference = sitk.Image([int(length) for length in reversed(shape)], sitk.sitkUInt8)
     resampled = sitk.Resample(source, reference, transform, sitk.sitkNearestNeighbor, 0)
     return sitk.GetArrayFromImage(resampled).astype(bool)

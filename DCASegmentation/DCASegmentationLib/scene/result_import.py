@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +19,7 @@ from dcaseg.json_io import read_json
 from dcaseg.organs import Vocabulary
 from dcaseg.review.schema import ALTERNATIVE, PLACES, REVIEW, Finding, Point, Review, read_review
 from DCASegmentationLib.scene.case_record import MAP_NAMES, CaseNodes, recall, remember
-from DCASegmentationLib.scene.ct_export import Region, in_whole_grid
+from DCASegmentationLib.scene.ct_export import CT_FILE, Region, in_whole_grid
 from DCASegmentationLib.scene.finding_status import mark_kept
 from DCASegmentationLib.scene.maps import remove_map_files, show_named_map, take_map_files
 from DCASegmentationLib.scene.organ_changes import NOTHING_KEPT, Kept
@@ -33,13 +33,18 @@ from DCASegmentationLib.scene.segmentation import (
     show_segmentation,
     tag_organs,
 )
-from DCASegmentationLib.scene.subject_hierarchy import add_to_subject_hierarchy, place_in_folder
+from DCASegmentationLib.scene.subject_hierarchy import (
+    add_ct_to_subject_hierarchy,
+    add_to_subject_hierarchy,
+    place_in_folder,
+)
 from DCASegmentationLib.scene.volumes import (
     Box,
     add_label_volume,
     joined_box,
     parent_to_world,
     place_under,
+    show_ct,
 )
 
 
@@ -127,11 +132,12 @@ _REQUEST = "request.json"
 class ResultFiles:
     """The results in a result folder, read in small steps because this takes some tenths of a second.
 
-    The maps stay files (see ``scene.maps``).
+    The maps stay files (see ``scene.maps``). ``ct`` is the CT if the worker was asked for a copy of it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ct: sitk.Image | None = None
         self.labels: np.ndarray | None = None
         self.places: np.ndarray | None = None
         self.alternative: np.ndarray | None = None
@@ -142,6 +148,9 @@ class ResultFiles:
         """Read the files, yielding after each. Raises UserError if one is missing or damaged."""
         self.labels = _read(self.folder / f"{_LABELS}.nrrd")
         yield
+        if (self.folder / CT_FILE).exists():
+            self.ct = _read_image(self.folder / CT_FILE)
+            yield
         if (self.folder / f"{PLACES}.nrrd").exists():
             self.places = _read(self.folder / f"{PLACES}.nrrd")
             yield
@@ -178,15 +187,37 @@ def import_result(
     return nodes
 
 
-def take_maps(files: ResultFiles, nodes: CaseNodes) -> None:
-    """Keep the map files for this session, for :func:`scene.maps.map_volume`. Raises OutputError."""
+def take_maps(files: ResultFiles, nodes: CaseNodes, keepFiles: bool = False) -> None:
+    """Keep the map files for this session, for :func:`scene.maps.map_volume`. Raises OutputError.
+
+    They are moved out of the result folder, or copied with ``keepFiles``.
+    """
     try:
-        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath))
+        take_map_files(files.folder, nodes, Path(slicer.app.temporaryPath), keepFiles)
     except OSError as error:
         raise OutputError(
             f"The maps of the result could not be saved: {error.strerror or error}.",
             "Free some space in Slicer's temporary folder, then segment the CT again.",
         ) from None
+
+
+def show_ct_of_result(files: ResultFiles, name: str, patient: str, study: str, warnings: Sequence[str] = ()) -> Any:
+    """Add the CT that the worker read to the scene, under its patient and study in the subject hierarchy.
+
+    Returns the vtkMRMLScalarVolumeNode. ``warnings`` are those of the run: if the CT could not be copied, they say why.
+    Raises UserError in that case.
+    """
+    if files.ct is None:
+        reason = next((text for text in warnings if text.startswith("A further file")), "")
+        raise UserError(
+            f"The CT could not be loaded into the scene. {reason}".strip(),
+            "Free some space in Slicer's temporary folder, then segment the CT again.",
+        )
+    node = show_ct(files.ct, name)
+    # The scene has its own copy now.
+    files.ct = None
+    add_ct_to_subject_hierarchy(node, patient, study)
+    return node
 
 
 def show_result(

@@ -1,4 +1,7 @@
-"""Segmentations, tables, volumes, and scenes on disk: a file is written completely or not at all."""
+"""Segmentations, tables, volumes, and scenes on disk: a file is written completely or not at all.
+
+Also the temporary folders of runs, in Slicer's own temporary directory.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ import vtk
 
 from dcaseg.errors import OutputError
 from dcaseg.imaging.writers import temporary_folder
+from dcaseg.temp_paths import clean, partial_name
 
 _BYTES = {
     "signed char": 1, "int8": 1, "uchar": 1, "unsigned char": 1, "uint8": 1,
@@ -174,3 +178,22 @@ def _vtk_messages_off() -> Iterator[None]:
         yield
     finally:
         vtk.vtkObject.SetGlobalWarningDisplay(before)
+
+
+def new_temporary_folder() -> Path:
+    """Create a temporary folder; the caller must remove it.
+
+    This first removes folders left behind by a Slicer process that was killed, because they contain CTs. Raises
+    OutputError if the folder cannot be created.
+    """
+    parent = slicer.app.temporaryPath
+    try:
+        clean(Path(parent))
+        folder = partial_name(Path(parent) / "DCASegmentation")
+        folder.mkdir(mode=0o700)
+        return folder
+    except OSError as error:
+        raise OutputError(
+            f"The temporary folder {parent} cannot be written to: {error.strerror or error}.",
+            "Choose another folder under Edit / Application Settings / Modules / Temporary directory.",
+        ) from None

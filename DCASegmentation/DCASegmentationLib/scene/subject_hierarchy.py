@@ -20,6 +20,18 @@ def add_to_subject_hierarchy(ct_node: Any, segmentation: Any) -> None:
     hierarchy.SetItemParent(_item(hierarchy, segmentation), study)
 
 
+def add_ct_to_subject_hierarchy(ct_node: Any, patient: str, study: str) -> None:
+    """Put a CT under its patient (ID) and study, which are created unless they exist; empty names are left out."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    if hierarchy is None or not (patient or study):
+        return
+    parent = hierarchy.GetSceneItemID()
+    for name, create in ((patient, hierarchy.CreateSubjectItem), (study, hierarchy.CreateStudyItem)):
+        if name:
+            parent = hierarchy.GetItemChildWithName(parent, name) or create(parent, name)
+    hierarchy.SetItemParent(_item(hierarchy, ct_node), parent)
+
+
 def place_in_folder(nodes: Sequence[Any], segmentation: Any) -> None:
     """Put nodes that belong to a result into its folder, next to the segmentation; create the folder if necessary."""
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

@@ -12,7 +12,7 @@ import vtk
 
 from dcaseg.rendering.layout import EXPERTS
 from dcaseg.rendering.planes import SCREEN_AXES, Plane
-from DCASegmentationLib.scene.case_record import CaseNodes, cases_of
+from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of
 from DCASegmentationLib.scene.expert_views import COMPARISON_VIEWS
 from DCASegmentationLib.scene.headless import application_logic
 from DCASegmentationLib.scene.volumes import ABDOMEN_LEVEL, ABDOMEN_WINDOW, index_to_ras
@@ -216,6 +216,29 @@ def hide_earlier(nodes: CaseNodes) -> list[Any]:
             display.SetVisibility(False)
             hidden.append(case.segmentation)
     return hidden
+
+
+def is_in_views(ct: Any) -> bool:
+    """Whether a slice view shows this CT."""
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return any(composite.GetBackgroundVolumeID() == ct.GetID() for composite in composites)
+
+
+def show_case_alone(nodes: CaseNodes) -> None:
+    """Show this case in all slice views, and hide the results of all other CTs."""
+    for case in cases_in_scene():
+        display = case.segmentation.GetDisplayNode()
+        if display is not None and case.ct is not nodes.ct:
+            display.SetVisibility(False)
+    nodes.segmentation.GetDisplayNode().SetVisibility(True)
+    if nodes.ct is None or is_in_views(nodes.ct):
+        return
+    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        composite.SetBackgroundVolumeID(nodes.ct.GetID())
+        view = slicer.mrmlScene.GetSingletonNode(composite.GetLayoutName(), "vtkMRMLSliceNode")
+        logic = application_logic().GetSliceLogic(view) if view is not None else None
+        if logic is not None:
+            logic.FitSliceToBackground()
 
 
 def go_to_organs(nodes: CaseNodes) -> bool:

@@ -15,10 +15,16 @@ from DCASegmentationLib.click_correction import ClickWorker
 from DCASegmentationLib.event_loop import ModifiedObserver, Steps, newTimer
 from DCASegmentationLib.scene.case_record import CaseNodes, cases_in_scene, cases_of, parts_left_over, recall
 from DCASegmentationLib.scene.ct_export import open_ct
-from DCASegmentationLib.scene.maps import remove_unused_folders
+from DCASegmentationLib.scene.maps import preparing_maps, remove_unused_folders
 from DCASegmentationLib.scene.segmentation import remove_nodes
 from DCASegmentationLib.scene.subject_hierarchy import remove_empty_folders
-from DCASegmentationLib.scene.view_setup import go_to_organs, hide_earlier, use_abdominal_window
+from DCASegmentationLib.scene.view_setup import (
+    go_to_organs,
+    hide_earlier,
+    show_case_alone,
+    use_abdominal_window,
+)
+from DCASegmentationLib.widgets.batch_panel import BatchPanel
 from DCASegmentationLib.widgets.click_panel import ClickPanel
 from DCASegmentationLib.widgets.correct_panel import CorrectPanel, scrollTo
 from DCASegmentationLib.widgets.experts_panel import ExpertsPanel
@@ -70,6 +76,14 @@ class ModulePanel(VTKObservationMixin):
             self.correctPanel.editEverywhere,
             self.correctPanel.saveStateForUndo,
             self._onFixFinding,
+        )
+        self.batchPanel = BatchPanel(
+            self.ui.batchSection.layout(),
+            uiFolder,
+            self.logic,
+            self.segmentControl.batchSettings,
+            self._showCase,
+            self.segmentControl.setBatchRunning,
         )
         self.ui.reviewSection.connect("contentsCollapsed(bool)", self._onReviewCollapsed)
         self.ui.correctSection.connect("contentsCollapsed(bool)", self._onCorrectCollapsed)
@@ -141,7 +155,7 @@ class ModulePanel(VTKObservationMixin):
         self.segmentControl.show3D.stop()
         self.segmentPanel.cleanup()
         remove_unused_folders(Path(slicer.app.temporaryPath), also_recent=True)
-        for panel in [self.setupPanel, *self._resultPanels]:
+        for panel in [self.setupPanel, self.batchPanel, *self._resultPanels]:
             panel.cleanup()
         self.logic.stop()
 
@@ -212,6 +226,18 @@ class ModulePanel(VTKObservationMixin):
             self.ui.resultSection.collapsed = False
         self.guide.onRunEnded(segmentation is not None)
 
+    def _showCase(self, segmentation: Any) -> None:
+        """Show a result of the batch: its CT in the views, and its case in the sections."""
+        nodes = recall(segmentation)
+        if nodes is None or self._parameters is None:
+            return
+        show_case_alone(nodes)
+        self._parameters.inputVolume = nodes.ct
+        self._shown, self._newResult = None, segmentation
+        self._parameters.resultSegmentation = segmentation
+        self._update()
+        self.ui.resultSection.collapsed = False
+
     def _onSceneStartClose(self, caller: Any, event: str) -> None:
         self._setParameterNode(None)
 
@@ -273,7 +299,8 @@ class ModulePanel(VTKObservationMixin):
         """Update the sections from the parameter node."""
         if self._parameters is None:
             return
-        if not self.logic.isRunning:
+        # A batch goes on in the background: it changes no result that is shown.
+        if not self.segmentPanel.isRunning:
             self._showResult(self._parameters.resultSegmentation)
         self.segmentControl.update()
         self._updateGuide()
@@ -312,3 +339,6 @@ class ModulePanel(VTKObservationMixin):
             yield
         if isNew:
             self.segmentControl.show3D.showIfWanted()
+            yield
+        if (current := recall(nodes.segmentation)) is not None:
+            yield from preparing_maps(current)

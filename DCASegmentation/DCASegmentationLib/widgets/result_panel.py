@@ -23,7 +23,6 @@ from DCASegmentationLib.scene.segment_statistics import SegmentStatistics, as_te
 from DCASegmentationLib.scene.storage import save_segmentation, save_table
 from DCASegmentationLib.scene.surfaces import has_surfaces, making_surfaces, write_surfaces
 from DCASegmentationLib.scene.view_setup import jump_to_segment
-from DCASegmentationLib.widgets import dicom_export
 from DCASegmentationLib.widgets.html import errorText
 from DCASegmentationLib.widgets.tables import makeCompact, numberItem, setRows
 
@@ -123,6 +122,33 @@ def _isWanted() -> bool:
     return bool(slicer.util.toBool(slicer.app.settings().value(_WANTED, True)))
 
 
+# In Slicer's core since 5.12; the QuantitativeReporting extension provides it under the same name in earlier versions.
+_DICOM_PLUGIN = "DICOMSegmentationPlugin"
+
+
+def canExportDICOM() -> bool:
+    """Whether this Slicer can write DICOM SEG."""
+    return hasattr(slicer, "qSlicerDICOMExportDialog") and _DICOM_PLUGIN in getattr(slicer.modules, "dicomPlugins", {})
+
+
+def noDICOMReason(ct: Any | None) -> str:
+    """Why a segmentation of this CT cannot be exported as DICOM SEG; empty if it can."""
+    if ct is None:
+        return _("DICOM SEG refers to the CT's images, but the CT is no longer in the scene.")
+    # Slicer's DICOM reader sets this attribute on the volumes it loads.
+    if not ct.GetAttribute("DICOM.instanceUIDs"):
+        return _("DICOM SEG refers to the CT's images, but this CT was not loaded from DICOM.")
+    return ""
+
+
+def openDICOMDialog(segmentation: Any) -> None:
+    """Open Slicer's export dialog for this segmentation; it shows and checks the DICOM tags."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    dialog = slicer.qSlicerDICOMExportDialog(None)
+    dialog.setMRMLScene(slicer.mrmlScene)
+    dialog.execDialog(hierarchy.GetItemByDataNode(segmentation))
+
+
 _SWATCH = 12  # pixels
 
 
@@ -163,8 +189,8 @@ class ResultPanel(VTKObservationMixin):
         for widget in (self.ui.segmentsTable, self.ui.saveSegmentationButton, self.ui.saveSurfacesButton,
                        self.ui.copyButton, self.ui.saveTableButton, self.ui.reportButton):  # fmt: skip
             widget.visible = nodes is not None
-        unavailableReason = dicom_export.unavailableReason(self._ct)
-        self.ui.exportDICOMButton.visible = nodes is not None and dicom_export.canExport()
+        unavailableReason = noDICOMReason(self._ct)
+        self.ui.exportDICOMButton.visible = nodes is not None and canExportDICOM()
         self.ui.exportDICOMButton.enabled = not unavailableReason
         self.ui.exportDICOMButton.toolTip = unavailableReason or _(
             "Save the segmentation as a DICOM SEG series of this study"
@@ -236,7 +262,7 @@ class ResultPanel(VTKObservationMixin):
 
     def onExportDICOM(self) -> None:
         """Open Slicer's DICOM export dialog for the segmentation."""
-        dicom_export.openDialog(self._segmentation)
+        openDICOMDialog(self._segmentation)
 
     def _save(self, title: str, suffix: str, fileFilter: str, write: Callable[[Path, bool], None]) -> None:
         chosen = askForFile(self.widget, title, self._segmentation.GetName(), suffix, fileFilter)

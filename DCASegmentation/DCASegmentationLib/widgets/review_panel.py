@@ -96,7 +96,7 @@ class ReviewPanel:
             (_("everywhere"), _EVERYWHERE),
         ):
             self.ui.limitSelector.addItem(title, name)
-        for title, name in ((_("with the reviewed organs"), _REVIEWED), (_("CT alone, without labels"), _CT_ALONE)):
+        for title, name in ((_("with reviewed organs"), _REVIEWED), (_("CT alone, without labels"), _CT_ALONE)):
             self.ui.trainingSetSelector.addItem(title, name)
         self.ui.findingsTable.connect("cellClicked(int,int)", self._onCellClicked)
         self.ui.previousButton.connect("clicked()", self.goToPrevious)

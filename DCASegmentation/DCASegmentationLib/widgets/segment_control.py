@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.worker.protocol import FoundDevices
 from DCASegmentationLib import requirements
+from DCASegmentationLib.batch import BatchSettings
 from DCASegmentationLib.logic import ALL_MAPS, Outcome
 from DCASegmentationLib.parameters import Device
 from DCASegmentationLib.scene.case_record import recall
@@ -21,6 +22,7 @@ from DCASegmentationLib.scene.ct_export import require_ct
 from DCASegmentationLib.scene.organ_changes import kept_organs
 from DCASegmentationLib.scene.sample_data import load_sample_ct
 from DCASegmentationLib.scene.segmentation import own_organs, require_target
+from DCASegmentationLib.widgets.model_selection import Model
 from DCASegmentationLib.widgets.result_panel import Show3D
 from DCASegmentationLib.widgets.segment_panel import SegmentPanel
 
@@ -47,6 +49,7 @@ class SegmentControl:
         # The CT that the message below the Apply button is about.
         self._messageCT: Any = None
         self._isGuided = False
+        self._isBatchRunning = False
         self.panel = SegmentPanel(
             layout,
             uiFolder,
@@ -97,7 +100,33 @@ class SegmentControl:
             return _("Add a model under Setup, or select another model.")
         if model.problem is not None:
             return str(model.problem)
+        if self._isBatchRunning:
+            return _("A batch is running. Wait until it is finished, or cancel it under Batch.")
         return ""
+
+    def batchSettings(self, resultFolder: Path | None) -> BatchSettings:
+        """The choices for a batch, after installing PyTorch if it is missing. Raises UserError if there is no model."""
+        model = self._requireModel()
+        if model.problem is not None:
+            raise model.problem
+        self._requireTorch()
+        return BatchSettings(model.folder, self._parameters.device.value, self._options(), resultFolder)
+
+    def setBatchRunning(self, isRunning: bool) -> None:
+        """Set whether a batch is running; Apply is then disabled."""
+        self._isBatchRunning = isRunning
+        self.update()
+
+    def _requireModel(self) -> Model:
+        model = self.panel.model
+        if model is None:
+            raise UserError(_("No model is selected."), _("Add a model under Setup, or select another model."))
+        return model
+
+    def _requireTorch(self) -> None:
+        if requirements.torchVersion() is None:
+            requirements.installTorch(self.panel.showMessage)
+            self._onInstalled()
 
     def _onModelChosen(self, name: str) -> None:
         if self._parameters is not None:
@@ -167,12 +196,8 @@ class SegmentControl:
         self.logic.cancel()
 
     def _start(self) -> None:
-        parameters, model = self._parameters, self.panel.model
-        if model is None:
-            raise UserError(_("No model is selected."), _("Add a model under Setup, or select another model."))
-        if requirements.torchVersion() is None:
-            requirements.installTorch(self.panel.showMessage)
-            self._onInstalled()
+        parameters, model = self._parameters, self._requireModel()
+        self._requireTorch()
         target = parameters.outputSegmentation
         if target is not None:
             require_ct(parameters.inputVolume)

@@ -11,8 +11,8 @@ from slicer.i18n import tr as _
 from dcaseg.errors import UserError
 from dcaseg.worker.protocol import Answer, CaseAdded, Failure
 from DCASegmentationLib.scene.case_record import CaseNodes
+from DCASegmentationLib.scene.storage import new_temporary_folder
 from DCASegmentationLib.scene.training_case import CorrectedCase, write_corrected_case, write_ct_alone
-from DCASegmentationLib.temporary_folder import newTemporaryFolder
 from DCASegmentationLib.worker_client import Purpose, WorkerProcess, newWorker
 
 # A worker of its own, so that the case is written during a segmentation as well.
@@ -50,7 +50,7 @@ class TrainingSetWriter:
             raise UserError(_("Another case is still being added."), _("Wait until it is finished."))
         if self._worker is None:
             self._worker = newWorker(_TRAINING_CASE)
-        self._folder = newTemporaryFolder()
+        self._folder = new_temporary_folder()
         try:
             self._case = write(self._folder)
             self._worker.send(self._case.request, self._onAnswer)

@@ -40,7 +40,7 @@ def run(
     time. Not for clinical use.
     """
     from ..imaging.readers import read_ct, read_labels
-    from ..rendering.report import CaseReport, ReportedFinding, write_report
+    from ..rendering.report import NOT_CHECKED, CaseReport, ReportedFinding, write_report
 
     request = _request(result)
     labels = read_labels(_labels_file(result))
@@ -54,17 +54,19 @@ def run(
     def reported(finding: Finding) -> ReportedFinding:
         names = [vocabulary.by_key[key].name for key in (finding.organ, *finding.others) if key in vocabulary.by_key]
         texts = tuple(reason.text for reason in finding.reasons)
-        return ReportedFinding(finding.name, tuple(names), texts, finding.ml, "not checked")
+        return ReportedFinding(finding.name, tuple(names), texts, finding.ml, NOT_CHECKED, finding.position_mm)
 
     findings = None
     if (result / REVIEW).exists():
         findings = [reported(finding) for finding in read_review(result / REVIEW).findings]
-    organs = request.options.organs
-    about = [*_about(result, request), ("Report written", f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}")]
+    facts = _about(result, request)
+    facts["Report written"] = f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"
+    about = [(name, facts.pop(name, "")) for name in ("CT", "Size", "Segmented", "Model", "Warning")]
     path = out or result / "report.html"
     title = f"Segmentation report: {(ct or _ct_of(request)).name}"
+    organs = request.options.organs
     write_report(
-        CaseReport(title, about, image, labels, vocabulary, findings, organs),
+        CaseReport(title, about, image, labels, vocabulary, findings, organs, tuple(facts.items())),
         path,
         overwrite,
     )
@@ -132,16 +134,16 @@ def _vocabulary(result: Path) -> Vocabulary:
     raise UserError("The organs of this result are unknown to this version.", "Segment the CT again.")
 
 
-def _about(result: Path, request: _Request) -> list[tuple[str, str]]:
+def _about(result: Path, request: _Request) -> dict[str, str]:
     model = request.bundle or _Model()
-    facts = [("Model", model.name), ("Weights (SHA-256)", model.sha256)]
+    facts = {"Model": model.name, "Weights (SHA-256)": model.sha256}
     try:
         lines = (result / "log.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return facts
     if lines:
-        facts.insert(0, ("Segmented", lines[0]))
+        facts["Segmented"] = lines[0]
     for name in ("CT", "Size", "Device", "Runtime", "total", "Warning"):
         values = [line.split(": ", 1)[1] for line in lines[1:] if line.startswith(f"{name}: ")]
-        facts.append(({"total": "Time"}.get(name, name), "; ".join(values)))
+        facts[{"total": "Time"}.get(name, name)] = "; ".join(values)
     return facts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,47 +47,66 @@ def find(source: Path, out: Path, rules: Rules, progress: Progress | None = None
 
     ``progress(files, text)`` is called every 200 files. Raises UserError if ``source`` does not exist.
     """
-    if not source.exists():
-        raise UserError(f"The file or folder {source} does not exist.", "Check the path.")
-    return _Search(source.absolute(), out.absolute(), rules, progress).run()
+    search = Search(source, out, rules)
+    for _step in search.steps():
+        if progress and not search.is_sorting and search.files % _PROGRESS_EVERY == 0:
+            progress(search.files, search.folder)
+    return search.found
 
 
-class _Search:
-    def __init__(self, root: Path, out: Path, rules: Rules, progress: Progress | None) -> None:
-        self._root = root
-        self._out = out
+class Search:
+    """A search like ``find``, in small steps for a caller that has other things to do.
+
+    ``files`` is the number of files found so far. Once all are read, ``is_sorting`` is true. ``found`` is complete
+    after the last step. Raises UserError if ``source`` does not exist.
+    """
+
+    def __init__(self, source: Path, out: Path, rules: Rules) -> None:
+        if not source.exists():
+            raise UserError(f"The file or folder {source} does not exist.", "Check the path.")
+        self.files = 0
+        self._last = source
+        self.is_sorting = False
+        self.found = Findings()
+        self._root = source.absolute()
+        self._out = out.absolute()
         self._rules = rules
-        self._progress = progress
-        self._found = Findings()
         self._headers: list[Header] = []
         # Names by folder and reason, since a tree may contain very many files with one fault.
         self._bad: dict[tuple[Path, str], list[str]] = {}
 
-    def run(self) -> Findings:
-        """Search the folder and return the cases and the rejected inputs."""
+    @property
+    def folder(self) -> str:
+        """The folder of the last file, relative to the source."""
+        return self._display(self._last)
+
+    def steps(self) -> Iterator[None]:
+        """Search; yields after each file, and then after each series."""
         files = files_below(self._root, self._out, lambda folder, error: self._add_bad(folder, _reason(error)))
-        for count, file in enumerate(files, start=1):
-            if self._progress and count % _PROGRESS_EVERY == 0:
-                self._progress(count, self._display(file.parent))
+        for file in files:
+            self.files += 1
+            self._last = file.parent
+            yield
             try:
                 self._add_file(file)
             except OSError as error:
                 self._add_bad(file, _reason(error))
             except ValueError as error:
                 self._add_bad(file, f"damaged DICOM: {error}")
+        self.is_sorting = True
         all_series = group(self._headers)
         self._headers.clear()
         uids = Counter(series.uid for series in all_series if series.uid)
         for series in all_series:
             self._add_series(series, shared=uids[series.uid] > 1)
+            yield
         for (folder, reason), names in self._bad.items():
             self._reject_files(folder, reason, names)
-        return self._found
 
     def _add_file(self, file: Path) -> None:
         name = file.name.lower()
         if name.startswith(_APPLE_DOUBLE):
-            self._found.ignored_files += 1
+            self.found.ignored_files += 1
             return
         suffix = next((suffix for suffix in _IMAGE_SUFFIXES if name.endswith(suffix)), None)
         if suffix is not None:
@@ -95,22 +114,22 @@ class _Search:
         elif is_dicom(file):
             header = read_header(file)
             if header is None:
-                self._found.ignored_files += 1
+                self.found.ignored_files += 1
             else:
                 self._headers.append(header)
         elif name.endswith(_DICOM_SUFFIXES):
             self._add_bad(file, "empty" if file.stat().st_size == 0 else "damaged: named like DICOM, but not DICOM")
         else:
-            self._found.ignored_files += 1
+            self.found.ignored_files += 1
 
     def _add_image(self, file: Path, stem: str) -> None:
         source = self._display(file)
         key = digest(("file", self._relative(file)))
         if _LABELS.search(stem):
-            self._found.rejected.append(Rejected(key, source, SKIPPED, "named like a label map"))
+            self.found.rejected.append(Rejected(key, source, SKIPPED, "named like a label map"))
             return
         status = file.stat()
-        self._found.cases.append(
+        self.found.cases.append(
             Case(
                 key=key,
                 # Many files are named ct.nii.gz, each in the folder of its patient.
@@ -130,7 +149,7 @@ class _Search:
         source = self._display(folder)
 
         def reject(status: str, reason: str) -> None:
-            self._found.rejected.append(Rejected(key, source, status, readable(reason), **about))
+            self.found.rejected.append(Rejected(key, source, status, readable(reason), **about))
 
         chosen = select(series, self._rules)
         if chosen.reason:
@@ -150,7 +169,7 @@ class _Search:
             case_key = digest((key, acquisition)) if number else key
             text = "_".join(filter(None, (series.patient, series.description, number and f"acquisition_{acquisition}")))
             volume_notes = (f"acquisition {acquisition} of {len(stacks)} in one series",) if number else ()
-            self._found.cases.append(
+            self.found.cases.append(
                 Case(
                     key=case_key,
                     name=folder_name(text, case_key),
@@ -185,7 +204,7 @@ class _Search:
         source = self._display(folder / names[0])
         count = f" (first of {len(names)} files)" if len(names) > 1 else ""
         key = digest(("bad", self._relative(folder), reason))
-        self._found.rejected.append(Rejected(key, source, FAILED, f"{reason}{count}"))
+        self.found.rejected.append(Rejected(key, source, FAILED, f"{reason}{count}"))
 
     def _relative(self, path: Path) -> str:
         """``path`` relative to the input."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -74,6 +75,9 @@ def voxel_checksum(voxels: np.ndarray) -> str:
     return f"{zlib.crc32(voxels.data, zlib.crc32(repr(voxels.shape).encode())):08x}"
 
 
+_MOST_NAMED = 3
+
+
 def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
     """The labels of a map (without background) that are missing in ``table``, with their number of voxels."""
     counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
@@ -82,18 +86,24 @@ def left_out(labels: sitk.Image, table: Iterable[int]) -> dict[int, int]:
 
 
 def told_left_out(found: Iterable[dict[int, int]]) -> list[str]:
-    """At most one sentence on the labels that ``left_out`` found in several label maps."""
-    voxels: dict[int, list[int]] = {}
+    """At most one short message on the labels that ``left_out`` found in several label maps: the largest by name."""
+    voxels: Counter[int] = Counter()
+    cases: Counter[int] = Counter()
+    concerned = 0
     for counts_by_label in found:
-        for label, count in counts_by_label.items():
-            voxels.setdefault(label, []).append(count)
+        voxels.update(counts_by_label)
+        cases.update(counts_by_label.keys())
+        concerned += bool(counts_by_label)
     if not voxels:
         return []
+    largest = voxels.most_common(_MOST_NAMED)
     listed = ", ".join(
-        f"{label} ({_counted(sum(counts), 'voxel')} in {_counted(len(counts), 'case')})"
-        for label, counts in sorted(voxels.items())
+        f"{label} ({_counted(count, 'voxel')} in {_counted(cases[label], 'case')})" for label, count in largest
     )
-    return [f"Labels that are not in label_map count as background: {listed}."]
+    if len(voxels) <= _MOST_NAMED:
+        return [f"Labels that are not in label_map count as background: {listed}."]
+    total = f"{_counted(voxels.total(), 'voxel')} in {_counted(concerned, 'case')}"
+    return [f"{len(voxels)} labels that are not in label_map count as background ({total}). The largest: {listed}."]
 
 
 def _counted(count: int, noun: str) -> str:

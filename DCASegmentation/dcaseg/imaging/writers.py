@@ -35,8 +35,10 @@ _ANOTHER_FOLDER = "Choose an output folder that you may write to."
 _MORE_ROOM = "Free some space, or choose an output folder on another disk."
 
 
-def write_image(image: sitk.Image, path: Path) -> None:
-    """Write ``image`` in the format of the extension (.nrrd, .nii.gz, .nii or .mha), compressed except for .nii.
+def write_image(image: sitk.Image, path: Path, compress: bool = True) -> None:
+    """Write ``image`` in the format of the extension (.nrrd, .nii.gz, .nii or .mha).
+
+    It is compressed except as .nii, and as .nrrd or .mha without ``compress``.
 
     NRRD stores origin, spacing and direction with 64-bit precision, NIfTI with 32-bit. An existing file is replaced.
 
@@ -49,7 +51,7 @@ def write_image(image: sitk.Image, path: Path) -> None:
 
     def write(temporary: Path) -> None:
         with no_itk_warnings():
-            sitk.WriteImage(image, str(temporary), extension != ".nii")
+            sitk.WriteImage(image, str(temporary), compress and extension != ".nii")
         if extension in (".nii", ".nii.gz"):
             # For NIfTI only, ITK does not report a full disk.
             nifti_checks.check_content(temporary)

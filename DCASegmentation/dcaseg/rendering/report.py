@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..errors import OutputError
+from ..imaging.scan_edges import ScanEdges
 from ..imaging.writers import temporary_folder, write_text
 from ..organs import Organ, Vocabulary
 from .case_picture import add_organs, draw_ct, draw_depth_view
@@ -20,6 +22,15 @@ from .planes import choose_planes
 NOT_CLINICAL = "For research only. Not for clinical use; this is not a medical device."
 _PICTURE_HEIGHT = 420  # pixels
 _FILL, _OUTLINE = 0.2, 2
+NOT_CHECKED = "not checked"
+_MOST_UNCHECKED = 20
+_MOSTLY_AXIAL = 0.7  # of the direction of the slices
+_NONE, _AT_LEAST = "\N{EN DASH}", "\N{GREATER-THAN OR EQUAL TO} "
+_SIDES = {
+    "axial": {"left": "R", "right": "L", "top": "A", "bottom": "P"},
+    "coronal": {"left": "R", "right": "L", "top": "S", "bottom": "I"},
+    "sagittal": {"left": "A", "right": "P", "top": "S", "bottom": "I"},
+}
 _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 62em; margin: 1.5em auto;
        padding: 0 1em; }
@@ -27,26 +38,37 @@ h1 { font-size: 1.5em; margin: 0; } h2 { font-size: 1.15em; margin: 1.4em 0 .4em
 .warning { border: 2px solid #b00020; color: #b00020; padding: .4em .7em; font-weight: 600; margin: .8em 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1em; margin: .6em 0; } dt { color: #555; }
 dd { margin: 0; overflow-wrap: anywhere; }
-.pictures { display: flex; flex-wrap: wrap; gap: .6em; } figure { margin: 0; } figcaption { color: #555; }
-img { height: 15em; width: auto; display: block; }
+.pictures { display: grid; grid-template-columns: 1fr 1fr; gap: .8em; } figure { margin: 0; }
+figcaption { color: #555; } .picture { position: relative; background: #000; height: 21em; }
+.picture.white { background: #fff; border: 1px solid #ddd; }
+img { width: 100%; height: 100%; object-fit: contain; display: block; }
+.side { position: absolute; color: #fff; font-weight: 600; text-shadow: 0 0 3px #000; top: 45%; }
+.white .side { color: #1c1c1c; text-shadow: none; } .left { left: .4em; } .right { right: .4em; }
+.top { top: .2em; left: 50%; } .bottom { top: auto; bottom: .2em; left: 50%; }
 table { border-collapse: collapse; width: 100%; } th, td { text-align: left; padding: .25em .6em; vertical-align: top; }
 th { border-bottom: 2px solid #999; } tr + tr td { border-top: 1px solid #ddd; }
+.small { color: #555; font-size: .9em; } td.name { min-width: 9em; } td.outcome { min-width: 7em; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .swatch { display: inline-block; width: .8em; height: .8em; margin-right: .5em; border: 1px solid #888; }
 @media print { body { margin: 0; max-width: none; } tr, figure { break-inside: avoid; } h2 { break-after: avoid; }
-  img { height: 11em; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
+  .picture { height: 16em; } * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
 
 @dataclass(frozen=True)
 class ReportedFinding:
-    """A finding of the review. ``organs`` are the names of all organs involved, ``outcome`` is the user's decision."""
+    """A finding of the review.
+
+    ``organs`` are the names of all organs involved, ``outcome`` is the user's decision (``NOT_CHECKED`` for none), and
+    ``position_mm`` (LPS, in the space of the CT) the point to look at.
+    """
 
     title: str
     organs: tuple[str, ...]
     reasons: tuple[str, ...]
     ml: float
     outcome: str
+    position_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +76,8 @@ class CaseReport:
     """The content of the report. ``ct`` (HU) and ``labels`` lie on one grid.
 
     ``asked`` are the keys of the requested organs, None for all of ``vocabulary``; ``about`` are further facts, such as
-    model and time. ``findings`` is None if the result has no review.
+    the model, and ``technical`` those that few readers need, which come last. ``findings`` is None if the result has no
+    review.
     """
 
     title: str
@@ -64,16 +87,18 @@ class CaseReport:
     vocabulary: Vocabulary
     findings: Sequence[ReportedFinding] | None = None
     asked: tuple[str, ...] | None = None
+    technical: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class OrganRow:
-    """The volume (ml), the mean HU (None without voxels) and the notes of an organ."""
+    """Volume (ml), mean HU (None without voxels), and notes of an organ; ``is_cut`` if the scan cuts it off."""
 
     organ: Organ
     ml: float
     mean_hu: float | None
     notes: tuple[str, ...]
+    is_cut: bool = False
 
 
 def write_report(report: CaseReport, path: Path, overwrite: bool = False) -> None:
@@ -85,21 +110,29 @@ def write_report(report: CaseReport, path: Path, overwrite: bool = False) -> Non
 
 def page(report: CaseReport) -> str:
     """The report as HTML."""
-    about = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.about if value)
     pictures = "".join(
-        f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{_png(pixels)}">'
-        f"<figcaption>{escape(title)}</figcaption></figure>"
-        for title, pixels in pictures_of(report.ct, report.labels, report.vocabulary)
+        f'<figure><div class="picture{" white" if picture.is_white else ""}">'
+        f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{_png(picture.pixels)}">'
+        + "".join(f'<span class="side {place}">{letter}</span>' for place, letter in picture.sides.items())
+        + f"</div><figcaption>{escape(picture.title)}</figcaption></figure>"
+        for picture in pictures_of(report.ct, report.labels, report.vocabulary)
     )
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(report.title)}</title><style>{_STYLE}</style></head><body>\n"
-        f'<h1>{escape(report.title)}</h1>\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n<dl>{about}</dl>\n'
+        f'<h1>{escape(report.title)}</h1>\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n{_facts(report.about)}\n'
         f'<h2>Pictures</h2>\n<div class="pictures">{pictures}</div>\n'
-        f"<h2>Volumes</h2>\n{_volumes(organ_rows(report))}\n<h2>Findings</h2>\n{_findings(report.findings)}\n"
-        f'<p class="warning">{escape(NOT_CLINICAL)}</p>\n</body></html>\n'
+        f"<h2>Volumes</h2>\n{_volumes(organ_rows(report))}\n<h2>Findings</h2>\n"
+        f"{_findings(report.findings, report.labels)}\n"
+        f'<h2>Technical details</h2>\n{_facts(report.technical)}\n<p class="warning">{escape(NOT_CLINICAL)}</p>\n'
+        "</body></html>\n"
     )
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> str:
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
+    return f"<dl>{rows}</dl>"
 
 
 def organ_rows(report: CaseReport) -> list[OrganRow]:
@@ -110,41 +143,74 @@ def organ_rows(report: CaseReport) -> list[OrganRow]:
     numbers = labels[inside]
     counts = np.bincount(numbers, minlength=len(report.vocabulary) + 1)
     sums = np.bincount(numbers, weights=ct[inside], minlength=len(counts))
+    ends = _ends(report.labels)
+    cut_off = ScanEdges(ct, report.ct.GetSpacing()).cut_off(labels)
     organs = [organ for organ in report.vocabulary if report.asked is None or organ.key in report.asked]
     rows = []
     for organ in organs:
         count = int(counts[organ.label])
         ml = count * ml_per_voxel
-        rows.append(OrganRow(organ, ml, sums[organ.label] / count if count else None, _notes(organ, ml, labels)))
+        is_cut = organ.label in cut_off and not organ.is_stray(ml)
+        where = [name for end, name in zip((0, -1), ends, strict=True) if (labels[end] == organ.label).any()]
+        mean_hu = sums[organ.label] / count if count else None
+        rows.append(OrganRow(organ, ml, mean_hu, _notes(organ, count, ml, is_cut, where), is_cut))
     return rows
 
 
-def _notes(organ: Organ, ml: float, labels: np.ndarray) -> tuple[str, ...]:
-    if ml == 0:
-        return ("not found",)
-    low, high = organ.volume_ml
-    ends = [(labels[0], "first"), (labels[-1], "last")]
-    cut = [name for plane, name in ends if (plane == organ.label).any()]
-    notes = []
-    if cut:
-        notes.append(f"cut off at the {' and '.join(cut)} slice: the volume is only a part of the organ")
-    elif not low <= ml <= high:
-        notes.append(f"{'below' if ml < low else 'above'} the usual range")
-    return tuple(notes)
+def _ends(image: sitk.Image) -> tuple[str, str]:
+    """What the first and the last slice of an image are in the patient."""
+    up = np.reshape(image.GetDirection(), (3, 3))[2, 2]
+    if abs(up) < _MOSTLY_AXIAL:
+        return "first slice", "last slice"
+    return ("lower end", "upper end") if up > 0 else ("upper end", "lower end")
 
 
-def pictures_of(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> list[tuple[str, np.ndarray]]:
-    """Three planes with outlined organs, and the organs from the front: titles and RGB pixels (rows, columns, 3)."""
+def _notes(organ: Organ, voxels: int, ml: float, is_cut: bool, where: Sequence[str]) -> tuple[str, ...]:
+    if not is_cut:
+        # The usual range has a column of its own.
+        note = organ.note(voxels, ml)
+        return (note.partition(" usual")[0] + " usual range" if " usual" in note else note,) if note else ()
+    place = f"at the {' and the '.join(where)} of the scan" if where else "by the field of view"
+    return (f"cut off {place}",)
+
+
+@dataclass(frozen=True)
+class ReportPicture:
+    """A picture: RGB pixels (rows, columns, 3), a title, and the sides of the patient by their place on the page."""
+
+    title: str
+    pixels: np.ndarray
+    sides: Mapping[str, str]
+    is_white: bool = False
+
+
+def pictures_of(ct: sitk.Image, labels: sitk.Image, vocabulary: Vocabulary) -> list[ReportPicture]:
+    """Three planes with outlined organs, and the organs from the front."""
     planes = choose_planes(ct, labels)
     pictures = []
     for name, plane in planes.items():
         view = draw_ct(ct, plane, (round(_PICTURE_HEIGHT * plane.aspect), _PICTURE_HEIGHT))
-        pictures.append((name.capitalize(), add_organs(view, labels, vocabulary, plane, _FILL, thickness=_OUTLINE)))
+        pixels = add_organs(view, labels, vocabulary, plane, _FILL, thickness=_OUTLINE)
+        title = name.capitalize()
+        if name == "axial" and (number := slice_number(ct, _to_lps(plane.center))) is not None:
+            title = f"Axial, slice {number} of {ct.GetSize()[2]}"
+        pictures.append(ReportPicture(f"{title} (window 400 HU, level 40 HU)", pixels, _SIDES[name]))
     plane = planes["coronal"]
+    # The surfaces of the voxels need no more pixels than this; the page enlarges the picture smoothly.
     coarse = (round(_PICTURE_HEIGHT / 2 * plane.aspect), _PICTURE_HEIGHT // 2)
     depth = draw_depth_view(labels, vocabulary, plane, coarse)
-    pictures.append(("Organs from the front", depth.repeat(2, axis=0).repeat(2, axis=1)))
+    pictures.append(ReportPicture("Organs from the front", depth, _SIDES["coronal"], is_white=True))
     return pictures
+
+
+def _to_lps(point: Sequence[float]) -> tuple[float, float, float]:
+    return -point[0], -point[1], point[2]
+
+
+def slice_number(image: sitk.Image, position_mm: Sequence[float]) -> int | None:
+    """The number, from 1, of the slice (along the third axis) at a position (LPS); None outside the image."""
+    number = round(image.TransformPhysicalPointToContinuousIndex(tuple(position_mm))[2]) + 1
+    return number if 1 <= number <= image.GetSize()[2] else None
 
 
 def _png(pixels: np.ndarray) -> str:
@@ -161,9 +227,10 @@ def _volumes(rows: Sequence[OrganRow]) -> str:
     for row in rows:
         low, high = row.organ.volume_ml
         swatch = f'<span class="swatch" style="background: rgb{row.organ.color}"></span>'
-        hu = "\N{EN DASH}" if row.mean_hu is None else f"{row.mean_hu:.0f}"
+        hu = _NONE if row.mean_hu is None else f"{row.mean_hu:.0f}"
+        ml = _NONE if row.ml == 0 else f"{_AT_LEAST if row.is_cut else ''}{row.ml:.1f}"
         lines.append(
-            f"<tr><td>{swatch}{escape(row.organ.name)}</td><td class=number>{row.ml:.1f}</td>"
+            f"<tr><td class=name>{swatch}{escape(row.organ.name)}</td><td class=number>{ml}</td>"
             f"<td class=number>{low:g}\N{EN DASH}{high:g}</td><td class=number>{hu}</td>"
             f"<td>{escape('; '.join(row.notes))}</td></tr>"
         )
@@ -173,18 +240,37 @@ def _volumes(rows: Sequence[OrganRow]) -> str:
     )
 
 
-def _findings(findings: Sequence[ReportedFinding] | None) -> str:
+def _findings(findings: Sequence[ReportedFinding] | None, image: sitk.Image) -> str:
     if findings is None:
         return "<p>This result was made without a review.</p>"
     if not findings:
         return "<p>Nothing suspicious was found.</p>"
-    lines = [
-        f"<tr><td class=number>{rank}</td><td>{escape(row.title)}</td><td>{escape(', '.join(row.organs))}</td>"
-        f"<td>{escape(' '.join(row.reasons))}</td><td class=number>{row.ml:.1f}</td>"
-        f"<td>{escape(row.outcome)}</td></tr>"
-        for rank, row in enumerate(findings, start=1)
-    ]
+    ranked = list(enumerate(findings, start=1))
+    # Every decision is reported; of the others, those that matter most.
+    unchecked = [rank for rank, row in ranked if row.outcome == NOT_CHECKED]
+    left_out = set(unchecked[_MOST_UNCHECKED:])
+    lines = [_finding(rank, row, image) for rank, row in ranked if rank not in left_out]
+    outcomes = Counter(row.outcome for row in findings)
+    counts = ", ".join(f"{count} {escape(outcome)}" for outcome, count in outcomes.items())
+    summary = f"{len(findings)} findings" if len(findings) > 1 else "1 finding"
+    summary = f"{summary}, the most likely wrong first: {counts}."
+    if left_out:
+        summary += f" The {len(left_out)} least likely of those not checked are left out here."
     return (
-        "<table><tr><th class=number>#<th>Finding<th>Organs involved<th>Why<th class=number>ml<th>Outcome</tr>"
-        f"{''.join(lines)}</table>"
+        f"<p>{summary}</p><table><tr><th class=number>#<th>Finding<th class=number>Slice<th class=number>ml<th>Why"
+        f"<th>Outcome</tr>{''.join(lines)}</table>"
+    )
+
+
+def _finding(rank: int, row: ReportedFinding, image: sitk.Image) -> str:
+    number = None if row.position_mm is None else slice_number(image, row.position_mm)
+    others = [name for name in row.organs if name != row.title]
+    also = f"<br><span class=small>or {escape(', '.join(others))}</span>" if others else ""
+    # Each reason names its organ, which is the title.
+    reasons = [text.removeprefix(f"{row.title}: ") for text in row.reasons]
+    why = " ".join(text[:1].upper() + text[1:] for text in reasons)
+    return (
+        f"<tr><td class=number>{rank}</td><td class=name>{escape(row.title)}{also}</td>"
+        f"<td class=number>{_NONE if number is None else number}</td><td class=number>{row.ml:.1f}</td>"
+        f"<td>{escape(why)}</td><td class=outcome>{escape(row.outcome)}</td></tr>"
     )

@@ -131,7 +131,8 @@ def _holes(
         if not background[part][hole].all():
             continue
         ml = np.count_nonzero(hole) * grid.volume_ml_per_voxel
-        text = f"a hole of {ml:.1f} ml in the organ."
+        size = f"{ml:.1f} ml" if ml >= 0.05 else "less than 0.1 ml"
+        text = f"a hole of {size} in the organ."
         yield AnatomicalFinding(organ, "hole", text, _inside(box, part), hole, scoring.hole, organ.label)
 
 

@@ -23,7 +23,9 @@ Requests, each with ``version``, the number of this protocol:
 - ``segment``: ``ct`` is an image file or a folder of DICOM files; ``out`` is the folder to create, which must not
   exist. ``bundle`` is the folder or name of a model, null for the default one; ``options`` are fields of
   ``inference.options.SegmentOptions``, ``runtime`` is one of ``inference.backends.selection.CHOICES``. ``bundle``,
-  ``device``, ``options`` and ``runtime`` are optional.
+  ``device``, ``options`` and ``runtime`` are optional. So are two fields for CTs that the caller has not read itself:
+  ``files`` lists the DICOM files of the CT if they are not all files of a folder (``ct`` is then the first of them),
+  and ``ct_copy`` names a file (.nrrd) to add to the results, with the CT as it was read, on the grid of the labels.
 - ``devices`` asks which devices are available.
 - ``download`` downloads a model and adds it to the folder ``models``. After an interruption, the same request resumes.
 - ``add_corrected_case`` and ``add_unlabeled_ct`` add a case to a training set (see ``training.corrections``).
@@ -90,7 +92,10 @@ class ProtocolError(ValueError):
 
 @dataclass(frozen=True)
 class Segment:
-    """Segment ``ct`` and write the results into the new folder ``out``."""
+    """Segment ``ct`` and write the results into the new folder ``out``.
+
+    ``files``, if given, are the DICOM files of the CT; ``ct_copy`` is the name of a file in ``out`` for the CT as read.
+    """
 
     type: ClassVar[str] = "segment"
     id: str
@@ -100,6 +105,8 @@ class Segment:
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
     runtime: str = "auto"
+    files: tuple[str, ...] = ()
+    ct_copy: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import SimpleITK as sitk
+
+from ..dicom.archive import gathered
 from ..errors import UserError, is_out_of_memory
+from ..imaging.writers import write_image
 from ..inference.device import found_devices, missing_devices
 from ..inference.options import SegmentOptions
 from ..inference.pipeline import Job, make_segmenter, segment_to_folder
 from ..inference.process_settings import keep_freed_memory
-from ..inference.segmenter import Segmenter
+from ..inference.segmenter import Result, Segmenter
 from ..json_io import DataError, load
 from ..models.bundle import Bundle
 from ..models.store import default_bundle, find_bundle, hidden_by
@@ -50,7 +55,9 @@ class Runner:
         segmenter = self._segmenter_for(bundle, request.device, request.runtime)
         job = Job(Path(request.ct), out, bundle, options, request.device, runtime=request.runtime)
         try:
-            result = segment_to_folder(job, progress, cancelled, segmenter=segmenter)
+            with _with_files(job, request.files) as job:
+                copy = _copy_of_ct(request.ct_copy)
+                result = segment_to_folder(job, progress, cancelled, copy, segmenter)
         except RuntimeError as error:
             # Running out of memory has no exception class in torch on the CPU and in ITK.
             if is_out_of_memory(error):
@@ -71,6 +78,30 @@ class Runner:
             self._segmenter = make_segmenter(bundle, device, runtime)
             self._bundle, self._device, self._runtime = bundle, device, runtime
         return self._segmenter
+
+
+@contextmanager
+def _with_files(job: Job, files: Sequence[str]) -> Iterator[Job]:
+    """The job, with exactly these DICOM files as its CT if there are any."""
+    if not files:
+        yield job
+        return
+    paths = tuple(Path(file) for file in files)
+    with gathered(paths, paths[0].parent.name) as folder:
+        yield replace(job, ct=folder, files=paths)
+
+
+def _copy_of_ct(name: str | None) -> Callable[[Path, sitk.Image, Result], None] | None:
+    """A function that writes the CT into the result folder, uncompressed, because the caller reads it at once."""
+    if name is None:
+        return None
+    if Path(name).name != name or not name.endswith(".nrrd"):
+        raise UserError(f"The CT cannot be written as {name!r}.", "Give the name of a .nrrd file, without a folder.")
+
+    def write(folder: Path, ct: sitk.Image, result: Result) -> None:
+        write_image(ct, folder / name, compress=False)
+
+    return write
 
 
 def _options(requested: Mapping[str, Any]) -> SegmentOptions:
