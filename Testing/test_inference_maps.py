@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dcaseg.imaging.grid import Grid
+from dcaseg.imaging.scan_edges import ScanEdges
 from dcaseg.inference.maps import MapsOnModelGrid, normalized_entropy, total_variation
 from dcaseg.inference.measurements import measure
 from dcaseg.inference.sliding_window import at_patch_resolution
@@ -143,6 +144,24 @@ def test_the_scan_ends_where_what_fills_the_outside_ends():
         wedge[: 6 - row, row] = -1024
     assert spleen_in(wedge, np.s_[4:8, 2:20, 8:20]).cut_off
     assert not spleen_in(wedge, np.s_[6:8, 7:20, 8:20]).cut_off
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_edges_are_the_outermost_voxels_of_each_line_in_the_scan(seed):
+    """Each voxel has a label of its own, with a cross-section of 100 mm2."""
+    values = np.random.default_rng(seed).choice(
+        np.array([-1024, -2000, 0, 50], np.int16), (4, 5, 6), p=[0.4, 0.2, 0.2, 0.2]
+    )
+    labels = np.arange(1, values.size + 1).reshape(values.shape)
+    corners = values[::3, ::4, ::5]
+    inside = ~np.isin(values, corners[corners <= -900])
+    expected = set()
+    for axis in range(3):
+        for line in np.ndindex(*np.delete(values.shape, axis)):
+            index = [*line[:axis], slice(None), *line[axis:]]
+            found = labels[tuple(index)][inside[tuple(index)]]
+            expected |= {int(found[0]), int(found[-1])} if len(found) else set()
+    assert ScanEdges(values, (10.0, 10.0, 10.0)).cut_off(labels) == expected
 
 
 def test_a_few_voxels_at_the_end_of_the_scan_do_not_cut_an_organ_off():

@@ -44,8 +44,13 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
             return f"The runtime {name} needs the CPU, not {device.description}.", "Add --device cpu."
         if not is_installed():
             return "OpenVINO is not installed.", f"Install it: {how_to_install('openvino')}"
-        if name == OpenVINOBfloat16Backend.name and not supports_bfloat16():
-            return f"The runtime {name} needs a processor with AMX or AVX-512 BF16.", "Choose auto or openvino."
+        if name == OpenVINOBfloat16Backend.name:
+            try:
+                supported = supports_bfloat16()
+            except UserError as error:
+                return error.problem, error.remedy
+            if not supported:
+                return f"The runtime {name} needs a processor with AMX or AVX-512 BF16.", "Choose auto or openvino."
     elif name == CompiledBackend.name:
         if device_type == "mps":
             return "The runtime compile needs the CPU or CUDA.", "Choose eager."
