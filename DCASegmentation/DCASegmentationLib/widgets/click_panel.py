@@ -30,7 +30,7 @@ class ClickPanel(VTKObservationMixin):
     holds the Segment Editor, whose effects and shortcuts rest while the tool is on.
     """
 
-    def __init__(self, layout: qt.QLayout, uiFolder: Path, worker: ClickWorker, correctPanel: CorrectPanel) -> None:
+    def __init__(self, layout: qt.QVBoxLayout, uiFolder: Path, worker: ClickWorker, correctPanel: CorrectPanel) -> None:
         VTKObservationMixin.__init__(self)
         self._correctPanel = correctPanel
         self._segmentation: Any = None
