@@ -26,7 +26,7 @@ from DCASegmentationLib.widgets.slice_clicks import SliceClicks
 class ClickPanel(VTKObservationMixin):
     """The widgets of the tool.
 
-    ``layout`` is the Qt box layout that the panel is put on top of, ``worker`` computes the changes. ``correctPanel``
+    ``layout`` is the Qt layout that the panel is added to, ``worker`` computes the changes. ``correctPanel``
     holds the Segment Editor, whose effects and shortcuts rest while the tool is on.
     """
 
@@ -39,7 +39,7 @@ class ClickPanel(VTKObservationMixin):
         self.clicks = SliceClicks(self._onStroke)
         self._watch = SegmentationWatch(self._fillTargets)
         self.widget = slicer.util.loadUI(str(uiFolder / "Clicks.ui"))
-        layout.insertWidget(0, self.widget)
+        layout.addWidget(self.widget)
         self.ui = slicer.util.childWidgetVariables(self.widget)
         self.ui.clicksButton.connect("toggled(bool)", self._onToggled)
         self.ui.keepButton.connect("clicked()", self.keep)

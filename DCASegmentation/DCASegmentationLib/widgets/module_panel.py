@@ -68,7 +68,11 @@ class ModulePanel(VTKObservationMixin):
         self.resultPanel = ResultPanel(self.ui.resultSection.layout(), uiFolder)
         self.correctPanel = CorrectPanel(self.ui.correctSection.layout(), uiFolder)
         worker = ClickWorker(self.logic.correct, lambda: self.logic.workerPid, lambda: self.logic.isRunning)
-        self.clickPanel = ClickPanel(self.ui.correctSection.layout(), uiFolder, worker, self.correctPanel)
+        correctLayout = self.ui.correctSection.layout()
+        self.clickPanel = ClickPanel(correctLayout, uiFolder, worker, self.correctPanel)
+        # Above the Segment Editor.
+        correctLayout.removeWidget(self.clickPanel.widget)
+        correctLayout.insertWidget(0, self.clickPanel.widget)
         self.reviewPanel = ReviewPanel(
             self.ui.reviewSection.layout(),
             uiFolder,
