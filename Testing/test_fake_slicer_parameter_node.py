@@ -1,4 +1,7 @@
-"""The fake Slicer's parameter node wrapper behaves as observed in a running Slicer."""
+"""The fake Slicer's parameter node wrapper behaves as Slicer's own.
+
+The same tests pass with Slicer's package: set DCA_SLICER_SOURCE to a checkout of Slicer.
+"""
 
 from __future__ import annotations
 

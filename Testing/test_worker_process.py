@@ -335,6 +335,17 @@ def test_a_worker_that_is_not_kept_warm_is_gone_with_its_answer(panel_with, quit
     assert pids[0] != pids[1]
 
 
+def test_a_request_to_a_worker_that_has_just_ended_does_not_lose_the_ones_before(panel_with, tmp_path):
+    panel = panel_with("sys.stdin.readline(); sys.exit(3)")
+    first = panel.begin(request_into(tmp_path))
+    # The process has ended, but the event loop has not reported it yet.
+    panel.worker._connection._process.waitForFinished(60_000)
+    second = panel.begin(AddUnlabeledCT("2", "training", "ct.nrrd"))
+    for outcome in (first, second):
+        kind, failure = panel.wait_for_end(outcome)
+        assert kind == "error" and "exit code 3" in failure.problem
+
+
 def test_a_case_that_was_added_before_the_cancel_arrived_is_reported_as_added(panel_with, tmp_path):
     panel = panel_with(
         'request = json.loads(sys.stdin.readline())\n'

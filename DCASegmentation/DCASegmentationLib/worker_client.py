@@ -257,6 +257,7 @@ _MILLISECONDS_TO_STOP = 2000
 
 @dataclass
 class _Run:
+    connection: WorkerConnection
     request: Work
     onAnswer: Callable[[Answer], None]
     onProgress: Callable[[float, str], None] | None
@@ -313,12 +314,10 @@ class WorkerProcess:
         connection: WorkerConnection
 
         def onEvent(event: Event) -> None:
-            if connection is self._connection:
-                self._onEvent(event)
+            self._onEvent(connection, event)
 
         def onEnd(ending: Ending) -> None:
-            if connection is self._connection:
-                self._onEnd(ending)
+            self._onEnd(connection, ending)
 
         connection = WorkerConnection(*self._startArguments, onEvent, onEnd)
         return connection
@@ -339,44 +338,40 @@ class WorkerProcess:
         if request.id in self._runs:
             raise RuntimeError(f"the request {request.id} has not been answered yet")
         self.start()
-        self._runs[request.id] = _Run(request, onAnswer, onProgress)
         assert self._connection is not None
+        self._runs[request.id] = _Run(self._connection, request, onAnswer, onProgress)
         self._connection.send(request)
 
     def cancel(self, requestId: str) -> None:
         """Cancel a request, if it is not answered yet; within a second the process ends and the answer follows."""
         run = self._runs.get(requestId)
-        if run is None or run.cancelRequested or self._connection is None:
+        if run is None or run.cancelRequested:
             return
         run.cancelRequested = True
-        self._connection.send(Cancel(requestId))
+        run.connection.send(Cancel(requestId))
         self._killTimer.start()
 
     def _killIfStillThere(self) -> None:
-        isEnding = any(run.cancelRequested or run.answer is not None for run in self._runs.values())
-        if isEnding and self._connection is not None:
-            self._connection.kill()
+        for run in self._runs.values():
+            if run.cancelRequested or run.answer is not None:
+                run.connection.kill()
 
     def stop(self) -> None:
         """Stop the worker without any callback, and remove what it has written so far for unanswered requests."""
-        runs, connection = self._takeRuns(), self._connection
+        runs, connection = list(self._runs.values()), self._connection
+        self._runs.clear()
         self._connection = None
         if connection is not None:
             connection.killAndWait(_MILLISECONDS_TO_STOP)
         for run in runs:
             if run.answer is None:
-                remove_traces(run.request, connection.workerPid if connection is not None else None)
+                remove_traces(run.request, run.connection.workerPid)
 
-    def _takeRuns(self) -> list[_Run]:
-        runs = list(self._runs.values())
-        self._runs.clear()
-        return runs
-
-    def _onEvent(self, event: Event) -> None:
+    def _onEvent(self, connection: WorkerConnection, event: Event) -> None:
         requestId = getattr(event, "id", None)
         # A failure without an id belongs to a request that the worker could not read: most likely the latest one.
         run = self._runs.get(next(reversed(self._runs), "") if requestId is None else requestId)
-        if run is None or run.answer is not None:
+        if run is None or run.connection is not connection or run.answer is not None:
             return
         if isinstance(event, Progress):
             if not run.cancelRequested and run.onProgress is not None:
@@ -387,32 +382,34 @@ class WorkerProcess:
         elif isinstance(event, Answer):
             if self._isKeptWarm:
                 del self._runs[run.request.id]
-                self._answer(run, event, self.pid)
+                self._answer(run, event)
             else:
                 run.answer = event
-                self._quitWhenAnswered()
+                connection.send(Quit())
+                self._killTimer.start()
 
-    def _quitWhenAnswered(self) -> None:
-        if self._connection is not None and all(run.answer is not None for run in self._runs.values()):
-            self._connection.send(Quit())
-            self._killTimer.start()
-
-    def _onEnd(self, ending: Ending) -> None:
-        runs, pid = self._takeRuns(), self.pid
-        self._lastLogLines = self.lastLogLines
-        self._connection = None
+    def _onEnd(self, connection: WorkerConnection, ending: Ending) -> None:
+        # A worker that has ended may have been replaced by another one, which has requests of its own.
+        if connection is self._connection:
+            self._lastLogLines = self.lastLogLines
+            self._connection = None
+        runs = [run for run in self._runs.values() if run.connection is connection]
         for run in runs:
-            remedy = _CLICK_AGAIN if isinstance(run.request, Correct) else ending.remedy
-            failure = Failure(run.request.id, ending.problem, remedy, "\n".join(self._lastLogLines))
-            if run.answer is None:
-                remove_traces(run.request, pid)
-            self._answer(run, run.answer or failure, pid)
+            del self._runs[run.request.id]
+        for run in runs:
+            answer = run.answer
+            if answer is None:
+                remove_traces(run.request, connection.workerPid)
+                details = "\n".join(connection.lastLogLines)
+                remedy = _CLICK_AGAIN if isinstance(run.request, Correct) else ending.remedy
+                answer = Failure(run.request.id, ending.problem, remedy, details)
+            self._answer(run, answer)
 
-    def _answer(self, run: _Run, answer: Answer, pid: int | None) -> None:
+    def _answer(self, run: _Run, answer: Answer) -> None:
         # The answer may have been sent before the worker received the request to cancel. A result is then removed, but
         # a model or a case that was added stays, and the user is told so.
         if run.cancelRequested and not isinstance(answer, Downloaded | CaseAdded):
-            remove_traces(run.request, pid)
+            remove_traces(run.request, run.connection.workerPid)
             answer = WasCancelled(run.request.id)
         run.onAnswer(answer)
 

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,6 +42,7 @@ from fake_slicer.ui_loader import UiLoader
 
 MODULE_FILE = Path(__file__).parents[2] / "DCASegmentation" / "DCASegmentation.py"
 _ABSENT = object()
+_SLICER_SOURCE = "DCA_SLICER_SOURCE"
 _TURNS = 30
 
 
@@ -86,7 +88,6 @@ class FakeSlicer:
             "qt": qt,
             "ctk": ctk,
             "slicer.ScriptedLoadableModule": scripted_module,
-            "slicer.parameterNodeWrapper": parameter_node,
             "slicer.i18n": i18n,
             "slicer.packaging": self.packages.module(),
             "PyTorchUtils": self.torch.module(),
@@ -96,6 +97,7 @@ class FakeSlicer:
             self._put(sys.modules, name, module)
             if name.startswith("slicer."):
                 self._put(vars(slicer), name.removeprefix("slicer."), module)
+        self._install_parameter_node_wrapper()
         self._put(vars(slicer), "app", self.app)
         self._put(vars(slicer), "qSlicerScriptedLoadableModule", qSlicerScriptedLoadableModule)
         for name, cls in self.stand_ins.items():
@@ -110,6 +112,38 @@ class FakeSlicer:
         for name, function in functions.items():
             self._put(vars(slicer.util), name, function)
         self._excepthook, sys.excepthook = sys.excepthook, self._record_slot_error
+
+    def _install_parameter_node_wrapper(self) -> None:
+        """Install the stand-in, or Slicer's own package if DCA_SLICER_SOURCE names a checkout of Slicer.
+
+        slicer-core does not contain the package, which needs Slicer's Qt and CTK.
+        """
+        name, source = "slicer.parameterNodeWrapper", os.environ.get(_SLICER_SOURCE)
+        module: ModuleType = parameter_node
+        if source:
+            # Imported anew, because it keeps the qt module that it was imported with.
+            for loaded in [each for each in sys.modules if each.startswith(f"{name}.")]:
+                del sys.modules[loaded]
+            package = Path(source) / "Base" / "Python" / "slicer" / "parameterNodeWrapper"
+            spec = importlib.util.spec_from_file_location(
+                name, package / "__init__.py", submodule_search_locations=[str(package)]
+            )
+            if spec is None or spec.loader is None or not package.is_dir():
+                raise ImportError(f"{_SLICER_SOURCE} does not name a checkout of Slicer: there is no {package}")
+            module = importlib.util.module_from_spec(spec)
+        self._put(sys.modules, name, module)
+        self._put(vars(slicer), "parameterNodeWrapper", module)
+        if module is not parameter_node:
+            # It names all widgets that it can bind; those without a stand-in become classes without instances.
+            for owner in (sys.modules["ctk"], slicer):
+                self._put(vars(owner), "__getattr__", partial(self._put_class, vars(owner)))
+            module.__loader__.exec_module(module)
+
+    def _put_class(self, names: dict[str, Any], name: str) -> type:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        self._put(names, name, type(name, (), {}))
+        return names[name]
 
     def uninstall(self) -> None:
         """Restore Python's previous state."""

@@ -136,6 +136,7 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     # The other modes are linear, so that the stitched logits are a sum of one 1x1x1 convolution per expert.
     stitched: Tensor | None = None
     for expert, last, owned in zip(experts, features, network.owners, strict=True):
+        assert expert.head.bias is not None
         weight, bias = (
             _stitching_rows(parameter, owned, network) for parameter in (expert.head.weight, expert.head.bias)
         )

@@ -20,8 +20,8 @@ def remove_traces(request: Work, pid: int | None) -> None:
         temp_paths.remove_unfinished(Path(request.models), pid)
     elif isinstance(request, AddCorrectedCase | AddUnlabeledCT):
         # Imported here because it loads SimpleITK, which the worker does only for requests that need it.
-        from ..training.corrections import CASES, UNLABELLED
+        from ..training.corrections import CASES, UNLABELED
 
         folder = Path(request.folder)
-        for each in (folder, folder / CASES, folder / UNLABELLED):
+        for each in (folder, folder / CASES, folder / UNLABELED):
             temp_paths.remove_unfinished(each, pid)
