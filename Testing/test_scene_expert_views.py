@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from dcaseg.organs import AMOS
 from scene_case import small_ct, small_result
@@ -184,3 +186,20 @@ def test_the_panels_editor_node_is_one_per_scene_and_not_slicers_own(case):
     node = editor_node()
     assert editor_node() is node
     assert node.GetSingletonTag() == "DCASegmentation"
+
+
+def test_the_body_mask_holds_gas_but_neither_air_nor_table(fake_slicer):
+    from DCASegmentationLib.scene.maps import body_mask
+    from DCASegmentationLib.scene.volumes import show_ct
+
+    z, y, x = np.ogrid[:20, :60, :80]
+    hu = np.where(((y - 28) / 20) ** 2 + ((x - 40) / 30) ** 2 + 0 * z < 1, 0, -1000).astype(np.int16)
+    hu[5:15, 24:32, 36:44] = -1000  # gas
+    hu[:, 54:56, 10:70] = 100  # table
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing((4.0, 4.0, 4.0))
+    node = show_ct(image, "CT")
+    body = body_mask(node, node)
+    assert body[10, 28, 40] and body[:, 28, 20:60].all()
+    assert not body[:, 52:].any() and not body[:, :, :8].any()
+    assert 0.8 < body.sum() / np.count_nonzero(hu[:, :52] > -500) < 1.0

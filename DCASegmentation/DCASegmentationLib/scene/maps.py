@@ -360,7 +360,7 @@ def _masking(ct: Any, to_ras: np.ndarray, shape: tuple[int, ...]) -> Generator[N
     # Opening separates the body from the table.
     opened = ~eroded(~eroded(coarse))
     yield
-    parts = sitk.GetArrayViewFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
+    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
     sizes = np.bincount(parts.ravel())
     sizes[:1] = 0
     body = parts == sizes.argmax() if sizes.any() else np.zeros(parts.shape, bool)
@@ -371,7 +371,7 @@ def _masking(ct: Any, to_ras: np.ndarray, shape: tuple[int, ...]) -> Generator[N
     filled = body.astype(np.uint8)
     for first in range(0, len(filled), _PLANES_PER_STEP):
         for plane in filled[first : first + _PLANES_PER_STEP]:
-            plane[...] = sitk.GetArrayViewFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))
+            plane[...] = sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))
         yield
     # The coarse voxels at the skin are half air.
     return _on_grid(eroded(filled.astype(bool)), to_index, shape, steps)
