@@ -161,7 +161,7 @@ def test_paths_need_not_be_ascii(warm, request_for, coarse_phantom, small_bundle
         (b'{"type": "segment", "id":\n', "not a line of JSON"),
         (b"\xff\x00\n", "not a line of JSON"),
         (b'{"type": "dance", "version": 1, "id": "7"}\n', "There is no 'dance'"),
-        (b'{"type": "segment", "version": 1, "id": "7", "ct": "a"}\n', "lacks its out"),
+        (b'{"type": "segment", "version": 1, "id": "7", "ct": "a"}\n', "out is missing"),
         (b'{"type": "segment", "version": 2, "id": "7", "ct": "a", "out": "b"}\n', "uses version 1"),
     ],
 )
