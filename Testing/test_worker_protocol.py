@@ -145,7 +145,7 @@ def test_fields_of_a_later_minor_change_are_ignored():
         (b'{"type": "cancel", "version": "1", "id": "1"}', "has version 1"),
         (
             json.dumps({"version": 1, "type": "add_unlabeled_ct", "id": "1", "folder": "a", "ct": ["b"]}).encode(),
-            "The ct of 'add_unlabeled_ct' cannot be",
+            "The 'add_unlabeled_ct' cannot be read: ct is a list of 1, not a text.",
         ),
     ],
 )
