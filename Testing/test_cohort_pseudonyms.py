@@ -122,3 +122,17 @@ def test_reasons_do_not_contain_file_or_folder_names():
     assert outcome.reason == "(hidden) in (hidden) cannot be read"
     rejected = Rejected("r", "Mueller_Eva/IM1.dcm", "failed", "Mueller_Eva/IM1.dcm is damaged", "PID-4711")
     assert "Mueller" not in pseudonyms.rejected(rejected, Path("/data")).reason
+
+
+def test_a_run_that_ends_while_it_writes_the_key_leaves_no_half_key(tmp_path, monkeypatch):
+    from dcaseg.cohort import pseudonyms
+
+    def end(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pseudonyms.os, "fsync", end)
+        with pytest.raises(KeyboardInterrupt):
+            own_key(tmp_path)
+    assert not (tmp_path / "pseudonym.key").exists()
+    assert len(own_key(tmp_path)) == 64

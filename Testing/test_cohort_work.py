@@ -301,6 +301,7 @@ def test_a_case_that_never_ends_fails_with_a_line_and_its_process_ends(dicom_cas
         never.set()
 
 
+@pytest.mark.slow
 def test_a_library_that_holds_pythons_lock_forever_ends_the_process():
     """A regular expression that backtracks without end never lets another thread run."""
     program = """

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import OutputError, UserError
+from ..temp_paths import clean, partial_name
 from .case import Case, Outcome, Rejected, folder_name
 
 KEY = "pseudonym.key"
@@ -97,11 +98,15 @@ def own_key(out: Path) -> bytes:
     file = out / KEY
     if not file.exists():
         try:
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # Under its name when it is complete: half a key would be refused by every later run.
+            clean(out)
+            temporary = partial_name(file)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="ascii") as stream:
                 stream.write(f"{secrets.token_hex(_BYTES)}\n")
                 stream.flush()
                 os.fsync(stream.fileno())
+            temporary.rename(file)
         except OSError as error:
             why = error.strerror or error
             raise OutputError(f"{file} cannot be written: {why}.", "Choose another folder with -o.") from None
