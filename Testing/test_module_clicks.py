@@ -510,9 +510,18 @@ def test_the_window_never_waits_for_a_click(tool, case):
     assert preview() == ("added",)
 
 
-def test_the_shipped_models_result_is_corrected_but_not_while_another_ct_is_segmented(
-    panel, fake_slicer, coarse_phantom, monkeypatch
-):
+def test_clicks_are_refused_while_a_ct_is_segmented(panel, tool, case):
+    tool.wait()
+    apply(panel)
+    tool.panel.fix("spleen")
+    before = labels_of(case)
+    tool.click(IN_GONE, wait=False)
+    assert "is being segmented" in tool.message and not tool.panel.correction.isWaiting and preview() == ()
+    np.testing.assert_array_equal(labels_of(case), before)
+    tool.fake.wait_for(lambda: not panel.logic.isRunning, 300)
+
+
+def test_the_result_of_the_shipped_model_is_corrected(panel, fake_slicer, coarse_phantom, monkeypatch):
     import SimpleITK as sitk
 
     from DCASegmentationLib.scene.case_record import recall
@@ -540,11 +549,6 @@ def test_the_shipped_models_result_is_corrected_but_not_while_another_ct_is_segm
     tool.press("Return")
     after = slicer.util.arrayFromSegmentBinaryLabelmap(nodes.segmentation, "liver", nodes.ct)
     assert not after[z, y, x] and after.sum() < mask.sum()
-    apply(panel)
-    tool.panel.fix("liver")
-    tool.panel._onStroke(((-a, -b, c),), False)
-    assert "is being segmented" in tool.message
-    fake_slicer.wait_for(lambda: not panel.logic.isRunning, 600)
 
 
 def test_label_array_is_the_case_of_these_tests():
