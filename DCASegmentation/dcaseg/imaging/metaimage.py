@@ -13,6 +13,8 @@ from .size_limits import require_allowed_size
 
 _LONGEST_HEADER = 1 << 20
 _CHUNK = 1 << 20
+# ITK looks at the first letter.
+_TRUE, _FALSE = ("T", "t", "1"), ("F", "f", "0")
 # ITK trusts NDims and writes that many numbers into arrays of ten.
 _MOST_DIMENSIONS = 5
 _BYTES = {
@@ -103,6 +105,8 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
         matrices = {name: [float(each) for each in fields[name].split()] for name in _MATRICES if name in fields}
         size = [int(each) for each in fields["DimSize"].split()]
         channels = int(fields.get("ElementNumberOfChannels", "1"))
+        if fields.get("BinaryData", "True")[:1] not in _TRUE + _FALSE:
+            raise ValueError
         # Without this number, ITK fills the image with arbitrary values.
         if _is_compressed(fields) and int(fields["CompressedDataSize"]) < 1:
             raise ValueError
@@ -132,7 +136,7 @@ def _data_bytes(fields: dict[str, str]) -> int | None:
     try:
         if _is_compressed(fields):
             return int(fields["CompressedDataSize"])
-        if fields.get("BinaryData", "True").lower() != "true":
+        if fields.get("BinaryData", "True")[:1] not in _TRUE:
             return None
         return _voxel_bytes(fields)
     except (KeyError, ValueError):
@@ -140,8 +144,7 @@ def _data_bytes(fields: dict[str, str]) -> int | None:
 
 
 def _is_compressed(fields: dict[str, str]) -> bool:
-    # ITK looks at the first letter.
-    return fields.get("CompressedData", "False")[:1] in ("T", "t", "1")
+    return fields.get("CompressedData", "False")[:1] in _TRUE
 
 
 def _voxel_bytes(fields: dict[str, str]) -> int:
