@@ -136,9 +136,8 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     # The other modes are linear, so that the stitched logits are a sum of one 1x1x1 convolution per expert.
     stitched: Tensor | None = None
     for expert, last, owned in zip(experts, features, network.owners, strict=True):
-        weight, bias = (
-            _stitching_rows(parameter, owned, network) for parameter in (expert.head.weight, expert.head.bias)
-        )
+        weight = _stitching_rows(expert.head.weight, owned, network)
+        bias = None if expert.head.bias is None else _stitching_rows(expert.head.bias, owned, network)
         term = functional.conv3d(last, weight, bias)
         stitched = term if stitched is None else stitched.add_(term)
         del term
@@ -146,10 +145,8 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     return stitched
 
 
-def _stitching_rows(parameter: Tensor | None, owned: Sequence[int], network: DCANet) -> Tensor | None:
+def _stitching_rows(parameter: Tensor, owned: Sequence[int], network: DCANet) -> Tensor:
     """An expert's share in the stitched logits: its head's weight or bias, with zeros for the labels of the others."""
-    if parameter is None:
-        return None
     relative = network.stitching == "background_relative"
     none = torch.zeros_like(parameter[0])
     background = none if relative else parameter[0] / len(network.owners)
