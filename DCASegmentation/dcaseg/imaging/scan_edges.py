@@ -52,7 +52,7 @@ def _outermost(
 
     The arrays have the shape of ``ct`` without the axis, and -1 for a line outside of the scan.
     """
-    shapes = [tuple(np.delete(ct.shape, axis)) for axis in range(3)]
+    shapes = [ct.shape[:axis] + ct.shape[axis + 1 :] for axis in range(3)]
     ends = [(np.full(shape, -1, np.intp), np.full(shape, -1, np.intp)) for shape in shapes]
     # Plane by plane, as the voxels lie in memory.
     for z, plane in enumerate(ct):

@@ -136,9 +136,8 @@ def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
     # The other modes are linear, so that the stitched logits are a sum of one 1x1x1 convolution per expert.
     stitched: Tensor | None = None
     for expert, last, owned in zip(experts, features, network.owners, strict=True):
-        assert expert.head.bias is not None
         weight = _stitching_rows(expert.head.weight, owned, network)
-        bias = _stitching_rows(expert.head.bias, owned, network)
+        bias = None if expert.head.bias is None else _stitching_rows(expert.head.bias, owned, network)
         term = functional.conv3d(last, weight, bias)
         stitched = term if stitched is None else stitched.add_(term)
         del term
