@@ -275,14 +275,14 @@ def test_sections_are_in_workflow_order_and_only_result_opens_by_itself(panel, f
     layout = panel.widget.layout()
     order = [layout.itemAt(index).widget() for index in range(layout.count())]
     names = [widget.name.removesuffix("Section") for widget in order if widget is not None]
-    assert names == ["guideFrame", "segment", "result", "review", "correct", "experts", "setup"]
+    assert names == ["guideFrame", "segment", "result", "review", "correct", "experts", "batch", "setup"]
     panel.parameters.inputVolume = add_ct("CT")
     segmented(panel, fake_slicer)
-    sections = ("result", "review", "correct", "experts", "setup")
-    assert [getattr(panel.ui, f"{name}Section").collapsed for name in sections] == [False, True, True, True, True]
+    sections = ("result", "review", "correct", "experts", "batch", "setup")
+    assert [getattr(panel.ui, f"{name}Section").collapsed for name in sections] == [False, *[True] * 5]
     panel.ui.resultSection.collapsed, panel.ui.reviewSection.collapsed = True, False
     segmented(panel, fake_slicer)
-    assert [getattr(panel.ui, f"{name}Section").collapsed for name in sections] == [False, False, True, True, True]
+    assert [getattr(panel.ui, f"{name}Section").collapsed for name in sections] == [False, False, *[True] * 4]
 
 
 def test_only_selected_organs_become_segments(panel, fake_slicer):
@@ -320,8 +320,12 @@ def test_edit_here_scrolls_to_the_editor(panel, case, fake_slicer):
 
 
 def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, case, fake_slicer):
-    for name in ("segment", "result", "review", "correct", "experts", "setup"):
-        getattr(panel.ui, f"{name}Section").collapsed = False
+    sections = [
+        getattr(panel.ui, f"{name}Section")
+        for name in ("segment", "result", "review", "correct", "experts", "batch", "setup")
+    ]
+    for section in sections:
+        section.collapsed = False
     for group in (
         panel.segmentPanel.ui.modelCardGroup,
         panel.segmentPanel.ui.advancedGroup,
@@ -332,7 +336,8 @@ def test_the_panel_needs_no_more_than_340_pixels_with_everything_open(panel, cas
     panel.reviewPanel.goToNext()
     panel.expertsPanel.ui.compareButton.enabled = True
     fake_slicer.process_events(0.1)
-    assert panel.widget.minimumSizeHint().width() <= 340
+    widths = {section.name: section.minimumSizeHint().width() for section in sections}
+    assert panel.widget.minimumSizeHint().width() <= 340, widths
 
 
 def test_the_guided_first_run_leads_to_result_review_and_correct_and_is_shown_once(panel, fake_slicer):
