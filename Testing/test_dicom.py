@@ -15,6 +15,7 @@ from dcaseg.errors import ImageError
 from dcaseg.imaging.readers import read_ct
 
 pydicom = pytest.importorskip("pydicom")
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 
@@ -249,6 +250,25 @@ def test_a_truncated_file_is_refused(lost: int, syntax: UID, tmp_path: Path) -> 
     file = sorted((tmp_path / "ct").iterdir())[3]
     file.write_bytes(file.read_bytes()[:-lost])
     refused(tmp_path / "ct", f"{file.name} in ct is an incomplete or damaged")
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.98])
+def test_a_compressed_slice_whose_end_is_missing_is_refused(kept: float, tmp_path: Path) -> None:
+    """The file itself is whole: only the compressed image in it ends too early."""
+    from pydicom.encaps import encapsulate, generate_frames
+    from pydicom.uid import JPEG2000Lossless
+
+    from dicom_archive import write_ct_series
+
+    ct = sitk.GetImageFromArray(np.random.default_rng(1).integers(-1000, 1000, (6, 16, 16)).astype(np.int16))
+    write_ct_series(tmp_path / "in", ct, syntax=JPEG2000Lossless)
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_ct(tmp_path / "in")), sitk.GetArrayFromImage(ct))
+    file = sorted((tmp_path / "in").iterdir())[3]
+    dataset = dcmread(file)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    dataset.PixelData = encapsulate([frame[: int(kept * len(frame))]])
+    dataset.save_as(file)
+    refused(tmp_path / "in", "damaged|incomplete")
 
 
 def test_a_fragment_longer_than_its_file_is_refused_in_little_memory(tmp_path: Path) -> None:

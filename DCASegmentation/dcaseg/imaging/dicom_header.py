@@ -21,6 +21,10 @@ from typing import BinaryIO
 _PREAMBLE = 128
 _MAGIC = b"DICM"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+# The beginning of the transfer syntaxes of JPEG, JPEG-LS, JPEG 2000 and HTJ2K. Their images all end with one marker,
+# after which some programs write padding.
+_JPEG = "1.2.840.10008.1.2.4."
+_END_OF_IMAGE, _LONGEST_PADDING = b"\xff\xd9", 16
 _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 UNCOMPRESSED = (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _DEFLATED)
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -219,7 +223,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         if offset + length > size or length < needed:
             raise ValueError(f"only {min(length, size - offset)} of {max(needed, length)} bytes of voxels are present")
     else:
-        reader.require_fragments()
+        reader.require_fragments(syntax.startswith(_JPEG))
     stored = get.count("BitsStored", allocated)
     return DicomHeader(
         file=str(path),
@@ -380,18 +384,23 @@ class _Elementary:
                 self._stream.seek(length, os.SEEK_CUR)
         return None
 
-    def require_fragments(self) -> None:
-        """Raise ValueError if a fragment of the compressed voxels here is said to be longer than the file.
+    def require_fragments(self, is_jpeg: bool) -> None:
+        """Raise ValueError if the compressed voxels here are incomplete.
 
-        GDCM allocates that many bytes, up to 4 GB.
+        A fragment may be said to be longer than the file: GDCM allocates that many bytes, up to 4 GB. Or the last image
+        ``is_jpeg`` (also JPEG-LS and JPEG 2000) and lacks its end: GDCM fills the missing part with arbitrary values.
         """
+        last = b""
         while self._stream.tell() + 8 <= self._size:
             group, element, length = struct.unpack(self.order + "2HI", self._take(8))
             if group << 16 | element != _ITEM:
-                return
+                break
             if self._stream.tell() + length > self._size:
                 raise ValueError("its compressed voxels are damaged or incomplete")
-            self._stream.seek(length, os.SEEK_CUR)
+            self._stream.seek(max(length - _LONGEST_PADDING, 0), os.SEEK_CUR)
+            last = self._take(min(length, _LONGEST_PADDING))
+        if is_jpeg and _END_OF_IMAGE not in last:
+            raise ValueError("its compressed voxels are incomplete")
 
     def _headers(self, end: int | None, only_group: int | None) -> Iterator[tuple[int, bytes, int]]:
         while (at := self._stream.tell()) < (self._size if end is None else end):
