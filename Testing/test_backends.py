@@ -255,7 +255,7 @@ def choose(name, windows, asked=None, said=None):
 def test_the_fastest_is_chosen_and_recorded(windows, stands):
     said = []
     assert choose("auto", windows, said=said).name == "openvino"
-    assert said == ["Measuring which runtime is fastest (once for this model)"]
+    assert said == ["Measuring which backend is fastest (once for this model)"]
     assert choose("auto", windows, said=said).name == "openvino"
     assert len(said) == 1
     assert choose("auto", windows, replace(task(RequestedOutputs()), weights_sha256="another"), said).name == "openvino"
@@ -292,7 +292,7 @@ def test_bfloat16_with_other_labels_is_not_chosen(windows, stands, error):
     said = []
     assert choose("auto", windows, said=said).name == "openvino"
     (line,) = [line for line in said if "openvino-bf16" in line]
-    assert line.startswith("The results of the runtime openvino-bf16 differ from PyTorch's (mean Dice 0.")
+    assert line.startswith("The results of the backend openvino-bf16 differ from PyTorch's (mean Dice 0.")
 
 
 def test_bfloat16_with_the_same_labels_and_other_probabilities_is_not_chosen(windows):
@@ -402,7 +402,7 @@ def test_a_fast_backend_with_different_results_is_not_chosen(windows, stands):
     stands.openvino.error = 0.1
     said = []
     assert choose("auto", windows, said=said).name == "eager"
-    assert any("results of the runtime openvino differ" in line for line in said)
+    assert any("results of the backend openvino differ" in line for line in said)
 
 
 def test_a_backend_with_nan_results_is_not_chosen(windows, stands):
@@ -435,7 +435,7 @@ def test_the_environment_variable_selects_the_backend(windows, stands, monkeypat
 
 
 def test_an_unknown_backend_is_refused_with_a_remedy():
-    with pytest.raises(UserError, match="The runtime 'abacus' does not exist") as caught:
+    with pytest.raises(UserError, match="The backend 'abacus' does not exist") as caught:
         check_backend("abacus", cpu())
     assert "eager" in caught.value.remedy
     with pytest.raises(UserError, match="cuda-half needs a CUDA GPU"):
@@ -464,7 +464,7 @@ def test_a_backend_that_fails_during_a_run_falls_back_to_pytorch(windows):
     predict = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), said.append, Failing)
     plain = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), print)
     torch.testing.assert_close(predict(windows)[RESULT], plain(windows)[RESULT])
-    assert said == ["The runtime openvino failed (the primitive failed): continuing with PyTorch."]
+    assert said == ["The backend openvino failed (the primitive failed): continuing with PyTorch."]
     assert predict.runtime == "eager"
 
 
@@ -485,5 +485,5 @@ def test_the_command_line_refuses_an_unknown_backend(dca, small_bundle, coarse_p
     ct = coarse_phantom / "ct.nii.gz"
     run = dca("segment", ct, "-o", tmp_path / "out", "--bundle", small_bundle, "--backend", "x")
     assert run.code == 2
-    assert "The runtime 'x' does not exist" in run.err
+    assert "The backend 'x' does not exist" in run.err
     assert not (tmp_path / "out").exists()

@@ -39,7 +39,7 @@ class Rates:
     """Median rates in GFLOP per CPU second: of matrix products with side 2048 (``sgemm``), and of the network.
 
     The network's operations are those of its convolutions; a multiplication and an addition count as two.
-    ``window_cpu_s`` is the CPU time and ``window_gflop`` the work of a window, ``runtime`` the name of the runtime.
+    ``window_cpu_s`` is the CPU time and ``window_gflop`` the work of a window, ``runtime`` the name of its backend.
     """
 
     sgemm: float

@@ -160,7 +160,7 @@ def named(keys: Iterable[str], known: Sequence[Pipeline]) -> list[Pipeline]:
 def warm_up(chosen: Sequence[Pipeline], setting: Setting, threads: int) -> None:
     """Run our pipelines on a part of the CT as large as a window, for the work that is done only once for each model.
 
-    Converting a network, or measuring which runtime is fastest, is not part of a segmentation.
+    Converting a network, or measuring which backend is fastest, is not part of a segmentation.
     """
     ours = [pipeline for pipeline in chosen if not pipeline.is_peer]
     if not ours:

@@ -282,7 +282,7 @@ def _log(job: Job, ct: sitk.Image, result: Result) -> str:
         f"Size: {' x '.join(map(str, ct.GetSize()))} voxels of {' x '.join(f'{s:.4g}' for s in ct.GetSpacing())} mm",
         f"Model: {job.bundle.metadata.name}",
         f"Device: {result.device}",
-        f"Runtime: {result.runtime}",
+        f"Backend: {result.runtime}",
         *(f"Islands removed from {organ}: {ml:.2f} ml" for organ, ml in result.islands_ml.items()),
         *(f"{phase}: {seconds:.2f} s" for phase, seconds in result.seconds.items()),
         f"total: {sum(result.seconds.values()):.2f} s",

@@ -388,7 +388,7 @@ class WindowPrediction:
         if self._runtime.name != EagerBackend.name and not is_out_of_memory(error):
             return (
                 self.plan,
-                f"The runtime {self._runtime.name} failed ({_first_line(error)}): continuing with PyTorch.",
+                f"The backend {self._runtime.name} failed ({_first_line(error)}): continuing with PyTorch.",
             )
         return self.plan.after(error)
 

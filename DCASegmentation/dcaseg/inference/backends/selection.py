@@ -41,7 +41,7 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
     device_type = device.torch_device.type
     if name in (OpenVINOBackend.name, OpenVINOBfloat16Backend.name):
         if device_type != "cpu":
-            return f"The runtime {name} needs the CPU, not {device.description}.", "Add --device cpu."
+            return f"The backend {name} needs the CPU, not {device.description}.", "Add --device cpu."
         if not is_installed():
             return "OpenVINO is not installed.", f"Install it: {how_to_install('openvino')}"
         if name == OpenVINOBfloat16Backend.name:
@@ -50,14 +50,14 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
             except UserError as error:
                 return error.problem, error.remedy
             if not supported:
-                return f"The runtime {name} needs a processor with AMX or AVX-512 BF16.", "Choose auto or openvino."
+                return f"The backend {name} needs a processor with AMX or AVX-512 BF16.", "Choose auto or openvino."
     elif name == CompiledBackend.name:
         if device_type == "mps":
-            return "The runtime compile needs the CPU or CUDA.", "Choose eager."
+            return "The backend compile needs the CPU or CUDA.", "Choose eager."
         if device_type == "cpu" and compiler() is None:
-            return "The runtime compile needs a C++ compiler.", "Install one (g++, clang++ or Visual C++)."
+            return "The backend compile needs a C++ compiler.", "Install one (g++, clang++ or Visual C++)."
     elif name == CudaHalfBackend.name and (device_type != "cuda" or not device.half):
-        return "The runtime cuda-half needs a CUDA GPU in half precision.", "Choose auto or eager."
+        return "The backend cuda-half needs a CUDA GPU in half precision.", "Choose auto or eager."
     return None
 
 
@@ -69,7 +69,7 @@ def make_backend(name: str, task: Task) -> Backend:
         return RUNTIMES[name](task)
     except (RuntimeError, ValueError, OSError) as error:
         message = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"The runtime {name} cannot run this model: {message}.", "Choose auto or eager.") from error
+        raise UserError(f"The backend {name} cannot run this model: {message}.", "Choose auto or eager.") from error
 
 
 AUTO = "auto"
@@ -99,7 +99,7 @@ def check_backend(name: str, device: Device) -> None:
     name = _resolve(name)
     _allows_bfloat16()
     if name not in CHOICES:
-        raise UserError(f"The runtime '{name}' does not exist.", f"Choose one of: {', '.join(CHOICES)}.")
+        raise UserError(f"The backend '{name}' does not exist.", f"Choose one of: {', '.join(CHOICES)}.")
     if name in RUNTIMES and (reason := unavailable_reason(name, device)):
         raise UserError(*reason)
 
@@ -133,7 +133,7 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
     available = [each for each in RUNTIMES if each not in left_out and unavailable_reason(each, task.device) is None]
     if len(available) == 1:
         return EagerBackend(task)
-    report_progress("Measuring which runtime is fastest (once for this model)")
+    report_progress("Measuring which backend is fastest (once for this model)")
     fastest, measured = _fastest(available, task, windows.to(task.device.torch_device), warn)
     _write_choice(task, fastest.name, measured)
     return fastest
@@ -177,7 +177,7 @@ def _fastest(names: list[str], task: Task, windows: Tensor, warn: Log) -> tuple[
             tolerance = _TOLERANCE_HALF if task.device.half else _TOLERANCE_SINGLE
             problem = "" if difference <= tolerance else f"differ from PyTorch's (by {difference:.2g})"
         if problem:
-            warn(f"The results of the runtime {name} {problem}, so it is not used.")
+            warn(f"The results of the backend {name} {problem}, so it is not used.")
         elif own_seconds < seconds:
             best, seconds = backend, own_seconds
     return best, record
