@@ -143,7 +143,8 @@ def _about(result: Path, request: _Request) -> dict[str, str]:
         return facts
     if lines:
         facts["Segmented"] = lines[0]
-    for name in ("CT", "Size", "Device", "Runtime", "total", "Warning"):
-        values = [line.split(": ", 1)[1] for line in lines[1:] if line.startswith(f"{name}: ")]
-        facts[{"total": "Time"}.get(name, name)] = "; ".join(values)
+    # Earlier versions wrote "Runtime".
+    starts = {"CT": ("CT: ",), "Size": ("Size: ",), "Device": ("Device: ",), "Backend": ("Backend: ", "Runtime: ")}
+    for name, prefixes in (*starts.items(), ("Time", ("total: ",)), ("Warning", ("Warning: ",))):
+        facts[name] = "; ".join(line.split(": ", 1)[1] for line in lines[1:] if line.startswith(prefixes))
     return facts
