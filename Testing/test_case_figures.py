@@ -100,5 +100,5 @@ def test_a_case_without_maps_gives_a_picture_of_one_row(tmp_path):
 
 
 def test_a_missing_folder_is_a_readable_error(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="There is no folder"):
         draw_case(tmp_path / "nowhere" / "case.png", small_ct(), small_result(), AMOS, "Case")

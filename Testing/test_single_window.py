@@ -51,7 +51,7 @@ def test_a_window_of_the_shipped_model_takes_little_more_than_half_the_memory_of
     runtime = EagerBackend(Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu()))
     windows = torch.rand(2, 1, *bundle.metadata.patch)
     alone, both = (most_bytes_held(lambda given=given: runtime(given)) for given in (windows[:1], windows))
-    assert alone < 0.6 * both
+    assert alone < 0.65 * both
     assert runtime.windows_at_once == 1
 
 

@@ -769,7 +769,7 @@ def test_skcdf_balances_classes_and_anneals():
 def test_skcdf_weights_follow_their_leaders():
     strategy = strategy_for("skcdf")
     decoder = strategy.network.experts[0]
-    kept, leader = decoder.blocks[0][0].weight.clone(), strategy.labeled.blocks[0][0].weight.clone()
+    kept, leader = decoder.blocks[0][0].weight.clone(), strategy.labelled.blocks[0][0].weight.clone()
     head, balanced = strategy.labelled.head.weight.clone(), strategy.balanced["labelled"].weight.clone()
     strategy.on_step_end(strategy.step_state(0))
     torch.testing.assert_close(decoder.blocks[0][0].weight, 0.99 * kept + 0.01 * leader)
@@ -788,7 +788,7 @@ def test_skcdf_labeled_patches_attend_to_unlabeled_ones_without_a_gradient():
     strategy.zero_grad()
     strategy.forward("unlabelled", batch, step_state).total.backward()
     assert strategy.network.encoder.blocks[0][0].weight.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in strategy.labeled.parameters())
+    assert all(parameter.grad is None for parameter in strategy.labelled.parameters())
 
 
 def test_skcdf_result_does_not_depend_on_the_batch():
@@ -837,7 +837,7 @@ def test_a_and_d_result_decoder_follows_and_learns_from_unlabeled_patches():
     torch.manual_seed(1)
     strategy.forward("unlabelled", batch, step_state).total.backward()
     assert answer.head.weight.grad.abs().sum() > 0
-    assert all(p.grad is None for part in (strategy.denoising, strategy.labeled) for p in part.parameters())
+    assert all(p.grad is None for part in (strategy.denoising, strategy.labelled) for p in part.parameters())
     strategy.zero_grad()
     strategy.forward("denoising", batch, step_state).total.backward()
     strategy.forward("labelled", batch, step_state).total.backward()

@@ -128,17 +128,20 @@ def _fuse(fuse: nn.Module, features: Sequence[Tensor], stream: Tensor, weights: 
 
 
 def _stitch(network: DCANet, features: list[Tensor]) -> Tensor:
-    """The stitched logits. Of each expert's head, only the background and the channels it owns are computed."""
+    """The stitched logits. Of each expert's head, only the background and the channels it owns are computed.
+
+    It empties ``features``, so that each expert's features are freed once they were used.
+    """
     experts = cast("list[ExpertDecoder]", list(network.experts))
     if network.stitching == "log_softmax":
         # The softmax needs all channels.
         return network.stitch([expert.head(last) for expert, last in zip(experts, features, strict=True)])
     # The other modes are linear, so that the stitched logits are a sum of one 1x1x1 convolution per expert.
     stitched: Tensor | None = None
-    for expert, last, owned in zip(experts, features, network.owners, strict=True):
+    for expert, owned in zip(experts, network.owners, strict=True):
         weight = _stitching_rows(expert.head.weight, owned, network)
         bias = None if expert.head.bias is None else _stitching_rows(expert.head.bias, owned, network)
-        term = functional.conv3d(last, weight, bias)
+        term = functional.conv3d(features.pop(0), weight, bias)
         stitched = term if stitched is None else stitched.add_(term)
         del term
     assert stitched is not None
