@@ -61,7 +61,8 @@ def _scores(metadata: Metadata) -> str:
     if scores is None:
         return "Not measured."
     names = {organ.key: organ.name for organ in metadata.vocabulary}
-    lines = [f"Mean Dice {scores.mean_dice:.3f} over {scores.cases} cases: {scores.data}."]
+    count = f"{scores.cases} case{'s' if scores.cases != 1 else ''}"
+    lines = [f"Mean Dice {scores.mean_dice:.3f} over {count}: {scores.data}."]
     if scores.command:
         lines[0] += f" Measured with `{scores.command}`."
     lines += ["", "| organ | Dice |", "|---|---|"]
