@@ -13,6 +13,7 @@ from dcaseg.inference.measurements import measure
 from dcaseg.organs import AMOS
 from dcaseg.review.builder import make_review
 from dcaseg.review.evidence import Evidence
+from dcaseg.review.normal_ranges import usual_ml
 from dcaseg.review.regions import Scoring, error_probability_of, grown, regions
 from dcaseg.review.schema import MAX_FINDINGS
 
@@ -262,8 +263,8 @@ def test_each_finding_can_be_judged_at_a_glance():
     ranks = array(result.ranks)
     assert {"liver", "right_kidney"} <= {finding.organ for finding in result.review.findings}
     for finding in result.review.findings:
-        organ_ml = next(each.ml for each in measured if each.organ.key == finding.organ)
-        assert finding.ml <= min(30.0, max(organ_ml / 5, 2.1))
+        organ = next(each for each in measured if each.organ.key == finding.organ)
+        assert finding.ml <= min(30.0, max(organ.ml, usual_ml(organ.organ)) / 5)
         first, last = np.array(finding.box_voxels)
         assert ((last - first + 1) * 4.0).max() <= Scoring.across_mm
         rim = (labels == finding.label) & (other != finding.label)

@@ -22,6 +22,10 @@ _DISAGREES = 0.3
 _ATTENTION = 0.5
 # Error probability from which a voxel is uncertain.
 _UNCERTAIN = 0.12
+# A region is uncertain throughout if the share of its voxels that are is at least this, and this many times that of the
+# median region: a border is uncertain in a thin layer only. On five people of the tuning seeds, where the median was
+# 0.36, regions from 0.5 had 7 % gross errors, all regions 3 %; with three other CTs (one of them real), 16 %.
+_UNCERTAIN_THROUGHOUT, _TIMES_THE_MEDIAN = 0.5, 1.2
 # A property of the attention counts only if its share in the region exceeds that in the whole organ by this difference.
 # In some models an expert has most of the attention in organs of another one; there it says nothing about errors.
 _MORE_THAN_USUAL = 0.3
@@ -44,12 +48,16 @@ def network_reasons(
 
     ``ranks`` (z, y, x) holds the number of each voxel's region, from 1; ``organs`` the organs of each region by number,
     the one it is about first. ``owners`` maps labels to experts (1 head, 2 medium, 3 tail). Uncertainty is a reason if
-    it is ``unusual_border`` times as large as usual for the organ.
+    it is ``unusual_border`` times as large as usual for the organ, or if the region is uncertain throughout.
 
     Shares refer to the uncertain voxels of a region. It contains other voxels too: the border along the uncertain ones.
     """
     count = len(organs)
     usual = _usual_error_probability(evidence)
+    uncertain = evidence.error_probability >= _UNCERTAIN * 255
+    uncertain_share = _counts(ranks, uncertain, count) / np.maximum(np.bincount(ranks.ravel(), minlength=count + 1), 1)
+    usual_share = float(np.median(uncertain_share[1:])) if count else 0.0
+    throughout = max(_UNCERTAIN_THROUGHOUT, _TIMES_THE_MEDIAN * usual_share)
     ranks = _uncertain_only(evidence, ranks, count)
     size = np.maximum(_counts(ranks, np.ones(ranks.shape, bool), count), 1)
     mean = np.bincount(ranks.ravel(), weights=evidence.error_probability.ravel(), minlength=count + 1) / 255 / size
@@ -68,6 +76,11 @@ def network_reasons(
             text = (
                 f"in the uncertain voxels, the network gives {mean[number]:.0%} of the probability to other labels; "
                 f"{usual[label]:.0%} is usual for this organ."
+            )
+            reasons[number].append(_reason("uncertain", text, organs[number]))
+        elif uncertain_share[number] >= throughout:
+            text = (
+                f"{uncertain_share[number]:.0%} of the voxels are uncertain; {usual_share:.0%} is usual in this scan."
             )
             reasons[number].append(_reason("uncertain", text, organs[number]))
     return reasons
