@@ -475,7 +475,7 @@ def test_the_command_line_runs_openvino(dca, small_bundle, coarse_phantom, tmp_p
     ct = coarse_phantom / "ct.nii.gz"
     run = dca("segment", ct, "-o", out, "--bundle", small_bundle, "--no-scene", "--backend", "openvino")
     assert run.code == 0, run.err
-    assert "runtime openvino" in run.out
+    assert "backend openvino" in run.out
     assert json.loads((out / "request.json").read_text())["runtime"] == "openvino"
     (kept,) = (tmp_path / "cache" / "openvino").glob("*/contents.json")
     assert Bundle.load(small_bundle).weights_sha256 in kept.read_text()

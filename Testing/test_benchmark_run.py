@@ -83,7 +83,7 @@ def test_ours_and_monai_are_measured_and_a_missing_peer_is_reported(dca, coarse_
     tiny = ("ours,nnunet,monai", "--filters", 2, "--patch", 32, "--spacing", "8,14", "--windows", 1)
     result = dca("benchmark", "inference", *given, *tiny, "--rounds", 1)
     assert result.code == 0, result.err
-    assert "nnunet is left out: nnunetv2 is not installed." in result.err
+    assert "nnunet was skipped: nnunetv2 is not installed." in result.err
     with (out / "runs.csv").open() as file:
         rows = {row["key"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"ours", "monai"}

@@ -21,9 +21,9 @@ from typing import BinaryIO
 _PREAMBLE = 128
 _MAGIC = b"DICM"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-# The beginning of the transfer syntaxes of JPEG, JPEG-LS, JPEG 2000 and HTJ2K. Their images all end with one marker,
-# after which some programs write padding.
-_JPEG = "1.2.840.10008.1.2.4."
+# The transfer syntaxes of JPEG, JPEG-LS and JPEG 2000 that can be read. Their images all end with one marker, after which
+# some programs write padding.
+_JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)}
 _END_OF_IMAGE, _LONGEST_PADDING = b"\xff\xd9", 16
 _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 UNCOMPRESSED = (_IMPLICIT, _EXPLICIT, _BIG_ENDIAN, _DEFLATED)
@@ -223,7 +223,7 @@ def _header(path: Path, file: BinaryIO, elements: _Elements) -> DicomHeader | No
         if offset + length > size or length < needed:
             raise ValueError(f"only {min(length, size - offset)} of {max(needed, length)} bytes of voxels are present")
     else:
-        reader.require_fragments(syntax.startswith(_JPEG))
+        reader.require_fragments(syntax in _JPEG)
     stored = get.count("BitsStored", allocated)
     return DicomHeader(
         file=str(path),
