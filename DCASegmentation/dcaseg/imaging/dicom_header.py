@@ -21,8 +21,8 @@ from typing import BinaryIO
 _PREAMBLE = 128
 _MAGIC = b"DICM"
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-# The transfer syntaxes of JPEG, JPEG-LS and JPEG 2000 that can be read. Their images all end with one marker, after which
-# some programs write padding.
+# The transfer syntaxes of JPEG, JPEG-LS and JPEG 2000 that can be read. Their images all end with one marker, after
+# which some programs write padding.
 _JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91)}
 _END_OF_IMAGE, _LONGEST_PADDING = b"\xff\xd9", 16
 _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
