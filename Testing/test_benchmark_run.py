@@ -100,7 +100,7 @@ def test_ours_and_monai_are_measured_and_a_missing_peer_is_reported(dca, coarse_
     assert (out / "benchmark.md").exists()
     other = dca("benchmark", "inference", *given, *tiny, "--rounds", 1, "--resume", "--threads", 2)
     assert other.code == 2
-    assert "was measured with another threads" in other.err
+    assert "has different settings: threads." in other.err
 
 
 @pytest.mark.slow
