@@ -145,4 +145,6 @@ def peak_while_streaming(n_slices):
 
 def test_memory_of_a_longer_scan_grows_only_by_its_labels():
     peak_while_streaming(20)
-    assert peak_while_streaming(400) < peak_while_streaming(20) + 4096
+    # Threads that other tests left behind may allocate during one measurement, but not during each.
+    short, long = (min(peak_while_streaming(count) for _ in range(3)) for count in (20, 400))
+    assert long < short + 4096
