@@ -274,9 +274,6 @@ def _style(segmentation: Any, fill: float, thickness: int) -> Iterator[None]:
         display.SetSliceIntersectionThickness(before[2])
 
 
-SYNTHETIC = "Synthetic CT (computed phantom, no patient)"
-
-
 @dataclass(frozen=True)
 class Drawn:
     """The path of a picture, and why it was drawn by matplotlib (empty if Slicer's views rendered it)."""
