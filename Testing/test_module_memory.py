@@ -15,6 +15,7 @@ import pytest
 pytestmark = pytest.mark.scene
 slicer = pytest.importorskip("slicer")
 
+from DCASegmentationLib.scene.segmentation import remove_nodes
 from module_driving import add_ct, apply, message, temporary_files, wait_for_end
 
 # Packages whose objects are counted, and VTK's classes, wherever their Python wrapper is alive.
@@ -25,6 +26,12 @@ COUNTED = ("DCASegmentationLib", "dcaseg", "fake_slicer", "PySide6", "vtkmodules
 def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path, warm_worker):
     monkeypatch.setenv("DCA_MODELS", str(small_bundle))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def volumes() -> list[str]:
+    """The names of the volumes in the scene, and of the nodes that display volumes."""
+    classes = ("vtkMRMLVolumeNode", "vtkMRMLVolumeDisplayNode")
+    return [node.GetName() for name in classes for node in slicer.util.getNodesByClass(name)]
 
 
 def nodes_and_items() -> Counter[str]:
@@ -52,10 +59,10 @@ def objects() -> Counter[str]:
 
 
 def delete_the_result(panel: Any) -> None:
-    segmentation, ct = panel.parameters.resultSegmentation, panel.parameters.inputVolume
-    # Slicer leaves a volume's display node in the scene; the Data module removes it with the volume.
-    for node in (segmentation, ct.GetDisplayNode(), ct):
-        slicer.mrmlScene.RemoveNode(node)
+    slicer.mrmlScene.RemoveNode(panel.parameters.resultSegmentation)
+    # Slicer leaves a volume's display nodes in the scene; the Data module removes them after the volume. In the other
+    # order, a slice view that still shows the volume may create a new one.
+    remove_nodes([panel.parameters.inputVolume])
 
 
 def close_the_scene(panel: Any) -> None:
@@ -76,6 +83,8 @@ def run_look_and_clean_up(panel: Any, fake: Any, clean_up: Any) -> None:
     panel.reviewPanel.goTo(0)
     fake.process_events(0.1)
     clean_up(panel)
+    # The module removes the parts of a deleted result in a later turn of the event loop.
+    fake.wait_for(lambda: not volumes(), 30)
     fake.process_events(0.2)
 
 
