@@ -92,6 +92,13 @@ def small_bundle(tmp_path_factory) -> Path:
     return save_bundle(tmp_path_factory.mktemp("bundle") / "random-weights", network, metadata).folder
 
 
+@pytest.fixture
+def one_model(small_bundle, monkeypatch, tmp_path) -> None:
+    """Make ``small_bundle`` the only model of the computer, for a user with an empty home folder."""
+    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture(scope="session")
 def coarse_phantom(tmp_path_factory) -> Path:
     """A folder with ``ct.nii.gz`` and ``labels.nii.gz`` of a synthetic person, 6 x 6 x 8 mm."""

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.scene, pytest.mark.skipif(os.name != "posix", reason="ends processes by signals")]
+pytestmark = [
+    pytest.mark.scene,
+    pytest.mark.skipif(os.name != "posix", reason="ends processes by signals"),
+    pytest.mark.usefixtures("one_model"),
+]
 slicer = pytest.importorskip("slicer")
 
 from module_driving import (
@@ -31,12 +35,6 @@ from module_driving import (
     worker_processes,
 )
 from scene_case import small_labels
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

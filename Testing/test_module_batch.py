@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.scene
+pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model", "warm_worker")]
 slicer = pytest.importorskip("slicer")
 pytest.importorskip("highdicom", reason="the extra cohort is not installed")
 
@@ -18,17 +18,6 @@ import SimpleITK as sitk
 from dicom_archive import write_ct_series
 from module_driving import add_ct, segmentations, temporary_files, worker_process_id
 from scene_case import small_ct
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(autouse=True)
-def a_worker_that_is_warm(warm_worker):
-    """Use the warm worker in tests that do not start their own."""
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import vtk
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
-pytestmark = [pytest.mark.scene, pytest.mark.slow]
+pytestmark = [pytest.mark.scene, pytest.mark.slow, pytest.mark.usefixtures("one_model")]
 
 from dcaseg.organs import AMOS
 from module_driving import apply, message, temporary_files
@@ -22,12 +22,6 @@ SPLEEN, LIVER = AMOS.by_key["spleen"].label, AMOS.by_key["liver"].label
 GONE = (slice(12, 20), slice(18, 24), slice(26, 34))
 IN_GONE, ALSO_IN_GONE = (16, 21, 30), (14, 20, 28)
 IN_SPLEEN, IN_LIVER, IN_FAT = (16, 14, 30), (14, 12, 8), (22, 10, 22)
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.scene
+pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model", "warm_worker")]
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
 
@@ -18,17 +18,6 @@ from review_case import reviewed_case
 # Kept, because Qt deletes the contents of a scroll area with it, and the fixture still needs the panel.
 AREAS: list[Any] = []
 LIBRARY = Path(__file__).parents[1] / "DCASegmentation" / "DCASegmentationLib"
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(autouse=True)
-def a_worker_that_is_warm(warm_worker):
-    """Use the warm worker in tests that do not start their own."""
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.scene
+pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model", "warm_worker")]
 slicer = pytest.importorskip("slicer")
 
 from DCASegmentationLib.scene.segmentation import remove_nodes
@@ -20,12 +20,6 @@ from module_driving import add_ct, apply, message, temporary_files, wait_for_end
 
 # Packages whose objects are counted, and VTK's classes, wherever their Python wrapper is alive.
 COUNTED = ("DCASegmentationLib", "dcaseg", "fake_slicer", "PySide6", "vtkmodules", "slicer", "mrml")
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path, warm_worker):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def volumes() -> list[str]:

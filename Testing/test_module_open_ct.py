@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-pytestmark = pytest.mark.scene
+pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model")]
 slicer = pytest.importorskip("slicer")
 
 from module_driving import add_ct
 from scene_case import small_ct
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def add_mr(name: str = "MR") -> Any:

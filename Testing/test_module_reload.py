@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.scene
+pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model")]
 slicer = pytest.importorskip("slicer")
 
 from module_driving import (
@@ -22,12 +22,6 @@ from module_driving import (
     worker_processes,
 )
 from worker_client import is_gone
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(autouse=True)

@@ -7,22 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.scene
+pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model", "warm_worker")]
 slicer = pytest.importorskip("slicer")
 
 from dcaseg.errors import UserError
 from module_driving import add_ct, apply, message, read_scene, segmentations, temporary_files, wait_for_end
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-
-
-@pytest.fixture(autouse=True)
-def a_worker_that_is_warm(warm_worker):
-    """Use the warm worker in tests that do not start their own."""
 
 
 @pytest.fixture

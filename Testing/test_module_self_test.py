@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.scene
+pytestmark = [pytest.mark.scene, pytest.mark.usefixtures("one_model")]
 slicer = pytest.importorskip("slicer")
 
 from dcaseg.errors import UserError
@@ -20,12 +20,6 @@ from module_driving import temporary_files, worker_processes
 @pytest.fixture(autouse=True)
 def testing_mode(fake_slicer) -> None:
     fake_slicer.app._is_testing = True
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def run_as_ctest_does(caplog: Any) -> tuple[unittest.TestResult, str]:

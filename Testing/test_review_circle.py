@@ -13,17 +13,11 @@ import SimpleITK as sitk
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytest.importorskip("PySide6", reason="needs PySide6")
-pytestmark = [pytest.mark.scene, pytest.mark.slow]
+pytestmark = [pytest.mark.scene, pytest.mark.slow, pytest.mark.usefixtures("one_model")]
 
 from dcaseg.organs import AMOS
 from module_driving import apply, message, read_scene, wait_for_end
 from review_case import labels_of
-
-
-@pytest.fixture(autouse=True)
-def a_computer_with_one_model(small_bundle, monkeypatch, tmp_path):
-    monkeypatch.setenv("DCA_MODELS", str(small_bundle))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def command(*arguments: object) -> str:
