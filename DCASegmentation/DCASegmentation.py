@@ -21,6 +21,7 @@ from DCASegmentationLib.scene.sample_data import register_sample_data
 from DCASegmentationLib.widgets.module_panel import ModulePanel
 
 _HOMEPAGE = "https://github.com/SlicerDCASegmentation/SlicerDCASegmentation"
+_PAPER = "https://cvpr.thecvf.com/virtual/2026/poster/38134"
 
 
 class DCASegmentation(ScriptedLoadableModule):
@@ -38,9 +39,9 @@ class DCASegmentation(ScriptedLoadableModule):
             '<a href="{link}">Manual and source</a>'
         ).format(link=_HOMEPAGE)
         parent.acknowledgementText = _(
-            "Method: Yajun Liu, Divide, Conquer, and Aggregate: Asymmetric Experts for Class-Imbalanced "
-            "Semi-Supervised Medical Image Segmentation, CVPR 2026."
-        )
+            'Method: Yajun Liu et al., <a href="{link}">Divide, Conquer, and Aggregate: Asymmetric Experts for '
+            "Class-Imbalanced Semi-Supervised Medical Image Segmentation</a>, CVPR 2026."
+        ).format(link=_PAPER)
         slicer.app.connect("startupCompleted()", register_sample_data)
 
 
