@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -57,10 +59,26 @@ def test_an_untrained_network_is_clean_if_its_upsampling_is(upsampling, clean) -
     assert (max(quality.nyquist) < 2) == clean
 
 
-def test_a_volume_smaller_than_the_patch_or_a_network_without_attention_is_rejected() -> None:
+def test_a_volume_without_16_voxels_along_an_axis_or_a_network_without_attention_is_rejected() -> None:
     network = DCANet(OWNERS, n_filters=2, norm="instance")
-    with pytest.raises(ValueError, match="as large as the patch"):
-        measure_attention(network, [np.ones((16, 32, 32), np.float32)], (32, 32, 32))
+    with pytest.raises(ValueError, match="16 voxels"):
+        measure_attention(network, [np.ones((15, 32, 32), np.float32)], (32, 32, 32))
     without = DCANet(OWNERS, n_filters=2, norm="instance", fusion="none")
     with pytest.raises(ValueError, match="no attention"):
         measure_attention(without, [np.ones((32, 32, 32), np.float32)], (32, 32, 32))
+
+
+def test_the_command_measures_the_attention_of_a_model_on_phantoms(dca, small_bundle) -> None:
+    run = dca("evaluate", "--bundle", small_bundle, "--phantoms", 1, "--attention")
+    assert run.code == 0, run.err
+    text = " ".join(run.out.split())
+    ratios = re.search(r"Nyquist frequency is ([\d.]+) \(z\), ([\d.]+) \(y\) and ([\d.]+) \(x\)", text)
+    flips = re.search(r"at ([\d.]+)% of the voxels", text)
+    assert ratios is not None and flips is not None, run.out
+    assert all(0.1 < float(ratio) < 10 for ratio in ratios.groups()) and 0 < float(flips[1]) < 100
+
+
+def test_the_attention_of_a_label_map_is_rejected(dca, coarse_phantom) -> None:
+    labels = coarse_phantom / "labels.nii.gz"
+    run = dca("evaluate", "--prediction", labels, "--truth", labels, "--attention")
+    assert run.code == 2 and "--attention needs a model" in run.err

@@ -84,6 +84,15 @@ def run(
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Tolerance of nsd in mm.", rich_help_panel=_SCORES_PANEL)
     ] = 2.0,
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention",
+            help="Also measure artifacts of the attention: energy at the Nyquist frequency, and how often the dominant "
+            "expert changes within an organ.",
+            rich_help_panel=_SCORES_PANEL,
+        ),
+    ] = False,
     labels_from: Annotated[
         Values, fields_of(SegmentOptions, "output", "keep_islands", base=SegmentOptions(), panel=_SCORES_PANEL)
     ],
@@ -130,6 +139,8 @@ def run(
     entries = labeled_entries(ct or [], labels or [], data, group)
     if maps and (entries or phantoms):
         raise UserError("--prediction cannot be combined with other cases.", "Omit --ct, --data and --phantoms.")
+    if attention and maps:
+        raise UserError("--attention needs a model, and --prediction uses none.", "Omit --attention or --prediction.")
     if phantoms is None and not entries and not maps:
         phantoms = _DEFAULT_PHANTOMS
     if write_scores and (entries or maps or not phantoms):
@@ -154,6 +165,8 @@ def run(
                 scores = score_on_phantoms(segmenter, vocabulary, phantoms, options, progress=progress, scoring=scoring)
             score_entries(scores, segmenter, entries, options, scoring, progress)
     _print(scores, "Label maps" if maps else model.metadata.name, model.metadata.partition)
+    if attention:
+        _print_attention(model, entries, phantoms or 0)
     if out is not None:
         scores.write_csv(out)
         print_line(f"Written: {out}")
@@ -247,6 +260,25 @@ def _print(scores: Scores, title: str, partition: Partition) -> None:
         if metric.kind == "distance" and (not_counted := scores.not_counted(metric)):
             organs = "1 organ that is" if not_counted == 1 else f"{not_counted} organs that are"
             warn(f"{metric.title} leaves out {organs} missing in the prediction or the truth. Consider Dice, too.")
+
+
+def _print_attention(model: Bundle, entries: list[Entry], phantoms: int) -> None:
+    from ..evaluation.attention_quality import measure_attention, network_inputs
+    from ..imaging.readers import read_ct
+    from ..training.sources import TEST_SEEDS, scan_phantom
+
+    cts = [scan_phantom(TEST_SEEDS + index).ct for index in range(phantoms)]
+    cts += [read_ct(entry.image) for entry in entries]
+    try:
+        quality = measure_attention(model.network(), network_inputs(cts, model.metadata), model.metadata.patch)
+    except ValueError as error:
+        raise UserError(f"The attention cannot be measured: {error}.", "Omit --attention.") from None
+    z, y, x = quality.nyquist
+    print_line(
+        f"Attention: the energy at the Nyquist frequency is {z:.2f} (z), {y:.2f} (y) and {x:.2f} (x) times that of "
+        "nearby frequencies (1 without artifacts). Within organs, the dominant expert changes from one voxel to the "
+        f"next at {quality.flips:.1%} of the voxels."
+    )
 
 
 def _format(value: float) -> str:

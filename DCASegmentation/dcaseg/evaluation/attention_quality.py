@@ -6,18 +6,25 @@ energy at the Nyquist frequency, and as a dominant expert that changes from voxe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from ..imaging.grid import model_grid
+from ..imaging.intensity import window
+from ..imaging.resampling import resample
 from ..method.network import LEVELS, DCANet
+from ..models.metadata import Metadata
 
 # Number of lower frequencies to compare the Nyquist frequency with. The frequency next to it is skipped, since the
 # window spreads energy into it.
 _NEIGHBORS = 3
+# The network halves its grid four times.
+_STRIDE = 16
 
 
 class AttentionQuality(NamedTuple):
@@ -73,15 +80,15 @@ def dominant_flips(attention: Tensor, labels: Tensor) -> tuple[int, int]:
 def measure_attention(network: DCANet, volumes: Iterable[np.ndarray], patch: Sequence[int]) -> AttentionQuality:
     """Measure the full-resolution attention on ``volumes``, network inputs (depth, height, width) from 0 to 1.
 
-    Each volume is cut into windows of ``patch`` voxels that do not overlap. Raises ValueError if the network has no
-    attention or no volume is as large as a window.
+    Each volume is cut into windows of ``patch`` voxels that do not overlap. A smaller volume has smaller windows.
+    Raises ValueError if the network has no attention or no volume has 16 voxels along each axis.
     """
     level = LEVELS[-1]
     ratios: list[list[float]] = []
     flips = voxels = 0
     for volume in volumes:
-        for window in _windows(volume, patch):
-            parts = network.forward_all(torch.from_numpy(window)[None, None], attention_levels=(level,))
+        for patch_input in _windows(volume, patch):
+            parts = network.forward_all(torch.from_numpy(patch_input)[None, None], attention_levels=(level,))
             if level not in parts.attention:
                 raise ValueError("this network has no attention")
             ratios.append([nyquist_ratio(parts.attention[level], axis) for axis in range(3)])
@@ -89,17 +96,28 @@ def measure_attention(network: DCANet, volumes: Iterable[np.ndarray], patch: Seq
             flips += changed
             voxels += counted
     if not ratios:
-        raise ValueError("no volume is as large as the patch")
+        raise ValueError(f"no CT has {_STRIDE} voxels along each axis of the model's grid")
     z, y, x = np.mean(ratios, axis=0).tolist()
     return AttentionQuality((z, y, x), flips / voxels if voxels else float("nan"))
 
 
+def network_inputs(cts: Iterable[sitk.Image], metadata: Metadata) -> Iterator[np.ndarray]:
+    """Yield each CT on the model's grid, as the network gets it: (depth, height, width), float32, from 0 to 1."""
+    for ct in cts:
+        grid = model_grid(ct, metadata.spacing, metadata.orientation)
+        resampled = resample(ct, grid, anti_aliasing=metadata.anti_aliasing)
+        yield window(sitk.GetArrayViewFromImage(resampled), *metadata.hu_window)
+
+
 def _windows(volume: np.ndarray, patch: Sequence[int]) -> Iterable[np.ndarray]:
+    patch = [min(side, size // _STRIDE * _STRIDE) for size, side in zip(volume.shape, patch, strict=True)]
+    if not all(patch):
+        return
     starts = [range(0, size - side + 1, side) for size, side in zip(volume.shape, patch, strict=True)]
     for z in starts[0]:
         for y in starts[1]:
             for x in starts[2]:
-                window = volume[z : z + patch[0], y : y + patch[1], x : x + patch[2]]
+                part = volume[z : z + patch[0], y : y + patch[1], x : x + patch[2]]
                 # Skip windows that contain only air.
-                if window.mean() > 0.05:
-                    yield np.ascontiguousarray(window, dtype=np.float32)
+                if part.mean() > 0.05:
+                    yield np.ascontiguousarray(part, dtype=np.float32)
