@@ -86,6 +86,14 @@ def test_a_run_writes_the_requested_folder(warm, request_for):
         assert len(list(csv.DictReader(file))) == 15
 
 
+def test_maps_are_not_compressed_but_labels_are(warm, request_for):
+    """The caller reads the maps at once; to compress them would take longer than to write everything else."""
+    answer = warm.segment(request_for(options=EVERYTHING))
+    for name, encoding in (("entropy", b"raw"), ("attention_tail_level4", b"raw"), ("labels", b"gzip")):
+        header = (Path(answer.folder) / f"{name}.nrrd").read_bytes()[:2000]
+        assert b"encoding: " + encoding + b"\n" in header, name
+
+
 def test_a_copy_of_the_ct_is_added_on_request(warm, request_for, coarse_phantom):
     answer = warm.segment(request_for(ct_copy="ct.nrrd"))
     assert isinstance(answer, Done)

@@ -50,6 +50,7 @@ class Job:
     ``shared``: let other users read the folder; by default only its owner can.
     ``called``: name of the CT in the results, which then do not mention its files.
     ``retried``: the caller will retry the job, so fail on a full disk even if only a table is lost.
+    ``compress_maps``: compress maps, which makes them a quarter smaller and takes most of the time of writing.
 
     Raises UserError for an unknown ``extension``.
     """
@@ -68,6 +69,7 @@ class Job:
     shared: bool = False
     called: str = ""
     retried: bool = False
+    compress_maps: bool = True
 
     def __post_init__(self) -> None:
         if self.extension not in EXTENSIONS:
@@ -134,7 +136,7 @@ def write_result(folder: Path, job: Job, ct: sitk.Image, result: Result) -> None
     """
     # First: a later run replaces a folder only if this file identifies it as a result.
     write_json(_request(job, ct, result), folder / REQUEST)
-    _write_images(folder, job.extension, result)
+    _write_images(folder, job, result)
     # The result is complete. No later error may discard it.
     with optional("volumes.csv", result.warnings, full_disk_fails=job.retried):
         _write_volumes(folder, result)
@@ -163,7 +165,7 @@ def optional(name: str, notes: list[str], *files: Path, full_disk_fails: bool = 
         notes.append(f"{name} was not written: {in_a_line(error)} The rest of the result is complete.")
 
 
-def _write_images(folder: Path, extension: str, result: Result) -> None:
+def _write_images(folder: Path, job: Job, result: Result) -> None:
     images = {"labels": result.labels}
     for level, experts in result.attention.items():
         images |= {f"attention_{expert}_level{level}": image for expert, image in experts.items()}
@@ -176,9 +178,11 @@ def _write_images(folder: Path, extension: str, result: Result) -> None:
             images[name] = image
     if result.review is not None:
         images |= {PLACES: result.review.ranks, ALTERNATIVE: result.review.alternative}
-        write_json(result.review.review.to_json(extension), folder / REVIEW)
+        write_json(result.review.review.to_json(job.extension), folder / REVIEW)
     for name, image in images.items():
-        write_image(image, folder / f"{name}{extension}")
+        # Only maps are float, and noisy; labels compress to a hundredth at once.
+        compress = job.compress_maps or image.GetPixelID() != sitk.sitkFloat32
+        write_image(image, folder / f"{name}{job.extension}", compress)
 
 
 def write_tables(folder: Path, result: Result) -> None:

@@ -53,7 +53,8 @@ class Runner:
         progress(0.0, "Checking the model")
         bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
         segmenter = self._segmenter_for(bundle, request.device, request.runtime)
-        job = Job(Path(request.ct), out, bundle, options, request.device, runtime=request.runtime)
+        # The caller reads the maps at once, or deletes them.
+        job = Job(Path(request.ct), out, bundle, options, request.device, runtime=request.runtime, compress_maps=False)
         try:
             with _with_files(job, request.files) as job:
                 copy = _copy_of_ct(request.ct_copy)
