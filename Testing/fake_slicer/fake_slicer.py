@@ -265,5 +265,8 @@ def installed(fake: FakeSlicer) -> Iterator[FakeSlicer]:
         slicer.mrmlScene.Clear(0)
         fake.uninstall()
         gc.collect()
+        # What is left is there to stay: libraries, and objects of the session. To search it again after each test took
+        # longer than most tests.
+        gc.freeze()
         if collected:
             gc.enable()
