@@ -18,7 +18,7 @@ Kind = Literal["abdomen", "cut", "upper", "chest", "trunk", "pelvis", "slab", "c
 # Probability of each kind of scan. Scans of the abdomen often reach far into the chest, and a network that has never
 # seen a heart labels it as liver. Short and cut scans teach the network that organs may be absent.
 _KINDS: dict[Kind, float] = {
-    "abdomen": 0.30, "cut": 0.09, "upper": 0.12, "chest": 0.12, "trunk": 0.10, "pelvis": 0.08, "slab": 0.12,
+    "abdomen": 0.22, "cut": 0.09, "upper": 0.12, "chest": 0.10, "trunk": 0.08, "pelvis": 0.07, "slab": 0.25,
     "chest_only": 0.03, "pelvis_only": 0.04,
 }  # fmt: skip
 # Range (mm) by which the surface of an organ moves outward.
