@@ -65,6 +65,11 @@ def small_result(tilt_degrees: float = 12.0) -> SyntheticResult:
     )
 
 
+def in_wide_air(image: sitk.Image, outside: float) -> sitk.Image:
+    """``image`` with 8 more voxels of value ``outside`` on each side of its axial slices."""
+    return sitk.ConstantPad(image, [8, 8, 0], [8, 8, 0], outside)
+
+
 def on_grid(array: np.ndarray, tilt_degrees: float) -> sitk.Image:
     image = sitk.GetImageFromArray(array)
     image.SetSpacing((5.0, 6.0, 8.0))

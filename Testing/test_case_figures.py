@@ -8,10 +8,11 @@ import SimpleITK as sitk
 
 from dcaseg.errors import OutputError
 from dcaseg.organs import AMOS
-from dcaseg.rendering.case_picture import draw_case, draw_depth_view
+from dcaseg.rendering.body import body_mask
+from dcaseg.rendering.case_picture import add_map, draw_case, draw_ct, draw_depth_view
 from dcaseg.rendering.layout import organs_in, organs_missing
 from dcaseg.rendering.planes import Plane, choose_planes, sample
-from scene_case import BOXES, on_grid, small_ct, small_labels, small_result
+from scene_case import BOXES, in_wide_air, on_grid, small_ct, small_labels, small_result
 
 
 def test_the_coronal_plane_shows_both_kidneys():
@@ -86,6 +87,17 @@ def test_organs_that_were_not_requested_are_not_called_missing():
     assert "Bladder" in [organ.name for organ in organs_missing(result, AMOS)]
     result.organs = (AMOS.by_key["liver"], AMOS.by_key["stomach"])
     assert [organ.key for organ in organs_missing(result, AMOS)] == ["stomach"]
+
+
+def test_a_map_is_drawn_in_the_body_and_not_in_the_air_around_it():
+    ct, attention = in_wide_air(small_ct(0), -1000), in_wide_air(small_result(0).attention[4]["medium"], 0.9)
+    plane = choose_planes(ct, in_wide_air(small_labels(0), 0))["axial"]
+    view = draw_ct(ct, plane, (200, 160))
+    drawn = add_map(view, attention, plane, "Viridis", 0.5, body_mask(ct))
+    changed = (drawn != view).any(axis=2)
+    hu = sample(ct, plane, (200, 160), "nearest", -1000.0)
+    assert not changed[hu == -1000].any()
+    assert changed[hu > -300].mean() > 0.6
 
 
 def test_a_case_without_maps_gives_a_picture_of_one_row(tmp_path):

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from dcaseg.organs import AMOS, SYNAPSE, VOCABULARIES
 from dcaseg.rendering.planes import SCREEN_AXES
-from scene_case import BOXES, small_ct, small_labels, small_result
+from scene_case import BOXES, SyntheticResult, in_wide_air, small_ct, small_labels, small_result
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core")
 pytestmark = pytest.mark.scene
@@ -229,6 +229,20 @@ def test_a_case_is_in_one_folder_with_the_ct_in_the_standard_views():
     for view in ("Red", "Green", "Yellow"):
         composite = slicer.mrmlScene.GetSingletonNode(view, "vtkMRMLSliceCompositeNode")
         assert composite.GetBackgroundVolumeID() == nodes.ct.GetID()
+
+
+def test_the_maps_of_a_case_are_empty_in_the_air_around_the_body():
+    from DCASegmentationLib.scene.scene_builder import build_scene
+
+    small = small_result()
+    maps = {name: in_wide_air(image, 0.1) for name, image in small.attention[4].items()}
+    result = SyntheticResult(in_wide_air(small.labels, 0), {4: maps}, entropy=in_wide_air(small.entropy, 0.5))
+    nodes = build_scene(in_wide_air(small_ct(), -1000), result, AMOS)
+    voxels, labels = slicer.util.arrayFromVolume(nodes.ct), sitk.GetArrayViewFromImage(result.labels)
+    for node in (*nodes.attention[4].values(), nodes.entropy):
+        values = slicer.util.arrayFromVolume(node)
+        assert not values[voxels < -300].any(), node.GetName()
+        assert (values[labels > 0] > 0).all(), node.GetName()
 
 
 def _terminology(segmentation, key: str) -> str:

@@ -20,8 +20,8 @@ import SimpleITK as sitk
 import slicer
 import slicer.util
 
+from dcaseg.rendering.body import AIR_HU, COARSE_MM, body_steps
 from dcaseg.rendering.layout import EXPERTS, color_table
-from dcaseg.rendering.planes import eroded
 from DCASegmentationLib.scene.case_record import LEVELS, MAP_NAMES, CaseNodes, attention_name, remember
 from DCASegmentationLib.scene.subject_hierarchy import place_in_folder
 from DCASegmentationLib.scene.volumes import add_volume, index_to_ras, parent_to_world, place_under
@@ -189,9 +189,6 @@ _IN_ORGANS = "dominant_expert"
 _FOLDER = "DCASegmentation.maps"
 _SPACE, _BODY = "space.json", "body.npy"
 _LEFT_OVER_AFTER = 2 * 24 * 3600  # s
-_AIR_HU = -300
-_COARSE_MM = 4.0
-_PLANES_PER_STEP = 32
 
 
 def take_map_files(result: Path, nodes: CaseNodes, temporary: Path, keep: bool = False) -> None:
@@ -305,6 +302,20 @@ def _empty_outside_body(node: Any, ct: Any, folder: Path) -> None:
         slicer.util.arrayFromVolumeModified(node)
 
 
+def empty_maps_outside_body(nodes: CaseNodes) -> None:
+    """Set the map volumes of a case to 0 in air and table, where they mean nothing."""
+    outside: dict[tuple[int, ...], np.ndarray] = {}
+    for name in MAP_NAMES:
+        node = nodes.map(name)
+        if node is None or name == _IN_ORGANS:
+            continue
+        values = slicer.util.arrayFromVolume(node)
+        if values.shape not in outside:
+            outside[values.shape] = ~body_mask(nodes.ct, node)
+        values[outside[values.shape]] = 0
+        slicer.util.arrayFromVolumeModified(node)
+
+
 def _mask_file(folder: Path, shape: tuple[int, ...]) -> Path:
     return folder / f"{'x'.join(map(str, shape))}-{_BODY}"
 
@@ -340,8 +351,7 @@ def preparing_maps(nodes: CaseNodes) -> Iterator[None]:
 def body_mask(ct: Any, grid: Any) -> np.ndarray:
     """The body (bool, z, y, x) on the voxels of the volume node ``grid``.
 
-    It is the largest component of the CT that is not air, without the table and the skin and including the gas inside
-    it. Both nodes must be under the same transform.
+    See ``dcaseg.rendering.body.body_steps``. Both nodes must be under the same transform.
     """
     steps = _masking(ct, _matrix(grid), slicer.util.arrayFromVolume(grid).shape)
     while True:
@@ -353,28 +363,12 @@ def body_mask(ct: Any, grid: Any) -> np.ndarray:
 
 def _masking(ct: Any, to_ras: np.ndarray, shape: tuple[int, ...]) -> Generator[None, None, np.ndarray]:
     """Compute ``body_mask`` in steps, for a grid of ``shape`` (z, y, x) whose indices (i, j, k) ``to_ras`` maps."""
-    steps = [max(1, round(_COARSE_MM / side)) for side in reversed(ct.GetSpacing())]
+    steps = [max(1, round(COARSE_MM / side)) for side in reversed(ct.GetSpacing())]
     to_index = np.linalg.inv(_matrix(ct)) @ to_ras
-    coarse = slicer.util.arrayFromVolume(ct)[tuple(slice(None, None, step) for step in steps)] > _AIR_HU
+    coarse = slicer.util.arrayFromVolume(ct)[tuple(slice(None, None, step) for step in steps)] > AIR_HU
     yield
-    # Opening separates the body from the table.
-    opened = ~eroded(~eroded(coarse))
-    yield
-    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
-    sizes = np.bincount(parts.ravel())
-    sizes[:1] = 0
-    body = parts == sizes.argmax() if sizes.any() else np.zeros(parts.shape, bool)
-    yield
-    # Closing fills the gaps of the skin.
-    body = eroded(eroded(~eroded(eroded(~body))))
-    yield
-    filled = body.astype(np.uint8)
-    for first in range(0, len(filled), _PLANES_PER_STEP):
-        for plane in filled[first : first + _PLANES_PER_STEP]:
-            plane[...] = sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))
-        yield
-    # The coarse voxels at the skin are half air.
-    return _on_grid(eroded(filled.astype(bool)), to_index, shape, steps)
+    body = yield from body_steps(coarse)
+    return _on_grid(body, to_index, shape, steps)
 
 
 def _on_grid(mask: np.ndarray, to_index: np.ndarray, shape: tuple[int, ...], steps: list[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from dcaseg.types import ProgressCallback
 from DCASegmentationLib.scene.case_record import CaseNodes, remember
 from DCASegmentationLib.scene.ct_export import Region, ct_checksum
 from DCASegmentationLib.scene.headless import boot
-from DCASegmentationLib.scene.maps import show_attention, show_named_map
+from DCASegmentationLib.scene.maps import empty_maps_outside_body, show_attention, show_named_map
 from DCASegmentationLib.scene.result_import import show_review
 from DCASegmentationLib.scene.review_record import Origin
 from DCASegmentationLib.scene.segmentation import show_segmentation, tag_organs
@@ -62,6 +62,7 @@ def build_scene(
     for map_name in ("dominant_expert", "entropy", "disagreement"):
         if (image := getattr(result, map_name)) is not None:
             nodes.set_map(map_name, show_named_map(image, map_name))
+    empty_maps_outside_body(nodes)
     organs = nodes.segmentation.GetSegmentation().GetSegmentIDs()
     tag_organs(nodes.segmentation, {each: each for each in organs})
     if to_check is not None:

@@ -8,6 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..organs import Vocabulary
+from .body import body_mask
 from .layout import (
     EXPERTS,
     CaseResult,
@@ -87,12 +88,15 @@ def draw_ct(ct: sitk.Image, plane: Plane, pixels: tuple[int, int]) -> np.ndarray
     return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
 
 
-def add_map(view: np.ndarray, image: sitk.Image, plane: Plane, colors: str, opacity: float) -> np.ndarray:
-    """``view`` blended with a map of values from 0 to 1 in the color map ``colors``."""
+def add_map(
+    view: np.ndarray, image: sitk.Image, plane: Plane, colors: str, opacity: float, body: sitk.Image
+) -> np.ndarray:
+    """``view`` blended, within ``body``, with a map of values from 0 to 1 in the color map ``colors``."""
     values = sample(image, plane, _size(view), "linear", -1.0)
     table = color_table(colors)
     index = np.clip(np.rint(values * (len(table) - 1)), 0, len(table) - 1).astype(int)
-    return _blend(view, table[index], values >= 0.0, opacity)
+    inside = sample(body, plane, _size(view), "nearest", 0.0) > 0
+    return _blend(view, table[index], inside & (values >= 0.0), opacity)
 
 
 def add_experts(view: np.ndarray, dominant_expert: sitk.Image, plane: Plane, opacity: float) -> np.ndarray:
@@ -207,13 +211,14 @@ def _maps(ct: sitk.Image, result: CaseResult, vocabulary: Vocabulary, plane: Pla
     titles = map_titles(result)
     sizes = row_pixels([plane.aspect] * 4)
     level = finest_level(result.attention)
+    body = body_mask(ct)
     panels = []
     for (name, title), size in zip(titles.items(), sizes, strict=False):
         view = draw_ct(ct, plane, size)
         if name == "expert" and result.dominant_expert is not None:
             view = add_experts(view, result.dominant_expert, plane, MAP_OPACITY)
         elif level is not None:
-            view = add_map(view, result.attention[level][name], plane, "Viridis", MAP_OPACITY)
+            view = add_map(view, result.attention[level][name], plane, "Viridis", MAP_OPACITY, body)
         view = add_organs(view, result.labels, vocabulary, plane, fill=0.0, thickness=1, color=WHITE)
         panels.append(plane_panel(view, plane, title))
     return panels

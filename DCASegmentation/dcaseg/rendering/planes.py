@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
+from .body import AIR_HU, eroded, thinned
+
 # Columns: the directions to the right of the screen, up, and of the slice offset, in RAS. They equal Slicer's presets,
 # as its views would otherwise be labeled "Reformat". In radiological convention, the patient's right is on the left of
 # axial and coronal views, and sagittal views look to the left.
@@ -20,8 +22,6 @@ SCREEN_AXES = {
 }
 _NORMAL_AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 
-_AIR_HU = -300
-_SAMPLING_MM = 4.0
 _MARGIN_MM = 10.0
 _BEYOND_ORGANS_MM = 25.0
 _NARROWEST, _WIDEST = 0.6, 1.7
@@ -88,31 +88,14 @@ def _framed_body(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 def _body_box(ct: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and highest RAS corner (mm) of the largest connected region that is not air."""
-    coarse = _thinned(ct)
+    coarse = thinned(ct)
     # Opening separates the body from the table.
-    opened = ~eroded(~eroded(sitk.GetArrayViewFromImage(coarse) > _AIR_HU))
+    opened = ~eroded(~eroded(sitk.GetArrayViewFromImage(coarse) > AIR_HU))
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray(opened.astype(np.uint8))))
     points, _ = _points(coarse, _row_ends(sitk.GetArrayViewFromImage(parts) == 1))
     if len(points) == 0:
         points, _ = _points(coarse, _row_ends(np.ones(coarse.GetSize()[::-1], dtype=bool)))
     return points.min(axis=0), points.max(axis=0)
-
-
-def eroded(mask: np.ndarray) -> np.ndarray:
-    """The voxels of ``mask`` whose 18 neighbors (all but the corners) are also in it; the outside counts as inside.
-
-    The result equals that of ITK's ball of radius 1, in a twentieth of the time.
-    """
-    along = [_eroded_along(mask, axis) for axis in range(3)]
-    return _eroded_along(along[0], 1) & _eroded_along(along[1], 2) & _eroded_along(along[2], 0)
-
-
-def _eroded_along(mask: np.ndarray, axis: int) -> np.ndarray:
-    lines = np.moveaxis(mask, axis, 0)
-    inner = lines.copy()
-    inner[1:] &= lines[:-1]
-    inner[:-1] &= lines[1:]
-    return np.moveaxis(inner, 0, axis)
 
 
 def _row_ends(mask: np.ndarray) -> np.ndarray:
@@ -127,7 +110,7 @@ def _row_ends(mask: np.ndarray) -> np.ndarray:
 
 def _labeled_points(labels: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     """The RAS positions (n, 3) of sampled organ voxels in mm, and their labels (n,)."""
-    coarse = _thinned(labels)
+    coarse = thinned(labels)
     array = sitk.GetArrayViewFromImage(coarse)
     points, inside = _points(coarse, array > 0)
     return points, array[inside]
@@ -141,16 +124,10 @@ def _points(image: sitk.Image, mask: np.ndarray) -> tuple[np.ndarray, tuple[np.n
     return lps * np.array([-1.0, -1.0, 1.0]), inside
 
 
-def _thinned(image: sitk.Image) -> sitk.Image:
-    """Every n-th voxel, about 4 mm apart: enough to find positions, and fast on a large CT."""
-    factors = [max(1, int(_SAMPLING_MM / spacing)) for spacing in image.GetSpacing()]
-    return image[:: factors[0], :: factors[1], :: factors[2]]
-
-
 def _step_along(image: sitk.Image, axis: int) -> float:
     """The distance (mm) between neighboring samples along the image axis closest to a patient axis."""
     nearest = int(np.argmax(np.abs(np.reshape(image.GetDirection(), (3, 3))[axis])))
-    return float(_thinned(image).GetSpacing()[nearest])
+    return float(thinned(image).GetSpacing()[nearest])
 
 
 def _best_position(coordinates: np.ndarray, organs: np.ndarray, step: float, default: float) -> float:
