@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 from dcaseg.errors import BundleError, UserError
+from dcaseg.file_lock import locked_folder
 from dcaseg.imaging.grid import Grid
 from dcaseg.interaction.click_network import (
     CHANNELS,
@@ -25,6 +28,7 @@ from dcaseg.interaction.strokes import Stroke, to_point
 from dcaseg.interaction.view import SeenStroke, View
 from dcaseg.training.cases import Case
 from dcaseg.training.click_training import (
+    LOCK,
     LOG,
     ClickSampler,
     ClickTrainer,
@@ -158,6 +162,36 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(case, tmp_path):
         other.resume()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_and_the_resumed_run_ends_as_the_whole_one(case, tmp_path, number):
+    whole = trainer_in(tmp_path / "whole", case, 4)
+    whole.run(log_every=1)
+    stopped = trainer_in(tmp_path / "stopped", case, 4)
+    notes = []
+
+    def interrupt(line):
+        if line["step"] == 2:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(log_every=1, report=interrupt, notify=notes.append)
+    assert stopped.step == 2 and len(notes) == 1 and "saved" in notes[0]
+    resumed = trainer_in(tmp_path / "stopped", case, 4)
+    resumed.resume()
+    assert resumed.step == 2
+    resumed.run()
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
+
+
+def test_two_processes_cannot_train_in_one_folder(dca, tmp_path):
+    folder = tmp_path / "run"
+    with locked_folder(folder, LOCK):
+        run = dca("train-clicks", "-o", folder, "--phantoms", 1)
+        assert run.code == 2 and "Another run is using" in run.err
+
+
 def test_a_run_without_organs_is_refused(case, tmp_path):
     bare = Case("bare", case.hu, np.zeros_like(case.labels))
     with pytest.raises(UserError, match="No case has a labeled organ"):
@@ -227,11 +261,13 @@ def test_train_clicks_trains_resumes_and_writes_a_bundle_for_dca_correct(dca, tm
     assert run.code == 0, run.err
     assert "at step 0 of 3" in run.out
     assert dca(*common, "--phantoms", 1).code == 2
-    run = dca(*common, "--resume", "--bundle", made)
+    run = dca(*common, "--resume", "--steps", 4, "--bundle", made)
     assert run.code == 0, run.err
-    assert "at step 3 of 3" in run.out
+    assert "at step 4 of 4" in run.out
+    run = dca(*common, "--resume")
+    assert run.code == 0 and "at step 4 of 4" in run.out, run.err
     bundle = load_click_bundle(made)
-    assert bundle.steps == 3 and bundle.training_data[0].synthetic
+    assert bundle.steps == 4 and bundle.training_data[0].synthetic
     from dcaseg.cli.correct import engine_of
 
     assert engine_of(str(made)).name == "network"

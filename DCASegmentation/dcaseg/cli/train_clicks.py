@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from ..interaction.click_options import ClickNetworkOptions
 from ..json_io import dump, load, read_json
 from ..option_fields import stated
 from ..training.options import ClickTrainingOptions
-from .console import print_line, progress_bar
+from .console import cancellation_message, print_line, progress_bar, warn
 from .field_options import Values, expand, fields_of
 from .options import (
     DATA_PANEL,
@@ -33,6 +33,7 @@ EXAMPLES = "Example: dca train-clicks -o runs/clicks --phantoms 12 --minutes 30"
 
 _RECORD = "run.json"
 _DEFAULTS = ClickTrainingOptions()
+_STEPS_HELP = f"Length of the whole run in steps; with --resume, its new length. Default: {_DEFAULTS.steps}."
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def run(
             ClickNetworkOptions, "n_filters", "side", "spacing_mm", base=ClickNetworkOptions(), panel=MODEL_PANEL
         ),
     ],
-    length: Annotated[Values, fields_of(ClickTrainingOptions, "steps", base=_DEFAULTS, panel=SCHEDULE_PANEL)],
+    length: Annotated[
+        Values, fields_of(ClickTrainingOptions, "steps", panel=SCHEDULE_PANEL, help={"steps": _STEPS_HELP})
+    ],
     minutes: MinutesOption = None,
     learning: Annotated[
         Values,
@@ -97,11 +100,12 @@ def run(
     and resume it with the same result. Use the network with **dca correct --engine BUNDLE**, and measure it with **dca
     evaluate-clicks --engines BUNDLE**.
     """
+    from ..file_lock import locked_folder
     from ..imaging.writers import write_json
     from ..inference.device import choose_device
     from ..interaction.click_network import ORIENTATION, save_click_bundle
     from ..models.metadata import TrainingData
-    from ..training.click_training import CHECKPOINT, ClickTrainer
+    from ..training.click_training import CHECKPOINT, LOCK, ClickTrainer
     from ..training.options import GridOptions
     from ..training.sources import LABELED_SEEDS, VALIDATION_SEEDS, Phantoms
     from ..training.training_set import TrainingSet
@@ -113,6 +117,7 @@ def run(
             record = load(_Record, read_json(out / _RECORD))
         except (OSError, ValueError):
             raise UserError(f"{out} does not contain a run of train-clicks.", "To start one, omit --resume.") from None
+        record = replace(record, options=replace(record.options, **length))
     else:
         if (out / CHECKPOINT).exists():
             raise UserError(f"{out} already contains a run.", "Add --resume to continue it, or choose another folder.")
@@ -131,14 +136,13 @@ def run(
     # Two phantoms for validation, which no training uses.
     training_set = training_set.joined(TrainingSet((), (), (Phantoms(VALIDATION_SEEDS, 2),)))
     grid = GridOptions(spacing=(options.network.spacing_mm,) * 3, orientation=ORIENTATION)
-    out.mkdir(parents=True, exist_ok=True)
-    with progress_bar() as progress:
+    resume_command = f"dca train-clicks -o {out} --resume" + (f" --cache {cache}" if cache else "")
+    with locked_folder(out, LOCK), progress_bar() as progress:
         labeled, _, validation = training_set.cases(cache or out / "cases", grid, progress)
         trainer = ClickTrainer(out, options, labeled, validation, str(torch_device))
         if resume:
             trainer.resume()
-        else:
-            write_json(dump(record), out / _RECORD)
+        write_json(dump(record), out / _RECORD)
         lines: list[dict[str, Any]] = []
 
         def report(line: dict[str, Any]) -> None:
@@ -146,7 +150,10 @@ def run(
             loss = f"loss {line['loss']:.3f}" if "loss" in line else f"Dice {line['dice_after']:.3f}"
             progress(line["step"] / options.steps, f"step {line['step']}/{options.steps}  {loss}")
 
-        trainer.run(minutes=minutes, report=report)
+        with cancellation_message(
+            lambda: f"The run is saved in {out} at step {trainer.step}. To continue: {resume_command}"
+        ):
+            trainer.run(minutes=minutes, report=report, notify=warn)
     scores = {key: value for key, value in lines[-1].items() if key != "step"} if lines else {}
     if "dice_after" in scores:
         print_line(
@@ -159,4 +166,4 @@ def run(
         save_click_bundle(bundle, trainer.network, name, sources, trainer.step, scores)
         print_line(f"The bundle is in {bundle}.")
     if trainer.step < options.steps:
-        print_line(f"To continue: dca train-clicks -o {out} --resume" + (f" --cache {cache}" if cache else ""))
+        print_line(f"To continue: {resume_command}")

@@ -21,11 +21,13 @@ from ..interaction.click_network import ClickNetwork, features_of
 from ..interaction.click_options import ClickNetworkOptions
 from ..interaction.view import FloatArray, Mask, SeenStroke, distance_to
 from .cases import Case
-from .checkpoints import load_checkpoint, save_checkpoint
+from .checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
+from .interruption import Interruption
 from .options import ClickTrainingOptions
 
 CHECKPOINT = "last.pt"
 LOG = "log.jsonl"
+LOCK = "lock.sqlite"
 
 _VALIDATION_SEED = 7_000_000
 Report = Callable[[dict[str, Any]], None]
@@ -230,16 +232,26 @@ class ClickTrainer:
         )
 
     def run(
-        self, minutes: float | None = None, save_every: int = 500, log_every: int = 20, report: Report | None = None
+        self,
+        minutes: float | None = None,
+        save_every: int = 500,
+        log_every: int = 20,
+        report: Report | None = None,
+        notify: Callable[[str], None] | None = None,
     ) -> None:
         """Train for ``options.steps`` steps or for ``minutes``, save, and validate.
 
-        ``report`` receives each line of the log. Raises UserError if the loss is not finite.
+        Ctrl+C, SIGTERM and SIGHUP end the run after the current step: a checkpoint is saved, and KeyboardInterrupt is
+        raised. A second signal raises it immediately, and the last checkpoint stays as it is.
+
+        ``report`` receives each line of the log, and ``notify`` messages for the user. Raises UserError if the loss is
+        not finite; the last checkpoint then stays as it is.
         """
         started = time.monotonic()
         losses: list[float] = []
-        try:
-            while self.step < self.options.steps:
+        remove_leftovers(self.folder / CHECKPOINT)
+        with Interruption(notify) as interruption:
+            while self.step < self.options.steps and not interruption.requested:
                 if minutes is not None and time.monotonic() - started >= 60 * minutes:
                     break
                 losses.append(self._train_step())
@@ -249,8 +261,9 @@ class ClickTrainer:
                     losses = []
                 if self.step % save_every == 0:
                     self.save()
-        finally:
             self.save()
+            if interruption.requested:
+                raise KeyboardInterrupt
         if self._validation:
             self._log({"step": self.step, **self.validate()}, report)
 
