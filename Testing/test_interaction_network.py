@@ -28,14 +28,13 @@ from dcaseg.interaction.strokes import Stroke, to_point
 from dcaseg.interaction.view import SeenStroke, View
 from dcaseg.training.cases import Case
 from dcaseg.training.click_training import (
-    LOCK,
-    LOG,
     ClickSampler,
     ClickTrainer,
     error_center,
     simulate_mask,
 )
 from dcaseg.training.options import ClickTrainingOptions
+from dcaseg.training.run_folder import LOCK, LOG
 
 torch.set_num_threads(1)
 SMALL = ClickNetworkOptions(n_filters=4, side=16, spacing_mm=4.0)

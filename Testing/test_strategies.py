@@ -18,9 +18,10 @@ from torch.nn import functional
 from dcaseg.errors import UserError
 from dcaseg.training.cases import Case, read_pseudo_cases, write_pseudo_cases
 from dcaseg.training.options import StrategyName, TrainingOptions
+from dcaseg.training.run_folder import LOG
 from dcaseg.training.strategies.base import Batch, Loss, StepState, Strategy, plain_vnet
 from dcaseg.training.strategies.registry import OWN_OPTIONS, make_strategy
-from dcaseg.training.trainer import LOG, Trainer
+from dcaseg.training.trainer import Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 BASELINES = tuple(name for name in get_args(StrategyName) if name != "dca")

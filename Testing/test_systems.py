@@ -32,7 +32,7 @@ from dcaseg.evaluation.scores import Scores
 from dcaseg.organs import AMOS, SYNAPSE
 from dcaseg.training.checkpoints import load_checkpoint
 from dcaseg.training.options import StrategyName, TrainingOptions
-from dcaseg.training.trainer import BEST
+from dcaseg.training.run_folder import BEST
 from test_strategies import options_for
 from test_strategies_mechanisms import FACTS, GROUPS
 from test_training import OPTIONS, THREE_BALLS, case_of_balls

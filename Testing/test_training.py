@@ -15,9 +15,10 @@ from dcaseg.organs import Organ, Vocabulary
 from dcaseg.training.cases import Case, load_case, save_case
 from dcaseg.training.checkpoints import load_checkpoint, save_checkpoint
 from dcaseg.training.options import TrainingOptions
+from dcaseg.training.run_folder import CHECKPOINT, LOG
 from dcaseg.training.sampling import PatchSampler
 from dcaseg.training.strategies.dca import stage_of
-from dcaseg.training.trainer import CHECKPOINT, LOG, Trainer, learning_rate
+from dcaseg.training.trainer import Trainer, learning_rate
 from dcaseg.training.validation import validate
 
 THREE_BALLS = Vocabulary(

@@ -24,8 +24,9 @@ from dcaseg.training import trainer as training
 from dcaseg.training.cases import load_case, prepare_case, save_case
 from dcaseg.training.checkpoints import load_checkpoint, previous, save_checkpoint
 from dcaseg.training.options import GridOptions
+from dcaseg.training.run_folder import BEST, CHECKPOINT, LOCK, LOG
 from dcaseg.training.sources import CTFile, CTFiles
-from dcaseg.training.trainer import BEST, CHECKPOINT, LOCK, LOG, Trainer
+from dcaseg.training.trainer import Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
 
 SHORT = replace(OPTIONS, steps=4)

@@ -20,8 +20,9 @@ from dcaseg.training.cases import Case
 from dcaseg.training.checkpoints import load_checkpoint
 from dcaseg.training.compact_state import is_compact, read_compact, write_compact
 from dcaseg.training.options import TrainingOptions
+from dcaseg.training.run_folder import CHECKPOINT
 from dcaseg.training.sampling import MixedSampler, PatchSampler, Prefetcher, StepSampler
-from dcaseg.training.trainer import CHECKPOINT, Trainer
+from dcaseg.training.trainer import Trainer
 from test_training import OPTIONS, THREE_BALLS, case_of_balls, log_of
 
 SHORT = replace(OPTIONS, steps=4)

@@ -58,7 +58,7 @@ def prepare(run: Path, folder: Path, cache: Path | None) -> int:
 
     from dcaseg.training.checkpoints import load_checkpoint, read_record
     from dcaseg.training.compact_state import write_compact
-    from dcaseg.training.trainer import CHECKPOINT
+    from dcaseg.training.run_folder import CHECKPOINT
 
     record = read_record(run)
     folder.mkdir(parents=True, exist_ok=True)

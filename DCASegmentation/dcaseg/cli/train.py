@@ -58,7 +58,8 @@ def run(
     from ..inference.process_settings import keep_freed_memory
     from ..training.checkpoints import RunRecord, write_record
     from ..training.distributed import join, leave, local_device
-    from ..training.trainer import LOCK, Trainer
+    from ..training.run_folder import LOCK
+    from ..training.trainer import Trainer
 
     keep_freed_memory()
     torch_device = local_device(choose_device(running.device).torch_device)
@@ -186,7 +187,7 @@ def _plot_curve(trainer: Trainer) -> None:
     """Draw the learning curve so far as ``curve.png`` in the folder of the run."""
     from ..evaluation.figures.curves import read_log, training_curve
     from ..evaluation.figures.style import save_figure
-    from ..training.trainer import LOG
+    from ..training.run_folder import LOG
 
     if (trainer.folder / LOG).exists():
         save_figure(

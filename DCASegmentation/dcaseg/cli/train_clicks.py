@@ -105,8 +105,9 @@ def run(
     from ..inference.device import choose_device
     from ..interaction.click_network import ORIENTATION, save_click_bundle
     from ..models.metadata import TrainingData
-    from ..training.click_training import CHECKPOINT, LOCK, ClickTrainer
+    from ..training.click_training import ClickTrainer
     from ..training.options import GridOptions
+    from ..training.run_folder import CHECKPOINT, LOCK
     from ..training.sources import LABELED_SEEDS, VALIDATION_SEEDS, Phantoms
     from ..training.training_set import TrainingSet
     from .train_data import ahead_training_set

@@ -130,7 +130,7 @@ def _options(
 
 def _require_no_run(out: Path) -> None:
     from ..training.checkpoints import has_checkpoint
-    from ..training.trainer import CHECKPOINT
+    from ..training.run_folder import CHECKPOINT
 
     if has_checkpoint(out / CHECKPOINT):
         raise UserError(f"{out} already contains a run.", "Add --resume to continue it, or choose another folder.")

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ..errors import OutputError, UserError
+from ..errors import UserError
 from ..interaction.click_network import ClickNetwork, features_of
 from ..interaction.click_options import ClickNetworkOptions
 from ..interaction.view import FloatArray, Mask, SeenStroke, distance_to
@@ -24,10 +24,7 @@ from .cases import Case
 from .checkpoints import load_checkpoint, remove_leftovers, save_checkpoint
 from .interruption import Interruption
 from .options import ClickTrainingOptions
-
-CHECKPOINT = "last.pt"
-LOG = "log.jsonl"
-LOCK = "lock.sqlite"
+from .run_folder import CHECKPOINT, append_to_log, trim_log
 
 _VALIDATION_SEED = 7_000_000
 Report = Callable[[dict[str, Any]], None]
@@ -250,6 +247,7 @@ class ClickTrainer:
         started = time.monotonic()
         losses: list[float] = []
         remove_leftovers(self.folder / CHECKPOINT)
+        trim_log(self.folder, self.step)
         with Interruption(notify) as interruption:
             while self.step < self.options.steps and not interruption.requested:
                 if minutes is not None and time.monotonic() - started >= 60 * minutes:
@@ -315,15 +313,7 @@ class ClickTrainer:
         }
 
     def _log(self, line: dict[str, Any], report: Report | None) -> None:
-        rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
-        try:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rounded) + "\n")
-        except OSError as error:
-            raise OutputError(
-                f"The log {self.folder / LOG} cannot be written ({error.strerror}).",
-                "Free some disk space, then resume.",
-            ) from None
+        rounded = append_to_log(self.folder, line)
         if report is not None:
             report(rounded)
 

@@ -10,7 +10,8 @@ from ..models.bundle import Bundle, save_bundle
 from ..models.metadata import DEFAULT_OVERLAP, Metadata, TrainingData
 from .checkpoints import RunRecord, has_checkpoint, load_checkpoint, read_record
 from .options import TrainingOptions
-from .trainer import BEST, CHECKPOINT, build_network, same_groups
+from .run_folder import BEST, CHECKPOINT
+from .trainer import build_network, same_groups
 
 SYNTHETIC_ONLY = "Trained on synthetic CT only: in CTs of patients, organs are often wrong or missing."
 NO_LABELED_PATIENT = "Not trained on labeled CTs of patients: organs may be wrong or missing."

@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import OutputError, UserError
+from ..errors import UserError
 from ..file_lock import locked
-from ..imaging.writers import write_text
 from ..method.log_gap import Partition
 from ..method.network import DCANet, load_initial_weights
 from ..organs import Vocabulary
@@ -30,16 +29,12 @@ from .distributed import Processes, join, without_averaging
 from .ema import EMA
 from .interruption import Interruption
 from .options import TrainingOptions
+from .run_folder import BEST, CHECKPOINT, LOCK, append_to_log, trim_log
 from .sampling import MixedSampler, PatchSampler, Prefetcher, Sampler, StepPatches, StepSampler
 from .strategies.base import Batch, Pool, ScoredNetwork, StepState, Strategy, facts_of
 from .strategies.registry import make_strategy
 from .training_set import LabeledVolume, divide
 from .validation import ValidationStopped, predict_with_confidence, validate
-
-CHECKPOINT = "last.pt"
-BEST = "best.pt"
-LOG = "log.jsonl"
-LOCK = "lock.sqlite"
 
 # The faster memory layout for 3D convolutions, on CPUs too.
 _CHANNELS_LAST = torch.channels_last_3d
@@ -206,7 +201,7 @@ class Trainer:
             if self.processes.first:
                 for name in (CHECKPOINT, BEST):
                     remove_leftovers(self.folder / name)
-                self._trim_log()
+                trim_log(self.folder, self.step - (self._pending is not None))
             self._notify = notify
             self._workers = workers
             self._prefetcher = self._start_prefetching()
@@ -421,28 +416,9 @@ class Trainer:
         return {"mean": round(mean, 4), **dice}
 
     def _log(self, line: dict[str, Any], report: Report | None) -> None:
-        rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in line.items()}
-        try:
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(rounded) + "\n")
-        except OSError as error:
-            raise OutputError(
-                f"The log {self.folder / LOG} cannot be written ({error.strerror}).",
-                "Free some disk space, then resume.",
-            ) from error
+        rounded = append_to_log(self.folder, line)
         if report is not None:
             report(rounded)
-
-    def _trim_log(self) -> None:
-        """Remove the lines of steps after the checkpoint: if the process was killed, those steps are repeated."""
-        path = self.folder / LOG
-        if not path.exists():
-            return
-        last = self.step - (self._pending is not None)
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = [line for line in lines if _step_of(line) <= last]
-        if kept != lines:
-            write_text("".join(line + "\n" for line in kept), path)
 
     # Checkpoints
 
@@ -606,11 +582,3 @@ def _require_label_maps(cases: Sequence[Case], vocabulary: Vocabulary) -> None:
                 f"{len(vocabulary)}.",
                 "Choose the vocabulary of the label map, or add a label_map to the data list.",
             )
-
-
-def _step_of(line: str) -> float:
-    """The step of a log line; infinity for an incomplete line, which remains if the process is killed while writing."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")

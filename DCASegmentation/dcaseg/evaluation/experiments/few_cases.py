@@ -27,7 +27,8 @@ from ...models.bundle import Bundle
 from ...synthesis.phantom.case import Phantom, generate
 from ...training.cases import Case, cache_folder, load_case, prepare_case, save_case
 from ...training.options import TrainingOptions, fine_tuning_options
-from ...training.trainer import CHECKPOINT, Trainer
+from ...training.run_folder import CHECKPOINT
+from ...training.trainer import Trainer
 from ...training.validation import predict
 from ...types import ProgressCallback
 from ..metrics import DICE, measure

@@ -31,9 +31,10 @@ from ...method.network import DCANet
 from ...organs import Vocabulary
 from ...training.cases import Case
 from ...training.options import TrainingOptions
+from ...training.run_folder import BEST, CHECKPOINT
 from ...training.strategies.base import Facts, Strategy, facts_of
 from ...training.strategies.registry import require
-from ...training.trainer import BEST, CHECKPOINT, Trainer
+from ...training.trainer import Trainer
 from ...training.training_set import divide
 from ...training.validation import predict
 from ...types import ProgressCallback
