@@ -113,6 +113,11 @@ def test_fields_with_a_default_may_be_left_out():
     assert decode_request(line) == Segment("1", "a", "b", None, "auto", {})
 
 
+def test_a_request_of_an_earlier_panel_names_the_backend():
+    line = b'{"type": "segment", "version": 1, "id": "1", "ct": "ct.nrrd", "out": "out", "runtime": "openvino"}\n'
+    assert decode_request(line) == Segment("1", "ct.nrrd", "out", backend="openvino")
+
+
 def test_fields_of_a_later_minor_change_are_ignored():
     line = b'{"type": "cancel", "version": 1, "id": "1", "reason": "bored"}'
     assert decode_request(line) == Cancel("1")

@@ -166,7 +166,7 @@ class Segmenter:
         notes += check_ct(image)
         result = self._segmenter.segment(image, settings, progress)
         result.warnings[:0] = notes
-        job = Job(source, Path(), self.model, settings, self._device, series, runtime=self._backend, called=name)
+        job = Job(source, Path(), self.model, settings, self._device, series, backend=self._backend, called=name)
         finest_level = max(result.attention, default=None)
         return Segmentation(
             labels=result.labels,

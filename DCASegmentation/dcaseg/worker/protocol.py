@@ -22,8 +22,8 @@ Requests, each with ``version``, the number of this protocol:
 
 - ``segment``: ``ct`` is an image file or a folder of DICOM files; ``out`` is the folder to create, which must not
   exist. ``bundle`` is the folder or name of a model, null for the default one; ``options`` are fields of
-  ``inference.options.SegmentOptions``, ``runtime`` is one of ``inference.backends.selection.CHOICES``. ``bundle``,
-  ``device``, ``options`` and ``runtime`` are optional. So are two fields for CTs that the caller has not read itself:
+  ``inference.options.SegmentOptions``, ``backend`` is one of ``inference.backends.selection.CHOICES``. ``bundle``,
+  ``device``, ``options`` and ``backend`` are optional. So are two fields for CTs that the caller has not read itself:
   ``files`` lists the DICOM files of the CT if they are not all files of a folder (``ct`` is then the first of them),
   and ``ct_copy`` names a file (.nrrd) to add to the results, with the CT as it was read, on the grid of the labels.
 - ``devices`` asks which devices are available.
@@ -76,6 +76,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from ..json_io import DataError, load
+from ..option_fields import option
 
 VERSION = 1
 
@@ -104,7 +105,7 @@ class Segment:
     bundle: str | None = None
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
-    runtime: str = "auto"
+    backend: str = option("auto", earlier=("runtime",))
     files: tuple[str, ...] = ()
     ct_copy: str | None = None
 
