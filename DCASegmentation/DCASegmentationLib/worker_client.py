@@ -40,8 +40,8 @@ from dcaseg.worker.protocol import (
     Work,
     decode_event,
     encode,
+    remove_traces,
 )
-from dcaseg.worker.traces import remove_traces
 from DCASegmentationLib.event_loop import newTimer
 
 LOGGER = "DCASegmentation.worker"

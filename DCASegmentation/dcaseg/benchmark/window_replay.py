@@ -28,6 +28,7 @@ from ..inference.backends.base import Backend, Task
 from ..inference.backends.selection import AUTO
 from ..inference.process_settings import importing
 from ..inference.segmenter import Segmenter
+from ..json_io import load, read_json
 from ..method.streaming import StreamedOutput
 from ..models.bundle import Bundle
 from .process_cost import Cost
@@ -67,8 +68,7 @@ class WindowCosts:
     @classmethod
     def read(cls, path: Path) -> WindowCosts:
         """Read a file from ``write``."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "cpu_s": tuple(content["cpu_s"]), "wall_s": tuple(content["wall_s"])})
+        return load(cls, read_json(path))
 
 
 class Windows(Generic[WindowOutput]):

@@ -28,7 +28,7 @@ from .protocol import Devices, Done, FoundDevices, Segment
 _log = logging.getLogger(__name__)
 
 
-class Runner:
+class SegmentHandler:
     """Segments CTs with a model that stays loaded, and finds the devices of this computer."""
 
     def __init__(self) -> None:
