@@ -208,7 +208,7 @@ def show_ct_of_result(files: ResultFiles, name: str, patient: str, study: str, w
     Raises UserError in that case.
     """
     if files.ct is None:
-        reason = next((text for text in warnings if text.startswith("A further file")), "")
+        reason = next((text for text in warnings if text.startswith("An additional file")), "")
         raise UserError(
             f"The CT could not be loaded into the scene. {reason}".strip(),
             "Free some space in Slicer's temporary folder, then segment the CT again.",

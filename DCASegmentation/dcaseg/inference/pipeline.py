@@ -116,7 +116,7 @@ def segment_to_folder(
         with clock.phase("writing"):
             write_result(folder, job, ct, result)
             if also_write:
-                with optional("A further file", result.warnings, full_disk_fails=job.retried):
+                with optional("An additional file", result.warnings, full_disk_fails=job.retried):
                     also_write(folder, ct, result)
         order = ("reading", *result.seconds, "writing")
         seconds = {**clock.seconds, **result.seconds}

@@ -167,7 +167,7 @@ def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> I
         end = np.zeros_like(mask)
         end[plane] = mask[plane]
         end[plane + outward] = mask[plane]
-        text = f"its {word} end is flat: it stops at half of its largest cross-section or more."
+        text = f"its {word} end is flat: the last cross-section is at least half the size of the largest."
         yield AnatomicalFinding(organ, "cut", text, box, end, scoring.cut)
 
 

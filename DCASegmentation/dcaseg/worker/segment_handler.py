@@ -48,7 +48,7 @@ class SegmentHandler:
     def _segment(self, request: Segment, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Done:
         out = Path(request.out)
         if out.exists() or out.is_symlink():
-            raise UserError(f"{out} exists already.", "Choose a folder that does not exist yet.")
+            raise UserError(f"{out} already exists.", "Choose a folder that does not exist yet.")
         options = _options(request.options)
         progress(0.0, "Checking the model")
         bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
