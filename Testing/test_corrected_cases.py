@@ -13,7 +13,7 @@ from monai.data import load_decathlon_datalist
 from dcaseg.errors import ImageError, OutputError, UserError
 from dcaseg.imaging.grid import Grid
 from dcaseg.organs import AMOS, SYNAPSE
-from dcaseg.training.corrections import HandledFinding, add_corrected_case, read_dataset
+from dcaseg.training.corrections import TouchedPlace, add_corrected_case, read_dataset
 
 GRID = Grid((10, 9, 8), (2.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1, 0, 0, 0, -1, 0, 0, 0, 1))
 LIVER, SPLEEN, BLADDER = (AMOS.by_key[key].label for key in ("liver", "spleen", "bladder"))
@@ -43,13 +43,13 @@ def tree(folder):
 
 
 def test_an_added_case_is_read_back(tmp_path):
-    add(tmp_path, findings=(HandledFinding(3, "liver", "corrected"),))
+    add(tmp_path, places=(TouchedPlace(3, "liver", "corrected"),))
     (case,) = read_dataset(tmp_path)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(case.image))), sitk.GetArrayFromImage(ct()))
     assert Grid.of(sitk.ReadImage(str(case.label))).same_as(GRID)
     assert (case.model, case.model_sha256) == MODEL
     assert case.reviewed == ("gallbladder", "liver", "bladder")
-    assert case.findings == (HandledFinding(3, "liver", "corrected"),)
+    assert case.places == (TouchedPlace(3, "liver", "corrected"),)
 
 
 def test_organs_that_were_not_reviewed_are_unannotated(tmp_path):
@@ -81,7 +81,7 @@ def test_no_personal_data_is_written(tmp_path):
 def test_a_case_is_never_replaced(tmp_path):
     add(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match="already exists"):
+    with pytest.raises(OutputError, match="exists already"):
         add(tmp_path, reviewed=("spleen",))
     assert tree(tmp_path) == before
 

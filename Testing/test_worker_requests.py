@@ -120,7 +120,7 @@ def case(coarse_phantom, tmp_path) -> AddCorrectedCase:
 def test_cases_are_added_to_a_training_set_without_loading_torch(worker, case, tmp_path):
     assert answer_to(worker, case) == CaseAdded("1", "ct-1", 1)
     (added,) = read_dataset(tmp_path / "training")
-    assert (added.reviewed, added.model, added.findings[0].rank) == (("spleen", "liver"), "first", 2)
+    assert (added.reviewed, added.model, added.places[0].rank) == (("spleen", "liver"), "first", 2)
     other = tmp_path / "other.nrrd"
     ct = sitk.ReadImage(case.ct)
     sitk.WriteImage(ct + 1, str(other))

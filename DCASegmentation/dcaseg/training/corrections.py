@@ -50,7 +50,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 @dataclass(frozen=True)
-class HandledFinding:
+class TouchedPlace:
     """A review finding that the user handled: its rank, its organ's key, and its status.
 
     The status is, for example, ``corrected``, ``accepted`` or ``flagged``.
@@ -66,8 +66,8 @@ class CorrectedCase:
     """A corrected case.
 
     ``unannotated`` are the labels that its label map does not include, ``reviewed`` the keys of the organs that it
-    does. ``model`` and ``model_sha256`` are the name and weights' checksum of the corrected model, ``findings``
-    the review findings that were handled.
+    does. ``model`` and ``model_sha256`` are the name and weights' checksum of the corrected model, ``places`` the
+    findings.
     """
 
     name: str
@@ -79,7 +79,7 @@ class CorrectedCase:
     model_sha256: str
     date: str
     reviewed: tuple[str, ...]
-    findings: tuple[HandledFinding, ...]
+    places: tuple[TouchedPlace, ...]
 
 
 def case_name(checksum: str, version: int = 1) -> str:
@@ -128,7 +128,7 @@ class _StoredCase:
     model: _StoredModel
     date: str
     reviewed: tuple[str, ...]
-    findings: tuple[HandledFinding, ...] = field(metadata=stated(key="places"))
+    places: tuple[TouchedPlace, ...]
 
 
 def read_case(path: Path) -> CorrectedCase:
@@ -148,7 +148,7 @@ def read_case(path: Path) -> CorrectedCase:
         model_sha256=stored.model.sha256,
         date=stored.date,
         reviewed=stored.reviewed,
-        findings=stored.findings,
+        places=stored.places,
     )
 
 
@@ -298,7 +298,7 @@ def add_corrected_case(
     vocabulary: Vocabulary,
     reviewed: Collection[str],
     model: tuple[str, str],
-    findings: Sequence[HandledFinding] = (),
+    places: Sequence[TouchedPlace] = (),
 ) -> CorrectedCase:
     """Add a corrected case to ``folder``, which is created if necessary, and return it.
 
@@ -306,7 +306,7 @@ def add_corrected_case(
     - ``labels``: labels of ``vocabulary`` on the grid of ``ct``.
     - ``reviewed``: the keys of the organs that were reviewed. A reviewed organ without voxels is absent.
     - ``model``: the name and the weights' SHA-256 of the corrected model.
-    - ``findings``: the review findings that were handled.
+    - ``places``: the review findings that were handled.
 
     Raises UserError if nothing was reviewed, for organs or labels outside the vocabulary, an invalid name, or a folder
     with another vocabulary; ImageError if the grids differ; OutputError if the case exists or cannot be written. The
@@ -335,7 +335,7 @@ def add_corrected_case(
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "reviewed": [organ.key for organ in vocabulary if organ.key in reviewed],
             "unannotated": list(unannotated),
-            "places": [asdict(each) for each in findings],
+            "places": [asdict(place) for place in places],
             "sha256": {file: sha256(case / file) for file in (CT, LABELS)},
         }
         write_json(content, case / CASE)

@@ -15,7 +15,7 @@ from ..interaction.session import Sessions, handle
 from ..models.download import Source, download_bundle
 from ..organs import VOCABULARIES
 from ..training.corrections import (
-    HandledFinding,
+    TouchedPlace,
     add_corrected_case,
     add_unlabeled_ct,
     case_folders,
@@ -84,6 +84,6 @@ def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
         VOCABULARIES[request.vocabulary],
         request.reviewed,
         (request.model, request.model_sha256),
-        [HandledFinding(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
+        [TouchedPlace(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
     )
     return CaseAdded(request.id, case.name, len(case_folders(training)))
