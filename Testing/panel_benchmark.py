@@ -172,8 +172,8 @@ class _Worker:
 
 
 def main() -> None:
+    from dcaseg.benchmark.inputs import benchmark_ct
     from dcaseg.benchmark.process_cost import with_threads
-    from dcaseg.benchmark.subject import benchmark_ct
     from dcaseg.imaging.writers import write_json
     from dcaseg.models.bundle import Bundle
     from dcaseg.models.store import default_bundle, find_bundle

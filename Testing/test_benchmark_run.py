@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.benchmark.accuracy import LabeledCase, compare, mean_loss
+from dcaseg.benchmark.inputs import random_bundle
 from dcaseg.benchmark.peers import monai_reference
-from dcaseg.benchmark.subject import random_bundle
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.inference.options import SegmentOptions
 

@@ -61,11 +61,11 @@ def run(
     are skipped; to install them, run **pip install nnunetv2 nibabel scipy psutil**. Ctrl+C keeps the measurements, and
     **--resume** continues.
     """
+    from ..benchmark.inputs import benchmark_ct
     from ..benchmark.pipelines import Setting, pipelines
     from ..benchmark.rates import measure_rates
     from ..benchmark.report import command_line, inference_plot, inference_report, inference_targets
     from ..benchmark.runs import measure, named, warm_up
-    from ..benchmark.subject import benchmark_ct
     from ..imaging.writers import write_text
     from .option_values import parse_numbers
 
