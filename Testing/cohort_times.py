@@ -4,7 +4,7 @@
 
 Needs idle cores. Takes about 20 minutes with the shipped model, and a few more the first time to generate the synthetic
 CTs in DIR. The loop calls the function behind ``dca segment`` for each CT. The loop and each worker have one thread,
-the same runtime and, with --pin, one core (without it, a worker that reads or writes one case while it segments another
+the same backend and, with --pin, one core (without it, a worker that reads or writes one case while it segments another
 uses part of a second core). Each segments an extra case before the clock starts, to exclude the cost of loading and of
 first calls. CPU seconds are those of all processes, including the program with Dask's scheduler and the ledger; on a
 shared machine they are more reliable than the rate. Prints a table for the documentation and writes DIR/figures.csv and
@@ -68,7 +68,7 @@ class Setup:
     out: Path
     bundle: Bundle
     options: SegmentOptions
-    runtime: str
+    backend: str
     pin: bool
 
 
@@ -85,7 +85,7 @@ def plain_loop(setup: Setup) -> dict[str, float]:
     """Figures of one process that segments the cases one by one."""
     keep_freed_memory()
     torch.set_num_threads(1)
-    segmenter = Segmenter(setup.bundle, "cpu", runtime=setup.runtime)
+    segmenter = Segmenter(setup.bundle, "cpu", backend=setup.backend)
 
     def segment(file: Path) -> None:
         out = setup.out / "loop" / file.parent.name
@@ -104,7 +104,7 @@ def cohort(setup: Setup, workers: int) -> dict[str, float]:
     out, bundle = setup.out / f"{workers}", setup.bundle
     out.mkdir()
     settings = Settings(
-        *(str(out), str(bundle.folder), bundle.weights.sha256, setup.options, "cpu"), threads=1, runtime=setup.runtime
+        *(str(out), str(bundle.folder), bundle.weights.sha256, setup.options, "cpu"), threads=1, backend=setup.backend
     )
     whole = Cohort(setup.cts, settings, Rules(), bundle.metadata.vocabulary, bundle.metadata.name)
     used: dict[str, float] = {}
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--overlap", type=float, default=0.5)
     parser.add_argument("--review", action="store_true", help="compute review findings, like dca cohort")
     parser.add_argument("--bundle", help="folder of the model (default: the default model)")
-    parser.add_argument("--backend", default="eager", help="runtime of the network, also in the loop: see dca segment")
+    parser.add_argument("--backend", default="eager", help="backend of the network, also in the loop: see dca segment")
     parser.add_argument("--pin", action="store_true", help="bind the loop and each worker to one core (Linux)")
     parser.add_argument("--work", type=Path, required=True, help="folder for input (kept) and output (replaced)")
     arguments = parser.parse_args()
@@ -236,10 +236,10 @@ def main() -> None:
     options = SegmentOptions(overlap=arguments.overlap, review=arguments.review)
     shutil.rmtree(work / "out", ignore_errors=True)
     (work / "out/loop").mkdir(parents=True)
-    setup = Setup(cts, warm, work / "out", bundle, options, arguments.runtime, arguments.pin)
+    setup = Setup(cts, warm, work / "out", bundle, options, arguments.backend, arguments.pin)
     print(
         f"{arguments.cases} synthetic CTs, {arguments.spacing} mm; {bundle.metadata.name}, overlap {options.overlap},",
-        f"runtime {arguments.runtime}; load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+        f"backend {arguments.backend}; load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
         flush=True,
     )
     # The workers first, while their parent, this process, is as small as the real program.

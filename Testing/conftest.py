@@ -12,7 +12,7 @@ from pathlib import Path
 # With two cores and small tensors, threads only slow each other down. Must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Measuring backends and converting models takes seconds. Only test_backends.py does it.
-os.environ.setdefault("DCA_RUNTIME", "eager")
+os.environ.setdefault("DCA_BACKEND", "eager")
 
 import pytest
 

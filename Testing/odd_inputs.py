@@ -464,7 +464,7 @@ def page() -> str:
     lines = [
         "# Odd inputs and their outcomes",
         "",
-        "These are inputs that users of CT tools have met. Each line is a test (`Testing/odd_inputs.py`). The last",
+        "Users of CT tools have come across these inputs. Each line is a test (`Testing/odd_inputs.py`). The last",
         "column is a part of the message. Notes appear on the terminal, in `log.txt`, in the panel and in the cohort's",
         "report. Without a note, the voxels are exactly those of the file, at the positions that its header states.",
         "",

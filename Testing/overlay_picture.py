@@ -30,7 +30,7 @@ _SHOWN_MM = (3.0, 3.0, 3.0)
 def draw(data: Path, group: str, bundle: str | None, labels: str, picture: Path) -> None:
     """Segment the labeled CTs of a group, and draw each in two planes. Raises UserError."""
     model = load(bundle)
-    segmenter = Segmenter(model, "cpu", runtime="auto")
+    segmenter = Segmenter(model, "cpu", backend="auto")
     cases = [_case(entry, segmenter, model.metadata.name) for entry in labeled_entries([], [], data, group)]
     title = "A CT of a patient, not trained on" if len(cases) == 1 else "CTs of patients, not trained on"
     save_figure(overlay_figure(cases, model.metadata.vocabulary, title, labels), picture)

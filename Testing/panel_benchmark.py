@@ -172,8 +172,8 @@ class _Worker:
 
 
 def main() -> None:
+    from dcaseg.benchmark.inputs import benchmark_ct
     from dcaseg.benchmark.process_cost import with_threads
-    from dcaseg.benchmark.subject import benchmark_ct
     from dcaseg.imaging.writers import write_json
     from dcaseg.models.bundle import Bundle
     from dcaseg.models.store import default_bundle, find_bundle
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, help="JSON file for the seconds; must not exist.")
     options = parser.parse_args()
     if options.out is not None and options.out.exists():
-        parser.error(f"{options.out} exists already")
+        parser.error(f"{options.out} already exists")
     model = Bundle.load(find_bundle(options.bundle) if options.bundle else default_bundle())
     folder = home_or_temporary() / ".dca" / "benchmark"
     path = options.ct or benchmark_ct(folder, options.slices, lambda share, text: None)

@@ -93,7 +93,7 @@ def reviewed_case(result: SyntheticResult | None = None) -> Any:
         Region.whole(labels.shape),
         labels,
         review=review(),
-        places=rank_array(),
+        finding_ranks=rank_array(),
         alternative=alternative_array(),
     )
     remember(nodes)

@@ -50,6 +50,7 @@ EVERYTHING = RequestedOutputs(True, True, (2, 4))
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(selection.VARIABLE, raising=False)
+    monkeypatch.delenv(selection.EARLIER_VARIABLE, raising=False)
     monkeypatch.delenv(selection.PRECISION_VARIABLE, raising=False)
     return tmp_path / "cache"
 
@@ -113,8 +114,8 @@ def test_labels_of_a_ct_are_the_same_with_openvino():
     model = SmallModel(vivid_network())
     options = SegmentOptions(overlap=0.0, entropy=True)
     plain = Segmenter(model, "cpu").segment(ct, options)
-    ours = Segmenter(model, "cpu", runtime="openvino").segment(ct, options)
-    assert (plain.runtime, ours.runtime) == ("eager", "openvino")
+    ours = Segmenter(model, "cpu", backend="openvino").segment(ct, options)
+    assert (plain.backend, ours.backend) == ("eager", "openvino")
     different = sitk.GetArrayFromImage(plain.labels) != sitk.GetArrayFromImage(ours.labels)
     assert different.mean() < 1e-4
     np.testing.assert_allclose(
@@ -207,13 +208,13 @@ class Stand:
             selection.perf_counter.now += self.seconds * len(windows)
             return whole._replace(aggregated=whole.aggregated + self.error * torch.arange(6).view(1, 6, 1, 1, 1))
 
-        runtime = SimpleNamespace(name=self.name)
-        return _Called(runtime, run)
+        backend = SimpleNamespace(name=self.name)
+        return _Called(backend, run)
 
 
 class _Called:
-    def __init__(self, runtime, run):
-        self.name, self._run = runtime.name, run
+    def __init__(self, backend, run):
+        self.name, self._run = backend.name, run
         self.needs_network, self.windows_at_once = True, 1
 
     def release_memory(self):
@@ -237,12 +238,12 @@ def stands(monkeypatch):
 
     original = selection._measure
 
-    def slow_eager(runtime, windows):
-        seconds, given = original(runtime, windows)
-        return (2.0, given) if runtime.name == "eager" else (seconds, given)
+    def slow_eager(backend, windows):
+        seconds, given = original(backend, windows)
+        return (2.0, given) if backend.name == "eager" else (seconds, given)
 
     monkeypatch.setattr(selection, "_measure", slow_eager)
-    monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, **made})
+    monkeypatch.setattr(selection, "BACKENDS", {"eager": EagerBackend, **made})
     monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
     return SimpleNamespace(**{name.replace("-", "_"): stand for name, stand in made.items()})
 
@@ -323,7 +324,7 @@ def test_bfloat16_is_not_chosen_by_a_window_without_organs(windows, stands):
 def test_an_unknown_precision_is_refused(monkeypatch):
     monkeypatch.setenv(selection.PRECISION_VARIABLE, "int4")
     with pytest.raises(UserError, match="DCA_PRECISION is 'int4'") as caught:
-        Segmenter(SmallModel(vivid_network()), "cpu", runtime="auto")
+        Segmenter(SmallModel(vivid_network()), "cpu", backend="auto")
     assert "bfloat16" in caught.value.remedy
 
 
@@ -359,7 +360,7 @@ def test_bfloat16_gives_the_labels_of_the_shipped_model():
 
 def test_backends_are_compared_on_whole_cts(monkeypatch):
     """The reference agrees with itself; a backend that favors the higher labels does not."""
-    monkeypatch.setattr(selection, "RUNTIMES", {"eager": EagerBackend, "openvino": _favoring_high_labels})
+    monkeypatch.setattr(selection, "BACKENDS", {"eager": EagerBackend, "openvino": _favoring_high_labels})
     monkeypatch.setattr(selection, "unavailable_reason", lambda *_: None)
     noise = np.random.default_rng(4).normal(size=(20, 36, 40))
     ct = sitk.GetImageFromArray((200 * noise).astype(np.int16))
@@ -414,24 +415,26 @@ def test_a_backend_that_fails_in_the_measurement_is_not_chosen(windows, stands, 
     def fail(_):
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setitem(selection.RUNTIMES, "openvino", fail)
+    monkeypatch.setitem(selection.BACKENDS, "openvino", fail)
     assert choose("auto", windows).name == "eager"
-    (record,) = (own_cache / "runtimes").iterdir()
+    (record,) = (own_cache / "backends").iterdir()
     assert "no such instruction" in json.loads(record.read_text())["measured"]["openvino"]["failed"]
 
 
 def test_an_unreadable_record_is_replaced(windows, stands, own_cache):
     choose("auto", windows)
-    (record,) = (own_cache / "runtimes").iterdir()
+    (record,) = (own_cache / "backends").iterdir()
     record.write_text("{")
     assert choose("auto", windows).name == "openvino"
-    assert json.loads(record.read_text())["runtime"] == "openvino"
+    assert json.loads(record.read_text())["backend"] == "openvino"
 
 
 def test_the_environment_variable_selects_the_backend(windows, stands, monkeypatch):
-    monkeypatch.setenv(selection.VARIABLE, "eager")
+    monkeypatch.setenv(selection.EARLIER_VARIABLE, "eager")
     assert choose("auto", windows).name == "eager"
-    assert choose("openvino", windows).name == "openvino"
+    monkeypatch.setenv(selection.VARIABLE, "openvino")
+    assert choose("auto", windows).name == "openvino"
+    assert choose("eager", windows).name == "eager"
 
 
 def test_an_unknown_backend_is_refused_with_a_remedy():
@@ -445,7 +448,7 @@ def test_an_unknown_backend_is_refused_with_a_remedy():
 def test_missing_openvino_is_refused_with_the_install_command(monkeypatch):
     monkeypatch.setattr(selection, "is_installed", lambda: False)
     with pytest.raises(UserError, match="OpenVINO is not installed") as caught:
-        Segmenter(SmallModel(vivid_network()), "cpu", runtime="openvino")
+        Segmenter(SmallModel(vivid_network()), "cpu", backend="openvino")
     assert "pip install" in caught.value.remedy
 
 
@@ -465,7 +468,7 @@ def test_a_backend_that_fails_during_a_run_falls_back_to_pytorch(windows):
     plain = WindowPrediction(lambda _: vivid_network(), SegmentOptions(batch=1), cpu(), print)
     torch.testing.assert_close(predict(windows)[RESULT], plain(windows)[RESULT])
     assert said == ["The backend openvino failed (the primitive failed): continuing with PyTorch."]
-    assert predict.runtime == "eager"
+    assert predict.backend == "eager"
 
 
 @pytest.mark.slow
@@ -476,7 +479,7 @@ def test_the_command_line_runs_openvino(dca, small_bundle, coarse_phantom, tmp_p
     run = dca("segment", ct, "-o", out, "--bundle", small_bundle, "--no-scene", "--backend", "openvino")
     assert run.code == 0, run.err
     assert "backend openvino" in run.out
-    assert json.loads((out / "request.json").read_text())["runtime"] == "openvino"
+    assert json.loads((out / "request.json").read_text())["backend"] == "openvino"
     (kept,) = (tmp_path / "cache" / "openvino").glob("*/contents.json")
     assert Bundle.load(small_bundle).weights_sha256 in kept.read_text()
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from dcaseg.benchmark import pipelines, runs
+from dcaseg.benchmark.inputs import centered
 from dcaseg.benchmark.memory import LivingTensors, TensorBytes, measure_growth
 from dcaseg.benchmark.pipelines import Pipeline
 from dcaseg.benchmark.process_cost import Cost, ProcessFailedError, measure_process, with_threads
 from dcaseg.benchmark.rates import Rates
 from dcaseg.benchmark.report import Target, inference_plot, inference_report, inference_targets
 from dcaseg.benchmark.runs import Run, Runs, measure, named
-from dcaseg.benchmark.subject import centered
 from dcaseg.benchmark.window_replay import WindowCosts, Windows, copied_tensor
 from dcaseg.errors import UserError
 

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk
 
 from dcaseg.benchmark.accuracy import LabeledCase, compare, mean_loss
+from dcaseg.benchmark.inputs import random_bundle
 from dcaseg.benchmark.peers import monai_reference
-from dcaseg.benchmark.subject import random_bundle
 from dcaseg.imaging.readers import read_ct, read_labels
 from dcaseg.inference.options import SegmentOptions
 
@@ -78,7 +78,7 @@ def test_ours_and_monai_are_measured_and_a_missing_peer_is_reported(dca, coarse_
 
     found = pipelines.find_spec
     monkeypatch.setattr(pipelines, "find_spec", lambda name: None if name == "nnunetv2" else found(name))
-    out = tmp_path / "out"
+    out = tmp_path / "new" / "out"
     given = ("-o", out, "--ct", coarse_phantom / "ct.nii.gz", "--cache", tmp_path / "cache", "--only")
     tiny = ("ours,nnunet,monai", "--filters", 2, "--patch", 32, "--spacing", "8,14", "--windows", 1)
     result = dca("benchmark", "inference", *given, *tiny, "--rounds", 1)

@@ -173,7 +173,7 @@ def test_weights_beyond_half_precision_are_stored_as_float32(tmp_path, network):
 
 
 def test_a_folder_is_replaced_only_on_request_and_only_if_it_is_a_bundle(tmp_path, network, folder):
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         save_bundle(folder, network, metadata())
     save_bundle(folder, network, replace(metadata(), name="second"), overwrite=True)
     assert Bundle.load(folder).metadata.name == "second"

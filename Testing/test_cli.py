@@ -205,7 +205,7 @@ def test_segment_without_opengl_draws_the_picture_with_a_note(dca, coarse_phanto
 @pytest.mark.slow
 @pytest.mark.skipif(not (SHIPPED.is_dir() and any(SHIPPED.iterdir())), reason="no bundle is shipped")
 def test_demo_draws_a_picture(dca, tmp_path):
-    out = tmp_path / "demo"
+    out = tmp_path / "new" / "demo"
     run = dca("demo", "-o", out)
     assert run.code == 0, run.err
     assert names(out) == {"phantom", "result"}
@@ -230,7 +230,7 @@ def test_earlier_result_is_replaced_only_with_overwrite(dca, coarse_phantom, sma
     assert dca(*command, "--overlap", 0).code == 0
     before = (out / "request.json").read_text()
     refused = dca(*command, "--overlap", 0.25)
-    assert refused.code == 2 and "exists already" in refused.err
+    assert refused.code == 2 and "already exists" in refused.err
     assert (out / "request.json").read_text() == before
     assert dca(*command, "--overlap", 0.25, "--overwrite").code == 0
     assert json.loads((out / "request.json").read_text())["options"]["overlap"] == 0.25

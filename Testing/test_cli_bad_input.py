@@ -236,7 +236,7 @@ def _is_writable(folder: Path) -> bool:
 def test_a_folder_that_is_not_a_result_is_never_replaced(segment_to, outputs):
     (outputs / "thesis").mkdir()
     (outputs / "thesis" / "chapter1.txt").write_text("years of work")
-    assert "exists already" in segment_to(outputs / "thesis")
+    assert "already exists" in segment_to(outputs / "thesis")
     assert "not an earlier result" in segment_to(outputs / "thesis", "--overwrite")
     assert (outputs / "thesis" / "chapter1.txt").read_text() == "years of work"
 

@@ -111,7 +111,7 @@ def test_correct_never_overwrites(dca, result, truth, tmp_path):
     out.mkdir()
     (out / "mine.txt").write_text("mine")
     run = dca("correct", result, "--organ", "bladder", "--add", written(center_of(truth, BLADDER)), "-o", out)
-    assert run.code == 2 and "exists already" in run.err
+    assert run.code == 2 and "already exists" in run.err
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     run = dca("correct", result, "--organ", "bladder", "--add", written(center_of(truth, BLADDER)), "-o", result)
     assert run.code == 2

@@ -112,7 +112,7 @@ def test_the_worker_accepts_the_options_that_a_result_records():
     """``request.json`` holds the options as JSON; a request of the worker with them gives the same options."""
     from dataclasses import asdict
 
-    from dcaseg.worker.runner import _options
+    from dcaseg.worker.segment_handler import _options
 
     options = SegmentOptions(overlap=0.5, attention_levels=(1, 4), organs=("liver",), entropy=True)
     assert _options(json.loads(json.dumps(asdict(options)))) == options

@@ -64,7 +64,9 @@ def test_exported_weights_are_those_of_the_best_validation(dca, run_folder, cach
     assert dca("train", "-o", run_folder, "--resume", "--cache", cache, "--validate-every", 2).code == 0
     best = torch.load(run_folder / "best.pt", weights_only=True)
     assert dca("bundle", "export", run_folder, "-o", tmp_path / "model").code == 0
-    packed = Bundle.load(tmp_path / "model").network().state_dict()
+    model = Bundle.load(tmp_path / "model")
+    assert model.metadata.name == "model", "without --name, a model is named after its folder"
+    packed = model.network().state_dict()
     for name, tensor in best["averaged"].items():
         torch.testing.assert_close(packed[name].float(), tensor.float(), rtol=1e-3, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""On a CUDA GPU: the same organs as on the CPU by every runtime, memory that runs out, training in half precision.
+"""On a CUDA GPU: the same organs as on the CPU by every backend, memory that runs out, training in half precision.
 
 Skipped where there is none, as in CI. A computer with one needs pytest and this package alone:
 ``pytest Testing/test_cuda.py``.
@@ -51,7 +51,7 @@ def ct() -> sitk.Image:
 
 @pytest.fixture(scope="module")
 def on_the_cpu(ct):
-    return Segmenter(Bundle.load(SHIPPED), "cpu", runtime="eager").segment(ct, EVERYTHING)
+    return Segmenter(Bundle.load(SHIPPED), "cpu", backend="eager").segment(ct, EVERYTHING)
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def test_the_gpu_is_found_and_told_with_its_memory():
     assert name in choose_device("auto").description and choose_device("auto").half
 
 
-@pytest.mark.parametrize("runtime", ["auto", "eager", "cuda-half", "compile"])
-def test_a_shipped_model_finds_the_same_organs_on_the_gpu(ct, on_the_cpu, runtime):
-    result = Segmenter(Bundle.load(SHIPPED), "cuda", runtime=runtime).segment(ct, EVERYTHING)
+@pytest.mark.parametrize("backend", ["auto", "eager", "cuda-half", "compile"])
+def test_a_shipped_model_finds_the_same_organs_on_the_gpu(ct, on_the_cpu, backend):
+    result = Segmenter(Bundle.load(SHIPPED), "cuda", backend=backend).segment(ct, EVERYTHING)
     assert not result.warnings
-    assert result.runtime == runtime or runtime == "auto"
+    assert result.backend == backend or backend == "auto"
     assert dice_with(result, on_the_cpu).min() > 0.98
     for level, experts in on_the_cpu.attention.items():
         for expert, expected in experts.items():
@@ -100,7 +100,7 @@ def test_a_shipped_model_finds_the_same_organs_on_the_gpu(ct, on_the_cpu, runtim
 
 
 def test_in_single_precision_hardly_a_voxel_differs(ct, on_the_cpu):
-    result = Segmenter(Bundle.load(SHIPPED), "cuda", half=False, runtime="eager").segment(ct)
+    result = Segmenter(Bundle.load(SHIPPED), "cuda", half=False, backend="eager").segment(ct)
     assert (array_of(result.labels) == array_of(on_the_cpu.labels)).mean() > 0.9999
 
 

@@ -101,5 +101,5 @@ def test_a_scene_has_its_case_with_the_dominant_expert():
     slicer.mrmlScene.ReadFromMRB(str(EARLIER / "result" / "scene.mrb"), False)
     (nodes,) = cases_in_scene()
     assert nodes.dominant_expert is not None and nodes.ct is not None
-    assert nodes.automatic is not None and nodes.places is not None
+    assert nodes.automatic is not None and nodes.finding_ranks is not None
     slicer.mrmlScene.Clear(0)

@@ -19,8 +19,10 @@ import pytest
 from dcaseg.errors import UserError
 from dcaseg.evaluation.experiments.anatomies import LABELED, TEST, UNLABELED, VALIDATION, anatomies_training_set
 from dcaseg.evaluation.experiments.definitions import EXPERIMENTS, Arm, Experiment
-from dcaseg.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, score_cases
+from dcaseg.evaluation.experiments.runs import SCORES, Data, Runs, StitchedExperts, read_scores, score_cases
 from dcaseg.evaluation.experiments.tables import make_runs_of, run_experiment
+from dcaseg.evaluation.metrics import ASD
+from dcaseg.organs import AMOS
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 COMMON = replace(OPTIONS, steps=2)
@@ -114,6 +116,25 @@ def test_other_settings_in_the_same_folder_are_rejected(tmp_path, data):
         run_experiment(only, Runs(tmp_path, replace(COMMON, steps=3), data, [0]))
     with pytest.raises(UserError, match="needs labels of the unlabeled"):
         run_experiment(EXPERIMENTS["baselines"], Runs(tmp_path, COMMON, replace(data, all_labeled=()), [0]))
+
+
+def test_stored_scores_are_read_and_damaged_ones_are_refused(tmp_path):
+    path = tmp_path / SCORES
+    row = [None, *[0.5] * (len(AMOS) - 1)]
+    path.write_text(json.dumps({"arm": "DCA", "seed": 0, "steps": 5, "cases": {"a": {"dice": row, "asd": row}}}))
+    assert read_scores(path, AMOS).mean(metric=ASD) == 0.5
+    for stored, problem in (
+        ({}, "cases is missing"),
+        ({"cases": [row]}, "cases is a list of 1, not an object"),
+        ({"cases": {"a": {"dice": ["high"], "asd": row}}}, r"cases.a.dice\[0\] is 'high', not a number"),
+        ({"cases": {"a": {"dice": [0.5], "asd": row}}}, "a score for each of 15 organs"),
+    ):
+        path.write_text(json.dumps(stored))
+        with pytest.raises(UserError, match=problem):
+            read_scores(path, AMOS)
+    path.write_text(json.dumps({"cases": {}}))
+    with pytest.raises(UserError, match="stitched is missing"):
+        read_scores(path, AMOS, "stitched")
 
 
 @pytest.mark.slow

@@ -51,9 +51,9 @@ LIBRARIES: dict[str, set[str]] = {
 # What Slicer's own process loads of the library: no heavy library may be loaded with it.
 LOADED_BY_SLICER = {
     *("errors", "organs", "types", "user_folders", "temp_paths", "json_io", ""),
-    *("imaging", "rendering", "dcaseg.worker.protocol", "dcaseg.worker.traces", "dcaseg.review.schema"),
+    *("imaging", "rendering", "dcaseg.worker.protocol", "dcaseg.review.schema"),
     *("dcaseg.synthesis.phantom", "dcaseg.training.corrections", "dcaseg.models.store", "dcaseg.models.user_models"),
-    *("dcaseg.models.download", "dcaseg.worker.model_download", "dcaseg.cohort.discovery"),
+    *("dcaseg.models.download", "dcaseg.cohort.discovery"),
 }
 HEAVY = {"torch", "monai", "ignite", "typer", "dask"}
 

@@ -74,6 +74,7 @@ class Stored:
     on: bool = False
     note: str | None = None
     limit: float = option(1.0, above=0, maximum=math.inf)
+    names: set[str] = field(default_factory=set)
 
 
 def test_a_dataclass_is_loaded_from_json() -> None:
@@ -88,10 +89,12 @@ def test_a_dataclass_is_loaded_from_json() -> None:
 
 
 def test_what_is_dumped_is_loaded_again() -> None:
-    stored = Stored(3, "b", 0.25, (1.0, 2.5), (Point(1.0), Point(2.0)), {7: "liver"}, True, "note")
+    points = (Point(1.0), Point(2.0))
+    stored = Stored(3, "b", 0.25, (1.0, 2.5), points, {7: "liver"}, True, "note", names={"spleen", "liver"})
     content = dump(stored)
     assert content["n"] == 3 and "count" not in content
     assert content["points"][1] == {"x": 2.0, "name": "p"}
+    assert content["names"] == ["liver", "spleen"]
     assert load(Stored, json.loads(json.dumps(content))) == stored
 
 
@@ -113,9 +116,11 @@ def test_what_is_dumped_is_loaded_again() -> None:
         ({"points": [{"x": 1, "y": 2}]}, "points[0].y is unknown"),
         ({"points": [3]}, "points[0] is 3, not an object"),
         ({"by_label": {"liver": "7"}}, "by_label has the key 'liver', which is not a whole number"),
-        ({"by_label": {"7": 3}}, "by_label.7 is 3, not a text"),
+        ({"by_label": {"7": 3}}, "by_label.7 is 3, not text"),
         ({"on": 1}, "on is 1, not true or false"),
-        ({"note": 1}, "note is 1, not a text"),
+        ({"note": 1}, "note is 1, not text"),
+        ({"names": "liver"}, "names is 'liver', not a list"),
+        ({"names": [1]}, "names[0] is 1, not text"),
         ({"limit": 0}, "limit is 0, not a number above 0 and up to inf"),
         ({"note\n" * 50: 1}, ("note\n" * 50)[:60] + " is unknown"),
     ],

@@ -245,7 +245,7 @@ def test_everything_is_restored_after_saving_and_loading_the_scene(panel, review
 
 
 def test_deleted_nodes_are_reported_when_needed(panel, review, case, fake_slicer):
-    slicer.mrmlScene.RemoveNode(case.places)
+    slicer.mrmlScene.RemoveNode(case.finding_ranks)
     review.goToNext()
     assert "was deleted" in message(review)
     review.ui.suggestionButton.click()

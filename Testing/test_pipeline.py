@@ -189,7 +189,7 @@ def test_an_existing_folder_is_kept_without_overwrite(job):
     segment_to_folder(job)
     mark = job.out / "labels.nrrd"
     mark.write_bytes(b"mine")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         segment_to_folder(job)
     assert mark.read_bytes() == b"mine"
     segment_to_folder(replace(job, overwrite=True))

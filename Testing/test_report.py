@@ -95,7 +95,7 @@ def test_a_report_is_never_overwritten_without_request(report, tmp_path):
 
     path = tmp_path / "report.html"
     path.write_text("precious")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         write_report(report, path)
     assert path.read_text() == "precious" and list(tmp_path.iterdir()) == [path]
     write_report(report, path, overwrite=True)

@@ -133,6 +133,21 @@ def test_an_organ_missing_from_both_predictions_is_a_note_without_a_finding():
     assert note.notes == ("Not found anywhere; 5 to 120 ml are usual. It may have been removed by surgery.",)
 
 
+def test_an_organ_that_a_short_scan_does_not_reach_was_not_removed_by_surgery():
+    slab = Grid((40, 40, 30), (20.0, 20.0, 4.0), (400.0, 400.0, -58.0), (-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    labels = np.zeros(SHAPE, np.uint8)
+    # As the organs lie around the midpoint between the kidneys, at x = y = z = 0.
+    upper, kidneys = ((SPLEEN, 96, 4, 40), (LIVER, -63, -48, 40)), ((RIGHT_KIDNEY, -69, 3, -8), (LEFT_KIDNEY, 66, 7, 8))
+    for organ, x, y, z in (*upper, *kidneys):
+        k, j, i = round((z + 58) / 4), round((400 - y) / 20), round((400 - x) / 20)
+        labels[k - 3 : k + 4, j - 1 : j + 2, i - 1 : i + 2] = organ
+    measured = measure(labels, labels.astype(np.int16), slab.volume_ml_per_voxel, AMOS, None, slab.spacing)
+    result = make_review(evidence_of(labels), labels, None, slab, slab, measured, OWNERS)
+    notes = {each.organ: each.notes for each in result.review.organs}
+    assert notes["bladder"][0].endswith("The scan probably does not reach it.")
+    assert notes["gallbladder"][0].endswith("It may have been removed by surgery.")
+
+
 def test_a_flat_end_is_a_cut_unless_the_scan_ends_there():
     def cone(first):
         labels = np.zeros(SHAPE, np.uint8)

@@ -15,7 +15,7 @@ from dcaseg.imaging.grid import Grid
 from dcaseg.inference.segmenter import Segmenter, SegmentOptions
 from dcaseg.review.schema import read_review
 from dcaseg.worker.protocol import Segment
-from dcaseg.worker.runner import Runner
+from dcaseg.worker.segment_handler import SegmentHandler
 from small_model import SmallModel, vivid_network
 
 torch.set_num_threads(1)
@@ -126,7 +126,7 @@ def test_the_worker_makes_a_review_on_request(small_bundle, coarse_phantom, tmp_
     out = tmp_path / "result"
     options = {"overlap": 0.0, "review": True}
     request = Segment("1", str(coarse_phantom / "ct.nii.gz"), str(out), str(small_bundle), "cpu", options)
-    done = Runner().answer(request, lambda fraction, message: None, lambda: False)
+    done = SegmentHandler().answer(request, lambda fraction, message: None, lambda: False)
     assert "review" in done.seconds
     assert {path.name for path in out.iterdir()} >= REVIEW_FILES
     assert read_review(out / "review.json").findings

@@ -59,6 +59,7 @@ def test_damaged_attributes_are_ignored(node, text):
     [
         {"statuses": []}, {"statuses": {"first": "accepted"}}, {"statuses": 7}, {"before": {"1": 7}},
         {"before": {"1": {"liver": 3}}}, {"before": []}, {"absent": 7}, {"absent": [3]}, {"absent": None},
+        {"absent": "liver"}, {"statuses": {"3": ["accepted"]}},
     ],
     ids=str,
 )  # fmt: skip
@@ -70,7 +71,7 @@ def test_invalid_decisions_are_ignored_with_a_warning(node, content, caplog):
 
 
 def test_an_unknown_status_is_ignored(node):
-    node.SetAttribute(STATE, json.dumps({"statuses": {"1": "accepted", "2": "<b>", "3": ["accepted"]}}))
+    node.SetAttribute(STATE, json.dumps({"statuses": {"1": "accepted", "2": "<b>"}}))
     assert read_state(node).statuses == {1: "accepted"}
 
 

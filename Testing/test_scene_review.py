@@ -219,7 +219,7 @@ def test_a_damaged_record_is_ignored(case):
 
 
 def test_without_the_volume_of_findings_the_list_remains(case):
-    slicer.mrmlScene.RemoveNode(case.places)
+    slicer.mrmlScene.RemoveNode(case.finding_ranks)
     left = recall(case.segmentation)
     assert len(read_review(left.segmentation).findings) == 3
     assert finding_view.outline(left, review().findings[0]) is None
@@ -270,7 +270,7 @@ def test_findings_follow_the_transform_of_the_case(case):
     transform.SetMatrixTransformToParent(matrix.GetMatrix())
     finding = review().findings[0]
     before = np.array(finding_view.position_of(case, finding))
-    for node in (case.ct, case.segmentation, case.automatic, case.places):
+    for node in (case.ct, case.segmentation, case.automatic, case.finding_ranks):
         node.SetAndObserveTransformNodeID(transform.GetID())
     assert np.array(finding_view.position_of(case, finding)) - before == pytest.approx([5.0, -3.0, 8.0])
     accept_suggestion(case, 1)

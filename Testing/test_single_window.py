@@ -39,25 +39,25 @@ def assert_same(given: StreamedOutput, expected: StreamedOutput, windows: slice 
 
 @needs_onednn
 def test_a_single_window_gives_the_result_it_gives_in_a_batch(task, windows):
-    runtime = EagerBackend(task)
-    both = runtime(windows)
+    backend = EagerBackend(task)
+    both = backend(windows)
     for one in (slice(0, 1), slice(1, 2)):
-        assert_same(runtime(windows[one]), both, one)
+        assert_same(backend(windows[one]), both, one)
 
 
 @needs_onednn
 def test_a_window_of_the_shipped_model_takes_little_more_than_half_the_memory_of_two():
     bundle = Bundle.load(default_bundle())
-    runtime = EagerBackend(Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu()))
+    backend = EagerBackend(Task(bundle.network(), RequestedOutputs(), bundle.metadata.patch, cpu()))
     windows = torch.rand(2, 1, *bundle.metadata.patch)
-    alone, both = (most_bytes_held(lambda given=given: runtime(given)) for given in (windows[:1], windows))
+    alone, both = (most_bytes_held(lambda given=given: backend(given)) for given in (windows[:1], windows))
     assert alone < 0.65 * both
-    assert runtime.windows_at_once == 1
+    assert backend.windows_at_once == 1
 
 
 def test_without_onednn_windows_are_run_in_pairs(task, windows, monkeypatch):
     expected = EagerBackend(task)(windows)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    runtime = EagerBackend(task)
-    assert runtime.windows_at_once == 2
-    assert_same(runtime(windows), expected)
+    backend = EagerBackend(task)
+    assert backend.windows_at_once == 2
+    assert_same(backend(windows), expected)

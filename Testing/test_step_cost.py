@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dcaseg.benchmark.step_cost import WAYS, StepCost, expected_step, expected_ways, measure_in_turn
+from dcaseg.benchmark.step_cost import VARIANTS, StepCost, expected_step, expected_variants, measure_in_turn
 from dcaseg.method.network import DCANet
 from dcaseg.training.options import TrainingOptions
 from dcaseg.training.strategies.dca_losses import plain_losses, supervised_losses, unsupervised_loss
@@ -34,8 +34,8 @@ def test_two_graphs_and_two_stages_have_the_losses_of_one_graph():
 
 
 def test_the_mean_step_of_a_run_is_weighted_by_its_stages():
-    figures = zip(WAYS, (9, 7, 8, 2, 4, 3), (90, 70, 80, 20, 40, 30), strict=True)
-    costs = {way: StepCost(way, seconds, mib, {}) for way, seconds, mib in figures}
+    figures = zip(VARIANTS, (9, 7, 8, 2, 4, 3), (90, 70, 80, 20, 40, 30), strict=True)
+    costs = {variant: StepCost(variant, seconds, mib, {}) for variant, seconds, mib in figures}
     half = TrainingOptions(expert_stage_fraction=0.5, unsup_weight_cutoff=0.0)
     assert expected_step(costs, half) == (pytest.approx(0.5 * 2 + 0.5 * 4), 40)
     # In the second stage, exp(-5 (1 - t)^2) > 0.8 is true for the last 21 %.
@@ -52,8 +52,8 @@ def test_a_step_of_the_default_preset_costs_less_than_one_graph():
     plain = costs["plain"]
     for cost in costs.values():
         assert cost.losses == pytest.approx({name: plain.losses[name] for name in cost.losses}, abs=1e-5)
-    for way in expected_ways(options):
-        assert costs[way].peak_mib < 0.6 * plain.peak_mib
+    for variant in expected_variants(options):
+        assert costs[variant].peak_mib < 0.6 * plain.peak_mib
     # With the default preset's patch, the ratio is 0.54. With this small patch, the weights are a larger part of the
     # memory, and they cannot be saved.
     assert costs["joint"].peak_mib < 0.7 * plain.peak_mib

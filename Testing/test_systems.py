@@ -33,8 +33,8 @@ from dcaseg.organs import AMOS, SYNAPSE
 from dcaseg.training.checkpoints import load_checkpoint
 from dcaseg.training.options import StrategyName, TrainingOptions
 from dcaseg.training.run_folder import BEST
+from strategy_samples import FACTS, GROUPS
 from test_strategies import options_for
-from test_strategies_mechanisms import FACTS, GROUPS
 from test_training import OPTIONS, THREE_BALLS, case_of_balls
 
 COMMON = replace(OPTIONS, steps=2, patch=(16, 16, 32))

@@ -70,7 +70,7 @@ def test_files_of_a_running_process_stay(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as living:
         assert living.stdout is not None and living.stdin is not None
         living.stdout.readline()
-        with pytest.raises(writers.OutputError, match="exists already"), new_folder(tmp_path / "out") as mine:
+        with pytest.raises(writers.OutputError, match="already exists"), new_folder(tmp_path / "out") as mine:
             (mine / "labels.txt").touch()
             living.communicate("go on\n")
     assert living.returncode == 0

@@ -220,7 +220,7 @@ def test_a_request_that_fails_gives_a_remedy_and_leaves_no_files(warm, request_f
 def test_a_folder_that_exists_is_never_touched(warm, request_for, tmp_path):
     (tmp_path / "result").mkdir()
     answer = warm.segment(request_for())
-    assert isinstance(answer, Failure) and "exists already" in answer.problem
+    assert isinstance(answer, Failure) and "already exists" in answer.problem
     assert files_of(tmp_path) == ["result"]
 
 

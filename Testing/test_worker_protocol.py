@@ -113,6 +113,11 @@ def test_fields_with_a_default_may_be_left_out():
     assert decode_request(line) == Segment("1", "a", "b", None, "auto", {})
 
 
+def test_a_request_of_an_earlier_panel_names_the_backend():
+    line = b'{"type": "segment", "version": 1, "id": "1", "ct": "ct.nrrd", "out": "out", "runtime": "openvino"}\n'
+    assert decode_request(line) == Segment("1", "ct.nrrd", "out", backend="openvino")
+
+
 def test_fields_of_a_later_minor_change_are_ignored():
     line = b'{"type": "cancel", "version": 1, "id": "1", "reason": "bored"}'
     assert decode_request(line) == Cancel("1")
@@ -131,8 +136,8 @@ def test_fields_of_a_later_minor_change_are_ignored():
         (b'{"type": ["segment"], "version": 1}', "There is no"),
         (b'{"type": "done", "version": 1, "id": "1"}', "There is no 'done'"),
         (b'{"type": "cancel", "version": 1}', "id is missing"),
-        (b'{"type": "cancel", "version": 1, "id": 1}', "id is 1, not a text"),
-        (b'{"type": "cancel", "version": 1, "id": null}', "id is None, not a text"),
+        (b'{"type": "cancel", "version": 1, "id": 1}', "id is 1, not text"),
+        (b'{"type": "cancel", "version": 1, "id": null}', "id is None, not text"),
         (
             b'{"type": "segment", "version": 1, "id": "1", "ct": "a", "out": "b", "options": []}',
             "options is a list of 0, not an object",
@@ -145,7 +150,7 @@ def test_fields_of_a_later_minor_change_are_ignored():
         (b'{"type": "cancel", "version": "1", "id": "1"}', "has version 1"),
         (
             json.dumps({"version": 1, "type": "add_unlabeled_ct", "id": "1", "folder": "a", "ct": ["b"]}).encode(),
-            "The 'add_unlabeled_ct' cannot be read: ct is a list of 1, not a text.",
+            "The 'add_unlabeled_ct' cannot be read: ct is a list of 1, not text.",
         ),
     ],
 )

@@ -17,7 +17,6 @@ import SimpleITK as sitk
 
 from dcaseg.temp_paths import partial_name
 from dcaseg.training.corrections import read_dataset
-from dcaseg.worker import traces
 from dcaseg.worker.protocol import (
     AddCorrectedCase,
     AddUnlabeledCT,
@@ -29,6 +28,7 @@ from dcaseg.worker.protocol import (
     Progress,
     WasCancelled,
     encode,
+    remove_traces,
 )
 from model_server import serving
 from worker_client import Worker, worker_environment
@@ -155,7 +155,7 @@ def test_a_stopped_worker_leaves_no_part_of_a_case(worker, case, large_ct, tmp_p
     else:
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
-        traces.remove_traces(request, worker.process.pid)
+        remove_traces(request, worker.process.pid)
     assert list(folder.iterdir()) == []
 
 
@@ -166,9 +166,9 @@ def test_only_what_the_process_wrote_is_removed(tmp_path):
     other = own.with_name(own.name.replace(f"-{os.getpid()}-", "-1-"))
     other.mkdir()
     request = Download("1", "https://example.org", str(tmp_path))
-    traces.remove_traces(request, None)
+    remove_traces(request, None)
     assert own.is_dir()
-    traces.remove_traces(request, os.getpid())
+    remove_traces(request, os.getpid())
     assert sorted(tmp_path.iterdir()) == sorted([other, finished])
 
 

@@ -152,7 +152,7 @@ def test_an_existing_folder_is_kept_without_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="exists already"), new_folder(out):
+    with pytest.raises(OutputError, match="already exists"), new_folder(out):
         pytest.fail("the work must not even begin")
     assert (out / "mine.txt").read_text() == "mine"
 

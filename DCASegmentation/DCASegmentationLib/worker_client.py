@@ -40,8 +40,8 @@ from dcaseg.worker.protocol import (
     Work,
     decode_event,
     encode,
+    remove_traces,
 )
-from dcaseg.worker.traces import remove_traces
 from DCASegmentationLib.event_loop import newTimer
 
 LOGGER = "DCASegmentation.worker"
@@ -269,9 +269,9 @@ class _Run:
 class WorkerProcess:
     """Sends requests to a separate process, which starts when it is first needed.
 
-    A worker carries out one request at a time (see ``worker.protocol``), so that a download, which must not wait for a
-    segmentation nor be ended with it, has a worker of its own. ``libraryFolder`` is the folder that contains the
-    package ``dcaseg``; ``environment`` replaces the environment of this process. No method waits for the worker except
+    A worker carries out one request at a time (see ``worker.protocol``). A download must neither wait for a
+    segmentation nor end with it, so it has its own worker. ``libraryFolder`` is the folder that contains the package
+    ``dcaseg``; ``environment`` replaces the environment of this process. No method waits for the worker except
     ``stop``, which the owner must call before it is destroyed.
     """
 
@@ -330,10 +330,10 @@ class WorkerProcess:
     ) -> None:
         """Send ``request``. ``onProgress(fraction, message)`` is called meanwhile, and ``onAnswer(answer)`` once.
 
-        The answer is the event that belongs to the request, Failure, also if the worker ends unexpectedly, or
-        WasCancelled. After Failure and WasCancelled, nothing is left of what the worker wrote (except the part of a
-        download that the next one resumes). From within ``onAnswer`` another request can be sent. Raises RuntimeError
-        if a request with this ``id`` has not been answered yet.
+        The answer is the event that belongs to the request, Failure (also if the worker ends unexpectedly), or
+        WasCancelled. After Failure and WasCancelled, nothing is left of what the worker wrote, except the part of a
+        download that the next one resumes. ``onAnswer`` may send another request. Raises RuntimeError if a request
+        with this ``id`` has not been answered yet.
         """
         if request.id in self._runs:
             raise RuntimeError(f"the request {request.id} has not been answered yet")

@@ -72,7 +72,7 @@ class Segmentation:
     uncertainty: sitk.Image | None
     """Entropy of the softmax, normalized to 0..1, float32 on the model's grid. None if no maps were requested."""
     review: ReviewResult | None
-    """The findings that are most likely wrong. None if no review was requested."""
+    """The findings: regions that are most likely wrong. None if no review was requested."""
     vocabulary: Vocabulary
     """The organs by label."""
     warnings: tuple[str, ...]
@@ -150,9 +150,9 @@ class Segmenter:
         ``ct`` is a path, a SimpleITK image in HU, or an array (x, y, z) in HU. Only an array needs the 4 x 4
         ``affine`` from voxel indices to RAS coordinates in mm, as in nibabel. ``organs`` are the keys or names of the
         organs to segment (None: all). ``maps`` makes the attention maps, the dominant expert, and the uncertainty.
-        ``review`` lists the findings that are most likely wrong. ``series`` selects a series of a DICOM folder, by
-        number or UID. ``progress(fraction, message)`` is called during the work. ``options`` are other fields of
-        ``dcaseg.inference.options.SegmentOptions``, such as ``overlap``.
+        ``review`` lists findings, the regions that are most likely wrong. ``series`` selects a series of a DICOM
+        folder, by number or UID. ``progress(fraction, message)`` is called during the work. ``options`` are other
+        fields of ``dcaseg.inference.options.SegmentOptions``, such as ``overlap``.
 
         Raises ImageError if the CT cannot be read or is not a CT in HU, and UserError for invalid options.
         """
@@ -166,7 +166,7 @@ class Segmenter:
         notes += check_ct(image)
         result = self._segmenter.segment(image, settings, progress)
         result.warnings[:0] = notes
-        job = Job(source, Path(), self.model, settings, self._device, series, runtime=self._backend, called=name)
+        job = Job(source, Path(), self.model, settings, self._device, series, backend=self._backend, called=name)
         finest_level = max(result.attention, default=None)
         return Segmentation(
             labels=result.labels,

@@ -90,7 +90,7 @@ class DataError(ValueError):
 def load(kind: type[_T], content: object, where: str = "", ignore_unknown: bool = False) -> _T:
     """Convert ``content`` from JSON to the dataclass ``kind``.
 
-    Fields may be dataclasses (those with a ``from_json`` use it), numbers, texts, booleans, tuples, mappings,
+    Fields may be dataclasses (those with a ``from_json`` use it), numbers, texts, booleans, tuples, sets, mappings,
     ``Literal`` and optional types. A whole number is also a float. ``where`` is the place of ``content`` in its file.
     ``ignore_unknown`` accepts keys that are not fields, in all parts.
 
@@ -100,7 +100,10 @@ def load(kind: type[_T], content: object, where: str = "", ignore_unknown: bool 
 
 
 def dump(values: Any) -> dict[str, Any]:
-    """Convert a dataclass to plain data for JSON, with the keys that ``load`` reads. Tuples stay tuples."""
+    """Convert a dataclass to plain data for JSON, with the keys that ``load`` reads.
+
+    Tuples stay tuples; sets become sorted lists.
+    """
     return {option_of(item).key or item.name: _plain(getattr(values, item.name)) for item in fields(values)}
 
 
@@ -109,6 +112,8 @@ def _plain(value: Any) -> Any:
         return dump(value)
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value)
     return type(value)(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
@@ -175,6 +180,8 @@ def _convert(hint: Any, value: object, where: str, limits: Option, ignore_unknow
         return value
     if origin is tuple:
         return _convert_tuple(inner, value, where, limits, ignore_unknown)
+    if origin in (set, frozenset):
+        return origin(_convert_tuple((*inner, ...), value, where, limits, ignore_unknown))
     if origin is not None:
         if not isinstance(value, Mapping):
             raise DataError(where, f"is {_shown(value)}, not an object")
@@ -190,6 +197,8 @@ def _convert_tuple(
     inner: tuple[Any, ...], value: object, where: str, limits: Option, ignore_unknown: bool
 ) -> tuple[Any, ...]:
     is_open = inner[-1] is Ellipsis
+    if isinstance(value, set | frozenset):  # from Python; JSON has none
+        value = tuple(value)
     if not isinstance(value, list | tuple) or (not is_open and len(value) != len(inner)):
         kinds = {float: "numbers", int: "whole numbers"}
         expected = "a list" if is_open else f"{len(inner)} {kinds.get(inner[0], 'values')}"
@@ -210,7 +219,7 @@ def _convert_key(kind: Any, key: str, where: str) -> Any:
         raise DataError(where, f"has the key {_shown(key)}, which is not a whole number") from None
 
 
-_KINDS = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
 def _convert_scalar(kind: Any, value: object, where: str, limits: Option) -> Any:

@@ -117,7 +117,7 @@ class Vocabulary:
             return spelled[_letters(text)]
         close = get_close_matches(_letters(text), spelled, n=1)
         hint = f"Did you mean '{spelled[close[0]].key}'? " if close else ""
-        raise UserError(f"This model has no organ '{text}'.", f"{hint}It knows: {', '.join(self.by_key)}.")
+        raise UserError(f"This model has no organ '{text}'.", f"{hint}Its organs are {', '.join(self.by_key)}.")
 
 
 def _letters(text: str) -> str:

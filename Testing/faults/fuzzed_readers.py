@@ -226,7 +226,7 @@ def _write_result(folder: Path) -> None:
     sitk.WriteImage(person()[0], str(folder / "ct.nrrd"))
     options = SegmentOptions(overlap=0.0, entropy=True, review=True)
     bundle = Bundle.load(folder / "model")
-    segment_to_folder(Job(folder / "ct.nrrd", folder / "result", bundle, options, device="cpu", runtime="eager"))
+    segment_to_folder(Job(folder / "ct.nrrd", folder / "result", bundle, options, device="cpu", backend="eager"))
     # The labels that are to be found, as the network has random weights.
     sitk.WriteImage(person()[1], str(folder / "result" / "labels.nrrd"))
 

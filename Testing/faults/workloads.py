@@ -221,7 +221,7 @@ def segment(root: Path, version: str) -> None:
         Bundle.load(root / "bundle"),
         SegmentOptions(attention_levels=(4,), overlap=0.0 if version == NEW else 0.1, entropy=True),
         device="cpu",
-        runtime="eager",
+        backend="eager",
         overwrite=True,
     )
     segment_to_folder(job)

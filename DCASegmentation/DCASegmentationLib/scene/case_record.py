@@ -14,9 +14,9 @@ _TAG = "DCASegmentation.case"
 _VERSION = "1"
 _CT = "DCASegmentation.ct"
 _SINGLE_MAPS = ("dominant_expert", "entropy", "disagreement")
-_LABEL_MAPS = ("automatic", "places")
-# Saved scenes store the dominant expert under the name of earlier versions.
-_SAVED_AS = {"dominant_expert": "deciding_expert"}
+_LABEL_MAPS = ("automatic", "finding_ranks")
+# Saved scenes store these under the names of earlier versions.
+_SAVED_AS = {"dominant_expert": "deciding_expert", "finding_ranks": "places"}
 # Set on each node that belongs to a result; the reference is the result's segmentation.
 _PART_OF, _IS_PART = "DCASegmentation.result", "DCASegmentation.part"
 LEVELS = (1, 2, 3, 4)
@@ -35,8 +35,8 @@ class CaseNodes:
 
     ``ct`` is None if the CT of a recorded case was deleted. ``attention`` maps level and expert to a volume node. Maps
     that have not been shown yet are still files, not nodes (see ``scene.maps``). ``automatic`` is the label map as the
-    network computed it; ``places`` holds the rank of the finding at each voxel (0 for none). Both cover the same box of
-    the CT's voxels.
+    network computed it; ``finding_ranks`` holds the rank of the finding at each voxel (0 for none). Both cover the same
+    box of the CT's voxels.
     """
 
     ct: Any
@@ -46,7 +46,7 @@ class CaseNodes:
     entropy: Any | None = None
     disagreement: Any | None = None
     automatic: Any | None = None
-    places: Any | None = None
+    finding_ranks: Any | None = None
 
     def maps(self) -> list[Any]:
         """The volume nodes that can be shown over the CT."""
@@ -71,7 +71,7 @@ class CaseNodes:
 
     def label_maps(self) -> list[Any]:
         """The label map volumes that the review uses."""
-        return [node for node in (self.automatic, self.places) if node is not None]
+        return [node for node in (self.automatic, self.finding_ranks) if node is not None]
 
     def all(self) -> list[Any]:
         """All existing nodes of the case."""

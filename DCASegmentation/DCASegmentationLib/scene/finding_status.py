@@ -44,7 +44,7 @@ def follow_edits(nodes: CaseNodes) -> bool:
     Flagged findings stay flagged. Returns whether any status changed.
     """
     review = read_review(nodes.segmentation)
-    if review is None or nodes.automatic is None or nodes.places is None:
+    if review is None or nodes.automatic is None or nodes.finding_ranks is None:
         return False
     state, changed = read_state(nodes.segmentation), changed_findings(nodes)
     moved = set()

@@ -25,7 +25,7 @@ _KEEP = 255
 class FindingVoxels:
     """The voxels of a finding: ``mask`` (bool, z, y, x) within ``box`` of the array of ``volume``.
 
-    ``volume`` is the case's volume of finding ranks (``CaseNodes.places``).
+    ``volume`` is the case's volume of finding ranks (``CaseNodes.finding_ranks``).
     """
 
     volume: Any
@@ -40,14 +40,14 @@ class FindingVoxels:
 
 def voxels_of(nodes: CaseNodes, rank: int) -> FindingVoxels | None:
     """The voxels of the finding with this rank; None if the volume was deleted or contains none."""
-    if nodes.places is None or nodes.places.GetImageData() is None:
+    if nodes.finding_ranks is None or nodes.finding_ranks.GetImageData() is None:
         return None
-    mask = slicer.util.arrayFromVolume(nodes.places) == rank
+    mask = slicer.util.arrayFromVolume(nodes.finding_ranks) == rank
     hits = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if not hits[0].size:
         return None
     z, y, x = (slice(int(hit[0]), int(hit[-1]) + 1) for hit in hits)
-    return FindingVoxels(nodes.places, (z, y, x), mask[z, y, x])
+    return FindingVoxels(nodes.finding_ranks, (z, y, x), mask[z, y, x])
 
 
 def members(nodes: CaseNodes, finding: FindingVoxels) -> dict[str, np.ndarray]:

@@ -66,9 +66,9 @@ def organ_changes(nodes: CaseNodes) -> tuple[OrganChange, ...]:
 
 def changed_findings(nodes: CaseNodes) -> set[int]:
     """The ranks of the findings in which any voxel differs from the automatic result."""
-    if nodes.automatic is None or nodes.places is None:
+    if nodes.automatic is None or nodes.finding_ranks is None:
         return set()
-    automatic, ranks = (slicer.util.arrayFromVolume(node) for node in (nodes.automatic, nodes.places))
+    automatic, ranks = (slicer.util.arrayFromVolume(node) for node in (nodes.automatic, nodes.finding_ranks))
     now = labels_now(nodes)
     return set(np.unique(ranks[(now != automatic) & (ranks > 0)]).tolist())
 

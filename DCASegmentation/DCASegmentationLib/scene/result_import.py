@@ -68,27 +68,31 @@ def show_review(
     labels: np.ndarray,
     kept: Kept = NOTHING_KEPT,
     review: Review | None = None,
-    places: np.ndarray | None = None,
+    finding_ranks: np.ndarray | None = None,
     alternative: np.ndarray | None = None,
 ) -> None:
     """Add the automatic ``labels`` and the review to the scene.
 
-    All arrays (z, y, x) cover ``region`` of the grid of ``nodes.ct``. ``places`` holds the rank of the finding at each
-    voxel, and ``alternative`` the labels with every suggestion accepted (see ``review.schema``). Without a review there
-    is nothing to check. Decisions on an earlier review are removed, except for the organs ``kept``.
+    All arrays (z, y, x) cover ``region`` of the grid of ``nodes.ct``. ``finding_ranks`` holds the rank of the finding
+    at each voxel, and ``alternative`` the labels with every suggestion accepted (see ``review.schema``). Without a
+    review there is nothing to check. Decisions on an earlier review are removed, except for the organs ``kept``.
     """
-    inner = box_of_organs(labels) if places is None else joined_box(box_of_organs(labels), box_of_organs(places))
+    inner = (
+        box_of_organs(labels)
+        if finding_ranks is None
+        else joined_box(box_of_organs(labels), box_of_organs(finding_ranks))
+    )
     box = _moved(inner, region)
     name = nodes.segmentation.GetName()
     nodes.automatic = add_label_volume(labels[inner], box, nodes.ct, f"{name}: automatic")
-    nodes.places = None
-    if places is not None:
-        nodes.places = add_label_volume(places[inner], box, nodes.ct, f"{name}: findings")
+    nodes.finding_ranks = None
+    if finding_ranks is not None:
+        nodes.finding_ranks = add_label_volume(finding_ranks[inner], box, nodes.ct, f"{name}: findings")
     write_origin(nodes.segmentation, origin)
-    if review is None or places is None or alternative is None:
+    if review is None or finding_ranks is None or alternative is None:
         write_review(nodes.segmentation, None, {})
     else:
-        suggestions = dict(_suggestions(review.findings, places, alternative))
+        suggestions = dict(_suggestions(review.findings, finding_ranks, alternative))
         write_review(nodes.segmentation, _before_transform(review, nodes.ct), suggestions)
     write_state(nodes.segmentation, ReviewState(absent=set(kept.removed)))
     mark_kept(nodes, kept.organs)
@@ -101,13 +105,13 @@ def _moved(box: Box, region: Region) -> Box:
 
 
 def _suggestions(
-    review: Collection[Finding], places: np.ndarray, alternative: np.ndarray
+    review: Collection[Finding], finding_ranks: np.ndarray, alternative: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
     for finding in review:
         if finding.alternative is not None:
             first, last = finding.box_voxels
             box = tuple(slice(start, stop + 1) for start, stop in zip(reversed(first), reversed(last), strict=True))
-            yield finding.rank, alternative[box][places[box] == finding.rank]
+            yield finding.rank, alternative[box][finding_ranks[box] == finding.rank]
 
 
 def _before_transform(review: Review, ct_node: Any) -> Review:
@@ -117,11 +121,11 @@ def _before_transform(review: Review, ct_node: Any) -> Review:
     matrix = to_lps @ from_world @ to_lps
     if np.array_equal(matrix, np.eye(4)):
         return review
-    return replace(review, findings=tuple(replace(place, position_mm=_at(matrix, place)) for place in review.findings))
+    return replace(review, findings=tuple(replace(each, position_mm=_at(matrix, each)) for each in review.findings))
 
 
-def _at(matrix: np.ndarray, place: Finding) -> Point:
-    x, y, z = (float(value) for value in (matrix @ [*place.position_mm, 1.0])[:3])
+def _at(matrix: np.ndarray, finding: Finding) -> Point:
+    x, y, z = (float(value) for value in (matrix @ [*finding.position_mm, 1.0])[:3])
     return x, y, z
 
 
@@ -139,7 +143,7 @@ class ResultFiles:
         self.folder = folder
         self.ct: sitk.Image | None = None
         self.labels: np.ndarray | None = None
-        self.places: np.ndarray | None = None
+        self.finding_ranks: np.ndarray | None = None
         self.alternative: np.ndarray | None = None
         self.review: Review | None = None
         self.model = ("", "")
@@ -152,7 +156,7 @@ class ResultFiles:
             self.ct = _read_image(self.folder / CT_FILE)
             yield
         if (self.folder / f"{PLACES}.nrrd").exists():
-            self.places = _read(self.folder / f"{PLACES}.nrrd")
+            self.finding_ranks = _read(self.folder / f"{PLACES}.nrrd")
             yield
             self.alternative = _read(self.folder / f"{ALTERNATIVE}.nrrd")
             self.review = read_review(self.folder / REVIEW)
@@ -208,7 +212,7 @@ def show_ct_of_result(files: ResultFiles, name: str, patient: str, study: str, w
     Raises UserError in that case.
     """
     if files.ct is None:
-        reason = next((text for text in warnings if text.startswith("A further file")), "")
+        reason = next((text for text in warnings if text.startswith("An additional file")), "")
         raise UserError(
             f"The CT could not be loaded into the scene. {reason}".strip(),
             "Free some space in Slicer's temporary folder, then segment the CT again.",
@@ -284,14 +288,14 @@ def keep_for_review(
     assert files.labels is not None
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     origin = Origin(*files.model, vocabulary.name, date, checksum)
-    places, alternative = files.places, files.alternative
+    finding_ranks, alternative = files.finding_ranks, files.alternative
     region = region or Region.whole(files.labels.shape)
-    if files.review is None or places is None or alternative is None:
+    if files.review is None or finding_ranks is None or alternative is None:
         show_review(nodes, origin, region, files.labels, kept)
-    elif places.shape != files.labels.shape or alternative.shape != files.labels.shape:
+    elif finding_ranks.shape != files.labels.shape or alternative.shape != files.labels.shape:
         raise _unexpected(files.folder)
     else:
-        show_review(nodes, origin, region, files.labels, kept, files.review, places, alternative)
+        show_review(nodes, origin, region, files.labels, kept, files.review, finding_ranks, alternative)
     remember(nodes)
     place_in_folder(nodes.label_maps(), nodes.segmentation)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dcaseg.errors import UserError
-from dcaseg.json_io import parse_json
+from dcaseg.json_io import DataError, dump, load, parse_json
 from dcaseg.organs import VOCABULARIES, Vocabulary
 from dcaseg.review.schema import Review
 
@@ -79,15 +79,15 @@ class ReviewState:
 
 def write_origin(segmentation: Any, origin: Origin) -> None:
     """Record on a vtkMRMLSegmentationNode where its organs come from."""
-    segmentation.SetAttribute(_ORIGIN, json.dumps(vars(origin)))
+    segmentation.SetAttribute(_ORIGIN, json.dumps(dump(origin)))
 
 
 def read_origin(segmentation: Any) -> Origin | None:
     """What :func:`write_origin` recorded; None if it is missing or cannot be read."""
     content = _json(segmentation, _ORIGIN)
     try:
-        return Origin(**{name: str(value) for name, value in content.items()}) if content is not None else None
-    except TypeError:
+        return load(Origin, content, ignore_unknown=True) if content is not None else None
+    except DataError:
         return None
 
 
@@ -126,31 +126,19 @@ def read_suggestion(segmentation: Any, rank: int) -> np.ndarray | None:
 
 def write_state(segmentation: Any, state: ReviewState) -> None:
     """Record the decisions of a review."""
-    content = {
-        "statuses": {str(rank): status for rank, status in sorted(state.statuses.items())},
-        "before": {str(rank): segments for rank, segments in sorted(state.before.items())},
-        "absent": sorted(state.absent),
-        "ticked": sorted(state.ticked),
-    }
-    segmentation.SetAttribute(_STATE, json.dumps(content))
+    segmentation.SetAttribute(_STATE, json.dumps(dump(state), sort_keys=True))
 
 
 def read_state(segmentation: Any) -> ReviewState:
     """The decisions of a review; an empty state if they are missing or cannot be read."""
-    content = _json(segmentation, _STATE) or {}
     try:
-        return ReviewState(
-            {int(rank): status for rank, status in content.get("statuses", {}).items() if status in _STATUSES},
-            {
-                int(rank): {str(segment): _text(packed) for segment, packed in segments.items()}
-                for rank, segments in content.get("before", {}).items()
-            },
-            {_text(key) for key in content.get("absent", ())},
-            {_text(key) for key in content.get("ticked", ())},
-        )
-    except (ValueError, TypeError, AttributeError) as error:
+        state = load(ReviewState, _json(segmentation, _STATE) or {}, ignore_unknown=True)
+    except DataError as error:
         _log.warning("The decisions of this review cannot be read and are ignored (%s).", error)
         return ReviewState()
+    # A later version may have other statuses.
+    state.statuses = {rank: status for rank, status in state.statuses.items() if status in _STATUSES}
+    return state
 
 
 def pack(mask: np.ndarray) -> str:
@@ -195,12 +183,6 @@ def _unpacked(text: object, most_bytes: int = _MOST_BYTES) -> bytes:
     if len(content) > most_bytes or not unpacker.eof:
         raise ValueError("it is cut off, or larger than any finding")
     return content
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("text was expected")
-    return value
 
 
 def _json(segmentation: Any, name: str) -> Any:

@@ -29,12 +29,12 @@ from DCASegmentationLib.scene.volumes import show_ct
 class ReviewFindings:
     """The review of a result, and the model that produced it.
 
-    ``places`` (finding ranks) and ``alternative`` (labels) are images on the CT's grid (see ``review.schema``);
+    ``finding_ranks`` and ``alternative`` (labels) are images on the CT's grid (see ``review.schema``);
     ``model`` is the name of the model and ``sha256`` that of its weights.
     """
 
     review: Review
-    places: sitk.Image
+    finding_ranks: sitk.Image
     alternative: sitk.Image
     model: str
     sha256: str
@@ -77,9 +77,15 @@ def _add_review(nodes: CaseNodes, labels: sitk.Image, to_check: ReviewFindings) 
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     review = to_check.review
     origin = Origin(to_check.model, to_check.sha256, review.vocabulary, date, ct_checksum(nodes.ct))
-    arrays = [sitk.GetArrayViewFromImage(image) for image in (labels, to_check.places, to_check.alternative)]
+    arrays = [sitk.GetArrayViewFromImage(image) for image in (labels, to_check.finding_ranks, to_check.alternative)]
     show_review(
-        nodes, origin, Region.whole(arrays[0].shape), arrays[0], review=review, places=arrays[1], alternative=arrays[2]
+        nodes,
+        origin,
+        Region.whole(arrays[0].shape),
+        arrays[0],
+        review=review,
+        finding_ranks=arrays[1],
+        alternative=arrays[2],
     )
 
 

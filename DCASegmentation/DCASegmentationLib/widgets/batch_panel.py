@@ -149,7 +149,7 @@ class BatchPanel:
         if not cases:
             self._showMessage(_("The scene has no CT without a result."))
         else:
-            self._showMessage("" if added else _("The CTs of the scene are in the list already."))
+            self._showMessage("" if added else _("All CTs of the scene are already in the list."))
 
     def _searching(self, folder: Path) -> Iterator[None]:
         """Search a folder for CTs, a few files in each turn of the event loop."""
@@ -283,9 +283,9 @@ class BatchPanel:
         self.ui.summaryLabel.visible = bool(words)
         onDisk = [case for case in cases if isinstance(case.ct, CTFiles) and case.state is State.Waiting]
         if self._resultFolder is not None:
-            note = _("CTs of a folder: results go into {folder}.").format(folder=self._resultFolder)
+            note = _("CTs from a folder: results are saved in {folder}.").format(folder=self._resultFolder)
         elif onDisk:
-            note = _("Each CT of the folder stays in memory with its result.")
+            note = _("Each CT from the folder stays in memory with its result.")
         else:
             note = ""
         self.ui.resultsNoteLabel.text = note

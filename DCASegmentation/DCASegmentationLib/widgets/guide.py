@@ -86,7 +86,7 @@ def _texts() -> Mapping[str, str]:
         _RUNNING: _("Loading and segmenting the sample CT. This takes a few seconds to a few minutes."),
         "result": _("<b>1. Result</b>: volume and mean HU of each organ. Double-click an organ to go there."),
         "review": _(
-            "<b>2. Review</b>: the findings most likely to be wrong come first. Press Next, look, then accept or flag."
+            "<b>2. Review</b>: the regions most likely to be wrong come first. Press Next, look, then accept or flag."
         ),
         "correct": _(
             "<b>3. Correct</b>: press Edit here under Review to paint within a finding. Undo reverts your strokes."

@@ -76,7 +76,7 @@ def compare(
     on_case: Callable[[Comparison], None] | None = None,
 ) -> list[Comparison]:
     """Segment each case with each of ``settings`` and with the plain pipeline, on the CPU."""
-    segmenter = Segmenter(bundle, "cpu", runtime=AUTO)
+    segmenter = Segmenter(bundle, "cpu", backend=AUTO)
     network = bundle.network().eval()
     found = []
     for case in cases:

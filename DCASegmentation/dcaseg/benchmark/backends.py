@@ -55,7 +55,7 @@ def compare_backends(
     The first backend is the reference. Before, each backend segments a few slices, because it may have to convert the
     network. Raises UserError for a backend that cannot run here.
     """
-    segmenters = {name: Segmenter(model, "cpu", runtime=name) for name in backends}
+    segmenters = {name: Segmenter(model, "cpu", backend=name) for name in backends}
     runs: list[BackendRun] = []
     for name, ct in cts:
         if not runs:

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..training.options import TrainingOptions
 from .process_cost import ProcessFailedError, memory_free_mib
-from .step_cost import expected_ways, network_of, one_step
+from .step_cost import expected_variants, network_of, one_step
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ def _main(json_options: str) -> None:
         steady = copies * weights
         small = replace(options, patch=(side, side, side))
         largest = 0
-        for way in expected_ways(options):
+        for variant in expected_variants(options):
             with LivingTensors() as living:
-                one_step(network, way, small, device)
+                one_step(network, variant, small, device)
             largest = max(largest, living.peak)
         peaks[side] = largest
     print(json.dumps(asdict(TensorBytes(peaks, steady))))

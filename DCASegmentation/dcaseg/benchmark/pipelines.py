@@ -27,7 +27,7 @@ from ..method.network import DCANet
 from ..method.variants import Norm
 from ..models.bundle import Bundle
 from ..models.store import default_bundle
-from .subject import PATCH, random_bundle
+from .inputs import PATCH, random_bundle
 
 
 def plain_segmentation(ct: sitk.Image, bundle: Bundle, network: DCANet) -> sitk.Image:

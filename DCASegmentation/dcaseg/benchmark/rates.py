@@ -39,14 +39,14 @@ class Rates:
     """Median rates in GFLOP per CPU second: of matrix products with side 2048 (``sgemm``), and of the network.
 
     The network's operations are those of its convolutions; a multiplication and an addition count as two.
-    ``window_cpu_s`` is the CPU time and ``window_gflop`` the work of a window, ``runtime`` the name of its backend.
+    ``window_cpu_s`` is the CPU time and ``window_gflop`` the work of a window, ``backend`` is what ran the network.
     """
 
     sgemm: float
     network: float
     window_cpu_s: float
     window_gflop: float
-    runtime: str = "eager"
+    backend: str = "eager"
 
     @property
     def share(self) -> float:
@@ -93,7 +93,7 @@ def _rates(folder: Path, rounds: int) -> Rates:
         products.append(sgemm_rate())
         forwards.append(_cpu_s(lambda: predict(windows)) / len(windows))
     window = statistics.median(forwards)
-    return Rates(statistics.median(products), gflop / window, window, gflop, predict.runtime)
+    return Rates(statistics.median(products), gflop / window, window, gflop, predict.backend)
 
 
 def sgemm_rate() -> float:

@@ -108,7 +108,7 @@ def inference_report(
     if rates is not None:
         lines.append(
             f"- matrix products (SGEMM): {rates.sgemm:.0f} GFLOP per CPU second; our network: {rates.network:.0f}, "
-            f"which is {rates.share:.2f} of it (runtime {rates.runtime}); a window of {rates.window_gflop:.0f} GFLOP "
+            f"which is {rates.share:.2f} of it (backend {rates.backend}); a window of {rates.window_gflop:.0f} GFLOP "
             f"takes {rates.window_cpu_s:.2f} CPU seconds"
         )
     lines += ["", *runs_table(runs, chosen), "", *targets_table(targets), ""]

@@ -1,6 +1,6 @@
-"""Measures time and memory of a training step in several variants ("ways"), each in a separate process.
+"""Measures time and memory of a training step in several variants, each in a separate process.
 
-``python -m dcaseg.benchmark.step_cost WAY OPTIONS`` prints JSON; ``measure`` starts it.
+``python -m dcaseg.benchmark.step_cost VARIANT OPTIONS`` prints JSON; ``measure`` starts it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from ..training.options import TrainingOptions
 from ..training.strategies.dca import dca_network
 from ..training.strategies.dca_losses import Stage, plain_losses, supervised_losses, unsupervised_loss
 
-WAYS = ("plain", "plain_kept", "joint", "experts", "aggregation", "labelled")
+VARIANTS = ("plain", "plain_kept", "joint", "experts", "aggregation", "labelled")
 """The variants of a step.
 
 - ``plain``: one graph for all losses, in an ordinary PyTorch process.
 - ``plain_kept``: the same in a process that keeps freed memory, like ``dca train`` (on Linux, on the CPU). The
-following
-  variants run in such a process, too.
+  following variants run in such a process, too.
 - ``joint``: the same losses in two graphs.
 - ``experts`` and ``aggregation``: the two stages of the default preset.
 - ``labelled``: the second stage while the unsupervised loss is omitted because of its small weight.
@@ -60,23 +59,23 @@ class StepCost:
     is the growth of the process's peak after the first step started. ``losses`` are those of the first step.
     """
 
-    way: str
+    variant: str
     seconds: float
     peak_mib: float
     losses: dict[str, float]
 
 
 def measure(
-    way: str, options: TrainingOptions, device: str = "cpu", steps: int = 3, threads: int | None = None
+    variant: str, options: TrainingOptions, device: str = "cpu", steps: int = 3, threads: int | None = None
 ) -> StepCost:
-    """Measure steps on random volumes and labels, the same for every way, in a separate process.
+    """Measure steps on random volumes and labels, the same for every variant, in a separate process.
 
     Raises RuntimeError if the process fails.
     """
     args = json.dumps({"options": options.to_json(), "device": device, "steps": steps, "threads": threads})
-    environment = os.environ | ({} if way == "plain" else _KEEP_FREED_MEMORY)
+    environment = os.environ | ({} if variant == "plain" else _KEEP_FREED_MEMORY)
     done = subprocess.run(
-        [sys.executable, "-m", _MODULE, way, args], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-m", _MODULE, variant, args], capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-1000:])
@@ -91,19 +90,21 @@ def measure_in_turn(
     threads: int | None = None,
     progress: Callable[[float, str], None] | None = None,
 ) -> dict[str, StepCost]:
-    """Measure every way once per round, so that temporary load on the machine affects all of them equally.
+    """Measure every variant once per round, so that temporary load on the machine affects all of them equally.
 
-    Returns the medians of time and memory and the losses of the first round, by way.
+    Returns the medians of time and memory and the losses of the first round, by variant.
     """
-    measured: dict[str, list[StepCost]] = {way: [] for way in WAYS}
+    measured: dict[str, list[StepCost]] = {variant: [] for variant in VARIANTS}
     for index in range(rounds):
-        for position, way in enumerate(WAYS):
+        for position, variant in enumerate(VARIANTS):
             if progress is not None:
-                progress((index + position / len(WAYS)) / rounds, f"Measuring {way}, round {index + 1} of {rounds}")
-            measured[way].append(measure(way, options, device, steps, threads))
+                progress(
+                    (index + position / len(VARIANTS)) / rounds, f"Measuring {variant}, round {index + 1} of {rounds}"
+                )
+            measured[variant].append(measure(variant, options, device, steps, threads))
     return {
-        way: StepCost(way, median(c.seconds for c in costs), median(c.peak_mib for c in costs), costs[0].losses)
-        for way, costs in measured.items()
+        variant: StepCost(variant, median(c.seconds for c in costs), median(c.peak_mib for c in costs), costs[0].losses)
+        for variant, costs in measured.items()
     }
 
 
@@ -114,8 +115,8 @@ def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple
     unsupervised loss.
     """
     if options.expert_stage_fraction == 0:
-        (way,) = expected_ways(options)
-        return costs[way].seconds, costs[way].peak_mib
+        (variant,) = expected_variants(options)
+        return costs[variant].seconds, costs[variant].peak_mib
     steps = 1000
     cutoff = options.unsup_weight_cutoff * options.unsupervised_weight
     weights = [
@@ -128,8 +129,8 @@ def expected_step(costs: dict[str, StepCost], options: TrainingOptions) -> tuple
     return seconds, max(costs["experts"].peak_mib, costs["aggregation"].peak_mib)
 
 
-def expected_ways(options: TrainingOptions) -> tuple[str, ...]:
-    """The ways that occur in a run with these options."""
+def expected_variants(options: TrainingOptions) -> tuple[str, ...]:
+    """The variants that occur in a run with these options."""
     if options.expert_stage_fraction == 0:
         return ("plain_kept",) if options.joint_statistics else ("joint",)
     return "experts", "aggregation", "labelled"
@@ -145,25 +146,27 @@ def network_of(options: TrainingOptions, device: torch.device) -> torch.nn.Modul
     return network
 
 
-def one_step(network: torch.nn.Module, way: str, options: TrainingOptions, device: torch.device) -> dict[str, float]:
-    """Forward and backward pass of ``way`` on the same random volumes and labels each time; returns the losses."""
+def one_step(
+    network: torch.nn.Module, variant: str, options: TrainingOptions, device: torch.device
+) -> dict[str, float]:
+    """Forward and backward pass of ``variant`` on the same random volumes and labels each time; returns the losses."""
     generator = torch.Generator().manual_seed(1)
     size = (options.labeled_per_step, 1, *options.patch)
     volumes = torch.rand(size, generator=generator).to(device)
     unlabeled = torch.rand((options.unlabeled_per_step, 1, *options.patch), generator=generator).to(device)
     labels = torch.randint(0, _ORGANS + 1, (size[0], *options.patch), generator=generator).to(device)
     weight = options.unsupervised_weight
-    if way in ("plain", "plain_kept"):
+    if variant in ("plain", "plain_kept"):
         losses, _ = plain_losses(network, volumes, labels, unlabeled, options)  # type: ignore[arg-type]
         supervised = [loss for name, loss in losses.items() if name != "unsupervised"]
         (torch.stack(supervised).sum() + weight * losses["unsupervised"]).backward()
         return {name: loss.item() for name, loss in losses.items()}
-    stage: Stage = "aggregation" if way == "labelled" else way  # type: ignore[assignment]
+    stage: Stage = "aggregation" if variant == "labelled" else variant  # type: ignore[assignment]
     losses = supervised_losses(network, volumes, labels, options, stage)  # type: ignore[arg-type]
     if losses:
         torch.stack(list(losses.values())).sum().backward()
     found = {name: loss.item() for name, loss in losses.items()}
-    if stage != "experts" and way != "labelled":
+    if stage != "experts" and variant != "labelled":
         del losses
         loss, _ = unsupervised_loss(network, unlabeled, options, stage)  # type: ignore[arg-type]
         (weight * loss).backward()
@@ -183,7 +186,7 @@ def peak_mib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _main(way: str, json_args: str) -> None:
+def _main(variant: str, json_args: str) -> None:
     args = json.loads(json_args)
     options = TrainingOptions.from_json(args["options"])
     device = torch.device(args["device"])
@@ -197,7 +200,7 @@ def _main(way: str, json_args: str) -> None:
     losses: dict[str, float] = {}
     for step in range(args["steps"]):
         started = clock()
-        step_losses = one_step(network, way, options, device)
+        step_losses = one_step(network, variant, options, device)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(clock() - started)
@@ -205,7 +208,7 @@ def _main(way: str, json_args: str) -> None:
         if step == 0 and args["steps"] > 1:
             # The first step is excluded, since it also loads kernels and allocates memory.
             seconds.clear()
-    print(json.dumps(asdict(StepCost(way, min(seconds), peak_mib(device) - before, losses))))
+    print(json.dumps(asdict(StepCost(variant, min(seconds), peak_mib(device) - before, losses))))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from ..inference.backends.base import Backend, Task
 from ..inference.backends.selection import AUTO
 from ..inference.process_settings import importing
 from ..inference.segmenter import Segmenter
+from ..json_io import load, read_json
 from ..method.streaming import StreamedOutput
 from ..models.bundle import Bundle
 from .process_cost import Cost
@@ -67,8 +68,7 @@ class WindowCosts:
     @classmethod
     def read(cls, path: Path) -> WindowCosts:
         """Read a file from ``write``."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**content, "cpu_s": tuple(content["cpu_s"]), "wall_s": tuple(content["wall_s"])})
+        return load(cls, read_json(path))
 
 
 class Windows(Generic[WindowOutput]):
@@ -135,14 +135,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class CountedBackend:
-    """Wraps a runtime so that only the first windows are computed."""
+    """Wraps a backend so that only the first windows are computed."""
 
-    def __init__(self, runtime: Backend, real: int | None) -> None:
-        self.name = runtime.name
-        self.needs_network = runtime.needs_network
-        self.windows_at_once = runtime.windows_at_once
-        self.release_memory = runtime.release_memory
-        self.windows = Windows(runtime, real, _first)
+    def __init__(self, backend: Backend, real: int | None) -> None:
+        self.name = backend.name
+        self.needs_network = backend.needs_network
+        self.windows_at_once = backend.windows_at_once
+        self.release_memory = backend.release_memory
+        self.windows = Windows(backend, real, _first)
 
     def __call__(self, windows: Tensor) -> StreamedOutput:
         """The output for ``windows`` (batch, 1, depth, height, width)."""
@@ -150,26 +150,26 @@ class CountedBackend:
 
 
 class CountedSegmenter(Segmenter):
-    """A segmenter on the CPU that computes ``real`` windows (None: all). ``counted`` is its runtime after the first
+    """A segmenter on the CPU that computes ``real`` windows (None: all). ``counted`` is its backend after the first
     use."""
 
     def __init__(self, bundle: Bundle, real: int | None) -> None:
-        super().__init__(bundle, "cpu", runtime=AUTO)
+        super().__init__(bundle, "cpu", backend=AUTO)
         self._real = real
         self.counted: CountedBackend | None = None
 
-    def _runtime_for(
-        self, task: Task, volume: torch.Tensor, tell: Callable[[str], None], warn: Callable[[str], None]
+    def _backend_for(
+        self, task: Task, volume: torch.Tensor, report: Callable[[str], None], warn: Callable[[str], None]
     ) -> Backend:
         if self.counted is None:
-            self.counted = CountedBackend(super()._runtime_for(task, volume, tell, warn), self._real)
+            self.counted = CountedBackend(super()._backend_for(task, volume, report, warn), self._real)
         return self.counted
 
 
 def _first(answer: StreamedOutput, count: int) -> StreamedOutput:
     """The first ``count`` windows of ``answer``, without a copy.
 
-    Nothing writes into a runtime's output, and it stays valid until the next computation.
+    Nothing writes into a backend's output, and it stays valid until the next computation.
     """
     both = (answer.aggregated, answer.stitched)
     aggregated, stitched = (None if logits is None else logits[:count] for logits in both)

@@ -84,7 +84,7 @@ def _dca(
     ] = False,
 ) -> None:
     """Segment the organs in an abdominal CT with DCA (Divide, Conquer, and Aggregate) and show which of its three
-    experts decided in each voxel.
+    experts is dominant in each voxel.
 
     For research, not for clinical use. To get started, run **dca demo**, or segment your own CT with
     **dca segment ct.nii.gz -o result**. For help with a command, run **dca COMMAND --help**.

@@ -61,11 +61,11 @@ def run(
     are skipped; to install them, run **pip install nnunetv2 nibabel scipy psutil**. Ctrl+C keeps the measurements, and
     **--resume** continues.
     """
+    from ..benchmark.inputs import benchmark_ct
     from ..benchmark.pipelines import Setting, pipelines
     from ..benchmark.rates import measure_rates
     from ..benchmark.report import command_line, inference_plot, inference_report, inference_targets
     from ..benchmark.runs import measure, named, warm_up
-    from ..benchmark.subject import benchmark_ct
     from ..imaging.writers import write_text
     from .option_values import parse_numbers
 
@@ -147,9 +147,10 @@ def _open_runs(out: Path, setting: Setting, threads: int, resume: bool) -> Runs:
         return Runs.read(out / _RUNS) if (out / _RUNS).exists() else Runs([], {})
     if out.exists():
         raise OutputError(f"{out} already exists.", "Choose another folder, or add --resume to continue.")
-    if not out.absolute().parent.is_dir():
-        raise OutputError(f"The folder {out.parent} does not exist.", "Create it first.")
-    out.mkdir()
+    try:
+        out.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be created: {error.strerror}.", "Choose another folder with -o.") from None
     write_json(settings, out / _SETTING)
     return Runs([], {})
 

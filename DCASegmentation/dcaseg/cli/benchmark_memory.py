@@ -54,11 +54,11 @@ def run(
     The programs are dca segment, nnU-Net, and MONAI's pipeline with our network. Lengths that would need more memory
     than is free are skipped. A scan that is longer than the phantom continues with its mirror image.
     """
+    from ..benchmark.inputs import benchmark_ct
     from ..benchmark.memory import measure_growth
     from ..benchmark.pipelines import Setting, pipelines
     from ..benchmark.process_cost import ProcessFailedError
     from ..benchmark.runs import named, run_once, warm_up
-    from ..benchmark.subject import benchmark_ct
     from ..imaging.writers import write_text
 
     if out is not None:

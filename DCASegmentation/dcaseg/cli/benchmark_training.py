@@ -119,7 +119,7 @@ def run(
     )
     if out is not None:
         measured = {
-            "ways": {variant: asdict(cost) for variant, cost in costs.items()},
+            "variants": {variant: asdict(cost) for variant, cost in costs.items()},
             "data_loading": asdict(loading),
             "loops": [asdict(loop) for loop in loops],
             "estimated_gpu_gib": gpu_gib,

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ..evaluation.model_comparison import HeldOut
     from ..models.bundle import Bundle
 
-_DEFAULT_NAME = "dca-synthetic"
 
 _BundleArgument = Annotated[
     str | None,
@@ -132,7 +131,7 @@ def export(
         Path | None, typer.Option("-o", "--out", help="New folder for the model. Not with --replace.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the model. Default: dca-synthetic, or the name of the replaced model.")
+        str | None, typer.Option(help="Name of the model. Default: that of the folder OUT, or of the replaced model.")
     ] = None,
     better_than: Annotated[
         str | None, typer.Option(help="Only export if the new model is at least as good as this one on held-out cases.")
@@ -173,7 +172,7 @@ def export(
         if data is not None:
             raise UserError("--data needs a model to compare with.", "Add --better-than or --replace.")
         assert out is not None
-        bundle = export_bundle(run, out, name or _DEFAULT_NAME, overlap, overwrite)
+        bundle = export_bundle(run, out, name or "", overlap, overwrite)
     else:
         old = load(reference)
         cases = _held_out(run, data, group)
@@ -186,7 +185,7 @@ def export(
         else:
             assert out is not None
             with new_folder(out, overwrite, recognized_by=METADATA) as folder:
-                _require_as_good(old, export_bundle(run, folder, name or _DEFAULT_NAME, overlap), cases, device)
+                _require_as_good(old, export_bundle(run, folder, name or out.absolute().name, overlap), cases, device)
         bundle = load(str(out))
     print_line(f"The model is in {out} ({bundle.weights.bytes / 1e6:.1f} MB of weights).")
     print_line(_how_to_evaluate(run, str(out)))

@@ -189,7 +189,7 @@ def run(
         device=device,
         extension=extension,
         threads=local.threads if local else 0,
-        runtime=backend,
+        backend=backend,
         resample=resample,
         shared=shared,
         case_minutes=case_limit,

@@ -125,8 +125,6 @@ def _run(out: Path, seed: int, bundle: str | None, device: str, backend: str, ov
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(exist_ok=True)
-    except FileNotFoundError:
-        raise OutputError(f"The folder {folder.absolute().parent} does not exist.", "Create it first.") from None
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder} cannot be created: {error.strerror}.", "Choose another folder with -o.") from None

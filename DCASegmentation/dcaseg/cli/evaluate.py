@@ -160,7 +160,7 @@ def run(
         if maps:
             _score_maps(scores, maps, scoring, progress)
         else:
-            segmenter = Segmenter(model, device, runtime="auto")
+            segmenter = Segmenter(model, device, backend="auto")
             if phantoms:
                 scores = score_on_phantoms(segmenter, vocabulary, phantoms, options, progress=progress, scoring=scoring)
             score_entries(scores, segmenter, entries, options, scoring, progress)

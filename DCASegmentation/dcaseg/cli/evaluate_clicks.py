@@ -89,7 +89,7 @@ def run(
         phantoms = _DEFAULT_PHANTOMS
     keep_freed_memory()
     model = load(bundle)
-    segmenter = Segmenter(model, device, runtime="auto")
+    segmenter = Segmenter(model, device, backend="auto")
     measured = ClickMeasurement()
     cases: list[str] = []
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:

@@ -74,7 +74,7 @@ def run(
     entries = labeled_entries([], [], own.data, own.group)
     keep_freed_memory()
     model = load(bundle)
-    segmenter = Segmenter(model, device, runtime="auto")
+    segmenter = Segmenter(model, device, backend="auto")
     measured = ReviewMeasurement()
     first_seed = TUNING_SEEDS if tuning else REPORT_SEEDS
     with new_folder(out, overwrite, recognized_by=_SUMMARY) as folder:

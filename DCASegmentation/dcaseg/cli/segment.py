@@ -181,7 +181,7 @@ def segment_ct(
     keep_freed_memory()
     model = load(bundle)
     job = Job(
-        ct, out, model, options, device, series, extension, overwrite, runtime=backend, resample=resample, shared=shared
+        ct, out, model, options, device, series, extension, overwrite, backend=backend, resample=resample, shared=shared
     )
     about_model = f"Model: {model.metadata.name}. {' '.join(model.metadata.limits)}"
     scene = SceneFiles(model.metadata, with_scene, picture_title, about_model)
@@ -229,7 +229,7 @@ def segment_ct(
             "notes": notes,
         }
     )
-    print_line(f"Took {sum(result.seconds.values()):.0f} s on {result.device} with backend {result.runtime}.")
+    print_line(f"Took {sum(result.seconds.values()):.0f} s on {result.device} with backend {result.backend}.")
     print_line(f"The results are in {out}.")
 
 

@@ -136,7 +136,7 @@ class Settings:
     extension: str = ".nrrd"
     threads: int = 0
     max_parallel: int = 2
-    runtime: str = "auto"
+    backend: str = "auto"
     resample: bool = False
     shared: bool = False
     pseudonyms: str = ""

@@ -110,8 +110,8 @@ def _jpeg(image: Image.Image) -> bytes:
 class SharedSegmenter(Segmenter):
     """A segmenter for several threads of a process: one thread runs the network while others read and write."""
 
-    def __init__(self, model: Bundle, device: str, runtime: str) -> None:
-        super().__init__(model, device, runtime=runtime, coarse=default_model)
+    def __init__(self, model: Bundle, device: str, backend: str) -> None:
+        super().__init__(model, device, backend=backend, coarse=default_model)
         self.model = model
         self._network_lock = threading.Lock()
 
@@ -141,7 +141,7 @@ class WorkerModel:
 
         Raises BundleError if the model is unusable or not the expected one, and UserError if the device is unusable.
         """
-        key = (settings.bundle, settings.device, settings.runtime)
+        key = (settings.bundle, settings.device, settings.backend)
         with self._lock:
             if key not in self._segmenters:
                 self._segmenters[key] = self._load(settings)
@@ -164,7 +164,7 @@ class WorkerModel:
                 "Make sure that all workers see the same model folder.",
             )
         self.loads += 1
-        return SharedSegmenter(bundle, settings.device, settings.runtime)
+        return SharedSegmenter(bundle, settings.device, settings.backend)
 
 
 PROCESS = WorkerModel()
@@ -333,7 +333,7 @@ def _into_folder(case: Case, settings: Settings, segmenter: SharedSegmenter) -> 
                 *(ct, folder / _RESULT, segmenter.model, settings.options, settings.device),
                 extension=settings.extension,
                 files=tuple(files) if case.dicom else (),
-                runtime=settings.runtime,
+                backend=settings.backend,
                 resample=settings.resample,
                 shared=settings.shared,
                 called=case.source if settings.pseudonyms else "",

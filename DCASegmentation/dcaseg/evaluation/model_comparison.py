@@ -72,7 +72,7 @@ def compare(
 
 
 def _scores(bundle: Bundle, cases: HeldOut, device: str, progress: ProgressCallback) -> Scores:
-    segmenter = Segmenter(bundle, device, runtime="auto")
+    segmenter = Segmenter(bundle, device, backend="auto")
     scores = Scores(bundle.metadata.vocabulary)
     score_entries(scores, segmenter, cases.entries, progress=progress)
     for source in cases.phantoms:

@@ -5,12 +5,11 @@ them in the portal-venous phase, and none with a missing organ (``training``). T
 is 25 to 45 HU, slices are thicker or planes coarser than in training, the portal-venous phase does not occur, and most
 people lack one or two organs.
 
-Orders of findings ("places") that are compared:
+Orders of findings that are compared:
 
 - ``review``: the findings of the review in its own order.
 - ``random``, ``size``: the same findings in random order, or the largest first. Both benefit from the review's choice
-of
-  findings.
+  of findings.
 - ``entropy, same places``: the same findings by decreasing mean entropy.
 - ``entropy, own places``: findings made and ordered by entropy alone, as without a review. They consist of the most
   uncertain voxels, with the same total volume and the same size limit as the review's findings, by decreasing sum of

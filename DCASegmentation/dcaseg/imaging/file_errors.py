@@ -24,13 +24,13 @@ def damaged(path: Path, file_format: str) -> ImageError:
 
 
 def too_long(path: Path) -> ImageError:
-    """The file has far more content than its header announces."""
-    return ImageError(f"{path.name} is much longer than its header announces.", "Copy, download or export it again.")
+    """The file is much longer than its header says."""
+    return ImageError(f"{path.name} is much longer than its header says.", "Copy, download or export it again.")
 
 
 def not_regular(path: Path) -> ImageError:
     """The path is a device, pipe or socket."""
-    return ImageError(f"{path} is not a regular file (but a device, pipe or socket).", "Choose an image file.")
+    return ImageError(f"{path} is a device, pipe or socket, not a regular file.", "Choose an image file.")
 
 
 def half_of_a_pair(path: Path) -> ImageError:

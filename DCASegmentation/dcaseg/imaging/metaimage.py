@@ -132,7 +132,7 @@ def _checked_size(fields: dict[str, str], path: Path) -> list[int]:
 
 
 def _data_bytes(fields: dict[str, str]) -> int | None:
-    """The bytes of voxel data that the header announces; None if they are unknown (text, unknown type)."""
+    """The bytes of voxel data that the header states; None if they are unknown (text, unknown type)."""
     try:
         if _is_compressed(fields):
             return int(fields["CompressedDataSize"])

@@ -288,7 +288,9 @@ def _concerns(temporary: Path, error: OSError) -> bool:
 
 
 def _exists_already(path: Path) -> OutputError:
-    return OutputError(f"The folder {path} exists already.", "Choose another one, or allow it to be overwritten.")
+    return OutputError(
+        f"The folder {path} already exists.", "Choose another one, or allow it to be overwritten (--overwrite)."
+    )
 
 
 def _output_error(error: OSError, path: Path) -> OutputError:

@@ -63,7 +63,7 @@ class SegmentOptions:
     )
     review: bool = option(
         False,
-        "List the findings that are most likely wrong: review.json and two images.",
+        "List findings, the regions that are most likely wrong: review.json and two images.",
         off="Do not look for findings.",
     )
     body_box: bool = option(

@@ -43,7 +43,7 @@ class Job:
     ``ct``: an image file, or a folder of DICOM files. ``series``: which series of the folder to read.
     ``out``: the folder to create. ``overwrite``: replace it if it is the result of an earlier job; nothing else is
     ever replaced.
-    ``device``, ``runtime``: see ``device.choose_device`` and ``backends.selection``.
+    ``device``, ``backend``: see ``device.choose_device`` and ``backends.selection.choose_backend``.
     ``extension``: the image format of labels and maps, one of ``EXTENSIONS``.
     ``files``: if ``ct`` is a temporary folder of links, the files they point to; the results name these files.
     ``resample``: allow resampling of a CT with tilted or unevenly spaced slices.
@@ -64,7 +64,7 @@ class Job:
     extension: str = ".nrrd"
     overwrite: bool = False
     files: tuple[Path, ...] = ()
-    runtime: str = "auto"
+    backend: str = "auto"
     resample: bool = False
     shared: bool = False
     called: str = ""
@@ -78,9 +78,9 @@ class Job:
             )
 
 
-def make_segmenter(bundle: Bundle, device: str, runtime: str) -> Segmenter:
+def make_segmenter(bundle: Bundle, device: str, backend: str) -> Segmenter:
     """Create the segmenter of a model. It looks for the abdomen with the default model, which is coarse and fast."""
-    return Segmenter(bundle, device, runtime=runtime, coarse=default_model)
+    return Segmenter(bundle, device, backend=backend, coarse=default_model)
 
 
 def segment_to_folder(
@@ -110,7 +110,7 @@ def segment_to_folder(
         with clock.phase("reading"):
             ct = read_ct(job.ct, job.series, notes, job.resample)
             notes += check_ct(ct)
-        result = (segmenter or make_segmenter(job.bundle, job.device, job.runtime)).segment(
+        result = (segmenter or make_segmenter(job.bundle, job.device, job.backend)).segment(
             ct, job.options, _part_of(progress, _READ, _SEGMENTED), cancelled
         )
         result.warnings[:0] = notes
@@ -118,7 +118,7 @@ def segment_to_folder(
         with clock.phase("writing"):
             write_result(folder, job, ct, result)
             if also_write:
-                with optional("A further file", result.warnings, full_disk_fails=job.retried):
+                with optional("An additional file", result.warnings, full_disk_fails=job.retried):
                     also_write(folder, ct, result)
         order = ("reading", *result.seconds, "writing")
         seconds = {**clock.seconds, **result.seconds}
@@ -247,7 +247,7 @@ def _request(job: Job, ct: sitk.Image, result: Result) -> dict[str, Any]:
         },
         "options": asdict(job.options),
         "device": job.device,
-        "runtime": result.runtime,
+        "backend": result.backend,
         "extension": job.extension,
         "overwrite": job.overwrite,
         "resample": job.resample,
@@ -286,7 +286,7 @@ def _log(job: Job, ct: sitk.Image, result: Result) -> str:
         f"Size: {' x '.join(map(str, ct.GetSize()))} voxels of {' x '.join(f'{s:.4g}' for s in ct.GetSpacing())} mm",
         f"Model: {job.bundle.metadata.name}",
         f"Device: {result.device}",
-        f"Backend: {result.runtime}",
+        f"Backend: {result.backend}",
         *(f"Islands removed from {organ}: {ml:.2f} ml" for organ, ml in result.islands_ml.items()),
         *(f"{phase}: {seconds:.2f} s" for phase, seconds in result.seconds.items()),
         f"total: {sum(result.seconds.values()):.2f} s",

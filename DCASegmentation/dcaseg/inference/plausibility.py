@@ -101,8 +101,8 @@ def implausible(
     ]
     if len(judged) >= _MIN_ORGANS and 2 * len(odd) > len(judged):
         notes.append(
-            f"{len(odd)} of {len(judged)} organs have volumes far from an adult's: check that the image is a CT of an "
-            "adult's abdomen, and check its spacing and orientation."
+            f"{len(odd)} of {len(judged)} organs have volumes that are unusual in adults: check that the image is a CT "
+            "of an adult's abdomen, and check its spacing and orientation."
         )
     return notes
 

@@ -42,7 +42,7 @@ class Result:
 
     ``labels`` (uint8): organs on the CT's grid.
     ``measurements``: volume and mean HU of each requested organ.
-    ``device``, ``runtime``: where the network ran, and the backend that ran it.
+    ``device``, ``backend``: where the network ran, and what computed it.
     ``attention``: level to expert to float32 image on the model grid; sums to one over the experts.
     ``dominant_expert``: uint8 image on the CT's grid, 1 head, 2 medium, 3 tail; 0 exactly where ``labels`` are 0.
     ``entropy``, ``disagreement``: float32 images, 0 to 1, on the model grid.
@@ -55,7 +55,7 @@ class Result:
     labels: sitk.Image
     measurements: tuple[OrganMeasurement, ...]
     device: str
-    runtime: str = ""
+    backend: str = ""
     attention: dict[int, dict[str, sitk.Image]] = field(default_factory=dict)
     dominant_expert: sitk.Image | None = None
     entropy: sitk.Image | None = None
@@ -165,7 +165,7 @@ class Model(Protocol):
 class Segmenter:
     """Segments CTs with one model, which is loaded once.
 
-    ``device`` and ``half`` are those of ``device.choose_device``. ``runtime`` is the backend that runs the network, one
+    ``device`` and ``half`` are those of ``device.choose_device``. ``backend`` is what computes the network, one
     of ``backends.selection.CHOICES``. ``coarse`` returns the model that looks for the abdomen if the options request
     it; None means the model itself. If a device runs out of memory, the next CT still starts on it: it may be smaller.
     Raises UserError for a device or a backend that cannot be used on this computer.
@@ -176,7 +176,7 @@ class Segmenter:
         model: Model,
         device: str = "auto",
         half: bool | None = None,
-        runtime: str = EagerBackend.name,
+        backend: str = EagerBackend.name,
         coarse: Callable[[], Model] | None = None,
     ) -> None:
         self._model = model
@@ -184,8 +184,8 @@ class Segmenter:
         self._coarse = coarse
         self._abdomen_segmenter: Segmenter | None = None
         self.device = choose_device(device, half)
-        check_backend(runtime, self.device)
-        self._runtime_name = runtime
+        check_backend(backend, self.device)
+        self._backend_name = backend
         self._backend: tuple[RequestedOutputs, Backend] | None = None
         self._networks: dict[torch.device, DCANet] = {}
 
@@ -277,7 +277,7 @@ class Segmenter:
             labels=ct_grid.image_of(label_array),
             measurements=measurements,
             device=predict.plan.device.description,
-            runtime=predict.runtime,
+            backend=predict.backend,
             attention=finished.attention,
             dominant_expert=finished.dominant_expert,
             entropy=finished.entropy,
@@ -336,7 +336,7 @@ class Segmenter:
         """Return the planes of ``grid`` around the organs that the coarse model finds, without window overlap."""
         if self._abdomen_segmenter is None:
             model = self._model if self._coarse is None else self._coarse()
-            self._abdomen_segmenter = Segmenter(model, str(self.device.torch_device), self._half, self._runtime_name)
+            self._abdomen_segmenter = Segmenter(model, str(self.device.torch_device), self._half, self._backend_name)
 
         def coarse_progress(fraction: float, message: str) -> None:
             report_progress(progress, _RESAMPLED * fraction, "Finding the abdomen")
@@ -367,7 +367,7 @@ class Segmenter:
             needed,
             self.device,
             warnings.append,
-            lambda task: self._runtime_for(task, volume, report, warnings.append),
+            lambda task: self._backend_for(task, volume, report, warnings.append),
             self._model.metadata.patch,
             self._model.weights_sha256,
             network,
@@ -375,7 +375,7 @@ class Segmenter:
         self._networks[self.device.torch_device] = predict.network
         return predict
 
-    def _runtime_for(
+    def _backend_for(
         self, task: Task, volume: torch.Tensor, report: Callable[[str], None], warn: Callable[[str], None]
     ) -> Backend:
         """Return the backend for ``task``, the one of the last CT if it has the same outputs."""
@@ -385,7 +385,7 @@ class Segmenter:
             if not task.network.has_weights:
                 task = replace(task, network=self._network_on(task.device.torch_device))
             window_batch = middle_window(volume, task.patch)
-            self._backend = task.wanted, choose_backend(self._runtime_name, task, window_batch, report, warn)
+            self._backend = task.wanted, choose_backend(self._backend_name, task, window_batch, report, warn)
         return self._backend[1]
 
     def _region_planes(

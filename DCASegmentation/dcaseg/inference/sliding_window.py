@@ -296,7 +296,7 @@ class WindowPrediction:
     them.
 
     ``network_on(device)`` returns the network on a device; ``network`` is the network on ``device`` if it exists
-    already, possibly without weights. ``runtime_for(task)`` creates the first backend. If that fails, the eager backend
+    already, possibly without weights. ``backend_for(task)`` creates the first backend. If that fails, the eager backend
     takes over. If memory runs out, ``plan`` shrinks (see ``device.Plan``) and stays so. ``report`` receives a message
     about each of these changes.
 
@@ -310,7 +310,7 @@ class WindowPrediction:
         options: SegmentOptions,
         device: Device,
         report: Callable[[str], None],
-        runtime_for: Callable[[Task], Backend] = EagerBackend,
+        backend_for: Callable[[Task], Backend] = EagerBackend,
         patch: tuple[int, int, int] = (0, 0, 0),
         weights_sha256: str | None = None,
         network: DCANet | None = None,
@@ -321,15 +321,15 @@ class WindowPrediction:
         self._report = report
         check_abilities(network, options)
         self._task = Task(network, wanted_of(options), patch, device, weights_sha256)
-        self._runtime = runtime_for(self._task)
-        if not self._runtime.needs_network:
+        self._backend = backend_for(self._task)
+        if not self._backend.needs_network:
             self._task = replace(self._task, network=network.without_weights())
-        self.plan = Plan(device, options.batch or self._runtime.windows_at_once)
+        self.plan = Plan(device, options.batch or self._backend.windows_at_once)
 
     @property
-    def runtime(self) -> str:
+    def backend(self) -> str:
         """The name of the backend that runs the network now."""
-        return self._runtime.name
+        return self._backend.name
 
     @property
     def network(self) -> DCANet:
@@ -349,7 +349,7 @@ class WindowPrediction:
 
     def release_memory(self) -> None:
         """Free memory that the next window would allocate again."""
-        self._runtime.release_memory()
+        self._backend.release_memory()
 
     def __call__(self, windows: Tensor) -> dict[str, Tensor]:
         """Run the network on ``windows``; see the class."""
@@ -385,10 +385,10 @@ class WindowPrediction:
 
     def _fallback(self, error: Exception) -> tuple[Plan, str] | None:
         """Return the plan to continue with after ``error`` and a message about it; None if there is no fallback."""
-        if self._runtime.name != EagerBackend.name and not is_out_of_memory(error):
+        if self._backend.name != EagerBackend.name and not is_out_of_memory(error):
             return (
                 self.plan,
-                f"The backend {self._runtime.name} failed ({_first_line(error)}): continuing with PyTorch.",
+                f"The backend {self._backend.name} failed ({_first_line(error)}): continuing with PyTorch.",
             )
         return self.plan.after(error)
 
@@ -400,7 +400,7 @@ class WindowPrediction:
             if plan.device.torch_device != self.plan.device.torch_device or not network.has_weights:
                 network = self._network_on(plan.device.torch_device)
             self._task = replace(self._task, network=network, device=plan.device)
-            self._runtime = EagerBackend(self._task)
+            self._backend = EagerBackend(self._task)
         self.plan = plan
 
     def _predict(self, windows: Tensor) -> dict[str, Tensor]:
@@ -418,7 +418,7 @@ class WindowPrediction:
 
     def _forward(self, windows: Tensor) -> dict[str, Tensor]:
         options = self._options
-        output = self._runtime(windows)
+        output = self._backend(windows)
         with torch.inference_mode():
             both = {"aggregated": output.aggregated, "experts": output.stitched}
             logits = {RESULT: both.pop(options.output)}

@@ -46,7 +46,7 @@ def add_bundle(source: Path, models: Path | None = None) -> Path:
             if target.name in {shipped.name for shipped in shipped_bundles()}:
                 raise BundleError(
                     f"A model named {metadata.name} is shipped with the program, and would be hidden by this one.",
-                    "Ask for a model with another name, or change the name in its metadata.",
+                    "Export it under another name (dca bundle export --name), or ask its author to do so.",
                 )
             if os.path.lexists(target):
                 raise BundleError(

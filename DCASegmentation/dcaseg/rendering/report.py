@@ -104,7 +104,9 @@ class OrganRow:
 def write_report(report: CaseReport, path: Path, overwrite: bool = False) -> None:
     """Write the report as UTF-8 to ``path``, completely or not at all. Raises OutputError."""
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists already.", "Choose another name, or allow it to be overwritten.")
+        raise OutputError(
+            f"{path} already exists.", "Choose another name, or allow it to be overwritten (--overwrite)."
+        )
     write_text(page(report), path)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,11 +84,16 @@ def find(
     kept = [each for each in measurements if each.organ.label in evidence.kept]
     boxes = {each.organ.key: box_of(evidence.labels == each.organ.label, margin=1) for each in kept}
     reach_edge = {each.organ.key: each.cut_off for each in kept}
-    _positions(found, evidence, grid, kept, boxes, reach_edge, scoring)
+    centers = {
+        each.organ.key: _center(evidence.labels[box] == each.organ.label, box, grid)
+        for each in kept
+        if (box := boxes[each.organ.key]) is not None
+    }
+    _positions(found, evidence, kept, boxes, centers, reach_edge, scoring)
     for each in kept:
         organ, box = each.organ, boxes[each.organ.key]
         if box is None:
-            _missing(found, evidence, grid, organ, scoring, other_name)
+            _missing(found, evidence, grid, organ, _is_beyond_scan(organ, centers, grid), scoring, other_name)
             continue
         if reach_edge[organ.key]:
             found.note(organ, f"{CUT_OFF[0].upper()}{CUT_OFF[1:]}.")
@@ -167,12 +172,18 @@ def _cuts(mask: Mask, box: Box, organ: Organ, grid: Grid, scoring: Scoring) -> I
         end = np.zeros_like(mask)
         end[plane] = mask[plane]
         end[plane + outward] = mask[plane]
-        text = f"its {word} end is flat: it stops at half of its largest cross-section or more."
+        text = f"its {word} end is flat: the last cross-section is at least half the size of the largest."
         yield AnatomicalFinding(organ, "cut", text, box, end, scoring.cut)
 
 
 def _missing(
-    found: AnatomicalFindings, evidence: Evidence, grid: Grid, organ: Organ, scoring: Scoring, other_name: str
+    found: AnatomicalFindings,
+    evidence: Evidence,
+    grid: Grid,
+    organ: Organ,
+    is_beyond_scan: bool,
+    scoring: Scoring,
+    other_name: str,
 ) -> None:
     low, high = organ.volume_ml
     # Each voxel has a second most probable label; it counts only where the first one is uncertain.
@@ -201,7 +212,18 @@ def _missing(
         )
         found.note(organ, f"Not found; {low:g} to {high:g} ml are usual.")
         return
-    found.note(organ, f"Not found anywhere; {low:g} to {high:g} ml are usual. It may have been removed by surgery.")
+    why = "The scan probably does not reach it." if is_beyond_scan else "It may have been removed by surgery."
+    found.note(organ, f"Not found anywhere; {low:g} to {high:g} ml are usual. {why}")
+
+
+def _is_beyond_scan(organ: Organ, centers: Mapping[str, np.ndarray], grid: Grid) -> bool:
+    """Whether the scan probably ends before it reaches ``organ``, judged by the position of the organs that were found.
+
+    Organs that the scan cuts off count as well: in a short scan there are no others.
+    """
+    expected = normal_ranges.expected_centers(centers, frozenset(centers)).get(organ.key)
+    heights = grid.corners()[:, 2]
+    return expected is not None and not heights.min() <= expected[2] <= heights.max()
 
 
 def _around_highest(values: NDArray[np.uint8], grid: Grid, across_mm: float) -> Mask:
@@ -246,17 +268,12 @@ def _volume(
 def _positions(
     found: AnatomicalFindings,
     evidence: Evidence,
-    grid: Grid,
     kept: list[OrganMeasurement],
     boxes: dict[str, Box | None],
+    centers: dict[str, np.ndarray],
     at_edge: dict[str, bool],
     scoring: Scoring,
 ) -> None:
-    centers = {}
-    for each in kept:
-        box = boxes[each.organ.key]
-        if box is not None:
-            centers[each.organ.key] = _center(evidence.labels[box] == each.organ.label, box, grid)
     usual = frozenset(
         each.organ.key for each in kept if each.organ.key in centers and not each.note and not at_edge[each.organ.key]
     )

@@ -19,12 +19,13 @@ NOT_CLINICAL = "Not for clinical use."
 
 
 def export_bundle(
-    run: Path, out: Path, name: str = "dca-synthetic", overlap: float | None = None, overwrite: bool = False
+    run: Path, out: Path, name: str = "", overlap: float | None = None, overwrite: bool = False
 ) -> Bundle:
     """Write the checkpoint of ``run`` with the best validation score as the bundle ``out``.
 
-    Without validation, it is the last checkpoint. The metadata come from the run. The sliding window's ``overlap`` is
-    by default that of the model the run started from, or ``DEFAULT_OVERLAP``. The bundle has no scores yet.
+    Without validation, it is the last checkpoint. The metadata come from the run. ``name`` is that of the model, by
+    default the folder's. The sliding window's ``overlap`` is by default that of the model the run started from, or
+    ``DEFAULT_OVERLAP``. The bundle has no scores yet.
 
     Raises UserError if ``run`` is not a run that can become a model, OutputError if the bundle cannot be written.
     """
@@ -48,7 +49,7 @@ def export_bundle(
         )
     network = build_network(options, record.partition)
     network.load_state_dict(state["averaged"] if options.ema_decay else state["network"])
-    metadata = _metadata(name, replace(record, options=options), state["step"])
+    metadata = _metadata(name or out.absolute().name, replace(record, options=options), state["step"])
     if overlap is not None:
         metadata = replace(metadata, overlap=overlap)
     return save_bundle(out, network.eval(), metadata, overwrite=overwrite)

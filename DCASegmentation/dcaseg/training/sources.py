@@ -302,7 +302,7 @@ class SynthesizedCTs:
         shares = [self.count // len(self.maps) + (i < self.count % len(self.maps)) for i in range(len(self.maps))]
         return tuple(
             TrainingData(
-                name=f"Synthetic CT painted from the label map {Path(each.folder).name}",
+                name=f"Synthetic CT rendered from the label map {Path(each.folder).name}",
                 labeled=share if labeled else 0,
                 unlabeled=0 if labeled else share,
                 licence=each.licence,

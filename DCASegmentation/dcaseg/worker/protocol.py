@@ -22,8 +22,8 @@ Requests, each with ``version``, the number of this protocol:
 
 - ``segment``: ``ct`` is an image file or a folder of DICOM files; ``out`` is the folder to create, which must not
   exist. ``bundle`` is the folder or name of a model, null for the default one; ``options`` are fields of
-  ``inference.options.SegmentOptions``, ``runtime`` is one of ``inference.backends.selection.CHOICES``. ``bundle``,
-  ``device``, ``options`` and ``runtime`` are optional. So are two fields for CTs that the caller has not read itself:
+  ``inference.options.SegmentOptions``, ``backend`` is one of ``inference.backends.selection.CHOICES``. ``bundle``,
+  ``device``, ``options`` and ``backend`` are optional. So are two fields for CTs that the caller has not read itself:
   ``files`` lists the DICOM files of the CT if they are not all files of a folder (``ct`` is then the first of them),
   and ``ct_copy`` names a file (.nrrd) to add to the results, with the CT as it was read, on the grid of the labels.
 - ``devices`` asks which devices are available.
@@ -59,7 +59,7 @@ the next request with the model loaded.
 
 A cancel is answered within a few tenths of a second, except in the seconds while PyTorch loads, when no other thread of
 the worker can run. A caller that cannot wait ends the worker's process group (on Windows, its process tree) and removes
-unfinished results with ``traces.remove_traces``.
+unfinished results with ``remove_traces``.
 
 Version 1 may only get changes that an older side can ignore: optional fields, which readers skip, and new requests,
 which an older worker answers by an error. Any other change needs a new version number.
@@ -73,9 +73,12 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from .. import temp_paths
 from ..json_io import DataError, load
+from ..option_fields import option
 
 VERSION = 1
 
@@ -104,7 +107,7 @@ class Segment:
     bundle: str | None = None
     device: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
-    runtime: str = "auto"
+    backend: str = option("auto", earlier=("runtime",))
     files: tuple[str, ...] = ()
     ct_copy: str | None = None
 
@@ -314,6 +317,25 @@ def decode_request(line: bytes) -> Request:
 def decode_event(line: bytes) -> Event:
     """The event in ``line``. Raises ProtocolError for anything else."""
     return _message(_object(line), EVENTS)
+
+
+def remove_traces(request: Work, pid: int | None) -> None:
+    """Remove what the process ``pid`` wrote for ``request`` before it could answer, but no files of other programs.
+
+    ``pid`` is None if the process never reported its ID, and so has written nothing. The part of a download that has
+    arrived stays: the next download resumes it. A training case that was complete stays.
+    """
+    if isinstance(request, Segment):
+        temp_paths.remove_traces(Path(request.out), pid)
+    elif isinstance(request, Download):
+        temp_paths.remove_unfinished(Path(request.models), pid)
+    elif isinstance(request, AddCorrectedCase | AddUnlabeledCT):
+        # Imported here because it loads SimpleITK, which the worker does only for requests that need it.
+        from ..training.corrections import CASES, UNLABELED
+
+        folder = Path(request.folder)
+        for each in (folder, folder / CASES, folder / UNLABELED):
+            temp_paths.remove_unfinished(each, pid)
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -44,8 +44,8 @@ from .protocol import (
     Work,
     decode_request,
     encode,
+    remove_traces,
 )
-from .traces import remove_traces
 
 
 class Handler(Protocol):
@@ -61,12 +61,12 @@ class Handler(Protocol):
 
 
 HANDLERS: Mapping[type[Work], str] = {
-    Segment: "runner.Runner",
-    Devices: "runner.Runner",
-    Download: "model_download.Downloader",
-    AddCorrectedCase: "training_case.CaseWriter",
-    AddUnlabeledCT: "training_case.CaseWriter",
-    Correct: "correction.Corrections",
+    Segment: "segment_handler.SegmentHandler",
+    Devices: "segment_handler.SegmentHandler",
+    Download: "handlers.DownloadHandler",
+    AddCorrectedCase: "handlers.TrainingCaseHandler",
+    AddUnlabeledCT: "handlers.TrainingCaseHandler",
+    Correct: "handlers.CorrectionHandler",
 }
 """The handler of each request: a module of this package and a class in it, imported with the first such request."""
 

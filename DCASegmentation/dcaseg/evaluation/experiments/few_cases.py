@@ -11,7 +11,7 @@ grid, so nothing is selected on the test cases. These settings were fixed before
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import SimpleITK as sitk
 
 from ...errors import UserError
 from ...imaging.writers import write_json, write_text
-from ...json_io import read_json
+from ...json_io import load, read_json
 from ...method.network import DCANet
 from ...models.bundle import Bundle
 from ...synthesis.phantom.case import Phantom, generate
@@ -194,13 +194,19 @@ def _score(network: DCANet, cases: Sequence[Case], options: TrainingOptions, bun
     return {"dice": by_case}
 
 
+@dataclass(frozen=True)
+class _StoredScores:
+    """The Dice of each organ by case, None if it does not count."""
+
+    dice: Mapping[str, tuple[float | None, ...]]
+
+
 def _read(path: Path, bundle: Bundle) -> Scores:
     try:
-        content = read_json(path)
         scores = Scores(bundle.metadata.vocabulary, (DICE,))
-        for case, dice in content["dice"].items():
+        for case, dice in load(_StoredScores, read_json(path)).dice.items():
             scores.add(case, {DICE.key: np.array(dice, float)})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run measures it again.") from None
     return scores
 
@@ -218,7 +224,12 @@ def _require_settings(folder: Path, bundle: Bundle, options: TrainingOptions, pe
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(settings, path)
-    elif read_json(path) != settings:
+        return
+    try:
+        recorded = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Choose another folder.") from None
+    if recorded != settings:
         raise UserError(f"{folder} contains runs of another model or with other settings.", "Choose another folder.")
 
 

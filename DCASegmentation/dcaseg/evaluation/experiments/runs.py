@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from torch import nn
 from ...errors import UserError
 from ...imaging.writers import write_json
 from ...inference.process_settings import keep_freed_memory
-from ...json_io import read_json
+from ...json_io import DataError, load, read_json
 from ...method.log_gap import GROUPS, Partition
 from ...method.network import DCANet
 from ...organs import Vocabulary
@@ -242,15 +242,14 @@ class Runs:
     def costs(self, arms: Sequence[Arm]) -> dict[str, StepCost]:
         """The cost of a step by arm key, counted once and saved. Raises UserError like ``scores``."""
         path = self.folder / COSTS
-        known: dict[str, list[float]] = read_json(path) if path.exists() else {}
+        known = _read_costs(path) if path.exists() else {}
         for index, arm in enumerate(arms):
             self._require_labels(arm)
             if arm.key not in known:
                 self.report(index / len(arms), f"Cost of a step of {arm.title}")
-                cost = step_cost(arm.options(self.common, self.seeds[0]), self.division(), self.facts(arm))
-                known[arm.key] = [cost.macs, cost.passes]
-        write_json(known, path)
-        return {arm.key: StepCost(*known[arm.key]) for arm in arms}
+                known[arm.key] = step_cost(arm.options(self.common, self.seeds[0]), self.division(), self.facts(arm))
+        write_json({key: [cost.macs, cost.passes] for key, cost in known.items()}, path)
+        return {arm.key: known[arm.key] for arm in arms}
 
     def division(self) -> Partition:
         """DCA's partition into head, medium and tail organs, the same for all arms."""
@@ -341,19 +340,39 @@ def _cases_to_json(scores: Scores) -> dict[str, dict[str, list[float | None]]]:
     }
 
 
+_ByCase = Mapping[str, Mapping[str, tuple[float | None, ...]]]
+
+
+@dataclass(frozen=True)
+class _StoredScores:
+    """The scores in the file of a run, by case and metric: one for each organ, None if it does not count."""
+
+    cases: _ByCase
+    stitched: _ByCase | None = None
+
+
 def read_scores(path: Path, vocabulary: Vocabulary, of: str = "cases") -> Scores:
     """Read the scores of a run: those of its result, or with ``of`` "stitched" those of its stitched experts.
 
     Raises UserError if the file is damaged or has no such scores.
     """
     try:
-        content = read_json(path)
+        by_case: _ByCase | None = getattr(load(_StoredScores, read_json(path), ignore_unknown=True), of)
+        if by_case is None:
+            raise DataError(of, "is missing")
         scores = Scores(vocabulary, (DICE, ASD))
-        for case, values in content[of].items():
+        for case, values in by_case.items():
             scores.add(case, {key: np.array(of_metric, float) for key, of_metric in values.items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run measures it again.") from None
     return scores
+
+
+def _read_costs(path: Path) -> dict[str, StepCost]:
+    try:
+        return {key: StepCost(*map(float, cost)) for key, cost in read_json(path).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).", "Delete it; the next run counts again.") from None
 
 
 def rounded(value: float, digits: int = 4) -> float | None:

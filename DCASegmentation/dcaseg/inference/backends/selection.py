@@ -30,7 +30,7 @@ from .cuda import CudaHalfBackend
 from .eager import EagerBackend
 from .openvino import OpenVINOBackend, OpenVINOBfloat16Backend, is_installed, supports_bfloat16
 
-RUNTIMES: Mapping[str, Callable[[Task], Backend]] = {
+BACKENDS: Mapping[str, Callable[[Task], Backend]] = {
     backend.name: backend
     for backend in (EagerBackend, OpenVINOBackend, OpenVINOBfloat16Backend, CompiledBackend, CudaHalfBackend)
 }
@@ -62,11 +62,11 @@ def unavailable_reason(name: str, device: Device) -> tuple[str, str] | None:
 
 
 def make_backend(name: str, task: Task) -> Backend:
-    """Create the backend ``name``, one of ``RUNTIMES``, for ``task``. Raises UserError if it cannot run here."""
+    """Create the backend ``name``, one of ``BACKENDS``, for ``task``. Raises UserError if it cannot run here."""
     if reason := unavailable_reason(name, task.device):
         raise UserError(*reason)
     try:
-        return RUNTIMES[name](task)
+        return BACKENDS[name](task)
     except (RuntimeError, ValueError, OSError) as error:
         message = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"The backend {name} cannot run this model: {message}.", "Choose auto or eager.") from error
@@ -74,8 +74,10 @@ def make_backend(name: str, task: Task) -> Backend:
 
 AUTO = "auto"
 MEASURE = "measure"
-CHOICES = (AUTO, MEASURE, *RUNTIMES)
-VARIABLE = "DCA_RUNTIME"
+CHOICES = (AUTO, MEASURE, *BACKENDS)
+VARIABLE = "DCA_BACKEND"
+EARLIER_VARIABLE = "DCA_RUNTIME"
+"""What DCA_BACKEND was called before; it is still read."""
 PRECISION_VARIABLE = "DCA_PRECISION"
 PRECISIONS = ("float32", "bfloat16")
 """The values of the environment variable DCA_PRECISION: the lowest precision that ``auto`` may choose on a CPU."""
@@ -100,7 +102,7 @@ def check_backend(name: str, device: Device) -> None:
     _allows_bfloat16()
     if name not in CHOICES:
         raise UserError(f"The backend '{name}' does not exist.", f"Choose one of: {', '.join(CHOICES)}.")
-    if name in RUNTIMES and (reason := unavailable_reason(name, device)):
+    if name in BACKENDS and (reason := unavailable_reason(name, device)):
         raise UserError(*reason)
 
 
@@ -110,7 +112,7 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
     ``auto`` takes the backend that was fastest when this model was measured on this computer. If it was not measured
     yet, the backends that start quickly (all but ``compile``) are measured now on ``windows``, a batch
     (batch, 1, depth, height, width) of the CT, float32. ``measure`` measures all backends again. A backend whose output
-    differs from the eager backend's is never chosen. The environment variable DCA_RUNTIME replaces ``auto``. Both
+    differs from the eager backend's is never chosen. The environment variable DCA_BACKEND replaces ``auto``. Both
     leave out bfloat16 unless the environment variable DCA_PRECISION is ``bfloat16``; then it is chosen only if its
     labels agree with the eager backend's.
 
@@ -130,7 +132,7 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
     left_out = set() if name == MEASURE else {CompiledBackend.name}
     if not _allows_bfloat16():
         left_out.add(OpenVINOBfloat16Backend.name)
-    available = [each for each in RUNTIMES if each not in left_out and unavailable_reason(each, task.device) is None]
+    available = [each for each in BACKENDS if each not in left_out and unavailable_reason(each, task.device) is None]
     if len(available) == 1:
         return EagerBackend(task)
     report_progress("Measuring which backend is fastest (once for this model)")
@@ -140,7 +142,9 @@ def choose_backend(name: str, task: Task, windows: Tensor, report_progress: Log,
 
 
 def _resolve(name: str) -> str:
-    return os.environ.get(VARIABLE) or AUTO if name == AUTO else name
+    if name != AUTO:
+        return name
+    return os.environ.get(VARIABLE) or os.environ.get(EARLIER_VARIABLE) or AUTO
 
 
 def _allows_bfloat16() -> bool:
@@ -257,7 +261,7 @@ def _version(distribution: str) -> str | None:
 
 def _file(task: Task) -> Path:
     name = hashlib.sha256(json.dumps(_key(task), sort_keys=True).encode()).hexdigest()[:32]
-    return cache_folder() / "runtimes" / f"{name}.json"
+    return cache_folder() / "backends" / f"{name}.json"
 
 
 def _read_choice(task: Task) -> str | None:
@@ -266,10 +270,10 @@ def _read_choice(task: Task) -> str | None:
         return None
     try:
         content = read_json(_file(task))
-        name = content["runtime"] if content["key"] == _key(task) else None
+        name = content["backend"] if content["key"] == _key(task) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return name if name in RUNTIMES else None
+    return name if name in BACKENDS else None
 
 
 def _write_choice(task: Task, name: str, measured: dict[str, Any]) -> None:
@@ -279,4 +283,4 @@ def _write_choice(task: Task, name: str, measured: dict[str, Any]) -> None:
     with suppress(OSError, UserError, ValueError):
         path = _file(task)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json({"key": _key(task), "runtime": name, "measured": measured}, path)
+        write_json({"key": _key(task), "backend": name, "measured": measured}, path)

@@ -28,12 +28,12 @@ from .protocol import Devices, Done, FoundDevices, Segment
 _log = logging.getLogger(__name__)
 
 
-class Runner:
+class SegmentHandler:
     """Segments CTs with a model that stays loaded, and finds the devices of this computer."""
 
     def __init__(self) -> None:
         self._bundle: Bundle | None = None
-        self._device = self._runtime = ""
+        self._device = self._backend = ""
         self._segmenter: Segmenter | None = None
         keep_freed_memory()
 
@@ -48,13 +48,13 @@ class Runner:
     def _segment(self, request: Segment, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Done:
         out = Path(request.out)
         if out.exists() or out.is_symlink():
-            raise UserError(f"{out} exists already.", "Choose a folder that does not exist yet.")
+            raise UserError(f"{out} already exists.", "Choose a folder that does not exist yet.")
         options = _options(request.options)
         progress(0.0, "Checking the model")
         bundle = Bundle.load(default_bundle() if request.bundle is None else find_bundle(request.bundle))
-        segmenter = self._segmenter_for(bundle, request.device, request.runtime)
+        segmenter = self._segmenter_for(bundle, request.device, request.backend)
         # The caller reads the maps at once, or deletes them.
-        job = Job(Path(request.ct), out, bundle, options, request.device, runtime=request.runtime, compress_maps=False)
+        job = Job(Path(request.ct), out, bundle, options, request.device, backend=request.backend, compress_maps=False)
         try:
             with _with_files(job, request.files) as job:
                 copy = _copy_of_ct(request.ct_copy)
@@ -66,18 +66,18 @@ class Runner:
             raise
         return Done(request.id, str(out), result.device, result.seconds, tuple(result.warnings))
 
-    def _segmenter_for(self, bundle: Bundle, device: str, runtime: str) -> Segmenter:
+    def _segmenter_for(self, bundle: Bundle, device: str, backend: str) -> Segmenter:
         # The metadata contain the checksum of the weights, which loading has just verified. Equal bundles are therefore
         # the same model, even if its folder was changed in the meantime.
-        requested = (device, runtime)
-        if self._segmenter is None or bundle != self._bundle or requested != (self._device, self._runtime):
+        requested = (device, backend)
+        if self._segmenter is None or bundle != self._bundle or requested != (self._device, self._backend):
             _log.info("Loading the model %s.", bundle.metadata.name)
             if (shipped := hidden_by(bundle.folder)) is not None:
                 _log.info("The model in %s is used; it hides the one of the same name in %s.", bundle.folder, shipped)
             # Release the old model first: two may not fit into the memory of a GPU.
             self._segmenter = None
-            self._segmenter = make_segmenter(bundle, device, runtime)
-            self._bundle, self._device, self._runtime = bundle, device, runtime
+            self._segmenter = make_segmenter(bundle, device, backend)
+            self._bundle, self._device, self._backend = bundle, device, backend
         return self._segmenter
 
 

@@ -1,4 +1,7 @@
-"""Adds cases to a training set on request: a CT with corrected labels, or a CT alone. It does not load torch."""
+"""Handlers of the requests that need SimpleITK, but neither PyTorch nor a model: downloads, training cases, clicks.
+
+Segmentations are in ``segment_handler``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from ..errors import UserError
+from ..errors import Cancelled, UserError, root_cause
+from ..interaction.session import Sessions, handle
+from ..models.download import Source, download_bundle
 from ..organs import VOCABULARIES
 from ..training.corrections import (
     TouchedPlace,
@@ -17,10 +22,39 @@ from ..training.corrections import (
     unlabeled_folders,
 )
 from ..types import ProgressCallback
-from .protocol import AddCorrectedCase, AddUnlabeledCT, CaseAdded
+from .protocol import AddCorrectedCase, AddUnlabeledCT, CaseAdded, Correct, Corrected, Download, Downloaded
 
 
-class CaseWriter:
+class DownloadHandler:
+    """Downloads a model and adds it to the user's own ones."""
+
+    def answer(self, request: Download, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Downloaded:
+        """Carry out ``request`` (see ``server.Handler``). After an error, the part that has arrived is kept."""
+        try:
+            folder = download_bundle(Source.parse(request.address), Path(request.models), progress)
+        except (UserError, Cancelled):
+            raise
+        # Servers and files fail in unforeseen ways. The user needs one sentence.
+        except Exception as error:
+            raise UserError(f"The download failed: {root_cause(error)}.") from error
+        return Downloaded(request.id, str(folder))
+
+
+class CorrectionHandler:
+    """Corrects labels with clicks. Its sessions stay open between requests."""
+
+    def __init__(self) -> None:
+        self._sessions = Sessions()
+
+    def answer(self, request: Correct, progress: ProgressCallback, cancelled: Callable[[], bool]) -> Corrected:
+        """Carry out the action of ``request`` (see ``server.Handler``).
+
+        Raises UserError or any other error; then nothing has changed.
+        """
+        return Corrected(request.id, handle(request.action, self._sessions))
+
+
+class TrainingCaseHandler:
     """Adds cases to training sets. Compressing a CT takes seconds, so Slicer does not do it in its own process."""
 
     def answer(

@@ -1,4 +1,4 @@
-"""The subject of the measurements: a phantom on the grid of a usual abdominal scan, and a model with random weights.
+"""The inputs of the measurements: a phantom on the grid of a usual abdominal scan, and a model with random weights.
 
 The CT has 512 x 512 voxels of 0.8 x 0.8 x 2.5 mm. The body fills 44 % of a slice and its bounding box 65 %. In two
 clinical CTs with the whole width of the body, of the abdomen and of the chest, the body filled 48 and 38 %, and its box

@@ -1,0 +1,40 @@
+"""Strategies, batches and label maps of small size for the tests of the training strategies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dcaseg.method.log_gap import Partition
+from dcaseg.training.strategies.base import Batch, Facts, Strategy
+from dcaseg.training.strategies.registry import make_strategy
+from dcaseg.training.training_set import divide
+from test_strategies import options_for
+from test_training import THREE_BALLS, case_of_balls
+
+SIDES = (16, 16, 32)
+NAMES = tuple(organ.name for organ in THREE_BALLS)
+FACTS = Facts((100_000, 8_000, 1_000, 100), labeled=2, unlabeled=8, organs=NAMES)
+GROUPS: Partition = divide([case_of_balls(1)], THREE_BALLS, "top2")
+
+
+def strategy_for(name: str, facts: Facts = FACTS, **changes) -> Strategy:
+    torch.manual_seed(0)
+    return make_strategy(options_for(name, **{"steps": 100, **changes}), GROUPS, facts)
+
+
+def batch_of(count: int = 2, seed: int = 0, sides: tuple[int, ...] = SIDES) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    volumes = torch.rand(2 * count, 1, *sides, generator=generator)
+    labels = torch.randint(4, (count, *sides), generator=generator)
+    return Batch(volumes[:count], labels, [()] * count, volumes[count:])
+
+
+def gradient(loss: Tensor, of: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, of, retain_graph=True)[0]
+
+
+def volume_of(values: list[float], channels: bool = False) -> Tensor:
+    """A map of one voxel for each value: (1, 1, 1, n) labels, or logits (1, channel, 1, 1, n)."""
+    found = torch.tensor(values)
+    return found.T[None, :, None, None, :] if channels else found[None, None, None, :]

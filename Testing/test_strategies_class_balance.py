@@ -1,0 +1,172 @@
+"""Methods that balance classes: GA, DHC, CReST and SimiS (their rows of the table), CLD, Adsh.
+
+The tests fail if a mechanism is removed.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from dcaseg.training.strategies import class_statistics as counted
+from dcaseg.training.strategies import losses
+from dcaseg.training.strategies.base import Batch
+from dcaseg.training.strategies.ga import gradient_aware_cross_entropy, gradient_aware_dice
+from strategy_samples import FACTS, SIDES, batch_of, gradient, strategy_for, volume_of
+
+
+def test_ga_dice_of_an_absent_class_has_a_proportional_gradient():
+    logits = volume_of([[2.0, 0.0], [2.0, 1.0], [2.0, 2.0]], channels=True).requires_grad_(True)
+    labels = torch.zeros(1, 1, 1, 3, dtype=torch.long)
+    found = gradient(gradient_aware_dice(logits, labels), logits)[0, 1].flatten()
+    # p/(C N) times the softmax derivative p (1 - p), and the same again from the present class.
+    assert (found > 0).all() and found[0] < found[1] < found[2]
+    probability = logits.detach().softmax(1)
+    absent = (probability.detach() * logits.softmax(1))[:, 1].sum() / 3 / 2
+    present = 1 - (2 * logits.softmax(1)[:, 0].sum()) / ((logits.softmax(1)[:, 0] ** 2).sum() + 3)
+    torch.testing.assert_close(gradient_aware_dice(logits, labels), absent + present / 2)
+
+
+def test_ga_cross_entropy_gives_a_class_the_root_of_its_size():
+    logits = torch.zeros(1, 2, 1, 1, 101, requires_grad=True)
+    labels = (torch.arange(101) == 100).long()[None, None, None]
+
+    def ratio(power: float) -> float:
+        of_voxel = gradient(gradient_aware_cross_entropy(logits, labels, 1.0, power), logits)[0, 0, 0, 0]
+        return float(of_voxel[:100].abs().sum() / of_voxel[100].abs())
+
+    assert ratio(0.5) == pytest.approx(10) and ratio(1.0) == pytest.approx(100) and ratio(0.0) == pytest.approx(1)
+    plain = functional.cross_entropy(logits, labels)
+    torch.testing.assert_close(gradient_aware_cross_entropy(logits, labels, 1.0, 1.0), plain)
+
+
+def test_ga_uses_only_the_hardest_voxels():
+    logits = torch.randn(1, 4, 4, 5, 5, requires_grad=True)
+    labels = torch.randint(4, (1, 4, 5, 5))
+    loss = strategy_for("ga").supervised(0, logits, Batch(logits, labels, [()], None), strategy_for("ga").step_state(0))
+    loss = loss - gradient_aware_dice(logits, labels)
+    seen = gradient(loss, logits).abs().sum(dim=1)[0].flatten() > 1e-9
+    hardest = losses.voxel_cross_entropy(logits, labels).flatten().topk(10).indices
+    assert seen.sum() == 10 and seen[hardest].all()
+
+
+def test_dhc_gives_more_weight_to_classes_that_get_worse():
+    difficulty = counted.Difficulty(3)
+    labels = torch.arange(3).repeat_interleave(20)
+    for step in range(10):
+        found = labels.clone()
+        found[20 : 22 + step] = 0  # class 1 loses voxels, class 2 gains some
+        found[40 : 52 - step] = 0
+        weights = difficulty.observe(found, labels)
+    assert weights[1] > weights[2] and weights.max() == pytest.approx(3)
+    before = difficulty.distance.clone()
+    difficulty.observe(torch.zeros(5, dtype=torch.long), torch.zeros(5, dtype=torch.long))
+    assert torch.equal(before[1:], difficulty.distance[1:]) and before[0] != difficulty.distance[0]
+
+
+def test_dhc_has_different_weights_per_network_and_allows_empty_pseudo_labels():
+    strategy = strategy_for("dhc")
+    batch, step_state = batch_of(), strategy.step_state(50)
+    torch.testing.assert_close(strategy.distribution, counted.distribution_weights(torch.tensor(FACTS.voxels).float()))
+    empty = torch.zeros(4, 4, *SIDES)
+    empty[:, 0] = 9
+    before = strategy.distribution.clone()
+    strategy.observe([empty, empty], batch, step_state)
+    background_alone = counted.distribution_weights(torch.tensor([2.0 * 8192, 0, 0, 0]))
+    torch.testing.assert_close(strategy.distribution, 0.99 * before + 0.01 * background_alone)
+    logits = torch.randn(4, 4, *SIDES)
+    one, other = (strategy.supervised(which, logits[:2], batch, step_state) for which in (0, 1))
+    assert one != other
+    assert torch.isfinite(strategy.crossed(1, logits, torch.zeros(4, *SIDES, dtype=torch.long), step_state))
+
+
+def test_crest_row_weights_by_reversed_frequency_with_a_running_mean():
+    strategy = strategy_for("crest")
+    start = counted.reversed_weights(torch.tensor(FACTS.voxels).float())
+    torch.testing.assert_close(strategy.weights, start.expand(2, -1))
+    answers = [torch.randn(4, 4, *SIDES) for _ in range(2)]
+    strategy.observe(answers, batch_of(), strategy.step_state(0))
+    for kept, answer in zip(strategy.weights, answers, strict=True):
+        of_unlabeled = counted.voxels_of(answer[2:].argmax(1), 4)
+        torch.testing.assert_close(kept, 0.99 * start + 0.01 * counted.reversed_weights(of_unlabeled))
+    batch = batch_of()
+    rare, often = (strategy.crossed(0, answers[0], torch.full((4, *SIDES), k), strategy.step_state(0)) for k in (3, 0))
+    torch.testing.assert_close(rare, functional.cross_entropy(answers[0], torch.full((4, *SIDES), 3)))
+    assert torch.isfinite(often) and strategy.supervised(0, answers[0][:2], batch, strategy.step_state(0)) != 0
+
+
+def test_simis_row_gives_organs_equal_weight_and_the_background_none():
+    strategy = strategy_for("simis")
+    assert strategy.weights[0, 0] == 0 and strategy.weights[0, 3] > strategy.weights[0, 1]
+    strategy.weights.fill_(4)
+    answers = torch.zeros(4, 4, *SIDES)
+    answers[:, 0] = 1
+    for label in (1, 2, 3):
+        answers[:, label, 0, 0, : 4 * label] = 2
+    backgrounds = []
+    for step in range(3):
+        strategy.observe([answers, answers], batch_of(), strategy.step_state(step))
+        backgrounds.append(float(strategy.weights[0, 0]))
+    organs = strategy.weights[0, 1:]
+    assert backgrounds == sorted(backgrounds, reverse=True) and organs.min() > 0.95 * organs.max()
+
+
+def test_cld_keeps_more_voxels_of_classes_with_low_confidence():
+    strategy = strategy_for("cld")
+    torch.testing.assert_close(strategy.weights, counted.cube_root_weights(torch.tensor(FACTS.voxels).float()))
+    bank = strategy.banks[0]
+    bank.confidence.copy_(torch.tensor([1.0, 0.9, 0.5, 0.1]))
+    torch.testing.assert_close(bank.rates(), torch.tensor([0.0, 1 / 3, (5 / 9) ** 0.5, 1.0]))
+    logits = torch.zeros(4, 4, *SIDES)
+    own = torch.randint(4, (4, *SIDES))
+    logits = logits.scatter(1, own[:, None], 3.0).requires_grad_(True)
+    labels = torch.randint(4, (4, *SIDES))
+    seen = gradient(strategy.crossed(0, logits, labels, strategy.step_state(0)), logits).abs().sum(dim=1) > 0
+    for label, rate in enumerate(bank.rates().tolist()):
+        assert float(seen[own == label].float().mean()) == pytest.approx(rate, abs=0.03)
+
+
+def test_cld_bank_does_not_change_absent_classes():
+    bank = counted.Confidence(3, period=1)
+    probabilities = torch.full((1, 3, 1, 1, 4), 0.2)
+    bank.observe(probabilities, torch.tensor([[[[0, 0, 1, 1]]]]))
+    assert bank.confidence.tolist() == pytest.approx([0.2, 0.2, -1]) and bank.rates()[2] == 1
+    bank.observe(torch.full((1, 3, 1, 1, 4), 0.7), torch.tensor([[[[0, 0, 0, 0]]]]))
+    assert bank.confidence.tolist() == pytest.approx([0.999 * 0.2 + 0.001 * 0.7, 0.2, -1])
+
+
+def test_adsh_keeps_the_same_share_of_every_class():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(torch.tensor([50_000, 3000, 2000, 1000]))
+    confidence = torch.rand(len(labels), generator=generator)
+    confidence[labels == 0] = torch.where(confidence[labels == 0] < 0.6, 0.5, 0.95)
+    confidence[labels == 3] *= 0.5
+    quantiles = counted.Quantiles(4)
+    quantiles.observe(confidence, labels)
+    share = quantiles.share_above(0, 0.9)
+    thresholds = quantiles.thresholds(share)
+    for label in range(4):
+        kept = (confidence[labels == label] >= thresholds[label]).float().mean()
+        assert float(kept) == pytest.approx(0.4, abs=0.015)
+    assert thresholds[3] < thresholds[1] < thresholds[0]
+
+
+def test_adsh_masks_the_loss_by_the_other_networks_thresholds():
+    strategy = strategy_for("adsh")
+    strategy.thresholds[1] = torch.tensor([0.0, 1.1, 0.0, 1.1])
+    answers = [torch.randn(4, 4, *SIDES) for _ in range(2)]
+    strategy.observe(answers, batch_of(), strategy.step_state(0))
+    logits, labels = answers[0].clone().requires_grad_(True), answers[1].argmax(1)
+    seen = gradient(strategy.crossed(0, logits, labels, strategy.step_state(0)), logits).abs().sum(dim=1) > 0
+    assert torch.equal(seen, (labels == 0) | (labels == 2))
+
+
+def test_adsh_updates_its_thresholds_every_quarter_of_an_epoch():
+    strategy = strategy_for("adsh", FACTS._replace(unlabeled=16))
+    assert strategy.epoch_steps == 8
+    strategy.observe([torch.randn(4, 4, *SIDES) for _ in range(2)], batch_of(), strategy.step_state(0))
+    strategy.on_step_end(strategy.step_state(0))
+    assert not strategy.thresholds.any()
+    strategy.on_step_end(strategy.step_state(1))
+    assert strategy.thresholds.all() and not strategy.quantiles[0].histogram.any()

@@ -1,0 +1,171 @@
+"""Methods that compare predictions: URPC, Basak et al., SS-Net, Co-BioNet.
+
+The tests fail if a mechanism is removed.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dcaseg.training.strategies import losses
+from dcaseg.training.strategies.basak import fused_confidence
+from dcaseg.training.strategies.co_bionet import Critic, critic_loss, selected_cross_entropy
+from dcaseg.training.strategies.perturbation import adversarial_direction, unit
+from dcaseg.training.strategies.ss_net import contrast
+from dcaseg.training.strategies.urpc import rectified_consistency
+from strategy_samples import SIDES, batch_of, gradient, strategy_for
+
+
+def test_urpc_consistency_is_zero_for_equal_scales_and_weaker_for_uncertain_voxels():
+    same = torch.randn(1, 4, 2, 2, 2).log_softmax(1)
+    scales = [same.clone().requires_grad_(True) for _ in range(4)]
+    loss = rectified_consistency(scales)
+    assert float(loss) == pytest.approx(0, abs=1e-6)
+    mean = torch.tensor([0.7, 0.3])
+    near, far = torch.tensor([0.6, 0.4]), torch.tensor([0.05, 0.95])
+    # One of four scales differs: slightly in one voxel, strongly in the other.
+    differing = torch.stack([near, far], dim=1).log()[None, :, None, None]
+    others = torch.stack([mean, mean], dim=1).log()[None, :, None, None]
+    stack = [others, others, others, differing]
+    centre = torch.stack([one.exp() for one in stack]).mean(0)
+    uncertainty = (centre * (centre.log() - differing)).sum(1)
+    assert uncertainty[..., 1] > uncertainty[..., 0] > 0
+    plain = sum(((centre - one.exp()) ** 2).mean() for one in stack) / 4
+    divergence = sum((centre * (centre.log() - one)).sum(1).mean() for one in stack) / 4
+    assert rectified_consistency(stack) - divergence < plain
+
+
+def test_urpc_learns_at_all_scales_and_returns_the_finest():
+    strategy = strategy_for("urpc").eval()
+    batch = batch_of()
+    scales = strategy.pyramid(batch.volumes)
+    torch.testing.assert_close(scales[-1].softmax(1), strategy.network(batch.volumes).softmax(1))
+    assert len(scales) == 4 and all(one.shape == scales[-1].shape for one in scales)
+    for part in ("labelled", "unlabelled"):
+        strategy.zero_grad()
+        strategy.forward(part, batch, strategy.step_state(50)).total.backward()
+        assert all(head.weight.grad.abs().sum() > 0 for head in strategy.heads)
+
+
+@pytest.mark.parametrize("name", ["basak", "basak published"])
+def test_basak_samples_most_voxels_of_the_worst_class(name):
+    strategy = strategy_for(name)
+    labels = torch.randint(4, (2, *SIDES))
+    logits = torch.zeros(2, 4, *SIDES).scatter(1, torch.where(labels == 3, 0, labels)[:, None], 4.0)
+    for step in range(8):
+        strategy._observe(logits.softmax(1), labels)
+        before = strategy.rates().clone()
+        strategy.on_step_end(strategy.step_state(step))
+        if (step + 1) % strategy.epoch_steps:
+            assert torch.equal(before, strategy.rates())
+    rates = strategy.rates()
+    assert strategy.epoch_steps == 4 and rates.argmax() == 3 and rates[1] < 1
+    if "published" in name:
+        assert rates[3] > 2 * rates[1]
+
+
+def test_basak_uses_each_patch_with_its_own_labels():
+    strategy = strategy_for("basak")
+    probabilities, labels = torch.randn(2, 4, *SIDES).softmax(1), torch.randint(4, (2, *SIDES))
+    strategy._observe(probabilities, labels)
+    together = strategy.sums.clone()
+    strategy.sums.zero_()
+    for index in (0, 1):
+        strategy._observe(probabilities[index : index + 1], labels[index : index + 1])
+    torch.testing.assert_close(together, strategy.sums, rtol=1e-4, atol=1e-4)
+
+
+def test_basak_fuses_confidence_of_all_three_indicators():
+    sure, unsure = torch.tensor([[0.9], [0.9], [0.9]]), torch.tensor([[0.2], [0.1], [0.3]])
+    found = fused_confidence(torch.cat([sure, unsure], dim=1), row=False)
+    assert found[0] > 0.9 > 0.5 > found[1]
+
+
+def test_the_adversarial_direction_changes_the_prediction_more_than_a_random_one():
+    strategy = strategy_for("ss_net").eval()
+    volumes = torch.rand(2, 1, *SIDES)
+    for parameter in strategy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.no_grad():
+        clean = strategy.network(volumes).softmax(1)
+
+    def predict(x: Tensor) -> Tensor:
+        return strategy.network(x).softmax(1)
+
+    direction = adversarial_direction(predict, volumes, clean, 1.0, torch.Generator().manual_seed(0))
+    assert all(bool((parameter.grad == 1).all()) for parameter in strategy.parameters())
+    random = unit(torch.randn_like(volumes))
+    with torch.no_grad():
+        worst, usual = (float(losses.soft_dice(predict(volumes + d), clean)) for d in (direction, random))
+    assert worst > 1.5 * usual and direction.flatten(1).norm(dim=1).tolist() == pytest.approx([1, 1])
+
+
+def test_ss_net_bank_holds_correct_voxels_with_the_highest_scores():
+    strategy = strategy_for("ss_net").eval()
+    features, labels = torch.randn(2, 2, *SIDES), torch.randint(4, (2, *SIDES))
+    predicted = torch.where(labels == 2, 0, labels)
+    predicted[:, 1:] = 0
+    strategy.fill_bank(features, labels, predicted, torch.Generator().manual_seed(0))
+    assert strategy.filled.tolist() == [0, 32, 0, 32]
+    strategy.eval()
+    with torch.no_grad():
+        right = strategy.projection(features.movedim(1, -1)[(labels == 1) & (predicted == 1)])
+        selector = strategy.bank_selectors[1].eval()
+        best, kept = selector(right)[:, 0].sort(descending=True).values[:32], selector(strategy.bank[1])[:, 0]
+    torch.testing.assert_close(kept.sort(descending=True).values, best, atol=1e-5, rtol=1e-5)
+
+
+def test_ss_net_pulls_features_toward_the_bank():
+    features, bank = torch.randn(1, 8, requires_grad=True), torch.randn(4, 8)
+    loss = contrast(features, bank, torch.zeros(1, 1), torch.zeros(4, 1))
+    moved = features - 0.1 * gradient(loss, features)
+    assert contrast(moved, bank, torch.zeros(1, 1), torch.zeros(4, 1)) < loss
+    strategy = strategy_for("ss_net")
+    strategy.bank.normal_()
+    strategy.filled[:] = torch.tensor([0, 32, 32, 32])
+    volumes = torch.rand(2, 2, *SIDES, requires_grad=True)
+    pull = strategy.contrast_loss(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
+    assert gradient(pull, volumes).abs().sum() > 0
+    strategy.filled.zero_()
+    nothing = strategy.contrast_loss(volumes, torch.full((2, *SIDES), 2), torch.Generator().manual_seed(0))
+    assert nothing == 0 and not gradient(nothing, volumes).any()
+
+
+def test_a_critic_learns_to_distinguish_labels_from_predictions():
+    torch.manual_seed(0)
+    critic = Critic(4)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-2)
+    truth = functional.one_hot(torch.randint(4, (2, 6, 6, 6)), 4).movedim(-1, 1).float()
+    soft = torch.randn(2, 4, 6, 6, 6).softmax(1)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (critic_loss(critic(truth), True) + critic_loss(critic(soft), False)).backward()
+        optimizer.step()
+    assert (critic(truth) > 0).float().mean() > 0.9 and (critic(soft) < 0).float().mean() > 0.9
+
+
+def test_co_bionet_trains_critics_and_networks_separately():
+    strategy = strategy_for("co_bionet")
+    batch, step_state = batch_of(), strategy.step_state(50)
+    strategy.forward("networks", batch, step_state).total.backward()
+    assert all(parameter.grad is None for parameter in strategy.critics.parameters())
+    before = [p.grad.clone() for p in strategy.network.parameters()]
+    strategy.forward("critics", batch, step_state).total.backward()
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, strategy.network.parameters(), strict=True))
+    assert all(parameter.grad.abs().sum() > 0 for parameter in strategy.critics[0][0].parameters())
+    factors = [group.factor for group in strategy.parameter_groups()]
+    assert factors == [1.0, 0.1] and sum(len(g.parameters) for g in strategy.parameter_groups()) == len(
+        list(strategy.trainable_parameters())
+    )
+
+
+def test_co_bionet_learns_more_where_the_critic_is_convinced():
+    logits, taught = torch.randn(1, 4, 1, 1, 2, requires_grad=True), torch.randn(1, 4, 1, 1, 2).softmax(1)
+    nobody, first = torch.zeros(1, 1, 1, 2, dtype=torch.bool), torch.tensor([[[[True, False]]]])
+    plain = gradient(selected_cross_entropy(logits, taught, nobody), logits)
+    believed = gradient(selected_cross_entropy(logits, taught, first), logits)
+    torch.testing.assert_close(believed[..., 0], 2 * plain[..., 0])
+    torch.testing.assert_close(believed[..., 1], plain[..., 1])

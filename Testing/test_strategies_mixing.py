@@ -1,0 +1,158 @@
+"""Methods that mix patches: BCP, ABD, beta-FFT, MagicNet.
+
+The tests fail if a mechanism is removed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from dcaseg.training.strategies import mixing
+from dcaseg.training.strategies.beta_fft import interpolate
+from dcaseg.training.strategies.magicnet import blended
+from strategy_samples import SIDES, batch_of, gradient, strategy_for, volume_of
+
+
+def test_bcp_pastes_both_ways_with_half_weight_for_pseudo_labels():
+    strategy = strategy_for("bcp")
+    batch, generator = batch_of(), torch.Generator().manual_seed(1)
+    mask = mixing.box_mask(SIDES, 2 / 3, generator)
+    assert (~mask).sum() == 10 * 10 * 21
+    pseudo = torch.randint(4, (2, *SIDES))
+    inward, outward = strategy.both_ways((batch.volumes, batch.labels), (batch.unlabeled, pseudo), mask)
+    assert torch.equal(inward.volumes[0, 0][mask], batch.volumes[0, 0][mask])
+    assert torch.equal(inward.volumes[0, 0][~mask], batch.unlabeled[0, 0][~mask])
+    assert torch.equal(outward.volumes[0, 0][mask], batch.unlabeled[1, 0][mask])
+    assert torch.equal(outward.labels[0][~mask], batch.labels[1][~mask])
+    assert torch.equal(outward.labels[0][mask], pseudo[1][mask])
+    logits = torch.zeros(1, 4, *SIDES, requires_grad=True)
+    labeled, half = (gradient(inward.loss(logits, 1.0, weight), logits) for weight in (1.0, 0.5))
+    torch.testing.assert_close(half[:, :, mask], labeled[:, :, mask])
+    torch.testing.assert_close(half[:, :, ~mask], labeled[:, :, ~mask] / 2)
+
+
+def test_bcp_copies_the_student_to_the_teacher_at_the_second_stage():
+    strategy = strategy_for("bcp")
+    border = round(0.118 * 100)
+    assert (
+        strategy.step_state(border - 1).stage == "pretraining" and strategy.weight(strategy.step_state(border - 1)) == 0
+    )
+    with torch.no_grad():
+        for parameter in strategy.network.parameters():
+            parameter.add_(1)
+    strategy.on_step_end(strategy.step_state(border - 1))
+    pairs = list(zip(strategy.network.parameters(), strategy.teacher.parameters(), strict=True))
+    assert not any(torch.equal(a, b) for a, b in pairs)
+    step_state = strategy.step_state(border)
+    assert (
+        step_state.stage_step == 0
+        and strategy.on_step_start(step_state, None)
+        and all(torch.equal(a, b) for a, b in pairs)
+    )
+    batch = batch_of()
+    one = strategy.forward("mixed", batch, step_state).total
+    with torch.no_grad():
+        strategy.teacher.experts[0].head.bias.add_(torch.tensor([0.0, 9, 0, 0]))
+    assert strategy.forward("mixed", batch, step_state).total != one
+
+
+def test_abd_replaces_the_least_confident_block_by_a_confident_one_of_the_other_view():
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.rand(8, 1, 1, 2, 2, 2, generator=generator) for _ in range(2)]
+    confident = [[0.9, 0.3, 0.8, 0.85, 0.5, 0.5, 0.5, 0.5], [0.4, 0.9, 0.5, 0.5, 0.86, 0.5, 0.26, 0.8]]
+    answers = []
+    for values in confident:
+        rest = (1 - torch.tensor(values)) / 3
+        answer = torch.stack([torch.tensor(values), rest, rest, rest], dim=1)
+        answers.append(answer[:, None, :, None, None, None].expand(8, 1, 4, 2, 2, 2).clone())
+    # View 1: the least confident block, 1, is closest to class 2. View 2: of the best three (1, 4, 7), block 7 is.
+    answers[0][1, 0] = torch.tensor([0.2, 0.2, 0.3, 0.3])[:, None, None, None]
+    answers[1][7, 0] = torch.tensor([0.1, 0.05, 0.8, 0.05])[:, None, None, None]
+    one, other = mixing.displaced((views[0], answers[0]), (views[1], answers[1]), 3, [True])
+    assert [k for k in range(8) if not torch.equal(one[k], views[0][k])] == [1] and torch.equal(one[1], views[1][7])
+    assert [k for k in range(8) if not torch.equal(other[k], views[1][k])] == [6]
+    assert any(torch.equal(other[6], views[0][k]) for k in (0, 2, 3))
+    plain, _ = mixing.displaced((views[0], answers[0]), (views[1], answers[1]), 3, [False])
+    assert torch.equal(plain[1], views[1][1])
+
+
+def test_abd_moves_labels_along_with_blocks_of_labeled_patches():
+    views = [torch.rand(8, 2, 1, 2, 2, 2) for _ in range(2)]
+    answers = [torch.randn(8, 2, 4, 2, 2, 2).softmax(2) for _ in range(2)]
+    labels = torch.randint(4, (8, 2, 1, 2, 2, 2))
+    new = mixing.displaced_with_labels((views[0], answers[0]), (views[1], answers[1]), labels, [True, False])
+    confidence = [answer.amax(2).flatten(2).mean(2)[:, 0] for answer in answers]
+    best, worst = int(confidence[0].argmax()), int(confidence[1].argmin())
+    assert torch.equal(new[0][0][best, 0], views[1][worst, 0]) and torch.equal(new[0][1][best, 0], labels[worst, 0])
+    assert torch.equal(new[0][0][:, 1], views[0][:, 1]) and torch.equal(new[0][1][:, 1], labels[:, 1])
+
+
+def test_abd_teaches_both_networks_on_displaced_mixtures():
+    strategy = strategy_for("abd")
+    batch, step_state = batch_of(), strategy.step_state(50)
+    strategy.forward("mixed", batch, step_state)
+    assert not torch.equal(strategy.views[0][0], strategy.views[1][0])
+    strategy.forward("displaced", batch, step_state).total.backward()
+    for network in strategy.students:
+        assert network.encoder.blocks[0][0].weight.grad.abs().sum() > 0
+
+
+def test_beta_fft_swaps_low_frequencies():
+    one, other = torch.rand(1, 1, *SIDES), torch.rand(1, 1, *SIDES)
+    new, new_other = mixing.frequencies_swapped(one, other, 0.125)
+    torch.testing.assert_close(new + new_other, one + other)
+    low = mixing.low_frequencies
+    torch.testing.assert_close(low(new, 0.125), low(other, 0.125), atol=1e-5, rtol=0)
+    torch.testing.assert_close(new - low(new, 0.125), one - low(one, 0.125), atol=1e-5, rtol=0)
+    back, _ = mixing.frequencies_swapped(new, new_other, 0.125)
+    torch.testing.assert_close(back, one, atol=1e-5, rtol=0)
+    waves = torch.cos(2 * torch.pi * 5 * torch.arange(32) / 32).expand(1, 1, *SIDES)
+    assert low(waves, 0.125).abs().max() < 1e-5 and torch.allclose(low(waves, 0.16), waves, atol=1e-5)
+
+
+def test_beta_fft_has_additional_losses_for_the_first_network():
+    strategy = strategy_for("beta_fft")
+    batch, step_state = batch_of(), strategy.step_state(60)
+    strategy.forward("mixed", batch, step_state)
+    strategy.forward("differentiated", batch, step_state).total.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in strategy.network.parameters())
+    assert all(p.grad is None for p in strategy.second.parameters())
+    strategy.forward("swapped", batch, step_state).total.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in strategy.second.parameters())
+    ends = interpolate(torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([0.0, 1.0]))
+    assert ends.flatten().tolist() == [0, 1]
+
+
+def test_cubes_are_exchanged_and_returned_to_their_positions():
+    volumes = torch.rand(4, 2, 6, 9, 12)
+    parts = mixing.cubes(volumes, 3)
+    torch.testing.assert_close(parts[1][:, :, 0, 0, 0], volumes[:, :, 0, 0, 4])
+    torch.testing.assert_close(parts[9][:, :, 0, 0, 0], volumes[:, :, 2, 0, 0])
+    assert torch.equal(mixing.assembled(parts), volumes)
+    order = mixing.partners(27, 4, torch.Generator().manual_seed(0))
+    mixture = mixing.exchanged(parts, order)
+    for place in range(27):
+        assert sorted(order[place].tolist()) == [0, 1, 2, 3]
+        for patch in range(4):
+            assert torch.equal(mixture[place, patch], parts[place, order[place, patch]])
+    assert not torch.equal(mixture, parts) and torch.equal(mixing.returned(mixture, order), parts)
+
+
+def test_magicnet_returns_features_to_their_positions():
+    strategy = strategy_for("magicnet").eval()
+    batch = batch_of(sides=(32, 32, 32))
+    volumes = torch.cat([batch.volumes, batch.unlabeled])
+    found = {}
+    strategy._pseudo_label = lambda unlabeled, of_cubes, step_state: found.setdefault("logits", of_cubes)
+    strategy._cubes(volumes, batch.labels, strategy.step_state(0))
+    with torch.no_grad():
+        alone = strategy.network(mixing.cubes(volumes, 2)[3, 2:])
+    torch.testing.assert_close(mixing.cubes(found["logits"], 2)[3].softmax(1), alone.softmax(1), atol=1e-4, rtol=0)
+
+
+def test_magicnet_blends_the_teacher_with_the_cubes_by_class():
+    teacher = volume_of([[3.0, 0.0, 0.0], [0.0, 3.0, 0.0]], channels=True)
+    of_cubes = volume_of([[0.0, 0.0, 9.0], [0.0, 0.0, 9.0]], channels=True)
+    assert blended(teacher, of_cubes, torch.zeros(3)).flatten().tolist() == [0, 1]
+    assert blended(teacher, of_cubes, torch.ones(3)).flatten().tolist() == [2, 2]
+    assert blended(teacher, of_cubes, torch.tensor([1.0, 0.0, 0.0])).flatten().tolist() == [2, 1]
