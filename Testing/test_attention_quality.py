@@ -68,6 +68,7 @@ def test_a_volume_without_16_voxels_along_an_axis_or_a_network_without_attention
         measure_attention(without, [np.ones((32, 32, 32), np.float32)], (32, 32, 32))
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_attention_of_a_model_on_phantoms(dca, small_bundle) -> None:
     run = dca("evaluate", "--bundle", small_bundle, "--phantoms", 1, "--attention")
     assert run.code == 0, run.err

@@ -106,6 +106,7 @@ def test_openvino_gives_the_labels_of_the_shipped_model():
     assert len(theirs.argmax(1).unique()) > 5
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_labels_of_a_ct_are_the_same_with_openvino():
     noise = np.random.default_rng(4).normal(size=(20, 36, 40))
@@ -335,6 +336,7 @@ def test_bfloat16_is_refused_on_a_processor_without_it(monkeypatch):
         check_backend("openvino-bf16", cpu())
 
 
+@pytest.mark.slow
 @needs_bfloat16
 def test_bfloat16_computes_the_network_in_lower_precision(windows):
     """Random weights on noise: an error of a thousandth in each layer adds up."""

@@ -69,6 +69,7 @@ def test_nothing_that_is_written_identifies_a_patient(run):
                 assert secret.encode() not in file.read_bytes(), (secret, file)
 
 
+@pytest.mark.slow
 def test_a_patient_has_one_pseudonym_that_the_key_reproduces(run):
     out, _ = run
     key = (out / "pseudonym.key").read_bytes().strip()
@@ -83,6 +84,7 @@ def test_a_patient_has_one_pseudonym_that_the_key_reproduces(run):
     assert len(set(sources)) == 5, "all sources differ"
 
 
+@pytest.mark.slow
 def test_the_same_cohort_resumes_but_not_with_another_key(run, archive, dca, small_bundle, tmp_path):
     out, _ = run
     options = ("cohort", archive, "-o", out, "--bundle", small_bundle, "--device", "cpu")
@@ -95,6 +97,7 @@ def test_the_same_cohort_resumes_but_not_with_another_key(run, archive, dca, sma
     assert again.code == 0 and "3 ok" in again.out
 
 
+@pytest.mark.slow
 def test_only_the_owner_can_read_results(run):
     out, _ = run
     modes = {file.relative_to(out): stat.S_IMODE(file.stat().st_mode) for file in [*out.rglob("*"), out]}

@@ -124,16 +124,19 @@ def cohort(archive, small_bundle, tmp_path) -> Cohort:
     return Cohort(archive, tmp_path / "out", small_bundle)
 
 
+@pytest.mark.slow
 def test_one_command_turns_a_mixed_archive_into_segmentations_ledger_and_report(finished):
     finished.require_all_accounted_for()
     dicom = [folder for folder in (finished.out / "cases").iterdir() if (folder / "segmentation.dcm").exists()]
     assert len(dicom) == 3
 
 
+@pytest.mark.slow
 def test_dask_listens_on_loopback_only(finished):
     assert finished.listening == {"127.0.0.1"}
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_that_names_every_case(finished):
     page = (finished.out / "report.html").read_text(encoding="utf-8")
     for source, (status, reason) in EXPECTED.items():
@@ -148,6 +151,7 @@ def test_the_report_is_one_file_that_names_every_case(finished):
     assert page.count("data:image/jpeg;base64,") >= 5
 
 
+@pytest.mark.slow
 def test_a_second_run_has_nothing_to_do_and_starts_no_workers(finished, dca, small_bundle, monkeypatch):
     from dcaseg.cohort import dask_workers as workers
 
@@ -159,6 +163,7 @@ def test_a_second_run_has_nothing_to_do_and_starts_no_workers(finished, dca, sma
     finished.require_all_accounted_for()
 
 
+@pytest.mark.slow
 def test_a_second_run_on_a_folder_in_use_is_rejected(finished, dca, small_bundle):
     with locked(finished.out / LOCK):
         refused = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle)
@@ -174,6 +179,7 @@ def test_a_folder_with_other_files_is_not_changed(archive, dca, small_bundle, tm
     assert [file.name for file in tmp_path.iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.slow
 def test_different_options_for_an_existing_cohort_are_rejected(finished, dca, small_bundle):
     refused = dca("cohort", finished.archive, "-o", finished.out, "--bundle", small_bundle, "--overlap", "0.1")
     assert refused.code == 2

@@ -61,7 +61,14 @@ def trainer_for(folder: Path, options: TrainingOptions) -> Trainer:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*BASELINES, *VARIANTS])
+# These take different paths through the trainer: one network, two networks, class statistics, mixed patches.
+_ALWAYS = ("ua_mt", "cps", "dhc", "magicnet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in _ALWAYS else pytest.param(name, marks=pytest.mark.slow) for name in (*BASELINES, *VARIANTS)],
+)
 def test_every_strategy_learns_and_resumes_bit_for_bit(tmp_path, name):
     options = options_for(name, steps=4, ramp_fraction=0.1, warmup_steps=0)
     whole = trainer_for(tmp_path / "whole", options)

@@ -103,7 +103,13 @@ def in_a_validation(monkeypatch, send) -> None:
     monkeypatch.setattr(training, "validate", validate)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        *(pytest.param(getattr(signal, name, signal.SIGTERM), marks=pytest.mark.slow) for name in ("SIGINT", "SIGHUP")),
+    ],
+)
 @pytest.mark.parametrize("moment", [in_a_step, while_saving, in_a_validation])
 def test_a_run_resumes_bit_for_bit_after_a_signal_at_any_moment(uninterrupted, tmp_path, monkeypatch, moment, number):
     sent: list[int] = []
