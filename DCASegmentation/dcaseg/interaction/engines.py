@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import BundleError, UserError, in_a_line
 from ..models.store import find_click_bundle, find_click_bundles
+from .calibration import calibrated_random_walker
 from .random_walker import RandomWalkerEngine, SeededRandomWalker
 from .view import Engine
 
@@ -28,7 +30,7 @@ def default_engine() -> Engine:
             return _network_engine(bundles[0])
         except (BundleError, ImportError, OSError) as error:
             _log.warning("The click network in %s cannot be used: %s", bundles[0], in_a_line(error))
-    return RandomWalkerEngine()
+    return calibrated_random_walker()
 
 
 def engine_of(name: str) -> Engine:
@@ -37,12 +39,14 @@ def engine_of(name: str) -> Engine:
     A click network is the name of an installed bundle, or a folder. Raises UserError if there is no such engine, if the
     network is damaged, or if PyTorch, which it needs, is not installed.
     """
-    engines = {each.name: each for each in (RandomWalkerEngine, SeededRandomWalker)}
+    engines: dict[str, Callable[[], Engine]] = {
+        RandomWalkerEngine.name: calibrated_random_walker,
+        SeededRandomWalker.name: SeededRandomWalker,
+    }
     if name == AUTO:
         return default_engine()
     if name in engines:
-        engine: Engine = engines[name]()
-        return engine
+        return engines[name]()
     try:
         folder = find_click_bundle(name)
     except BundleError:

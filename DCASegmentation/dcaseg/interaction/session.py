@@ -28,7 +28,7 @@ from ..imaging.readers import read_ct, read_labels
 from ..imaging.resampling import resample
 from ..imaging.writers import write_image
 from ..types import Box
-from .random_walker import RandomWalkerEngine
+from .calibration import calibrated_random_walker
 from .strokes import Point, Stroke, box_around, box_of_corners, inside, rasterize
 from .view import Engine, SeenStroke, View, distance_to, mask_on_ct, reduced, reduced_grid, strides_of, sub_grid
 
@@ -124,7 +124,7 @@ class CorrectionSession:
         self._titles = dict(titles or {})
         self._locked = frozenset(locked)
         self._probabilities = dict(probabilities or {})
-        self._engine: Engine = engine or RandomWalkerEngine()
+        self._engine: Engine = engine or calibrated_random_walker()
         self._placed: list[_Placed] = []
         self._changes: list[Change] = []
 
