@@ -77,6 +77,18 @@ def test_a_click_restores_a_missing_organ(scene):
     assert (session.labels == LIVER).sum() > 0.85 * scene.liver.sum()
 
 
+@pytest.mark.parametrize("margin_mm", [4.0, 12.0])
+def test_a_box_adds_a_missing_organ_inside_of_it(scene, margin_mm):
+    session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen)))
+    half = np.full(3, 20.0 + margin_mm)
+    middle = np.array(to_point(scene.spleen_at, scene.grid))
+    change = session.apply(SPLEEN, Stroke.click(*middle, True), (tuple(middle - half), tuple(middle + half)))
+    assert dice(session.labels == SPLEEN, scene.spleen) > 0.9
+    rest = np.ones(scene.spleen.shape, bool)
+    rest[change.box] = False
+    assert not (session.labels[rest] == SPLEEN).any()
+
+
 def test_a_click_outside_the_mask_adds_the_missing_half(scene):
     half = scene.spleen.copy()
     half[:, : scene.spleen_at[1]] = False

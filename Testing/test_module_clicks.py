@@ -223,6 +223,30 @@ def test_ctrl_and_the_switch_remove(tool, case):
     tool.press("Escape")
 
 
+def test_a_box_adds_a_missing_organ_and_is_visible_while_it_is_drawn(tool, case):
+    content = case.segmentation.GetSegmentation()
+    content.RemoveSegment("left_kidney")
+    tool.fake.process_events(0.7)
+    choose(tool.panel, "Left kidney (missing)")
+    tool.panel.ui.boxRadioButton.checked = True
+    z, y, x = BOXES["left_kidney"]
+    middle = (z.start + z.stop) // 2
+    first, last = position((middle, y.start - 1, x.start - 1)), position((middle, y.stop, x.stop))
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *first)
+    tool.send("LeftButtonPressEvent", first)
+    tool.send("MouseMoveEvent", last)
+    assert preview() == ("box",)
+    tool.send("LeftButtonReleaseEvent", last)
+    tool.wait()
+    assert preview() == ("added",), tool.message
+    tool.press("Return")
+    kidney = labels_of(case) == AMOS.by_key["left_kidney"].label
+    assert kidney[BOXES["left_kidney"]].mean() > 0.8
+    rows, columns = np.nonzero(kidney.any(axis=0))
+    assert rows.min() >= y.start - 2 and rows.max() <= y.stop + 1
+    assert columns.min() >= x.start - 2 and columns.max() <= x.stop + 1
+
+
 def test_the_views_other_tools_see_no_click_while_the_tool_is_on(tool, case):
     seen = []
     interactor = tool.view.interactor()

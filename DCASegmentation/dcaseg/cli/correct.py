@@ -38,7 +38,11 @@ def run(
         ),
     ] = None,
     box: Annotated[
-        str | None, typer.Option(help="Only change voxels in this box, given by two corners x,y,z;x,y,z (RAS, mm).")
+        str | None,
+        typer.Option(
+            help="Only change voxels in this box, given by two corners x,y,z;x,y,z (RAS, mm). Without points, add the "
+            "organ in the middle of the box."
+        ),
     ] = None,
     lock: Annotated[str, typer.Option(help="Organs that must not change, such as liver,spleen.")] = "",
     ct: Annotated[Path | None, typer.Option(help="The CT, if it was moved after the segmentation.")] = None,
@@ -95,6 +99,9 @@ def _strokes(organ: str, add: list[str], remove: list[str], scribbles: list[str]
         if len(ends) != 2:
             raise UserError(f"--box '{box}' is not two corners.", "Write it like this: --box -60,10,40;20,90,120.")
         corners = (ends[0], ends[1])
+        if not (add or remove or scribbles):
+            x, y, z = ((a + b) / 2 for a, b in zip(*corners, strict=True))
+            return [OrganStroke(organ, Stroke.click(x, y, z, True), corners)]
     strokes = [Stroke((_point(text, "--add"),), True) for text in add]
     strokes += [Stroke((_point(text, "--remove"),), False) for text in remove]
     for text in scribbles:
