@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from ..errors import UserError
 from ..organs import VOCABULARIES
 from ..training.corrections import (
+    OrganClicks,
     TouchedPlace,
     add_corrected_case,
     add_unlabeled_ct,
@@ -51,5 +52,6 @@ def _add(request: AddCorrectedCase | AddUnlabeledCT) -> CaseAdded:
         request.reviewed,
         (request.model, request.model_sha256),
         [TouchedPlace(int(each["rank"]), str(each["organ"]), str(each["status"])) for each in request.findings],
+        [OrganClicks(str(each["organ"]), int(each["added"]), int(each["removed"])) for each in request.clicks],
     )
     return CaseAdded(request.id, case.name, len(case_folders(training)))
