@@ -10,7 +10,7 @@ are seldom part of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk
@@ -113,6 +113,12 @@ def calibrated_random_walker() -> CalibratedEngine:
     return CalibratedEngine(RandomWalkerEngine.name, {RandomWalkerEngine.name: RandomWalkerEngine()}, WITHOUT_NETWORK)
 
 
+def with_network(name: str, network: Engine) -> CalibratedEngine:
+    """Return the engine ``name``, which combines the random walker with a click network."""
+    engines = {RandomWalkerEngine.name: RandomWalkerEngine(), "network": network}
+    return CalibratedEngine(name, engines, WITH_NETWORK)
+
+
 def _around(seeds: Mask, mask: Mask) -> Mask:
     """Return the pieces of ``mask`` (z, y, x), connected over faces, that contain one of ``seeds``."""
     pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(mask.astype(np.uint8)), False))
@@ -124,15 +130,16 @@ def _around(seeds: Mask, mask: Mask) -> Mask:
 
 # Fitted to simulated clicks on synthetic CTs; see Resources/Docs/measurements/clicks.md.
 WITHOUT_NETWORK = Calibration(
-    answers={RandomWalkerEngine.name: 0.47},
-    intercept=0.6,
-    ratio=0.29,
-    log_ratio=-0.13,
-    thickness=-1.49,
-    log_radius=0.71,
-    hu=-0.72 / 40,
-    distance=-2.03 / 20,
-    others=0.27,
-    adds=0.59,
-    surety=0.6,
+    answers={RandomWalkerEngine.name: 0.367},
+    intercept=0.743,
+    ratio=0.383,
+    log_ratio=-0.649,
+    thickness=-1.477,
+    log_radius=0.95,
+    hu=-0.576 / 40,
+    distance=-1.772 / 20,
+    others=-0.008,
+    adds=0.439,
+    surety=0.65,
 )
+WITH_NETWORK = replace(WITHOUT_NETWORK, answers={RandomWalkerEngine.name: 0.28, "network": 0.2}, surety=0.7)

@@ -105,10 +105,11 @@ def features_of(
 
 
 class NetworkEngine:
-    """The engine that runs a ``ClickNetwork`` on ``device``. ``name`` is that of its bundle, for records."""
+    """The engine that runs a ``ClickNetwork`` on ``device``."""
 
-    def __init__(self, network: ClickNetwork, device: str = "cpu", name: str = "network") -> None:
-        self.name = name
+    name = "network"
+
+    def __init__(self, network: ClickNetwork, device: str = "cpu") -> None:
         self._device = torch.device(device)
         self._network = network.eval().to(self._device)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import BundleError, UserError, in_a_line
 from ..models.store import find_click_bundle, find_click_bundles
-from .calibration import calibrated_random_walker
+from .calibration import calibrated_random_walker, with_network
 from .random_walker import RandomWalkerEngine, SeededRandomWalker
 from .view import Engine
 
@@ -69,4 +69,4 @@ def _network_engine(folder: Path) -> Engine:
     from .click_network import NetworkEngine, load_click_bundle
 
     bundle = load_click_bundle(folder)
-    return NetworkEngine(bundle.network(), name=bundle.name)
+    return with_network(bundle.name, NetworkEngine(bundle.network()))
