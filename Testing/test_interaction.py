@@ -162,6 +162,31 @@ def test_a_click_that_adds_never_removes_more_than_it_adds(scene):
     assert session.labels[z, y - 5, x] == SPLEEN
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_click_changes_one_piece_around_it_in_its_direction_only(scene, adds):
+    """Both ends of the spleen are wrong, and its whole border by a voxel in the other direction."""
+    z, y, x = scene.spleen_at
+    shape, spacing = scene.spleen.shape, scene.spacing
+    ends = [ball(shape, (z, y + side * 10, x), 9.0, spacing) & (scene.spleen == adds) for side in (-1, 1)]
+    if not adds:
+        ends = [ball(shape, (z, y + side * 14, x), 9.0, spacing) & ~scene.spleen for side in (-1, 1)]
+    wrong_border = ball(shape, scene.spleen_at, 22.0 if adds else 18.0, spacing)
+    start = (wrong_border & ~(ends[0] | ends[1])) if adds else (wrong_border | ends[0] | ends[1])
+    session = scene.session(scene.labels(spleen=start))
+    # Where the liver overlaps it, the label map has the liver.
+    start = np.array(session.labels == SPLEEN)
+    click = tuple(int(each) for each in np.argwhere(ends[0]).mean(axis=0).round())
+    assert start[click] != adds
+    change = session.apply(SPLEEN, scene.stroke(click, add=adds))
+    after = session.labels == SPLEEN
+    assert (change.removed if adds else change.added) == 0
+    changed = after != start
+    assert changed[ends[0]].mean() > 0.4
+    assert not changed[ends[1]].any(), "the other end was not clicked"
+    pieces = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(changed.astype(np.uint8))))
+    assert pieces.max() == 1
+
+
 def test_a_click_for_one_organ_is_not_overwritten_by_the_next_organ(scene):
     session = scene.session(scene.labels(spleen=np.zeros_like(scene.spleen), liver=np.zeros_like(scene.liver)))
     own = scene.liver_at
