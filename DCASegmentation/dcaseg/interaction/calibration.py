@@ -140,6 +140,6 @@ WITHOUT_NETWORK = Calibration(
     distance=-1.772 / 20,
     others=-0.008,
     adds=0.439,
-    surety=0.65,
+    surety=0.7,
 )
-WITH_NETWORK = replace(WITHOUT_NETWORK, answers={RandomWalkerEngine.name: 0.28, "network": 0.2}, surety=0.7)
+WITH_NETWORK = replace(WITHOUT_NETWORK, answers={RandomWalkerEngine.name: 0.28, "network": 0.2})
