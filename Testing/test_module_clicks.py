@@ -141,7 +141,7 @@ def test_a_click_is_previewed_and_enter_keeps_it_as_one_step_of_undo(panel, tool
     tool.press("Return")
     after = labels_of(case)
     gained = (after == SPLEEN) & (before != SPLEEN)
-    assert gained[GONE].mean() > 0.6 and gained.sum() - gained[GONE].sum() < 60
+    assert gained[GONE].mean() > 0.5 and gained.sum() - gained[GONE].sum() < 60
     np.testing.assert_array_equal(
         after[before != SPLEEN][~gained[before != SPLEEN]], before[before != SPLEEN][~gained[before != SPLEEN]]
     )
@@ -362,7 +362,7 @@ def test_edits_by_other_tools_are_followed(tool, case):
     tool.click(IN_GONE)
     tool.press("Return")
     after = labels_of(case)
-    assert (after == SPLEEN)[GONE].mean() > 0.6
+    assert (after == SPLEEN)[GONE].mean() > 0.5
     np.testing.assert_array_equal(after == LIVER, before == LIVER)
 
 
@@ -396,7 +396,7 @@ def test_a_case_under_a_transform_and_an_old_result_are_corrected(panel, case, f
     assert preview() == ("added",)
     tool.press("Return")
     mask = slicer.util.arrayFromSegmentBinaryLabelmap(case.segmentation, "spleen", case.ct)
-    assert mask[GONE].mean() > 0.6
+    assert mask[GONE].mean() > 0.5
 
 
 def accepted(tool, case):
@@ -520,7 +520,7 @@ def test_a_worker_that_was_killed_is_replaced_at_the_next_click(panel, tool, cas
     tool.click((19, 17, 33), ctrl=True)
     assert preview(), tool.message
     tool.press("Return")
-    assert (labels_of(case) == SPLEEN)[GONE].mean() > 0.6
+    assert (labels_of(case) == SPLEEN)[GONE].mean() > 0.5
 
 
 def test_the_window_never_waits_for_a_click(tool, case):
